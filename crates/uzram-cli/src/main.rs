@@ -1,0 +1,2 @@
+//! The `uzram` program.
+fn main() {}

@@ -1,0 +1,74 @@
+//! What can go wrong in the device, with the data that a caller needs to say so.
+//!
+//! Every variant maps to one errno ([`Error::errno`]), so that each frontend reports the same failure the
+//! same way without knowing the variants.
+
+use thiserror::Error;
+
+/// Why a device could not be made or a request could not be carried out.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The request reaches past the end of the device (EINVAL; a frontend may choose ENOSPC for writes).
+    #[error("bytes {offset}..{end} are outside the device of {size_bytes} bytes",
+            end = .offset.saturating_add(*.len))]
+    OutOfRange {
+        /// First byte asked for.
+        offset: u64,
+        /// Number of bytes asked for.
+        len: u64,
+        /// The device's size.
+        size_bytes: u64,
+    },
+    /// `mem_limit` would be exceeded, or the system has no more memory to give (ENOSPC). The page keeps its
+    /// old contents.
+    #[error("no memory left for page {page}: {used_bytes} bytes in use, mem_limit {limit_bytes}")]
+    NoSpace {
+        /// The page (slot index) that could not be stored.
+        page: u64,
+        /// Bytes of pool memory in use.
+        used_bytes: u64,
+        /// The limit in bytes, 0 for none.
+        limit_bytes: u64,
+    },
+    /// A stored object does not decompress to a page (EIO).
+    #[error("page {page} is damaged: {reason}")]
+    Corrupt {
+        /// The page (slot index).
+        page: u64,
+        /// What the algorithm said.
+        reason: String,
+    },
+    /// The builder was given something that no device can have (EINVAL).
+    #[error("{what} {given} is not possible: {accepted}")]
+    Invalid {
+        /// The setting's name.
+        what: &'static str,
+        /// The value given.
+        given: String,
+        /// What would be accepted.
+        accepted: String,
+    },
+    /// The operating system refused memory for the table or the arena (ENOMEM).
+    #[error("cannot reserve {bytes} bytes for {what}: {reason}")]
+    Reserve {
+        /// Which part.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: u64,
+        /// The system's own words.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The errno that a kernel driver would return: EINVAL 22, ENOSPC 28, EIO 5, ENOMEM 12.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::OutOfRange { .. } | Error::Invalid { .. } => 22,
+            Error::NoSpace { .. } => 28,
+            Error::Corrupt { .. } => 5,
+            Error::Reserve { .. } => 12,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The project's own automation.
+fn main() {}
