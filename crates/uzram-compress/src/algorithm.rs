@@ -62,4 +62,8 @@ pub trait Tfm: Send {
     /// Decompresses exactly one object and returns the number of bytes produced, at most `dst.len()`.
     /// Any bytes may be given: [`Error::Corrupt`] or [`Error::OutputTooSmall`], never a panic.
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error>;
+    /// Memory that the context holds, in bytes; 0 where its library does not tell.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
 }

@@ -1,57 +1,15 @@
-//! A tfm's calls allocate nothing, the C libraries behind it included: `malloc` itself is interposed here,
+//! A tfm's calls allocate nothing, the C libraries behind it included: `malloc` itself is interposed,
 //! which is why this is a test program of its own.
 
-use std::cell::Cell;
-use std::ffi::c_void;
+#[path = "support/malloc.rs"]
+mod malloc;
 
+use malloc::CALLS;
 use uzram_compress::{Registry, Settings};
-
-thread_local! {
-    static CALLS: Cell<usize> = const { Cell::new(0) };
-}
-
-unsafe extern "C" {
-    fn __libc_malloc(size: usize) -> *mut c_void;
-    fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
-    fn __libc_realloc(old: *mut c_void, size: usize) -> *mut c_void;
-}
-
-fn count() {
-    // `try_with`: the C library allocates also while a thread's locals are being torn down.
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn malloc(size: usize) -> *mut c_void {
-    count();
-    // SAFETY: glibc's own entry point with the caller's argument.
-    unsafe { __libc_malloc(size) }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn calloc(n: usize, size: usize) -> *mut c_void {
-    count();
-    // SAFETY: as above.
-    unsafe { __libc_calloc(n, size) }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
-    count();
-    // SAFETY: as above; `old` is the caller's.
-    unsafe { __libc_realloc(old, size) }
-}
 
 #[test]
 fn compress_and_decompress_allocate_nothing() {
-    let before = CALLS.get();
-    let boxed = std::hint::black_box(Box::new(1u8));
-    assert!(
-        CALLS.get() > before,
-        "the interposed malloc must be the one in use"
-    );
-    drop(boxed);
-
+    malloc::assert_counting();
     let mut noise = 1u64;
     let mut pages = vec![[0u8; 4096]; 3];
     for (i, byte) in pages[1].iter_mut().enumerate() {

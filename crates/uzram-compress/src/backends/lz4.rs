@@ -131,4 +131,7 @@ impl Tfm for Lz4Tfm {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decompress(src, dst)
     }
+    fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.state)
+    }
 }

@@ -97,6 +97,9 @@ impl Tfm for ZstdTfm {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         self.dctx.decompress(dst, src).map_err(|_| Error::Corrupt { algorithm: NAME })
     }
+    fn memory_bytes(&self) -> usize {
+        self.cctx.sizeof() + self.dctx.sizeof()
+    }
 }
 
 /// From zstd 1.5.4's command line (-3 --no-check, from a pipe, hence without content size), less its magic.
