@@ -22,7 +22,7 @@ fn page(stamp: u64) -> [u8; PAGE_SIZE] {
             noise = noise
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            *byte = if stamp % 3 == 0 {
+            *byte = if stamp.is_multiple_of(3) {
                 (noise >> 56) as u8
             } else {
                 i as u8

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 
 thread_local! {
     /// Calls of this thread so far.
-    pub static CALLS: Cell<usize> = const { Cell::new(0) };
+    pub(crate) static CALLS: Cell<usize> = const { Cell::new(0) };
 }
 
 unsafe extern "C" {
@@ -42,7 +42,7 @@ extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
 }
 
 /// Fails if the definitions here are not the ones in use.
-pub fn assert_counting() {
+pub(crate) fn assert_counting() {
     let before = CALLS.get();
     let boxed = std::hint::black_box(Box::new(1u8));
     assert!(
