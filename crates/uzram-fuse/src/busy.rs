@@ -1,0 +1,136 @@
+//! Who uses a block device: mounts, swap, other openers. The kernel only says EBUSY; a user needs the name.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What keeps a block device in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Busy {
+    /// It is mounted there.
+    Mounted(PathBuf),
+    /// It is swapped on.
+    Swap,
+    /// A process has it open.
+    Open {
+        /// The process.
+        pid: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Another block device (device mapper, md) is made of it.
+    Holder(String),
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Busy::Mounted(at) => write!(f, "mounted at {} (umount it first)", at.display()),
+            Busy::Swap => write!(f, "swapped on (swapoff it first)"),
+            Busy::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
+            Busy::Holder(name) => write!(f, "held by /dev/{name}"),
+        }
+    }
+}
+
+/// Says who uses the block device at `node`, if anybody does: this mount namespace's mounts, swap areas, devices
+/// stacked on it, and processes that have it open, as far as this one may look.
+pub fn busy(node: &Path) -> Option<Busy> {
+    let rdev = fs::metadata(node).ok()?.rdev();
+    let (major, minor) = (libc::major(rdev), libc::minor(rdev));
+    mounted(major, minor)
+        .or_else(|| swapped(node))
+        .or_else(|| holder(major, minor))
+        .or_else(|| opener(rdev))
+}
+
+fn mounted(major: u32, minor: u32) -> Option<Busy> {
+    let number = format!("{major}:{minor}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // Fields: id, parent, major:minor, root, mount point.
+    let at = mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        (fields.get(2) == Some(&number.as_str()))
+            .then(|| fields.get(4).copied())
+            .flatten()
+    })?;
+    Some(Busy::Mounted(PathBuf::from(unescape(at))))
+}
+
+/// The kernel writes space, tab, newline and backslash in octal.
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let code = rest
+            .get(at + 1..at + 4)
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(char::from(code));
+                rest = &rest[at + 4..];
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out + rest
+}
+
+fn swapped(node: &Path) -> Option<Busy> {
+    let swaps = fs::read_to_string("/proc/swaps").ok()?;
+    let here = |line: &str| {
+        line.split_whitespace()
+            .next()
+            .is_some_and(|p| Path::new(p) == node)
+    };
+    swaps.lines().skip(1).any(here).then_some(Busy::Swap)
+}
+
+fn holder(major: u32, minor: u32) -> Option<Busy> {
+    let mut holders = fs::read_dir(format!("/sys/dev/block/{major}:{minor}/holders")).ok()?;
+    let name = holders.next()?.ok()?.file_name();
+    Some(Busy::Holder(name.to_string_lossy().into_owned()))
+}
+
+fn opener(rdev: u64) -> Option<Busy> {
+    let own = std::process::id();
+    let pids = fs::read_dir("/proc").ok()?.flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid != own)
+        .find_map(|pid| {
+            let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+            // Only links into /dev are followed: to stat a file of a dead mount could hang.
+            let into_dev = |path: &Path| fs::read_link(path).is_ok_and(|to| to.starts_with("/dev"));
+            let is_it = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.rdev() == rdev);
+            fds.map(|fd| fd.path())
+                .find(|path| into_dev(path) && is_it(path))?;
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            Some(Busy::Open {
+                pid,
+                name: name.trim_end().into(),
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
+        assert_eq!(unescape("/plain"), "/plain");
+        assert_eq!(unescape("/odd\\9"), "/odd\\9");
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_not_busy() {
+        assert_eq!(busy(Path::new("/dev/no-such-device")), None);
+    }
+}

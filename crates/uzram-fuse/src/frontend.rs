@@ -1,0 +1,140 @@
+//! The whole: mount, file, loop device; and taking it apart again, also what a killed server left behind.
+
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{BackgroundSession, Config, MountOption};
+use rustix::mount::UnmountFlags;
+use uzram::Device;
+
+use crate::disk::{Disk, FILE_NAME};
+use crate::{Error, loopdev};
+
+/// A device that is served as a loop device by this process.
+pub struct FuseLoop {
+    node: PathBuf,
+    dir: PathBuf,
+    /// `None` once removed.
+    session: Option<BackgroundSession>,
+}
+
+/// Says why this machine or user cannot have a loop device on FUSE, if so.
+pub fn probe() -> Result<(), String> {
+    let open = |path: &str| OpenOptions::new().read(true).write(true).open(path);
+    for path in ["/dev/fuse", "/dev/loop-control"] {
+        open(path).map_err(|error| format!("{path}: {error}"))?;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err("mounting and loop devices need root".into());
+    }
+    Ok(())
+}
+
+impl FuseLoop {
+    /// Mounts at `dir` (made if absent) and attaches a loop device. When this returns, the node works: its
+    /// first block was read through it.
+    pub fn create(device: Arc<Device>, name: &str, dir: &Path) -> Result<FuseLoop, Error> {
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir);
+        made.map_err(Error::at(format!("making {}", dir.display())))?;
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName(format!("uzram:{name}")),
+            MountOption::Subtype("uzram".into()),
+            MountOption::NoDev,
+            MountOption::NoSuid,
+            MountOption::NoExec,
+            MountOption::NoAtime,
+        ];
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        config.n_threads = Some(cpus.clamp(2, 8));
+        config.clone_fd = true;
+        let block_size = device.logical_block_size();
+        let session = fuser::spawn_mount(Disk::new(device), dir, &config)
+            .map_err(Error::at(format!("mounting FUSE at {}", dir.display())))?;
+        let mut this = FuseLoop {
+            node: PathBuf::new(),
+            dir: dir.into(),
+            session: Some(session),
+        };
+        match this.attach(block_size) {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                // Leave nothing behind; the first error is the one that matters.
+                let _ = this.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn attach(&mut self, block_size: u32) -> Result<(), Error> {
+        let path = self.dir.join(FILE_NAME);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(Error::at(format!("opening {}", path.display())))?;
+        self.node = loopdev::attach(&file, &path, block_size)?;
+        let probe = || {
+            let mut node = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_DIRECT)
+                .open(&self.node)?;
+            // Direct I/O wants an aligned buffer: 4096 bytes out of twice as many.
+            let mut buffer = vec![0u8; 8192];
+            let at = buffer.as_ptr().align_offset(4096);
+            node.read_exact(&mut buffer[at..at + 4096])
+        };
+        probe().map_err(Error::at(format!("reading {}", self.node.display())))
+    }
+
+    /// The loop device's node.
+    pub fn node(&self) -> &Path {
+        &self.node
+    }
+
+    /// Detaches the loop device, unmounts, removes the directory. After [`Error::Busy`] all is as before; called
+    /// again after success it does nothing.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        if !self.node.as_os_str().is_empty() {
+            loopdev::detach(&self.node)?;
+        }
+        if let Some(session) = self.session.take() {
+            let gone = session.umount_and_join();
+            gone.map_err(Error::at(format!("unmounting {}", self.dir.display())))?;
+        }
+        // Also gone is fine.
+        let _ = fs::remove_dir(&self.dir);
+        Ok(())
+    }
+}
+
+/// Clears what a server that died left of a [`FuseLoop`] at `dir`: loop devices on its file, the dead mount, the
+/// directory. Returns what was cleared, in words. [`Error::Busy`] where something is still mounted on the loop
+/// device: its data is lost, but to unmount it is its user's to do.
+pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
+    let mut cleared = Vec::new();
+    for node in loopdev::on_file(&dir.join(FILE_NAME)) {
+        loopdev::detach(&node)?;
+        cleared.push(format!("loop device {}", node.display()));
+    }
+    while is_mounted(dir) {
+        rustix::mount::unmount(dir, UnmountFlags::DETACH)
+            .map_err(Error::at(format!("unmounting {}", dir.display())))?;
+        cleared.push(format!("mount {}", dir.display()));
+    }
+    let _ = fs::remove_dir(dir);
+    Ok(cleared)
+}
+
+/// By the mount table: to stat the directory would fail, the server being dead.
+fn is_mounted(dir: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| {
+        line.split(' ')
+            .nth(4)
+            .is_some_and(|at| Path::new(at) == dir)
+    })
+}

@@ -1,0 +1,136 @@
+//! A loop device: attach, look at, detach.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::busy::{Busy, busy};
+use crate::{Error, sys};
+
+/// How often a device that another process grabbed first is replaced by the next free one.
+const TRIES: usize = 64;
+/// How long a detached device may take to go; udev looks at it for a moment.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Puts `file`, known as `name`, behind a free loop device and returns its node.
+pub(crate) fn attach(file: &File, name: &Path, block_size: u32) -> Result<PathBuf, Error> {
+    let control = open_rw(Path::new("/dev/loop-control"))?;
+    for _ in 0..TRIES {
+        let number = sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?;
+        let node = node(number)?;
+        let device = open_rw(&node)?;
+        match sys::configure(
+            &device,
+            file,
+            name.as_os_str().as_encoded_bytes(),
+            block_size,
+        ) {
+            Ok(()) => {}
+            // Somebody took it between the question and the answer.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => continue,
+            Err(error) => return Err(Error::at(format!("attaching to {}", node.display()))(error)),
+        }
+        let info =
+            sys::status(&device).map_err(Error::at(format!("looking at {}", node.display())))?;
+        if info.flags & sys::LO_FLAGS_DIRECT_IO == 0 {
+            let _ = sys::clear(&device);
+            return Err(Error::NoDirectIo { path: node });
+        }
+        return Ok(node);
+    }
+    let busy = io::Error::from_raw_os_error(libc::EBUSY);
+    Err(Error::at(format!(
+        "{TRIES} free loop devices were taken by others"
+    ))(busy))
+}
+
+/// The node of a loop device, made if the system has no devtmpfs that does it.
+fn node(number: u32) -> Result<PathBuf, Error> {
+    let node = PathBuf::from(format!("/dev/loop{number}"));
+    if !node.exists() {
+        let device = rustix::fs::makedev(7, number);
+        let mode = rustix::fs::Mode::from_raw_mode(0o660);
+        let made = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &node,
+            rustix::fs::FileType::BlockDevice,
+            mode,
+            device,
+        );
+        match made {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(Error::at(format!("making {}", node.display()))(error)),
+        }
+    }
+    Ok(node)
+}
+
+fn open_rw(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map_err(Error::at(format!("opening {}", path.display())))
+}
+
+/// Detaches a loop device that nobody uses and waits until it is gone. [`Error::Busy`] names who does use it.
+pub(crate) fn detach(node: &Path) -> Result<(), Error> {
+    if let Some(by) = busy(node) {
+        return Err(Error::Busy {
+            path: node.into(),
+            by,
+        });
+    }
+    let device = open_rw(node)?;
+    match sys::clear(&device) {
+        Ok(()) => {}
+        // Nothing is behind it any more.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let by = busy(node).unwrap_or(Busy::Open {
+                pid: 0,
+                name: "unknown".into(),
+            });
+            return Err(Error::Busy {
+                path: node.into(),
+                by,
+            });
+        }
+        Err(error) => return Err(Error::at(format!("detaching {}", node.display()))(error)),
+    }
+    // With our own descriptor closed it goes, unless somebody opened it just now.
+    drop(device);
+    let begin = Instant::now();
+    while backing_file(node).is_some() {
+        if begin.elapsed() > PATIENCE {
+            return Err(Error::Lingers {
+                path: node.into(),
+                seconds: PATIENCE.as_secs(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The file behind a loop device, by sysfs.
+fn backing_file(node: &Path) -> Option<PathBuf> {
+    let name = node.file_name()?.to_str()?;
+    let text = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    Some(PathBuf::from(
+        text.trim_end_matches('\n').trim_end_matches(" (deleted)"),
+    ))
+}
+
+/// The loop devices on this file.
+pub(crate) fn on_file(file: &Path) -> Vec<PathBuf> {
+    let Ok(blocks) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
+    let nodes = blocks.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.starts_with("loop")
+            .then(|| PathBuf::from(format!("/dev/{name}")))
+    });
+    nodes
+        .filter(|node| backing_file(node).as_deref() == Some(file))
+        .collect()
+}

@@ -1,0 +1,126 @@
+//! The loop driver's ioctls: the one file of this crate with unsafe code.
+//!
+//! Layouts are those of the kernel's `uapi/linux/loop.h`, asserted below.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+
+/// The loop device reads and writes its file with O_DIRECT.
+pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    pub(crate) flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+const _: () = {
+    assert!(size_of::<LoopInfo>() == 232);
+    assert!(size_of::<LoopConfig>() == 304);
+    assert!(std::mem::offset_of!(LoopInfo, flags) == 52);
+};
+
+const EMPTY: LoopInfo = LoopInfo {
+    device: 0,
+    inode: 0,
+    rdevice: 0,
+    offset: 0,
+    size_limit: 0,
+    number: 0,
+    encrypt_type: 0,
+    encrypt_key_size: 0,
+    flags: 0,
+    file_name: [0; 64],
+    crypt_name: [0; 64],
+    encrypt_key: [0; 32],
+    init: [0; 2],
+};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Number of a loop device that is free at this moment; the driver makes a new one if none is.
+pub(crate) fn get_free(control: impl AsFd) -> io::Result<u32> {
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument.
+    check(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE) }).map(|n| n as u32)
+}
+
+/// Puts `file` behind the loop device, with direct I/O. EBUSY: somebody else took the device.
+pub(crate) fn configure(
+    device: impl AsFd,
+    file: impl AsFd,
+    name: &[u8],
+    block_size: u32,
+) -> io::Result<()> {
+    let mut info = LoopInfo {
+        flags: LO_FLAGS_DIRECT_IO,
+        ..EMPTY
+    };
+    // What `losetup` shows; one byte stays zero.
+    let len = name.len().min(info.file_name.len() - 1);
+    info.file_name[..len].copy_from_slice(&name[..len]);
+    let fd = file.as_fd().as_raw_fd() as u32;
+    let config = LoopConfig {
+        fd,
+        block_size,
+        info,
+        reserved: [0; 8],
+    };
+    // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `config` is.
+    check(unsafe {
+        libc::ioctl(
+            device.as_fd().as_raw_fd(),
+            LOOP_CONFIGURE,
+            &raw const config,
+        )
+    })
+    .map(drop)
+}
+
+/// The loop device's state. ENXIO: nothing is behind it.
+pub(crate) fn status(device: impl AsFd) -> io::Result<LoopInfo> {
+    let mut info = EMPTY;
+    let fd = device.as_fd().as_raw_fd();
+    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, any bits of which are valid here.
+    check(unsafe { libc::ioctl(fd, LOOP_GET_STATUS64, &raw mut info) })?;
+    Ok(info)
+}
+
+/// Takes the file from the loop device, now or, if others have it open, when the last of them closes it.
+pub(crate) fn clear(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: LOOP_CLR_FD takes no argument.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_CLR_FD) }).map(drop)
+}

@@ -1,0 +1,91 @@
+//! A real FUSE mount and a real loop device. Needs root; a reported skip without.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use uzram::Device;
+use uzram_fuse::{Busy, Error, FuseLoop, busy, clear_stale, probe};
+
+/// Whether the machine allows it; where peers are required a missing one is a failure.
+fn possible() -> bool {
+    let Err(reason) = probe() else { return true };
+    assert!(
+        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
+        "loop on FUSE: {reason}"
+    );
+    eprintln!("SKIP loop on FUSE: {reason}");
+    false
+}
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn bytes_pass_discards_free_and_removal_leaves_nothing() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mount = dir.path().join("mnt");
+    let device = Arc::new(Device::builder(64 << 20).build().unwrap());
+    let mut front = FuseLoop::create(device.clone(), "test0", &mount).unwrap();
+    let node = front.node().to_owned();
+    let path = node.to_str().unwrap().to_owned();
+    assert_eq!(
+        run("blockdev", &["--getss", "--getsize64", &path]),
+        "4096\n67108864\n"
+    );
+    assert_eq!(run("losetup", &["-n", "-O", "DIO", &path]).trim(), "1");
+
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&node)
+        .unwrap();
+    let text = b"uzram ".repeat(200_000);
+    file.write_all_at(&text, 8192).unwrap();
+    file.sync_all().unwrap();
+    let mut back = vec![0; text.len()];
+    device.read_at(&mut back, 8192).unwrap();
+    assert!(back == text, "what the node took is in the device");
+    drop(file);
+    assert!(device.stats().orig_data_size_bytes >= text.len() as u64);
+    run("blkdiscard", &[&path]);
+    assert_eq!(device.stats().orig_data_size_bytes, 0);
+
+    let mut sleeper = Command::new("sh")
+        .args(["-c", "exec 3<$0; exec sleep 60", &path])
+        .spawn()
+        .unwrap();
+    let opened = || matches!(busy(&node), Some(Busy::Open { pid, .. }) if pid == sleeper.id());
+    while !opened() {
+        std::thread::yield_now();
+    }
+    let refused = front.remove();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let error = refused.unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(error.to_string().contains("open in process"), "{error}");
+
+    front.remove().unwrap();
+    front.remove().unwrap();
+    assert!(!mount.exists());
+    assert!(!run("losetup", &["-a"]).contains(dir.path().to_str().unwrap()));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(dir.path().to_str().unwrap()));
+}
+
+#[test]
+fn nothing_stale_is_cleared_without_a_word() {
+    assert_eq!(
+        clear_stale(Path::new("/nonexistent/uzram")).unwrap(),
+        Vec::<String>::new()
+    );
+}
