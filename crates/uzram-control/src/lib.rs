@@ -1,1 +1,20 @@
-//! Placeholder.
+//! Which devices run on this machine, and how to talk to the servers behind them.
+//!
+//! Each device has a directory below the run directory ([`RunDir`]) with its record, its lock, its control socket
+//! and its log. The lock is held by the server for its life, so that "is it alive" is asked of the kernel and
+//! not guessed from a process number. What a dead server left is found by the next command ([`RunDir::sweep`]).
+//!
+//! The control protocol ([`Request`], [`Response`]) is a line of JSON each way.
+//!
+//! This crate knows nothing about the protocols that the data goes through.
+#![forbid(unsafe_code)]
+
+mod protocol;
+mod rundir;
+mod server;
+pub mod size;
+pub mod stat;
+
+pub use protocol::{ControlError, PROTOCOL_VERSION, Request, Response, call};
+pub use rundir::{Claim, Entry, Error, Record, RunDir, Swept};
+pub use server::{ControlServer, Handler};

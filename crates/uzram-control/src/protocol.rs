@@ -1,0 +1,132 @@
+//! The control protocol: the client connects, writes one line of JSON, reads one line of JSON.
+//!
+//! A request carries the protocol's version; a server answers one of another version with an error that names
+//! both, so that an old client and a new server part in words.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stat::Stat;
+
+/// Version of the protocol.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Longest line that either side accepts.
+const MAX_LINE: u64 = 64 << 10;
+/// How long either side waits for the other. A removal waits for udev and the last requests.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a server can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Request {
+    /// Are you there?
+    Ping,
+    /// The statistics.
+    Stat,
+    /// Drop all contents and statistics.
+    Reset,
+    /// Take the device down and end.
+    Remove,
+    /// Set the limit on pool memory, 0 for none.
+    SetMemLimit {
+        /// The limit.
+        bytes: u64,
+    },
+}
+
+/// What a server answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Response {
+    /// Done.
+    Done,
+    /// The statistics.
+    Stat(Box<Stat>),
+    /// Not done.
+    Error(ControlError),
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    /// The errno that says it best: EBUSY 16, EINVAL 22, EPROTO 71.
+    pub errno: i32,
+    /// In words.
+    pub message: String,
+}
+
+/// A request with its version, as it stands in the line.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    version: u32,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// Sends one request to the server at `socket` and waits for its answer.
+pub fn call(socket: &Path, request: &Request) -> io::Result<Response> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let envelope = Envelope {
+        version: PROTOCOL_VERSION,
+        request: request.clone(),
+    };
+    write_line(&mut stream, &envelope)?;
+    let line = read_line(&mut stream)?;
+    serde_json::from_str(&line).map_err(|error| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the server's answer: {error}"),
+        )
+    })
+}
+
+/// Reads a request; what is not one becomes the answer to give.
+pub(crate) fn read_request(stream: &mut UnixStream) -> Result<Request, ControlError> {
+    let error = |errno: i32, message: String| ControlError { errno, message };
+    let timeouts = stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .and_then(|()| stream.set_write_timeout(Some(Duration::from_secs(5))));
+    timeouts.map_err(|e| error(5, e.to_string()))?;
+    let line = read_line(stream).map_err(|e| error(71, format!("no request: {e}")))?;
+    // The version first: another one may have other requests.
+    let value: serde_json::Value = serde_json::from_str(&line)
+        .map_err(|e| error(71, format!("the request is not JSON: {e}")))?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(PROTOCOL_VERSION)) {
+        let found = version.map_or("none".into(), |v| v.to_string());
+        let message = format!("protocol version {found}, this server speaks {PROTOCOL_VERSION}");
+        return Err(error(71, message));
+    }
+    let envelope: Envelope =
+        serde_json::from_value(value).map_err(|e| error(22, format!("unknown request: {e}")))?;
+    Ok(envelope.request)
+}
+
+pub(crate) fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn read_line(stream: &mut UnixStream) -> io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_LINE)).read_line(&mut line)?;
+    if !line.ends_with('\n') {
+        let what = if line.len() as u64 == MAX_LINE {
+            "line too long"
+        } else {
+            "line cut short"
+        };
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+    }
+    Ok(line)
+}

@@ -1,0 +1,60 @@
+//! The server's side of the control socket: one thread, one connection at a time. Whoever connects and says
+//! nothing is dropped after a few seconds; whoever sends nonsense gets an error; neither disturbs the device.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::protocol::{ControlError, Request, Response, read_request, write_line};
+
+/// What a server does with requests. Called from the control thread.
+pub trait Handler: Send + Sync {
+    /// Carries out a request. The answer is sent, then [`Handler::answered`] is called.
+    fn handle(&self, request: Request) -> Result<Response, ControlError>;
+    /// The answer to that request was sent, or could not be.
+    fn answered(&self, _request: &Request, _done: bool) {}
+}
+
+/// A control socket being served. Ends with the process.
+pub struct ControlServer;
+
+impl ControlServer {
+    /// Listens at `socket` (made with mode 0600) and serves it from a thread of its own.
+    pub fn start(socket: &Path, handler: Arc<dyn Handler>) -> io::Result<ControlServer> {
+        let listener = UnixListener::bind(socket)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+        let serve = move || {
+            for stream in listener.incoming() {
+                let mut stream = match stream {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "control socket");
+                        // Out of descriptors, perhaps: do not spin.
+                        std::thread::sleep(std::time::Duration::from_millis(100));
+                        continue;
+                    }
+                };
+                let request = read_request(&mut stream);
+                let result = request.clone().and_then(|request| handler.handle(request));
+                let done = result.is_ok();
+                let answer = result.unwrap_or_else(|error| {
+                    tracing::info!(%error, "control request refused");
+                    Response::Error(error)
+                });
+                if let Err(error) = write_line(&mut stream, &answer) {
+                    tracing::debug!(%error, "the client did not wait for its answer");
+                }
+                drop(stream);
+                if let Ok(request) = request {
+                    handler.answered(&request, done);
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(serve)?;
+        Ok(ControlServer)
+    }
+}

@@ -1,0 +1,150 @@
+//! Sizes as people write and read them: `4G`, `1.5M`. Units are powers of 1024, as everywhere in zram.
+
+use thiserror::Error;
+
+const UNITS: &[u8] = b"KMGTPE";
+
+/// Why a text is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "'{given}' is not a size: {why}; give a whole number of bytes, or with K, M, G, T, P or E (such as 512M)"
+)]
+pub struct SizeError {
+    /// The text.
+    pub given: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+/// Reads a size in bytes: digits and at most one unit (`K`, `M`, `G`, `T`, `P`, `E`, of either case, followed by
+/// nothing, `B` or `iB`). Unlike the kernel's `memparse` it refuses anything after that. Zero is a size.
+pub fn parse(text: &str) -> Result<u64, SizeError> {
+    let fail = |why| SizeError {
+        given: text.into(),
+        why,
+    };
+    let body = text.trim();
+    let digits = body.len() - body.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = body.split_at(digits);
+    match body.chars().next() {
+        None => return Err(fail("it is empty")),
+        Some('-') => return Err(fail("it is negative")),
+        Some(_) if digits == 0 => return Err(fail("it does not begin with a number")),
+        Some(_) => {}
+    }
+    let number: u64 = number.parse().map_err(|_| fail("it is too large"))?;
+    let shift = match unit.as_bytes() {
+        [] | [b'B' | b'b'] => 0,
+        [unit, rest @ ..] => {
+            let power = UNITS.iter().position(|u| *u == unit.to_ascii_uppercase());
+            let power = power.ok_or_else(|| fail("the unit is unknown"))? + 1;
+            if !matches!(rest, [] | [b'B' | b'b'] | [b'i' | b'I', b'B' | b'b']) {
+                return Err(fail("something follows the unit"));
+            }
+            power * 10
+        }
+    };
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| fail("it is too large"))
+}
+
+/// Writes a size the way zramctl does: one decimal where needed, the largest unit that leaves at least 1.
+pub fn human(bytes: u64) -> String {
+    let power = if bytes == 0 {
+        0
+    } else {
+        (63 - bytes.leading_zeros() as usize) / 10
+    };
+    if power == 0 {
+        return format!("{bytes}B");
+    }
+    let unit = char::from(UNITS[power - 1]);
+    let tenths = (u128::from(bytes) * 10 + (1 << (power * 10 - 1))) >> (power * 10);
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole}{unit}"),
+        (whole, tenth) => format!("{whole}.{tenth}{unit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("4k", 4096),
+            ("1G", 1 << 30),
+            ("3GiB", 3 << 30),
+            ("2mb", 2 << 20),
+            ("16T", 1 << 44),
+            (" 7B ", 7),
+            ("15E", 15 << 60),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_says_why() {
+        for (text, why) in [
+            ("", "empty"),
+            ("-1", "negative"),
+            ("-4G", "negative"),
+            ("G", "number"),
+            ("four", "number"),
+            ("4X", "unit is unknown"),
+            ("4GG", "follows"),
+            ("1.5G", "unit is unknown"),
+            ("4 G", "unit is unknown"),
+            ("16E", "too large"),
+            ("99999999999999999999", "too large"),
+            ("0x10", "unit is unknown"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(
+                error.contains(why) && error.contains(text),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_like_zramctl() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (4096, "4K"),
+            (1536, "1.5K"),
+            (1 << 30, "1G"),
+            (u64::MAX, "16E"),
+        ] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn prop_parse_never_panics_and_reads_whole_units(text in ".{0,12}", n in 0u64..1 << 14, unit in 0usize..6) {
+            let _ = parse(&text);
+            let text = format!("{n}{}", char::from(UNITS[unit]));
+            let expected = n.checked_mul(1 << (10 * (unit + 1)));
+            prop_assert_eq!(parse(&text).ok(), expected);
+        }
+
+        #[test]
+        fn prop_human_is_within_five_percent(bytes in 1024u64..1 << 60) {
+            let text = human(bytes);
+            let (number, unit) = text.split_at(text.len() - 1);
+            let value: f64 = number.parse().unwrap();
+            let power = UNITS.iter().position(|u| char::from(*u).to_string() == unit).unwrap() + 1;
+            let back = value * 1024f64.powi(power as i32);
+            prop_assert!((back / bytes as f64 - 1.0).abs() < 0.05, "{} {}", text, bytes);
+        }
+    }
+}
