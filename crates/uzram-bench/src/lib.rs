@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Benchmarks: what is measured (definitions), what it is measured against (rivals), on what data (corpora),
+//! and how the figures are kept (reports).
+//!
+//! A figure is a ratio from one run in which the contestants take turns on the same pages ([`measure`]), the
+//! median of many rounds, with the memory used beside the speed. This crate knows nothing of frontends.
+#![deny(unsafe_code)]
+
+pub mod core;
+pub mod corpus;
+pub mod measure;
+pub mod report;
+mod rival;

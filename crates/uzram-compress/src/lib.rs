@@ -1,1 +1,40 @@
-//! Placeholder.
+//! The compress API: algorithms are registered and looked up by name, and whoever compresses holds a
+//! per-worker context (a *tfm*) and nothing of the algorithm itself.
+//!
+//! Three lifetimes are kept apart, as in the kernel's zcomp:
+//!
+//! 1. an [`Algorithm`] is a description: name, driver name, priority, parameter schema;
+//! 2. a [`Prepared`] holds checked parameters, shared by every worker and never changed;
+//! 3. a [`Tfm`] is one worker's scratch state. Its calls allocate nothing and take only the caller's buffers.
+//!
+//! A [`Registry`] is a value, not a global: the built-in set plus what the caller adds. Nothing can be looked
+//! up that has not passed its self-test ([`conformance::self_test`]).
+//!
+//! ```
+//! use uzram_compress::Registry;
+//! let registry = Registry::builtin();
+//! let prepared = registry.prepare("zstd", 4096, [("level", "1")])?;
+//! let mut tfm = prepared.tfm()?;
+//! let (page, mut object, mut back) = ([7u8; 4096], [0u8; 8192], [0u8; 4096]);
+//! let len = tfm.compress(&page, &mut object)?;
+//! assert!(len < 64);
+//! assert_eq!(tfm.decompress(&object[..len], &mut back)?, 4096);
+//! assert_eq!(back, page);
+//! # Ok::<(), uzram_compress::Error>(())
+//! ```
+//!
+//! This crate knows nothing about pages, slots, devices or pools: `block_size` is merely the largest input
+//! that a tfm will be given.
+#![deny(unsafe_code)]
+
+mod algorithm;
+mod backends;
+pub mod conformance;
+mod error;
+mod registry;
+mod settings;
+
+pub use algorithm::{Algorithm, Decompress, KnownAnswer, Prepared, Tfm};
+pub use error::Error;
+pub use registry::Registry;
+pub use settings::{ParamKind, ParamSpec, Settings, parse_params};

@@ -1,1 +1,37 @@
-//! Placeholder.
+//! A pool of objects of 1 to 4096 bytes in a memory arena that may outlive the process.
+//!
+//! The arena is cut into *spans* of 1 MiB. A span holds objects of one *size class*; its first bytes are its
+//! side table (owner of each object, bitmap of used objects), the rest are the objects. An object's handle is
+//! its offset in the arena, so it stays valid wherever the arena is mapped, and there are no pointers in it.
+//!
+//! * A *bin* (shard x class) keeps its non-full spans in four lists by fullness and allocates from the
+//!   fullest. Each bin has its own lock; a shard is meant to serve one CPU, so that the lock is uncontended.
+//! * An emptied span goes to a lock-free stack, from which any bin takes it again.
+//! * Memory is accounted by the page: a page counts from the first object that touches it until
+//!   [`Pool::trim`] gives it back to the system. `free` itself makes no system call.
+//!
+//! **What is truth and what is derived.** The bytes of the objects and the owners are all that matters; lists,
+//! bitmaps and counters can be rebuilt by whoever knows the live (handle, length) pairs, since the class
+//! follows from the length and the span from the handle.
+//!
+//! **Lock order**: one bin at a time; another shard's bin only by `try_lock` and after the own one is
+//! released. The pool calls nothing of its caller's while it holds one.
+//!
+//! **Memory bound**: 0.5 % for the class's rounding, 4 bytes and 1 bit an object, one partial page for each
+//! (shard, class) in use, 64 bytes a bin and a span.
+//!
+//! This crate knows nothing about what the bytes mean, or who owns them.
+#![deny(unsafe_code)]
+
+mod bin;
+mod class;
+mod pool;
+mod region;
+mod span;
+
+pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
+pub use pool::{Error, Object, Pool, PoolStats};
+pub use region::{Region, current_cpu};
+
+/// Bytes in a page of the system and of the arena.
+pub const PAGE: usize = 4096;

@@ -31,6 +31,12 @@ pub enum Error {
         /// The limit in bytes, 0 for none.
         limit_bytes: u64,
     },
+    /// The arena's address space is used up by sparsely used spans (ENOSPC). The page keeps its old contents.
+    #[error("no room left in the arena for page {page}")]
+    ArenaFull {
+        /// The page (slot index) that could not be stored.
+        page: u64,
+    },
     /// A stored object does not decompress to a page (EIO).
     #[error("page {page} is damaged: {reason}")]
     Corrupt {
@@ -39,6 +45,9 @@ pub enum Error {
         /// What the algorithm said.
         reason: String,
     },
+    /// The algorithm is unknown, or does not take these parameters (EINVAL).
+    #[error(transparent)]
+    Compress(#[from] uzram_compress::Error),
     /// The builder was given something that no device can have (EINVAL).
     #[error("{what} {given} is not possible: {accepted}")]
     Invalid {
@@ -65,8 +74,8 @@ impl Error {
     /// The errno that a kernel driver would return: EINVAL 22, ENOSPC 28, EIO 5, ENOMEM 12.
     pub fn errno(&self) -> i32 {
         match self {
-            Error::OutOfRange { .. } | Error::Invalid { .. } => 22,
-            Error::NoSpace { .. } => 28,
+            Error::OutOfRange { .. } | Error::Invalid { .. } | Error::Compress(_) => 22,
+            Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
             Error::Corrupt { .. } => 5,
             Error::Reserve { .. } => 12,
         }

@@ -1,0 +1,254 @@
+//! `bench core`: what the library costs beyond its codec, how it scales to a second thread, and what memory it
+//! takes, on pages of real process memory.
+//!
+//! The floor for a write is the raw codec plus one copy of the object to memory; for a read, the raw decode of
+//! objects that lie in memory one after another. Device and floor take the same pages in the same random order.
+//! Same-filled pages are left out of the speed figures: the device does not compress them, the floor would.
+
+use std::hint::black_box;
+
+use anyhow::{Context, Result};
+use uzram::Device;
+
+use crate::corpus::{self, Corpus, PAGE};
+use crate::measure::{Rounds, median};
+use crate::report::Report;
+use crate::rival::Raw;
+
+/// How much to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Megabytes of process memory to collect.
+    pub megabytes: usize,
+    /// Rounds of each measurement.
+    pub rounds: usize,
+    /// Pages a round.
+    pub batch: usize,
+    /// Bytes of the device that is filled for the memory figures.
+    pub fill_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            megabytes: 512,
+            rounds: 41,
+            batch: 8192,
+            fill_bytes: 1 << 30,
+        }
+    }
+}
+
+const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "deflate"];
+
+/// Runs it all; `progress` is told what is under way.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+    progress("collecting process memory");
+    let all = corpus::process_memory(options.megabytes)?;
+    let pages = all.without_same_filled();
+    let mut report = Report::new("bench core", all.name.clone());
+    report.add("pages collected", all.len() as f64);
+    report.add(
+        "of them same-filled, %",
+        100.0 * (1.0 - pages.len() as f64 / all.len() as f64),
+    );
+    for algorithm in ALGORITHMS {
+        progress(&format!("{algorithm}: cost over the codec"));
+        cost(algorithm, &pages, options, &mut report)?;
+        progress(&format!("{algorithm}: two threads"));
+        scaling(algorithm, &pages, options, &mut report)?;
+    }
+    for algorithm in ALGORITHMS {
+        progress(&format!("{algorithm}: memory"));
+        memory(algorithm, &all, options.fill_bytes, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// Page numbers in a random order that is the same in every run.
+fn shuffled(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    for i in (1..count).rev() {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        order.swap(i, (state >> 33) as usize % (i + 1));
+    }
+    order
+}
+
+/// A device that holds the corpus, page by page.
+fn filled(algorithm: &str, pages: &Corpus) -> Result<Device> {
+    let device = Device::builder((pages.len() * PAGE) as u64)
+        .algorithm(algorithm)
+        .build()?;
+    for (number, page) in pages.pages().iter().enumerate() {
+        device.write_at(page, (number * PAGE) as u64)?;
+    }
+    Ok(device)
+}
+
+fn cost(algorithm: &str, corpus: &Corpus, options: &Options, report: &mut Report) -> Result<()> {
+    let device = filled(algorithm, corpus)?;
+    let pages = corpus.pages();
+    let order = shuffled(pages.len());
+    let mut raw = Raw::new(algorithm).context("no raw codec")?;
+    // The floor's store: objects one after another. A write goes to the place of the page's own object.
+    let mut out = [0u8; 8192];
+    let mut places = Vec::with_capacity(pages.len());
+    let mut store: Vec<u8> = Vec::new();
+    for page in pages {
+        let len = raw.compress(page, &mut out);
+        places.push((store.len(), len));
+        store.extend_from_slice(&out[..len]);
+    }
+    let batch = |round: usize| {
+        let batches = (pages.len() / options.batch).max(1);
+        let at = round % batches * options.batch;
+        &order[at..(at + options.batch).min(order.len())]
+    };
+    let rounds = Rounds::run(
+        options.rounds,
+        &mut [
+            &mut |round| {
+                for number in batch(round) {
+                    let len = raw.compress(&pages[*number], &mut out);
+                    let (at, _) = places[*number];
+                    store[at..at + len].copy_from_slice(&out[..len]);
+                }
+            },
+            &mut |round| {
+                for number in batch(round) {
+                    let written = device.write_at(&pages[*number], (*number * PAGE) as u64);
+                    written.expect("the device is large enough");
+                }
+            },
+        ],
+    );
+    let rate = |seconds: f64| options.batch as f64 * PAGE as f64 / seconds / 1e6;
+    report.add(
+        format!("{algorithm} write, floor, MB/s"),
+        rate(rounds.seconds(0)),
+    );
+    let what = format!("{algorithm} write, device time over floor");
+    report.at_most(what, rounds.ratio(1, 0), 1.08);
+
+    let mut page = [0u8; PAGE];
+    let mut back = [0u8; PAGE];
+    let rounds = Rounds::run(
+        options.rounds,
+        &mut [
+            &mut |round| {
+                for number in batch(round) {
+                    let (at, len) = places[*number];
+                    assert!(raw.decompress(&store[at..at + len], &mut page));
+                    black_box(&page);
+                }
+            },
+            &mut |round| {
+                for number in batch(round) {
+                    let read = device.read_at(&mut back, (*number * PAGE) as u64);
+                    read.expect("what was written can be read");
+                    black_box(&back);
+                }
+            },
+        ],
+    );
+    report.add(
+        format!("{algorithm} read, floor, MB/s"),
+        rate(rounds.seconds(0)),
+    );
+    let what = format!("{algorithm} read, device time over floor");
+    report.at_most(what, rounds.ratio(1, 0), 1.08);
+    Ok(())
+}
+
+/// Two threads against one, each pair in the same round: throughput with two over throughput with one. The raw
+/// codec's own figure beside it says what the machine allows.
+fn scaling(algorithm: &str, corpus: &Corpus, options: &Options, report: &mut Report) -> Result<()> {
+    let device = filled(algorithm, corpus)?;
+    let pages = corpus.pages();
+    let order = shuffled(pages.len());
+    let write = |half: &[usize]| {
+        for number in half {
+            let written = device.write_at(&pages[*number], (*number * PAGE) as u64);
+            written.expect("the device is large enough");
+        }
+    };
+    let read = |half: &[usize]| {
+        let mut page = [0u8; PAGE];
+        for number in half {
+            device
+                .read_at(&mut page, (*number * PAGE) as u64)
+                .expect("what was written can be read");
+            black_box(&page);
+        }
+    };
+    let raw = |half: &[usize]| {
+        let mut raw = Raw::new(algorithm).expect("it was made before");
+        let mut out = [0u8; 8192];
+        for number in half {
+            black_box(raw.compress(&pages[*number], &mut out));
+        }
+    };
+    let works: [(&str, &(dyn Fn(&[usize]) + Sync)); 3] =
+        [("raw compress", &raw), ("write", &write), ("read", &read)];
+    for (name, work) in works {
+        let mut gains = Vec::new();
+        for round in 0..options.rounds {
+            // Long enough that starting a thread does not show: four batches a thread.
+            let len = (options.batch * 4).min(order.len() / 2);
+            let at = (round * len) % (order.len() - 2 * len + 1);
+            let (first, second) = (&order[at..at + len], &order[at + len..at + 2 * len]);
+            let one = time(|| work(first));
+            let two = time(|| {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| work(first));
+                    work(second);
+                });
+            });
+            gains.push(2.0 * one / two);
+        }
+        let what = format!("{algorithm} {name}, 2 threads over 1");
+        match name {
+            "raw compress" => report.add(what, median(gains)),
+            _ => report.at_least(what, median(gains), 1.9),
+        }
+    }
+    Ok(())
+}
+
+fn time(work: impl FnOnce()) -> f64 {
+    let start = std::time::Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+/// Fills a device and compares all memory it takes with the bytes of its objects.
+fn memory(algorithm: &str, corpus: &Corpus, fill_bytes: u64, report: &mut Report) -> Result<()> {
+    let device = Device::builder(fill_bytes).algorithm(algorithm).build()?;
+    let pages = corpus.pages();
+    for number in 0..fill_bytes as usize / PAGE {
+        device.write_at(&pages[number % pages.len()], (number * PAGE) as u64)?;
+    }
+    let stats = device.stats();
+    let total = stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes;
+    let compressed = stats.compr_data_size_bytes as f64;
+    report.add(
+        format!("{algorithm} ratio, data over all memory"),
+        fill_bytes as f64 / total as f64,
+    );
+    report.add(format!("{algorithm} compressed, MB"), compressed / 1e6);
+    report.add(
+        format!("{algorithm} table, MB"),
+        stats.table_bytes as f64 / 1e6,
+    );
+    report.add(
+        format!("{algorithm} books and streams, MB"),
+        stats.metadata_bytes as f64 / 1e6,
+    );
+    let what = format!("{algorithm} all memory over compressed bytes");
+    report.at_most(what, total as f64 / compressed, 1.04);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Taking turns: contestants run on the same batch of pages one after the other, round after round, and what
+//! counts is the median over the rounds of the ratio within a round. Noise that lasts longer than a round
+//! hits all of them alike.
+
+use std::time::Instant;
+
+/// Seconds of each contestant in each round.
+pub struct Rounds {
+    seconds: Vec<Vec<f64>>,
+}
+
+impl Rounds {
+    /// Runs every contestant once a round; the order alternates from round to round.
+    pub fn run(count: usize, contestants: &mut [&mut dyn FnMut(usize)]) -> Rounds {
+        let mut seconds = vec![Vec::with_capacity(count); contestants.len()];
+        for round in 0..count {
+            let mut order: Vec<usize> = (0..contestants.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for who in order {
+                let start = Instant::now();
+                contestants[who](round);
+                seconds[who].push(start.elapsed().as_secs_f64());
+            }
+        }
+        Rounds { seconds }
+    }
+
+    /// Median of `who`'s time over `base`'s in the same round.
+    pub fn ratio(&self, who: usize, base: usize) -> f64 {
+        median(
+            self.seconds[who]
+                .iter()
+                .zip(&self.seconds[base])
+                .map(|(a, b)| a / b)
+                .collect(),
+        )
+    }
+
+    /// Median seconds of a round.
+    pub fn seconds(&self, who: usize) -> f64 {
+        median(self.seconds[who].clone())
+    }
+}
+
+/// The middle value; of an even number the mean of the two. 0 for none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    match n {
+        0 => 0.0,
+        _ if n % 2 == 1 => values[n / 2],
+        _ => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![]), 0.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn every_contestant_runs_once_a_round() {
+        let (mut a, mut b) = (0, 0);
+        let rounds = Rounds::run(5, &mut [&mut |_| a += 1, &mut |_| b += 1]);
+        assert!(rounds.ratio(0, 0) == 1.0 && rounds.seconds(1) >= 0.0);
+        assert_eq!((a, b), (5, 5));
+    }
+}

@@ -1,0 +1,108 @@
+//! The raw codecs, called directly: what a program would do that needs no device, no table and no choice of
+//! algorithm. Named ffi file (liblz4).
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_int, c_void};
+
+use libdeflater::{CompressionLvl, Compressor, Decompressor};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat};
+
+/// A codec with its state, for one thread.
+pub(crate) enum Raw {
+    Lz4(Box<[u64]>),
+    Zstd(Box<(CCtx<'static>, DCtx<'static>)>),
+    Deflate(Box<(Compressor, Decompressor)>),
+}
+
+unsafe extern "C" {
+    fn LZ4_sizeofState() -> c_int;
+    fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
+    fn LZ4_compress_fast_extState_fastReset(
+        state: *mut c_void,
+        src: *const c_char,
+        dst: *mut c_char,
+        src_size: c_int,
+        dst_capacity: c_int,
+        acceleration: c_int,
+    ) -> c_int;
+}
+
+impl Raw {
+    /// The codec behind an algorithm's default driver, at its default level; `None` where there is none.
+    pub(crate) fn new(algorithm: &str) -> Option<Raw> {
+        match algorithm {
+            "lz4" => {
+                // SAFETY: no arguments.
+                let bytes = unsafe { LZ4_sizeofState() } as usize;
+                let mut state = vec![0u64; bytes.div_ceil(8)].into_boxed_slice();
+                // SAFETY: the buffer is as long as said, and aligned to 8.
+                let stream = unsafe { LZ4_initStream(state.as_mut_ptr().cast(), state.len() * 8) };
+                (!stream.is_null()).then_some(Raw::Lz4(state))
+            }
+            "zstd" => {
+                let (mut cctx, mut dctx) = (CCtx::create(), DCtx::create());
+                for parameter in [
+                    CParameter::CompressionLevel(3),
+                    CParameter::Format(FrameFormat::Magicless),
+                    CParameter::ContentSizeFlag(false),
+                    CParameter::WindowLog(12),
+                ] {
+                    cctx.set_parameter(parameter).ok()?;
+                }
+                dctx.set_parameter(DParameter::Format(FrameFormat::Magicless))
+                    .ok()?;
+                Some(Raw::Zstd(Box::new((cctx, dctx))))
+            }
+            "deflate" => {
+                let level = CompressionLvl::new(6).ok()?;
+                Some(Raw::Deflate(Box::new((
+                    Compressor::new(level),
+                    Decompressor::new(),
+                ))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Length of the object, 0 on failure.
+    pub(crate) fn compress(&mut self, page: &[u8; 4096], out: &mut [u8; 8192]) -> usize {
+        match self {
+            Raw::Lz4(state) => {
+                // SAFETY: `state` was set up by LZ4_initStream; the lengths are those of the arrays.
+                let n = unsafe {
+                    LZ4_compress_fast_extState_fastReset(
+                        state.as_mut_ptr().cast(),
+                        page.as_ptr().cast(),
+                        out.as_mut_ptr().cast(),
+                        page.len() as c_int,
+                        out.len() as c_int,
+                        1,
+                    )
+                };
+                n as usize
+            }
+            Raw::Zstd(state) => state.0.compress2(&mut out[..], page).unwrap_or(0),
+            Raw::Deflate(state) => state.0.deflate_compress(page, out).unwrap_or(0),
+        }
+    }
+
+    /// Whether the object became a page.
+    pub(crate) fn decompress(&mut self, object: &[u8], page: &mut [u8; 4096]) -> bool {
+        match self {
+            Raw::Lz4(_) => {
+                // SAFETY: the pointers are valid for the lengths given.
+                let n = unsafe {
+                    lz4_sys::LZ4_decompress_safe(
+                        object.as_ptr().cast(),
+                        page.as_mut_ptr().cast(),
+                        object.len() as c_int,
+                        page.len() as c_int,
+                    )
+                };
+                n == page.len() as c_int
+            }
+            Raw::Zstd(state) => state.1.decompress(&mut page[..], object) == Ok(page.len()),
+            Raw::Deflate(state) => state.1.deflate_decompress(object, page) == Ok(page.len()),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The backends that this build contains: one file and one line in the list below for each.
+//!
+//! The line expands to the module, its cargo feature gate, its place in [`all`] (and so in every registry,
+//! listing, help text and benchmark that iterates one) and its run of the conformance suite. Still to come,
+//! each as one more line: lzo, lzo-rle, lz4hc, 842.
+
+use std::sync::Arc;
+
+use crate::Algorithm;
+
+/// The plain text of the known answers.
+#[cfg(any(
+    feature = "lz4",
+    feature = "lz4-flex",
+    feature = "zstd",
+    feature = "deflate"
+))]
+const SAMPLE: &[u8] = b"uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
+uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
+uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; ";
+
+/// From the lz4 1.9.4 command line: the block of its frame. Both lz4 drivers must read it.
+#[cfg(any(feature = "lz4", feature = "lz4-flex"))]
+const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
+    plain: SAMPLE,
+    compressed: &[
+        0xff, 0x16, 0x75, 0x7a, 0x72, 0x61, 0x6d, 0x20, 0x6b, 0x65, 0x65, 0x70, 0x73, 0x20, 0x70,
+        0x61, 0x67, 0x65, 0x73, 0x20, 0x63, 0x6f, 0x6d, 0x70, 0x72, 0x65, 0x73, 0x73, 0x65, 0x64,
+        0x20, 0x69, 0x6e, 0x20, 0x52, 0x41, 0x4d, 0x3b, 0x20, 0x25, 0x00, 0xa1, 0x50, 0x52, 0x41,
+        0x4d, 0x3b, 0x20,
+    ],
+}];
+
+macro_rules! backends {
+    ($($feature:literal $module:ident;)*) => {
+        $(#[cfg(feature = $feature)] mod $module;)*
+
+        /// Every backend of this build, in listing order.
+        pub(crate) fn all() -> Vec<Arc<dyn Algorithm>> {
+            vec![$(#[cfg(feature = $feature)] Arc::new($module::Backend),)*]
+        }
+
+        #[cfg(test)]
+        mod conformance {
+            $(#[cfg(feature = $feature)]
+            #[test]
+            fn $module() {
+                crate::conformance::full(&super::$module::Backend).unwrap();
+            })*
+        }
+    };
+}
+
+backends! {
+    "lz4" lz4;
+    "lz4-flex" lz4_flex;
+    "zstd" zstd;
+    "deflate" deflate;
+    "null" null;
+}

@@ -1,0 +1,264 @@
+//! What every algorithm must do, as functions over `dyn Algorithm`: the self-test that gates registration
+//! ([`self_test`], about a millisecond) and the full suite for tests ([`full`]). An embedding program runs
+//! [`full`] on an algorithm of its own in one line.
+//!
+//! The oracle is the identity: what was compressed must come back, byte for byte, and bytes that no
+//! compressor made must be refused or decoded without a panic and without a write past the buffer.
+
+use crate::{Algorithm, Error, ParamKind, Prepared, Settings, Tfm};
+
+/// The block size that the suite prepares for.
+const BLOCK: usize = 4096;
+/// Room for any algorithm's worst expansion of one block, as zram's two-page buffer gives it.
+const ROOM: usize = 2 * BLOCK;
+/// Sentinel written behind output buffers.
+const GUARD: u8 = 0xA5;
+
+/// Known answers, and a round trip of four kinds of block at the default parameters.
+pub fn self_test(algorithm: &dyn Algorithm) -> Result<(), String> {
+    let prepared = prepare(algorithm, &[])?;
+    let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+    known_answers(algorithm, &*prepared, &mut *tfm)?;
+    for (kind, block) in blocks(1) {
+        round_trip(&*prepared, &mut *tfm, &block).map_err(|e| format!("{kind}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Everything in [`self_test`], at the ends of every parameter's range, for many block kinds and lengths, and
+/// with truncated, damaged and arbitrary input.
+pub fn full(algorithm: &dyn Algorithm) -> Result<(), String> {
+    self_test(algorithm)?;
+    if algorithm.known_answers().is_empty() {
+        return Err("no known answer: add one from an independent implementation".into());
+    }
+    for params in parameter_corners(algorithm) {
+        let prepared = prepare(algorithm, &params)?;
+        let label = |e: String| format!("{params:?}: {e}");
+        let mut tfm = prepared.tfm().map_err(|e| label(e.to_string()))?;
+        known_answers(algorithm, &*prepared, &mut *tfm).map_err(label)?;
+        for seed in 1..4 {
+            for (kind, block) in blocks(seed) {
+                for len in [1, 7, 64, 511, BLOCK - 1, BLOCK] {
+                    round_trip(&*prepared, &mut *tfm, &block[..len])
+                        .map_err(|e| label(format!("{kind}[..{len}]: {e}")))?;
+                }
+            }
+        }
+    }
+    let prepared = prepare(algorithm, &[])?;
+    small_outputs(&*prepared)?;
+    hostile_input(&*prepared)?;
+    independent_tfms(&*prepared)
+}
+
+fn prepare(
+    algorithm: &dyn Algorithm,
+    params: &[(String, String)],
+) -> Result<std::sync::Arc<dyn Prepared>, String> {
+    let pairs = params.iter().map(|(k, v)| (k, v));
+    Settings::new(algorithm, BLOCK, pairs)
+        .and_then(|settings| algorithm.prepare(&settings))
+        .map_err(|e| e.to_string())
+}
+
+/// No parameters, then each parameter at its minimum and maximum.
+fn parameter_corners(algorithm: &dyn Algorithm) -> Vec<Vec<(String, String)>> {
+    let mut corners = vec![Vec::new()];
+    for spec in algorithm.params() {
+        let ParamKind::Int { min, max, .. } = spec.kind;
+        corners.push(vec![(spec.name.to_owned(), min.to_string())]);
+        corners.push(vec![(spec.name.to_owned(), max.to_string())]);
+    }
+    corners
+}
+
+fn known_answers(
+    algorithm: &dyn Algorithm,
+    prepared: &dyn Prepared,
+    tfm: &mut dyn Tfm,
+) -> Result<(), String> {
+    for answer in algorithm.known_answers() {
+        decompresses_to(prepared, tfm, answer.compressed, answer.plain)
+            .map_err(|e| format!("known answer: {e}"))?;
+        round_trip(prepared, tfm, answer.plain)?;
+    }
+    Ok(())
+}
+
+fn round_trip(prepared: &dyn Prepared, tfm: &mut dyn Tfm, plain: &[u8]) -> Result<(), String> {
+    let mut object = [GUARD; ROOM];
+    let len = tfm
+        .compress(plain, &mut object)
+        .map_err(|e| format!("compress: {e}"))?;
+    decompresses_to(prepared, tfm, &object[..len], plain)
+}
+
+/// Through the tfm and, where there is one, the stateless decompressor; into a buffer of exactly the right
+/// size with a guard behind it.
+fn decompresses_to(
+    prepared: &dyn Prepared,
+    tfm: &mut dyn Tfm,
+    object: &[u8],
+    plain: &[u8],
+) -> Result<(), String> {
+    let check = |how: &str, out: &[u8], result: Result<usize, Error>| match result {
+        Err(e) => Err(format!("{how}: {e}")),
+        Ok(n) if n != plain.len() => Err(format!("{how}: {n} bytes instead of {}", plain.len())),
+        Ok(n) if out[..n] != *plain => Err(format!("{how}: wrong bytes")),
+        Ok(n) if out[n..].iter().any(|b| *b != GUARD) => Err(format!("{how}: wrote past the end")),
+        Ok(_) => Ok(()),
+    };
+    let mut out = [GUARD; ROOM];
+    let result = tfm.decompress(object, &mut out[..plain.len()]);
+    check("tfm", &out, result)?;
+    if let Some(stateless) = prepared.stateless() {
+        let mut out = [GUARD; ROOM];
+        let result = stateless.decompress(object, &mut out[..plain.len()]);
+        check("stateless", &out, result)?;
+    }
+    Ok(())
+}
+
+/// Too little room is an error on both sides, and nothing is written past it.
+fn small_outputs(prepared: &dyn Prepared) -> Result<(), String> {
+    let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+    for (kind, block) in blocks(9) {
+        let mut object = [0u8; ROOM];
+        let len = tfm
+            .compress(&block, &mut object)
+            .map_err(|e| e.to_string())?;
+        for room in [0, 1, len / 2, len - 1] {
+            let mut out = [GUARD; ROOM];
+            match tfm.compress(&block, &mut out[..room]) {
+                Err(Error::OutputTooSmall { got }) if got == room => {}
+                other => {
+                    return Err(format!(
+                        "{kind}: {other:?} compressing into {room} of {len}"
+                    ));
+                }
+            }
+            if out[room..].iter().any(|b| *b != GUARD) {
+                return Err(format!("{kind}: wrote past {room} bytes of output"));
+            }
+        }
+        for room in [0, 1, BLOCK / 2, BLOCK - 1] {
+            let mut out = [GUARD; ROOM];
+            if let Ok(n) = tfm.decompress(&object[..len], &mut out[..room]) {
+                return Err(format!(
+                    "{kind}: {n} bytes decompressed into {room} of {BLOCK}"
+                ));
+            }
+            if out[room..].iter().any(|b| *b != GUARD) {
+                return Err(format!("{kind}: decompression wrote past {room} bytes"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Truncations, single-byte damage and noise: an error or some bytes, never a panic or a stray write; and the
+/// tfm works as before afterwards.
+fn hostile_input(prepared: &dyn Prepared) -> Result<(), String> {
+    let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+    let mut noise = Noise(77);
+    for (kind, block) in blocks(5) {
+        let mut object = [0u8; ROOM];
+        let len = tfm
+            .compress(&block, &mut object)
+            .map_err(|e| e.to_string())?;
+        for _ in 0..200 {
+            let mut bad = object[..len].to_vec();
+            match noise.next() % 3 {
+                0 => bad.truncate(noise.next() as usize % len),
+                1 => bad[noise.next() as usize % len] ^= 1 << (noise.next() % 8),
+                _ => bad.iter_mut().for_each(|b| *b = noise.next() as u8),
+            }
+            let mut out = [GUARD; ROOM];
+            let results = [
+                tfm.decompress(&bad, &mut out[..BLOCK]),
+                prepared
+                    .stateless()
+                    .map_or(Ok(0), |s| s.decompress(&bad, &mut out[..BLOCK])),
+            ];
+            if results.iter().any(|r| r.as_ref().is_ok_and(|n| *n > BLOCK)) {
+                return Err(format!("{kind}: claims more than its output holds"));
+            }
+            if out[BLOCK..].iter().any(|b| *b != GUARD) {
+                return Err(format!("{kind}: damaged input made it write past the end"));
+            }
+        }
+        round_trip(prepared, &mut *tfm, &block).map_err(|e| format!("{kind} after damage: {e}"))?;
+    }
+    Ok(())
+}
+
+/// One worker's object is every worker's object, and the same block gives the same bytes whatever the tfm did
+/// before: nothing leaks from call to call.
+fn independent_tfms(prepared: &dyn Prepared) -> Result<(), String> {
+    let mut used = prepared.tfm().map_err(|e| e.to_string())?;
+    let mut objects = Vec::new();
+    for (_, block) in blocks(3) {
+        let mut object = [0u8; ROOM];
+        let len = used
+            .compress(&block, &mut object)
+            .map_err(|e| e.to_string())?;
+        objects.push((block, object[..len].to_vec()));
+    }
+    for (block, object) in objects.iter().rev() {
+        let mut fresh = prepared.tfm().map_err(|e| e.to_string())?;
+        decompresses_to(prepared, &mut *fresh, object, block)?;
+        let mut again = [0u8; ROOM];
+        let len = used
+            .compress(block, &mut again)
+            .map_err(|e| e.to_string())?;
+        if again[..len] != object[..] {
+            return Err("compressing the same block twice gave different objects".into());
+        }
+    }
+    Ok(())
+}
+
+/// Blocks of the kinds that memory holds.
+fn blocks(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
+    let mut noise = Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let words: Vec<Vec<u8>> = (0..40)
+        .map(|_| {
+            (0..1 + noise.next() % 9)
+                .map(|_| b'a' + (noise.next() % 26) as u8)
+                .collect()
+        })
+        .collect();
+    let mut text = Vec::new();
+    while text.len() < BLOCK {
+        text.extend_from_slice(&words[noise.next() as usize % words.len()]);
+        text.push(b' ');
+    }
+    text.truncate(BLOCK);
+    let pointers: Vec<u8> = (0..BLOCK / 8)
+        .flat_map(|_| (0x7f12_3400_0000u64 + noise.next() % 65_536 * 16).to_le_bytes())
+        .collect();
+    let sparse: Vec<u8> = (0..BLOCK)
+        .map(|i| if i % 97 == 0 { noise.next() as u8 } else { 0 })
+        .collect();
+    let random: Vec<u8> = (0..BLOCK).map(|_| noise.next() as u8).collect();
+    vec![
+        ("zeros", vec![0; BLOCK]),
+        ("text", text),
+        ("pointers", pointers),
+        ("sparse", sparse),
+        ("random", random),
+    ]
+}
+
+/// xorshift64*: reproducible, and no dependency in a library.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
+    }
+}

@@ -1,0 +1,129 @@
+//! Parameters: their schema, and a set of values checked against it. Checking happens once, here, so that a
+//! backend's `prepare` reads values that are known to be in range.
+
+use crate::{Algorithm, Error};
+
+/// What values a parameter takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParamKind {
+    /// A whole number.
+    Int {
+        /// Smallest value accepted.
+        min: i64,
+        /// Largest value accepted.
+        max: i64,
+        /// The value where none is given.
+        default: i64,
+    },
+}
+
+/// One parameter of an algorithm.
+#[derive(Debug, Clone, Copy)]
+pub struct ParamSpec {
+    /// The key, such as `level`.
+    pub name: &'static str,
+    /// The values.
+    pub kind: ParamKind,
+    /// One line that says what it does.
+    pub doc: &'static str,
+}
+
+impl std::fmt::Display for ParamKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ParamKind::Int { min, max, default } = self;
+        write!(f, "a whole number from {min} to {max}, default {default}")
+    }
+}
+
+/// Values for one algorithm's parameters, complete and in range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    block_size: usize,
+    ints: Vec<(&'static str, i64)>,
+}
+
+impl Settings {
+    /// Checks `given` against the algorithm's schema and fills in the defaults. A key given twice takes the
+    /// last value. `block_size` is the largest input in bytes that a tfm will be given.
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(
+        algorithm: &dyn Algorithm,
+        block_size: usize,
+        given: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Settings, Error> {
+        let mut ints: Vec<_> = algorithm
+            .params()
+            .iter()
+            .map(|spec| {
+                let ParamKind::Int { default, .. } = spec.kind;
+                (spec.name, default)
+            })
+            .collect();
+        for (key, value) in given {
+            let (key, value) = (key.as_ref(), value.as_ref());
+            let index = algorithm.params().iter().position(|spec| spec.name == key);
+            let index = index.ok_or_else(|| unknown_param(algorithm, key))?;
+            let kind = algorithm.params()[index].kind;
+            let ParamKind::Int { min, max, .. } = kind;
+            ints[index].1 = match value.parse::<i64>() {
+                Ok(n) if (min..=max).contains(&n) => n,
+                _ => {
+                    return Err(Error::BadParam {
+                        algorithm: algorithm.name().into(),
+                        param: key.into(),
+                        given: value.into(),
+                        accepted: kind.to_string(),
+                    });
+                }
+            };
+        }
+        Ok(Settings { block_size, ints })
+    }
+
+    /// The largest input in bytes that a tfm will be given.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// A parameter's value; `None` only for a name that the schema lacks.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        self.ints.iter().find(|(n, _)| *n == name).map(|(_, v)| *v)
+    }
+
+    /// [`Settings::int`] for a parameter whose range fits a C `int`.
+    pub(crate) fn c_int(&self, name: &str) -> i32 {
+        self.int(name)
+            .and_then(|v| i32::try_from(v).ok())
+            .unwrap_or_default()
+    }
+}
+
+fn unknown_param(algorithm: &dyn Algorithm, key: &str) -> Error {
+    let names: Vec<_> = algorithm.params().iter().map(|spec| spec.name).collect();
+    Error::UnknownParam {
+        algorithm: algorithm.name().into(),
+        param: key.into(),
+        known: if names.is_empty() {
+            "no parameters".into()
+        } else {
+            names.join(", ")
+        },
+    }
+}
+
+/// Splits `key=value` pairs that are separated by commas or white space, as in `level=3,winbits=12`.
+/// [`Error::BadParam`] for a word without `=`.
+pub fn parse_params(text: &str) -> Result<Vec<(String, String)>, Error> {
+    text.split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Error::BadParam {
+                algorithm: "algorithm parameters".into(),
+                param: word.into(),
+                given: String::new(),
+                accepted: "key=value pairs such as level=3".into(),
+            }),
+        })
+        .collect()
+}

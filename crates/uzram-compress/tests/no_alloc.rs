@@ -1,0 +1,37 @@
+//! A tfm's calls allocate nothing, the C libraries behind it included: `malloc` itself is interposed,
+//! which is why this is a test program of its own.
+
+#[path = "support/malloc.rs"]
+mod malloc;
+
+use malloc::CALLS;
+use uzram_compress::{Registry, Settings};
+
+#[test]
+fn compress_and_decompress_allocate_nothing() {
+    malloc::assert_counting();
+    let mut noise = 1u64;
+    let mut pages = vec![[0u8; 4096]; 3];
+    for (i, byte) in pages[1].iter_mut().enumerate() {
+        *byte = (i / 7) as u8;
+    }
+    for byte in pages[2].iter_mut() {
+        noise = noise
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = (noise >> 56) as u8;
+    }
+    for algorithm in Registry::builtin().iter() {
+        let none: [(&str, &str); 0] = [];
+        let settings = Settings::new(&**algorithm, 4096, none).unwrap();
+        let mut tfm = algorithm.prepare(&settings).unwrap().tfm().unwrap();
+        let (mut object, mut back) = ([0u8; 8192], [0u8; 4096]);
+        let before = CALLS.get();
+        for page in &pages {
+            let len = tfm.compress(page, &mut object).unwrap();
+            tfm.decompress(&object[..len], &mut back).unwrap();
+            let _ = tfm.decompress(page, &mut back);
+        }
+        assert_eq!(CALLS.get(), before, "{} allocated", algorithm.driver_name());
+    }
+}

@@ -1,0 +1,112 @@
+//! A bin: the spans of one size class that one shard allocates from, and the stack of free spans.
+//!
+//! Spans with room are linked in four lists by fullness, and allocation takes from the fullest, so that sparse
+//! spans drain and become free as a whole. Full spans are in no list.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use crate::span::SpanMeta;
+
+/// Number of fullness groups.
+const GROUPS: usize = 4;
+
+/// The lists of one (shard, class). Heads are span number + 1, 0 for none.
+#[derive(Debug, Default)]
+pub(crate) struct Bin {
+    heads: [u32; GROUPS],
+}
+
+/// The group of a span with `used` of `objects` in use; `None` for a full one, which is in no list.
+fn group(used: u32, objects: u32) -> Option<usize> {
+    (used < objects).then(|| (u64::from(used) * GROUPS as u64 / u64::from(objects)) as usize)
+}
+
+impl Bin {
+    /// The fullest span that has room.
+    pub(crate) fn fullest(&self) -> Option<u32> {
+        self.heads.iter().rev().find_map(|head| head.checked_sub(1))
+    }
+
+    /// Links a span that was in no list.
+    pub(crate) fn link(&mut self, metas: &[SpanMeta], span: u32, objects: u32) {
+        let meta = &metas[span as usize];
+        let Some(group) = group(meta.used.load(Relaxed), objects) else {
+            return;
+        };
+        let head = self.heads[group];
+        meta.prev.store(0, Relaxed);
+        meta.next.store(head, Relaxed);
+        if head != 0 {
+            metas[head as usize - 1].prev.store(span + 1, Relaxed);
+        }
+        self.heads[group] = span + 1;
+    }
+
+    /// Unlinks a span that had `used` objects when it was linked.
+    pub(crate) fn unlink(&mut self, metas: &[SpanMeta], span: u32, used: u32, objects: u32) {
+        let Some(group) = group(used, objects) else {
+            return;
+        };
+        let (prev, next) = {
+            let meta = &metas[span as usize];
+            (meta.prev.load(Relaxed), meta.next.load(Relaxed))
+        };
+        match prev {
+            0 => self.heads[group] = next,
+            prev => metas[prev as usize - 1].next.store(next, Relaxed),
+        }
+        if next != 0 {
+            metas[next as usize - 1].prev.store(prev, Relaxed);
+        }
+    }
+
+    /// Moves a span to the list of its present fullness, if that changed from `before` objects in use.
+    pub(crate) fn relink(&mut self, metas: &[SpanMeta], span: u32, before: u32, objects: u32) {
+        let now = metas[span as usize].used.load(Relaxed);
+        if group(before, objects) != group(now, objects) {
+            self.unlink(metas, span, before, objects);
+            self.link(metas, span, objects);
+        }
+    }
+}
+
+/// A lock-free stack of free spans, linked through `SpanMeta::next`. The upper half of the head counts pushes
+/// and pops, so that a head that went away and came back is not mistaken for the old one (ABA).
+#[derive(Debug, Default)]
+pub(crate) struct FreeStack {
+    head: AtomicU64,
+}
+
+impl FreeStack {
+    pub(crate) fn push(&self, metas: &[SpanMeta], span: u32) {
+        let mut head = self.head.load(Relaxed);
+        loop {
+            metas[span as usize].next.store(head as u32, Relaxed);
+            let new = ((head >> 32) + 1) << 32 | u64::from(span + 1);
+            // Release: what was written to the span's meta is seen by whoever pops it.
+            match self.head.compare_exchange_weak(head, new, Release, Relaxed) {
+                Ok(_) => return,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    pub(crate) fn pop(&self, metas: &[SpanMeta]) -> Option<u32> {
+        let mut head = self.head.load(Acquire);
+        loop {
+            let span = (head as u32).checked_sub(1)?;
+            // The span may be popped and relinked meanwhile; then the count differs and the exchange fails.
+            let next = metas[span as usize].next.load(Relaxed);
+            let new = ((head >> 32) + 1) << 32 | u64::from(next);
+            match self.head.compare_exchange_weak(head, new, Acquire, Acquire) {
+                Ok(_) => return Some(span),
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.load(Relaxed) as u32 == 0
+    }
+}

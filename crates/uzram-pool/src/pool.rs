@@ -1,0 +1,525 @@
+//! The pool: allocation, freeing, memory accounting and giving memory back.
+//!
+//! An [`Object`] is the right to one object's bytes: the pool hands out exactly one for each allocation, it can
+//! neither be copied nor forged without `unsafe` ([`Pool::object`]), and so reading, writing and freeing are
+//! safe calls. Dropping it leaks the object until someone who kept its raw handle makes it anew.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_utils::CachePadded;
+
+use crate::PAGE;
+use crate::bin::{Bin, FreeStack};
+use crate::class::{CLASS_COUNT, CLASSES, MAX_OBJECT, SPAN_BYTES, class_of};
+use crate::region::Region;
+use crate::span::{PageSet, Span, SpanMeta, runs};
+
+/// Why an object could not be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The memory limit would be exceeded.
+    #[error("the limit of {limit_bytes} bytes is reached ({used_bytes} in use)")]
+    Limit {
+        /// The limit.
+        limit_bytes: u64,
+        /// Memory in use.
+        used_bytes: u64,
+    },
+    /// The arena has no free span left: its address space is used up, however little of it is memory.
+    #[error("all {spans} spans of the arena are in use")]
+    ArenaFull {
+        /// Spans in the arena.
+        spans: u32,
+    },
+}
+
+/// What the pool holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Memory in use: pages of the arena that were touched and not given back.
+    pub used_bytes: u64,
+    /// The most that `used_bytes` has been since [`Pool::reset_peak`].
+    pub peak_bytes: u64,
+    /// Live objects.
+    pub objects: u64,
+    /// What they take, each rounded up to its class.
+    pub object_bytes: u64,
+    /// Spans that belong to a bin.
+    pub spans: u64,
+    /// The pool's own books outside the arena.
+    pub metadata_bytes: u64,
+}
+
+/// The sole right to the bytes of one object.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "dropping an object leaks it"]
+pub struct Object {
+    /// Offset in the arena, in units of 8 bytes.
+    handle: u64,
+    len: u32,
+    pool: u32,
+}
+
+impl Object {
+    /// The handle: the object's offset in the arena in units of 8 bytes. Below 2^39.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+    /// The object's length in bytes.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an object has at least one byte"
+    )]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+}
+
+/// Bits in a handle: an arena of 4 TiB.
+const HANDLE_BITS: u32 = 39;
+
+/// A pool in one arena. All calls take `&self` and may come from any thread.
+pub struct Pool {
+    region: Arc<Region>,
+    /// Where the arena begins in the region.
+    base: u64,
+    spans: u32,
+    /// `SpanMeta` for each span, untouched ones costing nothing.
+    metas: Region,
+    bins: Box<[CachePadded<Mutex<Bin>>]>,
+    shards: usize,
+    /// Free spans whose pages are still in use, and those that were given back.
+    dirty: FreeStack,
+    clean: FreeStack,
+    /// Spans from this number on were never used.
+    fresh: AtomicU32,
+    used_pages: AtomicU64,
+    peak_pages: AtomicU64,
+    limit_pages: AtomicU64,
+    /// Whether anything was freed since the last trim.
+    freed: AtomicBool,
+    /// Tells this pool's objects from another's.
+    id: u32,
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+impl Pool {
+    /// Makes an empty pool in `len` bytes of `region` from `base`, both multiples of a page, the bytes being
+    /// zero. `shards` (at least 1) is the number of CPUs that are to allocate without meeting. The error is the
+    /// system's refusal of memory for the books.
+    ///
+    /// # Panics
+    /// If the range is not inside the region.
+    pub fn new(region: Arc<Region>, base: u64, len: u64, shards: usize) -> std::io::Result<Pool> {
+        assert!(
+            base.is_multiple_of(PAGE as u64),
+            "the arena begins at a page"
+        );
+        assert!(
+            base.checked_add(len).is_some_and(|end| end <= region.len()),
+            "inside the region"
+        );
+        let spans = (len.min(8 << HANDLE_BITS) / SPAN_BYTES as u64) as u32;
+        let shards = shards.max(1);
+        Ok(Pool {
+            region,
+            base,
+            spans,
+            metas: Region::private(u64::from(spans) * size_of::<SpanMeta>() as u64)?,
+            bins: (0..shards * CLASS_COUNT)
+                .map(|_| CachePadded::default())
+                .collect(),
+            shards,
+            dirty: FreeStack::default(),
+            clean: FreeStack::default(),
+            fresh: AtomicU32::new(0),
+            used_pages: AtomicU64::new(0),
+            peak_pages: AtomicU64::new(0),
+            limit_pages: AtomicU64::new(0),
+            freed: AtomicBool::new(false),
+            id: NEXT_ID.fetch_add(1, Relaxed),
+        })
+    }
+
+    /// Stores a copy of `bytes`, 1 to 4096 of them. `shard` is any number, best the caller's CPU; `owner` is
+    /// kept with the object, so that whoever moves it finds who refers to it.
+    ///
+    /// # Panics
+    /// If `bytes` is empty or longer than 4096.
+    pub fn store(&self, shard: usize, bytes: &[u8], owner: u32) -> Result<Object, Error> {
+        let mut object = self.alloc(shard, bytes.len(), owner)?;
+        self.bytes_mut(&mut object).copy_from_slice(bytes);
+        Ok(object)
+    }
+
+    /// Allocates an object of `len` bytes, of any content.
+    ///
+    /// # Panics
+    /// If `len` is 0 or over 4096.
+    pub fn alloc(&self, shard: usize, len: usize, owner: u32) -> Result<Object, Error> {
+        assert!(
+            (1..=MAX_OBJECT).contains(&len),
+            "an object has 1 to 4096 bytes, not {len}"
+        );
+        let class = class_of(len);
+        let own = shard % self.shards * CLASS_COUNT + class;
+        let mut bin = self.lock(own);
+        let span = match bin.fullest() {
+            Some(span) => span,
+            None => {
+                drop(bin);
+                // Room that another shard has and does not use at this moment is better than a new span.
+                if let Some(result) = self.alloc_elsewhere(own, class, len, owner) {
+                    return result;
+                }
+                let span = self.take_span()?;
+                bin = self.lock(own);
+                self.adopt(&mut bin, own, span)?;
+                span
+            }
+        };
+        self.alloc_in(&mut bin, span, class, len, owner)
+    }
+
+    /// Tries the same class in the other shards' bins, as far as they are free this instant.
+    fn alloc_elsewhere(
+        &self,
+        own: usize,
+        class: usize,
+        len: usize,
+        owner: u32,
+    ) -> Option<Result<Object, Error>> {
+        (1..self.shards).find_map(|distance| {
+            let other = (own + distance * CLASS_COUNT) % self.bins.len();
+            let mut bin = self.bins[other].try_lock().ok()?;
+            let span = bin.fullest()?;
+            Some(self.alloc_in(&mut bin, span, class, len, owner))
+        })
+    }
+
+    /// Allocates in a span of the locked bin that has room.
+    fn alloc_in(
+        &self,
+        bin: &mut Bin,
+        number: u32,
+        class: usize,
+        len: usize,
+        owner: u32,
+    ) -> Result<Object, Error> {
+        let span = self.span(number, class);
+        let object = span.find_free();
+        let offset = span.offset_of(object);
+        let mut pages = PageSet::default();
+        span.add_pages_of(&mut pages, object);
+        if let Err(error) = self.account(&span, pages) {
+            if span.meta.used.load(Relaxed) == 0 {
+                self.retire(bin, number, &span, 0);
+            }
+            return Err(error);
+        }
+        let before = span.meta.used.load(Relaxed);
+        span.mark_used(object, owner);
+        bin.relink(self.metas(), number, before, span.class.objects);
+        let handle = (u64::from(number) * SPAN_BYTES as u64 + u64::from(offset)) / 8;
+        Ok(Object {
+            handle,
+            len: len as u32,
+            pool: self.id,
+        })
+    }
+
+    /// A span for a bin: one that was used before (its pages are there already), one that was given back, or a
+    /// new one.
+    fn take_span(&self) -> Result<u32, Error> {
+        let metas = self.metas();
+        let again = || self.dirty.pop(metas).or_else(|| self.clean.pop(metas));
+        again()
+            .or_else(|| {
+                let more = |fresh: u32| (fresh < self.spans).then_some(fresh + 1);
+                self.fresh.fetch_update(Relaxed, Relaxed, more).ok()
+            })
+            .or_else(again)
+            .ok_or(Error::ArenaFull { spans: self.spans })
+    }
+
+    /// Makes a free span the bin's own.
+    fn adopt(&self, bin: &mut Bin, index: usize, number: u32) -> Result<(), Error> {
+        let span = self.span(number, index % CLASS_COUNT);
+        if let Err(error) = self.account(&span, span.pages_of_bitmap()) {
+            self.push_free(number, span.meta);
+            return Err(error);
+        }
+        span.format();
+        span.meta.bin.store(index as u32 + 1, Relaxed);
+        bin.link(self.metas(), number, span.class.objects);
+        Ok(())
+    }
+
+    /// Takes an empty span from its bin.
+    fn retire(&self, bin: &mut Bin, number: u32, span: &Span<'_>, before: u32) {
+        bin.unlink(self.metas(), number, before, span.class.objects);
+        span.meta.bin.store(0, Relaxed);
+        self.push_free(number, span.meta);
+    }
+
+    fn push_free(&self, number: u32, meta: &SpanMeta) {
+        let untouched = meta.pages.iter().all(|word| word.load(Relaxed) == 0);
+        let stack = if untouched { &self.clean } else { &self.dirty };
+        stack.push(self.metas(), number);
+    }
+
+    /// Accounts for those of the `wanted` pages of a span that are not in use yet.
+    fn account(&self, span: &Span<'_>, mut wanted: PageSet) -> Result<(), Error> {
+        let mut new = 0;
+        for (want, have) in wanted.iter_mut().zip(&span.meta.pages) {
+            *want &= !have.load(Relaxed);
+            new += u64::from(want.count_ones());
+        }
+        if new == 0 {
+            return Ok(());
+        }
+        let used = self.used_pages.fetch_add(new, Relaxed) + new;
+        let limit = self.limit_pages.load(Relaxed);
+        if limit != 0 && used > limit {
+            self.used_pages.fetch_sub(new, Relaxed);
+            let page = PAGE as u64;
+            return Err(Error::Limit {
+                limit_bytes: limit * page,
+                used_bytes: (used - new) * page,
+            });
+        }
+        self.peak_pages.fetch_max(used, Relaxed);
+        for (want, have) in wanted.iter().zip(&span.meta.pages) {
+            have.store(have.load(Relaxed) | want, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Frees an object. Makes no system call: see [`Pool::release_free_spans`] and [`Pool::trim`].
+    ///
+    /// # Panics
+    /// If the object is another pool's.
+    pub fn free(&self, object: Object) {
+        let (number, offset) = self.locate(&object);
+        let index = self.metas()[number as usize].bin.load(Relaxed) as usize;
+        let index = index
+            .checked_sub(1)
+            .expect("a live object's span has a bin");
+        let mut bin = self.lock(index);
+        let span = self.span(number, index % CLASS_COUNT);
+        let slot = span
+            .object_at(offset)
+            .expect("a handle points at an object");
+        let before = span.meta.used.load(Relaxed);
+        if span.mark_free(slot) == 0 {
+            self.retire(&mut bin, number, &span, before);
+        } else {
+            span.meta.freed.store(1, Relaxed);
+            bin.relink(self.metas(), number, before, span.class.objects);
+        }
+        if !self.freed.load(Relaxed) {
+            self.freed.store(true, Relaxed);
+        }
+    }
+
+    /// The object's bytes.
+    ///
+    /// # Panics
+    /// If the object is another pool's.
+    pub fn bytes<'a>(&'a self, object: &'a Object) -> &'a [u8] {
+        self.locate(object);
+        #[expect(unsafe_code, reason = "the Object is the right to its bytes")]
+        // SAFETY: writing needs `&mut Object`, of which there is one for these bytes.
+        unsafe {
+            self.region
+                .bytes(self.base + object.handle * 8, object.len())
+        }
+    }
+
+    /// The object's bytes, for writing.
+    ///
+    /// # Panics
+    /// If the object is another pool's.
+    pub fn bytes_mut<'a>(&'a self, object: &'a mut Object) -> &'a mut [u8] {
+        self.locate(object);
+        #[expect(unsafe_code, reason = "the Object is the right to its bytes")]
+        // SAFETY: the borrow of the only Object for these bytes is exclusive.
+        unsafe {
+            self.region
+                .bytes_mut(self.base + object.handle * 8, object.len())
+        }
+    }
+
+    /// Makes the [`Object`] of a handle and length that were kept elsewhere.
+    ///
+    /// # Safety
+    /// `handle` and `len` are those of an object of this pool that was allocated, dropped (not freed), and of
+    /// which no other `Object` exists as long as this one does.
+    #[expect(unsafe_code, reason = "declares the duty that the safe calls rest on")]
+    pub unsafe fn object(&self, handle: u64, len: usize) -> Object {
+        Object {
+            handle,
+            len: len as u32,
+            pool: self.id,
+        }
+    }
+
+    /// The owner that was given with the object.
+    ///
+    /// # Panics
+    /// If the object is another pool's.
+    pub fn owner(&self, object: &Object) -> u32 {
+        let (number, offset) = self.locate(object);
+        let span = self.span(number, class_of(object.len()));
+        let slot = span
+            .object_at(offset)
+            .expect("a handle points at an object");
+        span.owners()[slot as usize].load(Relaxed)
+    }
+
+    /// Sets the limit on memory in use, rounded up to pages; 0 for none. What is stored already stays.
+    pub fn set_limit_bytes(&self, bytes: u64) {
+        self.limit_pages.store(bytes.div_ceil(PAGE as u64), Relaxed);
+    }
+
+    /// The limit, 0 for none.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_pages.load(Relaxed) * PAGE as u64
+    }
+
+    /// Forgets the peak: it becomes what is in use now.
+    pub fn reset_peak(&self) {
+        self.peak_pages
+            .store(self.used_pages.load(Relaxed), Relaxed);
+    }
+
+    /// Whether a trim could find anything: something was freed since the last one.
+    pub fn has_freed(&self) -> bool {
+        self.freed.load(Relaxed)
+    }
+
+    /// Gives the memory of all free spans back to the system. Returns the number of bytes.
+    pub fn release_free_spans(&self) -> u64 {
+        if self.dirty.is_empty() {
+            return 0;
+        }
+        let mut bytes = 0;
+        while let Some(number) = self.dirty.pop(self.metas()) {
+            bytes += self.release_pages(number, PageSet::default());
+            self.clean.push(self.metas(), number);
+        }
+        bytes
+    }
+
+    /// Gives every page without a live object back to the system: free spans, and the holes in others. Each
+    /// bin that has such holes is held for the time of a few system calls. Returns the number of bytes.
+    pub fn trim(&self) -> u64 {
+        self.freed.store(false, Relaxed);
+        let mut bytes = self.release_free_spans();
+        for (number, meta) in self.metas().iter().enumerate().take(self.touched_spans()) {
+            if meta.freed.load(Relaxed) == 0 {
+                continue;
+            }
+            let Some(index) = (meta.bin.load(Relaxed) as usize).checked_sub(1) else {
+                continue;
+            };
+            // The lock keeps objects from being placed in the pages that are on their way out.
+            let _bin = self.lock(index);
+            if meta.bin.load(Relaxed) as usize == index + 1 {
+                meta.freed.store(0, Relaxed);
+                let live = self.span(number as u32, index % CLASS_COUNT).live_pages();
+                bytes += self.release_pages(number as u32, live);
+            }
+        }
+        bytes
+    }
+
+    /// Gives back the pages of a span that are in use but not in `keep`. The caller owns the span, or holds
+    /// its bin.
+    fn release_pages(&self, number: u32, keep: PageSet) -> u64 {
+        let meta = &self.metas()[number as usize];
+        let mut gone = PageSet::default();
+        for (word, (keep, pages)) in keep.iter().zip(&meta.pages).enumerate() {
+            gone[word] = pages.load(Relaxed) & !keep;
+            pages.store(pages.load(Relaxed) & keep, Relaxed);
+        }
+        let mut count = 0;
+        for (first, len) in runs(&gone) {
+            let at = self.span_base(number) + (first * PAGE) as u64;
+            self.region.release(at, (len * PAGE) as u64);
+            count += len as u64;
+        }
+        self.used_pages.fetch_sub(count, Relaxed);
+        count * PAGE as u64
+    }
+
+    /// The books. Counts objects by walking the spans, and waits for nobody: with I/O going on the parts are of
+    /// slightly different moments.
+    pub fn stats(&self) -> PoolStats {
+        let page = PAGE as u64;
+        let mut stats = PoolStats {
+            used_bytes: self.used_pages.load(Relaxed) * page,
+            peak_bytes: self.peak_pages.load(Relaxed) * page,
+            metadata_bytes: self.metadata_bytes(),
+            ..PoolStats::default()
+        };
+        for meta in &self.metas()[..self.touched_spans()] {
+            if let Some(bin) = (meta.bin.load(Relaxed) as usize).checked_sub(1) {
+                let used = u64::from(meta.used.load(Relaxed));
+                stats.spans += 1;
+                stats.objects += used;
+                stats.object_bytes += used * u64::from(CLASSES[bin % CLASS_COUNT].size);
+            }
+        }
+        stats
+    }
+
+    /// The pool's own books outside the arena, in bytes.
+    pub fn metadata_bytes(&self) -> u64 {
+        let metas = (self.touched_spans() * size_of::<SpanMeta>()).next_multiple_of(PAGE);
+        (metas + size_of_val(&*self.bins)) as u64
+    }
+
+    /// Memory in use, in bytes.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_pages.load(Relaxed) * PAGE as u64
+    }
+
+    fn touched_spans(&self) -> usize {
+        self.fresh.load(Relaxed) as usize
+    }
+
+    fn metas(&self) -> &[SpanMeta] {
+        self.metas.view(0, self.spans as usize)
+    }
+
+    fn span_base(&self, number: u32) -> u64 {
+        self.base + u64::from(number) * SPAN_BYTES as u64
+    }
+
+    fn span(&self, number: u32, class: usize) -> Span<'_> {
+        let meta = &self.metas()[number as usize];
+        Span::new(&self.region, self.span_base(number), meta, class)
+    }
+
+    /// The object's span, and its offset in there.
+    fn locate(&self, object: &Object) -> (u32, u32) {
+        assert_eq!(object.pool, self.id, "the object is another pool's");
+        let offset = object.handle * 8;
+        (
+            (offset / SPAN_BYTES as u64) as u32,
+            (offset % SPAN_BYTES as u64) as u32,
+        )
+    }
+
+    fn lock(&self, index: usize) -> MutexGuard<'_, Bin> {
+        // A panic under the lock is a bug in this crate; the lists are as good as they were.
+        self.bins[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,274 @@
+//! Raw memory: a range of address space whose pages appear when touched and can be given back. The one file of
+//! this crate with unsafe code, so that every view of shared memory is made, and argued for, in one place.
+//!
+//! A region is only ever seen as atomics, or as bytes through [`Region::bytes`] and [`Region::bytes_mut`],
+//! whose callers owe the proof that nobody writes the same bytes meanwhile.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::PAGE;
+
+/// Reserved address space with a memfd behind it (so that it can outlive the process), or private memory.
+pub struct Region {
+    base: *mut u8,
+    len: usize,
+    backing: Backing,
+}
+
+enum Backing {
+    Memfd(OwnedFd),
+    Private,
+    /// Where there is no mmap: under Miri.
+    #[cfg(miri)]
+    Heap(std::alloc::Layout),
+}
+
+// SAFETY: `base` is an address that this value owns until drop; all access is through atomics or through the
+// two functions whose callers guarantee exclusion.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+/// Types that shared memory may be viewed as.
+///
+/// # Safety
+/// Every bit pattern must be valid, all-zero must be the type's initial state, and every field must be atomic.
+pub(crate) unsafe trait SharedView: Sync {}
+// SAFETY: an atomic integer is all that is asked.
+unsafe impl SharedView for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl SharedView for AtomicU64 {}
+// SAFETY: a `repr(C)` struct of atomics only, zero when new.
+unsafe impl SharedView for crate::span::SpanMeta {}
+
+impl Region {
+    /// Reserves `len` bytes, rounded up to pages, backed by a memfd of that name. Costs no memory until
+    /// touched. Errors are the system's: ENOMEM for lack of address space, EMFILE, EFBIG.
+    #[cfg(not(miri))]
+    pub fn memfd(name: &str, len: u64) -> io::Result<Region> {
+        let len = round_up(len)?;
+        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
+            // NOEXEC_SEAL is newer (6.3) than memfd itself.
+            .or_else(|_| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC))?;
+        rustix::fs::ftruncate(&fd, len as u64)?;
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::NORESERVE);
+        // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing in this process.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                prot,
+                flags | MapFlags::SHARED,
+                &fd,
+                0,
+            )?
+        };
+        Ok(Region {
+            base: base.cast(),
+            len,
+            backing: Backing::Memfd(fd),
+        })
+    }
+
+    /// Reserves `len` bytes of private memory, for what can be rebuilt.
+    #[cfg(not(miri))]
+    pub fn private(len: u64) -> io::Result<Region> {
+        let len = round_up(len)?;
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::NORESERVE);
+        // SAFETY: as in `memfd`.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags | MapFlags::PRIVATE)?
+        };
+        Ok(Region {
+            base: base.cast(),
+            len,
+            backing: Backing::Private,
+        })
+    }
+
+    /// As above, from the heap: Miri has no mmap.
+    #[cfg(miri)]
+    pub fn memfd(_name: &str, len: u64) -> io::Result<Region> {
+        Region::private(len)
+    }
+
+    /// As above, from the heap: Miri has no mmap.
+    #[cfg(miri)]
+    pub fn private(len: u64) -> io::Result<Region> {
+        let layout = std::alloc::Layout::from_size_align(round_up(len)?, PAGE)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        // SAFETY: the layout's size is not zero, `round_up` saw to it.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        Ok(Region {
+            base,
+            len: layout.size(),
+            backing: Backing::Heap(layout),
+        })
+    }
+
+    /// Bytes reserved, a whole number of pages.
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Whether the region is empty: never, a region has at least one page.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The memory in use, by the system's account: 0 where it keeps none (private memory).
+    pub fn resident_bytes(&self) -> u64 {
+        match &self.backing {
+            Backing::Memfd(fd) => {
+                rustix::fs::fstat(fd.as_fd()).map_or(0, |stat| stat.st_blocks as u64 * 512)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Gives `len` bytes at `offset`, both multiples of a page, back to the system; they read as zeros
+    /// afterwards. Best effort: where the system refuses, the memory is zeroed and stays.
+    ///
+    /// # Panics
+    /// If the range is not inside the region or not of whole pages.
+    pub fn release(&self, offset: u64, len: u64) {
+        assert!(
+            offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64),
+            "whole pages"
+        );
+        let start = self.start(offset, len as usize);
+        let released = match &self.backing {
+            Backing::Memfd(fd) => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(fd, flags, offset, len).is_ok()
+            }
+            Backing::Private => {
+                // SAFETY: the range was checked to be ours; nothing refers to its contents, see below.
+                unsafe {
+                    rustix::mm::madvise(
+                        start.cast(),
+                        len as usize,
+                        rustix::mm::Advice::LinuxDontNeed,
+                    )
+                }
+                .is_ok()
+            }
+            #[cfg(miri)]
+            Backing::Heap(_) => false,
+        };
+        if !released {
+            // SAFETY: in bounds; releasing is the owner's act, so no object lives here any more.
+            unsafe { std::ptr::write_bytes(start, 0, len as usize) };
+        }
+    }
+
+    /// A view of `count` 64-bit words from `offset`, a multiple of 8.
+    ///
+    /// # Panics
+    /// If the range is not inside the region, or misaligned.
+    pub fn words(&self, offset: u64, count: usize) -> &[AtomicU64] {
+        self.view(offset, count)
+    }
+
+    /// A view of shared memory as atomics (or structs of them).
+    pub(crate) fn view<T: SharedView>(&self, offset: u64, count: usize) -> &[T] {
+        let bytes = count
+            .checked_mul(size_of::<T>())
+            .expect("view fits the address space");
+        let start = self.start(offset, bytes);
+        assert!(
+            start.addr().is_multiple_of(align_of::<T>()),
+            "misaligned view"
+        );
+        // SAFETY: in bounds (`start`), aligned, initialised (pages appear as zeros) and valid for any bits
+        // (`SharedView`); atomics may be shared.
+        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+    }
+
+    /// The bytes of a range.
+    ///
+    /// # Safety
+    /// Nobody writes them while the slice lives.
+    ///
+    /// # Panics
+    /// If the range is not inside the region.
+    pub unsafe fn bytes(&self, offset: u64, len: usize) -> &[u8] {
+        // SAFETY: in bounds and initialised; the caller excludes writers.
+        unsafe { std::slice::from_raw_parts(self.start(offset, len), len) }
+    }
+
+    /// The bytes of a range, for writing.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them while the slice lives.
+    ///
+    /// # Panics
+    /// If the range is not inside the region.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "interior mutability: the caller owes the exclusion"
+    )]
+    pub unsafe fn bytes_mut(&self, offset: u64, len: usize) -> &mut [u8] {
+        // SAFETY: in bounds and initialised; the caller excludes everyone else.
+        unsafe { std::slice::from_raw_parts_mut(self.start(offset, len), len) }
+    }
+
+    fn start(&self, offset: u64, len: usize) -> *mut u8 {
+        let inside = (offset as usize)
+            .checked_add(len)
+            .is_some_and(|end| end <= self.len);
+        assert!(
+            inside,
+            "bytes {offset}+{len} are outside a region of {}",
+            self.len
+        );
+        // SAFETY: just checked to be inside the one allocation.
+        unsafe { self.base.add(offset as usize) }
+    }
+}
+
+fn round_up(len: u64) -> io::Result<usize> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let len = len
+        .max(1)
+        .checked_next_multiple_of(PAGE as u64)
+        .ok_or_else(invalid)?;
+    usize::try_from(len)
+        .ok()
+        .filter(|l| *l <= isize::MAX as usize)
+        .ok_or_else(invalid)
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        match &self.backing {
+            #[cfg(miri)]
+            // SAFETY: allocated with this layout in `private`.
+            Backing::Heap(layout) => unsafe { std::alloc::dealloc(self.base, *layout) },
+            // SAFETY: mapped by `memfd` or `private` with this length; no borrow outlives `self`.
+            _ => unsafe {
+                let _ = rustix::mm::munmap(self.base.cast(), self.len);
+            },
+        }
+    }
+}
+
+/// The CPU that the caller runs on now; 0 where the system does not say. No system call on glibc 2.35 and
+/// newer (it reads the thread's rseq area).
+#[inline]
+pub fn current_cpu() -> usize {
+    #[cfg(miri)]
+    return 0;
+    #[cfg(not(miri))]
+    {
+        // SAFETY: no arguments, no effects.
+        let cpu = unsafe { libc::sched_getcpu() };
+        usize::try_from(cpu).unwrap_or(0)
+    }
+}

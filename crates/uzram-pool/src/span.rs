@@ -1,0 +1,187 @@
+//! A span's state: what is kept beside the arena ([`SpanMeta`]) and the side table inside it.
+//!
+//! Everything here is changed under the lock of the bin that owns the span; the fields are atomics because they
+//! lie in shared memory that is viewed, not owned, and all accesses are relaxed. Two exceptions: `bin` is read
+//! without the lock by `free` (it cannot change while an object of the span lives), and `next` links free
+//! spans in the lock-free stacks.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::PAGE;
+use crate::class::{CLASSES, Class, SPAN_BYTES};
+use crate::region::Region;
+
+/// Pages in a span.
+const SPAN_PAGES: usize = SPAN_BYTES / PAGE;
+/// Words of a bitmap of a span's pages.
+const PAGE_WORDS: usize = SPAN_PAGES / 64;
+/// A set of a span's pages, one bit each.
+pub(crate) type PageSet = [u64; PAGE_WORDS];
+
+/// What is known of a span. All zeros: never used. Links are span number + 1, 0 for none.
+#[repr(C)]
+pub(crate) struct SpanMeta {
+    /// The bin that owns it + 1; 0 while it is free.
+    pub(crate) bin: AtomicU32,
+    /// Objects in use.
+    pub(crate) used: AtomicU32,
+    /// Neighbours in the bin's list, or in a stack of free spans.
+    pub(crate) next: AtomicU32,
+    pub(crate) prev: AtomicU32,
+    /// No bitmap word below this one has a free object.
+    hint: AtomicU32,
+    /// Not 0 once an object was freed since the last trim.
+    pub(crate) freed: AtomicU32,
+    /// Which pages are accounted as in use.
+    pub(crate) pages: [AtomicU64; PAGE_WORDS],
+    reserved: [AtomicU32; 2],
+}
+
+const _: () = assert!(size_of::<SpanMeta>() == 64, "one cache line");
+
+/// A span with its class: the view through which its objects are handed out.
+#[derive(Clone, Copy)]
+pub(crate) struct Span<'a> {
+    pub(crate) meta: &'a SpanMeta,
+    pub(crate) class: &'static Class,
+    region: &'a Region,
+    /// The span's offset in the region.
+    base: u64,
+}
+
+impl<'a> Span<'a> {
+    pub(crate) fn new(region: &'a Region, base: u64, meta: &'a SpanMeta, class: usize) -> Span<'a> {
+        Span {
+            meta,
+            class: &CLASSES[class],
+            region,
+            base,
+        }
+    }
+
+    fn bitmap(&self) -> &'a [AtomicU64] {
+        self.region.view(self.base, self.class.bitmap_words())
+    }
+
+    pub(crate) fn owners(&self) -> &'a [AtomicU32] {
+        let at = self.base + u64::from(self.class.owners);
+        self.region.view(at, self.class.objects as usize)
+    }
+
+    /// The pages that an empty span needs: its bitmap's.
+    pub(crate) fn pages_of_bitmap(&self) -> PageSet {
+        let mut pages = PageSet::default();
+        add_range(&mut pages, 0, self.class.owners as usize);
+        pages
+    }
+
+    /// Adds the pages that an object needs: its own and that of its owner.
+    pub(crate) fn add_pages_of(&self, pages: &mut PageSet, object: u32) {
+        add_range(pages, (self.class.owners + object * 4) as usize, 4);
+        add_range(
+            pages,
+            self.offset_of(object) as usize,
+            self.class.size as usize,
+        );
+    }
+
+    /// Makes an empty span of this class: all objects free. The bitmap's surplus bits are set for good.
+    pub(crate) fn format(&self) {
+        let bitmap = self.bitmap();
+        bitmap.iter().for_each(|word| word.store(0, Relaxed));
+        let surplus = bitmap.len() * 64 - self.class.objects as usize;
+        if surplus > 0 {
+            bitmap[bitmap.len() - 1].store(u64::MAX << (64 - surplus), Relaxed);
+        }
+        self.meta.used.store(0, Relaxed);
+        self.meta.hint.store(0, Relaxed);
+    }
+
+    /// The lowest free object of a span that is not full.
+    pub(crate) fn find_free(&self) -> u32 {
+        let hint = self.meta.hint.load(Relaxed);
+        let words = &self.bitmap()[hint as usize..];
+        let found = words.iter().position(|word| word.load(Relaxed) != u64::MAX);
+        let word = found.expect("a span in a list has a free object");
+        let bit = words[word].load(Relaxed).trailing_ones();
+        self.meta.hint.store(hint + word as u32, Relaxed);
+        (hint + word as u32) * 64 + bit
+    }
+
+    pub(crate) fn mark_used(&self, object: u32, owner: u32) {
+        let word = &self.bitmap()[object as usize / 64];
+        word.store(word.load(Relaxed) | 1 << (object % 64), Relaxed);
+        self.owners()[object as usize].store(owner, Relaxed);
+        self.meta
+            .used
+            .store(self.meta.used.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Returns the number of objects still in use.
+    ///
+    /// # Panics
+    /// If the object is not in use: the caller's books are wrong, and to go on would hand one object to two.
+    pub(crate) fn mark_free(&self, object: u32) -> u32 {
+        let word = &self.bitmap()[object as usize / 64];
+        let bits = word.load(Relaxed);
+        assert!(
+            bits >> (object % 64) & 1 == 1,
+            "object {object} is not in use"
+        );
+        word.store(bits & !(1 << (object % 64)), Relaxed);
+        let hint = self.meta.hint.load(Relaxed).min(object / 64);
+        self.meta.hint.store(hint, Relaxed);
+        let used = self.meta.used.load(Relaxed) - 1;
+        self.meta.used.store(used, Relaxed);
+        used
+    }
+
+    /// Offset of an object from the span's start.
+    pub(crate) fn offset_of(&self, object: u32) -> u32 {
+        self.class.first + object * self.class.size
+    }
+
+    /// The object that begins at `offset`, if one does.
+    pub(crate) fn object_at(&self, offset: u32) -> Option<u32> {
+        let past = offset.checked_sub(self.class.first)?;
+        let object = past / self.class.size;
+        (past % self.class.size == 0 && object < self.class.objects).then_some(object)
+    }
+
+    /// The pages, as a bitmap, that hold live objects or the side table.
+    pub(crate) fn live_pages(&self) -> PageSet {
+        let mut live = self.pages_of_bitmap();
+        for (index, word) in self.bitmap().iter().enumerate() {
+            let mut bits = word.load(Relaxed);
+            while bits != 0 {
+                let object = index as u32 * 64 + bits.trailing_zeros();
+                if object < self.class.objects {
+                    self.add_pages_of(&mut live, object);
+                }
+                bits &= bits - 1;
+            }
+        }
+        live
+    }
+}
+
+/// Adds the pages that `len` bytes at `offset` touch.
+fn add_range(pages: &mut PageSet, offset: usize, len: usize) {
+    for page in offset / PAGE..=(offset + len - 1) / PAGE {
+        pages[page / 64] |= 1 << (page % 64);
+    }
+}
+
+/// The runs of set bits, as (first page, number of pages).
+pub(crate) fn runs(pages: &PageSet) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let is_set = |page: usize| pages[page / 64] >> (page % 64) & 1 == 1;
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = (at..SPAN_PAGES).find(|p| is_set(*p))?;
+        at = (first..SPAN_PAGES)
+            .find(|p| !is_set(*p))
+            .unwrap_or(SPAN_PAGES);
+        Some((first, at - first))
+    })
+}

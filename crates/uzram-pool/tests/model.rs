@@ -1,0 +1,287 @@
+//! The pool against a naive model: a map from object to its bytes. Small enough for Miri
+//! (`cargo miri test -p uzram-pool` where the toolchain has it).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use uzram_pool::{Error, HUGE_THRESHOLD, MAX_OBJECT, Object, Pool, Region, SPAN_BYTES, class_size};
+
+/// At least a span for each class and shard; Miri, which really allocates it, sees fewer classes.
+const ARENA: u64 = if cfg!(miri) { 160 } else { 2048 } * SPAN_BYTES as u64;
+
+fn pool(shards: usize) -> (Arc<Region>, Pool) {
+    let region = Arc::new(Region::memfd("uzram-pool-test", ARENA).unwrap());
+    let pool = Pool::new(region.clone(), 0, ARENA, shards).unwrap();
+    (region, pool)
+}
+
+fn content(seed: u32, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (seed.wrapping_mul(31).wrapping_add(i as u32 * 7) >> 3) as u8)
+        .collect()
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Store { shard: usize, len: usize, seed: u32 },
+    Free { pick: usize },
+    Rewrite { pick: usize, seed: u32 },
+    Trim,
+    ReleaseFreeSpans,
+    Limit { pages: u64 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let len = prop_oneof![
+        1..=MAX_OBJECT,
+        1..=64usize,
+        Just(MAX_OBJECT),
+        1200..1300usize
+    ];
+    prop_oneof![
+        8 => (0..3usize, len, any::<u32>()).prop_map(|(shard, len, seed)| Op::Store { shard, len, seed }),
+        6 => any::<usize>().prop_map(|pick| Op::Free { pick }),
+        2 => (any::<usize>(), any::<u32>()).prop_map(|(pick, seed)| Op::Rewrite { pick, seed }),
+        1 => Just(Op::Trim),
+        1 => Just(Op::ReleaseFreeSpans),
+        1 => (0..200u64).prop_map(|pages| Op::Limit { pages }),
+    ]
+}
+
+fn check(pool: &Pool, live: &BTreeMap<u64, (Object, u32)>) {
+    for (owner, (object, seed)) in live {
+        assert_eq!(
+            pool.bytes(object),
+            content(*seed, object.len()),
+            "object of owner {owner}"
+        );
+        assert_eq!(u64::from(pool.owner(object)), *owner);
+    }
+    let stats = pool.stats();
+    let bytes: usize = live
+        .values()
+        .map(|(object, _)| class_size(object.len()))
+        .sum();
+    assert_eq!(stats.objects, live.len() as u64);
+    assert_eq!(stats.object_bytes, bytes as u64);
+    assert!(stats.used_bytes >= stats.object_bytes, "{stats:?}");
+    assert!(stats.peak_bytes >= stats.used_bytes, "{stats:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 200 }, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn prop_pool_agrees_with_a_map(ops in prop::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 400 })) {
+        let (_region, pool) = pool(3);
+        let mut live: BTreeMap<u64, (Object, u32)> = BTreeMap::new();
+        let mut next_owner = 0;
+        let nth = |live: &BTreeMap<u64, (Object, u32)>, pick: usize| {
+            live.keys().nth(pick % live.len().max(1)).copied()
+        };
+        for op in ops {
+            match op {
+                Op::Store { shard, len, seed } => match pool.store(shard, &content(seed, len), next_owner) {
+                    Ok(object) => {
+                        prop_assert_eq!(object.len(), len);
+                        live.insert(u64::from(next_owner), (object, seed));
+                        next_owner += 1;
+                    }
+                    Err(Error::Limit { limit_bytes, used_bytes }) => {
+                        prop_assert!(limit_bytes > 0 && used_bytes + 2 * 4096 + SPAN_BYTES as u64 > limit_bytes);
+                    }
+                    Err(other) => prop_assert!(false, "{other}"),
+                },
+                Op::Free { pick } => if let Some(owner) = nth(&live, pick) {
+                    pool.free(live.remove(&owner).unwrap().0);
+                },
+                Op::Rewrite { pick, seed } => if let Some(owner) = nth(&live, pick) {
+                    let (object, old) = live.get_mut(&owner).unwrap();
+                    *old = seed;
+                    let new = content(seed, object.len());
+                    pool.bytes_mut(object).copy_from_slice(&new);
+                },
+                Op::Trim => { pool.trim(); }
+                Op::ReleaseFreeSpans => { pool.release_free_spans(); }
+                Op::Limit { pages } => pool.set_limit_bytes(pages * 4096),
+            }
+        }
+        check(&pool, &live);
+        pool.trim();
+        check(&pool, &live);
+        for (object, _) in live.into_values() {
+            pool.free(object);
+        }
+        pool.trim();
+        prop_assert_eq!(pool.used_bytes(), 0);
+        prop_assert_eq!(pool.stats().objects, 0);
+    }
+}
+
+/// Objects of every size at once: none overlaps another, and each keeps its bytes.
+#[test]
+fn every_size_keeps_its_bytes() {
+    let (_region, pool) = pool(2);
+    let mut live = BTreeMap::new();
+    for len in (1..=MAX_OBJECT).step_by(if cfg!(miri) { 97 } else { 1 }) {
+        let seed = len as u32;
+        let object = pool.store(len, &content(seed, len), seed).unwrap();
+        live.insert(u64::from(seed), (object, seed));
+    }
+    check(&pool, &live);
+}
+
+/// What the limit counts is what the system counts, and trim gives back what is counted.
+#[cfg(not(miri))]
+#[test]
+fn accounted_memory_is_the_systems_own() {
+    let (region, pool) = pool(1);
+    let mut objects: Vec<_> = (0..6000u32)
+        .map(|i| {
+            pool.store(0, &content(i, 700 + i as usize % 900), i)
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(pool.used_bytes(), region.resident_bytes());
+    // Freed in one run, as by a discard: the pages inside the spans go back, too.
+    for object in objects.drain(2000..5000) {
+        pool.free(object);
+    }
+    let full = pool.used_bytes();
+    let released = pool.trim();
+    assert_eq!(pool.used_bytes(), region.resident_bytes());
+    assert_eq!(pool.used_bytes(), full - released);
+    assert!(released * 100 > full * 35, "{released} of {full}");
+    for object in objects {
+        pool.free(object);
+    }
+    pool.trim();
+    assert_eq!((pool.used_bytes(), region.resident_bytes()), (0, 0));
+}
+
+/// A fresh fill costs little more than its objects: DESIGN's bound is 4 % for everything together.
+#[cfg(not(miri))]
+#[test]
+fn a_fresh_fill_is_dense() {
+    let region = Arc::new(Region::memfd("uzram-pool-test", 1 << 32).unwrap());
+    let pool = Pool::new(region, 0, 1 << 32, 2).unwrap();
+    let mut bytes = 0;
+    for i in 0..100_000u32 {
+        let len = 40 + (i as usize).wrapping_mul(2_654_435_761) % (HUGE_THRESHOLD - 40);
+        bytes += len as u64;
+        let _leaked = pool.store(i as usize % 2, &vec![1; len], i).unwrap();
+    }
+    let stats = pool.stats();
+    let total = stats.used_bytes + stats.metadata_bytes;
+    assert!(
+        total * 1000 < bytes * 1015,
+        "{total} for {bytes}: {stats:?}"
+    );
+}
+
+#[test]
+fn a_limit_too_small_for_one_object_refuses_it() {
+    let (_region, pool) = pool(1);
+    pool.set_limit_bytes(1);
+    let error = pool.store(0, &[1; 5000][..4096], 0).unwrap_err();
+    assert_eq!(
+        error,
+        Error::Limit {
+            limit_bytes: 4096,
+            used_bytes: 4096
+        }
+    );
+    pool.trim();
+    assert_eq!(pool.used_bytes(), 0);
+    pool.set_limit_bytes(0);
+    pool.free(pool.store(0, &[1; 4096], 0).unwrap());
+}
+
+#[cfg(not(miri))]
+#[test]
+fn an_arena_that_is_full_says_so_and_recovers() {
+    let region = Arc::new(Region::memfd("uzram-pool-test", 2 * SPAN_BYTES as u64).unwrap());
+    let pool = Pool::new(region, 0, 2 * SPAN_BYTES as u64, 1).unwrap();
+    let mut objects: Vec<_> = (0..510)
+        .map(|i| pool.store(0, &[7; 4096], i).unwrap())
+        .collect();
+    assert_eq!(
+        pool.store(0, &[7; 4096], 0).unwrap_err(),
+        Error::ArenaFull { spans: 2 }
+    );
+    pool.free(objects.pop().unwrap());
+    pool.free(pool.store(0, &[7; 4096], 0).unwrap());
+    for object in objects {
+        pool.free(object);
+    }
+    // All spans free again: any class may take them.
+    pool.free(pool.store(0, &[7; 100], 0).unwrap());
+}
+
+#[test]
+#[should_panic(expected = "another pool's")]
+fn another_pools_object_is_refused() {
+    let ((_r1, a), (_r2, b)) = (pool(1), pool(1));
+    let object = a.store(0, &[1], 0).unwrap();
+    b.free(object);
+}
+
+struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Threads that allocate, check and free across each other's shards, while another trims.
+#[test]
+fn threads_share_the_pool_without_mixing_objects() {
+    let (_region, pool) = pool(2);
+    let rounds = if cfg!(miri) { 30 } else { 30_000 };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (left, right) = (
+        std::sync::mpsc::sync_channel(64),
+        std::sync::mpsc::sync_channel(64),
+    );
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                pool.trim();
+                std::thread::yield_now();
+            }
+        });
+        let _stop_also_on_panic = StopOnDrop(&stop);
+        let work = |shard: usize, out: std::sync::mpsc::SyncSender<(Object, u32)>| {
+            let pool = &pool;
+            move || {
+                for round in 0..rounds {
+                    let seed = round as u32 * 2 + shard as u32;
+                    let len = 1 + (seed as usize).wrapping_mul(2_654_435_761) % 900;
+                    let object = pool.store(shard, &content(seed, len), seed).unwrap();
+                    out.send((object, seed)).unwrap();
+                }
+            }
+        };
+        // What one thread stores, another checks and frees.
+        let reap = |from: std::sync::mpsc::Receiver<(Object, u32)>| {
+            let pool = &pool;
+            move || {
+                for (object, seed) in from {
+                    assert_eq!(pool.bytes(&object), content(seed, object.len()));
+                    assert_eq!(pool.owner(&object), seed);
+                    pool.free(object);
+                }
+            }
+        };
+        let workers = [scope.spawn(work(0, left.0)), scope.spawn(work(1, right.0))];
+        let reapers = [scope.spawn(reap(left.1)), scope.spawn(reap(right.1))];
+        workers
+            .into_iter()
+            .chain(reapers)
+            .for_each(|t| t.join().unwrap());
+    });
+    pool.trim();
+    assert_eq!(pool.used_bytes(), 0);
+}

@@ -1,0 +1,139 @@
+//! The device's counters: one padded set for each shard, so that CPUs do not share cache lines, added up when
+//! somebody looks. Looking never waits for I/O.
+
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_utils::CachePadded;
+
+use crate::PAGE_SIZE;
+use crate::word::Content;
+
+/// The device's counters at one moment, in the terms of zram's `mm_stat` and `io_stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Bytes of all written pages (mm_stat 1).
+    pub orig_data_size_bytes: u64,
+    /// Bytes of the stored objects (mm_stat 2). Same-filled pages have none.
+    pub compr_data_size_bytes: u64,
+    /// Pool memory in use (mm_stat 3).
+    pub mem_used_total_bytes: u64,
+    /// The limit on it, 0 for none (mm_stat 4).
+    pub mem_limit_bytes: u64,
+    /// The most it ever was (mm_stat 5).
+    pub mem_used_max_bytes: u64,
+    /// Pages that hold one repeated word (mm_stat 6).
+    pub same_pages: u64,
+    /// Pages freed by compaction (mm_stat 7). There is none yet: 0.
+    pub pages_compacted: u64,
+    /// Pages stored uncompressed (mm_stat 8).
+    pub huge_pages: u64,
+    /// Huge pages stored since the device was made or reset (mm_stat 9).
+    pub huge_pages_since: u64,
+    /// Pages that could not be read (io_stat 1).
+    pub failed_reads: u64,
+    /// Pages that could not be written (io_stat 2).
+    pub failed_writes: u64,
+    /// Pages discarded (io_stat 4).
+    pub notify_free: u64,
+    /// Memory of the slot table that is in use.
+    pub table_bytes: u64,
+    /// Memory of the pool's books and of the streams, as far as the algorithm's library tells.
+    pub metadata_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    stored_pages: AtomicI64,
+    compressed_bytes: AtomicI64,
+    same_pages: AtomicI64,
+    huge_pages: AtomicI64,
+    huge_pages_since: AtomicI64,
+    pub(crate) failed_reads: AtomicI64,
+    pub(crate) failed_writes: AtomicI64,
+    pub(crate) notify_free: AtomicI64,
+}
+
+/// What one page contributes: (stored, compressed bytes, same-filled, huge).
+fn weight(content: Content) -> [i64; 4] {
+    match content {
+        Content::Empty => [0, 0, 0, 0],
+        Content::Same(_) | Content::SameObject { .. } => [1, 0, 1, 0],
+        Content::Compressed { len, .. } => [1, i64::from(len), 0, 0],
+        Content::Huge { .. } => [1, PAGE_SIZE as i64, 0, 1],
+    }
+}
+
+impl Shard {
+    /// Notes that a page's contents changed.
+    pub(crate) fn replaced(&self, old: Content, new: Content) {
+        let (old, new) = (weight(old), weight(new));
+        let counters = [
+            &self.stored_pages,
+            &self.compressed_bytes,
+            &self.same_pages,
+            &self.huge_pages,
+        ];
+        for ((counter, old), new) in counters.into_iter().zip(old).zip(new) {
+            if old != new {
+                counter.fetch_add(new - old, Relaxed);
+            }
+        }
+        if new[3] == 1 {
+            self.huge_pages_since.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// One set of counters for each shard.
+pub(crate) struct Counters {
+    shards: Box<[CachePadded<Shard>]>,
+}
+
+impl Counters {
+    pub(crate) fn new(shards: usize) -> Counters {
+        Counters {
+            shards: (0..shards.max(1)).map(|_| CachePadded::default()).collect(),
+        }
+    }
+
+    /// The set for a shard number of any size.
+    pub(crate) fn shard(&self, number: usize) -> &Shard {
+        &self.shards[number % self.shards.len()]
+    }
+
+    /// Adds the sets up. A page counted in one shard and dropped in another gives a sum that is never negative
+    /// for long; it is shown as 0 while it is.
+    pub(crate) fn add_to(&self, stats: &mut Stats) {
+        let sum = |pick: fn(&Shard) -> &AtomicI64| {
+            let total: i64 = self
+                .shards
+                .iter()
+                .map(|shard| pick(shard).load(Relaxed))
+                .sum();
+            total.max(0) as u64
+        };
+        stats.orig_data_size_bytes = sum(|s| &s.stored_pages) * PAGE_SIZE as u64;
+        stats.compr_data_size_bytes = sum(|s| &s.compressed_bytes);
+        stats.same_pages = sum(|s| &s.same_pages);
+        stats.huge_pages = sum(|s| &s.huge_pages);
+        stats.huge_pages_since = sum(|s| &s.huge_pages_since);
+        stats.failed_reads = sum(|s| &s.failed_reads);
+        stats.failed_writes = sum(|s| &s.failed_writes);
+        stats.notify_free = sum(|s| &s.notify_free);
+    }
+
+    /// Zeroes the counters that only ever grow; the others follow the contents.
+    pub(crate) fn reset_totals(&self) {
+        for shard in &self.shards {
+            for counter in [
+                &shard.huge_pages_since,
+                &shard.failed_reads,
+                &shard.failed_writes,
+                &shard.notify_free,
+            ] {
+                counter.store(0, Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The device: byte ranges in, pages out. Splits requests into pages, takes a stream once for a request, keeps
+//! the counters, and gives memory back after discards.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use uzram_compress::{Algorithm, Prepared, Tfm};
+use uzram_pool::{Pool, current_cpu};
+
+use crate::builder::Builder;
+use crate::counters::{Counters, Stats};
+use crate::stream::{PerCpu, Stream};
+use crate::table::Table;
+use crate::{Error, PAGE_SIZE};
+
+/// Discarded bytes after which the pages inside spans are given back, too: this many, or
+/// 1/[`TRIM_FRACTION`] of the memory in use where that is more.
+const TRIM_BYTES: u64 = 1 << 20;
+const TRIM_FRACTION: u64 = 32;
+
+/// What [`Device::write_zeroes`] leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zeroes {
+    /// Whole pages become holes, as kernel zram does it.
+    Deallocate,
+    /// Whole pages become same-filled: they still take no pool memory but count as written.
+    Allocate,
+}
+
+/// A compressed RAM block device. Shared between threads as `Arc<Device>`; every call takes `&self`.
+///
+/// Requests on different pages run in parallel. Of two requests on one page each is atomic for that page, in
+/// some order; a request over several pages is not atomic as a whole, as on any disk.
+pub struct Device {
+    pub(crate) table: Table,
+    pub(crate) pool: Pool,
+    pub(crate) prepared: Arc<dyn Prepared>,
+    pub(crate) streams: PerCpu<Stream>,
+    /// Contexts for readers; `None` where decompression needs none.
+    pub(crate) readers: Option<PerCpu<Box<dyn Tfm>>>,
+    pub(crate) counters: Counters,
+    /// Object bytes discarded since the last trim.
+    pub(crate) discarded_bytes: AtomicU64,
+    pub(crate) stream_bytes: u64,
+    pub(crate) algorithm: Arc<dyn Algorithm>,
+    pub(crate) logical_block_size: u32,
+}
+
+/// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
+#[derive(Clone, Copy)]
+struct Part {
+    page: u64,
+    offset: usize,
+    len: usize,
+}
+
+fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
+    let (mut at, end) = (offset, offset + len);
+    std::iter::from_fn(move || {
+        let within = (at % PAGE_SIZE as u64) as usize;
+        let len = (end - at).min((PAGE_SIZE - within) as u64) as usize;
+        let part = Part {
+            page: at / PAGE_SIZE as u64,
+            offset: within,
+            len,
+        };
+        at += len as u64;
+        (len > 0).then_some(part)
+    })
+}
+
+impl Device {
+    /// Starts the settings of a device of `size_bytes`, rounded up to whole pages.
+    pub fn builder(size_bytes: u64) -> Builder {
+        Builder::new(size_bytes)
+    }
+
+    /// The device's size, a multiple of 4096.
+    pub fn size_bytes(&self) -> u64 {
+        self.table.pages() * PAGE_SIZE as u64
+    }
+
+    /// What frontends announce as logical block size: 512 or 4096.
+    pub fn logical_block_size(&self) -> u32 {
+        self.logical_block_size
+    }
+
+    /// Name of the compression algorithm in use.
+    pub fn algorithm(&self) -> &'static str {
+        self.algorithm.name()
+    }
+
+    /// Name of the driver that implements it.
+    pub fn driver(&self) -> &'static str {
+        self.algorithm.driver_name()
+    }
+
+    /// Number of compression streams.
+    pub fn streams(&self) -> usize {
+        self.streams.count()
+    }
+
+    /// Fills `buf` from byte `offset`, of any alignment. After an error the buffer's content is undefined.
+    ///
+    /// [`Error::OutOfRange`], or [`Error::Corrupt`] where a stored object does not decompress.
+    pub fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.check_range(offset, buf.len() as u64)?;
+        let cpu = current_cpu();
+        // Only algorithms that need a context to decompress have readers' contexts.
+        let mut context = self.readers.as_ref().map(|readers| readers.get(cpu));
+        for part in parts(offset, buf.len() as u64) {
+            let (piece, rest) = buf.split_at_mut(part.len);
+            buf = rest;
+            let tfm = context.as_mut().map(|tfm| &mut ***tfm as &mut dyn Tfm);
+            let result = match <&mut [u8; PAGE_SIZE]>::try_from(&mut *piece) {
+                Ok(page) => self.read_page(part.page, page, tfm),
+                Err(_) => {
+                    let mut page = [0; PAGE_SIZE];
+                    let result = self.read_page(part.page, &mut page, tfm);
+                    piece.copy_from_slice(&page[part.offset..part.offset + part.len]);
+                    result
+                }
+            };
+            result.inspect_err(|_| self.count_failed_read(cpu))?;
+        }
+        Ok(())
+    }
+
+    /// Stores `buf` at byte `offset`, of any alignment.
+    ///
+    /// [`Error::OutOfRange`] with no effect; [`Error::NoSpace`] and [`Error::ArenaFull`] name the page that did
+    /// not fit: it and the pages after it keep their old contents, those before it are written.
+    pub fn write_at(&self, mut buf: &[u8], offset: u64) -> Result<(), Error> {
+        self.check_range(offset, buf.len() as u64)?;
+        let cpu = current_cpu();
+        let mut stream = self.streams.get(cpu);
+        for part in parts(offset, buf.len() as u64) {
+            let (piece, rest) = buf.split_at(part.len);
+            buf = rest;
+            let result = match <&[u8; PAGE_SIZE]>::try_from(piece) {
+                Ok(page) => self.write_page(part.page, page, &mut stream, cpu),
+                Err(_) => self.write_part(part.page, part.offset, piece, &mut stream, cpu),
+            };
+            result.inspect_err(|_| self.count_failed_write(cpu))?;
+        }
+        Ok(())
+    }
+
+    /// Frees every page that lies wholly in the range; a partial page at either end stays as it is. Their
+    /// memory goes back to the system before the call returns, except for pages that share a page of the arena
+    /// with live ones and a remainder of at most 1 MiB or 3 % of the memory in use.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.check_range(offset, len)?;
+        self.clear(offset, len, Zeroes::Deallocate);
+        Ok(())
+    }
+
+    /// Makes the range read as zeros, partial pages included. Fails as [`Device::write_at`] does, and only for
+    /// partial pages.
+    pub fn write_zeroes(&self, offset: u64, len: u64, how: Zeroes) -> Result<(), Error> {
+        self.check_range(offset, len)?;
+        self.clear(offset, len, how);
+        let ends = [parts(offset, len).next(), last_part(offset, len)];
+        let same = ends[0].map(|p| p.page) == ends[1].map(|p| p.page);
+        for part in ends.into_iter().flatten().take(if same { 1 } else { 2 }) {
+            // A hole's part is zero already.
+            if part.len < PAGE_SIZE && (how == Zeroes::Allocate || self.holds_data(part.page)) {
+                let at = part.page * PAGE_SIZE as u64 + part.offset as u64;
+                self.write_at(&[0; PAGE_SIZE][..part.len], at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn holds_data(&self, page: u64) -> bool {
+        self.table.peek(page) != crate::word::Content::Empty
+    }
+
+    /// Clears the whole pages of a range.
+    fn clear(&self, offset: u64, len: u64, how: Zeroes) {
+        let page = PAGE_SIZE as u64;
+        let cpu = current_cpu();
+        let (first, end) = (offset.div_ceil(page), (offset + len) / page);
+        let mut freed = 0;
+        let mut at = first;
+        while at < end {
+            if how == Zeroes::Deallocate && !self.table.is_touched(at) {
+                // A discard of terabytes that were never written costs nothing.
+                let slots = crate::table::SLOTS_PER_PAGE;
+                at = (at / slots + 1) * slots;
+                continue;
+            }
+            freed += self.clear_page(at, how, cpu);
+            at += 1;
+        }
+        let count = i64::try_from(end.saturating_sub(first)).unwrap_or(i64::MAX);
+        self.counters
+            .shard(cpu)
+            .notify_free
+            .fetch_add(count, Relaxed);
+        if freed > 0 {
+            self.give_back(freed);
+        }
+    }
+
+    /// Returns memory to the system after `freed` object bytes were discarded.
+    fn give_back(&self, freed: u64) {
+        self.pool.release_free_spans();
+        let due = self.discarded_bytes.fetch_add(freed, Relaxed) + freed;
+        if due >= TRIM_BYTES.max(self.pool.used_bytes() / TRIM_FRACTION) {
+            self.discarded_bytes.store(0, Relaxed);
+            self.pool.trim();
+        }
+    }
+
+    /// Makes everything acknowledged durable as far as the device can. Its memory is all there is, so there is
+    /// nothing to do yet; frontends call it all the same.
+    pub fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The counters now. Waits for nobody, I/O included.
+    pub fn stats(&self) -> Stats {
+        let pool = self.pool.stats();
+        let mut stats = Stats {
+            mem_used_total_bytes: pool.used_bytes,
+            mem_used_max_bytes: pool.peak_bytes,
+            mem_limit_bytes: self.pool.limit_bytes(),
+            table_bytes: self.table.used_bytes() + PAGE_SIZE as u64,
+            metadata_bytes: pool.metadata_bytes + self.stream_bytes,
+            ..Stats::default()
+        };
+        self.counters.add_to(&mut stats);
+        stats
+    }
+
+    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. What is stored stays.
+    pub fn set_mem_limit_bytes(&self, bytes: u64) {
+        self.pool.set_limit_bytes(bytes);
+    }
+
+    /// Lets the maximum of memory used begin anew (zram's `mem_used_max`).
+    pub fn reset_mem_used_max(&self) {
+        self.pool.reset_peak();
+    }
+
+    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithm and limit stay. Who
+    /// writes meanwhile may find the page written or empty afterwards.
+    pub fn reset(&self) {
+        self.clear(0, self.size_bytes(), Zeroes::Deallocate);
+        self.pool.trim();
+        self.pool.reset_peak();
+        self.counters.reset_totals();
+    }
+
+    pub(crate) fn check_range(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let size_bytes = self.size_bytes();
+        match offset.checked_add(len) {
+            Some(end) if end <= size_bytes => Ok(()),
+            _ => Err(Error::OutOfRange {
+                offset,
+                len,
+                size_bytes,
+            }),
+        }
+    }
+}
+
+/// The part of a range that lies in its last page.
+fn last_part(offset: u64, len: u64) -> Option<Part> {
+    let last = (offset + len).checked_sub(1)? / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+    let begin = last.max(offset);
+    parts(begin, offset + len - begin).next()
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("size_bytes", &self.size_bytes())
+            .field("algorithm", &self.driver())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,301 @@
+//! The image: header, slot table and arena in one region of memory. This is the format that another process,
+//! or a later version of this program, will find; so it is little-endian, versioned and checksummed from the
+//! first day, and every offset in it is from its own beginning.
+
+use thiserror::Error;
+use uzram_pool::{CLASS_COUNT, SPAN_BYTES};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::PAGE_SIZE;
+
+/// First bytes of every image.
+const MAGIC: [u8; 8] = *b"UZRAMIMG";
+/// Changes with any change of the header, the slot word, or the pool's class table or span format.
+const VERSION: u32 = 1;
+/// Slots of the algorithm table: as many as a word's algorithm index can name.
+const ALGORITHMS: usize = 16;
+
+/// The first page of an image. All offsets and lengths in bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    magic: [u8; 8],
+    version: U32,
+    /// CRC-32 of the whole header with this field zero.
+    checksum: U32,
+    /// Features that a reader must know to read the image. None is defined: 0.
+    features_required: U64,
+    /// Features that a reader may ignore. None is defined: 0.
+    features_optional: U64,
+    page_bytes: U32,
+    span_bytes: U32,
+    class_count: U32,
+    logical_block_bytes: U32,
+    /// Pages of the device, which is also the number of words in the table.
+    page_count: U64,
+    table_offset: U64,
+    table_bytes: U64,
+    arena_offset: U64,
+    arena_bytes: U64,
+    /// The algorithm for each index that a word can hold: its name, not a driver's, padded with zeros. All
+    /// zeros: not in use.
+    algorithms: [[u8; 32]; ALGORITHMS],
+    /// Zero.
+    reserved: [u8; 3496],
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == PAGE_SIZE);
+    assert!(std::mem::offset_of!(Header, page_count) == 48);
+    assert!(std::mem::offset_of!(Header, algorithms) == 88);
+    assert!(std::mem::offset_of!(Header, reserved) == 600);
+};
+
+/// Why bytes are not the header of an image that this version can use.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// Fewer bytes than a header has.
+    #[error("{got} bytes are no image: a header has {PAGE_SIZE}")]
+    Short {
+        /// Bytes given.
+        got: usize,
+    },
+    /// Something else altogether.
+    #[error("not a uzram image: it does not begin with UZRAMIMG")]
+    Foreign,
+    /// Another version's layout.
+    #[error("image layout version {found}, this program knows {VERSION}")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// The checksum is wrong.
+    #[error("the image header is damaged (checksum)")]
+    Damaged,
+    /// The image needs a feature that this version does not have.
+    #[error("the image needs features {bits:#x} that this program does not have")]
+    Features {
+        /// The unknown bits.
+        bits: u64,
+    },
+    /// The checksum is right but the fields contradict each other or this build.
+    #[error("the image header is inconsistent: {what}")]
+    Inconsistent {
+        /// Which rule is broken.
+        what: &'static str,
+    },
+}
+
+/// Where the parts of an image are, in bytes from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) pages: u64,
+    pub(crate) table_offset: u64,
+    pub(crate) table_bytes: u64,
+    pub(crate) arena_offset: u64,
+    pub(crate) arena_bytes: u64,
+}
+
+/// The largest arena that handles can address.
+const MAX_ARENA: u64 = 4 << 40;
+
+impl Geometry {
+    /// The parts of an image for `pages` pages and `shards` pool shards. The arena is reserved address space,
+    /// so it is generous: four times the device, for spans that are sparsely used, and a span for each class and
+    /// shard.
+    pub(crate) fn new(pages: u64, shards: usize) -> Geometry {
+        let page = PAGE_SIZE as u64;
+        let table_bytes = (pages * 8).next_multiple_of(page);
+        let slack = (shards * CLASS_COUNT * SPAN_BYTES) as u64;
+        let arena_bytes = (pages * page * 4 + slack)
+            .next_multiple_of(SPAN_BYTES as u64)
+            .min(MAX_ARENA);
+        let arena_offset = (page + table_bytes).next_multiple_of(SPAN_BYTES as u64);
+        Geometry {
+            pages,
+            table_offset: page,
+            table_bytes,
+            arena_offset,
+            arena_bytes,
+        }
+    }
+
+    /// Bytes of the whole image.
+    pub(crate) fn image_bytes(&self) -> u64 {
+        self.arena_offset + self.arena_bytes
+    }
+}
+
+impl Header {
+    /// A header for an image of this shape whose algorithm 0 is `algorithm` (a name of at most 32 bytes).
+    pub(crate) fn new(geometry: &Geometry, logical_block_bytes: u32, algorithm: &str) -> Header {
+        let mut algorithms = [[0; 32]; ALGORITHMS];
+        let name = &algorithm.as_bytes()[..algorithm.len().min(32)];
+        algorithms[0][..name.len()].copy_from_slice(name);
+        let mut header = Header {
+            magic: MAGIC,
+            version: VERSION.into(),
+            checksum: 0.into(),
+            features_required: 0.into(),
+            features_optional: 0.into(),
+            page_bytes: (PAGE_SIZE as u32).into(),
+            span_bytes: (SPAN_BYTES as u32).into(),
+            class_count: (CLASS_COUNT as u32).into(),
+            logical_block_bytes: logical_block_bytes.into(),
+            page_count: geometry.pages.into(),
+            table_offset: geometry.table_offset.into(),
+            table_bytes: geometry.table_bytes.into(),
+            arena_offset: geometry.arena_offset.into(),
+            arena_bytes: geometry.arena_bytes.into(),
+            algorithms,
+            reserved: [0; 3496],
+        };
+        header.checksum = header.expected_checksum().into();
+        header
+    }
+
+    fn expected_checksum(&self) -> u32 {
+        let zeroed = Header {
+            checksum: 0.into(),
+            ..self.clone()
+        };
+        crc32fast::hash(zeroed.as_bytes())
+    }
+
+    /// Reads a header and refuses what this version could not use safely.
+    pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
+        let short = HeaderError::Short { got: bytes.len() };
+        let (header, _) = Header::read_from_prefix(bytes).map_err(|_| short)?;
+        if header.magic != MAGIC {
+            return Err(HeaderError::Foreign);
+        }
+        if header.version.get() != VERSION {
+            return Err(HeaderError::Version {
+                found: header.version.get(),
+            });
+        }
+        if header.checksum.get() != header.expected_checksum() {
+            return Err(HeaderError::Damaged);
+        }
+        if header.features_required.get() != 0 {
+            return Err(HeaderError::Features {
+                bits: header.features_required.get(),
+            });
+        }
+        header
+            .consistent()
+            .map_err(|what| HeaderError::Inconsistent { what })?;
+        Ok(header)
+    }
+
+    fn consistent(&self) -> Result<(), &'static str> {
+        let rule = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };
+        let table_end = self.table_offset.get().checked_add(self.table_bytes.get());
+        rule(
+            self.page_bytes.get() == PAGE_SIZE as u32,
+            "pages are not 4096 bytes",
+        )?;
+        rule(
+            self.span_bytes.get() == SPAN_BYTES as u32,
+            "spans are of another size",
+        )?;
+        rule(
+            self.class_count.get() == CLASS_COUNT as u32,
+            "the class table is another",
+        )?;
+        rule(
+            matches!(self.logical_block_bytes.get(), 512 | 4096),
+            "logical block size",
+        )?;
+        rule(
+            self.table_offset.get() == PAGE_SIZE as u64,
+            "the table is not behind the header",
+        )?;
+        let words = self.page_count.get().checked_mul(8);
+        rule(
+            words.is_some_and(|w| w <= self.table_bytes.get()),
+            "the table is too short",
+        )?;
+        rule(
+            table_end.is_some_and(|e| e <= self.arena_offset.get()),
+            "table and arena overlap",
+        )?;
+        rule(self.arena_bytes.get() <= MAX_ARENA, "the arena is too long")
+    }
+
+    /// Pages of the device.
+    pub fn page_count(&self) -> u64 {
+        self.page_count.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header::new(&Geometry::new(1000, 2), 4096, "lz4")
+    }
+
+    #[test]
+    fn a_header_reads_back() {
+        let parsed = Header::parse(header().as_bytes()).unwrap();
+        assert_eq!(parsed.page_count(), 1000);
+        assert_eq!(&parsed.algorithms[0][..4], b"lz4\0");
+    }
+
+    #[test]
+    fn first_bytes_are_the_documented_ones() {
+        let header = header();
+        let bytes = header.as_bytes();
+        assert_eq!(&bytes[..12], b"UZRAMIMG\x01\0\0\0");
+        assert_eq!(
+            &bytes[32..56],
+            b"\0\x10\0\0\0\0\x10\0\x2e\x01\0\0\0\x10\0\0\xe8\x03\0\0\0\0\0\0"
+        );
+    }
+
+    #[test]
+    fn damage_is_told_from_foreign_and_from_newer() {
+        let good = header();
+        assert_eq!(
+            Header::parse(&[0; 100]).unwrap_err(),
+            HeaderError::Short { got: 100 }
+        );
+        assert_eq!(Header::parse(&[0; 4096]).unwrap_err(), HeaderError::Foreign);
+        for byte in [20, 48, 90, 700, 4095] {
+            let mut bytes = good.as_bytes().to_vec();
+            bytes[byte] ^= 4;
+            assert_eq!(
+                Header::parse(&bytes).unwrap_err(),
+                HeaderError::Damaged,
+                "{byte}"
+            );
+        }
+        let sealed = |change: fn(&mut Header)| {
+            let mut header = good.clone();
+            change(&mut header);
+            header.checksum = header.expected_checksum().into();
+            Header::parse(header.as_bytes()).unwrap_err()
+        };
+        assert_eq!(
+            sealed(|h| h.version = 2.into()),
+            HeaderError::Version { found: 2 }
+        );
+        let features = sealed(|h| h.features_required = 5.into());
+        assert_eq!(features, HeaderError::Features { bits: 5 });
+        for broken in [
+            sealed(|h| h.page_count = u64::MAX.into()),
+            sealed(|h| h.page_count = 1_000_000.into()),
+            sealed(|h| h.arena_offset = 0.into()),
+            sealed(|h| h.table_bytes = u64::MAX.into()),
+        ] {
+            assert!(
+                matches!(broken, HeaderError::Inconsistent { .. }),
+                "{broken}"
+            );
+        }
+    }
+}

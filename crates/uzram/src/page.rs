@@ -1,0 +1,242 @@
+//! One page's way in and out: same-filled test, compression, placing the object, publishing the word.
+//!
+//! Every function here deals with one page and takes the stream or context it works with from the caller, who
+//! got it once for a whole request.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use uzram_compress::{Error as CodecError, Tfm};
+use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
+
+use crate::device::{Device, Zeroes};
+use crate::stream::{Encoder, Stream};
+use crate::word::Content;
+use crate::{Error, PAGE_SIZE};
+
+/// The 64-bit word that the whole page repeats, if it does.
+fn same_filled(page: &[u8; PAGE_SIZE]) -> Option<u64> {
+    let (words, _) = page.as_chunks::<8>();
+    let first = words[0];
+    // Most pages that are not same-filled differ at the end already.
+    if words[words.len() - 1] != first {
+        return None;
+    }
+    let (lines, _) = words.as_chunks::<8>();
+    let pattern = u64::from_ne_bytes(first);
+    let same = lines.iter().all(|line| {
+        line.iter().fold(0, |differ, word| {
+            differ | (u64::from_ne_bytes(*word) ^ pattern)
+        }) == 0
+    });
+    same.then_some(pattern)
+}
+
+fn fill(page: &mut [u8; PAGE_SIZE], word: u64) {
+    page.as_chunks_mut::<8>().0.fill(word.to_ne_bytes());
+}
+
+impl Device {
+    /// Reads a page. `tfm` is needed only where the algorithm has no stateless decompressor.
+    pub(crate) fn read_page(
+        &self,
+        page: u64,
+        out: &mut [u8; PAGE_SIZE],
+        tfm: Option<&mut dyn Tfm>,
+    ) -> Result<(), Error> {
+        match self.table.peek(page) {
+            Content::Empty => {
+                out.fill(0);
+                return Ok(());
+            }
+            Content::Same(word) => {
+                fill(out, word);
+                return Ok(());
+            }
+            _ => {}
+        }
+        let slot = self.table.lock(page);
+        let content = slot.content();
+        let Some((handle, len)) = content.object() else {
+            match content {
+                Content::Same(word) => fill(out, word),
+                _ => out.fill(0),
+            }
+            return Ok(());
+        };
+        #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
+        // SAFETY: the word names an object that was stored by `place` and is freed only by who publishes
+        // another word under this slot's lock, which we hold; `Object`s are made under that lock only, and
+        // this one is gone before the lock is.
+        let object = unsafe { self.pool.object(handle, len) };
+        let bytes = self.pool.bytes(&object);
+        match content {
+            Content::Huge { .. } => out.copy_from_slice(bytes),
+            Content::SameObject { .. } => {
+                fill(out, bytes.try_into().map_or(0, u64::from_ne_bytes));
+            }
+            _ => {
+                let result = match (self.prepared.stateless(), tfm) {
+                    (Some(stateless), _) => stateless.decompress(bytes, out),
+                    (None, Some(tfm)) => tfm.decompress(bytes, out),
+                    (None, None) => unreachable!("readers have contexts where they are needed"),
+                };
+                return self.whole_page(page, result);
+            }
+        }
+        Ok(())
+    }
+
+    fn whole_page(&self, page: u64, result: Result<usize, CodecError>) -> Result<(), Error> {
+        let reason = match result {
+            Ok(PAGE_SIZE) => return Ok(()),
+            Ok(n) => format!("it decompresses to {n} bytes"),
+            Err(error) => error.to_string(),
+        };
+        Err(Error::Corrupt { page, reason })
+    }
+
+    /// Writes a whole page.
+    pub(crate) fn write_page(
+        &self,
+        page: u64,
+        data: &[u8; PAGE_SIZE],
+        stream: &mut Stream,
+        cpu: usize,
+    ) -> Result<(), Error> {
+        let word = self.place(page, data, &mut stream.encoder, cpu)?;
+        let old = self.table.lock_to_write(page).publish(word);
+        self.replaced(old, word, cpu);
+        Ok(())
+    }
+
+    /// Writes part of a page: reads, patches and writes it, with other writers kept out in between.
+    pub(crate) fn write_part(
+        &self,
+        page: u64,
+        offset: usize,
+        data: &[u8],
+        stream: &mut Stream,
+        cpu: usize,
+    ) -> Result<(), Error> {
+        let writing = self.table.lock_to_write(page).keep_writing();
+        let Stream {
+            encoder,
+            page: whole,
+        } = stream;
+        self.read_page(page, whole, Some(&mut *encoder.tfm))?;
+        whole[offset..offset + data.len()].copy_from_slice(data);
+        let word = self.place(page, whole, encoder, cpu)?;
+        let old = writing.publish(word);
+        self.replaced(old, word, cpu);
+        Ok(())
+    }
+
+    /// Makes a page empty, or same-filled with zeros. Returns the bytes of pool memory that were freed.
+    pub(crate) fn clear_page(&self, page: u64, how: Zeroes, cpu: usize) -> u64 {
+        let word = match how {
+            Zeroes::Deallocate if !self.table.is_touched(page) => return 0,
+            Zeroes::Deallocate => 0,
+            Zeroes::Allocate => Content::Same(0).encode().unwrap_or_default(),
+        };
+        let old = self.table.lock_to_write(page).publish(word);
+        self.replaced(old, word, cpu);
+        old.object().map_or(0, |(_, len)| len as u64)
+    }
+
+    /// Compresses a page and stores its object. Returns the word to publish, which from now on stands for the
+    /// right to the object.
+    fn place(
+        &self,
+        page: u64,
+        data: &[u8; PAGE_SIZE],
+        encoder: &mut Encoder,
+        cpu: usize,
+    ) -> Result<u64, Error> {
+        let content = match same_filled(data) {
+            Some(pattern) if Content::Same(pattern).encode().is_some() => Content::Same(pattern),
+            Some(pattern) => Content::SameObject {
+                handle: self.store(page, &pattern.to_ne_bytes(), cpu)?,
+            },
+            // An object that does not fit two pages is as incompressible as one that does not fit one.
+            None => match encoder.tfm.compress(data, &mut encoder.object[..]) {
+                Ok(len) if len < HUGE_THRESHOLD => {
+                    let handle = self.store(page, &encoder.object[..len], cpu)?;
+                    Content::Compressed {
+                        algorithm: 0,
+                        handle,
+                        len: len as u16,
+                    }
+                }
+                _ => Content::Huge {
+                    handle: self.store(page, data, cpu)?,
+                },
+            },
+        };
+        Ok(content
+            .encode()
+            .expect("only a same-filled word may lack room, and that was asked"))
+    }
+
+    /// Stores an object and returns its handle; at the memory limit once more after giving back what was freed.
+    fn store(&self, page: u64, bytes: &[u8], cpu: usize) -> Result<u64, Error> {
+        // A device has at most 2^32 pages.
+        let owner = page as u32;
+        let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
+            if !self.pool.has_freed() {
+                return Err(error);
+            }
+            self.pool.trim();
+            self.pool.store(cpu, bytes, owner)
+        });
+        result
+            .map(|object| object.handle())
+            .map_err(|error| match error {
+                PoolError::Limit {
+                    limit_bytes,
+                    used_bytes,
+                } => Error::NoSpace {
+                    page,
+                    used_bytes,
+                    limit_bytes,
+                },
+                _ => Error::ArenaFull { page },
+            })
+    }
+
+    /// After a word was replaced: counts the change and frees the old object.
+    fn replaced(&self, old: Content, new: u64, cpu: usize) {
+        self.counters.shard(cpu).replaced(old, Content::decode(new));
+        if let Some((handle, len)) = old.object() {
+            #[expect(unsafe_code, reason = "whoever replaced the word owns what it named")]
+            // SAFETY: `publish` returned this content to us alone, and no word names the object any more.
+            let object = unsafe { self.pool.object(handle, len) };
+            self.pool.free(object);
+        }
+    }
+
+    pub(crate) fn count_failed_read(&self, cpu: usize) {
+        self.counters.shard(cpu).failed_reads.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_failed_write(&self, cpu: usize) {
+        self.counters.shard(cpu).failed_writes.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_filled_pages_are_found_and_no_others() {
+        let mut page = [0u8; PAGE_SIZE];
+        assert_eq!(same_filled(&page), Some(0));
+        fill(&mut page, 0x0102_0304_0506_0708);
+        assert_eq!(same_filled(&page), Some(0x0102_0304_0506_0708));
+        for byte in [0, 7, 8, 63, 64, 2048, 4088, 4095] {
+            page[byte] ^= 1;
+            assert_eq!(same_filled(&page), None, "byte {byte}");
+            page[byte] ^= 1;
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Per-CPU compression streams: a tfm and its buffers for each CPU, instead of a list under a lock.
+//!
+//! A request takes the stream of the CPU it runs on. Should that be held (its holder was descheduled in the
+//! middle of a page), it takes the next one that is free; only when all are held does it wait.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crossbeam_utils::CachePadded;
+use uzram_compress::{Error, Prepared, Tfm};
+
+use crate::PAGE_SIZE;
+
+/// Room for an object that grew: the kernel's two pages.
+const BUFFER: usize = 2 * PAGE_SIZE;
+
+/// What one writer needs while it works on a page.
+pub(crate) struct Stream {
+    pub(crate) encoder: Encoder,
+    /// Where partial writes put the page together.
+    pub(crate) page: Box<[u8; PAGE_SIZE]>,
+}
+
+/// The part of a stream that makes objects.
+pub(crate) struct Encoder {
+    pub(crate) tfm: Box<dyn Tfm>,
+    pub(crate) object: Box<[u8; BUFFER]>,
+}
+
+impl Stream {
+    pub(crate) fn new(prepared: &dyn Prepared) -> Result<Stream, Error> {
+        let encoder = Encoder {
+            tfm: prepared.tfm()?,
+            object: Box::new([0; BUFFER]),
+        };
+        Ok(Stream {
+            encoder,
+            page: Box::new([0; PAGE_SIZE]),
+        })
+    }
+
+    /// Bytes of memory, as far as known.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.encoder.tfm.memory_bytes() + BUFFER + PAGE_SIZE
+    }
+}
+
+/// One `T` for each CPU.
+pub(crate) struct PerCpu<T> {
+    slots: Box<[CachePadded<Mutex<T>>]>,
+}
+
+impl<T> PerCpu<T> {
+    /// Makes `count` of them, at least one.
+    pub(crate) fn new(
+        count: usize,
+        mut make: impl FnMut() -> Result<T, Error>,
+    ) -> Result<PerCpu<T>, Error> {
+        let slots: Result<Vec<_>, Error> = (0..count.max(1))
+            .map(|_| Ok(CachePadded::new(Mutex::new(make()?))))
+            .collect();
+        Ok(PerCpu {
+            slots: slots?.into(),
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Takes the one of this CPU, or the next that is free.
+    pub(crate) fn get(&self, cpu: usize) -> MutexGuard<'_, T> {
+        let count = self.slots.len();
+        let free = (0..count).find_map(|i| self.slots[(cpu + i) % count].try_lock().ok());
+        // A panic in the middle of a page (none is known) leaves buffers whose content does not matter.
+        free.unwrap_or_else(|| {
+            self.slots[cpu % count]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! The slot table: one atomic word for each page, its lock, and the parking of those who wait for it.
+//!
+//! The table is reserved memory. A table page of which no slot was ever written is not touched, not even by
+//! reads (reading a hole of a shared mapping would allocate it): a bitmap says which ones were.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::thread::futex;
+use uzram_pool::Region;
+
+use crate::PAGE_SIZE;
+use crate::layout::Geometry;
+use crate::word::{CONTROL, Content, LOCKED, WAITERS, WRITING};
+
+/// Slots in a page of the table.
+pub(crate) const SLOTS_PER_PAGE: u64 = (PAGE_SIZE / 8) as u64;
+/// Parking places. Slots share them; a wake-up that was meant for another slot only costs a look.
+const PARKING_PLACES: usize = 64;
+/// Looks at a held lock before parking: about as long as a page takes to decompress.
+const SPINS: u32 = 200;
+
+pub(crate) struct Table {
+    region: Arc<Region>,
+    offset: u64,
+    pages: u64,
+    /// One bit for each page of the table that was touched.
+    touched: Region,
+    touched_pages: AtomicU64,
+    parking: [AtomicU32; PARKING_PLACES],
+}
+
+/// A locked slot. Dropping it unlocks the slot with its content unchanged.
+pub(crate) struct SlotGuard<'a> {
+    table: &'a Table,
+    page: u64,
+    /// The word without `LOCKED` and `WAITERS`.
+    word: u64,
+}
+
+/// The sole right to write a slot, held while others may still read it.
+pub(crate) struct WriteGuard<'a> {
+    table: &'a Table,
+    page: u64,
+}
+
+impl Table {
+    pub(crate) fn new(region: Arc<Region>, geometry: &Geometry) -> std::io::Result<Table> {
+        let table_pages = geometry.table_bytes / PAGE_SIZE as u64;
+        Ok(Table {
+            region,
+            offset: geometry.table_offset,
+            pages: geometry.pages,
+            touched: Region::private(table_pages.div_ceil(64) * 8)?,
+            touched_pages: AtomicU64::new(0),
+            parking: [const { AtomicU32::new(0) }; PARKING_PLACES],
+        })
+    }
+
+    /// Number of slots.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Memory of the table in use, in bytes.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.touched_pages.load(Relaxed) * PAGE_SIZE as u64
+    }
+
+    /// What a page holds at this moment, without its lock. An object named here may be gone already.
+    pub(crate) fn peek(&self, page: u64) -> Content {
+        if self.is_touched(page) {
+            Content::decode(self.word(page).load(Acquire))
+        } else {
+            Content::Empty
+        }
+    }
+
+    /// Whether any slot in this page's part of the table was ever written.
+    pub(crate) fn is_touched(&self, page: u64) -> bool {
+        let (word, bit) = self.touched_bit(page);
+        word.load(Relaxed) >> bit & 1 == 1
+    }
+
+    /// Locks a slot to read it, or to publish under a [`WriteGuard`].
+    pub(crate) fn lock(&self, page: u64) -> SlotGuard<'_> {
+        self.lock_when_clear(page, LOCKED)
+    }
+
+    /// Locks a slot to change it: waits also for a partial write that is under way.
+    pub(crate) fn lock_to_write(&self, page: u64) -> SlotGuard<'_> {
+        self.touch(page);
+        self.lock_when_clear(page, LOCKED | WRITING)
+    }
+
+    fn lock_when_clear(&self, page: u64, blockers: u64) -> SlotGuard<'_> {
+        let slot = self.word(page);
+        let mut spins = 0;
+        loop {
+            let word = slot.load(Relaxed);
+            if word & blockers == 0 {
+                // Acquire: sees the object that the last holder published.
+                if slot
+                    .compare_exchange_weak(word, word | LOCKED, Acquire, Relaxed)
+                    .is_ok()
+                {
+                    return SlotGuard {
+                        table: self,
+                        page,
+                        word: word & !WAITERS,
+                    };
+                }
+            } else if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                self.park(page, slot, word);
+            }
+        }
+    }
+
+    /// Sleeps until the slot is unlocked, if it still has the value `word`. May return early.
+    fn park(&self, page: u64, slot: &AtomicU64, word: u64) {
+        let place = self.parking_place(page);
+        // Taken before the bit is set: whoever unlocks after that changes it, and the wait does not begin.
+        let ticket = place.load(Acquire);
+        if slot
+            .compare_exchange(word, word | WAITERS, AcqRel, Relaxed)
+            .is_ok()
+        {
+            let _ = futex::wait(place, futex::Flags::PRIVATE, ticket, None);
+        }
+    }
+
+    /// Stores a slot's new value, unlocked, and wakes who waits for it.
+    fn unlock(&self, page: u64, word: u64) {
+        // Release: the object is complete before its word can be seen.
+        let before = self.word(page).swap(word, AcqRel);
+        if before & WAITERS != 0 {
+            let place = self.parking_place(page);
+            place.fetch_add(1, AcqRel);
+            let _ = futex::wake(place, futex::Flags::PRIVATE, i32::MAX as u32);
+        }
+    }
+
+    fn word(&self, page: u64) -> &AtomicU64 {
+        assert!(page < self.pages, "page {page} of {}", self.pages);
+        &self.region.words(self.offset + page * 8, 1)[0]
+    }
+
+    fn parking_place(&self, page: u64) -> &AtomicU32 {
+        &self.parking[page as usize % PARKING_PLACES]
+    }
+
+    fn touched_bit(&self, page: u64) -> (&AtomicU64, u64) {
+        let table_page = page / SLOTS_PER_PAGE;
+        (
+            &self.touched.words(table_page / 64 * 8, 1)[0],
+            table_page % 64,
+        )
+    }
+
+    fn touch(&self, page: u64) {
+        let (word, bit) = self.touched_bit(page);
+        if word.load(Relaxed) >> bit & 1 == 0 && word.fetch_or(1 << bit, Relaxed) >> bit & 1 == 0 {
+            self.touched_pages.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl<'a> SlotGuard<'a> {
+    /// What the slot holds. It stays so, and its object stays in place, while the guard lives.
+    pub(crate) fn content(&self) -> Content {
+        Content::decode(self.word)
+    }
+
+    /// Publishes new contents (an encoded word) and unlocks. Returns what was there: its object, if any, is
+    /// the caller's to free.
+    pub(crate) fn publish(self, word: u64) -> Content {
+        let old = self.content();
+        let this = std::mem::ManuallyDrop::new(self);
+        this.table.unlock(this.page, this.word & WRITING | word);
+        old
+    }
+
+    /// Lets readers in but keeps other writers out until the returned guard publishes or is dropped.
+    pub(crate) fn keep_writing(self) -> WriteGuard<'a> {
+        let this = std::mem::ManuallyDrop::new(self);
+        this.table.unlock(this.page, this.word | WRITING);
+        WriteGuard {
+            table: this.table,
+            page: this.page,
+        }
+    }
+}
+
+impl Drop for SlotGuard<'_> {
+    fn drop(&mut self) {
+        self.table.unlock(self.page, self.word);
+    }
+}
+
+impl WriteGuard<'_> {
+    /// Publishes new contents and lets other writers in. Returns what was there, as [`SlotGuard::publish`].
+    pub(crate) fn publish(self, word: u64) -> Content {
+        let this = std::mem::ManuallyDrop::new(self);
+        let mut slot = this.table.lock(this.page);
+        slot.word &= !WRITING;
+        slot.publish(word)
+    }
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        let mut slot = self.table.lock(self.page);
+        slot.word &= !WRITING;
+    }
+}
+
+const _: () = assert!(CONTROL == LOCKED | WAITERS | WRITING);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn table(pages: u64) -> Table {
+        let geometry = Geometry::new(pages, 1);
+        let region = Arc::new(Region::memfd("uzram-table-test", geometry.image_bytes()).unwrap());
+        Table::new(region, &geometry).unwrap()
+    }
+
+    #[test]
+    fn reading_untouched_slots_takes_no_memory() {
+        let table = table(1 << 20);
+        assert!(
+            (0..1 << 20)
+                .step_by(100)
+                .all(|page| table.peek(page) == Content::Empty)
+        );
+        assert_eq!((table.used_bytes(), table.region.resident_bytes()), (0, 0));
+        drop(table.lock_to_write(77));
+        assert_eq!(
+            (table.used_bytes(), table.region.resident_bytes()),
+            (4096, 4096)
+        );
+    }
+
+    /// The lock excludes; holders that sleep make the others park.
+    #[test]
+    fn the_lock_excludes_and_parks() {
+        let table = table(4);
+        let inside = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for round in 0..300u64 {
+                        let slot = table.lock_to_write(1);
+                        assert_eq!(inside.fetch_add(1, Relaxed), 0);
+                        if round % 50 == 0 {
+                            std::thread::sleep(std::time::Duration::from_millis(1));
+                        }
+                        assert_eq!(inside.fetch_sub(1, Relaxed), 1);
+                        let Content::Same(n) = slot.content() else {
+                            slot.publish(Content::Same(1).encode().unwrap());
+                            continue;
+                        };
+                        slot.publish(Content::Same(n + 1).encode().unwrap());
+                    }
+                });
+            }
+        });
+        assert_eq!(table.peek(1), Content::Same(8 * 300));
+    }
+
+    /// While a partial write is under way readers get in and writers do not.
+    #[test]
+    fn writing_keeps_writers_out_and_lets_readers_in() {
+        let table = table(4);
+        let writing = table.lock_to_write(2).keep_writing();
+        assert_eq!(table.lock(2).content(), Content::Empty);
+        let published = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let slot = table.lock_to_write(2);
+                assert_eq!(published.load(Relaxed), 1, "a writer got in too early");
+                assert_eq!(slot.content(), Content::Same(5));
+                slot.publish(Content::Same(6).encode().unwrap());
+            });
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            published.store(1, Relaxed);
+            writing.publish(Content::Same(5).encode().unwrap());
+        });
+        assert_eq!(table.peek(2), Content::Same(6));
+        drop(table.lock_to_write(2).keep_writing());
+        assert_eq!(table.lock_to_write(2).content(), Content::Same(6));
+    }
+}

@@ -1,0 +1,182 @@
+//! The slot word: one 64-bit number that says everything about a page. Pure functions, no atomics.
+//!
+//! | bits | meaning |
+//! | --- | --- |
+//! | 63 | locked |
+//! | 62 | waiters |
+//! | 61 | writing |
+//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge; 5 (on the backing device) to 7 are reserved |
+//! | 57, 56, 55 | reserved for idle, under post-processing, incompressible: zero |
+//! | 54..51 | index into the header's algorithm table |
+//! | 50..39 | object length less one |
+//! | 38..0 | object handle (offset in the arena in units of 8 bytes) |
+//!
+//! A same-filled page repeats one 64-bit word. 51 bits (50..0) are left to hold it: bit 50 set, a 32-bit
+//! pattern that is repeated twice; clear, a number of 50 bits, sign-extended. That covers zeros, ones, every
+//! repeated byte, 16- and 32-bit pattern and user-space addresses; any other word goes to an object of 8 bytes.
+
+/// Somebody reads the object or changes the word.
+pub(crate) const LOCKED: u64 = 1 << 63;
+/// Somebody is parked until the word changes.
+pub(crate) const WAITERS: u64 = 1 << 62;
+/// A partial write is under way.
+pub(crate) const WRITING: u64 = 1 << 61;
+/// All control bits: what is left describes the page.
+pub(crate) const CONTROL: u64 = LOCKED | WAITERS | WRITING;
+
+const STATE: u32 = 58;
+const ALGORITHM: u32 = 51;
+const LEN: u32 = 39;
+const HANDLE_MASK: u64 = (1 << LEN) - 1;
+const SAME_REPEATS: u64 = 1 << 50;
+
+const SAME: u64 = 1 << STATE;
+const SAME_OBJECT: u64 = 2 << STATE;
+const COMPRESSED: u64 = 3 << STATE;
+const HUGE: u64 = 4 << STATE;
+
+/// What a word says of its page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Never written, or discarded.
+    Empty,
+    /// Every 64-bit word of the page is this one (native endian).
+    Same(u64),
+    /// Same-filled, the word being in an object of 8 bytes.
+    SameObject { handle: u64 },
+    /// Compressed by the algorithm with this index.
+    Compressed {
+        algorithm: u8,
+        handle: u64,
+        len: u16,
+    },
+    /// Stored as it is.
+    Huge { handle: u64 },
+}
+
+impl Content {
+    /// The object's handle and length in bytes, if there is one.
+    pub(crate) fn object(self) -> Option<(u64, usize)> {
+        match self {
+            Content::Empty | Content::Same(_) => None,
+            Content::SameObject { handle } => Some((handle, 8)),
+            Content::Compressed { handle, len, .. } => Some((handle, usize::from(len))),
+            Content::Huge { handle } => Some((handle, crate::PAGE_SIZE)),
+        }
+    }
+
+    /// The word, control bits clear; `None` for a same-filled word that needs an object.
+    pub(crate) fn encode(self) -> Option<u64> {
+        let object = |handle: u64, len: u64| {
+            debug_assert!(handle <= HANDLE_MASK && (1..=4096).contains(&len));
+            (len - 1) << LEN | handle
+        };
+        Some(match self {
+            Content::Empty => 0,
+            Content::Same(word) => SAME | encode_same(word)?,
+            Content::SameObject { handle } => SAME_OBJECT | object(handle, 8),
+            Content::Compressed {
+                algorithm,
+                handle,
+                len,
+            } => {
+                COMPRESSED | u64::from(algorithm & 15) << ALGORITHM | object(handle, u64::from(len))
+            }
+            Content::Huge { handle } => HUGE | object(handle, 4096),
+        })
+    }
+
+    /// Reads a word; control bits are ignored.
+    pub(crate) fn decode(word: u64) -> Content {
+        let handle = word & HANDLE_MASK;
+        match word >> STATE & 7 {
+            0 => Content::Empty,
+            1 => Content::Same(decode_same(word)),
+            2 => Content::SameObject { handle },
+            3 => Content::Compressed {
+                algorithm: (word >> ALGORITHM & 15) as u8,
+                handle,
+                len: (word >> LEN & 0xFFF) as u16 + 1,
+            },
+            4 => Content::Huge { handle },
+            // Only this crate writes words, and never these.
+            state => unreachable!("slot state {state}"),
+        }
+    }
+}
+
+fn encode_same(word: u64) -> Option<u64> {
+    if word >> 32 == word & 0xFFFF_FFFF {
+        return Some(SAME_REPEATS | word & 0xFFFF_FFFF);
+    }
+    let low = word & (SAME_REPEATS - 1);
+    (decode_same(low) == word).then_some(low)
+}
+
+fn decode_same(word: u64) -> u64 {
+    if word & SAME_REPEATS != 0 {
+        let half = word & 0xFFFF_FFFF;
+        return half << 32 | half;
+    }
+    // Sign-extend from bit 49.
+    ((word << 14) as i64 >> 14) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn same_filled_words_that_fit_are_kept_in_the_word() {
+        for word in [
+            0,
+            u64::MAX,
+            0x5A5A_5A5A_5A5A_5A5A,
+            0xDEAD_BEEF_DEAD_BEEF,
+            0x0000_7FFF_1234_5678,
+            1,
+            u64::MAX - 1,
+            (1 << 49) - 1,
+        ] {
+            let encoded = Content::Same(word).encode().unwrap();
+            assert_eq!(Content::decode(encoded), Content::Same(word), "{word:#x}");
+        }
+        for word in [1 << 49, 0x1234_5678_9ABC_DEF0, 1 << 63] {
+            assert_eq!(Content::Same(word).encode(), None, "{word:#x}");
+        }
+    }
+
+    fn content() -> impl Strategy<Value = Content> {
+        let handle = 0..=HANDLE_MASK;
+        prop_oneof![
+            Just(Content::Empty),
+            any::<u64>().prop_map(Content::Same),
+            handle
+                .clone()
+                .prop_map(|handle| Content::SameObject { handle }),
+            (0..16u8, handle.clone(), 1..=4096u16).prop_map(|(algorithm, handle, len)| {
+                Content::Compressed {
+                    algorithm,
+                    handle,
+                    len,
+                }
+            }),
+            handle.prop_map(|handle| Content::Huge { handle }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn prop_word_round_trips_and_leaves_the_control_bits(content in content()) {
+            if let Some(word) = content.encode() {
+                prop_assert_eq!(word & CONTROL, 0);
+                prop_assert_eq!(Content::decode(word), content);
+                prop_assert_eq!(Content::decode(word | CONTROL), content);
+            } else {
+                prop_assert!(matches!(content, Content::Same(_)));
+            }
+        }
+    }
+}

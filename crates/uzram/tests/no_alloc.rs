@@ -1,0 +1,50 @@
+//! The hot path law: between a request and its reply nothing is allocated from the heap, whatever the page
+//! holds, aligned or not.
+
+#[path = "../../uzram-compress/tests/support/malloc.rs"]
+mod malloc;
+
+use malloc::CALLS;
+use uzram::compress::Registry;
+use uzram::{Device, Zeroes};
+
+#[test]
+fn requests_allocate_nothing() {
+    malloc::assert_counting();
+    for algorithm in Registry::builtin().iter() {
+        let device = Device::builder(16 << 20)
+            .algorithm(algorithm.driver_name())
+            .build()
+            .unwrap();
+        let mut data = vec![0u8; 1 << 20];
+        let mut noise = 1u64;
+        for (i, byte) in data.iter_mut().enumerate() {
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            *byte = match i >> 16 & 3 {
+                0 => 0,
+                1 => 0x5A,
+                2 => (i / 9) as u8,
+                _ => (noise >> 56) as u8,
+            };
+        }
+        let before = CALLS.get();
+        for round in 0..4 {
+            device.write_at(&data, round << 20).unwrap();
+            device
+                .write_at(&data[..70_000], (round << 20) + 333)
+                .unwrap();
+            device.read_at(&mut data, (round << 20) + 77).unwrap();
+            device
+                .write_zeroes(round << 20, 9999, Zeroes::Allocate)
+                .unwrap();
+            device.discard(round << 20, 1 << 19).unwrap();
+        }
+        let last = device.extents(0, device.size_bytes()).unwrap().last();
+        assert!(last.is_some());
+        device.stats();
+        device.reset();
+        assert_eq!(CALLS.get(), before, "{}", algorithm.driver_name());
+    }
+}

@@ -1,0 +1,127 @@
+//! Many threads on overlapping pages, against what an atomic page allows.
+//!
+//! Every write stamps each of the page's 512-byte sectors with who wrote it and when. A reader must find whole
+//! writes: sectors written together agree, a sector's time never goes back, and what the last writer of a page
+//! wrote is what stays.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+
+use uzram::compress::Registry;
+use uzram::{Device, PAGE_SIZE};
+
+const PAGES: u64 = 7;
+const SECTOR: usize = 512;
+
+/// A page of one write: compressible or not by the stamp's parity, every sector stamped.
+fn page(stamp: u64) -> [u8; PAGE_SIZE] {
+    let mut page = [0; PAGE_SIZE];
+    let mut noise = stamp;
+    for (i, sector) in page.chunks_mut(SECTOR).enumerate() {
+        for byte in sector.iter_mut() {
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            *byte = if stamp.is_multiple_of(3) {
+                (noise >> 56) as u8
+            } else {
+                i as u8
+            };
+        }
+        sector[..8].copy_from_slice(&stamp.to_le_bytes());
+    }
+    page
+}
+
+fn stamp(sector: &[u8]) -> u64 {
+    u64::from_le_bytes(sector[..8].try_into().unwrap())
+}
+
+/// Whole-page writers and readers: a page read is exactly one write, or empty.
+fn whole_pages(device: &Device, rounds: u64) {
+    let clock = AtomicU64::new(1);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let clock = &clock;
+            scope.spawn(move || {
+                let mut seed = thread * 77 + 1;
+                for _ in 0..rounds {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let at = (seed >> 33) % PAGES * PAGE_SIZE as u64;
+                    match seed >> 60 {
+                        0 => device.discard(at, PAGE_SIZE as u64).unwrap(),
+                        1..8 => device
+                            .write_at(&page(clock.fetch_add(1, SeqCst)), at)
+                            .unwrap(),
+                        _ => {
+                            let mut got = [0; PAGE_SIZE];
+                            device.read_at(&mut got, at).unwrap();
+                            let stamp = stamp(&got);
+                            if stamp == 0 {
+                                assert!(got == [0; PAGE_SIZE], "an empty page has bytes");
+                            } else {
+                                assert!(got == page(stamp), "a page mixed from two writes");
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Each thread owns one sector of every page and rewrites it by partial writes: none may undo another's.
+fn partial_pages(device: &Device, rounds: u64) {
+    device.reset();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            scope.spawn(move || {
+                for round in 1..=rounds {
+                    for page in 0..PAGES {
+                        let at = page * PAGE_SIZE as u64 + thread * SECTOR as u64;
+                        let mut sector = [0; SECTOR];
+                        device.read_at(&mut sector, at).unwrap();
+                        assert_eq!(stamp(&sector), round - 1, "page {page}: a write was undone");
+                        let mut sector = [(round * 7 + thread) as u8; SECTOR];
+                        sector[..8].copy_from_slice(&round.to_le_bytes());
+                        device.write_at(&sector, at).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    for page in 0..PAGES {
+        for thread in 0..4u64 {
+            let mut sector = [0; SECTOR];
+            device
+                .read_at(
+                    &mut sector,
+                    page * PAGE_SIZE as u64 + thread * SECTOR as u64,
+                )
+                .unwrap();
+            assert_eq!(stamp(&sector), rounds);
+        }
+    }
+}
+
+#[test]
+fn threads_on_overlapping_pages_never_see_half_a_write() {
+    for algorithm in Registry::builtin().iter() {
+        for streams in [1, 2, 4] {
+            let device = Device::builder(PAGES * PAGE_SIZE as u64)
+                .algorithm(algorithm.driver_name())
+                .streams(streams)
+                .build()
+                .unwrap();
+            whole_pages(&device, 4000);
+            partial_pages(&device, 150);
+            device.reset();
+            let stats = device.stats();
+            assert_eq!(
+                (stats.orig_data_size_bytes, stats.mem_used_total_bytes),
+                (0, 0)
+            );
+            assert_eq!((stats.same_pages, stats.huge_pages), (0, 0));
+        }
+    }
+}
