@@ -4,8 +4,8 @@
 //! place. A complete request is an [`Item`]: its header and where its payload lies. Workers take items in a
 //! [`Batch`], which shares the buffer, so payloads go from here to the device without a copy. A buffer that others
 //! still hold is read-only; the receiver then goes on in another, carrying over the few bytes of a request that is
-//! not complete. As each worker holds at most one buffer, as many buffers as workers are enough, and they are
-//! made when first needed: the memory of a connection is bounded and nothing is allocated for a request.
+//! not complete. As each worker holds at most one buffer, one more than there are workers is enough, and they
+//! are made when first needed: the memory of a connection is bounded and nothing is allocated for a request.
 //!
 //! A WRITE too large for a buffer is not an item: the leader streams it ([`Receiver::stream`]).
 
@@ -193,21 +193,21 @@ impl Receiver {
             }
             return;
         }
-        let free = match self
-            .buffers
-            .iter_mut()
-            .position(|buffer| Arc::get_mut(buffer).is_some())
-        {
-            Some(free) => free,
-            None => {
-                self.buffers.push(new_buffer());
-                self.buffers.len() - 1
-            }
-        };
+        let free = self.another_buffer();
         let old = Arc::clone(&self.buffers[self.current]);
         writable(&mut self.buffers[free])[..unparsed.len()].copy_from_slice(&old[unparsed.clone()]);
         self.current = free;
         self.unparsed = 0..unparsed.len();
+    }
+
+    /// A buffer that nobody holds, and never the current one: its last holder may let go at any moment, even now.
+    fn another_buffer(&mut self) -> usize {
+        let free = (0..self.buffers.len())
+            .find(|&i| i != self.current && Arc::get_mut(&mut self.buffers[i]).is_some());
+        free.unwrap_or_else(|| {
+            self.buffers.push(new_buffer());
+            self.buffers.len() - 1
+        })
     }
 
     /// Appends what has arrived, at most `most` bytes, to the unparsed ones.
@@ -291,4 +291,88 @@ fn new_buffer() -> Arc<Box<[u8]>> {
 
 fn writable(buffer: &mut Arc<Box<[u8]>>) -> &mut [u8] {
     Arc::get_mut(buffer).expect("make_room chose a buffer that nobody else holds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Write, os::unix::net::UnixStream, sync::mpsc, thread};
+
+    fn write_request(cookie: u64, len: u32) -> Vec<u8> {
+        let mut bytes = crate::proto::REQUEST_MAGIC.to_be_bytes().to_vec();
+        bytes.extend([0, 0, 0, 1]);
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(len.to_be_bytes());
+        bytes.extend((0..len).map(|i| (cookie as u32 ^ i) as u8));
+        bytes
+    }
+
+    /// Another worker let its share go while the leader looked for a free buffer: the leader then chose the very
+    /// buffer it was leaving, and panicked. QEMU's reads found it on the day the engine became fast.
+    #[test]
+    fn the_buffer_that_is_left_is_never_the_one_chosen() {
+        let mut receiver = Receiver::new();
+        for _ in 0..3 {
+            let chosen = receiver.another_buffer();
+            assert_ne!(chosen, receiver.current);
+            receiver.current = chosen;
+        }
+        assert_eq!(receiver.buffers.len(), 2, "free ones are used again");
+    }
+
+    #[test]
+    fn shares_may_be_let_go_at_any_moment() {
+        const COUNT: u64 = 20_000;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let client = thread::spawn(move || {
+            for cookie in 0..COUNT {
+                theirs
+                    .write_all(&write_request(cookie, (cookie * 37 % 300) as u32))
+                    .unwrap();
+            }
+        });
+        let (shares, taken) = mpsc::sync_channel::<Batch>(0);
+        let follower = thread::spawn(move || {
+            let mut seen = 0;
+            for (turn, batch) in taken.into_iter().enumerate() {
+                // Lets go after a different time in each turn, to meet the leader in its choice.
+                (0..turn % 500).for_each(|_| std::hint::spin_loop());
+                for item in &batch.items {
+                    assert_eq!(item.request.cookie, seen);
+                    let payload = batch.payload(item);
+                    assert_eq!(payload.len() as u64, seen * 37 % 300);
+                    assert!(
+                        payload
+                            .iter()
+                            .zip(0..)
+                            .all(|(b, i)| *b == (seen as u32 ^ i) as u8)
+                    );
+                    seen += 1;
+                }
+            }
+            seen
+        });
+        let (socket, stop, mut receiver) =
+            (Socket::new(ours.into()), Stop::default(), Receiver::new());
+        let reason = loop {
+            match receiver.next(&socket, &stop) {
+                Ok(Next::Pending) => {
+                    let mut batch = Batch::new();
+                    receiver.take(receiver.pending().div_ceil(2), &mut batch);
+                    shares.send(batch).unwrap();
+                }
+                Ok(Next::Stream(request)) => panic!("{request:?} fits in a buffer"),
+                Err(reason) => break reason,
+            }
+        };
+        assert!(matches!(reason, Close::Disconnected), "{reason}");
+        drop(shares);
+        client.join().unwrap();
+        assert_eq!(follower.join().unwrap(), COUNT);
+        assert!(
+            receiver.buffers.len() <= 3,
+            "one more than the holders, here at most two"
+        );
+    }
 }
