@@ -1,1 +1,58 @@
-//! Placeholder.
+//! An NBD server for uzram devices.
+//!
+//! It speaks fixed newstyle NBD (the protocol's own proto.md is the specification) over unix sockets and TCP,
+//! and turns each request into a call of [`uzram::Device`]. It knows nothing about compressors or pools.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use uzram_nbd::{Export, Server};
+//!
+//! let device = Arc::new(uzram::Device::builder(1 << 30).build()?);
+//! let server = Server::builder()
+//!     .export(Export::new("zram0", device))
+//!     .bind(&"unix:/run/uzram.sock".parse()?)?;
+//! let handle = server.start()?;
+//! println!("{}", handle.uri("zram0"));
+//! handle.shutdown()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Threads
+//!
+//! One thread accepts. Each connection starts with one worker, and grows to the configured number the first
+//! time a client sends several requests at once. The workers of a connection take turns as *leader*: the
+//! leader alone receives. See [`connection`] for the protocol between them and the lock order.
+//!
+//! # Trust
+//!
+//! The client is not trusted: whatever it sends ends at most its own connection, with one logged reason. There
+//! is no TLS and no authentication; a unix socket is made with mode 0600, and TCP is limited to loopback
+//! addresses unless [`Builder::allow_remote`] says otherwise.
+#![forbid(unsafe_code)]
+// `connection` and its siblings are private; their docs are linked for those who read the source.
+#![allow(rustdoc::private_intra_doc_links)]
+
+mod close;
+mod connection;
+mod error;
+mod execute;
+mod export;
+mod handshake;
+mod listen;
+mod proto;
+mod receive;
+mod reply;
+mod server;
+
+pub use error::Error;
+pub use export::Export;
+pub use listen::Listen;
+pub use server::{Builder, Handle, Server};
+
+/// Locks a mutex whose data stays valid even if a holder panicked: the connection is closed in that case.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

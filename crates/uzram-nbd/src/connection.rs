@@ -1,0 +1,254 @@
+//! One connection in the transmission phase: its workers, in leader/follower style.
+//!
+//! # Who does what
+//!
+//! The worker that holds the mutex around the [`Receiver`] is the *leader*; it alone receives. The others execute
+//! or wait for the mutex. A leader that has received one small request executes it at once and stays leader, so a
+//! client with one request in flight costs neither a hand-off nor a wake-up. When several requests have arrived, it
+//! takes its share of them, gives up the leadership with the rest still pending, and executes: the next leader
+//! begins with that rest. Replies go out in whatever order they are ready, as NBD allows.
+//!
+//! # Lock order
+//!
+//! Receiver, then the socket's send lock. A worker that holds the send lock never waits for the receiver.
+//!
+//! # The end
+//!
+//! The first worker to see the end records the reason. Each of the others finishes the share it has, sends its
+//! replies, finds the reason when it becomes leader, and leaves. After an unclean end the socket is shut down, so
+//! that nobody stays blocked in it.
+
+use crate::{
+    close::Close,
+    execute::Session,
+    lock,
+    proto::{Request, cmd},
+    receive::{Batch, Next, Receiver, Stop},
+    reply::{Replies, Socket},
+};
+use rustix::net::Shutdown;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+/// A lone request with more bytes than this is executed without the leadership: it takes long enough for others to
+/// arrive meanwhile.
+const MAX_INLINE: u32 = 32 << 10;
+/// Replies are sent after this many bytes of work, so that the first of a share does not wait for the last.
+const SEND_AFTER: usize = 128 << 10;
+
+struct Connection<'a> {
+    id: u64,
+    socket: &'a Socket,
+    session: &'a Session,
+    stop: &'a Stop,
+    workers: usize,
+    receiver: Mutex<Receiver>,
+    /// Workers that wait for the leadership: a hint for how to share.
+    waiting: AtomicUsize,
+    /// Workers that were started.
+    started: AtomicUsize,
+    end: OnceLock<Close>,
+}
+
+/// Serves the transmission phase to its end and says why it ended.
+pub(crate) fn serve(
+    id: u64,
+    socket: &Socket,
+    session: &Session,
+    stop: &Stop,
+    workers: usize,
+) -> Close {
+    let connection = Connection {
+        id,
+        socket,
+        session,
+        stop,
+        workers,
+        receiver: Mutex::new(Receiver::new()),
+        waiting: AtomicUsize::new(0),
+        started: AtomicUsize::new(1),
+        end: OnceLock::new(),
+    };
+    thread::scope(|scope| connection.run(scope));
+    connection.end.into_inner().unwrap_or(Close::Panicked)
+}
+
+impl<'a> Connection<'a> {
+    /// One worker's life. A panic in it ends the connection and nothing else.
+    fn run<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
+        self.contain(|| self.work(scope));
+    }
+
+    fn contain(&self, work: impl FnOnce() -> Result<(), Close>) {
+        if let Err(reason) = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Close::Panicked)) {
+            self.finish(reason);
+        }
+    }
+
+    fn finish(&self, reason: Close) {
+        let clean = reason.is_clean();
+        // Losing the race is fine: the first reason is the one to report.
+        let _ = self.end.set(reason);
+        if !clean {
+            self.socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) -> Result<(), Close> {
+        let mut batch = Batch::new();
+        let mut out = Replies::new(self.socket);
+        loop {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            let mut receiver = lock(&self.receiver);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            // A leader that panicked may have left the receiver in the middle of a message.
+            if self.end.get().is_some() || self.receiver.is_poisoned() {
+                return Ok(());
+            }
+            // The lock is released before the batch is executed, except by a leader that stays one.
+            loop {
+                match receiver.next(self.socket, self.stop) {
+                    Ok(Next::Pending) => {}
+                    Ok(Next::Stream(request)) => {
+                        self.stream(&request, &mut receiver, &mut out)?;
+                        continue;
+                    }
+                    Err(reason) => {
+                        // Recorded under the lock, so that no other worker receives again.
+                        self.finish(reason);
+                        return Ok(());
+                    }
+                }
+                let others = self.waiting.load(Ordering::Relaxed);
+                let share = receiver.pending().div_ceil(others + 1);
+                receiver.take(share, &mut batch);
+                let alone = batch.items.len() == 1 && receiver.pending() == 0;
+                if self.workers > 1 && !(alone && batch.items[0].request.len <= MAX_INLINE) {
+                    break;
+                }
+                self.execute(&mut batch, &mut out)?;
+            }
+            drop(receiver);
+            self.start_another(scope);
+            self.execute(&mut batch, &mut out)?;
+        }
+    }
+
+    /// Executes a share and sends its replies.
+    fn execute(&self, batch: &mut Batch, out: &mut Replies<'_>) -> Result<(), Close> {
+        let mut work = 0;
+        for item in &batch.items {
+            self.session
+                .execute(&item.request, batch.payload(item), out)?;
+            work += cost(&item.request);
+            if work >= SEND_AFTER {
+                out.flush()?;
+                work = 0;
+            }
+        }
+        batch.clear();
+        out.flush()
+    }
+
+    /// Executes a WRITE that is too large for the receive buffer, as its payload arrives.
+    fn stream(
+        &self,
+        request: &Request,
+        receiver: &mut Receiver,
+        out: &mut Replies<'_>,
+    ) -> Result<(), Close> {
+        let mut done = self.session.check(request);
+        receiver.stream(request, self.socket, self.stop, |piece, position| {
+            // After a failure the rest of the payload is only skipped.
+            if done.is_ok() {
+                let at = request.offset + position;
+                done = self
+                    .session
+                    .export
+                    .device
+                    .write_at(piece, at)
+                    .map_err(Into::into);
+            }
+        })?;
+        let done = done.and_then(|()| self.session.persist(request));
+        self.session.conclude(request, done, out)?;
+        out.flush()
+    }
+
+    /// Starts one more worker, if there may be more: only clients with several requests in flight get here.
+    fn start_another<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
+        let number = self.started.load(Ordering::Relaxed);
+        if number >= self.workers
+            || self.waiting.load(Ordering::Relaxed) > 0
+            || self
+                .started
+                .compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let name = format!("nbd{}.{number}", self.id);
+        if let Err(e) = thread::Builder::new()
+            .name(name)
+            .spawn_scoped(scope, || self.run(scope))
+        {
+            // The workers there are will do; the count stays, so that it is not tried for every batch.
+            tracing::debug!(connection = self.id, "cannot start a worker: {e}");
+        }
+    }
+}
+
+/// A measure of how long a request takes, in bytes.
+fn cost(request: &Request) -> usize {
+    match request.kind {
+        cmd::READ | cmd::WRITE => request.len as usize,
+        _ => 512,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Export;
+    use std::{io::Read, os::unix::net::UnixStream, sync::Arc};
+
+    #[test]
+    fn a_panicking_worker_ends_its_connection_only() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::new(ours.into());
+        let device = Arc::new(uzram::Device::builder(4096).build().unwrap());
+        let export = Export::new("x", device);
+        let session = Session {
+            export,
+            structured: false,
+            allocation: false,
+        };
+        let stop = Stop::default();
+        let connection = Connection {
+            id: 0,
+            socket: &socket,
+            session: &session,
+            stop: &stop,
+            workers: 2,
+            receiver: Mutex::new(Receiver::new()),
+            waiting: AtomicUsize::new(0),
+            started: AtomicUsize::new(1),
+            end: OnceLock::new(),
+        };
+        connection.contain(|| {
+            let _leader = connection.receiver.lock();
+            panic!("a bug in the device")
+        });
+        assert!(matches!(connection.end.get(), Some(Close::Panicked)));
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        // Another worker still gets through the poisoned lock, sees the end and leaves.
+        thread::scope(|scope| connection.run(scope));
+        assert!(matches!(connection.end.get(), Some(Close::Panicked)));
+    }
+}

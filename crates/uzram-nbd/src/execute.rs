@@ -1,0 +1,377 @@
+//! What each request does to the device, and the reply it gets.
+//!
+//! A request is judged first ([`Session::check`]) and executed only if nothing is wrong with it, so a refused
+//! request has no effect. Nothing here allocates unless a request fails (its message is text for people).
+
+use crate::{
+    close::Close,
+    export::Export,
+    proto::{
+        self, CHUNK_LEN, Errno, MAX_PAYLOAD, Request, SIMPLE_REPLY_LEN, allocation, chunk, cmd,
+        cmd_flag,
+    },
+    reply::{PIECE, Replies, fits},
+};
+use std::borrow::Cow;
+use uzram::{Extent, ExtentKind, Zeroes};
+
+/// Most descriptors in one BLOCK_STATUS reply; the client asks again for what follows.
+const MAX_DESCRIPTORS: usize = 4096;
+
+/// What the client and the server agreed upon.
+pub(crate) struct Session {
+    pub(crate) export: Export,
+    /// Structured replies are negotiated.
+    pub(crate) structured: bool,
+    /// `base:allocation` is selected for this export.
+    pub(crate) allocation: bool,
+}
+
+/// An error that the client is told about.
+pub(crate) struct Failure {
+    errno: Errno,
+    message: Cow<'static, str>,
+}
+
+impl From<uzram::Error> for Failure {
+    fn from(error: uzram::Error) -> Self {
+        Failure {
+            errno: Errno::from_system(error.errno()),
+            message: error.to_string().into(),
+        }
+    }
+}
+
+fn refuse<T>(errno: Errno, message: &'static str) -> Result<T, Failure> {
+    Err(Failure {
+        errno,
+        message: message.into(),
+    })
+}
+
+impl Session {
+    /// Whether the request may be executed at all.
+    pub(crate) fn check(&self, request: &Request) -> Result<(), Failure> {
+        // Clients are known to set FUA on everything, so it is allowed everywhere.
+        let (flags, writes) = match request.kind {
+            cmd::READ if self.structured => (cmd_flag::DF, false),
+            cmd::READ | cmd::CACHE => (0, false),
+            cmd::WRITE | cmd::TRIM => (0, true),
+            cmd::WRITE_ZEROES => (cmd_flag::NO_HOLE | cmd_flag::FAST_ZERO, true),
+            cmd::BLOCK_STATUS if self.allocation => (cmd_flag::REQ_ONE, false),
+            cmd::BLOCK_STATUS => return refuse(Errno::Inval, "no metadata context was selected"),
+            cmd::FLUSH => (0, false),
+            _ => return refuse(Errno::Inval, "unknown command"),
+        };
+        if request.flags & !(flags | cmd_flag::FUA) != 0 {
+            return refuse(Errno::Inval, "this command does not take these flags");
+        }
+        if request.kind == cmd::FLUSH {
+            return Ok(());
+        }
+        if writes && self.export.read_only {
+            return refuse(Errno::Perm, "the export is read-only");
+        }
+        if matches!(request.kind, cmd::READ | cmd::WRITE) && request.len > MAX_PAYLOAD {
+            return refuse(Errno::Inval, "a read or write has at most 33554432 bytes");
+        }
+        if request.kind == cmd::BLOCK_STATUS && request.len == 0 {
+            return refuse(Errno::Inval, "a status request covers at least one byte");
+        }
+        let end = request.offset.checked_add(request.len.into());
+        if end.is_none_or(|end| end > self.export.device.size_bytes()) {
+            let grows = matches!(request.kind, cmd::WRITE | cmd::WRITE_ZEROES);
+            return refuse(
+                if grows { Errno::NoSpc } else { Errno::Inval },
+                "past the end of the export",
+            );
+        }
+        Ok(())
+    }
+
+    /// Executes one request whose payload, if it has one, is complete.
+    pub(crate) fn execute(
+        &self,
+        request: &Request,
+        payload: &[u8],
+        out: &mut Replies<'_>,
+    ) -> Result<(), Close> {
+        tracing::trace!(?request, "request");
+        if let Err(failure) = self.check(request) {
+            return self.fail(request, &failure, out);
+        }
+        match request.kind {
+            cmd::READ if !self.structured => self.read_simple(request, out),
+            cmd::READ if request.flags & cmd_flag::DF != 0 => self.read_unfragmented(request, out),
+            cmd::READ => self.read_chunks(request, out),
+            cmd::BLOCK_STATUS => self.block_status(request, out),
+            _ => {
+                let done = self.change(request, payload);
+                self.conclude(request, done, out)
+            }
+        }
+    }
+
+    /// The reply to a command without payload in its reply.
+    pub(crate) fn conclude(
+        &self,
+        request: &Request,
+        done: Result<(), Failure>,
+        out: &mut Replies<'_>,
+    ) -> Result<(), Close> {
+        match done {
+            Ok(()) => out.simple(request.cookie, None),
+            Err(failure) => self.fail(request, &failure, out),
+        }
+    }
+
+    fn fail(
+        &self,
+        request: &Request,
+        failure: &Failure,
+        out: &mut Replies<'_>,
+    ) -> Result<(), Close> {
+        tracing::debug!(?request, errno = ?failure.errno, "{}", failure.message);
+        if self.structured {
+            out.error_chunk(request.cookie, failure.errno, &failure.message)
+        } else {
+            out.simple(request.cookie, Some(failure.errno))
+        }
+    }
+
+    fn change(&self, request: &Request, payload: &[u8]) -> Result<(), Failure> {
+        let (device, offset, len) = (&self.export.device, request.offset, u64::from(request.len));
+        match request.kind {
+            cmd::WRITE => device.write_at(payload, offset)?,
+            cmd::TRIM => device.discard(offset, len)?,
+            cmd::WRITE_ZEROES => {
+                // Zeroing stores nothing, so it is always faster than a write and FAST_ZERO needs no check.
+                let keep = request.flags & cmd_flag::NO_HOLE != 0;
+                device.write_zeroes(
+                    offset,
+                    len,
+                    if keep {
+                        Zeroes::Allocate
+                    } else {
+                        Zeroes::Deallocate
+                    },
+                )?;
+            }
+            // RAM is as near as it gets, so CACHE has nothing to do.
+            cmd::CACHE => {}
+            _ => device.flush()?,
+        }
+        self.persist(request)
+    }
+
+    /// Does what FUA asks for after a write.
+    pub(crate) fn persist(&self, request: &Request) -> Result<(), Failure> {
+        let fua = request.flags & cmd_flag::FUA != 0;
+        if fua && matches!(request.kind, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES) {
+            self.export.device.flush()?;
+        }
+        Ok(())
+    }
+
+    fn read_simple(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+        let header = proto::simple_reply(request.cookie, None);
+        let device = &self.export.device;
+        if !fits(request.len) {
+            return out.stream(&header, request.offset, request.len, |piece, position| {
+                device
+                    .read_at(piece, request.offset + position)
+                    .map_err(Close::ReadFailed)
+            });
+        }
+        let total = SIMPLE_REPLY_LEN + request.len as usize;
+        let room = out.room(total)?;
+        room[..SIMPLE_REPLY_LEN].copy_from_slice(&header);
+        match device.read_at(&mut room[SIMPLE_REPLY_LEN..], request.offset) {
+            Ok(()) => out.commit(total),
+            Err(e) => return self.fail(request, &e.into(), out),
+        }
+        Ok(())
+    }
+
+    /// A structured reply in as many chunks as there are runs of zeros and of data.
+    fn read_chunks(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+        let (offset, len) = (request.offset, request.len);
+        if len == 0 {
+            return out.none_chunk(request.cookie);
+        }
+        let extents = match self.export.device.extents(offset, len.into()) {
+            Ok(extents) => extents,
+            Err(e) => return self.fail(request, &e.into(), out),
+        };
+        let end = offset + u64::from(len);
+        for (data, mut at, mut left) in merged(extents, |kind| kind == ExtentKind::Data) {
+            if !data {
+                out.hole_chunk(request.cookie, at, left, at + u64::from(left) == end)?;
+                continue;
+            }
+            while left > 0 {
+                // Split on a page boundary, so that no page is decompressed twice.
+                let fitting = PIECE as u32 - (at % uzram::PAGE_SIZE as u64) as u32;
+                let piece = left.min(fitting);
+                let done = at + u64::from(piece) == end;
+                if let Err(failure) = self.data_chunk(request, at, piece, done, out)? {
+                    return self.fail(request, &failure, out);
+                }
+                at += u64::from(piece);
+                left -= piece;
+            }
+        }
+        Ok(())
+    }
+
+    fn data_chunk(
+        &self,
+        request: &Request,
+        offset: u64,
+        len: u32,
+        done: bool,
+        out: &mut Replies<'_>,
+    ) -> Result<Result<(), Failure>, Close> {
+        let total = CHUNK_LEN + 8 + len as usize;
+        let room = out.room(total)?;
+        room[..CHUNK_LEN + 8].copy_from_slice(&data_header(request, offset, len, done));
+        Ok(
+            match self
+                .export
+                .device
+                .read_at(&mut room[CHUNK_LEN + 8..], offset)
+            {
+                Ok(()) => {
+                    out.commit(total);
+                    Ok(())
+                }
+                Err(e) => Err(e.into()),
+            },
+        )
+    }
+
+    /// A structured reply with one content chunk, as DF asks.
+    fn read_unfragmented(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+        if fits(request.len) && request.len > 0 {
+            return match self.data_chunk(request, request.offset, request.len, true, out)? {
+                Ok(()) => Ok(()),
+                Err(failure) => self.fail(request, &failure, out),
+            };
+        }
+        let mut failed = None;
+        if request.len > 0 {
+            // Not final: a read may still fail while the chunk is on its way; zeros then stand in for the rest.
+            let header = data_header(request, request.offset, request.len, false);
+            out.stream(&header, request.offset, request.len, |piece, position| {
+                let read = match failed {
+                    None => self
+                        .export
+                        .device
+                        .read_at(piece, request.offset + position)
+                        .err(),
+                    Some(_) => None,
+                };
+                if read.is_some() {
+                    failed = read;
+                }
+                if failed.is_some() {
+                    piece.fill(0);
+                }
+                Ok(())
+            })?;
+        }
+        match failed {
+            None => out.none_chunk(request.cookie),
+            Some(e) => self.fail(request, &e.into(), out),
+        }
+    }
+
+    fn block_status(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+        let extents = match self
+            .export
+            .device
+            .extents(request.offset, request.len.into())
+        {
+            Ok(extents) => extents,
+            Err(e) => return self.fail(request, &e.into(), out),
+        };
+        let one = request.flags & cmd_flag::REQ_ONE != 0;
+        let most = if one {
+            1
+        } else {
+            MAX_DESCRIPTORS.min(request.len as usize / uzram::PAGE_SIZE + 2)
+        };
+        let room = out.room(CHUNK_LEN + 4 + 8 * most)?;
+        let mut used = CHUNK_LEN + 4;
+        for (status, _, len) in merged(extents, status_flags).take(most) {
+            room[used..used + 4].copy_from_slice(&len.to_be_bytes());
+            room[used + 4..used + 8].copy_from_slice(&status.to_be_bytes());
+            used += 8;
+        }
+        let payload = (used - CHUNK_LEN) as u32;
+        let header = proto::chunk_header(request.cookie, chunk::BLOCK_STATUS, true, payload);
+        room[..CHUNK_LEN].copy_from_slice(&header);
+        room[CHUNK_LEN..CHUNK_LEN + 4].copy_from_slice(&allocation::ID.to_be_bytes());
+        out.commit(used);
+        Ok(())
+    }
+}
+
+fn status_flags(kind: ExtentKind) -> u32 {
+    match kind {
+        ExtentKind::Hole => allocation::STATE_HOLE | allocation::STATE_ZERO,
+        ExtentKind::Zero => allocation::STATE_ZERO,
+        ExtentKind::Data => 0,
+    }
+}
+
+fn data_header(request: &Request, offset: u64, len: u32, done: bool) -> [u8; CHUNK_LEN + 8] {
+    let mut header = [0; CHUNK_LEN + 8];
+    let chunk = proto::chunk_header(request.cookie, chunk::OFFSET_DATA, done, len + 8);
+    header[..CHUNK_LEN].copy_from_slice(&chunk);
+    header[CHUNK_LEN..].copy_from_slice(&offset.to_be_bytes());
+    header
+}
+
+/// Joins neighbouring extents that `class` does not tell apart: (class, offset, length) each.
+/// The extents lie within one request, so their lengths have 32 bits.
+fn merged<C: PartialEq>(
+    extents: impl Iterator<Item = Extent>,
+    class: impl Fn(ExtentKind) -> C,
+) -> impl Iterator<Item = (C, u64, u32)> {
+    let mut extents = extents.peekable();
+    std::iter::from_fn(move || {
+        let first = extents.next()?;
+        let (kind, mut len) = (class(first.kind), first.len);
+        while let Some(next) = extents.next_if(|next| class(next.kind) == kind) {
+            len += next.len;
+        }
+        Some((kind, first.offset, len as u32))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_of_one_class_are_joined() {
+        use ExtentKind::{Data, Hole, Zero};
+        let runs = [(Hole, 4), (Zero, 2), (Zero, 1), (Data, 8), (Hole, 1)];
+        let extents = || {
+            let mut offset = 100;
+            runs.into_iter().map(move |(kind, len)| {
+                let extent = Extent { offset, len, kind };
+                offset += len;
+                extent
+            })
+        };
+        let by_data: Vec<_> = merged(extents(), |kind| kind == Data).collect();
+        assert_eq!(by_data, [(false, 100, 7), (true, 107, 8), (false, 115, 1)]);
+        let by_status: Vec<_> = merged(extents(), status_flags).collect();
+        assert_eq!(
+            by_status,
+            [(3, 100, 4), (2, 104, 3), (0, 107, 8), (3, 115, 1)]
+        );
+    }
+}

@@ -1,0 +1,354 @@
+//! Fixed newstyle negotiation: from the greeting to the transmission phase, or to the end of the connection.
+//!
+//! It runs on the connection's first thread with one option in memory at a time, each at most [`MAX_OPTION`] bytes,
+//! and as a whole within a deadline, so a client that is silent or slow cannot hold a place for long.
+
+use crate::{
+    close::Close,
+    execute::Session,
+    export::Export,
+    proto::{
+        self, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at, u64_at,
+    },
+    receive::Stop,
+    reply::Socket,
+};
+use rustix::net::sockopt::{self, Timeout};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+/// Most data that one option may bring: names have 4096 bytes at most.
+const MAX_OPTION: u32 = 64 << 10;
+
+/// Negotiates with the client; `Ok` is the beginning of the transmission phase.
+pub(crate) fn negotiate(
+    socket: &Socket,
+    exports: &[Export],
+    stop: &Stop,
+    limit: Duration,
+) -> Result<Session, Close> {
+    let deadline = Instant::now() + limit;
+    let mut handshake = Handshake {
+        socket,
+        exports,
+        stop,
+        deadline,
+        no_zeroes: false,
+        structured: false,
+        context: None,
+        out: Vec::new(),
+    };
+    handshake.greet()?;
+    let session = loop {
+        if let Some(session) = handshake.option()? {
+            break session;
+        }
+    };
+    // The transmission phase waits for as long as the client likes.
+    for which in [Timeout::Recv, Timeout::Send] {
+        sockopt::set_socket_timeout(&socket.fd, which, None)
+            .map_err(|e| Close::Receive(e.into()))?;
+    }
+    Ok(session)
+}
+
+struct Handshake<'a> {
+    socket: &'a Socket,
+    exports: &'a [Export],
+    stop: &'a Stop,
+    deadline: Instant,
+    no_zeroes: bool,
+    structured: bool,
+    /// The export (by index) for which `base:allocation` was selected last.
+    context: Option<usize>,
+    /// Replies to the option at hand, sent together.
+    out: Vec<u8>,
+}
+
+impl Handshake<'_> {
+    fn greet(&mut self) -> Result<(), Close> {
+        let flags = handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES;
+        self.out.extend(proto::INIT_PASSWD.to_be_bytes());
+        self.out.extend(proto::IHAVEOPT.to_be_bytes());
+        self.out.extend(flags.to_be_bytes());
+        self.send()?;
+        let mut client = [0; 4];
+        self.receive(&mut client, true)?;
+        let client = u32_at(&client, 0);
+        if client & !u32::from(flags) != 0 {
+            return Err(Close::ClientFlags(client));
+        }
+        self.no_zeroes = client & u32::from(handshake_flag::NO_ZEROES) != 0;
+        Ok(())
+    }
+
+    /// Handles one option; `Some` when it ends the negotiation with success.
+    fn option(&mut self) -> Result<Option<Session>, Close> {
+        let mut header = [0; 16];
+        self.receive(&mut header, true)?;
+        if u64_at(&header, 0) != proto::IHAVEOPT {
+            return Err(Close::OptionMagic(u64_at(&header, 0)));
+        }
+        let (option, len) = (u32_at(&header, 8), u32_at(&header, 12));
+        if len > MAX_OPTION {
+            self.refuse(option, rep::ERR_TOO_BIG, "the option's data is too long");
+            self.send()?;
+            return Err(Close::OptionTooBig { option, len });
+        }
+        let mut data = vec![0; len as usize];
+        self.receive(&mut data, false)?;
+        tracing::debug!(option, len, "option");
+        let session = match option {
+            opt::EXPORT_NAME => Some(self.export_name(&data)?),
+            opt::ABORT => {
+                self.reply(option, rep::ACK, &[]);
+                // Clients are known to close without waiting for this.
+                let _ = self.send();
+                return Err(Close::Aborted);
+            }
+            _ if self.stop.is_set() => {
+                self.refuse(option, rep::ERR_SHUTDOWN, "the server is stopping");
+                None
+            }
+            opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS if !data.is_empty() => {
+                self.refuse(option, rep::ERR_INVALID, "this option has no data");
+                None
+            }
+            opt::LIST => {
+                self.list();
+                None
+            }
+            opt::STRUCTURED_REPLY => {
+                self.structured = true;
+                self.reply(option, rep::ACK, &[]);
+                None
+            }
+            opt::INFO | opt::GO => self.info(option, &data),
+            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => {
+                self.meta_context(option, &data);
+                None
+            }
+            opt::STARTTLS => {
+                self.refuse(option, rep::ERR_UNSUP, "this server has no TLS");
+                None
+            }
+            _ => {
+                self.refuse(option, rep::ERR_UNSUP, "unknown option");
+                None
+            }
+        };
+        self.send()?;
+        Ok(session)
+    }
+
+    fn export_name(&mut self, name: &[u8]) -> Result<Session, Close> {
+        let Some(index) = self.find(name) else {
+            return Err(Close::UnknownExport(
+                String::from_utf8_lossy(name).into_owned(),
+            ));
+        };
+        let session = self.session(index);
+        self.out
+            .extend(session.export.device.size_bytes().to_be_bytes());
+        self.out
+            .extend(session.export.flags(self.structured).to_be_bytes());
+        if !self.no_zeroes {
+            self.out.extend([0; 124]);
+        }
+        Ok(session)
+    }
+
+    fn list(&mut self) {
+        for export in self.exports {
+            let mut data = (export.name.len() as u32).to_be_bytes().to_vec();
+            data.extend(export.name.as_bytes());
+            data.extend(export.description.as_bytes());
+            self.reply(opt::LIST, rep::SERVER, &data);
+        }
+        self.reply(opt::LIST, rep::ACK, &[]);
+    }
+
+    fn info(&mut self, option: u32, data: &[u8]) -> Option<Session> {
+        let mut fields = Fields(data);
+        let parsed = (|| {
+            let name = fields.string()?;
+            let count = fields.u16()?;
+            (fields.0.len() == 2 * usize::from(count)).then_some(name)
+        })();
+        let Some(name) = parsed else {
+            self.refuse(option, rep::ERR_INVALID, "the request is malformed");
+            return None;
+        };
+        let Some(index) = self.find(name) else {
+            self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
+            return None;
+        };
+        let export = &self.exports[index];
+        let mut reply = info::EXPORT.to_be_bytes().to_vec();
+        reply.extend(export.device.size_bytes().to_be_bytes());
+        reply.extend(export.flags(self.structured).to_be_bytes());
+        self.reply(option, rep::INFO, &reply);
+        while let Some(wanted) = fields.u16() {
+            let mut reply = wanted.to_be_bytes().to_vec();
+            match wanted {
+                info::NAME => reply.extend(export.name.as_bytes()),
+                info::DESCRIPTION if !export.description.is_empty() => {
+                    reply.extend(export.description.as_bytes());
+                }
+                info::BLOCK_SIZE => {
+                    // Any range of bytes is possible; whole pages need no read-modify-write.
+                    for size in [1, uzram::PAGE_SIZE as u32, MAX_PAYLOAD] {
+                        reply.extend(size.to_be_bytes());
+                    }
+                }
+                _ => continue,
+            }
+            self.reply(option, rep::INFO, &reply);
+        }
+        self.reply(option, rep::ACK, &[]);
+        (option == opt::GO).then(|| self.session(index))
+    }
+
+    fn meta_context(&mut self, option: u32, data: &[u8]) {
+        let set = option == opt::SET_META_CONTEXT;
+        if set {
+            // A new selection replaces the old one even if it fails.
+            self.context = None;
+        }
+        if !self.structured {
+            return self.refuse(option, rep::ERR_INVALID, "structured replies come first");
+        }
+        let mut fields = Fields(data);
+        let parsed = (|| {
+            let name = fields.string()?;
+            let count = fields.u32()?;
+            let mut selected = count == 0 && !set;
+            for _ in 0..count {
+                let query = fields.string()?;
+                selected |= query == allocation::NAME.as_bytes();
+                selected |= !set && query == allocation::NAMESPACE.as_bytes();
+            }
+            fields.0.is_empty().then_some((name, selected))
+        })();
+        let Some((name, selected)) = parsed else {
+            return self.refuse(option, rep::ERR_INVALID, "the request is malformed");
+        };
+        let Some(index) = self.find(name) else {
+            return self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
+        };
+        if selected {
+            let id = if set { allocation::ID } else { 0 };
+            let mut reply = id.to_be_bytes().to_vec();
+            reply.extend(allocation::NAME.as_bytes());
+            self.reply(option, rep::META_CONTEXT, &reply);
+            if set {
+                self.context = Some(index);
+            }
+        }
+        self.reply(option, rep::ACK, &[]);
+    }
+
+    /// The export with this name; the empty name stands for the first.
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        if name.is_empty() {
+            return Some(0);
+        }
+        self.exports
+            .iter()
+            .position(|export| export.name.as_bytes() == name)
+    }
+
+    fn session(&self, index: usize) -> Session {
+        Session {
+            export: self.exports[index].clone(),
+            structured: self.structured,
+            allocation: self.context == Some(index),
+        }
+    }
+
+    fn reply(&mut self, option: u32, kind: u32, data: &[u8]) {
+        self.out
+            .extend(proto::option_reply(option, kind, data.len() as u32));
+        self.out.extend(data);
+    }
+
+    fn refuse(&mut self, option: u32, error: u32, message: &str) {
+        self.reply(option, error, message.as_bytes());
+    }
+
+    fn send(&mut self) -> Result<(), Close> {
+        let mut sent = 0;
+        while sent < self.out.len() {
+            self.set_timeout(Timeout::Send)?;
+            match self.socket.send_some(&self.out[sent..]) {
+                Ok(n) => sent += n,
+                Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
+                Err(e) => return Err(Close::Send(e)),
+            }
+        }
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Fills `buf`. The stream may end before it if this is the `start` of a message.
+    fn receive(&mut self, buf: &mut [u8], start: bool) -> Result<(), Close> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            self.set_timeout(Timeout::Recv)?;
+            match self.socket.recv(&mut buf[filled..]) {
+                Ok(0) if self.stop.is_set() => return Err(Close::Stopping),
+                Ok(0) if start && filled == 0 => return Err(Close::Disconnected),
+                Ok(0) => return Err(Close::Truncated),
+                Ok(n) => filled += n,
+                Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
+                Err(e) => return Err(Close::Receive(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_timeout(&self, which: Timeout) -> Result<(), Close> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Close::HandshakeTimeout);
+        }
+        // Below a microsecond the system would take it for "no limit".
+        let left = left.max(Duration::from_millis(1));
+        sockopt::set_socket_timeout(&self.socket.fd, which, Some(left))
+            .map_err(|e| Close::Receive(e.into()))
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// The fields of an option's data, front first; `None` where the data is too short.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.bytes(2).map(|bytes| u16_at(bytes, 0))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.bytes(4).map(|bytes| u32_at(bytes, 0))
+    }
+
+    /// A string behind its 32-bit length.
+    fn string(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()?;
+        self.bytes(len as usize)
+    }
+}

@@ -1,0 +1,253 @@
+//! Where the server listens: the address as text, the listening socket, and the URI that clients use.
+//!
+//! A unix socket gets its mode 0600 before it is bound, so that there is no moment at which others could connect.
+//! A socket file that nobody accepts on is a leftover and is replaced; a live one is an error. The file is removed
+//! again when the [`Listener`] goes, unless somebody has put another in its place.
+
+use crate::Error;
+use rustix::{fs, net};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    os::fd::OwnedFd,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// NBD's registered TCP port.
+const DEFAULT_PORT: u16 = 10809;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// An address to listen on: `unix:PATH` or `tcp:HOST[:PORT]`, the port being 10809 unless given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A unix socket at this path.
+    Unix(PathBuf),
+    /// A TCP address; port 0 takes a free one.
+    Tcp(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let fail = |reason: String| Error::Address {
+            given: text.into(),
+            reason,
+        };
+        match text.split_once(':') {
+            Some(("unix", "")) => Err(fail("the path is missing".into())),
+            Some(("unix", path)) => Ok(Listen::Unix(path.into())),
+            Some(("tcp", "")) => Err(fail("the host is missing".into())),
+            Some(("tcp", host)) => {
+                // A colon inside brackets or after another one belongs to an IPv6 address, not to a port.
+                let bare_v6 = host.matches(':').count() > 1 && !host.starts_with('[');
+                let has_port = !bare_v6 && host.rfind(':') > host.rfind(']');
+                let full = match (has_port, bare_v6) {
+                    (true, _) => host.to_owned(),
+                    (_, true) => format!("[{host}]:{DEFAULT_PORT}"),
+                    _ => format!("{host}:{DEFAULT_PORT}"),
+                };
+                let mut found = full.to_socket_addrs().map_err(|e| fail(e.to_string()))?;
+                found
+                    .next()
+                    .map(Listen::Tcp)
+                    .ok_or_else(|| fail("the host has no address".into()))
+            }
+            _ => Err(fail("it starts with neither unix: nor tcp:".into())),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::Tcp(addr) => write!(f, "tcp:{addr}"),
+        }
+    }
+}
+
+impl Listen {
+    /// The standard NBD URI of an export at this address.
+    pub(crate) fn uri(&self, export: &str) -> String {
+        let export = escape(export.as_bytes());
+        match self {
+            Listen::Unix(path) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!(
+                    "nbd+unix:///{export}?socket={}",
+                    escape(path.as_os_str().as_encoded_bytes())
+                )
+            }
+            Listen::Tcp(addr) => format!("nbd://{addr}/{export}"),
+        }
+    }
+}
+
+/// Percent-encodes what may not stand in a URI's path or query.
+fn escape(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for &b in bytes {
+        match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(b.into())
+            }
+            _ => out.push_str(&format!("%{b:02X}")),
+        }
+    }
+    out
+}
+
+/// A listening socket; dropping it removes the file of a unix socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) fd: OwnedFd,
+    pub(crate) local: Listen,
+    /// Device and inode of the socket file, so that only our own is removed.
+    file: Option<(u64, u64)>,
+}
+
+impl Listener {
+    pub(crate) fn bind(listen: &Listen, allow_remote: bool) -> Result<Self, Error> {
+        let bind_error = |source| Error::Bind {
+            listen: listen.to_string(),
+            source,
+        };
+        match listen {
+            Listen::Tcp(addr) if !addr.ip().is_loopback() && !allow_remote => {
+                Err(Error::NotLoopback { addr: *addr })
+            }
+            Listen::Tcp(addr) => {
+                let listener = TcpListener::bind(addr).map_err(bind_error)?;
+                let local = Listen::Tcp(listener.local_addr().map_err(bind_error)?);
+                Ok(Listener {
+                    fd: listener.into(),
+                    local,
+                    file: None,
+                })
+            }
+            Listen::Unix(path) => {
+                let fd = match bind_unix(path) {
+                    Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                        remove_stale(path)?;
+                        bind_unix(path)
+                    }
+                    other => other,
+                };
+                let fd = fd.map_err(bind_error)?;
+                let file = inode(path);
+                net::listen(&fd, BACKLOG).map_err(|e| bind_error(e.into()))?;
+                Ok(Listener {
+                    fd,
+                    local: listen.clone(),
+                    file,
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let (Listen::Unix(path), Some(file)) = (&self.local, self.file)
+            && inode(path) == Some(file)
+            && let Err(e) = std::fs::remove_file(path)
+        {
+            tracing::warn!("cannot remove {}: {e}", path.display());
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
+    let flags = net::SocketFlags::CLOEXEC;
+    let fd = net::socket_with(
+        net::AddressFamily::UNIX,
+        net::SocketType::STREAM,
+        flags,
+        None,
+    )?;
+    // Linux takes the mode of the socket file from the socket's own inode.
+    fs::fchmod(&fd, fs::Mode::RUSR | fs::Mode::WUSR)?;
+    net::bind(&fd, &net::SocketAddrUnix::new(path)?)?;
+    Ok(fd)
+}
+
+/// Removes a socket file that nobody accepts on, and nothing else.
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let fail = |source| Error::Bind {
+        listen: Listen::Unix(path.into()).to_string(),
+        source,
+    };
+    let meta = std::fs::symlink_metadata(path).map_err(fail)?;
+    if !meta.file_type().is_socket() {
+        return Err(Error::NotASocket { path: path.into() });
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(
+                "{} is left over from a server that is gone: replacing it",
+                path.display()
+            );
+            std::fs::remove_file(path).map_err(fail)
+        }
+        Ok(_) => Err(Error::InUse { path: path.into() }),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path)
+        .ok()
+        .map(|m| (m.dev(), m.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_printed() {
+        for (text, printed) in [
+            ("unix:/run/a b.sock", "unix:/run/a b.sock"),
+            ("tcp:127.0.0.1", "tcp:127.0.0.1:10809"),
+            ("tcp:127.0.0.1:0", "tcp:127.0.0.1:0"),
+            ("tcp:[::1]:99", "tcp:[::1]:99"),
+            ("tcp:[::1]", "tcp:[::1]:10809"),
+            ("tcp:::1", "tcp:[::1]:10809"),
+        ] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), printed);
+        }
+        for text in [
+            "",
+            "unix:",
+            "tcp:",
+            "tcp:127.0.0.1:port",
+            "tcp:127.0.0.1:65536",
+            "udp:x",
+            "/run/x",
+        ] {
+            let error = text.parse::<Listen>().unwrap_err().to_string();
+            assert!(
+                error.contains("use unix:PATH or tcp:HOST[:PORT]"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn uris_are_escaped() {
+        let unix = Listen::Unix("/run/a b&c.sock".into());
+        assert_eq!(
+            unix.uri("z 0"),
+            "nbd+unix:///z%200?socket=/run/a%20b%26c.sock"
+        );
+        let tcp = Listen::Tcp("[::1]:10809".parse().unwrap());
+        assert_eq!(tcp.uri("zram0"), "nbd://[::1]:10809/zram0");
+    }
+}

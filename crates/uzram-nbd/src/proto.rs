@@ -1,0 +1,322 @@
+//! The wire format: NBD's numbers under NBD's names, and the few fixed-size messages of the transmission phase.
+//!
+//! Everything on the wire is big-endian. Nothing here does I/O or allocates; lengths from the client are plain
+//! numbers here and are judged where they are used.
+
+/// First eight bytes of a connection, "NBDMAGIC".
+pub(crate) const INIT_PASSWD: u64 = 0x4e42_444d_4147_4943;
+/// "IHAVEOPT": marks newstyle negotiation and each option.
+pub(crate) const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
+/// Starts each reply to an option.
+pub(crate) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// Starts each request.
+pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Starts each simple reply.
+pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// Starts each chunk of a structured reply.
+pub(crate) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+
+/// Longest string (name, description, error message) in bytes.
+pub(crate) const MAX_STRING: usize = 4096;
+/// Largest payload of one READ or WRITE in bytes, announced as the maximum block size.
+pub(crate) const MAX_PAYLOAD: u32 = 32 << 20;
+/// Bytes of a request without payload.
+pub(crate) const REQUEST_LEN: usize = 28;
+/// Bytes of a simple reply without payload.
+pub(crate) const SIMPLE_REPLY_LEN: usize = 16;
+/// Bytes of a structured reply chunk without payload.
+pub(crate) const CHUNK_LEN: usize = 20;
+
+/// Handshake flags, the same bits from the server and from the client.
+pub(crate) mod handshake_flag {
+    pub(crate) const FIXED_NEWSTYLE: u16 = 1 << 0;
+    pub(crate) const NO_ZEROES: u16 = 1 << 1;
+}
+
+/// Options the server knows; any other gets `NBD_REP_ERR_UNSUP`.
+pub(crate) mod opt {
+    pub(crate) const EXPORT_NAME: u32 = 1;
+    pub(crate) const ABORT: u32 = 2;
+    pub(crate) const LIST: u32 = 3;
+    pub(crate) const STARTTLS: u32 = 5;
+    pub(crate) const INFO: u32 = 6;
+    pub(crate) const GO: u32 = 7;
+    pub(crate) const STRUCTURED_REPLY: u32 = 8;
+    pub(crate) const LIST_META_CONTEXT: u32 = 9;
+    pub(crate) const SET_META_CONTEXT: u32 = 10;
+}
+
+/// Types of option replies.
+pub(crate) mod rep {
+    pub(crate) const ACK: u32 = 1;
+    pub(crate) const SERVER: u32 = 2;
+    pub(crate) const INFO: u32 = 3;
+    pub(crate) const META_CONTEXT: u32 = 4;
+    pub(crate) const ERR_UNSUP: u32 = (1 << 31) + 1;
+    pub(crate) const ERR_INVALID: u32 = (1 << 31) + 3;
+    pub(crate) const ERR_UNKNOWN: u32 = (1 << 31) + 6;
+    pub(crate) const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
+    pub(crate) const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+}
+
+/// Information types of `NBD_OPT_INFO` and `NBD_OPT_GO`.
+pub(crate) mod info {
+    pub(crate) const EXPORT: u16 = 0;
+    pub(crate) const NAME: u16 = 1;
+    pub(crate) const DESCRIPTION: u16 = 2;
+    pub(crate) const BLOCK_SIZE: u16 = 3;
+}
+
+/// Transmission flags.
+pub(crate) mod flag {
+    pub(crate) const HAS_FLAGS: u16 = 1 << 0;
+    pub(crate) const READ_ONLY: u16 = 1 << 1;
+    pub(crate) const SEND_FLUSH: u16 = 1 << 2;
+    pub(crate) const SEND_FUA: u16 = 1 << 3;
+    pub(crate) const SEND_TRIM: u16 = 1 << 5;
+    pub(crate) const SEND_WRITE_ZEROES: u16 = 1 << 6;
+    pub(crate) const SEND_DF: u16 = 1 << 7;
+    pub(crate) const CAN_MULTI_CONN: u16 = 1 << 8;
+    pub(crate) const SEND_CACHE: u16 = 1 << 10;
+    pub(crate) const SEND_FAST_ZERO: u16 = 1 << 11;
+}
+
+/// Request types.
+pub(crate) mod cmd {
+    pub(crate) const READ: u16 = 0;
+    pub(crate) const WRITE: u16 = 1;
+    pub(crate) const DISC: u16 = 2;
+    pub(crate) const FLUSH: u16 = 3;
+    pub(crate) const TRIM: u16 = 4;
+    pub(crate) const CACHE: u16 = 5;
+    pub(crate) const WRITE_ZEROES: u16 = 6;
+    pub(crate) const BLOCK_STATUS: u16 = 7;
+}
+
+/// Command flags.
+pub(crate) mod cmd_flag {
+    pub(crate) const FUA: u16 = 1 << 0;
+    pub(crate) const NO_HOLE: u16 = 1 << 1;
+    pub(crate) const DF: u16 = 1 << 2;
+    pub(crate) const REQ_ONE: u16 = 1 << 3;
+    pub(crate) const FAST_ZERO: u16 = 1 << 4;
+}
+
+/// Types of structured reply chunks, and the one flag they have.
+pub(crate) mod chunk {
+    pub(crate) const NONE: u16 = 0;
+    pub(crate) const OFFSET_DATA: u16 = 1;
+    pub(crate) const OFFSET_HOLE: u16 = 2;
+    pub(crate) const BLOCK_STATUS: u16 = 5;
+    pub(crate) const ERROR: u16 = (1 << 15) + 1;
+    pub(crate) const FLAG_DONE: u16 = 1 << 0;
+}
+
+/// The one metadata context, its id on the wire, and its status flags.
+pub(crate) mod allocation {
+    pub(crate) const NAME: &str = "base:allocation";
+    pub(crate) const NAMESPACE: &str = "base:";
+    pub(crate) const ID: u32 = 1;
+    pub(crate) const STATE_HOLE: u32 = 1 << 0;
+    pub(crate) const STATE_ZERO: u32 = 1 << 1;
+}
+
+/// The error values that NBD allows on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Errno {
+    Perm = 1,
+    Io = 5,
+    NoMem = 12,
+    Inval = 22,
+    NoSpc = 28,
+    Overflow = 75,
+    NotSup = 95,
+    Shutdown = 108,
+}
+
+impl Errno {
+    /// The legal value nearest to a system errno.
+    pub(crate) fn from_system(errno: i32) -> Self {
+        const EROFS: i32 = 30;
+        const EFBIG: i32 = 27;
+        const EDQUOT: i32 = 122;
+        match errno {
+            1 | EROFS => Errno::Perm,
+            12 => Errno::NoMem,
+            22 => Errno::Inval,
+            28 | EFBIG | EDQUOT => Errno::NoSpc,
+            75 => Errno::Overflow,
+            95 => Errno::NotSup,
+            108 => Errno::Shutdown,
+            // What the client cannot act upon is a plain I/O error.
+            _ => Errno::Io,
+        }
+    }
+}
+
+/// A request, without the payload that follows a WRITE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) flags: u16,
+    pub(crate) kind: u16,
+    pub(crate) cookie: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
+}
+
+impl Request {
+    /// Reads a request; the error is the number that stood where the magic belongs.
+    pub(crate) fn parse(bytes: &[u8; REQUEST_LEN]) -> Result<Self, u32> {
+        let magic = u32_at(bytes, 0);
+        if magic != REQUEST_MAGIC {
+            return Err(magic);
+        }
+        Ok(Request {
+            flags: u16_at(bytes, 4),
+            kind: u16_at(bytes, 6),
+            cookie: u64_at(bytes, 8),
+            offset: u64_at(bytes, 16),
+            len: u32_at(bytes, 24),
+        })
+    }
+
+    /// Bytes that follow the request.
+    pub(crate) fn payload_len(&self) -> usize {
+        if self.kind == cmd::WRITE {
+            self.len as usize
+        } else {
+            0
+        }
+    }
+}
+
+/// A simple reply's header; `None` is success.
+pub(crate) fn simple_reply(cookie: u64, error: Option<Errno>) -> [u8; SIMPLE_REPLY_LEN] {
+    let mut out = [0; SIMPLE_REPLY_LEN];
+    out[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+    out[4..8].copy_from_slice(&error.map_or(0, |e| e as u32).to_be_bytes());
+    out[8..].copy_from_slice(&cookie.to_be_bytes());
+    out
+}
+
+/// The header of one chunk of a structured reply with `len` bytes of payload.
+pub(crate) fn chunk_header(cookie: u64, kind: u16, done: bool, len: u32) -> [u8; CHUNK_LEN] {
+    let mut out = [0; CHUNK_LEN];
+    out[..4].copy_from_slice(&STRUCTURED_REPLY_MAGIC.to_be_bytes());
+    out[4..6].copy_from_slice(&(if done { chunk::FLAG_DONE } else { 0 }).to_be_bytes());
+    out[6..8].copy_from_slice(&kind.to_be_bytes());
+    out[8..16].copy_from_slice(&cookie.to_be_bytes());
+    out[16..].copy_from_slice(&len.to_be_bytes());
+    out
+}
+
+/// The header of one reply to an option with `len` bytes of data.
+pub(crate) fn option_reply(option: u32, kind: u32, len: u32) -> [u8; 20] {
+    let mut out = [0; 20];
+    out[..8].copy_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
+    out[8..12].copy_from_slice(&option.to_be_bytes());
+    out[12..16].copy_from_slice(&kind.to_be_bytes());
+    out[16..].copy_from_slice(&len.to_be_bytes());
+    out
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+/// The big-endian number at `at`, which the caller knows to be inside.
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes(array(bytes, at))
+}
+
+/// The big-endian number at `at`, which the caller knows to be inside.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(array(bytes, at))
+}
+
+/// The big-endian number at `at`, which the caller knows to be inside.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(array(bytes, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn magics_spell_what_the_protocol_says() {
+        assert_eq!(&INIT_PASSWD.to_be_bytes(), b"NBDMAGIC");
+        assert_eq!(&IHAVEOPT.to_be_bytes(), b"IHAVEOPT");
+    }
+
+    #[test]
+    fn request_fields_stand_where_the_protocol_puts_them() {
+        let bytes: [u8; REQUEST_LEN] = [
+            0x25, 0x60, 0x95, 0x13, 0x00, 0x03, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0,
+            1, 0, 0, 0, 0, 0x10, 0,
+        ];
+        let request = Request::parse(&bytes).unwrap();
+        let expected = Request {
+            flags: cmd_flag::FUA | cmd_flag::NO_HOLE,
+            kind: cmd::WRITE,
+            cookie: 0x0102_0304_0506_0708,
+            offset: 65536,
+            len: 4096,
+        };
+        assert_eq!(request, expected);
+        assert_eq!(request.payload_len(), 4096);
+        assert_eq!(
+            Request {
+                kind: cmd::READ,
+                ..request
+            }
+            .payload_len(),
+            0
+        );
+        let mut bad = bytes;
+        bad[0] = 0;
+        assert_eq!(Request::parse(&bad), Err(0x0060_9513));
+    }
+
+    #[test]
+    fn reply_headers_stand_where_the_protocol_puts_them() {
+        let cookie = 0x1122_3344_5566_7788;
+        assert_eq!(
+            simple_reply(cookie, Some(Errno::NoSpc)),
+            [
+                0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88
+            ]
+        );
+        assert_eq!(
+            chunk_header(cookie, chunk::ERROR, true, 6),
+            [
+                0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
+                0x88, 0, 0, 0, 6
+            ]
+        );
+        assert_eq!(
+            option_reply(opt::GO, rep::ERR_UNKNOWN, 0),
+            [
+                0, 3, 0xe8, 0x89, 4, 0x55, 0x65, 0xa9, 0, 0, 0, 7, 0x80, 0, 0, 6, 0, 0, 0, 0
+            ]
+        );
+    }
+
+    #[test]
+    fn every_system_errno_becomes_a_legal_one() {
+        for (system, wire) in [
+            (30, 1),
+            (5, 5),
+            (12, 12),
+            (22, 22),
+            (28, 28),
+            (122, 28),
+            (110, 5),
+        ] {
+            assert_eq!(Errno::from_system(system) as u32, wire, "errno {system}");
+        }
+    }
+}
