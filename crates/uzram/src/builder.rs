@@ -15,6 +15,8 @@ use crate::{Error, PAGE_SIZE};
 
 /// Largest device in bytes (16 TiB): slot indices have 32 bits.
 pub const MAX_SIZE_BYTES: u64 = 1 << 44;
+/// Smallest limit: a page's object may touch two pages of the arena, and its span's books another.
+const MIN_LIMIT_BYTES: u64 = 3 * PAGE_SIZE as u64;
 /// Disk bytes for which one more pool shard pays: a shard may leave a partial page in each size class.
 const BYTES_PER_SHARD: u64 = 256 << 20;
 
@@ -101,6 +103,15 @@ impl Builder {
                 what: "logical block size",
                 given: self.logical_block_size.to_string(),
                 accepted: "512 or 4096".into(),
+            });
+        }
+        if (1..MIN_LIMIT_BYTES).contains(&self.mem_limit_bytes) {
+            return Err(Error::Invalid {
+                what: "mem_limit",
+                given: format!("{} bytes", self.mem_limit_bytes),
+                accepted: format!(
+                    "0 for none, or at least {MIN_LIMIT_BYTES}, what one page may need"
+                ),
             });
         }
         let registry = self.registry.unwrap_or_else(Registry::builtin);

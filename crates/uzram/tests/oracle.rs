@@ -173,7 +173,8 @@ proptest! {
         pages in prop::collection::vec((0..PAGES, any::<u64>(), any::<bool>()), 1..120),
         limit_pages in 0..40u64,
     ) {
-        let device = Device::builder(SIZE as u64).mem_limit_bytes(limit_pages * 4096).build().unwrap();
+        let device = Device::builder(SIZE as u64).build().unwrap();
+        device.set_mem_limit_bytes(limit_pages * 4096);
         let mut oracle = vec![0; SIZE];
         let mut failed = 0;
         for (page, seed, discard) in pages {

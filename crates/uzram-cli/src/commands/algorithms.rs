@@ -1,0 +1,49 @@
+//! `uzram algorithms`: what this build can compress with.
+
+use uzram::compress::Registry;
+
+use super::print;
+use crate::exit::Result;
+
+/// List the compression algorithms of this build
+///
+/// A name stands for a format; several drivers may serve it, of which the one of highest priority is used.
+/// A driver's name selects exactly that one.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram algorithms
+  uzram create --algorithm lz4-flex")]
+pub(crate) struct Args {
+    /// Print in the shape of /proc/crypto
+    #[arg(long)]
+    proc_crypto: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let (registry, failed) = Registry::builtin_checked();
+        for error in failed {
+            eprintln!("uzram: left out: {error}");
+        }
+        if self.proc_crypto {
+            return print(&registry.to_string());
+        }
+        let mut out = format!(
+            "{:10} {:20} {:>8}  {}\n",
+            "NAME", "DRIVER", "PRIORITY", "WHAT"
+        );
+        for algorithm in registry.iter() {
+            let (name, driver) = (algorithm.name(), algorithm.driver_name());
+            let (priority, summary) = (algorithm.priority(), algorithm.summary());
+            out.push_str(&format!("{name:10} {driver:20} {priority:>8}  {summary}\n"));
+            for param in algorithm.params() {
+                out.push_str(&format!(
+                    "{:41}{}: {} ({})\n",
+                    "", param.name, param.doc, param.kind
+                ));
+            }
+        }
+        print(&out)
+    }
+}

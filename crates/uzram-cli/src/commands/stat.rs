@@ -1,0 +1,110 @@
+//! `uzram stat`: everything known of one device.
+
+use uzram_control::size::human;
+
+use super::{list, mount_point, print, print_json, stat_of, to_json};
+use crate::exit::Result;
+use crate::sweep;
+
+/// Show everything about one device
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram stat zram0
+  uzram stat /dev/loop0 --json")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// Print JSON, sizes in bytes
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let entry = sweep::swept_run_dir()?.find(&self.name)?;
+        let stat = stat_of(&entry)?;
+        if self.json {
+            return print_json(&to_json(&entry, &stat)?);
+        }
+        let record = &entry.record;
+        let limit = if stat.mem_limit == 0 {
+            "none".into()
+        } else {
+            human(stat.mem_limit)
+        };
+        let over = if stat.compr_data_size == 0 {
+            String::new()
+        } else {
+            let ratio = stat.all_memory() as f64 / stat.compr_data_size as f64;
+            format!(", {ratio:.3} x the compressed data")
+        };
+        let rows = [
+            ("name", record.name.clone()),
+            ("path", record.path.clone()),
+            (
+                "frontend",
+                format!("{}, server process {}", record.frontend, record.pid),
+            ),
+            (
+                "mounted at",
+                mount_point(&entry).unwrap_or_else(|| "nowhere".into()),
+            ),
+            (
+                "algorithm",
+                format!(
+                    "{} ({}), {} streams",
+                    stat.algorithm, stat.driver, stat.streams
+                ),
+            ),
+            ("disk size", human(stat.disksize)),
+            ("data", human(stat.orig_data_size)),
+            ("compressed", human(stat.compr_data_size)),
+            (
+                "pool memory",
+                format!(
+                    "{} (limit {limit}, most so far {})",
+                    human(stat.mem_used_total),
+                    human(stat.mem_used_max)
+                ),
+            ),
+            (
+                "all memory",
+                format!(
+                    "{}: pool, table {}, books and streams {}{over}",
+                    human(stat.all_memory()),
+                    human(stat.table_bytes),
+                    human(stat.metadata_bytes)
+                ),
+            ),
+            (
+                "ratio",
+                if stat.ratio().is_some() {
+                    list::ratio(&stat)
+                } else {
+                    "nothing stored".into()
+                },
+            ),
+            (
+                "pages",
+                format!(
+                    "{} same-filled, {} huge ({} since the start)",
+                    stat.same_pages, stat.huge_pages, stat.huge_pages_since
+                ),
+            ),
+            (
+                "failed",
+                format!("{} reads, {} writes", stat.failed_reads, stat.failed_writes),
+            ),
+            ("discarded", format!("{} pages", stat.notify_free)),
+            ("mm_stat", stat.mm_stat().trim_end().into()),
+            ("io_stat", stat.io_stat().trim_end().into()),
+            ("log", entry.dir.join("log").display().to_string()),
+        ];
+        print(
+            &rows
+                .map(|(name, value)| format!("{name:12} {value}\n"))
+                .concat(),
+        )
+    }
+}

@@ -1,0 +1,134 @@
+//! Exit codes: each kind of failure has one, so that scripts need not read the words.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// The kinds of failure, by exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Failed = 1,
+    Usage = 2,
+    Busy = 3,
+    NoDevice = 4,
+    Impossible = 5,
+}
+
+/// A failure to report: its kind, and what to say.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+}
+
+pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Display) -> Failure {
+        Failure {
+            kind,
+            message: message.to_string(),
+        }
+    }
+
+    /// Prints the message, if there is one: a server's failure was printed by the server.
+    pub(crate) fn report(self) -> ExitCode {
+        if !self.message.is_empty() {
+            let _ = writeln!(std::io::stderr(), "uzram: {}", self.message);
+        }
+        ExitCode::from(self.kind as u8)
+    }
+
+    /// The failure of a server process that has said why itself.
+    pub(crate) fn silent(code: i32) -> Failure {
+        let kinds = [Kind::Usage, Kind::Busy, Kind::NoDevice, Kind::Impossible];
+        let kind = kinds
+            .into_iter()
+            .find(|kind| *kind as i32 == code)
+            .unwrap_or(Kind::Failed);
+        Failure {
+            kind,
+            message: String::new(),
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.kind == Kind::Busy
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+fn kind_of_io(error: &std::io::Error) -> Kind {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Kind::Impossible,
+        _ => Kind::Failed,
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::new(kind_of_io(&error), error)
+    }
+}
+
+impl From<uzram::Error> for Failure {
+    fn from(error: uzram::Error) -> Failure {
+        let kind = match &error {
+            uzram::Error::Invalid { .. } | uzram::Error::Compress(_) => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
+
+impl From<uzram_control::Error> for Failure {
+    fn from(error: uzram_control::Error) -> Failure {
+        use uzram_control::Error;
+        let kind = match &error {
+            Error::NotFound { .. } => Kind::NoDevice,
+            Error::BadName { .. } => Kind::Usage,
+            Error::Exists { .. } => Kind::Busy,
+            Error::System { source, .. } => kind_of_io(source),
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
+
+impl From<uzram_control::ControlError> for Failure {
+    fn from(error: uzram_control::ControlError) -> Failure {
+        // EBUSY and EINVAL have exit codes of their own.
+        let kind = match error.errno {
+            16 => Kind::Busy,
+            22 => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
+
+impl From<uzram_fuse::Error> for Failure {
+    fn from(error: uzram_fuse::Error) -> Failure {
+        let kind = match &error {
+            uzram_fuse::Error::Busy { .. } | uzram_fuse::Error::Lingers { .. } => Kind::Busy,
+            uzram_fuse::Error::NoDirectIo { .. } => Kind::Impossible,
+            uzram_fuse::Error::System { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Kind::Impossible,
+                _ => kind_of_io(source),
+            },
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
+
+impl From<uzram_nbd::Error> for Failure {
+    fn from(error: uzram_nbd::Error) -> Failure {
+        Failure::new(Kind::Failed, error)
+    }
+}
