@@ -1,0 +1,156 @@
+//! Runs the real program with a run directory of its own, and takes down whatever a test leaves.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A run directory; dropped, it unmounts and removes every device in it.
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        Bench {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A path for a test's own files.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_uzram"));
+        command
+            .args(args)
+            .env("UZRAM_RUN_DIR", self.run_dir())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs it, demands success, gives stdout.
+    pub(crate) fn uzram(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "uzram {args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs it, demands this exit code, gives stderr.
+    pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "uzram {args:?}: {output:?}"
+        );
+        assert_eq!(output.stdout, b"", "uzram {args:?} failed and printed");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Creates a device and gives its path.
+    pub(crate) fn create(&self, args: &[&str]) -> String {
+        let path = self.uzram(&[&["create"], args].concat());
+        let path = path.strip_suffix('\n').unwrap();
+        assert!(
+            !path.is_empty() && !path.contains('\n'),
+            "the path and nothing else: {path:?}"
+        );
+        path.to_owned()
+    }
+
+    pub(crate) fn stat(&self, name: &str) -> serde_json::Value {
+        serde_json::from_str(&self.uzram(&["stat", name, "--json"])).unwrap()
+    }
+
+    /// One number of a device's statistics.
+    pub(crate) fn count(&self, name: &str, key: &str) -> u64 {
+        self.stat(name)[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{key} of {name}"))
+    }
+
+    /// Demands that nothing is left: no device, no loop device, no mount, no file.
+    pub(crate) fn assert_clean(&self) {
+        let own = self.run_dir().to_str().unwrap().to_owned();
+        assert_eq!(self.uzram(&["list", "--noheadings"]), "");
+        assert!(!sh("losetup -a").contains(&own));
+        assert!(
+            !std::fs::read_to_string("/proc/self/mountinfo")
+                .unwrap()
+                .contains(&own)
+        );
+        let left: Vec<_> = std::fs::read_dir(self.run_dir())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        assert!(left.iter().all(|name| name == ".lock"), "{left:?}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let text = self
+            .command(&["list", "--json"])
+            .output()
+            .map(|o| o.stdout)
+            .unwrap_or_default();
+        let devices: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        for device in devices.as_array().into_iter().flatten() {
+            for at in device["mountpoints"].as_array().into_iter().flatten() {
+                let _ = Command::new("umount")
+                    .arg(at.as_str().unwrap_or_default())
+                    .status();
+            }
+        }
+        let _ = self.command(&["remove", "--all"]).output();
+    }
+}
+
+/// Runs a shell line, demands success, gives stdout.
+pub(crate) fn sh(line: &str) -> String {
+    let output = Command::new("sh").args(["-euc", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether the programs are there, and a loop device on FUSE if one is wanted. What is missing is a reported
+/// skip, or a failure where `UZRAM_REQUIRE_PEERS` is set.
+pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
+    let find = |program: &&str| {
+        let path = std::env::var("PATH").unwrap_or_default();
+        path.split(':')
+            .chain(["/usr/sbin", "/sbin"])
+            .any(|dir| Path::new(dir).join(program).exists())
+    };
+    let mut missing: Vec<String> = programs
+        .iter()
+        .filter(|p| !find(p))
+        .map(|p| p.to_string())
+        .collect();
+    if fuse_loop && let Err(reason) = uzram_fuse::probe() {
+        missing.push(reason);
+    }
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    assert!(
+        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
+        "{test} needs {missing}"
+    );
+    eprintln!("SKIP {test}: {missing}");
+    false
+}

@@ -1,0 +1,353 @@
+//! The program as its user meets it: what it prints, how it fails, what it leaves.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{Bench, have, sh};
+
+#[test]
+fn bad_input_is_refused_with_the_reason() {
+    let bench = Bench::new();
+    for (args, says) in [
+        (
+            &["create", "--size", "0"][..],
+            "size 0 bytes is not possible: 1 to",
+        ),
+        (
+            &["create", "--size", "-1"],
+            "'-1' is not a size: it is negative",
+        ),
+        (&["create", "--size", "-4G"], "it is negative"),
+        (
+            &["create", "--size", "lots"],
+            "it does not begin with a number",
+        ),
+        (&["create", "--size", "12x"], "the unit is unknown"),
+        (
+            &["create", "--size", "17T"],
+            "1 to 17592186044416 bytes (16 TiB)",
+        ),
+        (
+            &["create", "--size", "99999999999999999999"],
+            "it is too large",
+        ),
+        (&["create", "--size", ""], "it is empty"),
+        (
+            &["create", "--algorithm", "lzma"],
+            "unknown algorithm 'lzma' (known: lz4, zstd, deflate, null)",
+        ),
+        (
+            &["create", "--algorithm-params", "level=99,x=1"],
+            "no parameter 'x' (it takes: level)",
+        ),
+        (
+            &["create", "-a", "zstd", "-p", "level=23"],
+            "from -131072 to 22",
+        ),
+        (&["create", "-p", "level"], "key=value"),
+        (
+            &["create", "--mem-limit", "1"],
+            "0 for none, or at least 12288",
+        ),
+        (&["create", "--mem-limit", "-1"], "it is negative"),
+        (
+            &["create", "--frontend", "ublk9"],
+            "possible values: auto, nbd, fuse-loop",
+        ),
+        (&["create", "--block-size", "1000"], "512 or 4096"),
+        (&["create", "--name", "disk"], "'disk' is not a device name"),
+        (
+            &[
+                "create",
+                "--frontend",
+                "fuse-loop",
+                "--listen",
+                "unix:/tmp/x",
+            ],
+            "--listen is for --frontend nbd",
+        ),
+        (&["create", "--listen", "somewhere"], "somewhere"),
+        (&["--log", "a=b=c", "create"], "--log 'a=b=c'"),
+        (
+            &["list", "--output", "NAME,NOSE"],
+            "no column 'NOSE' (there are: NAME",
+        ),
+        (&["frobnicate"], "unrecognized subcommand"),
+        (&["remove"], "required"),
+    ] {
+        let stderr = bench.fails(2, args);
+        assert!(stderr.contains(says), "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+    for command in ["stat", "reset", "remove"] {
+        let stderr = bench.fails(4, &[command, "zram9"]);
+        assert!(
+            stderr.contains("no device 'zram9' (there is none)"),
+            "{stderr}"
+        );
+    }
+    // An address that other machines reach takes a word of its own.
+    let stderr = bench.fails(1, &["create", "--size", "1M", "--listen", "tcp:0.0.0.0:0"]);
+    assert!(stderr.contains("loopback"), "{stderr}");
+    let long = format!("unix:/tmp/{}", "x".repeat(200));
+    assert_ne!(
+        bench
+            .output(&["create", "--size", "1M", "--listen", &long])
+            .status
+            .code(),
+        Some(0)
+    );
+    bench.assert_clean();
+}
+
+#[test]
+fn help_and_algorithms_agree_with_the_registry() {
+    let bench = Bench::new();
+    let text = bench.uzram(&["algorithms"]);
+    for algorithm in uzram::compress::Registry::builtin().iter() {
+        assert!(text.contains(algorithm.driver_name()) && text.contains(algorithm.name()));
+        for param in algorithm.params() {
+            assert!(text.contains(&param.kind.to_string()), "{text}");
+        }
+    }
+    assert!(
+        bench
+            .uzram(&["algorithms", "--proc-crypto"])
+            .contains("driver       : lz4-liblz4")
+    );
+    for command in ["create", "list", "stat", "reset", "remove", "algorithms"] {
+        assert!(
+            bench.uzram(&[command, "--help"]).contains("Example"),
+            "{command}"
+        );
+    }
+    assert!(bench.uzram(&["--help"]).contains("Exit codes"));
+}
+
+#[test]
+fn an_nbd_device_lives_from_create_to_remove() {
+    let bench = Bench::new();
+    let uri = bench.create(&[
+        "--size",
+        "64M",
+        "--algorithm",
+        "zstd",
+        "-p",
+        "level=1",
+        "--frontend",
+        "nbd",
+    ]);
+    assert!(uri.starts_with("nbd+unix:///zram0?socket="), "{uri}");
+    for name in ["zram0", &uri] {
+        let stat = bench.stat(name);
+        assert_eq!(stat["disksize"], 64 << 20);
+        assert_eq!(stat["algorithm"], "zstd");
+        assert_eq!(stat["path"], uri.as_str());
+    }
+    if have(
+        "an_nbd_device_lives_from_create_to_remove",
+        &["qemu-io"],
+        false,
+    ) {
+        sh(&format!(
+            "qemu-io -f raw -c 'write -P 7 0 1M' -c 'write -P 0 1M 1M' '{uri}'"
+        ));
+        assert_eq!(bench.count("zram0", "orig_data_size"), 2 << 20);
+        assert_eq!(bench.count("zram0", "same_pages"), 512);
+        bench.uzram(&["reset", "zram0"]);
+        assert_eq!(bench.count("zram0", "orig_data_size"), 0);
+    }
+    let table = bench.uzram(&[
+        "list",
+        "--bytes",
+        "--raw",
+        "--noheadings",
+        "-o",
+        "name,disksize,algorithm,mem-limit",
+    ]);
+    assert_eq!(table, "zram0 67108864 zstd 0\n");
+    let list: serde_json::Value = serde_json::from_str(&bench.uzram(&["list", "--json"])).unwrap();
+    assert_eq!(list[0]["name"], "zram0");
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert!(
+        bench
+            .fails(3, &["create", "--size", "1M", "--name", "zram0"])
+            .contains("already")
+    );
+    bench.uzram(&["remove", &uri]);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_connected_nbd_client_keeps_the_device() {
+    if !have(
+        "a_connected_nbd_client_keeps_the_device",
+        &["qemu-io"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let uri = bench.create(&["--size", "1M", "--frontend", "nbd"]);
+    let mut client = Command::new("qemu-io");
+    client
+        .args(["-f", "raw", &uri])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut client = client.spawn().unwrap();
+    let busy = || bench.output(&["reset", "zram0"]).status.code() == Some(3);
+    while !busy() {
+        std::thread::yield_now();
+    }
+    assert!(
+        bench
+            .fails(3, &["remove", "zram0"])
+            .contains("1 NBD client is connected")
+    );
+    drop(client.stdin.take());
+    client.wait().unwrap();
+    while busy() {
+        std::thread::yield_now();
+    }
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_mounted_loop_device_is_not_removed() {
+    if !have(
+        "a_mounted_loop_device_is_not_removed",
+        &["mkfs.ext4", "mount"],
+        true,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let node = bench.create(&["--size", "64M", "--frontend", "fuse-loop"]);
+    assert!(node.starts_with("/dev/loop"), "{node}");
+    let at = bench.path("a mount point");
+    std::fs::create_dir(&at).unwrap();
+    sh(&format!(
+        "mkfs.ext4 -q {node} && mount {node} '{}'",
+        at.display()
+    ));
+    for name in ["zram0", &node] {
+        for command in ["remove", "reset"] {
+            let stderr = bench.fails(3, &[command, name]);
+            assert!(
+                stderr.contains(at.to_str().unwrap()) && stderr.contains("umount"),
+                "{stderr}"
+            );
+        }
+    }
+    assert!(bench.uzram(&["list"]).contains(at.to_str().unwrap()));
+    sh(&format!(
+        "echo still here > '{0}/x' && umount '{0}'",
+        at.display()
+    ));
+    bench.uzram(&["remove", &node]);
+    bench.assert_clean();
+}
+
+#[test]
+fn after_a_kill_the_next_command_clears_up() {
+    if !have(
+        "after_a_kill_the_next_command_clears_up",
+        &["losetup"],
+        true,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    for frontend in ["fuse-loop", "nbd"] {
+        bench.create(&["--size", "16M", "--frontend", frontend]);
+        let pid = bench.count("zram0", "pid");
+        sh(&format!(
+            "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done"
+        ));
+        let output = bench.output(&["list", "--noheadings"]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            stderr.contains("the server of zram0 had died; cleared"),
+            "{stderr}"
+        );
+        bench.assert_clean();
+    }
+    // With a file system still mounted on it, it is said, and done when the mount is gone.
+    let node = bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
+    let at = bench.path("mnt");
+    std::fs::create_dir(&at).unwrap();
+    sh(&format!(
+        "mkfs.ext4 -q {node} && mount {node} {}",
+        at.display()
+    ));
+    let pid = bench.count("zram0", "pid");
+    sh(&format!(
+        "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done"
+    ));
+    let output = bench.output(&["list", "--noheadings"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("data is lost") && stderr.contains(at.to_str().unwrap()),
+        "{stderr}"
+    );
+    sh(&format!("umount {}", at.display()));
+    bench.output(&["list"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn devices_are_created_side_by_side() {
+    let bench = Bench::new();
+    let frontend = if have("devices_are_created_side_by_side", &[], true) {
+        "fuse-loop"
+    } else {
+        "nbd"
+    };
+    let paths: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| bench.create(&["--size", "8M", "--frontend", frontend])))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let distinct: std::collections::BTreeSet<_> = paths.iter().collect();
+    assert_eq!(distinct.len(), 6, "{paths:?}");
+    assert_eq!(
+        bench
+            .uzram(&["list", "--noheadings", "--raw", "-o", "name"])
+            .lines()
+            .count(),
+        6
+    );
+    bench.uzram(&["remove", "--all"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_foreground_server_ends_at_a_signal() {
+    let bench = Bench::new();
+    let mut server = bench.command(&[
+        "create",
+        "--size",
+        "4M",
+        "--frontend",
+        "nbd",
+        "--foreground",
+    ]);
+    let mut server = server
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut uri = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(server.stdout.take().unwrap()),
+        &mut uri,
+    )
+    .unwrap();
+    assert!(uri.starts_with("nbd+unix:"), "{uri}");
+    sh(&format!("kill -INT {}", server.id()));
+    assert!(server.wait().unwrap().success());
+    bench.assert_clean();
+}
