@@ -1,2 +1,49 @@
-//! The project's own automation.
-fn main() {}
+//! `cargo xtask`: the project's own automation. One file for each task.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod run;
+mod setup;
+mod sh;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  setup [--run]      install the Debian packages that building, running and testing need (--run: without testing)
+  run [ARGS...]      set up what running needs, build, and run uzram with ARGS
+  test               all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
+  bench core [...]   the library against its codecs; --quick, --record FILE
+  tidy               check what compilers do not: sizes, files, README against the registry";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<ExitCode> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["setup"] => setup::setup(setup::Purpose::Test)?,
+        ["setup", "--run"] => setup::setup(setup::Purpose::Run)?,
+        ["run", ..] => return run::run(&args[1..]),
+        ["test"] => return test::test(),
+        ["bench", rest @ ..] if !rest.is_empty() => bench::bench(rest)?,
+        ["tidy"] => tidy::tidy()?,
+        ["--help" | "-h" | "help"] => println!("{USAGE}"),
+        [] => bail!("which task?\n{USAGE}"),
+        other => bail!("'{}' is not understood\n{USAGE}", other.join(" ")),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -129,6 +129,15 @@ impl From<uzram_fuse::Error> for Failure {
 
 impl From<uzram_nbd::Error> for Failure {
     fn from(error: uzram_nbd::Error) -> Failure {
-        Failure::new(Kind::Failed, error)
+        use uzram_nbd::Error;
+        match &error {
+            Error::NotLoopback { .. } => {
+                Failure::new(Kind::Usage, format!("{error} (with --allow-remote)"))
+            }
+            Error::Address { .. } | Error::NotASocket { .. } => Failure::new(Kind::Usage, error),
+            Error::InUse { .. } => Failure::new(Kind::Busy, error),
+            Error::Bind { source, .. } => Failure::new(kind_of_io(source), error),
+            _ => Failure::new(Kind::Failed, error),
+        }
     }
 }

@@ -88,8 +88,9 @@ fn bad_input_is_refused_with_the_reason() {
         );
     }
     // An address that other machines reach takes a word of its own.
-    let stderr = bench.fails(1, &["create", "--size", "1M", "--listen", "tcp:0.0.0.0:0"]);
-    assert!(stderr.contains("loopback"), "{stderr}");
+    let stderr = bench.fails(2, &["create", "--size", "1M", "--listen", "tcp:0.0.0.0:0"]);
+    assert!(stderr.contains("reachable from other machines"), "{stderr}");
+    assert!(stderr.contains("--allow-remote"), "{stderr}");
     let long = format!("unix:/tmp/{}", "x".repeat(200));
     assert_ne!(
         bench

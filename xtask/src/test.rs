@@ -1,0 +1,138 @@
+//! `cargo xtask test`: everything that CI runs. Stops for nothing: each step is run, and the end says which
+//! failed.
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{setup, sh, tidy};
+
+/// What a step came to.
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+pub(crate) fn test() -> Result<ExitCode> {
+    setup::setup(setup::Purpose::Test)?;
+    let steps: [(&str, fn() -> Outcome); 8] = [
+        ("format", || cargo(&["fmt", "--all", "--check"])),
+        ("lints", || {
+            cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ])
+        }),
+        ("lints, each algorithm alone", each_algorithm_alone),
+        ("docs", docs),
+        ("tidy", || {
+            tidy::tidy().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
+        }),
+        ("tests", tests),
+        ("pool under Miri", miri),
+        ("bench smoke", || {
+            cargo(&[
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "uzram-bench",
+                "--",
+                "core",
+                "--quick",
+            ])
+        }),
+    ];
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut lines = Vec::new();
+    for (name, step) in steps {
+        eprintln!("\n==== {name}");
+        let begin = Instant::now();
+        let outcome = step();
+        let seconds = begin.elapsed().as_secs();
+        lines.push(match outcome {
+            Outcome::Passed => {
+                passed += 1;
+                format!("ok      {name} ({seconds} s)")
+            }
+            Outcome::Skipped(why) => {
+                skipped += 1;
+                format!("SKIP    {name}: {why}")
+            }
+            Outcome::Failed(why) => {
+                failed += 1;
+                format!("FAILED  {name}: {why}")
+            }
+        });
+    }
+    println!("\n{}", lines.join("\n"));
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn outcome(command: Command) -> Outcome {
+    sh::run(command).map_or_else(
+        |error| Outcome::Failed(format!("{error:#}")),
+        |()| Outcome::Passed,
+    )
+}
+
+fn cargo(args: &[&str]) -> Outcome {
+    outcome(sh::cargo(args))
+}
+
+/// A build with one backend must be as clean as the build with all.
+fn each_algorithm_alone() -> Outcome {
+    for feature in ["lz4", "lz4-flex", "zstd", "deflate", "null"] {
+        let args = [
+            "clippy",
+            "--quiet",
+            "--package",
+            "uzram-compress",
+            "--no-default-features",
+        ];
+        let command =
+            sh::cargo(&[&args[..], &["--features", feature, "--", "-D", "warnings"]].concat());
+        if let Outcome::Failed(why) = outcome(command) {
+            return Outcome::Failed(why);
+        }
+    }
+    Outcome::Passed
+}
+
+fn docs() -> Outcome {
+    let mut command = sh::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    outcome(command)
+}
+
+/// Unit, property, conformance, interop and end-to-end tests; a missing peer is a failure here.
+fn tests() -> Outcome {
+    let mut command = sh::cargo(&["test", "--workspace", "--no-fail-fast"]);
+    command.env("UZRAM_REQUIRE_PEERS", "1");
+    outcome(command)
+}
+
+/// The pool's unsafe code under Miri, where the toolchain has it.
+fn miri() -> Outcome {
+    let probe = sh::command("cargo", &["+nightly", "miri", "--version"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return Outcome::Skipped("no nightly toolchain with Miri on this machine".into());
+    }
+    let mut command = sh::command(
+        "cargo",
+        &["+nightly", "miri", "test", "--package", "uzram-pool"],
+    );
+    command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    outcome(command)
+}
