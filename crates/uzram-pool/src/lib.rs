@@ -25,12 +25,15 @@
 
 mod bin;
 mod class;
+mod object;
 mod pool;
+mod reclaim;
 mod region;
 mod span;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
-pub use pool::{Error, Object, Pool, PoolStats};
+pub use object::{Error, Object, PoolStats};
+pub use pool::Pool;
 pub use region::{Region, current_cpu};
 
 /// Bytes in a page of the system and of the arena.

@@ -1,4 +1,4 @@
-//! The pool: allocation, freeing, memory accounting and giving memory back.
+//! The pool: allocation, freeing and memory accounting.
 //!
 //! An [`Object`] is the right to one object's bytes: the pool hands out exactly one for each allocation, it can
 //! neither be copied nor forged without `unsafe` ([`Pool::object`]), and so reading, writing and freeing are
@@ -12,95 +12,34 @@ use crossbeam_utils::CachePadded;
 
 use crate::PAGE;
 use crate::bin::{Bin, FreeStack};
-use crate::class::{CLASS_COUNT, CLASSES, MAX_OBJECT, SPAN_BYTES, class_of};
+use crate::class::{CLASS_COUNT, MAX_OBJECT, SPAN_BYTES, class_of};
+use crate::object::{Error, Object};
 use crate::region::Region;
-use crate::span::{PageSet, Span, SpanMeta, runs};
-
-/// Why an object could not be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The memory limit would be exceeded.
-    #[error("the limit of {limit_bytes} bytes is reached ({used_bytes} in use)")]
-    Limit {
-        /// The limit.
-        limit_bytes: u64,
-        /// Memory in use.
-        used_bytes: u64,
-    },
-    /// The arena has no free span left: its address space is used up, however little of it is memory.
-    #[error("all {spans} spans of the arena are in use")]
-    ArenaFull {
-        /// Spans in the arena.
-        spans: u32,
-    },
-}
-
-/// What the pool holds at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Memory in use: pages of the arena that were touched and not given back.
-    pub used_bytes: u64,
-    /// The most that `used_bytes` has been since [`Pool::reset_peak`].
-    pub peak_bytes: u64,
-    /// Live objects.
-    pub objects: u64,
-    /// What they take, each rounded up to its class.
-    pub object_bytes: u64,
-    /// Spans that belong to a bin.
-    pub spans: u64,
-    /// The pool's own books outside the arena.
-    pub metadata_bytes: u64,
-}
-
-/// The sole right to the bytes of one object.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "dropping an object leaks it"]
-pub struct Object {
-    /// Offset in the arena, in units of 8 bytes.
-    handle: u64,
-    len: u32,
-    pool: u32,
-}
-
-impl Object {
-    /// The handle: the object's offset in the arena in units of 8 bytes. Below 2^39.
-    pub fn handle(&self) -> u64 {
-        self.handle
-    }
-    /// The object's length in bytes.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "an object has at least one byte"
-    )]
-    pub fn len(&self) -> usize {
-        self.len as usize
-    }
-}
+use crate::span::{PageSet, Span, SpanMeta};
 
 /// Bits in a handle: an arena of 4 TiB.
 const HANDLE_BITS: u32 = 39;
 
 /// A pool in one arena. All calls take `&self` and may come from any thread.
 pub struct Pool {
-    region: Arc<Region>,
+    pub(crate) region: Arc<Region>,
     /// Where the arena begins in the region.
     base: u64,
     spans: u32,
     /// `SpanMeta` for each span, untouched ones costing nothing.
     metas: Region,
-    bins: Box<[CachePadded<Mutex<Bin>>]>,
+    pub(crate) bins: Box<[CachePadded<Mutex<Bin>>]>,
     shards: usize,
     /// Free spans whose pages are still in use, and those that were given back.
-    dirty: FreeStack,
-    clean: FreeStack,
+    pub(crate) dirty: FreeStack,
+    pub(crate) clean: FreeStack,
     /// Spans from this number on were never used.
-    fresh: AtomicU32,
-    used_pages: AtomicU64,
-    peak_pages: AtomicU64,
+    pub(crate) fresh: AtomicU32,
+    pub(crate) used_pages: AtomicU64,
+    pub(crate) peak_pages: AtomicU64,
     limit_pages: AtomicU64,
     /// Whether anything was freed since the last trim.
-    freed: AtomicBool,
+    pub(crate) freed: AtomicBool,
     /// Tells this pool's objects from another's.
     id: u32,
 }
@@ -397,111 +336,24 @@ impl Pool {
             .store(self.used_pages.load(Relaxed), Relaxed);
     }
 
-    /// Whether a trim could find anything: something was freed since the last one.
-    pub fn has_freed(&self) -> bool {
-        self.freed.load(Relaxed)
-    }
-
-    /// Gives the memory of all free spans back to the system. Returns the number of bytes.
-    pub fn release_free_spans(&self) -> u64 {
-        if self.dirty.is_empty() {
-            return 0;
-        }
-        let mut bytes = 0;
-        while let Some(number) = self.dirty.pop(self.metas()) {
-            bytes += self.release_pages(number, PageSet::default());
-            self.clean.push(self.metas(), number);
-        }
-        bytes
-    }
-
-    /// Gives every page without a live object back to the system: free spans, and the holes in others. Each
-    /// bin that has such holes is held for the time of a few system calls. Returns the number of bytes.
-    pub fn trim(&self) -> u64 {
-        self.freed.store(false, Relaxed);
-        let mut bytes = self.release_free_spans();
-        for (number, meta) in self.metas().iter().enumerate().take(self.touched_spans()) {
-            if meta.freed.load(Relaxed) == 0 {
-                continue;
-            }
-            let Some(index) = (meta.bin.load(Relaxed) as usize).checked_sub(1) else {
-                continue;
-            };
-            // The lock keeps objects from being placed in the pages that are on their way out.
-            let _bin = self.lock(index);
-            if meta.bin.load(Relaxed) as usize == index + 1 {
-                meta.freed.store(0, Relaxed);
-                let live = self.span(number as u32, index % CLASS_COUNT).live_pages();
-                bytes += self.release_pages(number as u32, live);
-            }
-        }
-        bytes
-    }
-
-    /// Gives back the pages of a span that are in use but not in `keep`. The caller owns the span, or holds
-    /// its bin.
-    fn release_pages(&self, number: u32, keep: PageSet) -> u64 {
-        let meta = &self.metas()[number as usize];
-        let mut gone = PageSet::default();
-        for (word, (keep, pages)) in keep.iter().zip(&meta.pages).enumerate() {
-            gone[word] = pages.load(Relaxed) & !keep;
-            pages.store(pages.load(Relaxed) & keep, Relaxed);
-        }
-        let mut count = 0;
-        for (first, len) in runs(&gone) {
-            let at = self.span_base(number) + (first * PAGE) as u64;
-            self.region.release(at, (len * PAGE) as u64);
-            count += len as u64;
-        }
-        self.used_pages.fetch_sub(count, Relaxed);
-        count * PAGE as u64
-    }
-
-    /// The books. Counts objects by walking the spans, and waits for nobody: with I/O going on the parts are of
-    /// slightly different moments.
-    pub fn stats(&self) -> PoolStats {
-        let page = PAGE as u64;
-        let mut stats = PoolStats {
-            used_bytes: self.used_pages.load(Relaxed) * page,
-            peak_bytes: self.peak_pages.load(Relaxed) * page,
-            metadata_bytes: self.metadata_bytes(),
-            ..PoolStats::default()
-        };
-        for meta in &self.metas()[..self.touched_spans()] {
-            if let Some(bin) = (meta.bin.load(Relaxed) as usize).checked_sub(1) {
-                let used = u64::from(meta.used.load(Relaxed));
-                stats.spans += 1;
-                stats.objects += used;
-                stats.object_bytes += used * u64::from(CLASSES[bin % CLASS_COUNT].size);
-            }
-        }
-        stats
-    }
-
-    /// The pool's own books outside the arena, in bytes.
-    pub fn metadata_bytes(&self) -> u64 {
-        let metas = (self.touched_spans() * size_of::<SpanMeta>()).next_multiple_of(PAGE);
-        (metas + size_of_val(&*self.bins)) as u64
-    }
-
     /// Memory in use, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.used_pages.load(Relaxed) * PAGE as u64
     }
 
-    fn touched_spans(&self) -> usize {
+    pub(crate) fn touched_spans(&self) -> usize {
         self.fresh.load(Relaxed) as usize
     }
 
-    fn metas(&self) -> &[SpanMeta] {
+    pub(crate) fn metas(&self) -> &[SpanMeta] {
         self.metas.view(0, self.spans as usize)
     }
 
-    fn span_base(&self, number: u32) -> u64 {
+    pub(crate) fn span_base(&self, number: u32) -> u64 {
         self.base + u64::from(number) * SPAN_BYTES as u64
     }
 
-    fn span(&self, number: u32, class: usize) -> Span<'_> {
+    pub(crate) fn span(&self, number: u32, class: usize) -> Span<'_> {
         let meta = &self.metas()[number as usize];
         Span::new(&self.region, self.span_base(number), meta, class)
     }
@@ -516,7 +368,7 @@ impl Pool {
         )
     }
 
-    fn lock(&self, index: usize) -> MutexGuard<'_, Bin> {
+    pub(crate) fn lock(&self, index: usize) -> MutexGuard<'_, Bin> {
         // A panic under the lock is a bug in this crate; the lists are as good as they were.
         self.bins[index]
             .lock()
