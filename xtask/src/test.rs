@@ -17,7 +17,7 @@ enum Outcome {
 
 pub(crate) fn test() -> Result<ExitCode> {
     setup::setup(setup::Purpose::Test)?;
-    let steps: [(&str, fn() -> Outcome); 8] = [
+    let steps: [(&str, fn() -> Outcome); 9] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("lints", || {
             cargo(&[
@@ -36,6 +36,7 @@ pub(crate) fn test() -> Result<ExitCode> {
         }),
         ("tests", tests),
         ("pool under Miri", miri),
+        ("pool and core under ThreadSanitizer", tsan),
         ("bench smoke", || {
             cargo(&[
                 "run",
@@ -134,5 +135,38 @@ fn miri() -> Outcome {
         &["+nightly", "miri", "test", "--package", "uzram-pool"],
     );
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    outcome(command)
+}
+
+/// The lock protocol and the pool under ThreadSanitizer, where there is a nightly toolchain.
+fn tsan() -> Outcome {
+    let probe = sh::command("cargo", &["+nightly", "--version"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return Outcome::Skipped("no nightly toolchain on this machine".into());
+    }
+    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tsan");
+    let tests = ["--lib", "--test", "stress", "--test", "model"];
+    let packages = ["--package", "uzram-pool", "--package", "uzram"];
+    let to = [
+        "--target",
+        "x86_64-unknown-linux-gnu",
+        "--target-dir",
+        target,
+    ];
+    let args = [&["+nightly", "test", "--quiet"][..], &packages, &to, &tests].concat();
+    let mut command = sh::command("cargo", &args);
+    // The cargo that runs this pins its own toolchain by these.
+    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    command.env(
+        "RUSTFLAGS",
+        "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer",
+    );
+    command.env(
+        "TSAN_OPTIONS",
+        format!(
+            "suppressions={}",
+            sh::root().join(".ci/tsan.supp").display()
+        ),
+    );
     outcome(command)
 }
