@@ -189,6 +189,17 @@ impl Request {
             0
         }
     }
+
+    /// A measure of how long the request takes: the bytes that would take as long to compress.
+    pub(crate) fn cost(&self) -> usize {
+        match self.kind {
+            cmd::WRITE => self.len as usize,
+            // Decompression is several times faster than compression.
+            cmd::READ => self.len as usize / 4,
+            // A page costs next to nothing to drop or to look up.
+            _ => 512 + self.len as usize / 64,
+        }
+    }
 }
 
 /// A simple reply's header; `None` is success.

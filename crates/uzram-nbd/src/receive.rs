@@ -118,6 +118,15 @@ impl Receiver {
         self.pending.len()
     }
 
+    /// Whether all that is pending takes no longer than `most` (see [`Request::cost`]).
+    pub(crate) fn is_little(&self, most: usize) -> bool {
+        let mut total = 0;
+        self.pending.iter().all(|item| {
+            total += item.request.cost();
+            total <= most
+        })
+    }
+
     /// Moves the first `count` pending items to the batch, which must be clear.
     pub(crate) fn take(&mut self, count: usize, batch: &mut Batch) {
         batch.items.extend(self.pending.drain(..count));

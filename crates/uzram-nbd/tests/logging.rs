@@ -22,6 +22,9 @@ impl Write for Log {
     }
 }
 
+/// Opens a connection and takes it to some stage.
+type Connect<'a> = Box<dyn Fn() -> Client + 'a>;
+
 #[test]
 fn each_broken_connection_is_logged_once() {
     let log = Log::default();
@@ -35,7 +38,7 @@ fn each_broken_connection_is_logged_once() {
     let many_reads: Vec<u8> = (0..64)
         .flat_map(|i| request(0, cmd::READ, i, 0, 512))
         .collect();
-    let cases: [(&str, Box<dyn Fn() -> Client>, Vec<u8>); 7] = [
+    let cases: [(&str, Connect<'_>, Vec<u8>); 7] = [
         (
             "bad option magic 0x4747474747474747",
             Box::new(|| fixture.haggling()),
@@ -94,6 +97,10 @@ fn each_broken_connection_is_logged_once() {
     orderly.send(&request(0, cmd::DISC, 0, 0, 0));
     assert!(orderly.is_closed());
     drop(fixture.simple());
+    // A stop in the middle of a message is the server's doing.
+    let (mut haggling, mut sending) = (fixture.haggling(), fixture.simple());
+    haggling.send(&[b'I'; 5]);
+    sending.send(&request(0, cmd::WRITE, 1, 0, 4096));
     fixture.stop();
     assert_eq!(log.0.lock().unwrap().len(), 0);
 }

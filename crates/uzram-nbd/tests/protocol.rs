@@ -8,9 +8,12 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixListener, net::UnixStream},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use uzram_nbd::{Error, Export, Listen, Server};
 
@@ -498,6 +501,35 @@ fn many_requests_in_flight_are_answered_in_any_order() {
 }
 
 #[test]
+fn replies_of_all_sizes_stay_whole() {
+    let fixture = Fixture::new(8 * MIB);
+    let data = noise(5, 8 << 20);
+    fixture.device.write_at(&data, 0).unwrap();
+    // The length is in the cookie: what follows a simple reply can be told by nothing else.
+    let lens = [1 << 20, 512, 300_000, 4096, 3 << 20, 65536, 262_144];
+    let reads: Vec<u8> = (0..70)
+        .flat_map(|i| {
+            let len = lens[i as usize % lens.len()];
+            request(0, cmd::READ, i << 32 | u64::from(len), i * 1000, len)
+        })
+        .collect();
+    let mut client = fixture.simple();
+    for _ in 0..4 {
+        client.send(&reads);
+        for _ in 0..70 {
+            let Message::Simple { error: 0, cookie } = client.message() else {
+                panic!()
+            };
+            let (at, len) = ((cookie >> 32) as usize * 1000, cookie as u32 as usize);
+            assert!(
+                client.bytes(len) == data[at..at + len],
+                "{len} bytes at {at}"
+            );
+        }
+    }
+}
+
+#[test]
 fn requests_may_arrive_byte_by_byte_and_disc_lets_the_rest_finish() {
     let fixture = Fixture::new(MIB);
     let mut client = fixture.simple();
@@ -633,6 +665,82 @@ fn shutdown_serves_what_has_arrived() {
 }
 
 #[test]
+fn shutdown_sends_the_replies_of_what_is_in_flight() {
+    let mut fixture = Fixture::new(16 * MIB);
+    let data = noise(1, 4 << 20);
+    fixture.device.write_at(&data, 0).unwrap();
+    let mut client = fixture.simple();
+    // More replies than a socket holds: the server is in the midst of sending when it is stopped.
+    client.send(
+        &(0..64)
+            .flat_map(|i| request(0, cmd::READ, i, i * 65536, 65536))
+            .collect::<Vec<_>>(),
+    );
+    let handle = fixture.handle.take().unwrap();
+    let stopper = thread::spawn(move || handle.shutdown());
+    while fixture.path.exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(50));
+    for _ in 0..64 {
+        let Message::Simple { error: 0, cookie } = client.message() else {
+            panic!()
+        };
+        let at = cookie as usize * 65536;
+        assert!(
+            client.bytes(65536) == data[at..at + 65536],
+            "the data of request {cookie}"
+        );
+    }
+    assert!(client.is_closed());
+    stopper.join().unwrap().unwrap();
+}
+
+#[test]
+fn shutdown_does_not_wait_for_clients_that_go_on() {
+    let builder = Server::builder().export(Export::new("zram0", device(MIB)));
+    let limit = Duration::from_secs(50);
+    let server = builder
+        .shutdown_timeout(limit)
+        .bind(&"tcp:127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let Listen::Tcp(addr) = server.local() else {
+        panic!()
+    };
+    let handle = server.start().unwrap();
+    let mut client = Client::greeted(TcpStream::connect(addr).unwrap().into(), 3);
+    client.go("");
+    let Stream::Tcp(mut reader) = client.stream else {
+        panic!()
+    };
+    let mut writer = reader.try_clone().unwrap();
+    let received = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&received);
+    let read = thread::spawn(move || {
+        let mut buf = vec![0; 65536];
+        while let Ok(n @ 1..) = reader.read(&mut buf) {
+            count.fetch_add(n as u64, Ordering::Relaxed);
+        }
+    });
+    // To read takes longer than to ask, so there is always a request waiting.
+    let reads: Vec<u8> = (0..100)
+        .flat_map(|i| request(0, cmd::READ, i, 0, 32768))
+        .collect();
+    let write = thread::spawn(move || while writer.write_all(&reads).is_ok() {});
+    while received.load(Ordering::Relaxed) < 100_000 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let begun = Instant::now();
+    handle.shutdown().unwrap();
+    assert!(
+        begun.elapsed() < limit,
+        "a client that never pauses is not served for ever"
+    );
+    read.join().unwrap();
+    write.join().unwrap();
+}
+
+#[test]
 fn shutdown_does_not_wait_for_clients_that_do_not_read() {
     let mut fixture = Fixture::with(MIB, |b| b.shutdown_timeout(Duration::from_millis(100)));
     let mut stuck = fixture.simple();
@@ -733,6 +841,41 @@ fn export_names_are_checked() {
         );
     }
     assert!(bind(&["a", "b"]).is_ok());
+}
+
+#[test]
+fn a_full_device_says_enospc_and_keeps_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = uzram::Device::builder(16 * MIB)
+        .mem_limit_bytes(MIB)
+        .build()
+        .unwrap();
+    let export = Export::new("small", Arc::new(device));
+    let listen = Listen::Unix(dir.path().join("s"));
+    let handle = Server::builder()
+        .export(export)
+        .bind(&listen)
+        .unwrap()
+        .start()
+        .unwrap();
+    let mut client = Client::greeted(UnixStream::connect(dir.path().join("s")).unwrap().into(), 3);
+    client.negotiate_structured("small");
+    client.go("small");
+    let data = noise(1, 65536);
+    assert_eq!(client.write(0, &data).error, 0);
+    // In one piece that fits in the receive buffer, and streamed.
+    for len in [300_000, 8 << 20] {
+        let mut full = (0..12).map(|i| client.write(65536 + i * 300_000, &noise(i + 2, len)));
+        let refused = full
+            .find(|answer| answer.error != 0)
+            .expect("more than the limit was stored");
+        assert_eq!(refused.error, ENOSPC);
+        assert!(refused.message.contains("mem_limit"), "{}", refused.message);
+    }
+    assert!(client.read(0, 65536).data == data);
+    assert_eq!(client.command(0, cmd::TRIM, 65536, 15 << 20).error, 0);
+    assert_eq!(client.write(65536, &data).error, 0, "there is room again");
+    handle.shutdown().unwrap();
 }
 
 #[test]
