@@ -90,8 +90,9 @@ impl Settings {
         self.ints.iter().find(|(n, _)| *n == name).map(|(_, v)| *v)
     }
 
-    /// [`Settings::int`] for a parameter whose range fits a C `int`.
-    pub(crate) fn c_int(&self, name: &str) -> i32 {
+    /// [`Settings::int`] for backends that hand it to C: 0 where the schema lacks the name or allows more than
+    /// an `int` holds.
+    pub fn c_int(&self, name: &str) -> i32 {
         self.int(name)
             .and_then(|v| i32::try_from(v).ok())
             .unwrap_or_default()
