@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::mountinfo::{mounts, unescape};
+
 /// What keeps a block device in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -48,38 +50,8 @@ pub fn busy(node: &Path) -> Option<Busy> {
 
 fn mounted(major: u32, minor: u32) -> Option<Busy> {
     let number = format!("{major}:{minor}");
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // Fields: id, parent, major:minor, root, mount point.
-    let at = mounts.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        (fields.get(2) == Some(&number.as_str()))
-            .then(|| fields.get(4).copied())
-            .flatten()
-    })?;
-    Some(Busy::Mounted(PathBuf::from(unescape(at))))
-}
-
-/// The kernel writes space, tab, newline and backslash in octal.
-fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let code = rest
-            .get(at + 1..at + 4)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(char::from(code));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                out.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out + rest
+    let mount = mounts().into_iter().find(|mount| mount.device == number)?;
+    Some(Busy::Mounted(mount.at))
 }
 
 fn swapped(node: &Path) -> Option<Busy> {
@@ -87,7 +59,7 @@ fn swapped(node: &Path) -> Option<Busy> {
     let here = |line: &str| {
         line.split_whitespace()
             .next()
-            .is_some_and(|p| Path::new(p) == node)
+            .is_some_and(|path| unescape(path.as_bytes()) == node)
     };
     swaps.lines().skip(1).any(here).then_some(Busy::Swap)
 }
@@ -121,13 +93,6 @@ fn opener(rdev: u64) -> Option<Busy> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
-        assert_eq!(unescape("/plain"), "/plain");
-        assert_eq!(unescape("/odd\\9"), "/odd\\9");
-    }
 
     #[test]
     fn a_node_that_is_not_there_is_not_busy() {

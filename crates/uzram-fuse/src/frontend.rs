@@ -11,6 +11,7 @@ use rustix::mount::UnmountFlags;
 use uzram::Device;
 
 use crate::disk::{Disk, FILE_NAME};
+use crate::mountinfo::mounts;
 use crate::{Error, loopdev};
 
 /// A device that is served as a loop device by this process.
@@ -131,10 +132,5 @@ pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
 
 /// By the mount table: to stat the directory would fail, the server being dead.
 fn is_mounted(dir: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| {
-        line.split(' ')
-            .nth(4)
-            .is_some_and(|at| Path::new(at) == dir)
-    })
+    mounts().iter().any(|mount| mount.at == dir)
 }

@@ -17,6 +17,7 @@ mod disk;
 mod error;
 mod frontend;
 mod loopdev;
+mod mountinfo;
 mod sys;
 
 pub use busy::{Busy, busy};

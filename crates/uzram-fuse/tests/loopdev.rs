@@ -32,7 +32,8 @@ fn bytes_pass_discards_free_and_removal_leaves_nothing() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mount = dir.path().join("mnt");
+    // A path that the mount table escapes.
+    let mount = dir.path().join("a b\\c \u{e4}");
     let device = Arc::new(Device::builder(64 << 20).build().unwrap());
     let mut front = FuseLoop::create(device.clone(), "test0", &mount).unwrap();
     let node = front.node().to_owned();

@@ -25,7 +25,7 @@ pub enum Error {
 pub struct PoolStats {
     /// Memory in use: pages of the arena that were touched and not given back.
     pub used_bytes: u64,
-    /// The most that `used_bytes` has been since [`Pool::reset_peak`].
+    /// The most that `used_bytes` has been since [`crate::Pool::reset_peak`].
     pub peak_bytes: u64,
     /// Live objects.
     pub objects: u64,
