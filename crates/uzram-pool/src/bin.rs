@@ -28,6 +28,15 @@ impl Bin {
         self.heads.iter().rev().find_map(|head| head.checked_sub(1))
     }
 
+    /// All spans that have room, the fullest group first.
+    pub(crate) fn spans<'a>(&self, metas: &'a [SpanMeta]) -> impl Iterator<Item = u32> + use<'a> {
+        let linked = |link: u32| (link != 0).then_some(link);
+        self.heads.into_iter().rev().flat_map(move |head| {
+            let next = move |link: &u32| linked(metas[*link as usize - 1].next.load(Relaxed));
+            std::iter::successors(linked(head), next).map(|link| link - 1)
+        })
+    }
+
     /// Links a span that was in no list.
     pub(crate) fn link(&mut self, metas: &[SpanMeta], span: u32, objects: u32) {
         let meta = &metas[span as usize];

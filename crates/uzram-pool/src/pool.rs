@@ -40,6 +40,8 @@ pub struct Pool {
     limit_pages: AtomicU64,
     /// Whether anything was freed since the last trim.
     pub(crate) freed: AtomicBool,
+    /// Held by whoever trims.
+    pub(crate) trimming: Mutex<()>,
     /// Tells this pool's objects from another's.
     id: u32,
 }
@@ -80,6 +82,7 @@ impl Pool {
             peak_pages: AtomicU64::new(0),
             limit_pages: AtomicU64::new(0),
             freed: AtomicBool::new(false),
+            trimming: Mutex::new(()),
             id: NEXT_ID.fetch_add(1, Relaxed),
         })
     }
@@ -106,6 +109,13 @@ impl Pool {
         );
         let class = class_of(len);
         let own = shard % self.shards * CLASS_COUNT + class;
+        self.alloc_at(own, class, len, owner).or_else(|error| match error {
+            Error::Limit { .. } => self.alloc_in_used_pages(own, class, len, owner).ok_or(error),
+            _ => Err(error),
+        })
+    }
+
+    fn alloc_at(&self, own: usize, class: usize, len: usize, owner: u32) -> Result<Object, Error> {
         let mut bin = self.lock(own);
         let span = match bin.fullest() {
             Some(span) => span,
@@ -140,6 +150,31 @@ impl Pool {
         })
     }
 
+    /// At the limit: any free object of the class that lies wholly in pages that are in use already. Looks at
+    /// all spans of the class that have room.
+    fn alloc_in_used_pages(
+        &self,
+        own: usize,
+        class: usize,
+        len: usize,
+        owner: u32,
+    ) -> Option<Object> {
+        (0..self.shards).find_map(|distance| {
+            let mut bin = self.lock((own + distance * CLASS_COUNT) % self.bins.len());
+            let (number, object) = bin.spans(self.metas()).find_map(|number| {
+                Some((number, self.span(number, class).find_free_in_used_pages()?))
+            })?;
+            Some(self.take_object(
+                &mut bin,
+                &self.span(number, class),
+                number,
+                object,
+                len,
+                owner,
+            ))
+        })
+    }
+
     /// Allocates in a span of the locked bin that has room.
     fn alloc_in(
         &self,
@@ -151,7 +186,6 @@ impl Pool {
     ) -> Result<Object, Error> {
         let span = self.span(number, class);
         let object = span.find_free();
-        let offset = span.offset_of(object);
         let mut pages = PageSet::default();
         span.add_pages_of(&mut pages, object);
         if let Err(error) = self.account(&span, pages) {
@@ -160,15 +194,29 @@ impl Pool {
             }
             return Err(error);
         }
+        Ok(self.take_object(bin, &span, number, object, len, owner))
+    }
+
+    /// Marks a free object, whose pages are accounted for, as used.
+    fn take_object(
+        &self,
+        bin: &mut Bin,
+        span: &Span<'_>,
+        number: u32,
+        object: u32,
+        len: usize,
+        owner: u32,
+    ) -> Object {
         let before = span.meta.used.load(Relaxed);
         span.mark_used(object, owner);
         bin.relink(self.metas(), number, before, span.class.objects);
-        let handle = (u64::from(number) * SPAN_BYTES as u64 + u64::from(offset)) / 8;
-        Ok(Object {
+        let offset = u64::from(span.offset_of(object));
+        let handle = (u64::from(number) * SPAN_BYTES as u64 + offset) / 8;
+        Object {
             handle,
             len: len as u32,
             pool: self.id,
-        })
+        }
     }
 
     /// A span for a bin: one that was used before (its pages are there already), one that was given back, or a
@@ -207,7 +255,12 @@ impl Pool {
 
     fn push_free(&self, number: u32, meta: &SpanMeta) {
         let untouched = meta.pages.iter().all(|word| word.load(Relaxed) == 0);
-        let stack = if untouched { &self.clean } else { &self.dirty };
+        let stack = if untouched {
+            &self.clean
+        } else {
+            self.note_freed();
+            &self.dirty
+        };
         stack.push(self.metas(), number);
     }
 
@@ -221,17 +274,17 @@ impl Pool {
         if new == 0 {
             return Ok(());
         }
-        let used = self.used_pages.fetch_add(new, Relaxed) + new;
         let limit = self.limit_pages.load(Relaxed);
-        if limit != 0 && used > limit {
-            self.used_pages.fetch_sub(new, Relaxed);
-            let page = PAGE as u64;
-            return Err(Error::Limit {
+        let fits = |used: u64| (limit == 0 || used + new <= limit).then_some(used + new);
+        let page = PAGE as u64;
+        let used = self
+            .used_pages
+            .fetch_update(Relaxed, Relaxed, fits)
+            .map_err(|used| Error::Limit {
                 limit_bytes: limit * page,
-                used_bytes: (used - new) * page,
-            });
-        }
-        self.peak_pages.fetch_max(used, Relaxed);
+                used_bytes: used * page,
+            })?;
+        self.peak_pages.fetch_max(used + new, Relaxed);
         for (want, have) in wanted.iter().zip(&span.meta.pages) {
             have.store(have.load(Relaxed) | want, Relaxed);
         }
@@ -260,6 +313,11 @@ impl Pool {
             span.meta.freed.store(1, Relaxed);
             bin.relink(self.metas(), number, before, span.class.objects);
         }
+        self.note_freed();
+    }
+
+    /// Lets the next trim look. Reads first: the flag is shared by all CPUs and mostly set already.
+    fn note_freed(&self) {
         if !self.freed.load(Relaxed) {
             self.freed.store(true, Relaxed);
         }

@@ -1,5 +1,6 @@
 //! Giving memory back to the system, and the books. Nothing here is on the way of a request.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::PAGE;
@@ -9,11 +10,6 @@ use crate::pool::Pool;
 use crate::span::{PageSet, SpanMeta, runs};
 
 impl Pool {
-    /// Whether a trim could find anything: something was freed since the last one.
-    pub fn has_freed(&self) -> bool {
-        self.freed.load(Relaxed)
-    }
-
     /// Gives the memory of all free spans back to the system. Returns the number of bytes.
     pub fn release_free_spans(&self) -> u64 {
         if self.dirty.is_empty() {
@@ -28,9 +24,13 @@ impl Pool {
     }
 
     /// Gives every page without a live object back to the system: free spans, and the holes in others. Each
-    /// bin that has such holes is held for the time of a few system calls. Returns the number of bytes.
+    /// bin that has such holes is held for the time of a few system calls. Waits for a trim that is under way, and
+    /// does nothing if nothing was freed since the last. Returns the number of bytes.
     pub fn trim(&self) -> u64 {
-        self.freed.store(false, Relaxed);
+        let _trimming = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.freed.swap(false, Relaxed) {
+            return 0;
+        }
         let mut bytes = self.release_free_spans();
         for (number, meta) in self.metas().iter().enumerate().take(self.touched_spans()) {
             if meta.freed.load(Relaxed) == 0 {

@@ -109,6 +109,21 @@ impl<'a> Span<'a> {
         (hint + word as u32) * 64 + bit
     }
 
+    /// A free object that lies, with its owner's entry, in pages that are accounted for.
+    pub(crate) fn find_free_in_used_pages(&self) -> Option<u32> {
+        let have = self.meta.pages.each_ref().map(|word| word.load(Relaxed));
+        let in_use = |object: &u32| {
+            let mut pages = PageSet::default();
+            self.add_pages_of(&mut pages, *object);
+            pages.iter().zip(have).all(|(want, have)| want & !have == 0)
+        };
+        self.bitmap().iter().enumerate().find_map(|(index, word)| {
+            let used = word.load(Relaxed);
+            let free = (0..64).filter(|bit| used >> bit & 1 == 0);
+            free.map(|bit| index as u32 * 64 + bit).find(in_use)
+        })
+    }
+
     pub(crate) fn mark_used(&self, object: u32, owner: u32) {
         let word = &self.bitmap()[object as usize / 64];
         word.store(word.load(Relaxed) | 1 << (object % 64), Relaxed);

@@ -178,13 +178,11 @@ impl Device {
     }
 
     /// Stores an object and returns its handle; at the memory limit once more after giving back what was freed.
+    /// The second try is unconditional: another writer may have trimmed meanwhile.
     fn store(&self, page: u64, bytes: &[u8], cpu: usize) -> Result<u64, Error> {
         // A device has at most 2^32 pages.
         let owner = page as u32;
-        let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
-            if !self.pool.has_freed() {
-                return Err(error);
-            }
+        let result = self.pool.store(cpu, bytes, owner).or_else(|_| {
             self.pool.trim();
             self.pool.store(cpu, bytes, owner)
         });

@@ -312,3 +312,74 @@ fn discard_gives_memory_back_at_once() {
     device.discard(0, 64 << 20).unwrap();
     assert!(device.stats().mem_used_total_bytes <= 1 << 20);
 }
+
+/// The pages that a trim punched out of a span must not keep the limit's memory from being used: after a random
+/// part of a full device was discarded, as much fits again.
+#[test]
+fn what_was_discarded_at_the_limit_can_be_written_again() {
+    let device = Device::builder(256 << 20)
+        .mem_limit_bytes(16 << 20)
+        .build()
+        .unwrap();
+    let mut noise = 7u64;
+    let mut next = move || {
+        noise = noise
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        noise >> 33
+    };
+    let page = |seed: u64| {
+        let mut page = Fill::Noise(seed).bytes(300 + (seed % 5) as usize * 4);
+        page.resize(PAGE_SIZE, 0);
+        page
+    };
+    let at = |number: u64| number * PAGE_SIZE as u64;
+    let full = (0..65_536)
+        .find(|n| device.write_at(&page(*n), at(*n)).is_err())
+        .unwrap();
+    let gone: Vec<u64> = (0..full).filter(|_| next() % 10 < 6).collect();
+    for number in &gone {
+        device.discard(at(*number), PAGE_SIZE as u64).unwrap();
+    }
+    let failed = gone
+        .iter()
+        .filter(|n| device.write_at(&page(**n), at(**n)).is_err())
+        .count();
+    assert!(
+        failed * 50 < gone.len(),
+        "{failed} of {} did not fit again",
+        gone.len()
+    );
+}
+
+/// Writers that meet at the limit wait for each other's trim instead of failing.
+#[test]
+fn writers_at_the_limit_do_not_fail_while_another_trims() {
+    let device = Device::builder(64 << 20)
+        .mem_limit_bytes(8 << 20)
+        .build()
+        .unwrap();
+    let pages = 1600u64;
+    for round in 0..12u64 {
+        // Most of what is stored becomes zeros, which frees without giving back.
+        for page in 0..pages {
+            device
+                .write_at(&[0; PAGE_SIZE], page * PAGE_SIZE as u64)
+                .unwrap();
+        }
+        std::thread::scope(|scope| {
+            for thread in 0..2u64 {
+                let device = &device;
+                scope.spawn(move || {
+                    for page in (thread..pages).step_by(2) {
+                        let fresh = Fill::Noise(page + round * pages)
+                            .bytes(2000 + (round * 137) as usize % 1900);
+                        let mut data = fresh;
+                        data.resize(PAGE_SIZE, 0);
+                        device.write_at(&data, page * PAGE_SIZE as u64).unwrap();
+                    }
+                });
+            }
+        });
+    }
+}
