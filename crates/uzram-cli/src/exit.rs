@@ -92,6 +92,7 @@ impl From<uzram_control::Error> for Failure {
         let kind = match &error {
             Error::NotFound { .. } => Kind::NoDevice,
             Error::BadName { .. } => Kind::Usage,
+            Error::NotPrivate { .. } => Kind::Impossible,
             Error::Exists { .. } => Kind::Busy,
             Error::System { source, .. } => kind_of_io(source),
             _ => Kind::Failed,

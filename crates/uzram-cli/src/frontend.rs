@@ -1,5 +1,6 @@
 //! The frontends that this program knows: choosing one, starting it, taking it down.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -95,32 +96,37 @@ impl Frontend {
         }
     }
 
-    /// Refuses with the name of who uses the device, if anybody does.
-    pub(crate) fn check_idle(&self) -> Result {
-        let by = match self {
-            Frontend::FuseLoop(front) => uzram_fuse::busy(front.node()).map(|by| by.to_string()),
-            Frontend::Nbd { handle, .. } => match handle.as_ref().map_or(0, Handle::connections) {
-                0 => None,
-                1 => Some("1 NBD client is connected".into()),
-                n => Some(format!("{n} NBD clients are connected")),
+    /// Refuses with the name of who uses the device, if anybody does. A block device is held for this process
+    /// alone as long as the result lives.
+    pub(crate) fn hold_idle(&self) -> Result<Option<File>> {
+        match self {
+            Frontend::FuseLoop(front) => Ok(front.exclusive()?),
+            Frontend::Nbd { handle, uri } => match handle.as_ref().map_or(0, Handle::connections) {
+                0 => Ok(None),
+                n => {
+                    let clients = if n == 1 {
+                        "1 NBD client is"
+                    } else {
+                        &format!("{n} NBD clients are")
+                    };
+                    Err(Failure::new(
+                        Kind::Busy,
+                        format!("{uri} is in use: {clients} connected"),
+                    ))
+                }
             },
-        };
-        match by {
-            None => Ok(()),
-            Some(by) => Err(Failure::new(
-                Kind::Busy,
-                format!("{} is in use: {by}", self.path()),
-            )),
         }
     }
 
     /// Takes it down, unless it is in use.
     pub(crate) fn remove(&mut self) -> Result {
-        self.check_idle()?;
         match self {
             Frontend::FuseLoop(front) => front.remove()?,
-            Frontend::Nbd { handle, .. } => {
-                if let Some(handle) = handle.take() {
+            Frontend::Nbd { .. } => {
+                self.hold_idle()?;
+                if let Frontend::Nbd { handle, .. } = self
+                    && let Some(handle) = handle.take()
+                {
                     handle.shutdown()?;
                 }
             }

@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) name: Option<String>,
     pub(crate) device: uzram::Builder,
     pub(crate) frontend: Choice,
+    /// Why `auto` chose it.
+    pub(crate) why: Option<String>,
     pub(crate) listen: Option<uzram_nbd::Listen>,
     pub(crate) allow_remote: bool,
     pub(crate) background: bool,
@@ -43,6 +45,13 @@ pub(crate) fn run(plan: Plan, run: &RunDir, log: &str) -> Result {
     // Settings that are impossible are found before anything is made.
     let device = Arc::new(plan.device.clone().build()?);
     let claim = run.claim(plan.name.as_deref())?;
+    if let Some(why) = &plan.why {
+        eprintln!("uzram: frontend {}: {why}", plan.frontend.name());
+    }
+    if plan.background {
+        // Whatever directory this was started from may be unmounted.
+        std::env::set_current_dir("/")?;
+    }
     let result = serve(&plan, &device, &claim, log);
     let released = claim.release();
     result.and(released.map_err(Failure::from))
@@ -152,7 +161,8 @@ impl Handler for Served {
             Request::Stat => return Ok(Response::Stat(Box::new(Stat::of(&self.device)))),
             Request::Reset => {
                 // As the kernel's: not under anybody's feet.
-                self.frontend().check_idle().map_err(refused)?;
+                let frontend = self.frontend();
+                let _held = frontend.hold_idle().map_err(refused)?;
                 self.device.reset();
             }
             Request::Remove => self.remove().map_err(refused)?,

@@ -79,10 +79,15 @@ fn a_source_tree_survives_on_a_real_file_system() {
         ));
     }
 
-    // Every second file goes.
+    // The older half of the files goes. (Memory that scattered deletions leave is not compacted yet.)
+    let files: usize = sh(&format!("find {} -type f | wc -l", at.display()))
+        .trim()
+        .parse()
+        .unwrap();
     sh(&format!(
-        "find {} -type f | awk 'NR % 2' | tr '\\n' '\\0' | xargs -0 rm && sync",
-        at.display()
+        "find {} -type f -printf '%i %p\\0' | sort -zn | head -zn {} | cut -zd' ' -f2- | xargs -0 rm && sync",
+        at.display(),
+        files / 2
     ));
     sh(&format!("fstrim {}", at.display()));
     let trimmed = bench.count("zram0", "orig_data_size");
@@ -91,7 +96,7 @@ fn a_source_tree_survives_on_a_real_file_system() {
         "{trimmed} of {data} after deleting half"
     );
     let left = bench.count("zram0", "mem_used_total");
-    assert!(left * 10 < memory * 9, "{left} of {memory} after fstrim");
+    assert!(left * 4 < memory * 3, "{left} of {memory} after fstrim");
     assert!(bench.fails(3, &["remove", "zram0"]).contains("mounted at"));
     sh(&umount);
     sh(&format!("e2fsck -fn {node} && blkdiscard {node}"));

@@ -352,3 +352,116 @@ fn a_foreground_server_ends_at_a_signal() {
     assert!(server.wait().unwrap().success());
     bench.assert_clean();
 }
+
+/// A mount that this mount namespace does not show still counts: the kernel is asked, not only the mount table.
+#[test]
+fn a_mount_in_another_namespace_keeps_the_device() {
+    if !have(
+        "a_mount_in_another_namespace_keeps_the_device",
+        &["unshare", "mkfs.ext4"],
+        true,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let node = bench.create(&["--size", "32M", "--frontend", "fuse-loop"]);
+    let at = bench.path("hidden");
+    std::fs::create_dir(&at).unwrap();
+    let inside = format!(
+        "mkfs.ext4 -q {node} && mount {node} {0} && echo data > {0}/x && sync && echo ready && read go && cat {0}/x",
+        at.display()
+    );
+    let mut hidden = Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-ec", &inside])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(hidden.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    for command in ["reset", "remove"] {
+        let stderr = bench.fails(3, &[command, "zram0"]);
+        assert!(stderr.contains("another mount namespace"), "{stderr}");
+    }
+    std::io::Write::write_all(&mut hidden.stdin.take().unwrap(), b"go\n").unwrap();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "ready\ndata\n", "what was stored is still there");
+    assert!(hidden.wait().unwrap().success());
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+/// A node that somebody detached belongs to whoever gets it next.
+#[test]
+fn a_node_that_became_anothers_is_left_alone() {
+    if !have(
+        "a_node_that_became_anothers_is_left_alone",
+        &["losetup"],
+        true,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let node = bench.create(&["--size", "8M", "--frontend", "fuse-loop"]);
+    let victim = bench.path("victim");
+    std::fs::write(&victim, vec![0; 1 << 20]).unwrap();
+    sh(&format!(
+        "losetup -d {node} && losetup {node} {}",
+        victim.display()
+    ));
+    let output = bench.output(&["remove", "zram0"]);
+    let still = sh(&format!("losetup -n -O BACK-FILE {node}"));
+    sh(&format!("losetup -d {node}"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(still.trim(), victim.to_str().unwrap());
+    bench.assert_clean();
+}
+
+/// The server keeps neither the directory nor the descriptors that it was started with, and odd run directories
+/// are cleared like any other.
+#[test]
+fn the_server_stands_on_its_own() {
+    if !have("the_server_stands_on_its_own", &["flock"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let real = bench.path("a real place");
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, bench.run_dir()).unwrap();
+    let mut permissions = std::fs::metadata(&real).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o700);
+    std::fs::set_permissions(&real, permissions).unwrap();
+    let (program, run) = (env!("CARGO_BIN_EXE_uzram"), bench.run_dir());
+    let cwd = bench.path("cwd");
+    std::fs::create_dir(&cwd).unwrap();
+    sh(&format!(
+        "cd {} && export UZRAM_RUN_DIR={} && exec 9>lock && flock 9 && {program} create --size 8M 2>/dev/null",
+        cwd.display(),
+        run.display()
+    ));
+    sh(&format!("flock -n {}/lock true", cwd.display()));
+    let pid = bench.count("zram0", "pid");
+    assert_eq!(sh(&format!("readlink /proc/{pid}/cwd")), "/\n");
+    sh(&format!(
+        "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done"
+    ));
+    let stderr = String::from_utf8(bench.output(&["list"]).stderr).unwrap();
+    assert!(stderr.contains("cleared loop device"), "{stderr}");
+    bench.assert_clean();
+    let own = real.to_str().unwrap();
+    assert!(!sh("losetup -a").contains(own));
+}
+
+#[test]
+fn a_device_whose_path_cannot_be_printed_is_not_kept() {
+    let bench = Bench::new();
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut create = bench.command(&["create", "--size", "4M", "--frontend", "nbd"]);
+    assert!(!create.stdout(full).status().unwrap().success());
+    bench.assert_clean();
+}

@@ -51,6 +51,12 @@ pub enum Error {
         /// The values accepted.
         accepted: String,
     },
+    /// A word in a list of parameters is not of the form key=value.
+    #[error("'{given}' is no parameter: give key=value pairs such as level=3")]
+    NotAPair {
+        /// The word.
+        given: String,
+    },
     /// The result does not fit the output buffer.
     #[error("the result does not fit {got} bytes of output")]
     OutputTooSmall {

@@ -113,18 +113,13 @@ fn unknown_param(algorithm: &dyn Algorithm, key: &str) -> Error {
 }
 
 /// Splits `key=value` pairs that are separated by commas or white space, as in `level=3,winbits=12`.
-/// [`Error::BadParam`] for a word without `=`.
+/// [`Error::NotAPair`] for a word without `=`.
 pub fn parse_params(text: &str) -> Result<Vec<(String, String)>, Error> {
     text.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|word| !word.is_empty())
         .map(|word| match word.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Error::BadParam {
-                algorithm: "algorithm parameters".into(),
-                param: word.into(),
-                given: String::new(),
-                accepted: "key=value pairs such as level=3".into(),
-            }),
+            _ => Err(Error::NotAPair { given: word.into() }),
         })
         .collect()
 }

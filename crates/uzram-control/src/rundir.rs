@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -47,6 +47,12 @@ pub enum Error {
     BadName {
         /// The name given.
         name: String,
+    },
+    /// Others may write to the run directory.
+    #[error("{} belongs to another user or is writable by others: it cannot be trusted", path.display())]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
     },
     /// There is a device of that name.
     #[error("there is a device '{name}' already")]
@@ -106,6 +112,14 @@ pub struct Swept {
 }
 
 impl Entry {
+    /// Whether the server has gone or goes within a second.
+    pub fn is_going(&self) -> bool {
+        (0..100).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            !self.dir.exists()
+        })
+    }
+
     /// The path of the control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("control.sock")
@@ -144,14 +158,16 @@ impl RunDir {
             .mode(0o700)
             .create(&self.path);
         made.map_err(Error::at("making", &self.path))?;
-        let _all = self.lock_all()?;
+        let path = self.real();
+        check_private(&path)?;
+        let _all = lock_all(&path)?;
         let mut numbers = 0u32..;
         loop {
             let candidate = match name {
                 Some(name) => name.to_owned(),
                 None => format!("zram{}", numbers.next().unwrap_or_default()),
             };
-            let dir = self.path.join(&candidate);
+            let dir = path.join(&candidate);
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Ok(()) => {
                     let file = dir.join("lock");
@@ -220,7 +236,7 @@ impl RunDir {
         if dirs.is_empty() {
             return Ok(swept);
         }
-        let _all = self.lock_all()?;
+        let _all = lock_all(&self.real())?;
         for (_, name, dir) in dirs {
             let file = dir.join("lock");
             // Held: it lives. Not there: it went while we looked.
@@ -240,7 +256,7 @@ impl RunDir {
 
     /// Numbers, names and directories of devices, running or dead.
     fn dirs(&self) -> Result<Vec<(u32, String, PathBuf)>, Error> {
-        let found = match fs::read_dir(&self.path) {
+        let found = match fs::read_dir(self.real()) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::at("reading", &self.path)(error)),
@@ -256,15 +272,32 @@ impl RunDir {
         Ok(dirs)
     }
 
-    fn lock_all(&self) -> Result<File, Error> {
-        let path = self.path.join(".lock");
-        let lock = || {
-            let file = lock_file(&path)?;
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-            Ok(file)
-        };
-        lock().map_err(Error::at("locking", &path))
+    /// The directory without symbolic links or `..`, as the kernel's mount table and loop devices will name it.
+    fn real(&self) -> PathBuf {
+        fs::canonicalize(&self.path)
+            .or_else(|_| std::path::absolute(&self.path))
+            .unwrap_or_else(|_| self.path.clone())
     }
+}
+
+/// Refuses a directory in which others could plant files.
+fn check_private(path: &Path) -> Result<(), Error> {
+    let meta = fs::metadata(path).map_err(Error::at("looking at", path))?;
+    let own = meta.uid() == rustix::process::geteuid().as_raw();
+    if own && meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::NotPrivate { path: path.into() })
+}
+
+fn lock_all(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(".lock");
+    let lock = || {
+        let file = lock_file(&path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    };
+    lock().map_err(Error::at("locking", &path))
 }
 
 impl Claim {
@@ -285,6 +318,8 @@ impl Claim {
 
     /// Removes the directory; the name is free again.
     pub fn release(self) -> Result<(), Error> {
+        // Half gone it must not be taken for a dead server's.
+        let _all = self.dir.parent().map(lock_all).transpose()?;
         remove_files(&self.dir).map_err(Error::at("removing", &self.dir))
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes as people write and read them: `4G`, `1.5M`. Units are powers of 1024, as everywhere in zram.
+//! Sizes as people write and read them: `4G`, `512M`. Units are powers of 1024, as everywhere in zram.
 
 use thiserror::Error;
 

@@ -24,6 +24,8 @@ pub enum Busy {
     },
     /// Another block device (device mapper, md) is made of it.
     Holder(String),
+    /// The kernel says so, and nothing that this process can see explains it.
+    Elsewhere,
 }
 
 impl fmt::Display for Busy {
@@ -33,6 +35,10 @@ impl fmt::Display for Busy {
             Busy::Swap => write!(f, "swapped on (swapoff it first)"),
             Busy::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
             Busy::Holder(name) => write!(f, "held by /dev/{name}"),
+            Busy::Elsewhere => write!(
+                f,
+                "mounted in another mount namespace, or held by the kernel"
+            ),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The whole: mount, file, loop device; and taking it apart again, also what a killed server left behind.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -96,11 +96,17 @@ impl FuseLoop {
         &self.node
     }
 
+    /// Takes the node for the caller alone: while the result lives nobody can mount it or swap on it.
+    /// [`Error::Busy`] names who uses it now. `None`: the loop device was detached by somebody.
+    pub fn exclusive(&self) -> Result<Option<File>, Error> {
+        loopdev::exclusive(&self.node, &self.dir.join(FILE_NAME))
+    }
+
     /// Detaches the loop device, unmounts, removes the directory. After [`Error::Busy`] all is as before; called
     /// again after success it does nothing.
     pub fn remove(&mut self) -> Result<(), Error> {
         if !self.node.as_os_str().is_empty() {
-            loopdev::detach(&self.node)?;
+            loopdev::detach(&self.node, &self.dir.join(FILE_NAME))?;
         }
         if let Some(session) = self.session.take() {
             let gone = session.umount_and_join();
@@ -117,8 +123,9 @@ impl FuseLoop {
 /// device: its data is lost, but to unmount it is its user's to do.
 pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
     let mut cleared = Vec::new();
-    for node in loopdev::on_file(&dir.join(FILE_NAME)) {
-        loopdev::detach(&node)?;
+    let file = dir.join(FILE_NAME);
+    for node in loopdev::on_file(&file) {
+        loopdev::detach(&node, &file)?;
         cleared.push(format!("loop device {}", node.display()));
     }
     while is_mounted(dir) {

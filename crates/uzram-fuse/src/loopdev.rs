@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use crate::{Error, sys};
 
 /// How often a device that another process grabbed first is replaced by the next free one.
 const TRIES: usize = 64;
+/// How long a passing look at the device by another process is waited for.
+const MOMENT: Duration = Duration::from_millis(500);
 /// How long a detached device may take to go; udev looks at it for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -71,39 +74,59 @@ fn open_rw(path: &Path) -> Result<File, Error> {
     file.map_err(Error::at(format!("opening {}", path.display())))
 }
 
-/// Detaches a loop device that nobody uses and waits until it is gone. [`Error::Busy`] names who does use it.
-pub(crate) fn detach(node: &Path) -> Result<(), Error> {
-    if let Some(by) = busy(node) {
-        return Err(Error::Busy {
-            path: node.into(),
-            by,
-        });
-    }
-    let device = open_rw(node)?;
-    match sys::clear(&device) {
-        Ok(()) => {}
-        // Nothing is behind it any more.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            let by = busy(node).unwrap_or(Busy::Open {
-                pid: 0,
-                name: "unknown".into(),
-            });
+/// Takes a loop device for this process alone: nobody can mount it, swap on it or take it while the file lives.
+/// The kernel judges, so that a mount in another namespace counts; [`busy`] is asked only for the name.
+/// `None` if `file` is not behind it any more: somebody detached it, and it may be another's by now.
+pub(crate) fn exclusive(node: &Path, file: &Path) -> Result<Option<File>, Error> {
+    let begin = Instant::now();
+    loop {
+        if backing_file(node).as_deref() != Some(file) {
+            return Ok(None);
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_EXCL)
+            .open(node);
+        let by = match opened {
+            Ok(device) => match busy(node) {
+                None if backing_file(node).as_deref() == Some(file) => return Ok(Some(device)),
+                None => return Ok(None),
+                Some(by) => by,
+            },
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                busy(node).unwrap_or(Busy::Elsewhere)
+            }
+            Err(error) => return Err(Error::at(format!("opening {}", node.display()))(error)),
+        };
+        // udev looks at a device for a moment after each unmount or write: that is worth a wait.
+        let momentary = matches!(by, Busy::Open { .. } | Busy::Elsewhere);
+        if !momentary || begin.elapsed() > MOMENT {
             return Err(Error::Busy {
                 path: node.into(),
                 by,
             });
         }
-        Err(error) => return Err(Error::at(format!("detaching {}", node.display()))(error)),
+        std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Detaches a loop device from `file`, if it is still on it and nobody uses it, and waits until it is gone.
+/// [`Error::Busy`] names who does use it; nothing has changed then.
+pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
+    let Some(device) = exclusive(node, file)? else {
+        return Ok(());
+    };
+    sys::clear(&device).map_err(Error::at(format!("detaching {}", node.display())))?;
     // With our own descriptor closed it goes, unless somebody opened it just now.
     drop(device);
     let begin = Instant::now();
-    while backing_file(node).is_some() {
+    while backing_file(node).as_deref() == Some(file) {
         if begin.elapsed() > PATIENCE {
+            let seconds = PATIENCE.as_secs();
             return Err(Error::Lingers {
                 path: node.into(),
-                seconds: PATIENCE.as_secs(),
+                seconds,
             });
         }
         std::thread::sleep(Duration::from_millis(5));

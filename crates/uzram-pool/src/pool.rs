@@ -109,10 +109,13 @@ impl Pool {
         );
         let class = class_of(len);
         let own = shard % self.shards * CLASS_COUNT + class;
-        self.alloc_at(own, class, len, owner).or_else(|error| match error {
-            Error::Limit { .. } => self.alloc_in_used_pages(own, class, len, owner).ok_or(error),
-            _ => Err(error),
-        })
+        self.alloc_at(own, class, len, owner)
+            .or_else(|error| match error {
+                Error::Limit { .. } => self
+                    .alloc_in_used_pages(own, class, len, owner)
+                    .ok_or(error),
+                _ => Err(error),
+            })
     }
 
     fn alloc_at(&self, own: usize, class: usize, len: usize, owner: u32) -> Result<Object, Error> {

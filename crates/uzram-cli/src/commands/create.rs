@@ -1,12 +1,12 @@
 //! `uzram create`: makes a device. Without `--foreground` the program starts itself anew as the server, waits
 //! until that has printed the device's path, and leaves it alone.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use uzram::Device;
 use uzram::compress::parse_params;
-use uzram_control::size;
+use uzram_control::{Request, RunDir, size};
 use uzram_nbd::Listen;
 
 use crate::exit::{Failure, Kind, Result};
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long)]
     foreground: bool,
     /// Set by the program itself when it starts its server
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with = "foreground")]
     background: bool,
 }
 
@@ -96,14 +96,12 @@ impl Args {
         for (key, value) in parse_params(&self.algorithm_params).map_err(uzram::Error::from)? {
             device = device.algorithm_param(key, value);
         }
-        if let Some(why) = why {
-            eprintln!("uzram: frontend {}: {why}", frontend.name());
-        }
         let plan = Plan {
             name: self.name,
             device,
             frontend,
-            listen: self.listen,
+            why,
+            listen: self.listen.map(absolute).transpose()?,
             allow_remote: self.allow_remote,
             background: self.background,
         };
@@ -118,14 +116,25 @@ fn default_size() -> u64 {
     (memory / 2).clamp(1 << 20, 4 << 30)
 }
 
+/// A socket's path that does not depend on the working directory.
+fn absolute(listen: Listen) -> Result<Listen> {
+    Ok(match listen {
+        Listen::Unix(path) => Listen::Unix(std::path::absolute(path)?),
+        other => other,
+    })
+}
+
 /// Starts this program again as the server and waits for the path that it prints.
 fn start_server() -> Result {
+    // The server lives long: it must not keep its starter's locks and pipes.
+    close_fds::set_fds_cloexec(3, &[]);
     let mut server = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .arg("--background")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .spawn()?;
+        .spawn()
+        .map_err(|error| Failure::new(Kind::Failed, format!("cannot start the server: {error}")))?;
     let mut path = String::new();
     if let Some(stdout) = server.stdout.take() {
         BufReader::new(stdout).read_line(&mut path)?;
@@ -136,5 +145,18 @@ fn start_server() -> Result {
             server.wait()?.code().unwrap_or(Kind::Failed as i32),
         ));
     }
-    super::print(&path)
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = stdout
+        .write_all(path.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // A device whose path nobody learns is worth nothing.
+        let entry = RunDir::of_user().find(path.trim_end())?;
+        super::ask(&entry, &Request::Remove)?;
+        return Err(Failure::new(
+            Kind::Failed,
+            format!("cannot print the path: {error}"),
+        ));
+    }
+    Ok(())
 }

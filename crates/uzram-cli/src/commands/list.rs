@@ -198,9 +198,10 @@ impl Args {
         let columns = self.columns()?;
         let mut rows = Vec::new();
         for entry in sweep::swept_run_dir()?.devices()? {
-            // A device that goes while we look is not worth a failure, but a word.
+            // A server that does not answer is worth a word, unless it is going just now.
             match stat_of(&entry) {
                 Ok(stat) => rows.push(Row { entry, stat }),
+                Err(_) if entry.is_going() => {}
                 Err(failure) => eprintln!("uzram: {failure}"),
             }
         }
