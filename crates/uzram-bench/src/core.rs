@@ -32,8 +32,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             megabytes: 512,
-            rounds: 41,
-            batch: 8192,
+            rounds: 21,
+            batch: 4096,
             fill_bytes: 1 << 30,
         }
     }

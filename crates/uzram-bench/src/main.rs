@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use uzram_bench::core;
 
-const USAGE: &str = "usage: uzram-bench core [--quick] [--record FILE]
+const USAGE: &str = "usage: uzram-bench core [--quick] [--rounds N] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   --quick   a tenth of the work: a smoke test, its figures mean little
+  --rounds  how often each contestant takes its turn (the default is 21)
   --record  write the figures to FILE as JSON, too";
 
 fn main() -> ExitCode {
@@ -34,6 +35,10 @@ fn run() -> Result<()> {
                     batch: 1024,
                     fill_bytes: 64 << 20,
                 };
+            }
+            "--rounds" => {
+                let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+                options.rounds = count.context("--rounds needs a number, 1 or more")?;
             }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
             "core" => name = Some(arg),

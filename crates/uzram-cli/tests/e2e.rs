@@ -113,7 +113,7 @@ fn a_source_tree_survives_on_a_real_file_system() {
 fn fio_verify(engine: &str) {
     let line = format!(
         "fio --name=v {engine} --numjobs=4 --size=64m --offset_increment=64m --rw=randrw --bs=4k,4k \
-         --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_backlog=512 --verify_async=0 \
+         --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_backlog=512 --verify_async=0 --verify_state_save=0 \
          --buffer_compress_percentage=50 --refill_buffers --random_generator=lfsr --loops=2 --group_reporting \
          --output-format=terse"
     );
