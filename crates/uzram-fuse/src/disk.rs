@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -31,6 +33,8 @@ thread_local! {
 pub(crate) struct Disk {
     device: Arc<Device>,
     born: SystemTime,
+    /// The second since `born` in which a failure was last logged, plus one.
+    logged: AtomicU64,
 }
 
 impl Disk {
@@ -38,6 +42,16 @@ impl Disk {
         Disk {
             device,
             born: SystemTime::now(),
+            logged: AtomicU64::new(0),
+        }
+    }
+
+    /// Logs a failed request, one a second at most: a full device fails every write, and the log may lie in RAM.
+    /// The counters in the statistics miss none.
+    fn log_failure(&self, what: &str, error: &uzram::Error, offset: u64, len: usize) {
+        let second = self.born.elapsed().map_or(1, |age| age.as_secs() + 1);
+        if self.logged.swap(second, Relaxed) != second {
+            tracing::warn!(%error, offset, len, "{what} failed; more in this second are not logged");
         }
     }
 
@@ -154,7 +168,7 @@ impl Filesystem for Disk {
             match self.device.read_at(&mut buffer[..len], offset) {
                 Ok(()) => reply.data(&buffer[..len]),
                 Err(error) => {
-                    tracing::error!(%error, offset, len, "read failed");
+                    self.log_failure("read", &error, offset, len);
                     reply.error(errno(&error));
                 }
             }
@@ -177,7 +191,7 @@ impl Filesystem for Disk {
         match self.device.write_at(data, offset) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => {
-                tracing::warn!(%error, offset, len = data.len(), "write failed");
+                self.log_failure("write", &error, offset, data.len());
                 // The file does not grow: past its end there is no space.
                 let past_end = matches!(error, uzram::Error::OutOfRange { .. });
                 reply.error(if past_end {
