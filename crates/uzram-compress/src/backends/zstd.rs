@@ -43,7 +43,7 @@ impl Algorithm for Backend {
         100
     }
     fn summary(&self) -> &'static str {
-        "dense, at a third to a fifth of lz4's speed; libzstd"
+        "dense, at less than half of lz4's speed; libzstd"
     }
     fn params(&self) -> &'static [ParamSpec] {
         PARAMS
