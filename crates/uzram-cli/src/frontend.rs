@@ -120,13 +120,14 @@ impl Frontend {
 
     /// Takes it down, unless it is in use.
     pub(crate) fn remove(&mut self) -> Result {
+        if let Frontend::Nbd { .. } = self {
+            self.hold_idle()?;
+        }
         match self {
+            // Holds the node itself while it detaches it.
             Frontend::FuseLoop(front) => front.remove()?,
-            Frontend::Nbd { .. } => {
-                self.hold_idle()?;
-                if let Frontend::Nbd { handle, .. } = self
-                    && let Some(handle) = handle.take()
-                {
+            Frontend::Nbd { handle, .. } => {
+                if let Some(handle) = handle.take() {
                     handle.shutdown()?;
                 }
             }

@@ -35,6 +35,16 @@ fn fill(page: &mut [u8; PAGE_SIZE], word: u64) {
     page.as_chunks_mut::<8>().0.fill(word.to_ne_bytes());
 }
 
+/// Fills in a page whose word says all; `false` if its contents are in an object.
+fn fill_without_object(content: Content, out: &mut [u8; PAGE_SIZE]) -> bool {
+    match content {
+        Content::Empty => out.fill(0),
+        Content::Same(word) => fill(out, word),
+        _ => return false,
+    }
+    true
+}
+
 impl Device {
     /// Reads a page. `tfm` is needed only where the algorithm has no stateless decompressor.
     pub(crate) fn read_page(
@@ -43,24 +53,14 @@ impl Device {
         out: &mut [u8; PAGE_SIZE],
         tfm: Option<&mut dyn Tfm>,
     ) -> Result<(), Error> {
-        match self.table.peek(page) {
-            Content::Empty => {
-                out.fill(0);
-                return Ok(());
-            }
-            Content::Same(word) => {
-                fill(out, word);
-                return Ok(());
-            }
-            _ => {}
+        if fill_without_object(self.table.peek(page), out) {
+            return Ok(());
         }
         let slot = self.table.lock(page);
         let content = slot.content();
         let Some((handle, len)) = content.object() else {
-            match content {
-                Content::Same(word) => fill(out, word),
-                _ => out.fill(0),
-            }
+            // It was discarded, or became same-filled, since the look without the lock.
+            fill_without_object(content, out);
             return Ok(());
         };
         #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
