@@ -70,6 +70,16 @@ fn kind_of_io(error: &std::io::Error) -> Kind {
     }
 }
 
+fn kind_of_node(error: &uzram_blockdev::Error) -> Kind {
+    match error {
+        uzram_blockdev::Error::Open { source, .. } => match source.kind() {
+            std::io::ErrorKind::NotFound => Kind::Impossible,
+            _ => kind_of_io(source),
+        },
+        _ => Kind::Busy,
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
         Failure::new(kind_of_io(&error), error)
@@ -116,7 +126,8 @@ impl From<uzram_control::ControlError> for Failure {
 impl From<uzram_fuse::Error> for Failure {
     fn from(error: uzram_fuse::Error) -> Failure {
         let kind = match &error {
-            uzram_fuse::Error::Busy { .. } | uzram_fuse::Error::Lingers { .. } => Kind::Busy,
+            uzram_fuse::Error::Node(error) => kind_of_node(error),
+            uzram_fuse::Error::Lingers { .. } => Kind::Busy,
             uzram_fuse::Error::NoDirectIo { .. } => Kind::Impossible,
             uzram_fuse::Error::System { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Kind::Impossible,

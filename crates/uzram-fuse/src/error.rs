@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::Busy;
+use uzram_blockdev::Error as NodeError;
 
 /// Why a loop device could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -17,14 +17,9 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// The device is in use.
-    #[error("{} is in use: {by}", path.display())]
-    Busy {
-        /// The device's node.
-        path: PathBuf,
-        /// By whom.
-        by: Busy,
-    },
+    /// The node could not be opened, or somebody uses it.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// The loop device came up without direct I/O, which would keep a second copy of everything in the page
     /// cache.
     #[error("{} does not do direct I/O on this kernel", path.display())]

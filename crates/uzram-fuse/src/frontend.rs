@@ -11,8 +11,8 @@ use rustix::mount::UnmountFlags;
 use uzram::Device;
 
 use crate::disk::{Disk, FILE_NAME};
-use crate::mountinfo::mounts;
 use crate::{Error, loopdev};
+use uzram_blockdev::mounts;
 
 /// A device that is served as a loop device by this process.
 pub struct FuseLoop {
@@ -97,12 +97,12 @@ impl FuseLoop {
     }
 
     /// Takes the node for the caller alone: while the result lives nobody can mount it or swap on it.
-    /// [`Error::Busy`] names who uses it now. `None`: the loop device was detached by somebody.
+    /// [`Error::Node`] names who uses it now. `None`: the loop device was detached by somebody.
     pub fn exclusive(&self) -> Result<Option<File>, Error> {
         loopdev::exclusive(&self.node, &self.dir.join(FILE_NAME))
     }
 
-    /// Detaches the loop device, unmounts, removes the directory. After [`Error::Busy`] all is as before; called
+    /// Detaches the loop device, unmounts, removes the directory. After [`Error::Node`] all is as before; called
     /// again after success it does nothing.
     pub fn remove(&mut self) -> Result<(), Error> {
         if !self.node.as_os_str().is_empty() {
@@ -119,7 +119,7 @@ impl FuseLoop {
 }
 
 /// Clears what a server that died left of a [`FuseLoop`] at `dir`: loop devices on its file, the dead mount, the
-/// directory. Returns what was cleared, in words. [`Error::Busy`] where something is still mounted on the loop
+/// directory. Returns what was cleared, in words. [`Error::Node`] where something is still mounted on the loop
 /// device: its data is lost, but to unmount it is its user's to do.
 pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
     let mut cleared = Vec::new();

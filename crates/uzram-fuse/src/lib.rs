@@ -12,14 +12,11 @@
 //! This crate knows nothing about compressors, pools, or how devices are named.
 #![deny(unsafe_code)]
 
-mod busy;
 mod disk;
 mod error;
 mod frontend;
 mod loopdev;
-mod mountinfo;
 mod sys;
 
-pub use busy::{Busy, busy};
 pub use error::Error;
 pub use frontend::{FuseLoop, clear_stale, probe};

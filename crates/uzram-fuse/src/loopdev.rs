@@ -1,18 +1,16 @@
 //! A loop device: attach, look at, detach.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::busy::{Busy, busy};
+use uzram_blockdev::open_rw;
+
 use crate::{Error, sys};
 
 /// How often a device that another process grabbed first is replaced by the next free one.
 const TRIES: usize = 64;
-/// How long a passing look at the device by another process is waited for.
-const MOMENT: Duration = Duration::from_millis(500);
 /// How long a detached device may take to go; udev looks at it for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -69,50 +67,15 @@ fn node(number: u32) -> Result<PathBuf, Error> {
     Ok(node)
 }
 
-fn open_rw(path: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    file.map_err(Error::at(format!("opening {}", path.display())))
-}
-
-/// Takes a loop device for this process alone: nobody can mount it, swap on it or take it while the file lives.
-/// The kernel judges, so that a mount in another namespace counts; [`busy`] is asked only for the name.
-/// `None` if `file` is not behind it any more: somebody detached it, and it may be another's by now.
+/// Takes a loop device for this process alone, as [`uzram_blockdev::exclusive`]. `None` if `file` is not behind it
+/// any more: somebody detached it, and it may be another's by now.
 pub(crate) fn exclusive(node: &Path, file: &Path) -> Result<Option<File>, Error> {
-    let begin = Instant::now();
-    loop {
-        if backing_file(node).as_deref() != Some(file) {
-            return Ok(None);
-        }
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_EXCL)
-            .open(node);
-        let by = match opened {
-            Ok(device) => match busy(node) {
-                None if backing_file(node).as_deref() == Some(file) => return Ok(Some(device)),
-                None => return Ok(None),
-                Some(by) => by,
-            },
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                busy(node).unwrap_or(Busy::Elsewhere)
-            }
-            Err(error) => return Err(Error::at(format!("opening {}", node.display()))(error)),
-        };
-        // udev looks at a device for a moment after each unmount or write: that is worth a wait.
-        let momentary = matches!(by, Busy::Open { .. } | Busy::Elsewhere);
-        if !momentary || begin.elapsed() > MOMENT {
-            return Err(Error::Busy {
-                path: node.into(),
-                by,
-            });
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let is_ours = || backing_file(node).as_deref() == Some(file);
+    Ok(uzram_blockdev::exclusive(node, is_ours)?)
 }
 
 /// Detaches a loop device from `file`, if it is still on it and nobody uses it, and waits until it is gone.
-/// [`Error::Busy`] names who does use it; nothing has changed then.
+/// [`Error::Node`] names who does use it; nothing has changed then.
 pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
     let Some(device) = exclusive(node, file)? else {
         return Ok(());

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use uzram::Device;
-use uzram_fuse::{Busy, Error, FuseLoop, busy, clear_stale, probe};
+use uzram_blockdev::{Busy, Error as NodeError, busy};
+use uzram_fuse::{Error, FuseLoop, clear_stale, probe};
 
 /// Whether the machine allows it; where peers are required a missing one is a failure.
 fn possible() -> bool {
@@ -72,7 +73,10 @@ fn bytes_pass_discards_free_and_removal_leaves_nothing() {
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     let error = refused.unwrap_err();
-    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(
+        matches!(error, Error::Node(NodeError::Busy { .. })),
+        "{error}"
+    );
     assert!(error.to_string().contains("open in process"), "{error}");
 
     front.remove().unwrap();

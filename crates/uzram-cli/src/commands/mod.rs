@@ -65,9 +65,9 @@ fn to_json(entry: &Entry, stat: &Stat) -> Result<serde_json::Value> {
 
 /// Where a device is mounted, or `[SWAP]`.
 fn mount_point(entry: &Entry) -> Option<String> {
-    match uzram_fuse::busy(std::path::Path::new(&entry.record.path))? {
-        uzram_fuse::Busy::Mounted(at) => Some(at.display().to_string()),
-        uzram_fuse::Busy::Swap => Some("[SWAP]".into()),
+    match uzram_blockdev::busy(std::path::Path::new(&entry.record.path))? {
+        uzram_blockdev::Busy::Mounted(at) => Some(at.display().to_string()),
+        uzram_blockdev::Busy::Swap => Some("[SWAP]".into()),
         _ => None,
     }
 }

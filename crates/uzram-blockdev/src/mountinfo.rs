@@ -5,15 +5,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// A line of `/proc/self/mountinfo`, as far as it is needed.
-pub(crate) struct MountPoint {
+pub struct MountPoint {
     /// `major:minor` of what is mounted.
-    pub(crate) device: String,
+    pub device: String,
     /// Where.
-    pub(crate) at: PathBuf,
+    pub at: PathBuf,
 }
 
 /// All mounts; none if the table cannot be read.
-pub(crate) fn mounts() -> Vec<MountPoint> {
+pub fn mounts() -> Vec<MountPoint> {
     let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     table
         .split(|byte| *byte == b'\n')
