@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Run,
     /// Testing and benchmarking.
     Test,
+    /// Testing in a virtual machine as well.
+    Guest,
 }
 
 const PACKAGES: &[(&str, Purpose, &str)] = &[
@@ -54,6 +56,27 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         "another process whose memory the benchmark samples",
     ),
     ("qemu-utils", Purpose::Test, "qemu-img, qemu-io"),
+    (
+        "qemu-system-x86",
+        Purpose::Guest,
+        "runs the guest, without KVM",
+    ),
+    (
+        "busybox-static",
+        Purpose::Guest,
+        "most of the guest's commands",
+    ),
+    ("xz-utils", Purpose::Guest, "unpacks kernel modules"),
+    (
+        "xfsprogs",
+        Purpose::Guest,
+        "mkfs.xfs and xfs_repair, in the guest",
+    ),
+    (
+        "btrfs-progs",
+        Purpose::Guest,
+        "mkfs.btrfs and btrfs, in the guest",
+    ),
 ];
 
 /// Installs what is missing for `purpose`.
@@ -91,7 +114,7 @@ fn installed(package: &str) -> bool {
 }
 
 /// apt-get as root, by sudo where this user is not.
-fn apt(args: &[&str]) -> Result<()> {
+pub(crate) fn apt(args: &[&str]) -> Result<()> {
     let id = Command::new("id")
         .arg("-u")
         .output()
