@@ -3,7 +3,7 @@
 # memory: 1G
 # cpus: 2
 # timeout: 120
-# modules: loop
+# modules: loop fuse
 
 disk=$(uzram create --size 256M --frontend fuse-loop)
 say "disk $disk"

@@ -36,6 +36,7 @@ const PROGRAMS: &[&str] = &[
     "fallocate",
     "findmnt",
     "fio",
+    "fsfreeze",
     "fstrim",
     "losetup",
     "lsblk",
@@ -44,6 +45,7 @@ const PROGRAMS: &[&str] = &[
     "mkfs.xfs",
     "mkswap",
     "mount",
+    "nbd-client",
     "prlimit",
     "setpriv",
     "sha256sum",
@@ -100,7 +102,7 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<Path
     let mut archive = Archive::new(out);
     for (_, program) in OURS {
         let path = sh::target().join("release").join(program);
-        archive.file(&format!("usr/bin/{program}"), &stripped(&path)?)?;
+        archive.file(&format!("usr/bin/{program}"), &stripped(&path, work)?)?;
         for library in libraries(&path)? {
             archive.file(&merged(&library), &read(&library)?)?;
         }
@@ -169,6 +171,9 @@ fn base(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<PathBuf> {
         let to = format!("usr/lib/modules/{release}/{}", module.path);
         archive.file(&to, &module.bytes)?;
     }
+    let builtin = "modules.builtin";
+    let list = read(&kernel.modules.join(builtin))?;
+    archive.file(&format!("usr/lib/modules/{release}/{builtin}"), &list)?;
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/bash\n")?;
     archive.file("etc/group", b"root:x:0:\n")?;
     archive.symlink("etc/mtab", "/proc/self/mounts")?;
@@ -243,12 +248,14 @@ fn applets() -> Result<Vec<String>> {
 }
 
 /// A program without its debug information, which would be most of it.
-fn stripped(path: &Path) -> Result<Vec<u8>> {
-    let to = path.with_extension("guest");
+fn stripped(path: &Path, work: &Path) -> Result<Vec<u8>> {
+    let to = work.join("stripped");
     let mut strip = Command::new("strip");
     strip.args(["--strip-debug", "-o"]).arg(&to).arg(path);
     sh::run(strip)?;
-    read(&to)
+    let bytes = read(&to)?;
+    fs::remove_file(&to)?;
+    Ok(bytes)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
