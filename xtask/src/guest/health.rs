@@ -1,5 +1,7 @@
 //! What the kernel's log says of the kernel's health, and what that makes of a test.
 
+use std::process::ExitStatus;
+
 use regex_lite::Regex;
 
 use super::spec::Spec;
@@ -48,6 +50,9 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// Lines of the kernel's log that a failure shows.
+const EXCERPT: usize = 40;
+
 const PANIC: &str = "Kernel panic";
 
 /// Parts of messages that no healthy run has.
@@ -81,20 +86,31 @@ const SICK: &[&str] = &[
     "page allocation failure",
 ];
 
+/// Whether a line of the log tells of sickness.
+fn sick(line: &str, allow: &[Regex]) -> bool {
+    line.contains(PANIC)
+        || SICK.iter().any(|part| line.contains(part)) && !allow.iter().any(|r| r.is_match(line))
+}
+
 /// Judges a kernel log: a panic is all there is to say; else the first sick message, and how many more.
-pub(crate) fn judge(log: &str, allow: &[Regex]) -> Option<Failure> {
+fn judge(log: &str, allow: &[Regex]) -> Option<Failure> {
     if let Some(line) = log.lines().find(|line| line.contains(PANIC)) {
         return Some(Failure::Panic(message(line).to_owned()));
     }
-    let sick = |line: &&str| {
-        SICK.iter().any(|part| line.contains(part)) && !allow.iter().any(|r| r.is_match(line))
-    };
-    let mut sick = log.lines().filter(sick);
-    let first = message(sick.next()?);
-    Some(Failure::Kernel(match sick.count() {
+    let mut lines = log.lines().filter(|line| sick(line, allow));
+    let first = message(lines.next()?);
+    Some(Failure::Kernel(match lines.count() {
         0 => first.to_owned(),
         more => format!("{first} (and {more} more)"),
     }))
+}
+
+/// The part of a failed run's log that a reader wants first: from the first sick message, or the end.
+pub(crate) fn excerpt<'a>(log: &'a str, allow: &[Regex]) -> Vec<&'a str> {
+    let lines: Vec<_> = log.lines().collect();
+    let first = lines.iter().position(|line| sick(line, allow));
+    let from = first.unwrap_or(lines.len().saturating_sub(EXCERPT / 2));
+    lines[from..].iter().take(EXCERPT).copied().collect()
 }
 
 /// A line of the log without its time stamp.
@@ -109,8 +125,10 @@ fn message(line: &str) -> &str {
 /// How the guest's run came to its end, as the host saw it.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// QEMU ended by itself.
+    /// QEMU ended by itself, well.
     Itself,
+    /// QEMU ended by itself and said that it failed.
+    Broken(ExitStatus),
     /// Killed: the guest did not get to the test.
     NoBoot(u64),
     /// Killed: the guest did not end long after the test's own limit.
@@ -129,6 +147,7 @@ pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Fa
         (_, line) if line.starts_with("exit ") => Some(Failure::Exit(line[5..].into())),
         (End::NoBoot(seconds), _) => Some(Failure::Hang(format!("no test begun in {seconds} s"))),
         (End::Stuck(seconds), _) => Some(Failure::Hang(format!("no answer in {seconds} s"))),
+        (End::Broken(status), _) => Some(Failure::Lost(format!("QEMU: {status}"))),
         (End::Itself, "begin") => Some(Failure::Lost("the guest went away in the test".into())),
         (End::Itself, _) => Some(Failure::Lost("the guest went away before the test".into())),
     };
@@ -137,6 +156,8 @@ pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Fa
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     fn spec(header: &str) -> Spec {
@@ -158,6 +179,8 @@ mod tests {
         assert_eq!(kinds("", "", &end), ["lost"]);
         assert_eq!(kinds("", "", &End::NoBoot(60)), ["hang"]);
         assert_eq!(kinds("begin\n", "", &End::Stuck(9)), ["hang"]);
+        let broken = End::Broken(ExitStatus::from_raw(256));
+        assert_eq!(kinds("", "", &broken), ["lost"]);
     }
 
     #[test]
@@ -174,10 +197,13 @@ mod tests {
             failures,
             [Failure::Panic("Kernel panic - not syncing: y".into())]
         );
-        let log = "[    1.0] WARNING: a\n[    1.0] WARNING: b\n";
+        let log = "[ 0.9] x\n[    1.0] WARNING: a\n[    1.0] WARNING: b\n";
         assert_eq!(
             judge(log, &[]),
             Some(Failure::Kernel("WARNING: a (and 1 more)".into()))
         );
+        assert_eq!(excerpt(log, &[]).len(), 2);
+        let log = "x\n".repeat(100);
+        assert_eq!(excerpt(&log, &[]).len(), EXCERPT / 2);
     }
 }

@@ -12,6 +12,9 @@ use crate::{setup, sh};
 /// Depends on the newest 6.12 kernel for virtual machines.
 const META: &str = "linux-image-6.12-cloud-amd64";
 
+/// Where a package is unpacked until it is whole.
+const PART: &str = "part";
+
 /// An unpacked kernel package.
 pub(crate) struct Kernel {
     /// Name and version of the package.
@@ -24,48 +27,67 @@ pub(crate) struct Kernel {
 
 /// The kernel, fetched if this version is not there yet.
 pub(crate) fn fetch(work: &Path) -> Result<Kernel> {
-    // Lists that are missing or outdated name no package, or one that is gone.
-    try_fetch(work).or_else(|error| {
+    let kernels = work.join("kernel");
+    fs::create_dir_all(&kernels).with_context(|| kernels.display().to_string())?;
+    let fetched = newest(&kernels).or_else(|error| {
+        // Lists that are missing or outdated name no package, or one that is gone.
         eprintln!("guest: {error:#}; updating the package lists");
         setup::apt(&["update", "-q"])?;
-        try_fetch(work)
+        newest(&kernels)
+    });
+    let dir = fetched.or_else(|error| {
+        // Without a network, what is there will do.
+        let dir = only(&kernels, whole).map_err(|_| error)?;
+        eprintln!("guest: no kernel can be fetched; using {}", dir.display());
+        anyhow::Ok(dir)
+    })?;
+    Ok(Kernel {
+        name: dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        image: only(&dir.join("boot"), |name| name.starts_with("vmlinuz-"))?,
+        modules: only(&dir.join("lib/modules"), |_| true)?,
     })
 }
 
-fn try_fetch(work: &Path) -> Result<Kernel> {
+/// The directory of Debian's present kernel, which is the only one kept.
+fn newest(kernels: &Path) -> Result<PathBuf> {
     let package = depends(&query("apt-cache", &["depends", META])?)
         .with_context(|| format!("apt-cache: {META} depends on no kernel"))?;
     let shown = query("apt-cache", &["show", "--no-all-versions", &package])?;
     let version = shown.lines().find_map(|l| l.strip_prefix("Version: "));
     let version = version.with_context(|| format!("apt-cache: {package} has no version"))?;
-    let name = format!("{package}_{version}").replace(['/', ':'], "_");
-    let dir = work.join("kernel").join(&name);
-    if !dir.is_dir() {
-        eprintln!("guest: fetching {package} {version}");
-        let part = work.join("kernel.part");
-        let _ = fs::remove_dir_all(&part);
-        fs::create_dir_all(&part)?;
-        // The sandbox's user cannot write here, which apt would only complain of.
-        let args = ["-q", "-o", "APT::Sandbox::User=root", "download", &package];
-        let mut download = Command::new("apt-get");
-        download.args(args).current_dir(&part);
-        download.stdout(std::io::stderr());
-        sh::run(download)?;
-        let deb = only(&part, |name| name.ends_with(".deb"))?;
-        let mut unpack = Command::new("dpkg-deb");
-        unpack.arg("-x").arg(&deb).arg(part.join("root"));
-        sh::run(unpack)?;
-        fs::create_dir_all(work.join("kernel"))?;
-        fs::rename(part.join("root"), &dir)?;
-        fs::remove_dir_all(&part)?;
+    let dir = kernels.join(format!("{package}_{version}").replace(['/', ':'], "_"));
+    if dir.is_dir() {
+        return Ok(dir);
     }
-    let image = only(&dir.join("boot"), |name| name.starts_with("vmlinuz-"))?;
-    let modules = only(&dir.join("lib/modules"), |_| true)?;
-    Ok(Kernel {
-        name,
-        image,
-        modules,
-    })
+    eprintln!("guest: fetching {package} {version}");
+    let part = kernels.join(PART);
+    let _ = fs::remove_dir_all(&part);
+    fs::create_dir_all(&part)?;
+    // The sandbox's user cannot write here, which apt would only complain of.
+    let args = ["-q", "-o", "APT::Sandbox::User=root", "download", &package];
+    let mut download = Command::new("apt-get");
+    download.args(args).current_dir(&part);
+    download.stdout(std::io::stderr());
+    sh::run(download)?;
+    let deb = only(&part, |name| name.ends_with(".deb"))?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("-x").arg(&deb).arg(part.join("root"));
+    sh::run(unpack)?;
+    while let Ok(old) = only(kernels, whole) {
+        fs::remove_dir_all(old)?;
+    }
+    fs::rename(part.join("root"), &dir)?;
+    fs::remove_dir_all(&part)?;
+    Ok(dir)
+}
+
+/// Whether a directory of that name is a kernel that was unpacked to its end.
+fn whole(name: &str) -> bool {
+    name != PART
 }
 
 /// The first package that `apt-cache depends` lists.

@@ -32,7 +32,7 @@ use qemu::{Logs, Machine};
 use spec::Spec;
 
 pub(crate) fn guest(args: &[&str]) -> Result<ExitCode> {
-    let specs = spec::read_all(&sh::root().join("guest/tests"))?;
+    let specs = specs()?;
     match args {
         ["--list"] => {
             for spec in &specs {
@@ -52,12 +52,22 @@ pub(crate) fn guest(args: &[&str]) -> Result<ExitCode> {
         [option, ..] if option.starts_with('-') => {
             bail!("'{option}' is not understood: --list, --shell, --selftest, or names of tests")
         }
-        names => run(&specs, names),
+        names => Ok(code(run(&specs, names)?)),
     }
 }
 
-/// Runs tests; success if all passed.
-fn run(specs: &[Spec], names: &[&str]) -> Result<ExitCode> {
+/// All tests of CI; whether all passed.
+pub(crate) fn ci() -> Result<bool> {
+    run(&specs()?, &[])
+}
+
+/// Reads all tests' headers.
+pub(crate) fn specs() -> Result<Vec<Spec>> {
+    spec::read_all(&sh::root().join("guest/tests"))
+}
+
+/// Runs tests; whether all passed.
+fn run(specs: &[Spec], names: &[&str]) -> Result<bool> {
     let chosen = spec::select(specs, names)?;
     let bench = Bench::new(specs)?;
     let (mut lines, mut failed) = (Vec::new(), 0);
@@ -69,7 +79,7 @@ fn run(specs: &[Spec], names: &[&str]) -> Result<ExitCode> {
     println!("\n{}", lines.join("\n"));
     println!("logs and saved files: {}", bench.results.display());
     println!("{} passed, {failed} failed", chosen.len() - failed);
-    Ok(code(failed == 0))
+    Ok(failed == 0)
 }
 
 /// Shows that the bench can fail: runs the tests that must, and demands that each is reported for its reason.
@@ -142,7 +152,18 @@ impl Bench {
         let end = self.machine.run(spec, &logs)?;
         let status = fs::read_to_string(&logs.status).unwrap_or_default();
         let log = fs::read(&logs.kernel).unwrap_or_default();
-        let failures = health::verdict(spec, &status, &String::from_utf8_lossy(&log), &end);
+        let log = String::from_utf8_lossy(&log);
+        let failures = health::verdict(spec, &status, &log, &end);
+        // A test that failed by itself has said why.
+        if failures.iter().any(|f| !matches!(f, Failure::Exit(_))) {
+            println!(
+                "the kernel's log, in part ({} has it all):",
+                logs.kernel.display()
+            );
+            for line in health::excerpt(&log, &spec.allow) {
+                println!("    {line}");
+            }
+        }
         unpack(&logs.saved, &dir);
         Ok(Run {
             failures,

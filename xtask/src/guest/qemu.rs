@@ -157,8 +157,12 @@ fn wait(child: &mut Child, spec: &Spec, logs: &Logs) -> Result<End> {
     let start = Instant::now();
     let mut begun = None;
     loop {
-        if child.try_wait()?.is_some() {
-            return Ok(End::Itself);
+        if let Some(status) = child.try_wait()? {
+            return Ok(if status.success() {
+                End::Itself
+            } else {
+                End::Broken(status)
+            });
         }
         if begun.is_none() && fs::read_to_string(&logs.status).is_ok_and(|s| s.contains("begin")) {
             begun = Some(Instant::now());

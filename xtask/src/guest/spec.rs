@@ -40,6 +40,10 @@ impl Spec {
             allow: Vec::new(),
             fails: None,
         };
+        // It becomes a word of the kernel's command line and a directory.
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            bail!("the name '{name}' is not of letters, digits and -");
+        }
         let mut seen = BTreeSet::new();
         for line in text.lines().take_while(|line| line.starts_with('#')) {
             let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(": "))
@@ -141,6 +145,7 @@ mod tests {
 
     #[test]
     fn a_wrong_header_is_refused() {
+        assert!(Spec::parse("x y", "# about: x").is_err());
         let wrong = [
             "",
             "# ci: maybe",
