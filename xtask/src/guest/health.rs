@@ -53,6 +53,9 @@ impl std::fmt::Display for Failure {
 /// Lines of the kernel's log that a failure shows.
 const EXCERPT: usize = 40;
 
+/// What guest/init writes into the kernel's log when the test begins.
+const BEGIN: &str = "guest: the test begins";
+
 const PANIC: &str = "Kernel panic";
 
 /// Parts of messages that no healthy run has.
@@ -105,11 +108,15 @@ fn judge(log: &str, allow: &[Regex]) -> Option<Failure> {
     }))
 }
 
-/// The part of a failed run's log that a reader wants first: from the first sick message, or the end.
+/// The part of a failed run's log that a reader wants first: from the first sick message, or what came last.
 pub(crate) fn excerpt<'a>(log: &'a str, allow: &[Regex]) -> Vec<&'a str> {
     let lines: Vec<_> = log.lines().collect();
-    let first = lines.iter().position(|line| sick(line, allow));
-    let from = first.unwrap_or(lines.len().saturating_sub(EXCERPT / 2));
+    let sick = lines.iter().position(|line| sick(line, allow));
+    let from = sick.unwrap_or_else(|| {
+        let begin = lines.iter().rposition(|line| line.contains(BEGIN));
+        let last = lines.len().saturating_sub(EXCERPT);
+        begin.map_or(last, |begin| last.max(begin + 1))
+    });
     lines[from..].iter().take(EXCERPT).copied().collect()
 }
 
@@ -141,13 +148,17 @@ pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Fa
     if matches!(kernel, Some(Failure::Panic(_))) {
         return kernel.into_iter().collect();
     }
-    let own = match (end, status.lines().last().unwrap_or_default()) {
-        (_, "exit 0") => None,
+    let status = status.lines().last().unwrap_or_default();
+    let own = match (end, status) {
         (_, "timeout") => Some(Failure::Timeout(spec.timeout)),
-        (_, line) if line.starts_with("exit ") => Some(Failure::Exit(line[5..].into())),
+        (_, line) if line.starts_with("exit ") && line != "exit 0" => {
+            Some(Failure::Exit(line[5..].into()))
+        }
         (End::NoBoot(seconds), _) => Some(Failure::Hang(format!("no test begun in {seconds} s"))),
-        (End::Stuck(seconds), _) => Some(Failure::Hang(format!("no answer in {seconds} s"))),
+        // Also after the test, if the guest then could not be switched off.
+        (End::Stuck(seconds), _) => Some(Failure::Hang(format!("no end in {seconds} s"))),
         (End::Broken(status), _) => Some(Failure::Lost(format!("QEMU: {status}"))),
+        (End::Itself, "exit 0") => None,
         (End::Itself, "begin") => Some(Failure::Lost("the guest went away in the test".into())),
         (End::Itself, _) => Some(Failure::Lost("the guest went away before the test".into())),
     };
@@ -179,6 +190,8 @@ mod tests {
         assert_eq!(kinds("", "", &end), ["lost"]);
         assert_eq!(kinds("", "", &End::NoBoot(60)), ["hang"]);
         assert_eq!(kinds("begin\n", "", &End::Stuck(9)), ["hang"]);
+        assert_eq!(kinds("begin\nexit 0\n", "", &End::Stuck(9)), ["hang"]);
+        assert_eq!(kinds("begin\nexit 1\n", "", &End::Stuck(9)), ["exit"]);
         let broken = End::Broken(ExitStatus::from_raw(256));
         assert_eq!(kinds("", "", &broken), ["lost"]);
     }
@@ -204,6 +217,7 @@ mod tests {
         );
         assert_eq!(excerpt(log, &[]).len(), 2);
         let log = "x\n".repeat(100);
-        assert_eq!(excerpt(&log, &[]).len(), EXCERPT / 2);
+        assert_eq!(excerpt(&log, &[]).len(), EXCERPT);
+        assert_eq!(excerpt(&format!("{log}{BEGIN}\ny\n"), &[]), ["y"]);
     }
 }

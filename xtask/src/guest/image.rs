@@ -124,7 +124,14 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<Path
 fn base(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<PathBuf> {
     let modules = Modules::new(&kernel.modules)?;
     let mut wanted: BTreeSet<String> = MODULES.iter().map(|s| s.to_string()).collect();
-    wanted.extend(specs.iter().flat_map(|spec| spec.modules.iter().cloned()));
+    for spec in specs {
+        for module in &spec.modules {
+            if !modules.has(module) {
+                bail!("test {}: this kernel has no module {module}", spec.name);
+            }
+            wanted.insert(module.clone());
+        }
+    }
     // Destination to source.
     let mut files = BTreeMap::new();
     for name in PROGRAMS {

@@ -39,9 +39,9 @@ impl Modules {
         })
     }
 
-    /// Whether the module is part of the kernel itself, where there is nothing to load.
-    pub(crate) fn is_builtin(&self, name: &str) -> bool {
-        self.builtin.contains(name)
+    /// Whether it can be loaded or need not be.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.builtin.contains(name) || self.files.contains_key(name)
     }
 
     /// The files of `wanted` and of all they need, and modprobe's lists for them.
@@ -49,7 +49,7 @@ impl Modules {
         let mut loaded: BTreeMap<String, (Module, Info)> = BTreeMap::new();
         let mut todo: Vec<String> = wanted.iter().cloned().collect();
         while let Some(name) = todo.pop() {
-            if loaded.contains_key(&name) || self.is_builtin(&name) {
+            if loaded.contains_key(&name) || self.builtin.contains(&name) {
                 continue;
             }
             let Some(path) = self.files.get(&name) else {

@@ -89,10 +89,8 @@ impl Machine {
     /// Runs a test, showing what it prints.
     pub(crate) fn run(&self, spec: &Spec, logs: &Logs) -> Result<End> {
         let append = format!(
-            "ignore_loglevel uzram.test={} uzram.timeout={} uzram.modules={}",
-            spec.name,
-            spec.timeout,
-            spec.modules.join(",")
+            "ignore_loglevel uzram.test={} uzram.timeout={}",
+            spec.name, spec.timeout
         );
         let mut command = self.command(spec, &append);
         command.arg("-serial").arg(to_file("file:", &logs.kernel));
