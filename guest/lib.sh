@@ -10,8 +10,19 @@ say() {
     echo "[$up] $*"
 }
 
+# Says which lines of the test are being run.
+at() {
+    local frame
+    for ((frame = 1; frame < ${#BASH_SOURCE[@]}; frame++)); do
+        case ${BASH_SOURCE[frame]} in
+            /guest/tests/*) echo "at $TEST.sh:${BASH_LINENO[frame - 1]}:" >&2 ;;
+        esac
+    done
+}
+
 # Ends the test.
 fail() {
+    at
     echo "FAILED: $*" >&2
     exit 1
 }
