@@ -15,6 +15,10 @@ const GROUPS: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Bin {
     heads: [u32; GROUPS],
+    /// With a stock: objects that were asked for since it was last looked at.
+    pub(crate) taken: u32,
+    /// With a stock: free objects in memory that the bin is to have.
+    pub(crate) target: u32,
 }
 
 /// The group of a span with `used` of `objects` in use; `None` for a full one, which is in no list.

@@ -10,6 +10,8 @@
 //! * Memory is accounted by the page: a page counts from the first object that touches it until
 //!   [`Pool::trim`] gives it back to the system. `free` itself makes no system call.
 //!
+//! * A pool may keep a *stock* ([`Pool::keep_stock`]): then an allocation never asks the system for memory.
+//!
 //! **What is truth and what is derived.** The bytes of the objects and the owners are all that matters; lists,
 //! bitmaps and counters can be rebuilt by whoever knows the live (handle, length) pairs ([`Pool::restore`]), since the
 //! span follows from the handle and its class stands in its head.
@@ -31,12 +33,14 @@ mod reclaim;
 mod region;
 mod restore;
 mod span;
+mod stock;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
 pub use region::{Region, current_cpu};
 pub use restore::{Damage, Restore};
+pub use stock::Restocked;
 
 /// Bytes in a page of the system and of the arena.
 pub const PAGE: usize = 4096;

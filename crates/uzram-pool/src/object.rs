@@ -12,6 +12,12 @@ pub enum Error {
         /// Memory in use.
         used_bytes: u64,
     },
+    /// The pool hands out only memory that it has in stock, and has none for this object.
+    #[error("the stock of memory is used up ({used_bytes} bytes in use)")]
+    OutOfStock {
+        /// Memory in use, free and full.
+        used_bytes: u64,
+    },
     /// The arena has no free span left: its address space is used up, however little of it is memory.
     #[error("all {spans} spans of the arena are in use")]
     ArenaFull {

@@ -16,6 +16,7 @@ use crate::class::{CLASS_COUNT, MAX_OBJECT, SPAN_BYTES, class_of};
 use crate::object::{Error, Object};
 use crate::region::Region;
 use crate::span::{PageSet, Span, SpanMeta};
+use crate::stock::Stock;
 
 /// Bits in a handle: an arena of 4 TiB.
 const HANDLE_BITS: u32 = 39;
@@ -40,8 +41,10 @@ pub struct Pool {
     limit_pages: AtomicU64,
     /// Whether anything was freed since the last trim.
     pub(crate) freed: AtomicBool,
-    /// Held by whoever trims.
+    /// Held by whoever trims, or brings memory into the stock.
     pub(crate) trimming: Mutex<()>,
+    /// See `stock.rs`; `None`: allocations take memory from the system as they need it.
+    pub(crate) stock: Option<Stock>,
     /// Tells this pool's objects from another's.
     id: u32,
 }
@@ -83,6 +86,7 @@ impl Pool {
             limit_pages: AtomicU64::new(0),
             freed: AtomicBool::new(false),
             trimming: Mutex::new(()),
+            stock: None,
             id: NEXT_ID.fetch_add(1, Relaxed),
         })
     }
@@ -109,6 +113,9 @@ impl Pool {
         );
         let class = class_of(len);
         let own = shard % self.shards * CLASS_COUNT + class;
+        if let Some(stock) = &self.stock {
+            return self.alloc_from_stock(stock, own, class, len, owner);
+        }
         self.alloc_at(own, class, len, owner)
             .or_else(|error| match error {
                 Error::Limit { .. } => self
@@ -201,7 +208,7 @@ impl Pool {
     }
 
     /// Marks a free object, whose pages are accounted for, as used.
-    fn take_object(
+    pub(crate) fn take_object(
         &self,
         bin: &mut Bin,
         span: &Span<'_>,
@@ -224,7 +231,7 @@ impl Pool {
 
     /// A span for a bin: one that was used before (its pages are there already), one that was given back, or a
     /// new one.
-    fn take_span(&self) -> Result<u32, Error> {
+    pub(crate) fn take_span(&self) -> Result<u32, Error> {
         let metas = self.metas();
         let again = || self.dirty.pop(metas).or_else(|| self.clean.pop(metas));
         again()
@@ -237,7 +244,7 @@ impl Pool {
     }
 
     /// Makes a free span the bin's own.
-    fn adopt(&self, bin: &mut Bin, index: usize, number: u32) -> Result<(), Error> {
+    pub(crate) fn adopt(&self, bin: &mut Bin, index: usize, number: u32) -> Result<(), Error> {
         let span = self.span(number, index % CLASS_COUNT);
         if let Err(error) = self.account(&span, span.pages_of_bitmap()) {
             self.push_free(number, span.meta);
@@ -256,7 +263,7 @@ impl Pool {
         self.push_free(number, span.meta);
     }
 
-    fn push_free(&self, number: u32, meta: &SpanMeta) {
+    pub(crate) fn push_free(&self, number: u32, meta: &SpanMeta) {
         let untouched = meta.pages.iter().all(|word| word.load(Relaxed) == 0);
         let stack = if untouched {
             &self.clean
@@ -268,7 +275,7 @@ impl Pool {
     }
 
     /// Accounts for those of the `wanted` pages of a span that are not in use yet.
-    fn account(&self, span: &Span<'_>, mut wanted: PageSet) -> Result<(), Error> {
+    pub(crate) fn account(&self, span: &Span<'_>, mut wanted: PageSet) -> Result<(), Error> {
         let mut new = 0;
         for (want, have) in wanted.iter_mut().zip(&span.meta.pages) {
             *want &= !have.load(Relaxed);
@@ -310,7 +317,8 @@ impl Pool {
             .object_at(offset)
             .expect("a handle points at an object");
         let before = span.meta.used.load(Relaxed);
-        if span.mark_free(slot) == 0 {
+        // With a stock an empty span is stock: trimming decides.
+        if span.mark_free(slot) == 0 && self.stock.is_none() {
             self.retire(&mut bin, number, &span, before);
         } else {
             span.meta.freed.store(1, Relaxed);
@@ -408,6 +416,10 @@ impl Pool {
 
     pub(crate) fn touched_spans(&self) -> usize {
         self.fresh.load(Relaxed) as usize
+    }
+
+    pub(crate) fn metas_region(&self) -> &Region {
+        &self.metas
     }
 
     pub(crate) fn metas(&self) -> &[SpanMeta] {

@@ -32,6 +32,9 @@ impl Pool {
             return 0;
         }
         let mut bytes = self.release_free_spans();
+        if self.stock.is_some() {
+            return bytes + self.trim_to_stock();
+        }
         for (number, meta) in self.metas().iter().enumerate().take(self.touched_spans()) {
             if meta.freed.load(Relaxed) == 0 {
                 continue;
@@ -53,12 +56,24 @@ impl Pool {
     /// Gives back the pages of a span that are in use but not in `keep`. The caller owns the span, or holds
     /// its bin.
     fn release_pages(&self, number: u32, keep: PageSet) -> u64 {
+        let gone = self.forget_pages(number, keep);
+        self.release_forgotten(number, gone)
+    }
+
+    /// Takes the pages of a span that are not in `keep` out of the account, so that no object is placed there. The
+    /// caller owns the span, or holds its bin.
+    pub(crate) fn forget_pages(&self, number: u32, keep: PageSet) -> PageSet {
         let meta = &self.metas()[number as usize];
         let mut gone = PageSet::default();
         for (word, (keep, pages)) in keep.iter().zip(&meta.pages).enumerate() {
             gone[word] = pages.load(Relaxed) & !keep;
             pages.store(pages.load(Relaxed) & keep, Relaxed);
         }
+        gone
+    }
+
+    /// Gives pages back that are out of the account and that nobody can have taken again. Returns the bytes.
+    pub(crate) fn release_forgotten(&self, number: u32, gone: PageSet) -> u64 {
         let mut count = 0;
         for (first, len) in runs(&gone) {
             let at = self.span_base(number) + (first * PAGE) as u64;

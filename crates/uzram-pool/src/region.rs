@@ -199,6 +199,35 @@ impl Region {
         }
     }
 
+    /// Brings the pages of a range, multiples of a page, into memory without changing what is in them. The error is the
+    /// system's: ENOMEM where there is no memory. May wait for as long as the system needs to find some.
+    ///
+    /// # Panics
+    /// If the range is not inside the region or not of whole pages.
+    pub fn populate(&self, offset: u64, len: u64) -> io::Result<()> {
+        assert!(
+            offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64),
+            "whole pages"
+        );
+        let start = self.start(offset, len as usize);
+        #[cfg(not(miri))]
+        {
+            let advice = rustix::mm::Advice::LinuxPopulateWrite;
+            // SAFETY: the range was checked to be ours; its contents stay.
+            match unsafe { rustix::mm::madvise(start.cast(), len as usize, advice) } {
+                // Older than Linux 5.14.
+                Err(rustix::io::Errno::INVAL) => {}
+                other => return Ok(other?),
+            }
+        }
+        let _ = start;
+        for at in (offset..offset + len).step_by(PAGE) {
+            // A write that changes nothing, whoever else writes there.
+            self.view::<AtomicU64>(at, 1)[0].fetch_or(0, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// A view of `count` 64-bit words from `offset`, a multiple of 8.
     ///
     /// # Panics

@@ -129,19 +129,30 @@ impl<'a> Span<'a> {
         (hint + word as u32) * 64 + bit
     }
 
+    /// The free objects, lowest first.
+    pub(crate) fn free_objects(&self) -> impl Iterator<Item = u32> + 'a {
+        self.bitmap().iter().enumerate().flat_map(|(index, word)| {
+            let mut free = !word.load(Relaxed);
+            std::iter::from_fn(move || {
+                let bit = (free != 0).then(|| free.trailing_zeros())?;
+                free &= free - 1;
+                Some(index as u32 * 64 + bit)
+            })
+        })
+    }
+
+    /// Whether an object lies, with its owner's entry, in pages that are accounted for.
+    pub(crate) fn is_in_used_pages(&self, object: u32) -> bool {
+        let mut pages = PageSet::default();
+        self.add_pages_of(&mut pages, object);
+        let have = self.meta.pages.iter().map(|word| word.load(Relaxed));
+        pages.iter().zip(have).all(|(want, have)| want & !have == 0)
+    }
+
     /// A free object that lies, with its owner's entry, in pages that are accounted for.
     pub(crate) fn find_free_in_used_pages(&self) -> Option<u32> {
-        let have = self.meta.pages.each_ref().map(|word| word.load(Relaxed));
-        let in_use = |object: &u32| {
-            let mut pages = PageSet::default();
-            self.add_pages_of(&mut pages, *object);
-            pages.iter().zip(have).all(|(want, have)| want & !have == 0)
-        };
-        self.bitmap().iter().enumerate().find_map(|(index, word)| {
-            let used = word.load(Relaxed);
-            let free = (0..64).filter(|bit| used >> bit & 1 == 0);
-            free.map(|bit| index as u32 * 64 + bit).find(in_use)
-        })
+        self.free_objects()
+            .find(|object| self.is_in_used_pages(*object))
     }
 
     pub(crate) fn mark_used(&self, object: u32, owner: u32) {

@@ -31,6 +31,7 @@ enum Op {
     ReleaseFreeSpans,
     Limit { pages: u64 },
     Restart { shards: usize },
+    Restock,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -48,6 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::ReleaseFreeSpans),
         1 => (0..200u64).prop_map(|pages| Op::Limit { pages }),
         1 => (1..4usize).prop_map(|shards| Op::Restart { shards }),
+        2 => Just(Op::Restock),
     ]
 }
 
@@ -66,7 +68,12 @@ fn check(pool: &Pool, live: &BTreeMap<u64, (Object, u32)>) {
         .map(|(object, _)| class_size(object.len()))
         .sum();
     assert_eq!(stats.objects, live.len() as u64);
-    assert_eq!(stats.object_bytes, bytes as u64);
+    if pool.has_stock() {
+        // Some may be in the reserve.
+        assert!(stats.object_bytes >= bytes as u64);
+    } else {
+        assert_eq!(stats.object_bytes, bytes as u64);
+    }
     assert!(stats.used_bytes >= stats.object_bytes, "{stats:?}");
     assert!(stats.peak_bytes >= stats.used_bytes, "{stats:?}");
 }
@@ -91,8 +98,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 200 }, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn prop_pool_agrees_with_a_map(ops in prop::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 400 })) {
+    fn prop_pool_agrees_with_a_map(stock in prop::option::weighted(0.4, 1..300_000u64), ops in prop::collection::vec(op(), 1..if cfg!(miri) { 40 } else { 400 })) {
         let (region, mut pool) = pool(3);
+        if let Some(bytes) = stock {
+            pool.keep_stock(bytes);
+        }
         let mut live: BTreeMap<u64, (Object, u32)> = BTreeMap::new();
         let mut next_owner = 0;
         let nth = |live: &BTreeMap<u64, (Object, u32)>, pick: usize| {
@@ -100,16 +110,26 @@ proptest! {
         };
         for op in ops {
             match op {
-                Op::Store { shard, len, seed } => match pool.store(shard, &content(seed, len), next_owner) {
-                    Ok(object) => {
+                Op::Store { shard, len, seed } => match (pool.used_bytes(), pool.store(shard, &content(seed, len), next_owner)) {
+                    (used, Ok(object)) => {
+                        prop_assert!(stock.is_none() || pool.used_bytes() == used, "memory was asked for");
                         prop_assert_eq!(object.len(), len);
                         live.insert(u64::from(next_owner), (object, seed));
                         next_owner += 1;
                     }
-                    Err(Error::Limit { limit_bytes, used_bytes }) => {
+                    (_, Err(Error::OutOfStock { .. })) => {
+                        prop_assert!(stock.is_some());
+                        if pool.restock().whole {
+                            let again = pool.store(shard, &content(seed, len), next_owner);
+                            live.insert(u64::from(next_owner), (again.unwrap(), seed));
+                            next_owner += 1;
+                        }
+                    }
+                    (_, Err(Error::Limit { limit_bytes, used_bytes })) => {
+                        prop_assert!(stock.is_none());
                         prop_assert!(limit_bytes > 0 && used_bytes + 2 * 4096 + SPAN_BYTES as u64 > limit_bytes);
                     }
-                    Err(other) => prop_assert!(false, "{other}"),
+                    (_, Err(other)) => prop_assert!(false, "{other}"),
                 },
                 Op::Free { pick } => if let Some(owner) = nth(&live, pick) {
                     pool.free(live.remove(&owner).unwrap().0);
@@ -122,9 +142,16 @@ proptest! {
                 },
                 Op::Trim => { pool.trim(); }
                 Op::ReleaseFreeSpans => { pool.release_free_spans(); }
+                Op::Restock => {
+                    let restocked = pool.restock();
+                    prop_assert!(restocked.whole || pool.limit_bytes() > 0, "{restocked:?}");
+                }
                 Op::Limit { pages } => pool.set_limit_bytes(pages * 4096),
                 Op::Restart { shards } => {
                     pool = restart(&region, &mut live, shards);
+                    if let Some(bytes) = stock {
+                        pool.keep_stock(bytes);
+                    }
                     check(&pool, &live);
                 }
             }
@@ -136,8 +163,12 @@ proptest! {
             pool.free(object);
         }
         pool.trim();
-        prop_assert_eq!(pool.used_bytes(), 0);
+        if stock.is_none() {
+            prop_assert_eq!(pool.used_bytes(), 0);
+        }
         prop_assert_eq!(pool.stats().objects, 0);
+        #[cfg(not(miri))]
+        prop_assert_eq!(pool.used_bytes(), region.resident_bytes());
     }
 }
 
@@ -307,4 +338,70 @@ fn threads_share_the_pool_without_mixing_objects() {
     });
     pool.trim();
     assert_eq!(pool.used_bytes(), 0);
+}
+
+/// With a stock no allocation asks the system for memory; what is needed is brought in ahead, the reserve takes any
+/// object, and a pool without more memory refuses at once.
+#[cfg(not(miri))]
+#[test]
+fn a_stock_feeds_allocations_and_the_reserve_takes_any() {
+    let (region, mut pool) = pool(2);
+    pool.keep_stock(1 << 20);
+    let refused = pool.store(0, &[1; 100], 0).unwrap_err();
+    assert!(matches!(refused, Error::OutOfStock { .. }), "{refused}");
+    assert!(pool.restock().whole);
+    let empty = pool.used_bytes();
+    assert!((1 << 20..1200 << 10).contains(&empty), "{empty}");
+    // 256 pages of reserve take 256 objects of any class, less what the first of each class brings about.
+    let mut objects: Vec<Object> = (0..256)
+        .map(|i| pool.store(0, &content(i, 20 + 15 * i as usize), i).unwrap())
+        .collect();
+    assert_eq!((pool.used_bytes(), region.resident_bytes()), (empty, empty));
+    // A page or two a shard more, since the refused one had asked.
+    let more = (0..).take_while(|_| pool.store(0, &[1; 4096], 0).map(|_kept| ()).is_ok());
+    assert!(more.take(10).count() <= 4);
+    assert!(pool.restock().whole);
+    // Now the classes have stock of their own, which follows the demand.
+    for round in 0..20 {
+        let before = pool.used_bytes();
+        for i in 0..50 << round.min(4) {
+            let Ok(object) = pool.store(0, &content(i, 1000), i) else {
+                panic!("round {round}, object {i}");
+            };
+            objects.push(object);
+        }
+        assert_eq!(pool.used_bytes(), before);
+        assert!(pool.restock().whole);
+    }
+    for (i, object) in objects.iter().enumerate().take(256) {
+        assert_eq!(
+            pool.bytes(object),
+            content(i as u32, 20 + 15 * i),
+            "object {i}"
+        );
+    }
+    for object in objects {
+        pool.free(object);
+    }
+    for _ in 0..20 {
+        assert!(pool.restock().whole);
+    }
+    pool.trim();
+    let left = pool.used_bytes();
+    assert_eq!(left, region.resident_bytes());
+    // The reserve, and a page with its books for each class that was in use.
+    assert!(left < empty + 256 * 3 * 4096, "{left} left of {empty}");
+    pool.set_limit_bytes(left);
+    let mut refusals = 0;
+    for i in 0..5000 {
+        if pool
+            .store(0, &content(i, 1000), i)
+            .map(|object| _ = object.handle())
+            .is_err()
+        {
+            refusals += 1;
+        }
+        pool.restock();
+    }
+    assert!(refusals > 1000 && pool.used_bytes() <= left);
 }

@@ -1,0 +1,316 @@
+//! A stock of memory, for devices that serve as swap: an allocation that asks the system for memory may wait for memory to
+//! be swapped out, which waits for the allocation. So with a stock an allocation takes an object whose pages are in
+//! memory already, or fails at once; a thread that requests do not wait for brings memory in ([`Pool::restock`]).
+//!
+//! Each bin has some free objects in memory, the more the faster they were taken lately. When a class runs out before the
+//! next look, its objects go to the class of whole pages, in which the configured reserve is kept: any object fits there.
+//!
+//! Pages in stock are accounted for as memory in use, and are exactly those accounted pages that no object touches.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crate::PAGE;
+use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
+use crate::object::{Error, Object};
+use crate::pool::Pool;
+use crate::span::{PageSet, runs};
+
+/// The class that takes any object.
+const ANY: usize = CLASS_COUNT - 1;
+/// Most memory that a bin other than the reserve's is given ahead, in bytes.
+const MAX_AHEAD: u64 = 4 << 20;
+/// Spans that an allocation looks at before it takes from the reserve.
+const LOOKS: usize = 32;
+
+/// What a pool with a stock keeps.
+pub(crate) struct Stock {
+    /// Free whole pages for each shard.
+    reserve: u32,
+    /// Changed and woken when an allocation did not find its own class in stock.
+    bell: Arc<AtomicU32>,
+}
+
+/// What [`Pool::restock`] found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restocked {
+    /// Objects that were asked for since the last call.
+    pub taken: u64,
+    /// Whether the stock is whole: `false` where the limit, the arena or the system refused memory.
+    pub whole: bool,
+}
+
+/// What has to be brought in for a bin.
+struct Work {
+    /// `None`: a new span.
+    span: Option<u32>,
+    pages: PageSet,
+    /// Objects still missing.
+    missing: u32,
+}
+
+impl Pool {
+    /// From now on allocations take memory from a stock, with `reserve_bytes` of it for any object, rounded up to a page
+    /// for each shard. Empty until the first [`Pool::restock`].
+    pub fn keep_stock(&mut self, reserve_bytes: u64) {
+        let pages = reserve_bytes.div_ceil(PAGE as u64);
+        let reserve = pages
+            .div_ceil(self.shards as u64)
+            .clamp(1, u64::from(u32::MAX)) as u32;
+        self.stock = Some(Stock {
+            reserve,
+            bell: Arc::default(),
+        });
+    }
+
+    /// Whether allocations take memory from a stock.
+    pub fn has_stock(&self) -> bool {
+        self.stock.is_some()
+    }
+
+    /// Takes an object that is in memory: of its own class, or of the reserve.
+    pub(crate) fn alloc_from_stock(
+        &self,
+        stock: &Stock,
+        own: usize,
+        class: usize,
+        len: usize,
+        owner: u32,
+    ) -> Result<Object, Error> {
+        let take = |index: usize| self.take_in_memory(index, len, owner);
+        let reserve = |distance: usize| {
+            let shard = (own / CLASS_COUNT + distance) % self.shards;
+            (class != ANY || distance > 0)
+                .then(|| take(shard * CLASS_COUNT + ANY))
+                .flatten()
+        };
+        take(own)
+            .or_else(|| {
+                stock.ring();
+                (0..self.shards).find_map(reserve)
+            })
+            .ok_or_else(|| Error::OutOfStock {
+                used_bytes: self.used_bytes(),
+            })
+    }
+
+    fn take_in_memory(&self, index: usize, len: usize, owner: u32) -> Option<Object> {
+        let class = index % CLASS_COUNT;
+        let mut bin = self.lock(index);
+        bin.taken = bin.taken.saturating_add(1);
+        let (number, object) = bin.spans(self.metas()).take(LOOKS).find_map(|number| {
+            let span = self.span(number, class);
+            let first = span.find_free();
+            let object = if span.is_in_used_pages(first) {
+                Some(first)
+            } else {
+                span.find_free_in_used_pages()
+            };
+            Some((number, object?))
+        })?;
+        let span = self.span(number, class);
+        Some(self.take_object(&mut bin, &span, number, object, len, owner))
+    }
+
+    /// Brings the stock to what it is to be. Waits for the system to find memory, if need be: no request may wait for the
+    /// caller.
+    pub fn restock(&self) -> Restocked {
+        let mut result = Restocked {
+            taken: 0,
+            whole: true,
+        };
+        let Some(stock) = &self.stock else {
+            return result;
+        };
+        let _trimming = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        for index in 0..self.bins.len() {
+            let target = {
+                let mut bin = self.lock(index);
+                let taken = std::mem::take(&mut bin.taken);
+                result.taken += u64::from(taken);
+                bin.target = stock.target(index % CLASS_COUNT, taken, bin.target);
+                bin.target
+            };
+            while let Some(work) = self.missing(index, target) {
+                if !self.bring_in(index, work) {
+                    result.whole = false;
+                    break;
+                }
+            }
+        }
+        result
+    }
+
+    /// What the bin's next span with free objects lacks, if the bin has fewer than `target` in memory.
+    fn missing(&self, index: usize, target: u32) -> Option<Work> {
+        let class = index % CLASS_COUNT;
+        let bin = self.lock(index);
+        let mut missing = target;
+        for number in bin.spans(self.metas()) {
+            if missing == 0 {
+                break;
+            }
+            let span = self.span(number, class);
+            let mut pages = PageSet::default();
+            let mut absent = false;
+            for object in span.free_objects().take(missing as usize) {
+                missing -= 1;
+                if !span.is_in_used_pages(object) {
+                    absent = true;
+                    span.add_pages_of(&mut pages, object);
+                }
+            }
+            if absent {
+                return Some(Work {
+                    span: Some(number),
+                    pages,
+                    missing,
+                });
+            }
+        }
+        (missing > 0).then(|| Work {
+            span: None,
+            pages: PageSet::default(),
+            missing,
+        })
+    }
+
+    /// Brings pages into memory and then, under the bin's lock, into the account. `false`: refused.
+    fn bring_in(&self, index: usize, work: Work) -> bool {
+        let class = index % CLASS_COUNT;
+        let Some((number, mut pages)) = work.span.map_or_else(
+            || self.take_span().ok().map(|number| (number, work.pages)),
+            |number| Some((number, work.pages)),
+        ) else {
+            return false;
+        };
+        let span = self.span(number, class);
+        if work.span.is_none() {
+            pages = span.pages_of_bitmap();
+            (0..work.missing.min(span.class.objects))
+                .for_each(|object| span.add_pages_of(&mut pages, object));
+        }
+        let populated = runs(&pages).all(|(first, len)| {
+            let at = self.span_base(number) + (first * PAGE) as u64;
+            self.region.populate(at, (len * PAGE) as u64).is_ok()
+        });
+        let mut bin = self.lock(index);
+        let owned = match work.span {
+            // Puts the span back itself if the account has no room.
+            None if populated => self.adopt(&mut bin, index, number).is_ok(),
+            None => {
+                self.push_free(number, span.meta);
+                false
+            }
+            // Spans go when they are trimmed, and trimming waits.
+            Some(_) => populated,
+        };
+        if owned && self.account(&span, pages).is_ok() {
+            return true;
+        }
+        drop(bin);
+        self.release_absent(number, pages);
+        false
+    }
+
+    /// Gives back pages that were brought in and then not wanted, as far as they are in no account. The caller holds
+    /// `trimming`, so that nobody else brings any in.
+    fn release_absent(&self, number: u32, pages: PageSet) {
+        let meta = &self.metas()[number as usize];
+        let mut gone = pages;
+        for (gone, pages) in gone.iter_mut().zip(&meta.pages) {
+            *gone &= !pages.load(Relaxed);
+        }
+        for (first, len) in runs(&gone) {
+            let at = self.span_base(number) + (first * PAGE) as u64;
+            self.region.release(at, (len * PAGE) as u64);
+        }
+    }
+
+    /// Gives the free memory back that is more than the stock is to have. The caller holds `trimming`.
+    pub(crate) fn trim_to_stock(&self) -> u64 {
+        let mut left: Vec<u32> = (0..self.bins.len())
+            .map(|index| self.lock(index).target)
+            .collect();
+        let mut bytes = 0;
+        for (number, meta) in self.metas().iter().enumerate().take(self.touched_spans()) {
+            let Some(index) = (meta.bin.load(Relaxed) as usize).checked_sub(1) else {
+                continue;
+            };
+            let mut bin = self.lock(index);
+            if meta.bin.load(Relaxed) as usize != index + 1 {
+                continue;
+            }
+            let span = self.span(number as u32, index % CLASS_COUNT);
+            let mut keep = span.live_pages();
+            let before = left[index];
+            let stocked = span
+                .free_objects()
+                .filter(|object| span.is_in_used_pages(*object));
+            for object in stocked.take(before as usize) {
+                left[index] -= 1;
+                span.add_pages_of(&mut keep, object);
+            }
+            let empty = meta.used.load(Relaxed) == 0 && left[index] == before;
+            if empty {
+                bin.unlink(self.metas(), number as u32, 0, span.class.objects);
+                meta.bin.store(0, Relaxed);
+                keep = PageSet::default();
+            }
+            let gone = self.forget_pages(number as u32, keep);
+            drop(bin);
+            // No allocation waits for the system here: the pages are in no account, and only who holds `trimming` brings
+            // pages in.
+            bytes += self.release_forgotten(number as u32, gone);
+            if empty {
+                self.clean.push(self.metas(), number as u32);
+            }
+        }
+        bytes
+    }
+
+    /// Waits until an allocation found its class out of stock, or for that long.
+    pub fn wait_for_demand(&self, patience: Duration) {
+        use rustix::thread::futex;
+        let Some(stock) = &self.stock else {
+            std::thread::sleep(patience);
+            return;
+        };
+        let limit = futex::Timespec::try_from(patience).ok();
+        let _ = futex::wait(&stock.bell, futex::Flags::PRIVATE, 0, limit.as_ref());
+        stock.bell.store(0, Relaxed);
+    }
+
+    /// Brings the pool's own books into memory, so that no request has to.
+    pub fn populate_books(&self) -> std::io::Result<()> {
+        self.metas_region().populate(0, self.metas_region().len())
+    }
+}
+
+impl Stock {
+    /// Free objects that a bin is to have in memory, of which `taken` went since the last look. A class that is in use has
+    /// a page ahead at least; what it had falls by half from look to look.
+    fn target(&self, class: usize, taken: u32, before: u32) -> u32 {
+        let size = CLASSES[class].size;
+        let reserve = if class == ANY { self.reserve } else { 0 };
+        let used = taken > 0 || before > reserve;
+        let least = if used { (PAGE as u32 / size).max(1) } else { 0 };
+        let most = (MAX_AHEAD / u64::from(size)) as u32;
+        let ahead = taken
+            .saturating_mul(2)
+            .max((before - reserve.min(before)) / 2);
+        reserve + ahead.clamp(least, most.max(least))
+    }
+
+    /// Wakes who restocks, once.
+    fn ring(&self) {
+        if self.bell.swap(1, Relaxed) == 0 {
+            let _ =
+                rustix::thread::futex::wake(&self.bell, rustix::thread::futex::Flags::PRIVATE, 1);
+        }
+    }
+}
+
+const _: () = assert!(SPAN_BYTES as u64 <= MAX_AHEAD);
