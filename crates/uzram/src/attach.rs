@@ -63,11 +63,13 @@ impl Builder {
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = Counters::new(codec.streams.count());
         scan(&table, &restore, &counters, &header)?;
-        let pool = restore.finish();
+        let mut pool = restore.finish();
+        self.keep_stock(&mut pool);
         counters.reset_totals();
         let mut device = Device::assemble(codec, header.logical_block_size(), region, table, pool);
         device.counters = counters;
         device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
+        self.fill_stock(&device)?;
         device.state()[state::ATTACHED].fetch_add(1, Relaxed);
         Ok(device)
     }

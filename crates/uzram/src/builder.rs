@@ -41,6 +41,7 @@ pub struct Builder {
     mem_limit_bytes: u64,
     logical_block_size: u32,
     streams: Option<usize>,
+    reserve_bytes: Option<u64>,
     registry: Option<Registry>,
 }
 
@@ -53,6 +54,7 @@ impl Builder {
             mem_limit_bytes: 0,
             logical_block_size: PAGE_SIZE as u32,
             streams: None,
+            reserve_bytes: None,
             registry: None,
         }
     }
@@ -84,6 +86,15 @@ impl Builder {
     /// Number of compression streams (default: one for each CPU that this process may use).
     pub fn streams(mut self, count: usize) -> Builder {
         self.streams = Some(count);
+        self
+    }
+
+    /// Makes a device that can serve as swap: a request never asks the system for memory, but takes it from a stock or
+    /// fails at once with [`Error::NoSpace`]. `bytes` of the stock are a reserve for bursts. Somebody has to call
+    /// [`Device::maintain`] all the time, from a thread that no request waits for. The slot table, 0.2 % of the size,
+    /// and the books are brought into memory at once; to keep all of it there (`mlockall`) is the caller's affair.
+    pub fn reserve_bytes(mut self, bytes: u64) -> Builder {
+        self.reserve_bytes = Some(bytes);
         self
     }
 
@@ -141,13 +152,39 @@ impl Builder {
         let header = Header::new(&geometry, self.logical_block_size, codec.algorithm.name());
         let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
-        let pool =
+        let mut pool =
             Pool::new(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
+        self.keep_stock(&mut pool);
         let device = Device::assemble(codec, self.logical_block_size, region, table, pool);
         device.set_mem_limit_bytes(self.mem_limit_bytes);
+        self.fill_stock(&device)?;
         // Last: an image with a header is whole.
         write_header(device.region(), &header);
         Ok(device)
+    }
+
+    pub(crate) fn keep_stock(&self, pool: &mut Pool) {
+        if let Some(bytes) = self.reserve_bytes {
+            pool.keep_stock(bytes);
+        }
+    }
+
+    pub(crate) fn fill_stock(&self, device: &Device) -> Result<(), Error> {
+        let Some(bytes) = self.reserve_bytes else {
+            return Ok(());
+        };
+        device
+            .populate()
+            .map_err(refused("the table and books of a swap device", bytes))?;
+        if device.maintain_stock().whole {
+            return Ok(());
+        }
+        let reason = "the system or mem_limit has no room for it".to_owned();
+        Err(Error::Reserve {
+            what: "the reserve",
+            bytes,
+            reason,
+        })
     }
 
     /// The algorithm of that name with this builder's parameters, and its contexts.

@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use uzram_compress::{Algorithm, Prepared, Tfm};
-use uzram_pool::{Pool, Region, current_cpu};
+use uzram_pool::{Pool, Region, Restocked, current_cpu};
 
 use crate::builder::{Builder, Codec};
 use crate::counters::{Counters, Stats};
 use crate::layout::state;
-use crate::stream::{PerCpu, Stream};
+use crate::stream::{Encoder, PerCpu, Stream};
 use crate::table::Table;
 use crate::{Error, PAGE_SIZE};
 
@@ -248,12 +248,81 @@ impl Device {
 
     /// Returns memory to the system after `freed` object bytes were discarded.
     fn give_back(&self, freed: u64) {
+        self.discarded_bytes.fetch_add(freed, Relaxed);
+        if self.pool.has_stock() {
+            // A request asks the system for nothing: `maintain` does it.
+            return;
+        }
         self.pool.release_free_spans();
-        let due = self.discarded_bytes.fetch_add(freed, Relaxed) + freed;
-        if due >= TRIM_BYTES.max(self.pool.used_bytes() / TRIM_FRACTION) {
+        self.trim_if_due();
+    }
+
+    fn trim_if_due(&self) {
+        let due = self.discarded_bytes.load(Relaxed);
+        if due > 0 && due >= TRIM_BYTES.max(self.pool.used_bytes() / TRIM_FRACTION) {
             self.discarded_bytes.store(0, Relaxed);
             self.pool.trim();
         }
+    }
+
+    /// What a device with a reserve ([`Builder::reserve_bytes`]) has to have done all the time: brings memory into the
+    /// stock that requests take from, and gives back what is too much. Returns whether requests took any since the last
+    /// call: then call it again within some milliseconds, else when [`Device::wait_for_demand`] returns. May wait for
+    /// the system to find memory, so no request may wait for the caller. Does nothing for other devices.
+    pub fn maintain(&self) -> bool {
+        let busy = self.maintain_stock().taken > 0;
+        if self.pool.has_stock() {
+            if busy {
+                self.trim_if_due();
+            } else {
+                self.pool.trim();
+            }
+        }
+        busy
+    }
+
+    pub(crate) fn maintain_stock(&self) -> Restocked {
+        self.pool.restock()
+    }
+
+    /// Waits until a request finds its size of object out of stock, or for that long.
+    pub fn wait_for_demand(&self, patience: std::time::Duration) {
+        self.pool.wait_for_demand(patience);
+    }
+
+    /// Brings everything into memory that a request may touch, except for objects.
+    pub(crate) fn populate(&self) -> std::io::Result<()> {
+        self.table.populate()?;
+        self.pool.populate_books()?;
+        // Codecs touch their memory when they are used first: once on what compresses and once on what does not.
+        let mut noise = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut pages = [[0u8; PAGE_SIZE]; 2];
+        for (at, byte) in pages[0].iter_mut().enumerate() {
+            *byte = (at / 13 * 7) as u8;
+        }
+        for byte in &mut pages[1] {
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            *byte = (noise >> 56) as u8;
+        }
+        let mut object = Vec::new();
+        self.streams.for_each(|stream| {
+            stream.page.copy_from_slice(&pages[1]);
+            for page in &pages {
+                let Encoder { tfm, object: out } = &mut stream.encoder;
+                if let Ok(len) = tfm.compress(page, &mut out[..]) {
+                    object = out[..len].to_vec();
+                    let _ = tfm.decompress(&object, &mut stream.page[..]);
+                }
+            }
+        });
+        if let Some(readers) = &self.readers {
+            readers.for_each(|tfm| {
+                let _ = tfm.decompress(&object, &mut pages[1]);
+            });
+        }
+        Ok(())
     }
 
     /// Makes everything acknowledged durable as far as the device can. Its memory is all there is, so there is

@@ -182,7 +182,11 @@ impl Device {
     fn store(&self, page: u64, bytes: &[u8], cpu: usize) -> Result<u64, Error> {
         // A device has at most 2^32 pages.
         let owner = page as u32;
-        let result = self.pool.store(cpu, bytes, owner).or_else(|_| {
+        let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
+            // A request to a swap device asks the system for nothing.
+            if self.pool.has_stock() {
+                return Err(error);
+            }
             self.pool.trim();
             self.pool.store(cpu, bytes, owner)
         });
@@ -196,6 +200,11 @@ impl Device {
                     page,
                     used_bytes,
                     limit_bytes,
+                },
+                PoolError::OutOfStock { used_bytes } => Error::NoSpace {
+                    page,
+                    used_bytes,
+                    limit_bytes: self.pool.limit_bytes(),
                 },
                 _ => Error::ArenaFull { page },
             })

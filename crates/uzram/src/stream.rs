@@ -63,6 +63,13 @@ impl<T> PerCpu<T> {
         })
     }
 
+    /// All of them, one after the other.
+    pub(crate) fn for_each(&self, mut work: impl FnMut(&mut T)) {
+        for slot in &self.slots {
+            work(&mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.slots.len()

@@ -82,6 +82,17 @@ impl Table {
         word & !CONTROL
     }
 
+    /// Brings the whole table into memory.
+    pub(crate) fn populate(&self) -> std::io::Result<()> {
+        let len = (self.pages * 8).next_multiple_of(PAGE_SIZE as u64);
+        self.region.populate(self.offset, len)?;
+        self.touched.populate(0, self.touched.len())?;
+        (0..self.pages)
+            .step_by(SLOTS_PER_PAGE as usize)
+            .for_each(|page| self.touch(page));
+        Ok(())
+    }
+
     /// Number of slots.
     pub(crate) fn pages(&self) -> u64 {
         self.pages

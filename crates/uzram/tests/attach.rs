@@ -16,7 +16,7 @@ const SIZE: u64 = 64 << 20;
 const PAGES: u64 = SIZE / 4096;
 
 fn memfd() -> OwnedFd {
-    rustix::fs::memfd_create("uzram-attach-test", MemfdFlags::empty()).unwrap()
+    rustix::fs::memfd_create("uzram-attach-test", MemfdFlags::CLOEXEC).unwrap()
 }
 
 /// Another open file description of the same memory, as another process would have.
