@@ -24,7 +24,7 @@ use uzram_control::{
 };
 
 use crate::exit::{Failure, Kind, Result};
-use crate::{logging, sweep};
+use crate::{logging, swap, sweep};
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
 const MAX_FAILURES: u32 = 5;
@@ -163,6 +163,10 @@ impl Args {
             return Err(failure);
         }
         keeper.leave_terminal(&log)?;
+        if create.is_swap() {
+            // Its server has said already what the system refuses.
+            swap::prepare();
+        }
         keeper.watch()
     }
 }
@@ -170,8 +174,11 @@ impl Args {
 impl Keeper {
     /// A device that is there: its keeper died, or this is its keeper's new program.
     fn go_on(mut self, args: &Args) -> Result {
-        let (_, log) = crate::parse_create(&self.command)?;
+        let (create, log) = crate::parse_create(&self.command)?;
         self.leave_terminal(&log)?;
+        if create.is_swap() {
+            swap::prepare();
+        }
         self.serve_requests()?;
         match self.server {
             Some(pid) if args.hand_over => {

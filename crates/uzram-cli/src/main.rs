@@ -10,6 +10,7 @@ mod frontends;
 mod keeper;
 mod logging;
 mod server;
+mod swap;
 mod sweep;
 
 use std::ffi::OsString;

@@ -24,7 +24,7 @@ use uzram_control::{
 use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
-use crate::{keeper, logging};
+use crate::{keeper, logging, swap};
 
 /// How long a predecessor may take to die.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,6 +103,9 @@ impl Args {
             Some(kind) => (kind, None),
             None => create.frontend()?,
         };
+        if create.is_swap() {
+            swap::prepare();
+        }
         let device = Arc::new(self.device(&create)?);
         say_why(kind, why);
         let log_file = OpenOptions::new()
@@ -227,8 +230,12 @@ fn serve(
         })?;
 
     let claim = place.claim;
+    if create.is_swap() {
+        swap::keep_stock(device)?;
+    }
     let context = Context {
         device,
+        swap: create.is_swap(),
         claim,
         settings: &create.settings,
     };

@@ -62,6 +62,9 @@ pub struct Options {
     pub buffers: Option<Buffers>,
     /// Announce a volatile write cache, so that flushes and FUA arrive here. Off: memory needs no flush.
     pub write_cache: bool,
+    /// Bring buffers and stacks into memory before the first request, as swap needs it. To keep them there is the
+    /// caller's affair.
+    pub prefault: bool,
     /// Whose it is.
     pub tag: Tag,
 }
@@ -76,6 +79,7 @@ impl Options {
             max_io_bytes: 512 << 10,
             buffers: None,
             write_cache: false,
+            prefault: false,
             tag,
         }
     }
@@ -208,7 +212,7 @@ impl Ublk {
         let started = this
             .control
             .set_params(this.id, &options.params(&device))
-            .and_then(|()| this.start_queues(&info, &device, on_death))
+            .and_then(|()| this.start_queues(&info, &device, options, on_death))
             .and_then(|()| this.control.start(this.id))
             .and_then(|()| this.wait_for_node());
         match started {
@@ -249,7 +253,7 @@ impl Ublk {
             )));
         }
         patiently(16, || this.control.start_recovery(id))?;
-        this.start_queues(&info, &device, on_death)?;
+        this.start_queues(&info, &device, options, on_death)?;
         this.control.end_recovery(id)?;
         this.removed = false;
         Ok(this)
@@ -293,6 +297,7 @@ impl Ublk {
         &mut self,
         info: &DevInfo,
         device: &Arc<Device>,
+        options: &Options,
         on_death: &OnDeath,
     ) -> Result<(), Error> {
         let path = format!("/dev/ublkc{}", self.id);
@@ -317,6 +322,7 @@ impl Ublk {
                     _ => Buffers::UserCopy,
                 },
                 cpus: self.control.affinity(self.id, number).ok(),
+                prefault: options.prefault,
                 char_device: char_device.clone(),
                 device: device.clone(),
             };

@@ -26,6 +26,7 @@ pub(crate) struct Plan {
     pub(crate) depth: u16,
     pub(crate) max_io_bytes: usize,
     pub(crate) buffers: Buffers,
+    pub(crate) prefault: bool,
     pub(crate) cpus: Option<CpuSet>,
     pub(crate) char_device: Arc<File>,
     pub(crate) device: Arc<Device>,
@@ -37,6 +38,12 @@ struct Queue {
     descriptors: Descriptors,
     arena: Arena,
     plan: Plan,
+}
+
+/// Brings more of this thread's stack into memory than a request takes.
+#[inline(never)]
+fn touch_stack() {
+    std::hint::black_box([0u8; 128 << 10]);
 }
 
 /// Serves a queue until the driver has taken all its tags back. Says on `ready` when the driver has them.
@@ -76,10 +83,15 @@ impl Queue {
             Buffers::UserCopy => plan.max_io_bytes,
             Buffers::Mapped => plan.max_io_bytes * usize::from(plan.depth),
         };
+        let mut arena = Arena::new(bytes)?;
+        if plan.prefault {
+            arena.part(0, bytes).fill(0);
+            touch_stack();
+        }
         Ok(Queue {
             ring,
             descriptors,
-            arena: Arena::new(bytes)?,
+            arena,
             plan,
         })
     }

@@ -10,7 +10,7 @@ use uzram_control::{Request, RunDir, size};
 
 use crate::exit::{self, Failure, Result};
 use crate::frontends::{Choice, Kind, Settings};
-use crate::{logging, server, sweep};
+use crate::{logging, server, swap, sweep};
 
 /// Create a device and print its path
 ///
@@ -21,6 +21,7 @@ use crate::{logging, server, sweep};
 #[command(after_help = "\
 Examples:
   uzram create --size 8G --algorithm zstd --algorithm-params level=1 --mem-limit 3G
+  uzram create --size 2G --algorithm zstd --swap
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
@@ -56,6 +57,12 @@ pub(crate) struct Args {
     /// Serve from this process, with no keeper, and log to stderr, until interrupted or removed
     #[arg(long)]
     foreground: bool,
+    /// Use the device as swap: makes it fit for that and switches it on with mkswap and swapon --discard
+    #[arg(long, conflicts_with = "foreground")]
+    swap: bool,
+    /// Memory that a swap device keeps free for bursts; what it has no memory for it fails at once [default: 16M]
+    #[arg(long, value_name = "SIZE", requires = "swap", value_parser = size::parse)]
+    reserve: Option<u64>,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -67,7 +74,7 @@ impl Args {
             let run = sweep::swept_run_dir()?;
             server::run_in_foreground(&self, &run, log)
         } else {
-            start_keeper()
+            start_keeper(self.swap)
         }
     }
 
@@ -78,9 +85,14 @@ impl Args {
 
     /// The frontend to use, and for `auto` why.
     pub(crate) fn frontend(&self) -> Result<(&'static Kind, Option<String>)> {
-        let (kind, why) = self.frontend.resolve(&self.settings)?;
+        let (kind, why) = self.frontend.resolve(&self.settings, self.swap)?;
         self.settings.check(kind)?;
         Ok((kind, why))
+    }
+
+    /// Whether the device is to serve as swap.
+    pub(crate) fn is_swap(&self) -> bool {
+        self.swap
     }
 
     /// The device's settings.
@@ -91,6 +103,9 @@ impl Args {
             .logical_block_size(self.block_size);
         for (key, value) in parse_params(&self.algorithm_params).map_err(uzram::Error::from)? {
             device = device.algorithm_param(key, value);
+        }
+        if self.swap {
+            device = device.reserve_bytes(self.reserve.unwrap_or(swap::DEFAULT_RESERVE));
         }
         Ok(device)
     }
@@ -104,7 +119,7 @@ fn default_size() -> u64 {
 }
 
 /// Starts this program again as the device's keeper and waits for the path that its server prints.
-fn start_keeper() -> Result {
+fn start_keeper(swap: bool) -> Result {
     // The keeper lives long: it must not keep its starter's locks and pipes.
     close_fds::set_fds_cloexec(3, &[]);
     let mut server = Command::new(std::env::current_exe()?)
@@ -129,18 +144,25 @@ fn start_keeper() -> Result {
             server.wait()?.code().unwrap_or(exit::Kind::Failed as i32),
         ));
     }
-    let mut stdout = std::io::stdout().lock();
-    if let Err(error) = stdout
-        .write_all(path.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        // A device whose path nobody learns is worth nothing.
+    let ready = || {
+        if swap {
+            swap::swap_on(path.trim_end())?;
+        }
+        let mut stdout = std::io::stdout().lock();
+        let printed = stdout
+            .write_all(path.as_bytes())
+            .and_then(|()| stdout.flush());
+        printed.map_err(|error| {
+            Failure::new(
+                exit::Kind::Failed,
+                format!("cannot print the path: {error}"),
+            )
+        })
+    };
+    ready().or_else(|failure| {
+        // A device whose path nobody learns, or that is no swap, is worth nothing.
         let entry = RunDir::of_user().find(path.trim_end())?;
         super::ask(&entry, &Request::Remove)?;
-        return Err(Failure::new(
-            exit::Kind::Failed,
-            format!("cannot print the path: {error}"),
-        ));
-    }
-    Ok(())
+        Err(failure)
+    })
 }

@@ -14,6 +14,7 @@ use crate::exit::Result;
 pub(super) const KIND: Kind = Kind {
     name: "fuse-loop",
     about: "/dev/loopN, on a file on a private FUSE mount",
+    swap: false,
     probe: uzram_fuse::probe,
     start: |context| serve(context),
     resume: |context, old| {

@@ -24,6 +24,8 @@ const KINDS: &[&Kind] = &[&ublk::KIND, &fuse_loop::KIND, &nbd::KIND];
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
+    /// Whether the device can be swap: nothing between the kernel and this process waits for memory.
+    swap: bool,
     /// Says why this machine or user cannot have it, if so.
     probe: fn() -> std::result::Result<(), String>,
     /// Begins to serve a device. When it returns the device can be used.
@@ -38,6 +40,8 @@ pub(crate) struct Kind {
 /// What a frontend is started with.
 pub(crate) struct Context<'a> {
     pub(crate) device: &'a Arc<Device>,
+    /// Whether the device is to serve as swap.
+    pub(crate) swap: bool,
     pub(crate) claim: &'a Claim,
     pub(crate) settings: &'a Settings,
 }
@@ -117,8 +121,21 @@ impl Choice {
     }
 
     /// The frontend to use, and for `auto` why.
-    pub(crate) fn resolve(self, settings: &Settings) -> Result<(&'static Kind, Option<String>)> {
+    pub(crate) fn resolve(
+        self,
+        settings: &Settings,
+        swap: bool,
+    ) -> Result<(&'static Kind, Option<String>)> {
         if let Some(kind) = self.0 {
+            if swap && !kind.swap {
+                let fit: Vec<_> = KINDS.iter().filter(|k| k.swap).map(|k| k.name).collect();
+                let message = format!(
+                    "frontend {} cannot be swap; these can: {}",
+                    kind.name,
+                    fit.join(", ")
+                );
+                return Err(Failure::new(FailureKind::Usage, message));
+            }
             (kind.probe)().map_err(|reason| {
                 Failure::new(
                     FailureKind::Impossible,
@@ -127,11 +144,11 @@ impl Choice {
             })?;
             return Ok((kind, None));
         }
-        if settings.listen.is_some() {
+        if settings.listen.is_some() && !swap {
             return Ok((&nbd::KIND, Some("--listen was given".into())));
         }
         let mut missing = Vec::new();
-        for kind in KINDS {
+        for kind in KINDS.iter().filter(|kind| kind.swap || !swap) {
             match (kind.probe)() {
                 Ok(()) if missing.is_empty() => {
                     return Ok((kind, Some("the best there is, and it works here".into())));

@@ -11,6 +11,7 @@ use crate::exit::{Failure, Kind as FailureKind, Result};
 pub(super) const KIND: Kind = Kind {
     name: "nbd",
     about: "an NBD socket, for qemu, libnbd, nbd-client, fio",
+    swap: false,
     probe: || Ok(()),
     start: |context| {
         let listen = context.settings.listen.clone();

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use uzram_control::size;
 use uzram_ublk::{Buffers, OnDeath, Options, Tag, Ublk};
 
-use super::{Front, Kind};
+use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
 
 pub(super) const KIND: Kind = Kind {
     name: "ublk",
     about: "/dev/ublkbN, a block device that survives its server (Linux 6.5 or newer)",
+    swap: true,
     probe,
     start: |context| {
-        let options = context.settings.ublk.options(&context.claim.dir)?;
+        let options = context.settings.ublk.options(context)?;
         let front = Ublk::create(context.device.clone(), &options, &on_death())?;
         Ok(Box::new(front))
     },
@@ -24,7 +25,7 @@ pub(super) const KIND: Kind = Kind {
         let id = word.parse::<u32>();
         let id =
             id.map_err(|_| Failure::new(FailureKind::Failed, format!("no ublk number: '{word}'")))?;
-        let options = context.settings.ublk.options(&context.claim.dir)?;
+        let options = context.settings.ublk.options(context)?;
         let front = Ublk::recover(context.device.clone(), id, &options, &on_death())?;
         Ok(Box::new(front))
     },
@@ -80,8 +81,9 @@ impl UblkArgs {
             .find_map(|(given, name)| given.then_some(name))
     }
 
-    fn options(&self, dir: &Path) -> Result<Options> {
-        let mut options = Options::new(Tag::of(dir));
+    fn options(&self, context: &Context<'_>) -> Result<Options> {
+        let mut options = Options::new(Tag::of(&context.claim.dir));
+        options.prefault = context.swap;
         options.id = self.number;
         options.queues = self.queues;
         options.depth = self.queue_depth.unwrap_or(options.depth);

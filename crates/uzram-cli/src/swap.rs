@@ -1,0 +1,93 @@
+//! What a process does that a swap device depends on: whatever it waits for may be waiting for it.
+//!
+//! * It is the last that the kernel kills for lack of memory.
+//! * Its allocations in the kernel do not start I/O (`PR_SET_IO_FLUSHER`), which might be on its own device.
+//! * Its memory stays where it is: program and heap are locked now, and what is mapped later as it is touched. (Locking
+//!   the arena whole would make a compressed device cost its full size.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::mm::MlockAllFlags;
+use uzram::Device;
+
+use crate::exit::{Failure, Kind, Result};
+
+/// What the stock holds for bursts unless the user says otherwise.
+pub(crate) const DEFAULT_RESERVE: u64 = 16 << 20;
+/// How long the stock is left alone while nothing is written.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Does all of it for this process and those that it starts. What the system refuses weakens the device and is told.
+pub(crate) fn prepare() {
+    let told = |what: &str, why: &str, error: std::io::Error| {
+        let message = format!("{what}: {error} ({why})");
+        eprintln!("uzram: warning: {message}");
+        tracing::warn!("{message}");
+    };
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        told(
+            "cannot be spared when memory runs out",
+            "the kernel may kill the process that serves its swap",
+            error,
+        );
+    }
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        told(
+            "PR_SET_IO_FLUSHER",
+            "needs CAP_SYS_RESOURCE; the server takes no memory for a request, so this matters only for what the \
+             kernel allocates on its behalf",
+            error.into(),
+        );
+    }
+    // First what there is, wholly; then, on top, what comes, as it is touched.
+    let locked = rustix::mm::mlockall(MlockAllFlags::CURRENT)
+        .and_then(|()| rustix::mm::mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT));
+    if let Err(error) = locked {
+        let _ = rustix::mm::munlockall();
+        told(
+            "memory cannot be locked",
+            "needs CAP_IPC_LOCK; parts of the server may be swapped out to its own device",
+            error.into(),
+        );
+    }
+}
+
+/// Keeps the device's stock, from a thread of its own.
+pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
+    let device = Arc::downgrade(device);
+    let work = move || {
+        while let Some(device) = device.upgrade() {
+            if device.maintain() {
+                std::thread::sleep(Duration::from_millis(1));
+            } else {
+                device.wait_for_demand(PAUSE);
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("stock".into())
+        .spawn(work)?;
+    Ok(())
+}
+
+/// Makes the block device a swap area and uses it, freed pages being discarded.
+pub(crate) fn swap_on(node: &str) -> Result {
+    run("mkswap", &["--quiet", node])?;
+    run("swapon", &["--discard", node])
+}
+
+fn run(program: &str, args: &[&str]) -> Result {
+    let output = std::process::Command::new(program).args(args).output();
+    let failed = |why: String| {
+        let message = format!("{program} {}: {why}", args.join(" "));
+        Failure::new(Kind::Failed, message)
+    };
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(
+        String::from_utf8_lossy(&output.stderr).trim().into(),
+    ))
+}
