@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod guest;
 mod run;
 mod setup;
 mod sh;
@@ -19,6 +20,7 @@ usage: cargo xtask TASK
   run [ARGS...]      set up what running needs, build, and run uzram with ARGS
   test               all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
   bench core [...]   the library against its codecs; --quick, --record FILE
+  guest [TEST...]    tests in a virtual machine with a kernel of its own; --list, --shell, --selftest
   tidy               check what compilers do not: sizes, files, README against the registry";
 
 fn main() -> ExitCode {
@@ -35,11 +37,12 @@ fn main() -> ExitCode {
 fn dispatch(args: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["setup"] => setup::setup(setup::Purpose::Test)?,
+        ["setup"] => setup::setup(setup::Purpose::Guest)?,
         ["setup", "--run"] => setup::setup(setup::Purpose::Run)?,
         ["run", ..] => return run::run(&args[1..]),
         ["test"] => return test::test(),
         ["bench", rest @ ..] if !rest.is_empty() => bench::bench(rest)?,
+        ["guest", rest @ ..] => return guest::guest(rest),
         ["tidy"] => tidy::tidy()?,
         ["--help" | "-h" | "help"] => println!("{USAGE}"),
         [] => bail!("which task?\n{USAGE}"),

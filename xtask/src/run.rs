@@ -10,8 +10,7 @@ use crate::{setup, sh};
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     setup::setup(setup::Purpose::Run)?;
     sh::run(sh::cargo(&["build", "--release", "--package", "uzram-cli"]))?;
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    let program = sh::root().join(target).join("release/uzram");
+    let program = sh::target().join("release/uzram");
     let mut command = std::process::Command::new(&program);
     let status = command
         .args(args)

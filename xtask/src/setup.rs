@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Run,
     /// Testing and benchmarking.
     Test,
+    /// Testing in a virtual machine as well.
+    Guest,
 }
 
 const PACKAGES: &[(&str, Purpose, &str)] = &[
@@ -54,6 +56,32 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         "another process whose memory the benchmark samples",
     ),
     ("qemu-utils", Purpose::Test, "qemu-img, qemu-io"),
+    (
+        "qemu-system-x86",
+        Purpose::Guest,
+        "runs the guest, without KVM",
+    ),
+    (
+        "nbd-client",
+        Purpose::Guest,
+        "attaches /dev/nbdN to an NBD socket, in the guest",
+    ),
+    (
+        "busybox-static",
+        Purpose::Guest,
+        "most of the guest's commands",
+    ),
+    ("xz-utils", Purpose::Guest, "unpacks kernel modules"),
+    (
+        "xfsprogs",
+        Purpose::Guest,
+        "mkfs.xfs and xfs_repair, in the guest",
+    ),
+    (
+        "btrfs-progs",
+        Purpose::Guest,
+        "mkfs.btrfs and btrfs, in the guest",
+    ),
 ];
 
 /// Installs what is missing for `purpose`.
@@ -78,20 +106,71 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
         eprintln!("  {name:15} {why}");
     }
     apt(&["update", "-q"])?;
-    let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
+    // A set-up that removes what someone installed is worse than one that fails.
+    let mut install = vec![
+        "install",
+        "-y",
+        "-q",
+        "--no-install-recommends",
+        "--no-remove",
+    ];
     install.extend(missing.iter().map(|(name, ..)| *name));
+    let Err(error) = apt(&install) else {
+        return Ok(());
+    };
+    let strays = strays(purpose);
+    if strays.is_empty() {
+        return Err(error);
+    }
+    eprintln!("setup: {error:#}");
+    eprintln!(
+        "setup: these are newer than the package sources have, which keeps their siblings from"
+    );
+    eprintln!("setup: being installed; trying again with the sources' versions, a downgrade:");
+    let mut pins = Vec::new();
+    for (name, from, to) in &strays {
+        eprintln!("  {name:15} {from} becomes {to}");
+        pins.push(format!("{name}={to}"));
+    }
+    install.push("--allow-downgrades");
+    install.extend(pins.iter().map(String::as_str));
     apt(&install)
 }
 
+/// Our packages that are installed at a version beyond what the package sources have (in an image that was made with
+/// sources that it does not keep, such as backports): name, that version, and the sources' newest.
+fn strays(purpose: Purpose) -> Vec<(&'static str, String, String)> {
+    let ours = PACKAGES.iter().filter(|(_, needed, _)| *needed <= purpose);
+    ours.filter_map(|(name, ..)| {
+        let version = query("dpkg-query", &["-W", "-f", "${Version}", name])?;
+        let newest = newest(&query("apt-cache", &["madison", name])?)?;
+        let newer = ["--compare-versions", &version, "gt", &newest];
+        let newer = Command::new("dpkg").args(newer).status();
+        newer
+            .is_ok_and(|status| status.success())
+            .then_some((*name, version, newest))
+    })
+    .collect()
+}
+
+/// The first, which is the newest, version in a table of `apt-cache madison`: lines of `name | version | source`.
+fn newest(table: &str) -> Option<String> {
+    Some(table.lines().next()?.split('|').nth(1)?.trim().to_owned())
+}
+
+fn query(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
 fn installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query")
-        .args(["-W", "-f", "${db:Status-Status}", package])
-        .output();
-    query.is_ok_and(|output| output.stdout == b"installed")
+    let args = ["-W", "-f", "${db:Status-Status}", package];
+    query("dpkg-query", &args).is_some_and(|status| status == "installed")
 }
 
 /// apt-get as root, by sudo where this user is not.
-fn apt(args: &[&str]) -> Result<()> {
+pub(crate) fn apt(args: &[&str]) -> Result<()> {
     let id = Command::new("id")
         .arg("-u")
         .output()
@@ -107,4 +186,16 @@ fn apt(args: &[&str]) -> Result<()> {
     // What apt says is not the output of whatever this set-up is for.
     command.stdout(std::io::stderr());
     sh::run(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn madison_is_read() {
+        let table = " a | 1:7.2+x | http://host bookworm/main amd64 Packages\n a | 1:7.1 | y\n";
+        assert_eq!(newest(table).as_deref(), Some("1:7.2+x"));
+        assert_eq!(newest(""), None);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{setup, sh, tidy};
+use crate::{guest, setup, sh, tidy};
 
 /// What a step came to.
 enum Outcome {
@@ -16,8 +16,8 @@ enum Outcome {
 }
 
 pub(crate) fn test() -> Result<ExitCode> {
-    setup::setup(setup::Purpose::Test)?;
-    let steps: [(&str, fn() -> Outcome); 9] = [
+    setup::setup(setup::Purpose::Guest)?;
+    let steps: [(&str, fn() -> Outcome); 10] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("lints", || {
             cargo(&[
@@ -35,6 +35,11 @@ pub(crate) fn test() -> Result<ExitCode> {
             tidy::tidy().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
         }),
         ("tests", tests),
+        ("guest", || match guest::ci() {
+            Ok(true) => Outcome::Passed,
+            Ok(false) => Outcome::Failed("tests in the guest failed".into()),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }),
         ("pool under Miri", miri),
         ("pool and core under ThreadSanitizer", tsan),
         ("bench smoke", || {

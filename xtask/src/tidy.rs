@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::sh;
+use crate::{guest, sh};
 
 /// Longest ARCHITECTURE.md, in lines.
 const ARCHITECTURE_LINES: usize = 150;
@@ -38,6 +38,9 @@ pub(crate) fn tidy() -> Result<()> {
         if !readme.contains(&format!("`{driver}`")) {
             wrong.push(format!("README.md does not list the driver {driver}"));
         }
+    }
+    if let Err(error) = guest::specs() {
+        wrong.push(format!("{error:#}"));
     }
     walk(&root.join("crates"), &mut |path, text| {
         check_source(path, text, &mut wrong)

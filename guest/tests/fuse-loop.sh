@@ -1,0 +1,23 @@
+# about: a file system on the fuse-loop frontend survives remount and check
+# ci: yes
+# memory: 1G
+# cpus: 2
+# timeout: 120
+# modules: loop fuse
+
+disk=$(uzram create --size 256M --frontend fuse-loop)
+say "disk $disk"
+check mkfs.ext4 -q "$disk"
+check mount "$disk" /mnt
+check dd if=/dev/urandom of=/mnt/random bs=1M count=16 status=none
+cp -r /usr/bin /mnt/bin
+sums=$(cd /mnt && find . -type f -exec sha256sum {} + | sort)
+check umount /mnt
+check e2fsck -fn "$disk"
+check mount "$disk" /mnt
+equal "$(cd /mnt && find . -type f -exec sha256sum {} + | sort)" "$sums" "the files' sums"
+expect_exit 3 uzram remove "$disk"
+check umount /mnt
+check uzram list
+check uzram remove "$disk"
+equal "$(uzram list | wc -l)" 1 "lines of the list of no devices"

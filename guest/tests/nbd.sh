@@ -1,0 +1,22 @@
+# about: a file system on the nbd frontend, attached by the kernel's client
+# ci: yes
+# memory: 1G
+# cpus: 2
+# timeout: 120
+# modules: nbd ext4
+
+check uzram create --size 256M --frontend nbd
+socket=/run/uzram/zram0/nbd.sock
+check nbd-client -unix "$socket" -N zram0 -b 4096 -timeout 30 /dev/nbd0
+equal "$(blockdev --getsize64 /dev/nbd0)" $((256 << 20)) "the disk's size"
+check mkfs.ext4 -q /dev/nbd0
+check mount /dev/nbd0 /mnt
+cp -r /usr/bin /mnt/bin
+sums=$(cd /mnt && find . -type f -exec sha256sum {} + | sort)
+check umount /mnt
+check e2fsck -fn /dev/nbd0
+check mount /dev/nbd0 /mnt
+equal "$(cd /mnt && find . -type f -exec sha256sum {} + | sort)" "$sums" "the files' sums"
+check umount /mnt
+check nbd-client -d /dev/nbd0
+check uzram remove zram0

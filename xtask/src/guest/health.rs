@@ -1,0 +1,223 @@
+//! What the kernel's log says of the kernel's health, and what that makes of a test.
+
+use std::process::ExitStatus;
+
+use regex_lite::Regex;
+
+use super::spec::Spec;
+
+/// Why a test failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The test's own exit code.
+    Exit(String),
+    /// The test ran out of time and the guest ended it.
+    Timeout(u64),
+    /// The guest stopped answering and QEMU was killed.
+    Hang(String),
+    /// The guest ended without a word.
+    Lost(String),
+    /// The kernel's last words.
+    Panic(String),
+    /// A message of the kernel that no healthy run has.
+    Kernel(String),
+}
+
+impl Failure {
+    /// The word for it in a test's `fails` line.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Exit(_) => "exit",
+            Self::Timeout(_) => "timeout",
+            Self::Hang(_) => "hang",
+            Self::Lost(_) => "lost",
+            Self::Panic(_) => "panic",
+            Self::Kernel(_) => "kernel",
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exit(code) => write!(f, "exit code {code}"),
+            Self::Timeout(seconds) => write!(f, "not done in {seconds} s"),
+            Self::Hang(what) => write!(f, "{what}; killed"),
+            Self::Lost(what) => write!(f, "{what}"),
+            Self::Panic(line) => write!(f, "{line}"),
+            Self::Kernel(line) => write!(f, "kernel: {line}"),
+        }
+    }
+}
+
+/// Lines of the kernel's log that a failure shows.
+const EXCERPT: usize = 40;
+
+/// What guest/init writes into the kernel's log when the test begins.
+const BEGIN: &str = "guest: the test begins";
+
+const PANIC: &str = "Kernel panic";
+
+/// Parts of messages that no healthy run has.
+const SICK: &[&str] = &[
+    "Oops",
+    "BUG: ",
+    "WARNING: ",
+    "INFO: possible ",
+    "possible circular locking",
+    "possible recursive locking",
+    "general protection fault",
+    "blocked for more than",
+    "soft lockup",
+    "hard LOCKUP",
+    "self-detected stall",
+    "detected stalls",
+    "expedited stalls",
+    "I/O error",
+    "EXT4-fs error",
+    "EXT4-fs warning",
+    "Corruption detected",
+    "metadata corruption",
+    "Internal error xfs",
+    "BTRFS error",
+    "BTRFS critical",
+    "Write-error on swap-device",
+    "Read-error on swap-device",
+    "Out of memory",
+    "invoked oom-killer",
+    "segfault at",
+    "page allocation failure",
+];
+
+/// Whether a line of the log tells of sickness.
+fn sick(line: &str, allow: &[Regex]) -> bool {
+    line.contains(PANIC)
+        || SICK.iter().any(|part| line.contains(part)) && !allow.iter().any(|r| r.is_match(line))
+}
+
+/// Judges a kernel log: a panic is all there is to say; else the first sick message, and how many more.
+fn judge(log: &str, allow: &[Regex]) -> Option<Failure> {
+    if let Some(line) = log.lines().find(|line| line.contains(PANIC)) {
+        return Some(Failure::Panic(message(line).to_owned()));
+    }
+    let mut lines = log.lines().filter(|line| sick(line, allow));
+    let first = message(lines.next()?);
+    Some(Failure::Kernel(match lines.count() {
+        0 => first.to_owned(),
+        more => format!("{first} (and {more} more)"),
+    }))
+}
+
+/// The part of a failed run's log that a reader wants first: from the first sick message, or what came last.
+pub(crate) fn excerpt<'a>(log: &'a str, allow: &[Regex]) -> Vec<&'a str> {
+    let lines: Vec<_> = log.lines().collect();
+    let sick = lines.iter().position(|line| sick(line, allow));
+    let from = sick.unwrap_or_else(|| {
+        let begin = lines.iter().rposition(|line| line.contains(BEGIN));
+        let last = lines.len().saturating_sub(EXCERPT);
+        begin.map_or(last, |begin| last.max(begin + 1))
+    });
+    lines[from..].iter().take(EXCERPT).copied().collect()
+}
+
+/// A line of the log without its time stamp.
+fn message(line: &str) -> &str {
+    let line = line.trim();
+    let stamped = line.starts_with('[');
+    line.split_once("] ")
+        .filter(|_| stamped)
+        .map_or(line, |(_, text)| text)
+}
+
+/// How the guest's run came to its end, as the host saw it.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// QEMU ended by itself, well.
+    Itself,
+    /// QEMU ended by itself and said that it failed.
+    Broken(ExitStatus),
+    /// Killed: the guest did not get to the test.
+    NoBoot(u64),
+    /// Killed: the guest did not end long after the test's own limit.
+    Stuck(u64),
+}
+
+/// Everything that speaks against a run. `status` is what the guest wrote: `begin`, then `exit CODE` or `timeout`.
+pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Failure> {
+    let kernel = judge(log, &spec.allow);
+    if matches!(kernel, Some(Failure::Panic(_))) {
+        return kernel.into_iter().collect();
+    }
+    let status = status.lines().last().unwrap_or_default();
+    let own = match (end, status) {
+        (_, "timeout") => Some(Failure::Timeout(spec.timeout)),
+        (_, line) if line.starts_with("exit ") && line != "exit 0" => {
+            Some(Failure::Exit(line[5..].into()))
+        }
+        (End::NoBoot(seconds), _) => Some(Failure::Hang(format!("no test begun in {seconds} s"))),
+        // Also after the test, if the guest then could not be switched off.
+        (End::Stuck(seconds), _) => Some(Failure::Hang(format!("no end in {seconds} s"))),
+        (End::Broken(status), _) => Some(Failure::Lost(format!("QEMU: {status}"))),
+        (End::Itself, "exit 0") => None,
+        (End::Itself, "begin") => Some(Failure::Lost("the guest went away in the test".into())),
+        (End::Itself, _) => Some(Failure::Lost("the guest went away before the test".into())),
+    };
+    own.into_iter().chain(kernel).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    fn spec(header: &str) -> Spec {
+        Spec::parse("x", &format!("# about: x\n# timeout: 7\n{header}")).unwrap()
+    }
+
+    fn kinds(status: &str, log: &str, end: &End) -> Vec<&'static str> {
+        let failures = verdict(&spec("# allow-dmesg: dev loop0"), status, log, end);
+        failures.iter().map(Failure::kind).collect()
+    }
+
+    #[test]
+    fn every_end_has_its_reason() {
+        let end = End::Itself;
+        assert!(kinds("begin\nexit 0\n", "[ 1.0] fine", &end).is_empty());
+        assert_eq!(kinds("begin\nexit 3\n", "", &end), ["exit"]);
+        assert_eq!(kinds("begin\ntimeout\n", "", &end), ["timeout"]);
+        assert_eq!(kinds("begin\n", "", &end), ["lost"]);
+        assert_eq!(kinds("", "", &end), ["lost"]);
+        assert_eq!(kinds("", "", &End::NoBoot(60)), ["hang"]);
+        assert_eq!(kinds("begin\n", "", &End::Stuck(9)), ["hang"]);
+        assert_eq!(kinds("begin\nexit 0\n", "", &End::Stuck(9)), ["hang"]);
+        assert_eq!(kinds("begin\nexit 1\n", "", &End::Stuck(9)), ["exit"]);
+        let broken = End::Broken(ExitStatus::from_raw(256));
+        assert_eq!(kinds("", "", &broken), ["lost"]);
+    }
+
+    #[test]
+    fn the_kernels_messages_count() {
+        let end = End::Itself;
+        let log = "[    1.000000] Buffer I/O error on dev loop1, logical block 0\r\n";
+        assert_eq!(kinds("begin\nexit 0\n", log, &end), ["kernel"]);
+        assert_eq!(kinds("begin\nexit 2\n", log, &end), ["exit", "kernel"]);
+        let log = "[    1.0] Buffer I/O error on dev loop0\n";
+        assert!(kinds("begin\nexit 0\n", log, &end).is_empty());
+        let log = "[    1.0] BUG: x\n[    1.0] Kernel panic - not syncing: y\n";
+        let failures = verdict(&spec(""), "begin\n", log, &end);
+        assert_eq!(
+            failures,
+            [Failure::Panic("Kernel panic - not syncing: y".into())]
+        );
+        let log = "[ 0.9] x\n[    1.0] WARNING: a\n[    1.0] WARNING: b\n";
+        assert_eq!(
+            judge(log, &[]),
+            Some(Failure::Kernel("WARNING: a (and 1 more)".into()))
+        );
+        assert_eq!(excerpt(log, &[]).len(), 2);
+        let log = "x\n".repeat(100);
+        assert_eq!(excerpt(&log, &[]).len(), EXCERPT);
+        assert_eq!(excerpt(&format!("{log}{BEGIN}\ny\n"), &[]), ["y"]);
+    }
+}

@@ -1,0 +1,202 @@
+//! `cargo xtask guest`: tests in a virtual machine, with the kernel that has what this machine's kernel may lack:
+//! ublk, nbd, zram, and the freedom to crash. QEMU emulates the processor, so neither KVM nor root is needed.
+//!
+//! One boot for each test: a test that hangs or kills its kernel fails alone.
+//!
+//! | module | its subject |
+//! | --- | --- |
+//! | `spec` | what a test's file says of the test |
+//! | `kernel`, `modules` | Debian's kernel and its modules |
+//! | `image`, `cpio` | the guest's file system |
+//! | `qemu` | the virtual machine's process |
+//! | `health` | what the kernel's log and the run's end make of a test |
+
+mod cpio;
+mod health;
+mod image;
+mod kernel;
+mod modules;
+mod qemu;
+mod spec;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{setup, sh};
+use health::Failure;
+use qemu::{Logs, Machine};
+use spec::Spec;
+
+pub(crate) fn guest(args: &[&str]) -> Result<ExitCode> {
+    let specs = specs()?;
+    match args {
+        ["--list"] => {
+            for spec in &specs {
+                let ci = if spec.ci { "ci" } else { "" };
+                println!("{:20} {ci:3} {}", spec.name, spec.about);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        ["--shell"] => {
+            let bench = Bench::new(&specs)?;
+            bench
+                .machine
+                .shell(&Spec::parse("shell", "# about: a shell")?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ["--selftest"] => selftest(&specs),
+        [option, ..] if option.starts_with('-') => {
+            bail!("'{option}' is not understood: --list, --shell, --selftest, or names of tests")
+        }
+        names => Ok(code(run(&specs, names)?)),
+    }
+}
+
+/// All tests of CI; whether all passed.
+pub(crate) fn ci() -> Result<bool> {
+    run(&specs()?, &[])
+}
+
+/// Reads all tests' headers.
+pub(crate) fn specs() -> Result<Vec<Spec>> {
+    spec::read_all(&sh::root().join("guest/tests"))
+}
+
+/// Runs tests; whether all passed.
+fn run(specs: &[Spec], names: &[&str]) -> Result<bool> {
+    let chosen = spec::select(specs, names)?;
+    let bench = Bench::new(specs)?;
+    let (mut lines, mut failed) = (Vec::new(), 0);
+    for spec in &chosen {
+        let run = bench.run(spec)?;
+        failed += usize::from(!run.failures.is_empty());
+        lines.push(run.line(spec));
+    }
+    println!("\n{}", lines.join("\n"));
+    println!("logs and saved files: {}", bench.results.display());
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    Ok(failed == 0)
+}
+
+/// Shows that the bench can fail: runs the tests that must, and demands that each is reported for its reason.
+fn selftest(specs: &[Spec]) -> Result<ExitCode> {
+    let bench = Bench::new(specs)?;
+    let (mut lines, mut wrong) = (Vec::new(), 0);
+    for spec in specs {
+        let Some(expected) = &spec.fails else {
+            continue;
+        };
+        let run = bench.run(spec)?;
+        let kinds: Vec<_> = run.failures.iter().map(Failure::kind).collect();
+        let right = kinds == [expected.as_str()];
+        wrong += usize::from(!right);
+        let verdict = if right { "as it must" } else { "WRONG" };
+        lines.push(format!(
+            "{verdict}: {} (wanted: {expected})",
+            run.line(spec)
+        ));
+    }
+    println!("\n{}", lines.join("\n"));
+    println!("{} passed, {wrong} failed", lines.len() - wrong);
+    Ok(code(wrong == 0 && !lines.is_empty()))
+}
+
+fn code(success: bool) -> ExitCode {
+    if success {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Everything that a run needs, made once.
+struct Bench {
+    machine: Machine,
+    results: PathBuf,
+    /// Held while this lives: two runs would overwrite each other's image and results.
+    _lock: File,
+}
+
+impl Bench {
+    fn new(specs: &[Spec]) -> Result<Self> {
+        setup::setup(setup::Purpose::Guest)?;
+        let work = sh::target().join("guest");
+        fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        let lock = File::create(work.join("lock"))?;
+        if lock.try_lock().is_err() {
+            eprintln!("guest: waiting for another run to end");
+            lock.lock()?;
+        }
+        let kernel = kernel::fetch(&work)?;
+        let initrd = image::build(&work, &kernel, specs)?;
+        let machine = Machine {
+            kernel: kernel.image,
+            initrd,
+        };
+        Ok(Self {
+            machine,
+            results: work.join("results"),
+            _lock: lock,
+        })
+    }
+
+    fn run(&self, spec: &Spec) -> Result<Run> {
+        println!("\n==== {}: {}", spec.name, spec.about);
+        let begin = Instant::now();
+        let dir = self.results.join(&spec.name);
+        let logs = Logs::new(&dir)?;
+        let end = self.machine.run(spec, &logs)?;
+        let status = fs::read_to_string(&logs.status).unwrap_or_default();
+        let log = fs::read(&logs.kernel).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let failures = health::verdict(spec, &status, &log, &end);
+        // A test that failed by itself has said why.
+        if failures.iter().any(|f| !matches!(f, Failure::Exit(_))) {
+            println!(
+                "the kernel's log, in part ({} has it all):",
+                logs.kernel.display()
+            );
+            for line in health::excerpt(&log, &spec.allow) {
+                println!("    {line}");
+            }
+        }
+        unpack(&logs.saved, &dir);
+        Ok(Run {
+            failures,
+            seconds: begin.elapsed().as_secs(),
+        })
+    }
+}
+
+/// What became of a test.
+struct Run {
+    failures: Vec<Failure>,
+    seconds: u64,
+}
+
+impl Run {
+    fn line(&self, spec: &Spec) -> String {
+        let (name, seconds) = (&spec.name, self.seconds);
+        if self.failures.is_empty() {
+            return format!("ok      {name} ({seconds} s)");
+        }
+        let why: Vec<_> = self.failures.iter().map(Failure::to_string).collect();
+        format!("FAILED  {name} ({seconds} s): {}", why.join("; "))
+    }
+}
+
+/// Unpacks what the test saved. A guest that died has saved nothing, or half of it.
+fn unpack(saved: &Path, dir: &Path) {
+    if fs::metadata(saved).is_ok_and(|about| about.len() > 0) {
+        let mut tar = Command::new("tar");
+        tar.arg("-xf").arg(saved).arg("-C").arg(dir);
+        if let Err(error) = sh::run(tar) {
+            eprintln!("guest: {error:#}");
+        }
+    }
+    let _ = fs::remove_file(saved);
+}

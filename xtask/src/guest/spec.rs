@@ -1,0 +1,183 @@
+//! What a test's file says of the test: comments of the form `# key: value` before the first other line.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use regex_lite::Regex;
+
+/// One test.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    pub(crate) about: String,
+    /// Whether it runs when no test is named.
+    pub(crate) ci: bool,
+    /// The guest's memory, as QEMU takes it: `512M`, `1G`.
+    pub(crate) memory: String,
+    pub(crate) cpus: u32,
+    /// Seconds.
+    pub(crate) timeout: u64,
+    /// Loaded before the test.
+    pub(crate) modules: Vec<String>,
+    /// Kernel messages that would otherwise fail the test.
+    pub(crate) allow: Vec<Regex>,
+    /// A test of the bench itself: what it must be reported to have failed of.
+    pub(crate) fails: Option<String>,
+}
+
+impl Spec {
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
+        let mut spec = Self {
+            name: name.to_owned(),
+            about: String::new(),
+            ci: true,
+            memory: "1G".into(),
+            cpus: 2,
+            timeout: 60,
+            modules: Vec::new(),
+            allow: Vec::new(),
+            fails: None,
+        };
+        // It becomes a word of the kernel's command line and a directory.
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            bail!("the name '{name}' is not of letters, digits and -");
+        }
+        let mut seen = BTreeSet::new();
+        for line in text.lines().take_while(|line| line.starts_with('#')) {
+            let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(": "))
+            else {
+                continue;
+            };
+            let value = value.trim();
+            let wrong = || format!("{key}: '{value}' is not understood");
+            match key {
+                "about" => spec.about = value.into(),
+                "ci" => {
+                    spec.ci = match value {
+                        "yes" => true,
+                        "no" => false,
+                        _ => bail!("{} (yes or no)", wrong()),
+                    }
+                }
+                "memory" => {
+                    let digits = value.strip_suffix(['M', 'G']).with_context(wrong)?;
+                    digits.parse::<u32>().with_context(wrong)?;
+                    spec.memory = value.into();
+                }
+                "cpus" => spec.cpus = value.parse().with_context(wrong)?,
+                "timeout" => spec.timeout = value.parse().with_context(wrong)?,
+                "modules" => {
+                    let names = value.split_whitespace();
+                    spec.modules = names.map(|name| name.replace('-', "_")).collect();
+                }
+                "allow-dmesg" => spec.allow.push(Regex::new(value).with_context(wrong)?),
+                "fails" => spec.fails = Some(value.into()),
+                // Any other comment with a colon.
+                _ => continue,
+            }
+            if key != "allow-dmesg" && !seen.insert(key) {
+                bail!("{key} is said twice");
+            }
+        }
+        if spec.about.is_empty() {
+            bail!("no line '# about: ...' at the top");
+        }
+        if spec.ci && spec.fails.is_some() {
+            bail!("what must fail cannot be 'ci: yes'");
+        }
+        Ok(spec)
+    }
+}
+
+/// All tests of a directory, by name.
+pub(crate) fn read_all(dir: &Path) -> Result<Vec<Spec>> {
+    let mut specs = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if path.extension().is_some_and(|e| e == "sh") {
+            let text = fs::read_to_string(&path)?;
+            let spec = Spec::parse(&name, &text).with_context(|| path.display().to_string())?;
+            specs.push(spec);
+        }
+    }
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(specs)
+}
+
+/// The tests to run: those named, or those of CI.
+pub(crate) fn select<'a>(specs: &'a [Spec], names: &[&str]) -> Result<Vec<&'a Spec>> {
+    if names.is_empty() {
+        return Ok(specs.iter().filter(|spec| spec.ci).collect());
+    }
+    let find = |name: &&str| {
+        let spec = specs.iter().find(|spec| spec.name == *name);
+        spec.with_context(|| {
+            let known: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
+            format!("no test '{name}'; there are: {}", known.join(" "))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read() {
+        let text = "#!/bin/bash\n# about: it works: really\n# ci: no\n# memory: 512M\n# cpus: 3\n\
+                    # timeout: 9\n# modules: ublk-drv nbd\n# allow-dmesg: I/O error, dev loop[0-9]\n\
+                    # note: this\n\n# cpus: 7\n";
+        let spec = Spec::parse("x", text).unwrap();
+        assert_eq!(spec.about, "it works: really");
+        assert!(!spec.ci);
+        assert_eq!(
+            (spec.memory.as_str(), spec.cpus, spec.timeout),
+            ("512M", 3, 9)
+        );
+        assert_eq!(spec.modules, ["ublk_drv", "nbd"]);
+        assert!(spec.allow[0].is_match("[1.0] I/O error, dev loop3, sector 0"));
+        assert!(spec.fails.is_none());
+    }
+
+    #[test]
+    fn a_wrong_header_is_refused() {
+        assert!(Spec::parse("x y", "# about: x").is_err());
+        let wrong = [
+            "",
+            "# ci: maybe",
+            "# memory: 1",
+            "# memory: xG",
+            "# cpus: two",
+            "# timeout: -1",
+            "# allow-dmesg: (",
+            "# cpus: 1\n# cpus: 1",
+            "# ci: yes\n# fails: exit",
+        ];
+        for lines in wrong {
+            assert!(Spec::parse("x", lines).is_err(), "{lines}");
+            let text = format!("# about: x\n{lines}");
+            assert!(
+                lines.is_empty() || Spec::parse("x", &text).is_err(),
+                "{lines}"
+            );
+        }
+    }
+
+    #[test]
+    fn tests_are_selected() {
+        let spec = |name, text: &str| Spec::parse(name, &format!("# about: x\n{text}")).unwrap();
+        let specs = [spec("a", ""), spec("b", "# ci: no")];
+        let names = |names: &[&str]| -> Result<Vec<String>> {
+            let chosen = select(&specs, names)?;
+            Ok(chosen.iter().map(|s| s.name.clone()).collect())
+        };
+        assert_eq!(names(&[]).unwrap(), ["a"]);
+        assert_eq!(names(&["b", "a"]).unwrap(), ["b", "a"]);
+        let error = names(&["c"]).unwrap_err().to_string();
+        assert_eq!(error, "no test 'c'; there are: a b");
+    }
+}
