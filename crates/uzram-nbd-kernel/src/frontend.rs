@@ -36,7 +36,8 @@ pub struct KernelNbd {
     mender: Option<JoinHandle<()>>,
 }
 
-/// Says why this machine or user cannot have a device, if so.
+/// Says why this machine or user cannot have a device, if so. That it is asked for makes the kernel load its module,
+/// where it finds it.
 pub fn probe() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("the kernel's NBD client obeys root only".into());

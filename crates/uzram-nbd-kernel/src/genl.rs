@@ -166,7 +166,10 @@ mod tests {
         request.string(control::ATTR_FAMILY_NAME, &"x".repeat(100));
         let refusal = family.send(request).err().unwrap();
         let errno = refusal.source.raw_os_error();
-        assert!(matches!(errno, Some(libc::ERANGE | libc::EINVAL)), "{errno:?}");
+        assert!(
+            matches!(errno, Some(libc::ERANGE | libc::EINVAL)),
+            "{errno:?}"
+        );
         assert!(refusal.words.is_some_and(|words| !words.is_empty()));
         // The socket still works.
         let mut request = family.request(control::GETFAMILY);

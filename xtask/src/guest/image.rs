@@ -81,7 +81,13 @@ const MODULES: &[&str] = &[
 ];
 
 /// Our own programs: what cargo builds, and where it then lies below `release/`.
-const OURS: &[(&[&str], &str)] = &[(&["--package", "uzram-cli"], "uzram")];
+const OURS: &[(&[&str], &str)] = &[
+    (&["--package", "uzram-cli"], "uzram"),
+    (
+        &["--package", "uzram-nbd-kernel", "--example", "nbd-kernel"],
+        "examples/nbd-kernel",
+    ),
+];
 
 const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib"];
 
@@ -102,7 +108,8 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<Path
     let mut archive = Archive::new(out);
     for (_, program) in OURS {
         let path = sh::target().join("release").join(program);
-        archive.file(&format!("usr/bin/{program}"), &stripped(&path, work)?)?;
+        let name = program.rsplit('/').next().unwrap_or(program);
+        archive.file(&format!("usr/bin/{name}"), &stripped(&path, work)?)?;
         for library in libraries(&path)? {
             archive.file(&merged(&library), &read(&library)?)?;
         }
