@@ -1,7 +1,7 @@
 # about: a device on the kernel's NBD client outlives its server
 # ci: yes
-# timeout: 240
-# modules: nbd ext4
+# timeout: 150
+# modules: nbd
 
 start() {
     coproc SERVER { exec nbd-kernel "$@" 2>>server.log; }
@@ -41,21 +41,20 @@ kill -STOP "$SERVER_PID"
 sleep 7
 kill -CONT "$SERVER_PID"
 finished stopped
-grep -q 'connections anew' server.log || fail "nothing was mended: $(cat server.log)"
+grep -q 'made anew' server.log || fail "nothing was mended: $(cat server.log)"
 tell remove
 equal "$answer" ok removal
 wait "$SERVER_PID"
 
 # The real thing. The data is zeros, which the next process has as well.
 start --request-timeout 4 --name real
-dd if="$node" of=read bs=64k count=512 iflag=direct status=none && cmp -n 32M read /dev/zero
-(for _ in 1 2 3 4 5 6; do dd if="$node" bs=4k iflag=direct status=none | cmp -n 64M - /dev/zero; done) &
+(for _ in 1 2 3; do dd if="$node" bs=16k iflag=direct status=none | cmp -n 64M - /dev/zero; done) &
 reader=$!
 sleep 1
 for wrong in "--name other" "--name real --size-mib 32" "--name real --block-size 512" "--name real"; do
     # shellcheck disable=SC2086
     if nbd-kernel --reattach 0 $wrong </dev/null 2>refused; then fail "not refused: $wrong"; fi
-    tail -n 1 refused
+    cat refused
 done
 grep -q lives refused || fail "$(cat refused)"
 kill -KILL "$SERVER_PID"
@@ -63,41 +62,12 @@ wait "$SERVER_PID" || true
 for wrong in "--name other" "--name real --size-mib 32" "--name real --block-size 512"; do
     # shellcheck disable=SC2086
     if nbd-kernel --reattach 0 $wrong </dev/null 2>refused; then fail "not refused: $wrong"; fi
+    cat refused
 done
 kill -0 "$reader" || fail "the reader did not wait"
 start --reattach 0 --request-timeout 4 --name real
 wait "$reader"
 
-# Dead for good, with a file system mounted.
-check mkfs.ext4 -q "$node"
-check mount "$node" /mnt
-cp /usr/bin/bash /mnt
-kill -KILL "$SERVER_PID"
-wait "$SERVER_PID" || true
-equal "$(nbd-kernel --clear-stale 0 --name other)" "" "what was cleared for another"
-if nbd-kernel --clear-stale 0 --name real 2>refused; then fail "it is mounted"; fi
-grep -q 'mounted at /mnt' refused || fail "$(cat refused)"
-umount /mnt || true
-gone() { [ ! -e /sys/block/nbd0/pid ]; }
-retry 10 gone
-equal "$(nbd-kernel --clear-stale 0 --name real)" "" "what was left"
-
-# Dead for good, and free.
-start --name free
-kill -KILL "$SERVER_PID"
-wait "$SERVER_PID" || true
-equal "$(nbd-kernel --clear-stale "${node#/dev/nbd}" --name free)" "cleared nbd device $node" "what was cleared"
-if nbd-kernel --reattach 0 --name free </dev/null 2>refused; then fail "nothing is there"; fi
-grep -q 'not connected' refused || fail "$(cat refused)"
-
-# The time is over before a server comes: requests fail, and the device can still be taken over.
-start --name late --dead-conn-timeout 2 --request-timeout 2
-kill -KILL "$SERVER_PID"
-wait "$SERVER_PID" || true
-if timeout 20 dd if="$node" of=/dev/null bs=4k count=1 iflag=direct 2>refused; then fail "read from the dead"; fi
-cat refused
-start --reattach "${node#/dev/nbd}" --name late
-check dd if="$node" of=/dev/null bs=1M iflag=direct status=none
 tell remove
 equal "$answer" ok removal
-cat server.log
+check cat server.log

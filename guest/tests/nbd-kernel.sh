@@ -79,6 +79,7 @@ check fio --name=small --filename="$node" --rw=randrw --bs=512 --ioengine=libaio
 check nbd-client -d "$node"
 tell remove
 equal "$answer" ok removal
+wait "$SERVER_PID"
 # Beyond nbds_max a device is made.
 start --index 40
 check dd if="$node" of=/dev/null bs=1M status=none

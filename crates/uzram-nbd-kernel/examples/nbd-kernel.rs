@@ -6,6 +6,7 @@
 //! - `remove`: disconnects the device and ends the program
 
 use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,9 +49,18 @@ struct Args {
     probe: bool,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).init();
-    let args = Args::parse();
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     if args.probe {
         return Ok(probe()?);
     }

@@ -1,7 +1,7 @@
 //! The requests of the family "nbd" (`linux/nbd-netlink.h`), and what the kernel means when it refuses one.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use crate::genl::{Family, Refusal};
@@ -59,13 +59,9 @@ impl Client {
         sockets: &[OwnedFd],
     ) -> Result<u32, Error> {
         let mut request = self.0.request(cmd::CONNECT);
-        if let Some(index) = options.index {
-            request.u32(attr::INDEX, index);
-        }
-        request.u64(attr::SIZE_BYTES, geometry.size_bytes);
-        request.u64(attr::BLOCK_SIZE_BYTES, geometry.block_size.into());
-        request.u64(attr::SERVER_FLAGS, geometry.flags.into());
-        self.common(&mut request, options, sockets);
+        put_device(&mut request, geometry, options);
+        put_connections(&mut request, options, &raw(sockets));
+        self.put_identifier(&mut request, options);
         let answer = self.0.send(request).map_err(|refusal| {
             let busy = refusal.source.raw_os_error() == Some(libc::EBUSY);
             match options.index {
@@ -93,7 +89,8 @@ impl Client {
     ) -> Result<bool, Error> {
         let mut request = self.0.request(cmd::RECONFIGURE);
         request.u32(attr::INDEX, index);
-        self.common(&mut request, options, sockets);
+        put_connections(&mut request, options, &raw(sockets));
+        self.put_identifier(&mut request, options);
         match self.0.send(request) {
             Ok(_) => Ok(true),
             Err(Refusal { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => Ok(false),
@@ -111,25 +108,39 @@ impl Client {
         }
     }
 
-    fn common(&self, request: &mut Request, options: &Options, sockets: &[OwnedFd]) {
-        request.u64(
-            attr::DEAD_CONN_TIMEOUT,
-            seconds(options.dead_conn_timeout).into(),
-        );
-        if let Some(limit) = options.request_timeout {
-            request.u64(attr::TIMEOUT, seconds(limit).into());
-        }
-        request.nest(attr::SOCKETS, |list| {
-            for socket in sockets {
-                list.nest(attr::SOCK_ITEM, |item| {
-                    item.u32(attr::SOCK_FD, socket.as_raw_fd().cast_unsigned());
-                });
-            }
-        });
+    fn put_identifier(&self, request: &mut Request, options: &Options) {
         if self.keeps_identifiers() {
             request.string(attr::BACKEND_IDENTIFIER, &options.identifier());
         }
     }
+}
+
+fn raw(sockets: &[OwnedFd]) -> Vec<RawFd> {
+    sockets.iter().map(AsRawFd::as_raw_fd).collect()
+}
+
+fn put_device(request: &mut Request, geometry: &Geometry, options: &Options) {
+    if let Some(index) = options.index {
+        request.u32(attr::INDEX, index);
+    }
+    request.u64(attr::SIZE_BYTES, geometry.size_bytes);
+    request.u64(attr::BLOCK_SIZE_BYTES, geometry.block_size.into());
+    request.u64(attr::SERVER_FLAGS, geometry.flags.into());
+}
+
+fn put_connections(request: &mut Request, options: &Options, sockets: &[RawFd]) {
+    let patience = seconds(options.dead_conn_timeout);
+    request.u64(attr::DEAD_CONN_TIMEOUT, patience.into());
+    if let Some(limit) = options.request_timeout {
+        request.u64(attr::TIMEOUT, seconds(limit).into());
+    }
+    request.nest(attr::SOCKETS, |list| {
+        for socket in sockets {
+            list.nest(attr::SOCK_ITEM, |item| {
+                item.u32(attr::SOCK_FD, socket.cast_unsigned());
+            });
+        }
+    });
 }
 
 /// Whole seconds, rounded up, within what the kernel can count in ticks.
@@ -171,6 +182,37 @@ mod tests {
         ] {
             assert_eq!(seconds(time), expected, "{time:?}");
         }
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_device_and_its_connections_are_put_as_the_kernel_reads_them() {
+        let mut options = Options::new("z");
+        options.index = Some(3);
+        options.dead_conn_timeout = Duration::from_millis(59_001);
+        options.request_timeout = Some(Duration::from_secs(7));
+        let geometry = Geometry {
+            size_bytes: 1 << 33,
+            block_size: 512,
+            flags: 0x0d6d,
+        };
+        let mut request = Request::new(0x1c, cmd::CONNECT, VERSION);
+        put_device(&mut request, &geometry, &options);
+        put_connections(&mut request, &options, &[9, 300]);
+        let expected: &[&[u8]] = &[
+            &[116, 0, 0, 0, 0x1c, 0, 5, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 1, 0, 0],
+            &[8, 0, 1, 0, 3, 0, 0, 0],
+            &[12, 0, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0],
+            &[12, 0, 3, 0, 0, 2, 0, 0, 0, 0, 0, 0],
+            &[12, 0, 5, 0, 0x6d, 0x0d, 0, 0, 0, 0, 0, 0],
+            &[12, 0, 8, 0, 60, 0, 0, 0, 0, 0, 0, 0],
+            &[12, 0, 4, 0, 7, 0, 0, 0, 0, 0, 0, 0],
+            &[28, 0, 7, 0x80],
+            &[12, 0, 1, 0x80, 8, 0, 1, 0, 9, 0, 0, 0],
+            &[12, 0, 1, 0x80, 8, 0, 1, 0, 44, 1, 0, 0],
+        ];
+        assert_eq!(request.finish(2), expected.concat());
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! *A single connection that dies* (the kernel gives one up whose request took too long) is made anew, once
 //! nothing that came through the old one is still being executed: a write must not be done a second time, late.
 //!
+//! *Any error is EIO*: the kernel's client knows no other, so a full memory limit is one as well.
+//!
 //! *Not for swap*: the kernel's client allocates memory for its sockets on the way to this process.
 //!
 //! This crate knows nothing about compressors, pools, or how devices are named.

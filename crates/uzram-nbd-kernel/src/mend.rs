@@ -129,7 +129,7 @@ pub(crate) fn mend(link: &Link, events: &Receiver<Event>, mut missing: usize) {
             _ if link.removing.load(Ordering::Acquire) => {}
             Ok(Some(0)) => {}
             Ok(Some(taken)) => {
-                tracing::warn!("{}: made {taken} connections anew", node.display());
+                tracing::warn!("{}: connections made anew: {taken}", node.display());
                 missing -= taken;
             }
             Ok(None) => {
