@@ -139,6 +139,21 @@ impl From<uzram_fuse::Error> for Failure {
     }
 }
 
+impl From<uzram_ublk::Error> for Failure {
+    fn from(error: uzram_ublk::Error) -> Failure {
+        use uzram_ublk::Error;
+        let kind = match &error {
+            Error::Unavailable { .. } => Kind::Impossible,
+            Error::Invalid { .. } => Kind::Usage,
+            Error::Taken { .. } | Error::Lingers { .. } => Kind::Busy,
+            Error::Node(error) => kind_of_node(error),
+            Error::System { source, .. } => kind_of_io(source),
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
+
 impl From<uzram_nbd::Error> for Failure {
     fn from(error: uzram_nbd::Error) -> Failure {
         use uzram_nbd::Error;

@@ -1,16 +1,18 @@
 //! The `uzram` program: creates compressed RAM disks, lists them, shows their statistics, takes them down.
 //!
-//! One file for each command in `commands`; `server` is the process behind a device; `exit` says which failure
-//! ends with which exit code.
+//! One file for each command in `commands`, one for each frontend in `frontends`; `server` is the process behind a
+//! device, `keeper` the one that holds its memory; `exit` says which failure ends with which exit code.
 #![forbid(unsafe_code)]
 
 mod commands;
 mod exit;
-mod frontend;
+mod frontends;
+mod keeper;
 mod logging;
 mod server;
 mod sweep;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,8 +28,8 @@ Examples:
   uzram list                                      what it holds and what that takes
   umount /mnt && uzram remove zram0
 
-A device's contents live in the memory of its server process: they are gone when the device is
-removed, the server dies or the machine stops.
+A device's contents live in memory that its keeper process holds. They outlive its server, which is
+started anew if it dies; they are gone when the device is removed or the machine stops.
 
 Exit codes: 0 done; 1 failed; 2 usage or a value that is not possible; 3 the device is in use;
 4 no such device; 5 this machine or user cannot do it (missing driver or permission).",
@@ -54,7 +56,28 @@ enum Command {
     Stat(commands::stat::Args),
     Reset(commands::reset::Args),
     Remove(commands::remove::Args),
+    Recover(commands::recover::Args),
+    Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
+    #[command(hide = true)]
+    Keep(keeper::Args),
+    #[command(hide = true)]
+    Serve(server::Args),
+    #[command(hide = true)]
+    CheckImage(commands::check_image::Args),
+}
+
+/// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
+fn parse_create(command: &[OsString]) -> exit::Result<(commands::create::Args, String)> {
+    let words = std::iter::once("uzram".into()).chain(command.iter().cloned());
+    match Args::try_parse_from(words) {
+        Ok(Args {
+            log,
+            command: Command::Create(create),
+        }) => Ok((create, log)),
+        Ok(_) => Err(exit::Failure::new(exit::Kind::Usage, "not a create")),
+        Err(error) => Err(exit::Failure::new(exit::Kind::Usage, error)),
+    }
 }
 
 fn main() -> ExitCode {
@@ -65,7 +88,12 @@ fn main() -> ExitCode {
         Command::Stat(command) => command.run(),
         Command::Reset(command) => command.run(),
         Command::Remove(command) => command.run(),
+        Command::Recover(command) => command.run(),
+        Command::Upgrade(command) => command.run(),
         Command::Algorithms(command) => command.run(),
+        Command::Keep(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::CheckImage(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,74 +1,219 @@
 //! The process behind a device: owns it, its frontend and its control socket, until it is told to go.
+//!
+//! In the background it is started by the device's keeper, which holds the memory and the lock: the server attaches to
+//! what is there, or makes it. Should the keeper die, the server starts another.
 
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, PidfdFlags};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram::Device;
 use uzram_control::stat::Stat;
 use uzram_control::{
-    Claim, ControlError, ControlServer, Handler, Record, Request, Response, RunDir,
+    Claim, ControlError, ControlServer, Handler, Record, Request, Response, RunDir, SERVER_SOCKET,
 };
 
+use crate::commands::create;
 use crate::exit::{Failure, Result};
-use crate::frontend::{Choice, Frontend};
-use crate::logging;
+use crate::frontends::{self, Context, Front, Kind};
+use crate::{keeper, logging};
 
-/// What a server is to serve.
-pub(crate) struct Plan {
-    pub(crate) name: Option<String>,
-    pub(crate) device: uzram::Builder,
-    pub(crate) frontend: Choice,
-    /// Why `auto` chose it.
-    pub(crate) why: Option<String>,
-    pub(crate) listen: Option<uzram_nbd::Listen>,
-    pub(crate) allow_remote: bool,
-    pub(crate) background: bool,
+/// How long a predecessor may take to die.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serve a device whose memory a keeper holds
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The device's directory
+    #[arg(long)]
+    dir: PathBuf,
+    /// Descriptor of the image
+    #[arg(long)]
+    image: i32,
+    /// The device is there already and is to be served again
+    #[arg(long)]
+    resume: bool,
+    /// The command line that asked for the device
+    #[arg(last = true)]
+    command: Vec<OsString>,
 }
 
 /// What ends a server.
 enum Event {
     Signal,
     Removed,
+    HandOver,
 }
 
 struct Served {
     device: Arc<Device>,
-    frontend: Mutex<Frontend>,
+    front: Mutex<Box<dyn Front>>,
     events: Mutex<Sender<Event>>,
 }
 
-/// Makes the device, prints its path, serves until it is removed.
-pub(crate) fn run(plan: Plan, run: &RunDir, log: &str) -> Result {
+/// The rest of what a server needs to know of itself.
+struct Place<'a> {
+    claim: &'a Claim,
+    kind: &'static Kind,
+    /// Whether to serve again what the record names.
+    resume: bool,
+    /// The keeper's process number, 0 for none.
+    keeper: u32,
+}
+
+/// Serves from this process, with memory of its own.
+pub(crate) fn run_in_foreground(create: &create::Args, run: &RunDir, log: &str) -> Result {
+    let (kind, why) = create.frontend()?;
     // Settings that are impossible are found before anything is made.
-    let device = Arc::new(plan.device.clone().build()?);
-    let claim = run.claim(plan.name.as_deref())?;
-    if let Some(why) = &plan.why {
-        eprintln!("uzram: frontend {}: {why}", plan.frontend.name());
-    }
-    if plan.background {
-        // Whatever directory this was started from may be unmounted.
-        std::env::set_current_dir("/")?;
-    }
-    let result = serve(&plan, &device, &claim, log);
+    let device = Arc::new(create.builder()?.build()?);
+    let claim = run.claim(create.name())?;
+    say_why(kind, why);
+    logging::to_stderr(log)?;
+    let place = Place {
+        claim: &claim,
+        kind,
+        resume: false,
+        keeper: 0,
+    };
+    let result = serve(&place, create, &device, |_| Ok(()));
     let released = claim.release();
     result.and(released.map_err(Failure::from))
 }
 
-fn serve(plan: &Plan, device: &Arc<Device>, claim: &Claim, log: &str) -> Result {
-    if plan.background {
-        let path = claim.file("log");
-        let options = std::fs::OpenOptions::new()
+fn say_why(kind: &Kind, why: Option<String>) {
+    if let Some(why) = why {
+        eprintln!("uzram: frontend {}: {why}", kind.name);
+    }
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let (create, log) = crate::parse_create(&self.command)?;
+        let claim = Claim::adopt(&self.dir)?;
+        let record = claim.record().filter(|_| self.resume);
+        let (kind, why) = match record.and_then(|record| frontends::by_name(&record.frontend)) {
+            Some(kind) => (kind, None),
+            None => create.frontend()?,
+        };
+        let device = Arc::new(self.device(&create)?);
+        say_why(kind, why);
+        let log_file = OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
-            .to_owned();
-        logging::to_file(log, options.open(path)?)?;
-    } else {
-        logging::to_stderr(log)?;
+            .open(claim.file("log"))?;
+        logging::to_file(&log, log_file)?;
+        let keeper = rustix::process::getppid();
+        let place = Place {
+            claim: &claim,
+            kind,
+            resume: self.resume,
+            keeper: keeper.map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
+        };
+        serve(&place, &create, &device, |place| {
+            leave_terminal()?;
+            self.watch_keeper(place, keeper);
+            Ok(())
+        })
     }
+
+    /// The device in the keeper's memory, made or as a predecessor left it.
+    fn device(&self, create: &create::Args) -> Result<Device> {
+        let begin = Instant::now();
+        loop {
+            let path = format!("/proc/self/fd/{}", self.image);
+            let image = OpenOptions::new().read(true).write(true).open(path)?;
+            let builder = create.builder()?;
+            let result = if self.resume {
+                builder.attach(image.into())
+            } else {
+                builder.build_in(image.into())
+            };
+            match result {
+                // The last of a killed process's threads may still be on its way out.
+                Err(uzram::Error::InUse) if begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Starts another keeper whenever the keeper dies.
+    fn watch_keeper(&self, place: &Place<'_>, first: Option<Pid>) {
+        let claim = Claim::adopt(&place.claim.dir);
+        let adopt = keeper::Args {
+            dir: Some(self.dir.clone()),
+            image: Some(self.image),
+            server: Some(std::process::id()),
+            hand_over: false,
+            rollback: None,
+            command: self.command.clone(),
+        };
+        let watch = move || {
+            let end =
+                first.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+            if let Some(end) = end {
+                keeper::wait_for_end(&end);
+            }
+            let Ok(claim) = claim else { return };
+            loop {
+                if claim.is_released() {
+                    return;
+                }
+                tracing::warn!("the keeper died: starting another");
+                let started = Command::new("/proc/self/exe")
+                    .args(adopt.arguments())
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn();
+                match started {
+                    Ok(mut keeper) => {
+                        if let Some(record) = claim.record() {
+                            let keeper = keeper.id();
+                            let _ = claim.publish(&Record { keeper, ..record });
+                        }
+                        let _ = keeper.wait();
+                    }
+                    Err(error) => tracing::error!(%error, "cannot start a keeper"),
+                }
+                // A keeper that cannot live must not take a CPU.
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        };
+        let thread = std::thread::Builder::new().name("keeper-watch".into());
+        if let Err(error) = thread.spawn(watch) {
+            tracing::error!(%error, "nobody watches the keeper");
+        }
+    }
+}
+
+/// Whatever directory this was started from may be unmounted, and its terminal closed.
+fn leave_terminal() -> Result {
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let to_null = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null));
+    to_null.map_err(std::io::Error::from)?;
+    Ok(())
+}
+
+fn serve(
+    place: &Place<'_>,
+    create: &create::Args,
+    device: &Arc<Device>,
+    ready: impl FnOnce(&Place<'_>) -> Result,
+) -> Result {
     // From here on signals become events, so that none can end the process with a mount left behind.
     let (events, inbox) = channel();
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
@@ -81,72 +226,78 @@ fn serve(plan: &Plan, device: &Arc<Device>, claim: &Claim, log: &str) -> Result 
             }
         })?;
 
-    let listen = plan.listen.clone();
-    let frontend = Frontend::start(plan.frontend, device, claim, listen, plan.allow_remote)?;
-    let path = frontend.path();
-    let served = Arc::new(Served {
-        device: device.clone(),
-        frontend: Mutex::new(frontend),
-        events: Mutex::new(events),
-    });
-    let announced = announce(plan, claim, &path, &served);
-    if announced.is_ok() {
-        tracing::info!(
-            name = claim.name,
-            path,
-            algorithm = device.driver(),
-            "serving"
-        );
-        for event in inbox {
-            match event {
-                Event::Removed => break,
-                Event::Signal => match served.remove() {
-                    Ok(()) => break,
-                    Err(failure) => tracing::warn!("told to end, but {failure}"),
-                },
-            }
-        }
-        tracing::info!(name = claim.name, "removed");
-        return Ok(());
-    }
-    let _ = served.remove();
-    announced
-}
-
-/// Tells the world that the device is there: control socket, record, and its path on stdout.
-fn announce(plan: &Plan, claim: &Claim, path: &str, served: &Arc<Served>) -> Result {
-    ControlServer::start(&claim.file("control.sock"), served.clone())?;
-    claim.publish(&Record {
+    let claim = place.claim;
+    let context = Context {
+        device,
+        claim,
+        settings: &create.settings,
+    };
+    let front = match claim.record() {
+        Some(record) if place.resume => place.kind.resume(&context, &record.resume)?,
+        _ => place.kind.start(&context)?,
+    };
+    let path = front.path();
+    let record = Record {
         version: 1,
         name: claim.name.clone(),
         pid: std::process::id(),
-        frontend: plan.frontend.name().into(),
-        path: path.into(),
+        frontend: place.kind.name.into(),
+        path: path.clone(),
         program: env!("CARGO_PKG_VERSION").into(),
-    })?;
-    // Who started us may be gone, interrupted: then nobody would know of the device.
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{path}").and_then(|()| stdout.flush())?;
-    if plan.background {
-        let null = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?;
-        let to_null = rustix::stdio::dup2_stdin(&null)
-            .and_then(|()| rustix::stdio::dup2_stdout(&null))
-            .and_then(|()| rustix::stdio::dup2_stderr(&null));
-        to_null.map_err(std::io::Error::from)?;
+        keeper: place.keeper,
+        resume: front.resume(),
+    };
+    let served = Arc::new(Served {
+        device: device.clone(),
+        front: Mutex::new(front),
+        events: Mutex::new(events),
+    });
+    let announced = announce(&record, claim, &served).and_then(|()| ready(place));
+    if let Err(failure) = announced {
+        let _ = served.remove();
+        return Err(failure);
+    }
+    let (name, algorithm) = (&claim.name, device.driver());
+    let attached = device.attached_count();
+    tracing::info!(name, path, algorithm, attached, "serving");
+    for event in inbox {
+        match event {
+            Event::Removed => break,
+            Event::Signal => match served.remove() {
+                Ok(()) => break,
+                Err(failure) => tracing::warn!("told to end, but {failure}"),
+            },
+            Event::HandOver => {
+                tracing::info!(name, "handing over");
+                served.front().hand_over();
+                std::process::exit(0);
+            }
+        }
+    }
+    tracing::info!(name, "removed");
+    if place.keeper != 0 {
+        claim.release()?;
     }
     Ok(())
 }
 
+/// Tells the world that the device is there: control socket, record, and its path on stdout.
+fn announce(record: &Record, claim: &Claim, served: &Arc<Served>) -> Result {
+    ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())?;
+    claim.publish(record)?;
+    // Who started us may be gone, interrupted: then nobody would know of the device.
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", record.path).and_then(|()| stdout.flush())?;
+    Ok(())
+}
+
 impl Served {
-    fn frontend(&self) -> MutexGuard<'_, Frontend> {
-        self.frontend.lock().unwrap_or_else(PoisonError::into_inner)
+    fn front(&self) -> MutexGuard<'_, Box<dyn Front>> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remove(&self) -> Result {
-        self.frontend().remove()
+        self.front().remove()
     }
 }
 
@@ -157,12 +308,12 @@ impl Handler for Served {
             message: failure.to_string(),
         };
         match request {
-            Request::Ping => {}
+            Request::Ping | Request::HandOver => {}
             Request::Stat => return Ok(Response::Stat(Box::new(Stat::of(&self.device)))),
             Request::Reset => {
                 // As the kernel's: not under anybody's feet.
-                let frontend = self.frontend();
-                let _held = frontend.hold_idle().map_err(refused)?;
+                let front = self.front();
+                let _held = front.hold_idle().map_err(refused)?;
                 self.device.reset();
             }
             Request::Remove => self.remove().map_err(refused)?,
@@ -176,9 +327,12 @@ impl Handler for Served {
     }
 
     fn answered(&self, request: &Request, done: bool) {
-        if done && *request == Request::Remove {
-            let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = events.send(Event::Removed);
-        }
+        let event = match request {
+            Request::Remove if done => Event::Removed,
+            Request::HandOver if done => Event::HandOver,
+            _ => return,
+        };
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = events.send(event);
     }
 }

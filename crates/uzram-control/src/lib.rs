@@ -16,5 +16,5 @@ pub mod size;
 pub mod stat;
 
 pub use protocol::{ControlError, PROTOCOL_VERSION, Request, Response, call};
-pub use rundir::{Claim, Entry, Error, Record, RunDir, Swept};
+pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};
 pub use server::{ControlServer, Handler};

@@ -37,6 +37,15 @@ pub enum Request {
         /// The limit.
         bytes: u64,
     },
+    /// To a server: end without taking the device down; another process serves it from now on.
+    HandOver,
+    /// To a keeper: start the server if it does not run, and wait until it serves.
+    Recover,
+    /// To a keeper: replace yourself and the server by this program.
+    Upgrade {
+        /// Its path.
+        program: std::path::PathBuf,
+    },
 }
 
 /// What a server answers.

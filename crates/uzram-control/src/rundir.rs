@@ -11,6 +11,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+/// File name of the record.
+const RECORD: &str = "device.json";
+/// File name of the server's control socket in the device's directory.
+pub const SERVER_SOCKET: &str = "control.sock";
+/// File name of the keeper's control socket.
+pub const KEEPER_SOCKET: &str = "keeper.sock";
+
 /// What is known of a running device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -26,6 +33,12 @@ pub struct Record {
     pub path: String,
     /// The program's version.
     pub program: String,
+    /// The keeper's process number: it holds the memory and starts the server anew. 0: none.
+    #[serde(default)]
+    pub keeper: u32,
+    /// What the frontend needs to know to serve the same device again; it alone understands it.
+    #[serde(default)]
+    pub resume: String,
 }
 
 /// Why a device's directory could not be made, found or cleared.
@@ -90,7 +103,8 @@ pub struct Claim {
     pub name: String,
     /// Its directory.
     pub dir: PathBuf,
-    _lock: File,
+    /// `None` where the lock was taken by who started this process, and is held through an inherited descriptor.
+    lock: Option<File>,
 }
 
 /// A device that runs.
@@ -120,9 +134,14 @@ impl Entry {
         })
     }
 
-    /// The path of the control socket.
+    /// The path of the server's control socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("control.sock")
+        self.dir.join(SERVER_SOCKET)
+    }
+
+    /// The path of the keeper's control socket.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.dir.join(KEEPER_SOCKET)
     }
 }
 
@@ -178,7 +197,7 @@ impl RunDir {
                     return Ok(Claim {
                         name: candidate,
                         dir,
-                        _lock: lock,
+                        lock: Some(lock),
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -195,7 +214,7 @@ impl RunDir {
     pub fn devices(&self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         for (_, _, dir) in self.dirs()? {
-            let Ok(text) = fs::read_to_string(dir.join("device.json")) else {
+            let Ok(text) = fs::read_to_string(dir.join(RECORD)) else {
                 continue;
             };
             match serde_json::from_str::<Record>(&text) {
@@ -301,14 +320,49 @@ fn lock_all(dir: &Path) -> Result<File, Error> {
 }
 
 impl Claim {
+    /// A device's directory that was claimed by who started this process, whose lock is inherited from it
+    /// ([`Claim::pass_on_lock`]).
+    pub fn adopt(dir: &Path) -> Result<Claim, Error> {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        if number(&name).is_none() || !dir.is_dir() {
+            return Err(Error::BadName { name: name.into() });
+        }
+        Ok(Claim {
+            name: name.into(),
+            dir: dir.into(),
+            lock: None,
+        })
+    }
+
+    /// Whether the device was taken down.
+    pub fn is_released(&self) -> bool {
+        !self.file("lock").exists()
+    }
+
     /// Path of a file in the device's directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
+    /// Lets processes that are started from now on inherit the lock: the device counts as alive while one of them
+    /// lives.
+    pub fn pass_on_lock(&self) -> Result<(), Error> {
+        let Some(lock) = &self.lock else {
+            return Ok(());
+        };
+        rustix::io::fcntl_setfd(lock, rustix::io::FdFlags::empty())
+            .map_err(|error| Error::at("passing on the lock of", &self.dir)(error.into()))
+    }
+
+    /// The record, if there is one.
+    pub fn record(&self) -> Option<Record> {
+        let text = fs::read_to_string(self.file(RECORD)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
     /// Writes the record: from now on the device is listed.
     pub fn publish(&self, record: &Record) -> Result<(), Error> {
-        let (new, path) = (self.file("device.json.new"), self.file("device.json"));
+        let (new, path) = (self.file("device.json.new"), self.file(RECORD));
         let write = || {
             fs::write(&new, serde_json::to_vec_pretty(record)?)?;
             fs::rename(&new, &path)
@@ -317,7 +371,7 @@ impl Claim {
     }
 
     /// Removes the directory; the name is free again.
-    pub fn release(self) -> Result<(), Error> {
+    pub fn release(&self) -> Result<(), Error> {
         // Half gone it must not be taken for a dead server's.
         let _all = self.dir.parent().map(lock_all).transpose()?;
         remove_files(&self.dir).map_err(Error::at("removing", &self.dir))

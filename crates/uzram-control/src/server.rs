@@ -21,8 +21,13 @@ pub trait Handler: Send + Sync {
 pub struct ControlServer;
 
 impl ControlServer {
-    /// Listens at `socket` (made with mode 0600) and serves it from a thread of its own.
+    /// Listens at `socket` (made with mode 0600) and serves it from a thread of its own. A socket that a process before
+    /// left there is replaced: who calls this has the device's directory for itself.
     pub fn start(socket: &Path, handler: Arc<dyn Handler>) -> io::Result<ControlServer> {
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let listener = UnixListener::bind(socket)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
         let serve = move || {

@@ -17,6 +17,8 @@ fn record(name: &str) -> Record {
         frontend: "nbd".into(),
         path: format!("nbd+unix:///{name}"),
         program: "test".into(),
+        keeper: 0,
+        resume: String::new(),
     }
 }
 

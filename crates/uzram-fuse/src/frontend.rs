@@ -128,13 +128,23 @@ pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
         loopdev::detach(&node, &file)?;
         cleared.push(format!("loop device {}", node.display()));
     }
-    while is_mounted(dir) {
-        rustix::mount::unmount(dir, UnmountFlags::DETACH)
-            .map_err(Error::at(format!("unmounting {}", dir.display())))?;
+    if detach_mount(dir)? {
         cleared.push(format!("mount {}", dir.display()));
     }
     let _ = fs::remove_dir(dir);
     Ok(cleared)
+}
+
+/// Takes a dead server's FUSE mount from `dir`, so that there is room for another. A loop device on its file stays, and
+/// fails. Returns whether there was a mount.
+pub fn detach_mount(dir: &Path) -> Result<bool, Error> {
+    let mut found = false;
+    while is_mounted(dir) {
+        rustix::mount::unmount(dir, UnmountFlags::DETACH)
+            .map_err(Error::at(format!("unmounting {}", dir.display())))?;
+        found = true;
+    }
+    Ok(found)
 }
 
 /// By the mount table: to stat the directory would fail, the server being dead.

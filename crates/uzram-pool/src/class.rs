@@ -14,6 +14,9 @@ const MIN_CLASS: usize = 16;
 /// An object of this many bytes or more takes the class of whole pages: it may as well be stored raw.
 pub const HUGE_THRESHOLD: usize = CLASSES[CLASS_COUNT - 2].size as usize + 1;
 
+/// Bytes of the head that every span begins with: see [`crate::span`].
+pub(crate) const HEAD_BYTES: usize = 8;
+
 /// What a span of a class looks like. Offsets are from the span's start, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Class {
@@ -21,7 +24,7 @@ pub(crate) struct Class {
     pub(crate) size: u32,
     /// Objects in a span.
     pub(crate) objects: u32,
-    /// Where the owners, 4 bytes each, begin; the bitmap of used objects comes before them.
+    /// Where the owners, 4 bytes each, begin; the head and the bitmap of used objects come before them.
     pub(crate) owners: u32,
     /// Where the first object begins.
     pub(crate) first: u32,
@@ -54,7 +57,7 @@ pub const CLASS_COUNT: usize = count();
 const fn geometry(size: usize) -> Class {
     let mut objects = SPAN_BYTES / size;
     loop {
-        let owners = objects.div_ceil(64) * 8;
+        let owners = HEAD_BYTES + objects.div_ceil(64) * 8;
         let tables = owners + objects * 4;
         // Whole pages are kept page-aligned.
         let first = tables.next_multiple_of(if size == MAX_OBJECT { crate::PAGE } else { 8 });

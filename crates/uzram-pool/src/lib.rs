@@ -11,8 +11,8 @@
 //!   [`Pool::trim`] gives it back to the system. `free` itself makes no system call.
 //!
 //! **What is truth and what is derived.** The bytes of the objects and the owners are all that matters; lists,
-//! bitmaps and counters can be rebuilt by whoever knows the live (handle, length) pairs, since the class
-//! follows from the length and the span from the handle.
+//! bitmaps and counters can be rebuilt by whoever knows the live (handle, length) pairs ([`Pool::restore`]), since the
+//! span follows from the handle and its class stands in its head.
 //!
 //! **Lock order**: one bin at a time; another shard's bin only by `try_lock` and after the own one is
 //! released. The pool calls nothing of its caller's while it holds one.
@@ -29,12 +29,14 @@ mod object;
 mod pool;
 mod reclaim;
 mod region;
+mod restore;
 mod span;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
 pub use region::{Region, current_cpu};
+pub use restore::{Damage, Restore};
 
 /// Bytes in a page of the system and of the arena.
 pub const PAGE: usize = 4096;

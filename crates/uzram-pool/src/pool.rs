@@ -25,11 +25,11 @@ pub struct Pool {
     pub(crate) region: Arc<Region>,
     /// Where the arena begins in the region.
     base: u64,
-    spans: u32,
+    pub(crate) spans: u32,
     /// `SpanMeta` for each span, untouched ones costing nothing.
     metas: Region,
     pub(crate) bins: Box<[CachePadded<Mutex<Bin>>]>,
-    shards: usize,
+    pub(crate) shards: usize,
     /// Free spans whose pages are still in use, and those that were given back.
     pub(crate) dirty: FreeStack,
     pub(crate) clean: FreeStack,
@@ -243,7 +243,7 @@ impl Pool {
             self.push_free(number, span.meta);
             return Err(error);
         }
-        span.format();
+        span.format(index % CLASS_COUNT);
         span.meta.bin.store(index as u32 + 1, Relaxed);
         bin.link(self.metas(), number, span.class.objects);
         Ok(())
@@ -374,7 +374,11 @@ impl Pool {
     /// If the object is another pool's.
     pub fn owner(&self, object: &Object) -> u32 {
         let (number, offset) = self.locate(object);
-        let span = self.span(number, class_of(object.len()));
+        let index = self.metas()[number as usize].bin.load(Relaxed) as usize;
+        let index = index
+            .checked_sub(1)
+            .expect("a live object's span has a bin");
+        let span = self.span(number, index % CLASS_COUNT);
         let slot = span
             .object_at(offset)
             .expect("a handle points at an object");

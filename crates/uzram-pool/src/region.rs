@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::PAGE;
 
-/// Reserved address space with a memfd behind it (so that it can outlive the process), or private memory.
+/// Reserved address space with a file of memory behind it (so that it can outlive the process), or private memory.
 pub struct Region {
     base: *mut u8,
     len: usize,
@@ -22,7 +22,7 @@ pub struct Region {
 }
 
 enum Backing {
-    Memfd(OwnedFd),
+    File(OwnedFd),
     Private,
     /// Where there is no mmap: under Miri.
     #[cfg(miri)]
@@ -56,7 +56,17 @@ impl Region {
         let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
             // NOEXEC_SEAL is newer (6.3) than memfd itself.
             .or_else(|_| rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC))?;
-        rustix::fs::ftruncate(&fd, len as u64)?;
+        Region::file(fd, len as u64)
+    }
+
+    /// Maps the first `len` bytes, rounded up to pages, of a file of memory (a memfd, a file on tmpfs), which is
+    /// made longer if need be. What is in it is there.
+    #[cfg(not(miri))]
+    pub fn file(fd: OwnedFd, len: u64) -> io::Result<Region> {
+        let len = round_up(len)?;
+        if (rustix::fs::fstat(&fd)?.st_size as u64) < len as u64 {
+            rustix::fs::ftruncate(&fd, len as u64)?;
+        }
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing in this process.
         let base = unsafe {
@@ -72,7 +82,7 @@ impl Region {
         Ok(Region {
             base: base.cast(),
             len,
-            backing: Backing::Memfd(fd),
+            backing: Backing::File(fd),
         })
     }
 
@@ -125,11 +135,32 @@ impl Region {
     /// The memory in use, by the system's account: 0 where it keeps none (private memory).
     pub fn resident_bytes(&self) -> u64 {
         match &self.backing {
-            Backing::Memfd(fd) => {
+            Backing::File(fd) => {
                 rustix::fs::fstat(fd.as_fd()).map_or(0, |stat| stat.st_blocks as u64 * 512)
             }
             _ => 0,
         }
+    }
+
+    /// The runs of `offset..end` for which there is memory, as (offset, length). Everything where the system does not
+    /// tell.
+    pub fn data_ranges(&self, offset: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut at = offset;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (first, last) = match &self.backing {
+                Backing::File(fd) => {
+                    let first = rustix::fs::seek(fd, SeekFrom::Data(at)).ok()?;
+                    let hole = rustix::fs::seek(fd, SeekFrom::Hole(first)).unwrap_or(end);
+                    (first, hole.min(end))
+                }
+                _ => (at, end),
+            };
+            at = last;
+            (first < end).then(|| (first, last - first))
+        })
     }
 
     /// Gives `len` bytes at `offset`, both multiples of a page, back to the system; they read as zeros
@@ -144,7 +175,7 @@ impl Region {
         );
         let start = self.start(offset, len as usize);
         let released = match &self.backing {
-            Backing::Memfd(fd) => {
+            Backing::File(fd) => {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 rustix::fs::fallocate(fd, flags, offset, len).is_ok()
             }

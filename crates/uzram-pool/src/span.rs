@@ -4,16 +4,19 @@
 //! lie in shared memory that is viewed, not owned, and all accesses are relaxed. Two exceptions: `bin` is read
 //! without the lock by `free` (it cannot change while an object of the span lives), and `next` links free
 //! spans in the lock-free stacks.
+//!
+//! In the arena a span begins with a head of 8 bytes (its class, under a magic number, so that whoever finds the
+//! arena knows what a span holds), the bitmap of used objects, and the owner of each object.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::PAGE;
-use crate::class::{CLASSES, Class, SPAN_BYTES};
+use crate::class::{CLASS_COUNT, CLASSES, Class, HEAD_BYTES, SPAN_BYTES};
 use crate::region::Region;
 
 /// Pages in a span.
-const SPAN_PAGES: usize = SPAN_BYTES / PAGE;
+pub(crate) const SPAN_PAGES: usize = SPAN_BYTES / PAGE;
 /// Words of a bitmap of a span's pages.
 const PAGE_WORDS: usize = SPAN_PAGES / 64;
 /// A set of a span's pages, one bit each.
@@ -40,6 +43,16 @@ pub(crate) struct SpanMeta {
 
 const _: () = assert!(size_of::<SpanMeta>() == 64, "one cache line");
 
+/// Upper half of a span's head.
+const MAGIC: u32 = u32::from_be_bytes(*b"SPAN");
+
+/// The class that the span at `base` says it has.
+pub(crate) fn class_at(region: &Region, base: u64) -> Option<usize> {
+    let head = region.view::<AtomicU64>(base, 1)[0].load(Relaxed);
+    let class = head as u32 as usize;
+    ((head >> 32) as u32 == MAGIC && class < CLASS_COUNT).then_some(class)
+}
+
 /// A span with its class: the view through which its objects are handed out.
 #[derive(Clone, Copy)]
 pub(crate) struct Span<'a> {
@@ -60,8 +73,13 @@ impl<'a> Span<'a> {
         }
     }
 
+    fn head(&self) -> &'a AtomicU64 {
+        &self.region.view::<AtomicU64>(self.base, 1)[0]
+    }
+
     fn bitmap(&self) -> &'a [AtomicU64] {
-        self.region.view(self.base, self.class.bitmap_words())
+        let at = self.base + HEAD_BYTES as u64;
+        self.region.view(at, self.class.bitmap_words())
     }
 
     pub(crate) fn owners(&self) -> &'a [AtomicU32] {
@@ -87,7 +105,9 @@ impl<'a> Span<'a> {
     }
 
     /// Makes an empty span of this class: all objects free. The bitmap's surplus bits are set for good.
-    pub(crate) fn format(&self) {
+    pub(crate) fn format(&self, class: usize) {
+        self.head()
+            .store(u64::from(MAGIC) << 32 | class as u64, Relaxed);
         let bitmap = self.bitmap();
         bitmap.iter().for_each(|word| word.store(0, Relaxed));
         let surplus = bitmap.len() * 64 - self.class.objects as usize;
@@ -131,6 +151,19 @@ impl<'a> Span<'a> {
         self.meta
             .used
             .store(self.meta.used.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// As [`Span::mark_used`], from several threads at once and with no bin: only while the pool is restored. `false`
+    /// if the object was marked already.
+    pub(crate) fn restore(&self, object: u32, owner: u32) -> bool {
+        let word = &self.bitmap()[object as usize / 64];
+        let before = word.fetch_or(1 << (object % 64), Relaxed);
+        let place = &self.owners()[object as usize];
+        if place.load(Relaxed) != owner {
+            place.store(owner, Relaxed);
+        }
+        self.meta.used.fetch_add(1, Relaxed);
+        before >> (object % 64) & 1 == 0
     }
 
     /// Returns the number of objects still in use.

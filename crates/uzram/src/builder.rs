@@ -1,12 +1,13 @@
 //! Settings of a device to be made, and their checks. What can be wrong is found before any memory is taken.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use uzram_compress::Registry;
+use rustix::fs::FlockOperation;
+use uzram_compress::{Algorithm, Prepared, Registry, Tfm};
 use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
-use crate::counters::Counters;
 use crate::device::Device;
 use crate::layout::{Geometry, Header};
 use crate::stream::{PerCpu, Stream};
@@ -92,11 +93,29 @@ impl Builder {
         self
     }
 
-    /// Makes the device. Its memory is reserved, none of it is taken yet.
+    /// Makes the device in memory of its own. The memory is reserved, none of it is taken yet.
     ///
     /// [`Error::Invalid`] names the setting that is impossible, [`Error::Compress`] the algorithm or parameter,
     /// [`Error::Reserve`] what the system refused.
     pub fn build(self) -> Result<Device, Error> {
+        self.make(|image| Region::memfd("uzram", image))
+    }
+
+    /// As [`Builder::build`], in an empty file of memory (a memfd, or a file on tmpfs or hugetlbfs) that may outlive
+    /// this process: see [`Builder::attach`]. On tmpfs it is the caller's to see that the file system is large enough
+    /// for what the device may hold; a memfd has no such limit.
+    ///
+    /// [`Error::NotEmpty`], [`Error::InUse`], and those of `build`.
+    pub fn build_in(self, file: OwnedFd) -> Result<Device, Error> {
+        take(&file)?;
+        let len = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size as u64);
+        if len > 0 {
+            return Err(Error::NotEmpty { len });
+        }
+        self.make(|image| Region::file(file, image))
+    }
+
+    fn make(self, reserve: impl FnOnce(u64) -> std::io::Result<Region>) -> Result<Device, Error> {
         let pages = check_size(self.size_bytes)?;
         if !matches!(self.logical_block_size, 512 | 4096) {
             return Err(Error::Invalid {
@@ -114,56 +133,85 @@ impl Builder {
                 ),
             });
         }
-        let registry = self.registry.unwrap_or_else(Registry::builtin);
-        let algorithm = registry.find(&self.algorithm)?.clone();
+        let codec = self.codec(&self.algorithm)?;
+        let shards = shards(self.size_bytes);
+        let geometry = Geometry::new(pages, shards);
+        let image = geometry.image_bytes();
+        let region = Arc::new(reserve(image).map_err(refused("table and arena", image))?);
+        let header = Header::new(&geometry, self.logical_block_size, codec.algorithm.name());
+        let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
+        let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
+        let pool =
+            Pool::new(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
+        let device = Device::assemble(codec, self.logical_block_size, region, table, pool);
+        device.set_mem_limit_bytes(self.mem_limit_bytes);
+        // Last: an image with a header is whole.
+        write_header(device.region(), &header);
+        Ok(device)
+    }
+
+    /// The algorithm of that name with this builder's parameters, and its contexts.
+    pub(crate) fn codec(&self, name: &str) -> Result<Codec, Error> {
+        let registry = self.registry.clone().unwrap_or_else(Registry::builtin);
+        let algorithm = registry.find(name)?.clone();
         let params = self.params.iter().map(|(k, v)| (k, v));
         let prepared = registry.prepare(algorithm.driver_name(), PAGE_SIZE, params)?;
-
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let count = self.streams.unwrap_or(cpus).max(1);
+        let count = self.streams.unwrap_or_else(cpus).max(1);
         let streams = PerCpu::new(count, || Stream::new(&*prepared))?;
         let readers = match prepared.stateless() {
             Some(_) => None,
             None => Some(PerCpu::new(count, || prepared.tfm())?),
         };
-        let stream_bytes = streams.get(0).memory_bytes()
-            + readers
-                .as_ref()
-                .map_or(0, |readers| readers.get(0).memory_bytes());
-
-        let shards = cpus.min(1 + (self.size_bytes / BYTES_PER_SHARD) as usize);
-        let geometry = Geometry::new(pages, shards);
-        let refused = |what, bytes| {
-            move |e: std::io::Error| Error::Reserve {
-                what,
-                bytes,
-                reason: e.to_string(),
-            }
-        };
-        let image = geometry.image_bytes();
-        let region = Region::memfd("uzram", image).map_err(refused("table and arena", image))?;
-        let region = Arc::new(region);
-        let header = Header::new(&geometry, self.logical_block_size, algorithm.name());
-        write_header(&region, &header);
-        let table = Table::new(region.clone(), &geometry)
-            .map_err(refused("the table's bitmap", geometry.table_bytes / 32768))?;
-        let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
-        let pool = Pool::new(region.clone(), base, len, shards)
-            .map_err(refused("the pool's books", len / 16384))?;
-        pool.set_limit_bytes(self.mem_limit_bytes);
-        Ok(Device {
-            table,
-            pool,
+        Ok(Codec {
+            algorithm,
             prepared,
             streams,
             readers,
-            counters: Counters::new(count),
-            discarded_bytes: 0.into(),
-            stream_bytes: (stream_bytes * count) as u64,
-            algorithm,
-            logical_block_size: self.logical_block_size,
         })
     }
+}
+
+/// An algorithm, ready for work.
+pub(crate) struct Codec {
+    pub(crate) algorithm: Arc<dyn Algorithm>,
+    pub(crate) prepared: Arc<dyn Prepared>,
+    pub(crate) streams: PerCpu<Stream>,
+    pub(crate) readers: Option<PerCpu<Box<dyn Tfm>>>,
+}
+
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Pool shards for a device of that size.
+pub(crate) fn shards(size_bytes: u64) -> usize {
+    cpus().min(1 + (size_bytes / BYTES_PER_SHARD) as usize)
+}
+
+/// Takes a file of memory for this process alone, for as long as it has it open. The lock goes with the last thread of
+/// a process that dies, so that whoever gets it knows that nobody writes any more.
+pub(crate) fn take(file: &OwnedFd) -> Result<(), Error> {
+    let lock = rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
+    lock.map_err(|error| match error {
+        rustix::io::Errno::WOULDBLOCK => Error::InUse,
+        other => refused("a lock on the image", 0)(other.into()),
+    })
+}
+
+pub(crate) fn refused(what: &'static str, bytes: u64) -> impl FnOnce(std::io::Error) -> Error {
+    move |e: std::io::Error| Error::Reserve {
+        what,
+        bytes,
+        reason: e.to_string(),
+    }
+}
+
+pub(crate) fn refused_table(geometry: &Geometry) -> impl FnOnce(std::io::Error) -> Error {
+    refused("the table's bitmap", geometry.table_bytes / 32768)
+}
+
+pub(crate) fn refused_books(geometry: &Geometry) -> impl FnOnce(std::io::Error) -> Error {
+    refused("the pool's books", geometry.arena_bytes / 16384)
 }
 
 /// Pages of a device of that size, rounded up.

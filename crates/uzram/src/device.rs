@@ -6,10 +6,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use uzram_compress::{Algorithm, Prepared, Tfm};
-use uzram_pool::{Pool, current_cpu};
+use uzram_pool::{Pool, Region, current_cpu};
 
-use crate::builder::Builder;
+use crate::builder::{Builder, Codec};
 use crate::counters::{Counters, Stats};
+use crate::layout::state;
 use crate::stream::{PerCpu, Stream};
 use crate::table::Table;
 use crate::{Error, PAGE_SIZE};
@@ -43,8 +44,9 @@ pub struct Device {
     /// Object bytes discarded since the last trim.
     pub(crate) discarded_bytes: AtomicU64,
     pub(crate) stream_bytes: u64,
-    pub(crate) algorithm: Arc<dyn Algorithm>,
-    pub(crate) logical_block_size: u32,
+    algorithm: Arc<dyn Algorithm>,
+    logical_block_size: u32,
+    region: Arc<Region>,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -74,6 +76,46 @@ impl Device {
     /// Starts the settings of a device of `size_bytes`, rounded up to whole pages.
     pub fn builder(size_bytes: u64) -> Builder {
         Builder::new(size_bytes)
+    }
+
+    pub(crate) fn assemble(
+        codec: Codec,
+        logical_block_size: u32,
+        region: Arc<Region>,
+        table: Table,
+        pool: Pool,
+    ) -> Device {
+        let count = codec.streams.count();
+        let reader = |readers: &PerCpu<Box<dyn Tfm>>| readers.get(0).memory_bytes();
+        let stream_bytes =
+            codec.streams.get(0).memory_bytes() + codec.readers.as_ref().map_or(0, reader);
+        Device {
+            table,
+            pool,
+            prepared: codec.prepared,
+            streams: codec.streams,
+            readers: codec.readers,
+            counters: Counters::new(count),
+            discarded_bytes: 0.into(),
+            stream_bytes: (stream_bytes * count) as u64,
+            algorithm: codec.algorithm,
+            logical_block_size,
+            region,
+        }
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The words of the image that change while the device lives.
+    pub(crate) fn state(&self) -> &[AtomicU64] {
+        self.region.words(state::OFFSET, state::WORDS)
+    }
+
+    /// How often this device's image was attached to by a new process.
+    pub fn attached_count(&self) -> u64 {
+        self.state()[state::ATTACHED].load(Relaxed)
     }
 
     /// The device's size, a multiple of 4096.
@@ -227,7 +269,7 @@ impl Device {
             mem_used_total_bytes: pool.used_bytes,
             mem_used_max_bytes: pool.peak_bytes,
             mem_limit_bytes: self.pool.limit_bytes(),
-            table_bytes: self.table.used_bytes() + PAGE_SIZE as u64,
+            table_bytes: self.table.used_bytes() + self.table.offset(),
             metadata_bytes: pool.metadata_bytes + self.stream_bytes,
             ..Stats::default()
         };
@@ -235,8 +277,10 @@ impl Device {
         stats
     }
 
-    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. What is stored stays.
+    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. What is stored stays. The limit
+    /// is part of the image.
     pub fn set_mem_limit_bytes(&self, bytes: u64) {
+        self.state()[state::MEM_LIMIT].store(bytes, Relaxed);
         self.pool.set_limit_bytes(bytes);
     }
 

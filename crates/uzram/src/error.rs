@@ -58,6 +58,26 @@ pub enum Error {
         /// What would be accepted.
         accepted: String,
     },
+    /// A file holds no image that this version can use (EINVAL).
+    #[error(transparent)]
+    Image(#[from] crate::HeaderError),
+    /// The file for a new image is not empty, so it may be somebody's (EEXIST).
+    #[error("the file for the image is not empty: it has {len} bytes")]
+    NotEmpty {
+        /// Its length.
+        len: u64,
+    },
+    /// Another process has the image (EBUSY).
+    #[error("the image is in use by another process")]
+    InUse,
+    /// The image's table contradicts its arena (EIO).
+    #[error("the image is damaged: page {page}: {reason}")]
+    Damaged {
+        /// The page (slot index).
+        page: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The operating system refused memory for the table or the arena (ENOMEM).
     #[error("cannot reserve {bytes} bytes for {what}: {reason}")]
     Reserve {
@@ -71,12 +91,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// The errno that a kernel driver would return: EINVAL 22, ENOSPC 28, EIO 5, ENOMEM 12.
+    /// The errno that a kernel driver would return: EINVAL 22, ENOSPC 28, EIO 5, ENOMEM 12, EBUSY 16, EEXIST 17.
     pub fn errno(&self) -> i32 {
         match self {
-            Error::OutOfRange { .. } | Error::Invalid { .. } | Error::Compress(_) => 22,
+            Error::OutOfRange { .. }
+            | Error::Invalid { .. }
+            | Error::Compress(_)
+            | Error::Image(_) => 22,
             Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
-            Error::Corrupt { .. } => 5,
+            Error::Corrupt { .. } | Error::Damaged { .. } => 5,
+            Error::NotEmpty { .. } => 17,
+            Error::InUse => 16,
             Error::Reserve { .. } => 12,
         }
     }

@@ -1,4 +1,4 @@
-//! The image: header, slot table and arena in one region of memory. This is the format that another process,
+//! The image: header, state, slot table and arena in one region of memory. This is the format that another process,
 //! or a later version of this program, will find; so it is little-endian, versioned and checksummed from the
 //! first day, and every offset in it is from its own beginning.
 
@@ -12,7 +12,7 @@ use crate::PAGE_SIZE;
 /// First bytes of every image.
 const MAGIC: [u8; 8] = *b"UZRAMIMG";
 /// Changes with any change of the header, the slot word, or the pool's class table or span format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Slots of the algorithm table: as many as a word's algorithm index can name.
 const ALGORITHMS: usize = 16;
 
@@ -88,6 +88,19 @@ pub enum HeaderError {
     },
 }
 
+/// The second page of an image: what changes while the device lives, as 64-bit words (native endian, as the table's).
+/// Words that are not named are zero.
+pub(crate) mod state {
+    /// Offset of the page.
+    pub(crate) const OFFSET: u64 = crate::PAGE_SIZE as u64;
+    /// The limit on pool memory in bytes, 0 for none.
+    pub(crate) const MEM_LIMIT: usize = 0;
+    /// How often the image was attached to after it was made.
+    pub(crate) const ATTACHED: usize = 1;
+    /// Number of words in use.
+    pub(crate) const WORDS: usize = 2;
+}
+
 /// Where the parts of an image are, in bytes from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
@@ -112,10 +125,11 @@ impl Geometry {
         let arena_bytes = (pages * page * 4 + slack)
             .next_multiple_of(SPAN_BYTES as u64)
             .min(MAX_ARENA);
-        let arena_offset = (page + table_bytes).next_multiple_of(SPAN_BYTES as u64);
+        let table_offset = state::OFFSET + page;
+        let arena_offset = (table_offset + table_bytes).next_multiple_of(SPAN_BYTES as u64);
         Geometry {
             pages,
-            table_offset: page,
+            table_offset,
             table_bytes,
             arena_offset,
             arena_bytes,
@@ -210,13 +224,22 @@ impl Header {
             "logical block size",
         )?;
         rule(
-            self.table_offset.get() == PAGE_SIZE as u64,
-            "the table is not behind the header",
+            self.table_offset.get() == state::OFFSET + PAGE_SIZE as u64,
+            "the table is not behind header and state",
         )?;
         let words = self.page_count.get().checked_mul(8);
         rule(
-            words.is_some_and(|w| w <= self.table_bytes.get()),
-            "the table is too short",
+            words.is_some_and(|w| w > 0 && w <= self.table_bytes.get()),
+            "the table is too short, or the device has no pages",
+        )?;
+        rule(
+            self.page_count.get() <= 1 << 32
+                && self.table_bytes.get().is_multiple_of(PAGE_SIZE as u64),
+            "the device is too large",
+        )?;
+        rule(
+            self.arena_offset.get().is_multiple_of(SPAN_BYTES as u64),
+            "the arena does not begin at a span",
         )?;
         rule(
             table_end.is_some_and(|e| e <= self.arena_offset.get()),
@@ -228,6 +251,35 @@ impl Header {
     /// Pages of the device.
     pub fn page_count(&self) -> u64 {
         self.page_count.get()
+    }
+
+    /// 512 or 4096.
+    pub fn logical_block_size(&self) -> u32 {
+        self.logical_block_bytes.get()
+    }
+
+    /// Bytes of the whole image.
+    pub fn image_bytes(&self) -> u64 {
+        self.geometry().image_bytes()
+    }
+
+    /// Name of the algorithm with that index; `None` where the index is not in use.
+    pub fn algorithm(&self, index: usize) -> Option<&str> {
+        let bytes = self.algorithms.get(index)?;
+        let len = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        (len > 0)
+            .then(|| std::str::from_utf8(&bytes[..len]).ok())
+            .flatten()
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        Geometry {
+            pages: self.page_count.get(),
+            table_offset: self.table_offset.get(),
+            table_bytes: self.table_bytes.get(),
+            arena_offset: self.arena_offset.get(),
+            arena_bytes: self.arena_bytes.get(),
+        }
     }
 }
 
@@ -250,7 +302,7 @@ mod tests {
     fn first_bytes_are_the_documented_ones() {
         let header = header();
         let bytes = header.as_bytes();
-        assert_eq!(&bytes[..12], b"UZRAMIMG\x01\0\0\0");
+        assert_eq!(&bytes[..12], b"UZRAMIMG\x02\0\0\0");
         assert_eq!(
             &bytes[32..56],
             b"\0\x10\0\0\0\0\x10\0\x2e\x01\0\0\0\x10\0\0\xe8\x03\0\0\0\0\0\0"
@@ -280,16 +332,20 @@ mod tests {
             header.checksum = header.expected_checksum().into();
             Header::parse(header.as_bytes()).unwrap_err()
         };
-        assert_eq!(
-            sealed(|h| h.version = 2.into()),
-            HeaderError::Version { found: 2 }
-        );
+        for (change, found) in [
+            ((|h| h.version = 1.into()) as fn(&mut Header), 1),
+            (|h| h.version = 3.into(), 3),
+        ] {
+            assert_eq!(sealed(change), HeaderError::Version { found });
+        }
         let features = sealed(|h| h.features_required = 5.into());
         assert_eq!(features, HeaderError::Features { bits: 5 });
         for broken in [
             sealed(|h| h.page_count = u64::MAX.into()),
             sealed(|h| h.page_count = 1_000_000.into()),
             sealed(|h| h.arena_offset = 0.into()),
+            sealed(|h| h.arena_offset = (h.arena_offset.get() + 4096).into()),
+            sealed(|h| h.page_count = 0.into()),
             sealed(|h| h.table_bytes = u64::MAX.into()),
         ] {
             assert!(

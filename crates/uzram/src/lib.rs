@@ -36,6 +36,9 @@
 //!
 //! Empty and same-filled slots are read without taking the lock: the word says all.
 //!
+//! A new process attaches to what is left ([`Builder::attach`]): it reads every word once and derives the rest. Only
+//! one process may have the image at a time, which a lock on its file sees to.
+//!
 //! # Lock order
 //!
 //! stream, then *writing*, then *locked*, then a pool bin. Nothing else is locked between a request and its
@@ -48,6 +51,7 @@
 //! This crate knows nothing about protocols, sockets or command lines.
 #![deny(unsafe_code)]
 
+mod attach;
 mod builder;
 mod counters;
 mod device;
@@ -59,6 +63,7 @@ mod stream;
 mod table;
 mod word;
 
+pub use attach::read_header;
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use counters::Stats;
 pub use device::{Device, Zeroes};

@@ -58,6 +58,30 @@ impl Table {
         })
     }
 
+    /// Where the table begins in the image, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The runs of slots for which there is memory, as (first page, number of pages): all that may hold anything.
+    pub(crate) fn resident(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let end = self.offset + self.pages * 8;
+        let ranges = self.region.data_ranges(self.offset, end);
+        ranges.map(|(at, len)| ((at - self.offset) / 8, len / 8))
+    }
+
+    /// Takes over a slot as another process left it: clears its control bits, since whoever set them is dead, and
+    /// returns the rest. Only before the device is in use.
+    pub(crate) fn take_over(&self, page: u64) -> u64 {
+        self.touch(page);
+        let slot = self.word(page);
+        let word = slot.load(Relaxed);
+        if word & CONTROL != 0 {
+            slot.store(word & !CONTROL, Relaxed);
+        }
+        word & !CONTROL
+    }
+
     /// Number of slots.
     pub(crate) fn pages(&self) -> u64 {
         self.pages

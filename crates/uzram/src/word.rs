@@ -86,10 +86,16 @@ impl Content {
         })
     }
 
-    /// Reads a word; control bits are ignored.
+    /// Reads a word that this process wrote or has checked; control bits are ignored.
     pub(crate) fn decode(word: u64) -> Content {
+        // Only this crate writes words, and none that it does not know.
+        Content::try_decode(word).unwrap_or_else(|| unreachable!("slot word {word:#x}"))
+    }
+
+    /// Reads a word that another process left. `None`: no version so far wrote such a word.
+    pub(crate) fn try_decode(word: u64) -> Option<Content> {
         let handle = word & HANDLE_MASK;
-        match word >> STATE & 7 {
+        Some(match word >> STATE & 7 {
             0 => Content::Empty,
             1 => Content::Same(decode_same(word)),
             2 => Content::SameObject { handle },
@@ -99,9 +105,8 @@ impl Content {
                 len: (word >> LEN & 0xFFF) as u16 + 1,
             },
             4 => Content::Huge { handle },
-            // Only this crate writes words, and never these.
-            state => unreachable!("slot state {state}"),
-        }
+            _ => return None,
+        })
     }
 }
 

@@ -1,5 +1,5 @@
-//! `uzram create`: makes a device. Without `--foreground` the program starts itself anew as the server, waits
-//! until that has printed the device's path, and leaves it alone.
+//! `uzram create`: makes a device. Without `--foreground` the program starts itself anew as the device's keeper, which
+//! starts the server, waits until that has printed the device's path, and leaves them alone.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -7,17 +7,16 @@ use std::process::{Command, Stdio};
 use uzram::Device;
 use uzram::compress::parse_params;
 use uzram_control::{Request, RunDir, size};
-use uzram_nbd::Listen;
 
-use crate::exit::{Failure, Kind, Result};
-use crate::frontend::Choice;
-use crate::server::{self, Plan};
-use crate::{logging, sweep};
+use crate::exit::{self, Failure, Result};
+use crate::frontends::{Choice, Kind, Settings};
+use crate::{logging, server, sweep};
 
 /// Create a device and print its path
 ///
-/// Prints the path of the device (or the URI of the NBD socket), nothing else, once it works. The server then
-/// runs in the background and logs to the file "log" in the device's run directory.
+/// Prints the path of the device (or the URI of the NBD socket), nothing else, once it works. A server then runs in
+/// the background and logs to the file "log" in the device's run directory. A small process beside it, the keeper,
+/// holds the memory: if the server dies, it starts another, which serves the same contents again.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,50 +44,47 @@ pub(crate) struct Args {
     #[arg(long, short, default_value = "0", value_name = "SIZE", allow_hyphen_values = true,
           value_parser = size::parse)]
     mem_limit: u64,
-    /// How the device is served
-    #[arg(long, short, default_value = "auto", value_enum)]
+    /// How the device is served; see --help
+    #[arg(long, short, default_value = "auto", value_name = "NAME", long_help = Choice::help())]
     frontend: Choice,
     /// Logical block size: 512 or 4096 bytes
     #[arg(long, default_value_t = 4096, value_name = "BYTES")]
     block_size: u32,
-    /// NBD: where to listen, unix:PATH or tcp:ADDRESS[:PORT] [default: a unix socket in the run directory]
-    #[arg(long, value_name = "WHERE")]
-    listen: Option<Listen>,
-    /// NBD: allow --listen on an address that other machines reach. There is no encryption or authentication
-    #[arg(long)]
-    allow_remote: bool,
     /// Name of the device: zram and a number [default: the lowest that is free]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Serve from this process and log to stderr, until interrupted or removed
+    /// Serve from this process, with no keeper, and log to stderr, until interrupted or removed
     #[arg(long)]
     foreground: bool,
-    /// Set by the program itself when it starts its server
-    #[arg(long, hide = true, conflicts_with = "foreground")]
-    background: bool,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
 }
 
 impl Args {
     pub(crate) fn run(self, log: &str) -> Result {
         logging::parse(log)?;
-        if self.foreground || self.background {
-            self.serve(log)
+        if self.foreground {
+            let run = sweep::swept_run_dir()?;
+            server::run_in_foreground(&self, &run, log)
         } else {
-            start_server()
+            start_keeper()
         }
     }
 
-    fn serve(self, log: &str) -> Result {
-        if self.background {
-            // A session of its own: what happens to the terminal is nothing to it.
-            let _ = rustix::process::setsid();
-        }
-        let run = sweep::swept_run_dir()?;
-        let (frontend, why) = self.frontend.resolve(self.listen.as_ref());
-        if self.listen.is_some() && frontend != Choice::Nbd {
-            let message = format!("--listen is for --frontend nbd, not {}", frontend.name());
-            return Err(Failure::new(Kind::Usage, message));
-        }
+    /// The name that was asked for.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The frontend to use, and for `auto` why.
+    pub(crate) fn frontend(&self) -> Result<(&'static Kind, Option<String>)> {
+        let (kind, why) = self.frontend.resolve(&self.settings)?;
+        self.settings.check(kind)?;
+        Ok((kind, why))
+    }
+
+    /// The device's settings.
+    pub(crate) fn builder(&self) -> Result<uzram::Builder> {
         let mut device = Device::builder(self.size.unwrap_or_else(default_size))
             .algorithm(&self.algorithm)
             .mem_limit_bytes(self.mem_limit)
@@ -96,16 +92,7 @@ impl Args {
         for (key, value) in parse_params(&self.algorithm_params).map_err(uzram::Error::from)? {
             device = device.algorithm_param(key, value);
         }
-        let plan = Plan {
-            name: self.name,
-            device,
-            frontend,
-            why,
-            listen: self.listen.map(absolute).transpose()?,
-            allow_remote: self.allow_remote,
-            background: self.background,
-        };
-        server::run(plan, &run, log)
+        Ok(device)
     }
 }
 
@@ -116,25 +103,22 @@ fn default_size() -> u64 {
     (memory / 2).clamp(1 << 20, 4 << 30)
 }
 
-/// A socket's path that does not depend on the working directory.
-fn absolute(listen: Listen) -> Result<Listen> {
-    Ok(match listen {
-        Listen::Unix(path) => Listen::Unix(std::path::absolute(path)?),
-        other => other,
-    })
-}
-
-/// Starts this program again as the server and waits for the path that it prints.
-fn start_server() -> Result {
-    // The server lives long: it must not keep its starter's locks and pipes.
+/// Starts this program again as the device's keeper and waits for the path that its server prints.
+fn start_keeper() -> Result {
+    // The keeper lives long: it must not keep its starter's locks and pipes.
     close_fds::set_fds_cloexec(3, &[]);
     let mut server = Command::new(std::env::current_exe()?)
+        .args(["keep", "--"])
         .args(std::env::args_os().skip(1))
-        .arg("--background")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| Failure::new(Kind::Failed, format!("cannot start the server: {error}")))?;
+        .map_err(|error| {
+            Failure::new(
+                exit::Kind::Failed,
+                format!("cannot start the server: {error}"),
+            )
+        })?;
     let mut path = String::new();
     if let Some(stdout) = server.stdout.take() {
         BufReader::new(stdout).read_line(&mut path)?;
@@ -142,7 +126,7 @@ fn start_server() -> Result {
     if path.is_empty() {
         // It has said why.
         return Err(Failure::silent(
-            server.wait()?.code().unwrap_or(Kind::Failed as i32),
+            server.wait()?.code().unwrap_or(exit::Kind::Failed as i32),
         ));
     }
     let mut stdout = std::io::stdout().lock();
@@ -154,7 +138,7 @@ fn start_server() -> Result {
         let entry = RunDir::of_user().find(path.trim_end())?;
         super::ask(&entry, &Request::Remove)?;
         return Err(Failure::new(
-            Kind::Failed,
+            exit::Kind::Failed,
             format!("cannot print the path: {error}"),
         ));
     }

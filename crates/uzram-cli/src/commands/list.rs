@@ -166,6 +166,12 @@ const COLUMNS: &[Column] = &[
         cell: |r| Cell::Count(r.entry.record.pid.into()),
     },
     Column {
+        name: "KEEPER",
+        usual: false,
+        doc: "the process number of its keeper, 0 for none",
+        cell: |r| Cell::Count(r.entry.record.keeper.into()),
+    },
+    Column {
         name: "MOUNTPOINT",
         usual: true,
         doc: "where it is mounted",
@@ -291,6 +297,8 @@ impl Row {
             frontend: String::new(),
             path: String::new(),
             program: String::new(),
+            keeper: 0,
+            resume: String::new(),
         };
         Row {
             entry: Entry {

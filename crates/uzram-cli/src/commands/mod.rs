@@ -1,35 +1,89 @@
 //! The commands, one file each, and what several of them need.
 
 pub(crate) mod algorithms;
+pub(crate) mod check_image;
 pub(crate) mod create;
 pub(crate) mod list;
+pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
 pub(crate) mod stat;
+pub(crate) mod upgrade;
 
 use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use uzram_control::stat::Stat;
-use uzram_control::{Entry, Request, Response};
+use uzram_control::{Entry, Request, Response, RunDir};
 
 use crate::exit::{Failure, Kind, Result};
 
+/// How long a server that is being started anew is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The devices of these names, or all.
+fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Entry>> {
+    Ok(match all {
+        true => run.devices()?,
+        false => names
+            .iter()
+            .map(|name| run.find(name))
+            .collect::<std::result::Result<_, _>>()?,
+    })
+}
+
+/// Does it to each, whatever happens to the others. All failures are said; the last one's kind is the exit code.
+fn for_each(entries: &[Entry], work: impl Fn(&Entry) -> Result) -> Result {
+    let mut failures: Vec<Failure> = entries.iter().filter_map(|e| work(e).err()).collect();
+    let Some(last) = failures.pop() else {
+        return Ok(());
+    };
+    for failure in failures {
+        eprintln!("uzram: {failure}");
+    }
+    Err(last)
+}
+
 /// Sends a request to a device's server.
 fn ask(entry: &Entry, request: &Request) -> Result<Response> {
+    ask_at(entry, &entry.socket(), "server", request)
+}
+
+/// Sends a request to a device's keeper.
+fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
+    if entry.record.keeper == 0 {
+        let message = format!(
+            "{} has no keeper: it runs in the foreground",
+            entry.record.name
+        );
+        return Err(Failure::new(Kind::Impossible, message));
+    }
+    ask_at(entry, &entry.keeper_socket(), "keeper", request)
+}
+
+fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<Response> {
     let name = &entry.record.name;
-    match uzram_control::call(&entry.socket(), request) {
-        Ok(Response::Error(error)) => Err(error.into()),
-        Ok(response) => Ok(response),
-        Err(error) => {
-            let kind = match error.kind() {
-                io::ErrorKind::PermissionDenied => Kind::Impossible,
-                _ => Kind::Failed,
-            };
-            Err(Failure::new(
-                kind,
-                format!("the server of {name} does not answer: {error}"),
-            ))
-        }
+    let begin = Instant::now();
+    loop {
+        let error = match uzram_control::call(socket, request) {
+            Ok(Response::Error(error)) => return Err(error.into()),
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let kind = match error.kind() {
+            io::ErrorKind::PermissionDenied => Kind::Impossible,
+            // It died, and is about to be started again.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                if entry.dir.exists() && begin.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            _ => Kind::Failed,
+        };
+        let message = format!("the {who} of {name} does not answer: {error}");
+        return Err(Failure::new(kind, message));
     }
 }
 

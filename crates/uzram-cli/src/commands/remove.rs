@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use uzram_control::{Entry, Request};
 
-use super::ask;
+use super::{all_or, ask, for_each};
 use crate::exit::{Failure, Kind, Result};
 use crate::sweep;
 
@@ -33,25 +33,8 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let run = sweep::swept_run_dir()?;
-        let entries = match self.all {
-            true => run.devices()?,
-            false => self
-                .names
-                .iter()
-                .map(|name| run.find(name))
-                .collect::<std::result::Result<_, _>>()?,
-        };
-        let mut failures: Vec<Failure> = entries.iter().filter_map(|e| remove(e).err()).collect();
-        match failures.pop() {
-            None => Ok(()),
-            Some(last) => {
-                // All are said; the last one's kind is the exit code.
-                for failure in failures {
-                    eprintln!("uzram: {failure}");
-                }
-                Err(last)
-            }
-        }
+        let entries = all_or(&run, self.all, &self.names)?;
+        for_each(&entries, remove)
     }
 }
 

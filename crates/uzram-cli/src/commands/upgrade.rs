@@ -1,0 +1,87 @@
+//! `uzram upgrade`: replaces the program behind devices while they are in use.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use uzram_control::{Entry, Request, RunDir};
+
+use super::{all_or, ask_keeper, for_each, print};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// How long the new server may take to serve.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Replace the program behind devices that are in use
+///
+/// The new program takes over keeper, memory and, on ublk and the kernel's NBD client, the block device: requests wait a
+/// moment and none fails. Clients of an NBD socket connect again. A program that cannot serve the device is refused
+/// and the old one goes on.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram upgrade --all                       (run with the new program: it replaces the old)
+  uzram upgrade zram0 --program /opt/uzram-2/uzram")]
+pub(crate) struct Args {
+    /// The devices: names, paths or URIs
+    #[arg(required_unless_present = "all")]
+    names: Vec<String>,
+    /// All devices
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// The program to change to [default: the one that runs this command]
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let run = sweep::swept_run_dir()?;
+        let program = match self.program {
+            Some(path) => std::path::absolute(path)?,
+            None => std::env::current_exe()?,
+        };
+        let entries = all_or(&run, self.all, &self.names)?;
+        for_each(&entries, |entry| {
+            if entry.record.frontend == "fuse-loop"
+                && let Some(by) = uzram_blockdev::busy(std::path::Path::new(&entry.record.path))
+            {
+                let path = &entry.record.path;
+                let message = format!(
+                    "{path} is in use: {by}. A loop device on FUSE cannot be handed over while it is"
+                );
+                return Err(Failure::new(Kind::Busy, message));
+            }
+            let begin = Instant::now();
+            let request = Request::Upgrade {
+                program: program.clone(),
+            };
+            ask_keeper(entry, &request)?;
+            let new = wait_for_server(&run, entry, begin)?;
+            let ms = begin.elapsed().as_millis();
+            print(&format!(
+                "{}: {} serves {}, after {ms} ms\n",
+                entry.record.name, new.record.program, new.record.path
+            ))
+        })
+    }
+}
+
+/// Waits until another server than before answers.
+fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
+    let name = &old.record.name;
+    loop {
+        if let Ok(new) = run.find(name)
+            && new.record.pid != old.record.pid
+            && uzram_control::call(&new.socket(), &Request::Ping).is_ok()
+        {
+            return Ok(new);
+        }
+        if begin.elapsed() > PATIENCE {
+            let log = old.dir.join("log");
+            let message = format!("{name} is not served again: see {}", log.display());
+            return Err(Failure::new(Kind::Failed, message));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,62 @@
+//! A loop device on a private FUSE mount.
+//!
+//! The kernel ends a FUSE connection with its server, and a loop device's file cannot be changed: a new server makes
+//! a new mount and loop device with the same contents, while whoever had mounted the old node sees I/O errors there.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use uzram_fuse::FuseLoop;
+
+use super::{Context, Front, Kind};
+use crate::exit::Result;
+
+pub(super) const KIND: Kind = Kind {
+    name: "fuse-loop",
+    about: "/dev/loopN, on a file on a private FUSE mount",
+    probe: uzram_fuse::probe,
+    start: |context| serve(context),
+    resume: |context, old| {
+        let dir = mount_dir(&context.claim.dir);
+        match uzram_fuse::clear_stale(&dir) {
+            Ok(_) => {}
+            // Its user has to unmount it; the contents are behind the new node.
+            Err(error) => {
+                tracing::warn!("{old} is dead and stays until its user lets go: {error}");
+                uzram_fuse::detach_mount(&dir)?;
+            }
+        }
+        serve(context)
+    },
+    clear: |dir| uzram_fuse::clear_stale(&mount_dir(dir)).map_err(|error| error.to_string()),
+};
+
+/// Where a device's FUSE mount is, in its directory.
+fn mount_dir(dir: &Path) -> PathBuf {
+    dir.join("mnt")
+}
+
+fn serve(context: &Context<'_>) -> Result<Box<dyn Front>> {
+    let claim = context.claim;
+    let front = FuseLoop::create(context.device.clone(), &claim.name, &mount_dir(&claim.dir))?;
+    Ok(Box::new(front))
+}
+
+impl Front for FuseLoop {
+    fn path(&self) -> String {
+        self.node().display().to_string()
+    }
+
+    fn resume(&self) -> String {
+        self.path()
+    }
+
+    fn hold_idle(&self) -> Result<Option<File>> {
+        Ok(self.exclusive()?)
+    }
+
+    fn remove(&mut self) -> Result {
+        // Holds the node itself while it detaches it.
+        Ok(FuseLoop::remove(self)?)
+    }
+}

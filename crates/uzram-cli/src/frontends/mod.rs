@@ -1,0 +1,169 @@
+//! The frontends that this program knows, in the order in which `auto` prefers them: one file each, and one line in
+//! [`KINDS`].
+
+mod fuse_loop;
+mod nbd;
+mod ublk;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use uzram::Device;
+use uzram_control::Claim;
+use uzram_nbd::Listen;
+
+use crate::exit::{Failure, Kind as FailureKind, Result};
+
+pub(crate) use ublk::UblkArgs;
+
+/// Best first.
+const KINDS: &[&Kind] = &[&ublk::KIND, &fuse_loop::KIND, &nbd::KIND];
+
+/// A kind of frontend.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// Says why this machine or user cannot have it, if so.
+    probe: fn() -> std::result::Result<(), String>,
+    /// Begins to serve a device. When it returns the device can be used.
+    start: fn(&Context<'_>) -> Result<Box<dyn Front>>,
+    /// Begins to serve a device again whose server died; the word is what its [`Front::resume`] said.
+    resume: fn(&Context<'_>, &str) -> Result<Box<dyn Front>>,
+    /// Clears what is left of a device whose contents are lost, given its directory. Says in words what was cleared,
+    /// or what stands in the way.
+    clear: fn(&Path) -> std::result::Result<Vec<String>, String>,
+}
+
+/// What a frontend is started with.
+pub(crate) struct Context<'a> {
+    pub(crate) device: &'a Arc<Device>,
+    pub(crate) claim: &'a Claim,
+    pub(crate) settings: &'a Settings,
+}
+
+/// What the user said that is for one frontend only.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Settings {
+    /// Where to listen, unix:PATH or tcp:ADDRESS[:PORT] [default: a unix socket in the run directory]
+    #[arg(long, value_name = "WHERE", help_heading = "NBD")]
+    pub(crate) listen: Option<Listen>,
+    /// Allow --listen on an address that other machines reach. There is no encryption or authentication
+    #[arg(long, help_heading = "NBD")]
+    pub(crate) allow_remote: bool,
+    #[command(flatten)]
+    pub(crate) ublk: UblkArgs,
+}
+
+impl Settings {
+    /// Refuses what is for another frontend than `kind`.
+    pub(crate) fn check(&self, kind: &Kind) -> Result {
+        let not_for = |what: &str, right: &str| {
+            let message = format!("{what} is for --frontend {right}, not {}", kind.name);
+            Err(Failure::new(FailureKind::Usage, message))
+        };
+        if self.listen.is_some() && kind.name != nbd::KIND.name {
+            return not_for("--listen", nbd::KIND.name);
+        }
+        match self.ublk.given() {
+            Some(what) if kind.name != ublk::KIND.name => not_for(what, ublk::KIND.name),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A device being served.
+pub(crate) trait Front: Send {
+    /// Where the device is: its node, or a URI.
+    fn path(&self) -> String;
+    /// What a new process needs to know to serve the same device again.
+    fn resume(&self) -> String;
+    /// Refuses with the name of who uses the device, if anybody does. A block device is held for this process
+    /// alone as long as the result lives.
+    fn hold_idle(&self) -> Result<Option<File>>;
+    /// Takes it down, unless it is in use.
+    fn remove(&mut self) -> Result;
+    /// This process ends and another will serve the device: finish what can be finished.
+    fn hand_over(&mut self) {}
+}
+
+/// Which frontend the user wants; `None`: the best that there is.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice(Option<&'static Kind>);
+
+impl std::str::FromStr for Choice {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Choice, String> {
+        if name == "auto" {
+            return Ok(Choice(None));
+        }
+        by_name(name).map(|kind| Choice(Some(kind))).ok_or_else(|| {
+            let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+            format!("there are: auto, {}", names.join(", "))
+        })
+    }
+}
+
+impl Choice {
+    /// The help text.
+    pub(crate) fn help() -> String {
+        let mut help =
+            String::from("How the device is served:\n  auto        the best that works here\n");
+        for kind in KINDS {
+            help.push_str(&format!("  {:11} {}\n", kind.name, kind.about));
+        }
+        help
+    }
+
+    /// The frontend to use, and for `auto` why.
+    pub(crate) fn resolve(self, settings: &Settings) -> Result<(&'static Kind, Option<String>)> {
+        if let Some(kind) = self.0 {
+            (kind.probe)().map_err(|reason| {
+                Failure::new(
+                    FailureKind::Impossible,
+                    format!("no frontend {} here: {reason}", kind.name),
+                )
+            })?;
+            return Ok((kind, None));
+        }
+        if settings.listen.is_some() {
+            return Ok((&nbd::KIND, Some("--listen was given".into())));
+        }
+        let mut missing = Vec::new();
+        for kind in KINDS {
+            match (kind.probe)() {
+                Ok(()) if missing.is_empty() => {
+                    return Ok((kind, Some("the best there is, and it works here".into())));
+                }
+                Ok(()) => return Ok((kind, Some(missing.join("; ")))),
+                Err(reason) => missing.push(format!("no {}: {reason}", kind.name)),
+            }
+        }
+        Err(Failure::new(FailureKind::Impossible, missing.join("; ")))
+    }
+}
+
+/// The frontend of that name.
+pub(crate) fn by_name(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name).copied()
+}
+
+impl Kind {
+    pub(crate) fn start(&self, context: &Context<'_>) -> Result<Box<dyn Front>> {
+        (self.start)(context)
+    }
+
+    pub(crate) fn resume(&self, context: &Context<'_>, word: &str) -> Result<Box<dyn Front>> {
+        (self.resume)(context, word)
+    }
+}
+
+/// Clears what a device of any kind left whose contents are lost.
+pub(crate) fn clear_all(dir: &Path) -> std::result::Result<Vec<String>, String> {
+    let mut cleared = Vec::new();
+    for kind in KINDS {
+        cleared.extend((kind.clear)(dir)?);
+    }
+    Ok(cleared)
+}

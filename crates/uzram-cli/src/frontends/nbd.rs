@@ -1,0 +1,84 @@
+//! An NBD socket. Clients of a server that died connect again: the socket is the same.
+
+use std::fs::File;
+use std::path::Path;
+
+use uzram_nbd::{Export, Handle, Listen, Server};
+
+use super::{Context, Front, Kind};
+use crate::exit::{Failure, Kind as FailureKind, Result};
+
+pub(super) const KIND: Kind = Kind {
+    name: "nbd",
+    about: "an NBD socket, for qemu, libnbd, nbd-client, fio",
+    probe: || Ok(()),
+    start: |context| {
+        let listen = context.settings.listen.clone();
+        let listen = listen.unwrap_or_else(|| Listen::Unix(context.claim.file("nbd.sock")));
+        serve(context, &listen)
+    },
+    resume: |context, word| serve(context, &word.parse::<Listen>()?),
+    clear: |_: &Path| Ok(Vec::new()),
+};
+
+struct Nbd {
+    handle: Option<Handle>,
+    uri: String,
+    listen: String,
+}
+
+fn serve(context: &Context<'_>, listen: &Listen) -> Result<Box<dyn Front>> {
+    let name = &context.claim.name;
+    let server = Server::builder()
+        .export(Export::new(name.as_str(), context.device.clone()))
+        .allow_remote(context.settings.allow_remote)
+        .bind(listen)?;
+    let (uri, listen) = (server.uri(name), server.local().to_string());
+    Ok(Box::new(Nbd {
+        handle: Some(server.start()?),
+        uri,
+        listen,
+    }))
+}
+
+impl Front for Nbd {
+    fn path(&self) -> String {
+        self.uri.clone()
+    }
+
+    fn resume(&self) -> String {
+        self.listen.clone()
+    }
+
+    fn hold_idle(&self) -> Result<Option<File>> {
+        let uri = &self.uri;
+        let clients = match self.handle.as_ref().map_or(0, Handle::connections) {
+            0 => return Ok(None),
+            1 => "1 NBD client is".into(),
+            n => format!("{n} NBD clients are"),
+        };
+        let message = format!("{uri} is in use: {clients} connected");
+        Err(Failure::new(FailureKind::Busy, message))
+    }
+
+    fn remove(&mut self) -> Result {
+        self.hold_idle()?;
+        self.shut_down()
+    }
+
+    fn hand_over(&mut self) {
+        // What was received is answered first.
+        if let Err(failure) = self.shut_down() {
+            tracing::warn!("ending the NBD server: {failure}");
+        }
+    }
+}
+
+impl Nbd {
+    fn shut_down(&mut self) -> Result {
+        match self.handle.take() {
+            Some(handle) => Ok(handle.shutdown()?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! The keeper: a small process for each device that holds its memory, so that the server may die, and starts the server
+//! anew when it does. It does nothing with the memory but keep it open.
+//!
+//! It survives a change of program by executing the new one in its own place: children, memory and lock stay.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use uzram_control::{
+    Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Request, Response, SERVER_SOCKET,
+};
+
+use crate::exit::{Failure, Kind, Result};
+use crate::{logging, sweep};
+
+/// Failed starts in a row after which the keeper waits for `uzram recover`.
+const MAX_FAILURES: u32 = 5;
+/// Longest wait before a server that keeps dying is started again.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long a server that hands over may take to end.
+const HAND_OVER: Duration = Duration::from_secs(10);
+
+/// Keep a device's memory and its server
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The directory of a device that is there already
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Descriptor of its image
+    #[arg(long, requires = "dir")]
+    pub(crate) image: Option<i32>,
+    /// Its server's process number
+    #[arg(long, requires = "dir")]
+    pub(crate) server: Option<u32>,
+    /// Let that server hand over to a new one
+    #[arg(long, requires = "server")]
+    pub(crate) hand_over: bool,
+    /// The program to go back to if the new server does not start
+    #[arg(long, requires = "dir")]
+    pub(crate) rollback: Option<PathBuf>,
+    /// The command line that asked for the device
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+enum Event {
+    /// The server with this process number ended.
+    Ended(u32),
+    /// Told to end.
+    Signal,
+    /// Start the server if it does not run.
+    Recover(Sender<Result>),
+    /// Become this program.
+    Upgrade(PathBuf),
+}
+
+struct Keeper {
+    claim: Claim,
+    image: i32,
+    command: Vec<OsString>,
+    events: Sender<Event>,
+    inbox: Receiver<Event>,
+    /// The server's process number while it runs.
+    server: Option<u32>,
+    /// Starts that failed, since one that did not.
+    failures: u32,
+    /// When servers died lately.
+    deaths: VecDeque<Instant>,
+}
+
+impl Args {
+    /// As command line arguments.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut out: Vec<OsString> = vec!["keep".into()];
+        let mut option = |name: &str, value: Option<OsString>| {
+            if let Some(value) = value {
+                out.extend([name.into(), value]);
+            }
+        };
+        option("--dir", self.dir.clone().map(Into::into));
+        option("--image", self.image.map(|fd| fd.to_string().into()));
+        option("--server", self.server.map(|pid| pid.to_string().into()));
+        option("--rollback", self.rollback.clone().map(Into::into));
+        if self.hand_over {
+            out.push("--hand-over".into());
+        }
+        out.push("--".into());
+        out.extend(self.command.iter().cloned());
+        out
+    }
+
+    pub(crate) fn run(self) -> Result {
+        // A session of its own: what happens to the terminal is nothing to it.
+        let _ = rustix::process::setsid();
+        let (events, inbox) = channel();
+        match (&self.dir, self.image) {
+            (Some(dir), Some(image)) => {
+                let keeper = Keeper {
+                    claim: Claim::adopt(dir)?,
+                    image,
+                    command: self.command.clone(),
+                    events,
+                    inbox,
+                    server: self.server.filter(|pid| *pid != 0),
+                    failures: 0,
+                    deaths: VecDeque::new(),
+                };
+                keeper.go_on(&self)
+            }
+            _ => self.begin(events, inbox),
+        }
+    }
+
+    /// A new device.
+    fn begin(self, events: Sender<Event>, inbox: Receiver<Event>) -> Result {
+        let (create, log) = crate::parse_create(&self.command)?;
+        logging::parse(&log)?;
+        let run = sweep::swept_run_dir()?;
+        let claim = run.claim(create.name())?;
+        claim.pass_on_lock()?;
+        // Inherited by every server: no CLOEXEC.
+        let image: OwnedFd = rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
+            .map_err(std::io::Error::from)?;
+        let mut keeper = Keeper {
+            image: image.as_raw_fd(),
+            claim,
+            command: self.command,
+            events,
+            inbox,
+            server: None,
+            failures: 0,
+            deaths: VecDeque::new(),
+        };
+        let path = match keeper.start_server(false) {
+            Ok(path) => path,
+            Err(failure) => {
+                let _ = keeper.claim.release();
+                return Err(failure);
+            }
+        };
+        let announced = keeper.serve_requests().and_then(|()| {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(path.as_bytes())?;
+            stdout.flush()?;
+            Ok(())
+        });
+        if let Err(failure) = announced {
+            // A device whose path nobody learns is worth nothing.
+            let _ = uzram_control::call(&keeper.claim.file(SERVER_SOCKET), &Request::Remove);
+            return Err(failure);
+        }
+        keeper.leave_terminal(&log)?;
+        keeper.watch()
+    }
+}
+
+impl Keeper {
+    /// A device that is there: its keeper died, or this is its keeper's new program.
+    fn go_on(mut self, args: &Args) -> Result {
+        let (_, log) = crate::parse_create(&self.command)?;
+        self.leave_terminal(&log)?;
+        self.serve_requests()?;
+        match self.server {
+            Some(pid) if args.hand_over => {
+                self.end_server(pid);
+                if let Err(failure) = self.start_server(true) {
+                    return self.roll_back(args, &failure);
+                }
+                tracing::info!(version = env!("CARGO_PKG_VERSION"), "took over");
+            }
+            Some(pid) => self.watch_server(pid),
+            None => self.start_again(),
+        }
+        self.watch()
+    }
+
+    /// The new program's server does not start: the old program's did.
+    fn roll_back(mut self, args: &Args, failure: &Failure) -> Result {
+        tracing::error!("the new program cannot serve the device: {failure}");
+        if let Some(old) = &args.rollback {
+            tracing::warn!("going back to the old program");
+            let back = Args {
+                server: Some(0),
+                ..self.arguments()
+            };
+            let error = Command::new(old).args(back.arguments()).exec();
+            tracing::error!(%error, "the old program cannot be executed");
+        }
+        self.failures = 1;
+        self.start_again();
+        self.watch()
+    }
+
+    /// The arguments of a keeper that goes on from here.
+    fn arguments(&self) -> Args {
+        Args {
+            dir: Some(self.claim.dir.clone()),
+            image: Some(self.image),
+            server: self.server,
+            hand_over: false,
+            rollback: None,
+            command: self.command.clone(),
+        }
+    }
+
+    fn serve_requests(&self) -> Result {
+        let requests = Requests {
+            events: Mutex::new(self.events.clone()),
+            image: self.image,
+        };
+        ControlServer::start(&self.claim.file(KEEPER_SOCKET), Arc::new(requests))?;
+        Ok(())
+    }
+
+    /// Starts a server and waits until it serves. Returns what it printed: the device's path.
+    fn start_server(&mut self, resume: bool) -> Result<String> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("serve").arg("--dir").arg(&self.claim.dir);
+        command.arg("--image").arg(self.image.to_string());
+        if resume {
+            command.arg("--resume").stderr(self.log_file()?);
+        }
+        command.arg("--").args(&self.command);
+        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut server = started.map_err(|error| {
+            Failure::new(Kind::Failed, format!("cannot start the server: {error}"))
+        })?;
+        let mut path = String::new();
+        if let Some(stdout) = server.stdout.take() {
+            BufReader::new(stdout).read_line(&mut path)?;
+        }
+        if path.is_empty() {
+            let status = server.wait()?;
+            if resume {
+                let message = format!("it ended with {status}: see the log");
+                return Err(Failure::new(Kind::Failed, message));
+            }
+            // It has said why.
+            let code = status.code().unwrap_or(Kind::Failed as i32);
+            return Err(Failure::silent(code));
+        }
+        self.server = Some(server.id());
+        self.failures = 0;
+        self.watch_server(server.id());
+        Ok(path)
+    }
+
+    fn log_file(&self) -> Result<File> {
+        let options = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .clone();
+        Ok(options.open(self.claim.file("log"))?)
+    }
+
+    /// From now on only the log is spoken to.
+    fn leave_terminal(&self, log: &str) -> Result {
+        std::env::set_current_dir("/")?;
+        logging::to_file(log, self.log_file()?)?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let to_null = rustix::stdio::dup2_stdin(&null)
+            .and_then(|()| rustix::stdio::dup2_stdout(&null))
+            .and_then(|()| rustix::stdio::dup2_stderr(&null));
+        to_null.map_err(std::io::Error::from)?;
+        Ok(())
+    }
+
+    /// Sends [`Event::Ended`] when the process ends, whether it is a child or not.
+    fn watch_server(&self, pid: u32) {
+        let events = self.events.clone();
+        let watch = move || {
+            if let Some(end) = pidfd(pid) {
+                wait_for_end(&end);
+            }
+            let _ = events.send(Event::Ended(pid));
+        };
+        let thread = std::thread::Builder::new().name("server-watch".into());
+        if let Err(error) = thread.spawn(watch) {
+            tracing::error!(%error, "nobody watches the server");
+        }
+    }
+
+    /// Keeps until the device is taken down.
+    fn watch(mut self) -> Result {
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        let events = self.events.clone();
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    let _ = events.send(Event::Signal);
+                }
+            })?;
+        while let Ok(event) = self.inbox.recv() {
+            match event {
+                Event::Ended(pid) => {
+                    reap(pid);
+                    if self.claim.is_released() {
+                        break;
+                    }
+                    if self.server == Some(pid) {
+                        self.server = None;
+                        self.note_death();
+                        self.start_again();
+                    }
+                }
+                Event::Signal => self.remove(),
+                Event::Recover(answer) => {
+                    let result = match self.server {
+                        Some(_) => Ok(()),
+                        None => self.start_server(true).map(drop),
+                    };
+                    let _ = answer.send(result);
+                }
+                Event::Upgrade(program) => self.become_program(&program),
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self) {
+        let socket = self.claim.file(SERVER_SOCKET);
+        match uzram_control::call(&socket, &Request::Remove) {
+            Ok(Response::Error(error)) => tracing::warn!("told to end, but {error}"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("told to end, but the server does not answer: {error}"),
+        }
+    }
+
+    /// Waits a moment if servers died often lately.
+    fn note_death(&mut self) {
+        tracing::warn!("the server died");
+        let now = Instant::now();
+        self.deaths.push_back(now);
+        self.deaths
+            .retain(|death| now.duration_since(*death) < Duration::from_secs(10));
+        let often = self.deaths.len().saturating_sub(8) as u32;
+        if often > 0 {
+            std::thread::sleep(MAX_PAUSE.min(Duration::from_millis(50) * often));
+        }
+    }
+
+    fn start_again(&mut self) {
+        while self.failures < MAX_FAILURES && !self.claim.is_released() {
+            match self.start_server(true) {
+                Ok(path) => {
+                    tracing::info!(path = path.trim_end(), "served again");
+                    return;
+                }
+                Err(failure) => {
+                    self.failures += 1;
+                    tracing::error!(failures = self.failures, "no new server: {failure}");
+                    std::thread::sleep(MAX_PAUSE.min(Duration::from_millis(100) * self.failures));
+                }
+            }
+        }
+        let name = &self.claim.name;
+        tracing::error!("giving up; the contents are kept: `uzram recover {name}` tries again");
+    }
+
+    /// Lets a server go, so that another can take its place.
+    fn end_server(&mut self, pid: u32) {
+        let end = pidfd(pid);
+        let asked = uzram_control::call(&self.claim.file(SERVER_SOCKET), &Request::HandOver);
+        let ended = |end: &OwnedFd| wait_for_end_within(end, HAND_OVER);
+        if let Some(end) = end
+            && (!matches!(asked, Ok(Response::Done)) || !ended(&end))
+        {
+            // Nothing that was acknowledged is lost by this.
+            tracing::warn!("the old server does not hand over: killing it");
+            let _ = rustix::process::pidfd_send_signal(&end, Signal::KILL);
+            wait_for_end(&end);
+        }
+        reap(pid);
+        self.server = None;
+    }
+
+    /// Executes another program in this process's place. It was checked to know the image.
+    fn become_program(&self, program: &Path) {
+        tracing::info!(program = %program.display(), "upgrading");
+        // Kept open across the execution, so that there is a way back even if the file is gone.
+        let own = File::open("/proc/self/exe");
+        let rollback = own.as_ref().ok().and_then(|file| {
+            rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty()).ok()?;
+            Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())))
+        });
+        let args = Args {
+            hand_over: self.server.is_some(),
+            rollback,
+            ..self.arguments()
+        };
+        let error = Command::new(program).args(args.arguments()).exec();
+        tracing::error!(%error, "cannot execute {}", program.display());
+    }
+}
+
+/// What is asked of a keeper through its socket.
+struct Requests {
+    events: Mutex<Sender<Event>>,
+    image: i32,
+}
+
+impl Requests {
+    fn send(&self, event: Event) {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = events.send(event);
+    }
+}
+
+impl Handler for Requests {
+    fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
+        let error = |errno, message| Err(ControlError { errno, message });
+        match request {
+            Request::Ping => Ok(Response::Done),
+            Request::Recover => {
+                let (answer, inbox) = channel();
+                self.send(Event::Recover(answer));
+                match inbox.recv() {
+                    Ok(Ok(())) => Ok(Response::Done),
+                    Ok(Err(failure)) => error(5, format!("the server does not start: {failure}")),
+                    Err(_) => error(5, "the keeper ends".into()),
+                }
+            }
+            Request::Upgrade { program } => match check_program(&program, self.image) {
+                // It happens in `answered`, so that the answer comes before the change.
+                Ok(()) => Ok(Response::Done),
+                Err(message) => error(22, message),
+            },
+            other => error(22, format!("a keeper does not know {other:?}")),
+        }
+    }
+
+    fn answered(&self, request: &Request, done: bool) {
+        if let Request::Upgrade { program } = request
+            && done
+        {
+            self.send(Event::Upgrade(program.clone()));
+        }
+    }
+}
+
+/// Asks a program whether it could serve the image.
+fn check_program(program: &Path, image: i32) -> std::result::Result<(), String> {
+    let name = program.display();
+    let output = Command::new(program)
+        .args(["check-image", "--image", &image.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot execute {name}: {error}"))?;
+    if output.status.success() && output.stdout.starts_with(b"uzram image ") {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "{name} cannot serve this device: {}",
+        said.trim_end()
+    ))
+}
+
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits until the process of a pidfd has ended.
+pub(crate) fn wait_for_end(process: &OwnedFd) {
+    while !wait_for_end_within(process, Duration::from_secs(3600)) {}
+}
+
+fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool {
+    let begin = Instant::now();
+    loop {
+        let left = patience.saturating_sub(begin.elapsed());
+        let Ok(left) = left.try_into() else {
+            return false;
+        };
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            // No way to know: the caller's next step will tell.
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Takes a dead child's remains, if it was a child.
+fn reap(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = pid.map(|pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG));
+}

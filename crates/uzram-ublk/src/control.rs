@@ -1,0 +1,195 @@
+//! The driver's control device: one command at a time, each waited for.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+
+use io_uring::IoUring;
+use rustix::thread::CpuSet;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::Error;
+use crate::abi::{Command, ControlCommand, DevInfo, Params};
+use crate::sys::{self, ControlRing};
+
+const PATH: &str = "/dev/ublk-control";
+/// Length of [`Params`] as the driver counts it: without the padding.
+const PARAMS_LEN: u32 = 60;
+
+/// The control device, opened.
+pub(crate) struct Control {
+    file: File,
+    ring: ControlRing,
+}
+
+impl Control {
+    /// [`Error::Unavailable`] says what is missing, and how it could be had.
+    pub(crate) fn open() -> Result<Control, Error> {
+        let unavailable = |reason: String| Error::Unavailable { reason };
+        let opened = OpenOptions::new().read(true).write(true).open(PATH);
+        let file = opened.map_err(|error| {
+            unavailable(match error.kind() {
+                io::ErrorKind::NotFound => {
+                    format!("{PATH} is missing (load the driver with: modprobe ublk_drv)")
+                }
+                io::ErrorKind::PermissionDenied => {
+                    format!("{PATH}: {error} (ublk devices need root)")
+                }
+                _ => format!("{PATH}: {error}"),
+            })
+        })?;
+        let ring = IoUring::builder().build(4);
+        let ring = ring.map_err(|error| unavailable(format!("io_uring: {error}")))?;
+        Ok(Control { file, ring })
+    }
+
+    fn run(
+        &mut self,
+        command: Command,
+        dev_id: u32,
+        queue: u16,
+        data: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<i32> {
+        let fields = ControlCommand {
+            dev_id,
+            queue_id: queue,
+            len: 0,
+            addr: 0,
+            data,
+            dev_path_len: 0,
+            pad: 0,
+            reserved: 0,
+        };
+        sys::control(&mut self.ring, &self.file, command, fields, buffer)
+    }
+
+    fn device(
+        &mut self,
+        command: Command,
+        id: u32,
+        data: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let done = self.run(command, id, u16::MAX, data, buffer);
+        done.map(drop)
+            .map_err(Error::at(format!("ublk {command:?} of device {id}")))
+    }
+
+    /// The driver's features; an error where it is too old to tell (before Linux 6.5).
+    pub(crate) fn features(&mut self) -> Result<u64, Error> {
+        let mut bits = [0; 8];
+        let asked = self.run(Command::GetFeatures, u32::MAX, u16::MAX, 0, &mut bits);
+        match asked {
+            Ok(_) => Ok(u64::from_ne_bytes(bits)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Error::Unavailable {
+                    reason: format!("the driver refuses this user: {error}"),
+                })
+            }
+            Err(error) => Err(Error::Unavailable {
+                reason: format!(
+                    "the driver does not tell its features ({error}): Linux 6.5 or newer is needed"
+                ),
+            }),
+        }
+    }
+
+    /// Makes a device. What it got (its number among it) stands in `info` afterwards.
+    pub(crate) fn add(&mut self, info: &mut DevInfo) -> Result<(), Error> {
+        let wanted = info.dev_id;
+        let added = self.device(Command::AddDev, wanted, 0, info.as_mut_bytes());
+        added.map_err(|error| match error.errno() {
+            Some(17) => Error::Taken { id: wanted },
+            // The driver's limit of devices (module parameter ublks_max).
+            Some(13) => Error::Unavailable {
+                reason: "the driver has as many devices as it allows (ublks_max)".into(),
+            },
+            _ => error,
+        })
+    }
+
+    pub(crate) fn info(&mut self, id: u32) -> Result<DevInfo, Error> {
+        let mut info = DevInfo::default();
+        self.device(Command::GetDevInfo, id, 0, info.as_mut_bytes())?;
+        Ok(info)
+    }
+
+    pub(crate) fn set_params(&mut self, id: u32, params: &Params) -> Result<(), Error> {
+        let mut params = Params {
+            len: PARAMS_LEN,
+            ..*params
+        };
+        self.device(Command::SetParams, id, 0, params.as_mut_bytes())
+    }
+
+    pub(crate) fn params(&mut self, id: u32) -> Result<Params, Error> {
+        let mut params = Params {
+            len: PARAMS_LEN,
+            ..Params::default()
+        };
+        self.device(Command::GetParams, id, 0, params.as_mut_bytes())?;
+        Ok(params)
+    }
+
+    /// The CPUs that send requests to a queue.
+    pub(crate) fn affinity(&mut self, id: u32, queue: u16) -> io::Result<CpuSet> {
+        // A mask for 1024 CPUs, as rustix's.
+        let mut bytes = [0; 128];
+        self.run(
+            Command::GetQueueAffinity,
+            id,
+            queue,
+            queue.into(),
+            &mut bytes,
+        )?;
+        let mut set = CpuSet::new();
+        for (at, byte) in bytes.iter().enumerate() {
+            (0..8)
+                .filter(|bit| byte >> bit & 1 == 1)
+                .for_each(|bit| set.set(at * 8 + bit));
+        }
+        Ok(set)
+    }
+
+    /// Lets the device begin, once its queues have fetched; makes the node.
+    pub(crate) fn start(&mut self, id: u32) -> Result<(), Error> {
+        self.device(Command::StartDev, id, std::process::id().into(), &mut [])
+    }
+
+    /// Takes the node away and ends the queues.
+    pub(crate) fn stop(&mut self, id: u32) -> Result<(), Error> {
+        self.device(Command::StopDev, id, 0, &mut [])
+    }
+
+    /// Deletes the device; it goes when its last user does.
+    pub(crate) fn delete(&mut self, id: u32) -> Result<(), Error> {
+        // The plain command waits for the last user, which may be never; the other came with Linux 6.7.
+        match self.device(Command::DelDevAsync, id, 0, &mut []) {
+            Err(error) if matches!(error.errno(), Some(95 | 22)) => {
+                self.device(Command::DelDev, id, 0, &mut [])
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) fn start_recovery(&mut self, id: u32) -> Result<(), Error> {
+        self.device(Command::StartUserRecovery, id, 0, &mut [])
+    }
+
+    pub(crate) fn end_recovery(&mut self, id: u32) -> Result<(), Error> {
+        self.device(
+            Command::EndUserRecovery,
+            id,
+            std::process::id().into(),
+            &mut [],
+        )
+    }
+}
+
+const _: () = assert!(PARAMS_LEN as usize <= size_of::<Params>());
+/// What `info` and `params` are read into can be any bytes.
+const _: fn() = || {
+    fn any_bytes<T: FromBytes>() {}
+    any_bytes::<DevInfo>();
+    any_bytes::<Params>();
+};

@@ -1,0 +1,481 @@
+//! The whole: a device added, started, taken over, removed; and what a dead server left.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use uzram::Device;
+
+use crate::Error;
+use crate::abi::{
+    ATTR_FUA, ATTR_VOLATILE_CACHE, DevInfo, MAX_IO_BYTES, MAX_QUEUE_DEPTH, PARAM_TYPES, Params,
+    flags, state,
+};
+use crate::control::Control;
+use crate::queue::{self, Plan};
+
+/// How long the driver may take to notice a server's death, or to make or delete a node.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Largest discard: the block layer's own limit.
+const MAX_DISCARD_SECTORS: u32 = u32::MAX >> 9;
+/// What the driver must be able to do.
+const NEEDED: u64 = flags::CMD_IOCTL_ENCODE | flags::USER_RECOVERY | flags::USER_RECOVERY_REISSUE;
+
+/// Whose a ublk device is: kept by the driver, so that a dead server's device is known for what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// The tag of the device that is known by this directory (or any other path that is its own).
+    pub fn of(path: &Path) -> Tag {
+        let hash = crc32fast::hash(path.as_os_str().as_encoded_bytes());
+        Tag(u64::from(u32::from_be_bytes(*b"UZRM")) << 32 | u64::from(hash))
+    }
+}
+
+/// How requests' bytes come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffers {
+    /// This process copies; one buffer a queue.
+    UserCopy,
+    /// The driver copies; one buffer a tag.
+    Mapped,
+}
+
+/// Settings of a ublk device.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// N of `/dev/ublkbN`; `None`: the lowest that is free.
+    pub id: Option<u32>,
+    /// Hardware queues, one thread each; `None`: one for each CPU. At most one for each CPU.
+    pub queues: Option<u16>,
+    /// Requests that a queue can have at once, 1 to 4096.
+    pub depth: u16,
+    /// Largest request in bytes, a multiple of 4096 up to 32 MiB.
+    pub max_io_bytes: u32,
+    /// How bytes come and go; `None`: what measured better (see the crate's docs).
+    pub buffers: Option<Buffers>,
+    /// Announce a volatile write cache, so that flushes and FUA arrive here. Off: memory needs no flush.
+    pub write_cache: bool,
+    /// Whose it is.
+    pub tag: Tag,
+}
+
+impl Options {
+    /// One queue a CPU, depth 128, requests of up to 512 KiB.
+    pub fn new(tag: Tag) -> Options {
+        Options {
+            id: None,
+            queues: None,
+            depth: 128,
+            max_io_bytes: 512 << 10,
+            buffers: None,
+            write_cache: false,
+            tag,
+        }
+    }
+}
+
+/// Called when a queue cannot go on. The device waits from then on: whoever gets this call should end the
+/// process, so that another can take over.
+pub type OnDeath = Arc<dyn Fn(&std::io::Error) + Send + Sync>;
+
+/// A ublk device that is served by this process.
+pub struct Ublk {
+    id: u32,
+    node: PathBuf,
+    control: Control,
+    queues: Vec<JoinHandle<()>>,
+    removed: bool,
+}
+
+/// Says why this machine or user cannot have a ublk device, if so.
+pub fn probe() -> Result<(), Error> {
+    let features = Control::open()?.features()?;
+    if features & NEEDED != NEEDED {
+        let reason = format!(
+            "the driver has features {features:#x}, and user recovery with reissue is needed"
+        );
+        return Err(Error::Unavailable { reason });
+    }
+    Ok(())
+}
+
+fn cpus() -> u16 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4096) as u16)
+}
+
+impl Options {
+    fn check(&self) -> Result<(), Error> {
+        let rule = |holds: bool, what: &'static str, given: u64, accepted: String| {
+            if holds {
+                return Ok(());
+            }
+            Err(Error::Invalid {
+                what,
+                given,
+                accepted,
+            })
+        };
+        if let Some(queues) = self.queues {
+            let accepted = format!("1 to {}, one for each CPU", cpus());
+            rule(
+                (1..=cpus()).contains(&queues),
+                "queues",
+                queues.into(),
+                accepted,
+            )?;
+        }
+        let depths = 1..=MAX_QUEUE_DEPTH;
+        let accepted = format!("1 to {MAX_QUEUE_DEPTH}");
+        rule(
+            depths.contains(&self.depth),
+            "queue depth",
+            self.depth.into(),
+            accepted,
+        )?;
+        let max = self.max_io_bytes;
+        let fits = max.is_multiple_of(4096) && (4096..=MAX_IO_BYTES).contains(&max);
+        let accepted = format!("a multiple of 4096 up to {MAX_IO_BYTES}");
+        rule(fits, "max_io", max.into(), accepted)
+    }
+
+    fn params(&self, device: &Device) -> Params {
+        let attrs = if self.write_cache {
+            ATTR_VOLATILE_CACHE | ATTR_FUA
+        } else {
+            0
+        };
+        Params {
+            types: PARAM_TYPES,
+            attrs,
+            logical_bs_shift: device.logical_block_size().trailing_zeros() as u8,
+            physical_bs_shift: 12,
+            io_opt_shift: 12,
+            io_min_shift: 12,
+            max_sectors: self.max_io_bytes >> 9,
+            dev_sectors: device.size_bytes() >> 9,
+            discard_granularity: 4096,
+            max_discard_sectors: MAX_DISCARD_SECTORS,
+            max_write_zeroes_sectors: MAX_DISCARD_SECTORS,
+            max_discard_segments: 1,
+            ..Params::default()
+        }
+    }
+}
+
+impl Ublk {
+    /// Makes a ublk device and starts it. When this returns the node is there and works.
+    pub fn create(
+        device: Arc<Device>,
+        options: &Options,
+        on_death: &OnDeath,
+    ) -> Result<Ublk, Error> {
+        options.check()?;
+        let mut control = Control::open()?;
+        let features = control.features()?;
+        let buffers = match options.buffers {
+            Some(Buffers::UserCopy) if features & flags::USER_COPY == 0 => {
+                let reason = "the driver has no user copy".into();
+                return Err(Error::Unavailable { reason });
+            }
+            Some(buffers) => buffers,
+            None if features & flags::USER_COPY != 0 => Buffers::UserCopy,
+            None => Buffers::Mapped,
+        };
+        let copy = if buffers == Buffers::UserCopy {
+            flags::USER_COPY
+        } else {
+            0
+        };
+        let mut info = DevInfo {
+            queues: options.queues.unwrap_or_else(cpus),
+            depth: options.depth,
+            max_io_bytes: options.max_io_bytes,
+            dev_id: options.id.unwrap_or(u32::MAX),
+            flags: NEEDED | copy,
+            server_flags: options.tag.0,
+            pid: std::process::id() as i32,
+            ..DevInfo::default()
+        };
+        control.add(&mut info)?;
+        let mut this = Ublk::new(control, info.dev_id);
+        let started = this
+            .control
+            .set_params(this.id, &options.params(&device))
+            .and_then(|()| this.start_queues(&info, &device, on_death))
+            .and_then(|()| this.control.start(this.id))
+            .and_then(|()| this.wait_for_node());
+        match started {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                // Leave nothing behind; the first error is the one that matters.
+                let _ = this.take_down();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes over the device of that number after its server died or went to make room. Requests that were in flight
+    /// are issued again. [`Error::NotRecoverable`] where the device is not there, has another tag or size, or is
+    /// served by somebody who lives.
+    pub fn recover(
+        device: Arc<Device>,
+        id: u32,
+        options: &Options,
+        on_death: &OnDeath,
+    ) -> Result<Ublk, Error> {
+        let control = Control::open()?;
+        let mut this = Ublk::new(control, id);
+        // Whatever goes wrong below, the device stays for the next try.
+        this.removed = true;
+        let refuse = |reason: String| Error::NotRecoverable { id, reason };
+        let info = this.wait_until_quiesced(options.tag)?;
+        let params = this.control.params(id)?;
+        let size = params.dev_sectors << 9;
+        if size != device.size_bytes()
+            || 1 << params.logical_bs_shift != device.logical_block_size()
+        {
+            return Err(refuse(format!(
+                "it has {size} bytes in blocks of {}, the image has {} in blocks of {}",
+                1u64 << params.logical_bs_shift,
+                device.size_bytes(),
+                device.logical_block_size(),
+            )));
+        }
+        patiently(16, || this.control.start_recovery(id))?;
+        this.start_queues(&info, &device, on_death)?;
+        this.control.end_recovery(id)?;
+        this.removed = false;
+        Ok(this)
+    }
+
+    fn new(control: Control, id: u32) -> Ublk {
+        Ublk {
+            id,
+            node: PathBuf::from(format!("/dev/ublkb{id}")),
+            control,
+            queues: Vec::new(),
+            removed: false,
+        }
+    }
+
+    /// Waits for the driver to notice that the last server died.
+    fn wait_until_quiesced(&mut self, tag: Tag) -> Result<DevInfo, Error> {
+        let id = self.id;
+        let refuse = |reason: String| Error::NotRecoverable { id, reason };
+        let begin = Instant::now();
+        loop {
+            let info = self
+                .control
+                .info(id)
+                .map_err(|error| refuse(error.to_string()))?;
+            if info.server_flags != tag.0 {
+                return Err(refuse("it is another's".into()));
+            }
+            match info.state {
+                state::QUIESCED | state::FAIL_IO => return Ok(info),
+                state::DEAD => return Err(refuse("it was stopped".into())),
+                state::LIVE if begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                _ => return Err(refuse(format!("process {} serves it", info.pid))),
+            }
+        }
+    }
+
+    fn start_queues(
+        &mut self,
+        info: &DevInfo,
+        device: &Arc<Device>,
+        on_death: &OnDeath,
+    ) -> Result<(), Error> {
+        let path = format!("/dev/ublkc{}", self.id);
+        let open = || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(rustix::fs::OFlags::CLOEXEC.bits() as i32)
+                .open(&path);
+            file.map_err(Error::at(format!("opening {path}")))
+        };
+        // The node may take a moment to appear, and the last server's death a moment to be complete.
+        let char_device = Arc::new(patiently(2, || patiently(16, open))?);
+        let (ready, inbox) = sync_channel(usize::from(info.queues));
+        for number in 0..info.queues {
+            let plan = Plan {
+                number,
+                depth: info.depth,
+                max_io_bytes: info.max_io_bytes as usize,
+                buffers: match info.flags & flags::USER_COPY {
+                    0 => Buffers::Mapped,
+                    _ => Buffers::UserCopy,
+                },
+                cpus: self.control.affinity(self.id, number).ok(),
+                char_device: char_device.clone(),
+                device: device.clone(),
+            };
+            let (ready, on_death) = (ready.clone(), on_death.clone());
+            let work = move || {
+                if let Err(error) = queue::run(plan, &ready) {
+                    on_death(&error);
+                }
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("ublk{}-q{number}", self.id))
+                .spawn(work)
+                .map_err(Error::at("starting a queue's thread"))?;
+            self.queues.push(thread);
+        }
+        for _ in 0..info.queues {
+            let said = inbox.recv().unwrap_or(Ok(()));
+            said.map_err(Error::at(format!("giving tags to {path}")))?;
+        }
+        Ok(())
+    }
+
+    /// devtmpfs makes the node at once; udev may be at it still.
+    fn wait_for_node(&self) -> Result<(), Error> {
+        let begin = Instant::now();
+        while !self.node.exists() {
+            if begin.elapsed() > PATIENCE {
+                let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+                return Err(Error::at(format!("waiting for {}", self.node.display()))(
+                    missing,
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The block device's node.
+    pub fn node(&self) -> &Path {
+        &self.node
+    }
+
+    /// N of `/dev/ublkbN`.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Takes the node for the caller alone: while the result lives nobody can mount it or swap on it.
+    /// [`Error::Node`] names who uses it now.
+    pub fn exclusive(&self) -> Result<Option<File>, Error> {
+        Ok(uzram_blockdev::exclusive(&self.node, || true)?)
+    }
+
+    /// Stops and deletes the device, unless somebody uses it: after [`Error::Node`] all is as before. Called again
+    /// after success it does nothing.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        if self.removed {
+            return Ok(());
+        }
+        // Held until the queues have ended: nobody can come in between.
+        let held = self.exclusive()?;
+        self.control.stop(self.id)?;
+        drop(held);
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), Error> {
+        self.removed = true;
+        // Again after `remove`, and for what never got as far as starting: no harm.
+        let _ = self.control.stop(self.id);
+        for queue in self.queues.drain(..) {
+            let _ = queue.join();
+        }
+        self.control.delete(self.id)?;
+        wait_until_deleted(self.id)
+    }
+}
+
+impl std::fmt::Debug for Ublk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ublk")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tries again while the system answers `errno`, for as long as patience lasts.
+fn patiently<T>(errno: i32, mut step: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let begin = Instant::now();
+    loop {
+        match step() {
+            Err(error) if error.errno() == Some(errno) && begin.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn char_node(id: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/ublkc{id}"))
+}
+
+fn wait_until_deleted(id: u32) -> Result<(), Error> {
+    let begin = Instant::now();
+    let sysfs = PathBuf::from(format!("/sys/class/ublk-char/ublkc{id}"));
+    while sysfs.exists() {
+        if begin.elapsed() > PATIENCE {
+            return Err(Error::Lingers {
+                path: char_node(id),
+                seconds: PATIENCE.as_secs(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Numbers of all ublk devices of this machine.
+fn all() -> Vec<u32> {
+    let Ok(found) = fs::read_dir("/sys/class/ublk-char") else {
+        return Vec::new();
+    };
+    let number = |entry: fs::DirEntry| {
+        entry
+            .file_name()
+            .to_str()?
+            .strip_prefix("ublkc")?
+            .parse()
+            .ok()
+    };
+    found.flatten().filter_map(number).collect()
+}
+
+/// Deletes the devices with this tag, whose server died and whose data is lost. Returns what was cleared, in words. Who
+/// still uses the node (a mount, a swap area) gets I/O errors instead of waiting for ever.
+pub fn clear_stale(tag: Tag) -> Result<Vec<String>, Error> {
+    let mut cleared = Vec::new();
+    let ids = all();
+    if ids.is_empty() {
+        return Ok(cleared);
+    }
+    let mut control = Control::open()?;
+    for id in ids {
+        // It may go while we look.
+        if !control
+            .info(id)
+            .is_ok_and(|info| info.server_flags == tag.0)
+        {
+            continue;
+        }
+        let node = PathBuf::from(format!("/dev/ublkb{id}"));
+        let by = uzram_blockdev::busy(&node);
+        control.stop(id)?;
+        control.delete(id)?;
+        cleared.push(match by {
+            Some(by) => format!("{}, which is {by} and fails from now on", node.display()),
+            None => node.display().to_string(),
+        });
+    }
+    Ok(cleared)
+}

@@ -1,0 +1,30 @@
+//! A uzram device as `/dev/ublkbN`: a real kernel block device whose requests this process serves through
+//! io_uring.
+//!
+//! * One queue and one thread for each CPU, pinned to it. A thread uses the compression stream of its CPU, so that
+//!   no request ever queues for a stream.
+//! * READ, WRITE, FLUSH, FUA, DISCARD, WRITE_ZEROES.
+//! * The device survives this process: the kernel holds its requests when the process dies, and a new process
+//!   takes it over ([`Ublk::recover`]); what was in flight is issued again. That is safe, since every request here
+//!   may be carried out twice.
+//!
+//! **Buffers.** With *user copy* a thread has one buffer and copies from and to the request's pages by a system
+//! call; with *mapped* buffers the kernel copies to a buffer that each of a queue's tags has. The first takes
+//! `queues x max_io_bytes` of memory, the second `queues x depth x max_io_bytes`: see [`Buffers`].
+//!
+//! This is our own thin layer on `io-uring` and not `libublk`, which needs libclang to build and an executor to
+//! run. Zero copy and buffer registration are not used: a request's bytes have to pass the CPU to be compressed.
+//!
+//! This crate knows nothing about compressors, pools, or how devices are named.
+#![deny(unsafe_code)]
+
+mod abi;
+mod control;
+mod error;
+mod frontend;
+mod queue;
+mod request;
+mod sys;
+
+pub use error::Error;
+pub use frontend::{Buffers, OnDeath, Options, Tag, Ublk, clear_stale, probe};

@@ -1,0 +1,134 @@
+//! One request: a descriptor and a buffer in, a result out. Pure, so that it can be tested without a kernel.
+
+use uzram::{Device, Zeroes};
+
+use crate::abi::{IoDescriptor, OP_FUA, OP_NOUNMAP, op};
+
+const SECTOR: u64 = 512;
+const EIO: i32 = 5;
+const EINVAL: i32 = 22;
+const EOPNOTSUPP: i32 = 95;
+
+/// A request, understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) op: u32,
+    flags: u32,
+    offset: u64,
+    len: u64,
+}
+
+impl Request {
+    pub(crate) fn new(descriptor: IoDescriptor) -> Request {
+        Request {
+            op: descriptor.op_flags & 0xFF,
+            flags: descriptor.op_flags,
+            offset: descriptor.start_sector.saturating_mul(SECTOR),
+            len: u64::from(descriptor.sectors) * SECTOR,
+        }
+    }
+
+    /// Bytes that the request carries in or out.
+    pub(crate) fn data_len(&self) -> usize {
+        match self.op {
+            op::READ | op::WRITE => self.len as usize,
+            _ => 0,
+        }
+    }
+
+    /// Carries the request out; `buffer` has [`Request::data_len`] bytes. Returns the driver's result: the bytes done,
+    /// or a negative errno.
+    pub(crate) fn serve(&self, device: &Device, buffer: &mut [u8]) -> i32 {
+        debug_assert_eq!(buffer.len(), self.data_len());
+        let result = match self.op {
+            op::READ => device.read_at(buffer, self.offset),
+            op::WRITE => device.write_at(buffer, self.offset).and_then(|()| {
+                if self.flags & OP_FUA != 0 {
+                    device.flush()
+                } else {
+                    Ok(())
+                }
+            }),
+            op::FLUSH => device.flush(),
+            op::DISCARD => device.discard(self.offset, self.len),
+            op::WRITE_ZEROES if self.flags & OP_NOUNMAP != 0 => {
+                device.write_zeroes(self.offset, self.len, Zeroes::Allocate)
+            }
+            op::WRITE_ZEROES => device.write_zeroes(self.offset, self.len, Zeroes::Deallocate),
+            _ => return -EOPNOTSUPP,
+        };
+        match result {
+            Ok(()) => i32::try_from(self.data_len()).unwrap_or(-EINVAL),
+            Err(error) => -match error.errno() {
+                0 => EIO,
+                errno => errno,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(op_flags: u32, start_sector: u64, sectors: u32) -> Request {
+        Request::new(IoDescriptor {
+            op_flags,
+            sectors,
+            start_sector,
+            addr: 0,
+        })
+    }
+
+    #[test]
+    fn every_operation_does_what_it_says() {
+        let device = Device::builder(1 << 20).build().unwrap();
+        let written = [7; 4096];
+        let mut data = written;
+        assert_eq!(
+            request(op::WRITE | OP_FUA, 8, 8).serve(&device, &mut data),
+            4096
+        );
+        let mut back = [0; 4096];
+        assert_eq!(request(op::READ, 8, 8).serve(&device, &mut back), 4096);
+        assert_eq!(back, written);
+        assert_eq!(request(op::FLUSH, 0, 0).serve(&device, &mut []), 0);
+        assert_eq!(
+            request(op::WRITE_ZEROES | OP_NOUNMAP, 8, 8).serve(&device, &mut []),
+            0
+        );
+        assert_eq!(device.stats().same_pages, 1);
+        assert_eq!(request(op::WRITE_ZEROES, 8, 8).serve(&device, &mut []), 0);
+        assert_eq!(device.stats().orig_data_size_bytes, 0);
+        device.write_at(&written, 4096).unwrap();
+        assert_eq!(request(op::DISCARD, 8, 8).serve(&device, &mut []), 0);
+        assert_eq!(device.stats().orig_data_size_bytes, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_an_errno() {
+        let device = Device::builder(1 << 20)
+            .mem_limit_bytes(12288)
+            .build()
+            .unwrap();
+        assert_eq!(
+            request(op::READ, 1 << 40, 8).serve(&device, &mut [0; 4096]),
+            -EINVAL
+        );
+        assert_eq!(
+            request(op::READ, u64::MAX, 8).serve(&device, &mut [0; 4096]),
+            -EINVAL
+        );
+        assert_eq!(request(13, 0, 8).serve(&device, &mut []), -EOPNOTSUPP);
+        let mut noise = 1u64;
+        let full = (0..16).any(|page| {
+            let mut data = [0; 4096];
+            data.fill_with(|| {
+                noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1);
+                (noise >> 56) as u8
+            });
+            request(op::WRITE, page * 8, 8).serve(&device, &mut data) == -28
+        });
+        assert!(full, "the limit was never hit");
+    }
+}

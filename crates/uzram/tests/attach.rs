@@ -1,0 +1,345 @@
+//! What another process left is there: after a clean end, after kill -9 at any moment, and not if it is damaged.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use uzram::{Device, Error, HeaderError, Zeroes};
+
+const SIZE: u64 = 64 << 20;
+const PAGES: u64 = SIZE / 4096;
+
+fn memfd() -> OwnedFd {
+    rustix::fs::memfd_create("uzram-attach-test", MemfdFlags::empty()).unwrap()
+}
+
+/// Another open file description of the same memory, as another process would have.
+fn reopen(file: &OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path);
+    file.unwrap().into()
+}
+
+fn builder() -> uzram::Builder {
+    Device::builder(SIZE)
+}
+
+/// Contents that say which page and which write they are of; every fifth is incompressible, every seventh
+/// same-filled.
+fn content(page: u64, seq: u32) -> [u8; 4096] {
+    let stamp = page << 32 | u64::from(seq);
+    let mut bytes = [0; 4096];
+    let mut state = stamp.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let noise = match seq % 35 {
+            n if n % 7 == 0 => 0,
+            n if n % 5 == 0 => u64::MAX,
+            n => u64::from(n) << (at % 16),
+        };
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        // The first word is the stamp itself.
+        *word = (stamp ^ if at > 0 { state & noise } else { 0 }).to_ne_bytes();
+    }
+    bytes
+}
+
+/// The write that a page's contents are of; `None` if they are of no single one.
+fn seq_of(page: u64, bytes: &[u8; 4096]) -> Option<u32> {
+    if *bytes == [0; 4096] {
+        return Some(0);
+    }
+    let seq = u64::from_ne_bytes(*bytes.first_chunk()?) as u32;
+    (content(page, seq) == *bytes).then_some(seq)
+}
+
+#[test]
+fn what_was_written_is_there_after_attaching() {
+    let file = memfd();
+    for algorithm in ["lz4", "zstd"] {
+        let file = if algorithm == "lz4" {
+            reopen(&file)
+        } else {
+            memfd()
+        };
+        let again = [reopen(&file), reopen(&file)];
+        let device = builder()
+            .algorithm(algorithm)
+            .logical_block_size(512)
+            .mem_limit_bytes(40 << 20)
+            .build_in(file)
+            .unwrap();
+        for page in 0..2000 {
+            device
+                .write_at(&content(page, page as u32 + 1), page * 4096 * 3)
+                .unwrap();
+        }
+        device.discard(0, 100 * 4096 * 3).unwrap();
+        device.write_zeroes(4096, 4096, Zeroes::Allocate).unwrap();
+        device.write_at(b"partial", 300 * 4096 * 3 + 77).unwrap();
+        device.set_mem_limit_bytes(33 << 20);
+        let before = device.stats();
+        drop(device);
+        for (time, file) in again.into_iter().enumerate() {
+            let device = Device::builder(0).attach(file).unwrap();
+            assert_eq!(device.attached_count(), time as u64 + 1);
+            assert_eq!(
+                (
+                    device.size_bytes(),
+                    device.logical_block_size(),
+                    device.algorithm()
+                ),
+                (SIZE, 512, algorithm)
+            );
+            let after = device.stats();
+            assert_eq!(after.orig_data_size_bytes, before.orig_data_size_bytes);
+            assert_eq!(after.compr_data_size_bytes, before.compr_data_size_bytes);
+            assert_eq!(after.same_pages, before.same_pages);
+            assert_eq!(after.huge_pages, before.huge_pages);
+            assert_eq!(after.mem_limit_bytes, 33 << 20);
+            assert!(after.mem_used_total_bytes <= before.mem_used_total_bytes);
+            for page in 0..2000u64 {
+                let mut back = [0; 4096];
+                device.read_at(&mut back, page * 4096 * 3).unwrap();
+                let mut expected = match page {
+                    0..100 => [0; 4096],
+                    _ => content(page, page as u32 + 1),
+                };
+                if page == 300 {
+                    expected[77..84].copy_from_slice(b"partial");
+                }
+                assert!(back == expected, "page {page}");
+            }
+            // And it goes on: the same books serve new writes.
+            for page in 0..PAGES {
+                device
+                    .write_at(&[page as u8 | 1; 4096], page * 4096)
+                    .unwrap();
+            }
+            for page in 0..2000 {
+                device
+                    .write_at(&content(page, page as u32 + 1), page * 4096 * 3)
+                    .unwrap();
+            }
+            device.discard(0, SIZE).unwrap();
+            assert_eq!(device.stats().orig_data_size_bytes, 0);
+            for page in 100..2000 {
+                device
+                    .write_at(&content(page, page as u32 + 1), page * 4096 * 3)
+                    .unwrap();
+            }
+            device.write_zeroes(4096, 4096, Zeroes::Allocate).unwrap();
+            device.write_at(b"partial", 300 * 4096 * 3 + 77).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_image_has_one_user_at_a_time() {
+    let file = memfd();
+    let device = builder().build_in(reopen(&file)).unwrap();
+    let error = Device::builder(0).attach(reopen(&file)).unwrap_err();
+    assert!(matches!(error, Error::InUse), "{error}");
+    drop(device);
+    let error = builder().build_in(reopen(&file)).unwrap_err();
+    assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
+    Device::builder(0).attach(reopen(&file)).unwrap();
+}
+
+#[test]
+fn foreign_old_short_and_damaged_images_are_refused() {
+    let attach = |change: &dyn Fn(&std::fs::File)| {
+        let file = memfd();
+        let device = builder().build_in(reopen(&file)).unwrap();
+        for page in 0..500 {
+            device
+                .write_at(&content(page, page as u32 + 1), page * 4096)
+                .unwrap();
+        }
+        drop(device);
+        change(&std::fs::File::from(reopen(&file)));
+        Device::builder(0).attach(file).unwrap_err()
+    };
+    let put = |at: u64, bytes: &'static [u8]| {
+        move |file: &std::fs::File| file.write_all_at(bytes, at).unwrap()
+    };
+    let header = |error: Error| match error {
+        Error::Image(error) => error,
+        other => panic!("{other}"),
+    };
+    assert_eq!(header(attach(&put(0, b"EXT4"))), HeaderError::Foreign);
+    assert_eq!(
+        header(attach(&put(8, &[1]))),
+        HeaderError::Version { found: 1 }
+    );
+    assert_eq!(header(attach(&put(50, &[9]))), HeaderError::Damaged);
+    assert!(matches!(
+        header(attach(&|file| file.set_len(1 << 20).unwrap())),
+        HeaderError::Inconsistent { .. }
+    ));
+    assert_eq!(
+        header(Device::builder(0).attach(memfd()).map(drop).unwrap_err()),
+        HeaderError::Short { got: 0 }
+    );
+    // The table begins at the third page. Unknown state; an object outside the arena; a span without a head.
+    let word = |bits: u64| {
+        move |file: &std::fs::File| file.write_all_at(&bits.to_ne_bytes(), 8192).unwrap()
+    };
+    for bits in [
+        7 << 58,
+        3 << 58 | 0x7F_FFFF_FFFF,
+        3 << 58 | 99 << 39 | 0x10_0000,
+    ] {
+        let error = attach(&word(bits));
+        assert!(
+            matches!(error, Error::Damaged { page: 0, .. }),
+            "{bits:#x}: {error}"
+        );
+        assert!(error.to_string().contains("page 0"), "{error}");
+    }
+    // Two pages with one object.
+    let twice = |file: &std::fs::File| {
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, 8192 + 8 * 3).unwrap();
+        file.write_all_at(&word, 8192 + 8 * 4).unwrap();
+    };
+    let error = attach(&twice);
+    assert!(
+        matches!(error, Error::Damaged { page: 3 | 4, .. }),
+        "{error}"
+    );
+    // An algorithm that the build does not have.
+    let file = memfd();
+    drop(builder().algorithm("zstd").build_in(reopen(&file)).unwrap());
+    let only_lz4 = {
+        let mut registry = uzram::compress::Registry::empty();
+        let builtin = uzram::compress::Registry::builtin();
+        registry
+            .register(builtin.find("lz4").unwrap().clone())
+            .unwrap();
+        registry
+    };
+    let error = Device::builder(0)
+        .registry(only_lz4)
+        .attach(file)
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Compress(_)) && error.to_string().contains("zstd"),
+        "{error}"
+    );
+}
+
+const IMAGE: &str = "UZRAM_TEST_IMAGE";
+
+/// Not a test of its own: the process that `killed_at_any_moment` kills. Writes, and says what was acknowledged.
+#[test]
+fn child_that_writes() {
+    let Some(path) = std::env::var_os(IMAGE) else {
+        return;
+    };
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let device = Device::builder(0).attach(file.into()).unwrap();
+    let first: u32 = std::env::var("UZRAM_TEST_SEQ").unwrap().parse().unwrap();
+    let seq = AtomicU32::new(first);
+    let work = |thread: u64| {
+        let mut random = u64::from(first) << 8 | thread;
+        loop {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            // Each page has one writer.
+            let page = (random >> 33) % 500 * 2 + thread;
+            let seq = seq.fetch_add(1, Relaxed);
+            if random >> 60 == 0 {
+                device.discard(page * 4096, 4096).unwrap();
+                writeln!(std::io::stderr(), "{page} 0").unwrap();
+            } else {
+                device.write_at(&content(page, seq), page * 4096).unwrap();
+                writeln!(std::io::stderr(), "{page} {seq}").unwrap();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(1));
+        work(0);
+    });
+}
+
+/// kill -9 at random moments: every acknowledged write is there, and every page is of one write.
+#[test]
+fn killed_at_any_moment() {
+    let file = memfd();
+    drop(builder().build_in(reopen(&file)).unwrap());
+    let mut acknowledged: HashMap<u64, u32> = HashMap::new();
+    let mut seq = 1;
+    for round in 0..12u64 {
+        let path = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            file.as_fd().as_raw_fd()
+        );
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_writes", "--nocapture", "--quiet"])
+            .env(IMAGE, path)
+            .env("UZRAM_TEST_SEQ", seq.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let reader = std::thread::spawn(move || {
+            let parse = |line: String| -> Option<(u64, u32)> {
+                let (page, seq) = line.split_once(' ')?;
+                Some((page.parse().ok()?, seq.parse().ok()?))
+            };
+            lines
+                .map_while(Result::ok)
+                .filter_map(parse)
+                .collect::<Vec<_>>()
+        });
+        std::thread::sleep(Duration::from_millis(60 + round * 17 % 50));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said = reader.join().unwrap();
+        assert!(!said.is_empty(), "the child did nothing in round {round}");
+        seq = said.iter().map(|(_, seq)| *seq).max().unwrap() + 100;
+        acknowledged.extend(said);
+
+        let device = Device::builder(0).attach(reopen(&file)).unwrap();
+        let mut stored = 0;
+        for page in 0..1000 {
+            let mut bytes = [0; 4096];
+            device.read_at(&mut bytes, page * 4096).unwrap();
+            let found =
+                seq_of(page, &bytes).unwrap_or_else(|| panic!("page {page} is of no write"));
+            let expected = acknowledged.get(&page).copied().unwrap_or(0);
+            // The last write of each thread may have been done without being acknowledged.
+            assert!(
+                found == expected || found > expected || found == 0,
+                "page {page}: {found}, not {expected}"
+            );
+            if found != expected {
+                acknowledged.insert(page, found);
+                stored += 1;
+            }
+        }
+        assert!(
+            stored <= 2,
+            "{stored} pages differ from what was acknowledged"
+        );
+    }
+}
