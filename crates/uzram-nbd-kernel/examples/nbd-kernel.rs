@@ -1,11 +1,14 @@
-//! A device of zeros as `/dev/nbdN`, for trying and testing the frontend: prints the node and serves until it is
+//! A new device as `/dev/nbdN`, for trying and testing the frontend: prints the node and serves until it is
 //! killed. Meanwhile it obeys lines on standard input and answers each with one line, `ok` or `error: ...`:
 //!
 //! - `drop SECONDS`: drops all connections with what is in flight, waits, takes the device over again
 //! - `attach INDEX`: tries to connect another device there
 //! - `remove`: disconnects the device and ends the program
 
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +16,13 @@ use std::time::Duration;
 use clap::Parser;
 use uzram::Device;
 use uzram_nbd::{Adopter, Export, Server};
-use uzram_nbd_kernel::{Error, KernelNbd, Options, clear_stale, probe};
+use uzram_nbd_kernel::{Error, KernelNbd, Options, clear_stale, find, probe};
 
 #[derive(Parser)]
 struct Args {
+    /// File on tmpfs that holds the device, so that it outlives this process; with --reattach it must be there
+    #[arg(long)]
+    image: Option<PathBuf>,
     /// Size in MiB
     #[arg(long, default_value_t = 64)]
     size_mib: u64,
@@ -41,6 +47,9 @@ struct Args {
     /// Takes over this device, whose server is dead, instead of connecting one
     #[arg(long, conflicts_with = "index")]
     reattach: Option<u32>,
+    /// Prints the index of the device that has the name, and does nothing else
+    #[arg(long)]
+    find: bool,
     /// Disconnects this device, whose server is dead, and does nothing else
     #[arg(long)]
     clear_stale: Option<u32>,
@@ -64,6 +73,10 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     if args.probe {
         return Ok(probe()?);
     }
+    if args.find {
+        println!("{:?}", find(&args.name));
+        return Ok(());
+    }
     if let Some(index) = args.clear_stale {
         for what in clear_stale(index, &args.name)? {
             println!("cleared {what}");
@@ -75,8 +88,12 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     options.connections = args.connections.unwrap_or(options.connections);
     options.dead_conn_timeout = Duration::from_secs(args.dead_conn_timeout);
     options.request_timeout = args.request_timeout.map(Duration::from_secs);
-    let device = Device::builder(args.size_mib << 20).logical_block_size(args.block_size);
-    let device = Arc::new(device.build()?);
+    let builder = Device::builder(args.size_mib << 20).logical_block_size(args.block_size);
+    let device = Arc::new(match &args.image {
+        Some(path) if args.reattach.is_some() => builder.attach(image(path, false)?)?,
+        Some(path) => builder.build_in(image(path, true)?)?,
+        None => builder.build()?,
+    });
     let server = || server(&args.name, &device);
     let mut disk = match args.reattach {
         Some(index) => KernelNbd::reattach(server()?, index, &options)?,
@@ -119,6 +136,12 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     loop {
         std::thread::park();
     }
+}
+
+fn image(path: &Path, create: bool) -> io::Result<OwnedFd> {
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create_new(create);
+    Ok(open.open(path)?.into())
 }
 
 /// A server that ends its connections at once when it is dropped, as a killed process would.

@@ -15,7 +15,7 @@ use uzram_nbd::Adopter;
 
 use crate::command::{Client, Geometry};
 use crate::mend::{Event, Link, mend, pairs};
-use crate::sysfs::{Disk, node};
+use crate::sysfs::{self, Disk, node};
 use crate::{Error, Options};
 
 /// How long the node may take to appear.
@@ -216,6 +216,19 @@ impl Drop for KernelNbd {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The index of the device of this name, whether or not its server lives: for who made one and died before he could
+/// note which. A kernel before 5.13 keeps no names; there none is found.
+pub fn find(name: &str) -> Option<u32> {
+    let identifier = Options::new(name).identifier();
+    let indexes = sysfs::indexes().into_iter();
+    indexes
+        .filter(|index| {
+            let disk = Disk::new(*index);
+            disk.is_connected() && disk.backend().as_ref() == Some(&identifier)
+        })
+        .min()
 }
 
 /// Disconnects `/dev/nbdN` if it is the device of this name, whose server has died for good: what waits for a reply

@@ -31,5 +31,5 @@ mod sys;
 mod sysfs;
 
 pub use error::Error;
-pub use frontend::{KernelNbd, clear_stale, probe};
+pub use frontend::{KernelNbd, clear_stale, find, probe};
 pub use options::Options;

@@ -12,7 +12,7 @@ const MAX_NAME: usize = 200;
 #[non_exhaustive]
 pub struct Options {
     /// What tells this device from any other: the kernel keeps it as `uzram:NAME` (where it can: 5.13 and newer),
-    /// and only who knows it takes the device over. It should be unique on the machine.
+    /// and only who knows it takes the device over. It must be unique on the machine, as the path of a directory is.
     pub name: String,
     /// Which `/dev/nbdN` to take; `None` (the default) takes a free one.
     pub index: Option<u32>,

@@ -10,6 +10,19 @@ pub(crate) fn node(index: u32) -> PathBuf {
     format!("/dev/nbd{index}").into()
 }
 
+/// The indexes of all nbd devices, connected or not.
+pub(crate) fn indexes() -> Vec<u32> {
+    let Ok(disks) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
+    let names = disks.flatten().map(|disk| disk.file_name());
+    names.filter_map(|name| index_of(name.to_str()?)).collect()
+}
+
+fn index_of(name: &str) -> Option<u32> {
+    name.strip_prefix("nbd")?.parse().ok()
+}
+
 /// `/sys/block/nbdN`.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
@@ -70,6 +83,19 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_whole_devices_have_an_index() {
+        for (name, index) in [
+            ("nbd0", Some(0)),
+            ("nbd15", Some(15)),
+            ("nbd0p1", None),
+            ("nbd", None),
+            ("sda", None),
+        ] {
+            assert_eq!(index_of(name), index, "{name}");
+        }
+    }
 
     #[test]
     fn a_device_is_described_by_its_files() {
