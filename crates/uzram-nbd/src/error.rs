@@ -56,8 +56,14 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// The system would not start the accepting thread.
-    #[error("cannot start the accepting thread: {0}")]
+    /// No export has this name.
+    #[error("no export is named {name:?}")]
+    UnknownExport {
+        /// The name.
+        name: String,
+    },
+    /// The system would not start a thread.
+    #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
     /// Some connections did not end in the time given for shutdown, even after their sockets were closed.
     #[error("{connections} connections did not end in {seconds} seconds")]

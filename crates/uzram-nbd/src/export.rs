@@ -36,6 +36,21 @@ impl Export {
         self
     }
 
+    /// Bytes of the device.
+    pub fn size_bytes(&self) -> u64 {
+        self.device.size_bytes()
+    }
+
+    /// Bytes of the device's logical blocks. NBD clients may read and write any range all the same.
+    pub fn block_size(&self) -> u32 {
+        self.device.logical_block_size()
+    }
+
+    /// The transmission flags (`NBD_FLAG_...`) that a client without structured replies is told.
+    pub fn transmission_flags(&self) -> u16 {
+        self.flags(false)
+    }
+
     /// The transmission flags; `NBD_FLAG_SEND_DF` may be set only once structured replies are negotiated.
     pub(crate) fn flags(&self, structured: bool) -> u16 {
         use proto::flag;

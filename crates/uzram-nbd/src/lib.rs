@@ -18,6 +18,8 @@
 //! # Ok(()) }
 //! ```
 //!
+//! [`Adopter`] is a server without an address, for sockets that are connected already.
+//!
 //! # Threads
 //!
 //! One thread accepts. Each connection starts with one worker, and grows to the configured number the first
@@ -33,8 +35,10 @@
 // `connection` and its siblings are private; their docs are linked for those who read the source.
 #![allow(rustdoc::private_intra_doc_links)]
 
+mod adopt;
 mod close;
 mod connection;
+mod connections;
 mod error;
 mod execute;
 mod export;
@@ -45,6 +49,7 @@ mod receive;
 mod reply;
 mod server;
 
+pub use adopt::Adopter;
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;

@@ -1,22 +1,11 @@
-//! The server: its settings, the thread that accepts, the list of connections, and the orderly stop.
-//!
-//! # Stopping
-//!
-//! [`Handle::shutdown`] stops accepting, then shuts down the receive side of every connection: each serves what has
-//! arrived by then, sends the replies and closes. Connections that have not ended when the time limit is over have
-//! their sockets shut down in both directions, which frees even those that wait for a client to read.
+//! The server: its settings, the thread that accepts, and the orderly stop of both it and its connections.
 
-use crate::{
-    Error, Export, Listen, close::Close, connection, handshake, listen::Listener, lock,
-    receive::Stop, reply::Socket,
-};
+use crate::{Adopter, Error, Export, Listen, connections::Connections, listen::Listener};
 use rustix::{io::Errno, net};
 use std::{
-    collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex},
+    sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long the accepting thread waits when the system has no descriptors or memory for another connection.
@@ -25,12 +14,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Settings of a server to be made.
 #[derive(Clone)]
 pub struct Builder {
-    exports: Vec<Export>,
-    workers: usize,
-    max_connections: usize,
+    pub(crate) exports: Vec<Export>,
+    pub(crate) workers: usize,
+    pub(crate) max_connections: usize,
     allow_remote: bool,
-    handshake_timeout: Duration,
-    shutdown_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) shutdown_timeout: Duration,
 }
 
 impl Builder {
@@ -72,17 +61,30 @@ impl Builder {
 
     /// Takes the address. Clients may connect from now on and are served after [`Server::start`].
     pub fn bind(self, listen: &Listen) -> Result<Server, Error> {
+        self.check()?;
+        let listener = Listener::bind(listen, self.allow_remote)?;
+        Ok(Server {
+            listener,
+            settings: self,
+        })
+    }
+
+    /// Makes a server without an address, for sockets that somebody else connected. What concerns accepting and
+    /// negotiating ([`max_connections`](Self::max_connections), [`allow_remote`](Self::allow_remote),
+    /// [`handshake_timeout`](Self::handshake_timeout)) has no effect on it.
+    pub fn adopter(self) -> Result<Adopter, Error> {
+        self.check()?;
+        Ok(Adopter::new(Connections::new(self)))
+    }
+
+    fn check(&self) -> Result<(), Error> {
         if self.exports.is_empty() {
             return Err(Error::NoExport);
         }
         for (i, export) in self.exports.iter().enumerate() {
             export.check(&self.exports[..i])?;
         }
-        let listener = Listener::bind(listen, self.allow_remote)?;
-        Ok(Server {
-            listener,
-            settings: self,
-        })
+        Ok(())
     }
 }
 
@@ -118,15 +120,10 @@ impl Server {
 
     /// Starts to accept clients, in a thread of its own.
     pub fn start(self) -> Result<Handle, Error> {
-        let shared = Arc::new(Shared {
-            settings: self.settings,
-            stop: Stop::default(),
-            connections: Mutex::default(),
-            ended: Condvar::new(),
-        });
+        let connections = Connections::new(self.settings);
         let local = self.listener.local.clone();
         let listener = Arc::new(self.listener);
-        let accepting = (Arc::clone(&listener), Arc::clone(&shared));
+        let accepting = (Arc::clone(&listener), Arc::clone(&connections));
         let thread = thread::Builder::new()
             .name("nbd-accept".into())
             .spawn(move || accept(&accepting.0, &accepting.1))
@@ -134,7 +131,7 @@ impl Server {
         Ok(Handle {
             local,
             running: Some(Running {
-                shared,
+                connections,
                 listener,
                 thread,
             }),
@@ -149,7 +146,7 @@ pub struct Handle {
 }
 
 struct Running {
-    shared: Arc<Shared>,
+    connections: Arc<Connections>,
     listener: Arc<Listener>,
     thread: JoinHandle<()>,
 }
@@ -169,7 +166,7 @@ impl Handle {
     pub fn connections(&self) -> usize {
         self.running
             .as_ref()
-            .map_or(0, |running| lock(&running.shared.connections).len())
+            .map_or(0, |running| running.connections.count())
     }
 
     /// Stops accepting, lets the requests in flight finish and their replies go out, closes every connection and
@@ -180,32 +177,19 @@ impl Handle {
 
     fn stop(&mut self) -> Result<(), Error> {
         let Some(Running {
-            shared,
+            connections,
             listener,
             thread,
         }) = self.running.take()
         else {
             return Ok(());
         };
-        shared.stop.set();
+        connections.stop.set();
         // Makes accept return; a connection accepted just before sees the flag set above.
         let _ = net::shutdown(&listener.fd, net::Shutdown::Both);
         let _ = thread.join();
         drop(listener);
-        let limit = shared.settings.shutdown_timeout;
-        shared.shutdown_all(net::Shutdown::Read);
-        if shared.wait_for_the_last(limit) == 0 {
-            return Ok(());
-        }
-        tracing::warn!("requests are still in flight after {limit:?}: closing their connections");
-        shared.shutdown_all(net::Shutdown::Both);
-        match shared.wait_for_the_last(limit.max(Duration::from_secs(1))) {
-            0 => Ok(()),
-            connections => Err(Error::Stuck {
-                connections,
-                seconds: limit.as_secs().max(1),
-            }),
-        }
+        connections.end_all()
     }
 }
 
@@ -217,49 +201,22 @@ impl Drop for Handle {
     }
 }
 
-struct Shared {
-    settings: Builder,
-    stop: Stop,
-    /// The sockets of the connections, for the stop; not touched while a connection is served.
-    connections: Mutex<HashMap<u64, Arc<Socket>>>,
-    ended: Condvar,
-}
-
-impl Shared {
-    fn shutdown_all(&self, how: net::Shutdown) {
-        for socket in lock(&self.connections).values() {
-            socket.shutdown(how);
-        }
-    }
-
-    /// Waits until no connection is left, at most `limit`; the number of those left.
-    fn wait_for_the_last(&self, limit: Duration) -> usize {
-        let deadline = Instant::now() + limit;
-        let mut connections = lock(&self.connections);
-        while !connections.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            connections = match self.ended.wait_timeout(connections, left) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-        }
-        connections.len()
-    }
-}
-
 /// The accepting thread.
-fn accept(listener: &Listener, shared: &Arc<Shared>) {
+fn accept(listener: &Listener, connections: &Arc<Connections>) {
     let tcp = matches!(listener.local, Listen::Tcp(_));
-    for id in 0.. {
+    loop {
         let accepted = net::accept_with(&listener.fd, net::SocketFlags::CLOEXEC);
-        if shared.stop.is_set() {
+        if connections.stop.is_set() {
             return;
         }
         match accepted {
-            Ok(fd) => admit(shared, id, Socket::new(fd), tcp),
+            Ok(fd) => {
+                // A reply must not wait for the acknowledgement of the one before.
+                if tcp && let Err(e) = net::sockopt::set_tcp_nodelay(&fd, true) {
+                    tracing::debug!("no TCP_NODELAY: {e}");
+                }
+                connections.accepted(fd);
+            }
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(e) => {
                 tracing::warn!("cannot accept: {e}");
@@ -267,69 +224,4 @@ fn accept(listener: &Listener, shared: &Arc<Shared>) {
             }
         }
     }
-}
-
-/// Gives a new connection its thread, if there is room for one more.
-fn admit(shared: &Arc<Shared>, id: u64, socket: Socket, tcp: bool) {
-    let socket = Arc::new(socket);
-    let most = shared.settings.max_connections;
-    {
-        let mut connections = lock(&shared.connections);
-        if connections.len() >= most {
-            tracing::warn!(
-                connection = id,
-                "refused: {most} clients are connected, the limit"
-            );
-            return;
-        }
-        connections.insert(id, Arc::clone(&socket));
-    }
-    // A reply must not wait for the acknowledgement of the one before.
-    if tcp && let Err(e) = net::sockopt::set_tcp_nodelay(&socket.fd, true) {
-        tracing::debug!(connection = id, "no TCP_NODELAY: {e}");
-    }
-    let serving = Arc::clone(shared);
-    let spawned = thread::Builder::new()
-        .name(format!("nbd{id}.0"))
-        .spawn(move || run(&serving, id, &socket));
-    if let Err(e) = spawned {
-        tracing::warn!(connection = id, "refused: cannot start a thread: {e}");
-        lock(&shared.connections).remove(&id);
-    }
-}
-
-/// A connection's first thread.
-fn run(shared: &Shared, id: u64, socket: &Socket) {
-    let settings = &shared.settings;
-    let serve = || {
-        let session = handshake::negotiate(
-            socket,
-            &settings.exports,
-            &shared.stop,
-            settings.handshake_timeout,
-        )?;
-        tracing::debug!(
-            connection = id,
-            export = session.export.name,
-            "transmission phase"
-        );
-        Err::<(), _>(connection::serve(
-            id,
-            socket,
-            &session,
-            &shared.stop,
-            settings.workers,
-        ))
-    };
-    let reason = catch_unwind(AssertUnwindSafe(serve))
-        .unwrap_or(Err(Close::Panicked))
-        .unwrap_err();
-    if reason.is_clean() {
-        tracing::debug!(connection = id, "closed: {reason}");
-    } else {
-        tracing::warn!(connection = id, "closed: {reason}");
-    }
-    socket.shutdown(net::Shutdown::Both);
-    lock(&shared.connections).remove(&id);
-    shared.ended.notify_all();
 }

@@ -87,6 +87,10 @@ const OURS: &[(&[&str], &str)] = &[
         &["--package", "uzram-bench", "--example", "memhog"],
         "examples/memhog",
     ),
+    (
+        &["--package", "uzram-nbd-kernel", "--example", "nbd-kernel"],
+        "examples/nbd-kernel",
+    ),
 ];
 
 const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib"];

@@ -1,0 +1,40 @@
+# about: swap on ublk under real memory pressure, three times the guest's memory, every byte checked
+# ci: no
+# memory: 1G
+# modules: ublk_drv
+# timeout: 60
+
+disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
+equal "$(cat warnings)" "" "warnings of a server that may do everything"
+check cat /proc/swaps
+grep -q "^$disk " /proc/swaps || fail "$disk is no swap area"
+expect_exit 3 uzram remove zram0
+server=$(uzram list --noheadings --output pid)
+keeper=$(uzram list --noheadings --output keeper)
+for pid in $server $keeper; do
+    equal "$(cat /proc/$pid/oom_score_adj)" -1000 "oom_score_adj of $pid"
+    [ "$(awk '/VmLck/ { print $2 }' /proc/$pid/status)" -gt 1000 ] || fail "$pid is not locked"
+    equal "$(awk '/VmSwap/ { print $2 }' /proc/$pid/status)" 0 "what is swapped out of $pid"
+done
+before=$(awk '/VmRSS/ { print $2 }' /proc/$server/status)
+say "server before: $before KiB resident"
+
+total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+check memhog $((total * 3)) 2 &
+hog=$!
+while kill -0 $hog 2>/dev/null; do
+    sleep 5
+    for task in /proc/$server/task/*; do echo "$(cat $task/comm): $(cat $task/wchan) $(awk '/ctxt/ {printf "%s ", $2}' $task/status)"; cat $task/stack | head -12; done
+    cat /proc/$hog/stack | head -5
+    awk '/MemFree|SwapFree/ { printf "%s %d MiB  ", $1, $2 / 1024 } END { print "" }' /proc/meminfo
+done
+wait $hog || fail "memhog failed"
+check uzram stat zram0
+equal "$(awk '/VmSwap/ { print $2 }' /proc/$server/status)" 0 "what was swapped out of the server"
+equal "$(uzram stat zram0 --json | grep -o '"failed_writes": *[0-9]*' | grep -o '[0-9]*$')" 0 "failed writes"
+# The hog is gone: its slots are discarded, and the memory goes back.
+check swapoff "$disk"
+check blkdiscard "$disk"
+sleep 2
+check uzram list
+check uzram remove zram0
