@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::mm::MlockAllFlags;
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{RealtimeThreadSchedulePolicy, ScheduleParams, ThreadSchedulePolicy};
 use uzram::Device;
 
 use crate::exit::{Failure, Kind, Result};
@@ -54,9 +56,24 @@ pub(crate) fn prepare() {
 }
 
 /// Keeps the device's stock, from a thread of its own.
+///
+/// Under pressure every page that swapping frees is fought for, and the stock has to win: the kernel lets real-time tasks
+/// (and hardly anybody else) have half of what it keeps free below its `min` watermark.
 pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
     let device = Arc::downgrade(device);
     let work = move || {
+        let real_time = thread_priority::set_thread_priority_and_policy(
+            thread_priority::thread_native_id(),
+            ThreadPriority::from_posix(ScheduleParams { sched_priority: 1 }),
+            ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin),
+        );
+        if let Err(error) = real_time {
+            tracing::warn!(
+                "no real-time scheduling: {error:?} (needs CAP_SYS_NICE; writes may fail under extreme pressure)"
+            );
+        }
+        // Nothing waits for this thread as it waits for memory: it may have pages swapped out to its own device.
+        let _ = rustix::process::configure_io_flusher_behavior(false);
         while let Some(device) = device.upgrade() {
             if device.maintain() {
                 std::thread::sleep(Duration::from_millis(1));

@@ -2,17 +2,24 @@
 //! be swapped out, which waits for the allocation. So with a stock an allocation takes an object whose pages are in
 //! memory already, or fails at once; a thread that requests do not wait for brings memory in ([`Pool::restock`]).
 //!
-//! Each bin has some free objects in memory, the more the faster they were taken lately. When a class runs out before the
-//! next look, its objects go to the class of whole pages, in which the configured reserve is kept: any object fits there.
+//! Each bin has some free objects in memory, the more the faster they were taken lately. For bursts there is the reserve.
+//! Half of it is whole spans, of which a class that is in demand takes one (a span of small objects stores many times its
+//! size of swapped pages); half is objects of the class of whole pages, in which any object fits.
 //!
 //! Pages in stock are accounted for as memory in use, and are exactly those accounted pages that no object touches.
+//!
+//! An allocation that finds nothing may wait a moment for whoever restocks ([`Pool::wait_for_stock`]), but only once as
+//! long as that makes no progress: a pool that gets no memory refuses at once.
 
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 
+use rustix::thread::futex;
+
 use crate::PAGE;
+use crate::bin::FreeStack;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::object::{Error, Object};
 use crate::pool::Pool;
@@ -24,13 +31,24 @@ const ANY: usize = CLASS_COUNT - 1;
 const MAX_AHEAD: u64 = 4 << 20;
 /// Spans that an allocation looks at before it takes from the reserve.
 const LOOKS: usize = 32;
+/// Objects that a class takes from the reserve's pages before it gets one of its spans.
+const IN_DEMAND: u32 = 16;
 
 /// What a pool with a stock keeps.
+#[derive(Default)]
 pub(crate) struct Stock {
     /// Free whole pages for each shard.
-    reserve: u32,
-    /// Changed and woken when an allocation did not find its own class in stock.
-    bell: Arc<AtomicU32>,
+    pages: u32,
+    /// Free spans whose pages are all in memory, and how many there are to be.
+    spans: FreeStack,
+    spans_in_stock: AtomicU32,
+    spans_wanted: u32,
+    /// Not 0, and woken, when an allocation did not find its own class in stock.
+    bell: AtomicU32,
+    /// Changes whenever memory was brought in.
+    progress: AtomicU32,
+    /// The `progress` at which somebody waited in vain.
+    in_vain: AtomicU32,
 }
 
 /// What [`Pool::restock`] found and did.
@@ -55,13 +73,13 @@ impl Pool {
     /// From now on allocations take memory from a stock, with `reserve_bytes` of it for any object, rounded up to a page
     /// for each shard. Empty until the first [`Pool::restock`].
     pub fn keep_stock(&mut self, reserve_bytes: u64) {
-        let pages = reserve_bytes.div_ceil(PAGE as u64);
-        let reserve = pages
-            .div_ceil(self.shards as u64)
-            .clamp(1, u64::from(u32::MAX)) as u32;
+        let half = reserve_bytes / 2;
+        let pages = half.div_ceil(PAGE as u64).div_ceil(self.shards as u64);
         self.stock = Some(Stock {
-            reserve,
-            bell: Arc::default(),
+            pages: pages.clamp(1, u64::from(u32::MAX)) as u32,
+            spans_wanted: (half / SPAN_BYTES as u64).min(u64::from(u32::MAX)) as u32,
+            in_vain: AtomicU32::new(u32::MAX),
+            ..Stock::default()
         });
     }
 
@@ -79,21 +97,37 @@ impl Pool {
         len: usize,
         owner: u32,
     ) -> Result<Object, Error> {
-        let take = |index: usize| self.take_in_memory(index, len, owner);
-        let reserve = |distance: usize| {
-            let shard = (own / CLASS_COUNT + distance) % self.shards;
-            (class != ANY || distance > 0)
-                .then(|| take(shard * CLASS_COUNT + ANY))
-                .flatten()
+        if let Some(object) = self.take_in_memory(own, len, owner) {
+            return Ok(object);
+        }
+        stock.ring();
+        let from_pages = || {
+            (0..self.shards).find_map(|distance| {
+                let shard = (own / CLASS_COUNT + distance) % self.shards;
+                self.take_in_memory(shard * CLASS_COUNT + ANY, len, owner)
+            })
         };
-        take(own)
-            .or_else(|| {
-                stock.ring();
-                (0..self.shards).find_map(reserve)
-            })
-            .ok_or_else(|| Error::OutOfStock {
-                used_bytes: self.used_bytes(),
-            })
+        let from_spans = || {
+            let number = self.take_stocked_span(stock)?;
+            // Its pages are all accounted for: nothing is refused.
+            self.adopt(&mut self.lock(own), own, number).ok()?;
+            self.take_in_memory(own, len, owner)
+        };
+        let in_demand = class == ANY || self.lock(own).taken > IN_DEMAND;
+        let object = if in_demand {
+            from_spans().or_else(from_pages)
+        } else {
+            from_pages().or_else(from_spans)
+        };
+        object.ok_or_else(|| Error::OutOfStock {
+            used_bytes: self.used_bytes(),
+        })
+    }
+
+    fn take_stocked_span(&self, stock: &Stock) -> Option<u32> {
+        let number = stock.spans.pop(self.metas())?;
+        stock.spans_in_stock.fetch_sub(1, Relaxed);
+        Some(number)
     }
 
     fn take_in_memory(&self, index: usize, len: usize, owner: u32) -> Option<Object> {
@@ -125,6 +159,12 @@ impl Pool {
             return result;
         };
         let _trimming = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        while stock.spans_in_stock.load(Relaxed) < stock.spans_wanted {
+            if !self.stock_span(stock) {
+                result.whole = false;
+                break;
+            }
+        }
         for index in 0..self.bins.len() {
             let target = {
                 let mut bin = self.lock(index);
@@ -138,9 +178,35 @@ impl Pool {
                     result.whole = false;
                     break;
                 }
+                stock.note_progress();
             }
         }
         result
+    }
+
+    /// Brings a whole span into memory and the account.
+    fn stock_span(&self, stock: &Stock) -> bool {
+        let Ok(number) = self.take_span() else {
+            return false;
+        };
+        let span = self.span(number, ANY);
+        let all: PageSet = [u64::MAX; _];
+        if self.populate(number, all) && self.account(&span, all).is_ok() {
+            stock.spans.push(self.metas(), number);
+            stock.spans_in_stock.fetch_add(1, Relaxed);
+            stock.note_progress();
+            return true;
+        }
+        self.release_absent(number, all);
+        self.push_free(number, span.meta);
+        false
+    }
+
+    fn populate(&self, number: u32, pages: PageSet) -> bool {
+        runs(&pages).all(|(first, len)| {
+            let at = self.span_base(number) + (first * PAGE) as u64;
+            self.region.populate(at, (len * PAGE) as u64).is_ok()
+        })
     }
 
     /// What the bin's next span with free objects lacks, if the bin has fewer than `target` in memory.
@@ -192,10 +258,7 @@ impl Pool {
             (0..work.missing.min(span.class.objects))
                 .for_each(|object| span.add_pages_of(&mut pages, object));
         }
-        let populated = runs(&pages).all(|(first, len)| {
-            let at = self.span_base(number) + (first * PAGE) as u64;
-            self.region.populate(at, (len * PAGE) as u64).is_ok()
-        });
+        let populated = self.populate(number, pages);
         let mut bin = self.lock(index);
         let owned = match work.span {
             // Puts the span back itself if the account has no room.
@@ -273,7 +336,6 @@ impl Pool {
 
     /// Waits until an allocation found its class out of stock, or for that long.
     pub fn wait_for_demand(&self, patience: Duration) {
-        use rustix::thread::futex;
         let Some(stock) = &self.stock else {
             std::thread::sleep(patience);
             return;
@@ -281,6 +343,26 @@ impl Pool {
         let limit = futex::Timespec::try_from(patience).ok();
         let _ = futex::wait(&stock.bell, futex::Flags::PRIVATE, 0, limit.as_ref());
         stock.bell.store(0, Relaxed);
+    }
+
+    /// After [`Error::OutOfStock`]: waits until memory was brought in, but not longer than that, and not at all if somebody
+    /// has waited in vain since memory was last brought in. Returns whether to try again.
+    pub fn wait_for_stock(&self, patience: Duration) -> bool {
+        let Some(stock) = &self.stock else {
+            return false;
+        };
+        let seen = stock.progress.load(Acquire);
+        if stock.in_vain.load(Relaxed) == seen {
+            return false;
+        }
+        stock.ring();
+        let limit = futex::Timespec::try_from(patience).ok();
+        let _ = futex::wait(&stock.progress, futex::Flags::PRIVATE, seen, limit.as_ref());
+        let progress = stock.progress.load(Acquire) != seen;
+        if !progress {
+            stock.in_vain.store(seen, Relaxed);
+        }
+        progress
     }
 
     /// Brings the pool's own books into memory, so that no request has to.
@@ -294,7 +376,7 @@ impl Stock {
     /// a page ahead at least; what it had falls by half from look to look.
     fn target(&self, class: usize, taken: u32, before: u32) -> u32 {
         let size = CLASSES[class].size;
-        let reserve = if class == ANY { self.reserve } else { 0 };
+        let reserve = if class == ANY { self.pages } else { 0 };
         let used = taken > 0 || before > reserve;
         let least = if used { (PAGE as u32 / size).max(1) } else { 0 };
         let most = (MAX_AHEAD / u64::from(size)) as u32;
@@ -307,9 +389,14 @@ impl Stock {
     /// Wakes who restocks, once.
     fn ring(&self) {
         if self.bell.swap(1, Relaxed) == 0 {
-            let _ =
-                rustix::thread::futex::wake(&self.bell, rustix::thread::futex::Flags::PRIVATE, 1);
+            let _ = futex::wake(&self.bell, futex::Flags::PRIVATE, 1);
         }
+    }
+
+    /// Wakes those who wait for memory.
+    fn note_progress(&self) {
+        self.progress.fetch_add(1, AcqRel);
+        let _ = futex::wake(&self.progress, futex::Flags::PRIVATE, i32::MAX as u32);
     }
 }
 

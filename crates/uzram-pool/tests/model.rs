@@ -346,7 +346,8 @@ fn threads_share_the_pool_without_mixing_objects() {
 #[test]
 fn a_stock_feeds_allocations_and_the_reserve_takes_any() {
     let (region, mut pool) = pool(2);
-    pool.keep_stock(1 << 20);
+    // Half of it in pages, and not enough of the rest for a span.
+    pool.keep_stock((2 << 20) - 1);
     let refused = pool.store(0, &[1; 100], 0).unwrap_err();
     assert!(matches!(refused, Error::OutOfStock { .. }), "{refused}");
     assert!(pool.restock().whole);

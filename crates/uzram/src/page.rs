@@ -4,6 +4,7 @@
 //! got it once for a whole request.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use uzram_compress::{Error as CodecError, Tfm};
 use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
@@ -12,6 +13,9 @@ use crate::device::{Device, Zeroes};
 use crate::stream::{Encoder, Stream};
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
+
+/// How long a write to a swap device waits for the stock to be filled up, once for as long as it is not.
+const STOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The 64-bit word that the whole page repeats, if it does.
 fn same_filled(page: &[u8; PAGE_SIZE]) -> Option<u64> {
@@ -183,12 +187,19 @@ impl Device {
         // A device has at most 2^32 pages.
         let owner = page as u32;
         let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
-            // A request to a swap device asks the system for nothing.
-            if self.pool.has_stock() {
-                return Err(error);
+            // A request to a swap device asks the system for nothing; it waits for a moment if that may help.
+            if !self.pool.has_stock() {
+                self.pool.trim();
+                return self.pool.store(cpu, bytes, owner);
             }
-            self.pool.trim();
-            self.pool.store(cpu, bytes, owner)
+            let mut error = error;
+            while self.pool.wait_for_stock(STOCK_PATIENCE) {
+                match self.pool.store(cpu, bytes, owner) {
+                    Err(again) => error = again,
+                    object => return object,
+                }
+            }
+            Err(error)
         });
         result
             .map(|object| object.handle())

@@ -51,10 +51,10 @@ pub(crate) struct UblkArgs {
     /// Hardware queues, each with a thread [default: one for each CPU, which is also the most]
     #[arg(long, value_name = "N")]
     queues: Option<u16>,
-    /// Requests that a queue can have at once, 1 to 4096 [default: 128]
+    /// Requests that a queue can have at once, 1 to 4096 [default: 128, for swap 32]
     #[arg(long, value_name = "N")]
     queue_depth: Option<u16>,
-    /// Largest request, a multiple of 4096 up to 32M [default: 512K]
+    /// Largest request, a multiple of 4096 up to 32M [default: 512K, for swap 128K]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_io: Option<u64>,
     /// How requests' bytes come and go [default: user-copy where the kernel has it]
@@ -83,7 +83,11 @@ impl UblkArgs {
 
     fn options(&self, context: &Context<'_>) -> Result<Options> {
         let mut options = Options::new(Tag::of(&context.claim.dir));
-        options.prefault = context.swap;
+        if context.swap {
+            options.prefault = true;
+            // What is on its way to swap is memory that is not free yet.
+            (options.depth, options.max_io_bytes) = (32, 128 << 10);
+        }
         options.id = self.number;
         options.queues = self.queues;
         options.depth = self.queue_depth.unwrap_or(options.depth);
