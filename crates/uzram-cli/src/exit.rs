@@ -154,6 +154,20 @@ impl From<uzram_ublk::Error> for Failure {
     }
 }
 
+impl From<uzram_nbd_kernel::Error> for Failure {
+    fn from(error: uzram_nbd_kernel::Error) -> Failure {
+        use uzram_nbd_kernel::Error;
+        let kind = match &error {
+            Error::NoFamily => Kind::Impossible,
+            Error::Taken { .. } | Error::Lingers { .. } => Kind::Busy,
+            Error::Node(error) => kind_of_node(error),
+            Error::System { source, .. } | Error::Refused { source, .. } => kind_of_io(source),
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
+
 impl From<uzram_nbd::Error> for Failure {
     fn from(error: uzram_nbd::Error) -> Failure {
         use uzram_nbd::Error;

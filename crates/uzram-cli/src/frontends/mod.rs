@@ -3,6 +3,7 @@
 
 mod fuse_loop;
 mod nbd;
+mod nbd_kernel;
 mod ublk;
 
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::exit::{Failure, Kind as FailureKind, Result};
 pub(crate) use ublk::UblkArgs;
 
 /// Best first.
-const KINDS: &[&Kind] = &[&ublk::KIND, &fuse_loop::KIND, &nbd::KIND];
+const KINDS: &[&Kind] = &[&ublk::KIND, &nbd_kernel::KIND, &fuse_loop::KIND, &nbd::KIND];
 
 /// A kind of frontend.
 pub(crate) struct Kind {
@@ -55,6 +56,9 @@ pub(crate) struct Settings {
     /// Allow --listen on an address that other machines reach. There is no encryption or authentication
     #[arg(long, help_heading = "NBD")]
     pub(crate) allow_remote: bool,
+    /// N of /dev/ublkbN or /dev/nbdN [default: the lowest that is free]
+    #[arg(long, value_name = "N", help_heading = "ublk and nbd-kernel")]
+    pub(crate) number: Option<u32>,
     #[command(flatten)]
     pub(crate) ublk: UblkArgs,
 }
@@ -66,11 +70,18 @@ impl Settings {
             let message = format!("{what} is for --frontend {right}, not {}", kind.name);
             Err(Failure::new(FailureKind::Usage, message))
         };
-        if self.listen.is_some() && kind.name != nbd::KIND.name {
-            return not_for("--listen", nbd::KIND.name);
+        let is = |kinds: &[&Kind]| kinds.iter().any(|k| k.name == kind.name);
+        if self.listen.is_some() && !is(&[&nbd::KIND]) {
+            return not_for("--listen", "nbd");
+        }
+        if self.allow_remote && !is(&[&nbd::KIND]) {
+            return not_for("--allow-remote", "nbd");
+        }
+        if self.number.is_some() && !is(&[&ublk::KIND, &nbd_kernel::KIND]) {
+            return not_for("--number", "ublk or nbd-kernel");
         }
         match self.ublk.given() {
-            Some(what) if kind.name != ublk::KIND.name => not_for(what, ublk::KIND.name),
+            Some(what) if !is(&[&ublk::KIND]) => not_for(what, "ublk"),
             _ => Ok(()),
         }
     }

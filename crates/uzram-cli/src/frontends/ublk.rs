@@ -45,9 +45,6 @@ pub(crate) enum BufferChoice {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "ublk")]
 pub(crate) struct UblkArgs {
-    /// N of /dev/ublkbN [default: the lowest that is free]
-    #[arg(long, value_name = "N")]
-    number: Option<u32>,
     /// Hardware queues, each with a thread [default: one for each CPU, which is also the most]
     #[arg(long, value_name = "N")]
     queues: Option<u16>,
@@ -69,7 +66,6 @@ impl UblkArgs {
     /// The first of these settings that was given.
     pub(super) fn given(&self) -> Option<&'static str> {
         let given = [
-            (self.number.is_some(), "--number"),
             (self.queues.is_some(), "--queues"),
             (self.queue_depth.is_some(), "--queue-depth"),
             (self.max_io.is_some(), "--max-io"),
@@ -88,7 +84,7 @@ impl UblkArgs {
             // What is on its way to swap is memory that is not free yet.
             (options.depth, options.max_io_bytes) = (32, 128 << 10);
         }
-        options.id = self.number;
+        options.id = context.settings.number;
         options.queues = self.queues;
         options.depth = self.queue_depth.unwrap_or(options.depth);
         if let Some(bytes) = self.max_io {
