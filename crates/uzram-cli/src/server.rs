@@ -13,17 +13,19 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram::Device;
 use uzram_control::stat::Stat;
 use uzram_control::{
-    Claim, ControlError, ControlServer, Handler, Record, Request, Response, RunDir, SERVER_SOCKET,
+    Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
+    SERVER_SOCKET,
 };
 
 use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
+use crate::process::{pidfd, wait_for_end};
 use crate::{keeper, logging};
 
 /// How long a predecessor may take to die.
@@ -38,6 +40,9 @@ pub(crate) struct Args {
     /// Descriptor of the image
     #[arg(long)]
     image: i32,
+    /// Process number of the keeper
+    #[arg(long)]
+    keeper: u32,
     /// The device is there already and is to be served again
     #[arg(long)]
     resume: bool,
@@ -111,16 +116,15 @@ impl Args {
             .mode(0o600)
             .open(claim.file("log"))?;
         logging::to_file(&log, log_file)?;
-        let keeper = rustix::process::getppid();
         let place = Place {
             claim: &claim,
             kind,
             resume: self.resume,
-            keeper: keeper.map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
+            keeper: self.keeper,
         };
         serve(&place, &create, &device, |place| {
             leave_terminal()?;
-            self.watch_keeper(place, keeper);
+            self.watch_keeper(place);
             Ok(())
         })
     }
@@ -148,7 +152,7 @@ impl Args {
     }
 
     /// Starts another keeper whenever the keeper dies.
-    fn watch_keeper(&self, place: &Place<'_>, first: Option<Pid>) {
+    fn watch_keeper(&self, place: &Place<'_>) {
         let claim = Claim::adopt(&place.claim.dir);
         let adopt = keeper::Args {
             dir: Some(self.dir.clone()),
@@ -158,13 +162,17 @@ impl Args {
             rollback: None,
             command: self.command.clone(),
         };
+        let (first, resume) = (self.keeper, self.resume);
         let watch = move || {
-            let end =
-                first.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-            if let Some(end) = end {
-                keeper::wait_for_end(&end);
+            if let Some(end) = pidfd(first) {
+                wait_for_end(&end);
             }
             let Ok(claim) = claim else { return };
+            if !resume && !claim.file(KEEPER_SOCKET).exists() {
+                tracing::warn!("the keeper died before it told anybody of the device");
+                let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+                return;
+            }
             loop {
                 if claim.is_released() {
                     return;
@@ -252,9 +260,12 @@ fn serve(
         front: Mutex::new(front),
         events: Mutex::new(events),
     });
-    let announced = announce(&record, claim, &served).and_then(|()| ready(place));
+    let announced = announce(&record, place, &served).and_then(|()| ready(place));
     if let Err(failure) = announced {
-        let _ = served.remove();
+        // What was there before stays for the next server.
+        if !place.resume {
+            let _ = served.remove();
+        }
         return Err(failure);
     }
     let (name, algorithm) = (&claim.name, device.driver());
@@ -282,13 +293,15 @@ fn serve(
 }
 
 /// Tells the world that the device is there: control socket, record, and its path on stdout.
-fn announce(record: &Record, claim: &Claim, served: &Arc<Served>) -> Result {
-    ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())?;
-    claim.publish(record)?;
-    // Who started us may be gone, interrupted: then nobody would know of the device.
+fn announce(record: &Record, place: &Place<'_>, served: &Arc<Served>) -> Result {
+    ControlServer::start(&place.claim.file(SERVER_SOCKET), served.clone())?;
+    place.claim.publish(record)?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", record.path).and_then(|()| stdout.flush())?;
-    Ok(())
+    match writeln!(stdout, "{}", record.path).and_then(|()| stdout.flush()) {
+        // Who started us may be gone, interrupted: then nobody would know of a new device. An old one is known.
+        Err(error) if !place.resume => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 impl Served {

@@ -50,6 +50,11 @@ fn ask(entry: &Entry, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.socket(), "server", request)
 }
 
+/// Whether a device has a server, or gets one within a moment.
+fn serves(entry: &Entry) -> bool {
+    ask(entry, &Request::Ping).is_ok()
+}
+
 /// Sends a request to a device's keeper.
 fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
     if entry.record.keeper == 0 {

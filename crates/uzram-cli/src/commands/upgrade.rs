@@ -7,7 +7,7 @@ use uzram_control::{Entry, Request, RunDir};
 
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use crate::{keeper, sweep};
 
 /// How long the new server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,12 +70,25 @@ impl Args {
 /// Waits until another server than before answers.
 fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
     let name = &old.record.name;
+    let failed = |why: &str| {
+        let message = format!("{name}: {why}; the old program serves on");
+        Failure::new(Kind::Failed, message)
+    };
     loop {
-        if let Ok(new) = run.find(name)
-            && new.record.pid != old.record.pid
-            && uzram_control::call(&new.socket(), &Request::Ping).is_ok()
-        {
-            return Ok(new);
+        if let Ok(new) = run.find(name) {
+            let serves = new.record.pid != old.record.pid
+                && uzram_control::call(&new.socket(), &Request::Ping).is_ok();
+            // The old program comes back, too.
+            let word = std::fs::read_to_string(new.dir.join(keeper::UPGRADE_FAILED));
+            match word {
+                Ok(why) => return Err(failed(&why)),
+                Err(_) if serves => return Ok(new),
+                // Its server noticed, and started another keeper.
+                Err(_) if new.record.keeper != old.record.keeper => {
+                    return Err(failed("the new program ended at once"));
+                }
+                Err(_) => {}
+            }
         }
         if begin.elapsed() > PATIENCE {
             let log = old.dir.join("log");
