@@ -109,5 +109,15 @@ nothing_left() {
 }
 
 no_process() {
-    [ -z "$(pidof uzram)" ]
+    [ -z "$(processes)" ]
+}
+
+# The numbers of uzram's processes, or those of one command, such as keep or serve: processes [COMMAND]
+processes() {
+    local dir words
+    for dir in /proc/[0-9]*; do
+        { mapfile -d '' words <"$dir/cmdline"; } 2>/dev/null || continue
+        case ${words[0]-} in uzram | */uzram) ;; *) continue ;; esac
+        if [ "${words[1]-}" = "${1-${words[1]-}}" ]; then echo "${dir#/proc/}"; fi
+    done
 }

@@ -86,6 +86,6 @@ if [ "$kills" = 20 ]; then
     equal "$(cd /mnt && find . -type f -exec sha256sum {} + | sort)" "$sums" "the files' sums"
     check umount /mnt
 fi
-save /run/uzram/zram0/log
+save /run/uzram/zram0/log zram0.log
 check uzram remove zram0
 nothing_left

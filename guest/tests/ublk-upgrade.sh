@@ -31,7 +31,7 @@ chmod +x script
 echo text >text
 for program in /bin/true ./script ./text ./missing /tmp; do
     expect_exit 2 uzram upgrade zram0 --program "$program" 2>&1 | tee said
-    grep -q "^uzram: .*${program#.}" said
+    grep -q "^uzram: .*${program#.}.*: ." said
 done
 equal "$(record zram0 pid)" "$server" "the server"
 expect_exit 4 uzram upgrade zram7
@@ -52,7 +52,7 @@ wait $upgrade || code=$?
 cat said
 equal "$code" 1 "the exit code"
 grep -q 'the new program cannot serve' said
-back() { for process in pid keeper; do [ "$(program_of $process)" = "$PWD/new5/uzram" ]; done; }
+back() { [ "$(program_of pid) $(program_of keeper)" = "$PWD/new5/uzram $PWD/new5/uzram" ]; }
 retry 20 back
 
 say "and the next one works"
@@ -60,6 +60,6 @@ check uzram upgrade zram0
 equal "$(program_of pid)" /usr/bin/uzram "the program"
 : >stop
 wait $load
-save /run/uzram/zram0/log
+save /run/uzram/zram0/log zram0.log
 check uzram remove zram0
 nothing_left

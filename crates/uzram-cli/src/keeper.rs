@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERVER_SOCKET};
 
 use crate::exit::{Failure, Kind, Result};
-use crate::process::{pidfd, reap, stop_inheriting, wait_for_end, wait_for_end_within};
+use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, wait_for_end_within};
 use crate::{frontends, logging, sweep};
 use requests::Requests;
 
@@ -31,8 +31,8 @@ use requests::Requests;
 const MAX_FAILURES: u32 = 5;
 /// Longest wait before a server that keeps dying is started again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// File name of what went wrong with the last upgrade, if it did.
-pub(crate) const UPGRADE_FAILED: &str = "upgrade-failed";
+/// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
+pub(crate) const UPGRADE: &str = "upgrade";
 /// How long a server that hands over may take to end.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
@@ -110,6 +110,7 @@ impl Args {
     }
 
     pub(crate) fn run(self) -> Result {
+        take_name();
         // A session of its own: what happens to the terminal is nothing to it.
         let _ = rustix::process::setsid();
         let (events, inbox) = channel();
@@ -193,9 +194,13 @@ impl Keeper {
                     return self.roll_back(args, &failure);
                 }
                 tracing::info!(version = env!("CARGO_PKG_VERSION"), "took over");
+                self.upgrade_done();
             }
             Some(pid) => self.watch_server(pid),
-            None => self.start_again(),
+            None => {
+                self.start_again();
+                self.upgrade_done();
+            }
         }
         self.watch()
     }
@@ -209,7 +214,10 @@ impl Keeper {
                 server: Some(0),
                 ..self.arguments()
             };
-            let error = Command::new(old).args(back.arguments()).exec();
+            let error = Command::new(old)
+                .arg0("uzram")
+                .args(back.arguments())
+                .exec();
             tracing::error!(%error, "the old program cannot be executed");
         }
         self.failures = 1;
@@ -233,6 +241,7 @@ impl Keeper {
         let requests = Requests {
             events: Mutex::new(self.events.clone()),
             image: self.image,
+            upgrade: self.claim.file(UPGRADE),
         };
         ControlServer::start(&self.claim.file(KEEPER_SOCKET), Arc::new(requests))?;
         Ok(())
@@ -241,7 +250,11 @@ impl Keeper {
     /// Starts a server and waits until it serves. Returns what it printed: the device's path.
     fn start_server(&mut self, resume: bool) -> Result<String> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("serve").arg("--dir").arg(&self.claim.dir);
+        command
+            .arg0("uzram")
+            .arg("serve")
+            .arg("--dir")
+            .arg(&self.claim.dir);
         command.arg("--image").arg(self.image.to_string());
         command.arg("--keeper").arg(std::process::id().to_string());
         if resume {
@@ -431,7 +444,6 @@ impl Keeper {
     /// Executes another program in this process's place. It was checked to know the image.
     fn become_program(&self, program: &Path) {
         tracing::info!(program = %program.display(), "upgrading");
-        let _ = std::fs::remove_file(self.claim.file(UPGRADE_FAILED));
         // Kept open across the execution, so that there is a way back even if the file is gone.
         let own = File::open("/proc/self/exe");
         let rollback = own.as_ref().ok().and_then(|file| {
@@ -447,10 +459,17 @@ impl Keeper {
         self.upgrade_failed(&format!("cannot execute {}: {error}", program.display()));
     }
 
+    fn upgrade_done(&self) {
+        let word = self.claim.file(UPGRADE);
+        if self.server.is_some() && std::fs::read(&word).is_ok_and(|why| why.is_empty()) {
+            let _ = std::fs::remove_file(word);
+        }
+    }
+
     /// Leaves word for who asked for it: the answer was given before the attempt.
     fn upgrade_failed(&self, why: &str) {
         tracing::error!("{why}");
-        if let Err(error) = std::fs::write(self.claim.file(UPGRADE_FAILED), why) {
+        if let Err(error) = std::fs::write(self.claim.file(UPGRADE), why) {
             tracing::error!(%error, "cannot leave word of it");
         }
     }

@@ -12,6 +12,11 @@ pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
+/// Calls this process by the program's name. Started as `/proc/self/exe` it would be known as "exe".
+pub(crate) fn take_name() {
+    let _ = rustix::thread::set_name(c"uzram");
+}
+
 /// Waits until the process of a pidfd has ended.
 pub(crate) fn wait_for_end(process: &OwnedFd) {
     while !wait_for_end_within(process, Duration::from_secs(3600)) {}

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -25,7 +26,7 @@ use uzram_control::{
 use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
-use crate::process::{pidfd, wait_for_end};
+use crate::process::{pidfd, take_name, wait_for_end};
 use crate::{keeper, logging};
 
 /// How long a predecessor may take to die.
@@ -101,6 +102,7 @@ fn say_why(kind: &Kind, why: Option<String>) {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        take_name();
         let (create, log) = crate::parse_create(&self.command)?;
         let claim = Claim::adopt(&self.dir)?;
         let record = claim.record().filter(|_| self.resume);
@@ -179,6 +181,7 @@ impl Args {
                 }
                 tracing::warn!("the keeper died: starting another");
                 let started = Command::new("/proc/self/exe")
+                    .arg0("uzram")
                     .args(adopt.arguments())
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())

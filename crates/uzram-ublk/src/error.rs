@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// There is no driver, or this user may not use it.
-    #[error("no ublk here: {reason}")]
+    #[error("{reason}")]
     Unavailable {
         /// What is missing.
         reason: String,

@@ -12,8 +12,8 @@ use uzram::Device;
 
 use crate::Error;
 use crate::abi::{
-    ATTR_FUA, ATTR_VOLATILE_CACHE, DevInfo, MAX_IO_BYTES, MAX_QUEUE_DEPTH, PARAM_TYPES, Params,
-    flags, state,
+    ATTR_FUA, ATTR_VOLATILE_CACHE, DevInfo, MAX_DEVICES, MAX_IO_BYTES, MAX_QUEUE_DEPTH,
+    PARAM_TYPES, Params, flags, state,
 };
 use crate::control::Control;
 use crate::queue::{self, Plan};
@@ -122,6 +122,10 @@ impl Options {
                 accepted,
             })
         };
+        if let Some(id) = self.id {
+            let accepted = format!("0 to {}", MAX_DEVICES - 1);
+            rule(id < MAX_DEVICES, "number", id.into(), accepted)?;
+        }
         if let Some(queues) = self.queues {
             let accepted = format!("1 to {}, one for each CPU", cpus());
             rule(
@@ -142,7 +146,7 @@ impl Options {
         let max = self.max_io_bytes;
         let fits = max.is_multiple_of(4096) && (4096..=MAX_IO_BYTES).contains(&max);
         let accepted = format!("a multiple of 4096 up to {MAX_IO_BYTES}");
-        rule(fits, "max_io", max.into(), accepted)
+        rule(fits, "max-io", max.into(), accepted)
     }
 
     fn params(&self, device: &Device) -> Params {

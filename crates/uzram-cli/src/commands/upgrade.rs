@@ -67,7 +67,7 @@ impl Args {
     }
 }
 
-/// Waits until another server than before answers.
+/// Waits until the new program's server answers.
 fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
     let name = &old.record.name;
     let failed = |why: &str| {
@@ -76,18 +76,17 @@ fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
     };
     loop {
         if let Ok(new) = run.find(name) {
-            let serves = new.record.pid != old.record.pid
-                && uzram_control::call(&new.socket(), &Request::Ping).is_ok();
-            // The old program comes back, too.
-            let word = std::fs::read_to_string(new.dir.join(keeper::UPGRADE_FAILED));
-            match word {
-                Ok(why) => return Err(failed(&why)),
-                Err(_) if serves => return Ok(new),
-                // Its server noticed, and started another keeper.
-                Err(_) if new.record.keeper != old.record.keeper => {
-                    return Err(failed("the new program ended at once"));
+            match std::fs::read_to_string(new.dir.join(keeper::UPGRADE)) {
+                Err(_) if uzram_control::call(&new.socket(), &Request::Ping).is_ok() => {
+                    return Ok(new);
                 }
                 Err(_) => {}
+                Ok(why) if !why.is_empty() => return Err(failed(&why)),
+                // The old server noticed, and started another keeper.
+                Ok(_) if new.record.keeper != old.record.keeper => {
+                    return Err(failed("the new program ended at once"));
+                }
+                Ok(_) => {}
             }
         }
         if begin.elapsed() > PATIENCE {

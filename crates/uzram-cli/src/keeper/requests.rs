@@ -1,6 +1,6 @@
 //! What a keeper is asked through its socket, and what it asks of a program before it becomes that program.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,8 @@ use crate::exit::Result;
 pub(super) struct Requests {
     pub(super) events: Mutex<Sender<Event>>,
     pub(super) image: i32,
+    /// The file [`super::UPGRADE`].
+    pub(super) upgrade: PathBuf,
 }
 
 impl Requests {
@@ -48,7 +50,10 @@ impl Handler for Requests {
             Request::Remove => self.ask(Event::Remove),
             Request::Upgrade { program } => match check_program(&program, self.image) {
                 // It happens in `answered`, so that the answer comes before the change.
-                Ok(()) => Ok(Response::Done),
+                Ok(()) => match std::fs::write(&self.upgrade, b"") {
+                    Ok(()) => Ok(Response::Done),
+                    Err(e) => error(5, format!("writing {}: {e}", self.upgrade.display())),
+                },
                 Err(message) => error(22, message),
             },
             other => error(22, format!("a keeper does not know {other:?}")),
@@ -76,8 +81,8 @@ fn check_program(program: &Path, image: i32) -> std::result::Result<(), String> 
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "{name} cannot serve this device: {}",
-        said.trim_end()
-    ))
+    Err(match said.trim() {
+        "" => format!("{name} cannot serve this device: it is no uzram that knows how to"),
+        said => format!("{name} cannot serve this device: {said}"),
+    })
 }
