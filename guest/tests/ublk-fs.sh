@@ -4,6 +4,7 @@
 # timeout: 240
 
 stored() { uzram list --bytes --noheadings --raw --output data; }
+memory() { uzram list --bytes --noheadings --raw --output total; }
 check_fs() {
     case $1 in
         ext4) check e2fsck -fn "$disk" ;;
@@ -35,12 +36,15 @@ for fs in ext4 xfs btrfs; do
     check mount "$disk" /mnt
     equal "$(cd /mnt && find . -type f -exec sha256sum {} + | sort)" "$sums" "the files' sums"
     full=$(stored)
+    before=$(memory)
     rm -r /mnt/bin /mnt/random
     sync -f /mnt
     check fstrim -v /mnt
     sync -f /mnt
     say "stored: $empty empty, $full full, $(stored) trimmed"
     [ "$(stored)" -lt $((empty + (full - empty) / 4)) ] || fail "trim gave too little back"
+    say "memory: $before full, $(memory) trimmed"
+    [ "$(memory)" -lt $((before - 24 * 1048576)) ] || fail "the noise's memory did not come back"
     check umount /mnt
     check_fs $fs
     check uzram remove "$disk"

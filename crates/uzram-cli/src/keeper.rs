@@ -272,7 +272,12 @@ impl Keeper {
         if path.is_empty() {
             let status = server.wait()?;
             if resume {
-                let message = format!("it ended with {status}: see the log");
+                let log = self.claim.file("log");
+                let message = format!(
+                    "the server of {} does not start ({status}): see {}",
+                    self.claim.name,
+                    log.display()
+                );
                 return Err(Failure::new(Kind::Failed, message));
             }
             return Err(match status.code() {

@@ -87,7 +87,14 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
             }
             _ => Kind::Failed,
         };
-        let message = format!("the {who} of {name} does not answer: {error}");
+        let mut message = format!("the {who} of {name} does not answer: {error}");
+        if who == "server" && kind == Kind::Failed && entry.record.keeper != 0 {
+            let log = entry.dir.join("log");
+            message += &format!(
+                " (see {}; its contents are kept: uzram recover {name})",
+                log.display()
+            );
+        }
         return Err(Failure::new(kind, message));
     }
 }
