@@ -67,3 +67,57 @@ result() {
 save() {
     cp -r "$1" "$SAVED/${2:-$(basename "$1")}"
 }
+
+# What a device's record says: record DEVICE KEY
+record() {
+    sed -n "s/^ *\"$2\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}$/\1/p" "/run/uzram/$1/device.json" 2>/dev/null || :
+}
+
+# Kills a device's server or keeper: kill_of DEVICE pid|keeper
+kill_of() {
+    kill -KILL "$(record "$1" "$2")"
+}
+
+# Kills a device's server at once or after a part of a second, and waits until another one serves: kill_server DEVICE
+kill_server() {
+    local old
+    old=$(record "$1" pid)
+    sleep "0.$((RANDOM % 10))$((RANDOM % 10))"
+    kill -KILL "$old"
+    retry 60 served_by_other "$1" pid "$old"
+}
+
+# Whether a device's server or keeper is not that process any more: served_by_other DEVICE pid|keeper PID
+served_by_other() {
+    local now
+    now=$(record "$1" "$2")
+    [ -n "$now" ] && [ "$now" != "$3" ]
+}
+
+# How often a device was attached to, as its newest server said: attached DEVICE
+attached() {
+    sed -n 's/.* serving .*attached=\([0-9]*\).*/\1/p' "/run/uzram/$1/log" | tail -n 1
+}
+
+# Demands that uzram has left nothing: no device, directory, node, process.
+nothing_left() {
+    equal "$(uzram list --noheadings 2>&1)" "" "the list of devices"
+    equal "$(ls /run/uzram)" "" "the run directory"
+    equal "$(ls /sys/class/ublk-char 2>/dev/null || :)" "" "ublk devices"
+    equal "$(ls /dev/ublk[bc]* 2>/dev/null || :)" "" "nodes"
+    retry 10 no_process
+}
+
+no_process() {
+    [ -z "$(processes)" ]
+}
+
+# The numbers of uzram's processes, or those of one command, such as keep or serve: processes [COMMAND]
+processes() {
+    local dir words
+    for dir in /proc/[0-9]*; do
+        { mapfile -d '' words <"$dir/cmdline"; } 2>/dev/null || continue
+        case ${words[0]-} in uzram | */uzram) ;; *) continue ;; esac
+        if [ "${words[1]-}" = "${1-${words[1]-}}" ]; then echo "${dir#/proc/}"; fi
+    done
+}

@@ -28,11 +28,22 @@ pub enum Busy {
     Elsewhere,
 }
 
+/// With `{:#}` without advice, for what is past help.
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = |f: &mut fmt::Formatter<'_>, program: &str| match f.alternate() {
+            true => Ok(()),
+            false => write!(f, " ({program} it first)"),
+        };
         match self {
-            Busy::Mounted(at) => write!(f, "mounted at {} (umount it first)", at.display()),
-            Busy::Swap => write!(f, "swapped on (swapoff it first)"),
+            Busy::Mounted(at) => {
+                write!(f, "mounted at {}", at.display())?;
+                advice(f, "umount")
+            }
+            Busy::Swap => {
+                write!(f, "swapped on")?;
+                advice(f, "swapoff")
+            }
             Busy::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
             Busy::Holder(name) => write!(f, "held by /dev/{name}"),
             Busy::Elsewhere => write!(
@@ -99,6 +110,14 @@ fn opener(rdev: u64) -> Option<Busy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_given_where_it_helps() {
+        let mounted = Busy::Mounted("/mnt".into());
+        assert_eq!(mounted.to_string(), "mounted at /mnt (umount it first)");
+        assert_eq!(format!("{mounted:#}"), "mounted at /mnt");
+        assert_eq!(format!("{:#}", Busy::Swap), "swapped on");
+    }
 
     #[test]
     fn a_node_that_is_not_there_is_not_busy() {

@@ -3,6 +3,8 @@
 //!
 //! It survives a change of program by executing the new one in its own place: children, memory and lock stay.
 
+mod requests;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -13,23 +15,24 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use uzram_control::{
-    Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Request, Response, SERVER_SOCKET,
-};
+use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERVER_SOCKET};
 
 use crate::exit::{Failure, Kind, Result};
-use crate::{logging, swap, sweep};
+use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, wait_for_end_within};
+use crate::{frontends, logging, swap, sweep};
+use requests::Requests;
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
 const MAX_FAILURES: u32 = 5;
 /// Longest wait before a server that keeps dying is started again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
+pub(crate) const UPGRADE: &str = "upgrade";
 /// How long a server that hands over may take to end.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,10 @@ enum Event {
     Signal,
     /// Start the server if it does not run.
     Recover(Sender<Result>),
+    /// Take down a device that has no server.
+    Remove(Sender<Result>),
+    /// That was done, and who asked knows.
+    Removed,
     /// Become this program.
     Upgrade(PathBuf),
 }
@@ -103,6 +110,7 @@ impl Args {
     }
 
     pub(crate) fn run(self) -> Result {
+        take_name();
         // A session of its own: what happens to the terminal is nothing to it.
         let _ = rustix::process::setsid();
         let (events, inbox) = channel();
@@ -147,7 +155,10 @@ impl Args {
         let path = match keeper.start_server(false) {
             Ok(path) => path,
             Err(failure) => {
-                let _ = keeper.claim.release();
+                // It may have been killed in the middle of it.
+                if frontends::clear_all(&keeper.claim.dir).is_ok() {
+                    let _ = keeper.claim.release();
+                }
                 return Err(failure);
             }
         };
@@ -183,27 +194,37 @@ impl Keeper {
         match self.server {
             Some(pid) if args.hand_over => {
                 self.end_server(pid);
+                if let Some(old) = &args.rollback {
+                    stop_inheriting(old);
+                }
                 if let Err(failure) = self.start_server(true) {
                     return self.roll_back(args, &failure);
                 }
                 tracing::info!(version = env!("CARGO_PKG_VERSION"), "took over");
+                self.upgrade_done();
             }
             Some(pid) => self.watch_server(pid),
-            None => self.start_again(),
+            None => {
+                self.start_again();
+                self.upgrade_done();
+            }
         }
         self.watch()
     }
 
     /// The new program's server does not start: the old program's did.
     fn roll_back(mut self, args: &Args, failure: &Failure) -> Result {
-        tracing::error!("the new program cannot serve the device: {failure}");
+        self.upgrade_failed(&format!("the new program cannot serve: {failure}"));
         if let Some(old) = &args.rollback {
             tracing::warn!("going back to the old program");
             let back = Args {
                 server: Some(0),
                 ..self.arguments()
             };
-            let error = Command::new(old).args(back.arguments()).exec();
+            let error = Command::new(old)
+                .arg0("uzram")
+                .args(back.arguments())
+                .exec();
             tracing::error!(%error, "the old program cannot be executed");
         }
         self.failures = 1;
@@ -227,6 +248,7 @@ impl Keeper {
         let requests = Requests {
             events: Mutex::new(self.events.clone()),
             image: self.image,
+            upgrade: self.claim.file(UPGRADE),
         };
         ControlServer::start(&self.claim.file(KEEPER_SOCKET), Arc::new(requests))?;
         Ok(())
@@ -235,8 +257,13 @@ impl Keeper {
     /// Starts a server and waits until it serves. Returns what it printed: the device's path.
     fn start_server(&mut self, resume: bool) -> Result<String> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("serve").arg("--dir").arg(&self.claim.dir);
+        command
+            .arg0("uzram")
+            .arg("serve")
+            .arg("--dir")
+            .arg(&self.claim.dir);
         command.arg("--image").arg(self.image.to_string());
+        command.arg("--keeper").arg(std::process::id().to_string());
         if resume {
             command.arg("--resume").stderr(self.log_file()?);
         }
@@ -252,12 +279,22 @@ impl Keeper {
         if path.is_empty() {
             let status = server.wait()?;
             if resume {
-                let message = format!("it ended with {status}: see the log");
+                let log = self.claim.file("log");
+                let message = format!(
+                    "the server of {} does not start ({status}): see {}",
+                    self.claim.name,
+                    log.display()
+                );
                 return Err(Failure::new(Kind::Failed, message));
             }
-            // It has said why.
-            let code = status.code().unwrap_or(Kind::Failed as i32);
-            return Err(Failure::silent(code));
+            return Err(match status.code() {
+                // It has said why.
+                Some(code) => Failure::silent(code),
+                None => {
+                    let message = format!("the server ended before it served: {status}");
+                    Failure::new(Kind::Failed, message)
+                }
+            });
         }
         self.server = Some(server.id());
         self.failures = 0;
@@ -333,6 +370,10 @@ impl Keeper {
                     };
                     let _ = answer.send(result);
                 }
+                Event::Remove(answer) => {
+                    let _ = answer.send(self.remove_unserved());
+                }
+                Event::Removed => break,
                 Event::Upgrade(program) => self.become_program(&program),
             }
         }
@@ -346,6 +387,22 @@ impl Keeper {
             Ok(_) => {}
             Err(error) => tracing::warn!("told to end, but the server does not answer: {error}"),
         }
+    }
+
+    /// Takes down a device whose server could not be started.
+    fn remove_unserved(&self) -> Result {
+        if self.server.is_some() {
+            return Err(Failure::new(Kind::Failed, "its server runs again"));
+        }
+        if let Some(record) = self.claim.record()
+            && let Some(by) = uzram_blockdev::busy(Path::new(&record.path))
+        {
+            let message = format!("{} is in use: {by}", record.path);
+            return Err(Failure::new(Kind::Busy, message));
+        }
+        frontends::clear_all(&self.claim.dir).map_err(|e| Failure::new(Kind::Failed, e))?;
+        tracing::info!("removed");
+        Ok(self.claim.release()?)
     }
 
     /// Waits a moment if servers died often lately.
@@ -411,103 +468,21 @@ impl Keeper {
             ..self.arguments()
         };
         let error = Command::new(program).args(args.arguments()).exec();
-        tracing::error!(%error, "cannot execute {}", program.display());
+        self.upgrade_failed(&format!("cannot execute {}: {error}", program.display()));
     }
-}
 
-/// What is asked of a keeper through its socket.
-struct Requests {
-    events: Mutex<Sender<Event>>,
-    image: i32,
-}
-
-impl Requests {
-    fn send(&self, event: Event) {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = events.send(event);
-    }
-}
-
-impl Handler for Requests {
-    fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
-        let error = |errno, message| Err(ControlError { errno, message });
-        match request {
-            Request::Ping => Ok(Response::Done),
-            Request::Recover => {
-                let (answer, inbox) = channel();
-                self.send(Event::Recover(answer));
-                match inbox.recv() {
-                    Ok(Ok(())) => Ok(Response::Done),
-                    Ok(Err(failure)) => error(5, format!("the server does not start: {failure}")),
-                    Err(_) => error(5, "the keeper ends".into()),
-                }
-            }
-            Request::Upgrade { program } => match check_program(&program, self.image) {
-                // It happens in `answered`, so that the answer comes before the change.
-                Ok(()) => Ok(Response::Done),
-                Err(message) => error(22, message),
-            },
-            other => error(22, format!("a keeper does not know {other:?}")),
+    fn upgrade_done(&self) {
+        let word = self.claim.file(UPGRADE);
+        if self.server.is_some() && std::fs::read(&word).is_ok_and(|why| why.is_empty()) {
+            let _ = std::fs::remove_file(word);
         }
     }
 
-    fn answered(&self, request: &Request, done: bool) {
-        if let Request::Upgrade { program } = request
-            && done
-        {
-            self.send(Event::Upgrade(program.clone()));
+    /// Leaves word for who asked for it: the answer was given before the attempt.
+    fn upgrade_failed(&self, why: &str) {
+        tracing::error!("{why}");
+        if let Err(error) = std::fs::write(self.claim.file(UPGRADE), why) {
+            tracing::error!(%error, "cannot leave word of it");
         }
     }
-}
-
-/// Asks a program whether it could serve the image.
-fn check_program(program: &Path, image: i32) -> std::result::Result<(), String> {
-    let name = program.display();
-    let output = Command::new(program)
-        .args(["check-image", "--image", &image.to_string()])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("cannot execute {name}: {error}"))?;
-    if output.status.success() && output.stdout.starts_with(b"uzram image ") {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "{name} cannot serve this device: {}",
-        said.trim_end()
-    ))
-}
-
-fn pidfd(pid: u32) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
-}
-
-/// Waits until the process of a pidfd has ended.
-pub(crate) fn wait_for_end(process: &OwnedFd) {
-    while !wait_for_end_within(process, Duration::from_secs(3600)) {}
-}
-
-fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool {
-    let begin = Instant::now();
-    loop {
-        let left = patience.saturating_sub(begin.elapsed());
-        let Ok(left) = left.try_into() else {
-            return false;
-        };
-        let mut fds = [PollFd::new(process, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&left)) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(rustix::io::Errno::INTR) => {}
-            // No way to know: the caller's next step will tell.
-            Err(_) => return true,
-        }
-    }
-}
-
-/// Takes a dead child's remains, if it was a child.
-fn reap(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let _ = pid.map(|pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG));
 }

@@ -9,6 +9,7 @@ mod exit;
 mod frontends;
 mod keeper;
 mod logging;
+mod process;
 mod server;
 mod swap;
 mod sweep;

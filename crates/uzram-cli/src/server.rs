@@ -7,23 +7,26 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram::Device;
 use uzram_control::stat::Stat;
 use uzram_control::{
-    Claim, ControlError, ControlServer, Handler, Record, Request, Response, RunDir, SERVER_SOCKET,
+    Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
+    SERVER_SOCKET,
 };
 
 use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
+use crate::process::{pidfd, take_name, wait_for_end};
 use crate::{keeper, logging, swap};
 
 /// How long a predecessor may take to die.
@@ -38,6 +41,9 @@ pub(crate) struct Args {
     /// Descriptor of the image
     #[arg(long)]
     image: i32,
+    /// Process number of the keeper
+    #[arg(long)]
+    keeper: u32,
     /// The device is there already and is to be served again
     #[arg(long)]
     resume: bool,
@@ -96,6 +102,7 @@ fn say_why(kind: &Kind, why: Option<String>) {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        take_name();
         let (create, log) = crate::parse_create(&self.command)?;
         let claim = Claim::adopt(&self.dir)?;
         let record = claim.record().filter(|_| self.resume);
@@ -114,16 +121,15 @@ impl Args {
             .mode(0o600)
             .open(claim.file("log"))?;
         logging::to_file(&log, log_file)?;
-        let keeper = rustix::process::getppid();
         let place = Place {
             claim: &claim,
             kind,
             resume: self.resume,
-            keeper: keeper.map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
+            keeper: self.keeper,
         };
         serve(&place, &create, &device, |place| {
             leave_terminal()?;
-            self.watch_keeper(place, keeper);
+            self.watch_keeper(place);
             Ok(())
         })
     }
@@ -151,7 +157,7 @@ impl Args {
     }
 
     /// Starts another keeper whenever the keeper dies.
-    fn watch_keeper(&self, place: &Place<'_>, first: Option<Pid>) {
+    fn watch_keeper(&self, place: &Place<'_>) {
         let claim = Claim::adopt(&place.claim.dir);
         let adopt = keeper::Args {
             dir: Some(self.dir.clone()),
@@ -161,19 +167,24 @@ impl Args {
             rollback: None,
             command: self.command.clone(),
         };
+        let (first, resume) = (self.keeper, self.resume);
         let watch = move || {
-            let end =
-                first.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-            if let Some(end) = end {
-                keeper::wait_for_end(&end);
+            if let Some(end) = pidfd(first) {
+                wait_for_end(&end);
             }
             let Ok(claim) = claim else { return };
+            if !resume && !claim.file(KEEPER_SOCKET).exists() {
+                tracing::warn!("the keeper died before it told anybody of the device");
+                let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+                return;
+            }
             loop {
                 if claim.is_released() {
                     return;
                 }
                 tracing::warn!("the keeper died: starting another");
                 let started = Command::new("/proc/self/exe")
+                    .arg0("uzram")
                     .args(adopt.arguments())
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
@@ -259,9 +270,12 @@ fn serve(
         front: Mutex::new(front),
         events: Mutex::new(events),
     });
-    let announced = announce(&record, claim, &served).and_then(|()| ready(place));
+    let announced = announce(&record, place, &served).and_then(|()| ready(place));
     if let Err(failure) = announced {
-        let _ = served.remove();
+        // What was there before stays for the next server.
+        if !place.resume {
+            let _ = served.remove();
+        }
         return Err(failure);
     }
     let (name, algorithm) = (&claim.name, device.driver());
@@ -289,13 +303,15 @@ fn serve(
 }
 
 /// Tells the world that the device is there: control socket, record, and its path on stdout.
-fn announce(record: &Record, claim: &Claim, served: &Arc<Served>) -> Result {
-    ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())?;
-    claim.publish(record)?;
-    // Who started us may be gone, interrupted: then nobody would know of the device.
+fn announce(record: &Record, place: &Place<'_>, served: &Arc<Served>) -> Result {
+    ControlServer::start(&place.claim.file(SERVER_SOCKET), served.clone())?;
+    place.claim.publish(record)?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", record.path).and_then(|()| stdout.flush())?;
-    Ok(())
+    match writeln!(stdout, "{}", record.path).and_then(|()| stdout.flush()) {
+        // Who started us may be gone, interrupted: then nobody would know of a new device. An old one is known.
+        Err(error) if !place.resume => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 impl Served {

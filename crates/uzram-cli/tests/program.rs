@@ -53,7 +53,7 @@ fn bad_input_is_refused_with_the_reason() {
         (&["create", "--mem-limit", "-1"], "it is negative"),
         (
             &["create", "--frontend", "ublk9"],
-            "possible values: auto, nbd, fuse-loop",
+            "there are: auto, ublk, fuse-loop, nbd",
         ),
         (&["create", "--block-size", "1000"], "512 or 4096"),
         (&["create", "--name", "disk"], "'disk' is not a device name"),
@@ -263,14 +263,11 @@ fn after_a_kill_the_next_command_clears_up() {
     let bench = Bench::new();
     for frontend in ["fuse-loop", "nbd"] {
         bench.create(&["--size", "16M", "--frontend", frontend]);
-        let pid = bench.count("zram0", "pid");
-        sh(&format!(
-            "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done"
-        ));
+        bench.kill_all("zram0");
         let output = bench.output(&["list", "--noheadings"]);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(
-            stderr.contains("the server of zram0 had died; cleared"),
+            stderr.contains("server and keeper of zram0 had died; cleared"),
             "{stderr}"
         );
         bench.assert_clean();
@@ -283,10 +280,7 @@ fn after_a_kill_the_next_command_clears_up() {
         "mkfs.ext4 -q {node} && mount {node} {}",
         at.display()
     ));
-    let pid = bench.count("zram0", "pid");
-    sh(&format!(
-        "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done"
-    ));
+    bench.kill_all("zram0");
     let output = bench.output(&["list", "--noheadings"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -443,10 +437,12 @@ fn the_server_stands_on_its_own() {
     ));
     sh(&format!("flock -n {}/lock true", cwd.display()));
     let pid = bench.count("zram0", "pid");
-    assert_eq!(sh(&format!("readlink /proc/{pid}/cwd")), "/\n");
-    sh(&format!(
-        "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done"
-    ));
+    let keeper = bench.count("zram0", "keeper");
+    for pid in [pid, keeper] {
+        assert_eq!(sh(&format!("readlink /proc/{pid}/cwd")), "/\n");
+        assert_eq!(sh(&format!("cat /proc/{pid}/comm")), "uzram\n");
+    }
+    bench.kill_all("zram0");
     let stderr = String::from_utf8(bench.output(&["list"]).stderr).unwrap();
     assert!(stderr.contains("cleared loop device"), "{stderr}");
     bench.assert_clean();

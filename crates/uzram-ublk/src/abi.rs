@@ -56,6 +56,8 @@ pub(crate) mod state {
 pub(crate) const MAX_QUEUE_DEPTH: u16 = 4096;
 /// Largest request that the driver can pass.
 pub(crate) const MAX_IO_BYTES: u32 = 1 << 25;
+/// The driver's numbers of devices end before this one.
+pub(crate) const MAX_DEVICES: u32 = 1 << 20;
 /// Where a queue's descriptors begin in the char device, for mmap.
 pub(crate) const fn descriptors_offset(queue: u16) -> u64 {
     let area = MAX_QUEUE_DEPTH as u64 * size_of::<IoDescriptor>() as u64;

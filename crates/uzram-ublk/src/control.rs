@@ -42,6 +42,12 @@ impl Control {
         Ok(Control { file, ring })
     }
 
+    /// Whether this user may open it, or would see why it is missing.
+    pub(crate) fn is_allowed() -> bool {
+        let opened = OpenOptions::new().read(true).write(true).open(PATH);
+        !opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     fn run(
         &mut self,
         command: Command,

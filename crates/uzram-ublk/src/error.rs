@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// There is no driver, or this user may not use it.
-    #[error("no ublk here: {reason}")]
+    #[error("{reason}")]
     Unavailable {
         /// What is missing.
         reason: String,
@@ -29,13 +29,26 @@ pub enum Error {
         /// The number.
         id: u32,
     },
-    /// A device that was to be taken over is not there, not ours, or not as it was.
+    /// A device that was to be taken over is not ours, or not as it was.
     #[error("/dev/ublkb{id} cannot be taken over: {reason}")]
     NotRecoverable {
         /// The number.
         id: u32,
         /// Why.
         reason: String,
+    },
+    /// A device that was to be taken over is not there any more, or was stopped.
+    #[error("/dev/ublkb{id} is gone")]
+    Gone {
+        /// The number.
+        id: u32,
+    },
+    /// The last server was killed while it took the device over, and the driver cannot begin that again (Linux before
+    /// 6.16). Only a new device helps.
+    #[error("/dev/ublkb{id} cannot be taken over any more: a server was killed while it did that")]
+    Interrupted {
+        /// The number.
+        id: u32,
     },
     /// A step failed in the system.
     #[error("{step}: {source}")]

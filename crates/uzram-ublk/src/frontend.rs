@@ -1,4 +1,4 @@
-//! The whole: a device added, started, taken over, removed; and what a dead server left.
+//! The whole: a device added, started, taken over, removed.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,8 +12,8 @@ use uzram::Device;
 
 use crate::Error;
 use crate::abi::{
-    ATTR_FUA, ATTR_VOLATILE_CACHE, DevInfo, MAX_IO_BYTES, MAX_QUEUE_DEPTH, PARAM_TYPES, Params,
-    flags, state,
+    ATTR_FUA, ATTR_VOLATILE_CACHE, DevInfo, MAX_DEVICES, MAX_IO_BYTES, MAX_QUEUE_DEPTH,
+    PARAM_TYPES, Params, flags, state,
 };
 use crate::control::Control;
 use crate::queue::{self, Plan};
@@ -27,7 +27,7 @@ const NEEDED: u64 = flags::CMD_IOCTL_ENCODE | flags::USER_RECOVERY | flags::USER
 
 /// Whose a ublk device is: kept by the driver, so that a dead server's device is known for what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag(u64);
+pub struct Tag(pub(crate) u64);
 
 impl Tag {
     /// The tag of the device that is known by this directory (or any other path that is its own).
@@ -126,6 +126,10 @@ impl Options {
                 accepted,
             })
         };
+        if let Some(id) = self.id {
+            let accepted = format!("0 to {}", MAX_DEVICES - 1);
+            rule(id < MAX_DEVICES, "number", id.into(), accepted)?;
+        }
         if let Some(queues) = self.queues {
             let accepted = format!("1 to {}, one for each CPU", cpus());
             rule(
@@ -146,7 +150,7 @@ impl Options {
         let max = self.max_io_bytes;
         let fits = max.is_multiple_of(4096) && (4096..=MAX_IO_BYTES).contains(&max);
         let accepted = format!("a multiple of 4096 up to {MAX_IO_BYTES}");
-        rule(fits, "max_io", max.into(), accepted)
+        rule(fits, "max-io", max.into(), accepted)
     }
 
     fn params(&self, device: &Device) -> Params {
@@ -226,12 +230,17 @@ impl Ublk {
     }
 
     /// Takes over the device of that number after its server died or went to make room. Requests that were in flight
-    /// are issued again. [`Error::NotRecoverable`] where the device is not there, has another tag or size, or is
-    /// served by somebody who lives.
+    /// are issued again. [`Error::Gone`] where the device is not there; [`Error::NotRecoverable`] where it has another
+    /// tag or size, or is served by somebody who lives.
+    ///
+    /// `begun` is a file that is there while this is under way. If it is there before, a server was killed in the
+    /// middle. To begin again would then crash kernels before 6.16 (some queues have a server and some have none, which
+    /// their driver does not expect), so the queues are tried first; [`Error::Interrupted`] where that does not help.
     pub fn recover(
         device: Arc<Device>,
         id: u32,
         options: &Options,
+        begun: &Path,
         on_death: &OnDeath,
     ) -> Result<Ublk, Error> {
         let control = Control::open()?;
@@ -252,11 +261,44 @@ impl Ublk {
                 device.logical_block_size(),
             )));
         }
-        patiently(16, || this.control.start_recovery(id))?;
-        this.start_queues(&info, &device, options, on_death)?;
+        let note = |result: std::io::Result<()>| {
+            result.map_err(Error::at(format!("noting in {}", begun.display())))
+        };
+        let resumed = begun.exists() && this.resume_takeover(&info, &device, options, on_death)?;
+        if !resumed {
+            note(fs::write(begun, b""))?;
+            patiently(16, || this.control.start_recovery(id))?;
+            this.start_queues(&info, &device, options, on_death)?;
+        }
         this.control.end_recovery(id)?;
+        note(fs::remove_file(begun))?;
         this.removed = false;
         Ok(this)
+    }
+
+    /// Goes on where a killed server may have begun to take over. True: all queues have their tags now. False: that
+    /// server had not begun, or had done all but the last step, and it is safe to begin.
+    fn resume_takeover(
+        &mut self,
+        info: &DevInfo,
+        device: &Arc<Device>,
+        options: &Options,
+        on_death: &OnDeath,
+    ) -> Result<bool, Error> {
+        let outcomes = self.try_queues(info, device, options, on_death)?;
+        if outcomes.iter().all(Result::is_ok) {
+            return Ok(true);
+        }
+        // The answer for a queue whose dead server has not been dismissed; nothing has changed then.
+        let has_server =
+            |said: &std::io::Result<()>| matches!(said, Err(e) if e.raw_os_error() == Some(22));
+        if outcomes.iter().all(has_server) {
+            for queue in self.queues.drain(..) {
+                let _ = queue.join();
+            }
+            return Ok(false);
+        }
+        Err(Error::Interrupted { id: self.id })
     }
 
     fn new(control: Control, id: u32) -> Ublk {
@@ -275,16 +317,16 @@ impl Ublk {
         let refuse = |reason: String| Error::NotRecoverable { id, reason };
         let begin = Instant::now();
         loop {
-            let info = self
-                .control
-                .info(id)
-                .map_err(|error| refuse(error.to_string()))?;
+            let info = self.control.info(id).map_err(|error| match error.errno() {
+                Some(19 | 22) => Error::Gone { id },
+                _ => refuse(error.to_string()),
+            })?;
             if info.server_flags != tag.0 {
                 return Err(refuse("it is another's".into()));
             }
             match info.state {
                 state::QUIESCED | state::FAIL_IO => return Ok(info),
-                state::DEAD => return Err(refuse("it was stopped".into())),
+                state::DEAD => return Err(Error::Gone { id }),
                 state::LIVE if begin.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -300,6 +342,19 @@ impl Ublk {
         options: &Options,
         on_death: &OnDeath,
     ) -> Result<(), Error> {
+        let outcomes = self.try_queues(info, device, options, on_death)?;
+        let all: std::io::Result<()> = outcomes.into_iter().collect();
+        all.map_err(Error::at(format!("giving tags to /dev/ublkc{}", self.id)))
+    }
+
+    /// Starts the queues; whether the driver took each one's tags.
+    fn try_queues(
+        &mut self,
+        info: &DevInfo,
+        device: &Arc<Device>,
+        options: &Options,
+        on_death: &OnDeath,
+    ) -> Result<Vec<std::io::Result<()>>, Error> {
         let path = format!("/dev/ublkc{}", self.id);
         let open = || {
             let file = OpenOptions::new()
@@ -338,11 +393,8 @@ impl Ublk {
                 .map_err(Error::at("starting a queue's thread"))?;
             self.queues.push(thread);
         }
-        for _ in 0..info.queues {
-            let said = inbox.recv().unwrap_or(Ok(()));
-            said.map_err(Error::at(format!("giving tags to {path}")))?;
-        }
-        Ok(())
+        let said = (0..info.queues).map(|_| inbox.recv().unwrap_or(Ok(())));
+        Ok(said.collect())
     }
 
     /// devtmpfs makes the node at once; udev may be at it still.
@@ -439,49 +491,4 @@ fn wait_until_deleted(id: u32) -> Result<(), Error> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
-}
-
-/// Numbers of all ublk devices of this machine.
-fn all() -> Vec<u32> {
-    let Ok(found) = fs::read_dir("/sys/class/ublk-char") else {
-        return Vec::new();
-    };
-    let number = |entry: fs::DirEntry| {
-        entry
-            .file_name()
-            .to_str()?
-            .strip_prefix("ublkc")?
-            .parse()
-            .ok()
-    };
-    found.flatten().filter_map(number).collect()
-}
-
-/// Deletes the devices with this tag, whose server died and whose data is lost. Returns what was cleared, in words. Who
-/// still uses the node (a mount, a swap area) gets I/O errors instead of waiting for ever.
-pub fn clear_stale(tag: Tag) -> Result<Vec<String>, Error> {
-    let mut cleared = Vec::new();
-    let ids = all();
-    if ids.is_empty() {
-        return Ok(cleared);
-    }
-    let mut control = Control::open()?;
-    for id in ids {
-        // It may go while we look.
-        if !control
-            .info(id)
-            .is_ok_and(|info| info.server_flags == tag.0)
-        {
-            continue;
-        }
-        let node = PathBuf::from(format!("/dev/ublkb{id}"));
-        let by = uzram_blockdev::busy(&node);
-        control.stop(id)?;
-        control.delete(id)?;
-        cleared.push(match by {
-            Some(by) => format!("{}, which is {by} and fails from now on", node.display()),
-            None => node.display().to_string(),
-        });
-    }
-    Ok(cleared)
 }

@@ -24,7 +24,9 @@ mod error;
 mod frontend;
 mod queue;
 mod request;
+mod stale;
 mod sys;
 
 pub use error::Error;
-pub use frontend::{Buffers, OnDeath, Options, Tag, Ublk, clear_stale, probe};
+pub use frontend::{Buffers, OnDeath, Options, Tag, Ublk, probe};
+pub use stale::clear_stale;

@@ -11,7 +11,7 @@ use io_uring::IoUring;
 use rustix::thread::CpuSet;
 use uzram::Device;
 
-use crate::abi::{IO_RES_OK, op, user_copy_offset};
+use crate::abi::{IO_RES_OK, IoDescriptor, op, user_copy_offset};
 use crate::frontend::Buffers;
 use crate::request::Request;
 use crate::sys::{Arena, Descriptors, give_tag};
@@ -35,7 +35,6 @@ pub(crate) struct Plan {
 /// Fields are dropped in order: the ring, through which the driver reaches the arena, goes first.
 struct Queue {
     ring: IoUring,
-    descriptors: Descriptors,
     arena: Arena,
     plan: Plan,
 }
@@ -46,7 +45,8 @@ fn touch_stack() {
     std::hint::black_box([0u8; 128 << 10]);
 }
 
-/// Serves a queue until the driver has taken all its tags back. Says on `ready` when the driver has them.
+/// Serves a queue until the driver has taken all its tags back. Says on `ready` when the driver has them, or why it has
+/// not; the result is only for what happens afterwards.
 pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<()> {
     if let Some(cpus) = &plan.cpus
         && let Err(error) = rustix::thread::sched_setaffinity(None, cpus)
@@ -54,17 +54,24 @@ pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<
         // The queue works from any CPU.
         tracing::debug!(%error, queue = plan.number, "cannot be pinned");
     }
-    let queue = Queue::new(plan).and_then(|mut queue| queue.fetch_all().map(|()| queue));
-    let mut queue = match queue {
-        Ok(queue) => queue,
+    let begun = Queue::new(plan).and_then(|mut queue| {
+        queue.fetch_all()?;
+        // After the tags, whose refusal tells `Ublk::recover` of the queue's state. Refused where another process that
+        // is dead now has mapped them.
+        let plan = &queue.plan;
+        let map = Descriptors::map(&plan.char_device, plan.number, plan.depth);
+        let map = map.map_err(|error| io::Error::other(format!("mapping requests: {error}")))?;
+        Ok((queue, map))
+    });
+    let (mut queue, descriptors) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
-            let kept = io::Error::new(error.kind(), error.to_string());
             let _ = ready.send(Err(error));
-            return Err(kept);
+            return Ok(());
         }
     };
     let _ = ready.send(Ok(()));
-    queue.serve()
+    queue.serve(&descriptors)
 }
 
 impl Queue {
@@ -78,7 +85,6 @@ impl Queue {
         let ring = builder.build(plan.depth.into())?;
         ring.submitter()
             .register_files(&[plan.char_device.as_raw_fd()])?;
-        let descriptors = Descriptors::map(&plan.char_device, plan.number, plan.depth)?;
         let bytes = match plan.buffers {
             Buffers::UserCopy => plan.max_io_bytes,
             Buffers::Mapped => plan.max_io_bytes * usize::from(plan.depth),
@@ -90,7 +96,6 @@ impl Queue {
         }
         Ok(Queue {
             ring,
-            descriptors,
             arena,
             plan,
         })
@@ -124,7 +129,7 @@ impl Queue {
         }
     }
 
-    fn serve(&mut self) -> io::Result<()> {
+    fn serve(&mut self, descriptors: &Descriptors) -> io::Result<()> {
         let mut tags = self.plan.depth;
         while tags > 0 {
             match self.ring.submit_and_wait(1) {
@@ -139,7 +144,7 @@ impl Queue {
                     tags -= 1;
                     continue;
                 }
-                let result = self.serve_tag(tag);
+                let result = self.serve_tag(descriptors.get(tag), tag);
                 self.give(false, tag, result)?;
                 unsent += 1;
                 if unsent == BATCH {
@@ -156,8 +161,8 @@ impl Queue {
         Some((done.user_data() as u16, done.result()))
     }
 
-    fn serve_tag(&mut self, tag: u16) -> i32 {
-        let request = Request::new(self.descriptors.get(tag));
+    fn serve_tag(&mut self, descriptor: IoDescriptor, tag: u16) -> i32 {
+        let request = Request::new(descriptor);
         let len = request.data_len();
         if len > self.plan.max_io_bytes {
             return -22;

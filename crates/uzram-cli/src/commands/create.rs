@@ -139,10 +139,15 @@ fn start_keeper(swap: bool) -> Result {
         BufReader::new(stdout).read_line(&mut path)?;
     }
     if path.is_empty() {
-        // It has said why.
-        return Err(Failure::silent(
-            server.wait()?.code().unwrap_or(exit::Kind::Failed as i32),
-        ));
+        let status = server.wait()?;
+        return Err(match status.code() {
+            // It has said why.
+            Some(code) => Failure::silent(code),
+            None => {
+                let message = format!("the keeper ended before the device was there: {status}");
+                Failure::new(exit::Kind::Failed, message)
+            }
+        });
     }
     let ready = || {
         if swap {

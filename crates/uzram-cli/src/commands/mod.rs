@@ -50,6 +50,11 @@ fn ask(entry: &Entry, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.socket(), "server", request)
 }
 
+/// Whether a device has a server, or gets one within a moment.
+fn serves(entry: &Entry) -> bool {
+    ask(entry, &Request::Ping).is_ok()
+}
+
 /// Sends a request to a device's keeper.
 fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
     if entry.record.keeper == 0 {
@@ -82,7 +87,14 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
             }
             _ => Kind::Failed,
         };
-        let message = format!("the {who} of {name} does not answer: {error}");
+        let mut message = format!("the {who} of {name} does not answer: {error}");
+        if who == "server" && kind == Kind::Failed && entry.record.keeper != 0 {
+            let log = entry.dir.join("log");
+            message += &format!(
+                " (see {}; its contents are kept: uzram recover {name})",
+                log.display()
+            );
+        }
         return Err(Failure::new(kind, message));
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use uzram_control::{Entry, Request};
 
-use super::{all_or, ask, for_each};
+use super::{all_or, ask, ask_keeper, for_each, serves};
 use crate::exit::{Failure, Kind, Result};
 use crate::sweep;
 
@@ -39,7 +39,12 @@ impl Args {
 }
 
 fn remove(entry: &Entry) -> Result {
-    ask(entry, &Request::Remove)?;
+    // Where no server can be started the keeper does it.
+    if entry.record.keeper == 0 || serves(entry) {
+        ask(entry, &Request::Remove)?;
+    } else {
+        ask_keeper(entry, &Request::Remove)?;
+    }
     let begin = Instant::now();
     while entry.dir.exists() {
         if begin.elapsed() > PATIENCE {

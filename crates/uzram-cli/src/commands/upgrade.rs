@@ -7,7 +7,7 @@ use uzram_control::{Entry, Request, RunDir};
 
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use crate::{keeper, sweep};
 
 /// How long the new server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,15 +67,27 @@ impl Args {
     }
 }
 
-/// Waits until another server than before answers.
+/// Waits until the new program's server answers.
 fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
     let name = &old.record.name;
+    let failed = |why: &str| {
+        let message = format!("{name}: {why}; the old program serves on");
+        Failure::new(Kind::Failed, message)
+    };
     loop {
-        if let Ok(new) = run.find(name)
-            && new.record.pid != old.record.pid
-            && uzram_control::call(&new.socket(), &Request::Ping).is_ok()
-        {
-            return Ok(new);
+        if let Ok(new) = run.find(name) {
+            match std::fs::read_to_string(new.dir.join(keeper::UPGRADE)) {
+                Err(_) if uzram_control::call(&new.socket(), &Request::Ping).is_ok() => {
+                    return Ok(new);
+                }
+                Err(_) => {}
+                Ok(why) if !why.is_empty() => return Err(failed(&why)),
+                // The old server noticed, and started another keeper.
+                Ok(_) if new.record.keeper != old.record.keeper => {
+                    return Err(failed("the new program ended at once"));
+                }
+                Ok(_) => {}
+            }
         }
         if begin.elapsed() > PATIENCE {
             let log = old.dir.join("log");

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use uzram::Device;
 use uzram_control::size;
-use uzram_ublk::{Buffers, OnDeath, Options, Tag, Ublk};
+use uzram_ublk::{Buffers, Error, OnDeath, Options, Tag, Ublk};
 
 use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
@@ -26,11 +27,36 @@ pub(super) const KIND: Kind = Kind {
         let id =
             id.map_err(|_| Failure::new(FailureKind::Failed, format!("no ublk number: '{word}'")))?;
         let options = context.settings.ublk.options(context)?;
-        let front = Ublk::recover(context.device.clone(), id, &options, &on_death())?;
-        Ok(Box::new(front))
+        let begun = context.claim.file("taking-over");
+        let device = context.device;
+        match Ublk::recover(device.clone(), id, &options, &begun, &on_death()) {
+            Err(error @ (Error::Interrupted { .. } | Error::Gone { .. })) => {
+                tracing::error!(
+                    "{error}; it is replaced: who had it open gets I/O errors, the contents are in the new one"
+                );
+                Ok(Box::new(replace(device, id, &options, &begun)?))
+            }
+            other => Ok(Box::new(other?)),
+        }
     },
     clear: |dir: &Path| uzram_ublk::clear_stale(Tag::of(dir)).map_err(|error| error.to_string()),
 };
+
+/// Makes a new device, with the same number if nobody holds the old one.
+fn replace(device: &Arc<Device>, id: u32, options: &Options, begun: &Path) -> Result<Ublk> {
+    uzram_ublk::clear_stale(options.tag)?;
+    // Not there any more: neither is the attempt, if there was one.
+    let _ = std::fs::remove_file(begun);
+    let mut options = options.clone();
+    options.id = Some(id);
+    match Ublk::create(device.clone(), &options, &on_death()) {
+        Err(Error::Taken { .. }) => {
+            options.id = None;
+            Ok(Ublk::create(device.clone(), &options, &on_death())?)
+        }
+        other => Ok(other?),
+    }
+}
 
 /// How requests' bytes come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

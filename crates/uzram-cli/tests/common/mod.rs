@@ -73,6 +73,32 @@ impl Bench {
         serde_json::from_str(&self.uzram(&["stat", name, "--json"])).unwrap()
     }
 
+    /// Kills server and keeper, so that neither can start the other, and waits for their ends.
+    pub(crate) fn kill_all(&self, name: &str) {
+        let both = format!("{} {}", self.count(name, "pid"), self.count(name, "keeper"));
+        sh(&format!(
+            "kill -STOP {both}; kill -9 {both}; for p in {both}; do while kill -0 $p 2>/dev/null; do sleep 0.01; done; done"
+        ));
+    }
+
+    /// Kills a device's `pid` or `keeper`, and waits until it has another.
+    pub(crate) fn kill(&self, name: &str, which: &str) {
+        let old = self.count(name, which);
+        sh(&format!("kill -9 {old}"));
+        self.wait_for(name, |record| record[which] != old);
+    }
+
+    /// Waits for the device's record to say something.
+    pub(crate) fn wait_for(&self, name: &str, it: impl Fn(&serde_json::Value) -> bool) {
+        let path = self.run_dir().join(name).join("device.json");
+        let begin = std::time::Instant::now();
+        let record = || serde_json::from_slice(&std::fs::read(&path).ok()?).ok();
+        while !record().is_some_and(|record| it(&record)) {
+            assert!(begin.elapsed().as_secs() < 20, "{}", path.display());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// One number of a device's statistics.
     pub(crate) fn count(&self, name: &str, key: &str) -> u64 {
         self.stat(name)[key]

@@ -1,0 +1,58 @@
+//! Other processes: their ends, and what is passed on to them.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
+
+pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Calls this process by the program's name. Started as `/proc/self/exe` it would be known as "exe".
+pub(crate) fn take_name() {
+    let _ = rustix::thread::set_name(c"uzram");
+}
+
+/// Waits until the process of a pidfd has ended.
+pub(crate) fn wait_for_end(process: &OwnedFd) {
+    while !wait_for_end_within(process, Duration::from_secs(3600)) {}
+}
+
+pub(crate) fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool {
+    let begin = Instant::now();
+    loop {
+        let left = patience.saturating_sub(begin.elapsed());
+        let Ok(left) = left.try_into() else {
+            return false;
+        };
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            // No way to know: the caller's next step will tell.
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Takes a dead child's remains, if it was a child.
+pub(crate) fn reap(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = pid.map(|pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG));
+}
+
+/// Keeps an inherited descriptor, given as `/proc/self/fd/N`, from the processes that this one starts from now on.
+pub(crate) fn stop_inheriting(fd: &Path) {
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<i32>().ok();
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let all = open.flatten().filter_map(|entry| number(&entry.path()));
+    if let Some(fd) = number(fd) {
+        let others: Vec<_> = all.filter(|other| *other != fd).collect();
+        close_fds::set_fds_cloexec(3, &others);
+    }
+}

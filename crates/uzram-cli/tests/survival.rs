@@ -1,0 +1,292 @@
+//! What outlives the death of a server, of a keeper, and a change of program; on the frontends that every machine has.
+//! ublk's part is tested in a virtual machine (guest/tests).
+
+mod common;
+
+use std::path::Path;
+
+use common::{Bench, have, sh};
+
+/// Writes or checks a pattern of 16 MiB through the socket.
+fn qemu_io(uri: &str, command: &str) {
+    sh(&format!("qemu-io -f raw -c '{command}' '{uri}'"));
+}
+
+#[test]
+fn nbd_clients_find_their_data_after_a_kill() {
+    if !have(
+        "nbd_clients_find_their_data_after_a_kill",
+        &["qemu-io"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd", "-a", "zstd"]);
+    for round in 1..=5 {
+        qemu_io(&uri, &format!("write -P {round} 0 16M"));
+        bench.kill("zram0", "pid");
+        assert_eq!(bench.stat("zram0")["path"], uri.as_str());
+        qemu_io(&uri, &format!("read -P {round} 0 16M"));
+    }
+    assert_eq!(bench.count("zram0", "orig_data_size"), 16 << 20);
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+/// A client that writes one page after another while servers are killed: every page whose write was answered holds
+/// what was written, and none holds anything else but nothing.
+#[test]
+fn interop_nbdsh_acknowledged_writes_outlive_kills() {
+    if !have(
+        "interop_nbdsh_acknowledged_writes_outlive_kills",
+        &["nbdsh"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
+    let script = bench.path("client.py");
+    std::fs::write(&script, CLIENT).unwrap();
+    let mut client = std::process::Command::new("nbdsh")
+        .args(["-n", "-c", "import sys"])
+        .arg("-c")
+        .arg(format!("exec(open('{}').read())", script.display()))
+        .env("NBD_URI", &uri)
+        // It needs the system's own python3, and another may stand first in PATH.
+        .env("PATH", "/usr/bin:/bin")
+        .spawn()
+        .unwrap();
+    for _ in 0..8 {
+        std::thread::sleep(std::time::Duration::from_millis(70));
+        bench.kill("zram0", "pid");
+    }
+    std::fs::write(bench.path("stop"), "").unwrap();
+    assert!(client.wait().unwrap().success());
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+/// Four writes in flight at a time; connects again when the server is gone.
+const CLIENT: &str = r#"
+import os, time, hashlib
+uri, stop = os.environ["NBD_URI"], os.path.join(os.path.dirname(os.environ["NBD_URI"].split("socket=")[1]), "../../stop")
+def page(n, turn):
+    return hashlib.shake_128(b"%d %d" % (n, turn)).digest(2048) * 2
+def connect():
+    begin = time.time()
+    while True:
+        try:
+            h = nbd.NBD()
+            h.connect_uri(uri)
+            return h
+        except nbd.Error:
+            assert time.time() - begin < 20, "no server"
+            time.sleep(0.01)
+h, acked, lost, turn, PAGES = connect(), {}, 0, 0, 1024
+sent = {}
+while not os.path.exists(stop):
+    turn += 1
+    for n in range(0, PAGES, 4):
+        try:
+            flight = []
+            for m in range(n, n + 4):
+                sent.setdefault(m, set()).add(turn)
+                flight.append((m, h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(page(m, turn))), m * 4096)))
+            for m, cookie in flight:
+                while not h.aio_command_completed(cookie):
+                    h.poll(-1)
+                acked[m], sent[m] = turn, {turn}
+        except nbd.Error:
+            lost += 1
+            h = connect()
+        if os.path.exists(stop):
+            break
+h = connect()
+assert lost >= 4, "the kills were not noticed: %d" % lost
+for n in acked:
+    got = bytes(h.pread(4096, n * 4096))
+    assert any(got == page(n, t) for t in sent[n] | {acked[n]}), "page %d of turn %d" % (n, acked[n])
+print("pages:", len(acked), "turns:", turn, "connections lost:", lost)
+h.shutdown()
+"#;
+
+#[test]
+fn a_keeper_is_replaced_and_the_new_one_keeps() {
+    if !have(
+        "a_keeper_is_replaced_and_the_new_one_keeps",
+        &["qemu-io"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
+    qemu_io(&uri, "write -P 7 0 16M");
+    for _ in 0..3 {
+        bench.kill("zram0", "keeper");
+        bench.kill("zram0", "pid");
+    }
+    qemu_io(&uri, "read -P 7 0 16M");
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn recover_says_the_path_and_does_nothing_to_the_healthy() {
+    let bench = Bench::new();
+    let uri = bench.create(&["--size", "4M", "--frontend", "nbd"]);
+    let pid = bench.count("zram0", "pid");
+    assert_eq!(bench.uzram(&["recover", "zram0"]), format!("{uri}\n"));
+    assert_eq!(bench.uzram(&["recover", "--all"]), format!("{uri}\n"));
+    assert_eq!(bench.count("zram0", "pid"), pid);
+    assert!(
+        bench
+            .fails(4, &["recover", "zram9"])
+            .contains("no device 'zram9' (there are: zram0)")
+    );
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+/// The socket's place is taken by something that cannot be removed: five starts fail, the keeper gives up.
+#[test]
+fn what_was_given_up_is_recovered_or_removed() {
+    if !have(
+        "what_was_given_up_is_recovered_or_removed",
+        &["qemu-io"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let socket = bench.path("data.sock");
+    let block = |socket: &Path| sh(&format!("rm {0} && mkdir -p {0}/x", socket.display()));
+    let gave_up = || {
+        let log = bench.run_dir().join("zram0/log");
+        let begin = std::time::Instant::now();
+        while !std::fs::read_to_string(&log).unwrap().contains("giving up") {
+            assert!(begin.elapsed().as_secs() < 30);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::fs::write(&log, "").unwrap();
+    };
+    let listen = format!("unix:{}", socket.display());
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd", "--listen", &listen]);
+    qemu_io(&uri, "write -P 7 0 16M");
+    let pid = bench.count("zram0", "pid");
+    block(&socket);
+    sh(&format!("kill -9 {pid}"));
+    gave_up();
+    let stderr = bench.fails(1, &["recover", "zram0"]);
+    assert!(
+        stderr.contains("zram0") && stderr.contains("log"),
+        "{stderr}"
+    );
+    sh(&format!("rm -r {}", socket.display()));
+    assert_eq!(bench.uzram(&["recover", "zram0"]), format!("{uri}\n"));
+    qemu_io(&uri, "read -P 7 0 16M");
+    let pid = bench.count("zram0", "pid");
+    block(&socket);
+    sh(&format!("kill -9 {pid}"));
+    gave_up();
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn an_upgrade_keeps_data_and_refuses_what_will_not_do() {
+    if !have(
+        "an_upgrade_keeps_data_and_refuses_what_will_not_do",
+        &["qemu-io"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
+    qemu_io(&uri, "write -P 7 0 16M");
+    let pid = bench.count("zram0", "pid");
+    for (program, says) in [
+        ("/bin/true", "no uzram"),
+        ("/bin/false", "no uzram"),
+        ("/etc/passwd", "cannot execute"),
+        ("/no/such", "cannot execute"),
+    ] {
+        let stderr = bench.fails(2, &["upgrade", "zram0", "--program", program]);
+        assert!(
+            stderr.contains(program) && stderr.contains(says),
+            "{stderr}"
+        );
+    }
+    assert_eq!(bench.count("zram0", "pid"), pid);
+    let new = bench.path("uzram new");
+    std::fs::copy(env!("CARGO_BIN_EXE_uzram"), &new).unwrap();
+    let said = bench.uzram(&["upgrade", "--all", "--program", new.to_str().unwrap()]);
+    assert!(said.starts_with("zram0: ") && said.contains(&uri), "{said}");
+    for which in ["pid", "keeper"] {
+        let exe = sh(&format!(
+            "readlink /proc/{}/exe",
+            bench.count("zram0", which)
+        ));
+        assert_eq!(exe.trim(), new.to_str().unwrap());
+    }
+    std::fs::remove_file(&new).unwrap();
+    // The program is gone and still able to start itself.
+    bench.kill("zram0", "pid");
+    bench.kill("zram0", "keeper");
+    qemu_io(&uri, "read -P 7 0 16M");
+    bench.uzram(&["upgrade", "zram0"]);
+    qemu_io(&uri, "read -P 7 0 16M");
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_program_that_ends_at_once_does_not_get_the_device() {
+    let bench = Bench::new();
+    bench.create(&["--size", "4M", "--frontend", "nbd"]);
+    let pid = bench.count("zram0", "pid");
+    let new = bench.path("half");
+    let uzram = env!("CARGO_BIN_EXE_uzram");
+    let script = format!("#!/bin/sh\n[ $1 = keep ] && exit 1\nexec {uzram} \"$@\"\n");
+    std::fs::write(&new, script).unwrap();
+    sh(&format!("chmod +x {}", new.display()));
+    let stderr = bench.fails(1, &["upgrade", "zram0", "--program", new.to_str().unwrap()]);
+    assert!(
+        stderr.contains("the new program ended at once; the old program serves on"),
+        "{stderr}"
+    );
+    assert_eq!(bench.count("zram0", "pid"), pid);
+    bench.uzram(&["upgrade", "zram0"]);
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+/// A loop device cannot change its file: whoever has the old node gets I/O errors, the data are behind a new one.
+#[test]
+fn a_loop_device_has_its_data_after_a_kill() {
+    if !have(
+        "a_loop_device_has_its_data_after_a_kill",
+        &["mkfs.ext4", "mount"],
+        true,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let node = bench.create(&["--size", "64M", "--frontend", "fuse-loop"]);
+    sh(&format!(
+        "yes data | dd of={node} bs=64k count=16 iflag=fullblock oflag=direct status=none"
+    ));
+    bench.kill("zram0", "pid");
+    let new = bench.stat("zram0")["path"].as_str().unwrap().to_owned();
+    assert_eq!(
+        sh(&format!(
+            "dd if={new} bs=64k count=16 iflag=direct status=none | sha256sum"
+        )),
+        sh("yes data | dd bs=64k count=16 iflag=fullblock status=none | sha256sum")
+    );
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}

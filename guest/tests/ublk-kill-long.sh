@@ -1,0 +1,7 @@
+# about: 200 kills of the server under verified load
+# ci: no
+# modules: ublk_drv
+# timeout: 1500
+
+KILLS=200
+. /guest/tests/ublk-kill.sh
