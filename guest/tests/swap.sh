@@ -2,7 +2,7 @@
 # ci: yes
 # memory: 1G
 # modules: ublk_drv
-# timeout: 300
+# timeout: 240
 
 disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
 equal "$(cat warnings)" "" "warnings of a server that may do everything"
@@ -20,7 +20,7 @@ before=$(awk '/VmRSS/ { print $2 }' /proc/$server/status)
 say "server before: $before KiB resident"
 
 total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
-check memhog $((total * 3)) 2 &
+check memhog $((total * 3)) 1 &
 hog=$!
 while kill -0 $hog 2>/dev/null; do
     sleep 5

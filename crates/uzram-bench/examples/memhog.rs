@@ -46,8 +46,8 @@ fn main() -> ExitCode {
         for step in 0..pages {
             // There and back.
             let number = match round % 2 {
-                1 => pages - 1 - step,
-                _ => step,
+                1 => step,
+                _ => pages - 1 - step,
             };
             let page = &mut memory[number * PAGE..][..PAGE];
             fill(&mut expected, number as u64, generations[number].into());

@@ -16,9 +16,15 @@ use uzram::Device;
 use crate::exit::{Failure, Kind, Result};
 
 /// What the stock holds for bursts unless the user says otherwise.
-pub(crate) const DEFAULT_RESERVE: u64 = 16 << 20;
+pub(crate) const DEFAULT_RESERVE: u64 = 32 << 20;
 /// How long the stock is left alone while nothing is written.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the stock is left alone between two looks while it is used.
+const TURN: Duration = Duration::from_millis(1);
+/// The zone that the kernel keeps for old devices: it counts as free and is hardly given out.
+const DMA_ZONE: u64 = 16 << 20;
+/// What others may take between the look at free memory and ours.
+const MARGIN: u64 = 2 << 20;
 
 /// Does all of it for this process and those that it starts. What the system refuses weakens the device and is told.
 pub(crate) fn prepare() {
@@ -58,7 +64,8 @@ pub(crate) fn prepare() {
 /// Keeps the device's stock, from a thread of its own.
 ///
 /// Under pressure every page that swapping frees is fought for, and the stock has to win: the kernel lets real-time tasks
-/// (and hardly anybody else) have half of what it keeps free below its `min` watermark.
+/// (and hardly anybody else) have half of what it keeps free below its `min` watermark. But they, too, have to make room
+/// where that is used up, at a priority that leaves others no CPU to make it; so memory is only asked for that is there.
 pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
     let device = Arc::downgrade(device);
     let work = move || {
@@ -67,16 +74,16 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
             ThreadPriority::from_posix(ScheduleParams { sched_priority: 1 }),
             ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin),
         );
-        if let Err(error) = real_time {
+        if let Err(error) = &real_time {
             tracing::warn!(
                 "no real-time scheduling: {error:?} (needs CAP_SYS_NICE; writes may fail under extreme pressure)"
             );
         }
-        // Nothing waits for this thread as it waits for memory: it may have pages swapped out to its own device.
-        let _ = rustix::process::configure_io_flusher_behavior(false);
+        let least = least_free(real_time.is_ok());
+        let gate = || free_bytes() > least;
         while let Some(device) = device.upgrade() {
-            if device.maintain() {
-                std::thread::sleep(Duration::from_millis(1));
+            if device.maintain(&gate) {
+                std::thread::sleep(TURN);
             } else {
                 device.wait_for_demand(PAUSE);
             }
@@ -86,6 +93,19 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
         .name("stock".into())
         .spawn(work)?;
     Ok(())
+}
+
+/// How much has to be free in the whole machine for the kernel to hand out a page without making room.
+fn least_free(real_time: bool) -> u64 {
+    let min = std::fs::read_to_string("/proc/sys/vm/min_free_kbytes");
+    let min = min.ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let min = min.unwrap_or(64 << 10) << 10;
+    DMA_ZONE + MARGIN + if real_time { min / 2 } else { min }
+}
+
+fn free_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.freeram as u64 * u64::from(info.mem_unit)
 }
 
 /// Makes the block device a swap area and uses it, freed pages being discarded.

@@ -40,7 +40,7 @@ pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
 pub use region::{Region, current_cpu};
 pub use restore::{Damage, Restore};
-pub use stock::Restocked;
+pub use stock::{Gate, Restocked};
 
 /// Bytes in a page of the system and of the arena.
 pub const PAGE: usize = 4096;

@@ -3,17 +3,17 @@
 //! memory already, or fails at once; a thread that requests do not wait for brings memory in ([`Pool::restock`]).
 //!
 //! Each bin has some free objects in memory, the more the faster they were taken lately. For bursts there is the reserve.
-//! Half of it is whole spans, of which a class that is in demand takes one (a span of small objects stores many times its
-//! size of swapped pages); half is objects of the class of whole pages, in which any object fits.
+//! Three quarters are whole spans, of which a class that is in demand takes one (a span of small objects stores many times
+//! its size of swapped pages); the rest is objects of the class of whole pages, in which any object fits.
 //!
 //! Pages in stock are accounted for as memory in use, and are exactly those accounted pages that no object touches.
 //!
 //! An allocation that finds nothing may wait a moment for whoever restocks ([`Pool::wait_for_stock`]), but only once as
 //! long as that makes no progress: a pool that gets no memory refuses at once.
 
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::futex;
@@ -23,12 +23,16 @@ use crate::bin::FreeStack;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::object::{Error, Object};
 use crate::pool::Pool;
-use crate::span::{PageSet, runs};
+use crate::span::{PageSet, SPAN_PAGES, runs};
 
 /// The class that takes any object.
 const ANY: usize = CLASS_COUNT - 1;
 /// Most memory that a bin other than the reserve's is given ahead, in bytes.
 const MAX_AHEAD: u64 = 4 << 20;
+/// Longest wait of a request while the stock is low.
+const MAX_PAUSE: Duration = Duration::from_millis(100);
+/// Pages that are brought in at a time.
+const CHUNK_PAGES: usize = 16;
 /// Spans that an allocation looks at before it takes from the reserve.
 const LOOKS: usize = 32;
 /// Objects that a class takes from the reserve's pages before it gets one of its spans.
@@ -43,6 +47,8 @@ pub(crate) struct Stock {
     spans: FreeStack,
     spans_in_stock: AtomicU32,
     spans_wanted: u32,
+    /// A span of which only a part is in memory yet.
+    begun: Mutex<Option<u32>>,
     /// Not 0, and woken, when an allocation did not find its own class in stock.
     bell: AtomicU32,
     /// Changes whenever memory was brought in.
@@ -60,6 +66,9 @@ pub struct Restocked {
     pub whole: bool,
 }
 
+/// Asked before each few pages that are brought in: whether the system can give them without having to make room first.
+pub type Gate<'a> = &'a dyn Fn() -> bool;
+
 /// What has to be brought in for a bin.
 struct Work {
     /// `None`: a new span.
@@ -73,11 +82,12 @@ impl Pool {
     /// From now on allocations take memory from a stock, with `reserve_bytes` of it for any object, rounded up to a page
     /// for each shard. Empty until the first [`Pool::restock`].
     pub fn keep_stock(&mut self, reserve_bytes: u64) {
-        let half = reserve_bytes / 2;
-        let pages = half.div_ceil(PAGE as u64).div_ceil(self.shards as u64);
+        let spans = reserve_bytes / 4 * 3 / SPAN_BYTES as u64;
+        let rest = reserve_bytes - spans * SPAN_BYTES as u64;
+        let pages = rest.div_ceil(PAGE as u64).div_ceil(self.shards as u64);
         self.stock = Some(Stock {
             pages: pages.clamp(1, u64::from(u32::MAX)) as u32,
-            spans_wanted: (half / SPAN_BYTES as u64).min(u64::from(u32::MAX)) as u32,
+            spans_wanted: spans.min(u64::from(u32::MAX)) as u32,
             in_vain: AtomicU32::new(u32::MAX),
             ..Stock::default()
         });
@@ -148,9 +158,9 @@ impl Pool {
         Some(self.take_object(&mut bin, &span, number, object, len, owner))
     }
 
-    /// Brings the stock to what it is to be. Waits for the system to find memory, if need be: no request may wait for the
-    /// caller.
-    pub fn restock(&self) -> Restocked {
+    /// Brings the stock to what it is to be, as far as `gate` lets it. Waits for the system to find memory, if need be: no
+    /// request may wait for the caller.
+    pub fn restock(&self, gate: Gate<'_>) -> Restocked {
         let mut result = Restocked {
             taken: 0,
             whole: true,
@@ -160,7 +170,7 @@ impl Pool {
         };
         let _trimming = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
         while stock.spans_in_stock.load(Relaxed) < stock.spans_wanted {
-            if !self.stock_span(stock) {
+            if !self.stock_span(stock, gate) {
                 result.whole = false;
                 break;
             }
@@ -174,7 +184,7 @@ impl Pool {
                 bin.target
             };
             while let Some(work) = self.missing(index, target) {
-                if !self.bring_in(index, work) {
+                if !self.bring_in(index, work, gate) {
                     result.whole = false;
                     break;
                 }
@@ -184,29 +194,55 @@ impl Pool {
         result
     }
 
-    /// Brings a whole span into memory and the account.
-    fn stock_span(&self, stock: &Stock) -> bool {
-        let Ok(number) = self.take_span() else {
+    /// Brings a whole span into memory and the account; goes on where the last time ended.
+    fn stock_span(&self, stock: &Stock, gate: Gate<'_>) -> bool {
+        let mut begun = stock.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(number) = begun.take().or_else(|| self.take_span().ok()) else {
             return false;
         };
         let span = self.span(number, ANY);
         let all: PageSet = [u64::MAX; _];
-        if self.populate(number, all) && self.account(&span, all).is_ok() {
-            stock.spans.push(self.metas(), number);
-            stock.spans_in_stock.fetch_add(1, Relaxed);
-            stock.note_progress();
-            return true;
+        let got = self.populate(number, all, gate);
+        if self.account(&span, got).is_err() {
+            self.release_absent(number, got);
+            self.push_free(number, span.meta);
+            return false;
         }
-        self.release_absent(number, all);
-        self.push_free(number, span.meta);
-        false
+        if got != all {
+            *begun = Some(number);
+            return false;
+        }
+        stock.spans.push(self.metas(), number);
+        stock.spans_in_stock.fetch_add(1, Relaxed);
+        stock.note_progress();
+        true
     }
 
-    fn populate(&self, number: u32, pages: PageSet) -> bool {
-        runs(&pages).all(|(first, len)| {
-            let at = self.span_base(number) + (first * PAGE) as u64;
-            self.region.populate(at, (len * PAGE) as u64).is_ok()
-        })
+    /// Brings pages into memory, as far as the gate and the system allow; returns which of them are there.
+    fn populate(&self, number: u32, pages: PageSet, gate: Gate<'_>) -> PageSet {
+        let meta = &self.metas()[number as usize];
+        let mut got = PageSet::default();
+        for ((got, wanted), have) in got.iter_mut().zip(pages).zip(&meta.pages) {
+            *got = wanted & have.load(Relaxed);
+        }
+        for chunk in 0..SPAN_PAGES / CHUNK_PAGES {
+            let (word, shift) = (chunk * CHUNK_PAGES / 64, chunk * CHUNK_PAGES % 64);
+            let mut missing = PageSet::default();
+            missing[word] = pages[word] & !got[word] & ((1 << CHUNK_PAGES) - 1) << shift;
+            if missing[word] == 0 {
+                continue;
+            }
+            let brought = gate()
+                && runs(&missing).all(|(first, len)| {
+                    let at = self.span_base(number) + (first * PAGE) as u64;
+                    self.region.populate(at, (len * PAGE) as u64).is_ok()
+                });
+            if !brought {
+                break;
+            }
+            got[word] |= missing[word];
+        }
+        got
     }
 
     /// What the bin's next span with free objects lacks, if the bin has fewer than `target` in memory.
@@ -243,38 +279,39 @@ impl Pool {
         })
     }
 
-    /// Brings pages into memory and then, under the bin's lock, into the account. `false`: refused.
-    fn bring_in(&self, index: usize, work: Work) -> bool {
+    /// Brings pages into memory and then, under the bin's lock, into the account. `false`: not all of them.
+    fn bring_in(&self, index: usize, work: Work, gate: Gate<'_>) -> bool {
         let class = index % CLASS_COUNT;
-        let Some((number, mut pages)) = work.span.map_or_else(
-            || self.take_span().ok().map(|number| (number, work.pages)),
-            |number| Some((number, work.pages)),
-        ) else {
+        let Some(number) = work.span.or_else(|| self.take_span().ok()) else {
             return false;
         };
         let span = self.span(number, class);
+        let mut pages = work.pages;
         if work.span.is_none() {
             pages = span.pages_of_bitmap();
             (0..work.missing.min(span.class.objects))
                 .for_each(|object| span.add_pages_of(&mut pages, object));
         }
-        let populated = self.populate(number, pages);
+        let got = self.populate(number, pages, gate);
         let mut bin = self.lock(index);
         let owned = match work.span {
-            // Puts the span back itself if the account has no room.
-            None if populated => self.adopt(&mut bin, index, number).is_ok(),
+            // A span goes only when it is trimmed, and trimming waits.
+            Some(_) => true,
             None => {
-                self.push_free(number, span.meta);
-                false
+                let bitmap = span.pages_of_bitmap();
+                let ready = bitmap.iter().zip(got).all(|(want, got)| want & !got == 0);
+                if !ready {
+                    self.push_free(number, span.meta);
+                }
+                // Puts the span back itself if the account has no room.
+                ready && self.adopt(&mut bin, index, number).is_ok()
             }
-            // Spans go when they are trimmed, and trimming waits.
-            Some(_) => populated,
         };
-        if owned && self.account(&span, pages).is_ok() {
-            return true;
+        if owned && self.account(&span, got).is_ok() {
+            return got == pages;
         }
         drop(bin);
-        self.release_absent(number, pages);
+        self.release_absent(number, got);
         false
     }
 
@@ -345,6 +382,26 @@ impl Pool {
         stock.bell.store(0, Relaxed);
     }
 
+    /// To be called before a request stores `pages` pages: while the stock is low it waits a moment for each, but not beyond
+    /// the moment at which memory is brought in.
+    ///
+    /// This keeps swapping from stopping altogether. Memory becomes free as swapping goes on; if the stock is used up
+    /// before whoever restocks gets some of it, every write fails, nothing becomes free any more, and the one that
+    /// restocks waits for ever. Slow writes still free memory, many pages for each page of stock.
+    pub fn ease_off(&self, pages: u32) {
+        let Some(stock) = &self.stock else {
+            return;
+        };
+        let have = stock.spans_in_stock.load(Relaxed);
+        if have.saturating_mul(4) >= stock.spans_wanted {
+            return;
+        }
+        let pause = Duration::from_micros(if have == 0 { 1000 } else { 100 }) * pages;
+        let seen = stock.progress.load(Acquire);
+        stock.ring();
+        stock.wait_for_progress(seen, pause.min(MAX_PAUSE));
+    }
+
     /// After [`Error::OutOfStock`]: waits until memory was brought in, but not longer than that, and not at all if somebody
     /// has waited in vain since memory was last brought in. Returns whether to try again.
     pub fn wait_for_stock(&self, patience: Duration) -> bool {
@@ -356,8 +413,7 @@ impl Pool {
             return false;
         }
         stock.ring();
-        let limit = futex::Timespec::try_from(patience).ok();
-        let _ = futex::wait(&stock.progress, futex::Flags::PRIVATE, seen, limit.as_ref());
+        stock.wait_for_progress(seen, patience);
         let progress = stock.progress.load(Acquire) != seen;
         if !progress {
             stock.in_vain.store(seen, Relaxed);
@@ -391,6 +447,12 @@ impl Stock {
         if self.bell.swap(1, Relaxed) == 0 {
             let _ = futex::wake(&self.bell, futex::Flags::PRIVATE, 1);
         }
+    }
+
+    /// Waits until there was progress since `seen`, or for that long.
+    fn wait_for_progress(&self, seen: u32, patience: Duration) {
+        let limit = futex::Timespec::try_from(patience).ok();
+        let _ = futex::wait(&self.progress, futex::Flags::PRIVATE, seen, limit.as_ref());
     }
 
     /// Wakes those who wait for memory.

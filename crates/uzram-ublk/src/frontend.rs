@@ -220,7 +220,10 @@ impl Ublk {
             .and_then(|()| this.control.start(this.id))
             .and_then(|()| this.wait_for_node());
         match started {
-            Ok(()) => Ok(this),
+            Ok(()) => {
+                this.tune();
+                Ok(this)
+            }
             Err(error) => {
                 // Leave nothing behind; the first error is the one that matters.
                 let _ = this.take_down();
@@ -395,6 +398,17 @@ impl Ublk {
         }
         let said = (0..info.queues).map(|_| inbox.recv().unwrap_or(Ok(())));
         Ok(said.collect())
+    }
+
+    /// Turns off what the block layer does for slow disks: no scheduler, and no throttling of writes (swap-out among
+    /// them) by their latency. Best effort: the device works either way.
+    fn tune(&self) {
+        for (file, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
+            let path = format!("/sys/block/ublkb{}/queue/{file}", self.id);
+            if let Err(error) = fs::write(&path, value) {
+                tracing::debug!(path, %error, "left as it is");
+            }
+        }
     }
 
     /// devtmpfs makes the node at once; udev may be at it still.

@@ -94,11 +94,7 @@ impl Queue {
             arena.part(0, bytes).fill(0);
             touch_stack();
         }
-        Ok(Queue {
-            ring,
-            arena,
-            plan,
-        })
+        Ok(Queue { ring, arena, plan })
     }
 
     /// Where a tag's bytes are in the arena.

@@ -176,7 +176,7 @@ impl Builder {
         device
             .populate()
             .map_err(refused("the table and books of a swap device", bytes))?;
-        if device.maintain_stock().whole {
+        if device.pool.restock(&|| true).whole {
             return Ok(());
         }
         let reason = "the system or mem_limit has no room for it".to_owned();

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use uzram_compress::{Algorithm, Prepared, Tfm};
-use uzram_pool::{Pool, Region, Restocked, current_cpu};
+use uzram_pool::{Gate, Pool, Region, current_cpu};
 
 use crate::builder::{Builder, Codec};
 use crate::counters::{Counters, Stats};
@@ -175,6 +175,7 @@ impl Device {
     /// not fit: it and the pages after it keep their old contents, those before it are written.
     pub fn write_at(&self, mut buf: &[u8], offset: u64) -> Result<(), Error> {
         self.check_range(offset, buf.len() as u64)?;
+        self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
         let mut stream = self.streams.get(cpu);
         for part in parts(offset, buf.len() as u64) {
@@ -269,8 +270,12 @@ impl Device {
     /// stock that requests take from, and gives back what is too much. Returns whether requests took any since the last
     /// call: then call it again within some milliseconds, else when [`Device::wait_for_demand`] returns. May wait for
     /// the system to find memory, so no request may wait for the caller. Does nothing for other devices.
-    pub fn maintain(&self) -> bool {
-        let busy = self.maintain_stock().taken > 0;
+    ///
+    /// `gate` is asked before each few pages whether the system has them to give; where it says no, the rest is left
+    /// for the next call, and `true` is returned.
+    pub fn maintain(&self, gate: Gate<'_>) -> bool {
+        let restocked = self.pool.restock(gate);
+        let busy = restocked.taken > 0 || !restocked.whole;
         if self.pool.has_stock() {
             if busy {
                 self.trim_if_due();
@@ -279,10 +284,6 @@ impl Device {
             }
         }
         busy
-    }
-
-    pub(crate) fn maintain_stock(&self) -> Restocked {
-        self.pool.restock()
     }
 
     /// Waits until a request finds its size of object out of stock, or for that long.

@@ -71,6 +71,7 @@ pub use error::Error;
 pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use uzram_compress as compress;
+pub use uzram_pool::Gate;
 
 /// Bytes in a page, the unit of compression.
 pub const PAGE_SIZE: usize = 4096;

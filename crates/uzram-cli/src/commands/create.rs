@@ -60,7 +60,7 @@ pub(crate) struct Args {
     /// Use the device as swap: makes it fit for that and switches it on with mkswap and swapon --discard
     #[arg(long, conflicts_with = "foreground")]
     swap: bool,
-    /// Memory that a swap device keeps free for bursts; what it has no memory for it fails at once [default: 16M]
+    /// Memory that a swap device keeps free for bursts; what it has no memory for it fails at once [default: 32M]
     #[arg(long, value_name = "SIZE", requires = "swap", value_parser = size::parse)]
     reserve: Option<u64>,
     #[command(flatten)]
