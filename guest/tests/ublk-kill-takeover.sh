@@ -27,7 +27,9 @@ for ((round = 0; round < ${ROUNDS:-15}; round++)); do
     for _ in 1 2; do
         new=$last
         while [ -z "$new" ] || [ "$new" = "$last" ]; do
-            { read -r new _ <"/proc/$keeper/task/$keeper/children"; } 2>/dev/null || new=
+            new=
+            # The list ends without a newline, which read takes for a failure.
+            { read -r new _ <"/proc/$keeper/task/$keeper/children"; } 2>/dev/null || :
         done
         queue=$((RANDOM % 2))
         while [ -e "/proc/$new" ] && ! takes_over "$new" $queue; do :; done

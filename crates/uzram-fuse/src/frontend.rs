@@ -135,9 +135,17 @@ pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(cleared)
 }
 
-/// Takes a dead server's FUSE mount from `dir`, so that there is room for another. A loop device on its file stays, and
-/// fails. Returns whether there was a mount.
-pub fn detach_mount(dir: &Path) -> Result<bool, Error> {
+/// Makes room at `dir` for another mount while loop devices on a dead server's file are still in use. They fail from now
+/// on, and go with their last user.
+pub fn abandon(dir: &Path) -> Result<(), Error> {
+    for node in loopdev::on_file(&dir.join(FILE_NAME)) {
+        loopdev::let_go(&node)?;
+    }
+    detach_mount(dir).map(drop)
+}
+
+/// Takes a dead server's FUSE mount from `dir`. Returns whether there was one.
+fn detach_mount(dir: &Path) -> Result<bool, Error> {
     let mut found = false;
     while is_mounted(dir) {
         rustix::mount::unmount(dir, UnmountFlags::DETACH)

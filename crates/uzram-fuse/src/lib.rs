@@ -19,4 +19,4 @@ mod loopdev;
 mod sys;
 
 pub use error::Error;
-pub use frontend::{FuseLoop, clear_stale, detach_mount, probe};
+pub use frontend::{FuseLoop, abandon, clear_stale, probe};

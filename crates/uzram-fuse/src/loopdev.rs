@@ -97,6 +97,12 @@ pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Detaches a loop device when its last user lets go of it.
+pub(crate) fn let_go(node: &Path) -> Result<(), Error> {
+    let device = open_rw(node)?;
+    sys::clear(&device).map_err(Error::at(format!("letting go of {}", node.display())))
+}
+
 /// The file behind a loop device, by sysfs.
 fn backing_file(node: &Path) -> Option<PathBuf> {
     let name = node.file_name()?.to_str()?;

@@ -329,7 +329,7 @@ fn killed_at_any_moment() {
             let expected = acknowledged.get(&page).copied().unwrap_or(0);
             // The last write of each thread may have been done without being acknowledged.
             assert!(
-                found == expected || found > expected || found == 0,
+                found >= expected || found == 0,
                 "page {page}: {found}, not {expected}"
             );
             if found != expected {

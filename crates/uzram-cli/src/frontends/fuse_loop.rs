@@ -24,7 +24,7 @@ pub(super) const KIND: Kind = Kind {
             // Its user has to unmount it; the contents are behind the new node.
             Err(error) => {
                 tracing::warn!("{old} is dead and stays until its user lets go: {error}");
-                uzram_fuse::detach_mount(&dir)?;
+                uzram_fuse::abandon(&dir)?;
             }
         }
         serve(context)
