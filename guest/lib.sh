@@ -67,3 +67,12 @@ result() {
 save() {
     cp -r "$1" "$SAVED/${2:-$(basename "$1")}"
 }
+
+# A parameter that the test was given, as in `cargo xtask guest NAME KEY=VALUE`: parameter KEY DEFAULT
+parameter() {
+    local word
+    for word in $(</proc/cmdline); do
+        case $word in "uzram.parameter.$1="*) echo "${word#*=}"; return ;; esac
+    done
+    echo "$2"
+}

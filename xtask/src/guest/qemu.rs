@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::Parameters;
 use super::health::End;
 use super::spec::Spec;
 
@@ -86,11 +87,13 @@ impl Machine {
         command
     }
 
-    /// Runs a test, showing what it prints.
-    pub(crate) fn run(&self, spec: &Spec, logs: &Logs) -> Result<End> {
+    /// Runs a test, showing what it prints. The test finds the parameters by lib.sh's `parameter`.
+    pub(crate) fn run(&self, spec: &Spec, parameters: &Parameters, logs: &Logs) -> Result<End> {
         let append = format!(
-            "ignore_loglevel uzram.test={} uzram.timeout={}",
-            spec.name, spec.timeout
+            "ignore_loglevel uzram.test={} uzram.timeout={}{}",
+            spec.name,
+            spec.timeout,
+            parameters.append()
         );
         let mut command = self.command(spec, &append);
         command.arg("-serial").arg(to_file("file:", &logs.kernel));
