@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::machine::Machine;
+use super::machine::{self, Machine, Others};
 use super::record::Record;
 use super::runs::Runs;
 use super::{table, variants};
@@ -91,7 +91,10 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
     let saved = if options.again {
         guest::results().join(options.test())
     } else {
-        guest::measure(options.test(), &options.parameters()?)?
+        let others = Others::watch();
+        let saved = guest::measure(options.test(), &options.parameters()?)?;
+        fs::write(saved.join(machine::OTHERS), others.seen())?;
+        saved
     };
     let runs = Runs::read(&saved)?;
     println!();

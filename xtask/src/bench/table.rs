@@ -70,7 +70,11 @@ pub(crate) fn text(record: &Record) -> String {
         machine.machine, machine.kernel, machine.compiler
     );
     let _ = writeln!(text, "guest: {}, {}", machine.guest_kernel, machine.guest);
-    let _ = writeln!(text, "commit {}\n\n{}\n", machine.commit, record.note);
+    let _ = writeln!(
+        text,
+        "commit {}; CPUs busy with others' work meanwhile: {}\n\n{}\n",
+        machine.commit, machine.others_busy_cpus, record.note
+    );
     text += "Kernel's zram / uzram / uzram's null device, the floor; latencies in us:\n\n";
     text += &speed(record);
     text += "\nThe goal; t in us:\n\n";
