@@ -1,10 +1,21 @@
-//! `cargo xtask bench`: builds the benchmark for speed and runs it.
+//! `cargo xtask bench`: `core` builds the library's benchmark for speed and runs it; `guest` measures ublk beside the
+//! kernel's zram in a virtual machine.
+
+mod guest;
+mod machine;
+mod record;
+mod runs;
+mod table;
+mod variants;
 
 use anyhow::Result;
 
 use crate::{setup, sh};
 
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
+    if let ["guest", rest @ ..] = args {
+        return guest::bench(rest);
+    }
     setup::setup(setup::Purpose::Test)?;
     let cargo = [
         "run",

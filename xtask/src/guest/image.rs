@@ -88,6 +88,10 @@ const OURS: &[(&[&str], &str)] = &[
         "examples/memhog",
     ),
     (
+        &["--package", "uzram-bench", "--example", "codec-probe"],
+        "examples/codec-probe",
+    ),
+    (
         &["--package", "uzram-nbd-kernel", "--example", "nbd-kernel"],
         "examples/nbd-kernel",
     ),
@@ -120,7 +124,7 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<Path
     }
     let guest = sh::root().join("guest");
     archive.file("init", &read(&guest.join("init"))?)?;
-    for file in ["lib.sh", "run"] {
+    for file in ["bench.sh", "lib.sh", "run"] {
         archive.file(&format!("guest/{file}"), &read(&guest.join(file))?)?;
     }
     for spec in specs {

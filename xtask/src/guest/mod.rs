@@ -10,12 +10,14 @@
 //! | `image`, `cpio` | the guest's file system |
 //! | `qemu` | the virtual machine's process |
 //! | `health` | what the kernel's log and the run's end make of a test |
+//! | `parameters` | what a test is told on its way |
 
 mod cpio;
 mod health;
 mod image;
 mod kernel;
 mod modules;
+mod parameters;
 mod qemu;
 mod spec;
 
@@ -28,6 +30,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{setup, sh};
 use health::Failure;
+pub(crate) use parameters::Parameters;
 use qemu::{Logs, Machine};
 use spec::Spec;
 
@@ -52,13 +55,33 @@ pub(crate) fn guest(args: &[&str]) -> Result<ExitCode> {
         [option, ..] if option.starts_with('-') => {
             bail!("'{option}' is not understood: --list, --shell, --selftest, or names of tests")
         }
-        names => Ok(code(run(&specs, names)?)),
+        words => {
+            let (names, parameters) = Parameters::split(words)?;
+            Ok(code(run(&specs, &names, &parameters)?))
+        }
     }
+}
+
+/// Where tests' results lie, in a directory for each.
+pub(crate) fn results() -> PathBuf {
+    sh::target().join("guest/results")
+}
+
+/// Runs one test, which must pass; the directory with what it saved.
+pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
+    let specs = specs()?;
+    let spec = spec::select(&specs, &[name])?[0];
+    let bench = Bench::new(&specs)?;
+    let run = bench.run(spec, parameters)?;
+    if !run.failures.is_empty() {
+        bail!("{}", run.line(spec));
+    }
+    Ok(results().join(name))
 }
 
 /// All tests of CI; whether all passed.
 pub(crate) fn ci() -> Result<bool> {
-    run(&specs()?, &[])
+    run(&specs()?, &[], &Parameters::default())
 }
 
 /// Reads all tests' headers.
@@ -67,12 +90,12 @@ pub(crate) fn specs() -> Result<Vec<Spec>> {
 }
 
 /// Runs tests; whether all passed.
-fn run(specs: &[Spec], names: &[&str]) -> Result<bool> {
+fn run(specs: &[Spec], names: &[&str], parameters: &Parameters) -> Result<bool> {
     let chosen = spec::select(specs, names)?;
     let bench = Bench::new(specs)?;
     let (mut lines, mut failed) = (Vec::new(), 0);
     for spec in &chosen {
-        let run = bench.run(spec)?;
+        let run = bench.run(spec, parameters)?;
         failed += usize::from(!run.failures.is_empty());
         lines.push(run.line(spec));
     }
@@ -90,7 +113,7 @@ fn selftest(specs: &[Spec]) -> Result<ExitCode> {
         let Some(expected) = &spec.fails else {
             continue;
         };
-        let run = bench.run(spec)?;
+        let run = bench.run(spec, &Parameters::default())?;
         let kinds: Vec<_> = run.failures.iter().map(Failure::kind).collect();
         let right = kinds == [expected.as_str()];
         wrong += usize::from(!right);
@@ -139,17 +162,17 @@ impl Bench {
         };
         Ok(Self {
             machine,
-            results: work.join("results"),
+            results: results(),
             _lock: lock,
         })
     }
 
-    fn run(&self, spec: &Spec) -> Result<Run> {
+    fn run(&self, spec: &Spec, parameters: &Parameters) -> Result<Run> {
         println!("\n==== {}: {}", spec.name, spec.about);
         let begin = Instant::now();
         let dir = self.results.join(&spec.name);
         let logs = Logs::new(&dir)?;
-        let end = self.machine.run(spec, &logs)?;
+        let end = self.machine.run(spec, parameters, &logs)?;
         let status = fs::read_to_string(&logs.status).unwrap_or_default();
         let log = fs::read(&logs.kernel).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);

@@ -1,0 +1,142 @@
+//! `cargo xtask bench guest`: the options, the run in the virtual machine, what is printed and recorded.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::machine::{self, Machine, Others};
+use super::record::Record;
+use super::runs::Runs;
+use super::{table, variants};
+use crate::guest::{self, Parameters};
+
+const USAGE: &str = "\
+usage: cargo xtask bench guest [OPTIONS]
+
+  --quick        one round of a few cells: a smoke test, its figures mean little
+  --variants     ublk's settings against each other instead
+  --rounds N     how often each cell is measured (default: 5, with --variants 3)
+  --seconds N    how long each measurement takes (default: 1)
+  --again        no new run: the tables of the last one
+  --record FILE  write the figures to FILE as JSON, too";
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options<'a> {
+    quick: bool,
+    variants: bool,
+    rounds: Option<u32>,
+    seconds: Option<u32>,
+    again: bool,
+    record: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    fn parse(args: &[&'a str]) -> Result<Options<'a>> {
+        let mut options = Options::default();
+        let mut args = args.iter().copied();
+        while let Some(arg) = args.next() {
+            let mut number = || {
+                let value = args.next().and_then(|word| word.parse().ok());
+                let value = value.filter(|n| *n > 0);
+                value.with_context(|| format!("{arg} needs a number, 1 or more"))
+            };
+            match arg {
+                "--quick" => options.quick = true,
+                "--variants" => options.variants = true,
+                "--rounds" => options.rounds = Some(number()?),
+                "--seconds" => options.seconds = Some(number()?),
+                "--again" => options.again = true,
+                "--record" => {
+                    let file = args.next().context("--record needs a file name")?;
+                    options.record = Some(file);
+                }
+                _ => bail!("'{arg}' is not understood\n{USAGE}"),
+            }
+        }
+        if options.variants && options.record.is_some() {
+            bail!("--variants keeps no record: what it decides is said where it is decided");
+        }
+        Ok(options)
+    }
+
+    fn test(&self) -> &'static str {
+        if self.variants {
+            "bench-ublk-variants"
+        } else {
+            "bench-ublk"
+        }
+    }
+
+    fn parameters(&self) -> Result<Parameters> {
+        let usual = match (self.quick, self.variants) {
+            (true, _) => 1,
+            (_, true) => 3,
+            _ => 5,
+        };
+        Parameters::default()
+            .with("rounds", self.rounds.unwrap_or(usual))?
+            .with("seconds", self.seconds.unwrap_or(1))?
+            .with("cells", if self.quick { "few" } else { "all" })?
+            .with("size", if self.quick { "64M" } else { "128M" })
+    }
+}
+
+pub(crate) fn bench(args: &[&str]) -> Result<()> {
+    if let ["--help" | "-h"] = args {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    let options = Options::parse(args)?;
+    let saved = if options.again {
+        guest::results().join(options.test())
+    } else {
+        let others = Others::watch();
+        let saved = guest::measure(options.test(), &options.parameters()?)?;
+        fs::write(saved.join(machine::OTHERS), others.seen())?;
+        saved
+    };
+    let runs = Runs::read(&saved)?;
+    println!();
+    if options.variants {
+        print!("{}", variants::text(&runs)?);
+        return Ok(());
+    }
+    let record = Record::new(Machine::this(&saved), &runs)?;
+    print!("{}", table::text(&record));
+    if let Some(path) = options.record {
+        write(Path::new(path), &record)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, record: &Record) -> Result<()> {
+    let json = serde_json::to_string_pretty(record)?;
+    fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read() {
+        let options = Options::parse(&["--rounds", "7", "--record", "x"]).unwrap();
+        assert_eq!((options.rounds, options.record), (Some(7), Some("x")));
+        assert_eq!(options.test(), "bench-ublk");
+        let line = options.parameters().unwrap().append();
+        assert!(line.contains("rounds=7") && line.contains("cells=all"));
+        let options = Options::parse(&["--quick", "--variants"]).unwrap();
+        assert_eq!(options.test(), "bench-ublk-variants");
+        assert!(options.parameters().unwrap().append().contains("rounds=1 "));
+        for wrong in [
+            &["--rounds"][..],
+            &["--rounds", "0"],
+            &["--record"],
+            &["core"],
+            &["--variants", "--record", "x"],
+        ] {
+            assert!(Options::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
