@@ -11,79 +11,15 @@ use std::time::{Duration, Instant};
 use uzram::Device;
 
 use crate::Error;
-use crate::abi::{
-    ATTR_FUA, ATTR_VOLATILE_CACHE, DevInfo, MAX_DEVICES, MAX_IO_BYTES, MAX_QUEUE_DEPTH,
-    PARAM_TYPES, Params, flags, state,
-};
+use crate::abi::{DevInfo, flags, state};
 use crate::control::Control;
+use crate::options::{Buffers, Options, Tag, cpus};
 use crate::queue::{self, Plan};
 
 /// How long the driver may take to notice a server's death, or to make or delete a node.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Largest discard: the block layer's own limit.
-const MAX_DISCARD_SECTORS: u32 = u32::MAX >> 9;
 /// What the driver must be able to do.
 const NEEDED: u64 = flags::CMD_IOCTL_ENCODE | flags::USER_RECOVERY | flags::USER_RECOVERY_REISSUE;
-
-/// Whose a ublk device is: kept by the driver, so that a dead server's device is known for what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag(pub(crate) u64);
-
-impl Tag {
-    /// The tag of the device that is known by this directory (or any other path that is its own).
-    pub fn of(path: &Path) -> Tag {
-        let hash = crc32fast::hash(path.as_os_str().as_encoded_bytes());
-        Tag(u64::from(u32::from_be_bytes(*b"UZRM")) << 32 | u64::from(hash))
-    }
-}
-
-/// How requests' bytes come and go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Buffers {
-    /// This process copies; one buffer a queue.
-    UserCopy,
-    /// The driver copies; one buffer a tag.
-    Mapped,
-}
-
-/// Settings of a ublk device.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Options {
-    /// N of `/dev/ublkbN`; `None`: the lowest that is free.
-    pub id: Option<u32>,
-    /// Hardware queues, one thread each; `None`: one for each CPU. At most one for each CPU.
-    pub queues: Option<u16>,
-    /// Requests that a queue can have at once, 1 to 4096.
-    pub depth: u16,
-    /// Largest request in bytes, a multiple of 4096 up to 32 MiB.
-    pub max_io_bytes: u32,
-    /// How bytes come and go; `None`: what measured better (see the crate's docs).
-    pub buffers: Option<Buffers>,
-    /// Announce a volatile write cache, so that flushes and FUA arrive here. Off: memory needs no flush.
-    pub write_cache: bool,
-    /// Bring buffers and stacks into memory before the first request, as swap needs it. To keep them there is the
-    /// caller's affair.
-    pub prefault: bool,
-    /// Whose it is.
-    pub tag: Tag,
-}
-
-impl Options {
-    /// One queue a CPU, depth 128, requests of up to 512 KiB.
-    pub fn new(tag: Tag) -> Options {
-        Options {
-            id: None,
-            queues: None,
-            depth: 128,
-            max_io_bytes: 512 << 10,
-            buffers: None,
-            write_cache: false,
-            prefault: false,
-            tag,
-        }
-    }
-}
 
 /// Called when a queue cannot go on. The device waits from then on: whoever gets this call should end the
 /// process, so that another can take over.
@@ -108,73 +44,6 @@ pub fn probe() -> Result<(), Error> {
         return Err(Error::Unavailable { reason });
     }
     Ok(())
-}
-
-fn cpus() -> u16 {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(4096) as u16)
-}
-
-impl Options {
-    fn check(&self) -> Result<(), Error> {
-        let rule = |holds: bool, what: &'static str, given: u64, accepted: String| {
-            if holds {
-                return Ok(());
-            }
-            Err(Error::Invalid {
-                what,
-                given,
-                accepted,
-            })
-        };
-        if let Some(id) = self.id {
-            let accepted = format!("0 to {}", MAX_DEVICES - 1);
-            rule(id < MAX_DEVICES, "number", id.into(), accepted)?;
-        }
-        if let Some(queues) = self.queues {
-            let accepted = format!("1 to {}, one for each CPU", cpus());
-            rule(
-                (1..=cpus()).contains(&queues),
-                "queues",
-                queues.into(),
-                accepted,
-            )?;
-        }
-        let depths = 1..=MAX_QUEUE_DEPTH;
-        let accepted = format!("1 to {MAX_QUEUE_DEPTH}");
-        rule(
-            depths.contains(&self.depth),
-            "queue depth",
-            self.depth.into(),
-            accepted,
-        )?;
-        let max = self.max_io_bytes;
-        let fits = max.is_multiple_of(4096) && (4096..=MAX_IO_BYTES).contains(&max);
-        let accepted = format!("a multiple of 4096 up to {MAX_IO_BYTES}");
-        rule(fits, "max-io", max.into(), accepted)
-    }
-
-    fn params(&self, device: &Device) -> Params {
-        let attrs = if self.write_cache {
-            ATTR_VOLATILE_CACHE | ATTR_FUA
-        } else {
-            0
-        };
-        Params {
-            types: PARAM_TYPES,
-            attrs,
-            logical_bs_shift: device.logical_block_size().trailing_zeros() as u8,
-            physical_bs_shift: 12,
-            io_opt_shift: 12,
-            io_min_shift: 12,
-            max_sectors: self.max_io_bytes >> 9,
-            dev_sectors: device.size_bytes() >> 9,
-            discard_granularity: 4096,
-            max_discard_sectors: MAX_DISCARD_SECTORS,
-            max_write_zeroes_sectors: MAX_DISCARD_SECTORS,
-            max_discard_segments: 1,
-            ..Params::default()
-        }
-    }
 }
 
 impl Ublk {

@@ -22,11 +22,13 @@ mod abi;
 mod control;
 mod error;
 mod frontend;
+mod options;
 mod queue;
 mod request;
 mod stale;
 mod sys;
 
 pub use error::Error;
-pub use frontend::{Buffers, OnDeath, Options, Tag, Ublk, probe};
+pub use frontend::{OnDeath, Ublk, probe};
+pub use options::{Buffers, Options, Tag};
 pub use stale::clear_stale;

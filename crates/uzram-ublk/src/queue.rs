@@ -12,7 +12,7 @@ use rustix::thread::CpuSet;
 use uzram::Device;
 
 use crate::abi::{IO_RES_OK, IoDescriptor, op, user_copy_offset};
-use crate::frontend::Buffers;
+use crate::options::Buffers;
 use crate::request::Request;
 use crate::sys::{Arena, Descriptors, give_tag};
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::Error;
 use crate::control::Control;
-use crate::frontend::Tag;
+use crate::options::Tag;
 
 /// Numbers of all ublk devices of this machine.
 fn all() -> Vec<u32> {
