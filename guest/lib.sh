@@ -120,6 +120,8 @@ processes() {
         case ${words[0]-} in uzram | */uzram) ;; *) continue ;; esac
         if [ "${words[1]-}" = "${1-${words[1]-}}" ]; then echo "${dir#/proc/}"; fi
     done
+}
+
 # A parameter that the test was given, as in `cargo xtask guest NAME KEY=VALUE`: parameter KEY DEFAULT
 parameter() {
     local word

@@ -5,6 +5,7 @@
 //! median of many rounds, with the memory used beside the speed. This crate knows nothing of frontends.
 #![deny(unsafe_code)]
 
+pub mod attach;
 pub mod core;
 pub mod corpus;
 pub mod measure;

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::core;
+use uzram_bench::{attach, core};
 
-const USAGE: &str = "usage: uzram-bench core [--quick] [--rounds N] [--record FILE]
+const USAGE: &str = "usage: uzram-bench core|attach [--quick] [--rounds N] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
+  attach    how fast a new process takes a device over (default: 9 rounds)
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --record  write the figures to FILE as JSON, too";
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut options = core::Options::default();
+    let mut takeover = attach::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -35,20 +37,24 @@ fn run() -> Result<()> {
                     batch: 1024,
                     fill_bytes: 64 << 20,
                 };
+                takeover.fill_bytes = 512 << 20;
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
                 options.rounds = count.context("--rounds needs a number, 1 or more")?;
+                takeover.rounds = options.rounds;
             }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" => name = Some(arg),
+            "core" | "attach" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
-    if name.is_none() {
-        bail!("which benchmark?\n{USAGE}");
-    }
-    let report = core::run(&options, &mut |what| eprintln!("{what} ..."))?;
+    let progress = &mut |what: &str| eprintln!("{what} ...");
+    let report = match name.as_deref() {
+        Some("core") => core::run(&options, progress)?,
+        Some(_) => attach::run(&takeover, progress)?,
+        None => bail!("which benchmark?\n{USAGE}"),
+    };
     print!("{report}");
     if let Some(path) = record {
         let json = serde_json::to_string_pretty(&report)?;

@@ -52,8 +52,8 @@ impl Pool {
 }
 
 impl Restore {
-    /// Notes a live object. Each must be named once.
-    pub fn add(&self, handle: u64, len: usize, owner: u32) -> Result<(), Damage> {
+    /// Notes a live object, whose owner stands where it was put. Each must be named once.
+    pub fn add(&self, handle: u64, len: usize) -> Result<(), Damage> {
         let pool = &self.pool;
         let offset = handle * 8;
         let number = offset / SPAN_BYTES as u64;
@@ -66,7 +66,7 @@ impl Restore {
         let object = span.object_at((offset % SPAN_BYTES as u64) as u32);
         let fits = (1..=span.class.size as usize).contains(&len);
         let object = object.filter(|_| fits).ok_or(Damage::Misplaced)?;
-        if span.restore(object, owner) {
+        if span.restore(object) {
             Ok(())
         } else {
             Err(Damage::Twice)
@@ -116,6 +116,7 @@ impl Restore {
                 continue;
             };
             let span = pool.span(number, index % CLASS_COUNT);
+            span.recount();
             for (word, live) in meta.pages.iter().zip(span.live_pages()) {
                 word.store(live, Relaxed);
                 used += u64::from(live.count_ones());

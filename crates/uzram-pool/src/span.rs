@@ -164,17 +164,22 @@ impl<'a> Span<'a> {
             .store(self.meta.used.load(Relaxed) + 1, Relaxed);
     }
 
-    /// As [`Span::mark_used`], from several threads at once and with no bin: only while the pool is restored. `false`
-    /// if the object was marked already.
-    pub(crate) fn restore(&self, object: u32, owner: u32) -> bool {
+    /// Marks an object as used, from several threads at once and with no bin: only while the pool is restored. Its owner is
+    /// there. `false` if the object was marked already.
+    pub(crate) fn restore(&self, object: u32) -> bool {
         let word = &self.bitmap()[object as usize / 64];
-        let before = word.fetch_or(1 << (object % 64), Relaxed);
-        let place = &self.owners()[object as usize];
-        if place.load(Relaxed) != owner {
-            place.store(owner, Relaxed);
-        }
-        self.meta.used.fetch_add(1, Relaxed);
-        before >> (object % 64) & 1 == 0
+        word.fetch_or(1 << (object % 64), Relaxed) >> (object % 64) & 1 == 0
+    }
+
+    /// Counts the used objects again, from the bitmap.
+    pub(crate) fn recount(&self) {
+        let marked: u32 = self
+            .bitmap()
+            .iter()
+            .map(|word| word.load(Relaxed).count_ones())
+            .sum();
+        let surplus = self.bitmap().len() as u32 * 64 - self.class.objects;
+        self.meta.used.store(marked - surplus, Relaxed);
     }
 
     /// Returns the number of objects still in use.

@@ -81,10 +81,8 @@ fn check(pool: &Pool, live: &BTreeMap<u64, (Object, u32)>) {
 /// What a new process does with the arena of one that died.
 fn restart(region: &Arc<Region>, live: &mut BTreeMap<u64, (Object, u32)>, shards: usize) -> Pool {
     let restore = Pool::restore(region.clone(), 0, ARENA, shards).unwrap();
-    for (owner, (object, _)) in live.iter() {
-        restore
-            .add(object.handle(), object.len(), *owner as u32)
-            .unwrap();
+    for (object, _) in live.values() {
+        restore.add(object.handle(), object.len()).unwrap();
     }
     let pool = restore.finish();
     for (object, _) in live.values_mut() {

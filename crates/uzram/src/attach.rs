@@ -138,8 +138,7 @@ fn take_over(
         return Err(format!("its algorithm {algorithm} is not in the header"));
     }
     if let Some((handle, len)) = content.object() {
-        // A device has at most 2^32 pages.
-        let added = restore.add(handle, len, page as u32);
+        let added = restore.add(handle, len);
         added.map_err(|damage| damage.to_string())?;
     }
     counters.shard(thread).replaced(Content::Empty, content);

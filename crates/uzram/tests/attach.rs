@@ -239,6 +239,32 @@ fn foreign_old_short_and_damaged_images_are_refused() {
     );
 }
 
+/// Whoever held a slot's lock is dead.
+#[test]
+fn locks_of_the_dead_are_no_locks() {
+    let file = memfd();
+    let device = builder().build_in(reopen(&file)).unwrap();
+    device.write_at(&content(0, 1), 0).unwrap();
+    drop(device);
+    let raw = std::fs::File::from(reopen(&file));
+    let mut word = [0; 8];
+    raw.read_exact_at(&mut word, 8192).unwrap();
+    let held = u64::from_ne_bytes(word) | 7 << 61;
+    raw.write_all_at(&held.to_ne_bytes(), 8192).unwrap();
+    raw.write_all_at(&(5u64 << 61).to_ne_bytes(), 8200).unwrap();
+    let device = Device::builder(0).attach(file).unwrap();
+    let (done, inbox) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut back = [0; 4096];
+        device.read_at(&mut back, 0).unwrap();
+        assert!(back == content(0, 1));
+        device.write_at(b"part", 10).unwrap();
+        device.write_at(&content(1, 2), 4096).unwrap();
+        done.send(()).unwrap();
+    });
+    inbox.recv_timeout(Duration::from_secs(20)).expect("a dead process's lock is waited for");
+}
+
 const IMAGE: &str = "UZRAM_TEST_IMAGE";
 
 /// Not a test of its own: the process that `killed_at_any_moment` kills. Writes, and says what was acknowledged.
