@@ -1,6 +1,6 @@
 # about: 8 devices made and removed side by side, 50 times, leave nothing behind
 # modules: ublk_drv
-# timeout: 300
+# timeout: 600
 
 used() { awk '/^Shmem:/ { shmem = $2 } /^MemAvailable:/ { free = $2 } END { print shmem, free }' /proc/meminfo; }
 # One round warms up what the kernel and the shell keep.

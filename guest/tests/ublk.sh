@@ -7,6 +7,8 @@ disk=$(uzram create --size 256M --frontend ublk)
 equal "$disk" /dev/ublkb0 "the node"
 check uzram list
 queue=/sys/block/ublkb0/queue
+# A server killed while the driver looks for partitions would leave a deadlock: it must not look.
+equal "$(blockdev --rereadpt "$disk" 2>&1 || :)" "blockdev: ioctl error on BLKRRPART: Invalid argument" "partitions"
 equal "$(blockdev --getsize64 "$disk")" $((256 << 20)) "size"
 equal "$(cat $queue/logical_block_size)" 4096 "logical block size"
 equal "$(cat $queue/rotational)" 0 "rotational"

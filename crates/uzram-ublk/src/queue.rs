@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use io_uring::IoUring;
-use rustix::thread::CpuSet;
+use rustix::thread::{CapabilitySet, CpuSet};
 use uzram::Device;
 
 use crate::abi::{IO_RES_OK, IoDescriptor, op, user_copy_offset};
@@ -54,6 +54,7 @@ pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<
         // The queue works from any CPU.
         tracing::debug!(%error, queue = plan.number, "cannot be pinned");
     }
+    stay_unprivileged();
     let begun = Queue::new(plan).and_then(|mut queue| {
         queue.fetch_all()?;
         // After the tags, whose refusal tells `Ublk::recover` of the queue's state. Refused where another process that
@@ -72,6 +73,19 @@ pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<
     };
     let _ = ready.send(Ok(()));
     queue.serve(&descriptors)
+}
+
+/// Gives up this thread's right to administer, which it does not need. The driver then does not look for partitions
+/// when the device starts: were the server killed meanwhile, driver and process would wait for each other for ever
+/// (Linux 6.12: the start holds the lock that giving up the reads takes). zram has no partitions either.
+fn stay_unprivileged() {
+    let dropped = rustix::thread::capabilities(None).and_then(|mut sets| {
+        sets.effective.remove(CapabilitySet::SYS_ADMIN);
+        rustix::thread::set_capabilities(None, sets)
+    });
+    if let Err(error) = dropped {
+        tracing::warn!(%error, "a queue keeps its capabilities");
+    }
 }
 
 impl Queue {
