@@ -262,7 +262,9 @@ fn locks_of_the_dead_are_no_locks() {
         device.write_at(&content(1, 2), 4096).unwrap();
         done.send(()).unwrap();
     });
-    inbox.recv_timeout(Duration::from_secs(20)).expect("a dead process's lock is waited for");
+    inbox
+        .recv_timeout(Duration::from_secs(20))
+        .expect("a dead process's lock is waited for");
 }
 
 const IMAGE: &str = "UZRAM_TEST_IMAGE";
