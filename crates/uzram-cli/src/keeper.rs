@@ -140,8 +140,12 @@ impl Args {
         let claim = run.claim(create.name())?;
         claim.pass_on_lock()?;
         // Inherited by every server: no CLOEXEC.
-        let image: OwnedFd = rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
-            .map_err(std::io::Error::from)?;
+        let image: OwnedFd = if create.is_swap() {
+            swap::unswappable_file()?
+        } else {
+            rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
+                .map_err(std::io::Error::from)?
+        };
         let mut keeper = Keeper {
             image: image.as_raw_fd(),
             claim,

@@ -5,10 +5,13 @@
 //! * Its memory stays where it is: program and heap are locked now, and what is mapped later as it is touched. (Locking
 //!   the arena whole would make a compressed device cost its full size.)
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mm::MlockAllFlags;
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
 use thread_priority::ThreadPriority;
 use thread_priority::unix::{RealtimeThreadSchedulePolicy, ScheduleParams, ThreadSchedulePolicy};
 use uzram::Device;
@@ -28,11 +31,6 @@ const MARGIN: u64 = 2 << 20;
 
 /// Does all of it for this process and those that it starts. What the system refuses weakens the device and is told.
 pub(crate) fn prepare() {
-    let told = |what: &str, why: &str, error: std::io::Error| {
-        let message = format!("{what}: {error} ({why})");
-        eprintln!("uzram: warning: {message}");
-        tracing::warn!("{message}");
-    };
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
         told(
             "cannot be spared when memory runs out",
@@ -59,6 +57,38 @@ pub(crate) fn prepare() {
             error.into(),
         );
     }
+}
+
+/// A file of memory for a swap device: one that is never swapped out itself, not even while the device has no server and
+/// nobody locks it. It lies on a tmpfs of its own that is mounted nowhere.
+pub(crate) fn unswappable_file() -> Result<OwnedFd> {
+    let make = || {
+        let fs = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        // Linux 6.4; no size is no limit.
+        mount::fsconfig_set_flag(&fs, "noswap")?;
+        mount::fsconfig_set_string(&fs, "size", "0")?;
+        mount::fsconfig_set_string(&fs, "mode", "0700")?;
+        mount::fsconfig_create(&fs)?;
+        let root = mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR;
+        rustix::fs::openat(&root, ".", flags, Mode::RUSR | Mode::WUSR)
+    };
+    make().or_else(|error: rustix::io::Errno| {
+        told(
+            "no memory that is never swapped (tmpfs, noswap)",
+            "needs CAP_SYS_ADMIN and Linux 6.4; should the server die, its memory may be swapped to its own device",
+            error.into(),
+        );
+        let file = rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty());
+        Ok(file.map_err(std::io::Error::from)?)
+    })
+}
+
+/// Says what the system refuses.
+fn told(what: &str, why: &str, error: std::io::Error) {
+    let message = format!("{what}: {error} ({why})");
+    eprintln!("uzram: warning: {message}");
+    tracing::warn!("{message}");
 }
 
 /// Keeps the device's stock, from a thread of its own.

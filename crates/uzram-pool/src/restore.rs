@@ -1,6 +1,7 @@
 //! Making a pool of an arena that another process left: bitmaps, counters, lists and accounts are rebuilt from the
 //! live objects, which whoever refers to them names one by one, from as many threads as it likes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -105,54 +106,90 @@ impl Restore {
         }
     }
 
-    /// All live objects were named: everything else is free, and its memory goes back to the system.
+    /// As [`Pool::keep_stock`]: then what is in memory stays, as stock, so that the pool can be used before the system has
+    /// given anything.
+    pub fn keep_stock(&mut self, reserve_bytes: u64) {
+        self.pool.keep_stock(reserve_bytes);
+    }
+
+    /// All live objects were named: everything else is free, and its memory goes back to the system (or into the stock).
     pub fn finish(self) -> Pool {
         let pool = self.pool;
-        let mut used = 0;
+        let resident = pool.resident();
+        // Backwards, so that the lowest spans are taken first.
         for number in (0..pool.fresh.load(Relaxed)).rev() {
             let meta = &pool.metas()[number as usize];
             let Some(index) = (meta.bin.load(Relaxed) as usize).checked_sub(1) else {
-                pool.clean.push(pool.metas(), number);
                 continue;
             };
             let span = pool.span(number, index % CLASS_COUNT);
             span.recount();
-            for (word, live) in meta.pages.iter().zip(span.live_pages()) {
-                word.store(live, Relaxed);
-                used += u64::from(live.count_ones());
+            let mut keep = span.live_pages();
+            if pool.has_stock() {
+                let resident = resident.get(&number).copied().unwrap_or_default();
+                keep.iter_mut()
+                    .zip(resident)
+                    .for_each(|(keep, more)| *keep |= more);
             }
+            pool.note_pages(number, keep);
             let objects = CLASSES[index % CLASS_COUNT].objects;
             pool.lock(index).link(pool.metas(), number, objects);
         }
-        pool.used_pages.store(used, Relaxed);
+        for (number, pages) in resident.iter().rev() {
+            let meta = &pool.metas()[*number as usize];
+            if meta.bin.load(Relaxed) == 0 && *pages == ALL && pool.wants_stocked_span() {
+                pool.note_pages(*number, ALL);
+                pool.fresh.fetch_max(number + 1, Relaxed);
+                pool.put_stocked_span(*number);
+                continue;
+            }
+            let mut gone = *pages;
+            for (gone, kept) in gone.iter_mut().zip(&meta.pages) {
+                *gone &= !kept.load(Relaxed);
+            }
+            for (first, len) in runs(&gone) {
+                let at = pool.span_base(*number) + (first * PAGE) as u64;
+                pool.region.release(at, (len * PAGE) as u64);
+            }
+        }
+        for number in (0..pool.fresh.load(Relaxed)).rev() {
+            let meta = &pool.metas()[number as usize];
+            let empty = meta.pages.iter().all(|word| word.load(Relaxed) == 0);
+            if meta.bin.load(Relaxed) == 0 && empty {
+                pool.clean.push(pool.metas(), number);
+            }
+        }
         pool.reset_peak();
-        pool.release_garbage();
         pool
     }
 }
 
+/// All pages of a span.
+const ALL: PageSet = [u64::MAX; _];
+
 impl Pool {
-    /// Gives back the memory of the arena that is not accounted for.
-    fn release_garbage(&self) {
+    /// Enters pages that are in memory into the account.
+    fn note_pages(&self, number: u32, pages: PageSet) {
+        let meta = &self.metas()[number as usize];
+        for (word, pages) in meta.pages.iter().zip(pages) {
+            word.store(pages, Relaxed);
+            self.used_pages
+                .fetch_add(pages.count_ones().into(), Relaxed);
+        }
+    }
+
+    /// Which pages of which spans are in memory.
+    fn resident(&self) -> BTreeMap<u32, PageSet> {
+        let mut spans: BTreeMap<u32, PageSet> = BTreeMap::new();
         let arena = self.span_base(0)..self.span_base(self.spans);
         let page = PAGE as u64;
         for (offset, len) in self.region.data_ranges(arena.start, arena.end) {
-            let pages = (offset - arena.start) / page..(offset - arena.start + len) / page;
-            let per_span = SPAN_PAGES as u64;
-            for number in pages.start / per_span..pages.end.div_ceil(per_span) {
-                let meta = &self.metas()[number as usize];
-                let first = pages.start.max(number * per_span) % per_span;
-                let last = pages.end.min((number + 1) * per_span) - number * per_span;
-                let mut gone = PageSet::default();
-                for at in first..last {
-                    let live = meta.pages[at as usize / 64].load(Relaxed) >> (at % 64) & 1;
-                    gone[at as usize / 64] |= (1 - live) << (at % 64);
-                }
-                for (first, len) in runs(&gone) {
-                    let at = self.span_base(number as u32) + (first * PAGE) as u64;
-                    self.region.release(at, (len * PAGE) as u64);
-                }
+            for at in (offset - arena.start) / page..(offset - arena.start + len) / page {
+                let (number, at) = (at / SPAN_PAGES as u64, at % SPAN_PAGES as u64);
+                let pages = spans.entry(number as u32).or_default();
+                pages[at as usize / 64] |= 1 << (at % 64);
             }
         }
+        spans
     }
 }

@@ -212,10 +212,23 @@ impl Pool {
             *begun = Some(number);
             return false;
         }
-        stock.spans.push(self.metas(), number);
-        stock.spans_in_stock.fetch_add(1, Relaxed);
+        self.put_stocked_span(number);
         stock.note_progress();
         true
+    }
+
+    /// Whether another span that is in memory belongs in the stock.
+    pub(crate) fn wants_stocked_span(&self) -> bool {
+        let wants = |stock: &Stock| stock.spans_in_stock.load(Relaxed) < stock.spans_wanted;
+        self.stock.as_ref().is_some_and(wants)
+    }
+
+    /// Puts a free span whose pages are all in memory and the account into the stock.
+    pub(crate) fn put_stocked_span(&self, number: u32) {
+        if let Some(stock) = &self.stock {
+            stock.spans.push(self.metas(), number);
+            stock.spans_in_stock.fetch_add(1, Relaxed);
+        }
     }
 
     /// Brings pages into memory, as far as the gate and the system allow; returns which of them are there.

@@ -79,12 +79,21 @@ fn check(pool: &Pool, live: &BTreeMap<u64, (Object, u32)>) {
 }
 
 /// What a new process does with the arena of one that died.
-fn restart(region: &Arc<Region>, live: &mut BTreeMap<u64, (Object, u32)>, shards: usize) -> Pool {
-    let restore = Pool::restore(region.clone(), 0, ARENA, shards).unwrap();
+fn restart(
+    region: &Arc<Region>,
+    live: &mut BTreeMap<u64, (Object, u32)>,
+    shards: usize,
+    stock: Option<u64>,
+) -> Pool {
+    let mut restore = Pool::restore(region.clone(), 0, ARENA, shards).unwrap();
     for (object, _) in live.values() {
         restore.add(object.handle(), object.len()).unwrap();
     }
+    if let Some(bytes) = stock {
+        restore.keep_stock(bytes);
+    }
     let pool = restore.finish();
+    assert_eq!(pool.used_bytes(), region.resident_bytes());
     for (object, _) in live.values_mut() {
         // SAFETY: the old pool's right goes, and with it the old pool.
         *object = unsafe { pool.object(object.handle(), object.len()) };
@@ -146,10 +155,7 @@ proptest! {
                 }
                 Op::Limit { pages } => pool.set_limit_bytes(pages * 4096),
                 Op::Restart { shards } => {
-                    pool = restart(&region, &mut live, shards);
-                    if let Some(bytes) = stock {
-                        pool.keep_stock(bytes);
-                    }
+                    pool = restart(&region, &mut live, shards, stock);
                     check(&pool, &live);
                 }
             }

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_pool::{Pool, Region, Restore};
 
-use crate::builder::{Builder, cpus, refused, refused_books, refused_table, shards, take};
+use crate::builder::{
+    Builder, cpus, refused, refused_books, refused_swap, refused_table, shards, take,
+};
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::layout::{Header, state};
@@ -59,17 +61,22 @@ impl Builder {
         let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let shards = shards(geometry.pages * PAGE_SIZE as u64);
-        let restore =
+        let mut restore =
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = Counters::new(codec.streams.count());
         scan(&table, &restore, &counters, &header)?;
-        let mut pool = restore.finish();
-        self.keep_stock(&mut pool);
+        if let Some(bytes) = self.reserve() {
+            restore.keep_stock(bytes);
+        }
+        let pool = restore.finish();
         counters.reset_totals();
         let mut device = Device::assemble(codec, header.logical_block_size(), region, table, pool);
         device.counters = counters;
         device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
-        self.fill_stock(&device)?;
+        // The stock may be short: whoever maintains it fills it, and requests need not wait for that.
+        if let Some(bytes) = self.reserve() {
+            device.populate().map_err(refused_swap(bytes))?;
+        }
         device.state()[state::ATTACHED].fetch_add(1, Relaxed);
         Ok(device)
     }

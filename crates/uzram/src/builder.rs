@@ -154,7 +154,9 @@ impl Builder {
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let mut pool =
             Pool::new(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
-        self.keep_stock(&mut pool);
+        if let Some(bytes) = self.reserve_bytes {
+            pool.keep_stock(bytes);
+        }
         let device = Device::assemble(codec, self.logical_block_size, region, table, pool);
         device.set_mem_limit_bytes(self.mem_limit_bytes);
         self.fill_stock(&device)?;
@@ -163,19 +165,15 @@ impl Builder {
         Ok(device)
     }
 
-    pub(crate) fn keep_stock(&self, pool: &mut Pool) {
-        if let Some(bytes) = self.reserve_bytes {
-            pool.keep_stock(bytes);
-        }
+    pub(crate) fn reserve(&self) -> Option<u64> {
+        self.reserve_bytes
     }
 
-    pub(crate) fn fill_stock(&self, device: &Device) -> Result<(), Error> {
+    fn fill_stock(&self, device: &Device) -> Result<(), Error> {
         let Some(bytes) = self.reserve_bytes else {
             return Ok(());
         };
-        device
-            .populate()
-            .map_err(refused("the table and books of a swap device", bytes))?;
+        device.populate().map_err(refused_swap(bytes))?;
         if device.pool.restock(&|| true).whole {
             return Ok(());
         }
@@ -241,6 +239,10 @@ pub(crate) fn refused(what: &'static str, bytes: u64) -> impl FnOnce(std::io::Er
         bytes,
         reason: e.to_string(),
     }
+}
+
+pub(crate) fn refused_swap(bytes: u64) -> impl FnOnce(std::io::Error) -> Error {
+    refused("the table and books of a swap device", bytes)
 }
 
 pub(crate) fn refused_table(geometry: &Geometry) -> impl FnOnce(std::io::Error) -> Error {
