@@ -91,9 +91,10 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
     let saved = if options.again {
         guest::results().join(options.test())
     } else {
-        let others = Others::watch();
+        let (others, commit) = (Others::watch(), machine::commit());
         let saved = guest::measure(options.test(), &options.parameters()?)?;
         fs::write(saved.join(machine::OTHERS), others.seen())?;
+        fs::write(saved.join(machine::COMMIT), commit)?;
         saved
     };
     let runs = Runs::read(&saved)?;

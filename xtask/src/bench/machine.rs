@@ -23,6 +23,13 @@ pub(crate) struct Machine {
 
 /// The file beside what a run saved that says how busy others were.
 pub(crate) const OTHERS: &str = "others";
+/// The same for the commit that was measured.
+pub(crate) const COMMIT: &str = "commit";
+
+/// What is checked out.
+pub(crate) fn commit() -> String {
+    first_line("git", &["describe", "--always", "--dirty", "--abbrev=12"])
+}
 
 /// Watches what this machine does besides our own work.
 pub(crate) struct Others {
@@ -84,16 +91,16 @@ impl Machine {
         let mut guest = guest.lines().map(str::to_owned);
         let mut next = || guest.next().unwrap_or_else(|| "unknown".into());
         let (guest_kernel, size) = (next(), next());
+        let said = |file| fs::read_to_string(saved.join(file)).unwrap_or_else(|_| "unknown".into());
         let qemu = first_line("qemu-system-x86_64", &["--version"]);
         Machine {
             machine: format!("{cpu}, {cores} cores"),
             kernel: first_line("uname", &["-r"]),
             guest: format!("{qemu}, TCG, {size}"),
             guest_kernel,
-            commit: first_line("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+            commit: said(COMMIT),
             compiler: first_line("rustc", &["--version"]),
-            others_busy_cpus: fs::read_to_string(saved.join(OTHERS))
-                .unwrap_or_else(|_| "unknown".into()),
+            others_busy_cpus: said(OTHERS),
         }
     }
 }

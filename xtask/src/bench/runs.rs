@@ -293,7 +293,7 @@ pub(super) mod tests {
         serde_json::json!({"jobs": [{
             "error": 0, "usr_cpu": 20.0, "sys_cpu": 30.0, "job_runtime": 1000,
             "write": {"iops": iops, "total_ios": iops,
-                "lat_ns": {"percentile": {"50.000000": 1000, "99.000000": 2000}}},
+                "lat_ns": {"percentile": {"50.000000": 1e9 / f64::from(iops), "99.000000": 2000}}},
         }]})
     }
 
@@ -303,7 +303,7 @@ pub(super) mod tests {
         let cell = runs.cells[0].clone();
         assert_eq!(cell.to_string(), "randwrite 4k, QD1, 1 job");
         let run = runs.of("a", &cell).unwrap()[1];
-        assert_eq!((run.p50_us, run.p99_us, run.wall_us), (1.0, 2.0, 1000.0));
+        assert_eq!((run.p50_us, run.p99_us, run.wall_us), (1000.0, 2.0, 1000.0));
         assert_eq!(
             (run.cpu_us, run.cpus_busy, run.switches),
             (1000.0, 1.0, 1.0)

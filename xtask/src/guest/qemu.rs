@@ -72,7 +72,7 @@ impl Machine {
         command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
         // Page tables of five levels cost time and test nothing of ours. Copies by "rep movsb", which these two features
-        // ask for, are emulated byte by byte: they would cost eight times as much as by words.
+        // ask for, are emulated byte by byte: lz4 took some 55 us for a page with them and 20 us without.
         command.args(["-cpu", "max,la57=off,erms=off,fsrm=off", "-display", "none"]);
         command.args(["-m", &spec.memory, "-smp", &spec.cpus.to_string()]);
         command.arg("-kernel").arg(&self.kernel);
