@@ -13,7 +13,7 @@ fio=$!
 sleep 2
 server=$(uzram list --noheadings --output pid)
 check kill -9 "$server"
-retry 20 test "$(uzram list --noheadings --output pid)" != "$server"
+retry 30 served_by_other zram0 pid "$server"
 check uzram list --output-all
 check uzram upgrade --all
 wait $fio || { cat fio.txt; fail "fio"; }

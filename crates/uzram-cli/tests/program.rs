@@ -53,7 +53,7 @@ fn bad_input_is_refused_with_the_reason() {
         (&["create", "--mem-limit", "-1"], "it is negative"),
         (
             &["create", "--frontend", "ublk9"],
-            "there are: auto, ublk, fuse-loop, nbd",
+            "there are: auto, ublk, nbd-kernel, fuse-loop, nbd",
         ),
         (&["create", "--block-size", "1000"], "512 or 4096"),
         (&["create", "--name", "disk"], "'disk' is not a device name"),
