@@ -1,12 +1,12 @@
 # about: the server of a swap device is killed while half of the guest's memory is swapped out to it
-# ci: yes
-# memory: 640M
+# ci: no
+# memory: 1G
 # modules: ublk_drv
 # timeout: 240
 
 disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
 equal "$(cat warnings)" "" "warnings of a server that may do everything"
-check sysctl -q vm.page-cluster=5
+check sysctl -q vm.page-cluster=5 vm.min_free_kbytes=65536
 total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 check memhog $((total * 3 / 2)) 1 &
 hog=$!

@@ -24,10 +24,8 @@ pub(crate) const DEFAULT_RESERVE: u64 = 32 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the stock is left alone between two looks while it is used.
 const TURN: Duration = Duration::from_millis(1);
-/// The zone that the kernel keeps for old devices: it counts as free and is hardly given out.
-const DMA_ZONE: u64 = 16 << 20;
 /// What others may take between the look at free memory and ours.
-const MARGIN: u64 = 2 << 20;
+const MARGIN: u64 = 1 << 20;
 
 /// Does all of it for this process and those that it starts. What the system refuses weakens the device and is told.
 pub(crate) fn prepare() {
@@ -109,7 +107,8 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
                 "no real-time scheduling: {error:?} (needs CAP_SYS_NICE; writes may fail under extreme pressure)"
             );
         }
-        let least = least_free(real_time.is_ok());
+        let zoneinfo = std::fs::read_to_string("/proc/zoneinfo").unwrap_or_default();
+        let least = least_free(&zoneinfo, real_time.is_ok());
         let gate = || free_bytes() > least;
         while let Some(device) = device.upgrade() {
             if device.maintain(&gate) {
@@ -125,12 +124,29 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
     Ok(())
 }
 
-/// How much has to be free in the whole machine for the kernel to hand out a page without making room.
-fn least_free(real_time: bool) -> u64 {
-    let min = std::fs::read_to_string("/proc/sys/vm/min_free_kbytes");
-    let min = min.ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let min = min.unwrap_or(64 << 10) << 10;
-    DMA_ZONE + MARGIN + if real_time { min / 2 } else { min }
+/// How much has to be free in the whole machine for the kernel to hand out a page without making room: in each zone what
+/// is below its `min` watermark (half of it, for real-time tasks) and what is kept for allocations that need the zone.
+fn least_free(zoneinfo: &str, real_time: bool) -> u64 {
+    let (mut sum, mut min, mut managed) = (0, 0, 0);
+    for line in zoneinfo.lines() {
+        let mut words = line.split_whitespace();
+        let numbers = |words: std::str::SplitWhitespace<'_>| -> Vec<u64> {
+            let digits = words.map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()));
+            digits.filter_map(|word| word.parse().ok()).collect()
+        };
+        match words.next() {
+            Some("min") => min = numbers(words).first().copied().unwrap_or(0),
+            Some("managed") => managed = numbers(words).first().copied().unwrap_or(0),
+            // The zone's size stands before what is protected of it, which may be more.
+            Some("protection:") => {
+                let kept = numbers(words).into_iter().max().unwrap_or(0);
+                let below = if real_time { min / 2 } else { min };
+                sum += managed.min(below + kept);
+            }
+            _ => {}
+        }
+    }
+    sum * 4096 + MARGIN
 }
 
 fn free_bytes() -> u64 {
@@ -157,4 +173,32 @@ fn run(program: &str, args: &[&str]) -> Result {
     Err(failed(
         String::from_utf8_lossy(&output.stderr).trim().into(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_what_the_zones_give_without_making_room() {
+        let zoneinfo = "\
+Node 0, zone      DMA
+  pages free     3808
+        boost    0
+        min      190
+        low      237
+        managed  3840
+        cma      0
+        protection: (0, 829, 829, 829, 829)
+Node 0, zone    DMA32
+  pages free     43770
+        min      10544
+        managed  241000
+        protection: (0, 0, 0, 0, 0)
+";
+        let pages = |real_time| (least_free(zoneinfo, real_time) - MARGIN) / 4096;
+        assert_eq!(pages(true), 95 + 829 + 5272);
+        assert_eq!(pages(false), 190 + 829 + 10544);
+        assert_eq!(least_free("", true), MARGIN);
+    }
 }
