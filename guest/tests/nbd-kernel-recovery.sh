@@ -5,6 +5,8 @@
 
 start() {
     coproc SERVER { exec nbd-kernel "$@" 2>>server.log; }
+    # Bash forgets it when the process ends.
+    server=$SERVER_PID
     read -r node <&"${SERVER[0]}" || fail "no node: $*: $(cat server.log)"
     say "node $node ($*)"
 }
@@ -37,14 +39,14 @@ finished
 
 # The server is stopped until the kernel gives its connections up: it makes them anew.
 load 14
-kill -STOP "$SERVER_PID"
+kill -STOP "$server"
 sleep 7
-kill -CONT "$SERVER_PID"
+kill -CONT "$server"
 finished
 grep -q 'made anew' server.log || fail "nothing was mended: $(cat server.log)"
 tell remove
 equal "$answer" ok removal
-wait "$SERVER_PID"
+wait "$server"
 
 # The real thing: the server is killed, and the next one has its memory.
 disk() { start --request-timeout 4 --name real --image /dev/shm/disk "$@"; }
@@ -58,8 +60,8 @@ for wrong in "--name other" "--name real --size-mib 32" "--name real --block-siz
 done
 grep -q lives refused || fail "$(cat refused)"
 load 20
-kill -KILL "$SERVER_PID"
-wait "$SERVER_PID" || true
+kill -KILL "$server"
+wait "$server" || true
 for wrong in "--name other" "--name real --size-mib 32" "--name real --block-size 512"; do
     # shellcheck disable=SC2086
     if nbd-kernel --reattach 0 $wrong </dev/null 2>refused; then fail "not refused: $wrong"; fi
@@ -67,8 +69,8 @@ for wrong in "--name other" "--name real --size-mib 32" "--name real --block-siz
 done
 disk --reattach 0
 sleep 4
-kill -KILL "$SERVER_PID"
-wait "$SERVER_PID" || true
+kill -KILL "$server"
+wait "$server" || true
 sleep 2
 disk --reattach 0
 finished

@@ -5,6 +5,8 @@
 # Starts the example; its node is then in $node.
 start() {
     coproc SERVER { exec nbd-kernel "$@"; }
+    # Bash forgets it when the process ends.
+    server=$SERVER_PID
     read -r node <&"${SERVER[0]}" || fail "no node: $*"
     say "node $node ($*)"
 }
@@ -65,7 +67,7 @@ check dd if=/dev/zero of="$node" bs=4k count=100 oflag=direct,dsync status=none
 
 tell remove
 equal "$answer" ok removal
-wait "$SERVER_PID"
+wait "$server"
 equal "$(cat "/sys/block/${node##*/}/size")" 0 "size after the removal"
 [ ! -e "/sys/block/${node##*/}/pid" ] || fail "it is still connected"
 
@@ -79,7 +81,7 @@ check fio --name=small --filename="$node" --rw=randrw --bs=512 --ioengine=libaio
 check nbd-client -d "$node"
 tell remove
 equal "$answer" ok removal
-wait "$SERVER_PID"
+wait "$server"
 # Beyond nbds_max a device is made.
 start --index 40
 check dd if="$node" of=/dev/null bs=1M status=none

@@ -4,7 +4,7 @@
 # modules: ublk_drv
 # timeout: 200
 
-disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
+disk=$(uzram create --size 6G --swap --frontend ublk 2>warnings)
 equal "$(cat warnings)" "" "warnings of a server that may do everything"
 check cat /proc/swaps
 grep -q "^$disk " /proc/swaps || fail "$disk is no swap area"
