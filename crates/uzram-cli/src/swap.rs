@@ -24,6 +24,8 @@ pub(crate) const DEFAULT_RESERVE: u64 = 32 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the stock is left alone between two looks while it is used.
 const TURN: Duration = Duration::from_millis(1);
+/// What the kernel should keep free: half of it is the stock's under pressure (see [`keep_stock`]).
+const FREE_ENOUGH: u64 = 32 << 20;
 /// What others may take between the look at free memory and ours.
 const MARGIN: u64 = 1 << 20;
 
@@ -43,6 +45,16 @@ pub(crate) fn prepare() {
              kernel allocates on its behalf",
             error.into(),
         );
+    }
+    if let Some(bytes) = min_free().filter(|bytes| *bytes < FREE_ENOUGH) {
+        let message = format!(
+            "the kernel keeps only {} KiB free (vm.min_free_kbytes): under extreme pressure writes to swap may fail; \
+             {} are enough",
+            bytes >> 10,
+            FREE_ENOUGH >> 10
+        );
+        eprintln!("uzram: warning: {message}");
+        tracing::warn!("{message}");
     }
     // First what there is, wholly; then, on top, what comes, as it is touched.
     let locked = rustix::mm::mlockall(MlockAllFlags::CURRENT)
@@ -147,6 +159,12 @@ fn least_free(zoneinfo: &str, real_time: bool) -> u64 {
         }
     }
     sum * 4096 + MARGIN
+}
+
+/// What the kernel keeps free, in bytes.
+fn min_free() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/sys/vm/min_free_kbytes").ok()?;
+    Some(text.trim().parse::<u64>().ok()? << 10)
 }
 
 fn free_bytes() -> u64 {
