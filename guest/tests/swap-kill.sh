@@ -4,6 +4,8 @@
 # modules: ublk_drv
 # timeout: 240
 
+# It does not pass yet: the next server asks for memory that only it could make free.
+
 disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
 equal "$(cat warnings)" "" "warnings of a server that may do everything"
 check sysctl -q vm.page-cluster=5 vm.min_free_kbytes=65536
