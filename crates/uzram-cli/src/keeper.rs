@@ -24,7 +24,7 @@ use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERV
 
 use crate::exit::{Failure, Kind, Result};
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, wait_for_end_within};
-use crate::{frontends, logging, swap, sweep};
+use crate::{frontends, logging, process, swap, sweep};
 use requests::Requests;
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
@@ -317,14 +317,8 @@ impl Keeper {
 
     /// From now on only the log is spoken to.
     fn leave_terminal(&self, log: &str) -> Result {
-        std::env::set_current_dir("/")?;
         logging::to_file(log, self.log_file()?)?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        let to_null = rustix::stdio::dup2_stdin(&null)
-            .and_then(|()| rustix::stdio::dup2_stdout(&null))
-            .and_then(|()| rustix::stdio::dup2_stderr(&null));
-        to_null.map_err(std::io::Error::from)?;
-        Ok(())
+        process::leave_terminal()
     }
 
     /// Sends [`Event::Ended`] when the process ends, whether it is a child or not.

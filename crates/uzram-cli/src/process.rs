@@ -1,11 +1,14 @@
-//! Other processes: their ends, and what is passed on to them.
+//! Processes: what one in the background lets go of, the ends of others, and what is passed on to them.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
+
+use crate::exit::Result;
 
 pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
@@ -15,6 +18,17 @@ pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
 /// Calls this process by the program's name. Started as `/proc/self/exe` it would be known as "exe".
 pub(crate) fn take_name() {
     let _ = rustix::thread::set_name(c"uzram");
+}
+
+/// Whatever directory this was started from may be unmounted, and its terminal closed.
+pub(crate) fn leave_terminal() -> Result {
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let to_null = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null));
+    to_null.map_err(std::io::Error::from)?;
+    Ok(())
 }
 
 /// Waits until the process of a pidfd has ended.

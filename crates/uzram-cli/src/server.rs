@@ -4,7 +4,7 @@
 //! what is there, or makes it. Should the keeper die, the server starts another.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -26,7 +26,7 @@ use uzram_control::{
 use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
-use crate::process::{pidfd, take_name, wait_for_end};
+use crate::process::{leave_terminal, pidfd, take_name, wait_for_end};
 use crate::{keeper, logging, swap};
 
 /// How long a predecessor may take to die.
@@ -209,17 +209,6 @@ impl Args {
             tracing::error!(%error, "nobody watches the keeper");
         }
     }
-}
-
-/// Whatever directory this was started from may be unmounted, and its terminal closed.
-fn leave_terminal() -> Result {
-    std::env::set_current_dir("/")?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    let to_null = rustix::stdio::dup2_stdin(&null)
-        .and_then(|()| rustix::stdio::dup2_stdout(&null))
-        .and_then(|()| rustix::stdio::dup2_stderr(&null));
-    to_null.map_err(std::io::Error::from)?;
-    Ok(())
 }
 
 fn serve(

@@ -9,7 +9,7 @@ use crate::PAGE;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::pool::Pool;
 use crate::region::Region;
-use crate::span::{PageSet, SPAN_PAGES, class_at, runs};
+use crate::span::{PageSet, SPAN_PAGES, class_at};
 
 /// `SpanMeta::bin` while a thread prepares the span, and of one that is none. Both are no bin's number.
 const PREPARING: u32 = u32::MAX;
@@ -143,14 +143,7 @@ impl Restore {
                 pool.put_stocked_span(*number);
                 continue;
             }
-            let mut gone = *pages;
-            for (gone, kept) in gone.iter_mut().zip(&meta.pages) {
-                *gone &= !kept.load(Relaxed);
-            }
-            for (first, len) in runs(&gone) {
-                let at = pool.span_base(*number) + (first * PAGE) as u64;
-                pool.region.release(at, (len * PAGE) as u64);
-            }
+            pool.release_absent(*number, *pages);
         }
         for number in (0..pool.fresh.load(Relaxed)).rev() {
             let meta = &pool.metas()[number as usize];

@@ -328,9 +328,9 @@ impl Pool {
         false
     }
 
-    /// Gives back pages that were brought in and then not wanted, as far as they are in no account. The caller holds
-    /// `trimming`, so that nobody else brings any in.
-    fn release_absent(&self, number: u32, pages: PageSet) {
+    /// Gives back pages that are in memory and not wanted, as far as they are in no account. The caller holds `trimming`,
+    /// so that nobody else brings any in, or has the pool for itself.
+    pub(crate) fn release_absent(&self, number: u32, pages: PageSet) {
         let meta = &self.metas()[number as usize];
         let mut gone = pages;
         for (gone, pages) in gone.iter_mut().zip(&meta.pages) {
