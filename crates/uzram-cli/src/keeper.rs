@@ -24,7 +24,8 @@ use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERV
 
 use crate::exit::{Failure, Kind, Result};
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, wait_for_end_within};
-use crate::{frontends, logging, process, swap, sweep};
+use crate::standby::Standby;
+use crate::{logging, process, swap, sweep};
 use requests::Requests;
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
@@ -86,6 +87,8 @@ struct Keeper {
     failures: u32,
     /// When servers died lately.
     deaths: VecDeque<Instant>,
+    /// The next server, of a swap device.
+    standby: Option<Standby>,
 }
 
 impl Args {
@@ -125,6 +128,7 @@ impl Args {
                     server: self.server.filter(|pid| *pid != 0),
                     failures: 0,
                     deaths: VecDeque::new(),
+                    standby: None,
                 };
                 keeper.go_on(&self)
             }
@@ -141,6 +145,7 @@ impl Args {
         claim.pass_on_lock()?;
         // Inherited by every server: no CLOEXEC.
         let image: OwnedFd = if create.is_swap() {
+            create.prepare_machine(&claim.dir);
             swap::unswappable_file()?
         } else {
             rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
@@ -155,12 +160,13 @@ impl Args {
             server: None,
             failures: 0,
             deaths: VecDeque::new(),
+            standby: None,
         };
         let path = match keeper.start_server(false) {
             Ok(path) => path,
             Err(failure) => {
                 // It may have been killed in the middle of it.
-                if frontends::clear_all(&keeper.claim.dir).is_ok() {
+                if sweep::clear(&keeper.claim.dir).is_ok() {
                     let _ = keeper.claim.release();
                 }
                 return Err(failure);
@@ -177,12 +183,12 @@ impl Args {
             let _ = uzram_control::call(&keeper.claim.file(SERVER_SOCKET), &Request::Remove);
             return Err(failure);
         }
-        keeper.leave_terminal(&log)?;
+        keeper.leave_terminal(&log, create.is_swap())?;
         if create.is_swap() {
             // Its server has said already what the system refuses.
             swap::prepare();
         }
-        keeper.watch()
+        keeper.watch(create.is_swap())
     }
 }
 
@@ -190,7 +196,7 @@ impl Keeper {
     /// A device that is there: its keeper died, or this is its keeper's new program.
     fn go_on(mut self, args: &Args) -> Result {
         let (create, log) = crate::parse_create(&self.command)?;
-        self.leave_terminal(&log)?;
+        self.leave_terminal(&log, create.is_swap())?;
         if create.is_swap() {
             swap::prepare();
         }
@@ -202,7 +208,7 @@ impl Keeper {
                     stop_inheriting(old);
                 }
                 if let Err(failure) = self.start_server(true) {
-                    return self.roll_back(args, &failure);
+                    return self.roll_back(args, &failure, create.is_swap());
                 }
                 tracing::info!(version = env!("CARGO_PKG_VERSION"), "took over");
                 self.upgrade_done();
@@ -213,11 +219,11 @@ impl Keeper {
                 self.upgrade_done();
             }
         }
-        self.watch()
+        self.watch(create.is_swap())
     }
 
     /// The new program's server does not start: the old program's did.
-    fn roll_back(mut self, args: &Args, failure: &Failure) -> Result {
+    fn roll_back(mut self, args: &Args, failure: &Failure, swap: bool) -> Result {
         self.upgrade_failed(&format!("the new program cannot serve: {failure}"));
         if let Some(old) = &args.rollback {
             tracing::warn!("going back to the old program");
@@ -233,7 +239,7 @@ impl Keeper {
         }
         self.failures = 1;
         self.start_again();
-        self.watch()
+        self.watch(swap)
     }
 
     /// The arguments of a keeper that goes on from here.
@@ -260,6 +266,28 @@ impl Keeper {
 
     /// Starts a server and waits until it serves. Returns what it printed: the device's path.
     fn start_server(&mut self, resume: bool) -> Result<String> {
+        if resume && let Some(standby) = &mut self.standby {
+            match standby.serve() {
+                Ok((pid, path)) => {
+                    let _ = standby.look();
+                    self.serves(pid);
+                    return Ok(path);
+                }
+                Err(failure) => tracing::error!("the standby server: {failure}"),
+            }
+        }
+        let command = self.server_command(resume)?;
+        self.start_from_file(command, resume)
+    }
+
+    fn serves(&mut self, pid: u32) {
+        self.server = Some(pid);
+        self.failures = 0;
+        self.watch_server(pid);
+    }
+
+    /// The command line of a server.
+    fn server_command(&self, resume: bool) -> Result<Command> {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("uzram")
@@ -271,6 +299,10 @@ impl Keeper {
         if resume {
             command.arg("--resume").stderr(self.log_file()?);
         }
+        Ok(command)
+    }
+
+    fn start_from_file(&mut self, mut command: Command, resume: bool) -> Result<String> {
         command.arg("--").args(&self.command);
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut server = started.map_err(|error| {
@@ -300,10 +332,21 @@ impl Keeper {
                 }
             });
         }
-        self.server = Some(server.id());
-        self.failures = 0;
-        self.watch_server(server.id());
+        self.serves(server.id());
         Ok(path)
+    }
+
+    /// Has a server in waiting.
+    fn start_standby(&mut self) {
+        let start = || {
+            let mut command = self.server_command(true)?;
+            command.arg("--standby").arg("--").args(&self.command);
+            Standby::start(command)
+        };
+        match start() {
+            Ok(standby) => self.standby = Some(standby),
+            Err(failure) => tracing::error!("no standby server: {failure}"),
+        }
     }
 
     fn log_file(&self) -> Result<File> {
@@ -316,8 +359,8 @@ impl Keeper {
     }
 
     /// From now on only the log is spoken to.
-    fn leave_terminal(&self, log: &str) -> Result {
-        logging::to_file(log, self.log_file()?)?;
+    fn leave_terminal(&self, log: &str, aside: bool) -> Result {
+        logging::to_file(log, self.log_file()?, aside)?;
         process::leave_terminal()
     }
 
@@ -337,7 +380,10 @@ impl Keeper {
     }
 
     /// Keeps until the device is taken down.
-    fn watch(mut self) -> Result {
+    fn watch(mut self, swap: bool) -> Result {
+        if swap {
+            self.start_standby();
+        }
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
         let events = self.events.clone();
         std::thread::Builder::new()
@@ -398,7 +444,7 @@ impl Keeper {
             let message = format!("{} is in use: {by}", record.path);
             return Err(Failure::new(Kind::Busy, message));
         }
-        frontends::clear_all(&self.claim.dir).map_err(|e| Failure::new(Kind::Failed, e))?;
+        sweep::clear(&self.claim.dir).map_err(|e| Failure::new(Kind::Failed, e))?;
         tracing::info!("removed");
         Ok(self.claim.release()?)
     }
@@ -452,8 +498,9 @@ impl Keeper {
     }
 
     /// Executes another program in this process's place. It was checked to know the image.
-    fn become_program(&self, program: &Path) {
+    fn become_program(&mut self, program: &Path) {
         tracing::info!(program = %program.display(), "upgrading");
+        let standby = self.standby.take().is_some();
         // Kept open across the execution, so that there is a way back even if the file is gone.
         let own = File::open("/proc/self/exe");
         let rollback = own.as_ref().ok().and_then(|file| {
@@ -467,6 +514,9 @@ impl Keeper {
         };
         let error = Command::new(program).args(args.arguments()).exec();
         self.upgrade_failed(&format!("cannot execute {}: {error}", program.display()));
+        if standby {
+            self.start_standby();
+        }
     }
 
     fn upgrade_done(&self) {

@@ -1,21 +1,36 @@
 //! Logs through `tracing`: to stderr, or to a device's log file once its server is in the background.
 
 use std::fs::File;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::exit::{Failure, Kind, Result};
+
+/// The thread that writes.
+static ASIDE: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
 /// Begins logging to stderr with that filter.
 pub(crate) fn to_stderr(filter: &str) -> Result {
     start(filter, std::io::stderr)
 }
 
-/// Begins logging to a file.
-pub(crate) fn to_file(filter: &str, file: File) -> Result {
-    start(filter, Mutex::new(file))
+/// Begins logging to a file. `aside`: from a thread of its own, since who logs may be the one that the file's pages are
+/// waiting for (they may be swapped out).
+pub(crate) fn to_file(filter: &str, file: File, aside: bool) -> Result {
+    if !aside {
+        return start(filter, Mutex::new(file));
+    }
+    let (writer, guard) = tracing_appender::non_blocking(file);
+    *ASIDE.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+    start(filter, writer)
+}
+
+/// Writes what is not written yet, at the end of the process.
+pub(crate) fn finish() {
+    drop(ASIDE.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 fn start<W>(filter: &str, writer: W) -> Result

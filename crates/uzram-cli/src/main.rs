@@ -11,8 +11,10 @@ mod keeper;
 mod logging;
 mod process;
 mod server;
+mod standby;
 mod swap;
 mod sweep;
+mod watermark;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::CheckImage(command) => command.run(),
     };
+    logging::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

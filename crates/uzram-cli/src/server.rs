@@ -27,7 +27,7 @@ use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::process::{leave_terminal, pidfd, take_name, wait_for_end};
-use crate::{keeper, logging, swap};
+use crate::{keeper, logging, standby, swap, watermark};
 
 /// How long a predecessor may take to die.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// The device is there already and is to be served again
     #[arg(long)]
     resume: bool,
+    /// Wait to be needed
+    #[arg(long, requires = "resume")]
+    standby: bool,
     /// The command line that asked for the device
     #[arg(last = true)]
     command: Vec<OsString>,
@@ -69,8 +72,10 @@ struct Served {
 struct Place<'a> {
     claim: &'a Claim,
     kind: &'static Kind,
-    /// Whether to serve again what the record names.
+    /// Whether to serve again what is there already.
     resume: bool,
+    /// What the record said of it.
+    record: Option<Record>,
     /// The keeper's process number, 0 for none.
     keeper: u32,
 }
@@ -87,6 +92,7 @@ pub(crate) fn run_in_foreground(create: &create::Args, run: &RunDir, log: &str) 
         claim: &claim,
         kind,
         resume: false,
+        record: None,
         keeper: 0,
     };
     let result = serve(&place, create, &device, |_| Ok(()));
@@ -105,14 +111,19 @@ impl Args {
         take_name();
         let (create, log) = crate::parse_create(&self.command)?;
         let claim = Claim::adopt(&self.dir)?;
-        let record = claim.record().filter(|_| self.resume);
-        let (kind, why) = match record.and_then(|record| frontends::by_name(&record.frontend)) {
-            Some(kind) => (kind, None),
-            None => create.frontend()?,
-        };
+        let mut record = claim.record().filter(|_| self.resume);
         if create.is_swap() {
             swap::prepare();
         }
+        if self.standby {
+            standby::wait(|| record = claim.record())?;
+            swap::lock();
+        }
+        let known = record.as_ref();
+        let (kind, why) = match known.and_then(|record| frontends::by_name(&record.frontend)) {
+            Some(kind) => (kind, None),
+            None => create.frontend()?,
+        };
         let device = Arc::new(self.device(&create)?);
         say_why(kind, why);
         let log_file = OpenOptions::new()
@@ -120,11 +131,12 @@ impl Args {
             .append(true)
             .mode(0o600)
             .open(claim.file("log"))?;
-        logging::to_file(&log, log_file)?;
+        logging::to_file(&log, log_file, create.is_swap())?;
         let place = Place {
             claim: &claim,
             kind,
             resume: self.resume,
+            record,
             keeper: self.keeper,
         };
         serve(&place, &create, &device, |place| {
@@ -239,10 +251,14 @@ fn serve(
         claim,
         settings: &create.settings,
     };
-    let front = match claim.record() {
-        Some(record) if place.resume => place.kind.resume(&context, &record.resume)?,
+    let front = match &place.record {
+        Some(record) => place.kind.resume(&context, &record.resume)?,
         _ => place.kind.start(&context)?,
     };
+    if create.is_swap() {
+        // What comes now can wait for what the device makes free.
+        swap::become_normal();
+    }
     let path = front.path();
     let record = Record {
         version: 1,
@@ -280,11 +296,13 @@ fn serve(
             Event::HandOver => {
                 tracing::info!(name, "handing over");
                 served.front().hand_over();
+                logging::finish();
                 std::process::exit(0);
             }
         }
     }
     tracing::info!(name, "removed");
+    watermark::give_back(&claim.dir);
     if place.keeper != 0 {
         claim.release()?;
     }

@@ -4,6 +4,11 @@
 //! * Its allocations in the kernel do not start I/O (`PR_SET_IO_FLUSHER`), which might be on its own device.
 //! * Its memory stays where it is: program and heap are locked now, and what is mapped later as it is touched. (Locking
 //!   the arena whole would make a compressed device cost its full size.)
+//! * While it starts it is a real-time task, since then the kernel gives it what others may not have: a server that takes
+//!   over from one that was killed needs memory while nothing can be swapped out.
+//!
+//! Real-time tasks have half of what the kernel keeps free below its `min` watermark (`vm.min_free_kbytes`) when they
+//! allocate. The upper half of that is the stock's ([`keep_stock`]), the lower half is for servers that start.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,7 +18,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mm::MlockAllFlags;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
 use thread_priority::ThreadPriority;
-use thread_priority::unix::{RealtimeThreadSchedulePolicy, ScheduleParams, ThreadSchedulePolicy};
+use thread_priority::unix::{
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ScheduleParams, ThreadSchedulePolicy,
+};
 use uzram::Device;
 
 use crate::exit::{Failure, Kind, Result};
@@ -24,8 +31,6 @@ pub(crate) const DEFAULT_RESERVE: u64 = 32 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the stock is left alone between two looks while it is used.
 const TURN: Duration = Duration::from_millis(1);
-/// What the kernel should keep free: half of it is the stock's under pressure (see [`keep_stock`]).
-const FREE_ENOUGH: u64 = 32 << 20;
 /// What others may take between the look at free memory and ours.
 const MARGIN: u64 = 1 << 20;
 
@@ -46,16 +51,19 @@ pub(crate) fn prepare() {
             error.into(),
         );
     }
-    if let Some(bytes) = min_free().filter(|bytes| *bytes < FREE_ENOUGH) {
-        let message = format!(
-            "the kernel keeps only {} KiB free (vm.min_free_kbytes): under extreme pressure writes to swap may fail; \
-             {} are enough",
-            bytes >> 10,
-            FREE_ENOUGH >> 10
+    if let Err(error) = become_real_time() {
+        told(
+            "no real-time scheduling",
+            "needs CAP_SYS_NICE; under extreme pressure writes may fail, and a server that is killed may find no memory \
+             to start again",
+            error,
         );
-        eprintln!("uzram: warning: {message}");
-        tracing::warn!("{message}");
     }
+    lock();
+}
+
+/// Locks this process in memory.
+pub(crate) fn lock() {
     // First what there is, wholly; then, on top, what comes, as it is touched.
     let locked = rustix::mm::mlockall(MlockAllFlags::CURRENT)
         .and_then(|()| rustix::mm::mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT));
@@ -95,7 +103,7 @@ pub(crate) fn unswappable_file() -> Result<OwnedFd> {
 }
 
 /// Says what the system refuses.
-fn told(what: &str, why: &str, error: std::io::Error) {
+pub(crate) fn told(what: &str, why: &str, error: std::io::Error) {
     let message = format!("{what}: {error} ({why})");
     eprintln!("uzram: warning: {message}");
     tracing::warn!("{message}");
@@ -103,22 +111,14 @@ fn told(what: &str, why: &str, error: std::io::Error) {
 
 /// Keeps the device's stock, from a thread of its own.
 ///
-/// Under pressure every page that swapping frees is fought for, and the stock has to win: the kernel lets real-time tasks
-/// (and hardly anybody else) have half of what it keeps free below its `min` watermark. But they, too, have to make room
-/// where that is used up, at a priority that leaves others no CPU to make it; so memory is only asked for that is there.
+/// Under pressure every page that swapping frees is fought for, and the stock has to win: so its thread is a real-time one.
+/// But real-time tasks, too, have to make room where the kernel's reserve is used up, at a priority that leaves others no
+/// CPU to make it; so memory is only asked for that is there.
 pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
     let device = Arc::downgrade(device);
     let work = move || {
-        let real_time = thread_priority::set_thread_priority_and_policy(
-            thread_priority::thread_native_id(),
-            ThreadPriority::from_posix(ScheduleParams { sched_priority: 1 }),
-            ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin),
-        );
-        if let Err(error) = &real_time {
-            tracing::warn!(
-                "no real-time scheduling: {error:?} (needs CAP_SYS_NICE; writes may fail under extreme pressure)"
-            );
-        }
+        // Refused only where it was refused, and told, before.
+        let real_time = become_real_time();
         let zoneinfo = std::fs::read_to_string("/proc/zoneinfo").unwrap_or_default();
         let least = least_free(&zoneinfo, real_time.is_ok());
         let gate = || free_bytes() > least;
@@ -136,8 +136,35 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
     Ok(())
 }
 
-/// How much has to be free in the whole machine for the kernel to hand out a page without making room: in each zone what
-/// is below its `min` watermark (half of it, for real-time tasks) and what is kept for allocations that need the zone.
+fn become_real_time() -> std::io::Result<()> {
+    set_policy(
+        ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin),
+        1,
+    )
+}
+
+/// To be called by each thread that was started as a real-time one, when it has what it needs: requests take CPU time
+/// from those who make room for them otherwise.
+pub(crate) fn become_normal() {
+    let normal = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    if let Err(error) = set_policy(normal, 0) {
+        tracing::warn!(%error, "a thread stays a real-time one");
+    }
+}
+
+fn set_policy(policy: ThreadSchedulePolicy, sched_priority: i32) -> std::io::Result<()> {
+    let priority = ThreadPriority::from_posix(ScheduleParams { sched_priority });
+    let thread = thread_priority::thread_native_id();
+    let set = thread_priority::set_thread_priority_and_policy(thread, priority, policy);
+    set.map_err(|error| match error {
+        thread_priority::Error::OS(errno) => std::io::Error::from_raw_os_error(errno),
+        other => std::io::Error::other(format!("{other:?}")),
+    })
+}
+
+/// How much has to be free in the whole machine for the stock to take more: in each zone what is below its `min` watermark
+/// (three quarters of it for real-time tasks, which get half of it, without making room: the rest is for servers that
+/// start) and what is kept for allocations that need the zone.
 fn least_free(zoneinfo: &str, real_time: bool) -> u64 {
     let (mut sum, mut min, mut managed) = (0, 0, 0);
     for line in zoneinfo.lines() {
@@ -152,19 +179,13 @@ fn least_free(zoneinfo: &str, real_time: bool) -> u64 {
             // The zone's size stands before what is protected of it, which may be more.
             Some("protection:") => {
                 let kept = numbers(words).into_iter().max().unwrap_or(0);
-                let below = if real_time { min / 2 } else { min };
+                let below = if real_time { min / 4 * 3 } else { min };
                 sum += managed.min(below + kept);
             }
             _ => {}
         }
     }
     sum * 4096 + MARGIN
-}
-
-/// What the kernel keeps free, in bytes.
-fn min_free() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/sys/vm/min_free_kbytes").ok()?;
-    Some(text.trim().parse::<u64>().ok()? << 10)
 }
 
 fn free_bytes() -> u64 {
@@ -215,7 +236,7 @@ Node 0, zone    DMA32
         protection: (0, 0, 0, 0, 0)
 ";
         let pages = |real_time| (least_free(zoneinfo, real_time) - MARGIN) / 4096;
-        assert_eq!(pages(true), 95 + 829 + 5272);
+        assert_eq!(pages(true), 141 + 829 + 7908);
         assert_eq!(pages(false), 190 + 829 + 10544);
         assert_eq!(least_free("", true), MARGIN);
     }

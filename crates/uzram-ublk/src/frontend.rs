@@ -250,6 +250,7 @@ impl Ublk {
                 },
                 cpus: self.control.affinity(self.id, number).ok(),
                 prefault: options.prefault,
+                on_ready: options.on_ready,
                 char_device: char_device.clone(),
                 device: device.clone(),
             };

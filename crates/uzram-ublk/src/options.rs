@@ -52,6 +52,8 @@ pub struct Options {
     /// Bring buffers and stacks into memory before the first request, as swap needs it. To keep them there is the
     /// caller's affair.
     pub prefault: bool,
+    /// Called by each queue's thread once it has all that it needs, before its first request.
+    pub on_ready: Option<fn()>,
     /// Whose it is.
     pub tag: Tag,
 }
@@ -67,6 +69,7 @@ impl Options {
             buffers: None,
             write_cache: false,
             prefault: false,
+            on_ready: None,
             tag,
         }
     }

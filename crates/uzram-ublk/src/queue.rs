@@ -27,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) max_io_bytes: usize,
     pub(crate) buffers: Buffers,
     pub(crate) prefault: bool,
+    pub(crate) on_ready: Option<fn()>,
     pub(crate) cpus: Option<CpuSet>,
     pub(crate) char_device: Arc<File>,
     pub(crate) device: Arc<Device>,
@@ -71,6 +72,9 @@ pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<
             return Ok(());
         }
     };
+    if let Some(on_ready) = queue.plan.on_ready {
+        on_ready();
+    }
     let _ = ready.send(Ok(()));
     queue.serve(&descriptors)
 }

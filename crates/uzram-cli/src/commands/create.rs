@@ -2,6 +2,7 @@
 //! starts the server, waits until that has printed the device's path, and leaves them alone.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use uzram::Device;
@@ -10,7 +11,7 @@ use uzram_control::{Request, RunDir, size};
 
 use crate::exit::{self, Failure, Result};
 use crate::frontends::{Choice, Kind, Settings};
-use crate::{logging, server, swap, sweep};
+use crate::{logging, server, swap, sweep, watermark};
 
 /// Create a device and print its path
 ///
@@ -63,6 +64,9 @@ pub(crate) struct Args {
     /// Memory that a swap device keeps free for bursts; what it has no memory for it fails at once [default: 32M]
     #[arg(long, value_name = "SIZE", requires = "swap", value_parser = size::parse)]
     reserve: Option<u64>,
+    /// Leave vm.min_free_kbytes as it is. A swap device raises it to a 16th of the memory, 32 to 64 MiB, while it lives
+    #[arg(long, requires = "swap")]
+    keep_min_free: bool,
     #[command(flatten)]
     pub(crate) settings: Settings,
 }
@@ -93,6 +97,13 @@ impl Args {
     /// Whether the device is to serve as swap.
     pub(crate) fn is_swap(&self) -> bool {
         self.swap
+    }
+
+    /// Makes the machine fit for the swap device of that directory.
+    pub(crate) fn prepare_machine(&self, dir: &Path) {
+        if !self.keep_min_free {
+            watermark::raise(dir);
+        }
     }
 
     /// The device's settings.

@@ -107,6 +107,7 @@ impl UblkArgs {
         let mut options = Options::new(Tag::of(&context.claim.dir));
         if context.swap {
             options.prefault = true;
+            options.on_ready = Some(crate::swap::become_normal);
             // What is on its way to swap is memory that is not free yet.
             (options.depth, options.max_io_bytes) = (32, 128 << 10);
         }
@@ -144,6 +145,7 @@ fn probe() -> std::result::Result<(), String> {
 fn on_death() -> OnDeath {
     Arc::new(|error| {
         tracing::error!(%error, "a ublk queue cannot go on: the server ends, to be started anew");
+        crate::logging::finish();
         std::process::abort();
     })
 }
