@@ -33,7 +33,7 @@ check $create --number 0
 say "somebody else"
 user() { UZRAM_RUN_DIR=/tmp/user setpriv --reuid 1000 --regid 1000 --clear-groups "$@"; }
 chmod 1777 /tmp .
-refuses 5 "Permission denied (os error 13) (ublk devices need root)" user $create
+refuses 5 "Permission denied (os error 13) (ublk devices need root, or udev rules" user $create
 equal "$(user uzram list --noheadings 2>&1)" "" "what is said afterwards"
 refuses 4 "no device" user uzram remove zram0
 UZRAM_RUN_DIR=/run/uzram refuses 5 "ermission" setpriv --reuid 1000 --regid 1000 --clear-groups uzram list

@@ -30,6 +30,11 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         "the C library's headers for the same",
     ),
     ("e2fsprogs", Purpose::Run, "mkfs.ext4 and e2fsck"),
+    (
+        "udev",
+        Purpose::Guest,
+        "udevadm: gives users their ublk devices, in the guest",
+    ),
     ("mount", Purpose::Run, "mount, umount, losetup"),
     ("util-linux", Purpose::Run, "blkdiscard, blockdev, fstrim"),
     ("diffutils", Purpose::Test, "compares trees byte by byte"),

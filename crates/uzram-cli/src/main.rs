@@ -69,6 +69,8 @@ enum Command {
     Serve(server::Args),
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
+    #[command(hide = true)]
+    UblkOwner(commands::ublk_owner::Args),
 }
 
 /// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Command::Keep(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::CheckImage(command) => command.run(),
+        Command::UblkOwner(command) => command.run(),
     };
     logging::finish();
     match result {

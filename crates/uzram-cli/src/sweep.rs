@@ -37,5 +37,8 @@ pub(crate) fn swept_run_dir() -> Result<RunDir> {
             }
         }
     }
+    for cleared in frontends::clear_users() {
+        eprintln!("uzram: a user's server had died; cleared {cleared}");
+    }
     Ok(run)
 }

@@ -15,7 +15,6 @@ const READ_WRITE: u32 = 3;
 #[repr(u32)]
 pub(crate) enum Command {
     GetQueueAffinity = ioctl(READ, 0x01, size_of::<ControlCommand>()),
-    GetDevInfo = ioctl(READ, 0x02, size_of::<ControlCommand>()),
     AddDev = ioctl(READ_WRITE, 0x04, size_of::<ControlCommand>()),
     DelDev = ioctl(READ_WRITE, 0x05, size_of::<ControlCommand>()),
     StartDev = ioctl(READ_WRITE, 0x06, size_of::<ControlCommand>()),
@@ -24,6 +23,8 @@ pub(crate) enum Command {
     GetParams = ioctl(READ, 0x09, size_of::<ControlCommand>()),
     StartUserRecovery = ioctl(READ_WRITE, 0x10, size_of::<ControlCommand>()),
     EndUserRecovery = ioctl(READ_WRITE, 0x11, size_of::<ControlCommand>()),
+    /// As `UBLK_U_CMD_GET_DEV_INFO`, with the char device's path whatever kind of device it is.
+    GetDevInfo2 = ioctl(READ, 0x12, size_of::<ControlCommand>()),
     GetFeatures = ioctl(READ, 0x13, size_of::<ControlCommand>()),
     DelDevAsync = ioctl(READ, 0x14, size_of::<ControlCommand>()),
 }
@@ -40,6 +41,7 @@ pub(crate) const IO_RES_OK: i32 = 0;
 pub(crate) mod flags {
     pub(crate) const USER_RECOVERY: u64 = 1 << 3;
     pub(crate) const USER_RECOVERY_REISSUE: u64 = 1 << 4;
+    pub(crate) const UNPRIVILEGED_DEV: u64 = 1 << 5;
     pub(crate) const CMD_IOCTL_ENCODE: u64 = 1 << 6;
     pub(crate) const USER_COPY: u64 = 1 << 7;
 }
@@ -81,6 +83,8 @@ pub(crate) struct ControlCommand {
     pub(crate) len: u16,
     pub(crate) addr: u64,
     pub(crate) data: u64,
+    /// Bytes at `addr` that are the char device's path, before the rest. An unprivileged device's commands have one, so
+    /// that the driver knows by the node's permissions who may give them.
     pub(crate) dev_path_len: u16,
     pub(crate) pad: u16,
     pub(crate) reserved: u32,

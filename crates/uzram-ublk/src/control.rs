@@ -4,11 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 
 use io_uring::IoUring;
-use rustix::thread::CpuSet;
+use rustix::thread::{CapabilitySet, CpuSet};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
-use crate::abi::{Command, ControlCommand, DevInfo, Params};
+use crate::abi::{Command, ControlCommand, DevInfo, Params, flags};
 use crate::sys::{self, ControlRing};
 
 const PATH: &str = "/dev/ublk-control";
@@ -19,6 +19,14 @@ const PARAMS_LEN: u32 = 60;
 pub(crate) struct Control {
     file: File,
     ring: ControlRing,
+    /// The unprivileged device that was last made or asked about: its commands have a path.
+    unprivileged: Option<u32>,
+}
+
+/// Whether this process may make devices that only administrators may, which can do more.
+pub(crate) fn is_privileged() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 impl Control {
@@ -32,14 +40,18 @@ impl Control {
                     format!("{PATH} is missing (load the driver with: modprobe ublk_drv)")
                 }
                 io::ErrorKind::PermissionDenied => {
-                    format!("{PATH}: {error} (ublk devices need root)")
+                    format!("{PATH}: {error} (ublk devices need root, or udev rules that give them to users)")
                 }
                 _ => format!("{PATH}: {error}"),
             })
         })?;
         let ring = IoUring::builder().build(4);
         let ring = ring.map_err(|error| unavailable(format!("io_uring: {error}")))?;
-        Ok(Control { file, ring })
+        Ok(Control {
+            file,
+            ring,
+            unprivileged: None,
+        })
     }
 
     /// Whether this user may open it, or would see why it is missing.
@@ -56,17 +68,27 @@ impl Control {
         data: u64,
         buffer: &mut [u8],
     ) -> io::Result<i32> {
+        let by_path = command == Command::GetDevInfo2
+            || (self.unprivileged == Some(dev_id) && command != Command::AddDev);
+        let path = if by_path {
+            format!("/dev/ublkc{dev_id}\0")
+        } else {
+            String::new()
+        };
         let fields = ControlCommand {
             dev_id,
             queue_id: queue,
             len: 0,
             addr: 0,
             data,
-            dev_path_len: 0,
+            dev_path_len: path.len() as u16,
             pad: 0,
             reserved: 0,
         };
-        sys::control(&mut self.ring, &self.file, command, fields, buffer)
+        let mut bytes = [path.as_bytes(), buffer].concat();
+        let result = sys::control(&mut self.ring, &self.file, command, fields, &mut bytes);
+        buffer.copy_from_slice(&bytes[path.len()..]);
+        result
     }
 
     fn device(
@@ -104,6 +126,7 @@ impl Control {
     pub(crate) fn add(&mut self, info: &mut DevInfo) -> Result<(), Error> {
         let wanted = info.dev_id;
         let added = self.device(Command::AddDev, wanted, 0, info.as_mut_bytes());
+        self.note(info);
         added.map_err(|error| match error.errno() {
             Some(17) => Error::Taken { id: wanted },
             // The driver's limit of devices (module parameter ublks_max).
@@ -116,8 +139,14 @@ impl Control {
 
     pub(crate) fn info(&mut self, id: u32) -> Result<DevInfo, Error> {
         let mut info = DevInfo::default();
-        self.device(Command::GetDevInfo, id, 0, info.as_mut_bytes())?;
+        self.device(Command::GetDevInfo2, id, 0, info.as_mut_bytes())?;
+        self.note(&info);
         Ok(info)
+    }
+
+    fn note(&mut self, info: &DevInfo) {
+        let unprivileged = info.flags & flags::UNPRIVILEGED_DEV != 0;
+        self.unprivileged = unprivileged.then_some(info.dev_id);
     }
 
     pub(crate) fn set_params(&mut self, id: u32, params: &Params) -> Result<(), Error> {

@@ -8,18 +8,19 @@ use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Access, AtFlags};
 use uzram::Device;
 
 use crate::Error;
 use crate::abi::{DevInfo, flags, state};
-use crate::control::Control;
+use crate::control::{Control, is_privileged};
 use crate::options::{Buffers, Options, Tag, cpus};
 use crate::queue::{self, Plan};
 
 /// How long the driver may take to notice a server's death, or to make or delete a node.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What the driver must be able to do.
-const NEEDED: u64 = flags::CMD_IOCTL_ENCODE | flags::USER_RECOVERY | flags::USER_RECOVERY_REISSUE;
+/// How long udev may take to give a user what is the user's.
+const UDEV: Duration = Duration::from_secs(5);
 
 /// Called when a queue cannot go on. The device waits from then on: whoever gets this call should end the
 /// process, so that another can take over.
@@ -37,13 +38,47 @@ pub struct Ublk {
 /// Says why this machine or user cannot have a ublk device, if so.
 pub fn probe() -> Result<(), Error> {
     let features = Control::open()?.features()?;
-    if features & NEEDED != NEEDED {
-        let reason = format!(
-            "the driver has features {features:#x}, and user recovery with reissue is needed"
-        );
+    let (needed, what) = needed();
+    if features & needed != needed {
+        let reason = format!("the driver has features {features:#x}, and {what} is needed");
         return Err(Error::Unavailable { reason });
     }
     Ok(())
+}
+
+/// What the driver must be able to do for this process, and what it is called. An unprivileged device has no recovery: the
+/// driver does not trust its server so far.
+fn needed() -> (u64, &'static str) {
+    if is_privileged() {
+        let recovery = flags::USER_RECOVERY | flags::USER_RECOVERY_REISSUE;
+        (
+            flags::CMD_IOCTL_ENCODE | recovery,
+            "user recovery with reissue",
+        )
+    } else {
+        let unprivileged = flags::CMD_IOCTL_ENCODE | flags::UNPRIVILEGED_DEV;
+        (unprivileged, "an unprivileged mode")
+    }
+}
+
+/// How bytes come and go, of what driver and user can have.
+fn buffers(wanted: Option<Buffers>, features: u64) -> Result<Buffers, Error> {
+    let lacking = if !is_privileged() {
+        Some("needs root: --buffers mapped does not")
+    } else if features & flags::USER_COPY == 0 {
+        Some("is not in this driver")
+    } else {
+        None
+    };
+    match (wanted, lacking) {
+        (Some(Buffers::UserCopy), Some(why)) => {
+            let reason = format!("user copy {why}");
+            Err(Error::Unavailable { reason })
+        }
+        (Some(buffers), _) => Ok(buffers),
+        (None, Some(_)) => Ok(Buffers::Mapped),
+        (None, None) => Ok(Buffers::UserCopy),
+    }
 }
 
 impl Ublk {
@@ -56,15 +91,7 @@ impl Ublk {
         options.check()?;
         let mut control = Control::open()?;
         let features = control.features()?;
-        let buffers = match options.buffers {
-            Some(Buffers::UserCopy) if features & flags::USER_COPY == 0 => {
-                let reason = "the driver has no user copy".into();
-                return Err(Error::Unavailable { reason });
-            }
-            Some(buffers) => buffers,
-            None if features & flags::USER_COPY != 0 => Buffers::UserCopy,
-            None => Buffers::Mapped,
-        };
+        let buffers = buffers(options.buffers, features)?;
         let copy = if buffers == Buffers::UserCopy {
             flags::USER_COPY
         } else {
@@ -75,7 +102,7 @@ impl Ublk {
             depth: options.depth,
             max_io_bytes: options.max_io_bytes,
             dev_id: options.id.unwrap_or(u32::MAX),
-            flags: NEEDED | copy,
+            flags: needed().0 | copy,
             server_flags: options.tag.0,
             pid: std::process::id() as i32,
             ..DevInfo::default()
@@ -83,11 +110,12 @@ impl Ublk {
         control.add(&mut info)?;
         let mut this = Ublk::new(control, info.dev_id);
         let started = this
-            .control
-            .set_params(this.id, &options.params(&device))
+            .wait_for_udev(&char_node(this.id))
+            .and_then(|()| this.control.set_params(this.id, &options.params(&device)))
             .and_then(|()| this.start_queues(&info, &device, options, on_death))
             .and_then(|()| this.control.start(this.id))
-            .and_then(|()| this.wait_for_node());
+            .and_then(|()| this.wait_for_node())
+            .and_then(|()| this.wait_for_udev(&this.node));
         match started {
             Ok(()) => {
                 this.tune();
@@ -296,6 +324,23 @@ impl Ublk {
         Ok(())
     }
 
+    /// The nodes are root's at first; udev gives them to who made the device.
+    fn wait_for_udev(&self, node: &Path) -> Result<(), Error> {
+        let begin = Instant::now();
+        while !is_privileged() && !is_ours(node) {
+            if begin.elapsed() > UDEV {
+                let reason = format!(
+                    "{} is not given to this user: the udev rules for ublk devices are not installed (see README.md); \
+                     the device goes when root runs: uzram list",
+                    node.display(),
+                );
+                return Err(Error::Unavailable { reason });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
     /// The block device's node.
     pub fn node(&self) -> &Path {
         &self.node
@@ -356,6 +401,12 @@ fn patiently<T>(errno: i32, mut step: impl FnMut() -> Result<T, Error>) -> Resul
             other => return other,
         }
     }
+}
+
+/// Without opening it, which the driver and udev would notice.
+fn is_ours(node: &Path) -> bool {
+    let access = Access::READ_OK | Access::WRITE_OK;
+    rustix::fs::accessat(rustix::fs::CWD, node, access, AtFlags::EACCESS).is_ok()
 }
 
 fn char_node(id: u32) -> PathBuf {

@@ -31,4 +31,4 @@ mod sys;
 pub use error::Error;
 pub use frontend::{OnDeath, Ublk, probe};
 pub use options::{Buffers, Options, Tag};
-pub use stale::clear_stale;
+pub use stale::{clear_stale, clear_users_stale, owner};

@@ -16,11 +16,19 @@ const MAX_DISCARD_SECTORS: u32 = u32::MAX >> 9;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag(pub(crate) u64);
 
+/// Upper half of every tag.
+const UZRAM: u32 = u32::from_be_bytes(*b"UZRM");
+
 impl Tag {
+    /// Whether that is the tag of any of uzram's devices.
+    pub(crate) fn is_uzrams(tag: u64) -> bool {
+        (tag >> 32) as u32 == UZRAM
+    }
+
     /// The tag of the device that is known by this directory (or any other path that is its own).
     pub fn of(path: &Path) -> Tag {
         let hash = crc32fast::hash(path.as_os_str().as_encoded_bytes());
-        Tag(u64::from(u32::from_be_bytes(*b"UZRM")) << 32 | u64::from(hash))
+        Tag(u64::from(UZRAM) << 32 | u64::from(hash))
     }
 }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::Error;
-use crate::control::Control;
+use crate::abi::{DevInfo, flags};
+use crate::control::{Control, is_privileged};
 use crate::options::Tag;
 
 /// Numbers of all ublk devices of this machine.
@@ -26,6 +27,38 @@ fn all() -> Vec<u32> {
 /// Deletes the devices with this tag, whose server died and whose data is lost. Returns what was cleared, in words. Who
 /// still uses the node (a mount, a swap area) gets I/O errors instead of waiting for ever.
 pub fn clear_stale(tag: Tag) -> Result<Vec<String>, Error> {
+    clear(|info| info.server_flags == tag.0)
+}
+
+/// Deletes users' devices whose server is dead, for root: a device that udev did not give to its user cannot be deleted by
+/// the user. Returns what was cleared, in words.
+pub fn clear_users_stale() -> Result<Vec<String>, Error> {
+    if !is_privileged() {
+        return Ok(Vec::new());
+    }
+    let alive = |pid: i32| PathBuf::from(format!("/proc/{pid}")).exists();
+    clear(|info| {
+        let unprivileged = info.flags & flags::UNPRIVILEGED_DEV != 0;
+        unprivileged && Tag::is_uzrams(info.server_flags) && !alive(info.pid)
+    })
+}
+
+/// The user and group that made the device of this node (`ublkcN` or `ublkbN`, with or without its directory), if they
+/// had no right to administer: udev asks this, to give the nodes to them.
+pub fn owner(node: &str) -> Result<Option<(u32, u32)>, Error> {
+    let name = node.rsplit('/').next().unwrap_or(node);
+    let number = ["ublkc", "ublkb"]
+        .iter()
+        .find_map(|kind| name.strip_prefix(kind)?.parse::<u32>().ok());
+    let id = number.ok_or_else(|| Error::Unavailable {
+        reason: format!("'{node}' is no ublk node: it takes ublkcN or ublkbN"),
+    })?;
+    let info = Control::open()?.info(id)?;
+    let unprivileged = info.flags & flags::UNPRIVILEGED_DEV != 0;
+    Ok(unprivileged.then_some((info.owner_uid, info.owner_gid)))
+}
+
+fn clear(is_stale: impl Fn(&DevInfo) -> bool) -> Result<Vec<String>, Error> {
     let mut cleared = Vec::new();
     let ids = all();
     // Who may not make devices has left none.
@@ -34,11 +67,8 @@ pub fn clear_stale(tag: Tag) -> Result<Vec<String>, Error> {
     }
     let mut control = Control::open()?;
     for id in ids {
-        // It may go while we look.
-        if !control
-            .info(id)
-            .is_ok_and(|info| info.server_flags == tag.0)
-        {
+        // It may go while we look, or not be ours to look at.
+        if !control.info(id).is_ok_and(|info| is_stale(&info)) {
             continue;
         }
         let node = PathBuf::from(format!("/dev/ublkb{id}"));

@@ -56,6 +56,7 @@ const PROGRAMS: &[&str] = &[
     "timeout",
     "truncate",
     "tune2fs",
+    "udevadm",
     "umount",
     "xfs_repair",
     "zramctl",
@@ -127,6 +128,9 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<Path
     for file in ["bench.sh", "lib.sh", "run"] {
         archive.file(&format!("guest/{file}"), &read(&guest.join(file))?)?;
     }
+    let rules = "90-uzram-ublk.rules";
+    let file = sh::root().join("dist").join(rules);
+    archive.file(&format!("guest/{rules}"), &read(&file)?)?;
     for spec in specs {
         let file = format!("tests/{}.sh", spec.name);
         archive.file(&format!("guest/{file}"), &read(&guest.join(&file))?)?;

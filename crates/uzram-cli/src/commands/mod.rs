@@ -8,6 +8,7 @@ pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
 pub(crate) mod stat;
+pub(crate) mod ublk_owner;
 pub(crate) mod upgrade;
 
 use std::io;

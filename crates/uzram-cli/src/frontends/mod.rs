@@ -187,6 +187,12 @@ impl Kind {
     }
 }
 
+/// For root: clears the ublk devices of users that nobody serves and their users cannot clear. Says what was cleared.
+pub(crate) fn clear_users() -> Vec<String> {
+    // Without the driver there is nothing to be done, nor anybody who waits for it.
+    uzram_ublk::clear_users_stale().unwrap_or_default()
+}
+
 /// Clears what a device of any kind left whose contents are lost.
 pub(crate) fn clear_all(dir: &Path) -> std::result::Result<Vec<String>, String> {
     let mut cleared = Vec::new();
