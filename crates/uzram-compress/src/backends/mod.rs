@@ -11,6 +11,12 @@ use crate::Algorithm;
 #[cfg(any(feature = "lzo", feature = "lzo-rle"))]
 mod lzo1x;
 
+#[cfg(any(feature = "lzo", feature = "lzo-rle", feature = "842"))]
+mod positions;
+
+#[cfg(feature = "lz4hc")]
+mod lz4_block;
+
 /// The plain text of the known answers. A build may be without any backend that uses it.
 #[allow(dead_code)]
 const SAMPLE: &[u8] = b"uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
@@ -54,7 +60,9 @@ backends! {
     "lzo" lzo;
     "lz4" lz4;
     "lz4-flex" lz4_flex;
+    "lz4hc" lz4hc;
     "zstd" zstd;
     "deflate" deflate;
+    "842" sw842;
     "null" null;
 }

@@ -1,21 +1,14 @@
 //! The encoder: greedy, one candidate for each position, found by a hash of its next 4 bytes.
 //!
-//! The table is made for pages: 16 bits a slot, as many slots as a page has positions twice over, and no clearing
-//! from page to page. Positions are stored with an offset that grows from call to call; what lies below the
-//! present offset is of an earlier input and counts as empty. The table is cleared when the offset has used up
-//! 16 bits, once in 15 pages. The same input therefore always gives the same stream.
-//!
 //! Inputs beyond [`CHUNK`] are cut: matches do not cross a cut. That keeps every distance below 32768 and with it
 //! clear of the runs of zeros and of the far matches that version 1 could mistake for them.
 
+use super::super::positions::{CHUNK, Positions};
 use super::{
     END, FAR_LEN, FIRST, MIDDLE, MIDDLE_LEN, NEAR, NEAR_LEN, RUN, RUN_DISTANCE, RUN_MAX, RUN_MIN,
     VERSION_RLE, VERSIONED,
 };
 
-/// Positions that one offset covers.
-const CHUNK: usize = 0x7FF8;
-const TABLE_BITS: u32 = 13;
 /// Bytes that the hash takes, and the shortest match that is looked for.
 const MIN_MATCH: usize = 4;
 /// After every so many bytes without a match, one position more is left out.
@@ -30,38 +23,8 @@ const FIRST_MAX: usize = 255 - FIRST;
 /// The longest run of literals that its instruction byte can hold.
 const SHORT_LITERALS: usize = 18;
 
-/// Where each hash was seen last.
-pub(super) struct Table {
-    slots: Box<[u16; 1 << TABLE_BITS]>,
-    /// Added to the positions of the chunk under way; never 0, which is an empty slot.
-    offset: usize,
-    /// The first offset that no slot uses.
-    next: usize,
-}
-
-impl Table {
-    pub(super) fn new() -> Table {
-        Table {
-            slots: Box::new([0; 1 << TABLE_BITS]),
-            offset: 1,
-            next: 1,
-        }
-    }
-
-    pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.slots)
-    }
-
-    /// Begins a chunk of `len` positions: what the table holds now counts as empty, however the last chunk ended.
-    fn begin(&mut self, len: usize) {
-        self.offset = self.next;
-        if self.offset + len > usize::from(u16::MAX) {
-            self.slots.fill(0);
-            self.offset = 1;
-        }
-        self.next = self.offset + len;
-    }
-}
+/// Twice as many slots as a page has positions.
+pub(super) type Table = Positions<8192>;
 
 /// Compresses all of `src`; `None` where the stream does not fit.
 pub(super) fn compress<const RLE: bool>(
@@ -106,13 +69,10 @@ fn encode_chunk<const RLE: bool>(
         return Some(literals);
     };
     let src = &src[..end];
-    // A slot holds a position less `shift`.
-    let shift = begin.wrapping_sub(table.offset);
-    let slots = &mut *table.slots;
     // Nothing precedes the first byte, and a run of zeros cannot be the first instruction.
     let mut at = begin + 1;
     if begin < last {
-        slots[hash(word(src, begin) as u32)] = begin.wrapping_sub(shift) as u16;
+        table.note(hash(word(src, begin) as u32), 0);
     }
     while at < last {
         let next = word(src, at);
@@ -126,11 +86,8 @@ fn encode_chunk<const RLE: bool>(
                 continue;
             }
         }
-        let slot = &mut slots[hash(next as u32)];
-        let candidate = usize::from(*slot);
-        *slot = at.wrapping_sub(shift) as u16;
-        if candidate >= begin.wrapping_sub(shift) {
-            let candidate = candidate.wrapping_add(shift);
+        if let Some(candidate) = table.replace(hash(next as u32), at - begin) {
+            let candidate = begin + candidate;
             if word(src, candidate) as u32 == next as u32 {
                 let len = MIN_MATCH + same(src, candidate + MIN_MATCH, at + MIN_MATCH);
                 let back = same_before(src, candidate - begin, candidate, at, at - literals);
@@ -141,7 +98,7 @@ fn encode_chunk<const RLE: bool>(
                 literals = at;
                 if at < last {
                     let near = at - 2;
-                    slots[hash(word(src, near) as u32)] = near.wrapping_sub(shift) as u16;
+                    table.note(hash(word(src, near) as u32), near - begin);
                 }
                 continue;
             }
@@ -152,8 +109,8 @@ fn encode_chunk<const RLE: bool>(
 }
 
 #[inline(always)]
-fn hash(bytes: u32) -> usize {
-    (bytes.wrapping_mul(0x9E37_79B1) >> (32 - TABLE_BITS)) as usize
+fn hash(bytes: u32) -> u32 {
+    bytes.wrapping_mul(0x9E37_79B1)
 }
 
 /// The 8 bytes at `at`.
