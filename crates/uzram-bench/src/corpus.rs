@@ -3,9 +3,11 @@
 //! and nothing is written to disk.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -55,9 +57,19 @@ impl Corpus {
     }
 }
 
+impl Corpus {
+    /// Of whole pages; what is left over is dropped.
+    pub(crate) fn new(name: &str, mut bytes: Vec<u8>) -> Corpus {
+        bytes.truncate(bytes.len() / PAGE * PAGE);
+        let name = name.into();
+        Corpus { name, bytes }
+    }
+}
+
 /// The work that fills the heaps. Each program fills its memory, says `ready` and waits for its input to end.
-const WORK: &[(&str, &str, &str)] = &[
+const WORK: &[(&str, &str, &str, &str)] = &[
     (
+        "python3 syntax trees",
         "python3",
         "-c",
         "import ast, glob, os, sys
@@ -71,6 +83,7 @@ while used() < LIMIT:
 print('ready', flush=True); sys.stdin.read()",
     ),
     (
+        "python3 JSON",
         "python3",
         "-c",
         "import json, sys, random
@@ -85,6 +98,7 @@ while i % 1000 or used() < LIMIT:
 print('ready', flush=True); sys.stdin.read()",
     ),
     (
+        "SQLite",
         "python3",
         "-c",
         "import sqlite3, sys, random
@@ -99,6 +113,7 @@ while used() < LIMIT:
 print('ready', flush=True); sys.stdin.read()",
     ),
     (
+        "perl hashes",
         "perl",
         "-e",
         "$| = 1; srand(5); my %h;
@@ -116,21 +131,152 @@ print qq(ready\n); my @rest = <STDIN>;",
 pub fn process_memory(megabytes: usize) -> Result<Corpus> {
     let each = megabytes / WORK.len();
     let mut bytes = Vec::with_capacity(megabytes << 20);
-    for (program, flag, text) in WORK {
-        let text = text.replace("LIMIT", &(each << 20).to_string());
-        let mut child = Command::new(program)
-            .args([flag, text.as_str()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
-        let result = wait_ready(&mut child).and_then(|()| read_heap(child.id(), &mut bytes));
-        drop(child.stdin.take());
-        child.wait()?;
-        result.with_context(|| format!("reading the memory of {program}"))?;
+    for work in WORK {
+        heap_of(work, each, &mut bytes)?;
     }
     let name = "process memory (python3: syntax trees, JSON, SQLite; perl: hashes)".into();
     Ok(Corpus { name, bytes })
+}
+
+/// About `megabytes` of the heap of each kind of work, apart.
+pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
+    let heap = |work: &(&str, &str, &str, &str)| {
+        let mut bytes = Vec::new();
+        heap_of(work, megabytes, &mut bytes)?;
+        Ok(Corpus::new(work.0, bytes))
+    };
+    WORK.iter().map(heap).collect()
+}
+
+/// Appends about `megabytes` of the heap of one kind of work.
+fn heap_of(work: &(&str, &str, &str, &str), megabytes: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    let (_, program, flag, text) = work;
+    let text = text.replace("LIMIT", &(megabytes << 20).to_string());
+    let mut child = Command::new(program)
+        .args([flag, text.as_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let result = wait_ready(&mut child).and_then(|()| read_heap(child.id(), bytes));
+    drop(child.stdin.take());
+    child.wait()?;
+    result.with_context(|| format!("reading the memory of {program}"))
+}
+
+/// About `megabytes` of the heap of gcc's compiler proper, stopped while it compiles a program that is made up.
+pub(crate) fn compiler_heap(megabytes: usize) -> Result<Corpus> {
+    let output = Command::new("gcc").arg("-print-prog-name=cc1").output();
+    let cc1 = String::from_utf8(output.context("cannot run gcc")?.stdout)?;
+    let mut child = Command::new(cc1.trim())
+        .args(["-quiet", "-O2", "-o", "/dev/null", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start gcc's cc1")?;
+    let mut input = child.stdin.take().context("no pipe")?;
+    // The compiler reads all before it ends, and may be killed while this still writes.
+    let writer = std::thread::spawn(move || input.write_all(program().as_bytes()));
+    let mut bytes = Vec::new();
+    let result = stop_at(&mut child, megabytes << 20)
+        .and_then(|()| read_heap(child.id(), &mut bytes))
+        .context("reading the memory of gcc's cc1");
+    child.kill()?;
+    child.wait()?;
+    let _ = writer.join();
+    result?;
+    bytes.truncate(megabytes << 20);
+    Ok(Corpus::new("gcc heap", bytes))
+}
+
+/// C that keeps a compiler busy.
+fn program() -> String {
+    let mut text = String::from("struct item { long key; struct item *next; char name[24]; };\n");
+    for i in 0..20_000u32 {
+        let (a, b) = (i.wrapping_mul(2_654_435_761) >> 20, i % 97);
+        text += &format!(
+            "long step_{i}(struct item *at, long sum) {{ while (at && at->key < {a}) {{ \
+             sum += at->key * {b} + at->name[{}]; at = at->next; }} return sum; }}\n",
+            i % 24
+        );
+    }
+    text
+}
+
+/// Stops a process when it has that much memory, or is about to end.
+fn stop_at(child: &mut Child, bytes: usize) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id()))?;
+        let resident = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+        if resident.unwrap_or(0) * PAGE >= bytes {
+            let id = rustix::process::Pid::from_child(child);
+            return Ok(rustix::process::kill_process(
+                id,
+                rustix::process::Signal::STOP,
+            )?);
+        }
+        if child.try_wait()?.is_some() || begin.elapsed() > Duration::from_secs(60) {
+            bail!("it did not reach {bytes} bytes");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Up to `megabytes` of files below `folder`, in the order of their names, whose names `wanted` takes; as the page
+/// cache has them, each from a page's beginning.
+pub(crate) fn files(
+    name: &str,
+    folder: &Path,
+    megabytes: usize,
+    wanted: &dyn Fn(&Path) -> bool,
+) -> Result<Corpus> {
+    let mut bytes = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        paths.sort();
+        for path in paths {
+            if bytes.len() >= megabytes << 20 {
+                break;
+            }
+            if path.is_symlink() {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if wanted(&path) {
+                bytes.extend(std::fs::read(&path)?);
+                bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
+            }
+        }
+    }
+    if bytes.is_empty() {
+        bail!("no files for {name} below {}", folder.display());
+    }
+    bytes.truncate(megabytes << 20);
+    Ok(Corpus::new(name, bytes))
+}
+
+/// Pages of runs of zeros and of noise in turn: what no real program has much of, but every codec's two ends.
+pub(crate) fn zeros_and_noise(megabytes: usize) -> Corpus {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state >> 33
+    };
+    let mut bytes = Vec::with_capacity(megabytes << 20);
+    while bytes.len() < megabytes << 20 {
+        let zeros = next() % 700;
+        bytes.resize(bytes.len() + zeros as usize, 0);
+        for _ in 0..next() % 300 {
+            bytes.push(next() as u8);
+        }
+    }
+    Corpus::new("zeros and noise", bytes)
 }
 
 fn wait_ready(child: &mut Child) -> Result<()> {

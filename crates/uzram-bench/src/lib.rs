@@ -6,8 +6,15 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod codecs;
 pub mod core;
 pub mod corpus;
 pub mod measure;
 pub mod report;
 mod rival;
+mod zram;
+
+// The library that the tests of the compress crate load, too.
+#[allow(unsafe_code)]
+#[path = "../../uzram-compress/tests/support/liblzo2.rs"]
+mod liblzo2;

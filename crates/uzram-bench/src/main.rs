@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, core};
+use uzram_bench::{attach, codecs, core};
 
-const USAGE: &str = "usage: uzram-bench core|attach [--quick] [--rounds N] [--record FILE]
+const USAGE: &str = "usage: uzram-bench core|codecs|attach [--quick] [--rounds N] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
+  codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
   attach    how fast a new process takes a device over (default: 9 rounds)
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let mut options = core::Options::default();
     let mut takeover = attach::Options::default();
+    let mut all = codecs::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -38,26 +40,37 @@ fn run() -> Result<()> {
                     fill_bytes: 64 << 20,
                 };
                 takeover.fill_bytes = 512 << 20;
+                all.megabytes = 4;
+                all.rounds = 3;
+                all.batch = 256;
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
                 options.rounds = count.context("--rounds needs a number, 1 or more")?;
                 takeover.rounds = options.rounds;
+                all.rounds = options.rounds;
             }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "attach" => name = Some(arg),
+            "core" | "codecs" | "attach" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
     let progress = &mut |what: &str| eprintln!("{what} ...");
-    let report = match name.as_deref() {
-        Some("core") => core::run(&options, progress)?,
-        Some(_) => attach::run(&takeover, progress)?,
+    match name.as_deref() {
+        Some("core") => show(&core::run(&options, progress)?, record),
+        Some("codecs") => show(&codecs::run(&all, progress)?, record),
+        Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),
-    };
+    }
+}
+
+fn show(
+    report: &(impl std::fmt::Display + serde::Serialize),
+    record: Option<String>,
+) -> Result<()> {
     print!("{report}");
     if let Some(path) = record {
-        let json = serde_json::to_string_pretty(&report)?;
+        let json = serde_json::to_string_pretty(report)?;
         std::fs::write(&path, json + "\n").with_context(|| format!("writing {path}"))?;
     }
     Ok(())

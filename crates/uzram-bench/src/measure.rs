@@ -38,6 +38,16 @@ impl Rounds {
         )
     }
 
+    /// How many rounds there were.
+    pub fn count(&self) -> usize {
+        self.seconds.first().map_or(0, Vec::len)
+    }
+
+    /// Seconds of `who` in a round.
+    pub fn at(&self, who: usize, round: usize) -> f64 {
+        self.seconds[who][round]
+    }
+
     /// Median seconds of a round.
     pub fn seconds(&self, who: usize) -> f64 {
         median(self.seconds[who].clone())

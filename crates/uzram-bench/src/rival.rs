@@ -4,6 +4,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
+use crate::liblzo2::Liblzo2;
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat};
 
@@ -12,6 +13,7 @@ pub(crate) enum Raw {
     Lz4(Box<[u64]>),
     Zstd(Box<(CCtx<'static>, DCtx<'static>)>),
     Deflate(Box<(Compressor, Decompressor)>),
+    Lzo(Liblzo2),
 }
 
 unsafe extern "C" {
@@ -60,6 +62,7 @@ impl Raw {
                     Decompressor::new(),
                 ))))
             }
+            "lzo" => Liblzo2::load().map(Raw::Lzo),
             _ => None,
         }
     }
@@ -83,6 +86,7 @@ impl Raw {
             }
             Raw::Zstd(state) => state.0.compress2(&mut out[..], page).unwrap_or(0),
             Raw::Deflate(state) => state.0.deflate_compress(page, out).unwrap_or(0),
+            Raw::Lzo(library) => library.compress(page, out).unwrap_or(0),
         }
     }
 
@@ -103,6 +107,7 @@ impl Raw {
             }
             Raw::Zstd(state) => state.1.decompress(&mut page[..], object) == Ok(page.len()),
             Raw::Deflate(state) => state.1.deflate_decompress(object, page) == Ok(page.len()),
+            Raw::Lzo(library) => library.decompress(object, page) == Some(page.len()),
         }
     }
 }

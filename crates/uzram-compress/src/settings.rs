@@ -45,7 +45,7 @@ pub struct Settings {
 
 impl Settings {
     /// Checks `given` against the algorithm's schema and fills in the defaults. A key given twice takes the
-    /// last value. `block_size` is the largest input in bytes that a tfm will be given.
+    /// last value; the algorithm's name and a dot may precede it. `block_size` is the largest input in bytes that a tfm will be given.
     pub fn new<K: AsRef<str>, V: AsRef<str>>(
         algorithm: &dyn Algorithm,
         block_size: usize,
@@ -60,7 +60,7 @@ impl Settings {
             })
             .collect();
         for (key, value) in given {
-            let (key, value) = (key.as_ref(), value.as_ref());
+            let (key, value) = (plain_key(algorithm, key.as_ref()), value.as_ref());
             let index = algorithm.params().iter().position(|spec| spec.name == key);
             let index = index.ok_or_else(|| unknown_param(algorithm, key))?;
             let kind = algorithm.params()[index].kind;
@@ -97,6 +97,12 @@ impl Settings {
             .and_then(|v| i32::try_from(v).ok())
             .unwrap_or_default()
     }
+}
+
+/// The kernel puts some algorithms' names before their keys: `deflate.winbits`.
+fn plain_key<'a>(algorithm: &dyn Algorithm, key: &'a str) -> &'a str {
+    let rest = key.strip_prefix(algorithm.name());
+    rest.and_then(|rest| rest.strip_prefix('.')).unwrap_or(key)
 }
 
 fn unknown_param(algorithm: &dyn Algorithm, key: &str) -> Error {

@@ -1,0 +1,68 @@
+//! Both ways against liblzo2, the original: what either encodes the other decodes, to the byte. The library is
+//! loaded at run time; where it is missing the test reports a skip, or fails where `UZRAM_REQUIRE_PEERS` or `CI`
+//! says that it must not be missing.
+#![cfg(feature = "lzo")]
+
+#[path = "support/liblzo2.rs"]
+mod liblzo2;
+#[path = "support/pages.rs"]
+mod pages;
+
+use liblzo2::Liblzo2;
+use uzram_compress::Registry;
+
+fn library() -> Option<Liblzo2> {
+    let library = Liblzo2::load();
+    let required = |name| std::env::var_os(name).is_some();
+    if library.is_none() {
+        assert!(
+            !required("UZRAM_REQUIRE_PEERS") && !required("CI"),
+            "liblzo2.so.2 is missing"
+        );
+        eprintln!("SKIP interop with liblzo2: liblzo2.so.2 is missing");
+    }
+    library
+}
+
+#[test]
+fn interop_liblzo2_reads_and_is_read() {
+    let Some(mut peer) = library() else { return };
+    let none: [(&str, &str); 0] = [];
+    let mut tfm = Registry::builtin()
+        .prepare("lzo", 4096, none)
+        .unwrap()
+        .tfm()
+        .unwrap();
+    let (mut ours, mut theirs) = (0, 0);
+    for plain in pages::inputs(1..2000) {
+        let mut object = vec![0; plain.len() * 2 + 64];
+        let mut back = vec![0; plain.len()];
+
+        let len = tfm.compress(&plain, &mut object).unwrap();
+        assert_eq!(
+            peer.decompress(&object[..len], &mut back),
+            Some(plain.len())
+        );
+        assert!(
+            back == plain,
+            "liblzo2 reads other bytes of {} than were compressed",
+            plain.len()
+        );
+        ours += len;
+
+        let len = peer.compress(&plain, &mut object).unwrap();
+        back.fill(0);
+        assert_eq!(tfm.decompress(&object[..len], &mut back), Ok(plain.len()));
+        assert!(
+            back == plain,
+            "other bytes of {} than liblzo2 compressed",
+            plain.len()
+        );
+        theirs += len;
+    }
+    println!("{ours} bytes, liblzo2 {theirs}");
+    assert!(
+        ours <= theirs,
+        "less dense than liblzo2: {ours} bytes, {theirs}"
+    );
+}
