@@ -31,6 +31,10 @@ const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     ],
 }];
 
+/// What lz4 and lz4hc share: one block format, one decoder, one kind of dictionary.
+#[cfg(feature = "lz4")]
+mod lz4_block;
+
 macro_rules! backends {
     ($($feature:literal $module:ident;)*) => {
         $(#[cfg(feature = $feature)] mod $module;)*
