@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{Error, ParamSpec, Settings};
+use crate::{DictionarySpec, Error, ParamSpec, Settings};
 
 /// A vector whose compressed form is known from an independent implementation.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +30,14 @@ pub trait Algorithm: Send + Sync {
     fn params(&self) -> &'static [ParamSpec] {
         &[]
     }
+    /// Which dictionaries the algorithm takes; `None` where it takes none.
+    fn dictionary(&self) -> Option<DictionarySpec> {
+        None
+    }
     /// At least one vector for the self-test.
     fn known_answers(&self) -> &'static [KnownAnswer];
-    /// Checks nothing (the [`Settings`] are checked already) and builds what all workers share.
+    /// Builds what all workers share, dictionary included. The [`Settings`] are checked already, except for what
+    /// only the algorithm can tell of a dictionary's bytes ([`Error::BadDictionary`]).
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error>;
 }
 
@@ -43,6 +48,11 @@ pub trait Prepared: Send + Sync {
     /// The decompressor that needs no context, where the algorithm has one. Readers then take no stream.
     fn stateless(&self) -> Option<&dyn Decompress> {
         None
+    }
+    /// Memory that is shared by all workers, in bytes: above all a dictionary and what was made of it. 0 where
+    /// there is next to none.
+    fn memory_bytes(&self) -> usize {
+        0
     }
 }
 

@@ -5,6 +5,8 @@
 //! The oracle is the identity: what was compressed must come back, byte for byte, and bytes that no
 //! compressor made must be refused or decoded without a panic and without a write past the buffer.
 
+mod with_dictionary;
+
 use crate::{Algorithm, Error, ParamKind, Prepared, Settings, Tfm};
 
 /// The block size that the suite prepares for.
@@ -49,7 +51,8 @@ pub fn full(algorithm: &dyn Algorithm) -> Result<(), String> {
     let prepared = prepare(algorithm, &[])?;
     small_outputs(&*prepared)?;
     hostile_input(&*prepared)?;
-    independent_tfms(&*prepared)
+    independent_tfms(&*prepared)?;
+    with_dictionary::full(algorithm)
 }
 
 fn prepare(

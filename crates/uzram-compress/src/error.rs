@@ -57,6 +57,34 @@ pub enum Error {
         /// The word.
         given: String,
     },
+    /// A name with parameters is not of the form `name` or `name(key=value,...)`.
+    #[error(
+        "'{given}' is no algorithm: give its name, or name(key=value,...) such as zstd(level=1)"
+    )]
+    BadSpec {
+        /// What was given.
+        given: String,
+    },
+    /// The algorithm does not take this dictionary.
+    #[error(
+        "a dictionary of {given_bytes} bytes is not possible for '{algorithm}': it takes {accepted}"
+    )]
+    BadDictionary {
+        /// The algorithm's name.
+        algorithm: String,
+        /// Length of the dictionary.
+        given_bytes: usize,
+        /// What it takes.
+        accepted: String,
+    },
+    /// No dictionary came of the samples.
+    #[error("no dictionary can be made of {samples} samples: {reason}")]
+    Training {
+        /// How many samples there were.
+        samples: usize,
+        /// What is wrong with them, or with the size asked for.
+        reason: String,
+    },
     /// The result does not fit the output buffer.
     #[error("the result does not fit {got} bytes of output")]
     OutputTooSmall {

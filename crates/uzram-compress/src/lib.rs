@@ -23,6 +23,11 @@
 //! # Ok::<(), uzram_compress::Error>(())
 //! ```
 //!
+//! Some algorithms take a *dictionary*: bytes that workers and objects share, so that small inputs find matches
+//! before they have made any. [`dictionary::train`] makes one of samples; [`Settings::with_dictionary`] hands it to
+//! `prepare`, which digests it once for all workers. What was compressed with a dictionary needs the same one to
+//! come back.
+//!
 //! This crate knows nothing about pages, slots, devices or pools: `block_size` is merely the largest input
 //! that a tfm will be given.
 #![deny(unsafe_code)]
@@ -30,11 +35,15 @@
 mod algorithm;
 mod backends;
 pub mod conformance;
+pub mod dictionary;
 mod error;
 mod registry;
 mod settings;
+mod spec;
 
 pub use algorithm::{Algorithm, Decompress, KnownAnswer, Prepared, Tfm};
+pub use dictionary::{DictionaryForm, DictionarySpec};
 pub use error::Error;
 pub use registry::Registry;
 pub use settings::{ParamKind, ParamSpec, Settings, parse_params};
+pub use spec::AlgorithmSpec;

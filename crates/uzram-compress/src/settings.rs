@@ -1,6 +1,9 @@
 //! Parameters: their schema, and a set of values checked against it. Checking happens once, here, so that a
 //! backend's `prepare` reads values that are known to be in range.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::{Algorithm, Error};
 
 /// What values a parameter takes.
@@ -36,11 +39,23 @@ impl std::fmt::Display for ParamKind {
     }
 }
 
-/// Values for one algorithm's parameters, complete and in range.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Values for one algorithm's parameters, complete and in range, and its dictionary.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     block_size: usize,
     ints: Vec<(&'static str, i64)>,
+    dictionary: Option<Arc<[u8]>>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dictionary_bytes = self.dictionary.as_ref().map(|bytes| bytes.len());
+        f.debug_struct("Settings")
+            .field("block_size", &self.block_size)
+            .field("ints", &self.ints)
+            .field("dictionary_bytes", &dictionary_bytes)
+            .finish()
+    }
 }
 
 impl Settings {
@@ -77,7 +92,53 @@ impl Settings {
                 }
             };
         }
-        Ok(Settings { block_size, ints })
+        Ok(Settings {
+            block_size,
+            ints,
+            dictionary: None,
+        })
+    }
+
+    /// The same with a dictionary. [`Error::BadDictionary`] where the algorithm takes none, or none of that length.
+    pub fn with_dictionary(
+        mut self,
+        algorithm: &dyn Algorithm,
+        dictionary: Arc<[u8]>,
+    ) -> Result<Settings, Error> {
+        let spec = algorithm.dictionary();
+        let fits = spec.is_some_and(|spec| spec.accepts_len(dictionary.len()));
+        if !fits {
+            return Err(Error::BadDictionary {
+                algorithm: algorithm.name().into(),
+                given_bytes: dictionary.len(),
+                accepted: spec.map_or("none".into(), |spec| spec.to_string()),
+            });
+        }
+        self.dictionary = Some(dictionary);
+        Ok(self)
+    }
+
+    /// The dictionary, if there is one.
+    pub fn dictionary(&self) -> Option<&Arc<[u8]>> {
+        self.dictionary.as_ref()
+    }
+
+    /// The whole numbers that differ from their defaults, as `level=3` separated by commas: what
+    /// [`parse_params`] reads. Empty for the defaults.
+    pub fn params_text(&self, algorithm: &dyn Algorithm) -> String {
+        let changed = |(name, value): &&(&'static str, i64)| {
+            !algorithm.params().iter().any(|spec| {
+                let ParamKind::Int { default, .. } = spec.kind;
+                spec.name == *name && default == *value
+            })
+        };
+        let pairs: Vec<String> = self
+            .ints
+            .iter()
+            .filter(changed)
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        pairs.join(",")
     }
 
     /// The largest input in bytes that a tfm will be given.

@@ -23,15 +23,26 @@ fn compress_and_decompress_allocate_nothing() {
     }
     for algorithm in Registry::builtin().iter() {
         let none: [(&str, &str); 0] = [];
-        let settings = Settings::new(&**algorithm, 4096, none).unwrap();
-        let mut tfm = algorithm.prepare(&settings).unwrap().tfm().unwrap();
-        let (mut object, mut back) = ([0u8; 8192], [0u8; 4096]);
-        let before = CALLS.get();
-        for page in &pages {
-            let len = tfm.compress(page, &mut object).unwrap();
-            tfm.decompress(&object[..len], &mut back).unwrap();
-            let _ = tfm.decompress(page, &mut back);
+        let alone = Settings::new(&**algorithm, 4096, none).unwrap();
+        let content: Vec<u8> = pages[1..].concat();
+        let with = algorithm.dictionary().map(|_| {
+            let settings = alone.clone();
+            settings.with_dictionary(&**algorithm, content.into())
+        });
+        for settings in [Some(Ok(alone)), with].into_iter().flatten() {
+            let mut tfm = algorithm
+                .prepare(&settings.unwrap())
+                .unwrap()
+                .tfm()
+                .unwrap();
+            let (mut object, mut back) = ([0u8; 8192], [0u8; 4096]);
+            let before = CALLS.get();
+            for page in &pages {
+                let len = tfm.compress(page, &mut object).unwrap();
+                tfm.decompress(&object[..len], &mut back).unwrap();
+                let _ = tfm.decompress(page, &mut back);
+            }
+            assert_eq!(CALLS.get(), before, "{} allocated", algorithm.driver_name());
         }
-        assert_eq!(CALLS.get(), before, "{} allocated", algorithm.driver_name());
     }
 }

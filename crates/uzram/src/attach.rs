@@ -11,9 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_pool::{Pool, Region, Restore};
 
+use uzram_compress::Registry;
+
 use crate::builder::{
-    Builder, cpus, refused, refused_books, refused_swap, refused_table, shards, take,
+    Builder, Parts, cpus, refused, refused_books, refused_swap, refused_table, shards, take,
 };
+use crate::codec::{CODECS, Loaded, Record, Records, load_roles};
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::layout::{Header, state};
@@ -40,38 +43,148 @@ pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
     Ok(header)
 }
 
+/// Whether this build could serve the image in `file`, which may be in use: its header and each of its codecs. Returns
+/// the name of the algorithm that it is written with.
+///
+/// [`Error::Image`] where the file holds no image of this version or a damaged one, [`Error::Compress`] where an
+/// algorithm is missing.
+pub fn check_image(file: &OwnedFd, registry: &Registry) -> Result<String, Error> {
+    let geometry = read_header(file)?.geometry();
+    let read = |at: u64, bytes: &mut [u8]| {
+        let got = rustix::io::pread(file, &mut *bytes, at)
+            .map_err(|error| refused("reading the image", bytes.len() as u64)(error.into()))?;
+        let what = "the file is shorter than the image";
+        if got < bytes.len() {
+            return Err(Error::from(HeaderError::Inconsistent { what }));
+        }
+        Ok(())
+    };
+    let mut page = [0; PAGE_SIZE];
+    read(state::OFFSET, &mut page)?;
+    let word = *page.as_chunks::<8>().0.get(state::ROLES).unwrap_or(&[0; 8]);
+    let roles = load_roles(&AtomicU64::new(u64::from_ne_bytes(word)))?;
+    read(geometry.codecs_offset(), &mut page)?;
+    let records = Record::parse_all(&page, &geometry)?;
+    for (index, record) in records.iter().enumerate() {
+        let Some(record) = record else { continue };
+        let (offset, len) = record.dictionary();
+        let mut dictionary = vec![0; len];
+        read(offset, &mut dictionary)?;
+        if !record.is_dictionary(&dictionary) {
+            let what = "a codec's dictionary is damaged";
+            return Err(HeaderError::Codec { index, what }.into());
+        }
+        record.codec(registry, dictionary)?;
+    }
+    let primary = roles.0[0].and_then(|index| records[usize::from(index)].as_ref());
+    let what = "the primary codec is missing";
+    Ok(primary
+        .ok_or(HeaderError::Inconsistent { what })?
+        .name()
+        .into())
+}
+
+/// The codecs that an image names, made ready. One that this build cannot make is an error only where it is needed:
+/// it has a priority, or, as the table will tell, objects.
+struct Found {
+    loaded: Loaded,
+    missing: [Option<Error>; CODECS],
+}
+
+impl Found {
+    fn of(records: &Records, roles: &AtomicU64, registry: &Registry) -> Result<Found, Error> {
+        let mut found = Found {
+            loaded: Loaded {
+                roles: load_roles(roles)?,
+                ..Loaded::default()
+            },
+            missing: [const { None }; CODECS],
+        };
+        for (index, record) in records.read_all()?.into_iter().enumerate() {
+            let Some((record, dictionary)) = record else {
+                continue;
+            };
+            match record.codec(registry, dictionary) {
+                Ok(codec) => found.loaded.codecs[index] = Some(codec),
+                Err(error) => found.missing[index] = Some(error),
+            }
+        }
+        for index in found.loaded.roles.0.into_iter().flatten().map(usize::from) {
+            if let Some(error) = found.missing[index].take() {
+                return Err(error);
+            }
+            if found.loaded.codecs[index].is_none() {
+                let what = "a codec with a priority is missing";
+                return Err(HeaderError::Codec { index, what }.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// A bit for each codec that words may name.
+    fn known(&self) -> u16 {
+        let known = |index: usize| {
+            let known = self.loaded.codecs[index].is_some() || self.missing[index].is_some();
+            u16::from(known) << index
+        };
+        (0..CODECS).map(known).sum()
+    }
+
+    /// When it is known what objects there are: forgets the codecs that nobody needs.
+    fn keep_needed(mut self, counters: &Counters, records: &Records) -> Result<Loaded, Error> {
+        for index in 0..CODECS {
+            if self.loaded.roles.of_codec(index).next().is_some() {
+                continue;
+            }
+            if counters.of_codec(index).0 == 0 {
+                self.loaded.codecs[index] = None;
+                records.remove(index);
+            } else if let Some(error) = self.missing[index].take() {
+                return Err(error);
+            }
+        }
+        Ok(self.loaded)
+    }
+}
+
 impl Builder {
-    /// Makes the device of an image that another process left in `file`. Size, block size, algorithm and limit are the
-    /// image's; of this builder the algorithm's parameters, the streams and the registry are used.
+    /// Makes the device of an image that another process left in `file`. Size, block size, algorithms with parameters
+    /// and dictionaries, and limit are the image's; of this builder the streams, the reserve and the registry are used.
     ///
-    /// [`Error::Image`] where the file holds no image of this version, [`Error::InUse`] while another process has it,
-    /// [`Error::Damaged`] where table and arena contradict each other (nothing was changed then but control bits and
-    /// books), [`Error::Compress`] where this build lacks the algorithm.
+    /// [`Error::Image`] where the file holds no image of this version or a damaged one, [`Error::InUse`] while another
+    /// process has it, [`Error::Damaged`] where table and arena contradict each other (nothing was changed then but
+    /// control bits and books), [`Error::Compress`] where this build lacks an algorithm.
     pub fn attach(self, file: OwnedFd) -> Result<Device, Error> {
         take(&file)?;
         let header = read_header(&file)?;
         let geometry = header.geometry();
-        let name = header.algorithm(0).ok_or(HeaderError::Inconsistent {
-            what: "no algorithm is named",
-        })?;
-        let codec = self.codec(name)?;
         let image = geometry.image_bytes();
         let region = Region::file(file, image).map_err(refused("table and arena", image))?;
         let region = Arc::new(region);
+        let records = Records::new(region.clone(), geometry);
+        let roles = &region.words(state::OFFSET, state::WORDS)[state::ROLES];
+        let found = Found::of(&records, roles, &self.algorithms())?;
         let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let shards = shards(geometry.pages * PAGE_SIZE as u64);
         let mut restore =
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
-        let counters = Counters::new(codec.streams.count());
-        scan(&table, &restore, &counters, &header)?;
+        let counters = self.counters();
+        scan(&table, &restore, &counters, found.known())?;
+        let loaded = found.keep_needed(&counters, &records)?;
         if let Some(bytes) = self.reserve() {
             restore.keep_stock(bytes);
         }
-        let pool = restore.finish();
         counters.reset_totals();
-        let mut device = Device::assemble(codec, header.logical_block_size(), region, table, pool);
-        device.counters = counters;
+        let parts = Parts {
+            logical_block_size: header.logical_block_size(),
+            region,
+            table,
+            pool: restore.finish(),
+            records,
+            counters,
+        };
+        let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
         // The stock may be short: whoever maintains it fills it, and requests need not wait for that.
         if let Some(bytes) = self.reserve() {
@@ -83,12 +196,7 @@ impl Builder {
 }
 
 /// Reads the whole table from several threads. The first damage that is found ends it.
-fn scan(
-    table: &Table,
-    restore: &Restore,
-    counters: &Counters,
-    header: &Header,
-) -> Result<(), Error> {
+fn scan(table: &Table, restore: &Restore, counters: &Counters, codecs: u16) -> Result<(), Error> {
     let chunks: Vec<(u64, u64)> = table
         .resident()
         .flat_map(|(first, count)| {
@@ -103,7 +211,7 @@ fn scan(
     let work = |number: usize| {
         while let Some((first, end)) = chunks.get(next.fetch_add(1, Relaxed) as usize) {
             for page in *first..*end {
-                if let Err(reason) = take_over(page, table, restore, counters, header, number) {
+                if let Err(reason) = take_over(page, table, restore, counters, codecs, number) {
                     next.store(chunks.len() as u64, Relaxed);
                     let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
                     *damage = Some(Error::Damaged { page, reason });
@@ -127,7 +235,7 @@ fn take_over(
     table: &Table,
     restore: &Restore,
     counters: &Counters,
-    header: &Header,
+    codecs: u16,
     thread: usize,
 ) -> Result<(), String> {
     let word = table.take_over(page);
@@ -140,9 +248,11 @@ fn take_over(
         return Err(unknown());
     }
     if let Content::Compressed { algorithm, .. } = content
-        && header.algorithm(algorithm.into()).is_none()
+        && codecs >> algorithm & 1 == 0
     {
-        return Err(format!("its algorithm {algorithm} is not in the header"));
+        return Err(format!(
+            "the image has no codec {algorithm}, which its word names"
+        ));
     }
     if let Some((handle, len)) = content.object() {
         let added = restore.add(handle, len);

@@ -2,14 +2,17 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::fs::FlockOperation;
-use uzram_compress::{Algorithm, Prepared, Registry, Tfm};
+use uzram_compress::Registry;
 use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
+use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
+use crate::counters::Counters;
 use crate::device::Device;
-use crate::layout::{Geometry, Header};
+use crate::layout::{Geometry, Header, state};
 use crate::stream::{PerCpu, Stream};
 use crate::table::Table;
 use crate::{Error, PAGE_SIZE};
@@ -36,39 +39,61 @@ const BYTES_PER_SHARD: u64 = 256 << 20;
 #[must_use]
 pub struct Builder {
     size_bytes: u64,
-    algorithm: String,
-    params: Vec<(String, String)>,
+    /// By priority.
+    choices: [Option<Choice>; PRIORITIES],
     mem_limit_bytes: u64,
     logical_block_size: u32,
     streams: Option<usize>,
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
+    bad_priority: Option<usize>,
 }
 
 impl Builder {
     pub(crate) fn new(size_bytes: u64) -> Builder {
         Builder {
             size_bytes,
-            algorithm: "lz4".into(),
-            params: Vec::new(),
+            choices: [Some(Choice::new("lz4")), None, None, None],
             mem_limit_bytes: 0,
             logical_block_size: PAGE_SIZE as u32,
             streams: None,
             reserve_bytes: None,
             registry: None,
+            bad_priority: None,
         }
     }
 
-    /// The compression algorithm, by name or driver name (default `lz4`).
+    /// The compression algorithm, by name or driver name (default `lz4`). Parameters that were given stay.
     pub fn algorithm(mut self, name: impl Into<String>) -> Builder {
-        self.algorithm = name.into();
+        *self.primary().name_mut() = name.into();
         self
     }
 
     /// One parameter of the algorithm, such as `("level", "3")`.
     pub fn algorithm_param(mut self, key: impl Into<String>, value: impl Into<String>) -> Builder {
-        self.params.push((key.into(), value.into()));
+        let primary = self.primary().clone();
+        self.choices[0] = Some(primary.param(key, value));
         self
+    }
+
+    /// The algorithm with parameters and dictionary, in place of what was said of them so far.
+    pub fn choose(mut self, choice: Choice) -> Builder {
+        self.choices[0] = Some(choice);
+        self
+    }
+
+    /// The secondary algorithm of a priority from 1 to 3: see [`Device::set_secondary`]. Priorities beyond are refused
+    /// when the device is made.
+    pub fn secondary(mut self, priority: usize, choice: Choice) -> Builder {
+        match self.choices.get_mut(priority) {
+            Some(slot) if priority > 0 => *slot = Some(choice),
+            _ => self.bad_priority = Some(priority),
+        }
+        self
+    }
+
+    fn primary(&mut self) -> &mut Choice {
+        self.choices[0].get_or_insert_with(|| Choice::new("lz4"))
     }
 
     /// Limit on pool memory in bytes, 0 (the default) for none.
@@ -144,12 +169,12 @@ impl Builder {
                 ),
             });
         }
-        let codec = self.codec(&self.algorithm)?;
+        let loaded = self.codecs()?;
         let shards = shards(self.size_bytes);
         let geometry = Geometry::new(pages, shards);
         let image = geometry.image_bytes();
         let region = Arc::new(reserve(image).map_err(refused("table and arena", image))?);
-        let header = Header::new(&geometry, self.logical_block_size, codec.algorithm.name());
+        let header = Header::new(&geometry, self.logical_block_size);
         let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let mut pool =
@@ -157,7 +182,23 @@ impl Builder {
         if let Some(bytes) = self.reserve_bytes {
             pool.keep_stock(bytes);
         }
-        let device = Device::assemble(codec, self.logical_block_size, region, table, pool);
+        let records = Records::new(region.clone(), geometry);
+        for (index, codec) in loaded.codecs.iter().enumerate() {
+            if let Some(codec) = codec {
+                records.put(index, codec)?;
+            }
+        }
+        region.words(state::OFFSET, state::WORDS)[state::ROLES]
+            .store(loaded.roles.to_word(), Relaxed);
+        let parts = Parts {
+            logical_block_size: self.logical_block_size,
+            region,
+            table,
+            pool,
+            records,
+            counters: self.counters(),
+        };
+        let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(self.mem_limit_bytes);
         self.fill_stock(&device)?;
         // Last: an image with a header is whole.
@@ -185,33 +226,71 @@ impl Builder {
         })
     }
 
-    /// The algorithm of that name with this builder's parameters, and its contexts.
-    pub(crate) fn codec(&self, name: &str) -> Result<Codec, Error> {
-        let registry = self.registry.clone().unwrap_or_else(Registry::builtin);
-        let algorithm = registry.find(name)?.clone();
-        let params = self.params.iter().map(|(k, v)| (k, v));
-        let prepared = registry.prepare(algorithm.driver_name(), PAGE_SIZE, params)?;
-        let count = self.streams.unwrap_or_else(cpus).max(1);
-        let streams = PerCpu::new(count, || Stream::new(&*prepared))?;
-        let readers = match prepared.stateless() {
-            Some(_) => None,
-            None => Some(PerCpu::new(count, || prepared.tfm())?),
-        };
-        Ok(Codec {
-            algorithm,
-            prepared,
+    /// The codecs that were chosen, checked, each once, from index 0.
+    fn codecs(&self) -> Result<Loaded, Error> {
+        self.bad_priority.map_or(Ok(()), check_secondary)?;
+        let registry = self.algorithms();
+        let mut loaded = Loaded::default();
+        for (priority, choice) in self.choices.iter().enumerate() {
+            let Some(choice) = choice else { continue };
+            let codec = Codec::new(&registry, choice)?;
+            let same = |other: &Option<Codec>| other.as_ref().is_none_or(|o| o.is_same_as(&codec));
+            // There are more places than priorities.
+            let index = loaded.codecs.iter().position(same).unwrap_or_default();
+            loaded.codecs[index] = Some(codec);
+            loaded.roles.0[priority] = Some(index as u8);
+        }
+        Ok(loaded)
+    }
+
+    pub(crate) fn algorithms(&self) -> Registry {
+        self.registry.clone().unwrap_or_else(Registry::builtin)
+    }
+
+    fn stream_count(&self) -> usize {
+        self.streams.unwrap_or_else(cpus).max(1)
+    }
+
+    /// Counters for as many CPUs as there will be streams.
+    pub(crate) fn counters(&self) -> Counters {
+        Counters::new(self.stream_count())
+    }
+
+    /// Puts a device together whose image says all this already.
+    pub(crate) fn assemble(&self, loaded: Loaded, parts: Parts) -> Result<Device, Error> {
+        let count = self.stream_count();
+        let codecs = Codecs::new(parts.records, count)?;
+        codecs.change().load(loaded)?;
+        let (index, primary) = codecs
+            .of_priority(0)
+            .ok_or(crate::HeaderError::Inconsistent {
+                what: "no algorithm is the primary",
+            })?;
+        let streams = PerCpu::new(count, || Ok(Stream::new(index, primary.context()?)))?;
+        let encoder_bytes = streams.get(0).encoder.tfm.memory_bytes() * count;
+        Ok(Device {
+            table: parts.table,
+            pool: parts.pool,
             streams,
-            readers,
+            codecs,
+            counters: parts.counters,
+            discarded_bytes: 0.into(),
+            encoder_bytes: (encoder_bytes as u64).into(),
+            registry: self.algorithms(),
+            logical_block_size: parts.logical_block_size,
+            region: parts.region,
         })
     }
 }
 
-/// An algorithm, ready for work.
-pub(crate) struct Codec {
-    pub(crate) algorithm: Arc<dyn Algorithm>,
-    pub(crate) prepared: Arc<dyn Prepared>,
-    pub(crate) streams: PerCpu<Stream>,
-    pub(crate) readers: Option<PerCpu<Box<dyn Tfm>>>,
+/// What a device is put together of, besides its codecs.
+pub(crate) struct Parts {
+    pub(crate) logical_block_size: u32,
+    pub(crate) region: Arc<Region>,
+    pub(crate) table: Table,
+    pub(crate) pool: Pool,
+    pub(crate) records: Records,
+    pub(crate) counters: Counters,
 }
 
 pub(crate) fn cpus() -> usize {
@@ -268,9 +347,6 @@ fn check_size(size_bytes: u64) -> Result<u64, Error> {
 fn write_header(region: &Region, header: &Header) {
     let (words, _) = header.as_bytes().as_chunks::<8>();
     for (slot, word) in region.words(0, words.len()).iter().zip(words) {
-        slot.store(
-            u64::from_ne_bytes(*word),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        slot.store(u64::from_ne_bytes(*word), Relaxed);
     }
 }

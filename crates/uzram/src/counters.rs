@@ -2,11 +2,12 @@
 //! somebody looks. Looking never waits for I/O.
 
 use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crossbeam_utils::CachePadded;
 
 use crate::PAGE_SIZE;
+use crate::codec::CODECS;
 use crate::word::Content;
 
 /// The device's counters at one moment, in the terms of zram's `mm_stat` and `io_stat`.
@@ -38,49 +39,80 @@ pub struct Stats {
     pub notify_free: u64,
     /// Memory of the slot table that is in use.
     pub table_bytes: u64,
-    /// Memory of the pool's books and of the streams, as far as the algorithm's library tells.
+    /// Memory of the pool's books, and of streams, contexts and dictionaries as far as the algorithms' libraries tell.
     pub metadata_bytes: u64,
+    /// Bytes of the dictionaries in the image.
+    pub dictionary_bytes: u64,
+}
+
+/// Objects of one codec.
+#[derive(Debug, Default)]
+struct OfCodec {
+    objects: AtomicI64,
+    bytes: AtomicI64,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     stored_pages: AtomicI64,
-    compressed_bytes: AtomicI64,
     same_pages: AtomicI64,
     huge_pages: AtomicI64,
     huge_pages_since: AtomicI64,
     pub(crate) failed_reads: AtomicI64,
     pub(crate) failed_writes: AtomicI64,
     pub(crate) notify_free: AtomicI64,
+    codecs: [OfCodec; CODECS],
 }
 
-/// What one page contributes: (stored, compressed bytes, same-filled, huge).
-fn weight(content: Content) -> [i64; 4] {
+/// What one page contributes: (stored, same-filled, huge).
+fn weight(content: Content) -> [i64; 3] {
     match content {
-        Content::Empty => [0, 0, 0, 0],
-        Content::Same(_) | Content::SameObject { .. } => [1, 0, 1, 0],
-        Content::Compressed { len, .. } => [1, i64::from(len), 0, 0],
-        Content::Huge { .. } => [1, PAGE_SIZE as i64, 0, 1],
+        Content::Empty => [0, 0, 0],
+        Content::Same(_) | Content::SameObject { .. } => [1, 1, 0],
+        Content::Compressed { .. } => [1, 0, 0],
+        Content::Huge { .. } => [1, 0, 1],
+    }
+}
+
+/// The index of a page's codec and the length of its object.
+fn compressed(content: Content) -> Option<(usize, i64)> {
+    match content {
+        Content::Compressed { algorithm, len, .. } => Some((algorithm.into(), len.into())),
+        _ => None,
     }
 }
 
 impl Shard {
-    /// Notes that a page's contents changed.
+    /// Notes that a page's contents changed, after the new word was published.
     pub(crate) fn replaced(&self, old: Content, new: Content) {
-        let (old, new) = (weight(old), weight(new));
-        let counters = [
-            &self.stored_pages,
-            &self.compressed_bytes,
-            &self.same_pages,
-            &self.huge_pages,
-        ];
-        for ((counter, old), new) in counters.into_iter().zip(old).zip(new) {
+        let (old_weight, new_weight) = (weight(old), weight(new));
+        let counters = [&self.stored_pages, &self.same_pages, &self.huge_pages];
+        for ((counter, old), new) in counters.into_iter().zip(old_weight).zip(new_weight) {
             if old != new {
                 counter.fetch_add(new - old, Relaxed);
             }
         }
-        if new[3] == 1 {
+        if new_weight[2] == 1 {
             self.huge_pages_since.fetch_add(1, Relaxed);
+        }
+        match (compressed(old), compressed(new)) {
+            (Some((old, was)), Some((new, is))) if old == new => {
+                if was != is {
+                    self.codecs[new].bytes.fetch_add(is - was, Relaxed);
+                }
+            }
+            (old, new) => {
+                if let Some((index, len)) = new {
+                    self.codecs[index].bytes.fetch_add(len, Relaxed);
+                    self.codecs[index].objects.fetch_add(1, Relaxed);
+                }
+                if let Some((index, len)) = old {
+                    self.codecs[index].bytes.fetch_sub(len, Relaxed);
+                    // Release: who sees the last object gone sees that nobody decompresses it any more. See
+                    // `codec/table.rs`.
+                    self.codecs[index].objects.fetch_sub(1, Release);
+                }
+            }
         }
     }
 }
@@ -114,13 +146,24 @@ impl Counters {
             total.max(0) as u64
         };
         stats.orig_data_size_bytes = sum(|s| &s.stored_pages) * PAGE_SIZE as u64;
-        stats.compr_data_size_bytes = sum(|s| &s.compressed_bytes);
+        let compressed: u64 = (0..CODECS).map(|index| self.of_codec(index).1).sum();
         stats.same_pages = sum(|s| &s.same_pages);
         stats.huge_pages = sum(|s| &s.huge_pages);
+        stats.compr_data_size_bytes = compressed + stats.huge_pages * PAGE_SIZE as u64;
         stats.huge_pages_since = sum(|s| &s.huge_pages_since);
         stats.failed_reads = sum(|s| &s.failed_reads);
         stats.failed_writes = sum(|s| &s.failed_writes);
         stats.notify_free = sum(|s| &s.notify_free);
+    }
+
+    /// Objects of a codec and their bytes. Once no more are made, 0 objects are none: then the sets only fall, and
+    /// what a look at one after the other adds up to is never less than what is left.
+    pub(crate) fn of_codec(&self, index: usize) -> (u64, u64) {
+        let sum = |pick: fn(&OfCodec) -> &AtomicI64| {
+            let of_shard = |shard: &CachePadded<Shard>| pick(&shard.codecs[index]).load(Acquire);
+            self.shards.iter().map(of_shard).sum::<i64>().max(0) as u64
+        };
+        (sum(|codec| &codec.objects), sum(|codec| &codec.bytes))
     }
 
     /// Zeroes the counters that only ever grow; the others follow the contents.

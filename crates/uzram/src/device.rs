@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use uzram_compress::{Algorithm, Prepared, Tfm};
+use uzram_compress::Registry;
 use uzram_pool::{Gate, Pool, Region, current_cpu};
 
-use crate::builder::{Builder, Codec};
+use crate::builder::Builder;
+use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
 use crate::layout::state;
-use crate::stream::{Encoder, PerCpu, Stream};
+use crate::stream::{PerCpu, Stream};
 use crate::table::Table;
 use crate::{Error, PAGE_SIZE};
 
@@ -36,17 +37,18 @@ pub enum Zeroes {
 pub struct Device {
     pub(crate) table: Table,
     pub(crate) pool: Pool,
-    pub(crate) prepared: Arc<dyn Prepared>,
+    /// Each stream's encoder is of the primary codec; while that is being changed, of the one before.
     pub(crate) streams: PerCpu<Stream>,
-    /// Contexts for readers; `None` where decompression needs none.
-    pub(crate) readers: Option<PerCpu<Box<dyn Tfm>>>,
+    pub(crate) codecs: Codecs,
     pub(crate) counters: Counters,
     /// Object bytes discarded since the last trim.
     pub(crate) discarded_bytes: AtomicU64,
-    pub(crate) stream_bytes: u64,
-    algorithm: Arc<dyn Algorithm>,
-    logical_block_size: u32,
-    region: Arc<Region>,
+    /// Memory of the streams' encoders.
+    pub(crate) encoder_bytes: AtomicU64,
+    /// Where other algorithms are looked up.
+    pub(crate) registry: Registry,
+    pub(crate) logical_block_size: u32,
+    pub(crate) region: Arc<Region>,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -78,32 +80,6 @@ impl Device {
         Builder::new(size_bytes)
     }
 
-    pub(crate) fn assemble(
-        codec: Codec,
-        logical_block_size: u32,
-        region: Arc<Region>,
-        table: Table,
-        pool: Pool,
-    ) -> Device {
-        let count = codec.streams.count();
-        let reader = |readers: &PerCpu<Box<dyn Tfm>>| readers.get(0).memory_bytes();
-        let stream_bytes =
-            codec.streams.get(0).memory_bytes() + codec.readers.as_ref().map_or(0, reader);
-        Device {
-            table,
-            pool,
-            prepared: codec.prepared,
-            streams: codec.streams,
-            readers: codec.readers,
-            counters: Counters::new(count),
-            discarded_bytes: 0.into(),
-            stream_bytes: (stream_bytes * count) as u64,
-            algorithm: codec.algorithm,
-            logical_block_size,
-            region,
-        }
-    }
-
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }
@@ -128,14 +104,21 @@ impl Device {
         self.logical_block_size
     }
 
-    /// Name of the compression algorithm in use.
+    /// Name of the compression algorithm that is written with. [`Device::codecs`] knows all.
     pub fn algorithm(&self) -> &'static str {
-        self.algorithm.name()
+        self.primary().algorithm.name()
     }
 
     /// Name of the driver that implements it.
     pub fn driver(&self) -> &'static str {
-        self.algorithm.driver_name()
+        self.primary().algorithm.driver_name()
+    }
+
+    pub(crate) fn primary(&self) -> Arc<Codec> {
+        let primary = self.codecs.of_priority(0);
+        primary
+            .expect("a device has a primary codec from the first to the last")
+            .1
     }
 
     /// Number of compression streams.
@@ -149,17 +132,15 @@ impl Device {
     pub fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), Error> {
         self.check_range(offset, buf.len() as u64)?;
         let cpu = current_cpu();
-        // Only algorithms that need a context to decompress have readers' contexts.
-        let mut context = self.readers.as_ref().map(|readers| readers.get(cpu));
+        let mut contexts = Contexts::new(&self.codecs, cpu);
         for part in parts(offset, buf.len() as u64) {
             let (piece, rest) = buf.split_at_mut(part.len);
             buf = rest;
-            let tfm = context.as_mut().map(|tfm| &mut ***tfm as &mut dyn Tfm);
             let result = match <&mut [u8; PAGE_SIZE]>::try_from(&mut *piece) {
-                Ok(page) => self.read_page(part.page, page, tfm),
+                Ok(page) => self.read_page(part.page, page, &mut contexts),
                 Err(_) => {
                     let mut page = [0; PAGE_SIZE];
-                    let result = self.read_page(part.page, &mut page, tfm);
+                    let result = self.read_page(part.page, &mut page, &mut contexts);
                     piece.copy_from_slice(&page[part.offset..part.offset + part.len]);
                     result
                 }
@@ -256,6 +237,7 @@ impl Device {
         }
         self.pool.release_free_spans();
         self.trim_if_due();
+        self.drop_unused_codecs();
     }
 
     fn trim_if_due(&self) {
@@ -281,6 +263,7 @@ impl Device {
                 self.trim_if_due();
             } else {
                 self.pool.trim();
+                self.drop_unused_codecs();
             }
         }
         busy
@@ -294,36 +277,8 @@ impl Device {
     /// Brings everything into memory that a request may touch, except for objects.
     pub(crate) fn populate(&self) -> std::io::Result<()> {
         self.table.populate()?;
-        self.pool.populate_books()?;
-        // Codecs touch their memory when they are used first: once on what compresses and once on what does not.
-        let mut noise = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut pages = [[0u8; PAGE_SIZE]; 2];
-        for (at, byte) in pages[0].iter_mut().enumerate() {
-            *byte = (at / 13 * 7) as u8;
-        }
-        for byte in &mut pages[1] {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            *byte = (noise >> 56) as u8;
-        }
-        let mut object = Vec::new();
-        self.streams.for_each(|stream| {
-            stream.page.copy_from_slice(&pages[1]);
-            for page in &pages {
-                let Encoder { tfm, object: out } = &mut stream.encoder;
-                if let Ok(len) = tfm.compress(page, &mut out[..]) {
-                    object = out[..len].to_vec();
-                    let _ = tfm.decompress(&object, &mut stream.page[..]);
-                }
-            }
-        });
-        if let Some(readers) = &self.readers {
-            readers.for_each(|tfm| {
-                let _ = tfm.decompress(&object, &mut pages[1]);
-            });
-        }
-        Ok(())
+        // Codecs' contexts have touched theirs when they were made.
+        self.pool.populate_books()
     }
 
     /// Makes everything acknowledged durable as far as the device can. Its memory is all there is, so there is
@@ -332,15 +287,17 @@ impl Device {
         Ok(())
     }
 
-    /// The counters now. Waits for nobody, I/O included.
+    /// The counters now. Waits for nobody, I/O included. Codecs that nobody needs any more are dropped first.
     pub fn stats(&self) -> Stats {
+        self.drop_unused_codecs();
         let pool = self.pool.stats();
         let mut stats = Stats {
             mem_used_total_bytes: pool.used_bytes,
             mem_used_max_bytes: pool.peak_bytes,
             mem_limit_bytes: self.pool.limit_bytes(),
             table_bytes: self.table.used_bytes() + self.table.offset(),
-            metadata_bytes: pool.metadata_bytes + self.stream_bytes,
+            metadata_bytes: pool.metadata_bytes + self.codec_bytes(),
+            dictionary_bytes: self.codecs.dictionary_bytes(),
             ..Stats::default()
         };
         self.counters.add_to(&mut stats);
@@ -359,7 +316,7 @@ impl Device {
         self.pool.reset_peak();
     }
 
-    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithm and limit stay. Who
+    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. Who
     /// writes meanwhile may find the page written or empty afterwards.
     pub fn reset(&self) {
         self.clear(0, self.size_bytes(), Zeroes::Deallocate);

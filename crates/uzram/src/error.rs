@@ -78,6 +78,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Every codec that words can name is in use by objects or has a priority (EBUSY).
+    #[error(
+        "all 16 codecs are in use: objects of each are left, or it has a priority; rewrite or discard what was \
+         written with the oldest"
+    )]
+    CodecsFull,
     /// The operating system refused memory for the table or the arena (ENOMEM).
     #[error("cannot reserve {bytes} bytes for {what}: {reason}")]
     Reserve {
@@ -101,7 +107,7 @@ impl Error {
             Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
             Error::Corrupt { .. } | Error::Damaged { .. } => 5,
             Error::NotEmpty { .. } => 17,
-            Error::InUse => 16,
+            Error::InUse | Error::CodecsFull => 16,
             Error::Reserve { .. } => 12,
         }
     }

@@ -1,4 +1,4 @@
-//! The image: header, state, slot table and arena in one region of memory. This is the format that another process,
+//! The image: header, state, codecs, slot table, dictionaries and arena in one region of memory. This is the format that another process,
 //! or a later version of this program, will find; so it is little-endian, versioned and checksummed from the
 //! first day, and every offset in it is from its own beginning.
 
@@ -8,13 +8,13 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::PAGE_SIZE;
+use crate::codec::{AREA_BYTES, CODECS, RECORDS_BYTES};
 
 /// First bytes of every image.
 const MAGIC: [u8; 8] = *b"UZRAMIMG";
-/// Changes with any change of the header, the slot word, or the pool's class table or span format.
-const VERSION: u32 = 2;
-/// Slots of the algorithm table: as many as a word's algorithm index can name.
-const ALGORITHMS: usize = 16;
+/// Changes with any change of the header, the state page, the codecs' records, the slot word, or the pool's class
+/// table or span format.
+const VERSION: u32 = 3;
 
 /// The first page of an image. All offsets and lengths in bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -38,18 +38,19 @@ pub struct Header {
     table_bytes: U64,
     arena_offset: U64,
     arena_bytes: U64,
-    /// The algorithm for each index that a word can hold: its name, not a driver's, padded with zeros. All
-    /// zeros: not in use.
-    algorithms: [[u8; 32]; ALGORITHMS],
+    /// The codecs' records, one page, which change while the device lives: see `codec/record.rs`.
+    codecs_offset: U64,
+    /// An area of 1 MiB for each record's dictionary.
+    dictionaries_offset: U64,
     /// Zero.
-    reserved: [u8; 3496],
+    reserved: [u8; 3992],
 }
 
 const _: () = {
     assert!(size_of::<Header>() == PAGE_SIZE);
     assert!(std::mem::offset_of!(Header, page_count) == 48);
-    assert!(std::mem::offset_of!(Header, algorithms) == 88);
-    assert!(std::mem::offset_of!(Header, reserved) == 600);
+    assert!(std::mem::offset_of!(Header, codecs_offset) == 88);
+    assert!(std::mem::offset_of!(Header, reserved) == 104);
 };
 
 /// Why bytes are not the header of an image that this version can use.
@@ -80,6 +81,14 @@ pub enum HeaderError {
         /// The unknown bits.
         bits: u64,
     },
+    /// What the image says of one of its algorithms is wrong.
+    #[error("the image is damaged: codec {index}: {what}")]
+    Codec {
+        /// Its index.
+        index: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The checksum is right but the fields contradict each other or this build.
     #[error("the image header is inconsistent: {what}")]
     Inconsistent {
@@ -97,8 +106,11 @@ pub(crate) mod state {
     pub(crate) const MEM_LIMIT: usize = 0;
     /// How often the image was attached to after it was made.
     pub(crate) const ATTACHED: usize = 1;
+    /// Which codec has which priority: a byte for each priority from the lowest on, the codec's index and 1, or 0 for
+    /// none.
+    pub(crate) const ROLES: usize = 2;
     /// Number of words in use.
-    pub(crate) const WORDS: usize = 2;
+    pub(crate) const WORDS: usize = 3;
 }
 
 /// Where the parts of an image are, in bytes from its beginning.
@@ -107,9 +119,14 @@ pub(crate) struct Geometry {
     pub(crate) pages: u64,
     pub(crate) table_offset: u64,
     pub(crate) table_bytes: u64,
+    pub(crate) dictionaries_offset: u64,
     pub(crate) arena_offset: u64,
     pub(crate) arena_bytes: u64,
 }
+
+/// The records follow the state, the table follows the records.
+const CODECS_OFFSET: u64 = state::OFFSET + PAGE_SIZE as u64;
+const TABLE_OFFSET: u64 = CODECS_OFFSET + RECORDS_BYTES;
 
 /// The largest arena that handles can address.
 const MAX_ARENA: u64 = 4 << 40;
@@ -125,12 +142,15 @@ impl Geometry {
         let arena_bytes = (pages * page * 4 + slack)
             .next_multiple_of(SPAN_BYTES as u64)
             .min(MAX_ARENA);
-        let table_offset = state::OFFSET + page;
-        let arena_offset = (table_offset + table_bytes).next_multiple_of(SPAN_BYTES as u64);
+        let table_offset = TABLE_OFFSET;
+        let dictionaries_offset = (table_offset + table_bytes).next_multiple_of(AREA_BYTES);
+        let dictionaries_end = dictionaries_offset + CODECS as u64 * AREA_BYTES;
+        let arena_offset = dictionaries_end.next_multiple_of(SPAN_BYTES as u64);
         Geometry {
             pages,
             table_offset,
             table_bytes,
+            dictionaries_offset,
             arena_offset,
             arena_bytes,
         }
@@ -140,14 +160,21 @@ impl Geometry {
     pub(crate) fn image_bytes(&self) -> u64 {
         self.arena_offset + self.arena_bytes
     }
+
+    /// Where the codecs' records begin.
+    pub(crate) fn codecs_offset(&self) -> u64 {
+        CODECS_OFFSET
+    }
+
+    /// Where the area for a codec's dictionary begins.
+    pub(crate) fn dictionary_offset(&self, codec: usize) -> u64 {
+        self.dictionaries_offset + codec as u64 * AREA_BYTES
+    }
 }
 
 impl Header {
-    /// A header for an image of this shape whose algorithm 0 is `algorithm` (a name of at most 32 bytes).
-    pub(crate) fn new(geometry: &Geometry, logical_block_bytes: u32, algorithm: &str) -> Header {
-        let mut algorithms = [[0; 32]; ALGORITHMS];
-        let name = &algorithm.as_bytes()[..algorithm.len().min(32)];
-        algorithms[0][..name.len()].copy_from_slice(name);
+    /// A header for an image of this shape.
+    pub(crate) fn new(geometry: &Geometry, logical_block_bytes: u32) -> Header {
         let mut header = Header {
             magic: MAGIC,
             version: VERSION.into(),
@@ -163,8 +190,9 @@ impl Header {
             table_bytes: geometry.table_bytes.into(),
             arena_offset: geometry.arena_offset.into(),
             arena_bytes: geometry.arena_bytes.into(),
-            algorithms,
-            reserved: [0; 3496],
+            codecs_offset: CODECS_OFFSET.into(),
+            dictionaries_offset: geometry.dictionaries_offset.into(),
+            reserved: [0; 3992],
         };
         header.checksum = header.expected_checksum().into();
         header
@@ -224,8 +252,8 @@ impl Header {
             "logical block size",
         )?;
         rule(
-            self.table_offset.get() == state::OFFSET + PAGE_SIZE as u64,
-            "the table is not behind header and state",
+            self.codecs_offset.get() == CODECS_OFFSET && self.table_offset.get() == TABLE_OFFSET,
+            "the table is not behind header, state and codecs",
         )?;
         let words = self.page_count.get().checked_mul(8);
         rule(
@@ -241,9 +269,13 @@ impl Header {
             self.arena_offset.get().is_multiple_of(SPAN_BYTES as u64),
             "the arena does not begin at a span",
         )?;
+        let dictionaries = self.dictionaries_offset.get();
+        let dictionaries_end = dictionaries.checked_add(CODECS as u64 * AREA_BYTES);
         rule(
-            table_end.is_some_and(|e| e <= self.arena_offset.get()),
-            "table and arena overlap",
+            table_end.is_some_and(|e| e <= dictionaries)
+                && dictionaries_end.is_some_and(|e| e <= self.arena_offset.get())
+                && dictionaries.is_multiple_of(AREA_BYTES),
+            "table, dictionaries and arena overlap",
         )?;
         rule(self.arena_bytes.get() <= MAX_ARENA, "the arena is too long")
     }
@@ -263,20 +295,12 @@ impl Header {
         self.geometry().image_bytes()
     }
 
-    /// Name of the algorithm with that index; `None` where the index is not in use.
-    pub fn algorithm(&self, index: usize) -> Option<&str> {
-        let bytes = self.algorithms.get(index)?;
-        let len = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-        (len > 0)
-            .then(|| std::str::from_utf8(&bytes[..len]).ok())
-            .flatten()
-    }
-
     pub(crate) fn geometry(&self) -> Geometry {
         Geometry {
             pages: self.page_count.get(),
             table_offset: self.table_offset.get(),
             table_bytes: self.table_bytes.get(),
+            dictionaries_offset: self.dictionaries_offset.get(),
             arena_offset: self.arena_offset.get(),
             arena_bytes: self.arena_bytes.get(),
         }
@@ -288,21 +312,21 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header::new(&Geometry::new(1000, 2), 4096, "lz4")
+        Header::new(&Geometry::new(1000, 2), 4096)
     }
 
     #[test]
     fn a_header_reads_back() {
         let parsed = Header::parse(header().as_bytes()).unwrap();
         assert_eq!(parsed.page_count(), 1000);
-        assert_eq!(&parsed.algorithms[0][..4], b"lz4\0");
+        assert_eq!(parsed.geometry(), Geometry::new(1000, 2));
     }
 
     #[test]
     fn first_bytes_are_the_documented_ones() {
         let header = header();
         let bytes = header.as_bytes();
-        assert_eq!(&bytes[..12], b"UZRAMIMG\x02\0\0\0");
+        assert_eq!(&bytes[..12], b"UZRAMIMG\x03\0\0\0");
         assert_eq!(
             &bytes[32..56],
             b"\0\x10\0\0\0\0\x10\0\x2e\x01\0\0\0\x10\0\0\xe8\x03\0\0\0\0\0\0"
@@ -334,7 +358,7 @@ mod tests {
         };
         for (change, found) in [
             ((|h| h.version = 1.into()) as fn(&mut Header), 1),
-            (|h| h.version = 3.into(), 3),
+            (|h| h.version = 4.into(), 4),
         ] {
             assert_eq!(sealed(change), HeaderError::Version { found });
         }
@@ -345,6 +369,8 @@ mod tests {
             sealed(|h| h.page_count = 1_000_000.into()),
             sealed(|h| h.arena_offset = 0.into()),
             sealed(|h| h.arena_offset = (h.arena_offset.get() + 4096).into()),
+            sealed(|h| h.dictionaries_offset = (h.dictionaries_offset.get() + (1 << 20)).into()),
+            sealed(|h| h.codecs_offset = 0.into()),
             sealed(|h| h.page_count = 0.into()),
             sealed(|h| h.table_bytes = u64::MAX.into()),
         ] {

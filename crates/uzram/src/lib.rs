@@ -53,6 +53,7 @@
 
 mod attach;
 mod builder;
+mod codec;
 mod counters;
 mod device;
 mod error;
@@ -61,15 +62,18 @@ mod layout;
 mod page;
 mod stream;
 mod table;
+mod train;
 mod word;
 
-pub use attach::read_header;
+pub use attach::{check_image, read_header};
 pub use builder::{Builder, MAX_SIZE_BYTES};
+pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use counters::Stats;
 pub use device::{Device, Zeroes};
 pub use error::Error;
 pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
+pub use train::{TrainReport, Training, pays};
 pub use uzram_compress as compress;
 pub use uzram_pool::Gate;
 

@@ -6,11 +6,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use uzram_compress::{Error as CodecError, Tfm};
+use uzram_compress::Error as CodecError;
 use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 
+use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
 use crate::stream::{Encoder, Stream};
+use crate::table::SlotGuard;
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
@@ -50,17 +52,38 @@ fn fill_without_object(content: Content, out: &mut [u8; PAGE_SIZE]) -> bool {
 }
 
 impl Device {
-    /// Reads a page. `tfm` is needed only where the algorithm has no stateless decompressor.
+    /// Reads a page.
     pub(crate) fn read_page(
         &self,
         page: u64,
         out: &mut [u8; PAGE_SIZE],
-        tfm: Option<&mut dyn Tfm>,
+        contexts: &mut Contexts<'_>,
     ) -> Result<(), Error> {
-        if fill_without_object(self.table.peek(page), out) {
+        let peeked = self.table.peek(page);
+        if fill_without_object(peeked, out) {
             return Ok(());
         }
-        let slot = self.table.lock(page);
+        contexts.prepare(peeked);
+        loop {
+            let slot = self.table.lock(page);
+            let content = slot.content();
+            if contexts.suit(content) {
+                return self.read_locked(page, &slot, out, contexts);
+            }
+            // It was rewritten with a codec that needs a context since the look without the lock. Once the reader's
+            // are taken, all suit.
+            drop(slot);
+            contexts.prepare(content);
+        }
+    }
+
+    fn read_locked(
+        &self,
+        page: u64,
+        slot: &SlotGuard<'_>,
+        out: &mut [u8; PAGE_SIZE],
+        contexts: &mut Contexts<'_>,
+    ) -> Result<(), Error> {
         let content = slot.content();
         let Some((handle, len)) = content.object() else {
             // It was discarded, or became same-filled, since the look without the lock.
@@ -69,7 +92,7 @@ impl Device {
         };
         #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
         // SAFETY: the word names an object that was stored by `place` and is freed only by who publishes
-        // another word under this slot's lock, which we hold; `Object`s are made under that lock only, and
+        // another word under this slot's lock, which our caller holds; `Object`s are made under that lock only, and
         // this one is gone before the lock is.
         let object = unsafe { self.pool.object(handle, len) };
         let bytes = self.pool.bytes(&object);
@@ -79,11 +102,7 @@ impl Device {
                 fill(out, bytes.try_into().map_or(0, u64::from_ne_bytes));
             }
             _ => {
-                let result = match (self.prepared.stateless(), tfm) {
-                    (Some(stateless), _) => stateless.decompress(bytes, out),
-                    (None, Some(tfm)) => tfm.decompress(bytes, out),
-                    (None, None) => unreachable!("readers have contexts where they are needed"),
-                };
+                let result = contexts.decompress(slot, bytes, out);
                 return self.whole_page(page, result);
             }
         }
@@ -127,7 +146,7 @@ impl Device {
             encoder,
             page: whole,
         } = stream;
-        self.read_page(page, whole, Some(&mut *encoder.tfm))?;
+        self.read_page(page, whole, &mut Contexts::new(&self.codecs, cpu))?;
         whole[offset..offset + data.len()].copy_from_slice(data);
         let word = self.place(page, whole, encoder, cpu)?;
         let old = writing.publish(word);
@@ -166,7 +185,7 @@ impl Device {
                 Ok(len) if len < HUGE_THRESHOLD => {
                     let handle = self.store(page, &encoder.object[..len], cpu)?;
                     Content::Compressed {
-                        algorithm: 0,
+                        algorithm: encoder.codec,
                         handle,
                         len: len as u16,
                     }

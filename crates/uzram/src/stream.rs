@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
-use uzram_compress::{Error, Prepared, Tfm};
+use uzram_compress::{Error, Tfm};
 
 use crate::PAGE_SIZE;
 
@@ -22,25 +22,22 @@ pub(crate) struct Stream {
 
 /// The part of a stream that makes objects.
 pub(crate) struct Encoder {
+    /// Index of the codec that `tfm` is of: what it makes is published with this index and no other. Both change
+    /// together, under the stream's lock.
+    pub(crate) codec: u8,
     pub(crate) tfm: Box<dyn Tfm>,
     pub(crate) object: Box<[u8; BUFFER]>,
 }
 
 impl Stream {
-    pub(crate) fn new(prepared: &dyn Prepared) -> Result<Stream, Error> {
-        let encoder = Encoder {
-            tfm: prepared.tfm()?,
-            object: Box::new([0; BUFFER]),
-        };
-        Ok(Stream {
-            encoder,
-            page: Box::new([0; PAGE_SIZE]),
-        })
-    }
-
-    /// Bytes of memory, as far as known.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.encoder.tfm.memory_bytes() + BUFFER + PAGE_SIZE
+    /// A stream whose encoder is of the codec with that index.
+    pub(crate) fn new(codec: u8, tfm: Box<dyn Tfm>) -> Stream {
+        // Not zeros: a device that serves as swap must have touched its buffers.
+        let object = Box::new([0xA5; BUFFER]);
+        Stream {
+            encoder: Encoder { codec, tfm, object },
+            page: Box::new([0xA5; PAGE_SIZE]),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
-use uzram::{Device, Error, HeaderError, Zeroes};
+use uzram::{Choice, Device, Error, HeaderError, Training, Zeroes};
 
 const SIZE: u64 = 64 << 20;
 const PAGES: u64 = SIZE / 4096;
@@ -191,9 +191,9 @@ fn foreign_old_short_and_damaged_images_are_refused() {
         header(Device::builder(0).attach(memfd()).map(drop).unwrap_err()),
         HeaderError::Short { got: 0 }
     );
-    // The table begins at the third page. Unknown state; an object outside the arena; a span without a head.
+    // The table begins at the fourth page. Unknown state; an object outside the arena; a span without a head.
     let word = |bits: u64| {
-        move |file: &std::fs::File| file.write_all_at(&bits.to_ne_bytes(), 8192).unwrap()
+        move |file: &std::fs::File| file.write_all_at(&bits.to_ne_bytes(), 12288).unwrap()
     };
     for bits in [
         7 << 58,
@@ -210,8 +210,8 @@ fn foreign_old_short_and_damaged_images_are_refused() {
     // Two pages with one object.
     let twice = |file: &std::fs::File| {
         let mut word = [0; 8];
-        file.read_exact_at(&mut word, 8192 + 8 * 3).unwrap();
-        file.write_all_at(&word, 8192 + 8 * 4).unwrap();
+        file.read_exact_at(&mut word, 12288 + 8 * 3).unwrap();
+        file.write_all_at(&word, 12288 + 8 * 4).unwrap();
     };
     let error = attach(&twice);
     assert!(
@@ -248,10 +248,11 @@ fn locks_of_the_dead_are_no_locks() {
     drop(device);
     let raw = std::fs::File::from(reopen(&file));
     let mut word = [0; 8];
-    raw.read_exact_at(&mut word, 8192).unwrap();
+    raw.read_exact_at(&mut word, 12288).unwrap();
     let held = u64::from_ne_bytes(word) | 7 << 61;
-    raw.write_all_at(&held.to_ne_bytes(), 8192).unwrap();
-    raw.write_all_at(&(5u64 << 61).to_ne_bytes(), 8200).unwrap();
+    raw.write_all_at(&held.to_ne_bytes(), 12288).unwrap();
+    raw.write_all_at(&(5u64 << 61).to_ne_bytes(), 12296)
+        .unwrap();
     let device = Device::builder(0).attach(file).unwrap();
     let (done, inbox) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -303,8 +304,34 @@ fn child_that_writes() {
     };
     std::thread::scope(|scope| {
         scope.spawn(|| work(1));
+        // Codecs come and go meanwhile. There may be no room for another just now.
+        scope.spawn(|| {
+            for round in first.. {
+                let _ = device.set_algorithm(&choice(round));
+                let _ = device.train(&Training {
+                    sample_pages: 64,
+                    dictionary_bytes: 2048,
+                    ..Training::default()
+                });
+            }
+        });
         work(0);
     });
+}
+
+/// One of many codecs, most of them with a dictionary.
+fn choice(number: u32) -> Choice {
+    let dictionary: Vec<u8> = (1..3u32)
+        .flat_map(|page| content(page.into(), number * 35 + 1))
+        .collect();
+    match number % 4 {
+        0 => Choice::new("lz4"),
+        1 => Choice::new("zstd")
+            .param("level", "1")
+            .dictionary(dictionary),
+        2 => Choice::new("zstd").param("level", "-3"),
+        _ => Choice::new("lz4").dictionary(dictionary),
+    }
 }
 
 /// kill -9 at random moments: every acknowledged write is there, and every page is of one write.

@@ -6,16 +6,28 @@ mod malloc;
 
 use malloc::CALLS;
 use uzram::compress::Registry;
-use uzram::{Device, Zeroes};
+use uzram::{Choice, Device, Zeroes};
+
+fn page() -> [u8; 4096] {
+    std::array::from_fn(|i| (i / 5) as u8)
+}
 
 #[test]
 fn requests_allocate_nothing() {
     malloc::assert_counting();
     for algorithm in Registry::builtin().iter() {
+        let mut choice = Choice::new(algorithm.driver_name());
+        if algorithm.dictionary().is_some() {
+            let text: Vec<u8> = (0..16_384).map(|i| (i / 9) as u8).collect();
+            choice = choice.dictionary(text);
+        }
         let device = Device::builder(16 << 20)
             .algorithm(algorithm.driver_name())
             .build()
             .unwrap();
+        // Some pages keep the codec without a dictionary.
+        device.write_at(&page(), 4 << 20).unwrap();
+        device.set_algorithm(&choice).unwrap();
         let mut data = vec![0u8; 1 << 20];
         let mut noise = 1u64;
         for (i, byte) in data.iter_mut().enumerate() {
@@ -40,6 +52,7 @@ fn requests_allocate_nothing() {
                 .write_zeroes(round << 20, 9999, Zeroes::Allocate)
                 .unwrap();
             device.discard(round << 20, 1 << 19).unwrap();
+            device.read_at(&mut data[..4096], 4 << 20).unwrap();
         }
         let last = device.extents(0, device.size_bytes()).unwrap().last();
         assert!(last.is_some());

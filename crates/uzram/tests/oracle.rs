@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use uzram::compress::Registry;
-use uzram::{Device, Error, ExtentKind, PAGE_SIZE, Zeroes};
+use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Training, Zeroes};
 
 const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE_SIZE;
@@ -61,6 +61,24 @@ enum Op {
     },
     Flush,
     Reset,
+    SetAlgorithm(usize),
+    SetSecondary(usize),
+    Train,
+}
+
+/// What `SetAlgorithm` chooses from: with and without contexts, parameters and dictionaries.
+fn choice(number: usize) -> Choice {
+    let dictionary = Fill::Text(number as u8).bytes(1000 + number % 3 * 5000);
+    match number % 6 {
+        0 => Choice::new("lz4"),
+        1 => Choice::new("zstd").param("level", "-1"),
+        2 => Choice::new("deflate"),
+        3 => Choice::new("zstd").dictionary(dictionary),
+        4 => Choice::new("lz4")
+            .param("level", "4")
+            .dictionary(dictionary),
+        _ => Choice::new("null"),
+    }
 }
 
 fn range() -> impl Strategy<Value = (usize, usize)> {
@@ -83,6 +101,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => range().prop_map(|(at, len)| Op::Discard { at, len }),
         3 => (range(), any::<bool>()).prop_map(|((at, len), allocate)| Op::Zero { at, len, allocate }),
         1 => Just(Op::Flush),
+        1 => (0..30usize).prop_map(Op::SetAlgorithm),
+        1 => prop::option::weighted(0.3, 0..30usize)
+            .prop_map(|number| number.map_or(Op::Train, Op::SetSecondary)),
         1 => prop::bool::weighted(0.2).prop_map(|reset| if reset { Op::Reset } else { Op::Flush }),
     ]
 }
@@ -122,7 +143,44 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
             device.reset();
             oracle.fill(0);
         }
+        Op::SetAlgorithm(number) => device.set_algorithm(&choice(number)).unwrap(),
+        Op::SetSecondary(number) => device
+            .set_secondary(
+                1 + number % 3,
+                (number < 20).then(|| choice(number)).as_ref(),
+            )
+            .unwrap(),
+        Op::Train => {
+            // Refused where there is too little to learn from or nothing to learn with: as good as any answer here.
+            let before = device.stats();
+            let _ = device.train(&Training {
+                dictionary_bytes: 4096,
+                ..Training::default()
+            });
+            let after = device.stats();
+            assert_eq!(before.failed_reads, after.failed_reads);
+            assert_eq!(before.compr_data_size_bytes, after.compr_data_size_bytes);
+        }
     }
+    check_codecs(device);
+}
+
+/// What the codecs hold is what the device holds, and none is there for nothing.
+fn check_codecs(device: &Device) {
+    let (codecs, stats) = (device.codecs(), device.stats());
+    let bytes: u64 = codecs.iter().map(|codec| codec.object_bytes).sum();
+    let huge = stats.huge_pages * PAGE_SIZE as u64;
+    assert_eq!(bytes + huge, stats.compr_data_size_bytes);
+    let objects: u64 = codecs.iter().map(|codec| codec.objects).sum();
+    let others = stats.same_pages + stats.huge_pages;
+    assert_eq!(
+        (objects + others) * PAGE_SIZE as u64,
+        stats.orig_data_size_bytes
+    );
+    let primaries = codecs.iter().filter(|codec| codec.priorities.contains(&0));
+    assert_eq!(primaries.count(), 1);
+    let needless = |c: &&uzram::CodecStats| c.objects == 0 && c.priorities.is_empty();
+    assert_eq!(codecs.iter().find(needless), None);
 }
 
 fn check_against(device: &Device, oracle: &[u8]) {
@@ -289,7 +347,8 @@ fn a_device_of_16_tib_costs_nothing_until_written() {
     let extents: Vec<_> = device.extents(0, end).unwrap().collect();
     assert_eq!(extents.len(), 2);
     let stats = device.stats();
-    assert!(stats.table_bytes <= 3 * 4096, "{stats:?}");
+    // Header, state, codecs, and a page of the table.
+    assert!(stats.table_bytes <= 4 * 4096, "{stats:?}");
     device.discard(0, end).unwrap();
     assert_eq!(device.stats().orig_data_size_bytes, 0);
 }

@@ -4,11 +4,11 @@
 //! writes: sectors written together agree, a sector's time never goes back, and what the last writer of a page
 //! wrote is what stays.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use uzram::compress::Registry;
-use uzram::{Device, PAGE_SIZE};
+use uzram::{Choice, Device, Error, PAGE_SIZE, Training};
 
 const PAGES: u64 = 7;
 const SECTOR: usize = 512;
@@ -123,5 +123,65 @@ fn threads_on_overlapping_pages_never_see_half_a_write() {
             );
             assert_eq!((stats.same_pages, stats.huge_pages), (0, 0));
         }
+    }
+}
+
+/// Sets other algorithms and trains, over and over, while others work. Returns how often it did.
+fn change_codecs(device: &Device, stop: &AtomicBool) -> u64 {
+    let text: Vec<u8> = (0..8192u32).map(|i| (i / 3 % 251) as u8).collect();
+    let mut rounds = 0u64;
+    while !stop.load(SeqCst) {
+        // Each dictionary is another codec, so that indices are given up and taken again.
+        let dictionary: Vec<u8> = text.iter().map(|byte| byte ^ rounds as u8).collect();
+        let choice = match rounds % 5 {
+            0 => Choice::new("zstd")
+                .param("level", "1")
+                .dictionary(dictionary),
+            1 => Choice::new("lz4").dictionary(dictionary),
+            2 => Choice::new("deflate").param("level", "1"),
+            3 => Choice::new("zstd").param("level", "-7"),
+            _ => Choice::new("lz4"),
+        };
+        match device.set_algorithm(&choice) {
+            Ok(()) => {}
+            Err(Error::CodecsFull) => std::thread::yield_now(),
+            Err(other) => panic!("{other}"),
+        }
+        if rounds.is_multiple_of(7) {
+            // May find too little to learn from.
+            let _ = device.train(&Training {
+                dictionary_bytes: 1024,
+                ..Training::default()
+            });
+        }
+        device.codecs();
+        rounds += 1;
+    }
+    rounds
+}
+
+/// Codecs come and go under the feet of readers and writers: nobody ever meets a page that cannot be read.
+#[test]
+fn codecs_change_under_load() {
+    for streams in [1, 3] {
+        let device = Device::builder(PAGES * PAGE_SIZE as u64)
+            .streams(streams)
+            .build()
+            .unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let change = scope.spawn(|| change_codecs(&device, &stop));
+            whole_pages(&device, 12_000);
+            partial_pages(&device, 300);
+            stop.store(true, SeqCst);
+            assert!(change.join().unwrap() > 20);
+        });
+        device.reset();
+        let left = device.codecs();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(
+            (left[0].objects, left[0].priorities.as_slice()),
+            (0, &[0][..])
+        );
     }
 }

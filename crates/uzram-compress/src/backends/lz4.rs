@@ -2,18 +2,22 @@
 //!
 //! Objects are raw LZ4 blocks. Compression reuses the hash table of the previous call
 //! (`LZ4_compress_fast_extState_fastReset`): clearing 16 KiB for each 4 KiB page would cost as much as a
-//! quarter of the page's compression. Decompression needs no context.
+//! quarter of the page's compression. A dictionary is loaded once into a stream of its own, to whose table each
+//! worker's is attached for one call; neither is copied. Decompression needs no context.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
+use super::lz4_block::{self, DICTIONARY, MAX_INPUT};
 use crate::{
-    Algorithm, Decompress, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings, Tfm,
+    Algorithm, Decompress, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
+    Settings, Tfm,
 };
 
 unsafe extern "C" {
-    // In liblz4 since 1.8.2, in its "static linking only" section, hence not in lz4-sys' bindings.
+    // In liblz4 since 1.8.2 (LZ4_loadDictSlow: 1.10), partly in its "static linking only" section, hence not in
+    // lz4-sys' bindings.
     fn LZ4_sizeofState() -> c_int;
     fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
     fn LZ4_compress_fast_extState_fastReset(
@@ -24,12 +28,22 @@ unsafe extern "C" {
         dst_capacity: c_int,
         acceleration: c_int,
     ) -> c_int;
+    fn LZ4_loadDictSlow(stream: *mut c_void, dictionary: *const c_char, size: c_int) -> c_int;
+    fn LZ4_resetStream_fast(stream: *mut c_void);
+    fn LZ4_attach_dictionary(stream: *mut c_void, dictionary: *const c_void);
+    fn LZ4_compress_fast_continue(
+        stream: *mut c_void,
+        src: *const c_char,
+        dst: *mut c_char,
+        src_size: c_int,
+        dst_capacity: c_int,
+        acceleration: c_int,
+    ) -> c_int;
 }
 
 /// liblz4 clamps greater values to this one (its LZ4_ACCELERATION_MAX).
 const ACCELERATION_MAX: i64 = 65537;
-/// The format's largest input (LZ4_MAX_INPUT_SIZE).
-const MAX_INPUT: usize = 0x7E00_0000;
+const NAME: &str = "lz4";
 
 const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
@@ -40,16 +54,63 @@ const PARAMS: &[ParamSpec] = &[ParamSpec {
 pub(crate) struct Backend;
 struct Lz4 {
     acceleration: c_int,
+    dictionary: Option<Arc<Dictionary>>,
+}
+/// A stream that holds a dictionary's hash table and refers to its bytes. Never changed after it is made.
+struct Dictionary {
+    stream: State,
+    bytes: Arc<[u8]>,
 }
 struct Lz4Tfm {
-    // u64s for the alignment that LZ4_initStream demands.
-    state: Box<[u64]>,
+    state: State,
     acceleration: c_int,
+    dictionary: Option<Arc<Dictionary>>,
+}
+
+/// An `LZ4_stream_t`; u64s for the alignment that LZ4_initStream demands.
+struct State(Box<[u64]>);
+
+impl State {
+    fn new() -> Result<State, Error> {
+        // SAFETY: takes no arguments and reads a constant.
+        let bytes = unsafe { LZ4_sizeofState() } as usize;
+        let mut state = State(vec![0u64; bytes.div_ceil(8)].into_boxed_slice());
+        match state.init() {
+            true => Ok(state),
+            false => Err(Error::Setup { algorithm: NAME, reason: "LZ4_initStream refused".into() }),
+        }
+    }
+
+    /// Forgets everything. Returns whether the memory suits liblz4.
+    fn init(&mut self) -> bool {
+        let bytes = size_of_val(&*self.0);
+        // SAFETY: the buffer is `bytes` long and aligned to 8; the function checks both.
+        !unsafe { LZ4_initStream(self.as_mut_ptr(), bytes) }.is_null()
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut c_void {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+impl Dictionary {
+    fn new(bytes: &Arc<[u8]>) -> Result<Dictionary, Error> {
+        let (mut stream, bytes) = (State::new()?, bytes.clone());
+        // SAFETY: the stream was initialised; the bytes are valid for their length, which `DICTIONARY` bounds, and
+        // live as long as the stream that refers to them: `Dictionary` owns both.
+        let loaded = unsafe {
+            LZ4_loadDictSlow(stream.as_mut_ptr(), bytes.as_ptr().cast(), bytes.len() as c_int)
+        };
+        if usize::try_from(loaded) != Ok(bytes.len()) {
+            return Err(Error::Setup { algorithm: NAME, reason: "LZ4_loadDict refused".into() });
+        }
+        Ok(Dictionary { stream, bytes })
+    }
 }
 
 impl Algorithm for Backend {
     fn name(&self) -> &'static str {
-        "lz4"
+        NAME
     }
     fn driver_name(&self) -> &'static str {
         "lz4-liblz4"
@@ -63,48 +124,95 @@ impl Algorithm for Backend {
     fn params(&self) -> &'static [ParamSpec] {
         PARAMS
     }
+    fn dictionary(&self) -> Option<DictionarySpec> {
+        Some(DICTIONARY)
+    }
     fn known_answers(&self) -> &'static [KnownAnswer] {
         super::LZ4_KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        Ok(Arc::new(Lz4 { acceleration: settings.c_int("level") }))
+        let dictionary = settings.dictionary().map(Dictionary::new).transpose()?.map(Arc::new);
+        Ok(Arc::new(Lz4 { acceleration: settings.c_int("level"), dictionary }))
     }
 }
 
 impl Prepared for Lz4 {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        // SAFETY: takes no arguments and reads a constant.
-        let bytes = unsafe { LZ4_sizeofState() } as usize;
-        let mut state = vec![0u64; bytes.div_ceil(8)].into_boxed_slice();
-        // SAFETY: `state` is at least `bytes` long and aligned to 8, as the function requires.
-        let stream = unsafe { LZ4_initStream(state.as_mut_ptr().cast(), state.len() * 8) };
-        if stream.is_null() {
-            return Err(Error::Setup { algorithm: "lz4", reason: "LZ4_initStream refused".into() });
-        }
-        Ok(Box::new(Lz4Tfm { state, acceleration: self.acceleration }))
+        let (acceleration, dictionary) = (self.acceleration, self.dictionary.clone());
+        Ok(Box::new(Lz4Tfm { state: State::new()?, acceleration, dictionary }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
         Some(self)
+    }
+    fn memory_bytes(&self) -> usize {
+        self.dictionary.as_ref().map_or(0, |d| d.bytes.len() + size_of_val(&*d.stream.0))
     }
 }
 
 impl Decompress for Lz4 {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        decompress(src, dst)
+        decompress(src, dst, self.dictionary.as_deref())
     }
 }
 
-fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-    let corrupt = Error::Corrupt { algorithm: "lz4" };
-    let (Ok(src_len), Ok(dst_len)) = (c_int::try_from(src.len()), c_int::try_from(dst.len())) else {
-        return Err(corrupt);
-    };
-    // SAFETY: both pointers are valid for the lengths given with them; LZ4_decompress_safe accepts any bytes
-    // and neither reads past `src_len` nor writes past `dst_len`.
-    let n = unsafe {
-        lz4_sys::LZ4_decompress_safe(src.as_ptr().cast(), dst.as_mut_ptr().cast(), src_len, dst_len)
-    };
-    usize::try_from(n).map_err(|_| corrupt)
+fn decompress(src: &[u8], dst: &mut [u8], dictionary: Option<&Dictionary>) -> Result<usize, Error> {
+    lz4_block::decompress(NAME, src, dst, dictionary.map_or(&[], |d| &d.bytes))
+}
+
+impl State {
+    /// Returns liblz4's answer: the length, 0 if it does not fit.
+    fn compress(
+        &mut self,
+        src: &[u8],
+        dst: &mut [u8],
+        capacity: c_int,
+        acceleration: c_int,
+    ) -> c_int {
+        // SAFETY: the state was set up by LZ4_initStream and is only ever used by this function, as fastReset
+        // demands; both buffers are valid for the lengths given, and the caller checked that they fit.
+        unsafe {
+            LZ4_compress_fast_extState_fastReset(
+                self.as_mut_ptr(),
+                src.as_ptr().cast(),
+                dst.as_mut_ptr().cast(),
+                src.len() as c_int,
+                capacity,
+                acceleration,
+            )
+        }
+    }
+
+    /// The same with a dictionary. A state is used by one of the two only.
+    fn compress_with(
+        &mut self,
+        dictionary: &Dictionary,
+        src: &[u8],
+        dst: &mut [u8],
+        capacity: c_int,
+        acceleration: c_int,
+    ) -> c_int {
+        let state = self.as_mut_ptr();
+        // SAFETY: the state was set up by LZ4_initStream, and is set up anew after a failure; the reset drops what
+        // it remembers of the last call's buffers and dictionary. The dictionary's stream is only read, and the
+        // caller's borrow keeps it alive for the call. Buffers as above.
+        let len = unsafe {
+            LZ4_resetStream_fast(state);
+            LZ4_attach_dictionary(state, dictionary.stream.0.as_ptr().cast());
+            LZ4_compress_fast_continue(
+                state,
+                src.as_ptr().cast(),
+                dst.as_mut_ptr().cast(),
+                src.len() as c_int,
+                capacity,
+                acceleration,
+            )
+        };
+        if len <= 0 {
+            // liblz4 says nothing of a stream that failed but that it may be initialised.
+            self.init();
+        }
+        len
+    }
 }
 
 impl Tfm for Lz4Tfm {
@@ -114,24 +222,17 @@ impl Tfm for Lz4Tfm {
             return Err(too_small);
         }
         let capacity = c_int::try_from(dst.len()).unwrap_or(c_int::MAX);
-        // SAFETY: `state` was set up by LZ4_initStream and only ever used by this function, as fastReset
-        // demands; both buffers are valid for the lengths given, and the lengths were checked to fit.
-        let n = unsafe {
-            LZ4_compress_fast_extState_fastReset(
-                self.state.as_mut_ptr().cast(),
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                src.len() as c_int,
-                capacity,
-                self.acceleration,
-            )
+        let (state, acceleration) = (&mut self.state, self.acceleration);
+        let n = match &self.dictionary {
+            None => state.compress(src, dst, capacity, acceleration),
+            Some(dictionary) => state.compress_with(dictionary, src, dst, capacity, acceleration),
         };
         if n > 0 { Ok(n as usize) } else { Err(too_small) }
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        decompress(src, dst)
+        decompress(src, dst, self.dictionary.as_deref())
     }
     fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.state)
+        size_of_val(&*self.state.0)
     }
 }

@@ -14,9 +14,6 @@ mod lzo1x;
 #[cfg(any(feature = "lzo", feature = "lzo-rle", feature = "842"))]
 mod positions;
 
-#[cfg(feature = "lz4hc")]
-mod lz4_block;
-
 /// The plain text of the known answers. A build may be without any backend that uses it.
 #[allow(dead_code)]
 const SAMPLE: &[u8] = b"uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
@@ -34,6 +31,10 @@ const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
         0x4d, 0x3b, 0x20,
     ],
 }];
+
+/// What lz4 and lz4hc share: one block format, one decoder, one kind of dictionary.
+#[cfg(any(feature = "lz4", feature = "lz4hc"))]
+mod lz4_block;
 
 macro_rules! backends {
     ($($feature:literal $module:ident;)*) => {

@@ -1,13 +1,21 @@
 //! `zstd` by libzstd, tuned for small blocks: magicless frames without content size, checksum or dictionary
 //! id, and a window of one block. A frame's overhead is then two bytes and a block header, and the tables are
 //! sized for the block instead of for megabytes.
+//!
+//! A dictionary is digested once, for compression and for decompression; contexts refer to both forms and start
+//! from its entropy tables. Named ffi file: `zstd-safe` cannot say that a context and what it refers to live
+//! together.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat};
+use zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, DParameter, FrameFormat};
 
 use super::SAMPLE;
-use crate::{Algorithm, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings, Tfm};
+use crate::{
+    Algorithm, DictionaryForm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
+    Settings, Tfm,
+};
 
 const NAME: &str = "zstd";
 
@@ -22,14 +30,46 @@ const PARAMS: &[ParamSpec] = &[ParamSpec {
 const WINDOW_LOG_MIN: u32 = 10;
 const WINDOW_LOG_MAX: u32 = 27;
 
+const DICTIONARY: DictionarySpec =
+    DictionarySpec { form: DictionaryForm::Zstd, max_bytes: 1 << 20 };
+
 pub(crate) struct Backend;
 struct Zstd {
     level: i32,
     block_size: usize,
+    dictionary: Option<Arc<Dictionary>>,
 }
 struct ZstdTfm {
     cctx: CCtx<'static>,
     dctx: DCtx<'static>,
+    /// What the contexts refer to: declared, and so dropped, after them.
+    _dictionary: Option<Arc<Dictionary>>,
+}
+
+/// A dictionary digested for both ways. Both forms refer to the bytes, which are dropped after them.
+struct Dictionary {
+    compress: CDict<'static>,
+    decompress: DDict<'static>,
+    bytes: Arc<[u8]>,
+}
+
+impl Dictionary {
+    fn new(bytes: &Arc<[u8]>, level: i32) -> Result<Dictionary, Error> {
+        let refused = || Error::BadDictionary {
+            algorithm: NAME.into(),
+            given_bytes: bytes.len(),
+            accepted: "plain content, or what zstd --train makes; this says that it is the latter and is damaged"
+                .into(),
+        };
+        // SAFETY: an Arc's bytes neither move nor change while anyone holds it, and the value that this becomes
+        // part of holds it for longer than it holds what refers to the bytes.
+        let shared: &'static [u8] = unsafe { &*Arc::as_ptr(bytes) };
+        Ok(Dictionary {
+            compress: CDict::try_create_by_reference(shared, level).ok_or_else(refused)?,
+            decompress: DDict::try_create_by_reference(shared).ok_or_else(refused)?,
+            bytes: bytes.clone(),
+        })
+    }
 }
 
 impl Algorithm for Backend {
@@ -48,12 +88,17 @@ impl Algorithm for Backend {
     fn params(&self) -> &'static [ParamSpec] {
         PARAMS
     }
+    fn dictionary(&self) -> Option<DictionarySpec> {
+        Some(DICTIONARY)
+    }
     fn known_answers(&self) -> &'static [KnownAnswer] {
         KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let (level, block_size) = (settings.c_int("level"), settings.block_size());
-        Ok(Arc::new(Zstd { level, block_size }))
+        let digest = |bytes| Dictionary::new(bytes, level).map(Arc::new);
+        let dictionary = settings.dictionary().map(digest).transpose()?;
+        Ok(Arc::new(Zstd { level, block_size, dictionary }))
     }
 }
 
@@ -75,13 +120,23 @@ impl Prepared for Zstd {
             cctx.set_parameter(parameter).map_err(setup)?;
         }
         dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
-        let mut tfm = ZstdTfm { cctx, dctx };
+        if let Some(dictionary) = &self.dictionary {
+            // SAFETY: the contexts refer to what is in this Arc, and the tfm holds it for longer than them.
+            let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
+            cctx.ref_cdict(&shared.compress).map_err(setup)?;
+            dctx.ref_ddict(&shared.decompress).map_err(setup)?;
+        }
+        let mut tfm = ZstdTfm { cctx, dctx, _dictionary: self.dictionary.clone() };
         // libzstd allocates its workspace at first use: have that behind us before the hot path begins.
         let block = vec![0u8; self.block_size];
         let mut out = vec![0u8; zstd_safe::compress_bound(self.block_size)];
         let len = tfm.compress(&block, &mut out)?;
         tfm.decompress(&out[..len], &mut vec![0u8; self.block_size])?;
         Ok(Box::new(tfm))
+    }
+    fn memory_bytes(&self) -> usize {
+        let bytes = |d: &Arc<Dictionary>| d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len();
+        self.dictionary.as_ref().map_or(0, bytes)
     }
 }
 

@@ -1,0 +1,154 @@
+//! The full suite again for algorithms that take a dictionary, with one; and what holds only then: nothing but the
+//! right dictionary brings an object back, and the wrong one does no harm.
+
+use std::sync::Arc;
+
+use super::{
+    BLOCK, GUARD, ROOM, blocks, hostile_input, independent_tfms, parameter_corners, round_trip,
+    small_outputs,
+};
+use crate::{Algorithm, DictionarySpec, Prepared, Settings, dictionary};
+
+/// Nothing for an algorithm that takes no dictionary.
+pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), String> {
+    let Some(spec) = algorithm.dictionary() else {
+        return refuses(algorithm, 4096);
+    };
+    refuses(algorithm, dictionary::MIN_BYTES - 1)?;
+    refuses(algorithm, spec.max_bytes + 1)?;
+    for (kind, bytes) in dictionaries(spec) {
+        let label = |e: String| format!("with a dictionary of {kind}: {e}");
+        for params in parameter_corners(algorithm) {
+            let prepared = prepare(algorithm, &params, &bytes).map_err(label)?;
+            let mut tfm = prepared.tfm().map_err(|e| label(e.to_string()))?;
+            for (name, block) in blocks(2) {
+                for len in [1, 64, 511, BLOCK] {
+                    round_trip(&*prepared, &mut *tfm, &block[..len])
+                        .map_err(|e| label(format!("{params:?}: {name}[..{len}]: {e}")))?;
+                }
+            }
+        }
+        let prepared = prepare(algorithm, &[], &bytes).map_err(label)?;
+        small_outputs(&*prepared).map_err(label)?;
+        hostile_input(&*prepared).map_err(label)?;
+        independent_tfms(&*prepared).map_err(label)?;
+        wrong_dictionary(algorithm, &*prepared, &bytes).map_err(label)?;
+        pays(algorithm, &*prepared, &bytes).map_err(label)?;
+    }
+    Ok(())
+}
+
+fn prepare(
+    algorithm: &dyn Algorithm,
+    params: &[(String, String)],
+    dictionary: &[u8],
+) -> Result<Arc<dyn Prepared>, String> {
+    let pairs = params.iter().map(|(k, v)| (k, v));
+    Settings::new(algorithm, BLOCK, pairs)
+        .and_then(|settings| settings.with_dictionary(algorithm, Arc::from(dictionary)))
+        .and_then(|settings| algorithm.prepare(&settings))
+        .map_err(|e| e.to_string())
+}
+
+fn refuses(algorithm: &dyn Algorithm, bytes: usize) -> Result<(), String> {
+    match prepare(algorithm, &[], &vec![1; bytes]) {
+        Ok(_) => Err(format!("it took a dictionary of {bytes} bytes")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The shortest and the longest of plain content, blocks as such, and a trained one where this build has a trainer.
+fn dictionaries(spec: DictionarySpec) -> Vec<(&'static str, Vec<u8>)> {
+    // Without the zeros; it ends with noise, and so do its repetitions at the usual limits.
+    let content: Vec<u8> = blocks(2)
+        .into_iter()
+        .skip(1)
+        .flat_map(|(_, block)| block)
+        .collect();
+    let longest: Vec<u8> = content
+        .iter()
+        .copied()
+        .cycle()
+        .take(spec.max_bytes)
+        .collect();
+    let mut all = vec![
+        (
+            "the shortest length",
+            content[..dictionary::MIN_BYTES].to_vec(),
+        ),
+        ("the longest length", longest),
+        ("blocks", content),
+    ];
+    let samples: Vec<Vec<u8>> = (0..32)
+        .flat_map(|seed| blocks(seed % 4))
+        .map(|(_, b)| b)
+        .collect();
+    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+    if let Ok(trained) = dictionary::train(spec, 1, &samples, dictionary::DEFAULT_BYTES) {
+        all.push(("the trainer's", trained));
+    }
+    all
+}
+
+/// Without the dictionary, or with another of the same length, an object becomes an error or other bytes; neither
+/// panics nor writes past the end.
+fn wrong_dictionary(
+    algorithm: &dyn Algorithm,
+    prepared: &dyn Prepared,
+    bytes: &[u8],
+) -> Result<(), String> {
+    let other: Vec<u8> = bytes.iter().map(|b| b ^ 0x55).collect();
+    let wrong = [
+        super::prepare(algorithm, &[])?,
+        prepare(algorithm, &[], &other)?,
+    ];
+    let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+    // A part of the dictionary makes an object that can hardly do without it.
+    let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
+    let mut object = [0; ROOM];
+    let len = tfm
+        .compress(plain, &mut object)
+        .map_err(|e| e.to_string())?;
+    for wrong in &wrong {
+        let mut tfm = wrong.tfm().map_err(|e| e.to_string())?;
+        let decoders: [&mut dyn FnMut(&mut [u8]) -> Result<usize, crate::Error>; 2] =
+            [&mut |out| tfm.decompress(&object[..len], out), &mut |out| {
+                wrong
+                    .stateless()
+                    .map_or(Ok(0), |s| s.decompress(&object[..len], out))
+            }];
+        for decode in decoders {
+            let mut out = [GUARD; ROOM];
+            let result = decode(&mut out[..plain.len()]);
+            if out[plain.len()..].iter().any(|b| *b != GUARD) {
+                return Err("the wrong dictionary made it write past the end".into());
+            }
+            if result.is_ok_and(|n| out[..n] == *plain) {
+                return Err("the object came back without its dictionary".into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the dictionary holds takes less room with it than without.
+fn pays(algorithm: &dyn Algorithm, prepared: &dyn Prepared, bytes: &[u8]) -> Result<(), String> {
+    let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
+    let mut lens = [0; 2];
+    for (len, prepared) in lens
+        .iter_mut()
+        .zip([&*super::prepare(algorithm, &[])?, prepared])
+    {
+        let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+        *len = tfm
+            .compress(plain, &mut [0; ROOM])
+            .map_err(|e| e.to_string())?;
+    }
+    let [alone, with] = lens;
+    if with >= alone {
+        return Err(format!(
+            "its own last bytes take {with} bytes, without it {alone}"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Other codecs for a device that is in use. New writes are compressed with the new primary; objects keep theirs until
+//! they are rewritten, and a codec that has neither objects nor a priority left is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use super::{Choice, Codec, CodecStats, PRIORITIES};
+use crate::device::Device;
+use crate::layout::state;
+use crate::{Error, PAGE_SIZE};
+
+impl Device {
+    /// Compresses what is written from now on with another algorithm, other parameters or another dictionary. What is
+    /// stored stays as it is. Waits for the writes that are under way; no request waits for this.
+    ///
+    /// [`Error::Compress`] where there is no such algorithm or it refuses parameters or dictionary,
+    /// [`Error::CodecsFull`] where 16 codecs have objects or priorities. Nothing is changed then.
+    pub fn set_algorithm(&self, choice: &Choice) -> Result<(), Error> {
+        let codec = Codec::new(&self.registry, choice)?;
+        self.set_primary(codec, None).map(drop)
+    }
+
+    /// Sets the secondary algorithm of a priority from 1 to 3, or removes it. Secondaries are for recompression; they
+    /// are kept ready and shown.
+    ///
+    /// As [`Device::set_algorithm`]; [`Error::Invalid`] for another priority.
+    pub fn set_secondary(&self, priority: usize, choice: Option<&Choice>) -> Result<(), Error> {
+        check_secondary(priority)?;
+        let codec = choice
+            .map(|choice| Codec::new(&self.registry, choice))
+            .transpose()?;
+        let changing = self.codecs.change();
+        changing.retire_unused(&self.counters);
+        let index = codec.map(|codec| changing.admit(codec)).transpose()?;
+        let mut roles = changing.roles();
+        roles.0[priority] = index;
+        self.state()[state::ROLES].store(roles.to_word(), Release);
+        changing.set_roles(roles);
+        changing.retire_unused(&self.counters);
+        Ok(())
+    }
+
+    /// Makes a codec the primary, if `instead_of` is the primary or `None`. Returns whether it did.
+    pub(crate) fn set_primary(
+        &self,
+        codec: Codec,
+        instead_of: Option<&Arc<Codec>>,
+    ) -> Result<bool, Error> {
+        let changing = self.codecs.change();
+        let current = self.codecs.of_priority(0);
+        let is_current = |expected| current.is_some_and(|(_, now)| Arc::ptr_eq(&now, expected));
+        if !instead_of.is_none_or(is_current) {
+            return Ok(false);
+        }
+        // What may go makes room.
+        changing.retire_unused(&self.counters);
+        let mut encoders = Vec::new();
+        for _ in 0..self.streams.count() {
+            encoders.push(codec.context()?);
+        }
+        let encoder_bytes: usize = encoders.iter().map(|tfm| tfm.memory_bytes()).sum();
+        let index = changing.admit(codec)?;
+        // The grace period: each stream's lock is taken once, so every write with an old encoder is over.
+        self.streams.for_each(|stream| {
+            if let Some(tfm) = encoders.pop() {
+                stream.encoder.tfm = tfm;
+                stream.encoder.codec = index;
+            }
+        });
+        self.encoder_bytes.store(encoder_bytes as u64, Relaxed);
+        let mut roles = changing.roles();
+        roles.0[0] = Some(index);
+        self.state()[state::ROLES].store(roles.to_word(), Release);
+        changing.set_roles(roles);
+        changing.retire_unused(&self.counters);
+        Ok(true)
+    }
+
+    /// The codecs that the device has, by index: those with a priority, and those that objects are left of.
+    pub fn codecs(&self) -> Vec<CodecStats> {
+        self.drop_unused_codecs();
+        self.codecs.stats(&self.counters)
+    }
+
+    /// Drops codecs that nobody needs any more, unless somebody changes them just now.
+    pub(crate) fn drop_unused_codecs(&self) {
+        if self.codecs.has_leaving()
+            && let Some(changing) = self.codecs.try_change()
+        {
+            changing.retire_unused(&self.counters);
+        }
+    }
+
+    /// Memory of all codecs: streams, readers' contexts, dictionaries.
+    pub(crate) fn codec_bytes(&self) -> u64 {
+        let buffers = (self.streams.count() * 3 * PAGE_SIZE) as u64;
+        self.encoder_bytes.load(Relaxed) + buffers + self.codecs.memory_bytes()
+    }
+}
+
+pub(crate) fn check_secondary(priority: usize) -> Result<(), Error> {
+    if (1..PRIORITIES).contains(&priority) {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        what: "priority",
+        given: priority.to_string(),
+        accepted: "1 to 3 for a secondary algorithm; 0 is the primary".into(),
+    })
+}

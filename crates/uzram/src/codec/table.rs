@@ -1,0 +1,457 @@
+//! The codecs that words can name, shared by all requests, and the contexts that readers decompress with.
+//!
+//! # Why a look-up needs no lock
+//!
+//! A slot's word names its codec by index. An entry is filled before any word names it, and emptied only when no word
+//! does and none can any more:
+//!
+//! 1. Only an encoder makes words that name a codec, and an encoder belongs to a stream. Changing the primary replaces
+//!    the encoder of every stream under that stream's lock. Once that is through, every write that used the old codec
+//!    has ended and been counted: that is the grace period, and it costs requests nothing.
+//! 2. From then on the entry's count of objects only falls. An object is counted off after another word was published
+//!    in its place, which takes the slot's lock; so when the count is 0, whoever read an object of this codec has let
+//!    go of its slot, and saw to it that the lock's release happens before what follows here.
+//! 3. So who holds the lock of a slot whose word names an entry may use the entry until it lets go of the lock.
+//!
+//! A codec that has a priority is kept without objects, too. Changes are made one at a time, under `changing`; nothing
+//! that a request does waits for that lock.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use uzram_compress::{Error as CodecError, Tfm};
+
+use super::{CODECS, Codec, PRIORITIES, Records};
+use crate::counters::Counters;
+use crate::stream::PerCpu;
+use crate::table::SlotGuard;
+use crate::word::Content;
+use crate::{Error, HeaderError};
+
+/// What a device knows of one of its codecs. See [`crate::Device::codecs`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodecStats {
+    /// Its index in the slots' words.
+    pub index: usize,
+    /// The algorithm's name.
+    pub algorithm: &'static str,
+    /// The driver's name.
+    pub driver: &'static str,
+    /// The parameters that differ from the defaults, as `level=1`; empty for none.
+    pub params: String,
+    /// Length of its dictionary, 0 for none.
+    pub dictionary_bytes: u64,
+    /// Memory of the dictionary, of what was made of it, and of the readers' contexts.
+    pub memory_bytes: u64,
+    /// Objects that are compressed with it.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+    /// Its priorities: 0 for the primary, 1 to 3 for a secondary. Empty: it is only there for the objects it has left.
+    pub priorities: Vec<usize>,
+}
+
+/// Which codec has which priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Roles(pub(crate) [Option<u8>; PRIORITIES]);
+
+impl Roles {
+    /// As the image has it: a byte for each priority, the index and 1, or 0 for none.
+    pub(crate) fn to_word(self) -> u64 {
+        let byte = |(at, role): (usize, &Option<u8>)| {
+            role.map_or(0, |index| (u64::from(index) + 1) << (8 * at))
+        };
+        self.0.iter().enumerate().map(byte).sum()
+    }
+
+    /// `None`: no version so far wrote such a word, or it has no primary.
+    pub(crate) fn of_word(word: u64) -> Option<Roles> {
+        let mut roles = Roles::default();
+        for (role, byte) in roles.0.iter_mut().zip(word.to_le_bytes()) {
+            *role = byte.checked_sub(1);
+        }
+        let known = roles
+            .0
+            .iter()
+            .flatten()
+            .all(|index| usize::from(*index) < CODECS);
+        (known && word >> (8 * PRIORITIES) == 0 && roles.0[0].is_some()).then_some(roles)
+    }
+
+    pub(crate) fn of_codec(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+        let is = move |role: &Option<u8>| role.is_some_and(|role| usize::from(role) == index);
+        (0..PRIORITIES).filter(move |priority| is(&self.0[*priority]))
+    }
+}
+
+/// One reader's contexts: one for each codec that needs one to decompress.
+pub(crate) struct Reader([Option<Box<dyn Tfm>>; CODECS]);
+
+struct Entry {
+    codec: Arc<Codec>,
+    /// Memory of all readers' contexts.
+    reader_bytes: u64,
+}
+
+/// What is known of the entries, for those who look and change; requests use `shared`.
+#[derive(Default)]
+struct Roster {
+    entries: [Option<Entry>; CODECS],
+    roles: Roles,
+}
+
+pub(crate) struct Codecs {
+    /// The entries again, for requests: null, or what the roster's Arc keeps alive.
+    shared: [AtomicPtr<Codec>; CODECS],
+    /// Entries that need a context to decompress, a bit for each.
+    with_context: AtomicU16,
+    /// Entries without a priority.
+    leaving: AtomicU16,
+    readers: PerCpu<Reader>,
+    roster: Mutex<Roster>,
+    changing: Mutex<()>,
+    records: Records,
+}
+
+/// What an image's records became: codecs by their index, and their priorities.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    pub(crate) codecs: [Option<Codec>; CODECS],
+    pub(crate) roles: Roles,
+}
+
+/// The right to change the table, one at a time.
+pub(crate) struct Changing<'a> {
+    codecs: &'a Codecs,
+    _lock: MutexGuard<'a, ()>,
+}
+
+impl Codecs {
+    /// An empty table with readers for `count` CPUs.
+    pub(crate) fn new(records: Records, count: usize) -> Result<Codecs, CodecError> {
+        Ok(Codecs {
+            shared: [const { AtomicPtr::new(std::ptr::null_mut()) }; CODECS],
+            with_context: AtomicU16::new(0),
+            leaving: AtomicU16::new(0),
+            readers: PerCpu::new(count, || Ok(Reader([const { None }; CODECS])))?,
+            roster: Mutex::default(),
+            changing: Mutex::new(()),
+            records,
+        })
+    }
+
+    /// Waits for the right to change the table.
+    pub(crate) fn change(&self) -> Changing<'_> {
+        let lock = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        Changing {
+            codecs: self,
+            _lock: lock,
+        }
+    }
+
+    /// The right to change the table if nobody has it.
+    pub(crate) fn try_change(&self) -> Option<Changing<'_>> {
+        let lock = match self.changing.try_lock() {
+            Ok(lock) => lock,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Changing {
+            codecs: self,
+            _lock: lock,
+        })
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The codec of a priority, and its index.
+    pub(crate) fn of_priority(&self, priority: usize) -> Option<(u8, Arc<Codec>)> {
+        let roster = self.roster();
+        let index = roster.roles.0[priority]?;
+        let entry = roster.entries[usize::from(index)].as_ref()?;
+        Some((index, entry.codec.clone()))
+    }
+
+    /// The codec that a locked slot's word names; `None` if it names none.
+    pub(crate) fn of_slot<'a>(&'a self, slot: &'a SlotGuard<'_>) -> Option<&'a Codec> {
+        let Content::Compressed { algorithm, .. } = slot.content() else {
+            return None;
+        };
+        let codec = self.shared[usize::from(algorithm)].load(Acquire);
+        #[expect(
+            unsafe_code,
+            reason = "a slot's lock keeps the codec that its word names"
+        )]
+        // SAFETY: null, or the inside of an Arc that the roster held when it was stored. `Changing::retire` drops
+        // that Arc only when no word names the entry, and this slot's does for as long as it is locked, which is
+        // as long as the reference lives. See the head of this file.
+        unsafe {
+            codec.as_ref()
+        }
+    }
+
+    /// Whether a page of this content needs a reader's context to be read.
+    pub(crate) fn needs_context(&self, content: Content) -> bool {
+        let Content::Compressed { algorithm, .. } = content else {
+            return false;
+        };
+        self.with_context.load(Relaxed) >> algorithm & 1 == 1
+    }
+
+    /// Whether some entries are only there for their objects.
+    pub(crate) fn has_leaving(&self) -> bool {
+        self.leaving.load(Relaxed) != 0
+    }
+
+    /// Memory of dictionaries and readers' contexts, and of the dictionaries in the image.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.roster()
+            .entries
+            .iter()
+            .flatten()
+            .map(Entry::memory_bytes)
+            .sum()
+    }
+
+    /// Dictionaries' bytes in the image.
+    pub(crate) fn dictionary_bytes(&self) -> u64 {
+        let of = |entry: &Entry| entry.codec.dictionary().len() as u64;
+        self.roster().entries.iter().flatten().map(of).sum()
+    }
+
+    pub(crate) fn stats(&self, counters: &Counters) -> Vec<CodecStats> {
+        let roster = self.roster();
+        let entries = roster.entries.iter().enumerate();
+        entries
+            .filter_map(|(index, entry)| {
+                let entry = entry.as_ref()?;
+                let (objects, object_bytes) = counters.of_codec(index);
+                Some(CodecStats {
+                    index,
+                    algorithm: entry.codec.algorithm.name(),
+                    driver: entry.codec.algorithm.driver_name(),
+                    params: entry.codec.params_text(),
+                    dictionary_bytes: entry.codec.dictionary().len() as u64,
+                    memory_bytes: entry.memory_bytes(),
+                    objects,
+                    object_bytes,
+                    priorities: roster.roles.of_codec(index).collect(),
+                })
+            })
+            .collect()
+    }
+}
+
+impl Entry {
+    fn memory_bytes(&self) -> u64 {
+        // The image's copy takes whole pages.
+        let stored = self
+            .codec
+            .dictionary()
+            .len()
+            .next_multiple_of(crate::PAGE_SIZE);
+        (self.codec.prepared.memory_bytes() + stored) as u64 + self.reader_bytes
+    }
+}
+
+impl Changing<'_> {
+    /// The index of an equal codec, or of this one in a free entry: remembered in the image, and with contexts for
+    /// all readers. Nothing is changed where this fails.
+    pub(crate) fn admit(&self, codec: Codec) -> Result<u8, Error> {
+        let table = self.codecs;
+        let (same, free) = {
+            let entries = &table.roster().entries;
+            let same = |entry: &Option<Entry>| {
+                entry
+                    .as_ref()
+                    .is_some_and(|entry| entry.codec.is_same_as(&codec))
+            };
+            (
+                entries.iter().position(same),
+                entries.iter().position(Option::is_none),
+            )
+        };
+        if let Some(index) = same {
+            return Ok(index as u8);
+        }
+        let index = free.ok_or(Error::CodecsFull)?;
+        let contexts = self.contexts(&codec)?;
+        table.records.put(index, &codec)?;
+        self.install(index, codec, contexts);
+        Ok(index as u8)
+    }
+
+    /// Takes over what an image's records say. Before the device is in use.
+    pub(crate) fn load(&self, loaded: Loaded) -> Result<(), Error> {
+        for (index, codec) in loaded.codecs.into_iter().enumerate() {
+            match codec {
+                Some(codec) => {
+                    let contexts = self.contexts(&codec)?;
+                    self.install(index, codec, contexts);
+                }
+                // Somebody may have died between writing a dictionary and saying so.
+                None => self.codecs.records.punch(index),
+            }
+        }
+        self.set_roles(loaded.roles);
+        Ok(())
+    }
+
+    fn contexts(&self, codec: &Codec) -> Result<Vec<Box<dyn Tfm>>, CodecError> {
+        let count = if codec.needs_context() {
+            self.codecs.readers.count()
+        } else {
+            0
+        };
+        (0..count).map(|_| codec.context()).collect()
+    }
+
+    fn install(&self, index: usize, codec: Codec, mut contexts: Vec<Box<dyn Tfm>>) {
+        let table = self.codecs;
+        let reader_bytes = contexts.iter().map(|tfm| tfm.memory_bytes() as u64).sum();
+        if codec.needs_context() {
+            table.with_context.fetch_or(1 << index, Relaxed);
+            table
+                .readers
+                .for_each(|reader| reader.0[index] = contexts.pop());
+        }
+        let codec = Arc::new(codec);
+        table.shared[index].store(Arc::as_ptr(&codec).cast_mut(), Release);
+        let mut roster = table.roster();
+        roster.entries[index] = Some(Entry {
+            codec,
+            reader_bytes,
+        });
+        table.note_leaving(&roster);
+    }
+
+    pub(crate) fn roles(&self) -> Roles {
+        self.codecs.roster().roles
+    }
+
+    pub(crate) fn set_roles(&self, roles: Roles) {
+        let mut roster = self.codecs.roster();
+        roster.roles = roles;
+        self.codecs.note_leaving(&roster);
+    }
+
+    /// Drops every codec that has neither a priority nor objects, with its dictionary and contexts. Only while every
+    /// stream's encoder is of a codec with a priority.
+    pub(crate) fn retire_unused(&self, counters: &Counters) {
+        for index in 0..CODECS {
+            let leaving = self.codecs.leaving.load(Relaxed) >> index & 1 == 1;
+            if leaving && counters.of_codec(index).0 == 0 {
+                self.retire(index);
+            }
+        }
+    }
+
+    fn retire(&self, index: usize) {
+        let table = self.codecs;
+        // The image first: whatever dies from here on, nothing that is needed goes.
+        table.records.remove(index);
+        table.shared[index].store(std::ptr::null_mut(), Release);
+        table.with_context.fetch_and(!(1 << index), Relaxed);
+        table.readers.for_each(|reader| reader.0[index] = None);
+        let mut roster = table.roster();
+        roster.entries[index] = None;
+        table.note_leaving(&roster);
+    }
+}
+
+impl Codecs {
+    fn note_leaving(&self, roster: &Roster) {
+        let bit = |index: usize| {
+            let leaving =
+                roster.entries[index].is_some() && roster.roles.of_codec(index).count() == 0;
+            u16::from(leaving) << index
+        };
+        self.leaving.store((0..CODECS).map(bit).sum(), Relaxed);
+    }
+}
+
+/// What a request decompresses with: the readers' contexts of this CPU, taken when the first page needs one and kept
+/// for the rest of the request; and for a writer the encoder of its stream.
+pub(crate) struct Contexts<'a> {
+    codecs: &'a Codecs,
+    cpu: usize,
+    reader: Option<MutexGuard<'a, Reader>>,
+}
+
+impl<'a> Contexts<'a> {
+    pub(crate) fn new(codecs: &'a Codecs, cpu: usize) -> Contexts<'a> {
+        Contexts {
+            codecs,
+            cpu,
+            reader: None,
+        }
+    }
+
+    /// Makes sure that a page of this content can be read. Not while a slot is locked: may wait for a reader.
+    pub(crate) fn prepare(&mut self, content: Content) {
+        if self.reader.is_none() && self.codecs.needs_context(content) {
+            self.reader = Some(self.codecs.readers.get(self.cpu));
+        }
+    }
+
+    /// Whether a page of this content can be read now.
+    pub(crate) fn suit(&self, content: Content) -> bool {
+        self.reader.is_some() || !self.codecs.needs_context(content)
+    }
+
+    /// Decompresses the object of a locked slot.
+    pub(crate) fn decompress(
+        &mut self,
+        slot: &SlotGuard<'_>,
+        object: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, CodecError> {
+        let (Content::Compressed { algorithm, .. }, Some(codec)) =
+            (slot.content(), self.codecs.of_slot(slot))
+        else {
+            // Only words of codecs that are there are published or attached to.
+            return Err(CodecError::Corrupt {
+                algorithm: "unknown",
+            });
+        };
+        if let Some(stateless) = codec.prepared.stateless() {
+            return stateless.decompress(object, out);
+        }
+        let context = self
+            .reader
+            .as_mut()
+            .and_then(|r| r.0[usize::from(algorithm)].as_mut());
+        let corrupt = CodecError::Corrupt {
+            algorithm: codec.algorithm.name(),
+        };
+        context.ok_or(corrupt)?.decompress(object, out)
+    }
+}
+
+/// The state word of the roles.
+pub(crate) fn load_roles(word: &AtomicU64) -> Result<Roles, HeaderError> {
+    let what = "the codecs' priorities";
+    Roles::of_word(word.load(Acquire)).ok_or(HeaderError::Inconsistent { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_read_back_and_nonsense_does_not() {
+        for roles in [
+            Roles([Some(0), None, None, None]),
+            Roles([Some(15), Some(0), None, Some(15)]),
+        ] {
+            assert_eq!(Roles::of_word(roles.to_word()), Some(roles));
+        }
+        assert_eq!(Roles([Some(2), None, Some(0), None]).to_word(), 0x0001_0003);
+        for word in [0, 0x100, 17, 1 | 1 << 40, u64::MAX] {
+            assert_eq!(Roles::of_word(word), None, "{word:#x}");
+        }
+    }
+}

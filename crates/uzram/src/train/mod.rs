@@ -1,0 +1,149 @@
+//! Training a dictionary on what a device holds, off the way of requests: sample pages, train on one half of them,
+//! judge on the other, adopt if it pays.
+//!
+//! `sample` reads the pages, `judge` compares. Nothing here is locked while it works, so requests only share the
+//! processor with it; memory is bounded by the number of samples.
+
+mod judge;
+mod sample;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uzram_compress::dictionary;
+
+pub use judge::pays;
+
+use crate::codec::Codec;
+use crate::device::Device;
+use crate::{Error, PAGE_SIZE};
+
+/// Most pages that are sampled, 64 MiB.
+const MAX_PAGES: usize = 16 << 10;
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Training {
+    /// The longest dictionary in bytes. Default: 16 KiB.
+    pub dictionary_bytes: usize,
+    /// Pages to sample, at most 16384; half of them are trained on. Default: 4096.
+    pub sample_pages: usize,
+    /// How long sampling may take; it goes on with what it has then. Training and judging take about as long as
+    /// compressing the samples ten times. Default: 5 s.
+    pub patience: Duration,
+    /// Only find out whether it would pay.
+    pub dry_run: bool,
+}
+
+impl Default for Training {
+    fn default() -> Training {
+        Training {
+            dictionary_bytes: dictionary::DEFAULT_BYTES,
+            sample_pages: 4096,
+            patience: Duration::from_secs(5),
+            dry_run: false,
+        }
+    }
+}
+
+/// What came of a training. Ratios are plain bytes over stored bytes of the pages that were judged, none of which was
+/// trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainReport {
+    /// Pages sampled.
+    pub pages_sampled: usize,
+    /// Of these, pages judged.
+    pub pages_judged: usize,
+    /// Ratio with the codec in use.
+    pub ratio_before: f64,
+    /// Ratio with the new dictionary.
+    pub ratio_after: f64,
+    /// Compression speed with the new dictionary over that of the codec in use, taking turns.
+    pub speed_ratio: f64,
+    /// Length of the dictionary.
+    pub dictionary_bytes: usize,
+    /// Memory that it costs: dictionary, what is made of it, contexts of readers.
+    pub memory_cost_bytes: u64,
+    /// Whether the device compresses with it now.
+    pub adopted: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+impl Device {
+    /// Trains a dictionary for the algorithm in use on pages that the device holds, and compresses with it from now on
+    /// if it pays ([`pays`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
+    /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
+    /// request waits for.
+    ///
+    /// [`Error::Invalid`] where the algorithm takes no dictionary; [`Error::Compress`] where there are too few pages,
+    /// they have nothing in common, or the length is out of range; else as [`Device::set_algorithm`].
+    pub fn train(&self, training: &Training) -> Result<TrainReport, Error> {
+        let current = self.primary();
+        let spec = current
+            .algorithm
+            .dictionary()
+            .ok_or_else(|| self.no_dictionary(&current))?;
+        let deadline = Instant::now() + training.patience;
+        let pages = self.sample(training.sample_pages.min(MAX_PAGES), deadline);
+        let level = current.settings.c_int("level");
+        let (samples, judged): (Vec<&[u8]>, Vec<_>) = pages
+            .chunks_exact(2)
+            .map(|pair| (&pair[0][..], &pair[1]))
+            .unzip();
+        let bytes = dictionary::train(spec, level, &samples, training.dictionary_bytes)?;
+        let dictionary_bytes = bytes.len();
+        let candidate = current.with_dictionary(Arc::from(bytes))?;
+        let verdict = judge::compare(&current, &candidate, &judged)?;
+        let memory_cost_bytes = self.cost(&candidate)?;
+        let plain = (judged.len() * PAGE_SIZE) as f64;
+        let mut report = TrainReport {
+            pages_sampled: pages.len(),
+            pages_judged: judged.len(),
+            ratio_before: plain / verdict.bytes_before as f64,
+            ratio_after: plain / verdict.bytes_after as f64,
+            speed_ratio: verdict.speed_ratio,
+            dictionary_bytes,
+            memory_cost_bytes,
+            adopted: false,
+            reason: String::new(),
+        };
+        let size_ratio = verdict.bytes_after as f64 / verdict.bytes_before as f64;
+        report.reason = match pays(size_ratio, verdict.speed_ratio) {
+            Err(reason) => reason,
+            Ok(reason) if training.dry_run => format!("{reason}; only tried"),
+            Ok(reason) if self.set_primary(candidate, Some(&current))? => {
+                report.adopted = true;
+                reason
+            }
+            Ok(_) => "the algorithm was changed meanwhile".into(),
+        };
+        Ok(report)
+    }
+
+    fn no_dictionary(&self, codec: &Codec) -> Error {
+        let takers = self.registry.iter().filter(|a| a.dictionary().is_some());
+        let names: Vec<_> = takers.map(|a| a.driver_name()).collect();
+        Error::Invalid {
+            what: "a dictionary for",
+            given: codec.algorithm.driver_name().into(),
+            accepted: format!("these take one: {}", names.join(", ")),
+        }
+    }
+
+    /// Memory that a codec with a dictionary takes beyond the encoders of the one before.
+    fn cost(&self, candidate: &Codec) -> Result<u64, Error> {
+        let contexts = if candidate.needs_context() {
+            self.streams.count()
+        } else {
+            0
+        };
+        let context = if contexts > 0 {
+            candidate.context()?.memory_bytes()
+        } else {
+            0
+        };
+        let stored = candidate.dictionary().len().next_multiple_of(PAGE_SIZE);
+        Ok((candidate.prepared.memory_bytes() + stored + contexts * context) as u64)
+    }
+}

@@ -1,0 +1,94 @@
+//! Pages of a device, chosen at random among those that compression matters to, and read as any reader would, but
+//! without leaving a trace in the counters.
+
+use std::time::{Instant, SystemTime};
+
+use uzram_pool::current_cpu;
+
+use crate::PAGE_SIZE;
+use crate::codec::Contexts;
+use crate::device::Device;
+use crate::word::Content;
+
+/// Tables up to this many slots are gone through in a random order; in larger ones slots are drawn.
+const SHUFFLED: u64 = 1 << 20;
+/// Draws for each page that is wanted before a table is taken to be almost empty.
+const DRAWS: u64 = 2000;
+/// Slots looked at between looks at the clock.
+const LOOKS: u64 = 256;
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % end
+    }
+}
+
+impl Device {
+    /// Up to `wanted` different pages that are compressed or huge, in a random order; fewer if there are no more or
+    /// the deadline comes.
+    pub(super) fn sample(&self, wanted: usize, deadline: Instant) -> Vec<[u8; PAGE_SIZE]> {
+        let runs: Vec<(u64, u64)> = self.table.resident().collect();
+        let total: u64 = runs.iter().map(|(_, count)| count).sum();
+        let mut pages = Vec::new();
+        if total == 0 {
+            return pages;
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let mut random = Random(now.map_or(1, |t| t.as_nanos() as u64) | 1);
+        let mut seen = std::collections::HashSet::new();
+        for (looks, number) in order(total, wanted as u64, &mut random).enumerate() {
+            if pages.len() == wanted
+                || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline
+            {
+                break;
+            }
+            let Some(page) = slot_at(&runs, number).filter(|page| *page < self.table.pages())
+            else {
+                continue;
+            };
+            let matters = matches!(
+                self.table.peek(page),
+                Content::Compressed { .. } | Content::Huge { .. }
+            );
+            if !matters || !seen.insert(page) {
+                continue;
+            }
+            let mut bytes = [0; PAGE_SIZE];
+            // For each page anew: requests want the readers' contexts, too.
+            let mut contexts = Contexts::new(&self.codecs, current_cpu());
+            if self.read_page(page, &mut bytes, &mut contexts).is_ok() {
+                pages.push(bytes);
+            }
+        }
+        pages
+    }
+}
+
+/// Numbers below `total` in a random order.
+fn order(total: u64, wanted: u64, random: &mut Random) -> Box<dyn Iterator<Item = u64> + '_> {
+    if total > SHUFFLED {
+        return Box::new((0..wanted * DRAWS).map(move |_| random.below(total)));
+    }
+    let mut numbers: Vec<u64> = (0..total).collect();
+    for at in (1..numbers.len()).rev() {
+        numbers.swap(at, random.below(at as u64 + 1) as usize);
+    }
+    Box::new(numbers.into_iter())
+}
+
+/// The slot with that number among all slots of the runs.
+fn slot_at(runs: &[(u64, u64)], mut number: u64) -> Option<u64> {
+    for (first, count) in runs {
+        if number < *count {
+            return Some(first + number);
+        }
+        number -= count;
+    }
+    None
+}
