@@ -63,6 +63,7 @@ enum Command {
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
+    Advise(commands::advise::Args),
     #[command(hide = true)]
     Keep(keeper::Args),
     #[command(hide = true)]
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         Command::Recover(command) => command.run(),
         Command::Upgrade(command) => command.run(),
         Command::Algorithms(command) => command.run(),
+        Command::Advise(command) => command.run(),
         Command::Keep(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::CheckImage(command) => command.run(),

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what several of them need.
 
+pub(crate) mod advise;
 pub(crate) mod algorithms;
 pub(crate) mod check_image;
 pub(crate) mod create;

@@ -1,0 +1,232 @@
+//! `uzram advise`: samples pages, measures every algorithm on them, and says which to use.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use uzram::compress::Registry;
+use uzram::compress::dictionary::DEFAULT_BYTES;
+use uzram_advise::measure::Options;
+use uzram_advise::recommend::recommend_for_kernel;
+use uzram_advise::{Advice, Choice, Measured, Sample, kernel, measure, plot, recommend, sample};
+use uzram_control::size;
+
+use super::{print, print_json};
+use crate::exit::Result;
+
+/// Say which algorithms fit given memory, and why
+///
+/// Samples pages, compresses and decompresses them with every algorithm at several levels, with and without a
+/// dictionary trained on the other half of them, and recommends one for writes and one for idle pages. Also prints
+/// what to tell the kernel's own zram. Nothing of the sampled memory is kept.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram advise --pid 1234 --pid 1240
+  uzram advise --device /dev/ublkb0 --plot advice.svg
+  uzram advise --seconds 20 --cmd java -jar service.jar")]
+pub(crate) struct Args {
+    /// Sample the memory of this process; may be repeated
+    #[arg(long, value_name = "PID", conflicts_with_all = ["file", "device", "cmd"],
+          required_unless_present_any = ["file", "device", "cmd"])]
+    pid: Vec<u32>,
+    /// Sample this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "cmd"])]
+    file: Option<PathBuf>,
+    /// Sample this block device, a uzram device or any other
+    #[arg(long, value_name = "DEVICE", conflicts_with = "cmd")]
+    device: Option<PathBuf>,
+    /// Run this command and sample its processes when they have most memory. Takes the rest of the line
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    cmd: Vec<String>,
+    /// End the command after this time, having sampled it
+    #[arg(long, value_name = "SECONDS", requires = "cmd")]
+    seconds: Option<u64>,
+    /// Pages to sample
+    #[arg(long, value_name = "PAGES", default_value_t = 4096)]
+    samples: usize,
+    /// Longest dictionary to train, 0 for none
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_BYTES as u64, value_parser = size::parse)]
+    dictionary_size: u64,
+    /// Measure only the algorithms' default levels
+    #[arg(long)]
+    quick: bool,
+    /// Draw capacity against speed, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let sample = self.sample()?;
+        let options = Options {
+            dictionary_bytes: self.dictionary_size as usize,
+            quick: self.quick,
+            ..Options::default()
+        };
+        let bar = progress_bar();
+        let measured = measure(&sample, &Registry::builtin(), &options, &mut |done, of| {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        let measured = measured?;
+        let advice = recommend(&measured);
+        if let Some(path) = &self.plot {
+            plot::plot(path, &sample, &measured, advice.as_ref())?;
+        }
+        let for_kernel = recommend_for_kernel(&measured);
+        if self.json {
+            return print_json(&to_json(
+                &sample,
+                &measured,
+                advice.as_ref(),
+                for_kernel.as_ref(),
+            ));
+        }
+        print(&to_text(
+            &sample,
+            &measured,
+            advice.as_ref(),
+            for_kernel.as_ref(),
+        ))
+    }
+
+    fn sample(&self) -> Result<Sample> {
+        if let Some(path) = self.file.as_ref().or(self.device.as_ref()) {
+            return Ok(sample::of_file(path, self.samples)?);
+        }
+        if let Some((program, args)) = self.cmd.split_first() {
+            let patience = self.seconds.map(Duration::from_secs);
+            return Ok(sample::of_command(program, args, self.samples, patience)?);
+        }
+        Ok(sample::of_processes(&self.pid, self.samples)?)
+    }
+}
+
+/// On stderr, where that is a terminal.
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("measuring {bar:40} {pos}/{len} {eta}");
+    let bar = ProgressBar::new(0);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn to_text(
+    sample: &Sample,
+    measured: &[Measured],
+    advice: Option<&Advice>,
+    for_kernel: Option<&Advice>,
+) -> String {
+    let mut text = format!(
+        "{}: {} of {} pages, {:.1} % of them same-filled; measured on {}, dictionaries trained on the others\n\n",
+        sample.what,
+        sample.sampled,
+        sample.population,
+        sample.same_filled_share() * 100.0,
+        sample.measured().len()
+    );
+    text += &format!(
+        "{:<20} {:>10} {:>6} {:>8} {:>5} {:>10} {:>10}\n",
+        "ALGORITHM", "DICTIONARY", "RATIO", "CAPACITY", "HUGE", "WRITE", "READ"
+    );
+    for one in measured {
+        text += &format!(
+            "{:<20} {:>10} {:>6.2} {:>8.2} {:>4.0}% {:>6.0} MB/s {:>5.0} MB/s\n",
+            one.spec(),
+            match one.dictionary_bytes {
+                0 => "-".into(),
+                bytes => size::human(bytes as u64),
+            },
+            one.ratio,
+            one.capacity,
+            one.huge_share * 100.0,
+            one.write_mib_s * 1.048_576,
+            one.read_mib_s * 1.048_576,
+        );
+    }
+    text += "\nRATIO is of the pages that are not same-filled. CAPACITY is bytes held for each byte of memory, all counted.\n";
+    let Some(advice) = advice else { return text };
+    text += "\nuzram:\n";
+    text += &pairing(advice);
+    text += &format!("  {}\n", create_line(advice));
+    if advice.writes.what.dictionary_bytes > 0 {
+        text += "  uzram train NAME            # once it holds data\n";
+    }
+    if let Some(advice) = for_kernel {
+        text += "\nThe kernel's zram (its algorithms in uzram's implementation):\n";
+        text += &pairing(advice);
+        for line in kernel::sysfs_lines(advice, "zram0") {
+            text += &format!("  {line}\n");
+        }
+        text += "\nzram-generator.conf:\n";
+        for line in kernel::generator_entry(advice, "zram0").lines() {
+            text += &format!("  {line}\n");
+        }
+    }
+    text
+}
+
+fn pairing(advice: &Advice) -> String {
+    let line = |what: &str, choice: &Choice| {
+        let dictionary = match choice.what.dictionary_bytes {
+            0 => "",
+            _ => " with a dictionary",
+        };
+        format!(
+            "  {what:<12} {}{dictionary}: {}\n",
+            choice.what.spec(),
+            choice.why
+        )
+    };
+    let mut text = line("writes", &advice.writes);
+    if let Some(idle) = &advice.idle {
+        text += &line("idle pages", idle);
+    }
+    for note in &advice.notes {
+        text += &format!("  {note}\n");
+    }
+    text
+}
+
+/// The command that makes such a device.
+fn create_line(advice: &Advice) -> String {
+    let mut line = format!("uzram create --algorithm '{}'", advice.writes.what.spec());
+    if let Some(idle) = &advice.idle {
+        line += &format!(" --recomp-algorithm '{}'", idle.what.spec());
+    }
+    line
+}
+
+fn to_json(
+    sample: &Sample,
+    measured: &[Measured],
+    advice: Option<&Advice>,
+    for_kernel: Option<&Advice>,
+) -> serde_json::Value {
+    json!({
+        "sample": {
+            "what": sample.what,
+            "population_pages": sample.population,
+            "sampled_pages": sample.sampled,
+            "same_filled_share": sample.same_filled_share(),
+            "measured_pages": sample.measured().len(),
+        },
+        "measured": measured,
+        "advice": advice,
+        "create": advice.map(create_line),
+        "kernel": for_kernel.map(|advice| json!({
+            "advice": advice,
+            "sysfs": kernel::sysfs_lines(advice, "zram0"),
+            "zram_generator": kernel::generator_entry(advice, "zram0"),
+        })),
+    })
+}
