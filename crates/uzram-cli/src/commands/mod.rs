@@ -2,12 +2,15 @@
 
 pub(crate) mod algorithms;
 pub(crate) mod check_image;
+pub(crate) mod choice;
 pub(crate) mod create;
 pub(crate) mod list;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
+pub(crate) mod set;
 pub(crate) mod stat;
+pub(crate) mod train;
 pub(crate) mod upgrade;
 
 use std::io;
