@@ -117,20 +117,39 @@ pub fn process_memory(megabytes: usize) -> Result<Corpus> {
     let each = megabytes / WORK.len();
     let mut bytes = Vec::with_capacity(megabytes << 20);
     for (program, flag, text) in WORK {
-        let text = text.replace("LIMIT", &(each << 20).to_string());
-        let mut child = Command::new(program)
-            .args([flag, text.as_str()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
-        let result = wait_ready(&mut child).and_then(|()| read_heap(child.id(), &mut bytes));
-        drop(child.stdin.take());
-        child.wait()?;
-        result.with_context(|| format!("reading the memory of {program}"))?;
+        collect(program, &[flag, text], each, &mut bytes)?;
     }
     let name = "process memory (python3: syntax trees, JSON, SQLite; perl: hashes)".into();
     Ok(Corpus { name, bytes })
+}
+
+/// The resident heap pages of one process that does such work as [`WORK`] describes: `LIMIT` in its arguments becomes a
+/// number of bytes.
+pub fn of_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
+    let mut bytes = Vec::with_capacity(megabytes << 20);
+    collect(program, args, megabytes, &mut bytes)?;
+    let name = name.into();
+    Ok(Corpus { name, bytes })
+}
+
+/// The work of `process_memory`'s processes by its number, as arguments of [`of_process`].
+pub fn work(number: usize) -> (&'static str, [&'static str; 2]) {
+    let (program, flag, text) = WORK[number];
+    (program, [flag, text])
+}
+
+fn collect(program: &str, args: &[&str], megabytes: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    let limit = (megabytes << 20).to_string();
+    let mut child = Command::new(program)
+        .args(args.iter().map(|arg| arg.replace("LIMIT", &limit)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let result = wait_ready(&mut child).and_then(|()| read_heap(child.id(), bytes));
+    drop(child.stdin.take());
+    child.wait()?;
+    result.with_context(|| format!("reading the memory of {program}"))
 }
 
 fn wait_ready(child: &mut Child) -> Result<()> {

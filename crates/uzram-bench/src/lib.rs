@@ -8,6 +8,7 @@
 pub mod attach;
 pub mod core;
 pub mod corpus;
+pub mod dictionary;
 pub mod measure;
 pub mod report;
 mod rival;

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, core};
+use uzram_bench::{attach, core, dictionary};
 
-const USAGE: &str = "usage: uzram-bench core|attach [--quick] [--rounds N] [--record FILE]
+const USAGE: &str = "usage: uzram-bench core|attach|dictionary [--quick] [--rounds N] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   attach    how fast a new process takes a device over (default: 9 rounds)
+  dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --record  write the figures to FILE as JSON, too";
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let mut options = core::Options::default();
     let mut takeover = attach::Options::default();
+    let mut training = dictionary::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -38,20 +40,24 @@ fn run() -> Result<()> {
                     fill_bytes: 64 << 20,
                 };
                 takeover.fill_bytes = 512 << 20;
+                training.megabytes = 16;
+                training.rounds = 7;
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
                 options.rounds = count.context("--rounds needs a number, 1 or more")?;
                 takeover.rounds = options.rounds;
+                training.rounds = options.rounds;
             }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "attach" => name = Some(arg),
+            "core" | "attach" | "dictionary" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
     let progress = &mut |what: &str| eprintln!("{what} ...");
     let report = match name.as_deref() {
         Some("core") => core::run(&options, progress)?,
+        Some("dictionary") => dictionary::run(&training, progress)?,
         Some(_) => attach::run(&takeover, progress)?,
         None => bail!("which benchmark?\n{USAGE}"),
     };
