@@ -131,8 +131,8 @@ print qq(ready\n); my @rest = <STDIN>;",
 pub fn process_memory(megabytes: usize) -> Result<Corpus> {
     let each = megabytes / WORK.len();
     let mut bytes = Vec::with_capacity(megabytes << 20);
-    for work in WORK {
-        heap_of(work, each, &mut bytes)?;
+    for (_, program, flag, text) in WORK {
+        collect(program, &[flag, text], each, &mut bytes)?;
     }
     let name = "process memory (python3: syntax trees, JSON, SQLite; perl: hashes)".into();
     Ok(Corpus { name, bytes })
@@ -142,18 +142,31 @@ pub fn process_memory(megabytes: usize) -> Result<Corpus> {
 pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
     let heap = |work: &(&str, &str, &str, &str)| {
         let mut bytes = Vec::new();
-        heap_of(work, megabytes, &mut bytes)?;
+        collect(work.1, &[work.2, work.3], megabytes, &mut bytes)?;
         Ok(Corpus::new(work.0, bytes))
     };
     WORK.iter().map(heap).collect()
 }
 
-/// Appends about `megabytes` of the heap of one kind of work.
-fn heap_of(work: &(&str, &str, &str, &str), megabytes: usize, bytes: &mut Vec<u8>) -> Result<()> {
-    let (_, program, flag, text) = work;
-    let text = text.replace("LIMIT", &(megabytes << 20).to_string());
+/// The resident heap pages of one process that does such work as [`WORK`] describes: `LIMIT` in its arguments becomes a
+/// number of bytes.
+pub fn of_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
+    let mut bytes = Vec::with_capacity(megabytes << 20);
+    collect(program, args, megabytes, &mut bytes)?;
+    let name = name.into();
+    Ok(Corpus { name, bytes })
+}
+
+/// The work of `process_memory`'s processes by its number, as arguments of [`of_process`].
+pub fn work(number: usize) -> (&'static str, [&'static str; 2]) {
+    let (_, program, flag, text) = WORK[number];
+    (program, [flag, text])
+}
+
+fn collect(program: &str, args: &[&str], megabytes: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    let limit = (megabytes << 20).to_string();
     let mut child = Command::new(program)
-        .args([flag, text.as_str()])
+        .args(args.iter().map(|arg| arg.replace("LIMIT", &limit)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

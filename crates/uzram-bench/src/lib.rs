@@ -9,6 +9,7 @@ pub mod attach;
 pub mod codecs;
 pub mod core;
 pub mod corpus;
+pub mod dictionary;
 pub mod measure;
 pub mod report;
 mod rival;

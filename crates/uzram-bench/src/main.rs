@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, codecs, core};
+use uzram_bench::{attach, codecs, core, dictionary};
 
-const USAGE: &str = "usage: uzram-bench core|codecs|attach [--quick] [--rounds N] [--record FILE]
+const USAGE: &str = "usage: uzram-bench core|codecs|attach|dictionary [--quick] [--rounds N] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
   attach    how fast a new process takes a device over (default: 9 rounds)
+  dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --record  write the figures to FILE as JSON, too";
@@ -28,6 +29,7 @@ fn run() -> Result<()> {
     let mut options = core::Options::default();
     let mut takeover = attach::Options::default();
     let mut all = codecs::Options::default();
+    let mut training = dictionary::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -43,15 +45,18 @@ fn run() -> Result<()> {
                 all.megabytes = 4;
                 all.rounds = 3;
                 all.batch = 256;
+                training.megabytes = 16;
+                training.rounds = 7;
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
                 options.rounds = count.context("--rounds needs a number, 1 or more")?;
                 takeover.rounds = options.rounds;
                 all.rounds = options.rounds;
+                training.rounds = options.rounds;
             }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "codecs" | "attach" => name = Some(arg),
+            "core" | "codecs" | "attach" | "dictionary" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
@@ -59,6 +64,7 @@ fn run() -> Result<()> {
     match name.as_deref() {
         Some("core") => show(&core::run(&options, progress)?, record),
         Some("codecs") => show(&codecs::run(&all, progress)?, record),
+        Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),
     }

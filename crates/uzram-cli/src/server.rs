@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use uzram::Device;
+use uzram::{Choice, Device};
 use uzram_control::stat::Stat;
 use uzram_control::{
     Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
     SERVER_SOCKET,
 };
 
-use crate::commands::create;
+use crate::commands::{create, train};
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::process::{leave_terminal, pidfd, take_name, wait_for_end};
@@ -152,11 +152,11 @@ impl Args {
         loop {
             let path = format!("/proc/self/fd/{}", self.image);
             let image = OpenOptions::new().read(true).write(true).open(path)?;
-            let builder = create.builder()?;
             let result = if self.resume {
-                builder.attach(image.into())
+                // The image says what was set since the device was made.
+                create.resumer().attach(image.into())
             } else {
-                builder.build_in(image.into())
+                create.builder()?.build_in(image.into())
             };
             match result {
                 // The last of a killed process's threads may still be on its way out.
@@ -329,6 +329,37 @@ impl Served {
     fn remove(&self) -> Result {
         self.front().remove()
     }
+
+    fn set_algorithm(
+        &self,
+        priority: usize,
+        algorithm: &str,
+        dictionary: &str,
+    ) -> std::result::Result<(), uzram::Error> {
+        if algorithm.is_empty() {
+            return self.device.set_secondary(priority, None);
+        }
+        let mut choice: Choice = algorithm.parse()?;
+        let bytes = uzram_control::of_hex(dictionary).ok_or_else(|| uzram::Error::Invalid {
+            what: "dictionary",
+            given: "in this request".into(),
+            accepted: "hexadecimal digits".into(),
+        })?;
+        if !bytes.is_empty() {
+            choice = choice.dictionary(bytes);
+        }
+        match priority {
+            0 => self.device.set_algorithm(&choice),
+            _ => self.device.set_secondary(priority, Some(&choice)),
+        }
+    }
+}
+
+fn device_error(error: uzram::Error) -> ControlError {
+    ControlError {
+        errno: error.errno(),
+        message: error.to_string(),
+    }
 }
 
 impl Handler for Served {
@@ -348,6 +379,29 @@ impl Handler for Served {
             }
             Request::Remove => self.remove().map_err(refused)?,
             Request::SetMemLimit { bytes } => self.device.set_mem_limit_bytes(bytes),
+            Request::SetAlgorithm {
+                priority,
+                algorithm,
+                dictionary,
+            } => {
+                let set = self.set_algorithm(priority, &algorithm, &dictionary);
+                set.map_err(device_error)?;
+                tracing::info!(
+                    priority,
+                    algorithm,
+                    dictionary = dictionary.len() / 2,
+                    "algorithm set"
+                );
+            }
+            Request::Train {
+                dictionary_bytes,
+                dry_run,
+            } => {
+                let training = train::training(dictionary_bytes, dry_run);
+                let report = self.device.train(&training).map_err(device_error)?;
+                tracing::info!(?report, "trained");
+                return Ok(Response::Trained(report.into()));
+            }
             other => {
                 let message = format!("this server does not know {other:?}");
                 return Err(ControlError { errno: 22, message });

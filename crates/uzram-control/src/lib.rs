@@ -15,6 +15,6 @@ mod server;
 pub mod size;
 pub mod stat;
 
-pub use protocol::{ControlError, PROTOCOL_VERSION, Request, Response, call};
+pub use protocol::{ControlError, PROTOCOL_VERSION, Request, Response, call, of_hex, to_hex};
 pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};
 pub use server::{ControlServer, Handler};

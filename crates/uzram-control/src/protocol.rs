@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stat::Stat;
+use crate::stat::{Stat, Trained};
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
-/// Longest line that either side accepts.
-const MAX_LINE: u64 = 64 << 10;
+/// Longest line that either side accepts: room for a dictionary of 1 MiB in hexadecimal.
+const MAX_LINE: u64 = 3 << 20;
 /// How long either side waits for the other. A removal waits for udev and the last requests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -37,6 +37,23 @@ pub enum Request {
         /// The limit.
         bytes: u64,
     },
+    /// Compress with another algorithm from now on, or set the one for recompression.
+    SetAlgorithm {
+        /// 0 for the primary, 1 to 3 for a secondary.
+        priority: usize,
+        /// Name and parameters, such as `zstd(level=1)`; empty to remove a secondary.
+        algorithm: String,
+        /// The dictionary, in hexadecimal; empty for none.
+        #[serde(default)]
+        dictionary: String,
+    },
+    /// Train a dictionary, and compress with it from now on if it pays.
+    Train {
+        /// The longest dictionary.
+        dictionary_bytes: usize,
+        /// Only find out.
+        dry_run: bool,
+    },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
     /// To a keeper: start the server if it does not run, and wait until it serves.
@@ -49,7 +66,7 @@ pub enum Request {
 }
 
 /// What a server answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Response {
@@ -57,15 +74,36 @@ pub enum Response {
     Done,
     /// The statistics.
     Stat(Box<Stat>),
+    /// What came of a training.
+    Trained(Trained),
     /// Not done.
     Error(ControlError),
+}
+
+/// Bytes as they stand in a request.
+pub fn to_hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
+    bytes
+        .iter()
+        .flat_map(|b| [digit(b >> 4), digit(b & 15)])
+        .collect()
+}
+
+/// The bytes that [`to_hex`] wrote; `None` for anything else.
+pub fn of_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| (c as char).to_digit(16).map(|n| n as u8);
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// Why a request was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ControlError {
-    /// The errno that says it best: EBUSY 16, EINVAL 22, EPROTO 71.
+    /// The errno that says it best: EIO 5, EBUSY 16, EINVAL 22, EPROTO 71.
     pub errno: i32,
     /// In words.
     pub message: String,
@@ -138,4 +176,20 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
     }
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_reads_back_and_nothing_else_does() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(of_hex(&to_hex(&bytes)), Some(bytes));
+        assert_eq!(to_hex(&[0x0A, 0xF0]), "0af0");
+        assert_eq!(of_hex(""), Some(Vec::new()));
+        for text in ["0", "0g", "123", "+1", "\u{e9}"] {
+            assert_eq!(of_hex(text), None, "{text}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
 use serde::{Deserialize, Serialize};
-use uzram::Device;
+use uzram::{CodecStats, Device, TrainReport};
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +40,105 @@ pub struct Stat {
     pub notify_free: u64,
     /// Memory of the slot table, in bytes.
     pub table_bytes: u64,
-    /// Memory of the pool's books and the streams, in bytes.
+    /// Memory of the pool's books, and of streams, contexts and dictionaries, in bytes.
     pub metadata_bytes: u64,
+    /// Bytes of the dictionaries in the image.
+    #[serde(default)]
+    pub dictionary_bytes: u64,
+    /// The algorithms with a priority, and those that objects are left of.
+    #[serde(default)]
+    pub codecs: Vec<Codec>,
+}
+
+/// An algorithm with its parameters and dictionary, and what is compressed with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Codec {
+    /// The algorithm.
+    pub algorithm: String,
+    /// Its driver.
+    pub driver: String,
+    /// The parameters that differ from the defaults, as `level=1`.
+    pub params: String,
+    /// Length of its dictionary, 0 for none.
+    pub dictionary_bytes: u64,
+    /// Memory of dictionary and readers' contexts.
+    pub memory_bytes: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+    /// Priorities: 0 for the primary, 1 to 3 for recompression; none: only there for its objects.
+    pub priorities: Vec<usize>,
+}
+
+impl From<CodecStats> for Codec {
+    fn from(stats: CodecStats) -> Codec {
+        Codec {
+            algorithm: stats.algorithm.into(),
+            driver: stats.driver.into(),
+            params: stats.params,
+            dictionary_bytes: stats.dictionary_bytes,
+            memory_bytes: stats.memory_bytes,
+            objects: stats.objects,
+            object_bytes: stats.object_bytes,
+            priorities: stats.priorities,
+        }
+    }
+}
+
+/// As it is written on a command line, but for the dictionary, of which the length is told: `zstd(level=1,dict:16384)`.
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dictionary = match self.dictionary_bytes {
+            0 => String::new(),
+            bytes => format!("dict:{bytes}"),
+        };
+        let words = [self.params.as_str(), dictionary.as_str()];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        match words.is_empty() {
+            true => f.write_str(&self.algorithm),
+            false => write!(f, "{}({})", self.algorithm, words.join(",")),
+        }
+    }
+}
+
+/// What came of a training: see [`TrainReport`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Pages sampled; half of them were trained on.
+    pub pages_sampled: usize,
+    /// Pages judged, none of which was trained on.
+    pub pages_judged: usize,
+    /// Ratio of the judged pages as the device compressed so far.
+    pub ratio_before: f64,
+    /// Their ratio with the new dictionary.
+    pub ratio_after: f64,
+    /// Compression speed with it over the speed so far.
+    pub speed_ratio: f64,
+    /// Length of the dictionary.
+    pub dictionary_bytes: usize,
+    /// Memory that it costs.
+    pub memory_cost_bytes: u64,
+    /// Whether it is in use now.
+    pub adopted: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+impl From<TrainReport> for Trained {
+    fn from(report: TrainReport) -> Trained {
+        Trained {
+            pages_sampled: report.pages_sampled,
+            pages_judged: report.pages_judged,
+            ratio_before: report.ratio_before,
+            ratio_after: report.ratio_after,
+            speed_ratio: report.speed_ratio,
+            dictionary_bytes: report.dictionary_bytes,
+            memory_cost_bytes: report.memory_cost_bytes,
+            adopted: report.adopted,
+            reason: report.reason,
+        }
+    }
 }
 
 impl Stat {
@@ -67,6 +164,8 @@ impl Stat {
             notify_free: stats.notify_free,
             table_bytes: stats.table_bytes,
             metadata_bytes: stats.metadata_bytes,
+            dictionary_bytes: stats.dictionary_bytes,
+            codecs: device.codecs().into_iter().map(Codec::from).collect(),
         }
     }
 

@@ -73,7 +73,7 @@ pub use device::{Device, Zeroes};
 pub use error::Error;
 pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
-pub use train::{TrainReport, Training, pays};
+pub use train::{Rule, TrainReport, Training, pays};
 pub use uzram_compress as compress;
 pub use uzram_pool::Gate;
 

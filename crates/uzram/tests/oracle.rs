@@ -155,6 +155,7 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
             let before = device.stats();
             let _ = device.train(&Training {
                 dictionary_bytes: 4096,
+                rule: |_, _| Ok("always".into()),
                 ..Training::default()
             });
             let after = device.stats();

@@ -151,6 +151,7 @@ fn change_codecs(device: &Device, stop: &AtomicBool) -> u64 {
             // May find too little to learn from.
             let _ = device.train(&Training {
                 dictionary_bytes: 1024,
+                rule: |_, _| Ok("always".into()),
                 ..Training::default()
             });
         }
@@ -158,6 +159,15 @@ fn change_codecs(device: &Device, stop: &AtomicBool) -> u64 {
         rounds += 1;
     }
     rounds
+}
+
+/// Also when a check fails: then nobody may be waited for for ever.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 /// Codecs come and go under the feet of readers and writers: nobody ever meets a page that cannot be read.
@@ -171,9 +181,10 @@ fn codecs_change_under_load() {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let change = scope.spawn(|| change_codecs(&device, &stop));
+            let stopped = StopOnDrop(&stop);
             whole_pages(&device, 12_000);
             partial_pages(&device, 300);
-            stop.store(true, SeqCst);
+            drop(stopped);
             assert!(change.join().unwrap() > 20);
         });
         device.reset();

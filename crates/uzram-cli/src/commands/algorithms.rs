@@ -13,7 +13,8 @@ use crate::exit::Result;
 #[command(after_help = "\
 Examples:
   uzram algorithms
-  uzram create --algorithm lz4-flex")]
+  uzram create --algorithm lz4-flex
+  uzram create --algorithm 'zstd(level=1,dict=/usr/share/heap.dict)'")]
 pub(crate) struct Args {
     /// Print in the shape of /proc/crypto
     #[arg(long)]
@@ -41,6 +42,12 @@ impl Args {
                 out.push_str(&format!(
                     "{:41}{}: {} ({})\n",
                     "", param.name, param.doc, param.kind
+                ));
+            }
+            if let Some(dictionary) = algorithm.dictionary() {
+                out.push_str(&format!(
+                    "{:41}dict: file of a dictionary ({dictionary})\n",
+                    ""
                 ));
             }
         }

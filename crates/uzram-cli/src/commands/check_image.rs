@@ -17,10 +17,8 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let path = format!("/proc/self/fd/{}", self.image);
         let file = OpenOptions::new().read(true).open(path)?.into();
-        let header = uzram::read_header(&file)?;
-        let algorithm = header.algorithm(0).unwrap_or_default();
         let registry = uzram::compress::Registry::builtin();
-        registry.find(algorithm).map_err(uzram::Error::from)?;
+        let algorithm = uzram::check_image(&file, &registry)?;
         print(&format!("uzram image {algorithm}\n"))
     }
 }

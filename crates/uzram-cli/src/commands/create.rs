@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use uzram::Device;
-use uzram::compress::parse_params;
+use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::{Request, RunDir, size};
 
+use super::choice;
 use crate::exit::{self, Failure, Result};
 use crate::frontends::{Choice, Kind, Settings};
 use crate::{logging, server, swap, sweep, watermark};
@@ -21,7 +22,8 @@ use crate::{logging, server, swap, sweep, watermark};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  uzram create --size 8G --algorithm zstd --algorithm-params level=1 --mem-limit 3G
+  uzram create --size 8G --algorithm 'zstd(level=1)' --mem-limit 3G
+  uzram create --size 8G -a 'zstd(level=-1,dict=heap.dict)' --recomp-algorithm 'zstd(level=9)'
   uzram create --size 2G --algorithm zstd --swap
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
@@ -30,10 +32,15 @@ pub(crate) struct Args {
     /// memory [default: half of the memory, at most 4G]
     #[arg(long, short, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     size: Option<u64>,
-    /// Compression algorithm, by name or driver name: see "uzram algorithms"
-    #[arg(long, short, default_value = "lz4", value_name = "NAME")]
-    algorithm: String,
-    /// Parameters of the algorithm, as key=value separated by commas, such as level=3
+    /// Compression algorithm: a name or driver name, with parameters as in zstd(level=1,dict=FILE). See "uzram
+    /// algorithms"
+    #[arg(long, short, default_value = "lz4", value_name = "ALGORITHM")]
+    algorithm: AlgorithmSpec,
+    /// Algorithm for recompression, in the same form; may be given three times. Takes priorities from 1 on, or the one
+    /// that is said, as in zstd(level=9,priority=2)
+    #[arg(long, value_name = "ALGORITHM")]
+    recomp_algorithm: Vec<AlgorithmSpec>,
+    /// More parameters of the algorithm, as key=value separated by commas, such as level=3
     #[arg(
         long,
         short = 'p',
@@ -106,19 +113,39 @@ impl Args {
         }
     }
 
-    /// The device's settings.
+    /// The settings of a device to be made. Reads the files of dictionaries.
     pub(crate) fn builder(&self) -> Result<uzram::Builder> {
-        let mut device = Device::builder(self.size.unwrap_or_else(default_size))
-            .algorithm(&self.algorithm)
+        let mut primary = self.algorithm.clone();
+        let more = parse_params(&self.algorithm_params).map_err(uzram::Error::from)?;
+        primary.params.extend(more);
+        let mut device = self
+            .attacher(Device::builder(self.size.unwrap_or_else(default_size)))
+            .choose(choice::read(primary)?)
             .mem_limit_bytes(self.mem_limit)
             .logical_block_size(self.block_size);
-        for (key, value) in parse_params(&self.algorithm_params).map_err(uzram::Error::from)? {
-            device = device.algorithm_param(key, value);
-        }
-        if self.swap {
-            device = device.reserve_bytes(self.reserve.unwrap_or(swap::DEFAULT_RESERVE));
+        let mut taken = Vec::new();
+        for spec in &self.recomp_algorithm {
+            let mut spec = spec.clone();
+            let free = (1..).find(|priority| !taken.contains(priority));
+            let priority = choice::take_priority(&mut spec)?
+                .or(free)
+                .unwrap_or_default();
+            taken.push(priority);
+            device = device.secondary(priority, choice::read(spec)?);
         }
         Ok(device)
+    }
+
+    /// What is to be said of a device that an image describes: nothing that the image says itself.
+    pub(crate) fn resumer(&self) -> uzram::Builder {
+        self.attacher(Device::builder(0))
+    }
+
+    fn attacher(&self, device: uzram::Builder) -> uzram::Builder {
+        match self.swap {
+            true => device.reserve_bytes(self.reserve.unwrap_or(swap::DEFAULT_RESERVE)),
+            false => device,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `uzram list`: the running devices as a table like zramctl's.
 
-use uzram_control::stat::Stat;
+use uzram_control::stat::{Codec, Stat};
 use uzram_control::{Entry, size};
 
 use super::{mount_point, print, print_json, stat_of, to_json};
@@ -154,6 +154,18 @@ const COLUMNS: &[Column] = &[
         cell: |r| text(&r.stat.driver),
     },
     Column {
+        name: "CODECS",
+        usual: false,
+        doc: "all algorithms with parameters and dictionaries, the primary in brackets",
+        cell: |r| Cell::Text(codecs(&r.stat)),
+    },
+    Column {
+        name: "DICTIONARY",
+        usual: false,
+        doc: "bytes of dictionaries",
+        cell: |r| Cell::Bytes(r.stat.dictionary_bytes),
+    },
+    Column {
         name: "FRONTEND",
         usual: false,
         doc: "how the device is served",
@@ -181,6 +193,15 @@ const COLUMNS: &[Column] = &[
 
 fn text(text: &str) -> Cell {
     Cell::Text(text.into())
+}
+
+/// As zram's comp_algorithm marks the one that is written with.
+fn codecs(stat: &Stat) -> String {
+    let show = |codec: &Codec| match codec.priorities.contains(&0) {
+        true => format!("[{codec}]"),
+        false => codec.to_string(),
+    };
+    stat.codecs.iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 /// Data over pool memory, as zramctl shows it.

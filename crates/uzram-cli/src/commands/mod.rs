@@ -3,12 +3,15 @@
 pub(crate) mod advise;
 pub(crate) mod algorithms;
 pub(crate) mod check_image;
+pub(crate) mod choice;
 pub(crate) mod create;
 pub(crate) mod list;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
+pub(crate) mod set;
 pub(crate) mod stat;
+pub(crate) mod train;
 pub(crate) mod ublk_owner;
 pub(crate) mod upgrade;
 

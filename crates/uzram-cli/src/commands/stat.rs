@@ -1,6 +1,7 @@
 //! `uzram stat`: everything known of one device.
 
 use uzram_control::size::human;
+use uzram_control::stat::{Codec, Stat};
 
 use super::{list, mount_point, print, print_json, stat_of, to_json};
 use crate::exit::Result;
@@ -57,6 +58,7 @@ impl Args {
                     stat.algorithm, stat.driver, stat.streams
                 ),
             ),
+            ("codecs", codecs(&stat)),
             ("disk size", human(stat.disksize)),
             ("data", human(stat.orig_data_size)),
             ("compressed", human(stat.compr_data_size)),
@@ -71,7 +73,7 @@ impl Args {
             (
                 "all memory",
                 format!(
-                    "{}: pool, table {}, books and streams {}{over}",
+                    "{}: pool, table {}, books, streams and dictionaries {}{over}",
                     human(stat.all_memory()),
                     human(stat.table_bytes),
                     human(stat.metadata_bytes)
@@ -107,4 +109,26 @@ impl Args {
                 .concat(),
         )
     }
+}
+
+/// A line for each algorithm that is in use: its role, what it has compressed, what it costs.
+fn codecs(stat: &Stat) -> String {
+    let line = |codec: &Codec| {
+        let role = |priority: &usize| match priority {
+            0 => "primary".to_owned(),
+            n => format!("recompression, priority {n}"),
+        };
+        let mut roles: Vec<String> = codec.priorities.iter().map(role).collect();
+        if roles.is_empty() {
+            roles.push("until its objects are gone".into());
+        }
+        let (bytes, memory) = (human(codec.object_bytes), human(codec.memory_bytes));
+        let objects = codec.objects;
+        format!(
+            "{codec}: {}; {objects} objects of {bytes}, costs {memory}",
+            roles.join(", ")
+        )
+    };
+    let lines: Vec<String> = stat.codecs.iter().map(line).collect();
+    lines.join(&format!("\n{:13}", ""))
 }

@@ -21,8 +21,12 @@ use crate::{Error, PAGE_SIZE};
 /// Most pages that are sampled, 64 MiB.
 const MAX_PAGES: usize = 16 << 10;
 
+/// Whether a change pays that makes stored bytes the first and compression speed the second number times what they
+/// were: why, or why not.
+pub type Rule = fn(f64, f64) -> Result<String, String>;
+
 /// How to train.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Training {
     /// The longest dictionary in bytes. Default: 16 KiB.
     pub dictionary_bytes: usize,
@@ -31,6 +35,8 @@ pub struct Training {
     /// How long sampling may take; it goes on with what it has then. Training and judging take about as long as
     /// compressing the samples ten times. Default: 5 s.
     pub patience: Duration,
+    /// What decides whether the dictionary is adopted. Default: [`pays`].
+    pub rule: Rule,
     /// Only find out whether it would pay.
     pub dry_run: bool,
 }
@@ -41,6 +47,7 @@ impl Default for Training {
             dictionary_bytes: dictionary::DEFAULT_BYTES,
             sample_pages: 4096,
             patience: Duration::from_secs(5),
+            rule: pays,
             dry_run: false,
         }
     }
@@ -72,7 +79,7 @@ pub struct TrainReport {
 
 impl Device {
     /// Trains a dictionary for the algorithm in use on pages that the device holds, and compresses with it from now on
-    /// if it pays ([`pays`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
+    /// if it pays ([`Training::rule`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
     /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
     /// request waits for.
     ///
@@ -109,7 +116,7 @@ impl Device {
             reason: String::new(),
         };
         let size_ratio = verdict.bytes_after as f64 / verdict.bytes_before as f64;
-        report.reason = match pays(size_ratio, verdict.speed_ratio) {
+        report.reason = match (training.rule)(size_ratio, verdict.speed_ratio) {
             Err(reason) => reason,
             Ok(reason) if training.dry_run => format!("{reason}; only tried"),
             Ok(reason) if self.set_primary(candidate, Some(&current))? => {

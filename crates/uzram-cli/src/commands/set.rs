@@ -1,0 +1,115 @@
+//! `uzram set`: changes settings of a device that is in use.
+
+use std::str::FromStr;
+
+use uzram::compress::AlgorithmSpec;
+use uzram_control::{Request, size, to_hex};
+
+use super::{ask, choice};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// Change settings of a device that is in use
+///
+/// What is written from now on is compressed with the new algorithm; what is stored stays as it is until it is written
+/// again. Settings outlive the server and upgrades.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram set zram0 algorithm='zstd(level=1)'
+  uzram set zram0 'algorithm=zstd(level=-1,dict=heap.dict)' mem_limit=512M
+  uzram set zram0 recomp_algorithm='zstd(level=9,priority=2)'
+  uzram set zram0 recomp_algorithm=none")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
+    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none
+    #[arg(required = true, value_name = "SETTING")]
+    settings: Vec<Setting>,
+}
+
+#[derive(Clone)]
+enum Setting {
+    Algorithm(AlgorithmSpec),
+    RecompAlgorithm(AlgorithmSpec),
+    MemLimit(u64),
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Setting, String> {
+        let spec = |value: &str| {
+            value
+                .parse()
+                .map_err(|e: uzram::compress::Error| e.to_string())
+        };
+        match text.split_once('=') {
+            Some(("algorithm" | "comp_algorithm", value)) => spec(value).map(Setting::Algorithm),
+            Some(("recomp_algorithm", value)) => spec(value).map(Setting::RecompAlgorithm),
+            Some(("mem_limit", value)) => {
+                let bytes = size::parse(value).map_err(|e| e.to_string())?;
+                Ok(Setting::MemLimit(bytes))
+            }
+            Some((key, _)) => Err(format!(
+                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit)"
+            )),
+            None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
+        }
+    }
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        // All files are read before anything is changed.
+        let requests: Result<Vec<Request>> =
+            self.settings.into_iter().map(Setting::request).collect();
+        let requests = requests?;
+        let entry = sweep::swept_run_dir()?.find(&self.name)?;
+        requests
+            .iter()
+            .try_for_each(|request| ask(&entry, request).map(drop))
+    }
+}
+
+impl Setting {
+    fn request(self) -> Result<Request> {
+        match self {
+            Setting::MemLimit(bytes) => Ok(Request::SetMemLimit { bytes }),
+            Setting::Algorithm(spec) => set_algorithm(0, spec),
+            Setting::RecompAlgorithm(mut spec) => {
+                let priority = choice::take_priority(&mut spec)?.unwrap_or(1);
+                if spec.name != "none" {
+                    return set_algorithm(priority, spec);
+                }
+                if let Some((key, _)) = spec.params.first() {
+                    let message = format!("'none' has no parameter '{key}' (it takes: priority)");
+                    return Err(Failure::new(Kind::Usage, message));
+                }
+                Ok(Request::SetAlgorithm {
+                    priority,
+                    algorithm: String::new(),
+                    dictionary: String::new(),
+                })
+            }
+        }
+    }
+}
+
+fn set_algorithm(priority: usize, mut spec: AlgorithmSpec) -> Result<Request> {
+    let dictionary = choice::take_dictionary(&mut spec)?;
+    // What no algorithm takes need not travel.
+    if dictionary.len() > 1 << 20 {
+        let message = format!(
+            "a dictionary of {} bytes is too long for any algorithm",
+            dictionary.len()
+        );
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    Ok(Request::SetAlgorithm {
+        priority,
+        algorithm: spec.to_string(),
+        dictionary: to_hex(&dictionary),
+    })
+}

@@ -1,0 +1,99 @@
+//! `uzram train`: makes a dictionary of what a device holds, and takes it into use if it pays.
+
+use uzram::Training;
+use uzram_control::size::{self, human};
+use uzram_control::stat::Trained;
+use uzram_control::{Request, Response};
+
+use super::{ask, print, print_json};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// Train a dictionary on what a device holds
+///
+/// Samples pages, makes a dictionary of half of them for the algorithm in use (lz4 or zstd), and compares on the other
+/// half. If it makes pages 3 % smaller at about the same speed, or compression 1.15 times as fast at the same size,
+/// what is written from now on is compressed with it. What is stored stays as it is until it is written again. Takes
+/// some seconds, in which the device serves as always; "uzram stat" has to wait.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram train zram0
+  uzram train zram0 --dictionary-size 32K --dry-run")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// Longest dictionary
+    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = size::parse)]
+    dictionary_size: u64,
+    /// Only find out whether it pays
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let entry = sweep::swept_run_dir()?.find(&self.name)?;
+        let request = Request::Train {
+            dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
+            dry_run: self.dry_run,
+        };
+        let trained = match ask(&entry, &request)? {
+            Response::Trained(trained) => trained,
+            other => {
+                let message = format!("the server of {} answered {other:?}", entry.record.name);
+                return Err(Failure::new(Kind::Failed, message));
+            }
+        };
+        if self.json {
+            let json = serde_json::to_value(&trained).map_err(|e| Failure::new(Kind::Failed, e))?;
+            return print_json(&json);
+        }
+        print(&show(&trained))
+    }
+}
+
+fn show(trained: &Trained) -> String {
+    let verdict = if trained.adopted {
+        "in use now"
+    } else {
+        "not taken into use"
+    };
+    let rows = [
+        (
+            "sampled",
+            format!(
+                "{} pages, {} of them to judge by",
+                trained.pages_sampled, trained.pages_judged
+            ),
+        ),
+        (
+            "ratio",
+            format!(
+                "{:.3} before, {:.3} with the dictionary",
+                trained.ratio_before, trained.ratio_after
+            ),
+        ),
+        ("speed", format!("{:.2} x", trained.speed_ratio)),
+        ("dictionary", human(trained.dictionary_bytes as u64)),
+        (
+            "costs",
+            format!("{} of memory", human(trained.memory_cost_bytes)),
+        ),
+        ("verdict", format!("{verdict}: {}", trained.reason)),
+    ];
+    rows.map(|(name, value)| format!("{name:12} {value}\n"))
+        .concat()
+}
+
+/// What a server does with the request.
+pub(crate) fn training(dictionary_bytes: usize, dry_run: bool) -> Training {
+    Training {
+        dictionary_bytes,
+        dry_run,
+        ..Training::default()
+    }
+}

@@ -1,0 +1,175 @@
+//! Algorithms with parameters and dictionaries through the program: made, set, trained, shown, and still there after
+//! the server was killed and after an upgrade.
+
+mod common;
+
+use common::{Bench, have};
+use serde_json::Value;
+
+/// Records as a program has them in memory, 4 MiB.
+fn records() -> Vec<u8> {
+    let mut state = 7u64;
+    let mut text = String::new();
+    while text.len() < 4 << 20 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let n = state >> 33;
+        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
+        text += &format!("{{\"type\":\"{kind}\",\"identifier\":{n},\"flags\":\"0x{n:08x}\"}}\n");
+    }
+    text.truncate(4 << 20);
+    text.into_bytes()
+}
+
+/// (what it is called, its dictionary's length, its priorities) of each codec.
+fn codecs(bench: &Bench) -> Vec<(String, u64, Vec<u64>)> {
+    let stat: Value = serde_json::from_str(&bench.uzram(&["stat", "zram0", "--json"])).unwrap();
+    let codec = |codec: &Value| {
+        let name = codec["algorithm"].as_str().unwrap();
+        let params = codec["params"].as_str().unwrap();
+        let priorities = codec["priorities"].as_array().unwrap();
+        (
+            format!("{name} {params}"),
+            codec["dictionary_bytes"].as_u64().unwrap(),
+            priorities.iter().map(|p| p.as_u64().unwrap()).collect(),
+        )
+    };
+    stat["codecs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(codec)
+        .collect()
+}
+
+#[test]
+fn what_was_set_outlives_server_and_upgrade() {
+    let bench = Bench::new();
+    let dictionary = bench.path("heap.dict");
+    std::fs::write(&dictionary, &records()[..5000]).unwrap();
+    let with = format!("zstd(level=1,dict={})", dictionary.display());
+    bench.create(&[
+        "--size=64M",
+        "--frontend=nbd",
+        "--algorithm",
+        &with,
+        "--recomp-algorithm=zstd(level=9)",
+        "--recomp-algorithm=deflate(priority=3)",
+    ]);
+    // Read when the device was made, never again.
+    std::fs::remove_file(&dictionary).unwrap();
+    let made = [
+        ("zstd level=1".to_owned(), 5000, vec![0]),
+        ("zstd level=9".to_owned(), 0, vec![1]),
+        ("deflate ".to_owned(), 0, vec![3]),
+    ];
+    assert_eq!(codecs(&bench), made);
+    bench.kill("zram0", "pid");
+    assert_eq!(codecs(&bench), made);
+    bench.uzram(&[
+        "set",
+        "zram0",
+        "algorithm=lz4(level=7)",
+        "recomp_algorithm=none",
+        "recomp_algorithm=none(priority=3)",
+        "mem_limit=20M",
+    ]);
+    let set = [("lz4 level=7".to_owned(), 0, vec![0])];
+    assert_eq!(codecs(&bench), set);
+    bench.kill("zram0", "pid");
+    assert_eq!(codecs(&bench), set);
+    bench.uzram(&["upgrade", "--all"]);
+    assert_eq!(codecs(&bench), set);
+    let list = bench.uzram(&["list", "--output", "algorithm,codecs,mem-limit", "-n"]);
+    assert_eq!(
+        list.split_whitespace().collect::<Vec<_>>(),
+        ["lz4", "[lz4(level=7)]", "20M"]
+    );
+    let stat = bench.uzram(&["stat", "zram0"]);
+    assert!(
+        stat.contains("codecs       lz4(level=7): primary; 0 objects"),
+        "{stat}"
+    );
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn what_is_not_possible_is_named() {
+    let bench = Bench::new();
+    for (args, says) in [
+        (&["--algorithm=zstd(level=99)"][..], "-131072 to 22"),
+        (&["--algorithm=zstd(level=1"], "zstd(level=1)"),
+        (
+            &["--algorithm=zstd(dict=/does/not/exist)"],
+            "/does/not/exist",
+        ),
+        (&["--recomp-algorithm=zstd(priority=4)"], "1 to 3"),
+        (&["--recomp-algorithm=lz5"], "known: lz4"),
+        (
+            &["--algorithm=lz4", "--algorithm-params=speed=1"],
+            "it takes: level",
+        ),
+    ] {
+        let create = ["create", "--size=1M", "--frontend=nbd"];
+        let error = bench.fails(2, &[&create[..], args].concat());
+        assert!(error.contains(says), "{error}");
+    }
+    bench.create(&["--size=8M", "--frontend=nbd"]);
+    for (setting, says) in [
+        ("algorithm=zstd(level=99)", "-131072 to 22"),
+        ("algorithm=lz5", "known: lz4"),
+        ("recomp_algorithm=lz4(priority=0)", "1 to 3"),
+        ("recomp_algorithm=none(level=1)", "it takes: priority"),
+        ("speed=1", "there are: algorithm"),
+        ("mem_limit", "KEY=VALUE"),
+        ("algorithm=deflate(dict=/etc/passwd)", "it takes none"),
+    ] {
+        let error = bench.fails(2, &["set", "zram0", setting]);
+        assert!(error.contains(says), "{setting}: {error}");
+    }
+    let error = bench.fails(2, &["train", "zram0"]);
+    assert!(error.contains("0 samples"), "{error}");
+    bench.uzram(&["remove", "zram0"]);
+}
+
+#[test]
+fn training_tells_gain_and_cost() {
+    let name = "training_tells_gain_and_cost";
+    if !have(name, &["qemu-img"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--algorithm=zstd(level=1)"]);
+    let file = bench.path("records");
+    std::fs::write(&file, records()).unwrap();
+    let copy = |args: &[&str]| {
+        let done = std::process::Command::new("qemu-img").args(args).status();
+        assert!(done.unwrap().success(), "{args:?}");
+    };
+    let file = file.to_str().unwrap();
+    let write = ["convert", "-n", "-f", "raw", "-O", "raw", file, uri.trim()];
+    copy(&write);
+    let tried = bench.uzram(&["train", "zram0", "--dry-run"]);
+    assert!(tried.contains("not taken into use"), "{tried}");
+    assert_eq!(codecs(&bench).len(), 1);
+    let text = bench.uzram(&["train", "zram0", "--dictionary-size", "8K", "--json"]);
+    let trained: Value = serde_json::from_str(&text).unwrap();
+    let number = |key: &str| trained[key].as_f64().unwrap();
+    assert!(number("ratio_after") > number("ratio_before"), "{text}");
+    assert!(number("dictionary_bytes") <= 8192.0 && number("memory_cost_bytes") > 8192.0);
+    let adopted = trained["adopted"].as_bool().unwrap();
+    assert_eq!(codecs(&bench).len(), 1 + usize::from(adopted), "{text}");
+    bench.kill("zram0", "pid");
+    assert_eq!(codecs(&bench).len(), 1 + usize::from(adopted));
+    copy(&write);
+    copy(&["compare", "-f", "raw", "-F", "raw", file, uri.trim()]);
+    assert_eq!(
+        codecs(&bench).len(),
+        1,
+        "the last object of the old codec is gone"
+    );
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
