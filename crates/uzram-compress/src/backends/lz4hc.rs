@@ -31,10 +31,14 @@ const NAME: &str = "lz4hc";
 /// The format's largest input (LZ4_MAX_INPUT_SIZE).
 const MAX_INPUT: usize = 0x7E00_0000;
 
+/// The densest search that takes no memory from the heap: liblz4's levels from 10 on (the kernel's liblz4 is older and
+/// has others) allocate 64 KiB in each call, which a write to a swap device must not wait for.
+const LEVEL_MAX: c_int = 9;
+
 const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
     kind: ParamKind::Int { min: 3, max: 16, default: 9 },
-    doc: "greater is denser and slower; the kernel's 13 to 16 mean 12",
+    doc: "greater is denser and slower; 10 to 16, which the kernel has, mean 9",
 }];
 
 pub(crate) struct Backend;
@@ -67,7 +71,7 @@ impl Algorithm for Backend {
         super::LZ4_KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        Ok(Arc::new(Lz4hc { level: settings.c_int("level") }))
+        Ok(Arc::new(Lz4hc { level: settings.c_int("level").min(LEVEL_MAX) }))
     }
 }
 

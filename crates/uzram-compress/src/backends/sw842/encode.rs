@@ -34,9 +34,9 @@ impl Encoder {
         let (blocks, rest) = src.as_chunks::<BLOCK>();
         let mut before = None;
         for (number, chunk) in blocks.chunks(CHUNK / BLOCK).enumerate() {
-            self.twos.begin(CHUNK);
-            self.fours.begin(CHUNK);
-            self.eights.begin(CHUNK);
+            self.twos.clear();
+            self.fours.clear();
+            self.eights.clear();
             self.chunk(chunk, number * (CHUNK / BLOCK * BLOCK), before, &mut out)?;
             before = chunk.last();
         }
@@ -88,12 +88,12 @@ impl Encoder {
 
     /// Makes a block, which lies at `at` in the chunk, known to the tables.
     fn note(&mut self, block: &[u8; BLOCK], at: usize) {
-        self.eights.note(hash8(block), at);
+        self.eights.replace(hash8(block), at);
         for (place, four) in block.as_chunks::<4>().0.iter().enumerate() {
-            self.fours.note(hash4(four), at + place * 4);
+            self.fours.replace(hash4(four), at + place * 4);
         }
         for (place, two) in block.as_chunks::<2>().0.iter().enumerate() {
-            self.twos.note(hash2(two), at + place * 2);
+            self.twos.replace(hash2(two), at + place * 2);
         }
     }
 
@@ -153,12 +153,12 @@ fn pair(first: (u16, Option<u64>), second: (u16, Option<u64>)) -> (Half, u64, u3
 fn index<const SIZE: usize>(
     chunk: &[u8],
     bytes: &[u8; SIZE],
-    place: Option<usize>,
+    place: usize,
     at: usize,
     base: usize,
 ) -> Option<u64> {
-    let place = place.filter(|place| *place < at && at - place <= window(SIZE))?;
-    let same = chunk[place..].first_chunk() == Some(bytes);
+    let near = place < at && at - place <= window(SIZE);
+    let same = near && chunk[place..].first_chunk() == Some(bytes);
     same.then_some(((base + place) % window(SIZE) / SIZE) as u64)
 }
 
