@@ -36,4 +36,10 @@ impl<const SLOTS: usize> Positions<SLOTS> {
         let slot = &mut self.slots[(hash >> (32 - SLOTS.ilog2())) as usize];
         usize::from(std::mem::replace(slot, at as u16))
     }
+
+    /// The position that was noted last for `hash`, or 0.
+    #[inline(always)]
+    pub(super) fn last(&self, hash: u32) -> usize {
+        usize::from(self.slots[(hash >> (32 - SLOTS.ilog2())) as usize])
+    }
 }

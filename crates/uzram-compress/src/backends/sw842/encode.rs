@@ -14,9 +14,9 @@ const ZEROS_MAX: usize = 2;
 
 /// The tables; several times as many slots as a window has places.
 pub(super) struct Encoder {
-    twos: Positions<2048>,
-    fours: Positions<2048>,
-    eights: Positions<1024>,
+    twos: Positions<4096>,
+    fours: Positions<4096>,
+    eights: Positions<2048>,
 }
 
 impl Encoder {
@@ -107,15 +107,15 @@ impl Encoder {
         out: &mut Writer,
     ) -> Option<()> {
         let chunk = blocks.as_flattened();
-        let eight = index(chunk, block, self.eights.replace(hash8(block), at), at, base);
+        let eight = index(chunk, block, self.eights.last(hash8(block)), at, base);
         let mut ways = [(Half::Data, 0, 0); 2];
         for (half, way) in ways.iter_mut().enumerate() {
             let place = half * 4;
             let four: &[u8; 4] = block[place..].first_chunk()?;
-            let found = self.fours.replace(hash4(four), at + place);
+            let found = self.fours.last(hash4(four));
             let (a, b): (&[u8; 2], &[u8; 2]) = (four.first_chunk()?, four.last_chunk()?);
-            let first = self.twos.replace(hash2(a), at + place);
-            let second = self.twos.replace(hash2(b), at + place + 2);
+            let first = self.twos.last(hash2(a));
+            let second = self.twos.last(hash2(b));
             *way = match index(chunk, four, found, at, base) {
                 Some(index) => (Half::Index, index, index_bits(4)),
                 None => pair(
@@ -124,6 +124,8 @@ impl Encoder {
                 ),
             };
         }
+        // Only now, for what the block itself holds twice hides what could be named.
+        self.note(block, at);
         if let Some(eight) = eight {
             let value = u64::from(template::INDEX) << index_bits(BLOCK) | eight;
             return out.put(value, TEMPLATE_BITS + index_bits(BLOCK));
