@@ -5,11 +5,9 @@
 
 #[path = "support/liblzo2.rs"]
 mod liblzo2;
-#[path = "support/pages.rs"]
-mod pages;
 
 use liblzo2::Liblzo2;
-use uzram_compress::Registry;
+use uzram_compress::{Registry, conformance::inputs};
 
 fn library() -> Option<Liblzo2> {
     let library = Liblzo2::load();
@@ -34,7 +32,7 @@ fn interop_liblzo2_reads_and_is_read() {
         .tfm()
         .unwrap();
     let (mut ours, mut theirs) = (0, 0);
-    for plain in pages::inputs(1..2000) {
+    for plain in inputs::inputs(1..2000) {
         let mut object = vec![0; plain.len() * 2 + 64];
         let mut back = vec![0; plain.len()];
 
