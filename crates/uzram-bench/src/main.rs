@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use uzram_bench::{attach, codecs, core, dictionary};
 
-const USAGE: &str = "usage: uzram-bench core|codecs|attach|dictionary [--quick] [--rounds N] [--record FILE]
+const USAGE: &str = "usage: uzram-bench core|codecs|attach|dictionary [--quick] [--rounds N] [--only NAME] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
@@ -13,6 +13,7 @@ const USAGE: &str = "usage: uzram-bench core|codecs|attach|dictionary [--quick] 
   dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
+  --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
   --record  write the figures to FILE as JSON, too";
 
 fn main() -> ExitCode {
@@ -55,6 +56,7 @@ fn run() -> Result<()> {
                 all.rounds = options.rounds;
                 training.rounds = options.rounds;
             }
+            "--only" => all.only = args.next().context("--only needs a part of a name")?,
             "--record" => record = Some(args.next().context("--record needs a file name")?),
             "core" | "codecs" | "attach" | "dictionary" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),

@@ -5,11 +5,9 @@
 
 #[path = "support/liblzo2.rs"]
 mod liblzo2;
-#[path = "support/pages.rs"]
-mod pages;
 
 use liblzo2::Liblzo2;
-use uzram_compress::Registry;
+use uzram_compress::{Registry, conformance::inputs};
 
 fn library() -> Option<Liblzo2> {
     let library = Liblzo2::load();
@@ -34,7 +32,7 @@ fn interop_liblzo2_reads_and_is_read() {
         .tfm()
         .unwrap();
     let (mut ours, mut theirs) = (0, 0);
-    for plain in pages::inputs(1..2000) {
+    for plain in inputs::inputs(1..2000) {
         let mut object = vec![0; plain.len() * 2 + 64];
         let mut back = vec![0; plain.len()];
 
@@ -48,7 +46,8 @@ fn interop_liblzo2_reads_and_is_read() {
             "liblzo2 reads other bytes of {} than were compressed",
             plain.len()
         );
-        ours += len;
+        let page = usize::from(plain.len() == 4096);
+        ours += len * page;
 
         let len = peer.compress(&plain, &mut object).unwrap();
         back.fill(0);
@@ -58,11 +57,11 @@ fn interop_liblzo2_reads_and_is_read() {
             "other bytes of {} than liblzo2 compressed",
             plain.len()
         );
-        theirs += len;
+        theirs += len * page;
     }
-    println!("{ours} bytes, liblzo2 {theirs}");
+    println!("pages: {ours} bytes, liblzo2 {theirs}");
     assert!(
         ours <= theirs,
-        "less dense than liblzo2: {ours} bytes, {theirs}"
+        "pages are less dense than liblzo2's: {ours} bytes, {theirs}"
     );
 }

@@ -5,7 +5,7 @@
 mod malloc;
 
 use malloc::CALLS;
-use uzram_compress::{Registry, Settings};
+use uzram_compress::{ParamKind, Registry, Settings};
 
 #[test]
 fn compress_and_decompress_allocate_nothing() {
@@ -22,27 +22,39 @@ fn compress_and_decompress_allocate_nothing() {
         *byte = (noise >> 56) as u8;
     }
     for algorithm in Registry::builtin().iter() {
-        let none: [(&str, &str); 0] = [];
-        let alone = Settings::new(&**algorithm, 4096, none).unwrap();
-        let content: Vec<u8> = pages[1..].concat();
-        let with = algorithm.dictionary().map(|_| {
-            let settings = alone.clone();
-            settings.with_dictionary(&**algorithm, content.into())
-        });
-        for settings in [Some(Ok(alone)), with].into_iter().flatten() {
-            let mut tfm = algorithm
-                .prepare(&settings.unwrap())
-                .unwrap()
-                .tfm()
-                .unwrap();
-            let (mut object, mut back) = ([0u8; 8192], [0u8; 4096]);
-            let before = CALLS.get();
-            for page in &pages {
-                let len = tfm.compress(page, &mut object).unwrap();
-                tfm.decompress(&object[..len], &mut back).unwrap();
-                let _ = tfm.decompress(page, &mut back);
+        // Every codec that the parameters choose between.
+        let mut choices = vec![Vec::new()];
+        for spec in algorithm.params() {
+            if let ParamKind::Int { min, max, .. } = spec.kind {
+                choices.extend([min, max].map(|value| vec![(spec.name, value.to_string())]));
             }
-            assert_eq!(CALLS.get(), before, "{} allocated", algorithm.driver_name());
+        }
+        if algorithm.name() == "deflate" {
+            choices.push(vec![("winbits", "9".into())]);
+        }
+        for params in choices {
+            let alone = Settings::new(&**algorithm, 4096, params.clone()).unwrap();
+            let content: Vec<u8> = pages[1..].concat();
+            let with = algorithm.dictionary().map(|_| {
+                let settings = alone.clone();
+                settings.with_dictionary(&**algorithm, content.into())
+            });
+            for settings in [Some(Ok(alone)), with].into_iter().flatten() {
+                let mut tfm = algorithm
+                    .prepare(&settings.unwrap())
+                    .unwrap()
+                    .tfm()
+                    .unwrap();
+                let (mut object, mut back) = ([0u8; 8192], [0u8; 4096]);
+                let before = CALLS.get();
+                for page in &pages {
+                    let len = tfm.compress(page, &mut object).unwrap();
+                    tfm.decompress(&object[..len], &mut back).unwrap();
+                    let _ = tfm.decompress(page, &mut back);
+                }
+                let driver = algorithm.driver_name();
+                assert_eq!(CALLS.get(), before, "{driver} {params:?} allocated");
+            }
         }
     }
 }

@@ -42,10 +42,14 @@ unsafe extern "C" {
 
 const NAME: &str = "lz4hc";
 
+/// The densest search that takes no memory from the heap: liblz4's levels from 10 on (the kernel's liblz4 is older and
+/// has others) allocate 64 KiB in each call, which a write to a swap device must not wait for.
+const LEVEL_MAX: c_int = 9;
+
 const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
     kind: ParamKind::Int { min: 3, max: 16, default: 9 },
-    doc: "greater is denser and slower; the kernel's 13 to 16 mean 12",
+    doc: "greater is denser and slower; 10 to 16, which the kernel has, mean 9",
 }];
 
 pub(crate) struct Backend;
@@ -89,7 +93,7 @@ impl Algorithm for Backend {
         Some(DICTIONARY)
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        let level = settings.c_int("level");
+        let level = settings.c_int("level").min(LEVEL_MAX);
         let load = |bytes| Dictionary::new(bytes, level).map(Arc::new);
         let dictionary = settings.dictionary().map(load).transpose()?;
         Ok(Arc::new(Lz4hc { level, dictionary }))

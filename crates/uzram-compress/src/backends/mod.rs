@@ -51,6 +51,7 @@ macro_rules! backends {
             #[test]
             fn $module() {
                 crate::conformance::full(&super::$module::Backend).unwrap();
+                crate::conformance::fuzz(&super::$module::Backend, 1, 640).unwrap();
             })*
         }
     };

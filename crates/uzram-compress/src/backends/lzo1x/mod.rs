@@ -13,7 +13,7 @@ mod encode;
 
 use std::sync::Arc;
 
-use encode::Table;
+use encode::Encoder;
 
 use crate::{Decompress, Error, Prepared, Tfm};
 
@@ -58,7 +58,7 @@ impl<const RLE: bool> Lzo<RLE> {
 impl<const RLE: bool> Prepared for Lzo<RLE> {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         Ok(Box::new(LzoTfm::<RLE> {
-            table: Table::new(),
+            encoder: Encoder::new(),
         }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
@@ -79,18 +79,20 @@ impl<const RLE: bool> Decompress for Lzo<RLE> {
 }
 
 struct LzoTfm<const RLE: bool> {
-    table: Table,
+    encoder: Encoder,
 }
 
 impl<const RLE: bool> Tfm for LzoTfm<RLE> {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        encode::compress::<RLE>(&mut self.table, src, dst).ok_or(Error::OutputTooSmall { got })
+        self.encoder
+            .compress::<RLE>(src, dst)
+            .ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         Lzo::<RLE>.decompress(src, dst)
     }
     fn memory_bytes(&self) -> usize {
-        self.table.memory_bytes()
+        self.encoder.memory_bytes()
     }
 }

@@ -14,9 +14,9 @@ const ZEROS_MAX: usize = 2;
 
 /// The tables; several times as many slots as a window has places.
 pub(super) struct Encoder {
-    twos: Positions<2048>,
-    fours: Positions<2048>,
-    eights: Positions<1024>,
+    twos: Positions<4096>,
+    fours: Positions<4096>,
+    eights: Positions<2048>,
 }
 
 impl Encoder {
@@ -34,9 +34,9 @@ impl Encoder {
         let (blocks, rest) = src.as_chunks::<BLOCK>();
         let mut before = None;
         for (number, chunk) in blocks.chunks(CHUNK / BLOCK).enumerate() {
-            self.twos.begin(CHUNK);
-            self.fours.begin(CHUNK);
-            self.eights.begin(CHUNK);
+            self.twos.clear();
+            self.fours.clear();
+            self.eights.clear();
             self.chunk(chunk, number * (CHUNK / BLOCK * BLOCK), before, &mut out)?;
             before = chunk.last();
         }
@@ -88,12 +88,12 @@ impl Encoder {
 
     /// Makes a block, which lies at `at` in the chunk, known to the tables.
     fn note(&mut self, block: &[u8; BLOCK], at: usize) {
-        self.eights.note(hash8(block), at);
+        self.eights.replace(hash8(block), at);
         for (place, four) in block.as_chunks::<4>().0.iter().enumerate() {
-            self.fours.note(hash4(four), at + place * 4);
+            self.fours.replace(hash4(four), at + place * 4);
         }
         for (place, two) in block.as_chunks::<2>().0.iter().enumerate() {
-            self.twos.note(hash2(two), at + place * 2);
+            self.twos.replace(hash2(two), at + place * 2);
         }
     }
 
@@ -107,15 +107,15 @@ impl Encoder {
         out: &mut Writer,
     ) -> Option<()> {
         let chunk = blocks.as_flattened();
-        let eight = index(chunk, block, self.eights.replace(hash8(block), at), at, base);
+        let eight = index(chunk, block, self.eights.last(hash8(block)), at, base);
         let mut ways = [(Half::Data, 0, 0); 2];
         for (half, way) in ways.iter_mut().enumerate() {
             let place = half * 4;
             let four: &[u8; 4] = block[place..].first_chunk()?;
-            let found = self.fours.replace(hash4(four), at + place);
+            let found = self.fours.last(hash4(four));
             let (a, b): (&[u8; 2], &[u8; 2]) = (four.first_chunk()?, four.last_chunk()?);
-            let first = self.twos.replace(hash2(a), at + place);
-            let second = self.twos.replace(hash2(b), at + place + 2);
+            let first = self.twos.last(hash2(a));
+            let second = self.twos.last(hash2(b));
             *way = match index(chunk, four, found, at, base) {
                 Some(index) => (Half::Index, index, index_bits(4)),
                 None => pair(
@@ -124,6 +124,8 @@ impl Encoder {
                 ),
             };
         }
+        // Only now, for what the block itself holds twice hides what could be named.
+        self.note(block, at);
         if let Some(eight) = eight {
             let value = u64::from(template::INDEX) << index_bits(BLOCK) | eight;
             return out.put(value, TEMPLATE_BITS + index_bits(BLOCK));
@@ -153,12 +155,12 @@ fn pair(first: (u16, Option<u64>), second: (u16, Option<u64>)) -> (Half, u64, u3
 fn index<const SIZE: usize>(
     chunk: &[u8],
     bytes: &[u8; SIZE],
-    place: Option<usize>,
+    place: usize,
     at: usize,
     base: usize,
 ) -> Option<u64> {
-    let place = place.filter(|place| *place < at && at - place <= window(SIZE))?;
-    let same = chunk[place..].first_chunk() == Some(bytes);
+    let near = place < at && at - place <= window(SIZE);
+    let same = near && chunk[place..].first_chunk() == Some(bytes);
     same.then_some(((base + place) % window(SIZE) / SIZE) as u64)
 }
 

@@ -3,15 +3,19 @@
 
 use std::ops::Range;
 
-/// xorshift64*.
-pub(crate) struct Noise(u64);
+/// Numbers that look random (xorshift64*): no dependency in a library.
+#[derive(Debug)]
+pub struct Noise(u64);
 
 impl Noise {
-    pub(crate) fn new(seed: u64) -> Noise {
+    /// The same seed gives the same numbers.
+    pub fn new(seed: u64) -> Noise {
         Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// 48 bits.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -19,13 +23,13 @@ impl Noise {
     }
 
     /// A number below `end`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 }
 
 /// One input for each seed: most are pages, some shorter, few of up to 200,000 bytes.
-pub(crate) fn inputs(seeds: Range<u64>) -> impl Iterator<Item = Vec<u8>> {
+pub fn inputs(seeds: Range<u64>) -> impl Iterator<Item = Vec<u8>> {
     seeds.map(|seed| {
         let mut noise = Noise::new(seed);
         let len = match noise.below(50) {
@@ -38,7 +42,7 @@ pub(crate) fn inputs(seeds: Range<u64>) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// `len` bytes.
-pub(crate) fn input(noise: &mut Noise, len: usize) -> Vec<u8> {
+pub fn input(noise: &mut Noise, len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + 4096);
     while out.len() < len {
         piece(noise, &mut out);

@@ -1,11 +1,16 @@
 //! What every algorithm must do, as functions over `dyn Algorithm`: the self-test that gates registration
-//! ([`self_test`], about a millisecond) and the full suite for tests ([`full`]). An embedding program runs
-//! [`full`] on an algorithm of its own in one line.
+//! ([`self_test`], about a millisecond), the full suite for tests ([`full`]), and a fuzzer ([`fuzz()`]). An embedding
+//! program runs them on an algorithm of its own in one line each.
 //!
 //! The oracle is the identity: what was compressed must come back, byte for byte, and bytes that no
 //! compressor made must be refused or decoded without a panic and without a write past the buffer.
 
+mod fuzz;
+pub mod inputs;
 mod with_dictionary;
+
+pub use fuzz::{Counts, fuzz};
+use inputs::Noise;
 
 use crate::{Algorithm, Error, ParamKind, Prepared, Settings, Tfm};
 
@@ -164,7 +169,7 @@ fn small_outputs(prepared: &dyn Prepared) -> Result<(), String> {
 /// tfm works as before afterwards.
 fn hostile_input(prepared: &dyn Prepared) -> Result<(), String> {
     let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
-    let mut noise = Noise(77);
+    let mut noise = Noise::new(77);
     for (kind, block) in blocks(5) {
         let mut object = [0u8; ROOM];
         let len = tfm
@@ -224,7 +229,7 @@ fn independent_tfms(prepared: &dyn Prepared) -> Result<(), String> {
 
 /// Blocks of the kinds that memory holds.
 fn blocks(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
-    let mut noise = Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut noise = Noise::new(seed);
     let words: Vec<Vec<u8>> = (0..40)
         .map(|_| {
             (0..1 + noise.next() % 9)
@@ -252,16 +257,4 @@ fn blocks(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
         ("sparse", sparse),
         ("random", random),
     ]
-}
-
-/// xorshift64*: reproducible, and no dependency in a library.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
 }

@@ -1,0 +1,174 @@
+//! The fuzzer: made-up inputs there and back, and objects that no encoder made, by mutation of those that one did. It is
+//! reproducible: a failure names its seed.
+//!
+//! A decoder must refuse or accept such bytes in the same way whatever its output buffer held before, and what it
+//! says that it wrote must be the same both times: then nothing in it is left over from elsewhere.
+
+use super::inputs::{Noise, input};
+use super::{BLOCK, GUARD, parameter_corners, prepare};
+use crate::{Algorithm, Error, Prepared, Tfm};
+
+/// Room for the output of a mutated object, beyond what any page is.
+const MOST: usize = 2 * BLOCK;
+/// Bytes watched behind a buffer.
+const BEHIND: usize = 64;
+/// Inputs between two changes of parameters.
+const INPUTS: u64 = 64;
+/// Mutations of each input's object.
+const MUTATIONS: usize = 16;
+
+/// What a run of the fuzzer did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Inputs compressed and decompressed.
+    pub round_trips: u64,
+    /// Objects decoded that no encoder made.
+    pub mutants: u64,
+    /// Those of them that the decoder took for good.
+    pub accepted: u64,
+}
+
+/// Fuzzes with `rounds` inputs from `seed` on, the parameters at their defaults and their ends in turn.
+pub fn fuzz(algorithm: &dyn Algorithm, seed: u64, rounds: u64) -> Result<Counts, String> {
+    let corners = parameter_corners(algorithm);
+    let mut counts = Counts::default();
+    let mut corpus: Vec<Vec<u8>> = Vec::new();
+    for (turn, first) in (seed..seed + rounds).step_by(INPUTS as usize).enumerate() {
+        let params = &corners[turn % corners.len()];
+        let prepared = prepare(algorithm, params)?;
+        let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+        for seed in first..(first + INPUTS).min(seed + rounds) {
+            one(&*prepared, &mut *tfm, seed, &mut corpus, &mut counts)
+                .map_err(|e| format!("seed {seed}, {params:?}: {e}"))?;
+        }
+    }
+    Ok(counts)
+}
+
+fn one(
+    prepared: &dyn Prepared,
+    tfm: &mut dyn Tfm,
+    seed: u64,
+    corpus: &mut Vec<Vec<u8>>,
+    counts: &mut Counts,
+) -> Result<(), String> {
+    let mut noise = Noise::new(seed);
+    let len = if noise.below(4) == 0 {
+        1 + noise.below(BLOCK)
+    } else {
+        BLOCK
+    };
+    let plain = input(&mut noise, len);
+    let object = compress(tfm, &plain, 2 * BLOCK)?.ok_or("two blocks are too little room")?;
+    let back = decompress(prepared, tfm, &object, plain.len())?;
+    if back.as_deref() != Some(&plain[..]) {
+        return Err("what was compressed does not come back".into());
+    }
+    let room = noise.below(object.len() + 8);
+    if let Some(other) = compress(tfm, &plain, room)?
+        && decompress(prepared, tfm, &other, plain.len())?.as_deref() != Some(&plain[..])
+    {
+        return Err(format!(
+            "compressed into {room} bytes, it does not come back"
+        ));
+    }
+    counts.round_trips += 1;
+    // Others' objects are what mutations are mixed with.
+    match corpus.len() {
+        0..64 => corpus.push(object),
+        _ => corpus[noise.below(64)] = object,
+    }
+    for _ in 0..MUTATIONS {
+        let mutant = mutant(&mut noise, corpus);
+        let room = if noise.below(2) == 0 {
+            BLOCK
+        } else {
+            noise.below(MOST + 1)
+        };
+        let result = decompress(prepared, tfm, &mutant, room)?;
+        counts.mutants += 1;
+        counts.accepted += u64::from(result.is_some());
+    }
+    Ok(())
+}
+
+/// The object, or nothing where there is not enough room.
+fn compress(tfm: &mut dyn Tfm, plain: &[u8], room: usize) -> Result<Option<Vec<u8>>, String> {
+    let mut out = vec![GUARD; room + BEHIND];
+    let result = tfm.compress(plain, &mut out[..room]);
+    if out[room..].iter().any(|byte| *byte != GUARD) {
+        return Err(format!("compression wrote past {room} bytes"));
+    }
+    match result {
+        Ok(len) if len <= room => Ok(Some(out[..len].to_vec())),
+        Ok(len) => Err(format!("an object of {len} bytes in {room}")),
+        Err(Error::OutputTooSmall { got }) if got == room => Ok(None),
+        Err(error) => Err(format!("compress: {error}")),
+    }
+}
+
+/// What the object becomes, or nothing where it is refused: the same by all ways, whatever was in the buffer.
+fn decompress(
+    prepared: &dyn Prepared,
+    tfm: &mut dyn Tfm,
+    object: &[u8],
+    room: usize,
+) -> Result<Option<Vec<u8>>, String> {
+    let mut first = None;
+    for (stateless, before) in [(false, 0x00), (false, 0xFF), (true, 0x55)] {
+        let mut out = vec![before; room];
+        out.resize(room + BEHIND, GUARD);
+        let result = match (stateless, prepared.stateless()) {
+            (false, _) => tfm.decompress(object, &mut out[..room]),
+            (true, Some(decoder)) => decoder.decompress(object, &mut out[..room]),
+            (true, None) => break,
+        };
+        if out[room..].iter().any(|byte| *byte != GUARD) {
+            return Err(format!("decompression wrote past {room} bytes"));
+        }
+        let result = match result {
+            Ok(len) if len > room => return Err(format!("{len} bytes in {room}")),
+            Ok(len) => Some(out[..len].to_vec()),
+            Err(_) => None,
+        };
+        if *first.get_or_insert_with(|| result.clone()) != result {
+            return Err(format!(
+                "the output depends on what was in the buffer: {object:02x?}"
+            ));
+        }
+    }
+    Ok(first.flatten())
+}
+
+/// An object with some edits, or noise.
+fn mutant(noise: &mut Noise, corpus: &[Vec<u8>]) -> Vec<u8> {
+    if noise.below(16) == 0 {
+        return (0..noise.below(600)).map(|_| noise.next() as u8).collect();
+    }
+    let mut object = corpus[noise.below(corpus.len())].clone();
+    for _ in 0..1 + noise.below(6) {
+        if object.is_empty() {
+            break;
+        }
+        let at = noise.below(object.len());
+        let to = (at + 1 + noise.below(20)).min(object.len());
+        match noise.below(8) {
+            0 => object[at] ^= 1 << noise.below(8),
+            1 => object[at] = noise.next() as u8,
+            2 => object[at] = [0x00, 0xFF, 0x01, 0x80, 0x10, 0x11, 0x1F, 0x20][noise.below(8)],
+            3 => drop(object.drain(at..to)),
+            4 => object.truncate(at),
+            5 => {
+                let piece = object[at..to].to_vec();
+                object.splice(at..at, piece);
+            }
+            6 => {
+                let other = &corpus[noise.below(corpus.len())];
+                object.truncate(at);
+                object.extend_from_slice(&other[at.min(other.len())..]);
+            }
+            _ => object[at..to].fill(noise.next() as u8),
+        }
+    }
+    object
+}
