@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use crate::measure::Measured;
 
-/// For writes: part of the fastest compressor's speed that a candidate has to reach, writing and reading.
+/// For writes: part of the fastest compressor's speed that a candidate has to reach, writing...
 const WRITE_SPEED: f64 = 0.5;
+/// ...and reading, which swapping does less of.
+const READ_SPEED: f64 = 1.0 / 3.0;
 /// For idle pages: part of the speed of what reads the written ones that a candidate has to reach.
 const IDLE_READ_SPEED: f64 = 0.2;
 /// Gain in capacity below which compressing anew is not worth it.
@@ -79,7 +81,7 @@ fn for_writes(candidates: &[&Measured]) -> Option<Choice> {
     let fastest = candidates.iter().max_by(by_speed)?;
     let keeps_up = |one: &&&Measured| {
         one.write_mib_s >= fastest.write_mib_s * WRITE_SPEED
-            && one.read_mib_s >= fastest.read_mib_s * WRITE_SPEED
+            && one.read_mib_s >= fastest.read_mib_s * READ_SPEED
     };
     let best = densest(candidates.iter().filter(keeps_up).copied(), |one| {
         one.write_mib_s
@@ -91,8 +93,9 @@ fn for_writes(candidates: &[&Measured]) -> Option<Choice> {
         )
     } else {
         format!(
-            "The densest of those that write and read at least {} % as fast as {}{}.",
+            "The densest of those that write at least {} % and read at least {:.0} % as fast as {}{}.",
             WRITE_SPEED * 100.0,
+            READ_SPEED * 100.0,
             fastest.spec(),
             with_dictionary(fastest)
         )

@@ -22,6 +22,7 @@ use crate::exit::Result;
 /// dictionary trained on the other half of them, and recommends one for writes and one for idle pages. Also prints
 /// what to tell the kernel's own zram. Nothing of the sampled memory is kept.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("memory").required(true).args(["pid", "file", "device", "cmd"]))]
 #[command(after_help = "\
 Examples:
   uzram advise --pid 1234 --pid 1240
@@ -29,14 +30,13 @@ Examples:
   uzram advise --seconds 20 --cmd java -jar service.jar")]
 pub(crate) struct Args {
     /// Sample the memory of this process; may be repeated
-    #[arg(long, value_name = "PID", conflicts_with_all = ["file", "device", "cmd"],
-          required_unless_present_any = ["file", "device", "cmd"])]
+    #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
     /// Sample this file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "cmd"])]
+    #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Sample this block device, a uzram device or any other
-    #[arg(long, value_name = "DEVICE", conflicts_with = "cmd")]
+    #[arg(long, value_name = "DEVICE")]
     device: Option<PathBuf>,
     /// Run this command and sample its processes when they have most memory. Takes the rest of the line
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
