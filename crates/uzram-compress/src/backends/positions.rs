@@ -33,8 +33,9 @@ impl<const SLOTS: usize> Positions<SLOTS> {
     /// before, or 0. Whoever asks has to compare what is there.
     #[inline(always)]
     pub(super) fn replace(&mut self, hash: u32, at: usize) -> usize {
-        let slot = &mut self.slots[(hash >> (32 - SLOTS.ilog2())) as usize];
-        usize::from(std::mem::replace(slot, at as u16))
+        let before = self.last(hash);
+        self.slots[(hash >> (32 - SLOTS.ilog2())) as usize] = at as u16;
+        before
     }
 
     /// The position that was noted last for `hash`, or 0.
