@@ -127,7 +127,7 @@ mod tests {
     /// The CRC sees what the format itself would let pass.
     #[test]
     fn no_flipped_bit_of_the_output_passes() {
-        let plain: Vec<u8> = (0..1000u32).map(|i| (i * i >> 5) as u8).collect();
+        let plain: Vec<u8> = (0..1000u32).map(|i| ((i * i) >> 5) as u8).collect();
         let mut object = [0; 2048];
         let len = Encoder::new().compress(&plain, &mut object).unwrap();
         for bit in 0..len * 8 {
