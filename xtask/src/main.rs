@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own automation. One file for each task.
 #![forbid(unsafe_code)]
 
+mod acid;
 mod bench;
 mod guest;
 mod run;
@@ -22,8 +23,11 @@ usage: cargo xtask TASK
   bench core [...]   the library against its codecs; --quick, --record FILE
   bench attach [...] how fast a new process takes a device over; the same
   bench guest [...]  ublk beside the kernel's zram, in a virtual machine; --quick, --variants, --rounds N, --record FILE
+  bench codecs [...] every algorithm and its rivals on several kinds of pages; the same and --only NAME
+  fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
+  acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere
   guest [TEST...]    tests in a virtual machine with a kernel of its own; --list, --shell, --selftest
-  tidy               check what compilers do not: sizes, files, README against the registry";
+  tidy               check what compilers do not: sizes, files, documents";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -45,10 +49,27 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ["test"] => return test::test(),
         ["bench", rest @ ..] if !rest.is_empty() => bench::bench(rest)?,
         ["guest", rest @ ..] => return guest::guest(rest),
+        ["fuzz", rest @ ..] => fuzz(rest)?,
+        ["acid"] => return acid::acid(),
         ["tidy"] => tidy::tidy()?,
         ["--help" | "-h" | "help"] => println!("{USAGE}"),
         [] => bail!("which task?\n{USAGE}"),
         other => bail!("'{}' is not understood\n{USAGE}", other.join(" ")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the compress crate's fuzzer, optimised.
+fn fuzz(args: &[&str]) -> Result<()> {
+    let cargo = [
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "uzram-compress",
+        "--example",
+        "fuzz",
+        "--",
+    ];
+    sh::run(sh::cargo(&[&cargo, args].concat()))
 }

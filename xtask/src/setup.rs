@@ -43,6 +43,11 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         Purpose::Test,
         "verified random I/O on the loop device and the NBD socket",
     ),
+    (
+        "liblzo2-2",
+        Purpose::Test,
+        "the original lzo: a peer to test with and a rival to measure",
+    ),
     ("libnbd-bin", Purpose::Test, "nbdinfo, nbdcopy"),
     (
         "nbdkit",

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{guest, setup, sh, tidy};
+use crate::{acid, guest, setup, sh, tidy};
 
 /// What a step came to.
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     Skipped(String),
     Failed(String),
@@ -17,7 +17,7 @@ enum Outcome {
 
 pub(crate) fn test() -> Result<ExitCode> {
     setup::setup(setup::Purpose::Guest)?;
-    let steps: [(&str, fn() -> Outcome); 10] = [
+    let steps: [(&str, fn() -> Outcome); 12] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("lints", || {
             cargo(&[
@@ -35,6 +35,7 @@ pub(crate) fn test() -> Result<ExitCode> {
             tidy::tidy().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
         }),
         ("tests", tests),
+        ("an algorithm more", acid::eighth_algorithm),
         ("guest", || match guest::ci() {
             Ok(true) => Outcome::Passed,
             Ok(false) => Outcome::Failed("tests in the guest failed".into()),
@@ -51,6 +52,18 @@ pub(crate) fn test() -> Result<ExitCode> {
                 "uzram-bench",
                 "--",
                 "core",
+                "--quick",
+            ])
+        }),
+        ("bench smoke, codecs", || {
+            cargo(&[
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "uzram-bench",
+                "--",
+                "codecs",
                 "--quick",
             ])
         }),
@@ -86,7 +99,7 @@ pub(crate) fn test() -> Result<ExitCode> {
     })
 }
 
-fn outcome(command: Command) -> Outcome {
+pub(crate) fn outcome(command: Command) -> Outcome {
     sh::run(command).map_or_else(
         |error| Outcome::Failed(format!("{error:#}")),
         |()| Outcome::Passed,
@@ -99,7 +112,16 @@ fn cargo(args: &[&str]) -> Outcome {
 
 /// A build with one backend must be as clean as the build with all.
 fn each_algorithm_alone() -> Outcome {
-    for feature in ["lz4", "lz4-flex", "zstd", "deflate", "null"] {
+    let manifest = sh::root().join("crates/uzram-compress/Cargo.toml");
+    let manifest = match std::fs::read_to_string(&manifest) {
+        Ok(text) => text,
+        Err(error) => return Outcome::Failed(format!("{}: {error}", manifest.display())),
+    };
+    let features = features(&manifest);
+    if features.is_empty() {
+        return Outcome::Failed("uzram-compress has no algorithm's feature".into());
+    }
+    for feature in features {
         let args = [
             "clippy",
             "--quiet",
@@ -114,6 +136,18 @@ fn each_algorithm_alone() -> Outcome {
         }
     }
     Outcome::Passed
+}
+
+/// The features of a manifest, but for the default ones' list: each is an algorithm.
+fn features(manifest: &str) -> Vec<&str> {
+    let section = manifest
+        .split_once("[features]\n")
+        .map_or("", |(_, rest)| rest);
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    let names = lines.filter_map(|line| Some(line.split_once(" = ")?.0));
+    names
+        .filter(|name| !name.starts_with('#') && *name != "default")
+        .collect()
 }
 
 fn docs() -> Outcome {
@@ -174,4 +208,15 @@ fn tsan() -> Outcome {
         ),
     );
     outcome(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_feature_is_an_algorithm() {
+        let text = "[x]\na = 1\n[features]\ndefault = [\"b\"]\n# One = each\nb = []\nc-d = [\"dep:e\"]\n\n[y]\nz = 1\n";
+        assert_eq!(features(text), ["b", "c-d"]);
+    }
 }

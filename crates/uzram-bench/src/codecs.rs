@@ -6,18 +6,20 @@
 //! device that is given same-filled pages only scans (or fills) them and keeps none. Its time less that is taken for
 //! the codec's and the store's own.
 
+mod contestant;
+
 use std::hint::black_box;
 use std::path::Path;
 
 use anyhow::Result;
+use contestant::{Contestant, FLOOR, HUGE};
 use serde::Serialize;
-use uzram::compress::{ParamKind, Registry, Tfm};
+use uzram::compress::Registry;
 
 use crate::corpus::{self, Corpus, PAGE};
 use crate::measure::{Rounds, median};
 use crate::report::Report;
-use crate::rival::Raw;
-use crate::zram::{Aligned, Zram};
+use crate::zram::Aligned;
 
 /// How much to do.
 #[derive(Debug, Clone)]
@@ -43,30 +45,26 @@ impl Default for Options {
     }
 }
 
-/// Levels beside the default, where an algorithm has them.
-const LEVELS: [i64; 3] = [1, 3, 9];
 /// The libraries behind the algorithms.
 const RAW: [&str; 3] = ["lzo", "lz4", "zstd"];
-/// What the kernel's zram is measured with, where it has it.
+/// What the kernel's zram is measured with.
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
-/// The kernel stores what compresses to no less than this as a whole page (zsmalloc's classes of chains of 8).
-const HUGE: usize = 3625;
 
 /// A contestant on a corpus.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     /// The kind of pages.
     pub corpus: String,
-    /// `uzram DRIVER [PARAMETERS]`, `raw LIBRARY` or `kernel ALGORITHM`.
+    /// `uzram DRIVER [LEVEL]`, `raw LIBRARY`, `kernel ALGORITHM`, or the block layer alone.
     pub contestant: String,
     /// Bytes of pages over bytes of objects, none of which counts as more than a page.
-    pub ratio: f64,
+    pub ratio: Option<f64>,
     /// Throughput of one thread.
     pub compress_mb_s: f64,
     /// The same of reading.
     pub decompress_mb_s: f64,
-    /// A worker's context; 0 where it does not tell.
-    pub context_bytes: usize,
+    /// A worker's context, where it tells.
+    pub context_bytes: Option<usize>,
 }
 
 /// All of it.
@@ -75,7 +73,7 @@ pub struct Codecs {
     /// Goals, machine, commit.
     #[serde(flatten)]
     pub report: Report,
-    /// How the block layer's cost was estimated.
+    /// How to read it.
     pub note: &'static str,
     /// Everything measured.
     pub figures: Vec<Figure>,
@@ -85,73 +83,6 @@ const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages 
     its time less the block layer's is its time less that of the same I/O on a device of the same kind that is given \
     same-filled pages. Ratios beside the kernel's count objects of 3625 bytes and more as a page, as it does. Medians of \
     rounds in which all take turns; figures over others are medians of the quotient within a round.";
-
-/// One codec with its state.
-enum Codec {
-    Ours(Box<dyn Tfm>),
-    Raw(Raw),
-}
-
-impl Codec {
-    fn compress(&mut self, page: &[u8; PAGE], out: &mut [u8; 2 * PAGE]) -> usize {
-        match self {
-            Codec::Ours(tfm) => tfm.compress(page, out).unwrap_or(0),
-            Codec::Raw(raw) => raw.compress(page, out),
-        }
-    }
-
-    fn decompress(&mut self, object: &[u8], page: &mut [u8; PAGE]) -> bool {
-        match self {
-            Codec::Ours(tfm) => tfm.decompress(object, page) == Ok(PAGE),
-            Codec::Raw(raw) => raw.decompress(object, page),
-        }
-    }
-}
-
-/// A contestant, with the objects that it made of all pages.
-struct Contestant {
-    name: String,
-    codec: Codec,
-    store: Vec<u8>,
-    places: Vec<(usize, usize)>,
-    context_bytes: usize,
-}
-
-impl Contestant {
-    fn new(name: String, codec: Codec) -> Contestant {
-        let context_bytes = match &codec {
-            Codec::Ours(tfm) => tfm.memory_bytes(),
-            Codec::Raw(_) => 0,
-        };
-        Contestant {
-            name,
-            codec,
-            store: Vec::new(),
-            places: Vec::new(),
-            context_bytes,
-        }
-    }
-
-    /// Compresses all pages once, and checks that they come back.
-    fn fill(&mut self, pages: &[Aligned]) -> Result<()> {
-        (self.store, self.places) = (Vec::new(), Vec::with_capacity(pages.len()));
-        let (mut out, mut back) = ([0; 2 * PAGE], [0; PAGE]);
-        for page in pages {
-            let len = self.codec.compress(&page.0, &mut out);
-            let whole = self.codec.decompress(&out[..len], &mut back) && back == page.0;
-            anyhow::ensure!(whole, "{} loses a page", self.name);
-            self.places.push((self.store.len(), len));
-            self.store.extend_from_slice(&out[..len]);
-        }
-        Ok(())
-    }
-
-    /// Ratio where objects from `huge` bytes on are stored as pages.
-    fn ratio(&self, huge: usize) -> f64 {
-        let bytes = |(_, len): &(usize, usize)| if *len >= huge { PAGE } else { *len };
-        (self.places.len() * PAGE) as f64 / self.places.iter().map(bytes).sum::<usize>() as f64
-    }
-}
 
 /// Runs it all; `progress` is told what is under way.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> {
@@ -164,26 +95,15 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> 
     let mut figures = Vec::new();
     for corpus in &corpora {
         progress(&corpus.name);
-        let pages: Vec<Aligned> = corpus.pages().iter().map(|page| Aligned(*page)).collect();
-        for contestant in &mut contestants {
-            contestant.fill(&pages)?;
-        }
-        let mut kernel = Kernel::new(&pages)
-            .inspect_err(|e| progress(&format!("no kernel zram: {e:#}")))
-            .ok();
-        measure(
-            corpus,
-            &pages,
-            &mut contestants,
-            kernel.as_mut(),
-            options,
-            &mut figures,
-            &mut report,
-        )?;
+        let turns = Turns::run(corpus, &mut contestants, options)?;
+        figures.extend((0..turns.names.len()).map(|who| turns.figure(who)));
+        turns.beside_kernel(&mut report);
+        turns.beside_libraries(&mut report);
     }
+    let note = NOTE;
     Ok(Codecs {
         report,
-        note: NOTE,
+        note,
         figures,
     })
 }
@@ -219,278 +139,179 @@ fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
     Ok(corpora.iter().map(named).collect())
 }
 
-/// Every driver of the registry, and the libraries.
+/// Every driver of the registry, the libraries and the kernel.
 fn contestants(progress: &mut dyn FnMut(&str)) -> Result<Vec<Contestant>> {
     let registry = Registry::builtin();
     let mut all = Vec::new();
     for algorithm in registry.iter() {
-        let driver = algorithm.driver_name();
-        let mut choices = vec![None];
-        for spec in algorithm
-            .params()
-            .iter()
-            .filter(|spec| spec.name == "level")
-        {
-            if let ParamKind::Int { min, max, default } = spec.kind {
-                let others = LEVELS
-                    .iter()
-                    .filter(|n| (min..=max).contains(n) && **n != default);
-                choices.extend(others.map(|level| Some(level.to_string())));
-            }
-        }
-        for level in choices {
-            let name = match &level {
-                Some(level) => format!("uzram {driver} level={level}"),
-                None => format!("uzram {driver}"),
-            };
-            let params = level.iter().map(|level| ("level", level));
-            let tfm = registry.prepare(driver, PAGE, params)?.tfm()?;
-            all.push(Contestant::new(name, Codec::Ours(tfm)));
-        }
+        all.extend(Contestant::of_driver(&registry, &**algorithm)?);
     }
     for library in RAW {
-        match Raw::new(library) {
-            Some(raw) => all.push(Contestant::new(format!("raw {library}"), Codec::Raw(raw))),
+        match Contestant::of_library(library) {
+            Some(contestant) => all.push(contestant),
             None => progress(&format!(
                 "left out: raw {library}, whose library is missing"
             )),
         }
     }
+    let kernel = KERNEL.map(Contestant::of_kernel);
+    for mut contestant in std::iter::once(Contestant::floor()).chain(kernel) {
+        match contestant.fill(&[Aligned([0; PAGE])]) {
+            Ok(()) => all.push(contestant),
+            Err(error) => progress(&format!("left out: {}: {error:#}", contestant.name)),
+        }
+    }
     Ok(all)
 }
 
-/// The kernel's devices: one for each algorithm, and one for the block layer alone.
-struct Kernel {
-    devices: Vec<(&'static str, Zram)>,
-    floor: Zram,
-    same: Aligned,
+/// The rounds on a corpus.
+struct Turns<'a> {
+    corpus: &'a Corpus,
+    names: Vec<String>,
+    /// As it is, and with the kernel's rule for huge pages.
+    ratios: Vec<[Option<f64>; 2]>,
+    context_bytes: Vec<Option<usize>>,
+    compress: Rounds,
+    decompress: Rounds,
+    batch_bytes: usize,
 }
 
-impl Kernel {
-    /// Devices that hold the pages.
-    fn new(pages: &[Aligned]) -> Result<Kernel> {
-        let mut devices = Vec::new();
-        for algorithm in KERNEL {
-            let zram = Zram::new(algorithm, pages.len())?;
-            for (number, page) in pages.iter().enumerate() {
-                zram.write(number, page)?;
-            }
-            devices.push((algorithm, zram));
+impl Turns<'_> {
+    fn run<'a>(
+        corpus: &'a Corpus,
+        contestants: &mut [Contestant],
+        options: &Options,
+    ) -> Result<Turns<'a>> {
+        let pages: Vec<Aligned> = corpus.pages().iter().map(|page| Aligned(*page)).collect();
+        let batch_pages = options.batch.min(pages.len());
+        let batch = |round: usize| {
+            // Far apart, so that few rounds see all of the corpus.
+            let at = round * 7 % (pages.len() / batch_pages) * batch_pages;
+            at..at + batch_pages
+        };
+        let mut ratios = Vec::new();
+        for contestant in &mut *contestants {
+            contestant.fill(&pages)?;
+            let ratio = |huge| contestant.ratio(pages.len(), huge);
+            ratios.push([ratio(PAGE)?, ratio(HUGE)?]);
         }
-        let (floor, same) = (Zram::new(KERNEL[0], pages.len())?, Aligned([1; PAGE]));
-        for number in 0..pages.len() {
-            floor.write(number, &same)?;
-        }
-        Ok(Kernel {
-            devices,
-            floor,
-            same,
+        let compress = turns(contestants, options.rounds, |contestant, round| {
+            contestant.compress(&pages, batch(round));
+        });
+        let decompress = turns(contestants, options.rounds, |contestant, round| {
+            contestant.decompress(batch(round), |page| {
+                black_box(page);
+            });
+        });
+        Ok(Turns {
+            corpus,
+            names: contestants.iter().map(|c| c.name.clone()).collect(),
+            ratios,
+            context_bytes: contestants.iter().map(Contestant::context_bytes).collect(),
+            compress,
+            decompress,
+            batch_bytes: batch_pages * PAGE,
         })
     }
-}
 
-fn measure(
-    corpus: &Corpus,
-    pages: &[Aligned],
-    contestants: &mut [Contestant],
-    kernel: Option<&mut Kernel>,
-    options: &Options,
-    figures: &mut Vec<Figure>,
-    report: &mut Report,
-) -> Result<()> {
-    let names: Vec<String> = contestants.iter().map(|c| c.name.clone()).collect();
-    let batches = (pages.len() / options.batch).max(1);
-    let batch = |round: usize| {
-        let at = round * 7 % batches * options.batch;
-        at..(at + options.batch).min(pages.len())
-    };
-    let ratios: Vec<(f64, f64, usize)> = contestants
-        .iter()
-        .map(|c| (c.ratio(PAGE), c.ratio(HUGE), c.context_bytes))
-        .collect();
-    let cells: Vec<_> = contestants
-        .iter_mut()
-        .map(std::cell::RefCell::new)
-        .collect();
-    let mut writes: Vec<Box<dyn FnMut(usize) + '_>> = Vec::new();
-    let mut reads: Vec<Box<dyn FnMut(usize) + '_>> = Vec::new();
-    for cell in &cells {
-        writes.push(Box::new(|round| {
-            let (mut contestant, mut out) = (cell.borrow_mut(), [0; 2 * PAGE]);
-            for page in &pages[batch(round)] {
-                black_box(contestant.codec.compress(&page.0, &mut out));
-                black_box(&out);
-            }
-        }));
-        reads.push(Box::new(|round| {
-            let (contestant, mut page) = (&mut **cell.borrow_mut(), [0; PAGE]);
-            for (at, len) in &contestant.places[batch(round)] {
-                black_box(
-                    contestant
-                        .codec
-                        .decompress(&contestant.store[*at..at + len], &mut page),
-                );
-                black_box(&page);
-            }
-        }));
+    fn figure(&self, who: usize) -> Figure {
+        let rate = |rounds: &Rounds| self.batch_bytes as f64 / rounds.seconds(who) / 1e6;
+        Figure {
+            corpus: self.corpus.name.clone(),
+            contestant: self.names[who].clone(),
+            ratio: self.ratios[who][0],
+            compress_mb_s: rate(&self.compress),
+            decompress_mb_s: rate(&self.decompress),
+            context_bytes: self.context_bytes[who],
+        }
     }
-    let kernel = kernel.as_deref();
-    for (zram, same) in kernel.iter().flat_map(|k| {
-        let floor = std::iter::once((&k.floor, Some(&k.same)));
-        floor.chain(k.devices.iter().map(|(_, zram)| (zram, None)))
-    }) {
-        writes.push(Box::new(move |round| {
-            for number in batch(round) {
-                zram.write(number, same.unwrap_or(&pages[number]))
-                    .expect("the device has room");
-            }
-        }));
-        reads.push(Box::new(move |round| {
-            let mut page = Aligned([0; PAGE]);
-            for number in batch(round) {
-                zram.read(number, &mut page).expect("it was written");
-                black_box(&page.0);
-            }
-        }));
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|other| other == name)
     }
-    let turns = |all: &mut [Box<dyn FnMut(usize) + '_>]| {
-        let mut all: Vec<&mut dyn FnMut(usize)> = all.iter_mut().map(|f| &mut **f as _).collect();
-        Rounds::run(options.rounds, &mut all)
-    };
-    let times = Times {
-        write: turns(&mut writes),
-        read: turns(&mut reads),
-        bytes: options.batch.min(pages.len()) * PAGE,
-    };
-    for (who, name) in names.iter().enumerate() {
-        let (ratio, _, context_bytes) = ratios[who];
-        figures.push(times.figure(corpus, name.clone(), who, ratio, context_bytes));
+
+    /// Our driver of an algorithm: the one of highest priority.
+    fn ours(&self, algorithm: &str) -> Option<usize> {
+        let registry = Registry::builtin();
+        self.find(&format!(
+            "uzram {}",
+            registry.find(algorithm).ok()?.driver_name()
+        ))
     }
-    if let Some(kernel) = kernel {
-        let floor = names.len();
-        figures.push(times.figure(
-            corpus,
-            "kernel, same-filled pages".into(),
-            floor,
-            f64::NAN,
-            0,
-        ));
-        for (place, (algorithm, zram)) in kernel.devices.iter().enumerate() {
-            let who = floor + 1 + place;
-            let ratio = (pages.len() * PAGE) as f64 / zram.compressed_bytes()? as f64;
-            figures.push(times.figure(corpus, format!("kernel {algorithm}"), who, ratio, 0));
-            let prefix = format!("uzram {algorithm}-");
-            let Some(ours) = names.iter().position(|n| n.starts_with(&prefix)) else {
+
+    /// lzo and lzo-rle have to be faster than the kernel's whole way, at no lower ratio.
+    fn beside_kernel(&self, report: &mut Report) {
+        for algorithm in KERNEL {
+            let kernel = self.find(&format!("kernel {algorithm}"));
+            let (Some(ours), Some(kernel), Some(floor)) =
+                (self.ours(algorithm), kernel, self.find(FLOOR))
+            else {
                 continue;
             };
-            goals(
-                corpus,
-                algorithm,
-                &times,
-                [ours, who, floor],
-                [ratios[ours].1, ratio],
-                report,
-            );
+            let name = format!("{}: {algorithm}", self.corpus.name);
+            let mut goal = |label: String, value: f64| match algorithm {
+                "lzo" | "lzo-rle" => report.at_least(label, value, 1.0),
+                _ => report.add(label, value),
+            };
+            let both = [
+                ("compress", &self.compress),
+                ("decompress", &self.decompress),
+            ];
+            for (what, rounds) in both {
+                let label = format!("{name} {what}, speed over kernel zram's");
+                goal(label, rounds.ratio(kernel, ours));
+            }
+            if let (Some(ours), Some(kernel)) = (self.ratios[ours][1], self.ratios[kernel][1]) {
+                goal(format!("{name} ratio over kernel zram's"), ours / kernel);
+            }
+            for (what, rounds) in both {
+                let less = |round| {
+                    let codec = rounds.at(kernel, round) - rounds.at(floor, round);
+                    codec / rounds.at(ours, round)
+                };
+                let label = format!("{name} {what}, speed over kernel zram's less the block layer");
+                report.add(label, median((0..rounds.count()).map(less).collect()));
+            }
         }
     }
-    beside_raw(corpus, &names, &times, &ratios, report);
-    Ok(())
-}
 
-/// The rounds of a corpus.
-struct Times {
-    write: Rounds,
-    read: Rounds,
-    bytes: usize,
-}
-
-impl Times {
-    fn figure(
-        &self,
-        corpus: &Corpus,
-        contestant: String,
-        who: usize,
-        ratio: f64,
-        context_bytes: usize,
-    ) -> Figure {
-        let rate = |rounds: &Rounds| self.bytes as f64 / rounds.seconds(who) / 1e6;
-        Figure {
-            corpus: corpus.name.clone(),
-            contestant,
-            ratio,
-            compress_mb_s: rate(&self.write),
-            decompress_mb_s: rate(&self.read),
-            context_bytes,
+    fn beside_libraries(&self, report: &mut Report) {
+        for library in RAW {
+            let raw = self.find(&format!("raw {library}"));
+            let (Some(ours), Some(raw)) = (self.ours(library), raw) else {
+                continue;
+            };
+            let name = format!("{}: {library}", self.corpus.name);
+            for (what, rounds) in [
+                ("compress", &self.compress),
+                ("decompress", &self.decompress),
+            ] {
+                let label = format!("{name} {what}, speed over the library's");
+                report.add(label, rounds.ratio(raw, ours));
+            }
+            if let (Some(ours), Some(raw)) = (self.ratios[ours][0], self.ratios[raw][0]) {
+                report.add(format!("{name} ratio over the library's"), ours / raw);
+            }
         }
     }
 }
 
-/// Ours beside the kernel's: lzo and lzo-rle have to be faster than its whole way, at no lower ratio.
-fn goals(
-    corpus: &Corpus,
-    algorithm: &str,
-    times: &Times,
-    [ours, kernel, floor]: [usize; 3],
-    ratios: [f64; 2],
-    report: &mut Report,
-) {
-    let name = format!("{}: {algorithm}", corpus.name);
-    let lzo = algorithm.starts_with("lzo");
-    for (what, rounds) in [("compress", &times.write), ("decompress", &times.read)] {
-        let speed = rounds.ratio(kernel, ours);
-        let label = format!("{name} {what}, speed over kernel zram's");
-        if lzo {
-            report.at_least(label, speed, 1.0)
-        } else {
-            report.add(label, speed)
-        }
-        let less: Vec<f64> = (0..rounds.count())
-            .map(|n| (rounds.at(kernel, n) - rounds.at(floor, n)) / rounds.at(ours, n))
-            .collect();
-        report.add(
-            format!("{name} {what}, the same less the block layer"),
-            median(less),
-        );
-    }
-    let label = format!("{name} ratio over kernel zram's");
-    let ratio = ratios[0] / ratios[1];
-    if lzo {
-        report.at_least(label, ratio, 1.0)
-    } else {
-        report.add(label, ratio)
-    }
-}
-
-/// Ours beside the libraries.
-fn beside_raw(
-    corpus: &Corpus,
-    names: &[String],
-    times: &Times,
-    ratios: &[(f64, f64, usize)],
-    report: &mut Report,
-) {
-    for library in RAW {
-        let find = |prefix: String| names.iter().position(|n| n.starts_with(&prefix));
-        let raw = names
-            .iter()
-            .position(|name| *name == format!("raw {library}"));
-        let (Some(ours), Some(raw)) = (find(format!("uzram {library}-")), raw) else {
-            continue;
-        };
-        let name = format!("{}: {library}", corpus.name);
-        report.add(
-            format!("{name} compress, speed over the library's"),
-            times.write.ratio(raw, ours),
-        );
-        report.add(
-            format!("{name} decompress, speed over the library's"),
-            times.read.ratio(raw, ours),
-        );
-        report.add(
-            format!("{name} ratio over the library's"),
-            ratios[ours].0 / ratios[raw].0,
-        );
-    }
+/// Lets all take turns.
+fn turns(
+    contestants: &mut [Contestant],
+    rounds: usize,
+    turn: impl Fn(&mut Contestant, usize),
+) -> Rounds {
+    let turn = &turn;
+    let turns = contestants
+        .iter_mut()
+        .map(|contestant| move |round| turn(contestant, round));
+    let mut turns: Vec<_> = turns.collect();
+    let mut turns: Vec<&mut dyn FnMut(usize)> = turns
+        .iter_mut()
+        .map(|turn| turn as &mut dyn FnMut(usize))
+        .collect();
+    Rounds::run(rounds, &mut turns)
 }
 
 impl std::fmt::Display for Codecs {
@@ -499,20 +320,24 @@ impl std::fmt::Display for Codecs {
         for figure in &self.figures {
             if figure.corpus != corpus {
                 corpus = &figure.corpus;
+                let heads = ["ratio", "write MB/s", "read MB/s", "context"];
+                let [ratio, write, read, context] = heads;
                 writeln!(
                     f,
-                    "\n{corpus:34} {:>7} {:>10} {:>12} {:>9}",
-                    "ratio", "write MB/s", "read MB/s", "context"
+                    "\n{corpus:34} {ratio:>7} {write:>10} {read:>10} {context:>9}"
                 )?;
             }
+            let ratio = figure
+                .ratio
+                .map_or(String::new(), |ratio| format!("{ratio:.3}"));
+            let context = figure
+                .context_bytes
+                .map_or(String::new(), |bytes| bytes.to_string());
+            let (write, read) = (figure.compress_mb_s, figure.decompress_mb_s);
+            let name = &figure.contestant;
             writeln!(
                 f,
-                "  {:32} {:>7.3} {:>10.0} {:>12.0} {:>9}",
-                figure.contestant,
-                figure.ratio,
-                figure.compress_mb_s,
-                figure.decompress_mb_s,
-                figure.context_bytes
+                "  {name:32} {ratio:>7} {write:>10.0} {read:>10.0} {context:>9}"
             )?;
         }
         writeln!(f, "\n{}", self.report)

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use uzram_bench::{attach, codecs, core, dictionary};
 
-const USAGE: &str = "usage: uzram-bench core|codecs|attach|dictionary [--quick] [--rounds N] [--only NAME] [--record FILE]
+const USAGE: &str =
+    "usage: uzram-bench core|codecs|attach|dictionary [--quick] [--rounds N] [--only NAME] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed

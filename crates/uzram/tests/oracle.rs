@@ -308,8 +308,8 @@ fn impossible_settings_are_named() {
         ),
         (Device::builder(u64::MAX), "16 TiB"),
         (
-            Device::builder(4096).algorithm("lzo"),
-            "unknown algorithm 'lzo' (known: lz4, zstd",
+            Device::builder(4096).algorithm("lzma"),
+            "unknown algorithm 'lzma' (known: lzo-rle, lzo, lz4",
         ),
         (
             Device::builder(4096).algorithm_param("level", "x"),

@@ -2,7 +2,7 @@
 //! in zlib, 10 to 12 are libdeflate's own near-optimal ones.
 //!
 //! libdeflate does the work wherever the window covers the block, which for pages is from `winbits` 12 on. It
-//! cannot be told of a smaller window; zlib-rs, at about half the speed, makes those streams. They are for readers
+//! cannot be told of a smaller window; zlib-rs makes those streams. They are for readers
 //! with a small window, such as a kernel that was told `deflate.winbits`; libdeflate reads them all.
 
 use std::sync::Arc;

@@ -31,8 +31,8 @@ const MASK: usize = 0x7FFF;
 pub(super) struct Encoder {
     positions: Positions<SLOTS>,
     /// The chunk under way and, behind it, bytes of earlier ones, which change nothing. Any position that is masked
-    /// can be read as a word here without a check, of which a loop of a few instructions would have four; that is
-    /// worth the copying of the chunk several times over.
+    /// can be read as a word here without a check, of which the search, a loop of some twenty instructions, would
+    /// otherwise have four.
     chunk: Box<[u8; MASK + 9]>,
 }
 

@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let values: Vec<(u64, u32)> =
-            (0..300).map(|i| (u64::from((i as u32).wrapping_mul(2_654_435_761)) & ((1 << (i % 32 + 1)) - 1), i % 32 + 1)).collect();
+            (0..300u32).map(|i| (u64::from(i.wrapping_mul(2_654_435_761)) & ((1 << (i % 32 + 1)) - 1), i % 32 + 1)).collect();
         let mut out = [0; 1024];
         let mut writer = Writer::new(&mut out);
         for (value, count) in &values {

@@ -118,3 +118,25 @@ impl Out<'_> {
         self.dst[..self.len].get(at..).and_then(|rest| rest.first_chunk().copied()).ok_or(CORRUPT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode::Encoder;
+    use super::*;
+
+    /// The CRC sees what the format itself would let pass.
+    #[test]
+    fn no_flipped_bit_of_the_output_passes() {
+        let plain: Vec<u8> = (0..1000u32).map(|i| ((i * i) >> 5) as u8).collect();
+        let mut object = [0; 2048];
+        let len = Encoder::new().compress(&plain, &mut object).unwrap();
+        for bit in 0..len * 8 {
+            let mut bad = object;
+            bad[bit / 8] ^= 0x80 >> (bit % 8);
+            let mut out = [0; 1000];
+            if decompress(&bad[..len], &mut out) == Ok(plain.len()) {
+                assert!(out[..] == plain, "bit {bit} changes the output unnoticed");
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Who takes part in `bench codecs`: a codec of the registry, a raw library, or a device of the kernel's zram. All
+//! hold the same pages, compress a batch of them and decompress it again.
+
+use std::hint::black_box;
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+use uzram::compress::{Algorithm, ParamKind, Registry, Tfm};
+
+use crate::corpus::PAGE;
+use crate::rival::Raw;
+use crate::zram::{Aligned, Zram};
+
+/// Levels beside the default, where an algorithm has them.
+const LEVELS: [i64; 3] = [1, 3, 9];
+/// The kernel stores what compresses to no less than this as a whole page (zsmalloc's classes of chains of 8).
+pub(super) const HUGE: usize = 3625;
+/// Same-filled pages on a device of the kernel's: the block layer alone.
+pub(super) const FLOOR: &str = "kernel, same-filled pages";
+
+/// One of them.
+pub(super) struct Contestant {
+    /// As in [`super::Figure`].
+    pub(super) name: String,
+    subject: Subject,
+}
+
+enum Subject {
+    Ours(Box<dyn Tfm>, Store),
+    Raw(Raw, Store),
+    /// The algorithm, and the device while there are pages.
+    Kernel(&'static str, Option<Zram>),
+    Floor(Option<Zram>),
+}
+
+/// Objects one after another.
+#[derive(Default)]
+struct Store {
+    bytes: Vec<u8>,
+    /// Beginning and length of each page's.
+    places: Vec<(usize, usize)>,
+}
+
+impl Store {
+    /// Makes the objects of all pages, and checks that they become the pages again.
+    fn fill(
+        pages: &[Aligned],
+        mut compress: impl FnMut(&[u8; PAGE], &mut [u8; 2 * PAGE]) -> usize,
+    ) -> Store {
+        let (mut store, mut out) = (Store::default(), [0; 2 * PAGE]);
+        for page in pages {
+            let len = compress(&page.0, &mut out);
+            store.places.push((store.bytes.len(), len));
+            store.bytes.extend_from_slice(&out[..len]);
+        }
+        store
+    }
+
+    fn objects(&self, batch: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        self.places[batch]
+            .iter()
+            .map(|(at, len)| &self.bytes[*at..at + len])
+    }
+
+    fn ratio(&self, huge: usize) -> f64 {
+        let bytes = |(_, len): &(usize, usize)| if *len >= huge { PAGE } else { *len };
+        (self.places.len() * PAGE) as f64 / self.places.iter().map(bytes).sum::<usize>() as f64
+    }
+}
+
+impl Contestant {
+    /// A driver at its default level, and at others.
+    pub(super) fn of_driver(
+        registry: &Registry,
+        algorithm: &dyn Algorithm,
+    ) -> Result<Vec<Contestant>> {
+        let driver = algorithm.driver_name();
+        let mut levels = vec![None];
+        for spec in algorithm
+            .params()
+            .iter()
+            .filter(|spec| spec.name == "level")
+        {
+            if let ParamKind::Int { min, max, default } = spec.kind {
+                let others = LEVELS
+                    .iter()
+                    .filter(|n| (min..=max).contains(n) && **n != default);
+                levels.extend(others.map(|level| Some(level.to_string())));
+            }
+        }
+        let contestant = |level: Option<String>| {
+            let level = level.as_ref();
+            let name = level.map_or(String::new(), |level| format!(" level={level}"));
+            let params = level.map(|level| ("level", level));
+            let tfm = registry.prepare(driver, PAGE, params)?.tfm()?;
+            let subject = Subject::Ours(tfm, Store::default());
+            Ok(Contestant {
+                name: format!("uzram {driver}{name}"),
+                subject,
+            })
+        };
+        levels.into_iter().map(contestant).collect()
+    }
+
+    /// A library; `None` where it is missing.
+    pub(super) fn of_library(library: &str) -> Option<Contestant> {
+        let subject = Subject::Raw(Raw::new(library)?, Store::default());
+        Some(Contestant {
+            name: format!("raw {library}"),
+            subject,
+        })
+    }
+
+    /// The kernel's zram.
+    pub(super) fn of_kernel(algorithm: &'static str) -> Contestant {
+        let subject = Subject::Kernel(algorithm, None);
+        Contestant {
+            name: format!("kernel {algorithm}"),
+            subject,
+        }
+    }
+
+    /// The way of a page through the block layer.
+    pub(super) fn floor() -> Contestant {
+        Contestant {
+            name: FLOOR.into(),
+            subject: Subject::Floor(None),
+        }
+    }
+
+    /// Takes these pages instead of those before, and checks that they come back.
+    pub(super) fn fill(&mut self, pages: &[Aligned]) -> Result<()> {
+        match &mut self.subject {
+            Subject::Ours(tfm, store) => {
+                *store = Store::fill(pages, |page, out| tfm.compress(page, out).unwrap_or(0));
+            }
+            Subject::Raw(raw, store) => {
+                *store = Store::fill(pages, |page, out| raw.compress(page, out));
+            }
+            Subject::Kernel(algorithm, zram) => {
+                *zram = None;
+                let zram = zram.insert(Zram::new(algorithm, pages.len())?);
+                for (number, page) in pages.iter().enumerate() {
+                    zram.write(number, page)?;
+                }
+            }
+            Subject::Floor(zram) => {
+                *zram = None;
+                let zram = zram.insert(Zram::new("lzo", pages.len())?);
+                for number in 0..pages.len() {
+                    zram.write(number, &Aligned([1; PAGE]))?;
+                }
+                return Ok(());
+            }
+        }
+        let mut back = Vec::new();
+        self.decompress(0..pages.len(), |page| back.push(*page));
+        let whole = back.len() == pages.len() && back.iter().zip(pages).all(|(a, b)| *a == b.0);
+        ensure!(whole, "{} loses a page", self.name);
+        Ok(())
+    }
+
+    /// Compresses a batch of the pages that it holds.
+    pub(super) fn compress(&mut self, pages: &[Aligned], batch: Range<usize>) {
+        let mut out = [0; 2 * PAGE];
+        for number in batch {
+            let page = &pages[number];
+            match &mut self.subject {
+                Subject::Ours(tfm, _) => drop(black_box(tfm.compress(&page.0, &mut out))),
+                Subject::Raw(raw, _) => drop(black_box(raw.compress(&page.0, &mut out))),
+                Subject::Kernel(_, zram) => {
+                    let zram = zram.as_ref().expect("it was filled");
+                    zram.write(number, page).expect("the device has room");
+                }
+                Subject::Floor(zram) => {
+                    let zram = zram.as_ref().expect("it was filled");
+                    zram.write(number, &SAME).expect("the device has room");
+                }
+            }
+            black_box(&out);
+        }
+    }
+
+    /// Decompresses a batch; `to` gets each page.
+    pub(super) fn decompress(&mut self, batch: Range<usize>, mut to: impl FnMut(&[u8; PAGE])) {
+        let mut page = Aligned([0; PAGE]);
+        match &mut self.subject {
+            Subject::Ours(tfm, store) => {
+                for object in store.objects(batch) {
+                    let len = tfm.decompress(object, &mut page.0);
+                    assert_eq!(len, Ok(PAGE), "its own object");
+                    to(&page.0);
+                }
+            }
+            Subject::Raw(raw, store) => {
+                for object in store.objects(batch) {
+                    assert!(raw.decompress(object, &mut page.0), "its own object");
+                    to(&page.0);
+                }
+            }
+            Subject::Kernel(_, zram) | Subject::Floor(zram) => {
+                let zram = zram.as_ref().expect("it was filled");
+                for number in batch {
+                    zram.read(number, &mut page).expect("it was written");
+                    to(&page.0);
+                }
+            }
+        }
+    }
+
+    /// Bytes of pages over bytes of objects, where those from `huge` bytes on count as a page; of the kernel what it
+    /// says. `None` where there are no objects.
+    pub(super) fn ratio(&self, pages: usize, huge: usize) -> Result<Option<f64>> {
+        Ok(match &self.subject {
+            Subject::Ours(_, store) | Subject::Raw(_, store) => Some(store.ratio(huge)),
+            Subject::Kernel(_, zram) => {
+                let zram = zram.as_ref().context("it holds no pages")?;
+                Some((pages * PAGE) as f64 / zram.compressed_bytes()? as f64)
+            }
+            Subject::Floor(_) => None,
+        })
+    }
+
+    /// A worker's context; `None` where it does not tell.
+    pub(super) fn context_bytes(&self) -> Option<usize> {
+        match &self.subject {
+            Subject::Ours(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
+            _ => None,
+        }
+    }
+}
+
+/// What the floor is given.
+static SAME: Aligned = Aligned([1; PAGE]);
