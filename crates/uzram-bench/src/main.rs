@@ -40,8 +40,12 @@ fn run() -> Result<()> {
                     fill_bytes: 64 << 20,
                 };
                 takeover.fill_bytes = 512 << 20;
-                training.megabytes = 16;
-                training.rounds = 7;
+                training = dictionary::Options {
+                    megabytes: 24,
+                    rounds: 7,
+                    batch: 256,
+                    taught: 1024,
+                };
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
