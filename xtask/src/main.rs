@@ -21,6 +21,7 @@ usage: cargo xtask TASK
   run [ARGS...]      set up what running needs, build, and run uzram with ARGS
   test               all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
   bench core [...]   the library against its codecs; --quick, --record FILE
+  bench dictionary [...] what a trained dictionary gains and costs; the same
   bench attach [...] how fast a new process takes a device over; the same
   bench guest [...]  ublk beside the kernel's zram, in a virtual machine; --quick, --variants, --rounds N, --record FILE
   bench codecs [...] every algorithm and its rivals on several kinds of pages; the same and --only NAME

@@ -47,8 +47,12 @@ fn run() -> Result<()> {
                 all.megabytes = 4;
                 all.rounds = 3;
                 all.batch = 256;
-                training.megabytes = 16;
-                training.rounds = 7;
+                training = dictionary::Options {
+                    megabytes: 24,
+                    rounds: 7,
+                    batch: 256,
+                    taught: 1024,
+                };
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);

@@ -45,6 +45,10 @@ pub trait Algorithm: Send + Sync {
 pub trait Prepared: Send + Sync {
     /// Makes one worker's context, with all memory that its calls will ever need.
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error>;
+    /// Makes a worker's context that only decompresses, which may be much smaller.
+    fn decoder(&self) -> Result<Box<dyn Decoder>, Error> {
+        Ok(Box::new(HalfOf(self.tfm()?)))
+    }
     /// The decompressor that needs no context, where the algorithm has one. Readers then take no stream.
     fn stateless(&self) -> Option<&dyn Decompress> {
         None
@@ -60,6 +64,26 @@ pub trait Prepared: Send + Sync {
 pub trait Decompress: Send + Sync {
     /// As [`Tfm::decompress`].
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error>;
+}
+
+/// One worker's context for decompression alone. As a [`Tfm`], but for what it cannot do.
+pub trait Decoder: Send {
+    /// As [`Tfm::decompress`].
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error>;
+    /// As [`Tfm::memory_bytes`].
+    fn memory_bytes(&self) -> usize;
+}
+
+/// The decoder of an algorithm that has no context for decompression alone.
+struct HalfOf(Box<dyn Tfm>);
+
+impl Decoder for HalfOf {
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
+        self.0.decompress(src, dst)
+    }
+    fn memory_bytes(&self) -> usize {
+        self.0.memory_bytes()
+    }
 }
 
 /// One worker's transform context (the kernel's `tfm`). Not re-entrant, hence `&mut`.

@@ -92,7 +92,7 @@ mod trainer {
     use super::MAX_SAMPLE_BYTES;
 
     /// Bytes of a segment that is worth choosing, and of the pieces whose frequencies are counted.
-    const SEGMENT_BYTES: u32 = 200;
+    const SEGMENT_BYTES: u32 = 512;
     const PIECE_BYTES: u32 = 8;
     /// The frequencies are counted in a table of 2^20 entries.
     const TABLE_LOG: u32 = 20;

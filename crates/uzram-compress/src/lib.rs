@@ -41,7 +41,7 @@ mod registry;
 mod settings;
 mod spec;
 
-pub use algorithm::{Algorithm, Decompress, KnownAnswer, Prepared, Tfm};
+pub use algorithm::{Algorithm, Decoder, Decompress, KnownAnswer, Prepared, Tfm};
 pub use dictionary::{DictionaryForm, DictionarySpec};
 pub use error::Error;
 pub use registry::Registry;

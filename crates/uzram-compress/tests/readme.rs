@@ -14,7 +14,8 @@ fn row(algorithm: &dyn Algorithm) -> String {
         }
         other => format!("{} {other}", spec.name),
     };
-    let params: Vec<_> = algorithm.params().iter().map(param).collect();
+    let mut params: Vec<_> = algorithm.params().iter().map(param).collect();
+    params.extend(algorithm.dictionary().map(|_| "dict".to_owned()));
     let (name, driver) = (algorithm.name(), algorithm.driver_name());
     let (priority, summary) = (algorithm.priority(), algorithm.summary());
     let params = params.join("; ");

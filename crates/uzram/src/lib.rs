@@ -36,12 +36,31 @@
 //!
 //! Empty and same-filled slots are read without taking the lock: the word says all.
 //!
+//! # Codecs
+//!
+//! A device has up to 16 codecs (an algorithm with parameters and dictionary), which words name by index. The
+//! *primary* compresses what is written; it can be changed while the device is in use ([`Device::set_algorithm`],
+//! [`Device::train`]). Others are there for the objects that they made, until the last one is rewritten or discarded,
+//! or for recompression. The image remembers them all.
+//!
+//! ```
+//! use uzram::{Choice, Device};
+//! let device = Device::builder(64 << 20).build()?;
+//! device.write_at(b"lz4", 0)?;
+//! device.set_algorithm(&"zstd(level=1)".parse()?)?;
+//! device.write_at(b"zstd", 4096)?;
+//! device.set_secondary(1, Some(&Choice::new("zstd").param("level", "9")))?;
+//! assert_eq!(device.codecs().len(), 3);
+//! # Ok::<(), uzram::Error>(())
+//! ```
+//!
 //! A new process attaches to what is left ([`Builder::attach`]): it reads every word once and derives the rest. Only
 //! one process may have the image at a time, which a lock on its file sees to.
 //!
 //! # Lock order
 //!
-//! stream, then *writing*, then *locked*, then a pool bin. Nothing else is locked between a request and its
+//! stream, then *writing*, then a reader's contexts, then *locked*, then a pool bin. Changes of codecs take one lock
+//! among themselves and below it a stream, a reader's contexts or the roster, never two of these at once. Nothing else is locked between a request and its
 //! reply, and nothing allocates from the heap or calls the system, unless a slot is contended or the memory limit
 //! is hit.
 //!

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use uzram::{Device, Error};
+use uzram::{Choice, Device, Error};
 
 fn page(number: u64) -> [u8; 4096] {
     let mut bytes = [0; 4096];
@@ -118,6 +118,45 @@ fn the_stock_follows_the_demand() {
         });
         assert!(device.stats().failed_writes < 2000, "{:?}", device.stats());
     }
+}
+
+/// Another codec for a device with a reserve: its contexts and its dictionary are there before the first request that
+/// uses them, and requests still take no memory from the system.
+#[test]
+fn codecs_change_without_memory_for_requests() {
+    let device = Device::builder(64 << 20)
+        .reserve_bytes(2 << 20)
+        .build()
+        .unwrap();
+    let used = device.stats().mem_used_total_bytes;
+    let dictionary: Vec<u8> = (1000..1004).flat_map(page).collect();
+    for (round, choice) in [
+        Choice::new("zstd")
+            .param("level", "1")
+            .dictionary(dictionary),
+        Choice::new("deflate"),
+        Choice::new("lz4"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        for n in 0..100 {
+            let at = (round as u64 * 100 + n) * 4096;
+            device.write_at(&page(n), at).unwrap();
+        }
+        device.set_algorithm(choice).unwrap();
+    }
+    assert_eq!(device.stats().mem_used_total_bytes, used);
+    assert_eq!(device.codecs().len(), 3);
+    let mut back = [0; 4096];
+    for n in 0..300 {
+        device.read_at(&mut back, n * 4096).unwrap();
+        assert!(back == page(n % 100), "page {n}");
+    }
+    // Its last objects go; the codec goes when somebody maintains.
+    device.discard(0, 64 << 20).unwrap();
+    while device.maintain(&|| true) {}
+    assert_eq!(device.codecs().len(), 1);
 }
 
 /// A reserve that does not fit is refused when the device is made.

@@ -13,7 +13,7 @@ use zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, DParameter, FrameFormat};
 
 use super::SAMPLE;
 use crate::{
-    Algorithm, DictionaryForm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
+    Algorithm, Decoder, DictionaryForm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
     Settings, Tfm,
 };
 
@@ -41,8 +41,13 @@ struct Zstd {
 }
 struct ZstdTfm {
     cctx: CCtx<'static>,
+    decoder: ZstdDecoder,
+    /// What the context refers to: declared, and so dropped, after it.
+    _dictionary: Option<Arc<Dictionary>>,
+}
+struct ZstdDecoder {
     dctx: DCtx<'static>,
-    /// What the contexts refer to: declared, and so dropped, after them.
+    /// As above.
     _dictionary: Option<Arc<Dictionary>>,
 }
 
@@ -102,11 +107,25 @@ impl Algorithm for Backend {
     }
 }
 
+impl Zstd {
+    /// The half of a tfm that decompresses.
+    fn half(&self) -> Result<ZstdDecoder, Error> {
+        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
+        let mut dctx = DCtx::try_create().ok_or_else(no_memory)?;
+        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
+        if let Some(dictionary) = &self.dictionary {
+            // SAFETY: the context refers to what is in this Arc, and the decoder holds it for longer than the context.
+            let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
+            dctx.ref_ddict(&shared.decompress).map_err(setup)?;
+        }
+        Ok(ZstdDecoder { dctx, _dictionary: self.dictionary.clone() })
+    }
+}
+
 impl Prepared for Zstd {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
         let mut cctx = CCtx::try_create().ok_or_else(no_memory)?;
-        let mut dctx = DCtx::try_create().ok_or_else(no_memory)?;
         let window_log = usize::BITS - self.block_size.saturating_sub(1).leading_zeros();
         let window_log = window_log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
         for parameter in [
@@ -119,20 +138,21 @@ impl Prepared for Zstd {
         ] {
             cctx.set_parameter(parameter).map_err(setup)?;
         }
-        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
         if let Some(dictionary) = &self.dictionary {
-            // SAFETY: the contexts refer to what is in this Arc, and the tfm holds it for longer than them.
+            // SAFETY: the context refers to what is in this Arc, and the tfm holds it for longer than the context.
             let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
             cctx.ref_cdict(&shared.compress).map_err(setup)?;
-            dctx.ref_ddict(&shared.decompress).map_err(setup)?;
         }
-        let mut tfm = ZstdTfm { cctx, dctx, _dictionary: self.dictionary.clone() };
+        let mut tfm = ZstdTfm { cctx, decoder: self.half()?, _dictionary: self.dictionary.clone() };
         // libzstd allocates its workspace at first use: have that behind us before the hot path begins.
         let block = vec![0u8; self.block_size];
         let mut out = vec![0u8; zstd_safe::compress_bound(self.block_size)];
         let len = tfm.compress(&block, &mut out)?;
         tfm.decompress(&out[..len], &mut vec![0u8; self.block_size])?;
         Ok(Box::new(tfm))
+    }
+    fn decoder(&self) -> Result<Box<dyn Decoder>, Error> {
+        Ok(Box::new(self.half()?))
     }
     fn memory_bytes(&self) -> usize {
         let bytes = |d: &Arc<Dictionary>| d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len();
@@ -150,10 +170,19 @@ impl Tfm for ZstdTfm {
         self.cctx.compress2(dst, src).map_err(|_| Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
+        self.decoder.decompress(src, dst)
+    }
+    fn memory_bytes(&self) -> usize {
+        self.cctx.sizeof() + self.decoder.memory_bytes()
+    }
+}
+
+impl Decoder for ZstdDecoder {
+    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         self.dctx.decompress(dst, src).map_err(|_| Error::Corrupt { algorithm: NAME })
     }
     fn memory_bytes(&self) -> usize {
-        self.cctx.sizeof() + self.dctx.sizeof()
+        self.dctx.sizeof()
     }
 }
 

@@ -120,6 +120,10 @@ fn decompresses_to(
     let mut out = [GUARD; ROOM];
     let result = tfm.decompress(object, &mut out[..plain.len()]);
     check("tfm", &out, result)?;
+    let mut decoder = prepared.decoder().map_err(|e| e.to_string())?;
+    let mut out = [GUARD; ROOM];
+    let result = decoder.decompress(object, &mut out[..plain.len()]);
+    check("decoder", &out, result)?;
     if let Some(stateless) = prepared.stateless() {
         let mut out = [GUARD; ROOM];
         let result = stateless.decompress(object, &mut out[..plain.len()]);

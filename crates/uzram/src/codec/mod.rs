@@ -10,7 +10,7 @@ mod table;
 use std::sync::Arc;
 
 use uzram_compress::{
-    Algorithm, AlgorithmSpec, Error as CodecError, Prepared, Registry, Settings, Tfm,
+    Algorithm, AlgorithmSpec, Decoder, Error as CodecError, Prepared, Registry, Settings, Tfm,
 };
 
 pub(crate) use change::check_secondary;
@@ -151,23 +151,48 @@ impl Codec {
     /// serves as swap must not touch new memory later.
     pub(crate) fn context(&self) -> Result<Box<dyn Tfm>, CodecError> {
         let mut tfm = self.prepared.tfm()?;
-        let mut noise = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut pages = [[0u8; PAGE_SIZE]; 2];
-        for (at, byte) in pages[0].iter_mut().enumerate() {
-            *byte = (at / 13 * 7) as u8;
-        }
-        for byte in &mut pages[1] {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            *byte = (noise >> 56) as u8;
-        }
-        let (mut object, mut back) = ([0; 2 * PAGE_SIZE], [0; PAGE_SIZE]);
-        for page in &pages {
-            if let Ok(len) = tfm.compress(page, &mut object) {
-                let _ = tfm.decompress(&object[..len], &mut back);
-            }
+        let mut back = [0; PAGE_SIZE];
+        for object in objects(&mut *tfm) {
+            let _ = tfm.decompress(&object, &mut back);
         }
         Ok(tfm)
     }
+
+    /// Contexts for readers, which have used their memory, too. None where decompression needs no context.
+    pub(crate) fn decoders(&self, count: usize) -> Result<Vec<Box<dyn Decoder>>, CodecError> {
+        if !self.needs_context() {
+            return Ok(Vec::new());
+        }
+        let objects = objects(&mut *self.prepared.tfm()?);
+        let mut back = [0; PAGE_SIZE];
+        let mut make = || {
+            let mut decoder = self.prepared.decoder()?;
+            for object in &objects {
+                let _ = decoder.decompress(object, &mut back);
+            }
+            Ok(decoder)
+        };
+        (0..count).map(|_| make()).collect()
+    }
+}
+
+/// What a page that compresses and one that does not become.
+fn objects(tfm: &mut dyn Tfm) -> Vec<Vec<u8>> {
+    let mut noise = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut pages = [[0u8; PAGE_SIZE]; 2];
+    for (at, byte) in pages[0].iter_mut().enumerate() {
+        *byte = (at / 13 * 7) as u8;
+    }
+    for byte in &mut pages[1] {
+        noise = noise
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = (noise >> 56) as u8;
+    }
+    let mut out = [0; 2 * PAGE_SIZE];
+    let mut compress = |page: &[u8; PAGE_SIZE]| {
+        let len = tfm.compress(page, &mut out).ok()?;
+        Some(out[..len].to_vec())
+    };
+    pages.iter().filter_map(&mut compress).collect()
 }

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use uzram_compress::{Error as CodecError, Tfm};
+use uzram_compress::{Decoder, Error as CodecError};
 
 use super::{CODECS, Codec, PRIORITIES, Records};
 use crate::counters::Counters;
@@ -86,7 +86,7 @@ impl Roles {
 }
 
 /// One reader's contexts: one for each codec that needs one to decompress.
-pub(crate) struct Reader([Option<Box<dyn Tfm>>; CODECS]);
+pub(crate) struct Reader([Option<Box<dyn Decoder>>; CODECS]);
 
 struct Entry {
     codec: Arc<Codec>,
@@ -278,7 +278,8 @@ impl Changing<'_> {
             return Ok(index as u8);
         }
         let index = free.ok_or(Error::CodecsFull)?;
-        let contexts = self.contexts(&codec)?;
+        let readers = table.readers.count();
+        let contexts = codec.decoders(readers)?;
         table.records.put(index, &codec)?;
         self.install(index, codec, contexts);
         Ok(index as u8)
@@ -286,10 +287,11 @@ impl Changing<'_> {
 
     /// Takes over what an image's records say. Before the device is in use.
     pub(crate) fn load(&self, loaded: Loaded) -> Result<(), Error> {
+        let readers = self.codecs.readers.count();
         for (index, codec) in loaded.codecs.into_iter().enumerate() {
             match codec {
                 Some(codec) => {
-                    let contexts = self.contexts(&codec)?;
+                    let contexts = codec.decoders(readers)?;
                     self.install(index, codec, contexts);
                 }
                 // Somebody may have died between writing a dictionary and saying so.
@@ -300,18 +302,12 @@ impl Changing<'_> {
         Ok(())
     }
 
-    fn contexts(&self, codec: &Codec) -> Result<Vec<Box<dyn Tfm>>, CodecError> {
-        let count = if codec.needs_context() {
-            self.codecs.readers.count()
-        } else {
-            0
-        };
-        (0..count).map(|_| codec.context()).collect()
-    }
-
-    fn install(&self, index: usize, codec: Codec, mut contexts: Vec<Box<dyn Tfm>>) {
+    fn install(&self, index: usize, codec: Codec, mut contexts: Vec<Box<dyn Decoder>>) {
         let table = self.codecs;
-        let reader_bytes = contexts.iter().map(|tfm| tfm.memory_bytes() as u64).sum();
+        let reader_bytes = contexts
+            .iter()
+            .map(|decoder| decoder.memory_bytes() as u64)
+            .sum();
         if codec.needs_context() {
             table.with_context.fetch_or(1 << index, Relaxed);
             table

@@ -140,17 +140,13 @@ impl Device {
 
     /// Memory that a codec with a dictionary takes beyond the encoders of the one before.
     fn cost(&self, candidate: &Codec) -> Result<u64, Error> {
-        let contexts = if candidate.needs_context() {
-            self.streams.count()
-        } else {
-            0
-        };
-        let context = if contexts > 0 {
-            candidate.context()?.memory_bytes()
-        } else {
-            0
-        };
+        let one: usize = candidate
+            .decoders(1)?
+            .iter()
+            .map(|decoder| decoder.memory_bytes())
+            .sum();
+        let contexts = one * self.streams.count();
         let stored = candidate.dictionary().len().next_multiple_of(PAGE_SIZE);
-        Ok((candidate.prepared.memory_bytes() + stored + contexts * context) as u64)
+        Ok((candidate.prepared.memory_bytes() + stored + contexts) as u64)
     }
 }
