@@ -4,6 +4,7 @@
 //! It survives a change of program by executing the new one in its own place: children, memory and lock stay.
 
 mod requests;
+mod upgrade;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -18,12 +19,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERVER_SOCKET};
 
 use crate::exit::{Failure, Kind, Result};
-use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, wait_for_end_within};
+use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end};
 use crate::standby::Standby;
 use crate::{logging, process, swap, sweep};
 use requests::Requests;
@@ -34,8 +34,6 @@ const MAX_FAILURES: u32 = 5;
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
 pub(crate) const UPGRADE: &str = "upgrade";
-/// How long a server that hands over may take to end.
-const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// Keep a device's memory and its server
 #[derive(clap::Args)]
@@ -220,26 +218,6 @@ impl Keeper {
             }
         }
         self.watch(create.is_swap())
-    }
-
-    /// The new program's server does not start: the old program's did.
-    fn roll_back(mut self, args: &Args, failure: &Failure, swap: bool) -> Result {
-        self.upgrade_failed(&format!("the new program cannot serve: {failure}"));
-        if let Some(old) = &args.rollback {
-            tracing::warn!("going back to the old program");
-            let back = Args {
-                server: Some(0),
-                ..self.arguments()
-            };
-            let error = Command::new(old)
-                .arg0("uzram")
-                .args(back.arguments())
-                .exec();
-            tracing::error!(%error, "the old program cannot be executed");
-        }
-        self.failures = 1;
-        self.start_again();
-        self.watch(swap)
     }
 
     /// The arguments of a keeper that goes on from here.
@@ -478,59 +456,5 @@ impl Keeper {
         }
         let name = &self.claim.name;
         tracing::error!("giving up; the contents are kept: `uzram recover {name}` tries again");
-    }
-
-    /// Lets a server go, so that another can take its place.
-    fn end_server(&mut self, pid: u32) {
-        let end = pidfd(pid);
-        let asked = uzram_control::call(&self.claim.file(SERVER_SOCKET), &Request::HandOver);
-        let ended = |end: &OwnedFd| wait_for_end_within(end, HAND_OVER);
-        if let Some(end) = end
-            && (!matches!(asked, Ok(Response::Done)) || !ended(&end))
-        {
-            // Nothing that was acknowledged is lost by this.
-            tracing::warn!("the old server does not hand over: killing it");
-            let _ = rustix::process::pidfd_send_signal(&end, Signal::KILL);
-            wait_for_end(&end);
-        }
-        reap(pid);
-        self.server = None;
-    }
-
-    /// Executes another program in this process's place. It was checked to know the image.
-    fn become_program(&mut self, program: &Path) {
-        tracing::info!(program = %program.display(), "upgrading");
-        let standby = self.standby.take().is_some();
-        // Kept open across the execution, so that there is a way back even if the file is gone.
-        let own = File::open("/proc/self/exe");
-        let rollback = own.as_ref().ok().and_then(|file| {
-            rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty()).ok()?;
-            Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())))
-        });
-        let args = Args {
-            hand_over: self.server.is_some(),
-            rollback,
-            ..self.arguments()
-        };
-        let error = Command::new(program).args(args.arguments()).exec();
-        self.upgrade_failed(&format!("cannot execute {}: {error}", program.display()));
-        if standby {
-            self.start_standby();
-        }
-    }
-
-    fn upgrade_done(&self) {
-        let word = self.claim.file(UPGRADE);
-        if self.server.is_some() && std::fs::read(&word).is_ok_and(|why| why.is_empty()) {
-            let _ = std::fs::remove_file(word);
-        }
-    }
-
-    /// Leaves word for who asked for it: the answer was given before the attempt.
-    fn upgrade_failed(&self, why: &str) {
-        tracing::error!("{why}");
-        if let Err(error) = std::fs::write(self.claim.file(UPGRADE), why) {
-            tracing::error!(%error, "cannot leave word of it");
-        }
     }
 }

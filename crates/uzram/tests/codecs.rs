@@ -171,7 +171,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let device = Device::builder(SIZE).build().unwrap();
     fill(&device, 0..10);
     for (choice, says) in [
-        (Choice::new("zst"), "known: lz4"),
+        (Choice::new("zst"), "known: lzo-rle"),
         (Choice::new("zstd").param("level", "99"), "-131072 to 22"),
         (
             Choice::new("deflate").dictionary(dictionary()),
