@@ -14,7 +14,7 @@ use uzram_advise::{Advice, Choice, Measured, Sample, kernel, measure, plot, reco
 use uzram_control::size;
 
 use super::{print, print_json};
-use crate::exit::Result;
+use crate::exit::{Failure, Kind, Result};
 
 /// Say which algorithms fit given memory, and why
 ///
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     cmd: Vec<String>,
     /// End the command after this time, having sampled it
-    #[arg(long, value_name = "SECONDS", requires = "cmd")]
+    #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
     /// Pages to sample
     #[arg(long, value_name = "PAGES", default_value_t = 4096)]
@@ -98,6 +98,10 @@ impl Args {
     }
 
     fn sample(&self) -> Result<Sample> {
+        // clap does not demand what the group excludes.
+        if self.seconds.is_some() && self.cmd.is_empty() {
+            return Err(Failure::new(Kind::Usage, "--seconds is for --cmd"));
+        }
         if let Some(path) = self.file.as_ref().or(self.device.as_ref()) {
             return Ok(sample::of_file(path, self.samples)?);
         }
