@@ -17,11 +17,12 @@ mod sweep;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Compressed RAM disks in user space, in the manner of zram.
 #[derive(Parser)]
 #[command(
+    name = "uzram",
     version,
     after_help = "\
 Examples:
@@ -67,6 +68,8 @@ enum Command {
     Serve(server::Args),
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
+    #[command(hide = true)]
+    Man(commands::man::Args),
 }
 
 /// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Keep(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::CheckImage(command) => command.run(),
+        Command::Man(command) => command.run(Args::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@ pub(crate) mod algorithms;
 pub(crate) mod check_image;
 pub(crate) mod create;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
