@@ -1,6 +1,6 @@
 //! `cargo xtask acid`: is an algorithm still one file and one line? `xtask/acid/eighth-algorithm.patch` adds one in a copy
 //! of this tree, and nothing else; then the conformance suite must run on it (and fail when it is broken) and the
-//! program must list it.
+//! program and its manual must list it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,19 +50,15 @@ fn run() -> Result<()> {
         passed && text.contains("1 passed"),
         "the new algorithm's test did not pass:\n{text}"
     );
-    let list = [
-        "run",
-        "--quiet",
-        "--package",
-        "uzram-cli",
-        "--",
-        "algorithms",
-    ];
-    let (listed, text) = cargo(&tree, &list)?;
-    ensure!(
-        listed && text.contains(DRIVER),
-        "the program does not list it:\n{text}"
-    );
+    for command in ["algorithms", "man"] {
+        let list = ["run", "--quiet", "--package", "uzram-cli", "--", command];
+        let (listed, text) = cargo(&tree, &list)?;
+        // A manual page's hyphens have a backslash.
+        ensure!(
+            listed && text.replace('\\', "").contains(DRIVER),
+            "'uzram {command}' does not list it:\n{text}"
+        );
+    }
 
     let file = tree.join(FILE);
     let source = fs::read_to_string(&file)?;

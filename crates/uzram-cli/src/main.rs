@@ -19,11 +19,12 @@ mod watermark;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Compressed RAM disks in user space, in the manner of zram.
 #[derive(Parser)]
 #[command(
+    name = "uzram",
     version,
     after_help = "\
 Examples:
@@ -74,6 +75,7 @@ enum Command {
     CheckImage(commands::check_image::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
+    Man(commands::man::Args),
 }
 
 /// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::CheckImage(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
+        Command::Man(command) => command.run(Args::command()),
     };
     logging::finish();
     match result {

@@ -6,6 +6,7 @@ pub(crate) mod check_image;
 pub(crate) mod choice;
 pub(crate) mod create;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;

@@ -1,46 +1,47 @@
 //! The encoder: greedy, one candidate for each position, found by a hash of its next 4 bytes.
 //!
+//! On real pages it waits for memory and for branches that no processor predicts, a few hundred a page, more than it
+//! computes. So the candidate for the position behind a match is looked up before the match is output, and what is
+//! output is chosen without branches ([`Out`]).
+//!
 //! Inputs beyond [`CHUNK`] are cut: matches do not cross a cut. That keeps every distance below 32768 and with it
 //! clear of the runs of zeros and of the far matches that version 1 could mistake for them.
 
 use super::super::positions::{CHUNK, Positions};
-use super::{
-    END, FAR_LEN, FIRST, MIDDLE, MIDDLE_LEN, NEAR, NEAR_LEN, RUN, RUN_DISTANCE, RUN_MAX, RUN_MIN,
-    VERSION_RLE, VERSIONED,
-};
+use super::RUN_MAX;
+use super::out::{Out, SHORT};
 
 /// Bytes that the hash takes, and the shortest match that is looked for.
 const MIN_MATCH: usize = 4;
-const _: () = assert!(CHUNK <= MASK);
+/// No match begins among the last bytes of a chunk, so that one comparison of 8 bytes tells most matches' length.
+const TAIL: usize = 2 * MIN_MATCH;
 /// After every so many bytes without a match, one position more is left out.
 const SKIP_BITS: u32 = 5;
 /// Runs of zeros that are shorter are left to matches, which take 2 or 3 bytes instead of 4.
 const RUN_WORTH: usize = 16;
 
-/// The longest first run of literals.
-const FIRST_MAX: usize = 255 - FIRST;
-/// The longest run of literals that its instruction byte can hold.
-const SHORT_LITERALS: usize = 18;
-
 /// As many slots as a page has positions.
 const SLOTS: usize = 4096;
-/// Covers every position of a chunk.
-const MASK: usize = 0x7FFF;
+/// Covers every position that a slot can hold, of which a chunk has half.
+const MASK: usize = 0xFFFF;
+const _: () = assert!(CHUNK <= MASK);
+/// Any position that is masked can be read from here, [`SHORT`] bytes, without a check, of which the search, a loop
+/// of some fifteen instructions, would otherwise have four; and what a slot says needs no mask, which is worth 3 % for
+/// lzo. That is why it is larger than a chunk.
+type Bytes = [u8; MASK + 1 + SHORT];
 
 /// One worker's state.
 pub(super) struct Encoder {
     positions: Positions<SLOTS>,
-    /// The chunk under way and, behind it, bytes of earlier ones, which change nothing. Any position that is masked
-    /// can be read as a word here without a check, of which the search, a loop of some twenty instructions, would
-    /// otherwise have four.
-    chunk: Box<[u8; MASK + 9]>,
+    /// The chunk under way and, behind it, bytes of earlier ones, which change nothing.
+    chunk: Box<Bytes>,
 }
 
 impl Encoder {
     pub(super) fn new() -> Encoder {
         Encoder {
             positions: Positions::new(),
-            chunk: Box::new([0; MASK + 9]),
+            chunk: Box::new([0; _]),
         }
     }
 
@@ -54,108 +55,157 @@ impl Encoder {
         src: &[u8],
         dst: &mut [u8],
     ) -> Option<usize> {
-        let mut out = Cursor::default();
-        if RLE {
-            out = out.put(dst, &[VERSIONED, VERSION_RLE])?;
-        }
+        let room = dst.len();
+        let mut out = Out::<RLE>::begin(dst)?;
         let mut literals = 0;
         for (number, bytes) in src.chunks(CHUNK).enumerate() {
             self.chunk[..bytes.len()].copy_from_slice(bytes);
-            let chunk = Chunk {
-                bytes: &self.chunk,
-                len: bytes.len(),
-                begin: number * CHUNK,
-            };
             self.positions.clear();
-            (literals, out) = chunk.encode::<RLE>(&mut self.positions, src, literals, dst, out)?;
+            let begin = number * CHUNK;
+            let search = Search::new(&self.chunk, bytes.len(), &mut self.positions);
+            (literals, out) = encode(search, src, begin, literals, out)?;
         }
-        let out = out.literals(dst, src, literals, src.len() - literals)?;
-        Some(out.put(dst, &END)?.len)
+        if literals < src.len() {
+            out = out.literals(&src[literals..])?;
+        }
+        out.end(room)
     }
 }
 
-/// A chunk. Positions count from its beginning.
-#[derive(Clone, Copy)]
-struct Chunk<'a> {
-    bytes: &'a [u8; MASK + 9],
-    len: usize,
-    /// Where it begins in the input.
+/// Encodes the matches of the chunk that begins at `begin` of `src`, given where in `src` the literals that are still
+/// to be output begin; returns the same for what follows.
+fn encode<'a, const RLE: bool>(
+    mut search: Search,
+    src: &[u8],
     begin: usize,
+    literals: usize,
+    mut out: Out<'a, RLE>,
+) -> Option<(usize, Out<'a, RLE>)> {
+    if !search.find::<RLE>(0) {
+        return Some((literals, out));
+    }
+    // The first literals may be the stream's, which are told otherwise, or have begun in the chunk before.
+    let mut since = search.at;
+    out = out.literals(&src[literals..begin + since])?;
+    while search.find::<RLE>(since) {
+        let count = search.at - since;
+        out = if count <= SHORT {
+            out.short_literals(search.chunk(since), count)?
+        } else {
+            out.literals(&src[begin + since..begin + search.at])?
+        };
+        let (at, candidate) = (search.at, search.candidate);
+        if RLE && candidate == at {
+            let run = search.zeros().min(RUN_MAX);
+            search.go(at + run);
+            out = out.run(run)?;
+        } else {
+            let len = search.same(candidate, at);
+            search.go(at + len);
+            out = out.copy(at - candidate, len)?;
+        }
+        since = search.at;
+    }
+    Some((begin + since, out))
 }
 
-impl Chunk<'_> {
-    /// Encodes the matches, given where in `src` the literals that are still to be output begin; returns the same
-    /// for what follows.
-    fn encode<const RLE: bool>(
-        self,
-        positions: &mut Positions<SLOTS>,
-        src: &[u8],
-        mut literals: usize,
-        dst: &mut [u8],
-        mut out: Cursor,
-    ) -> Option<(usize, Cursor)> {
+/// A position in a chunk, counted from its beginning, and its candidate.
+struct Search<'a> {
+    bytes: &'a Bytes,
+    len: usize,
+    /// The last position where a match may begin; 0, where none does, if there is no such position.
+    last: usize,
+    positions: &'a mut Positions<SLOTS>,
+    at: usize,
+    /// The 8 bytes at `at`.
+    next: u64,
+    /// Where the same hash was seen last; `at` itself for a run of zeros.
+    candidate: usize,
+}
+
+impl<'a> Search<'a> {
+    fn new(bytes: &'a Bytes, len: usize, positions: &'a mut Positions<SLOTS>) -> Self {
+        let mut search = Search {
+            bytes,
+            len,
+            last: len.saturating_sub(TAIL),
+            positions,
+            at: 0,
+            next: 0,
+            candidate: 0,
+        };
         // Position 0 is in every slot already. Nothing precedes it, and a run of zeros cannot be the first instruction.
-        let mut at = 1;
-        loop {
-            // Where the literals begin, unless that is in the chunk before.
-            let since = literals.saturating_sub(self.begin);
-            let (found, candidate) = self.find::<RLE>(positions, at, since);
-            if found + MIN_MATCH > self.len {
-                return Some((literals, out));
-            }
-            let here = self.begin + found;
-            if RLE && candidate == found {
-                let run = self.zeros(found).min(RUN_MAX);
-                out = out
-                    .literals(dst, src, literals, here - literals)?
-                    .run(dst, run)?;
-                at = found + run;
-            } else {
-                let len = self.same(candidate, found);
-                let back = self.same_before(candidate, found, found - since);
-                out = out.literals(dst, src, literals, here - back - literals)?;
-                out = out.copy(dst, found - candidate, len + back)?;
-                at = found + len;
-            }
-            literals = self.begin + at;
-        }
+        search.go(1);
+        search
     }
 
-    /// The first position from `at` on that has a match, and where that is; for a run of zeros the position twice.
-    /// Where there is none the position is too near the end for a match.
+    /// Moves to a position and looks its candidate up. It may be the end, whose bytes then are any.
     #[inline(always)]
-    fn find<const RLE: bool>(
-        self,
-        positions: &mut Positions<SLOTS>,
-        mut at: usize,
-        since: usize,
-    ) -> (usize, usize) {
-        while at + MIN_MATCH <= self.len {
-            let next = self.word(at);
-            if RLE && next == 0 && self.zeros(at) >= RUN_WORTH {
-                return (at, at);
+    fn go(&mut self, at: usize) {
+        self.at = at;
+        self.next = self.word(at);
+        self.candidate = self.positions.replace(hash(self.next as u32), at);
+    }
+
+    /// Moves on to the first position that has a match, this one included; false if there is none.
+    #[inline(always)]
+    fn find<const RLE: bool>(&mut self, since: usize) -> bool {
+        while self.at <= self.last {
+            if RLE && self.next == 0 && self.is_run() {
+                self.candidate = self.at;
+                return true;
             }
-            let candidate = positions.replace(hash(next as u32), at);
-            if self.word(candidate) as u32 == next as u32 {
-                return (at, candidate);
+            if self.word(self.candidate) as u32 == self.next as u32 {
+                return true;
             }
-            at += 1 + ((at - since) >> SKIP_BITS);
+            self.go(self.at + 1 + ((self.at - since) >> SKIP_BITS));
         }
-        (at, at)
+        false
+    }
+
+    /// Whether a run of zeros is here and worth an instruction, where the next 8 bytes are zero.
+    #[inline(always)]
+    fn is_run(&self) -> bool {
+        const { assert!(RUN_WORTH == 16) };
+        self.word(self.at + 8) == 0 && self.at + RUN_WORTH <= self.len
+    }
+
+    /// The bytes at `at`.
+    #[inline(always)]
+    fn chunk<const COUNT: usize>(&self, at: usize) -> &'a [u8; COUNT] {
+        const { assert!(COUNT <= SHORT) };
+        let bytes: &'a Bytes = self.bytes;
+        bytes[at & MASK..].first_chunk().unwrap_or(&[0; COUNT])
     }
 
     /// The 8 bytes at `at`.
     #[inline(always)]
-    fn word(self, at: usize) -> u64 {
-        let at = at & MASK;
-        u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap_or_default())
+    fn word(&self, at: usize) -> u64 {
+        u64::from_le_bytes(*self.chunk(at))
     }
 
-    /// How many bytes from `a` on are those from `b` on, where `a < b`.
+    /// How many bytes from here on are zero.
     #[inline(always)]
-    fn same(self, a: usize, b: usize) -> usize {
+    fn zeros(&self) -> usize {
+        zeros(&self.bytes[self.at & MASK..][..self.len - self.at])
+    }
+
+    /// How many bytes from `a` on are those from `b` on, where `a < b` and the first [`MIN_MATCH`] are.
+    #[inline(always)]
+    fn same(&self, a: usize, b: usize) -> usize {
         let most = self.len - b;
-        let mut len = 0;
+        let differ = self.word(a + MIN_MATCH) ^ self.word(b + MIN_MATCH);
+        if differ == 0 {
+            return self.same_beyond(a, b, most);
+        }
+        let len = MIN_MATCH + (differ.trailing_zeros() / 8) as usize;
+        if len > most { cut(most) } else { len }
+    }
+
+    /// The same where 8 bytes more are.
+    #[inline(always)]
+    fn same_beyond(&self, a: usize, b: usize, most: usize) -> usize {
+        let mut len = MIN_MATCH + 8;
         while len < most {
             let differ = self.word(a + len) ^ self.word(b + len);
             if differ != 0 {
@@ -165,163 +215,26 @@ impl Chunk<'_> {
         }
         most
     }
+}
 
-    /// How many bytes, at most `most` and 8, before `a` are those before `b`, where `a < b`.
-    #[inline(always)]
-    fn same_before(self, a: usize, b: usize, most: usize) -> usize {
-        // What is before the chunk counts as different.
-        let Some(before) = a.checked_sub(8) else {
-            let pairs =
-                (0..a.min(most)).map(|back| (self.bytes[a - back - 1], self.bytes[b - back - 1]));
-            return pairs.take_while(|(a, b)| a == b).count();
-        };
-        let differ = self.word(before) ^ self.word(b - 8);
-        most.min((differ.leading_zeros() / 8) as usize)
-    }
+/// A match that reaches into what is behind the chunk. A function so that it is a branch, which is guessed, and not an
+/// instruction to wait for.
+#[cold]
+#[inline(never)]
+fn cut(most: usize) -> usize {
+    most
+}
 
-    /// How many bytes from `at` on are zero.
-    #[inline(always)]
-    fn zeros(self, at: usize) -> usize {
-        let most = self.len - at;
-        let mut len = 0;
-        while len < most {
-            let bytes = self.word(at + len);
-            if bytes != 0 {
-                return most.min(len + (bytes.trailing_zeros() / 8) as usize);
-            }
-            len += 8;
-        }
-        most
-    }
+/// How many of the bytes are zero before another one is.
+#[inline(never)]
+fn zeros(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let whole = 8 * words.iter().take_while(|word| **word == [0; 8]).count();
+    let rest = bytes[whole..].iter().take_while(|byte| **byte == 0);
+    whole + rest.count()
 }
 
 #[inline(always)]
 fn hash(bytes: u32) -> u32 {
     bytes.wrapping_mul(0x9E37_79B1)
-}
-
-/// The place in the stream under way. A value that each step makes anew, so that it stays in registers.
-#[derive(Clone, Copy, Default)]
-struct Cursor {
-    /// Bytes output.
-    len: usize,
-    /// The byte of the last instruction that holds the number of literals behind it; 0 before the first.
-    state_at: usize,
-}
-
-impl Cursor {
-    #[inline(always)]
-    fn put(mut self, dst: &mut [u8], bytes: &[u8]) -> Option<Cursor> {
-        dst.get_mut(self.len..self.len + bytes.len())?
-            .copy_from_slice(bytes);
-        self.len += bytes.len();
-        Some(self)
-    }
-
-    /// Appends the first `count` bytes, 2 or 3, of a word.
-    #[inline(always)]
-    fn put_word(mut self, dst: &mut [u8], word: u32, count: usize) -> Option<Cursor> {
-        let bytes = word.to_le_bytes();
-        if let Some(target) = dst
-            .get_mut(self.len..)
-            .and_then(|rest| rest.first_chunk_mut())
-        {
-            *target = bytes;
-            self.len += count;
-            return Some(self);
-        }
-        self.put(dst, &bytes[..count])
-    }
-
-    /// A run of `count` literals from `src[from..]`.
-    #[inline(always)]
-    fn literals(mut self, dst: &mut [u8], src: &[u8], from: usize, count: usize) -> Option<Cursor> {
-        if count <= 16
-            && self.state_at > 0
-            && let Some(source) = src[from..].first_chunk::<16>()
-            && let Some(target) = dst[self.len..].first_chunk_mut::<17>()
-        {
-            // The number of literals in the last instruction or, from 4 on, in one of their own; without a branch,
-            // which would be a guess.
-            let own = usize::from(count > 3);
-            target[0] = count.wrapping_sub(3) as u8;
-            target[own..own + 16].copy_from_slice(source);
-            self.len += own + count;
-            dst[self.state_at] |= [count as u8, 0][own];
-            return Some(self);
-        }
-        let len = self.many_literals(dst, src, from, count)?;
-        Some(Cursor { len, ..self })
-    }
-
-    /// In all other cases; where the stream then ends.
-    #[inline(never)]
-    fn many_literals(
-        mut self,
-        dst: &mut [u8],
-        src: &[u8],
-        from: usize,
-        count: usize,
-    ) -> Option<usize> {
-        let first = self.state_at == 0;
-        match count {
-            0 => {}
-            _ if first && count <= FIRST_MAX => self = self.put(dst, &[(FIRST + count) as u8])?,
-            1..=3 if !first => dst[self.state_at] |= count as u8,
-            4..=SHORT_LITERALS if !first => self = self.put(dst, &[(count - 3) as u8])?,
-            _ => self = self.long(dst, 0, count - SHORT_LITERALS)?,
-        }
-        Some(self.put(dst, &src[from..from + count])?.len)
-    }
-
-    /// An instruction whose length is `more` beyond what its bits hold.
-    fn long(mut self, dst: &mut [u8], instruction: u8, more: usize) -> Option<Cursor> {
-        self = self.put(dst, &[instruction])?;
-        let zeros = (more - 1) / 255;
-        dst.get_mut(self.len..self.len + zeros)?.fill(0);
-        self.len += zeros;
-        self.put(dst, &[(more - zeros * 255) as u8])
-    }
-
-    /// A match of `len` bytes at `distance`, which is less than 32768.
-    #[inline(always)]
-    fn copy(mut self, dst: &mut [u8], distance: usize, len: usize) -> Option<Cursor> {
-        let back = distance - 1;
-        if distance <= NEAR && len <= NEAR_LEN {
-            self.state_at = self.len;
-            return self.put_word(
-                dst,
-                ((len - 1) << 5 | (back & 7) << 2 | back >> 3 << 8) as u32,
-                2,
-            );
-        }
-        if distance <= MIDDLE && len <= MIDDLE_LEN {
-            self.state_at = self.len + 1;
-            return self.put_word(dst, (32 | (len - 2) | back << 10) as u32, 3);
-        }
-        let low = if distance <= MIDDLE {
-            self = self.long(dst, 32, len - MIDDLE_LEN)?;
-            back
-        } else {
-            if len <= FAR_LEN {
-                self = self.put(dst, &[(16 | (len - 2)) as u8])?;
-            } else {
-                self = self.long(dst, 16, len - FAR_LEN)?;
-            }
-            distance - MIDDLE
-        };
-        self.state_at = self.len;
-        self.put(dst, &((low << 2) as u16).to_le_bytes())
-    }
-
-    /// `count` zeros, version 1 only and not as the first instruction.
-    fn run(mut self, dst: &mut [u8], count: usize) -> Option<Cursor> {
-        let count = count - RUN_MIN;
-        let [low, high] = RUN_DISTANCE.to_le_bytes();
-        self.state_at = self.len + 1;
-        self.put(
-            dst,
-            &[RUN | (count & 7) as u8, low, high, (count >> 3) as u8],
-        )
-    }
 }

@@ -10,6 +10,7 @@
 
 mod decode;
 mod encode;
+mod out;
 
 use std::sync::Arc;
 
