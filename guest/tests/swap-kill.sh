@@ -1,7 +1,7 @@
 # about: server and keeper of a swap device are killed while half of the guest's memory is swapped out to it
 # memory: 1G
 # modules: ublk_drv
-# timeout: 240
+# timeout: 170
 
 # The root file system and /run are tmpfs here: program, libraries, log and record are swapped out as well.
 disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
@@ -23,6 +23,28 @@ for who in pid pid keeper pid pid keeper pid pid; do
     [ $who = keeper ] || kills=$((kills + 1))
     sleep 1
 done
+# The standby dies; the next server has to come from a new one.
+standby_of() {
+    local pid
+    for pid in $(processes serve); do
+        if [ "$pid" != "$(record zram0 pid)" ]; then echo "$pid"; fi
+    done
+}
+standby=$(standby_of)
+equal "$(wc -w <<<"$standby")" 1 "standby servers"
+say "killing the standby $standby"
+kill -KILL "$standby"
+other_standby() {
+    local now
+    now=$(standby_of)
+    [ -n "$now" ] && [ "$now" != "$standby" ]
+}
+retry 60 other_standby
+sleep 1
+old=$(record zram0 pid)
+kill -KILL "$old"
+retry 60 served_by_other zram0 pid "$old"
+kills=$((kills + 1))
 wait $hog || fail "memhog failed"
 equal "$(attached zram0)" $kills "how often it was attached to"
 check swapoff "$disk"

@@ -32,6 +32,39 @@ pub fn sysfs_lines(advice: &Advice, device: &str) -> Vec<String> {
     lines
 }
 
+/// What a kernel must be for [`sysfs_lines`] to work, and what this machine's lacks; `offered` is the text of a
+/// device's `comp_algorithm`, empty where there is none.
+pub fn requirements(advice: &Advice, offered: &str) -> Vec<String> {
+    let choices = [Some(&advice.writes), advice.idle.as_ref()];
+    let choices: Vec<_> = choices.into_iter().flatten().collect();
+    let mut notes = Vec::new();
+    if advice.idle.is_some() {
+        notes.push(
+            "recomp_algorithm and recompress need Linux 6.2 with CONFIG_ZRAM_MULTI_COMP".to_owned(),
+        );
+    }
+    if choices.iter().any(|choice| !choice.what.params.is_empty()) {
+        notes.push("algorithm_params needs Linux 6.12".to_owned());
+    }
+    let offers = |name: &str| {
+        let mut words = offered.split_whitespace();
+        words.any(|word| word.trim_matches(['[', ']']) == name)
+    };
+    let missing: Vec<_> = choices
+        .iter()
+        .map(|choice| choice.what.algorithm.as_str())
+        .filter(|name| !offers(name))
+        .collect();
+    if !offered.trim().is_empty() && !missing.is_empty() {
+        let missing = missing.join(" and ");
+        notes.push(format!(
+            "this machine's zram lacks {missing}: it has {}",
+            offered.trim()
+        ));
+    }
+    notes
+}
+
 /// The entry of `zram-generator.conf`.
 pub fn generator_entry(advice: &Advice, device: &str) -> String {
     let mut words = vec![advice.writes.what.spec()];
@@ -64,6 +97,27 @@ mod tests {
             what,
             why: String::new(),
         }
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_said() {
+        let advice = Advice {
+            writes: choice("lz4", ""),
+            idle: Some(choice("zstd", "level=9")),
+            notes: Vec::new(),
+        };
+        let notes = requirements(&advice, "[lzo-rle] lzo lz4 \n");
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert_eq!(
+            notes[2],
+            "this machine's zram lacks zstd: it has [lzo-rle] lzo lz4"
+        );
+        assert_eq!(requirements(&advice, "").len(), 2);
+        let alone = Advice {
+            idle: None,
+            ..advice
+        };
+        assert!(requirements(&alone, "lzo [lz4]").is_empty());
     }
 
     #[test]

@@ -6,15 +6,16 @@ use serde::Serialize;
 
 use crate::measure::Measured;
 
-/// For writes: part of the fastest compressor's speed that a candidate has to reach, writing...
+/// For writes: part of the fastest compressor's speed below which a candidate's capacity is discounted in proportion,
+/// writing...
 const WRITE_SPEED: f64 = 0.5;
 /// ...and reading, which swapping does less of.
 const READ_SPEED: f64 = 1.0 / 3.0;
-/// For idle pages: part of the speed of what reads the written ones that a candidate has to reach.
+/// For idle pages: the same, of the speed of what reads the written ones.
 const IDLE_READ_SPEED: f64 = 0.2;
 /// Gain in capacity below which compressing anew is not worth it.
 const IDLE_GAIN: f64 = 1.05;
-/// Of candidates whose capacities differ by less than this part the faster one is taken.
+/// Of candidates whose worth differs by less than this part the faster one is taken.
 const ALIKE: f64 = 0.01;
 /// Capacity below which compression is hardly worth it.
 const WORTH_IT: f64 = 1.15;
@@ -79,25 +80,24 @@ fn advise(measured: &[Measured], possible: impl Fn(&Measured) -> bool) -> Option
 fn for_writes(candidates: &[&Measured]) -> Option<Choice> {
     let by_speed = |a: &&&Measured, b: &&&Measured| a.write_mib_s.total_cmp(&b.write_mib_s);
     let fastest = candidates.iter().max_by(by_speed)?;
-    let keeps_up = |one: &&&Measured| {
-        one.write_mib_s >= fastest.write_mib_s * WRITE_SPEED
-            && one.read_mib_s >= fastest.read_mib_s * READ_SPEED
+    // A measured speed is never exact: what falls a little short of a limit loses a little, not everything.
+    let worth = |one: &Measured| {
+        one.capacity
+            * enough(one.write_mib_s, fastest.write_mib_s * WRITE_SPEED)
+            * enough(one.read_mib_s, fastest.read_mib_s * READ_SPEED)
     };
-    let best = densest(candidates.iter().filter(keeps_up).copied(), |one| {
-        one.write_mib_s
-    })?;
+    let best = best(candidates, worth)?;
     let why = if *best == **fastest {
-        format!(
-            "It writes fastest, and none that is at least {} % as fast is denser.",
-            WRITE_SPEED * 100.0
-        )
+        "It writes fastest, and what is denser is not dense enough for its speed.".into()
     } else {
         format!(
-            "The densest of those that write at least {} % and read at least {:.0} % as fast as {}{}.",
-            WRITE_SPEED * 100.0,
-            READ_SPEED * 100.0,
+            "It holds {:.2} bytes for each byte of memory and writes at {:.2} x, reads at {:.2} x the speed of the \
+             fastest, {}{}. Below {WRITE_SPEED} x and {READ_SPEED:.2} x capacity would be discounted.",
+            best.capacity,
+            best.write_mib_s / fastest.write_mib_s,
+            best.read_mib_s / fastest.read_mib_s,
             fastest.spec(),
-            with_dictionary(fastest)
+            with_dictionary(fastest),
         )
     };
     let what = best.clone();
@@ -105,40 +105,42 @@ fn for_writes(candidates: &[&Measured]) -> Option<Choice> {
 }
 
 fn for_idle(candidates: &[&Measured], writes: &Measured) -> Result<Choice, String> {
-    let readable = |one: &&&Measured| one.read_mib_s >= writes.read_mib_s * IDLE_READ_SPEED;
-    let best = densest(candidates.iter().filter(readable).copied(), |one| {
-        one.write_mib_s
-    });
-    let best = best.filter(|best| best.capacity >= writes.capacity * IDLE_GAIN);
+    let worth =
+        |one: &Measured| one.capacity * enough(one.read_mib_s, writes.read_mib_s * IDLE_READ_SPEED);
+    // Dictionaries are trained for what writes are compressed with.
+    let plain = candidates.iter().filter(|one| one.dictionary_bytes == 0);
+    let plain: Vec<_> = plain.copied().collect();
+    let best = best(&plain, worth).filter(|best| best.capacity >= writes.capacity * IDLE_GAIN);
     let Some(best) = best else {
         return Err(format!(
-            "Nothing holds {} % more than that, so compressing idle pages anew is not worth it.",
-            ((IDLE_GAIN - 1.0) * 100.0).round()
+            "Nothing holds {:.0} % more than that, so compressing idle pages anew is not worth it.",
+            (IDLE_GAIN - 1.0) * 100.0
         ));
     };
     let why = format!(
-        "It holds {:.0} % more than {} and reads at {:.2} x its speed; of those that read at {} x or better it is the \
-         densest.",
+        "It holds {:.0} % more than {}{} and reads at {:.2} x its speed.",
         (best.capacity / writes.capacity - 1.0) * 100.0,
         writes.spec(),
+        with_dictionary(writes),
         best.read_mib_s / writes.read_mib_s,
-        IDLE_READ_SPEED
     );
     let what = best.clone();
     Ok(Choice { what, why })
 }
 
-/// The candidate of greatest capacity; of those that are about as dense the fastest.
-fn densest<'a>(
-    candidates: impl Iterator<Item = &'a Measured> + Clone,
-    speed: impl Fn(&Measured) -> f64,
-) -> Option<&'a Measured> {
-    let most = candidates
-        .clone()
-        .map(|one| one.capacity)
-        .fold(0.0, f64::max);
-    let alike = candidates.filter(|one| one.capacity >= most * (1.0 - ALIKE));
-    alike.max_by(|a, b| speed(a).total_cmp(&speed(b)))
+/// 1 for what is fast enough, else the part of the limit that it reaches.
+fn enough(speed: f64, limit: f64) -> f64 {
+    (speed / limit).min(1.0)
+}
+
+/// The candidate that is worth most; of those that are worth about as much the fastest.
+fn best<'a>(candidates: &[&'a Measured], worth: impl Fn(&Measured) -> f64) -> Option<&'a Measured> {
+    let most = candidates.iter().map(|one| worth(one)).fold(0.0, f64::max);
+    let alike = candidates
+        .iter()
+        .copied()
+        .filter(|one| worth(one) >= most * (1.0 - ALIKE));
+    alike.max_by(|a, b| a.write_mib_s.total_cmp(&b.write_mib_s))
 }
 
 fn with_dictionary(one: &Measured) -> &'static str {

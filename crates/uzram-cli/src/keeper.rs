@@ -4,14 +4,14 @@
 //! It survives a change of program by executing the new one in its own place: children, memory and lock stay.
 
 mod requests;
+mod spare;
 mod upgrade;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +23,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERVER_SOCKET};
 
 use crate::exit::{Failure, Kind, Result};
+use crate::logging::LogPipe;
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end};
 use crate::standby::Standby;
 use crate::{logging, process, swap, sweep};
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     /// The program to go back to if the new server does not start
     #[arg(long, requires = "dir")]
     pub(crate) rollback: Option<PathBuf>,
+    /// Descriptors of the pipe that a swap device's processes log to
+    #[arg(long)]
+    pub(crate) log_pipe: Option<LogPipe>,
     /// The command line that asked for the device
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
@@ -87,6 +91,10 @@ struct Keeper {
     deaths: VecDeque<Instant>,
     /// The next server, of a swap device.
     standby: Option<Standby>,
+    /// Standbys that died soon, in a row.
+    standby_failures: u32,
+    /// What a swap device's processes log to.
+    log_pipe: Option<LogPipe>,
 }
 
 impl Args {
@@ -102,6 +110,10 @@ impl Args {
         option("--image", self.image.map(|fd| fd.to_string().into()));
         option("--server", self.server.map(|pid| pid.to_string().into()));
         option("--rollback", self.rollback.clone().map(Into::into));
+        option(
+            "--log-pipe",
+            self.log_pipe.map(|pipe| pipe.to_string().into()),
+        );
         if self.hand_over {
             out.push("--hand-over".into());
         }
@@ -127,6 +139,8 @@ impl Args {
                     failures: 0,
                     deaths: VecDeque::new(),
                     standby: None,
+                    standby_failures: 0,
+                    log_pipe: self.log_pipe,
                 };
                 keeper.go_on(&self)
             }
@@ -139,10 +153,15 @@ impl Args {
         let (create, log) = crate::parse_create(&self.command)?;
         logging::parse(&log)?;
         let run = sweep::swept_run_dir()?;
+        if create.is_swap() {
+            create.check_swap()?;
+        }
         let claim = run.claim(create.name())?;
         claim.pass_on_lock()?;
         // Inherited by every server: no CLOEXEC.
         let image: OwnedFd = if create.is_swap() {
+            // Before there are threads, whose stacks would be locked whole.
+            swap::lock();
             create.prepare_machine(&claim.dir);
             swap::unswappable_file()?
         } else {
@@ -159,6 +178,8 @@ impl Args {
             failures: 0,
             deaths: VecDeque::new(),
             standby: None,
+            standby_failures: 0,
+            log_pipe: create.is_swap().then(LogPipe::new).transpose()?,
         };
         let path = match keeper.start_server(false) {
             Ok(path) => path,
@@ -181,10 +202,10 @@ impl Args {
             let _ = uzram_control::call(&keeper.claim.file(SERVER_SOCKET), &Request::Remove);
             return Err(failure);
         }
-        keeper.leave_terminal(&log, create.is_swap())?;
+        keeper.leave_terminal(&log)?;
         if create.is_swap() {
             // Its server has said already what the system refuses.
-            swap::prepare();
+            swap::protect();
         }
         keeper.watch(create.is_swap())
     }
@@ -194,10 +215,10 @@ impl Keeper {
     /// A device that is there: its keeper died, or this is its keeper's new program.
     fn go_on(mut self, args: &Args) -> Result {
         let (create, log) = crate::parse_create(&self.command)?;
-        self.leave_terminal(&log, create.is_swap())?;
         if create.is_swap() {
             swap::prepare();
         }
+        self.leave_terminal(&log)?;
         self.serve_requests()?;
         match self.server {
             Some(pid) if args.hand_over => {
@@ -228,6 +249,7 @@ impl Keeper {
             server: self.server,
             hand_over: false,
             rollback: None,
+            log_pipe: self.log_pipe,
             command: self.command.clone(),
         }
     }
@@ -244,6 +266,7 @@ impl Keeper {
 
     /// Starts a server and waits until it serves. Returns what it printed: the device's path.
     fn start_server(&mut self, resume: bool) -> Result<String> {
+        let had_standby = self.standby.is_some();
         if resume && let Some(standby) = &mut self.standby {
             match standby.serve() {
                 Ok((pid, path)) => {
@@ -251,11 +274,20 @@ impl Keeper {
                     self.serves(pid);
                     return Ok(path);
                 }
-                Err(failure) => tracing::error!("the standby server: {failure}"),
+                // Not from the file then: that could wait for what is swapped out. The standby can do it again.
+                Err(failure) if standby.is_alive() => return Err(failure),
+                Err(failure) => {
+                    tracing::error!("the standby server: {failure}");
+                    self.standby = None;
+                }
             }
         }
         let command = self.server_command(resume)?;
-        self.start_from_file(command, resume)
+        let path = self.start_from_file(command, resume)?;
+        if had_standby {
+            self.start_standby();
+        }
+        Ok(path)
     }
 
     fn serves(&mut self, pid: u32) {
@@ -275,7 +307,14 @@ impl Keeper {
         command.arg("--image").arg(self.image.to_string());
         command.arg("--keeper").arg(std::process::id().to_string());
         if resume {
-            command.arg("--resume").stderr(self.log_file()?);
+            let said = match self.log_pipe {
+                Some(pipe) => pipe.writer()?,
+                None => self.log_file()?,
+            };
+            command.arg("--resume").stderr(said);
+        }
+        if let Some(pipe) = self.log_pipe {
+            command.arg("--log-pipe").arg(pipe.to_string());
         }
         Ok(command)
     }
@@ -314,31 +353,19 @@ impl Keeper {
         Ok(path)
     }
 
-    /// Has a server in waiting.
-    fn start_standby(&mut self) {
-        let start = || {
-            let mut command = self.server_command(true)?;
-            command.arg("--standby").arg("--").args(&self.command);
-            Standby::start(command)
-        };
-        match start() {
-            Ok(standby) => self.standby = Some(standby),
-            Err(failure) => tracing::error!("no standby server: {failure}"),
-        }
-    }
-
     fn log_file(&self) -> Result<File> {
-        let options = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .clone();
-        Ok(options.open(self.claim.file("log"))?)
+        logging::open(&self.claim.file("log"))
     }
 
     /// From now on only the log is spoken to.
-    fn leave_terminal(&self, log: &str, aside: bool) -> Result {
-        logging::to_file(log, self.log_file()?, aside)?;
+    fn leave_terminal(&self, log: &str) -> Result {
+        match self.log_pipe {
+            Some(pipe) => {
+                pipe.drain_to(self.log_file()?)?;
+                logging::to_pipe(log, pipe)?;
+            }
+            None => logging::to_file(log, self.log_file()?)?,
+        }
         process::leave_terminal()
     }
 
@@ -373,6 +400,9 @@ impl Keeper {
             })?;
         while let Ok(event) = self.inbox.recv() {
             match event {
+                Event::Ended(pid) if self.standby.as_ref().is_some_and(|s| s.pid() == pid) => {
+                    self.standby_ended();
+                }
                 Event::Ended(pid) => {
                     reap(pid);
                     if self.claim.is_released() {
@@ -441,7 +471,9 @@ impl Keeper {
     }
 
     fn start_again(&mut self) {
-        while self.failures < MAX_FAILURES && !self.claim.is_released() {
+        // What is swapped out can wait for nothing else than a server.
+        while (self.failures < MAX_FAILURES || self.standby.is_some()) && !self.claim.is_released()
+        {
             match self.start_server(true) {
                 Ok(path) => {
                     tracing::info!(path = path.trim_end(), "served again");

@@ -111,7 +111,6 @@ fn main() -> ExitCode {
         Command::UblkOwner(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
-    logging::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -26,6 +25,7 @@ use uzram_control::{
 use crate::commands::{create, train};
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
+use crate::logging::LogPipe;
 use crate::process::{leave_terminal, pidfd, take_name, wait_for_end};
 use crate::{keeper, logging, standby, swap, watermark};
 
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Wait to be needed
     #[arg(long, requires = "resume")]
     standby: bool,
+    /// Descriptors of the pipe to log to
+    #[arg(long)]
+    log_pipe: Option<LogPipe>,
     /// The command line that asked for the device
     #[arg(last = true)]
     command: Vec<OsString>,
@@ -126,12 +129,10 @@ impl Args {
         };
         let device = Arc::new(self.device(&create)?);
         say_why(kind, why);
-        let log_file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(claim.file("log"))?;
-        logging::to_file(&log, log_file, create.is_swap())?;
+        match self.log_pipe {
+            Some(pipe) => logging::to_pipe(&log, pipe)?,
+            None => logging::to_file(&log, logging::open(&claim.file("log"))?)?,
+        }
         let place = Place {
             claim: &claim,
             kind,
@@ -177,6 +178,7 @@ impl Args {
             server: Some(std::process::id()),
             hand_over: false,
             rollback: None,
+            log_pipe: self.log_pipe,
             command: self.command.clone(),
         };
         let (first, resume) = (self.keeper, self.resume);
@@ -213,7 +215,7 @@ impl Args {
                     Err(error) => tracing::error!(%error, "cannot start a keeper"),
                 }
                 // A keeper that cannot live must not take a CPU.
-                std::thread::sleep(Duration::from_secs(1));
+                std::thread::sleep(Duration::from_millis(100));
             }
         };
         let thread = std::thread::Builder::new().name("keeper-watch".into());
@@ -296,7 +298,6 @@ fn serve(
             Event::HandOver => {
                 tracing::info!(name, "handing over");
                 served.front().hand_over();
-                logging::finish();
                 std::process::exit(0);
             }
         }

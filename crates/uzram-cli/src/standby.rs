@@ -13,6 +13,7 @@
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use fork::Fork;
 use rustix::event::{PollFd, PollFlags};
@@ -20,9 +21,13 @@ use rustix::event::{PollFd, PollFlags};
 use crate::exit::{Failure, Kind, Result};
 use crate::process::{pidfd, reap};
 
+/// How long a server that is forked may take to serve. It waits 20 s for its predecessor's end itself.
+const PATIENCE: Duration = Duration::from_secs(40);
+
 /// The keeper's end.
 pub(crate) struct Standby {
     process: Child,
+    begin: Instant,
     commands: PipeWriter,
     answers: BufReader<PipeReader>,
 }
@@ -35,6 +40,7 @@ impl Standby {
         let process = command.stdin(stdin).stdout(stdout).spawn()?;
         Ok(Standby {
             process,
+            begin: Instant::now(),
             commands,
             answers: BufReader::new(answers),
         })
@@ -46,6 +52,7 @@ impl Standby {
         let mut server = None;
         loop {
             let mut line = String::new();
+            self.wait_for_answer()?;
             if self.answers.read_line(&mut line)? == 0 {
                 return Err(Failure::new(Kind::Failed, "the standby server is gone"));
             }
@@ -64,6 +71,37 @@ impl Standby {
                 return Ok((pid, line));
             }
         }
+    }
+
+    /// An answer that does not come is as bad as a standby that is gone: the keeper has more to do than to wait for it.
+    fn wait_for_answer(&self) -> Result {
+        if !self.answers.buffer().is_empty() {
+            return Ok(());
+        }
+        let limit = rustix::event::Timespec::try_from(PATIENCE).ok();
+        let mut fds = [PollFd::new(self.answers.get_ref(), PollFlags::IN)];
+        match rustix::event::poll(&mut fds, limit.as_ref()) {
+            Ok(0) => Err(Failure::new(
+                Kind::Failed,
+                "the standby server does not answer",
+            )),
+            // A signal is the business of another thread.
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether it can be told to serve once more.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// How long ago it was started.
+    pub(crate) fn lived(&self) -> Duration {
+        self.begin.elapsed()
     }
 
     /// Lets it read the record.

@@ -4,8 +4,9 @@
 //! * Its allocations in the kernel do not start I/O (`PR_SET_IO_FLUSHER`), which might be on its own device.
 //! * Its memory stays where it is: program and heap are locked now, and what is mapped later as it is touched. (Locking
 //!   the arena whole would make a compressed device cost its full size.)
-//! * While it starts it is a real-time task, since then the kernel gives it what others may not have: a server that takes
-//!   over from one that was killed needs memory while nothing can be swapped out.
+//! * It is a real-time task while it starts (keeper and standby, which do next to nothing, stay one), since then the kernel
+//!   gives it what others may not have: a server that takes over from one that was killed needs memory while nothing can
+//!   be swapped out.
 //!
 //! Real-time tasks have half of what the kernel keeps free below its `min` watermark (`vm.min_free_kbytes`) when they
 //! allocate. The upper half of that is the stock's ([`keep_stock`]), the lower half is for servers that start.
@@ -22,11 +23,16 @@ use thread_priority::unix::{
     NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ScheduleParams, ThreadSchedulePolicy,
 };
 use uzram::Device;
+use uzram_control::size;
 
 use crate::exit::{Failure, Kind, Result};
 
 /// What the stock holds for bursts unless the user says otherwise.
 pub(crate) const DEFAULT_RESERVE: u64 = 32 << 20;
+/// What server, keeper and standby take themselves, about.
+const PROCESSES: u64 = 32 << 20;
+/// The priority of the swap area: zram-generator's, above that of disks.
+pub(crate) const DEFAULT_PRIORITY: i32 = 100;
 /// How long the stock is left alone while nothing is written.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the stock is left alone between two looks while it is used.
@@ -34,12 +40,18 @@ const TURN: Duration = Duration::from_millis(1);
 /// What others may take between the look at free memory and ours.
 const MARGIN: u64 = 1 << 20;
 
-/// Does all of it for this process and those that it starts. What the system refuses weakens the device and is told.
+/// Does all of it for this process. What the system refuses weakens the device and is told.
 pub(crate) fn prepare() {
+    protect();
+    lock();
+}
+
+/// Does all of it but locking, for this process and those that it starts.
+pub(crate) fn protect() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
         told(
             "cannot be spared when memory runs out",
-            "the kernel may kill the process that serves its swap",
+            "needs CAP_SYS_RESOURCE; the kernel may kill the process that serves its swap",
             error,
         );
     }
@@ -59,7 +71,43 @@ pub(crate) fn prepare() {
             error,
         );
     }
-    lock();
+}
+
+/// Refuses a swap device that would take more memory than there is, before its process is protected from those who would
+/// be killed for it: what is brought in at once is the slot table, the pool's books and the reserve.
+pub(crate) fn check_room(size: u64, reserve: u64, mem_limit: u64) -> Result {
+    let refused = |message: String| Err(Failure::new(Kind::Usage, message));
+    if (1..reserve).contains(&mem_limit) {
+        return refused(format!(
+            "--mem-limit {} has no room for the reserve: --reserve is {}",
+            size::human(mem_limit),
+            size::human(reserve)
+        ));
+    }
+    // 8 bytes for each page, and 64 for each span of the arena, which is four times the size.
+    let books = size / 512 + size / 4096;
+    let needed = books.saturating_add(reserve).saturating_add(PROCESSES);
+    match available() {
+        Some(available) if needed > available / 10 * 9 => refused(format!(
+            "a swap device of {} with a reserve of {} takes {} at once, and {} of memory are available: choose a smaller \
+             --size or --reserve",
+            size::human(size),
+            size::human(reserve),
+            size::human(needed),
+            size::human(available)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `MemAvailable` in bytes.
+fn available() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    Some(kib << 10)
 }
 
 /// Locks this process in memory.
@@ -147,8 +195,11 @@ fn become_real_time() -> std::io::Result<()> {
 /// from those who make room for them otherwise.
 pub(crate) fn become_normal() {
     let normal = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
-    if let Err(error) = set_policy(normal, 0) {
-        tracing::warn!(%error, "a thread stays a real-time one");
+    // Setting the policy makes a thread as nice as can be.
+    let set =
+        set_policy(normal, 0).and_then(|()| Ok(rustix::process::setpriority_process(None, 0)?));
+    if let Err(error) = set {
+        tracing::warn!(%error, "a thread does not get an ordinary priority back");
     }
 }
 
@@ -194,9 +245,25 @@ fn free_bytes() -> u64 {
 }
 
 /// Makes the block device a swap area and uses it, freed pages being discarded.
-pub(crate) fn swap_on(node: &str) -> Result {
+pub(crate) fn swap_on(node: &str, priority: i32) -> Result {
     run("mkswap", &["--quiet", node])?;
-    run("swapon", &["--discard", node])
+    let priority = priority.to_string();
+    run("swapon", &["--discard", "--priority", &priority, node])
+}
+
+/// Switches a swap area off that nobody serves any more, if nothing is in it: once its node is gone nobody can. What is
+/// in it could only be read from the server.
+pub(crate) fn switch_off_unused(node: &str) {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let unused = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.first() == Some(&node) && words.get(3) == Some(&"0")
+    };
+    if swaps.lines().any(unused)
+        && let Err(failure) = run("swapoff", &[node])
+    {
+        tracing::warn!("{failure}");
+    }
 }
 
 fn run(program: &str, args: &[&str]) -> Result {

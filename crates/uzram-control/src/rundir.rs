@@ -105,6 +105,16 @@ pub struct Claim {
     pub dir: PathBuf,
     /// `None` where the lock was taken by who started this process, and is held through an inherited descriptor.
     lock: Option<File>,
+    /// Which file the lock is: a later device of the same name has another one.
+    identity: Option<Identity>,
+}
+
+/// Device and inode number of a file.
+type Identity = (u64, u64);
+
+fn identity(lock: &Path) -> Option<Identity> {
+    let meta = fs::metadata(lock).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 /// A device that runs.
@@ -196,6 +206,7 @@ impl RunDir {
                     })?;
                     return Ok(Claim {
                         name: candidate,
+                        identity: identity(&file),
                         dir,
                         lock: Some(lock),
                     });
@@ -331,12 +342,14 @@ impl Claim {
             name: name.into(),
             dir: dir.into(),
             lock: None,
+            identity: identity(&dir.join("lock")),
         })
     }
 
-    /// Whether the device was taken down.
+    /// Whether the device was taken down. Another of the same name may be there by then.
     pub fn is_released(&self) -> bool {
-        !self.file("lock").exists()
+        let now = identity(&self.file("lock"));
+        now.is_none() || now != self.identity
     }
 
     /// Path of a file in the device's directory.
@@ -374,6 +387,9 @@ impl Claim {
     pub fn release(&self) -> Result<(), Error> {
         // Half gone it must not be taken for a dead server's.
         let _all = self.dir.parent().map(lock_all).transpose()?;
+        if self.is_released() {
+            return Ok(());
+        }
         remove_files(&self.dir).map_err(Error::at("removing", &self.dir))
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::Error;
-use crate::abi::{DevInfo, flags};
+use crate::abi::{DevInfo, flags, state};
 use crate::control::{Control, is_privileged};
 use crate::options::Tag;
 
@@ -36,10 +36,15 @@ pub fn clear_users_stale() -> Result<Vec<String>, Error> {
     if !is_privileged() {
         return Ok(Vec::new());
     }
-    let alive = |pid: i32| PathBuf::from(format!("/proc/{pid}")).exists();
     clear(|info| {
         let unprivileged = info.flags & flags::UNPRIVILEGED_DEV != 0;
-        unprivileged && Tag::is_uzrams(info.server_flags) && !alive(info.pid)
+        // The process number may be another namespace's: the driver knows whether it is served, and whoever is about
+        // to serve it has opened it.
+        unprivileged
+            && Tag::is_uzrams(info.server_flags)
+            && info.state == state::DEAD
+            && !PathBuf::from(format!("/proc/{}", info.pid)).exists()
+            && !is_open(info.dev_id)
     })
 }
 
@@ -56,6 +61,13 @@ pub fn owner(node: &str) -> Result<Option<(u32, u32)>, Error> {
     let info = Control::open()?.info(id)?;
     let unprivileged = info.flags & flags::UNPRIVILEGED_DEV != 0;
     Ok(unprivileged.then_some((info.owner_uid, info.owner_gid)))
+}
+
+/// Whether somebody has the char device open, which only one can.
+fn is_open(id: u32) -> bool {
+    let node = format!("/dev/ublkc{id}");
+    let opened = fs::OpenOptions::new().read(true).write(true).open(node);
+    opened.is_err_and(|error| error.raw_os_error() == Some(16))
 }
 
 fn clear(is_stale: impl Fn(&DevInfo) -> bool) -> Result<Vec<String>, Error> {

@@ -1,8 +1,8 @@
 //! Pages of a file or block device.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use super::{Reservoir, Sample, check_count};
@@ -13,6 +13,11 @@ pub fn of_file(path: &Path, count: usize) -> Result<Sample, Error> {
     check_count(count)?;
     let what = path.display().to_string();
     let failed = || Error::read(what.clone());
+    let kind = std::fs::metadata(path).map_err(failed())?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let neither = io::Error::other("it is neither a file nor a block device");
+        return Err(failed()(neither));
+    }
     let mut file = File::open(path).map_err(failed())?;
     let bytes = file.seek(SeekFrom::End(0)).map_err(failed())?;
     let pages = bytes / PAGE as u64;

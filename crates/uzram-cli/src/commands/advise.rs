@@ -7,11 +7,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use uzram::compress::Registry;
-use uzram::compress::dictionary::DEFAULT_BYTES;
+use uzram::compress::dictionary::{DEFAULT_BYTES, MIN_BYTES};
 use uzram_advise::measure::Options;
 use uzram_advise::recommend::recommend_for_kernel;
 use uzram_advise::{Advice, Choice, Measured, Sample, kernel, measure, plot, recommend, sample};
-use uzram_control::size;
+use uzram_control::{RunDir, size};
 
 use super::{print, print_json};
 use crate::exit::{Failure, Kind, Result};
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Sample this file
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Sample this block device, a uzram device or any other
+    /// Sample this block device: a path, or the name of a uzram device
     #[arg(long, value_name = "DEVICE")]
     device: Option<PathBuf>,
     /// Run this command and sample its processes when they have most memory. Takes the rest of the line
@@ -63,6 +63,12 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        let sizes = MIN_BYTES as u64..=1 << 20;
+        if self.dictionary_size != 0 && !sizes.contains(&self.dictionary_size) {
+            let (least, most) = sizes.into_inner();
+            let message = format!("--dictionary-size takes 0 for none, or {least} to {most} bytes");
+            return Err(Failure::new(Kind::Usage, message));
+        }
         let sample = self.sample()?;
         let options = Options {
             dictionary_bytes: self.dictionary_size as usize,
@@ -77,24 +83,18 @@ impl Args {
         bar.finish_and_clear();
         let measured = measured?;
         let advice = recommend(&measured);
-        if let Some(path) = &self.plot {
-            plot::plot(path, &sample, &measured, advice.as_ref())?;
-        }
         let for_kernel = recommend_for_kernel(&measured);
+        let (advised, for_kernel) = (advice.as_ref(), for_kernel.as_ref());
         if self.json {
-            return print_json(&to_json(
-                &sample,
-                &measured,
-                advice.as_ref(),
-                for_kernel.as_ref(),
-            ));
+            print_json(&to_json(&sample, &measured, advised, for_kernel))?;
+        } else {
+            print(&to_text(&sample, &measured, advised, for_kernel))?;
         }
-        print(&to_text(
-            &sample,
-            &measured,
-            advice.as_ref(),
-            for_kernel.as_ref(),
-        ))
+        // Last: what was measured is not lost where the picture cannot be written.
+        match &self.plot {
+            Some(path) => Ok(plot::plot(path, &sample, &measured, advised)?),
+            None => Ok(()),
+        }
     }
 
     fn sample(&self) -> Result<Sample> {
@@ -102,8 +102,15 @@ impl Args {
         if self.seconds.is_some() && self.cmd.is_empty() {
             return Err(Failure::new(Kind::Usage, "--seconds is for --cmd"));
         }
-        if let Some(path) = self.file.as_ref().or(self.device.as_ref()) {
+        if let Some(path) = &self.file {
             return Ok(sample::of_file(path, self.samples)?);
+        }
+        if let Some(device) = &self.device {
+            let path = match device.to_str() {
+                Some(name) if !device.exists() => RunDir::of_user().find(name)?.record.path.into(),
+                _ => device.clone(),
+            };
+            return Ok(sample::of_file(&path, self.samples)?);
         }
         if let Some((program, args)) = self.cmd.split_first() {
             let patience = self.seconds.map(Duration::from_secs);
@@ -165,11 +172,17 @@ fn to_text(
     if advice.writes.what.dictionary_bytes > 0 {
         text += "  uzram train NAME            # once it holds data\n";
     }
+    if advice.idle.is_some() {
+        text += "  (uzram keeps the second algorithm ready, but does not recompress yet.)\n";
+    }
     if let Some(advice) = for_kernel {
         text += "\nThe kernel's zram (its algorithms in uzram's implementation):\n";
         text += &pairing(advice);
         for line in kernel::sysfs_lines(advice, "zram0") {
             text += &format!("  {line}\n");
+        }
+        for note in kernel::requirements(advice, &kernel_algorithms()) {
+            text += &format!("  {note}\n");
         }
         text += "\nzram-generator.conf:\n";
         for line in kernel::generator_entry(advice, "zram0").lines() {
@@ -177,6 +190,18 @@ fn to_text(
         }
     }
     text
+}
+
+/// What this machine's zram offers; nothing where it has none.
+fn kernel_algorithms() -> String {
+    let device = std::fs::read_dir("/sys/block")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let attribute = device
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("zram"))
+        .find_map(|entry| std::fs::read_to_string(entry.path().join("comp_algorithm")).ok());
+    attribute.unwrap_or_default()
 }
 
 fn pairing(advice: &Advice) -> String {
@@ -231,6 +256,7 @@ fn to_json(
             "advice": advice,
             "sysfs": kernel::sysfs_lines(advice, "zram0"),
             "zram_generator": kernel::generator_entry(advice, "zram0"),
+            "requirements": kernel::requirements(advice, &kernel_algorithms()),
         })),
     })
 }

@@ -71,6 +71,10 @@ pub(crate) struct Args {
     /// Memory that a swap device keeps free for bursts; what it has no memory for it fails at once [default: 32M]
     #[arg(long, value_name = "SIZE", requires = "swap", value_parser = size::parse)]
     reserve: Option<u64>,
+    /// Priority of the swap area, -1 to 32767: the kernel fills the highest first [default: 100]
+    #[arg(long, value_name = "N", requires = "swap", allow_hyphen_values = true,
+          value_parser = clap::value_parser!(i32).range(-1..=32767))]
+    swap_priority: Option<i32>,
     /// Leave vm.min_free_kbytes as it is. A swap device raises it to a 16th of the memory, 32 to 64 MiB, while it lives
     #[arg(long, requires = "swap")]
     keep_min_free: bool,
@@ -85,7 +89,8 @@ impl Args {
             let run = sweep::swept_run_dir()?;
             server::run_in_foreground(&self, &run, log)
         } else {
-            start_keeper(self.swap)
+            let priority = self.swap_priority.unwrap_or(swap::DEFAULT_PRIORITY);
+            start_keeper(self.swap.then_some(priority))
         }
     }
 
@@ -113,6 +118,16 @@ impl Args {
         }
     }
 
+    /// Refuses a swap device that the machine has no memory for.
+    pub(crate) fn check_swap(&self) -> Result {
+        let size = self.size.unwrap_or_else(default_size);
+        swap::check_room(size, self.reserve_bytes(), self.mem_limit)
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        self.reserve.unwrap_or(swap::DEFAULT_RESERVE)
+    }
+
     /// The settings of a device to be made. Reads the files of dictionaries.
     pub(crate) fn builder(&self) -> Result<uzram::Builder> {
         let mut primary = self.algorithm.clone();
@@ -130,6 +145,10 @@ impl Args {
             let priority = choice::take_priority(&mut spec)?
                 .or(free)
                 .unwrap_or_default();
+            if taken.contains(&priority) {
+                let message = format!("two algorithms for recompression have priority {priority}");
+                return Err(Failure::new(exit::Kind::Usage, message));
+            }
             taken.push(priority);
             device = device.secondary(priority, choice::read(spec)?);
         }
@@ -143,7 +162,7 @@ impl Args {
 
     fn attacher(&self, device: uzram::Builder) -> uzram::Builder {
         match self.swap {
-            true => device.reserve_bytes(self.reserve.unwrap_or(swap::DEFAULT_RESERVE)),
+            true => device.reserve_bytes(self.reserve_bytes()),
             false => device,
         }
     }
@@ -157,7 +176,7 @@ fn default_size() -> u64 {
 }
 
 /// Starts this program again as the device's keeper and waits for the path that its server prints.
-fn start_keeper(swap: bool) -> Result {
+fn start_keeper(swap: Option<i32>) -> Result {
     // The keeper lives long: it must not keep its starter's locks and pipes.
     close_fds::set_fds_cloexec(3, &[]);
     let mut server = Command::new(std::env::current_exe()?)
@@ -188,8 +207,8 @@ fn start_keeper(swap: bool) -> Result {
         });
     }
     let ready = || {
-        if swap {
-            swap::swap_on(path.trim_end())?;
+        if let Some(priority) = swap {
+            swap::swap_on(path.trim_end(), priority)?;
         }
         let mut stdout = std::io::stdout().lock();
         let printed = stdout

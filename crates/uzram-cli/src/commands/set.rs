@@ -99,14 +99,9 @@ impl Setting {
 
 fn set_algorithm(priority: usize, mut spec: AlgorithmSpec) -> Result<Request> {
     let dictionary = choice::take_dictionary(&mut spec)?;
-    // What no algorithm takes need not travel.
-    if dictionary.len() > 1 << 20 {
-        let message = format!(
-            "a dictionary of {} bytes is too long for any algorithm",
-            dictionary.len()
-        );
-        return Err(Failure::new(Kind::Usage, message));
-    }
+    // Found now and not when half of the settings are made.
+    let check = uzram::Device::builder(4096).choose(choice::with(spec.clone(), &dictionary));
+    check.build()?;
     Ok(Request::SetAlgorithm {
         priority,
         algorithm: spec.to_string(),

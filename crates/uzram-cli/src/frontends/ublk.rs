@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use uzram::Device;
-use uzram_control::size;
+use uzram_control::{Claim, size};
 use uzram_ublk::{Buffers, Error, OnDeath, Options, Tag, Ublk};
 
 use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
+use crate::swap;
 
 pub(super) const KIND: Kind = Kind {
     name: "ublk",
@@ -39,7 +40,12 @@ pub(super) const KIND: Kind = Kind {
             other => Ok(Box::new(other?)),
         }
     },
-    clear: |dir: &Path| uzram_ublk::clear_stale(Tag::of(dir)).map_err(|error| error.to_string()),
+    clear: |dir: &Path| {
+        if let Some(record) = Claim::adopt(dir).ok().and_then(|claim| claim.record()) {
+            swap::switch_off_unused(&record.path);
+        }
+        uzram_ublk::clear_stale(Tag::of(dir)).map_err(|error| error.to_string())
+    },
 };
 
 /// Makes a new device, with the same number if nobody holds the old one.
@@ -107,7 +113,7 @@ impl UblkArgs {
         let mut options = Options::new(Tag::of(&context.claim.dir));
         if context.swap {
             options.prefault = true;
-            options.on_ready = Some(crate::swap::become_normal);
+            options.on_ready = Some(swap::become_normal);
             // What is on its way to swap is memory that is not free yet.
             (options.depth, options.max_io_bytes) = (32, 128 << 10);
         }
@@ -145,7 +151,6 @@ fn probe() -> std::result::Result<(), String> {
 fn on_death() -> OnDeath {
     Arc::new(|error| {
         tracing::error!(%error, "a ublk queue cannot go on: the server ends, to be started anew");
-        crate::logging::finish();
         std::process::abort();
     })
 }
