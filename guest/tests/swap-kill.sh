@@ -1,7 +1,7 @@
 # about: server and keeper of a swap device are killed while half of the guest's memory is swapped out to it
 # memory: 1G
 # modules: ublk_drv
-# timeout: 170
+# timeout: 240
 
 # The root file system and /run are tmpfs here: program, libraries, log and record are swapped out as well.
 disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
@@ -46,7 +46,7 @@ kill -KILL "$old"
 retry 60 served_by_other zram0 pid "$old"
 kills=$((kills + 1))
 wait $hog || fail "memhog failed"
-equal "$(attached zram0)" $kills "how often it was attached to"
+[ "$(attached zram0)" -ge $kills ] || fail "attached to $(attached zram0) times, $kills servers were killed"
 check swapoff "$disk"
 check uzram remove zram0
 nothing_left

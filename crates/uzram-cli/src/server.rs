@@ -120,6 +120,9 @@ impl Args {
         }
         if self.standby {
             standby::wait(|| record = claim.record())?;
+            if let Some(record) = &record {
+                frontends::wait_for_death(&claim.dir, &record.resume);
+            }
             swap::lock();
         }
         let known = record.as_ref();

@@ -201,6 +201,14 @@ impl Ublk {
         Err(Error::Interrupted { id: self.id })
     }
 
+    /// Waits until the driver has noticed that the server of that device died, as [`Ublk::recover`] does. For those who
+    /// take memory before they call that: where memory is short, the driver may need it first.
+    pub fn wait_for_death(id: u32, tag: Tag) -> Result<(), Error> {
+        let mut this = Ublk::new(Control::open()?, id);
+        this.removed = true;
+        this.wait_until_quiesced(tag).map(drop)
+    }
+
     fn new(control: Control, id: u32) -> Ublk {
         Ublk {
             id,

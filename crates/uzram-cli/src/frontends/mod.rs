@@ -16,7 +16,7 @@ use uzram_nbd::Listen;
 
 use crate::exit::{Failure, Kind as FailureKind, Result};
 
-pub(crate) use ublk::UblkArgs;
+pub(crate) use ublk::{UblkArgs, wait_for_death};
 
 /// Best first.
 const KINDS: &[&Kind] = &[&ublk::KIND, &nbd_kernel::KIND, &fuse_loop::KIND, &nbd::KIND];

@@ -48,6 +48,15 @@ pub(super) const KIND: Kind = Kind {
     },
 };
 
+/// For swap: what the last server's end needs in the kernel comes before what the next one needs.
+pub(crate) fn wait_for_death(dir: &Path, word: &str) {
+    let Ok(id) = word.parse() else { return };
+    if let Err(error) = Ublk::wait_for_death(id, Tag::of(dir)) {
+        // Whoever takes the device over will find out more.
+        tracing::debug!(%error, "not waited for");
+    }
+}
+
 /// Makes a new device, with the same number if nobody holds the old one.
 fn replace(device: &Arc<Device>, id: u32, options: &Options, begun: &Path) -> Result<Ublk> {
     uzram_ublk::clear_stale(options.tag)?;
