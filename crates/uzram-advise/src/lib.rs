@@ -1,10 +1,10 @@
 //! Which compression algorithms fit given memory.
 //!
 //! 1. [`sample`] takes pages of running processes, of a command's, of a file or of a block device, at random;
-//! 2. [`measure`] compresses and decompresses them with every algorithm, at several levels, with and without a
+//! 2. [`mod@measure`] compresses and decompresses them with every algorithm, at several levels, with and without a
 //!    dictionary that was trained on the other half of them, all taking turns;
-//! 3. [`recommend`] chooses one for writes and one for idle pages, for uzram and for the kernel's zram, and says why;
-//! 4. [`kernel`] says it in the kernel's words, [`plot`] draws it.
+//! 3. [`mod@recommend`] chooses one for writes and one for idle pages, for uzram and for the kernel's zram, and says why;
+//! 4. [`kernel`] says it in the kernel's words, [`mod@plot`] draws it.
 //!
 //! Sampled pages are only in this process's memory and are overwritten when they are dropped; nothing that a report
 //! holds was part of them.

@@ -175,13 +175,25 @@ mod tests {
             one("null", 1.0, 9000.0, 9000.0),
             one("lzo-rle", 2.0, 700.0, 1500.0),
             one("lz4", 2.2, 600.0, 3000.0),
-            one("zstd", 3.2, 250.0, 700.0),
+            one("zstd", 3.2, 180.0, 700.0),
             one("deflate", 3.3, 30.0, 300.0),
         ];
         let advice = recommend(&measured).unwrap();
         assert_eq!(advice.writes.what.algorithm, "lz4");
         assert_eq!(advice.idle.unwrap().what.algorithm, "zstd");
         assert_eq!(advice.notes, [""; 0]);
+    }
+
+    #[test]
+    fn what_falls_a_little_short_of_a_limit_is_not_thrown_away() {
+        for write in [345.0, 350.0, 355.0] {
+            let measured = [
+                one("lz4", 2.2, 700.0, 2000.0),
+                one("zstd", 3.2, write, 700.0),
+            ];
+            let advice = recommend(&measured).unwrap();
+            assert_eq!(advice.writes.what.algorithm, "zstd", "{write}");
+        }
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
     WORK.iter().map(heap).collect()
 }
 
-/// The resident heap pages of one process that does such work as [`WORK`] describes: `LIMIT` in its arguments becomes a
+/// The resident heap pages of one process that does such work as `WORK` describes: `LIMIT` in its arguments becomes a
 /// number of bytes.
 pub fn of_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
     let mut bytes = Vec::with_capacity(megabytes << 20);

@@ -165,7 +165,13 @@ mod tests {
         let ours = |page: &&[u8; PAGE]| page.windows(4).any(|word| word == b"SAMP");
         let pages = sample.measured().iter().chain(sample.training());
         let found = pages.filter(ours).count();
-        assert!(found > 300, "{found} of {}", sample.sampled);
+        // Other tests of this process have memory, too; of ours at least half of its share.
+        let share = sample.sampled as u64 * 4096 / sample.population;
+        assert!(
+            found as u64 * 2 > share,
+            "{found} of {}, {share} expected",
+            sample.sampled
+        );
         assert!(sample.population >= 4096);
     }
 
