@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stat::{Stat, Trained};
+use crate::stat::{Recompressed, Stat, Trained};
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -49,10 +49,30 @@ pub enum Request {
     },
     /// Train a dictionary, and compress with it from now on if it pays.
     Train {
+        /// 0 for the primary algorithm, 1 to 3 for a secondary.
+        #[serde(default)]
+        priority: usize,
         /// The longest dictionary.
         dictionary_bytes: usize,
         /// Only find out.
         dry_run: bool,
+    },
+    /// Mark pages idle.
+    MarkIdle {
+        /// Those that were not used for that many seconds; `None`: all.
+        age_seconds: Option<u64>,
+    },
+    /// Keep the ages of pages' last accesses, or no more.
+    TrackAges {
+        /// Whether.
+        on: bool,
+    },
+    /// Compress pages anew with a secondary algorithm.
+    Recompress(Recompress),
+    /// Another size.
+    Resize {
+        /// The size.
+        bytes: u64,
     },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
@@ -63,6 +83,32 @@ pub enum Request {
         /// Its path.
         program: std::path::PathBuf,
     },
+}
+
+/// Which pages to compress anew, and with what: the fields of zram's `recompress`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recompress {
+    /// `all`, `idle`, `huge` or `huge_idle`.
+    pub kind: String,
+    /// Only with the secondary of this priority.
+    pub priority: Option<usize>,
+    /// Only objects of at least that many bytes.
+    pub threshold: usize,
+    /// That many pages at most; 0: all.
+    pub max_pages: u64,
+    /// Only say how many there are.
+    pub dry_run: bool,
+}
+
+impl Request {
+    /// Whether it may take more than a moment: then it is worked on beside others, and whoever asks waits as long as the
+    /// server lives.
+    pub fn takes_long(&self) -> bool {
+        matches!(
+            self,
+            Request::Train { .. } | Request::MarkIdle { .. } | Request::Recompress { .. }
+        )
+    }
 }
 
 /// What a server answers.
@@ -76,6 +122,13 @@ pub enum Response {
     Stat(Box<Stat>),
     /// What came of a training.
     Trained(Trained),
+    /// How many pages are marked idle.
+    Marked {
+        /// Pages.
+        pages: u64,
+    },
+    /// What came of a recompression.
+    Recompressed(Recompressed),
     /// Not done.
     Error(ControlError),
 }
@@ -120,7 +173,7 @@ struct Envelope {
 /// Sends one request to the server at `socket` and waits for its answer.
 pub fn call(socket: &Path, request: &Request) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout((!request.takes_long()).then_some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let envelope = Envelope {
         version: PROTOCOL_VERSION,

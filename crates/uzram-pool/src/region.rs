@@ -236,6 +236,14 @@ impl Region {
         self.view(offset, count)
     }
 
+    /// A view of `count` 32-bit words from `offset`, a multiple of 4.
+    ///
+    /// # Panics
+    /// As [`Region::words`].
+    pub fn halves(&self, offset: u64, count: usize) -> &[AtomicU32] {
+        self.view(offset, count)
+    }
+
     /// A view of shared memory as atomics (or structs of them).
     pub(crate) fn view<T: SharedView>(&self, offset: u64, count: usize) -> &[T] {
         let bytes = count

@@ -21,7 +21,7 @@ use crate::counters::Counters;
 use crate::device::Device;
 use crate::layout::{Header, state};
 use crate::table::Table;
-use crate::word::Content;
+use crate::word::{Content, FLAGS};
 use crate::{Error, HeaderError, PAGE_SIZE};
 
 /// Slots that a thread takes at a time: 256 MiB of disk.
@@ -162,11 +162,17 @@ impl Builder {
         let region = Region::file(file, image).map_err(refused("table and arena", image))?;
         let region = Arc::new(region);
         let records = Records::new(region.clone(), geometry);
-        let roles = &region.words(state::OFFSET, state::WORDS)[state::ROLES];
-        let found = Found::of(&records, roles, &self.algorithms())?;
+        let state = region.words(state::OFFSET, state::WORDS);
+        let found = Found::of(&records, &state[state::ROLES], &self.algorithms())?;
         let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
+        let pages = state[state::PAGES].load(Relaxed);
+        if pages == 0 || pages > geometry.pages {
+            let what = "the device is larger than its table";
+            return Err(HeaderError::Inconsistent { what }.into());
+        }
+        table.set_pages(pages);
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
-        let shards = shards(geometry.pages * PAGE_SIZE as u64);
+        let shards = shards(pages * PAGE_SIZE as u64);
         let mut restore =
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = self.counters();
@@ -244,10 +250,11 @@ fn take_over(
     }
     let unknown = || format!("its word is {word:#x}");
     let content = Content::try_decode(word).ok_or_else(unknown)?;
-    if content.encode() != Some(word) {
+    let has_object = content.object().is_some();
+    if content.encode() != Some(word & !FLAGS) || !has_object && word & FLAGS != 0 {
         return Err(unknown());
     }
-    if let Content::Compressed { algorithm, .. } = content
+    if let Some(algorithm) = content.codec()
         && codecs >> algorithm & 1 == 0
     {
         return Err(format!(

@@ -1,8 +1,8 @@
 //! Settings of a device to be made, and their checks. What can be wrong is found before any memory is taken.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::FlockOperation;
 use uzram_compress::Registry;
@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
 use crate::device::Device;
+use crate::idle::Ages;
 use crate::layout::{Geometry, Header, state};
 use crate::stream::{PerCpu, Stream};
 use crate::table::Table;
@@ -44,6 +45,7 @@ pub struct Builder {
     mem_limit_bytes: u64,
     logical_block_size: u32,
     streams: Option<usize>,
+    max_size_bytes: Option<u64>,
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
     bad_priority: Option<usize>,
@@ -57,6 +59,7 @@ impl Builder {
             mem_limit_bytes: 0,
             logical_block_size: PAGE_SIZE as u32,
             streams: None,
+            max_size_bytes: None,
             reserve_bytes: None,
             registry: None,
             bad_priority: None,
@@ -105,6 +108,13 @@ impl Builder {
     /// 512 or 4096 (the default). What frontends announce; the device itself takes any byte range.
     pub fn logical_block_size(mut self, bytes: u32) -> Builder {
         self.logical_block_size = bytes;
+        self
+    }
+
+    /// How large the device may be made later ([`Device::resize`]), rounded up to whole pages. Default: 4 times its size,
+    /// or its size with a reserve. Costs address space (4 times as much, at most 4 TiB), not memory.
+    pub fn max_size_bytes(mut self, bytes: u64) -> Builder {
+        self.max_size_bytes = Some(bytes);
         self
     }
 
@@ -169,9 +179,10 @@ impl Builder {
                 ),
             });
         }
+        let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
         let shards = shards(self.size_bytes);
-        let geometry = Geometry::new(pages, shards);
+        let geometry = Geometry::new(capacity, shards);
         let image = geometry.image_bytes();
         let region = Arc::new(reserve(image).map_err(refused("table and arena", image))?);
         let header = Header::new(&geometry, self.logical_block_size);
@@ -188,8 +199,10 @@ impl Builder {
                 records.put(index, codec)?;
             }
         }
-        region.words(state::OFFSET, state::WORDS)[state::ROLES]
-            .store(loaded.roles.to_word(), Relaxed);
+        table.set_pages(pages);
+        let state = region.words(state::OFFSET, state::WORDS);
+        state[state::ROLES].store(loaded.roles.to_word(), Relaxed);
+        state[state::PAGES].store(pages, Relaxed);
         let parts = Parts {
             logical_block_size: self.logical_block_size,
             region,
@@ -204,6 +217,23 @@ impl Builder {
         // Last: an image with a header is whole.
         write_header(device.region(), &header);
         Ok(device)
+    }
+
+    /// The most pages that the device may ever have.
+    fn capacity(&self, pages: u64) -> Result<u64, Error> {
+        let Some(bytes) = self.max_size_bytes else {
+            let times = if self.reserve_bytes.is_some() { 1 } else { 4 };
+            return Ok((pages * times).min(MAX_SIZE_BYTES / PAGE_SIZE as u64));
+        };
+        let capacity = check_size(bytes)?;
+        if capacity < pages {
+            return Err(Error::Invalid {
+                what: "a maximum size of",
+                given: format!("{bytes} bytes"),
+                accepted: format!("at least the size, {}", self.size_bytes),
+            });
+        }
+        Ok(capacity)
     }
 
     pub(crate) fn reserve(&self) -> Option<u64> {
@@ -267,6 +297,8 @@ impl Builder {
                 what: "no algorithm is the primary",
             })?;
         let streams = PerCpu::new(count, || Ok(Stream::new(index, primary.context()?)))?;
+        let capacity = parts.table.capacity();
+        let ages = Ages::new(capacity).map_err(refused("the pages' ages", capacity * 4))?;
         let encoder_bytes = streams.get(0).encoder.tfm.memory_bytes() * count;
         Ok(Device {
             table: parts.table,
@@ -279,6 +311,10 @@ impl Builder {
             registry: self.algorithms(),
             logical_block_size: parts.logical_block_size,
             region: parts.region,
+            ages,
+            ages_since: 0.into(),
+            post: Mutex::default(),
+            resizing: Mutex::default(),
         })
     }
 }

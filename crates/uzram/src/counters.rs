@@ -25,7 +25,7 @@ pub struct Stats {
     pub mem_used_max_bytes: u64,
     /// Pages that hold one repeated word (mm_stat 6).
     pub same_pages: u64,
-    /// Pages freed by compaction (mm_stat 7). There is none yet: 0.
+    /// Pages freed by compaction (mm_stat 7).
     pub pages_compacted: u64,
     /// Pages stored uncompressed (mm_stat 8).
     pub huge_pages: u64,
@@ -37,6 +37,18 @@ pub struct Stats {
     pub failed_writes: u64,
     /// Pages discarded (io_stat 4).
     pub notify_free: u64,
+    /// Pages whose objects are on the backing device.
+    pub backed_pages: u64,
+    /// Bytes of these objects.
+    pub backed_data_size_bytes: u64,
+    /// Pages read from the backing device since the device was made or reset.
+    pub backed_reads: u64,
+    /// Pages written back since.
+    pub backed_writes: u64,
+    /// Pages that could not be written back since: they stayed in memory.
+    pub failed_writebacks: u64,
+    /// Pages that recompression made smaller since.
+    pub recompressed_pages: u64,
     /// Memory of the slot table that is in use.
     pub table_bytes: u64,
     /// Memory of the pool's books, and of streams, contexts and dictionaries as far as the algorithms' libraries tell.
@@ -45,7 +57,7 @@ pub struct Stats {
     pub dictionary_bytes: u64,
 }
 
-/// Objects of one codec.
+/// Objects of one codec, wherever they are, and the bytes of those in the pool.
 #[derive(Debug, Default)]
 struct OfCodec {
     objects: AtomicI64,
@@ -61,58 +73,93 @@ pub(crate) struct Shard {
     pub(crate) failed_reads: AtomicI64,
     pub(crate) failed_writes: AtomicI64,
     pub(crate) notify_free: AtomicI64,
+    backed_pages: AtomicI64,
+    backed_bytes: AtomicI64,
+    pub(crate) backed_reads: AtomicI64,
+    pub(crate) backed_writes: AtomicI64,
+    pub(crate) failed_writebacks: AtomicI64,
+    pub(crate) recompressed_pages: AtomicI64,
     codecs: [OfCodec; CODECS],
 }
 
-/// What one page contributes: (stored, same-filled, huge).
-fn weight(content: Content) -> [i64; 3] {
-    match content {
-        Content::Empty => [0, 0, 0],
-        Content::Same(_) | Content::SameObject { .. } => [1, 1, 0],
-        Content::Compressed { .. } => [1, 0, 0],
-        Content::Huge { .. } => [1, 0, 1],
-    }
+/// What one page contributes to the counters that follow the contents.
+#[derive(Clone, Copy)]
+struct Weight {
+    stored: i64,
+    same: i64,
+    huge: i64,
+    backed: i64,
+    backed_bytes: i64,
+    /// The index of its codec.
+    codec: Option<usize>,
+    /// The length of its compressed object in the pool.
+    bytes: i64,
 }
 
-/// The index of a page's codec and the length of its object.
-fn compressed(content: Content) -> Option<(usize, i64)> {
+fn weight(content: Content) -> Weight {
+    let mut weight = Weight {
+        stored: 1,
+        same: 0,
+        huge: 0,
+        backed: 0,
+        backed_bytes: 0,
+        codec: content.codec().map(usize::from),
+        bytes: 0,
+    };
     match content {
-        Content::Compressed { algorithm, len, .. } => Some((algorithm.into(), len.into())),
-        _ => None,
+        Content::Empty => weight.stored = 0,
+        Content::Same(_) | Content::SameObject { .. } => weight.same = 1,
+        Content::Compressed { len, .. } => weight.bytes = len.into(),
+        Content::Huge { .. } => weight.huge = 1,
+        Content::Backed(backed) => {
+            weight.backed = 1;
+            weight.backed_bytes = backed.len.into();
+        }
     }
+    weight
 }
 
 impl Shard {
-    /// Notes that a page's contents changed, after the new word was published.
+    /// Notes that a page was written or discarded, after the new word was published.
     pub(crate) fn replaced(&self, old: Content, new: Content) {
-        let (old_weight, new_weight) = (weight(old), weight(new));
-        let counters = [&self.stored_pages, &self.same_pages, &self.huge_pages];
-        for ((counter, old), new) in counters.into_iter().zip(old_weight).zip(new_weight) {
-            if old != new {
-                counter.fetch_add(new - old, Relaxed);
-            }
-        }
-        if new_weight[2] == 1 {
+        if matches!(new, Content::Huge { .. }) {
             self.huge_pages_since.fetch_add(1, Relaxed);
         }
-        match (compressed(old), compressed(new)) {
-            (Some((old, was)), Some((new, is))) if old == new => {
-                if was != is {
-                    self.codecs[new].bytes.fetch_add(is - was, Relaxed);
-                }
+        self.moved(old, new);
+    }
+
+    /// Notes that a page is kept in another way than before, likewise.
+    pub(crate) fn moved(&self, old: Content, new: Content) {
+        let (old, new) = (weight(old), weight(new));
+        for (counter, change) in [
+            (&self.stored_pages, new.stored - old.stored),
+            (&self.same_pages, new.same - old.same),
+            (&self.huge_pages, new.huge - old.huge),
+            (&self.backed_pages, new.backed - old.backed),
+            (&self.backed_bytes, new.backed_bytes - old.backed_bytes),
+        ] {
+            if change != 0 {
+                counter.fetch_add(change, Relaxed);
             }
-            (old, new) => {
-                if let Some((index, len)) = new {
-                    self.codecs[index].bytes.fetch_add(len, Relaxed);
-                    self.codecs[index].objects.fetch_add(1, Relaxed);
-                }
-                if let Some((index, len)) = old {
-                    self.codecs[index].bytes.fetch_sub(len, Relaxed);
-                    // Release: who sees the last object gone sees that nobody decompresses it any more. See
-                    // `codec/table.rs`.
-                    self.codecs[index].objects.fetch_sub(1, Release);
-                }
+        }
+        if old.codec == new.codec {
+            if let Some(index) = new.codec
+                && old.bytes != new.bytes
+            {
+                let bytes = &self.codecs[index].bytes;
+                bytes.fetch_add(new.bytes - old.bytes, Relaxed);
             }
+            return;
+        }
+        if let Some(index) = new.codec {
+            self.codecs[index].bytes.fetch_add(new.bytes, Relaxed);
+            self.codecs[index].objects.fetch_add(1, Relaxed);
+        }
+        if let Some(index) = old.codec {
+            self.codecs[index].bytes.fetch_sub(old.bytes, Relaxed);
+            // Release: who sees the last object gone sees that nobody decompresses it any more. See
+            // `codec/table.rs`.
+            self.codecs[index].objects.fetch_sub(1, Release);
         }
     }
 }
@@ -154,6 +201,12 @@ impl Counters {
         stats.failed_reads = sum(|s| &s.failed_reads);
         stats.failed_writes = sum(|s| &s.failed_writes);
         stats.notify_free = sum(|s| &s.notify_free);
+        stats.backed_pages = sum(|s| &s.backed_pages);
+        stats.backed_data_size_bytes = sum(|s| &s.backed_bytes);
+        stats.backed_reads = sum(|s| &s.backed_reads);
+        stats.backed_writes = sum(|s| &s.backed_writes);
+        stats.failed_writebacks = sum(|s| &s.failed_writebacks);
+        stats.recompressed_pages = sum(|s| &s.recompressed_pages);
     }
 
     /// Objects of a codec and their bytes. Once no more are made, 0 objects are none: then the sets only fall, and
@@ -174,6 +227,10 @@ impl Counters {
                 &shard.failed_reads,
                 &shard.failed_writes,
                 &shard.notify_free,
+                &shard.backed_reads,
+                &shard.backed_writes,
+                &shard.failed_writebacks,
+                &shard.recompressed_pages,
             ] {
                 counter.store(0, Relaxed);
             }

@@ -1,9 +1,9 @@
 //! The device: byte ranges in, pages out. Splits requests into pages, takes a stream once for a request, keeps
 //! the counters, and gives memory back after discards.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uzram_compress::Registry;
 use uzram_pool::{Gate, Pool, Region, current_cpu};
@@ -11,6 +11,7 @@ use uzram_pool::{Gate, Pool, Region, current_cpu};
 use crate::builder::Builder;
 use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
+use crate::idle::Ages;
 use crate::layout::state;
 use crate::stream::{PerCpu, Stream};
 use crate::table::Table;
@@ -49,6 +50,13 @@ pub struct Device {
     pub(crate) registry: Registry,
     pub(crate) logical_block_size: u32,
     pub(crate) region: Arc<Region>,
+    pub(crate) ages: Ages,
+    /// The second, by the ages' clock, since which they are kept.
+    pub(crate) ages_since: AtomicU32,
+    /// Held by whoever recompresses, writes back or promotes, for some pages at a time.
+    pub(crate) post: Mutex<()>,
+    /// Held by whoever changes the size.
+    pub(crate) resizing: Mutex<()>,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -132,7 +140,7 @@ impl Device {
     pub fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), Error> {
         self.check_range(offset, buf.len() as u64)?;
         let cpu = current_cpu();
-        let mut contexts = Contexts::new(&self.codecs, cpu);
+        let mut contexts = Contexts::new(&self.codecs, cpu, self.ages.now());
         for part in parts(offset, buf.len() as u64) {
             let (piece, rest) = buf.split_at_mut(part.len);
             buf = rest;
@@ -155,10 +163,13 @@ impl Device {
     /// [`Error::OutOfRange`] with no effect; [`Error::NoSpace`] and [`Error::ArenaFull`] name the page that did
     /// not fit: it and the pages after it keep their old contents, those before it are written.
     pub fn write_at(&self, mut buf: &[u8], offset: u64) -> Result<(), Error> {
-        self.check_range(offset, buf.len() as u64)?;
         self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
         let mut stream = self.streams.get(cpu);
+        // With the stream: who makes the device smaller takes each stream once, and then no write is under way that
+        // found the old size.
+        self.check_range(offset, buf.len() as u64)?;
+        let now = self.ages.now();
         for part in parts(offset, buf.len() as u64) {
             let (piece, rest) = buf.split_at(part.len);
             buf = rest;
@@ -167,8 +178,16 @@ impl Device {
                 Err(_) => self.write_part(part.page, part.offset, piece, &mut stream, cpu),
             };
             result.inspect_err(|_| self.count_failed_write(cpu))?;
+            if let Some(now) = now {
+                self.ages.note(part.page, now);
+            }
         }
         Ok(())
+    }
+
+    /// Waits until no recompression, writeback or promotion is in the middle of its pages.
+    pub(crate) fn post_processing(&self) -> MutexGuard<'_, ()> {
+        self.post.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Frees every page that lies wholly in the range; a partial page at either end stays as it is. Their
@@ -202,7 +221,7 @@ impl Device {
     }
 
     /// Clears the whole pages of a range.
-    fn clear(&self, offset: u64, len: u64, how: Zeroes) {
+    pub(crate) fn clear(&self, offset: u64, len: u64, how: Zeroes) {
         let page = PAGE_SIZE as u64;
         let cpu = current_cpu();
         let (first, end) = (offset.div_ceil(page), (offset + len) / page);
@@ -276,7 +295,7 @@ impl Device {
 
     /// Brings everything into memory that a request may touch, except for objects.
     pub(crate) fn populate(&self) -> std::io::Result<()> {
-        self.table.populate()?;
+        self.table.populate(0)?;
         // Codecs' contexts have touched theirs when they were made.
         self.pool.populate_books()
     }

@@ -78,6 +78,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The device cannot be made that small: something is stored beyond (EBUSY).
+    #[error(
+        "something is stored up to byte {size_bytes}; discard it, or choose a size of at least that"
+    )]
+    TailInUse {
+        /// The smallest size that is possible now.
+        size_bytes: u64,
+    },
     /// Every codec that words can name is in use by objects or has a priority (EBUSY).
     #[error(
         "all 16 codecs are in use: objects of each are left, or it has a priority; rewrite or discard what was \
@@ -107,7 +115,7 @@ impl Error {
             Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
             Error::Corrupt { .. } | Error::Damaged { .. } => 5,
             Error::NotEmpty { .. } => 17,
-            Error::InUse | Error::CodecsFull => 16,
+            Error::InUse | Error::CodecsFull | Error::TailInUse { .. } => 16,
             Error::Reserve { .. } => 12,
         }
     }

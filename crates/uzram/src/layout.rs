@@ -14,7 +14,7 @@ use crate::codec::{AREA_BYTES, CODECS, RECORDS_BYTES};
 const MAGIC: [u8; 8] = *b"UZRAMIMG";
 /// Changes with any change of the header, the state page, the codecs' records, the slot word, or the pool's class
 /// table or span format.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The first page of an image. All offsets and lengths in bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -32,8 +32,8 @@ pub struct Header {
     span_bytes: U32,
     class_count: U32,
     logical_block_bytes: U32,
-    /// Pages of the device, which is also the number of words in the table.
-    page_count: U64,
+    /// The most pages that the device may have, which is also the number of words in the table.
+    page_capacity: U64,
     table_offset: U64,
     table_bytes: U64,
     arena_offset: U64,
@@ -48,7 +48,7 @@ pub struct Header {
 
 const _: () = {
     assert!(size_of::<Header>() == PAGE_SIZE);
-    assert!(std::mem::offset_of!(Header, page_count) == 48);
+    assert!(std::mem::offset_of!(Header, page_capacity) == 48);
     assert!(std::mem::offset_of!(Header, codecs_offset) == 88);
     assert!(std::mem::offset_of!(Header, reserved) == 104);
 };
@@ -109,13 +109,18 @@ pub(crate) mod state {
     /// Which codec has which priority: a byte for each priority from the lowest on, the codec's index and 1, or 0 for
     /// none.
     pub(crate) const ROLES: usize = 2;
-    /// Number of words in use.
-    pub(crate) const WORDS: usize = 3;
+    /// Pages of the device.
+    pub(crate) const PAGES: usize = 3;
+    /// Number of words of that kind.
+    pub(crate) const WORDS: usize = 4;
+    /// Where the record of the backing device begins, in words. See `backing/record.rs`.
+    pub(crate) const BACKING: usize = 16;
 }
 
 /// Where the parts of an image are, in bytes from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
+    /// The most pages that the device may have.
     pub(crate) pages: u64,
     pub(crate) table_offset: u64,
     pub(crate) table_bytes: u64,
@@ -132,7 +137,7 @@ const TABLE_OFFSET: u64 = CODECS_OFFSET + RECORDS_BYTES;
 const MAX_ARENA: u64 = 4 << 40;
 
 impl Geometry {
-    /// The parts of an image for `pages` pages and `shards` pool shards. The arena is reserved address space,
+    /// The parts of an image for at most `pages` pages and `shards` pool shards. The arena is reserved address space,
     /// so it is generous: four times the device, for spans that are sparsely used, and a span for each class and
     /// shard.
     pub(crate) fn new(pages: u64, shards: usize) -> Geometry {
@@ -185,7 +190,7 @@ impl Header {
             span_bytes: (SPAN_BYTES as u32).into(),
             class_count: (CLASS_COUNT as u32).into(),
             logical_block_bytes: logical_block_bytes.into(),
-            page_count: geometry.pages.into(),
+            page_capacity: geometry.pages.into(),
             table_offset: geometry.table_offset.into(),
             table_bytes: geometry.table_bytes.into(),
             arena_offset: geometry.arena_offset.into(),
@@ -255,13 +260,13 @@ impl Header {
             self.codecs_offset.get() == CODECS_OFFSET && self.table_offset.get() == TABLE_OFFSET,
             "the table is not behind header, state and codecs",
         )?;
-        let words = self.page_count.get().checked_mul(8);
+        let words = self.page_capacity.get().checked_mul(8);
         rule(
             words.is_some_and(|w| w > 0 && w <= self.table_bytes.get()),
             "the table is too short, or the device has no pages",
         )?;
         rule(
-            self.page_count.get() <= 1 << 32
+            self.page_capacity.get() <= 1 << 32
                 && self.table_bytes.get().is_multiple_of(PAGE_SIZE as u64),
             "the device is too large",
         )?;
@@ -280,9 +285,9 @@ impl Header {
         rule(self.arena_bytes.get() <= MAX_ARENA, "the arena is too long")
     }
 
-    /// Pages of the device.
-    pub fn page_count(&self) -> u64 {
-        self.page_count.get()
+    /// The most pages that the device may have.
+    pub fn page_capacity(&self) -> u64 {
+        self.page_capacity.get()
     }
 
     /// 512 or 4096.
@@ -297,7 +302,7 @@ impl Header {
 
     pub(crate) fn geometry(&self) -> Geometry {
         Geometry {
-            pages: self.page_count.get(),
+            pages: self.page_capacity.get(),
             table_offset: self.table_offset.get(),
             table_bytes: self.table_bytes.get(),
             dictionaries_offset: self.dictionaries_offset.get(),
@@ -318,7 +323,7 @@ mod tests {
     #[test]
     fn a_header_reads_back() {
         let parsed = Header::parse(header().as_bytes()).unwrap();
-        assert_eq!(parsed.page_count(), 1000);
+        assert_eq!(parsed.page_capacity(), 1000);
         assert_eq!(parsed.geometry(), Geometry::new(1000, 2));
     }
 
@@ -326,7 +331,7 @@ mod tests {
     fn first_bytes_are_the_documented_ones() {
         let header = header();
         let bytes = header.as_bytes();
-        assert_eq!(&bytes[..12], b"UZRAMIMG\x03\0\0\0");
+        assert_eq!(&bytes[..12], b"UZRAMIMG\x04\0\0\0");
         assert_eq!(
             &bytes[32..56],
             b"\0\x10\0\0\0\0\x10\0\x2e\x01\0\0\0\x10\0\0\xe8\x03\0\0\0\0\0\0"
@@ -358,20 +363,20 @@ mod tests {
         };
         for (change, found) in [
             ((|h| h.version = 1.into()) as fn(&mut Header), 1),
-            (|h| h.version = 4.into(), 4),
+            (|h| h.version = 5.into(), 5),
         ] {
             assert_eq!(sealed(change), HeaderError::Version { found });
         }
         let features = sealed(|h| h.features_required = 5.into());
         assert_eq!(features, HeaderError::Features { bits: 5 });
         for broken in [
-            sealed(|h| h.page_count = u64::MAX.into()),
-            sealed(|h| h.page_count = 1_000_000.into()),
+            sealed(|h| h.page_capacity = u64::MAX.into()),
+            sealed(|h| h.page_capacity = 1_000_000.into()),
             sealed(|h| h.arena_offset = 0.into()),
             sealed(|h| h.arena_offset = (h.arena_offset.get() + 4096).into()),
             sealed(|h| h.dictionaries_offset = (h.dictionaries_offset.get() + (1 << 20)).into()),
             sealed(|h| h.codecs_offset = 0.into()),
-            sealed(|h| h.page_count = 0.into()),
+            sealed(|h| h.page_capacity = 0.into()),
             sealed(|h| h.table_bytes = u64::MAX.into()),
         ] {
             assert!(

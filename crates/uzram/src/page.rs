@@ -13,7 +13,7 @@ use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
 use crate::stream::{Encoder, Stream};
 use crate::table::SlotGuard;
-use crate::word::Content;
+use crate::word::{Content, POST};
 use crate::{Error, PAGE_SIZE};
 
 /// How long a write to a swap device waits for the stock to be filled up, once for as long as it is not.
@@ -63,11 +63,17 @@ impl Device {
         if fill_without_object(peeked, out) {
             return Ok(());
         }
+        if let Some(now) = contexts.now {
+            self.ages.note(page, now);
+        }
         contexts.prepare(peeked);
         loop {
-            let slot = self.table.lock(page);
+            let mut slot = self.table.lock(page);
             let content = slot.content();
             if contexts.suit(content) {
+                if contexts.noticed {
+                    slot.accessed();
+                }
                 return self.read_locked(page, &slot, out, contexts);
             }
             // It was rewritten with a codec that needs a context since the look without the lock. Once the reader's
@@ -77,7 +83,7 @@ impl Device {
         }
     }
 
-    fn read_locked(
+    pub(crate) fn read_locked(
         &self,
         page: u64,
         slot: &SlotGuard<'_>,
@@ -146,7 +152,7 @@ impl Device {
             encoder,
             page: whole,
         } = stream;
-        self.read_page(page, whole, &mut Contexts::new(&self.codecs, cpu))?;
+        self.read_page(page, whole, &mut Contexts::unnoticed(&self.codecs, cpu))?;
         whole[offset..offset + data.len()].copy_from_slice(data);
         let word = self.place(page, whole, encoder, cpu)?;
         let old = writing.publish(word);
@@ -243,12 +249,31 @@ impl Device {
     /// After a word was replaced: counts the change and frees the old object.
     fn replaced(&self, old: Content, new: u64, cpu: usize) {
         self.counters.shard(cpu).replaced(old, Content::decode(new));
+        self.free(old);
+    }
+
+    /// Frees what a word named that was replaced.
+    fn free(&self, old: Content) {
         if let Some((handle, len)) = old.object() {
             #[expect(unsafe_code, reason = "whoever replaced the word owns what it named")]
             // SAFETY: `publish` returned this content to us alone, and no word names the object any more.
             let object = unsafe { self.pool.object(handle, len) };
             self.pool.free(object);
         }
+    }
+
+    /// Publishes another form of what a slot held when the caller began to work on it (`Table::begin_post`), with the
+    /// flags `keep` of those that it has, and ends the work. Returns whether it did: if somebody wrote the page
+    /// meanwhile, `new` is still the caller's.
+    pub(crate) fn keep_instead(&self, page: u64, new: Content, keep: u64, cpu: usize) -> bool {
+        let (Some(word), Some(slot)) = (new.encode(), self.table.lock_post(page)) else {
+            self.table.end_post(page, 0);
+            return false;
+        };
+        let old = slot.convert(word, keep & !POST);
+        self.counters.shard(cpu).moved(old, new);
+        self.free(old);
+        true
     }
 
     pub(crate) fn count_failed_read(&self, cpu: usize) {

@@ -4,7 +4,7 @@
 //! reads (reading a hole of a shared mapping would allocate it): a bitmap says which ones were.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::thread::futex;
@@ -12,7 +12,7 @@ use uzram_pool::Region;
 
 use crate::PAGE_SIZE;
 use crate::layout::Geometry;
-use crate::word::{CONTROL, Content, LOCKED, WAITERS, WRITING};
+use crate::word::{CONTROL, Content, FLAGS, IDLE, LOCKED, POST, WAITERS, WRITING};
 
 /// Slots in a page of the table.
 pub(crate) const SLOTS_PER_PAGE: u64 = (PAGE_SIZE / 8) as u64;
@@ -24,7 +24,9 @@ const SPINS: u32 = 200;
 pub(crate) struct Table {
     region: Arc<Region>,
     offset: u64,
-    pages: u64,
+    /// Slots of the device as it is, and as large as it may become.
+    pages: AtomicU64,
+    capacity: u64,
     /// One bit for each page of the table that was touched.
     touched: Region,
     touched_pages: AtomicU64,
@@ -51,7 +53,8 @@ impl Table {
         Ok(Table {
             region,
             offset: geometry.table_offset,
-            pages: geometry.pages,
+            pages: AtomicU64::new(geometry.pages),
+            capacity: geometry.pages,
             touched: Region::private(table_pages.div_ceil(64) * 8)?,
             touched_pages: AtomicU64::new(0),
             parking: [const { AtomicU32::new(0) }; PARKING_PLACES],
@@ -65,37 +68,49 @@ impl Table {
 
     /// The runs of slots for which there is memory, as (first page, number of pages): all that may hold anything.
     pub(crate) fn resident(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let end = self.offset + self.pages * 8;
+        let end = self.offset + self.capacity * 8;
         let ranges = self.region.data_ranges(self.offset, end);
         ranges.map(|(at, len)| ((at - self.offset) / 8, len / 8))
     }
 
-    /// Takes over a slot as another process left it: clears its control bits, since whoever set them is dead, and
-    /// returns the rest. Only before the device is in use.
+    /// Takes over a slot as another process left it: clears its control bits and the mark of post-processing, since
+    /// whoever set them is dead, and returns the rest. Only before the device is in use.
     pub(crate) fn take_over(&self, page: u64) -> u64 {
         self.touch(page);
         let slot = self.word(page);
         let word = slot.load(Relaxed);
-        if word & CONTROL != 0 {
-            slot.store(word & !CONTROL, Relaxed);
+        if word & (CONTROL | POST) != 0 {
+            slot.store(word & !(CONTROL | POST), Relaxed);
         }
-        word & !CONTROL
+        word & !(CONTROL | POST)
     }
 
-    /// Brings the whole table into memory.
-    pub(crate) fn populate(&self) -> std::io::Result<()> {
-        let len = (self.pages * 8).next_multiple_of(PAGE_SIZE as u64);
-        self.region.populate(self.offset, len)?;
+    /// Brings the slots from `first` to the last of the device into memory.
+    pub(crate) fn populate(&self, first: u64) -> std::io::Result<()> {
+        let first = first / SLOTS_PER_PAGE * SLOTS_PER_PAGE;
+        let len = ((self.pages() - first) * 8).next_multiple_of(PAGE_SIZE as u64);
+        self.region.populate(self.offset + first * 8, len)?;
         self.touched.populate(0, self.touched.len())?;
-        (0..self.pages)
+        (first..self.pages())
             .step_by(SLOTS_PER_PAGE as usize)
             .for_each(|page| self.touch(page));
         Ok(())
     }
 
-    /// Number of slots.
+    /// Number of slots that the device has.
     pub(crate) fn pages(&self) -> u64 {
-        self.pages
+        self.pages.load(Acquire)
+    }
+
+    /// Number of slots that it may have.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Gives the device that many slots, at most as many as it may have.
+    pub(crate) fn set_pages(&self, pages: u64) {
+        assert!(pages <= self.capacity, "{pages} of {} slots", self.capacity);
+        self.pages.store(pages, Release);
     }
 
     /// Memory of the table in use, in bytes.
@@ -109,6 +124,72 @@ impl Table {
             Content::decode(self.word(page).load(Acquire))
         } else {
             Content::Empty
+        }
+    }
+
+    /// As [`Table::peek`], with the flags.
+    pub(crate) fn peek_flags(&self, page: u64) -> (Content, u64) {
+        if !self.is_touched(page) {
+            return (Content::Empty, 0);
+        }
+        let word = self.word(page).load(Acquire);
+        (Content::decode(word), word & FLAGS)
+    }
+
+    /// The slots that may hold anything, in order, from `first` to before `end`.
+    pub(crate) fn touched(&self, first: u64, end: u64) -> impl Iterator<Item = u64> + '_ {
+        self.touched_in(first, end.min(self.pages()))
+    }
+
+    /// As [`Table::touched`], beyond the end of the device, too.
+    pub(crate) fn touched_in(&self, first: u64, end: u64) -> impl Iterator<Item = u64> + '_ {
+        let end = end.min(self.capacity);
+        let mut at = first;
+        std::iter::from_fn(move || {
+            while at < end && !self.is_touched(at) {
+                at = (at / SLOTS_PER_PAGE + 1) * SLOTS_PER_PAGE;
+            }
+            at += 1;
+            (at <= end).then(|| at - 1)
+        })
+    }
+
+    /// Marks a slot idle if it is unlocked at this moment and holds what `suits`. Returns whether it is marked.
+    pub(crate) fn mark_idle(&self, page: u64, suits: impl Fn(Content) -> bool) -> bool {
+        let slot = self.word(page);
+        let word = slot.load(Acquire);
+        let marked = |word| slot.compare_exchange(word, word | IDLE, AcqRel, Relaxed);
+        word & LOCKED == 0 && suits(Content::decode(word)) && marked(word).is_ok()
+    }
+
+    /// Begins to work on what a slot holds: whoever gets the guard works alone, with the slot unlocked, until somebody
+    /// publishes something new or [`Table::end_post`] is called. `suits` is asked under the lock.
+    pub(crate) fn begin_post(
+        &self,
+        page: u64,
+        suits: impl Fn(Content, u64) -> bool,
+    ) -> Option<SlotGuard<'_>> {
+        let mut slot = self.lock(page);
+        let free = slot.word & (POST | WRITING) == 0;
+        if !free || !suits(slot.content(), slot.word & FLAGS) {
+            return None;
+        }
+        slot.word |= POST;
+        Some(slot)
+    }
+
+    /// Locks a slot to change how it keeps what it held when the caller began to work on it; `None` if that is gone.
+    pub(crate) fn lock_post(&self, page: u64) -> Option<SlotGuard<'_>> {
+        // A partial write that is under way will publish something else in a moment.
+        let slot = self.lock(page);
+        (slot.word & (POST | WRITING) == POST).then_some(slot)
+    }
+
+    /// Ends the work on a slot without a new content. Its flags are `set` besides those it has.
+    pub(crate) fn end_post(&self, page: u64, set: u64) {
+        let mut slot = self.lock(page);
+        if slot.word & POST != 0 {
+            slot.word = slot.word & !POST | set;
         }
     }
 
@@ -180,7 +261,7 @@ impl Table {
     }
 
     fn word(&self, page: u64) -> &AtomicU64 {
-        assert!(page < self.pages, "page {page} of {}", self.pages);
+        assert!(page < self.capacity, "page {page} of {}", self.capacity);
         &self.region.words(self.offset + page * 8, 1)[0]
     }
 
@@ -208,6 +289,18 @@ impl<'a> SlotGuard<'a> {
     /// What the slot holds. It stays so, and its object stays in place, while the guard lives.
     pub(crate) fn content(&self) -> Content {
         Content::decode(self.word)
+    }
+
+    /// Notes that the slot was read: it is not idle any more.
+    pub(crate) fn accessed(&mut self) {
+        self.word &= !IDLE;
+    }
+
+    /// Publishes the content in another form, with the flags `keep` of those that it has, and unlocks. Returns what was
+    /// there, as [`SlotGuard::publish`]. To whoever works on the slot it is a new content if `keep` has not `POST`.
+    pub(crate) fn convert(self, word: u64, keep: u64) -> Content {
+        let flags = self.word & FLAGS & keep;
+        self.publish(word | flags)
     }
 
     /// Publishes new contents (an encoded word) and unlocks. Returns what was there: its object, if any, is

@@ -5,11 +5,16 @@
 //! | 63 | locked |
 //! | 62 | waiters |
 //! | 61 | writing |
-//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge; 5 (on the backing device) to 7 are reserved |
-//! | 57, 56, 55 | reserved for idle, under post-processing, incompressible: zero |
-//! | 54..51 | index into the header's algorithm table |
-//! | 50..39 | object length less one |
-//! | 38..0 | object handle (offset in the arena in units of 8 bytes) |
+//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge, 5 on the backing device; 6 and 7 are reserved |
+//! | 57 | idle: not read or written since it was marked |
+//! | 56 | under post-processing: somebody recompresses, writes back or promotes what the slot holds |
+//! | 55 | incompressible: no recompression made it smaller |
+//! | 54..51 | index of the codec |
+//! | 50..39 | object length less one; on the backing device 4096 means that it is not compressed |
+//! | 38..0 | object handle (offset in the arena in units of 8 bytes), or location on the backing device (likewise) |
+//!
+//! Every new content is published with the three flags clear. So whoever finds *under post-processing* still set knows
+//! that the slot holds what it held when he set it, wherever its object may have moved.
 //!
 //! A same-filled page repeats one 64-bit word. 51 bits (50..0) are left to hold it: bit 50 set, a 32-bit
 //! pattern that is repeated twice; clear, a number of 50 bits, sign-extended. That covers zeros, ones, every
@@ -24,6 +29,15 @@ pub(crate) const WRITING: u64 = 1 << 61;
 /// All control bits: what is left describes the page.
 pub(crate) const CONTROL: u64 = LOCKED | WAITERS | WRITING;
 
+/// Neither read nor written since it was marked.
+pub(crate) const IDLE: u64 = 1 << 57;
+/// Somebody works on what the slot holds, without the lock.
+pub(crate) const POST: u64 = 1 << 56;
+/// Recompression did not make it smaller.
+pub(crate) const INCOMPRESSIBLE: u64 = 1 << 55;
+/// All flags.
+pub(crate) const FLAGS: u64 = IDLE | POST | INCOMPRESSIBLE;
+
 const STATE: u32 = 58;
 const ALGORITHM: u32 = 51;
 const LEN: u32 = 39;
@@ -34,6 +48,7 @@ const SAME: u64 = 1 << STATE;
 const SAME_OBJECT: u64 = 2 << STATE;
 const COMPRESSED: u64 = 3 << STATE;
 const HUGE: u64 = 4 << STATE;
+const BACKED: u64 = 5 << STATE;
 
 /// What a word says of its page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +67,47 @@ pub(crate) enum Content {
     },
     /// Stored as it is.
     Huge { handle: u64 },
+    /// On the backing device.
+    Backed(Backed),
+}
+
+/// An object on the backing device: the bytes that were in the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backed {
+    /// Index of the codec that it is compressed with; of no meaning where `len` is a whole page.
+    pub(crate) algorithm: u8,
+    pub(crate) location: u64,
+    pub(crate) len: u16,
+}
+
+impl Backed {
+    /// Whether it is a page as it is.
+    pub(crate) fn is_huge(self) -> bool {
+        usize::from(self.len) == crate::PAGE_SIZE
+    }
 }
 
 impl Content {
-    /// The object's handle and length in bytes, if there is one.
+    /// The handle and the length in bytes of its object in the pool, if there is one.
     pub(crate) fn object(self) -> Option<(u64, usize)> {
         match self {
-            Content::Empty | Content::Same(_) => None,
+            Content::Empty | Content::Same(_) | Content::Backed(_) => None,
             Content::SameObject { handle } => Some((handle, 8)),
             Content::Compressed { handle, len, .. } => Some((handle, usize::from(len))),
             Content::Huge { handle } => Some((handle, crate::PAGE_SIZE)),
         }
     }
 
-    /// The word, control bits clear; `None` for a same-filled word that needs an object.
+    /// The index of the codec that it is compressed with.
+    pub(crate) fn codec(self) -> Option<u8> {
+        match self {
+            Content::Compressed { algorithm, .. } => Some(algorithm),
+            Content::Backed(backed) if !backed.is_huge() => Some(backed.algorithm),
+            _ => None,
+        }
+    }
+
+    /// The word, flags and control bits clear; `None` for a same-filled word that needs an object.
     pub(crate) fn encode(self) -> Option<u64> {
         let object = |handle: u64, len: u64| {
             debug_assert!(handle <= HANDLE_MASK && (1..=4096).contains(&len));
@@ -83,10 +125,17 @@ impl Content {
                 COMPRESSED | u64::from(algorithm & 15) << ALGORITHM | object(handle, u64::from(len))
             }
             Content::Huge { handle } => HUGE | object(handle, 4096),
+            Content::Backed(Backed {
+                algorithm,
+                location,
+                len,
+            }) => {
+                BACKED | u64::from(algorithm & 15) << ALGORITHM | object(location, u64::from(len))
+            }
         })
     }
 
-    /// Reads a word that this process wrote or has checked; control bits are ignored.
+    /// Reads a word that this process wrote or has checked; flags and control bits are ignored.
     pub(crate) fn decode(word: u64) -> Content {
         // Only this crate writes words, and none that it does not know.
         Content::try_decode(word).unwrap_or_else(|| unreachable!("slot word {word:#x}"))
@@ -95,16 +144,23 @@ impl Content {
     /// Reads a word that another process left. `None`: no version so far wrote such a word.
     pub(crate) fn try_decode(word: u64) -> Option<Content> {
         let handle = word & HANDLE_MASK;
+        let algorithm = (word >> ALGORITHM & 15) as u8;
+        let len = (word >> LEN & 0xFFF) as u16 + 1;
         Some(match word >> STATE & 7 {
             0 => Content::Empty,
             1 => Content::Same(decode_same(word)),
             2 => Content::SameObject { handle },
             3 => Content::Compressed {
-                algorithm: (word >> ALGORITHM & 15) as u8,
+                algorithm,
                 handle,
-                len: (word >> LEN & 0xFFF) as u16 + 1,
+                len,
             },
             4 => Content::Huge { handle },
+            5 => Content::Backed(Backed {
+                algorithm,
+                location: handle,
+                len,
+            }),
             _ => return None,
         })
     }
@@ -168,17 +224,24 @@ mod tests {
                     len,
                 }
             }),
-            handle.prop_map(|handle| Content::Huge { handle }),
+            handle.clone().prop_map(|handle| Content::Huge { handle }),
+            (0..16u8, handle, 1..=4096u16).prop_map(|(algorithm, location, len)| {
+                Content::Backed(Backed {
+                    algorithm,
+                    location,
+                    len,
+                })
+            }),
         ]
     }
 
     proptest! {
         #[test]
-        fn prop_word_round_trips_and_leaves_the_control_bits(content in content()) {
+        fn prop_word_round_trips_and_leaves_flags_and_control_bits(content in content()) {
             if let Some(word) = content.encode() {
-                prop_assert_eq!(word & CONTROL, 0);
+                prop_assert_eq!(word & (CONTROL | FLAGS), 0);
                 prop_assert_eq!(Content::decode(word), content);
-                prop_assert_eq!(Content::decode(word | CONTROL), content);
+                prop_assert_eq!(Content::decode(word | CONTROL | FLAGS), content);
             } else {
                 prop_assert!(matches!(content, Content::Same(_)));
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use super::{Choice, Codec, CodecStats, PRIORITIES};
+use super::{Changing, Choice, Codec, CodecStats, PRIORITIES};
 use crate::device::Device;
 use crate::layout::state;
 use crate::{Error, PAGE_SIZE};
@@ -17,7 +17,7 @@ impl Device {
     /// [`Error::CodecsFull`] where 16 codecs have objects or priorities. Nothing is changed then.
     pub fn set_algorithm(&self, choice: &Choice) -> Result<(), Error> {
         let codec = Codec::new(&self.registry, choice)?;
-        self.set_primary(codec, None).map(drop)
+        self.set_codec(0, codec, None).map(drop)
     }
 
     /// Sets the secondary algorithm of a priority from 1 to 3, or removes it. Secondaries are for recompression; they
@@ -32,25 +32,36 @@ impl Device {
         let changing = self.codecs.change();
         changing.retire_unused(&self.counters);
         let index = codec.map(|codec| changing.admit(codec)).transpose()?;
+        self.set_role(&changing, priority, index);
+        Ok(())
+    }
+
+    fn set_role(&self, changing: &Changing<'_>, priority: usize, index: Option<u8>) {
         let mut roles = changing.roles();
         roles.0[priority] = index;
         self.state()[state::ROLES].store(roles.to_word(), Release);
         changing.set_roles(roles);
         changing.retire_unused(&self.counters);
-        Ok(())
     }
 
-    /// Makes a codec the primary, if `instead_of` is the primary or `None`. Returns whether it did.
-    pub(crate) fn set_primary(
+    /// Gives a codec that priority, if `instead_of` has it or is `None`. Returns whether it did.
+    pub(crate) fn set_codec(
         &self,
+        priority: usize,
         codec: Codec,
         instead_of: Option<&Arc<Codec>>,
     ) -> Result<bool, Error> {
         let changing = self.codecs.change();
-        let current = self.codecs.of_priority(0);
+        let current = self.codecs.of_priority(priority);
         let is_current = |expected| current.is_some_and(|(_, now)| Arc::ptr_eq(&now, expected));
         if !instead_of.is_none_or(is_current) {
             return Ok(false);
+        }
+        if priority > 0 {
+            changing.retire_unused(&self.counters);
+            let index = changing.admit(codec)?;
+            self.set_role(&changing, priority, Some(index));
+            return Ok(true);
         }
         // What may go makes room.
         changing.retire_unused(&self.counters);
@@ -68,11 +79,7 @@ impl Device {
             }
         });
         self.encoder_bytes.store(encoder_bytes as u64, Relaxed);
-        let mut roles = changing.roles();
-        roles.0[0] = Some(index);
-        self.state()[state::ROLES].store(roles.to_word(), Release);
-        changing.set_roles(roles);
-        changing.retire_unused(&self.counters);
+        self.set_role(&changing, 0, Some(index));
         Ok(true)
     }
 

@@ -16,7 +16,7 @@ use uzram_compress::{
 pub(crate) use change::check_secondary;
 pub(crate) use record::{AREA_BYTES, RECORDS_BYTES, Record, Records};
 pub use table::CodecStats;
-pub(crate) use table::{Codecs, Contexts, Loaded, load_roles};
+pub(crate) use table::{Changing, Codecs, Contexts, Loaded, load_roles};
 
 use crate::{Error, PAGE_SIZE};
 

@@ -5,7 +5,8 @@
 //! A slot's word names its codec by index. An entry is filled before any word names it, and emptied only when no word
 //! does and none can any more:
 //!
-//! 1. Only an encoder makes words that name a codec, and an encoder belongs to a stream. Changing the primary replaces
+//! 1. Only an encoder makes words that name a codec, and an encoder belongs to a stream, or to a recompression, which
+//!    works only while nobody changes codecs. Changing the primary replaces
 //!    the encoder of every stream under that stream's lock. Once that is through, every write that used the old codec
 //!    has ended and been counted: that is the grace period, and it costs requests nothing.
 //! 2. From then on the entry's count of objects only falls. An object is counted off after another word was published
@@ -177,9 +178,7 @@ impl Codecs {
 
     /// The codec that a locked slot's word names; `None` if it names none.
     pub(crate) fn of_slot<'a>(&'a self, slot: &'a SlotGuard<'_>) -> Option<&'a Codec> {
-        let Content::Compressed { algorithm, .. } = slot.content() else {
-            return None;
-        };
+        let algorithm = slot.content().codec()?;
         let codec = self.shared[usize::from(algorithm)].load(Acquire);
         #[expect(
             unsafe_code,
@@ -195,10 +194,10 @@ impl Codecs {
 
     /// Whether a page of this content needs a reader's context to be read.
     pub(crate) fn needs_context(&self, content: Content) -> bool {
-        let Content::Compressed { algorithm, .. } = content else {
-            return false;
-        };
-        self.with_context.load(Relaxed) >> algorithm & 1 == 1
+        let with_context = self.with_context.load(Relaxed);
+        content
+            .codec()
+            .is_some_and(|index| with_context >> index & 1 == 1)
     }
 
     /// Whether some entries are only there for their objects.
@@ -375,14 +374,29 @@ pub(crate) struct Contexts<'a> {
     codecs: &'a Codecs,
     cpu: usize,
     reader: Option<MutexGuard<'a, Reader>>,
+    /// Whether the pages that are read count as used; and the present second where their ages are kept.
+    pub(crate) noticed: bool,
+    pub(crate) now: Option<u32>,
 }
 
 impl<'a> Contexts<'a> {
-    pub(crate) fn new(codecs: &'a Codecs, cpu: usize) -> Contexts<'a> {
+    /// For a request, at that second.
+    pub(crate) fn new(codecs: &'a Codecs, cpu: usize, now: Option<u32>) -> Contexts<'a> {
+        Contexts {
+            noticed: true,
+            now,
+            ..Contexts::unnoticed(codecs, cpu)
+        }
+    }
+
+    /// For reading that is nobody's request: idle pages stay idle.
+    pub(crate) fn unnoticed(codecs: &'a Codecs, cpu: usize) -> Contexts<'a> {
         Contexts {
             codecs,
             cpu,
             reader: None,
+            noticed: false,
+            now: None,
         }
     }
 
@@ -405,8 +419,7 @@ impl<'a> Contexts<'a> {
         object: &[u8],
         out: &mut [u8],
     ) -> Result<usize, CodecError> {
-        let (Content::Compressed { algorithm, .. }, Some(codec)) =
-            (slot.content(), self.codecs.of_slot(slot))
+        let (Some(algorithm), Some(codec)) = (slot.content().codec(), self.codecs.of_slot(slot))
         else {
             // Only words of codecs that are there are published or attached to.
             return Err(CodecError::Corrupt {

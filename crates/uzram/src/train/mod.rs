@@ -14,7 +14,7 @@ use uzram_compress::dictionary;
 
 pub use judge::pays;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, PRIORITIES};
 use crate::device::Device;
 use crate::{Error, PAGE_SIZE};
 
@@ -28,6 +28,8 @@ pub type Rule = fn(f64, f64) -> Result<String, String>;
 /// How to train.
 #[derive(Debug, Clone)]
 pub struct Training {
+    /// The priority of the algorithm to train for: 0, the primary (the default), or that of a secondary.
+    pub priority: usize,
     /// The longest dictionary in bytes. Default: 16 KiB.
     pub dictionary_bytes: usize,
     /// Pages to sample, at most 16384; half of them are trained on. Default: 4096.
@@ -44,6 +46,7 @@ pub struct Training {
 impl Default for Training {
     fn default() -> Training {
         Training {
+            priority: 0,
             dictionary_bytes: dictionary::DEFAULT_BYTES,
             sample_pages: 4096,
             patience: Duration::from_secs(5),
@@ -78,15 +81,15 @@ pub struct TrainReport {
 }
 
 impl Device {
-    /// Trains a dictionary for the algorithm in use on pages that the device holds, and compresses with it from now on
+    /// Trains a dictionary for the algorithm in use, or a secondary, on pages that the device holds, and compresses with it from now on
     /// if it pays ([`Training::rule`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
     /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
     /// request waits for.
     ///
-    /// [`Error::Invalid`] where the algorithm takes no dictionary; [`Error::Compress`] where there are too few pages,
+    /// [`Error::Invalid`] where there is no algorithm of that priority or it takes no dictionary; [`Error::Compress`] where there are too few pages,
     /// they have nothing in common, or the length is out of range; else as [`Device::set_algorithm`].
     pub fn train(&self, training: &Training) -> Result<TrainReport, Error> {
-        let current = self.primary();
+        let current = self.codec_to_train(training.priority)?;
         let spec = current
             .algorithm
             .dictionary()
@@ -119,13 +122,24 @@ impl Device {
         report.reason = match (training.rule)(size_ratio, verdict.speed_ratio) {
             Err(reason) => reason,
             Ok(reason) if training.dry_run => format!("{reason}; only tried"),
-            Ok(reason) if self.set_primary(candidate, Some(&current))? => {
+            Ok(reason) if self.set_codec(training.priority, candidate, Some(&current))? => {
                 report.adopted = true;
                 reason
             }
             Ok(_) => "the algorithm was changed meanwhile".into(),
         };
         Ok(report)
+    }
+
+    fn codec_to_train(&self, priority: usize) -> Result<Arc<Codec>, Error> {
+        let codec = (priority < PRIORITIES).then(|| self.codecs.of_priority(priority));
+        let missing = || Error::Invalid {
+            what: "training for priority",
+            given: priority.to_string(),
+            accepted: "0 for the primary algorithm, or the priority of a secondary that is set"
+                .into(),
+        };
+        Ok(codec.flatten().ok_or_else(missing)?.1)
     }
 
     fn no_dictionary(&self, codec: &Codec) -> Error {

@@ -61,7 +61,7 @@ impl Device {
             }
             let mut bytes = [0; PAGE_SIZE];
             // For each page anew: requests want the readers' contexts, too.
-            let mut contexts = Contexts::new(&self.codecs, current_cpu());
+            let mut contexts = Contexts::unnoticed(&self.codecs, current_cpu());
             if self.read_page(page, &mut bytes, &mut contexts).is_ok() {
                 pages.push(bytes);
             }

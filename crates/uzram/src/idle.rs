@@ -1,0 +1,131 @@
+//! Which pages nobody uses: the idle mark, and access ages.
+//!
+//! The mark is a bit of the slot's word. Marking is a walk; reading and writing clear it, which costs nothing, since
+//! both store the word anyway.
+//!
+//! Ages are kept only where somebody asked for it ([`Device::track_ages`]): a second of the last access for each page,
+//! in memory of its own (4 bytes a page, of those parts of the table that are in use). A page that is read often has its
+//! second stored once a second, so that readers do not take each other's cache lines for it. Ages do not outlive the
+//! process: who attaches begins anew.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use uzram_pool::Region;
+
+use crate::Error;
+use crate::device::Device;
+use crate::word::Content;
+
+/// The seconds of the last accesses.
+pub(crate) struct Ages {
+    on: AtomicBool,
+    /// Seconds of the system's clock when this was made.
+    epoch: i64,
+    /// For each page the second of its last access since `epoch`, and 1; 0: none since tracking began.
+    seconds: Region,
+}
+
+impl Ages {
+    /// For that many pages; takes no memory yet.
+    pub(crate) fn new(pages: u64) -> std::io::Result<Ages> {
+        Ok(Ages {
+            on: AtomicBool::new(false),
+            epoch: coarse_seconds(),
+            seconds: Region::private(pages.next_multiple_of(2) * 4)?,
+        })
+    }
+
+    /// The present second, for [`Ages::note`]; `None` while ages are not kept.
+    pub(crate) fn now(&self) -> Option<u32> {
+        self.on.load(Relaxed).then(|| self.clock())
+    }
+
+    fn clock(&self) -> u32 {
+        (coarse_seconds() - self.epoch).clamp(0, i64::from(u32::MAX) - 1) as u32 + 1
+    }
+
+    /// Notes that a page was used.
+    pub(crate) fn note(&self, page: u64, now: u32) {
+        let second = &self.seconds.halves(page * 4, 1)[0];
+        if second.load(Relaxed) != now {
+            second.store(now, Relaxed);
+        }
+    }
+
+    /// Seconds since a page's last access, or since tracking began.
+    fn age(&self, page: u64, now: u32) -> u32 {
+        now.saturating_sub(self.seconds.halves(page * 4, 1)[0].load(Relaxed).max(1))
+    }
+}
+
+/// Seconds since the machine started. No system call: the clock is read from memory that the kernel shares.
+fn coarse_seconds() -> i64 {
+    clock_gettime(ClockId::MonotonicCoarse).tv_sec
+}
+
+/// Whether a page can be idle: one that has an object in the pool.
+fn can_be_idle(content: Content) -> bool {
+    matches!(content, Content::Compressed { .. } | Content::Huge { .. })
+}
+
+impl Device {
+    /// Begins to keep the age of each page's last access (zram's `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`), or ends it. Costs 4
+    /// bytes a page for the parts of the table that are in use. Pages that were not used since tracking began are as old
+    /// as that.
+    ///
+    /// [`Error::Reserve`] where the system refuses the memory that a swap device needs for it at once.
+    pub fn track_ages(&self, on: bool) -> Result<(), Error> {
+        if on && self.pool.has_stock() {
+            let bytes = self.table.pages() * 4;
+            let populated = self.ages.seconds.populate(0, bytes.next_multiple_of(4096));
+            populated.map_err(crate::builder::refused("the pages' ages", bytes))?;
+        }
+        if self.ages.on.swap(on, Relaxed) != on {
+            let seconds = &self.ages.seconds;
+            // What was noted before a pause says nothing about the pause.
+            seconds.release(0, seconds.len());
+            self.ages_since.store(self.ages.clock(), Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether ages are kept.
+    pub fn tracks_ages(&self) -> bool {
+        self.ages.on.load(Relaxed)
+    }
+
+    /// Marks the pages idle that were not used for `older_than`, all for `None`: those that have an object in memory.
+    /// The mark goes when the page is read or written. Returns how many are marked.
+    ///
+    /// [`Error::Invalid`] for an age while ages are not kept.
+    pub fn mark_idle(&self, older_than: Option<Duration>) -> Result<u64, Error> {
+        let Some(older_than) = older_than else {
+            return Ok(self.mark_where(|_| true));
+        };
+        let Some(now) = self.ages.now() else {
+            return Err(Error::Invalid {
+                what: "an age of",
+                given: format!("{} s", older_than.as_secs()),
+                accepted: "only marking all pages idle, as access ages are not kept".into(),
+            });
+        };
+        let seconds = older_than.as_secs();
+        Ok(self.mark_where(|page| u64::from(self.age(page, now)) >= seconds))
+    }
+
+    fn mark_where(&self, old_enough: impl Fn(u64) -> bool) -> u64 {
+        let pages = self.table.touched(0, u64::MAX);
+        pages
+            .filter(|page| old_enough(*page) && self.table.mark_idle(*page, can_be_idle))
+            .count() as u64
+    }
+
+    /// Seconds since the last access to a page, or since ages are kept.
+    pub(crate) fn age(&self, page: u64, now: u32) -> u32 {
+        let since = now.saturating_sub(self.ages_since.load(Relaxed));
+        self.ages.age(page, now).min(since)
+    }
+}

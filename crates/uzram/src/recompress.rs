@@ -1,0 +1,441 @@
+//! Recompression: a denser algorithm for what the fast one stored, off the way of requests.
+//!
+//! One page at a time: its object is read as any reader would read it, compressed with no lock on the slot, and
+//! published only if nobody wrote the page meanwhile and the new object is of a smaller size class: else the pool would
+//! not get smaller. The table says who is candidate; the largest come first where their number is limited.
+//!
+//! Codecs are not changed while pages of a slice are worked on: see "Why a look-up needs no lock" in `codec/table.rs`.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use uzram_compress::Tfm;
+use uzram_pool::{HUGE_THRESHOLD, class_size, current_cpu};
+
+use crate::codec::{CODECS, Changing, Codec, Contexts, PRIORITIES};
+use crate::device::Device;
+use crate::word::{Content, IDLE, INCOMPRESSIBLE};
+use crate::{Error, PAGE_SIZE};
+
+/// Pages between two looks at what the caller wants.
+const SLICE: usize = 32;
+/// Bytes of object length that count as one length when the largest come first, as in zram.
+const BUCKET: usize = 64;
+const BUCKETS: usize = PAGE_SIZE / BUCKET + 1;
+
+/// Which pages a job is about, by what they are. Default: all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Every page that has an object.
+    #[default]
+    All,
+    /// Those marked idle ([`Device::mark_idle`]).
+    Idle,
+    /// Those stored uncompressed.
+    Huge,
+    /// Those stored uncompressed and marked idle.
+    HugeIdle,
+    /// Those that recompression could not make smaller.
+    Incompressible,
+}
+
+impl Kind {
+    /// Whether a page in memory is of this kind.
+    pub(crate) fn suits(self, content: Content, flags: u64) -> bool {
+        let huge = matches!(content, Content::Huge { .. });
+        let idle = flags & IDLE != 0;
+        (huge || matches!(content, Content::Compressed { .. }))
+            && match self {
+                Kind::All => true,
+                Kind::Idle => idle,
+                Kind::Huge => huge,
+                Kind::HugeIdle => huge && idle,
+                Kind::Incompressible => flags & INCOMPRESSIBLE != 0,
+            }
+    }
+}
+
+/// zram's words: `idle`, `huge`, `huge_idle`, `incompressible`; and `all`.
+impl std::str::FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Kind, Error> {
+        Ok(match text {
+            "all" => Kind::All,
+            "idle" => Kind::Idle,
+            "huge" => Kind::Huge,
+            "huge_idle" => Kind::HugeIdle,
+            "incompressible" => Kind::Incompressible,
+            _ => {
+                return Err(Error::Invalid {
+                    what: "the kind of page",
+                    given: format!("'{text}'"),
+                    accepted: "all, idle, huge, huge_idle, incompressible".into(),
+                });
+            }
+        })
+    }
+}
+
+/// What to recompress.
+#[derive(Debug, Clone, Default)]
+pub struct Recompress {
+    /// Which pages.
+    pub kind: Kind,
+    /// Only with the secondary of this priority, 1 to 3. Default: each page with the secondaries in the order of their
+    /// priorities, beginning behind the one that it is compressed with, until one makes it smaller.
+    pub priority: Option<usize>,
+    /// Only objects of at least this many bytes, and only if they become smaller than it; 0: all.
+    pub threshold: usize,
+    /// Pages to try at most, the largest objects first; 0: all, in the order of the device.
+    pub max_pages: u64,
+    /// Only pages with these numbers.
+    pub pages: Option<Range<u64>>,
+}
+
+/// What a recompression did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecompressReport {
+    /// Pages that it applied to.
+    pub candidates: u64,
+    /// Pages that were compressed anew.
+    pub tried: u64,
+    /// Pages that are smaller now.
+    pub recompressed: u64,
+    /// Pages that no algorithm makes smaller: they are marked and not tried again until they are written.
+    pub incompressible: u64,
+    /// Pages that would be smaller, but for which there was no memory.
+    pub no_room: u64,
+    /// Bytes of the objects that are smaller now, before.
+    pub bytes_before: u64,
+    /// The same objects, after.
+    pub bytes_after: u64,
+}
+
+/// Asked between slices of a job: go on or stop. May sleep, so that a job keeps to a budget. The number is of the pages
+/// that were worked on since the last time.
+pub type Pace<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// A secondary and what it is used with.
+struct Target {
+    priority: usize,
+    index: u8,
+    codec: Arc<Codec>,
+    tfm: Box<dyn Tfm>,
+    object: Box<[u8; 2 * PAGE_SIZE]>,
+}
+
+/// What became of a page.
+enum Outcome {
+    /// It is not a candidate any more.
+    Gone,
+    Smaller {
+        before: usize,
+        after: usize,
+    },
+    NotSmaller {
+        marked: bool,
+    },
+    NoRoom,
+}
+
+impl Device {
+    /// Compresses pages anew with a secondary algorithm ([`Device::set_secondary`]) and keeps what takes less memory. A
+    /// page that is tried is not idle any more; one that the last secondary cannot make smaller either is marked
+    /// incompressible. Requests go on meanwhile; a page that is written meanwhile stays as it was written. Of several
+    /// such jobs and writebacks one works at a time.
+    ///
+    /// [`Error::Invalid`] where there is no such secondary, or none at all, or the threshold is of a page or more.
+    pub fn recompress(&self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
+        let mut job = Job::new(self, what)?;
+        let end = self.table.pages();
+        let range = what.pages.clone().unwrap_or(0..end);
+        if what.max_pages == 0 {
+            job.run(self.table.touched(range.start, range.end), pace)?;
+        } else {
+            let chosen = job.largest(range);
+            job.run(chosen.into_iter(), pace)?;
+        }
+        Ok(job.report)
+    }
+
+    /// What [`Device::recompress`] would begin with: the number of candidates and the bytes of their objects.
+    pub fn recompressible(&self, what: &Recompress) -> Result<(u64, u64), Error> {
+        let job = Job::new(self, what)?;
+        let range = what.pages.clone().unwrap_or(0..u64::MAX);
+        let lengths = self
+            .table
+            .touched(range.start, range.end)
+            .filter_map(|page| {
+                let (content, flags) = self.table.peek_flags(page);
+                job.is_candidate(content, flags).then_some(len(content))
+            });
+        Ok(lengths.fold((0, 0), |(n, bytes), len| (n + 1, bytes + len as u64)))
+    }
+}
+
+impl Recompress {
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |what, given: usize, accepted: &str| {
+            let (given, accepted) = (given.to_string(), accepted.into());
+            Err(Error::Invalid {
+                what,
+                given,
+                accepted,
+            })
+        };
+        if self.threshold >= HUGE_THRESHOLD {
+            let accepted = format!("0 for none, or fewer than {HUGE_THRESHOLD} bytes");
+            return invalid("the threshold", self.threshold, &accepted);
+        }
+        match self.priority {
+            Some(priority) if !(1..PRIORITIES).contains(&priority) => invalid(
+                "priority",
+                priority,
+                "1 to 3, that of a secondary algorithm",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a page of that content has not come as far as a target.
+fn is_ahead(priorities: &[usize; CODECS], target: &Target, content: Content) -> bool {
+    let now = content.codec();
+    now != Some(target.index)
+        && now.map_or(0, |index| priorities[usize::from(index)]) < target.priority
+}
+
+/// Bytes that a page's object takes.
+fn len(content: Content) -> usize {
+    content.object().map_or(0, |(_, len)| len)
+}
+
+struct Job<'a> {
+    device: &'a Device,
+    what: &'a Recompress,
+    targets: Vec<Target>,
+    /// The highest priority of each codec, 0 for none.
+    priorities: [usize; CODECS],
+    page: Box<[u8; PAGE_SIZE]>,
+    report: RecompressReport,
+}
+
+impl<'a> Job<'a> {
+    fn new(device: &'a Device, what: &'a Recompress) -> Result<Job<'a>, Error> {
+        what.check()?;
+        let mut job = Job {
+            device,
+            what,
+            targets: Vec::new(),
+            priorities: [0; CODECS],
+            page: Box::new([0; PAGE_SIZE]),
+            report: RecompressReport::default(),
+        };
+        (job.targets, job.priorities) = job.targets(&device.codecs.change())?;
+        Ok(job)
+    }
+
+    /// The secondaries to work with, in the order of their priorities; and the priorities of all.
+    fn targets(&self, _changing: &Changing<'_>) -> Result<(Vec<Target>, [usize; CODECS]), Error> {
+        let mut targets = Vec::new();
+        let mut priorities = [0; CODECS];
+        for priority in 1..PRIORITIES {
+            let Some((index, codec)) = self.device.codecs.of_priority(priority) else {
+                continue;
+            };
+            priorities[usize::from(index)] = priority;
+            if self.what.priority.is_some_and(|only| only != priority) {
+                continue;
+            }
+            targets.push(Target {
+                priority,
+                index,
+                tfm: codec.context()?,
+                codec,
+                object: Box::new([0; 2 * PAGE_SIZE]),
+            });
+        }
+        if targets.is_empty() {
+            let given = self
+                .what
+                .priority
+                .map_or("at all".into(), |p| format!("of priority {p}"));
+            return Err(Error::Invalid {
+                what: "recompression without a secondary algorithm",
+                given,
+                accepted: "set one first".into(),
+            });
+        }
+        Ok((targets, priorities))
+    }
+
+    /// Whether the targets are still the device's.
+    fn is_current(&self) -> bool {
+        self.targets.iter().all(|target| {
+            let now = self.device.codecs.of_priority(target.priority);
+            now.is_some_and(|(_, codec)| Arc::ptr_eq(&codec, &target.codec))
+        })
+    }
+
+    fn is_candidate(&self, content: Content, flags: u64) -> bool {
+        self.what.kind.suits(content, flags)
+            && flags & INCOMPRESSIBLE == 0
+            && len(content) >= self.what.threshold
+            && (self.targets.iter()).any(|target| is_ahead(&self.priorities, target, content))
+    }
+
+    /// The candidates with the largest objects, at most `max_pages`, largest first.
+    fn largest(&self, range: Range<u64>) -> Vec<u64> {
+        let table = &self.device.table;
+        let bucket = |page: u64| {
+            let (content, flags) = table.peek_flags(page);
+            let candidate = self.is_candidate(content, flags);
+            candidate.then(|| len(content) / BUCKET)
+        };
+        let mut counts = [0u64; BUCKETS];
+        for page in table.touched(range.start, range.end) {
+            if let Some(bucket) = bucket(page) {
+                counts[bucket] += 1;
+            }
+        }
+        // The smallest bucket that is needed. It bounds what has to be remembered.
+        let mut room = self.what.max_pages;
+        let mut least = BUCKETS;
+        while least > 0 && room > 0 {
+            least -= 1;
+            room = room.saturating_sub(counts[least]);
+        }
+        let chosen = table.touched(range.start, range.end);
+        let mut chosen: Vec<(usize, u64)> = chosen
+            .filter_map(|page| Some((bucket(page).filter(|bucket| *bucket >= least)?, page)))
+            .collect();
+        chosen.sort_unstable_by_key(|(bucket, page)| (std::cmp::Reverse(*bucket), *page));
+        chosen.truncate(usize::try_from(self.what.max_pages).unwrap_or(usize::MAX));
+        chosen.into_iter().map(|(_, page)| page).collect()
+    }
+
+    fn run(&mut self, pages: impl Iterator<Item = u64>, pace: Pace<'_>) -> Result<(), Error> {
+        let mut pages = pages.peekable();
+        while pages.peek().is_some() {
+            let tried = self.report.tried;
+            {
+                // One job at a time: who finds a slot marked knows that he marked it himself.
+                let _alone = self.device.post_processing();
+                let changing = self.device.codecs.change();
+                if !self.is_current() {
+                    (self.targets, self.priorities) = self.targets(&changing)?;
+                }
+                self.slice(&mut pages);
+            }
+            if pace(self.report.tried - tried).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until some pages were tried, or many looked at.
+    fn slice(&mut self, pages: &mut impl Iterator<Item = u64>) {
+        let mut tried = 0;
+        for page in pages.take(SLICE * 128) {
+            let (content, flags) = self.device.table.peek_flags(page);
+            if !self.is_candidate(content, flags) {
+                continue;
+            }
+            self.report.candidates += 1;
+            let outcome = self.page(page);
+            self.count(&outcome);
+            tried += usize::from(!matches!(outcome, Outcome::Gone));
+            if tried == SLICE {
+                break;
+            }
+        }
+    }
+
+    fn page(&mut self, page: u64) -> Outcome {
+        let device = self.device;
+        let cpu = current_cpu();
+        let mut contexts = Contexts::unnoticed(&device.codecs, cpu);
+        contexts.prepare(device.table.peek(page));
+        let suits = |content, flags| self.is_candidate(content, flags) && contexts.suit(content);
+        let Some(mut slot) = device.table.begin_post(page, suits) else {
+            return Outcome::Gone;
+        };
+        slot.accessed();
+        let content = slot.content();
+        let read = device.read_locked(page, &slot, &mut self.page, &mut contexts);
+        drop((slot, contexts));
+        if read.is_err() {
+            // Whoever reads the page is told, and it is counted then.
+            device.table.end_post(page, 0);
+            return Outcome::Gone;
+        }
+        let before = len(content);
+        let Some((algorithm, object)) = self.smaller(content, before) else {
+            let last = self.targets.last().map(|target| target.priority);
+            let marked = last == self.priorities.iter().copied().max();
+            let flags = if marked { INCOMPRESSIBLE } else { 0 };
+            device.table.end_post(page, flags);
+            return Outcome::NotSmaller { marked };
+        };
+        let after = object.len();
+        let Ok(object) = device.pool.store(cpu, object, page as u32) else {
+            device.table.end_post(page, 0);
+            return Outcome::NoRoom;
+        };
+        let new = Content::Compressed {
+            algorithm,
+            handle: object.handle(),
+            len: after as u16,
+        };
+        if device.keep_instead(page, new, 0, cpu) {
+            device
+                .counters
+                .shard(cpu)
+                .recompressed_pages
+                .fetch_add(1, Relaxed);
+            return Outcome::Smaller { before, after };
+        }
+        device.pool.free(object);
+        Outcome::Gone
+    }
+
+    /// The page's object by the first secondary that makes a smaller one than `before`.
+    fn smaller(&mut self, content: Content, before: usize) -> Option<(u8, &[u8])> {
+        let most = match self.what.threshold {
+            0 => HUGE_THRESHOLD,
+            threshold => threshold,
+        };
+        let position = (0..self.targets.len()).find_map(|at| {
+            if !is_ahead(&self.priorities, &self.targets[at], content) {
+                return None;
+            }
+            let target = &mut self.targets[at];
+            let len = target
+                .tfm
+                .compress(&self.page[..], &mut target.object[..])
+                .ok()?;
+            (len < most && class_size(len) < class_size(before)).then_some((at, len))
+        });
+        let (at, len) = position?;
+        let target = &self.targets[at];
+        Some((target.index, &target.object[..len]))
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        let report = &mut self.report;
+        report.tried += u64::from(!matches!(outcome, Outcome::Gone));
+        match outcome {
+            Outcome::Gone => {}
+            Outcome::Smaller { before, after } => {
+                report.recompressed += 1;
+                report.bytes_before += *before as u64;
+                report.bytes_after += *after as u64;
+            }
+            Outcome::NotSmaller { marked } => report.incompressible += u64::from(*marked),
+            Outcome::NoRoom => report.no_room += 1,
+        }
+    }
+}
