@@ -23,7 +23,7 @@
 //! for other bytes: then either nobody else can change the table's entry, or a [`Hold`] keeps the segment from reuse.
 //!
 //! **Errors** never lose an object that the caller still has: a location is valid only once its [`Written`] says so. The
-//! segment of a failed write is *suspect*; empty, it waits in quarantine and is used again when nothing else is free. A
+//! segment of a failed write is *suspect*: once empty it waits in quarantine, and is used again when nothing else is free. A
 //! write that does not come back keeps its segment and its buffer until it does ([`Writer::abandon`]).
 //!
 //! **Lock order**: one mutex, around taking a free segment, which only writers touch. Nothing of the caller's is called

@@ -24,7 +24,7 @@ pub(crate) const FLIGHT: u64 = 1 << 32;
 const FLIGHTS: u64 = 0xFFFF << 32;
 /// A writer appends to it.
 pub(crate) const OPEN: u64 = 1 << 48;
-/// A write to it failed, and none has succeeded since it was empty.
+/// A write to it failed since it was opened.
 const SUSPECT: u64 = 1 << 63;
 
 const _: () = assert!(crate::format::SEGMENT_BYTES / UNIT as u64 <= LIVE);
@@ -144,8 +144,8 @@ impl Segments {
             Some(segment)
         })?;
         self.used.fetch_add(1, Relaxed);
-        // Keeps the suspicion: the next write that succeeds clears it.
-        self.metas[segment as usize].word.fetch_or(OPEN, AcqRel);
+        // With a clean slate. Nobody else changes the word of an empty segment.
+        self.metas[segment as usize].word.store(OPEN, Release);
         Some(segment)
     }
 
@@ -203,14 +203,6 @@ impl Segments {
     /// After a failed write, by whoever still has its `FLIGHT`.
     pub(crate) fn suspect(&self, segment: u32) {
         self.metas[segment as usize].word.fetch_or(SUSPECT, AcqRel);
-    }
-
-    /// After a write that succeeded, likewise.
-    pub(crate) fn trust(&self, segment: u32) {
-        let word = &self.metas[segment as usize].word;
-        if word.load(Relaxed) & SUSPECT != 0 {
-            word.fetch_and(!SUSPECT, AcqRel);
-        }
     }
 
     /// Keeps a segment that holds something from being written anew, if it holds something. `settled`: and only if
@@ -311,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_is_used_last_and_trusted_after_a_success() {
+    fn a_suspect_is_used_last_and_then_with_a_clean_slate() {
         let segments = segments(4);
         let first = segments.open(false).unwrap();
         segments.suspect(first);
@@ -320,9 +312,19 @@ mod tests {
         let others = [segments.open(false), segments.open(false)];
         assert_eq!(others, [Some(1), Some(2)]);
         assert_eq!(segments.open(false), Some(first));
-        segments.trust(first);
         assert!(segments.remove(first, OPEN));
         assert_eq!((segments.quarantined(), segments.free()), (0, 2));
+    }
+
+    #[test]
+    fn the_last_segment_is_for_compaction_even_if_it_is_suspect() {
+        let segments = segments(4);
+        let last = (0..4).filter_map(|_| segments.open(true)).last().unwrap();
+        segments.suspect(last);
+        assert!(segments.remove(last, OPEN));
+        assert_eq!((segments.quarantined(), segments.free()), (1, 0));
+        assert_eq!(segments.open(false), None);
+        assert_eq!(segments.open(true), Some(last));
     }
 
     #[test]

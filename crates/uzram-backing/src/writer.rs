@@ -342,7 +342,6 @@ impl Writer {
         count(&counters.writes, 1);
         let Err(error) = result else {
             count(&counters.bytes_written, (flight.written + asked) as u64);
-            segments.trust(flight.segment);
             return;
         };
         let nth = count(&counters.write_errors, 1);
@@ -386,7 +385,10 @@ impl Writer {
                 result,
             });
         }
-        self.spare_entries.push(entries);
+        // Those of a write that was given up were taken out before.
+        if entries.capacity() > 0 {
+            self.spare_entries.push(entries);
+        }
     }
 }
 

@@ -102,6 +102,72 @@ fn one_failed_write_takes_only_its_own_objects() {
 }
 
 #[test]
+fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    table.push(0, &[1; 100]).unwrap();
+    table.flush();
+    backing
+        .storage
+        .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
+    table.push(1, &[1; 100]).unwrap();
+    table.writer.submit();
+    // Its place is in the segment already.
+    table.push(2, &[1; 100]).unwrap();
+    table.flush();
+    table.push(3, &[1; 5]).unwrap();
+    table.flush();
+    assert_eq!(table.failed, 1);
+    let segment = |owner| table.objects[&owner].0.segment();
+    assert_eq!(segment(0), segment(2));
+    assert_ne!(segment(0), segment(3));
+    table.check_all();
+}
+
+#[test]
+fn padding_tells_nothing() {
+    let (backing, store) = store(MIB);
+    let mut writer = store.writer(1, Purpose::Objects).unwrap();
+    writer.push(0, &[0xFF; 4000]).unwrap();
+    writer.submit();
+    writer.wait(LONG, |_| {});
+    let location = writer.push(0, &[0xFF; 100]).unwrap();
+    writer.submit();
+    writer.wait(LONG, |_| {});
+    let mut block = vec![1; 4096];
+    let file = backing.file.as_file();
+    file.read_exact_at(&mut block, location.raw() * 8).unwrap();
+    assert!(block[112..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_moved_during_a_read_is_no_damage() {
+    let (backing, store) = store(MIB);
+    let mut table = Table::new(store);
+    fill(&mut table, 1);
+    let (location, bytes) = table.objects[&0].clone();
+    let (store, buffer) = (&table.store, &mut table.buffer);
+    // A bad read once, as when the space was being written anew: the second one decides.
+    backing.storage.add(Rule::reads(Fault::Flip).after(0, 1));
+    let file = backing.file.as_file();
+    let at = location.raw() * 8 + 12;
+    assert!(store.read(location, bytes.len(), 0, buffer).is_ok());
+    // Overwritten, and the table says so.
+    file.write_all_at(&[!bytes[0]], at).unwrap();
+    let read = store.read_while(location, bytes.len(), 0, buffer, || false);
+    assert_eq!(read, Err(ReadError::Moved));
+    // Between the first read, which was bad, and the second.
+    let mut answers = [true, false].into_iter();
+    let still = || answers.next().unwrap();
+    let read = store.read_while(location, bytes.len(), 0, buffer, still);
+    assert_eq!(read, Err(ReadError::Moved));
+    assert_eq!(store.stats().corrupt, 0);
+    let read = store.read(location, bytes.len(), 0, buffer);
+    assert_eq!(read, Err(ReadError::Checksum));
+    assert_eq!(store.stats().corrupt, 1);
+}
+
+#[test]
 fn a_short_write_goes_on() {
     let (backing, store) = store(4 * MIB);
     let mut table = Table::new(store);
