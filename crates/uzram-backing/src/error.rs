@@ -1,0 +1,141 @@
+//! What can go wrong, and what was wrong about it.
+
+use std::io;
+
+/// Why a store cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The backing refused an operation.
+    #[error("cannot {what} the backing: {source}")]
+    Io {
+        /// The operation.
+        what: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The size asked for is outside of what a store can have.
+    #[error("a store of {size_bytes} bytes: it takes {min} to {max}")]
+    Size {
+        /// Bytes asked for.
+        size_bytes: u64,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// The file or device has fewer bytes than the store.
+    #[error("the backing has {has} bytes, the store needs {needs}")]
+    Short {
+        /// Bytes of the backing.
+        has: u64,
+        /// Bytes of the store.
+        needs: u64,
+    },
+    /// The first block does not begin as a store does.
+    #[error("the backing holds no uzram store")]
+    Foreign,
+    /// A store of a version that this program does not read.
+    #[error("the store has version {found}, this program reads {known}")]
+    Version {
+        /// In the header.
+        found: u32,
+        /// Of this program.
+        known: u32,
+    },
+    /// The header contradicts its checksum, or itself.
+    #[error("the store's header is damaged")]
+    Damaged,
+    /// Another store.
+    #[error("the backing holds the store of another device")]
+    OtherStore,
+}
+
+/// Why an object could not be taken. The caller still has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No segment is free (for this purpose): free objects, or compact.
+    #[error("the backing is full")]
+    Full,
+    /// Every buffer is with the disk: call [`Writer::wait`](crate::Writer::wait), then again.
+    #[error("{in_flight} writes are in flight, and no more may be")]
+    Busy {
+        /// Writes in flight, the abandoned among them.
+        in_flight: usize,
+    },
+    /// No object of this length can be stored.
+    #[error("an object of {len} bytes: it takes 1 to 4096")]
+    Length {
+        /// Bytes.
+        len: usize,
+    },
+}
+
+/// Why an object did not get to the backing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The write failed with this error number.
+    #[error("{}", io::Error::from_raw_os_error(*.0))]
+    Io(i32),
+    /// The write stopped short and did not go on.
+    #[error("the backing took no more bytes")]
+    Short,
+    /// The write had not come back when the writer was told to give up.
+    #[error("the disk does not answer")]
+    Hung,
+}
+
+impl WriteError {
+    /// Errors without a number, which only this program makes, are called EIO.
+    pub(crate) fn of(error: &io::Error) -> WriteError {
+        WriteError::Io(error.raw_os_error().unwrap_or(crate::storage::EIO))
+    }
+}
+
+/// Why an object could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The read failed with this error number.
+    #[error("{}", io::Error::from_raw_os_error(*.0))]
+    Io(i32),
+    /// The backing ends before the object does.
+    #[error("the backing ends at {end}")]
+    Short {
+        /// Byte offset of the end.
+        end: u64,
+    },
+    /// No object can be at this location with this length.
+    #[error("the location is outside the store")]
+    Outside,
+    /// Another object's header, or none, is at the location.
+    #[error("another object, or none, is at the location")]
+    Header,
+    /// The header is the object's but the checksum is not.
+    #[error("the object's checksum is wrong")]
+    Checksum,
+    /// The object is no longer there, as the caller says: look it up again.
+    #[error("the object has moved")]
+    Moved,
+}
+
+impl ReadError {
+    /// Whether the backing answered, but with other bytes than were written.
+    pub fn is_corrupt(self) -> bool {
+        matches!(self, ReadError::Header | ReadError::Checksum)
+    }
+}
+
+/// Why an object cannot be where the caller's table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// It lies outside the store or crosses a segment's end, or no object has such a length.
+    #[error("its object lies outside the store")]
+    Outside,
+    /// More was named in the segment than fits there.
+    #[error("its object overlaps another")]
+    Crowded,
+}

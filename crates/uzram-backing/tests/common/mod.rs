@@ -1,0 +1,243 @@
+//! What the tests share: stores on real files, and objects that are recognised.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uzram_backing::inject::FaultyStorage;
+use uzram_backing::{
+    FileOptions, FileStorage, Location, Purpose, ReadBuffer, SegmentBuffer, Store, StoreError,
+    Writer, Written,
+};
+
+pub const ID: [u8; 16] = *b"a store of tests";
+pub const MIB: u64 = 1 << 20;
+/// Nothing here takes so long, unless it never ends.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A backing file that goes with the value, and the storage on it.
+pub struct Backing {
+    pub file: tempfile::NamedTempFile,
+    pub storage: FaultyStorage,
+}
+
+/// On whatever file system holds temporary files.
+pub fn backing(options: FileOptions) -> Backing {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let storage = FileStorage::open(file.path(), options).unwrap();
+    let storage = FaultyStorage::new(Arc::new(storage));
+    Backing { file, storage }
+}
+
+impl Backing {
+    pub fn create(&self, size_bytes: u64) -> Store {
+        Store::create(Arc::new(self.storage.clone()), size_bytes, ID).unwrap()
+    }
+}
+
+pub fn store(size_bytes: u64) -> (Backing, Store) {
+    let backing = backing(FileOptions::default());
+    let store = backing.create(size_bytes);
+    (backing, store)
+}
+
+/// A small generator: the same numbers on every machine.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Of a length as compressed pages have, with some of the extremes.
+    pub fn object(&mut self) -> Vec<u8> {
+        let len = match self.below(20) {
+            0 => 4096,
+            1 => 1 + self.below(16),
+            _ => 200 + self.below(2600),
+        };
+        self.bytes(len as usize)
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+/// The caller's table: what each owner should have, and where.
+pub struct Table {
+    pub store: Store,
+    pub writer: Writer,
+    pub mover: Writer,
+    pub buffer: ReadBuffer,
+    pub segment: SegmentBuffer,
+    pub objects: HashMap<u32, (Location, Vec<u8>)>,
+    /// Pushed, not yet reported.
+    pub pending: HashMap<Location, (u32, Vec<u8>)>,
+    /// Reported as failed.
+    pub failed: u64,
+}
+
+impl Table {
+    pub fn new(store: Store) -> Table {
+        Table {
+            writer: store.writer(4, Purpose::Objects).unwrap(),
+            mover: store.writer(2, Purpose::Compaction).unwrap(),
+            store,
+            buffer: ReadBuffer::new(),
+            segment: SegmentBuffer::new(),
+            objects: HashMap::new(),
+            pending: HashMap::new(),
+            failed: 0,
+        }
+    }
+
+    /// Takes over what is on a store that was opened again.
+    pub fn with(store: Store, objects: HashMap<u32, (Location, Vec<u8>)>) -> Table {
+        Table {
+            objects,
+            ..Table::new(store)
+        }
+    }
+
+    pub fn push(&mut self, owner: u32, bytes: &[u8]) -> Result<(), StoreError> {
+        loop {
+            match self.writer.push(owner, bytes) {
+                Ok(location) => {
+                    let old = self.pending.insert(location, (owner, bytes.to_vec()));
+                    assert!(old.is_none(), "{location:?} was given out twice");
+                    return Ok(());
+                }
+                Err(StoreError::Busy { .. }) => {
+                    let before = self.writer.in_flight();
+                    self.drain(|writer, report| writer.wait_one(LONG, report));
+                    assert!(self.writer.in_flight() < before, "the disk hangs");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Submits, waits, publishes.
+    pub fn flush(&mut self) {
+        self.writer.submit();
+        let left = self.drain(|writer, report| writer.wait(LONG, report));
+        assert_eq!((left, self.pending.len()), (0, 0));
+    }
+
+    pub fn drain<R>(&mut self, wait: impl FnOnce(&mut Writer, &mut dyn FnMut(Written)) -> R) -> R {
+        let mut all = Vec::new();
+        let result = wait(&mut self.writer, &mut |written| all.push(written));
+        for written in all {
+            self.publish(written);
+        }
+        result
+    }
+
+    fn publish(&mut self, written: Written) {
+        let (owner, bytes) = self
+            .pending
+            .remove(&written.location)
+            .expect("it was pushed, once");
+        assert_eq!((written.owner, written.len), (owner, bytes.len()));
+        if written.result.is_err() {
+            self.failed += 1;
+            return;
+        }
+        if let Some((old, bytes)) = self.objects.insert(owner, (written.location, bytes)) {
+            self.store.free(old, bytes.len());
+        }
+    }
+
+    pub fn free(&mut self, owner: u32) -> bool {
+        let Some((location, bytes)) = self.objects.remove(&owner) else {
+            return false;
+        };
+        self.store.free(location, bytes.len());
+        true
+    }
+
+    pub fn check(&mut self, owner: u32) {
+        let (location, bytes) = &self.objects[&owner];
+        let read = self
+            .store
+            .read(*location, bytes.len(), owner, &mut self.buffer);
+        assert_eq!(read, Ok(&bytes[..]), "owner {owner} at {location:?}");
+    }
+
+    pub fn check_all(&mut self) {
+        let owners: Vec<u32> = self.objects.keys().copied().collect();
+        for owner in owners {
+            self.check(owner);
+        }
+    }
+
+    /// Empties up to `n` segments, and says how many objects it moved.
+    pub fn compact(&mut self, n: usize) -> usize {
+        let mut moved = 0;
+        for victim in self.store.victims(n) {
+            let Ok(found) = victim.objects(&mut self.segment) else {
+                continue;
+            };
+            let mut old = HashMap::new();
+            for object in found {
+                let entry = self.objects.get(&object.owner);
+                let lives = entry.is_some_and(|(location, bytes)| {
+                    *location == object.location && bytes.len() == object.bytes.len()
+                });
+                if !lives {
+                    continue;
+                }
+                assert_eq!(object.bytes, self.objects[&object.owner].1);
+                let Ok(new) = self.mover.push(object.owner, object.bytes) else {
+                    break;
+                };
+                old.insert(new, object.location);
+            }
+            self.mover.submit();
+            let (store, objects) = (&self.store, &mut self.objects);
+            let left = self.mover.wait(LONG, |written| {
+                let old = old.remove(&written.location).expect("it was pushed, once");
+                if written.result.is_ok() {
+                    let entry = objects.get_mut(&written.owner).expect("nobody else frees");
+                    assert_eq!(entry.0, old);
+                    entry.0 = written.location;
+                    store.free(old, written.len);
+                    moved += 1;
+                }
+            });
+            assert_eq!((left, old.len()), (0, 0));
+        }
+        moved
+    }
+
+    /// The store's accounts against the table's.
+    pub fn check_accounts(&self) {
+        let stats = self.store.stats();
+        let objects = self.objects.values().map(|(_, bytes)| bytes.len());
+        let pending = self.pending.values().map(|(_, bytes)| bytes.len());
+        let lens: Vec<usize> = objects.chain(pending).collect();
+        let bytes: usize = lens
+            .iter()
+            .map(|len| uzram_backing::entry_bytes(*len))
+            .sum();
+        assert_eq!(stats.live_objects, lens.len() as u64);
+        assert_eq!(stats.live_bytes, bytes as u64);
+        let segments = stats.used_segments + stats.free_segments + stats.quarantined_segments;
+        assert_eq!(segments, stats.size_bytes.div_ceil(stats.segment_bytes));
+    }
+}

@@ -1,0 +1,468 @@
+//! Each fault that a backing can have, one test each: nothing is lost that the caller still has, nothing wrong is read,
+//! it is counted, and the space comes back.
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Backing, Dice, ID, LONG, MIB, Table, backing, store};
+use uzram_backing::inject::{Fault, Rule};
+use uzram_backing::{
+    FileOptions, FileStorage, OpenError, Purpose, ReadBuffer, ReadError, Store, StoreError,
+    WriteError, Written,
+};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// Pushes objects for owners from 0 on and waits for them.
+fn fill(table: &mut Table, objects: u32) {
+    let mut dice = Dice(7);
+    for owner in 0..objects {
+        table.push(owner, &dice.object()).unwrap();
+    }
+    table.flush();
+}
+
+fn full_of_errors(fault: Fault, expected: WriteError) {
+    let (backing, store) = store(4 * MIB);
+    let mut writer = store.writer(4, Purpose::Objects).unwrap();
+    backing.storage.add(Rule::writes(fault));
+    let mut reports = Vec::new();
+    for owner in 0..400 {
+        while let Err(error) = writer.push(owner, &[7; 3000]) {
+            assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+            writer.wait_one(LONG, |written| reports.push(written));
+        }
+    }
+    writer.submit();
+    assert_eq!(writer.wait(LONG, |written| reports.push(written)), 0);
+    assert_eq!(reports.len(), 400);
+    assert!(
+        reports
+            .iter()
+            .all(|written| written.result == Err(expected))
+    );
+    let stats = store.stats();
+    assert_eq!(
+        (stats.live_objects, stats.live_bytes, stats.used_segments),
+        (0, 0, 0)
+    );
+    assert!(
+        stats.quarantined_segments > 0 && stats.write_errors > 0,
+        "{stats:?}"
+    );
+    drop(writer);
+
+    // When the disk is well again, all of the space is there.
+    backing.storage.clear();
+    let mut table = Table::new(store);
+    let mut stored = 0;
+    while table.push(stored, &[9; 4096]).is_ok() {
+        stored += 1;
+    }
+    table.flush();
+    assert!(u64::from(stored) * 4112 > 3 * MIB, "{stored} objects");
+    table.check_all();
+    // All but the one that is kept for compaction were written and are trusted.
+    assert!(table.store.stats().quarantined_segments <= 2);
+}
+
+#[test]
+fn eio_leaves_the_objects_with_the_caller_and_the_space_comes_back() {
+    full_of_errors(Fault::Error(EIO), WriteError::Io(EIO));
+}
+
+#[test]
+fn enospc_from_the_file_system_likewise() {
+    full_of_errors(Fault::Error(ENOSPC), WriteError::Io(ENOSPC));
+}
+
+#[test]
+fn a_torn_write_that_says_so_is_an_error() {
+    full_of_errors(Fault::Torn(Some(EIO)), WriteError::Io(EIO));
+}
+
+#[test]
+fn one_failed_write_takes_only_its_own_objects() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    backing
+        .storage
+        .add(Rule::writes(Fault::Error(EIO)).after(2, 1));
+    fill(&mut table, 1000);
+    let stats = table.store.stats();
+    assert_eq!((backing.storage.fired(), stats.write_errors), (1, 1));
+    assert!(table.failed > 50 && table.failed < 1000, "{}", table.failed);
+    assert_eq!(table.objects.len() as u64 + table.failed, 1000);
+    table.check_all();
+    table.check_accounts();
+}
+
+#[test]
+fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    table.push(0, &[1; 100]).unwrap();
+    table.flush();
+    backing
+        .storage
+        .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
+    table.push(1, &[1; 100]).unwrap();
+    table.writer.submit();
+    // Its place is in the segment already.
+    table.push(2, &[1; 100]).unwrap();
+    table.flush();
+    table.push(3, &[1; 5]).unwrap();
+    table.flush();
+    assert_eq!(table.failed, 1);
+    let segment = |owner| table.objects[&owner].0.segment();
+    assert_eq!(segment(0), segment(2));
+    assert_ne!(segment(0), segment(3));
+    table.check_all();
+}
+
+#[test]
+fn padding_tells_nothing() {
+    let (backing, store) = store(MIB);
+    let mut writer = store.writer(1, Purpose::Objects).unwrap();
+    writer.push(0, &[0xFF; 4000]).unwrap();
+    writer.submit();
+    writer.wait(LONG, |_| {});
+    let location = writer.push(0, &[0xFF; 100]).unwrap();
+    writer.submit();
+    writer.wait(LONG, |_| {});
+    let mut block = vec![1; 4096];
+    let file = backing.file.as_file();
+    file.read_exact_at(&mut block, location.raw() * 8).unwrap();
+    assert!(block[112..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_moved_during_a_read_is_no_damage() {
+    let (backing, store) = store(MIB);
+    let mut table = Table::new(store);
+    fill(&mut table, 1);
+    let (location, bytes) = table.objects[&0].clone();
+    let (store, buffer) = (&table.store, &mut table.buffer);
+    // A bad read once, as when the space was being written anew: the second one decides.
+    backing.storage.add(Rule::reads(Fault::Flip).after(0, 1));
+    let file = backing.file.as_file();
+    let at = location.raw() * 8 + 12;
+    assert!(store.read(location, bytes.len(), 0, buffer).is_ok());
+    // Overwritten, and the table says so.
+    file.write_all_at(&[!bytes[0]], at).unwrap();
+    let read = store.read_while(location, bytes.len(), 0, buffer, || false);
+    assert_eq!(read, Err(ReadError::Moved));
+    // Between the first read, which was bad, and the second.
+    let mut answers = [true, false].into_iter();
+    let still = || answers.next().unwrap();
+    let read = store.read_while(location, bytes.len(), 0, buffer, still);
+    assert_eq!(read, Err(ReadError::Moved));
+    assert_eq!(store.stats().corrupt, 0);
+    let read = store.read(location, bytes.len(), 0, buffer);
+    assert_eq!(read, Err(ReadError::Checksum));
+    assert_eq!(store.stats().corrupt, 1);
+}
+
+#[test]
+fn a_short_write_goes_on() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    backing.storage.add(Rule::writes(Fault::Short).after(0, 5));
+    fill(&mut table, 1000);
+    assert_eq!((backing.storage.fired(), table.failed), (5, 0));
+    table.check_all();
+    let stats = table.store.stats();
+    assert!(stats.bytes_written >= stats.live_bytes);
+}
+
+#[test]
+fn a_short_read_goes_on() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    fill(&mut table, 100);
+    backing.storage.add(Rule::reads(Fault::Short));
+    table.check_all();
+    assert!(backing.storage.fired() > 100);
+}
+
+#[test]
+fn a_read_error_is_that_and_no_damage() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    fill(&mut table, 1);
+    backing
+        .storage
+        .add(Rule::reads(Fault::Error(EIO)).after(0, 1));
+    let (location, bytes) = table.objects[&0].clone();
+    let read = table
+        .store
+        .read(location, bytes.len(), 0, &mut table.buffer);
+    assert_eq!(read, Err(ReadError::Io(EIO)));
+    table.check(0);
+    let stats = table.store.stats();
+    assert_eq!((stats.read_errors, stats.corrupt, stats.reads), (1, 0, 2));
+}
+
+/// A write that says it succeeded and did not: only the checksum can tell.
+#[test]
+fn a_lie_is_found_by_the_checksum() {
+    for fault in [Fault::Torn(None), Fault::Flip] {
+        let (backing, store) = store(4 * MIB);
+        let mut table = Table::new(store);
+        backing.storage.add(Rule::writes(fault).after(0, 1));
+        fill(&mut table, 100);
+        let mut damaged = 0;
+        for (owner, (location, bytes)) in &table.objects {
+            match table
+                .store
+                .read(*location, bytes.len(), *owner, &mut table.buffer)
+            {
+                Ok(read) => assert_eq!(read, bytes),
+                Err(error) => {
+                    assert!(error.is_corrupt(), "{error}");
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0, "{fault:?}");
+        assert_eq!(table.store.stats().corrupt, damaged);
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_an_object_is_found() {
+    let (backing, store) = store(MIB);
+    let mut table = Table::new(store);
+    table.push(3, &[0x55; 100]).unwrap();
+    table.flush();
+    let (location, _) = table.objects[&3];
+    let file = backing.file.as_file();
+    for bit in 0..(12 + 100) * 8 {
+        let at = location.raw() * 8 + bit / 8;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1 << (bit % 8)], at).unwrap();
+        let read = table.store.read(location, 100, 3, &mut table.buffer);
+        assert!(read.is_err_and(ReadError::is_corrupt), "bit {bit}");
+        file.write_all_at(&byte, at).unwrap();
+    }
+    table.check(3);
+    // A block that was written to, or read from, another place.
+    let mut block = vec![0; 4096];
+    file.read_exact_at(&mut block, location.raw() * 8).unwrap();
+    let elsewhere = uzram_backing::Location::from_raw(location.raw() + 512).unwrap();
+    file.write_all_at(&block, elsewhere.raw() * 8).unwrap();
+    let read = table.store.read(elsewhere, 100, 3, &mut table.buffer);
+    assert_eq!(read, Err(ReadError::Checksum));
+    let read = table.store.read(location, 100, 4, &mut table.buffer);
+    assert_eq!(read, Err(ReadError::Header), "another's object");
+    let read = table.store.read(location, 99, 3, &mut table.buffer);
+    assert_eq!(read, Err(ReadError::Header), "another length");
+}
+
+#[test]
+fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
+    let (backing, store) = store(MIB);
+    let mut writer = store.writer(2, Purpose::Objects).unwrap();
+    backing.storage.add(Rule::writes(Fault::Hang));
+    let mut reports = Vec::new();
+    let in_flight = loop {
+        match writer.push(1, &[1; 4096]) {
+            Ok(_) => {}
+            Err(StoreError::Busy { in_flight }) => break in_flight,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(in_flight, 2);
+    let still = |_: Written| panic!("nothing is done");
+    assert_eq!(writer.wait(Duration::from_millis(20), still), 2);
+    writer.abandon(|written| reports.push(written));
+    assert!(reports.len() > 100);
+    assert!(
+        reports
+            .iter()
+            .all(|written| written.result == Err(WriteError::Hung))
+    );
+    let stats = store.stats();
+    assert_eq!(
+        (stats.live_objects, stats.used_segments, stats.hung),
+        (0, 2, 2)
+    );
+    // The buffers are the disk's.
+    assert_eq!(writer.in_flight(), 0);
+    assert!(matches!(
+        writer.push(1, &[1; 10]),
+        Err(StoreError::Busy { .. })
+    ));
+
+    backing.storage.clear();
+    backing.storage.release();
+    while store.stats().used_segments > 0 {
+        writer.completed(|_| panic!("they were reported"));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(writer);
+    let mut table = Table::new(store);
+    fill(&mut table, 100);
+    table.check_all();
+    table.check_accounts();
+}
+
+#[test]
+fn what_a_dropped_writer_did_not_report_is_free() {
+    let (_backing, store) = store(4 * MIB);
+    let mut writer = store.writer(4, Purpose::Objects).unwrap();
+    for owner in 0..300 {
+        writer.push(owner, &[3; 3000]).unwrap();
+    }
+    drop(writer);
+    let stats = store.stats();
+    assert_eq!(
+        (stats.live_objects, stats.live_bytes, stats.used_segments),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn a_file_that_was_cut_is_an_error_where_it_was_cut() {
+    let (backing, store) = store(MIB);
+    let mut table = Table::new(store);
+    fill(&mut table, 200);
+    let last = table
+        .objects
+        .values()
+        .map(|(location, _)| location.raw() * 8)
+        .max()
+        .unwrap();
+    backing.file.as_file().set_len(last / 4096 * 4096).unwrap();
+    let (mut good, mut bad) = (0, 0);
+    for (owner, (location, bytes)) in &table.objects {
+        match table
+            .store
+            .read(*location, bytes.len(), *owner, &mut table.buffer)
+        {
+            Ok(read) => {
+                assert_eq!(read, bytes);
+                good += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, ReadError::Short { .. }), "{error}");
+                bad += 1;
+            }
+        }
+    }
+    assert!(good > 190 && bad > 0, "{good} {bad}");
+    let Backing { file, .. } = &backing;
+    let storage = FileStorage::open(file.path(), FileOptions::default()).unwrap();
+    let error = Store::open(Arc::new(storage), ID).err();
+    assert!(matches!(error, Some(OpenError::Short { .. })), "{error:?}");
+}
+
+#[test]
+fn a_block_that_cannot_be_read_does_not_keep_compaction_from_the_others() {
+    let (backing, store) = store(4 * MIB);
+    let mut table = Table::new(store);
+    fill(&mut table, 400);
+    // Closed: a segment that is appended to is no victim.
+    table.writer = table.store.writer(4, Purpose::Objects).unwrap();
+    let victims = table.store.victims(1);
+    let segment = u64::from(victims[0].segment()) * 256 * 1024;
+    drop(victims);
+    let broken = segment + 8 * 4096..segment + 9 * 4096;
+    backing
+        .storage
+        .add(Rule::reads(Fault::Error(EIO)).within(broken));
+    let before = table.store.stats().live_objects;
+    assert!(table.compact(1) > 20);
+    assert_eq!(table.store.stats().live_objects, before);
+    backing.storage.clear();
+    table.check_all();
+}
+
+#[test]
+fn opening_tells_what_is_wrong() {
+    let new = || {
+        let backing = backing(FileOptions::default());
+        let store = backing.create(MIB);
+        drop(store);
+        backing
+    };
+    let open = |backing: &Backing, id| Store::open(Arc::new(backing.storage.clone()), id).err();
+    assert!(open(&new(), ID).is_none());
+    assert!(matches!(open(&new(), [0; 16]), Some(OpenError::OtherStore)));
+    for (at, byte, check) in [
+        (
+            0,
+            b'X',
+            (|error| matches!(error, OpenError::Foreign)) as fn(OpenError) -> bool,
+        ),
+        (8, 2, |error| {
+            matches!(error, OpenError::Version { found: 2, .. })
+        }),
+        (20, 1, |error| matches!(error, OpenError::Damaged)),
+        (25, 1, |error| matches!(error, OpenError::Damaged)),
+    ] {
+        let backing = new();
+        backing.file.as_file().write_all_at(&[byte], at).unwrap();
+        assert!(check(open(&backing, ID).unwrap()), "byte {at}");
+    }
+    let backing = new();
+    backing.storage.set_size(MIB - 4096);
+    let error = open(&backing, ID).unwrap();
+    assert_eq!(
+        error.to_string(),
+        "the backing has 1044480 bytes, the store needs 1048576"
+    );
+    backing.storage.set_size(0);
+    assert!(matches!(open(&backing, ID), Some(OpenError::Foreign)));
+}
+
+#[test]
+fn making_tells_what_is_wrong() {
+    let backing = backing(FileOptions::default());
+    let create = |size| Store::create(Arc::new(backing.storage.clone()), size, ID).err();
+    for size in [0, MIB - 1, (4 << 40) + 1] {
+        assert!(
+            matches!(create(size), Some(OpenError::Size { .. })),
+            "{size}"
+        );
+    }
+    backing
+        .storage
+        .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
+    let error = create(MIB).unwrap().to_string();
+    assert!(
+        error.starts_with("cannot write to the backing: "),
+        "{error}"
+    );
+    backing.storage.set_size(MIB);
+    assert!(matches!(create(2 * MIB), Some(OpenError::Short { .. })));
+    let dev_null = FileStorage::open("/dev/null".as_ref(), FileOptions::default());
+    assert!(dev_null.is_err());
+}
+
+#[test]
+fn locations_that_cannot_be_are_refused() {
+    let (_backing, store) = store(MIB);
+    let mut buffer = ReadBuffer::new();
+    let at = |offset: u64| uzram_backing::Location::from_raw(offset / 8).unwrap();
+    for (offset, len) in [
+        (0, 10),
+        (4088, 1),
+        (MIB - 8, 1),
+        (MIB, 1),
+        (1 << 41, 1),
+        (4096, 0),
+        (4096, 4097),
+        (256 * 1024 - 16, 5),
+    ] {
+        let read = store.read(at(offset), len, 0, &mut buffer);
+        assert_eq!(read, Err(ReadError::Outside), "{offset} {len}");
+    }
+    assert!(uzram_backing::Location::from_raw(1 << 39).is_none());
+    assert!(store.hold(at(1 << 41)).is_none());
+}
