@@ -126,6 +126,11 @@ pub(crate) struct StoreHeader {
 
 const _: () = assert!(size_of::<StoreHeader>() == 44);
 
+/// Whether a backing that begins with these bytes is, or was, a store of any version.
+pub fn is_store(block: &[u8]) -> bool {
+    block.starts_with(&MAGIC)
+}
+
 impl StoreHeader {
     pub(crate) fn new(size_bytes: u64, id: [u8; 16]) -> StoreHeader {
         let mut header = StoreHeader {

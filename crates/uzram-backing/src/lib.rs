@@ -56,7 +56,7 @@ pub use compact::{Hold, Objects, StoredObject, Victim};
 pub use counters::StoreStats;
 pub use error::{Damage, OpenError, ReadError, StoreError, WriteError};
 pub use file::{FileOptions, FileStorage};
-pub use format::{Location, MAX_OBJECT, MIN_STORE_BYTES, SEGMENT_BYTES, entry_bytes};
+pub use format::{Location, MAX_OBJECT, MIN_STORE_BYTES, SEGMENT_BYTES, entry_bytes, is_store};
 pub use restore::Restore;
 pub use storage::{Done, Storage, Write, WriteQueue};
 pub use store::Store;

@@ -77,7 +77,13 @@ pub(crate) fn read_full(
     while done < buffer.len() {
         match storage.read_at(&mut buffer[done..], offset + done as u64) {
             Ok(0) => break,
-            Ok(count) => done += count,
+            Ok(count) => {
+                done += count;
+                // Part of a block: the end of a file. Direct I/O does not go on from there.
+                if !done.is_multiple_of(crate::BLOCK) {
+                    break;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

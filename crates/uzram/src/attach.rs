@@ -13,6 +13,7 @@ use uzram_pool::{Pool, Region, Restore};
 
 use uzram_compress::Registry;
 
+use crate::backing::{Record as BackingRecord, Reopened};
 use crate::builder::{
     Builder, Parts, cpus, refused, refused_books, refused_swap, refused_table, shards, take,
 };
@@ -176,7 +177,19 @@ impl Builder {
         let mut restore =
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = self.counters();
-        scan(&table, &restore, &counters, found.known())?;
+        let backing = BackingRecord::read(&region)?.map(Reopened::of);
+        let scan = Scan {
+            table: &table,
+            restore: &restore,
+            backing: backing.as_ref(),
+            counters: &counters,
+            codecs: found.known(),
+        };
+        scan.run()?;
+        let backed = counters.backed_pages();
+        let backing = backing
+            .map(|backing| backing.finish(backed > 0))
+            .transpose()?;
         let loaded = found.keep_needed(&counters, &records)?;
         if let Some(bytes) = self.reserve() {
             restore.keep_stock(bytes);
@@ -191,6 +204,7 @@ impl Builder {
             counters,
         };
         let device = self.assemble(loaded, parts)?;
+        device.backing.set(backing.flatten());
         device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
         // The stock may be short: whoever maintains it fills it, and requests need not wait for that.
         if let Some(bytes) = self.reserve() {
@@ -201,70 +215,84 @@ impl Builder {
     }
 }
 
-/// Reads the whole table from several threads. The first damage that is found ends it.
-fn scan(table: &Table, restore: &Restore, counters: &Counters, codecs: u16) -> Result<(), Error> {
-    let chunks: Vec<(u64, u64)> = table
-        .resident()
-        .flat_map(|(first, count)| {
-            let end = first + count;
-            (first..end)
-                .step_by(CHUNK as usize)
-                .map(move |at| (at, end.min(at + CHUNK)))
-        })
-        .collect();
-    let next = AtomicU64::new(0);
-    let damage = Mutex::new(None);
-    let work = |number: usize| {
-        while let Some((first, end)) = chunks.get(next.fetch_add(1, Relaxed) as usize) {
-            for page in *first..*end {
-                if let Err(reason) = take_over(page, table, restore, counters, codecs, number) {
-                    next.store(chunks.len() as u64, Relaxed);
-                    let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
-                    *damage = Some(Error::Damaged { page, reason });
-                    return;
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for number in 1..cpus().min(chunks.len()) {
-            scope.spawn(move || work(number));
-        }
-        work(0);
-    });
-    let damage = damage.into_inner().unwrap_or_else(PoisonError::into_inner);
-    damage.map_or(Ok(()), Err)
+/// What a table is read for.
+struct Scan<'a> {
+    table: &'a Table,
+    restore: &'a Restore,
+    backing: Option<&'a Reopened>,
+    counters: &'a Counters,
+    /// A bit for each codec that words may name.
+    codecs: u16,
 }
 
-fn take_over(
-    page: u64,
-    table: &Table,
-    restore: &Restore,
-    counters: &Counters,
-    codecs: u16,
-    thread: usize,
-) -> Result<(), String> {
-    let word = table.take_over(page);
-    if word == 0 {
-        return Ok(());
+impl Scan<'_> {
+    /// Reads the whole table from several threads. The first damage that is found ends it.
+    fn run(&self) -> Result<(), Error> {
+        let chunks: Vec<(u64, u64)> = self
+            .table
+            .resident()
+            .flat_map(|(first, count)| {
+                let end = first + count;
+                (first..end)
+                    .step_by(CHUNK as usize)
+                    .map(move |at| (at, end.min(at + CHUNK)))
+            })
+            .collect();
+        let next = AtomicU64::new(0);
+        let damage = Mutex::new(None);
+        let work = |number: usize| {
+            while let Some((first, end)) = chunks.get(next.fetch_add(1, Relaxed) as usize) {
+                for page in *first..*end {
+                    if let Err(reason) = self.take_over(page, number) {
+                        next.store(chunks.len() as u64, Relaxed);
+                        let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
+                        *damage = Some(Error::Damaged { page, reason });
+                        return;
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for number in 1..cpus().min(chunks.len()) {
+                scope.spawn(move || work(number));
+            }
+            work(0);
+        });
+        let damage = damage.into_inner().unwrap_or_else(PoisonError::into_inner);
+        damage.map_or(Ok(()), Err)
     }
-    let unknown = || format!("its word is {word:#x}");
-    let content = Content::try_decode(word).ok_or_else(unknown)?;
-    let has_object = content.object().is_some();
-    if content.encode() != Some(word & !FLAGS) || !has_object && word & FLAGS != 0 {
-        return Err(unknown());
+
+    fn take_over(&self, page: u64, thread: usize) -> Result<(), String> {
+        let word = self.table.take_over(page);
+        if word == 0 {
+            return Ok(());
+        }
+        let unknown = || format!("its word is {word:#x}");
+        let content = Content::try_decode(word).ok_or_else(unknown)?;
+        let has_object = content.object().is_some();
+        if content.encode() != Some(word & !FLAGS) || !has_object && word & FLAGS != 0 {
+            return Err(unknown());
+        }
+        if let Some(algorithm) = content.codec()
+            && self.codecs >> algorithm & 1 == 0
+        {
+            return Err(format!(
+                "the image has no codec {algorithm}, which its word names"
+            ));
+        }
+        if let Some((handle, len)) = content.object() {
+            let added = self.restore.add(handle, len);
+            added.map_err(|damage| damage.to_string())?;
+        }
+        if let Content::Backed(backed) = content {
+            let backing = self
+                .backing
+                .ok_or("it is on a backing, and the image names none")?;
+            backing.add(backed)?;
+        }
+        self.counters
+            .shard(thread)
+            .replaced(Content::Empty, content);
+        Ok(())
     }
-    if let Some(algorithm) = content.codec()
-        && codecs >> algorithm & 1 == 0
-    {
-        return Err(format!(
-            "the image has no codec {algorithm}, which its word names"
-        ));
-    }
-    if let Some((handle, len)) = content.object() {
-        let added = restore.add(handle, len);
-        added.map_err(|damage| damage.to_string())?;
-    }
-    counters.shard(thread).replaced(Content::Empty, content);
-    Ok(())
 }

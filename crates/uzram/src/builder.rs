@@ -9,6 +9,7 @@ use uzram_compress::Registry;
 use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
+use crate::backing::Backing;
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
 use crate::device::Device;
@@ -311,6 +312,7 @@ impl Builder {
             registry: self.algorithms(),
             logical_block_size: parts.logical_block_size,
             region: parts.region,
+            backing: Backing::default(),
             ages,
             ages_since: 0.into(),
             post: Mutex::default(),

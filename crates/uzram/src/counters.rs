@@ -201,7 +201,7 @@ impl Counters {
         stats.failed_reads = sum(|s| &s.failed_reads);
         stats.failed_writes = sum(|s| &s.failed_writes);
         stats.notify_free = sum(|s| &s.notify_free);
-        stats.backed_pages = sum(|s| &s.backed_pages);
+        stats.backed_pages = self.backed_pages();
         stats.backed_data_size_bytes = sum(|s| &s.backed_bytes);
         stats.backed_reads = sum(|s| &s.backed_reads);
         stats.backed_writes = sum(|s| &s.backed_writes);
@@ -217,6 +217,12 @@ impl Counters {
             self.shards.iter().map(of_shard).sum::<i64>().max(0) as u64
         };
         (sum(|codec| &codec.objects), sum(|codec| &codec.bytes))
+    }
+
+    /// Pages whose objects are on the backing device.
+    pub(crate) fn backed_pages(&self) -> u64 {
+        let of_shard = |shard: &CachePadded<Shard>| shard.backed_pages.load(Relaxed);
+        self.shards.iter().map(of_shard).sum::<i64>().max(0) as u64
     }
 
     /// Zeroes the counters that only ever grow; the others follow the contents.

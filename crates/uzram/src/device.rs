@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uzram_compress::Registry;
 use uzram_pool::{Gate, Pool, Region, current_cpu};
 
+use crate::backing::Backing;
 use crate::builder::Builder;
 use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
@@ -53,6 +54,7 @@ pub struct Device {
     pub(crate) ages: Ages,
     /// The second, by the ages' clock, since which they are kept.
     pub(crate) ages_since: AtomicU32,
+    pub(crate) backing: Backing,
     /// Held by whoever recompresses, writes back or promotes, for some pages at a time.
     pub(crate) post: Mutex<()>,
     /// Held by whoever changes the size.

@@ -78,6 +78,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The backing cannot be used, or cannot be read (EIO).
+    #[error("backing {path}: {reason}")]
+    Backing {
+        /// The file or block device.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The device cannot be made that small: something is stored beyond (EBUSY).
     #[error(
         "something is stored up to byte {size_bytes}; discard it, or choose a size of at least that"
@@ -113,7 +121,7 @@ impl Error {
             | Error::Compress(_)
             | Error::Image(_) => 22,
             Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
-            Error::Corrupt { .. } | Error::Damaged { .. } => 5,
+            Error::Corrupt { .. } | Error::Damaged { .. } | Error::Backing { .. } => 5,
             Error::NotEmpty { .. } => 17,
             Error::InUse | Error::CodecsFull | Error::TailInUse { .. } => 16,
             Error::Reserve { .. } => 12,

@@ -111,8 +111,10 @@ pub(crate) mod state {
     pub(crate) const ROLES: usize = 2;
     /// Pages of the device.
     pub(crate) const PAGES: usize = 3;
+    /// The pages that may still be written back and 1, or 0 for no limit.
+    pub(crate) const WRITEBACK_LIMIT: usize = 4;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = 4;
+    pub(crate) const WORDS: usize = 5;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
 }

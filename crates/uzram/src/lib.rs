@@ -71,6 +71,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod backing;
 mod builder;
 mod codec;
 mod counters;
@@ -88,6 +89,7 @@ mod train;
 mod word;
 
 pub use attach::{check_image, read_header};
+pub use backing::{BackingStats, BringBackReport, Ended, StoreStats, Writeback, WritebackReport};
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use counters::Stats;
@@ -97,6 +99,7 @@ pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Kind, Pace, Recompress, RecompressReport};
 pub use train::{Rule, TrainReport, Training, pays};
+pub use uzram_backing as store;
 pub use uzram_compress as compress;
 pub use uzram_pool::Gate;
 

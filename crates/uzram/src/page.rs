@@ -71,6 +71,13 @@ impl Device {
             let mut slot = self.table.lock(page);
             let content = slot.content();
             if contexts.suit(content) {
+                if let Content::Backed(backed) = content {
+                    drop(slot);
+                    if self.read_backed(page, backed, out, contexts)? {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 if contexts.noticed {
                     slot.accessed();
                 }
@@ -115,7 +122,11 @@ impl Device {
         Ok(())
     }
 
-    fn whole_page(&self, page: u64, result: Result<usize, CodecError>) -> Result<(), Error> {
+    pub(crate) fn whole_page(
+        &self,
+        page: u64,
+        result: Result<usize, CodecError>,
+    ) -> Result<(), Error> {
         let reason = match result {
             Ok(PAGE_SIZE) => return Ok(()),
             Ok(n) => format!("it decompresses to {n} bytes"),
@@ -208,7 +219,7 @@ impl Device {
 
     /// Stores an object and returns its handle; at the memory limit once more after giving back what was freed.
     /// The second try is unconditional: another writer may have trimmed meanwhile.
-    fn store(&self, page: u64, bytes: &[u8], cpu: usize) -> Result<u64, Error> {
+    pub(crate) fn store(&self, page: u64, bytes: &[u8], cpu: usize) -> Result<u64, Error> {
         // A device has at most 2^32 pages.
         let owner = page as u32;
         let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
@@ -253,13 +264,33 @@ impl Device {
     }
 
     /// Frees what a word named that was replaced.
-    fn free(&self, old: Content) {
+    pub(crate) fn free(&self, old: Content) {
+        if let Content::Backed(backed) = old {
+            self.free_backed(backed);
+        }
         if let Some((handle, len)) = old.object() {
             #[expect(unsafe_code, reason = "whoever replaced the word owns what it named")]
             // SAFETY: `publish` returned this content to us alone, and no word names the object any more.
             let object = unsafe { self.pool.object(handle, len) };
             self.pool.free(object);
         }
+    }
+
+    /// Begins to work on a slot (`Table::begin_post`) whose content `suits`, and copies its object. Returns the object's
+    /// length; `None` if there is nothing to work on.
+    pub(crate) fn copy_object(
+        &self,
+        page: u64,
+        bytes: &mut [u8; PAGE_SIZE],
+        suits: impl Fn(Content, u64) -> bool,
+    ) -> Option<usize> {
+        let slot = self.table.begin_post(page, suits)?;
+        let (handle, len) = slot.content().object()?;
+        #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
+        // SAFETY: as in `read_locked`.
+        let object = unsafe { self.pool.object(handle, len) };
+        bytes[..len].copy_from_slice(self.pool.bytes(&object));
+        Some(len)
     }
 
     /// Publishes another form of what a slot held when the caller began to work on it (`Table::begin_post`), with the

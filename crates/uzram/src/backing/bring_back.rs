@@ -1,0 +1,153 @@
+//! The way back: objects that are on the backing are brought into memory again, as they are.
+
+use std::ops::{AddAssign, Range};
+use std::sync::Arc;
+
+use uzram_backing::{ReadBuffer, ReadError};
+use uzram_pool::current_cpu;
+
+use super::{Attached, failed, location};
+use crate::Error;
+use crate::device::Device;
+use crate::recompress::Pace;
+use crate::word::{Backed, Content, POST};
+
+/// Objects between two looks at what the caller wants.
+const SLICE: u64 = 64;
+
+/// What came back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BringBackReport {
+    /// Pages that are in memory now.
+    pub pages: u64,
+    /// Bytes of their objects.
+    pub bytes: u64,
+    /// Pages that were written or discarded by a request meanwhile.
+    pub changed: u64,
+}
+
+impl AddAssign for BringBackReport {
+    fn add_assign(&mut self, other: BringBackReport) {
+        self.pages += other.pages;
+        self.bytes += other.bytes;
+        self.changed += other.changed;
+    }
+}
+
+impl Device {
+    /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
+    ///
+    /// [`Error::Invalid`] if there is no backing; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
+    /// cannot be read: what came back until then stays.
+    pub fn bring_back(
+        &self,
+        pages: Option<Range<u64>>,
+        pace: Pace<'_>,
+    ) -> Result<BringBackReport, Error> {
+        let attached = self.attached()?;
+        let range = pages.unwrap_or(0..u64::MAX);
+        let mut pages = self.backed_pages(range).peekable();
+        let mut report = BringBackReport::default();
+        while pages.peek().is_some() {
+            let before = report.pages;
+            {
+                let _alone = self.post_processing();
+                if !Arc::ptr_eq(&attached, &self.attached()?) {
+                    break;
+                }
+                let mut buffer = attached.readers.get(current_cpu());
+                for page in pages.by_ref().take(SLICE as usize) {
+                    report += self.bring_page_back(&attached, page, &mut buffer)?;
+                }
+            }
+            if pace(report.pages - before).is_break() {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    /// As [`Device::bring_back`], by whoever has the right to post-processing.
+    pub(super) fn bring_back_alone(&self, pages: Range<u64>) -> Result<BringBackReport, Error> {
+        let attached = self.attached()?;
+        let mut report = BringBackReport::default();
+        let mut buffer = attached.readers.get(current_cpu());
+        for page in self.backed_pages(pages) {
+            report += self.bring_page_back(&attached, page, &mut buffer)?;
+        }
+        Ok(report)
+    }
+
+    fn backed_pages(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        let backed = |page: &u64| matches!(self.table.peek(*page), Content::Backed(_));
+        self.table.touched(range.start, range.end).filter(backed)
+    }
+
+    fn bring_page_back(
+        &self,
+        attached: &Attached,
+        page: u64,
+        buffer: &mut ReadBuffer,
+    ) -> Result<BringBackReport, Error> {
+        let mut report = BringBackReport::default();
+        let is_backed = |content, _| matches!(content, Content::Backed(_));
+        let Some(slot) = self.table.begin_post(page, is_backed) else {
+            return Ok(report);
+        };
+        let content = slot.content();
+        drop(slot);
+        let Content::Backed(backed) = content else {
+            return Ok(report);
+        };
+        let brought = self.store_backed(attached, page, backed, buffer);
+        match brought {
+            Ok(true) => {
+                report.pages = 1;
+                report.bytes = backed.len.into();
+            }
+            Ok(false) => report.changed = 1,
+            Err(error) => {
+                self.table.end_post(page, 0);
+                return Err(error);
+            }
+        }
+        Ok(report)
+    }
+
+    /// `false`: the page was written meanwhile.
+    fn store_backed(
+        &self,
+        attached: &Attached,
+        page: u64,
+        backed: Backed,
+        buffer: &mut ReadBuffer,
+    ) -> Result<bool, Error> {
+        // The mark says whether the table can have come to name the place for something else.
+        let still = || self.table.peek_flags(page).1 & POST != 0;
+        let (location, len) = (location(backed, page)?, usize::from(backed.len));
+        let read = attached
+            .store
+            .read_while(location, len, page as u32, buffer, still);
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(ReadError::Moved) => return Ok(false),
+            Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
+        };
+        let cpu = current_cpu();
+        let handle = self.store(page, bytes, cpu)?;
+        let new = if backed.is_huge() {
+            Content::Huge { handle }
+        } else {
+            Content::Compressed {
+                algorithm: backed.algorithm,
+                handle,
+                len: backed.len,
+            }
+        };
+        let kept = self.keep_instead(page, new, 0, cpu);
+        if !kept {
+            self.free(new);
+        }
+        Ok(kept)
+    }
+}

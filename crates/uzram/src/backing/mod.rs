@@ -1,0 +1,389 @@
+//! The backing: a file or a block device to which objects go that nobody needs in memory, and from which they are read
+//! as if they were still there.
+//!
+//! `uzram-backing` packs them; this module says which, and keeps the slot's word, the pool and the store in step.
+//! `writeback` moves objects out, `bring_back` moves them in again, `tidy` moves them together; each marks a slot, works
+//! without its lock, and publishes only if the mark is still there (see [`crate::table::Table::begin_post`]).
+//!
+//! The image names the store. Its contents mean nothing without the image, so nothing is ever flushed for its sake.
+
+mod bring_back;
+mod record;
+mod tidy;
+mod writeback;
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use rustix::fs::FlockOperation;
+pub use uzram_backing::StoreStats;
+use uzram_backing::{
+    FileOptions, FileStorage, Location, OpenError, Purpose, ReadBuffer, ReadError, Restore,
+    Storage, Store, Writer,
+};
+use uzram_pool::current_cpu;
+
+use crate::codec::Contexts;
+use crate::device::Device;
+use crate::stream::PerCpu;
+use crate::word::{Backed, Content};
+use crate::{Error, PAGE_SIZE};
+
+pub use bring_back::BringBackReport;
+pub(crate) use record::Record;
+pub use writeback::{Ended, Writeback, WritebackReport};
+
+/// Readers of the backing that do not wait for each other.
+const READERS: usize = 8;
+/// Writes of 256 KiB in flight.
+const DEPTH: usize = 4;
+
+/// A store in use.
+pub(crate) struct Attached {
+    pub(crate) store: Store,
+    path: PathBuf,
+    readers: PerCpu<ReadBuffer>,
+    /// Used by whoever holds the device's `post` lock.
+    writers: Mutex<Writers>,
+}
+
+struct Writers {
+    objects: Writer,
+    moving: Writer,
+}
+
+impl Attached {
+    fn new(store: Store, path: PathBuf) -> std::io::Result<Attached> {
+        let writers = Writers {
+            objects: store.writer(DEPTH, Purpose::Objects)?,
+            moving: store.writer(1, Purpose::Compaction)?,
+        };
+        let readers = PerCpu::new(READERS, || Ok(ReadBuffer::new()));
+        Ok(Attached {
+            store,
+            path,
+            readers: readers.map_err(|error| std::io::Error::other(error.to_string()))?,
+            writers: Mutex::new(writers),
+        })
+    }
+
+    fn writers(&self) -> MutexGuard<'_, Writers> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a device has of a backing.
+#[derive(Default)]
+pub(crate) struct Backing {
+    attached: RwLock<Option<Arc<Attached>>>,
+}
+
+impl Backing {
+    pub(crate) fn get(&self) -> Option<Arc<Attached>> {
+        let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
+        attached.clone()
+    }
+
+    pub(crate) fn set(&self, attached: Option<Attached>) {
+        let mut place = self
+            .attached
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = attached.map(Arc::new);
+    }
+}
+
+/// What there is to know of a device's backing: see [`Device::backing`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingStats {
+    /// The file or block device.
+    pub path: PathBuf,
+    /// How it is read and written, in a few words.
+    pub io: String,
+    /// What is in it and what happened to it.
+    pub store: StoreStats,
+}
+
+fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Backing {
+        path: path.display().to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+/// Opens a backing for this process alone. A file that is not there is made.
+fn open(path: &Path) -> Result<FileStorage, Error> {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600);
+    let exists = path.metadata();
+    match &exists {
+        // The kernel gives a block device that is mounted or otherwise in use to nobody else.
+        Ok(found) if found.file_type().is_block_device() => {
+            options.custom_flags(rustix::fs::OFlags::EXCL.bits() as i32);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.starts_with("/dev") => {
+            options.create_new(true);
+        }
+        _ => {}
+    }
+    let file = options.open(path).map_err(|error| match error.kind() {
+        ErrorKind::ResourceBusy => failed(path, "it is in use (mounted, or another's backing)"),
+        _ => failed(path, error),
+    })?;
+    let lock = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    lock.map_err(|_| failed(path, "another process has it as its backing"))?;
+    FileStorage::new(file, FileOptions::default()).map_err(|error| failed(path, error))
+}
+
+/// Whether a store may be made of this: an empty file, an old store, or a block device.
+fn may_overwrite(path: &Path, storage: &dyn Storage) -> Result<(), Error> {
+    let kind = path.metadata().map_err(|error| failed(path, error))?;
+    if kind.file_type().is_block_device() || kind.len() == 0 {
+        return Ok(());
+    }
+    let mut block = uzram_backing::Buffer::new(1);
+    let got = storage
+        .read_at(block.bytes_mut(), 0)
+        .map_err(|error| failed(path, error))?;
+    let zero = block.bytes()[..got].iter().all(|byte| *byte == 0);
+    if zero || uzram_backing::is_store(&block.bytes()[..got]) {
+        return Ok(());
+    }
+    Err(failed(
+        path,
+        "the file holds something that is no uzram store: give an empty file, or a new name",
+    ))
+}
+
+impl Device {
+    /// Takes a file or a block device as backing. A regular file is made if it is not there, and made `size_bytes` long
+    /// (at least 1 MiB; default: as long as it is); of a block device `size_bytes` are used (default: all). What is in a
+    /// block device is lost; a file is only taken if it is empty or was a backing. The image remembers it.
+    ///
+    /// [`Error::Backing`] says what is wrong with it; [`Error::Invalid`] if there is a backing already.
+    pub fn attach_backing(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
+        let _alone = self.post_processing();
+        self.refuse_second(path)?;
+        let new = !path.exists();
+        let storage = open(path)?;
+        let made = self.make_store(path, storage, size_bytes);
+        if made.is_err() && new {
+            let _ = std::fs::remove_file(path);
+        }
+        made
+    }
+
+    fn make_store(
+        &self,
+        path: &Path,
+        storage: FileStorage,
+        size_bytes: Option<u64>,
+    ) -> Result<(), Error> {
+        may_overwrite(path, &storage)?;
+        // A server that takes the device over has another working directory.
+        let path = path.canonicalize().map_err(|error| failed(path, error))?;
+        let has = storage.size_bytes().map_err(|error| failed(&path, error))?;
+        self.take_store(path, Arc::new(storage), size_bytes.unwrap_or(has))
+    }
+
+    /// As [`Device::attach_backing`], on storage of the caller's kind, whatever is in it. A process that takes the image
+    /// over later opens `path`, which is to be absolute.
+    pub fn attach_storage(
+        &self,
+        path: &Path,
+        storage: Arc<dyn Storage>,
+        size_bytes: u64,
+    ) -> Result<(), Error> {
+        let _alone = self.post_processing();
+        self.refuse_second(path)?;
+        self.take_store(path.into(), storage, size_bytes)
+    }
+
+    fn refuse_second(&self, path: &Path) -> Result<(), Error> {
+        let Some(attached) = self.backing.get() else {
+            return Ok(());
+        };
+        Err(Error::Invalid {
+            what: "a second backing",
+            given: path.display().to_string(),
+            accepted: format!("one; detach {} first", attached.path.display()),
+        })
+    }
+
+    fn take_store(
+        &self,
+        path: PathBuf,
+        storage: Arc<dyn Storage>,
+        size_bytes: u64,
+    ) -> Result<(), Error> {
+        let mut id = [0; 16];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| failed(&path, error))?;
+        let store = Store::create(storage, size_bytes, id).map_err(|error| failed(&path, error))?;
+        let record = Record {
+            size_bytes,
+            id,
+            path: path.clone(),
+        };
+        let attached = Attached::new(store, path.clone()).map_err(|error| failed(&path, error))?;
+        record.write(self.region())?;
+        self.backing.set(Some(attached));
+        Ok(())
+    }
+
+    /// Gives the backing up: brings all that is on it back into memory first. What is on it afterwards is worthless. A
+    /// file stays where it is.
+    ///
+    /// [`Error::Invalid`] if there is none; [`Error::NoSpace`], or [`Error::Backing`] where a page cannot be read: then it
+    /// stays attached, with what is left on it.
+    pub fn detach_backing(&self) -> Result<BringBackReport, Error> {
+        let mut go_on = |_| std::ops::ControlFlow::Continue(());
+        let mut report = self.bring_back(None, &mut go_on)?;
+        let _alone = self.post_processing();
+        // Nothing is written back any more; what was, between the two, comes back now.
+        report += self.bring_back_alone(0..u64::MAX)?;
+        let left = self.stats().backed_pages;
+        if left > 0 {
+            let attached = self.backing.get();
+            let path = attached
+                .map(|attached| attached.path.clone())
+                .unwrap_or_default();
+            return Err(failed(
+                &path,
+                format_args!("{left} pages cannot be brought back"),
+            ));
+        }
+        Record::remove(self.region());
+        self.backing.set(None);
+        Ok(report)
+    }
+
+    /// What there is to know of the backing; `None` if the device has none. Waits for nobody.
+    pub fn backing(&self) -> Option<BackingStats> {
+        let attached = self.backing.get()?;
+        Some(BackingStats {
+            path: attached.path.clone(),
+            io: attached.store.describe(),
+            store: attached.store.stats(),
+        })
+    }
+
+    pub(crate) fn attached(&self) -> Result<Arc<Attached>, Error> {
+        self.backing.get().ok_or_else(|| Error::Invalid {
+            what: "this without a backing",
+            given: "at all".into(),
+            accepted: "attach one first".into(),
+        })
+    }
+
+    /// Reads a page whose object is on the backing. `false`: it is not there any more, look again.
+    pub(crate) fn read_backed(
+        &self,
+        page: u64,
+        backed: Backed,
+        out: &mut [u8; PAGE_SIZE],
+        contexts: &mut Contexts<'_>,
+    ) -> Result<bool, Error> {
+        let Some(attached) = self.backing.get() else {
+            // It was detached since the look at the slot.
+            return match self.table.peek(page) {
+                Content::Backed(_) => Err(Error::Corrupt {
+                    page,
+                    reason: "it is on a backing that the device does not have".into(),
+                }),
+                _ => Ok(false),
+            };
+        };
+        let content = Content::Backed(backed);
+        let cpu = current_cpu();
+        let mut buffer = attached.readers.get(cpu);
+        let location = location(backed, page)?;
+        let still = || self.table.peek(page) == content;
+        let (len, owner) = (usize::from(backed.len), page as u32);
+        let object = match attached
+            .store
+            .read_while(location, len, owner, &mut buffer, still)
+        {
+            Ok(object) => object,
+            Err(ReadError::Moved) => return Ok(false),
+            Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
+        };
+        let slot = self.table.lock(page);
+        if slot.content() != content {
+            return Ok(false);
+        }
+        use std::sync::atomic::Ordering::Relaxed;
+        self.counters.shard(cpu).backed_reads.fetch_add(1, Relaxed);
+        if backed.is_huge() {
+            out.copy_from_slice(object);
+            return Ok(true);
+        }
+        let result = contexts.decompress(&slot, object, out);
+        self.whole_page(page, result).map(|()| true)
+    }
+
+    /// Frees what a word named on the backing, when the word is gone.
+    pub(crate) fn free_backed(&self, backed: Backed) {
+        if let Some(attached) = self.backing.get()
+            && let Some(location) = Location::from_raw(backed.location)
+        {
+            attached.store.free(location, backed.len.into());
+        }
+    }
+}
+
+fn location(backed: Backed, page: u64) -> Result<Location, Error> {
+    Location::from_raw(backed.location).ok_or_else(|| Error::Corrupt {
+        page,
+        reason: "its place on the backing is none".into(),
+    })
+}
+
+/// The store of an image that is being attached to.
+pub(crate) struct Reopened {
+    record: Record,
+    found: Result<Restore, Error>,
+}
+
+impl Reopened {
+    /// Opens what the image names. Failures matter only if something is on it.
+    pub(crate) fn of(record: Record) -> Reopened {
+        let path = record.path.clone();
+        let found = open_store(&record).map_err(|error| failed(&path, error));
+        Reopened { record, found }
+    }
+
+    /// Notes an object.
+    pub(crate) fn add(&self, backed: Backed) -> Result<(), String> {
+        let restore = self.found.as_ref().map_err(ToString::to_string)?;
+        let location = Location::from_raw(backed.location).ok_or("its place is none")?;
+        restore
+            .add(location, backed.len.into())
+            .map_err(|damage| damage.to_string())
+    }
+
+    /// When all objects are known. A backing that is missing and not needed is forgotten.
+    pub(crate) fn finish(self, in_use: bool) -> Result<Option<Attached>, Error> {
+        match self.found {
+            Ok(restore) => {
+                let path = self.record.path;
+                let attached = Attached::new(restore.finish(), path.clone());
+                Ok(Some(attached.map_err(|error| failed(&path, error))?))
+            }
+            Err(error) if in_use => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn open_store(record: &Record) -> Result<Restore, Box<dyn std::error::Error>> {
+    if !record.path.exists() {
+        return Err("it is gone".into());
+    }
+    let storage = open(&record.path)?;
+    let restore: Result<Restore, OpenError> = Store::open(Arc::new(storage), record.id);
+    Ok(restore?)
+}

@@ -1,0 +1,294 @@
+//! Writeback: objects that nobody needs in memory go to the backing, packed as they are.
+//!
+//! A slice at a time: some hundred slots are marked, their objects copied into the store's buffers, the buffers written,
+//! and what reached the disk is published. Requests go on meanwhile; a page that is written in between stays as it was
+//! written. What did not reach the disk, by an error or because the disk does not answer, stays in memory.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use uzram_backing::{StoreError, Writer, Written};
+use uzram_pool::current_cpu;
+
+use super::{Attached, tidy};
+use crate::device::Device;
+use crate::layout::state;
+use crate::recompress::{Kind, Pace};
+use crate::word::{Backed, Content};
+use crate::{Error, PAGE_SIZE};
+
+/// Objects between two looks at what the caller wants: about 1 MiB.
+const SLICE: u64 = 512;
+/// Slots looked at between them.
+const LOOKS: usize = 1 << 14;
+
+/// What to write back.
+#[derive(Debug, Clone)]
+pub struct Writeback {
+    /// Which pages. Default: all that have an object in memory.
+    pub kind: Kind,
+    /// Only pages with these numbers; empty: all.
+    pub pages: Vec<Range<u64>>,
+    /// Pages at most; 0: all.
+    pub max_pages: u64,
+    /// How long to wait for the disk before it is taken for hung. Default: 30 s.
+    pub patience: Duration,
+}
+
+impl Default for Writeback {
+    fn default() -> Writeback {
+        Writeback {
+            kind: Kind::All,
+            pages: Vec::new(),
+            max_pages: 0,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Writeback {
+    /// The slots that it may apply to.
+    fn slots<'a>(&'a self, device: &'a Device) -> impl Iterator<Item = u64> + 'a {
+        let all = self.pages.is_empty().then_some(0..u64::MAX);
+        let ranges = self.pages.iter().cloned().chain(all);
+        ranges.flat_map(|range| device.table.touched(range.start, range.end))
+    }
+}
+
+/// Why a writeback ended before its last page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The backing has no room left.
+    Full,
+    /// `writeback_limit` is used up.
+    Limit,
+    /// The disk refuses writes or does not answer.
+    Failing,
+}
+
+/// What a writeback did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WritebackReport {
+    /// Pages that it applied to.
+    pub candidates: u64,
+    /// Pages that are on the backing now.
+    pub written: u64,
+    /// Bytes of their objects.
+    pub bytes: u64,
+    /// Pages that could not be written and stayed in memory.
+    pub failed: u64,
+    /// Pages that were written or discarded by a request meanwhile.
+    pub changed: u64,
+    /// Why it ended early.
+    pub ended: Option<Ended>,
+}
+
+impl Device {
+    /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
+    /// works at a time.
+    ///
+    /// [`Error::Invalid`] if there is no backing. Errors of the disk are no error of the call: they are in the report
+    /// and the counters, and the pages are where they were.
+    pub fn writeback(&self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
+        let attached = self.attached()?;
+        let mut pages = what.slots(self).peekable();
+        let mut report = WritebackReport::default();
+        while report.ended.is_none() && pages.peek().is_some() {
+            if what.max_pages > 0 && report.candidates >= what.max_pages {
+                break;
+            }
+            let before = report.candidates;
+            {
+                let _alone = self.post_processing();
+                if !Arc::ptr_eq(&attached, &self.attached()?) {
+                    break;
+                }
+                self.write_slice(&attached, what, &mut pages, &mut report);
+            }
+            if pace(report.candidates - before).is_break() {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    /// What [`Device::writeback`] would begin with: the number of candidates and the bytes of their objects.
+    pub fn writable_back(&self, what: &Writeback) -> (u64, u64) {
+        let mut sum = (0, 0);
+        for page in what.slots(self) {
+            let (content, flags) = self.table.peek_flags(page);
+            if what.kind.suits(content, flags) {
+                sum.0 += 1;
+                sum.1 += content.object().map_or(0, |(_, len)| len as u64);
+            }
+        }
+        sum
+    }
+
+    /// Pages that may still be written back; `None`: no limit (zram's `writeback_limit`, in pages of 4 KiB).
+    pub fn writeback_limit(&self) -> Option<u64> {
+        self.state()[state::WRITEBACK_LIMIT]
+            .load(Relaxed)
+            .checked_sub(1)
+    }
+
+    /// Sets how many pages may still be written back. Part of the image.
+    pub fn set_writeback_limit(&self, pages: Option<u64>) {
+        let word = pages.map_or(0, |pages| pages.saturating_add(1));
+        self.state()[state::WRITEBACK_LIMIT].store(word, Relaxed);
+    }
+
+    /// Takes one page off the limit; `false` if it is used up.
+    fn take_from_limit(&self) -> bool {
+        let limit = &self.state()[state::WRITEBACK_LIMIT];
+        let taken = limit.fetch_update(Relaxed, Relaxed, |word| match word {
+            0 => Some(0),
+            1 => None,
+            more => Some(more - 1),
+        });
+        taken.is_ok()
+    }
+
+    fn give_to_limit(&self) {
+        let limit = &self.state()[state::WRITEBACK_LIMIT];
+        let more = |word: u64| (word > 0).then(|| word.saturating_add(1));
+        let _ = limit.fetch_update(Relaxed, Relaxed, more);
+    }
+
+    fn write_slice(
+        &self,
+        attached: &Attached,
+        what: &Writeback,
+        pages: &mut impl Iterator<Item = u64>,
+        report: &mut WritebackReport,
+    ) {
+        let mut writers = attached.writers();
+        let mut slice = Slice {
+            device: self,
+            before: *report,
+            report,
+            patience: what.patience,
+        };
+        let end = match what.max_pages {
+            0 => slice.report.candidates + SLICE,
+            most => most.min(slice.report.candidates + SLICE),
+        };
+        for page in pages.take(LOOKS) {
+            let (content, flags) = self.table.peek_flags(page);
+            if !what.kind.suits(content, flags) {
+                continue;
+            }
+            let writers = &mut *writers;
+            match slice.put(page, what.kind, &mut writers.objects) {
+                ControlFlow::Continue(()) => {}
+                ControlFlow::Break(Ended::Full) if tidy::make_room(self, attached, writers) => {
+                    // Once more; if that fails too, this page is left for the next time.
+                    let _ = slice.put(page, what.kind, &mut writers.objects);
+                }
+                ControlFlow::Break(ended) => slice.report.ended = Some(ended),
+            }
+            if slice.report.ended.is_some() || slice.report.candidates >= end {
+                break;
+            }
+        }
+        slice.finish(&mut writers.objects);
+    }
+}
+
+/// A slice of a job.
+struct Slice<'a> {
+    device: &'a Device,
+    /// What had come of the job before this slice.
+    before: WritebackReport,
+    report: &'a mut WritebackReport,
+    patience: Duration,
+}
+
+impl Slice<'_> {
+    /// Marks a page and gives its object to the writer.
+    fn put(&mut self, page: u64, kind: Kind, writer: &mut Writer) -> ControlFlow<Ended> {
+        let device = self.device;
+        if !device.take_from_limit() {
+            return ControlFlow::Break(Ended::Limit);
+        }
+        let mut bytes = [0; PAGE_SIZE];
+        let Some(len) = device.copy_object(page, &mut bytes, |c, flags| kind.suits(c, flags))
+        else {
+            device.give_to_limit();
+            return ControlFlow::Continue(());
+        };
+        let mut pushed = writer.push(page as u32, &bytes[..len]);
+        if let Err(StoreError::Busy { .. }) = pushed {
+            let before = writer.in_flight();
+            let after = writer.wait_one(self.patience, |written| self.written(written));
+            if before > 0 && after == before {
+                writer.abandon(|written| self.written(written));
+            }
+            pushed = writer.push(page as u32, &bytes[..len]);
+        }
+        match pushed {
+            Ok(_) => {
+                self.report.candidates += 1;
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                device.table.end_post(page, 0);
+                device.give_to_limit();
+                ControlFlow::Break(match error {
+                    StoreError::Full => Ended::Full,
+                    _ => Ended::Failing,
+                })
+            }
+        }
+    }
+
+    /// Writes what is in the buffer, and waits for all of it.
+    fn finish(&mut self, writer: &mut Writer) {
+        writer.submit();
+        if writer.wait(self.patience, |written| self.written(written)) > 0 {
+            writer.abandon(|written| self.written(written));
+        }
+        // A disk that takes nothing of a whole slice is not asked for more.
+        if self.report.failed > self.before.failed && self.report.written == self.before.written {
+            self.report.ended = Some(Ended::Failing);
+        }
+    }
+
+    fn written(&mut self, written: Written) {
+        let (device, cpu) = (self.device, current_cpu());
+        let shard = device.counters.shard(cpu);
+        if written.result.is_err() {
+            device.table.end_post(written.owner.into(), 0);
+            device.give_to_limit();
+            shard.failed_writebacks.fetch_add(1, Relaxed);
+            self.report.failed += 1;
+        } else if device.keep_backed(written, cpu) {
+            shard.backed_writes.fetch_add(1, Relaxed);
+            self.report.written += 1;
+            self.report.bytes += written.len as u64;
+        } else {
+            self.report.changed += 1;
+        }
+    }
+}
+
+impl Device {
+    /// Publishes that a marked page's object is on the backing. If it is not marked any more, the place is freed.
+    pub(super) fn keep_backed(&self, written: Written, cpu: usize) -> bool {
+        let page = u64::from(written.owner);
+        let algorithm = self.table.peek(page).codec().unwrap_or_default();
+        let backed = Backed {
+            algorithm,
+            location: written.location.raw(),
+            len: written.len as u16,
+        };
+        let kept = self.keep_instead(page, Content::Backed(backed), 0, cpu);
+        if !kept {
+            self.free_backed(backed);
+        }
+        kept
+    }
+}

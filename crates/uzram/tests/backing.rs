@@ -1,0 +1,504 @@
+//! Pages on a backing: written back, read as if they were in memory, brought back, and never lost, whatever the disk does.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use uzram::store::inject::{Fault, FaultyStorage, Rule};
+use uzram::store::{FileOptions, FileStorage};
+use uzram::{Choice, Device, Ended, Error, Kind, Recompress, Writeback, WritebackReport};
+
+const SIZE: u64 = 64 << 20;
+const STORE: u64 = 16 << 20;
+
+fn memfd() -> OwnedFd {
+    rustix::fs::memfd_create("uzram-backing-test", MemfdFlags::CLOEXEC).unwrap()
+}
+
+fn reopen(file: &OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let file = File::options().read(true).write(true).open(path);
+    file.unwrap().into()
+}
+
+/// `noisy` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
+fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {
+    let mut state = (number << 20 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut page = [0u8; 4096];
+    for (at, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if at as u64 % 8 < noisy {
+            *word = state.to_ne_bytes();
+        } else {
+            word[..4].copy_from_slice(&(state as u32 % 7).to_ne_bytes());
+        }
+    }
+    page
+}
+
+fn fill(device: &Device, count: u64) {
+    for number in 0..count {
+        device
+            .write_at(&page(number, 0, number % 9), number * 4096)
+            .unwrap();
+    }
+}
+
+fn check(device: &Device, count: u64) {
+    let mut back = [0; 4096];
+    for number in 0..count {
+        device.read_at(&mut back, number * 4096).unwrap();
+        assert!(back == page(number, 0, number % 9), "page {number}");
+    }
+}
+
+fn run(device: &Device, what: &Writeback) -> WritebackReport {
+    device
+        .writeback(what, &mut |_| ControlFlow::Continue(()))
+        .unwrap()
+}
+
+fn of_kind(kind: Kind) -> Writeback {
+    Writeback {
+        kind,
+        ..Writeback::default()
+    }
+}
+
+/// A device with a backing in a new directory.
+fn with_backing(device: Device) -> (Device, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    device
+        .attach_backing(&dir.path().join("store"), Some(STORE))
+        .unwrap();
+    (device, dir)
+}
+
+fn plain() -> Device {
+    Device::builder(SIZE).build().unwrap()
+}
+
+/// A device whose backing fails as it is told.
+fn with_faults() -> (Device, FaultyStorage, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let file = FileStorage::open(&path, FileOptions::default()).unwrap();
+    let faulty = FaultyStorage::new(Arc::new(file));
+    let device = plain();
+    device
+        .attach_storage(&path, Arc::new(faulty.clone()), STORE)
+        .unwrap();
+    (device, faulty, dir)
+}
+
+#[test]
+fn pages_leave_memory_and_are_read_as_before() {
+    let (device, _dir) = with_backing(plain());
+    fill(&device, 2000);
+    let before = device.stats();
+    let report = run(&device, &Writeback::default());
+    let after = device.stats();
+    // Every ninth page is made of 8-byte words that are few: some are same-filled, and stay.
+    assert_eq!(report.written + after.same_pages, 2000, "{report:?}");
+    assert_eq!((report.failed, report.changed, report.ended), (0, 0, None));
+    assert_eq!(after.backed_pages, report.written);
+    assert_eq!(after.orig_data_size_bytes, before.orig_data_size_bytes);
+    assert_eq!(after.compr_data_size_bytes, 0);
+    assert_eq!(after.backed_data_size_bytes, before.compr_data_size_bytes);
+    let backing = device.backing().unwrap();
+    assert_eq!(backing.store.live_objects, report.written);
+    check(&device, 2000);
+    assert_eq!(device.stats().backed_reads, report.written);
+    // Parts of pages, and pages anew.
+    device.write_at(b"part", 5 * 4096 + 100).unwrap();
+    let mut whole = page(5, 0, 5);
+    whole[100..104].copy_from_slice(b"part");
+    let mut back = [0; 4096];
+    device.read_at(&mut back, 5 * 4096).unwrap();
+    assert_eq!(back, whole);
+    assert_eq!(device.stats().backed_pages, report.written - 1);
+    device.discard(0, SIZE).unwrap();
+    let stats = device.stats();
+    assert_eq!((stats.backed_pages, stats.orig_data_size_bytes), (0, 0));
+    assert_eq!(device.backing().unwrap().store.live_objects, 0);
+}
+
+#[test]
+fn kinds_ranges_and_limits_choose_the_pages() {
+    let (device, _dir) = with_backing(plain());
+    fill(&device, 900);
+    let huge = device.stats().huge_pages;
+    assert!(huge >= 100);
+    assert_eq!(run(&device, &of_kind(Kind::Idle)).candidates, 0);
+    assert_eq!(run(&device, &of_kind(Kind::Huge)).written, huge);
+    assert_eq!(device.stats().huge_pages, 0);
+    device.mark_idle(None).unwrap();
+    let what = Writeback {
+        pages: vec![10..20, 30..31],
+        ..of_kind(Kind::Idle)
+    };
+    let in_memory = |n: &u64| !matches!(n % 9, 0 | 8);
+    let expected = (10..20).chain(30..31).filter(in_memory).count() as u64;
+    let report = run(&device, &what);
+    assert!(report.written >= expected, "{report:?}, {expected}");
+    let what = Writeback {
+        max_pages: 7,
+        ..Writeback::default()
+    };
+    assert_eq!(run(&device, &what).written, 7);
+    device.set_writeback_limit(Some(5));
+    let report = run(&device, &Writeback::default());
+    assert_eq!((report.written, report.ended), (5, Some(Ended::Limit)));
+    assert_eq!(device.writeback_limit(), Some(0));
+    device.set_writeback_limit(None);
+    let report = run(&device, &Writeback::default());
+    assert!(report.written > 400 && report.ended.is_none(), "{report:?}");
+    check(&device, 900);
+}
+
+#[test]
+fn pages_come_back_on_request_and_before_the_backing_goes() {
+    let (device, dir) = with_backing(plain());
+    fill(&device, 500);
+    let stats = device.stats();
+    run(&device, &Writeback::default());
+    let mut go_on = |_| ControlFlow::Continue(());
+    let some = device.bring_back(Some(0..100), &mut go_on).unwrap();
+    assert!(
+        some.pages > 80 && device.stats().backed_pages > 300,
+        "{some:?}"
+    );
+    // Not while there is no room.
+    device.set_mem_limit_bytes(64 << 10);
+    assert!(matches!(
+        device.detach_backing(),
+        Err(Error::NoSpace { .. })
+    ));
+    assert!(device.backing().is_some());
+    check(&device, 500);
+    device.set_mem_limit_bytes(0);
+    device.detach_backing().unwrap();
+    assert_eq!(
+        device.stats().compr_data_size_bytes,
+        stats.compr_data_size_bytes
+    );
+    assert_eq!((device.backing(), device.stats().backed_pages), (None, 0));
+    check(&device, 500);
+    let error = device.writeback(&Writeback::default(), &mut |_| ControlFlow::Continue(()));
+    assert!(error.unwrap_err().to_string().contains("attach one first"));
+    // The file can be taken again, by another device, too.
+    let other = plain();
+    other
+        .attach_backing(&dir.path().join("store"), None)
+        .unwrap();
+    assert_eq!(other.backing().unwrap().store.size_bytes, STORE);
+}
+
+#[test]
+fn a_backing_is_checked_before_it_is_taken() {
+    let device = plain();
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |device: &Device, path: &Path, size| {
+        let error = device.attach_backing(path, size).unwrap_err().to_string();
+        assert!(device.backing().is_none());
+        error
+    };
+    let somebodys = dir.path().join("letter.txt");
+    std::fs::write(&somebodys, vec![b'a'; 4 << 20]).unwrap();
+    let error = refused(&device, &somebodys, None);
+    assert!(error.contains("no uzram store"), "{error}");
+    assert_eq!(std::fs::read(&somebodys).unwrap(), vec![b'a'; 4 << 20]);
+    let new = dir.path().join("new");
+    let error = refused(&device, &new, None);
+    assert!(error.contains("0 bytes"), "{error}");
+    assert!(!new.exists(), "what was made for nothing is removed");
+    assert!(refused(&device, dir.path(), None).contains("directory"));
+    assert!(refused(&device, Path::new("/dev/null"), None).contains("regular file"));
+    assert!(refused(&device, Path::new("/dev/no-such"), None).contains("No such file"));
+    let store = dir.path().join("store");
+    device.attach_backing(&store, Some(STORE)).unwrap();
+    let error = plain()
+        .attach_backing(&store, None)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("another process"), "{error}");
+    let error = device
+        .attach_backing(&new, Some(STORE))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("detach"), "{error}");
+}
+
+#[test]
+fn a_new_process_finds_what_is_on_the_backing() {
+    let file = memfd();
+    let device = Device::builder(SIZE).build_in(reopen(&file)).unwrap();
+    let (device, dir) = with_backing(device);
+    fill(&device, 600);
+    device.mark_idle(None).unwrap();
+    run(
+        &device,
+        &Writeback {
+            max_pages: 300,
+            ..Writeback::default()
+        },
+    );
+    let stats = device.stats();
+    drop(device);
+    let attach = || Device::builder(0).attach(reopen(&file));
+    let device = attach().unwrap();
+    assert_eq!(device.stats().backed_pages, stats.backed_pages);
+    assert_eq!(device.backing().unwrap().store.live_objects, 300);
+    check(&device, 600);
+    // Gone, another's, or damaged: refused in words.
+    drop(device);
+    let store = dir.path().join("store");
+    let aside = dir.path().join("aside");
+    std::fs::rename(&store, &aside).unwrap();
+    let refused = |what: &str| {
+        let error = attach().unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains("store"), "{error}");
+    };
+    refused("it is gone");
+    plain().attach_backing(&store, Some(STORE)).unwrap();
+    refused("another device");
+    std::fs::write(&store, b"short").unwrap();
+    refused("no uzram store");
+    std::fs::rename(&aside, &store).unwrap();
+    let device = attach().unwrap();
+    check(&device, 600);
+    // Where nothing is on it a missing one is no matter.
+    device.discard(0, SIZE).unwrap();
+    drop(device);
+    std::fs::remove_file(&store).unwrap();
+    assert_eq!(attach().unwrap().backing(), None);
+}
+
+#[test]
+fn what_the_disk_refuses_stays_in_memory() {
+    let (device, faults, _dir) = with_faults();
+    fill(&device, 1500);
+    let stats = device.stats();
+    // One write in between.
+    faults.add(Rule::writes(Fault::Error(5)).after(1, 1));
+    let report = run(&device, &Writeback::default());
+    assert!(report.failed > 50 && report.written > 500, "{report:?}");
+    assert_eq!(device.stats().failed_writebacks, report.failed);
+    assert_eq!(device.stats().backed_pages, report.written);
+    check(&device, 1500);
+    // All: it ends, and nothing is lost.
+    device.discard(0, SIZE).unwrap();
+    fill(&device, 1500);
+    faults.clear();
+    faults.add(Rule::writes(Fault::Error(28)));
+    let report = run(&device, &Writeback::default());
+    assert_eq!((report.written, report.ended), (0, Some(Ended::Failing)));
+    assert_eq!(
+        device.stats().compr_data_size_bytes,
+        stats.compr_data_size_bytes
+    );
+    check(&device, 1500);
+    // The disk is well again.
+    faults.clear();
+    let report = run(&device, &Writeback::default());
+    assert_eq!((report.failed, report.ended), (0, None));
+    assert_eq!(report.bytes, stats.compr_data_size_bytes);
+    check(&device, 1500);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_costs_patience_and_no_page() {
+    let (device, faults, _dir) = with_faults();
+    fill(&device, 1200);
+    faults.add(Rule::writes(Fault::Hang));
+    let what = Writeback {
+        patience: Duration::from_millis(100),
+        ..Writeback::default()
+    };
+    let report = run(&device, &what);
+    assert_eq!(
+        (report.written, report.ended),
+        (0, Some(Ended::Failing)),
+        "{report:?}"
+    );
+    // Meanwhile everything else goes on.
+    check(&device, 1200);
+    device.write_at(&page(3, 9, 3), 3 * 4096).unwrap();
+    device.write_at(&page(3, 0, 3), 3 * 4096).unwrap();
+    faults.clear();
+    faults.release();
+    // What was given up comes back by and by.
+    let mut written = 0;
+    while written < 1000 {
+        let report = run(&device, &what);
+        assert_eq!(report.failed, 0);
+        written += report.written;
+    }
+    check(&device, 1200);
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_an_error_and_only_that() {
+    let (device, faults, _dir) = with_faults();
+    fill(&device, 300);
+    run(&device, &Writeback::default());
+    faults.add(Rule::reads(Fault::Error(5)).after(0, 1));
+    let mut back = [0; 4096];
+    let error = device.read_at(&mut back, 3 * 4096).unwrap_err();
+    assert_eq!(error.errno(), 5);
+    assert!(error.to_string().contains("page 3"), "{error}");
+    assert_eq!(device.stats().failed_reads, 1);
+    check(&device, 300);
+    device.detach_backing().unwrap();
+    check(&device, 300);
+}
+
+/// A disk that says it has written and has not: the pages are lost, and whoever reads one is told. Nobody gets other bytes.
+#[test]
+fn a_torn_backing_is_found_by_its_checksums() {
+    let (device, faults, _dir) = with_faults();
+    fill(&device, 300);
+    faults.add(Rule::writes(Fault::Torn(None)));
+    let report = run(&device, &Writeback::default());
+    let (mut lost, mut back) = (0, [0; 4096]);
+    for number in 0..300 {
+        match device.read_at(&mut back, number * 4096) {
+            Ok(()) => assert!(back == page(number, 0, number % 9), "page {number}"),
+            Err(error) => {
+                assert!(
+                    error.to_string().contains(&format!("page {number}:")),
+                    "{error}"
+                );
+                lost += 1;
+            }
+        }
+    }
+    assert!(lost > 50 && lost < report.written, "{lost} of {report:?}");
+    // Such a page cannot be brought back either, and the backing stays. It can be written anew.
+    assert!(device.detach_backing().is_err());
+    faults.clear();
+    fill(&device, 300);
+    check(&device, 300);
+    device.detach_backing().unwrap();
+    check(&device, 300);
+}
+
+/// Ten times the backing is written to it, while pages are overwritten: space is used again, and moved together.
+#[test]
+fn space_on_the_backing_is_used_again() {
+    let (device, _dir) = with_backing(plain());
+    let count = 4000;
+    let mut seeds = vec![0u64; count as usize];
+    fill(&device, count);
+    let mut state = 1u64;
+    for round in 1..40u64 {
+        let report = run(&device, &Writeback::default());
+        assert_eq!(
+            (report.failed, report.ended),
+            (0, None),
+            "round {round}: {report:?}"
+        );
+        for _ in 0..count / 2 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let number = (state >> 33) % count;
+            seeds[number as usize] = round;
+            device
+                .write_at(&page(number, round, number % 9), number * 4096)
+                .unwrap();
+        }
+    }
+    let written = device.backing().unwrap().store.bytes_written;
+    assert!(written > 6 * STORE, "{written}");
+    let mut back = [0; 4096];
+    for number in 0..count {
+        device.read_at(&mut back, number * 4096).unwrap();
+        assert!(
+            back == page(number, seeds[number as usize], number % 9),
+            "page {number}"
+        );
+    }
+    // Half of everything goes: what is left can be moved together.
+    for number in (0..count).step_by(2) {
+        device.discard(number * 4096, 4096).unwrap();
+    }
+    run(&device, &Writeback::default());
+    let before = device.backing().unwrap().store;
+    assert!(device.tidy_backing(usize::MAX).unwrap() > 3);
+    let after = device.backing().unwrap().store;
+    assert!(
+        after.free_segments > before.free_segments,
+        "{before:?} {after:?}"
+    );
+    assert_eq!(after.live_objects, before.live_objects);
+    for number in (1..count).step_by(2) {
+        device.read_at(&mut back, number * 4096).unwrap();
+        assert!(
+            back == page(number, seeds[number as usize], number % 9),
+            "page {number}"
+        );
+    }
+}
+
+/// Everything at once: what a thread wrote it reads.
+#[test]
+fn writers_readers_and_the_backing_at_once() {
+    const PAGES: u64 = 512;
+    let device = Device::builder(SIZE)
+        .secondary(1, Choice::new("zstd"))
+        .build()
+        .unwrap();
+    let (device, _dir) = with_backing(device);
+    std::thread::scope(|scope| {
+        let device = &device;
+        let mut writers = Vec::new();
+        for thread in 0..2u64 {
+            writers.push(scope.spawn(move || {
+                let mut seeds = vec![None; PAGES as usize];
+                for round in 0..20_000u64 {
+                    let number = (round * 7919 + 13 * (round / 97)) % (PAGES / 2) * 2 + thread;
+                    let at = number * 4096;
+                    let seed = &mut seeds[number as usize];
+                    if let Some(seed) = seed {
+                        let mut back = [0; 4096];
+                        device.read_at(&mut back, at).unwrap();
+                        assert!(back == page(number, *seed, *seed % 9), "page {number}");
+                    }
+                    if round % 11 == 0 {
+                        device.discard(at, 4096).unwrap();
+                        *seed = None;
+                    } else if round % 2 == 0 {
+                        device
+                            .write_at(&page(number, round, round % 9), at)
+                            .unwrap();
+                        *seed = Some(round);
+                    }
+                }
+            }));
+        }
+        let mut go_on = |_| ControlFlow::Continue(());
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            device.writeback(&Writeback::default(), &mut go_on).unwrap();
+            device.bring_back(Some(0..PAGES / 4), &mut go_on).unwrap();
+            device
+                .recompress(&Recompress::default(), &mut go_on)
+                .unwrap();
+            device.tidy_backing(4).unwrap();
+        }
+    });
+    let stats = device.stats();
+    assert!(
+        stats.backed_reads > 100 && stats.backed_writes > 1000,
+        "{stats:?}"
+    );
+    device.discard(0, SIZE).unwrap();
+    assert_eq!(device.backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.stats().compr_data_size_bytes, 0);
+}
