@@ -10,6 +10,8 @@
 //! * Memory is accounted by the page: a page counts from the first object that touches it until
 //!   [`Pool::trim`] gives it back to the system. `free` itself makes no system call.
 //!
+//! * Compaction ([`Pool::compact`]) moves objects together and gives pages back, while others allocate and free.
+//!
 //! * A pool may keep a *stock* ([`Pool::keep_stock`]): then an allocation never asks the system for memory.
 //!
 //! **What is truth and what is derived.** The bytes of the objects and the owners are all that matters; lists,
@@ -27,6 +29,7 @@
 
 mod bin;
 mod class;
+mod compact;
 mod object;
 mod pool;
 mod reclaim;
@@ -36,6 +39,7 @@ mod span;
 mod stock;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
+pub use compact::{Compacted, Mover, Place};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
 pub use region::{Region, current_cpu};
