@@ -167,14 +167,21 @@ mod tests {
     /// Counted page by page, as the pool does it.
     #[test]
     fn least_pages_are_those_that_the_first_objects_touch() {
-        for (class, objects) in CLASSES.iter().flat_map(|c| [1, 2, 7, c.objects].map(|n| (c, n))) {
+        for (class, objects) in CLASSES
+            .iter()
+            .flat_map(|c| [1, 2, 7, c.objects].map(|n| (c, n)))
+        {
             let mut pages = std::collections::BTreeSet::new();
             let mut touch = |at: u32, len: u32| pages.extend(at / 4096..=(at + len - 1) / 4096);
             touch(0, class.owners);
             touch(class.owners, objects * 4);
             (0..objects).for_each(|n| touch(class.first + n * class.size, class.size));
             let least = pages.len() as u64;
-            assert_eq!(class.least_pages(objects.into()), least, "{class:?} {objects}");
+            assert_eq!(
+                class.least_pages(objects.into()),
+                least,
+                "{class:?} {objects}"
+            );
             let all = class.pages_of_first(class.objects);
             let more = 3 * u64::from(class.objects) + u64::from(objects % class.objects);
             let rest = if objects == class.objects { 0 } else { least };

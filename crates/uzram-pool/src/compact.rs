@@ -290,7 +290,9 @@ impl Run<'_> {
         for span in spans {
             self.done.pages += self.pool.release_tail(span.number, class);
         }
-        if gain <= self.done.pages - before {
+        // Each span may end in the middle of a page: no more than that is not worth a move.
+        let gain = gain.saturating_sub(self.done.pages - before);
+        if gain < spans.len() as u64 {
             return;
         }
         let (mut low, mut high) = (0, spans.len() - 1);
