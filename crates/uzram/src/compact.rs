@@ -29,9 +29,7 @@ impl Device {
     /// `max_bytes` (at least those of one page) were moved. Requests go on meanwhile. A second caller waits for the first.
     pub fn compact(&self, max_bytes: u64) -> CompactReport {
         let done = self.pool.compact(max_bytes, &Slots(self));
-        self.counters
-            .pages_compacted
-            .fetch_add(done.pages, Relaxed);
+        self.counters.pages_compacted.fetch_add(done.pages, Relaxed);
         CompactReport {
             objects_moved: done.objects,
             bytes_moved: done.bytes,
@@ -60,7 +58,10 @@ impl Mover for Slots<'_> {
             return Err(to);
         }
         let slot = table.lock(page);
-        let Some((handle, len)) = slot.content().object().filter(|(handle, _)| *handle == from)
+        let Some((handle, len)) = slot
+            .content()
+            .object()
+            .filter(|(handle, _)| *handle == from)
         else {
             return Err(to);
         };
