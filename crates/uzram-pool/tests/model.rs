@@ -612,3 +612,46 @@ fn compaction_goes_on_under_load() {
     #[cfg(not(miri))]
     assert_eq!(_region.resident_bytes(), 0);
 }
+
+/// A span that becomes empty while its pages are on their way out is not handed out before they are.
+#[cfg(not(miri))]
+#[test]
+fn a_span_emptied_while_its_tail_goes_is_not_reused_early() {
+    let (_region, pool) = pool(1);
+    let slots = Slots {
+        pool: &pool,
+        slots: vec![Mutex::new(None)],
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                pool.compact(0, &slots);
+            }
+        });
+        let _stop_also_on_panic = StopOnDrop(&stop);
+        for round in 0..3000u64 {
+            let mut objects: Vec<Object> = (0..255u64)
+                .map(|i| {
+                    let mut object = pool.alloc(0, MAX_OBJECT, 0).unwrap();
+                    pool.bytes_mut(&mut object)[..8]
+                        .copy_from_slice(&(round << 8 | i).to_ne_bytes());
+                    object
+                })
+                .collect();
+            for (i, object) in objects.iter().enumerate() {
+                let stamp = (round << 8 | i as u64).to_ne_bytes();
+                assert_eq!(pool.bytes(object)[..8], stamp, "round {round}, object {i}");
+            }
+            // The first last, some time later.
+            while let Some(object) = objects.pop() {
+                if objects.is_empty() {
+                    (0..round % 64 * 100).for_each(|_| std::hint::spin_loop());
+                }
+                pool.free(object);
+            }
+        }
+    });
+    pool.trim();
+    assert_eq!(pool.used_bytes(), 0);
+}
