@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stat::{Stat, Trained};
+use crate::stat::{Compacted, Stat, Trained};
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -54,6 +54,11 @@ pub enum Request {
         /// Only find out.
         dry_run: bool,
     },
+    /// Move objects together and give memory back.
+    Compact {
+        /// Most bytes to move. The server may set itself a lower limit.
+        max_bytes: u64,
+    },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
     /// To a keeper: start the server if it does not run, and wait until it serves.
@@ -76,6 +81,8 @@ pub enum Response {
     Stat(Box<Stat>),
     /// What came of a training.
     Trained(Trained),
+    /// What came of a compaction.
+    Compacted(Compacted),
     /// Not done.
     Error(ControlError),
 }
