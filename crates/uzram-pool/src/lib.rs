@@ -19,7 +19,8 @@
 //! span follows from the handle and its class stands in its head.
 //!
 //! **Lock order**: one bin at a time; another shard's bin only by `try_lock` and after the own one is
-//! released. The pool calls nothing of its caller's while it holds one.
+//! released. The pool calls nothing of its caller's while it holds one. Before bins come, in this order, the locks of who
+//! compacts and of who trims or restocks, for which requests do not ask except to trim at the limit.
 //!
 //! **Memory bound**: 0.5 % for the class's rounding, 4 bytes and 1 bit an object, one partial page for each
 //! (shard, class) in use, 64 bytes a bin and a span.
