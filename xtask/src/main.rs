@@ -23,6 +23,7 @@ usage: cargo xtask TASK
   bench core [...]   the library against its codecs; --quick, --record FILE
   bench dictionary [...] what a trained dictionary gains and costs; the same
   bench attach [...] how fast a new process takes a device over; the same
+  bench churn [...]  what random overwrites make of memory, with and without compaction; the same
   bench guest [...]  ublk beside the kernel's zram, in a virtual machine; --quick, --variants, --rounds N, --record FILE
   bench codecs [...] every algorithm and its rivals on several kinds of pages; the same and --only NAME
   fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)

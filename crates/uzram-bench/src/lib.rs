@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod churn;
 pub mod codecs;
 pub mod core;
 pub mod corpus;

@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, codecs, core, dictionary};
+use uzram_bench::{attach, churn, codecs, core, dictionary};
 
 const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|dictionary [--quick] [--rounds N] [--only NAME] [--record FILE]
+    "usage: uzram-bench core|codecs|attach|churn|dictionary [--quick] [--rounds N] [--only NAME] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
   attach    how fast a new process takes a device over (default: 9 rounds)
+  churn     what random overwrites make of memory, with and without compaction
   dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let mut options = core::Options::default();
     let mut takeover = attach::Options::default();
+    let mut overwrites = churn::Options::default();
     let mut all = codecs::Options::default();
     let mut training = dictionary::Options::default();
     let (mut name, mut record) = (None, None);
@@ -44,6 +46,11 @@ fn run() -> Result<()> {
                     fill_bytes: 64 << 20,
                 };
                 takeover.fill_bytes = 512 << 20;
+                overwrites = churn::Options {
+                    megabytes: 16,
+                    disk_bytes: 128 << 20,
+                    steps: 4,
+                };
                 all.megabytes = 4;
                 all.rounds = 3;
                 all.batch = 256;
@@ -63,7 +70,7 @@ fn run() -> Result<()> {
             }
             "--only" => all.only = args.next().context("--only needs a part of a name")?,
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "codecs" | "attach" | "dictionary" => name = Some(arg),
+            "core" | "codecs" | "attach" | "churn" | "dictionary" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
@@ -71,6 +78,7 @@ fn run() -> Result<()> {
     match name.as_deref() {
         Some("core") => show(&core::run(&options, progress)?, record),
         Some("codecs") => show(&codecs::run(&all, progress)?, record),
+        Some("churn") => show(&churn::run(&overwrites, progress)?, record),
         Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),

@@ -22,7 +22,7 @@ use uzram_control::{
     SERVER_SOCKET,
 };
 
-use crate::commands::{create, train};
+use crate::commands::{compact, create, train};
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::logging::LogPipe;
@@ -405,6 +405,11 @@ impl Handler for Served {
                 let report = self.device.train(&training).map_err(device_error)?;
                 tracing::info!(?report, "trained");
                 return Ok(Response::Trained(report.into()));
+            }
+            Request::Compact { max_bytes } => {
+                let report = self.device.compact(compact::slice(max_bytes));
+                tracing::info!(?report, "compacted");
+                return Ok(Response::Compacted(report.into()));
             }
             other => {
                 let message = format!("this server does not know {other:?}");

@@ -79,8 +79,7 @@ fn a_source_tree_survives_on_a_real_file_system() {
         ));
     }
 
-    // The older half goes. (Memory that scattered deletions leave is not compacted yet.) Half of the bytes, not of the
-    // files: which files there are, and how large, is the machine's affair.
+    // The older half goes. Half of the bytes, not of the files: which files there are, and how large, is the machine's affair.
     let list = at.join("files");
     sh(&format!(
         "find {at} -type f -printf '%i %s %p\\n' | sort -n >{list} && \
@@ -97,6 +96,13 @@ fn a_source_tree_survives_on_a_real_file_system() {
     );
     let left = bench.count("zram0", "mem_used_total");
     assert!(left * 4 < memory * 3, "{left} of {memory} after fstrim");
+    bench.uzram(&["compact", "zram0"]);
+    let compressed = bench.count("zram0", "compr_data_size");
+    let left = bench.count("zram0", "mem_used_total");
+    assert!(
+        left * 20 < compressed * 21,
+        "{left} for {compressed} after compacting"
+    );
     assert!(bench.fails(3, &["remove", "zram0"]).contains("mounted at"));
     sh(&umount);
     sh(&format!("e2fsck -fn {node} && blkdiscard {node}"));

@@ -117,7 +117,15 @@ fn help_and_algorithms_agree_with_the_registry() {
             .uzram(&["algorithms", "--proc-crypto"])
             .contains("driver       : lz4-liblz4")
     );
-    for command in ["create", "list", "stat", "reset", "remove", "algorithms"] {
+    for command in [
+        "create",
+        "list",
+        "stat",
+        "compact",
+        "reset",
+        "remove",
+        "algorithms",
+    ] {
         assert!(
             bench.uzram(&[command, "--help"]).contains("Example"),
             "{command}"

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stat::{Recompressed, Stat, Trained};
+use crate::stat::{Compacted, Recompressed, Stat, Trained};
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -74,6 +74,11 @@ pub enum Request {
         /// The size.
         bytes: u64,
     },
+    /// Move objects together and give memory back.
+    Compact {
+        /// Most bytes to move. The server may set itself a lower limit.
+        max_bytes: u64,
+    },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
     /// To a keeper: start the server if it does not run, and wait until it serves.
@@ -129,6 +134,8 @@ pub enum Response {
     },
     /// What came of a recompression.
     Recompressed(Recompressed),
+    /// What came of a compaction.
+    Compacted(Compacted),
     /// Not done.
     Error(ControlError),
 }

@@ -1,7 +1,7 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
 use serde::{Deserialize, Serialize};
-use uzram::{CodecStats, Device, TrainReport};
+use uzram::{CodecStats, CompactReport, Device, TrainReport};
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +137,30 @@ impl From<TrainReport> for Trained {
             memory_cost_bytes: report.memory_cost_bytes,
             adopted: report.adopted,
             reason: report.reason,
+        }
+    }
+}
+
+/// What came of a compaction, or of a slice of one: see [`CompactReport`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// Objects that were moved.
+    pub objects_moved: u64,
+    /// Their bytes.
+    pub bytes_moved: u64,
+    /// Pages that went back to the system.
+    pub pages_freed: u64,
+    /// Whether nothing more is to be gained for now.
+    pub finished: bool,
+}
+
+impl From<CompactReport> for Compacted {
+    fn from(report: CompactReport) -> Compacted {
+        Compacted {
+            objects_moved: report.objects_moved,
+            bytes_moved: report.bytes_moved,
+            pages_freed: report.pages_freed,
+            finished: report.finished,
         }
     }
 }

@@ -1,15 +1,16 @@
 //! A bin: the spans of one size class that one shard allocates from, and the stack of free spans.
 //!
 //! Spans with room are linked in four lists by fullness, and allocation takes from the fullest, so that sparse
-//! spans drain and become free as a whole. Full spans are in no list.
+//! spans drain and become free as a whole. Those that are being drained on purpose are in a fifth, for when there is no
+//! other room. Full spans are in no list, nor are hidden ones.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use crate::span::SpanMeta;
+use crate::span::{DRAINING, HIDDEN, SpanMeta};
 
-/// Number of fullness groups.
-const GROUPS: usize = 4;
+/// Number of groups: spans that are being drained, then four by fullness.
+const GROUPS: usize = 5;
 
 /// The lists of one (shard, class). Heads are span number + 1, 0 for none.
 #[derive(Debug, Default)]
@@ -21,18 +22,29 @@ pub(crate) struct Bin {
     pub(crate) target: u32,
 }
 
-/// The group of a span with `used` of `objects` in use; `None` for a full one, which is in no list.
-fn group(used: u32, objects: u32) -> Option<usize> {
-    (used < objects).then(|| (u64::from(used) * GROUPS as u64 / u64::from(objects)) as usize)
+/// The group of a span with `used` of `objects` in use; `None` for one that is full or hidden.
+fn group(meta: &SpanMeta, used: u32, objects: u32) -> Option<usize> {
+    match meta.state.load(Relaxed) {
+        HIDDEN => None,
+        _ if used >= objects => None,
+        DRAINING => Some(0),
+        _ => Some(1 + (u64::from(used) * (GROUPS as u64 - 1) / u64::from(objects)) as usize),
+    }
 }
 
 impl Bin {
-    /// The fullest span that has room.
+    /// The fullest span that has room and is not being drained.
     pub(crate) fn fullest(&self) -> Option<u32> {
-        self.heads.iter().rev().find_map(|head| head.checked_sub(1))
+        let mut by_fullness = self.heads[1..].iter().rev();
+        by_fullness.find_map(|head| head.checked_sub(1))
     }
 
-    /// All spans that have room, the fullest group first.
+    /// A span with room that is being drained.
+    pub(crate) fn draining(&self) -> Option<u32> {
+        self.heads[0].checked_sub(1)
+    }
+
+    /// All spans that have room, the fullest group first and those that are being drained last.
     pub(crate) fn spans<'a>(&self, metas: &'a [SpanMeta]) -> impl Iterator<Item = u32> + use<'a> {
         let linked = |link: u32| (link != 0).then_some(link);
         self.heads.into_iter().rev().flat_map(move |head| {
@@ -44,7 +56,7 @@ impl Bin {
     /// Links a span that was in no list.
     pub(crate) fn link(&mut self, metas: &[SpanMeta], span: u32, objects: u32) {
         let meta = &metas[span as usize];
-        let Some(group) = group(meta.used.load(Relaxed), objects) else {
+        let Some(group) = group(meta, meta.used.load(Relaxed), objects) else {
             return;
         };
         let head = self.heads[group];
@@ -58,7 +70,7 @@ impl Bin {
 
     /// Unlinks a span that had `used` objects when it was linked.
     pub(crate) fn unlink(&mut self, metas: &[SpanMeta], span: u32, used: u32, objects: u32) {
-        let Some(group) = group(used, objects) else {
+        let Some(group) = group(&metas[span as usize], used, objects) else {
             return;
         };
         let (prev, next) = {
@@ -76,11 +88,20 @@ impl Bin {
 
     /// Moves a span to the list of its present fullness, if that changed from `before` objects in use.
     pub(crate) fn relink(&mut self, metas: &[SpanMeta], span: u32, before: u32, objects: u32) {
-        let now = metas[span as usize].used.load(Relaxed);
-        if group(before, objects) != group(now, objects) {
+        let meta = &metas[span as usize];
+        let now = meta.used.load(Relaxed);
+        if group(meta, before, objects) != group(meta, now, objects) {
             self.unlink(metas, span, before, objects);
             self.link(metas, span, objects);
         }
+    }
+
+    /// Moves a span of this bin to where another state puts it.
+    pub(crate) fn set_state(&mut self, metas: &[SpanMeta], span: u32, state: u32, objects: u32) {
+        let meta = &metas[span as usize];
+        self.unlink(metas, span, meta.used.load(Relaxed), objects);
+        meta.state.store(state, Relaxed);
+        self.link(metas, span, objects);
     }
 }
 

@@ -35,6 +35,25 @@ impl Class {
     pub(crate) const fn bitmap_words(&self) -> usize {
         (self.objects as usize).div_ceil(64)
     }
+
+    /// The least pages that `objects` objects can lie in: full spans and one begun.
+    pub(crate) fn least_pages(&self, objects: u64) -> u64 {
+        let each = u64::from(self.objects);
+        let rest = self.pages_of_first((objects % each) as u32);
+        objects / each * self.pages_of_first(self.objects) + rest
+    }
+
+    /// The pages of a span of which the first `objects` objects are in use.
+    fn pages_of_first(&self, objects: u32) -> u64 {
+        if objects == 0 {
+            return 0;
+        }
+        let page = crate::PAGE as u32;
+        let table = (self.owners + objects * 4).div_ceil(page);
+        let begin = (self.first / page).max(table);
+        let end = (self.first + objects * self.size).div_ceil(page);
+        u64::from(table + end.saturating_sub(begin))
+    }
 }
 
 const fn step(size: usize) -> usize {
@@ -143,6 +162,32 @@ mod tests {
                 "{class:?}"
             );
         }
+    }
+
+    /// Counted page by page, as the pool does it.
+    #[test]
+    fn least_pages_are_those_that_the_first_objects_touch() {
+        for (class, objects) in CLASSES
+            .iter()
+            .flat_map(|c| [1, 2, 7, c.objects].map(|n| (c, n)))
+        {
+            let mut pages = std::collections::BTreeSet::new();
+            let mut touch = |at: u32, len: u32| pages.extend(at / 4096..=(at + len - 1) / 4096);
+            touch(0, class.owners);
+            touch(class.owners, objects * 4);
+            (0..objects).for_each(|n| touch(class.first + n * class.size, class.size));
+            let least = pages.len() as u64;
+            assert_eq!(
+                class.least_pages(objects.into()),
+                least,
+                "{class:?} {objects}"
+            );
+            let all = class.pages_of_first(class.objects);
+            let more = 3 * u64::from(class.objects) + u64::from(objects % class.objects);
+            let rest = if objects == class.objects { 0 } else { least };
+            assert_eq!(class.least_pages(more), 3 * all + rest);
+        }
+        assert_eq!(CLASSES[0].least_pages(0), 0);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //! * Memory is accounted by the page: a page counts from the first object that touches it until
 //!   [`Pool::trim`] gives it back to the system. `free` itself makes no system call.
 //!
+//! * Compaction ([`Pool::compact`]) moves objects together and gives pages back, while others allocate and free.
+//!
 //! * A pool may keep a *stock* ([`Pool::keep_stock`]): then an allocation never asks the system for memory.
 //!
 //! **What is truth and what is derived.** The bytes of the objects and the owners are all that matters; lists,
@@ -17,7 +19,8 @@
 //! span follows from the handle and its class stands in its head.
 //!
 //! **Lock order**: one bin at a time; another shard's bin only by `try_lock` and after the own one is
-//! released. The pool calls nothing of its caller's while it holds one.
+//! released. The pool calls nothing of its caller's while it holds one. Before bins come, in this order, the locks of who
+//! compacts and of who trims or restocks, for which requests do not ask except to trim at the limit.
 //!
 //! **Memory bound**: 0.5 % for the class's rounding, 4 bytes and 1 bit an object, one partial page for each
 //! (shard, class) in use, 64 bytes a bin and a span.
@@ -27,6 +30,7 @@
 
 mod bin;
 mod class;
+mod compact;
 mod object;
 mod pool;
 mod reclaim;
@@ -36,6 +40,7 @@ mod span;
 mod stock;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
+pub use compact::{Compacted, Mover, Place};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
 pub use region::{Region, current_cpu};

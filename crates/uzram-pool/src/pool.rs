@@ -15,7 +15,7 @@ use crate::bin::{Bin, FreeStack};
 use crate::class::{CLASS_COUNT, MAX_OBJECT, SPAN_BYTES, class_of};
 use crate::object::{Error, Object};
 use crate::region::Region;
-use crate::span::{PageSet, Span, SpanMeta};
+use crate::span::{HIDDEN, LISTED, PageSet, Span, SpanMeta};
 use crate::stock::Stock;
 
 /// Bits in a handle: an arena of 4 TiB.
@@ -43,10 +43,12 @@ pub struct Pool {
     pub(crate) freed: AtomicBool,
     /// Held by whoever trims, or brings memory into the stock.
     pub(crate) trimming: Mutex<()>,
+    /// Held by whoever compacts.
+    pub(crate) compacting: Mutex<()>,
     /// See `stock.rs`; `None`: allocations take memory from the system as they need it.
     pub(crate) stock: Option<Stock>,
     /// Tells this pool's objects from another's.
-    id: u32,
+    pub(crate) id: u32,
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -86,6 +88,7 @@ impl Pool {
             limit_pages: AtomicU64::new(0),
             freed: AtomicBool::new(false),
             trimming: Mutex::new(()),
+            compacting: Mutex::new(()),
             stock: None,
             id: NEXT_ID.fetch_add(1, Relaxed),
         })
@@ -135,10 +138,17 @@ impl Pool {
                 if let Some(result) = self.alloc_elsewhere(own, class, len, owner) {
                     return result;
                 }
-                let span = self.take_span()?;
                 bin = self.lock(own);
-                self.adopt(&mut bin, own, span)?;
-                span
+                match bin.draining() {
+                    Some(span) => span,
+                    None => {
+                        drop(bin);
+                        let span = self.take_span()?;
+                        bin = self.lock(own);
+                        self.adopt(&mut bin, own, span)?;
+                        span
+                    }
+                }
             }
         };
         self.alloc_in(&mut bin, span, class, len, owner)
@@ -257,8 +267,9 @@ impl Pool {
     }
 
     /// Takes an empty span from its bin.
-    fn retire(&self, bin: &mut Bin, number: u32, span: &Span<'_>, before: u32) {
+    pub(crate) fn retire(&self, bin: &mut Bin, number: u32, span: &Span<'_>, before: u32) {
         bin.unlink(self.metas(), number, before, span.class.objects);
+        span.meta.state.store(LISTED, Relaxed);
         span.meta.bin.store(0, Relaxed);
         self.push_free(number, span.meta);
     }
@@ -317,8 +328,9 @@ impl Pool {
             .object_at(offset)
             .expect("a handle points at an object");
         let before = span.meta.used.load(Relaxed);
-        // With a stock an empty span is stock: trimming decides.
-        if span.mark_free(slot) == 0 && self.stock.is_none() {
+        // With a stock an empty span is stock: trimming decides. A hidden one is somebody's who sees to it.
+        let stays = self.stock.is_some() || span.meta.state.load(Relaxed) == HIDDEN;
+        if span.mark_free(slot) == 0 && !stays {
             self.retire(&mut bin, number, &span, before);
         } else {
             span.meta.freed.store(1, Relaxed);

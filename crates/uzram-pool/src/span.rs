@@ -38,10 +38,28 @@ pub(crate) struct SpanMeta {
     pub(crate) freed: AtomicU32,
     /// Which pages are accounted as in use.
     pub(crate) pages: [AtomicU64; PAGE_WORDS],
-    reserved: [AtomicU32; 2],
+    /// [`LISTED`], [`DRAINING`] or [`HIDDEN`].
+    pub(crate) state: AtomicU32,
+    reserved: AtomicU32,
 }
 
 const _: () = assert!(size_of::<SpanMeta>() == 64, "one cache line");
+
+impl SpanMeta {
+    /// How many pages are accounted as in use.
+    pub(crate) fn page_count(&self) -> u64 {
+        let count = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());
+        self.pages.iter().map(count).sum()
+    }
+}
+
+/// A span that belongs to a bin is where its fullness puts it;
+pub(crate) const LISTED: u32 = 0;
+/// is being emptied, so that allocation takes it last;
+pub(crate) const DRAINING: u32 = 1;
+/// or is in no list and stays with its bin even if it becomes empty: nothing is allocated in it, so that its pages can be
+/// given back without the bin's lock.
+pub(crate) const HIDDEN: u32 = 2;
 
 /// Upper half of a span's head.
 const MAGIC: u32 = u32::from_be_bytes(*b"SPAN");
@@ -153,6 +171,49 @@ impl<'a> Span<'a> {
     pub(crate) fn find_free_in_used_pages(&self) -> Option<u32> {
         self.free_objects()
             .find(|object| self.is_in_used_pages(*object))
+    }
+
+    /// The lowest free object of `from..end` that lies, with its owner's entry, in pages that are accounted for.
+    pub(crate) fn first_hole(&self, from: u32, end: u32) -> Option<u32> {
+        let words = self.bitmap();
+        (from / 64..end.div_ceil(64)).find_map(|index| {
+            let mut free = !words[index as usize].load(Relaxed);
+            if index == from / 64 {
+                free &= u64::MAX << (from % 64);
+            }
+            std::iter::from_fn(|| {
+                let bit = (free != 0).then(|| free.trailing_zeros())?;
+                free &= free - 1;
+                Some(index * 64 + bit)
+            })
+            .take_while(|object| *object < end)
+            .find(|object| self.is_in_used_pages(*object))
+        })
+    }
+
+    /// The highest object in use below `end`.
+    pub(crate) fn last_used(&self, end: u32) -> Option<u32> {
+        let end = end.min(self.class.objects);
+        let words = self.bitmap();
+        (0..end.div_ceil(64)).rev().find_map(|index| {
+            let mut used = words[index as usize].load(Relaxed);
+            if index == end / 64 {
+                used &= (1 << (end % 64)) - 1;
+            }
+            let top = used.checked_ilog2()?;
+            Some(index * 64 + top)
+        })
+    }
+
+    /// The pages up to the last that an object in use, or the bitmap, lies in.
+    pub(crate) fn pages_to_last_used(&self) -> PageSet {
+        let end = match self.last_used(u32::MAX) {
+            Some(object) => self.offset_of(object) + self.class.size,
+            None => self.class.owners,
+        };
+        let mut pages = PageSet::default();
+        add_range(&mut pages, 0, end as usize);
+        pages
     }
 
     pub(crate) fn mark_used(&self, object: u32, owner: u32) {

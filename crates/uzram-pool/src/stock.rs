@@ -23,7 +23,7 @@ use crate::bin::FreeStack;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::object::{Error, Object};
 use crate::pool::Pool;
-use crate::span::{PageSet, SPAN_PAGES, runs};
+use crate::span::{LISTED, PageSet, SPAN_PAGES, runs};
 
 /// The class that takes any object.
 const ANY: usize = CLASS_COUNT - 1;
@@ -369,6 +369,7 @@ impl Pool {
             let empty = meta.used.load(Relaxed) == 0 && left[index] == before;
             if empty {
                 bin.unlink(self.metas(), number as u32, 0, span.class.objects);
+                meta.state.store(LISTED, Relaxed);
                 meta.bin.store(0, Relaxed);
                 keep = PageSet::default();
             }

@@ -1,26 +1,19 @@
 //! The pool against a naive model: a map from object to its bytes. Small enough for Miri
 //! (`cargo miri test -p uzram-pool` where the toolchain has it).
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
+use common::{ARENA, StopOnDrop, content, pool};
 use proptest::prelude::*;
-use uzram_pool::{Error, HUGE_THRESHOLD, MAX_OBJECT, Object, Pool, Region, SPAN_BYTES, class_size};
-
-/// At least a span for each class and shard; Miri, which really allocates it, sees fewer classes.
-const ARENA: u64 = if cfg!(miri) { 160 } else { 2048 } * SPAN_BYTES as u64;
-
-fn pool(shards: usize) -> (Arc<Region>, Pool) {
-    let region = Arc::new(Region::memfd("uzram-pool-test", ARENA).unwrap());
-    let pool = Pool::new(region.clone(), 0, ARENA, shards).unwrap();
-    (region, pool)
-}
-
-fn content(seed: u32, len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| (seed.wrapping_mul(31).wrapping_add(i as u32 * 7) >> 3) as u8)
-        .collect()
-}
+use uzram_pool::{
+    Compacted, Error, HUGE_THRESHOLD, MAX_OBJECT, Mover, Object, PAGE, Place, Pool, Region,
+    SPAN_BYTES, class_size,
+};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -32,6 +25,7 @@ enum Op {
     Limit { pages: u64 },
     Restart { shards: usize },
     Restock,
+    Compact { kib: u64, refuse: u64 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -50,6 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..200u64).prop_map(|pages| Op::Limit { pages }),
         1 => (1..4usize).prop_map(|shards| Op::Restart { shards }),
         2 => Just(Op::Restock),
+        2 => (prop_oneof![0..40u64, Just(u64::MAX >> 10)], 0..6u64).prop_map(|(kib, refuse)| Op::Compact { kib, refuse }),
     ]
 }
 
@@ -99,6 +94,54 @@ fn restart(
         *object = unsafe { pool.object(object.handle(), object.len()) };
     }
     pool
+}
+
+type Live = BTreeMap<u64, (Object, u32)>;
+
+/// Moves what is in the map, but for every `refuse`th owner (0: all), which is in flux.
+struct InMap<'a> {
+    pool: &'a Pool,
+    live: std::cell::RefCell<&'a mut Live>,
+    refuse: u64,
+}
+
+impl Mover for InMap<'_> {
+    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+        let mut live = self.live.borrow_mut();
+        let owner = u64::from(owner);
+        let (object, _) = live.get_mut(&owner).expect("every object's owner lives");
+        assert_eq!(object.handle(), from);
+        if self.refuse > 0 && owner.is_multiple_of(self.refuse) {
+            return Err(to);
+        }
+        let mut copy = to.into_object(object.len())?;
+        self.pool
+            .bytes_mut(&mut copy)
+            .copy_from_slice(self.pool.bytes(object));
+        Ok(std::mem::replace(object, copy))
+    }
+}
+
+/// Compacts, and checks that it took no memory, kept to its budget, and ends where it says so.
+fn compact(pool: &Pool, live: &mut Live, max_bytes: u64, refuse: u64) -> Compacted {
+    let used = pool.used_bytes();
+    let mut run = || {
+        let live = std::cell::RefCell::new(&mut *live);
+        pool.compact(max_bytes, &InMap { pool, live, refuse })
+    };
+    let done = run();
+    assert!(pool.used_bytes() <= used);
+    assert_eq!(pool.used_bytes() + done.pages * PAGE as u64, used);
+    assert!(done.bytes <= max_bytes.max(MAX_OBJECT as u64));
+    if done.finished && refuse == 0 {
+        let again = run();
+        let nothing = Compacted {
+            finished: true,
+            ..Compacted::default()
+        };
+        assert_eq!(again, nothing, "after {done:?}");
+    }
+    done
 }
 
 proptest! {
@@ -152,6 +195,10 @@ proptest! {
                 Op::Restock => {
                     let restocked = pool.restock(&|| true);
                     prop_assert!(restocked.whole || pool.limit_bytes() > 0, "{restocked:?}");
+                }
+                Op::Compact { kib, refuse } => {
+                    compact(&pool, &mut live, kib << 10, refuse);
+                    check(&pool, &live);
                 }
                 Op::Limit { pages } => pool.set_limit_bytes(pages * 4096),
                 Op::Restart { shards } => {
@@ -285,27 +332,19 @@ fn another_pools_object_is_refused() {
     b.free(object);
 }
 
-struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
 /// Threads that allocate, check and free across each other's shards, while another trims.
 #[test]
 fn threads_share_the_pool_without_mixing_objects() {
     let (_region, pool) = pool(2);
     let rounds = if cfg!(miri) { 30 } else { 30_000 };
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let (left, right) = (
         std::sync::mpsc::sync_channel(64),
         std::sync::mpsc::sync_channel(64),
     );
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Relaxed) {
                 pool.trim();
                 std::thread::yield_now();
             }
@@ -409,4 +448,60 @@ fn a_stock_feeds_allocations_and_the_reserve_takes_any() {
         pool.restock(&|| true);
     }
     assert!(refusals > 1000 && pool.used_bytes() <= left);
+}
+
+/// What random deletions leave becomes as dense as a fresh fill, whichever shards it came from, within a limit that is
+/// reached, too; and goes on serving.
+#[cfg(not(miri))]
+#[test]
+fn compaction_makes_a_sparse_pool_dense() {
+    let (region, pool) = pool(2);
+    let mut live = Live::new();
+    let mut bytes = 0;
+    for i in 0..60_000u32 {
+        // Some forty classes.
+        let len = 700 + (i as usize).wrapping_mul(2_654_435_761) % 400;
+        let object = pool.store(i as usize % 2, &content(i, len), i).unwrap();
+        live.insert(i.into(), (object, i));
+    }
+    let mut random = 7u64;
+    let doomed: Vec<u64> = live.keys().copied().collect();
+    for owner in doomed {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        if random >> 33 & 7 < 5 {
+            pool.free(live.remove(&owner).unwrap().0);
+        } else {
+            bytes += live[&owner].0.len() as u64;
+        }
+    }
+    pool.set_limit_bytes(pool.used_bytes());
+    let (used, gain) = (pool.used_bytes(), pool.compaction_gain_bytes());
+    assert!(used > bytes * 2, "{used} for {bytes}");
+    // In slices.
+    let mut slices = Vec::new();
+    while slices.last().is_none_or(|last: &Compacted| !last.finished) {
+        slices.push(compact(&pool, &mut live, 256 << 10, 0));
+    }
+    check(&pool, &live);
+    let now = pool.used_bytes();
+    assert_eq!(now, region.resident_bytes());
+    // 1 % for rounding and owners, and three pages for each class: its spans end in the middle of one.
+    let most = bytes / 100 * 101 + 3 * 51 * PAGE as u64;
+    assert!(now <= most, "{now} for {bytes}");
+    let (moved, back): (u64, u64) = slices
+        .iter()
+        .fold((0, 0), |sum, one| (sum.0 + one.bytes, sum.1 + one.pages));
+    assert_eq!(back * PAGE as u64, used - now);
+    assert!(moved < used - now, "{moved} moved to win {}", used - now);
+    // The estimate was right, and says that there is little more.
+    let error = gain.abs_diff(used - now);
+    assert!(error * 50 < gain, "{gain}, not {}", used - now);
+    assert!(pool.compaction_gain_bytes() * 100 < now);
+    for i in 0..1000 {
+        let object = pool.store(0, &content(i, 900), 60_000 + i).unwrap();
+        live.insert(u64::from(60_000 + i), (object, i));
+    }
+    check(&pool, &live);
 }

@@ -1,8 +1,8 @@
 //! The device's counters: one padded set for each shard, so that CPUs do not share cache lines, added up when
 //! somebody looks. Looking never waits for I/O.
 
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use crossbeam_utils::CachePadded;
 
@@ -25,7 +25,7 @@ pub struct Stats {
     pub mem_used_max_bytes: u64,
     /// Pages that hold one repeated word (mm_stat 6).
     pub same_pages: u64,
-    /// Pages freed by compaction (mm_stat 7).
+    /// Pages freed by compaction (mm_stat 7): see [`crate::Device::compact`].
     pub pages_compacted: u64,
     /// Pages stored uncompressed (mm_stat 8).
     pub huge_pages: u64,
@@ -167,12 +167,14 @@ impl Shard {
 /// One set of counters for each shard.
 pub(crate) struct Counters {
     shards: Box<[CachePadded<Shard>]>,
+    pub(crate) pages_compacted: AtomicU64,
 }
 
 impl Counters {
     pub(crate) fn new(shards: usize) -> Counters {
         Counters {
             shards: (0..shards.max(1)).map(|_| CachePadded::default()).collect(),
+            pages_compacted: AtomicU64::new(0),
         }
     }
 
@@ -207,6 +209,7 @@ impl Counters {
         stats.backed_writes = sum(|s| &s.backed_writes);
         stats.failed_writebacks = sum(|s| &s.failed_writebacks);
         stats.recompressed_pages = sum(|s| &s.recompressed_pages);
+        stats.pages_compacted = self.pages_compacted.load(Relaxed);
     }
 
     /// Objects of a codec and their bytes. Once no more are made, 0 objects are none: then the sets only fall, and
@@ -227,6 +230,7 @@ impl Counters {
 
     /// Zeroes the counters that only ever grow; the others follow the contents.
     pub(crate) fn reset_totals(&self) {
+        self.pages_compacted.store(0, Relaxed);
         for shard in &self.shards {
             for counter in [
                 &shard.huge_pages_since,

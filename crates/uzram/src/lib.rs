@@ -67,6 +67,12 @@
 //! Streams for writing and contexts for reading (only for algorithms that need one to decompress) are kept
 //! apart, one of each per CPU, so that no read ever waits for a compression.
 //!
+//! # Compaction
+//!
+//! [`Device::compact`] moves objects together while requests go on. To it a slot's lock and word are what they are to a
+//! writer, but for the flags and *writing*, which it leaves alone: it locks the slot that owns an object, sees whether the
+//! word names that object, copies, publishes the word with the new handle, and frees the old object last.
+//!
 //! This crate knows nothing about protocols, sockets or command lines.
 #![deny(unsafe_code)]
 
@@ -74,6 +80,7 @@ mod attach;
 mod backing;
 mod builder;
 mod codec;
+mod compact;
 mod counters;
 mod device;
 mod error;
@@ -89,9 +96,10 @@ mod train;
 mod word;
 
 pub use attach::{check_image, read_header};
-pub use backing::{BackingStats, BringBackReport, Ended, StoreStats, Writeback, WritebackReport};
+pub use backing::{BackingStats, PromoteReport, Ended, StoreStats, Writeback, WritebackReport};
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
+pub use compact::CompactReport;
 pub use counters::Stats;
 pub use device::{Device, Zeroes};
 pub use error::Error;

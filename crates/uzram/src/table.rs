@@ -312,6 +312,11 @@ impl<'a> SlotGuard<'a> {
         old
     }
 
+    /// The slot's object lies at another handle now. All else of the word stays as it is.
+    pub(crate) fn relocate(mut self, handle: u64) {
+        self.word = crate::word::relocated(self.word, handle);
+    }
+
     /// Lets readers in but keeps other writers out until the returned guard publishes or is dropped.
     pub(crate) fn keep_writing(self) -> WriteGuard<'a> {
         let this = std::mem::ManuallyDrop::new(self);

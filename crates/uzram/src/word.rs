@@ -166,6 +166,12 @@ impl Content {
     }
 }
 
+/// The word of an object that was moved to another handle.
+pub(crate) fn relocated(word: u64, handle: u64) -> u64 {
+    debug_assert!(handle <= HANDLE_MASK);
+    word & !HANDLE_MASK | handle
+}
+
 fn encode_same(word: u64) -> Option<u64> {
     if word >> 32 == word & 0xFFFF_FFFF {
         return Some(SAME_REPEATS | word & 0xFFFF_FFFF);
@@ -245,6 +251,16 @@ mod tests {
             } else {
                 prop_assert!(matches!(content, Content::Same(_)));
             }
+        }
+
+        #[test]
+        fn prop_a_moved_object_keeps_the_rest_of_its_word(content in content(), flags in 0..8u64, handle in 0..=HANDLE_MASK) {
+            let Some((old, len)) = content.object() else { return Ok(()) };
+            let word = content.encode().unwrap_or_default() | WRITING | flags << 55;
+            let moved = relocated(word, handle);
+            prop_assert_eq!(moved & !HANDLE_MASK, word & !HANDLE_MASK);
+            prop_assert_eq!(Content::decode(moved).object(), Some((handle, len)));
+            prop_assert_eq!(relocated(moved, old), word);
         }
     }
 }

@@ -276,6 +276,9 @@ fn locks_of_the_dead_are_no_locks() {
 
 const IMAGE: &str = "UZRAM_TEST_IMAGE";
 
+/// What the child says instead of a page's number when objects were moved.
+const MOVED: u64 = u64::MAX;
+
 /// Not a test of its own: the process that `killed_at_any_moment` kills. Writes, and says what was acknowledged.
 #[test]
 fn child_that_writes() {
@@ -322,6 +325,15 @@ fn child_that_writes() {
                 });
             }
         });
+        // And objects are moved.
+        scope.spawn(|| {
+            loop {
+                let moved = device.compact(50_000).objects_moved;
+                if moved > 0 {
+                    writeln!(std::io::stderr(), "{MOVED} {moved}").unwrap();
+                }
+            }
+        });
         work(0);
     });
 }
@@ -347,7 +359,7 @@ fn killed_at_any_moment() {
     let file = memfd();
     drop(builder().build_in(reopen(&file)).unwrap());
     let mut acknowledged: HashMap<u64, u32> = HashMap::new();
-    let mut seq = 1;
+    let (mut seq, mut moved) = (1, 0);
     for round in 0..12u64 {
         let path = format!(
             "/proc/{}/fd/{}",
@@ -376,7 +388,12 @@ fn killed_at_any_moment() {
         std::thread::sleep(Duration::from_millis(60 + round * 17 % 50));
         child.kill().unwrap();
         child.wait().unwrap();
-        let said = reader.join().unwrap();
+        let (moves, said): (Vec<_>, Vec<_>) = reader
+            .join()
+            .unwrap()
+            .into_iter()
+            .partition(|(page, _)| *page == MOVED);
+        moved += moves.iter().map(|(_, count)| count).sum::<u32>();
         assert!(!said.is_empty(), "the child did nothing in round {round}");
         seq = said.iter().map(|(_, seq)| *seq).max().unwrap() + 100;
         acknowledged.extend(said);
@@ -404,4 +421,5 @@ fn killed_at_any_moment() {
             "{stored} pages differ from what was acknowledged"
         );
     }
+    assert!(moved > 0, "no object was moved");
 }

@@ -169,7 +169,7 @@ fn pages_come_back_on_request_and_before_the_backing_goes() {
     let stats = device.stats();
     run(&device, &Writeback::default());
     let mut go_on = |_| ControlFlow::Continue(());
-    let some = device.bring_back(Some(0..100), &mut go_on).unwrap();
+    let some = device.promote(Some(0..100), &mut go_on).unwrap();
     assert!(
         some.pages > 80 && device.stats().backed_pages > 300,
         "{some:?}"
@@ -486,7 +486,7 @@ fn writers_readers_and_the_backing_at_once() {
         let mut go_on = |_| ControlFlow::Continue(());
         while !writers.iter().all(|writer| writer.is_finished()) {
             device.writeback(&Writeback::default(), &mut go_on).unwrap();
-            device.bring_back(Some(0..PAGES / 4), &mut go_on).unwrap();
+            device.promote(Some(0..PAGES / 4), &mut go_on).unwrap();
             device
                 .recompress(&Recompress::default(), &mut go_on)
                 .unwrap();

@@ -4,12 +4,24 @@
 #[path = "../../uzram-compress/tests/support/malloc.rs"]
 mod malloc;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
 use malloc::CALLS;
 use uzram::compress::Registry;
 use uzram::{Choice, Device, Zeroes};
 
 fn page() -> [u8; 4096] {
     std::array::from_fn(|i| (i / 5) as u8)
+}
+
+/// Also when a check fails: then nobody may be waited for for ever.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 #[test]
@@ -41,19 +53,31 @@ fn requests_allocate_nothing() {
                 _ => (noise >> 56) as u8,
             };
         }
+        // Objects are moved meanwhile, by a thread that may allocate.
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    device.compact(1 << 16);
+                }
+            });
+            let _stopped = StopOnDrop(&stop);
+            let before = CALLS.get();
+            for round in 0..4 {
+                device.write_at(&data, round << 20).unwrap();
+                device
+                    .write_at(&data[..70_000], (round << 20) + 333)
+                    .unwrap();
+                device.read_at(&mut data, (round << 20) + 77).unwrap();
+                device
+                    .write_zeroes(round << 20, 9999, Zeroes::Allocate)
+                    .unwrap();
+                device.discard(round << 20, 1 << 19).unwrap();
+                device.read_at(&mut data[..4096], 4 << 20).unwrap();
+            }
+            assert_eq!(CALLS.get(), before, "{}", algorithm.driver_name());
+        });
         let before = CALLS.get();
-        for round in 0..4 {
-            device.write_at(&data, round << 20).unwrap();
-            device
-                .write_at(&data[..70_000], (round << 20) + 333)
-                .unwrap();
-            device.read_at(&mut data, (round << 20) + 77).unwrap();
-            device
-                .write_zeroes(round << 20, 9999, Zeroes::Allocate)
-                .unwrap();
-            device.discard(round << 20, 1 << 19).unwrap();
-            device.read_at(&mut data[..4096], 4 << 20).unwrap();
-        }
         let last = device.extents(0, device.size_bytes()).unwrap().last();
         assert!(last.is_some());
         device.stats();

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use uzram::compress::Registry;
-use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Training, Zeroes};
+use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Stats, Training, Zeroes};
 
 const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE_SIZE;
@@ -60,6 +60,7 @@ enum Op {
         allocate: bool,
     },
     Flush,
+    Compact(u64),
     Reset,
     SetAlgorithm(usize),
     SetSecondary(usize),
@@ -101,6 +102,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => range().prop_map(|(at, len)| Op::Discard { at, len }),
         3 => (range(), any::<bool>()).prop_map(|((at, len), allocate)| Op::Zero { at, len, allocate }),
         1 => Just(Op::Flush),
+        1 => prop_oneof![0..30_000u64, Just(u64::MAX)].prop_map(Op::Compact),
         1 => (0..30usize).prop_map(Op::SetAlgorithm),
         1 => prop::option::weighted(0.3, 0..30usize)
             .prop_map(|number| number.map_or(Op::Train, Op::SetSecondary)),
@@ -139,6 +141,17 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
             oracle[at..at + len].fill(0);
         }
         Op::Flush => device.flush().unwrap(),
+        Op::Compact(max_bytes) => {
+            let before = device.stats();
+            let freed = device.compact(max_bytes).pages_freed;
+            let after = device.stats();
+            let expected = Stats {
+                mem_used_total_bytes: before.mem_used_total_bytes - freed * PAGE_SIZE as u64,
+                pages_compacted: before.pages_compacted + freed,
+                ..before
+            };
+            assert_eq!(after, expected);
+        }
         Op::Reset => {
             device.reset();
             oracle.fill(0);

@@ -4,6 +4,7 @@ pub(crate) mod advise;
 pub(crate) mod algorithms;
 pub(crate) mod check_image;
 pub(crate) mod choice;
+pub(crate) mod compact;
 pub(crate) mod create;
 pub(crate) mod list;
 pub(crate) mod man;

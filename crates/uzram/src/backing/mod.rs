@@ -2,12 +2,12 @@
 //! as if they were still there.
 //!
 //! `uzram-backing` packs them; this module says which, and keeps the slot's word, the pool and the store in step.
-//! `writeback` moves objects out, `bring_back` moves them in again, `tidy` moves them together; each marks a slot, works
+//! `writeback` moves objects out, `promote` moves them in again, `tidy` moves them together; each marks a slot, works
 //! without its lock, and publishes only if the mark is still there (see [`crate::table::Table::begin_post`]).
 //!
 //! The image names the store. Its contents mean nothing without the image, so nothing is ever flushed for its sake.
 
-mod bring_back;
+mod promote;
 mod record;
 mod tidy;
 mod writeback;
@@ -32,7 +32,7 @@ use crate::stream::PerCpu;
 use crate::word::{Backed, Content};
 use crate::{Error, PAGE_SIZE};
 
-pub use bring_back::BringBackReport;
+pub use promote::PromoteReport;
 pub(crate) use record::Record;
 pub use writeback::{Ended, Writeback, WritebackReport};
 
@@ -239,12 +239,12 @@ impl Device {
     ///
     /// [`Error::Invalid`] if there is none; [`Error::NoSpace`], or [`Error::Backing`] where a page cannot be read: then it
     /// stays attached, with what is left on it.
-    pub fn detach_backing(&self) -> Result<BringBackReport, Error> {
+    pub fn detach_backing(&self) -> Result<PromoteReport, Error> {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
-        let mut report = self.bring_back(None, &mut go_on)?;
+        let mut report = self.promote(None, &mut go_on)?;
         let _alone = self.post_processing();
         // Nothing is written back any more; what was, between the two, comes back now.
-        report += self.bring_back_alone(0..u64::MAX)?;
+        report += self.promote_alone(0..u64::MAX)?;
         let left = self.stats().backed_pages;
         if left > 0 {
             let attached = self.backing.get();

@@ -17,7 +17,7 @@ const SLICE: u64 = 64;
 
 /// What came back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BringBackReport {
+pub struct PromoteReport {
     /// Pages that are in memory now.
     pub pages: u64,
     /// Bytes of their objects.
@@ -26,8 +26,8 @@ pub struct BringBackReport {
     pub changed: u64,
 }
 
-impl AddAssign for BringBackReport {
-    fn add_assign(&mut self, other: BringBackReport) {
+impl AddAssign for PromoteReport {
+    fn add_assign(&mut self, other: PromoteReport) {
         self.pages += other.pages;
         self.bytes += other.bytes;
         self.changed += other.changed;
@@ -39,15 +39,15 @@ impl Device {
     ///
     /// [`Error::Invalid`] if there is no backing; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
     /// cannot be read: what came back until then stays.
-    pub fn bring_back(
+    pub fn promote(
         &self,
         pages: Option<Range<u64>>,
         pace: Pace<'_>,
-    ) -> Result<BringBackReport, Error> {
+    ) -> Result<PromoteReport, Error> {
         let attached = self.attached()?;
         let range = pages.unwrap_or(0..u64::MAX);
         let mut pages = self.backed_pages(range).peekable();
-        let mut report = BringBackReport::default();
+        let mut report = PromoteReport::default();
         while pages.peek().is_some() {
             let before = report.pages;
             {
@@ -57,7 +57,7 @@ impl Device {
                 }
                 let mut buffer = attached.readers.get(current_cpu());
                 for page in pages.by_ref().take(SLICE as usize) {
-                    report += self.bring_page_back(&attached, page, &mut buffer)?;
+                    report += self.promote_page(&attached, page, &mut buffer)?;
                 }
             }
             if pace(report.pages - before).is_break() {
@@ -67,13 +67,13 @@ impl Device {
         Ok(report)
     }
 
-    /// As [`Device::bring_back`], by whoever has the right to post-processing.
-    pub(super) fn bring_back_alone(&self, pages: Range<u64>) -> Result<BringBackReport, Error> {
+    /// As [`Device::promote`], by whoever has the right to post-processing.
+    pub(super) fn promote_alone(&self, pages: Range<u64>) -> Result<PromoteReport, Error> {
         let attached = self.attached()?;
-        let mut report = BringBackReport::default();
+        let mut report = PromoteReport::default();
         let mut buffer = attached.readers.get(current_cpu());
         for page in self.backed_pages(pages) {
-            report += self.bring_page_back(&attached, page, &mut buffer)?;
+            report += self.promote_page(&attached, page, &mut buffer)?;
         }
         Ok(report)
     }
@@ -83,13 +83,13 @@ impl Device {
         self.table.touched(range.start, range.end).filter(backed)
     }
 
-    fn bring_page_back(
+    fn promote_page(
         &self,
         attached: &Attached,
         page: u64,
         buffer: &mut ReadBuffer,
-    ) -> Result<BringBackReport, Error> {
-        let mut report = BringBackReport::default();
+    ) -> Result<PromoteReport, Error> {
+        let mut report = PromoteReport::default();
         let is_backed = |content, _| matches!(content, Content::Backed(_));
         let Some(slot) = self.table.begin_post(page, is_backed) else {
             return Ok(report);

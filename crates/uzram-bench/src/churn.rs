@@ -1,0 +1,238 @@
+//! `bench churn`: what random overwrites make of a device's memory, with and without compaction in the background, and
+//! what that costs those who write.
+//!
+//! Two devices are filled with the same pages and then overwritten at random, many times over, with the same pages in the
+//! same order, in turns of a few megabytes. Beside the second one a thread compacts in slices while it is written to, and
+//! only then, so that it takes nothing from the first. Every half disksize the kind of most pages changes, and with it the
+//! sizes of objects: classes fill up and drain.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use uzram::Device;
+
+use crate::corpus::{self, Corpus, PAGE};
+use crate::measure::median;
+use crate::report::Report;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Megabytes of each kind of pages.
+    pub megabytes: usize,
+    /// Size of the devices.
+    pub disk_bytes: u64,
+    /// Half disksizes that are overwritten.
+    pub steps: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            megabytes: 64,
+            disk_bytes: 1 << 30,
+            steps: 20,
+        }
+    }
+}
+
+const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
+/// Pages that one device is written before it is the other's turn.
+const TURN: usize = 4096;
+/// Bytes that the background thread moves in one call.
+const SLICE: u64 = 1 << 20;
+/// It works only where this part of the memory is to be gained,
+const WORTH: u64 = 64;
+/// and rests so many times as long as it worked.
+const REST: u32 = 3;
+
+/// What the background thread did.
+#[derive(Default)]
+struct Work {
+    bytes_moved: u64,
+    pages_freed: u64,
+    busy: Duration,
+}
+
+/// Runs it all; `progress` is told what is under way.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+    progress("collecting process memory");
+    let mut kinds = corpus::heaps(options.megabytes)?;
+    kinds.push(corpus::zeros_and_noise(options.megabytes / 4));
+    ensure!(kinds.iter().all(|kind| !kind.is_empty()), "an empty corpus");
+    let mut report = Report::new(
+        "bench churn",
+        "process memory (python3: syntax trees, JSON, SQLite; perl: hashes) and noise, in changing parts".into(),
+    );
+    report.add("disksize, MB", options.disk_bytes as f64 / 1e6);
+    for algorithm in ALGORITHMS {
+        progress(&format!("{algorithm}: overwriting"));
+        churn(algorithm, &kinds, options, &mut report)?;
+    }
+    Ok(report)
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+/// A page to write, and where.
+type Write<'a> = (u64, &'a [u8; PAGE]);
+
+/// A turn's writes: at random places, every second page of the step's kind, the others of any.
+fn writes<'a>(
+    kinds: &'a [Corpus],
+    step: usize,
+    pages: usize,
+    random: &mut Random,
+) -> Vec<Write<'a>> {
+    (0..TURN)
+        .map(|_| {
+            let kind = match random.below(2) {
+                0 => step % kinds.len(),
+                _ => random.below(kinds.len()),
+            };
+            let all = kinds[kind].pages();
+            let page = &all[random.below(all.len())];
+            ((random.below(pages) * PAGE) as u64, page)
+        })
+        .collect()
+}
+
+fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Report) -> Result<()> {
+    let pages = options.disk_bytes as usize / PAGE;
+    let device = || {
+        let device = Device::builder(options.disk_bytes)
+            .algorithm(algorithm)
+            .build()?;
+        let mut random = Random(1);
+        for number in 0..pages {
+            let all = kinds[random.below(kinds.len())].pages();
+            device.write_at(&all[random.below(all.len())], (number * PAGE) as u64)?;
+        }
+        Ok::<Device, uzram::Error>(device)
+    };
+    let (plain, compacted) = (device()?, device()?);
+    let (on, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let mut curve = vec![[overhead(&plain), overhead(&compacted)]];
+    let mut seconds = Vec::new();
+    let work = std::thread::scope(|scope| {
+        let background = scope.spawn(|| compact(&compacted, &on, &stop));
+        let mut random = Random(7);
+        let turns = pages / 2 / TURN;
+        for step in 0..options.steps {
+            for turn in 0..turns {
+                let batch = writes(kinds, step, pages, &mut random);
+                let first = turn % 2;
+                let mut time = [0.0; 2];
+                for who in [first, 1 - first] {
+                    let device = [&plain, &compacted][who];
+                    on.store(who == 1, Relaxed);
+                    let begin = Instant::now();
+                    for (at, page) in &batch {
+                        let written = device.write_at(*page, *at);
+                        written.expect("the device is large enough");
+                    }
+                    time[who] = begin.elapsed().as_secs_f64();
+                }
+                on.store(false, Relaxed);
+                seconds.push(time);
+            }
+            curve.push([overhead(&plain), overhead(&compacted)]);
+        }
+        stop.store(true, Relaxed);
+        background.join().expect("compaction does not panic")
+    });
+    for (step, [without, with]) in curve.iter().enumerate() {
+        let at = format!(
+            "{algorithm}: all memory over compressed bytes, {:.1} x written",
+            step as f64 / 2.0
+        );
+        report.add(format!("{at}, without"), *without);
+        if step + 1 == curve.len() {
+            report.at_most(format!("{at}, with compaction"), *with, 1.10);
+        } else {
+            report.add(format!("{at}, with compaction"), *with);
+        }
+    }
+    cost(algorithm, &seconds, &work, report);
+    afterwards(algorithm, &plain, report);
+    Ok(())
+}
+
+/// What the writer and the machine paid.
+fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &Work, report: &mut Report) {
+    let bytes = (TURN * PAGE) as f64;
+    let rate = |who: usize| bytes / 1e6 / median(seconds.iter().map(|s| s[who]).collect());
+    report.add(format!("{algorithm}: write without, MB/s"), rate(0));
+    let ratio = median(seconds.iter().map(|[a, b]| a / b).collect());
+    report.add(
+        format!("{algorithm}: write speed with compaction over without"),
+        ratio,
+    );
+    let written = bytes * seconds.len() as f64;
+    let moved = work.bytes_moved as f64;
+    report.add(
+        format!("{algorithm}: bytes moved over bytes written, %"),
+        100.0 * moved / written,
+    );
+    let freed = (work.pages_freed * PAGE as u64) as f64;
+    report.add(
+        format!("{algorithm}: bytes given back over bytes moved"),
+        freed / moved,
+    );
+    let all: f64 = seconds.iter().map(|s| s[1]).sum();
+    let busy = 100.0 * work.busy.as_secs_f64() / all;
+    report.add(format!("{algorithm}: of one CPU for compaction, %"), busy);
+}
+
+/// One compaction of a device that never had one.
+fn afterwards(algorithm: &str, device: &Device, report: &mut Report) {
+    let begin = Instant::now();
+    let done = device.compact(u64::MAX);
+    let seconds = begin.elapsed().as_secs_f64();
+    let what =
+        format!("{algorithm}: all memory over compressed bytes, without, then compacted once");
+    report.add(what, overhead(device));
+    let rate = done.bytes_moved as f64 / seconds / 1e6;
+    report.add(format!("{algorithm}: that compaction moves, MB/s"), rate);
+    report.add(format!("{algorithm}: and takes, ms"), seconds * 1e3);
+}
+
+fn overhead(device: &Device) -> f64 {
+    let stats = device.stats();
+    let total = stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes;
+    total as f64 / stats.compr_data_size_bytes as f64
+}
+
+/// Compacts in slices while `on`.
+fn compact(device: &Device, on: &AtomicBool, stop: &AtomicBool) -> Work {
+    let mut work = Work::default();
+    while !stop.load(Relaxed) {
+        let used = device.stats().mem_used_total_bytes;
+        if !on.load(Relaxed) || device.compaction_gain_bytes() < used / WORTH {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        let begin = Instant::now();
+        let done = device.compact(SLICE);
+        let took = begin.elapsed();
+        work.busy += took;
+        work.bytes_moved += done.bytes_moved;
+        work.pages_freed += done.pages_freed;
+        // Where nothing came of it, not again at once.
+        let rest = if done.pages_freed == 0 { 20 } else { REST };
+        std::thread::sleep(took * rest);
+    }
+    work
+}

@@ -1,0 +1,79 @@
+//! `uzram compact`: moves a device's objects together and gives memory back, while the device serves.
+//!
+//! The server compacts a slice for each request, so that its other callers get their turn in between, and the whole ends
+//! with this program.
+
+use uzram_control::size::human;
+use uzram_control::stat::Compacted;
+use uzram_control::{Request, Response};
+
+use super::{ask, print, print_json, stat_of};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// Most bytes that a server moves for one request: some hundredths of a second.
+const SLICE_BYTES: u64 = 32 << 20;
+const PAGE: u64 = 4096;
+
+/// Give back the memory between a device's objects
+///
+/// Overwrites and scattered deletions leave memory that is partly used. This moves objects together and gives back the
+/// pages that become free, until nothing more is to be gained. The device serves as always meanwhile; to interrupt it does
+/// no harm.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram compact zram0
+  uzram compact zram0 --json")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// Print JSON
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let entry = sweep::swept_run_dir()?.find(&self.name)?;
+        // Who writes meanwhile makes new work: once over all objects is enough.
+        let enough = stat_of(&entry)?.compr_data_size;
+        let mut sum = Compacted::default();
+        while !sum.finished && sum.bytes_moved <= enough {
+            let max_bytes = SLICE_BYTES;
+            let slice = match ask(&entry, &Request::Compact { max_bytes })? {
+                Response::Compacted(slice) => slice,
+                other => {
+                    let message = format!("the server of {} answered {other:?}", entry.record.name);
+                    return Err(Failure::new(Kind::Failed, message));
+                }
+            };
+            sum.objects_moved += slice.objects_moved;
+            sum.bytes_moved += slice.bytes_moved;
+            sum.pages_freed += slice.pages_freed;
+            sum.finished = slice.finished;
+        }
+        let used = stat_of(&entry)?.mem_used_total;
+        if self.json {
+            return print_json(&serde_json::json!({
+                "objects_moved": sum.objects_moved,
+                "bytes_moved": sum.bytes_moved,
+                "pages_freed": sum.pages_freed,
+                "bytes_freed": sum.pages_freed * PAGE,
+                "mem_used_total": used,
+            }));
+        }
+        print(&format!(
+            "{} given back, {} in use; {} objects moved ({})\n",
+            human(sum.pages_freed * PAGE),
+            human(used),
+            sum.objects_moved,
+            human(sum.bytes_moved),
+        ))
+    }
+}
+
+/// What a server makes of what it was asked for: whoever asks next does not wait for long.
+pub(crate) fn slice(max_bytes: u64) -> u64 {
+    max_bytes.min(SLICE_BYTES)
+}
