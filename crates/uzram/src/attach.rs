@@ -13,6 +13,7 @@ use uzram_pool::{Pool, Region, Restore};
 
 use uzram_compress::Registry;
 
+use crate::agent::{Policy, PolicySettings};
 use crate::backing::{Record as BackingRecord, Reopened};
 use crate::builder::{
     Builder, Parts, cpus, refused, refused_books, refused_swap, refused_table, shards, take,
@@ -172,6 +173,10 @@ impl Builder {
             return Err(HeaderError::Inconsistent { what }.into());
         }
         table.set_pages(pages);
+        let policy = std::array::from_fn(|at| state[state::POLICY + at].load(Relaxed));
+        let what = "no version knows its policy";
+        let policy =
+            PolicySettings::from_words(policy).ok_or(HeaderError::Inconsistent { what })?;
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let shards = shards(pages * PAGE_SIZE as u64);
         let mut restore =
@@ -203,7 +208,8 @@ impl Builder {
             records,
             counters,
         };
-        let device = self.assemble(loaded, parts)?;
+        let mut device = self.assemble(loaded, parts)?;
+        device.policy = Policy::of(policy);
         device.backing.set(backing.flatten());
         device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
         // The stock may be short: whoever maintains it fills it, and requests need not wait for that.

@@ -9,6 +9,7 @@ use uzram_compress::Registry;
 use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
+use crate::agent::{Policy, PolicySettings};
 use crate::backing::Backing;
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
@@ -50,6 +51,7 @@ pub struct Builder {
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
     bad_priority: Option<usize>,
+    policy: PolicySettings,
 }
 
 impl Builder {
@@ -64,6 +66,7 @@ impl Builder {
             reserve_bytes: None,
             registry: None,
             bad_priority: None,
+            policy: PolicySettings::default(),
         }
     }
 
@@ -134,6 +137,12 @@ impl Builder {
         self
     }
 
+    /// What an [`crate::Agent`] is to do in the background (default: nothing).
+    pub fn policy(mut self, settings: PolicySettings) -> Builder {
+        self.policy = settings;
+        self
+    }
+
     /// The algorithms to choose from (default: all that are built in).
     pub fn registry(mut self, registry: Registry) -> Builder {
         self.registry = Some(registry);
@@ -180,6 +189,7 @@ impl Builder {
                 ),
             });
         }
+        self.policy.check()?;
         let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
         let shards = shards(self.size_bytes);
@@ -214,6 +224,7 @@ impl Builder {
         };
         let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(self.mem_limit_bytes);
+        device.set_policy(self.policy)?;
         self.fill_stock(&device)?;
         // Last: an image with a header is whole.
         write_header(device.region(), &header);
@@ -317,6 +328,7 @@ impl Builder {
             ages_since: 0.into(),
             post: Mutex::default(),
             resizing: Mutex::default(),
+            policy: Policy::default(),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uzram_compress::Registry;
 use uzram_pool::{Gate, Pool, Region, current_cpu};
 
+use crate::agent::Policy;
 use crate::backing::Backing;
 use crate::builder::Builder;
 use crate::codec::{Codec, Codecs, Contexts};
@@ -59,6 +60,7 @@ pub struct Device {
     pub(crate) post: Mutex<()>,
     /// Held by whoever changes the size.
     pub(crate) resizing: Mutex<()>,
+    pub(crate) policy: Policy,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.

@@ -102,18 +102,37 @@ impl Device {
     ///
     /// [`Error::Invalid`] for an age while ages are not kept.
     pub fn mark_idle(&self, older_than: Option<Duration>) -> Result<u64, Error> {
-        let Some(older_than) = older_than else {
-            return Ok(self.mark_where(|_| true));
+        let age = self.min_age(older_than)?;
+        Ok(self.mark_where(|page| age.admits(page)))
+    }
+
+    /// Pages that were not used for that long by now; all for `None`.
+    ///
+    /// [`Error::Invalid`] for an age while ages are not kept.
+    pub(crate) fn min_age(&self, older_than: Option<Duration>) -> Result<MinAge<'_>, Error> {
+        let least = match (older_than, self.ages.now()) {
+            (None, _) => None,
+            (Some(age), Some(now)) => Some((age.as_secs(), now)),
+            (Some(age), None) => {
+                return Err(Error::Invalid {
+                    what: "an age of",
+                    given: format!("{} s", age.as_secs()),
+                    accepted: "only all pages, as access ages are not kept".into(),
+                });
+            }
         };
-        let Some(now) = self.ages.now() else {
-            return Err(Error::Invalid {
-                what: "an age of",
-                given: format!("{} s", older_than.as_secs()),
-                accepted: "only marking all pages idle, as access ages are not kept".into(),
-            });
-        };
-        let seconds = older_than.as_secs();
-        Ok(self.mark_where(|page| u64::from(self.age(page, now)) >= seconds))
+        Ok(MinAge {
+            device: self,
+            least,
+        })
+    }
+
+    /// The greatest age in seconds that a page can have: since ages are kept; 0 while they are not.
+    pub(crate) fn greatest_age(&self) -> u64 {
+        let since = self.ages_since.load(Relaxed);
+        self.ages
+            .now()
+            .map_or(0, |now| now.saturating_sub(since).into())
     }
 
     fn mark_where(&self, old_enough: impl Fn(u64) -> bool) -> u64 {
@@ -127,5 +146,19 @@ impl Device {
     pub(crate) fn age(&self, page: u64, now: u32) -> u32 {
         let since = now.saturating_sub(self.ages_since.load(Relaxed));
         self.ages.age(page, now).min(since)
+    }
+}
+
+/// Which pages are old enough for a job, by the clock when the job began.
+pub(crate) struct MinAge<'a> {
+    device: &'a Device,
+    /// The least age in seconds, and the second that is now; `None`: every page will do.
+    least: Option<(u64, u32)>,
+}
+
+impl MinAge<'_> {
+    pub(crate) fn admits(&self, page: u64) -> bool {
+        self.least
+            .is_none_or(|(seconds, now)| u64::from(self.device.age(page, now)) >= seconds)
     }
 }

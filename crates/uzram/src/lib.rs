@@ -73,9 +73,15 @@
 //! writer, but for the flags and *writing*, which it leaves alone: it locks the slot that owns an object, sees whether the
 //! word names that object, copies, publishes the word with the new handle, and frees the old object last.
 //!
+//! # Policies
+//!
+//! An [`Agent`] does in the background, within a budget, what [`Device::set_policy`] says: recompression and writeback of
+//! pages that nobody uses, training, compaction. It is a caller like any other.
+//!
 //! This crate knows nothing about protocols, sockets or command lines.
 #![deny(unsafe_code)]
 
+mod agent;
 mod attach;
 mod backing;
 mod builder;
@@ -95,8 +101,9 @@ mod table;
 mod train;
 mod word;
 
+pub use agent::{Agent, AgentStats, Plan, PolicySettings, Step};
 pub use attach::{check_image, read_header};
-pub use backing::{BackingStats, PromoteReport, Ended, StoreStats, Writeback, WritebackReport};
+pub use backing::{BackingStats, Ended, PromoteReport, StoreStats, Writeback, WritebackReport};
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use compact::CompactReport;

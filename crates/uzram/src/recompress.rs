@@ -9,12 +9,14 @@
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use uzram_compress::Tfm;
 use uzram_pool::{HUGE_THRESHOLD, class_size, current_cpu};
 
 use crate::codec::{CODECS, Changing, Codec, Contexts, PRIORITIES};
 use crate::device::Device;
+use crate::idle::MinAge;
 use crate::word::{Content, IDLE, INCOMPRESSIBLE};
 use crate::{Error, PAGE_SIZE};
 
@@ -92,6 +94,8 @@ pub struct Recompress {
     pub max_pages: u64,
     /// Only pages with these numbers.
     pub pages: Option<Range<u64>>,
+    /// Only pages that were not used for that long; ages have to be kept ([`Device::track_ages`]).
+    pub older_than: Option<Duration>,
 }
 
 /// What a recompression did.
@@ -146,7 +150,8 @@ impl Device {
     /// incompressible. Requests go on meanwhile; a page that is written meanwhile stays as it was written. Of several
     /// such jobs and writebacks one works at a time.
     ///
-    /// [`Error::Invalid`] where there is no such secondary, or none at all, or the threshold is of a page or more.
+    /// [`Error::Invalid`] where there is no such secondary, or none at all, or the threshold is of a page or more, or for
+    /// an age while ages are not kept.
     pub fn recompress(&self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
         let mut job = Job::new(self, what)?;
         let end = self.table.pages();
@@ -169,7 +174,8 @@ impl Device {
             .touched(range.start, range.end)
             .filter_map(|page| {
                 let (content, flags) = self.table.peek_flags(page);
-                job.is_candidate(content, flags).then_some(len(content))
+                let wanted = job.is_candidate(content, flags) && job.age.admits(page);
+                wanted.then_some(len(content))
             });
         Ok(lengths.fold((0, 0), |(n, bytes), len| (n + 1, bytes + len as u64)))
     }
@@ -218,6 +224,7 @@ struct Job<'a> {
     targets: Vec<Target>,
     /// The highest priority of each codec, 0 for none.
     priorities: [usize; CODECS],
+    age: MinAge<'a>,
     page: Box<[u8; PAGE_SIZE]>,
     report: RecompressReport,
 }
@@ -230,6 +237,7 @@ impl<'a> Job<'a> {
             what,
             targets: Vec::new(),
             priorities: [0; CODECS],
+            age: device.min_age(what.older_than)?,
             page: Box::new([0; PAGE_SIZE]),
             report: RecompressReport::default(),
         };
@@ -291,7 +299,7 @@ impl<'a> Job<'a> {
         let table = &self.device.table;
         let bucket = |page: u64| {
             let (content, flags) = table.peek_flags(page);
-            let candidate = self.is_candidate(content, flags);
+            let candidate = self.is_candidate(content, flags) && self.age.admits(page);
             candidate.then(|| len(content) / BUCKET)
         };
         let mut counts = [0u64; BUCKETS];
@@ -341,7 +349,7 @@ impl<'a> Job<'a> {
         let mut tried = 0;
         for page in pages.take(SLICE * 128) {
             let (content, flags) = self.device.table.peek_flags(page);
-            if !self.is_candidate(content, flags) {
+            if !self.is_candidate(content, flags) || !self.age.admits(page) {
                 continue;
             }
             self.report.candidates += 1;

@@ -14,6 +14,7 @@ use uzram_pool::current_cpu;
 
 use super::{Attached, tidy};
 use crate::device::Device;
+use crate::idle::MinAge;
 use crate::layout::state;
 use crate::recompress::{Kind, Pace};
 use crate::word::{Backed, Content};
@@ -33,6 +34,8 @@ pub struct Writeback {
     pub pages: Vec<Range<u64>>,
     /// Pages at most; 0: all.
     pub max_pages: u64,
+    /// Only pages that were not used for that long; ages have to be kept ([`Device::track_ages`]).
+    pub older_than: Option<Duration>,
     /// How long to wait for the disk before it is taken for hung. Default: 30 s.
     pub patience: Duration,
 }
@@ -43,6 +46,7 @@ impl Default for Writeback {
             kind: Kind::All,
             pages: Vec::new(),
             max_pages: 0,
+            older_than: None,
             patience: Duration::from_secs(30),
         }
     }
@@ -90,10 +94,11 @@ impl Device {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::Invalid`] if there is no backing. Errors of the disk are no error of the call: they are in the report
+    /// [`Error::Invalid`] if there is no backing, or for an age while ages are not kept. Errors of the disk are no error of the call: they are in the report
     /// and the counters, and the pages are where they were.
     pub fn writeback(&self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
         let attached = self.attached()?;
+        let age = self.min_age(what.older_than)?;
         let mut pages = what.slots(self).peekable();
         let mut report = WritebackReport::default();
         while report.ended.is_none() && pages.peek().is_some() {
@@ -106,7 +111,7 @@ impl Device {
                 if !Arc::ptr_eq(&attached, &self.attached()?) {
                     break;
                 }
-                self.write_slice(&attached, what, &mut pages, &mut report);
+                self.write_slice(&attached, what, &age, &mut pages, &mut report);
             }
             if pace(report.candidates - before).is_break() {
                 break;
@@ -115,12 +120,16 @@ impl Device {
         Ok(report)
     }
 
-    /// What [`Device::writeback`] would begin with: the number of candidates and the bytes of their objects.
+    /// What [`Device::writeback`] would begin with: the number of candidates and the bytes of their objects. None are
+    /// old enough while ages are not kept.
     pub fn writable_back(&self, what: &Writeback) -> (u64, u64) {
         let mut sum = (0, 0);
+        let Ok(age) = self.min_age(what.older_than) else {
+            return sum;
+        };
         for page in what.slots(self) {
             let (content, flags) = self.table.peek_flags(page);
-            if what.kind.suits(content, flags) {
+            if what.kind.suits(content, flags) && age.admits(page) {
                 sum.0 += 1;
                 sum.1 += content.object().map_or(0, |(_, len)| len as u64);
             }
@@ -162,6 +171,7 @@ impl Device {
         &self,
         attached: &Attached,
         what: &Writeback,
+        age: &MinAge<'_>,
         pages: &mut impl Iterator<Item = u64>,
         report: &mut WritebackReport,
     ) {
@@ -178,7 +188,7 @@ impl Device {
         };
         for page in pages.take(LOOKS) {
             let (content, flags) = self.table.peek_flags(page);
-            if !what.kind.suits(content, flags) {
+            if !what.kind.suits(content, flags) || !age.admits(page) {
                 continue;
             }
             let writers = &mut *writers;

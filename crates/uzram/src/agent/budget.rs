@@ -1,0 +1,127 @@
+//! The budget: how long to rest after what was used. Processor time is what the thread really had, by its own clock, so
+//! that a slice that was slow because others took the CPU does not count against it.
+//!
+//! Both kinds are debts that are paid by time that goes by, sleeping or waiting for others. Unused time is not saved up
+//! beyond some hundredths of a second: a long idle agent does not begin with a burst.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::settings::PolicySettings;
+
+/// By how much both budgets are multiplied above a watermark. Processor time is at most all of one CPU.
+pub(super) const PRESSURE_FACTOR: u32 = 5;
+/// Unused time that counts.
+const CREDIT: f64 = 0.02;
+/// What is not worth a sleep.
+const LEAST_REST: f64 = 0.001;
+
+pub(super) struct Budget {
+    /// Part of one CPU.
+    cpu: f64,
+    /// Bytes a second.
+    io: f64,
+    /// Seconds of processor time that were used beyond the budget.
+    cpu_debt: f64,
+    io_debt: f64,
+    at: Instant,
+    used: Duration,
+}
+
+impl Budget {
+    pub(super) fn new() -> Budget {
+        let mut budget = Budget {
+            cpu: 1.0,
+            io: 1.0,
+            cpu_debt: 0.0,
+            io_debt: 0.0,
+            at: Instant::now(),
+            used: cpu_time(),
+        };
+        budget.set(&PolicySettings::default(), false);
+        budget
+    }
+
+    /// What may be used from now on.
+    pub(super) fn set(&mut self, settings: &PolicySettings, pressed: bool) {
+        let times = if pressed { PRESSURE_FACTOR } else { 1 };
+        self.cpu = (f64::from(settings.cpu_percent) / 100.0 * f64::from(times)).min(1.0);
+        self.io = settings.io_bytes_per_second as f64 * f64::from(times);
+    }
+
+    /// Notes the processor time since the last call, and bytes written.
+    pub(super) fn charge(&mut self, bytes: u64) {
+        let (now, used) = (Instant::now(), cpu_time());
+        let elapsed = (now - self.at).as_secs_f64();
+        let worked = used.saturating_sub(self.used).as_secs_f64();
+        (self.at, self.used) = (now, used);
+        self.pay(elapsed, worked, bytes as f64);
+    }
+
+    fn pay(&mut self, elapsed: f64, worked: f64, bytes: f64) {
+        let settle = |debt: f64, rate: f64| (debt - elapsed * rate).max(-CREDIT * rate);
+        self.cpu_debt = settle(self.cpu_debt + worked, self.cpu);
+        self.io_debt = settle(self.io_debt + bytes, self.io);
+    }
+
+    /// How long to rest until all is paid; zero for what is not worth it.
+    pub(super) fn rest(&self) -> Duration {
+        let seconds = (self.cpu_debt / self.cpu).max(self.io_debt / self.io);
+        match seconds < LEAST_REST {
+            true => Duration::ZERO,
+            false => Duration::from_secs_f64(seconds),
+        }
+    }
+
+    /// Processor time of this thread at the last charge.
+    pub(super) fn used(&self) -> Duration {
+        self.used
+    }
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget() -> Budget {
+        let mut budget = Budget::new();
+        (budget.cpu_debt, budget.io_debt) = (0.0, 0.0);
+        budget.set(&PolicySettings::default(), false);
+        budget
+    }
+
+    fn millis(budget: &Budget) -> f64 {
+        (budget.rest().as_secs_f64() * 1e3).round()
+    }
+
+    #[test]
+    fn work_is_paid_by_rest() {
+        let mut budget = budget();
+        budget.pay(0.0, 0.010, 0.0);
+        assert_eq!(millis(&budget), 100.0);
+        budget.pay(0.060, 0.0, 0.0);
+        assert_eq!(millis(&budget), 40.0);
+        // A watermark shortens what is left, too.
+        budget.set(&PolicySettings::default(), true);
+        assert_eq!(millis(&budget), 8.0);
+        budget.pay(0.008, 0.0, 0.0);
+        assert_eq!(budget.rest(), Duration::ZERO);
+        budget.set(&PolicySettings::default(), false);
+        budget.pay(0.0, 0.0, f64::from(32 << 20));
+        assert!((0.97..=1.0).contains(&budget.rest().as_secs_f64()));
+    }
+
+    #[test]
+    fn idleness_is_not_saved_up() {
+        let mut budget = budget();
+        budget.pay(1000.0, 0.0, 0.0);
+        budget.pay(0.0, 0.010, 0.0);
+        assert!(budget.rest().as_millis() >= 79, "{:?}", budget.rest());
+    }
+}

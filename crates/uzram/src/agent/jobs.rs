@@ -1,0 +1,196 @@
+//! The agent's jobs, one call of the device each, with what is to be counted and said of it.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::work::{Go, Worker};
+use crate::codec::PRIORITIES;
+use crate::device::Device;
+use crate::{Ended, Recompress, Writeback};
+
+pub(super) const NO_SECONDARY: &str =
+    "there is no secondary algorithm (recomp_algorithm) to recompress with";
+pub(super) const NO_BACKING: &str = "there is no backing to write to";
+
+/// Bytes that compaction moves between two looks: well below a millisecond.
+const COMPACT_BYTES: u64 = 256 << 10;
+/// Compaction pays where it gains this part of the memory in use, and so many bytes.
+const WORTH_PART: u64 = 32;
+const WORTH_BYTES: u64 = 128 << 10;
+/// How long the backing is left alone after it was full, or failed.
+const BACKING_REST: Duration = Duration::from_secs(30);
+
+/// Compaction pays from so many bytes on.
+pub(super) fn worth_compacting(device: &Device) -> u64 {
+    (device.pool.used_bytes() / WORTH_PART).max(WORTH_BYTES)
+}
+
+pub(super) fn has_secondary(device: &Device) -> bool {
+    (1..PRIORITIES).any(|priority| device.codecs.of_priority(priority).is_some())
+}
+
+/// Asked between slices whether a job is to end; told how many pages it has worked on.
+pub(super) type Done<'d, 'a> = &'d mut dyn FnMut(&mut Worker<'a>, u64) -> bool;
+
+/// A job on pages: which, how old at least.
+pub(super) type PageJob<'a> = fn(&mut Worker<'a>, Range<u64>, Duration, Done<'_, 'a>) -> bool;
+
+impl<'a> Worker<'a> {
+    /// Recompresses pages of that age. Returns whether `done` ended it and there was some progress.
+    pub(super) fn recompress(
+        &mut self,
+        pages: Range<u64>,
+        age: Duration,
+        done: Done<'_, 'a>,
+    ) -> bool {
+        let device = self.device;
+        if !has_secondary(device) {
+            return false;
+        }
+        let what = Recompress {
+            pages: Some(pages),
+            older_than: Some(age),
+            ..Recompress::default()
+        };
+        let (mut tried, mut ended) = (0, false);
+        let mut pace = |pages| {
+            tried += pages;
+            ended = done(self, tried);
+            self.pace_unless(ended)
+        };
+        let report = match device.recompress(&what, &mut pace) {
+            Ok(report) => report,
+            Err(error) => {
+                self.note(format!("policy: recompression: {error}"));
+                return false;
+            }
+        };
+        self.teacher.note(&report);
+        let status = self.status();
+        let (pages, saved) = (
+            report.recompressed,
+            report.bytes_before - report.bytes_after,
+        );
+        status.pages_recompressed.fetch_add(pages, Relaxed);
+        status.bytes_saved.fetch_add(saved, Relaxed);
+        if pages > 0 && !self.relieving {
+            status.say(format!(
+                "recompressed pages not used for {} s",
+                age.as_secs()
+            ));
+        }
+        ended && report.recompressed + report.incompressible > 0
+    }
+
+    /// Writes pages of that age back, likewise.
+    pub(super) fn write_back(
+        &mut self,
+        pages: Range<u64>,
+        age: Duration,
+        done: Done<'_, 'a>,
+    ) -> bool {
+        let device = self.device;
+        if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
+            return false;
+        }
+        let what = Writeback {
+            pages: vec![pages],
+            older_than: Some(age),
+            ..Writeback::default()
+        };
+        let (mut written, mut ended) = (0, false);
+        let mut pace = |pages| {
+            written += pages;
+            ended = done(self, written);
+            self.pace_unless(ended)
+        };
+        let report = match device.writeback(&what, &mut pace) {
+            Ok(report) => report,
+            Err(error) => {
+                self.note(format!("policy: writeback: {error}"));
+                return false;
+            }
+        };
+        let status = self.status();
+        status.pages_written_back.fetch_add(report.written, Relaxed);
+        status.bytes_written_back.fetch_add(report.bytes, Relaxed);
+        if let Some(ended) = report.ended {
+            self.no_writeback_before = Instant::now() + BACKING_REST;
+            self.note(format!("policy: writeback: {}", why(ended)));
+        } else if report.written > 0 && !self.relieving {
+            status.say(format!("wrote back pages not used for {} s", age.as_secs()));
+        }
+        ended && report.written > 0
+    }
+
+    pub(super) fn compact_if_it_pays(&mut self) {
+        let gain = self.device.compaction_gain_bytes();
+        self.left = self.left.min(gain);
+        if gain - self.left < worth_compacting(self.device) {
+            return;
+        }
+        if self.compact(&mut |_, _| false) {
+            self.left = self.device.compaction_gain_bytes();
+            let text = format!("compacted: {gain} bytes were to be gained");
+            self.status().say(text);
+        }
+    }
+
+    /// Compacts until nothing more is to be gained, or `done`. Returns whether it came to the end.
+    pub(super) fn compact(&mut self, done: Done<'_, 'a>) -> bool {
+        let mut pages = 0;
+        loop {
+            let report = self.device.compact(COMPACT_BYTES);
+            pages += report.pages_freed;
+            let compacted = &self.status().pages_compacted;
+            compacted.fetch_add(report.pages_freed, Relaxed);
+            if done(self, pages) || self.pace().is_break() {
+                return false;
+            }
+            if report.finished {
+                return true;
+            }
+        }
+    }
+
+    pub(super) fn teach_if_due(&mut self) {
+        let Some(why) = self.teacher.due(self.device) else {
+            return;
+        };
+        let taught = self.teacher.teach(self.device);
+        let status = self.status();
+        status.trainings.fetch_add(1, Relaxed);
+        match taught {
+            Ok(report) => {
+                let (verb, taken) = match report.adopted {
+                    true => ("took", 1),
+                    false => ("did not take", 0),
+                };
+                status.dictionaries.fetch_add(taken, Relaxed);
+                let reason = report.reason;
+                self.note(format!(
+                    "policy: {verb} a dictionary, since {why}: {reason}"
+                ));
+            }
+            Err(error) => self.note(format!("policy: no dictionary: {error}")),
+        }
+        let _ = self.pace();
+    }
+
+    /// As [`Worker::pace`], for a job that is to end or not.
+    fn pace_unless(&mut self, ended: bool) -> Go {
+        match ended {
+            true => Go::Break(()),
+            false => self.pace(),
+        }
+    }
+}
+
+fn why(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Full => "the backing is full",
+        Ended::Limit => "writeback_limit is used up",
+        Ended::Failing => "the backing fails",
+    }
+}

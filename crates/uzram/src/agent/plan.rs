@@ -1,0 +1,202 @@
+//! The dry run: what each policy would do at this moment, and why, or why not. Looks only; takes about as long as going
+//! over the table a few times.
+
+use std::time::Duration;
+
+use super::jobs;
+use super::pressure::{Gauge, Pressure};
+use super::settings::PolicySettings;
+use super::teach::{Learning, state_of};
+use crate::device::Device;
+use crate::{PAGE_SIZE, Recompress, Writeback};
+
+/// What would be done: see [`Device::plan`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What it is by.
+    pub settings: PolicySettings,
+    /// Whether memory is short, so that age does not matter.
+    pub pressed: bool,
+    /// How short memory is, in words.
+    pub pressure: String,
+    /// One for each policy, in the order in which they are carried out.
+    pub steps: Vec<Step>,
+}
+
+/// What one policy would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The policy, by its name in the settings.
+    pub policy: &'static str,
+    /// Whether it would do something now.
+    pub due: bool,
+    /// Pages that it is about.
+    pub pages: u64,
+    /// Bytes: of their objects; of compaction, those to be given back, by estimate.
+    pub bytes: u64,
+    /// Why, or why not.
+    pub why: String,
+}
+
+impl Step {
+    fn not(policy: &'static str, why: impl Into<String>) -> Step {
+        Step {
+            policy,
+            due: false,
+            pages: 0,
+            bytes: 0,
+            why: why.into(),
+        }
+    }
+}
+
+impl Device {
+    /// What the policies of this device would do now. Does nothing.
+    pub fn plan(&self) -> Plan {
+        self.plan_by(&self.policy())
+    }
+
+    /// What other policies would do now. Does nothing.
+    pub fn plan_by(&self, settings: &PolicySettings) -> Plan {
+        let gauge = Pressure::new().read(self, settings);
+        let pressed = gauge.is_high();
+        Plan {
+            settings: *settings,
+            pressed,
+            pressure: words(gauge),
+            steps: vec![
+                self.training_step(settings),
+                self.recompression_step(settings, pressed),
+                self.compaction_step(settings, pressed),
+                self.writeback_step(settings, pressed),
+            ],
+        }
+    }
+
+    fn training_step(&self, settings: &PolicySettings) -> Step {
+        let no = |why: String| Step::not("train", why);
+        if !settings.train {
+            return no("off".into());
+        }
+        match state_of(self) {
+            Learning::Impossible(why) => no(why),
+            Learning::Possible {
+                learnt: true,
+                pages,
+            } => no(format!(
+                "there is a dictionary; another is tried when the content of {pages} pages has changed much"
+            )),
+            Learning::Possible {
+                learnt: false,
+                pages,
+            } => Step {
+                policy: "train",
+                due: true,
+                pages,
+                bytes: pages * PAGE_SIZE as u64,
+                why: "there is no dictionary yet; it is taken if it pays".into(),
+            },
+        }
+    }
+
+    fn recompression_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+        let Some(age) = settings.recompress_age() else {
+            return Step::not("recompress", "off");
+        };
+        if !jobs::has_secondary(self) {
+            return Step::not("recompress", jobs::NO_SECONDARY);
+        }
+        let what = Recompress {
+            older_than: (!pressed).then_some(age),
+            ..Recompress::default()
+        };
+        let found = self.recompressible(&what).ok();
+        self.aged("recompress", age, pressed, found)
+    }
+
+    fn writeback_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+        let Some(age) = settings.writeback_age() else {
+            return Step::not("writeback", "off");
+        };
+        if self.backing.get().is_none() {
+            return Step::not("writeback", jobs::NO_BACKING);
+        }
+        if self.writeback_limit() == Some(0) {
+            return Step::not("writeback", "writeback_limit is used up");
+        }
+        let what = Writeback {
+            older_than: (!pressed).then_some(age),
+            ..Writeback::default()
+        };
+        let found = self.min_age(what.older_than).ok();
+        let found = found.map(|_| self.writable_back(&what));
+        self.aged("writeback", age, pressed, found)
+    }
+
+    /// `found` are pages and bytes; `None`: nothing is known of ages.
+    fn aged(
+        &self,
+        policy: &'static str,
+        age: Duration,
+        pressed: bool,
+        found: Option<(u64, u64)>,
+    ) -> Step {
+        let Some((pages, bytes)) = found else {
+            return Step::not(
+                policy,
+                "ages are not kept yet: they are from when the policy is set",
+            );
+        };
+        let (seconds, known) = (age.as_secs(), self.greatest_age());
+        let why = match pages {
+            _ if pressed => "memory is short: pages of any age, oldest first".into(),
+            0 if known < seconds => {
+                format!("ages are kept for {known} s, no page can be {seconds} s old yet")
+            }
+            0 => format!("no page that was not used for {seconds} s is left to do"),
+            _ => format!("not used for {seconds} s"),
+        };
+        Step {
+            policy,
+            due: pages > 0,
+            pages,
+            bytes,
+            why,
+        }
+    }
+
+    fn compaction_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+        if !settings.compact && !pressed {
+            return Step::not("compact", "off");
+        }
+        let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self));
+        let due = gain >= worth || pressed && gain > 0;
+        let why = match (due, pressed) {
+            (true, true) => "memory is short".into(),
+            (true, false) => format!("it pays from {worth} bytes on"),
+            (false, _) => format!("{gain} bytes to be gained; it pays from {worth} on"),
+        };
+        Step {
+            policy: "compact",
+            due,
+            pages: gain / PAGE_SIZE as u64,
+            bytes: gain,
+            why,
+        }
+    }
+}
+
+fn words(gauge: Gauge) -> String {
+    match gauge {
+        Gauge::None => "no watermark is set, or there is no mem_limit that it is of".into(),
+        Gauge::Limit { used, high, low } => {
+            format!("{used} bytes in use; work begins above {high} and ends at {low}")
+        }
+        Gauge::Psi { some, high } => {
+            format!("tasks waited for memory {some} % of the last 10 s; work begins above {high} %")
+        }
+        Gauge::NoPsi => {
+            "the kernel does not tell memory pressure (no /proc/pressure/memory)".into()
+        }
+    }
+}

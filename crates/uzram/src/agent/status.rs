@@ -1,0 +1,88 @@
+//! What the agent did, as others may read it: counters, and the reason of its last step in words. Reading waits for
+//! nothing but the copy of a short text.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// What the agent of a device did since it was started: see [`crate::Device::agent_stats`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AgentStats {
+    /// Whether there is one.
+    pub running: bool,
+    /// Passes over the whole device that looked for pages that are old enough.
+    pub runs: u64,
+    /// How often memory was short, so that age did not matter.
+    pub reliefs: u64,
+    /// Pages that were made smaller.
+    pub pages_recompressed: u64,
+    /// Bytes by which their objects became smaller.
+    pub bytes_saved: u64,
+    /// Pages that went to the backing.
+    pub pages_written_back: u64,
+    /// Bytes of their objects.
+    pub bytes_written_back: u64,
+    /// Pages that compaction gave back to the system.
+    pub pages_compacted: u64,
+    /// Dictionaries that were trained.
+    pub trainings: u64,
+    /// Of these, dictionaries that were taken into use.
+    pub dictionaries: u64,
+    /// Seconds of processor time that all of it took.
+    pub cpu_seconds: f64,
+    /// What it did last and why, or why it cannot do what it should; empty: nothing yet.
+    pub last: String,
+}
+
+#[derive(Default)]
+pub(crate) struct Status {
+    pub(super) running: AtomicBool,
+    pub(super) runs: AtomicU64,
+    pub(super) reliefs: AtomicU64,
+    pub(super) pages_recompressed: AtomicU64,
+    pub(super) bytes_saved: AtomicU64,
+    pub(super) pages_written_back: AtomicU64,
+    pub(super) bytes_written_back: AtomicU64,
+    pub(super) pages_compacted: AtomicU64,
+    pub(super) trainings: AtomicU64,
+    pub(super) dictionaries: AtomicU64,
+    cpu_nanoseconds: AtomicU64,
+    last: Mutex<String>,
+}
+
+impl Status {
+    pub(super) fn set_cpu(&self, used: Duration) {
+        self.cpu_nanoseconds.store(used.as_nanos() as u64, Relaxed);
+    }
+
+    /// Notes a reason. Returns whether it is another than before.
+    pub(super) fn say(&self, text: String) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = *last != text;
+        *last = text;
+        other
+    }
+
+    pub(crate) fn read(&self) -> AgentStats {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        AgentStats {
+            running: self.running.load(Relaxed),
+            runs: get(&self.runs),
+            reliefs: get(&self.reliefs),
+            pages_recompressed: get(&self.pages_recompressed),
+            bytes_saved: get(&self.bytes_saved),
+            pages_written_back: get(&self.pages_written_back),
+            bytes_written_back: get(&self.bytes_written_back),
+            pages_compacted: get(&self.pages_compacted),
+            trainings: get(&self.trainings),
+            dictionaries: get(&self.dictionaries),
+            cpu_seconds: Duration::from_nanos(get(&self.cpu_nanoseconds)).as_secs_f64(),
+            last: self
+                .last
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+}
