@@ -12,6 +12,7 @@ pub mod core;
 pub mod corpus;
 pub mod dictionary;
 pub mod measure;
+pub mod policy;
 pub mod report;
 mod rival;
 mod zram;

@@ -63,9 +63,18 @@ impl Zram {
 
     /// Bytes of the pages' objects: the second figure of `mm_stat`.
     pub(crate) fn compressed_bytes(&self) -> Result<u64> {
+        self.mm_stat(1)
+    }
+
+    /// Memory in use, without its table: the third figure of `mm_stat`.
+    pub(crate) fn used_bytes(&self) -> Result<u64> {
+        self.mm_stat(2)
+    }
+
+    fn mm_stat(&self, figure: usize) -> Result<u64> {
         let text = fs::read_to_string(format!("/sys/block/zram{}/mm_stat", self.number))?;
-        let figure = text.split_whitespace().nth(1).context("mm_stat is short")?;
-        Ok(figure.parse()?)
+        let figure = text.split_whitespace().nth(figure);
+        Ok(figure.context("mm_stat is short")?.parse()?)
     }
 }
 

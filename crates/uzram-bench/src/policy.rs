@@ -1,0 +1,364 @@
+//! `bench policy`: what the policies gain and what those who use the device meanwhile pay for it.
+//!
+//! Density: pages of process memory go to a device that compresses with lz4, and to the kernel's zram with lz4. Then the
+//! device's agent trains a dictionary, recompresses with zstd and compacts until it has nothing left to do. What counts
+//! is the data over all memory that the device takes, and over `mem_used_total` of the kernel's, which leaves its table
+//! out.
+//!
+//! Foreground: two devices with the same pages, one without an agent, one whose agent recompresses pages that were not
+//! used for two seconds. One thread, kept to one CPU, writes or reads pages of a hot part of one, then of the other. The
+//! agent works only in the turns of its own device, and there all the time: when few old pages are left, the cold part
+//! of both devices is written anew between turns. The first device has two turns a round, so that the ratio of these
+//! says what the machine's noise is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use uzram::{Agent, Choice, Device, PolicySettings, Recompress};
+
+use crate::corpus::{self, Corpus, PAGE};
+use crate::measure::median;
+use crate::report::Report;
+use crate::zram::{Aligned, Zram};
+
+/// How much to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Megabytes of each kind of process memory.
+    pub megabytes: usize,
+    /// Rounds of each foreground measurement.
+    pub rounds: usize,
+    /// Requests of a turn.
+    pub turn: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            megabytes: 64,
+            rounds: 31,
+            turn: 100_000,
+        }
+    }
+}
+
+const SECONDARY: &str = "zstd";
+/// Works off what there is, at once.
+const SETTLE: &str = "recompress=0,train=on,compact=on,cpu=100";
+/// Works within its default budget.
+const WORK: &str = "recompress=2,compact=on";
+/// Keeps ages, and finds nothing that is old enough.
+const PAUSE: &str = "recompress=1000000";
+/// How long the agent may take to settle.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Pages that the foreground uses.
+const HOT: usize = 4096;
+/// The agent has work in a turn if so many old pages are left before it.
+const LEAST_OLD: u64 = 8192;
+
+/// Runs it all; `progress` is told what is under way.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+    progress("collecting process memory");
+    let mut kinds = corpus::heaps(options.megabytes)?;
+    kinds.push(corpus::compiler_heap(options.megabytes)?);
+    ensure!(kinds.iter().all(|kind| !kind.is_empty()), "an empty corpus");
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name.as_str()).collect();
+    let mut report = Report::new(
+        "bench policy",
+        format!("process memory ({})", names.join(", ")),
+    );
+    let pages: Vec<&[u8; PAGE]> = kinds.iter().flat_map(Corpus::pages).collect();
+    report.add("data, MB", (pages.len() * PAGE) as f64 / 1e6);
+    density(&pages, &mut report, progress)?;
+    progress("foreground");
+    let pair = Pair::new(&pages)?;
+    for (name, reads) in [("write", false), ("read", true)] {
+        progress(&format!("foreground: {name}"));
+        foreground(name, reads, &pair, options, &mut report)?;
+    }
+    pair.agent.stop();
+    Ok(report)
+}
+
+fn builder(pages: usize) -> uzram::Builder {
+    Device::builder((pages * PAGE) as u64).secondary(1, Choice::new(SECONDARY))
+}
+
+fn write(device: &Device, number: usize, page: &[u8; PAGE]) -> Result<(), uzram::Error> {
+    device.write_at(page, (number * PAGE) as u64)
+}
+
+fn policy(text: &str) -> Result<PolicySettings> {
+    Ok(text.parse()?)
+}
+
+fn density(
+    pages: &[&[u8; PAGE]],
+    report: &mut Report,
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
+    progress("density: kernel zram");
+    let data = (pages.len() * PAGE) as f64;
+    let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")? as f64;
+    progress("density: the agent works");
+    let device = Arc::new(builder(pages.len()).build()?);
+    for (number, page) in pages.iter().enumerate() {
+        write(&device, number, page)?;
+    }
+    let before = memory(&device);
+    device.set_policy(policy(SETTLE)?)?;
+    let begin = Instant::now();
+    let agent = Agent::start(device.clone())?;
+    while device.agent_stats().runs < 2 || device.plan().steps.iter().any(|step| step.due) {
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "the agent does not come to an end"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let done = device.agent_stats();
+    agent.stop();
+    verify(&device, pages)?;
+    let after = memory(&device);
+    report.add(
+        "density, kernel zram lz4: data over mem_used_total",
+        data / kernel,
+    );
+    report.add("density, lz4 alone: data over all memory", data / before);
+    report.add("density, settled: data over all memory", data / after);
+    let ratio = kernel / after;
+    report.at_least("density, settled, over kernel zram lz4", ratio, 1.5);
+    report.add("settled: all memory, MB", after / 1e6);
+    let dictionary = device.stats().dictionary_bytes as f64;
+    report.add("settled: dictionaries, KiB", dictionary / 1024.0);
+    report.add(
+        "settled: pages recompressed",
+        done.pages_recompressed as f64,
+    );
+    report.add("settled: processor time, s", done.cpu_seconds);
+    Ok(())
+}
+
+/// Reads everything back.
+fn verify(device: &Device, pages: &[&[u8; PAGE]]) -> Result<()> {
+    let mut back = [0; PAGE];
+    for (number, page) in pages.iter().enumerate() {
+        device.read_at(&mut back, (number * PAGE) as u64)?;
+        ensure!(back == **page, "page {number} is not what was written");
+    }
+    Ok(())
+}
+
+fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<u64> {
+    let zram = Zram::new("lz4", pages.len())?;
+    for (number, page) in pages.iter().enumerate() {
+        zram.write(number, &Aligned(**page))?;
+    }
+    zram.used_bytes()
+}
+
+fn memory(device: &Device) -> f64 {
+    let stats = device.stats();
+    (stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes) as f64
+}
+
+/// Two devices with the same pages: hot ones, then cold ones.
+struct Pair<'a> {
+    hot: &'a [&'a [u8; PAGE]],
+    cold: &'a [&'a [u8; PAGE]],
+    without: Device,
+    with: Arc<Device>,
+    agent: Agent,
+}
+
+impl<'a> Pair<'a> {
+    fn new(pages: &'a [&'a [u8; PAGE]]) -> Result<Pair<'a>> {
+        let (hot, cold) = pages.split_at(HOT.min(pages.len() / 4));
+        let without = Device::builder((pages.len() * PAGE) as u64).build()?;
+        let with = Arc::new(builder(pages.len()).build()?);
+        with.set_policy(policy(PAUSE)?)?;
+        let agent = Agent::start(with.clone())?;
+        let pair = Pair {
+            hot,
+            cold,
+            without,
+            with,
+            agent,
+        };
+        pair.warm_up()?;
+        // The agent uses one, and a lesson in the middle of a turn would be measured in one round only.
+        pair.with.train(&uzram::Training {
+            priority: 1,
+            ..uzram::Training::default()
+        })?;
+        Ok(pair)
+    }
+
+    fn warm_up(&self) -> Result<()> {
+        for device in [&self.without, &*self.with] {
+            for (number, page) in self.hot.iter().enumerate() {
+                write(device, number, page)?;
+            }
+        }
+        self.chill()
+    }
+
+    /// Writes the cold part of both anew and waits until it is old.
+    fn chill(&self) -> Result<()> {
+        for device in [&self.without, &*self.with] {
+            for (number, page) in self.cold.iter().enumerate() {
+                write(device, HOT + number, page)?;
+            }
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        Ok(())
+    }
+
+    /// Sees to it that the agent has work for a turn.
+    fn ensure_work(&self) -> Result<()> {
+        let old = Recompress {
+            older_than: Some(Duration::from_secs(2)),
+            ..Recompress::default()
+        };
+        let left = self.with.recompressible(&old)?.0;
+        if left < LEAST_OLD.min(self.cold.len() as u64 / 2) {
+            self.chill()?;
+        }
+        Ok(())
+    }
+
+    /// Uses each hot page once: none is old for as long as a turn takes.
+    fn touch(&self, device: &Device, reads: bool) -> Result<()> {
+        let mut back = [0; PAGE];
+        for (number, page) in self.hot.iter().enumerate() {
+            match reads {
+                true => device.read_at(&mut back, (number * PAGE) as u64)?,
+                false => write(device, number, page)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn of one of the devices. Returns seconds, and the 99th percentile of the requests' nanoseconds.
+    fn turn(&self, device: &Device, reads: bool, turn: usize, seed: u64) -> Result<(f64, f64)> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut back = [0; PAGE];
+        let mut latencies = Vec::with_capacity(turn);
+        let begin = Instant::now();
+        let mut last = begin;
+        for _ in 0..turn {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let number = (state >> 33) as usize % self.hot.len();
+            match reads {
+                true => device.read_at(&mut back, (number * PAGE) as u64)?,
+                false => write(device, number, self.hot[number])?,
+            }
+            let now = Instant::now();
+            latencies.push((now - last).as_nanos() as u32);
+            last = now;
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        let at = turn - 1 - turn / 100;
+        let (_, p99, _) = latencies.select_nth_unstable(at);
+        Ok((seconds, f64::from(*p99)))
+    }
+}
+
+/// What the agent did in its turns.
+#[derive(Default)]
+struct Work {
+    seconds: f64,
+    cpu: f64,
+    pages: f64,
+    turns: usize,
+}
+
+fn foreground(
+    name: &str,
+    reads: bool,
+    pair: &Pair<'_>,
+    options: &Options,
+    report: &mut Report,
+) -> Result<()> {
+    let mut rounds = Vec::new();
+    let mut work = Work::default();
+    for round in 0..options.rounds {
+        pair.ensure_work()?;
+        let mut figures = [(0.0, 0.0); 3];
+        let order = [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]][round % 4];
+        for who in order {
+            let device = if who == 1 { &*pair.with } else { &pair.without };
+            pair.touch(device, reads)?;
+            let before = (pair.with.agent_stats(), pair.with.stats());
+            if who == 1 {
+                pair.with.set_policy(policy(WORK)?)?;
+            }
+            figures[who] = on_one_cpu(|| pair.turn(device, reads, options.turn, round as u64))?;
+            if who == 1 {
+                let after = (pair.with.agent_stats(), pair.with.stats());
+                pair.with.set_policy(policy(PAUSE)?)?;
+                let pages = after.1.recompressed_pages - before.1.recompressed_pages;
+                work.seconds += figures[1].0;
+                work.cpu += after.0.cpu_seconds - before.0.cpu_seconds;
+                work.pages += pages as f64;
+                work.turns += usize::from(pages > 0);
+            }
+        }
+        rounds.push(figures);
+    }
+    let ratio = |pick: fn(&(f64, f64)) -> f64, who: usize| {
+        median(rounds.iter().map(|r| pick(&r[who]) / pick(&r[0])).collect())
+    };
+    let rate = |figures: &[(f64, f64); 3]| (options.turn * PAGE) as f64 / figures[0].0 / 1e6;
+    let alone = median(rounds.iter().map(rate).collect());
+    report.add(format!("{name} 4 KiB without agent, MB/s"), alone);
+    let p99 = median(rounds.iter().map(|r| r[0].1).collect());
+    report.add(format!("{name} 4 KiB without agent, p99, ns"), p99);
+    let what = format!("{name} speed while the agent works over without");
+    report.at_least(what, 1.0 / ratio(|f| f.0, 1), 0.9);
+    let what = format!("{name} p99 while the agent works over without");
+    report.at_most(what, ratio(|f| f.1, 1), 1.1);
+    report.add(
+        format!("{name} speed without over without (noise)"),
+        1.0 / ratio(|f| f.0, 2),
+    );
+    report.add(
+        format!("{name} p99 without over without (noise)"),
+        ratio(|f| f.1, 2),
+    );
+    let share = 100.0 * work.turns as f64 / options.rounds as f64;
+    report.at_least(
+        format!("{name}: turns in which the agent worked, %"),
+        share,
+        100.0,
+    );
+    let used = 100.0 * work.cpu / work.seconds;
+    report.at_most(
+        format!("{name}: of one CPU for the agent meanwhile, %"),
+        used,
+        12.0,
+    );
+    let rate = work.pages * PAGE as f64 / work.seconds / 1e6;
+    report.add(
+        format!("{name}: recompressed meanwhile, MB/s of data"),
+        rate,
+    );
+    Ok(())
+}
+
+/// Runs it on a thread that keeps to the last CPU.
+fn on_one_cpu<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pinned = move || {
+        let all = sched_getaffinity(None)?;
+        let last = (0..CpuSet::MAX_CPU).rfind(|cpu| all.is_set(*cpu));
+        let mut one = CpuSet::new();
+        one.set(last.context("no CPU")?);
+        sched_setaffinity(None, &one)?;
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(pinned).join()).expect("a turn does not panic")
+}
