@@ -15,14 +15,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use uzram::{Choice, Device};
+use uzram::{Agent, Choice, Device, PolicySettings};
+use uzram_control::policy::Policy;
 use uzram_control::stat::Stat;
 use uzram_control::{
     Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
     SERVER_SOCKET,
 };
 
-use crate::commands::{compact, create, train};
+use crate::commands::{choice, compact, create, train};
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::logging::LogPipe;
@@ -264,6 +265,8 @@ fn serve(
         // What comes now can wait for what the device makes free.
         swap::become_normal();
     }
+    // Dropped, it ends.
+    let _agent = start_agent(device);
     let path = front.path();
     let record = Record {
         version: 1,
@@ -313,6 +316,14 @@ fn serve(
     Ok(())
 }
 
+/// Starts what carries out the device's policies. A device serves without it, too.
+fn start_agent(device: &Arc<Device>) -> Option<Agent> {
+    let agent = Agent::start_with(device.clone(), |text| tracing::info!("{text}"));
+    agent
+        .inspect_err(|error| tracing::error!(%error, "no policy is carried out"))
+        .ok()
+}
+
 /// Tells the world that the device is there: control socket, record, and its path on stdout.
 fn announce(record: &Record, place: &Place<'_>, served: &Arc<Served>) -> Result {
     ControlServer::start(&place.claim.file(SERVER_SOCKET), served.clone())?;
@@ -357,6 +368,16 @@ impl Served {
             _ => self.device.set_secondary(priority, Some(&choice)),
         }
     }
+}
+
+/// Sets what is done in the background, and what that needs.
+fn set_policy(device: &Device, spec: &str) -> std::result::Result<(), uzram::Error> {
+    let settings: PolicySettings = spec.parse()?;
+    let is_secondary = |codec: &uzram::CodecStats| codec.priorities.iter().any(|p| *p > 0);
+    if settings.recompress_seconds.is_some() && !device.codecs().iter().any(is_secondary) {
+        device.set_secondary(1, Some(&choice::for_recompression()))?;
+    }
+    device.set_policy(settings)
 }
 
 fn device_error(error: uzram::Error) -> ControlError {
@@ -410,6 +431,13 @@ impl Handler for Served {
                 let report = self.device.compact(compact::slice(max_bytes));
                 tracing::info!(?report, "compacted");
                 return Ok(Response::Compacted(report.into()));
+            }
+            Request::SetPolicy { spec } => {
+                set_policy(&self.device, &spec).map_err(device_error)?;
+                tracing::info!(spec, "policy set");
+            }
+            Request::Policy { plan } => {
+                return Ok(Response::Policy(Box::new(Policy::of(&self.device, plan))));
             }
             other => {
                 let message = format!("this server does not know {other:?}");

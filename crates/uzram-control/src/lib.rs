@@ -9,6 +9,7 @@
 //! This crate knows nothing about the protocols that the data goes through.
 #![forbid(unsafe_code)]
 
+pub mod policy;
 mod protocol;
 mod rundir;
 mod server;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
 use crate::stat::{Compacted, Recompressed, Stat, Trained};
 
 /// Version of the protocol.
@@ -79,6 +80,16 @@ pub enum Request {
         /// Most bytes to move. The server may set itself a lower limit.
         max_bytes: u64,
     },
+    /// Do other things in the background.
+    SetPolicy {
+        /// Which: see [`uzram::PolicySettings`].
+        spec: String,
+    },
+    /// What is done in the background.
+    Policy {
+        /// Also say what would be done now.
+        plan: bool,
+    },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
     /// To a keeper: start the server if it does not run, and wait until it serves.
@@ -111,7 +122,10 @@ impl Request {
     pub fn takes_long(&self) -> bool {
         matches!(
             self,
-            Request::Train { .. } | Request::MarkIdle { .. } | Request::Recompress { .. }
+            Request::Train { .. }
+                | Request::MarkIdle { .. }
+                | Request::Recompress { .. }
+                | Request::Policy { .. }
         )
     }
 }
@@ -136,6 +150,8 @@ pub enum Response {
     Recompressed(Recompressed),
     /// What came of a compaction.
     Compacted(Compacted),
+    /// The policies.
+    Policy(Box<Policy>),
     /// Not done.
     Error(ControlError),
 }

@@ -45,6 +45,12 @@ pub struct Stat {
     /// Bytes of the dictionaries in the image.
     #[serde(default)]
     pub dictionary_bytes: u64,
+    /// What is done in the background.
+    #[serde(default)]
+    pub policy: String,
+    /// What of it was done last, and why.
+    #[serde(default)]
+    pub policy_last: String,
     /// The algorithms with a priority, and those that objects are left of.
     #[serde(default)]
     pub codecs: Vec<Codec>,
@@ -189,6 +195,8 @@ impl Stat {
             table_bytes: stats.table_bytes,
             metadata_bytes: stats.metadata_bytes,
             dictionary_bytes: stats.dictionary_bytes,
+            policy: device.policy().to_string(),
+            policy_last: device.agent_stats().last,
             codecs: device.codecs().into_iter().map(Codec::from).collect(),
         }
     }

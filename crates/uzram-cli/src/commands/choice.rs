@@ -60,6 +60,11 @@ pub(crate) fn read(mut spec: AlgorithmSpec) -> Result<Choice> {
     Ok(with(spec, &dictionary))
 }
 
+/// What recompresses where nobody chose anything.
+pub(crate) fn for_recompression() -> Choice {
+    Choice::new("zstd")
+}
+
 /// The algorithm with parameters and a dictionary that was read, empty for none.
 pub(crate) fn with(spec: AlgorithmSpec, dictionary: &[u8]) -> Choice {
     let choice = Choice::from(spec);

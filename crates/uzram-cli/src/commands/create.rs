@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use uzram::Device;
 use uzram::compress::{AlgorithmSpec, parse_params};
+use uzram::{Device, PolicySettings};
 use uzram_control::{Request, RunDir, size};
 
-use super::choice;
+use super::{choice, policy};
 use crate::exit::{self, Failure, Result};
 use crate::frontends::{Choice, Kind, Settings};
 use crate::{logging, server, swap, sweep, watermark};
@@ -25,6 +25,7 @@ Examples:
   uzram create --size 8G --algorithm 'zstd(level=1)' --mem-limit 3G
   uzram create --size 8G -a 'zstd(level=-1,dict=heap.dict)' --recomp-algorithm 'zstd(level=9)'
   uzram create --size 2G --algorithm zstd --swap
+  uzram create --size 8G --mem-limit 2G --policy auto
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     #[arg(long, short, default_value = "0", value_name = "SIZE", allow_hyphen_values = true,
           value_parser = size::parse)]
     mem_limit: u64,
+    /// What to do in the background, such as auto; see --help [default: none]
+    #[arg(long, value_name = "POLICY", long_help = policy::HELP)]
+    policy: Option<PolicySettings>,
     /// How the device is served; see --help
     #[arg(long, short, default_value = "auto", value_name = "NAME", long_help = Choice::help())]
     frontend: Choice,
@@ -138,6 +142,11 @@ impl Args {
             .choose(choice::read(primary)?)
             .mem_limit_bytes(self.mem_limit)
             .logical_block_size(self.block_size);
+        let settings = self.policy.unwrap_or_default();
+        device = device.policy(settings);
+        if settings.recompress_seconds.is_some() && self.recomp_algorithm.is_empty() {
+            device = device.secondary(1, choice::for_recompression());
+        }
         let mut taken = Vec::new();
         for spec in &self.recomp_algorithm {
             let mut spec = spec.clone();

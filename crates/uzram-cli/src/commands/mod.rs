@@ -8,6 +8,7 @@ pub(crate) mod compact;
 pub(crate) mod create;
 pub(crate) mod list;
 pub(crate) mod man;
+pub(crate) mod policy;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
 use uzram_control::{Request, size, to_hex};
 
@@ -19,12 +20,14 @@ Examples:
   uzram set zram0 algorithm='zstd(level=1)'
   uzram set zram0 'algorithm=zstd(level=-1,dict=heap.dict)' mem_limit=512M
   uzram set zram0 recomp_algorithm='zstd(level=9,priority=2)'
-  uzram set zram0 recomp_algorithm=none")]
+  uzram set zram0 recomp_algorithm=none
+  uzram set zram0 policy=auto,cpu=20")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
-    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none
+    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none;
+    /// policy=POLICY, as for "uzram create"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
 }
@@ -34,6 +37,7 @@ enum Setting {
     Algorithm(AlgorithmSpec),
     RecompAlgorithm(AlgorithmSpec),
     MemLimit(u64),
+    Policy(PolicySettings),
 }
 
 impl FromStr for Setting {
@@ -52,8 +56,12 @@ impl FromStr for Setting {
                 let bytes = size::parse(value).map_err(|e| e.to_string())?;
                 Ok(Setting::MemLimit(bytes))
             }
+            Some(("policy", value)) => {
+                let settings: std::result::Result<_, uzram::Error> = value.parse();
+                settings.map(Setting::Policy).map_err(|e| e.to_string())
+            }
             Some((key, _)) => Err(format!(
-                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit)"
+                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, policy)"
             )),
             None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
         }
@@ -77,6 +85,9 @@ impl Setting {
     fn request(self) -> Result<Request> {
         match self {
             Setting::MemLimit(bytes) => Ok(Request::SetMemLimit { bytes }),
+            Setting::Policy(settings) => Ok(Request::SetPolicy {
+                spec: settings.to_string(),
+            }),
             Setting::Algorithm(spec) => set_algorithm(0, spec),
             Setting::RecompAlgorithm(mut spec) => {
                 let priority = choice::take_priority(&mut spec)?.unwrap_or(1);

@@ -98,6 +98,7 @@ impl Args {
                 "failed",
                 format!("{} reads, {} writes", stat.failed_reads, stat.failed_writes),
             ),
+            ("policy", policy(&stat)),
             ("discarded", format!("{} pages", stat.notify_free)),
             ("mm_stat", stat.mm_stat().trim_end().into()),
             ("io_stat", stat.io_stat().trim_end().into()),
@@ -108,6 +109,13 @@ impl Args {
                 .map(|(name, value)| format!("{name:12} {value}\n"))
                 .concat(),
         )
+    }
+}
+
+fn policy(stat: &Stat) -> String {
+    match stat.policy_last.as_str() {
+        "" => stat.policy.clone(),
+        last => format!("{}; last: {last}", stat.policy),
     }
 }
 

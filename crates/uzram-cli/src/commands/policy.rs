@@ -1,0 +1,127 @@
+//! `uzram policy`: what is done in the background for one device, what was done, and what would be done now.
+
+use uzram_control::policy::{Done, Planned, PlannedStep, Policy};
+use uzram_control::size::human;
+use uzram_control::{Request, Response};
+
+use super::{ask, print, print_json};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// What policies are, for the help of those who set them.
+pub(crate) const HELP: &str = "\
+What to do in the background: \"auto\" for everything, \"none\", or what of it, separated by commas, such as \
+recompress=300,compact=on or auto,cpu=20,writeback=off:
+
+recompress=AGE  compress pages anew that were not used for so many seconds (or 5m, 2h, 1d), with the algorithms for \
+recompression; zstd becomes one if there is none
+train=on        train a dictionary for that, and take it if it pays
+writeback=AGE   write pages to the backing that were not used for so long
+compact=on      move objects together where that gives enough memory back
+high=PERCENT    above that part of the memory limit do all this whatever the age, oldest first
+psi=PERCENT     the same without a limit, while tasks of the machine wait for memory that part of the time
+cpu=PERCENT     of one CPU for all of it, 10 if not given; five times as much while memory is short
+io=BYTES        a second for writing back, 32M if not given; likewise";
+
+/// Show what is done in the background for one device
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram set zram0 policy=auto
+  uzram policy zram0 --dry-run")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// Say what would be done now, and why or why not; do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON, sizes in bytes
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let entry = sweep::swept_run_dir()?.find(&self.name)?;
+        let policy = match ask(&entry, &Request::Policy { plan: self.dry_run })? {
+            Response::Policy(policy) => policy,
+            other => {
+                let message = format!("the server of {} answered {other:?}", entry.record.name);
+                return Err(Failure::new(Kind::Failed, message));
+            }
+        };
+        if self.json {
+            let value = serde_json::to_value(&policy);
+            return print_json(&value.map_err(|error| Failure::new(Kind::Failed, error))?);
+        }
+        print(&text(&policy))
+    }
+}
+
+fn text(policy: &Policy) -> String {
+    let mut rows = vec![("policy".to_owned(), policy.settings.clone())];
+    rows.extend(done(&policy.done).map(|(name, value)| (name.to_owned(), value)));
+    if let Some(plan) = &policy.plan {
+        rows.push(("memory".into(), memory(plan)));
+        let step = |step: &PlannedStep| (format!("  {}", step.policy), planned(step));
+        rows.push(("would do now".into(), String::new()));
+        rows.extend(plan.steps.iter().map(step));
+    }
+    let line = |(name, value): &(String, String)| {
+        format!("{name:14} {value}").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn done(done: &Done) -> [(&'static str, String); 5] {
+    let compacted = human(done.pages_compacted * 4096);
+    [
+        (
+            "recompressed",
+            format!(
+                "{} pages, {} saved",
+                done.pages_recompressed,
+                human(done.bytes_saved)
+            ),
+        ),
+        (
+            "dictionaries",
+            format!("{} taken of {} trained", done.dictionaries, done.trainings),
+        ),
+        (
+            "written back",
+            format!(
+                "{} pages, {}",
+                done.pages_written_back,
+                human(done.bytes_written_back)
+            ),
+        ),
+        ("compacted", format!("{compacted} given back")),
+        (
+            "agent",
+            format!(
+                "{} passes, memory short {} times, {:.1} s of processor time; last: {}",
+                done.runs,
+                done.reliefs,
+                done.cpu_seconds,
+                if done.last.is_empty() {
+                    "nothing yet"
+                } else {
+                    &done.last
+                }
+            ),
+        ),
+    ]
+}
+
+fn memory(plan: &Planned) -> String {
+    let word = if plan.pressed { "short" } else { "not short" };
+    format!("{word}: {}", plan.pressure)
+}
+
+fn planned(step: &PlannedStep) -> String {
+    match step.due {
+        true => format!("{} pages, {}: {}", step.pages, human(step.bytes), step.why),
+        false => format!("nothing: {}", step.why),
+    }
+}
