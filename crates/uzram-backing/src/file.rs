@@ -52,8 +52,8 @@ impl FileStorage {
     pub fn open(path: &Path, options: FileOptions) -> io::Result<FileStorage> {
         let mut open = File::options();
         open.read(true).write(true).mode(0o600);
-        // Lest a device be made of a name in /dev that is gone.
-        open.create(!path.starts_with("/dev"));
+        // Lest a name in /dev whose device is gone become a file in memory.
+        open.create(!path.starts_with("/dev") || path.starts_with("/dev/shm"));
         FileStorage::new(open.open(path)?, options)
     }
 
