@@ -80,6 +80,10 @@ fn recompression_makes_pages_smaller_and_keeps_their_contents() {
     let before = device.stats();
     let report = run(&device, &Recompress::default());
     let after = device.stats();
+    assert!(
+        after.mem_used_total_bytes < before.mem_used_total_bytes * 9 / 10,
+        "{after:?}"
+    );
     assert_eq!(report.candidates, 1000);
     assert_eq!(report.tried, 1000);
     assert!(report.recompressed > 900, "{report:?}");
@@ -206,7 +210,7 @@ fn what_cannot_be_recompressed_is_refused_in_words() {
     };
     assert_eq!(
         refused(&device, &Recompress::default()),
-        "recompression without a secondary algorithm at all is not possible: set one first"
+        "the device has no algorithm for recompression; set one first"
     );
     let device = with_zstd().build().unwrap();
     let priority = |priority| Recompress {

@@ -53,6 +53,12 @@ pub(crate) struct Args {
     #[arg(long, short, default_value = "0", value_name = "SIZE", allow_hyphen_values = true,
           value_parser = size::parse)]
     mem_limit: u64,
+    /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
+    #[arg(long, value_name = "BACKING", value_parser = super::set::backing)]
+    backing: Option<(std::path::PathBuf, Option<u64>)>,
+    /// How large "uzram set NAME disksize=" may make the disk later [default: 4 times its size, for swap its size]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_size: Option<u64>,
     /// How the device is served; see --help
     #[arg(long, short, default_value = "auto", value_name = "NAME", long_help = Choice::help())]
     frontend: Choice,
@@ -138,6 +144,12 @@ impl Args {
             .choose(choice::read(primary)?)
             .mem_limit_bytes(self.mem_limit)
             .logical_block_size(self.block_size);
+        if let Some(bytes) = self.max_size {
+            device = device.max_size_bytes(bytes);
+        }
+        if let Some((path, size_bytes)) = &self.backing {
+            device = device.backing(path, *size_bytes);
+        }
         let mut taken = Vec::new();
         for spec in &self.recomp_algorithm {
             let mut spec = spec.clone();
