@@ -105,7 +105,8 @@ pub struct RecompressReport {
     pub recompressed: u64,
     /// Pages that no algorithm makes smaller: they are marked and not tried again until they are written.
     pub incompressible: u64,
-    /// Pages that would be smaller, but for which there was no memory.
+    /// Pages that would be smaller, but for which there was no memory (the arena, or a swap device's stock, is used up:
+    /// `mem_limit` does not count here, as the larger object is freed next).
     pub no_room: u64,
     /// Bytes of the objects that are smaller now, before.
     pub bytes_before: u64,
@@ -378,7 +379,7 @@ impl<'a> Job<'a> {
             return Outcome::NotSmaller { marked };
         };
         let after = object.len();
-        let Ok(object) = device.pool.store(cpu, object, page as u32) else {
+        let Ok(object) = device.pool.store_past_limit(cpu, object, page as u32) else {
             device.table.end_post(page, 0);
             return Outcome::NoRoom;
         };

@@ -448,3 +448,27 @@ fn no_write_is_lost_to_a_shrinking_device() {
     });
     assert!(written > 100 && shrunk > 10, "{written} {shrunk}");
 }
+
+/// The larger object goes right after: a device at its limit becomes smaller, as the kernel's does.
+#[test]
+fn a_device_at_its_limit_can_be_recompressed() {
+    let device = with_zstd().mem_limit_bytes(1 << 20).build().unwrap();
+    let mut count = 0;
+    while device.write_at(&page(count, 0, 2), count * 4096).is_ok() {
+        count += 1;
+    }
+    let report = run(&device, &Recompress::default());
+    assert_eq!(
+        (report.recompressed, report.no_room),
+        (count, 0),
+        "{report:?}"
+    );
+    check(&device, count, |_| 2);
+    let more = count;
+    while device.write_at(&page(count, 0, 2), count * 4096).is_ok() {
+        count += 1;
+    }
+    assert!(count > more + more / 20, "{more} {count}");
+    let stats = device.stats();
+    assert!(stats.mem_used_total_bytes <= 1 << 20, "{stats:?}");
+}
