@@ -36,7 +36,11 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         "udevadm: gives users their ublk devices, in the guest",
     ),
     ("mount", Purpose::Run, "mount, umount, losetup"),
-    ("util-linux", Purpose::Run, "blkdiscard, blockdev, fstrim"),
+    (
+        "util-linux",
+        Purpose::Run,
+        "blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze",
+    ),
     ("diffutils", Purpose::Test, "compares trees byte by byte"),
     (
         "fio",

@@ -11,8 +11,9 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::BLOCK;
@@ -48,12 +49,12 @@ pub struct FileStorage {
 }
 
 impl FileStorage {
-    /// Opens a block device, or a regular file, which is made (for its owner only) if there is none. Does not lock it.
+    /// Opens a block device, or a regular file, which is made (for its owner only) if there is none. See [`FileStorage::lock`].
     pub fn open(path: &Path, options: FileOptions) -> io::Result<FileStorage> {
         let mut open = File::options();
         open.read(true).write(true).mode(0o600);
-        // Lest a device be made of a name in /dev that is gone.
-        open.create(!path.starts_with("/dev"));
+        // Lest a name in /dev whose device is gone become a file in memory.
+        open.create(!path.starts_with("/dev") || path.starts_with("/dev/shm"));
         FileStorage::new(open.open(path)?, options)
     }
 
@@ -80,6 +81,25 @@ impl FileStorage {
             direct,
             ring,
         })
+    }
+
+    /// Locks the backing (`flock`) against other openings of it, and waits up to `patience` for another's lock to go.
+    ///
+    /// Who takes over a store from a process that died must do this on an opening of its own (not on a file that was
+    /// inherited from it): writes that the kernel still has in flight keep the dead process's opening, and with it its
+    /// lock, until they are done. Without it such a write could land in a segment that was given out again.
+    ///
+    /// Errors: `WouldBlock`, somebody has it still; or locks cannot be had there.
+    pub fn lock(&self, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return Ok(result?),
+            }
+        }
     }
 
     /// Whether the page cache is left out.

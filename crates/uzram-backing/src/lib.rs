@@ -26,6 +26,8 @@
 //! segment of a failed write is *suspect*: once empty it waits in quarantine, and is used again when nothing else is free. A
 //! write that does not come back keeps its segment and its buffer until it does ([`Writer::abandon`]).
 //!
+//! A read waits for the disk as long as the disk likes; a writer does not, see [`Writer::wait`].
+//!
 //! **Lock order**: one mutex, around taking a free segment, which only writers touch. Nothing of the caller's is called
 //! under it.
 //!
@@ -33,6 +35,28 @@
 //! writer; nothing an object. Reads and frees allocate nothing.
 //!
 //! This crate knows nothing about pages, slots, compressors or devices.
+//!
+//! ```
+//! # use std::{sync::Arc, time::Duration};
+//! # use uzram_backing::{FileOptions, FileStorage, Purpose, ReadBuffer, Store};
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("backing");
+//! let storage = Arc::new(FileStorage::open(&path, FileOptions::default())?);
+//! let store = Store::create(storage, 16 << 20, *b"16 random bytes.")?;
+//! let mut writer = store.writer(4, Purpose::Objects)?;
+//! let location = writer.push(7, b"an object of owner 7")?;
+//! writer.submit();
+//! let left = writer.wait(Duration::from_secs(10), |written| {
+//!     // Now the table may name the location.
+//!     assert_eq!((written.owner, written.location), (7, location));
+//!     assert_eq!(written.result, Ok(()));
+//! });
+//! assert_eq!(left, 0, "or give up: writer.abandon");
+//! let mut buffer = ReadBuffer::new();
+//! assert_eq!(store.read(location, 20, 7, &mut buffer)?, b"an object of owner 7");
+//! store.free(location, 20);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![deny(unsafe_code)]
 
 mod buffer;

@@ -9,6 +9,8 @@ use crate::store::{Shared, Store};
 
 /// A store that is being restored.
 ///
+/// The process that wrote it must be gone with all of its writes: [`FileStorage::lock`](crate::FileStorage::lock).
+///
 /// Nothing is read of the backing but its header: an object that is not what its owner says is found when it is read,
 /// by the owner and the checksum in its header. So two names of one place are never each other's data; they count twice
 /// until both are freed.

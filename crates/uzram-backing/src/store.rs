@@ -221,8 +221,8 @@ impl Store {
         Hold::new(&self.shared, location.segment(), false)
     }
 
-    /// Up to `n` segments with the fewest live bytes, the emptiest first, to be emptied: see [`Victim`]. Looks at every
-    /// segment.
+    /// Up to `n` segments with the fewest live bytes, the emptiest first, to be emptied: see [`Victim`]. Emptying one
+    /// gains what does not live in it, which may be nothing. Looks at every segment.
     pub fn victims(&self, n: usize) -> Vec<Victim> {
         victims(&self.shared, n)
     }

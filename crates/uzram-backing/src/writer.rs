@@ -259,9 +259,9 @@ impl Writer {
         self.in_flight()
     }
 
-    /// Gives up the writes in flight, for a disk that does not answer: their objects are reported with
-    /// [`WriteError::Hung`] and never again. Their segments and buffers are used again when the writes do come back, which
-    /// the next `completed` or `wait` notices.
+    /// Gives up all that is not on the backing yet, for a disk that does not answer: what is in flight and what waits in
+    /// the buffer. Those objects are reported with [`WriteError::Hung`] and never again. The segments and buffers of the
+    /// writes in flight are used again when these do come back, which the next `completed` or `wait` notices.
     pub fn abandon(&mut self, mut report: impl FnMut(Written)) {
         self.completed(&mut report);
         let mut given_up = 0;
@@ -286,8 +286,7 @@ impl Writer {
         }
     }
 
-    /// After a failure: nothing more goes to the open segment. What waits in the buffer for it fails with the rest, since
-    /// its place is there.
+    /// Gives up what waits in the buffer, and closes its segment.
     fn close_clean(&mut self, report: &mut impl FnMut(Written)) {
         if let Some(filling) = self.filling.take() {
             self.spare.push(filling.buffer);

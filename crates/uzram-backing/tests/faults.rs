@@ -114,6 +114,8 @@ fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
     table.writer.submit();
     // Its place is in the segment already.
     table.push(2, &[1; 100]).unwrap();
+    table.drain(|writer, report| writer.wait(LONG, report));
+    assert_eq!((table.failed, table.pending.len()), (1, 1));
     table.flush();
     table.push(3, &[1; 5]).unwrap();
     table.flush();
@@ -310,6 +312,39 @@ fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
     fill(&mut table, 100);
     table.check_all();
     table.check_accounts();
+}
+
+#[test]
+fn giving_up_gives_everything_back_and_leaves_the_segment() {
+    let (backing, store) = store(MIB);
+    let mut writer = store.writer(3, Purpose::Objects).unwrap();
+    backing.storage.add(Rule::writes(Fault::Hang).after(0, 1));
+    let first = writer.push(1, &[1; 10]).unwrap();
+    writer.submit();
+    writer.push(2, &[2; 20]).unwrap();
+    let mut reports = Vec::new();
+    writer.abandon(|written| reports.push((written.owner, written.len, written.result)));
+    reports.sort_by_key(|report| report.0);
+    let hung = Err(WriteError::Hung);
+    assert_eq!(reports, [(1, 10, hung), (2, 20, hung)]);
+    assert_eq!(store.stats().live_objects, 0);
+    let next = writer.push(3, &[3; 30]).unwrap();
+    assert_ne!(next.segment(), first.segment());
+    writer.submit();
+    assert_eq!(
+        writer.wait(LONG, |written| assert_eq!(written.result, Ok(()))),
+        0
+    );
+    // The first comes back, and its segment is empty but not trusted.
+    assert_eq!(store.stats().used_segments, 2);
+    backing.storage.release();
+    while store.stats().used_segments > 1 {
+        writer.completed(|_| panic!("it was given up"));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(store.stats().quarantined_segments, 1);
+    let mut buffer = ReadBuffer::new();
+    assert_eq!(store.read(next, 30, 3, &mut buffer), Ok(&[3; 30][..]));
 }
 
 #[test]

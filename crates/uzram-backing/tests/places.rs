@@ -77,6 +77,21 @@ fn a_file_in_memory_by_every_way() {
 }
 
 #[test]
+fn a_file_is_made_for_its_owner_only_but_no_device() {
+    use std::os::unix::fs::PermissionsExt;
+    for folder in [std::env::temp_dir(), "/dev/shm".into()] {
+        let folder = tempfile::tempdir_in(folder).unwrap();
+        let path = folder.path().join("new");
+        assert!(FileStorage::open(&path, FileOptions::default()).is_ok());
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let gone = Path::new("/dev/uzram-test-no-such-device");
+    assert!(FileStorage::open(gone, FileOptions::default()).is_err());
+    assert!(!gone.exists());
+}
+
+#[test]
 fn buffered_writing_leaves_nothing_in_the_page_cache() {
     let options = FileOptions {
         direct: false,
@@ -96,7 +111,12 @@ fn buffered_writing_leaves_nothing_in_the_page_cache() {
         .arg(file.path())
         .output();
     let Ok(output) = output else {
-        eprintln!("skipped: fincore (util-linux) is not there");
+        let required = |name| std::env::var_os(name).is_some();
+        assert!(
+            !required("UZRAM_REQUIRE_PEERS") && !required("CI"),
+            "fincore (util-linux) is not there"
+        );
+        eprintln!("SKIP fincore (util-linux) is not there");
         return;
     };
     let resident: u64 = String::from_utf8(output.stdout)
@@ -125,7 +145,7 @@ impl Loop {
         let device = match output {
             Ok(output) if output.status.success() => output.stdout,
             other => {
-                eprintln!("skipped: no loop device: {other:?}");
+                eprintln!("SKIP no loop device: {other:?}");
                 return None;
             }
         };
@@ -181,7 +201,7 @@ fn a_full_file_system_is_known_at_once() {
         .arg(folder.path())
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no right to mount a tmpfs");
+        eprintln!("SKIP no right to mount a tmpfs");
         return;
     }
     let (backing, storage) = file(folder.path(), FileOptions::default());

@@ -291,7 +291,11 @@ fn foreground(
         let mut figures = [(0.0, 0.0); 4];
         let order = [[0, 1, 3, 2], [2, 3, 1, 0], [1, 0, 2, 3], [3, 2, 0, 1]][round % 4];
         for who in order {
-            let device = if who % 2 == 1 { &*pair.with } else { &pair.without };
+            let device = if who % 2 == 1 {
+                &*pair.with
+            } else {
+                &pair.without
+            };
             pair.touch(device, reads)?;
             let before = (pair.with.agent_stats(), pair.with.stats());
             if who == 1 {

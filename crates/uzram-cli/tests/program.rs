@@ -122,6 +122,7 @@ fn help_and_algorithms_agree_with_the_registry() {
         "list",
         "stat",
         "compact",
+        "policy",
         "reset",
         "remove",
         "algorithms",

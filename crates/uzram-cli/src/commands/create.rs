@@ -57,6 +57,12 @@ pub(crate) struct Args {
     /// What to do in the background, such as auto; see --help [default: none]
     #[arg(long, value_name = "POLICY", long_help = policy::HELP)]
     policy: Option<PolicySettings>,
+    /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
+    #[arg(long, value_name = "BACKING", value_parser = super::set::backing)]
+    backing: Option<(std::path::PathBuf, Option<u64>)>,
+    /// How large "uzram set NAME disksize=" may make the disk later [default: 4 times its size, for swap its size]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_size: Option<u64>,
     /// How the device is served; see --help
     #[arg(long, short, default_value = "auto", value_name = "NAME", long_help = Choice::help())]
     frontend: Choice,
@@ -146,6 +152,12 @@ impl Args {
         device = device.policy(settings);
         if settings.recompress_seconds.is_some() && self.recomp_algorithm.is_empty() {
             device = device.secondary(1, choice::for_recompression());
+        }
+        if let Some(bytes) = self.max_size {
+            device = device.max_size_bytes(bytes);
+        }
+        if let Some((path, size_bytes)) = &self.backing {
+            device = device.backing(path, *size_bytes);
         }
         let mut taken = Vec::new();
         for spec in &self.recomp_algorithm {

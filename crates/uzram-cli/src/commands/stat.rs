@@ -100,6 +100,8 @@ impl Args {
             ),
             ("policy", policy(&stat)),
             ("discarded", format!("{} pages", stat.notify_free)),
+            ("recompressed", format!("{} pages", stat.recompressed_pages)),
+            ("backing", backing(&stat)),
             ("mm_stat", stat.mm_stat().trim_end().into()),
             ("io_stat", stat.io_stat().trim_end().into()),
             ("log", entry.dir.join("log").display().to_string()),
@@ -117,6 +119,29 @@ fn policy(stat: &Stat) -> String {
         "" => stat.policy.clone(),
         last => format!("{}; last: {last}", stat.policy),
     }
+}
+
+/// Where pages are written back to, and how many are there.
+fn backing(stat: &Stat) -> String {
+    let Some(backing) = &stat.backing else {
+        return "none".into();
+    };
+    let limit = stat.writeback_limit.map_or(String::new(), |pages| {
+        format!("; {pages} more may be written")
+    });
+    format!(
+        "{} ({}), {} of {} in use\n{:12} {} pages, {} compressed; {} read, {} written, {} failed{limit}",
+        backing.path,
+        backing.io,
+        human(backing.live_bytes),
+        human(backing.size_bytes),
+        "",
+        stat.backed_pages,
+        human(stat.backed_data_size),
+        stat.backed_reads,
+        stat.backed_writes,
+        stat.failed_writebacks
+    )
 }
 
 /// A line for each algorithm that is in use: its role, what it has compressed, what it costs.

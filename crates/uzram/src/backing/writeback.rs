@@ -94,7 +94,8 @@ impl Device {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::Invalid`] if there is no backing, or for an age while ages are not kept. Errors of the disk are no error of the call: they are in the report
+    /// [`Error::NoBacking`] if there is none, [`Error::Invalid`] for an age while ages are not kept. Errors of the disk are
+    /// no error of the call: they are in the report
     /// and the counters, and the pages are where they were.
     pub fn writeback(&self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
         let attached = self.attached()?;
@@ -105,7 +106,7 @@ impl Device {
             if what.max_pages > 0 && report.candidates >= what.max_pages {
                 break;
             }
-            let before = report.candidates;
+            let before = report;
             {
                 let _alone = self.post_processing();
                 if !Arc::ptr_eq(&attached, &self.attached()?) {
@@ -113,10 +114,12 @@ impl Device {
                 }
                 self.write_slice(&attached, what, &age, &mut pages, &mut report);
             }
-            if pace(report.candidates - before).is_break() {
+            self.give_back(report.bytes - before.bytes);
+            if pace(report.candidates - before.candidates).is_break() {
                 break;
             }
         }
+        self.give_all_back();
         Ok(report)
     }
 
