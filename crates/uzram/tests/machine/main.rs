@@ -14,6 +14,9 @@
 //! A failure says the command that repeats it. With the feature `canary` the core breaks a rule (`UZRAM_CANARY`), and the
 //! machine is tested for finding it.
 
+mod concurrent;
+mod crash;
+mod ledger;
 mod model;
 mod op;
 mod random;
@@ -91,4 +94,21 @@ fn sequences() {
 #[test]
 fn lying_disk() {
     for_seeds("lying_disk", |seed| sequence(seed, true));
+}
+
+#[test]
+fn concurrent() {
+    let time = Duration::from_millis(700);
+    for_seeds("concurrent", |seed| concurrent::one(seed, time));
+}
+
+#[test]
+fn crash() {
+    for_seeds("crash", crash::one);
+}
+
+/// Not a test of its own: the process that `crash` kills.
+#[test]
+fn crash_child() {
+    crash::child();
 }
