@@ -79,6 +79,8 @@
 mod attach;
 mod backing;
 mod builder;
+#[doc(hidden)]
+pub mod canary;
 mod codec;
 mod compact;
 mod counters;

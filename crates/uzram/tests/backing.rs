@@ -540,3 +540,35 @@ fn a_backing_is_given_up_while_parts_of_pages_are_written() {
     device.discard(0, SIZE).unwrap();
     assert_eq!(device.backing().unwrap().store.live_objects, 0);
 }
+
+/// A page that is named twice is written back once. Found by the state machine (`tests/machine`, seed 1795571455250851): of a page
+/// that was written between its two turns the old contents were published when the first of the two reached the disk.
+#[test]
+fn ranges_that_overlap_name_a_page_once() {
+    let (device, faults, _dir) = with_faults();
+    for number in 0..220 {
+        device.write_at(&page(number, 0, 8), number * 4096).unwrap();
+    }
+    // Page 0 hangs in the first buffer. If it was taken a second time, it is in the last, and comes back later.
+    faults.add(Rule::writes(Fault::Hang));
+    let what = Writeback {
+        pages: vec![0..1, 0..220, 0..1],
+        ..Writeback::default()
+    };
+    let (pages, _) = device.writable_back(&what);
+    let report = std::thread::scope(|scope| {
+        let job = scope.spawn(|| run(&device, &what));
+        while faults.fired() == 0 {
+            std::hint::spin_loop();
+        }
+        device.write_at(&page(0, 1, 8), 0).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        faults.clear();
+        faults.release();
+        job.join().unwrap()
+    });
+    let mut back = [0; 4096];
+    device.read_at(&mut back, 0).unwrap();
+    assert!(back == page(0, 1, 8), "an old page is back");
+    assert_eq!((pages, report.candidates, report.changed), (220, 220, 1));
+}

@@ -41,8 +41,8 @@ pub use writeback::{Ended, Writeback, WritebackReport};
 const READERS: usize = 8;
 /// Writes of 256 KiB in flight.
 const DEPTH: usize = 4;
-/// How long requests may keep pages on a backing that is to be given up: longer than a disk takes that answers at all.
-const REQUESTS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long requests may keep pages on a backing that is to be given up.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store in use.
 pub(crate) struct Attached {

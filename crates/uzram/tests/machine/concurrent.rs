@@ -8,6 +8,7 @@
 //! Errors are allowed only in the windows in which an operator causes them, and a request that fails changes nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Mutex, PoisonError};
@@ -94,6 +95,8 @@ pub(crate) struct World<'a> {
     pub(crate) faults: Mutex<Option<FaultyStorage>>,
     pub(crate) runs: u64,
     pub(crate) seed: u64,
+    /// Where what is wrong is written to at once, for a process that may be killed before it can say more.
+    pub(crate) told: Option<PathBuf>,
     stop: AtomicBool,
     /// Operators that have not ended.
     operators: AtomicU64,
@@ -118,6 +121,7 @@ impl<'a> World<'a> {
             faults: Mutex::new(faults),
             runs: ledger.pages() / RUN,
             seed,
+            told: None,
             stop: AtomicBool::new(false),
             operators: AtomicU64::new(OPERATORS),
             limit: Window::default(),
@@ -171,6 +175,9 @@ impl<'a> World<'a> {
         let result = catch_unwind(AssertUnwindSafe(work));
         if let Err(wrong) = result.unwrap_or_else(|panic| Err(panic_text(&*panic))) {
             self.stop.store(true, SeqCst);
+            if let Some(path) = &self.told {
+                let _ = std::fs::write(path, &wrong);
+            }
             let mut first = self
                 .first_wrong
                 .lock()
@@ -230,6 +237,8 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
         "objects on the backing",
     )?;
     device.set_writeback_limit(None);
+    // A process that was killed may have left one.
+    device.set_mem_limit_bytes(0);
     if device.backing().is_some() {
         device.detach_backing().map_err(text)?;
     }
@@ -549,6 +558,7 @@ impl<'a> Operator<'a> {
                 2 => self.limit()?,
                 3 if self.number == 0 => self.resize()?,
                 4 => self.look(),
+                5..20 if self.number == 1 => self.race()?,
                 _ => {
                     let memory = self.maker.memory();
                     self.memory(&memory)?;
@@ -556,6 +566,28 @@ impl<'a> Operator<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What has most to do with pages that are written meanwhile.
+    fn race(&mut self) -> Result<(), Wrong> {
+        let all = u32::MAX;
+        let memory = [
+            Memory::Compact(100_000),
+            Memory::Writeback {
+                what: Writeback::default(),
+                slices: all,
+            },
+            Memory::Promote {
+                pages: None,
+                slices: all,
+            },
+            Memory::Compact(10_000),
+            Memory::Recompress {
+                what: Default::default(),
+                slices: all,
+            },
+        ];
+        memory.iter().try_for_each(|memory| self.memory(memory))
     }
 
     fn memory(&mut self, memory: &Memory) -> Result<(), Wrong> {

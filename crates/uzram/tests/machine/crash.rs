@@ -65,6 +65,9 @@ fn run_child(subject: &Subject, seed: u64, time: Duration) -> Result<(), Wrong> 
     let ended = child.try_wait().map_err(|e| e.to_string())?;
     let _ = child.kill();
     let _ = child.wait();
+    if let Ok(wrong) = std::fs::read_to_string(subject.directory().join("wrong")) {
+        return Err(format!("in the child: {wrong}"));
+    }
     match ended {
         None if started.exists() => Ok(()),
         ended => Err(format!(
@@ -125,13 +128,15 @@ pub(crate) fn child() {
     let ledger = Ledger::load(&directory.join("ledger"), true).expect("the ledger");
     let device = subject::attach(Path::new(&image), 2).expect("the image");
     let store = directory.join("store");
-    let world = World::new(
+    let mut world = World::new(
         &device,
         &ledger,
         &store,
         None,
         seed.parse().expect("a seed"),
     );
+    device.set_mem_limit_bytes(0);
+    world.told = Some(directory.join("wrong"));
     std::fs::write(directory.join("started"), []).expect("the directory");
     let ended = world.run(Duration::from_secs(60));
     panic!("nobody killed it: {ended:?}");

@@ -14,6 +14,8 @@
 //! A failure says the command that repeats it. With the feature `canary` the core breaks a rule (`UZRAM_CANARY`), and the
 //! machine is tested for finding it.
 
+#[cfg(feature = "canary")]
+mod canary;
 mod concurrent;
 mod crash;
 mod ledger;
@@ -22,12 +24,17 @@ mod op;
 mod random;
 mod subject;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use model::Totals;
 use op::{Maker, Op};
 use random::Random;
 use subject::Setup;
+
+/// Whether one of the tests has failed: then the others end.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Runs a test with one seed after the other until its time is over.
 fn for_seeds(test: &str, mut run: impl FnMut(u64) -> Result<Totals, String>) {
@@ -48,9 +55,13 @@ fn for_seeds(test: &str, mut run: impl FnMut(u64) -> Result<Totals, String>) {
             Ok(more) => more
                 .into_iter()
                 .for_each(|(what, count)| *totals.entry(what).or_default() += count),
-            Err(wrong) => panic!(
-                "seed {seed}: {wrong}\nto repeat: UZRAM_MACHINE_SEED={seed} UZRAM_MACHINE_SECONDS=0 cargo test -p uzram --test machine {test} -- --exact --nocapture"
-            ),
+            Err(wrong) => {
+                FAILED.store(true, SeqCst);
+                panic!(
+                    "seed {seed}: {wrong}\nto repeat: UZRAM_MACHINE_SEED={seed} UZRAM_MACHINE_SECONDS=0 \
+                     cargo test -p uzram --test machine {test} -- --exact --nocapture"
+                )
+            }
         }
         seed = seed.wrapping_add(1);
         let passed = begin.elapsed().as_secs();
@@ -58,10 +69,19 @@ fn for_seeds(test: &str, mut run: impl FnMut(u64) -> Result<Totals, String>) {
             told = passed / 60;
             println!("{test}: seeds {first}..{seed}, {passed} s, {totals:?}");
         }
-        if passed >= seconds {
+        if passed >= seconds || FAILED.load(SeqCst) {
             break;
         }
     }
+}
+
+/// How long a failing sequence is made shorter.
+fn shrinking() -> Duration {
+    Duration::from_secs(if std::env::var_os("UZRAM_MACHINE_NO_SHRINK").is_some() {
+        0
+    } else {
+        20
+    })
 }
 
 /// One seed's sequence, alone with the oracle.
@@ -76,7 +96,7 @@ fn sequence(seed: u64, lying: bool) -> Result<Totals, String> {
     };
     let ops = maker.sequence(count);
     model::run(&setup, &ops).map_err(|(at, wrong)| {
-        let few = model::shrink(&setup, &ops, at, Instant::now() + Duration::from_secs(20));
+        let few = model::shrink(&setup, &ops, at, Instant::now() + shrinking());
         let last = model::run(&setup, &few).err().map_or("nothing, this time".into(), |(_, wrong)| wrong);
         let list: Vec<String> = few.iter().map(|op: &Op| format!("  {op:?}")).collect();
         format!(
