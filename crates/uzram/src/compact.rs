@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use uzram_pool::{Mover, Object, Place};
 
+use crate::canary::{Canary, sings};
 use crate::device::Device;
 
 /// What [`Device::compact`] did.
@@ -61,6 +62,16 @@ impl Mover for Slots<'_> {
         let Some((handle, len)) = slot
             .content()
             .object()
+            .map(|(handle, len)| {
+                (
+                    if sings(Canary::RelocateAny) {
+                        from
+                    } else {
+                        handle
+                    },
+                    len,
+                )
+            })
             .filter(|(handle, _)| *handle == from)
         else {
             return Err(to);
@@ -71,6 +82,12 @@ impl Mover for Slots<'_> {
         // lock; `Object`s of it are made under that lock only, except by who has replaced the word: from `relocate` on
         // that is us.
         let old = unsafe { pool.object(handle, len) };
+        if sings(Canary::RelocateEarly) {
+            slot.relocate(copy.handle());
+            std::thread::yield_now();
+            pool.bytes_mut(&mut copy).copy_from_slice(pool.bytes(&old));
+            return Ok(old);
+        }
         pool.bytes_mut(&mut copy).copy_from_slice(pool.bytes(&old));
         slot.relocate(copy.handle());
         Ok(old)

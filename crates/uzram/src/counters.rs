@@ -139,7 +139,8 @@ impl Shard {
             (&self.backed_bytes, new.backed_bytes - old.backed_bytes),
         ] {
             if change != 0 {
-                counter.fetch_add(change, Relaxed);
+                // Release: who sees the last page off the backing sees that nobody frees its place any more.
+                counter.fetch_add(change, Release);
             }
         }
         if old.codec == new.codec {
@@ -224,7 +225,7 @@ impl Counters {
 
     /// Pages whose objects are on the backing device.
     pub(crate) fn backed_pages(&self) -> u64 {
-        let of_shard = |shard: &CachePadded<Shard>| shard.backed_pages.load(Relaxed);
+        let of_shard = |shard: &CachePadded<Shard>| shard.backed_pages.load(Acquire);
         self.shards.iter().map(of_shard).sum::<i64>().max(0) as u64
     }
 

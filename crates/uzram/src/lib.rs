@@ -85,6 +85,8 @@ mod agent;
 mod attach;
 mod backing;
 mod builder;
+#[doc(hidden)]
+pub mod canary;
 mod codec;
 mod compact;
 mod counters;

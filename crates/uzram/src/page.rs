@@ -9,6 +9,7 @@ use std::time::Duration;
 use uzram_compress::Error as CodecError;
 use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 
+use crate::canary::{Canary, sings};
 use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
 use crate::stream::{Encoder, Stream};
@@ -143,7 +144,10 @@ impl Device {
         stream: &mut Stream,
         cpu: usize,
     ) -> Result<(), Error> {
-        let word = self.place(page, data, &mut stream.encoder, cpu)?;
+        let word = match self.place(page, data, &mut stream.encoder, cpu) {
+            Err(_) if sings(Canary::OldLost) => 0,
+            placed => placed?,
+        };
         let old = self.table.lock_to_write(page).publish(word);
         self.replaced(old, word, cpu);
         Ok(())
@@ -257,15 +261,18 @@ impl Device {
             })
     }
 
-    /// After a word was replaced: counts the change and frees the old object.
+    /// After a word was replaced: frees the old object and counts the change. In this order: whoever gives the backing up
+    /// sees by the count that nobody frees anything there any more, and the next one is not told of its places.
     fn replaced(&self, old: Content, new: u64, cpu: usize) {
-        self.counters.shard(cpu).replaced(old, Content::decode(new));
         self.free(old);
+        self.counters.shard(cpu).replaced(old, Content::decode(new));
     }
 
     /// Frees what a word named that was replaced.
     pub(crate) fn free(&self, old: Content) {
-        if let Content::Backed(backed) = old {
+        if let Content::Backed(backed) = old
+            && !sings(Canary::PlaceLeaks)
+        {
             self.free_backed(backed);
         }
         if let Some((handle, len)) = old.object() {
@@ -301,7 +308,12 @@ impl Device {
             self.table.end_post(page, 0);
             return false;
         };
-        let old = slot.convert(word, keep & !POST);
+        let keep = if sings(Canary::MarkKept) {
+            keep | POST
+        } else {
+            keep & !POST
+        };
+        let old = slot.convert(word, keep);
         self.counters.shard(cpu).moved(old, new);
         self.free(old);
         true

@@ -11,6 +11,7 @@ use rustix::thread::futex;
 use uzram_pool::Region;
 
 use crate::PAGE_SIZE;
+use crate::canary::{Canary, sings};
 use crate::layout::Geometry;
 use crate::word::{CONTROL, Content, FLAGS, IDLE, LOCKED, POST, WAITERS, WRITING};
 
@@ -182,7 +183,8 @@ impl Table {
     pub(crate) fn lock_post(&self, page: u64) -> Option<SlotGuard<'_>> {
         // A partial write that is under way will publish something else in a moment.
         let slot = self.lock(page);
-        (slot.word & (POST | WRITING) == POST).then_some(slot)
+        let marked = slot.word & (POST | WRITING) == POST;
+        (marked || sings(Canary::KeepUnmarked)).then_some(slot)
     }
 
     /// Ends the work on a slot without a new content. Its flags are `set` besides those it has.
@@ -308,7 +310,12 @@ impl<'a> SlotGuard<'a> {
     pub(crate) fn publish(self, word: u64) -> Content {
         let old = self.content();
         let this = std::mem::ManuallyDrop::new(self);
-        this.table.unlock(this.page, this.word & WRITING | word);
+        let kept = if sings(Canary::FlagsStay) {
+            WRITING | FLAGS & !POST
+        } else {
+            WRITING
+        };
+        this.table.unlock(this.page, this.word & kept | word);
         old
     }
 
@@ -320,7 +327,12 @@ impl<'a> SlotGuard<'a> {
     /// Lets readers in but keeps other writers out until the returned guard publishes or is dropped.
     pub(crate) fn keep_writing(self) -> WriteGuard<'a> {
         let this = std::mem::ManuallyDrop::new(self);
-        this.table.unlock(this.page, this.word | WRITING);
+        let writing = if sings(Canary::PartUnlocked) {
+            0
+        } else {
+            WRITING
+        };
+        this.table.unlock(this.page, this.word | writing);
         WriteGuard {
             table: this.table,
             page: this.page,

@@ -17,7 +17,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use uzram_backing::StoreStats;
 use uzram_backing::{
@@ -40,6 +40,8 @@ pub use writeback::{Ended, Writeback, WritebackReport};
 const READERS: usize = 8;
 /// Writes of 256 KiB in flight.
 const DEPTH: usize = 4;
+/// How long requests may keep pages on a backing that is to be given up.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store in use.
 pub(crate) struct Attached {
@@ -251,18 +253,23 @@ impl Device {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
         let mut report = self.promote(None, &mut go_on)?;
         let _alone = self.post_processing();
-        // Nothing is written back any more; what was, between the two, comes back now.
-        report += self.promote_alone(0..u64::MAX)?;
-        let left = self.stats().backed_pages;
-        if left > 0 {
-            let attached = self.backing.get();
-            let path = attached
-                .map(|attached| attached.path.clone())
-                .unwrap_or_default();
-            return Err(failed(
-                &path,
-                format_args!("{left} pages cannot be brought back"),
-            ));
+        // Nothing is written back any more; what was, between the two, comes back now. A page of which a request writes a
+        // part is passed over, and one that was just replaced still counts until its place is freed: both for a moment.
+        let deadline = Instant::now() + REQUESTS_PATIENCE;
+        loop {
+            report += self.promote_alone(0..u64::MAX)?;
+            let left = self.counters.backed_pages();
+            if left == 0 {
+                break;
+            }
+            if Instant::now() >= deadline {
+                let attached = self.attached()?;
+                return Err(failed(
+                    &attached.path,
+                    format_args!("{left} pages cannot be brought back: requests hold them"),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         Record::remove(self.region());
         self.backing.set(None);

@@ -8,6 +8,7 @@ use uzram_pool::current_cpu;
 
 use super::{Attached, failed, location};
 use crate::Error;
+use crate::canary::{Canary, sings};
 use crate::device::Device;
 use crate::recompress::Pace;
 use crate::word::{Backed, Content, POST};
@@ -123,7 +124,7 @@ impl Device {
         buffer: &mut ReadBuffer,
     ) -> Result<bool, Error> {
         // The mark says whether the table can have come to name the place for something else.
-        let still = || self.table.peek_flags(page).1 & POST != 0;
+        let still = || self.table.peek_flags(page).1 & POST != 0 || sings(Canary::PromoteUnmarked);
         let (location, len) = (location(backed, page)?, usize::from(backed.len));
         let read = attached
             .store
@@ -144,6 +145,9 @@ impl Device {
                 len: backed.len,
             }
         };
+        if sings(Canary::PromoteUnmarked) {
+            drop(self.table.begin_post(page, |_, _| true));
+        }
         let kept = self.keep_instead(page, new, 0, cpu);
         if !kept {
             self.free(new);

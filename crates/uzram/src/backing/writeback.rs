@@ -13,6 +13,7 @@ use uzram_backing::{StoreError, Writer, Written};
 use uzram_pool::current_cpu;
 
 use super::{Attached, tidy};
+use crate::canary::{Canary, sings};
 use crate::device::Device;
 use crate::idle::MinAge;
 use crate::layout::state;
@@ -30,7 +31,7 @@ const LOOKS: usize = 1 << 14;
 pub struct Writeback {
     /// Which pages. Default: all that have an object in memory.
     pub kind: Kind,
-    /// Only pages with these numbers; empty: all.
+    /// Only pages with these numbers, in this order or another; empty: all.
     pub pages: Vec<Range<u64>>,
     /// Pages at most; 0: all.
     pub max_pages: u64,
@@ -53,11 +54,18 @@ impl Default for Writeback {
 }
 
 impl Writeback {
-    /// The slots that it may apply to.
+    /// The slots that it may apply to, each once. Twice in a slice would be an error: a page that is written between the two
+    /// is marked anew, and what was copied the first time would be taken for what it holds.
     fn slots<'a>(&'a self, device: &'a Device) -> impl Iterator<Item = u64> + 'a {
         let all = self.pages.is_empty().then_some(0..u64::MAX);
-        let ranges = self.pages.iter().cloned().chain(all);
-        ranges.flat_map(|range| device.table.touched(range.start, range.end))
+        let mut ranges: Vec<Range<u64>> = self.pages.iter().cloned().chain(all).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let mut next = 0;
+        ranges.into_iter().flat_map(move |range| {
+            let start = range.start.max(next);
+            next = next.max(range.end);
+            device.table.touched(start, range.end)
+        })
     }
 }
 
@@ -273,8 +281,10 @@ impl Slice<'_> {
     fn written(&mut self, written: Written) {
         let (device, cpu) = (self.device, current_cpu());
         let shard = device.counters.shard(cpu);
-        if written.result.is_err() {
-            device.table.end_post(written.owner.into(), 0);
+        if written.result.is_err() && !sings(Canary::PublishFailed) {
+            if !sings(Canary::MarkStays) {
+                device.table.end_post(written.owner.into(), 0);
+            }
             device.give_to_limit();
             shard.failed_writebacks.fetch_add(1, Relaxed);
             self.report.failed += 1;

@@ -1,0 +1,134 @@
+//! The state machine: random sequences of everything that can be done to a device, against oracles.
+//!
+//! * `sequences`: one thread, an array of bytes as oracle, exact to each error, counter and mark (`model`). What the disk
+//!   says is true, though it may fail. The same seed does the same.
+//! * `lying_disk`: the same, where the disk also says it has written what it has not: pages may be lost, never wrong.
+//! * `concurrent`: threads with pages of their own, and operators that do everything to the memory meanwhile.
+//! * `crash`: such a process killed at any moment, its image attached to.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `UZRAM_MACHINE_SEED` | the first seed; the next are those that follow. Default: from the clock |
+//! | `UZRAM_MACHINE_SECONDS` | seconds for each of the four; 0: one seed. Default: 4 |
+//!
+//! A failure says the command that repeats it. With the feature `canary` the core breaks a rule (`UZRAM_CANARY`), and the
+//! machine is tested for finding it.
+
+#[cfg(feature = "canary")]
+mod canary;
+mod concurrent;
+mod crash;
+mod ledger;
+mod model;
+mod op;
+mod random;
+mod subject;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use model::Totals;
+use op::{Maker, Op};
+use random::Random;
+use subject::Setup;
+
+/// Whether one of the tests has failed: then the others end.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Runs a test with one seed after the other until its time is over.
+fn for_seeds(test: &str, mut run: impl FnMut(u64) -> Result<Totals, String>) {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect(name))
+    };
+    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = number("UZRAM_MACHINE_SEED")
+        .unwrap_or_else(|| clock().map_or(1, |now| now.as_micros() as u64));
+    let seconds = number("UZRAM_MACHINE_SECONDS").unwrap_or(4);
+    let begin = Instant::now();
+    let (mut totals, mut told) = (Totals::new(), 0);
+    let mut seed = first;
+    loop {
+        match run(seed) {
+            Ok(more) => more
+                .into_iter()
+                .for_each(|(what, count)| *totals.entry(what).or_default() += count),
+            Err(wrong) => {
+                FAILED.store(true, SeqCst);
+                panic!(
+                    "seed {seed}: {wrong}\nto repeat: UZRAM_MACHINE_SEED={seed} UZRAM_MACHINE_SECONDS=0 \
+                     cargo test -p uzram --test machine {test} -- --exact --nocapture"
+                )
+            }
+        }
+        seed = seed.wrapping_add(1);
+        let passed = begin.elapsed().as_secs();
+        if passed / 60 > told || passed >= seconds {
+            told = passed / 60;
+            println!("{test}: seeds {first}..{seed}, {passed} s, {totals:?}");
+        }
+        if passed >= seconds || FAILED.load(SeqCst) {
+            break;
+        }
+    }
+}
+
+/// How long a failing sequence is made shorter.
+fn shrinking() -> Duration {
+    Duration::from_secs(if std::env::var_os("UZRAM_MACHINE_NO_SHRINK").is_some() {
+        0
+    } else {
+        20
+    })
+}
+
+/// One seed's sequence, alone with the oracle.
+fn sequence(seed: u64, lying: bool) -> Result<Totals, String> {
+    let mut random = Random::new(seed ^ u64::from(lying) << 63);
+    let setup = Setup::random(&mut random);
+    let count = random.within(50, 400) as usize;
+    let mut maker = Maker {
+        random,
+        pages: setup.pages,
+        lying,
+    };
+    let ops = maker.sequence(count);
+    model::run(&setup, &ops).map_err(|(at, wrong)| {
+        let few = model::shrink(&setup, &ops, at, Instant::now() + shrinking());
+        let last = model::run(&setup, &few).err().map_or("nothing, this time".into(), |(_, wrong)| wrong);
+        let list: Vec<String> = few.iter().map(|op: &Op| format!("  {op:?}")).collect();
+        format!(
+            "operation {at} of {count}: {wrong}\n{setup:?}\nof its operations these are enough for: {last}\n{}",
+            list.join("\n")
+        )
+    })
+}
+
+#[test]
+fn sequences() {
+    for_seeds("sequences", |seed| sequence(seed, false));
+}
+
+#[test]
+fn lying_disk() {
+    for_seeds("lying_disk", |seed| sequence(seed, true));
+}
+
+#[test]
+fn concurrent() {
+    let time = Duration::from_millis(700);
+    for_seeds("concurrent", |seed| concurrent::one(seed, time));
+}
+
+#[test]
+fn crash() {
+    for_seeds("crash", crash::one);
+}
+
+/// Not a test of its own: the process that `crash` kills.
+#[test]
+fn crash_child() {
+    crash::child();
+}

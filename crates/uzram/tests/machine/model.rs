@@ -1,0 +1,766 @@
+//! A device alone with the naive oracle, an array of bytes: after each operation the device says exactly what the oracle
+//! expects, errors, counters and marks included.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use uzram::store::inject::{Fault, Rule};
+use uzram::{Ended, Error, Kind, PAGE_SIZE, Stats, Writeback, Zeroes};
+
+use crate::op::{FaultKind, Memory, Op};
+use crate::subject::{PAGE, Report, Setup, Subject};
+
+/// What was wrong.
+pub(crate) type Wrong = String;
+
+/// What was done, by name.
+pub(crate) type Totals = BTreeMap<&'static str, u64>;
+
+macro_rules! ensure {
+    ($holds:expr, $($says:tt)+) => {
+        if !$holds {
+            return Err(format!($($says)+));
+        }
+    };
+}
+
+fn text(error: Error) -> Wrong {
+    error.to_string()
+}
+
+/// The page that an error names.
+pub(crate) fn page_of(error: &Error) -> Option<u64> {
+    match error {
+        Error::NoSpace { page, .. } | Error::ArenaFull { page } | Error::Corrupt { page, .. } => {
+            Some(*page)
+        }
+        Error::Backing { reason, .. } => {
+            let rest = reason.strip_prefix("page ")?;
+            rest.split_once(':')?.0.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+pub(crate) struct Model {
+    subject: Subject,
+    bytes: Vec<u8>,
+    /// Pages that were written and not discarded.
+    stored: Vec<bool>,
+    size_pages: u64,
+    capacity: u64,
+    secondaries: [bool; 3],
+    limit: bool,
+    ages: bool,
+    read_faults: bool,
+    write_faults: bool,
+    /// The backing once said that it had written what it had not: pages on it may be lost.
+    lied: bool,
+    /// Writes were given up, and may not have come back yet: until then there may be no buffer for others.
+    hung: bool,
+    failed: (u64, u64),
+    pub(crate) totals: Totals,
+}
+
+impl Model {
+    pub(crate) fn new(setup: &Setup) -> Result<Model, Wrong> {
+        let subject = Subject::new(setup).map_err(text)?;
+        Ok(Model {
+            bytes: vec![0; (setup.window() * PAGE) as usize],
+            stored: vec![false; setup.window() as usize],
+            size_pages: setup.size_pages,
+            capacity: subject.device().max_size_bytes() / PAGE,
+            subject,
+            secondaries: setup.secondaries.map(|choice| choice.is_some()),
+            limit: setup.limit_bytes > 0,
+            ages: false,
+            read_faults: false,
+            write_faults: false,
+            lied: false,
+            hung: false,
+            failed: (0, 0),
+            totals: Totals::new(),
+        })
+    }
+
+    fn count(&mut self, what: &'static str, by: u64) {
+        *self.totals.entry(what).or_default() += by;
+    }
+
+    fn stats(&self) -> Stats {
+        self.subject.device().stats()
+    }
+
+    pub(crate) fn apply(&mut self, op: &Op) -> Result<(), Wrong> {
+        match op {
+            Op::Write { .. } | Op::Read { .. } | Op::Discard { .. } | Op::Zero { .. } => {
+                self.request(op)?
+            }
+            Op::Memory(memory) => self.memory(memory)?,
+            Op::Resize { pages } => self.resize(*pages)?,
+            Op::Reset => {
+                self.subject.device().reset();
+                self.clear(0, self.size_pages * PAGE, false);
+                self.failed = (0, 0);
+                let stats = self.stats();
+                ensure!(
+                    (stats.mem_used_total_bytes, stats.mem_used_max_bytes) == (0, 0),
+                    "{stats:?}"
+                );
+            }
+            Op::Fault(kind) => self.fault(*kind),
+            Op::Heal => self.heal(),
+            Op::Hang {
+                writeback,
+                requests,
+            } => self.hang(writeback, requests)?,
+            Op::Reopen => self.reopen()?,
+            Op::Check => self.check_all()?,
+        }
+        self.check_stats()
+    }
+
+    /// Whether an error of a request or a job is one that may be now.
+    fn check_error(&self, error: &Error) -> Result<(), Wrong> {
+        let may = match error {
+            Error::NoSpace { .. } | Error::ArenaFull { .. } => self.limit,
+            Error::Backing { .. } => self.read_faults || self.lied,
+            _ => false,
+        };
+        ensure!(may, "this must not fail now: {error}");
+        Ok(())
+    }
+
+    fn is_outside(&self, at: u64, len: u64) -> bool {
+        at + len > self.size_pages * PAGE
+    }
+
+    fn request(&mut self, op: &Op) -> Result<(), Wrong> {
+        let device = self.subject.device().clone();
+        let (at, len, result) = match op {
+            Op::Write { at, len, fill } => {
+                let bytes = fill.bytes(*len as usize);
+                let result = device.write_at(&bytes, *at);
+                if !self.is_outside(*at, *len) {
+                    self.wrote(*at, &bytes, &result)?;
+                }
+                (*at, *len, result)
+            }
+            Op::Read { at, len } => (*at, *len, self.read(*at, *len)?),
+            Op::Discard { at, len } => {
+                let result = device.discard(*at, *len);
+                if result.is_ok() {
+                    self.clear(*at, *len, false);
+                }
+                (*at, *len, result)
+            }
+            Op::Zero { at, len, how } => {
+                let result = device.write_zeroes(*at, *len, *how);
+                if !self.is_outside(*at, *len) {
+                    self.zeroed(*at, *len, *how, &result)?;
+                }
+                (*at, *len, result)
+            }
+            _ => return Ok(()),
+        };
+        self.count("requests", 1);
+        let outside = matches!(result, Err(Error::OutOfRange { .. }));
+        ensure!(
+            outside == self.is_outside(at, len),
+            "{at}+{len} of {} pages: {result:?}",
+            self.size_pages
+        );
+        Ok(())
+    }
+
+    /// Takes over a write as far as it came.
+    fn wrote(&mut self, at: u64, bytes: &[u8], result: &Result<(), Error>) -> Result<(), Wrong> {
+        let mut end = at + bytes.len() as u64;
+        if let Err(error) = result {
+            self.check_error(error)?;
+            self.failed.1 += 1;
+            self.count("failed writes", 1);
+            let page = page_of(error).ok_or_else(|| format!("it names no page: {error}"))?;
+            ensure!(
+                (at / PAGE..=(end - 1) / PAGE).contains(&page),
+                "{error}, not in {at}..{end}"
+            );
+            end = (page * PAGE).max(at);
+        }
+        self.bytes[at as usize..end as usize].copy_from_slice(&bytes[..(end - at) as usize]);
+        let pages = at / PAGE..end.div_ceil(PAGE);
+        if end > at {
+            self.stored[pages.start as usize..pages.end as usize].fill(true);
+            // What was just written is neither idle nor incompressible.
+            for kind in [Kind::Idle, Kind::Incompressible] {
+                let what = Writeback {
+                    kind,
+                    pages: vec![pages.clone()],
+                    ..Writeback::default()
+                };
+                let marked = self.subject.device().writable_back(&what).0;
+                ensure!(
+                    marked == 0,
+                    "{marked} pages of {pages:?} are {kind:?} when just written"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn zeroed(
+        &mut self,
+        at: u64,
+        len: u64,
+        how: Zeroes,
+        result: &Result<(), Error>,
+    ) -> Result<(), Wrong> {
+        self.clear(at, len, how == Zeroes::Allocate);
+        let mut failed = None;
+        if let Err(error) = result {
+            self.check_error(error)?;
+            failed = page_of(error);
+            ensure!(failed.is_some(), "it names no page: {error}");
+            self.failed.1 += 1;
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let end = at + len;
+        let (first, last) = (at / PAGE, (end - 1) / PAGE);
+        for page in [first, last]
+            .into_iter()
+            .take(if first == last { 1 } else { 2 })
+        {
+            let part = (page * PAGE).max(at)..((page + 1) * PAGE).min(end);
+            let partial = part.end - part.start < PAGE;
+            if partial && (how == Zeroes::Allocate || self.stored[page as usize]) {
+                if failed == Some(page) {
+                    return Ok(());
+                }
+                self.bytes[part.start as usize..part.end as usize].fill(0);
+                self.stored[page as usize] = true;
+            }
+        }
+        ensure!(
+            failed.is_none(),
+            "{result:?} names a page that it writes no part of"
+        );
+        Ok(())
+    }
+
+    /// Clears the whole pages of a range.
+    fn clear(&mut self, at: u64, len: u64, stored: bool) {
+        let pages = at.div_ceil(PAGE)..((at + len) / PAGE).min(self.stored.len() as u64);
+        if pages.start < pages.end {
+            self.bytes[(pages.start * PAGE) as usize..(pages.end * PAGE) as usize].fill(0);
+            self.stored[pages.start as usize..pages.end as usize].fill(stored);
+        }
+    }
+
+    fn read(&mut self, at: u64, len: u64) -> Result<Result<(), Error>, Wrong> {
+        let mut bytes = vec![0xEE; len as usize];
+        let result = self.subject.device().read_at(&mut bytes, at);
+        match &result {
+            Ok(()) => {
+                let expected = &self.bytes[at as usize..(at + len) as usize];
+                if let Some(differs) = bytes.iter().zip(expected).position(|(a, b)| a != b) {
+                    let at = at + differs as u64;
+                    return Err(format!(
+                        "read: byte {at} (page {}) is not what was written",
+                        at / PAGE
+                    ));
+                }
+            }
+            Err(Error::OutOfRange { .. }) => {}
+            Err(error) => {
+                self.check_error(error)?;
+                ensure!(page_of(error).is_some(), "it names no page: {error}");
+                self.failed.0 += 1;
+                self.count("failed reads", 1);
+            }
+        }
+        Ok(result)
+    }
+
+    fn resize(&mut self, pages: u64) -> Result<(), Wrong> {
+        let result = self.subject.device().resize(pages * PAGE);
+        let holds = |page: &usize| {
+            self.bytes[page * PAGE_SIZE..][..PAGE_SIZE]
+                .iter()
+                .any(|byte| *byte != 0)
+        };
+        let end = (self.size_pages as usize).min(self.stored.len());
+        let last = (pages as usize..end).rev().find(holds);
+        match (result, last) {
+            (Ok(()), None) if pages <= self.capacity => {
+                if pages < self.size_pages {
+                    self.clear(pages * PAGE, (self.size_pages - pages) * PAGE, false);
+                }
+                self.size_pages = pages;
+                self.count("resizes", 1);
+            }
+            (Err(Error::TailInUse { size_bytes }), Some(last))
+                if size_bytes == (last as u64 + 1) * PAGE => {}
+            (Err(Error::Invalid { .. }), _) if pages > self.capacity => {}
+            (result, last) => {
+                return Err(format!("{result:?}, and {last:?} is the last page in use"));
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, kind: FaultKind) {
+        let Some(faults) = self.subject.faults() else {
+            return;
+        };
+        let rule = if kind.writes {
+            Rule::writes(kind.fault)
+        } else {
+            Rule::reads(kind.fault)
+        };
+        faults.add(rule.after(kind.skip, kind.times));
+        match kind.fault {
+            Fault::Torn(None) | Fault::Flip if kind.writes => self.lied = true,
+            _ if kind.writes => self.write_faults = true,
+            _ => self.read_faults = true,
+        }
+    }
+
+    fn heal(&mut self) {
+        if let Some(faults) = self.subject.faults() {
+            let fired = faults.fired();
+            self.totals.insert(
+                "faults",
+                fired.max(self.totals.get("faults").copied().unwrap_or(0)),
+            );
+            faults.clear();
+            faults.release();
+        }
+        (self.read_faults, self.write_faults) = (false, false);
+    }
+
+    /// What a request finds that comes between a writeback's mark and its end.
+    fn hang(&mut self, writeback: &Writeback, requests: &[Op]) -> Result<(), Wrong> {
+        let faults = self
+            .subject
+            .faults()
+            .filter(|_| self.subject.device().backing().is_some());
+        let Some(faults) = faults else {
+            return requests.iter().try_for_each(|op| self.request(op));
+        };
+        self.heal();
+        faults.add(Rule::writes(Fault::Hang).after(0, 6));
+        let device = self.subject.device().clone();
+        let before = faults.fired();
+        std::thread::scope(|scope| {
+            let job = scope.spawn(|| {
+                device.writeback(writeback, &mut |_| std::ops::ControlFlow::Continue(()))
+            });
+            while faults.fired() == before && !job.is_finished() {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            let done = requests.iter().try_for_each(|op| self.request(op));
+            faults.clear();
+            faults.release();
+            let report = job
+                .join()
+                .map_err(|_| "the writeback panicked")?
+                .map_err(text)?;
+            done?;
+            self.count("changed under writeback", report.changed);
+            self.count("hung writebacks", u64::from(report.failed > 0));
+            self.hung |= report.failed > 0;
+            ensure!(
+                report.candidates == report.written + report.failed + report.changed,
+                "{report:?}"
+            );
+            Ok(())
+        })
+    }
+
+    fn reopen(&mut self) -> Result<(), Wrong> {
+        self.heal();
+        let limit = self.subject.device().writeback_limit();
+        let before = self.stats();
+        self.subject.close();
+        self.subject.open().map_err(text)?;
+        let after = self.stats();
+        let kept = |s: &Stats| {
+            let sizes = (
+                s.orig_data_size_bytes,
+                s.compr_data_size_bytes,
+                s.backed_data_size_bytes,
+            );
+            (
+                sizes,
+                s.same_pages,
+                s.huge_pages,
+                s.backed_pages,
+                s.mem_limit_bytes,
+            )
+        };
+        ensure!(kept(&before) == kept(&after), "{before:?} became {after:?}");
+        ensure!(
+            limit == self.subject.device().writeback_limit(),
+            "the writeback limit"
+        );
+        ensure!(
+            after.mem_used_total_bytes <= before.mem_used_total_bytes,
+            "{before:?} became {after:?}"
+        );
+        (self.failed, self.ages, self.hung) = ((0, 0), false, false);
+        self.count("reopened", 1);
+        Ok(())
+    }
+
+    fn memory(&mut self, memory: &Memory) -> Result<(), Wrong> {
+        let had_backing = self.subject.device().backing().is_some();
+        let before = self.stats();
+        let result = self.subject.run(memory);
+        let after = self.stats();
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => return self.memory_error(memory, &error, had_backing),
+        };
+        ensure!(
+            self.is_possible(memory, had_backing),
+            "{memory:?} must be refused"
+        );
+        match memory {
+            Memory::Attach { .. } => {
+                (self.read_faults, self.write_faults, self.hung) = (false, false, false);
+            }
+            Memory::Detach => {
+                ensure!(
+                    self.subject.device().backing().is_none() && after.backed_pages == 0,
+                    "{after:?}"
+                );
+                self.lied = false;
+                self.count("detached", 1);
+            }
+            Memory::SetSecondary { priority, choice } => {
+                self.secondaries[priority - 1] = choice.is_some()
+            }
+            Memory::Limit(percent) => self.limit = *percent > 0,
+            Memory::TrackAges(on) => self.ages = *on,
+            _ => {}
+        }
+        self.check_report(memory, &report, &before, &after)
+    }
+
+    /// Whether an operation on memory has what it needs.
+    fn is_possible(&self, memory: &Memory, had_backing: bool) -> bool {
+        match memory {
+            Memory::Recompress { what, .. } => match what.priority {
+                Some(priority) => self.secondaries[priority - 1],
+                None => self.secondaries.contains(&true),
+            },
+            Memory::MarkIdle(age) => age.is_none() || self.ages,
+            Memory::Writeback { .. }
+            | Memory::Promote { .. }
+            | Memory::Tidy(_)
+            | Memory::Detach => had_backing,
+            Memory::Attach { .. } => !had_backing,
+            _ => true,
+        }
+    }
+
+    fn memory_error(
+        &mut self,
+        memory: &Memory,
+        error: &Error,
+        had_backing: bool,
+    ) -> Result<(), Wrong> {
+        self.count("refused", 1);
+        match (memory, error) {
+            (_, Error::Invalid { .. }) if !self.is_possible(memory, had_backing) => Ok(()),
+            // Too little to learn from, nothing to learn with, or no room for another.
+            (
+                Memory::Train { .. },
+                Error::Invalid { .. } | Error::Compress(_) | Error::CodecsFull,
+            ) => Ok(()),
+            (Memory::SetAlgorithm(_) | Memory::SetSecondary { .. }, Error::CodecsFull) => Ok(()),
+            (Memory::Promote { .. } | Memory::Detach, error) => self.check_error(error),
+            _ => Err(format!("{memory:?}: {error}")),
+        }
+    }
+
+    fn check_report(
+        &mut self,
+        memory: &Memory,
+        report: &Report,
+        before: &Stats,
+        after: &Stats,
+    ) -> Result<(), Wrong> {
+        let wrong = || format!("{report:?}, and {before:?} became {after:?}");
+        let gained = before
+            .compr_data_size_bytes
+            .wrapping_sub(after.compr_data_size_bytes);
+        let went = after.backed_pages.wrapping_sub(before.backed_pages);
+        let (gain, gone) = match report {
+            Report::Recompressed(r) => {
+                ensure!(
+                    r.recompressed <= r.tried && r.tried <= r.candidates,
+                    "{}",
+                    wrong()
+                );
+                ensure!(
+                    after.recompressed_pages == before.recompressed_pages + r.recompressed,
+                    "{}",
+                    wrong()
+                );
+                self.count("recompressed", r.recompressed);
+                self.count("incompressible", r.incompressible);
+                (r.bytes_before - r.bytes_after, 0)
+            }
+            Report::WrittenBack(r) => {
+                ensure!(
+                    r.candidates == r.written + r.failed && r.changed == 0,
+                    "{}",
+                    wrong()
+                );
+                let failing = r.failed > 0 || r.ended == Some(Ended::Failing);
+                let may = self.write_faults || self.hung && r.failed == 0;
+                ensure!(!failing || may, "{}", wrong());
+                self.count("written back", r.written);
+                self.count("failed writebacks", r.failed);
+                (r.bytes, r.written)
+            }
+            Report::Promoted(r) => {
+                ensure!(r.changed == 0, "{}", wrong());
+                self.count("promoted", r.pages);
+                (r.bytes.wrapping_neg(), r.pages.wrapping_neg())
+            }
+            Report::Emptied(segments) => {
+                self.count("segments emptied", *segments as u64);
+                (0, 0)
+            }
+            Report::Compacted(r) => {
+                ensure!(
+                    after.mem_used_total_bytes + r.pages_freed * PAGE
+                        == before.mem_used_total_bytes,
+                    "{}",
+                    wrong()
+                );
+                self.count("objects moved", r.objects_moved);
+                (0, 0)
+            }
+            Report::Marked(marked) => {
+                let of = |kind| {
+                    self.subject
+                        .device()
+                        .writable_back(&Writeback {
+                            kind,
+                            ..Writeback::default()
+                        })
+                        .0
+                };
+                let (idle, all) = (of(Kind::Idle), of(Kind::All));
+                let right = *marked <= idle
+                    && (*marked == all || !matches!(memory, Memory::MarkIdle(None)));
+                ensure!(right, "{marked} marked, {idle} of {all} idle");
+                (0, 0)
+            }
+            Report::Trained(adopted) => {
+                self.count("trained", u64::from(*adopted));
+                (0, 0)
+            }
+            Report::Nothing => (0, 0),
+        };
+        ensure!((gained, went) == (gain, gone), "{}", wrong());
+        Ok(())
+    }
+
+    /// What the counters say of an idle device.
+    fn check_stats(&self) -> Result<(), Wrong> {
+        let device = self.subject.device();
+        let (codecs, stats) = (device.codecs(), device.stats());
+        let stored = self.stored.iter().filter(|stored| **stored).count() as u64;
+        ensure!(
+            stats.orig_data_size_bytes == stored * PAGE,
+            "{stored} pages: {stats:?}"
+        );
+        ensure!(
+            (stats.failed_reads, stats.failed_writes) == self.failed,
+            "{:?}: {stats:?}",
+            self.failed
+        );
+        let bytes: u64 = codecs.iter().map(|codec| codec.object_bytes).sum();
+        ensure!(
+            bytes + stats.huge_pages * PAGE == stats.compr_data_size_bytes,
+            "{codecs:?}, {stats:?}"
+        );
+        let objects: u64 = codecs.iter().map(|codec| codec.objects).sum();
+        // What is left are pages that lie on the backing as they are.
+        let left = stored.checked_sub(objects + stats.same_pages + stats.huge_pages);
+        ensure!(
+            left.is_some_and(|left| left <= stats.backed_pages),
+            "{codecs:?}, {stats:?}"
+        );
+        let primaries = codecs
+            .iter()
+            .filter(|codec| codec.priorities.contains(&0))
+            .count();
+        let needless = codecs
+            .iter()
+            .any(|codec| codec.objects == 0 && codec.priorities.is_empty());
+        ensure!(primaries == 1 && !needless, "{codecs:?}");
+        ensure!(
+            stats.mem_used_total_bytes >= stats.compr_data_size_bytes,
+            "{stats:?}"
+        );
+        ensure!(device.size_bytes() == self.size_pages * PAGE, "the size");
+        let live = device
+            .backing()
+            .map_or(0, |backing| backing.store.live_objects);
+        ensure!(
+            live == stats.backed_pages,
+            "{live} objects on the backing: {stats:?}"
+        );
+        Ok(())
+    }
+
+    /// Compares every byte.
+    fn check_all(&mut self) -> Result<(), Wrong> {
+        let end = self.size_pages.min(self.stored.len() as u64);
+        for at in 0..end {
+            // By the page: one that cannot be read does not hide the others.
+            let _ = self.read(at * PAGE, PAGE)?;
+        }
+        let same = |page: &usize| {
+            let page = &self.bytes[page * PAGE_SIZE..][..PAGE_SIZE];
+            page.chunks_exact(8).all(|word| word == &page[..8])
+        };
+        let same = (0..self.stored.len())
+            .filter(|page| self.stored[*page])
+            .filter(same)
+            .count() as u64;
+        let stats = self.stats();
+        ensure!(
+            stats.same_pages == same,
+            "{same} same-filled pages: {stats:?}"
+        );
+        self.count("checks", 1);
+        Ok(())
+    }
+
+    /// Without faults and limits everything is there; nothing is marked for ever; and nothing is left when all is discarded.
+    pub(crate) fn finish(&mut self) -> Result<(), Wrong> {
+        self.heal();
+        self.memory(&Memory::Limit(0))?;
+        self.memory(&Memory::WritebackLimit(None))?;
+        self.check_all()?;
+        if self.lied {
+            // What the backing lost can be written anew.
+            let device = self.subject.device().clone();
+            let end = self.size_pages.min(self.stored.len() as u64) * PAGE;
+            device
+                .write_at(&self.bytes[..end as usize], 0)
+                .map_err(text)?;
+            self.stored[..(end / PAGE) as usize].fill(true);
+            self.lied = false;
+            self.check_all()?;
+        }
+        if self.subject.device().backing().is_some() {
+            self.memory(&Memory::Detach)?;
+        }
+        // Room for all.
+        self.memory(&Memory::Attach { segments: 100 })?;
+        let everything = Memory::Writeback {
+            what: Writeback::default(),
+            slices: u32::MAX,
+        };
+        self.memory(&everything)?;
+        let stats = self.stats();
+        ensure!(
+            stats.compr_data_size_bytes == 0,
+            "something is never written back: {stats:?}"
+        );
+        self.check_all()?;
+        self.memory(&Memory::Detach)?;
+        self.memory(&Memory::Compact(u64::MAX))?;
+        self.check_all()?;
+        self.memory(&Memory::Attach { segments: 100 })?;
+        self.memory(&Memory::Writeback {
+            what: Writeback {
+                max_pages: 20,
+                ..Writeback::default()
+            },
+            slices: 1,
+        })?;
+        self.nothing_is_left()
+    }
+
+    fn nothing_is_left(&mut self) -> Result<(), Wrong> {
+        let device = self.subject.device().clone();
+        device.discard(0, device.size_bytes()).map_err(text)?;
+        self.clear(0, self.size_pages * PAGE, false);
+        self.check_stats()?;
+        let stats = device.stats();
+        let left = (
+            stats.compr_data_size_bytes,
+            stats.same_pages,
+            stats.huge_pages,
+            stats.backed_pages,
+        );
+        ensure!(
+            left == (0, 0, 0, 0) && stats.backed_data_size_bytes == 0,
+            "{stats:?}"
+        );
+        let store = device.backing().map(|backing| backing.store);
+        ensure!(store.is_none_or(|store| store.live_bytes == 0), "{store:?}");
+        device.reset();
+        let used = device.stats().mem_used_total_bytes;
+        ensure!(used == 0, "{used} bytes are in use and nothing is stored");
+        Ok(())
+    }
+}
+
+/// Runs a sequence on a new device. An error: which operation, and what was wrong.
+pub(crate) fn run(setup: &Setup, ops: &[Op]) -> Result<Totals, (usize, Wrong)> {
+    let mut at = 0;
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut model = Model::new(setup)?;
+        for (number, op) in ops.iter().enumerate() {
+            at = number;
+            model.apply(op)?;
+        }
+        at = ops.len();
+        model.finish()?;
+        Ok(model.totals)
+    }));
+    result
+        .unwrap_or_else(|panic| Err(panic_text(&*panic)))
+        .map_err(|wrong| (at, wrong))
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> Wrong {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or("of no text"))
+}
+
+/// Leaves out of a failing sequence what it fails without, for some time.
+pub(crate) fn shrink(setup: &Setup, ops: &[Op], failed_at: usize, until: Instant) -> Vec<Op> {
+    let mut ops = ops[..ops.len().min(failed_at + 1)].to_vec();
+    let mut chunk = ops.len().div_ceil(2);
+    while chunk > 0 {
+        let mut at = 0;
+        while at < ops.len() && Instant::now() < until {
+            let mut fewer = ops.clone();
+            fewer.drain(at..(at + chunk).min(ops.len()));
+            if run(setup, &fewer).is_err() {
+                ops = fewer;
+            } else {
+                at += chunk;
+            }
+        }
+        chunk = if chunk == 1 || Instant::now() >= until {
+            0
+        } else {
+            chunk.div_ceil(2)
+        };
+    }
+    ops
+}

@@ -1,0 +1,304 @@
+//! What can be done to a device, as data: made from a seed, shown when a sequence fails, and applied by `model` (alone, with
+//! an oracle) or `concurrent` (several at once).
+
+use std::ops::Range;
+use std::time::Duration;
+
+use uzram::store::inject::Fault;
+use uzram::{Choice, Kind, PAGE_SIZE, Recompress, Writeback, Zeroes};
+
+use crate::random::{Fill, Random};
+
+/// One operation. Offsets and lengths are bytes; pages may lie beyond the end of the device.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Write {
+        at: u64,
+        len: u64,
+        fill: Fill,
+    },
+    Read {
+        at: u64,
+        len: u64,
+    },
+    Discard {
+        at: u64,
+        len: u64,
+    },
+    Zero {
+        at: u64,
+        len: u64,
+        how: Zeroes,
+    },
+    Memory(Memory),
+    Resize {
+        pages: u64,
+    },
+    Reset,
+    /// Faults begin.
+    Fault(FaultKind),
+    /// Faults end.
+    Heal,
+    /// The disk hangs in the middle of a writeback, and these requests are made meanwhile.
+    Hang {
+        writeback: Writeback,
+        requests: Vec<Op>,
+    },
+    /// The device is dropped and the image attached to.
+    Reopen,
+    /// Everything is compared.
+    Check,
+}
+
+/// What is done to the device's memory, at any time and while requests are made.
+#[derive(Debug, Clone)]
+pub(crate) enum Memory {
+    Recompress {
+        what: Recompress,
+        slices: u32,
+    },
+    MarkIdle(Option<Duration>),
+    TrackAges(bool),
+    Writeback {
+        what: Writeback,
+        slices: u32,
+    },
+    Promote {
+        pages: Option<Range<u64>>,
+        slices: u32,
+    },
+    Tidy(usize),
+    Attach {
+        segments: u64,
+    },
+    Detach,
+    Compact(u64),
+    Train {
+        priority: usize,
+    },
+    SetAlgorithm(u64),
+    SetSecondary {
+        priority: usize,
+        choice: Option<u64>,
+    },
+    /// Percent of the memory in use; 0: no limit.
+    Limit(u64),
+    WritebackLimit(Option<u64>),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FaultKind {
+    pub(crate) writes: bool,
+    pub(crate) skip: u64,
+    pub(crate) times: u64,
+    pub(crate) fault: Fault,
+}
+
+/// What algorithms are chosen from: with and without contexts, parameters and dictionaries.
+pub(crate) fn choice(number: u64) -> Choice {
+    let dictionary = Fill::Text(number % 4).bytes(1000 + number as usize % 3 * 4000);
+    match number % 8 {
+        0 => Choice::new("lz4"),
+        1 => Choice::new("zstd").param("level", "-1"),
+        2 => Choice::new("deflate"),
+        3 => Choice::new("zstd").dictionary(dictionary),
+        4 => Choice::new("lz4")
+            .param("level", "4")
+            .dictionary(dictionary),
+        5 => Choice::new("lzo-rle"),
+        6 => Choice::new("zstd").param("level", "3"),
+        _ => Choice::new("lz4hc"),
+    }
+}
+
+/// Makes operations for a device of about `pages` pages.
+pub(crate) struct Maker {
+    pub(crate) random: Random,
+    pub(crate) pages: u64,
+    /// Whether a backing may lie: say that it has written what it has not.
+    pub(crate) lying: bool,
+}
+
+impl Maker {
+    pub(crate) fn sequence(&mut self, count: usize) -> Vec<Op> {
+        (0..count).map(|_| self.op()).collect()
+    }
+
+    fn op(&mut self) -> Op {
+        match self.random.below(100) {
+            0..52 => self.request(),
+            52..86 => Op::Memory(self.memory()),
+            86 => Op::Resize {
+                pages: self.random.within(self.pages / 2, self.pages * 2),
+            },
+            87 if self.random.percent(40) => Op::Reset,
+            87..91 => Op::Fault(self.fault()),
+            91..94 => Op::Heal,
+            94..97 => self.hang(),
+            97 => Op::Reopen,
+            _ => Op::Check,
+        }
+    }
+
+    fn request(&mut self) -> Op {
+        let (at, len) = self.range();
+        match self.random.below(20) {
+            0..11 => Op::Write {
+                at,
+                len,
+                fill: Fill::random(&mut self.random),
+            },
+            11..16 => Op::Read { at, len },
+            16..18 => Op::Discard { at, len },
+            _ => Op::Zero {
+                at,
+                len,
+                how: *self.random.pick(&[Zeroes::Allocate, Zeroes::Deallocate]),
+            },
+        }
+    }
+
+    /// Bytes of a request: whole pages, any part of some, or many.
+    fn range(&mut self) -> (u64, u64) {
+        let (page, random) = (PAGE_SIZE as u64, &mut self.random);
+        let at = random.below(self.pages);
+        match random.below(10) {
+            0..3 => (at * page, page),
+            3..6 => (at * page, page * random.within(1, 40)),
+            6 => (at * page, page * random.within(1, self.pages)),
+            7 => (at * page + random.below(8) * 512, 512 * random.within(1, 8)),
+            _ => (at * page + random.below(page), random.below(3 * page)),
+        }
+    }
+
+    fn pages(&mut self) -> Range<u64> {
+        let first = self.random.below(self.pages);
+        first..first + self.random.within(1, self.pages / 2)
+    }
+
+    fn kind(&mut self) -> Kind {
+        use Kind::{All, Huge, HugeIdle, Idle, Incompressible};
+        *self
+            .random
+            .pick(&[All, All, All, Idle, Huge, HugeIdle, Incompressible])
+    }
+
+    /// Slices after which a job is stopped: mostly none.
+    fn slices(&mut self) -> u32 {
+        if self.random.percent(20) {
+            1 + self.random.below(3) as u32
+        } else {
+            u32::MAX
+        }
+    }
+
+    pub(crate) fn writeback(&mut self) -> Writeback {
+        Writeback {
+            kind: self.kind(),
+            pages: match self.random.below(4) {
+                0 => vec![self.pages()],
+                1 => vec![self.pages(), self.pages()],
+                _ => Vec::new(),
+            },
+            max_pages: if self.random.percent(30) {
+                self.random.within(1, self.pages / 2)
+            } else {
+                0
+            },
+            ..Writeback::default()
+        }
+    }
+
+    pub(crate) fn memory(&mut self) -> Memory {
+        match self.random.below(36) {
+            0..6 => Memory::Recompress {
+                what: Recompress {
+                    kind: self.kind(),
+                    priority: self
+                        .random
+                        .percent(30)
+                        .then(|| self.random.within(1, 3) as usize),
+                    threshold: *self.random.pick(&[0, 0, 0, 100, 1000, 3000]),
+                    max_pages: if self.random.percent(30) {
+                        self.random.within(1, 100)
+                    } else {
+                        0
+                    },
+                    pages: self.random.percent(30).then(|| self.pages()),
+                },
+                slices: self.slices(),
+            },
+            6..9 => Memory::MarkIdle(match self.random.below(4) {
+                0 => Some(Duration::from_secs(self.random.below(2))),
+                _ => None,
+            }),
+            9 => Memory::TrackAges(self.random.percent(50)),
+            10..16 => Memory::Writeback {
+                what: self.writeback(),
+                slices: self.slices(),
+            },
+            16..20 => Memory::Promote {
+                pages: self.random.percent(60).then(|| self.pages()),
+                slices: self.slices(),
+            },
+            20..22 => Memory::Tidy(self.random.within(1, 8) as usize),
+            22..24 => Memory::Attach {
+                segments: self.random.within(4, 40),
+            },
+            24 => Memory::Detach,
+            25..29 => Memory::Compact(self.random.within(1, 400_000)),
+            29 => Memory::Train {
+                priority: self.random.below(3) as usize,
+            },
+            30 => Memory::SetAlgorithm(self.random.below(64)),
+            31..33 => Memory::SetSecondary {
+                priority: self.random.within(1, 3) as usize,
+                choice: self.random.percent(80).then(|| self.random.below(64)),
+            },
+            33 => Memory::Limit(if self.random.percent(60) {
+                0
+            } else {
+                self.random.within(70, 120)
+            }),
+            34 => Memory::WritebackLimit(None),
+            _ => Memory::WritebackLimit(self.random.percent(60).then(|| self.random.below(200))),
+        }
+    }
+
+    pub(crate) fn fault(&mut self) -> FaultKind {
+        let random = &mut self.random;
+        let writes = random.percent(65);
+        let fault = match (random.below(5), self.lying, writes) {
+            (0 | 1, true, true) => *random.pick(&[Fault::Torn(None), Fault::Flip]),
+            (0 | 1, true, false) => Fault::Flip,
+            (0, _, _) => Fault::Short,
+            (1, _, true) => Fault::Torn(Some(5)),
+            (2, _, true) => Fault::Error(28),
+            _ => Fault::Error(5),
+        };
+        let times = if random.percent(30) {
+            u64::MAX
+        } else {
+            random.within(1, 20)
+        };
+        FaultKind {
+            writes,
+            skip: random.below(10),
+            times,
+            fault,
+        }
+    }
+
+    fn hang(&mut self) -> Op {
+        let mut writeback = self.writeback();
+        // Sometimes the disk is given up, sometimes it comes back in time.
+        writeback.patience = Duration::from_millis(*self.random.pick(&[5, 20_000]));
+        let requests = (0..self.random.within(1, 30))
+            .map(|_| self.request())
+            .collect();
+        Op::Hang {
+            writeback,
+            requests,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Randomness that is the same for the same seed, and the pages' contents that are made of it.
+
+use uzram::PAGE_SIZE;
+
+/// A generator of numbers: splitmix64. Any seed is as good as any other.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    /// A number from `first` to `last`.
+    pub(crate) fn within(&mut self, first: u64, last: u64) -> u64 {
+        first + self.below(last - first + 1)
+    }
+
+    /// True that many times of a hundred.
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// What is written: contents of every compressibility.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fill {
+    Zeros,
+    /// A word that a slot's word has room for.
+    Inline(u64),
+    /// A word that takes an object of eight bytes.
+    Word(u64),
+    Text(u64),
+    /// That many bytes of 16 are noise.
+    Noisy(u64, u8),
+    /// Incompressible.
+    Noise(u64),
+}
+
+impl Fill {
+    pub(crate) fn random(random: &mut Random) -> Fill {
+        let seed = random.next();
+        match random.below(12) {
+            0 => Fill::Zeros,
+            1 => Fill::Inline(seed % 256 * 0x0101_0101_0101_0101),
+            2 => Fill::Word(seed | 1 << 62 | 1),
+            3..6 => Fill::Text(seed),
+            6..10 => Fill::Noisy(seed, 1 + (seed % 14) as u8),
+            _ => Fill::Noise(seed),
+        }
+    }
+
+    pub(crate) fn bytes(self, len: usize) -> Vec<u8> {
+        let words = |word: u64| word.to_ne_bytes().into_iter().cycle().take(len).collect();
+        let mixed = |seed: u64, noisy: u8| {
+            let mut random = Random::new(seed);
+            let byte = |at: usize| {
+                let noise = random.next() as u8;
+                if (at % 16) < usize::from(noisy) {
+                    noise
+                } else {
+                    (seed >> 8) as u8
+                }
+            };
+            (0..len).map(byte).collect()
+        };
+        match self {
+            Fill::Zeros => vec![0; len],
+            Fill::Inline(word) | Fill::Word(word) => words(word),
+            Fill::Text(seed) => {
+                let mut random = Random::new(seed);
+                let mut text = Vec::with_capacity(len + 16);
+                while text.len() < len {
+                    let words = [
+                        "page ", "slot ", "writes ", "object ", "word\n", "a ", "the ",
+                    ];
+                    text.extend_from_slice(random.pick(&words).as_bytes());
+                }
+                text.truncate(len);
+                text
+            }
+            Fill::Noisy(seed, noisy) => mixed(seed, noisy),
+            Fill::Noise(seed) => mixed(seed, 16),
+        }
+    }
+}
+
+/// Versions of a page that are no contents, but a discard.
+pub(crate) fn is_discard(version: u32) -> bool {
+    version % 16 == 5 || version == 0
+}
+
+/// Contents that say which page and which version they are: each word depends on both. Of 16 versions one is zeros, two are
+/// same-filled, two incompressible.
+pub(crate) fn version(page: u64, version: u32) -> [u8; PAGE_SIZE] {
+    let mut bytes = [0; PAGE_SIZE];
+    if is_discard(version) {
+        return bytes;
+    }
+    let stamp = page << 32 | u64::from(version);
+    let mut random = Random::new(stamp);
+    let kind = version % 16;
+    let first = if kind == 7 { stamp | 1 << 62 } else { stamp };
+    let mask = match kind {
+        6 | 7 => 0,
+        8 | 9 => u64::MAX,
+        n => (1 << (n * 3 + 4)) - 1,
+    };
+    for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let noise = if at > 0 { random.next() & mask } else { 0 };
+        *word = (first ^ noise).to_ne_bytes();
+    }
+    bytes
+}
+
+/// The version that a page's bytes are; `None` if they are not one of this page. All zeros are version 0.
+pub(crate) fn version_of(page: u64, bytes: &[u8; PAGE_SIZE]) -> Option<u32> {
+    if *bytes == [0; PAGE_SIZE] {
+        return Some(0);
+    }
+    let found = u64::from_ne_bytes(*bytes.first_chunk()?) as u32;
+    (version(page, found) == *bytes).then_some(found)
+}
