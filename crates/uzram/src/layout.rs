@@ -113,8 +113,10 @@ pub(crate) mod state {
     pub(crate) const PAGES: usize = 3;
     /// The pages that may still be written back and 1, or 0 for no limit.
     pub(crate) const WRITEBACK_LIMIT: usize = 4;
+    /// Whether what is written is looked up among what is stored: 1, or 0.
+    pub(crate) const DEDUP: usize = 7;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = 5;
+    pub(crate) const WORDS: usize = 8;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
 }

@@ -82,6 +82,7 @@ mod builder;
 mod codec;
 mod compact;
 mod counters;
+mod dedup;
 mod device;
 mod error;
 mod extents;
@@ -96,7 +97,7 @@ mod train;
 mod word;
 
 pub use attach::{check_image, read_header};
-pub use backing::{BackingStats, PromoteReport, Ended, StoreStats, Writeback, WritebackReport};
+pub use backing::{BackingStats, Ended, PromoteReport, StoreStats, Writeback, WritebackReport};
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use compact::CompactReport;
