@@ -3,16 +3,17 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, churn, codecs, core, dictionary};
+use uzram_bench::{attach, churn, codecs, core, dedup, dictionary};
 
 const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|churn|dictionary [--quick] [--rounds N] [--only NAME] [--record FILE]
+    "usage: uzram-bench core|codecs|attach|churn|dictionary|dedup [--quick] [--rounds N] [--only NAME] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
   attach    how fast a new process takes a device over (default: 9 rounds)
   churn     what random overwrites make of memory, with and without compaction
   dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
+  dedup     what sharing identical pages costs where there are none, and gains where there are (default: 41 rounds)
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
@@ -34,6 +35,7 @@ fn run() -> Result<()> {
     let mut overwrites = churn::Options::default();
     let mut all = codecs::Options::default();
     let mut training = dictionary::Options::default();
+    let mut sharing = dedup::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -60,6 +62,11 @@ fn run() -> Result<()> {
                     batch: 256,
                     taught: 1024,
                 };
+                sharing = dedup::Options {
+                    megabytes: 32,
+                    rounds: 7,
+                    batch: 1024,
+                };
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
@@ -67,10 +74,11 @@ fn run() -> Result<()> {
                 takeover.rounds = options.rounds;
                 all.rounds = options.rounds;
                 training.rounds = options.rounds;
+                sharing.rounds = options.rounds;
             }
             "--only" => all.only = args.next().context("--only needs a part of a name")?,
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "codecs" | "attach" | "churn" | "dictionary" => name = Some(arg),
+            "core" | "codecs" | "attach" | "churn" | "dictionary" | "dedup" => name = Some(arg),
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
@@ -80,6 +88,7 @@ fn run() -> Result<()> {
         Some("codecs") => show(&codecs::run(&all, progress)?, record),
         Some("churn") => show(&churn::run(&overwrites, progress)?, record),
         Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
+        Some("dedup") => show(&dedup::run(&sharing, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),
     }

@@ -74,6 +74,11 @@ pub enum Request {
         /// The size.
         bytes: u64,
     },
+    /// Let identical pages share memory from now on, or no more.
+    SetDedup {
+        /// Whether.
+        on: bool,
+    },
     /// Move objects together and give memory back.
     Compact {
         /// Most bytes to move. The server may set itself a lower limit.

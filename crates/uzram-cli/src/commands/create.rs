@@ -53,6 +53,10 @@ pub(crate) struct Args {
     #[arg(long, short, default_value = "0", value_name = "SIZE", allow_hyphen_values = true,
           value_parser = size::parse)]
     mem_limit: u64,
+    /// Let pages of the same contents share memory. Costs some 20 bytes a page. Not for those who do not trust each
+    /// other: who writes to the device can find out, from time or memory, whether a page that he guesses is on it
+    #[arg(long, conflicts_with = "swap")]
+    dedup: bool,
     /// How the device is served; see --help
     #[arg(long, short, default_value = "auto", value_name = "NAME", long_help = Choice::help())]
     frontend: Choice,
@@ -137,6 +141,7 @@ impl Args {
             .attacher(Device::builder(self.size.unwrap_or_else(default_size)))
             .choose(choice::read(primary)?)
             .mem_limit_bytes(self.mem_limit)
+            .dedup(self.dedup)
             .logical_block_size(self.block_size);
         let mut taken = Vec::new();
         for spec in &self.recomp_algorithm {

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
-    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none
+    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none; dedup=on or off, as "uzram create --dedup"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
 }
@@ -34,6 +34,7 @@ enum Setting {
     Algorithm(AlgorithmSpec),
     RecompAlgorithm(AlgorithmSpec),
     MemLimit(u64),
+    Dedup(bool),
 }
 
 impl FromStr for Setting {
@@ -52,8 +53,11 @@ impl FromStr for Setting {
                 let bytes = size::parse(value).map_err(|e| e.to_string())?;
                 Ok(Setting::MemLimit(bytes))
             }
+            Some(("dedup", "on")) => Ok(Setting::Dedup(true)),
+            Some(("dedup", "off")) => Ok(Setting::Dedup(false)),
+            Some(("dedup", value)) => Err(format!("dedup is on or off, not '{value}'")),
             Some((key, _)) => Err(format!(
-                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit)"
+                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, dedup)"
             )),
             None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
         }
@@ -77,6 +81,7 @@ impl Setting {
     fn request(self) -> Result<Request> {
         match self {
             Setting::MemLimit(bytes) => Ok(Request::SetMemLimit { bytes }),
+            Setting::Dedup(on) => Ok(Request::SetDedup { on }),
             Setting::Algorithm(spec) => set_algorithm(0, spec),
             Setting::RecompAlgorithm(mut spec) => {
                 let priority = choice::take_priority(&mut spec)?.unwrap_or(1);

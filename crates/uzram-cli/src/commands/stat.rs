@@ -94,6 +94,7 @@ impl Args {
                     stat.same_pages, stat.huge_pages, stat.huge_pages_since
                 ),
             ),
+            ("dedup", dedup(&stat)),
             (
                 "failed",
                 format!("{} reads, {} writes", stat.failed_reads, stat.failed_writes),
@@ -109,6 +110,19 @@ impl Args {
                 .concat(),
         )
     }
+}
+
+fn dedup(stat: &Stat) -> String {
+    let on = if stat.dedup { "on" } else { "off" };
+    if !stat.dedup && stat.dup_pages == 0 {
+        return on.into();
+    }
+    format!(
+        "{on}, {} pages share, {} saved, index {}",
+        stat.dup_pages,
+        human(stat.dup_data_size),
+        human(stat.dedup_index_bytes)
+    )
 }
 
 /// A line for each algorithm that is in use: its role, what it has compressed, what it costs.

@@ -23,15 +23,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crossbeam_utils::CachePadded;
 use uzram_pool::Region;
 
+use super::entry::{
+    BUCKETS, Bucket, Entry, HANDLE_MASK, Key, MAX_REFS, SHARD_BITS, TAG_BITS, WAYS,
+};
 use crate::PAGE_SIZE;
 
-/// Bits of the hash that choose the shard.
-const SHARD_BITS: u32 = 6;
 const SHARDS: usize = 1 << SHARD_BITS;
-/// Bits of the hash after these that an entry keeps.
-const TAG_BITS: u32 = 21;
-const BUCKETS: usize = PAGE_SIZE / 64;
-const WAYS: usize = 5;
 /// Entries that a page may have,
 const FULL: u32 = (BUCKETS * WAYS) as u32;
 /// and with which it is split.
@@ -39,80 +36,6 @@ const SPLIT: u32 = FULL * 9 / 10;
 /// Objects for each page of the largest index: less than half of what it is split at, for the hash is not even and
 /// objects have more than one entry where their references ran out.
 const OBJECTS_PER_PAGE: u64 = 128;
-/// References that an entry counts.
-const MAX_REFS: u32 = (1 << 20) - 1;
-
-// An entry's key, 64 bits: handle (39), length less one (12), codec (4), lower tag (9).
-const LEN: u32 = 39;
-const ALGORITHM: u32 = 51;
-const LOW_TAG: u32 = 55;
-const LOW_TAG_BITS: u32 = 9;
-const HANDLE_MASK: u64 = (1 << LEN) - 1;
-// Its other half, 32 bits: references (20; 0: no entry), upper tag (12).
-const REF_BITS: u32 = 20;
-
-/// What an object is looked up by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) hash: u64,
-    pub(super) algorithm: u8,
-    /// 1 to 4096.
-    pub(super) len: usize,
-}
-
-impl Key {
-    fn shard(self) -> usize {
-        (self.hash >> (64 - SHARD_BITS)) as usize
-    }
-
-    fn tag(self) -> u32 {
-        (self.hash << SHARD_BITS >> (64 - TAG_BITS)) as u32
-    }
-
-    /// What an entry for it has besides handle and references.
-    fn entry(self) -> Entry {
-        let tag = self.tag();
-        let low = u64::from(tag) & ((1 << LOW_TAG_BITS) - 1);
-        Entry {
-            key: low << LOW_TAG
-                | u64::from(self.algorithm & 15) << ALGORITHM
-                | (self.len as u64 - 1) << LEN,
-            rest: tag >> LOW_TAG_BITS << REF_BITS,
-        }
-    }
-}
-
-/// An entry as it lies in a bucket.
-#[derive(Clone, Copy)]
-struct Entry {
-    key: u64,
-    rest: u32,
-}
-
-impl Entry {
-    const NONE: Entry = Entry { key: 0, rest: 0 };
-
-    fn refs(self) -> u32 {
-        self.rest & MAX_REFS
-    }
-
-    fn tag(self) -> u32 {
-        self.rest >> REF_BITS << LOW_TAG_BITS | (self.key >> LOW_TAG) as u32
-    }
-
-    /// The bucket that it is looked for first. Of tag and length, which every entry has: in the largest indexes the
-    /// pages use up most of the tag.
-    fn home(self) -> usize {
-        let len = (self.key >> LEN) as usize & 0xFFF;
-        (self.tag() as usize ^ len ^ len >> 6) % BUCKETS
-    }
-
-    fn is_like(self, wanted: Entry) -> bool {
-        self.refs() > 0
-            && self.key & !HANDLE_MASK == wanted.key
-            && self.rest & !MAX_REFS == wanted.rest
-    }
-}
 
 /// Where an entry is: bucket and way in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -442,36 +365,6 @@ impl Locked<'_> {
     }
 }
 
-/// One cache line of a page.
-struct Bucket<'a> {
-    keys: &'a [AtomicU64],
-    /// The other halves of the entries; last, how many entries lie elsewhere that are looked for here.
-    rests: &'a [AtomicU32],
-}
-
-impl Bucket<'_> {
-    fn get(&self, way: usize) -> Entry {
-        Entry {
-            key: self.keys[way].load(Relaxed),
-            rest: self.rests[way].load(Relaxed),
-        }
-    }
-
-    fn set(&self, way: usize, entry: Entry) {
-        self.keys[way].store(entry.key, Relaxed);
-        self.rests[way].store(entry.rest, Relaxed);
-    }
-
-    fn elsewhere(&self) -> u32 {
-        self.rests[WAYS].load(Relaxed)
-    }
-
-    fn add_elsewhere(&self, change: i32) {
-        let count = self.elsewhere().wrapping_add_signed(change);
-        self.rests[WAYS].store(count, Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -491,6 +384,29 @@ mod tests {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         (*random >> 33).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// Each bucket knows how many entries of its own lie elsewhere, each page how many it has.
+    fn check(index: &Index) {
+        for number in 0..SHARDS {
+            let locked = index.lock_shard(number);
+            let mut all = 0;
+            for page in 0..locked.shard.pages {
+                let (mut elsewhere, mut count) = ([0; BUCKETS], 0);
+                for at in 0..BUCKETS * WAYS {
+                    let entry = locked.bucket(page, at / WAYS).get(at % WAYS);
+                    let used = u32::from(entry.refs() > 0);
+                    count += used;
+                    elsewhere[entry.home()] += used * u32::from(entry.home() != at / WAYS);
+                }
+                for (at, count) in elsewhere.into_iter().enumerate() {
+                    assert_eq!(locked.bucket(page, at).elsewhere(), count, "bucket {at}");
+                }
+                assert_eq!(locked.depth_and_count(page).1, count);
+                all += u64::from(count);
+            }
+            assert_eq!(locked.shard.entries, all);
+        }
     }
 
     /// Against a map, with keys from everywhere, from one shard, and all with one hash.
@@ -537,6 +453,7 @@ mod tests {
                     }
                 }
             }
+            check(&index);
             assert_eq!(refused == 0, fits, "{mask:#x}: {refused} refused");
             for (handle, (key, refs)) in oracle.drain() {
                 let mut locked = index.lock(key);
@@ -546,6 +463,7 @@ mod tests {
                     .for_each(|left| assert_eq!(locked.part(spot), left));
                 assert_eq!(locked.find(key, handle), None);
             }
+            check(&index);
             assert!(index.bytes() > 0);
             index.trim();
             assert_eq!(index.bytes(), 0);

@@ -32,6 +32,7 @@
 //!
 //! **Lock order**: a shard of the index after a slot, before a pool bin.
 
+mod entry;
 mod hash;
 mod index;
 #[cfg(test)]
@@ -46,8 +47,9 @@ use crate::Error;
 use crate::device::Device;
 use crate::layout::state;
 use crate::word::Content;
+use entry::Key;
 use hash::Hasher;
-use index::{Index, Key, Locked, Spot};
+use index::{Index, Locked, Spot};
 
 /// What a device has for dedup, whether it is on or not: words may be shared from before.
 pub(crate) struct Dedup {
