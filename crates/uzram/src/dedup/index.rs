@@ -1,6 +1,6 @@
 //! The index: which object has that hash, and how many words name it. Derived, in private memory, never on the heap.
 //!
-//! 64 *shards*, each behind a lock of its own, by the highest bits of the hash. A shard is an extendible hash table: a
+//! Up to 64 *shards*, each behind a lock of its own, by the highest bits of the hash. A shard is an extendible hash table: a
 //! directory by the leading bits of a hash, which names *pages* of 4096 bytes. A page that is nearly full is split in two,
 //! and the directory is doubled when the page had it to itself. So the table grows by a page at a time, whoever grows it
 //! moves some 300 entries, and nobody ever waits for the whole to be made anew. Directory and pages lie in reserved
@@ -28,7 +28,10 @@ use super::entry::{
 };
 use crate::PAGE_SIZE;
 
-const SHARDS: usize = 1 << SHARD_BITS;
+/// The most shards,
+const SHARDS: u64 = 1 << SHARD_BITS;
+/// and objects for which one more pays: a small index has fewer, for each takes a page at least.
+const OBJECTS_PER_SHARD: u64 = 4096;
 /// Entries that a page may have,
 const FULL: u32 = (BUCKETS * WAYS) as u32;
 /// and with which it is split.
@@ -78,13 +81,16 @@ pub(super) struct Locked<'a> {
 impl Index {
     /// For that many objects; takes no memory yet.
     pub(super) fn new(objects: u64) -> std::io::Result<Index> {
-        let pages = objects.div_ceil(SHARDS as u64 * OBJECTS_PER_PAGE);
+        let shards = (objects / OBJECTS_PER_SHARD)
+            .next_power_of_two()
+            .min(SHARDS);
+        let pages = objects.div_ceil(shards * OBJECTS_PER_PAGE);
         let max_depth = pages.next_power_of_two().trailing_zeros().min(TAG_BITS - 1);
         Ok(Index {
-            region: Region::private(SHARDS as u64 * shard_bytes(max_depth))?,
+            region: Region::private(shards * shard_bytes(max_depth))?,
             max_depth,
             most_refs: MAX_REFS,
-            shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
+            shards: (0..shards).map(|_| CachePadded::default()).collect(),
             pages: AtomicU64::new(0),
         })
     }
@@ -96,7 +102,7 @@ impl Index {
 
     /// The shard of a key.
     pub(super) fn lock(&self, key: Key) -> Locked<'_> {
-        self.lock_shard(key.shard())
+        self.lock_shard(key.shard() * self.shards.len() / SHARDS as usize)
     }
 
     fn lock_shard(&self, number: usize) -> Locked<'_> {
@@ -111,7 +117,7 @@ impl Index {
 
     /// Gives the memory of empty shards back to the system.
     pub(super) fn trim(&self) {
-        for number in 0..SHARDS {
+        for number in 0..self.shards.len() {
             let mut locked = self.lock_shard(number);
             if locked.shard.entries > 0 || locked.shard.pages == 0 {
                 continue;
@@ -127,14 +133,14 @@ impl Index {
     /// the number of entries.
     pub(super) fn many_parted(&self) -> bool {
         let (mut parted, mut entries) = (0, 0);
-        for number in 0..SHARDS {
+        for number in 0..self.shards.len() {
             let locked = self.lock_shard(number);
             parted += locked.shard.parted;
             entries += locked.shard.entries;
         }
         let many = parted > 0 && parted >= entries / 64;
         if many {
-            (0..SHARDS).for_each(|number| self.lock_shard(number).shard.parted = 0);
+            (0..self.shards.len()).for_each(|number| self.lock_shard(number).shard.parted = 0);
         }
         many
     }
@@ -388,7 +394,7 @@ mod tests {
 
     /// Each bucket knows how many entries of its own lie elsewhere, each page how many it has.
     fn check(index: &Index) {
-        for number in 0..SHARDS {
+        for number in 0..index.shards.len() {
             let locked = index.lock_shard(number);
             let mut all = 0;
             for page in 0..locked.shard.pages {
@@ -415,7 +421,7 @@ mod tests {
         for (mask, objects, fits) in [
             (u64::MAX, 100_000, true),
             (u64::MAX >> SHARD_BITS, 200_000, false),
-            (u64::MAX << 58 | 0xFFFF, 2000, true),
+            (0xFFFF << 48, 20_000, true),
             (0, 2000, false),
         ] {
             let index = Index::new(objects).unwrap();
