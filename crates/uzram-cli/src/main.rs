@@ -9,6 +9,7 @@ mod exit;
 mod frontends;
 mod keeper;
 mod logging;
+mod memory;
 mod process;
 mod server;
 mod standby;
@@ -62,6 +63,10 @@ enum Command {
     Set(commands::set::Args),
     Train(commands::train::Args),
     Compact(commands::compact::Args),
+    Promote(commands::promote::Args),
+    Writeback(commands::writeback::Args),
+    Idle(commands::idle::Args),
+    Recompress(commands::recompress::Args),
     Reset(commands::reset::Args),
     Remove(commands::remove::Args),
     Recover(commands::recover::Args),
@@ -101,6 +106,10 @@ fn main() -> ExitCode {
         Command::Set(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Compact(command) => command.run(),
+        Command::Promote(command) => command.run(),
+        Command::Writeback(command) => command.run(),
+        Command::Idle(command) => command.run(),
+        Command::Recompress(command) => command.run(),
         Command::Reset(command) => command.run(),
         Command::Remove(command) => command.run(),
         Command::Recover(command) => command.run(),

@@ -22,12 +22,12 @@ use uzram_control::{
     SERVER_SOCKET,
 };
 
-use crate::commands::{compact, create, train};
+use crate::commands::{create, train};
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::logging::LogPipe;
 use crate::process::{leave_terminal, pidfd, take_name, wait_for_end};
-use crate::{keeper, logging, standby, swap, watermark};
+use crate::{keeper, logging, memory, standby, swap, watermark};
 
 /// How long a predecessor may take to die.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -399,20 +399,28 @@ impl Handler for Served {
                 );
             }
             Request::Train {
+                priority,
                 dictionary_bytes,
                 dry_run,
             } => {
-                let training = train::training(dictionary_bytes, dry_run);
+                let training = train::training(priority, dictionary_bytes, dry_run);
                 let report = self.device.train(&training).map_err(device_error)?;
                 tracing::info!(?report, "trained");
                 return Ok(Response::Trained(report.into()));
             }
-            Request::Compact { max_bytes } => {
-                let report = self.device.compact(compact::slice(max_bytes));
-                tracing::info!(?report, "compacted");
-                return Ok(Response::Compacted(report.into()));
+            Request::Resize { bytes } => {
+                let mut front = self.front();
+                front.can_resize().map_err(refused)?;
+                self.device.resize(bytes).map_err(device_error)?;
+                front.resized().map_err(refused)?;
+                tracing::info!(bytes, "resized");
             }
             other => {
+                if let Some(answer) = memory::handle(&self.device, &other) {
+                    let answer = answer.map_err(device_error)?;
+                    tracing::info!(?other, ?answer, "done");
+                    return Ok(answer);
+                }
                 let message = format!("this server does not know {other:?}");
                 return Err(ControlError { errno: 22, message });
             }

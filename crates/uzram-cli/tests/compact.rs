@@ -5,26 +5,10 @@ mod common;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::{Bench, have};
+use common::{Bench, have, text};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
-
-/// Pages of text, no two alike, whose compressed sizes differ.
-fn text(pages: usize) -> Vec<u8> {
-    let mut state = 7u64;
-    let mut text = Vec::new();
-    while text.len() < pages * PAGE {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let n = state >> 33;
-        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
-        writeln!(text, "{{\"type\":\"{kind}\",\"identifier\":{n}}}").unwrap();
-    }
-    text.truncate(pages * PAGE);
-    text
-}
 
 #[test]
 fn compaction_gives_back_what_scattered_discards_leave() {

@@ -34,6 +34,25 @@ fn nbd_clients_find_their_data_after_a_kill() {
     bench.assert_clean();
 }
 
+/// A name that is used again at once is a new device's: nothing of the old one comes back, whoever takes its end for a death.
+#[test]
+fn a_name_that_is_used_again_is_a_new_device() {
+    let name = "a_name_that_is_used_again_is_a_new_device";
+    if !have(name, &["qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    for round in 1..=12 {
+        let uri = bench.create(&["--size", "16M", "--frontend", "nbd", "--name", "zram3"]);
+        qemu_io(&uri, "read -P 0 0 16M");
+        qemu_io(&uri, &format!("write -P {round} 0 16M"));
+        bench.uzram(&["remove", "zram3"]);
+    }
+    // Old keepers and servers had time to do something wrong.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    bench.assert_clean();
+}
+
 /// A client that writes one page after another while servers are killed: every page whose write was answered holds
 /// what was written, and none holds anything else but nothing.
 #[test]

@@ -15,6 +15,8 @@ mod server;
 pub mod size;
 pub mod stat;
 
-pub use protocol::{ControlError, PROTOCOL_VERSION, Request, Response, call, of_hex, to_hex};
+pub use protocol::{
+    ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, of_hex, to_hex,
+};
 pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};
 pub use server::{ControlServer, Handler};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stat::{Compacted, Recompressed, Stat, Trained};
+use crate::stat::{Compacted, Recompressed, Stat, Trained, WrittenBack};
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -79,6 +79,25 @@ pub enum Request {
         /// Whether.
         on: bool,
     },
+    /// Take a file or block device as backing, or give it up.
+    SetBacking {
+        /// Its absolute path; `None` to bring everything back and give it up.
+        path: Option<std::path::PathBuf>,
+        /// How large a file is to be made.
+        size_bytes: Option<u64>,
+    },
+    /// Set how many pages may still be written back.
+    SetWritebackLimit {
+        /// Pages; `None` for no limit.
+        pages: Option<u64>,
+    },
+    /// Write pages back.
+    Writeback(Writeback),
+    /// Bring pages back into memory.
+    Promote {
+        /// Those with these numbers, the last not included; `None`: all.
+        pages: Option<(u64, u64)>,
+    },
     /// Move objects together and give memory back.
     Compact {
         /// Most bytes to move. The server may set itself a lower limit.
@@ -110,13 +129,33 @@ pub struct Recompress {
     pub dry_run: bool,
 }
 
+/// Which pages to write back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writeback {
+    /// `all`, `idle`, `huge`, `huge_idle` or `incompressible`.
+    pub kind: String,
+    /// Only those with numbers in one of these ranges, the last not included; empty: all.
+    pub pages: Vec<(u64, u64)>,
+    /// That many pages at most; 0: all.
+    pub max_pages: u64,
+    /// Only say how many there are.
+    pub dry_run: bool,
+}
+
 impl Request {
     /// Whether it may take more than a moment: then it is worked on beside others, and whoever asks waits as long as the
     /// server lives.
     pub fn takes_long(&self) -> bool {
         matches!(
             self,
-            Request::Train { .. } | Request::MarkIdle { .. } | Request::Recompress { .. }
+            Request::Train { .. }
+                | Request::MarkIdle { .. }
+                | Request::Recompress(_)
+                | Request::Compact { .. }
+                | Request::Resize { .. }
+                | Request::SetBacking { .. }
+                | Request::Writeback(_)
+                | Request::Promote { .. }
         )
     }
 }
@@ -139,6 +178,15 @@ pub enum Response {
     },
     /// What came of a recompression.
     Recompressed(Recompressed),
+    /// What came of a writeback.
+    WrittenBack(WrittenBack),
+    /// What came back into memory.
+    Promoted {
+        /// Pages.
+        pages: u64,
+        /// Bytes of their objects.
+        bytes: u64,
+    },
     /// What came of a compaction.
     Compacted(Compacted),
     /// Not done.

@@ -1,7 +1,10 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
 use serde::{Deserialize, Serialize};
-use uzram::{CodecStats, CompactReport, Device, TrainReport};
+use uzram::{
+    BackingStats, CodecStats, CompactReport, Device, Ended, RecompressReport, TrainReport,
+    WritebackReport,
+};
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,33 @@ pub struct Stat {
     /// Bytes of the dictionaries in the image.
     #[serde(default)]
     pub dictionary_bytes: u64,
+    /// Pages that recompression made smaller since the device was made or reset.
+    #[serde(default)]
+    pub recompressed_pages: u64,
+    /// Pages whose objects are on the backing.
+    #[serde(default)]
+    pub backed_pages: u64,
+    /// Bytes of these objects.
+    #[serde(default)]
+    pub backed_data_size: u64,
+    /// Pages read from the backing since.
+    #[serde(default)]
+    pub backed_reads: u64,
+    /// Pages written back since.
+    #[serde(default)]
+    pub backed_writes: u64,
+    /// Pages that could not be written back since.
+    #[serde(default)]
+    pub failed_writebacks: u64,
+    /// Pages that may still be written back; `None`: no limit.
+    #[serde(default)]
+    pub writeback_limit: Option<u64>,
+    /// The backing, if there is one.
+    #[serde(default)]
+    pub backing: Option<Backing>,
+    /// Whether the ages of pages' last accesses are kept.
+    #[serde(default)]
+    pub tracks_ages: bool,
     /// Whether pages that are written are looked up among what is stored.
     #[serde(default)]
     pub dedup: bool,
@@ -177,6 +207,118 @@ impl From<CompactReport> for Compacted {
     }
 }
 
+/// What came of a recompression: see [`RecompressReport`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recompressed {
+    /// Pages that it applied to.
+    pub candidates: u64,
+    /// Bytes of their objects, where only this was asked.
+    pub candidate_bytes: u64,
+    /// Pages that were tried.
+    pub tried: u64,
+    /// Pages that are smaller now.
+    pub recompressed: u64,
+    /// Pages that no algorithm makes smaller.
+    pub incompressible: u64,
+    /// Pages for which there was no memory.
+    pub no_room: u64,
+    /// Bytes of the smaller ones, before.
+    pub bytes_before: u64,
+    /// And after.
+    pub bytes_after: u64,
+}
+
+impl From<RecompressReport> for Recompressed {
+    fn from(report: RecompressReport) -> Recompressed {
+        Recompressed {
+            candidates: report.candidates,
+            candidate_bytes: 0,
+            tried: report.tried,
+            recompressed: report.recompressed,
+            incompressible: report.incompressible,
+            no_room: report.no_room,
+            bytes_before: report.bytes_before,
+            bytes_after: report.bytes_after,
+        }
+    }
+}
+
+/// What came of a writeback: see [`WritebackReport`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenBack {
+    /// Pages that it applied to.
+    pub candidates: u64,
+    /// Bytes of their objects, where only this was asked.
+    pub candidate_bytes: u64,
+    /// Pages that are on the backing now.
+    pub written: u64,
+    /// Bytes of their objects.
+    pub bytes: u64,
+    /// Pages that could not be written and stayed in memory.
+    pub failed: u64,
+    /// Pages that were written or discarded meanwhile.
+    pub changed: u64,
+    /// Why it ended early: `full`, `limit` or `failing`; empty if it did not.
+    pub ended: String,
+}
+
+impl From<WritebackReport> for WrittenBack {
+    fn from(report: WritebackReport) -> WrittenBack {
+        let ended = match report.ended {
+            None => "",
+            Some(Ended::Full) => "full",
+            Some(Ended::Limit) => "limit",
+            Some(_) => "failing",
+        };
+        WrittenBack {
+            candidates: report.candidates,
+            candidate_bytes: 0,
+            written: report.written,
+            bytes: report.bytes,
+            failed: report.failed,
+            changed: report.changed,
+            ended: ended.into(),
+        }
+    }
+}
+
+/// A device's backing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backing {
+    /// The file or block device.
+    pub path: String,
+    /// How it is read and written.
+    pub io: String,
+    /// Bytes of the store.
+    pub size_bytes: u64,
+    /// Bytes of the objects on it, with their headers.
+    pub live_bytes: u64,
+    /// Bytes of segments that may be written.
+    pub free_bytes: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+    /// Objects that were not as they were written.
+    pub corrupt: u64,
+}
+
+impl From<BackingStats> for Backing {
+    fn from(stats: BackingStats) -> Backing {
+        let store = stats.store;
+        Backing {
+            path: stats.path.display().to_string(),
+            io: stats.io,
+            size_bytes: store.size_bytes,
+            live_bytes: store.live_bytes,
+            free_bytes: store.free_segments * store.segment_bytes,
+            read_errors: store.read_errors,
+            write_errors: store.write_errors,
+            corrupt: store.corrupt,
+        }
+    }
+}
+
 impl Stat {
     /// The device's statistics now.
     pub fn of(device: &Device) -> Stat {
@@ -201,6 +343,15 @@ impl Stat {
             table_bytes: stats.table_bytes,
             metadata_bytes: stats.metadata_bytes,
             dictionary_bytes: stats.dictionary_bytes,
+            recompressed_pages: stats.recompressed_pages,
+            backed_pages: stats.backed_pages,
+            backed_data_size: stats.backed_data_size_bytes,
+            backed_reads: stats.backed_reads,
+            backed_writes: stats.backed_writes,
+            failed_writebacks: stats.failed_writebacks,
+            writeback_limit: device.writeback_limit(),
+            backing: device.backing().map(Backing::from),
+            tracks_ages: device.tracks_ages(),
             dedup: device.dedup(),
             dup_pages: stats.dup_pages,
             dup_data_size: stats.dup_data_size_bytes,

@@ -96,6 +96,22 @@ impl FuseLoop {
         &self.node
     }
 
+    /// Tells the kernel the device's size, after it was changed.
+    pub fn resized(&self) -> Result<(), Error> {
+        let path = self.dir.join(FILE_NAME);
+        let looked = rustix::fs::statx(
+            rustix::fs::CWD,
+            &path,
+            // The kernel knows the file's size from before.
+            rustix::fs::AtFlags::STATX_FORCE_SYNC,
+            rustix::fs::StatxFlags::SIZE,
+        );
+        looked.map_err(Error::at(format!("looking at {}", path.display())))?;
+        let node = OpenOptions::new().read(true).open(&self.node);
+        let resized = node.and_then(crate::sys::set_capacity);
+        resized.map_err(Error::at(format!("resizing {}", self.node.display())))
+    }
+
     /// Takes the node for the caller alone: while the result lives nobody can mount it or swap on it.
     /// [`Error::Node`] names who uses it now. `None`: the loop device was detached by somebody.
     pub fn exclusive(&self) -> Result<Option<File>, Error> {

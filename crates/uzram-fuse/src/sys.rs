@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
+const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
@@ -117,6 +118,12 @@ pub(crate) fn status(device: impl AsFd) -> io::Result<LoopInfo> {
     // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, any bits of which are valid here.
     check(unsafe { libc::ioctl(fd, LOOP_GET_STATUS64, &raw mut info) })?;
     Ok(info)
+}
+
+/// Gives the loop device the size that its file has now.
+pub(crate) fn set_capacity(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY takes no argument.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_SET_CAPACITY) }).map(drop)
 }
 
 /// Takes the file from the loop device, now or, if others have it open, when the last of them closes it.

@@ -22,7 +22,7 @@ use crate::PAGE;
 use crate::bin::FreeStack;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::object::{Error, Object};
-use crate::pool::Pool;
+use crate::pool::{Pool, Want};
 use crate::span::{LISTED, PageSet, SPAN_PAGES, runs};
 
 /// The class that takes any object.
@@ -103,10 +103,11 @@ impl Pool {
         &self,
         stock: &Stock,
         own: usize,
-        class: usize,
-        len: usize,
-        owner: u32,
+        want: Want,
     ) -> Result<Object, Error> {
+        let Want {
+            class, len, owner, ..
+        } = want;
         if let Some(object) = self.take_in_memory(own, len, owner) {
             return Ok(object);
         }
@@ -120,7 +121,7 @@ impl Pool {
         let from_spans = || {
             let number = self.take_stocked_span(stock)?;
             // Its pages are all accounted for: nothing is refused.
-            self.adopt(&mut self.lock(own), own, number).ok()?;
+            self.adopt(&mut self.lock(own), own, number, false).ok()?;
             self.take_in_memory(own, len, owner)
         };
         let in_demand = class == ANY || self.lock(own).taken > IN_DEMAND;
@@ -203,7 +204,7 @@ impl Pool {
         let span = self.span(number, ANY);
         let all: PageSet = [u64::MAX; _];
         let got = self.populate(number, all, gate);
-        if self.account(&span, got).is_err() {
+        if self.account(&span, got, false).is_err() {
             self.release_absent(number, got);
             self.push_free(number, span.meta);
             return false;
@@ -317,10 +318,10 @@ impl Pool {
                     self.push_free(number, span.meta);
                 }
                 // Puts the span back itself if the account has no room.
-                ready && self.adopt(&mut bin, index, number).is_ok()
+                ready && self.adopt(&mut bin, index, number, false).is_ok()
             }
         };
-        if owned && self.account(&span, got).is_ok() {
+        if owned && self.account(&span, got, false).is_ok() {
             return got == pages;
         }
         drop(bin);

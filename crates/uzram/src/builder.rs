@@ -1,6 +1,7 @@
 //! Settings of a device to be made, and their checks. What can be wrong is found before any memory is taken.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
@@ -48,6 +49,7 @@ pub struct Builder {
     logical_block_size: u32,
     streams: Option<usize>,
     max_size_bytes: Option<u64>,
+    backing: Option<(PathBuf, Option<u64>)>,
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
     dedup: bool,
@@ -63,6 +65,7 @@ impl Builder {
             logical_block_size: PAGE_SIZE as u32,
             streams: None,
             max_size_bytes: None,
+            backing: None,
             reserve_bytes: None,
             registry: None,
             dedup: false,
@@ -119,6 +122,12 @@ impl Builder {
     /// or its size with a reserve. Costs address space (4 times as much, at most 4 TiB), not memory.
     pub fn max_size_bytes(mut self, bytes: u64) -> Builder {
         self.max_size_bytes = Some(bytes);
+        self
+    }
+
+    /// A file or block device for writeback: see [`Device::attach_backing`].
+    pub fn backing(mut self, path: impl Into<PathBuf>, size_bytes: Option<u64>) -> Builder {
+        self.backing = Some((path.into(), size_bytes));
         self
     }
 
@@ -229,6 +238,9 @@ impl Builder {
         let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(self.mem_limit_bytes);
         self.fill_stock(&device)?;
+        if let Some((path, size_bytes)) = &self.backing {
+            device.attach_backing(path, *size_bytes)?;
+        }
         // Last: an image with a header is whole.
         write_header(device.region(), &header);
         Ok(device)

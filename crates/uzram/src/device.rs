@@ -252,7 +252,7 @@ impl Device {
     }
 
     /// Returns memory to the system after `freed` object bytes were discarded.
-    fn give_back(&self, freed: u64) {
+    pub(crate) fn give_back(&self, freed: u64) {
         self.discarded_bytes.fetch_add(freed, Relaxed);
         if self.pool.has_stock() {
             // A request asks the system for nothing: `maintain` does it.
@@ -260,6 +260,15 @@ impl Device {
         }
         self.pool.release_free_spans();
         self.trim_if_due();
+        self.drop_unused_codecs();
+    }
+
+    /// Returns to the system what a job over many pages has freed, when it ends.
+    pub(crate) fn give_all_back(&self) {
+        if !self.pool.has_stock() {
+            self.discarded_bytes.store(0, Relaxed);
+            self.pool.trim();
+        }
         self.drop_unused_codecs();
     }
 

@@ -86,6 +86,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The device has no backing (EINVAL).
+    #[error("the device has no backing to write pages back to; attach one first")]
+    NoBacking,
+    /// The device has no algorithm for recompression, or none of that priority (EINVAL).
+    #[error("the device has no algorithm for recompression{}; set one first",
+            .priority.map_or(String::new(), |priority| format!(" of priority {priority}")))]
+    NoSecondary {
+        /// The priority that was asked for.
+        priority: Option<usize>,
+    },
     /// The device cannot be made that small: something is stored beyond (EBUSY).
     #[error(
         "something is stored up to byte {size_bytes}; discard it, or choose a size of at least that"
@@ -119,6 +129,8 @@ impl Error {
             Error::OutOfRange { .. }
             | Error::Invalid { .. }
             | Error::Compress(_)
+            | Error::NoBacking
+            | Error::NoSecondary { .. }
             | Error::Image(_) => 22,
             Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
             Error::Corrupt { .. } | Error::Damaged { .. } | Error::Backing { .. } => 5,

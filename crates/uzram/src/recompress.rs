@@ -105,7 +105,8 @@ pub struct RecompressReport {
     pub recompressed: u64,
     /// Pages that no algorithm makes smaller: they are marked and not tried again until they are written.
     pub incompressible: u64,
-    /// Pages that would be smaller, but for which there was no memory.
+    /// Pages that would be smaller, but for which there was no memory (the arena, or a swap device's stock, is used up:
+    /// `mem_limit` does not count here, as the larger object is freed next).
     pub no_room: u64,
     /// Bytes of the objects that are smaller now, before.
     pub bytes_before: u64,
@@ -146,7 +147,8 @@ impl Device {
     /// incompressible. Requests go on meanwhile; a page that is written meanwhile stays as it was written. Of several
     /// such jobs and writebacks one works at a time.
     ///
-    /// [`Error::Invalid`] where there is no such secondary, or none at all, or the threshold is of a page or more.
+    /// [`Error::NoSecondary`] where there is no such secondary, or none at all; [`Error::Invalid`] for another priority or
+    /// a threshold of a page or more.
     pub fn recompress(&self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
         let mut job = Job::new(self, what)?;
         let end = self.table.pages();
@@ -258,14 +260,8 @@ impl<'a> Job<'a> {
             });
         }
         if targets.is_empty() {
-            let given = self
-                .what
-                .priority
-                .map_or("at all".into(), |p| format!("of priority {p}"));
-            return Err(Error::Invalid {
-                what: "recompression without a secondary algorithm",
-                given,
-                accepted: "set one first".into(),
+            return Err(Error::NoSecondary {
+                priority: self.what.priority,
             });
         }
         Ok((targets, priorities))
@@ -319,7 +315,7 @@ impl<'a> Job<'a> {
     fn run(&mut self, pages: impl Iterator<Item = u64>, pace: Pace<'_>) -> Result<(), Error> {
         let mut pages = pages.peekable();
         while pages.peek().is_some() {
-            let tried = self.report.tried;
+            let (tried, freed) = (self.report.tried, self.report.bytes_before);
             {
                 // One job at a time: who finds a slot marked knows that he marked it himself.
                 let _alone = self.device.post_processing();
@@ -329,10 +325,12 @@ impl<'a> Job<'a> {
                 }
                 self.slice(&mut pages);
             }
+            self.device.give_back(self.report.bytes_before - freed);
             if pace(self.report.tried - tried).is_break() {
                 break;
             }
         }
+        self.device.give_all_back();
         Ok(())
     }
 
@@ -383,7 +381,7 @@ impl<'a> Job<'a> {
             return Outcome::NotSmaller { marked };
         };
         let after = object.len();
-        let Ok(object) = device.pool.store(cpu, object, page as u32) else {
+        let Ok(object) = device.pool.store_past_limit(cpu, object, page as u32) else {
             device.table.end_post(page, 0);
             return Outcome::NoRoom;
         };

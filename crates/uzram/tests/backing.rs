@@ -110,6 +110,10 @@ fn pages_leave_memory_and_are_read_as_before() {
     assert_eq!(after.backed_pages, report.written);
     assert_eq!(after.orig_data_size_bytes, before.orig_data_size_bytes);
     assert_eq!(after.compr_data_size_bytes, 0);
+    assert!(
+        after.mem_used_total_bytes < 64 << 10,
+        "memory went back: {after:?}"
+    );
     assert_eq!(after.backed_data_size_bytes, before.compr_data_size_bytes);
     let backing = device.backing().unwrap();
     assert_eq!(backing.store.live_objects, report.written);

@@ -80,6 +80,10 @@ fn recompression_makes_pages_smaller_and_keeps_their_contents() {
     let before = device.stats();
     let report = run(&device, &Recompress::default());
     let after = device.stats();
+    assert!(
+        after.mem_used_total_bytes < before.mem_used_total_bytes * 9 / 10,
+        "{after:?}"
+    );
     assert_eq!(report.candidates, 1000);
     assert_eq!(report.tried, 1000);
     assert!(report.recompressed > 900, "{report:?}");
@@ -206,7 +210,7 @@ fn what_cannot_be_recompressed_is_refused_in_words() {
     };
     assert_eq!(
         refused(&device, &Recompress::default()),
-        "recompression without a secondary algorithm at all is not possible: set one first"
+        "the device has no algorithm for recompression; set one first"
     );
     let device = with_zstd().build().unwrap();
     let priority = |priority| Recompress {
@@ -443,4 +447,28 @@ fn no_write_is_lost_to_a_shrinking_device() {
         (writer.join().unwrap(), shrunk)
     });
     assert!(written > 100 && shrunk > 10, "{written} {shrunk}");
+}
+
+/// The larger object goes right after: a device at its limit becomes smaller, as the kernel's does.
+#[test]
+fn a_device_at_its_limit_can_be_recompressed() {
+    let device = with_zstd().mem_limit_bytes(1 << 20).build().unwrap();
+    let mut count = 0;
+    while device.write_at(&page(count, 0, 2), count * 4096).is_ok() {
+        count += 1;
+    }
+    let report = run(&device, &Recompress::default());
+    assert_eq!(
+        (report.recompressed, report.no_room),
+        (count, 0),
+        "{report:?}"
+    );
+    check(&device, count, |_| 2);
+    let more = count;
+    while device.write_at(&page(count, 0, 2), count * 4096).is_ok() {
+        count += 1;
+    }
+    assert!(count > more + more / 20, "{more} {count}");
+    let stats = device.stats();
+    assert!(stats.mem_used_total_bytes <= 1 << 20, "{stats:?}");
 }

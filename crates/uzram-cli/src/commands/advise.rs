@@ -173,7 +173,7 @@ fn to_text(
         text += "  uzram train NAME            # once it holds data\n";
     }
     if advice.idle.is_some() {
-        text += "  (uzram keeps the second algorithm ready, but does not recompress yet.)\n";
+        text += "  uzram recompress zram0 --kind idle     # after uzram idle zram0 and some time\n";
     }
     if let Some(advice) = for_kernel {
         text += "\nThe kernel's zram (its algorithms in uzram's implementation):\n";

@@ -7,8 +7,8 @@ use uzram_control::size::human;
 use uzram_control::stat::Compacted;
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json, stat_of};
-use crate::exit::{Failure, Kind, Result};
+use super::{ask, print, print_json, stat_of, unexpected};
+use crate::exit::Result;
 use crate::sweep;
 
 /// Most bytes that a server moves for one request: some hundredths of a second.
@@ -43,10 +43,7 @@ impl Args {
             let max_bytes = SLICE_BYTES;
             let slice = match ask(&entry, &Request::Compact { max_bytes })? {
                 Response::Compacted(slice) => slice,
-                other => {
-                    let message = format!("the server of {} answered {other:?}", entry.record.name);
-                    return Err(Failure::new(Kind::Failed, message));
-                }
+                other => return Err(unexpected(&entry, &other)),
             };
             sum.objects_moved += slice.objects_moved;
             sum.bytes_moved += slice.bytes_moved;

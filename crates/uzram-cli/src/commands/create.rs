@@ -53,6 +53,12 @@ pub(crate) struct Args {
     #[arg(long, short, default_value = "0", value_name = "SIZE", allow_hyphen_values = true,
           value_parser = size::parse)]
     mem_limit: u64,
+    /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
+    #[arg(long, value_name = "BACKING", value_parser = super::set::backing)]
+    backing: Option<(std::path::PathBuf, Option<u64>)>,
+    /// How large "uzram set NAME disksize=" may make the disk later [default: 4 times its size, for swap its size]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_size: Option<u64>,
     /// Let pages of the same contents share memory. Costs some 20 bytes a page. Not for those who do not trust each
     /// other: who writes to the device can find out, from time or memory, whether a page that he guesses is on it
     #[arg(long, conflicts_with = "swap")]
@@ -143,6 +149,12 @@ impl Args {
             .mem_limit_bytes(self.mem_limit)
             .dedup(self.dedup)
             .logical_block_size(self.block_size);
+        if let Some(bytes) = self.max_size {
+            device = device.max_size_bytes(bytes);
+        }
+        if let Some((path, size_bytes)) = &self.backing {
+            device = device.backing(path, *size_bytes);
+        }
         let mut taken = Vec::new();
         for spec in &self.recomp_algorithm {
             let mut spec = spec.clone();

@@ -6,8 +6,11 @@ pub(crate) mod check_image;
 pub(crate) mod choice;
 pub(crate) mod compact;
 pub(crate) mod create;
+pub(crate) mod idle;
 pub(crate) mod list;
 pub(crate) mod man;
+pub(crate) mod promote;
+pub(crate) mod recompress;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
@@ -16,6 +19,7 @@ pub(crate) mod stat;
 pub(crate) mod train;
 pub(crate) mod ublk_owner;
 pub(crate) mod upgrade;
+pub(crate) mod writeback;
 
 use std::io;
 use std::path::Path;
@@ -110,21 +114,44 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
 fn stat_of(entry: &Entry) -> Result<Stat> {
     match ask(entry, &Request::Stat)? {
         Response::Stat(stat) => Ok(*stat),
-        other => {
-            let name = &entry.record.name;
-            Err(Failure::new(
-                Kind::Failed,
-                format!("the server of {name} answered {other:?}"),
-            ))
+        other => Err(unexpected(entry, &other)),
+    }
+}
+
+/// An answer that belongs to another request.
+fn unexpected(entry: &Entry, answer: &Response) -> Failure {
+    let name = &entry.record.name;
+    Failure::new(
+        Kind::Failed,
+        format!("the server of {name} answered {answer:?}"),
+    )
+}
+
+/// Numbers of pages on a command line: FIRST-LAST, or one. The last is not included here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pages((u64, u64));
+
+impl std::str::FromStr for Pages {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Pages, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| {
+            text.parse::<u64>()
+                .ok()
+                .filter(|n| *n <= u64::from(u32::MAX))
+        };
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Pages((first, last + 1))),
+            _ => Err("give page numbers as FIRST-LAST, such as 0-1023, or one number".into()),
         }
     }
 }
 
 /// A device and its statistics as one JSON object.
 fn to_json(entry: &Entry, stat: &Stat) -> Result<serde_json::Value> {
-    let failed = |error: serde_json::Error| Failure::new(Kind::Failed, error);
-    let mut object = serde_json::to_value(&entry.record).map_err(failed)?;
-    let stat = serde_json::to_value(stat).map_err(failed)?;
+    let mut object = to_value(&entry.record)?;
+    let stat = to_value(stat)?;
     if let (Some(object), serde_json::Value::Object(stat)) = (object.as_object_mut(), stat) {
         object.remove("version");
         object.extend(stat);
@@ -145,6 +172,10 @@ fn mount_point(entry: &Entry) -> Option<String> {
     }
 }
 
+fn to_value(value: &impl serde::Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| Failure::new(Kind::Failed, error))
+}
+
 /// Prints JSON and a newline.
 fn print_json(value: &serde_json::Value) -> Result {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Kind::Failed, e))?;
@@ -156,5 +187,19 @@ fn print(text: &str) -> Result {
     match io::Write::write_all(&mut io::stdout().lock(), text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_numbers_are_read_and_nonsense_is_not() {
+        assert_eq!("7".parse(), Ok(Pages((7, 8))));
+        assert_eq!("0-1023".parse(), Ok(Pages((0, 1024))));
+        for text in ["", "-", "3-", "-3", "4-3", "0x10", "99999999999"] {
+            assert!(text.parse::<Pages>().is_err(), "{text}");
+        }
     }
 }

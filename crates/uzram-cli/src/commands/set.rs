@@ -1,5 +1,6 @@
 //! `uzram set`: changes settings of a device that is in use.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use uzram::compress::AlgorithmSpec;
@@ -19,12 +20,17 @@ Examples:
   uzram set zram0 algorithm='zstd(level=1)'
   uzram set zram0 'algorithm=zstd(level=-1,dict=heap.dict)' mem_limit=512M
   uzram set zram0 recomp_algorithm='zstd(level=9,priority=2)'
-  uzram set zram0 recomp_algorithm=none")]
+  uzram set zram0 recomp_algorithm=none
+  uzram set zram0 backing=/var/tmp/zram0.store,4G writeback_limit=100000
+  uzram set zram0 disksize=16G")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
-    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none; dedup=on or off, as "uzram create --dedup"
+    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none; disksize=SIZE;
+    /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE, "none" to bring all back and give it up;
+    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; dedup=on or off, as
+    /// "uzram create --dedup"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
 }
@@ -34,6 +40,10 @@ enum Setting {
     Algorithm(AlgorithmSpec),
     RecompAlgorithm(AlgorithmSpec),
     MemLimit(u64),
+    Disksize(u64),
+    Backing(Option<(PathBuf, Option<u64>)>),
+    WritebackLimit(Option<u64>),
+    TrackAges(bool),
     Dedup(bool),
 }
 
@@ -53,15 +63,47 @@ impl FromStr for Setting {
                 let bytes = size::parse(value).map_err(|e| e.to_string())?;
                 Ok(Setting::MemLimit(bytes))
             }
+            Some(("disksize", value)) => {
+                let bytes = size::parse(value).map_err(|e| e.to_string())?;
+                Ok(Setting::Disksize(bytes))
+            }
+            Some(("backing" | "backing_dev", "none")) => Ok(Setting::Backing(None)),
+            Some(("backing" | "backing_dev", value)) => {
+                backing(value).map(Some).map(Setting::Backing)
+            }
+            Some(("writeback_limit", "none")) => Ok(Setting::WritebackLimit(None)),
+            Some(("writeback_limit", value)) => {
+                let pages = value
+                    .parse()
+                    .map_err(|_| "writeback_limit: a number of pages, or none")?;
+                Ok(Setting::WritebackLimit(Some(pages)))
+            }
+            Some(("track_ages", "on")) => Ok(Setting::TrackAges(true)),
+            Some(("track_ages", "off")) => Ok(Setting::TrackAges(false)),
+            Some(("track_ages", _)) => Err("track_ages: on or off".into()),
             Some(("dedup", "on")) => Ok(Setting::Dedup(true)),
             Some(("dedup", "off")) => Ok(Setting::Dedup(false)),
             Some(("dedup", value)) => Err(format!("dedup is on or off, not '{value}'")),
             Some((key, _)) => Err(format!(
-                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, dedup)"
+                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, disksize, backing, \
+                 writeback_limit, track_ages, dedup)"
             )),
             None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
         }
     }
+}
+
+/// FILE, or FILE,SIZE.
+pub(crate) fn backing(value: &str) -> std::result::Result<(PathBuf, Option<u64>), String> {
+    let sized = value.rsplit_once(',');
+    let sized = sized.and_then(|(path, size)| Some((path, size::parse(size).ok()?)));
+    let (path, size) = sized.map_or((value, None), |(path, size)| (path, Some(size)));
+    if path.is_empty() {
+        return Err("backing: a file or a block device, as FILE, FILE,SIZE or DEVICE".into());
+    }
+    // The server has another working directory.
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    Ok((path, size))
 }
 
 impl Args {
@@ -81,6 +123,17 @@ impl Setting {
     fn request(self) -> Result<Request> {
         match self {
             Setting::MemLimit(bytes) => Ok(Request::SetMemLimit { bytes }),
+            Setting::Disksize(bytes) => Ok(Request::Resize { bytes }),
+            Setting::Backing(None) => Ok(Request::SetBacking {
+                path: None,
+                size_bytes: None,
+            }),
+            Setting::Backing(Some((path, size_bytes))) => Ok(Request::SetBacking {
+                path: Some(path),
+                size_bytes,
+            }),
+            Setting::WritebackLimit(pages) => Ok(Request::SetWritebackLimit { pages }),
+            Setting::TrackAges(on) => Ok(Request::TrackAges { on }),
             Setting::Dedup(on) => Ok(Request::SetDedup { on }),
             Setting::Algorithm(spec) => set_algorithm(0, spec),
             Setting::RecompAlgorithm(mut spec) => {

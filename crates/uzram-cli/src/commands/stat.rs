@@ -100,6 +100,8 @@ impl Args {
                 format!("{} reads, {} writes", stat.failed_reads, stat.failed_writes),
             ),
             ("discarded", format!("{} pages", stat.notify_free)),
+            ("recompressed", format!("{} pages", stat.recompressed_pages)),
+            ("backing", backing(&stat)),
             ("mm_stat", stat.mm_stat().trim_end().into()),
             ("io_stat", stat.io_stat().trim_end().into()),
             ("log", entry.dir.join("log").display().to_string()),
@@ -122,6 +124,29 @@ fn dedup(stat: &Stat) -> String {
         stat.dup_pages,
         human(stat.dup_data_size),
         human(stat.dedup_index_bytes)
+    )
+}
+
+/// Where pages are written back to, and how many are there.
+fn backing(stat: &Stat) -> String {
+    let Some(backing) = &stat.backing else {
+        return "none".into();
+    };
+    let limit = stat.writeback_limit.map_or(String::new(), |pages| {
+        format!("; {pages} more may be written")
+    });
+    format!(
+        "{} ({}), {} of {} in use\n{:12} {} pages, {} compressed; {} read, {} written, {} failed{limit}",
+        backing.path,
+        backing.io,
+        human(backing.live_bytes),
+        human(backing.size_bytes),
+        "",
+        stat.backed_pages,
+        human(stat.backed_data_size),
+        stat.backed_reads,
+        stat.backed_writes,
+        stat.failed_writebacks
     )
 }
 

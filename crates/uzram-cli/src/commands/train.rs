@@ -5,8 +5,8 @@ use uzram_control::size::{self, human};
 use uzram_control::stat::Trained;
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json};
-use crate::exit::{Failure, Kind, Result};
+use super::{ask, print, print_json, to_value, unexpected};
+use crate::exit::Result;
 use crate::sweep;
 
 /// Train a dictionary on what a device holds
@@ -14,11 +14,12 @@ use crate::sweep;
 /// Samples pages, makes a dictionary of half of them for the algorithm in use (zstd, lz4 or lz4hc), and compares on the other
 /// half. If it makes pages 3 % smaller at about the same speed, or compression 1.15 times as fast at the same size,
 /// what is written from now on is compressed with it. What is stored stays as it is until it is written again. Takes
-/// some seconds, in which the device serves as always; "uzram stat" has to wait.
+/// some seconds, in which the device serves as always.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   uzram train zram0
+  uzram train zram0 --priority 1
   uzram train zram0 --dictionary-size 32K --dry-run")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// Longest dictionary
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = size::parse)]
     dictionary_size: u64,
+    /// Train for the algorithm of this priority: 0 compresses what is written, 1 to 3 are for recompression
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    priority: usize,
     /// Only find out whether it pays
     #[arg(long)]
     dry_run: bool,
@@ -38,19 +42,16 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let request = Request::Train {
+            priority: self.priority,
             dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
         };
         let trained = match ask(&entry, &request)? {
             Response::Trained(trained) => trained,
-            other => {
-                let message = format!("the server of {} answered {other:?}", entry.record.name);
-                return Err(Failure::new(Kind::Failed, message));
-            }
+            other => return Err(unexpected(&entry, &other)),
         };
         if self.json {
-            let json = serde_json::to_value(&trained).map_err(|e| Failure::new(Kind::Failed, e))?;
-            return print_json(&json);
+            return print_json(&to_value(&trained)?);
         }
         print(&show(&trained))
     }
@@ -90,8 +91,9 @@ fn show(trained: &Trained) -> String {
 }
 
 /// What a server does with the request.
-pub(crate) fn training(dictionary_bytes: usize, dry_run: bool) -> Training {
+pub(crate) fn training(priority: usize, dictionary_bytes: usize, dry_run: bool) -> Training {
     Training {
+        priority,
         dictionary_bytes,
         dry_run,
         ..Training::default()

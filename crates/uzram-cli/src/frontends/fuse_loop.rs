@@ -56,6 +56,14 @@ impl Front for FuseLoop {
         Ok(self.exclusive()?)
     }
 
+    fn can_resize(&self) -> Result {
+        Ok(())
+    }
+
+    fn resized(&mut self) -> Result {
+        Ok(FuseLoop::resized(self)?)
+    }
+
     fn remove(&mut self) -> Result {
         // Holds the node itself while it detaches it.
         Ok(FuseLoop::remove(self)?)

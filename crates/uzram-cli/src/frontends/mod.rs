@@ -98,6 +98,15 @@ pub(crate) trait Front: Send {
     fn hold_idle(&self) -> Result<Option<File>>;
     /// Takes it down, unless it is in use.
     fn remove(&mut self) -> Result;
+    /// Refuses where whoever uses the device cannot be told another size while it is served.
+    fn can_resize(&self) -> Result {
+        let message = format!("{} cannot change its size while it is served", self.path());
+        Err(Failure::new(FailureKind::Impossible, message))
+    }
+    /// Tells the size, which was changed, to whoever uses the device.
+    fn resized(&mut self) -> Result {
+        Ok(())
+    }
     /// This process ends and another will serve the device: finish what can be finished.
     fn hand_over(&mut self) {}
 }

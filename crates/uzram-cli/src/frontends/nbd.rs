@@ -62,6 +62,11 @@ impl Front for Nbd {
         Err(Failure::new(FailureKind::Busy, message))
     }
 
+    /// The protocol tells clients the size when they connect: who is connected keeps the one that he knows.
+    fn can_resize(&self) -> Result {
+        Ok(())
+    }
+
     fn remove(&mut self) -> Result {
         self.hold_idle()?;
         self.shut_down()

@@ -180,3 +180,20 @@ pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
     eprintln!("SKIP {test}: {missing}");
     false
 }
+
+/// Pages of text, no two alike, whose compressed sizes differ.
+pub(crate) fn text(pages: usize) -> Vec<u8> {
+    let mut state = 7u64;
+    let mut text = Vec::new();
+    while text.len() < pages * 4096 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let n = state >> 33;
+        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
+        let line = format!("{{\"type\":\"{kind}\",\"identifier\":{n}}}\n");
+        text.extend(line.as_bytes());
+    }
+    text.truncate(pages * 4096);
+    text
+}

@@ -17,8 +17,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-use rustix::fs::FlockOperation;
 pub use uzram_backing::StoreStats;
 use uzram_backing::{
     FileOptions, FileStorage, Location, OpenError, Purpose, ReadBuffer, ReadError, Restore,
@@ -114,8 +114,12 @@ fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {
     }
 }
 
-/// Opens a backing for this process alone. A file that is not there is made.
-fn open(path: &Path) -> Result<FileStorage, Error> {
+/// How long to wait for the last writes of a process that died: they have its lock.
+const DEAD_WRITES: Duration = Duration::from_secs(10);
+
+/// Opens a backing for this process alone, and waits up to `patience` for another's lock. A file that is not there is
+/// made.
+fn open(path: &Path, patience: Duration) -> Result<FileStorage, Error> {
     let mut options = File::options();
     options.read(true).write(true).mode(0o600);
     let exists = path.metadata();
@@ -133,9 +137,13 @@ fn open(path: &Path) -> Result<FileStorage, Error> {
         ErrorKind::ResourceBusy => failed(path, "it is in use (mounted, or another's backing)"),
         _ => failed(path, error),
     })?;
-    let lock = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-    lock.map_err(|_| failed(path, "another process has it as its backing"))?;
-    FileStorage::new(file, FileOptions::default()).map_err(|error| failed(path, error))
+    let storage = FileStorage::new(file, FileOptions::default());
+    let storage = storage.map_err(|error| failed(path, error))?;
+    storage.lock(patience).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => failed(path, "another process has it as its backing"),
+        _ => failed(path, error),
+    })?;
+    Ok(storage)
 }
 
 /// Whether a store may be made of this: an empty file, an old store, or a block device.
@@ -168,7 +176,7 @@ impl Device {
         let _alone = self.post_processing();
         self.refuse_second(path)?;
         let new = !path.exists();
-        let storage = open(path)?;
+        let storage = open(path, Duration::ZERO)?;
         let made = self.make_store(path, storage, size_bytes);
         if made.is_err() && new {
             let _ = std::fs::remove_file(path);
@@ -237,7 +245,7 @@ impl Device {
     /// Gives the backing up: brings all that is on it back into memory first. What is on it afterwards is worthless. A
     /// file stays where it is.
     ///
-    /// [`Error::Invalid`] if there is none; [`Error::NoSpace`], or [`Error::Backing`] where a page cannot be read: then it
+    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`], or [`Error::Backing`] where a page cannot be read: then it
     /// stays attached, with what is left on it.
     pub fn detach_backing(&self) -> Result<PromoteReport, Error> {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
@@ -272,11 +280,7 @@ impl Device {
     }
 
     pub(crate) fn attached(&self) -> Result<Arc<Attached>, Error> {
-        self.backing.get().ok_or_else(|| Error::Invalid {
-            what: "this without a backing",
-            given: "at all".into(),
-            accepted: "attach one first".into(),
-        })
+        self.backing.get().ok_or(Error::NoBacking)
     }
 
     /// Reads a page whose object is on the backing. `false`: it is not there any more, look again.
@@ -383,7 +387,7 @@ fn open_store(record: &Record) -> Result<Restore, Box<dyn std::error::Error>> {
     if !record.path.exists() {
         return Err("it is gone".into());
     }
-    let storage = open(&record.path)?;
+    let storage = open(&record.path, DEAD_WRITES)?;
     let restore: Result<Restore, OpenError> = Store::open(Arc::new(storage), record.id);
     Ok(restore?)
 }

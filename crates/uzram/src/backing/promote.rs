@@ -37,7 +37,7 @@ impl AddAssign for PromoteReport {
 impl Device {
     /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
     ///
-    /// [`Error::Invalid`] if there is no backing; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
+    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
     /// cannot be read: what came back until then stays.
     pub fn promote(
         &self,

@@ -22,7 +22,7 @@ impl Device {
     /// Moves what lives in sparse segments of the backing together, up to `most` segments; returns how many were
     /// emptied. Pages that cannot be read stay where they are.
     ///
-    /// [`Error::Invalid`] if there is no backing.
+    /// [`Error::NoBacking`] if there is none.
     pub fn tidy_backing(&self, most: usize) -> Result<usize, Error> {
         let mut emptied = 0;
         while emptied < most {

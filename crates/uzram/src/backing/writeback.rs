@@ -90,7 +90,7 @@ impl Device {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::Invalid`] if there is no backing. Errors of the disk are no error of the call: they are in the report
+    /// [`Error::NoBacking`] if there is none. Errors of the disk are no error of the call: they are in the report
     /// and the counters, and the pages are where they were.
     pub fn writeback(&self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
         let attached = self.attached()?;
@@ -100,7 +100,7 @@ impl Device {
             if what.max_pages > 0 && report.candidates >= what.max_pages {
                 break;
             }
-            let before = report.candidates;
+            let before = report;
             {
                 let _alone = self.post_processing();
                 if !Arc::ptr_eq(&attached, &self.attached()?) {
@@ -108,10 +108,12 @@ impl Device {
                 }
                 self.write_slice(&attached, what, &mut pages, &mut report);
             }
-            if pace(report.candidates - before).is_break() {
+            self.give_back(report.bytes - before.bytes);
+            if pace(report.candidates - before.candidates).is_break() {
                 break;
             }
         }
+        self.give_all_back();
         Ok(report)
     }
 

@@ -1,0 +1,97 @@
+//! `uzram writeback`: moves pages from memory to the backing.
+
+use clap::builder::PossibleValuesParser;
+use uzram_control::size::human;
+use uzram_control::stat::WrittenBack;
+use uzram_control::{Request, Response};
+
+use super::{Pages, ask, print, print_json, to_value, unexpected};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// Write a device's pages back to its backing
+///
+/// Moves compressed pages from memory to the file or block device that "uzram set NAME backing=" gave the device,
+/// several in a block. They are read from there as if they were in memory; "uzram promote" brings them back.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram set zram0 backing=/var/tmp/zram0.store,4G
+  uzram idle zram0; sleep 3600; uzram writeback zram0 --kind idle
+  uzram writeback zram0 --kind huge --max-pages 10000
+  uzram writeback zram0 --pages 0-262143")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// Which pages: those not used since they were marked idle (see "uzram idle"), those stored uncompressed, both, those
+    /// that recompression could not make smaller, or all
+    #[arg(long, default_value = "all", value_name = "KIND",
+          value_parser = PossibleValuesParser::new(["all", "idle", "huge", "huge_idle", "incompressible"]))]
+    kind: String,
+    /// Only the pages with these numbers, as FIRST-LAST or one number; may be given several times
+    #[arg(long, value_name = "RANGE")]
+    pages: Vec<Pages>,
+    /// Write so many pages at most; 0 is all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_pages: u64,
+    /// Only say to how many pages it applies
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let entry = sweep::swept_run_dir()?.find(&self.name)?;
+        let request = Request::Writeback(uzram_control::Writeback {
+            kind: self.kind,
+            pages: self.pages.iter().map(|pages| pages.0).collect(),
+            max_pages: self.max_pages,
+            dry_run: self.dry_run,
+        });
+        let done = match ask(&entry, &request)? {
+            Response::WrittenBack(done) => done,
+            other => return Err(unexpected(&entry, &other)),
+        };
+        if self.json {
+            print_json(&to_value(&done)?)?;
+        } else {
+            print(&show(&done, self.dry_run))?;
+        }
+        match done.ended.as_str() {
+            "full" => Err(Failure::new(Kind::Failed, "the backing is full")),
+            "failing" => Err(Failure::new(
+                Kind::Failed,
+                "the backing refuses writes or does not answer; the pages stayed in memory",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn show(done: &WrittenBack, dry_run: bool) -> String {
+    if dry_run {
+        return format!(
+            "{} pages, {} compressed, would be written\n",
+            done.candidates,
+            human(done.candidate_bytes)
+        );
+    }
+    let mut text = format!(
+        "{} pages are on the backing now: {}\n",
+        done.written,
+        human(done.bytes)
+    );
+    if done.failed > 0 {
+        text += &format!(
+            "{} pages could not be written and stayed in memory\n",
+            done.failed
+        );
+    }
+    if done.ended == "limit" {
+        text += "writeback_limit is used up\n";
+    }
+    text
+}
