@@ -10,6 +10,7 @@ pub mod churn;
 pub mod codecs;
 pub mod core;
 pub mod corpus;
+pub mod dedup;
 pub mod dictionary;
 pub mod measure;
 pub mod policy;

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, churn, codecs, core, dictionary, policy};
+use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, policy};
 
 const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy [--quick] [--rounds N] [--only NAME] [--record FILE]
+    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup [--quick] [--rounds N] [--only NAME] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
@@ -14,6 +14,7 @@ const USAGE: &str =
   churn     what random overwrites make of memory, with and without compaction
   dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
   policy    density with background recompression beside the kernel's zram, and what the foreground pays
+  dedup     what sharing identical pages costs where there are none, and gains where there are (default: 41 rounds)
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
@@ -36,6 +37,7 @@ fn run() -> Result<()> {
     let mut all = codecs::Options::default();
     let mut training = dictionary::Options::default();
     let mut background = policy::Options::default();
+    let mut sharing = dedup::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -67,6 +69,11 @@ fn run() -> Result<()> {
                     rounds: 5,
                     turn: 20_000,
                 };
+                sharing = dedup::Options {
+                    megabytes: 32,
+                    rounds: 7,
+                    batch: 1024,
+                };
             }
             "--rounds" => {
                 let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
@@ -75,10 +82,17 @@ fn run() -> Result<()> {
                 all.rounds = options.rounds;
                 training.rounds = options.rounds;
                 background.rounds = options.rounds;
+                sharing.rounds = options.rounds;
             }
             "--only" => all.only = args.next().context("--only needs a part of a name")?,
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" => name = Some(arg),
+            "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" | "dedup" => {
+                name = Some(arg);
+            }
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(());
+            }
             _ => bail!("'{arg}' is not understood\n{USAGE}"),
         }
     }
@@ -89,6 +103,7 @@ fn run() -> Result<()> {
         Some("churn") => show(&churn::run(&overwrites, progress)?, record),
         Some("policy") => show(&policy::run(&background, progress)?, record),
         Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
+        Some("dedup") => show(&dedup::run(&sharing, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),
     }

@@ -404,6 +404,7 @@ impl Handler for Served {
             }
             Request::Remove => self.remove().map_err(refused)?,
             Request::SetMemLimit { bytes } => self.device.set_mem_limit_bytes(bytes),
+            Request::SetDedup { on } => self.device.set_dedup(on).map_err(device_error)?,
             Request::SetAlgorithm {
                 priority,
                 algorithm,

@@ -75,6 +75,11 @@ pub enum Request {
         /// The size.
         bytes: u64,
     },
+    /// Let identical pages share memory from now on, or no more.
+    SetDedup {
+        /// Whether.
+        on: bool,
+    },
     /// Take a file or block device as backing, or give it up.
     SetBacking {
         /// Its absolute path; `None` to bring everything back and give it up.

@@ -19,7 +19,7 @@ pub struct Stat {
     pub streams: u64,
     /// Bytes of all written pages.
     pub orig_data_size: u64,
-    /// Bytes of the stored objects.
+    /// Bytes of the stored objects, shared ones once.
     pub compr_data_size: u64,
     /// Pool memory in use, in bytes.
     pub mem_used_total: u64,
@@ -81,6 +81,18 @@ pub struct Stat {
     /// Whether the ages of pages' last accesses are kept.
     #[serde(default)]
     pub tracks_ages: bool,
+    /// Whether pages that are written are looked up among what is stored.
+    #[serde(default)]
+    pub dedup: bool,
+    /// Pages that share another page's object.
+    #[serde(default)]
+    pub dup_pages: u64,
+    /// Bytes of the objects that these would have.
+    #[serde(default)]
+    pub dup_data_size: u64,
+    /// Memory of the dedup index, in bytes; part of `metadata_bytes`.
+    #[serde(default)]
+    pub dedup_index_bytes: u64,
     /// The algorithms with a priority, and those that objects are left of.
     #[serde(default)]
     pub codecs: Vec<Codec>,
@@ -348,6 +360,10 @@ impl Stat {
             writeback_limit: device.writeback_limit(),
             backing: device.backing().map(Backing::from),
             tracks_ages: device.tracks_ages(),
+            dedup: device.dedup(),
+            dup_pages: stats.dup_pages,
+            dup_data_size: stats.dup_data_size_bytes,
+            dedup_index_bytes: stats.dedup_index_bytes,
             codecs: device.codecs().into_iter().map(Codec::from).collect(),
         }
     }

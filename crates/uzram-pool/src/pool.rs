@@ -402,6 +402,39 @@ impl Pool {
         }
     }
 
+    /// The bytes of an object that nobody writes, which several may look at the same time.
+    ///
+    /// # Safety
+    /// `handle` and `len` are those of an object of this pool that was allocated, dropped (not freed), and that nobody
+    /// writes or frees as long as the slice lives.
+    ///
+    /// # Panics
+    /// If the range is not inside the region.
+    #[expect(unsafe_code, reason = "declares the duty that the safe calls rest on")]
+    pub unsafe fn shared_bytes(&self, handle: u64, len: usize) -> &[u8] {
+        // SAFETY: the caller excludes writers.
+        unsafe { self.region.bytes(self.base + handle * 8, len) }
+    }
+
+    /// The owner of the object at a handle, which the caller keeps from being freed; `None` if there is none.
+    pub fn owner_at(&self, handle: u64) -> Option<u32> {
+        self.owner_word(handle, |word| word.load(Relaxed))
+    }
+
+    /// Gives the object at a handle, which the caller keeps from being freed, to another who refers to it.
+    pub fn set_owner(&self, handle: u64, owner: u32) {
+        self.owner_word(handle, |word| word.store(owner, Relaxed));
+    }
+
+    fn owner_word<R>(&self, handle: u64, work: impl FnOnce(&AtomicU32) -> R) -> Option<R> {
+        let offset = handle * 8;
+        let number = u32::try_from(offset / SPAN_BYTES as u64).ok()?;
+        let index = self.metas().get(number as usize)?.bin.load(Relaxed) as usize;
+        let span = self.span(number, index.checked_sub(1)? % CLASS_COUNT);
+        let object = span.object_at((offset % SPAN_BYTES as u64) as u32)?;
+        Some(work(&span.owners()[object as usize]))
+    }
+
     /// Makes the [`Object`] of a handle and length that were kept elsewhere.
     ///
     /// # Safety

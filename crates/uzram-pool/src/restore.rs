@@ -9,7 +9,7 @@ use crate::PAGE;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::pool::Pool;
 use crate::region::Region;
-use crate::span::{PageSet, SPAN_PAGES, class_at};
+use crate::span::{PageSet, SPAN_PAGES, Span, class_at};
 
 /// `SpanMeta::bin` while a thread prepares the span, and of one that is none. Both are no bin's number.
 const PREPARING: u32 = u32::MAX;
@@ -55,6 +55,26 @@ impl Pool {
 impl Restore {
     /// Notes a live object, whose owner stands where it was put. Each must be named once.
     pub fn add(&self, handle: u64, len: usize) -> Result<(), Damage> {
+        let (span, object) = self.find(handle, len)?;
+        if span.restore(object) {
+            Ok(())
+        } else {
+            Err(Damage::Twice)
+        }
+    }
+
+    /// The bytes of an object, noted or not. Nobody writes objects before the pool is made.
+    pub fn bytes(&self, handle: u64, len: usize) -> Result<&[u8], Damage> {
+        self.find(handle, len)?;
+        let offset = self.pool.span_base(0) + handle * 8;
+        #[expect(unsafe_code, reason = "a pool that is being made has no objects yet")]
+        // SAFETY: `find` saw that the range lies in an object's place and not among a span's books. Objects are written
+        // through `Object`s, which nobody has of this pool yet; whoever had the arena before is gone.
+        Ok(unsafe { self.pool.region.bytes(offset, len) })
+    }
+
+    /// The place of an object of that length at a handle.
+    fn find(&self, handle: u64, len: usize) -> Result<(Span<'_>, u32), Damage> {
         let pool = &self.pool;
         let offset = handle * 8;
         let number = offset / SPAN_BYTES as u64;
@@ -67,11 +87,7 @@ impl Restore {
         let object = span.object_at((offset % SPAN_BYTES as u64) as u32);
         let fits = (1..=span.class.size as usize).contains(&len);
         let object = object.filter(|_| fits).ok_or(Damage::Misplaced)?;
-        if span.restore(object) {
-            Ok(())
-        } else {
-            Err(Damage::Twice)
-        }
+        Ok((span, object))
     }
 
     /// The span's class. Who comes first empties its bitmap, which the last process may have left in any state.

@@ -16,10 +16,12 @@ use uzram_compress::Registry;
 use crate::agent::{Policy, PolicySettings};
 use crate::backing::{Record as BackingRecord, Reopened};
 use crate::builder::{
-    Builder, Parts, cpus, refused, refused_books, refused_swap, refused_table, shards, take,
+    Builder, Parts, cpus, refused, refused_books, refused_index, refused_swap, refused_table,
+    shards, take,
 };
 use crate::codec::{CODECS, Loaded, Record, Records, load_roles};
 use crate::counters::Counters;
+use crate::dedup::Dedup;
 use crate::device::Device;
 use crate::layout::{Header, state};
 use crate::table::Table;
@@ -183,7 +185,20 @@ impl Builder {
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = self.counters();
         let backing = BackingRecord::read(&region)?.map(Reopened::of);
+        let on = match state[state::DEDUP].load(Relaxed) {
+            on @ (0 | 1) => on == 1,
+            _ => {
+                return Err(HeaderError::Inconsistent {
+                    what: "whether dedup is on",
+                }
+                .into());
+            }
+        };
+        // The index of a device with a reserve must not grow.
+        let dedup =
+            Dedup::new(geometry.pages, on && self.reserve().is_none()).map_err(refused_index)?;
         let scan = Scan {
+            dedup: &dedup,
             table: &table,
             restore: &restore,
             backing: backing.as_ref(),
@@ -207,6 +222,7 @@ impl Builder {
             pool: restore.finish(),
             records,
             counters,
+            dedup,
         };
         let mut device = self.assemble(loaded, parts)?;
         device.policy = Policy::of(policy);
@@ -223,6 +239,7 @@ impl Builder {
 
 /// What a table is read for.
 struct Scan<'a> {
+    dedup: &'a Dedup,
     table: &'a Table,
     restore: &'a Restore,
     backing: Option<&'a Reopened>,
@@ -286,7 +303,11 @@ impl Scan<'_> {
                 "the image has no codec {algorithm}, which its word names"
             ));
         }
-        if let Some((handle, len)) = content.object() {
+        if let Content::Shared { len, .. } = content {
+            if self.dedup.take_over(content, self.restore)? {
+                self.counters.shard(thread).shared(1, len.into());
+            }
+        } else if let Some((handle, len)) = content.object() {
             let added = self.restore.add(handle, len);
             added.map_err(|damage| damage.to_string())?;
         }

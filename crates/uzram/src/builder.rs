@@ -14,6 +14,7 @@ use crate::agent::{Policy, PolicySettings};
 use crate::backing::Backing;
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
+use crate::dedup::{Dedup, with_reserve};
 use crate::device::Device;
 use crate::idle::Ages;
 use crate::layout::{Geometry, Header, state};
@@ -52,6 +53,7 @@ pub struct Builder {
     backing: Option<(PathBuf, Option<u64>)>,
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
+    dedup: bool,
     bad_priority: Option<usize>,
     policy: PolicySettings,
 }
@@ -68,6 +70,7 @@ impl Builder {
             backing: None,
             reserve_bytes: None,
             registry: None,
+            dedup: false,
             bad_priority: None,
             policy: PolicySettings::default(),
         }
@@ -152,6 +155,12 @@ impl Builder {
         self
     }
 
+    /// Lets pages of the same contents share memory: see [`Device::set_dedup`]. Off by default.
+    pub fn dedup(mut self, on: bool) -> Builder {
+        self.dedup = on;
+        self
+    }
+
     /// The algorithms to choose from (default: all that are built in).
     pub fn registry(mut self, registry: Registry) -> Builder {
         self.registry = Some(registry);
@@ -199,6 +208,9 @@ impl Builder {
             });
         }
         self.policy.check()?;
+        if self.dedup && self.reserve_bytes.is_some() {
+            return Err(with_reserve());
+        }
         let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
         let shards = shards(self.size_bytes);
@@ -223,6 +235,7 @@ impl Builder {
         let state = region.words(state::OFFSET, state::WORDS);
         state[state::ROLES].store(loaded.roles.to_word(), Relaxed);
         state[state::PAGES].store(pages, Relaxed);
+        state[state::DEDUP].store(self.dedup.into(), Relaxed);
         let parts = Parts {
             logical_block_size: self.logical_block_size,
             region,
@@ -230,6 +243,7 @@ impl Builder {
             pool,
             records,
             counters: self.counters(),
+            dedup: Dedup::new(capacity, self.dedup).map_err(refused_index)?,
         };
         let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(self.mem_limit_bytes);
@@ -336,6 +350,7 @@ impl Builder {
             logical_block_size: parts.logical_block_size,
             region: parts.region,
             backing: Backing::default(),
+            dedup: parts.dedup,
             ages,
             ages_since: 0.into(),
             post: Mutex::default(),
@@ -353,6 +368,7 @@ pub(crate) struct Parts {
     pub(crate) pool: Pool,
     pub(crate) records: Records,
     pub(crate) counters: Counters,
+    pub(crate) dedup: Dedup,
 }
 
 pub(crate) fn cpus() -> usize {
@@ -392,6 +408,10 @@ pub(crate) fn refused_table(geometry: &Geometry) -> impl FnOnce(std::io::Error) 
 
 pub(crate) fn refused_books(geometry: &Geometry) -> impl FnOnce(std::io::Error) -> Error {
     refused("the pool's books", geometry.arena_bytes / 16384)
+}
+
+pub(crate) fn refused_index(error: std::io::Error) -> Error {
+    refused("the dedup index", 0)(error)
 }
 
 /// Pages of a device of that size, rounded up.

@@ -12,10 +12,8 @@ pub enum Canary {
     PromoteUnmarked,
     /// A partial write lets other writers in between reading and publishing.
     PartUnlocked,
-    /// Compaction moves the object that it was sent for without a look at whether the slot names it.
-    RelocateAny,
-    /// Compaction makes the slot refer to the copy before it has copied.
-    RelocateEarly,
+    /// Compaction moves an object and does not tell the slot.
+    RelocateUnsaid,
     /// Writeback publishes a place although the disk has refused the object.
     PublishFailed,
     /// The mark of a page that could not be written back stays.
@@ -34,12 +32,11 @@ pub enum Canary {
 
 /// All of them.
 #[cfg(feature = "canary")]
-pub const CANARIES: [Canary; 12] = [
+pub const CANARIES: [Canary; 11] = [
     Canary::KeepUnmarked,
     Canary::PromoteUnmarked,
     Canary::PartUnlocked,
-    Canary::RelocateAny,
-    Canary::RelocateEarly,
+    Canary::RelocateUnsaid,
     Canary::PublishFailed,
     Canary::MarkStays,
     Canary::MarkKept,

@@ -28,7 +28,9 @@ pub struct CompactReport {
 impl Device {
     /// Moves objects together and gives back the pages that become free, until nothing more is to be gained or objects of
     /// `max_bytes` (at least those of one page) were moved. Requests go on meanwhile. A second caller waits for the first.
+    /// Objects that several pages share stay where they are.
     pub fn compact(&self, max_bytes: u64) -> CompactReport {
+        self.adopt();
         let done = self.pool.compact(max_bytes, &Slots(self));
         self.counters.pages_compacted.fetch_add(done.pages, Relaxed);
         CompactReport {
@@ -52,43 +54,21 @@ struct Slots<'a>(&'a Device);
 
 impl Mover for Slots<'_> {
     fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
-        let Device { table, pool, .. } = self.0;
+        let table = &self.0.table;
         let page = u64::from(owner);
         // The arena's word alone is not worth a panic, or a page of the table.
         if page >= table.pages() || !table.is_touched(page) {
             return Err(to);
         }
         let slot = table.lock(page);
-        let Some((handle, len)) = slot
-            .content()
-            .object()
-            .map(|(handle, len)| {
-                (
-                    if sings(Canary::RelocateAny) {
-                        from
-                    } else {
-                        handle
-                    },
-                    len,
-                )
-            })
-            .filter(|(handle, _)| *handle == from)
-        else {
+        let names = slot.content().object();
+        if names.is_none_or(|(handle, _)| handle != from) {
             return Err(to);
-        };
-        let mut copy = to.into_object(len)?;
-        #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
-        // SAFETY: the word names this object, so that it was stored and not freed, and stays so while we hold the slot's
-        // lock; `Object`s of it are made under that lock only, except by who has replaced the word: from `relocate` on
-        // that is us.
-        let old = unsafe { pool.object(handle, len) };
-        if sings(Canary::RelocateEarly) {
-            slot.relocate(copy.handle());
-            std::thread::yield_now();
-            pool.bytes_mut(&mut copy).copy_from_slice(pool.bytes(&old));
+        }
+        let (copy, old) = self.0.move_object(slot.content(), to)?;
+        if sings(Canary::RelocateUnsaid) {
             return Ok(old);
         }
-        pool.bytes_mut(&mut copy).copy_from_slice(pool.bytes(&old));
         slot.relocate(copy.handle());
         Ok(old)
     }

@@ -15,7 +15,7 @@ use crate::word::Content;
 pub struct Stats {
     /// Bytes of all written pages (mm_stat 1).
     pub orig_data_size_bytes: u64,
-    /// Bytes of the stored objects (mm_stat 2). Same-filled pages have none.
+    /// Bytes of the stored objects (mm_stat 2), shared ones once. Same-filled pages have none.
     pub compr_data_size_bytes: u64,
     /// Pool memory in use (mm_stat 3).
     pub mem_used_total_bytes: u64,
@@ -49,15 +49,23 @@ pub struct Stats {
     pub failed_writebacks: u64,
     /// Pages that recompression made smaller since.
     pub recompressed_pages: u64,
+    /// Pages that have no object of their own, since they share another page's: see [`crate::Device::set_dedup`].
+    pub dup_pages: u64,
+    /// Bytes of the objects that these would have.
+    pub dup_data_size_bytes: u64,
+    /// Memory of the dedup index; part of `metadata_bytes`.
+    pub dedup_index_bytes: u64,
     /// Memory of the slot table that is in use.
     pub table_bytes: u64,
-    /// Memory of the pool's books, and of streams, contexts and dictionaries as far as the algorithms' libraries tell.
+    /// Memory of the pool's books and of the dedup index, and of streams, contexts and dictionaries as far as the
+    /// algorithms' libraries tell.
     pub metadata_bytes: u64,
     /// Bytes of the dictionaries in the image.
     pub dictionary_bytes: u64,
 }
 
-/// Objects of one codec, wherever they are, and the bytes of those in the pool.
+/// Objects of one codec, wherever they are, and the bytes of those in the pool. A shared object counts for each page that
+/// has it: the first rule of codecs is that their count is 0 only when no word names them.
 #[derive(Debug, Default)]
 struct OfCodec {
     objects: AtomicI64,
@@ -79,6 +87,8 @@ pub(crate) struct Shard {
     pub(crate) backed_writes: AtomicI64,
     pub(crate) failed_writebacks: AtomicI64,
     pub(crate) recompressed_pages: AtomicI64,
+    dup_pages: AtomicI64,
+    dup_bytes: AtomicI64,
     codecs: [OfCodec; CODECS],
 }
 
@@ -111,6 +121,8 @@ fn weight(content: Content) -> Weight {
         Content::Same(_) | Content::SameObject { .. } => weight.same = 1,
         Content::Compressed { len, .. } => weight.bytes = len.into(),
         Content::Huge { .. } => weight.huge = 1,
+        Content::Shared { .. } if content.is_huge() => weight.huge = 1,
+        Content::Shared { len, .. } => weight.bytes = len.into(),
         Content::Backed(backed) => {
             weight.backed = 1;
             weight.backed_bytes = backed.len.into();
@@ -120,9 +132,15 @@ fn weight(content: Content) -> Weight {
 }
 
 impl Shard {
+    /// Notes that pages more (or fewer) share an object of `len` bytes with another.
+    pub(crate) fn shared(&self, pages: i64, len: usize) {
+        self.dup_pages.fetch_add(pages, Relaxed);
+        self.dup_bytes.fetch_add(pages * len as i64, Relaxed);
+    }
+
     /// Notes that a page was written or discarded, after the new word was published.
     pub(crate) fn replaced(&self, old: Content, new: Content) {
-        if matches!(new, Content::Huge { .. }) {
+        if new.is_huge() {
             self.huge_pages_since.fetch_add(1, Relaxed);
         }
         self.moved(old, new);
@@ -199,7 +217,10 @@ impl Counters {
         let compressed: u64 = (0..CODECS).map(|index| self.of_codec(index).1).sum();
         stats.same_pages = sum(|s| &s.same_pages);
         stats.huge_pages = sum(|s| &s.huge_pages);
-        stats.compr_data_size_bytes = compressed + stats.huge_pages * PAGE_SIZE as u64;
+        stats.dup_pages = sum(|s| &s.dup_pages);
+        stats.dup_data_size_bytes = sum(|s| &s.dup_bytes);
+        let all = compressed + stats.huge_pages * PAGE_SIZE as u64;
+        stats.compr_data_size_bytes = all.saturating_sub(stats.dup_data_size_bytes);
         stats.huge_pages_since = sum(|s| &s.huge_pages_since);
         stats.failed_reads = sum(|s| &s.failed_reads);
         stats.failed_writes = sum(|s| &s.failed_writes);

@@ -13,6 +13,7 @@ use crate::backing::Backing;
 use crate::builder::Builder;
 use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
+use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::state;
 use crate::stream::{PerCpu, Stream};
@@ -52,6 +53,7 @@ pub struct Device {
     pub(crate) registry: Registry,
     pub(crate) logical_block_size: u32,
     pub(crate) region: Arc<Region>,
+    pub(crate) dedup: Dedup,
     pub(crate) ages: Ages,
     /// The second, by the ages' clock, since which they are kept.
     pub(crate) ages_since: AtomicU32,
@@ -277,6 +279,7 @@ impl Device {
         if due > 0 && due >= TRIM_BYTES.max(self.pool.used_bytes() / TRIM_FRACTION) {
             self.discarded_bytes.store(0, Relaxed);
             self.pool.trim();
+            self.dedup.trim();
         }
     }
 
@@ -328,7 +331,8 @@ impl Device {
             mem_used_max_bytes: pool.peak_bytes,
             mem_limit_bytes: self.pool.limit_bytes(),
             table_bytes: self.table.used_bytes() + self.table.offset(),
-            metadata_bytes: pool.metadata_bytes + self.codec_bytes(),
+            metadata_bytes: pool.metadata_bytes + self.codec_bytes() + self.dedup.memory_bytes(),
+            dedup_index_bytes: self.dedup.memory_bytes(),
             dictionary_bytes: self.codecs.dictionary_bytes(),
             ..Stats::default()
         };
@@ -353,6 +357,7 @@ impl Device {
     pub fn reset(&self) {
         self.clear(0, self.size_bytes(), Zeroes::Deallocate);
         self.pool.trim();
+        self.dedup.trim();
         self.pool.reset_peak();
         self.counters.reset_totals();
     }

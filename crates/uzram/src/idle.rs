@@ -66,11 +66,6 @@ fn coarse_seconds() -> i64 {
     clock_gettime(ClockId::MonotonicCoarse).tv_sec
 }
 
-/// Whether a page can be idle: one that has an object in the pool.
-fn can_be_idle(content: Content) -> bool {
-    matches!(content, Content::Compressed { .. } | Content::Huge { .. })
-}
-
 impl Device {
     /// Begins to keep the age of each page's last access (zram's `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`), or ends it. Costs 4
     /// bytes a page for the parts of the table that are in use. Pages that were not used since tracking began are as old
@@ -138,7 +133,7 @@ impl Device {
     fn mark_where(&self, old_enough: impl Fn(u64) -> bool) -> u64 {
         let pages = self.table.touched(0, u64::MAX);
         pages
-            .filter(|page| old_enough(*page) && self.table.mark_idle(*page, can_be_idle))
+            .filter(|page| old_enough(*page) && self.table.mark_idle(*page, Content::is_in_pool))
             .count() as u64
     }
 

@@ -115,8 +115,10 @@ pub(crate) mod state {
     pub(crate) const WRITEBACK_LIMIT: usize = 4;
     /// What is done in the background: see `agent/settings.rs`.
     pub(crate) const POLICY: usize = 5;
+    /// Whether what is written is looked up among what is stored: 1, or 0.
+    pub(crate) const DEDUP: usize = POLICY + crate::agent::PolicySettings::WORDS;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = POLICY + crate::agent::PolicySettings::WORDS;
+    pub(crate) const WORDS: usize = DEDUP + 1;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
 }

@@ -59,7 +59,7 @@
 //!
 //! # Lock order
 //!
-//! stream, then *writing*, then a reader's contexts, then *locked*, then a pool bin. Changes of codecs take one lock
+//! stream, then *writing*, then a reader's contexts, then *locked*, then a shard of the dedup index, then a pool bin. Changes of codecs take one lock
 //! among themselves and below it a stream, a reader's contexts or the roster, never two of these at once. Nothing else is locked between a request and its
 //! reply, and nothing allocates from the heap or calls the system, unless a slot is contended or the memory limit
 //! is hit.
@@ -78,6 +78,31 @@
 //! An [`Agent`] does in the background, within a budget, what [`Device::set_policy`] says: recompression and writeback of
 //! pages that nobody uses, training, compaction. It is a caller like any other.
 //!
+//! # Dedup
+//!
+//! With [`Builder::dedup`] or [`Device::set_dedup`] pages of the same contents share one object, copy on write: to write
+//! one of them is to publish another word. It is off by default. What a write makes is looked up by a hash of the object
+//! and always compared byte by byte; words stay the truth, and references are counted again by who attaches.
+//!
+//! Same-filled pages need none of it. Two pages share only if the same codec made their objects, and only what was
+//! written while dedup was on is found. Recompression, writeback and compaction leave an object alone that several pages
+//! share. Recompression and writeback make it the page's own again, which nothing joins.
+//!
+//! **It opens a side channel.** Whether a page is stored already shows in the time that a write takes and in the memory
+//! that the device uses. Whoever may write to a device and measure either can find out whether a page that he guesses is
+//! on it, and so what others keep there: do not use it where those who share a device do not trust each other.
+//!
+//! ```
+//! use uzram::Device;
+//! let device = Device::builder(64 << 20).dedup(true).build()?;
+//! let page: Vec<u8> = (0..4096u32).map(|at| (at / 7 * 31) as u8).collect();
+//! for number in 0..100 {
+//!     device.write_at(&page, number * 4096)?;
+//! }
+//! assert_eq!(device.stats().dup_pages, 99);
+//! # Ok::<(), uzram::Error>(())
+//! ```
+//!
 //! This crate knows nothing about protocols, sockets or command lines.
 #![deny(unsafe_code)]
 
@@ -90,6 +115,7 @@ pub mod canary;
 mod codec;
 mod compact;
 mod counters;
+mod dedup;
 mod device;
 mod error;
 mod extents;

@@ -105,13 +105,12 @@ impl Device {
             return Ok(());
         };
         #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
-        // SAFETY: the word names an object that was stored by `place` and is freed only by who publishes
-        // another word under this slot's lock, which our caller holds; `Object`s are made under that lock only, and
-        // this one is gone before the lock is.
-        let object = unsafe { self.pool.object(handle, len) };
-        let bytes = self.pool.bytes(&object);
+        // SAFETY: the word names an object that was stored by `place`, which nobody writes any more. It is freed only by
+        // who publishes another word under this slot's lock, which our caller holds; or, of those who share it, by the
+        // last one who does so, and this slot has not yet.
+        let bytes = unsafe { self.pool.shared_bytes(handle, len) };
         match content {
-            Content::Huge { .. } => out.copy_from_slice(bytes),
+            _ if content.is_huge() => out.copy_from_slice(bytes),
             Content::SameObject { .. } => {
                 fill(out, bytes.try_into().map_or(0, u64::from_ne_bytes));
             }
@@ -204,16 +203,9 @@ impl Device {
             // An object that does not fit two pages is as incompressible as one that does not fit one.
             None => match encoder.tfm.compress(data, &mut encoder.object[..]) {
                 Ok(len) if len < HUGE_THRESHOLD => {
-                    let handle = self.store(page, &encoder.object[..len], cpu)?;
-                    Content::Compressed {
-                        algorithm: encoder.codec,
-                        handle,
-                        len: len as u16,
-                    }
+                    self.place_object(page, encoder.codec, &encoder.object[..len], cpu)?
                 }
-                _ => Content::Huge {
-                    handle: self.store(page, data, cpu)?,
-                },
+                _ => self.place_object(page, 0, data, cpu)?,
             },
         };
         Ok(content
@@ -275,7 +267,9 @@ impl Device {
         {
             self.free_backed(backed);
         }
-        if let Some((handle, len)) = old.object() {
+        if let Content::Shared { .. } = old {
+            self.part(old);
+        } else if let Some((handle, len)) = old.object() {
             #[expect(unsafe_code, reason = "whoever replaced the word owns what it named")]
             // SAFETY: `publish` returned this content to us alone, and no word names the object any more.
             let object = unsafe { self.pool.object(handle, len) };
@@ -283,20 +277,20 @@ impl Device {
         }
     }
 
-    /// Begins to work on a slot (`Table::begin_post`) whose content `suits`, and copies its object. Returns the object's
-    /// length; `None` if there is nothing to work on.
+    /// Begins to work on a slot (`Table::begin_post`) whose content `suits`, and which shares it with none, and copies its
+    /// object. Returns the object's length; `None` if there is nothing to work on.
     pub(crate) fn copy_object(
         &self,
         page: u64,
         bytes: &mut [u8; PAGE_SIZE],
         suits: impl Fn(Content, u64) -> bool,
     ) -> Option<usize> {
-        let slot = self.table.begin_post(page, suits)?;
+        let sole = |content, flags| suits(content, flags) && self.is_sole(content);
+        let slot = self.table.begin_post(page, sole)?;
         let (handle, len) = slot.content().object()?;
         #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
         // SAFETY: as in `read_locked`.
-        let object = unsafe { self.pool.object(handle, len) };
-        bytes[..len].copy_from_slice(self.pool.bytes(&object));
+        bytes[..len].copy_from_slice(unsafe { self.pool.shared_bytes(handle, len) });
         Some(len)
     }
 

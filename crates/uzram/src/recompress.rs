@@ -45,9 +45,9 @@ pub enum Kind {
 impl Kind {
     /// Whether a page in memory is of this kind.
     pub(crate) fn suits(self, content: Content, flags: u64) -> bool {
-        let huge = matches!(content, Content::Huge { .. });
+        let huge = content.is_huge();
         let idle = flags & IDLE != 0;
-        (huge || matches!(content, Content::Compressed { .. }))
+        content.is_in_pool()
             && match self {
                 Kind::All => true,
                 Kind::Idle => idle,
@@ -364,7 +364,9 @@ impl<'a> Job<'a> {
         let cpu = current_cpu();
         let mut contexts = Contexts::unnoticed(&device.codecs, cpu);
         contexts.prepare(device.table.peek(page));
-        let suits = |content, flags| self.is_candidate(content, flags) && contexts.suit(content);
+        let suits = |content, flags| {
+            self.is_candidate(content, flags) && contexts.suit(content) && device.is_sole(content)
+        };
         let Some(mut slot) = device.table.begin_post(page, suits) else {
             return Outcome::Gone;
         };

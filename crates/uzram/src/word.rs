@@ -5,12 +5,12 @@
 //! | 63 | locked |
 //! | 62 | waiters |
 //! | 61 | writing |
-//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge, 5 on the backing device; 6 and 7 are reserved |
+//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge, 5 on the backing device, 6 shared (compressed or huge, and known to the dedup index); 7 is reserved |
 //! | 57 | idle: not read or written since it was marked |
 //! | 56 | under post-processing: somebody recompresses, writes back or promotes what the slot holds |
 //! | 55 | incompressible: no recompression made it smaller |
 //! | 54..51 | index of the codec |
-//! | 50..39 | object length less one; on the backing device 4096 means that it is not compressed |
+//! | 50..39 | object length less one; shared or on the backing device 4096 means that it is not compressed |
 //! | 38..0 | object handle (offset in the arena in units of 8 bytes), or location on the backing device (likewise) |
 //!
 //! Every new content is published with the three flags clear. So whoever finds *under post-processing* still set knows
@@ -49,6 +49,7 @@ const SAME_OBJECT: u64 = 2 << STATE;
 const COMPRESSED: u64 = 3 << STATE;
 const HUGE: u64 = 4 << STATE;
 const BACKED: u64 = 5 << STATE;
+const SHARED: u64 = 6 << STATE;
 
 /// What a word says of its page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,12 @@ pub(crate) enum Content {
     Huge { handle: u64 },
     /// On the backing device.
     Backed(Backed),
+    /// In an object that other words may name, too: see `dedup/mod.rs`. A whole page is as it is, and of algorithm 0.
+    Shared {
+        algorithm: u8,
+        handle: u64,
+        len: u16,
+    },
 }
 
 /// An object on the backing device: the bytes that were in the pool.
@@ -95,7 +102,21 @@ impl Content {
             Content::SameObject { handle } => Some((handle, 8)),
             Content::Compressed { handle, len, .. } => Some((handle, usize::from(len))),
             Content::Huge { handle } => Some((handle, crate::PAGE_SIZE)),
+            Content::Shared { handle, len, .. } => Some((handle, usize::from(len))),
         }
+    }
+
+    /// Whether the pool holds the page as it is.
+    pub(crate) fn is_huge(self) -> bool {
+        let page = crate::PAGE_SIZE;
+        matches!(self, Content::Huge { .. })
+            || matches!(self, Content::Shared { len, .. } if usize::from(len) == page)
+    }
+
+    /// Whether it is a page's object in the pool, compressed or not, and not only its word.
+    pub(crate) fn is_in_pool(self) -> bool {
+        use Content::{Compressed, Huge, Shared};
+        matches!(self, Compressed { .. } | Huge { .. } | Shared { .. })
     }
 
     /// The index of the codec that it is compressed with.
@@ -103,6 +124,7 @@ impl Content {
         match self {
             Content::Compressed { algorithm, .. } => Some(algorithm),
             Content::Backed(backed) if !backed.is_huge() => Some(backed.algorithm),
+            Content::Shared { algorithm, .. } if !self.is_huge() => Some(algorithm),
             _ => None,
         }
     }
@@ -132,6 +154,11 @@ impl Content {
             }) => {
                 BACKED | u64::from(algorithm & 15) << ALGORITHM | object(location, u64::from(len))
             }
+            Content::Shared {
+                algorithm,
+                handle,
+                len,
+            } => SHARED | u64::from(algorithm & 15) << ALGORITHM | object(handle, u64::from(len)),
         })
     }
 
@@ -161,6 +188,11 @@ impl Content {
                 location: handle,
                 len,
             }),
+            6 => Content::Shared {
+                algorithm,
+                handle,
+                len,
+            },
             _ => return None,
         })
     }
@@ -231,6 +263,13 @@ mod tests {
                 }
             }),
             handle.clone().prop_map(|handle| Content::Huge { handle }),
+            (0..16u8, handle.clone(), 1..=4096u16).prop_map(|(algorithm, handle, len)| {
+                Content::Shared {
+                    algorithm,
+                    handle,
+                    len,
+                }
+            }),
             (0..16u8, handle, 1..=4096u16).prop_map(|(algorithm, location, len)| {
                 Content::Backed(Backed {
                     algorithm,

@@ -1,5 +1,5 @@
 //! The hot path law: between a request and its reply nothing is allocated from the heap, whatever the page
-//! holds, aligned or not.
+//! holds, aligned or not, shared or alone.
 
 #[path = "../../uzram-compress/tests/support/malloc.rs"]
 mod malloc;
@@ -13,6 +13,12 @@ use uzram::{Choice, Device, Zeroes};
 
 fn page() -> [u8; 4096] {
     std::array::from_fn(|i| (i / 5) as u8)
+}
+
+fn page_of(number: u64) -> [u8; 4096] {
+    let mut bytes = page();
+    bytes[8..16].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    bytes
 }
 
 /// Also when a check fails: then nobody may be waited for for ever.
@@ -35,6 +41,7 @@ fn requests_allocate_nothing() {
         }
         let device = Device::builder(16 << 20)
             .algorithm(algorithm.driver_name())
+            .dedup(true)
             .build()
             .unwrap();
         // Some pages keep the codec without a dictionary.
@@ -73,6 +80,14 @@ fn requests_allocate_nothing() {
                     .write_zeroes(round << 20, 9999, Zeroes::Allocate)
                     .unwrap();
                 device.discard(round << 20, 1 << 19).unwrap();
+                // Objects that nobody has yet, so that the index grows; and the same again.
+                for page in 0..200u64 {
+                    let mut new = page_of(round * 200 + page);
+                    device.write_at(&new, (8 << 20) + page * 4096).unwrap();
+                    device.write_at(&new, (9 << 20) + page * 4096).unwrap();
+                    new[0] ^= 1;
+                    device.write_at(&new[..1], (9 << 20) + page * 4096).unwrap();
+                }
                 device.read_at(&mut data[..4096], 4 << 20).unwrap();
             }
             assert_eq!(CALLS.get(), before, "{}", algorithm.driver_name());

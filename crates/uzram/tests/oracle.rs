@@ -63,6 +63,7 @@ enum Op {
     Compact(u64),
     Reset,
     SetAlgorithm(usize),
+    SetDedup(bool),
     SetSecondary(usize),
     Train,
 }
@@ -102,6 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => range().prop_map(|(at, len)| Op::Discard { at, len }),
         3 => (range(), any::<bool>()).prop_map(|((at, len), allocate)| Op::Zero { at, len, allocate }),
         1 => Just(Op::Flush),
+        1 => any::<bool>().prop_map(Op::SetDedup),
         1 => prop_oneof![0..30_000u64, Just(u64::MAX)].prop_map(Op::Compact),
         1 => (0..30usize).prop_map(Op::SetAlgorithm),
         1 => prop::option::weighted(0.3, 0..30usize)
@@ -141,6 +143,7 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
             oracle[at..at + len].fill(0);
         }
         Op::Flush => device.flush().unwrap(),
+        Op::SetDedup(on) => device.set_dedup(on).unwrap(),
         Op::Compact(max_bytes) => {
             let before = device.stats();
             let freed = device.compact(max_bytes).pages_freed;
@@ -184,7 +187,8 @@ fn check_codecs(device: &Device) {
     let (codecs, stats) = (device.codecs(), device.stats());
     let bytes: u64 = codecs.iter().map(|codec| codec.object_bytes).sum();
     let huge = stats.huge_pages * PAGE_SIZE as u64;
-    assert_eq!(bytes + huge, stats.compr_data_size_bytes);
+    let all = stats.compr_data_size_bytes + stats.dup_data_size_bytes;
+    assert_eq!(bytes + huge, all);
     let objects: u64 = codecs.iter().map(|codec| codec.objects).sum();
     let others = stats.same_pages + stats.huge_pages;
     assert_eq!(

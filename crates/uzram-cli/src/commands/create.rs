@@ -63,6 +63,10 @@ pub(crate) struct Args {
     /// How large "uzram set NAME disksize=" may make the disk later [default: 4 times its size, for swap its size]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_size: Option<u64>,
+    /// Let pages of the same contents share memory. Costs some 20 bytes a page. Not for those who do not trust each
+    /// other: who writes to the device can find out, from time or memory, whether a page that he guesses is on it
+    #[arg(long, conflicts_with = "swap")]
+    dedup: bool,
     /// How the device is served; see --help
     #[arg(long, short, default_value = "auto", value_name = "NAME", long_help = Choice::help())]
     frontend: Choice,
@@ -147,6 +151,7 @@ impl Args {
             .attacher(Device::builder(self.size.unwrap_or_else(default_size)))
             .choose(choice::read(primary)?)
             .mem_limit_bytes(self.mem_limit)
+            .dedup(self.dedup)
             .logical_block_size(self.block_size);
         let settings = self.policy.unwrap_or_default();
         device = device.policy(settings);

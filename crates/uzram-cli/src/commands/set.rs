@@ -31,8 +31,8 @@ pub(crate) struct Args {
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
     /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none; disksize=SIZE;
     /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE, "none" to bring all back and give it up;
-    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY,
-    /// as for "uzram create"
+    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY and dedup=on or off, as for "uzram
+    /// create"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
 }
@@ -47,6 +47,7 @@ enum Setting {
     Backing(Option<(PathBuf, Option<u64>)>),
     WritebackLimit(Option<u64>),
     TrackAges(bool),
+    Dedup(bool),
 }
 
 impl FromStr for Setting {
@@ -87,9 +88,12 @@ impl FromStr for Setting {
             Some(("track_ages", "on")) => Ok(Setting::TrackAges(true)),
             Some(("track_ages", "off")) => Ok(Setting::TrackAges(false)),
             Some(("track_ages", _)) => Err("track_ages: on or off".into()),
+            Some(("dedup", "on")) => Ok(Setting::Dedup(true)),
+            Some(("dedup", "off")) => Ok(Setting::Dedup(false)),
+            Some(("dedup", value)) => Err(format!("dedup is on or off, not '{value}'")),
             Some((key, _)) => Err(format!(
                 "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, disksize, backing, \
-                 writeback_limit, track_ages, policy)"
+                 writeback_limit, track_ages, policy, dedup)"
             )),
             None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
         }
@@ -140,6 +144,7 @@ impl Setting {
             }),
             Setting::WritebackLimit(pages) => Ok(Request::SetWritebackLimit { pages }),
             Setting::TrackAges(on) => Ok(Request::TrackAges { on }),
+            Setting::Dedup(on) => Ok(Request::SetDedup { on }),
             Setting::Algorithm(spec) => set_algorithm(0, spec),
             Setting::RecompAlgorithm(mut spec) => {
                 let priority = choice::take_priority(&mut spec)?.unwrap_or(1);

@@ -94,6 +94,7 @@ impl Args {
                     stat.same_pages, stat.huge_pages, stat.huge_pages_since
                 ),
             ),
+            ("dedup", dedup(&stat)),
             (
                 "failed",
                 format!("{} reads, {} writes", stat.failed_reads, stat.failed_writes),
@@ -119,6 +120,19 @@ fn policy(stat: &Stat) -> String {
         "" => stat.policy.clone(),
         last => format!("{}; last: {last}", stat.policy),
     }
+}
+
+fn dedup(stat: &Stat) -> String {
+    let on = if stat.dedup { "on" } else { "off" };
+    if !stat.dedup && stat.dup_pages == 0 {
+        return on.into();
+    }
+    format!(
+        "{on}, {} pages share, {} saved, index {}",
+        stat.dup_pages,
+        human(stat.dup_data_size),
+        human(stat.dedup_index_bytes)
+    )
 }
 
 /// Where pages are written back to, and how many are there.

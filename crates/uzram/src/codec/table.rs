@@ -46,9 +46,9 @@ pub struct CodecStats {
     pub dictionary_bytes: u64,
     /// Memory of the dictionary, of what was made of it, and of the readers' contexts.
     pub memory_bytes: u64,
-    /// Objects that are compressed with it.
+    /// Objects that are compressed with it. One that pages share counts for each of them.
     pub objects: u64,
-    /// Their bytes.
+    /// Their bytes, likewise.
     pub object_bytes: u64,
     /// Its priorities: 0 for the primary, 1 to 3 for a secondary. Empty: it is only there for the objects it has left.
     pub priorities: Vec<usize>,

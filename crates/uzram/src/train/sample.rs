@@ -8,7 +8,6 @@ use uzram_pool::current_cpu;
 use crate::PAGE_SIZE;
 use crate::codec::Contexts;
 use crate::device::Device;
-use crate::word::Content;
 
 /// Tables up to this many slots are gone through in a random order; in larger ones slots are drawn.
 const SHUFFLED: u64 = 1 << 20;
@@ -52,10 +51,7 @@ impl Device {
             else {
                 continue;
             };
-            let matters = matches!(
-                self.table.peek(page),
-                Content::Compressed { .. } | Content::Huge { .. }
-            );
+            let matters = self.table.peek(page).is_in_pool();
             if !matters || !seen.insert(page) {
                 continue;
             }

@@ -1,0 +1,347 @@
+//! Dedup: pages with the same contents share one object, copy on write. Off unless asked for.
+//!
+//! The same pages make the same objects with the same codec, so it is objects that are compared, and nothing has to be
+//! decompressed for it. While dedup is on, each object that a write makes is looked up in the index (`index.rs`) by a
+//! hash (`hash.rs`) and compared byte by byte with what is found; either it is stored there already and gets one
+//! reference more, or it is stored and entered. Both are published as *shared* words. To write such a page is to
+//! publish another word, as ever: nothing has to be copied first.
+//!
+//! # What keeps a shared object
+//!
+//! The words are the truth, references are derived: who attaches counts them again. An object has as many as there are
+//! words that name it, and one for each write between finding it and publishing its word, and for each that has replaced
+//! such a word and not yet let go. So:
+//!
+//! * who holds the lock of a slot whose word names the object may read it: the word's reference cannot go meanwhile;
+//! * who holds the lock of the object's shard of the index, and finds it there, may read it;
+//! * it is freed by who takes the last reference away, when it is not in the index any more;
+//! * who holds both locks, with one reference in the index, is alone with it: compaction moves it then. One to which
+//!   several words refer stays where it is: nobody knows the others.
+//!
+//! A shared word is only published for what is in the index. Object and word name the codec both; an entry may outlive its
+//! codec's index by a moment, which does no harm: the bytes were compared, and the word names the codec that made them.
+//!
+//! The owner that the pool keeps with an object is one of those who refer to it, or was. If many went that others
+//! outlived, compaction first gives each object to somebody who has it (`Device::adopt`).
+//!
+//! # The side channel
+//!
+//! Whether a write was shared can be told from its time and from the memory in use. So who may write to a device and
+//! measure one of both can find out whether a page that he guesses is on it. A device should not be shared this way by
+//! those who do not trust each other.
+//!
+//! **Lock order**: a shard of the index after a slot, before a pool bin.
+
+mod entry;
+mod hash;
+mod index;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use uzram_pool::{Object, Place, Pool, Restore, current_cpu};
+
+use crate::Error;
+use crate::device::Device;
+use crate::layout::state;
+use crate::word::Content;
+use entry::Key;
+use hash::Hasher;
+use index::{Index, Locked, Spot};
+
+/// What a device has for dedup, whether it is on or not: words may be shared from before.
+pub(crate) struct Dedup {
+    on: AtomicBool,
+    hasher: Hasher,
+    index: Index,
+}
+
+impl Dedup {
+    /// For a device of at most that many pages; takes no memory yet.
+    pub(crate) fn new(pages: u64, on: bool) -> std::io::Result<Dedup> {
+        Ok(Dedup {
+            on: AtomicBool::new(on),
+            hasher: Hasher::new()?,
+            index: Index::new(pages)?,
+        })
+    }
+
+    /// Memory of the index.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.index.bytes()
+    }
+
+    /// Gives back what the index does not need.
+    pub(crate) fn trim(&self) {
+        self.index.trim();
+    }
+
+    fn key(&self, algorithm: u8, bytes: &[u8]) -> Key {
+        Key {
+            hash: self.hasher.hash(algorithm, bytes),
+            algorithm,
+            len: bytes.len(),
+        }
+    }
+
+    /// Notes a shared word that another process left, and its object with the first that names it. Returns whether it was
+    /// not the first.
+    pub(crate) fn take_over(&self, content: Content, restore: &Restore) -> Result<bool, String> {
+        let Some((algorithm, handle, len)) = parts(content) else {
+            return Ok(false);
+        };
+        let bytes = restore.bytes(handle, len).map_err(|d| d.to_string())?;
+        let key = self.key(algorithm, bytes);
+        // One that names the same object and does not agree on length or codec does not find it, and is told that it is
+        // another's.
+        let mut shard = self.index.lock(key);
+        if let Some(spot) = shard.find(key, handle) {
+            return match shard.join(spot) {
+                true => Ok(true),
+                false => Err("too many words name its object".into()),
+            };
+        }
+        restore.add(handle, len).map_err(|d| d.to_string())?;
+        match shard.insert(key, handle, true) {
+            true => Ok(false),
+            false => Err("the dedup index has no room for its object".into()),
+        }
+    }
+}
+
+/// Codec, handle and length of a shared object.
+fn parts(content: Content) -> Option<(u8, u64, usize)> {
+    match content {
+        Content::Shared {
+            algorithm,
+            handle,
+            len,
+        } => Some((algorithm, handle, len.into())),
+        _ => None,
+    }
+}
+
+/// An object in the index, its shard locked, to which one word refers: that of the slot whose lock the caller holds.
+pub(crate) struct Sole<'a> {
+    shard: Locked<'a>,
+    spot: Spot,
+}
+
+impl Sole<'_> {
+    /// The object lies at another handle, complete, from now on.
+    pub(crate) fn relocate(mut self, handle: u64) {
+        self.shard.relocate(self.spot, handle);
+    }
+}
+
+/// The bytes of an object that is in the index.
+fn indexed<'a>(pool: &'a Pool, _shard: &'a Locked<'_>, handle: u64, len: usize) -> &'a [u8] {
+    #[expect(unsafe_code, reason = "an entry's object lives as long as it")]
+    // SAFETY: the entry that names it was found in this shard, of this length, so that the object has references, and
+    // nobody frees or moves it without this shard's lock. Shared objects are not written.
+    unsafe {
+        pool.shared_bytes(handle, len)
+    }
+}
+
+impl Device {
+    /// Whether what is written is looked up among what is stored.
+    pub fn dedup(&self) -> bool {
+        self.dedup.on.load(Relaxed)
+    }
+
+    /// Lets pages that are written from now on share an object with others of the same contents that were written while
+    /// this was on; or no more: what is shared stays so until it is rewritten. Part of the image. Costs some 20 bytes for
+    /// each page and a look at each object. Not for those who do not trust each other: see
+    /// [the crate's documentation](crate#dedup).
+    ///
+    /// [`Error::Invalid`] for a device with a reserve ([`crate::Builder::reserve_bytes`]): the index takes memory from the
+    /// system when it grows.
+    pub fn set_dedup(&self, on: bool) -> Result<(), Error> {
+        if on && self.pool.has_stock() {
+            return Err(with_reserve());
+        }
+        self.state()[state::DEDUP].store(on.into(), Relaxed);
+        self.dedup.on.store(on, Relaxed);
+        Ok(())
+    }
+
+    /// Stores a page's object, or finds it stored. Of a page as it is the codec is 0.
+    pub(crate) fn place_object(
+        &self,
+        page: u64,
+        algorithm: u8,
+        bytes: &[u8],
+        cpu: usize,
+    ) -> Result<Content, Error> {
+        let len = bytes.len();
+        if !self.dedup.on.load(Relaxed) {
+            let handle = self.store(page, bytes, cpu)?;
+            return Ok(plain(algorithm, handle, len));
+        }
+        let key = self.dedup.key(algorithm, bytes);
+        let shared = |handle| Content::Shared {
+            algorithm,
+            handle,
+            len: len as u16,
+        };
+        if let Some(handle) = self.join(key, bytes, cpu) {
+            return Ok(shared(handle));
+        }
+        // Not under the shard's lock: it may have to wait for memory.
+        let object = self.store(page, bytes, cpu)?;
+        let mut shard = self.dedup.index.lock(key);
+        // Somebody may have stored the same meanwhile.
+        if let Some(handle) = self.join_in(&mut shard, key, bytes, cpu) {
+            drop(shard);
+            self.free(plain(algorithm, object, len));
+            return Ok(shared(handle));
+        }
+        Ok(match shard.insert(key, object, false) {
+            true => shared(object),
+            false => plain(algorithm, object, len),
+        })
+    }
+
+    fn join(&self, key: Key, bytes: &[u8], cpu: usize) -> Option<u64> {
+        self.join_in(&mut self.dedup.index.lock(key), key, bytes, cpu)
+    }
+
+    /// Refers to an object of these bytes, if there is one that counts another reference.
+    fn join_in(&self, shard: &mut Locked<'_>, key: Key, bytes: &[u8], cpu: usize) -> Option<u64> {
+        let spot = {
+            let shard = &*shard;
+            shard.find_open(key, |handle| {
+                indexed(&self.pool, shard, handle, key.len) == bytes
+            })?
+        };
+        if !shard.join(spot) {
+            return None;
+        }
+        self.counters.shard(cpu).shared(1, key.len);
+        Some(shard.handle(spot))
+    }
+
+    /// Finds the entry of a shared object that the caller has a reference to.
+    fn entry_of(&self, content: Content) -> Option<(Locked<'_>, Spot)> {
+        let (algorithm, handle, len) = parts(content)?;
+        #[expect(unsafe_code, reason = "a reference keeps the object")]
+        // SAFETY: the caller's reference keeps it from being freed; who moves an object needs its only reference, under
+        // the lock of the slot that has it. Shared objects are not written.
+        let bytes = unsafe { self.pool.shared_bytes(handle, len) };
+        let key = self.dedup.key(algorithm, bytes);
+        let shard = self.dedup.index.lock(key);
+        let spot = shard.find(key, handle)?;
+        Some((shard, spot))
+    }
+
+    /// Lets go of a shared object that a word named which was replaced, or was not published.
+    pub(crate) fn part(&self, content: Content) {
+        let Some((mut shard, spot)) = self.entry_of(content) else {
+            // Only what is in the index is published as shared.
+            debug_assert!(false, "{content:?} is not in the index");
+            return;
+        };
+        let left = shard.part(spot);
+        drop(shard);
+        let Some((_, handle, len)) = parts(content) else {
+            return;
+        };
+        if left > 0 {
+            self.counters.shard(current_cpu()).shared(-1, len);
+            return;
+        }
+        #[expect(unsafe_code, reason = "who takes the last reference owns the object")]
+        // SAFETY: no word refers to it, nobody has found it to refer to it, and nobody can any more.
+        let object: Object = unsafe { self.pool.object(handle, len) };
+        self.pool.free(object);
+    }
+
+    /// Whether nobody else refers to what a locked slot holds.
+    pub(crate) fn is_sole(&self, content: Content) -> bool {
+        parts(content).is_none() || self.sole(content).is_some()
+    }
+
+    /// The shared object of a locked slot, if nobody else refers to it.
+    pub(crate) fn sole(&self, content: Content) -> Option<Sole<'_>> {
+        let (shard, spot) = self.entry_of(content)?;
+        (shard.refs(spot) == 1).then_some(Sole { shard, spot })
+    }
+
+    /// Sees to it that compaction finds the slots of shared objects, after many of those who had stored them are gone: it
+    /// finds them by the owner that the pool has of each.
+    pub(crate) fn adopt(&self) {
+        if !self.dedup.index.many_parted() {
+            return;
+        }
+        for page in self.table.touched(0, u64::MAX) {
+            if parts(self.table.peek(page)).is_none() {
+                continue;
+            }
+            let slot = self.table.lock(page);
+            let Some((_, handle, _)) = parts(slot.content()) else {
+                continue;
+            };
+            // Its reference keeps the object there.
+            let Some(owner) = self.pool.owner_at(handle).map(u64::from) else {
+                continue;
+            };
+            let has = |(of_owner, _)| of_owner == handle;
+            if owner != page
+                && !(owner < self.table.capacity()
+                    && self.table.peek(owner).object().is_some_and(has))
+            {
+                self.pool.set_owner(handle, page as u32);
+            }
+        }
+    }
+
+    /// Copies the object that a locked slot names to `to`, and tells the index, where it is one of its own. Returns the copy,
+    /// which the caller is to publish, and the object that nobody refers to then. `to` comes back if others refer to it.
+    pub(crate) fn move_object(
+        &self,
+        content: Content,
+        to: Place,
+    ) -> Result<(Object, Object), Place> {
+        let shared = parts(content).is_some();
+        let sole = self.sole(content);
+        let Some((handle, len)) = content.object().filter(|_| !shared || sole.is_some()) else {
+            return Err(to);
+        };
+        let mut copy = to.into_object(len)?;
+        let pool = &self.pool;
+        #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
+        // SAFETY: the word names this object, so that it was stored and not freed, and stays so while the caller holds the
+        // slot's lock; `Object`s of it are made under that lock only, except by who has replaced the word: from here on that
+        // is the caller. A shared one has no other reference, and those who might look at it for one need the lock of its
+        // shard, which we hold until the index names the copy.
+        let old = unsafe { pool.object(handle, len) };
+        pool.bytes_mut(&mut copy).copy_from_slice(pool.bytes(&old));
+        if let Some(sole) = sole {
+            sole.relocate(copy.handle());
+        }
+        Ok((copy, old))
+    }
+}
+
+/// A page's object that nobody else refers to.
+fn plain(algorithm: u8, handle: u64, len: usize) -> Content {
+    match len {
+        crate::PAGE_SIZE => Content::Huge { handle },
+        len => Content::Compressed {
+            algorithm,
+            handle,
+            len: len as u16,
+        },
+    }
+}
+
+pub(crate) fn with_reserve() -> Error {
+    Error::Invalid {
+        what: "dedup",
+        given: "on a device with a reserve (swap)".into(),
+        accepted: "a device without one".into(),
+    }
+}
