@@ -28,6 +28,7 @@
 //! This crate knows nothing about what the bytes mean, or who owns them.
 #![deny(unsafe_code)]
 
+mod alloc;
 mod bin;
 mod class;
 mod compact;

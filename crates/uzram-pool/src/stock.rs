@@ -19,10 +19,11 @@ use std::time::Duration;
 use rustix::thread::futex;
 
 use crate::PAGE;
+use crate::alloc::Want;
 use crate::bin::FreeStack;
 use crate::class::{CLASS_COUNT, CLASSES, SPAN_BYTES};
 use crate::object::{Error, Object};
-use crate::pool::{Pool, Want};
+use crate::pool::Pool;
 use crate::span::{LISTED, PageSet, SPAN_PAGES, runs};
 
 /// The class that takes any object.

@@ -52,7 +52,7 @@ pub(crate) fn one(seed: u64, time: Duration) -> Result<Totals, Wrong> {
 /// A device on which threads meet: few pages, each thread has some runs.
 pub(crate) fn setup(random: &mut Random) -> Setup {
     let mut setup = Setup::random(random);
-    setup.pages = RUN * THREADS * 1;
+    setup.pages = RUN * THREADS;
     setup.pages *= if random.percent(50) {
         random.within(1, 4)
     } else {

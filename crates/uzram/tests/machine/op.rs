@@ -59,6 +59,7 @@ pub(crate) enum Memory {
     },
     MarkIdle(Option<Duration>),
     TrackAges(bool),
+    Dedup(bool),
     Writeback {
         what: Writeback,
         slices: u32,
@@ -210,7 +211,7 @@ impl Maker {
     }
 
     pub(crate) fn memory(&mut self) -> Memory {
-        match self.random.below(36) {
+        match self.random.below(37) {
             0..6 => Memory::Recompress {
                 what: Recompress {
                     kind: self.kind(),
@@ -225,6 +226,7 @@ impl Maker {
                         0
                     },
                     pages: self.random.percent(30).then(|| self.pages()),
+                    older_than: None,
                 },
                 slices: self.slices(),
             },
@@ -255,6 +257,7 @@ impl Maker {
                 priority: self.random.within(1, 3) as usize,
                 choice: self.random.percent(80).then(|| self.random.below(64)),
             },
+            36 => Memory::Dedup(self.random.percent(60)),
             33 => Memory::Limit(if self.random.percent(60) {
                 0
             } else {

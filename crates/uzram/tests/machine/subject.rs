@@ -236,6 +236,10 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
             Report::Recompressed(device.recompress(what, &mut pace(*slices))?)
         }
         Memory::MarkIdle(age) => Report::Marked(device.mark_idle(*age)?),
+        Memory::Dedup(on) => {
+            device.set_dedup(*on)?;
+            Report::Nothing
+        }
         Memory::TrackAges(on) => {
             device.track_ages(*on)?;
             Report::Nothing
