@@ -17,7 +17,7 @@ pub(crate) enum Outcome {
 
 pub(crate) fn test() -> Result<ExitCode> {
     setup::setup(setup::Purpose::Guest)?;
-    let steps: [(&str, fn() -> Outcome); 12] = [
+    let steps: [(&str, fn() -> Outcome); 13] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("lints", || {
             cargo(&[
@@ -35,6 +35,7 @@ pub(crate) fn test() -> Result<ExitCode> {
             tidy::tidy().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
         }),
         ("tests", tests),
+        ("the state machine's canaries", canaries),
         ("an algorithm more", acid::eighth_algorithm),
         ("guest", || match guest::ci() {
             Ok(true) => Outcome::Passed,
@@ -153,6 +154,29 @@ fn tests() -> Outcome {
     let mut command = sh::cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env("UZRAM_REQUIRE_PEERS", "1");
     outcome(command)
+}
+
+/// The state machine finds each rule that the core can be told to break. In a build of its own: nothing else may have the
+/// feature.
+fn canaries() -> Outcome {
+    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/canary");
+    let build = [
+        "--package",
+        "uzram",
+        "--features",
+        "canary",
+        "--target-dir",
+        target,
+    ];
+    let test = [
+        "--test",
+        "machine",
+        "--",
+        "--exact",
+        "canary::every_canary_is_heard",
+        "--nocapture",
+    ];
+    cargo(&[&["test"][..], &build, &test].concat())
 }
 
 /// The pool's unsafe code under Miri, where the toolchain has it.

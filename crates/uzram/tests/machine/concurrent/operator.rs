@@ -1,0 +1,269 @@
+//! A thread that does to the memory what can be done to it, causes faults and limits for a while, and changes the size.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use uzram::store::inject::{Fault, FaultyStorage, Rule};
+use uzram::{Error, PAGE_SIZE, Writeback};
+
+use super::{RUN, World};
+use crate::model::{Wrong, page_of};
+use crate::op::{Maker, Memory};
+use crate::random::{Random, version};
+use crate::subject::{self, PAGE, Report};
+
+/// A thread that does what is done to memory.
+pub(super) struct Operator<'a> {
+    world: &'a World<'a>,
+    number: u64,
+    maker: Maker,
+}
+
+impl<'a> Operator<'a> {
+    pub(super) fn new(world: &'a World<'a>, number: u64) -> Operator<'a> {
+        let random = Random::new(world.seed ^ (number + 101) << 48);
+        let maker = Maker {
+            random,
+            pages: world.ledger.pages(),
+            lying: false,
+        };
+        Operator {
+            world,
+            number,
+            maker,
+        }
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), Wrong> {
+        let device = self.world.device;
+        if self.number == 0 {
+            // A process that was killed may have left something beyond everybody's pages.
+            let end = self.world.runs * RUN * PAGE;
+            let left = device.discard(end, device.size_bytes() - end);
+            left.map_err(|error| error.to_string())?;
+        }
+        while !self.world.stop.load(SeqCst) {
+            match self.maker.random.below(40) {
+                0 => self.faults()?,
+                1 => self.hang(),
+                2 => self.limit()?,
+                3 if self.number == 0 => self.resize()?,
+                4 => self.look(),
+                5..20 if self.number == 1 => self.race()?,
+                _ => {
+                    let memory = self.maker.memory();
+                    self.memory(&memory)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What has most to do with pages that are written meanwhile.
+    fn race(&mut self) -> Result<(), Wrong> {
+        let all = u32::MAX;
+        let memory = [
+            Memory::Compact(100_000),
+            Memory::Writeback {
+                what: Writeback::default(),
+                slices: all,
+            },
+            Memory::Promote {
+                pages: None,
+                slices: all,
+            },
+            Memory::Compact(10_000),
+            Memory::Recompress {
+                what: Default::default(),
+                slices: all,
+            },
+        ];
+        memory.iter().try_for_each(|memory| self.memory(memory))
+    }
+
+    fn memory(&mut self, memory: &Memory) -> Result<(), Wrong> {
+        let world = self.world;
+        let (limit, failing) = (world.limit.watch(), world.failing.watch());
+        let result = match memory {
+            Memory::Limit(_) => return Ok(()),
+            Memory::Attach { segments } => {
+                let mut faults = world.faults.lock().unwrap_or_else(PoisonError::into_inner);
+                let attached = subject::attach_backing(world.device, world.store, *segments);
+                attached
+                    .map(|storage| *faults = Some(storage))
+                    .map(|()| Report::Nothing)
+            }
+            other => subject::run(world.device, other),
+        };
+        match result {
+            Ok(report) => self.count(&report),
+            Err(Error::Invalid { .. } | Error::CodecsFull) => {}
+            Err(Error::Compress(_)) if matches!(memory, Memory::Train { .. }) => {}
+            Err(Error::NoSpace { .. } | Error::ArenaFull { .. }) if limit() => {}
+            Err(Error::Backing { .. }) if failing() => {}
+            Err(error) => return Err(format!("{memory:?}: {error}")),
+        }
+        Ok(())
+    }
+
+    fn count(&self, report: &Report) {
+        let (what, by) = match report {
+            Report::Recompressed(r) => ("recompressed", r.recompressed),
+            Report::WrittenBack(r) => {
+                self.world.count("changed under writeback", r.changed);
+                self.world.count("failed writebacks", r.failed);
+                ("written back", r.written)
+            }
+            Report::Promoted(r) => {
+                self.world.count("changed under promotion", r.changed);
+                ("promoted", r.pages)
+            }
+            Report::Emptied(segments) => ("segments emptied", *segments as u64),
+            Report::Compacted(r) => ("objects moved", r.objects_moved),
+            Report::Marked(marked) => ("marked", *marked),
+            Report::Trained(adopted) => ("trained", u64::from(*adopted)),
+            Report::Nothing => ("other", 1),
+        };
+        self.world.count(what, by);
+    }
+
+    fn storage(&self) -> Option<FaultyStorage> {
+        self.world
+            .faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The backing fails for a moment, while this thread goes on.
+    fn faults(&mut self) -> Result<(), Wrong> {
+        let Some(storage) = self.storage() else {
+            return Ok(());
+        };
+        let world = self.world;
+        world.failing.during(|| {
+            let before = storage.fired();
+            for _ in 0..2 {
+                let kind = self.maker.fault();
+                let rule = if kind.writes {
+                    Rule::writes(kind.fault)
+                } else {
+                    Rule::reads(kind.fault)
+                };
+                storage.add(rule.after(kind.skip, kind.times));
+            }
+            let result = (0..3).try_for_each(|_| {
+                let memory = self.maker.memory();
+                self.memory(&memory)
+            });
+            storage.clear();
+            world.count("faults", storage.fired() - before);
+            result
+        })
+    }
+
+    /// The backing does not answer for a moment: for longer than the patience of a writeback.
+    fn hang(&mut self) {
+        let Some(storage) = self.storage() else {
+            return;
+        };
+        let what = Writeback {
+            patience: Duration::from_millis(3),
+            ..self.maker.writeback()
+        };
+        storage.add(Rule::writes(Fault::Hang).after(0, 3));
+        std::thread::scope(|scope| {
+            let job = scope.spawn(|| {
+                let result = self
+                    .world
+                    .device
+                    .writeback(&what, &mut |_| std::ops::ControlFlow::Continue(()));
+                self.world.count(
+                    "hung writebacks",
+                    result.map_or(0, |report| u64::from(report.failed > 0)),
+                );
+            });
+            std::thread::sleep(Duration::from_millis(6));
+            storage.clear();
+            storage.release();
+            let _ = job.join();
+        });
+    }
+
+    fn limit(&mut self) -> Result<(), Wrong> {
+        let world = self.world;
+        world.limit.during(|| {
+            let percent = self.maker.random.within(60, 110);
+            let used = world.device.stats().mem_used_total_bytes;
+            world
+                .device
+                .set_mem_limit_bytes((used * percent / 100).max(3 * PAGE));
+            let result = (0..2).try_for_each(|_| {
+                let memory = self.maker.memory();
+                self.memory(&memory)
+            });
+            world.device.set_mem_limit_bytes(0);
+            result
+        })
+    }
+
+    /// The device becomes larger, and smaller again, beyond everybody's pages. Nobody else writes there.
+    fn resize(&mut self) -> Result<(), Wrong> {
+        let device = self.world.device;
+        let pages = self.world.runs * RUN;
+        let more = pages + self.maker.random.within(1, 64);
+        let failed = |error: Error| format!("resize: {error}");
+        let size = device.size_bytes();
+        device.resize(more * PAGE).map_err(failed)?;
+        let last = (more - 1) * PAGE;
+        let mut bytes = [0xEE; PAGE_SIZE];
+        let (limit, failing) = (self.world.limit.watch(), self.world.failing.watch());
+        let written = device.read_at(&mut bytes, last).and_then(|()| {
+            if bytes != [0; PAGE_SIZE] {
+                return Err(Error::Corrupt {
+                    page: more - 1,
+                    reason: "new pages are not zeros".into(),
+                });
+            }
+            device.write_at(&version(more - 1, 1), last)
+        });
+        match written {
+            Ok(()) => {
+                let refused = device.resize(pages * PAGE);
+                if refused
+                    != Err(Error::TailInUse {
+                        size_bytes: more * PAGE,
+                    })
+                {
+                    return Err(format!("a tail in use: {refused:?}"));
+                }
+            }
+            Err(error)
+                if (limit() || failing()) && page_of(&error).is_some() && error.errno() != 5 => {}
+            Err(error) => return Err(format!("the new tail: {error}")),
+        }
+        device.discard(last, PAGE).map_err(failed)?;
+        self.world.count("resizes", 1);
+        device.resize(size).map_err(failed)
+    }
+
+    /// Everything that only looks.
+    fn look(&self) {
+        let device = self.world.device;
+        let stats = device.stats();
+        assert!(
+            stats.backed_pages <= stats.orig_data_size_bytes / PAGE + self.world.ledger.pages()
+        );
+        let extents = device
+            .extents(0, self.world.runs * RUN * PAGE)
+            .map(Iterator::count);
+        assert!(extents.is_ok());
+        let _ = (
+            device.codecs(),
+            device.backing(),
+            device.compaction_gain_bytes(),
+        );
+        let _ = device.writable_back(&Writeback::default());
+    }
+}
