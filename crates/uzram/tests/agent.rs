@@ -294,7 +294,7 @@ fn above_the_watermark_the_oldest_go_first() {
     let _agent = Agent::start(device.clone()).unwrap();
     wait_for(&device, "ages", || device.tracks_ages());
     fill(&device, 0..4000);
-    std::thread::sleep(Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(6100));
     // Just used: in the middle, so that the order of the table is not that of the ages.
     check(&device, 1000..2000);
     let used = device.stats().mem_used_total_bytes;

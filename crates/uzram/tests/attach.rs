@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
@@ -14,6 +15,12 @@ use uzram::{Choice, Device, Error, HeaderError, Training, Zeroes};
 
 const SIZE: u64 = 64 << 20;
 const PAGES: u64 = SIZE / 4096;
+
+/// One test at a time: a child that is being started has, for a moment, the locks of all files that others have open.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn memfd() -> OwnedFd {
     rustix::fs::memfd_create("uzram-attach-test", MemfdFlags::CLOEXEC).unwrap()
@@ -65,6 +72,7 @@ fn seq_of(page: u64, bytes: &[u8; 4096]) -> Option<u32> {
 
 #[test]
 fn what_was_written_is_there_after_attaching() {
+    let _alone = alone();
     let file = memfd();
     for algorithm in ["lz4", "zstd"] {
         let file = if algorithm == "lz4" {
@@ -146,6 +154,7 @@ fn what_was_written_is_there_after_attaching() {
 
 #[test]
 fn an_image_has_one_user_at_a_time() {
+    let _alone = alone();
     let file = memfd();
     let device = builder().build_in(reopen(&file)).unwrap();
     let error = Device::builder(0).attach(reopen(&file)).unwrap_err();
@@ -158,6 +167,7 @@ fn an_image_has_one_user_at_a_time() {
 
 #[test]
 fn foreign_old_short_and_damaged_images_are_refused() {
+    let _alone = alone();
     let attach = |change: &dyn Fn(&std::fs::File)| {
         let file = memfd();
         let device = builder().build_in(reopen(&file)).unwrap();
@@ -248,6 +258,7 @@ fn foreign_old_short_and_damaged_images_are_refused() {
 /// Whoever held a slot's lock is dead.
 #[test]
 fn locks_of_the_dead_are_no_locks() {
+    let _alone = alone();
     let file = memfd();
     let device = builder().build_in(reopen(&file)).unwrap();
     device.write_at(&content(0, 1), 0).unwrap();
@@ -282,6 +293,7 @@ const MOVED: u64 = u64::MAX;
 /// Not a test of its own: the process that `killed_at_any_moment` kills. Writes, and says what was acknowledged.
 #[test]
 fn child_that_writes() {
+    let _alone = alone();
     let Some(path) = std::env::var_os(IMAGE) else {
         return;
     };
@@ -356,6 +368,7 @@ fn choice(number: u32) -> Choice {
 /// kill -9 at random moments: every acknowledged write is there, and every page is of one write.
 #[test]
 fn killed_at_any_moment() {
+    let _alone = alone();
     let file = memfd();
     drop(builder().build_in(reopen(&file)).unwrap());
     let mut acknowledged: HashMap<u64, u32> = HashMap::new();
