@@ -98,7 +98,12 @@ impl<'a> Operator<'a> {
         };
         match result {
             Ok(report) => self.count(&report),
-            Err(Error::Invalid { .. } | Error::CodecsFull) => {}
+            Err(
+                Error::Invalid { .. }
+                | Error::CodecsFull
+                | Error::NoBacking
+                | Error::NoSecondary { .. },
+            ) => {}
             Err(Error::Compress(_)) if matches!(memory, Memory::Train { .. }) => {}
             Err(Error::NoSpace { .. } | Error::ArenaFull { .. }) if limit() => {}
             Err(Error::Backing { .. }) if failing() => {}

@@ -1,6 +1,6 @@
 //! What must hold between two operations, and at the end of all.
 
-use uzram::{PAGE_SIZE, Writeback};
+use uzram::{ExtentKind, PAGE_SIZE, Writeback};
 
 use super::{Model, Wrong, text};
 use crate::op::Memory;
@@ -63,6 +63,7 @@ impl Model {
             // By the page: one that cannot be read does not hide the others.
             let _ = self.read(at * PAGE, PAGE)?;
         }
+        self.check_extents()?;
         let same = |page: &usize| {
             let page = &self.bytes[page * PAGE_SIZE..][..PAGE_SIZE];
             page.chunks_exact(8).all(|word| word == &page[..8])
@@ -77,6 +78,32 @@ impl Model {
             "{same} same-filled pages: {stats:?}"
         );
         self.count("checks", 1);
+        Ok(())
+    }
+
+    fn check_extents(&self) -> Result<(), Wrong> {
+        let end = self.size_pages.min(self.stored.len() as u64);
+        let extents = self.subject.device().extents(0, end * PAGE).map_err(text)?;
+        let mut at = 0;
+        for extent in extents {
+            ensure!(extent.offset == at, "{extent:?} does not begin at {at}");
+            at += extent.len;
+            for page in (extent.offset / PAGE) as usize..(at / PAGE) as usize {
+                let zeros = self.bytes[page * PAGE_SIZE..][..PAGE_SIZE]
+                    .iter()
+                    .all(|byte| *byte == 0);
+                let kind = match (self.stored[page], zeros) {
+                    (false, _) => ExtentKind::Hole,
+                    (true, true) => ExtentKind::Zero,
+                    (true, false) => ExtentKind::Data,
+                };
+                ensure!(
+                    extent.kind == kind,
+                    "{extent:?}, but page {page} is {kind:?}"
+                );
+            }
+        }
+        ensure!(at == end * PAGE, "the extents end at {at}");
         Ok(())
     }
 

@@ -67,7 +67,11 @@ impl Model {
     ) -> Result<(), Wrong> {
         self.count("refused", 1);
         match (memory, error) {
-            (_, Error::Invalid { .. }) if !self.is_possible(memory, had_backing) => Ok(()),
+            (_, Error::Invalid { .. } | Error::NoBacking | Error::NoSecondary { .. })
+                if !self.is_possible(memory, had_backing) =>
+            {
+                Ok(())
+            }
             // Too little to learn from, nothing to learn with, or no room for another.
             (
                 Memory::Train { .. },
