@@ -52,7 +52,7 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         Purpose::Test,
         "the original lzo: a peer to test with and a rival to measure",
     ),
-    ("libnbd-bin", Purpose::Test, "nbdinfo, nbdcopy"),
+    ("libnbd-bin", Purpose::Test, "nbdinfo, nbdcopy, nbdfuse"),
     (
         "nbdkit",
         Purpose::Test,
