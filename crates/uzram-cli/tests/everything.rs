@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use common::{Bench, have, sh};
 use serde_json::Value;
 
-/// A loop device on a file whose writes fail now and then: a RAM disk of nbdkit behind its error filter, as a file by nbdfuse.
+/// A loop device on a file whose writes fail now and then, while the file `failing` is there: a RAM disk of nbdkit behind its
+/// error filter, as a file by nbdfuse.
 struct FaultyDisk {
     node: String,
     file: PathBuf,
@@ -27,6 +28,7 @@ impl FaultyDisk {
             command.spawn().unwrap()
         };
         let rate = format!("error-pwrite-rate={rate}");
+        let when = format!("error-pwrite-file={}", dir.join("failing").display());
         let path = socket.to_str().unwrap();
         let args = [
             "-f",
@@ -36,6 +38,7 @@ impl FaultyDisk {
             "memory",
             size,
             &rate,
+            &when,
             "error=EIO",
         ];
         let nbdkit = start("nbdkit", &args);
@@ -91,6 +94,8 @@ fn fio_finds_what_it_wrote_with_everything_on() {
         "--policy=recompress=1,writeback=2,compact=on,train=on,high=70,cpu=50,io=20M",
         &format!("--backing={}", disk.node),
     ]);
+    // From now on it fails.
+    std::fs::write(bench.path("failing"), "").unwrap();
     let report = bench.path("fio.json");
     // What it cannot write (ENOSPC, EIO) it does not expect to read.
     sh(&format!(
