@@ -59,21 +59,11 @@ impl Mover for Slots<'_> {
             return Err(to);
         }
         let slot = table.lock(page);
-        let Some((handle, len)) = slot
-            .content()
-            .object()
-            .map(|(handle, len)| {
-                (
-                    if sings(Canary::RelocateAny) {
-                        from
-                    } else {
-                        handle
-                    },
-                    len,
-                )
-            })
-            .filter(|(handle, _)| *handle == from)
-        else {
+        let mut named = slot.content().object();
+        if sings(Canary::RelocateAny) {
+            named = named.map(|(_, len)| (from, len));
+        }
+        let Some((handle, len)) = named.filter(|(handle, _)| *handle == from) else {
             return Err(to);
         };
         let mut copy = to.into_object(len)?;
