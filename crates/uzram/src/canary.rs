@@ -1,6 +1,7 @@
 //! Rules that this crate breaks on request, so that its state machine (`tests/machine`) can be tested for finding it.
 //!
 //! Only with the feature `canary`, which no program of ours has: the environment variable `UZRAM_CANARY` names the rule.
+//! Some break what a `SAFETY` comment relies on: a process with a canary may end in any way.
 //! Without the feature every question here is answered "no" when the program is compiled.
 
 /// A rule that can be broken. Each is one line somewhere, and easily forgotten.

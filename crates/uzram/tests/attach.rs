@@ -388,16 +388,22 @@ fn killed_at_any_moment() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (begun, begins) = std::sync::mpsc::channel();
         let reader = std::thread::spawn(move || {
             let parse = |line: String| -> Option<(u64, u32)> {
                 let (page, seq) = line.split_once(' ')?;
-                Some((page.parse().ok()?, seq.parse().ok()?))
+                let said = (page.parse().ok()?, seq.parse().ok()?);
+                let _ = begun.send(());
+                Some(said)
             };
             lines
                 .map_while(Result::ok)
                 .filter_map(parse)
                 .collect::<Vec<_>>()
         });
+        // A busy machine may take longer to start a process than the process is to live.
+        let begun = begins.recv_timeout(Duration::from_secs(20));
+        assert!(begun.is_ok(), "the child did nothing in round {round}");
         std::thread::sleep(Duration::from_millis(60 + round * 17 % 50));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -407,7 +413,7 @@ fn killed_at_any_moment() {
             .into_iter()
             .partition(|(page, _)| *page == MOVED);
         moved += moves.iter().map(|(_, count)| count).sum::<u32>();
-        assert!(!said.is_empty(), "the child did nothing in round {round}");
+        assert!(!said.is_empty(), "the child wrote nothing in round {round}");
         seq = said.iter().map(|(_, seq)| *seq).max().unwrap() + 100;
         acknowledged.extend(said);
 
