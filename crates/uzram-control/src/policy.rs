@@ -31,6 +31,9 @@ pub struct Done {
     pub pages_written_back: u64,
     /// Bytes of their objects.
     pub bytes_written_back: u64,
+    /// Pages that came back from the backing.
+    #[serde(default)]
+    pub pages_promoted: u64,
     /// Pages that compaction gave back.
     pub pages_compacted: u64,
     /// Dictionaries that were trained.
@@ -53,6 +56,7 @@ impl From<AgentStats> for Done {
             bytes_saved: stats.bytes_saved,
             pages_written_back: stats.pages_written_back,
             bytes_written_back: stats.bytes_written_back,
+            pages_promoted: stats.pages_promoted,
             pages_compacted: stats.pages_compacted,
             trainings: stats.trainings,
             dictionaries: stats.dictionaries,

@@ -55,6 +55,12 @@ impl Ages {
         }
     }
 
+    /// Seconds since a page's last access, if there was one since tracking began.
+    fn noted(&self, page: u64, now: u32) -> Option<u32> {
+        let second = self.seconds.halves(page * 4, 1)[0].load(Relaxed);
+        (second > 0).then(|| now.saturating_sub(second))
+    }
+
     /// Seconds since a page's last access, or since tracking began.
     fn age(&self, page: u64, now: u32) -> u32 {
         now.saturating_sub(self.seconds.halves(page * 4, 1)[0].load(Relaxed).max(1))
@@ -120,6 +126,15 @@ impl Device {
             device: self,
             least,
         })
+    }
+
+    /// The pages that were used within so many seconds by now, as far as that was noted; none while ages are not kept.
+    pub(crate) fn used_within(&self, age: Duration) -> impl Fn(u64) -> bool + '_ {
+        let now = self.ages.now();
+        move |page| {
+            let noted = now.and_then(|now| self.ages.noted(page, now));
+            noted.is_some_and(|seconds| u64::from(seconds) <= age.as_secs())
+        }
     }
 
     /// The greatest age in seconds that a page can have: since ages are kept; 0 while they are not.

@@ -137,6 +137,43 @@ fn pages_that_nobody_uses_are_recompressed_and_written_back() {
     );
 }
 
+/// What is read on the backing is wanted: it comes back, and nothing else does.
+#[test]
+fn pages_that_are_read_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Arc::new(Device::builder(SIZE).build().unwrap());
+    device
+        .attach_backing(&dir.path().join("store"), Some(32 << 20))
+        .unwrap();
+    fill(&device, 0..1000);
+    let mut go_on = |_| std::ops::ControlFlow::Continue(());
+    device.writeback(&Default::default(), &mut go_on).unwrap();
+    let refused = device.set_policy(PolicySettings {
+        promote_seconds: Some(60),
+        writeback_seconds: Some(60),
+        ..PolicySettings::default()
+    });
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("fewer seconds than writeback=60")
+    );
+    device.set_policy(policy("promote=600,cpu=100")).unwrap();
+    let _agent = Agent::start(device.clone()).unwrap();
+    wait_for(&device, "ages", || device.tracks_ages());
+    assert!(!step(&device.plan(), "promote").due);
+    check(&device, 300..400);
+    wait_for(&device, "promotion", || {
+        device.agent_stats().pages_promoted == 100
+    });
+    assert_eq!(device.stats().backed_pages, 900);
+    let reads = device.stats().backed_reads;
+    check(&device, 300..400);
+    assert_eq!(device.stats().backed_reads, reads);
+    check(&device, 0..1000);
+}
+
 #[test]
 fn a_page_in_use_stays_as_it_is() {
     let device = Arc::new(with_zstd().build().unwrap());

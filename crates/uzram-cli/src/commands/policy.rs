@@ -17,6 +17,7 @@ recompress=AGE  compress pages anew that were not used for so many seconds (or 5
 recompression; zstd becomes one if there is none
 train=on        train a dictionary for that, and take it if it pays
 writeback=AGE   write pages to the backing that were not used for so long
+promote=AGE     bring pages back from the backing that were read within so long, while memory is not short
 compact=on      move objects together where that gives enough memory back
 high=PERCENT    above that part of the memory limit do all this whatever the age, oldest first
 psi=PERCENT     the same without a limit, while tasks of the machine wait for memory that part of the time
@@ -73,7 +74,7 @@ fn text(policy: &Policy) -> String {
     rows.iter().map(line).collect()
 }
 
-fn done(done: &Done) -> [(&'static str, String); 5] {
+fn done(done: &Done) -> [(&'static str, String); 6] {
     let compacted = human(done.pages_compacted * 4096);
     [
         (
@@ -96,6 +97,7 @@ fn done(done: &Done) -> [(&'static str, String); 5] {
                 human(done.bytes_written_back)
             ),
         ),
+        ("promoted", format!("{} pages", done.pages_promoted)),
         ("compacted", format!("{compacted} given back")),
         (
             "agent",

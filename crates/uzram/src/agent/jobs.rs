@@ -124,6 +124,37 @@ impl<'a> Worker<'a> {
         ended && report.written > 0
     }
 
+    /// Brings pages back that were read within that time, likewise.
+    pub(super) fn promote(&mut self, pages: Range<u64>, age: Duration, done: Done<'_, 'a>) -> bool {
+        let device = self.device;
+        if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
+            return false;
+        }
+        let (mut promoted, mut ended) = (0, false);
+        let mut pace = |pages| {
+            promoted += pages;
+            ended = done(self, promoted);
+            self.pace_unless(ended)
+        };
+        let report = match device.promote_where(pages, device.used_within(age), &mut pace) {
+            Ok(report) => report,
+            Err(error) => {
+                self.no_writeback_before = Instant::now() + BACKING_REST;
+                self.note(format!("policy: promotion: {error}"));
+                return false;
+            }
+        };
+        let status = self.status();
+        status.pages_promoted.fetch_add(report.pages, Relaxed);
+        if report.pages > 0 {
+            status.say(format!(
+                "brought back pages read within {} s",
+                age.as_secs()
+            ));
+        }
+        ended && report.pages > 0
+    }
+
     pub(super) fn compact_if_it_pays(&mut self) {
         let gain = self.device.compaction_gain_bytes();
         self.left = self.left.min(gain);

@@ -8,6 +8,7 @@ use super::pressure::{Gauge, Pressure};
 use super::settings::PolicySettings;
 use super::teach::{Learning, state_of};
 use crate::device::Device;
+use crate::word::Content;
 use crate::{PAGE_SIZE, Recompress, Writeback};
 
 /// What would be done: see [`Device::plan`].
@@ -69,6 +70,7 @@ impl Device {
                 self.recompression_step(settings, pressed),
                 self.compaction_step(settings, pressed),
                 self.writeback_step(settings, pressed),
+                self.promotion_step(settings, pressed),
             ],
         }
     }
@@ -131,6 +133,35 @@ impl Device {
         let found = self.min_age(what.older_than).ok();
         let found = found.map(|_| self.writable_back(&what));
         self.aged("writeback", age, pressed, found)
+    }
+
+    fn promotion_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+        let Some(age) = settings.promote_age() else {
+            return Step::not("promote", "off");
+        };
+        if self.backing.get().is_none() {
+            return Step::not("promote", "there is no backing to read from");
+        }
+        let used = self.used_within(age);
+        let pages = self.backed_pages(0..u64::MAX).filter(|page| used(*page));
+        let lengths = pages.filter_map(|page| match self.table.peek(page) {
+            Content::Backed(backed) => Some(u64::from(backed.len)),
+            _ => None,
+        });
+        let (pages, bytes) = lengths.fold((0, 0), |(n, bytes), len| (n + 1, bytes + len));
+        let seconds = age.as_secs();
+        let why = match pages {
+            _ if pressed => "memory is short: nothing comes back".into(),
+            0 => format!("no page on the backing was read within {seconds} s"),
+            _ => format!("read within {seconds} s"),
+        };
+        Step {
+            policy: "promote",
+            due: pages > 0 && !pressed,
+            pages,
+            bytes,
+            why,
+        }
     }
 
     /// `found` are pages and bytes; `None`: nothing is known of ages.

@@ -11,7 +11,7 @@ use crate::Error;
 
 /// What was accepted, for those who gave something else.
 const ACCEPTED: &str = "auto, none, or any of recompress=AGE, train=on|off, writeback=AGE, compact=on|off, high=PERCENT, \
-     psi=PERCENT, cpu=PERCENT, io=BYTES, separated by commas (an age is in seconds, or with m, h or d; off is none)";
+     promote=AGE, psi=PERCENT, cpu=PERCENT, io=BYTES, separated by commas (an age is in seconds, or with m, h or d; off is none)";
 /// The longest age, some 68 years.
 const MAX_AGE: u32 = i32::MAX as u32;
 /// The least rate of writing back, in bytes a second: less than a slice in half a minute is no rate.
@@ -26,6 +26,9 @@ pub struct PolicySettings {
     pub train: bool,
     /// Pages that were not used for that many seconds go to the backing.
     pub writeback_seconds: Option<u32>,
+    /// Pages on the backing that were read within that many seconds come back into memory, while it is not short. Less than
+    /// `writeback_seconds`.
+    pub promote_seconds: Option<u32>,
     /// Whether objects are moved together where that gives enough memory back.
     pub compact: bool,
     /// Above this part of `mem_limit`, in percent, all this is done whatever the pages' age, oldest first; 0: never.
@@ -45,6 +48,7 @@ impl Default for PolicySettings {
             recompress_seconds: None,
             train: false,
             writeback_seconds: None,
+            promote_seconds: None,
             compact: false,
             high_percent: 0,
             psi_percent: 0,
@@ -58,13 +62,14 @@ impl PolicySettings {
     /// Number of its words in the image.
     pub(crate) const WORDS: usize = 3;
 
-    /// Everything on: recompression after 5 minutes with a trained dictionary, writeback after an hour, compaction, and
-    /// all of it earlier from 90 % of `mem_limit`, or 10 % of memory pressure, on.
+    /// Everything on: recompression after 5 minutes with a trained dictionary, writeback after an hour and back when it is
+    /// read, compaction, and all of it earlier from 90 % of `mem_limit`, or 10 % of memory pressure, on.
     pub fn auto() -> PolicySettings {
         PolicySettings {
             recompress_seconds: Some(300),
             train: true,
             writeback_seconds: Some(3600),
+            promote_seconds: Some(60),
             compact: true,
             high_percent: 90,
             psi_percent: 10,
@@ -74,12 +79,17 @@ impl PolicySettings {
 
     /// Whether nothing is to be done.
     pub fn is_none(&self) -> bool {
-        self.recompress_seconds.is_none() && self.writeback_seconds.is_none() && !self.compact
+        self.recompress_seconds.is_none()
+            && self.writeback_seconds.is_none()
+            && self.promote_seconds.is_none()
+            && !self.compact
     }
 
     /// Whether the ages of pages matter.
     pub(crate) fn wants_ages(&self) -> bool {
-        self.recompress_seconds.is_some() || self.writeback_seconds.is_some()
+        self.recompress_seconds.is_some()
+            || self.writeback_seconds.is_some()
+            || self.promote_seconds.is_some()
     }
 
     pub(crate) fn recompress_age(&self) -> Option<Duration> {
@@ -89,6 +99,11 @@ impl PolicySettings {
 
     pub(crate) fn writeback_age(&self) -> Option<Duration> {
         let seconds = self.writeback_seconds?;
+        Some(Duration::from_secs(seconds.into()))
+    }
+
+    pub(crate) fn promote_age(&self) -> Option<Duration> {
+        let seconds = self.promote_seconds?;
         Some(Duration::from_secs(seconds.into()))
     }
 
@@ -104,13 +119,23 @@ impl PolicySettings {
         percent("high", self.high_percent, 0)?;
         percent("psi", self.psi_percent, 0)?;
         percent("cpu", self.cpu_percent, 1)?;
-        for age in [self.recompress_seconds, self.writeback_seconds] {
+        for age in [
+            self.recompress_seconds,
+            self.writeback_seconds,
+            self.promote_seconds,
+        ] {
             if let Some(age) = age.filter(|age| *age > MAX_AGE) {
                 return Err(invalid(
                     format!("an age of {age} s"),
                     format!("at most {MAX_AGE} s"),
                 ));
             }
+        }
+        if let (Some(promote), Some(writeback)) = (self.promote_seconds, self.writeback_seconds)
+            && promote >= writeback
+        {
+            let accepted = format!("fewer seconds than writeback={writeback}");
+            return Err(invalid(format!("promote={promote}"), accepted));
         }
         if self.io_bytes_per_second < MIN_IO {
             let given = format!("io={}", self.io_bytes_per_second);
@@ -135,7 +160,7 @@ impl PolicySettings {
         let [high, psi, cpu] = percents.map(u64::from);
         let age = |seconds: Option<u32>| seconds.map_or(0, |seconds| u64::from(seconds) + 1);
         [
-            switches | high << 8 | psi << 16 | cpu << 24,
+            switches | high << 8 | psi << 16 | cpu << 24 | age(self.promote_seconds) << 32,
             age(self.recompress_seconds) | age(self.writeback_seconds) << 32,
             self.io_bytes_per_second,
         ]
@@ -153,6 +178,7 @@ impl PolicySettings {
             train: switches & 2 != 0,
             recompress_seconds: (ages as u32).checked_sub(1),
             writeback_seconds: ((ages >> 32) as u32).checked_sub(1),
+            promote_seconds: ((switches >> 32) as u32).checked_sub(1),
             high_percent,
             psi_percent,
             cpu_percent,
@@ -170,7 +196,7 @@ fn invalid(given: String, accepted: String) -> Error {
     }
 }
 
-/// `none`, or `recompress=300,train=on,writeback=3600,compact=on,high=90,psi=10,cpu=10,io=32M` without what is off.
+/// `none`, or `recompress=300,train=on,writeback=3600,promote=60,compact=on,high=90,psi=10,cpu=10,io=32M` without what is off.
 impl fmt::Display for PolicySettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
@@ -178,6 +204,7 @@ impl fmt::Display for PolicySettings {
         words.extend(age("recompress", self.recompress_seconds));
         words.extend(self.train.then(|| "train=on".into()));
         words.extend(age("writeback", self.writeback_seconds));
+        words.extend(age("promote", self.promote_seconds));
         words.extend(self.compact.then(|| "compact=on".into()));
         let percent = |key, value: u8| (value > 0).then(|| format!("{key}={value}"));
         words.extend(percent("high", self.high_percent));
@@ -229,6 +256,7 @@ impl PolicySettings {
         match key.trim() {
             "recompress" => self.recompress_seconds = age(value)?,
             "writeback" => self.writeback_seconds = age(value)?,
+            "promote" => self.promote_seconds = age(value)?,
             "train" => self.train = switch(value)?,
             "compact" => self.compact = switch(value)?,
             "high" => self.high_percent = percent(value)?,
@@ -292,11 +320,11 @@ mod tests {
             ("compact=on", "compact=on,cpu=10,io=32M"),
             (
                 "auto",
-                "recompress=300,train=on,writeback=3600,compact=on,high=90,psi=10,cpu=10,io=32M",
+                "recompress=300,train=on,writeback=3600,promote=60,compact=on,high=90,psi=10,cpu=10,io=32M",
             ),
             (
                 "auto,train=off,psi=off,recompress=2m,cpu=25%",
-                "recompress=120,writeback=3600,compact=on,high=90,cpu=25,io=32M",
+                "recompress=120,writeback=3600,promote=60,compact=on,high=90,cpu=25,io=32M",
             ),
             (
                 "writeback=1d, high=80, io=100000",
@@ -350,7 +378,8 @@ mod tests {
         let good = PolicySettings::auto().to_words();
         for (at, bits) in [
             (0, 1 << 2),
-            (0, 1 << 40),
+            // promote >= writeback
+            (0, 1 << 45),
             (0, 0xFF << 8),
             (0, 10 << 24),
             (1, 0xFFFF_FFFF),
@@ -365,7 +394,11 @@ mod tests {
     proptest! {
         #[test]
         fn prop_settings_survive_words_and_text(
-            ages in (proptest::option::of(0..MAX_AGE), proptest::option::of(0..MAX_AGE)),
+            ages in (
+                proptest::option::of(0..MAX_AGE),
+                proptest::option::of(0..MAX_AGE),
+                proptest::option::of(0..MAX_AGE / 8),
+            ),
             switches in (any::<bool>(), any::<bool>()),
             percents in (0u8..=100, 0u8..=100, 1u8..=100),
             io in MIN_IO..u64::MAX,
@@ -373,6 +406,7 @@ mod tests {
             let settings = PolicySettings {
                 recompress_seconds: ages.0,
                 writeback_seconds: ages.1,
+                promote_seconds: ages.2,
                 train: switches.0,
                 compact: switches.1,
                 high_percent: percents.0,

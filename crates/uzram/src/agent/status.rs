@@ -23,6 +23,8 @@ pub struct AgentStats {
     pub pages_written_back: u64,
     /// Bytes of their objects.
     pub bytes_written_back: u64,
+    /// Pages that came back from the backing.
+    pub pages_promoted: u64,
     /// Pages that compaction gave back to the system.
     pub pages_compacted: u64,
     /// Dictionaries that were trained.
@@ -44,6 +46,7 @@ pub(crate) struct Status {
     pub(super) bytes_saved: AtomicU64,
     pub(super) pages_written_back: AtomicU64,
     pub(super) bytes_written_back: AtomicU64,
+    pub(super) pages_promoted: AtomicU64,
     pub(super) pages_compacted: AtomicU64,
     pub(super) trainings: AtomicU64,
     pub(super) dictionaries: AtomicU64,
@@ -74,6 +77,7 @@ impl Status {
             bytes_saved: get(&self.bytes_saved),
             pages_written_back: get(&self.pages_written_back),
             bytes_written_back: get(&self.bytes_written_back),
+            pages_promoted: get(&self.pages_promoted),
             pages_compacted: get(&self.pages_compacted),
             trainings: get(&self.trainings),
             dictionaries: get(&self.dictionaries),

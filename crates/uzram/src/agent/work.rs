@@ -26,6 +26,8 @@ const TURN: u64 = 1024;
 const PASS_PART: u32 = 8;
 const PASS_LEAST: Duration = Duration::from_secs(1);
 const PASS_MOST: Duration = Duration::from_secs(60);
+/// Where pages are to come back that are read: whoever reads them waits for the disk until then.
+const PASS_PROMOTING: Duration = Duration::from_secs(5);
 
 /// Whether to go on with a job.
 pub(super) type Go = ControlFlow<()>;
@@ -226,6 +228,7 @@ impl<'a> Worker<'a> {
         let ages = [
             self.settings.recompress_age(),
             self.settings.writeback_age(),
+            self.settings.promote_age(),
         ];
         let Some(least) = ages.into_iter().flatten().min() else {
             return PASS_LEAST;
@@ -237,10 +240,17 @@ impl<'a> Worker<'a> {
         if let Some(age) = self.settings.writeback_age() {
             left |= self.write_back(piece.clone(), age, &mut |_, pages| pages >= TURN);
         }
+        if let Some(age) = self.settings.promote_age() {
+            left |= self.promote(piece.clone(), age, &mut |_, pages| pages >= TURN);
+        }
         self.at = Some(if left { first } else { piece.end });
         if !left && piece.end >= self.device.table.pages() {
             self.at = None;
-            self.next_pass = Instant::now() + (least / PASS_PART).clamp(PASS_LEAST, PASS_MOST);
+            let most = match self.settings.promote_age() {
+                Some(_) => PASS_PROMOTING,
+                None => PASS_MOST,
+            };
+            self.next_pass = Instant::now() + (least / PASS_PART).clamp(PASS_LEAST, most);
             self.status().runs.fetch_add(1, Relaxed);
         }
         // Looking costs, too, where there was nothing to do.

@@ -312,6 +312,14 @@ impl Device {
         let cpu = current_cpu();
         let mut buffer = attached.readers.get(cpu);
         let location = location(backed, page)?;
+        // From here on nothing else is written there; so if the slot names the place now, and later still, it does so for the
+        // same bytes, and with the same codec.
+        let Some(_hold) = attached.store.hold(location) else {
+            return Ok(false);
+        };
+        if self.table.peek(page) != content {
+            return Ok(false);
+        }
         let still = || self.table.peek(page) == content;
         let (len, owner) = (usize::from(backed.len), page as u32);
         let object = match attached

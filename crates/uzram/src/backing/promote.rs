@@ -45,9 +45,19 @@ impl Device {
         pages: Option<Range<u64>>,
         pace: Pace<'_>,
     ) -> Result<PromoteReport, Error> {
+        self.promote_where(pages.unwrap_or(0..u64::MAX), |_| true, pace)
+    }
+
+    /// As [`Device::promote`], those that `wanted` chooses.
+    pub(crate) fn promote_where(
+        &self,
+        pages: Range<u64>,
+        wanted: impl Fn(u64) -> bool,
+        pace: Pace<'_>,
+    ) -> Result<PromoteReport, Error> {
         let attached = self.attached()?;
-        let range = pages.unwrap_or(0..u64::MAX);
-        let mut pages = self.backed_pages(range).peekable();
+        let pages = self.backed_pages(pages);
+        let mut pages = pages.filter(|page| wanted(*page)).peekable();
         let mut report = PromoteReport::default();
         while pages.peek().is_some() {
             let before = report.pages;
@@ -79,7 +89,7 @@ impl Device {
         Ok(report)
     }
 
-    fn backed_pages(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+    pub(crate) fn backed_pages(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         let backed = |page: &u64| matches!(self.table.peek(*page), Content::Backed(_));
         self.table.touched(range.start, range.end).filter(backed)
     }
