@@ -31,6 +31,12 @@ impl Failure {
         }
     }
 
+    /// With something more to say in parentheses.
+    pub(crate) fn with_note(mut self, note: &str) -> Failure {
+        self.message += &format!(" ({note})");
+        self
+    }
+
     /// Prints the message, if there is one: a server's failure was printed by the server.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {

@@ -4,6 +4,7 @@
 //! device, `keeper` the one that holds its memory; `exit` says which failure ends with which exit code.
 #![forbid(unsafe_code)]
 
+mod backing;
 mod commands;
 mod exit;
 mod frontends;

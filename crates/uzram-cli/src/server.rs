@@ -444,6 +444,13 @@ impl Handler for Served {
                 return Ok(Response::Policy(Box::new(Policy::of(&self.device, plan))));
             }
             other => {
+                if let Request::SetBacking {
+                    path: Some(path), ..
+                } = &other
+                {
+                    let wrong = |message| ControlError { errno: 22, message };
+                    crate::backing::check(path).map_err(wrong)?;
+                }
                 if let Some(answer) = memory::handle(&self.device, &other) {
                     let answer = answer.map_err(device_error)?;
                     tracing::info!(?other, ?answer, "done");

@@ -160,3 +160,51 @@ fn a_file_system_grows_with_its_device() {
     bench.uzram(&["remove", "zram0"]);
     bench.assert_clean();
 }
+
+/// A device that waits for itself would wait for ever; and a disk with a file system on it is somebody's.
+#[test]
+fn a_backing_is_no_device_of_ours_and_nothing_in_use() {
+    let name = "a_backing_is_no_device_of_ours_and_nothing_in_use";
+    if !have(name, &["mkfs.ext4", "losetup", "blkid"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let node = bench.create(&["--size=64M", "--frontend=fuse-loop"]);
+    let own = bench.run_dir().join("zram0/mnt/disk");
+    let mounted = bench.path("mounted");
+    std::fs::create_dir(&mounted).unwrap();
+    sh(&format!(
+        "mkfs.ext4 -q {node}; mount {node} {}",
+        mounted.display()
+    ));
+    let inside = mounted.join("store");
+    for path in [
+        node.clone(),
+        own.display().to_string(),
+        format!("{},8M", inside.display()),
+    ] {
+        let refused = bench.fails(2, &["set", "zram0", &format!("backing={path}")]);
+        assert!(refused.contains("lies on zram0"), "{refused}");
+    }
+    let refused = bench.fails(
+        2,
+        &["create", "--size=64M", "--frontend=nbd", "--backing", &node],
+    );
+    assert!(refused.contains("lies on zram0"), "{refused}");
+    sh(&format!("umount {}", mounted.display()));
+    let image = bench.path("image");
+    sh(&format!(
+        "truncate -s 64M {0}; mkfs.ext4 -q {0}",
+        image.display()
+    ));
+    let disk = sh(&format!("losetup -f --show {}", image.display()));
+    let disk = disk.trim();
+    let refused = bench.fails(2, &["set", "zram0", &format!("backing={disk}")]);
+    assert!(refused.contains("holds ext4"), "{refused}");
+    sh(&format!("wipefs -qa {disk}"));
+    bench.uzram(&["set", "zram0", &format!("backing={disk}")]);
+    bench.uzram(&["set", "zram0", "backing=none"]);
+    sh(&format!("losetup -d {disk}"));
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}

@@ -87,7 +87,7 @@ pub enum Error {
         reason: String,
     },
     /// The device has no backing (EINVAL).
-    #[error("the device has no backing to write pages back to; attach one first")]
+    #[error("the device has no backing; attach one first")]
     NoBacking,
     /// The device has no algorithm for recompression, or none of that priority (EINVAL).
     #[error("the device has no algorithm for recompression{}; set one first",

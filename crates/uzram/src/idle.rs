@@ -17,6 +17,7 @@ use uzram_pool::Region;
 
 use crate::Error;
 use crate::device::Device;
+use crate::layout::state;
 use crate::word::Content;
 
 /// The seconds of the last accesses.
@@ -77,8 +78,18 @@ impl Device {
     /// bytes a page for the parts of the table that are in use. Pages that were not used since tracking began are as old
     /// as that.
     ///
+    /// The wish is part of the image, the ages are not. A policy that goes by age keeps them for as long as it is in force,
+    /// too.
+    ///
     /// [`Error::Reserve`] where the system refuses the memory that a swap device needs for it at once.
     pub fn track_ages(&self, on: bool) -> Result<(), Error> {
+        self.state()[state::AGES].store(on.into(), Relaxed);
+        self.keep_ages(on)
+    }
+
+    /// As [`Device::track_ages`], for as long as a policy wants it: what the caller wants stays.
+    pub(crate) fn keep_ages(&self, on: bool) -> Result<(), Error> {
+        let on = on || self.state()[state::AGES].load(Relaxed) == 1;
         if on && self.pool.has_stock() {
             let bytes = self.table.pages() * 4;
             let populated = self.ages.seconds.populate(0, bytes.next_multiple_of(4096));
@@ -118,7 +129,7 @@ impl Device {
                 return Err(Error::Invalid {
                     what: "an age of",
                     given: format!("{} s", age.as_secs()),
-                    accepted: "only all pages, as access ages are not kept".into(),
+                    accepted: "only all pages, as access ages are not kept (track_ages)".into(),
                 });
             }
         };

@@ -117,8 +117,10 @@ pub(crate) mod state {
     pub(crate) const POLICY: usize = 5;
     /// Whether what is written is looked up among what is stored: 1, or 0.
     pub(crate) const DEDUP: usize = POLICY + crate::agent::PolicySettings::WORDS;
+    /// Whether the caller, and not only a policy, wants the pages' ages to be kept: 1, or 0.
+    pub(crate) const AGES: usize = DEDUP + 1;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = DEDUP + 1;
+    pub(crate) const WORDS: usize = AGES + 1;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
 }

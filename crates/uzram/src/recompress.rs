@@ -166,19 +166,23 @@ impl Device {
         Ok(job.report)
     }
 
-    /// What [`Device::recompress`] would begin with: the number of candidates and the bytes of their objects.
+    /// What [`Device::recompress`] would begin with: the number of candidates, without those that share their object, and the
+    /// bytes of their objects.
     pub fn recompressible(&self, what: &Recompress) -> Result<(u64, u64), Error> {
         let job = Job::new(self, what)?;
         let range = what.pages.clone().unwrap_or(0..u64::MAX);
-        let lengths = self
-            .table
-            .touched(range.start, range.end)
-            .filter_map(|page| {
-                let (content, flags) = self.table.peek_flags(page);
-                let wanted = job.is_candidate(content, flags) && job.age.admits(page);
-                wanted.then_some(len(content))
-            });
-        Ok(lengths.fold((0, 0), |(n, bytes), len| (n + 1, bytes + len as u64)))
+        let length = |page: u64| {
+            let (content, flags) = self.table.peek_flags(page);
+            let wanted = job.is_candidate(content, flags) && job.age.admits(page);
+            (wanted && self.is_sole_now(page, content)).then_some(len(content) as u64)
+        };
+        let sum = |(n, bytes), len| (n + 1, bytes + len);
+        if what.max_pages > 0 {
+            let largest = job.largest(range).into_iter();
+            return Ok(largest.filter_map(length).fold((0, 0), sum));
+        }
+        let all = self.table.touched(range.start, range.end);
+        Ok(all.filter_map(length).fold((0, 0), sum))
     }
 }
 

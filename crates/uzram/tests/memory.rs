@@ -307,9 +307,11 @@ fn marks_and_recompressed_pages_outlive_the_process() {
         },
     );
     device.mark_idle(None).unwrap();
+    device.track_ages(true).unwrap();
     let stats = device.stats();
     drop(device);
     let device = Device::builder(0).attach(reopen(&file)).unwrap();
+    assert!(device.tracks_ages());
     assert_eq!(
         device.stats().compr_data_size_bytes,
         stats.compr_data_size_bytes
@@ -335,6 +337,16 @@ fn ages_say_which_pages_are_idle() {
     assert_eq!(old(2).unwrap(), 8);
     device.track_ages(false).unwrap();
     assert!(old(0).is_err());
+    // A policy that comes and goes leaves the caller's wish alone.
+    device.track_ages(true).unwrap();
+    let device = std::sync::Arc::new(device);
+    let agent = uzram::Agent::start(device.clone()).unwrap();
+    device
+        .set_policy("recompress=9999".parse().unwrap())
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    agent.stop();
+    assert!(device.tracks_ages());
 }
 
 /// For the secondary that recompression uses, from the pages that the fast algorithm stored.

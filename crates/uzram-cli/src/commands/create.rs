@@ -162,6 +162,8 @@ impl Args {
             device = device.max_size_bytes(bytes);
         }
         if let Some((path, size_bytes)) = &self.backing {
+            let usage = |message| Failure::new(exit::Kind::Usage, message);
+            crate::backing::check(path).map_err(usage)?;
             device = device.backing(path, *size_bytes);
         }
         let mut taken = Vec::new();

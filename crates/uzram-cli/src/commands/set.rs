@@ -1,6 +1,6 @@
 //! `uzram set`: changes settings of a device that is in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use uzram::PolicySettings;
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
     /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none; disksize=SIZE;
-    /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE, "none" to bring all back and give it up;
+    /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE (what is on it is lost), "none" to bring all back and give it up;
     /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY and dedup=on or off, as for "uzram
     /// create"
     #[arg(required = true, value_name = "SETTING")]
@@ -102,9 +102,13 @@ impl FromStr for Setting {
 
 /// FILE, or FILE,SIZE.
 pub(crate) fn backing(value: &str) -> std::result::Result<(PathBuf, Option<u64>), String> {
-    let sized = value.rsplit_once(',');
-    let sized = sized.and_then(|(path, size)| Some((path, size::parse(size).ok()?)));
-    let (path, size) = sized.map_or((value, None), |(path, size)| (path, Some(size)));
+    let sized = value
+        .rsplit_once(',')
+        .filter(|_| !Path::new(value).exists());
+    let (path, size) = match sized {
+        Some((path, size)) => (path, Some(size::parse(size).map_err(|e| e.to_string())?)),
+        None => (value, None),
+    };
     if path.is_empty() {
         return Err("backing: a file or a block device, as FILE, FILE,SIZE or DEVICE".into());
     }
@@ -120,9 +124,13 @@ impl Args {
             self.settings.into_iter().map(Setting::request).collect();
         let requests = requests?;
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        requests
-            .iter()
-            .try_for_each(|request| ask(&entry, request).map(drop))
+        for (done, request) in requests.iter().enumerate() {
+            ask(&entry, request).map_err(|failure| match done {
+                0 => failure,
+                _ => failure.with_note("the settings before it were made"),
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -138,7 +138,7 @@ impl<'a> Worker<'a> {
             return;
         }
         self.ages = on;
-        if let Err(error) = self.device.track_ages(on) {
+        if let Err(error) = self.device.keep_ages(on) {
             self.note(format!("policy: no ages, so nothing is idle: {error}"));
         }
     }

@@ -196,6 +196,12 @@ impl Device {
         // A server that takes the device over has another working directory.
         let path = path.canonicalize().map_err(|error| failed(path, error))?;
         let has = storage.size_bytes().map_err(|error| failed(&path, error))?;
+        if size_bytes.is_none() && has == 0 {
+            return Err(failed(
+                &path,
+                "the file is empty: say how large it is to be",
+            ));
+        }
         self.take_store(path, Arc::new(storage), size_bytes.unwrap_or(has))
     }
 
@@ -377,7 +383,10 @@ impl Reopened {
 
     /// Notes an object.
     pub(crate) fn add(&self, backed: Backed) -> Result<(), String> {
-        let restore = self.found.as_ref().map_err(ToString::to_string)?;
+        // What is wrong with the store is said when it is known to be needed.
+        let Ok(restore) = &self.found else {
+            return Ok(());
+        };
         let location = Location::from_raw(backed.location).ok_or("its place is none")?;
         restore
             .add(location, backed.len.into())
