@@ -100,7 +100,7 @@ fn fio_finds_what_it_wrote_with_everything_on() {
     // What it cannot write (ENOSPC, EIO) it does not expect to read.
     sh(&format!(
         "fio --name=all --filename={node} --rw=randrw --bs=4k --size=80M --io_size=160M --ioengine=libaio --iodepth=8 \
-         --direct=1 --verify=crc32c --verify_backlog=2000 --verify_fatal=1 --buffer_compress_percentage=50 \
+         --direct=1 --verify=crc32c --verify_backlog=2000 --verify_state_save=0 --verify_fatal=1 --buffer_compress_percentage=50 \
          --ignore_error=,ENOSPC:EIO --output-format=json --output={}",
         report.display()
     ));

@@ -166,15 +166,15 @@ impl Device {
         Ok(job.report)
     }
 
-    /// What [`Device::recompress`] would begin with: the number of candidates, without those that share their object, and the
-    /// bytes of their objects.
+    /// What [`Device::recompress`] would begin with: the number of candidates, those that share their object (which are
+    /// left alone) among them, and the bytes of their objects.
     pub fn recompressible(&self, what: &Recompress) -> Result<(u64, u64), Error> {
         let job = Job::new(self, what)?;
         let range = what.pages.clone().unwrap_or(0..u64::MAX);
         let length = |page: u64| {
             let (content, flags) = self.table.peek_flags(page);
             let wanted = job.is_candidate(content, flags) && job.age.admits(page);
-            (wanted && self.is_sole_now(page, content)).then_some(len(content) as u64)
+            wanted.then_some(len(content) as u64)
         };
         let sum = |(n, bytes), len| (n + 1, bytes + len);
         if what.max_pages > 0 {

@@ -131,22 +131,16 @@ impl Device {
         Ok(report)
     }
 
-    /// What [`Device::writeback`] would begin with: the number of candidates, without those that share their object and
-    /// within the limits, and the bytes of their objects. None are old enough while ages are not kept.
+    /// What [`Device::writeback`] would begin with: the number of candidates, those that share their object (which
+    /// are left alone) among them, and the bytes of their objects. None are old enough while ages are not kept.
     pub fn writable_back(&self, what: &Writeback) -> (u64, u64) {
         let mut sum = (0, 0);
         let Ok(age) = self.min_age(what.older_than) else {
             return sum;
         };
-        let most = match what.max_pages {
-            0 => u64::MAX,
-            most => most,
-        };
-        let most = most.min(self.writeback_limit().unwrap_or(u64::MAX));
         for page in what.slots(self) {
             let (content, flags) = self.table.peek_flags(page);
-            let wanted = what.kind.suits(content, flags) && age.admits(page);
-            if sum.0 < most && wanted && self.is_sole_now(page, content) {
+            if what.kind.suits(content, flags) && age.admits(page) {
                 sum.0 += 1;
                 sum.1 += content.object().map_or(0, |(_, len)| len as u64);
             }

@@ -264,15 +264,6 @@ impl Device {
         parts(content).is_none() || self.sole(content).is_some()
     }
 
-    /// As [`Device::is_sole`], of a page whose slot is not locked, as far as it still holds that.
-    pub(crate) fn is_sole_now(&self, page: u64, content: Content) -> bool {
-        if parts(content).is_none() {
-            return true;
-        }
-        let slot = self.table.lock(page);
-        slot.content() == content && self.is_sole(content)
-    }
-
     /// The shared object of a locked slot, if nobody else refers to it.
     pub(crate) fn sole(&self, content: Content) -> Option<Sole<'_>> {
         let (shard, spot) = self.entry_of(content)?;

@@ -415,7 +415,7 @@ impl Model {
             after.mem_used_total_bytes <= before.mem_used_total_bytes,
             "{before:?} became {after:?}"
         );
-        (self.failed, self.ages, self.hung) = ((0, 0), false, false);
+        (self.failed, self.hung) = ((0, 0), false);
         self.count("reopened", 1);
         Ok(())
     }
