@@ -294,20 +294,16 @@ impl Device {
         Some(len)
     }
 
-    /// Publishes another form of what a slot held when the caller began to work on it (`Table::begin_post`), with the
-    /// flags `keep` of those that it has, and ends the work. Returns whether it did: if somebody wrote the page
+    /// Publishes another form of what a slot held when the caller began to work on it (`Table::begin_post`), and ends the
+    /// work. Returns whether it did: if somebody wrote the page
     /// meanwhile, `new` is still the caller's.
-    pub(crate) fn keep_instead(&self, page: u64, new: Content, keep: u64, cpu: usize) -> bool {
+    pub(crate) fn keep_instead(&self, page: u64, new: Content, cpu: usize) -> bool {
         let (Some(word), Some(slot)) = (new.encode(), self.table.lock_post(page)) else {
             self.table.end_post(page, 0);
             return false;
         };
-        let keep = if sings(Canary::MarkKept) {
-            keep | POST
-        } else {
-            keep & !POST
-        };
-        let old = slot.convert(word, keep);
+        let mark = if sings(Canary::MarkKept) { POST } else { 0 };
+        let old = slot.publish(word | mark);
         self.counters.shard(cpu).moved(old, new);
         self.free(old);
         true

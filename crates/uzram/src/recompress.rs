@@ -401,7 +401,7 @@ impl<'a> Job<'a> {
             handle: object.handle(),
             len: after as u16,
         };
-        if device.keep_instead(page, new, 0, cpu) {
+        if device.keep_instead(page, new, cpu) {
             device
                 .counters
                 .shard(cpu)

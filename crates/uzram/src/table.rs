@@ -298,13 +298,6 @@ impl<'a> SlotGuard<'a> {
         self.word &= !IDLE;
     }
 
-    /// Publishes the content in another form, with the flags `keep` of those that it has, and unlocks. Returns what was
-    /// there, as [`SlotGuard::publish`]. To whoever works on the slot it is a new content if `keep` has not `POST`.
-    pub(crate) fn convert(self, word: u64, keep: u64) -> Content {
-        let flags = self.word & FLAGS & keep;
-        self.publish(word | flags)
-    }
-
     /// Publishes new contents (an encoded word) and unlocks. Returns what was there: its object, if any, is
     /// the caller's to free.
     pub(crate) fn publish(self, word: u64) -> Content {

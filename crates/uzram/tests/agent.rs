@@ -1,27 +1,17 @@
 //! The agent: it does what the policies say and the plan foretold, within its budget, and contents stay as they are.
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+mod common;
+
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use rustix::fs::MemfdFlags;
+use common::{memfd, reopen};
 use uzram::{Agent, Builder, Choice, Device, Plan, PolicySettings, Step};
 
 const SIZE: u64 = 64 << 20;
 /// More than anything here takes on a machine that is busy with something else.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-fn memfd() -> OwnedFd {
-    rustix::fs::memfd_create("uzram-agent-test", MemfdFlags::CLOEXEC).unwrap()
-}
-
-fn reopen(file: &OwnedFd) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = File::options().read(true).write(true).open(path);
-    file.unwrap().into()
-}
 
 /// Records of words and numbers, which zstd makes smaller than lz4 does.
 fn page(number: u64, seed: u64) -> [u8; 4096] {

@@ -1,8 +1,10 @@
 //! What another process left is there: after a clean end, after kill -9 at any moment, and not if it is damaged.
 
+mod common;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU32;
@@ -10,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
+use common::{memfd, reopen};
 use uzram::{Choice, Device, Error, HeaderError, Training, Zeroes};
 
 const SIZE: u64 = 64 << 20;
@@ -20,20 +22,6 @@ const PAGES: u64 = SIZE / 4096;
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn memfd() -> OwnedFd {
-    rustix::fs::memfd_create("uzram-attach-test", MemfdFlags::CLOEXEC).unwrap()
-}
-
-/// Another open file description of the same memory, as another process would have.
-fn reopen(file: &OwnedFd) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path);
-    file.unwrap().into()
 }
 
 fn builder() -> uzram::Builder {
@@ -374,11 +362,7 @@ fn killed_at_any_moment() {
     let mut acknowledged: HashMap<u64, u32> = HashMap::new();
     let (mut seq, mut moved) = (1, 0);
     for round in 0..12u64 {
-        let path = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            file.as_fd().as_raw_fd()
-        );
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_writes", "--nocapture", "--quiet"])
             .env(IMAGE, path)

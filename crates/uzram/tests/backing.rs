@@ -1,29 +1,19 @@
 //! Pages on a backing: written back, read as if they were in memory, brought back, and never lost, whatever the disk does.
 
-use std::fs::File;
+mod common;
+
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
+use common::{memfd, reopen};
 use uzram::store::inject::{Fault, FaultyStorage, Rule};
 use uzram::store::{FileOptions, FileStorage};
 use uzram::{Choice, Device, Ended, Error, Kind, Recompress, Writeback, WritebackReport};
 
 const SIZE: u64 = 64 << 20;
 const STORE: u64 = 16 << 20;
-
-fn memfd() -> OwnedFd {
-    rustix::fs::memfd_create("uzram-backing-test", MemfdFlags::CLOEXEC).unwrap()
-}
-
-fn reopen(file: &OwnedFd) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = File::options().read(true).write(true).open(path);
-    file.unwrap().into()
-}
 
 /// `noisy` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
 fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {

@@ -1,11 +1,13 @@
 //! Several codecs in one device: set while it is in use, trained, remembered by the image, given up with their last
 //! object; and images as a process leaves them that dies in the middle of a change.
 
+mod common;
+
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::MemfdFlags;
+use common::{memfd, reopen};
 use uzram::{Choice, CodecStats, Device, Error, HeaderError, Training};
 
 const SIZE: u64 = 64 << 20;
@@ -14,16 +16,6 @@ const ROLES_AT: u64 = 4096 + 16;
 /// Records of 256 bytes in the third page; a dictionary's area of 1 MiB for each behind the table, which is short here.
 const RECORDS_AT: u64 = 8192;
 const AREA: u64 = 1 << 20;
-
-fn memfd() -> OwnedFd {
-    rustix::fs::memfd_create("uzram-codecs-test", MemfdFlags::CLOEXEC).unwrap()
-}
-
-fn reopen(file: &OwnedFd) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = File::options().read(true).write(true).open(path);
-    file.unwrap().into()
-}
 
 /// Records as a program has them in memory: much in common, none the same.
 fn page(number: u64) -> [u8; 4096] {

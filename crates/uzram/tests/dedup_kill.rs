@@ -2,27 +2,21 @@
 //! objects anew, and loses none and frees none twice, wherever in the middle of sharing, parting, moving or switching
 //! the last process was.
 
+mod common;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::{memfd, reopen};
 use uzram::{Choice, Device, Recompress};
 
 const PAGES: u64 = 1000;
 const IMAGE: &str = "UZRAM_TEST_DEDUP_IMAGE";
 const SEED: &str = "UZRAM_TEST_SEED";
-
-fn reopen(file: &OwnedFd) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path);
-    file.unwrap().into()
-}
 
 fn next(random: &mut u64) -> u64 {
     *random = random
@@ -110,7 +104,7 @@ fn child_that_shares() {
 
 /// Runs the child for a moment, kills it, and returns what it said.
 fn run_child(file: &OwnedFd, seed: u64) -> Vec<(u64, u64)> {
-    let (pid, fd) = (std::process::id(), file.as_fd().as_raw_fd());
+    let (pid, fd) = (std::process::id(), file.as_raw_fd());
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_shares", "--nocapture", "--quiet"])
         .env(IMAGE, format!("/proc/{pid}/fd/{fd}"))
@@ -135,8 +129,7 @@ fn run_child(file: &OwnedFd, seed: u64) -> Vec<(u64, u64)> {
 
 #[test]
 fn killed_while_pages_are_shared() {
-    let file = rustix::fs::memfd_create("uzram-dedup-test", rustix::fs::MemfdFlags::CLOEXEC);
-    let file = file.unwrap();
+    let file = memfd();
     let device = Device::builder(PAGES * 4096)
         .secondary(1, Choice::new("zstd").param("level", "9"))
         .dedup(true)

@@ -1,24 +1,14 @@
 //! What the device does with stored pages later: the idle mark and ages, recompression, another size.
 
-use std::fs::File;
+mod common;
+
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
+use common::{memfd, reopen};
 use uzram::{Choice, Device, Error, Kind, Recompress, RecompressReport, Training};
 
 const SIZE: u64 = 64 << 20;
-
-fn memfd() -> OwnedFd {
-    rustix::fs::memfd_create("uzram-memory-test", MemfdFlags::CLOEXEC).unwrap()
-}
-
-fn reopen(file: &OwnedFd) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = File::options().read(true).write(true).open(path);
-    file.unwrap().into()
-}
 
 /// Text with noise in it: `n` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
 fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {

@@ -158,7 +158,7 @@ impl Device {
         if sings(Canary::PromoteUnmarked) {
             drop(self.table.begin_post(page, |_, _| true));
         }
-        let kept = self.keep_instead(page, new, 0, cpu);
+        let kept = self.keep_instead(page, new, cpu);
         if !kept {
             self.free(new);
         }

@@ -308,7 +308,7 @@ impl Device {
             location: written.location.raw(),
             len: written.len as u16,
         };
-        let kept = self.keep_instead(page, Content::Backed(backed), 0, cpu);
+        let kept = self.keep_instead(page, Content::Backed(backed), cpu);
         if !kept {
             self.free_backed(backed);
         }
