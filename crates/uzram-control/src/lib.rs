@@ -15,6 +15,7 @@ mod rundir;
 mod server;
 pub mod size;
 pub mod stat;
+pub mod zram;
 
 pub use protocol::{
     ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, of_hex, to_hex,
