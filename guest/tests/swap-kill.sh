@@ -1,10 +1,8 @@
 # about: server and keeper of a swap device are killed while half of the guest's memory is swapped out to it
-# ci: no
 # memory: 1G
 # modules: ublk_drv
 # timeout: 240
 
-# Not in CI: some runs stall after a kill, for longer than the kernel's watchdog allows or for good. The cause is not known.
 # The root file system and /run are tmpfs here: program, libraries, log and record are swapped out as well.
 disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
 equal "$(grep warning warnings || :)" "" "warnings of a server that may do everything"

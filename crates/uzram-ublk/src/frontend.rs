@@ -118,7 +118,7 @@ impl Ublk {
             .and_then(|()| this.wait_for_udev(&this.node));
         match started {
             Ok(()) => {
-                this.tune();
+                this.tune(info.depth);
                 Ok(this)
             }
             Err(error) => {
@@ -308,8 +308,21 @@ impl Ublk {
 
     /// Turns off what the block layer does for slow disks: no scheduler, and no throttling of writes (swap-out among
     /// them) by their latency. Best effort: the device works either way.
-    fn tune(&self) {
-        for (file, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
+    ///
+    /// And sees to it that the driver notices a server's death at once. It does by the commands of tags that no request
+    /// has; where every tag of a queue has one (swapping fills queues), only when a request times out, after 30 s. So one
+    /// tag is never given to requests, and the timeout is short, where a request that a living server still works on
+    /// just gets another.
+    fn tune(&self, depth: u16) {
+        let spare = depth.saturating_sub(1).to_string();
+        let settings = [
+            ("scheduler", "none"),
+            ("wbt_lat_usec", "0"),
+            ("io_timeout", "500"),
+            // After the scheduler, which has requests of its own.
+            ("nr_requests", &spare),
+        ];
+        for (file, value) in settings {
             let path = format!("/sys/block/ublkb{}/queue/{file}", self.id);
             if let Err(error) = fs::write(&path, value) {
                 tracing::debug!(path, %error, "left as it is");
