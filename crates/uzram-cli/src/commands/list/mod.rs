@@ -1,0 +1,134 @@
+//! `uzram list`: the running devices as a table like zramctl's.
+
+use uzram_control::stat::{Codec, Stat};
+use uzram_control::{Entry, size};
+
+use super::{mount_point, print, print_json, stat_of, to_json};
+use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// List the devices
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram list
+  uzram list --bytes --noheadings --output name,data,total
+  uzram list --json")]
+pub(crate) struct Args {
+    /// Print sizes in bytes
+    #[arg(long, short)]
+    bytes: bool,
+    /// Print JSON: one object a device, sizes in bytes
+    #[arg(long, short = 'J', conflicts_with_all = ["output", "output_all", "raw"])]
+    json: bool,
+    /// Columns to print, separated by commas; after a + they are added to the usual ones. See below for the names
+    #[arg(long, short, value_name = "COLUMNS", long_help = columns_help())]
+    output: Option<String>,
+    /// Print all columns
+    #[arg(long, conflicts_with = "output")]
+    output_all: bool,
+    /// Print no headings
+    #[arg(long, short)]
+    noheadings: bool,
+    /// Print one space between columns and align nothing
+    #[arg(long)]
+    raw: bool,
+}
+
+fn columns_help() -> String {
+    let mut help = String::from(
+        "Columns to print, separated by commas; after a + they are added to the usual ones:\n",
+    );
+    for column in COLUMNS {
+        help.push_str(&format!("  {:11} {}\n", column.name, column.doc));
+    }
+    help
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let columns = self.columns()?;
+        let mut rows = Vec::new();
+        for entry in sweep::swept_run_dir()?.devices()? {
+            // A server that does not answer is worth a word, unless it is going just now.
+            match stat_of(&entry) {
+                Ok(stat) => rows.push(Row { entry, stat }),
+                Err(_) if entry.is_going() => {}
+                Err(failure) => eprintln!("uzram: {failure}"),
+            }
+        }
+        if self.json {
+            let objects: Result<Vec<_>> = rows.iter().map(|r| to_json(&r.entry, &r.stat)).collect();
+            return print_json(&objects?.into());
+        }
+        print(&self.table(&columns, &rows))
+    }
+
+    fn columns(&self) -> Result<Vec<&'static Column>> {
+        let usual = || {
+            COLUMNS
+                .iter()
+                .filter(|column| column.usual)
+                .collect::<Vec<_>>()
+        };
+        let Some(list) = &self.output else {
+            return Ok(if self.output_all {
+                COLUMNS.iter().collect()
+            } else {
+                usual()
+            });
+        };
+        let (mut columns, list) = match list.strip_prefix('+') {
+            Some(list) => (usual(), list),
+            None => (Vec::new(), list.as_str()),
+        };
+        for name in list.split(',') {
+            let found = COLUMNS
+                .iter()
+                .find(|column| column.name.eq_ignore_ascii_case(name.trim()));
+            columns.push(found.ok_or_else(|| {
+                let known: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
+                let message = format!("no column '{name}' (there are: {})", known.join(", "));
+                Failure::new(Kind::Usage, message)
+            })?);
+        }
+        Ok(columns)
+    }
+
+    fn table(&self, columns: &[&Column], rows: &[Row]) -> String {
+        let show = |cell: Cell| match cell {
+            Cell::Text(text) => (text, false),
+            Cell::Count(n) => (n.to_string(), true),
+            Cell::Bytes(n) if self.bytes => (n.to_string(), true),
+            Cell::Bytes(n) => (size::human(n), true),
+        };
+        // Numbers stand to the right, and so do their headings.
+        let mut lines: Vec<Vec<(String, bool)>> = rows
+            .iter()
+            .map(|row| columns.iter().map(|c| show((c.cell)(row))).collect())
+            .collect();
+        if !self.noheadings {
+            let blank = Row::blank();
+            let heading = |c: &&Column| (c.name.to_owned(), show((c.cell)(&blank)).1);
+            lines.insert(0, columns.iter().map(heading).collect());
+        }
+        let widths: Vec<usize> = (0..columns.len())
+            .map(|i| lines.iter().map(|line| line[i].0.len()).max().unwrap_or(0))
+            .collect();
+        let mut out = String::new();
+        for line in &lines {
+            let cells: Vec<String> = line
+                .iter()
+                .zip(&widths)
+                .map(|((text, right), width)| match (self.raw, right) {
+                    (true, _) => text.clone(),
+                    (false, true) => format!("{text:>width$}"),
+                    (false, false) => format!("{text:width$}"),
+                })
+                .collect();
+            out.push_str(cells.join(" ").trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}

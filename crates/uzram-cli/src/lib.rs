@@ -1,0 +1,136 @@
+//! The `uzram` program: creates compressed RAM disks, lists them, shows their statistics, takes them down.
+//!
+//! One file for each command in `commands`, one for each frontend in `frontends`; `server` is the process behind a
+//! device, `keeper` the one that holds its memory; `exit` says which failure ends with which exit code.
+#![forbid(unsafe_code)]
+
+mod backing;
+mod commands;
+mod daemon;
+mod exit;
+mod frontends;
+mod keeper;
+mod logging;
+mod memory;
+mod process;
+mod server;
+mod standby;
+mod swap;
+mod sweep;
+mod watermark;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Compressed RAM disks in user space, in the manner of zram.
+#[derive(Parser)]
+#[command(
+    name = "uzram",
+    version,
+    after_help = "\
+Examples:
+  uzram create --size 1G                          a 1 GiB disk; prints its path
+  mkfs.ext4 -q /dev/loop0 && mount /dev/loop0 /mnt
+  uzram list                                      what it holds and what that takes
+  umount /mnt && uzram remove zram0
+
+A device's contents live in memory that its keeper process holds. They outlive its server, which is
+started anew if it dies; they are gone when the device is removed or the machine stops.
+
+Exit codes: 0 done; 1 failed; 2 usage or a value that is not possible; 3 the device is in use;
+4 no such device; 5 this machine or user cannot do it (missing driver or permission).",
+    arg_required_else_help = true
+)]
+struct Args {
+    /// What to log: error, warn, info, debug, trace, or a filter such as uzram_nbd=debug
+    #[arg(
+        long,
+        global = true,
+        env = "UZRAM_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Create(commands::create::Args),
+    List(commands::list::Args),
+    Stat(commands::stat::Args),
+    Set(commands::set::Args),
+    Train(commands::train::Args),
+    Compact(commands::compact::Args),
+    Policy(commands::policy::Args),
+    Promote(commands::promote::Args),
+    Writeback(commands::writeback::Args),
+    Idle(commands::idle::Args),
+    Recompress(commands::recompress::Args),
+    Reset(commands::reset::Args),
+    Remove(commands::remove::Args),
+    Recover(commands::recover::Args),
+    Upgrade(commands::upgrade::Args),
+    Algorithms(commands::algorithms::Args),
+    Advise(commands::advise::Args),
+    Daemon(commands::daemon::Args),
+    #[command(hide = true)]
+    Keep(keeper::Args),
+    #[command(hide = true)]
+    Serve(server::Args),
+    #[command(hide = true)]
+    CheckImage(commands::check_image::Args),
+    #[command(hide = true)]
+    UblkOwner(commands::ublk_owner::Args),
+    Man(commands::man::Args),
+}
+
+/// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
+fn parse_create(command: &[OsString]) -> exit::Result<(commands::create::Args, String)> {
+    let words = std::iter::once("uzram".into()).chain(command.iter().cloned());
+    match Args::try_parse_from(words) {
+        Ok(Args {
+            log,
+            command: Command::Create(create),
+        }) => Ok((create, log)),
+        Ok(_) => Err(exit::Failure::new(exit::Kind::Usage, "not a create")),
+        Err(error) => Err(exit::Failure::new(exit::Kind::Usage, error)),
+    }
+}
+
+/// Runs the program with this process's arguments.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Create(command) => command.run(&args.log),
+        Command::List(command) => command.run(),
+        Command::Stat(command) => command.run(),
+        Command::Set(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Compact(command) => command.run(),
+        Command::Policy(command) => command.run(),
+        Command::Promote(command) => command.run(),
+        Command::Writeback(command) => command.run(),
+        Command::Idle(command) => command.run(),
+        Command::Recompress(command) => command.run(),
+        Command::Reset(command) => command.run(),
+        Command::Remove(command) => command.run(),
+        Command::Recover(command) => command.run(),
+        Command::Upgrade(command) => command.run(),
+        Command::Algorithms(command) => command.run(),
+        Command::Advise(command) => command.run(),
+        Command::Daemon(command) => command.run(&args.log),
+        Command::Keep(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::CheckImage(command) => command.run(),
+        Command::UblkOwner(command) => command.run(),
+        Command::Man(command) => command.run(Args::command()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
