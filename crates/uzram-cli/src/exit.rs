@@ -58,6 +58,17 @@ impl Failure {
         }
     }
 
+    /// The errno that says it best.
+    pub(crate) fn errno(&self) -> i32 {
+        match self.kind {
+            Kind::Failed => 5,
+            Kind::Usage => 22,
+            Kind::Busy => 16,
+            Kind::NoDevice => 19,
+            Kind::Impossible => 95,
+        }
+    }
+
     pub(crate) fn is_busy(&self) -> bool {
         self.kind == Kind::Busy
     }
@@ -119,10 +130,12 @@ impl From<uzram_control::Error> for Failure {
 
 impl From<uzram_control::ControlError> for Failure {
     fn from(error: uzram_control::ControlError) -> Failure {
-        // EBUSY and EINVAL have exit codes of their own.
+        // As [`Failure::errno`].
         let kind = match error.errno {
             16 => Kind::Busy,
             22 => Kind::Usage,
+            19 => Kind::NoDevice,
+            95 => Kind::Impossible,
             _ => Kind::Failed,
         };
         Failure::new(kind, error)
@@ -197,6 +210,15 @@ impl From<uzram_nbd::Error> for Failure {
             Error::InUse { .. } => Failure::new(Kind::Busy, error),
             Error::Bind { source, .. } => Failure::new(kind_of_io(source), error),
             _ => Failure::new(Kind::Failed, error),
+        }
+    }
+}
+
+impl From<uzram_daemon::ClientError> for Failure {
+    fn from(error: uzram_daemon::ClientError) -> Failure {
+        match error {
+            uzram_daemon::ClientError::Refused(error) => error.into(),
+            error => Failure::new(Kind::Failed, error),
         }
     }
 }

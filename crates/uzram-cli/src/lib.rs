@@ -41,7 +41,8 @@ started anew if it dies; they are gone when the device is removed or the machine
 
 Exit codes: 0 done; 1 failed; 2 usage or a value that is not possible; 3 the device is in use;
 4 no such device; 5 this machine or user cannot do it (missing driver or permission).",
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    disable_help_subcommand = true
 )]
 struct Args {
     /// What to log: error, warn, info, debug, trace, or a filter such as uzram_nbd=debug
@@ -62,6 +63,7 @@ enum Command {
     Create(commands::create::Args),
     List(commands::list::Args),
     Stat(commands::stat::Args),
+    Get(commands::get::Args),
     Set(commands::set::Args),
     Train(commands::train::Args),
     Compact(commands::compact::Args),
@@ -86,6 +88,7 @@ enum Command {
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
     Man(commands::man::Args),
+    Help(commands::help::Args),
 }
 
 /// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
@@ -108,7 +111,9 @@ pub fn main() -> ExitCode {
         Command::Create(command) => command.run(&args.log),
         Command::List(command) => command.run(),
         Command::Stat(command) => command.run(),
+        Command::Get(command) => command.run(),
         Command::Set(command) => command.run(),
+        Command::Help(command) => command.run(Args::command()),
         Command::Train(command) => command.run(),
         Command::Compact(command) => command.run(),
         Command::Policy(command) => command.run(),

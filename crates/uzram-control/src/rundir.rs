@@ -177,18 +177,28 @@ impl RunDir {
         RunDir { path: path.into() }
     }
 
-    /// Makes the directory of a new device: of that name, or the first that is free.
-    pub fn claim(&self, name: Option<&str>) -> Result<Claim, Error> {
-        if let Some(name) = name.filter(|name| number(name).is_none()) {
-            return Err(Error::BadName { name: name.into() });
-        }
+    /// Makes the run directory itself, for this user alone.
+    pub fn make(&self) -> Result<(), Error> {
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.path);
         made.map_err(Error::at("making", &self.path))?;
+        check_private(&self.real())
+    }
+
+    /// Path of a file in it that belongs to no device.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.real().join(name)
+    }
+
+    /// Makes the directory of a new device: of that name, or the first that is free.
+    pub fn claim(&self, name: Option<&str>) -> Result<Claim, Error> {
+        if let Some(name) = name.filter(|name| number(name).is_none()) {
+            return Err(Error::BadName { name: name.into() });
+        }
+        self.make()?;
         let path = self.real();
-        check_private(&path)?;
         let _all = lock_all(&path)?;
         let mut numbers = 0u32..;
         loop {

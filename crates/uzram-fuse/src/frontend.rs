@@ -35,9 +35,14 @@ pub fn probe() -> Result<(), String> {
 }
 
 impl FuseLoop {
-    /// Mounts at `dir` (made if absent) and attaches a loop device. When this returns, the node works: its
-    /// first block was read through it.
-    pub fn create(device: Arc<Device>, name: &str, dir: &Path) -> Result<FuseLoop, Error> {
+    /// Mounts at `dir` (made if absent) and attaches a loop device, that of `number` or a free one. When this returns,
+    /// the node works: its first block was read through it.
+    pub fn create(
+        device: Arc<Device>,
+        name: &str,
+        dir: &Path,
+        number: Option<u32>,
+    ) -> Result<FuseLoop, Error> {
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -63,7 +68,7 @@ impl FuseLoop {
             dir: dir.into(),
             session: Some(session),
         };
-        match this.attach(block_size) {
+        match this.attach(block_size, number) {
             Ok(()) => Ok(this),
             Err(error) => {
                 // Leave nothing behind; the first error is the one that matters.
@@ -73,11 +78,11 @@ impl FuseLoop {
         }
     }
 
-    fn attach(&mut self, block_size: u32) -> Result<(), Error> {
+    fn attach(&mut self, block_size: u32, number: Option<u32>) -> Result<(), Error> {
         let path = self.dir.join(FILE_NAME);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(Error::at(format!("opening {}", path.display())))?;
-        self.node = loopdev::attach(&file, &path, block_size)?;
+        self.node = loopdev::attach(&file, &path, block_size, number)?;
         let probe = || {
             let mut node = OpenOptions::new()
                 .read(true)

@@ -16,7 +16,9 @@ mod disk;
 mod error;
 mod frontend;
 mod loopdev;
+mod number;
 mod sys;
 
 pub use error::Error;
 pub use frontend::{FuseLoop, abandon, clear_stale, probe};
+pub use number::LoopNumber;

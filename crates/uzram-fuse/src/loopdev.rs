@@ -14,11 +14,25 @@ const TRIES: usize = 64;
 /// How long a detached device may take to go; udev looks at it for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Puts `file`, known as `name`, behind a free loop device and returns its node.
-pub(crate) fn attach(file: &File, name: &Path, block_size: u32) -> Result<PathBuf, Error> {
+/// Puts `file`, known as `name`, behind the loop device of that number, or a free one, and returns its node.
+pub(crate) fn attach(
+    file: &File,
+    name: &Path,
+    block_size: u32,
+    wanted: Option<u32>,
+) -> Result<PathBuf, Error> {
     let control = open_rw(Path::new("/dev/loop-control"))?;
     for _ in 0..TRIES {
-        let number = sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?;
+        let number = match wanted {
+            Some(number) => number,
+            None => {
+                sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?
+            }
+        };
+        if wanted.is_some() {
+            // It may not be there yet; then it has to be made.
+            let _ = sys::add(&control, number);
+        }
         let node = node(number)?;
         let device = open_rw(&node)?;
         match sys::configure(
@@ -29,7 +43,7 @@ pub(crate) fn attach(file: &File, name: &Path, block_size: u32) -> Result<PathBu
         ) {
             Ok(()) => {}
             // Somebody took it between the question and the answer.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => continue,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && wanted.is_none() => continue,
             Err(error) => return Err(Error::at(format!("attaching to {}", node.display()))(error)),
         }
         let info =
@@ -47,7 +61,7 @@ pub(crate) fn attach(file: &File, name: &Path, block_size: u32) -> Result<PathBu
 }
 
 /// The node of a loop device, made if the system has no devtmpfs that does it.
-fn node(number: u32) -> Result<PathBuf, Error> {
+pub(crate) fn node(number: u32) -> Result<PathBuf, Error> {
     let node = PathBuf::from(format!("/dev/loop{number}"));
     if !node.exists() {
         let device = rustix::fs::makedev(7, number);
@@ -65,6 +79,12 @@ fn node(number: u32) -> Result<PathBuf, Error> {
         }
     }
     Ok(node)
+}
+
+/// Whether nothing is behind a loop device.
+pub(crate) fn is_free(node: &Path) -> bool {
+    let status = open_rw(node).map(sys::status);
+    matches!(status, Ok(Err(error)) if error.raw_os_error() == Some(libc::ENXIO))
 }
 
 /// Takes a loop device for this process alone, as [`uzram_blockdev::exclusive`]. `None` if `file` is not behind it

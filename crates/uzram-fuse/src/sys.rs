@@ -10,6 +10,8 @@ const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_CTL_ADD: libc::Ioctl = 0x4C80;
+const LOOP_CTL_REMOVE: libc::Ioctl = 0x4C81;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
 /// The loop device reads and writes its file with O_DIRECT.
@@ -77,6 +79,20 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 pub(crate) fn get_free(control: impl AsFd) -> io::Result<u32> {
     // SAFETY: LOOP_CTL_GET_FREE takes no argument.
     check(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE) }).map(|n| n as u32)
+}
+
+/// Makes the loop device of that number. EEXIST: it is there.
+pub(crate) fn add(control: impl AsFd, number: u32) -> io::Result<()> {
+    let fd = control.as_fd().as_raw_fd();
+    // SAFETY: LOOP_CTL_ADD takes a number.
+    check(unsafe { libc::ioctl(fd, LOOP_CTL_ADD, libc::c_ulong::from(number)) }).map(drop)
+}
+
+/// Takes the loop device of that number away. EBUSY: it is in use.
+pub(crate) fn remove(control: impl AsFd, number: u32) -> io::Result<()> {
+    let fd = control.as_fd().as_raw_fd();
+    // SAFETY: LOOP_CTL_REMOVE takes a number.
+    check(unsafe { libc::ioctl(fd, LOOP_CTL_REMOVE, libc::c_ulong::from(number)) }).map(drop)
 }
 
 /// Puts `file` behind the loop device, with direct I/O. EBUSY: somebody else took the device.

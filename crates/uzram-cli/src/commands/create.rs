@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram::{Device, PolicySettings};
 use uzram_control::{Request, RunDir, size};
+use uzram_daemon::{Client, Create, SOCKET};
 
 use super::{choice, policy};
 use crate::exit::{self, Failure, Result};
@@ -79,6 +80,9 @@ pub(crate) struct Args {
     /// Serve from this process, with no keeper, and log to stderr, until interrupted or removed
     #[arg(long)]
     foreground: bool,
+    /// Make it without uzramd, also where that runs
+    #[arg(long)]
+    private: bool,
     /// Use the device as swap: makes it fit for that and switches it on with mkswap and swapon --discard
     #[arg(long, conflicts_with = "foreground")]
     swap: bool,
@@ -103,6 +107,11 @@ impl Args {
             let run = sweep::swept_run_dir()?;
             server::run_in_foreground(&self, &run, log)
         } else {
+            if !self.private
+                && let Some(daemon) = Client::find(&RunDir::of_user().file(SOCKET))
+            {
+                return create_by(&daemon);
+            }
             let priority = self.swap_priority.unwrap_or(swap::DEFAULT_PRIORITY);
             start_keeper(self.swap.then_some(priority))
         }
@@ -194,6 +203,52 @@ impl Args {
             false => device,
         }
     }
+}
+
+/// Lets the daemon make it, from the same command line.
+fn create_by(daemon: &Client) -> Result {
+    let mut words = Vec::new();
+    for word in std::env::args_os() {
+        let word = word.into_string();
+        words.push(word.map_err(|word| {
+            let message = format!("{}: not UTF-8", word.display());
+            Failure::new(exit::Kind::Usage, message)
+        })?);
+    }
+    let own = words.iter().position(|word| word == "create");
+    let directory = std::env::current_dir()?;
+    let created = daemon.create(&Create {
+        args: words.split_off(own.map_or(1, |at| at + 1)),
+        directory: Some(directory.display().to_string()),
+    })?;
+    if !created.notes.is_empty() {
+        eprintln!("{}", created.notes);
+    }
+    super::print(&format!("{}\n", created.path))
+}
+
+/// The options as a JSON schema, for the daemon's API.
+pub(crate) fn schema() -> serde_json::Value {
+    use clap::{ArgAction, Args as _};
+    let command = Args::augment_args(clap::Command::new("create"));
+    let mut properties = serde_json::Map::new();
+    for arg in command.get_arguments() {
+        let Some(name) = arg.get_long() else { continue };
+        if ["foreground", "private"].contains(&name) {
+            continue;
+        }
+        let help = arg.get_help().map(ToString::to_string);
+        let mut property = match arg.get_action() {
+            ArgAction::SetTrue => serde_json::json!({"type": "boolean"}),
+            ArgAction::Append => {
+                serde_json::json!({"type": "array", "items": {"type": "string"}})
+            }
+            _ => serde_json::json!({"type": ["string", "number"]}),
+        };
+        property["description"] = help.unwrap_or_default().into();
+        properties.insert(name.into(), property);
+    }
+    serde_json::json!({"type": "object", "properties": properties, "additionalProperties": false})
 }
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use uzram::compress::{Algorithm, Registry};
+use uzram_control::zram::{ATTRIBUTES, Place};
 
 use super::print;
 use crate::exit::{Failure, Kind, Result};
@@ -36,8 +37,38 @@ impl Args {
             let path = dir.join(name(command) + ".1");
             fs::write(&path, page(&program, command)?).map_err(|error| failed(&path, error))?;
         }
-        Ok(())
+        let path = dir.join("uzram-attributes.7");
+        fs::write(&path, attributes()?).map_err(|error| failed(&path, error))
     }
+}
+
+/// The page of zram's interface, from the registry of its attributes.
+fn attributes() -> Result<String> {
+    let mut roff = Roff::new();
+    roff.control("TH", ["uzram-attributes", "7"]);
+    roff.control("SH", ["NAME"]);
+    roff.text([roman("uzram-attributes - zram's interface as uzram has it")]);
+    for (place, title) in [
+        (Place::Control, "/sys/class/zram-control"),
+        (Place::Device, "/sys/block/zramN"),
+    ] {
+        roff.control("SH", [title]);
+        for attribute in ATTRIBUTES.iter().filter(|a| a.place == place) {
+            let rights = format!(" ({:04o}, Linux {})", attribute.mode, attribute.since);
+            roff.control("TP", []);
+            roff.text([bold(attribute.name), roman(rights)]);
+            roff.text([roman(attribute.about)]);
+            roff.control("br", []);
+            roff.text([roman(format!("Written: {}.", attribute.allowed()))]);
+            for paragraph in attribute.docs.split("\n\n") {
+                roff.control("br", []);
+                roff.text([roman(paragraph.replace('\n', " "))]);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    roff.to_writer(&mut out)?;
+    String::from_utf8(out).map_err(|error| Failure::new(Kind::Failed, error))
 }
 
 /// The commands that users are told of.

@@ -6,6 +6,9 @@ pub(crate) mod check_image;
 pub(crate) mod choice;
 pub(crate) mod compact;
 pub(crate) mod create;
+pub(crate) mod daemon;
+pub(crate) mod get;
+pub(crate) mod help;
 pub(crate) mod idle;
 pub(crate) mod list;
 pub(crate) mod man;
@@ -24,12 +27,27 @@ pub(crate) mod writeback;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uzram_control::stat::Stat;
+use uzram_control::zram::View;
 use uzram_control::{Entry, Request, Response, RunDir};
+use uzram_daemon::{Client, SOCKET};
 
+use crate::daemon::Local;
 use crate::exit::{Failure, Kind, Result};
+use crate::sweep;
+
+/// zram's interface to the devices: the daemon's, or one of this process where none runs.
+fn view() -> Result<Arc<dyn View>> {
+    let run = sweep::swept_run_dir()?;
+    if let Some(daemon) = Client::find(&run.file(SOCKET)) {
+        return Ok(Arc::new(daemon));
+    }
+    let auto = crate::frontends::Choice::default();
+    Ok(Local::new(run, auto, true))
+}
 
 /// How long a server that is being started anew is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -112,7 +130,7 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
 }
 
 /// A device's statistics.
-fn stat_of(entry: &Entry) -> Result<Stat> {
+pub(crate) fn stat_of(entry: &Entry) -> Result<Stat> {
     match ask(entry, &Request::Stat)? {
         Response::Stat(stat) => Ok(*stat),
         other => Err(unexpected(entry, &other)),
@@ -150,7 +168,7 @@ impl std::str::FromStr for Pages {
 }
 
 /// A device and its statistics as one JSON object.
-fn to_json(entry: &Entry, stat: &Stat) -> Result<serde_json::Value> {
+pub(crate) fn to_json(entry: &Entry, stat: &Stat) -> Result<serde_json::Value> {
     let mut object = to_value(&entry.record)?;
     let stat = to_value(stat)?;
     if let (Some(object), serde_json::Value::Object(stat)) = (object.as_object_mut(), stat) {

@@ -38,7 +38,7 @@ impl Args {
     }
 }
 
-fn remove(entry: &Entry) -> Result {
+pub(crate) fn remove(entry: &Entry) -> Result {
     // Where no server can be started the keeper does it.
     if entry.record.keeper == 0 || serves(entry) {
         ask(entry, &Request::Remove)?;

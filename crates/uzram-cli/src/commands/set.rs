@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
+use uzram_control::zram::{Attribute, Owner, Place};
 use uzram_control::{Request, size, to_hex};
 
-use super::{ask, choice};
+use super::{ask, choice, get, list, view};
 use crate::exit::{Failure, Kind, Result};
 use crate::sweep;
 
@@ -48,6 +49,8 @@ enum Setting {
     WritebackLimit(Option<u64>),
     TrackAges(bool),
     Dedup(bool),
+    /// An attribute of zram's interface, which no setting of ours stands for.
+    Attribute(&'static str, String),
 }
 
 impl FromStr for Setting {
@@ -91,10 +94,16 @@ impl FromStr for Setting {
             Some(("dedup", "on")) => Ok(Setting::Dedup(true)),
             Some(("dedup", "off")) => Ok(Setting::Dedup(false)),
             Some(("dedup", value)) => Err(format!("dedup is on or off, not '{value}'")),
-            Some((key, _)) => Err(format!(
-                "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, disksize, backing, \
-                 writeback_limit, track_ages, policy, dedup)"
-            )),
+            Some((key, value)) => match Attribute::find(Place::Device, key) {
+                Some(attribute) if attribute.store.is_some() => {
+                    Ok(Setting::Attribute(attribute.name, value.into()))
+                }
+                _ => Err(format!(
+                    "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, disksize, backing, \
+                     writeback_limit, track_ages, policy, dedup, and the attributes of zram's interface that can be \
+                     written: \"uzram help attributes\")"
+                )),
+            },
             None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
         }
     }
@@ -120,12 +129,10 @@ pub(crate) fn backing(value: &str) -> std::result::Result<(PathBuf, Option<u64>)
 impl Args {
     pub(crate) fn run(self) -> Result {
         // All files are read before anything is changed.
-        let requests: Result<Vec<Request>> =
-            self.settings.into_iter().map(Setting::request).collect();
-        let requests = requests?;
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        for (done, request) in requests.iter().enumerate() {
-            ask(&entry, request).map_err(|failure| match done {
+        let steps: Result<Vec<Step>> = self.settings.into_iter().map(Setting::step).collect();
+        let steps = steps?;
+        for (done, step) in steps.iter().enumerate() {
+            step.take(&self.name).map_err(|failure| match done {
                 0 => failure,
                 _ => failure.with_note("the settings before it were made"),
             })?;
@@ -134,43 +141,66 @@ impl Args {
     }
 }
 
-impl Setting {
-    fn request(self) -> Result<Request> {
+/// One thing to do.
+enum Step {
+    /// Through the server.
+    Request(Request),
+    /// Through zram's interface.
+    Attribute(&'static str, String),
+}
+
+impl Step {
+    fn take(&self, name: &str) -> Result {
         match self {
-            Setting::MemLimit(bytes) => Ok(Request::SetMemLimit { bytes }),
-            Setting::Policy(settings) => Ok(Request::SetPolicy {
-                spec: settings.to_string(),
-            }),
-            Setting::Disksize(bytes) => Ok(Request::Resize { bytes }),
-            Setting::Backing(None) => Ok(Request::SetBacking {
-                path: None,
-                size_bytes: None,
-            }),
-            Setting::Backing(Some((path, size_bytes))) => Ok(Request::SetBacking {
-                path: Some(path),
-                size_bytes,
-            }),
-            Setting::WritebackLimit(pages) => Ok(Request::SetWritebackLimit { pages }),
-            Setting::TrackAges(on) => Ok(Request::TrackAges { on }),
-            Setting::Dedup(on) => Ok(Request::SetDedup { on }),
-            Setting::Algorithm(spec) => set_algorithm(0, spec),
-            Setting::RecompAlgorithm(mut spec) => {
-                let priority = choice::take_priority(&mut spec)?.unwrap_or(1);
-                if spec.name != "none" {
-                    return set_algorithm(priority, spec);
-                }
-                if let Some((key, _)) = spec.params.first() {
-                    let message = format!("'none' has no parameter '{key}' (it takes: priority)");
-                    return Err(Failure::new(Kind::Usage, message));
-                }
-                Ok(Request::SetAlgorithm {
-                    priority,
-                    algorithm: String::new(),
-                    dictionary: String::new(),
-                })
+            Step::Request(request) => {
+                let entry = sweep::swept_run_dir()?.find(name)?;
+                ask(&entry, request).map(drop)
+            }
+            Step::Attribute(attribute, value) => {
+                let id = get::id(name)?;
+                let stored = view()?.store(Owner::Device(id), attribute, value.as_bytes());
+                stored.map_err(|errno| list::failed(&format!("zram{id}: {attribute}"), errno))
             }
         }
     }
+}
+
+impl Setting {
+    fn step(self) -> Result<Step> {
+        Ok(Step::Request(match self {
+            Setting::Attribute(attribute, value) => return Ok(Step::Attribute(attribute, value)),
+            Setting::MemLimit(bytes) => Request::SetMemLimit { bytes },
+            Setting::Policy(settings) => Request::SetPolicy {
+                spec: settings.to_string(),
+            },
+            Setting::Disksize(bytes) => Request::Resize { bytes },
+            Setting::Backing(backing) => {
+                let (path, size_bytes) = backing.map_or((None, None), |(path, size)| (Some(path), size));
+                Request::SetBacking { path, size_bytes }
+            }
+            Setting::WritebackLimit(pages) => Request::SetWritebackLimit { pages },
+            Setting::TrackAges(on) => Request::TrackAges { on },
+            Setting::Dedup(on) => Request::SetDedup { on },
+            Setting::Algorithm(spec) => set_algorithm(0, spec)?,
+            Setting::RecompAlgorithm(spec) => set_secondary(spec)?,
+        }))
+    }
+}
+
+fn set_secondary(mut spec: AlgorithmSpec) -> Result<Request> {
+    let priority = choice::take_priority(&mut spec)?.unwrap_or(1);
+    if spec.name != "none" {
+        return set_algorithm(priority, spec);
+    }
+    if let Some((key, _)) = spec.params.first() {
+        let message = format!("'none' has no parameter '{key}' (it takes: priority)");
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    Ok(Request::SetAlgorithm {
+        priority,
+        algorithm: String::new(),
+        dictionary: String::new(),
+    })
 }
 
 fn set_algorithm(priority: usize, mut spec: AlgorithmSpec) -> Result<Request> {

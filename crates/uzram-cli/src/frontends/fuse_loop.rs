@@ -16,7 +16,7 @@ pub(super) const KIND: Kind = Kind {
     about: "/dev/loopN, on a file on a private FUSE mount",
     swap: false,
     probe: uzram_fuse::probe,
-    start: |context| serve(context),
+    start: |context| serve(context, context.settings.number),
     resume: |context, old| {
         let dir = mount_dir(&context.claim.dir);
         match uzram_fuse::clear_stale(&dir) {
@@ -27,7 +27,8 @@ pub(super) const KIND: Kind = Kind {
                 uzram_fuse::abandon(&dir)?;
             }
         }
-        serve(context)
+        // The old number, if its user let go of it.
+        serve(context, context.settings.number).or_else(|_| serve(context, None))
     },
     clear: |dir| uzram_fuse::clear_stale(&mount_dir(dir)).map_err(|error| error.to_string()),
 };
@@ -37,9 +38,10 @@ fn mount_dir(dir: &Path) -> PathBuf {
     dir.join("mnt")
 }
 
-fn serve(context: &Context<'_>) -> Result<Box<dyn Front>> {
+fn serve(context: &Context<'_>, number: Option<u32>) -> Result<Box<dyn Front>> {
     let claim = context.claim;
-    let front = FuseLoop::create(context.device.clone(), &claim.name, &mount_dir(&claim.dir))?;
+    let dir = mount_dir(&claim.dir);
+    let front = FuseLoop::create(context.device.clone(), &claim.name, &dir, number)?;
     Ok(Box::new(front))
 }
 

@@ -56,8 +56,8 @@ pub(crate) struct Settings {
     /// Allow --listen on an address that other machines reach. There is no encryption or authentication
     #[arg(long, help_heading = "NBD")]
     pub(crate) allow_remote: bool,
-    /// N of /dev/ublkbN or /dev/nbdN [default: the lowest that is free]
-    #[arg(long, value_name = "N", help_heading = "ublk and nbd-kernel")]
+    /// N of /dev/ublkbN, /dev/nbdN or /dev/loopN [default: the lowest that is free]
+    #[arg(long, value_name = "N", help_heading = "ublk, nbd-kernel and fuse-loop")]
     pub(crate) number: Option<u32>,
     #[command(flatten)]
     pub(crate) ublk: UblkArgs,
@@ -77,8 +77,8 @@ impl Settings {
         if self.allow_remote && !is(&[&nbd::KIND]) {
             return not_for("--allow-remote", "nbd");
         }
-        if self.number.is_some() && !is(&[&ublk::KIND, &nbd_kernel::KIND]) {
-            return not_for("--number", "ublk or nbd-kernel");
+        if self.number.is_some() && is(&[&nbd::KIND]) {
+            return not_for("--number", "ublk, nbd-kernel or fuse-loop");
         }
         match self.ublk.given() {
             Some(what) if !is(&[&ublk::KIND]) => not_for(what, "ublk"),
@@ -112,7 +112,7 @@ pub(crate) trait Front: Send {
 }
 
 /// Which frontend the user wants; `None`: the best that there is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Choice(Option<&'static Kind>);
 
 impl std::str::FromStr for Choice {
@@ -146,6 +146,15 @@ impl Choice {
         settings: &Settings,
         swap: bool,
     ) -> Result<(&'static Kind, Option<String>)> {
+        self.resolve_for(settings.listen.is_some(), swap)
+    }
+
+    /// The frontend of a device with the default settings.
+    pub(crate) fn kind(self) -> Result<&'static Kind> {
+        self.resolve_for(false, false).map(|(kind, _)| kind)
+    }
+
+    fn resolve_for(self, listens: bool, swap: bool) -> Result<(&'static Kind, Option<String>)> {
         if let Some(kind) = self.0 {
             if swap && !kind.swap {
                 let fit: Vec<_> = KINDS.iter().filter(|k| k.swap).map(|k| k.name).collect();
@@ -164,7 +173,7 @@ impl Choice {
             })?;
             return Ok((kind, None));
         }
-        if settings.listen.is_some() && !swap {
+        if listens && !swap {
             return Ok((&nbd::KIND, Some("--listen was given".into())));
         }
         let mut missing = Vec::new();

@@ -1,20 +1,36 @@
-//! `uzram list`: the running devices as a table like zramctl's.
+//! `uzram list`: the running devices as a table like zramctl's, and with zramctl's options also what that does to devices.
 
-use uzram_control::stat::{Codec, Stat};
-use uzram_control::{Entry, size};
+mod columns;
+mod zramctl;
 
-use super::{mount_point, print, print_json, stat_of, to_json};
+use uzram_control::size;
+
+use super::{print, print_json, stat_of, to_json};
 use crate::exit::{Failure, Kind, Result};
 use crate::sweep;
+use columns::{COLUMNS, Cell, Column, Row};
+
+pub(super) use columns::ratio;
+pub(super) use zramctl::failed;
 
 /// List the devices
+///
+/// All of zramctl's options are understood, so that scripts can be run with alias zramctl='uzram list'.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   uzram list
   uzram list --bytes --noheadings --output name,data,total
-  uzram list --json")]
+  uzram list --output +huge-pages,idle-pages,recompressed,written-back
+  uzram list --json
+  uzram list --find --size 4G --algorithm zstd --algorithm-params level=1
+  uzram list --reset zram0")]
 pub(crate) struct Args {
+    /// The devices to list or to set up: names or paths [default: all]
+    #[arg(value_name = "DEVICE")]
+    devices: Vec<String>,
+    #[command(flatten)]
+    zramctl: zramctl::Args,
     /// Print sizes in bytes
     #[arg(long, short)]
     bytes: bool,
@@ -47,9 +63,13 @@ fn columns_help() -> String {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        if let Some(done) = self.zramctl.run(&self.devices) {
+            return done;
+        }
         let columns = self.columns()?;
         let mut rows = Vec::new();
-        for entry in sweep::swept_run_dir()?.devices()? {
+        let run = sweep::swept_run_dir()?;
+        for entry in super::all_or(&run, self.devices.is_empty(), &self.devices)? {
             // A server that does not answer is worth a word, unless it is going just now.
             match stat_of(&entry) {
                 Ok(stat) => rows.push(Row { entry, stat }),

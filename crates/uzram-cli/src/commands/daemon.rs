@@ -1,0 +1,145 @@
+//! `uzram daemon`, known as `uzramd`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use uzram_control::RunDir;
+use uzram_control::zram::View;
+use uzram_daemon::{Config, SOCKET, notify};
+
+use crate::daemon::{Daemon, Holder, Local, from_config, from_generator};
+use crate::exit::{Failure, Kind, Result};
+use crate::logging;
+
+/// How often the devices are looked at.
+const LOOK: Duration = Duration::from_millis(300);
+/// File of what has to outlive the daemon.
+const STATE: &str = "uzramd.json";
+
+/// Run uzramd, the daemon that owns the devices
+///
+/// It answers an API (HTTP and JSON) on a unix socket, makes the devices of its configuration, lets devices be
+/// hot-added and hot-removed through zram's own interface, and holds every device's memory: the contents outlive the
+/// death of server and keeper at once. `uzram create` makes devices through it while it runs. When it ends the devices
+/// stay, and a new daemon finds them.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzramd
+  curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices
+  curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/openapi.json
+  curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices -d '{\"size\":\"4G\",\"algorithm\":\"zstd\"}'")]
+pub(crate) struct Args {
+    /// The configuration; defaults where there is no such file
+    #[arg(long, value_name = "FILE", default_value = "/etc/uzram.toml")]
+    config: PathBuf,
+    /// Only check the configuration
+    #[arg(long)]
+    check: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self, log: &str) -> Result {
+        let usage = |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, error);
+        let config = Config::read(&self.config).map_err(|error| usage(&error))?;
+        let frontend = config.daemon.frontend.parse();
+        let frontend = frontend.map_err(|error: String| usage(&format!("frontend: {error}")))?;
+        if self.check {
+            return Ok(());
+        }
+        let _ = rustix::thread::set_name(c"uzramd");
+        logging::to_stderr(log)?;
+        let run = RunDir::of_user();
+        run.make()?;
+        let received = notify::received();
+        Holder::revive(&run, &received);
+        let run = crate::sweep::swept_run_dir()?;
+        let socket = run.file(SOCKET);
+        let from_systemd = received.iter().find(|(_, name)| name.ends_with(".socket"));
+        let listener = match from_systemd {
+            Some((fd, _)) => activated(*fd)?,
+            None => uzram_daemon::bind(&socket)?,
+        };
+        let local = Local::new(run.clone(), frontend, config.daemon.strict);
+        let state = run.file(STATE);
+        if let Some(saved) = read_state(&state) {
+            local.restore(saved);
+        }
+        let daemon = Arc::new(Daemon {
+            local: local.clone(),
+        });
+        let listening = uzram_daemon::serve(listener, daemon.clone())?;
+        let (events, inbox) = channel();
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    let _ = events.send(());
+                }
+            })?;
+        from_config(&daemon, &config);
+        if config.daemon.zram_generator {
+            from_generator(&daemon);
+        }
+        let missing = |have: usize| (config.daemon.num_devices as usize).saturating_sub(have);
+        for _ in 0..missing(local.devices().map_or(0, |devices| devices.len())) {
+            let added = local.show(uzram_control::zram::Owner::Control, "hot_add");
+            added.map_err(|errno| Failure::new(Kind::Failed, format!("hot_add: {errno}")))?;
+        }
+        tracing::info!(socket = %socket.display(), "ready");
+        notify::ready("serving");
+        let mut holder = Holder::default();
+        let mut said = (usize::MAX, usize::MAX);
+        loop {
+            holder.look(&run);
+            write_state(&state, &local.saved())?;
+            let now = (local.devices().map_or(0, |all| all.len()), holder.len());
+            if now != said {
+                said = now;
+                notify::status(&format!("{} devices, memory of {} held", now.0, now.1));
+            }
+            match inbox.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => break,
+            }
+        }
+        notify::stopping();
+        listening.stop();
+        if from_systemd.is_none() {
+            let _ = std::fs::remove_file(&socket);
+        }
+        tracing::info!("ends; the devices stay");
+        Ok(())
+    }
+}
+
+/// The socket that systemd listens on.
+fn activated(fd: i32) -> Result<std::os::unix::net::UnixListener> {
+    let mut all = listenfd::ListenFd::from_env();
+    let index = usize::try_from(fd - 3).unwrap_or_default();
+    let listener = all.take_unix_listener(index)?;
+    listener.ok_or_else(|| Failure::new(Kind::Failed, "systemd handed over no unix socket"))
+}
+
+fn read_state(path: &std::path::Path) -> Option<uzram_control::zram::Saved> {
+    let text = std::fs::read(path).ok()?;
+    let saved = serde_json::from_slice(&text);
+    saved
+        .inspect_err(|error| tracing::warn!(%error, "{} is ignored", path.display()))
+        .ok()
+}
+
+/// Written only where it changed.
+fn write_state(path: &std::path::Path, saved: &uzram_control::zram::Saved) -> Result {
+    let text = serde_json::to_vec(saved).map_err(|error| Failure::new(Kind::Failed, error))?;
+    if std::fs::read(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let new = path.with_extension("json.new");
+    std::fs::write(&new, text)?;
+    Ok(std::fs::rename(&new, path)?)
+}

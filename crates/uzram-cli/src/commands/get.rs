@@ -1,0 +1,81 @@
+//! `uzram get`: attributes as the kernel's zram shows them.
+
+use uzram_control::RunDir;
+use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place};
+
+use super::list::failed;
+use super::{print, print_json, view};
+use crate::exit::{Failure, Kind, Result};
+
+/// Print attributes of a device, to the byte as the kernel's zram shows them in /sys/block/zramN
+///
+/// "uzram help ATTRIBUTE" says what each means.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram get zram0
+  uzram get zram0 mm_stat
+  uzram get zram0 --json")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    name: String,
+    /// The attributes [default: all that can be read, with their names]
+    #[arg(value_name = "ATTRIBUTE")]
+    attributes: Vec<String>,
+    /// Print one JSON object
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let view = view()?;
+        let id = id(&self.name)?;
+        let all = self.attributes.is_empty();
+        let names: Vec<String> = match all {
+            true => readable().map(|a| a.name.to_owned()).collect(),
+            false => self.attributes,
+        };
+        let mut shown = serde_json::Map::new();
+        let mut text = String::new();
+        for name in names {
+            if Attribute::find(Place::Device, &name).is_none() {
+                let known: Vec<_> = readable().map(|a| a.name).collect();
+                let message = format!("no attribute '{name}' (there are: {})", known.join(", "));
+                return Err(Failure::new(Kind::Usage, message));
+            }
+            let value = view.show(Owner::Device(id), &name);
+            let value = value.map_err(|errno| failed(&format!("zram{id}: {name}"), errno))?;
+            let value = String::from_utf8_lossy(&value).into_owned();
+            if all {
+                // Values of several lines stand below their name.
+                let lines = value.trim_end_matches('\n').replace('\n', "\n    ");
+                text += &format!("{name}: {lines}\n");
+            } else {
+                text += &value;
+            }
+            shown.insert(name, value.into());
+        }
+        match self.json {
+            true => print_json(&shown.into()),
+            false => print(&text),
+        }
+    }
+}
+
+fn readable() -> impl Iterator<Item = &'static Attribute> {
+    ATTRIBUTES
+        .iter()
+        .filter(|a| a.place == Place::Device && a.mode & 0o400 != 0)
+}
+
+/// N of a device's name, path or URI.
+pub(super) fn id(name: &str) -> Result<u32> {
+    let bare = name.strip_prefix("/dev/").unwrap_or(name);
+    if let Some(Ok(id)) = bare.strip_prefix("zram").map(str::parse) {
+        return Ok(id);
+    }
+    let entry = RunDir::of_user().find(name)?;
+    let digits = entry.record.name.trim_start_matches("zram").parse();
+    digits.map_err(|_| Failure::new(Kind::NoDevice, format!("no device '{name}'")))
+}

@@ -1,0 +1,93 @@
+//! `uzram help`: a command's help, or an attribute's.
+
+use uzram_control::zram::{ATTRIBUTES, Attribute, Place};
+
+use super::print;
+use crate::exit::{Failure, Kind, Result};
+
+/// Explain a command, or an attribute of zram's interface
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram help create
+  uzram help recompress            the command
+  uzram help attribute recompress  the attribute
+  uzram help attributes            all of them")]
+pub(crate) struct Args {
+    /// A command; an attribute; "attributes"
+    #[arg(value_name = "TOPIC")]
+    topic: Vec<String>,
+}
+
+impl Args {
+    pub(crate) fn run(self, mut program: clap::Command) -> Result {
+        let topic: Vec<&str> = self.topic.iter().map(String::as_str).collect();
+        match topic.as_slice() {
+            [] => print(&program.render_long_help().to_string()),
+            ["attributes"] => print(&table()),
+            ["attribute", name] => attribute(name),
+            [name] => {
+                program.build();
+                match program.find_subcommand_mut(name) {
+                    Some(command) => print(&command.render_long_help().to_string()),
+                    None => attribute(name),
+                }
+            }
+            words => Err(unknown(&words.join(" "))),
+        }
+    }
+}
+
+fn attribute(name: &str) -> Result {
+    let found: Vec<String> = ATTRIBUTES
+        .iter()
+        .filter(|attribute| attribute.name == name)
+        .map(describe)
+        .collect();
+    match found.is_empty() {
+        true => Err(unknown(name)),
+        false => print(&found.join("\n")),
+    }
+}
+
+fn unknown(name: &str) -> Failure {
+    let message = format!(
+        "no command and no attribute '{name}' (see \"uzram --help\" and \"uzram help attributes\")"
+    );
+    Failure::new(Kind::Usage, message)
+}
+
+fn place(attribute: &Attribute) -> &'static str {
+    match attribute.place {
+        Place::Control => "/sys/class/zram-control",
+        Place::Device => "/sys/block/zramN",
+    }
+}
+
+fn describe(attribute: &Attribute) -> String {
+    let unit = match attribute.unit {
+        "" => String::new(),
+        unit => format!("In {unit}. "),
+    };
+    format!(
+        "{}/{}  mode {:04o}, Linux {}\n{}\n\n{unit}Written: {}.\n\n{}\n",
+        place(attribute),
+        attribute.name,
+        attribute.mode,
+        attribute.since,
+        attribute.about,
+        attribute.allowed(),
+        attribute.docs.trim_end(),
+    )
+}
+
+fn table() -> String {
+    let mut out = String::new();
+    for attribute in ATTRIBUTES {
+        out += &format!(
+            "{:24} {:04o}  {}\n",
+            attribute.name, attribute.mode, attribute.about
+        );
+    }
+    out
+}

@@ -1,0 +1,229 @@
+//! The columns of `uzram list`: zramctl's, by its names, and what it lacks.
+
+use uzram_control::stat::{Codec, Stat};
+use uzram_control::Entry;
+
+use super::super::mount_point;
+
+/// One row's source.
+pub(super) struct Row {
+    pub(super) entry: Entry,
+    pub(super) stat: Stat,
+}
+
+/// What a column shows.
+pub(super) enum Cell {
+    Text(String),
+    Count(u64),
+    Bytes(u64),
+}
+
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    /// Shown where no columns are asked for.
+    pub(super) usual: bool,
+    pub(super) doc: &'static str,
+    pub(super) cell: fn(&Row) -> Cell,
+}
+
+/// zramctl's columns in zramctl's order, and what it lacks.
+pub(super) const COLUMNS: &[Column] = &[
+    Column {
+        name: "NAME",
+        usual: true,
+        doc: "the device's name",
+        cell: |r| text(&r.entry.record.name),
+    },
+    Column {
+        name: "PATH",
+        usual: true,
+        doc: "its node, or the URI of its socket",
+        cell: |r| text(&r.entry.record.path),
+    },
+    Column {
+        name: "ALGORITHM",
+        usual: true,
+        doc: "the compression algorithm",
+        cell: |r| text(&r.stat.algorithm),
+    },
+    Column {
+        name: "DISKSIZE",
+        usual: true,
+        doc: "the size of the disk",
+        cell: |r| Cell::Bytes(r.stat.disksize),
+    },
+    Column {
+        name: "DATA",
+        usual: true,
+        doc: "data that is stored",
+        cell: |r| Cell::Bytes(r.stat.orig_data_size),
+    },
+    Column {
+        name: "COMPR",
+        usual: true,
+        doc: "the same compressed",
+        cell: |r| Cell::Bytes(r.stat.compr_data_size),
+    },
+    Column {
+        name: "TOTAL",
+        usual: true,
+        doc: "pool memory in use",
+        cell: |r| Cell::Bytes(r.stat.mem_used_total),
+    },
+    Column {
+        name: "STREAMS",
+        usual: true,
+        doc: "compression streams",
+        cell: |r| Cell::Count(r.stat.streams),
+    },
+    Column {
+        name: "ZERO-PAGES",
+        usual: false,
+        doc: "same-filled pages",
+        cell: |r| Cell::Count(r.stat.same_pages),
+    },
+    Column {
+        name: "MEM-LIMIT",
+        usual: false,
+        doc: "limit on pool memory",
+        cell: |r| Cell::Bytes(r.stat.mem_limit),
+    },
+    Column {
+        name: "MEM-USED",
+        usual: false,
+        doc: "the most pool memory that was in use",
+        cell: |r| Cell::Bytes(r.stat.mem_used_max),
+    },
+    Column {
+        name: "MIGRATED",
+        usual: false,
+        doc: "pages freed by compaction",
+        cell: |r| Cell::Count(r.stat.pages_compacted),
+    },
+    Column {
+        name: "COMP-RATIO",
+        usual: false,
+        doc: "DATA over TOTAL",
+        cell: |r| Cell::Text(ratio(&r.stat)),
+    },
+    Column {
+        name: "HUGE-PAGES",
+        usual: false,
+        doc: "pages stored uncompressed",
+        cell: |r| Cell::Count(r.stat.huge_pages),
+    },
+    Column {
+        name: "IDLE-PAGES",
+        usual: false,
+        doc: "pages that are marked idle",
+        cell: |r| Cell::Count(r.stat.idle_pages),
+    },
+    Column {
+        name: "RECOMPRESSED",
+        usual: false,
+        doc: "pages that recompression made smaller",
+        cell: |r| Cell::Count(r.stat.recompressed_pages),
+    },
+    Column {
+        name: "WRITTEN-BACK",
+        usual: false,
+        doc: "pages that are on the backing",
+        cell: |r| Cell::Count(r.stat.backed_pages),
+    },
+    Column {
+        name: "BACKING",
+        usual: false,
+        doc: "file or device of the backing",
+        cell: |r| text(r.stat.backing.as_ref().map_or("", |b| &b.path)),
+    },
+    Column {
+        name: "MEMORY",
+        usual: false,
+        doc: "all memory: pool, table, books, streams",
+        cell: |r| Cell::Bytes(r.stat.all_memory()),
+    },
+    Column {
+        name: "DRIVER",
+        usual: false,
+        doc: "the algorithm's driver",
+        cell: |r| text(&r.stat.driver),
+    },
+    Column {
+        name: "CODECS",
+        usual: false,
+        doc: "all algorithms with parameters and dictionaries, the primary in brackets",
+        cell: |r| Cell::Text(codecs(&r.stat)),
+    },
+    Column {
+        name: "DICTIONARY",
+        usual: false,
+        doc: "bytes of dictionaries",
+        cell: |r| Cell::Bytes(r.stat.dictionary_bytes),
+    },
+    Column {
+        name: "FRONTEND",
+        usual: false,
+        doc: "how the device is served",
+        cell: |r| text(&r.entry.record.frontend),
+    },
+    Column {
+        name: "PID",
+        usual: false,
+        doc: "the server's process number",
+        cell: |r| Cell::Count(r.entry.record.pid.into()),
+    },
+    Column {
+        name: "KEEPER",
+        usual: false,
+        doc: "the process number of its keeper, 0 for none",
+        cell: |r| Cell::Count(r.entry.record.keeper.into()),
+    },
+    Column {
+        name: "MOUNTPOINT",
+        usual: true,
+        doc: "where it is mounted",
+        cell: |r| Cell::Text(mount_point(&r.entry).unwrap_or_default()),
+    },
+];
+
+fn text(text: &str) -> Cell {
+    Cell::Text(text.into())
+}
+
+/// As zram's comp_algorithm marks the one that is written with.
+fn codecs(stat: &Stat) -> String {
+    let show = |codec: &Codec| match codec.priorities.contains(&0) {
+        true => format!("[{codec}]"),
+        false => codec.to_string(),
+    };
+    stat.codecs.iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+/// Data over pool memory, as zramctl shows it.
+pub(in super::super) fn ratio(stat: &Stat) -> String {
+    stat.ratio()
+        .map_or(String::new(), |ratio| format!("{ratio:.4}"))
+}
+
+impl Row {
+    /// A row of nothing, to ask a column for its kind.
+    pub(super) fn blank() -> Row {
+        let record = uzram_control::Record {
+            version: 1,
+            name: String::new(),
+            pid: 0,
+            frontend: String::new(),
+            path: String::new(),
+            program: String::new(),
+            keeper: 0,
+            resume: String::new(),
+        };
+        Row {
+            entry: Entry {
+                dir: std::path::PathBuf::new(),
+                record,
+            },
+            stat: Stat::default(),
+        }
+    }
+}

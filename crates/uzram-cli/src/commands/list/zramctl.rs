@@ -1,0 +1,114 @@
+//! What zramctl does beside listing: set up, find, reset. All through zram's own interface.
+
+use uzram_control::zram::{Errno, Owner, View};
+use uzram_control::size;
+
+use super::super::get::id;
+use super::super::{print, view};
+use crate::exit::{Failure, Kind, Result};
+
+/// zramctl's other options
+#[derive(clap::Args)]
+#[command(next_help_heading = "To set devices up, as zramctl does")]
+pub(super) struct Args {
+    /// Find a free device, or add one, set it up and print its path
+    #[arg(long, short, requires = "size", conflicts_with_all = ["reset", "devices"])]
+    find: bool,
+    /// Size of the device that is set up
+    #[arg(long, short, value_name = "SIZE", value_parser = size::parse)]
+    size: Option<u64>,
+    /// Its compression algorithm
+    #[arg(long, short, value_name = "NAME", requires = "size")]
+    algorithm: Option<String>,
+    /// The algorithm's parameters: level=1, dict=FILE, deflate.winbits=12
+    #[arg(long, short = 'p', value_name = "PARAMS", requires = "size")]
+    algorithm_params: Option<String>,
+    /// Number of compression streams: taken and ignored, as by Linux since 4.7; there is one for each CPU
+    #[arg(long, short = 't', value_name = "N", requires = "size")]
+    streams: Option<u32>,
+    /// Reset and remove the devices
+    #[arg(long, short, requires = "devices", conflicts_with = "size")]
+    reset: bool,
+}
+
+impl Args {
+    /// Does what was asked for; `None` where devices are to be listed.
+    pub(super) fn run(&self, devices: &[String]) -> Option<Result> {
+        if self.reset {
+            return Some(reset(devices));
+        }
+        let size = self.size?;
+        Some(match devices {
+            [] if self.find => self.find_one(size),
+            [device] => view().and_then(|view| {
+                let id = id(device)?;
+                self.set_up(&*view, id, size)
+            }),
+            _ => Err(Failure::new(
+                Kind::Usage,
+                "--size is for one device, or for --find",
+            )),
+        })
+    }
+
+    fn find_one(&self, size: u64) -> Result {
+        let view = view()?;
+        let shown = view.devices().map_err(|errno| failed("listing", errno))?;
+        let id = match shown.iter().find(|device| device.disksize == 0) {
+            Some(free) => free.id,
+            None => {
+                let added = view.show(Owner::Control, "hot_add");
+                let added = added.map_err(|errno| failed("hot_add", errno))?;
+                let text = String::from_utf8_lossy(&added);
+                let id = text.trim().parse();
+                id.map_err(|_| Failure::new(Kind::Failed, format!("hot_add said '{text}'")))?
+            }
+        };
+        self.set_up(&*view, id, size)?;
+        let shown = view.devices().map_err(|errno| failed("listing", errno))?;
+        let path = shown.into_iter().find(|device| device.id == id);
+        print(&format!("{}\n", path.map_or(String::new(), |d| d.path)))
+    }
+
+    fn set_up(&self, view: &dyn View, id: u32, size: u64) -> Result {
+        let store = |attribute: &str, value: &str| {
+            let stored = view.store(Owner::Device(id), attribute, value.as_bytes());
+            stored.map_err(|errno| failed(&format!("zram{id}: {attribute} = {value}"), errno))
+        };
+        store("reset", "1")?;
+        if let Some(streams) = self.streams {
+            store("max_comp_streams", &streams.to_string())?;
+        }
+        if let Some(algorithm) = &self.algorithm {
+            store("comp_algorithm", algorithm)?;
+        }
+        if let Some(params) = &self.algorithm_params {
+            store("algorithm_params", params)?;
+        }
+        store("disksize", &size.to_string())
+    }
+}
+
+fn reset(devices: &[String]) -> Result {
+    let view = view()?;
+    for device in devices {
+        let id = id(device)?;
+        let stored = view.store(Owner::Device(id), "reset", b"1");
+        stored.map_err(|errno| failed(&format!("{device}: reset"), errno))?;
+        // As zramctl: whether it also goes is not asked.
+        let _ = view.store(Owner::Control, "hot_remove", id.to_string().as_bytes());
+    }
+    Ok(())
+}
+
+pub(in super::super) fn failed(what: &str, errno: Errno) -> Failure {
+    let said = std::io::Error::from(errno);
+    let kind = match errno {
+        Errno::BUSY => Kind::Busy,
+        Errno::NODEV | Errno::NOENT => Kind::NoDevice,
+        Errno::INVAL | Errno::RANGE | Errno::TOOBIG | Errno::NOTBLK => Kind::Usage,
+        Errno::ACCESS | Errno::PERM => Kind::Impossible,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, format!("{what}: {said}"))
+}

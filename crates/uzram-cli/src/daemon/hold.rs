@@ -1,0 +1,229 @@
+//! The daemon holds what each device's keeper holds, the memory and the lock: should server and keeper die at once, it
+//! starts another keeper, and nobody sweeps the device meanwhile. systemd holds the same for the daemon.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::FdFlags;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+use uzram_control::{Claim, RunDir};
+use uzram_daemon::notify;
+
+use crate::exit::{Failure, Kind, Result};
+use crate::keeper;
+use crate::process::{pidfd, wait_for_end_within};
+
+/// File in a device's directory with the command line that made it, one word after the other with a 0 between.
+const COMMAND: &str = "command";
+
+/// What is held of one device.
+struct Held {
+    claim: Claim,
+    image: OwnedFd,
+    lock: OwnedFd,
+    command: Vec<OsString>,
+    /// How often in a row neither server nor keeper was found alive.
+    dead: u32,
+}
+
+/// What is held of all devices.
+#[derive(Default)]
+pub(crate) struct Holder {
+    held: BTreeMap<String, Held>,
+    /// Devices whose memory could not be had: said once.
+    refused: Vec<(String, u32)>,
+}
+
+impl Holder {
+    /// What systemd kept, as names and numbers of descriptors that this process inherited: devices whose processes were
+    /// all killed, this daemon among them, are served again.
+    pub(crate) fn revive(run: &RunDir, received: &[(i32, String)]) {
+        for entry in run.devices().unwrap_or_default() {
+            let name = &entry.record.name;
+            let of = |what: &str| {
+                let wanted = stored_name(what, name);
+                received.iter().find(|(_, name)| *name == wanted).map(|(fd, _)| *fd)
+            };
+            let (Some(image), Some(_lock)) = (of("image"), of("lock")) else {
+                continue;
+            };
+            if is_alive(entry.record.pid) || is_alive(entry.record.keeper) {
+                continue;
+            }
+            let revived = Claim::adopt(&entry.dir)
+                .map_err(Failure::from)
+                .and_then(|claim| {
+                    let command = read_command(&claim)?;
+                    start_keeper(&claim, image, &command)
+                });
+            match revived {
+                Ok(()) => tracing::warn!(name, "all its processes had died: served again"),
+                Err(failure) => tracing::error!(name, "cannot be served again: {failure}"),
+            }
+        }
+    }
+
+    /// Looks at all devices: holds new ones, lets go of those that are gone, serves again those that died.
+    pub(crate) fn look(&mut self, run: &RunDir) {
+        for entry in run.devices().unwrap_or_default() {
+            let record = &entry.record;
+            let seen = (record.name.clone(), record.keeper);
+            if record.keeper == 0
+                || self.held.contains_key(&record.name)
+                || self.refused.contains(&seen)
+            {
+                continue;
+            }
+            match hold(&entry.dir, record.keeper) {
+                Ok(held) => {
+                    tracing::info!(name = record.name, "its memory is held");
+                    notify::store(&stored_name("image", &record.name), held.image.as_fd());
+                    notify::store(&stored_name("lock", &record.name), held.lock.as_fd());
+                    self.held.insert(record.name.clone(), held);
+                }
+                Err(failure) => {
+                    // It may be on its way out, or only just there: then the next look will tell.
+                    if is_alive(record.keeper) {
+                        tracing::warn!(name = record.name, "its memory is not held: {failure}");
+                        self.refused.push(seen);
+                    }
+                }
+            }
+        }
+        self.held.retain(|name, held| {
+            let stays = !held.claim.is_released();
+            if !stays {
+                notify::discard(&stored_name("image", name));
+                notify::discard(&stored_name("lock", name));
+            }
+            stays
+        });
+        for (name, held) in &mut self.held {
+            held.look(name);
+        }
+    }
+
+    /// How many devices are held.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
+    }
+}
+
+impl Held {
+    fn look(&mut self, name: &str) {
+        let record = self.claim.record();
+        let lives = record.is_some_and(|r| is_alive(r.pid) || is_alive(r.keeper));
+        self.dead = if lives { 0 } else { self.dead + 1 };
+        // One of the two may just be starting the other: looked at twice.
+        if self.dead < 2 {
+            return;
+        }
+        self.dead = 0;
+        tracing::warn!(name, "server and keeper died: starting another keeper");
+        let inherit = |fd: &OwnedFd, flags| rustix::io::fcntl_setfd(fd, flags);
+        let started = inherit(&self.image, FdFlags::empty())
+            .and_then(|()| inherit(&self.lock, FdFlags::empty()))
+            .map_err(|error| Failure::from(std::io::Error::from(error)))
+            .and_then(|()| start_keeper(&self.claim, self.image.as_raw_fd(), &self.command));
+        if let Err(failure) = started {
+            tracing::error!(name, "cannot start a keeper: {failure}");
+        }
+        let _ = inherit(&self.image, FdFlags::CLOEXEC);
+        let _ = inherit(&self.lock, FdFlags::CLOEXEC);
+    }
+}
+
+/// Name of a descriptor in systemd's store.
+fn stored_name(what: &str, device: &str) -> String {
+    format!("{what}-{device}")
+}
+
+fn is_alive(pid: u32) -> bool {
+    pid != 0 && pidfd(pid).is_some_and(|fd| !wait_for_end_within(&fd, std::time::Duration::ZERO))
+}
+
+/// Takes copies of a keeper's descriptors.
+fn hold(dir: &Path, keeper: u32) -> Result<Held> {
+    let gone = || Failure::new(Kind::Failed, format!("its keeper {keeper} is gone"));
+    let process = pidfd(keeper).ok_or_else(gone)?;
+    let (mut image, mut lock) = (None, None);
+    for entry in std::fs::read_dir(format!("/proc/{keeper}/fd"))?.flatten() {
+        let number = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok());
+        let (Some(number), Ok(to)) = (number, std::fs::read_link(entry.path())) else {
+            continue;
+        };
+        let place = if to == dir.join("lock") {
+            &mut lock
+        } else if is_image(&to) {
+            &mut image
+        } else {
+            continue;
+        };
+        let copy = pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+        *place = Some(copy.map_err(std::io::Error::from)?);
+    }
+    let claim = Claim::adopt(dir)?;
+    let command = command_of(keeper)?;
+    let words: Vec<&[u8]> = command.iter().map(|word| word.as_encoded_bytes()).collect();
+    std::fs::write(claim.file(COMMAND), words.join(&0))?;
+    let missing = |what: &str| Failure::new(Kind::Failed, format!("its keeper has no {what}"));
+    Ok(Held {
+        claim,
+        image: image.ok_or_else(|| missing("memory file"))?,
+        lock: lock.ok_or_else(|| missing("lock"))?,
+        command,
+        dead: 0,
+    })
+}
+
+/// Whether a descriptor's link names the memory of a device. That of swap devices has no name, and is not held: should
+/// both processes of one die, this one may not run either.
+fn is_image(link: &Path) -> bool {
+    link.as_os_str().as_encoded_bytes().starts_with(b"/memfd:uzram")
+}
+
+/// The command line that asked for a device: what follows `--` in its keeper's.
+fn command_of(keeper: u32) -> Result<Vec<OsString>> {
+    let line = std::fs::read(format!("/proc/{keeper}/cmdline"))?;
+    let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
+    let mut words = words.map(|word| OsString::from_vec(word.to_vec()));
+    if !words.any(|word| word == "--") {
+        return Err(Failure::new(Kind::Failed, "its keeper's command line is not one"));
+    }
+    Ok(words.collect())
+}
+
+fn read_command(claim: &Claim) -> Result<Vec<OsString>> {
+    let bytes = std::fs::read(claim.file(COMMAND))?;
+    Ok(bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
+}
+
+/// Starts a keeper for a device that has none; image and lock are to be inherited.
+fn start_keeper(claim: &Claim, image: i32, command: &[OsString]) -> Result {
+    let args = keeper::Args {
+        dir: Some(PathBuf::from(&claim.dir)),
+        image: Some(image),
+        server: None,
+        hand_over: false,
+        rollback: None,
+        log_pipe: None,
+        command: command.to_vec(),
+    };
+    let mut keeper = Command::new("/proc/self/exe")
+        .arg0("uzram")
+        .args(args.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    // Its end is noticed by looking; this only takes its remains.
+    std::thread::Builder::new()
+        .name("reaper".into())
+        .spawn(move || keeper.wait())?;
+    Ok(())
+}

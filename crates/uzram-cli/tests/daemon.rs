@@ -1,0 +1,439 @@
+//! `uzramd`: its API as curl sees it, what it makes of its configuration, and what outlives what.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Bench, have, sh};
+use serde_json::Value;
+
+/// A daemon of a test's own run directory. Killed when dropped.
+struct Daemon {
+    process: Child,
+    socket: String,
+}
+
+impl Daemon {
+    fn start(bench: &Bench, config: &str) -> Daemon {
+        Daemon::start_as(bench, config, |command| command)
+    }
+
+    fn start_as(
+        bench: &Bench,
+        config: &str,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Daemon {
+        let file = bench.path("uzram.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_uzramd"));
+        command
+            .arg("--config")
+            .arg(&file)
+            .env("UZRAM_RUN_DIR", bench.run_dir())
+            .stdin(Stdio::null());
+        let process = with(&mut command).spawn().unwrap();
+        let socket = bench.run_dir().join("uzramd.sock").display().to_string();
+        let daemon = Daemon { process, socket };
+        let begin = Instant::now();
+        while UnixStream::connect(&daemon.socket).is_err() {
+            assert!(begin.elapsed().as_secs() < 20, "the daemon does not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    /// Status and body.
+    fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    fn get(&self, path: &str) -> String {
+        let (status, body) = self.http("GET", path, "");
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get(path)).unwrap()
+    }
+
+    fn put(&self, path: &str, body: &str) {
+        let (status, said) = self.http("PUT", path, body);
+        assert_eq!(status, 204, "{path}: {said}");
+    }
+
+    /// Demands this errno, gives the message.
+    fn refused(&self, method: &str, path: &str, body: &str, errno: &str) -> String {
+        let (status, said) = self.http(method, path, body);
+        assert!(status >= 400, "{method} {path}: {status} {said}");
+        let error: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(error["name"], errno, "{method} {path}: {said}");
+        error["message"].as_str().unwrap().to_owned()
+    }
+
+    fn terminate(mut self) {
+        sh(&format!("kill -TERM {}", self.process.id()));
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn interop_curl_speaks_the_api() {
+    if !have("interop_curl_speaks_the_api", &["curl", "qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    let mode = sh(&format!("stat -c %a {}", daemon.socket));
+    assert_eq!(mode.trim(), "600");
+    let curl = |args: &str, path: &str| {
+        let socket = &daemon.socket;
+        sh(&format!("curl -sS --fail-with-body --unix-socket {socket} {args} http://localhost{path}"))
+    };
+    let made = curl(
+        r#"-d '{"size":"64M","algorithm":"zstd(level=1)","frontend":"nbd"}'"#,
+        "/v1/devices",
+    );
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["name"], "zram0");
+    let uri = made["path"].as_str().unwrap();
+    sh(&format!("qemu-io -f raw -c 'write -P 7 0 16M' '{uri}'"));
+    let device: Value = serde_json::from_str(&curl("", "/v1/devices/zram0")).unwrap();
+    assert_eq!(device["orig_data_size"], 16 << 20);
+    assert_eq!(curl("", "/v1/devices/zram0/attributes/disksize"), "67108864\n");
+    let algorithms = curl("", "/v1/devices/zram0/attributes/comp_algorithm");
+    assert_eq!(algorithms, "lzo-rle lzo lz4 lz4hc [zstd] deflate 842 \n");
+    assert_eq!(bench.uzram(&["get", "zram0", "comp_algorithm"]), algorithms);
+    curl("-X PUT -d 1048576", "/v1/devices/zram0/attributes/mem_limit");
+    assert_eq!(bench.count("zram0", "mem_limit"), 1 << 20);
+    let document: Value = serde_json::from_str(&curl("", "/v1/openapi.json")).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert!(document["components"]["schemas"]["Create"]["oneOf"][0]["properties"]["mem-limit"].is_object());
+    let compacted = curl(r#"-d '{"op":"compact","max_bytes":1000000}'"#, "/v1/devices/zram0/requests");
+    assert!(compacted.contains("pages_freed"), "{compacted}");
+    curl("-X DELETE", "/v1/devices/zram0");
+    assert_eq!(daemon.json("/v1/devices"), Value::Array(Vec::new()));
+}
+
+#[test]
+fn what_is_wrong_has_an_errno_and_words() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    let said = daemon.refused("POST", "/v1/devices", r#"{"size":"64Q"}"#, "EINVAL");
+    assert!(said.contains("64Q"), "{said}");
+    daemon.refused("POST", "/v1/devices", r#"{"sise":"64M"}"#, "EINVAL");
+    daemon.refused("POST", "/v1/devices", "nonsense", "EINVAL");
+    daemon.refused("POST", "/v1/devices", r#"{"size":"64M","foreground":true}"#, "EINVAL");
+    daemon.refused("GET", "/v1/devices/zram9", "", "ENODEV");
+    daemon.refused("DELETE", "/v1/devices/zram9", "", "ENODEV");
+    daemon.refused("GET", "/v1/devices/sda/attributes/disksize", "", "ENODEV");
+    daemon.refused("GET", "/v2/devices", "", "ENOENT");
+    daemon.refused("PUT", "/v1/devices", "", "EINVAL");
+    daemon.refused("PUT", "/v1/control/hot_remove", "zram0", "EINVAL");
+    daemon.refused("PUT", "/v1/control/hot_remove", "7", "ENODEV");
+    // Nonsense on the socket disturbs nobody.
+    let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+    stream.write_all(&[0xFF; 100]).unwrap();
+    drop(stream);
+    let idle = UnixStream::connect(&daemon.socket).unwrap();
+    assert_eq!(daemon.json("/v1")["api"], 1);
+    drop(idle);
+    // A second daemon in the same place.
+    let second = Command::new(env!("CARGO_BIN_EXE_uzramd"))
+        .args(["--config", "/nonexistent"])
+        .env("UZRAM_RUN_DIR", bench.run_dir())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another uzramd"));
+    assert!(!second.status.success());
+}
+
+#[test]
+fn create_goes_through_the_daemon_where_it_runs() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    bench.create(&["--size", "1M", "--frontend", "nbd"]);
+    bench.create(&["--size", "1M", "--frontend", "nbd", "--private"]);
+    // A relative path is relative to who said it.
+    std::fs::create_dir(bench.path("here")).unwrap();
+    let output = bench
+        .command(&["create", "--size", "1M", "--frontend", "nbd", "--backing", "store,8M"])
+        .current_dir(bench.path("here"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(bench.path("here/store").exists());
+    let names: Vec<Value> = daemon
+        .json("/v1/control/devices")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|device| device["id"].clone())
+        .collect();
+    assert_eq!(names, [0, 1, 2]);
+    let said = bench.fails(2, &["create", "--size", "1Q"]);
+    assert!(said.contains("1Q"), "{said}");
+    let said = bench.fails(3, &["create", "--size", "1M", "--frontend", "nbd", "--name", "zram1"]);
+    assert!(said.contains("zram1"), "{said}");
+    // What is removed past the daemon is gone for it, too.
+    bench.uzram(&["remove", "--all"]);
+    assert_eq!(daemon.json("/v1/devices"), Value::Array(Vec::new()));
+}
+
+#[test]
+fn devices_are_hot_added_and_outlive_the_daemon() {
+    let name = "devices_are_hot_added_and_outlive_the_daemon";
+    if !have(name, &["mkfs.ext4"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let config = "[daemon]\nfrontend = \"fuse-loop\"\n";
+    let daemon = Daemon::start(&bench, config);
+    let add = || daemon.http("POST", "/v1/control/hot_add", "").1;
+    assert_eq!((add().as_str(), add().as_str()), ("0\n", "1\n"));
+    let attribute = |id: u32, name: &str| format!("/v1/devices/zram{id}/attributes/{name}");
+    daemon.put(&attribute(0, "comp_algorithm"), "zstd\n");
+    daemon.put(&attribute(1, "comp_algorithm"), "lzo");
+    daemon.put(&attribute(0, "disksize"), "64M");
+    let shown = daemon.json("/v1/control/devices");
+    assert_eq!(shown[0]["disksize"], 64 << 20);
+    assert_eq!(shown[1]["disksize"], 0);
+    assert_eq!(shown[1]["rdev"][0], 7, "an uninitialised device has a node");
+    let node = shown[0]["path"].as_str().unwrap().to_owned();
+    daemon.refused("PUT", &attribute(0, "disksize"), "64M", "EBUSY");
+    let at = bench.path("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let at = at.display();
+    sh(&format!("mkfs.ext4 -q {node} && mount {node} {at} && echo kept > {at}/file"));
+    daemon.refused("PUT", &attribute(0, "reset"), "1", "EBUSY");
+    let said = daemon.refused("DELETE", "/v1/devices/zram0", "", "EBUSY");
+    assert!(said.contains("mounted at"), "{said}");
+    daemon.terminate();
+    assert_eq!(sh(&format!("cat {at}/file")), "kept\n");
+    let daemon = Daemon::start(&bench, config);
+    let shown = daemon.json("/v1/control/devices");
+    assert_eq!(shown.as_array().unwrap().len(), 2, "{shown}");
+    let algorithms = daemon.get(&attribute(1, "comp_algorithm"));
+    assert!(algorithms.contains("[lzo] "), "remembered: {algorithms}");
+    sh(&format!("umount {at}"));
+    daemon.put(&attribute(0, "reset"), "1");
+    assert_eq!(daemon.get(&attribute(0, "initstate")), "0\n");
+    assert!(daemon.get(&attribute(0, "comp_algorithm")).contains("[lzo-rle] "));
+    for id in ["0", "1"] {
+        daemon.put("/v1/control/hot_remove", id);
+    }
+    daemon.terminate();
+    let left = sh(&format!("ls -A {}", bench.run_dir().display()));
+    assert_eq!(left, ".lock\nuzramd.json\n");
+    assert!(!sh("losetup -a").contains(bench.run_dir().to_str().unwrap()));
+}
+
+/// Without a daemon, this loses the contents.
+#[test]
+fn contents_outlive_server_and_keeper_killed_at_once() {
+    let name = "contents_outlive_server_and_keeper_killed_at_once";
+    if !have(name, &["qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let _daemon = Daemon::start(&bench, "");
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
+    held(&bench);
+    for round in 1..=3 {
+        sh(&format!("qemu-io -f raw -c 'write -P {round} 0 16M' '{uri}'"));
+        let old = bench.count("zram0", "pid");
+        bench.kill_all("zram0");
+        bench.wait_for("zram0", |record| record["pid"] != old);
+        sh(&format!("qemu-io -f raw -c 'read -P {round} 0 16M' '{uri}'"));
+    }
+}
+
+/// Waits until the daemon holds zram0's memory.
+fn held(bench: &Bench) {
+    let file = bench.run_dir().join("zram0/command");
+    let begin = Instant::now();
+    while !file.exists() {
+        assert!(begin.elapsed().as_secs() < 20, "the memory is not held");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The file is written while it is taken.
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+/// What systemd is told, and that what it keeps brings a device back when every process has died, the daemon among them.
+#[test]
+fn contents_outlive_everything_with_systemds_store() {
+    let name = "contents_outlive_everything_with_systemds_store";
+    if !have(name, &["qemu-io", "bash", "python3"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    std::fs::create_dir(bench.run_dir()).unwrap();
+    let notify = bench.path("notify.sock");
+    // A service manager: keeps the descriptors that it is sent, and starts the next daemon with them.
+    let manager = bench.path("manager.py");
+    std::fs::write(&manager, MANAGER).unwrap();
+    let mut manager = Command::new("python3")
+        .arg(&manager)
+        .arg(&notify)
+        .arg(env!("CARGO_BIN_EXE_uzramd"))
+        .env("UZRAM_RUN_DIR", bench.run_dir())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(manager.stdout.take().unwrap());
+    let mut wait_for = |word: &str| {
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            let read = std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+            assert!(read > 0, "the manager ended before '{word}'");
+        }
+        line
+    };
+    wait_for("READY=1");
+    let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
+    let (one, other) = (wait_for("FDNAME"), wait_for("FDNAME"));
+    assert!(one.contains("image-zram0") && other.contains("lock-zram0"), "{one} {other}");
+    sh(&format!("qemu-io -f raw -c 'write -P 5 0 16M' '{uri}'"));
+    let old = bench.count("zram0", "pid");
+    let mut input = manager.stdin.take().unwrap();
+    writeln!(input, "kill {} {}", bench.count("zram0", "keeper"), old).unwrap();
+    wait_for("READY=1");
+    bench.wait_for("zram0", |record| record["pid"] != old);
+    sh(&format!("qemu-io -f raw -c 'read -P 5 0 16M' '{uri}'"));
+    bench.uzram(&["remove", "zram0"]);
+    drop(input);
+    manager.wait().unwrap();
+}
+
+const MANAGER: &str = r#"
+import array, os, signal, socket, subprocess, sys, threading
+path, program = sys.argv[1:3]
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.bind(path)
+stored, child = {}, None
+def start():
+    names = list(stored)
+    def inherit():
+        for at, name in enumerate(names):
+            os.dup2(stored[name], 200 + at)
+        for at in range(len(names)):
+            os.dup2(200 + at, 3 + at)
+            os.close(200 + at)
+    environment = dict(os.environ, NOTIFY_SOCKET=path)
+    line = 'export LISTEN_PID=$$ LISTEN_FDS=%d LISTEN_FDNAMES=%s; exec %s --config /nonexistent' % (len(names), ':'.join(names), program)
+    return subprocess.Popen(['bash', '-c', line], env=environment, preexec_fn=inherit, close_fds=False)
+def listen():
+    while True:
+        message, ancillary, _, _ = notify.recvmsg(4096, socket.CMSG_SPACE(64))
+        text = message.decode()
+        name = next((line[7:] for line in text.split('\n') if line.startswith('FDNAME=')), None)
+        for level, kind, data in ancillary:
+            fds = array.array('i'); fds.frombytes(data)
+            stored[name] = fds[0]
+        if 'FDSTOREREMOVE=1' in text and name in stored:
+            os.close(stored.pop(name))
+        print(text.replace('\n', ' '), flush=True)
+threading.Thread(target=listen, daemon=True).start()
+child = start()
+for line in sys.stdin:
+    victims = [child.pid] + [int(pid) for pid in line.split()[1:]]
+    for sig in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in victims:
+            os.kill(pid, sig)
+    child.wait()
+    child = start()
+child.terminate()
+child.wait()
+"#;
+
+#[test]
+fn the_configuration_makes_devices() {
+    let name = "the_configuration_makes_devices";
+    if !have(name, &["mkfs.ext4"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let (one, two) = (bench.path("one"), bench.path("two"));
+    let generator = bench.path("root/etc/systemd/zram-generator.conf");
+    std::fs::create_dir_all(generator.parent().unwrap()).unwrap();
+    let text = format!(
+        "[zram3]\nzram-size = min(ram / 10, 64)\ncompression-algorithm = lzo-rle zstd(level=3)\nmount-point = {}\nfs-type = ext4\n",
+        two.display()
+    );
+    std::fs::write(&generator, text).unwrap();
+    let config = format!(
+        "[daemon]\nnum_devices = 3\nzram_generator = true\n[[device]]\nname = \"zram7\"\nsize = \"64M\"\nfrontend = \"fuse-loop\"\n\
+         algorithm = \"zstd(level=1)\"\nmount-point = \"{}\"\n",
+        one.display()
+    );
+    let root = bench.path("root");
+    let daemon = Daemon::start_as(&bench, &config, |command| {
+        command.env("ZRAM_GENERATOR_ROOT", root)
+    });
+    // Made before it says that it is ready, which only systemd hears.
+    let begin = Instant::now();
+    while daemon.json("/v1/control/devices").as_array().unwrap().len() < 3 {
+        assert!(begin.elapsed().as_secs() < 30);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mounted = |at: &Path| sh(&format!("findmnt -n -o FSTYPE {}", at.display()));
+    assert_eq!(mounted(&one), "ext4\n");
+    assert_eq!(mounted(&two), "ext4\n");
+    assert_eq!(bench.stat("zram3")["algorithm"], "lzo-rle");
+    assert_eq!(bench.stat("zram3")["codecs"][1]["params"], "level=3");
+    assert_eq!(bench.stat("zram7")["codecs"][0]["params"], "level=1");
+    sh(&format!("umount {} {}", one.display(), two.display()));
+    drop(daemon);
+    let output = bench.output(&["daemon", "--check", "--config", "/dev/null"]);
+    assert!(output.status.success());
+    std::fs::write(bench.path("bad"), "[daemon]\nfrontend = \"x\"\n").unwrap();
+    let bad = bench.path("bad").display().to_string();
+    assert!(bench.fails(2, &["daemon", "--check", "--config", &bad]).contains("frontend"));
+}
+
+/// A listener for what a daemon says.
+#[test]
+fn systemd_is_told_when_it_is_ready() {
+    let bench = Bench::new();
+    let path = bench.path("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let daemon = Daemon::start_as(&bench, "", |command| command.env("NOTIFY_SOCKET", &path));
+    let mut buffer = [0; 256];
+    let mut hear = |word: &str| {
+        loop {
+            let length = socket.recv(&mut buffer).unwrap();
+            if String::from_utf8_lossy(&buffer[..length]).contains(word) {
+                return;
+            }
+        }
+    };
+    hear("READY=1");
+    daemon.terminate();
+    hear("STOPPING=1");
+}

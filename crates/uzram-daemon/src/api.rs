@@ -1,0 +1,454 @@
+//! The API: one table of paths, and what each does.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uzram_control::zram::{ATTRIBUTES, Errno, Owner, Place, View};
+use uzram_control::{ControlError, Request, Response};
+
+use crate::error::Body;
+use crate::openapi;
+
+/// Most bytes of `block_state` in one answer.
+const MAX_BLOCK_STATE: usize = 1 << 20;
+
+/// A device to be made: either the options of `uzram create` by name, or its command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Create {
+    /// Arguments as on the command line, after `create`.
+    pub args: Vec<String>,
+    /// What relative paths among them are relative to; an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+}
+
+/// A device that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// Its name.
+    pub name: String,
+    /// Its node or URI.
+    pub path: String,
+    /// What was said meanwhile, such as which frontend was chosen and why.
+    pub notes: String,
+}
+
+/// What the API steers: the daemon's devices.
+pub trait Devices: Send + Sync {
+    /// zram's interface to them.
+    fn view(&self) -> &dyn View;
+    /// Makes a device.
+    fn create(&self, create: &Create) -> Result<Created, ControlError>;
+    /// Takes a device down and forgets it; EBUSY while it is in use.
+    fn remove(&self, name: &str) -> Result<(), ControlError>;
+    /// Asks the server of a device.
+    fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
+    /// A device with its record and statistics, or all of them.
+    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError>;
+    /// JSON schema of the options of `uzram create`.
+    fn create_schema(&self) -> Value;
+}
+
+/// What a request brings.
+pub(crate) struct Call<'a> {
+    devices: &'a dyn Devices,
+    /// What stands for `{name}` and `{attribute}` in the path, in this order.
+    names: Vec<&'a str>,
+    query: &'a str,
+    body: &'a [u8],
+}
+
+/// What is answered.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Answer {
+    Json(u16, Value),
+    /// Bytes as the kernel shows them.
+    Text(Vec<u8>),
+    /// Lines of `block_state` and the slot to go on from.
+    Lines(Vec<u8>, u64),
+    Done,
+}
+
+type Handled = Result<Answer, Body>;
+
+/// A path of the API.
+pub struct Route {
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The path, with `{name}` and `{attribute}` for what varies.
+    pub path: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// The schema of the request's body in the OpenAPI document, `text` for bytes, empty for none.
+    pub body: &'static str,
+    /// The schema of the answer, likewise.
+    pub answer: &'static str,
+    handle: fn(&Call<'_>) -> Handled,
+}
+
+/// All paths of version 1.
+pub fn routes() -> &'static [Route] {
+    ROUTES
+}
+
+const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/v1",
+        about: "The program, its version, and that of the API",
+        body: "",
+        answer: "Version",
+        handle: |_| {
+            let version = json!({"program": "uzramd", "version": env!("CARGO_PKG_VERSION"), "api": 1});
+            Ok(Answer::Json(200, version))
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/openapi.json",
+        about: "This API as an OpenAPI document",
+        body: "",
+        answer: "object",
+        handle: |call| {
+            let document = openapi::document(&call.devices.create_schema());
+            Ok(Answer::Json(200, document))
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/attributes",
+        about: "Every attribute of zram's interface, with its documentation",
+        body: "",
+        answer: "array",
+        handle: |_| Ok(Answer::Json(200, openapi::attributes())),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/devices",
+        about: "The devices with their statistics, also those that are not initialised",
+        body: "",
+        answer: "array",
+        handle: |call| Ok(Answer::Json(200, call.devices.describe(None)?.into())),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/devices",
+        about: "Make a device",
+        body: "Create",
+        answer: "Created",
+        handle: create,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/devices/{name}",
+        about: "A device with its statistics",
+        body: "",
+        answer: "object",
+        handle: |call| {
+            let mut found = call.devices.describe(Some(call.names[0]))?;
+            Ok(Answer::Json(200, found.pop().unwrap_or_default()))
+        },
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/devices/{name}",
+        about: "Take a device down; EBUSY while it is in use",
+        body: "",
+        answer: "",
+        handle: |call| {
+            call.devices.remove(call.names[0])?;
+            Ok(Answer::Done)
+        },
+    },
+    Route {
+        method: "POST",
+        path: "/v1/devices/{name}/requests",
+        about: "Ask the device's server: the control protocol, such as {\"op\":\"compact\",\"max_bytes\":1000000}",
+        body: "Request",
+        answer: "object",
+        handle: ask,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/devices/{name}/attributes",
+        about: "All attributes that can be read, as one object of texts",
+        body: "",
+        answer: "object",
+        handle: all_attributes,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/devices/{name}/attributes/{attribute}",
+        about: "An attribute, to the byte as the kernel shows it",
+        body: "",
+        answer: "text",
+        handle: |call| {
+            let owner = owner(call)?;
+            let shown = call.devices.view().show(owner, call.names[1]);
+            shown.map(Answer::Text).map_err(Body::of)
+        },
+    },
+    Route {
+        method: "PUT",
+        path: "/v1/devices/{name}/attributes/{attribute}",
+        about: "Write an attribute: the body is what one write(2) would be given",
+        body: "text",
+        answer: "",
+        handle: |call| {
+            let owner = owner(call)?;
+            let stored = call.devices.view().store(owner, call.names[1], call.body);
+            stored.map(|()| Answer::Done).map_err(Body::of)
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/devices/{name}/block_state",
+        about: "Lines of block_state: ?from=SLOT&max=BYTES; the header Next-Slot says where to go on",
+        body: "",
+        answer: "text",
+        handle: block_state,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/devices/{name}/classes",
+        about: "The size classes of the device's pool, as zsmalloc shows its own in debugfs",
+        body: "",
+        answer: "text",
+        handle: |call| {
+            let id = id(call.names[0])?;
+            call.devices.view().classes(id).map(Answer::Text).map_err(Body::of)
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/control/devices",
+        about: "The devices' numbers, sizes and nodes, and nothing that their servers would have to be asked",
+        body: "",
+        answer: "array",
+        handle: |call| {
+            let shown = call.devices.view().devices().map_err(Body::of)?;
+            Ok(Answer::Json(200, json!(shown)))
+        },
+    },
+    Route {
+        method: "POST",
+        path: "/v1/control/hot_add",
+        about: "Add a device that is not initialised; answers its number",
+        body: "",
+        answer: "text",
+        handle: |call| {
+            let shown = call.devices.view().show(Owner::Control, "hot_add");
+            shown.map(Answer::Text).map_err(Body::of)
+        },
+    },
+    Route {
+        method: "PUT",
+        path: "/v1/control/hot_remove",
+        about: "Remove the device whose number is the body",
+        body: "text",
+        answer: "",
+        handle: |call| {
+            let stored = call.devices.view().store(Owner::Control, "hot_remove", call.body);
+            stored.map(|()| Answer::Done).map_err(Body::of)
+        },
+    },
+];
+
+/// Answers one request.
+pub(crate) fn handle(devices: &dyn Devices, method: &str, url: &str, body: &[u8]) -> Handled {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let mut others = Vec::new();
+    for route in ROUTES {
+        let Some(names) = matches(route.path, path) else {
+            continue;
+        };
+        if route.method != method {
+            others.push(route.method);
+            continue;
+        }
+        let call = Call {
+            devices,
+            names,
+            query,
+            body,
+        };
+        return (route.handle)(&call);
+    }
+    Err(match others.as_slice() {
+        [] => Body::new(
+            Errno::NOENT,
+            format!("no path {path}: see /v1/openapi.json"),
+        ),
+        others => Body::new(
+            Errno::INVAL,
+            format!("{path} knows {}, not {method}", others.join(" and ")),
+        ),
+    })
+}
+
+/// What stands for the names in a route's path, if the path is that route's.
+fn matches<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
+    let mut names = Vec::new();
+    let mut given = path.split('/');
+    for part in pattern.split('/') {
+        let word = given.next()?;
+        match part.starts_with('{') {
+            true if word.is_empty() => return None,
+            true => names.push(word),
+            false if part != word => return None,
+            false => {}
+        }
+    }
+    given.next().is_none().then_some(names)
+}
+
+/// N of `zramN`.
+fn id(name: &str) -> Result<u32, Body> {
+    let number = name.strip_prefix("zram").and_then(|digits| {
+        let number = digits.parse::<u32>().ok()?;
+        (number.to_string() == digits).then_some(number)
+    });
+    number.ok_or_else(|| Body::new(Errno::NODEV, format!("no device '{name}'")))
+}
+
+fn owner(call: &Call<'_>) -> Result<Owner, Body> {
+    id(call.names[0]).map(Owner::Device)
+}
+
+fn of_json<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Body> {
+    serde_json::from_slice(body)
+        .map_err(|error| Body::new(Errno::INVAL, format!("the body: {error}")))
+}
+
+/// `{"args": […]}`, or an object of options, which becomes such arguments.
+fn create(call: &Call<'_>) -> Handled {
+    let given: Value = of_json(call.body)?;
+    let create = match given.get("args") {
+        Some(_) => of_json(call.body)?,
+        None => Create::of_options(&given)?,
+    };
+    let created = call.devices.create(&create)?;
+    Ok(Answer::Json(201, json!(created)))
+}
+
+impl Create {
+/// The command line that options by name stand for: `{"size": "4G", "swap": true}` is `--size=4G --swap`.
+/// EINVAL for what is not such an object.
+pub fn of_options(options: &Value) -> Result<Create, ControlError> {
+    let wrong = |message: String| ControlError { errno: Errno::INVAL.raw_os_error(), message };
+    let options = options
+        .as_object()
+        .ok_or_else(|| wrong("the body: an object of options is wanted".into()))?;
+    let mut create = Create::default();
+    for (key, value) in options {
+        if key == "directory" {
+            create.directory = value.as_str().map(Into::into);
+            continue;
+        }
+        let key = key.replace('_', "-");
+        let mut push = |value: &Value| match value {
+            Value::Bool(true) => Ok(create.args.push(format!("--{key}"))),
+            Value::Bool(false) | Value::Null => Ok(()),
+            Value::String(text) => Ok(create.args.push(format!("--{key}={text}"))),
+            Value::Number(number) => Ok(create.args.push(format!("--{key}={number}"))),
+            _ => Err(wrong(format!("{key}: a text, a number, true or false"))),
+        };
+        match value {
+            Value::Array(values) => values.iter().try_for_each(push)?,
+            value => push(value)?,
+        }
+    }
+    Ok(create)
+}
+}
+
+fn ask(call: &Call<'_>) -> Handled {
+    let request: Request = of_json(call.body)?;
+    match request {
+        Request::Remove | Request::HandOver | Request::Recover | Request::Upgrade { .. } => {
+            let message = "not a request for the server of a device here; DELETE takes one down";
+            Err(Body::new(Errno::INVAL, message))
+        }
+        request => {
+            let response = call.devices.ask(call.names[0], &request)?;
+            if let Response::Error(error) = response {
+                return Err(error.into());
+            }
+            Ok(Answer::Json(200, json!(response)))
+        }
+    }
+}
+
+fn all_attributes(call: &Call<'_>) -> Handled {
+    let owner = owner(call)?;
+    let view = call.devices.view();
+    let mut all = serde_json::Map::new();
+    for attribute in ATTRIBUTES {
+        if attribute.place == Place::Device && attribute.mode & 0o400 != 0 {
+            let shown = view.show(owner, attribute.name).map_err(Body::of)?;
+            let text = String::from_utf8_lossy(&shown).into_owned();
+            all.insert(attribute.name.into(), text.into());
+        }
+    }
+    Ok(Answer::Json(200, all.into()))
+}
+
+fn block_state(call: &Call<'_>) -> Handled {
+    let id = id(call.names[0])?;
+    let number = |key: &str, default: u64| {
+        let pairs = call.query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.filter(|(name, _)| *name == key).map(|(_, v)| v).next();
+        value.map_or(Ok(default), |value| {
+            value
+                .parse()
+                .map_err(|_| Body::new(Errno::INVAL, format!("{key}: '{value}' is no number")))
+        })
+    };
+    let from = number("from", 0)?;
+    let max = number("max", MAX_BLOCK_STATE as u64)?.min(MAX_BLOCK_STATE as u64);
+    let (lines, next) = call
+        .devices
+        .view()
+        .block_state(id, from, max as usize)
+        .map_err(Body::of)?;
+    Ok(Answer::Lines(lines, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_match_as_a_whole() {
+        let pattern = "/v1/devices/{name}/attributes/{attribute}";
+        let found = matches(pattern, "/v1/devices/zram0/attributes/disksize");
+        assert_eq!(found, Some(vec!["zram0", "disksize"]));
+        for path in ["/v1/devices/zram0", "/v1/devices//attributes/x", "/v1/devices/a/attributes/b/c"] {
+            assert_eq!(matches(pattern, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn options_become_a_command_line() {
+        let options = json!({"size": "4G", "mem_limit": 1000, "swap": true, "dedup": false,
+            "recomp-algorithm": ["zstd", "lz4hc"], "directory": "/tmp"});
+        let create = Create::of_options(&options).unwrap();
+        let mut args = create.args;
+        args.sort();
+        assert_eq!(
+            args,
+            ["--mem-limit=1000", "--recomp-algorithm=lz4hc", "--recomp-algorithm=zstd", "--size=4G", "--swap"]
+        );
+        assert_eq!(create.directory.as_deref(), Some("/tmp"));
+        assert!(Create::of_options(&json!({"size": {"a": 1}})).is_err());
+        assert!(Create::of_options(&json!([1])).is_err());
+    }
+
+    #[test]
+    fn device_names_are_read_and_nonsense_is_not() {
+        assert_eq!(id("zram12"), Ok(12));
+        for name in ["zram", "zram01", "sda", "zram-1"] {
+            assert!(id(name).is_err(), "{name}");
+        }
+    }
+}

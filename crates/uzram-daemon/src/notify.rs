@@ -1,0 +1,50 @@
+//! What systemd is told, and what it hands over. Without systemd all of it does nothing.
+
+use std::os::fd::BorrowedFd;
+
+use sd_notify::NotifyState;
+
+/// The service is ready; `status` is what `systemctl status` shows.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Another line for `systemctl status`.
+pub fn status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
+/// The service ends.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Gives a descriptor to systemd's store: it outlives this process and comes back with [`received`].
+pub fn store(name: &str, fd: BorrowedFd<'_>) {
+    let state = [NotifyState::FdStore, NotifyState::FdName(name)];
+    if let Err(error) = sd_notify::notify_with_fds(&state, &[fd]) {
+        tracing::warn!(%error, name, "systemd does not keep a descriptor");
+    }
+}
+
+/// Takes it out of the store.
+pub fn discard(name: &str) {
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// Numbers and names of the descriptors that systemd handed over: sockets and what was stored.
+pub fn received() -> Vec<(i32, String)> {
+    match sd_notify::listen_fds_with_names() {
+        Ok(fds) => fds.collect(),
+        Err(error) => {
+            tracing::warn!(%error, "what systemd handed over cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}
