@@ -40,7 +40,10 @@ impl Daemon {
         let daemon = Daemon { process, socket };
         let begin = Instant::now();
         while UnixStream::connect(&daemon.socket).is_err() {
-            assert!(begin.elapsed().as_secs() < 20, "the daemon does not come up");
+            assert!(
+                begin.elapsed().as_secs() < 20,
+                "the daemon does not come up"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         daemon
@@ -110,7 +113,9 @@ fn interop_curl_speaks_the_api() {
     assert_eq!(mode.trim(), "600");
     let curl = |args: &str, path: &str| {
         let socket = &daemon.socket;
-        sh(&format!("curl -sS --fail-with-body --unix-socket {socket} {args} http://localhost{path}"))
+        sh(&format!(
+            "curl -sS --fail-with-body --unix-socket {socket} {args} http://localhost{path}"
+        ))
     };
     let made = curl(
         r#"-d '{"size":"64M","algorithm":"zstd(level=1)","frontend":"nbd"}'"#,
@@ -122,16 +127,28 @@ fn interop_curl_speaks_the_api() {
     sh(&format!("qemu-io -f raw -c 'write -P 7 0 16M' '{uri}'"));
     let device: Value = serde_json::from_str(&curl("", "/v1/devices/zram0")).unwrap();
     assert_eq!(device["orig_data_size"], 16 << 20);
-    assert_eq!(curl("", "/v1/devices/zram0/attributes/disksize"), "67108864\n");
+    assert_eq!(
+        curl("", "/v1/devices/zram0/attributes/disksize"),
+        "67108864\n"
+    );
     let algorithms = curl("", "/v1/devices/zram0/attributes/comp_algorithm");
     assert_eq!(algorithms, "lzo-rle lzo lz4 lz4hc [zstd] deflate 842 \n");
     assert_eq!(bench.uzram(&["get", "zram0", "comp_algorithm"]), algorithms);
-    curl("-X PUT -d 1048576", "/v1/devices/zram0/attributes/mem_limit");
+    curl(
+        "-X PUT -d 1048576",
+        "/v1/devices/zram0/attributes/mem_limit",
+    );
     assert_eq!(bench.count("zram0", "mem_limit"), 1 << 20);
     let document: Value = serde_json::from_str(&curl("", "/v1/openapi.json")).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
-    assert!(document["components"]["schemas"]["Create"]["oneOf"][0]["properties"]["mem-limit"].is_object());
-    let compacted = curl(r#"-d '{"op":"compact","max_bytes":1000000}'"#, "/v1/devices/zram0/requests");
+    assert!(
+        document["components"]["schemas"]["Create"]["oneOf"][0]["properties"]["mem-limit"]
+            .is_object()
+    );
+    let compacted = curl(
+        r#"-d '{"op":"compact","max_bytes":1000000}'"#,
+        "/v1/devices/zram0/requests",
+    );
     assert!(compacted.contains("pages_freed"), "{compacted}");
     curl("-X DELETE", "/v1/devices/zram0");
     assert_eq!(daemon.json("/v1/devices"), Value::Array(Vec::new()));
@@ -145,7 +162,12 @@ fn what_is_wrong_has_an_errno_and_words() {
     assert!(said.contains("64Q"), "{said}");
     daemon.refused("POST", "/v1/devices", r#"{"sise":"64M"}"#, "EINVAL");
     daemon.refused("POST", "/v1/devices", "nonsense", "EINVAL");
-    daemon.refused("POST", "/v1/devices", r#"{"size":"64M","foreground":true}"#, "EINVAL");
+    daemon.refused(
+        "POST",
+        "/v1/devices",
+        r#"{"size":"64M","foreground":true}"#,
+        "EINVAL",
+    );
     daemon.refused("GET", "/v1/devices/zram9", "", "ENODEV");
     daemon.refused("DELETE", "/v1/devices/zram9", "", "ENODEV");
     daemon.refused("GET", "/v1/devices/sda/attributes/disksize", "", "ENODEV");
@@ -179,7 +201,15 @@ fn create_goes_through_the_daemon_where_it_runs() {
     // A relative path is relative to who said it.
     std::fs::create_dir(bench.path("here")).unwrap();
     let output = bench
-        .command(&["create", "--size", "1M", "--frontend", "nbd", "--backing", "store,8M"])
+        .command(&[
+            "create",
+            "--size",
+            "1M",
+            "--frontend",
+            "nbd",
+            "--backing",
+            "store,8M",
+        ])
         .current_dir(bench.path("here"))
         .output()
         .unwrap();
@@ -195,7 +225,18 @@ fn create_goes_through_the_daemon_where_it_runs() {
     assert_eq!(names, [0, 1, 2]);
     let said = bench.fails(2, &["create", "--size", "1Q"]);
     assert!(said.contains("1Q"), "{said}");
-    let said = bench.fails(3, &["create", "--size", "1M", "--frontend", "nbd", "--name", "zram1"]);
+    let said = bench.fails(
+        3,
+        &[
+            "create",
+            "--size",
+            "1M",
+            "--frontend",
+            "nbd",
+            "--name",
+            "zram1",
+        ],
+    );
     assert!(said.contains("zram1"), "{said}");
     // What is removed past the daemon is gone for it, too.
     bench.uzram(&["remove", "--all"]);
@@ -226,7 +267,9 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
     let at = bench.path("mnt");
     std::fs::create_dir(&at).unwrap();
     let at = at.display();
-    sh(&format!("mkfs.ext4 -q {node} && mount {node} {at} && echo kept > {at}/file"));
+    sh(&format!(
+        "mkfs.ext4 -q {node} && mount {node} {at} && echo kept > {at}/file"
+    ));
     daemon.refused("PUT", &attribute(0, "reset"), "1", "EBUSY");
     let said = daemon.refused("DELETE", "/v1/devices/zram0", "", "EBUSY");
     assert!(said.contains("mounted at"), "{said}");
@@ -240,7 +283,11 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
     sh(&format!("umount {at}"));
     daemon.put(&attribute(0, "reset"), "1");
     assert_eq!(daemon.get(&attribute(0, "initstate")), "0\n");
-    assert!(daemon.get(&attribute(0, "comp_algorithm")).contains("[lzo-rle] "));
+    assert!(
+        daemon
+            .get(&attribute(0, "comp_algorithm"))
+            .contains("[lzo-rle] ")
+    );
     for id in ["0", "1"] {
         daemon.put("/v1/control/hot_remove", id);
     }
@@ -262,11 +309,15 @@ fn contents_outlive_server_and_keeper_killed_at_once() {
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
     held(&bench);
     for round in 1..=3 {
-        sh(&format!("qemu-io -f raw -c 'write -P {round} 0 16M' '{uri}'"));
+        sh(&format!(
+            "qemu-io -f raw -c 'write -P {round} 0 16M' '{uri}'"
+        ));
         let old = bench.count("zram0", "pid");
         bench.kill_all("zram0");
         bench.wait_for("zram0", |record| record["pid"] != old);
-        sh(&format!("qemu-io -f raw -c 'read -P {round} 0 16M' '{uri}'"));
+        sh(&format!(
+            "qemu-io -f raw -c 'read -P {round} 0 16M' '{uri}'"
+        ));
     }
 }
 
@@ -317,7 +368,10 @@ fn contents_outlive_everything_with_systemds_store() {
     wait_for("READY=1");
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
     let (one, other) = (wait_for("FDNAME"), wait_for("FDNAME"));
-    assert!(one.contains("image-zram0") && other.contains("lock-zram0"), "{one} {other}");
+    assert!(
+        one.contains("image-zram0") && other.contains("lock-zram0"),
+        "{one} {other}"
+    );
     sh(&format!("qemu-io -f raw -c 'write -P 5 0 16M' '{uri}'"));
     let old = bench.count("zram0", "pid");
     let mut input = manager.stdin.take().unwrap();
@@ -413,7 +467,11 @@ fn the_configuration_makes_devices() {
     assert!(output.status.success());
     std::fs::write(bench.path("bad"), "[daemon]\nfrontend = \"x\"\n").unwrap();
     let bad = bench.path("bad").display().to_string();
-    assert!(bench.fails(2, &["daemon", "--check", "--config", &bad]).contains("frontend"));
+    assert!(
+        bench
+            .fails(2, &["daemon", "--check", "--config", &bad])
+            .contains("frontend")
+    );
 }
 
 /// A listener for what a daemon says.
@@ -422,7 +480,9 @@ fn systemd_is_told_when_it_is_ready() {
     let bench = Bench::new();
     let path = bench.path("notify.sock");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let daemon = Daemon::start_as(&bench, "", |command| command.env("NOTIFY_SOCKET", &path));
     let mut buffer = [0; 256];
     let mut hear = |word: &str| {

@@ -90,6 +90,10 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
             let report = device.train(&training);
             report.map(|report| Response::Trained(report.into()))
         }
+        Request::CountIdle => {
+            let idle = device.slots(0).filter(|slot| slot.idle).count();
+            Ok(Response::Marked { pages: idle as u64 })
+        }
         Request::MarkIdle { age_seconds } => device
             .mark_idle(age_seconds.map(Duration::from_secs))
             .map(|pages| Response::Marked { pages }),

@@ -64,6 +64,8 @@ pub enum Request {
         /// Those that were not used for that many seconds; `None`: all.
         age_seconds: Option<u64>,
     },
+    /// How many pages are marked idle.
+    CountIdle,
     /// Keep the ages of pages' last accesses, or no more.
     TrackAges {
         /// Whether.
@@ -173,6 +175,7 @@ impl Request {
             self,
             Request::Train { .. }
                 | Request::MarkIdle { .. }
+                | Request::CountIdle
                 | Request::Recompress(_)
                 | Request::Compact { .. }
                 | Request::Resize { .. }

@@ -98,7 +98,8 @@ const ROUTES: &[Route] = &[
         body: "",
         answer: "Version",
         handle: |_| {
-            let version = json!({"program": "uzramd", "version": env!("CARGO_PKG_VERSION"), "api": 1});
+            let version =
+                json!({"program": "uzramd", "version": env!("CARGO_PKG_VERSION"), "api": 1});
             Ok(Answer::Json(200, version))
         },
     },
@@ -215,7 +216,11 @@ const ROUTES: &[Route] = &[
         answer: "text",
         handle: |call| {
             let id = id(call.names[0])?;
-            call.devices.view().classes(id).map(Answer::Text).map_err(Body::of)
+            call.devices
+                .view()
+                .classes(id)
+                .map(Answer::Text)
+                .map_err(Body::of)
         },
     },
     Route {
@@ -247,7 +252,10 @@ const ROUTES: &[Route] = &[
         body: "text",
         answer: "",
         handle: |call| {
-            let stored = call.devices.view().store(Owner::Control, "hot_remove", call.body);
+            let stored = call
+                .devices
+                .view()
+                .store(Owner::Control, "hot_remove", call.body);
             stored.map(|()| Answer::Done).map_err(Body::of)
         },
     },
@@ -332,34 +340,37 @@ fn create(call: &Call<'_>) -> Handled {
 }
 
 impl Create {
-/// The command line that options by name stand for: `{"size": "4G", "swap": true}` is `--size=4G --swap`.
-/// EINVAL for what is not such an object.
-pub fn of_options(options: &Value) -> Result<Create, ControlError> {
-    let wrong = |message: String| ControlError { errno: Errno::INVAL.raw_os_error(), message };
-    let options = options
-        .as_object()
-        .ok_or_else(|| wrong("the body: an object of options is wanted".into()))?;
-    let mut create = Create::default();
-    for (key, value) in options {
-        if key == "directory" {
-            create.directory = value.as_str().map(Into::into);
-            continue;
-        }
-        let key = key.replace('_', "-");
-        let mut push = |value: &Value| match value {
-            Value::Bool(true) => Ok(create.args.push(format!("--{key}"))),
-            Value::Bool(false) | Value::Null => Ok(()),
-            Value::String(text) => Ok(create.args.push(format!("--{key}={text}"))),
-            Value::Number(number) => Ok(create.args.push(format!("--{key}={number}"))),
-            _ => Err(wrong(format!("{key}: a text, a number, true or false"))),
+    /// The command line that options by name stand for: `{"size": "4G", "swap": true}` is `--size=4G --swap`.
+    /// EINVAL for what is not such an object.
+    pub fn of_options(options: &Value) -> Result<Create, ControlError> {
+        let wrong = |message: String| ControlError {
+            errno: Errno::INVAL.raw_os_error(),
+            message,
         };
-        match value {
-            Value::Array(values) => values.iter().try_for_each(push)?,
-            value => push(value)?,
+        let options = options
+            .as_object()
+            .ok_or_else(|| wrong("the body: an object of options is wanted".into()))?;
+        let mut create = Create::default();
+        for (key, value) in options {
+            if key == "directory" {
+                create.directory = value.as_str().map(Into::into);
+                continue;
+            }
+            let key = key.replace('_', "-");
+            let mut push = |value: &Value| match value {
+                Value::Bool(true) => Ok(create.args.push(format!("--{key}"))),
+                Value::Bool(false) | Value::Null => Ok(()),
+                Value::String(text) => Ok(create.args.push(format!("--{key}={text}"))),
+                Value::Number(number) => Ok(create.args.push(format!("--{key}={number}"))),
+                _ => Err(wrong(format!("{key}: a text, a number, true or false"))),
+            };
+            match value {
+                Value::Array(values) => values.iter().try_for_each(push)?,
+                value => push(value)?,
+            }
         }
+        Ok(create)
     }
-    Ok(create)
-}
 }
 
 fn ask(call: &Call<'_>) -> Handled {
@@ -396,8 +407,14 @@ fn all_attributes(call: &Call<'_>) -> Handled {
 fn block_state(call: &Call<'_>) -> Handled {
     let id = id(call.names[0])?;
     let number = |key: &str, default: u64| {
-        let pairs = call.query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.filter(|(name, _)| *name == key).map(|(_, v)| v).next();
+        let pairs = call
+            .query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='));
+        let value = pairs
+            .filter(|(name, _)| *name == key)
+            .map(|(_, v)| v)
+            .next();
         value.map_or(Ok(default), |value| {
             value
                 .parse()
@@ -423,7 +440,11 @@ mod tests {
         let pattern = "/v1/devices/{name}/attributes/{attribute}";
         let found = matches(pattern, "/v1/devices/zram0/attributes/disksize");
         assert_eq!(found, Some(vec!["zram0", "disksize"]));
-        for path in ["/v1/devices/zram0", "/v1/devices//attributes/x", "/v1/devices/a/attributes/b/c"] {
+        for path in [
+            "/v1/devices/zram0",
+            "/v1/devices//attributes/x",
+            "/v1/devices/a/attributes/b/c",
+        ] {
             assert_eq!(matches(pattern, path), None, "{path}");
         }
     }
@@ -437,7 +458,13 @@ mod tests {
         args.sort();
         assert_eq!(
             args,
-            ["--mem-limit=1000", "--recomp-algorithm=lz4hc", "--recomp-algorithm=zstd", "--size=4G", "--swap"]
+            [
+                "--mem-limit=1000",
+                "--recomp-algorithm=lz4hc",
+                "--recomp-algorithm=zstd",
+                "--size=4G",
+                "--swap"
+            ]
         );
         assert_eq!(create.directory.as_deref(), Some("/tmp"));
         assert!(Create::of_options(&json!({"size": {"a": 1}})).is_err());

@@ -103,7 +103,10 @@ fn parse_reply(bytes: &[u8]) -> Result<Reply> {
         httparse::Status::Partial => return Err(ClientError::nonsense("cut short")),
     };
     let header = |name: &str| {
-        let found = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?;
+        let found = response
+            .headers
+            .iter()
+            .find(|h| h.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.value).ok()
     };
     let rest = &bytes[head..];
@@ -137,7 +140,7 @@ fn dechunk(mut bytes: &[u8]) -> Result<Vec<u8>> {
             return Ok(out);
         }
         let end = start.saturating_add(size as usize);
-        let chunk = bytes.get(start..end).zip(bytes.get(end + 2..));
+        let chunk = bytes.get(start..end).zip(bytes.get(end.saturating_add(2)..));
         let (chunk, rest) = chunk.ok_or_else(|| ClientError::nonsense("cut short"))?;
         out.extend_from_slice(chunk);
         bytes = rest;
@@ -185,7 +188,9 @@ impl View for Client {
         max_bytes: usize,
     ) -> std::result::Result<(Vec<u8>, u64), Errno> {
         let path = format!("{}/block_state?from={from}&max={max_bytes}", device(id));
-        let reply = self.call("GET", &path, &[]).map_err(|error| error.errno())?;
+        let reply = self
+            .call("GET", &path, &[])
+            .map_err(|error| error.errno())?;
         let next = reply.next_slot.ok_or(Errno::IO)?;
         Ok((reply.body, next))
     }
@@ -204,15 +209,20 @@ mod tests {
     fn answers_are_read_whole_or_refused() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nNext-Slot: 7\r\n\r\nab";
         let reply = parse_reply(whole).unwrap();
-        assert_eq!((reply.body.as_slice(), reply.next_slot), (&b"ab"[..], Some(7)));
+        assert_eq!(
+            (reply.body.as_slice(), reply.next_slot),
+            (&b"ab"[..], Some(7))
+        );
         assert!(parse_reply(&whole[..whole.len() - 1]).is_err());
         assert!(parse_reply(b"HTTP/1.1 200 OK\r\nCont").is_err());
         assert!(parse_reply(b"nonsense").is_err());
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
         assert_eq!(parse_reply(chunked).unwrap().body, b"abc");
         let broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nab";
         assert!(parse_reply(broken).is_err());
-        let refused = b"HTTP/1.1 409 No\r\nContent-Length: 28\r\n\r\n{\"errno\":16,\"message\":\"used\"}";
+        let refused =
+            b"HTTP/1.1 409 No\r\nContent-Length: 28\r\n\r\n{\"errno\":16,\"message\":\"used\"}";
         let refused = parse_reply(&refused[..]);
         assert!(refused.is_err());
     }

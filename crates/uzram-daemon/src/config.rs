@@ -151,14 +151,25 @@ mod tests {
         assert_eq!(config.daemon.num_devices, 2);
         assert!(config.daemon.strict);
         let options = config.devices[0].create_options();
-        assert_eq!(options, serde_json::json!({"name": "zram7", "size": "8G", "swap": true}));
+        assert_eq!(
+            options,
+            serde_json::json!({"name": "zram7", "size": "8G", "swap": true})
+        );
         assert_eq!(config.devices[1].fs_type.as_deref(), Some("ext4"));
     }
 
     #[test]
     fn no_file_is_the_defaults_and_nonsense_is_refused() {
-        assert_eq!(Config::read(Path::new("/no/such/file")).unwrap(), Config::default());
-        for text in ["[daemon]\nnum_device = 2\n", "[demon]\n", "x", "[[device]]\nfs-type = \"ext4\"\n"] {
+        assert_eq!(
+            Config::read(Path::new("/no/such/file")).unwrap(),
+            Config::default()
+        );
+        for text in [
+            "[daemon]\nnum_device = 2\n",
+            "[demon]\n",
+            "x",
+            "[[device]]\nfs-type = \"ext4\"\n",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

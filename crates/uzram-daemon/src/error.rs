@@ -69,7 +69,11 @@ impl Body {
     pub(crate) fn of(errno: Errno) -> Body {
         let said = std::io::Error::from(errno).to_string();
         // Without "(os error 16)": the number has a field of its own.
-        let said = said.split(" (os error").next().unwrap_or_default().to_owned();
+        let said = said
+            .split(" (os error")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         Body::new(errno, said)
     }
 
@@ -94,7 +98,10 @@ mod tests {
     #[test]
     fn errors_have_names_words_and_a_status() {
         let busy = Body::of(Errno::BUSY);
-        assert_eq!((busy.errno, busy.name.as_str(), busy.status()), (16, "EBUSY", 409));
+        assert_eq!(
+            (busy.errno, busy.name.as_str(), busy.status()),
+            (16, "EBUSY", 409)
+        );
         assert_eq!(busy.message, "Device or resource busy");
         assert_eq!(Body::of(Errno::NODEV).status(), 404);
         assert_eq!(errno_name(9999), "EIO");

@@ -68,7 +68,10 @@ fn files(root: &Path) -> Vec<PathBuf> {
         let found = std::fs::read_dir(root.join(dir).join(format!("{FILE}.d")));
         for entry in found.into_iter().flatten().flatten() {
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "conf") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "conf")
+            {
                 fragments.insert(entry.file_name(), path);
             }
         }
@@ -122,10 +125,15 @@ fn device(
 ) -> Result<Option<NewDevice>> {
     let is_name = |name: &str| {
         let digits = name.strip_prefix("zram")?;
-        digits.parse::<u32>().ok().filter(|n| n.to_string() == digits)
+        digits
+            .parse::<u32>()
+            .ok()
+            .filter(|n| n.to_string() == digits)
     };
     if is_name(name).is_none() {
-        notes.push(format!("[{name}]: ignored, since it is not zram and a number"));
+        notes.push(format!(
+            "[{name}]: ignored, since it is not zram and a number"
+        ));
         return Ok(None);
     }
     let mut known = Known::new(name, section);
@@ -136,7 +144,9 @@ fn device(
             .parse()
             .map_err(|_| known.error("host-memory-limit", "MB, or none"))?;
         if ram > limit {
-            notes.push(format!("{name}: not made, since the machine has more than {limit} MB"));
+            notes.push(format!(
+                "{name}: not made, since the machine has more than {limit} MB"
+            ));
             return Ok(None);
         }
     }
@@ -332,13 +342,21 @@ mod tests {
 
     #[test]
     fn sizes_are_arithmetic_in_mb() {
-        let size = |text: &str| one(&format!("[zram0]\n{text}")).options["size"].as_u64().unwrap() >> 20;
+        let size = |text: &str| {
+            one(&format!("[zram0]\n{text}")).options["size"]
+                .as_u64()
+                .unwrap()
+                >> 20
+        };
         assert_eq!(size(""), 4000);
         assert_eq!(size("zram-size = min(ram / 10, 2048)"), 800);
         assert_eq!(size("zram-size = ram"), 8000);
         assert_eq!(size("zram-fraction = 0.25\nmax-zram-size = none"), 2000);
         let with_variable = "set!half=echo 0.5\n[zram0]\nzram-size = ram * half";
-        assert_eq!(one(with_variable).options["size"].as_u64().unwrap() >> 20, 4000);
+        assert_eq!(
+            one(with_variable).options["size"].as_u64().unwrap() >> 20,
+            4000
+        );
     }
 
     #[test]
@@ -363,10 +381,22 @@ mod tests {
     #[test]
     fn the_strongest_file_counts_and_fragments_add() {
         let files = [
-            ("usr/lib/systemd/zram-generator.conf", "[zram0]\nzram-size = 1\n"),
-            ("etc/systemd/zram-generator.conf", "[zram0]\nzram-size = 2\nswap-priority = 5\n"),
-            ("usr/lib/systemd/zram-generator.conf.d/10.conf", "[zram0]\nzram-size = 3\n"),
-            ("run/systemd/zram-generator.conf.d/10.conf", "[zram0]\nzram-size = 4\n[zram1]\n"),
+            (
+                "usr/lib/systemd/zram-generator.conf",
+                "[zram0]\nzram-size = 1\n",
+            ),
+            (
+                "etc/systemd/zram-generator.conf",
+                "[zram0]\nzram-size = 2\nswap-priority = 5\n",
+            ),
+            (
+                "usr/lib/systemd/zram-generator.conf.d/10.conf",
+                "[zram0]\nzram-size = 3\n",
+            ),
+            (
+                "run/systemd/zram-generator.conf.d/10.conf",
+                "[zram0]\nzram-size = 4\n[zram1]\n",
+            ),
         ];
         let (devices, _) = made(&files, 100).unwrap();
         assert_eq!(devices.len(), 2);
@@ -380,7 +410,10 @@ mod tests {
             ("[zram0]\nzram-size = ram +\n", "zram-size"),
             ("[zram0]\nzram-size = 0 - 5\n", "zram-size"),
             ("[zram0]\nhost-memory-limit = x\n", "host-memory-limit"),
-            ("[zram0]\ncompression-algorithm = zstd(level=3\n", "compression-algorithm"),
+            (
+                "[zram0]\ncompression-algorithm = zstd(level=3\n",
+                "compression-algorithm",
+            ),
             ("[zram0]\nfs-type = ext4\n", "mount-point"),
             ("[zram0]\nmount-point = tmp\n", "mount-point"),
             ("set!x=exit 3\n[zram0]\n", "set!x"),

@@ -98,7 +98,9 @@ fn parameters(path: &str) -> Value {
     let mut all: Vec<Value> = names.map(parameter).collect();
     if path.ends_with("/block_state") {
         for name in ["from", "max"] {
-            all.push(json!({"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}));
+            all.push(
+                json!({"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}),
+            );
         }
     }
     all.into()
@@ -166,7 +168,10 @@ mod tests {
         let text = document.to_string();
         for reference in text.split("#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap_or_default();
-            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+            assert!(
+                document["components"]["schemas"][name].is_object(),
+                "{name}"
+            );
         }
     }
 }

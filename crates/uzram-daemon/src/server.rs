@@ -84,7 +84,10 @@ fn answer(mut request: tiny_http::Request, devices: &dyn Devices) {
     let method = request.method().to_string();
     let url = request.url().to_owned();
     let mut body = Vec::new();
-    let read = request.as_reader().take(MAX_BODY + 1).read_to_end(&mut body);
+    let read = request
+        .as_reader()
+        .take(MAX_BODY + 1)
+        .read_to_end(&mut body);
     let answer = match read {
         Err(error) => Err(Body::new(Errno::IO, format!("reading the body: {error}"))),
         Ok(_) if body.len() as u64 > MAX_BODY => {
@@ -106,10 +109,18 @@ fn respond(request: tiny_http::Request, answer: Result<Answer, Body>) {
     let json = |status: u16, value: &serde_json::Value| {
         let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
         text.push(b'\n');
-        with(Response::from_data(text).with_status_code(status), "Content-Type", "application/json")
+        with(
+            Response::from_data(text).with_status_code(status),
+            "Content-Type",
+            "application/json",
+        )
     };
     let text = |bytes: Vec<u8>| {
-        with(Response::from_data(bytes), "Content-Type", "text/plain; charset=utf-8")
+        with(
+            Response::from_data(bytes),
+            "Content-Type",
+            "text/plain; charset=utf-8",
+        )
     };
     let sent = match answer {
         Ok(Answer::Json(status, value)) => request.respond(json(status, &value)),

@@ -25,9 +25,7 @@ pub(crate) fn attach(
     for _ in 0..TRIES {
         let number = match wanted {
             Some(number) => number,
-            None => {
-                sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?
-            }
+            None => sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?,
         };
         if wanted.is_some() {
             // It may not be there yet; then it has to be made.

@@ -27,10 +27,7 @@ impl LoopNumber {
         if !taken.contains(&free) {
             loopdev::node(free)?;
             let made = false;
-            return Ok(LoopNumber {
-                number: free,
-                made,
-            });
+            return Ok(LoopNumber { number: free, made });
         }
         for number in (0..MAX).filter(|number| !taken.contains(number)) {
             let made = match sys::add(&control, number) {

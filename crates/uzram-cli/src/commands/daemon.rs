@@ -63,11 +63,9 @@ impl Args {
             Some((fd, _)) => activated(*fd)?,
             None => uzram_daemon::bind(&socket)?,
         };
-        let local = Local::new(run.clone(), frontend, config.daemon.strict);
         let state = run.file(STATE);
-        if let Some(saved) = read_state(&state) {
-            local.restore(saved);
-        }
+        let saved = read_state(&state);
+        let local = Local::new(run.clone(), frontend, config.daemon.strict, saved);
         let daemon = Arc::new(Daemon {
             local: local.clone(),
         });

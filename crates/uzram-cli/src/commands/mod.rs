@@ -46,7 +46,7 @@ fn view() -> Result<Arc<dyn View>> {
         return Ok(Arc::new(daemon));
     }
     let auto = crate::frontends::Choice::default();
-    Ok(Local::new(run, auto, true))
+    Ok(Local::new(run, auto, true, None))
 }
 
 /// How long a server that is being started anew is waited for.

@@ -175,7 +175,8 @@ impl Setting {
             },
             Setting::Disksize(bytes) => Request::Resize { bytes },
             Setting::Backing(backing) => {
-                let (path, size_bytes) = backing.map_or((None, None), |(path, size)| (Some(path), size));
+                let (path, size_bytes) =
+                    backing.map_or((None, None), |(path, size)| (Some(path), size));
                 Request::SetBacking { path, size_bytes }
             }
             Setting::WritebackLimit(pages) => Request::SetWritebackLimit { pages },

@@ -60,7 +60,10 @@ pub(super) fn ask(entry: &Entry, request: &Request) -> Result<Response, ControlE
                 }
                 _ => {
                     let name = &entry.record.name;
-                    return Err(error(5, format!("the server of {name} does not answer: {e}")));
+                    return Err(error(
+                        5,
+                        format!("the server of {name} does not answer: {e}"),
+                    ));
                 }
             },
         }
@@ -107,6 +110,19 @@ impl Processes {
         (made, gone)
     }
 
+    /// The device of that number, if it is served.
+    pub(super) fn find(self: &Arc<Self>, id: u32) -> Option<Arc<dyn Live>> {
+        let entry = self.run.find(&format!("zram{id}")).ok()?;
+        let served = self.served(id, entry);
+        self.state().known.insert(id, served.clone());
+        Some(served)
+    }
+
+    /// Forgets a device, so that it is found again.
+    pub(super) fn lose(&self, id: u32) {
+        self.state().known.remove(&id);
+    }
+
     fn served(self: &Arc<Self>, id: u32, entry: Entry) -> Arc<Served> {
         Arc::new(Served {
             id,
@@ -142,10 +158,13 @@ impl Processes {
         }
         if let Some(backing) = &config.backing {
             let path = backing.path.display();
-            option("backing", match backing.size_bytes {
-                Some(size) => format!("{path},{size}"),
-                None => path.to_string(),
-            });
+            option(
+                "backing",
+                match backing.size_bytes {
+                    Some(size) => format!("{path},{size}"),
+                    None => path.to_string(),
+                },
+            );
         }
         run_program(&args, None)?;
         let entry = self.run.find(&name).map_err(|e| refused(&e.into()))?;
@@ -198,9 +217,6 @@ pub(super) struct Owned(pub(super) Shared);
 
 impl Engine for Owned {
     fn reserve(&self, id: u32) -> Result<Option<(u32, u32)>, Errno> {
-        if self.taken().contains(&id) {
-            return Err(Errno::EXIST);
-        }
         let mut state = self.0.state();
         let taken: Vec<u32> = state.loops.values().map(|kept| kept.number()).collect();
         // Without the loop driver it has no node before it is initialised.
@@ -240,7 +256,10 @@ impl Live for Served {
     fn path(&self) -> String {
         // Another server may have put the device behind another node.
         let now = self.engine.run.find(&self.entry.record.name);
-        now.map_or_else(|_| self.entry.record.path.clone(), |entry| entry.record.path)
+        now.map_or_else(
+            |_| self.entry.record.path.clone(),
+            |entry| entry.record.path,
+        )
     }
 
     fn rdev(&self) -> Option<(u32, u32)> {
@@ -267,6 +286,9 @@ mod tests {
     #[test]
     fn priorities_are_among_the_parameters() {
         assert_eq!(with_priority("zstd", 2), "zstd(priority=2)");
-        assert_eq!(with_priority("zstd(level=1)", 3), "zstd(level=1,priority=3)");
+        assert_eq!(
+            with_priority("zstd(level=1)", 3),
+            "zstd(level=1,priority=3)"
+        );
     }
 }

@@ -47,7 +47,10 @@ impl Holder {
             let name = &entry.record.name;
             let of = |what: &str| {
                 let wanted = stored_name(what, name);
-                received.iter().find(|(_, name)| *name == wanted).map(|(fd, _)| *fd)
+                received
+                    .iter()
+                    .find(|(_, name)| *name == wanted)
+                    .map(|(fd, _)| *fd)
             };
             let (Some(image), Some(_lock)) = (of("image"), of("lock")) else {
                 continue;
@@ -153,7 +156,10 @@ fn hold(dir: &Path, keeper: u32) -> Result<Held> {
     let process = pidfd(keeper).ok_or_else(gone)?;
     let (mut image, mut lock) = (None, None);
     for entry in std::fs::read_dir(format!("/proc/{keeper}/fd"))?.flatten() {
-        let number = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<i32>().ok());
         let (Some(number), Ok(to)) = (number, std::fs::read_link(entry.path())) else {
             continue;
         };
@@ -184,23 +190,34 @@ fn hold(dir: &Path, keeper: u32) -> Result<Held> {
 /// Whether a descriptor's link names the memory of a device. That of swap devices has no name, and is not held: should
 /// both processes of one die, this one may not run either.
 fn is_image(link: &Path) -> bool {
-    link.as_os_str().as_encoded_bytes().starts_with(b"/memfd:uzram")
+    link.as_os_str()
+        .as_encoded_bytes()
+        .starts_with(b"/memfd:uzram")
 }
 
 /// The command line that asked for a device: what follows `--` in its keeper's.
 fn command_of(keeper: u32) -> Result<Vec<OsString>> {
     let line = std::fs::read(format!("/proc/{keeper}/cmdline"))?;
-    let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
+    let words = line
+        .strip_suffix(b"\0")
+        .unwrap_or(&line)
+        .split(|byte| *byte == 0);
     let mut words = words.map(|word| OsString::from_vec(word.to_vec()));
     if !words.any(|word| word == "--") {
-        return Err(Failure::new(Kind::Failed, "its keeper's command line is not one"));
+        return Err(Failure::new(
+            Kind::Failed,
+            "its keeper's command line is not one",
+        ));
     }
     Ok(words.collect())
 }
 
 fn read_command(claim: &Claim) -> Result<Vec<OsString>> {
     let bytes = std::fs::read(claim.file(COMMAND))?;
-    Ok(bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
+    Ok(bytes
+        .split(|byte| *byte == 0)
+        .map(|word| OsString::from_vec(word.to_vec()))
+        .collect())
 }
 
 /// Starts a keeper for a device that has none; image and lock are to be inherited.

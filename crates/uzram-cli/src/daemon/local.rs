@@ -20,9 +20,22 @@ pub(crate) struct Local {
 
 impl Local {
     /// The devices of that directory; those that writing `disksize` makes have that frontend.
-    pub(crate) fn new(run: RunDir, frontend: frontends::Choice, strict: bool) -> Arc<Local> {
+    /// `saved` is what a process before this one remembered.
+    pub(crate) fn new(
+        run: RunDir,
+        frontend: frontends::Choice,
+        strict: bool,
+        saved: Option<Saved>,
+    ) -> Arc<Local> {
         let engine = Processes::new(run.clone(), frontend);
         let host = Host::new(Box::new(Owned(engine.clone())), Options { strict });
+        if let Some(saved) = saved {
+            match host.restore(saved, |id| Some(engine.find(id)?)) {
+                Ok(left_out) if left_out.is_empty() => {}
+                Ok(left_out) => tracing::warn!(?left_out, "numbers that are others' now"),
+                Err(errno) => tracing::error!(%errno, "not all that was remembered is there"),
+            }
+        }
         let local = Local {
             run,
             engine,
@@ -41,18 +54,17 @@ impl Local {
             self.host.forget(id);
         }
         for (id, served) in made {
-            self.host.adopt(id, served);
+            if let Err(errno) = self.host.adopt(id, served) {
+                // It may be on its way out; if not, the next look finds it again.
+                tracing::debug!(id, %errno, "not adopted");
+                self.engine.lose(id);
+            }
         }
     }
 
     /// What has to be remembered beyond this process.
     pub(crate) fn saved(&self) -> Saved {
         self.host.saved()
-    }
-
-    /// The devices that a process before this one remembered.
-    pub(crate) fn restore(&self, saved: Saved) {
-        self.host.restore(saved);
     }
 }
 

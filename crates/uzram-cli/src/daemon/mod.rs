@@ -96,7 +96,10 @@ impl Devices for Daemon {
         let wanted = ["create".to_owned(), "--private".to_owned()];
         let args: Vec<String> = wanted.into_iter().chain(create.args.clone()).collect();
         if create.args.iter().any(|arg| arg == "--foreground") {
-            return Err(error(22, "a device of the daemon cannot be in the foreground"));
+            return Err(error(
+                22,
+                "a device of the daemon cannot be in the foreground",
+            ));
         }
         let (path, notes) = run_program(&args, directory)?;
         let entry = self.entry(&path)?;

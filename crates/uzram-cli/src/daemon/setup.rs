@@ -64,7 +64,9 @@ fn mount(node: &str, kind: &str, options: &str, at: &Path) -> Result<(), Control
     let made = std::fs::create_dir_all(at);
     made.map_err(|e| error(5, format!("making {}: {e}", at.display())))?;
     run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(node))?;
-    run(Command::new("mount").args(["-t", kind, "-o", options, node]).arg(at))
+    run(Command::new("mount")
+        .args(["-t", kind, "-o", options, node])
+        .arg(at))
 }
 
 fn run(command: &mut Command) -> Result<(), ControlError> {

@@ -57,7 +57,11 @@ pub(crate) struct Settings {
     #[arg(long, help_heading = "NBD")]
     pub(crate) allow_remote: bool,
     /// N of /dev/ublkbN, /dev/nbdN or /dev/loopN [default: the lowest that is free]
-    #[arg(long, value_name = "N", help_heading = "ublk, nbd-kernel and fuse-loop")]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "ublk, nbd-kernel and fuse-loop"
+    )]
     pub(crate) number: Option<u32>,
     #[command(flatten)]
     pub(crate) ublk: UblkArgs,

@@ -1,9 +1,9 @@
 //! The columns of `uzram list`: zramctl's, by its names, and what it lacks.
 
 use uzram_control::stat::{Codec, Stat};
-use uzram_control::Entry;
+use uzram_control::{Entry, Request, Response};
 
-use super::super::mount_point;
+use super::super::{ask, mount_point};
 
 /// One row's source.
 pub(super) struct Row {
@@ -116,7 +116,7 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "IDLE-PAGES",
         usual: false,
         doc: "pages that are marked idle",
-        cell: |r| Cell::Count(r.stat.idle_pages),
+        cell: |r| idle_pages(&r.entry),
     },
     Column {
         name: "RECOMPRESSED",
@@ -188,6 +188,16 @@ pub(super) const COLUMNS: &[Column] = &[
 
 fn text(text: &str) -> Cell {
     Cell::Text(text.into())
+}
+
+/// Nobody keeps count of them: the server looks at all pages.
+fn idle_pages(entry: &Entry) -> Cell {
+    // A blank row only wants to know the kind.
+    let counted = (!entry.record.name.is_empty()).then(|| ask(entry, &Request::CountIdle));
+    match counted {
+        Some(Ok(Response::Marked { pages })) => Cell::Count(pages),
+        _ => Cell::Count(0),
+    }
 }
 
 /// As zram's comp_algorithm marks the one that is written with.

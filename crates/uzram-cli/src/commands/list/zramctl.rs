@@ -1,7 +1,7 @@
 //! What zramctl does beside listing: set up, find, reset. All through zram's own interface.
 
-use uzram_control::zram::{Errno, Owner, View};
 use uzram_control::size;
+use uzram_control::zram::{Errno, Owner, View};
 
 use super::super::get::id;
 use super::super::{print, view};
