@@ -436,7 +436,7 @@ fn the_configuration_makes_devices() {
     let generator = bench.path("root/etc/systemd/zram-generator.conf");
     std::fs::create_dir_all(generator.parent().unwrap()).unwrap();
     let text = format!(
-        "[zram3]\nzram-size = min(ram / 10, 64)\ncompression-algorithm = lzo-rle zstd(level=3)\nmount-point = {}\nfs-type = ext4\n",
+        "[zram3]\nzram-size = min(ram / 10, 64)\ncompression-algorithm = lzo-rle zstd(level=5)\nmount-point = {}\nfs-type = ext4\n",
         two.display()
     );
     std::fs::write(&generator, text).unwrap();
@@ -459,7 +459,7 @@ fn the_configuration_makes_devices() {
     assert_eq!(mounted(&one), "ext4\n");
     assert_eq!(mounted(&two), "ext4\n");
     assert_eq!(bench.stat("zram3")["algorithm"], "lzo-rle");
-    assert_eq!(bench.stat("zram3")["codecs"][1]["params"], "level=3");
+    assert_eq!(bench.stat("zram3")["codecs"][1]["params"], "level=5");
     assert_eq!(bench.stat("zram7")["codecs"][0]["params"], "level=1");
     sh(&format!("umount {} {}", one.display(), two.display()));
     drop(daemon);

@@ -140,7 +140,9 @@ fn dechunk(mut bytes: &[u8]) -> Result<Vec<u8>> {
             return Ok(out);
         }
         let end = start.saturating_add(size as usize);
-        let chunk = bytes.get(start..end).zip(bytes.get(end.saturating_add(2)..));
+        let chunk = bytes
+            .get(start..end)
+            .zip(bytes.get(end.saturating_add(2)..));
         let (chunk, rest) = chunk.ok_or_else(|| ClientError::nonsense("cut short"))?;
         out.extend_from_slice(chunk);
         bytes = rest;

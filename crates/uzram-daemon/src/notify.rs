@@ -32,15 +32,21 @@ pub fn discard(name: &str) {
     tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-/// Numbers and names of the descriptors that systemd handed over: sockets and what was stored.
+/// Numbers and names of the descriptors that systemd handed over: sockets and what was stored. Unlike `sd_notify`'s, this
+/// leaves them as they are: what was stored is inherited by the keepers that are started with it.
 pub fn received() -> Vec<(i32, String)> {
-    match sd_notify::listen_fds_with_names() {
-        Ok(fds) => fds.collect(),
-        Err(error) => {
-            tracing::warn!(%error, "what systemd handed over cannot be read");
-            Vec::new()
-        }
+    let of = |name: &str| std::env::var(name).ok();
+    let number = |name: &str| of(name)?.parse::<u32>().ok();
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Vec::new();
     }
+    let count = number("LISTEN_FDS").unwrap_or_default() as usize;
+    let names = of("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names
+        .split(':')
+        .map(str::to_owned)
+        .chain(std::iter::repeat(String::new()));
+    (3..).zip(names).take(count).collect()
 }
 
 fn tell(state: &[NotifyState<'_>]) {

@@ -63,9 +63,8 @@ impl Args {
             Some((fd, _)) => activated(*fd)?,
             None => uzram_daemon::bind(&socket)?,
         };
-        let state = run.file(STATE);
-        let saved = read_state(&state);
-        let local = Local::new(run.clone(), frontend, config.daemon.strict, saved);
+        let state = Some(run.file(STATE));
+        let local = Local::new(run.clone(), frontend, config.daemon.strict, state);
         let daemon = Arc::new(Daemon {
             local: local.clone(),
         });
@@ -91,14 +90,12 @@ impl Args {
         tracing::info!(socket = %socket.display(), "ready");
         notify::ready("serving");
         let mut holder = Holder::default();
-        let mut said = (usize::MAX, usize::MAX);
+        let mut said = usize::MAX;
         loop {
             holder.look(&run);
-            write_state(&state, &local.saved())?;
-            let now = (local.devices().map_or(0, |all| all.len()), holder.len());
-            if now != said {
-                said = now;
-                notify::status(&format!("{} devices, memory of {} held", now.0, now.1));
+            if holder.len() != said {
+                said = holder.len();
+                notify::status(&format!("{said} devices' memory is held"));
             }
             match inbox.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) => {}
@@ -121,23 +118,4 @@ fn activated(fd: i32) -> Result<std::os::unix::net::UnixListener> {
     let index = usize::try_from(fd - 3).unwrap_or_default();
     let listener = all.take_unix_listener(index)?;
     listener.ok_or_else(|| Failure::new(Kind::Failed, "systemd handed over no unix socket"))
-}
-
-fn read_state(path: &std::path::Path) -> Option<uzram_control::zram::Saved> {
-    let text = std::fs::read(path).ok()?;
-    let saved = serde_json::from_slice(&text);
-    saved
-        .inspect_err(|error| tracing::warn!(%error, "{} is ignored", path.display()))
-        .ok()
-}
-
-/// Written only where it changed.
-fn write_state(path: &std::path::Path, saved: &uzram_control::zram::Saved) -> Result {
-    let text = serde_json::to_vec(saved).map_err(|error| Failure::new(Kind::Failed, error))?;
-    if std::fs::read(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    let new = path.with_extension("json.new");
-    std::fs::write(&new, text)?;
-    Ok(std::fs::rename(&new, path)?)
 }

@@ -1,6 +1,7 @@
 //! zram's interface to the devices of a run directory, kept in this process: by the daemon, or by a command where no
 //! daemon runs.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_control::RunDir;
@@ -14,22 +15,24 @@ pub(crate) struct Local {
     pub(crate) run: RunDir,
     engine: Shared,
     host: Host,
+    /// Where is kept what has to outlive this process.
+    state: Option<PathBuf>,
     /// One look at the run directory at a time.
     looking: Mutex<()>,
 }
 
 impl Local {
     /// The devices of that directory; those that writing `disksize` makes have that frontend.
-    /// `saved` is what a process before this one remembered.
+    /// `state` is a file of what a process before this one remembered, and of what this one does.
     pub(crate) fn new(
         run: RunDir,
         frontend: frontends::Choice,
         strict: bool,
-        saved: Option<Saved>,
+        state: Option<PathBuf>,
     ) -> Arc<Local> {
         let engine = Processes::new(run.clone(), frontend);
         let host = Host::new(Box::new(Owned(engine.clone())), Options { strict });
-        if let Some(saved) = saved {
+        if let Some(saved) = state.as_deref().and_then(read) {
             match host.restore(saved, |id| Some(engine.find(id)?)) {
                 Ok(left_out) if left_out.is_empty() => {}
                 Ok(left_out) => tracing::warn!(?left_out, "numbers that are others' now"),
@@ -40,9 +43,11 @@ impl Local {
             run,
             engine,
             host,
+            state,
             looking: Mutex::default(),
         };
         local.sync();
+        local.save();
         Arc::new(local)
     }
 
@@ -62,10 +67,32 @@ impl Local {
         }
     }
 
-    /// What has to be remembered beyond this process.
-    pub(crate) fn saved(&self) -> Saved {
-        self.host.saved()
+    /// Writes down what has to outlive this process, if that changed.
+    fn save(&self) {
+        let Some(state) = &self.state else { return };
+        let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || {
+            let text = serde_json::to_vec(&self.host.saved())?;
+            if std::fs::read(state).is_ok_and(|old| old == text) {
+                return Ok(());
+            }
+            let new = state.with_extension("json.new");
+            std::fs::write(&new, text)?;
+            std::fs::rename(&new, state)
+        };
+        let written: std::io::Result<()> = write();
+        if let Err(error) = written {
+            tracing::error!(%error, "{} cannot be written", state.display());
+        }
     }
+}
+
+fn read(state: &Path) -> Option<Saved> {
+    let text = std::fs::read(state).ok()?;
+    let saved = serde_json::from_slice(&text);
+    saved
+        .inspect_err(|error| tracing::warn!(%error, "{} is ignored", state.display()))
+        .ok()
 }
 
 impl View for Local {
@@ -76,12 +103,19 @@ impl View for Local {
 
     fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
         self.sync();
-        self.host.show(owner, attribute)
+        let shown = self.host.show(owner, attribute);
+        // Reading this one changes something.
+        if owner == Owner::Control {
+            self.save();
+        }
+        shown
     }
 
     fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         self.sync();
-        self.host.store(owner, attribute, value)
+        let stored = self.host.store(owner, attribute, value);
+        self.save();
+        stored
     }
 
     fn block_state(&self, id: u32, from: u64, max_bytes: usize) -> Result<(Vec<u8>, u64), Errno> {

@@ -58,9 +58,12 @@ fn run_program(
         Some(0) => Ok((text(&output.stdout), said)),
         code => {
             let failure = Failure::silent(code.unwrap_or(1));
-            let last = said.trim_start_matches("uzram: ");
-            let last = last.trim_start_matches("error: ");
-            Err(error(failure.errno(), last))
+            // Without clap's usage, which is for a terminal.
+            let said = said.split("\n\n").next().unwrap_or_default();
+            let said = said
+                .trim_start_matches("uzram: ")
+                .trim_start_matches("error: ");
+            Err(error(failure.errno(), said))
         }
     }
 }

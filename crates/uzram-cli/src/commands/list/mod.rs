@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(value_name = "DEVICE")]
     devices: Vec<String>,
     #[command(flatten)]
-    zramctl: zramctl::Args,
+    zramctl: zramctl::Setup,
     /// Print sizes in bytes
     #[arg(long, short)]
     bytes: bool,

@@ -10,7 +10,7 @@ use crate::exit::{Failure, Kind, Result};
 /// zramctl's other options
 #[derive(clap::Args)]
 #[command(next_help_heading = "To set devices up, as zramctl does")]
-pub(super) struct Args {
+pub(super) struct Setup {
     /// Find a free device, or add one, set it up and print its path
     #[arg(long, short, requires = "size", conflicts_with_all = ["reset", "devices"])]
     find: bool,
@@ -31,7 +31,7 @@ pub(super) struct Args {
     reset: bool,
 }
 
-impl Args {
+impl Setup {
     /// Does what was asked for; `None` where devices are to be listed.
     pub(super) fn run(&self, devices: &[String]) -> Option<Result> {
         if self.reset {
