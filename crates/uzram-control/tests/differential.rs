@@ -20,7 +20,7 @@ fn interop_kernel_zram_behaves_as_the_model() {
             return;
         }
     };
-    let mut ours = Model::new("");
+    let mut ours = Model::new("", &facts);
     let mut wrong = directed(&mut kernel, &mut ours, &facts);
     let first = number("UZRAM_DIFF_SEED", 1);
     let count = number("UZRAM_DIFF_STEPS", 1500) as usize;
@@ -41,9 +41,9 @@ fn lie(
     written: Option<&'static str>,
     lie: fn(Outcome) -> Outcome,
 ) -> Result<(), String> {
-    let mut honest = Model::new("");
+    let mut honest = Model::new("", &facts_of_all());
     let mut liar = Liar {
-        side: Model::new(""),
+        side: Model::new("", &facts_of_all()),
         lie: (name, written, lie),
     };
     random(&mut honest, &mut liar, &facts_of_all(), 1, 3000)

@@ -96,6 +96,7 @@ fn as_built(line: &str, facts: &Facts) -> String {
 
 type Rule = fn(&Mismatch, &Facts) -> bool;
 
+const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 
 /// The rules, by the numbers that the document has.
@@ -146,6 +147,9 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     }),
     ("writeback-state-first", |m, _| {
         m.name() == "writeback" && m.errnos() == (EINVAL, 19)
+    }),
+    ("writeback-limit-met", |m, _| {
+        m.name() == "writeback" && m.errnos() == (EIO, 0)
     }),
     ("writeback-pairs", |m, _| {
         m.name() == "writeback" && m.errnos().0 == EINVAL && matches!(m.errnos().1, 0 | 34)

@@ -39,6 +39,10 @@ pub(crate) struct Facts {
     pub(crate) attributes: BTreeSet<&'static str>,
     /// Its algorithms.
     pub(crate) algorithms: Vec<String>,
+    /// The one that a new device has.
+    pub(crate) default: Option<String>,
+    /// Whether it keeps the ages of accesses.
+    pub(crate) ages: bool,
     /// Whether there are block devices for backing.
     pub(crate) backing: bool,
 }
@@ -93,16 +97,23 @@ impl Kernel {
         let has = |name: &str| path(name).exists();
         let names = ATTRIBUTES.iter().map(|attribute| attribute.name);
         let names = names.filter(|name| has(name) || has(&format!("zram-control/{name}")));
-        let list = text("/sys/block/zram0/comp_algorithm")?.replace(['[', ']'], "");
+        let list = text("/sys/block/zram0/comp_algorithm")?;
+        let default = list.split(['[', ']']).nth(1).map(str::to_owned);
+        let list = list.replace(['[', ']'], "");
+        let mut kernel = Kernel {
+            backing: backing.into(),
+            _lock: lock,
+        };
+        let sized = kernel.store("disksize", b"1M");
+        sized.map_err(|errno| format!("disksize: errno {errno}"))?;
+        let ages = kernel.store("idle", b"5").is_ok();
         let facts = Facts {
+            ages,
             release,
             attributes: names.collect(),
             algorithms: list.split_whitespace().map(str::to_owned).collect(),
+            default,
             backing: !backing.is_empty(),
-        };
-        let kernel = Kernel {
-            backing: backing.into(),
-            _lock: lock,
         };
         Ok((kernel, facts))
     }
@@ -174,10 +185,13 @@ pub(crate) struct Model {
     host: Host,
     engine: InProcess,
     backing: String,
+    /// The algorithm that a kernel was built to begin with, if it is another than ours.
+    default: Option<String>,
 }
 
 impl Model {
-    pub(crate) fn new(backing: &str) -> Model {
+    /// As the kernel is that `facts` are of.
+    pub(crate) fn new(backing: &str, facts: &Facts) -> Model {
         let engine = InProcess::new();
         let host = Host::new(Box::new(engine.clone()), Options { strict: true });
         host.hot_add().expect("a device");
@@ -185,6 +199,7 @@ impl Model {
             host,
             engine,
             backing: backing.into(),
+            default: facts.default.clone(),
         }
     }
 }
@@ -206,9 +221,13 @@ impl Side for Model {
 
     fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
         let (owner, name) = owner(name);
-        self.host
-            .store(owner, name, value)
-            .map_err(|error| error.raw_os_error())
+        let done = self.host.store(owner, name, value);
+        if let ("reset", Ok(()), Some(default)) = (name, done, &self.default) {
+            let owner = Owner::Device(0);
+            let set = self.host.store(owner, "comp_algorithm", default.as_bytes());
+            set.map_err(|error| error.raw_os_error())?;
+        }
+        done.map_err(|error| error.raw_os_error())
     }
 
     fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32> {
@@ -284,12 +303,14 @@ impl<S: Side> Side for Liar<S> {
 pub(crate) fn facts_of_all() -> Facts {
     let devices = ATTRIBUTES.iter().filter(|a| a.place == Place::Device);
     Facts {
+        ages: true,
         release: (7, 1),
         attributes: devices.map(|attribute| attribute.name).collect(),
         algorithms: uzram_control::zram::algorithm_names(true)
             .into_iter()
             .map(str::to_owned)
             .collect(),
+        default: None,
         backing: false,
     }
 }

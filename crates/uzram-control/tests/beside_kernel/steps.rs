@@ -352,7 +352,7 @@ fn limited() -> Vec<Step> {
     ]
 }
 
-fn after_writeback() -> Vec<Step> {
+fn budget() -> Vec<Step> {
     vec![
         store("backing_dev", "{backing}"),
         store("disksize", "1M"),
@@ -361,8 +361,13 @@ fn after_writeback() -> Vec<Step> {
         Step::Write(3, Fill::Same(6)),
         store("writeback_limit", "2"),
         store("writeback_limit_enable", "1"),
-        store("writeback", "huge"),
     ]
+}
+
+fn after_writeback() -> Vec<Step> {
+    let mut steps = budget();
+    steps.push(store("writeback", "huge"));
+    steps
 }
 
 fn always(before: Vec<Step>, step: Step, differs: Option<&'static str>) -> Case {
@@ -441,11 +446,11 @@ fn others() -> Vec<Case> {
         always(init(), store("disksize", "1M"), None),
         always(init(), store("disksize", "rubbish"), None),
         always(init(), store("comp_algorithm", "nonsense"), None),
-        always(init(), store("comp_algorithm", "lzo"), None),
-        always(vec![], store("comp_algorithm", "lzo\n\n"), None),
-        always(vec![], store("comp_algorithm", "lzo\n\n\n"), None),
+        always(init(), store("comp_algorithm", "lz4"), None),
+        always(vec![], store("comp_algorithm", "lz4\n\n"), None),
+        always(vec![], store("comp_algorithm", "lz4\n\n\n"), None),
         always(
-            vec![store("comp_algorithm", "lzo\n\n")],
+            vec![store("comp_algorithm", "lz4\n\n")],
             Step::Show("comp_algorithm"),
             Some("two-newlines"),
         ),
@@ -459,7 +464,7 @@ fn others() -> Vec<Case> {
             None,
         ),
         always(
-            vec![store("comp_algorithm", "lzo"), store("reset", "1")],
+            vec![store("comp_algorithm", "lz4"), store("reset", "1")],
             Step::Show("initstate"),
             None,
         ),
@@ -503,7 +508,7 @@ fn others() -> Vec<Case> {
             before: init(),
             step: store("idle", "5"),
             differs: Some("idle-by-age"),
-            applies: |facts| facts.has("idle") && !facts.has("recomp_algorithm"),
+            applies: |facts| !facts.ages,
         },
         if_multi(vec![], store("recomp_algorithm", "algo=nonsense")),
         if_multi(vec![], store("recomp_algorithm", "priority=1")),
@@ -530,6 +535,27 @@ fn others() -> Vec<Case> {
         if_backing(limited(), store("writeback", "huge")),
         if_backing(after_writeback(), Step::Show("bd_stat")),
         if_backing(after_writeback(), Step::Show("writeback_limit")),
+        Case {
+            before: budget(),
+            step: store("writeback", "huge"),
+            differs: Some("writeback-limit-met"),
+            applies: |facts| facts.backing && facts.has("writeback") && facts.release < (6, 13),
+        },
+        Case {
+            before: budget(),
+            step: store("writeback", "huge"),
+            differs: None,
+            applies: |facts| facts.backing && facts.has("writeback") && facts.release >= (6, 13),
+        },
+        if_backing(vec![], store("backing_dev", "")),
+        if_backing(vec![], store("backing_dev", "\n")),
+        if_backing(vec![], store("backing_dev", "/etc")),
+        Case {
+            before: init(),
+            step: store("idle", "99999999999"),
+            differs: None,
+            applies: |facts| facts.ages,
+        },
         Case {
             before: init(),
             step: store("writeback", "nonsense"),
