@@ -97,6 +97,9 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
         Request::MarkIdle { age_seconds } => device
             .mark_idle(age_seconds.map(Duration::from_secs))
             .map(|pages| Response::Marked { pages }),
+        Request::MarkIdleExactly { age_seconds } => device
+            .mark_idle_exactly(Duration::from_secs(*age_seconds))
+            .map(|pages| Response::Marked { pages }),
         Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
         Request::Compact { max_bytes } => {
             let report = device.compact((*max_bytes).min(COMPACTION_SLICE));

@@ -66,6 +66,11 @@ pub enum Request {
     },
     /// How many pages are marked idle.
     CountIdle,
+    /// Mark pages idle that were not used for that many seconds, and no others.
+    MarkIdleExactly {
+        /// Seconds.
+        age_seconds: u64,
+    },
     /// Keep the ages of pages' last accesses, or no more.
     TrackAges {
         /// Whether.
@@ -176,6 +181,7 @@ impl Request {
             Request::Train { .. }
                 | Request::MarkIdle { .. }
                 | Request::CountIdle
+                | Request::MarkIdleExactly { .. }
                 | Request::Recompress(_)
                 | Request::Compact { .. }
                 | Request::Resize { .. }

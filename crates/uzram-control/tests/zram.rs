@@ -212,7 +212,7 @@ fn errors_are_the_kernels() {
         ("algorithm_params", "level=2147483648", Errno::RANGE),
         ("mem_limit", "lots", Errno::INVAL),
         ("mem_used_max", "1", Errno::INVAL),
-        ("idle", "99999999999", Errno::INVAL),
+        ("idle", "99999999999999999999", Errno::INVAL),
         ("idle", "some", Errno::INVAL),
         ("reset", "0", Errno::INVAL),
         ("reset", "70000", Errno::RANGE),
