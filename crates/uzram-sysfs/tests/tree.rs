@@ -275,14 +275,14 @@ fn nothing_waits_for_a_long_store() {
     if !possible("tree") {
         return;
     }
-    let view = Arc::new(Fake::with(1));
+    let view = Arc::new(Fake::with(16));
     let (dir, _mounted) = mount(&view);
     let device = dir.path().join("block/zram0");
     view.hold();
     // More than the server has threads.
     let stores: Vec<_> = (0..16)
-        .map(|_| {
-            let path = device.join("recompress");
+        .map(|id| {
+            let path = dir.path().join(format!("block/zram{id}/recompress"));
             std::thread::spawn(move || fs::write(path, "type=idle"))
         })
         .collect();

@@ -54,7 +54,7 @@ pub(crate) const GENERIC: &[Generic] = &[
     text("alignment_offset", 0o444, "0\n"),
     text("discard_alignment", 0o444, "0\n"),
     text("capability", 0o444, "0\n"),
-    text("events", 0o444, "\n"),
+    text("events", 0o444, ""),
     text("events_async", 0o444, ""),
     text("events_poll_msecs", 0o644, "-1\n"),
     text("inflight", 0o444, "       0        0\n"),

@@ -41,8 +41,8 @@ pub struct Fake {
     pub stores: Mutex<Vec<(String, Vec<u8>)>>,
     /// Devices that are in use.
     pub busy: Mutex<Vec<u32>>,
-    held: Mutex<bool>,
-    released: Condvar,
+    pub held: Mutex<bool>,
+    pub released: Condvar,
     /// Lines of block_state.
     pub slots: u64,
 }
