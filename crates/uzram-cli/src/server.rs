@@ -15,15 +15,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use uzram::{Agent, Choice, Device, PolicySettings};
-use uzram_control::policy::Policy;
-use uzram_control::stat::Stat;
+use uzram::{Agent, Device};
 use uzram_control::{
     Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
     SERVER_SOCKET,
 };
 
-use crate::commands::{choice, create, train};
+use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::logging::LogPipe;
@@ -344,47 +342,6 @@ impl Served {
     fn remove(&self) -> Result {
         self.front().remove()
     }
-
-    fn set_algorithm(
-        &self,
-        priority: usize,
-        algorithm: &str,
-        dictionary: &str,
-    ) -> std::result::Result<(), uzram::Error> {
-        if algorithm.is_empty() {
-            return self.device.set_secondary(priority, None);
-        }
-        let mut choice: Choice = algorithm.parse()?;
-        let bytes = uzram_control::of_hex(dictionary).ok_or_else(|| uzram::Error::Invalid {
-            what: "dictionary",
-            given: "in this request".into(),
-            accepted: "hexadecimal digits".into(),
-        })?;
-        if !bytes.is_empty() {
-            choice = choice.dictionary(bytes);
-        }
-        match priority {
-            0 => self.device.set_algorithm(&choice),
-            _ => self.device.set_secondary(priority, Some(&choice)),
-        }
-    }
-}
-
-/// Sets what is done in the background, and what that needs.
-fn set_policy(device: &Device, spec: &str) -> std::result::Result<(), uzram::Error> {
-    let settings: PolicySettings = spec.parse()?;
-    let is_secondary = |codec: &uzram::CodecStats| codec.priorities.iter().any(|p| *p > 0);
-    if settings.recompress_seconds.is_some() && !device.codecs().iter().any(is_secondary) {
-        device.set_secondary(1, Some(&choice::for_recompression()))?;
-    }
-    device.set_policy(settings)
-}
-
-fn device_error(error: uzram::Error) -> ControlError {
-    ControlError {
-        errno: error.errno(),
-        message: error.to_string(),
-    }
 }
 
 impl Handler for Served {
@@ -394,71 +351,21 @@ impl Handler for Served {
             message: failure.to_string(),
         };
         match request {
-            Request::Ping | Request::HandOver => {}
-            Request::Stat => return Ok(Response::Stat(Box::new(Stat::of(&self.device)))),
+            Request::HandOver => {}
             Request::Reset => {
                 // As the kernel's: not under anybody's feet.
                 let front = self.front();
                 let _held = front.hold_idle().map_err(refused)?;
-                self.device.reset();
+                return memory::handle(&self.device, &request);
             }
             Request::Remove => self.remove().map_err(refused)?,
-            Request::SetMemLimit { bytes } => self.device.set_mem_limit_bytes(bytes),
-            Request::SetDedup { on } => self.device.set_dedup(on).map_err(device_error)?,
-            Request::SetAlgorithm {
-                priority,
-                algorithm,
-                dictionary,
-            } => {
-                let set = self.set_algorithm(priority, &algorithm, &dictionary);
-                set.map_err(device_error)?;
-                tracing::info!(
-                    priority,
-                    algorithm,
-                    dictionary = dictionary.len() / 2,
-                    "algorithm set"
-                );
-            }
-            Request::Train {
-                priority,
-                dictionary_bytes,
-                dry_run,
-            } => {
-                let training = train::training(priority, dictionary_bytes, dry_run);
-                let report = self.device.train(&training).map_err(device_error)?;
-                tracing::info!(?report, "trained");
-                return Ok(Response::Trained(report.into()));
-            }
-            Request::Resize { bytes } => {
+            Request::Resize { .. } => {
                 let mut front = self.front();
                 front.can_resize().map_err(refused)?;
-                self.device.resize(bytes).map_err(device_error)?;
+                memory::handle(&self.device, &request)?;
                 front.resized().map_err(refused)?;
-                tracing::info!(bytes, "resized");
             }
-            Request::SetPolicy { spec } => {
-                set_policy(&self.device, &spec).map_err(device_error)?;
-                tracing::info!(spec, "policy set");
-            }
-            Request::Policy { plan } => {
-                return Ok(Response::Policy(Box::new(Policy::of(&self.device, plan))));
-            }
-            other => {
-                if let Request::SetBacking {
-                    path: Some(path), ..
-                } = &other
-                {
-                    let wrong = |message| ControlError { errno: 22, message };
-                    crate::backing::check(path).map_err(wrong)?;
-                }
-                if let Some(answer) = memory::handle(&self.device, &other) {
-                    let answer = answer.map_err(device_error)?;
-                    tracing::info!(?other, ?answer, "done");
-                    return Ok(answer);
-                }
-                let message = format!("this server does not know {other:?}");
-                return Err(ControlError { errno: 22, message });
-            }
+            other => return memory::handle(&self.device, &other),
         }
         Ok(Response::Done)
     }

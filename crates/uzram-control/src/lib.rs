@@ -9,6 +9,7 @@
 //! This crate knows nothing about the protocols that the data goes through.
 #![forbid(unsafe_code)]
 
+mod execute;
 pub mod policy;
 mod protocol;
 mod rundir;
@@ -17,6 +18,7 @@ pub mod size;
 pub mod stat;
 pub mod zram;
 
+pub use execute::execute;
 pub use protocol::{
     ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, of_hex, to_hex,
 };

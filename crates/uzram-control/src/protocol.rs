@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 use crate::stat::{Compacted, Recompressed, Stat, Trained, WrittenBack};
+use crate::zram::PoolClass;
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -104,6 +105,17 @@ pub enum Request {
         /// Most bytes to move. The server may set itself a lower limit.
         max_bytes: u64,
     },
+    /// Let the maximum of memory used begin anew.
+    ResetMemUsedMax,
+    /// What slots hold, in the lines of zram's `block_state`.
+    BlockState {
+        /// The first slot.
+        from: u64,
+        /// Bytes of the lines at most, whole lines only; the server may set itself a lower limit.
+        max_bytes: usize,
+    },
+    /// How the size classes of the pool are used.
+    PoolClasses,
     /// Do other things in the background.
     SetPolicy {
         /// Which: see [`uzram::PolicySettings`].
@@ -201,6 +213,18 @@ pub enum Response {
     },
     /// What came of a compaction.
     Compacted(Compacted),
+    /// What slots hold.
+    BlockState {
+        /// The lines.
+        lines: String,
+        /// The slot to go on from.
+        next: u64,
+    },
+    /// How the size classes of the pool are used.
+    PoolClasses {
+        /// Those that are.
+        classes: Vec<PoolClass>,
+    },
     /// The policies.
     Policy(Box<Policy>),
     /// Not done.

@@ -31,6 +31,7 @@
 mod alloc;
 mod bin;
 mod class;
+mod class_stats;
 mod compact;
 mod object;
 mod pool;
@@ -41,6 +42,7 @@ mod span;
 mod stock;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
+pub use class_stats::{ClassStats, FULLNESS_GROUPS};
 pub use compact::{Compacted, Mover, Place};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;

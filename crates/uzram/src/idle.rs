@@ -62,6 +62,15 @@ impl Ages {
         (second > 0).then(|| now.saturating_sub(second))
     }
 
+    /// When a page was last used since tracking began, since the machine was started.
+    pub(crate) fn accessed(&self, page: u64) -> Option<Duration> {
+        let second = self.seconds.halves(page * 4, 1)[0].load(Relaxed);
+        let since_epoch = i64::from(second.checked_sub(1)?);
+        u64::try_from(self.epoch + since_epoch)
+            .ok()
+            .map(Duration::from_secs)
+    }
+
     /// Seconds since a page's last access, or since tracking began.
     fn age(&self, page: u64, now: u32) -> u32 {
         now.saturating_sub(self.seconds.halves(page * 4, 1)[0].load(Relaxed).max(1))

@@ -124,6 +124,7 @@ mod layout;
 mod page;
 mod recompress;
 mod resize;
+mod slots;
 mod stream;
 mod table;
 mod train;
@@ -141,10 +142,11 @@ pub use error::Error;
 pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Kind, Pace, Recompress, RecompressReport};
+pub use slots::Slot;
 pub use train::{Rule, TrainReport, Training, pays};
 pub use uzram_backing as store;
 pub use uzram_compress as compress;
-pub use uzram_pool::Gate;
+pub use uzram_pool::{ClassStats, Gate};
 
 /// Bytes in a page, the unit of compression.
 pub const PAGE_SIZE: usize = 4096;

@@ -96,6 +96,15 @@ const OURS: &[(&[&str], &str)] = &[
         &["--package", "uzram-nbd-kernel", "--example", "nbd-kernel"],
         "examples/nbd-kernel",
     ),
+    (
+        &[
+            "--package",
+            "uzram-control",
+            "--example",
+            "zram-differential",
+        ],
+        "examples/zram-differential",
+    ),
 ];
 
 const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib"];

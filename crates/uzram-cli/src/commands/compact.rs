@@ -11,7 +11,7 @@ use super::{ask, print, print_json, stat_of, unexpected};
 use crate::exit::Result;
 use crate::sweep;
 
-/// Most bytes that a server moves for one request: some hundredths of a second.
+/// Bytes that are asked for at a time.
 const SLICE_BYTES: u64 = 32 << 20;
 const PAGE: u64 = 4096;
 
@@ -68,9 +68,4 @@ impl Args {
             human(sum.bytes_moved),
         ))
     }
-}
-
-/// What a server makes of what it was asked for: whoever asks next does not wait for long.
-pub(crate) fn slice(max_bytes: u64) -> u64 {
-    max_bytes.min(SLICE_BYTES)
 }

@@ -1,6 +1,5 @@
 //! `uzram train`: makes a dictionary of what a device holds, and takes it into use if it pays.
 
-use uzram::Training;
 use uzram_control::size::{self, human};
 use uzram_control::stat::Trained;
 use uzram_control::{Request, Response};
@@ -88,14 +87,4 @@ fn show(trained: &Trained) -> String {
     ];
     rows.map(|(name, value)| format!("{name:12} {value}\n"))
         .concat()
-}
-
-/// What a server does with the request.
-pub(crate) fn training(priority: usize, dictionary_bytes: usize, dry_run: bool) -> Training {
-    Training {
-        priority,
-        dictionary_bytes,
-        dry_run,
-        ..Training::default()
-    }
 }

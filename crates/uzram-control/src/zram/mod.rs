@@ -4,7 +4,29 @@
 //! A [`View`] is what the sysfs tree, the command line and the daemon's API are made of: the model itself, which lives in
 //! one process, or a client of the process that it lives in.
 
+mod algorithms;
+mod attribute;
+mod attributes;
+mod block_state;
+mod classes;
+mod config;
+mod device;
+mod engine;
+mod host;
+mod in_process;
+pub mod parse;
+
 pub use rustix::io::Errno;
+
+pub use algorithms::{default_name as default_algorithm, names as algorithm_names};
+pub use attribute::{ATTRIBUTES, Attribute, Place, Show, Store, Subject, When};
+pub(crate) use block_state::lines as block_state_lines;
+pub use classes::PoolClass;
+pub use config::{Backing, Chosen, Config, Params};
+pub use device::Zram;
+pub use engine::{Engine, Live};
+pub use host::{Host, Options, Saved, SavedDevice};
+pub use in_process::{InProcess, Opened};
 
 /// Whose attribute it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,197 @@
+//! What a request does to a device. Whoever serves one asks here for all that concerns only the device; what concerns how
+//! it is served (is it open, who is to be told of a new size, may that path be a backing) is the server's.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use uzram::{Choice, CodecStats, Device, Error, PolicySettings, Training};
+
+use crate::policy::Policy;
+use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, of_hex};
+use crate::stat::{Recompressed, Stat, WrittenBack};
+use crate::zram;
+
+/// Most bytes that one request moves: some hundredths of a second. Whoever asks next does not wait for long.
+const COMPACTION_SLICE: u64 = 32 << 20;
+/// What recompresses where nobody chose anything.
+const RECOMPRESSION: &str = "zstd";
+
+/// Carries a request out. EINVAL for one that is not about a device alone.
+pub fn execute(device: &Device, request: &Request) -> Result<Response, ControlError> {
+    let answer = match about_settings(device, request) {
+        Some(set) => set.map(|()| Response::Done),
+        None => about_contents(device, request).unwrap_or_else(|| {
+            Err(Error::Invalid {
+                what: "the request",
+                given: format!("{request:?}"),
+                accepted: "what this server knows".into(),
+            })
+        }),
+    };
+    answer.map_err(|error| ControlError {
+        errno: error.errno(),
+        message: error.to_string(),
+    })
+}
+
+/// Requests that set something; `None` for others.
+fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error>> {
+    Some(match request {
+        Request::Ping => Ok(()),
+        Request::Reset => {
+            device.reset();
+            Ok(())
+        }
+        Request::SetMemLimit { bytes } => {
+            device.set_mem_limit_bytes(*bytes);
+            Ok(())
+        }
+        Request::ResetMemUsedMax => {
+            device.reset_mem_used_max();
+            Ok(())
+        }
+        Request::SetDedup { on } => device.set_dedup(*on),
+        Request::TrackAges { on } => device.track_ages(*on),
+        Request::SetAlgorithm {
+            priority,
+            algorithm,
+            dictionary,
+        } => set_algorithm(device, *priority, algorithm, dictionary),
+        Request::Resize { bytes } => device.resize(*bytes),
+        Request::SetBacking {
+            path: Some(path),
+            size_bytes,
+        } => device.attach_backing(path, *size_bytes),
+        Request::SetBacking { path: None, .. } => device.detach_backing().map(drop),
+        Request::SetWritebackLimit { pages } => {
+            device.set_writeback_limit(*pages);
+            Ok(())
+        }
+        Request::SetPolicy { spec } => set_policy(device, spec),
+        _ => return None,
+    })
+}
+
+/// Requests about what is stored, and those that have an answer; `None` for others.
+fn about_contents(device: &Device, request: &Request) -> Option<Result<Response, Error>> {
+    Some(match request {
+        Request::Stat => Ok(Response::Stat(Box::new(Stat::of(device)))),
+        Request::Train {
+            priority,
+            dictionary_bytes,
+            dry_run,
+        } => {
+            let training = Training {
+                priority: *priority,
+                dictionary_bytes: *dictionary_bytes,
+                dry_run: *dry_run,
+                ..Training::default()
+            };
+            let report = device.train(&training);
+            report.map(|report| Response::Trained(report.into()))
+        }
+        Request::MarkIdle { age_seconds } => device
+            .mark_idle(age_seconds.map(Duration::from_secs))
+            .map(|pages| Response::Marked { pages }),
+        Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
+        Request::Compact { max_bytes } => {
+            let report = device.compact((*max_bytes).min(COMPACTION_SLICE));
+            Ok(Response::Compacted(report.into()))
+        }
+        Request::Writeback(what) => writeback(device, what).map(Response::WrittenBack),
+        Request::Promote { pages } => {
+            let pages = pages.map(|(first, end)| first..end);
+            let promoted = device.promote(pages, &mut |_| ControlFlow::Continue(()));
+            promoted.map(|report| Response::Promoted {
+                pages: report.pages,
+                bytes: report.bytes,
+            })
+        }
+        Request::BlockState { from, max_bytes } => {
+            let (lines, next) = zram::block_state_lines(device, *from, *max_bytes);
+            Ok(Response::BlockState { lines, next })
+        }
+        Request::PoolClasses => {
+            let classes = device.pool_classes().into_iter();
+            let classes = classes.map(zram::PoolClass::from).collect();
+            Ok(Response::PoolClasses { classes })
+        }
+        Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::of(device, *plan)))),
+        _ => return None,
+    })
+}
+
+fn set_algorithm(
+    device: &Device,
+    priority: usize,
+    algorithm: &str,
+    dictionary: &str,
+) -> Result<(), Error> {
+    if algorithm.is_empty() {
+        return device.set_secondary(priority, None);
+    }
+    let mut choice: Choice = algorithm.parse()?;
+    let bytes = of_hex(dictionary).ok_or_else(|| Error::Invalid {
+        what: "dictionary",
+        given: "in this request".into(),
+        accepted: "hexadecimal digits".into(),
+    })?;
+    if !bytes.is_empty() {
+        choice = choice.dictionary(bytes);
+    }
+    match priority {
+        0 => device.set_algorithm(&choice),
+        _ => device.set_secondary(priority, Some(&choice)),
+    }
+}
+
+/// Sets what is done in the background, and what that needs.
+fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
+    let settings: PolicySettings = spec.parse()?;
+    let is_secondary = |codec: &CodecStats| codec.priorities.iter().any(|p| *p > 0);
+    if settings.recompress_seconds.is_some() && !device.codecs().iter().any(is_secondary) {
+        device.set_secondary(1, Some(&Choice::new(RECOMPRESSION)))?;
+    }
+    device.set_policy(settings)
+}
+
+fn recompress(device: &Device, asked: &Recompress) -> Result<Recompressed, Error> {
+    let what = uzram::Recompress {
+        kind: asked.kind.parse()?,
+        priority: asked.priority,
+        threshold: asked.threshold,
+        max_pages: asked.max_pages,
+        pages: None,
+        older_than: None,
+    };
+    if asked.dry_run {
+        let (candidates, candidate_bytes) = device.recompressible(&what)?;
+        return Ok(Recompressed {
+            candidates,
+            candidate_bytes,
+            ..Recompressed::default()
+        });
+    }
+    let report = device.recompress(&what, &mut |_| ControlFlow::Continue(()))?;
+    Ok(report.into())
+}
+
+fn writeback(device: &Device, asked: &Writeback) -> Result<WrittenBack, Error> {
+    let pages = asked.pages.iter().map(|(first, end)| *first..*end);
+    let what = uzram::Writeback {
+        kind: asked.kind.parse()?,
+        pages: pages.collect(),
+        max_pages: asked.max_pages,
+        ..uzram::Writeback::default()
+    };
+    if asked.dry_run {
+        let (candidates, candidate_bytes) = device.writable_back(&what);
+        return Ok(WrittenBack {
+            candidates,
+            candidate_bytes,
+            ..WrittenBack::default()
+        });
+    }
+    let report = device.writeback(&what, &mut |_| ControlFlow::Continue(()))?;
+    Ok(report.into())
+}

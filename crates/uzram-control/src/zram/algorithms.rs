@@ -1,0 +1,45 @@
+//! Algorithms as zram names them.
+
+use std::sync::{Arc, OnceLock};
+
+use uzram::compress::{Algorithm, Registry};
+
+/// What is no compression has no name in the kernel.
+const OURS_ALONE: &str = "null";
+
+fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(Registry::builtin)
+}
+
+/// The algorithm of that name; drivers' names are none.
+pub(crate) fn find(name: &str) -> Option<&'static Arc<dyn Algorithm>> {
+    let known = registry().names().contains(&name);
+    registry().find(name).ok().filter(|_| known)
+}
+
+/// The names that there are, in the kernel's order; `strict`: only those that the kernel has, too.
+pub fn names(strict: bool) -> Vec<&'static str> {
+    let mut names = registry().names();
+    names.retain(|name| !strict || *name != OURS_ALONE);
+    names
+}
+
+/// The algorithm that a new device has.
+pub fn default_name() -> &'static str {
+    names(true).first().copied().unwrap_or(OURS_ALONE)
+}
+
+/// The names, that of `chosen` in brackets: what `comp_algorithm` reads as.
+pub(crate) fn list(chosen: &str, strict: bool) -> String {
+    let mut text = String::new();
+    for name in names(strict) {
+        if name == chosen {
+            text += &format!("[{name}] ");
+        } else {
+            text += name;
+            text.push(' ');
+        }
+    }
+    text + "\n"
+}

@@ -1,0 +1,171 @@
+//! Adding, initialising, resetting and removing a device.
+
+use super::writeback;
+use crate::protocol::Request;
+use crate::zram::device::{Change, Zram, ask, errno};
+use crate::zram::{Attribute, Errno, Place, Subject, When, parse};
+
+const PAGE: u64 = uzram::PAGE_SIZE as u64;
+
+pub(in crate::zram) const HOT_ADD: Attribute = Attribute {
+    name: "hot_add",
+    mode: 0o400,
+    unit: "",
+    since: "4.2",
+    about: "reading it adds a device and tells its number",
+    docs: "Reading it adds an uninitialised device with the lowest number that is free and shows that number. Each \
+           reading adds one. ENOMEM or what the frontend says where no device can be made. uzram passes over numbers \
+           that devices have which were made in another way.",
+    place: Place::Control,
+    when: When::Always,
+    show: Some(show_hot_add),
+    store: None,
+};
+
+fn show_hot_add(subject: &Subject<'_>) -> Result<String, Errno> {
+    subject.host.hot_add().map(|id| format!("{id}\n"))
+}
+
+pub(in crate::zram) const HOT_REMOVE: Attribute = Attribute {
+    name: "hot_remove",
+    mode: 0o200,
+    unit: "",
+    since: "4.2",
+    about: "removes the device of a number, with what is on it",
+    docs: "Takes the number of a device, initialised or not, and removes it with all that is on it. EINVAL for what is no \
+           number or negative, ERANGE for one beyond 32 bits, ENODEV where there is no such device, EBUSY while somebody \
+           has it open (mounted, swap, any descriptor).",
+    place: Place::Control,
+    when: When::Always,
+    show: None,
+    store: Some(store_hot_remove),
+};
+
+fn store_hot_remove(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    let id = u32::try_from(parse::kstrtoint(text, 10)?).map_err(|_| Errno::INVAL)?;
+    subject.host.hot_remove(id)
+}
+
+pub(in crate::zram) const DISKSIZE: Attribute = Attribute {
+    name: "disksize",
+    mode: 0o644,
+    unit: "bytes",
+    since: "2.6.33",
+    about: "the device's size; setting it initialises the device",
+    docs: "Takes a size in bytes, or with K, M, G, T, P or E (of 1024; decimal, 0x hexadecimal or 0 octal; anything behind \
+           it is ignored), rounded up to 4096, and initialises the device with the algorithms, limits and backing that were \
+           set. Shows the size, 0 before. EINVAL for 0 or no number, EBUSY where it is initialised already, ENOMEM where \
+           there is no memory or above 16T, and whatever a frontend refuses. Where an algorithm refuses its parameters \
+           (EINVAL), all algorithms and parameters are given up and the default one is set again, as in the kernel. Not \
+           strict, an initialised device gets that size where its frontend can: EBUSY where something is stored beyond it.",
+    place: Place::Device,
+    when: When::Uninit,
+    show: Some(show_disksize),
+    store: Some(store_disksize),
+};
+
+fn show_disksize(subject: &Subject<'_>) -> Result<String, Errno> {
+    let stat = subject.zram()?.stat()?;
+    Ok(format!("{}\n", stat.map_or(0, |stat| stat.disksize)))
+}
+
+fn store_disksize(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    let size = parse::memparse(text).filter(|size| *size > 0);
+    let size = size.ok_or(Errno::INVAL)?;
+    let zram = subject.zram()?;
+    let change = zram.change()?;
+    let rounded = size.checked_next_multiple_of(PAGE).ok_or(Errno::NOMEM);
+    if let Some(live) = change.live() {
+        if subject.strict() {
+            return Err(Errno::BUSY);
+        }
+        let bytes = rounded?;
+        ask(&*live, Request::Resize { bytes })?;
+        change.set(|config| config.disksize = bytes);
+        return Ok(());
+    }
+    let bytes = rounded?;
+    if bytes > uzram::MAX_SIZE_BYTES {
+        return Err(Errno::NOMEM);
+    }
+    initialise(subject, zram, &change, bytes)
+}
+
+fn initialise(
+    subject: &Subject<'_>,
+    zram: &Zram,
+    change: &Change<'_>,
+    bytes: u64,
+) -> Result<(), Errno> {
+    let mut config = zram.config();
+    config.disksize = bytes;
+    // From here on the backing is the device's to take.
+    drop(zram.state_mut().held.take());
+    let started = match config.chosen() {
+        Ok(_) => subject.host.engine().start(zram.id(), &config),
+        Err(_) => {
+            change.set(|config| config.drop_algorithms());
+            writeback::hold_again(zram);
+            return Err(Errno::INVAL);
+        }
+    };
+    match started {
+        Ok(live) => {
+            let mut state = zram.state_mut();
+            state.config.disksize = bytes;
+            state.live = Some(live);
+            Ok(())
+        }
+        Err(error) => {
+            tracing::warn!(id = zram.id(), %error, "cannot be initialised");
+            let error = errno(&error);
+            if error == Errno::INVAL {
+                change.set(|config| config.drop_algorithms());
+            }
+            writeback::hold_again(zram);
+            Err(error)
+        }
+    }
+}
+
+pub(in crate::zram) const INITSTATE: Attribute = Attribute {
+    name: "initstate",
+    mode: 0o444,
+    unit: "",
+    since: "2.6.37",
+    about: "1 if the device is initialised, 0 if not",
+    docs: "Shows 1 after disksize was set and 0 before that and after a reset.",
+    place: Place::Device,
+    when: When::Always,
+    show: Some(show_initstate),
+    store: None,
+};
+
+fn show_initstate(subject: &Subject<'_>) -> Result<String, Errno> {
+    let initialised = subject.zram()?.live().is_some();
+    Ok(format!("{}\n", u8::from(initialised)))
+}
+
+pub(in crate::zram) const RESET: Attribute = Attribute {
+    name: "reset",
+    mode: 0o200,
+    unit: "",
+    since: "2.6.37",
+    about: "drops the contents and all settings but those of writeback",
+    docs: "Takes a number other than 0 and makes the device uninitialised again: contents, statistics, disksize, \
+           algorithms, their parameters, mem_limit and backing go; writeback_limit, writeback_limit_enable, \
+           writeback_batch_size and compressed_writeback stay, as in the kernel (whose documentation says otherwise). EINVAL \
+           for 0 and what is no number, ERANGE above 65535, EBUSY while somebody has the device open. Waits for a \
+           recompression, writeback or compaction that is under way.",
+    place: Place::Device,
+    when: When::Always,
+    show: None,
+    store: Some(store_reset),
+};
+
+fn store_reset(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    if parse::kstrtou16(text, 10)? == 0 {
+        return Err(Errno::INVAL);
+    }
+    subject.zram()?.change_alone()?.take_down(false)
+}

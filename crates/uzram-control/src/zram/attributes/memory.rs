@@ -1,0 +1,101 @@
+//! How much memory.
+
+use crate::protocol::{Request, Response};
+use crate::zram::device::ask;
+use crate::zram::{Attribute, Errno, Place, Subject, When, parse};
+
+const PAGE: u64 = uzram::PAGE_SIZE as u64;
+
+pub(in crate::zram) const MEM_LIMIT: Attribute = Attribute {
+    name: "mem_limit",
+    mode: 0o200,
+    unit: "bytes",
+    since: "3.18",
+    about: "the limit on memory; 0 for none",
+    docs: "Takes a size as disksize does, rounded up to 4096; 0 for no limit, which is the default. EINVAL for what is no \
+           size. Shown as the fourth number of mm_stat. A write that finds no memory below the limit fails and the page \
+           keeps what it held. A reset drops the limit. uzram never exceeds it, while the kernel may by what was allocated \
+           before it looked. Not strict, it can be read.",
+    place: Place::Device,
+    when: When::Always,
+    show: Some(show_limit),
+    store: Some(store_limit),
+};
+
+fn show_limit(subject: &Subject<'_>) -> Result<String, Errno> {
+    let zram = subject.zram()?;
+    let limit = match zram.stat()? {
+        Some(stat) => stat.mem_limit,
+        None => zram.state().config.mem_limit,
+    };
+    Ok(format!("{limit}\n"))
+}
+
+fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    let limit = parse::memparse(text).ok_or(Errno::INVAL)?;
+    let bytes = limit.checked_next_multiple_of(PAGE).unwrap_or(0);
+    let change = subject.zram()?.change()?;
+    if let Some(live) = change.live() {
+        ask(&*live, Request::SetMemLimit { bytes })?;
+    }
+    change.set(|config| config.mem_limit = bytes);
+    Ok(())
+}
+
+pub(in crate::zram) const MEM_USED_MAX: Attribute = Attribute {
+    name: "mem_used_max",
+    mode: 0o200,
+    unit: "",
+    since: "3.18",
+    about: "lets the maximum of memory used begin anew",
+    docs: "Takes 0 and sets the maximum (the fifth number of mm_stat) to what is in use now. EINVAL for anything else. \
+           Without effect on an uninitialised device.",
+    place: Place::Device,
+    when: When::Always,
+    show: None,
+    store: Some(store_used_max),
+};
+
+fn store_used_max(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    if parse::kstrtoull(text, 10) != Ok(0) {
+        return Err(Errno::INVAL);
+    }
+    let change = subject.zram()?.change()?;
+    match change.live() {
+        Some(live) => ask(&*live, Request::ResetMemUsedMax).map(drop),
+        None => Ok(()),
+    }
+}
+
+pub(in crate::zram) const COMPACT: Attribute = Attribute {
+    name: "compact",
+    mode: 0o200,
+    unit: "",
+    since: "4.2",
+    about: "moves objects together and gives memory back",
+    docs: "Takes anything, and returns when nothing more is to be gained, or every object could have been moved once. \
+           EINVAL before disksize is set. The seventh number of mm_stat counts the pages that were given back. Statistics do \
+           not wait for it.",
+    place: Place::Device,
+    when: When::Init,
+    show: None,
+    store: Some(store_compact),
+};
+
+fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
+    subject.zram()?.job(|live| {
+        // Who writes meanwhile makes new work: once over all objects is enough.
+        let mut left = crate::zram::device::stat(live)?.compr_data_size;
+        loop {
+            let max_bytes = u64::MAX;
+            let slice = match ask(live, Request::Compact { max_bytes })? {
+                Response::Compacted(slice) => slice,
+                _ => return Err(Errno::PROTO),
+            };
+            if slice.finished || slice.bytes_moved >= left || slice.objects_moved == 0 {
+                return Ok(());
+            }
+            left -= slice.bytes_moved;
+        }
+    })
+}

@@ -1,0 +1,401 @@
+//! The backing, and what goes there.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{OFlags, SeekFrom, seek};
+
+use crate::protocol::{Request, Response, Writeback};
+use crate::zram::config::Backing;
+use crate::zram::device::{Zram, ask, stat};
+use crate::zram::parse::{self, Args};
+use crate::zram::{Attribute, Errno, Live, Place, Subject, When};
+
+const PAGE: u64 = uzram::PAGE_SIZE as u64;
+
+pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
+    name: "backing_dev",
+    mode: 0o644,
+    unit: "",
+    since: "4.14",
+    about: "the block device that writeback writes to",
+    docs: "Takes the absolute path of a block device, which is taken for this device alone; another one replaces it. Shows \
+           the path, or `none`. Whatever is on it is lost. EBUSY where the device is initialised; the error of opening it \
+           (ENOENT; EBUSY where it is mounted or taken); ENOTBLK for what is no block device; EINVAL for one of less than a \
+           page. Not strict, it takes a regular file, too, as PATH or PATH,SIZE, and an initialised device takes it at once; \
+           `none` then brings everything back into memory and gives it up.",
+    place: Place::Device,
+    when: When::Uninit,
+    show: Some(show_backing),
+    store: Some(store_backing),
+};
+
+fn show_backing(subject: &Subject<'_>) -> Result<String, Errno> {
+    let zram = subject.zram()?;
+    let path = match zram.stat()? {
+        Some(stat) => stat.backing.map(|backing| backing.path),
+        None => {
+            let state = zram.state();
+            let backing = state.config.backing.as_ref();
+            backing.map(|backing| backing.path.display().to_string())
+        }
+    };
+    Ok(path.unwrap_or_else(|| "none".into()) + "\n")
+}
+
+fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    let zram = subject.zram()?;
+    let text = parse::without_newline(text);
+    if subject.strict() {
+        let change = zram.change()?;
+        if change.live().is_some() {
+            return Err(Errno::BUSY);
+        }
+        let (file, path) = take(Path::new(std::ffi::OsStr::from_bytes(text)))?;
+        let mut state = zram.state_mut();
+        state.held = Some(file);
+        state.config.backing = Some(Backing {
+            path,
+            size_bytes: None,
+        });
+        return Ok(());
+    }
+    let backing = parse_backing(text)?;
+    let change = zram.change_alone()?;
+    let mut held = None;
+    if let Some(live) = change.live() {
+        let (path, size_bytes) = match backing.clone() {
+            Some(backing) => (Some(backing.path), backing.size_bytes),
+            None => (None, None),
+        };
+        ask(&*live, Request::SetBacking { path, size_bytes })?;
+    } else if let Some(backing) = &backing
+        && is_block_device(&backing.path)
+    {
+        held = Some(take(&backing.path)?.0);
+    }
+    let mut state = zram.state_mut();
+    state.held = held;
+    state.config.backing = backing;
+    Ok(())
+}
+
+fn is_block_device(path: &Path) -> bool {
+    let found = path.metadata();
+    found.is_ok_and(|found| found.file_type().is_block_device())
+}
+
+/// `none`, `PATH` or `PATH,SIZE`.
+fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
+    let text = std::str::from_utf8(text).map_err(|_| Errno::NOENT)?;
+    if text == "none" {
+        return Ok(None);
+    }
+    let (path, size_bytes) = match text.rsplit_once(',') {
+        Some((path, size)) => match crate::size::parse(size) {
+            Ok(bytes) => (path, Some(bytes)),
+            Err(_) => (text, None),
+        },
+        None => (text, None),
+    };
+    match Path::new(path).is_absolute() {
+        true => Ok(Some(Backing {
+            path: path.into(),
+            size_bytes,
+        })),
+        false => Err(Errno::NOENT),
+    }
+}
+
+/// Opens a block device for this process alone, as the kernel does.
+fn take(path: &Path) -> Result<(File, std::path::PathBuf), Errno> {
+    // This process is somewhere else than who writes.
+    if !path.is_absolute() {
+        return Err(Errno::NOENT);
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options.custom_flags(OFlags::EXCL.bits() as i32 | OFlags::NONBLOCK.bits() as i32);
+    let refused = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let file = options.open(path).map_err(refused)?;
+    let kind = file.metadata().map_err(refused)?.file_type();
+    if !kind.is_block_device() {
+        return Err(Errno::NOTBLK);
+    }
+    if seek(&file, SeekFrom::End(0))? < PAGE {
+        return Err(Errno::INVAL);
+    }
+    let path = path.canonicalize().map_err(refused)?;
+    Ok((file, path))
+}
+
+/// Takes the block device again that an uninitialised device has for backing. If somebody was faster, `disksize` finds out.
+pub(in crate::zram) fn hold_again(zram: &Zram) {
+    let backing = zram.state().config.backing.clone();
+    if let Some(backing) = backing.filter(|backing| is_block_device(&backing.path)) {
+        zram.state_mut().held = take(&backing.path).ok().map(|(file, _)| file);
+    }
+}
+
+pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
+    name: "writeback",
+    mode: 0o200,
+    unit: "",
+    since: "4.20",
+    about: "writes pages to the backing",
+    docs: "Takes `type=idle|huge|huge_idle|incompressible` (or that word alone, as before Linux 6.16), and before it any \
+           number of `page_index=N` and `page_indexes=FIRST-LAST`. Nothing selected is nothing done. EINVAL before disksize \
+           is set; ENODEV without backing; then EINVAL for an unknown type, a key without value or what is no number; ERANGE \
+           for pages beyond the end. EIO where writeback_limit is used up or the disk refuses, ENOSPC where the backing is \
+           full: what was written by then stays written. Pages go there compressed, several in a block; those that the disk \
+           refuses stay in memory. Of several writebacks and recompressions one works at a time (EAGAIN up to Linux \
+           6.18); statistics do not wait for it.",
+    place: Place::Device,
+    when: When::Init,
+    show: None,
+    store: Some(store_writeback),
+};
+
+/// Which pages: those of these ranges, and those of that kind.
+#[derive(Debug, PartialEq, Eq)]
+struct Selected {
+    ranges: Vec<(u64, u64)>,
+    kind: Option<&'static str>,
+}
+
+fn kind(text: &[u8]) -> Result<&'static str, Errno> {
+    let kinds = ["idle", "huge", "huge_idle", "incompressible"];
+    let found = kinds.into_iter().find(|kind| kind.as_bytes() == text);
+    found.ok_or(Errno::INVAL)
+}
+
+/// Reads what was written for a device of that many pages.
+fn select(text: &[u8], pages: u64) -> Result<Selected, Errno> {
+    let mut selected = Selected {
+        ranges: Vec::new(),
+        kind: None,
+    };
+    let index = |text: &[u8]| match parse::kstrtoull(text, 10)? {
+        index if index < pages => Ok(index),
+        _ => Err(Errno::RANGE),
+    };
+    for arg in Args::new(text) {
+        let Ok(value) = arg.value() else {
+            selected.kind = Some(kind(&arg.key)?);
+            break;
+        };
+        match &arg.key[..] {
+            b"type" => {
+                selected.kind = Some(kind(value)?);
+                break;
+            }
+            b"page_index" => {
+                let index = index(value)?;
+                selected.ranges.push((index, index + 1));
+            }
+            b"page_indexes" => {
+                let dash = value.iter().position(|byte| *byte == b'-');
+                let dash = dash.ok_or(Errno::INVAL)?;
+                let (first, last) = (index(&value[..dash])?, index(&value[dash + 1..])?);
+                if first > last {
+                    return Err(Errno::RANGE);
+                }
+                selected.ranges.push((first, last + 1));
+            }
+            _ => {}
+        }
+    }
+    Ok(selected)
+}
+
+fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    subject.zram()?.job(|live| {
+        let now = stat(live)?;
+        if now.backing.is_none() {
+            return Err(Errno::NODEV);
+        }
+        let selected = select(text, now.disksize / PAGE)?;
+        if !selected.ranges.is_empty() {
+            write(live, "all", selected.ranges)?;
+        }
+        selected
+            .kind
+            .map_or(Ok(()), |kind| write(live, kind, Vec::new()))
+    })
+}
+
+fn write(live: &dyn Live, kind: &str, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
+    let request = Request::Writeback(Writeback {
+        kind: kind.into(),
+        pages,
+        max_pages: 0,
+        dry_run: false,
+    });
+    let report = match ask(live, request)? {
+        Response::WrittenBack(report) => report,
+        _ => return Err(Errno::PROTO),
+    };
+    match report.ended.as_str() {
+        "full" => Err(Errno::NOSPC),
+        "" if report.failed == 0 => Ok(()),
+        _ => Err(Errno::IO),
+    }
+}
+
+pub(in crate::zram) const WRITEBACK_LIMIT: Attribute = Attribute {
+    name: "writeback_limit",
+    mode: 0o644,
+    unit: "pages",
+    since: "5.0",
+    about: "how many pages may still be written back",
+    docs: "Takes and shows a number of pages of 4 KiB. Each page that is written back takes one off, where \
+           writeback_limit_enable is 1; at 0 writeback ends with EIO. EINVAL for what is no number or does not fit 64 bits. \
+           A reset leaves it.",
+    place: Place::Device,
+    when: When::Always,
+    show: Some(show_limit),
+    store: Some(store_limit),
+};
+
+/// What is left of the limit: the device counts it down where it is in force.
+fn limit(zram: &Zram) -> Result<u64, Errno> {
+    let left = zram.stat()?.and_then(|stat| stat.writeback_limit);
+    Ok(left.unwrap_or_else(|| zram.state().config.writeback_limit))
+}
+
+fn show_limit(subject: &Subject<'_>) -> Result<String, Errno> {
+    Ok(format!("{}\n", limit(subject.zram()?)?))
+}
+
+fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+    let pages = parse::kstrtoull(text, 10).map_err(|_| Errno::INVAL)?;
+    set_limit(subject.zram()?, Some(pages), None)
+}
+
+/// Sets the limit, or whether it is in force, or both.
+fn set_limit(zram: &Zram, pages: Option<u64>, enable: Option<bool>) -> Result<(), Errno> {
+    let change = zram.change()?;
+    let pages = match pages {
+        Some(pages) => pages,
+        None => limit(zram)?,
+    };
+    let enable = enable.unwrap_or_else(|| zram.state().config.writeback_limit_enable);
+    if let Some(live) = change.live() {
+        let pages = enable.then_some(pages);
+        ask(&*live, Request::SetWritebackLimit { pages })?;
+    }
+    change.set(|config| {
+        config.writeback_limit = pages;
+        config.writeback_limit_enable = enable;
+    });
+    Ok(())
+}
+
+pub(in crate::zram) const WRITEBACK_LIMIT_ENABLE: Attribute = Attribute {
+    name: "writeback_limit_enable",
+    mode: 0o644,
+    unit: "",
+    since: "5.0",
+    about: "whether writeback_limit is in force",
+    docs: "Takes a number, 0 for no, and shows 0 or 1. EINVAL for what is no number. A reset leaves it.",
+    place: Place::Device,
+    when: When::Always,
+    show: Some(|subject| {
+        let on = subject.zram()?.state().config.writeback_limit_enable;
+        Ok(format!("{}\n", u8::from(on)))
+    }),
+    store: Some(|subject, text| {
+        let number = parse::kstrtoull(text, 10).map_err(|_| Errno::INVAL)?;
+        set_limit(subject.zram()?, None, Some(number != 0))
+    }),
+};
+
+pub(in crate::zram) const WRITEBACK_BATCH_SIZE: Attribute = Attribute {
+    name: "writeback_batch_size",
+    mode: 0o644,
+    unit: "requests",
+    since: "7.0",
+    about: "how many writes to the backing are under way at a time",
+    docs: "Takes and shows a number of at least 1; 32 at first. EINVAL for anything else. A reset leaves it. uzram remembers \
+           it and goes by its own: it writes 256 KiB at a time, four of them under way.",
+    place: Place::Device,
+    when: When::Always,
+    show: Some(|subject| {
+        let size = subject.zram()?.state().config.writeback_batch_size;
+        Ok(format!("{size}\n"))
+    }),
+    store: Some(|subject, text| {
+        let size = parse::kstrtouint(text, 10).map_err(|_| Errno::INVAL)?;
+        if size == 0 {
+            return Err(Errno::INVAL);
+        }
+        let change = subject.zram()?.change()?;
+        change.set(|config| config.writeback_batch_size = size);
+        Ok(())
+    }),
+};
+
+pub(in crate::zram) const COMPRESSED_WRITEBACK: Attribute = Attribute {
+    name: "compressed_writeback",
+    mode: 0o644,
+    unit: "",
+    since: "7.0",
+    about: "whether pages go to the backing compressed",
+    docs: "Takes y, t, 1, on or n, f, 0, off and shows 0 or 1; 0 at first. EINVAL for anything else, EBUSY where the device \
+           is initialised. A reset leaves it. uzram remembers it, and always writes pages as they are compressed.",
+    place: Place::Device,
+    when: When::Uninit,
+    show: Some(|subject| {
+        let on = subject.zram()?.state().config.compressed_writeback;
+        Ok(format!("{}\n", u8::from(on)))
+    }),
+    store: Some(|subject, text| {
+        let on = parse::kstrtobool(text)?;
+        let change = subject.zram()?.change()?;
+        if change.live().is_some() && subject.strict() {
+            return Err(Errno::BUSY);
+        }
+        change.set(|config| config.compressed_writeback = on);
+        Ok(())
+    }),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_write_back_is_read_as_in_the_kernel() {
+        let of = |ranges: &[(u64, u64)], kind| {
+            let ranges = ranges.to_vec();
+            Ok(Selected { ranges, kind })
+        };
+        for (text, expected) in [
+            ("idle", of(&[], Some("idle"))),
+            ("huge_idle\n", of(&[], Some("huge_idle"))),
+            ("type=incompressible", of(&[], Some("incompressible"))),
+            ("type=huge type=nonsense", of(&[], Some("huge"))),
+            (
+                "page_index=3 page_indexes=5-9",
+                of(&[(3, 4), (5, 10)], None),
+            ),
+            ("page_index=3 idle rest", of(&[(3, 4)], Some("idle"))),
+            ("unknown=1", of(&[], None)),
+            (" \n", of(&[], None)),
+            ("all", Err(Errno::INVAL)),
+            ("type=all", Err(Errno::INVAL)),
+            ("type=", Err(Errno::INVAL)),
+            ("page_index", Err(Errno::INVAL)),
+            ("page_index=x", Err(Errno::INVAL)),
+            ("page_index=10", Err(Errno::RANGE)),
+            ("page_indexes=7", Err(Errno::INVAL)),
+            ("page_indexes=7-", Err(Errno::INVAL)),
+            ("page_indexes=7-6", Err(Errno::RANGE)),
+            ("page_indexes=7-10", Err(Errno::RANGE)),
+        ] {
+            assert_eq!(select(text.as_bytes(), 10), expected, "{text}");
+        }
+    }
+}

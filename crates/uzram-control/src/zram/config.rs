@@ -1,0 +1,241 @@
+//! What a zram device remembers besides its contents: set before it is initialised, and partly kept beyond a reset.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uzram::PRIORITIES;
+use uzram::compress::ParamKind;
+
+use super::{Errno, algorithms};
+
+/// Parameters of one algorithm, as `algorithm_params` sets them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Params {
+    /// `level=`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<i32>,
+    /// `deflate.winbits=`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub winbits: Option<i32>,
+    /// What the file of `dict=` held; empty for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex")]
+    pub dictionary: Vec<u8>,
+}
+
+/// A backing device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backing {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// How long a regular file is to be made; `None`: as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+}
+
+/// Everything that a device remembers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The size in bytes that it was started with; 0 before.
+    pub disksize: u64,
+    /// Names by priority: the primary algorithm, then those for recompression.
+    pub algorithms: [Option<String>; PRIORITIES],
+    /// Their parameters.
+    pub params: [Params; PRIORITIES],
+    /// Limit on the pool in bytes, whole pages; 0 for none.
+    pub mem_limit: u64,
+    /// The backing.
+    pub backing: Option<Backing>,
+    /// Pages that may still be written back, if that is limited.
+    pub writeback_limit: u64,
+    /// Whether it is.
+    pub writeback_limit_enable: bool,
+    /// Writes to the backing under way at a time. Remembered and shown, of no effect.
+    pub writeback_batch_size: u32,
+    /// Whether objects go to the backing compressed. Remembered and shown; they always do.
+    pub compressed_writeback: bool,
+    /// Whether the ages of pages' last accesses are kept: a kernel with `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`.
+    pub track_ages: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            disksize: 0,
+            algorithms: [Some(algorithms::default_name().into()), None, None, None],
+            params: Default::default(),
+            mem_limit: 0,
+            backing: None,
+            writeback_limit: 0,
+            writeback_limit_enable: false,
+            writeback_batch_size: 32,
+            compressed_writeback: false,
+            track_ages: true,
+        }
+    }
+}
+
+/// An algorithm as requests have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// 0 for the primary, 1 to 3 for recompression.
+    pub priority: usize,
+    /// Name and parameters: `zstd(level=1)`.
+    pub text: String,
+    /// The dictionary; empty for none.
+    pub dictionary: Vec<u8>,
+}
+
+impl Config {
+    /// What is left of it after a reset: as in the kernel, only the settings of writeback.
+    #[must_use]
+    pub fn after_reset(&self) -> Config {
+        Config {
+            writeback_limit: self.writeback_limit,
+            writeback_limit_enable: self.writeback_limit_enable,
+            writeback_batch_size: self.writeback_batch_size,
+            compressed_writeback: self.compressed_writeback,
+            track_ages: self.track_ages,
+            ..Config::default()
+        }
+    }
+
+    /// Gives all algorithms and their parameters up.
+    pub(crate) fn drop_algorithms(&mut self) {
+        let fresh = Config::default();
+        self.algorithms = fresh.algorithms;
+        self.params = fresh.params;
+    }
+
+    /// The writeback limit as a device has it.
+    pub fn limit_in_force(&self) -> Option<u64> {
+        self.writeback_limit_enable.then_some(self.writeback_limit)
+    }
+
+    /// The algorithms that have a priority, with parameters in the range of ours: what the kernel takes for the nearest
+    /// that is possible is made that, and what an algorithm has no use for is left out. EINVAL for what the kernel refuses,
+    /// too.
+    pub fn chosen(&self) -> Result<Vec<Chosen>, Errno> {
+        let mut all = Vec::new();
+        for priority in 0..PRIORITIES {
+            if let Some(name) = &self.algorithms[priority] {
+                all.push(chosen(priority, name, &self.params[priority])?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+pub(crate) fn chosen(priority: usize, name: &str, params: &Params) -> Result<Chosen, Errno> {
+    let algorithm = algorithms::find(name).ok_or(Errno::INVAL)?;
+    let range = |key: &str| {
+        let found = algorithm.params().iter().find(|spec| spec.name == key);
+        match found?.kind {
+            ParamKind::Int { min, max, .. } => Some((min, max)),
+            _ => None,
+        }
+    };
+    let mut words = Vec::new();
+    if let (Some(level), Some((min, max))) = (params.level, range("level")) {
+        match (algorithm.name(), level) {
+            ("deflate", -1..=9) => words.push(format!("level={level}")),
+            ("deflate", _) => return Err(Errno::INVAL),
+            // The kernel's lz4hc takes these for its default.
+            ("lz4hc", ..=0) => {}
+            _ => words.push(format!("level={}", i64::from(level).clamp(min, max))),
+        }
+    }
+    if let (Some(winbits), Some(_)) = (params.winbits, range("winbits")) {
+        if !(9..=15).contains(&winbits.unsigned_abs()) {
+            return Err(Errno::INVAL);
+        }
+        words.push(format!("winbits={winbits}"));
+    }
+    let text = match words.is_empty() {
+        true => name.to_owned(),
+        false => format!("{name}({})", words.join(",")),
+    };
+    let takes = algorithm.dictionary().is_some();
+    Ok(Chosen {
+        priority,
+        text,
+        dictionary: params
+            .dictionary
+            .iter()
+            .copied()
+            .filter(|_| takes)
+            .collect(),
+    })
+}
+
+/// Bytes as text.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&crate::to_hex(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        crate::of_hex(&text).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_become_ours() {
+        let text = |name: &str, level, winbits| {
+            let params = Params {
+                level,
+                winbits,
+                dictionary: b"words".to_vec(),
+            };
+            let chosen = chosen(0, name, &params)?;
+            Ok((chosen.text, !chosen.dictionary.is_empty()))
+        };
+        for (name, level, winbits, expected) in [
+            ("lzo", Some(7), None, Ok(("lzo", false))),
+            ("lz4", Some(-5), None, Ok(("lz4(level=1)", true))),
+            ("lz4hc", Some(0), None, Ok(("lz4hc", true))),
+            ("lz4hc", Some(2), None, Ok(("lz4hc(level=3)", true))),
+            ("lz4hc", Some(99), None, Ok(("lz4hc(level=16)", true))),
+            ("zstd", Some(99), Some(12), Ok(("zstd(level=22)", true))),
+            ("zstd", None, None, Ok(("zstd", true))),
+            (
+                "deflate",
+                Some(9),
+                Some(-11),
+                Ok(("deflate(level=9,winbits=-11)", false)),
+            ),
+            ("deflate", Some(10), None, Err(Errno::INVAL)),
+            ("deflate", None, Some(3), Err(Errno::INVAL)),
+            ("nonsense", None, None, Err(Errno::INVAL)),
+        ] {
+            let expected = expected.map(|(text, dictionary)| (text.to_owned(), dictionary));
+            assert_eq!(text(name, level, winbits), expected, "{name} {level:?}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_reads_back_from_json() {
+        let mut config = Config::default();
+        config.algorithms[2] = Some("zstd".into());
+        config.params[2].dictionary = vec![0, 255];
+        config.writeback_limit = 7;
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        assert_eq!(
+            serde_json::from_str::<Config>("{}").unwrap(),
+            Config::default()
+        );
+        let reset = config.after_reset();
+        assert_eq!(
+            (reset.algorithms[2].clone(), reset.writeback_limit),
+            (None, 7)
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! Devices in this process, without a node: for tests, and for programs that embed a zram.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use uzram::{Choice, Device};
+
+use super::{Config, Engine, Errno, Live};
+use crate::execute;
+use crate::protocol::{ControlError, Request, Response};
+
+/// An engine whose devices are [`uzram::Device`]s in this process. Clones share them.
+#[derive(Clone, Default)]
+pub struct InProcess {
+    devices: Arc<Mutex<BTreeMap<u32, Arc<Local>>>>,
+}
+
+struct Local {
+    device: Arc<Device>,
+    id: u32,
+    devices: Weak<Mutex<BTreeMap<u32, Arc<Local>>>>,
+    /// Shared with everyone who has the device open.
+    open: Arc<()>,
+}
+
+/// A device that somebody has open: it can be neither reset nor removed.
+pub struct Opened {
+    device: Arc<Device>,
+    _open: Arc<()>,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+fn locked(devices: &Mutex<BTreeMap<u32, Arc<Local>>>) -> MutexGuard<'_, BTreeMap<u32, Arc<Local>>> {
+    devices.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl InProcess {
+    /// Without devices yet.
+    pub fn new() -> InProcess {
+        InProcess::default()
+    }
+
+    /// Opens the device of that number, if it is initialised.
+    pub fn open(&self, id: u32) -> Option<Opened> {
+        let devices = locked(&self.devices);
+        let local = devices.get(&id)?;
+        Some(Opened {
+            device: local.device.clone(),
+            _open: local.open.clone(),
+        })
+    }
+}
+
+/// Makes a device of a configuration.
+fn build(config: &Config) -> Result<Device, ControlError> {
+    let invalid = |_: Errno| ControlError {
+        errno: 22,
+        message: "an algorithm refuses its parameters".into(),
+    };
+    let refused = |error: uzram::Error| ControlError {
+        errno: error.errno(),
+        message: error.to_string(),
+    };
+    let mut builder = Device::builder(config.disksize);
+    for chosen in config.chosen().map_err(invalid)? {
+        let mut choice: Choice = chosen.text.parse().map_err(refused)?;
+        if !chosen.dictionary.is_empty() {
+            choice = choice.dictionary(chosen.dictionary);
+        }
+        builder = match chosen.priority {
+            0 => builder.choose(choice),
+            priority => builder.secondary(priority, choice),
+        };
+    }
+    if let Some(backing) = &config.backing {
+        builder = builder.backing(&backing.path, backing.size_bytes);
+    }
+    let device = builder.build().map_err(refused)?;
+    // The kernel takes a limit that no page fits in, too.
+    device.set_mem_limit_bytes(config.mem_limit);
+    device.set_writeback_limit(config.limit_in_force());
+    device.track_ages(config.track_ages).map_err(refused)?;
+    Ok(device)
+}
+
+impl Engine for InProcess {
+    fn reserve(&self, _: u32) -> Result<Option<(u32, u32)>, Errno> {
+        Ok(None)
+    }
+
+    fn unreserve(&self, _: u32) {}
+
+    fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError> {
+        let local = Arc::new(Local {
+            device: Arc::new(build(config)?),
+            id,
+            devices: Arc::downgrade(&self.devices),
+            open: Arc::new(()),
+        });
+        locked(&self.devices).insert(id, local.clone());
+        Ok(local)
+    }
+
+    fn taken(&self) -> Vec<u32> {
+        Vec::new()
+    }
+}
+
+impl Live for Local {
+    fn ask(&self, request: Request) -> Result<Response, ControlError> {
+        execute(&self.device, &request)
+    }
+
+    fn path(&self) -> String {
+        String::new()
+    }
+
+    fn rdev(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    fn remove(&self) -> Result<(), ControlError> {
+        let devices = self.devices.upgrade().unwrap_or_default();
+        let mut devices = locked(&devices);
+        if Arc::strong_count(&self.open) > 1 {
+            return Err(ControlError {
+                errno: 16,
+                message: format!("zram{} is open", self.id),
+            });
+        }
+        devices.remove(&self.id);
+        Ok(())
+    }
+}

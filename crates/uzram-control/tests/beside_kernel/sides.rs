@@ -1,0 +1,295 @@
+//! A kernel's zram and the model behind the same few calls.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
+use uzram_control::zram::{ATTRIBUTES, Host, InProcess, Options, Owner, Place, View};
+
+const PAGE: usize = 4096;
+
+/// What came of a step: what was read, or an errno.
+pub(crate) type Outcome = Result<Vec<u8>, i32>;
+
+/// One side: `zram0` and `zram-control/`.
+pub(crate) trait Side {
+    /// Reads an attribute.
+    fn show(&mut self, name: &str) -> Outcome;
+    /// Writes an attribute.
+    fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32>;
+    /// Writes a page.
+    fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32>;
+    /// Reads a page.
+    fn read(&mut self, page: u64) -> Outcome;
+    /// Discards a page.
+    fn discard(&mut self, page: u64) -> Result<(), i32>;
+    /// A block device of its own for backing.
+    fn backing(&self) -> &str;
+}
+
+/// What there is to know of a kernel's zram.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// Major and minor number of the version.
+    pub(crate) release: (u32, u32),
+    /// Which of the model's attributes it has.
+    pub(crate) attributes: BTreeSet<&'static str>,
+    /// Its algorithms.
+    pub(crate) algorithms: Vec<String>,
+    /// Whether there are block devices for backing.
+    pub(crate) backing: bool,
+}
+
+impl Facts {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.attributes.contains(name)
+    }
+}
+
+/// `/sys/block/zram0`, for this process alone.
+pub(crate) struct Kernel {
+    backing: String,
+    _lock: File,
+}
+
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(5)
+}
+
+fn path(name: &str) -> PathBuf {
+    match name.strip_prefix("zram-control/") {
+        Some(name) => PathBuf::from("/sys/class/zram-control").join(name),
+        None => PathBuf::from("/sys/block/zram0").join(name),
+    }
+}
+
+impl Kernel {
+    /// Takes it. The error says why that is not possible here.
+    pub(crate) fn take(backing: &str) -> Result<(Kernel, Facts), String> {
+        let text =
+            |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+        if !rustix::process::geteuid().is_root() {
+            return Err("not root".into());
+        }
+        // No lock on the node itself: a device that is open cannot be reset.
+        let lock = std::env::temp_dir().join("uzram-kernel-zram0.lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(lock);
+        let lock = lock.map_err(|error| error.to_string())?;
+        let disksize = text("/sys/block/zram0/disksize")?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
+        if disksize != "0\n" {
+            return Err("the kernel's zram0 is in use".into());
+        }
+        let version = text("/proc/sys/kernel/osrelease")?;
+        let mut numbers = version.split('.').map(|n| n.parse().unwrap_or(0));
+        let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let has = |name: &str| path(name).exists();
+        let names = ATTRIBUTES.iter().map(|attribute| attribute.name);
+        let names = names.filter(|name| has(name) || has(&format!("zram-control/{name}")));
+        let list = text("/sys/block/zram0/comp_algorithm")?.replace(['[', ']'], "");
+        let facts = Facts {
+            release,
+            attributes: names.collect(),
+            algorithms: list.split_whitespace().map(str::to_owned).collect(),
+            backing: !backing.is_empty(),
+        };
+        let kernel = Kernel {
+            backing: backing.into(),
+            _lock: lock,
+        };
+        Ok((kernel, facts))
+    }
+
+    fn node(&self) -> Result<File, i32> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.custom_flags(OFlags::DIRECT.bits() as i32);
+        options.open("/dev/zram0").map_err(|error| errno(&error))
+    }
+}
+
+/// The part of a buffer of two pages that begins at a page.
+fn aligned(buffer: &mut [u8]) -> &mut [u8] {
+    let from = buffer.as_ptr().align_offset(PAGE);
+    &mut buffer[from..from + PAGE]
+}
+
+impl Side for Kernel {
+    fn show(&mut self, name: &str) -> Outcome {
+        let mut bytes = Vec::new();
+        let file = File::open(path(name));
+        let read = file.and_then(|mut file| file.read_to_end(&mut bytes));
+        read.map(|_| bytes).map_err(|error| errno(&error))
+    }
+
+    fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
+        let file = OpenOptions::new().write(true).open(path(name));
+        // One write, whatever comes of it.
+        let written = file.and_then(|mut file| file.write(value));
+        written.map(drop).map_err(|error| errno(&error))
+    }
+
+    fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32> {
+        let mut buffer = vec![0; 2 * PAGE];
+        let buffer = aligned(&mut buffer);
+        buffer.copy_from_slice(bytes);
+        let written = self.node()?.write_all_at(buffer, page * PAGE as u64);
+        written.map_err(|error| errno(&error))
+    }
+
+    fn read(&mut self, page: u64) -> Outcome {
+        let mut buffer = vec![0; 2 * PAGE];
+        let buffer = aligned(&mut buffer);
+        let read = self.node()?.read_exact_at(buffer, page * PAGE as u64);
+        read.map(|()| buffer.to_vec())
+            .map_err(|error| errno(&error))
+    }
+
+    fn discard(&mut self, page: u64) -> Result<(), i32> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let done = fallocate(self.node()?, flags, page * PAGE as u64, PAGE as u64);
+        done.map_err(|error| error.raw_os_error())
+    }
+
+    fn backing(&self) -> &str {
+        &self.backing
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let _ = self.store("reset", b"1");
+    }
+}
+
+/// The model, with one device.
+pub(crate) struct Model {
+    host: Host,
+    engine: InProcess,
+    backing: String,
+}
+
+impl Model {
+    pub(crate) fn new(backing: &str) -> Model {
+        let engine = InProcess::new();
+        let host = Host::new(Box::new(engine.clone()), Options { strict: true });
+        host.hot_add().expect("a device");
+        Model {
+            host,
+            engine,
+            backing: backing.into(),
+        }
+    }
+}
+
+fn owner(name: &str) -> (Owner, &str) {
+    match name.strip_prefix("zram-control/") {
+        Some(name) => (Owner::Control, name),
+        None => (Owner::Device(0), name),
+    }
+}
+
+impl Side for Model {
+    fn show(&mut self, name: &str) -> Outcome {
+        let (owner, name) = owner(name);
+        self.host
+            .show(owner, name)
+            .map_err(|error| error.raw_os_error())
+    }
+
+    fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
+        let (owner, name) = owner(name);
+        self.host
+            .store(owner, name, value)
+            .map_err(|error| error.raw_os_error())
+    }
+
+    fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32> {
+        let device = self.engine.open(0).ok_or(6)?;
+        device
+            .write_at(bytes, page * PAGE as u64)
+            .map_err(|error| error.errno())
+    }
+
+    fn read(&mut self, page: u64) -> Outcome {
+        let device = self.engine.open(0).ok_or(6)?;
+        let mut bytes = vec![0; PAGE];
+        let read = device.read_at(&mut bytes, page * PAGE as u64);
+        read.map(|()| bytes).map_err(|error| error.errno())
+    }
+
+    fn discard(&mut self, page: u64) -> Result<(), i32> {
+        let device = self.engine.open(0).ok_or(6)?;
+        device
+            .discard(page * PAGE as u64, PAGE as u64)
+            .map_err(|error| error.errno())
+    }
+
+    fn backing(&self) -> &str {
+        &self.backing
+    }
+}
+
+/// A side that tells a lie: what the test is tested with.
+pub(crate) struct Liar<S> {
+    pub(crate) side: S,
+    /// The attribute, what it is written (`None`: it is read), and what becomes of the truth.
+    pub(crate) lie: (&'static str, Option<&'static str>, fn(Outcome) -> Outcome),
+}
+
+impl<S: Side> Side for Liar<S> {
+    fn show(&mut self, name: &str) -> Outcome {
+        let truth = self.side.show(name);
+        match self.lie {
+            (about, None, lie) if about == name => lie(truth),
+            _ => truth,
+        }
+    }
+
+    fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
+        let truth = self.side.store(name, value);
+        match self.lie {
+            (about, Some(text), lie) if about == name && text.as_bytes() == value => {
+                lie(truth.map(|()| Vec::new())).map(drop)
+            }
+            _ => truth,
+        }
+    }
+
+    fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32> {
+        self.side.write(page, bytes)
+    }
+
+    fn read(&mut self, page: u64) -> Outcome {
+        self.side.read(page)
+    }
+
+    fn discard(&mut self, page: u64) -> Result<(), i32> {
+        self.side.discard(page)
+    }
+
+    fn backing(&self) -> &str {
+        self.side.backing()
+    }
+}
+
+/// What a model alone knows of a kernel that has everything.
+pub(crate) fn facts_of_all() -> Facts {
+    let devices = ATTRIBUTES.iter().filter(|a| a.place == Place::Device);
+    Facts {
+        release: (7, 1),
+        attributes: devices.map(|attribute| attribute.name).collect(),
+        algorithms: uzram_control::zram::algorithm_names(true)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        backing: false,
+    }
+}

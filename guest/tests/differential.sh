@@ -1,0 +1,8 @@
+# about: zram's attributes as uzram has them beside a kernel's zram that has everything
+# modules: loop zram
+# timeout: 180
+
+truncate -s 16M kernels ours
+kernels=$(losetup --find --show kernels)
+ours=$(losetup --find --show ours)
+check zram-differential "$kernels" "$ours" "$(parameter seed 1)" "$(parameter steps 600)"
