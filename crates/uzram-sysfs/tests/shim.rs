@@ -101,7 +101,7 @@ fn everything_else_is_there_and_works() {
     with_shim(|| {
         let view = Arc::new(Fake::with(1));
         let look = r#"
-            ls /sys/block /sys/class /sys/class/block /sys/dev/block /dev | grep -v zram
+            ls /sys/block /sys/class /sys/class/block /sys/dev/block /dev | grep -v -e zram -e ^4000:0
             cat /sys/block/*/dev /sys/class/block/*/dev | grep -v 4000: | sort
             cat /sys/class/net/lo/mtu
             readlink /dev/fd /dev/stdin
@@ -163,7 +163,7 @@ fn real_nodes_work_as_zrams() {
                 mkfs.ext4 -q /dev/zram0 && mount /dev/zram0 {1}
                 grep -c '^/dev/zram0 ' /proc/mounts
                 echo text >{1}/file && umount {1}
-                mkswap /dev/zram0 >/dev/null
+                mkswap /dev/zram0 >/dev/null 2>&1
                 swapon /dev/zram0 && grep -c zram0 /proc/swaps && swapoff /dev/zram0
                 "#,
                 number.trim(),
@@ -210,20 +210,29 @@ fn numbers_that_change_are_seen() {
 
 #[test]
 fn dev_passes_through_what_is_made_there() {
+    /// Also of a test that fails.
+    struct Removed(&'static Path);
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.0);
+        }
+    }
     with_shim(|| {
         let view = Arc::new(Fake::with(1));
+        let real = Removed(Path::new("/dev/uzram-test"));
         let out = script(
             &view,
             r#"
             set -e
             cd /dev
             umask 027
-            mkdir uzram-test && cd uzram-test
+            mkdir uzram-test
+            cd uzram-test
             echo one >file && echo two >>file && cat file && chmod 604 file
             ln -s file link && cat link
             ln file hard && mv hard moved && ls
             mknod null c 1 3 && echo nothing >null && stat -c %t:%T,%a null
-            stat -c %a,%s file .
+            stat -c %a,%s file && stat -c %a .
             : >file && stat -c %s file
             touch -d @5 file && stat -c %Y file
             mkfifo pipe && { echo through >pipe & cat pipe; wait; }
@@ -231,11 +240,13 @@ fn dev_passes_through_what_is_made_there() {
         );
         assert_eq!(
             out,
-            "one\ntwo\none\ntwo\nfile\nlink\nmoved\n1:3,640\n604,8\n750,140\n0\n5\nthrough\n"
+            "one\ntwo\none\ntwo\nfile\nlink\nmoved\n1:3,640\n604,8\n750\n0\n5\nthrough\n"
         );
-        let real = Path::new("/dev/uzram-test");
-        assert_eq!(fs::read_link(real.join("link")).unwrap(), Path::new("file"));
-        fs::remove_dir_all(real).unwrap();
+        assert_eq!(
+            fs::read_link(real.0.join("link")).unwrap(),
+            Path::new("file")
+        );
+        drop(real);
         let out = script(
             &view,
             r#"
@@ -286,6 +297,104 @@ fn modprobe_knows_zram() {
             "cat /lib/modules/$(uname -r)/modules.builtin | grep -c /zram.ko",
         );
         assert_eq!(out, "1\n");
+    });
+}
+
+/// What the shim does where the outside is arranged differently, by a script in a namespace of its own.
+fn in_another_outside(arrange: &str, text: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let text = format!("exec >{} 2>&1\n{text}", out.display());
+    let arrange =
+        format!("set -e; {arrange}\nexec \"$0\" --exact helper_that_runs_a_script --ignored -q");
+    let status = Command::new("unshare")
+        .args(["-m", "sh", "-c", &arrange])
+        .arg(std::env::current_exe().unwrap())
+        .env("UZRAM_TEST_SCRIPT", text)
+        .status()
+        .unwrap();
+    let out = fs::read_to_string(out).unwrap_or_default();
+    assert!(status.success(), "{status}: {out}");
+    out
+}
+
+#[test]
+fn a_kernel_without_zram_gets_its_directories() {
+    with_shim(|| {
+        let out = in_another_outside(
+            "mkdir /dev/shm/class && mount -t tmpfs none /dev/shm/class && mkdir /dev/shm/class/net /dev/shm/class/block \
+             && mount --bind /sys/class/net /dev/shm/class/net && mount --bind /sys/class/block /dev/shm/class/block \
+             && ln -s net /dev/shm/class/link && mount --move /dev/shm/class /sys/class && rmdir /dev/shm/class",
+            "ls /sys/class; cat /sys/class/zram-control/hot_add /sys/class/net/lo/mtu /sys/class/link/lo/mtu
+             ls /sys/class/block | grep zram; ls -d /sys/class/zram-control/*",
+        );
+        assert_eq!(
+            out,
+            "block\nlink\nnet\nzram-control\n1\n65536\n65536\nzram0\nzram1\n\
+             /sys/class/zram-control/hot_add\n/sys/class/zram-control/hot_remove\n"
+        );
+    });
+}
+
+#[test]
+fn debugfs_keeps_what_it_has() {
+    with_shim(|| {
+        let out = in_another_outside(
+            "mount -t tmpfs none /sys/kernel/debug && mkdir /sys/kernel/debug/block && echo text >/sys/kernel/debug/file",
+            "ls /sys/kernel/debug /sys/kernel/debug/zram; cat /sys/kernel/debug/file; echo more >/sys/kernel/debug/file
+             cat /sys/kernel/debug/file; ls /sys/kernel/debug/zsmalloc/zram0",
+        );
+        assert_eq!(
+            out,
+            "/sys/kernel/debug:\nblock\nfile\nzram\nzsmalloc\n\n/sys/kernel/debug/zram:\nzram0\n\
+             text\nmore\nclasses\n"
+        );
+    });
+}
+
+#[test]
+fn real_programs_are_for_other_modules() {
+    with_shim(|| {
+        // modprobe is one name of a program of many; rmmod is one of its own.
+        let arrange = r#"
+            mount -t tmpfs none /usr/local/sbin
+            mkdir /usr/local/sbin/w /usr/local/sbin/u
+            mount -t overlay -o lowerdir=/usr/sbin,upperdir=/usr/local/sbin/u,workdir=/usr/local/sbin/w none /usr/sbin
+            printf '#!/bin/sh\necho real ${0##*/} $*\n' >/usr/sbin/kmod
+            cp /usr/sbin/kmod /usr/sbin/rmmod
+            chmod 755 /usr/sbin/kmod /usr/sbin/rmmod
+            ln -sf kmod /usr/sbin/modprobe
+            ln -sf kmod /usr/sbin/depmod
+        "#;
+        let out = in_another_outside(
+            arrange,
+            "modprobe loop a=1; /usr/sbin/modprobe -v loop; /sbin/rmmod loop; depmod -a; kmod list
+             /usr/sbin/modprobe -r zram; echo $?; /sbin/rmmod zram; echo $?; ls -d /sys/block/zram* || :",
+        );
+        assert_eq!(
+            out,
+            "real modprobe loop a=1\nreal modprobe -v loop\nreal rmmod loop\nreal depmod -a\nreal kmod list\n0\n0\n\
+             ls: cannot access '/sys/block/zram*': No such file or directory\n"
+        );
+    });
+}
+
+#[test]
+fn a_shim_runs_in_a_shim() {
+    with_shim(|| {
+        let exe = std::env::current_exe().unwrap();
+        let view = Arc::new(Fake::with(3));
+        let text = format!(
+            "ls -d /dev/zram* | wc -w
+             UZRAM_TEST_SCRIPT='ls -d /dev/zram* /sys/block/zram*; cat /sys/class/zram-control/hot_add' \\
+             {} --exact helper_that_runs_a_script --ignored -q | grep -v -e running -e ^$
+             ls -d /dev/zram* | wc -w",
+            exe.display()
+        );
+        assert_eq!(
+            script(&view, &text),
+            "3\n/dev/zram0\n/sys/block/zram0\n1\n3\n"
+        );
     });
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Fake, possible, skip};
 use rustix::fs::{CWD, Mode, OFlags};
+use uzram_control::zram::{ATTRIBUTES, Host, InProcess, Options, Place};
 use uzram_sysfs::{Error, Mounted, STAND_IN_MAJOR, Tree};
 
 fn mount(view: &Arc<Fake>) -> (tempfile::TempDir, Mounted) {
@@ -448,6 +449,62 @@ fn the_mount_goes_with_its_owner() {
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "0\n", "who has it open is served on");
+}
+
+/// The files of the whole interface, on the model and on the devices in this process.
+#[test]
+fn a_devices_life_through_its_files() {
+    if !possible("tree") {
+        return;
+    }
+    let host = Host::new(Box::new(InProcess::new()), Options::default());
+    let dir = tempfile::tempdir().unwrap();
+    let tree = Tree::new(Arc::new(host)).unwrap();
+    let _mounted = tree.mount(dir.path()).unwrap();
+    let control = dir.path().join("class/zram-control");
+    let device = dir.path().join("block/zram0");
+    let read = |name: &str| fs::read_to_string(device.join(name)).unwrap();
+    let write = |name: &str, value: &str| {
+        let written = fs::write(device.join(name), value);
+        written.map_err(|error| error.raw_os_error().unwrap())
+    };
+    assert_eq!(fs::read_to_string(control.join("hot_add")).unwrap(), "0\n");
+    for attribute in ATTRIBUTES {
+        let (dir, mode) = match attribute.place {
+            Place::Control => (&control, attribute.mode),
+            Place::Device => (&device, attribute.mode),
+        };
+        let meta = fs::metadata(dir.join(attribute.name)).unwrap();
+        assert_eq!(meta.mode() & 0o7777, u32::from(mode), "{}", attribute.name);
+        assert!(names(dir).contains(attribute.name));
+    }
+    assert_eq!(
+        (read("initstate"), read("size")),
+        ("0\n".into(), "0\n".into())
+    );
+    let block_state = dir.path().join("kernel/debug/zram/zram0/block_state");
+    let uninit = fs::read(&block_state).unwrap_err().raw_os_error();
+    assert_eq!(uninit, Some(libc::EINVAL));
+    assert_eq!(write("comp_algorithm", "nonsense"), Err(libc::EINVAL));
+    write("comp_algorithm", "zstd\n").unwrap();
+    assert!(read("comp_algorithm").contains("[zstd]"));
+    write("disksize", "16M\n").unwrap();
+    assert_eq!(write("disksize", "16M"), Err(libc::EBUSY));
+    assert_eq!(
+        (read("disksize"), read("size")),
+        ("16777216\n".into(), "32768\n".into())
+    );
+    assert_eq!(read("mm_stat").split_whitespace().count(), 9);
+    assert_eq!(fs::read(&block_state).unwrap(), b"");
+    let classes = dir.path().join("kernel/debug/zsmalloc/zram0/classes");
+    assert!(fs::read_to_string(classes).unwrap().contains("class"));
+    write("reset", "1").unwrap();
+    assert_eq!(
+        (read("initstate"), read("disksize")),
+        ("0\n".into(), "0\n".into())
+    );
+    fs::write(control.join("hot_remove"), "0").unwrap();
+    assert!(!device.exists());
 }
 
 /// Run as a process of its own by the test below.

@@ -1,6 +1,5 @@
 //! The tree: what it shows and how it is mounted.
 
-mod attributes;
 mod generic;
 mod model;
 mod opened;

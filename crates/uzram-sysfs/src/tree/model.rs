@@ -7,9 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
-use uzram_control::zram::{Errno, Owner, Shown, View};
+use uzram_control::zram::{ATTRIBUTES, Attribute, Errno, Owner, Place, Shown, View};
 
-use super::attributes::{CONTROL, DEVICE};
 use super::generic::{GENERIC, Generic, number, real_dir};
 
 /// What a path leads to.
@@ -68,8 +67,7 @@ impl Model {
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["class", "zram-control", name] => {
-                let found = CONTROL.iter().find(|attribute| attribute.name == name);
-                let attribute = found.ok_or(Errno::NOENT)?;
+                let attribute = Attribute::find(Place::Control, name).ok_or(Errno::NOENT)?;
                 Ok(file(
                     attribute.mode,
                     Source::Attribute(Owner::Control, attribute.name),
@@ -108,7 +106,7 @@ impl Model {
         if path == "subsystem" {
             return Ok(Entry::Link("../../class/block".into()));
         }
-        if let Some(attribute) = DEVICE.iter().find(|attribute| attribute.name == path) {
+        if let Some(attribute) = Attribute::find(Place::Device, path) {
             let source = Source::Attribute(Owner::Device(shown.id), attribute.name);
             return Ok(file(attribute.mode, source));
         }
@@ -139,7 +137,7 @@ impl Model {
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["class", "zram-control"] => {
-                for attribute in CONTROL {
+                for attribute in of(Place::Control) {
                     add(attribute.name, RegularFile);
                 }
             }
@@ -170,7 +168,7 @@ impl Model {
                     add(dir, Directory);
                 }
                 add("subsystem", Symlink);
-                for attribute in DEVICE {
+                for attribute in of(Place::Device) {
                     add(attribute.name, RegularFile);
                 }
                 for generic in GENERIC
@@ -256,6 +254,12 @@ impl Model {
         names.retain(|name| self.real_link(&format!("{path}/{name}")).is_ok());
         names
     }
+}
+
+fn of(place: Place) -> impl Iterator<Item = &'static Attribute> {
+    ATTRIBUTES
+        .iter()
+        .filter(move |attribute| attribute.place == place)
 }
 
 fn file(mode: u16, source: Source) -> Entry {
