@@ -4,12 +4,14 @@ mod common;
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{Fake, possible, skip};
+use uzram_control::zram::{Host, InProcess};
 use uzram_sysfs::{Error, STAND_IN_MAJOR, shim};
 
 /// What these tests compare is the whole machine's: one at a time.
@@ -31,23 +33,40 @@ fn script(view: &Arc<Fake>, text: &str) -> String {
     out
 }
 
-/// All of the outside that could have been changed.
+/// All of the outside that could have been changed, apart from what others on the machine may be changing.
 fn outside() -> Vec<String> {
-    let list = |dir: &str| {
-        let output = Command::new("ls")
-            .args(["-la", "--time-style=+", dir])
-            .output();
-        String::from_utf8(output.unwrap().stdout).unwrap()
-    };
-    vec![
-        fs::read_to_string("/proc/self/mountinfo").unwrap(),
-        list("/dev"),
-        list("/sys/block/"),
-        list("/sys/class/"),
-        list("/sys/kernel/debug"),
-        list("/usr/lib"),
-        list("/usr/sbin"),
-    ]
+    let mut seen = Vec::new();
+    for mount in uzram_blockdev::mounts() {
+        if !mount.at.starts_with(std::env::temp_dir()) {
+            seen.push(format!("mount {} {}", mount.device, mount.at.display()));
+        }
+    }
+    for dir in [
+        "/dev",
+        "/sys/block",
+        "/sys/class",
+        "/sys/kernel/debug",
+        "/usr/lib",
+        "/usr/sbin",
+    ] {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.display().to_string().starts_with("/dev/loop")
+                && let Ok(meta) = fs::symlink_metadata(&path)
+            {
+                let (mode, inode) = (meta.mode(), meta.ino());
+                entries.push(format!(
+                    "{} {mode:o} {inode} {:x}",
+                    path.display(),
+                    meta.rdev()
+                ));
+            }
+        }
+        entries.sort();
+        seen.extend(entries);
+    }
+    seen
 }
 
 /// Every test's frame: skips, is alone, and the outside is as before when it ends.
@@ -253,10 +272,44 @@ fn dev_passes_through_what_is_made_there() {
             rm -f /dev/zram0 2>/dev/null || echo refused
             mknod /dev/zram5 b 1 1 2>/dev/null || echo refused
             mkdir /dev/.uzram 2>/dev/null || echo refused
-            ls -a /dev | grep -c uzram
+            ls -a /dev | grep -c uzram || :
             "#,
         );
         assert_eq!(out, "refused\nrefused\nrefused\n0\n");
+    });
+}
+
+#[test]
+fn zramctl_works_on_the_model() {
+    with_shim(|| {
+        if Command::new("zramctl").arg("--version").output().is_err() {
+            return skip("shim", "no zramctl");
+        }
+        let host = Arc::new(Host::new(Box::new(InProcess::new()), Default::default()));
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let text = format!(
+            r#"
+            exec >{} 2>&1
+            modprobe zram num_devices=2
+            zramctl -f -s 16M -a lz4
+            zramctl /dev/zram1 -s 32M -a zstd
+            zramctl -f -s 8M
+            zramctl -n -o NAME,DISKSIZE,ALGORITHM,TOTAL --bytes | sort | tr -s ' '
+            zramctl -r /dev/zram0 /dev/zram2
+            ls -d /sys/block/zram*
+            "#,
+            out.display()
+        );
+        let command = ["sh", "-c", &text].map(OsString::from);
+        let options = shim::Options::default();
+        assert!(shim::run(host, &options, &command).unwrap().success());
+        let out = fs::read_to_string(out).unwrap();
+        let first: Vec<&str> = out.lines().take(2).collect();
+        assert_eq!(first, ["/dev/zram0", "/dev/zram2"], "{out}");
+        assert!(out.contains("/dev/zram0 16777216 lz4 0"), "{out}");
+        assert!(out.contains("/dev/zram1 33554432 zstd 0"), "{out}");
+        assert!(out.ends_with("\n/sys/block/zram1\n"), "{out}");
     });
 }
 

@@ -402,7 +402,6 @@ fn generic_attributes_are_those_of_the_node() {
     view.set_size(0, 1 << 20);
     for path in [
         "size",
-        "stat",
         "queue/max_sectors_kb",
         "queue/logical_block_size",
         "diskseq",
@@ -410,6 +409,7 @@ fn generic_attributes_are_those_of_the_node() {
         let real = fs::read_to_string(format!("/sys/block/loop7/{path}")).unwrap();
         assert_eq!(read(path), real, "{path}");
     }
+    assert_eq!(read("stat").split_whitespace().count(), 17);
     let uevent = read("uevent");
     assert!(
         uevent.contains("DEVNAME=zram0\n") && uevent.contains("DEVTYPE=disk\n"),

@@ -7,7 +7,7 @@
 //!
 //! # What the command sees
 //!
-//! * The kernel's own zram is hidden; all other devices, classes and nodes are there and live.
+//! * The kernel's own zram is hidden, except below `/sys/devices`, where no tool looks for it; all other devices, classes and nodes are there and live.
 //! * `/dev/zramN` exists from the moment in which the device does. One without a node is there, too, but opens with ENXIO.
 //! * `modprobe`, `rmmod`, `modinfo` and `lsmod` know a module `zram`, whose devices are the view's; for other modules they are
 //!   the real ones, if there are any.
@@ -48,6 +48,8 @@ pub struct Options {
     pub modules: bool,
     /// Stand in for `modprobe` and its kind.
     pub programs: bool,
+    /// See [`Tree::strict`].
+    pub strict: bool,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
         Options {
             modules: true,
             programs: true,
+            strict: true,
         }
     }
 }
@@ -77,7 +80,7 @@ pub fn run(
         });
     }
     // Their sessions end with the last mount, so when the last process of the namespace does.
-    let (tree, _tree) = Tree::merged(view.clone())?.serve()?;
+    let (tree, _tree) = Tree::merged(view.clone())?.strict(options.strict).serve()?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
     let (dev, _dev) = mounts::serve(Devices::new(view)?, "uzram-dev", attributes)?;
     let inside = move || -> Result<ExitStatus, Error> {

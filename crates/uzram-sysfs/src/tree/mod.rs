@@ -27,7 +27,7 @@ use model::Model;
 /// zram's interface as files, with the paths that they have below `/sys`:
 /// `block/zramN`, `class/zram-control`, `class/block`, `dev/block`, `kernel/debug/zram`, `kernel/debug/zsmalloc`.
 pub struct Tree {
-    model: Arc<Model>,
+    model: Model,
 }
 
 impl Tree {
@@ -44,10 +44,21 @@ impl Tree {
     fn with(view: Arc<dyn View>, merged: bool) -> Result<Tree, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let sys = openat(CWD, "/sys", flags, Mode::empty()).map_err(Error::at("opening /sys"))?;
-        let model = Model { view, sys, merged };
+        let strict = true;
         Ok(Tree {
-            model: Arc::new(model),
+            model: Model {
+                view,
+                sys,
+                merged,
+                strict,
+            },
         })
+    }
+
+    /// Whether the files' modes are exactly the kernel's (the default). Otherwise what uzram can show beyond can be read, too.
+    pub fn strict(mut self, strict: bool) -> Tree {
+        self.model.strict = strict;
+        self
     }
 
     /// Starts to serve it; it is mounted nowhere yet.
@@ -56,13 +67,15 @@ impl Tree {
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_NOATIME;
-        making::serve(Files::new(self.model), "uzram-sysfs", attributes)
+        making::serve(Files::new(Arc::new(self.model)), "uzram-sysfs", attributes)
     }
 
     /// Mounts it at a directory, for all users (the files' modes say who may do what).
     ///
     /// What a dead server left mounted there is cleared; anything else that is mounted there is
     /// [`Error::Occupied`].
+    ///
+    /// This process is not to use the files itself: one that is killed while it waits for its own answer never ends.
     pub fn mount(self, at: &Path) -> Result<Mounted, Error> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NeedsRoot {

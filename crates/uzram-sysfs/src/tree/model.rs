@@ -57,6 +57,8 @@ pub(crate) struct Model {
     pub(crate) sys: OwnedFd,
     /// Whether the directories of block devices also show the real ones.
     pub(crate) merged: bool,
+    /// Whether the files' modes are exactly the kernel's.
+    pub(crate) strict: bool,
 }
 
 impl Model {
@@ -68,10 +70,8 @@ impl Model {
         match parts[..] {
             ["class", "zram-control", name] => {
                 let attribute = Attribute::find(Place::Control, name).ok_or(Errno::NOENT)?;
-                Ok(file(
-                    attribute.mode,
-                    Source::Attribute(Owner::Control, attribute.name),
-                ))
+                let source = Source::Attribute(Owner::Control, attribute.name);
+                Ok(file(attribute.mode_in(self.strict), source))
             }
             ["block", name] | ["class", "block", name] if is_zram(name) => {
                 self.device(name)?;
@@ -108,7 +108,7 @@ impl Model {
         }
         if let Some(attribute) = Attribute::find(Place::Device, path) {
             let source = Source::Attribute(Owner::Device(shown.id), attribute.name);
-            return Ok(file(attribute.mode, source));
+            return Ok(file(attribute.mode_in(self.strict), source));
         }
         if let Some(generic) = GENERIC.iter().find(|generic| generic.path == path) {
             return Ok(file(generic.mode, Source::Generic(shown.id, generic)));

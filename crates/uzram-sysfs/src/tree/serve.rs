@@ -98,7 +98,7 @@ impl Files {
     }
 
     fn begin(&self, ino: INodeNo, flags: OpenFlags) -> Result<u64, Errno> {
-        let Entry::File { mode, source } = self.model.entry(&*self.path(ino)?).map_err(number)?
+        let Entry::File { mode, source } = self.model.entry(&self.path(ino)?).map_err(number)?
         else {
             return Err(Errno::EISDIR);
         };
