@@ -547,6 +547,20 @@ fn others() -> Vec<Case> {
             differs: None,
             applies: |facts| facts.backing && facts.has("writeback") && facts.release >= (6, 13),
         },
+        // Only in the guest: on another machine it may be somebody's.
+        Case {
+            before: vec![
+                Step::Show("zram-control/hot_add"),
+                Step::Show("zram-control/hot_add"),
+                store("zram-control/hot_remove", "1"),
+                store("zram-control/hot_remove", "1"),
+                Step::Show("zram-control/hot_add"),
+                store("zram-control/hot_remove", "1\n"),
+            ],
+            step: store("zram-control/hot_remove", "2"),
+            differs: None,
+            applies: |facts| facts.backing,
+        },
         if_backing(vec![], store("backing_dev", "")),
         if_backing(vec![], store("backing_dev", "\n")),
         if_backing(vec![], store("backing_dev", "/etc")),
