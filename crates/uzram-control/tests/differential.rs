@@ -79,3 +79,24 @@ fn lies_are_found() {
     let found = lie("mm_stat", None, one_less).unwrap_err();
     assert!(found.contains("Show(\"mm_stat\")"), "{found}");
 }
+
+/// What is listed and does not differ is found: the model beside itself, said to be an old kernel.
+#[test]
+fn listed_differences_that_are_gone_are_found() {
+    let mut facts = facts_of_all();
+    let mut both = [Model::new("", &facts), Model::new("", &facts)];
+    let [one, other] = &mut both;
+    let gone = |wrong: &str| wrong.contains("no longer differs as");
+    let wrong = directed(one, other, &facts);
+    // As a new kernel with all, it has other figures of memory and another threshold at most.
+    assert!(wrong.iter().all(|w| gone(w)), "{wrong:?}");
+    let few = wrong.len();
+    facts.release = (6, 12);
+    let wrong = directed(one, other, &facts);
+    assert!(wrong.iter().all(|w| gone(w)), "{wrong:?}");
+    assert!(wrong.len() > few, "{wrong:?}");
+    assert!(
+        wrong.iter().any(|w| w.contains("debug-stat-stall")),
+        "{wrong:?}"
+    );
+}

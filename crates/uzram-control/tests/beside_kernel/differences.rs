@@ -35,6 +35,7 @@ impl Mismatch {
     fn name(&self) -> &'static str {
         match &self.step {
             Step::Show(name) | Step::Store(name, _) => name,
+            Step::Blocks => "block_state",
             _ => "",
         }
     }
@@ -147,6 +148,10 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     }),
     ("writeback-state-first", |m, _| {
         m.name() == "writeback" && m.errnos() == (EINVAL, 19)
+    }),
+    ("written-back-huge", |m, _| {
+        let same = |(kernel, ours): (String, String)| ours.replace(".wh", ".w.") == kernel;
+        m.name() == "block_state" && m.texts().is_some_and(same)
     }),
     ("writeback-limit-met", |m, _| {
         m.name() == "writeback" && m.errnos() == (EIO, 0)

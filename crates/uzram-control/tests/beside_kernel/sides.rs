@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 use uzram_control::zram::{ATTRIBUTES, Host, InProcess, Options, Owner, Place, View};
 
 const PAGE: usize = 4096;
+const BLOCK_STATE: &str = "/sys/kernel/debug/zram/zram0/block_state";
 
 /// What came of a step: what was read, or an errno.
 pub(crate) type Outcome = Result<Vec<u8>, i32>;
@@ -26,6 +27,8 @@ pub(crate) trait Side {
     fn read(&mut self, page: u64) -> Outcome;
     /// Discards a page.
     fn discard(&mut self, page: u64) -> Result<(), i32>;
+    /// Reads `block_state`.
+    fn blocks(&mut self) -> Outcome;
     /// A block device of its own for backing.
     fn backing(&self) -> &str;
 }
@@ -43,6 +46,8 @@ pub(crate) struct Facts {
     pub(crate) default: Option<String>,
     /// Whether it keeps the ages of accesses.
     pub(crate) ages: bool,
+    /// Whether it shows `block_state`: with CONFIG_ZRAM_MEMORY_TRACKING, where debugfs is mounted.
+    pub(crate) blocks: bool,
     /// Whether there are block devices for backing.
     pub(crate) backing: bool,
 }
@@ -109,6 +114,7 @@ impl Kernel {
         let ages = kernel.store("idle", b"5").is_ok();
         let facts = Facts {
             ages,
+            blocks: Path::new(BLOCK_STATE).exists(),
             release,
             attributes: names.collect(),
             algorithms: list.split_whitespace().map(str::to_owned).collect(),
@@ -167,6 +173,21 @@ impl Side for Kernel {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let done = fallocate(self.node()?, flags, page * PAGE as u64, PAGE as u64);
         done.map_err(|error| error.raw_os_error())
+    }
+
+    fn blocks(&mut self) -> Outcome {
+        // A line that does not fit what is read is the end, to the kernel.
+        let mut bytes = vec![0; 1 << 20];
+        let mut at = 0;
+        let mut file = File::open(BLOCK_STATE).map_err(|error| errno(&error))?;
+        loop {
+            match file.read(&mut bytes[at..]).map_err(|error| errno(&error))? {
+                0 => break,
+                more => at += more,
+            }
+        }
+        bytes.truncate(at);
+        Ok(bytes)
     }
 
     fn backing(&self) -> &str {
@@ -251,6 +272,20 @@ impl Side for Model {
             .map_err(|error| error.errno())
     }
 
+    fn blocks(&mut self) -> Outcome {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            // Not all at once: it goes on where it ended.
+            let some = self.host.block_state(0, from, 300);
+            let (lines, next) = some.map_err(|error| error.raw_os_error())?;
+            if lines.is_empty() {
+                return Ok(all);
+            }
+            all.extend(lines);
+            from = next;
+        }
+    }
+
     fn backing(&self) -> &str {
         &self.backing
     }
@@ -294,6 +329,10 @@ impl<S: Side> Side for Liar<S> {
         self.side.discard(page)
     }
 
+    fn blocks(&mut self) -> Outcome {
+        self.side.blocks()
+    }
+
     fn backing(&self) -> &str {
         self.side.backing()
     }
@@ -304,6 +343,7 @@ pub(crate) fn facts_of_all() -> Facts {
     let devices = ATTRIBUTES.iter().filter(|a| a.place == Place::Device);
     Facts {
         ages: true,
+        blocks: true,
         release: (7, 1),
         attributes: devices.map(|attribute| attribute.name).collect(),
         algorithms: uzram_control::zram::algorithm_names(true)

@@ -39,6 +39,8 @@ pub(crate) enum Step {
     Write(u64, Fill),
     Read(u64),
     Discard(u64),
+    /// `block_state`, but for the times.
+    Blocks,
 }
 
 impl Step {
@@ -58,9 +60,29 @@ impl Step {
             }
             Step::Write(page, fill) => side.write(*page, &fill.bytes()).map(|()| Vec::new()),
             Step::Read(page) => side.read(*page),
+            Step::Blocks => side.blocks().map(without_times),
             Step::Discard(page) => side.discard(*page).map(|()| Vec::new()),
         }
     }
+}
+
+/// Lines of `block_state` without the time of the last access, where it has its place and form.
+fn without_times(lines: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&lines);
+    let without = |line: &str| {
+        let time = line.get(13..32).map(str::trim_start);
+        let parts = time.and_then(|time| time.split_once('.'));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        match (parts, line.get(..13), line.get(32..)) {
+            (Some((seconds, micros)), Some(page), Some(flags))
+                if digits(seconds) && digits(micros) && micros.len() == 6 =>
+            {
+                format!("{page}TIME{flags}\n")
+            }
+            _ => format!("{line}\n"),
+        }
+    };
+    text.lines().map(without).collect::<String>().into_bytes()
 }
 
 /// Numbers that look random, from a seed.
@@ -100,6 +122,9 @@ impl Random {
                 5 => Step::Discard(page),
                 _ => Step::Read(page),
             };
+        }
+        if facts.blocks && self.below(12) == 0 {
+            return Step::Blocks;
         }
         let names: Vec<&'static str> = facts.attributes.iter().copied().collect();
         let name = match self.pick(&names) {
@@ -227,6 +252,10 @@ impl Random {
             "mem_used_max" => &["0", "0\n", "1", "00", "-0", "x", "99999999999999999999"],
             "compact" => &["1", "x", "\n", "anything at all"],
             "idle" => &[
+                "0",
+                "3600",
+                "0xE10",
+                "07020",
                 "all",
                 "all\n",
                 "all\n\n",
@@ -388,6 +417,15 @@ fn if_backing(before: Vec<Step>, step: Step) -> Case {
     }
 }
 
+fn if_blocks(before: Vec<Step>, differs: Option<&'static str>) -> Case {
+    Case {
+        before,
+        step: Step::Blocks,
+        differs,
+        applies: |facts| facts.blocks && facts.ages,
+    }
+}
+
 fn if_multi(before: Vec<Step>, step: Step) -> Case {
     Case {
         before,
@@ -546,6 +584,34 @@ fn others() -> Vec<Case> {
             step: store("writeback", "huge"),
             differs: None,
             applies: |facts| facts.backing && facts.has("writeback") && facts.release >= (6, 13),
+        },
+        // Only in the guest: on another machine it may be somebody's.
+        Case {
+            before: vec![
+                Step::Show("zram-control/hot_add"),
+                Step::Show("zram-control/hot_add"),
+                store("zram-control/hot_remove", "1"),
+                store("zram-control/hot_remove", "1"),
+                Step::Show("zram-control/hot_add"),
+                store("zram-control/hot_remove", "1\n"),
+            ],
+            step: store("zram-control/hot_remove", "2"),
+            differs: None,
+            applies: |facts| facts.backing,
+        },
+        if_blocks(vec![], None),
+        if_blocks(filled(), None),
+        if_blocks(
+            [filled(), vec![store("idle", "all"), Step::Read(1)]].concat(),
+            None,
+        ),
+        if_blocks(
+            [filled(), vec![store("idle", "all"), store("idle", "99")]].concat(),
+            None,
+        ),
+        Case {
+            applies: |facts| facts.blocks && facts.backing && facts.has("writeback"),
+            ..if_blocks(after_writeback(), Some("written-back-huge"))
         },
         if_backing(vec![], store("backing_dev", "")),
         if_backing(vec![], store("backing_dev", "\n")),
