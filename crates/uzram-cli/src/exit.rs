@@ -222,3 +222,14 @@ impl From<uzram_daemon::ClientError> for Failure {
         }
     }
 }
+
+impl From<uzram_sysfs::Error> for Failure {
+    fn from(error: uzram_sysfs::Error) -> Failure {
+        let kind = match &error {
+            uzram_sysfs::Error::NeedsRoot { .. } => Kind::Impossible,
+            uzram_sysfs::Error::NoCommand => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}

@@ -78,6 +78,8 @@ enum Command {
     Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
     Advise(commands::advise::Args),
+    Sysfs(commands::sysfs::Args),
+    Shim(commands::shim::Args),
     Daemon(commands::daemon::Args),
     #[command(hide = true)]
     Keep(keeper::Args),
@@ -127,6 +129,8 @@ pub fn main() -> ExitCode {
         Command::Upgrade(command) => command.run(),
         Command::Algorithms(command) => command.run(),
         Command::Advise(command) => command.run(),
+        Command::Sysfs(command) => command.run(),
+        Command::Shim(command) => command.run(),
         Command::Daemon(command) => command.run(&args.log),
         Command::Keep(command) => command.run(),
         Command::Serve(command) => command.run(),

@@ -87,6 +87,15 @@ impl Args {
             let added = local.show(uzram_control::zram::Owner::Control, "hot_add");
             added.map_err(|errno| Failure::new(Kind::Failed, format!("hot_add: {errno}")))?;
         }
+        // Dropped, it is unmounted.
+        let _sysfs = match &config.daemon.sysfs {
+            Some(at) => Some(super::sysfs::mount(
+                at,
+                local.clone(),
+                config.daemon.strict,
+            )?),
+            None => None,
+        };
         tracing::info!(socket = %socket.display(), "ready");
         notify::ready("serving");
         let mut holder = Holder::default();
