@@ -309,3 +309,33 @@ fn a_loop_device_has_its_data_after_a_kill() {
     bench.uzram(&["remove", "zram0"]);
     bench.assert_clean();
 }
+
+/// A namespace that was made while the device was there has a copy of its FUSE mount, which outlives the unmounting.
+#[test]
+fn a_mount_namespace_elsewhere_does_not_keep_a_device() {
+    let name = "a_mount_namespace_elsewhere_does_not_keep_a_device";
+    if !have(name, &["unshare", "losetup"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
+    let mut elsewhere = std::process::Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            "echo there; read line",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut there = [0; 6];
+    std::io::Read::read_exact(elsewhere.stdout.as_mut().unwrap(), &mut there).unwrap();
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+    drop(elsewhere.stdin.take());
+    elsewhere.wait().unwrap();
+}

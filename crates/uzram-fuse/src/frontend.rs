@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption};
 use rustix::mount::UnmountFlags;
@@ -13,6 +14,9 @@ use uzram::Device;
 use crate::disk::{Disk, FILE_NAME};
 use crate::{Error, loopdev};
 use uzram_blockdev::mounts;
+
+/// How long a FUSE session may take to end once it is unmounted.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A device that is served as a loop device by this process.
 pub struct FuseLoop {
@@ -130,12 +134,27 @@ impl FuseLoop {
             loopdev::detach(&self.node, &self.dir.join(FILE_NAME))?;
         }
         if let Some(session) = self.session.take() {
-            let gone = session.umount_and_join();
-            gone.map_err(Error::at(format!("unmounting {}", self.dir.display())))?;
+            end(session).map_err(Error::at(format!("unmounting {}", self.dir.display())))?;
         }
         // Also gone is fine.
         let _ = fs::remove_dir(&self.dir);
         Ok(())
+    }
+}
+
+/// Unmounts and waits for the session's end, but not for long: a mount namespace that was made meanwhile (a container's, a
+/// service's) may hold a copy of the mount, and its session with it. Nobody uses that, and it goes with this process.
+fn end(session: BackgroundSession) -> std::io::Result<()> {
+    let (done, inbox) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name("unmount".into())
+        .spawn(move || done.send(session.umount_and_join()))?;
+    match inbox.recv_timeout(END_PATIENCE) {
+        Ok(ended) => ended,
+        Err(_) => {
+            tracing::info!("another mount namespace holds a copy of the FUSE mount");
+            Ok(())
+        }
     }
 }
 
