@@ -2,6 +2,7 @@
 # modules: loop zram
 # timeout: 180
 
+mount -t debugfs debugfs /sys/kernel/debug
 truncate -s 16M kernels ours
 kernels=$(losetup --find --show kernels)
 ours=$(losetup --find --show ours)

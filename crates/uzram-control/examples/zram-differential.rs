@@ -17,7 +17,7 @@ const SEEDS: u64 = 4;
 fn run(kernels: &str, ours: &str, first: u64, steps: usize) -> Result<Vec<String>, String> {
     let (mut kernel, facts) = Kernel::take(kernels)?;
     println!("{facts:?}");
-    let mut ours = Model::new(ours);
+    let mut ours = Model::new(ours, &facts);
     let mut wrong = directed(&mut kernel, &mut ours, &facts);
     for seed in first..first + SEEDS {
         wrong.extend(random(&mut kernel, &mut ours, &facts, seed, steps).err());

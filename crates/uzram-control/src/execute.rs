@@ -14,7 +14,7 @@ use crate::zram;
 /// Most bytes that one request moves: some hundredths of a second. Whoever asks next does not wait for long.
 const COMPACTION_SLICE: u64 = 32 << 20;
 /// What recompresses where nobody chose anything.
-const RECOMPRESSION: &str = "zstd";
+pub const RECOMPRESSION: &str = "zstd";
 
 /// Carries a request out. EINVAL for one that is not about a device alone.
 pub fn execute(device: &Device, request: &Request) -> Result<Response, ControlError> {
@@ -92,6 +92,9 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
         }
         Request::MarkIdle { age_seconds } => device
             .mark_idle(age_seconds.map(Duration::from_secs))
+            .map(|pages| Response::Marked { pages }),
+        Request::MarkIdleExactly { age_seconds } => device
+            .mark_idle_exactly(Duration::from_secs(*age_seconds))
             .map(|pages| Response::Marked { pages }),
         Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
         Request::Compact { max_bytes } => {

@@ -18,7 +18,7 @@ pub mod size;
 pub mod stat;
 pub mod zram;
 
-pub use execute::execute;
+pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
     ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, of_hex, to_hex,
 };

@@ -64,6 +64,11 @@ pub enum Request {
         /// Those that were not used for that many seconds; `None`: all.
         age_seconds: Option<u64>,
     },
+    /// Mark pages idle that were not used for that many seconds, and no others.
+    MarkIdleExactly {
+        /// Seconds.
+        age_seconds: u64,
+    },
     /// Keep the ages of pages' last accesses, or no more.
     TrackAges {
         /// Whether.
@@ -173,6 +178,7 @@ impl Request {
             self,
             Request::Train { .. }
                 | Request::MarkIdle { .. }
+                | Request::MarkIdleExactly { .. }
                 | Request::Recompress(_)
                 | Request::Compact { .. }
                 | Request::Resize { .. }

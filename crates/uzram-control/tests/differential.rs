@@ -20,7 +20,7 @@ fn interop_kernel_zram_behaves_as_the_model() {
             return;
         }
     };
-    let mut ours = Model::new("");
+    let mut ours = Model::new("", &facts);
     let mut wrong = directed(&mut kernel, &mut ours, &facts);
     let first = number("UZRAM_DIFF_SEED", 1);
     let count = number("UZRAM_DIFF_STEPS", 1500) as usize;
@@ -41,9 +41,9 @@ fn lie(
     written: Option<&'static str>,
     lie: fn(Outcome) -> Outcome,
 ) -> Result<(), String> {
-    let mut honest = Model::new("");
+    let mut honest = Model::new("", &facts_of_all());
     let mut liar = Liar {
-        side: Model::new(""),
+        side: Model::new("", &facts_of_all()),
         lie: (name, written, lie),
     };
     random(&mut honest, &mut liar, &facts_of_all(), 1, 3000)
@@ -78,4 +78,25 @@ fn lies_are_found() {
     };
     let found = lie("mm_stat", None, one_less).unwrap_err();
     assert!(found.contains("Show(\"mm_stat\")"), "{found}");
+}
+
+/// What is listed and does not differ is found: the model beside itself, said to be an old kernel.
+#[test]
+fn listed_differences_that_are_gone_are_found() {
+    let mut facts = facts_of_all();
+    let mut both = [Model::new("", &facts), Model::new("", &facts)];
+    let [one, other] = &mut both;
+    let gone = |wrong: &str| wrong.contains("no longer differs as");
+    let wrong = directed(one, other, &facts);
+    // As a new kernel with all, it has other figures of memory and another threshold at most.
+    assert!(wrong.iter().all(|w| gone(w)), "{wrong:?}");
+    let few = wrong.len();
+    facts.release = (6, 12);
+    let wrong = directed(one, other, &facts);
+    assert!(wrong.iter().all(|w| gone(w)), "{wrong:?}");
+    assert!(wrong.len() > few, "{wrong:?}");
+    assert!(
+        wrong.iter().any(|w| w.contains("debug-stat-stall")),
+        "{wrong:?}"
+    );
 }

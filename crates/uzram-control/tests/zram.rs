@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use uzram_control::zram::{
     ATTRIBUTES, Attribute, Errno, Host, InProcess, Options, Owner, Place, Saved, View, When,
 };
@@ -212,7 +213,7 @@ fn errors_are_the_kernels() {
         ("algorithm_params", "level=2147483648", Errno::RANGE),
         ("mem_limit", "lots", Errno::INVAL),
         ("mem_used_max", "1", Errno::INVAL),
-        ("idle", "99999999999", Errno::INVAL),
+        ("idle", "99999999999999999999", Errno::INVAL),
         ("idle", "some", Errno::INVAL),
         ("reset", "0", Errno::INVAL),
         ("reset", "70000", Errno::RANGE),
@@ -503,4 +504,34 @@ fn devices_are_used_by_many_at_once() {
         }
     });
     assert!(host.devices().unwrap().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is written, an attribute takes or refuses it, and all can be read as before.
+    #[test]
+    fn prop_nothing_that_is_written_breaks_a_device(
+        writes in proptest::collection::vec((0..ATTRIBUTES.len(), "[ -~\\n\\x00]{0,24}|(all|algo=zstd|level=3|[0-9]{1,7}[KM]?|type=idle)"), 1..40)
+    ) {
+        let (host, _) = hosts(true);
+        host.hot_add().unwrap();
+        for (number, text) in writes {
+            let attribute = &ATTRIBUTES[number];
+            let owner = match attribute.place {
+                Place::Control => Owner::Control,
+                Place::Device => Owner::Device(0),
+            };
+            let done = host.store(owner, attribute.name, text.as_bytes());
+            if attribute.store.is_none() {
+                prop_assert_eq!(done, Err(Errno::ACCESS));
+            }
+            if host.device(0).is_none() {
+                host.add_device(0).unwrap();
+            }
+            for readable in ATTRIBUTES.iter().filter(|a| a.place == Place::Device && a.mode & 0o444 != 0) {
+                prop_assert!(host.show(Owner::Device(0), readable.name).is_ok(), "{}", readable.name);
+            }
+        }
+    }
 }

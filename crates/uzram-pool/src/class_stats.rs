@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn classes_add_up_to_the_pool() {
-        let len = 16 * SPAN_BYTES as u64;
+        let len = 1024 * SPAN_BYTES as u64;
         let region = Arc::new(Region::memfd("uzram-classes-test", len).unwrap());
         let pool = Pool::new(region, 0, len, 2).unwrap();
         assert!(pool.class_stats().is_empty());

@@ -127,6 +127,18 @@ impl Device {
         Ok(self.mark_where(|page| age.admits(page)))
     }
 
+    /// As [`Device::mark_idle`], and takes the mark from those that were used since, as zram's `idle` does with an age.
+    pub fn mark_idle_exactly(&self, older_than: Duration) -> Result<u64, Error> {
+        let age = self.min_age(Some(older_than))?;
+        Ok(self.mark_where(|page| {
+            let admitted = age.admits(page);
+            if !admitted {
+                self.table.unmark_idle(page);
+            }
+            admitted
+        }))
+    }
+
     /// Pages that were not used for that long by now; all for `None`.
     ///
     /// [`Error::Invalid`] for an age while ages are not kept.

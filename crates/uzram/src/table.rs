@@ -163,6 +163,15 @@ impl Table {
         word & LOCKED == 0 && suits(Content::decode(word)) && marked(word).is_ok()
     }
 
+    /// Takes the idle mark from a slot that is unlocked at this moment.
+    pub(crate) fn unmark_idle(&self, page: u64) {
+        let slot = self.word(page);
+        let word = slot.load(Acquire);
+        if word & LOCKED == 0 && word & IDLE != 0 {
+            let _ = slot.compare_exchange(word, word & !IDLE, AcqRel, Relaxed);
+        }
+    }
+
     /// Begins to work on what a slot holds: whoever gets the guard works alone, with the slot unlocked, until somebody
     /// publishes something new or [`Table::end_post`] is called. `suits` is asked under the lock.
     pub(crate) fn begin_post(

@@ -320,6 +320,10 @@ fn ages_say_which_pages_are_idle() {
     device.track_ages(true).unwrap();
     assert_eq!(old(0).unwrap(), 10);
     assert_eq!(old(3600).unwrap(), 0);
+    let idle = || device.slots(0).filter(|slot| slot.idle).count();
+    assert_eq!(idle(), 10);
+    let none = device.mark_idle_exactly(Duration::from_secs(3600));
+    assert_eq!((none.unwrap(), idle()), (0, 0));
     std::thread::sleep(Duration::from_millis(3100));
     let mut back = [0; 4096];
     device.read_at(&mut back, 4096).unwrap();
@@ -337,6 +341,71 @@ fn ages_say_which_pages_are_idle() {
     std::thread::sleep(Duration::from_millis(100));
     agent.stop();
     assert!(device.tracks_ages());
+}
+
+/// Each kind of page, and where listing goes on.
+#[test]
+fn slots_say_what_pages_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = with_zstd().build().unwrap();
+    let path = directory.path().join("store");
+    device.attach_backing(&path, Some(4 << 20)).unwrap();
+    let noisy = |n| if n < 2 { 8 } else { 2 };
+    fill(&device, 5, noisy);
+    device.write_at(&[7; 4096], 5000 * 4096).unwrap();
+    device.discard(3 * 4096, 4096).unwrap();
+    let flags = || -> Vec<(u64, String)> {
+        let text = |slot: uzram::Slot| {
+            let is = [
+                (slot.same, 's'),
+                (slot.backed, 'w'),
+                (slot.huge, 'h'),
+                (slot.idle, 'i'),
+                (slot.recompressed, 'r'),
+                (slot.incompressible, 'n'),
+            ];
+            let text = is
+                .into_iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, letter)| letter);
+            (slot.page, text.collect())
+        };
+        device.slots(0).map(text).collect()
+    };
+    let shown =
+        |pages: [(u64, &str); 5]| pages.map(|(page, text)| (page, text.to_owned())).to_vec();
+    assert_eq!(
+        flags(),
+        shown([(0, "h"), (1, "h"), (2, ""), (4, ""), (5000, "s")])
+    );
+    device.mark_idle(None).unwrap();
+    assert_eq!(
+        flags(),
+        shown([(0, "hi"), (1, "hi"), (2, "i"), (4, "i"), (5000, "s")])
+    );
+    run(&device, &Recompress::default());
+    let what = uzram::Writeback {
+        pages: Vec::from_iter([1..2, 2..3]),
+        ..uzram::Writeback::default()
+    };
+    device
+        .writeback(&what, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    assert_eq!(
+        flags(),
+        shown([(0, "hn"), (1, "wh"), (2, "wr"), (4, "r"), (5000, "s")])
+    );
+    let rest: Vec<u64> = device.slots(3).map(|slot| slot.page).collect();
+    assert_eq!(rest, [4, 5000]);
+    assert_eq!(device.slots(0).next().unwrap().accessed, None);
+    device.track_ages(true).unwrap();
+    device.write_at(&page(0, 0, 8), 0).unwrap();
+    assert!(device.slots(0).next().unwrap().accessed.unwrap() > Duration::ZERO);
+    let classes = device.pool_classes();
+    assert_eq!(
+        classes.iter().map(|class| class.objects_used).sum::<u64>(),
+        2
+    );
 }
 
 /// For the secondary that recompression uses, from the pages that the fast algorithm stored.

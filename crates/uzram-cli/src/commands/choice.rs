@@ -62,7 +62,7 @@ pub(crate) fn read(mut spec: AlgorithmSpec) -> Result<Choice> {
 
 /// What recompresses where nobody chose anything.
 pub(crate) fn for_recompression() -> Choice {
-    Choice::new("zstd")
+    Choice::new(uzram_control::RECOMPRESSION)
 }
 
 /// The algorithm with parameters and a dictionary that was read, empty for none.

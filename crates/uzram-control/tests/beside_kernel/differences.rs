@@ -35,6 +35,7 @@ impl Mismatch {
     fn name(&self) -> &'static str {
         match &self.step {
             Step::Show(name) | Step::Store(name, _) => name,
+            Step::Blocks => "block_state",
             _ => "",
         }
     }
@@ -96,6 +97,7 @@ fn as_built(line: &str, facts: &Facts) -> String {
 
 type Rule = fn(&Mismatch, &Facts) -> bool;
 
+const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 
 /// The rules, by the numbers that the document has.
@@ -146,6 +148,13 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     }),
     ("writeback-state-first", |m, _| {
         m.name() == "writeback" && m.errnos() == (EINVAL, 19)
+    }),
+    ("written-back-huge", |m, _| {
+        let same = |(kernel, ours): (String, String)| ours.replace(".wh", ".w.") == kernel;
+        m.name() == "block_state" && m.texts().is_some_and(same)
+    }),
+    ("writeback-limit-met", |m, _| {
+        m.name() == "writeback" && m.errnos() == (EIO, 0)
     }),
     ("writeback-pairs", |m, _| {
         m.name() == "writeback" && m.errnos().0 == EINVAL && matches!(m.errnos().1, 0 | 34)

@@ -43,9 +43,8 @@ pub(crate) fn random(
         let step = random.step(facts, pages);
         let mismatch = compare(kernel, ours, &step);
         last.push(step);
-        if let Some(mismatch) = mismatch
-            && explain(&mismatch, facts).is_none()
-        {
+        let Some(mismatch) = mismatch else { continue };
+        if explain(&mismatch, facts).is_none() {
             let from = last.len().saturating_sub(12);
             let before: Vec<String> = last[from..]
                 .iter()
@@ -55,6 +54,10 @@ pub(crate) fn random(
                 "seed {seed}, step {number}: {mismatch}\nlast steps:\n{}",
                 before.join("\n")
             ));
+        }
+        if matches!(mismatch.step, Step::Store(..)) {
+            // One side did something and the other did not.
+            begin(kernel, ours)?;
         }
     }
     begin(kernel, ours)

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 use uzram_control::zram::{ATTRIBUTES, Host, InProcess, Options, Owner, Place, View};
 
 const PAGE: usize = 4096;
+const BLOCK_STATE: &str = "/sys/kernel/debug/zram/zram0/block_state";
 
 /// What came of a step: what was read, or an errno.
 pub(crate) type Outcome = Result<Vec<u8>, i32>;
@@ -26,6 +27,8 @@ pub(crate) trait Side {
     fn read(&mut self, page: u64) -> Outcome;
     /// Discards a page.
     fn discard(&mut self, page: u64) -> Result<(), i32>;
+    /// Reads `block_state`.
+    fn blocks(&mut self) -> Outcome;
     /// A block device of its own for backing.
     fn backing(&self) -> &str;
 }
@@ -39,6 +42,12 @@ pub(crate) struct Facts {
     pub(crate) attributes: BTreeSet<&'static str>,
     /// Its algorithms.
     pub(crate) algorithms: Vec<String>,
+    /// The one that a new device has.
+    pub(crate) default: Option<String>,
+    /// Whether it keeps the ages of accesses.
+    pub(crate) ages: bool,
+    /// Whether it shows `block_state`: with CONFIG_ZRAM_MEMORY_TRACKING, where debugfs is mounted.
+    pub(crate) blocks: bool,
     /// Whether there are block devices for backing.
     pub(crate) backing: bool,
 }
@@ -93,16 +102,24 @@ impl Kernel {
         let has = |name: &str| path(name).exists();
         let names = ATTRIBUTES.iter().map(|attribute| attribute.name);
         let names = names.filter(|name| has(name) || has(&format!("zram-control/{name}")));
-        let list = text("/sys/block/zram0/comp_algorithm")?.replace(['[', ']'], "");
+        let list = text("/sys/block/zram0/comp_algorithm")?;
+        let default = list.split(['[', ']']).nth(1).map(str::to_owned);
+        let list = list.replace(['[', ']'], "");
+        let mut kernel = Kernel {
+            backing: backing.into(),
+            _lock: lock,
+        };
+        let sized = kernel.store("disksize", b"1M");
+        sized.map_err(|errno| format!("disksize: errno {errno}"))?;
+        let ages = kernel.store("idle", b"5").is_ok();
         let facts = Facts {
+            ages,
+            blocks: Path::new(BLOCK_STATE).exists(),
             release,
             attributes: names.collect(),
             algorithms: list.split_whitespace().map(str::to_owned).collect(),
+            default,
             backing: !backing.is_empty(),
-        };
-        let kernel = Kernel {
-            backing: backing.into(),
-            _lock: lock,
         };
         Ok((kernel, facts))
     }
@@ -158,6 +175,21 @@ impl Side for Kernel {
         done.map_err(|error| error.raw_os_error())
     }
 
+    fn blocks(&mut self) -> Outcome {
+        // A line that does not fit what is read is the end, to the kernel.
+        let mut bytes = vec![0; 1 << 20];
+        let mut at = 0;
+        let mut file = File::open(BLOCK_STATE).map_err(|error| errno(&error))?;
+        loop {
+            match file.read(&mut bytes[at..]).map_err(|error| errno(&error))? {
+                0 => break,
+                more => at += more,
+            }
+        }
+        bytes.truncate(at);
+        Ok(bytes)
+    }
+
     fn backing(&self) -> &str {
         &self.backing
     }
@@ -174,10 +206,13 @@ pub(crate) struct Model {
     host: Host,
     engine: InProcess,
     backing: String,
+    /// The algorithm that a kernel was built to begin with, if it is another than ours.
+    default: Option<String>,
 }
 
 impl Model {
-    pub(crate) fn new(backing: &str) -> Model {
+    /// As the kernel is that `facts` are of.
+    pub(crate) fn new(backing: &str, facts: &Facts) -> Model {
         let engine = InProcess::new();
         let host = Host::new(Box::new(engine.clone()), Options { strict: true });
         host.hot_add().expect("a device");
@@ -185,6 +220,7 @@ impl Model {
             host,
             engine,
             backing: backing.into(),
+            default: facts.default.clone(),
         }
     }
 }
@@ -206,9 +242,13 @@ impl Side for Model {
 
     fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
         let (owner, name) = owner(name);
-        self.host
-            .store(owner, name, value)
-            .map_err(|error| error.raw_os_error())
+        let done = self.host.store(owner, name, value);
+        if let ("reset", Ok(()), Some(default)) = (name, done, &self.default) {
+            let owner = Owner::Device(0);
+            let set = self.host.store(owner, "comp_algorithm", default.as_bytes());
+            set.map_err(|error| error.raw_os_error())?;
+        }
+        done.map_err(|error| error.raw_os_error())
     }
 
     fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32> {
@@ -230,6 +270,20 @@ impl Side for Model {
         device
             .discard(page * PAGE as u64, PAGE as u64)
             .map_err(|error| error.errno())
+    }
+
+    fn blocks(&mut self) -> Outcome {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            // Not all at once: it goes on where it ended.
+            let some = self.host.block_state(0, from, 300);
+            let (lines, next) = some.map_err(|error| error.raw_os_error())?;
+            if lines.is_empty() {
+                return Ok(all);
+            }
+            all.extend(lines);
+            from = next;
+        }
     }
 
     fn backing(&self) -> &str {
@@ -275,6 +329,10 @@ impl<S: Side> Side for Liar<S> {
         self.side.discard(page)
     }
 
+    fn blocks(&mut self) -> Outcome {
+        self.side.blocks()
+    }
+
     fn backing(&self) -> &str {
         self.side.backing()
     }
@@ -284,12 +342,15 @@ impl<S: Side> Side for Liar<S> {
 pub(crate) fn facts_of_all() -> Facts {
     let devices = ATTRIBUTES.iter().filter(|a| a.place == Place::Device);
     Facts {
+        ages: true,
+        blocks: true,
         release: (7, 1),
         attributes: devices.map(|attribute| attribute.name).collect(),
         algorithms: uzram_control::zram::algorithm_names(true)
             .into_iter()
             .map(str::to_owned)
             .collect(),
+        default: None,
         backing: false,
     }
 }

@@ -72,10 +72,8 @@ fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Errno>
     }
     // One newline is taken off, and the names are compared but for another.
     let name = parse::without_newline(name);
-    let known = algorithms::names(subject.strict()).into_iter();
-    let name = known
-        .filter(|known| parse::sysfs_streq(name, known.as_bytes()))
-        .last();
+    let mut known = algorithms::names(subject.strict()).into_iter();
+    let name = known.find(|known| parse::sysfs_streq(name, known.as_bytes()));
     let name = name.ok_or(Errno::INVAL)?;
     let change = subject.zram()?.change()?;
     if change.live().is_some() && subject.strict() {

@@ -13,9 +13,8 @@ pub(in crate::zram) const IDLE: Attribute = Attribute {
     about: "marks pages idle: all, or those not used for some seconds",
     docs: "Takes `all`, or an age in seconds (decimal, 0x hexadecimal or 0 octal; Linux 5.19 with \
            CONFIG_ZRAM_TRACK_ENTRY_ACTIME), and marks the pages that have an object in memory and were not used for that \
-           long. Reading or writing a page takes its mark away. EINVAL for anything else, before disksize is set, and for an \
-           age where ages are not kept. An age in the kernel also takes the mark from pages that are younger; ours stays \
-           until the page is used.",
+           long; an age takes the mark from those that were used since. Reading or writing a page takes its mark away, too. \
+           EINVAL for anything else, before disksize is set, and for an age where ages are not kept.",
     place: Place::Device,
     when: When::Init,
     show: None,
@@ -23,11 +22,12 @@ pub(in crate::zram) const IDLE: Attribute = Attribute {
 };
 
 fn store_idle(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
-    let age_seconds = match parse::sysfs_streq(text, b"all") {
-        true => None,
-        false => Some(parse::kstrtouint(text, 0).map_err(|_| Errno::INVAL)?.into()),
+    let request = match parse::sysfs_streq(text, b"all") {
+        true => Request::MarkIdle { age_seconds: None },
+        false => Request::MarkIdleExactly {
+            age_seconds: parse::kstrtoull(text, 0).map_err(|_| Errno::INVAL)?,
+        },
     };
-    let request = Request::MarkIdle { age_seconds };
     subject.zram()?.ask(request).map(drop)
 }
 

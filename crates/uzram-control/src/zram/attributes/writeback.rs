@@ -111,7 +111,10 @@ fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
 
 /// Opens a block device for this process alone, as the kernel does.
 fn take(path: &Path) -> Result<(File, std::path::PathBuf), Errno> {
-    // This process is somewhere else than who writes.
+    // Nothing is the directory where one is, to the kernel; and this process is somewhere else than who writes.
+    if path.as_os_str().is_empty() {
+        return Err(Errno::ISDIR);
+    }
     if !path.is_absolute() {
         return Err(Errno::NOENT);
     }
