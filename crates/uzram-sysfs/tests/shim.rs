@@ -254,12 +254,13 @@ fn dev_passes_through_what_is_made_there() {
             stat -c %a,%s file && stat -c %a .
             : >file && stat -c %s file
             touch -d @5 file && stat -c %Y file
+            (umask 0 && : >open && stat -c %a open)
             mkfifo pipe && { echo through >pipe & cat pipe; wait; }
             "#,
         );
         assert_eq!(
             out,
-            "one\ntwo\none\ntwo\nfile\nlink\nmoved\n1:3,640\n604,8\n750\n0\n5\nthrough\n"
+            "one\ntwo\none\ntwo\nfile\nlink\nmoved\n1:3,640\n604,8\n750\n0\n5\n666\nthrough\n"
         );
         assert_eq!(
             fs::read_link(real.0.join("link")).unwrap(),
@@ -364,11 +365,30 @@ fn in_another_outside(arrange: &str, text: &str) -> String {
         .args(["-m", "sh", "-c", &arrange])
         .arg(std::env::current_exe().unwrap())
         .env("UZRAM_TEST_SCRIPT", text)
+        .env("DONE", dir.path().join("done"))
         .status()
         .unwrap();
     let out = fs::read_to_string(out).unwrap_or_default();
     assert!(status.success(), "{status}: {out}");
     out
+}
+
+#[test]
+fn shared_mounts_do_not_share_ours() {
+    with_shim(|| {
+        let out = in_another_outside(
+            r#"
+            mount --make-rshared /
+            UZRAM_TEST_SCRIPT="touch $DONE; exec sleep 1000" "$0" --exact helper_that_runs_a_script --ignored -q &
+            while [ ! -e "$DONE" ]; do :; done
+            if grep uzram- /proc/self/mountinfo; then kill $!; wait; exit 9; fi
+            kill $!
+            wait $! || :
+            "#,
+            "grep -c 'fuse.uzram uzram-dev' /proc/self/mountinfo",
+        );
+        assert_eq!(out, "1\n");
+    });
 }
 
 #[test]
@@ -500,7 +520,7 @@ fn a_killed_shim_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let note = dir.path().join("pid");
         let text = format!(
-            "echo $$ >{}; exec sleep 1000 </sys/block/zram0/disksize",
+            "exec </sys/block/zram0/disksize; echo $$ >{}; exec sleep 1000",
             note.display()
         );
         let mut shim = helper(&text).spawn().unwrap();

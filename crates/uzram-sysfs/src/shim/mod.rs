@@ -25,7 +25,7 @@ mod programs;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use rustix::mount::MountAttrFlags;
@@ -34,6 +34,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uzram_control::zram::View;
 
+use crate::inodes::lock;
 use crate::{Error, Tree, mounts, sys};
 use devices::Devices;
 
@@ -83,9 +84,17 @@ pub fn run(
     let (tree, _tree) = Tree::merged(view.clone())?.strict(options.strict).serve()?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
     let (dev, _dev) = mounts::serve(Devices::new(view)?, "uzram-dev", attributes)?;
+    // Signals are caught from before there is a second table of descriptors, so the way to their thread is in both.
+    let signals = Signals::new([SIGTERM, SIGHUP, SIGINT, SIGQUIT]);
+    let signals = signals.map_err(Error::at("waiting for signals"))?;
+    let (placed, is_placed) = mpsc::channel::<()>();
+    let mounts = Mutex::new(Some((tree, dev)));
+    let mounts = &mounts;
     let inside = move || -> Result<ExitStatus, Error> {
-        namespace::enter(&tree, &dev, options)?;
-        drop((tree, dev));
+        // Dropped when all is placed, or nothing will be.
+        let placed = placed;
+        namespace::enter(mounts, options)?;
+        drop(placed);
         let mut command = Command::new(program);
         command.args(arguments);
         if options.programs {
@@ -95,22 +104,27 @@ pub fn run(
         if let Ok(here) = std::env::current_dir() {
             command.current_dir(here);
         }
-        start_and_wait(command, program)
+        start_and_wait(command, program, signals)
     };
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name("uzram-shim".into())
             .spawn_scoped(scope, inside)
             .map_err(Error::at("starting a thread"))?;
+        // Nothing is ever sent. While this process has them open the mounts outlive their namespace.
+        let _ = is_placed.recv();
+        drop(lock(mounts).take());
         let joined = thread.join();
         joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-fn start_and_wait(mut command: Command, program: &OsStr) -> Result<ExitStatus, Error> {
+fn start_and_wait(
+    mut command: Command,
+    program: &OsStr,
+    mut signals: Signals,
+) -> Result<ExitStatus, Error> {
     sys::die_with_us(&mut command);
-    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
-        .map_err(Error::at("waiting for signals"))?;
     let handle = signals.handle();
     let mut child = command.spawn().map_err(|source| Error::Command {
         command: PathBuf::from(program),

@@ -1,13 +1,16 @@
 //! What is mounted where in the namespace.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Mutex;
 
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use uzram_blockdev::mounts as mounted;
 
 use super::{Options, overmount, programs};
+use crate::inodes::lock;
 use crate::{Error, mounts, sys};
 
 /// The toolbox: a directory that only a look-up in our `/dev` finds, for what has no place elsewhere.
@@ -16,15 +19,19 @@ pub(super) const TOOLBOX: &str = "/dev/.uzram";
 /// Where the whole tree is.
 const TREE: &str = "/dev/.uzram/sys";
 
-/// Moves the calling thread into a namespace of its own and arranges it.
-pub(super) fn enter(tree: &OwnedFd, dev: &OwnedFd, options: &Options) -> Result<(), Error> {
-    sys::own_mount_namespace().map_err(Error::at("making a mount namespace"))?;
+/// Moves the calling thread into a namespace of its own and arranges it with the tree's and `/dev`'s mounts.
+pub(super) fn enter(
+    made: &Mutex<Option<(OwnedFd, OwnedFd)>>,
+    options: &Options,
+) -> Result<(), Error> {
+    sys::part_from_the_servers().map_err(Error::at("making a mount namespace"))?;
+    let (tree, dev) = mine(made)?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(Error::at("making all mounts private"))?;
-    place_dev(dev)?;
+    place_dev(&dev)?;
     let toolbox = programs::toolbox()?;
     mounts::place(&toolbox, Path::new(TOOLBOX))?;
-    mounts::place(tree, Path::new(TREE))?;
+    mounts::place(&tree, Path::new(TREE))?;
     place_sys()?;
     if options.programs {
         programs::place()?;
@@ -33,6 +40,18 @@ pub(super) fn enter(tree: &OwnedFd, dev: &OwnedFd, options: &Options) -> Result<
         overmount::offer_module()?;
     }
     Ok(())
+}
+
+/// The mounts as this thread's own, whose table of descriptors is another than that of their owner.
+fn mine(made: &Mutex<Option<(OwnedFd, OwnedFd)>>) -> Result<(OwnedFd, OwnedFd), Error> {
+    let made = lock(made);
+    let Some((tree, dev)) = made.as_ref() else {
+        return Err(Error::at("taking the mounts")(Errno::BADF));
+    };
+    let copies = || Ok((tree.try_clone()?, dev.try_clone()?));
+    let copies = copies().map_err(Error::at::<std::io::Error>("taking the mounts"))?;
+    sys::close_here(&[tree.as_raw_fd(), dev.as_raw_fd()]);
+    Ok(copies)
 }
 
 /// Puts our `/dev` over the real one, with the real directories and mounts on top. So are sockets and pipes: those of a FUSE
