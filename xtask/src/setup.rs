@@ -42,6 +42,18 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         "blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze",
     ),
     ("diffutils", Purpose::Test, "compares trees byte by byte"),
+    ("curl", Purpose::Test, "a client of the daemon's API"),
+    ("bash", Purpose::Test, "runs the kernel's selftests"),
+    (
+        "linux-source-6.12",
+        Purpose::Test,
+        "the kernel's selftests of zram; nothing else of it is used",
+    ),
+    (
+        "systemd-zram-generator",
+        Purpose::Test,
+        "sets zram devices up, to try uzram's interface with",
+    ),
     (
         "fio",
         Purpose::Test,
@@ -85,7 +97,11 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         Purpose::Guest,
         "most of the guest's commands",
     ),
-    ("xz-utils", Purpose::Guest, "unpacks kernel modules"),
+    (
+        "xz-utils",
+        Purpose::Test,
+        "unpacks the kernel's selftests, and modules for the guest",
+    ),
     (
         "xfsprogs",
         Purpose::Guest,

@@ -60,7 +60,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    Create(commands::create::Args),
+    Create(Box<commands::create::Args>),
     List(commands::list::Args),
     Stat(commands::stat::Args),
     Get(commands::get::Args),
@@ -100,7 +100,7 @@ fn parse_create(command: &[OsString]) -> exit::Result<(commands::create::Args, S
         Ok(Args {
             log,
             command: Command::Create(create),
-        }) => Ok((create, log)),
+        }) => Ok((*create, log)),
         Ok(_) => Err(exit::Failure::new(exit::Kind::Usage, "not a create")),
         Err(error) => Err(exit::Failure::new(exit::Kind::Usage, error)),
     }

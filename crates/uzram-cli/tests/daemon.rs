@@ -283,6 +283,8 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
     sh(&format!("umount {at}"));
     daemon.put(&attribute(0, "reset"), "1");
     assert_eq!(daemon.get(&attribute(0, "initstate")), "0\n");
+    let shown = daemon.json("/v1/control/devices");
+    assert_eq!(shown[0]["rdev"][0], 7, "it has a node again: {shown}");
     assert!(
         daemon
             .get(&attribute(0, "comp_algorithm"))

@@ -357,12 +357,16 @@ impl Create {
                 continue;
             }
             let key = key.replace('_', "-");
-            let mut push = |value: &Value| match value {
-                Value::Bool(true) => Ok(create.args.push(format!("--{key}"))),
-                Value::Bool(false) | Value::Null => Ok(()),
-                Value::String(text) => Ok(create.args.push(format!("--{key}={text}"))),
-                Value::Number(number) => Ok(create.args.push(format!("--{key}={number}"))),
-                _ => Err(wrong(format!("{key}: a text, a number, true or false"))),
+            let mut push = |value: &Value| {
+                let word = match value {
+                    Value::Bool(true) => format!("--{key}"),
+                    Value::Bool(false) | Value::Null => return Ok(()),
+                    Value::String(text) => format!("--{key}={text}"),
+                    Value::Number(number) => format!("--{key}={number}"),
+                    _ => return Err(wrong(format!("{key}: a text, a number, true or false"))),
+                };
+                create.args.push(word);
+                Ok(())
             };
             match value {
                 Value::Array(values) => values.iter().try_for_each(push)?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_blockdev::{Busy, Error as NodeError, busy};
-use uzram_fuse::{Error, FuseLoop, clear_stale, probe};
+use uzram_fuse::{Error, FuseLoop, LoopNumber, clear_stale, probe};
 
 /// Whether the machine allows it; where peers are required a missing one is a failure.
 fn possible() -> bool {
@@ -36,7 +36,7 @@ fn bytes_pass_discards_free_and_removal_leaves_nothing() {
     // A path that the mount table escapes.
     let mount = dir.path().join("a b\\c \u{e4}");
     let device = Arc::new(Device::builder(64 << 20).build().unwrap());
-    let mut front = FuseLoop::create(device.clone(), "test0", &mount).unwrap();
+    let mut front = FuseLoop::create(device.clone(), "test0", &mount, None).unwrap();
     let node = front.node().to_owned();
     let path = node.to_str().unwrap().to_owned();
     assert_eq!(
@@ -92,5 +92,35 @@ fn nothing_stale_is_cleared_without_a_word() {
     assert_eq!(
         clear_stale(Path::new("/nonexistent/uzram")).unwrap(),
         Vec::<String>::new()
+    );
+}
+
+/// Numbers that are kept are not given twice, and a device can be put behind one.
+#[test]
+fn loop_devices_are_kept_by_number() {
+    if !possible() {
+        return;
+    }
+    let first = LoopNumber::reserve(&[]).unwrap();
+    let second = LoopNumber::reserve(&[first.number()]).unwrap();
+    assert_ne!(first.number(), second.number());
+    // Far from those that other tests are given at this moment.
+    let far = LoopNumber::reserve(&(0..4000).collect::<Vec<_>>()).unwrap();
+    assert_eq!(far.rdev(), (7, 4000));
+    let dir = tempfile::tempdir().unwrap();
+    let device = Arc::new(Device::builder(1 << 20).build().unwrap());
+    let create = |name: &str| {
+        let number = Some(far.number());
+        FuseLoop::create(device.clone(), name, &dir.path().join(name), number)
+    };
+    let mut front = create("one").unwrap();
+    assert_eq!(front.node(), Path::new("/dev/loop4000"));
+    let error = create("two").map(drop).unwrap_err().to_string();
+    assert!(error.contains("/dev/loop4000"), "{error}");
+    front.remove().unwrap();
+    drop(far);
+    assert!(
+        !Path::new("/sys/block/loop4000").exists(),
+        "it was made for this"
     );
 }

@@ -33,7 +33,7 @@ impl Local {
         let engine = Processes::new(run.clone(), frontend);
         let host = Host::new(Box::new(Owned(engine.clone())), Options { strict });
         if let Some(saved) = state.as_deref().and_then(read) {
-            match host.restore(saved, |id| Some(engine.find(id)?)) {
+            match host.restore(saved, |id| engine.find(id)) {
                 Ok(left_out) if left_out.is_empty() => {}
                 Ok(left_out) => tracing::warn!(?left_out, "numbers that are others' now"),
                 Err(errno) => tracing::error!(%errno, "not all that was remembered is there"),

@@ -127,6 +127,14 @@ impl Host {
         Ok(())
     }
 
+    /// Keeps a node for a device that has none: one that was adopted, and is not initialised any more.
+    pub(crate) fn keep_node(&self, zram: &Zram) {
+        if zram.state().node.is_none() {
+            let node = self.engine.reserve(zram.id()).ok().flatten();
+            zram.state_mut().node = node;
+        }
+    }
+
     /// Removes a device with all that is in it. ENODEV where there is none, EBUSY while it is open.
     pub fn hot_remove(&self, id: u32) -> Result<(), Errno> {
         let _alone = self.adding();

@@ -167,5 +167,8 @@ fn store_reset(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     if parse::kstrtou16(text, 10)? == 0 {
         return Err(Errno::INVAL);
     }
-    subject.zram()?.change_alone()?.take_down(false)
+    let zram = subject.zram()?;
+    zram.change_alone()?.take_down(false)?;
+    subject.host.keep_node(zram);
+    Ok(())
 }
