@@ -82,8 +82,9 @@ probe() {
         fio --name=data --filename=probe.data --size=1M --rw=write --bs=128k --refill_buffers=1 "${DATA[@]}" \
             --output=probe.txt || fail "$(cat probe.txt)"
     fi
-    codec-probe warm "$5" probe.data | sed "s/^/$* /" >>"$SAVED/codec"
-    if [ "$4" = 1 ]; then taskset 1 codec-probe cold probe.data | sed "s/^/$* /" >>"$SAVED/codec"; fi
+    local bytes=$((${3%k} * 1024))
+    codec-probe warm "$5" "$bytes" probe.data | sed "s/^/$* /" >>"$SAVED/codec"
+    if [ "$4" = 1 ]; then taskset 1 codec-probe cold "$bytes" probe.data | sed "s/^/$* /" >>"$SAVED/codec"; fi
 }
 
 # Resident bytes of a process that are its own or a file's: not its shared memory, which the image is counted by.

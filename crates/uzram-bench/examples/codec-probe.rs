@@ -1,15 +1,15 @@
 //! How long the library takes for a page of a file with lz4, zstd and null: what the ublk benchmark adds to the floor of
 //! a device that only copies. Prints a line `HOW ALGORITHM WRITE READ` for each, in nanoseconds a page of each thread.
 //!
-//! * `codec-probe warm THREADS FILE`: pages one after another, in so many threads at once.
-//! * `codec-probe cold FILE`: before each page another process has its turn, and only the page is timed: as a server runs
-//!   that is woken for each request. Both must be pinned to one CPU (`taskset 1 codec-probe ...`).
+//! * `codec-probe warm THREADS BLOCK FILE`: requests of so many bytes at random places, in so many threads at once.
+//! * `codec-probe cold BLOCK FILE`: before each page another process has its turn, and only the page is timed: as a server
+//!   runs that is woken for each request. Both must be pinned to one CPU (`taskset 1 codec-probe ...`).
 //!
-//! The algorithms take turns on the same pages; the figures are medians over turns.
+//! The devices are full, and larger than caches and translation buffers, as those are that fio writes to: where an object
+//! lies is part of what an algorithm costs. The algorithms take turns on the same pages; the figures are medians over turns.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
-use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,14 @@ use anyhow::{Context, Result, bail, ensure};
 use uzram::Device;
 use uzram_bench::measure::median;
 
-const USAGE: &str = "usage: codec-probe warm THREADS FILE | cold FILE";
+const USAGE: &str = "usage: codec-probe warm THREADS BLOCK FILE | cold BLOCK FILE";
 const PAGE: usize = 4096;
 const ALGORITHMS: [&str; 3] = ["null", "lz4", "zstd"];
 const TURNS: usize = 7;
 /// Pages that a thread takes in a turn.
 const BATCH: usize = 128;
+/// Pages of a device.
+const PAGES: usize = 8192;
 
 /// What happens before each page.
 type Pause<'a> = &'a mut dyn FnMut() -> Result<()>;
@@ -31,8 +33,10 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["warm", threads, path] => warm(threads.parse().context(USAGE)?, path),
-        ["cold", path] => cold(path),
+        ["warm", threads, block, path] => {
+            warm(threads.parse().context(USAGE)?, &Probe::new(block, path)?)
+        }
+        ["cold", block, path] => cold(&Probe::new(block, path)?),
         ["echo"] => Ok(std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).map(|_| ())?),
         _ => bail!(USAGE),
     }
@@ -42,52 +46,65 @@ fn main() -> Result<()> {
 struct Probe {
     data: Vec<u8>,
     devices: Vec<Device>,
+    /// Pages of a request.
+    run: usize,
 }
 
 impl Probe {
-    fn new(path: &str) -> Result<Probe> {
+    fn new(block: &str, path: &str) -> Result<Probe> {
+        let run = block.parse::<usize>().context(USAGE)? / PAGE;
+        ensure!(
+            run > 0 && BATCH % run == 0,
+            "BLOCK is 4096 to {}",
+            BATCH * PAGE
+        );
         let mut data = std::fs::read(path).with_context(|| path.to_owned())?;
         data.truncate(data.len() / PAGE * PAGE);
         ensure!(data.len() >= BATCH * PAGE, "{path} is too short");
         let mut devices = Vec::new();
         for algorithm in ALGORITHMS {
-            let device = Device::builder(data.len() as u64).algorithm(algorithm);
+            let device = Device::builder((PAGES * PAGE) as u64).algorithm(algorithm);
             devices.push(device.build()?);
         }
-        let probe = Probe { data, devices };
+        let probe = Probe { data, devices, run };
         for device in &probe.devices {
-            probe.work(device, 0..probe.pages(), true, &mut || Ok(()))?;
+            probe.work(device, 0..PAGES, true, &mut || Ok(()))?;
         }
         Ok(probe)
     }
 
-    fn pages(&self) -> usize {
-        self.data.len() / PAGE
-    }
-
-    /// The batch of a turn, or of a thread in a turn.
-    fn batch(&self, number: usize) -> Range<usize> {
-        let at = number % (self.pages() / BATCH) * BATCH;
-        at..at + BATCH
+    /// The pages of a turn, or of a thread in a turn: requests at places that are the same for all algorithms.
+    fn batch(&self, number: usize) -> impl Iterator<Item = usize> + use<> {
+        let run = self.run;
+        let requests = (0..BATCH / run).map(move |request| {
+            // splitmix64
+            let mut z = ((number * BATCH + request) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            (z ^ (z >> 31)) as usize % (PAGES / run) * run
+        });
+        requests.flat_map(move |first| first..first + run)
     }
 
     /// Writes or reads pages, and says how long that took without the pauses.
     fn work(
         &self,
         device: &Device,
-        pages: Range<usize>,
+        pages: impl Iterator<Item = usize>,
         write: bool,
         pause: Pause,
     ) -> Result<Duration> {
         let mut back = [0; PAGE];
         let mut took = Duration::ZERO;
-        for offset in pages.map(|page| page * PAGE) {
+        for (count, page) in pages.enumerate() {
             pause()?;
+            let offset = (page * PAGE) as u64;
+            let from = count * PAGE % self.data.len();
             let begin = Instant::now();
             if write {
-                device.write_at(&self.data[offset..offset + PAGE], offset as u64)?;
+                device.write_at(&self.data[from..from + PAGE], offset)?;
             } else {
-                device.read_at(&mut back, offset as u64)?;
+                device.read_at(&mut back, offset)?;
                 black_box(&back);
             }
             took += begin.elapsed();
@@ -117,14 +134,12 @@ impl Probe {
     }
 }
 
-fn warm(threads: usize, path: &str) -> Result<()> {
+fn warm(threads: usize, probe: &Probe) -> Result<()> {
     ensure!(threads > 0, USAGE);
-    let probe = Probe::new(path)?;
     probe.run(&format!("warm{threads}"), |device, turn, write| {
         let times: Result<Vec<Duration>> = std::thread::scope(|scope| {
             let start = |thread| {
                 let batch = probe.batch(turn * threads + thread);
-                let probe = &probe;
                 scope.spawn(move || probe.work(device, batch, write, &mut || Ok(())))
             };
             let running: Vec<_> = (0..threads).map(start).collect();
@@ -138,8 +153,7 @@ fn warm(threads: usize, path: &str) -> Result<()> {
     })
 }
 
-fn cold(path: &str) -> Result<()> {
-    let probe = Probe::new(path)?;
+fn cold(probe: &Probe) -> Result<()> {
     let mut other = Command::new(std::env::current_exe()?)
         .arg("echo")
         .stdin(Stdio::piped())

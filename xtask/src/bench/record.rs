@@ -19,7 +19,7 @@ const NOTE: &str = "An emulated processor (QEMU's TCG): only ratios mean anythin
 const FORMULA: &str = "t(algorithm) <= 1.10 x (t(null) + pages x codec), all in the same round. t at depth 1: \
     median latency (pauses of the host, of milliseconds, are most of the mean). t at depth 32: CPU time of a request, fio's and the server's (which is wall time \
     x CPUs busy / requests), since two CPUs may share the work. codec: the library's time for a page of the same data \
-    with the algorithm less that with null, in as many threads as there are jobs; at depth 1 the first page of a \
+    at random places of a full device, with the algorithm less that with null, in as many threads as there are jobs; at depth 1 the first page of a \
     request counts as measured after a switch to another process and back, as a server runs that is woken for each \
     request.";
 
