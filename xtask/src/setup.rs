@@ -50,6 +50,11 @@ const PACKAGES: &[(&str, Purpose, &str)] = &[
         "the kernel's selftests of zram; nothing else of it is used",
     ),
     (
+        "systemd",
+        Purpose::Test,
+        "systemd-socket-activate and systemd-analyze, for uzramd's units",
+    ),
+    (
         "systemd-zram-generator",
         Purpose::Test,
         "sets zram devices up, to try uzram's interface with",

@@ -499,3 +499,52 @@ fn systemd_is_told_when_it_is_ready() {
     daemon.terminate();
     hear("STOPPING=1");
 }
+
+#[test]
+fn interop_systemd_listens_for_the_daemon() {
+    let name = "interop_systemd_listens_for_the_daemon";
+    if !have(name, &["systemd-socket-activate", "systemd-analyze"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    std::fs::create_dir(bench.run_dir()).unwrap();
+    let socket = bench.run_dir().join("uzramd.sock").display().to_string();
+    let process = Command::new("systemd-socket-activate")
+        .args(["--fdname=uzramd.socket", "-l", &socket])
+        .arg("-E")
+        .arg(format!("UZRAM_RUN_DIR={}", bench.run_dir().display()))
+        .args([env!("CARGO_BIN_EXE_uzramd"), "--config", "/nonexistent"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let daemon = Daemon { process, socket };
+    let begin = Instant::now();
+    while !Path::new(&daemon.socket).exists() {
+        assert!(begin.elapsed().as_secs() < 20);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The first client starts it.
+    assert_eq!(daemon.json("/v1")["program"], "uzramd");
+    let socket = daemon.socket.clone();
+    daemon.terminate();
+    assert!(Path::new(&socket).exists(), "it is systemd's to remove");
+
+    // The units are units, whatever is installed where.
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/systemd");
+    for file in ["uzramd.service", "uzramd.socket"] {
+        let unit = std::fs::read_to_string(dist.join(file)).unwrap();
+        let unit = unit.replace("/usr/local/bin/uzramd", env!("CARGO_BIN_EXE_uzramd"));
+        let without_pages = unit
+            .lines()
+            .filter(|line| !line.starts_with("Documentation="));
+        let unit: Vec<&str> = without_pages.collect();
+        std::fs::write(bench.path(file), unit.join("\n") + "\n").unwrap();
+    }
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .args([bench.path("uzramd.service"), bench.path("uzramd.socket")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}

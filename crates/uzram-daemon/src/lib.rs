@@ -21,7 +21,7 @@ pub use client::{Client, ClientError};
 pub use config::{Config, ConfigError, DaemonSettings, NewDevice};
 pub use error::errno_name;
 pub use openapi::document;
-pub use server::{Listening, bind, serve};
+pub use server::{bind, serve};
 
 /// File name of the daemon's socket in the run directory.
 pub const SOCKET: &str = "uzramd.sock";

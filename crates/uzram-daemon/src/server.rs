@@ -20,16 +20,6 @@ const MAX_BODY: u64 = 4 << 20;
 /// Requests at work at once.
 const MAX_AT_WORK: usize = 128;
 
-/// A server at work. Ends with the process, or with [`Listening::stop`].
-pub struct Listening(Arc<tiny_http::Server>);
-
-impl Listening {
-    /// Accepts no more requests.
-    pub fn stop(&self) {
-        self.0.unblock();
-    }
-}
-
 /// Makes the socket, with mode 0600. EADDRINUSE: another daemon listens there; what a dead one left is replaced.
 pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     if UnixStream::connect(socket).is_ok() {
@@ -45,15 +35,12 @@ pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the API from threads of its own.
-pub fn serve(listener: UnixListener, devices: Arc<dyn Devices>) -> io::Result<Listening> {
+/// Serves the API from threads of its own until the process ends.
+pub fn serve(listener: UnixListener, devices: Arc<dyn Devices>) -> io::Result<()> {
     let server = tiny_http::Server::from_listener(listener, None)
         .map_err(|error| io::Error::other(error.to_string()))?;
-    let server = Arc::new(server);
-    let listening = Listening(server.clone());
     let at_work = Arc::new(AtomicUsize::new(0));
     let accept = move || {
-        // Ends when it is unblocked.
         while let Ok(request) = server.recv() {
             let devices = devices.clone();
             let counter = at_work.clone();
@@ -77,7 +64,7 @@ pub fn serve(listener: UnixListener, devices: Arc<dyn Devices>) -> io::Result<Li
     std::thread::Builder::new()
         .name("http".into())
         .spawn(accept)?;
-    Ok(listening)
+    Ok(())
 }
 
 fn answer(mut request: tiny_http::Request, devices: &dyn Devices) {

@@ -50,6 +50,11 @@ impl LoopNumber {
         self.number
     }
 
+    /// Whether nobody else has put anything behind it.
+    pub fn is_free(&self) -> bool {
+        loopdev::node(self.number).is_ok_and(|node| loopdev::is_free(&node))
+    }
+
     /// Major and minor number.
     pub fn rdev(&self) -> (u32, u32) {
         (MAJOR, self.number)

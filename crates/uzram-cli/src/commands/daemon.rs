@@ -68,7 +68,7 @@ impl Args {
         let daemon = Arc::new(Daemon {
             local: local.clone(),
         });
-        let listening = uzram_daemon::serve(listener, daemon.clone())?;
+        uzram_daemon::serve(listener, daemon.clone())?;
         let (events, inbox) = channel();
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
         std::thread::Builder::new()
@@ -112,7 +112,6 @@ impl Args {
             }
         }
         notify::stopping();
-        listening.stop();
         if from_systemd.is_none() {
             let _ = std::fs::remove_file(&socket);
         }

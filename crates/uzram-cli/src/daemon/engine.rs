@@ -144,6 +144,8 @@ impl Processes {
         option("frontend", kind.name.into());
         if kind.name == "fuse-loop"
             && let Some(number) = self.state().loops.get(&id)
+            // Otherwise any will do.
+            && number.is_free()
         {
             option("number", number.number().to_string());
         }
