@@ -28,7 +28,8 @@ rmmod zram
 ! ls /dev/zram0
 END
 mkdir -p /mnt
-check uzram shim --frontend ublk -- sh script
+# Not sh, which is busybox here and has a modprobe of its own.
+check uzram shim --frontend ublk -- bash script
 equal "$(uzram list --noheadings)" "" "devices that are left"
 
 uzram daemon --config /dev/null 2>daemon.log &
