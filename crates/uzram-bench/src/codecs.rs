@@ -109,7 +109,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> 
 }
 
 /// Pages of each kind, without the same-filled ones, which no codec gets to see.
-fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
+pub(crate) fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
     let mut corpora = corpus::heaps(megabytes)?;
     corpora.push(corpus::compiler_heap(megabytes)?);
     let libraries = Path::new("/usr/lib/x86_64-linux-gnu");

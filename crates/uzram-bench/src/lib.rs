@@ -16,6 +16,7 @@ pub mod measure;
 pub mod policy;
 pub mod report;
 mod rival;
+pub mod units;
 mod zram;
 
 // The library that the tests of the compress crate load, too.

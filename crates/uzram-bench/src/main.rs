@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, policy};
+use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, policy, units};
 
 const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup [--quick] [--rounds N] [--only NAME] [--record FILE]
+    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup|units [--quick] [--rounds N] [--only NAME] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
@@ -15,6 +15,7 @@ const USAGE: &str =
   dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
   policy    density with background recompression beside the kernel's zram, and what the foreground pays
   dedup     what sharing identical pages costs where there are none, and gains where there are (default: 41 rounds)
+  units     an experiment: what it would gain and cost to compress neighbouring pages together
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
@@ -38,6 +39,7 @@ fn run() -> Result<()> {
     let mut training = dictionary::Options::default();
     let mut background = policy::Options::default();
     let mut sharing = dedup::Options::default();
+    let mut together = units::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -69,6 +71,11 @@ fn run() -> Result<()> {
                     rounds: 5,
                     turn: 20_000,
                 };
+                together = units::Options {
+                    megabytes: 4,
+                    rounds: 5,
+                    batch: 64,
+                };
                 sharing = dedup::Options {
                     megabytes: 32,
                     rounds: 7,
@@ -83,10 +90,12 @@ fn run() -> Result<()> {
                 training.rounds = options.rounds;
                 background.rounds = options.rounds;
                 sharing.rounds = options.rounds;
+                together.rounds = options.rounds;
             }
             "--only" => all.only = args.next().context("--only needs a part of a name")?,
             "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" | "dedup" => {
+            "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" | "dedup"
+            | "units" => {
                 name = Some(arg);
             }
             "--help" | "-h" => {
@@ -104,6 +113,7 @@ fn run() -> Result<()> {
         Some("policy") => show(&policy::run(&background, progress)?, record),
         Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
         Some("dedup") => show(&dedup::run(&sharing, progress)?, record),
+        Some("units") => show(&units::run(&together, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),
     }
