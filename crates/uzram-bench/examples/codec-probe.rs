@@ -54,7 +54,7 @@ impl Probe {
     fn new(block: &str, path: &str) -> Result<Probe> {
         let run = block.parse::<usize>().context(USAGE)? / PAGE;
         ensure!(
-            run > 0 && BATCH % run == 0,
+            run > 0 && BATCH.is_multiple_of(run),
             "BLOCK is 4096 to {}",
             BATCH * PAGE
         );

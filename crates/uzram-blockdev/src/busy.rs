@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
 use crate::mountinfo::{mounts, unescape};
 
 /// What keeps a block device in use.
@@ -87,6 +89,16 @@ fn holder(major: u32, minor: u32) -> Option<Busy> {
     Some(Busy::Holder(name.to_string_lossy().into_owned()))
 }
 
+/// The device number of an open file, by what the kernel knows of it.
+fn number(path: &Path) -> Option<u64> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
+    Some(rustix::fs::makedev(
+        found.stx_rdev_major,
+        found.stx_rdev_minor,
+    ))
+}
+
 fn opener(rdev: u64) -> Option<Busy> {
     let own = std::process::id();
     let pids = fs::read_dir("/proc").ok()?.flatten();
@@ -94,9 +106,10 @@ fn opener(rdev: u64) -> Option<Busy> {
         .filter(|pid| *pid != own)
         .find_map(|pid| {
             let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-            // Only links into /dev are followed: to stat a file of a dead mount could hang.
+            // Only links into /dev are followed, and no server of a file system is asked: to stat a file of a dead mount
+            // could hang, and the one of a shim's /dev may be waiting for this very process.
             let into_dev = |path: &Path| fs::read_link(path).is_ok_and(|to| to.starts_with("/dev"));
-            let is_it = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.rdev() == rdev);
+            let is_it = |path: &Path| number(path) == Some(rdev);
             fds.map(|fd| fd.path())
                 .find(|path| into_dev(path) && is_it(path))?;
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -339,3 +339,35 @@ fn a_mount_namespace_elsewhere_does_not_keep_a_device() {
     drop(elsewhere.stdin.take());
     elsewhere.wait().unwrap();
 }
+
+/// Who looks for the users of a device meets files of a shim's /dev, whose server may not answer.
+#[test]
+fn a_shim_that_stands_still_holds_nobody_up() {
+    let name = "a_shim_that_stands_still_holds_nobody_up";
+    if !have(name, &["losetup"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let mut shim = bench
+        .command(&[
+            "shim",
+            "--",
+            "sh",
+            "-c",
+            "exec 3</dev/zero; echo there; read line || :",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut there = [0; 6];
+    std::io::Read::read_exact(shim.stdout.as_mut().unwrap(), &mut there).unwrap();
+    sh(&format!("kill -STOP {}", shim.id()));
+    let other = Bench::new();
+    other.create(&["--size", "16M", "--frontend", "fuse-loop"]);
+    other.uzram(&["remove", "zram0"]);
+    other.assert_clean();
+    sh(&format!("kill -CONT {}", shim.id()));
+    drop(shim.stdin.take());
+    assert!(shim.wait().unwrap().success());
+}

@@ -173,6 +173,11 @@ pub struct Writeback {
 }
 
 impl Request {
+    /// Whether it waits for those who use the device: then nothing else may wait for it.
+    pub(crate) fn waits_for_users(&self) -> bool {
+        matches!(self, Request::Reset | Request::Remove)
+    }
+
     /// Whether it may take more than a moment: then it is worked on beside others, and whoever asks waits as long as the
     /// server lives.
     pub fn takes_long(&self) -> bool {

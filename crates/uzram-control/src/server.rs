@@ -1,5 +1,6 @@
 //! The server's side of the control socket: a thread that reads requests one after the other and answers those that are
-//! answered at once, and a thread for those that take long, so that statistics never wait. Whoever connects and says
+//! answered at once, and a thread for those that take long, so that statistics never wait. What takes a device down has a
+//! thread of its own: it looks at who uses the device, and they may be waiting for statistics. Whoever connects and says
 //! nothing is dropped after a few seconds; whoever sends nonsense gets an error; neither disturbs the device.
 
 use std::io;
@@ -47,12 +48,16 @@ impl ControlServer {
             .spawn(work)?;
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || serve(&listener, &*handler, &jobs))?;
+            .spawn(move || serve(&listener, &handler, &jobs))?;
         Ok(ControlServer)
     }
 }
 
-fn serve(listener: &UnixListener, handler: &dyn Handler, jobs: &SyncSender<(UnixStream, Request)>) {
+fn serve(
+    listener: &UnixListener,
+    handler: &Arc<dyn Handler>,
+    jobs: &SyncSender<(UnixStream, Request)>,
+) {
     for stream in listener.incoming() {
         let mut stream = match stream {
             Ok(stream) => stream,
@@ -70,10 +75,18 @@ fn serve(listener: &UnixListener, handler: &dyn Handler, jobs: &SyncSender<(Unix
                 ) = jobs.try_send((stream, request))
                 {
                     let message = format!("{QUEUE} requests that take long are waiting already");
-                    answer(stream, Err(ControlError { errno: 16, message }), handler);
+                    answer(stream, Err(ControlError { errno: 16, message }), &**handler);
                 }
             }
-            request => answer(stream, request, handler),
+            Ok(request) if request.waits_for_users() => {
+                let handler = handler.clone();
+                let work = move || answer(stream, Ok(request), &*handler);
+                let thread = std::thread::Builder::new().name("ending".into());
+                if let Err(error) = thread.spawn(work) {
+                    tracing::error!(%error, "no thread for a request");
+                }
+            }
+            request => answer(stream, request, &**handler),
         }
     }
 }

@@ -7,9 +7,9 @@ use super::list::failed;
 use super::{print, print_json, view};
 use crate::exit::{Failure, Kind, Result};
 
-/// Print attributes of a device, to the byte as the kernel's zram shows them in /sys/block/zramN
+/// Print attributes of a device as the kernel's zram shows them
 ///
-/// "uzram help ATTRIBUTE" says what each means.
+/// To the byte as in /sys/block/zramN; all of them with their names. /// "uzram help ATTRIBUTE" says what each means.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
