@@ -32,8 +32,8 @@ pub fn discard(name: &str) {
     tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-/// Numbers and names of the descriptors that systemd handed over: sockets and what was stored. Unlike `sd_notify`'s, this
-/// leaves them as they are: what was stored is inherited by the keepers that are started with it.
+/// Numbers and names of the descriptors that systemd handed over: sockets and what was stored. No process that is started
+/// from now on inherits them.
 pub fn received() -> Vec<(i32, String)> {
     let of = |name: &str| std::env::var(name).ok();
     let number = |name: &str| of(name)?.parse::<u32>().ok();
@@ -46,6 +46,8 @@ pub fn received() -> Vec<(i32, String)> {
         .split(':')
         .map(str::to_owned)
         .chain(std::iter::repeat(String::new()));
+    // Its own check of the names refuses an empty one, as of a process that nothing was stored for.
+    let _ = sd_notify::listen_fds();
     (3..).zip(names).take(count).collect()
 }
 

@@ -52,10 +52,22 @@ impl Args {
         }
         let _ = rustix::thread::set_name(c"uzramd");
         logging::to_stderr(log)?;
+        let (events, inbox) = channel();
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    let _ = events.send(());
+                }
+            })?;
         let run = RunDir::of_user();
         run.make()?;
         let received = notify::received();
-        Holder::revive(&run, &received);
+        let mut holder = Holder::of_received(&run, &received);
+        // The dead are served again before anybody asks them.
+        holder.look(&run);
+        holder.look(&run);
         let run = crate::sweep::swept_run_dir()?;
         let socket = run.file(SOCKET);
         let from_systemd = received.iter().find(|(_, name)| name.ends_with(".socket"));
@@ -69,15 +81,6 @@ impl Args {
             local: local.clone(),
         });
         uzram_daemon::serve(listener, daemon.clone())?;
-        let (events, inbox) = channel();
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for _ in signals.forever() {
-                    let _ = events.send(());
-                }
-            })?;
         from_config(&daemon, &config);
         if config.daemon.zram_generator {
             from_generator(&daemon);
@@ -98,7 +101,6 @@ impl Args {
         };
         tracing::info!(socket = %socket.display(), "ready");
         notify::ready("serving");
-        let mut holder = Holder::default();
         let mut said = usize::MAX;
         loop {
             holder.look(&run);

@@ -131,7 +131,26 @@ impl Processes {
         })
     }
 
+    /// On the loop device that is kept for it, unless somebody else took that.
     fn start_one(self: &Arc<Self>, id: u32, config: &Config) -> Result<Arc<Served>, ControlError> {
+        let is_free = || {
+            let state = self.state();
+            let kept = state.loops.get(&id);
+            kept.is_some_and(uzram_fuse::LoopNumber::is_free)
+        };
+        let kept = is_free();
+        match self.start_on(id, config, kept) {
+            Err(_) if kept && !is_free() => self.start_on(id, config, false),
+            other => other,
+        }
+    }
+
+    fn start_on(
+        self: &Arc<Self>,
+        id: u32,
+        config: &Config,
+        kept: bool,
+    ) -> Result<Arc<Served>, ControlError> {
         let chosen = config
             .chosen()
             .map_err(|errno| error(errno.raw_os_error(), "an algorithm's parameters"))?;
@@ -143,9 +162,8 @@ impl Processes {
         option("size", config.disksize.to_string());
         option("frontend", kind.name.into());
         if kind.name == "fuse-loop"
+            && kept
             && let Some(number) = self.state().loops.get(&id)
-            // Otherwise any will do.
-            && number.is_free()
         {
             option("number", number.number().to_string());
         }

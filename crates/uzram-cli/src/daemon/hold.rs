@@ -40,35 +40,41 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// What systemd kept, as names and numbers of descriptors that this process inherited: devices whose processes were
-    /// all killed, this daemon among them, are served again.
-    pub(crate) fn revive(run: &RunDir, received: &[(i32, String)]) {
-        for entry in run.devices().unwrap_or_default() {
-            let name = &entry.record.name;
-            let of = |what: &str| {
+    /// Holds what systemd kept, given by name and number of descriptors that this process inherited. Devices whose processes
+    /// were all killed, the last daemon among them, are served again when they are looked at.
+    pub(crate) fn of_received(run: &RunDir, received: &[(i32, String)]) -> Holder {
+        let mut holder = Holder::default();
+        for (_, stored) in received {
+            let Some(name) = stored.strip_prefix("image-") else {
+                continue;
+            };
+            let taken = |what: &str| {
                 let wanted = stored_name(what, name);
-                received
-                    .iter()
-                    .find(|(_, name)| *name == wanted)
-                    .map(|(fd, _)| *fd)
+                let found = received.iter().find(|(_, name)| *name == wanted);
+                let missing = || Failure::new(Kind::Failed, format!("systemd kept no {what}"));
+                own_copy(found.ok_or_else(missing)?.0)
             };
-            let (Some(image), Some(_lock)) = (of("image"), of("lock")) else {
-                continue;
-            };
-            if is_alive(entry.record.pid) || is_alive(entry.record.keeper) {
-                continue;
-            }
-            let revived = Claim::adopt(&entry.dir)
-                .map_err(Failure::from)
-                .and_then(|claim| {
-                    let command = read_command(&claim)?;
-                    start_keeper(&claim, image, &command)
-                });
-            match revived {
-                Ok(()) => tracing::warn!(name, "all its processes had died: served again"),
-                Err(failure) => tracing::error!(name, "cannot be served again: {failure}"),
+            let held = run.find(name).map_err(Failure::from).and_then(|entry| {
+                let claim = Claim::adopt(&entry.dir)?;
+                Ok(Held {
+                    image: taken("image")?,
+                    lock: taken("lock")?,
+                    command: read_command(&claim)?,
+                    claim,
+                    dead: 0,
+                })
+            });
+            match held {
+                Ok(held) => {
+                    holder.held.insert(name.into(), held);
+                }
+                Err(failure) => {
+                    tracing::info!(name, "not held any more: {failure}");
+                    forget(name);
+                }
             }
         }
+        holder
     }
 
     /// Looks at all devices: holds new ones, lets go of those that are gone, serves again those that died.
@@ -101,8 +107,7 @@ impl Holder {
         self.held.retain(|name, held| {
             let stays = !held.claim.is_released();
             if !stays {
-                notify::discard(&stored_name("image", name));
-                notify::discard(&stored_name("lock", name));
+                forget(name);
             }
             stays
         });
@@ -144,6 +149,20 @@ impl Held {
 /// Name of a descriptor in systemd's store.
 fn stored_name(what: &str, device: &str) -> String {
     format!("{what}-{device}")
+}
+
+/// Takes a device's descriptors out of systemd's store.
+fn forget(device: &str) {
+    notify::discard(&stored_name("image", device));
+    notify::discard(&stored_name("lock", device));
+}
+
+/// A copy of one of this process's own descriptors.
+fn own_copy(fd: i32) -> Result<OwnedFd> {
+    let gone = || Failure::new(Kind::Failed, "no pidfd of this process");
+    let process = pidfd(std::process::id()).ok_or_else(gone)?;
+    let copy = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty());
+    Ok(copy.map_err(std::io::Error::from)?)
 }
 
 fn is_alive(pid: u32) -> bool {
