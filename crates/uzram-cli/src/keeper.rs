@@ -19,12 +19,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram_control::{Claim, ControlServer, KEEPER_SOCKET, Request, Response, SERVER_SOCKET};
 
 use crate::exit::{Failure, Kind, Result};
 use crate::logging::LogPipe;
-use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end};
+use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when_told_to_end};
 use crate::standby::Standby;
 use crate::{logging, process, swap, sweep};
 use requests::Requests;
@@ -389,15 +388,10 @@ impl Keeper {
         if swap {
             self.start_standby();
         }
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
         let events = self.events.clone();
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for _ in signals.forever() {
-                    let _ = events.send(Event::Signal);
-                }
-            })?;
+        when_told_to_end(move || {
+            let _ = events.send(Event::Signal);
+        })?;
         while let Ok(event) = self.inbox.recv() {
             match event {
                 Event::Ended(pid) if self.standby.as_ref().is_some_and(|s| s.pid() == pid) => {

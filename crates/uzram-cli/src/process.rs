@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+
 use crate::exit::Result;
 
 pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
@@ -52,6 +54,16 @@ pub(crate) fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool
             Err(_) => return true,
         }
     }
+}
+
+/// Has `tell` called, by a thread, for each signal to end; none ends the process by itself from now on.
+pub(crate) fn when_told_to_end(mut tell: impl FnMut() + Send + 'static) -> Result {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let listen = move || signals.forever().for_each(|_| tell());
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(listen)?;
+    Ok(())
 }
 
 /// Takes a dead child's remains, if it was a child.

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram::{Agent, Device};
 use uzram_control::{
     Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
@@ -25,7 +24,7 @@ use crate::commands::create;
 use crate::exit::{Failure, Result};
 use crate::frontends::{self, Context, Front, Kind};
 use crate::logging::LogPipe;
-use crate::process::{leave_terminal, pidfd, take_name, wait_for_end};
+use crate::process::{leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end};
 use crate::{keeper, logging, memory, standby, swap, watermark};
 
 /// How long a predecessor may take to die.
@@ -235,15 +234,10 @@ fn serve(
 ) -> Result {
     // From here on signals become events, so that none can end the process with a mount left behind.
     let (events, inbox) = channel();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let from_signals = events.clone();
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                let _ = from_signals.send(Event::Signal);
-            }
-        })?;
+    when_told_to_end(move || {
+        let _ = from_signals.send(Event::Signal);
+    })?;
 
     let claim = place.claim;
     if create.is_swap() {

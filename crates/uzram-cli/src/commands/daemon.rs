@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram_control::RunDir;
 use uzram_control::zram::View;
 use uzram_daemon::{Config, SOCKET, notify};
@@ -13,6 +12,7 @@ use uzram_daemon::{Config, SOCKET, notify};
 use crate::daemon::{Daemon, Holder, Local, from_config, from_generator};
 use crate::exit::{Failure, Kind, Result};
 use crate::logging;
+use crate::process::when_told_to_end;
 
 /// How often the devices are looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -53,14 +53,9 @@ impl Args {
         let _ = rustix::thread::set_name(c"uzramd");
         logging::to_stderr(log)?;
         let (events, inbox) = channel();
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for _ in signals.forever() {
-                    let _ = events.send(());
-                }
-            })?;
+        when_told_to_end(move || {
+            let _ = events.send(());
+        })?;
         let run = RunDir::of_user();
         run.make()?;
         let received = notify::received();

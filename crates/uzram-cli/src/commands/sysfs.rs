@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
 use uzram_sysfs::Tree;
 
 use super::view;
 use crate::exit::Result;
+use crate::process::when_told_to_end;
 
 /// Show zram's interface as files, in a directory
 ///
@@ -36,14 +36,9 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let mounted = mount(&self.at, view()?, !self.more)?;
         let (events, inbox) = channel();
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for _ in signals.forever() {
-                    let _ = events.send(());
-                }
-            })?;
+        when_told_to_end(move || {
+            let _ = events.send(());
+        })?;
         let _ = inbox.recv();
         Ok(mounted.unmount()?)
     }
