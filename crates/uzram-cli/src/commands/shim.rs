@@ -28,7 +28,8 @@ Examples:
   uzram shim -- sh -c 'modprobe zram num_devices=2; ls /dev/zram*; cat /sys/block/zram0/comp_algorithm'
   uzram shim                        # a shell
 
-The exit code is the command's; 128 and its number for a signal.")]
+The exit code is the command's; 128 and its number for a signal; 127 where there is no such command, 126 where it
+cannot be executed.")]
 pub(crate) struct Args {
     /// How devices are served that the command makes, unless uzramd makes them [default: auto]
     #[arg(long, short, value_name = "NAME")]
@@ -54,17 +55,24 @@ impl Args {
         options.strict = !self.more;
         options.programs = !self.no_modprobe;
         let run = sweep::swept_run_dir()?;
-        let status = match Client::find(&run.file(SOCKET)) {
+        let ran = match Client::find(&run.file(SOCKET)) {
             Some(daemon) if self.frontend.is_none() && !self.more => {
-                shim::run(Arc::new(daemon), &options, &command)?
+                shim::run(Arc::new(daemon), &options, &command)
             }
             Some(_) => {
                 let message = "--frontend and --more are for devices without uzramd, which runs: see its configuration";
                 return Err(Failure::new(Kind::Usage, message));
             }
-            None => with_own_devices(run, self.frontend, !self.more, &options, &command)?,
+            None => with_own_devices(run, self.frontend, !self.more, &options, &command),
         };
-        match code(status) {
+        let code = match ran {
+            Err(error @ uzram_sysfs::Error::Command { .. }) => {
+                eprintln!("uzram: {error}");
+                not_executed(&error)
+            }
+            ran => code(ran?),
+        };
+        match code {
             0 => Ok(()),
             code => std::process::exit(code),
         }
@@ -78,7 +86,7 @@ fn with_own_devices(
     strict: bool,
     options: &shim::Options,
     command: &[OsString],
-) -> Result<ExitStatus> {
+) -> std::result::Result<ExitStatus, uzram_sysfs::Error> {
     let local = Local::new(run, frontend.unwrap_or_default(), strict, None);
     let ids = || -> Vec<u32> {
         let devices = local.devices().unwrap_or_default();
@@ -94,7 +102,19 @@ fn with_own_devices(
             Err(errno) => eprintln!("uzram: removing zram{id}: {errno}"),
         }
     }
-    Ok(status?)
+    status
+}
+
+/// As `env` and its kind say it.
+fn not_executed(error: &uzram_sysfs::Error) -> i32 {
+    match error {
+        uzram_sysfs::Error::Command { source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            127
+        }
+        _ => 126,
+    }
 }
 
 /// As shells say it.
