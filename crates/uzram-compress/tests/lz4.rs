@@ -29,17 +29,17 @@ impl Peers {
     /// Each encodes, all decode; the lengths of what ours and liblz4 made.
     fn all_ways(&mut self, plain: &[u8]) -> (usize, usize) {
         let mut lens = Vec::new();
-        for from in 0..self.0.len() {
+        for (from, encoder) in DRIVERS.iter().enumerate() {
             let mut object = vec![0; plain.len() * 2 + 64];
             let len = self.0[from].compress(plain, &mut object).unwrap();
             for (to, reader) in self.0.iter_mut().enumerate() {
                 let mut back = vec![0; plain.len()];
                 let result = reader.decompress(&object[..len], &mut back);
-                let (from, to) = (DRIVERS[from], DRIVERS[to]);
-                assert_eq!(result, Ok(plain.len()), "{from} to {to}");
+                let to = DRIVERS[to];
+                assert_eq!(result, Ok(plain.len()), "{encoder} to {to}");
                 assert!(
                     back == plain,
-                    "{to} reads other bytes than {from} was given"
+                    "{to} reads other bytes than {encoder} was given"
                 );
             }
             lens.push(len);
