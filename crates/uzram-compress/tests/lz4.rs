@@ -64,6 +64,24 @@ fn interop_lz4_all_read_all() {
     );
 }
 
+/// A level is faster and less dense, and no matter to who decodes.
+#[test]
+fn interop_lz4_all_read_every_level() {
+    let mut before = 0;
+    let mut peers = Peers::new(4096);
+    for level in ["1", "2", "3", "4", "5", "9", "100", "65537"] {
+        let prepared = Registry::builtin().prepare("lz4-uzram", 4096, [("level", level)]);
+        peers.0[0] = prepared.unwrap().tfm().unwrap();
+        let pages = inputs(1..300).filter(|plain| plain.len() <= 4096);
+        let len = pages.map(|plain| peers.all_ways(&plain).0).sum();
+        assert!(
+            len > before,
+            "level {level} is no less dense: {len} bytes, {before}"
+        );
+        before = len;
+    }
+}
+
 #[test]
 fn interop_lz4_blocks_of_any_length() {
     let mut noise = Noise::new(3);

@@ -1,9 +1,9 @@
 //! `lz4` by our own encoder for pages, safe code, and liblz4's decoder.
 //!
-//! What the encoder is not made for is liblz4's: accelerations beyond 1, dictionaries, blocks too long for its
-//! positions of 16 bits. The priority is below liblz4's: it is 1.2 times as fast on libraries and text, but no faster on
-//! the heaps of interpreters, which are most of what a device gets. Separate from the driver of liblz4 so that each can
-//! be asked for by its name.
+//! What the encoder is not made for is liblz4's: dictionaries, and blocks too long for its positions of 16 bits. The
+//! priority is below liblz4's: at level 1 it is 1.2 times as fast on libraries and text, but no faster on the heaps of
+//! interpreters, which are most of what a device gets. Its levels are worth more: each looks for matches of one byte
+//! more. Separate from the driver of liblz4 so that each can be asked for by its name.
 
 mod encode;
 
@@ -18,8 +18,11 @@ use crate::{
 };
 
 pub(crate) struct Backend;
-struct Page;
+struct Page {
+    level: u32,
+}
 struct PageTfm {
+    level: u32,
     encoder: Encoder,
 }
 
@@ -46,16 +49,17 @@ impl Algorithm for Backend {
         super::LZ4_KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        let ours = settings.int("level") == Some(1)
-            && settings.dictionary().is_none()
-            && settings.block_size() <= MOST;
-        if ours { Ok(Arc::new(Page)) } else { lz4::Backend.prepare(settings) }
+        if settings.dictionary().is_some() || settings.block_size() > MOST {
+            return lz4::Backend.prepare(settings);
+        }
+        let level = settings.c_int("level").unsigned_abs();
+        Ok(Arc::new(Page { level }))
     }
 }
 
 impl Prepared for Page {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        Ok(Box::new(PageTfm { encoder: Encoder::new() }))
+        Ok(Box::new(PageTfm { level: self.level, encoder: Encoder::new() }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
         Some(self)
@@ -64,17 +68,21 @@ impl Prepared for Page {
 
 impl Decompress for Page {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        lz4_block::decompress(NAME, src, dst, &[])
+        decompress(src, dst)
     }
+}
+
+fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
+    lz4_block::decompress(NAME, src, dst, &[])
 }
 
 impl Tfm for PageTfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.encoder.compress(src, dst).ok_or(Error::OutputTooSmall { got })
+        self.encoder.compress(src, dst, self.level).ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        Page.decompress(src, dst)
+        decompress(src, dst)
     }
     fn memory_bytes(&self) -> usize {
         self.encoder.memory_bytes()

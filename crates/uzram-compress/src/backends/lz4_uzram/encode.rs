@@ -1,10 +1,11 @@
-//! The encoder: greedy, one candidate for each position, found by a hash of its next 5 bytes.
+//! The encoder: greedy, one candidate for each position, found by a hash of its next 5 to 8 bytes.
 //!
 //! A page takes some 260 sequences, and each costs a processor about as much by branches that it guessed wrong as by
 //! all instructions together. So there are as few of them as can be: where a match begins is one for each position, but
 //! how long it is up to 16 bytes, how far it reaches back, and how a sequence looks up to 14 literals are computed. A
-//! hash of 5 bytes instead of 4 makes a tenth fewer sequences of about the same density; 6 bytes, another tenth, but
-//! libraries and text 3 % less dense.
+//! hash of 5 bytes instead of 4 makes a tenth fewer sequences of about the same density. Each byte more takes another
+//! tenth away and is what a level costs in density; leaving positions out, as liblz4's accelerations do, costs more
+//! density for less speed.
 //!
 //! The search reads a copy of the block by positions of 16 bits, which cannot leave it: no bounds checks.
 
@@ -15,8 +16,11 @@ use super::super::positions::Positions;
 /// The longest block.
 pub(super) const MOST: usize = 0xF000;
 
-/// Bytes that the hash takes, and the shortest match that is looked for.
+/// Bytes that the hash takes at level 1, and the shortest match that is looked for. Each level adds one, up to 8.
 const MIN_MATCH: u32 = 5;
+/// The last level that adds one. From there on each leaves out a position more, up to so many.
+const LAST_LEVEL: u32 = 4;
+const MOST_LEFT_OUT: u32 = 1024;
 /// What the format's length of a match begins with.
 const FORMAT_MIN: usize = 4;
 /// The format's last bytes are literals, and no match begins among the last 12.
@@ -62,16 +66,34 @@ impl Encoder {
         self.positions.memory_bytes() + size_of_val(&*self.block)
     }
 
-    /// Compresses `src`; `None` where it is longer than [`MOST`] or does not fit.
-    pub(super) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+    /// Compresses `src`; `None` where it is longer than [`MOST`] or does not fit. Levels begin with 1.
+    pub(super) fn compress(&mut self, src: &[u8], dst: &mut [u8], level: u32) -> Option<usize> {
+        match level {
+            0 | 1 => self.compress_by::<MIN_MATCH>(src, dst, 0),
+            2 => self.compress_by::<{ MIN_MATCH + 1 }>(src, dst, 0),
+            3 => self.compress_by::<{ MIN_MATCH + 2 }>(src, dst, 0),
+            _ => {
+                let left_out = (level - LAST_LEVEL).min(MOST_LEFT_OUT);
+                self.compress_by::<{ MIN_MATCH + 3 }>(src, dst, left_out as u16)
+            }
+        }
+    }
+
+    fn compress_by<const MIN: u32>(
+        &mut self,
+        src: &[u8],
+        dst: &mut [u8],
+        left_out: u16,
+    ) -> Option<usize> {
         if src.len() > MOST {
             return None;
         }
         self.block[BACK..BACK + src.len()].copy_from_slice(src);
         self.positions.clear();
-        let search = Search {
+        let search = Search::<MIN> {
             bytes: &self.block,
             positions: &mut self.positions,
+            left_out,
         };
         let (literals, len) = sequences(search, src, dst)?;
         let rest = dst.get_mut(len..)?;
@@ -81,7 +103,11 @@ impl Encoder {
 
 /// Outputs all sequences that have a match; how many bytes of `src` they stand for, and of `dst` they are.
 #[inline(always)]
-fn sequences(mut search: Search, src: &[u8], dst: &mut [u8]) -> Option<(usize, usize)> {
+fn sequences<const MIN: u32>(
+    mut search: Search<MIN>,
+    src: &[u8],
+    dst: &mut [u8],
+) -> Option<(usize, usize)> {
     let (mut since, mut len) = (0u16, 0);
     let Some(last) = src.len().checked_sub(TAIL + TURN) else {
         return Some((0, 0));
@@ -131,7 +157,7 @@ fn sequences(mut search: Search, src: &[u8], dst: &mut [u8]) -> Option<(usize, u
     Some((usize::from(since), len))
 }
 
-/// A position, one that has the same [`MIN_MATCH`] bytes, and how their 8 bytes differ.
+/// A position, one whose next bytes are the same, and how the 8 bytes of both differ.
 struct Match {
     begin: usize,
     from: usize,
@@ -139,12 +165,14 @@ struct Match {
 }
 
 /// The block, and where its bytes were seen.
-struct Search<'a> {
+struct Search<'a, const MIN: u32> {
     bytes: &'a Bytes,
     positions: &'a mut Positions<SLOTS>,
+    /// Positions that a turn leaves out in any case.
+    left_out: u16,
 }
 
-impl<'a> Search<'a> {
+impl<'a, const MIN: u32> Search<'a, MIN> {
     /// The first match from `at` on, where no turn begins behind `last`.
     #[inline(always)]
     fn find(&mut self, mut at: u16, since: u16, last: usize) -> Option<Match> {
@@ -154,7 +182,7 @@ impl<'a> Search<'a> {
             if found.is_some() {
                 return found;
             }
-            at += TURN as u16 + ((at - since) >> SKIP_BITS);
+            at += TURN as u16 + self.left_out + ((at - since) >> SKIP_BITS);
         }
         None
     }
@@ -165,16 +193,16 @@ impl<'a> Search<'a> {
         const { assert!(PLACE == BACK + AHEAD) };
         let begin = usize::from(at) + AHEAD;
         let next = self.word::<PLACE>(usize::from(at));
-        let from = self.positions.replace(hash(next), begin);
+        let from = self.positions.replace(hash::<MIN>(next), begin);
         let differ = self.word::<BACK>(from) ^ next;
-        (differ << (64 - 8 * MIN_MATCH) == 0).then_some(Match { begin, from, differ })
+        (differ << (64 - 8 * MIN) == 0).then_some(Match { begin, from, differ })
     }
 
     /// Notes a position that nothing is looked for at.
     #[inline(always)]
     fn note(&mut self, at: u16) {
         let next = self.word::<BACK>(usize::from(at));
-        self.positions.replace(hash(next), usize::from(at));
+        self.positions.replace(hash::<MIN>(next), usize::from(at));
     }
 
     /// The bytes at `at`, where `PLACE` is [`BACK`], or so many less or more.
@@ -277,7 +305,7 @@ fn number(dst: &mut [u8], number: usize, most: usize) -> Option<usize> {
 }
 
 #[inline(always)]
-fn hash(next: u64) -> u32 {
-    const FACTOR: u64 = 0x9E37_79B1_85EB_CA87 << (64 - 8 * MIN_MATCH);
-    (next.wrapping_mul(FACTOR) >> 32) as u32
+fn hash<const MIN: u32>(next: u64) -> u32 {
+    let factor = 0x9E37_79B1_85EB_CA87 << (64 - 8 * MIN);
+    (next.wrapping_mul(factor) >> 32) as u32
 }
