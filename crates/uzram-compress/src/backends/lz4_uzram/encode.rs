@@ -7,6 +7,12 @@
 //! tenth away and is what a level costs in density; leaving positions out, as liblz4's accelerations do, costs more
 //! density for less speed.
 //!
+//! What was tried and not kept: candidates of 2 to 8 positions at once, the first or the longest match chosen by
+//! arithmetic (the longest is 3 % denser), and candidates of all positions ahead of the choice. They guess less, but
+//! each took as long or longer for more instructions and a longer chain of them from match to match. Bits of the hash
+//! in the slots, to know misses sooner; probing every other position; only where a heap's words begin (a tenth less
+//! dense). Code without any check (unsafe) is 3 to 5 % faster.
+//!
 //! The search reads a copy of the block by positions of 16 bits, which cannot leave it: no bounds checks.
 
 use std::hint::select_unpredictable;
