@@ -51,7 +51,16 @@ fn run() -> Result<()> {
         "the new algorithm's test did not pass:\n{text}"
     );
     for command in ["algorithms", "man"] {
-        let list = ["run", "--quiet", "--package", "uzram-cli", "--", command];
+        let list = [
+            "run",
+            "--quiet",
+            "--package",
+            "uzram-cli",
+            "--bin",
+            "uzram",
+            "--",
+            command,
+        ];
         let (listed, text) = cargo(&tree, &list)?;
         // A manual page's hyphens have a backslash.
         ensure!(

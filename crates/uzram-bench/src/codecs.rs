@@ -99,6 +99,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> 
         figures.extend((0..turns.names.len()).map(|who| turns.figure(who)));
         turns.beside_kernel(&mut report);
         turns.beside_libraries(&mut report);
+        turns.beside_drivers(&mut report);
     }
     let note = NOTE;
     Ok(Codecs {
@@ -271,6 +272,34 @@ impl Turns<'_> {
                 };
                 let label = format!("{name} {what}, speed over kernel zram's less the block layer");
                 report.add(label, median((0..rounds.count()).map(less).collect()));
+            }
+        }
+    }
+
+    /// An algorithm's other drivers over the one that its name takes, at the default level.
+    fn beside_drivers(&self, report: &mut Report) {
+        for algorithm in Registry::builtin().iter() {
+            let driver = algorithm.driver_name();
+            let other = self.find(&format!("uzram {driver}"));
+            let (Some(other), Some(ours)) = (other, self.ours(algorithm.name())) else {
+                continue;
+            };
+            if other == ours {
+                continue;
+            }
+            let name = format!("{}: {driver}", self.corpus.name);
+            for (what, rounds) in [
+                ("compress", &self.compress),
+                ("decompress", &self.decompress),
+            ] {
+                let label = format!("{name} {what}, speed over the default driver's");
+                report.add(label, rounds.ratio(ours, other));
+            }
+            if let (Some(other), Some(ours)) = (self.ratios[other][0], self.ratios[ours][0]) {
+                report.add(
+                    format!("{name} ratio over the default driver's"),
+                    other / ours,
+                );
             }
         }
     }

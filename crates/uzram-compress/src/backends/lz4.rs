@@ -43,9 +43,9 @@ unsafe extern "C" {
 
 /// liblz4 clamps greater values to this one (its LZ4_ACCELERATION_MAX).
 const ACCELERATION_MAX: i64 = 65537;
-const NAME: &str = "lz4";
+pub(super) const NAME: &str = "lz4";
 
-const PARAMS: &[ParamSpec] = &[ParamSpec {
+pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
     kind: ParamKind::Int { min: 1, max: ACCELERATION_MAX, default: 1 },
     doc: "acceleration: greater is faster and less dense",

@@ -11,7 +11,12 @@ use crate::Algorithm;
 #[cfg(any(feature = "lzo", feature = "lzo-rle"))]
 mod lzo1x;
 
-#[cfg(any(feature = "lzo", feature = "lzo-rle", feature = "842"))]
+#[cfg(any(
+    feature = "lzo",
+    feature = "lzo-rle",
+    feature = "842",
+    feature = "lz4-uzram"
+))]
 mod positions;
 
 /// The plain text of the known answers. A build may be without any backend that uses it.
@@ -61,6 +66,7 @@ backends! {
     "lzo-rle" lzo_rle;
     "lzo" lzo;
     "lz4" lz4;
+    "lz4-uzram" lz4_uzram;
     "lz4-flex" lz4_flex;
     "lz4hc" lz4hc;
     "zstd" zstd;

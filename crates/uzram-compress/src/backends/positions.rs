@@ -4,7 +4,8 @@
 //! positions. It is cleared for every input. Telling an earlier input's positions apart instead, by an offset that
 //! grows, made lzo slower when it was tried: every slot then is a comparison that no processor predicts.
 
-/// The longest input of one table.
+/// The longest input of one table, for an encoder that keeps its distances below 32768.
+#[cfg(any(feature = "lzo", feature = "lzo-rle", feature = "842"))]
 pub(super) const CHUNK: usize = 0x7FF8;
 
 /// A table of a power of two of slots.
