@@ -4,10 +4,10 @@
 use std::fmt;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One figure.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured, with its unit.
     pub what: String,
@@ -20,16 +20,20 @@ pub struct Row {
 }
 
 /// All figures of one run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The benchmark's name.
     pub benchmark: String,
     /// What was measured on.
     pub corpus: String,
-    machine: String,
-    kernel: String,
-    commit: String,
-    compiler: String,
+    /// Processor and number of CPUs.
+    pub machine: String,
+    /// The running kernel's release.
+    pub kernel: String,
+    /// What is checked out where this program was built; `unknown` where that is not here.
+    pub commit: String,
+    /// The compiler of this machine.
+    pub compiler: String,
     /// The figures.
     pub rows: Vec<Row>,
 }
@@ -49,7 +53,7 @@ impl Report {
             corpus,
             machine: format!("{cpu}, {cores} cores"),
             kernel: first_line("uname", &["-r"]),
-            commit: first_line("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+            commit: commit(),
             compiler: first_line("rustc", &["--version"]),
             rows: Vec::new(),
         }
@@ -86,6 +90,13 @@ impl Report {
             met,
         });
     }
+}
+
+/// The commit of the sources, wherever this is run.
+fn commit() -> String {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
+    first_line("git", &[&["-C", here], &describe[..]].concat())
 }
 
 fn first_line(program: &str, args: &[&str]) -> String {

@@ -73,6 +73,15 @@ fn manual_has_a_page_for_every_command_with_every_option() {
             assert!(page.contains(example), "{command}: {example}");
         }
     }
+    let benchmarks = listed(&bench.uzram(&["bench", "--help"]), "\nCommands:");
+    for benchmark in &benchmarks {
+        let path = dir.join(format!("uzram-bench-{benchmark}.1"));
+        let page = plain(&std::fs::read_to_string(&path).unwrap());
+        let help = bench.uzram(&["bench", benchmark, "--help"]);
+        for example in help.lines().filter(|line| line.starts_with("  uzram ")) {
+            assert!(page.contains(example), "{benchmark}: {example}");
+        }
+    }
     let pages = std::fs::read_dir(&dir).unwrap().count();
-    assert_eq!(pages, commands.len() + 1, "hidden commands have no page");
+    assert_eq!(pages, commands.len() + benchmarks.len() + 1, "hidden commands have no page");
 }
