@@ -4,7 +4,11 @@ use anyhow::{Result, anyhow};
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
-const SIZE: (u32, u32) = (860, 460);
+const SIZE: (u32, u32) = (1000, 460);
+/// Where the names of the series begin: beside the picture, so that they hide nothing.
+const NAMES_AT: u32 = 720;
+/// Height of a name.
+const LINE: i32 = 20;
 /// Colours that are told apart by all, one for each series in turn (Okabe and Ito).
 const COLOURS: &[RGBColor] = &[
     RGBColor(0, 114, 178),
@@ -90,7 +94,8 @@ impl Chart {
         };
         let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         area.fill(&WHITE).map_err(|e| say(&e))?;
-        let mut chart = ChartBuilder::on(&area)
+        let (picture, names) = area.split_horizontally(NAMES_AT);
+        let mut chart = ChartBuilder::on(&picture)
             .caption(&self.title, ("sans-serif", 18))
             .margin(14)
             .x_label_area_size(42)
@@ -98,7 +103,7 @@ impl Chart {
             .build_cartesian_2d(x, y)
             .map_err(|e| say(&e))?;
         let name_of = |x: &f64| match self.x_names.is_empty() {
-            true => super::number(*x),
+            true => axis(*x),
             false => {
                 let near = x.round();
                 let name = self
@@ -118,7 +123,7 @@ impl Chart {
             .x_desc(&self.x)
             .y_desc(&self.y)
             .x_label_formatter(&name_of)
-            .y_label_formatter(&|y| super::number(*y))
+            .y_label_formatter(&|y| axis(*y))
             .light_line_style(WHITE)
             .draw()
             .map_err(|e| say(&e))?;
@@ -129,22 +134,61 @@ impl Chart {
                 chart.draw_series(line).map_err(|e| say(&e))?;
             }
             // A long curve is told by its line.
-            let radius = if series.points.len() > 60 { 1 } else { 4 };
+            let radius = if series.points.len() > 12 { 2 } else { 4 };
             let dots = series.points.iter();
             chart
                 .draw_series(dots.map(|at| Circle::new(*at, radius, colour.filled())))
-                .map_err(|e| say(&e))?
-                .label(&series.name)
-                .legend(move |(x, y)| Circle::new((x + 10, y), 4, colour.filled()));
+                .map_err(|e| say(&e))?;
+            let y = 50 + LINE * index as i32;
+            let name = Text::new(series.name.clone(), (16, y - 6), ("sans-serif", 13));
+            names.draw(&name).map_err(|e| say(&e))?;
+            let dot = Circle::new((6, y), 4, colour.filled());
+            names.draw(&dot).map_err(|e| say(&e))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 13))
-            .draw()
-            .map_err(|e| say(&e))?;
         area.present().map_err(|e| say(&e))
+    }
+}
+
+/// A number at an axis, without zeros that say nothing.
+fn axis(value: f64) -> String {
+    let digits = if value.abs() >= 100.0 { 0 } else { 3 };
+    let text = format!("{value:.digits$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').into(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_have_plain_numbers() {
+        let texts = [0.0, 0.5, 1.0, 12.5, 1000.0].map(axis);
+        assert_eq!(texts, ["0", "0.5", "1", "12.5", "1000"]);
+    }
+
+    #[test]
+    fn one_point_is_a_picture_too() {
+        let points = vec![(3.0, 0.0)];
+        for (lines, log_y) in [(true, true), (true, false), (false, true), (false, false)] {
+            let name = "a <b>".into();
+            let series = vec![Series {
+                name,
+                points: points.clone(),
+            }];
+            let chart = Chart {
+                lines,
+                log_y,
+                series,
+                ..Chart::default()
+            };
+            let svg = chart.svg().unwrap();
+            assert!(
+                svg.contains("a &lt;b&gt;") && svg.ends_with("</svg>\n"),
+                "{svg}"
+            );
+        }
     }
 }
