@@ -30,9 +30,9 @@ pub struct Report {
     pub machine: String,
     /// The running kernel's release.
     pub kernel: String,
-    /// What is checked out where this program was built; `unknown` where that is not here.
+    /// What was checked out when this was built.
     pub commit: String,
-    /// The compiler of this machine.
+    /// The compiler that built it.
     pub compiler: String,
     /// The figures.
     pub rows: Vec<Row>,
@@ -53,8 +53,8 @@ impl Report {
             corpus,
             machine: format!("{cpu}, {cores} cores"),
             kernel: first_line("uname", &["-r"]),
-            commit: commit(),
-            compiler: first_line("rustc", &["--version"]),
+            commit: env!("UZRAM_COMMIT").into(),
+            compiler: env!("UZRAM_COMPILER").into(),
             rows: Vec::new(),
         }
     }
@@ -90,13 +90,6 @@ impl Report {
             met,
         });
     }
-}
-
-/// The commit of the sources, wherever this is run.
-fn commit() -> String {
-    let here = env!("CARGO_MANIFEST_DIR");
-    let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
-    first_line("git", &[&["-C", here], &describe[..]].concat())
 }
 
 fn first_line(program: &str, args: &[&str]) -> String {

@@ -75,19 +75,31 @@ fn manual_has_a_page_for_every_command_with_every_option() {
             assert!(page.contains(example), "{command}: {example}");
         }
     }
-    let benchmarks = listed(&bench.uzram(&["bench", "--help"]), "\nCommands:");
-    for benchmark in &benchmarks {
-        let path = dir.join(format!("uzram-bench-{benchmark}.1"));
-        let page = plain(&std::fs::read_to_string(&path).unwrap());
-        let help = bench.uzram(&["bench", benchmark, "--help"]);
-        for example in help.lines().filter(|line| line.starts_with("  uzram ")) {
-            assert!(page.contains(example), "{benchmark}: {example}");
+    // Commands of commands have pages of their own.
+    let mut nested = 0;
+    for command in &commands {
+        let help = bench.uzram(&[command, "--help"]);
+        if !help.contains("\nCommands:") {
+            continue;
+        }
+        for part in listed(&help, "\nCommands:")
+            .iter()
+            .filter(|part| *part != "help")
+        {
+            nested += 1;
+            let path = dir.join(format!("uzram-{command}-{part}.1"));
+            let page = plain(&std::fs::read_to_string(&path).unwrap());
+            let help = bench.uzram(&[command, part, "--help"]);
+            for example in help.lines().filter(|line| line.starts_with("  uzram ")) {
+                assert!(page.contains(example), "{command} {part}: {example}");
+            }
         }
     }
+    assert!(nested >= 5, "those of bench");
     let pages = std::fs::read_dir(&dir).unwrap().count();
     assert_eq!(
         pages,
-        commands.len() + benchmarks.len() + 1,
+        commands.len() + nested + 1,
         "hidden commands have no page"
     );
 }
