@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use common::{Bench, have};
@@ -236,6 +237,46 @@ fn a_target_that_fails_is_said_and_the_others_go_on() {
     ]);
     assert!(std::fs::read(&mine).unwrap() != vec![7; 4 << 20]);
     bench.assert_clean();
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    if !have("an_interrupted_run_leaves_nothing", &["fio", "kill"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let temporary = bench.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let args = [
+        "bench",
+        "fio",
+        "--size",
+        "4M",
+        "--seconds",
+        "60",
+        "--targets",
+        "uzram:nbd",
+    ];
+    let mut child = bench
+        .command(&args)
+        .env("TMPDIR", &temporary)
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("seq-write"), "{line}");
+    // Now there are a device and a fio.
+    assert_ne!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+    common::sh(&format!("kill -INT {}", child.id()));
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(rest.contains("interrupted"), "{rest}");
+    // The directory stays where something in it could not be removed.
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "{rest}");
 }
 
 #[test]

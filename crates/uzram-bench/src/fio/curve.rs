@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::targets::Probe;
 
 /// The first interval. It doubles whenever there are [`MOST`] points, so that any run has a few hundred.
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(100);
 const MOST: usize = 400;
 
 /// Seconds since the target was there, and bytes.

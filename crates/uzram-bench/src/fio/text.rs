@@ -6,7 +6,7 @@ use super::record::{Figure, Record};
 use super::{Buffer, CELLS, Length, Setting, Shape};
 use crate::report::Report;
 
-/// A column: `12345.6 123456`.
+/// The least width of a column: `12345.6 123456.7`.
 const COLUMN: usize = 20;
 
 impl fmt::Display for Record {
@@ -64,7 +64,7 @@ impl Record {
     fn head(&self, f: &mut fmt::Formatter<'_>, first: &str) -> fmt::Result {
         write!(f, "{first}")?;
         for name in self.names() {
-            write!(f, "  {name:>COLUMN$}")?;
+            write!(f, "  {name:>width$}", width = width(name))?;
         }
         writeln!(f)
     }
@@ -92,10 +92,11 @@ impl Record {
                     cell.to_string()
                 };
                 write!(f, "{name:17} {:>4}", setting.jobs)?;
-                for figure in &figures {
+                for (figure, target) in figures.iter().zip(self.names()) {
+                    let width = width(target);
                     let text = of(figure)
                         .map(|(_, side)| format!("{:.1} {:>8.1}", side.mb_s, side.p99_us));
-                    write!(f, "  {:>COLUMN$}", text.unwrap_or_else(|| "-".into()))?;
+                    write!(f, "  {:>width$}", text.unwrap_or_else(|| "-".into()))?;
                 }
                 writeln!(f)?;
             }
@@ -126,12 +127,18 @@ impl Record {
                     let used = taken.memory.used_bytes as f64 / 1e6;
                     format!("{used:.1} {:>8.2}", taken.ratio)
                 });
-                write!(f, "  {:>COLUMN$}", text.unwrap_or_else(|| "-".into()))?;
+                let width = width(name);
+                write!(f, "  {:>width$}", text.unwrap_or_else(|| "-".into()))?;
             }
             writeln!(f)?;
         }
         writeln!(f)
     }
+}
+
+/// Of a target's column.
+fn width(target: &str) -> usize {
+    COLUMN.max(target.len())
 }
 
 #[cfg(test)]
