@@ -165,7 +165,7 @@ impl Job<'_> {
         let seconds = begin.elapsed().as_secs_f64();
         let said = fs::read_to_string(&json).unwrap_or_default();
         let mut why = fs::read_to_string(&errors).unwrap_or_default();
-        if why.trim().is_empty() {
+        if why.trim().is_empty() && !said.starts_with('{') {
             // Some of it goes to the output, before the JSON.
             why = said
                 .split("\n{")

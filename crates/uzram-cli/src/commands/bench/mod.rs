@@ -70,12 +70,12 @@ struct Compare {
 Examples:
   uzram bench api
   uzram bench api --quick --csv api.csv
-  uzram bench api --corpus target/corpus --rounds 501 --html api.html")]
+  uzram bench api --corpus target/corpus --rounds 2001 --html api.html")]
 struct Api {
     /// A small run: its figures mean little
     #[arg(long)]
     quick: bool,
-    /// How often each way takes its turn [default: 201]
+    /// How often each way takes its turn [default: 801]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Take the pages from this folder, which "uzram bench corpus" made, instead of making them now
