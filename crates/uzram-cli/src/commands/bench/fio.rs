@@ -11,8 +11,9 @@ use crate::exit::{Failure, Kind, Result};
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
 ///
-/// The defaults are the series' own: 4 KiB, direct, one request at a time, sequential, random and mixed, a static and a
-/// partly compressible buffer, more and more jobs. Targets are made for their turn and taken away after it:
+/// The defaults are the series' own: 4 KiB, direct, one request at a time, sequential, random and
+/// mixed, a static and a partly compressible buffer, more and more jobs. Targets are made for
+/// their turn and taken away after it:
 ///
 ///   kernel-zram[:ALGORITHM]            /dev/zram0, where it is free; it is reset before and after
 ///   uzram[:FRONTEND[:ALGORITHM]]       a device of this program, as of "uzram create --private"
@@ -20,8 +21,8 @@ use crate::exit::{Failure, Kind, Result};
 ///   tmpfs                              a file in /dev/shm
 ///   PATH                               a block device or file, which is overwritten
 ///
-/// Which memory a target takes after its fill is printed below the speeds. A target that fails is reported, the others
-/// go on, and the exit code is 1.
+/// Memory after the fill is printed below the speeds. A target that fails is reported, the
+/// others go on, and the exit code is 1.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 #[command(after_help = "\
