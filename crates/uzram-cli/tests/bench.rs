@@ -240,6 +240,70 @@ fn a_target_that_fails_is_said_and_the_others_go_on() {
 }
 
 #[test]
+fn interop_nbdkit_is_measured_and_gone_afterwards() {
+    if !have(
+        "interop_nbdkit_is_measured_and_gone_afterwards",
+        &["fio", "nbdkit"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let temporary = bench.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let record = bench.path("n.json");
+    let target = "nbdkit-memory:allocator=malloc";
+    let mut command = bench.command(&[
+        "bench",
+        "fio",
+        "--quick",
+        "--size",
+        "8M",
+        "--jobs",
+        "2",
+        "--iodepth",
+        "4",
+        "--buffers",
+        "50%",
+        "--only",
+        "rand-read,rand-write",
+        "--targets",
+        target,
+        "--series",
+        "--json",
+        record.to_str().unwrap(),
+    ]);
+    let output = command.env("TMPDIR", &temporary).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in [
+        "Processing nbdkit-memory:allocator=malloc",
+        "#jobs2",
+        "WRITE:",
+        "READ:",
+        "seconds elapsed",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let kept = json(&record);
+    // In the series' order, whatever was asked for first; it does not compress.
+    let cells: Vec<_> = kept["figures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["cell"].clone())
+        .collect();
+    assert_eq!(cells, ["rand-write", "rand-read"]);
+    assert!(
+        kept["memory"][0]["used_bytes"].as_u64().unwrap() > 8 << 20,
+        "{kept}"
+    );
+    assert!(kept["curves"][0]["points"].as_array().unwrap().len() > 1);
+    // Its socket was there.
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
 fn an_interrupted_run_leaves_nothing() {
     if !have("an_interrupted_run_leaves_nothing", &["fio", "kill"], false) {
         return;
