@@ -1,6 +1,6 @@
 //! Pages of real process memory, made on the spot: interpreters are started on work of different kinds, and
 //! the resident private pages of their heaps are read through `/proc`. Only processes started here are read,
-//! and with an environment that holds no secrets ([`program`]). What is kept of them is kept by [`stored`] alone.
+//! and with an environment that holds no secrets. What is kept of them is kept by [`stored`] alone.
 
 pub mod stored;
 mod works;
