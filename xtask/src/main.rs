@@ -26,6 +26,7 @@ usage: cargo xtask TASK
   bench churn [...]  what random overwrites make of memory, with and without compaction; the same
   bench guest [...]  ublk beside the kernel's zram, in a virtual machine; --quick, --variants, --rounds N, --record FILE
   bench codecs [...] every algorithm and its rivals on several kinds of pages; the same and --only NAME
+  corpus [...]       make corpora of pages in target/corpus from processes and files; --megabytes N of each
   fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
   acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere
   guest [TEST...]    tests in a virtual machine with a kernel of its own; --list, --shell, --selftest
@@ -51,6 +52,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ["test"] => return test::test(),
         ["bench", rest @ ..] if !rest.is_empty() => bench::bench(rest)?,
         ["guest", rest @ ..] => return guest::guest(rest),
+        ["corpus", rest @ ..] => corpus(rest)?,
         ["fuzz", rest @ ..] => fuzz(rest)?,
         ["acid"] => return acid::acid(),
         ["tidy"] => tidy::tidy()?,
@@ -59,6 +61,29 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         other => bail!("'{}' is not understood\n{USAGE}", other.join(" ")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets the program make corpora, in a folder that git does not see.
+fn corpus(args: &[&str]) -> Result<()> {
+    setup::setup(setup::Purpose::Test)?;
+    let dir = sh::target().join("corpus").display().to_string();
+    let cargo = [
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "uzram-cli",
+        "--bin",
+        "uzram",
+        "--",
+        "bench",
+        "corpus",
+        "--dir",
+        &dir,
+    ];
+    sh::run(sh::cargo(&[&cargo, args].concat()))?;
+    println!("in {dir}");
+    Ok(())
 }
 
 /// Runs the compress crate's fuzzer, optimised.

@@ -39,6 +39,18 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A tenth of the work: a smoke test.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 64,
+            rounds: 5,
+            batch: 1024,
+            fill_bytes: 64 << 20,
+        }
+    }
+}
+
 const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "deflate"];
 
 /// Runs it all; `progress` is told what is under way.

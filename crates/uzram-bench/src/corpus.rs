@@ -1,6 +1,9 @@
 //! Pages of real process memory, made on the spot: interpreters are started on work of different kinds, and
 //! the resident private pages of their heaps are read through `/proc`. Only processes started here are read,
-//! and nothing is written to disk.
+//! and with an environment that holds no secrets. What is kept of them is kept by [`stored`] alone.
+
+pub mod stored;
+mod works;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -164,24 +167,59 @@ pub fn work(number: usize) -> (&'static str, [&'static str; 2]) {
 }
 
 fn collect(program: &str, args: &[&str], megabytes: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    collect_fed(program, args, "", megabytes, bytes)
+}
+
+/// With something on its input first, which stays open.
+fn collect_fed(
+    name: &str,
+    args: &[&str],
+    input: &str,
+    megabytes: usize,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
     let limit = (megabytes << 20).to_string();
-    let mut child = Command::new(program)
+    let mut child = program(name)
         .args(args.iter().map(|arg| arg.replace("LIMIT", &limit)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
-    let result = wait_ready(&mut child).and_then(|()| read_heap(child.id(), bytes));
+        .with_context(|| format!("cannot start {name}"))?;
+    let fed = match &mut child.stdin {
+        Some(stdin) => stdin.write_all(input.as_bytes()).map_err(Into::into),
+        None => Ok(()),
+    };
+    let result = fed
+        .and_then(|()| wait_ready(&mut child))
+        .and_then(|()| read_heap(child.id(), bytes));
     drop(child.stdin.take());
     child.wait()?;
-    result.with_context(|| format!("reading the memory of {program}"))
+    result.with_context(|| format!("reading the memory of {name}"))
+}
+
+/// A program whose memory is to be read. Its environment would be part of that: it gets no more than it needs to start.
+fn program(name: &str) -> Command {
+    const KEPT: [&str; 6] = [
+        "PATH",
+        "HOME",
+        "PYENV_ROOT",
+        "PYENV_VERSION",
+        "JAVA_HOME",
+        "LD_LIBRARY_PATH",
+    ];
+    let mut command = Command::new(name);
+    let kept = KEPT
+        .into_iter()
+        .filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(kept);
+    command
 }
 
 /// About `megabytes` of the heap of gcc's compiler proper, stopped while it compiles a program that is made up.
 pub(crate) fn compiler_heap(megabytes: usize) -> Result<Corpus> {
     let output = Command::new("gcc").arg("-print-prog-name=cc1").output();
     let cc1 = String::from_utf8(output.context("cannot run gcc")?.stdout)?;
-    let mut child = Command::new(cc1.trim())
+    let mut child = program(cc1.trim())
         .args(["-quiet", "-O2", "-o", "/dev/null", "-"])
         .stdin(Stdio::piped())
         .stderr(Stdio::null())
@@ -189,7 +227,7 @@ pub(crate) fn compiler_heap(megabytes: usize) -> Result<Corpus> {
         .context("cannot start gcc's cc1")?;
     let mut input = child.stdin.take().context("no pipe")?;
     // The compiler reads all before it ends, and may be killed while this still writes.
-    let writer = std::thread::spawn(move || input.write_all(program().as_bytes()));
+    let writer = std::thread::spawn(move || input.write_all(c_source().as_bytes()));
     let mut bytes = Vec::new();
     let result = stop_at(&mut child, megabytes << 20)
         .and_then(|()| read_heap(child.id(), &mut bytes))
@@ -203,7 +241,7 @@ pub(crate) fn compiler_heap(megabytes: usize) -> Result<Corpus> {
 }
 
 /// C that keeps a compiler busy.
-fn program() -> String {
+fn c_source() -> String {
     let mut text = String::from("struct item { long key; struct item *next; char name[24]; };\n");
     for i in 0..20_000u32 {
         let (a, b) = (i.wrapping_mul(2_654_435_761) >> 20, i % 97);

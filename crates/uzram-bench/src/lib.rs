@@ -2,9 +2,11 @@
 //! and how the figures are kept (reports).
 //!
 //! A figure is a ratio from one run in which the contestants take turns on the same pages ([`measure`]), the
-//! median of many rounds, with the memory used beside the speed. This crate knows nothing of frontends.
+//! median of many rounds, with the memory used beside the speed. This crate knows nothing of frontends:
+//! the program that serves a device is run as anybody would run it.
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod attach;
 pub mod churn;
 pub mod codecs;
@@ -12,7 +14,9 @@ pub mod core;
 pub mod corpus;
 pub mod dedup;
 pub mod dictionary;
+pub mod fio;
 pub mod measure;
+pub mod output;
 pub mod policy;
 pub mod report;
 mod rival;

@@ -45,12 +45,7 @@ fn run() -> Result<()> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--quick" => {
-                options = core::Options {
-                    megabytes: 64,
-                    rounds: 5,
-                    batch: 1024,
-                    fill_bytes: 64 << 20,
-                };
+                options = core::Options::quick();
                 takeover.fill_bytes = 512 << 20;
                 overwrites = churn::Options {
                     megabytes: 16,

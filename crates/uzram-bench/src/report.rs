@@ -4,10 +4,10 @@
 use std::fmt;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One figure.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured, with its unit.
     pub what: String,
@@ -20,16 +20,20 @@ pub struct Row {
 }
 
 /// All figures of one run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The benchmark's name.
     pub benchmark: String,
     /// What was measured on.
     pub corpus: String,
-    machine: String,
-    kernel: String,
-    commit: String,
-    compiler: String,
+    /// Processor and number of CPUs.
+    pub machine: String,
+    /// The running kernel's release.
+    pub kernel: String,
+    /// What was checked out when this was built.
+    pub commit: String,
+    /// The compiler that built it.
+    pub compiler: String,
     /// The figures.
     pub rows: Vec<Row>,
 }
@@ -49,8 +53,8 @@ impl Report {
             corpus,
             machine: format!("{cpu}, {cores} cores"),
             kernel: first_line("uname", &["-r"]),
-            commit: first_line("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
-            compiler: first_line("rustc", &["--version"]),
+            commit: env!("UZRAM_COMMIT").into(),
+            compiler: env!("UZRAM_COMPILER").into(),
             rows: Vec::new(),
         }
     }

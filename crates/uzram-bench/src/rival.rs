@@ -14,6 +14,8 @@ pub(crate) enum Raw {
     Zstd(Box<(CCtx<'static>, DCtx<'static>)>),
     Deflate(Box<(Compressor, Decompressor)>),
     Lzo(Liblzo2),
+    /// A copy.
+    Null,
 }
 
 unsafe extern "C" {
@@ -63,12 +65,13 @@ impl Raw {
                 ))))
             }
             "lzo" => Liblzo2::load().map(Raw::Lzo),
+            "null" => Some(Raw::Null),
             _ => None,
         }
     }
 
-    /// Length of the object, 0 on failure.
-    pub(crate) fn compress(&mut self, page: &[u8; 4096], out: &mut [u8; 8192]) -> usize {
+    /// Length of the object, 0 on failure. `out` has twice the room of a page.
+    pub(crate) fn compress(&mut self, page: &[u8], out: &mut [u8]) -> usize {
         match self {
             Raw::Lz4(state) => {
                 // SAFETY: `state` was set up by LZ4_initStream; the lengths are those of the arrays.
@@ -84,14 +87,18 @@ impl Raw {
                 };
                 n as usize
             }
-            Raw::Zstd(state) => state.0.compress2(&mut out[..], page).unwrap_or(0),
+            Raw::Zstd(state) => state.0.compress2(out, page).unwrap_or(0),
             Raw::Deflate(state) => state.0.deflate_compress(page, out).unwrap_or(0),
             Raw::Lzo(library) => library.compress(page, out).unwrap_or(0),
+            Raw::Null => {
+                out[..page.len()].copy_from_slice(page);
+                page.len()
+            }
         }
     }
 
-    /// Whether the object became a page.
-    pub(crate) fn decompress(&mut self, object: &[u8], page: &mut [u8; 4096]) -> bool {
+    /// Whether the object became as many bytes as there is room for.
+    pub(crate) fn decompress(&mut self, object: &[u8], page: &mut [u8]) -> bool {
         match self {
             Raw::Lz4(_) => {
                 // SAFETY: the pointers are valid for the lengths given.
@@ -105,9 +112,16 @@ impl Raw {
                 };
                 n == page.len() as c_int
             }
-            Raw::Zstd(state) => state.1.decompress(&mut page[..], object) == Ok(page.len()),
+            Raw::Zstd(state) => state.1.decompress(page, object) == Ok(page.len()),
             Raw::Deflate(state) => state.1.deflate_decompress(object, page) == Ok(page.len()),
             Raw::Lzo(library) => library.decompress(object, page) == Some(page.len()),
+            Raw::Null => {
+                let whole = object.len() == page.len();
+                if whole {
+                    page.copy_from_slice(object);
+                }
+                whole
+            }
         }
     }
 }

@@ -21,7 +21,9 @@ fn listed(help: &str, heading: &str) -> Vec<String> {
         .trim_start_matches('\n')
         .lines()
         .take_while(|line| !line.is_empty());
+    // Further in are the rest of what did not fit on a line.
     lines
+        .filter(|line| !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .map(Into::into)
         .collect()
@@ -72,9 +74,34 @@ fn manual_has_a_page_for_every_command_with_every_option() {
             assert!(page.contains(example), "{command}: {example}");
         }
     }
+    // Commands of commands have pages of their own.
+    let mut nested = 0;
+    for command in &commands {
+        let help = bench.uzram(&[command, "--help"]);
+        if !help.contains("\nCommands:") {
+            continue;
+        }
+        for part in listed(&help, "\nCommands:")
+            .iter()
+            .filter(|part| *part != "help")
+        {
+            nested += 1;
+            let path = dir.join(format!("uzram-{command}-{part}.1"));
+            let page = plain(&std::fs::read_to_string(&path).unwrap());
+            let help = bench.uzram(&[command, part, "--help"]);
+            for example in help.lines().filter(|line| line.starts_with("  uzram ")) {
+                assert!(page.contains(example), "{command} {part}: {example}");
+            }
+        }
+    }
+    assert!(nested >= 5, "those of bench");
+    // Beside those of commands: uzram.1 and uzram-attributes.7.
     let pages = std::fs::read_dir(&dir).unwrap().count();
-    // uzram.1 and uzram-attributes.7.
-    assert_eq!(pages, commands.len() + 2, "hidden commands have no page");
+    assert_eq!(
+        pages,
+        commands.len() + nested + 2,
+        "hidden commands have no page"
+    );
     let page = plain(&std::fs::read_to_string(dir.join("uzram-attributes.7")).unwrap());
     for attribute in uzram_control::zram::ATTRIBUTES {
         assert!(

@@ -71,11 +71,13 @@ fn attributes() -> Result<String> {
     String::from_utf8(out).map_err(|error| Failure::new(Kind::Failed, error))
 }
 
-/// The commands that users are told of.
-fn commands(program: &clap::Command) -> impl Iterator<Item = &clap::Command> {
-    program
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
+/// The commands that users are told of, each before its own commands.
+fn commands(program: &clap::Command) -> Vec<&clap::Command> {
+    let shown = program.get_subcommands();
+    let shown = shown.filter(|command| !command.is_hide_set());
+    shown
+        .flat_map(|command| std::iter::once(command).chain(commands(command)))
+        .collect()
 }
 
 /// `uzram` or `uzram-COMMAND`.
@@ -96,8 +98,10 @@ fn page(program: &clap::Command, command: &clap::Command) -> Result<String> {
     man.render_description_section(&mut out)?;
     man.render_options_section(&mut out)?;
     let mut roff = Roff::new();
-    if whole {
+    if command.has_subcommands() {
         man.render_subcommands_section(&mut out)?;
+    }
+    if whole {
         algorithms(&mut roff, &Registry::builtin());
     }
     let after = command

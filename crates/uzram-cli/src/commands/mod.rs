@@ -2,6 +2,7 @@
 
 pub(crate) mod advise;
 pub(crate) mod algorithms;
+pub(crate) mod bench;
 pub(crate) mod check_image;
 pub(crate) mod choice;
 pub(crate) mod compact;

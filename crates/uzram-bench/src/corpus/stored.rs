@@ -1,0 +1,183 @@
+//! Corpora in a folder (outside of git, readable by their maker alone): a file of pages for each kind, and a manifest.
+//! They are made from processes that this starts itself, files that every machine of the kind has, and made-up pages.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+pub use super::works::Source;
+use super::{Corpus, PAGE, works};
+
+const MANIFEST: &str = "manifest.json";
+
+/// A corpus that is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Kept {
+    /// What it is of.
+    pub name: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// Its file in the folder.
+    pub file: String,
+    /// Number of pages.
+    pub pages: usize,
+    /// Of them same-filled.
+    pub same_filled: usize,
+}
+
+/// What the folder holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The corpora.
+    pub kept: Vec<Kept>,
+    /// What could not be had, and why.
+    pub skipped: Vec<String>,
+}
+
+/// Makes all corpora anew, of about so many megabytes each; `progress` is told the name of each.
+pub fn make(dir: &Path, megabytes: usize, progress: &mut dyn FnMut(&str)) -> Result<Manifest> {
+    ensure!(megabytes > 0, "a corpus of no megabytes is none");
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.with_context(|| format!("making {}", dir.display()))?;
+    let mut manifest = Manifest::default();
+    for (name, source, pages) in works::kinds() {
+        progress(name);
+        let mut corpus = match pages(megabytes) {
+            Ok(corpus) if !corpus.is_empty() => corpus,
+            Ok(_) => {
+                manifest.skipped.push(format!("{name}: no pages"));
+                continue;
+            }
+            Err(error) => {
+                manifest.skipped.push(format!("{name}: {error:#}"));
+                continue;
+            }
+        };
+        corpus.bytes.truncate(megabytes << 20);
+        let file = name.to_lowercase().replace([' ', '.'], "-") + ".pages";
+        write(&dir.join(&file), &corpus.bytes)?;
+        manifest.kept.push(Kept {
+            name: name.into(),
+            source,
+            file,
+            pages: corpus.len(),
+            same_filled: corpus.len() - corpus.without_same_filled().len(),
+        });
+    }
+    let json = serde_json::to_string_pretty(&manifest)? + "\n";
+    write(&dir.join(MANIFEST), json.as_bytes())?;
+    Ok(manifest)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes));
+    written.with_context(|| format!("writing {}", path.display()))
+}
+
+/// What is in the folder.
+pub fn manifest(dir: &Path) -> Result<Manifest> {
+    let path = dir.join(MANIFEST);
+    let text = fs::read(&path)
+        .with_context(|| format!("{} (cargo xtask corpus makes it)", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is no manifest", path.display()))
+}
+
+/// About so many megabytes of the processes' memory in it, of each kind as much.
+pub fn load(dir: &Path, megabytes: usize) -> Result<Corpus> {
+    let manifest = manifest(dir)?;
+    let of_processes = |kept: &&Kept| kept.source == Source::Process;
+    let kept: Vec<&Kept> = manifest.kept.iter().filter(of_processes).collect();
+    ensure!(
+        !kept.is_empty(),
+        "{} holds no memory of processes",
+        dir.display()
+    );
+    let each = ((megabytes << 20) / kept.len()).next_multiple_of(PAGE);
+    let mut bytes = Vec::new();
+    for one in &kept {
+        let path = dir.join(&one.file);
+        let pages = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        // From the middle: the first pages are the program's own data.
+        let pages = &pages[..pages.len() / PAGE * PAGE];
+        let from = (pages.len().saturating_sub(each) / 2) / PAGE * PAGE;
+        bytes.extend_from_slice(&pages[from..(from + each).min(pages.len())]);
+    }
+    let names: Vec<_> = kept.iter().map(|one| one.name.as_str()).collect();
+    Ok(Corpus::new(
+        &format!("process memory ({})", names.join(", ")),
+        bytes,
+    ))
+}
+
+impl std::fmt::Display for Manifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "{:24} {:>8} {:>12}  FILE",
+            "CORPUS", "PAGES", "SAME-FILLED"
+        )?;
+        for Kept {
+            name,
+            file,
+            pages,
+            same_filled,
+            ..
+        } in &self.kept
+        {
+            writeln!(f, "{name:24} {pages:>8} {same_filled:>12}  {file}")?;
+        }
+        for skipped in &self.skipped {
+            writeln!(f, "left out: {skipped}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_loaded_and_nobody_else_can_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let pages = |n: u8| [[n; PAGE], [n + 1; PAGE], [n + 2; PAGE], [n + 3; PAGE]].concat();
+        let mut manifest = Manifest::default();
+        for (name, source) in [
+            ("a", Source::Process),
+            ("b", Source::Made),
+            ("c", Source::Process),
+        ] {
+            write(&dir.path().join(name), &pages(name.as_bytes()[0])).unwrap();
+            manifest.kept.push(Kept {
+                name: name.into(),
+                source,
+                file: name.into(),
+                pages: 4,
+                same_filled: 4,
+            });
+        }
+        let json = serde_json::to_string(&manifest).unwrap();
+        write(&dir.path().join(MANIFEST), json.as_bytes()).unwrap();
+        let corpus = load(dir.path(), 1).unwrap();
+        assert_eq!((corpus.len(), corpus.pages()[4][0]), (8, b'c'));
+        let mode = fs::metadata(dir.path().join("a"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let error = super::manifest(Path::new("/nowhere")).unwrap_err();
+        assert!(format!("{error:#}").contains("cargo xtask corpus"));
+    }
+}

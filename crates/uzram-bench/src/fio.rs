@@ -1,0 +1,396 @@
+//! `bench fio`: zram-perf-test's table, and other shapes of request, for any set of targets: the kernel's zram, devices of
+//! this program, nbdkit, tmpfs, any path. fio does the requests and its own JSON is what is read.
+//!
+//! In a round every target takes its turn in every setting (a buffer, a request's size and depth, a number of jobs),
+//! another one first each time. A target is made for its turn, goes through all cells, and is gone. One that fails is
+//! reported and left out from there on; the others go on.
+
+mod cell;
+mod curve;
+mod job;
+mod perf;
+mod pictures;
+mod record;
+mod series;
+mod targets;
+mod text;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+pub use cell::{Buffer, CELLS, Cell, Setting, Shape};
+pub use job::{Length, Side};
+pub use record::{About, Curve, Figure, Missing, Record, Taken, Total};
+pub use series::{Column, compare};
+pub use targets::{DEFAULT as DEFAULT_TARGETS, Memory, Spec};
+
+use crate::report::Report;
+use curve::Sampler;
+use job::Job;
+use perf::Perf;
+use record::Runs;
+use targets::{Means, Target};
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The uzram program, which devices are made with.
+    pub program: PathBuf,
+    /// The targets.
+    pub targets: Vec<Spec>,
+    /// Whether a target that cannot be had is a failure, and not merely left out.
+    pub demanded: bool,
+    /// Bytes of each target.
+    pub size_bytes: u64,
+    /// How long a cell runs.
+    pub length: Length,
+    /// The buffers.
+    pub buffers: Vec<Buffer>,
+    /// The shapes of request.
+    pub shapes: Vec<Shape>,
+    /// The numbers of jobs.
+    pub jobs: Vec<u32>,
+    /// The cells.
+    pub cells: Vec<Cell>,
+    /// fio's engine for block devices and files at depths above 1.
+    pub engine: String,
+    /// How often all take turns.
+    pub rounds: usize,
+    /// Whether what is on a path may be lost.
+    pub overwrite: bool,
+}
+
+/// How far it is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Runs of fio that are over.
+    pub done: usize,
+    /// Of how many.
+    pub of: usize,
+    /// What is under way.
+    pub what: String,
+}
+
+const NOTE: &str = "Every round measures every target, another one first each time; figures are medians over rounds, ratios \
+    medians of the ratio within a round. sync on block devices and files at depth 1, fio's nbd engine on sockets. Memory is \
+    that after every block was written once. perf counts fio itself, not a server. MB are 10^6 bytes.";
+
+/// The settings, in the order of the run.
+fn settings(options: &Options) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for buffer in &options.buffers {
+        for shape in &options.shapes {
+            for jobs in &options.jobs {
+                settings.push(Setting {
+                    buffer: *buffer,
+                    shape: *shape,
+                    jobs: *jobs,
+                });
+            }
+        }
+    }
+    settings
+}
+
+/// Runs it all; `progress` is told what is under way.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Record> {
+    let fio = job::version()?;
+    let settings = settings(options);
+    ensure!(
+        !settings.is_empty() && !options.cells.is_empty() && options.rounds > 0,
+        "nothing to measure: it takes at least one buffer, size, depth, number of jobs, cell and round"
+    );
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).context("catching signals")?;
+    }
+    let perf = Perf::probe();
+    let buffers: Vec<String> = options.buffers.iter().map(Buffer::to_string).collect();
+    let corpus = format!("fio's buffers: {}", buffers.join(", "));
+    let mut record = Record {
+        report: Report::new(record::NAME, corpus),
+        note: NOTE.into(),
+        fio,
+        size_bytes: options.size_bytes,
+        length: options.length,
+        rounds: options.rounds,
+        load_average: load_average(),
+        targets: Vec::new(),
+        skipped: Vec::new(),
+        failed: Vec::new(),
+        figures: Vec::new(),
+        totals: Vec::new(),
+        memory: Vec::new(),
+        curves: Vec::new(),
+    };
+    if !perf.missing.is_empty() {
+        let (what, why) = perf.missing.split_once(": ").unwrap_or(("perf stat", ""));
+        record.skipped.push(Missing {
+            what: what.into(),
+            why: why.into(),
+        });
+    }
+    let mut bench = Bench {
+        options,
+        perf,
+        dir: tempfile::Builder::new().prefix("uzram-bench").tempdir()?,
+        stop,
+        out: vec![false; options.targets.len()],
+        runs: Vec::new(),
+        done: 0,
+        record,
+    };
+    bench.rounds(&settings, progress)?;
+    Ok(bench.finish())
+}
+
+/// Processes that wanted to run in the last minute.
+fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    perf: Perf,
+    dir: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    /// Which targets have failed.
+    out: Vec<bool>,
+    runs: Vec<Runs>,
+    done: usize,
+    record: Record,
+}
+
+impl Bench<'_> {
+    fn rounds(&mut self, settings: &[Setting], progress: &mut dyn FnMut(&Progress)) -> Result<()> {
+        let targets = self.options.targets.len();
+        for round in 0..self.options.rounds {
+            for setting in settings {
+                for turn in 0..targets {
+                    let who = (round + turn) % targets;
+                    self.turn(who, setting, round, settings.len(), progress);
+                    if self.stop.load(Ordering::Relaxed) {
+                        bail!("interrupted; the targets were taken away");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A target's turn in a setting.
+    fn turn(
+        &mut self,
+        who: usize,
+        setting: &Setting,
+        round: usize,
+        settings: usize,
+        progress: &mut dyn FnMut(&Progress),
+    ) {
+        let cells = self.options.cells.len();
+        if self.out[who] {
+            self.done += cells;
+            return;
+        }
+        let spec = &self.options.targets[who];
+        let of = self.options.rounds * settings * self.options.targets.len() * cells;
+        let before = self.done;
+        let mut tell = |what: String| {
+            progress(&Progress {
+                done: self.done,
+                of,
+                what,
+            });
+            self.done += 1;
+        };
+        let means = Means {
+            size_bytes: self.options.size_bytes,
+            program: &self.options.program,
+            dir: self.dir.path(),
+            overwrite: self.options.overwrite,
+        };
+        let runs = self.runs.iter_mut();
+        let known = |runs: &Runs| runs.target == spec.name && runs.setting == *setting;
+        let mut runs_of = match runs.into_iter().position(|runs| known(runs)) {
+            Some(at) => self.runs.swap_remove(at),
+            None => Runs {
+                target: spec.name.clone(),
+                setting: *setting,
+                cells: Vec::new(),
+                memory: Vec::new(),
+                points: Vec::new(),
+            },
+        };
+        let failed = |why: &anyhow::Error| Missing {
+            what: spec.name.clone(),
+            why: format!("{why:#}"),
+        };
+        match spec.open(&means) {
+            Err(error) => {
+                self.out[who] = true;
+                let known = self
+                    .record
+                    .targets
+                    .iter()
+                    .any(|about| about.target == spec.name);
+                match self.options.demanded || known {
+                    true => self.record.failed.push(failed(&error)),
+                    false => self.record.skipped.push(failed(&error)),
+                }
+            }
+            Ok(mut target) => {
+                let name = |about: &About| about.target == spec.name;
+                if !self.record.targets.iter().any(name) {
+                    let note = target.note();
+                    self.record.targets.push(About {
+                        target: spec.name.clone(),
+                        note,
+                    });
+                }
+                let sampler = (round == 0).then(|| Sampler::start(target.probe()));
+                let work = Work {
+                    options: self.options,
+                    perf: &self.perf,
+                    dir: self.dir.path(),
+                    stop: &self.stop,
+                };
+                let what = format!("{spec}: {setting}");
+                let mut result = work.cells(&*target, setting, &mut runs_of, &mut |cell| {
+                    tell(format!("{what}, {cell}"));
+                });
+                if let Some(sampler) = sampler {
+                    runs_of.points = sampler.stop();
+                }
+                let closed = target.close().context("taking it away");
+                if closed.is_err() {
+                    // Something may still be mounted below.
+                    self.dir.disable_cleanup(true);
+                }
+                result = result.and(closed);
+                if let Err(error) = result.with_context(|| setting.to_string()) {
+                    self.out[who] = true;
+                    self.record.failed.push(failed(&error));
+                }
+            }
+        }
+        self.done = before + cells;
+        self.runs.push(runs_of);
+    }
+
+    /// In the order of targets and settings, whatever order the rounds left.
+    fn finish(mut self) -> Record {
+        let order: Vec<&str> = self
+            .options
+            .targets
+            .iter()
+            .map(|spec| spec.name.as_str())
+            .collect();
+        let place = |name: &str| order.iter().position(|other| *other == name);
+        self.record
+            .targets
+            .sort_by_key(|about| place(&about.target));
+        for setting in settings(self.options) {
+            let all = self.runs.iter().filter(|runs| runs.setting == setting);
+            let mut all: Vec<&Runs> = all.collect();
+            all.sort_by_key(|runs| place(&runs.target));
+            for runs in &all {
+                runs.add_to(&mut self.record);
+            }
+            let Some((base, others)) = all.split_first() else {
+                continue;
+            };
+            for runs in others {
+                for cell in &self.options.cells {
+                    if let Some(ratio) = runs.over(base, *cell) {
+                        let (target, base) = (&runs.target, &base.target);
+                        let what = format!("{cell}, {setting}: {target} over {base}, throughput");
+                        self.record.report.add(what, ratio);
+                    }
+                }
+            }
+        }
+        self.record
+    }
+}
+
+/// What the cells need.
+struct Work<'a> {
+    options: &'a Options,
+    perf: &'a Perf,
+    dir: &'a std::path::Path,
+    stop: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    /// Fills the target where the first cell does not, and runs all cells.
+    fn cells(
+        &self,
+        target: &dyn Target,
+        setting: &Setting,
+        runs: &mut Runs,
+        tell: &mut dyn FnMut(Cell),
+    ) -> Result<()> {
+        let (place, options) = (target.place(), self.options);
+        let mut filled = false;
+        let whole = matches!(options.length, Length::Loops(_));
+        if !(whole && options.cells[0] == Cell::SeqWrite) {
+            // In large requests: it is not measured.
+            let shape = Shape {
+                block_bytes: 128 << 10,
+                depth: 1,
+            };
+            let setting = Setting {
+                shape,
+                jobs: 1,
+                ..*setting
+            };
+            let fill = self.job(&place, Cell::SeqWrite, setting, Length::Loops(1), &NOTHING);
+            fill.run(&job::engine(&place, 1, &options.engine))
+                .context("filling it")?;
+            runs.memory.extend(target.probe().read());
+            filled = true;
+        }
+        for cell in &options.cells {
+            tell(*cell);
+            let engine = job::engine(&place, setting.shape.depth, &options.engine);
+            let job = self.job(&place, *cell, *setting, options.length, self.perf);
+            let run = job.run(&engine).with_context(|| cell.name())?;
+            if !std::mem::replace(&mut filled, true) {
+                runs.memory.extend(target.probe().read());
+            }
+            match runs.cells.iter_mut().find(|(known, ..)| known == cell) {
+                Some((.., known)) => known.push(run),
+                None => runs.cells.push((*cell, engine, vec![run])),
+            }
+        }
+        Ok(())
+    }
+
+    fn job<'b>(
+        &'b self,
+        place: &'b targets::Place,
+        cell: Cell,
+        setting: Setting,
+        length: Length,
+        perf: &'b Perf,
+    ) -> Job<'b> {
+        Job {
+            place,
+            cell,
+            setting,
+            size_bytes: self.options.size_bytes,
+            length,
+            perf,
+            dir: self.dir,
+            stop: self.stop,
+        }
+    }
+}
+
+static NOTHING: Perf = Perf::nothing();

@@ -1,0 +1,411 @@
+//! What a run comes to, as it is kept: medians over the rounds, memory beside them, and what the figures belong to.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::cell::{Cell, Setting};
+use super::job::{Length, Run, Side};
+use super::targets::Memory;
+use crate::measure::median;
+use crate::report::Report;
+
+/// The name in the records.
+pub(super) const NAME: &str = "bench fio";
+
+/// A target's cell: medians over the rounds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Figure {
+    /// The target.
+    pub target: String,
+    /// Which cell.
+    pub cell: Cell,
+    /// Buffer, size, depth, jobs.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// fio's engine.
+    pub engine: String,
+    /// Reads, where there were any.
+    pub read: Option<Side>,
+    /// Writes, where there were any.
+    pub write: Option<Side>,
+    /// The slowest and the fastest round, both directions together: how far to trust the median.
+    pub least_mb_s: f64,
+    /// The fastest.
+    pub most_mb_s: f64,
+    /// Rounds that were measured.
+    pub rounds: usize,
+}
+
+impl Figure {
+    /// Both directions together.
+    pub fn mb_s(&self) -> f64 {
+        self.read.map_or(0.0, |side| side.mb_s) + self.write.map_or(0.0, |side| side.mb_s)
+    }
+
+    /// Which directions there are, with their names.
+    pub fn sides(&self) -> impl Iterator<Item = (&'static str, Side)> {
+        let both = [("read", self.read), ("write", self.write)];
+        both.into_iter()
+            .filter_map(|(name, side)| Some((name, side?)))
+    }
+}
+
+/// A target's run of all cells.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Total {
+    /// The target.
+    pub target: String,
+    /// Buffer, size, depth, jobs.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Wall time of all cells, fio's starts included: `seconds elapsed` of the series.
+    pub seconds: f64,
+    /// What perf counted in fio (not in a server), by event; without those that it cannot count here.
+    pub perf: Vec<(String, f64)>,
+}
+
+/// Memory after the fill.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Taken {
+    /// The target.
+    pub target: String,
+    /// Buffer, size, depth, jobs.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Data and memory: the medians.
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// Bytes that were written over bytes of memory.
+    pub ratio: f64,
+}
+
+/// Memory over time, in the first round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Curve {
+    /// The target.
+    pub target: String,
+    /// Buffer, size, depth, jobs.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Seconds, and bytes.
+    pub points: Vec<(f64, u64)>,
+}
+
+/// A target, and what to know of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct About {
+    /// Its name.
+    pub target: String,
+    /// What to know.
+    pub note: String,
+}
+
+/// What went wrong, or was left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Missing {
+    /// The target, or what else.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// Machine, commit, compiler, and each target's throughput over the first one's.
+    #[serde(flatten)]
+    pub report: Report,
+    /// How to read it.
+    pub note: String,
+    /// fio's version.
+    pub fio: String,
+    /// Bytes of a target.
+    pub size_bytes: u64,
+    /// How long a cell ran.
+    pub length: Length,
+    /// Rounds that were asked for.
+    pub rounds: usize,
+    /// Processes that were runnable when it began, of which none were its own: what disturbs.
+    pub load_average: f64,
+    /// The targets that were measured.
+    pub targets: Vec<About>,
+    /// What was left out because this machine does not have it.
+    pub skipped: Vec<Missing>,
+    /// What failed.
+    pub failed: Vec<Missing>,
+    /// Medians.
+    pub figures: Vec<Figure>,
+    /// Totals of all cells.
+    pub totals: Vec<Total>,
+    /// Memory.
+    pub memory: Vec<Taken>,
+    /// Memory over time.
+    pub curves: Vec<Curve>,
+}
+
+impl Record {
+    /// Reads one that was kept.
+    pub fn read(path: &std::path::Path) -> Result<Record> {
+        let shown = path.display();
+        let text = std::fs::read(path).with_context(|| format!("reading {shown}"))?;
+        let any: serde_json::Value =
+            serde_json::from_slice(&text).with_context(|| format!("{shown} is no record"))?;
+        let name = any["benchmark"].as_str().unwrap_or("nothing");
+        ensure!(
+            name == NAME,
+            "{shown} is a record of {name}; it takes what uzram bench fio --json wrote"
+        );
+        serde_json::from_value(any).with_context(|| format!("{shown} is of another version"))
+    }
+
+    /// The settings, in the order of the run.
+    pub fn settings(&self) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for figure in &self.figures {
+            if !settings.contains(&figure.setting) {
+                settings.push(figure.setting);
+            }
+        }
+        settings
+    }
+
+    /// A target's figures in a setting.
+    pub fn of<'a>(
+        &'a self,
+        target: &'a str,
+        setting: &'a Setting,
+    ) -> impl Iterator<Item = &'a Figure> {
+        let figures = self.figures.iter();
+        figures.filter(move |figure| figure.target == target && figure.setting == *setting)
+    }
+
+    /// One of them.
+    pub fn figure(&self, target: &str, setting: &Setting, cell: Cell) -> Option<&Figure> {
+        let mut figures = self.figures.iter();
+        figures.find(|f| f.target == target && f.setting == *setting && f.cell == cell)
+    }
+
+    /// The names of the targets that have figures.
+    pub fn names(&self) -> Vec<&str> {
+        self.targets
+            .iter()
+            .map(|about| about.target.as_str())
+            .collect()
+    }
+}
+
+/// The runs of a target in a setting, before they are medians.
+#[derive(Debug, Clone)]
+pub(super) struct Runs {
+    pub(super) target: String,
+    pub(super) setting: Setting,
+    /// By cell, in the order of the run; of each the engine, and a run for each round.
+    pub(super) cells: Vec<(Cell, String, Vec<Run>)>,
+    pub(super) memory: Vec<Memory>,
+    pub(super) points: Vec<(f64, u64)>,
+}
+
+impl Runs {
+    /// Adds what it comes to. Only rounds that were whole count for the totals.
+    pub(super) fn add_to(&self, record: &mut Record) {
+        let (target, setting) = (self.target.clone(), self.setting);
+        for (cell, engine, runs) in &self.cells {
+            let sides = |of: fn(&Run) -> Option<Side>| {
+                let sides: Vec<_> = runs.iter().filter_map(of).collect();
+                Side::median(&sides)
+            };
+            let both = |run: &Run| {
+                let speed = |side: Option<Side>| side.map_or(0.0, |side| side.mb_s);
+                speed(run.read) + speed(run.write)
+            };
+            record.figures.push(Figure {
+                target: target.clone(),
+                cell: *cell,
+                setting,
+                engine: engine.clone(),
+                read: sides(|run| run.read),
+                write: sides(|run| run.write),
+                least_mb_s: runs.iter().map(both).fold(f64::MAX, f64::min),
+                most_mb_s: runs.iter().map(both).fold(0.0, f64::max),
+                rounds: runs.len(),
+            });
+        }
+        record.totals.extend(self.total());
+        if !self.memory.is_empty() {
+            let used = median(self.memory.iter().map(|m| m.used_bytes as f64).collect());
+            let data = self.memory.iter().filter_map(|m| m.data_bytes);
+            let data: Vec<f64> = data.map(|bytes| bytes as f64).collect();
+            let data_bytes = (!data.is_empty()).then(|| median(data) as u64);
+            let memory = Memory {
+                data_bytes,
+                used_bytes: used as u64,
+            };
+            let ratio = record.size_bytes as f64 / used.max(1.0);
+            record.memory.push(Taken {
+                target: target.clone(),
+                setting,
+                memory,
+                ratio,
+            });
+        }
+        if !self.points.is_empty() {
+            let points = self.points.clone();
+            record.curves.push(Curve {
+                target,
+                setting,
+                points,
+            });
+        }
+    }
+
+    fn total(&self) -> Option<Total> {
+        let whole = self.cells.iter().map(|(.., runs)| runs.len()).min()?;
+        let sum = |of: &dyn Fn(&Run) -> f64| {
+            let round = |n: usize| self.cells.iter().map(|(.., runs)| of(&runs[n])).sum();
+            median((0..whole).map(round).collect())
+        };
+        let first = self.cells.first()?.2.first()?;
+        let event = |(event, _): &(String, f64)| {
+            let count = |run: &Run| {
+                let found = run.perf.iter().find(|(name, _)| name == event);
+                found.map_or(0.0, |(_, count)| *count)
+            };
+            (event.clone(), sum(&count))
+        };
+        (whole > 0).then(|| Total {
+            target: self.target.clone(),
+            setting: self.setting,
+            seconds: sum(&|run| run.seconds),
+            perf: first.perf.iter().map(event).collect(),
+        })
+    }
+
+    /// The median over the rounds of this one's throughput over another's in a cell.
+    pub(super) fn over(&self, base: &Runs, cell: Cell) -> Option<f64> {
+        let of = |runs: &Runs| {
+            let (.., found) = runs.cells.iter().find(|(name, ..)| *name == cell)?.clone();
+            Some(found)
+        };
+        let speed = |run: &Run| {
+            let both = [run.read, run.write];
+            both.iter().flatten().map(|side| side.mb_s).sum::<f64>()
+        };
+        let (ours, theirs) = (of(self)?, of(base)?);
+        let ratios: Vec<f64> = ours
+            .iter()
+            .zip(&theirs)
+            .map(|(a, b)| speed(a) / speed(b))
+            .collect();
+        (!ratios.is_empty()).then(|| median(ratios))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::fio::{Buffer, Shape};
+
+    fn run(mb_s: f64, mixed: bool) -> Run {
+        let side = Side {
+            mb_s,
+            iops: mb_s * 244.0,
+            mean_us: 11.0,
+            p50_us: 10.0,
+            p90_us: 20.0,
+            p99_us: 30.0,
+            p999_us: 40.0,
+            p9999_us: 50.0,
+        };
+        Run {
+            read: mixed.then_some(side),
+            write: Some(side),
+            seconds: 0.75,
+            perf: vec![("instructions".into(), 617_283.5)],
+        }
+    }
+
+    fn runs(target: &str, factor: f64) -> Runs {
+        let shape = Shape {
+            block_bytes: 4096,
+            depth: 1,
+        };
+        let memory = |used_bytes| Memory {
+            data_bytes: Some(1 << 20),
+            used_bytes,
+        };
+        let writes = [90.0, 100.0, 300.0].map(|mb_s| run(mb_s * factor, false));
+        let mixed = [9.0, 10.0, 11.0].map(|mb_s| run(mb_s * factor, true));
+        Runs {
+            target: target.into(),
+            setting: Setting {
+                buffer: Buffer::Static,
+                shape,
+                jobs: 1,
+            },
+            cells: vec![
+                (Cell::SeqWrite, "sync".into(), writes.into()),
+                (Cell::MixedSeq, "sync".into(), mixed.into()),
+            ],
+            memory: vec![memory(1 << 18), memory(1 << 19), memory(1 << 18)],
+            points: vec![(0.0, 0), (1.0, 1 << 18)],
+        }
+    }
+
+    /// Two targets, the first twice as fast.
+    pub(in crate::fio) fn sample() -> Record {
+        let about = |target: &str| About {
+            target: target.into(),
+            note: String::new(),
+        };
+        let mut record = Record {
+            report: Report::new(NAME, "fio's buffers: static".into()),
+            note: "a note <with> \"marks\" & such".into(),
+            fio: "fio-3.33".into(),
+            size_bytes: 1 << 20,
+            length: Length::Loops(1),
+            rounds: 3,
+            load_average: 0.5,
+            targets: vec![about("kernel-zram"), about("uzram")],
+            skipped: Vec::new(),
+            failed: Vec::new(),
+            figures: Vec::new(),
+            totals: Vec::new(),
+            memory: Vec::new(),
+            curves: Vec::new(),
+        };
+        runs("kernel-zram", 2.0).add_to(&mut record);
+        runs("uzram", 1.0).add_to(&mut record);
+        record
+    }
+
+    #[test]
+    fn medians_are_kept_with_the_spread_and_memory() {
+        let record = sample();
+        let setting = record.settings()[0];
+        let figure = record.figure("uzram", &setting, Cell::SeqWrite).unwrap();
+        assert_eq!(
+            (figure.mb_s(), figure.least_mb_s, figure.most_mb_s),
+            (100.0, 90.0, 300.0)
+        );
+        let mixed = record.figure("uzram", &setting, Cell::MixedSeq).unwrap();
+        assert_eq!(mixed.mb_s(), 20.0);
+        assert_eq!(
+            (record.memory[1].memory.used_bytes, record.memory[1].ratio),
+            (1 << 18, 4.0)
+        );
+        assert_eq!(record.totals[1].seconds, 1.5);
+        let (fast, slow) = (runs("kernel-zram", 2.0), runs("uzram", 1.0));
+        assert_eq!(slow.over(&fast, Cell::MixedSeq), Some(0.5));
+        assert_eq!(slow.over(&fast, Cell::RandRead), None);
+    }
+
+    #[test]
+    fn a_record_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        std::fs::write(&path, serde_json::to_string(&sample()).unwrap()).unwrap();
+        let record = Record::read(&path).unwrap();
+        assert_eq!(record.figures.len(), 4);
+        assert_eq!(record.series(), sample().series());
+    }
+}

@@ -1,0 +1,224 @@
+//! The two-column format of zram-perf-test's comparison: a row for each figure, a column for each run, so that runs can be
+//! laid side by side, those of the series' own scripts too.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::cell::{Buffer, CELLS, Setting, Shape};
+use super::job::Side;
+use super::record::{Record, Total};
+
+/// A target of a run.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// What is said to be processed.
+    pub heading: String,
+    target: String,
+    record: Record,
+}
+
+/// The columns of a record; of one target where that is said.
+fn columns(record: &Record, of: &str, only: Option<&str>) -> Vec<Column> {
+    let names = record.names().into_iter();
+    let wanted = names.filter(|name| only.is_none_or(|only| only == *name));
+    let column = |target: &str| Column {
+        heading: format!("{of}{target}"),
+        target: target.to_owned(),
+        record: record.clone(),
+    };
+    wanted.map(column).collect()
+}
+
+impl Record {
+    /// All its targets in the series' format.
+    pub fn series(&self) -> String {
+        print(&columns(self, "", None))
+    }
+}
+
+/// Records that were kept, side by side in the series' format; of one target where that is said.
+pub fn compare(paths: &[impl AsRef<Path>], target: Option<&str>) -> Result<String> {
+    let mut all = Vec::new();
+    let mut known = Vec::new();
+    for path in paths {
+        let record = Record::read(path.as_ref())?;
+        let name = format!("{}: ", path.as_ref().display());
+        all.extend(columns(&record, &name, target));
+        known.extend(record.names().into_iter().map(str::to_owned));
+    }
+    known.sort();
+    known.dedup();
+    ensure!(
+        !all.is_empty(),
+        "no record has the target '{}'; they have: {}",
+        target.unwrap_or_default(),
+        known.join(", ")
+    );
+    Ok(print(&all))
+}
+
+fn print(columns: &[Column]) -> String {
+    let mut text = String::new();
+    for column in columns {
+        let _ = writeln!(text, "Processing {}", column.heading);
+    }
+    let mut settings: Vec<Setting> = Vec::new();
+    for setting in columns.iter().flat_map(|column| column.record.settings()) {
+        if !settings.contains(&setting) {
+            settings.push(setting);
+        }
+    }
+    let mut blocks: Vec<(Buffer, Shape)> = Vec::new();
+    for setting in &settings {
+        if !blocks.contains(&(setting.buffer, setting.shape)) {
+            blocks.push((setting.buffer, setting.shape));
+        }
+    }
+    for (buffer, shape) in blocks {
+        let here: Vec<_> = settings
+            .iter()
+            .filter(|s| s.buffer == buffer && s.shape == shape)
+            .collect();
+        let _ = writeln!(text, "\nbuffer {buffer}, {shape}");
+        for setting in &here {
+            throughput(&mut text, columns, setting);
+        }
+        for setting in &here {
+            counts(&mut text, columns, setting);
+        }
+        for setting in &here {
+            let seconds = |total: &Total| format!("{:.9}", total.seconds);
+            row(&mut text, "seconds elapsed", (22, 9), columns, &|column| {
+                total(column, setting).map(seconds)
+            });
+        }
+    }
+    text
+}
+
+fn row(
+    text: &mut String,
+    label: &str,
+    (first, width): (usize, usize),
+    columns: &[Column],
+    value: &dyn Fn(&Column) -> Option<String>,
+) {
+    let values = columns
+        .iter()
+        .map(|column| value(column).unwrap_or_else(|| "-".into()));
+    let values: Vec<_> = values.map(|value| format!("{value:>width$}")).collect();
+    let line = format!("{label:first$} {}", values.join("\t"));
+    *text += line.trim_end();
+    text.push('\n');
+}
+
+fn throughput(text: &mut String, columns: &[Column], setting: &Setting) {
+    row(
+        text,
+        &format!("#jobs{}", setting.jobs),
+        (15, 15),
+        columns,
+        &|_| Some(String::new()),
+    );
+    for cell in CELLS {
+        let sides: [(&str, fn(&super::Figure) -> Option<Side>); 2] =
+            [("READ:", |f| f.read), ("WRITE:", |f| f.write)];
+        for (label, side) in sides {
+            let value = |column: &Column| {
+                let figure = column.record.figure(&column.target, setting, cell)?;
+                Some(format!("{:.1}MB/s", side(figure)?.mb_s))
+            };
+            if columns.iter().any(|column| value(column).is_some()) {
+                row(text, label, (15, 15), columns, &value);
+            }
+        }
+    }
+}
+
+fn total<'a>(column: &'a Column, setting: &Setting) -> Option<&'a Total> {
+    let mut totals = column.record.totals.iter();
+    totals.find(|total| total.target == column.target && total.setting == *setting)
+}
+
+/// What perf counted; nothing where it counted nothing.
+fn counts(text: &mut String, columns: &[Column], setting: &Setting) {
+    let mut events: Vec<&str> = Vec::new();
+    for total in columns.iter().filter_map(|column| total(column, setting)) {
+        for (event, _) in &total.perf {
+            if !events.contains(&event.as_str()) {
+                events.push(event);
+            }
+        }
+    }
+    if events.is_empty() {
+        return;
+    }
+    let name = format!("jobs{}", setting.jobs);
+    row(text, &name, (25, 17), columns, &|_| Some("perfstat".into()));
+    for event in events {
+        row(text, event, (25, 17), columns, &|column| {
+            let perf = &total(column, setting)?.perf;
+            let (_, count) = perf.iter().find(|(name, _)| name == event)?;
+            Some(thousands(*count as u64))
+        });
+    }
+}
+
+/// With commas between them, as perf has it.
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fio::record::tests::sample;
+
+    #[test]
+    fn runs_lie_side_by_side_in_the_series_format() {
+        let record = sample();
+        let text = record.series();
+        let expected = "Processing kernel-zram\nProcessing uzram\n\nbuffer static, 4 KiB, depth 1\n#jobs1\n\
+            WRITE:                200.0MB/s\t      100.0MB/s\n\
+            READ:                  20.0MB/s\t       10.0MB/s\n\
+            WRITE:                 20.0MB/s\t       10.0MB/s\n\
+            jobs1                              perfstat\t         perfstat\n\
+            instructions                      1,234,567\t        1,234,567\n\
+            seconds elapsed        1.500000000\t1.500000000\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn records_are_compared_and_others_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        std::fs::write(&path, serde_json::to_string(&sample()).unwrap()).unwrap();
+        let text = compare(&[&path, &path], Some("uzram")).unwrap();
+        assert_eq!(text.matches("Processing").count(), 2);
+        assert!(text.contains("100.0MB/s\t      100.0MB/s"), "{text}");
+        let error = compare(&[&path], Some("tmpfs")).unwrap_err().to_string();
+        assert!(error.contains("kernel-zram, uzram"), "{error}");
+        std::fs::write(&path, "{\"benchmark\": \"bench core\"}").unwrap();
+        let error = compare(&[&path], None).unwrap_err().to_string();
+        assert!(
+            error.contains("bench core") && error.contains("bench fio"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn thousands_are_parted() {
+        let texts = [0, 999, 1000, 57_055_302_552].map(thousands);
+        assert_eq!(texts, ["0", "999", "1,000", "57,055,302,552"]);
+    }
+}

@@ -1,0 +1,283 @@
+//! What is measured against each other: a table of kinds, each a file. A target is made when its turn comes and is gone
+//! after it, so that each round finds it as new.
+
+mod kernel_zram;
+mod nbdkit;
+mod path;
+mod uzram;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use uzram_control::{Request, Response};
+
+/// The ones that are measured where none are named.
+pub const DEFAULT: &str = "kernel-zram,uzram,nbdkit-memory:allocator=zstd,tmpfs";
+
+const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[:ALGORITHM]], nbdkit-memory[:allocator=zstd|malloc|sparse], \
+    tmpfs, or a path with a / in it";
+
+/// Which target, as a command line has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// As it was written, which names it in the report.
+    pub name: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    KernelZram {
+        algorithm: Option<String>,
+    },
+    Uzram {
+        frontend: Option<String>,
+        algorithm: Option<String>,
+    },
+    NbdkitMemory {
+        allocator: Option<String>,
+    },
+    Tmpfs,
+    Path(PathBuf),
+}
+
+/// What a target is made with.
+pub(super) struct Means<'a> {
+    pub(super) size_bytes: u64,
+    /// The uzram program.
+    pub(super) program: &'a Path,
+    /// A directory of this run's own.
+    pub(super) dir: &'a Path,
+    /// Whether what is on a path may be lost.
+    pub(super) overwrite: bool,
+}
+
+/// How fio gets at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A block device or file; whether it takes direct I/O.
+    File { path: PathBuf, direct: bool },
+    /// Of NBD.
+    Uri(String),
+}
+
+/// Memory that a target takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Bytes of data in it, where it tells.
+    pub data_bytes: Option<u64>,
+    /// Bytes of memory for them.
+    pub used_bytes: u64,
+}
+
+/// How to ask for a target's memory, from any thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// A kernel zram's `mm_stat`.
+    MmStat(PathBuf),
+    /// The control socket of a uzram server.
+    Server(PathBuf),
+    /// Resident memory of a process.
+    Resident(u32),
+    /// Blocks of a file in memory.
+    Blocks(PathBuf),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A target that is there. Dropped, it goes.
+pub(super) trait Target {
+    fn place(&self) -> Place;
+
+    fn probe(&self) -> Probe;
+
+    /// What to know of its figures; empty where there is nothing.
+    fn note(&self) -> String {
+        String::new()
+    }
+
+    /// Takes it away and says if that fails.
+    fn close(&mut self) -> Result<()>;
+}
+
+impl Probe {
+    /// Asks; `None` where there is no answer.
+    pub(super) fn read(&self) -> Option<Memory> {
+        match self {
+            Probe::MmStat(path) => kernel_zram::memory(&std::fs::read_to_string(path).ok()?),
+            Probe::Server(socket) => match uzram_control::call(socket, &Request::Stat) {
+                Ok(Response::Stat(stat)) => Some(Memory {
+                    data_bytes: Some(stat.orig_data_size),
+                    used_bytes: stat.all_memory(),
+                }),
+                _ => None,
+            },
+            Probe::Resident(pid) => {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("VmRSS:"))?;
+                let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+                let used_bytes = kib << 10;
+                Some(Memory {
+                    data_bytes: None,
+                    used_bytes,
+                })
+            }
+            Probe::Blocks(path) => {
+                let used_bytes = path::blocks(path).ok()?;
+                let data_bytes = Some(used_bytes);
+                Some(Memory {
+                    data_bytes,
+                    used_bytes,
+                })
+            }
+            Probe::Unknown => None,
+        }
+    }
+}
+
+impl Spec {
+    /// Splits at commas, but for those in the parentheses of an algorithm.
+    pub fn list(text: &str) -> Result<Vec<Spec>, String> {
+        let mut depth = 0;
+        let separates = |c: char| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ => {}
+            }
+            c == ',' && depth == 0
+        };
+        let list: Vec<Spec> = text
+            .split(separates)
+            .map(str::parse)
+            .collect::<Result<_, String>>()?;
+        for (at, spec) in list.iter().enumerate() {
+            if list[..at].contains(spec) {
+                return Err(format!("'{spec}' is there twice"));
+            }
+        }
+        Ok(list)
+    }
+
+    /// Makes it.
+    pub(super) fn open(&self, means: &Means<'_>) -> Result<Box<dyn Target>> {
+        Ok(match &self.kind {
+            Kind::KernelZram { algorithm } => {
+                Box::new(kernel_zram::KernelZram::new(algorithm.as_deref(), means)?)
+            }
+            Kind::Uzram {
+                frontend,
+                algorithm,
+            } => Box::new(uzram::Uzram::new(
+                frontend.as_deref(),
+                algorithm.as_deref(),
+                means,
+            )?),
+            Kind::NbdkitMemory { allocator } => {
+                Box::new(nbdkit::Nbdkit::new(allocator.as_deref(), means)?)
+            }
+            Kind::Tmpfs => Box::new(path::Memory::new(means)?),
+            Kind::Path(path) => Box::new(path::Given::new(path, means)?),
+        })
+    }
+}
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for Spec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Spec, String> {
+        let text = text.trim();
+        let wrong = |why: &str| Err(format!("'{text}' is no target: {why}; it takes {ACCEPTED}"));
+        let mut words = text.splitn(3, ':');
+        let kind = words.next().unwrap_or_default();
+        let mut word = || {
+            words
+                .next()
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+        };
+        let (first, second) = (word(), word());
+        let kind = match kind {
+            _ if text.contains('/') && !text.starts_with("uzram:") => Kind::Path(text.into()),
+            "kernel-zram" if second.is_none() => Kind::KernelZram { algorithm: first },
+            "uzram" => Kind::Uzram {
+                frontend: first,
+                algorithm: second,
+            },
+            "nbdkit-memory" if second.is_none() => {
+                let allocator = match first.as_deref().map(|word| word.strip_prefix("allocator=")) {
+                    None => None,
+                    Some(Some(name @ ("zstd" | "malloc" | "sparse"))) => Some(name.to_owned()),
+                    Some(_) => return wrong("nbdkit has no such allocator"),
+                };
+                Kind::NbdkitMemory { allocator }
+            }
+            "tmpfs" if first.is_none() => Kind::Tmpfs,
+            "kernel-zram" | "nbdkit-memory" | "tmpfs" => return wrong("it has too many parts"),
+            _ => return wrong("the kind is unknown"),
+        };
+        let name = text.to_owned();
+        Ok(Spec { name, kind })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_commas_in_parentheses_do_not_part_them() {
+        let list =
+            Spec::list("kernel-zram:lz4,uzram:nbd:zstd(level=1,dict=/a),tmpfs,/dev/sdz").unwrap();
+        assert_eq!(list.len(), 4);
+        assert_eq!(
+            list[0].kind,
+            Kind::KernelZram {
+                algorithm: Some("lz4".into())
+            }
+        );
+        let (frontend, algorithm) = (Some("nbd".into()), Some("zstd(level=1,dict=/a)".into()));
+        assert_eq!(
+            list[1].kind,
+            Kind::Uzram {
+                frontend,
+                algorithm
+            }
+        );
+        assert_eq!(list[3].kind, Kind::Path("/dev/sdz".into()));
+        assert_eq!(Spec::list(DEFAULT).unwrap().len(), 4);
+        let bare: Spec = "uzram".parse().unwrap();
+        assert_eq!(
+            bare.kind,
+            Kind::Uzram {
+                frontend: None,
+                algorithm: None
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_no_target_is_told_what_is() {
+        for text in [
+            "",
+            "zram",
+            "tmpfs:x",
+            "nbdkit-memory:zstd",
+            "kernel-zram:lz4:9",
+        ] {
+            let error = text.parse::<Spec>().unwrap_err();
+            assert!(error.contains("kernel-zram[:ALGORITHM]"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A file on tmpfs, and whatever else has a path: a block device, a file.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{OFlags, SeekFrom, fstatfs, seek};
+
+use super::{Means, Place, Probe, Target};
+
+const TMPFS: &str = "/dev/shm";
+/// `TMPFS_MAGIC`.
+const MAGIC: u64 = 0x0102_1994;
+
+/// A file on tmpfs: RAM without compression.
+pub(super) struct Memory {
+    path: PathBuf,
+    direct: bool,
+}
+
+impl Memory {
+    pub(super) fn new(means: &Means<'_>) -> Result<Memory> {
+        let path = Path::new(TMPFS).join(format!("uzram-bench-{}", std::process::id()));
+        let file = File::options().write(true).create_new(true).open(&path);
+        let file = file.with_context(|| format!("making {}", path.display()))?;
+        let direct = takes_direct(&path);
+        // Dropped, it is removed.
+        let memory = Memory { path, direct };
+        let kind = fstatfs(&file)?.f_type as u64;
+        ensure!(kind == MAGIC, "{TMPFS} is no tmpfs here");
+        file.set_len(means.size_bytes)?;
+        Ok(memory)
+    }
+}
+
+fn takes_direct(path: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    let direct = OFlags::DIRECT.bits() as i32;
+    options.read(true).custom_flags(direct).open(path).is_ok()
+}
+
+/// Bytes that a file takes.
+pub(super) fn blocks(path: &Path) -> std::io::Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+impl Target for Memory {
+    fn place(&self) -> Place {
+        Place::File {
+            path: self.path.clone(),
+            direct: self.direct,
+        }
+    }
+
+    fn probe(&self) -> Probe {
+        Probe::Blocks(self.path.clone())
+    }
+
+    fn note(&self) -> String {
+        match self.direct {
+            true => String::new(),
+            false => "without direct I/O, which tmpfs does not take here".into(),
+        }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+/// A path that was given. A file that was not there is made, and removed again.
+pub(super) struct Given {
+    path: PathBuf,
+    direct: bool,
+    made: bool,
+    /// On memory, or nobody knows.
+    in_memory: bool,
+}
+
+impl Given {
+    pub(super) fn new(path: &Path, means: &Means<'_>) -> Result<Given> {
+        let shown = path.display();
+        let made = !path.exists();
+        let file = if made {
+            ensure!(
+                !path.starts_with("/dev") || path.starts_with(TMPFS),
+                "{shown} is not there"
+            );
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path);
+            let file = file.with_context(|| format!("making {shown}"))?;
+            file.set_len(means.size_bytes)?;
+            file
+        } else {
+            let what = fs::metadata(path).with_context(|| path.display().to_string())?;
+            if what.file_type().is_block_device() {
+                if let Some(by) = uzram_blockdev::busy(path) {
+                    bail!("{shown} is in use: {by}");
+                }
+            } else if !what.is_file() {
+                bail!("{shown} is neither a block device nor a file");
+            }
+            ensure!(
+                means.overwrite,
+                "{shown} is there already, and what it holds would be lost: say --overwrite if it may be"
+            );
+            let file = File::options().read(true).write(true).open(path);
+            file.with_context(|| format!("opening {shown}"))?
+        };
+        let given = Given {
+            path: path.into(),
+            direct: takes_direct(path),
+            made,
+            in_memory: fstatfs(&file)?.f_type as u64 == MAGIC && fs::metadata(path)?.is_file(),
+        };
+        let bytes = seek(&file, SeekFrom::End(0))?;
+        ensure!(
+            bytes >= means.size_bytes,
+            "{shown} has {bytes} bytes, fewer than the {} of --size",
+            means.size_bytes
+        );
+        Ok(given)
+    }
+}
+
+impl Target for Given {
+    fn place(&self) -> Place {
+        Place::File {
+            path: self.path.clone(),
+            direct: self.direct,
+        }
+    }
+
+    fn probe(&self) -> Probe {
+        match self.in_memory {
+            true => Probe::Blocks(self.path.clone()),
+            false => Probe::Unknown,
+        }
+    }
+
+    fn note(&self) -> String {
+        match self.direct {
+            true => String::new(),
+            false => "without direct I/O, which it does not take".into(),
+        }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.made) {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
