@@ -58,8 +58,13 @@ pub(crate) fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool
 
 /// Has `tell` called, by a thread, for each signal to end; none ends the process by itself from now on.
 pub(crate) fn when_told_to_end(mut tell: impl FnMut() + Send + 'static) -> Result {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    let listen = move || signals.forever().for_each(|_| tell());
+    when_told(&[SIGINT, SIGTERM], move |_| tell())
+}
+
+/// Has `tell` called, by a thread, for each of these signals.
+pub(crate) fn when_told(which: &[i32], tell: impl FnMut(i32) + Send + 'static) -> Result {
+    let mut signals = signal_hook::iterator::Signals::new(which)?;
+    let listen = move || signals.forever().for_each(tell);
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(listen)?;

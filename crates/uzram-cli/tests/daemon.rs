@@ -172,7 +172,7 @@ fn what_is_wrong_has_an_errno_and_words() {
     daemon.refused("DELETE", "/v1/devices/zram9", "", "ENODEV");
     daemon.refused("GET", "/v1/devices/sda/attributes/disksize", "", "ENODEV");
     daemon.refused("GET", "/v2/devices", "", "ENOENT");
-    daemon.refused("PUT", "/v1/devices", "", "EINVAL");
+    daemon.refused("PUT", "/v1/devices", "", "EOPNOTSUPP");
     daemon.refused("PUT", "/v1/control/hot_remove", "zram0", "EINVAL");
     daemon.refused("PUT", "/v1/control/hot_remove", "7", "ENODEV");
     // Nonsense on the socket disturbs nobody.
@@ -184,7 +184,7 @@ fn what_is_wrong_has_an_errno_and_words() {
     drop(idle);
     // A second daemon in the same place.
     let second = Command::new(env!("CARGO_BIN_EXE_uzramd"))
-        .args(["--config", "/nonexistent"])
+        .args(["--config", "/dev/null"])
         .env("UZRAM_RUN_DIR", bench.run_dir())
         .output()
         .unwrap();
@@ -401,7 +401,7 @@ def start():
             os.dup2(200 + at, 3 + at)
             os.close(200 + at)
     environment = dict(os.environ, NOTIFY_SOCKET=path)
-    line = 'export LISTEN_PID=$$ LISTEN_FDS=%d LISTEN_FDNAMES=%s; exec %s --config /nonexistent' % (len(names), ':'.join(names), program)
+    line = 'export LISTEN_PID=$$ LISTEN_FDS=%d LISTEN_FDNAMES=%s; exec %s --config /dev/null' % (len(names), ':'.join(names), program)
     return subprocess.Popen(['bash', '-c', line], env=environment, preexec_fn=inherit, close_fds=False)
 def listen():
     while True:
@@ -467,8 +467,31 @@ fn the_configuration_makes_devices() {
     drop(daemon);
     let output = bench.output(&["daemon", "--check", "--config", "/dev/null"]);
     assert!(output.status.success());
-    std::fs::write(bench.path("bad"), "[daemon]\nfrontend = \"x\"\n").unwrap();
     let bad = bench.path("bad").display().to_string();
+    for (text, word) in [
+        ("[[device]]\nname = \"zram0\"\nsize = \"8X\"\n", "8X"),
+        ("[[device]]\nname = \"zram0\"\nbogus = 1\n", "bogus"),
+        (
+            "[[device]]\nname = \"zram0\"\nalgorithm = \"bogus\"\n",
+            "bogus",
+        ),
+        ("[[device]]\nname = \"x y\"\n", "x y"),
+        (
+            "[[device]]\nname = \"zram0\"\nswap = true\nfrontend = \"nbd\"\n",
+            "swap",
+        ),
+        ("[[device]]\nsize = 4096\n", "name"),
+    ] {
+        std::fs::write(&bad, text).unwrap();
+        let said = bench.fails(2, &["daemon", "--check", "--config", &bad]);
+        assert!(said.contains(word), "{text}: {said}");
+    }
+    assert!(
+        bench
+            .fails(2, &["daemon", "--config", "/nonexistent"])
+            .contains("/nonexistent")
+    );
+    std::fs::write(&bad, "[daemon]\nfrontend = \"x\"\n").unwrap();
     assert!(
         bench
             .fails(2, &["daemon", "--check", "--config", &bad])
@@ -513,7 +536,7 @@ fn interop_systemd_listens_for_the_daemon() {
         .args(["--fdname=uzramd.socket", "-l", &socket])
         .arg("-E")
         .arg(format!("UZRAM_RUN_DIR={}", bench.run_dir().display()))
-        .args([env!("CARGO_BIN_EXE_uzramd"), "--config", "/nonexistent"])
+        .args([env!("CARGO_BIN_EXE_uzramd"), "--config", "/dev/null"])
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
@@ -547,4 +570,59 @@ fn interop_systemd_listens_for_the_daemon() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// A daemon that was killed leaves its view of zram's interface, dead; the next one takes its place, and makes nothing twice.
+#[test]
+fn a_daemon_begins_where_a_dead_one_ended() {
+    let name = "a_daemon_begins_where_a_dead_one_ended";
+    if !have(name, &["findmnt"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let at = bench.path("sys");
+    let config = |devices: &str| {
+        let at = at.display();
+        format!("[daemon]\nsysfs = \"{at}\"\nfrontend = \"fuse-loop\"\n{devices}")
+    };
+    let one = "[[device]]\nname = \"zram0\"\nsize = \"16M\"\nfrontend = \"nbd\"\n";
+    let count = |daemon: &Daemon| {
+        let devices = daemon.json("/v1/control/devices");
+        devices.as_array().unwrap().len()
+    };
+    let wait_for = |daemon: &Daemon, devices: usize| {
+        let begin = Instant::now();
+        while count(daemon) < devices {
+            assert!(begin.elapsed().as_secs() < 20);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let daemon = Daemon::start(&bench, &config(one));
+    wait_for(&daemon, 1);
+    assert_eq!(
+        sh(&format!("cat {}/block/zram0/disksize", at.display())),
+        "16777216\n"
+    );
+    drop(daemon);
+    let daemon = Daemon::start(&bench, &config(one));
+    let begin = Instant::now();
+    // The view is there before the socket answers, or soon after.
+    while std::fs::read_to_string(at.join("block/zram0/disksize")).is_err() {
+        assert!(begin.elapsed().as_secs() < 20);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(count(&daemon), 1);
+    // SIGHUP: the configuration is read again.
+    let two = format!("{one}[[device]]\nname = \"zram1\"\nsize = \"16M\"\nfrontend = \"nbd\"\n");
+    std::fs::write(bench.path("uzram.toml"), config(&two)).unwrap();
+    sh(&format!("kill -HUP {}", daemon.process.id()));
+    wait_for(&daemon, 2);
+    // One without a size is removed by its name, too.
+    assert_eq!(daemon.http("POST", "/v1/control/hot_add", "").1, "2\n");
+    bench.uzram(&["remove", "zram2"]);
+    assert_eq!(count(&daemon), 2);
+    bench.uzram(&["remove", "--all"]);
+    assert_eq!(count(&daemon), 0);
+    daemon.terminate();
+    assert!(!at.join("block").exists(), "it was unmounted");
 }

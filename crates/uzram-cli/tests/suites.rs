@@ -302,3 +302,59 @@ fn suite_zram_perf_test() {
     }
     bench.assert_clean();
 }
+
+/// What other programs do to loop devices, and what other devices there are, is nothing to a shim's devices.
+#[test]
+fn a_shim_has_devices_of_its_own() {
+    let name = "a_shim_has_devices_of_its_own";
+    if !can(name, &["losetup", "mkfs.ext4", "blockdev"], &[]) {
+        return;
+    }
+    let bench = Bench::new();
+    bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
+    let file = bench.path("file");
+    let out = script(
+        &bench,
+        &format!(
+            "truncate -s 8M {0}
+            modprobe zram
+            other=$(losetup -f --show {0})
+            test $(blockdev --getsize64 /dev/zram0) = 0
+            echo 32M > /sys/block/zram0/disksize
+            test $(blockdev --getsize64 /dev/zram0) = 33554432
+            losetup -d $other
+            exec 5</dev/zram0
+            ! echo 1 > /sys/block/zram0/reset
+            cat /sys/block/zram0/initstate
+            exec 5<&-
+            cp /sys/kernel/debug/zram/zram0/block_state {0}
+            dd if=/dev/urandom of=/dev/zram0 bs=1M count=4 2>/dev/null
+            cp /sys/kernel/debug/zram/zram0/block_state {0}
+            grep -c h {0}
+            ! {1} create --size 1M
+            rmmod zram
+            ls /dev | grep zram || :",
+            file.display(),
+            env!("CARGO_BIN_EXE_uzram"),
+        ),
+    );
+    assert_eq!(out, "1\n1024\n");
+    assert_eq!(bench.uzram(&["list", "-n", "-o", "name"]), "zram0\n");
+    bench.uzram(&["remove", "zram0"]);
+    // What is in use stays, and goes with the next shim.
+    let mount = bench.path("mnt");
+    std::fs::create_dir(&mount).unwrap();
+    let command = format!(
+        "modprobe zram; echo 16M > /sys/block/zram0/disksize; mkfs.ext4 -q /dev/zram0; readlink -f /sys/dev/block/$(cat /sys/block/zram0/dev) >/dev/null; \
+         nsenter -t {} -m mount /dev/loop$(stat -c %T /dev/zram0 | sed 's/^/0x/' | xargs printf %d) {}",
+        std::process::id(),
+        mount.display()
+    );
+    let output = shim(&bench, Path::new("/"), &["sh", "-euc", &command]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("is in use and stays"), "{said}");
+    common::sh(&format!("umount {}", mount.display()));
+    assert_eq!(script(&bench, "ls /dev | grep zram || :"), "");
+    bench.assert_clean();
+}

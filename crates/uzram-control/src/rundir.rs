@@ -177,6 +177,11 @@ impl RunDir {
         RunDir { path: path.into() }
     }
 
+    /// Whether a device can have that name.
+    pub fn is_name(name: &str) -> bool {
+        number(name).is_some()
+    }
+
     /// Makes the run directory itself, for this user alone.
     pub fn make(&self) -> Result<(), Error> {
         let made = DirBuilder::new()

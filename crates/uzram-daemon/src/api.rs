@@ -288,7 +288,7 @@ pub(crate) fn handle(devices: &dyn Devices, method: &str, url: &str, body: &[u8]
             format!("no path {path}: see /v1/openapi.json"),
         ),
         others => Body::new(
-            Errno::INVAL,
+            Errno::OPNOTSUPP,
             format!("{path} knows {}, not {method}", others.join(" and ")),
         ),
     })

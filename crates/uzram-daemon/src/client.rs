@@ -70,6 +70,16 @@ impl Client {
         parse(&self.call("POST", "/v1/devices", &body)?.body)
     }
 
+    /// The names of all devices, also of those that are not initialised.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let reply = self.call("GET", "/v1/control/devices", &[])?;
+        let shown: Vec<Shown> = parse(&reply.body)?;
+        Ok(shown
+            .iter()
+            .map(|shown| format!("zram{}", shown.id))
+            .collect())
+    }
+
     /// Takes a device down.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.call("DELETE", &format!("/v1/devices/{name}"), &[])

@@ -66,7 +66,7 @@ impl Default for DaemonSettings {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NewDevice {
-    /// Its name; the first free one if none is given.
+    /// Its name, by which it is known again.
     #[serde(default)]
     pub name: Option<String>,
     /// Where a file system is made on it and mounted.
@@ -106,11 +106,27 @@ impl Config {
             Err(e) => return Err(error(e.to_string())),
         };
         let config: Config = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
+        let mut names = Vec::new();
         for device in &config.devices {
+            let Some(name) = &device.name else {
+                let message =
+                    "a [[device]] needs a name, such as zram0, by which it is known again";
+                return Err(error(message.into()));
+            };
+            if names.contains(&name) {
+                return Err(error(format!("two devices are {name}")));
+            }
+            names.push(name);
+            if device
+                .mount_point
+                .as_ref()
+                .is_some_and(|at| !at.is_absolute())
+            {
+                return Err(error(format!("{name}: mount-point: an absolute path")));
+            }
             if device.mount_point.is_none()
                 && (device.fs_type.is_some() || device.mount_options.is_some())
             {
-                let name = device.name.as_deref().unwrap_or("a device");
                 return Err(error(format!(
                     "{name}: fs-type and mount-options are for a device with a mount-point"
                 )));
@@ -145,7 +161,7 @@ mod tests {
     fn a_file_is_read() {
         let config = read(
             "[daemon]\nnum_devices = 2\n[[device]]\nname = \"zram7\"\nsize = \"8G\"\nswap = true\n\
-             [[device]]\nsize = 4096\nmount-point = \"/mnt\"\nfs-type = \"ext4\"\n",
+             [[device]]\nname = \"zram8\"\nsize = 4096\nmount-point = \"/mnt\"\nfs-type = \"ext4\"\n",
         );
         let config = config.unwrap();
         assert_eq!(config.daemon.num_devices, 2);
@@ -168,7 +184,10 @@ mod tests {
             "[daemon]\nnum_device = 2\n",
             "[demon]\n",
             "x",
-            "[[device]]\nfs-type = \"ext4\"\n",
+            "[[device]]\nname = \"zram0\"\nfs-type = \"ext4\"\n",
+            "[[device]]\nsize = 4096\n",
+            "[[device]]\nname = \"zram0\"\n[[device]]\nname = \"zram0\"\n",
+            "[[device]]\nname = \"zram0\"\nmount-point = \"mnt\"\n",
         ] {
             assert!(read(text).is_err(), "{text}");
         }

@@ -84,7 +84,7 @@ impl Body {
             "EACCES" | "EPERM" | "EROFS" => 403,
             "ENOENT" | "ENODEV" | "ENXIO" => 404,
             "EBUSY" | "EEXIST" | "EAGAIN" | "ETXTBSY" => 409,
-            "EOPNOTSUPP" => 501,
+            "EOPNOTSUPP" => 405,
             "ENOMEM" | "ENOSPC" => 507,
             _ => 500,
         }

@@ -21,4 +21,4 @@ mod sys;
 
 pub use error::Error;
 pub use frontend::{FuseLoop, abandon, clear_stale, probe};
-pub use number::LoopNumber;
+pub use number::{LoopNumber, is_free};

@@ -21,36 +21,54 @@ pub(crate) fn attach(
     block_size: u32,
     wanted: Option<u32>,
 ) -> Result<PathBuf, Error> {
+    let name = name.as_os_str().as_encoded_bytes();
+    let flags = sys::LO_FLAGS_DIRECT_IO;
+    let (number, device) = bind(file, name, block_size, flags, wanted)?;
+    let node = node(number)?;
+    let info = sys::status(&device).map_err(Error::at(format!("looking at {}", node.display())))?;
+    if info.flags & sys::LO_FLAGS_DIRECT_IO == 0 {
+        let _ = sys::clear(&device);
+        return Err(Error::NoDirectIo { path: node });
+    }
+    Ok(node)
+}
+
+/// Puts an empty file behind a loop device, for as long as somebody has the device open.
+pub(crate) fn reserve(file: &File, wanted: Option<u32>) -> Result<(u32, File), Error> {
+    bind(
+        file,
+        b"uzram-reserved",
+        4096,
+        sys::LO_FLAGS_AUTOCLEAR,
+        wanted,
+    )
+}
+
+fn bind(
+    file: &File,
+    name: &[u8],
+    block_size: u32,
+    flags: u32,
+    wanted: Option<u32>,
+) -> Result<(u32, File), Error> {
     let control = open_rw(Path::new("/dev/loop-control"))?;
     for _ in 0..TRIES {
         let number = match wanted {
-            Some(number) => number,
+            Some(number) => {
+                // It may not be there yet; then it has to be made.
+                let _ = sys::add(&control, number);
+                number
+            }
             None => sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?,
         };
-        if wanted.is_some() {
-            // It may not be there yet; then it has to be made.
-            let _ = sys::add(&control, number);
-        }
         let node = node(number)?;
         let device = open_rw(&node)?;
-        match sys::configure(
-            &device,
-            file,
-            name.as_os_str().as_encoded_bytes(),
-            block_size,
-        ) {
-            Ok(()) => {}
+        match sys::configure(&device, file, name, block_size, flags) {
+            Ok(()) => return Ok((number, device)),
             // Somebody took it between the question and the answer.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && wanted.is_none() => continue,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && wanted.is_none() => {}
             Err(error) => return Err(Error::at(format!("attaching to {}", node.display()))(error)),
         }
-        let info =
-            sys::status(&device).map_err(Error::at(format!("looking at {}", node.display())))?;
-        if info.flags & sys::LO_FLAGS_DIRECT_IO == 0 {
-            let _ = sys::clear(&device);
-            return Err(Error::NoDirectIo { path: node });
-        }
-        return Ok(node);
     }
     let busy = io::Error::from_raw_os_error(libc::EBUSY);
     Err(Error::at(format!(
@@ -59,7 +77,7 @@ pub(crate) fn attach(
 }
 
 /// The node of a loop device, made if the system has no devtmpfs that does it.
-pub(crate) fn node(number: u32) -> Result<PathBuf, Error> {
+fn node(number: u32) -> Result<PathBuf, Error> {
     let node = PathBuf::from(format!("/dev/loop{number}"));
     if !node.exists() {
         let device = rustix::fs::makedev(7, number);
@@ -80,9 +98,9 @@ pub(crate) fn node(number: u32) -> Result<PathBuf, Error> {
 }
 
 /// Whether nothing is behind a loop device.
-pub(crate) fn is_free(node: &Path) -> bool {
-    let status = open_rw(node).map(sys::status);
-    matches!(status, Ok(Err(error)) if error.raw_os_error() == Some(libc::ENXIO))
+pub(crate) fn is_free(device: &File) -> bool {
+    let status = sys::status(device);
+    matches!(status, Err(error) if error.raw_os_error() == Some(libc::ENXIO))
 }
 
 /// Takes a loop device for this process alone, as [`uzram_blockdev::exclusive`]. `None` if `file` is not behind it

@@ -1,58 +1,43 @@
 //! A loop device kept for somebody before there is anything behind it: its node can be opened, and has size 0.
 
+use std::fs::File;
 use std::path::Path;
 
 use uzram_blockdev::open_rw;
 
-use crate::{Error, loopdev, sys};
+use crate::{Error, loopdev};
 
 /// Major number of loop devices.
 const MAJOR: u32 = 7;
-/// Numbers beyond which none is looked for.
-const MAX: u32 = 1 << 16;
 
-/// The number of a loop device that this process keeps. Others may take the device all the same: nothing in the kernel
-/// forbids it. A device that had to be made for it goes with this value, unless it is in use.
+/// A loop device with an empty file behind it, so that nobody else is given it. It is free again when this value goes, or
+/// the process.
 #[derive(Debug)]
 pub struct LoopNumber {
     number: u32,
-    made: bool,
+    /// With the last descriptor the empty file goes.
+    _device: File,
 }
 
 impl LoopNumber {
-    /// One that is free and not among `taken`.
-    pub fn reserve(taken: &[u32]) -> Result<LoopNumber, Error> {
-        let control = open_rw(Path::new("/dev/loop-control"))?;
-        let free = sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?;
-        if !taken.contains(&free) {
-            loopdev::node(free)?;
-            let made = false;
-            return Ok(LoopNumber { number: free, made });
-        }
-        for number in (0..MAX).filter(|number| !taken.contains(number)) {
-            let made = match sys::add(&control, number) {
-                Ok(()) => true,
-                // It is there: free, too?
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
-                Err(error) => return Err(Error::at("making a loop device")(error)),
-            };
-            let node = loopdev::node(number)?;
-            if made || loopdev::is_free(&node) {
-                return Ok(LoopNumber { number, made });
-            }
-        }
-        let busy = std::io::Error::from_raw_os_error(libc::EBUSY);
-        Err(Error::at("all loop devices are in use")(busy))
+    /// The one of that number, if it is free, or another.
+    pub fn reserve(wanted: Option<u32>) -> Result<LoopNumber, Error> {
+        let file = rustix::fs::memfd_create("uzram-reserved", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(file.map_err(Error::at("making an empty file"))?);
+        let bind = |wanted| loopdev::reserve(&file, wanted);
+        let (number, device) = match wanted {
+            Some(number) => bind(Some(number)).or_else(|_| bind(None))?,
+            None => bind(None)?,
+        };
+        Ok(LoopNumber {
+            number,
+            _device: device,
+        })
     }
 
     /// N of `/dev/loopN`.
     pub fn number(&self) -> u32 {
         self.number
-    }
-
-    /// Whether nobody else has put anything behind it.
-    pub fn is_free(&self) -> bool {
-        loopdev::node(self.number).is_ok_and(|node| loopdev::is_free(&node))
     }
 
     /// Major and minor number.
@@ -61,13 +46,8 @@ impl LoopNumber {
     }
 }
 
-impl Drop for LoopNumber {
-    fn drop(&mut self) {
-        if self.made
-            && let Ok(control) = open_rw(Path::new("/dev/loop-control"))
-        {
-            // In use it stays.
-            let _ = sys::remove(&control, self.number);
-        }
-    }
+/// Whether nothing is behind the loop device of that number.
+pub fn is_free(number: u32) -> bool {
+    let node = format!("/dev/loop{number}");
+    open_rw(Path::new(&node)).is_ok_and(|device| loopdev::is_free(&device))
 }

@@ -11,9 +11,10 @@ const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_ADD: libc::Ioctl = 0x4C80;
-const LOOP_CTL_REMOVE: libc::Ioctl = 0x4C81;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
+/// The file goes from the loop device with the last who has that open.
+pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// The loop device reads and writes its file with O_DIRECT.
 pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
 
@@ -88,24 +89,15 @@ pub(crate) fn add(control: impl AsFd, number: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd, LOOP_CTL_ADD, libc::c_ulong::from(number)) }).map(drop)
 }
 
-/// Takes the loop device of that number away. EBUSY: it is in use.
-pub(crate) fn remove(control: impl AsFd, number: u32) -> io::Result<()> {
-    let fd = control.as_fd().as_raw_fd();
-    // SAFETY: LOOP_CTL_REMOVE takes a number.
-    check(unsafe { libc::ioctl(fd, LOOP_CTL_REMOVE, libc::c_ulong::from(number)) }).map(drop)
-}
-
-/// Puts `file` behind the loop device, with direct I/O. EBUSY: somebody else took the device.
+/// Puts `file` behind the loop device. EBUSY: somebody else took the device.
 pub(crate) fn configure(
     device: impl AsFd,
     file: impl AsFd,
     name: &[u8],
     block_size: u32,
+    flags: u32,
 ) -> io::Result<()> {
-    let mut info = LoopInfo {
-        flags: LO_FLAGS_DIRECT_IO,
-        ..EMPTY
-    };
+    let mut info = LoopInfo { flags, ..EMPTY };
     // What `losetup` shows; one byte stays zero.
     let len = name.len().min(info.file_name.len() - 1);
     info.file_name[..len].copy_from_slice(&name[..len]);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_blockdev::{Busy, Error as NodeError, busy};
-use uzram_fuse::{Error, FuseLoop, LoopNumber, clear_stale, probe};
+use uzram_fuse::{Error, FuseLoop, LoopNumber, clear_stale, is_free, probe};
 
 /// Whether the machine allows it; where peers are required a missing one is a failure.
 fn possible() -> bool {
@@ -95,32 +95,33 @@ fn nothing_stale_is_cleared_without_a_word() {
     );
 }
 
-/// Numbers that are kept are not given twice, and a device can be put behind one.
+/// A loop device that is kept is nobody else's, and a device can be put behind it.
 #[test]
 fn loop_devices_are_kept_by_number() {
     if !possible() {
         return;
     }
-    let first = LoopNumber::reserve(&[]).unwrap();
-    let second = LoopNumber::reserve(&[first.number()]).unwrap();
+    let first = LoopNumber::reserve(None).unwrap();
+    let second = LoopNumber::reserve(Some(first.number())).unwrap();
     assert_ne!(first.number(), second.number());
-    // Far from those that other tests are given at this moment.
-    let far = LoopNumber::reserve(&(0..4000).collect::<Vec<_>>()).unwrap();
-    assert_eq!(far.rdev(), (7, 4000));
+    let node = format!("/dev/loop{}", first.number());
+    assert_eq!(run("blockdev", &["--getsize64", &node]), "0\n");
+    assert!(!is_free(first.number()));
+    let given = run("losetup", &["-f"]);
+    assert_ne!(given.trim(), node);
     let dir = tempfile::tempdir().unwrap();
     let device = Arc::new(Device::builder(1 << 20).build().unwrap());
-    let create = |name: &str| {
-        let number = Some(far.number());
-        FuseLoop::create(device.clone(), name, &dir.path().join(name), number)
+    let create = |name: &str, number: u32| {
+        FuseLoop::create(device.clone(), name, &dir.path().join(name), Some(number))
     };
-    let mut front = create("one").unwrap();
-    assert_eq!(front.node(), Path::new("/dev/loop4000"));
-    let error = create("two").map(drop).unwrap_err().to_string();
-    assert!(error.contains("/dev/loop4000"), "{error}");
-    front.remove().unwrap();
+    let error = create("one", first.number()).map(drop).unwrap_err();
+    assert!(error.to_string().contains(&node), "{error}");
+    // Far from those that other tests are given at this moment.
+    let far = LoopNumber::reserve(Some(4000)).unwrap();
+    assert_eq!(far.rdev(), (7, 4000));
     drop(far);
-    assert!(
-        !Path::new("/sys/block/loop4000").exists(),
-        "it was made for this"
-    );
+    assert!(is_free(4000));
+    let mut front = create("two", 4000).unwrap();
+    assert_eq!(front.node(), Path::new("/dev/loop4000"));
+    front.remove().unwrap();
 }

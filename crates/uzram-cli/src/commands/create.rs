@@ -15,6 +15,9 @@ use crate::exit::{self, Failure, Result};
 use crate::frontends::{Choice, Kind, Settings};
 use crate::{logging, server, swap, sweep, watermark};
 
+/// In the environment of a shim's command whose devices are its own.
+pub(crate) const IN_SHIM: &str = "UZRAM_IN_SHIM";
+
 /// Create a device and print its path
 ///
 /// Prints the path of the device (or the URI of the NBD socket), nothing else, once it works. A server then runs in
@@ -112,9 +115,27 @@ impl Args {
             {
                 return create_by(&daemon);
             }
+            if std::env::var_os(IN_SHIM).is_some() {
+                let message = "in a shim devices are made through /sys/block and zramctl, or by uzramd, which does not run: \
+                    a server that is started here would see nothing but the shim";
+                return Err(Failure::new(exit::Kind::Impossible, message));
+            }
             let priority = self.swap_priority.unwrap_or(swap::DEFAULT_PRIORITY);
             start_keeper(self.swap.then_some(priority))
         }
+    }
+
+    /// Refuses what can be seen to be impossible before anything is made.
+    pub(crate) fn check(mut self) -> Result {
+        if let Some(name) = self.name().filter(|name| !RunDir::is_name(name)) {
+            let message = format!("'{name}' is not a device name: it takes 'zram' and a number");
+            return Err(Failure::new(exit::Kind::Usage, message));
+        }
+        self.frontend()?;
+        // Neither a backing nor a reserve is to be taken.
+        (self.backing, self.swap) = (None, false);
+        self.builder()?.build()?;
+        Ok(())
     }
 
     /// The name that was asked for.

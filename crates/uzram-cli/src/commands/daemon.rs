@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uzram_control::RunDir;
 use uzram_control::zram::View;
-use uzram_daemon::{Config, SOCKET, notify};
+use uzram_daemon::{Config, Create, NewDevice, SOCKET, notify};
 
-use crate::daemon::{Daemon, Holder, Local, from_config, from_generator};
+use crate::daemon::{Daemon, Holder, Local, from_config, from_generator, generated};
 use crate::exit::{Failure, Kind, Result};
 use crate::logging;
-use crate::process::when_told_to_end;
+use crate::process::when_told;
 
 /// How often the devices are looked at.
 const LOOK: Duration = Duration::from_millis(300);
+/// Where the configuration is looked for.
+const DEFAULT: &str = "/etc/uzram.toml";
 /// File of what has to outlive the daemon.
 const STATE: &str = "uzramd.json";
 
@@ -33,10 +36,11 @@ Examples:
   curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/openapi.json
   curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices -d '{\"size\":\"4G\",\"algorithm\":\"zstd\"}'")]
 pub(crate) struct Args {
-    /// The configuration; defaults where there is no such file
-    #[arg(long, value_name = "FILE", default_value = "/etc/uzram.toml")]
-    config: PathBuf,
-    /// Only check the configuration
+    /// The configuration [default: /etc/uzram.toml, if there is one]. SIGHUP has it read again: devices that are new in it are
+    /// made
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only check the configuration: uzram.toml, and zram-generator.conf where that says so
     #[arg(long)]
     check: bool,
 }
@@ -44,7 +48,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self, log: &str) -> Result {
         let usage = |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, error);
-        let config = Config::read(&self.config).map_err(|error| usage(&error))?;
+        let config = self.configuration()?;
         let frontend = config.daemon.frontend.parse();
         let frontend = frontend.map_err(|error: String| usage(&format!("frontend: {error}")))?;
         if self.check {
@@ -53,8 +57,8 @@ impl Args {
         let _ = rustix::thread::set_name(c"uzramd");
         logging::to_stderr(log)?;
         let (events, inbox) = channel();
-        when_told_to_end(move || {
-            let _ = events.send(());
+        when_told(&[SIGHUP, SIGINT, SIGTERM], move |signal| {
+            let _ = events.send(signal);
         })?;
         let run = RunDir::of_user();
         run.make()?;
@@ -76,15 +80,6 @@ impl Args {
             local: local.clone(),
         });
         uzram_daemon::serve(listener, daemon.clone())?;
-        from_config(&daemon, &config);
-        if config.daemon.zram_generator {
-            from_generator(&daemon);
-        }
-        let missing = |have: usize| (config.daemon.num_devices as usize).saturating_sub(have);
-        for _ in 0..missing(local.devices().map_or(0, |devices| devices.len())) {
-            let added = local.show(uzram_control::zram::Owner::Control, "hot_add");
-            added.map_err(|errno| Failure::new(Kind::Failed, format!("hot_add: {errno}")))?;
-        }
         // Dropped, it is unmounted.
         let _sysfs = match &config.daemon.sysfs {
             Some(at) => Some(super::sysfs::mount(
@@ -94,6 +89,12 @@ impl Args {
             )?),
             None => None,
         };
+        make_devices(&daemon, &config);
+        let missing = |have: usize| (config.daemon.num_devices as usize).saturating_sub(have);
+        for _ in 0..missing(local.devices().map_or(0, |devices| devices.len())) {
+            let added = local.show(uzram_control::zram::Owner::Control, "hot_add");
+            added.map_err(|errno| Failure::new(Kind::Failed, format!("hot_add: {errno}")))?;
+        }
         tracing::info!(socket = %socket.display(), "ready");
         notify::ready("serving");
         let mut said = usize::MAX;
@@ -105,6 +106,10 @@ impl Args {
             }
             match inbox.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) => {}
+                Ok(SIGHUP) => match self.configuration() {
+                    Ok(config) => make_devices(&daemon, &config),
+                    Err(failure) => tracing::error!("the old configuration stays: {failure}"),
+                },
                 _ => break,
             }
         }
@@ -114,6 +119,49 @@ impl Args {
         }
         tracing::info!("ends; the devices stay");
         Ok(())
+    }
+}
+
+impl Args {
+    /// Reads the configuration and checks what can be checked without making anything.
+    fn configuration(&self) -> Result<Config> {
+        let usage = |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, error);
+        let path = self.config.clone().unwrap_or_else(|| DEFAULT.into());
+        if self.config.is_some() && !path.exists() {
+            return Err(usage(&format!("{}: no such file", path.display())));
+        }
+        let config = Config::read(&path).map_err(|error| usage(&error))?;
+        let mut all: Vec<NewDevice> = config.devices.clone();
+        if config.daemon.zram_generator {
+            let (devices, notes) = generated().map_err(|error| usage(&error))?;
+            // What is not made is no reason to make nothing.
+            for note in notes.iter().filter(|_| self.check) {
+                eprintln!("zram-generator.conf: {note}");
+            }
+            all.extend(devices);
+        }
+        for device in &all {
+            let checked = check(device);
+            let name = device.name.as_deref().unwrap_or_default();
+            checked.map_err(|failure| usage(&format!("{}: {name}: {failure}", path.display())))?;
+        }
+        Ok(config)
+    }
+}
+
+/// Whether `uzram create` would understand it.
+fn check(device: &NewDevice) -> Result {
+    let create = Create::of_options(&device.create_options())?;
+    let mut command: Vec<std::ffi::OsString> = vec!["create".into()];
+    command.extend(create.args.into_iter().map(Into::into));
+    let (create, _) = crate::parse_create(&command)?;
+    create.check()
+}
+
+fn make_devices(daemon: &Daemon, config: &Config) {
+    from_config(daemon, config);
+    if config.daemon.zram_generator {
+        from_generator(daemon);
     }
 }
 

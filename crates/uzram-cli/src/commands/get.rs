@@ -1,7 +1,7 @@
 //! `uzram get`: attributes as the kernel's zram shows them.
 
 use uzram_control::RunDir;
-use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place};
+use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place, View};
 
 use super::list::failed;
 use super::{print, print_json, view};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let view = view()?;
-        let id = id(&self.name)?;
+        let id = id(&*view, &self.name)?;
         let all = self.attributes.is_empty();
         let names: Vec<String> = match all {
             true => readable().map(|a| a.name.to_owned()).collect(),
@@ -70,10 +70,13 @@ fn readable() -> impl Iterator<Item = &'static Attribute> {
 }
 
 /// N of a device's name, path or URI.
-pub(super) fn id(name: &str) -> Result<u32> {
+pub(super) fn id(view: &dyn View, name: &str) -> Result<u32> {
     let bare = name.strip_prefix("/dev/").unwrap_or(name);
     if let Some(Ok(id)) = bare.strip_prefix("zram").map(str::parse) {
-        return Ok(id);
+        let devices = view.devices().unwrap_or_default();
+        if devices.iter().any(|device| device.id == id) {
+            return Ok(id);
+        }
     }
     let entry = RunDir::of_user().find(name)?;
     let digits = entry.record.name.trim_start_matches("zram").parse();

@@ -29,7 +29,15 @@ impl Args {
             [name] => {
                 program.build();
                 match program.find_subcommand_mut(name) {
-                    Some(command) => print(&command.render_long_help().to_string()),
+                    Some(command) => {
+                        let mut text = command.render_long_help().to_string();
+                        if ATTRIBUTES.iter().any(|attribute| attribute.name == *name) {
+                            text += &format!(
+                                "\n\"uzram help attribute {name}\" explains the attribute of zram's interface.\n"
+                            );
+                        }
+                        print(&text)
+                    }
                     None => attribute(name),
                 }
             }
@@ -38,7 +46,22 @@ impl Args {
     }
 }
 
+/// What stands in debugfs and is no attribute.
+const DEBUG: &[(&str, &str)] = &[
+    (
+        "block_state",
+        "/sys/kernel/debug/zram/zramN/block_state\n\nA line for each page that holds anything: its number, when it was last used (seconds since the start of the\nmachine; 0 where ages are not kept), and flags: s same-filled, w written back, h huge, i idle, r recompressed,\nn incompressible. EINVAL while the device is not initialised.",
+    ),
+    (
+        "classes",
+        "/sys/kernel/debug/zsmalloc/zramN/classes\n\nThe size classes of the device's pool in zsmalloc's columns; pages_per_zspage are those of a span of 1 MiB.",
+    ),
+];
+
 fn attribute(name: &str) -> Result {
+    if let Some((_, text)) = DEBUG.iter().find(|(view, _)| *view == name) {
+        return print(&format!("{text}\n"));
+    }
     let found: Vec<String> = ATTRIBUTES
         .iter()
         .filter(|attribute| attribute.name == name)

@@ -67,7 +67,7 @@ fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Entry>> {
 }
 
 /// Does it to each, whatever happens to the others. All failures are said; the last one's kind is the exit code.
-fn for_each(entries: &[Entry], work: impl Fn(&Entry) -> Result) -> Result {
+fn for_each<T>(entries: &[T], work: impl Fn(&T) -> Result) -> Result {
     let mut failures: Vec<Failure> = entries.iter().filter_map(|e| work(e).err()).collect();
     let Some(last) = failures.pop() else {
         return Ok(());

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use uzram_control::{Entry, Request};
+use uzram_daemon::{Client, SOCKET};
 
 use super::{all_or, ask, ask_keeper, for_each, serves};
 use crate::exit::{Failure, Kind, Result};
@@ -33,6 +34,17 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let run = sweep::swept_run_dir()?;
+        // Those that have no size yet are known to the daemon only.
+        if let Some(daemon) = Client::find(&run.file(SOCKET)) {
+            let names = match self.all {
+                true => daemon.names()?,
+                false => self.names,
+            };
+            return for_each(&names, |name| match run.find(name) {
+                Ok(entry) => remove(&entry),
+                Err(_) => Ok(daemon.remove(name.strip_prefix("/dev/").unwrap_or(name))?),
+            });
+        }
         let entries = all_or(&run, self.all, &self.names)?;
         for_each(&entries, remove)
     }

@@ -157,8 +157,9 @@ impl Step {
                 ask(&entry, request).map(drop)
             }
             Step::Attribute(attribute, value) => {
-                let id = get::id(name)?;
-                let stored = view()?.store(Owner::Device(id), attribute, value.as_bytes());
+                let view = view()?;
+                let id = get::id(&*view, name)?;
+                let stored = view.store(Owner::Device(id), attribute, value.as_bytes());
                 stored.map_err(|errno| list::failed(&format!("zram{id}: {attribute}"), errno))
             }
         }

@@ -1,26 +1,36 @@
 //! `uzram shim`: a command for which uzram's devices are the kernel's zram.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
 use uzram_control::RunDir;
 use uzram_control::zram::{Errno, Owner, View};
 use uzram_daemon::{Client, SOCKET};
 use uzram_sysfs::shim;
 
+use super::{create, remove};
 use crate::daemon::Local;
 use crate::exit::{Failure, Kind, Result};
 use crate::frontends::Choice;
 use crate::sweep;
+
+/// Directory of a shim's devices in the run directory, before its process number.
+const PREFIX: &str = "shim.";
+/// File in it that is locked while the shim lives.
+const ALIVE: &str = "alive";
 
 /// Run a command for which uzram's devices are the kernel's zram
 ///
 /// In a mount namespace of its own /sys/block, /sys/class/zram-control, /sys/dev/block, zram's part of debugfs, /dev/zramN,
 /// and modprobe and rmmod of zram are uzram's; everything else passes through, and nothing changes outside. Needs root.
 ///
-/// The devices are uzramd's, where that runs. Otherwise they go when the command ends, unless they are in use.
+/// Where uzramd runs the devices are uzramd's, all of them: rmmod zram removes them. Otherwise the command has devices of
+/// its own, which no other shim and no other command sees, and which go when it ends, unless they are in use.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -63,7 +73,7 @@ impl Args {
                 let message = "--frontend and --more are for devices without uzramd, which runs: see its configuration";
                 return Err(Failure::new(Kind::Usage, message));
             }
-            None => with_own_devices(run, self.frontend, !self.more, &options, &command),
+            None => with_own_devices(&run, self.frontend, !self.more, &mut options, &command)?,
         };
         let code = match ran {
             Err(error @ uzram_sysfs::Error::Command { .. }) => {
@@ -79,30 +89,72 @@ impl Args {
     }
 }
 
-/// With devices that go when the command ends.
+/// With devices of its own, in a run directory of their own, which go when the command ends.
 fn with_own_devices(
-    run: RunDir,
+    all: &RunDir,
     frontend: Option<Choice>,
     strict: bool,
-    options: &shim::Options,
+    options: &mut shim::Options,
     command: &[OsString],
-) -> std::result::Result<ExitStatus, uzram_sysfs::Error> {
-    let local = Local::new(run, frontend.unwrap_or_default(), strict, None);
-    let ids = || -> Vec<u32> {
-        let devices = local.devices().unwrap_or_default();
-        devices.into_iter().map(|device| device.id).collect()
-    };
-    let before = ids();
+) -> Result<std::result::Result<ExitStatus, uzram_sysfs::Error>> {
+    all.make()?;
+    clear_dead(all)?;
+    let dir = all.file(&format!("{PREFIX}{}", std::process::id()));
+    let run = RunDir::at(&dir);
+    run.make()?;
+    let alive = File::create(dir.join(ALIVE))?;
+    rustix::fs::flock(&alive, FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
+    options
+        .env
+        .push(("UZRAM_RUN_DIR".into(), dir.clone().into()));
+    options.env.push((create::IN_SHIM.into(), "1".into()));
+    let local = Local::new(run.clone(), frontend.unwrap_or_default(), strict, None);
     let status = shim::run(local.clone(), options, command);
-    for id in ids().into_iter().filter(|id| !before.contains(id)) {
+    // First those that have no size: their loop devices are kept by this process.
+    for device in local.devices().unwrap_or_default() {
+        let id = device.id;
         let removed = local.store(Owner::Control, "hot_remove", id.to_string().as_bytes());
         match removed {
             Ok(()) => {}
-            Err(Errno::BUSY) => eprintln!("uzram: zram{id} is in use and stays"),
+            Err(Errno::BUSY) => eprintln!(
+                "uzram: zram{id} ({}) is in use and stays until the next shim ends; UZRAM_RUN_DIR={} uzram list shows it",
+                device.path,
+                dir.display()
+            ),
             Err(errno) => eprintln!("uzram: removing zram{id}: {errno}"),
         }
     }
-    status
+    clear(&dir)?;
+    drop(alive);
+    Ok(status)
+}
+
+/// Takes down what shims left that were killed, or whose devices were in use.
+fn clear_dead(all: &RunDir) -> Result {
+    let dir = all.file("");
+    for entry in std::fs::read_dir(&dir)?.flatten() {
+        let is_shim = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let Ok(alive) = File::open(entry.path().join(ALIVE)) else {
+            continue;
+        };
+        let flags = FlockOperation::NonBlockingLockExclusive;
+        if !is_shim || rustix::fs::flock(&alive, flags).is_err() {
+            continue;
+        }
+        clear(&entry.path())?;
+    }
+    Ok(())
+}
+
+/// Takes a shim's devices down, and its directory, unless one of them is in use.
+fn clear(dir: &Path) -> Result {
+    let run = RunDir::at(dir);
+    let _ = run.sweep(sweep::clear);
+    let left = run.devices().unwrap_or_default();
+    if left.iter().all(|device| remove::remove(device).is_ok()) {
+        std::fs::remove_dir_all(dir)?;
+    }
+    Ok(())
 }
 
 /// As `env` and its kind say it.

@@ -50,6 +50,10 @@ pub(crate) fn mount(
     view: std::sync::Arc<dyn uzram_control::zram::View>,
     strict: bool,
 ) -> Result<uzram_sysfs::Mounted> {
-    std::fs::create_dir_all(at)?;
+    // A dead server's mount cannot be looked at; it is cleared below.
+    let mounted = uzram_blockdev::mounts().iter().any(|mount| mount.at == at);
+    if !mounted {
+        std::fs::create_dir_all(at)?;
+    }
     Ok(Tree::new(view)?.strict(strict).mount(at)?)
 }

@@ -33,6 +33,8 @@ struct State {
     starting: BTreeSet<u32>,
     /// Loop devices that are kept, by number of the device.
     loops: BTreeMap<u32, uzram_fuse::LoopNumber>,
+    /// Numbers of the loop devices that devices had.
+    last: BTreeMap<u32, u32>,
 }
 
 /// The engine and its devices hold it together.
@@ -131,25 +133,41 @@ impl Processes {
         })
     }
 
-    /// On the loop device that is kept for it, unless somebody else took that.
+    /// On the loop device that is kept for it, unless somebody else takes that at this very moment.
     fn start_one(self: &Arc<Self>, id: u32, config: &Config) -> Result<Arc<Served>, ControlError> {
-        let is_free = || {
-            let state = self.state();
-            let kept = state.loops.get(&id);
-            kept.is_some_and(uzram_fuse::LoopNumber::is_free)
-        };
-        let kept = is_free();
-        match self.start_on(id, config, kept) {
-            Err(_) if kept && !is_free() => self.start_on(id, config, false),
+        let kept = self.state().loops.remove(&id);
+        let number = kept.as_ref().map(uzram_fuse::LoopNumber::number);
+        drop(kept);
+        let started = match self.start_on(id, config, number) {
+            Err(_) if number.is_some_and(|n| !uzram_fuse::is_free(n)) => {
+                self.start_on(id, config, None)
+            }
             other => other,
+        };
+        if started.is_err() {
+            let _ = self.keep_loop(id, number);
         }
+        started
+    }
+
+    /// Keeps a loop device for a device that is not initialised: that of the number, if it is free.
+    fn keep_loop(&self, id: u32, number: Option<u32>) -> Option<(u32, u32)> {
+        let mut state = self.state();
+        if let Some(kept) = state.loops.get(&id) {
+            return Some(kept.rdev());
+        }
+        // Without the loop driver it has no node before it is initialised.
+        let kept = uzram_fuse::LoopNumber::reserve(number).ok()?;
+        let rdev = kept.rdev();
+        state.loops.insert(id, kept);
+        Some(rdev)
     }
 
     fn start_on(
         self: &Arc<Self>,
         id: u32,
         config: &Config,
-        kept: bool,
+        number: Option<u32>,
     ) -> Result<Arc<Served>, ControlError> {
         let chosen = config
             .chosen()
@@ -162,10 +180,9 @@ impl Processes {
         option("size", config.disksize.to_string());
         option("frontend", kind.name.into());
         if kind.name == "fuse-loop"
-            && kept
-            && let Some(number) = self.state().loops.get(&id)
+            && let Some(number) = number
         {
-            option("number", number.number().to_string());
+            option("number", number.to_string());
         }
         if config.mem_limit > 0 {
             option("mem-limit", config.mem_limit.to_string());
@@ -186,7 +203,7 @@ impl Processes {
                 },
             );
         }
-        run_program(&args, None)?;
+        run_program(&self.run, &args, None)?;
         let entry = self.run.find(&name).map_err(|e| refused(&e.into()))?;
         let finished = finish(&entry, config, &chosen);
         if let Err(error) = finished {
@@ -237,19 +254,14 @@ pub(super) struct Owned(pub(super) Shared);
 
 impl Engine for Owned {
     fn reserve(&self, id: u32) -> Result<Option<(u32, u32)>, Errno> {
-        let mut state = self.0.state();
-        let taken: Vec<u32> = state.loops.values().map(|kept| kept.number()).collect();
-        // Without the loop driver it has no node before it is initialised.
-        let Ok(kept) = uzram_fuse::LoopNumber::reserve(&taken) else {
-            return Ok(None);
-        };
-        let rdev = kept.rdev();
-        state.loops.insert(id, kept);
-        Ok(Some(rdev))
+        let last = self.0.state().last.get(&id).copied();
+        Ok(self.0.keep_loop(id, last))
     }
 
     fn unreserve(&self, id: u32) {
-        self.0.state().loops.remove(&id);
+        let mut state = self.0.state();
+        state.loops.remove(&id);
+        state.last.remove(&id);
     }
 
     fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError> {
@@ -259,6 +271,10 @@ impl Engine for Owned {
         state.starting.remove(&id);
         let served = started?;
         state.known.insert(id, served.clone());
+        drop(state);
+        if let Some((7, number)) = served.rdev() {
+            self.0.state().last.insert(id, number);
+        }
         Ok(served)
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use uzram_control::zram::View;
-use uzram_control::{ControlError, Entry, Request, Response};
+use uzram_control::{ControlError, Entry, Request, Response, RunDir};
 use uzram_daemon::{Create, Created, Devices};
 
 use crate::commands;
@@ -22,7 +22,7 @@ use crate::exit::Failure;
 
 pub(crate) use hold::Holder;
 pub(crate) use local::Local;
-pub(crate) use setup::{from_config, from_generator};
+pub(crate) use setup::{from_config, from_generator, generated};
 
 /// The daemon's devices.
 pub(crate) struct Daemon {
@@ -41,13 +41,15 @@ fn refused(failure: &Failure) -> ControlError {
     error(failure.errno(), failure)
 }
 
-/// Runs this program again, with these arguments, and waits. What it printed, and what it said.
+/// Runs this program again, with these arguments, for that run directory, and waits. What it printed, and what it said.
 fn run_program(
+    run: &RunDir,
     args: &[String],
     directory: Option<&str>,
 ) -> std::result::Result<(String, String), ControlError> {
     let mut command = Command::new("/proc/self/exe");
     command.args(args).stdin(Stdio::null());
+    command.env("UZRAM_RUN_DIR", run.file(""));
     command.current_dir(directory.unwrap_or("/"));
     let output = command
         .output()
@@ -104,7 +106,7 @@ impl Devices for Daemon {
                 "a device of the daemon cannot be in the foreground",
             ));
         }
-        let (path, notes) = run_program(&args, directory)?;
+        let (path, notes) = run_program(&self.local.run, &args, directory)?;
         let entry = self.entry(&path)?;
         self.local.sync();
         Ok(Created {

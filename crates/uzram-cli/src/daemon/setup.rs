@@ -16,12 +16,17 @@ pub(crate) fn from_config(daemon: &Daemon, config: &Config) {
     }
 }
 
-/// Makes the devices of zram-generator.conf that are not there yet.
-pub(crate) fn from_generator(daemon: &Daemon) {
+/// The devices that zram-generator.conf asks for, and what there is to say about it.
+pub(crate) fn generated() -> Result<(Vec<NewDevice>, Vec<String>), generator::Error> {
     let root = std::env::var_os("ZRAM_GENERATOR_ROOT").unwrap_or_else(|| "/".into());
     let info = rustix::system::sysinfo();
     let ram_mb = (info.totalram as u64 * u64::from(info.mem_unit)) >> 20;
-    match generator::devices(Path::new(&root), ram_mb) {
+    generator::devices(Path::new(&root), ram_mb)
+}
+
+/// Makes the devices of zram-generator.conf that are not there yet.
+pub(crate) fn from_generator(daemon: &Daemon) {
+    match generated() {
         Ok((devices, notes)) => {
             for note in notes {
                 tracing::warn!("zram-generator.conf: {note}");

@@ -127,12 +127,10 @@ impl Host {
         Ok(())
     }
 
-    /// Keeps a node for a device that has none: one that was adopted, and is not initialised any more.
+    /// Keeps a node again for a device that is not initialised any more.
     pub(crate) fn keep_node(&self, zram: &Zram) {
-        if zram.state().node.is_none() {
-            let node = self.engine.reserve(zram.id()).ok().flatten();
-            zram.state_mut().node = node;
-        }
+        let node = self.engine.reserve(zram.id()).ok().flatten();
+        zram.state_mut().node = node;
     }
 
     /// Removes a device with all that is in it. ENODEV where there is none, EBUSY while it is open.

@@ -51,6 +51,8 @@ pub struct Options {
     pub programs: bool,
     /// See [`Tree::strict`].
     pub strict: bool,
+    /// What the command has in its environment besides.
+    pub env: Vec<(OsString, OsString)>,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             modules: true,
             programs: true,
             strict: true,
+            env: Vec::new(),
         }
     }
 }
@@ -99,6 +102,7 @@ pub fn run(
         command.args(arguments);
         // systemd's programs (systemd-makefs among them) refuse a /sys that is not sysfs, unless they are told.
         command.env("SYSTEMD_DEVICE_VERIFY_SYSFS", "0");
+        command.envs(options.env.clone());
         if options.programs {
             command.env("PATH", programs::path(std::env::var_os("PATH").as_deref()));
         }

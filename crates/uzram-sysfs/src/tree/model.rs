@@ -142,7 +142,7 @@ impl Model {
                 }
             }
             ["block"] | ["class", "block"] | ["dev", "block"] => {
-                let devices = self.view.devices()?;
+                let devices = self.beside_real()?;
                 let numbers = path == "dev/block";
                 let kind = if path == "block" { Directory } else { Symlink };
                 let mut ours = Vec::new();
@@ -219,8 +219,16 @@ impl Model {
         found.ok_or(Errno::NOENT)
     }
 
+    /// The devices that stand beside real ones, which are there also while the view has nothing to say.
+    fn beside_real(&self) -> Result<Vec<Shown>, Errno> {
+        match self.view.devices() {
+            Err(_) if self.merged => Ok(Vec::new()),
+            devices => devices,
+        }
+    }
+
     fn numbered(&self, name: &str) -> Result<Option<Shown>, Errno> {
-        let devices = self.view.devices()?;
+        let devices = self.beside_real()?;
         Ok(devices
             .into_iter()
             .find(|shown| numbers_name(shown) == name))

@@ -41,7 +41,7 @@ impl Setup {
         Some(match devices {
             [] if self.find => self.find_one(size),
             [device] => view().and_then(|view| {
-                let id = id(device)?;
+                let id = id(&*view, device)?;
                 self.set_up(&*view, id, size)
             }),
             _ => Err(Failure::new(
@@ -92,7 +92,7 @@ impl Setup {
 fn reset(devices: &[String]) -> Result {
     let view = view()?;
     for device in devices {
-        let id = id(device)?;
+        let id = id(&*view, device)?;
         let stored = view.store(Owner::Device(id), "reset", b"1");
         stored.map_err(|errno| failed(&format!("{device}: reset"), errno))?;
         // As zramctl: whether it also goes is not asked.
