@@ -64,7 +64,7 @@ pub struct Figure {
     pub overwrite_one: f64,
     /// Time a page to write a whole group, likewise.
     pub write_all: f64,
-    /// Whether it is at least [`DENSER`] and reads one page in at most [`SLOWER`] times the time.
+    /// Whether it is at least 1.1 times as dense and reads one page in at most twice the time.
     pub worth_it: bool,
 }
 
