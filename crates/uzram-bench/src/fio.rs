@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use cell::{Buffer, CELLS, Cell, Setting, Shape};
@@ -144,7 +144,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Rec
         done: 0,
         record,
     };
-    bench.rounds(&settings, progress)?;
+    bench.rounds(&settings, progress);
     Ok(bench.finish())
 }
 
@@ -168,7 +168,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn rounds(&mut self, settings: &[Setting], progress: &mut dyn FnMut(&Progress)) -> Result<()> {
+    fn rounds(&mut self, settings: &[Setting], progress: &mut dyn FnMut(&Progress)) {
         let targets = self.options.targets.len();
         for round in 0..self.options.rounds {
             for setting in settings {
@@ -176,12 +176,15 @@ impl Bench<'_> {
                     let who = (round + turn) % targets;
                     self.turn(who, setting, round, settings.len(), progress);
                     if self.stop.load(Ordering::Relaxed) {
-                        bail!("interrupted; the targets were taken away");
+                        // What was measured is handed out.
+                        let (what, why) = ("the run", "interrupted; the targets were taken away");
+                        let (what, why) = (what.into(), why.into());
+                        self.record.failed.push(Missing { what, why });
+                        return;
                     }
                 }
             }
         }
-        Ok(())
     }
 
     /// A target's turn in a setting.
