@@ -333,6 +333,7 @@ fn a_shim_has_devices_of_its_own() {
             grep -c h {0}
             ! {1} create --size 1M
             rmmod zram
+            rmmod zsmalloc
             ls /dev | grep zram || :",
             file.display(),
             env!("CARGO_BIN_EXE_uzram"),

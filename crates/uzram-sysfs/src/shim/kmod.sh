@@ -120,6 +120,10 @@ lsmod)
     exit 0
     ;;
 esac
+# What the kernel's zram is built on comes and goes with it.
+case "$program $module" in
+"modprobe zsmalloc" | "rmmod zsmalloc") exit 0 ;;
+esac
 if [ "$module" != zram ] || [ -n "$other" ]; then
     real "$@"
 fi
