@@ -29,6 +29,8 @@ struct Held {
     command: Vec<OsString>,
     /// How often in a row neither server nor keeper was found alive.
     dead: u32,
+    /// The keeper that was started here, which the record names once its server serves; 0 for none.
+    started: u32,
 }
 
 /// What is held of all devices.
@@ -62,6 +64,7 @@ impl Holder {
                     command: read_command(&claim)?,
                     claim,
                     dead: 0,
+                    started: 0,
                 })
             });
             match held {
@@ -125,7 +128,8 @@ impl Holder {
 impl Held {
     fn look(&mut self, name: &str) {
         let record = self.claim.record();
-        let lives = record.is_some_and(|r| is_alive(r.pid) || is_alive(r.keeper));
+        let lives = is_alive(self.started)
+            || record.is_some_and(|r| is_alive(r.pid) || is_alive(r.keeper));
         self.dead = if lives { 0 } else { self.dead + 1 };
         // One of the two may just be starting the other: looked at twice.
         if self.dead < 2 {
@@ -138,8 +142,9 @@ impl Held {
             .and_then(|()| inherit(&self.lock, FdFlags::empty()))
             .map_err(|error| Failure::from(std::io::Error::from(error)))
             .and_then(|()| start_keeper(&self.claim, self.image.as_raw_fd(), &self.command));
-        if let Err(failure) = started {
-            tracing::error!(name, "cannot start a keeper: {failure}");
+        match started {
+            Ok(keeper) => self.started = keeper,
+            Err(failure) => tracing::error!(name, "cannot start a keeper: {failure}"),
         }
         let _ = inherit(&self.image, FdFlags::CLOEXEC);
         let _ = inherit(&self.lock, FdFlags::CLOEXEC);
@@ -203,6 +208,7 @@ fn hold(dir: &Path, keeper: u32) -> Result<Held> {
         lock: lock.ok_or_else(|| missing("lock"))?,
         command,
         dead: 0,
+        started: 0,
     })
 }
 
@@ -239,8 +245,8 @@ fn read_command(claim: &Claim) -> Result<Vec<OsString>> {
         .collect())
 }
 
-/// Starts a keeper for a device that has none; image and lock are to be inherited.
-fn start_keeper(claim: &Claim, image: i32, command: &[OsString]) -> Result {
+/// Starts a keeper for a device that has none; image and lock are to be inherited. Its process number.
+fn start_keeper(claim: &Claim, image: i32, command: &[OsString]) -> Result<u32> {
     let args = keeper::Args {
         dir: Some(PathBuf::from(&claim.dir)),
         image: Some(image),
@@ -257,9 +263,10 @@ fn start_keeper(claim: &Claim, image: i32, command: &[OsString]) -> Result {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    let pid = keeper.id();
     // Its end is noticed by looking; this only takes its remains.
     std::thread::Builder::new()
         .name("reaper".into())
         .spawn(move || keeper.wait())?;
-    Ok(())
+    Ok(pid)
 }
