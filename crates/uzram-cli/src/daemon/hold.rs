@@ -128,8 +128,8 @@ impl Holder {
 impl Held {
     fn look(&mut self, name: &str) {
         let record = self.claim.record();
-        let lives = is_alive(self.started)
-            || record.is_some_and(|r| is_alive(r.pid) || is_alive(r.keeper));
+        let lives =
+            is_alive(self.started) || record.is_some_and(|r| is_alive(r.pid) || is_alive(r.keeper));
         self.dead = if lives { 0 } else { self.dead + 1 };
         // One of the two may just be starting the other: looked at twice.
         if self.dead < 2 {
