@@ -22,5 +22,7 @@ pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
     ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, of_hex, to_hex,
 };
-pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};
+pub use rundir::{
+    Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept, number,
+};
 pub use server::{ControlServer, Handler};

@@ -177,11 +177,6 @@ impl RunDir {
         RunDir { path: path.into() }
     }
 
-    /// Whether a device can have that name.
-    pub fn is_name(name: &str) -> bool {
-        number(name).is_some()
-    }
-
     /// Makes the run directory itself, for this user alone.
     pub fn make(&self) -> Result<(), Error> {
         let made = DirBuilder::new()
@@ -423,8 +418,8 @@ fn remove_files(dir: &Path) -> io::Result<()> {
     fs::remove_dir(dir)
 }
 
-/// N of `zramN`, written without needless zeros.
-fn number(name: &str) -> Option<u32> {
+/// N of `zramN`, written without needless zeros; `None` for what is no device's name.
+pub fn number(name: &str) -> Option<u32> {
     let digits = name.strip_prefix("zram")?;
     let number = digits.parse::<u32>().ok()?;
     (number.to_string() == digits).then_some(number)

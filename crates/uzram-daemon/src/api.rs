@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uzram_control::zram::{ATTRIBUTES, Errno, Owner, Place, View};
-use uzram_control::{ControlError, Request, Response};
+use uzram_control::{ControlError, Request, Response, number};
 
 use crate::error::Body;
 use crate::openapi;
@@ -312,11 +312,7 @@ fn matches<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
 
 /// N of `zramN`.
 fn id(name: &str) -> Result<u32, Body> {
-    let number = name.strip_prefix("zram").and_then(|digits| {
-        let number = digits.parse::<u32>().ok()?;
-        (number.to_string() == digits).then_some(number)
-    });
-    number.ok_or_else(|| Body::new(Errno::NODEV, format!("no device '{name}'")))
+    number(name).ok_or_else(|| Body::new(Errno::NODEV, format!("no device '{name}'")))
 }
 
 fn owner(call: &Call<'_>) -> Result<Owner, Body> {

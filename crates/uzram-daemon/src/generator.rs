@@ -125,14 +125,7 @@ fn device(
     variables: &BTreeMap<String, f64>,
     notes: &mut Vec<String>,
 ) -> Result<Option<NewDevice>> {
-    let is_name = |name: &str| {
-        let digits = name.strip_prefix("zram")?;
-        digits
-            .parse::<u32>()
-            .ok()
-            .filter(|n| n.to_string() == digits)
-    };
-    if is_name(name).is_none() {
+    if uzram_control::number(name).is_none() {
         notes.push(format!(
             "[{name}]: ignored, since it is not zram and a number"
         ));

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram::{Device, PolicySettings};
-use uzram_control::{Request, RunDir, size};
+use uzram_control::{Request, RunDir, number, size};
 use uzram_daemon::{Client, Create, SOCKET};
 
 use super::{choice, policy};
@@ -127,7 +127,7 @@ impl Args {
 
     /// Refuses what can be seen to be impossible before anything is made.
     pub(crate) fn check(mut self) -> Result {
-        if let Some(name) = self.name().filter(|name| !RunDir::is_name(name)) {
+        if let Some(name) = self.name().filter(|name| number(name).is_none()) {
             let message = format!("'{name}' is not a device name: it takes 'zram' and a number");
             return Err(Failure::new(exit::Kind::Usage, message));
         }

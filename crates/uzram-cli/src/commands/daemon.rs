@@ -10,7 +10,7 @@ use uzram_control::RunDir;
 use uzram_control::zram::View;
 use uzram_daemon::{Config, Create, NewDevice, SOCKET, notify};
 
-use crate::daemon::{Daemon, Holder, Local, from_config, from_generator, generated};
+use crate::daemon::{Daemon, Holder, Local, generated, set_up};
 use crate::exit::{Failure, Kind, Result};
 use crate::logging;
 use crate::process::when_told;
@@ -48,10 +48,14 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self, log: &str) -> Result {
         let usage = |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, error);
-        let config = self.configuration()?;
+        let wanted = self.wanted()?;
+        let config = &wanted.config;
         let frontend = config.daemon.frontend.parse();
         let frontend = frontend.map_err(|error: String| usage(&format!("frontend: {error}")))?;
         if self.check {
+            for note in &wanted.notes {
+                eprintln!("{note}");
+            }
             return Ok(());
         }
         let _ = rustix::thread::set_name(c"uzramd");
@@ -89,7 +93,7 @@ impl Args {
             )?),
             None => None,
         };
-        make_devices(&daemon, &config);
+        wanted.make(&daemon);
         let missing = |have: usize| (config.daemon.num_devices as usize).saturating_sub(have);
         for _ in 0..missing(local.devices().map_or(0, |devices| devices.len())) {
             let added = local.show(uzram_control::zram::Owner::Control, "hot_add");
@@ -106,8 +110,8 @@ impl Args {
             }
             match inbox.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(SIGHUP) => match self.configuration() {
-                    Ok(config) => make_devices(&daemon, &config),
+                Ok(SIGHUP) => match self.wanted() {
+                    Ok(wanted) => wanted.make(&daemon),
                     Err(failure) => tracing::error!("the old configuration stays: {failure}"),
                 },
                 _ => break,
@@ -124,28 +128,55 @@ impl Args {
 
 impl Args {
     /// Reads the configuration and checks what can be checked without making anything.
-    fn configuration(&self) -> Result<Config> {
+    fn wanted(&self) -> Result<Wanted> {
         let usage = |error: &dyn std::fmt::Display| Failure::new(Kind::Usage, error);
         let path = self.config.clone().unwrap_or_else(|| DEFAULT.into());
         if self.config.is_some() && !path.exists() {
             return Err(usage(&format!("{}: no such file", path.display())));
         }
         let config = Config::read(&path).map_err(|error| usage(&error))?;
-        let mut all: Vec<NewDevice> = config.devices.clone();
+        let mut devices: Vec<NewDevice> = config.devices.clone();
+        let mut notes = Vec::new();
         if config.daemon.zram_generator {
-            let (devices, notes) = generated().map_err(|error| usage(&error))?;
+            let (generated, said) = generated().map_err(|error| usage(&error))?;
             // What is not made is no reason to make nothing.
-            for note in notes.iter().filter(|_| self.check) {
-                eprintln!("zram-generator.conf: {note}");
-            }
-            all.extend(devices);
+            notes.extend(
+                said.iter()
+                    .map(|note| format!("zram-generator.conf: {note}")),
+            );
+            devices.extend(generated);
         }
-        for device in &all {
+        for device in &devices {
             let checked = check(device);
             let name = device.name.as_deref().unwrap_or_default();
             checked.map_err(|failure| usage(&format!("{}: {name}: {failure}", path.display())))?;
         }
-        Ok(config)
+        Ok(Wanted {
+            config,
+            devices,
+            notes,
+        })
+    }
+}
+
+/// What the configuration asks for.
+struct Wanted {
+    config: Config,
+    /// Its devices, and those of zram-generator.conf.
+    devices: Vec<NewDevice>,
+    /// What there is to say about these.
+    notes: Vec<String>,
+}
+
+impl Wanted {
+    /// Makes the devices that are not there yet.
+    fn make(&self, daemon: &Daemon) {
+        for note in &self.notes {
+            tracing::warn!("{note}");
+        }
+        for device in &self.devices {
+            set_up(daemon, device);
+        }
     }
 }
 
@@ -156,13 +187,6 @@ fn check(device: &NewDevice) -> Result {
     command.extend(create.args.into_iter().map(Into::into));
     let (create, _) = crate::parse_create(&command)?;
     create.check()
-}
-
-fn make_devices(daemon: &Daemon, config: &Config) {
-    from_config(daemon, config);
-    if config.daemon.zram_generator {
-        from_generator(daemon);
-    }
 }
 
 /// The socket that systemd listens on.

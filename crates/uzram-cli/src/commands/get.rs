@@ -1,7 +1,7 @@
 //! `uzram get`: attributes as the kernel's zram shows them.
 
-use uzram_control::RunDir;
 use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place, View};
+use uzram_control::{RunDir, number};
 
 use super::list::failed;
 use super::{print, print_json, view};
@@ -9,7 +9,7 @@ use crate::exit::{Failure, Kind, Result};
 
 /// Print attributes of a device as the kernel's zram shows them
 ///
-/// To the byte as in /sys/block/zramN; all of them with their names. /// "uzram help ATTRIBUTE" says what each means.
+/// To the byte as in /sys/block/zramN; all of them with their names. "uzram help ATTRIBUTE" says what each means.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -72,13 +72,13 @@ fn readable() -> impl Iterator<Item = &'static Attribute> {
 /// N of a device's name, path or URI.
 pub(super) fn id(view: &dyn View, name: &str) -> Result<u32> {
     let bare = name.strip_prefix("/dev/").unwrap_or(name);
-    if let Some(Ok(id)) = bare.strip_prefix("zram").map(str::parse) {
+    if let Some(id) = number(bare) {
         let devices = view.devices().unwrap_or_default();
         if devices.iter().any(|device| device.id == id) {
             return Ok(id);
         }
     }
     let entry = RunDir::of_user().find(name)?;
-    let digits = entry.record.name.trim_start_matches("zram").parse();
-    digits.map_err(|_| Failure::new(Kind::NoDevice, format!("no device '{name}'")))
+    number(&entry.record.name)
+        .ok_or_else(|| Failure::new(Kind::NoDevice, format!("no device '{name}'")))
 }

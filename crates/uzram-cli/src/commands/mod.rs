@@ -100,36 +100,49 @@ fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.keeper_socket(), "keeper", request)
 }
 
-fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<Response> {
-    let name = &entry.record.name;
+/// Calls a socket of a device. A process that died is waited for a moment: it is about to be started again.
+pub(crate) fn call_patiently(
+    entry: &Entry,
+    socket: &Path,
+    request: &Request,
+) -> io::Result<Response> {
     let begin = Instant::now();
     loop {
-        let error = match uzram_control::call(socket, request) {
-            Ok(Response::Error(error)) => return Err(error.into()),
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        let kind = match error.kind() {
-            io::ErrorKind::PermissionDenied => Kind::Impossible,
-            // It died, and is about to be started again.
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-                if entry.dir.exists() && begin.elapsed() < PATIENCE =>
+        match uzram_control::call(socket, request) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                ) && entry.dir.exists()
+                    && begin.elapsed() < PATIENCE =>
             {
                 std::thread::sleep(Duration::from_millis(10));
-                continue;
             }
-            _ => Kind::Failed,
-        };
-        let mut message = format!("the {who} of {name} does not answer: {error}");
-        if who == "server" && kind == Kind::Failed && entry.record.keeper != 0 {
-            let log = entry.dir.join("log");
-            message += &format!(
-                " (see {}; its contents are kept: uzram recover {name})",
-                log.display()
-            );
+            other => return other,
         }
-        return Err(Failure::new(kind, message));
     }
+}
+
+fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<Response> {
+    let name = &entry.record.name;
+    let error = match call_patiently(entry, socket, request) {
+        Ok(Response::Error(error)) => return Err(error.into()),
+        Ok(response) => return Ok(response),
+        Err(error) => error,
+    };
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => Kind::Impossible,
+        _ => Kind::Failed,
+    };
+    let mut message = format!("the {who} of {name} does not answer: {error}");
+    if who == "server" && kind == Kind::Failed && entry.record.keeper != 0 {
+        let log = entry.dir.join("log");
+        message += &format!(
+            " (see {}; its contents are kept: uzram recover {name})",
+            log.display()
+        );
+    }
+    Err(Failure::new(kind, message))
 }
 
 /// A device's statistics.

@@ -2,21 +2,16 @@
 //! its server's control socket.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use uzram_control::zram::{Config, Engine, Errno, Live};
-use uzram_control::{ControlError, Entry, Request, Response, RunDir, to_hex};
+use uzram_control::{Claim, ControlError, Entry, Request, Response, RunDir, number, to_hex};
 
 use super::{error, refused, run_program};
 use crate::commands;
 use crate::frontends;
-
-/// How long a server that is being started anew is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Makes devices, and knows those that there are.
 pub(crate) struct Processes {
@@ -47,27 +42,17 @@ pub(crate) struct Served {
     engine: Shared,
 }
 
-/// Sends a request to a device's server. One that died is waited for a moment: it is started anew.
+/// Sends a request to a device's server.
 pub(super) fn ask(entry: &Entry, request: &Request) -> Result<Response, ControlError> {
-    let begin = Instant::now();
-    loop {
-        match uzram_control::call(&entry.socket(), request) {
-            Ok(Response::Error(error)) => return Err(error),
-            Ok(response) => return Ok(response),
-            Err(e) => match e.kind() {
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-                    if entry.dir.exists() && begin.elapsed() < PATIENCE =>
-                {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                _ => {
-                    let name = &entry.record.name;
-                    return Err(error(
-                        5,
-                        format!("the server of {name} does not answer: {e}"),
-                    ));
-                }
-            },
+    match commands::call_patiently(entry, &entry.socket(), request) {
+        Ok(Response::Error(error)) => Err(error),
+        Ok(response) => Ok(response),
+        Err(e) => {
+            let name = &entry.record.name;
+            Err(error(
+                5,
+                format!("the server of {name} does not answer: {e}"),
+            ))
         }
     }
 }
@@ -246,7 +231,7 @@ fn with_priority(text: &str, priority: usize) -> String {
 }
 
 fn id_of(entry: &Entry) -> Option<u32> {
-    entry.record.name.strip_prefix("zram")?.parse().ok()
+    number(&entry.record.name)
 }
 
 /// The engine as a zram host owns it.
@@ -291,11 +276,9 @@ impl Live for Served {
 
     fn path(&self) -> String {
         // Another server may have put the device behind another node.
-        let now = self.engine.run.find(&self.entry.record.name);
-        now.map_or_else(
-            |_| self.entry.record.path.clone(),
-            |entry| entry.record.path,
-        )
+        let now = Claim::adopt(&self.entry.dir).ok();
+        now.and_then(|claim| claim.record())
+            .map_or_else(|| self.entry.record.path.clone(), |record| record.path)
     }
 
     fn rdev(&self) -> Option<(u32, u32)> {

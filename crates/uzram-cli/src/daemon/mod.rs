@@ -22,7 +22,7 @@ use crate::exit::Failure;
 
 pub(crate) use hold::Holder;
 pub(crate) use local::Local;
-pub(crate) use setup::{from_config, from_generator, generated};
+pub(crate) use setup::{generated, set_up};
 
 /// The daemon's devices.
 pub(crate) struct Daemon {
@@ -143,16 +143,19 @@ impl Devices for Daemon {
     fn describe(&self, name: Option<&str>) -> std::result::Result<Vec<Value>, ControlError> {
         let shown = self.local.devices();
         let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
+        let entries = self.local.run.devices().unwrap_or_default();
         let mut all = Vec::new();
         for device in &shown {
             let bare = Daemon::bare(device);
             if name.is_some_and(|name| bare["name"] != name) {
                 continue;
             }
-            let entry = self.local.run.find(&format!("zram{}", device.id));
-            let described = entry.ok().and_then(|entry| {
-                let stat = commands::stat_of(&entry).ok()?;
-                commands::to_json(&entry, &stat).ok()
+            let entry = entries
+                .iter()
+                .find(|entry| bare["name"] == entry.record.name.as_str());
+            let described = entry.and_then(|entry| {
+                let stat = commands::stat_of(entry).ok()?;
+                commands::to_json(entry, &stat).ok()
             });
             let mut object = described.unwrap_or_else(|| json!({}));
             if let (Some(object), Value::Object(bare)) = (object.as_object_mut(), bare) {

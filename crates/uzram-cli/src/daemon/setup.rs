@@ -3,18 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use uzram_daemon::{Config, Create, NewDevice, generator};
+use uzram_daemon::{Create, NewDevice, generator};
 
 use super::{Daemon, error};
 use uzram_control::ControlError;
 use uzram_daemon::Devices;
-
-/// Makes the devices of `uzram.toml` that are not there yet.
-pub(crate) fn from_config(daemon: &Daemon, config: &Config) {
-    for device in &config.devices {
-        set_up(daemon, device);
-    }
-}
 
 /// The devices that zram-generator.conf asks for, and what there is to say about it.
 pub(crate) fn generated() -> Result<(Vec<NewDevice>, Vec<String>), generator::Error> {
@@ -24,23 +17,8 @@ pub(crate) fn generated() -> Result<(Vec<NewDevice>, Vec<String>), generator::Er
     generator::devices(Path::new(&root), ram_mb)
 }
 
-/// Makes the devices of zram-generator.conf that are not there yet.
-pub(crate) fn from_generator(daemon: &Daemon) {
-    match generated() {
-        Ok((devices, notes)) => {
-            for note in notes {
-                tracing::warn!("zram-generator.conf: {note}");
-            }
-            for device in &devices {
-                set_up(daemon, device);
-            }
-        }
-        Err(error) => tracing::error!("zram-generator.conf: {error}"),
-    }
-}
-
-/// One that fails keeps nothing else from being made.
-fn set_up(daemon: &Daemon, device: &NewDevice) {
+/// Makes a device, unless it is there. One that fails keeps nothing else from being made.
+pub(crate) fn set_up(daemon: &Daemon, device: &NewDevice) {
     let name = device.name.as_deref().unwrap_or("a device");
     if device.name.is_some() && daemon.local.run.find(name).is_ok() {
         tracing::info!(name, "is there already");

@@ -209,7 +209,7 @@ impl Model {
 
     /// The device of that name.
     pub(crate) fn device(&self, name: &str) -> Result<Shown, Errno> {
-        let id = device_id(name).ok_or(Errno::NOENT)?;
+        let id = uzram_control::number(name).ok_or(Errno::NOENT)?;
         self.device_of(id)
     }
 
@@ -290,15 +290,8 @@ fn numbers_name(shown: &Shown) -> String {
     format!("{major}:{minor}")
 }
 
-/// N of `zramN`, written as the kernel writes it.
-pub(crate) fn device_id(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("zram")?;
-    let id: u32 = digits.parse().ok()?;
-    (id.to_string() == digits).then_some(id)
-}
-
 pub(crate) fn is_zram(name: &str) -> bool {
-    device_id(name).is_some()
+    uzram_control::number(name).is_some()
 }
 
 fn leads_to_zram(target: &[u8]) -> bool {
