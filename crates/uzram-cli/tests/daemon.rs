@@ -621,6 +621,17 @@ fn a_daemon_begins_where_a_dead_one_ended() {
     assert_eq!(daemon.http("POST", "/v1/control/hot_add", "").1, "2\n");
     bench.uzram(&["remove", "zram2"]);
     assert_eq!(count(&daemon), 2);
+    // As zramctl: a free one is found, added if need be, and set up by the name that was printed.
+    assert_eq!(bench.uzram(&["list", "-f"]), "/dev/zram2\n");
+    assert_eq!(bench.uzram(&["list", "-f"]), "/dev/zram2\n");
+    bench.uzram(&["list", "/dev/zram2", "-s", "1M", "-a", "lzo"]);
+    let row = bench.uzram(&["list", "-n", "--raw", "-o", "name,algorithm", "zram2"]);
+    assert_eq!(row, "zram2 lzo\n");
+    assert!(
+        bench
+            .uzram(&["list", "-V"])
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
     bench.uzram(&["remove", "--all"]);
     assert_eq!(count(&daemon), 0);
     daemon.terminate();

@@ -17,14 +17,17 @@ pub(super) use zramctl::failed;
 ///
 /// All of zramctl's options are understood, so that scripts can be run with alias zramctl='uzram list'.
 #[derive(clap::Args)]
-#[command(after_help = "\
+#[command(
+    version,
+    after_help = "\
 Examples:
   uzram list
   uzram list --bytes --noheadings --output name,data,total
   uzram list --output +huge-pages,idle-pages,recompressed,written-back
   uzram list --json
   uzram list --find --size 4G --algorithm zstd --algorithm-params level=1
-  uzram list --reset zram0")]
+  uzram list --reset zram0"
+)]
 pub(crate) struct Args {
     /// The devices to list or to set up: names or paths [default: all]
     #[arg(value_name = "DEVICE")]

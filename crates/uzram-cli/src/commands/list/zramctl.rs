@@ -1,7 +1,8 @@
 //! What zramctl does beside listing: set up, find, reset. All through zram's own interface.
 
-use uzram_control::size;
 use uzram_control::zram::{Errno, Owner, View};
+use uzram_control::{RunDir, size};
+use uzram_daemon::{Client, SOCKET};
 
 use super::super::get::id;
 use super::super::{print, view};
@@ -11,8 +12,9 @@ use crate::exit::{Failure, Kind, Result};
 #[derive(clap::Args)]
 #[command(next_help_heading = "To set devices up, as zramctl does")]
 pub(super) struct Setup {
-    /// Find a free device, or add one, set it up and print its path
-    #[arg(long, short, requires = "size", conflicts_with_all = ["reset", "devices"])]
+    /// Find a free device, or add one; with --size set it up. Prints its path; without a size, which needs uzramd, the name
+    /// under which it is known here
+    #[arg(long, short, conflicts_with_all = ["reset", "devices"])]
     find: bool,
     /// Size of the device that is set up
     #[arg(long, short, value_name = "SIZE", value_parser = size::parse)]
@@ -37,7 +39,9 @@ impl Setup {
         if self.reset {
             return Some(reset(devices));
         }
-        let size = self.size?;
+        let Some(size) = self.size else {
+            return self.find.then(print_free);
+        };
         Some(match devices {
             [] if self.find => self.find_one(size),
             [device] => view().and_then(|view| {
@@ -53,17 +57,7 @@ impl Setup {
 
     fn find_one(&self, size: u64) -> Result {
         let view = view()?;
-        let shown = view.devices().map_err(|errno| failed("listing", errno))?;
-        let id = match shown.iter().find(|device| device.disksize == 0) {
-            Some(free) => free.id,
-            None => {
-                let added = view.show(Owner::Control, "hot_add");
-                let added = added.map_err(|errno| failed("hot_add", errno))?;
-                let text = String::from_utf8_lossy(&added);
-                let id = text.trim().parse();
-                id.map_err(|_| Failure::new(Kind::Failed, format!("hot_add said '{text}'")))?
-            }
-        };
+        let id = free(&*view)?;
         self.set_up(&*view, id, size)?;
         let shown = view.devices().map_err(|errno| failed("listing", errno))?;
         let path = shown.into_iter().find(|device| device.id == id);
@@ -87,6 +81,27 @@ impl Setup {
         }
         store("disksize", &size.to_string())
     }
+}
+
+/// A device without a size, added if there is none.
+fn free(view: &dyn View) -> Result<u32> {
+    let shown = view.devices().map_err(|errno| failed("listing", errno))?;
+    if let Some(free) = shown.iter().find(|device| device.disksize == 0) {
+        return Ok(free.id);
+    }
+    let added = view.show(Owner::Control, "hot_add");
+    let added = added.map_err(|errno| failed("hot_add", errno))?;
+    let text = String::from_utf8_lossy(&added);
+    let id = text.trim().parse();
+    id.map_err(|_| Failure::new(Kind::Failed, format!("hot_add said '{text}'")))
+}
+
+fn print_free() -> Result {
+    let Some(daemon) = Client::find(&RunDir::of_user().file(SOCKET)) else {
+        let message = "without uzramd, which would keep it, a device is found with its --size only";
+        return Err(Failure::new(Kind::Usage, message));
+    };
+    print(&format!("/dev/zram{}\n", free(&daemon)?))
 }
 
 fn reset(devices: &[String]) -> Result {
