@@ -3,9 +3,9 @@
 # They save, for xtask/src/bench/:
 #   data.kind       what the data is, in words
 #   guest           the kernel and the machine, in words
-#   runs            ROUND DEVICE OP BLOCK DEPTH JOBS SERVER_NS SWITCHES; the last two of all threads of a device's server
+#   runs            ROUND DEVICE OP BLOCK DEPTH JOBS SERVER_NS SWITCHES COMPRESS DECOMPRESS; SERVER_NS and SWITCHES of all
+#                   threads of a device's server, the last two are nanoseconds of a call there (see stopwatch)
 #   fio/            fio's JSON of each run, named after the first six of these
-#   codec           ROUND OP BLOCK DEPTH JOBS HOW ALGORITHM WRITE READ, nanoseconds a page (see codec-probe)
 #   memory          WHEN DEVICE DATA MEM_USED_TOTAL ALL, bytes
 
 DEVICES=()      # names, in order
@@ -17,6 +17,9 @@ SIZE=$(parameter size 128M)
 # request's time is the codec's. Buffers are filled once, or fio would be most of what is measured.
 DATA=(--buffer_compress_percentage=50 --buffer_compress_chunk=512 --scramble_buffers=0)
 mkdir "$SAVED/fio"
+# Servers say here how long their algorithms take.
+export UZRAM_STOPWATCH=$PWD/stopwatch
+mkdir "$UZRAM_STOPWATCH"
 echo "Linux $(uname -r)
 $(nproc) CPUs, $(awk '/MemTotal/ { printf "%.1f", $2 / 1048576 }' /proc/meminfo) GiB" >"$SAVED/guest"
 echo "fio's, half of every 512 bytes noise, half zeros" >"$SAVED/data.kind"
@@ -32,7 +35,7 @@ uzram_device() {
     local name=$1 algorithm=$2
     shift 2
     DEVICES+=("$name")
-    NODE[$name]=$(uzram create --size $SIZE --frontend ublk --algorithm "$algorithm" "$@")
+    NODE[$name]=$(stopwatch create --size $SIZE --frontend ublk --algorithm "$algorithm" "$@")
     UZRAM[$name]=$(uzram list --noheadings --raw --output name,path | sed -n "s, ${NODE[$name]}\$,,p")
 }
 
@@ -59,32 +62,27 @@ spent() {
 
 # All devices in turn, from another one on in each round: cell ROUND SECONDS OP BLOCK DEPTH JOBS
 cell() {
-    local round=$1 seconds=$2 op=$3 block=$4 depth=$5 jobs=$6 n=${#DEVICES[@]} i name run server before after
+    local round=$1 seconds=$2 op=$3 block=$4 depth=$5 jobs=$6 n=${#DEVICES[@]} i name run server before after codec
     say "round $round: $op $block, depth $depth, $jobs job(s)"
     for ((i = 0; i < n; i++)); do
         name=${DEVICES[(i + round) % n]}
         run="$round $name $op $block $depth $jobs"
         server=${PID[$name]:-}
-        before=(0 0) after=(0 0)
-        if [ "$server" ]; then before=($(spent "$server")); fi
+        before=(0 0) after=(0 0) codec="0 0"
+        if [ "$server" ]; then
+            cp "$UZRAM_STOPWATCH/$server" before
+            before=($(spent "$server"))
+        fi
         fio --name=x --filename="${NODE[$name]}" --direct=1 --ioengine=libaio --rw="$op" --bs="$block" \
             --iodepth="$depth" --numjobs="$jobs" --group_reporting --time_based --runtime="${seconds}s" \
             --norandommap --randseed="$round" --clocksource=clock_gettime "${DATA[@]}" --lat_percentiles=1 \
             --output-format=json --output="$SAVED/fio/${run// /.}.json" || fail "fio: $run"
-        if [ "$server" ]; then after=($(spent "$server")); fi
-        echo "$run $((after[0] - before[0])) $((after[1] - before[1]))" >>"$SAVED/runs"
+        if [ "$server" ]; then
+            after=($(spent "$server"))
+            codec=$(stopwatch between before "$UZRAM_STOPWATCH/$server") || fail "$run: the stopwatch"
+        fi
+        echo "$run $((after[0] - before[0])) $((after[1] - before[1])) $codec" >>"$SAVED/runs"
     done
-}
-
-# How long the library itself takes, as near to a cell's runs as can be: probe ROUND OP BLOCK DEPTH JOBS
-probe() {
-    if [ ! -e probe.data ]; then
-        fio --name=data --filename=probe.data --size=1M --rw=write --bs=128k --refill_buffers=1 "${DATA[@]}" \
-            --output=probe.txt || fail "$(cat probe.txt)"
-    fi
-    local bytes=$((${3%k} * 1024))
-    codec-probe warm "$5" "$bytes" probe.data | sed "s/^/$* /" >>"$SAVED/codec"
-    if [ "$4" = 1 ]; then taskset 1 codec-probe cold "$bytes" probe.data | sed "s/^/$* /" >>"$SAVED/codec"; fi
 }
 
 # Resident bytes of a process that are its own or a file's: not its shared memory, which the image is counted by.

@@ -27,7 +27,6 @@ for ((round = 0; round < rounds; round++)); do
     for op in randwrite randread; do
         for load in "${loads[@]}"; do
             cell $round "$seconds" $op $load
-            probe $round $op $load
         done
     done
 done

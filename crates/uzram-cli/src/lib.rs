@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use uzram::compress::Registry;
 
 /// Compressed RAM disks in user space, in the manner of zram.
 #[derive(Parser)]
@@ -105,6 +106,25 @@ fn parse_create(command: &[OsString]) -> exit::Result<(commands::create::Args, S
         Ok(_) => Err(exit::Failure::new(exit::Kind::Usage, "not a create")),
         Err(error) => Err(exit::Failure::new(exit::Kind::Usage, error)),
     }
+}
+
+/// Runs the program with this process's arguments and other algorithms than the built-in ones: a program of one's own
+/// is a `main` of a few lines, and its devices are served, taken over and upgraded as those of `uzram` are.
+///
+/// ```no_run
+/// use uzram::compress::Registry;
+/// let mut algorithms = Registry::builtin();
+/// // algorithms.register(std::sync::Arc::new(MyAlgorithm))?;
+/// uzram_cli::main_with(algorithms);
+/// ```
+///
+/// # Panics
+///
+/// Where an algorithm was looked up before.
+pub fn main_with(algorithms: Registry) -> ExitCode {
+    let first = uzram_control::zram::provide_algorithms(algorithms);
+    assert!(first, "algorithms are provided before anything else");
+    main()
 }
 
 /// Runs the program with this process's arguments.

@@ -1,5 +1,5 @@
-//! What a benchmark in the guest saved (`guest/bench.sh` says how): fio's figures of each run, the library's own time,
-//! and memory.
+//! What a benchmark in the guest saved (`guest/bench.sh` says how): fio's figures of each run, the algorithm's own time in
+//! it, and memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,13 +71,8 @@ pub(crate) struct Run {
     pub(crate) cpus_busy: f64,
     /// Times that the server gave its CPU away, for each request.
     pub(crate) switches: f64,
-}
-
-/// Nanoseconds that the library takes for a page.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Page {
-    pub(crate) write: f64,
-    pub(crate) read: f64,
+    /// Nanoseconds that the algorithm took for a page, in the server; 0 of a device that is not ours.
+    pub(crate) codec_ns: f64,
 }
 
 /// What a device holds and takes, in bytes.
@@ -104,8 +99,6 @@ pub(crate) struct Runs {
     pub(crate) devices: Vec<String>,
     /// By device and cell: the rounds.
     runs: BTreeMap<(String, Cell), Vec<Run>>,
-    /// By cell, kind of probe and algorithm: the rounds.
-    codec: BTreeMap<(Cell, String, String), Vec<Page>>,
     pub(crate) memory: Vec<Memory>,
 }
 
@@ -129,11 +122,6 @@ impl Runs {
             runs.run(line, json)
                 .with_context(|| format!("runs: '{line}'"))?;
         }
-        // Not every benchmark asks for it.
-        for line in text("codec").unwrap_or_default().lines() {
-            runs.codec(line)
-                .with_context(|| format!("codec: '{line}'"))?;
-        }
         Ok(runs)
     }
 
@@ -152,23 +140,29 @@ impl Runs {
         Ok(())
     }
 
-    pub(super) fn codec(&mut self, line: &str) -> Result<()> {
-        let [_, op, block, depth, jobs, how, algorithm, write, read] = words(line)?;
-        let cell = Cell::new(op, block, depth, jobs)?;
-        let page = Page {
-            write: write.parse()?,
-            read: read.parse()?,
-        };
-        let key = (cell, how.to_owned(), algorithm.to_owned());
-        self.codec.entry(key).or_default().push(page);
-        Ok(())
-    }
-
     fn run(&mut self, line: &str, json: impl Fn(&str) -> Result<Value>) -> Result<()> {
-        let [round, device, op, block, depth, jobs, server, switches] = words(line)?;
+        let [
+            round,
+            device,
+            op,
+            block,
+            depth,
+            jobs,
+            server,
+            switches,
+            compress,
+            decompress,
+        ] = words(line)?;
         let cell = Cell::new(op, block, depth, jobs)?;
         let fio = json(&[round, device, op, block, depth, jobs].join("."))?;
-        let run = understood(&fio, &cell, server.parse()?, switches.parse()?)?;
+        let codec = if cell.writes() { compress } else { decompress };
+        let run = understood(
+            &fio,
+            &cell,
+            server.parse()?,
+            switches.parse()?,
+            codec.parse()?,
+        )?;
         if !self.cells.contains(&cell) {
             self.cells.push(cell.clone());
         }
@@ -184,26 +178,6 @@ impl Runs {
     pub(crate) fn of(&self, device: &str, cell: &Cell) -> Result<&[Run]> {
         let runs = self.runs.get(&(device.to_owned(), cell.clone()));
         Ok(runs.with_context(|| format!("{device} has no run of {cell}"))?)
-    }
-
-    /// The rounds of a probe of the library with an algorithm, made beside a cell.
-    pub(crate) fn probe(&self, cell: &Cell, how: &str, algorithm: &str) -> Result<&[Page]> {
-        let key = (cell.clone(), how.to_owned(), algorithm.to_owned());
-        let pages = self.codec.get(&key);
-        Ok(pages.with_context(|| format!("no probe '{how}' of {algorithm} beside {cell}"))?)
-    }
-
-    /// All probes of a kind with an algorithm.
-    pub(crate) fn probes<'a>(
-        &'a self,
-        how: &'a str,
-        algorithm: &'a str,
-    ) -> impl Iterator<Item = &'a Page> {
-        let wanted = self
-            .codec
-            .iter()
-            .filter(move |((_, h, a), _)| h == how && a == algorithm);
-        wanted.flat_map(|(_, pages)| pages)
     }
 
     /// The median of a figure over the rounds of a device in a cell.
@@ -230,8 +204,15 @@ fn words<const N: usize>(line: &str) -> Result<[&str; N]> {
     words.try_into().ok().context("another number of words")
 }
 
-/// One job's figures of fio's JSON, with what the server spent: nanoseconds of CPU, and switches to another task.
-fn understood(fio: &Value, cell: &Cell, server_ns: f64, switches: f64) -> Result<Run> {
+/// One job's figures of fio's JSON, with what the server spent: nanoseconds of CPU, switches to another task, nanoseconds
+/// of a call of the algorithm.
+fn understood(
+    fio: &Value,
+    cell: &Cell,
+    server_ns: f64,
+    switches: f64,
+    codec_ns: f64,
+) -> Result<Run> {
     let job = &fio["jobs"][0];
     let stats = &job[if cell.writes() { "write" } else { "read" }];
     let number = |value: &Value, what: &str| {
@@ -257,6 +238,7 @@ fn understood(fio: &Value, cell: &Cell, server_ns: f64, switches: f64) -> Result
         cpu_us,
         cpus_busy: cpu_us * iops / 1e6,
         switches: switches / count,
+        codec_ns,
     })
 }
 
@@ -282,7 +264,13 @@ pub(super) mod tests {
             let line = format!("end {device} 1048576 2097152 4194304");
             runs.memory(&line).unwrap();
             for round in 0..2 {
-                let line = format!("{round} {device} randwrite 4k {depth} 1 500000000 {iops}");
+                let codec = if device.ends_with("null") {
+                    1000
+                } else {
+                    51000
+                };
+                let line =
+                    format!("{round} {device} randwrite 4k {depth} 1 500000000 {iops} {codec} 0");
                 runs.run(&line, |_| Ok(fio(*iops))).unwrap();
             }
         }
@@ -308,6 +296,7 @@ pub(super) mod tests {
             (run.cpu_us, run.cpus_busy, run.switches),
             (1000.0, 1.0, 1.0)
         );
+        assert_eq!(run.codec_ns, 51000.0);
         assert_eq!(runs.ratio(&cell, "a", "b", |run| run.iops).unwrap(), 2.0);
         assert!(runs.of("c", &cell).is_err());
     }
@@ -316,13 +305,12 @@ pub(super) mod tests {
     fn what_is_wrong_is_an_error() {
         let mut runs = sample(1, &[("a", 1)]);
         assert!(runs.run("x", |_| Ok(fio(1))).is_err());
-        let again = "1 a randwrite 4k 1 1 0 0";
+        let again = "1 a randwrite 4k 1 1 0 0 0 0";
         assert!(runs.run(again, |_| Ok(fio(1))).is_err());
-        let next = "2 a randwrite 4k 1 1 0 0";
+        let next = "2 a randwrite 4k 1 1 0 0 0 0";
         assert!(runs.run(next, |_| Ok(fio(0))).is_err());
         assert!(runs.run(next, |_| Ok(Value::Null)).is_err());
         runs.run(next, |_| Ok(fio(1))).unwrap();
-        assert!(runs.codec("0 randread 4k 1 1 warm1 lz4 1").is_err());
         assert!(runs.memory("end a 1 2 x").is_err());
     }
 

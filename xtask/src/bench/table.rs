@@ -83,12 +83,7 @@ pub(crate) fn text(record: &Record) -> String {
     text += &verdict(&record.comparisons);
     text += "\nMemory, MiB:\n\n";
     text += &memory(record);
-    let _ = writeln!(
-        text,
-        "\n{}\n\nThe library's time for a page, ns:\n",
-        record.memory_note
-    );
-    text += &codec(record);
+    let _ = writeln!(text, "\n{}", record.memory_note);
     text
 }
 
@@ -133,6 +128,7 @@ fn goal(record: &Record) -> String {
         "cell",
         "algorithm",
         "t",
+        "codec",
         "floor + codec",
         "ratio",
         "<= 1.10",
@@ -142,6 +138,7 @@ fn goal(record: &Record) -> String {
             comparison.cell.to_string(),
             comparison.algorithm.clone(),
             format!("{:.0}", comparison.time_us),
+            format!("{:.0}", comparison.codec_us),
             format!("{:.0}", comparison.floor_and_codec_us),
             format!("{:.2}", comparison.cost),
             if comparison.met { "met" } else { "MISSED" }.into(),
@@ -187,19 +184,6 @@ fn memory(record: &Record) -> String {
             mebibytes(memory.mem_used_total),
             mebibytes(memory.all),
             format!("{:.2}", memory.data as f64 / memory.all as f64),
-        ]);
-    }
-    table(&rows)
-}
-
-fn codec(record: &Record) -> String {
-    let mut rows = vec![row(["algorithm", "how", "write", "read"])];
-    for codec in &record.codec {
-        rows.push(vec![
-            codec.algorithm.clone(),
-            codec.how.clone(),
-            format!("{:.0}", codec.write_ns),
-            format!("{:.0}", codec.read_ns),
         ]);
     }
     table(&rows)

@@ -89,8 +89,8 @@ const OURS: &[(&[&str], &str)] = &[
         "examples/memhog",
     ),
     (
-        &["--package", "uzram-bench", "--example", "codec-probe"],
-        "examples/codec-probe",
+        &["--package", "uzram-cli", "--example", "stopwatch"],
+        "examples/stopwatch",
     ),
     (
         &["--package", "uzram-nbd-kernel", "--example", "nbd-kernel"],

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use uzram::compress::Registry;
 use uzram::compress::dictionary::{DEFAULT_BYTES, MIN_BYTES};
 use uzram_advise::measure::Options;
 use uzram_advise::recommend::recommend_for_kernel;
 use uzram_advise::{Advice, Choice, Measured, Sample, kernel, measure, plot, recommend, sample};
-use uzram_control::{RunDir, size};
+use uzram_control::{RunDir, size, zram};
 
 use super::{print, print_json};
 use crate::exit::{Failure, Kind, Result};
@@ -76,7 +75,7 @@ impl Args {
             ..Options::default()
         };
         let bar = progress_bar();
-        let measured = measure(&sample, &Registry::builtin(), &options, &mut |done, of| {
+        let measured = measure(&sample, zram::algorithms(), &options, &mut |done, of| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         });

@@ -23,8 +23,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let (registry, failed) = Registry::builtin_checked();
-        for error in failed {
+        let registry = uzram_control::zram::algorithms();
+        for error in Registry::builtin_checked().1 {
             eprintln!("uzram: left out: {error}");
         }
         if self.proc_crypto {

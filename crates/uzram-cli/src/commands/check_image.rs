@@ -17,8 +17,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let path = format!("/proc/self/fd/{}", self.image);
         let file = OpenOptions::new().read(true).open(path)?.into();
-        let registry = uzram::compress::Registry::builtin();
-        let algorithm = uzram::check_image(&file, &registry)?;
+        let algorithm = uzram::check_image(&file, uzram_control::zram::algorithms())?;
         print(&format!("uzram image {algorithm}\n"))
     }
 }

@@ -219,6 +219,7 @@ impl Args {
     }
 
     fn attacher(&self, device: uzram::Builder) -> uzram::Builder {
+        let device = device.registry(uzram_control::zram::algorithms().clone());
         match self.swap {
             true => device.reserve_bytes(self.reserve_bytes()),
             false => device,

@@ -102,7 +102,7 @@ fn page(program: &clap::Command, command: &clap::Command) -> Result<String> {
         man.render_subcommands_section(&mut out)?;
     }
     if whole {
-        algorithms(&mut roff, &Registry::builtin());
+        algorithms(&mut roff, uzram_control::zram::algorithms());
     }
     let after = command
         .get_after_long_help()

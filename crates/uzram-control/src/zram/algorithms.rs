@@ -7,9 +7,16 @@ use uzram::compress::{Algorithm, Registry};
 /// What is no compression has no name in the kernel.
 const OURS_ALONE: &str = "null";
 
-fn registry() -> &'static Registry {
-    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+static REGISTRY: OnceLock<Registry> = OnceLock::new();
+
+/// The algorithms that this program has: the built-in ones, unless it was [given](provide_algorithms) others.
+pub fn registry() -> &'static Registry {
     REGISTRY.get_or_init(Registry::builtin)
+}
+
+/// Lets a program have other algorithms than the built-in ones. Whether it was in time: nobody has asked for one yet.
+pub fn provide_algorithms(algorithms: Registry) -> bool {
+    REGISTRY.set(algorithms).is_ok()
 }
 
 /// The algorithm of that name; drivers' names are none.
