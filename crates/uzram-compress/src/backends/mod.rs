@@ -72,5 +72,6 @@ backends! {
     "zstd" zstd;
     "deflate" deflate;
     "842" sw842;
+    "wk64" wk64;
     "null" null;
 }

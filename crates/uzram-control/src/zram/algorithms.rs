@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use uzram::compress::{Algorithm, Registry};
 
-/// What is no compression has no name in the kernel.
-const OURS_ALONE: &str = "null";
+/// Names that no kernel has: of our own format, and of no compression.
+const OURS_ALONE: &[&str] = &["wk64", "null"];
 
 static REGISTRY: OnceLock<Registry> = OnceLock::new();
 
@@ -28,13 +28,13 @@ pub(crate) fn find(name: &str) -> Option<&'static Arc<dyn Algorithm>> {
 /// The names that there are, in the kernel's order; `strict`: only those that the kernel has, too.
 pub fn names(strict: bool) -> Vec<&'static str> {
     let mut names = registry().names();
-    names.retain(|name| !strict || *name != OURS_ALONE);
+    names.retain(|name| !strict || !OURS_ALONE.contains(name));
     names
 }
 
 /// The algorithm that a new device has.
 pub fn default_name() -> &'static str {
-    names(true).first().copied().unwrap_or(OURS_ALONE)
+    names(true).first().copied().unwrap_or("null")
 }
 
 /// The names, that of `chosen` in brackets: what `comp_algorithm` reads as.
