@@ -32,10 +32,10 @@ fn heap(len: usize, mut state: u64) -> Vec<u8> {
         let random = state >> 33;
         let word = match random % 8 {
             0 | 1 => 0,
-            2 | 3 => 0x7FFF_1234_0000_0000 + (random % 5 << 16) + (random >> 8) % 512 * 16,
-            4 => random >> 4 & 0xFF,
+            2 | 3 => 0x7FFF_1234_0000_0000 + ((random % 5) << 16) + (random >> 8) % 512 * 16,
+            4 => (random >> 4) & 0xFF,
             5 => 0x7FFF_1234_0001_0040,
-            6 => random >> 8 & 0xFFFF_FFFF,
+            6 => (random >> 8) & 0xFFFF_FFFF,
             _ => state,
         };
         bytes.extend(word.to_le_bytes());
