@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-use uzram::{Agent, Choice, Device, PolicySettings, Recompress};
+use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
 use crate::measure::median;
@@ -104,6 +104,38 @@ fn density(
     let data = (pages.len() * PAGE) as f64;
     let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")? as f64;
     progress("density: the agent works");
+    let settled = settle(pages)?;
+    let (before, after, done) = (settled.before, settled.after, &settled.done);
+    report.add(
+        "density, kernel zram lz4: data over mem_used_total",
+        data / kernel,
+    );
+    report.add("density, lz4 alone: data over all memory", data / before);
+    report.add("density, settled: data over all memory", data / after);
+    let ratio = kernel / after;
+    report.at_least("density, settled, over kernel zram lz4", ratio, 1.5);
+    report.add("settled: all memory, MB", after / 1e6);
+    let dictionary = settled.device.stats().dictionary_bytes as f64;
+    report.add("settled: dictionaries, KiB", dictionary / 1024.0);
+    report.add(
+        "settled: pages recompressed",
+        done.pages_recompressed as f64,
+    );
+    report.add("settled: processor time, s", done.cpu_seconds);
+    Ok(())
+}
+
+/// A device whose agent has nothing left to do.
+pub(crate) struct Settled {
+    pub(crate) device: Arc<Device>,
+    /// All its memory, in bytes, before the agent and after it.
+    pub(crate) before: f64,
+    pub(crate) after: f64,
+    done: AgentStats,
+}
+
+/// Writes the pages with lz4 and lets an agent recompress them with zstd and a dictionary, and compact, to the end.
+pub(crate) fn settle(pages: &[&[u8; PAGE]]) -> Result<Settled> {
     let device = Arc::new(builder(pages.len()).build()?);
     for (number, page) in pages.iter().enumerate() {
         write(&device, number, page)?;
@@ -123,23 +155,12 @@ fn density(
     agent.stop();
     verify(&device, pages)?;
     let after = memory(&device);
-    report.add(
-        "density, kernel zram lz4: data over mem_used_total",
-        data / kernel,
-    );
-    report.add("density, lz4 alone: data over all memory", data / before);
-    report.add("density, settled: data over all memory", data / after);
-    let ratio = kernel / after;
-    report.at_least("density, settled, over kernel zram lz4", ratio, 1.5);
-    report.add("settled: all memory, MB", after / 1e6);
-    let dictionary = device.stats().dictionary_bytes as f64;
-    report.add("settled: dictionaries, KiB", dictionary / 1024.0);
-    report.add(
-        "settled: pages recompressed",
-        done.pages_recompressed as f64,
-    );
-    report.add("settled: processor time, s", done.cpu_seconds);
-    Ok(())
+    Ok(Settled {
+        device,
+        before,
+        after,
+        done,
+    })
 }
 
 /// Reads everything back.
@@ -160,7 +181,8 @@ fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<u64> {
     zram.used_bytes()
 }
 
-fn memory(device: &Device) -> f64 {
+/// All memory that a device takes.
+pub(crate) fn memory(device: &Device) -> f64 {
     let stats = device.stats();
     (stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes) as f64
 }
