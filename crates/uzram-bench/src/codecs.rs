@@ -9,7 +9,6 @@
 mod contestant;
 
 use std::hint::black_box;
-use std::path::Path;
 
 use anyhow::Result;
 use contestant::{Contestant, FLOOR, HUGE};
@@ -113,24 +112,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> 
 pub(crate) fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
     let mut corpora = corpus::heaps(megabytes)?;
     corpora.push(corpus::compiler_heap(megabytes)?);
-    let libraries = Path::new("/usr/lib/x86_64-linux-gnu");
-    let library = |path: &Path| path.to_string_lossy().contains(".so");
-    corpora.push(corpus::files(
-        "shared libraries",
-        libraries,
-        megabytes,
-        &library,
-    )?);
-    let python = |path: &Path| path.extension().is_some_and(|e| e == "py");
-    corpora.push(
-        corpus::files(
-            "source text",
-            Path::new("/usr/lib/python3"),
-            megabytes,
-            &python,
-        )
-        .or_else(|_| corpus::files("source text", Path::new("/usr/lib"), megabytes, &python))?,
-    );
+    corpora.extend(corpus::libraries_and_text(megabytes)?);
     corpora.push(corpus::zeros_and_noise(megabytes));
     let named = |corpus: &Corpus| {
         let mut pages = corpus.without_same_filled();

@@ -310,6 +310,20 @@ pub(crate) fn files(
     Ok(Corpus::new(name, bytes))
 }
 
+/// About `megabytes` of this machine's shared libraries, and as much of its source text.
+pub(crate) fn libraries_and_text(megabytes: usize) -> Result<[Corpus; 2]> {
+    let library = |path: &Path| path.to_string_lossy().contains(".so");
+    let python = |path: &Path| path.extension().is_some_and(|e| e == "py");
+    let of = |name, folder, wanted: &dyn Fn(&Path) -> bool| {
+        files(name, Path::new(folder), megabytes, wanted)
+    };
+    Ok([
+        of("shared libraries", "/usr/lib/x86_64-linux-gnu", &library)?,
+        of("source text", "/usr/lib/python3", &python)
+            .or_else(|_| of("source text", "/usr/lib", &python))?,
+    ])
+}
+
 /// Pages of runs of zeros and of noise in turn: what no real program has much of, but every codec's two ends.
 pub(crate) fn zeros_and_noise(megabytes: usize) -> Corpus {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;

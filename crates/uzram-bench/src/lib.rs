@@ -20,6 +20,7 @@ pub mod output;
 pub mod policy;
 pub mod report;
 mod rival;
+pub mod rivals;
 pub mod units;
 mod zram;
 

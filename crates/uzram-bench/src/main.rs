@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, policy, units};
+use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, policy, rivals, units};
 
 const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup|units [--quick] [--rounds N] [--only NAME] [--record FILE]
+    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup|units|rivals
+                    [--quick] [--rounds N] [--only NAME] [--corpus DIR] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
   codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
@@ -16,9 +17,11 @@ const USAGE: &str =
   policy    density with background recompression beside the kernel's zram, and what the foreground pays
   dedup     what sharing identical pages costs where there are none, and gains where there are (default: 41 rounds)
   units     an experiment: what it would gain and cost to compress neighbouring pages together
+  rivals    the library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
+  --corpus  in rivals, pages that cargo xtask corpus keeps in DIR, instead of others made now
   --record  write the figures to FILE as JSON, too";
 
 fn main() -> ExitCode {
@@ -40,12 +43,17 @@ fn run() -> Result<()> {
     let mut background = policy::Options::default();
     let mut sharing = dedup::Options::default();
     let mut together = units::Options::default();
+    let mut beside = rivals::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--quick" => {
                 options = core::Options::quick();
+                beside = rivals::Options {
+                    stored: beside.stored,
+                    ..rivals::Options::quick()
+                };
                 takeover.fill_bytes = 512 << 20;
                 overwrites = churn::Options {
                     megabytes: 16,
@@ -86,11 +94,16 @@ fn run() -> Result<()> {
                 background.rounds = options.rounds;
                 sharing.rounds = options.rounds;
                 together.rounds = options.rounds;
+                beside.rounds = options.rounds;
             }
             "--only" => all.only = args.next().context("--only needs a part of a name")?,
+            "--corpus" => {
+                let dir = args.next().context("--corpus needs a folder")?;
+                beside.stored = Some(dir.into());
+            }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
             "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" | "dedup"
-            | "units" => {
+            | "units" | "rivals" => {
                 name = Some(arg);
             }
             "--help" | "-h" => {
@@ -108,6 +121,7 @@ fn run() -> Result<()> {
         Some("policy") => show(&policy::run(&background, progress)?, record),
         Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
         Some("dedup") => show(&dedup::run(&sharing, progress)?, record),
+        Some("rivals") => show(&rivals::run(&beside, progress)?, record),
         Some("units") => show(&units::run(&together, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),
         None => bail!("which benchmark?\n{USAGE}"),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-use uzram::{Agent, Choice, Device, PolicySettings, Recompress};
+use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
 use crate::measure::median;
@@ -54,6 +54,8 @@ const WORK: &str = "recompress=2,compact=on";
 const PAUSE: &str = "recompress=1000000";
 /// How long the agent may take to settle.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// After how long without any change it has settled, whatever it plans.
+const STANDSTILL: Duration = Duration::from_secs(5);
 /// Pages that the foreground uses.
 const HOT: usize = 4096;
 /// The agent has work in a turn if so many old pages are left before it.
@@ -104,25 +106,8 @@ fn density(
     let data = (pages.len() * PAGE) as f64;
     let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")? as f64;
     progress("density: the agent works");
-    let device = Arc::new(builder(pages.len()).build()?);
-    for (number, page) in pages.iter().enumerate() {
-        write(&device, number, page)?;
-    }
-    let before = memory(&device);
-    device.set_policy(policy(SETTLE)?)?;
-    let begin = Instant::now();
-    let agent = Agent::start(device.clone())?;
-    while device.agent_stats().runs < 2 || device.plan().steps.iter().any(|step| step.due) {
-        ensure!(
-            begin.elapsed() < PATIENCE,
-            "the agent does not come to an end"
-        );
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let done = device.agent_stats();
-    agent.stop();
-    verify(&device, pages)?;
-    let after = memory(&device);
+    let settled = settle(pages)?;
+    let (before, after, done) = (settled.before, settled.after, &settled.done);
     report.add(
         "density, kernel zram lz4: data over mem_used_total",
         data / kernel,
@@ -132,7 +117,7 @@ fn density(
     let ratio = kernel / after;
     report.at_least("density, settled, over kernel zram lz4", ratio, 1.5);
     report.add("settled: all memory, MB", after / 1e6);
-    let dictionary = device.stats().dictionary_bytes as f64;
+    let dictionary = settled.device.stats().dictionary_bytes as f64;
     report.add("settled: dictionaries, KiB", dictionary / 1024.0);
     report.add(
         "settled: pages recompressed",
@@ -140,6 +125,51 @@ fn density(
     );
     report.add("settled: processor time, s", done.cpu_seconds);
     Ok(())
+}
+
+/// A device whose agent has nothing left to do.
+pub(crate) struct Settled {
+    pub(crate) device: Arc<Device>,
+    /// All its memory, in bytes, before the agent and after it.
+    pub(crate) before: f64,
+    pub(crate) after: f64,
+    done: AgentStats,
+}
+
+/// Writes the pages with lz4 and lets an agent recompress them with zstd and a dictionary, and compact, to the end.
+pub(crate) fn settle(pages: &[&[u8; PAGE]]) -> Result<Settled> {
+    let device = Arc::new(builder(pages.len()).build()?);
+    for (number, page) in pages.iter().enumerate() {
+        write(&device, number, page)?;
+    }
+    let before = memory(&device);
+    device.set_policy(policy(SETTLE)?)?;
+    let begin = Instant::now();
+    let agent = Agent::start(device.clone())?;
+    // Of a small device the plan may promise what cannot be had, so that something is due for ever.
+    let (mut used, mut since) = (before, begin);
+    while device.agent_stats().runs < 2
+        || device.plan().steps.iter().any(|step| step.due) && since.elapsed() < STANDSTILL
+    {
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "the agent does not come to an end"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+        if used != memory(&device) {
+            (used, since) = (memory(&device), Instant::now());
+        }
+    }
+    let done = device.agent_stats();
+    agent.stop();
+    verify(&device, pages)?;
+    let after = memory(&device);
+    Ok(Settled {
+        device,
+        before,
+        after,
+        done,
+    })
 }
 
 /// Reads everything back.
@@ -160,7 +190,8 @@ fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<u64> {
     zram.used_bytes()
 }
 
-fn memory(device: &Device) -> f64 {
+/// All memory that a device takes.
+pub(crate) fn memory(device: &Device) -> f64 {
     let stats = device.stats();
     (stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes) as f64
 }

@@ -14,6 +14,10 @@ pub(crate) enum Raw {
     Zstd(Box<(CCtx<'static>, DCtx<'static>)>),
     Deflate(Box<(Compressor, Decompressor)>),
     Lzo(Liblzo2),
+    #[cfg(feature = "rivals")]
+    Lz4Flex(lz4_flex::block::CompressTable),
+    #[cfg(feature = "rivals")]
+    Snap(Box<(snap::raw::Encoder, snap::raw::Decoder)>),
     /// A copy.
     Null,
 }
@@ -32,7 +36,8 @@ unsafe extern "C" {
 }
 
 impl Raw {
-    /// The codec behind an algorithm's default driver, at its default level; `None` where there is none.
+    /// The codec behind an algorithm's default driver, at its default level, and zstd at its first (`zstd-1`); `None` where
+    /// there is none.
     pub(crate) fn new(algorithm: &str) -> Option<Raw> {
         match algorithm {
             "lz4" => {
@@ -43,10 +48,11 @@ impl Raw {
                 let stream = unsafe { LZ4_initStream(state.as_mut_ptr().cast(), state.len() * 8) };
                 (!stream.is_null()).then_some(Raw::Lz4(state))
             }
-            "zstd" => {
+            "zstd" | "zstd-1" => {
+                let level = if algorithm == "zstd" { 3 } else { 1 };
                 let (mut cctx, mut dctx) = (CCtx::create(), DCtx::create());
                 for parameter in [
-                    CParameter::CompressionLevel(3),
+                    CParameter::CompressionLevel(level),
                     CParameter::Format(FrameFormat::Magicless),
                     CParameter::ContentSizeFlag(false),
                     CParameter::WindowLog(12),
@@ -65,6 +71,13 @@ impl Raw {
                 ))))
             }
             "lzo" => Liblzo2::load().map(Raw::Lzo),
+            #[cfg(feature = "rivals")]
+            "lz4_flex" => Some(Raw::Lz4Flex(lz4_flex::block::CompressTable::small())),
+            #[cfg(feature = "rivals")]
+            "snap" => Some(Raw::Snap(Box::new((
+                snap::raw::Encoder::new(),
+                snap::raw::Decoder::new(),
+            )))),
             "null" => Some(Raw::Null),
             _ => None,
         }
@@ -90,6 +103,12 @@ impl Raw {
             Raw::Zstd(state) => state.0.compress2(out, page).unwrap_or(0),
             Raw::Deflate(state) => state.0.deflate_compress(page, out).unwrap_or(0),
             Raw::Lzo(library) => library.compress(page, out).unwrap_or(0),
+            #[cfg(feature = "rivals")]
+            Raw::Lz4Flex(table) => {
+                lz4_flex::block::compress_into_with_table(page, out, table).unwrap_or(0)
+            }
+            #[cfg(feature = "rivals")]
+            Raw::Snap(state) => state.0.compress(page, out).unwrap_or(0),
             Raw::Null => {
                 out[..page.len()].copy_from_slice(page);
                 page.len()
@@ -115,6 +134,15 @@ impl Raw {
             Raw::Zstd(state) => state.1.decompress(page, object) == Ok(page.len()),
             Raw::Deflate(state) => state.1.deflate_decompress(object, page) == Ok(page.len()),
             Raw::Lzo(library) => library.decompress(object, page) == Some(page.len()),
+            #[cfg(feature = "rivals")]
+            Raw::Lz4Flex(_) => {
+                lz4_flex::block::decompress_into(object, page).is_ok_and(|n| n == page.len())
+            }
+            #[cfg(feature = "rivals")]
+            Raw::Snap(state) => state
+                .1
+                .decompress(object, page)
+                .is_ok_and(|n| n == page.len()),
             Raw::Null => {
                 let whole = object.len() == page.len();
                 if whole {

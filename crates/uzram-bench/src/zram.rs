@@ -1,5 +1,5 @@
 //! The kernel's own zram as a rival: devices of our own, made through `hot_add` and removed again; those that are
-//! there already are left alone. Pages go in and out one at a time, past the page cache.
+//! there already are left alone. Pages go in and out past the page cache.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -52,13 +52,21 @@ impl Zram {
     }
 
     pub(crate) fn write(&self, number: usize, page: &Aligned) -> Result<()> {
-        Ok(self.file()?.write_all_at(&page.0, (number * PAGE) as u64)?)
+        self.write_at(&page.0, number)
     }
 
     pub(crate) fn read(&self, number: usize, page: &mut Aligned) -> Result<()> {
-        Ok(self
-            .file()?
-            .read_exact_at(&mut page.0, (number * PAGE) as u64)?)
+        self.read_at(&mut page.0, number)
+    }
+
+    /// Writes pages from that number on in one request. They lie at a multiple of a page.
+    pub(crate) fn write_at(&self, pages: &[u8], first: usize) -> Result<()> {
+        Ok(self.file()?.write_all_at(pages, (first * PAGE) as u64)?)
+    }
+
+    /// Reads pages from that number on in one request, to a multiple of a page.
+    pub(crate) fn read_at(&self, pages: &mut [u8], first: usize) -> Result<()> {
+        Ok(self.file()?.read_exact_at(pages, (first * PAGE) as u64)?)
     }
 
     /// Bytes of the pages' objects: the second figure of `mm_stat`.

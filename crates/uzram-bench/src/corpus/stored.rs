@@ -95,14 +95,20 @@ pub fn manifest(dir: &Path) -> Result<Manifest> {
 
 /// About so many megabytes of the processes' memory in it, of each kind as much.
 pub fn load(dir: &Path, megabytes: usize) -> Result<Corpus> {
+    load_of(dir, Source::Process, megabytes)
+}
+
+/// The same of another source.
+pub(crate) fn load_of(dir: &Path, source: Source, megabytes: usize) -> Result<Corpus> {
     let manifest = manifest(dir)?;
-    let of_processes = |kept: &&Kept| kept.source == Source::Process;
-    let kept: Vec<&Kept> = manifest.kept.iter().filter(of_processes).collect();
-    ensure!(
-        !kept.is_empty(),
-        "{} holds no memory of processes",
-        dir.display()
-    );
+    let of_source = |kept: &&Kept| kept.source == source;
+    let kept: Vec<&Kept> = manifest.kept.iter().filter(of_source).collect();
+    let what = match source {
+        Source::Process => "process memory",
+        Source::Files => "files",
+        Source::Made => "made-up pages",
+    };
+    ensure!(!kept.is_empty(), "{} holds no {what}", dir.display());
     let each = ((megabytes << 20) / kept.len()).next_multiple_of(PAGE);
     let mut bytes = Vec::new();
     for one in &kept {
@@ -115,7 +121,7 @@ pub fn load(dir: &Path, megabytes: usize) -> Result<Corpus> {
     }
     let names: Vec<_> = kept.iter().map(|one| one.name.as_str()).collect();
     Ok(Corpus::new(
-        &format!("process memory ({})", names.join(", ")),
+        &format!("{what} ({})", names.join(", ")),
         bytes,
     ))
 }

@@ -1,0 +1,540 @@
+//! `bench rivals`: the library, on one thread, beside what else keeps pages compressed in memory, on the same pages in
+//! the same rounds: the kernel's zram, trueno-zram-core, and the codecs called directly.
+//!
+//! Requests have 4 KiB, in a random order, or 128 KiB, in a random order of these. The kernel's zram is written and read
+//! with direct I/O, as the file systems and programs on it do, so that its figures hold the way through the block layer;
+//! what that is shows in the row of a device that is given same-filled pages only. The codecs take part at 4 KiB. Their
+//! store is a place for each page's object, without table, lock or allocation.
+//!
+//! Memory is all that the library takes, and of the kernel's what it says, which leaves its table out. What the library
+//! takes after overwrites `bench churn` measures, and what requests lose while an agent works `bench policy`.
+
+mod holder;
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
+use crate::core::shuffled;
+use crate::corpus::stored::{self, Source};
+use crate::corpus::{self, Corpus, PAGE};
+use crate::measure::Rounds;
+use crate::report::Report;
+use crate::zram::Zram;
+
+/// How much to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Megabytes of each corpus.
+    pub megabytes: usize,
+    /// Rounds of each measurement.
+    pub rounds: usize,
+    /// Pages a round: a multiple of 32.
+    pub batch: usize,
+    /// A folder of corpora that are kept ([`stored`]); without one they are made now.
+    pub stored: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            megabytes: 160,
+            rounds: 21,
+            batch: 2048,
+            stored: None,
+        }
+    }
+}
+
+impl Options {
+    /// A tenth of the work: a smoke test.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 16,
+            rounds: 3,
+            batch: 512,
+            stored: None,
+        }
+    }
+}
+
+/// The sizes of requests in pages.
+const REQUESTS: [usize; 2] = [1, 32];
+/// What the library is measured with: what it takes unless it is told otherwise comes first.
+const LIBRARY: [&str; 5] = ["lz4", "lz4-uzram", "lzo-rle", "zstd(level=1)", "zstd"];
+/// What the kernel's zram is measured with: what it takes unless it is told otherwise comes first.
+const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
+/// The codecs that are called directly. A copy comes first, for the first of a round pays for caches that are cold.
+const RAW: [&str; 6] = ["null", "lz4", "lz4_flex", "snap", "zstd-1", "zstd"];
+const SETTLED: &str = "uzram lz4, --policy auto, settled";
+const BLOCK_LAYER: &str = "kernel, same-filled pages";
+
+/// A contestant on a corpus, in requests of one size.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// The kind of pages.
+    pub corpus: String,
+    /// `uzram ALGORITHM`, `kernel ALGORITHM`, `raw LIBRARY`, `trueno ALGORITHM`, or the block layer alone.
+    pub contestant: String,
+    /// Bytes of a request.
+    pub request_bytes: usize,
+    /// Throughput of one thread; `None` for who is not written to.
+    pub write_mb_s: Option<f64>,
+    /// The same of reading.
+    pub read_mb_s: f64,
+    /// Bytes of pages over bytes of objects.
+    pub ratio: Option<f64>,
+    /// Bytes of pages over all memory.
+    pub memory_ratio: Option<f64>,
+}
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub struct Rivals {
+    /// Goals, machine, commit.
+    #[serde(flatten)]
+    pub report: Report,
+    /// How to read it.
+    pub note: &'static str,
+    /// Everything measured.
+    pub figures: Vec<Figure>,
+    /// Who could not take part, and why.
+    pub left_out: Vec<String>,
+}
+
+const NOTE: &str = "One thread. kernel: direct I/O, queue depth 1; its memory is mem_used_total, without its table; \
+    uzram's is all it takes. raw: a codec called directly, with a place for each object; null is a copy. trueno: \
+    trueno-zram-core's pages in a vector. Requests of 4 KiB in random order, of 128 KiB likewise. Medians of rounds in \
+    which all take turns; figures over others are medians of the quotient within a round.";
+
+/// Runs it all; `progress` is told what is under way.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Rivals> {
+    let largest = REQUESTS[REQUESTS.len() - 1];
+    ensure!(
+        options.batch > 0 && options.batch.is_multiple_of(largest),
+        "a round has a multiple of {largest} pages"
+    );
+    progress("collecting pages");
+    let corpora = match &options.stored {
+        Some(dir) => kept(dir, options.megabytes)?,
+        None => made(options.megabytes)?,
+    };
+    let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
+    let mut report = Report::new("bench rivals", names.join("; "));
+    let (mut figures, mut left_out) = (Vec::new(), Vec::new());
+    for corpus in &corpora {
+        progress(&format!("{}: filling", corpus.name));
+        let pages = Pages::of(corpus.without_same_filled().pages());
+        let mut field = Field::new(&corpus.name, &pages, &mut left_out)?;
+        field.leave_out_who_loses(&mut left_out);
+        for request in REQUESTS {
+            let kib = request * PAGE / 1024;
+            progress(&format!("{}: requests of {kib} KiB", corpus.name));
+            let turns = Turns::run(&mut field, request, options)?;
+            figures.extend((0..turns.who.len()).map(|who| turns.figure(who)));
+            turns.goals(&mut report);
+            if request == 1 {
+                turns.density(&mut report);
+            }
+        }
+    }
+    left_out.sort();
+    left_out.dedup();
+    for rival in &left_out {
+        progress(&format!("left out: {rival}"));
+    }
+    let note = NOTE;
+    Ok(Rivals {
+        report,
+        note,
+        figures,
+        left_out,
+    })
+}
+
+/// Process memory, and files as the page cache has them.
+fn made(megabytes: usize) -> Result<Vec<Corpus>> {
+    let heap = corpus::process_memory(megabytes)?;
+    let half = (megabytes / 2).max(1);
+    let [libraries, text] = corpus::libraries_and_text(half)?;
+    let files = [libraries.pages(), text.pages()].concat();
+    Ok(vec![
+        Corpus::new("process memory", heap.pages().as_flattened().to_vec()),
+        Corpus::new("libraries and text", files.into_flattened()),
+    ])
+}
+
+/// The same of what is kept in a folder.
+fn kept(dir: &Path, megabytes: usize) -> Result<Vec<Corpus>> {
+    let sources = [Source::Process, Source::Files];
+    sources
+        .iter()
+        .map(|source| stored::load_of(dir, *source, megabytes))
+        .collect()
+}
+
+/// Who holds the pages of a corpus.
+struct Field<'a> {
+    corpus: &'a str,
+    pages: &'a Pages,
+    holders: Vec<(String, Box<dyn Holder>)>,
+}
+
+impl<'a> Field<'a> {
+    fn new(corpus: &'a str, pages: &'a Pages, left_out: &mut Vec<String>) -> Result<Field<'a>> {
+        let count = pages.pages().len();
+        let mut holders: Vec<(String, Box<dyn Holder>)> = Vec::new();
+        for name in RAW {
+            match Bare::new(name, count) {
+                Some(bare) => holders.push((format!("raw {name}"), Box::new(bare))),
+                None => left_out.push(format!(
+                    "raw {name}: this program was built without the feature \"rivals\""
+                )),
+            }
+        }
+        for algorithm in LIBRARY {
+            let library = Library::new(algorithm, count)?;
+            holders.push((format!("uzram {algorithm}"), Box::new(library)));
+        }
+        holders.push((SETTLED.into(), Box::new(Library::settled(pages.pages())?)));
+        trueno(count, &mut holders, left_out)?;
+        for algorithm in KERNEL {
+            match Zram::new(algorithm, count) {
+                Ok(zram) => holders.push((format!("kernel {algorithm}"), Box::new(Kernel(zram)))),
+                Err(error) => left_out.push(format!("kernel {algorithm}: {error:#}")),
+            }
+        }
+        match BlockLayer::new(count, REQUESTS[REQUESTS.len() - 1]) {
+            Ok(layer) => holders.push((BLOCK_LAYER.into(), Box::new(layer))),
+            Err(error) => left_out.push(format!("{BLOCK_LAYER}: {error:#}")),
+        }
+        for (name, holder) in &mut holders {
+            if !holder.is_read_only() {
+                fill(&mut **holder, pages).with_context(|| format!("{name}, {corpus}"))?;
+            }
+        }
+        Ok(Field {
+            corpus,
+            pages,
+            holders,
+        })
+    }
+
+    /// Reads everything back from everybody.
+    fn leave_out_who_loses(&mut self, left_out: &mut Vec<String>) {
+        let (corpus, pages) = (self.corpus, self.pages);
+        self.holders.retain_mut(|(name, holder)| {
+            let lost = if name == BLOCK_LAYER {
+                0
+            } else {
+                lost(&mut **holder, pages)
+            };
+            if lost > 0 {
+                let of = pages.pages().len();
+                left_out.push(format!("{name}: loses {lost} of {of} pages, {corpus}"));
+            }
+            lost == 0
+        });
+    }
+}
+
+#[cfg(feature = "rivals")]
+fn trueno(
+    count: usize,
+    holders: &mut Vec<(String, Box<dyn Holder>)>,
+    _: &mut Vec<String>,
+) -> Result<()> {
+    use trueno_zram_core::Algorithm::{Lz4, Zstd};
+    let algorithms = [("lz4", Lz4), ("zstd-1", Zstd { level: 1 })];
+    for (name, algorithm) in algorithms {
+        let trueno = holder::Trueno::new(algorithm, count)?;
+        holders.push((format!("trueno {name}"), Box::new(trueno)));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "rivals"))]
+fn trueno(
+    _: usize,
+    _: &mut Vec<(String, Box<dyn Holder>)>,
+    left_out: &mut Vec<String>,
+) -> Result<()> {
+    left_out.push("trueno: this program was built without the feature \"rivals\"".into());
+    Ok(())
+}
+
+fn fill(holder: &mut dyn Holder, pages: &Pages) -> Result<()> {
+    for (number, page) in pages.pages().iter().enumerate() {
+        holder.write(number, page)?;
+    }
+    Ok(())
+}
+
+/// How many pages are not what was written.
+fn lost(holder: &mut dyn Holder, pages: &Pages) -> usize {
+    let mut back = Pages::new(1);
+    let numbered = pages.pages().iter().enumerate();
+    let kept = numbered.filter(|(number, page)| {
+        let read = holder.read(*number, back.bytes_mut());
+        read.is_ok() && back.bytes() == &page[..]
+    });
+    pages.pages().len() - kept.count()
+}
+
+/// Those who take part in rounds of one size of requests, and what came of it.
+struct Turns<'a> {
+    corpus: &'a str,
+    who: Vec<Place>,
+    request: usize,
+    batch_bytes: usize,
+    write: Rounds,
+    read: Rounds,
+}
+
+/// One of them: where it comes in the rounds, of writing only if it is written to, and its ratios.
+struct Place {
+    name: String,
+    write: Option<usize>,
+    read: usize,
+    ratio: Option<f64>,
+    memory_ratio: Option<f64>,
+}
+
+impl<'a> Turns<'a> {
+    fn run(field: &mut Field<'a>, request: usize, options: &Options) -> Result<Turns<'a>> {
+        let pages = field.pages;
+        // Batches end where requests do.
+        let requests = pages.pages().len() / request;
+        let batch = (options.batch / request).min(requests);
+        ensure!(batch > 0, "{} has too few pages", field.corpus);
+        let order = shuffled(requests);
+        let turn = |round: usize| {
+            let at = round % (requests / batch) * batch;
+            order[at..at + batch].iter().map(|number| number * request)
+        };
+        let takes_part = |name: &str| request == 1 || !name.starts_with("raw");
+        let mut here: Vec<_> = field
+            .holders
+            .iter_mut()
+            .filter(|(name, _)| takes_part(name))
+            .collect();
+        let mut written = 0;
+        let mut who = Vec::new();
+        for (read, (name, holder)) in here.iter().enumerate() {
+            let (objects, memory) = holder.memory()?;
+            let data = pages.bytes().len() as f64;
+            let write = (!holder.is_read_only()).then_some(written);
+            written += usize::from(write.is_some());
+            who.push(Place {
+                name: name.clone(),
+                write,
+                read,
+                ratio: (objects > 0.0).then(|| data / objects),
+                memory_ratio: memory.map(|memory| data / memory),
+            });
+        }
+        let write = rounds(
+            options.rounds,
+            here.iter_mut().filter(|(_, holder)| !holder.is_read_only()),
+            &|holder, round| {
+                for first in turn(round) {
+                    let bytes = &pages.bytes()[first * PAGE..(first + request) * PAGE];
+                    holder.write(first, bytes).expect("it was written before");
+                }
+            },
+        );
+        let back = std::cell::RefCell::new(Pages::new(request));
+        let read = rounds(options.rounds, here.iter_mut(), &|holder, round| {
+            let mut back = back.borrow_mut();
+            for first in turn(round) {
+                let read = holder.read(first, back.bytes_mut());
+                read.expect("it was read before");
+                black_box(back.bytes());
+            }
+        });
+        Ok(Turns {
+            corpus: field.corpus,
+            who,
+            request,
+            batch_bytes: batch * request * PAGE,
+            write,
+            read,
+        })
+    }
+
+    fn figure(&self, who: usize) -> Figure {
+        let rate = |rounds: &Rounds, at| self.batch_bytes as f64 / rounds.seconds(at) / 1e6;
+        let place = &self.who[who];
+        Figure {
+            corpus: self.corpus.into(),
+            contestant: place.name.clone(),
+            request_bytes: self.request * PAGE,
+            write_mb_s: place.write.map(|at| rate(&self.write, at)),
+            read_mb_s: rate(&self.read, place.read),
+            ratio: place.ratio,
+            memory_ratio: place.memory_ratio,
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Place> {
+        self.who.iter().find(|place| place.name == name)
+    }
+
+    /// Speeds of writing and reading of one over another's. Who is not written to was written with lz4.
+    fn speeds(&self, one: &Place, other: &Place) -> Option<[f64; 2]> {
+        let written = one.write.or(self.find("uzram lz4")?.write)?;
+        Some([
+            self.write.ratio(other.write?, written),
+            self.read.ratio(other.read, one.read),
+        ])
+    }
+
+    fn label(&self, what: &str) -> String {
+        let kib = self.request * PAGE / 1024;
+        format!("{}, {kib} KiB: {what}", self.corpus)
+    }
+
+    /// The library beside the kernel, lz4 against lz4, and beside the other store.
+    fn goals(&self, report: &mut Report) {
+        let (write, read) = if self.request == 1 {
+            (2.0, 3.0)
+        } else {
+            (1.5, 1.5)
+        };
+        let Some(ours) = self.find("uzram lz4") else {
+            return;
+        };
+        if let Some(kernel) = self.find("kernel lz4")
+            && let Some(speeds) = self.speeds(ours, kernel)
+        {
+            let what = |what| self.label(&format!("lz4 {what} speed over kernel zram lz4's"));
+            report.at_least(what("write"), speeds[0], write);
+            report.at_least(what("read"), speeds[1], read);
+        }
+        for name in ["lz4", "zstd-1"] {
+            let (Some(trueno), Some(ours)) = (
+                self.find(&format!("trueno {name}")),
+                self.find(match name {
+                    "lz4" => "uzram lz4",
+                    _ => "uzram zstd(level=1)",
+                }),
+            ) else {
+                continue;
+            };
+            if let Some(speeds) = self.speeds(ours, trueno) {
+                let label = |what| self.label(&format!("{name} {what} speed over trueno's"));
+                report.add(label("write"), speeds[0]);
+                report.add(label("read"), speeds[1]);
+            }
+            if let (Some(ours), Some(trueno)) = (ours.ratio, trueno.ratio) {
+                report.add(
+                    self.label(&format!("{name} ratio over trueno's")),
+                    ours / trueno,
+                );
+            }
+        }
+    }
+
+    /// Data over all memory beside the kernel's default, with its speed.
+    fn density(&self, report: &mut Report) {
+        if let (Some(ours), Some(kernel)) = (self.find("uzram lz4"), self.find("kernel lz4"))
+            && let (Some(ours), Some(kernel)) = (ours.memory_ratio, kernel.memory_ratio)
+        {
+            let what = "lz4 data over all memory, over kernel zram lz4's";
+            report.at_least(format!("{}: {what}", self.corpus), ours / kernel, 1.0);
+        }
+        let ours = |place: &&Place| place.name.starts_with("uzram");
+        for place in self.who.iter().filter(ours) {
+            if let (Some(ratio), Some(memory_ratio)) = (place.ratio, place.memory_ratio) {
+                let what = format!(
+                    "{}: {}, all memory over compressed bytes",
+                    self.corpus, place.name
+                );
+                // What a dictionary takes is for far more pages than these.
+                match place.name == SETTLED {
+                    true => report.add(what, ratio / memory_ratio),
+                    false => report.at_most(what, ratio / memory_ratio, 1.04),
+                }
+            }
+        }
+        let Some(kernel) = self.find("kernel lzo-rle") else {
+            return;
+        };
+        for place in self.who.iter().filter(ours) {
+            let what = |what| {
+                let name = &place.name;
+                format!("{}: {name}, {what} over kernel zram lzo-rle's", self.corpus)
+            };
+            if let (Some(ours), Some(kernel)) = (place.memory_ratio, kernel.memory_ratio) {
+                let density = ours / kernel;
+                report.at_least(what("data over all memory"), density, 1.3);
+            }
+            if let Some(speeds) = self.speeds(place, kernel) {
+                report.at_least(what("4 KiB write speed"), speeds[0], 1.0);
+                report.at_least(what("4 KiB read speed"), speeds[1], 1.0);
+            }
+        }
+    }
+}
+
+/// Lets all of them take turns.
+fn rounds<'a, 'b: 'a>(
+    count: usize,
+    holders: impl Iterator<Item = &'a mut &'b mut (String, Box<dyn Holder>)>,
+    turn: &dyn Fn(&mut dyn Holder, usize),
+) -> Rounds {
+    let mut turns: Vec<_> = holders
+        .map(|(_, holder)| move |round| turn(&mut **holder, round))
+        .collect();
+    let mut turns: Vec<&mut dyn FnMut(usize)> = turns
+        .iter_mut()
+        .map(|turn| turn as &mut dyn FnMut(usize))
+        .collect();
+    Rounds::run(count, &mut turns)
+}
+
+impl std::fmt::Display for Rivals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut last = (String::new(), 0);
+        let text = |value: Option<f64>, digits: usize| {
+            value.map_or(String::new(), |value| format!("{value:.digits$}"))
+        };
+        for figure in &self.figures {
+            let this = (figure.corpus.clone(), figure.request_bytes);
+            if this != last {
+                let title = format!("{}, {} KiB", this.0, this.1 / 1024);
+                let [write, read, ratio, memory] =
+                    ["write MB/s", "read MB/s", "ratio", "over memory"];
+                writeln!(
+                    f,
+                    "\n{title:36} {write:>10} {read:>10} {ratio:>7} {memory:>12}"
+                )?;
+                last = this;
+            }
+            let Figure {
+                contestant,
+                write_mb_s,
+                read_mb_s,
+                ratio,
+                memory_ratio,
+                ..
+            } = figure;
+            let (write, ratio, memory) = (
+                text(*write_mb_s, 0),
+                text(*ratio, 3),
+                text(*memory_ratio, 3),
+            );
+            writeln!(
+                f,
+                "  {contestant:34} {write:>10} {read_mb_s:>10.0} {ratio:>7} {memory:>12}"
+            )?;
+        }
+        for rival in &self.left_out {
+            writeln!(f, "left out: {rival}")?;
+        }
+        writeln!(f, "\n{}", self.report)
+    }
+}
