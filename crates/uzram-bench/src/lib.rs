@@ -16,6 +16,7 @@ pub mod dedup;
 pub mod dictionary;
 pub mod fio;
 pub mod measure;
+pub mod model;
 pub mod output;
 pub mod policy;
 pub mod report;

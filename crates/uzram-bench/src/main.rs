@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, policy, rivals, units};
+use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, model, policy, rivals, units};
 
 const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup|units|rivals
+    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup|units|rivals|model
                     [--quick] [--rounds N] [--only NAME] [--corpus DIR] [--record FILE]
 
   core      the library against its codecs on process memory: cost, scaling, memory
@@ -18,6 +18,7 @@ const USAGE: &str =
   dedup     what sharing identical pages costs where there are none, and gains where there are (default: 41 rounds)
   units     an experiment: what it would gain and cost to compress neighbouring pages together
   rivals    the library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory
+  model     what a served disk should cost, from what its parts cost: for drivers that cannot run here
   --quick   a tenth of the work: a smoke test, its figures mean little
   --rounds  how often each contestant takes its turn (the default is 21)
   --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
@@ -44,6 +45,7 @@ fn run() -> Result<()> {
     let mut sharing = dedup::Options::default();
     let mut together = units::Options::default();
     let mut beside = rivals::Options::default();
+    let mut parts = model::Options::default();
     let (mut name, mut record) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -53,6 +55,11 @@ fn run() -> Result<()> {
                 beside = rivals::Options {
                     stored: beside.stored,
                     ..rivals::Options::quick()
+                };
+                parts = model::Options {
+                    megabytes: 16,
+                    rounds: 5,
+                    batch: 512,
                 };
                 takeover.fill_bytes = 512 << 20;
                 overwrites = churn::Options {
@@ -94,6 +101,7 @@ fn run() -> Result<()> {
                 background.rounds = options.rounds;
                 sharing.rounds = options.rounds;
                 together.rounds = options.rounds;
+                parts.rounds = options.rounds;
                 beside.rounds = options.rounds;
             }
             "--only" => all.only = args.next().context("--only needs a part of a name")?,
@@ -103,7 +111,7 @@ fn run() -> Result<()> {
             }
             "--record" => record = Some(args.next().context("--record needs a file name")?),
             "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" | "dedup"
-            | "units" | "rivals" => {
+            | "units" | "rivals" | "model" => {
                 name = Some(arg);
             }
             "--help" | "-h" => {
@@ -121,6 +129,7 @@ fn run() -> Result<()> {
         Some("policy") => show(&policy::run(&background, progress)?, record),
         Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
         Some("dedup") => show(&dedup::run(&sharing, progress)?, record),
+        Some("model") => show(&model::run(&parts, progress)?, record),
         Some("rivals") => show(&rivals::run(&beside, progress)?, record),
         Some("units") => show(&units::run(&together, progress)?, record),
         Some(_) => show(&attach::run(&takeover, progress)?, record),

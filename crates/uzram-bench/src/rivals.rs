@@ -9,7 +9,7 @@
 //! Memory is all that the library takes, and of the kernel's what it says, which leaves its table out. What the library
 //! takes after overwrites `bench churn` measures, and what requests lose while an agent works `bench policy`.
 
-mod holder;
+pub(crate) mod holder;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

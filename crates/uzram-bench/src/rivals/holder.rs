@@ -12,7 +12,7 @@ use crate::rival::Raw;
 use crate::zram::Zram;
 
 /// Pages one after another from an address that is a multiple of a page, as direct I/O wants them.
-pub(super) struct Pages {
+pub(crate) struct Pages {
     bytes: Vec<u8>,
     from: usize,
     len: usize,
@@ -20,34 +20,34 @@ pub(super) struct Pages {
 
 impl Pages {
     /// So many, of zeros.
-    pub(super) fn new(pages: usize) -> Pages {
+    pub(crate) fn new(pages: usize) -> Pages {
         let bytes = vec![0; (pages + 1) * PAGE];
         let from = bytes.as_ptr().align_offset(PAGE);
         let len = pages * PAGE;
         Pages { bytes, from, len }
     }
 
-    pub(super) fn of(pages: &[[u8; PAGE]]) -> Pages {
+    pub(crate) fn of(pages: &[[u8; PAGE]]) -> Pages {
         let mut copy = Pages::new(pages.len());
         copy.bytes_mut().copy_from_slice(pages.as_flattened());
         copy
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.from..self.from + self.len]
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.from..self.from + self.len]
     }
 
-    pub(super) fn pages(&self) -> &[[u8; PAGE]] {
+    pub(crate) fn pages(&self) -> &[[u8; PAGE]] {
         self.bytes().as_chunks().0
     }
 }
 
 /// One who holds pages. What it is asked for is inside of what it was made for.
-pub(super) trait Holder {
+pub(crate) trait Holder {
     /// Stores pages from that number on.
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()>;
     /// Fetches pages from that number on.
@@ -61,13 +61,13 @@ pub(super) trait Holder {
 }
 
 /// The library.
-pub(super) struct Library {
+pub(crate) struct Library {
     device: Arc<Device>,
     read_only: bool,
 }
 
 impl Library {
-    pub(super) fn new(choice: &str, pages: usize) -> Result<Library> {
+    pub(crate) fn new(choice: &str, pages: usize) -> Result<Library> {
         let choice: Choice = choice.parse()?;
         let device = Device::builder((pages * PAGE) as u64).choose(choice);
         Ok(Library {
@@ -77,7 +77,7 @@ impl Library {
     }
 
     /// With the default algorithm, and an agent that has recompressed everything.
-    pub(super) fn settled(pages: &[[u8; PAGE]]) -> Result<Library> {
+    pub(crate) fn settled(pages: &[[u8; PAGE]]) -> Result<Library> {
         let pages: Vec<_> = pages.iter().collect();
         Ok(Library {
             device: policy::settle(&pages)?.device,
@@ -106,7 +106,7 @@ impl Holder for Library {
 }
 
 /// The kernel's zram.
-pub(super) struct Kernel(pub(super) Zram);
+pub(crate) struct Kernel(pub(crate) Zram);
 
 impl Holder for Kernel {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
@@ -124,13 +124,13 @@ impl Holder for Kernel {
 }
 
 /// The way through the kernel's block layer: a device that finds every page same-filled and keeps none.
-pub(super) struct BlockLayer {
+pub(crate) struct BlockLayer {
     zram: Zram,
     ones: Pages,
 }
 
 impl BlockLayer {
-    pub(super) fn new(pages: usize, largest: usize) -> Result<BlockLayer> {
+    pub(crate) fn new(pages: usize, largest: usize) -> Result<BlockLayer> {
         let mut ones = Pages::new(largest);
         ones.bytes_mut().fill(1);
         let zram = Zram::new("lzo", pages)?;
@@ -153,7 +153,7 @@ impl Holder for BlockLayer {
 }
 
 /// A codec that is called directly, with room for each page's object.
-pub(super) struct Bare {
+pub(crate) struct Bare {
     raw: Raw,
     objects: Vec<u8>,
     lens: Vec<u16>,
@@ -165,7 +165,7 @@ const ROOM: usize = PAGE + PAGE / 4;
 
 impl Bare {
     /// `None` where the codec is missing.
-    pub(super) fn new(codec: &str, pages: usize) -> Option<Bare> {
+    pub(crate) fn new(codec: &str, pages: usize) -> Option<Bare> {
         Some(Bare {
             raw: Raw::new(codec)?,
             objects: vec![0; pages * ROOM],
@@ -210,14 +210,14 @@ impl Holder for Bare {
 
 /// trueno-zram-core, which has no store of its own: its compressed pages, as it returns them, in a vector.
 #[cfg(feature = "rivals")]
-pub(super) struct Trueno {
+pub(crate) struct Trueno {
     compressor: Box<dyn trueno_zram_core::PageCompressor>,
     pages: Vec<Option<trueno_zram_core::CompressedPage>>,
 }
 
 #[cfg(feature = "rivals")]
 impl Trueno {
-    pub(super) fn new(algorithm: trueno_zram_core::Algorithm, pages: usize) -> Result<Trueno> {
+    pub(crate) fn new(algorithm: trueno_zram_core::Algorithm, pages: usize) -> Result<Trueno> {
         let builder = trueno_zram_core::CompressorBuilder::new().algorithm(algorithm);
         Ok(Trueno {
             compressor: builder.build()?,
