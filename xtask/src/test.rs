@@ -17,7 +17,7 @@ pub(crate) enum Outcome {
 
 pub(crate) fn test() -> Result<ExitCode> {
     setup::setup(setup::Purpose::Guest)?;
-    let steps: [(&str, fn() -> Outcome); 13] = [
+    let steps: [(&str, fn() -> Outcome); 14] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("lints", || {
             cargo(&[
