@@ -17,13 +17,17 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         return guest::bench(rest);
     }
     setup::setup(setup::Purpose::Test)?;
-    let cargo = [
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "uzram-bench",
-        "--",
-    ];
-    sh::run(sh::cargo(&[&cargo, args].concat()))
+    sh::run(sh::cargo(&[LIBRARY, args].concat()))
 }
+
+/// Builds the library's benchmarks for speed, with all rivals, and runs one.
+pub(crate) const LIBRARY: &[&str] = &[
+    "run",
+    "--release",
+    "--quiet",
+    "--package",
+    "uzram-bench",
+    "--features",
+    "rivals",
+    "--",
+];

@@ -26,6 +26,7 @@ usage: cargo xtask TASK
   bench churn [...]  what random overwrites make of memory, with and without compaction; the same
   bench guest [...]  ublk beside the kernel's zram, in a virtual machine; --quick, --variants, --rounds N, --record FILE
   bench codecs [...] every algorithm and its rivals on several kinds of pages; the same and --only NAME
+  bench rivals [...] the library beside kernel zram, trueno-zram-core and bare codecs; the same and --corpus DIR
   corpus [...]       make corpora of pages in target/corpus from processes and files; --megabytes N of each
   fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
   acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{acid, guest, setup, sh, tidy};
+use crate::{acid, bench, guest, setup, sh, tidy};
 
 /// What a step came to.
 pub(crate) enum Outcome {
@@ -17,7 +17,7 @@ pub(crate) enum Outcome {
 
 pub(crate) fn test() -> Result<ExitCode> {
     setup::setup(setup::Purpose::Guest)?;
-    let steps: [(&str, fn() -> Outcome); 13] = [
+    let steps: [(&str, fn() -> Outcome); 14] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("lints", || {
             cargo(&[
@@ -46,6 +46,7 @@ pub(crate) fn test() -> Result<ExitCode> {
         ("pool and core under ThreadSanitizer", tsan),
         ("bench smoke", || bench_smoke("core")),
         ("bench smoke, codecs", || bench_smoke("codecs")),
+        ("bench smoke, rivals", || bench_smoke("rivals")),
     ];
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut lines = Vec::new();
@@ -91,16 +92,7 @@ fn cargo(args: &[&str]) -> Outcome {
 
 /// A benchmark of the library runs; its figures mean little.
 fn bench_smoke(name: &str) -> Outcome {
-    cargo(&[
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "uzram-bench",
-        "--",
-        name,
-        "--quick",
-    ])
+    cargo(&[bench::LIBRARY, &[name, "--quick"]].concat())
 }
 
 /// A build with one backend must be as clean as the build with all.

@@ -6,9 +6,11 @@
 //! what that is shows in the row of a device that is given same-filled pages only. The codecs take part at 4 KiB. Their
 //! store is a place for each page's object, without table, lock or allocation.
 //!
-//! Memory is all that the library takes, and of the kernel's what it says, which leaves its table out. What the library
-//! takes after overwrites `bench churn` measures, and what requests lose while an agent works `bench policy`.
+//! Memory is that of devices of 1 GiB that are filled with the pages, over and over: all that the library takes, and of
+//! the kernel's what it says, which leaves its table out. What the library takes after overwrites `bench churn` measures,
+//! and what requests lose while an agent works `bench policy`.
 
+mod goals;
 pub(crate) mod holder;
 
 use std::hint::black_box;
@@ -34,6 +36,8 @@ pub struct Options {
     pub rounds: usize,
     /// Pages a round: a multiple of 32.
     pub batch: usize,
+    /// Bytes of the devices that are filled for the memory figures.
+    pub fill_bytes: usize,
     /// A folder of corpora that are kept ([`stored`]); without one they are made now.
     pub stored: Option<PathBuf>,
 }
@@ -44,6 +48,7 @@ impl Default for Options {
             megabytes: 160,
             rounds: 21,
             batch: 2048,
+            fill_bytes: 1 << 30,
             stored: None,
         }
     }
@@ -56,6 +61,7 @@ impl Options {
             megabytes: 16,
             rounds: 3,
             batch: 512,
+            fill_bytes: 64 << 20,
             stored: None,
         }
     }
@@ -64,7 +70,14 @@ impl Options {
 /// The sizes of requests in pages.
 const REQUESTS: [usize; 2] = [1, 32];
 /// What the library is measured with: what it takes unless it is told otherwise comes first.
-const LIBRARY: [&str; 5] = ["lz4", "lz4-uzram", "lzo-rle", "zstd(level=1)", "zstd"];
+const LIBRARY: [&str; 6] = [
+    "lz4",
+    "lz4-uzram",
+    "wk64",
+    "lzo-rle",
+    "zstd(level=1)",
+    "zstd",
+];
 /// What the kernel's zram is measured with: what it takes unless it is told otherwise comes first.
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
 /// The codecs that are called directly. A copy comes first, for the first of a round pays for caches that are cold.
@@ -128,7 +141,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Rivals> 
     for corpus in &corpora {
         progress(&format!("{}: filling", corpus.name));
         let pages = Pages::of(corpus.without_same_filled().pages());
-        let mut field = Field::new(&corpus.name, &pages, &mut left_out)?;
+        let mut field = Field::new(&corpus.name, &pages, options, &mut left_out)?;
         field.leave_out_who_loses(&mut left_out);
         for request in REQUESTS {
             let kib = request * PAGE / 1024;
@@ -181,46 +194,83 @@ struct Field<'a> {
     corpus: &'a str,
     pages: &'a Pages,
     holders: Vec<(String, Box<dyn Holder>)>,
+    /// Data over objects, and over all memory, of large devices.
+    ratios: Vec<(String, [f64; 2])>,
 }
 
 impl<'a> Field<'a> {
-    fn new(corpus: &'a str, pages: &'a Pages, left_out: &mut Vec<String>) -> Result<Field<'a>> {
+    fn new(
+        corpus: &'a str,
+        pages: &'a Pages,
+        options: &Options,
+        left_out: &mut Vec<String>,
+    ) -> Result<Field<'a>> {
         let count = pages.pages().len();
-        let mut holders: Vec<(String, Box<dyn Holder>)> = Vec::new();
+        let mut field = Field {
+            corpus,
+            pages,
+            holders: Vec::new(),
+            ratios: Vec::new(),
+        };
         for name in RAW {
             match Bare::new(name, count) {
-                Some(bare) => holders.push((format!("raw {name}"), Box::new(bare))),
-                None => left_out.push(format!(
-                    "raw {name}: this program was built without the feature \"rivals\""
-                )),
+                Some(bare) => field.add(format!("raw {name}"), bare)?,
+                None => left_out.push(format!("raw {name}: {NOT_BUILT}")),
             }
         }
+        // All pages equally often: the same ratio as that of the pages.
+        let fill = (options.fill_bytes / PAGE / count).max(1) * count;
         for algorithm in LIBRARY {
-            let library = Library::new(algorithm, count)?;
-            holders.push((format!("uzram {algorithm}"), Box::new(library)));
+            let name = format!("uzram {algorithm}");
+            field.weigh(&name, fill, Library::new(algorithm, fill)?)?;
+            field.add(name, Library::new(algorithm, count)?)?;
         }
-        holders.push((SETTLED.into(), Box::new(Library::settled(pages.pages())?)));
-        trueno(count, &mut holders, left_out)?;
+        let all = pages.pages().iter().cycle();
+        let all: Vec<_> = all.take(fill).collect();
+        let settled = Library::settled(&all)?;
+        let ratios = ratios(all.len(), &settled)?;
+        field.ratios.push((SETTLED.into(), ratios));
+        field.holders.push((SETTLED.into(), Box::new(settled)));
+        trueno(&mut field, left_out)?;
         for algorithm in KERNEL {
-            match Zram::new(algorithm, count) {
-                Ok(zram) => holders.push((format!("kernel {algorithm}"), Box::new(Kernel(zram)))),
-                Err(error) => left_out.push(format!("kernel {algorithm}: {error:#}")),
+            let name = format!("kernel {algorithm}");
+            match Zram::new(algorithm, fill) {
+                Ok(zram) => {
+                    field.weigh(&name, fill, Kernel(zram))?;
+                    field.add(name, Kernel(Zram::new(algorithm, count)?))?;
+                }
+                Err(error) => left_out.push(format!("{name}: {error:#}")),
             }
         }
         match BlockLayer::new(count, REQUESTS[REQUESTS.len() - 1]) {
-            Ok(layer) => holders.push((BLOCK_LAYER.into(), Box::new(layer))),
+            Ok(layer) => field.add(BLOCK_LAYER.into(), layer)?,
             Err(error) => left_out.push(format!("{BLOCK_LAYER}: {error:#}")),
         }
-        for (name, holder) in &mut holders {
-            if !holder.is_read_only() {
-                fill(&mut **holder, pages).with_context(|| format!("{name}, {corpus}"))?;
-            }
+        Ok(field)
+    }
+
+    /// Takes part from now on, with all pages.
+    fn add(&mut self, name: String, mut holder: impl Holder + 'static) -> Result<()> {
+        let filled = fill(&mut holder, self.pages, self.pages.pages().len());
+        filled.with_context(|| format!("{name}, {}", self.corpus))?;
+        self.holders.push((name, Box::new(holder)));
+        Ok(())
+    }
+
+    /// Fills a device for its memory alone.
+    fn weigh(&mut self, name: &str, count: usize, mut holder: impl Holder) -> Result<()> {
+        fill(&mut holder, self.pages, count)?;
+        self.ratios.push((name.into(), ratios(count, &holder)?));
+        Ok(())
+    }
+
+    /// Data over objects, and over all memory where there is some.
+    fn ratios(&self, name: &str, holder: &dyn Holder) -> Result<[Option<f64>; 2]> {
+        if let Some((_, ratios)) = self.ratios.iter().find(|(of, _)| of == name) {
+            return Ok(ratios.map(Some));
         }
-        Ok(Field {
-            corpus,
-            pages,
-            holders,
-        })
+        let ratios = ratios(self.pages.pages().len(), holder)?;
+        Ok(ratios.map(|ratio| Some(ratio).filter(|ratio| ratio.is_finite())))
     }
 
     /// Reads everything back from everybody.
@@ -241,36 +291,41 @@ impl<'a> Field<'a> {
     }
 }
 
+const NOT_BUILT: &str = "this program was built without the feature \"rivals\"";
+
 #[cfg(feature = "rivals")]
-fn trueno(
-    count: usize,
-    holders: &mut Vec<(String, Box<dyn Holder>)>,
-    _: &mut Vec<String>,
-) -> Result<()> {
+fn trueno(field: &mut Field<'_>, _: &mut Vec<String>) -> Result<()> {
     use trueno_zram_core::Algorithm::{Lz4, Zstd};
-    let algorithms = [("lz4", Lz4), ("zstd-1", Zstd { level: 1 })];
-    for (name, algorithm) in algorithms {
-        let trueno = holder::Trueno::new(algorithm, count)?;
-        holders.push((format!("trueno {name}"), Box::new(trueno)));
+    let count = field.pages.pages().len();
+    for (name, algorithm) in [("lz4", Lz4), ("zstd-1", Zstd { level: 1 })] {
+        field.add(
+            format!("trueno {name}"),
+            holder::Trueno::new(algorithm, count)?,
+        )?;
     }
     Ok(())
 }
 
 #[cfg(not(feature = "rivals"))]
-fn trueno(
-    _: usize,
-    _: &mut Vec<(String, Box<dyn Holder>)>,
-    left_out: &mut Vec<String>,
-) -> Result<()> {
-    left_out.push("trueno: this program was built without the feature \"rivals\"".into());
+fn trueno(_: &mut Field<'_>, left_out: &mut Vec<String>) -> Result<()> {
+    left_out.push(format!("trueno: {NOT_BUILT}"));
     Ok(())
 }
 
-fn fill(holder: &mut dyn Holder, pages: &Pages) -> Result<()> {
-    for (number, page) in pages.pages().iter().enumerate() {
+/// Writes that many pages, the same again and again.
+fn fill(holder: &mut dyn Holder, pages: &Pages, count: usize) -> Result<()> {
+    let pages = pages.pages().iter().cycle().take(count);
+    for (number, page) in pages.enumerate() {
         holder.write(number, page)?;
     }
     Ok(())
+}
+
+/// Bytes of pages over bytes of objects, and over all memory; infinite where there are none.
+fn ratios(pages: usize, holder: &dyn Holder) -> Result<[f64; 2]> {
+    let (objects, memory) = holder.memory()?;
+    let data = (pages * PAGE) as f64;
+    Ok([data / objects, data / memory.unwrap_or(0.0)])
 }
 
 /// How many pages are not what was written.
@@ -316,26 +371,25 @@ impl<'a> Turns<'a> {
             order[at..at + batch].iter().map(|number| number * request)
         };
         let takes_part = |name: &str| request == 1 || !name.starts_with("raw");
-        let mut here: Vec<_> = field
-            .holders
-            .iter_mut()
-            .filter(|(name, _)| takes_part(name))
-            .collect();
-        let mut written = 0;
-        let mut who = Vec::new();
-        for (read, (name, holder)) in here.iter().enumerate() {
-            let (objects, memory) = holder.memory()?;
-            let data = pages.bytes().len() as f64;
+        let (mut written, mut who) = (0, Vec::new());
+        let here = field.holders.iter().filter(|(name, _)| takes_part(name));
+        for (read, (name, holder)) in here.enumerate() {
+            let [ratio, memory_ratio] = field.ratios(name, &**holder)?;
             let write = (!holder.is_read_only()).then_some(written);
             written += usize::from(write.is_some());
             who.push(Place {
                 name: name.clone(),
                 write,
                 read,
-                ratio: (objects > 0.0).then(|| data / objects),
-                memory_ratio: memory.map(|memory| data / memory),
+                ratio,
+                memory_ratio,
             });
         }
+        let mut here: Vec<_> = field
+            .holders
+            .iter_mut()
+            .filter(|(name, _)| takes_part(name))
+            .collect();
         let write = rounds(
             options.rounds,
             here.iter_mut().filter(|(_, holder)| !holder.is_read_only()),
@@ -376,106 +430,6 @@ impl<'a> Turns<'a> {
             read_mb_s: rate(&self.read, place.read),
             ratio: place.ratio,
             memory_ratio: place.memory_ratio,
-        }
-    }
-
-    fn find(&self, name: &str) -> Option<&Place> {
-        self.who.iter().find(|place| place.name == name)
-    }
-
-    /// Speeds of writing and reading of one over another's. Who is not written to was written with lz4.
-    fn speeds(&self, one: &Place, other: &Place) -> Option<[f64; 2]> {
-        let written = one.write.or(self.find("uzram lz4")?.write)?;
-        Some([
-            self.write.ratio(other.write?, written),
-            self.read.ratio(other.read, one.read),
-        ])
-    }
-
-    fn label(&self, what: &str) -> String {
-        let kib = self.request * PAGE / 1024;
-        format!("{}, {kib} KiB: {what}", self.corpus)
-    }
-
-    /// The library beside the kernel, lz4 against lz4, and beside the other store.
-    fn goals(&self, report: &mut Report) {
-        let (write, read) = if self.request == 1 {
-            (2.0, 3.0)
-        } else {
-            (1.5, 1.5)
-        };
-        let Some(ours) = self.find("uzram lz4") else {
-            return;
-        };
-        if let Some(kernel) = self.find("kernel lz4")
-            && let Some(speeds) = self.speeds(ours, kernel)
-        {
-            let what = |what| self.label(&format!("lz4 {what} speed over kernel zram lz4's"));
-            report.at_least(what("write"), speeds[0], write);
-            report.at_least(what("read"), speeds[1], read);
-        }
-        for name in ["lz4", "zstd-1"] {
-            let (Some(trueno), Some(ours)) = (
-                self.find(&format!("trueno {name}")),
-                self.find(match name {
-                    "lz4" => "uzram lz4",
-                    _ => "uzram zstd(level=1)",
-                }),
-            ) else {
-                continue;
-            };
-            if let Some(speeds) = self.speeds(ours, trueno) {
-                let label = |what| self.label(&format!("{name} {what} speed over trueno's"));
-                report.add(label("write"), speeds[0]);
-                report.add(label("read"), speeds[1]);
-            }
-            if let (Some(ours), Some(trueno)) = (ours.ratio, trueno.ratio) {
-                report.add(
-                    self.label(&format!("{name} ratio over trueno's")),
-                    ours / trueno,
-                );
-            }
-        }
-    }
-
-    /// Data over all memory beside the kernel's default, with its speed.
-    fn density(&self, report: &mut Report) {
-        if let (Some(ours), Some(kernel)) = (self.find("uzram lz4"), self.find("kernel lz4"))
-            && let (Some(ours), Some(kernel)) = (ours.memory_ratio, kernel.memory_ratio)
-        {
-            let what = "lz4 data over all memory, over kernel zram lz4's";
-            report.at_least(format!("{}: {what}", self.corpus), ours / kernel, 1.0);
-        }
-        let ours = |place: &&Place| place.name.starts_with("uzram");
-        for place in self.who.iter().filter(ours) {
-            if let (Some(ratio), Some(memory_ratio)) = (place.ratio, place.memory_ratio) {
-                let what = format!(
-                    "{}: {}, all memory over compressed bytes",
-                    self.corpus, place.name
-                );
-                // What a dictionary takes is for far more pages than these.
-                match place.name == SETTLED {
-                    true => report.add(what, ratio / memory_ratio),
-                    false => report.at_most(what, ratio / memory_ratio, 1.04),
-                }
-            }
-        }
-        let Some(kernel) = self.find("kernel lzo-rle") else {
-            return;
-        };
-        for place in self.who.iter().filter(ours) {
-            let what = |what| {
-                let name = &place.name;
-                format!("{}: {name}, {what} over kernel zram lzo-rle's", self.corpus)
-            };
-            if let (Some(ours), Some(kernel)) = (place.memory_ratio, kernel.memory_ratio) {
-                let density = ours / kernel;
-                report.at_least(what("data over all memory"), density, 1.3);
-            }
-            if let Some(speeds) = self.speeds(place, kernel) {
-                report.at_least(what("4 KiB write speed"), speeds[0], 1.0);
-                report.at_least(what("4 KiB read speed"), speeds[1], 1.0);
-            }
         }
     }
 }

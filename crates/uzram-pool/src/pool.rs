@@ -277,6 +277,12 @@ impl Pool {
         unsafe { self.region.bytes(self.base + handle * 8, len) }
     }
 
+    /// Tells the processor that an object will be read soon. If it is gone by then, nothing comes of it.
+    #[inline]
+    pub fn prefetch(&self, handle: u64, len: usize) {
+        self.region.prefetch(self.base + handle * 8, len);
+    }
+
     /// The owner of the object at a handle, which the caller keeps from being freed; `None` if there is none.
     pub fn owner_at(&self, handle: u64) -> Option<u32> {
         self.owner_word(handle, |word| word.load(Relaxed))

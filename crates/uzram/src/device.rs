@@ -147,7 +147,14 @@ impl Device {
         self.check_range(offset, buf.len() as u64)?;
         let cpu = current_cpu();
         let mut contexts = Contexts::new(&self.codecs, cpu, self.ages.now());
+        let end = (offset + buf.len() as u64).div_ceil(PAGE_SIZE as u64);
+        let mut expected = offset / PAGE_SIZE as u64;
         for part in parts(offset, buf.len() as u64) {
+            // The first page, and always the next one.
+            while expected < end.min(part.page + 2) {
+                self.expect_read(expected);
+                expected += 1;
+            }
             let (piece, rest) = buf.split_at_mut(part.len);
             buf = rest;
             let result = match <&mut [u8; PAGE_SIZE]>::try_from(&mut *piece) {

@@ -34,7 +34,8 @@
 //! * *waiters*: somebody is parked. Waiting spins briefly and then sleeps on a futex, so that a holder that was
 //!   descheduled can run.
 //!
-//! Empty and same-filled slots are read without taking the lock: the word says all.
+//! Empty and same-filled slots are read without taking the lock: the word says all. A request looks at words ahead of its
+//! turn, without the lock, to have objects fetched into the cache. That is a hint: nothing is believed of it.
 //!
 //! # Codecs
 //!

@@ -53,6 +53,14 @@ fn fill_without_object(content: Content, out: &mut [u8; PAGE_SIZE]) -> bool {
 }
 
 impl Device {
+    /// Has a page's object come nearer while another page is read. A hint: no lock is taken, and what the word names may be
+    /// gone by now.
+    pub(crate) fn expect_read(&self, page: u64) {
+        if let Some((handle, len)) = self.table.peek(page).object() {
+            self.pool.prefetch(handle, len);
+        }
+    }
+
     /// Reads a page.
     pub(crate) fn read_page(
         &self,

@@ -77,10 +77,9 @@ impl Library {
     }
 
     /// With the default algorithm, and an agent that has recompressed everything.
-    pub(crate) fn settled(pages: &[[u8; PAGE]]) -> Result<Library> {
-        let pages: Vec<_> = pages.iter().collect();
+    pub(crate) fn settled(pages: &[&[u8; PAGE]]) -> Result<Library> {
         Ok(Library {
-            device: policy::settle(&pages)?.device,
+            device: policy::settle(pages)?.device,
             read_only: true,
         })
     }

@@ -1,0 +1,96 @@
+//! `bench rivals`, a small run on pages that are made up: everybody has a row in each table, with a speed, and those who
+//! keep memory a ratio; who is missing is named.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use uzram_bench::corpus::stored::{Kept, Manifest, Source};
+use uzram_bench::rivals::{Options, run};
+
+/// Two corpora of pages that compress, but not too well: numbers and words.
+fn keep(dir: &Path) {
+    let mut manifest = Manifest::default();
+    let mut state = 7u64;
+    for (name, source) in [("heap", Source::Process), ("files", Source::Files)] {
+        let mut bytes = Vec::new();
+        while bytes.len() < 2 << 20 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            bytes.extend(format!("{:08x}, item", state >> 32).bytes());
+        }
+        let pages = bytes.len() / 4096;
+        bytes.truncate(pages * 4096);
+        std::fs::write(dir.join(name), &bytes).unwrap();
+        manifest.kept.push(Kept {
+            name: name.into(),
+            source,
+            file: name.into(),
+            pages,
+            same_filled: 0,
+        });
+    }
+    let json = serde_json::to_string(&manifest).unwrap();
+    std::fs::write(dir.join("manifest.json"), json).unwrap();
+}
+
+#[test]
+fn everybody_takes_part_or_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    keep(dir.path());
+    let options = Options {
+        megabytes: 2,
+        rounds: 1,
+        batch: 64,
+        fill_bytes: 4 << 20,
+        stored: Some(dir.path().into()),
+    };
+    let rivals = run(&options, &mut |_| ()).unwrap();
+    if rivals.left_out.iter().any(|who| who.starts_with("kernel")) {
+        let reason = rivals.left_out.join("; ");
+        assert!(
+            std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
+            "{reason}"
+        );
+        eprintln!("SKIP the kernel's zram in bench rivals: {reason}");
+    } else {
+        let goals = rivals.report.rows.iter().filter(|row| row.met.is_some());
+        assert!(goals.count() > 20);
+    }
+    for name in ["raw lz4", "uzram lz4", "uzram zstd(level=1)"] {
+        let rows: Vec<_> = rivals
+            .figures
+            .iter()
+            .filter(|figure| figure.contestant == name)
+            .collect();
+        let tables: BTreeSet<_> = rows
+            .iter()
+            .map(|figure| (&figure.corpus, figure.request_bytes))
+            .collect();
+        let requests = if name.starts_with("raw") { 1 } else { 2 };
+        assert_eq!((rows.len(), tables.len()), (2 * requests, 2 * requests));
+        for figure in rows {
+            assert!(figure.write_mb_s.is_some_and(|rate| rate > 0.0) && figure.read_mb_s > 0.0);
+            assert!(
+                figure
+                    .ratio
+                    .is_some_and(|ratio| (1.1..9.0).contains(&ratio))
+            );
+            assert_eq!(figure.memory_ratio.is_some(), name.starts_with("uzram"));
+        }
+    }
+    let trueno = rivals
+        .figures
+        .iter()
+        .any(|figure| figure.contestant == "trueno lz4");
+    assert_eq!(trueno, cfg!(feature = "rivals"));
+    let named = rivals.left_out.iter().any(|who| who.starts_with("trueno"));
+    assert_ne!(trueno, named);
+    let json = serde_json::to_value(&rivals).unwrap();
+    assert_eq!(json["benchmark"], "bench rivals");
+    assert!(
+        json["machine"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
+}
