@@ -44,6 +44,7 @@ mod execute;
 mod export;
 mod handshake;
 mod listen;
+mod poll;
 mod proto;
 mod receive;
 mod reply;
