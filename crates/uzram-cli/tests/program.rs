@@ -67,6 +67,14 @@ fn bad_input_is_refused_with_the_reason() {
             ],
             "--listen is for --frontend nbd",
         ),
+        (
+            &["create", "--frontend", "fuse-loop", "--poll", "50"],
+            "--poll is for --frontend nbd or nbd-kernel, not fuse-loop",
+        ),
+        (
+            &["create", "--frontend", "nbd", "--poll", "1001"],
+            "0..=1000",
+        ),
         (&["create", "--listen", "somewhere"], "somewhere"),
         (&["--log", "a=b=c", "create"], "--log 'a=b=c'"),
         (

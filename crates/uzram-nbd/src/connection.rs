@@ -23,6 +23,7 @@ use crate::{
     close::Close,
     execute::Session,
     lock,
+    poll::Looker,
     proto::Request,
     receive::{Batch, Next, Receiver, Stop},
     reply::{Replies, Socket},
@@ -64,6 +65,7 @@ pub(crate) fn serve(
     session: &Session,
     stop: &Stop,
     workers: usize,
+    looker: Looker,
 ) -> Close {
     let connection = Connection {
         id,
@@ -71,7 +73,7 @@ pub(crate) fn serve(
         session,
         stop,
         workers,
-        receiver: Mutex::new(Receiver::new()),
+        receiver: Mutex::new(Receiver::new(looker)),
         waiting: AtomicUsize::new(0),
         started: AtomicUsize::new(1),
         end: OnceLock::new(),
@@ -230,7 +232,10 @@ mod tests {
             session: &session,
             stop: &stop,
             workers: 2,
-            receiver: Mutex::new(Receiver::new()),
+            receiver: Mutex::new(Receiver::new(Looker::new(
+                std::time::Duration::ZERO,
+                Arc::default(),
+            ))),
             waiting: AtomicUsize::new(0),
             started: AtomicUsize::new(1),
             end: OnceLock::new(),

@@ -9,7 +9,13 @@
 //! shut down in both directions, which frees even those that wait for a client to read.
 
 use crate::{
-    Builder, Error, close::Close, connection, execute::Session, handshake, lock, receive::Stop,
+    Builder, Error,
+    close::Close,
+    connection,
+    execute::Session,
+    handshake, lock,
+    poll::{Looker, Seats},
+    receive::Stop,
     reply::Socket,
 };
 use rustix::net;
@@ -37,6 +43,7 @@ enum Begin {
 pub(crate) struct Connections {
     pub(crate) settings: Builder,
     pub(crate) stop: Stop,
+    seats: Arc<Seats>,
     next_id: AtomicU64,
     /// The sockets of the connections, for the stop; not touched while a connection is served.
     sockets: Mutex<HashMap<u64, Arc<Socket>>>,
@@ -45,9 +52,11 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub(crate) fn new(settings: Builder) -> Arc<Self> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Connections {
             settings,
             stop: Stop::default(),
+            seats: Arc::new(Seats::new(cpus / 2)),
             next_id: AtomicU64::new(0),
             sockets: Mutex::default(),
             ended: Condvar::new(),
@@ -128,6 +137,7 @@ impl Connections {
                 &session,
                 &self.stop,
                 settings.workers,
+                Looker::new(settings.poll, Arc::clone(&self.seats)),
             ))
         };
         let reason = catch_unwind(AssertUnwindSafe(serve))

@@ -25,6 +25,7 @@
 //! One thread accepts. Each connection starts with one worker, and grows to the configured number the first
 //! time a client sends several requests at once. The workers of a connection take turns as *leader*: the
 //! leader alone receives. See [`connection`] for the protocol between them and the lock order.
+//! Before it sleeps it looks for the next request for a while, where that pays: see [`poll`] and [`Builder::poll`].
 //!
 //! # Trust
 //!
@@ -44,6 +45,7 @@ mod execute;
 mod export;
 mod handshake;
 mod listen;
+mod poll;
 mod proto;
 mod receive;
 mod reply;

@@ -11,6 +11,7 @@
 
 use crate::{
     close::Close,
+    poll::Looker,
     proto::{REQUEST_LEN, Request, cmd},
     reply::Socket,
 };
@@ -99,11 +100,13 @@ pub(crate) struct Receiver {
     disconnecting: bool,
     /// After a stop: how many bytes that had arrived by then are still to be received.
     allowance: Option<u64>,
+    looker: Looker,
 }
 
 impl Receiver {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(looker: Looker) -> Self {
         Receiver {
+            looker,
             buffers: vec![new_buffer()],
             current: 0,
             unparsed: 0..0,
@@ -237,7 +240,7 @@ impl Receiver {
         if room.is_empty() {
             return Ok(0);
         }
-        let n = socket.recv(room).map_err(Close::Receive)?;
+        let n = self.looker.recv(socket, room).map_err(Close::Receive)?;
         self.unparsed.end += n;
         self.allowance = self.allowance.map(|bytes| bytes - n as u64);
         Ok(n)
@@ -321,7 +324,7 @@ mod tests {
     /// buffer it was leaving, and panicked. QEMU's reads found it on the day the engine became fast.
     #[test]
     fn the_buffer_that_is_left_is_never_the_one_chosen() {
-        let mut receiver = Receiver::new();
+        let mut receiver = Receiver::new(Looker::new(std::time::Duration::ZERO, Arc::default()));
         for _ in 0..3 {
             let chosen = receiver.another_buffer();
             assert_ne!(chosen, receiver.current);
@@ -362,8 +365,11 @@ mod tests {
             }
             seen
         });
-        let (socket, stop, mut receiver) =
-            (Socket::new(ours.into()), Stop::default(), Receiver::new());
+        let (socket, stop, mut receiver) = (
+            Socket::new(ours.into()),
+            Stop::default(),
+            Receiver::new(Looker::new(std::time::Duration::ZERO, Arc::default())),
+        );
         let reason = loop {
             match receiver.next(&socket, &stop) {
                 Ok(Next::Pending) => {

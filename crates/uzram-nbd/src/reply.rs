@@ -43,6 +43,15 @@ impl Socket {
         }
     }
 
+    /// Receives what is there without waiting; 0 at the end of the stream.
+    pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match net::recv(&self.fd, &mut *buf, net::RecvFlags::DONTWAIT) {
+            Err(SysErrno::AGAIN | SysErrno::INTR) => Ok(None),
+            Ok((n, _)) => Ok(Some(n)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Sends all of it as one piece among the replies of other workers.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Close> {
         let _whole = lock(&self.send_lock);

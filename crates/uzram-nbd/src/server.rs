@@ -11,6 +11,9 @@ use std::{
 /// How long the accepting thread waits when the system has no descriptors or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection looks for the next request.
+const DEFAULT_POLL: Duration = Duration::from_micros(100);
+
 /// Settings of a server to be made.
 #[derive(Clone)]
 pub struct Builder {
@@ -18,6 +21,7 @@ pub struct Builder {
     pub(crate) workers: usize,
     pub(crate) max_connections: usize,
     allow_remote: bool,
+    pub(crate) poll: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) shutdown_timeout: Duration,
 }
@@ -44,6 +48,13 @@ impl Builder {
     /// Whether a TCP address that is not loopback may be bound (default: no). NBD has no password.
     pub fn allow_remote(mut self, yes: bool) -> Self {
         self.allow_remote = yes;
+        self
+    }
+
+    /// Longest time that a connection looks for the next request before it sleeps (default 100 microseconds);
+    /// zero is not to look.
+    pub fn poll(mut self, most: Duration) -> Self {
+        self.poll = most;
         self
     }
 
@@ -103,6 +114,7 @@ impl Server {
             workers: cpus.min(4),
             max_connections: 64,
             allow_remote: false,
+            poll: DEFAULT_POLL,
             handshake_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(5),
         }

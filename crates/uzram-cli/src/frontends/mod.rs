@@ -9,6 +9,7 @@ mod ublk;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uzram::Device;
 use uzram_control::Claim;
@@ -56,6 +57,11 @@ pub(crate) struct Settings {
     /// Allow --listen on an address that other machines reach. There is no encryption or authentication
     #[arg(long, help_heading = "NBD")]
     pub(crate) allow_remote: bool,
+    /// Longest time to look for a client's next request before the server sleeps, in microseconds, at most 1000. It
+    /// looks only while requests come so soon, and takes most of a CPU meanwhile. 0 is never [default: 100]
+    #[arg(long, value_name = "TIME", help_heading = "NBD",
+          value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub(crate) poll: Option<u16>,
     /// N of /dev/ublkbN, /dev/nbdN or /dev/loopN [default: the lowest that is free]
     #[arg(
         long,
@@ -81,6 +87,9 @@ impl Settings {
         if self.allow_remote && !is(&[&nbd::KIND]) {
             return not_for("--allow-remote", "nbd");
         }
+        if self.poll.is_some() && !is(&[&nbd::KIND, &nbd_kernel::KIND]) {
+            return not_for("--poll", "nbd or nbd-kernel");
+        }
         if self.number.is_some() && is(&[&nbd::KIND]) {
             return not_for("--number", "ublk, nbd-kernel or fuse-loop");
         }
@@ -88,6 +97,17 @@ impl Settings {
             Some(what) if !is(&[&ublk::KIND]) => not_for(what, "ublk"),
             _ => Ok(()),
         }
+    }
+}
+
+impl Settings {
+    /// An NBD server with what was said of it.
+    fn nbd_server(&self) -> uzram_nbd::Builder {
+        let mut server = uzram_nbd::Server::builder().allow_remote(self.allow_remote);
+        if let Some(microseconds) = self.poll {
+            server = server.poll(Duration::from_micros(microseconds.into()));
+        }
+        server
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use uzram_nbd::{Export, Handle, Listen, Server};
+use uzram_nbd::{Export, Handle, Listen};
 
 use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
@@ -30,9 +30,10 @@ struct Nbd {
 
 fn serve(context: &Context<'_>, listen: &Listen) -> Result<Box<dyn Front>> {
     let name = &context.claim.name;
-    let server = Server::builder()
+    let server = context
+        .settings
+        .nbd_server()
         .export(Export::new(name.as_str(), context.device.clone()))
-        .allow_remote(context.settings.allow_remote)
         .bind(listen)?;
     let (uri, listen) = (server.uri(name), server.local().to_string());
     Ok(Box::new(Nbd {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use uzram_nbd::{Adopter, Export, Server};
+use uzram_nbd::{Adopter, Export};
 use uzram_nbd_kernel::{KernelNbd, Options};
 
 use super::{Context, Front, Kind};
@@ -47,7 +47,7 @@ fn name(dir: &Path) -> String {
 
 fn adopter(context: &Context<'_>) -> Result<Adopter> {
     let export = Export::new(context.claim.name.as_str(), context.device.clone());
-    Ok(Server::builder().export(export).adopter()?)
+    Ok(context.settings.nbd_server().export(export).adopter()?)
 }
 
 fn options(context: &Context<'_>) -> Options {
