@@ -70,7 +70,8 @@ cell() {
         server=${PID[$name]:-}
         before=(0 0) after=(0 0) codec="0 0"
         if [ "$server" ]; then
-            cp "$UZRAM_STOPWATCH/$server" before
+            # Not cp, which minds that the file is replaced meanwhile.
+            cat "$UZRAM_STOPWATCH/$server" >before
             before=($(spent "$server"))
         fi
         fio --name=x --filename="${NODE[$name]}" --direct=1 --ioengine=libaio --rw="$op" --bs="$block" \
