@@ -1,5 +1,8 @@
 //! The encoder. What a word is depends on the data alone, so that no processor predicts it: every word takes the same path,
 //! writes to every stream, and moves on those that it belongs to.
+//!
+//! Shorter forms of far words (without a zero upper half or quarter, or with one that another word has) made heaps 5 % denser
+//! and cost 40 % of the speed; tags of three bits for more kinds of words made them no denser.
 
 use std::hint::select_unpredictable as select;
 
