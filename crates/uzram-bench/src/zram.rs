@@ -3,6 +3,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::fs::OFlags;
@@ -16,19 +18,22 @@ const CONTROL: &str = "/sys/class/zram-control";
 #[repr(align(4096))]
 pub(crate) struct Aligned(pub(crate) [u8; PAGE]);
 
-/// A device, removed when dropped.
+/// A device, removed when dropped or when this process ends.
 pub(crate) struct Zram {
     number: u32,
     file: Option<File>,
+    guard: Child,
 }
 
 impl Zram {
     /// Makes a device; an error where the kernel has no zram, lacks the algorithm, or this is not root.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Zram> {
         let number = fs::read_to_string(format!("{CONTROL}/hot_add")).context("no kernel zram")?;
+        let number = number.trim().parse()?;
         let mut zram = Zram {
-            number: number.trim().parse()?,
+            number,
             file: None,
+            guard: guard(number)?,
         };
         zram.set("comp_algorithm", algorithm)?;
         zram.set("disksize", &(pages * PAGE).to_string())?;
@@ -86,17 +91,31 @@ impl Zram {
     }
 }
 
+/// Takes the device away when its standard input ends, and so whatever the benchmark dies of. What opened the new node to
+/// probe it (udev) may hold it for a moment.
+const GUARD: &str = r#"
+cat >/dev/null
+for try in $(seq 100); do
+    echo 1 >"/sys/block/zram$1/reset" && echo "$1" >/sys/class/zram-control/hot_remove && exit
+    sleep 0.02
+done 2>/dev/null
+echo "/dev/zram$1 could not be removed" >&2
+"#;
+
+fn guard(number: u32) -> Result<Child> {
+    let guard = Command::new("sh")
+        .args(["-c", GUARD, "guard", &number.to_string()])
+        .stdin(Stdio::piped())
+        // A group of its own: what interrupts the benchmark does not interrupt it.
+        .process_group(0)
+        .spawn();
+    guard.context("cannot run sh")
+}
+
 impl Drop for Zram {
     fn drop(&mut self) {
         self.file = None;
-        let _ = self.set("reset", "1");
-        // A probe of the new node by udev may hold it for a moment.
-        for _ in 0..100 {
-            if fs::write(format!("{CONTROL}/hot_remove"), self.number.to_string()).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        eprintln!("/dev/zram{} could not be removed", self.number);
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
     }
 }

@@ -7,8 +7,8 @@
 //! requests sleeps.
 //!
 //! Between two looks the CPU is offered to others: a client that was waiting for this very CPU gets it at once. Where
-//! somebody else took it, for longer than a wake-up would have cost, looking is left alone for a while. At most
-//! half of the CPUs have a looker ([`Seats`]), and a machine with one CPU has none.
+//! somebody else took it, for longer than a wake-up would have cost, looking is left alone for a while. A server looks
+//! on at most half of the CPUs ([`Seats`]), and on a machine with one CPU never.
 
 use crate::reply::Socket;
 use std::{
@@ -167,11 +167,11 @@ impl Looker {
         let Some(_seat) = self.seats.take() else {
             return Ok(None);
         };
-        let mut last = begin;
+        let mut away = Duration::ZERO;
         loop {
+            // What is found may be long: receiving it disturbs nobody.
             let found = socket.try_recv(buf)?;
-            let now = Instant::now();
-            let disturbed = now - last > DISTURBED;
+            let disturbed = away > DISTURBED;
             if disturbed || found.is_some() {
                 self.window.learn(if disturbed {
                     Outcome::Disturbed
@@ -180,6 +180,7 @@ impl Looker {
                 });
                 return Ok(found);
             }
+            let now = Instant::now();
             #[cfg(test)]
             {
                 self.misses += 1;
@@ -187,8 +188,8 @@ impl Looker {
             if now - begin >= self.window.now {
                 return Ok(None);
             }
-            last = now;
             thread::yield_now();
+            away = now.elapsed();
         }
     }
 }

@@ -23,8 +23,8 @@ const HEAD: [&str; 19] = [
     "p99_us",
     "p999_us",
     "p9999_us",
-    "least_mb_s",
-    "most_mb_s",
+    "least_both_mb_s",
+    "most_both_mb_s",
     "memory_bytes",
 ];
 

@@ -57,9 +57,9 @@ pub(crate) struct Settings {
     /// Allow --listen on an address that other machines reach. There is no encryption or authentication
     #[arg(long, help_heading = "NBD")]
     pub(crate) allow_remote: bool,
-    /// Longest time to look for a client's next request before the server sleeps, in microseconds, at most 1000. It
+    /// Longest time to look for a client's next request before the server sleeps, 0 to 1000 microseconds. It
     /// looks only while requests come so soon, and takes most of a CPU meanwhile. 0 is never [default: 100]
-    #[arg(long, value_name = "TIME", help_heading = "NBD",
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "NBD",
           value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub(crate) poll: Option<u16>,
     /// N of /dev/ublkbN, /dev/nbdN or /dev/loopN [default: the lowest that is free]

@@ -1,13 +1,17 @@
-//! The decoder. It takes any bytes: streams that are too short or too long, or a length of no input, are an error, and a
-//! place in the ring cannot be wrong.
+//! The decoder. It takes any bytes: streams that are too short or too long are an error, and a place in the ring cannot be
+//! wrong.
 
 use std::hint::select_unpredictable as select;
 
 use super::{LOW, NAME, RING, WORDS};
 use crate::Error;
 
-/// More than the far, near and places of one part can take, and a power of two.
-const STREAMS: usize = 8192;
+/// The most that the far, near and places of one part can take: no word takes more than it has.
+const STREAMS: usize = 8 * WORDS;
+/// Bytes of the longest length.
+const LENGTH: usize = 4;
+/// The longest input that a length can say.
+pub(super) const LONGEST: usize = (1 << (7 * LENGTH)) - 1;
 
 const CORRUPT: Error = Error::Corrupt { algorithm: NAME };
 
@@ -33,7 +37,7 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
 /// The length of the input, and what follows it.
 fn length(src: &[u8]) -> Result<(usize, &[u8]), Error> {
     let mut len = 0;
-    for (number, byte) in src.iter().enumerate().take(4) {
+    for (number, byte) in src.iter().enumerate().take(LENGTH) {
         len |= usize::from(byte & 0x7F) << (7 * number);
         if byte & 0x80 == 0 {
             return Ok((len, &src[number + 1..]));

@@ -6,6 +6,7 @@
 
 use std::hint::select_unpredictable as select;
 
+use super::decode::LONGEST;
 use super::{LOW, RING, WORDS};
 
 /// Slots of the table of whole words, as a power of two.
@@ -53,8 +54,11 @@ impl Encoder {
         }
     }
 
-    /// The length; `None` where `dst` is too small.
+    /// The length; `None` where `dst` is too small, or would be for an input that no length can say.
     pub(super) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        if src.len() > LONGEST {
+            return None;
+        }
         self.whole.fill(0);
         self.upper.fill(0);
         // Of the others, none is asked for before it was written.
