@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram::Device;
 use uzram::compress::Registry;
 use uzram_bench::corpus::PAGE;
-use uzram_bench::measure::median;
+use uzram_bench::measure::{median, shuffled};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,14 +35,7 @@ fn main() -> Result<()> {
         places.push((objects.len(), len));
         objects.extend_from_slice(&out[..len]);
     }
-    let mut order: Vec<usize> = (0..requests).collect();
-    let mut state = 1u64;
-    for i in (1..requests).rev() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        order.swap(i, (state >> 33) as usize % (i + 1));
-    }
+    let order = shuffled(requests);
     let mut back = vec![0; request * PAGE];
     let mut took = Vec::new();
     // A round is a 16th of the pages.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::{Rounds, median};
+use crate::measure::{Rounds, median, shuffled};
 use crate::report::Report;
 use crate::rival::Raw;
 
@@ -75,19 +75,6 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
         memory(algorithm, &all, options.fill_bytes, &mut report)?;
     }
     Ok(report)
-}
-
-/// Page numbers in a random order that is the same in every run.
-pub(crate) fn shuffled(count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    for i in (1..count).rev() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        order.swap(i, (state >> 33) as usize % (i + 1));
-    }
-    order
 }
 
 /// A device that holds the corpus, page by page.

@@ -71,6 +71,19 @@ impl Rounds {
     }
 }
 
+/// Numbers from 0 on in a random order that is the same in every run.
+pub fn shuffled(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    for i in (1..count).rev() {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        order.swap(i, (state >> 33) as usize % (i + 1));
+    }
+    order
+}
+
 /// The middle value; of an even number the mean of the two. 0 for none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

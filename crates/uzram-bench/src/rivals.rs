@@ -20,10 +20,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
-use crate::core::shuffled;
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::Rounds;
+use crate::measure::{Rounds, shuffled};
 use crate::report::Report;
 use crate::zram::Zram;
 

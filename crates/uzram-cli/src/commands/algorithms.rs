@@ -1,6 +1,6 @@
 //! `uzram algorithms`: what this build can compress with.
 
-use uzram::compress::Registry;
+use uzram_control::zram;
 
 use super::print;
 use crate::exit::Result;
@@ -23,8 +23,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let registry = uzram_control::zram::algorithms();
-        for error in Registry::builtin_checked().1 {
+        let registry = zram::algorithms();
+        for error in zram::algorithms_left_out() {
             eprintln!("uzram: left out: {error}");
         }
         if self.proc_crypto {

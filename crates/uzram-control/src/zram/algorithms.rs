@@ -2,21 +2,31 @@
 
 use std::sync::{Arc, OnceLock};
 
-use uzram::compress::{Algorithm, Registry};
+use uzram::compress::{Algorithm, Error, Registry};
 
 /// Names that no kernel has: of our own format, and of no compression.
 const OURS_ALONE: &[&str] = &["wk64", "null"];
 
-static REGISTRY: OnceLock<Registry> = OnceLock::new();
+/// The algorithms, and why others that were built in are none.
+static REGISTRY: OnceLock<(Registry, Vec<Error>)> = OnceLock::new();
+
+fn checked() -> &'static (Registry, Vec<Error>) {
+    REGISTRY.get_or_init(Registry::builtin_checked)
+}
 
 /// The algorithms that this program has: the built-in ones, unless it was [given](provide_algorithms) others.
 pub fn registry() -> &'static Registry {
-    REGISTRY.get_or_init(Registry::builtin)
+    &checked().0
+}
+
+/// Why built-in algorithms were left out. Nothing where the program was given its own.
+pub fn left_out() -> &'static [Error] {
+    &checked().1
 }
 
 /// Lets a program have other algorithms than the built-in ones. Whether it was in time: nobody has asked for one yet.
 pub fn provide_algorithms(algorithms: Registry) -> bool {
-    REGISTRY.set(algorithms).is_ok()
+    REGISTRY.set((algorithms, Vec::new())).is_ok()
 }
 
 /// The algorithm of that name; drivers' names are none.

@@ -19,8 +19,8 @@ pub mod parse;
 pub use rustix::io::Errno;
 
 pub use algorithms::{
-    default_name as default_algorithm, names as algorithm_names, provide_algorithms,
-    registry as algorithms,
+    default_name as default_algorithm, left_out as algorithms_left_out, names as algorithm_names,
+    provide_algorithms, registry as algorithms,
 };
 pub use attribute::{ATTRIBUTES, Attribute, Place, Show, Store, Subject, When};
 pub(crate) use block_state::lines as block_state_lines;
