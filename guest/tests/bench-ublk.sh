@@ -11,8 +11,10 @@ cells=$(parameter cells all)
 
 zram_device zram-lz4 lz4
 zram_device zram-zstd zstd
+zram_device zram-deflate deflate
 uzram_device uzram-lz4 lz4
 uzram_device uzram-zstd zstd
+uzram_device uzram-deflate deflate
 uzram_device uzram-null null
 servers
 check uzram list --output +pid

@@ -22,6 +22,9 @@ const FORMULA: &str = "t(algorithm) <= 1.10 x (t(null) + pages x codec), all in 
     server in that very run, by the processor's time stamps, less that of null; calls that were interrupted are left \
     out (see crates/uzram-cli/examples/stopwatch.rs). The pool, the table, and everything else count as uzram's.";
 
+/// What both have a device of.
+const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "deflate"];
+
 const MEMORY: &str = "data: written and there. mem_used_total: the pool. all: resident memory of the server and its \
     keeper, with the image (table and pool) counted once; of the kernel's zram, which does not tell its table (16 bytes a \
     page), mem_used_total.";
@@ -91,7 +94,7 @@ impl Record {
                 rounds = runs.of(device, cell)?.len();
                 figures.push(medians(runs, device, cell)?);
             }
-            for algorithm in ["lz4", "zstd"] {
+            for algorithm in ALGORITHMS {
                 comparisons.push(compare(runs, cell, algorithm)?);
             }
         }
