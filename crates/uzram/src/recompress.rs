@@ -90,6 +90,9 @@ pub struct Recompress {
     pub priority: Option<usize>,
     /// Only objects of at least this many bytes, and only if they become smaller than it; 0: all.
     pub threshold: usize,
+    /// Only objects of at least this many bytes, whatever they become; 0: all. What large objects save is most of what there
+    /// is to save, and small ones stay with the algorithm that reads them faster.
+    pub least: usize,
     /// Pages to try at most, the largest objects first; 0: all, in the order of the device.
     pub max_pages: u64,
     /// Only pages with these numbers.
@@ -289,7 +292,7 @@ impl<'a> Job<'a> {
     fn is_candidate(&self, content: Content, flags: u64) -> bool {
         self.what.kind.suits(content, flags)
             && flags & INCOMPRESSIBLE == 0
-            && len(content) >= self.what.threshold
+            && len(content) >= self.what.threshold.max(self.what.least)
             && (self.targets.iter()).any(|target| is_ahead(&self.priorities, target, content))
     }
 

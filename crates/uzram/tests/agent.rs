@@ -127,6 +127,36 @@ fn pages_that_nobody_uses_are_recompressed_and_written_back() {
     );
 }
 
+/// Small objects stay as they are, as they save little, until memory is short.
+#[test]
+fn only_large_objects_are_recompressed_while_there_is_memory() {
+    let device = Arc::new(with_zstd().build().unwrap());
+    fill(&device, 0..500);
+    let mut small = [0; 4096];
+    small[..400].copy_from_slice(&page(0, 0)[..400]);
+    for number in 500..1000 {
+        device.write_at(&small, number * 4096).unwrap();
+    }
+    let agent = Agent::start(device.clone()).unwrap();
+    let settings = "recompress=0,least=1024,high=90,cpu=100";
+    device.set_policy(policy(settings)).unwrap();
+    wait_for(&device, "recompression", || {
+        device.agent_stats().pages_recompressed == 500
+    });
+    let runs = device.agent_stats().runs;
+    wait_for(&device, "another run", || {
+        device.agent_stats().runs > runs + 1
+    });
+    assert_eq!(device.agent_stats().pages_recompressed, 500);
+    assert_eq!(step(&device.plan(), "recompress").pages, 0);
+    device.set_mem_limit_bytes(device.stats().mem_used_total_bytes);
+    wait_for(&device, "relief", || {
+        device.agent_stats().pages_recompressed == 1000
+    });
+    check(&device, 0..500);
+    agent.stop();
+}
+
 /// What is read on the backing is wanted: it comes back, and nothing else does.
 #[test]
 fn pages_that_are_read_come_back() {

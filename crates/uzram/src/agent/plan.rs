@@ -110,6 +110,11 @@ impl Device {
         }
         let what = Recompress {
             older_than: (!pressed).then_some(age),
+            least: if pressed {
+                0
+            } else {
+                settings.recompress_least.into()
+            },
             ..Recompress::default()
         };
         let found = self.recompressible(&what).ok();

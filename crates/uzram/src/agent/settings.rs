@@ -7,13 +7,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::Error;
+use crate::{Error, PAGE_SIZE};
 
 /// What was accepted, for those who gave something else.
-const ACCEPTED: &str = "auto, none, or any of recompress=AGE, train=on|off, writeback=AGE, compact=on|off, high=PERCENT, \
+const ACCEPTED: &str = "auto, none, or any of recompress=AGE, least=BYTES, train=on|off, writeback=AGE, compact=on|off, high=PERCENT, \
      promote=AGE, psi=PERCENT, cpu=PERCENT, io=BYTES, separated by commas (an age is in seconds, or with m, h or d; off is none)";
 /// The longest age, some 68 years.
 const MAX_AGE: u32 = i32::MAX as u32;
+/// What `least` is counted in, so that six bits of the image hold it.
+const LEAST_UNIT: u16 = 64;
 /// The least rate of writing back, in bytes a second: less than a slice in half a minute is no rate.
 const MIN_IO: u64 = 64 << 10;
 
@@ -22,6 +24,9 @@ const MIN_IO: u64 = 64 << 10;
 pub struct PolicySettings {
     /// Pages that were not used for that many seconds are compressed anew with the secondary algorithms.
     pub recompress_seconds: Option<u32>,
+    /// Of them only those whose objects have at least so many bytes, a multiple of 64 below 4096; 0: all. Above `high` and
+    /// `psi` it does not count.
+    pub recompress_least: u16,
     /// Whether a dictionary is trained for the secondary algorithm of priority 1, and taken if it pays.
     pub train: bool,
     /// Pages that were not used for that many seconds go to the backing.
@@ -46,6 +51,7 @@ impl Default for PolicySettings {
     fn default() -> PolicySettings {
         PolicySettings {
             recompress_seconds: None,
+            recompress_least: 0,
             train: false,
             writeback_seconds: None,
             promote_seconds: None,
@@ -145,6 +151,15 @@ impl PolicySettings {
             let accepted = "train only with recompress=AGE, which the dictionary is for".to_owned();
             return Err(invalid("train=on".into(), accepted));
         }
+        let least = self.recompress_least;
+        if least >= PAGE_SIZE as u16 || !least.is_multiple_of(LEAST_UNIT) {
+            let accepted = format!("a multiple of {LEAST_UNIT} bytes below {PAGE_SIZE}");
+            return Err(invalid(format!("least={least}"), accepted));
+        }
+        if least > 0 && self.recompress_seconds.is_none() {
+            let accepted = "least only with recompress=AGE, which it limits".to_owned();
+            return Err(invalid(format!("least={least}"), accepted));
+        }
         if self.is_none() && (self.high_percent > 0 || self.psi_percent > 0) {
             let accepted =
                 "high and psi only with something to do then: recompress, writeback or compact";
@@ -155,7 +170,8 @@ impl PolicySettings {
 
     /// As the image keeps it. Three words that are 0 are the default.
     pub(crate) fn to_words(self) -> [u64; PolicySettings::WORDS] {
-        let switches = u64::from(self.compact) | u64::from(self.train) << 1;
+        let least = u64::from(self.recompress_least / LEAST_UNIT);
+        let switches = u64::from(self.compact) | u64::from(self.train) << 1 | least << 2;
         let percents = [self.high_percent, self.psi_percent, self.cpu_percent];
         let [high, psi, cpu] = percents.map(u64::from);
         let age = |seconds: Option<u32>| seconds.map_or(0, |seconds| u64::from(seconds) + 1);
@@ -176,6 +192,7 @@ impl PolicySettings {
         let settings = PolicySettings {
             compact: switches & 1 != 0,
             train: switches & 2 != 0,
+            recompress_least: (switches as u16 >> 2 & 63) * LEAST_UNIT,
             recompress_seconds: (ages as u32).checked_sub(1),
             writeback_seconds: ((ages >> 32) as u32).checked_sub(1),
             promote_seconds: ((switches >> 32) as u32).checked_sub(1),
@@ -202,6 +219,8 @@ impl fmt::Display for PolicySettings {
         let mut words = Vec::new();
         let age = |key, seconds: Option<u32>| seconds.map(|seconds| format!("{key}={seconds}"));
         words.extend(age("recompress", self.recompress_seconds));
+        let least = self.recompress_least;
+        words.extend((least > 0).then(|| format!("least={least}")));
         words.extend(self.train.then(|| "train=on".into()));
         words.extend(age("writeback", self.writeback_seconds));
         words.extend(age("promote", self.promote_seconds));
@@ -255,6 +274,7 @@ impl PolicySettings {
         let (key, value) = word.split_once('=')?;
         match key.trim() {
             "recompress" => self.recompress_seconds = age(value)?,
+            "least" => self.recompress_least = number(value, &[])?.try_into().ok()?,
             "writeback" => self.writeback_seconds = age(value)?,
             "promote" => self.promote_seconds = age(value)?,
             "train" => self.train = switch(value)?,
@@ -331,6 +351,10 @@ mod tests {
                 "writeback=86400,high=80,cpu=10,io=100000",
             ),
             ("recompress=0,io=1G", "recompress=0,cpu=10,io=1G"),
+            (
+                "recompress=60,least=1024",
+                "recompress=60,least=1024,cpu=10,io=32M",
+            ),
         ] {
             let settings: PolicySettings = text.parse().unwrap();
             assert_eq!(settings.to_string(), printed, "{text}");
@@ -360,6 +384,14 @@ mod tests {
             ("auto,io=1K", "at least 65536 bytes"),
             ("auto,io=+1M", "io=BYTES"),
             ("train=on", "train only with recompress"),
+            ("compact=on,least=64", "least only with recompress"),
+            (
+                "auto,least=1000",
+                "least=1000 is not possible: a multiple of 64 bytes below 4096",
+            ),
+            ("auto,least=4096", "a multiple of 64"),
+            ("auto,least=70000", "least=BYTES"),
+            ("auto,least=1K", "least=BYTES"),
             ("high=90", "something to do"),
             ("auto;cpu=5", "separated by commas"),
         ] {
@@ -377,7 +409,6 @@ mod tests {
         );
         let good = PolicySettings::auto().to_words();
         for (at, bits) in [
-            (0, 1 << 2),
             // promote >= writeback
             (0, 1 << 45),
             (0, 0xFF << 8),
@@ -389,6 +420,8 @@ mod tests {
             words[at] ^= bits;
             assert_eq!(PolicySettings::from_words(words), None, "{at} {bits:#x}");
         }
+        let least_of_nothing = [1 | 1 << 2 | 10 << 24, 0, 32 << 20];
+        assert_eq!(PolicySettings::from_words(least_of_nothing), None);
     }
 
     proptest! {
@@ -400,11 +433,13 @@ mod tests {
                 proptest::option::of(0..MAX_AGE / 8),
             ),
             switches in (any::<bool>(), any::<bool>()),
+            least in 0..64u16,
             percents in (0u8..=100, 0u8..=100, 1u8..=100),
             io in MIN_IO..u64::MAX,
         ) {
             let settings = PolicySettings {
                 recompress_seconds: ages.0,
+                recompress_least: least * LEAST_UNIT,
                 writeback_seconds: ages.1,
                 promote_seconds: ages.2,
                 train: switches.0,
