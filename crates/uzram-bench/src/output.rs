@@ -118,15 +118,17 @@ impl Table {
 impl Report {
     /// Its rows.
     pub fn table(&self) -> Table {
-        let mut table = Table::new("Figures", &["what", "value", "goal", "met"]);
+        // Nobody needs two empty columns.
+        let goals = !self.demanded().is_empty();
+        let head = ["what", "value", "goal", "met"];
+        let mut table = Table::new("Figures", if goals { &head } else { &head[..2] });
         for row in &self.rows {
             let met = row.met.map_or("", |met| if met { "met" } else { "missed" });
-            table.rows.push(vec![
-                row.what.clone(),
-                number(row.value),
-                row.goal.clone(),
-                met.into(),
-            ]);
+            let mut cells = vec![row.what.clone(), number(row.value)];
+            if goals {
+                cells.extend([row.goal.clone(), met.into()]);
+            }
+            table.rows.push(cells);
         }
         table
     }
