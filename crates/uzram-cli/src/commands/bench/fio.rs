@@ -45,7 +45,7 @@ Examples:
   uzram bench fio --jobs 1-4 --rounds 5 --json run.json --html run.html
   uzram bench fio --targets kernel-zram:lz4,uzram:ublk:lz4 --bs 4K,128K --iodepth 8,32 --seconds 3
   uzram bench fio --targets 'uzram:nbd:zstd(level=1),nbdkit-memory:allocator=zstd' --buffers 50% --only rand-write
-  uzram bench fio --quick --targets tmpfs,uzram:nbd --goal 'rand-read >= 0.5' --goal 'memory after the fill <= 1'
+  uzram bench fio --quick --targets nbdkit-memory:allocator=zstd,uzram:nbd:zstd --goal 'rand-read >= 1' --goal 'memory <= 1'
   uzram bench fio --targets /dev/nullb0 --overwrite --engine io_uring --iodepth 32")]
 pub(super) struct Args {
     /// What to measure, separated by commas [default: kernel-zram, uzram, nbdkit-memory:allocator=zstd and tmpfs, as far
