@@ -20,13 +20,7 @@ usage: cargo xtask TASK
   setup [--run]      install the Debian packages that building, running and testing need (--run: without testing)
   run [ARGS...]      set up what running needs, build, and run uzram with ARGS
   test               all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
-  bench core [...]   the library against its codecs; --quick, --record FILE
-  bench dictionary [...] what a trained dictionary gains and costs; the same
-  bench attach [...] how fast a new process takes a device over; the same
-  bench churn [...]  what random overwrites make of memory, with and without compaction; the same
-  bench guest [...]  ublk beside the kernel's zram, in a virtual machine; --quick, --variants, --rounds N, --record FILE
-  bench codecs [...] every algorithm and its rivals on several kinds of pages; the same and --only NAME
-  bench rivals [...] the library beside kernel zram, trueno-zram-core and bare codecs; the same and --corpus DIR
+  bench NAME [...]   run a benchmark; without a name it lists them; --quick, --record FILE
   corpus [...]       make corpora of pages in target/corpus from processes and files; --megabytes N of each
   fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
   acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere
@@ -51,7 +45,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ["setup", "--run"] => setup::setup(setup::Purpose::Run)?,
         ["run", ..] => return run::run(&args[1..]),
         ["test"] => return test::test(),
-        ["bench", rest @ ..] if !rest.is_empty() => bench::bench(rest)?,
+        ["bench", rest @ ..] => bench::bench(rest)?,
         ["guest", rest @ ..] => return guest::guest(rest),
         ["corpus", rest @ ..] => corpus(rest)?,
         ["fuzz", rest @ ..] => fuzz(rest)?,
@@ -68,21 +62,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
 fn corpus(args: &[&str]) -> Result<()> {
     setup::setup(setup::Purpose::Test)?;
     let dir = sh::target().join("corpus").display().to_string();
-    let cargo = [
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "uzram-cli",
-        "--bin",
-        "uzram",
-        "--",
-        "bench",
-        "corpus",
-        "--dir",
-        &dir,
-    ];
-    sh::run(sh::cargo(&[&cargo, args].concat()))?;
+    let make = ["bench", "corpus", "--dir", &dir];
+    sh::run(sh::cargo(&[sh::UZRAM, &make, args].concat()))?;
     println!("in {dir}");
     Ok(())
 }

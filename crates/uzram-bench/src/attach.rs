@@ -32,6 +32,16 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            fill_bytes: 512 << 20,
+            ..Options::default()
+        }
+    }
+}
+
 /// Runs it; `progress` hears what is being done.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("collecting process memory");

@@ -38,6 +38,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 16,
+            disk_bytes: 128 << 20,
+            steps: 4,
+        }
+    }
+}
+
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
 /// Pages that one device is written before it is the other's turn.
 const TURN: usize = 4096;

@@ -44,6 +44,18 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 4,
+            rounds: 3,
+            batch: 256,
+            only: String::new(),
+        }
+    }
+}
+
 /// The libraries behind the algorithms.
 const RAW: [&str; 3] = ["lzo", "lz4", "zstd"];
 /// What the kernel's zram is measured with.

@@ -37,6 +37,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 32,
+            rounds: 7,
+            batch: 1024,
+        }
+    }
+}
+
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
 
 /// Runs it all; `progress` is told what is under way.

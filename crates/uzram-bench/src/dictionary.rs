@@ -38,6 +38,18 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 24,
+            rounds: 7,
+            batch: 256,
+            taught: 1024,
+        }
+    }
+}
+
 /// Algorithm, level, dictionary's length, whether its goal counts.
 const CONTESTANTS: [(&str, &str, usize, bool); 4] = [
     ("zstd", "1", 16 << 10, true),

@@ -7,6 +7,7 @@
 
 mod cell;
 mod curve;
+mod fit;
 mod job;
 mod perf;
 mod pictures;
@@ -28,7 +29,7 @@ pub use record::{About, Curve, Figure, Missing, Record, Taken, Total};
 pub use series::{Column, compare};
 pub use targets::{DEFAULT as DEFAULT_TARGETS, Memory, Spec};
 
-use crate::report::Report;
+use crate::report::{Goal, Report};
 use curve::Sampler;
 use job::Job;
 use perf::Perf;
@@ -44,6 +45,8 @@ pub struct Options {
     pub targets: Vec<Spec>,
     /// Whether a target that cannot be had is a failure, and not merely left out.
     pub demanded: bool,
+    /// Targets that were left out before, and why.
+    pub skipped: Vec<Missing>,
     /// Bytes of each target.
     pub size_bytes: u64,
     /// How long a cell runs.
@@ -62,6 +65,10 @@ pub struct Options {
     pub rounds: usize,
     /// Whether what is on a path may be lost.
     pub overwrite: bool,
+    /// Names of targets that the others' throughput and memory are laid beside, besides the first.
+    pub beside: Vec<String>,
+    /// Goals for the rows.
+    pub goals: Vec<Goal>,
 }
 
 /// How far it is.
@@ -120,7 +127,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Rec
         rounds: options.rounds,
         load_average: load_average(),
         targets: Vec::new(),
-        skipped: Vec::new(),
+        skipped: options.skipped.clone(),
         failed: Vec::new(),
         figures: Vec::new(),
         totals: Vec::new(),
@@ -227,6 +234,7 @@ impl Bench<'_> {
                 setting: *setting,
                 cells: Vec::new(),
                 memory: Vec::new(),
+                after: Vec::new(),
                 points: Vec::new(),
             },
         };
@@ -267,6 +275,9 @@ impl Bench<'_> {
                 let mut result = work.cells(&*target, setting, &mut runs_of, &mut |cell| {
                     tell(format!("{what}, {cell}"));
                 });
+                if result.is_ok() {
+                    runs_of.after.extend(target.probe().read());
+                }
                 if let Some(sampler) = sampler {
                     runs_of.points = sampler.stop();
                 }
@@ -305,17 +316,24 @@ impl Bench<'_> {
             for runs in &all {
                 runs.add_to(&mut self.record);
             }
-            let Some((base, others)) = all.split_first() else {
-                continue;
-            };
-            for runs in others {
-                for cell in &self.options.cells {
-                    if let Some(ratio) = runs.over(base, *cell) {
-                        let (target, base) = (&runs.target, &base.target);
-                        let what = format!("{cell}, {setting}: {target} over {base}, throughput");
-                        self.record.report.add(what, ratio);
-                    }
+            let wanted = |runs: &&&Runs| self.options.beside.contains(&runs.target);
+            let first = all.first();
+            let others = all.iter().skip(1).filter(wanted);
+            let bases: Vec<&&Runs> = first.into_iter().chain(others).collect();
+            for (at, base) in bases.iter().enumerate() {
+                // Of two bases the earlier one is the base.
+                let earlier = |runs: &&&Runs| bases[..=at].iter().any(|b| b.target == runs.target);
+                for runs in all.iter().filter(|runs| !earlier(runs)) {
+                    runs.add_over(base, &mut self.record);
                 }
+            }
+        }
+        for goal in &self.options.goals {
+            if self.record.report.demand(goal) == 0 {
+                self.record.failed.push(Missing {
+                    what: format!("goal '{goal}'"),
+                    why: "no row has this in its text".into(),
+                });
             }
         }
         self.record

@@ -1,32 +1,129 @@
 //! Runs a benchmark by name and prints its report; with a path, keeps a record there, too.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use uzram_bench::output::file;
 use uzram_bench::{attach, churn, codecs, core, dedup, dictionary, model, policy, rivals, units};
 
-const USAGE: &str =
-    "usage: uzram-bench core|codecs|attach|churn|dictionary|policy|dedup|units|rivals|model
-                    [--quick] [--rounds N] [--only NAME] [--corpus DIR] [--record FILE]
+/// Measure the library and its parts
+#[derive(Parser)]
+#[command(
+    name = "uzram-bench",
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+struct Args {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
 
-  core      the library against its codecs on process memory: cost, scaling, memory
-  codecs    every algorithm and its rivals on several kinds of pages: ratio, speed
-  attach    how fast a new process takes a device over (default: 9 rounds)
-  churn     what random overwrites make of memory, with and without compaction
-  dictionary  what a trained dictionary gains and costs, on process memory that it was not trained on
-  policy    density with background recompression beside the kernel's zram, and what the foreground pays
-  dedup     what sharing identical pages costs where there are none, and gains where there are (default: 41 rounds)
-  units     an experiment: what it would gain and cost to compress neighbouring pages together
-  rivals    the library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory
-  model     what a served disk should cost, from what its parts cost: for drivers that cannot run here
-  --quick   a tenth of the work: a smoke test, its figures mean little
-  --rounds  how often each contestant takes its turn (the default is 21)
-  --only    in codecs, only contestants whose name contains this: lzo, raw, level=1
-  --corpus  in rivals, pages that cargo xtask corpus keeps in DIR, instead of others made now
-  --record  write the figures to FILE as JSON, too";
+#[derive(Subcommand)]
+enum Benchmark {
+    /// The library against its codecs on process memory: cost, scaling, memory
+    Core(Turns),
+    /// Every algorithm and its rivals on several kinds of pages: ratio, speed
+    Codecs {
+        #[command(flatten)]
+        turns: Turns,
+        /// Only contestants whose name contains this: lzo, raw, level=1
+        #[arg(
+            long,
+            value_name = "NAME",
+            default_value = "",
+            hide_default_value = true
+        )]
+        only: String,
+    },
+    /// How fast a new process takes a device over
+    Attach(Turns),
+    /// What random overwrites make of memory, with and without compaction
+    Churn(Common),
+    /// What a trained dictionary gains and costs, on process memory that it was not trained on
+    Dictionary(Turns),
+    /// Density with background recompression beside the kernel's zram, and what the foreground pays
+    Policy(Turns),
+    /// What sharing identical pages costs where there are none, and gains where there are
+    Dedup(Turns),
+    /// An experiment: what it would gain and cost to compress neighbouring pages together
+    Units(Turns),
+    /// The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory
+    Rivals {
+        #[command(flatten)]
+        turns: Turns,
+        /// Pages that "uzram bench corpus" keeps in this folder, instead of others made now
+        #[arg(long, value_name = "DIR")]
+        corpus: Option<PathBuf>,
+    },
+    /// What a served disk should cost, from what its parts cost: for drivers that cannot run here
+    Model(Turns),
+}
+
+/// What every benchmark takes.
+#[derive(clap::Args)]
+struct Common {
+    /// A tenth of the work: a smoke test, its figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// Write the figures to this file as JSON, too
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+/// What a benchmark takes whose contestants take turns.
+#[derive(clap::Args)]
+struct Turns {
+    #[command(flatten)]
+    common: Common,
+    /// How often each contestant takes its turn [default: 9 to 41, as many as it takes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+}
+
+impl Common {
+    fn options<T: Default>(&self, quick: fn() -> T) -> T {
+        if self.quick { quick() } else { T::default() }
+    }
+}
+
+impl Turns {
+    /// The benchmark's own options, with as many rounds as are wanted.
+    fn options<T: Default>(&self, quick: fn() -> T, rounds: fn(&mut T) -> &mut usize) -> T {
+        let mut options = self.common.options(quick);
+        if let Some(count) = self.rounds {
+            *rounds(&mut options) = count as usize;
+        }
+        options
+    }
+}
+
+impl Benchmark {
+    fn common(&self) -> &Common {
+        match self {
+            Benchmark::Churn(common) => common,
+            Benchmark::Core(turns)
+            | Benchmark::Codecs { turns, .. }
+            | Benchmark::Attach(turns)
+            | Benchmark::Dictionary(turns)
+            | Benchmark::Policy(turns)
+            | Benchmark::Dedup(turns)
+            | Benchmark::Units(turns)
+            | Benchmark::Rivals { turns, .. }
+            | Benchmark::Model(turns) => &turns.common,
+        }
+    }
+}
 
 fn main() -> ExitCode {
-    match run() {
+    let benchmark = Args::parse().benchmark;
+    let record = benchmark.common().record.clone();
+    if let Some(Err(error)) = record.as_deref().map(file::check) {
+        eprintln!("uzram-bench: {error:#}");
+        return ExitCode::from(2);
+    }
+    match run(benchmark, record) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("uzram-bench: {error:#}");
@@ -35,116 +132,62 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
-    let mut options = core::Options::default();
-    let mut takeover = attach::Options::default();
-    let mut overwrites = churn::Options::default();
-    let mut all = codecs::Options::default();
-    let mut training = dictionary::Options::default();
-    let mut background = policy::Options::default();
-    let mut sharing = dedup::Options::default();
-    let mut together = units::Options::default();
-    let mut beside = rivals::Options::default();
-    let mut parts = model::Options::default();
-    let (mut name, mut record) = (None, None);
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--quick" => {
-                options = core::Options::quick();
-                beside = rivals::Options {
-                    stored: beside.stored,
-                    ..rivals::Options::quick()
-                };
-                parts = model::Options {
-                    megabytes: 16,
-                    rounds: 5,
-                    batch: 512,
-                };
-                takeover.fill_bytes = 512 << 20;
-                overwrites = churn::Options {
-                    megabytes: 16,
-                    disk_bytes: 128 << 20,
-                    steps: 4,
-                };
-                all.megabytes = 4;
-                all.rounds = 3;
-                all.batch = 256;
-                training = dictionary::Options {
-                    megabytes: 24,
-                    rounds: 7,
-                    batch: 256,
-                    taught: 1024,
-                };
-                background = policy::Options {
-                    megabytes: 16,
-                    rounds: 5,
-                    turn: 20_000,
-                };
-                together = units::Options {
-                    megabytes: 4,
-                    rounds: 5,
-                    batch: 64,
-                };
-                sharing = dedup::Options {
-                    megabytes: 32,
-                    rounds: 7,
-                    batch: 1024,
-                };
-            }
-            "--rounds" => {
-                let count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-                options.rounds = count.context("--rounds needs a number, 1 or more")?;
-                takeover.rounds = options.rounds;
-                all.rounds = options.rounds;
-                training.rounds = options.rounds;
-                background.rounds = options.rounds;
-                sharing.rounds = options.rounds;
-                together.rounds = options.rounds;
-                parts.rounds = options.rounds;
-                beside.rounds = options.rounds;
-            }
-            "--only" => all.only = args.next().context("--only needs a part of a name")?,
-            "--corpus" => {
-                let dir = args.next().context("--corpus needs a folder")?;
-                beside.stored = Some(dir.into());
-            }
-            "--record" => record = Some(args.next().context("--record needs a file name")?),
-            "core" | "codecs" | "attach" | "churn" | "dictionary" | "policy" | "dedup"
-            | "units" | "rivals" | "model" => {
-                name = Some(arg);
-            }
-            "--help" | "-h" => {
-                println!("{USAGE}");
-                return Ok(());
-            }
-            _ => bail!("'{arg}' is not understood\n{USAGE}"),
-        }
-    }
+fn run(benchmark: Benchmark, record: Option<PathBuf>) -> Result<()> {
     let progress = &mut |what: &str| eprintln!("{what} ...");
-    match name.as_deref() {
-        Some("core") => show(&core::run(&options, progress)?, record),
-        Some("codecs") => show(&codecs::run(&all, progress)?, record),
-        Some("churn") => show(&churn::run(&overwrites, progress)?, record),
-        Some("policy") => show(&policy::run(&background, progress)?, record),
-        Some("dictionary") => show(&dictionary::run(&training, progress)?, record),
-        Some("dedup") => show(&dedup::run(&sharing, progress)?, record),
-        Some("model") => show(&model::run(&parts, progress)?, record),
-        Some("rivals") => show(&rivals::run(&beside, progress)?, record),
-        Some("units") => show(&units::run(&together, progress)?, record),
-        Some(_) => show(&attach::run(&takeover, progress)?, record),
-        None => bail!("which benchmark?\n{USAGE}"),
+    match benchmark {
+        Benchmark::Core(turns) => {
+            let options = turns.options(core::Options::quick, |o| &mut o.rounds);
+            show(&core::run(&options, progress)?, record)
+        }
+        Benchmark::Codecs { turns, only } => {
+            let options = turns.options(codecs::Options::quick, |o| &mut o.rounds);
+            let options = codecs::Options { only, ..options };
+            show(&codecs::run(&options, progress)?, record)
+        }
+        Benchmark::Attach(turns) => {
+            let options = turns.options(attach::Options::quick, |o| &mut o.rounds);
+            show(&attach::run(&options, progress)?, record)
+        }
+        Benchmark::Churn(common) => {
+            let options = common.options(churn::Options::quick);
+            show(&churn::run(&options, progress)?, record)
+        }
+        Benchmark::Dictionary(turns) => {
+            let options = turns.options(dictionary::Options::quick, |o| &mut o.rounds);
+            show(&dictionary::run(&options, progress)?, record)
+        }
+        Benchmark::Policy(turns) => {
+            let options = turns.options(policy::Options::quick, |o| &mut o.rounds);
+            show(&policy::run(&options, progress)?, record)
+        }
+        Benchmark::Dedup(turns) => {
+            let options = turns.options(dedup::Options::quick, |o| &mut o.rounds);
+            show(&dedup::run(&options, progress)?, record)
+        }
+        Benchmark::Units(turns) => {
+            let options = turns.options(units::Options::quick, |o| &mut o.rounds);
+            show(&units::run(&options, progress)?, record)
+        }
+        Benchmark::Rivals { turns, corpus } => {
+            let mut options = turns.options(rivals::Options::quick, |o| &mut o.rounds);
+            options.stored = corpus;
+            show(&rivals::run(&options, progress)?, record)
+        }
+        Benchmark::Model(turns) => {
+            let options = turns.options(model::Options::quick, |o| &mut o.rounds);
+            show(&model::run(&options, progress)?, record)
+        }
     }
 }
 
+/// The record first: what was measured is not lost where nobody reads stdout.
 fn show(
     report: &(impl std::fmt::Display + serde::Serialize),
-    record: Option<String>,
+    record: Option<PathBuf>,
 ) -> Result<()> {
-    print!("{report}");
     if let Some(path) = record {
-        let json = serde_json::to_string_pretty(report)?;
-        std::fs::write(&path, json + "\n").with_context(|| format!("writing {path}"))?;
+        file::write(&path, &(serde_json::to_string_pretty(report)? + "\n"))?;
     }
+    print!("{report}");
     Ok(())
 }

@@ -57,6 +57,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 16,
+            rounds: 5,
+            batch: 512,
+        }
+    }
+}
+
 /// What the parts cost, in microseconds.
 struct Parts {
     call: f64,

@@ -2,11 +2,12 @@
 //! with pictures that needs nothing else.
 
 mod chart;
+pub mod file;
 mod html;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 pub use chart::{Chart, Series};
@@ -66,14 +67,14 @@ impl Files {
     /// Writes those that are wanted.
     pub fn write(&self, outcome: &impl Outcome) -> Result<()> {
         if let Some(path) = &self.json {
-            write(path, &(serde_json::to_string_pretty(outcome)? + "\n"))?;
+            file::write(path, &(serde_json::to_string_pretty(outcome)? + "\n"))?;
         }
         if let Some(path) = &self.csv {
             let tables = outcome.tables();
-            write(path, &tables.first().map(Table::csv).unwrap_or_default())?;
+            file::write(path, &tables.first().map(Table::csv).unwrap_or_default())?;
         }
         if let Some(path) = &self.html {
-            write(path, &html::page(outcome)?)?;
+            file::write(path, &html::page(outcome)?)?;
         }
         Ok(())
     }
@@ -81,16 +82,10 @@ impl Files {
     /// Tries whether they can be written, before hours of measuring are lost to a mistyped folder.
     pub fn check(&self) -> Result<()> {
         for path in [&self.json, &self.csv, &self.html].into_iter().flatten() {
-            let mut options = std::fs::OpenOptions::new();
-            let opened = options.append(true).create(true).open(path);
-            opened.with_context(|| format!("cannot write {}", path.display()))?;
+            file::check(path)?;
         }
         Ok(())
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Table {
@@ -123,15 +118,17 @@ impl Table {
 impl Report {
     /// Its rows.
     pub fn table(&self) -> Table {
-        let mut table = Table::new("Figures", &["what", "value", "goal", "met"]);
+        // Nobody needs two empty columns.
+        let goals = !self.demanded().is_empty();
+        let head = ["what", "value", "goal", "met"];
+        let mut table = Table::new("Figures", if goals { &head } else { &head[..2] });
         for row in &self.rows {
             let met = row.met.map_or("", |met| if met { "met" } else { "missed" });
-            table.rows.push(vec![
-                row.what.clone(),
-                number(row.value),
-                row.goal.clone(),
-                met.into(),
-            ]);
+            let mut cells = vec![row.what.clone(), number(row.value)];
+            if goals {
+                cells.extend([row.goal.clone(), met.into()]);
+            }
+            table.rows.push(cells);
         }
         table
     }

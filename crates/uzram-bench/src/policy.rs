@@ -45,6 +45,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 16,
+            rounds: 5,
+            turn: 20_000,
+        }
+    }
+}
+
 const SECONDARY: &str = "zstd";
 /// Works off what there is, at once.
 const SETTLE: &str = "recompress=0,train=on,compact=on,cpu=100";

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::process::Command;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,48 @@ pub struct Row {
     /// The figure.
     pub value: f64,
     /// The goal as text, such as `<= 1.08`; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub goal: String,
     /// Whether the goal is met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub met: Option<bool>,
+}
+
+/// A goal from outside: for every row whose text contains it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Goal {
+    text: String,
+    at_least: bool,
+    bound: f64,
+}
+
+impl FromStr for Goal {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Goal, String> {
+        let parts = [(">=", true), ("<=", false)];
+        let parts = parts.into_iter().find_map(|(sign, at_least)| {
+            let (text, bound) = given.rsplit_once(sign)?;
+            Some((text.trim(), at_least, bound.trim().parse::<f64>().ok()?))
+        });
+        match parts {
+            Some((text, at_least, bound)) if !text.is_empty() && bound.is_finite() => Ok(Goal {
+                text: text.into(),
+                at_least,
+                bound,
+            }),
+            _ => Err(format!(
+                "'{given}' is no goal: it takes a part of a row's text, >= or <=, and a number, as in 'rand-read >= 0.9'"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.at_least { ">=" } else { "<=" };
+        write!(f, "{} {sign} {}", self.text, self.bound)
+    }
 }
 
 /// All figures of one run.
@@ -92,6 +132,49 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Gives every row the goal whose text it contains. How many there were; a row keeps the last goal that it was given.
+    pub fn demand(&mut self, goal: &Goal) -> usize {
+        let mut found = 0;
+        for row in &mut self.rows {
+            if !row.what.contains(&goal.text) {
+                continue;
+            }
+            let (sign, met) = match goal.at_least {
+                true => (">=", row.value >= goal.bound),
+                false => ("<=", row.value <= goal.bound),
+            };
+            row.goal = format!("{sign} {}", goal.bound);
+            row.met = Some(met);
+            found += 1;
+        }
+        found
+    }
+
+    /// The rows that have a goal.
+    pub fn demanded(&self) -> Vec<&Row> {
+        self.rows.iter().filter(|row| row.met.is_some()).collect()
+    }
+}
+
+/// A line for each, in columns.
+pub(crate) fn lines(f: &mut fmt::Formatter<'_>, rows: &[&Row]) -> fmt::Result {
+    let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
+    for row in rows {
+        let Row {
+            what, value, goal, ..
+        } = row;
+        let verdict = match row.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        let line = format!("{what:width$} {value:>12.3}  {goal:9}  {verdict}");
+        writeln!(f, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
 fn first_line(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let text = output
@@ -109,27 +192,44 @@ impl fmt::Display for Report {
             self.machine, self.kernel, self.compiler
         )?;
         writeln!(f, "commit {}\n", self.commit)?;
-        let width = self
-            .rows
-            .iter()
-            .map(|row| row.what.len())
-            .max()
-            .unwrap_or(0);
-        for Row {
-            what,
-            value,
-            goal,
-            met,
-        } in &self.rows
-        {
-            let verdict = match met {
-                Some(true) => "met",
-                Some(false) => "MISSED",
-                None => "",
-            };
-            let line = format!("{what:width$} {value:>12.3}  {goal:9}  {verdict}");
-            writeln!(f, "{}", line.trim_end())?;
+        lines(f, &self.rows.iter().collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_are_read_and_others_refused() {
+        for text in ["a, b: c over d >= 1.5", "memory <= 0.7"] {
+            assert_eq!(text.parse::<Goal>().unwrap().to_string(), text);
         }
-        Ok(())
+        for text in ["", "rand-read", ">= 1", "a >= x", "a >= NaN", "a = 1"] {
+            let error = text.parse::<Goal>().unwrap_err();
+            assert!(error.contains(">= or <="), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn rows_have_the_goals_that_fit_them_and_no_others() {
+        let mut report = Report::new("a test", String::new());
+        report.add("read, depth 1: ours over theirs", 0.5);
+        report.add("read, depth 32: ours over theirs", 2.0);
+        report.add("memory", 0.5);
+        let goal: Goal = "ours over theirs >= 1".parse().unwrap();
+        assert_eq!(report.demand(&goal), 2);
+        assert_eq!(report.demand(&"write >= 1".parse().unwrap()), 0);
+        let met: Vec<_> = report.rows.iter().map(|row| row.met).collect();
+        assert_eq!(met, [Some(false), Some(true), None]);
+        assert_eq!(report.demanded().len(), 2);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["rows"][0]["goal"], ">= 1");
+        assert_eq!(json["rows"][1]["met"], true);
+        assert_eq!(json["rows"][2].as_object().unwrap().len(), 2);
+        let back: Report = serde_json::from_value(json).unwrap();
+        assert!(back.rows[2].goal.is_empty() && back.rows[2].met.is_none());
+        let text = report.to_string();
+        assert!(text.contains("MISSED") && text.contains(" met\n"), "{text}");
     }
 }

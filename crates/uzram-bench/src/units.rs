@@ -37,6 +37,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A smoke test: its figures mean little.
+    pub fn quick() -> Options {
+        Options {
+            megabytes: 4,
+            rounds: 5,
+            batch: 64,
+        }
+    }
+}
+
 /// Algorithms whose groups are one object.
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
 /// Pages of a group.

@@ -79,6 +79,15 @@ fn everybody_takes_part_or_is_named() {
             assert_eq!(figure.memory_ratio.is_some(), name.starts_with("uzram"));
         }
     }
+    // What depends on no size of requests is there once.
+    let rows: Vec<_> = rivals.report.rows.iter().map(|row| &row.what).collect();
+    let ratios = rows.iter().filter(|what| what.contains(" ratio over "));
+    let sized = ratios.clone().filter(|what| what.contains("KiB"));
+    assert_eq!(sized.count(), 0, "{rows:?}");
+    // One of trueno's for each corpus (its zstd compresses nothing), and one of the kernel's.
+    let kernel = !rivals.left_out.iter().any(|who| who.starts_with("kernel"));
+    let each = usize::from(cfg!(feature = "rivals")) + usize::from(kernel);
+    assert_eq!(ratios.count(), 2 * each, "{rows:?}");
     let trueno = rivals
         .figures
         .iter()

@@ -66,6 +66,8 @@ enum Event {
 struct Served {
     device: Arc<Device>,
     front: Mutex<Box<dyn Front>>,
+    /// How long it looks for the next request; `None` where the frontend has no such setting.
+    poll: Option<Duration>,
     events: Mutex<Sender<Event>>,
 }
 
@@ -273,6 +275,7 @@ fn serve(
     let served = Arc::new(Served {
         device: device.clone(),
         front: Mutex::new(front),
+        poll: create.settings.poll_of(place.kind),
         events: Mutex::new(events),
     });
     let announced = announce(&record, place, &served).and_then(|()| ready(place));
@@ -358,6 +361,14 @@ impl Handler for Served {
                 front.can_resize().map_err(refused)?;
                 memory::handle(&self.device, &request)?;
                 front.resized().map_err(refused)?;
+            }
+            Request::Stat => {
+                let mut answer = memory::handle(&self.device, &request)?;
+                if let Response::Stat(stat) = &mut answer {
+                    let micros = |poll: Duration| poll.as_micros() as u64;
+                    stat.poll_microseconds = self.poll.map(micros);
+                }
+                return Ok(answer);
             }
             other => return memory::handle(&self.device, &other),
         }

@@ -183,7 +183,9 @@ fn a_target_that_fails_is_said_and_the_others_go_on() {
     let bench = Bench::new();
     let mine = bench.path("mine");
     std::fs::write(&mine, vec![7; 4 << 20]).unwrap();
-    let list = format!("{},tmpfs,uzram:nbd:nonsense", mine.display());
+    // There is no folder to make the last one in.
+    let nowhere = bench.path("nowhere/file");
+    let list = format!("{},tmpfs,{}", mine.display(), nowhere.display());
     let args = [
         "bench",
         "fio",
@@ -206,7 +208,7 @@ fn a_target_that_fails_is_said_and_the_others_go_on() {
         "{out}"
     );
     assert!(err.contains("--overwrite"), "{err}");
-    assert!(err.contains("unknown algorithm 'nonsense'"), "{err}");
+    assert!(err.contains("nowhere/file"), "{err}");
     assert_eq!(
         std::fs::read(&mine).unwrap(),
         vec![7; 4 << 20],
@@ -236,6 +238,75 @@ fn a_target_that_fails_is_said_and_the_others_go_on() {
         mine.to_str().unwrap(),
     ]);
     assert!(std::fs::read(&mine).unwrap() != vec![7; 4 << 20]);
+    bench.assert_clean();
+}
+
+#[test]
+fn goals_are_given_to_the_rows_that_fit_and_others_are_an_error() {
+    if !have(
+        "goals_are_given_to_the_rows_that_fit_and_others_are_an_error",
+        &["fio"],
+        false,
+    ) {
+        return;
+    }
+    let bench = Bench::new();
+    let [record, page] = ["g.json", "g.html"].map(|name| bench.path(name));
+    let run = [
+        "bench",
+        "fio",
+        "--quick",
+        "--size",
+        "4M",
+        "--seconds",
+        "0.05",
+        "--buffers",
+        "50%",
+        "--only",
+        "rand-read,rand-write",
+        "--targets",
+        "tmpfs,uzram:nbd:null,uzram:nbd:lz4",
+        "--beside",
+        "uzram:nbd:null",
+        "--record",
+        record.to_str().unwrap(),
+        "--html",
+        page.to_str().unwrap(),
+    ];
+    bench.uzram(&run);
+    let bare = json(&record);
+    // Three targets, of which two are bases: three pairs, with two cells and two moments of memory.
+    let rows = bare["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3 * 4, "{rows:?}");
+    for row in rows {
+        assert!(row["goal"].is_null() && row["met"].is_null(), "{row}");
+        assert_eq!(row.as_object().unwrap().len(), 2, "{row}");
+    }
+    let half = "uzram:nbd:lz4 over uzram:nbd:null, memory after the fill";
+    let goals = [
+        &format!("{half} <= 0.75")[..],
+        "rand-read, buffer 50%, 4 KiB, depth 1, jobs 1: uzram:nbd:lz4 over tmpfs, throughput >= 1000000",
+        "no such row >= 1",
+    ];
+    let goals: Vec<_> = goals.iter().flat_map(|goal| ["--goal", *goal]).collect();
+    let output = bench.output(&[&run[..], &goals].concat());
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    assert!(err.contains("goal 'no such row >= 1': no row"), "{err}");
+    let line = |part: &str| out.lines().find(|line| line.contains(part)).unwrap();
+    assert!(line(half).ends_with("<= 0.75    met"), "{out}");
+    assert!(line("lz4 over tmpfs, thr").ends_with("MISSED"), "{out}");
+    // The record is there, with what was missed.
+    let kept = json(&record);
+    let rows = kept["rows"].as_array().unwrap();
+    let met: Vec<_> = rows.iter().filter_map(|row| row["met"].as_bool()).collect();
+    assert_eq!(met.iter().filter(|met| **met).count(), 1, "{rows:?}");
+    assert_eq!(met.len(), 2, "{rows:?}");
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.contains("<td>&lt;= 0.75</td><td>met</td>"), "{page}");
     bench.assert_clean();
 }
 
@@ -355,8 +426,31 @@ fn what_is_not_understood_is_refused_with_what_is() {
         (&["--bs", "100"], "multiples of 512"),
         (&["--engine", "sync"], "libaio"),
         (&["--json", "/nowhere/a.json"], "/nowhere"),
+        (&["--record", "/nowhere/a.json"], "/nowhere"),
+        (&["--goal", "rand-read"], ">= or <="),
+        (&["--targets", "tmpfs", "--beside", "uzram"], "tmpfs"),
+        // What is known, of each part of a target.
+        (&["--targets", "tmpfs,uzram:ndb"], "fuse-loop"),
+        (&["--targets", "tmpfs,uzram:ndb"], "'ndb'"),
+        (&["--targets", "uzram:nbd:nonsense"], "lz4, lz4hc"),
+        (&["--targets", "uzram::zstd(level=99)"], "level"),
+        (&["--targets", "uzram::lz4(dict=/nowhere)"], "/nowhere"),
+        (
+            &["--targets", "nbdkit-memory:allocator=x"],
+            "allocator=zstd",
+        ),
+        // No machine has an exbibyte.
+        (&["--size", "1E", "--targets", "tmpfs"], "tmpfs takes 1E"),
+        (
+            &["--size", "1E", "--targets", "uzram:nbd"],
+            "it takes up to",
+        ),
     ] {
-        let stderr = bench.fails(2, &[&["bench", "fio"], args].concat());
+        // Without fio, so that nothing begins where what should be refused is not: the size of an exbibyte least of all.
+        let mut command = bench.command(&[&["bench", "fio"], args].concat());
+        let output = command.env("PATH", "/nowhere").output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains(says), "{args:?}: {stderr}");
     }
     let stderr = bench.fails(2, &["bench", "compare", "/nowhere.json"]);
@@ -418,6 +512,14 @@ fn corpora_are_made_of_what_is_there_and_taken_from() {
     }
     let api = bench.uzram(&["bench", "api", "--quick", "--corpus", folder]);
     assert!(api.contains("python3 JSON"), "{api}");
+    // One that was cut is refused, with the way to another.
+    let file = dir.join("python3-json.pages");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let error = bench.fails(1, &["bench", "api", "--quick", "--corpus", folder]);
+    for part in ["python3-json.pages", "manifest.json", "uzram bench corpus"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
 }
 
 #[test]

@@ -486,3 +486,32 @@ fn a_device_whose_path_cannot_be_printed_is_not_kept() {
     assert!(!create.stdout(full).status().unwrap().success());
     bench.assert_clean();
 }
+
+#[test]
+fn stat_shows_how_long_an_nbd_server_looks() {
+    let bench = Bench::new();
+    let create = ["--size", "4M", "--frontend", "nbd"];
+    bench.create(&create);
+    bench.create(&[&create[..], &["--poll", "0"]].concat());
+    bench.create(&[&create[..], &["--poll", "250"]].concat());
+    for (name, microseconds, says) in [
+        ("zram0", 100, "poll         looks up to 100 microseconds"),
+        ("zram1", 0, "poll         off"),
+        ("zram2", 250, "poll         looks up to 250 microseconds"),
+    ] {
+        let text = bench.uzram(&["stat", name]);
+        assert!(text.contains(says), "{text}");
+        assert_eq!(bench.stat(name)["poll_microseconds"], microseconds);
+    }
+    // A server that is started anew has it, too.
+    bench.kill("zram2", "pid");
+    assert_eq!(bench.stat("zram2")["poll_microseconds"], 250);
+    bench.uzram(&["remove", "--all"]);
+    if have("stat of a loop device", &[], true) {
+        bench.create(&["--size", "4M", "--frontend", "fuse-loop"]);
+        assert!(!bench.uzram(&["stat", "zram0"]).contains("\npoll "));
+        assert!(bench.stat("zram0")["poll_microseconds"].is_null());
+        bench.uzram(&["remove", "zram0"]);
+    }
+    bench.assert_clean();
+}

@@ -169,6 +169,51 @@ fn recover_says_the_path_and_does_nothing_to_the_healthy() {
     bench.assert_clean();
 }
 
+#[test]
+fn a_job_whose_server_died_is_told_that_another_serves() {
+    let test = "a_job_whose_server_died_is_told_that_another_serves";
+    if !have(test, &["qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("text");
+    std::fs::write(&file, common::text(16 << 8)).unwrap();
+    // So dense that it takes its time.
+    let dense = "deflate(level=12)";
+    let uri = bench.create(&[
+        "--size",
+        "256M",
+        "--frontend",
+        "nbd",
+        "--recomp-algorithm",
+        dense,
+    ]);
+    for at in 0..16 {
+        let write = format!("write -s {} {}M 16M", file.display(), 16 * at);
+        qemu_io(&uri, &write);
+    }
+    let recompress = ["recompress", "zram0"];
+    let child = bench
+        .command(&recompress)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while bench.count("zram0", "recompressed_pages") == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    bench.kill("zram0", "pid");
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("was started anew"), "{stderr}");
+    assert!(stderr.contains("same command again"), "{stderr}");
+    assert!(!stderr.contains("uzram recover"), "{stderr}");
+    // As it says.
+    bench.uzram(&recompress);
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
 /// The socket's place is taken by something that cannot be removed: five starts fail, the keeper gives up.
 #[test]
 fn what_was_given_up_is_recovered_or_removed() {

@@ -96,6 +96,10 @@ pub struct Stat {
     /// The algorithms with a priority, and those that objects are left of.
     #[serde(default)]
     pub codecs: Vec<Codec>,
+    /// Longest time that the server looks for a client's next request before it sleeps, 0 for never; `None` where the
+    /// frontend has no such setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll_microseconds: Option<u64>,
 }
 
 /// An algorithm with its parameters and dictionary, and what is compressed with it.
@@ -365,6 +369,8 @@ impl Stat {
             dup_data_size: stats.dup_data_size_bytes,
             dedup_index_bytes: stats.dedup_index_bytes,
             codecs: device.codecs().into_iter().map(Codec::from).collect(),
+            // Whoever serves the device knows.
+            poll_microseconds: None,
         }
     }
 

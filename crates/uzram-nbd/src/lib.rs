@@ -55,7 +55,7 @@ pub use adopt::Adopter;
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;
-pub use server::{Builder, Handle, Server};
+pub use server::{Builder, DEFAULT_POLL, Handle, Server};
 
 /// Locks a mutex whose data stays valid even if a holder panicked: the connection is closed in that case.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -12,7 +12,8 @@ use std::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a connection looks for the next request.
-const DEFAULT_POLL: Duration = Duration::from_micros(100);
+/// What [`Builder::poll`] is unless it is said.
+pub const DEFAULT_POLL: Duration = Duration::from_micros(100);
 
 /// Settings of a server to be made.
 #[derive(Clone)]

@@ -89,7 +89,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let text = fs::read(&path)
-        .with_context(|| format!("{} (cargo xtask corpus makes it)", path.display()))?;
+        .with_context(|| format!("{} (uzram bench corpus makes it)", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no manifest", path.display()))
 }
 
@@ -114,8 +114,14 @@ pub(crate) fn load_of(dir: &Path, source: Source, megabytes: usize) -> Result<Co
     for one in &kept {
         let path = dir.join(&one.file);
         let pages = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(
+            one.pages.checked_mul(PAGE) == Some(pages.len()),
+            "{} has {} bytes, but {MANIFEST} says {} pages of {PAGE}: the corpus is damaged (uzram bench corpus makes it anew)",
+            path.display(),
+            pages.len(),
+            one.pages
+        );
         // From the middle: the first pages are the program's own data.
-        let pages = &pages[..pages.len() / PAGE * PAGE];
         let from = (pages.len().saturating_sub(each) / 2) / PAGE * PAGE;
         bytes.extend_from_slice(&pages[from..(from + each).min(pages.len())]);
     }
@@ -184,6 +190,14 @@ mod tests {
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         let error = super::manifest(Path::new("/nowhere")).unwrap_err();
-        assert!(format!("{error:#}").contains("cargo xtask corpus"));
+        assert!(format!("{error:#}").contains("uzram bench corpus"));
+        // Cut, by a page or by a byte, or longer: not what the manifest is of.
+        for len in [3 * PAGE, 4 * PAGE - 1, 5 * PAGE] {
+            fs::write(dir.path().join("c"), vec![7; len]).unwrap();
+            let error = load(dir.path(), 1).err().unwrap().to_string();
+            for part in [&len.to_string(), "4 pages", "/c ", "uzram bench corpus"] {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+        }
     }
 }

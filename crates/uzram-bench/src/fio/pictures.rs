@@ -120,6 +120,7 @@ impl Record {
             "written bytes",
             "memory bytes",
             "ratio",
+            "memory bytes after all cells",
         ];
         let mut table = Table::new("Memory after every block was written once", &head);
         for taken in &self.memory {
@@ -129,6 +130,9 @@ impl Record {
                 self.size_bytes.to_string(),
                 taken.memory.used_bytes.to_string(),
                 format!("{:.3}", taken.ratio),
+                taken
+                    .after_bytes
+                    .map_or(String::new(), |bytes| bytes.to_string()),
             ]);
         }
         table

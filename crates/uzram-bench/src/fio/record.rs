@@ -77,6 +77,9 @@ pub struct Taken {
     pub memory: Memory,
     /// Bytes that were written over bytes of memory.
     pub ratio: f64,
+    /// Bytes of memory after all cells: what a target keeps of what was rewritten, too.
+    #[serde(default)]
+    pub after_bytes: Option<u64>,
 }
 
 /// Memory over time, in the first round.
@@ -202,6 +205,8 @@ pub(super) struct Runs {
     /// By cell, in the order of the run; of each the engine, and a run for each round.
     pub(super) cells: Vec<(Cell, String, Vec<Run>)>,
     pub(super) memory: Vec<Memory>,
+    /// After all cells.
+    pub(super) after: Vec<Memory>,
     pub(super) points: Vec<(f64, u64)>,
 }
 
@@ -232,7 +237,7 @@ impl Runs {
         }
         record.totals.extend(self.total());
         if !self.memory.is_empty() {
-            let used = median(self.memory.iter().map(|m| m.used_bytes as f64).collect());
+            let used = used(&self.memory).unwrap_or_default();
             let data = self.memory.iter().filter_map(|m| m.data_bytes);
             let data: Vec<f64> = data.map(|bytes| bytes as f64).collect();
             let data_bytes = (!data.is_empty()).then(|| median(data) as u64);
@@ -241,11 +246,13 @@ impl Runs {
                 used_bytes: used as u64,
             };
             let ratio = record.size_bytes as f64 / used.max(1.0);
+            let used_after = self::used(&self.after);
             record.memory.push(Taken {
                 target: target.clone(),
                 setting,
                 memory,
                 ratio,
+                after_bytes: used_after.map(|bytes| bytes as u64),
             });
         }
         if !self.points.is_empty() {
@@ -255,6 +262,29 @@ impl Runs {
                 setting,
                 points,
             });
+        }
+    }
+
+    /// Adds its throughput and memory over another's.
+    pub(super) fn add_over(&self, base: &Runs, record: &mut Record) {
+        let (setting, names) = (
+            self.setting,
+            format!("{} over {}", self.target, base.target),
+        );
+        for (cell, ..) in &self.cells {
+            if let Some(ratio) = self.over(base, *cell) {
+                let what = format!("{cell}, {setting}: {names}, throughput");
+                record.report.add(what, ratio);
+            }
+        }
+        for (when, ours, theirs) in [
+            ("the fill", &self.memory, &base.memory),
+            ("all cells", &self.after, &base.after),
+        ] {
+            if let (Some(ours), Some(theirs)) = (used(ours), used(theirs)) {
+                let what = format!("{setting}: {names}, memory after {when}");
+                record.report.add(what, ours / theirs.max(1.0));
+            }
         }
     }
 
@@ -281,7 +311,7 @@ impl Runs {
     }
 
     /// The median over the rounds of this one's throughput over another's in a cell.
-    pub(super) fn over(&self, base: &Runs, cell: Cell) -> Option<f64> {
+    fn over(&self, base: &Runs, cell: Cell) -> Option<f64> {
         let of = |runs: &Runs| {
             let (.., found) = runs.cells.iter().find(|(name, ..)| *name == cell)?.clone();
             Some(found)
@@ -298,6 +328,12 @@ impl Runs {
             .collect();
         (!ratios.is_empty()).then(|| median(ratios))
     }
+}
+
+/// The median of the memory in use.
+fn used(memory: &[Memory]) -> Option<f64> {
+    let used: Vec<f64> = memory.iter().map(|m| m.used_bytes as f64).collect();
+    (!used.is_empty()).then(|| median(used))
 }
 
 #[cfg(test)]
@@ -347,6 +383,7 @@ pub(super) mod tests {
                 (Cell::MixedSeq, "sync".into(), mixed.into()),
             ],
             memory: vec![memory(1 << 18), memory(1 << 19), memory(1 << 18)],
+            after: vec![memory(1 << 20)],
             points: vec![(0.0, 0), (1.0, 1 << 18)],
         }
     }
@@ -375,6 +412,7 @@ pub(super) mod tests {
         };
         runs("kernel-zram", 2.0).add_to(&mut record);
         runs("uzram", 1.0).add_to(&mut record);
+        runs("uzram", 1.0).add_over(&runs("kernel-zram", 2.0), &mut record);
         record
     }
 
@@ -397,6 +435,22 @@ pub(super) mod tests {
         let (fast, slow) = (runs("kernel-zram", 2.0), runs("uzram", 1.0));
         assert_eq!(slow.over(&fast, Cell::MixedSeq), Some(0.5));
         assert_eq!(slow.over(&fast, Cell::RandRead), None);
+        assert_eq!(record.memory[1].after_bytes, Some(1 << 20));
+        let rows = record.report.rows.iter();
+        let rows: Vec<_> = rows.map(|row| (row.what.as_str(), row.value)).collect();
+        let setting = "buffer static, 4 KiB, depth 1, jobs 1: uzram over kernel-zram";
+        assert_eq!(
+            rows[0],
+            (&*format!("seq-write, {setting}, throughput"), 0.5)
+        );
+        assert_eq!(
+            rows[2],
+            (&*format!("{setting}, memory after the fill"), 1.0)
+        );
+        assert_eq!(
+            rows[3],
+            (&*format!("{setting}, memory after all cells"), 1.0)
+        );
     }
 
     #[test]

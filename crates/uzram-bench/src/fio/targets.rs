@@ -14,6 +14,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use uzram_control::{Request, Response};
 
+pub(super) use kernel_zram::algorithms as kernel_algorithms;
+pub(super) use path::{MAGIC as TMPFS_MAGIC, TMPFS};
+
 /// The ones that are measured where none are named.
 pub const DEFAULT: &str = "kernel-zram,uzram,nbdkit-memory:allocator=zstd,tmpfs";
 
@@ -25,11 +28,11 @@ const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[:ALGORITHM]], n
 pub struct Spec {
     /// As it was written, which names it in the report.
     pub name: String,
-    kind: Kind,
+    pub(super) kind: Kind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     KernelZram {
         algorithm: Option<String>,
     },

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::record::{Figure, Record};
 use super::{Buffer, CELLS, Length, Setting, Shape};
-use crate::report::Report;
+use crate::report::{Report, lines};
 
 /// The least width of a column: `12345.6 123456.7`.
 const COLUMN: usize = 20;
@@ -51,6 +51,12 @@ impl fmt::Display for Record {
             self.setting(f, &setting)?;
         }
         self.memory(f)?;
+        let demanded = self.report.demanded();
+        if !demanded.is_empty() {
+            writeln!(f, "goals")?;
+            lines(f, &demanded)?;
+            writeln!(f)?;
+        }
         for (title, list) in [("left out", &self.skipped), ("FAILED", &self.failed)] {
             for missing in list {
                 writeln!(f, "{title}: {}: {}", missing.what, missing.why)?;
@@ -148,6 +154,7 @@ mod tests {
     #[test]
     fn a_line_for_each_cell_and_what_failed_last() {
         let mut record = sample();
+        record.report.demand(&"throughput >= 1".parse().unwrap());
         let why = "fio: it hangs".into();
         record.failed.push(crate::fio::Missing {
             what: "tmpfs".into(),
@@ -159,6 +166,7 @@ mod tests {
             "mixed-seq read       1",
             "200.0     30.0",
             "4.00",
+            "uzram over kernel-zram, throughput        0.500  >= 1       MISSED",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

@@ -47,40 +47,40 @@ impl Turns<'_> {
                 report.add(what("write speed"), speeds[0]);
                 report.add(what("read speed"), speeds[1]);
             }
-            if let (Some(ours), Some(kernel)) = (wk64.ratio, kernel.ratio) {
-                report.add(what("ratio"), ours / kernel);
-            }
         }
-        for name in ["lz4", "zstd-1"] {
-            let (Some(trueno), Some(ours)) = (
-                self.find(&format!("trueno {name}")),
-                self.find(match name {
-                    "lz4" => "uzram lz4",
-                    _ => "uzram zstd(level=1)",
-                }),
-            ) else {
-                continue;
-            };
-            // Its zstd stores every page as it is.
-            if trueno.ratio.is_none_or(|ratio| ratio <= 1.0) {
-                continue;
-            }
+        for (name, ours, trueno) in self.beside_trueno() {
             if let Some(speeds) = self.speeds(ours, trueno) {
                 let label = |what| self.label(&format!("{name} {what} speed over trueno's"));
                 report.add(label("write"), speeds[0]);
                 report.add(label("read"), speeds[1]);
             }
-            if let (Some(ours), Some(trueno)) = (ours.ratio, trueno.ratio) {
-                report.add(
-                    self.label(&format!("{name} ratio over trueno's")),
-                    ours / trueno,
-                );
-            }
         }
     }
 
-    /// Data over all memory beside the kernel's default, with its speed.
+    /// The other store beside the library with the same codec: its name, the library, the store.
+    fn beside_trueno(&self) -> impl Iterator<Item = (&'static str, &Place, &Place)> {
+        let pairs = [("lz4", "uzram lz4"), ("zstd-1", "uzram zstd(level=1)")];
+        let there = pairs.into_iter().filter_map(|(name, ours)| {
+            let trueno = self.find(&format!("trueno {name}"))?;
+            Some((name, self.find(ours)?, trueno))
+        });
+        // Its zstd stores every page as it is.
+        there.filter(|(.., trueno)| trueno.ratio.is_some_and(|ratio| ratio > 1.0))
+    }
+
+    /// What does not depend on the size of requests: ratios and memory. Data over all memory beside the kernel's default,
+    /// with its speed.
     pub(super) fn density(&self, report: &mut Report) {
+        let ratio = |ours: &Place, other: &Place| Some(ours.ratio? / other.ratio?);
+        let wk64 = self.find("uzram wk64").zip(self.find("kernel lz4"));
+        let wk64 = wk64.map(|(ours, kernel)| ("wk64", ours, "kernel zram lz4's", kernel));
+        let trueno = self.beside_trueno();
+        let trueno = trueno.map(|(name, ours, trueno)| (name, ours, "trueno's", trueno));
+        for (name, ours, whose, other) in wk64.into_iter().chain(trueno) {
+            if let Some(ratio) = ratio(ours, other) {
+                report.add(format!("{}: {name} ratio over {whose}", self.corpus), ratio);
+            }
+        }
         if let (Some(ours), Some(kernel)) = (self.find("uzram lz4"), self.find("kernel lz4"))
             && let (Some(ours), Some(kernel)) = (ours.memory_ratio, kernel.memory_ratio)
         {

@@ -137,12 +137,26 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
     let mut message = format!("the {who} of {name} does not answer: {error}");
     if who == "server" && kind == Kind::Failed && entry.record.keeper != 0 {
         let log = entry.dir.join("log");
+        if died(&error) && call_patiently(entry, socket, &Request::Ping).is_ok() {
+            let message = format!(
+                "the server of {name} died before it had answered, and was started anew: nothing that was stored is \
+                 lost, and the same command again does the rest (see {})",
+                log.display()
+            );
+            return Err(Failure::new(kind, message));
+        }
         message += &format!(
             " (see {}; its contents are kept: uzram recover {name})",
             log.display()
         );
     }
     Err(Failure::new(kind, message))
+}
+
+/// Whether a connection broke off, which is what happens when who is at its other end dies.
+fn died(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
 }
 
 /// A device's statistics.

@@ -40,7 +40,7 @@ impl Args {
             let ratio = stat.all_memory() as f64 / stat.compr_data_size as f64;
             format!(", {ratio:.3} x the compressed data")
         };
-        let rows = [
+        let mut rows = vec![
             ("name", record.name.clone()),
             ("path", record.path.clone()),
             (
@@ -107,11 +107,24 @@ impl Args {
             ("io_stat", stat.io_stat().trim_end().into()),
             ("log", entry.dir.join("log").display().to_string()),
         ];
-        print(
-            &rows
-                .map(|(name, value)| format!("{name:12} {value}\n"))
-                .concat(),
-        )
+        if let Some(microseconds) = stat.poll_microseconds {
+            let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
+            rows.insert(
+                after_frontend.map_or(0, |at| at + 1),
+                ("poll", poll(microseconds)),
+            );
+        }
+        let rows = rows
+            .iter()
+            .map(|(name, value)| format!("{name:12} {value}\n"));
+        print(&rows.collect::<String>())
+    }
+}
+
+fn poll(microseconds: u64) -> String {
+    match microseconds {
+        0 => "off: the server sleeps at once".into(),
+        n => format!("looks up to {n} microseconds for the next request"),
     }
 }
 

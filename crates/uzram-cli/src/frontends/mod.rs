@@ -39,6 +39,13 @@ pub(crate) struct Kind {
     clear: fn(&Path) -> std::result::Result<Vec<String>, String>,
 }
 
+impl Kind {
+    /// Whether it is served by our NBD server, which looks for requests before it sleeps.
+    fn polls(&self) -> bool {
+        [nbd::KIND.name, nbd_kernel::KIND.name].contains(&self.name)
+    }
+}
+
 /// What a frontend is started with.
 pub(crate) struct Context<'a> {
     pub(crate) device: &'a Arc<Device>,
@@ -87,7 +94,7 @@ impl Settings {
         if self.allow_remote && !is(&[&nbd::KIND]) {
             return not_for("--allow-remote", "nbd");
         }
-        if self.poll.is_some() && !is(&[&nbd::KIND, &nbd_kernel::KIND]) {
+        if self.poll.is_some() && !kind.polls() {
             return not_for("--poll", "nbd or nbd-kernel");
         }
         if self.number.is_some() && is(&[&nbd::KIND]) {
@@ -103,11 +110,19 @@ impl Settings {
 impl Settings {
     /// An NBD server with what was said of it.
     fn nbd_server(&self) -> uzram_nbd::Builder {
-        let mut server = uzram_nbd::Server::builder().allow_remote(self.allow_remote);
-        if let Some(microseconds) = self.poll {
-            server = server.poll(Duration::from_micros(microseconds.into()));
-        }
-        server
+        uzram_nbd::Server::builder()
+            .allow_remote(self.allow_remote)
+            .poll(self.poll())
+    }
+
+    fn poll(&self) -> Duration {
+        let given = |microseconds: u16| Duration::from_micros(microseconds.into());
+        self.poll.map_or(uzram_nbd::DEFAULT_POLL, given)
+    }
+
+    /// How long a server of this kind looks for the next request, if it does that.
+    pub(crate) fn poll_of(&self, kind: &Kind) -> Option<Duration> {
+        kind.polls().then(|| self.poll())
     }
 }
 

@@ -42,9 +42,8 @@ impl KernelZram {
         let set_up = || {
             if let Some(algorithm) = algorithm {
                 set("comp_algorithm", algorithm).map_err(|error| {
-                    let known = fs::read_to_string(format!("{SYSFS}/comp_algorithm"));
-                    let known = known.unwrap_or_default().replace(['[', ']'], "");
-                    error.context(format!("the kernel's zram here has {}", known.trim()))
+                    let known = algorithms().join(", ");
+                    error.context(format!("the kernel's zram here has {known}"))
                 })?;
             }
             set("disksize", &means.size_bytes.to_string())
@@ -55,6 +54,13 @@ impl KernelZram {
         }
         Ok(zram)
     }
+}
+
+/// The algorithms that it knows; none where there is no such device.
+pub(in super::super) fn algorithms() -> Vec<String> {
+    let known = fs::read_to_string(format!("{SYSFS}/comp_algorithm")).unwrap_or_default();
+    let known = known.replace(['[', ']'], "");
+    known.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Refuses a device that is set up: it may hold somebody's data.

@@ -9,9 +9,9 @@ use rustix::fs::{OFlags, SeekFrom, fstatfs, seek};
 
 use super::{Means, Place, Probe, Target};
 
-const TMPFS: &str = "/dev/shm";
+pub(in super::super) const TMPFS: &str = "/dev/shm";
 /// `TMPFS_MAGIC`.
-const MAGIC: u64 = 0x0102_1994;
+pub(in super::super) const MAGIC: u64 = 0x0102_1994;
 
 /// A file on tmpfs: RAM without compression.
 pub(super) struct Memory {

@@ -2,12 +2,18 @@
 
 use std::str::FromStr;
 
-use uzram_bench::fio::{self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Options, Shape, Spec};
+use uzram::Device;
+use uzram::compress::AlgorithmSpec;
+use uzram_bench::fio::{
+    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Options, Shape, Spec,
+};
+use uzram_bench::report::Goal;
 use uzram_control::size;
 
 use super::{FileArgs, bar, failed, hand_out, say};
-use crate::commands::print;
+use crate::commands::{choice, print};
 use crate::exit::{Failure, Kind, Result};
+use crate::frontends;
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
 ///
@@ -22,7 +28,15 @@ use crate::exit::{Failure, Kind, Result};
 ///   PATH                               a block device or file, which is overwritten
 ///
 /// Memory after the fill is printed below the speeds. A target that fails is reported, the
-/// others go on, and the exit code is 1.
+/// others go on, and the exit code is 1. What is not known (a target, a frontend, an algorithm),
+/// and a --size that there is no memory for, is refused before anything is made, with 2.
+///
+/// Each target's throughput and memory is laid beside the first one's, as a ratio: these are
+/// the rows that --goal is for, such as
+///
+///   rand-read, buffer 50%, 4 KiB, depth 1, jobs 1: uzram over tmpfs, throughput
+///   buffer 50%, 4 KiB, depth 1, jobs 1: uzram over tmpfs, memory after the fill
+///   buffer 50%, 4 KiB, depth 1, jobs 1: uzram over tmpfs, memory after all cells
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 #[command(after_help = "\
@@ -31,6 +45,7 @@ Examples:
   uzram bench fio --jobs 1-4 --rounds 5 --json run.json --html run.html
   uzram bench fio --targets kernel-zram:lz4,uzram:ublk:lz4 --bs 4K,128K --iodepth 8,32 --seconds 3
   uzram bench fio --targets 'uzram:nbd:zstd(level=1),nbdkit-memory:allocator=zstd' --buffers 50% --only rand-write
+  uzram bench fio --quick --targets nbdkit-memory:allocator=zstd,uzram:nbd:zstd --goal 'rand-read >= 1' --goal 'memory <= 1'
   uzram bench fio --targets /dev/nullb0 --overwrite --engine io_uring --iodepth 32")]
 pub(super) struct Args {
     /// What to measure, separated by commas [default: kernel-zram, uzram, nbdkit-memory:allocator=zstd and tmpfs, as far
@@ -72,6 +87,13 @@ pub(super) struct Args {
     /// How often all targets take turns [default: 3; with --quick 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// Lay the others beside this target, too, and not only beside the first; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    beside: Vec<String>,
+    /// A goal, 'TEXT >= NUMBER' or 'TEXT <= NUMBER', for the rows whose text contains TEXT; may be repeated. Where
+    /// several fit a row the last counts. One that fits no row is an error, one that is missed is not
+    #[arg(long, value_name = "GOAL")]
+    goal: Vec<Goal>,
     /// A small run, one job: its figures mean little
     #[arg(long)]
     quick: bool,
@@ -205,16 +227,42 @@ impl Args {
             .into_iter()
             .filter(|cell| self.only.is_empty() || self.only.contains(cell));
         let demanded = self.targets.is_some();
+        let usage = |message: String| Failure::new(Kind::Usage, message);
         let targets = match self.targets {
             Some(Targets(targets)) => targets,
             None => {
                 Spec::list(DEFAULT_TARGETS).map_err(|error| Failure::new(Kind::Failed, error))?
             }
         };
+        let mut skipped = Vec::new();
+        let mut fitting = Vec::new();
+        for target in targets {
+            target.check().map_err(usage)?;
+            check_device(&target)?;
+            match target.fits(size, &self.buffers) {
+                Ok(()) => fitting.push(target),
+                Err(why) if demanded => return Err(usage(why)),
+                Err(why) => skipped.push(Missing {
+                    what: target.name,
+                    why,
+                }),
+            }
+        }
+        let targets = fitting;
+        for beside in &self.beside {
+            if !targets.iter().any(|target| target.name == *beside) {
+                let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+                let names = names.join(", ");
+                return Err(usage(format!(
+                    "--beside {beside} is not possible: it takes one of the targets, {names}"
+                )));
+            }
+        }
         let options = Options {
             program: std::env::current_exe()?,
             targets,
             demanded,
+            skipped,
             size_bytes: size,
             length: self
                 .seconds
@@ -228,9 +276,34 @@ impl Args {
             engine: self.engine,
             rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }) as usize,
             overwrite: self.overwrite,
+            beside: self.beside,
+            goals: self.goal,
         };
         Ok((options, self.files))
     }
+}
+
+/// Refuses a frontend or an algorithm (with its parameters) that this program does not know.
+fn check_device(target: &Spec) -> Result {
+    let Some((frontend, algorithm)) = target.device() else {
+        return Ok(());
+    };
+    let wrong = |why: String| Failure::new(Kind::Usage, format!("--targets {target}: {why}"));
+    if let Some(name) = frontend {
+        let known = name.parse::<frontends::Choice>();
+        known.map_err(|there_are| wrong(format!("unknown frontend '{name}'; {there_are}")))?;
+    }
+    if let Some(text) = algorithm {
+        let spec = text.parse::<AlgorithmSpec>();
+        let spec = spec.map_err(|error| wrong(error.to_string()))?;
+        let choice = choice::read(spec).map_err(|error| wrong(error.to_string()))?;
+        // The smallest device says all that a large one would.
+        let device = Device::builder(4096)
+            .registry(uzram_control::zram::algorithms().clone())
+            .choose(choice);
+        device.build().map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

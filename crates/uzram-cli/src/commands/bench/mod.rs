@@ -126,7 +126,7 @@ struct Corpus {
 #[derive(clap::Args)]
 struct FileArgs {
     /// Write the record: every figure with machine, commit and compiler
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "record", value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the figures, a line each
     #[arg(long, value_name = "FILE")]

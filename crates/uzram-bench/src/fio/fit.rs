@@ -1,0 +1,190 @@
+//! What can be known of targets before any is made: whether there is what they name, and the memory for them.
+
+use std::path::Path;
+
+use rustix::fs::{statfs, statvfs};
+use uzram_control::size::human;
+
+use super::cell::Buffer;
+use super::targets::{Kind, Spec, TMPFS, TMPFS_MAGIC, kernel_algorithms};
+
+/// Percent of the size that a target takes beside the pages: tables, books, a server.
+const OVERHEAD: u64 = 3;
+
+impl Spec {
+    /// Frontend and algorithm of a device of this program, as far as they are said; `None` for another kind of target.
+    pub fn device(&self) -> Option<(Option<&str>, Option<&str>)> {
+        match &self.kind {
+            Kind::Uzram {
+                frontend,
+                algorithm,
+            } => Some((frontend.as_deref(), algorithm.as_deref())),
+            _ => None,
+        }
+    }
+
+    /// Refuses an algorithm that the kernel's zram does not have here. Where there is no kernel's zram, nobody can say.
+    pub fn check(&self) -> Result<(), String> {
+        let Kind::KernelZram {
+            algorithm: Some(algorithm),
+        } = &self.kind
+        else {
+            return Ok(());
+        };
+        let known = kernel_algorithms();
+        match known.is_empty() || known.contains(algorithm) {
+            true => Ok(()),
+            false => Err(format!(
+                "'{self}' is not possible: the kernel's zram here has {}",
+                known.join(", ")
+            )),
+        }
+    }
+
+    /// Refuses a size that there is no memory for. Targets are there one at a time, so each has all of it.
+    pub fn fits(&self, size_bytes: u64, buffers: &[Buffer]) -> Result<(), String> {
+        let percent = self.memory_percent(buffers);
+        for (has, what) in self.memory() {
+            let need = (u128::from(size_bytes) * u128::from(percent) / 100) as u64;
+            if need > has {
+                // Rounded down: what is said to be accepted is.
+                let most = (u128::from(has) * 100 / u128::from(percent)) as u64 >> 20 << 20;
+                return Err(format!(
+                    "--size {} is not possible: {self} takes {} of memory and {what} has {}; it takes up to {} here",
+                    human(size_bytes),
+                    human(need),
+                    human(has),
+                    human(most)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Percent of its size that it may take; 0 where it takes none.
+    fn memory_percent(&self, buffers: &[Buffer]) -> u64 {
+        let compresses = match &self.kind {
+            Kind::Path(path) if !is_new_on_tmpfs(path) => return 0,
+            Kind::Path(_) | Kind::Tmpfs => false,
+            Kind::NbdkitMemory { allocator } => allocator.as_deref() == Some("zstd"),
+            Kind::KernelZram { .. } => true,
+            Kind::Uzram { algorithm, .. } => !algorithm
+                .as_deref()
+                .is_some_and(|name| name.starts_with("null")),
+        };
+        let pages = |buffer: &Buffer| match buffer {
+            // A word for each page, or an object that is hardly more.
+            Buffer::Static if compresses => 5,
+            // What is rewritten leaves holes, in nbdkit above all; what compresses little is stored as it is.
+            Buffer::Compressible(percent) if compresses => {
+                (u64::from(100 - (*percent).min(100)) * 8 / 5).min(100)
+            }
+            _ => 100,
+        };
+        buffers.iter().map(pages).max().unwrap_or(100) + OVERHEAD
+    }
+
+    /// The memory that there is for it, and whose it is.
+    fn memory(&self) -> Vec<(u64, &'static str)> {
+        let mut memory = Vec::new();
+        let place = match &self.kind {
+            Kind::Path(path) => Some(folder(path)),
+            Kind::Tmpfs => Some(Path::new(TMPFS)),
+            _ => None,
+        };
+        if let Some(place) = place
+            && is_tmpfs(place)
+            && let Ok(there) = statvfs(place)
+        {
+            memory.push((there.f_bavail * there.f_frsize, "its tmpfs"));
+        }
+        if let Some(bytes) = available() {
+            memory.push((bytes, "this machine (MemAvailable)"));
+        }
+        memory
+    }
+}
+
+/// `MemAvailable`: what can be had without swapping.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Where a file would be made.
+fn folder(path: &Path) -> &Path {
+    let parent = path.parent();
+    let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+fn is_new_on_tmpfs(path: &Path) -> bool {
+    !path.exists() && is_tmpfs(folder(path))
+}
+
+fn is_tmpfs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|there| there.f_type as u64 == TMPFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Spec {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_with_what_does() {
+        const HUGE: u64 = 1 << 60;
+        let half = [Buffer::Compressible(50)];
+        for target in [
+            "tmpfs",
+            "kernel-zram",
+            "uzram:nbd:zstd",
+            "nbdkit-memory:allocator=malloc",
+            "/dev/shm/uzram-not-there",
+        ] {
+            let error = spec(target).fits(HUGE, &half).unwrap_err();
+            assert!(error.contains(target), "{error}");
+            assert!(error.contains("--size 1E"), "{error}");
+            assert!(error.contains("it takes up to"), "{error}");
+            spec(target).fits(1 << 20, &half).unwrap();
+        }
+        // Not in memory.
+        spec("/dev/null").fits(HUGE, &half).unwrap();
+    }
+
+    #[test]
+    fn what_compresses_takes_less() {
+        let percent = |target: &str, buffer: &str| {
+            let buffers = [buffer.parse().unwrap()];
+            spec(target).memory_percent(&buffers)
+        };
+        for target in ["tmpfs", "uzram:nbd:null", "nbdkit-memory"] {
+            assert_eq!(percent(target, "50%"), 103, "{target}");
+        }
+        for target in ["kernel-zram", "uzram", "nbdkit-memory:allocator=zstd"] {
+            let taken = ["static", "50%", "11%", "0%"].map(|buffer| percent(target, buffer));
+            assert_eq!(taken, [8, 83, 103, 103], "{target}");
+        }
+        assert_eq!(percent("/dev/null", "50%"), 0);
+    }
+
+    #[test]
+    fn a_kernel_is_asked_what_it_has() {
+        let known = kernel_algorithms();
+        if known.is_empty() {
+            eprintln!("SKIP the kernel's algorithms: no kernel zram");
+            return;
+        }
+        spec(&format!("kernel-zram:{}", known[0])).check().unwrap();
+        let error = spec("kernel-zram:nonsense").check().unwrap_err();
+        assert!(
+            error.contains("nonsense") && error.contains(&known[0]),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! The program's command line: what does not fit a benchmark is refused before anything is measured, with 2 as the exit
+//! code, and the order of options does not matter.
+
+use std::process::{Command, Output};
+
+fn bench(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_uzram-bench");
+    Command::new(program).args(args).output().unwrap()
+}
+
+fn refused(args: &[&str], says: &str) {
+    let output = bench(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    assert!(stderr.contains(says), "{args:?}: {stderr}");
+    assert!(!stderr.contains("..."), "nothing was begun: {stderr}");
+}
+
+#[test]
+fn what_does_not_fit_a_benchmark_is_refused() {
+    refused(&[], "Usage");
+    refused(&["nonsense"], "nonsense");
+    refused(&["--quick"], "--quick");
+    refused(&["core", "--only", "lz4"], "--only");
+    refused(&["core", "--corpus", "/tmp"], "--corpus");
+    refused(&["codecs", "--corpus", "/tmp"], "--corpus");
+    refused(&["rivals", "--only", "lz4"], "--only");
+    refused(&["churn", "--rounds", "3"], "--rounds");
+    refused(&["core", "--rounds", "0"], "--rounds");
+    refused(&["core", "--quick", "--rounds"], "--rounds");
+    refused(&["core", "codecs"], "codecs");
+}
+
+#[test]
+fn a_record_that_cannot_be_written_is_refused_before_the_run() {
+    refused(
+        &["attach", "--record", "/nowhere/a.json"],
+        "/nowhere/a.json",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    refused(
+        &["attach", "--record", dir.path().to_str().unwrap()],
+        "folder",
+    );
+}
+
+#[test]
+fn an_old_record_outlives_a_run_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = dir.path().join("old.json");
+    std::fs::write(&record, "old").unwrap();
+    let path = record.to_str().unwrap();
+    // Options in another order than --help has them.
+    let nowhere = ["--record", path, "--corpus", "/nowhere", "--quick"];
+    let output = bench(&[&["rivals"], &nowhere[..]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("/nowhere"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&record).unwrap(), "old");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
