@@ -117,7 +117,7 @@ fn density(
     let data = (pages.len() * PAGE) as f64;
     let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")? as f64;
     progress("density: the agent works");
-    let settled = settle(pages)?;
+    let settled = settle(pages, 0)?;
     let (before, after, done) = (settled.before, settled.after, &settled.done);
     report.add(
         "density, kernel zram lz4: data over mem_used_total",
@@ -147,14 +147,19 @@ pub(crate) struct Settled {
     done: AgentStats,
 }
 
-/// Writes the pages with lz4 and lets an agent recompress them with zstd and a dictionary, and compact, to the end.
-pub(crate) fn settle(pages: &[&[u8; PAGE]]) -> Result<Settled> {
+/// Writes the pages with lz4 and lets an agent recompress them with zstd and a dictionary, and compact, to the end. Only
+/// those whose objects have at least so many bytes.
+pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
     let device = Arc::new(builder(pages.len()).build()?);
     for (number, page) in pages.iter().enumerate() {
         write(&device, number, page)?;
     }
     let before = memory(&device);
-    device.set_policy(policy(SETTLE)?)?;
+    let settings = PolicySettings {
+        recompress_least: least,
+        ..policy(SETTLE)?
+    };
+    device.set_policy(settings)?;
     let begin = Instant::now();
     let agent = Agent::start(device.clone())?;
     // Of a small device the plan may promise what cannot be had, so that something is due for ever.

@@ -81,7 +81,11 @@ const LIBRARY: [&str; 6] = [
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
 /// The codecs that are called directly. A copy comes first, for the first of a round pays for caches that are cold.
 const RAW: [&str; 6] = ["null", "lz4", "lz4_flex", "snap", "zstd-1", "zstd"];
-const SETTLED: &str = "uzram lz4, --policy auto, settled";
+/// What an agent has made dense, all of it or only its larger objects (the least bytes of one).
+const SETTLED: [(&str, u16); 2] = [
+    ("uzram lz4, --policy auto, settled", 0),
+    ("uzram lz4, --policy auto,least=1216, settled", 1216),
+];
 const BLOCK_LAYER: &str = "kernel, same-filled pages";
 
 /// A contestant on a corpus, in requests of one size.
@@ -226,10 +230,12 @@ impl<'a> Field<'a> {
         }
         let all = pages.pages().iter().cycle();
         let all: Vec<_> = all.take(fill).collect();
-        let settled = Library::settled(&all)?;
-        let ratios = ratios(all.len(), &settled)?;
-        field.ratios.push((SETTLED.into(), ratios));
-        field.holders.push((SETTLED.into(), Box::new(settled)));
+        for (name, least) in SETTLED {
+            let settled = Library::settled(&all, least)?;
+            let ratios = ratios(all.len(), &settled)?;
+            field.ratios.push((name.into(), ratios));
+            field.holders.push((name.into(), Box::new(settled)));
+        }
         trueno(&mut field, left_out)?;
         for algorithm in KERNEL {
             let name = format!("kernel {algorithm}");

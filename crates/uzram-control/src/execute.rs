@@ -168,8 +168,7 @@ fn recompress(device: &Device, asked: &Recompress) -> Result<Recompressed, Error
         priority: asked.priority,
         threshold: asked.threshold,
         max_pages: asked.max_pages,
-        pages: None,
-        older_than: None,
+        ..uzram::Recompress::default()
     };
     if asked.dry_run {
         let (candidates, candidate_bytes) = device.recompressible(&what)?;

@@ -76,10 +76,10 @@ impl Library {
         })
     }
 
-    /// With the default algorithm, and an agent that has recompressed everything.
-    pub(crate) fn settled(pages: &[&[u8; PAGE]]) -> Result<Library> {
+    /// With the default algorithm, and an agent that has recompressed all objects of at least so many bytes.
+    pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<Library> {
         Ok(Library {
-            device: policy::settle(pages)?.device,
+            device: policy::settle(pages, least)?.device,
             read_only: true,
         })
     }

@@ -220,6 +220,7 @@ impl Maker {
                         .percent(30)
                         .then(|| self.random.within(1, 3) as usize),
                     threshold: *self.random.pick(&[0, 0, 0, 100, 1000, 3000]),
+                    least: *self.random.pick(&[0, 0, 0, 64, 1216]),
                     max_pages: if self.random.percent(30) {
                         self.random.within(1, 100)
                     } else {
