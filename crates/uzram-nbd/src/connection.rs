@@ -21,6 +21,7 @@
 
 use crate::{
     close::Close,
+    divide::Divided,
     execute::Session,
     lock,
     poll::Looker,
@@ -36,6 +37,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 /// Work (see [`Request::cost`]) that the leader does at once: to compress 32 KiB takes about as long
@@ -51,6 +53,7 @@ struct Connection<'a> {
     stop: &'a Stop,
     workers: usize,
     receiver: Mutex<Receiver>,
+    divided: Divided,
     /// Workers that wait for the leadership: a hint for how to share.
     waiting: AtomicUsize,
     /// Workers that were started.
@@ -74,6 +77,7 @@ pub(crate) fn serve(
         stop,
         workers,
         receiver: Mutex::new(Receiver::new(looker)),
+        divided: Divided::new(workers),
         waiting: AtomicUsize::new(0),
         started: AtomicUsize::new(1),
         end: OnceLock::new(),
@@ -128,14 +132,16 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                 }
-                let pending = receiver.pending();
                 if self.workers > 1 && !receiver.is_little(MAX_INLINE) {
                     let more = self.started.load(Ordering::Relaxed) < self.workers;
                     let others = self.waiting.load(Ordering::Relaxed).max(usize::from(more));
-                    receiver.take(pending.div_ceil(others + 1), &mut batch);
+                    self.divide(&mut receiver, others + 1);
+                    let share = receiver.pending().div_ceil(others + 1);
+                    receiver.take(share, &mut batch);
                     break;
                 }
-                receiver.take(pending, &mut batch);
+                let all = receiver.pending();
+                receiver.take(all, &mut batch);
                 self.execute(&mut batch, &mut out)?;
             }
             drop(receiver);
@@ -148,9 +154,22 @@ impl<'a> Connection<'a> {
     fn execute(&self, batch: &mut Batch, out: &mut Replies<'_>) -> Result<(), Close> {
         let mut work = 0;
         for item in &batch.items {
-            self.session
-                .execute(&item.request, batch.payload(item), out)?;
-            work += item.request.cost();
+            let payload = batch.payload(item);
+            let begin = Divided::measures(payload.len()).then(Instant::now);
+            match &item.piece {
+                None => self.session.execute(&item.request, payload, out)?,
+                Some(piece) => {
+                    let done = self.session.store(payload, piece.offset);
+                    if let Some(done) = self.divided.end(piece.write, done) {
+                        let done = done.and_then(|()| self.session.persist(&item.request));
+                        self.session.conclude(&item.request, done, out)?;
+                    }
+                }
+            }
+            if let Some(begin) = begin {
+                self.divided.note(payload.len(), begin.elapsed());
+            }
+            work += item.cost();
             if work >= SEND_AFTER {
                 out.flush()?;
                 work = 0;
@@ -158,6 +177,21 @@ impl<'a> Connection<'a> {
         }
         batch.clear();
         out.flush()
+    }
+
+    /// Makes pieces of a large write that comes alone, if that pays.
+    fn divide(&self, receiver: &mut Receiver, workers: usize) {
+        let Some(request) = receiver.lone_write() else {
+            return;
+        };
+        let len = request.len as usize;
+        if len >= 2 * uzram::PAGE_SIZE * workers
+            && self.divided.pays(len, workers)
+            && self.session.check(request).is_ok()
+            && let Some(write) = self.divided.begin(workers as u32)
+        {
+            receiver.divide(workers, write);
+        }
     }
 
     /// Executes a WRITE that is too large for the receive buffer, as its payload arrives.
@@ -236,6 +270,7 @@ mod tests {
                 std::time::Duration::ZERO,
                 Arc::default(),
             ))),
+            divided: Divided::new(2),
             waiting: AtomicUsize::new(0),
             started: AtomicUsize::new(1),
             end: OnceLock::new(),

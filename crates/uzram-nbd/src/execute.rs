@@ -112,6 +112,11 @@ impl Session {
         }
     }
 
+    /// Stores a piece of a WRITE that was checked.
+    pub(crate) fn store(&self, piece: &[u8], offset: u64) -> Result<(), Failure> {
+        Ok(self.export.device.write_at(piece, offset)?)
+    }
+
     /// The reply to a command without payload in its reply.
     pub(crate) fn conclude(
         &self,

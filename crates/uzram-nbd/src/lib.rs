@@ -40,6 +40,7 @@ mod adopt;
 mod close;
 mod connection;
 mod connections;
+mod divide;
 mod error;
 mod execute;
 mod export;

@@ -11,6 +11,7 @@
 
 use crate::{
     close::Close,
+    divide::Piece,
     poll::Looker,
     proto::{REQUEST_LEN, Request, cmd},
     reply::Socket,
@@ -36,6 +37,18 @@ const MAX_SKIP: u32 = 64 << 20;
 pub(crate) struct Item {
     pub(crate) request: Request,
     payload: Range<usize>,
+    /// Of a WRITE that is divided: which part of it this is.
+    pub(crate) piece: Option<Piece>,
+}
+
+impl Item {
+    /// As [`Request::cost`].
+    pub(crate) fn cost(&self) -> usize {
+        match self.piece {
+            Some(_) => self.payload.len(),
+            None => self.request.cost(),
+        }
+    }
 }
 
 /// A worker's share of the requests, with the buffer that their payloads lie in.
@@ -125,9 +138,46 @@ impl Receiver {
     pub(crate) fn is_little(&self, most: usize) -> bool {
         let mut total = 0;
         self.pending.iter().all(|item| {
-            total += item.request.cost();
+            total += item.cost();
             total <= most
         })
+    }
+
+    /// The only pending request, if it is a WRITE with its payload.
+    pub(crate) fn lone_write(&self) -> Option<&Request> {
+        let item = self.pending.front().filter(|_| self.pending.len() == 1)?;
+        let whole = item.request.kind == cmd::WRITE && item.piece.is_none();
+        whole.then_some(&item.request)
+    }
+
+    /// Divides that request into `count` pieces, which end on page boundaries of the device, so that no page is
+    /// compressed twice. It has at least two pages for each.
+    pub(crate) fn divide(&mut self, count: usize, write: usize) {
+        let Some(Item {
+            request, payload, ..
+        }) = self.pending.pop_front()
+        else {
+            return;
+        };
+        let page = uzram::PAGE_SIZE as u64;
+        let end = |piece: usize| {
+            if piece == count {
+                return payload.len();
+            }
+            let end = request.offset + (payload.len() * piece / count) as u64;
+            (end - end % page - request.offset) as usize
+        };
+        for piece in 0..count {
+            let begin = if piece == 0 { 0 } else { end(piece) };
+            self.pending.push_back(Item {
+                request,
+                payload: payload.start + begin..payload.start + end(piece + 1),
+                piece: Some(Piece {
+                    write,
+                    offset: request.offset + begin as u64,
+                }),
+            });
+        }
     }
 
     /// Moves the first `count` pending items to the batch, which must be clear.
@@ -185,7 +235,11 @@ impl Receiver {
             }
             let payload = self.unparsed.start + REQUEST_LEN..self.unparsed.start + needed;
             self.unparsed.start += needed;
-            self.pending.push_back(Item { request, payload });
+            self.pending.push_back(Item {
+                request,
+                payload,
+                piece: None,
+            });
         }
         Ok(Parsed::Incomplete {
             needed: REQUEST_LEN,
@@ -331,6 +385,46 @@ mod tests {
             receiver.current = chosen;
         }
         assert_eq!(receiver.buffers.len(), 2, "free ones are used again");
+    }
+
+    /// Every piece but the last ends with a page of the device, and all together are the payload.
+    #[test]
+    fn a_write_is_divided_between_pages() {
+        for (offset, len, count) in [
+            (0, 131_072, 2),
+            (4096, 100_000, 3),
+            (12_345, 65_537, 4),
+            (1, 40_000, 2),
+        ] {
+            let mut receiver =
+                Receiver::new(Looker::new(std::time::Duration::ZERO, Arc::default()));
+            let request = Request {
+                flags: 0,
+                kind: cmd::WRITE,
+                cookie: 1,
+                offset,
+                len,
+            };
+            let payload = 28..28 + len as usize;
+            receiver.pending.push_back(Item {
+                request,
+                payload: payload.clone(),
+                piece: None,
+            });
+            assert_eq!(receiver.lone_write(), Some(&request));
+            receiver.divide(count, 7);
+            assert_eq!((receiver.pending(), receiver.lone_write()), (count, None));
+            let mut at = payload.start;
+            for item in &receiver.pending {
+                let piece = item.piece.unwrap();
+                assert_eq!((item.payload.start, piece.write), (at, 7));
+                assert_eq!(piece.offset, offset + (at - payload.start) as u64);
+                assert!(at == payload.start || piece.offset.is_multiple_of(4096));
+                assert!(item.payload.len() >= 4096, "{offset} {len} {count}");
+                at = item.payload.end;
+            }
+            assert_eq!(at, payload.end);
+        }
     }
 
     #[test]

@@ -878,6 +878,62 @@ fn a_full_device_says_enospc_and_keeps_what_it_has() {
     handle.shutdown().unwrap();
 }
 
+/// With a slow algorithm the second large write of a lone client is divided among workers, wherever it begins and ends. One
+/// reply says what came of all of it.
+#[test]
+fn large_writes_are_divided_and_replied_to_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = uzram::Choice::new("zstd").param("level", "19");
+    let device = uzram::Device::builder(16 * MIB)
+        .choose(slow)
+        .mem_limit_bytes(4 * MIB)
+        .build()
+        .unwrap();
+    let device = Arc::new(device);
+    let listen = Listen::Unix(dir.path().join("s"));
+    let handle = Server::builder()
+        .export(Export::new("slow", Arc::clone(&device)))
+        .workers(4)
+        .bind(&listen)
+        .unwrap()
+        .start()
+        .unwrap();
+    let mut client = Client::greeted(UnixStream::connect(dir.path().join("s")).unwrap().into(), 3);
+    client.negotiate_structured("slow");
+    client.go("slow");
+    for (seed, (offset, len)) in [
+        (0, 128 << 10),
+        (0, 128 << 10),
+        (4096, 256 << 10),
+        (12345, 100_000),
+        (7, 500_001),
+        (4095, 65_537),
+        (0, 32_769),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = noise(seed as u64, len);
+        assert_eq!(client.write(offset, &data).error, 0);
+        assert!(
+            client.read(offset, len as u32).data == data,
+            "{offset} {len}"
+        );
+        assert_eq!(client.write_with(FUA, offset, &data).error, 0);
+    }
+    let mut full = (0..20).map(|i| client.write(i << 19, &noise(i + 100, 500_000)));
+    let refused = full.find(|answer| answer.error != 0);
+    assert_eq!(
+        refused.expect("more than the limit was stored").error,
+        ENOSPC
+    );
+    // A second reply would be taken for this one's.
+    assert_eq!(client.command(0, cmd::TRIM, 0, 16 << 20).error, 0);
+    assert_eq!(client.write(0, &noise(1, 400_000)).error, 0);
+    assert!(client.read(0, 400_000).data == noise(1, 400_000));
+    handle.shutdown().unwrap();
+}
+
 #[test]
 fn connections_share_one_device() {
     let fixture = Fixture::new(MIB);
