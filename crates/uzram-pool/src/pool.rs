@@ -104,6 +104,9 @@ impl Pool {
         len: usize,
         owner: u32,
     ) -> Object {
+        // Releasing the bin's lock waits for the owner's entry to be written. What is fetched by then has not to be waited
+        // for once more when the caller publishes what he writes there.
+        span.prefetch(object, len);
         let before = span.meta.used.load(Relaxed);
         span.mark_used(object, owner);
         bin.relink(self.metas(), number, before, span.class.objects);
@@ -283,6 +286,23 @@ impl Pool {
         self.region.prefetch(self.base + handle * 8, len);
     }
 
+    /// Tells the processor that the object at a handle will be freed soon. If it is gone by then, nothing comes of it.
+    pub fn expect_free(&self, handle: u64) {
+        let Some((number, index, offset)) = self.place_of(handle) else {
+            return;
+        };
+        self.span(number, index % CLASS_COUNT).prefetch_mark(offset);
+    }
+
+    /// Span, bin, and offset in the span of a handle; `None` where no bin has the span.
+    fn place_of(&self, handle: u64) -> Option<(u32, usize, u32)> {
+        let offset = handle * 8;
+        let number = u32::try_from(offset / SPAN_BYTES as u64).ok()?;
+        let index = self.metas().get(number as usize)?.bin.load(Relaxed) as usize;
+        let offset = (offset % SPAN_BYTES as u64) as u32;
+        Some((number, index.checked_sub(1)?, offset))
+    }
+
     /// The owner of the object at a handle, which the caller keeps from being freed; `None` if there is none.
     pub fn owner_at(&self, handle: u64) -> Option<u32> {
         self.owner_word(handle, |word| word.load(Relaxed))
@@ -294,11 +314,9 @@ impl Pool {
     }
 
     fn owner_word<R>(&self, handle: u64, work: impl FnOnce(&AtomicU32) -> R) -> Option<R> {
-        let offset = handle * 8;
-        let number = u32::try_from(offset / SPAN_BYTES as u64).ok()?;
-        let index = self.metas().get(number as usize)?.bin.load(Relaxed) as usize;
-        let span = self.span(number, index.checked_sub(1)? % CLASS_COUNT);
-        let object = span.object_at((offset % SPAN_BYTES as u64) as u32)?;
+        let (number, index, offset) = self.place_of(handle)?;
+        let span = self.span(number, index % CLASS_COUNT);
+        let object = span.object_at(offset)?;
         Some(work(&span.owners()[object as usize]))
     }
 

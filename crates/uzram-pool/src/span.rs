@@ -262,6 +262,21 @@ impl<'a> Span<'a> {
         used
     }
 
+    /// Has an object's owner, and the bytes of it that will be written, come nearer.
+    pub(crate) fn prefetch(&self, object: u32, len: usize) {
+        let owner = self.class.owners + object * 4;
+        self.region.prefetch(self.base + u64::from(owner), 4);
+        let at = self.offset_of(object);
+        self.region.prefetch(self.base + u64::from(at), len);
+    }
+
+    /// Has the bitmap's word for the object at `offset` come nearer.
+    pub(crate) fn prefetch_mark(&self, offset: u32) {
+        let object = offset.saturating_sub(self.class.first) / self.class.size;
+        let word = HEAD_BYTES as u64 + u64::from(object / 64) * 8;
+        self.region.prefetch(self.base + word, 8);
+    }
+
     /// Offset of an object from the span's start.
     pub(crate) fn offset_of(&self, object: u32) -> u32 {
         self.class.first + object * self.class.size

@@ -61,6 +61,13 @@ impl Device {
         }
     }
 
+    /// Has the pool's books come nearer that say that a page's object is in use, while another is allocated. A hint, likewise.
+    fn expect_free(&self, page: u64) {
+        if let Some((handle, _)) = self.table.peek(page).object() {
+            self.pool.expect_free(handle);
+        }
+    }
+
     /// Reads a page.
     pub(crate) fn read_page(
         &self,
@@ -151,11 +158,13 @@ impl Device {
         stream: &mut Stream,
         cpu: usize,
     ) -> Result<(), Error> {
+        // Here by the time that the page is compressed.
+        self.table.prefetch(page);
         let word = match self.place(page, data, &mut stream.encoder, cpu) {
             Err(_) if sings(Canary::OldLost) => 0,
             placed => placed?,
         };
-        let old = self.table.lock_to_write(page).publish(word);
+        let old = self.table.replace(page, word);
         self.replaced(old, word, cpu);
         Ok(())
     }
@@ -189,7 +198,7 @@ impl Device {
             Zeroes::Deallocate => 0,
             Zeroes::Allocate => Content::Same(0).encode().unwrap_or_default(),
         };
-        let old = self.table.lock_to_write(page).publish(word);
+        let old = self.table.replace(page, word);
         self.replaced(old, word, cpu);
         old.object().map_or(0, |(_, len)| len as u64)
     }
@@ -209,12 +218,16 @@ impl Device {
                 handle: self.store(page, &pattern.to_ne_bytes(), cpu)?,
             },
             // An object that does not fit two pages is as incompressible as one that does not fit one.
-            None => match encoder.tfm.compress(data, &mut encoder.object[..]) {
-                Ok(len) if len < HUGE_THRESHOLD => {
-                    self.place_object(page, encoder.codec, &encoder.object[..len], cpu)?
+            None => {
+                let compressed = encoder.tfm.compress(data, &mut encoder.object[..]);
+                self.expect_free(page);
+                match compressed {
+                    Ok(len) if len < HUGE_THRESHOLD => {
+                        self.place_object(page, encoder.codec, &encoder.object[..len], cpu)?
+                    }
+                    _ => self.place_object(page, 0, data, cpu)?,
                 }
-                _ => self.place_object(page, 0, data, cpu)?,
-            },
+            }
         };
         Ok(content
             .encode()

@@ -221,6 +221,28 @@ impl Table {
         self.lock_when_clear(page, LOCKED | WRITING)
     }
 
+    /// Publishes new contents (an encoded word) as [`Table::lock_to_write`] and [`SlotGuard::publish`] do, in one step where
+    /// nobody has the slot. Returns what was there: its object, if any, is the caller's to free.
+    pub(crate) fn replace(&self, page: u64, word: u64) -> Content {
+        self.touch(page);
+        let slot = self.word(page);
+        let old = slot.load(Relaxed);
+        // Acquire: sees the object that was published before; Release: this one is complete before its word can be seen.
+        if old & CONTROL == 0
+            && slot
+                .compare_exchange(old, old & kept() | word, AcqRel, Relaxed)
+                .is_ok()
+        {
+            return Content::decode(old);
+        }
+        self.lock_to_write(page).publish(word)
+    }
+
+    /// Has a slot come nearer that will be written soon.
+    pub(crate) fn prefetch(&self, page: u64) {
+        self.region.prefetch(self.offset + page * 8, 8);
+    }
+
     fn lock_when_clear(&self, page: u64, blockers: u64) -> SlotGuard<'_> {
         let slot = self.word(page);
         let mut spins = 0;
@@ -296,6 +318,15 @@ impl Table {
     }
 }
 
+/// The bits of a slot that stay when new contents are published.
+fn kept() -> u64 {
+    if sings(Canary::FlagsStay) {
+        WRITING | FLAGS & !POST
+    } else {
+        WRITING
+    }
+}
+
 impl<'a> SlotGuard<'a> {
     /// What the slot holds. It stays so, and its object stays in place, while the guard lives.
     pub(crate) fn content(&self) -> Content {
@@ -312,12 +343,7 @@ impl<'a> SlotGuard<'a> {
     pub(crate) fn publish(self, word: u64) -> Content {
         let old = self.content();
         let this = std::mem::ManuallyDrop::new(self);
-        let kept = if sings(Canary::FlagsStay) {
-            WRITING | FLAGS & !POST
-        } else {
-            WRITING
-        };
-        this.table.unlock(this.page, this.word & kept | word);
+        this.table.unlock(this.page, this.word & kept() | word);
         old
     }
 
@@ -431,17 +457,19 @@ mod tests {
         let published = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let slot = table.lock_to_write(2);
+                let old = table.replace(2, Content::Same(6).encode().unwrap());
                 assert_eq!(published.load(Relaxed), 1, "a writer got in too early");
-                assert_eq!(slot.content(), Content::Same(5));
-                slot.publish(Content::Same(6).encode().unwrap());
+                assert_eq!(old, Content::Same(5));
             });
             std::thread::sleep(std::time::Duration::from_millis(20));
             published.store(1, Relaxed);
             writing.publish(Content::Same(5).encode().unwrap());
         });
         assert_eq!(table.peek(2), Content::Same(6));
+        let in_one_step = table.replace(2, Content::Same(7).encode().unwrap());
+        assert_eq!(in_one_step, Content::Same(6));
+        assert_eq!(table.peek(2), Content::Same(7));
         drop(table.lock_to_write(2).keep_writing());
-        assert_eq!(table.lock_to_write(2).content(), Content::Same(6));
+        assert_eq!(table.lock_to_write(2).content(), Content::Same(7));
     }
 }
