@@ -133,7 +133,7 @@ impl Coder {
             0 => return out.byte(0),
             1..128 => out.byte(count as u8),
             // The format's third form is for more than there are.
-            _ => out.number((count as u64 >> 8) + 0x80 | (count as u64 & 0xFF) << 8, 2),
+            _ => out.number(((count as u64 >> 8) + 0x80) | (count as u64 & 0xFF) << 8, 2),
         }
         let Some(last) = self.count(sequences) else { return };
         let modes_at = out.len();
