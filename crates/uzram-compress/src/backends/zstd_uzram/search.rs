@@ -111,7 +111,7 @@ impl Search {
                 let end = src.len().min(begin + length);
                 at = end as u16;
                 let before = begin - usize::from(since);
-                let back = self.back(begin, from).min(before);
+                let back = self.back(begin, from, before);
                 let sequence = sequence(&mut recent, before - back, (begin - from) as u16, end - begin + back);
                 self.sequences[count % MOST_SEQUENCES] = sequence;
                 count += 1;
@@ -249,11 +249,23 @@ impl Search {
         count
     }
 
-    /// How many bytes before are the same, up to 7 and the block's beginning. Nothing waits for it.
+    /// How many bytes before are the same, up to `most` and the block's beginning. Nothing waits for it. More than 7 are
+    /// rare: only where positions were left out.
     #[inline(always)]
-    fn back(&self, begin: usize, from: usize) -> usize {
+    fn back(&self, begin: usize, from: usize, most: usize) -> usize {
+        let most = most.min(from);
         let differ = self.word::<0>(begin) ^ self.word::<0>(from);
-        from.min(((differ | 1).leading_zeros() / 8) as usize)
+        let mut count = ((differ | 1).leading_zeros() / 8) as usize;
+        if count == BACK - 1 {
+            while count < most && self.byte(begin - count - 1) == self.byte(from - count - 1) {
+                count += 1;
+            }
+        }
+        count.min(most)
+    }
+
+    fn byte(&self, at: usize) -> u8 {
+        self.block[BACK + (at & 0xFFFF)]
     }
 
     /// The bytes at `at`, of which 16 bits are taken, where `PLACE` is [`BACK`], or so many less or more.
