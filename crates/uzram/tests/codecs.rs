@@ -88,7 +88,7 @@ fn a_codec_stays_until_its_last_object_is_gone() {
         summary(&device.codecs()),
         [
             ("lz4-liblz4", "", 0, 50, vec![]),
-            ("zstd-libzstd", "level=1", len, 100, vec![0])
+            ("zstd-uzram", "level=1", len, 100, vec![0])
         ]
     );
     check(&device, 0..150);
@@ -132,7 +132,7 @@ fn secondaries_are_held_and_shown() {
         summary(&device.codecs()),
         [
             ("lz4-liblz4", "", 0, 0, vec![0, 3]),
-            ("zstd-libzstd", "level=9", 0, 0, vec![1])
+            ("zstd-uzram", "level=9", 0, 0, vec![1])
         ]
     );
     device.set_secondary(3, None).unwrap();
@@ -340,7 +340,7 @@ fn codecs_come_back_with_parameters_and_dictionaries() {
             [
                 ("lz4-liblz4", "", 0, 60, vec![]),
                 (
-                    "zstd-libzstd",
+                    "zstd-uzram",
                     "level=1",
                     dictionary().len() as u64,
                     100,
@@ -395,7 +395,7 @@ fn every_state_of_a_change_that_was_cut_off_is_whole() {
         summary(&device.codecs()),
         [
             ("lz4-liblz4", "", 0, 60, vec![0]),
-            ("zstd-libzstd", "level=1", len, 100, vec![])
+            ("zstd-uzram", "level=1", len, 100, vec![])
         ]
     );
     check(&device, 0..160);

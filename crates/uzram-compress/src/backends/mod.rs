@@ -15,7 +15,8 @@ mod lzo1x;
     feature = "lzo",
     feature = "lzo-rle",
     feature = "842",
-    feature = "lz4-uzram"
+    feature = "lz4-uzram",
+    feature = "zstd-uzram"
 ))]
 mod positions;
 
@@ -70,6 +71,7 @@ backends! {
     "lz4-flex" lz4_flex;
     "lz4hc" lz4hc;
     "zstd" zstd;
+    "zstd-uzram" zstd_uzram;
     "deflate" deflate;
     "842" sw842;
     "wk64" wk64;

@@ -17,9 +17,9 @@ use crate::{
     Settings, Tfm,
 };
 
-const NAME: &str = "zstd";
+pub(super) const NAME: &str = "zstd";
 
-const PARAMS: &[ParamSpec] = &[ParamSpec {
+pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
     // ZSTD_minCLevel() and ZSTD_maxCLevel(), asserted by a test below.
     kind: ParamKind::Int { min: -131_072, max: 22, default: 3 },
@@ -33,7 +33,7 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// Up to here libzstd looks a position up in tables alone (its strategies fast and dfast), and not in chains or trees.
 const LAST_FAST_LEVEL: i32 = 3;
 
-const DICTIONARY: DictionarySpec =
+pub(super) const DICTIONARY: DictionarySpec =
     DictionarySpec { form: DictionaryForm::Zstd, max_bytes: 1 << 20 };
 
 pub(crate) struct Backend;
@@ -48,7 +48,7 @@ struct ZstdTfm {
     /// What the context refers to: declared, and so dropped, after it.
     _dictionary: Option<Arc<Dictionary>>,
 }
-struct ZstdDecoder {
+pub(super) struct ZstdDecoder {
     dctx: DCtx<'static>,
     /// As above.
     _dictionary: Option<Arc<Dictionary>>,
@@ -113,24 +113,28 @@ impl Algorithm for Backend {
 impl Zstd {
     /// The half of a tfm that decompresses.
     fn half(&self) -> Result<ZstdDecoder, Error> {
-        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
-        let mut dctx = DCtx::try_create().ok_or_else(no_memory)?;
-        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
+        let mut decoder = ZstdDecoder::new()?;
         if let Some(dictionary) = &self.dictionary {
             // SAFETY: the context refers to what is in this Arc, and the decoder holds it for longer than the context.
             let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
-            dctx.ref_ddict(&shared.decompress).map_err(setup)?;
+            decoder.dctx.ref_ddict(&shared.decompress).map_err(setup)?;
         }
-        Ok(ZstdDecoder { dctx, _dictionary: self.dictionary.clone() })
+        decoder._dictionary.clone_from(&self.dictionary);
+        Ok(decoder)
     }
+}
+
+/// The logarithm of a window of one block.
+pub(super) fn window_log(block_size: usize) -> u32 {
+    let log = usize::BITS - block_size.saturating_sub(1).leading_zeros();
+    log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX)
 }
 
 impl Prepared for Zstd {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
         let mut cctx = CCtx::try_create().ok_or_else(no_memory)?;
-        let window_log = usize::BITS - self.block_size.saturating_sub(1).leading_zeros();
-        let window_log = window_log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
+        let window_log = window_log(self.block_size);
         for parameter in [
             CParameter::CompressionLevel(self.level),
             CParameter::Format(FrameFormat::Magicless),
@@ -174,6 +178,16 @@ fn setup(code: zstd_safe::ErrorCode) -> Error {
     Error::Setup { algorithm: NAME, reason: zstd_safe::get_error_name(code).into() }
 }
 
+impl ZstdDecoder {
+    /// Without a dictionary.
+    pub(super) fn new() -> Result<ZstdDecoder, Error> {
+        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
+        let mut dctx = DCtx::try_create().ok_or_else(no_memory)?;
+        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
+        Ok(ZstdDecoder { dctx, _dictionary: None })
+    }
+}
+
 impl Tfm for ZstdTfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
@@ -197,7 +211,7 @@ impl Decoder for ZstdDecoder {
 }
 
 /// From zstd 1.5.4's command line (-3 --no-check, from a pipe, hence without content size), less its magic.
-const KNOWN: &[KnownAnswer] = &[KnownAnswer {
+pub(super) const KNOWN: &[KnownAnswer] = &[KnownAnswer {
     plain: SAMPLE,
     compressed: &[
         0x00, 0x58, 0x75, 0x01, 0x00, 0x54, 0x02, 0x75, 0x7a, 0x72, 0x61, 0x6d, 0x20, 0x6b, 0x65,

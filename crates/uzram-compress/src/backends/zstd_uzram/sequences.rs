@@ -1,0 +1,245 @@
+//! The sequences of a block: literals, a match, and how far back it is, each as a code, which finite state entropy takes,
+//! and the rest of its bits: RFC 8878, chapter 3.1.1.3.2.
+
+use super::fse::{self, SYMBOLS, Table};
+use super::out::{Bits, Out};
+use super::search::{MOST_SEQUENCES, Sequence};
+
+const _: () = assert!(MOST_SEQUENCES < 0x7F00);
+
+/// The shortest match that the format has.
+const FORMAT_MIN: u16 = 3;
+/// Values below have codes of their own.
+const LITERALS_BY_TABLE: usize = 64;
+const LENGTHS_BY_TABLE: usize = 128;
+
+/// What the format's predefined tables are made of.
+const LITERALS_NORM: [i16; 36] = [
+    4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1,
+];
+const LENGTHS_NORM: [i16; 53] = [
+    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
+];
+const OFFSETS_NORM: [i16; 29] =
+    [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
+
+/// Codes in which a value is not all: a value's first code, and bits beside it.
+const LITERALS_CODES: [u8; LITERALS_BY_TABLE] =
+    by_table(&[(16, 1), (17, 1), (18, 1), (19, 1), (20, 2), (21, 2), (22, 3), (23, 3), (24, 4)]);
+const LENGTHS_CODES: [u8; LENGTHS_BY_TABLE] = by_table(&[
+    (32, 1),
+    (33, 1),
+    (34, 1),
+    (35, 1),
+    (36, 2),
+    (37, 2),
+    (38, 3),
+    (39, 3),
+    (40, 4),
+    (41, 4),
+    (42, 5),
+]);
+const LITERALS_BITS: [u8; SYMBOLS] = bits(&LITERALS_CODES, 25, 6);
+const LENGTHS_BITS: [u8; SYMBOLS] = bits(&LENGTHS_CODES, 43, 7);
+
+/// The codes of values: the first ones are their own, the given ones have so many bits beside them.
+const fn by_table<const COUNT: usize>(given: &[(u8, u32)]) -> [u8; COUNT] {
+    let mut table = [0; COUNT];
+    let mut value = 0;
+    while value < given[0].0 as usize {
+        table[value] = value as u8;
+        value += 1;
+    }
+    let mut at = 0;
+    while at < given.len() {
+        let end = value + (1 << given[at].1);
+        while value < end {
+            table[value] = given[at].0;
+            value += 1;
+        }
+        at += 1;
+    }
+    table
+}
+
+/// The bits beside each code: as many as it has values in the table; from `first` on one more each.
+const fn bits<const COUNT: usize>(codes: &[u8; COUNT], first: usize, count: u8) -> [u8; SYMBOLS] {
+    let mut values = [0u32; SYMBOLS];
+    let mut at = 0;
+    while at < COUNT {
+        values[codes[at] as usize] += 1;
+        at += 1;
+    }
+    let mut bits = [0; SYMBOLS];
+    let mut code = 0;
+    while code < SYMBOLS {
+        bits[code] = if code >= first {
+            count + (code - first) as u8
+        } else if values[code] > 0 {
+            values[code].ilog2() as u8
+        } else {
+            0
+        };
+        code += 1;
+    }
+    bits
+}
+
+/// What is coded: numbers of literals, offsets, lengths of matches, in the format's order.
+const KINDS: usize = 3;
+const LITERALS: usize = 0;
+const OFFSETS: usize = 1;
+const LENGTHS: usize = 2;
+
+/// Where to find the table of a kind.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Predefined = 0,
+    Only = 1,
+    Described = 2,
+}
+
+/// One worker's memory.
+pub(super) struct Coder {
+    codes: Box<[[u8; KINDS]; MOST_SEQUENCES]>,
+    counts: [[u32; SYMBOLS]; KINDS],
+    predefined: Box<[Table; KINDS]>,
+    own: Box<[Table; KINDS]>,
+}
+
+impl Coder {
+    pub(super) fn new() -> Coder {
+        let mut predefined = Box::new([(); KINDS].map(|()| Table::new()));
+        predefined[LITERALS].build(&LITERALS_NORM, 6);
+        predefined[OFFSETS].build(&OFFSETS_NORM, 5);
+        predefined[LENGTHS].build(&LENGTHS_NORM, 6);
+        Coder {
+            codes: Box::new([[0; KINDS]; _]),
+            counts: [[0; SYMBOLS]; KINDS],
+            predefined,
+            own: Box::new([(); KINDS].map(|()| Table::new())),
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.codes) + size_of_val(&*self.predefined) + size_of_val(&*self.own)
+    }
+
+    /// Outputs the section of sequences.
+    pub(super) fn encode(&mut self, sequences: &[Sequence], out: &mut Out) {
+        let count = sequences.len();
+        match count {
+            0 => return out.byte(0),
+            1..128 => out.byte(count as u8),
+            // The format's third form is for more than there are.
+            _ => out.number(((count as u64 >> 8) + 0x80) | (count as u64 & 0xFF) << 8, 2),
+        }
+        let Some(last) = self.count(sequences) else { return };
+        let modes_at = out.len();
+        out.byte(0);
+        let mut modes = [Mode::Predefined; KINDS];
+        for kind in 0..KINDS {
+            modes[kind] = self.table(kind, count as u32, last[kind], out);
+        }
+        let byte = (modes[LITERALS] as u8) << 6 | (modes[OFFSETS] as u8) << 4 | (modes[LENGTHS] as u8) << 2;
+        out.patch(modes_at, &[byte]);
+        let of = |kind: usize| match modes[kind] {
+            Mode::Predefined => &self.predefined[kind],
+            _ => &self.own[kind],
+        };
+        stream(sequences, &self.codes[..], [of(LITERALS), of(OFFSETS), of(LENGTHS)], out);
+    }
+
+    /// Finds all codes and counts them; the last ones.
+    fn count(&mut self, sequences: &[Sequence]) -> Option<[u8; KINDS]> {
+        self.counts = [[0; SYMBOLS]; KINDS];
+        for (sequence, codes) in sequences.iter().zip(self.codes.iter_mut()) {
+            let literals = usize::from(sequence.literals);
+            let length = usize::from(sequence.length - FORMAT_MIN);
+            *codes = [
+                match LITERALS_CODES.get(literals) {
+                    Some(code) => *code,
+                    None => (literals.ilog2() + 19) as u8,
+                },
+                sequence.offset.ilog2() as u8,
+                match LENGTHS_CODES.get(length) {
+                    Some(code) => *code,
+                    None => (length.ilog2() + 36) as u8,
+                },
+            ];
+            for (code, counts) in codes.iter().zip(&mut self.counts) {
+                counts[usize::from(*code) % SYMBOLS] += 1;
+            }
+        }
+        self.codes[..sequences.len()].last().copied()
+    }
+
+    /// Chooses a table and describes it.
+    fn table(&mut self, kind: usize, total: u32, last: u8, out: &mut Out) -> Mode {
+        let counts = &mut self.counts[kind];
+        let most = counts.iter().max().copied().unwrap_or(0);
+        if most == total {
+            if total <= 2 {
+                return Mode::Predefined;
+            }
+            self.own[kind].only();
+            out.byte(last);
+            return Mode::Only;
+        }
+        // As libzstd for its fast strategies: too few, or too evenly spread.
+        let predefined_log = if kind == OFFSETS { 5 } else { 6 };
+        if total < 1 << predefined_log || most < total >> (predefined_log - 1) {
+            return Mode::Predefined;
+        }
+        // The last one is what the states begin with, and costs nothing.
+        let mut total = total;
+        if counts[usize::from(last) % SYMBOLS] > 1 {
+            counts[usize::from(last) % SYMBOLS] -= 1;
+            total -= 1;
+        }
+        let greatest = counts.iter().rposition(|count| *count > 0).unwrap_or(0);
+        let log = fse::log(if kind == OFFSETS { 8 } else { 9 }, total, greatest);
+        let norm = fse::normalize(&counts[..=greatest], total, log);
+        fse::describe(&norm[..=greatest], log, out);
+        self.own[kind].build(&norm[..=greatest], log);
+        Mode::Described
+    }
+}
+
+/// Outputs all sequences, the last one first.
+fn stream(sequences: &[Sequence], codes: &[[u8; KINDS]], tables: [&Table; KINDS], out: &mut Out) {
+    let mut bits = Bits::default();
+    let mut states = [0; KINDS];
+    let mut both = sequences.iter().zip(codes).rev();
+    if let Some((sequence, codes)) = both.next() {
+        for kind in 0..KINDS {
+            states[kind] = tables[kind].begin(codes[kind]);
+        }
+        rest(sequence, codes, &mut bits);
+        bits.flush(out);
+    }
+    for (sequence, codes) in both {
+        for kind in [OFFSETS, LENGTHS, LITERALS] {
+            states[kind] = tables[kind].encode(states[kind], codes[kind], &mut bits);
+        }
+        bits.flush(out);
+        rest(sequence, codes, &mut bits);
+        bits.flush(out);
+    }
+    for kind in [LENGTHS, OFFSETS, LITERALS] {
+        tables[kind].end(states[kind], &mut bits);
+    }
+    bits.flush(out);
+    bits.close(out);
+}
+
+/// What the codes do not say.
+#[inline(always)]
+fn rest(sequence: &Sequence, codes: &[u8; KINDS], bits: &mut Bits) {
+    let [literals, offset, length] = codes.map(|code| usize::from(code) % SYMBOLS);
+    let mut add = |value: u16, count: u32| bits.add(u64::from(value) & ((1 << count) - 1), count);
+    add(sequence.literals, u32::from(LITERALS_BITS[literals]));
+    add(sequence.length - FORMAT_MIN, u32::from(LENGTHS_BITS[length]));
+    add(sequence.offset, offset as u32);
+}
