@@ -13,7 +13,7 @@ use uzram_compress::{Registry, Tfm};
 
 const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Where our own encoder gives way to libzstd's.
-const MOST: usize = 0xF000;
+const MOST: usize = 0x3000;
 
 fn tfm(driver: &str, block_size: usize) -> Box<dyn Tfm> {
     let none: [(&str, &str); 0] = [];
@@ -164,7 +164,7 @@ fn uneven(noise: &mut Noise, symbols: usize, len: usize) -> Vec<u8> {
 fn interop_zstd_literals_of_every_size() {
     let mut noise = Noise::new(11);
     let mut tfm = ours(MOST);
-    for size in [1, 32, 64, 128, 256, 1024, 4096, 16384, 32768] {
+    for size in [1, 32, 64, 128, 256, 1024, 4096, 12280] {
         for len in size - 1..size + 5 {
             for symbols in [2, 16, 60, 128, 200, 256] {
                 is_read(&mut *tfm, &uneven(&mut noise, symbols, len));
@@ -172,7 +172,7 @@ fn interop_zstd_literals_of_every_size() {
         }
     }
     // Coded in four streams with each form of header, or the test tests nothing.
-    for len in [1000, 2000, 20_000] {
+    for len in [1000, 2000, 12_000] {
         let plain = uneven(&mut noise, 120, len);
         assert!(
             is_read(&mut *tfm, &plain) < len * 98 / 100,
@@ -214,7 +214,7 @@ fn interop_zstd_sequences_of_every_number() {
     let mut noise = Noise::new(13);
     let mut tfm = ours(MOST);
     // Two other bytes in every eight: all sequences have the same codes.
-    for count in [1, 2, 3, 4, 31, 32, 63, 64, 127, 128, 129, 500, 7000] {
+    for count in [1, 2, 3, 4, 31, 32, 63, 64, 127, 128, 129, 500, 2000] {
         let mut alike = b"tail".to_vec();
         let mut unlike = noise.next().to_le_bytes().to_vec();
         for _ in 0..count {
@@ -234,7 +234,7 @@ fn interop_zstd_sequences_of_every_number() {
         }
     }
     // One, of each length around where codes have bits beside them, and as many literals before it.
-    for len in (4..150).chain([1000, 30_000]) {
+    for len in (4..150).chain([1000, 6000]) {
         let mut plain: Vec<u8> = (0..len).map(|_| noise.next() as u8).collect();
         plain.extend_from_within(..);
         is_read(&mut *tfm, &plain);

@@ -3,7 +3,7 @@
 //! The encoder is for what libzstd does at its levels 1 to 3 with a page, and does it at one level: against level 3 it
 //! is 1.27 times as fast on the heaps of programs and 1.3 times on libraries and text, for 0.6 and 1.1 % more bytes;
 //! it is faster and denser than level 1. Hence the priority above libzstd's. What the encoder is not made for is
-//! libzstd's: other levels, dictionaries, and blocks too long for positions of 16 bits. Separate from the driver of
+//! libzstd's: other levels, dictionaries, and blocks of more than 12 KiB. Separate from the driver of
 //! libzstd so that each can be asked for by its name.
 //!
 //! A block goes through three parts: [`search`] divides it into literals and sequences, [`literals`] and [`sequences`]

@@ -6,6 +6,9 @@
 
 use super::fse::{self, Table};
 use super::out::{Bits, Out};
+use super::search::MOST;
+
+const _: () = assert!(MOST < 1 << 14);
 
 /// The format's longest code.
 const MOST_BITS: u32 = 11;
@@ -53,7 +56,7 @@ impl Coder {
         let begin = out.len();
         let count = literals.len();
         let four = count >= ONE_STREAM;
-        let header = 3 + usize::from(count >= 1 << 10) + usize::from(count >= 1 << 14);
+        let header = 3 + usize::from(count >= 1 << 10);
         out.number(0, header);
         alphabet.measure(count);
         if !self.describe(alphabet, out) {
@@ -84,8 +87,8 @@ impl Coder {
         let (count, compressed) = (count as u64, compressed as u64);
         let number = match header {
             3 => HUFFMAN | u64::from(four) << 2 | count << 4 | compressed << 14,
-            4 => HUFFMAN | 2 << 2 | count << 4 | compressed << 18,
-            _ => HUFFMAN | 3 << 2 | count << 4 | compressed << 22,
+            // The format's third form is for more than there are.
+            _ => HUFFMAN | 2 << 2 | count << 4 | compressed << 18,
         };
         out.patch(begin, &number.to_le_bytes()[..header]);
         true

@@ -1,8 +1,12 @@
 //! Where an encoder puts its bits and bytes: a buffer that is as long as any block that is worth keeping. What goes beyond
 //! its end is forgotten and found out at the end of the block, so that nothing in between has to ask.
 
+use super::search::MOST;
+
 /// Longer than any block before it is compressed, which is what is kept instead of a longer result.
-pub(super) const ROOM: usize = 0x1_0000;
+pub(super) const ROOM: usize = 0x4000;
+
+const _: () = assert!(ROOM > MOST + 64);
 /// Bytes that one write may go past the last place where one may begin.
 const SLACK: usize = 8;
 

@@ -16,10 +16,12 @@ use std::hint::select_unpredictable;
 
 use super::super::positions::Positions;
 
-/// The longest block.
-pub(super) const MOST: usize = 0xF000;
+/// The longest block: for more than pages there is libzstd, and every worker has memory for it.
+pub(super) const MOST: usize = 0x3000;
+/// A power of two of positions, of which a search for a match ends less than the rest behind the block.
+const SPACE: usize = 0x4000;
 /// No block has more, as each stands for 4 bytes and more.
-pub(super) const MOST_SEQUENCES: usize = 1 << 14;
+pub(super) const MOST_SEQUENCES: usize = 1 << 12;
 /// As many slots as a page has positions.
 const SLOTS: usize = 4096;
 /// Bytes that the hash takes, and the shortest match that is found by it.
@@ -47,8 +49,10 @@ pub(super) struct Sequence {
     pub(super) offset: u16,
 }
 
-/// The block, behind [`BACK`] bytes, and before as many that are read where a position of 16 bits may be.
-type Bytes = [u8; BACK + 0x1_0000 + 40];
+/// The block, behind [`BACK`] bytes, and before as many that are read where a position may be.
+type Bytes = [u8; BACK + SPACE + 40];
+
+const _: () = assert!(MOST / 4 <= MOST_SEQUENCES && MOST < SPACE);
 
 pub(super) struct Search {
     positions: Positions<SLOTS>,
@@ -56,7 +60,7 @@ pub(super) struct Search {
     block: Box<Bytes>,
     sequences: Box<[Sequence; MOST_SEQUENCES]>,
     sequence_count: usize,
-    literals: Box<[u8; 0x1_0000 + LITERALS]>,
+    literals: Box<[u8; SPACE + LITERALS]>,
     literal_count: u16,
 }
 
@@ -88,7 +92,7 @@ impl Search {
 
     /// All literals of the block, and all sequences.
     pub(super) fn found(&self) -> (&[u8], &[Sequence]) {
-        let literals = &self.literals[..usize::from(self.literal_count)];
+        let literals = &self.literals[..usize::from(self.literal_count).min(SPACE)];
         (literals, &self.sequences[..self.sequence_count.min(MOST_SEQUENCES)])
     }
 
@@ -226,7 +230,7 @@ impl Search {
     /// Keeps `count` literals from `at` on, as those from `to` on.
     #[inline(always)]
     fn keep(&mut self, src: &[u8], at: u16, count: u16, to: u16) {
-        let (at, count, to) = (usize::from(at), usize::from(count), usize::from(to));
+        let (at, count, to) = (usize::from(at), usize::from(count), usize::from(to) % SPACE);
         if count <= LITERALS {
             let from: [u8; LITERALS] = self.bytes::<BACK, LITERALS>(at);
             self.literals[to..to + LITERALS].copy_from_slice(&from);
@@ -266,14 +270,14 @@ impl Search {
     }
 
     fn byte(&self, at: usize) -> u8 {
-        self.block[BACK + (at & 0xFFFF)]
+        self.block[BACK + at % SPACE]
     }
 
-    /// The bytes at `at`, of which 16 bits are taken, where `PLACE` is [`BACK`], or so many less or more.
+    /// The bytes at `at`, which is within the space, where `PLACE` is [`BACK`], or so many less or more.
     #[inline(always)]
     fn bytes<const PLACE: usize, const COUNT: usize>(&self, at: usize) -> [u8; COUNT] {
-        const { assert!(PLACE + 0xFFFF + COUNT <= size_of::<Bytes>()) };
-        let begin = PLACE + (at & 0xFFFF);
+        const { assert!(PLACE + SPACE + COUNT <= size_of::<Bytes>() + 1) };
+        let begin = PLACE + at % SPACE;
         *self.block[begin..begin + COUNT].first_chunk().unwrap_or(&[0; COUNT])
     }
 
