@@ -2,7 +2,8 @@
 //! as an algorithm that was registered, looked up by its name and prepared once. All three run the very same code of the
 //! same library, so that a difference is the API's; the driver that the program ships takes its turn beside them.
 //!
-//! lzo is liblzo2 here, since the program's own has no door but the API; its driver's row is therefore another codec.
+//! lzo and zstd are liblzo2 and libzstd here, since the program's own have no door but the API; their drivers' rows are therefore
+//! another codec.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -118,7 +119,7 @@ pub struct Api {
 }
 
 const NOTE: &str = "Hard-wired, boxed and registered run the same code of the same library (lzo: liblzo2), so that a \
-    difference is the API's. The shipped driver is what the program has by that name: for lzo another codec. Each turn is \
+    difference is the API's. The shipped driver is what the program has by that name: for lzo and zstd another codec. Each turn is \
     done twice and the second time counts: caches and branch predictors know the pages, and a device's codec is slower. \
     Medians over rounds in which all take turns; differences are medians of the difference within a round.";
 

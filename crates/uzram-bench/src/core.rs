@@ -77,10 +77,18 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(report)
 }
 
+/// The driver whose codec is called directly beside the device: where ours comes first, the library's.
+fn driver(algorithm: &str) -> &str {
+    match algorithm {
+        "zstd" => "zstd-libzstd",
+        other => other,
+    }
+}
+
 /// A device that holds the corpus, page by page.
 fn filled(algorithm: &str, pages: &Corpus) -> Result<Device> {
     let device = Device::builder((pages.len() * PAGE) as u64)
-        .algorithm(algorithm)
+        .algorithm(driver(algorithm))
         .build()?;
     for (number, page) in pages.pages().iter().enumerate() {
         device.write_at(page, (number * PAGE) as u64)?;

@@ -36,8 +36,8 @@ unsafe extern "C" {
 }
 
 impl Raw {
-    /// The codec behind an algorithm's default driver, at its default level, and zstd at its first (`zstd-1`); `None` where
-    /// there is none.
+    /// The library behind an algorithm's driver, called as the driver does at its default level, and zstd at its first
+    /// (`zstd-1`); `None` where there is none.
     pub(crate) fn new(algorithm: &str) -> Option<Raw> {
         match algorithm {
             "lz4" => {
@@ -56,6 +56,8 @@ impl Raw {
                     CParameter::Format(FrameFormat::Magicless),
                     CParameter::ContentSizeFlag(false),
                     CParameter::WindowLog(12),
+                    CParameter::HashLog(11),
+                    CParameter::ChainLog(11),
                 ] {
                     cctx.set_parameter(parameter).ok()?;
                 }

@@ -137,7 +137,7 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
     let mut message = format!("the {who} of {name} does not answer: {error}");
     if who == "server" && kind == Kind::Failed && entry.record.keeper != 0 {
         let log = entry.dir.join("log");
-        if died(&error) && call_patiently(entry, socket, &Request::Ping).is_ok() {
+        if died(&error) && serves_again(entry, socket) {
             let message = format!(
                 "the server of {name} died before it had answered, and was started anew: nothing that was stored is \
                  lost, and the same command again does the rest (see {})",
@@ -151,6 +151,20 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         );
     }
     Err(Failure::new(kind, message))
+}
+
+/// Whether another server takes the place of one that died. What is asked too soon still ends up with the dead one.
+fn serves_again(entry: &Entry, socket: &Path) -> bool {
+    let begin = Instant::now();
+    loop {
+        match call_patiently(entry, socket, &Request::Ping) {
+            Ok(_) => return true,
+            Err(error) if died(&error) && begin.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Whether a connection broke off, which is what happens when who is at its other end dies.
