@@ -50,11 +50,12 @@ pub fn requirements(advice: &Advice, offered: &str) -> Vec<String> {
         let mut words = offered.split_whitespace();
         words.any(|word| word.trim_matches(['[', ']']) == name)
     };
-    let missing: Vec<_> = choices
+    let mut missing: Vec<_> = choices
         .iter()
         .map(|choice| choice.what.algorithm.as_str())
         .filter(|name| !offers(name))
         .collect();
+    missing.dedup();
     if !offered.trim().is_empty() && !missing.is_empty() {
         let missing = missing.join(" and ");
         notes.push(format!(

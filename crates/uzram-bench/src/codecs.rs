@@ -10,7 +10,7 @@ mod contestant;
 
 use std::hint::black_box;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use contestant::{Contestant, FLOOR, HUGE};
 use serde::Serialize;
 use uzram::compress::Registry;
@@ -102,7 +102,14 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> 
     let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
     let mut report = Report::new("bench codecs", names.join("; "));
     let mut contestants = contestants(progress)?;
+    let names: Vec<_> = contestants.iter().map(|one| one.name.clone()).collect();
     contestants.retain(|contestant| contestant.name.contains(&options.only));
+    ensure!(
+        !contestants.is_empty(),
+        "no contestant's name contains '{}'; there are: {}",
+        options.only,
+        names.join(", ")
+    );
     let mut figures = Vec::new();
     for corpus in &corpora {
         progress(&corpus.name);

@@ -184,8 +184,8 @@ impl Bench<'_> {
                     self.turn(who, setting, round, settings.len(), progress);
                     if self.stop.load(Ordering::Relaxed) {
                         // What was measured is handed out.
-                        let (what, why) = ("the run", "interrupted; the targets were taken away");
-                        let (what, why) = (what.into(), why.into());
+                        let why = "interrupted; the targets were taken away".into();
+                        let what = record::THE_RUN.into();
                         self.record.failed.push(Missing { what, why });
                         return;
                     }

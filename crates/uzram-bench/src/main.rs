@@ -1,5 +1,6 @@
 //! Runs a benchmark by name and prints its report; with a path, keeps a record there, too.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -188,6 +189,9 @@ fn show(
     if let Some(path) = record {
         file::write(&path, &(serde_json::to_string_pretty(report)? + "\n"))?;
     }
-    print!("{report}");
-    Ok(())
+    match write!(std::io::stdout().lock(), "{report}") {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }

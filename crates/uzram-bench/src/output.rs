@@ -7,7 +7,7 @@ mod html;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 pub use chart::{Chart, Series};
@@ -79,9 +79,32 @@ impl Files {
         Ok(())
     }
 
+    /// Beside those that are meant, for what is not whole.
+    pub fn partial(self) -> Files {
+        let beside = |path: PathBuf| {
+            let mut path = path.into_os_string();
+            path.push(".partial");
+            PathBuf::from(path)
+        };
+        Files {
+            json: self.json.map(beside),
+            csv: self.csv.map(beside),
+            html: self.html.map(beside),
+        }
+    }
+
     /// Tries whether they can be written, before hours of measuring are lost to a mistyped folder.
     pub fn check(&self) -> Result<()> {
-        for path in [&self.json, &self.csv, &self.html].into_iter().flatten() {
+        let paths: Vec<_> = [&self.json, &self.csv, &self.html]
+            .into_iter()
+            .flatten()
+            .collect();
+        for (at, path) in paths.iter().enumerate() {
+            ensure!(
+                !paths[..at].contains(path) || path.starts_with("/dev"),
+                "{} is given for two outputs: each takes a file of its own",
+                path.display()
+            );
             file::check(path)?;
         }
         Ok(())

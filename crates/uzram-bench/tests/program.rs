@@ -59,3 +59,17 @@ fn an_old_record_outlives_a_run_that_fails() {
     assert_eq!(std::fs::read_to_string(&record).unwrap(), "old");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_panic() {
+    let program = env!("CARGO_BIN_EXE_uzram-bench");
+    let mut command = Command::new(program);
+    command.args(["attach", "--quick", "--rounds", "1"]);
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+}

@@ -384,6 +384,8 @@ fn an_interrupted_run_leaves_nothing() {
     let bench = Bench::new();
     let temporary = bench.path("tmp");
     std::fs::create_dir(&temporary).unwrap();
+    let record = bench.path("old.json");
+    std::fs::write(&record, "old").unwrap();
     let args = [
         "bench",
         "fio",
@@ -393,6 +395,8 @@ fn an_interrupted_run_leaves_nothing() {
         "60",
         "--targets",
         "uzram:nbd",
+        "--record",
+        record.to_str().unwrap(),
     ];
     let mut child = bench
         .command(&args)
@@ -412,6 +416,7 @@ fn an_interrupted_run_leaves_nothing() {
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(rest.contains("interrupted"), "{rest}");
+    assert_eq!(std::fs::read_to_string(&record).unwrap(), "old");
     // The directory stays where something in it could not be removed.
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "{rest}");
 }
@@ -429,6 +434,10 @@ fn what_is_not_understood_is_refused_with_what_is() {
         (&["--engine", "sync"], "libaio"),
         (&["--json", "/nowhere/a.json"], "/nowhere"),
         (&["--record", "/nowhere/a.json"], "/nowhere"),
+        (
+            &["--json", "/tmp/uzram-a", "--csv", "/tmp/uzram-a"],
+            "two outputs",
+        ),
         (&["--goal", "rand-read"], ">= or <="),
         (&["--targets", "tmpfs", "--beside", "uzram"], "tmpfs"),
         // What is known, of each part of a target.

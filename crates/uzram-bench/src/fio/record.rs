@@ -11,6 +11,8 @@ use crate::report::Report;
 
 /// The name in the records.
 pub(super) const NAME: &str = "bench fio";
+/// What has failed where a run was interrupted.
+pub(super) const THE_RUN: &str = "the run";
 
 /// A target's cell: medians over the rounds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -147,6 +149,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether it is not all that was to be measured.
+    pub fn is_interrupted(&self) -> bool {
+        self.failed.iter().any(|one| one.what == THE_RUN)
+    }
+
     /// Reads one that was kept.
     pub fn read(path: &std::path::Path) -> Result<Record> {
         let shown = path.display();

@@ -182,10 +182,16 @@ fn codecs(stat: &Stat) -> String {
         if roles.is_empty() {
             roles.push("until its objects are gone".into());
         }
+        // Two that read the same are of two drivers.
+        let alike = |other: &&Codec| other.to_string() == codec.to_string();
+        let driver = match stat.codecs.iter().filter(alike).count() {
+            0 | 1 => String::new(),
+            _ => format!(" ({})", codec.driver),
+        };
         let (bytes, memory) = (human(codec.object_bytes), human(codec.memory_bytes));
         let objects = codec.objects;
         format!(
-            "{codec}: {}; {objects} objects of {bytes}, costs {memory}",
+            "{codec}{driver}: {}; {objects} objects of {bytes}, costs {memory}",
             roles.join(", ")
         )
     };

@@ -47,7 +47,7 @@ impl Algorithm for Backend {
         150
     }
     fn summary(&self) -> &'static str {
-        "zstd for pages, faster at levels 1 to 3; our own"
+        "zstd for pages, faster at levels 0 to 3; our own"
     }
     fn params(&self) -> &'static [ParamSpec] {
         PARAMS

@@ -274,6 +274,7 @@ impl PolicySettings {
         let (key, value) = word.split_once('=')?;
         match key.trim() {
             "recompress" => self.recompress_seconds = age(value)?,
+            "least" if value == "off" => self.recompress_least = 0,
             "least" => self.recompress_least = number(value, &[])?.try_into().ok()?,
             "writeback" => self.writeback_seconds = age(value)?,
             "promote" => self.promote_seconds = age(value)?,
@@ -354,6 +355,10 @@ mod tests {
             (
                 "recompress=60,least=1024",
                 "recompress=60,least=1024,cpu=10,io=32M",
+            ),
+            (
+                "recompress=60,least=64,least=off",
+                "recompress=60,cpu=10,io=32M",
             ),
         ] {
             let settings: PolicySettings = text.parse().unwrap();

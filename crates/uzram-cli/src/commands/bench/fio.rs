@@ -14,6 +14,7 @@ use super::{FileArgs, bar, failed, hand_out, say};
 use crate::commands::{choice, print};
 use crate::exit::{Failure, Kind, Result};
 use crate::frontends;
+use uzram_bench::output::Files;
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
 ///
@@ -28,7 +29,8 @@ use crate::frontends;
 ///   PATH                               a block device or file, which is overwritten
 ///
 /// Memory after the fill is printed below the speeds. A target that fails is reported, the
-/// others go on, and the exit code is 1. What is not known (a target, a frontend, an algorithm),
+/// others go on, and the exit code is 1. What an interrupted run has measured goes to FILE.partial
+/// instead of FILE. What is not known (a target, a frontend, an algorithm),
 /// and a --size that there is no memory for, is refused before anything is made, with 2.
 ///
 /// Each target's throughput and memory is laid beside the first one's, as a ratio: these are
@@ -45,7 +47,7 @@ Examples:
   uzram bench fio --jobs 1-4 --rounds 5 --json run.json --html run.html
   uzram bench fio --targets kernel-zram:lz4,uzram:ublk:lz4 --bs 4K,128K --iodepth 8,32 --seconds 3
   uzram bench fio --targets 'uzram:nbd:zstd(level=1),nbdkit-memory:allocator=zstd' --buffers 50% --only rand-write
-  uzram bench fio --quick --targets nbdkit-memory:allocator=zstd,uzram:nbd:zstd --goal 'rand-read >= 1' --goal 'memory <= 1'
+  uzram bench fio --quick --targets nbdkit-memory:allocator=zstd,uzram:nbd:zstd --goal 'rand-read >= 1' --goal 'memory after <= 1'
   uzram bench fio --targets /dev/nullb0 --overwrite --engine io_uring --iodepth 32")]
 pub(super) struct Args {
     /// What to measure, separated by commas [default: kernel-zram, uzram, nbdkit-memory:allocator=zstd and tmpfs, as far
@@ -166,6 +168,12 @@ impl Args {
         });
         bar.finish_and_clear();
         let record = record.map_err(failed)?;
+        // A record that is there stays, unless by a whole one.
+        let files = match (record.figures.is_empty(), record.is_interrupted()) {
+            (true, _) => Files::default(),
+            (_, true) => files.partial(),
+            _ => files,
+        };
         if series {
             files.write(&record).map_err(failed)?;
             print(&record.series())?;
