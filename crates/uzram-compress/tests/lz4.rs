@@ -2,7 +2,11 @@
 //! checks the most. Blocks are pages, pieces of them, and the longest that our own encoder takes and beyond.
 #![cfg(all(feature = "lz4", feature = "lz4-flex", feature = "lz4-uzram"))]
 
+#[path = "support/runs.rs"]
+mod runs;
+
 use proptest::prelude::*;
+use runs::runs;
 use uzram_compress::conformance::inputs::{Noise, input, inputs};
 use uzram_compress::{Registry, Tfm};
 
@@ -99,18 +103,6 @@ fn interop_lz4_blocks_of_any_length() {
         peers.all_ways(&input(&mut noise, len));
         peers.all_ways(&b"abcdefg".repeat(12)[..len]);
     }
-}
-
-/// A word of an alphabet, so often.
-fn runs(letters: u8) -> impl Strategy<Value = Vec<u8>> {
-    let run = (proptest::collection::vec(0..letters, 1..12), 1..60usize);
-    proptest::collection::vec(run, 0..80).prop_map(|runs| {
-        let bytes: Vec<u8> = runs
-            .iter()
-            .flat_map(|(word, count)| word.repeat(*count))
-            .collect();
-        bytes[..bytes.len().min(4096)].to_vec()
-    })
 }
 
 proptest! {

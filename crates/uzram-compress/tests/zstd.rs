@@ -4,10 +4,14 @@
 //! reports a skip, or fails where `UZRAM_REQUIRE_PEERS` or `CI` says that it must not be missing.
 #![cfg(feature = "zstd-uzram")]
 
+#[path = "support/runs.rs"]
+mod runs;
+
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
+use runs::runs;
 use uzram_compress::conformance::inputs::{Noise, input, inputs};
 use uzram_compress::{Registry, Tfm};
 
@@ -244,18 +248,6 @@ fn interop_zstd_sequences_of_every_number() {
         .flat_map(|_| [1, 2, 3, 4, noise.next() as u8])
         .collect();
     is_read(&mut *tfm, &plain);
-}
-
-/// A word of an alphabet, so often.
-fn runs(letters: u8) -> impl Strategy<Value = Vec<u8>> {
-    let run = (proptest::collection::vec(0..letters, 1..12), 1..60usize);
-    proptest::collection::vec(run, 0..80).prop_map(|runs| {
-        let bytes: Vec<u8> = runs
-            .iter()
-            .flat_map(|(word, count)| word.repeat(*count))
-            .collect();
-        bytes[..bytes.len().min(4096)].to_vec()
-    })
 }
 
 proptest! {

@@ -51,12 +51,7 @@ impl<'a> Worker<'a> {
         let what = Recompress {
             pages: Some(pages),
             older_than: Some(age),
-            // Where memory is short, reads that are a little slower are the smaller evil.
-            least: if self.relieving {
-                0
-            } else {
-                self.settings.recompress_least.into()
-            },
+            least: self.settings.least(self.relieving),
             ..Recompress::default()
         };
         let (mut tried, mut ended) = (0, false);

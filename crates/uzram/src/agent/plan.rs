@@ -110,11 +110,7 @@ impl Device {
         }
         let what = Recompress {
             older_than: (!pressed).then_some(age),
-            least: if pressed {
-                0
-            } else {
-                settings.recompress_least.into()
-            },
+            least: settings.least(pressed),
             ..Recompress::default()
         };
         let found = self.recompressible(&what).ok();

@@ -103,6 +103,15 @@ impl PolicySettings {
         Some(Duration::from_secs(seconds.into()))
     }
 
+    /// The least bytes of an object to recompress. Where memory is short, reads that are a little slower are the smaller evil.
+    pub(crate) fn least(&self, short: bool) -> usize {
+        if short {
+            0
+        } else {
+            self.recompress_least.into()
+        }
+    }
+
     pub(crate) fn writeback_age(&self) -> Option<Duration> {
         let seconds = self.writeback_seconds?;
         Some(Duration::from_secs(seconds.into()))

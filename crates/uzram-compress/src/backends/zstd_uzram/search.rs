@@ -18,7 +18,7 @@ use super::super::positions::Positions;
 
 /// The longest block: for more than pages there is libzstd, and every worker has memory for it.
 pub(super) const MOST: usize = 0x3000;
-/// A power of two of positions, of which a search for a match ends less than the rest behind the block.
+/// Positions, a power of two that a mask keeps them below. A search never goes further behind the block.
 const SPACE: usize = 0x4000;
 /// No block has more, as each stands for 4 bytes and more.
 pub(super) const MOST_SEQUENCES: usize = 1 << 12;
