@@ -3,6 +3,7 @@
 
 mod acid;
 mod bench;
+mod format;
 mod guest;
 mod run;
 mod setup;

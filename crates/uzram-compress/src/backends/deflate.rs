@@ -25,13 +25,22 @@ const WINBITS_MAX: u32 = 15;
 const PARAMS: &[ParamSpec] = &[
     ParamSpec {
         name: "level",
-        kind: ParamKind::Int { min: -1, max: 12, default: -1 },
+        kind: ParamKind::Int {
+            min: -1,
+            max: 12,
+            default: -1,
+        },
         doc: "greater is denser and slower; 0 stores; -1 means 6",
     },
     ParamSpec {
         name: "winbits",
-        kind: ParamKind::Int { min: -15, max: 15, default: 15 },
-        doc: "matches reach 2^winbits bytes back: 9 to 15; the sign, zlib's for raw streams, changes nothing",
+        kind: ParamKind::Int {
+            min: -15,
+            max: 15,
+            default: 15,
+        },
+        doc: "matches reach 2^winbits bytes back: 9 to 15; the sign, zlib's for raw streams, \
+            changes nothing",
     },
 ];
 
@@ -79,7 +88,8 @@ impl Algorithm for Backend {
                 param: "winbits".into(),
                 given: given.to_string(),
                 accepted: format!(
-                    "{WINBITS_MIN} to {WINBITS_MAX}, or -{WINBITS_MIN} to -{WINBITS_MAX} for the same"
+                    "{WINBITS_MIN} to {WINBITS_MAX}, \
+                     or -{WINBITS_MIN} to -{WINBITS_MAX} for the same"
                 ),
             });
         }
@@ -87,7 +97,11 @@ impl Algorithm for Backend {
             -1 => DEFAULT_LEVEL,
             level => level,
         };
-        Ok(Arc::new(Deflate { level, winbits, block_size: settings.block_size() }))
+        Ok(Arc::new(Deflate {
+            level,
+            winbits,
+            block_size: settings.block_size(),
+        }))
     }
 }
 
@@ -95,14 +109,23 @@ impl Prepared for Deflate {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let level = self.level;
         let encoder = if self.block_size <= 1 << self.winbits {
-            let level = CompressionLvl::new(level)
-                .map_err(|e| Error::Setup { algorithm: NAME, reason: format!("level {level}: {e:?}") })?;
+            let level = CompressionLvl::new(level).map_err(|e| Error::Setup {
+                algorithm: NAME,
+                reason: format!("level {level}: {e:?}"),
+            })?;
             Encoder::Libdeflate(Compressor::new(level))
         } else {
             let level = Compression::new(level.min(ZLIB_LEVEL_MAX).unsigned_abs());
-            Encoder::Zlib(Compress::new_with_window_bits(level, false, self.winbits as u8))
+            Encoder::Zlib(Compress::new_with_window_bits(
+                level,
+                false,
+                self.winbits as u8,
+            ))
         };
-        Ok(Box::new(DeflateTfm { encoder, decompressor: Decompressor::new() }))
+        Ok(Box::new(DeflateTfm {
+            encoder,
+            decompressor: Decompressor::new(),
+        }))
     }
 }
 
@@ -124,10 +147,12 @@ impl Tfm for DeflateTfm {
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.decompressor.deflate_decompress(src, dst).map_err(|error| match error {
-            DecompressionError::BadData => Error::Corrupt { algorithm: NAME },
-            DecompressionError::InsufficientSpace => Error::OutputTooSmall { got },
-        })
+        self.decompressor
+            .deflate_decompress(src, dst)
+            .map_err(|error| match error {
+                DecompressionError::BadData => Error::Corrupt { algorithm: NAME },
+                DecompressionError::InsufficientSpace => Error::OutputTooSmall { got },
+            })
     }
 }
 
@@ -158,7 +183,13 @@ mod tests {
             })
             .collect();
         let page = [&half[..], &half].concat();
-        for (winbits, fits) in [("9", false), ("-9", false), ("11", true), ("-12", true), ("15", true)] {
+        for (winbits, fits) in [
+            ("9", false),
+            ("-9", false),
+            ("11", true),
+            ("-12", true),
+            ("15", true),
+        ] {
             let settings = Settings::new(&Backend, 4096, [("winbits", winbits)]).unwrap();
             let mut tfm = Backend.prepare(&settings).unwrap().tfm().unwrap();
             let mut object = [0; 8192];

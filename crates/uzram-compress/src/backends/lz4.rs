@@ -47,7 +47,11 @@ pub(super) const NAME: &str = "lz4";
 
 pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
-    kind: ParamKind::Int { min: 1, max: ACCELERATION_MAX, default: 1 },
+    kind: ParamKind::Int {
+        min: 1,
+        max: ACCELERATION_MAX,
+        default: 1,
+    },
     doc: "acceleration: greater is faster and less dense",
 }];
 
@@ -77,7 +81,10 @@ impl State {
         let mut state = State(vec![0u64; bytes.div_ceil(8)].into_boxed_slice());
         match state.init() {
             true => Ok(state),
-            false => Err(Error::Setup { algorithm: NAME, reason: "LZ4_initStream refused".into() }),
+            false => Err(Error::Setup {
+                algorithm: NAME,
+                reason: "LZ4_initStream refused".into(),
+            }),
         }
     }
 
@@ -99,10 +106,17 @@ impl Dictionary {
         // SAFETY: the stream was initialised; the bytes are valid for their length, which `DICTIONARY` bounds, and
         // live as long as the stream that refers to them: `Dictionary` owns both.
         let loaded = unsafe {
-            LZ4_loadDictSlow(stream.as_mut_ptr(), bytes.as_ptr().cast(), bytes.len() as c_int)
+            LZ4_loadDictSlow(
+                stream.as_mut_ptr(),
+                bytes.as_ptr().cast(),
+                bytes.len() as c_int,
+            )
         };
         if usize::try_from(loaded) != Ok(bytes.len()) {
-            return Err(Error::Setup { algorithm: NAME, reason: "LZ4_loadDict refused".into() });
+            return Err(Error::Setup {
+                algorithm: NAME,
+                reason: "LZ4_loadDict refused".into(),
+            });
         }
         Ok(Dictionary { stream, bytes })
     }
@@ -131,21 +145,34 @@ impl Algorithm for Backend {
         super::LZ4_KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        let dictionary = settings.dictionary().map(Dictionary::new).transpose()?.map(Arc::new);
-        Ok(Arc::new(Lz4 { acceleration: settings.c_int("level"), dictionary }))
+        let dictionary = settings
+            .dictionary()
+            .map(Dictionary::new)
+            .transpose()?
+            .map(Arc::new);
+        Ok(Arc::new(Lz4 {
+            acceleration: settings.c_int("level"),
+            dictionary,
+        }))
     }
 }
 
 impl Prepared for Lz4 {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let (acceleration, dictionary) = (self.acceleration, self.dictionary.clone());
-        Ok(Box::new(Lz4Tfm { state: State::new()?, acceleration, dictionary }))
+        Ok(Box::new(Lz4Tfm {
+            state: State::new()?,
+            acceleration,
+            dictionary,
+        }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
         Some(self)
     }
     fn memory_bytes(&self) -> usize {
-        self.dictionary.as_ref().map_or(0, |d| d.bytes.len() + size_of_val(&*d.stream.0))
+        self.dictionary
+            .as_ref()
+            .map_or(0, |d| d.bytes.len() + size_of_val(&*d.stream.0))
     }
 }
 
@@ -220,7 +247,11 @@ impl Tfm for Lz4Tfm {
             None => state.compress(src, dst, capacity, acceleration),
             Some(dictionary) => state.compress_with(dictionary, src, dst, capacity, acceleration),
         };
-        if n > 0 { Ok(n as usize) } else { Err(too_small) }
+        if n > 0 {
+            Ok(n as usize)
+        } else {
+            Err(too_small)
+        }
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decompress(src, dst, self.dictionary.as_deref())

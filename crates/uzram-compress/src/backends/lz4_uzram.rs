@@ -59,7 +59,10 @@ impl Algorithm for Backend {
 
 impl Prepared for Page {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        Ok(Box::new(PageTfm { level: self.level, encoder: Encoder::new() }))
+        Ok(Box::new(PageTfm {
+            level: self.level,
+            encoder: Encoder::new(),
+        }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
         Some(self)
@@ -79,7 +82,9 @@ fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
 impl Tfm for PageTfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.encoder.compress(src, dst, self.level).ok_or(Error::OutputTooSmall { got })
+        self.encoder
+            .compress(src, dst, self.level)
+            .ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decompress(src, dst)

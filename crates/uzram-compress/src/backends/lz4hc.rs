@@ -48,7 +48,11 @@ const LEVEL_MAX: c_int = 9;
 
 const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
-    kind: ParamKind::Int { min: 3, max: 16, default: 9 },
+    kind: ParamKind::Int {
+        min: 3,
+        max: 16,
+        default: 9,
+    },
     doc: "greater is denser and slower; 10 to 16, which the kernel has, mean 9",
 }];
 
@@ -107,7 +111,10 @@ impl State {
         let mut state = State(vec![0u64; bytes.div_ceil(8)].into_boxed_slice());
         match state.init() {
             true => Ok(state),
-            false => Err(Error::Setup { algorithm: NAME, reason: "LZ4_initStreamHC refused".into() }),
+            false => Err(Error::Setup {
+                algorithm: NAME,
+                reason: "LZ4_initStreamHC refused".into(),
+            }),
         }
     }
 
@@ -177,10 +184,17 @@ impl Dictionary {
         // as long as the state that refers to them: `Dictionary` owns both.
         let loaded = unsafe {
             LZ4_resetStreamHC_fast(state.as_mut_ptr(), level);
-            LZ4_loadDictHC(state.as_mut_ptr(), bytes.as_ptr().cast(), bytes.len() as c_int)
+            LZ4_loadDictHC(
+                state.as_mut_ptr(),
+                bytes.as_ptr().cast(),
+                bytes.len() as c_int,
+            )
         };
         if usize::try_from(loaded) != Ok(bytes.len()) {
-            return Err(Error::Setup { algorithm: NAME, reason: "LZ4_loadDictHC refused".into() });
+            return Err(Error::Setup {
+                algorithm: NAME,
+                reason: "LZ4_loadDictHC refused".into(),
+            });
         }
         Ok(Dictionary { state, bytes })
     }
@@ -189,13 +203,19 @@ impl Dictionary {
 impl Prepared for Lz4hc {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let (level, dictionary) = (self.level, self.dictionary.clone());
-        Ok(Box::new(Lz4hcTfm { state: State::new()?, level, dictionary }))
+        Ok(Box::new(Lz4hcTfm {
+            state: State::new()?,
+            level,
+            dictionary,
+        }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
         Some(self)
     }
     fn memory_bytes(&self) -> usize {
-        self.dictionary.as_ref().map_or(0, |d| d.bytes.len() + size_of_val(&*d.state.0))
+        self.dictionary
+            .as_ref()
+            .map_or(0, |d| d.bytes.len() + size_of_val(&*d.state.0))
     }
 }
 
@@ -221,7 +241,11 @@ impl Tfm for Lz4hcTfm {
             None => state.compress(src, dst, capacity, level),
             Some(dictionary) => state.compress_with(dictionary, src, dst, capacity, level),
         };
-        if n > 0 { Ok(n as usize) } else { Err(too_small) }
+        if n > 0 {
+            Ok(n as usize)
+        } else {
+            Err(too_small)
+        }
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decompress(src, dst, self.dictionary.as_deref())

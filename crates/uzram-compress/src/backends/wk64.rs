@@ -53,8 +53,12 @@ impl Algorithm for Backend {
     fn known_answers(&self) -> &'static [KnownAnswer] {
         // By tests/wk64.py, which was written from the format's description.
         &[KnownAnswer {
-            plain: b"pointer1\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00pointer1p\x01inter1a word  pointer1\x00\x00\x00\x00\x00\x00\x00end",
-            compressed: b"Z\x03\x907pointer1a word  \x00\x00\x00\x00\x00\x00\x00ep\x01\x00\x00\x00nd",
+            plain: b"pointer1\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+                \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+                \x00\x00\x00\x00pointer1p\x01inter1a word  pointer1\x00\x00\x00\x00\x00\x00\
+                \x00end",
+            compressed:
+                b"Z\x03\x907pointer1a word  \x00\x00\x00\x00\x00\x00\x00ep\x01\x00\x00\x00nd",
         }]
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
@@ -80,7 +84,9 @@ impl Decompress for Wk64 {
 impl Tfm for Wk64Tfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.0.compress(src, dst).ok_or(Error::OutputTooSmall { got })
+        self.0
+            .compress(src, dst)
+            .ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decode::decompress(src, dst)

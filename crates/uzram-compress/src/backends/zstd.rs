@@ -13,8 +13,8 @@ use zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, DParameter, FrameFormat};
 
 use super::SAMPLE;
 use crate::{
-    Algorithm, Decoder, DictionaryForm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
-    Settings, Tfm,
+    Algorithm, Decoder, DictionaryForm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec,
+    Prepared, Settings, Tfm,
 };
 
 pub(super) const NAME: &str = "zstd";
@@ -22,7 +22,11 @@ pub(super) const NAME: &str = "zstd";
 pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
     // ZSTD_minCLevel() and ZSTD_maxCLevel(), asserted by a test below.
-    kind: ParamKind::Int { min: -131_072, max: 22, default: 3 },
+    kind: ParamKind::Int {
+        min: -131_072,
+        max: 22,
+        default: 3,
+    },
     doc: "greater is denser and slower; negative levels trade density for speed",
 }];
 
@@ -33,8 +37,10 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// Up to here libzstd looks a position up in tables alone (its strategies fast and dfast), and not in chains or trees.
 const LAST_FAST_LEVEL: i32 = 3;
 
-pub(super) const DICTIONARY: DictionarySpec =
-    DictionarySpec { form: DictionaryForm::Zstd, max_bytes: 1 << 20 };
+pub(super) const DICTIONARY: DictionarySpec = DictionarySpec {
+    form: DictionaryForm::Zstd,
+    max_bytes: 1 << 20,
+};
 
 pub(crate) struct Backend;
 struct Zstd {
@@ -66,7 +72,8 @@ impl Dictionary {
         let refused = || Error::BadDictionary {
             algorithm: NAME.into(),
             given_bytes: bytes.len(),
-            accepted: "plain content, or what zstd --train makes; this says that it is the latter and is damaged"
+            accepted: "plain content, or what zstd --train makes; \
+                this says that it is the latter and is damaged"
                 .into(),
         };
         // SAFETY: an Arc's bytes neither move nor change while anyone holds it, and the value that this becomes
@@ -106,7 +113,11 @@ impl Algorithm for Backend {
         let (level, block_size) = (settings.c_int("level"), settings.block_size());
         let digest = |bytes| Dictionary::new(bytes, level).map(Arc::new);
         let dictionary = settings.dictionary().map(digest).transpose()?;
-        Ok(Arc::new(Zstd { level, block_size, dictionary }))
+        Ok(Arc::new(Zstd {
+            level,
+            block_size,
+            dictionary,
+        }))
     }
 }
 
@@ -132,7 +143,10 @@ pub(super) fn window_log(block_size: usize) -> u32 {
 
 impl Prepared for Zstd {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
+        let no_memory = || Error::Setup {
+            algorithm: NAME,
+            reason: "out of memory".into(),
+        };
         let mut cctx = CCtx::try_create().ok_or_else(no_memory)?;
         let window_log = window_log(self.block_size);
         for parameter in [
@@ -149,15 +163,21 @@ impl Prepared for Zstd {
         // and the processor's other work need, too: 1.03 times as fast, and 0.05 % less dense. A dictionary has its own.
         if self.dictionary.is_none() && self.level <= LAST_FAST_LEVEL {
             let log = window_log - 1;
-            cctx.set_parameter(CParameter::HashLog(log)).map_err(setup)?;
-            cctx.set_parameter(CParameter::ChainLog(log)).map_err(setup)?;
+            cctx.set_parameter(CParameter::HashLog(log))
+                .map_err(setup)?;
+            cctx.set_parameter(CParameter::ChainLog(log))
+                .map_err(setup)?;
         }
         if let Some(dictionary) = &self.dictionary {
             // SAFETY: the context refers to what is in this Arc, and the tfm holds it for longer than the context.
             let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
             cctx.ref_cdict(&shared.compress).map_err(setup)?;
         }
-        let mut tfm = ZstdTfm { cctx, decoder: self.half()?, _dictionary: self.dictionary.clone() };
+        let mut tfm = ZstdTfm {
+            cctx,
+            decoder: self.half()?,
+            _dictionary: self.dictionary.clone(),
+        };
         // libzstd allocates its workspace at first use: have that behind us before the hot path begins.
         let block = vec![0u8; self.block_size];
         let mut out = vec![0u8; zstd_safe::compress_bound(self.block_size)];
@@ -169,29 +189,42 @@ impl Prepared for Zstd {
         Ok(Box::new(self.half()?))
     }
     fn memory_bytes(&self) -> usize {
-        let bytes = |d: &Arc<Dictionary>| d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len();
+        let bytes =
+            |d: &Arc<Dictionary>| d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len();
         self.dictionary.as_ref().map_or(0, bytes)
     }
 }
 
 fn setup(code: zstd_safe::ErrorCode) -> Error {
-    Error::Setup { algorithm: NAME, reason: zstd_safe::get_error_name(code).into() }
+    Error::Setup {
+        algorithm: NAME,
+        reason: zstd_safe::get_error_name(code).into(),
+    }
 }
 
 impl ZstdDecoder {
     /// Without a dictionary.
     pub(super) fn new() -> Result<ZstdDecoder, Error> {
-        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
+        let no_memory = || Error::Setup {
+            algorithm: NAME,
+            reason: "out of memory".into(),
+        };
         let mut dctx = DCtx::try_create().ok_or_else(no_memory)?;
-        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
-        Ok(ZstdDecoder { dctx, _dictionary: None })
+        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless))
+            .map_err(setup)?;
+        Ok(ZstdDecoder {
+            dctx,
+            _dictionary: None,
+        })
     }
 }
 
 impl Tfm for ZstdTfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.cctx.compress2(dst, src).map_err(|_| Error::OutputTooSmall { got })
+        self.cctx
+            .compress2(dst, src)
+            .map_err(|_| Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         self.decoder.decompress(src, dst)
@@ -203,7 +236,9 @@ impl Tfm for ZstdTfm {
 
 impl Decoder for ZstdDecoder {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        self.dctx.decompress(dst, src).map_err(|_| Error::Corrupt { algorithm: NAME })
+        self.dctx
+            .decompress(dst, src)
+            .map_err(|_| Error::Corrupt { algorithm: NAME })
     }
     fn memory_bytes(&self) -> usize {
         self.dctx.sizeof()

@@ -22,7 +22,9 @@ use std::sync::Arc;
 use encode::{Encoder, MOST};
 
 use super::zstd::{self, DICTIONARY, KNOWN, NAME, PARAMS, ZstdDecoder};
-use crate::{Algorithm, Decoder, DictionarySpec, Error, KnownAnswer, ParamSpec, Prepared, Settings, Tfm};
+use crate::{
+    Algorithm, Decoder, DictionarySpec, Error, KnownAnswer, ParamSpec, Prepared, Settings, Tfm,
+};
 
 pub(crate) struct Backend;
 struct Page {
@@ -71,7 +73,10 @@ impl Algorithm for Backend {
 impl Prepared for Page {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let encoder = Encoder::new(zstd::window_log(self.block_size));
-        Ok(Box::new(PageTfm { encoder, decoder: ZstdDecoder::new()? }))
+        Ok(Box::new(PageTfm {
+            encoder,
+            decoder: ZstdDecoder::new()?,
+        }))
     }
     fn decoder(&self) -> Result<Box<dyn Decoder>, Error> {
         Ok(Box::new(ZstdDecoder::new()?))
@@ -81,7 +86,9 @@ impl Prepared for Page {
 impl Tfm for PageTfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.encoder.compress(src, dst).ok_or(Error::OutputTooSmall { got })
+        self.encoder
+            .compress(src, dst)
+            .ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         self.decoder.decompress(src, dst)

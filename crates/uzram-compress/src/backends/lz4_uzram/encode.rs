@@ -121,7 +121,12 @@ fn sequences<const MIN: u32>(
     let limit = src.len() - END_LITERALS;
     // Position 0 is in every slot already.
     let mut at = 1u16;
-    while let Some(Match { begin, from, differ }) = search.find(at, since, last) {
+    while let Some(Match {
+        begin,
+        from,
+        differ,
+    }) = search.find(at, since, last)
+    {
         let distance = (begin - from) as u16;
         let mut count = search.direct(begin, from, differ);
         let before = begin - usize::from(since);
@@ -132,7 +137,10 @@ fn sequences<const MIN: u32>(
             && let Some(target) = dst.get_mut(len..).and_then(|dst| dst.first_chunk_mut())
         {
             at = end as u16;
-            let back = search.back(begin, from).min(before).min(LENGTH + FORMAT_MIN - 1 - count);
+            let back = search
+                .back(begin, from)
+                .min(before)
+                .min(LENGTH + FORMAT_MIN - 1 - count);
             let literals = search.bytes::<BACK, _>(usize::from(since));
             len += short(target, literals, before - back, distance, count + back);
         } else {
@@ -184,7 +192,9 @@ impl<'a, const MIN: u32> Search<'a, MIN> {
     fn find(&mut self, mut at: u16, since: u16, last: usize) -> Option<Match> {
         while usize::from(at) <= last {
             let found = self.look::<0, 8>(at).or_else(|| self.look::<1, 9>(at));
-            let found = found.or_else(|| self.look::<2, 10>(at)).or_else(|| self.look::<3, 11>(at));
+            let found = found
+                .or_else(|| self.look::<2, 10>(at))
+                .or_else(|| self.look::<3, 11>(at));
             if found.is_some() {
                 return found;
             }
@@ -201,7 +211,11 @@ impl<'a, const MIN: u32> Search<'a, MIN> {
         let next = self.word::<PLACE>(usize::from(at));
         let from = self.positions.replace(hash::<MIN>(next), begin);
         let differ = self.word::<BACK>(from) ^ next;
-        (differ << (64 - 8 * MIN) == 0).then_some(Match { begin, from, differ })
+        (differ << (64 - 8 * MIN) == 0).then_some(Match {
+            begin,
+            from,
+            differ,
+        })
     }
 
     /// Notes a position that nothing is looked for at.
@@ -217,7 +231,9 @@ impl<'a, const MIN: u32> Search<'a, MIN> {
         const { assert!(PLACE + 0xFFFF + COUNT <= size_of::<Bytes>()) };
         let bytes: &'a Bytes = self.bytes;
         let begin = PLACE + at;
-        bytes[begin..begin + COUNT].first_chunk().unwrap_or(&[0; COUNT])
+        bytes[begin..begin + COUNT]
+            .first_chunk()
+            .unwrap_or(&[0; COUNT])
     }
 
     #[inline(always)]
@@ -284,12 +300,14 @@ fn output(dst: &mut [u8], literals: &[u8], found: Option<(u16, usize)>) -> Optio
     let token = literals.len().min(LITERALS) << 4 | count.min(LENGTH);
     *dst.first_mut()? = token as u8;
     let mut len = 1 + number(dst.get_mut(1..)?, literals.len(), LITERALS)?;
-    dst.get_mut(len..len + literals.len())?.copy_from_slice(literals);
+    dst.get_mut(len..len + literals.len())?
+        .copy_from_slice(literals);
     len += literals.len();
     let Some((distance, _)) = found else {
         return Some(len);
     };
-    dst.get_mut(len..len + 2)?.copy_from_slice(&distance.to_le_bytes());
+    dst.get_mut(len..len + 2)?
+        .copy_from_slice(&distance.to_le_bytes());
     len += 2;
     Some(len + number(dst.get_mut(len..)?, count, LENGTH)?)
 }

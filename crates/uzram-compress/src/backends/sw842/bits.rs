@@ -10,7 +10,12 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(dst: &'a mut [u8]) -> Writer<'a> {
-        Writer { dst, len: 0, word: 0, used: 0 }
+        Writer {
+            dst,
+            len: 0,
+            word: 0,
+            used: 0,
+        }
     }
 
     /// Appends the low `count` bits, at most 63, of `value`, whose others are 0; `None` where there is no room.
@@ -24,7 +29,9 @@ impl<'a> Writer<'a> {
         }
         let over = used - u64::BITS;
         self.word |= value >> over;
-        self.dst.get_mut(self.len..self.len + 8)?.copy_from_slice(&self.word.to_be_bytes());
+        self.dst
+            .get_mut(self.len..self.len + 8)?
+            .copy_from_slice(&self.word.to_be_bytes());
         self.len += 8;
         self.used = over;
         // In two steps, for `over` may be 0.
@@ -87,8 +94,14 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let values: Vec<(u64, u32)> =
-            (0..300u32).map(|i| (u64::from(i.wrapping_mul(2_654_435_761)) & ((1 << (i % 32 + 1)) - 1), i % 32 + 1)).collect();
+        let values: Vec<(u64, u32)> = (0..300u32)
+            .map(|i| {
+                (
+                    u64::from(i.wrapping_mul(2_654_435_761)) & ((1 << (i % 32 + 1)) - 1),
+                    i % 32 + 1,
+                )
+            })
+            .collect();
         let mut out = [0; 1024];
         let mut writer = Writer::new(&mut out);
         for (value, count) in &values {

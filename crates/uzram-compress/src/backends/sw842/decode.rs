@@ -108,14 +108,21 @@ impl Out<'_> {
         let offset = index as usize * SIZE;
         // The last place before the present one that is `offset` modulo the window.
         let lap = self.len & !(window(SIZE) - 1);
-        let at = if lap + offset < self.len { Some(lap + offset) } else { (lap + offset).checked_sub(window(SIZE)) };
+        let at = if lap + offset < self.len {
+            Some(lap + offset)
+        } else {
+            (lap + offset).checked_sub(window(SIZE))
+        };
         self.indexed(at.ok_or(CORRUPT)?)
     }
 
     /// The bytes at `at`, all of which must have been written.
     #[inline(always)]
     fn indexed<const SIZE: usize>(&self, at: usize) -> Result<[u8; SIZE], Error> {
-        self.dst[..self.len].get(at..).and_then(|rest| rest.first_chunk().copied()).ok_or(CORRUPT)
+        self.dst[..self.len]
+            .get(at..)
+            .and_then(|rest| rest.first_chunk().copied())
+            .ok_or(CORRUPT)
     }
 }
 

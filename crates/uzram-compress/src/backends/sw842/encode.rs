@@ -21,7 +21,11 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new() -> Encoder {
-        Encoder { twos: Positions::new(), fours: Positions::new(), eights: Positions::new() }
+        Encoder {
+            twos: Positions::new(),
+            fours: Positions::new(),
+            eights: Positions::new(),
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -64,7 +68,11 @@ impl Encoder {
         while let Some(block) = blocks.get(number) {
             let zeros = *block == [0; BLOCK];
             if before == Some(block) || zeros {
-                let run = blocks[number..].iter().take(REPEAT_MAX).take_while(|b| *b == block).count();
+                let run = blocks[number..]
+                    .iter()
+                    .take(REPEAT_MAX)
+                    .take_while(|b| *b == block)
+                    .count();
                 // The first zeros behind something else are no repetition.
                 let repeats = if before == Some(block) { run } else { 0 };
                 if zeros && repeats <= ZEROS_MAX {

@@ -31,7 +31,11 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         rest.copy_from_slice(bytes);
         src = after;
     }
-    if src.is_empty() { Ok(len) } else { Err(CORRUPT) }
+    if src.is_empty() {
+        Ok(len)
+    } else {
+        Err(CORRUPT)
+    }
 }
 
 /// The length of the input, and what follows it.
@@ -62,7 +66,10 @@ fn words_of<'a>(
     let len = 8 * far + 2 * near + places;
     let (bytes, after) = src.split_at_checked(len).ok_or(CORRUPT)?;
     // Where no position can be outside, nothing has to be checked for each word.
-    streams.get_mut(..len).ok_or(CORRUPT)?.copy_from_slice(bytes);
+    streams
+        .get_mut(..len)
+        .ok_or(CORRUPT)?
+        .copy_from_slice(bytes);
     let mut at = At {
         far: 0,
         near: 8 * far,
@@ -95,7 +102,10 @@ fn count(tags: &[u8]) -> [usize; 3] {
     for eight in eights.iter().chain([&rest]) {
         let tags = u64::from_le_bytes(*eight);
         let (lower, upper) = (tags & LOWER, tags >> 1 & LOWER);
-        for (count, of) in counts.iter_mut().zip([lower & upper, upper & !lower, lower ^ upper]) {
+        for (count, of) in counts
+            .iter_mut()
+            .zip([lower & upper, upper & !lower, lower ^ upper])
+        {
             *count += of.count_ones() as usize;
         }
     }
@@ -126,7 +136,9 @@ impl At {
             return;
         }
         for (number, to) in words.iter_mut().enumerate() {
-            *to = self.word(tags >> (2 * number) & 3, ring, streams).to_le_bytes();
+            *to = self
+                .word(tags >> (2 * number) & 3, ring, streams)
+                .to_le_bytes();
         }
     }
 

@@ -36,7 +36,10 @@ impl Encoder {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(self) + self.search.memory_bytes() + self.sequences.memory_bytes() + self.out.memory_bytes()
+        size_of_val(self)
+            + self.search.memory_bytes()
+            + self.sequences.memory_bytes()
+            + self.out.memory_bytes()
     }
 
     /// Compresses `src`; `None` where it is longer than [`MOST`] or does not fit.

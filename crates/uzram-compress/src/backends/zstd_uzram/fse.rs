@@ -60,7 +60,9 @@ pub(super) fn normalize(counts: &[u32], total: u32, log: u32) -> Norm {
     }
     // Too many rare symbols were counted as one: the others give a part each, the largest first.
     while left < 0 {
-        let most = (0..counts.len().min(SYMBOLS)).max_by_key(|s| norm[*s]).unwrap_or(0);
+        let most = (0..counts.len().min(SYMBOLS))
+            .max_by_key(|s| norm[*s])
+            .unwrap_or(0);
         norm[most] -= 1;
         left += 1;
     }
@@ -112,7 +114,12 @@ pub(super) fn describe(norm: &[i16], log: u32, out: &mut Out) {
 
 impl Table {
     pub(super) fn new() -> Table {
-        Table { log: 0, next: [0; _], symbols: [Step::default(); _], row: [0; _] }
+        Table {
+            log: 0,
+            next: [0; _],
+            symbols: [Step::default(); _],
+            row: [0; _],
+        }
     }
 
     /// For an only symbol, which takes no bits.
@@ -136,7 +143,10 @@ impl Table {
             *begin = sum;
             // Nobody asks for those that are not there.
             let bits = log - (count.saturating_sub(1) | 1).ilog2();
-            *step = Step { bits: (bits << 16).wrapping_sub(u32::from(count) << bits), find: sum.wrapping_sub(count) };
+            *step = Step {
+                bits: (bits << 16).wrapping_sub(u32::from(count) << bits),
+                find: sum.wrapping_sub(count),
+            };
             sum += count;
             high -= usize::from(*part < 0);
             let end = filled + usize::from(part.max(&0).unsigned_abs());
@@ -150,7 +160,12 @@ impl Table {
         let step = (size >> 1) + (size >> 3) + 3;
         if high < size {
             // Those of less than one have the last places: others go past them.
-            let rare = |place: usize| norm.iter().enumerate().filter(|(_, part)| **part < 0).nth(size - 1 - place);
+            let rare = |place: usize| {
+                norm.iter()
+                    .enumerate()
+                    .filter(|(_, part)| **part < 0)
+                    .nth(size - 1 - place)
+            };
             for turn in 0..size {
                 let place = (turn * step) & (size - 1);
                 if let Some((symbol, _)) = rare(place) {

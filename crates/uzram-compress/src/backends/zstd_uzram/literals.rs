@@ -34,7 +34,10 @@ pub(super) struct Coder {
 
 impl Coder {
     pub(super) fn new() -> Coder {
-        Coder { weights: Table::new(), codes: [0; 256] }
+        Coder {
+            weights: Table::new(),
+            codes: [0; 256],
+        }
     }
 
     /// Outputs the section of literals.
@@ -97,7 +100,11 @@ impl Coder {
     /// Outputs the code's description: weights of all symbols but the last, which follows from them.
     fn describe(&mut self, alphabet: &Alphabet, out: &mut Out) -> bool {
         let last = usize::from(alphabet.symbols().last().copied().unwrap_or(0));
-        let most = alphabet.ranks.iter().rposition(|rank| *rank > 0).unwrap_or(0);
+        let most = alphabet
+            .ranks
+            .iter()
+            .rposition(|rank| *rank > 0)
+            .unwrap_or(0);
         let mut weights = [0u8; 256];
         let all = alphabet.symbols().iter().zip(&alphabet.lens);
         for (symbol, len) in all.clone() {
@@ -151,7 +158,11 @@ impl Coder {
         }
         let [mut even, mut odd] = states;
         let rest = &weights[..end - 2];
-        let (rest, first) = if rest.len() % 2 == 1 { (&rest[..rest.len() - 1], rest.last()) } else { (rest, None) };
+        let (rest, first) = if rest.len() % 2 == 1 {
+            (&rest[..rest.len() - 1], rest.last())
+        } else {
+            (rest, None)
+        };
         if let Some(first) = first {
             even = self.weights.encode(even, *first, &mut bits);
         }
@@ -247,7 +258,13 @@ impl Alphabet {
         }
         let [a, b, c, d] = &counts;
         let sums: [u16; 256] = std::array::from_fn(|at| a[at] + b[at] + c[at] + d[at]);
-        let mut alphabet = Alphabet { symbols: [0; _], count: 0, times: [0; _], lens: [0; _], ranks: [0; _] };
+        let mut alphabet = Alphabet {
+            symbols: [0; _],
+            count: 0,
+            times: [0; _],
+            lens: [0; _],
+            ranks: [0; _],
+        };
         for (symbol, times) in sums.iter().enumerate() {
             let at = alphabet.count % 256;
             alphabet.symbols[at] = symbol as u8;
@@ -325,7 +342,9 @@ impl Alphabet {
 /// Shortens what was cut at the limit until the code is complete again.
 fn limit_ranks(ranks: &mut [u16; 16], limit: u32) {
     let limit = limit as usize;
-    let mut sum: u32 = (1..=limit).map(|len| u32::from(ranks[len]) << (limit - len)).sum();
+    let mut sum: u32 = (1..=limit)
+        .map(|len| u32::from(ranks[len]) << (limit - len))
+        .sum();
     while sum > 1 << limit {
         ranks[limit] -= 1;
         for len in (1..limit).rev() {

@@ -24,7 +24,10 @@ pub(super) struct Bits {
 
 impl Out {
     pub(super) fn new() -> Out {
-        Out { bytes: Box::new([0; _]), len: 0 }
+        Out {
+            bytes: Box::new([0; _]),
+            len: 0,
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

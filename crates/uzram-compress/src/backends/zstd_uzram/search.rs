@@ -93,7 +93,10 @@ impl Search {
     /// All literals of the block, and all sequences.
     pub(super) fn found(&self) -> (&[u8], &[Sequence]) {
         let literals = &self.literals[..usize::from(self.literal_count).min(SPACE)];
-        (literals, &self.sequences[..self.sequence_count.min(MOST_SEQUENCES)])
+        (
+            literals,
+            &self.sequences[..self.sequence_count.min(MOST_SEQUENCES)],
+        )
     }
 
     /// Finds them in `src`, which is not longer than [`MOST`].
@@ -108,7 +111,11 @@ impl Search {
             // Position 0 is in every slot already.
             let mut at = 1u16;
             while let Some(found) = self.find(at, since, last, recent) {
-                let Match { begin, from, differ } = self.ahead(found);
+                let Match {
+                    begin,
+                    from,
+                    differ,
+                } = self.ahead(found);
                 let length = match differ {
                     0 => self.beyond(begin, from, src.len()),
                     _ => (differ.trailing_zeros() / 8) as usize,
@@ -117,7 +124,12 @@ impl Search {
                 at = end as u16;
                 let before = begin - usize::from(since);
                 let back = self.back(begin, from, before);
-                let sequence = sequence(&mut recent, before - back, (begin - from) as u16, end - begin + back);
+                let sequence = sequence(
+                    &mut recent,
+                    before - back,
+                    (begin - from) as u16,
+                    end - begin + back,
+                );
                 self.sequences[count % MOST_SEQUENCES] = sequence;
                 count += 1;
                 self.keep(src, since, sequence.literals, literals);
@@ -165,11 +177,19 @@ impl Search {
         let from = self.replace(at, next);
         let once = self.word::<BACK>(once_from) ^ next;
         if once as u32 == 0 {
-            return Some(Match { begin: at, from: once_from, differ: once });
+            return Some(Match {
+                begin: at,
+                from: once_from,
+                differ: once,
+            });
         }
         let again = self.word::<NEXT>(at) ^ self.word::<NEXT>(again_from);
         if again as u32 == 0 {
-            return Some(Match { begin: at + 1, from: again_from + 1, differ: again });
+            return Some(Match {
+                begin: at + 1,
+                from: again_from + 1,
+                differ: again,
+            });
         }
         self.candidate(at, from, next)
     }
@@ -188,14 +208,23 @@ impl Search {
     /// The position `AHEAD` of `at`, whose bytes are at `PLACE`: at the last match's distance behind one byte, and by the
     /// hash.
     #[inline(always)]
-    fn look<const AHEAD: usize, const PLACE: usize>(&mut self, at: u16, recent: u16, again: u32) -> Option<Match> {
+    fn look<const AHEAD: usize, const PLACE: usize>(
+        &mut self,
+        at: u16,
+        recent: u16,
+        again: u32,
+    ) -> Option<Match> {
         const { assert!(PLACE == BACK + AHEAD) };
         let begin = usize::from(at) + AHEAD;
         let next = self.word::<PLACE>(usize::from(at));
         let from = self.replace(begin, next);
         if again & (0x80 << (8 * AHEAD)) != 0 {
             let (begin, from) = (begin + 1, begin + 1 - usize::from(recent));
-            return Some(Match { begin, from, differ: self.word::<BACK>(begin) ^ self.word::<BACK>(from) });
+            return Some(Match {
+                begin,
+                from,
+                differ: self.word::<BACK>(begin) ^ self.word::<BACK>(from),
+            });
         }
         self.candidate(begin, from, next)
     }
@@ -203,7 +232,11 @@ impl Search {
     #[inline(always)]
     fn candidate(&self, begin: usize, from: usize, next: u64) -> Option<Match> {
         let differ = self.word::<BACK>(from) ^ next;
-        (differ << (64 - 8 * MIN_MATCH) == 0).then_some(Match { begin, from, differ })
+        (differ << (64 - 8 * MIN_MATCH) == 0).then_some(Match {
+            begin,
+            from,
+            differ,
+        })
     }
 
     /// Instead of a short match one of 8 bytes or more that begins a byte later.
@@ -214,7 +247,11 @@ impl Search {
             let next = self.word::<BACK>(begin);
             let from = self.replace(begin, next);
             if self.word::<BACK>(from) == next {
-                return Match { begin, from, differ: 0 };
+                return Match {
+                    begin,
+                    from,
+                    differ: 0,
+                };
             }
         }
         found
@@ -224,7 +261,8 @@ impl Search {
     #[inline(always)]
     fn replace(&mut self, at: usize, next: u64) -> usize {
         let factor = 0x9E37_79B1_85EB_CA87 << (64 - 8 * MIN_MATCH);
-        self.positions.replace((next.wrapping_mul(factor) >> 32) as u32, at)
+        self.positions
+            .replace((next.wrapping_mul(factor) >> 32) as u32, at)
     }
 
     /// Keeps `count` literals from `at` on, as those from `to` on.
@@ -234,7 +272,10 @@ impl Search {
         if count <= LITERALS {
             let from: [u8; LITERALS] = self.bytes::<BACK, LITERALS>(at);
             self.literals[to..to + LITERALS].copy_from_slice(&from);
-        } else if let (Some(to), Some(from)) = (self.literals.get_mut(to..to + count), src.get(at..at + count)) {
+        } else if let (Some(to), Some(from)) = (
+            self.literals.get_mut(to..to + count),
+            src.get(at..at + count),
+        ) {
             to.copy_from_slice(from);
         }
     }
@@ -278,7 +319,9 @@ impl Search {
     fn bytes<const PLACE: usize, const COUNT: usize>(&self, at: usize) -> [u8; COUNT] {
         const { assert!(PLACE + SPACE + COUNT <= size_of::<Bytes>() + 1) };
         let begin = PLACE + at % SPACE;
-        *self.block[begin..begin + COUNT].first_chunk().unwrap_or(&[0; COUNT])
+        *self.block[begin..begin + COUNT]
+            .first_chunk()
+            .unwrap_or(&[0; COUNT])
     }
 
     #[inline(always)]
@@ -304,5 +347,9 @@ fn sequence(recent: &mut [u16; 3], literals: usize, offset: u16, length: usize) 
     recent[2] = select_unpredictable(rank >= 3, b, c);
     recent[1] = select_unpredictable(rank >= 2, a, b);
     recent[0] = offset;
-    Sequence { literals: literals as u16, length: length as u16, offset: name }
+    Sequence {
+        literals: literals as u16,
+        length: length as u16,
+        offset: name,
+    }
 }

@@ -15,18 +15,29 @@ const LENGTHS_BY_TABLE: usize = 128;
 
 /// What the format's predefined tables are made of.
 const LITERALS_NORM: [i16; 36] = [
-    4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1,
+    4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1,
+    -1, -1, -1, -1,
 ];
 const LENGTHS_NORM: [i16; 53] = [
-    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
+    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
 ];
-const OFFSETS_NORM: [i16; 29] =
-    [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
+const OFFSETS_NORM: [i16; 29] = [
+    1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1,
+];
 
 /// Codes in which a value is not all: a value's first code, and bits beside it.
-const LITERALS_CODES: [u8; LITERALS_BY_TABLE] =
-    by_table(&[(16, 1), (17, 1), (18, 1), (19, 1), (20, 2), (21, 2), (22, 3), (23, 3), (24, 4)]);
+const LITERALS_CODES: [u8; LITERALS_BY_TABLE] = by_table(&[
+    (16, 1),
+    (17, 1),
+    (18, 1),
+    (19, 1),
+    (20, 2),
+    (21, 2),
+    (22, 3),
+    (23, 3),
+    (24, 4),
+]);
 const LENGTHS_CODES: [u8; LENGTHS_BY_TABLE] = by_table(&[
     (32, 1),
     (33, 1),
@@ -135,20 +146,29 @@ impl Coder {
             // The format's third form is for more than there are.
             _ => out.number(((count as u64 >> 8) + 0x80) | (count as u64 & 0xFF) << 8, 2),
         }
-        let Some(last) = self.count(sequences) else { return };
+        let Some(last) = self.count(sequences) else {
+            return;
+        };
         let modes_at = out.len();
         out.byte(0);
         let mut modes = [Mode::Predefined; KINDS];
         for kind in 0..KINDS {
             modes[kind] = self.table(kind, count as u32, last[kind], out);
         }
-        let byte = (modes[LITERALS] as u8) << 6 | (modes[OFFSETS] as u8) << 4 | (modes[LENGTHS] as u8) << 2;
+        let byte = (modes[LITERALS] as u8) << 6
+            | (modes[OFFSETS] as u8) << 4
+            | (modes[LENGTHS] as u8) << 2;
         out.patch(modes_at, &[byte]);
         let of = |kind: usize| match modes[kind] {
             Mode::Predefined => &self.predefined[kind],
             _ => &self.own[kind],
         };
-        stream(sequences, &self.codes[..], [of(LITERALS), of(OFFSETS), of(LENGTHS)], out);
+        stream(
+            sequences,
+            &self.codes[..],
+            [of(LITERALS), of(OFFSETS), of(LENGTHS)],
+            out,
+        );
     }
 
     /// Finds all codes and counts them; the last ones.
@@ -240,6 +260,9 @@ fn rest(sequence: &Sequence, codes: &[u8; KINDS], bits: &mut Bits) {
     let [literals, offset, length] = codes.map(|code| usize::from(code) % SYMBOLS);
     let mut add = |value: u16, count: u32| bits.add(u64::from(value) & ((1 << count) - 1), count);
     add(sequence.literals, u32::from(LITERALS_BITS[literals]));
-    add(sequence.length - FORMAT_MIN, u32::from(LENGTHS_BITS[length]));
+    add(
+        sequence.length - FORMAT_MIN,
+        u32::from(LENGTHS_BITS[length]),
+    );
     add(sequence.offset, offset as u32);
 }
