@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Backing, Dice, ID, LONG, MIB, Table, backing, store};
+use common::{Backing, ID, LONG, MIB, Random, Table, backing, object, store};
 use uzram_backing::inject::{Fault, Rule};
 use uzram_backing::{
     FileOptions, FileStorage, OpenError, Purpose, ReadBuffer, ReadError, Store, StoreError,
@@ -19,9 +19,9 @@ const ENOSPC: i32 = 28;
 
 /// Pushes objects for owners from 0 on and waits for them.
 fn fill(table: &mut Table, objects: u32) {
-    let mut dice = Dice(7);
+    let mut random = Random::new(7);
     for owner in 0..objects {
-        table.push(owner, &dice.object()).unwrap();
+        table.push(owner, &object(&mut random)).unwrap();
     }
     table.flush();
 }

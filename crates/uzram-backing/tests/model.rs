@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{Dice, ID, LONG, MIB, Table, backing};
+use common::{ID, LONG, MIB, Random, Table, backing, object};
 use proptest::prelude::*;
 use uzram_backing::inject::{Fault, Rule};
 use uzram_backing::{FileOptions, Store, StoreError};
@@ -102,9 +102,9 @@ proptest! {
         for step in steps {
             match step {
                 Step::Push { first, count, seed } => {
-                    let mut dice = Dice(seed);
+                    let mut random = Random::new(seed);
                     for owner in first..first + count {
-                        match table.push(owner, &dice.object()) {
+                        match table.push(owner, &object(&mut random)) {
                             Ok(()) => {}
                             Err(error) => { prop_assert_eq!(error, StoreError::Full); break }
                         }
