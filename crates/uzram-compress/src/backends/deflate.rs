@@ -1,9 +1,9 @@
-//! `deflate`: raw deflate streams, no zlib or gzip wrapper. Levels 0 to 9 mean what zlib's mean, -1 is the default as
-//! in zlib, 10 to 12 are libdeflate's own near-optimal ones.
+//! `deflate`: raw deflate streams, no zlib or gzip wrapper. Levels 0 to 9 are zlib's, -1 is the default as in zlib, 10 to
+//! 12 are libdeflate's own near-optimal ones.
 //!
-//! libdeflate does the work wherever the window covers the block, which for pages is from `winbits` 12 on. It
-//! cannot be told of a smaller window; zlib-rs makes those streams. They are for readers
-//! with a small window, such as a kernel that was told `deflate.winbits`; libdeflate reads them all.
+//! libdeflate compresses wherever the window covers the block, which for pages is from `winbits` 12 on. It has no option
+//! for a smaller window: zlib-rs makes those streams, for readers with a small window, such as a kernel with
+//! `deflate.winbits`. libdeflate reads all of them.
 
 use std::sync::Arc;
 
@@ -11,14 +11,16 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 
 use super::SAMPLE;
-use crate::{Algorithm, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings, Tfm};
+use crate::{
+    Algorithm, Error, KnownAnswer, LibraryError, ParamKind, ParamSpec, Prepared, Settings, Tfm,
+};
 
 const NAME: &str = "deflate";
-/// What -1 stands for.
+/// The level that -1 selects.
 const DEFAULT_LEVEL: i32 = 6;
 /// zlib's greatest level.
 const ZLIB_LEVEL_MAX: i32 = 9;
-/// The windows that zlib has, as powers of two.
+/// The logarithms of zlib's windows.
 const WINBITS_MIN: u32 = 9;
 const WINBITS_MAX: u32 = 15;
 
@@ -111,7 +113,7 @@ impl Prepared for Deflate {
         let encoder = if self.block_size <= 1 << self.winbits {
             let level = CompressionLvl::new(level).map_err(|e| Error::Setup {
                 algorithm: NAME,
-                reason: format!("level {level}: {e:?}"),
+                source: LibraryError::new("libdeflate", format!("level {level}: {e:?}")),
             })?;
             Encoder::Libdeflate(Compressor::new(level))
         } else {
@@ -175,13 +177,7 @@ mod tests {
     /// A repetition 1000 bytes back: only a window of 1 KiB or more can use it.
     #[test]
     fn a_small_window_is_kept() {
-        let mut noise = 1u32;
-        let half: Vec<u8> = (0..1000)
-            .map(|_| {
-                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (noise >> 24) as u8
-            })
-            .collect();
+        let half = uzram_testkit::Random::new(1).bytes(1000);
         let page = [&half[..], &half].concat();
         for (winbits, fits) in [
             ("9", false),

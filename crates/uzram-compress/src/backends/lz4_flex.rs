@@ -1,5 +1,5 @@
-//! `lz4` by lz4_flex: pure Rust, the driver for builds without a C compiler. Its safe decoder is used: the
-//! unchecked one trades memory safety on damaged input for speed.
+//! `lz4` by lz4_flex: pure Rust, the driver for builds without a C compiler. It uses the safe decoder: the unchecked one
+//! trades memory safety on damaged input for speed.
 
 use std::sync::Arc;
 

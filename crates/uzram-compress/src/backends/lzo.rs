@@ -1,5 +1,5 @@
 //! `lzo`: the LZO1X-1 stream of liblzo2 and the kernel, by our own codec in [`lzo1x`](super::lzo1x).
-//! There is nothing to choose: the kernel's driver ignores a level, this one refuses it.
+//! It has no parameters: the kernel's driver ignores a level, this one refuses it.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! `lzo-rle`: LZO1X with runs of zeros, version 1 of the kernel's stream and its zram's default, by our own codec in
-//! [`lzo1x`](super::lzo1x). It reads `lzo` streams, too; `lzo` readers other than the kernel's and ours do not
-//! read its.
+//! [`lzo1x`](super::lzo1x). Its decoder reads `lzo` streams, too; decoders of `lzo` other than the kernel's and ours do
+//! not read `lzo-rle` streams.
 
 use std::sync::Arc;
 

@@ -20,13 +20,16 @@ mod lzo1x;
 ))]
 mod positions;
 
-/// The plain text of the known answers. A build may be without any backend that uses it.
+#[cfg(any(feature = "lz4-uzram", feature = "zstd-uzram"))]
+mod matches;
+
+/// The plain text of the known answers. A build may lack every backend that uses it.
 #[allow(dead_code)]
 const SAMPLE: &[u8] = b"uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
 uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
 uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; ";
 
-/// From the lz4 1.9.4 command line: the block of its frame. All that decode lz4 blocks must read it.
+/// The block of a frame by the lz4 1.9.4 command line. Every driver of the block format must read it.
 #[allow(dead_code)]
 const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     plain: SAMPLE,
@@ -38,9 +41,9 @@ const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     ],
 }];
 
-/// What lz4 and lz4hc share: one block format, one decoder, one kind of dictionary.
+/// Streams, dictionaries, tfms and the decoder that lz4 and lz4hc share.
 #[cfg(any(feature = "lz4", feature = "lz4hc"))]
-mod lz4_block;
+mod liblz4;
 
 /// Declares the backends: `mod` item, feature gate, row of [`all`] and conformance test of each.
 ///

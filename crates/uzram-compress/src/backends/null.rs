@@ -1,5 +1,5 @@
-//! `null`: stores its input. The benchmark floor (what everything but the codec costs), and the shortest
-//! example of a backend.
+//! `null`: stores its input. The benchmark floor (the cost of everything but the codec), and the shortest example of a
+//! backend.
 
 use std::sync::Arc;
 

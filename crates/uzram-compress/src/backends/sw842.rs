@@ -1,12 +1,12 @@
 //! `842`: the format of POWER's compression coprocessors, by our own codec in safe code, written from descriptions
 //! of the format. Weak on most data and slow in software; it is here for those whose kernel used it.
 //!
-//! A stream is a row of templates of 5 bits, most significant first. Each makes 8 bytes, of data in the stream and
-//! of *indices*: of the 2, 4 or 8 bytes that lie at a multiple of as many in what was output before. An index
-//! counts in such units, modulo a window of 256 (2 and 8 bytes) or 512 (4 bytes) of them. Both halves of the 8
-//! bytes are coded in one of five ways ([`Half`]), and the template's number is that of the first half times five
-//! plus that of the second; the numbers from 25 on are special ([`template`]). A stream ends with the CRC-32 (most
-//! significant bit first, from 0) of the output, and is padded with zeros to a multiple of 8 bytes.
+//! A stream is a sequence of templates of 5 bits, most significant bit first. Each describes 8 bytes, by data in the
+//! stream and by *indices* of 2, 4 or 8 bytes of earlier output at a multiple of their size. An index counts in that
+//! size, modulo a window of 256 (2 and 8 bytes) or 512 (4 bytes) units. Both halves of the 8 bytes are coded in one of
+//! five ways ([`Half`]), and the template's number is that of the first half times five plus that of the second; the
+//! numbers from 25 on are special ([`template`]). A stream ends with the CRC-32 (most significant bit first, from 0) of
+//! the output, and is padded with zeros to a multiple of 8 bytes.
 
 mod bits;
 mod decode;
@@ -20,10 +20,10 @@ use super::SAMPLE;
 use crate::{Algorithm, Decompress, Error, KnownAnswer, Prepared, Settings, Tfm};
 
 const NAME: &str = "842";
-/// Bytes that a template makes.
+/// Bytes that a template describes.
 const BLOCK: usize = 8;
 
-/// How 4 bytes are coded.
+/// How half a block, 4 bytes, is coded.
 #[derive(Clone, Copy)]
 enum Half {
     /// 4 bytes of data.
@@ -37,18 +37,18 @@ enum Half {
     /// An index of 4.
     Index,
 }
-/// How many those are.
+/// Number of ways.
 const HALVES: u32 = 5;
 
-/// Templates that are no pair of halves.
+/// Templates other than a pair of halves.
 mod template {
     /// An index of 8.
     pub(super) const INDEX: u32 = 25;
-    /// The last 8 bytes again, as often as 6 bits say, plus one.
+    /// Repeats the last 8 bytes; the count less one has 6 bits.
     pub(super) const REPEAT: u32 = 27;
     /// 8 zeros.
     pub(super) const ZEROS: u32 = 28;
-    /// As many bytes of data as 3 bits say, for the end of an output that is no multiple of 8.
+    /// A count of 3 bits, and so many bytes of data: the end of an output that is no multiple of 8.
     pub(super) const SHORT: u32 = 29;
     /// The end; the CRC follows.
     pub(super) const END: u32 = 30;
@@ -62,13 +62,13 @@ const fn index_bits(size: usize) -> u32 {
     if size == 4 { 9 } else { 8 }
 }
 
-/// Bytes that an index of `size` bytes reaches back from the beginning of the 8 bytes under way.
+/// Bytes that an index of `size` bytes reaches back from the beginning of the current block.
 const fn window(size: usize) -> usize {
     size << index_bits(size)
 }
 
-/// The format's checksum. Its bits run the other way than those of the CRC-32 that is fast to compute, so the
-/// input's are turned round.
+/// The format's checksum. Its bit order is the reverse of the CRC-32 that is fast to compute, so the input's bits are
+/// reversed.
 fn crc(bytes: &[u8]) -> u32 {
     // The hasher inverts its state first and last; the format does neither.
     let mut hasher = crc32fast::Hasher::new_with_initial(u32::MAX);

@@ -1,4 +1,4 @@
-//! Bits, most significant first, in words of 8 bytes: what both directions of the codec share.
+//! Writes and reads bits, most significant first, in words of 8 bytes.
 
 /// Writes bits. The output is always whole words.
 pub(super) struct Writer<'a> {
@@ -39,7 +39,7 @@ impl<'a> Writer<'a> {
         Some(())
     }
 
-    /// Pads the last word with zeros; the number of bytes written.
+    /// Pads the last word with zeros. Returns the number of bytes written.
     pub(super) fn finish(mut self) -> Option<usize> {
         if self.used > 0 {
             self.put(0, u64::BITS - self.used)?;
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         Reader { src, at: 0 }
     }
 
-    /// Takes `count` bits, 1 to 32; `None` where there are not as many.
+    /// Reads `count` bits, 1 to 32; `None` where fewer are left.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u32) -> Option<u32> {
         let (byte, bit) = (self.at / 8, self.at % 8);
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         Some((word << bit >> (u64::BITS - count)) as u32)
     }
 
-    /// The word at `byte`, with zeros for what lies beyond the end and is not asked for.
+    /// The word at `byte`, with zeros beyond the end.
     fn last_word(&self, byte: usize, count: u32) -> Option<u64> {
         if self.left() < count as usize {
             return None;
