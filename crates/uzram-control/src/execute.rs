@@ -75,7 +75,7 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
 /// Requests about what is stored, and those that have an answer; `None` for others.
 fn about_contents(device: &Device, request: &Request) -> Option<Result<Response, Error>> {
     Some(match request {
-        Request::Stat => Ok(Response::Stat(Box::new(Stat::of(device)))),
+        Request::Stat => Ok(Response::Stat(Box::new(Stat::new(device)))),
         Request::Train {
             priority,
             dictionary_bytes,

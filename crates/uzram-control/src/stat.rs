@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use uzram::{
-    BackingStats, CodecStats, CompactReport, Device, Ended, RecompressReport, TrainReport,
+    BackingStats, CodecStats, CompactReport, Device, Ended, RecompressReport, Stats, TrainReport,
     WritebackReport,
 };
 
@@ -17,61 +17,15 @@ pub struct Stat {
     pub driver: String,
     /// Number of compression streams.
     pub streams: u64,
-    /// Bytes of all written pages.
-    pub orig_data_size: u64,
-    /// Bytes of the stored objects, shared ones once.
-    pub compr_data_size: u64,
-    /// Pool memory in use, in bytes.
-    pub mem_used_total: u64,
-    /// Limit on it in bytes, 0 for none.
-    pub mem_limit: u64,
-    /// The most it ever was.
-    pub mem_used_max: u64,
-    /// Same-filled pages.
-    pub same_pages: u64,
-    /// Pages freed by compaction.
-    pub pages_compacted: u64,
-    /// Pages stored uncompressed.
-    pub huge_pages: u64,
-    /// Huge pages stored since the device was made or reset.
-    pub huge_pages_since: u64,
-    /// Pages that could not be read.
-    pub failed_reads: u64,
-    /// Pages that could not be written.
-    pub failed_writes: u64,
-    /// Pages discarded.
-    pub notify_free: u64,
-    /// Memory of the slot table, in bytes.
-    pub table_bytes: u64,
-    /// Memory of the pool's books, and of streams, contexts and dictionaries, in bytes.
-    pub metadata_bytes: u64,
-    /// Bytes of the dictionaries in the image.
-    #[serde(default)]
-    pub dictionary_bytes: u64,
+    /// Every counter, each under its name.
+    #[serde(flatten)]
+    pub counters: Stats,
     /// What is done in the background.
     #[serde(default)]
     pub policy: String,
     /// What of it was done last, and why.
     #[serde(default)]
     pub policy_last: String,
-    /// Pages that recompression made smaller since the device was made or reset.
-    #[serde(default)]
-    pub recompressed_pages: u64,
-    /// Pages whose objects are on the backing.
-    #[serde(default)]
-    pub backed_pages: u64,
-    /// Bytes of these objects.
-    #[serde(default)]
-    pub backed_data_size: u64,
-    /// Pages read from the backing since.
-    #[serde(default)]
-    pub backed_reads: u64,
-    /// Pages written back since.
-    #[serde(default)]
-    pub backed_writes: u64,
-    /// Pages that could not be written back since.
-    #[serde(default)]
-    pub failed_writebacks: u64,
     /// Pages that may still be written back; `None`: no limit.
     #[serde(default)]
     pub writeback_limit: Option<u64>,
@@ -84,15 +38,6 @@ pub struct Stat {
     /// Whether pages that are written are looked up among what is stored.
     #[serde(default)]
     pub dedup: bool,
-    /// Pages that share another page's object.
-    #[serde(default)]
-    pub dup_pages: u64,
-    /// Bytes of the objects that these would have.
-    #[serde(default)]
-    pub dup_data_size: u64,
-    /// Memory of the dedup index, in bytes; part of `metadata_bytes`.
-    #[serde(default)]
-    pub dedup_index_bytes: u64,
     /// The algorithms with a priority, and those that objects are left of.
     #[serde(default)]
     pub codecs: Vec<Codec>,
@@ -331,43 +276,19 @@ impl From<BackingStats> for Backing {
 
 impl Stat {
     /// The device's statistics now.
-    pub fn of(device: &Device) -> Stat {
-        let stats = device.stats();
+    pub fn new(device: &Device) -> Stat {
         Stat {
             disksize: device.size_bytes(),
             algorithm: device.algorithm().into(),
             driver: device.driver().into(),
             streams: device.streams() as u64,
-            orig_data_size: stats.orig_data_size_bytes,
-            compr_data_size: stats.compr_data_size_bytes,
-            mem_used_total: stats.mem_used_total_bytes,
-            mem_limit: stats.mem_limit_bytes,
-            mem_used_max: stats.mem_used_max_bytes,
-            same_pages: stats.same_pages,
-            pages_compacted: stats.pages_compacted,
-            huge_pages: stats.huge_pages,
-            huge_pages_since: stats.huge_pages_since,
-            failed_reads: stats.failed_reads,
-            failed_writes: stats.failed_writes,
-            notify_free: stats.notify_free,
-            table_bytes: stats.table_bytes,
-            metadata_bytes: stats.metadata_bytes,
-            dictionary_bytes: stats.dictionary_bytes,
+            counters: device.stats(),
             policy: device.policy().to_string(),
             policy_last: device.agent_stats().last,
-            recompressed_pages: stats.recompressed_pages,
-            backed_pages: stats.backed_pages,
-            backed_data_size: stats.backed_data_size_bytes,
-            backed_reads: stats.backed_reads,
-            backed_writes: stats.backed_writes,
-            failed_writebacks: stats.failed_writebacks,
             writeback_limit: device.writeback_limit(),
             backing: device.backing().map(Backing::from),
             tracks_ages: device.tracks_ages(),
             dedup: device.dedup(),
-            dup_pages: stats.dup_pages,
-            dup_data_size: stats.dup_data_size_bytes,
-            dedup_index_bytes: stats.dedup_index_bytes,
             codecs: device.codecs().into_iter().map(Codec::from).collect(),
             // Whoever serves the device knows.
             poll_microseconds: None,
@@ -376,27 +297,32 @@ impl Stat {
 
     /// All memory that the device takes, in bytes.
     pub fn all_memory(&self) -> u64 {
-        self.mem_used_total + self.table_bytes + self.metadata_bytes
+        let counters = &self.counters;
+        counters.mem_used_total_bytes + counters.table_bytes + counters.metadata_bytes
     }
 
     /// Data over pool memory, as zramctl's COMP-RATIO; `None` while the device is empty.
     pub fn ratio(&self) -> Option<f64> {
-        (self.mem_used_total > 0).then(|| self.orig_data_size as f64 / self.mem_used_total as f64)
+        let (data, used) = (
+            self.counters.orig_data_size_bytes,
+            self.counters.mem_used_total_bytes,
+        );
+        (used > 0).then(|| data as f64 / used as f64)
     }
 
     /// The line of zram's `mm_stat`.
     pub fn mm_stat(&self) -> String {
         format!(
             "{:8} {:8} {:8} {:8} {:8} {:8} {:8} {:8} {:8}\n",
-            self.orig_data_size,
-            self.compr_data_size,
-            self.mem_used_total,
-            self.mem_limit,
-            self.mem_used_max,
-            self.same_pages,
-            self.pages_compacted,
-            self.huge_pages,
-            self.huge_pages_since
+            self.counters.orig_data_size_bytes,
+            self.counters.compr_data_size_bytes,
+            self.counters.mem_used_total_bytes,
+            self.counters.mem_limit_bytes,
+            self.counters.mem_used_max_bytes,
+            self.counters.same_pages,
+            self.counters.pages_compacted,
+            self.counters.huge_pages,
+            self.counters.huge_pages_since
         )
     }
 
@@ -404,7 +330,7 @@ impl Stat {
     pub fn io_stat(&self) -> String {
         format!(
             "{:8} {:8} 0 {:8}\n",
-            self.failed_reads, self.failed_writes, self.notify_free
+            self.counters.failed_reads, self.counters.failed_writes, self.counters.notify_free
         )
     }
 }
@@ -415,16 +341,29 @@ mod tests {
 
     #[test]
     fn lines_have_the_kernels_format() {
-        let stat = Stat {
-            orig_data_size: 4096,
-            mem_used_max: 123_456_789,
-            ..Stat::default()
-        };
+        let mut stat = Stat::default();
+        stat.counters.orig_data_size_bytes = 4096;
+        stat.counters.mem_used_max_bytes = 123_456_789;
         assert_eq!(
             stat.mm_stat(),
             "    4096        0        0        0 123456789        0        0        0        0\n"
         );
         assert_eq!(stat.io_stat(), "       0        0 0        0\n");
         assert_eq!(stat.ratio(), None);
+    }
+
+    /// What a script reads: each counter at the top, by its name, and those that a process of another version lacks are 0.
+    #[test]
+    fn counters_stand_beside_the_rest_in_json() {
+        let mut stat = Stat::default();
+        stat.counters.dup_data_size_bytes = 17;
+        let mut json = serde_json::to_value(&stat).unwrap();
+        let object = json.as_object_mut().unwrap();
+        for counter in Stats::COUNTERS {
+            let value = object.get(counter.name).and_then(|value| value.as_u64());
+            assert_eq!(value, Some((counter.get)(&stat.counters)), "{counter:?}");
+        }
+        object.remove("failed_reads");
+        assert_eq!(serde_json::from_value::<Stat>(json).unwrap(), stat);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use uzram_pool::{Mover, Object, Place};
+use uzram_pool::{Mover, Object, Place, current_cpu};
 
 use crate::canary::{Canary, sings};
 use crate::device::Device;
@@ -32,7 +32,8 @@ impl Device {
     pub fn compact(&self, max_bytes: u64) -> CompactReport {
         self.adopt();
         let done = self.pool.compact(max_bytes, &Slots(self));
-        self.counters.pages_compacted.fetch_add(done.pages, Relaxed);
+        let shard = self.counters.shard(current_cpu());
+        shard.pages_compacted.fetch_add(done.pages as i64, Relaxed);
         CompactReport {
             objects_moved: done.objects,
             bytes_moved: done.bytes,

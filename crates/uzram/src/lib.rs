@@ -137,7 +137,7 @@ pub use backing::{BackingStats, Ended, PromoteReport, StoreStats, Writeback, Wri
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use compact::CompactReport;
-pub use counters::Stats;
+pub use counters::{Counter, CounterKind, Stats, Unit};
 pub use device::{Device, Zeroes};
 pub use error::Error;
 pub use extents::{Extent, ExtentKind};

@@ -37,7 +37,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         // Who writes meanwhile makes new work: once over all objects is enough.
-        let enough = stat_of(&entry)?.compr_data_size;
+        let enough = stat_of(&entry)?.counters.compr_data_size_bytes;
         let mut sum = Compacted::default();
         while !sum.finished && sum.bytes_moved <= enough {
             let max_bytes = SLICE_BYTES;
@@ -50,7 +50,7 @@ impl Args {
             sum.pages_freed += slice.pages_freed;
             sum.finished = slice.finished;
         }
-        let used = stat_of(&entry)?.mem_used_total;
+        let used = stat_of(&entry)?.counters.mem_used_total_bytes;
         if self.json {
             return print_json(&serde_json::json!({
                 "objects_moved": sum.objects_moved,
