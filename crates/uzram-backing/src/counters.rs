@@ -34,6 +34,8 @@ pub(crate) fn worth_a_line(nth: u64) -> bool {
 /// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct StoreStats {
     /// Bytes of the store.
     pub size_bytes: u64,
@@ -47,6 +49,8 @@ pub struct StoreStats {
     pub used_segments: u64,
     /// Segments that may be written.
     pub free_segments: u64,
+    /// Bytes of these.
+    pub free_bytes: u64,
     /// Empty segments to which the last write failed: used when no other is free.
     pub quarantined_segments: u64,
     /// Objects read.
@@ -77,6 +81,7 @@ impl Counters {
             segment_bytes: SEGMENT_BYTES,
             used_segments: segments.used().into(),
             free_segments: segments.free().into(),
+            free_bytes: u64::from(segments.free()) * SEGMENT_BYTES,
             quarantined_segments: segments.quarantined().into(),
             reads: get(&self.reads),
             read_errors: get(&self.read_errors),

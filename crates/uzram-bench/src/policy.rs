@@ -270,7 +270,7 @@ impl<'a> Pair<'a> {
             older_than: Some(Duration::from_secs(2)),
             ..Recompress::default()
         };
-        let left = self.with.recompressible(&old)?.0;
+        let left = self.with.recompressible(&old)?.candidates;
         if left < LEAST_OLD.min(self.cold.len() as u64 / 2) {
             self.chill()?;
         }

@@ -4,11 +4,13 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use uzram::{Choice, CodecStats, Device, Error, PolicySettings, Training};
+use uzram::{
+    Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training, WritebackReport,
+};
 
 use crate::policy::Policy;
 use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, of_hex};
-use crate::stat::{Recompressed, Stat, WrittenBack};
+use crate::stat::Stat;
 use crate::zram;
 
 /// Most bytes that one request moves: some hundredths of a second. Whoever asks next does not wait for long.
@@ -88,7 +90,7 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
                 ..Training::default()
             };
             let report = device.train(&training);
-            report.map(|report| Response::Trained(report.into()))
+            report.map(Response::Trained)
         }
         Request::CountIdle => {
             let idle = device.slots(0).filter(|slot| slot.idle).count();
@@ -103,27 +105,22 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
         Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
         Request::Compact { max_bytes } => {
             let report = device.compact((*max_bytes).min(COMPACTION_SLICE));
-            Ok(Response::Compacted(report.into()))
+            Ok(Response::Compacted(report))
         }
         Request::Writeback(what) => writeback(device, what).map(Response::WrittenBack),
         Request::Promote { pages } => {
             let pages = pages.map(|(first, end)| first..end);
             let promoted = device.promote(pages, &mut |_| ControlFlow::Continue(()));
-            promoted.map(|report| Response::Promoted {
-                pages: report.pages,
-                bytes: report.bytes,
-            })
+            promoted.map(Response::Promoted)
         }
         Request::BlockState { from, max_bytes } => {
             let (lines, next) = zram::block_state_lines(device, *from, *max_bytes);
             Ok(Response::BlockState { lines, next })
         }
-        Request::PoolClasses => {
-            let classes = device.pool_classes().into_iter();
-            let classes = classes.map(zram::PoolClass::from).collect();
-            Ok(Response::PoolClasses { classes })
-        }
-        Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::of(device, *plan)))),
+        Request::PoolClasses => Ok(Response::PoolClasses {
+            classes: device.pool_classes(),
+        }),
+        Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::new(device, *plan)))),
         _ => return None,
     })
 }
@@ -162,42 +159,30 @@ fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     device.set_policy(settings)
 }
 
-fn recompress(device: &Device, asked: &Recompress) -> Result<Recompressed, Error> {
+fn recompress(device: &Device, asked: &Recompress) -> Result<RecompressReport, Error> {
     let what = uzram::Recompress {
-        kind: asked.kind.parse()?,
+        kind: asked.kind,
         priority: asked.priority,
         threshold: asked.threshold,
         max_pages: asked.max_pages,
         ..uzram::Recompress::default()
     };
     if asked.dry_run {
-        let (candidates, candidate_bytes) = device.recompressible(&what)?;
-        return Ok(Recompressed {
-            candidates,
-            candidate_bytes,
-            ..Recompressed::default()
-        });
+        return device.recompressible(&what);
     }
-    let report = device.recompress(&what, &mut |_| ControlFlow::Continue(()))?;
-    Ok(report.into())
+    device.recompress(&what, &mut |_| ControlFlow::Continue(()))
 }
 
-fn writeback(device: &Device, asked: &Writeback) -> Result<WrittenBack, Error> {
+fn writeback(device: &Device, asked: &Writeback) -> Result<WritebackReport, Error> {
     let pages = asked.pages.iter().map(|(first, end)| *first..*end);
     let what = uzram::Writeback {
-        kind: asked.kind.parse()?,
+        kind: asked.kind,
         pages: pages.collect(),
         max_pages: asked.max_pages,
         ..uzram::Writeback::default()
     };
     if asked.dry_run {
-        let (candidates, candidate_bytes) = device.writable_back(&what);
-        return Ok(WrittenBack {
-            candidates,
-            candidate_bytes,
-            ..WrittenBack::default()
-        });
+        return Ok(device.writable_back(&what));
     }
-    let report = device.writeback(&what, &mut |_| ControlFlow::Continue(()))?;
-    Ok(report.into())
+    device.writeback(&what, &mut |_| ControlFlow::Continue(()))
 }

@@ -9,10 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uzram::{
+    ClassStats, CompactReport, Kind, PromoteReport, RecompressReport, TrainReport, WritebackReport,
+};
 
 use crate::policy::Policy;
-use crate::stat::{Compacted, Recompressed, Stat, Trained, WrittenBack};
-use crate::zram::PoolClass;
+use crate::stat::Stat;
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -147,8 +149,8 @@ pub enum Request {
 /// Which pages to compress anew, and with what: the fields of zram's `recompress`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recompress {
-    /// `all`, `idle`, `huge` or `huge_idle`.
-    pub kind: String,
+    /// Any but `incompressible`.
+    pub kind: Kind,
     /// Only with the secondary of this priority.
     pub priority: Option<usize>,
     /// Only objects of at least that many bytes.
@@ -162,8 +164,8 @@ pub struct Recompress {
 /// Which pages to write back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writeback {
-    /// `all`, `idle`, `huge`, `huge_idle` or `incompressible`.
-    pub kind: String,
+    /// By what they are.
+    pub kind: Kind,
     /// Only those with numbers in one of these ranges, the last not included; empty: all.
     pub pages: Vec<(u64, u64)>,
     /// That many pages at most; 0: all.
@@ -208,25 +210,20 @@ pub enum Response {
     /// The statistics.
     Stat(Box<Stat>),
     /// What came of a training.
-    Trained(Trained),
+    Trained(TrainReport),
     /// How many pages are marked idle.
     Marked {
         /// Pages.
         pages: u64,
     },
     /// What came of a recompression.
-    Recompressed(Recompressed),
+    Recompressed(RecompressReport),
     /// What came of a writeback.
-    WrittenBack(WrittenBack),
+    WrittenBack(WritebackReport),
     /// What came back into memory.
-    Promoted {
-        /// Pages.
-        pages: u64,
-        /// Bytes of their objects.
-        bytes: u64,
-    },
+    Promoted(PromoteReport),
     /// What came of a compaction.
-    Compacted(Compacted),
+    Compacted(CompactReport),
     /// What slots hold.
     BlockState {
         /// The lines.
@@ -237,7 +234,7 @@ pub enum Response {
     /// How the size classes of the pool are used.
     PoolClasses {
         /// Those that are.
-        classes: Vec<PoolClass>,
+        classes: Vec<ClassStats>,
     },
     /// The policies.
     Policy(Box<Policy>),

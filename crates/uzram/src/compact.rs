@@ -14,6 +14,7 @@ use crate::device::Device;
 
 /// What [`Device::compact`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CompactReport {
     /// Objects that were moved.
     pub objects_moved: u64,

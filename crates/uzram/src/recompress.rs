@@ -28,6 +28,8 @@ const BUCKETS: usize = PAGE_SIZE / BUCKET + 1;
 
 /// Which pages a job is about, by what they are. Default: all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Kind {
     /// Every page that has an object.
     #[default]
@@ -103,9 +105,13 @@ pub struct Recompress {
 
 /// What a recompression did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct RecompressReport {
     /// Pages that it applied to.
     pub candidates: u64,
+    /// Bytes of their objects.
+    pub candidate_bytes: u64,
     /// Pages that were compressed anew.
     pub tried: u64,
     /// Pages that are smaller now.
@@ -169,9 +175,9 @@ impl Device {
         Ok(job.report)
     }
 
-    /// What [`Device::recompress`] would begin with: the number of candidates, those that share their object (which are
-    /// left alone) among them, and the bytes of their objects.
-    pub fn recompressible(&self, what: &Recompress) -> Result<(u64, u64), Error> {
+    /// What [`Device::recompress`] would begin with: only the candidates of the report are filled in, those that share
+    /// their object (which are left alone) among them.
+    pub fn recompressible(&self, what: &Recompress) -> Result<RecompressReport, Error> {
         let job = Job::new(self, what)?;
         let range = what.pages.clone().unwrap_or(0..u64::MAX);
         let length = |page: u64| {
@@ -179,13 +185,18 @@ impl Device {
             let wanted = job.is_candidate(content, flags) && job.age.admits(page);
             wanted.then_some(len(content) as u64)
         };
-        let sum = |(n, bytes), len| (n + 1, bytes + len);
-        if what.max_pages > 0 {
-            let largest = job.largest(range).into_iter();
-            return Ok(largest.filter_map(length).fold((0, 0), sum));
+        let mut report = RecompressReport::default();
+        let mut add = |page| {
+            if let Some(len) = length(page) {
+                report.candidates += 1;
+                report.candidate_bytes += len;
+            }
+        };
+        match what.max_pages {
+            0 => (self.table.touched(range.start, range.end)).for_each(&mut add),
+            _ => job.largest(range).into_iter().for_each(&mut add),
         }
-        let all = self.table.touched(range.start, range.end);
-        Ok(all.filter_map(length).fold((0, 0), sum))
+        Ok(report)
     }
 }
 
@@ -357,6 +368,7 @@ impl<'a> Job<'a> {
                 continue;
             }
             self.report.candidates += 1;
+            self.report.candidate_bytes += len(content) as u64;
             let outcome = self.page(page);
             self.count(&outcome);
             tried += usize::from(!matches!(outcome, Outcome::Gone));

@@ -553,7 +553,7 @@ fn ranges_that_overlap_name_a_page_once() {
         pages: vec![0..1, 0..16_000, 0..1],
         ..Writeback::default()
     };
-    let (pages, _) = device.writable_back(&what);
+    let pages = device.writable_back(&what).candidates;
     let report = std::thread::scope(|scope| {
         let job = scope.spawn(|| run(&device, &what));
         while faults.fired() == 0 {

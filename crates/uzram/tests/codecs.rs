@@ -65,7 +65,7 @@ fn summary(codecs: &[CodecStats]) -> Vec<(&str, &str, u64, u64, Vec<usize>)> {
         .iter()
         .map(|c| {
             (
-                c.driver,
+                c.driver.as_str(),
                 c.params.as_str(),
                 c.dictionary_bytes,
                 c.objects,

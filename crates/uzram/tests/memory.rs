@@ -87,7 +87,7 @@ fn recompression_makes_pages_smaller_and_keeps_their_contents() {
     check(&device, 1000, noisy);
     let zstd = &device.codecs()[1];
     assert_eq!(
-        (zstd.algorithm, zstd.objects),
+        (zstd.algorithm.as_str(), zstd.objects),
         ("zstd", report.recompressed)
     );
     // Nothing is left to do, and what would not become smaller is remembered.
@@ -108,7 +108,7 @@ fn each_kind_applies_to_its_pages_only() {
     device.read_at(&mut back, 0).unwrap();
     device.read_at(&mut back, 99 * 4096).unwrap();
     device.write_at(&page(50, 0, 2), 50 * 4096).unwrap();
-    let candidates = |kind| device.recompressible(&of_kind(kind)).unwrap().0;
+    let candidates = |kind| device.recompressible(&of_kind(kind)).unwrap().candidates;
     assert_eq!(candidates(Kind::All), 100);
     assert_eq!(candidates(Kind::Idle), 97);
     assert_eq!(candidates(Kind::Huge), 40);
@@ -151,7 +151,8 @@ fn the_largest_come_first_and_the_threshold_holds() {
         threshold: 2000,
         ..Recompress::default()
     };
-    let (candidates, bytes) = device.recompressible(&what).unwrap();
+    let found = device.recompressible(&what).unwrap();
+    let (candidates, bytes) = (found.candidates, found.candidate_bytes);
     assert!(candidates < 500 && bytes / candidates >= 2000);
     let report = run(&device, &what);
     assert_eq!(report.candidates, candidates);
@@ -306,7 +307,13 @@ fn marks_and_recompressed_pages_outlive_the_process() {
         device.stats().compr_data_size_bytes,
         stats.compr_data_size_bytes
     );
-    assert_eq!(device.recompressible(&of_kind(Kind::Idle)).unwrap().0, 50);
+    assert_eq!(
+        device
+            .recompressible(&of_kind(Kind::Idle))
+            .unwrap()
+            .candidates,
+        50
+    );
     check(&device, 100, |n| n % 4);
 }
 

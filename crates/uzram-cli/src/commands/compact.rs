@@ -3,8 +3,8 @@
 //! The server compacts a slice for each request, so that its other callers get their turn in between, and the whole ends
 //! with this program.
 
+use uzram::CompactReport;
 use uzram_control::size::human;
-use uzram_control::stat::Compacted;
 use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json, stat_of, unexpected};
@@ -38,7 +38,7 @@ impl Args {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         // Who writes meanwhile makes new work: once over all objects is enough.
         let enough = stat_of(&entry)?.counters.compr_data_size_bytes;
-        let mut sum = Compacted::default();
+        let mut sum = CompactReport::default();
         while !sum.finished && sum.bytes_moved <= enough {
             let max_bytes = SLICE_BYTES;
             let slice = match ask(&entry, &Request::Compact { max_bytes })? {

@@ -1,8 +1,8 @@
 //! `uzram stat`: everything known of one device.
 
-use uzram::{Counter, Stats, Unit};
+use uzram::{CodecStats, Counter, Stats, Unit};
 use uzram_control::size::human;
-use uzram_control::stat::{Codec, Stat};
+use uzram_control::stat::Stat;
 
 use super::{list, mount_point, print, print_json, stat_of, to_json};
 use crate::exit::Result;
@@ -213,10 +213,10 @@ fn backing(stat: &Stat) -> String {
     });
     format!(
         "{} ({}), {} of {} in use\n{:12} {} pages, {} compressed; {} read, {} written, {} failed{limit}",
-        backing.path,
+        backing.path.display(),
         backing.io,
-        human(backing.live_bytes),
-        human(backing.size_bytes),
+        human(backing.store.live_bytes),
+        human(backing.store.size_bytes),
         "",
         stat.counters.backed_pages,
         human(stat.counters.backed_data_size_bytes),
@@ -228,7 +228,7 @@ fn backing(stat: &Stat) -> String {
 
 /// A line for each algorithm that is in use: its role, what it has compressed, what it costs.
 fn codecs(stat: &Stat) -> String {
-    let line = |codec: &Codec| {
+    let line = |codec: &CodecStats| {
         let role = |priority: &usize| match priority {
             0 => "primary".to_owned(),
             n => format!("recompression, priority {n}"),

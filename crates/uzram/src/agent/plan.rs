@@ -12,10 +12,9 @@ use crate::word::Content;
 use crate::{PAGE_SIZE, Recompress, Writeback};
 
 /// What would be done: see [`Device::plan`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plan {
-    /// What it is by.
-    pub settings: PolicySettings,
     /// Whether memory is short, so that age does not matter.
     pub pressed: bool,
     /// How short memory is, in words.
@@ -26,9 +25,10 @@ pub struct Plan {
 
 /// What one policy would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Step {
     /// The policy, by its name in the settings.
-    pub policy: &'static str,
+    pub policy: String,
     /// Whether it would do something now.
     pub due: bool,
     /// Pages that it is about.
@@ -40,9 +40,9 @@ pub struct Step {
 }
 
 impl Step {
-    fn not(policy: &'static str, why: impl Into<String>) -> Step {
+    fn not(policy: &str, why: impl Into<String>) -> Step {
         Step {
-            policy,
+            policy: policy.into(),
             due: false,
             pages: 0,
             bytes: 0,
@@ -62,7 +62,6 @@ impl Device {
         let gauge = Pressure::new().read(self, settings);
         let pressed = gauge.is_high();
         Plan {
-            settings: *settings,
             pressed,
             pressure: words(gauge),
             steps: vec![
@@ -92,7 +91,7 @@ impl Device {
                 learnt: false,
                 pages,
             } => Step {
-                policy: "train",
+                policy: "train".into(),
                 due: true,
                 pages,
                 bytes: pages * PAGE_SIZE as u64,
@@ -114,6 +113,7 @@ impl Device {
             ..Recompress::default()
         };
         let found = self.recompressible(&what).ok();
+        let found = found.map(|report| (report.candidates, report.candidate_bytes));
         self.aged("recompress", age, pressed, found)
     }
 
@@ -133,6 +133,7 @@ impl Device {
         };
         let found = self.min_age(what.older_than).ok();
         let found = found.map(|_| self.writable_back(&what));
+        let found = found.map(|report| (report.candidates, report.candidate_bytes));
         self.aged("writeback", age, pressed, found)
     }
 
@@ -157,7 +158,7 @@ impl Device {
             _ => format!("read within {seconds} s"),
         };
         Step {
-            policy: "promote",
+            policy: "promote".into(),
             due: pages > 0 && !pressed,
             pages,
             bytes,
@@ -166,13 +167,7 @@ impl Device {
     }
 
     /// `found` are pages and bytes; `None`: nothing is known of ages.
-    fn aged(
-        &self,
-        policy: &'static str,
-        age: Duration,
-        pressed: bool,
-        found: Option<(u64, u64)>,
-    ) -> Step {
+    fn aged(&self, policy: &str, age: Duration, pressed: bool, found: Option<(u64, u64)>) -> Step {
         let Some((pages, bytes)) = found else {
             return Step::not(
                 policy,
@@ -189,7 +184,7 @@ impl Device {
             _ => format!("not used for {seconds} s"),
         };
         Step {
-            policy,
+            policy: policy.into(),
             due: pages > 0,
             pages,
             bytes,
@@ -209,7 +204,7 @@ impl Device {
             (false, _) => format!("{gain} bytes to be gained; it pays from {worth} on"),
         };
         Step {
-            policy: "compact",
+            policy: "compact".into(),
             due,
             pages: gain / PAGE_SIZE as u64,
             bytes: gain,

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// What the agent of a device did since it was started: see [`crate::Device::agent_stats`].
 #[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct AgentStats {
     /// Whether there is one.
     pub running: bool,

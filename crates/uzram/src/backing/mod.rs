@@ -100,13 +100,22 @@ impl Backing {
 
 /// What there is to know of a device's backing: see [`Device::backing`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BackingStats {
     /// The file or block device.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
     pub path: PathBuf,
     /// How it is read and written, in a few words.
     pub io: String,
     /// What is in it and what happened to it.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub store: StoreStats,
+}
+
+/// A path that is no Unicode must not keep the other statistics from being read.
+#[cfg(feature = "serde")]
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {

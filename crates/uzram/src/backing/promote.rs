@@ -18,6 +18,8 @@ const SLICE: u64 = 64;
 
 /// What came back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct PromoteReport {
     /// Pages that are in memory now.
     pub pages: u64,

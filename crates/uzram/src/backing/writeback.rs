@@ -72,6 +72,8 @@ impl Writeback {
 /// Why a writeback ended before its last page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Ended {
     /// The backing has no room left.
     Full,
@@ -83,9 +85,13 @@ pub enum Ended {
 
 /// What a writeback did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct WritebackReport {
     /// Pages that it applied to.
     pub candidates: u64,
+    /// Bytes of their objects.
+    pub candidate_bytes: u64,
     /// Pages that are on the backing now.
     pub written: u64,
     /// Bytes of their objects.
@@ -95,7 +101,37 @@ pub struct WritebackReport {
     /// Pages that were written or discarded by a request meanwhile.
     pub changed: u64,
     /// Why it ended early.
+    #[cfg_attr(feature = "serde", serde(with = "ended_or_empty"))]
     pub ended: Option<Ended>,
+}
+
+/// `full`, `limit`, `failing`, or nothing where it did not end early: scripts compare that text.
+#[cfg(feature = "serde")]
+mod ended_or_empty {
+    use serde::de::IntoDeserializer;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Ended;
+
+    pub(super) fn serialize<S: Serializer>(
+        ended: &Option<Ended>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match ended {
+            Some(ended) => ended.serialize(serializer),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Ended>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.is_empty() {
+            true => Ok(None),
+            false => Ended::deserialize(text.into_deserializer()).map(Some),
+        }
+    }
 }
 
 impl Device {
@@ -131,21 +167,21 @@ impl Device {
         Ok(report)
     }
 
-    /// What [`Device::writeback`] would begin with: the number of candidates, those that share their object (which
-    /// are left alone) among them, and the bytes of their objects. None are old enough while ages are not kept.
-    pub fn writable_back(&self, what: &Writeback) -> (u64, u64) {
-        let mut sum = (0, 0);
+    /// What [`Device::writeback`] would begin with: only the candidates of the report are filled in, those that share
+    /// their object (which are left alone) among them. None are old enough while ages are not kept.
+    pub fn writable_back(&self, what: &Writeback) -> WritebackReport {
+        let mut report = WritebackReport::default();
         let Ok(age) = self.min_age(what.older_than) else {
-            return sum;
+            return report;
         };
         for page in what.slots(self) {
             let (content, flags) = self.table.peek_flags(page);
             if what.kind.suits(content, flags) && age.admits(page) {
-                sum.0 += 1;
-                sum.1 += content.object().map_or(0, |(_, len)| len as u64);
+                report.candidates += 1;
+                report.candidate_bytes += content.object().map_or(0, |(_, len)| len as u64);
             }
         }
-        sum
+        report
     }
 
     /// Pages that may still be written back; `None`: no limit (zram's `writeback_limit`, in pages of 4 KiB).
@@ -253,6 +289,7 @@ impl Slice<'_> {
         match pushed {
             Ok(_) => {
                 self.report.candidates += 1;
+                self.report.candidate_bytes += len as u64;
                 ControlFlow::Continue(())
             }
             Err(error) => {

@@ -32,14 +32,16 @@ use crate::word::Content;
 use crate::{Error, HeaderError};
 
 /// What a device knows of one of its codecs. See [`crate::Device::codecs`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CodecStats {
     /// Its index in the slots' words.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub index: usize,
     /// The algorithm's name.
-    pub algorithm: &'static str,
+    pub algorithm: String,
     /// The driver's name.
-    pub driver: &'static str,
+    pub driver: String,
     /// The parameters that differ from the defaults, as `level=1`; empty for none.
     pub params: String,
     /// Length of its dictionary, 0 for none.
@@ -52,6 +54,22 @@ pub struct CodecStats {
     pub object_bytes: u64,
     /// Its priorities: 0 for the primary, 1 to 3 for a secondary. Empty: it is only there for the objects it has left.
     pub priorities: Vec<usize>,
+}
+
+/// As it is written on a command line, but for the dictionary, of which the length is told: `zstd(level=1,dict:16384)`.
+impl std::fmt::Display for CodecStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dictionary = match self.dictionary_bytes {
+            0 => String::new(),
+            bytes => format!("dict:{bytes}"),
+        };
+        let words = [self.params.as_str(), dictionary.as_str()];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        match words.is_empty() {
+            true => f.write_str(&self.algorithm),
+            false => write!(f, "{}({})", self.algorithm, words.join(",")),
+        }
+    }
 }
 
 /// Which codec has which priority.
@@ -231,8 +249,8 @@ impl Codecs {
                 let (objects, object_bytes) = counters.of_codec(index);
                 Some(CodecStats {
                     index,
-                    algorithm: entry.codec.algorithm.name(),
-                    driver: entry.codec.algorithm.driver_name(),
+                    algorithm: entry.codec.algorithm.name().into(),
+                    driver: entry.codec.algorithm.driver_name().into(),
                     params: entry.codec.params_text(),
                     dictionary_bytes: entry.codec.dictionary().len() as u64,
                     memory_bytes: entry.memory_bytes(),

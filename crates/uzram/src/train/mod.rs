@@ -59,6 +59,7 @@ impl Default for Training {
 /// What came of a training. Ratios are plain bytes over stored bytes of the pages that were judged, none of which was
 /// trained on.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrainReport {
     /// Pages sampled.
     pub pages_sampled: usize,

@@ -204,7 +204,7 @@ impl Model {
                     pages: vec![pages.clone()],
                     ..Writeback::default()
                 };
-                let marked = self.subject.device().writable_back(&what).0;
+                let marked = self.subject.device().writable_back(&what).candidates;
                 ensure!(
                     marked == 0,
                     "{marked} pages of {pages:?} are {kind:?} when just written"

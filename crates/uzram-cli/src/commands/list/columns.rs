@@ -1,6 +1,7 @@
 //! The columns of `uzram list`: zramctl's, by its names, and what it lacks.
 
-use uzram_control::stat::{Codec, Stat};
+use uzram::CodecStats;
+use uzram_control::stat::Stat;
 use uzram_control::{Entry, Request, Response};
 
 use super::super::{ask, mount_point};
@@ -134,7 +135,7 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "BACKING",
         usual: false,
         doc: "file or device of the backing",
-        cell: |r| text(r.stat.backing.as_ref().map_or("", |b| &b.path)),
+        cell: |r| text(&backing(&r.stat)),
     },
     Column {
         name: "MEMORY",
@@ -200,9 +201,14 @@ fn idle_pages(entry: &Entry) -> Cell {
     }
 }
 
+fn backing(stat: &Stat) -> String {
+    let path = stat.backing.as_ref().map(|backing| backing.path.display());
+    path.map_or(String::new(), |path| path.to_string())
+}
+
 /// As zram's comp_algorithm marks the one that is written with.
 fn codecs(stat: &Stat) -> String {
-    let show = |codec: &Codec| match codec.priorities.contains(&0) {
+    let show = |codec: &CodecStats| match codec.priorities.contains(&0) {
         true => format!("[{codec}]"),
         false => codec.to_string(),
     };

@@ -166,7 +166,7 @@ impl Model {
                 kind,
                 ..Writeback::default()
             };
-            self.subject.device().writable_back(&what).0
+            self.subject.device().writable_back(&what).candidates
         };
         let (idle, all) = (of(Kind::Idle), of(Kind::All));
         let right = marked <= idle && (marked == all || !all_of_them);
