@@ -49,11 +49,11 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
             Ok(())
         }
         Request::ResetMemUsedMax => {
-            device.reset_mem_used_max();
+            device.zram().reset_mem_used_max();
             Ok(())
         }
         Request::SetDedup { on } => device.set_dedup(*on),
-        Request::TrackAges { on } => device.track_ages(*on),
+        Request::TrackAges { on } => device.zram().track_ages(*on),
         Request::SetAlgorithm {
             priority,
             algorithm,
@@ -63,10 +63,10 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
         Request::SetBacking {
             path: Some(path),
             size_bytes,
-        } => device.attach_backing(path, *size_bytes),
-        Request::SetBacking { path: None, .. } => device.detach_backing().map(drop),
+        } => device.zram().attach_backing(path, *size_bytes),
+        Request::SetBacking { path: None, .. } => device.zram().detach_backing().map(drop),
         Request::SetWritebackLimit { pages } => {
-            device.set_writeback_limit(*pages);
+            device.zram().set_writeback_limit(*pages);
             Ok(())
         }
         Request::SetPolicy { spec } => set_policy(device, spec),
@@ -89,28 +89,32 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
                 dry_run: *dry_run,
                 ..Training::default()
             };
-            let report = device.train(&training);
+            let report = device.jobs().train(&training);
             report.map(Response::Trained)
         }
         Request::CountIdle => {
-            let idle = device.slots(0).filter(|slot| slot.idle).count();
+            let idle = device.zram().slots(0).filter(|slot| slot.idle).count();
             Ok(Response::Marked { pages: idle as u64 })
         }
         Request::MarkIdle { age_seconds } => device
+            .zram()
             .mark_idle(age_seconds.map(Duration::from_secs))
             .map(|pages| Response::Marked { pages }),
         Request::MarkIdleExactly { age_seconds } => device
+            .zram()
             .mark_idle_exactly(Duration::from_secs(*age_seconds))
             .map(|pages| Response::Marked { pages }),
         Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
         Request::Compact { max_bytes } => {
-            let report = device.compact((*max_bytes).min(COMPACTION_SLICE));
+            let report = device.jobs().compact((*max_bytes).min(COMPACTION_SLICE));
             Ok(Response::Compacted(report))
         }
         Request::Writeback(what) => writeback(device, what).map(Response::WrittenBack),
         Request::Promote { pages } => {
             let pages = pages.map(|(first, end)| first..end);
-            let promoted = device.promote(pages, &mut |_| ControlFlow::Continue(()));
+            let promoted = device
+                .zram()
+                .promote(pages, &mut |_| ControlFlow::Continue(()));
             promoted.map(Response::Promoted)
         }
         Request::BlockState { from, max_bytes } => {
@@ -118,7 +122,7 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
             Ok(Response::BlockState { lines, next })
         }
         Request::PoolClasses => Ok(Response::PoolClasses {
-            classes: device.pool_classes(),
+            classes: device.zram().pool_classes(),
         }),
         Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::new(device, *plan)))),
         _ => return None,
@@ -156,7 +160,7 @@ fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     if settings.recompress_seconds.is_some() && !device.codecs().iter().any(is_secondary) {
         device.set_secondary(1, Some(&Choice::new(RECOMPRESSION)))?;
     }
-    device.set_policy(settings)
+    device.jobs().set_policy(settings)
 }
 
 fn recompress(device: &Device, asked: &Recompress) -> Result<RecompressReport, Error> {
@@ -168,9 +172,11 @@ fn recompress(device: &Device, asked: &Recompress) -> Result<RecompressReport, E
         ..uzram::Recompress::default()
     };
     if asked.dry_run {
-        return device.recompressible(&what);
+        return device.zram().recompressible(&what);
     }
-    device.recompress(&what, &mut |_| ControlFlow::Continue(()))
+    device
+        .zram()
+        .recompress(&what, &mut |_| ControlFlow::Continue(()))
 }
 
 fn writeback(device: &Device, asked: &Writeback) -> Result<WritebackReport, Error> {
@@ -182,7 +188,9 @@ fn writeback(device: &Device, asked: &Writeback) -> Result<WritebackReport, Erro
         ..uzram::Writeback::default()
     };
     if asked.dry_run {
-        return Ok(device.writable_back(&what));
+        return Ok(device.zram().writable_back(&what));
     }
-    device.writeback(&what, &mut |_| ControlFlow::Continue(()))
+    device
+        .zram()
+        .writeback(&what, &mut |_| ControlFlow::Continue(()))
 }

@@ -18,9 +18,9 @@ impl Policy {
     /// A device's policies now.
     pub fn new(device: &Device, with_plan: bool) -> Policy {
         Policy {
-            settings: device.policy().to_string(),
-            done: device.agent_stats(),
-            plan: with_plan.then(|| device.plan()),
+            settings: device.jobs().policy().to_string(),
+            done: device.jobs().agent_stats(),
+            plan: with_plan.then(|| device.jobs().plan()),
         }
     }
 }

@@ -232,7 +232,7 @@ impl Builder {
         if let Some(bytes) = self.reserve() {
             device.populate().map_err(refused_swap(bytes))?;
         }
-        device.keep_ages(false)?;
+        device.zram().keep_ages(false)?;
         device.state()[state::ATTACHED].fetch_add(1, Relaxed);
         Ok(device)
     }

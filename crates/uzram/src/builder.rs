@@ -128,7 +128,7 @@ impl Builder {
         self
     }
 
-    /// A file or block device for writeback: see [`Device::attach_backing`].
+    /// A file or block device for writeback: see [`crate::ZramApi::attach_backing`].
     pub fn backing(mut self, path: impl Into<PathBuf>, size_bytes: Option<u64>) -> Builder {
         self.backing = Some((path.into(), size_bytes));
         self
@@ -142,7 +142,7 @@ impl Builder {
 
     /// Makes a device that can serve as swap: a request never asks the system for memory, but takes it from a stock or
     /// fails at once with [`Error::NoSpace`]. `bytes` of the stock are a reserve for bursts. Somebody has to call
-    /// [`Device::maintain`] all the time, from a thread that no request waits for. The slot table, 0.2 % of the size,
+    /// [`crate::SwapApi::maintain`] all the time, from a thread that no request waits for. The slot table, 0.2 % of the size,
     /// and the books are brought into memory at once; to keep all of it there (`mlockall`) is the caller's affair.
     pub fn reserve_bytes(mut self, bytes: u64) -> Builder {
         self.reserve_bytes = Some(bytes);
@@ -247,10 +247,10 @@ impl Builder {
         };
         let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(self.mem_limit_bytes);
-        device.set_policy(self.policy)?;
+        device.jobs().set_policy(self.policy)?;
         self.fill_stock(&device)?;
         if let Some((path, size_bytes)) = &self.backing {
-            device.attach_backing(path, *size_bytes)?;
+            device.zram().attach_backing(path, *size_bytes)?;
         }
         // Last: an image with a header is whole.
         write_header(device.region(), &header);

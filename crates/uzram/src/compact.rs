@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use uzram_pool::{Mover, Object, Place, current_cpu};
 
+use crate::apis::JobsApi;
 use crate::canary::{Canary, sings};
 use crate::device::Device;
 
-/// What [`Device::compact`] did.
+/// What [`JobsApi::compact`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CompactReport {
@@ -26,14 +27,14 @@ pub struct CompactReport {
     pub finished: bool,
 }
 
-impl Device {
+impl JobsApi<'_> {
     /// Moves objects together and gives back the pages that become free, until nothing more is to be gained or objects of
     /// `max_bytes` (at least those of one page) were moved. Requests go on meanwhile. A second caller waits for the first.
     /// Objects that several pages share stay where they are.
-    pub fn compact(&self, max_bytes: u64) -> CompactReport {
-        self.adopt();
-        let done = self.pool.compact(max_bytes, &Slots(self));
-        let shard = self.counters.shard(current_cpu());
+    pub fn compact(self, max_bytes: u64) -> CompactReport {
+        self.0.adopt();
+        let done = self.0.pool.compact(max_bytes, &Slots(self.0));
+        let shard = self.0.counters.shard(current_cpu());
         shard.pages_compacted.fetch_add(done.pages as i64, Relaxed);
         CompactReport {
             objects_moved: done.objects,
@@ -43,11 +44,11 @@ impl Device {
         }
     }
 
-    /// An estimate of the memory that [`Device::compact`] would give back, in bytes. Rather too high: where a compaction gave
+    /// An estimate of the memory that [`JobsApi::compact`] would give back, in bytes. Rather too high: where a compaction gave
     /// back little of it, another at once will not give back more. Cheap enough to be asked a few times a second: it reads
     /// 64 bytes for each MiB of memory in use.
-    pub fn compaction_gain_bytes(&self) -> u64 {
-        self.pool.compaction_gain_bytes()
+    pub fn compaction_gain_bytes(self) -> u64 {
+        self.0.pool.compaction_gain_bytes()
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uzram_compress::Registry;
-use uzram_pool::{Gate, Pool, Region, current_cpu};
+use uzram_pool::{Pool, Region, current_cpu};
 
 use crate::agent::Policy;
+use crate::apis::{JobsApi, SwapApi, ZramApi};
 use crate::backing::Backing;
-use crate::builder::Builder;
+use crate::builder::{Builder, refused_swap};
 use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
@@ -18,6 +19,7 @@ use crate::idle::Ages;
 use crate::layout::state;
 use crate::stream::{PerCpu, Stream};
 use crate::table::Table;
+use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
 /// Discarded bytes after which the pages inside spans are given back, too: this many, or
@@ -92,6 +94,21 @@ impl Device {
     /// Starts the settings of a device of `size_bytes`, rounded up to whole pages.
     pub fn builder(size_bytes: u64) -> Builder {
         Builder::new(size_bytes)
+    }
+
+    /// What zram does beside serving requests: idle pages, recompression, writeback, listings.
+    pub fn zram(&self) -> ZramApi<'_> {
+        ZramApi(self)
+    }
+
+    /// What a device with a reserve needs, so that the machine can swap to it.
+    pub fn swap(&self) -> SwapApi<'_> {
+        SwapApi(self)
+    }
+
+    /// What is done beside requests, by policy or by hand: compaction, training, the agent's settings and its plan.
+    pub fn jobs(&self) -> JobsApi<'_> {
+        JobsApi(self)
     }
 
     pub(crate) fn region(&self) -> &Region {
@@ -230,7 +247,7 @@ impl Device {
     }
 
     fn holds_data(&self, page: u64) -> bool {
-        self.table.peek(page) != crate::word::Content::Empty
+        self.table.peek(page) != Content::Empty
     }
 
     /// Clears the whole pages of a range.
@@ -281,39 +298,13 @@ impl Device {
         self.drop_unused_codecs();
     }
 
-    fn trim_if_due(&self) {
+    pub(crate) fn trim_if_due(&self) {
         let due = self.discarded_bytes.load(Relaxed);
         if due > 0 && due >= TRIM_BYTES.max(self.pool.used_bytes() / TRIM_FRACTION) {
             self.discarded_bytes.store(0, Relaxed);
             self.pool.trim();
             self.dedup.trim();
         }
-    }
-
-    /// What a device with a reserve ([`Builder::reserve_bytes`]) has to have done all the time: brings memory into the
-    /// stock that requests take from, and gives back what is too much. Returns whether requests took any since the last
-    /// call: then call it again within some milliseconds, else when [`Device::wait_for_demand`] returns. May wait for
-    /// the system to find memory, so no request may wait for the caller. Does nothing for other devices.
-    ///
-    /// `gate` is asked before each few pages whether the system has them to give; where it says no, the rest is left
-    /// for the next call, and `true` is returned.
-    pub fn maintain(&self, gate: Gate<'_>) -> bool {
-        let restocked = self.pool.restock(gate);
-        let busy = restocked.taken > 0 || !restocked.whole;
-        if self.pool.has_stock() {
-            if busy {
-                self.trim_if_due();
-            } else {
-                self.pool.trim();
-                self.drop_unused_codecs();
-            }
-        }
-        busy
-    }
-
-    /// Waits until a request finds its size of object out of stock, or for that long.
-    pub fn wait_for_demand(&self, patience: std::time::Duration) {
-        self.pool.wait_for_demand(patience);
     }
 
     /// Brings everything into memory that a request may touch, except for objects.
@@ -354,9 +345,71 @@ impl Device {
         self.pool.set_limit_bytes(bytes);
     }
 
-    /// Lets the maximum of memory used begin anew (zram's `mem_used_max`).
-    pub fn reset_mem_used_max(&self) {
-        self.pool.reset_peak();
+    /// The size that the device can be given, in bytes.
+    pub fn max_size_bytes(&self) -> u64 {
+        self.table.capacity() * PAGE_SIZE as u64
+    }
+
+    /// Gives the device another size, rounded up to whole pages. What is beyond the old end reads as zeros. A smaller
+    /// size is given only if nothing is stored beyond it. The size is part of the image.
+    ///
+    /// [`Error::Invalid`] for 0 or more than [`Device::max_size_bytes`], [`Error::TailInUse`], [`Error::Reserve`] where
+    /// the system refuses memory to a swap device; nothing is changed then.
+    pub fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (old, pages) = (self.table.pages(), size_bytes.div_ceil(PAGE_SIZE as u64));
+        if pages == 0 || pages > self.table.capacity() {
+            let most = self.max_size_bytes();
+            return Err(Error::Invalid {
+                what: "a size of",
+                given: format!("{size_bytes} bytes"),
+                accepted: format!("1 to {most} bytes; the maximum is chosen when a device is made"),
+            });
+        }
+        if pages < old {
+            self.shrink(old, pages)?;
+        } else if pages > old {
+            self.grow(old, pages)?;
+        }
+        self.state()[state::PAGES].store(pages, Relaxed);
+        Ok(())
+    }
+
+    fn grow(&self, old: u64, pages: u64) -> Result<(), Error> {
+        self.table.set_pages(pages);
+        if self.pool.has_stock() {
+            let populated = self.table.populate(old);
+            populated.map_err(|error| {
+                self.table.set_pages(old);
+                refused_swap((pages - old) * 8)(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the device smaller first, so that no more writes begin beyond the end; undoes it if one was faster than that.
+    fn shrink(&self, old: u64, pages: u64) -> Result<(), Error> {
+        self.check_tail(pages, old)?;
+        self.table.set_pages(pages);
+        // A write holds its stream from before it looks at the size.
+        self.streams.for_each(|_| {});
+        self.check_tail(pages, old)
+            .inspect_err(|_| self.table.set_pages(old))?;
+        // Same-filled with zeros may have been left by a request that found the old size: nothing is lost with it.
+        let page = PAGE_SIZE as u64;
+        self.clear(pages * page, (old - pages) * page, Zeroes::Deallocate);
+        Ok(())
+    }
+
+    /// Whether the slots from `first` to before `end` hold nothing but zeros.
+    fn check_tail(&self, first: u64, end: u64) -> Result<(), Error> {
+        let zero = |page: &u64| matches!(self.table.peek(*page), Content::Empty | Content::Same(0));
+        let used = self.table.touched_in(first, end).filter(|page| !zero(page));
+        used.last().map_or(Ok(()), |page| {
+            Err(Error::TailInUse {
+                size_bytes: (page + 1) * PAGE_SIZE as u64,
+            })
+        })
     }
 
     /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. Who

@@ -41,7 +41,7 @@
 //!
 //! A device has up to 16 codecs (an algorithm with parameters and dictionary), which words name by index. The
 //! *primary* compresses what is written; it can be changed while the device is in use ([`Device::set_algorithm`],
-//! [`Device::train`]). Others are there for the objects that they made, until the last one is rewritten or discarded,
+//! [`JobsApi::train`]). Others are there for the objects that they made, until the last one is rewritten or discarded,
 //! or for recompression. The image remembers them all.
 //!
 //! ```
@@ -70,13 +70,13 @@
 //!
 //! # Compaction
 //!
-//! [`Device::compact`] moves objects together while requests go on. To it a slot's lock and word are what they are to a
+//! [`JobsApi::compact`] moves objects together while requests go on. To it a slot's lock and word are what they are to a
 //! writer, but for the flags and *writing*, which it leaves alone: it locks the slot that owns an object, sees whether the
 //! word names that object, copies, publishes the word with the new handle, and frees the old object last.
 //!
 //! # Policies
 //!
-//! An [`Agent`] does in the background, within a budget, what [`Device::set_policy`] says: recompression and writeback of
+//! An [`Agent`] does in the background, within a budget, what [`JobsApi::set_policy`] says: recompression and writeback of
 //! pages that nobody uses, training, compaction. It is a caller like any other.
 //!
 //! # Dedup
@@ -108,6 +108,7 @@
 #![deny(unsafe_code)]
 
 mod agent;
+mod apis;
 mod attach;
 mod backing;
 mod builder;
@@ -124,7 +125,6 @@ mod idle;
 mod layout;
 mod page;
 mod recompress;
-mod resize;
 mod slots;
 mod stream;
 mod table;
@@ -132,6 +132,7 @@ mod train;
 mod word;
 
 pub use agent::{Agent, AgentStats, Plan, PolicySettings, Step};
+pub use apis::{JobsApi, SwapApi, ZramApi};
 pub use attach::{check_image, read_header};
 pub use backing::{BackingStats, Ended, PromoteReport, StoreStats, Writeback, WritebackReport};
 pub use builder::{Builder, MAX_SIZE_BYTES};

@@ -14,6 +14,7 @@ use std::time::Duration;
 use uzram_compress::Tfm;
 use uzram_pool::{HUGE_THRESHOLD, class_size, current_cpu};
 
+use crate::apis::ZramApi;
 use crate::codec::{CODECS, Changing, Codec, Contexts, PRIORITIES};
 use crate::device::Device;
 use crate::idle::MinAge;
@@ -34,7 +35,7 @@ pub enum Kind {
     /// Every page that has an object.
     #[default]
     All,
-    /// Those marked idle ([`Device::mark_idle`]).
+    /// Those marked idle ([`ZramApi::mark_idle`]).
     Idle,
     /// Those stored uncompressed.
     Huge,
@@ -99,7 +100,7 @@ pub struct Recompress {
     pub max_pages: u64,
     /// Only pages with these numbers.
     pub pages: Option<Range<u64>>,
-    /// Only pages that were not used for that long; ages have to be kept ([`Device::track_ages`]).
+    /// Only pages that were not used for that long; ages have to be kept ([`ZramApi::track_ages`]).
     pub older_than: Option<Duration>,
 }
 
@@ -154,7 +155,7 @@ enum Outcome {
     NoRoom,
 }
 
-impl Device {
+impl ZramApi<'_> {
     /// Compresses pages anew with a secondary algorithm ([`Device::set_secondary`]) and keeps what takes less memory. A
     /// page that is tried is not idle any more; one that the last secondary cannot make smaller either is marked
     /// incompressible. Requests go on meanwhile; a page that is written meanwhile stays as it was written. Of several
@@ -162,12 +163,12 @@ impl Device {
     ///
     /// [`Error::NoSecondary`] where there is no such secondary, or none at all; [`Error::Invalid`] for another priority or
     /// a threshold of a page or more, or for an age while ages are not kept.
-    pub fn recompress(&self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
-        let mut job = Job::new(self, what)?;
-        let end = self.table.pages();
+    pub fn recompress(self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
+        let mut job = Job::new(self.0, what)?;
+        let end = self.0.table.pages();
         let range = what.pages.clone().unwrap_or(0..end);
         if what.max_pages == 0 {
-            job.run(self.table.touched(range.start, range.end), pace)?;
+            job.run(self.0.table.touched(range.start, range.end), pace)?;
         } else {
             let chosen = job.largest(range);
             job.run(chosen.into_iter(), pace)?;
@@ -175,13 +176,13 @@ impl Device {
         Ok(job.report)
     }
 
-    /// What [`Device::recompress`] would begin with: only the candidates of the report are filled in, those that share
+    /// What [`ZramApi::recompress`] would begin with: only the candidates of the report are filled in, those that share
     /// their object (which are left alone) among them.
-    pub fn recompressible(&self, what: &Recompress) -> Result<RecompressReport, Error> {
-        let job = Job::new(self, what)?;
+    pub fn recompressible(self, what: &Recompress) -> Result<RecompressReport, Error> {
+        let job = Job::new(self.0, what)?;
         let range = what.pages.clone().unwrap_or(0..u64::MAX);
         let length = |page: u64| {
-            let (content, flags) = self.table.peek_flags(page);
+            let (content, flags) = self.0.table.peek_flags(page);
             let wanted = job.is_candidate(content, flags) && job.age.admits(page);
             wanted.then_some(len(content) as u64)
         };
@@ -193,7 +194,7 @@ impl Device {
             }
         };
         match what.max_pages {
-            0 => (self.table.touched(range.start, range.end)).for_each(&mut add),
+            0 => (self.0.table.touched(range.start, range.end)).for_each(&mut add),
             _ => job.largest(range).into_iter().for_each(&mut add),
         }
         Ok(report)
@@ -256,7 +257,7 @@ impl<'a> Job<'a> {
             what,
             targets: Vec::new(),
             priorities: [0; CODECS],
-            age: device.min_age(what.older_than)?,
+            age: device.zram().min_age(what.older_than)?,
             page: Box::new([0; PAGE_SIZE]),
             report: RecompressReport::default(),
         };

@@ -60,7 +60,7 @@ impl<'a> Worker<'a> {
             ended = done(self, tried);
             self.pace_unless(ended)
         };
-        let report = match device.recompress(&what, &mut pace) {
+        let report = match device.zram().recompress(&what, &mut pace) {
             Ok(report) => report,
             Err(error) => {
                 self.note(format!("policy: recompression: {error}"));
@@ -106,7 +106,7 @@ impl<'a> Worker<'a> {
             ended = done(self, written);
             self.pace_unless(ended)
         };
-        let report = match device.writeback(&what, &mut pace) {
+        let report = match device.zram().writeback(&what, &mut pace) {
             Ok(report) => report,
             Err(error) => {
                 self.note(format!("policy: writeback: {error}"));
@@ -137,14 +137,18 @@ impl<'a> Worker<'a> {
             ended = done(self, promoted);
             self.pace_unless(ended)
         };
-        let report = match device.promote_where(pages, device.used_within(age), &mut pace) {
-            Ok(report) => report,
-            Err(error) => {
-                self.no_writeback_before = Instant::now() + BACKING_REST;
-                self.note(format!("policy: promotion: {error}"));
-                return false;
-            }
-        };
+        let report =
+            match device
+                .zram()
+                .promote_where(pages, device.zram().used_within(age), &mut pace)
+            {
+                Ok(report) => report,
+                Err(error) => {
+                    self.no_writeback_before = Instant::now() + BACKING_REST;
+                    self.note(format!("policy: promotion: {error}"));
+                    return false;
+                }
+            };
         let status = self.status();
         status.pages_promoted.fetch_add(report.pages, Relaxed);
         if report.pages > 0 {
@@ -157,13 +161,13 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn compact_if_it_pays(&mut self) {
-        let gain = self.device.compaction_gain_bytes();
+        let gain = self.device.jobs().compaction_gain_bytes();
         self.left = self.left.min(gain);
         if gain - self.left < worth_compacting(self.device) {
             return;
         }
         if self.compact(&mut |_, _| false) {
-            self.left = self.device.compaction_gain_bytes();
+            self.left = self.device.jobs().compaction_gain_bytes();
             let text = format!("compacted: {gain} bytes were to be gained");
             self.status().say(text);
         }
@@ -173,7 +177,7 @@ impl<'a> Worker<'a> {
     pub(super) fn compact(&mut self, done: Done<'_, 'a>) -> bool {
         let mut pages = 0;
         loop {
-            let report = self.device.compact(COMPACT_BYTES);
+            let report = self.device.jobs().compact(COMPACT_BYTES);
             pages += report.pages_freed;
             let compacted = &self.status().pages_compacted;
             compacted.fetch_add(report.pages_freed, Relaxed);

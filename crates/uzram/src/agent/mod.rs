@@ -33,6 +33,7 @@ use status::Status;
 use work::Worker;
 
 use crate::Error;
+use crate::apis::JobsApi;
 use crate::device::Device;
 use crate::layout::state;
 
@@ -79,31 +80,31 @@ impl Policy {
     }
 }
 
-impl Device {
+impl JobsApi<'_> {
     /// What is done in the background, where an [`Agent`] runs.
-    pub fn policy(&self) -> PolicySettings {
-        self.policy.told().settings
+    pub fn policy(self) -> PolicySettings {
+        self.0.policy.told().settings
     }
 
     /// Sets what is done in the background from now on. Part of the image.
     ///
     /// [`Error::Invalid`] where the settings contradict each other.
-    pub fn set_policy(&self, settings: PolicySettings) -> Result<(), Error> {
+    pub fn set_policy(self, settings: PolicySettings) -> Result<(), Error> {
         settings.check()?;
-        let mut told = self.policy.told();
+        let mut told = self.0.policy.told();
         for (at, word) in settings.to_words().into_iter().enumerate() {
-            self.state()[state::POLICY + at].store(word, Relaxed);
+            self.0.state()[state::POLICY + at].store(word, Relaxed);
         }
         told.settings = settings;
         told.generation += 1;
         drop(told);
-        self.policy.changed.notify_all();
+        self.0.policy.changed.notify_all();
         Ok(())
     }
 
     /// What the agent did. Waits for nobody.
-    pub fn agent_stats(&self) -> AgentStats {
-        self.policy.status.read()
+    pub fn agent_stats(self) -> AgentStats {
+        self.0.policy.status.read()
     }
 }
 
@@ -114,10 +115,10 @@ impl Device {
 /// use std::sync::Arc;
 /// use uzram::{Agent, Choice, Device};
 /// let device = Device::builder(64 << 20).secondary(1, Choice::new("zstd")).build()?;
-/// device.set_policy("recompress=60,train=on,compact=on,cpu=5".parse()?)?;
+/// device.jobs().set_policy("recompress=60,train=on,compact=on,cpu=5".parse()?)?;
 /// let device = Arc::new(device);
 /// let agent = Agent::start(device.clone())?;
-/// assert!(!device.plan().steps[1].due, "nothing is stored yet");
+/// assert!(!device.jobs().plan().steps[1].due, "nothing is stored yet");
 /// agent.stop();
 /// # Ok::<(), uzram::Error>(())
 /// ```

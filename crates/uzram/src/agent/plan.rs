@@ -7,11 +7,11 @@ use super::jobs;
 use super::pressure::{Gauge, Pressure};
 use super::settings::PolicySettings;
 use super::teach::{Learning, state_of};
-use crate::device::Device;
+use crate::apis::JobsApi;
 use crate::word::Content;
 use crate::{PAGE_SIZE, Recompress, Writeback};
 
-/// What would be done: see [`Device::plan`].
+/// What would be done: see [`JobsApi::plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plan {
@@ -51,15 +51,15 @@ impl Step {
     }
 }
 
-impl Device {
+impl JobsApi<'_> {
     /// What the policies of this device would do now. Does nothing.
-    pub fn plan(&self) -> Plan {
+    pub fn plan(self) -> Plan {
         self.plan_by(&self.policy())
     }
 
     /// What other policies would do now. Does nothing.
-    pub fn plan_by(&self, settings: &PolicySettings) -> Plan {
-        let gauge = Pressure::new().read(self, settings);
+    pub fn plan_by(self, settings: &PolicySettings) -> Plan {
+        let gauge = Pressure::new().read(self.0, settings);
         let pressed = gauge.is_high();
         Plan {
             pressed,
@@ -74,12 +74,12 @@ impl Device {
         }
     }
 
-    fn training_step(&self, settings: &PolicySettings) -> Step {
+    fn training_step(self, settings: &PolicySettings) -> Step {
         let no = |why: String| Step::not("train", why);
         if !settings.train {
             return no("off".into());
         }
-        match state_of(self) {
+        match state_of(self.0) {
             Learning::Impossible(why) => no(why),
             Learning::Possible {
                 learnt: true,
@@ -100,11 +100,11 @@ impl Device {
         }
     }
 
-    fn recompression_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn recompression_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         let Some(age) = settings.recompress_age() else {
             return Step::not("recompress", "off");
         };
-        if !jobs::has_secondary(self) {
+        if !jobs::has_secondary(self.0) {
             return Step::not("recompress", jobs::NO_SECONDARY);
         }
         let what = Recompress {
@@ -112,41 +112,45 @@ impl Device {
             least: settings.least(pressed),
             ..Recompress::default()
         };
-        let found = self.recompressible(&what).ok();
+        let found = self.0.zram().recompressible(&what).ok();
         let found = found.map(|report| (report.candidates, report.candidate_bytes));
         self.aged("recompress", age, pressed, found)
     }
 
-    fn writeback_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn writeback_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         let Some(age) = settings.writeback_age() else {
             return Step::not("writeback", "off");
         };
-        if self.backing.get().is_none() {
+        if self.0.backing.get().is_none() {
             return Step::not("writeback", jobs::NO_BACKING);
         }
-        if self.writeback_limit() == Some(0) {
+        if self.0.zram().writeback_limit() == Some(0) {
             return Step::not("writeback", "writeback_limit is used up");
         }
         let what = Writeback {
             older_than: (!pressed).then_some(age),
             ..Writeback::default()
         };
-        let found = self.min_age(what.older_than).ok();
-        let found = found.map(|_| self.writable_back(&what));
+        let found = self.0.zram().min_age(what.older_than).ok();
+        let found = found.map(|_| self.0.zram().writable_back(&what));
         let found = found.map(|report| (report.candidates, report.candidate_bytes));
         self.aged("writeback", age, pressed, found)
     }
 
-    fn promotion_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn promotion_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         let Some(age) = settings.promote_age() else {
             return Step::not("promote", "off");
         };
-        if self.backing.get().is_none() {
+        if self.0.backing.get().is_none() {
             return Step::not("promote", "there is no backing to read from");
         }
-        let used = self.used_within(age);
-        let pages = self.backed_pages(0..u64::MAX).filter(|page| used(*page));
-        let lengths = pages.filter_map(|page| match self.table.peek(page) {
+        let used = self.0.zram().used_within(age);
+        let pages = self
+            .0
+            .zram()
+            .backed_pages(0..u64::MAX)
+            .filter(|page| used(*page));
+        let lengths = pages.filter_map(|page| match self.0.table.peek(page) {
             Content::Backed(backed) => Some(u64::from(backed.len)),
             _ => None,
         });
@@ -167,14 +171,14 @@ impl Device {
     }
 
     /// `found` are pages and bytes; `None`: nothing is known of ages.
-    fn aged(&self, policy: &str, age: Duration, pressed: bool, found: Option<(u64, u64)>) -> Step {
+    fn aged(self, policy: &str, age: Duration, pressed: bool, found: Option<(u64, u64)>) -> Step {
         let Some((pages, bytes)) = found else {
             return Step::not(
                 policy,
                 "ages are not kept yet: they are from when the policy is set",
             );
         };
-        let (seconds, known) = (age.as_secs(), self.greatest_age());
+        let (seconds, known) = (age.as_secs(), self.0.zram().greatest_age());
         let why = match pages {
             _ if pressed => "memory is short: pages of any age, oldest first".into(),
             0 if known < seconds => {
@@ -192,11 +196,11 @@ impl Device {
         }
     }
 
-    fn compaction_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn compaction_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         if !settings.compact && !pressed {
             return Step::not("compact", "off");
         }
-        let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self));
+        let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self.0));
         let due = gain >= worth || pressed && gain > 0;
         let why = match (due, pressed) {
             (true, true) => "memory is short".into(),

@@ -38,7 +38,7 @@ impl<'a> Worker<'a> {
 
     /// Does a job on the older half of the ages, then on the older half of the rest, and so on, until it is enough.
     fn by_age(&mut self, job: PageJob<'a>) {
-        let mut age = self.device.greatest_age();
+        let mut age = self.device.zram().greatest_age();
         loop {
             age /= 2;
             let mut estimated = 0;
@@ -58,7 +58,7 @@ impl<'a> Worker<'a> {
     fn will_be_low(&mut self) -> bool {
         match self.gauge() {
             Gauge::Limit { used, high, low } => {
-                let used = used.saturating_sub(self.device.compaction_gain_bytes());
+                let used = used.saturating_sub(self.device.jobs().compaction_gain_bytes());
                 Gauge::Limit { used, high, low }.is_low()
             }
             other => other.is_low(),

@@ -1,4 +1,4 @@
-//! When a dictionary is to be trained for recompression. The device knows how ([`Device::train`]) and says whether one
+//! When a dictionary is to be trained for recompression. The device knows how ([`crate::JobsApi::train`]) and says whether one
 //! pays; this says when to ask, and for which gain.
 //!
 //! A lesson takes about a second of processor time, so it is not repeated for nothing: the first time when there is
@@ -113,7 +113,7 @@ impl Teacher {
         if device.pool.has_stock() {
             training.sample_pages = SWAP_SAMPLES;
         }
-        let report = device.train(&training);
+        let report = device.jobs().train(&training);
         let learnt = device.codecs.of_priority(1);
         let learnt = learnt.is_some_and(|(_, codec)| !codec.dictionary().is_empty());
         self.begin(pages_with_objects(device), learnt);

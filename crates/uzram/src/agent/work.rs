@@ -134,11 +134,11 @@ impl<'a> Worker<'a> {
 
     fn keep_ages(&mut self, on: bool) {
         // Somebody else's are let alone.
-        if on == self.device.tracks_ages() || !on && !self.ages {
+        if on == self.device.zram().tracks_ages() || !on && !self.ages {
             return;
         }
         self.ages = on;
-        if let Err(error) = self.device.keep_ages(on) {
+        if let Err(error) = self.device.zram().keep_ages(on) {
             self.note(format!("policy: no ages, so nothing is idle: {error}"));
         }
     }

@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 pub use uzram_backing::StoreStats;
 use uzram_backing::{
     FileOptions, FileStorage, Location, OpenError, Purpose, ReadBuffer, ReadError, Restore,
-    Storage, Store, Writer,
+    Storage, Store, Writer, Written,
 };
 use uzram_pool::current_cpu;
 
+use crate::apis::ZramApi;
 use crate::codec::Contexts;
 use crate::device::Device;
 use crate::stream::PerCpu;
@@ -98,7 +99,7 @@ impl Backing {
     }
 }
 
-/// What there is to know of a device's backing: see [`Device::backing`].
+/// What there is to know of a device's backing: see [`ZramApi::backing`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BackingStats {
@@ -177,14 +178,14 @@ fn may_overwrite(path: &Path, storage: &dyn Storage) -> Result<(), Error> {
     ))
 }
 
-impl Device {
+impl ZramApi<'_> {
     /// Takes a file or a block device as backing. A regular file is made if it is not there, and made `size_bytes` long
     /// (at least 1 MiB; default: as long as it is); of a block device `size_bytes` are used (default: all). What is in a
     /// block device is lost; a file is only taken if it is empty or was a backing. The image remembers it.
     ///
     /// [`Error::Backing`] says what is wrong with it; [`Error::Invalid`] if there is a backing already.
-    pub fn attach_backing(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
-        let _alone = self.post_processing();
+    pub fn attach_backing(self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
+        let _alone = self.0.post_processing();
         self.refuse_second(path)?;
         let new = !path.exists();
         let storage = open(path, Duration::ZERO)?;
@@ -196,7 +197,7 @@ impl Device {
     }
 
     fn make_store(
-        &self,
+        self,
         path: &Path,
         storage: FileStorage,
         size_bytes: Option<u64>,
@@ -214,21 +215,21 @@ impl Device {
         self.take_store(path, Arc::new(storage), size_bytes.unwrap_or(has))
     }
 
-    /// As [`Device::attach_backing`], on storage of the caller's kind, whatever is in it. A process that takes the image
+    /// As [`ZramApi::attach_backing`], on storage of the caller's kind, whatever is in it. A process that takes the image
     /// over later opens `path`, which is to be absolute.
     pub fn attach_storage(
-        &self,
+        self,
         path: &Path,
         storage: Arc<dyn Storage>,
         size_bytes: u64,
     ) -> Result<(), Error> {
-        let _alone = self.post_processing();
+        let _alone = self.0.post_processing();
         self.refuse_second(path)?;
         self.take_store(path.into(), storage, size_bytes)
     }
 
-    fn refuse_second(&self, path: &Path) -> Result<(), Error> {
-        let Some(attached) = self.backing.get() else {
+    fn refuse_second(self, path: &Path) -> Result<(), Error> {
+        let Some(attached) = self.0.backing.get() else {
             return Ok(());
         };
         Err(Error::Invalid {
@@ -239,7 +240,7 @@ impl Device {
     }
 
     fn take_store(
-        &self,
+        self,
         path: PathBuf,
         storage: Arc<dyn Storage>,
         size_bytes: u64,
@@ -254,8 +255,8 @@ impl Device {
             path: path.clone(),
         };
         let attached = Attached::new(store, path.clone()).map_err(|error| failed(&path, error))?;
-        record.write(self.region())?;
-        self.backing.set(Some(attached));
+        record.write(self.0.region())?;
+        self.0.backing.set(Some(attached));
         Ok(())
     }
 
@@ -264,21 +265,21 @@ impl Device {
     ///
     /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`], or [`Error::Backing`] where a page cannot be read: then it
     /// stays attached, with what is left on it.
-    pub fn detach_backing(&self) -> Result<PromoteReport, Error> {
+    pub fn detach_backing(self) -> Result<PromoteReport, Error> {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
         let mut report = self.promote(None, &mut go_on)?;
-        let _alone = self.post_processing();
+        let _alone = self.0.post_processing();
         // Nothing is written back any more; what was, between the two, comes back now. A page of which a request writes a
         // part is passed over, and one that was just replaced still counts until its place is freed: both for a moment.
         let deadline = Instant::now() + REQUESTS_PATIENCE;
         loop {
             report += self.promote_alone(0..u64::MAX)?;
-            let left = self.counters.backed_pages();
+            let left = self.0.counters.backed_pages();
             if left == 0 {
                 break;
             }
             if Instant::now() >= deadline {
-                let attached = self.attached()?;
+                let attached = self.0.attached()?;
                 return Err(failed(
                     &attached.path,
                     format_args!("{left} pages cannot be brought back: requests hold them"),
@@ -286,21 +287,23 @@ impl Device {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Record::remove(self.region());
-        self.backing.set(None);
+        Record::remove(self.0.region());
+        self.0.backing.set(None);
         Ok(report)
     }
 
     /// What there is to know of the backing; `None` if the device has none. Waits for nobody.
-    pub fn backing(&self) -> Option<BackingStats> {
-        let attached = self.backing.get()?;
+    pub fn backing(self) -> Option<BackingStats> {
+        let attached = self.0.backing.get()?;
         Some(BackingStats {
             path: attached.path.clone(),
             io: attached.store.describe(),
             store: attached.store.stats(),
         })
     }
+}
 
+impl Device {
     pub(crate) fn attached(&self) -> Result<Arc<Attached>, Error> {
         self.backing.get().ok_or(Error::NoBacking)
     }
@@ -366,6 +369,22 @@ impl Device {
         {
             attached.store.free(location, backed.len.into());
         }
+    }
+
+    /// Publishes that a marked page's object is on the backing. If it is not marked any more, the place is freed.
+    pub(super) fn keep_backed(&self, written: Written, cpu: usize) -> bool {
+        let page = u64::from(written.owner);
+        let algorithm = self.table.peek(page).codec().unwrap_or_default();
+        let backed = Backed {
+            algorithm,
+            location: written.location.raw(),
+            len: written.len as u16,
+        };
+        let kept = self.keep_instead(page, Content::Backed(backed), cpu);
+        if !kept {
+            self.free_backed(backed);
+        }
+        kept
     }
 }
 

@@ -8,8 +8,8 @@ use uzram_pool::current_cpu;
 
 use super::{Attached, failed, location};
 use crate::Error;
+use crate::apis::ZramApi;
 use crate::canary::{Canary, sings};
-use crate::device::Device;
 use crate::recompress::Pace;
 use crate::word::{Backed, Content, POST};
 
@@ -37,35 +37,35 @@ impl AddAssign for PromoteReport {
     }
 }
 
-impl Device {
+impl<'a> ZramApi<'a> {
     /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
     ///
     /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
     /// cannot be read: what came back until then stays.
     pub fn promote(
-        &self,
+        self,
         pages: Option<Range<u64>>,
         pace: Pace<'_>,
     ) -> Result<PromoteReport, Error> {
         self.promote_where(pages.unwrap_or(0..u64::MAX), |_| true, pace)
     }
 
-    /// As [`Device::promote`], those that `wanted` chooses.
+    /// As [`ZramApi::promote`], those that `wanted` chooses.
     pub(crate) fn promote_where(
-        &self,
+        self,
         pages: Range<u64>,
         wanted: impl Fn(u64) -> bool,
         pace: Pace<'_>,
     ) -> Result<PromoteReport, Error> {
-        let attached = self.attached()?;
+        let attached = self.0.attached()?;
         let pages = self.backed_pages(pages);
         let mut pages = pages.filter(|page| wanted(*page)).peekable();
         let mut report = PromoteReport::default();
         while pages.peek().is_some() {
             let before = report.pages;
             {
-                let _alone = self.post_processing();
-                if !Arc::ptr_eq(&attached, &self.attached()?) {
+                let _alone = self.0.post_processing();
+                if !Arc::ptr_eq(&attached, &self.0.attached()?) {
                     break;
                 }
                 let mut buffer = attached.readers.get(current_cpu());
@@ -80,9 +80,9 @@ impl Device {
         Ok(report)
     }
 
-    /// As [`Device::promote`], by whoever has the right to post-processing.
-    pub(super) fn promote_alone(&self, pages: Range<u64>) -> Result<PromoteReport, Error> {
-        let attached = self.attached()?;
+    /// As [`ZramApi::promote`], by whoever has the right to post-processing.
+    pub(super) fn promote_alone(self, pages: Range<u64>) -> Result<PromoteReport, Error> {
+        let attached = self.0.attached()?;
         let mut report = PromoteReport::default();
         let mut buffer = attached.readers.get(current_cpu());
         for page in self.backed_pages(pages) {
@@ -91,20 +91,20 @@ impl Device {
         Ok(report)
     }
 
-    pub(crate) fn backed_pages(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
-        let backed = |page: &u64| matches!(self.table.peek(*page), Content::Backed(_));
-        self.table.touched(range.start, range.end).filter(backed)
+    pub(crate) fn backed_pages(self, range: Range<u64>) -> impl Iterator<Item = u64> + 'a {
+        let backed = move |page: &u64| matches!(self.0.table.peek(*page), Content::Backed(_));
+        self.0.table.touched(range.start, range.end).filter(backed)
     }
 
     fn promote_page(
-        &self,
+        self,
         attached: &Attached,
         page: u64,
         buffer: &mut ReadBuffer,
     ) -> Result<PromoteReport, Error> {
         let mut report = PromoteReport::default();
         let is_backed = |content, _| matches!(content, Content::Backed(_));
-        let Some(slot) = self.table.begin_post(page, is_backed) else {
+        let Some(slot) = self.0.table.begin_post(page, is_backed) else {
             return Ok(report);
         };
         let content = slot.content();
@@ -120,7 +120,7 @@ impl Device {
             }
             Ok(false) => report.changed = 1,
             Err(error) => {
-                self.table.end_post(page, 0);
+                self.0.table.end_post(page, 0);
                 return Err(error);
             }
         }
@@ -129,14 +129,15 @@ impl Device {
 
     /// `false`: the page was written meanwhile.
     fn store_backed(
-        &self,
+        self,
         attached: &Attached,
         page: u64,
         backed: Backed,
         buffer: &mut ReadBuffer,
     ) -> Result<bool, Error> {
         // The mark says whether the table can have come to name the place for something else.
-        let still = || self.table.peek_flags(page).1 & POST != 0 || sings(Canary::PromoteUnmarked);
+        let still =
+            || self.0.table.peek_flags(page).1 & POST != 0 || sings(Canary::PromoteUnmarked);
         let (location, len) = (location(backed, page)?, usize::from(backed.len));
         let read = attached
             .store
@@ -147,7 +148,7 @@ impl Device {
             Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
         };
         let cpu = current_cpu();
-        let handle = self.store(page, bytes, cpu)?;
+        let handle = self.0.store(page, bytes, cpu)?;
         let new = if backed.is_huge() {
             Content::Huge { handle }
         } else {
@@ -158,11 +159,11 @@ impl Device {
             }
         };
         if sings(Canary::PromoteUnmarked) {
-            drop(self.table.begin_post(page, |_, _| true));
+            drop(self.0.table.begin_post(page, |_, _| true));
         }
-        let kept = self.keep_instead(page, new, cpu);
+        let kept = self.0.keep_instead(page, new, cpu);
         if !kept {
-            self.free(new);
+            self.0.free(new);
         }
         Ok(kept)
     }

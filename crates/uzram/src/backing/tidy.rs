@@ -8,6 +8,7 @@ use uzram_pool::current_cpu;
 
 use super::{Attached, Writers};
 use crate::Error;
+use crate::apis::ZramApi;
 use crate::device::Device;
 use crate::word::{Backed, Content};
 
@@ -18,18 +19,23 @@ const DENSE_EIGHTHS: u64 = 6;
 /// Segments at a time.
 const VICTIMS: usize = 4;
 
-impl Device {
+impl ZramApi<'_> {
     /// Moves what lives in sparse segments of the backing together, up to `most` segments; returns how many were
     /// emptied. Pages that cannot be read stay where they are.
     ///
     /// [`Error::NoBacking`] if there is none.
-    pub fn tidy_backing(&self, most: usize) -> Result<usize, Error> {
+    pub fn tidy_backing(self, most: usize) -> Result<usize, Error> {
         let mut emptied = 0;
         while emptied < most {
-            let _alone = self.post_processing();
-            let attached: Arc<Attached> = self.attached()?;
+            let _alone = self.0.post_processing();
+            let attached: Arc<Attached> = self.0.attached()?;
             let mut writers = attached.writers();
-            match round(self, &attached, &mut writers, (most - emptied).min(VICTIMS)) {
+            match round(
+                self.0,
+                &attached,
+                &mut writers,
+                (most - emptied).min(VICTIMS),
+            ) {
                 0 => break,
                 some => emptied += some,
             }

@@ -13,12 +13,12 @@ use uzram_backing::{StoreError, Writer, Written};
 use uzram_pool::current_cpu;
 
 use super::{Attached, tidy};
+use crate::apis::ZramApi;
 use crate::canary::{Canary, sings};
 use crate::device::Device;
 use crate::idle::MinAge;
 use crate::layout::state;
 use crate::recompress::{Kind, Pace};
-use crate::word::{Backed, Content};
 use crate::{Error, PAGE_SIZE};
 
 /// Objects between two looks at what the caller wants: about 1 MiB.
@@ -35,7 +35,7 @@ pub struct Writeback {
     pub pages: Vec<Range<u64>>,
     /// Pages at most; 0: all.
     pub max_pages: u64,
-    /// Only pages that were not used for that long; ages have to be kept ([`Device::track_ages`]).
+    /// Only pages that were not used for that long; ages have to be kept ([`ZramApi::track_ages`]).
     pub older_than: Option<Duration>,
     /// How long to wait for the disk before it is taken for hung. Default: 30 s.
     pub patience: Duration,
@@ -134,17 +134,17 @@ mod ended_or_empty {
     }
 }
 
-impl Device {
+impl ZramApi<'_> {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
     /// [`Error::NoBacking`] if there is none, [`Error::Invalid`] for an age while ages are not kept. Errors of the disk are
     /// no error of the call: they are in the report
     /// and the counters, and the pages are where they were.
-    pub fn writeback(&self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
-        let attached = self.attached()?;
+    pub fn writeback(self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
+        let attached = self.0.attached()?;
         let age = self.min_age(what.older_than)?;
-        let mut pages = what.slots(self).peekable();
+        let mut pages = what.slots(self.0).peekable();
         let mut report = WritebackReport::default();
         while report.ended.is_none() && pages.peek().is_some() {
             if what.max_pages > 0 && report.candidates >= what.max_pages {
@@ -152,30 +152,30 @@ impl Device {
             }
             let before = report;
             {
-                let _alone = self.post_processing();
-                if !Arc::ptr_eq(&attached, &self.attached()?) {
+                let _alone = self.0.post_processing();
+                if !Arc::ptr_eq(&attached, &self.0.attached()?) {
                     break;
                 }
                 self.write_slice(&attached, what, &age, &mut pages, &mut report);
             }
-            self.give_back(report.bytes - before.bytes);
+            self.0.give_back(report.bytes - before.bytes);
             if pace(report.candidates - before.candidates).is_break() {
                 break;
             }
         }
-        self.give_all_back();
+        self.0.give_all_back();
         Ok(report)
     }
 
-    /// What [`Device::writeback`] would begin with: only the candidates of the report are filled in, those that share
+    /// What [`ZramApi::writeback`] would begin with: only the candidates of the report are filled in, those that share
     /// their object (which are left alone) among them. None are old enough while ages are not kept.
-    pub fn writable_back(&self, what: &Writeback) -> WritebackReport {
+    pub fn writable_back(self, what: &Writeback) -> WritebackReport {
         let mut report = WritebackReport::default();
         let Ok(age) = self.min_age(what.older_than) else {
             return report;
         };
-        for page in what.slots(self) {
-            let (content, flags) = self.table.peek_flags(page);
+        for page in what.slots(self.0) {
+            let (content, flags) = self.0.table.peek_flags(page);
             if what.kind.suits(content, flags) && age.admits(page) {
                 report.candidates += 1;
                 report.candidate_bytes += content.object().map_or(0, |(_, len)| len as u64);
@@ -185,21 +185,21 @@ impl Device {
     }
 
     /// Pages that may still be written back; `None`: no limit (zram's `writeback_limit`, in pages of 4 KiB).
-    pub fn writeback_limit(&self) -> Option<u64> {
-        self.state()[state::WRITEBACK_LIMIT]
+    pub fn writeback_limit(self) -> Option<u64> {
+        self.0.state()[state::WRITEBACK_LIMIT]
             .load(Relaxed)
             .checked_sub(1)
     }
 
     /// Sets how many pages may still be written back. Part of the image.
-    pub fn set_writeback_limit(&self, pages: Option<u64>) {
+    pub fn set_writeback_limit(self, pages: Option<u64>) {
         let word = pages.map_or(0, |pages| pages.saturating_add(1));
-        self.state()[state::WRITEBACK_LIMIT].store(word, Relaxed);
+        self.0.state()[state::WRITEBACK_LIMIT].store(word, Relaxed);
     }
 
     /// Takes one page off the limit; `false` if it is used up.
-    fn take_from_limit(&self) -> bool {
-        let limit = &self.state()[state::WRITEBACK_LIMIT];
+    fn take_from_limit(self) -> bool {
+        let limit = &self.0.state()[state::WRITEBACK_LIMIT];
         let taken = limit.fetch_update(Relaxed, Relaxed, |word| match word {
             0 => Some(0),
             1 => None,
@@ -208,14 +208,14 @@ impl Device {
         taken.is_ok()
     }
 
-    fn give_to_limit(&self) {
-        let limit = &self.state()[state::WRITEBACK_LIMIT];
+    fn give_to_limit(self) {
+        let limit = &self.0.state()[state::WRITEBACK_LIMIT];
         let more = |word: u64| (word > 0).then(|| word.saturating_add(1));
         let _ = limit.fetch_update(Relaxed, Relaxed, more);
     }
 
     fn write_slice(
-        &self,
+        self,
         attached: &Attached,
         what: &Writeback,
         age: &MinAge<'_>,
@@ -224,7 +224,7 @@ impl Device {
     ) {
         let mut writers = attached.writers();
         let mut slice = Slice {
-            device: self,
+            device: self.0,
             before: *report,
             report,
             patience: what.patience,
@@ -234,14 +234,14 @@ impl Device {
             most => most.min(slice.report.candidates + SLICE),
         };
         for page in pages.take(LOOKS) {
-            let (content, flags) = self.table.peek_flags(page);
+            let (content, flags) = self.0.table.peek_flags(page);
             if !what.kind.suits(content, flags) || !age.admits(page) {
                 continue;
             }
             let writers = &mut *writers;
             match slice.put(page, what.kind, &mut writers.objects) {
                 ControlFlow::Continue(()) => {}
-                ControlFlow::Break(Ended::Full) if tidy::make_room(self, attached, writers) => {
+                ControlFlow::Break(Ended::Full) if tidy::make_room(self.0, attached, writers) => {
                     // Once more; if that fails too, this page is left for the next time.
                     let _ = slice.put(page, what.kind, &mut writers.objects);
                 }
@@ -268,13 +268,13 @@ impl Slice<'_> {
     /// Marks a page and gives its object to the writer.
     fn put(&mut self, page: u64, kind: Kind, writer: &mut Writer) -> ControlFlow<Ended> {
         let device = self.device;
-        if !device.take_from_limit() {
+        if !device.zram().take_from_limit() {
             return ControlFlow::Break(Ended::Limit);
         }
         let mut bytes = [0; PAGE_SIZE];
         let Some(len) = device.copy_object(page, &mut bytes, |c, flags| kind.suits(c, flags))
         else {
-            device.give_to_limit();
+            device.zram().give_to_limit();
             return ControlFlow::Continue(());
         };
         let mut pushed = writer.push(page as u32, &bytes[..len]);
@@ -294,7 +294,7 @@ impl Slice<'_> {
             }
             Err(error) => {
                 device.table.end_post(page, 0);
-                device.give_to_limit();
+                device.zram().give_to_limit();
                 ControlFlow::Break(match error {
                     StoreError::Full => Ended::Full,
                     _ => Ended::Failing,
@@ -322,7 +322,7 @@ impl Slice<'_> {
             if !sings(Canary::MarkStays) {
                 device.table.end_post(written.owner.into(), 0);
             }
-            device.give_to_limit();
+            device.zram().give_to_limit();
             shard.failed_writebacks.fetch_add(1, Relaxed);
             self.report.failed += 1;
         } else if device.keep_backed(written, cpu) {
@@ -332,23 +332,5 @@ impl Slice<'_> {
         } else {
             self.report.changed += 1;
         }
-    }
-}
-
-impl Device {
-    /// Publishes that a marked page's object is on the backing. If it is not marked any more, the place is freed.
-    pub(super) fn keep_backed(&self, written: Written, cpu: usize) -> bool {
-        let page = u64::from(written.owner);
-        let algorithm = self.table.peek(page).codec().unwrap_or_default();
-        let backed = Backed {
-            algorithm,
-            location: written.location.raw(),
-            len: written.len as u16,
-        };
-        let kept = self.keep_instead(page, Content::Backed(backed), cpu);
-        if !kept {
-            self.free_backed(backed);
-        }
-        kept
     }
 }

@@ -14,8 +14,8 @@ use uzram_compress::dictionary;
 
 pub use judge::pays;
 
+use crate::apis::JobsApi;
 use crate::codec::{Codec, PRIORITIES};
-use crate::device::Device;
 use crate::{Error, PAGE_SIZE};
 
 /// Most pages that are sampled, 64 MiB.
@@ -81,7 +81,7 @@ pub struct TrainReport {
     pub reason: String,
 }
 
-impl Device {
+impl JobsApi<'_> {
     /// Trains a dictionary for the algorithm in use, or a secondary, on pages that the device holds, and compresses with it from now on
     /// if it pays ([`Training::rule`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
     /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
@@ -89,14 +89,14 @@ impl Device {
     ///
     /// [`Error::Invalid`] where there is no algorithm of that priority or it takes no dictionary; [`Error::Compress`] where there are too few pages,
     /// they have nothing in common, or the length is out of range; else as [`Device::set_algorithm`].
-    pub fn train(&self, training: &Training) -> Result<TrainReport, Error> {
+    pub fn train(self, training: &Training) -> Result<TrainReport, Error> {
         let current = self.codec_to_train(training.priority)?;
         let spec = current
             .algorithm
             .dictionary()
             .ok_or_else(|| self.no_dictionary(&current))?;
         let deadline = Instant::now() + training.patience;
-        let pages = self.sample(training.sample_pages.min(MAX_PAGES), deadline);
+        let pages = sample::sample(self.0, training.sample_pages.min(MAX_PAGES), deadline);
         let level = current.settings.c_int("level");
         let (samples, judged): (Vec<&[u8]>, Vec<_>) = pages
             .chunks_exact(2)
@@ -123,7 +123,11 @@ impl Device {
         report.reason = match (training.rule)(size_ratio, verdict.speed_ratio) {
             Err(reason) => reason,
             Ok(reason) if training.dry_run => format!("{reason}; only tried"),
-            Ok(reason) if self.set_codec(training.priority, candidate, Some(&current))? => {
+            Ok(reason)
+                if self
+                    .0
+                    .set_codec(training.priority, candidate, Some(&current))? =>
+            {
                 report.adopted = true;
                 reason
             }
@@ -132,8 +136,8 @@ impl Device {
         Ok(report)
     }
 
-    fn codec_to_train(&self, priority: usize) -> Result<Arc<Codec>, Error> {
-        let codec = (priority < PRIORITIES).then(|| self.codecs.of_priority(priority));
+    fn codec_to_train(self, priority: usize) -> Result<Arc<Codec>, Error> {
+        let codec = (priority < PRIORITIES).then(|| self.0.codecs.of_priority(priority));
         let missing = || Error::Invalid {
             what: "training for priority",
             given: priority.to_string(),
@@ -143,8 +147,8 @@ impl Device {
         Ok(codec.flatten().ok_or_else(missing)?.1)
     }
 
-    fn no_dictionary(&self, codec: &Codec) -> Error {
-        let takers = self.registry.iter().filter(|a| a.dictionary().is_some());
+    fn no_dictionary(self, codec: &Codec) -> Error {
+        let takers = self.0.registry.iter().filter(|a| a.dictionary().is_some());
         let names: Vec<_> = takers.map(|a| a.driver_name()).collect();
         Error::Invalid {
             what: "a dictionary for",
@@ -154,13 +158,13 @@ impl Device {
     }
 
     /// Memory that a codec with a dictionary takes beyond the encoders of the one before.
-    fn cost(&self, candidate: &Codec) -> Result<u64, Error> {
+    fn cost(self, candidate: &Codec) -> Result<u64, Error> {
         let one: usize = candidate
             .decoders(1)?
             .iter()
             .map(|decoder| decoder.memory_bytes())
             .sum();
-        let contexts = one * self.streams.count();
+        let contexts = one * self.0.streams.count();
         let stored = candidate.dictionary().len().next_multiple_of(PAGE_SIZE);
         Ok((candidate.prepared.memory_bytes() + stored + contexts) as u64)
     }

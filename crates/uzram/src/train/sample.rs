@@ -28,42 +28,39 @@ impl Random {
     }
 }
 
-impl Device {
-    /// Up to `wanted` different pages that are compressed or huge, in a random order; fewer if there are no more or
-    /// the deadline comes.
-    pub(super) fn sample(&self, wanted: usize, deadline: Instant) -> Vec<[u8; PAGE_SIZE]> {
-        let runs: Vec<(u64, u64)> = self.table.resident().collect();
-        let total: u64 = runs.iter().map(|(_, count)| count).sum();
-        let mut pages = Vec::new();
-        if total == 0 {
-            return pages;
-        }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let mut random = Random(now.map_or(1, |t| t.as_nanos() as u64) | 1);
-        let mut seen = std::collections::HashSet::new();
-        for (looks, number) in order(total, wanted as u64, &mut random).enumerate() {
-            if pages.len() == wanted
-                || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline
-            {
-                break;
-            }
-            let Some(page) = slot_at(&runs, number).filter(|page| *page < self.table.pages())
-            else {
-                continue;
-            };
-            let matters = self.table.peek(page).is_in_pool();
-            if !matters || !seen.insert(page) {
-                continue;
-            }
-            let mut bytes = [0; PAGE_SIZE];
-            // For each page anew: requests want the readers' contexts, too.
-            let mut contexts = Contexts::unnoticed(&self.codecs, current_cpu());
-            if self.read_page(page, &mut bytes, &mut contexts).is_ok() {
-                pages.push(bytes);
-            }
-        }
-        pages
+/// Up to `wanted` different pages that are compressed or huge, in a random order; fewer if there are no more or
+/// the deadline comes.
+pub(super) fn sample(device: &Device, wanted: usize, deadline: Instant) -> Vec<[u8; PAGE_SIZE]> {
+    let runs: Vec<(u64, u64)> = device.table.resident().collect();
+    let total: u64 = runs.iter().map(|(_, count)| count).sum();
+    let mut pages = Vec::new();
+    if total == 0 {
+        return pages;
     }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let mut random = Random(now.map_or(1, |t| t.as_nanos() as u64) | 1);
+    let mut seen = std::collections::HashSet::new();
+    for (looks, number) in order(total, wanted as u64, &mut random).enumerate() {
+        if pages.len() == wanted
+            || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline
+        {
+            break;
+        }
+        let Some(page) = slot_at(&runs, number).filter(|page| *page < device.table.pages()) else {
+            continue;
+        };
+        let matters = device.table.peek(page).is_in_pool();
+        if !matters || !seen.insert(page) {
+            continue;
+        }
+        let mut bytes = [0; PAGE_SIZE];
+        // For each page anew: requests want the readers' contexts, too.
+        let mut contexts = Contexts::unnoticed(&device.codecs, current_cpu());
+        if device.read_page(page, &mut bytes, &mut contexts).is_ok() {
+            pages.push(bytes);
+        }
+    }
+    pages
 }
 
 /// Numbers below `total` in a random order.

@@ -224,7 +224,7 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
     let device = subject.device();
     let text = |error: Error| error.to_string();
     let check = |holds: bool, what: &str| {
-        let (stats, codecs, backing) = (device.stats(), device.codecs(), device.backing());
+        let (stats, codecs, backing) = (device.stats(), device.codecs(), device.zram().backing());
         if holds {
             Ok(())
         } else {
@@ -233,6 +233,7 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
     };
     let live = || {
         device
+            .zram()
             .backing()
             .map_or(0, |backing| backing.store.live_objects)
     };
@@ -240,22 +241,23 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
         live() == device.stats().backed_pages,
         "objects on the backing",
     )?;
-    device.set_writeback_limit(None);
+    device.zram().set_writeback_limit(None);
     // A process that was killed may have left one.
     device.set_mem_limit_bytes(0);
-    if device.backing().is_some() {
-        device.detach_backing().map_err(text)?;
+    if device.zram().backing().is_some() {
+        device.zram().detach_backing().map_err(text)?;
     }
     subject.attach_backing(100).map_err(text)?;
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
     device
+        .zram()
         .writeback(&Writeback::default(), go_on)
         .map_err(text)?;
     check(
         device.stats().compr_data_size_bytes == 0,
         "something is never written back",
     )?;
-    device.promote(Some(0..50), go_on).map_err(text)?;
+    device.zram().promote(Some(0..50), go_on).map_err(text)?;
     device.discard(0, device.size_bytes()).map_err(text)?;
     let stats = device.stats();
     let sizes = (

@@ -107,6 +107,7 @@ fn check(subject: &Subject, setup: &Setup) -> Result<u64, Wrong> {
     let stats = subject.device().stats();
     let live = subject
         .device()
+        .zram()
         .backing()
         .map_or(0, |backing| backing.store.live_objects);
     if live != stats.backed_pages {

@@ -204,7 +204,7 @@ impl Model {
                     pages: vec![pages.clone()],
                     ..Writeback::default()
                 };
-                let marked = self.subject.device().writable_back(&what).candidates;
+                let marked = self.subject.device().zram().writable_back(&what).candidates;
                 ensure!(
                     marked == 0,
                     "{marked} pages of {pages:?} are {kind:?} when just written"
@@ -351,7 +351,7 @@ impl Model {
         let faults = self
             .subject
             .faults()
-            .filter(|_| self.subject.device().backing().is_some());
+            .filter(|_| self.subject.device().zram().backing().is_some());
         let Some(faults) = faults else {
             return requests.iter().try_for_each(|op| self.request(op));
         };
@@ -361,7 +361,9 @@ impl Model {
         let before = faults.fired();
         std::thread::scope(|scope| {
             let job = scope.spawn(|| {
-                device.writeback(writeback, &mut |_| std::ops::ControlFlow::Continue(()))
+                device
+                    .zram()
+                    .writeback(writeback, &mut |_| std::ops::ControlFlow::Continue(()))
             });
             while faults.fired() == before && !job.is_finished() {
                 std::thread::sleep(Duration::from_micros(200));
@@ -387,7 +389,7 @@ impl Model {
 
     fn reopen(&mut self) -> Result<(), Wrong> {
         self.heal();
-        let limit = self.subject.device().writeback_limit();
+        let limit = self.subject.device().zram().writeback_limit();
         let before = self.stats();
         self.subject.close();
         self.subject.open().map_err(text)?;
@@ -408,7 +410,7 @@ impl Model {
         };
         ensure!(kept(&before) == kept(&after), "{before:?} became {after:?}");
         ensure!(
-            limit == self.subject.device().writeback_limit(),
+            limit == self.subject.device().zram().writeback_limit(),
             "the writeback limit"
         );
         ensure!(

@@ -225,7 +225,9 @@ pub(crate) fn attach_backing(
 ) -> Result<FaultyStorage, Error> {
     let file = FileStorage::open(path, FileOptions::default()).expect("the backing file");
     let storage = FaultyStorage::new(Arc::new(file));
-    device.attach_storage(path, Arc::new(storage.clone()), segments * SEGMENT)?;
+    device
+        .zram()
+        .attach_storage(path, Arc::new(storage.clone()), segments * SEGMENT)?;
     Ok(storage)
 }
 
@@ -233,27 +235,27 @@ pub(crate) fn attach_backing(
 pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
     Ok(match memory {
         Memory::Recompress { what, slices } => {
-            Report::Recompressed(device.recompress(what, &mut pace(*slices))?)
+            Report::Recompressed(device.zram().recompress(what, &mut pace(*slices))?)
         }
-        Memory::MarkIdle(age) => Report::Marked(device.mark_idle(*age)?),
+        Memory::MarkIdle(age) => Report::Marked(device.zram().mark_idle(*age)?),
         Memory::Dedup(on) => {
             device.set_dedup(*on)?;
             Report::Nothing
         }
         Memory::TrackAges(on) => {
-            device.track_ages(*on)?;
+            device.zram().track_ages(*on)?;
             Report::Nothing
         }
         Memory::Writeback { what, slices } => {
-            Report::WrittenBack(device.writeback(what, &mut pace(*slices))?)
+            Report::WrittenBack(device.zram().writeback(what, &mut pace(*slices))?)
         }
         Memory::Promote { pages, slices } => {
-            Report::Promoted(device.promote(pages.clone(), &mut pace(*slices))?)
+            Report::Promoted(device.zram().promote(pages.clone(), &mut pace(*slices))?)
         }
-        Memory::Tidy(most) => Report::Emptied(device.tidy_backing(*most)?),
+        Memory::Tidy(most) => Report::Emptied(device.zram().tidy_backing(*most)?),
         Memory::Attach { .. } => Report::Nothing,
-        Memory::Detach => Report::Promoted(device.detach_backing()?),
-        Memory::Compact(bytes) => Report::Compacted(device.compact(*bytes)),
+        Memory::Detach => Report::Promoted(device.zram().detach_backing()?),
+        Memory::Compact(bytes) => Report::Compacted(device.jobs().compact(*bytes)),
         Memory::Train { priority } => {
             let training = Training {
                 priority: *priority,
@@ -262,7 +264,7 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()
             };
-            Report::Trained(device.train(&training)?.adopted)
+            Report::Trained(device.jobs().train(&training)?.adopted)
         }
         Memory::SetAlgorithm(number) => {
             device.set_algorithm(&choice(*number))?;
@@ -285,7 +287,7 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
             Report::Nothing
         }
         Memory::WritebackLimit(pages) => {
-            device.set_writeback_limit(*pages);
+            device.zram().set_writeback_limit(*pages);
             Report::Nothing
         }
     })

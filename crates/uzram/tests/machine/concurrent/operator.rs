@@ -183,6 +183,7 @@ impl<'a> Operator<'a> {
                 let result = self
                     .world
                     .device
+                    .zram()
                     .writeback(&what, &mut |_| std::ops::ControlFlow::Continue(()));
                 self.world.count(
                     "hung writebacks",
@@ -266,9 +267,9 @@ impl<'a> Operator<'a> {
         assert!(extents.is_ok());
         let _ = (
             device.codecs(),
-            device.backing(),
-            device.compaction_gain_bytes(),
+            device.zram().backing(),
+            device.jobs().compaction_gain_bytes(),
         );
-        let _ = device.writable_back(&Writeback::default());
+        let _ = device.zram().writable_back(&Writeback::default());
     }
 }

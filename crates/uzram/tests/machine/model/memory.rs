@@ -8,7 +8,7 @@ use crate::subject::{PAGE, Report};
 
 impl Model {
     pub(super) fn memory(&mut self, memory: &Memory) -> Result<(), Wrong> {
-        let had_backing = self.subject.device().backing().is_some();
+        let had_backing = self.subject.device().zram().backing().is_some();
         let before = self.stats();
         let result = self.subject.run(memory);
         let after = self.stats();
@@ -26,7 +26,7 @@ impl Model {
             }
             Memory::Detach => {
                 ensure!(
-                    self.subject.device().backing().is_none() && after.backed_pages == 0,
+                    self.subject.device().zram().backing().is_none() && after.backed_pages == 0,
                     "{after:?}"
                 );
                 self.lied = false;
@@ -166,7 +166,7 @@ impl Model {
                 kind,
                 ..Writeback::default()
             };
-            self.subject.device().writable_back(&what).candidates
+            self.subject.device().zram().writable_back(&what).candidates
         };
         let (idle, all) = (of(Kind::Idle), of(Kind::All));
         let right = marked <= idle && (marked == all || !all_of_them);
