@@ -13,7 +13,7 @@ use crate::buffer::SegmentBuffer;
 use crate::error::ReadError;
 use crate::format::{ENTRY_HEADER, Entry, Location, UNIT, entry_bytes, read_entry};
 use crate::segment::HOLD;
-use crate::store::Shared;
+use crate::shared::Shared;
 
 /// A segment that is not written anew while this lives. Frees in it go on; its space comes back afterwards.
 pub struct Hold {

@@ -2,8 +2,10 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 /// Why a store cannot be made or opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The backing refused an operation.
@@ -12,7 +14,7 @@ pub enum OpenError {
         /// The operation.
         what: &'static str,
         /// Its error.
-        source: io::Error,
+        source: Errno,
     },
     /// The size asked for is outside of what a store can have.
     #[error("a store of {size_bytes} bytes: it takes {min} to {max}")]
@@ -76,9 +78,9 @@ pub enum StoreError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The write failed with this error number.
-    #[error("{}", io::Error::from_raw_os_error(*.0))]
-    Io(i32),
+    /// The write failed.
+    #[error(transparent)]
+    Io(Errno),
     /// The write stopped short and did not go on.
     #[error("the backing took no more bytes")]
     Short,
@@ -87,10 +89,23 @@ pub enum WriteError {
     Hung,
 }
 
-impl WriteError {
-    /// Errors without a number, which only this program makes, are called EIO.
-    pub(crate) fn of(error: &io::Error) -> WriteError {
-        WriteError::Io(error.raw_os_error().unwrap_or(crate::storage::EIO))
+/// An error's number; the nearest one for those that only this program makes, which have none.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    let nearest = || match error.kind() {
+        io::ErrorKind::TimedOut => Errno::TIMEDOUT,
+        io::ErrorKind::WriteZero => Errno::NOSPC,
+        _ => Errno::IO,
+    };
+    Errno::from_io_error(error).unwrap_or_else(nearest)
+}
+
+impl OpenError {
+    /// For `map_err`: the operation that an error is of.
+    pub(crate) fn io(what: &'static str) -> impl Fn(io::Error) -> OpenError {
+        move |error| OpenError::Io {
+            what,
+            source: errno(&error),
+        }
     }
 }
 
@@ -98,9 +113,9 @@ impl WriteError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The read failed with this error number.
-    #[error("{}", io::Error::from_raw_os_error(*.0))]
-    Io(i32),
+    /// The read failed.
+    #[error(transparent)]
+    Io(Errno),
     /// The backing ends before the object does.
     #[error("the backing ends at {end}")]
     Short {

@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::BLOCK;
 use crate::buffer::Buffer;
+use crate::page_cache::drop_cached;
 use crate::ring::RingQueue;
 use crate::storage::{Storage, WriteQueue};
 use crate::threads::ThreadQueue;
@@ -126,11 +126,6 @@ fn set_direct(file: &File, on: bool) -> io::Result<bool> {
         // Any other error is met again, and reported, where it matters.
         _ => Ok(on),
     }
-}
-
-/// Asks the page cache to drop whole pages of the file. Those that are not yet written stay.
-pub(crate) fn drop_cached(file: &File, offset: u64, len: usize) {
-    let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(len as u64), Advice::DontNeed);
 }
 
 impl Storage for FileStorage {

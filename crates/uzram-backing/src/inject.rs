@@ -7,18 +7,20 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use crate::BLOCK;
 use crate::storage::{Done, Storage, Write, WriteQueue};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is done; the error number is returned.
-    Error(i32),
+    /// Nothing is done; the error is returned.
+    Error(Errno),
     /// Only the first half is read or written (at least a block), and that is what the result says.
     Short,
-    /// Only the first half is written; then the error number, or, with `None`, success.
-    Torn(Option<i32>),
+    /// Only the first half is written; then the error, or, with `None`, success.
+    Torn(Option<Errno>),
     /// One bit of the request's middle byte is turned over; success.
     Flip,
     /// The write does not come back before [`FaultyStorage::release`]. Reads are not hung.
@@ -180,7 +182,7 @@ impl Storage for FaultyStorage {
         let end = self.script.state().size_bytes.unwrap_or(u64::MAX);
         let mut len = (end.saturating_sub(offset)).min(buffer.len() as u64) as usize;
         match fault {
-            Some(Fault::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Error(errno)) => return Err(errno.into()),
             Some(Fault::Short | Fault::Torn(_)) => len = len.min(half(len)),
             Some(Fault::Flip | Fault::Hang) | None => {}
         }
@@ -241,7 +243,7 @@ impl FaultyQueue {
         let (_, range, fault) = self.spoilt.remove(at);
         done.write.range = range;
         match fault {
-            Fault::Torn(Some(errno)) => done.result = Err(io::Error::from_raw_os_error(errno)),
+            Fault::Torn(Some(errno)) => done.result = Err(errno.into()),
             Fault::Torn(None) => done.result = Ok(done.write.range.len()),
             // The memory is as it was.
             Fault::Flip => {
@@ -261,7 +263,7 @@ impl WriteQueue for FaultyQueue {
         match fault {
             None => {}
             Some(Fault::Error(errno)) => {
-                let result = Err(io::Error::from_raw_os_error(errno));
+                let result = Err(errno.into());
                 return self.ready.push(Done { write, result });
             }
             Some(Fault::Hang) => {

@@ -67,9 +67,11 @@ mod file;
 mod format;
 #[cfg(feature = "inject")]
 pub mod inject;
+mod page_cache;
 mod restore;
 mod ring;
 mod segment;
+mod shared;
 mod storage;
 mod store;
 mod threads;

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::error::Damage;
-use crate::format::{Location, entry_bytes};
-use crate::store::{Shared, Store};
+use crate::BLOCK;
+use crate::buffer::Buffer;
+use crate::error::{Damage, OpenError};
+use crate::format::{Location, StoreHeader, entry_bytes};
+use crate::shared::{Shared, check_size};
+use crate::storage::{Storage, read_full};
+use crate::store::Store;
 
 /// A store that is being restored.
 ///
@@ -19,8 +23,21 @@ pub struct Restore {
 }
 
 impl Restore {
-    pub(crate) fn new(shared: Shared) -> Restore {
-        Restore { shared }
+    /// Begins with a store that another process made, for whoever has the names of its objects.
+    ///
+    /// Errors: the backing is shorter than the store, holds something else, another store, or a damaged header; it
+    /// cannot be read.
+    pub fn open(storage: Arc<dyn Storage>, id: [u8; 16]) -> Result<Restore, OpenError> {
+        let mut block = Buffer::new(1);
+        let got = read_full(&*storage, block.bytes_mut(), 0).map_err(OpenError::io("read from"))?;
+        if got < BLOCK {
+            return Err(OpenError::Foreign);
+        }
+        let geometry = StoreHeader::check(block.bytes(), id)?;
+        check_size(&*storage, geometry)?;
+        Ok(Restore {
+            shared: Shared::new(storage, geometry, id),
+        })
     }
 
     /// Bytes of the store, as it was made.

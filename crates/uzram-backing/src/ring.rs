@@ -14,7 +14,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::file::drop_cached;
+use crate::page_cache::drop_cached;
 use crate::storage::{Done, Write, WriteQueue};
 
 const TIMED_OUT: i32 = Errno::TIME.raw_os_error();

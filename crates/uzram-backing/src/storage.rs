@@ -64,9 +64,6 @@ pub struct Done {
     pub result: io::Result<usize>,
 }
 
-/// What an error that has no number is called.
-pub(crate) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
-
 /// Reads all of `buffer`. `Ok(n)` with `n` less than that: the backing ends there.
 pub(crate) fn read_full(
     storage: &dyn Storage,

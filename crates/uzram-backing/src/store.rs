@@ -1,74 +1,16 @@
-//! A store: made or opened, read from, freed from. Writing is `writer.rs`, moving `compact.rs`.
+//! A store: made, read from, freed from. Opening one is `restore.rs`, writing `writer.rs`, moving `compact.rs`.
 
 use std::sync::Arc;
 
 use crate::BLOCK;
 use crate::buffer::{Buffer, ReadBuffer};
 use crate::compact::{Hold, Victim, victims};
-use crate::counters::{Counters, StoreStats, count, worth_a_line};
+use crate::counters::{StoreStats, count, worth_a_line};
 use crate::error::{OpenError, ReadError};
-use crate::format::{Entry, Geometry, Location, StoreHeader, entry_bytes, read_entry, seed};
-use crate::restore::Restore;
-use crate::segment::{Segments, live};
-use crate::storage::{Storage, read_full, write_now};
+use crate::format::{Entry, Geometry, Location, StoreHeader, entry_bytes, read_entry};
+use crate::shared::{Shared, check_size};
+use crate::storage::{Storage, write_now};
 use crate::writer::{Purpose, Writer};
-
-/// What the store, its writers and its holds share.
-pub(crate) struct Shared {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) seed: u32,
-    pub(crate) segments: Segments,
-    pub(crate) counters: Counters,
-}
-
-impl Shared {
-    pub(crate) fn new(storage: Arc<dyn Storage>, geometry: Geometry, id: [u8; 16]) -> Shared {
-        Shared {
-            storage,
-            seed: seed(id),
-            segments: Segments::new(geometry),
-            counters: Counters::default(),
-        }
-    }
-
-    /// Takes an object out of the accounts, and frees its space.
-    pub(crate) fn release(&self, location: Location, len: usize) {
-        let bytes = entry_bytes(len);
-        if !self.segments.remove(location.segment(), live(bytes)) {
-            debug_assert!(false, "{location:?} was freed twice");
-            return;
-        }
-        use std::sync::atomic::Ordering::Relaxed;
-        self.counters.live_bytes.fetch_sub(bytes as u64, Relaxed);
-        self.counters.live_objects.fetch_sub(1, Relaxed);
-    }
-
-    /// Fills whole blocks from `offset` on, counts, and logs what fails.
-    pub(crate) fn fill(&self, bytes: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        let wanted = bytes.len();
-        let result = match read_full(&*self.storage, bytes, offset) {
-            Ok(got) if got == wanted => Ok(()),
-            Ok(got) => Err(ReadError::Short {
-                end: offset + got as u64,
-            }),
-            Err(error) => Err(ReadError::Io(
-                error.raw_os_error().unwrap_or(crate::storage::EIO),
-            )),
-        };
-        match &result {
-            Ok(()) => {
-                count(&self.counters.bytes_read, wanted as u64);
-            }
-            Err(error) => {
-                let nth = count(&self.counters.read_errors, 1);
-                if worth_a_line(nth) {
-                    tracing::error!(%error, offset, nth, "cannot read from the backing");
-                }
-            }
-        }
-        result
-    }
-}
 
 /// A store of objects on a backing. A clone is the same store.
 #[derive(Clone)]
@@ -87,36 +29,17 @@ impl Store {
         id: [u8; 16],
     ) -> Result<Store, OpenError> {
         let geometry = Geometry::new(size_bytes)?;
-        let failed = |what| move |source| OpenError::Io { what, source };
         storage
             .reserve(geometry.size_bytes)
-            .map_err(failed("reserve space in"))?;
+            .map_err(OpenError::io("reserve space in"))?;
         check_size(&*storage, geometry)?;
         let mut block = Buffer::new(1);
         let header = StoreHeader::new(geometry.size_bytes, id);
         zerocopy::IntoBytes::write_to_prefix(&header, block.bytes_mut())
             .expect("the header is smaller than a block");
-        write_now(&*storage, block, 0).map_err(failed("write to"))?;
+        write_now(&*storage, block, 0).map_err(OpenError::io("write to"))?;
         let shared = Arc::new(Shared::new(storage, geometry, id));
         Ok(Store { shared })
-    }
-
-    /// Opens a store that another process made, for whoever has the names of its objects: see [`Restore`].
-    ///
-    /// Errors: the backing is shorter than the store, holds something else, another store, or a damaged header; it
-    /// cannot be read.
-    pub fn open(storage: Arc<dyn Storage>, id: [u8; 16]) -> Result<Restore, OpenError> {
-        let mut block = Buffer::new(1);
-        let got = read_full(&*storage, block.bytes_mut(), 0).map_err(|source| OpenError::Io {
-            what: "read from",
-            source,
-        })?;
-        if got < BLOCK {
-            return Err(OpenError::Foreign);
-        }
-        let geometry = StoreHeader::check(block.bytes(), id)?;
-        check_size(&*storage, geometry)?;
-        Ok(Restore::new(Shared::new(storage, geometry, id)))
     }
 
     /// A writer with up to `depth` (1 to 64) writes in flight, each with a buffer of 256 KiB. A writer appends to a
@@ -236,16 +159,4 @@ impl Store {
     pub fn describe(&self) -> String {
         self.shared.storage.describe()
     }
-}
-
-fn check_size(storage: &dyn Storage, geometry: Geometry) -> Result<(), OpenError> {
-    let has = storage.size_bytes().map_err(|source| OpenError::Io {
-        what: "find the size of",
-        source,
-    })?;
-    let needs = geometry.size_bytes;
-    if has < needs {
-        return Err(OpenError::Short { has, needs });
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::file::drop_cached;
+use crate::page_cache::drop_cached;
 use crate::storage::{Done, Write, WriteQueue};
 
 /// More writes at a time keep a disk no busier.

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use crate::BLOCK;
 use crate::buffer::{Buffer, segment_buffer};
 use crate::counters::{count, worth_a_line};
-use crate::error::{StoreError, WriteError};
+use crate::error::{StoreError, WriteError, errno};
 use crate::format::{Location, MAX_OBJECT, entry_bytes, write_entry};
 use crate::segment::{FLIGHT, OPEN, live};
+use crate::shared::Shared;
 use crate::storage::{Done, Write, WriteQueue};
-use crate::store::Shared;
 
 /// What a writer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -323,7 +323,7 @@ impl Writer {
                 return;
             }
             Ok(_) => Err(WriteError::Short),
-            Err(error) => Err(WriteError::of(&error)),
+            Err(error) => Err(WriteError::Io(errno(&error))),
         };
         let flight = self.flights[token].take().expect("it was in flight");
         self.note(&flight, asked, result);

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Backing, Dice, ID, LONG, MIB, Table, backing, store};
+use rustix::io::Errno;
 use uzram_backing::inject::{Fault, Rule};
 use uzram_backing::{
-    FileOptions, FileStorage, OpenError, Purpose, ReadBuffer, ReadError, Store, StoreError,
-    WriteError, Written,
+    FileOptions, FileStorage, OpenError, Purpose, ReadBuffer, ReadError, Restore, Store,
+    StoreError, WriteError, Written,
 };
 
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
+const EIO: Errno = Errno::IO;
+const ENOSPC: Errno = Errno::NOSPC;
 
 /// Pushes objects for owners from 0 on and waits for them.
 fn fill(table: &mut Table, objects: u32) {
@@ -393,7 +394,7 @@ fn a_file_that_was_cut_is_an_error_where_it_was_cut() {
     assert!(good > 190 && bad > 0, "{good} {bad}");
     let Backing { file, .. } = &backing;
     let storage = FileStorage::open(file.path(), FileOptions::default()).unwrap();
-    let error = Store::open(Arc::new(storage), ID).err();
+    let error = Restore::open(Arc::new(storage), ID).err();
     assert!(matches!(error, Some(OpenError::Short { .. })), "{error:?}");
 }
 
@@ -426,7 +427,7 @@ fn opening_tells_what_is_wrong() {
         drop(store);
         backing
     };
-    let open = |backing: &Backing, id| Store::open(Arc::new(backing.storage.clone()), id).err();
+    let open = |backing: &Backing, id| Restore::open(Arc::new(backing.storage.clone()), id).err();
     assert!(open(&new(), ID).is_none());
     assert!(matches!(open(&new(), [0; 16]), Some(OpenError::OtherStore)));
     for (at, byte, check) in [

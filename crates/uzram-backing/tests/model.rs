@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use common::{Dice, ID, LONG, MIB, Table, backing};
 use proptest::prelude::*;
+use rustix::io::Errno;
 use uzram_backing::inject::{Fault, Rule};
-use uzram_backing::{FileOptions, Store, StoreError};
+use uzram_backing::{FileOptions, Restore, Store, StoreError};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -47,10 +48,10 @@ const OWNERS: u32 = 600;
 fn step() -> impl Strategy<Value = Step> {
     let owner = 0..OWNERS;
     let fault = prop_oneof![
-        Just(Fault::Error(5)),
-        Just(Fault::Error(28)),
+        Just(Fault::Error(Errno::IO)),
+        Just(Fault::Error(Errno::NOSPC)),
         Just(Fault::Short),
-        Just(Fault::Torn(Some(5))),
+        Just(Fault::Torn(Some(Errno::IO))),
     ];
     prop_oneof![
         6 => (owner.clone(), 1..200u32, any::<u64>())
@@ -76,7 +77,7 @@ fn reopen(mut table: Table, storage: &uzram_backing::inject::FaultyStorage) -> T
     settle(&mut table);
     let objects: HashMap<_, _> = std::mem::take(&mut table.objects);
     drop(table);
-    let restore = Store::open(std::sync::Arc::new(storage.clone()), ID).unwrap();
+    let restore = Restore::open(std::sync::Arc::new(storage.clone()), ID).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..2 {
             let (restore, objects) = (&restore, &objects);
@@ -158,7 +159,7 @@ proptest! {
 fn a_restored_segment_does_not_take_more_than_it_has() {
     let backing = backing(FileOptions::default());
     drop(backing.create(MIB));
-    let restore = Store::open(std::sync::Arc::new(backing.storage.clone()), ID).unwrap();
+    let restore = Restore::open(std::sync::Arc::new(backing.storage.clone()), ID).unwrap();
     let at = |offset: u64| uzram_backing::Location::from_raw(offset / 8).unwrap();
     let add = |n: u64| restore.add(at(256 * 1024 + n * 8), 4084);
     let taken = (0..100).take_while(|n| add(*n).is_ok()).count();

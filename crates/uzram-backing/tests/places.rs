@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{Dice, ID, MIB, Table};
-use uzram_backing::{FileOptions, FileStorage, OpenError, Storage, Store};
+use uzram_backing::{FileOptions, FileStorage, OpenError, Restore, Storage, Store};
 
 /// Writes, frees, compacts, opens again; and the description says what was asked for.
 fn work(storage: Arc<dyn Storage>, size_bytes: u64, described: &[&str]) {
@@ -29,7 +29,7 @@ fn work(storage: Arc<dyn Storage>, size_bytes: u64, described: &[&str]) {
     table.check_all();
     let objects = std::mem::take(&mut table.objects);
     drop(table);
-    let restore = Store::open(storage, ID).unwrap();
+    let restore = Restore::open(storage, ID).unwrap();
     assert_eq!(restore.size_bytes(), size_bytes);
     for (location, bytes) in objects.values() {
         restore.add(*location, bytes.len()).unwrap();

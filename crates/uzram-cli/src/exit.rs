@@ -106,7 +106,13 @@ impl From<std::io::Error> for Failure {
 impl From<uzram::Error> for Failure {
     fn from(error: uzram::Error) -> Failure {
         let kind = match &error {
-            uzram::Error::Invalid { .. } | uzram::Error::Compress(_) => Kind::Usage,
+            uzram::Error::Invalid { .. }
+            | uzram::Error::Compress(_)
+            | uzram::Error::HasBacking { .. }
+            | uzram::Error::HasAgent
+            | uzram::Error::NoAges
+            | uzram::Error::DedupWithReserve
+            | uzram::Error::NoDictionary { .. } => Kind::Usage,
             _ => Kind::Failed,
         };
         Failure::new(kind, error)

@@ -34,8 +34,7 @@ const CHUNK: u64 = 1 << 16;
 /// Reads the header of the image in `file`, and checks it.
 pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
     let mut bytes = [0; PAGE_SIZE];
-    let got = rustix::io::pread(file, &mut bytes, 0)
-        .map_err(|error| refused("reading the image", PAGE_SIZE as u64)(error.into()))?;
+    let got = rustix::io::pread(file, &mut bytes, 0).map_err(cannot_read)?;
     let header = Header::parse(&bytes[..got])?;
     let len = rustix::fs::fstat(file).map_or(0, |stat| stat.st_size as u64);
     if len < header.image_bytes() {
@@ -47,6 +46,13 @@ pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
     Ok(header)
 }
 
+fn cannot_read(source: rustix::io::Errno) -> Error {
+    Error::Access {
+        what: "read",
+        source,
+    }
+}
+
 /// Whether this build could serve the image in `file`, which may be in use: its header and each of its codecs. Returns
 /// the name of the algorithm that it is written with.
 ///
@@ -55,8 +61,7 @@ pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
 pub fn check_image(file: &OwnedFd, registry: &Registry) -> Result<String, Error> {
     let geometry = read_header(file)?.geometry();
     let read = |at: u64, bytes: &mut [u8]| {
-        let got = rustix::io::pread(file, &mut *bytes, at)
-            .map_err(|error| refused("reading the image", bytes.len() as u64)(error.into()))?;
+        let got = rustix::io::pread(file, &mut *bytes, at).map_err(cannot_read)?;
         let what = "the file is shorter than the image";
         if got < bytes.len() {
             return Err(Error::from(HeaderError::Inconsistent { what }));

@@ -14,8 +14,9 @@ use crate::agent::{Policy, PolicySettings};
 use crate::backing::Backing;
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
-use crate::dedup::{Dedup, with_reserve};
+use crate::dedup::Dedup;
 use crate::device::Device;
+use crate::error::errno;
 use crate::idle::Ages;
 use crate::layout::{Geometry, Header, state};
 use crate::stream::{PerCpu, Stream};
@@ -209,7 +210,7 @@ impl Builder {
         }
         self.policy.check()?;
         if self.dedup && self.reserve_bytes.is_some() {
-            return Err(with_reserve());
+            return Err(Error::DedupWithReserve);
         }
         let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
@@ -286,12 +287,7 @@ impl Builder {
         if device.pool.restock(&|| true).whole {
             return Ok(());
         }
-        let reason = "the system or mem_limit has no room for it".to_owned();
-        Err(Error::Reserve {
-            what: "the reserve",
-            bytes,
-            reason,
-        })
+        Err(Error::StockShort { bytes })
     }
 
     /// The codecs that were chosen, checked, each once, from index 0.
@@ -386,15 +382,18 @@ pub(crate) fn take(file: &OwnedFd) -> Result<(), Error> {
     let lock = rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
     lock.map_err(|error| match error {
         rustix::io::Errno::WOULDBLOCK => Error::InUse,
-        other => refused("a lock on the image", 0)(other.into()),
+        source => Error::Access {
+            what: "lock",
+            source,
+        },
     })
 }
 
 pub(crate) fn refused(what: &'static str, bytes: u64) -> impl FnOnce(std::io::Error) -> Error {
-    move |e: std::io::Error| Error::Reserve {
+    move |error| Error::Reserve {
         what,
         bytes,
-        reason: e.to_string(),
+        source: errno(&error),
     }
 }
 

@@ -126,7 +126,7 @@ impl<'a> ZramApi<'a> {
     /// Marks the pages idle that were not used for `older_than`, all for `None`: those that have an object in memory.
     /// The mark goes when the page is read or written. Returns how many are marked.
     ///
-    /// [`Error::Invalid`] for an age while ages are not kept.
+    /// [`Error::NoAges`] for an age while ages are not kept.
     pub fn mark_idle(self, older_than: Option<Duration>) -> Result<u64, Error> {
         let age = self.min_age(older_than)?;
         Ok(self.mark_where(|page| age.admits(page)))
@@ -146,18 +146,12 @@ impl<'a> ZramApi<'a> {
 
     /// Pages that were not used for that long by now; all for `None`.
     ///
-    /// [`Error::Invalid`] for an age while ages are not kept.
+    /// [`Error::NoAges`] for an age while ages are not kept.
     pub(crate) fn min_age(self, older_than: Option<Duration>) -> Result<MinAge<'a>, Error> {
         let least = match (older_than, self.0.ages.now()) {
             (None, _) => None,
             (Some(age), Some(now)) => Some((age.as_secs(), now)),
-            (Some(age), None) => {
-                return Err(Error::Invalid {
-                    what: "an age of",
-                    given: format!("{} s", age.as_secs()),
-                    accepted: "only all pages, as access ages are not kept (track_ages)".into(),
-                });
-            }
+            (Some(_), None) => return Err(Error::NoAges),
         };
         Ok(MinAge {
             device: self.0,

@@ -112,8 +112,6 @@ mod apis;
 mod attach;
 mod backing;
 mod builder;
-#[doc(hidden)]
-pub mod canary;
 mod codec;
 mod compact;
 mod counters;
@@ -140,7 +138,7 @@ pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use compact::CompactReport;
 pub use counters::{Counter, CounterKind, Stats, Unit};
 pub use device::{Device, Zeroes};
-pub use error::Error;
+pub use error::{BackingError, Corruption, Error};
 pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Kind, Pace, Recompress, RecompressReport};

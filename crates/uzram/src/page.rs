@@ -9,13 +9,12 @@ use std::time::Duration;
 use uzram_compress::Error as CodecError;
 use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 
-use crate::canary::{Canary, sings};
 use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
 use crate::stream::{Encoder, Stream};
 use crate::table::SlotGuard;
-use crate::word::{Content, POST};
-use crate::{Error, PAGE_SIZE};
+use crate::word::Content;
+use crate::{Corruption, Error, PAGE_SIZE};
 
 /// How long a write to a swap device waits for the stock to be filled up, once for as long as it is not.
 const STOCK_PATIENCE: Duration = Duration::from_millis(200);
@@ -142,12 +141,12 @@ impl Device {
         page: u64,
         result: Result<usize, CodecError>,
     ) -> Result<(), Error> {
-        let reason = match result {
+        let source = match result {
             Ok(PAGE_SIZE) => return Ok(()),
-            Ok(n) => format!("it decompresses to {n} bytes"),
-            Err(error) => error.to_string(),
+            Ok(len) => Corruption::Length(len),
+            Err(error) => Corruption::Algorithm(error),
         };
-        Err(Error::Corrupt { page, reason })
+        Err(Error::Corrupt { page, source })
     }
 
     /// Writes a whole page.
@@ -160,10 +159,7 @@ impl Device {
     ) -> Result<(), Error> {
         // Here by the time that the page is compressed.
         self.table.prefetch(page);
-        let word = match self.place(page, data, &mut stream.encoder, cpu) {
-            Err(_) if sings(Canary::OldLost) => 0,
-            placed => placed?,
-        };
+        let word = self.place(page, data, &mut stream.encoder, cpu)?;
         let old = self.table.replace(page, word);
         self.replaced(old, word, cpu);
         Ok(())
@@ -283,9 +279,7 @@ impl Device {
 
     /// Frees what a word named that was replaced.
     pub(crate) fn free(&self, old: Content) {
-        if let Content::Backed(backed) = old
-            && !sings(Canary::PlaceLeaks)
-        {
+        if let Content::Backed(backed) = old {
             self.free_backed(backed);
         }
         if let Content::Shared { .. } = old {
@@ -323,8 +317,7 @@ impl Device {
             self.table.end_post(page, 0);
             return false;
         };
-        let mark = if sings(Canary::MarkKept) { POST } else { 0 };
-        let old = slot.publish(word | mark);
+        let old = slot.publish(word);
         self.counters.shard(cpu).moved(old, new);
         self.free(old);
         true

@@ -162,7 +162,7 @@ impl ZramApi<'_> {
     /// such jobs and writebacks one works at a time.
     ///
     /// [`Error::NoSecondary`] where there is no such secondary, or none at all; [`Error::Invalid`] for another priority or
-    /// a threshold of a page or more, or for an age while ages are not kept.
+    /// a threshold of a page or more, [`Error::NoAges`] for an age while ages are not kept.
     pub fn recompress(self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
         let mut job = Job::new(self.0, what)?;
         let end = self.0.table.pages();

@@ -11,7 +11,6 @@ use rustix::thread::futex;
 use uzram_pool::Region;
 
 use crate::PAGE_SIZE;
-use crate::canary::{Canary, sings};
 use crate::layout::Geometry;
 use crate::word::{CONTROL, Content, FLAGS, IDLE, LOCKED, POST, WAITERS, WRITING};
 
@@ -193,7 +192,7 @@ impl Table {
         // A partial write that is under way will publish something else in a moment.
         let slot = self.lock(page);
         let marked = slot.word & (POST | WRITING) == POST;
-        (marked || sings(Canary::KeepUnmarked)).then_some(slot)
+        marked.then_some(slot)
     }
 
     /// Ends the work on a slot without a new content. Its flags are `set` besides those it has.
@@ -230,7 +229,7 @@ impl Table {
         // Acquire: sees the object that was published before; Release: this one is complete before its word can be seen.
         if old & CONTROL == 0
             && slot
-                .compare_exchange(old, old & kept() | word, AcqRel, Relaxed)
+                .compare_exchange(old, old & KEPT | word, AcqRel, Relaxed)
                 .is_ok()
         {
             return Content::decode(old);
@@ -319,13 +318,7 @@ impl Table {
 }
 
 /// The bits of a slot that stay when new contents are published.
-fn kept() -> u64 {
-    if sings(Canary::FlagsStay) {
-        WRITING | FLAGS & !POST
-    } else {
-        WRITING
-    }
-}
+const KEPT: u64 = WRITING;
 
 impl<'a> SlotGuard<'a> {
     /// What the slot holds. It stays so, and its object stays in place, while the guard lives.
@@ -343,7 +336,7 @@ impl<'a> SlotGuard<'a> {
     pub(crate) fn publish(self, word: u64) -> Content {
         let old = self.content();
         let this = std::mem::ManuallyDrop::new(self);
-        this.table.unlock(this.page, this.word & kept() | word);
+        this.table.unlock(this.page, this.word & KEPT | word);
         old
     }
 
@@ -355,12 +348,7 @@ impl<'a> SlotGuard<'a> {
     /// Lets readers in but keeps other writers out until the returned guard publishes or is dropped.
     pub(crate) fn keep_writing(self) -> WriteGuard<'a> {
         let this = std::mem::ManuallyDrop::new(self);
-        let writing = if sings(Canary::PartUnlocked) {
-            0
-        } else {
-            WRITING
-        };
-        this.table.unlock(this.page, this.word | writing);
+        this.table.unlock(this.page, this.word | WRITING);
         WriteGuard {
             table: this.table,
             page: this.page,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{memfd, reopen};
+use rustix::io::Errno;
 use uzram::store::inject::{Fault, FaultyStorage, Rule};
 use uzram::store::{FileOptions, FileStorage};
 use uzram::{Choice, Device, Ended, Error, Kind, Recompress, Writeback, WritebackReport};
@@ -295,7 +296,7 @@ fn what_the_disk_refuses_stays_in_memory() {
     fill(&device, 1500);
     let stats = device.stats();
     // One write in between.
-    faults.add(Rule::writes(Fault::Error(5)).after(1, 1));
+    faults.add(Rule::writes(Fault::Error(Errno::IO)).after(1, 1));
     let report = run(&device, &Writeback::default());
     assert!(report.failed > 50 && report.written > 500, "{report:?}");
     assert_eq!(device.stats().failed_writebacks, report.failed);
@@ -305,7 +306,7 @@ fn what_the_disk_refuses_stays_in_memory() {
     device.discard(0, SIZE).unwrap();
     fill(&device, 1500);
     faults.clear();
-    faults.add(Rule::writes(Fault::Error(28)));
+    faults.add(Rule::writes(Fault::Error(Errno::NOSPC)));
     let report = run(&device, &Writeback::default());
     assert_eq!((report.written, report.ended), (0, Some(Ended::Failing)));
     assert_eq!(
@@ -357,7 +358,7 @@ fn a_page_that_cannot_be_read_is_an_error_and_only_that() {
     let (device, faults, _dir) = with_faults();
     fill(&device, 300);
     run(&device, &Writeback::default());
-    faults.add(Rule::reads(Fault::Error(5)).after(0, 1));
+    faults.add(Rule::reads(Fault::Error(Errno::IO)).after(0, 1));
     let mut back = [0; 4096];
     let error = device.read_at(&mut back, 3 * 4096).unwrap_err();
     assert_eq!(error.errno(), 5);

@@ -167,10 +167,10 @@ fn a_swap_device_refuses_it() {
     let swap = || Device::builder(64 << 20).reserve_bytes(1 << 20);
     assert!(matches!(
         swap().dedup(true).build(),
-        Err(Error::Invalid { .. })
+        Err(Error::DedupWithReserve)
     ));
     let device = swap().build().unwrap();
-    assert!(matches!(device.set_dedup(true), Err(Error::Invalid { .. })));
+    assert_eq!(device.set_dedup(true), Err(Error::DedupWithReserve));
     device.set_dedup(false).unwrap();
     assert!(!device.dedup());
 }

@@ -35,6 +35,7 @@ use work::Worker;
 use crate::Error;
 use crate::apis::JobsApi;
 use crate::device::Device;
+use crate::error::errno;
 use crate::layout::state;
 
 /// How much the agent's thread stands back where processors are short. Not further: it takes locks of the pool, for tens
@@ -131,7 +132,7 @@ pub struct Agent {
 impl Agent {
     /// Starts it. A device has one at most.
     ///
-    /// [`Error::Invalid`] if the device has one, [`Error::Reserve`] where the system starts no thread.
+    /// [`Error::HasAgent`] if the device has one, [`Error::Thread`] where the system starts no thread.
     pub fn start(device: Arc<Device>) -> Result<Agent, Error> {
         Agent::start_with(device, |_| {})
     }
@@ -142,11 +143,7 @@ impl Agent {
         say: impl Fn(&str) + Send + 'static,
     ) -> Result<Agent, Error> {
         if device.policy.status.running.swap(true, Relaxed) {
-            return Err(Error::Invalid {
-                what: "a second agent",
-                given: "for this device".into(),
-                accepted: "one; stop the other first".into(),
-            });
+            return Err(Error::HasAgent);
         }
         let stop = Arc::new(AtomicBool::new(false));
         let (for_thread, stopped) = (device.clone(), stop.clone());
@@ -161,7 +158,9 @@ impl Agent {
         let thread = std::thread::Builder::new().name("agent".into()).spawn(run);
         let thread = thread.map_err(|error| {
             device.policy.status.running.store(false, Relaxed);
-            crate::builder::refused("the agent's thread", 0)(error)
+            Error::Thread {
+                source: errno(&error),
+            }
         })?;
         Ok(Agent {
             device,

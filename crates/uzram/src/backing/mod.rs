@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 pub use uzram_backing::StoreStats;
 use uzram_backing::{
-    FileOptions, FileStorage, Location, OpenError, Purpose, ReadBuffer, ReadError, Restore,
-    Storage, Store, Writer, Written,
+    FileOptions, FileStorage, Location, Purpose, ReadBuffer, ReadError, Restore, Storage, Store,
+    Writer, Written,
 };
 use uzram_pool::current_cpu;
 
@@ -31,7 +31,7 @@ use crate::codec::Contexts;
 use crate::device::Device;
 use crate::stream::PerCpu;
 use crate::word::{Backed, Content};
-use crate::{Error, PAGE_SIZE};
+use crate::{BackingError, Corruption, Error, PAGE_SIZE};
 
 pub use promote::PromoteReport;
 pub(crate) use record::Record;
@@ -71,6 +71,14 @@ impl Attached {
             readers: readers.map_err(|error| std::io::Error::other(error.to_string()))?,
             writers: Mutex::new(writers),
         })
+    }
+
+    fn read_error(&self, page: u64, source: ReadError) -> Error {
+        Error::BackingRead {
+            path: self.path.clone(),
+            page,
+            source,
+        }
     }
 
     fn writers(&self) -> MutexGuard<'_, Writers> {
@@ -119,10 +127,10 @@ fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(&path.display())
 }
 
-fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {
+fn failed(path: &Path, source: impl Into<BackingError>) -> Error {
     Error::Backing {
-        path: path.display().to_string(),
-        reason: reason.to_string(),
+        path: path.into(),
+        source: source.into(),
     }
 }
 
@@ -146,13 +154,16 @@ fn open(path: &Path, patience: Duration) -> Result<FileStorage, Error> {
         _ => {}
     }
     let file = options.open(path).map_err(|error| match error.kind() {
-        ErrorKind::ResourceBusy => failed(path, "it is in use (mounted, or another's backing)"),
+        ErrorKind::ResourceBusy => failed(path, BackingError::InUse),
         _ => failed(path, error),
     })?;
     let storage = FileStorage::new(file, FileOptions::default());
-    let storage = storage.map_err(|error| failed(path, error))?;
+    let storage = storage.map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => failed(path, BackingError::FileType),
+        _ => failed(path, error),
+    })?;
     storage.lock(patience).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => failed(path, "another process has it as its backing"),
+        ErrorKind::WouldBlock => failed(path, BackingError::Locked),
         _ => failed(path, error),
     })?;
     Ok(storage)
@@ -172,10 +183,7 @@ fn may_overwrite(path: &Path, storage: &dyn Storage) -> Result<(), Error> {
     if zero || uzram_backing::is_store(&block.bytes()[..got]) {
         return Ok(());
     }
-    Err(failed(
-        path,
-        "the file holds something that is no uzram store: give an empty file, or a new name",
-    ))
+    Err(failed(path, BackingError::Foreign))
 }
 
 impl ZramApi<'_> {
@@ -183,10 +191,10 @@ impl ZramApi<'_> {
     /// (at least 1 MiB; default: as long as it is); of a block device `size_bytes` are used (default: all). What is in a
     /// block device is lost; a file is only taken if it is empty or was a backing. The image remembers it.
     ///
-    /// [`Error::Backing`] says what is wrong with it; [`Error::Invalid`] if there is a backing already.
+    /// [`Error::Backing`] says what is wrong with it; [`Error::HasBacking`] if there is one already.
     pub fn attach_backing(self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
         let _alone = self.0.post_processing();
-        self.refuse_second(path)?;
+        self.refuse_second()?;
         let new = !path.exists();
         let storage = open(path, Duration::ZERO)?;
         let made = self.make_store(path, storage, size_bytes);
@@ -207,10 +215,7 @@ impl ZramApi<'_> {
         let path = path.canonicalize().map_err(|error| failed(path, error))?;
         let has = storage.size_bytes().map_err(|error| failed(&path, error))?;
         if size_bytes.is_none() && has == 0 {
-            return Err(failed(
-                &path,
-                "the file is empty: say how large it is to be",
-            ));
+            return Err(failed(&path, BackingError::Empty));
         }
         self.take_store(path, Arc::new(storage), size_bytes.unwrap_or(has))
     }
@@ -224,18 +229,16 @@ impl ZramApi<'_> {
         size_bytes: u64,
     ) -> Result<(), Error> {
         let _alone = self.0.post_processing();
-        self.refuse_second(path)?;
+        self.refuse_second()?;
         self.take_store(path.into(), storage, size_bytes)
     }
 
-    fn refuse_second(self, path: &Path) -> Result<(), Error> {
+    fn refuse_second(self) -> Result<(), Error> {
         let Some(attached) = self.0.backing.get() else {
             return Ok(());
         };
-        Err(Error::Invalid {
-            what: "a second backing",
-            given: path.display().to_string(),
-            accepted: format!("one; detach {} first", attached.path.display()),
+        Err(Error::HasBacking {
+            path: attached.path.clone(),
         })
     }
 
@@ -247,7 +250,7 @@ impl ZramApi<'_> {
     ) -> Result<(), Error> {
         let mut id = [0; 16];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| failed(&path, error))?;
+            .map_err(|error| failed(&path, BackingError::Io(error)))?;
         let store = Store::create(storage, size_bytes, id).map_err(|error| failed(&path, error))?;
         let record = Record {
             size_bytes,
@@ -280,10 +283,10 @@ impl ZramApi<'_> {
             }
             if Instant::now() >= deadline {
                 let attached = self.0.attached()?;
-                return Err(failed(
-                    &attached.path,
-                    format_args!("{left} pages cannot be brought back: requests hold them"),
-                ));
+                return Err(Error::BackingHeld {
+                    path: attached.path.clone(),
+                    pages: left,
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -321,7 +324,7 @@ impl Device {
             return match self.table.peek(page) {
                 Content::Backed(_) => Err(Error::Corrupt {
                     page,
-                    reason: "it is on a backing that the device does not have".into(),
+                    source: Corruption::NoBacking,
                 }),
                 _ => Ok(false),
             };
@@ -346,7 +349,7 @@ impl Device {
         {
             Ok(object) => object,
             Err(ReadError::Moved) => return Ok(false),
-            Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
+            Err(source) => return Err(attached.read_error(page, source)),
         };
         let slot = self.table.lock(page);
         if slot.content() != content {
@@ -391,7 +394,7 @@ impl Device {
 fn location(backed: Backed, page: u64) -> Result<Location, Error> {
     Location::from_raw(backed.location).ok_or_else(|| Error::Corrupt {
         page,
-        reason: "its place on the backing is none".into(),
+        source: Corruption::Location,
     })
 }
 
@@ -404,8 +407,7 @@ pub(crate) struct Reopened {
 impl Reopened {
     /// Opens what the image names. Failures matter only if something is on it.
     pub(crate) fn of(record: Record) -> Reopened {
-        let path = record.path.clone();
-        let found = open_store(&record).map_err(|error| failed(&path, error));
+        let found = open_store(&record);
         Reopened { record, found }
     }
 
@@ -435,11 +437,11 @@ impl Reopened {
     }
 }
 
-fn open_store(record: &Record) -> Result<Restore, Box<dyn std::error::Error>> {
-    if !record.path.exists() {
-        return Err("it is gone".into());
+fn open_store(record: &Record) -> Result<Restore, Error> {
+    let path = &record.path;
+    if !path.exists() {
+        return Err(failed(path, BackingError::Gone));
     }
-    let storage = open(&record.path, DEAD_WRITES)?;
-    let restore: Result<Restore, OpenError> = Store::open(Arc::new(storage), record.id);
-    Ok(restore?)
+    let storage = open(path, DEAD_WRITES)?;
+    Restore::open(Arc::new(storage), record.id).map_err(|error| failed(path, error))
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use uzram_backing::{ReadBuffer, ReadError};
 use uzram_pool::current_cpu;
 
-use super::{Attached, failed, location};
+use super::{Attached, location};
 use crate::Error;
 use crate::apis::ZramApi;
-use crate::canary::{Canary, sings};
 use crate::recompress::Pace;
 use crate::word::{Backed, Content, POST};
 
@@ -40,7 +39,7 @@ impl AddAssign for PromoteReport {
 impl<'a> ZramApi<'a> {
     /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
     ///
-    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
+    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::BackingRead`] where a page
     /// cannot be read: what came back until then stays.
     pub fn promote(
         self,
@@ -136,8 +135,7 @@ impl<'a> ZramApi<'a> {
         buffer: &mut ReadBuffer,
     ) -> Result<bool, Error> {
         // The mark says whether the table can have come to name the place for something else.
-        let still =
-            || self.0.table.peek_flags(page).1 & POST != 0 || sings(Canary::PromoteUnmarked);
+        let still = || self.0.table.peek_flags(page).1 & POST != 0;
         let (location, len) = (location(backed, page)?, usize::from(backed.len));
         let read = attached
             .store
@@ -145,7 +143,7 @@ impl<'a> ZramApi<'a> {
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(ReadError::Moved) => return Ok(false),
-            Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
+            Err(source) => return Err(attached.read_error(page, source)),
         };
         let cpu = current_cpu();
         let handle = self.0.store(page, bytes, cpu)?;
@@ -158,9 +156,6 @@ impl<'a> ZramApi<'a> {
                 len: backed.len,
             }
         };
-        if sings(Canary::PromoteUnmarked) {
-            drop(self.0.table.begin_post(page, |_, _| true));
-        }
         let kept = self.0.keep_instead(page, new, cpu);
         if !kept {
             self.0.free(new);

@@ -14,7 +14,6 @@ use uzram_pool::current_cpu;
 
 use super::{Attached, tidy};
 use crate::apis::ZramApi;
-use crate::canary::{Canary, sings};
 use crate::device::Device;
 use crate::idle::MinAge;
 use crate::layout::state;
@@ -138,7 +137,7 @@ impl ZramApi<'_> {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::NoBacking`] if there is none, [`Error::Invalid`] for an age while ages are not kept. Errors of the disk are
+    /// [`Error::NoBacking`] if there is none, [`Error::NoAges`] for an age while ages are not kept. Errors of the disk are
     /// no error of the call: they are in the report
     /// and the counters, and the pages are where they were.
     pub fn writeback(self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
@@ -318,10 +317,8 @@ impl Slice<'_> {
     fn written(&mut self, written: Written) {
         let (device, cpu) = (self.device, current_cpu());
         let shard = device.counters.shard(cpu);
-        if written.result.is_err() && !sings(Canary::PublishFailed) {
-            if !sings(Canary::MarkStays) {
-                device.table.end_post(written.owner.into(), 0);
-            }
+        if written.result.is_err() {
+            device.table.end_post(written.owner.into(), 0);
             device.zram().give_to_limit();
             shard.failed_writebacks.fetch_add(1, Relaxed);
             self.report.failed += 1;

@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use uzram_compress::{Decoder, Error as CodecError};
 
 use super::{CODECS, Codec, PRIORITIES, Records};
-use crate::canary::{Canary, sings};
 use crate::counters::Counters;
 use crate::stream::PerCpu;
 use crate::table::SlotGuard;
@@ -357,7 +356,7 @@ impl Changing<'_> {
     pub(crate) fn retire_unused(&self, counters: &Counters) {
         for index in 0..CODECS {
             let leaving = self.codecs.leaving.load(Relaxed) >> index & 1 == 1;
-            if leaving && (counters.of_codec(index).0 == 0 || sings(Canary::CodecDropped)) {
+            if leaving && counters.of_codec(index).0 == 0 {
                 self.retire(index);
             }
         }

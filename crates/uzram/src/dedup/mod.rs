@@ -161,7 +161,7 @@ impl Device {
     /// system when it grows.
     pub fn set_dedup(&self, on: bool) -> Result<(), Error> {
         if on && self.pool.has_stock() {
-            return Err(with_reserve());
+            return Err(Error::DedupWithReserve);
         }
         self.state()[state::DEDUP].store(on.into(), Relaxed);
         self.dedup.on.store(on, Relaxed);
@@ -335,13 +335,5 @@ fn plain(algorithm: u8, handle: u64, len: usize) -> Content {
             handle,
             len: len as u16,
         },
-    }
-}
-
-pub(crate) fn with_reserve() -> Error {
-    Error::Invalid {
-        what: "dedup",
-        given: "on a device with a reserve (swap)".into(),
-        accepted: "a device without one".into(),
     }
 }

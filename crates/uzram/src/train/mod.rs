@@ -87,7 +87,7 @@ impl JobsApi<'_> {
     /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
     /// request waits for.
     ///
-    /// [`Error::Invalid`] where there is no algorithm of that priority or it takes no dictionary; [`Error::Compress`] where there are too few pages,
+    /// [`Error::Invalid`] where there is no algorithm of that priority, [`Error::NoDictionary`] where it takes none; [`Error::Compress`] where there are too few pages,
     /// they have nothing in common, or the length is out of range; else as [`Device::set_algorithm`].
     pub fn train(self, training: &Training) -> Result<TrainReport, Error> {
         let current = self.codec_to_train(training.priority)?;
@@ -150,10 +150,9 @@ impl JobsApi<'_> {
     fn no_dictionary(self, codec: &Codec) -> Error {
         let takers = self.0.registry.iter().filter(|a| a.dictionary().is_some());
         let names: Vec<_> = takers.map(|a| a.driver_name()).collect();
-        Error::Invalid {
-            what: "a dictionary for",
-            given: codec.algorithm.driver_name().into(),
-            accepted: format!("these take one: {}", names.join(", ")),
+        Error::NoDictionary {
+            driver: codec.algorithm.driver_name(),
+            takers: names.join(", "),
         }
     }
 

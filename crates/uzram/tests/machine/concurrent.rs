@@ -208,7 +208,7 @@ impl<'a> World<'a> {
         };
         let may = match error {
             Error::NoSpace { .. } | Error::ArenaFull { .. } => limit(),
-            Error::Backing { .. } => failing(),
+            Error::BackingRead { .. } => failing(),
             _ => false,
         };
         match page_of(&error) {

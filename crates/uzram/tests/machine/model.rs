@@ -37,13 +37,10 @@ fn text(error: Error) -> Wrong {
 /// The page that an error names.
 pub(crate) fn page_of(error: &Error) -> Option<u64> {
     match error {
-        Error::NoSpace { page, .. } | Error::ArenaFull { page } | Error::Corrupt { page, .. } => {
-            Some(*page)
-        }
-        Error::Backing { reason, .. } => {
-            let rest = reason.strip_prefix("page ")?;
-            rest.split_once(':')?.0.parse().ok()
-        }
+        Error::NoSpace { page, .. }
+        | Error::ArenaFull { page }
+        | Error::Corrupt { page, .. }
+        | Error::BackingRead { page, .. } => Some(*page),
         _ => None,
     }
 }
@@ -130,7 +127,7 @@ impl Model {
     fn check_error(&self, error: &Error) -> Result<(), Wrong> {
         let may = match error {
             Error::NoSpace { .. } | Error::ArenaFull { .. } => self.limit,
-            Error::Backing { .. } => self.read_faults || self.lied,
+            Error::BackingRead { .. } => self.read_faults || self.lied,
             _ => false,
         };
         ensure!(may, "this must not fail now: {error}");

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use uzram::store::inject::Fault;
 use uzram::{Choice, Kind, PAGE_SIZE, Recompress, Writeback, Zeroes};
 
@@ -276,9 +277,9 @@ impl Maker {
             (0 | 1, true, true) => *random.pick(&[Fault::Torn(None), Fault::Flip]),
             (0 | 1, true, false) => Fault::Flip,
             (0, _, _) => Fault::Short,
-            (1, _, true) => Fault::Torn(Some(5)),
-            (2, _, true) => Fault::Error(28),
-            _ => Fault::Error(5),
+            (1, _, true) => Fault::Torn(Some(Errno::IO)),
+            (2, _, true) => Fault::Error(Errno::NOSPC),
+            _ => Fault::Error(Errno::IO),
         };
         let times = if random.percent(30) {
             u64::MAX

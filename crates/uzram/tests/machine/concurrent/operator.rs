@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use uzram::store::inject::{Fault, FaultyStorage, Rule};
-use uzram::{Error, PAGE_SIZE, Writeback};
+use uzram::{Corruption, Error, PAGE_SIZE, Writeback};
 
 use super::{RUN, World};
 use crate::model::{Wrong, page_of};
@@ -100,13 +100,16 @@ impl<'a> Operator<'a> {
             Ok(report) => self.count(&report),
             Err(
                 Error::Invalid { .. }
+                | Error::HasBacking { .. }
+                | Error::NoAges
+                | Error::NoDictionary { .. }
                 | Error::CodecsFull
                 | Error::NoBacking
                 | Error::NoSecondary { .. },
             ) => {}
             Err(Error::Compress(_)) if matches!(memory, Memory::Train { .. }) => {}
             Err(Error::NoSpace { .. } | Error::ArenaFull { .. }) if limit() => {}
-            Err(Error::Backing { .. }) if failing() => {}
+            Err(Error::BackingRead { .. } | Error::BackingHeld { .. }) if failing() => {}
             Err(error) => return Err(format!("{memory:?}: {error}")),
         }
         Ok(())
@@ -229,7 +232,7 @@ impl<'a> Operator<'a> {
             if bytes != [0; PAGE_SIZE] {
                 return Err(Error::Corrupt {
                     page: more - 1,
-                    reason: "new pages are not zeros".into(),
+                    source: Corruption::Length(0),
                 });
             }
             device.write_at(&version(more - 1, 1), last)

@@ -67,15 +67,21 @@ impl Model {
     ) -> Result<(), Wrong> {
         self.count("refused", 1);
         match (memory, error) {
-            (_, Error::Invalid { .. } | Error::NoBacking | Error::NoSecondary { .. })
-                if !self.is_possible(memory, had_backing) =>
-            {
-                Ok(())
-            }
+            (
+                _,
+                Error::Invalid { .. }
+                | Error::HasBacking { .. }
+                | Error::NoAges
+                | Error::NoBacking
+                | Error::NoSecondary { .. },
+            ) if !self.is_possible(memory, had_backing) => Ok(()),
             // Too little to learn from, nothing to learn with, or no room for another.
             (
                 Memory::Train { .. },
-                Error::Invalid { .. } | Error::Compress(_) | Error::CodecsFull,
+                Error::Invalid { .. }
+                | Error::NoDictionary { .. }
+                | Error::Compress(_)
+                | Error::CodecsFull,
             ) => Ok(()),
             (Memory::SetAlgorithm(_) | Memory::SetSecondary { .. }, Error::CodecsFull) => Ok(()),
             (Memory::Promote { .. } | Memory::Detach, error) => self.check_error(error),
