@@ -1,6 +1,6 @@
-//! A storage that fails as it is told: errors, short and torn requests, garbage, and a disk that hangs.
+//! A disk that fails on demand: errors, short and torn requests, garbage, and hangs.
 //!
-//! It stands before a real storage and does all that it is not told to spoil there.
+//! It wraps a real disk and passes on every request that no rule applies to.
 
 use std::io;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::BLOCK;
-use crate::storage::{Done, Storage, Write, WriteQueue};
+use crate::disk::{Disk, Done, Write, WriteQueue};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +23,16 @@ pub enum Fault {
     Torn(Option<Errno>),
     /// One bit of the request's middle byte is turned over; success.
     Flip,
-    /// The write does not come back before [`FaultyStorage::release`]. Reads are not hung.
+    /// The write does not come back before [`FaultyDisk::release`]. Reads are not hung.
     Hang,
 }
 
-/// When.
+/// When a fault happens.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// Writes; otherwise reads.
     pub writes: bool,
-    /// Requests that touch these bytes of the backing.
+    /// Requests that touch these bytes.
     pub range: Range<u64>,
     /// How many of them go well first.
     pub skip: u64,
@@ -78,7 +78,7 @@ impl Rule {
 }
 
 #[derive(Default)]
-struct State {
+struct FaultState {
     rules: Vec<Rule>,
     fired: u64,
     /// Counts releases: a write hangs until it changes.
@@ -88,12 +88,12 @@ struct State {
 
 #[derive(Default)]
 struct Script {
-    state: Mutex<State>,
+    state: Mutex<FaultState>,
     released: Condvar,
 }
 
 impl Script {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FaultState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,16 +119,16 @@ impl Script {
 
 /// See the module's documentation. A clone has the same rules.
 #[derive(Clone)]
-pub struct FaultyStorage {
-    inner: Arc<dyn Storage>,
+pub struct FaultyDisk {
+    inner: Arc<dyn Disk>,
     script: Arc<Script>,
 }
 
-impl FaultyStorage {
+impl FaultyDisk {
     /// Without a rule: as good as `inner`.
-    pub fn new(inner: Arc<dyn Storage>) -> FaultyStorage {
+    pub fn new(inner: Arc<dyn Disk>) -> FaultyDisk {
         let script = Arc::default();
-        FaultyStorage { inner, script }
+        FaultyDisk { inner, script }
     }
 
     /// Adds a rule. The first that applies to a request decides.
@@ -147,7 +147,7 @@ impl FaultyStorage {
         self.script.released.notify_all();
     }
 
-    /// From now on the backing has this size, as it says.
+    /// From now on the disk has this size, as it says.
     pub fn set_size(&self, size_bytes: u64) {
         self.script.state().size_bytes = Some(size_bytes);
     }
@@ -167,7 +167,7 @@ fn flip(bytes: &mut [u8]) {
     bytes[middle] ^= 0x10;
 }
 
-impl Storage for FaultyStorage {
+impl Disk for FaultyDisk {
     fn size_bytes(&self) -> io::Result<u64> {
         let size = self.script.state().size_bytes;
         size.map_or_else(|| self.inner.size_bytes(), Ok)

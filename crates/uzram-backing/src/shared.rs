@@ -1,29 +1,33 @@
-//! What a store, its writers, its holds and its restoring share: the disk, the segments and the counters.
+//! What a backing, its writers, its holds and its restoring share: the disk, the segments and the counters.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::counters::{Counters, count, worth_a_line};
+use crate::counters::{BackingCounters, count, worth_a_line};
+use crate::disk::{Disk, read_full};
 use crate::error::{OpenError, ReadError, errno};
-use crate::format::{Geometry, Location, entry_bytes, seed};
+use crate::format::{Location, SegmentGeometry, entry_bytes, seed};
 use crate::segment::{Segments, live};
-use crate::storage::{Storage, read_full};
 
-/// What the store, its writers and its holds share.
-pub(crate) struct Shared {
-    pub(crate) storage: Arc<dyn Storage>,
+/// What the backing, its writers and its holds share.
+pub(crate) struct BackingShared {
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) seed: u32,
     pub(crate) segments: Segments,
-    pub(crate) counters: Counters,
+    pub(crate) counters: BackingCounters,
 }
 
-impl Shared {
-    pub(crate) fn new(storage: Arc<dyn Storage>, geometry: Geometry, id: [u8; 16]) -> Shared {
-        Shared {
-            storage,
+impl BackingShared {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        geometry: SegmentGeometry,
+        id: [u8; 16],
+    ) -> BackingShared {
+        BackingShared {
+            disk,
             seed: seed(id),
             segments: Segments::new(geometry),
-            counters: Counters::default(),
+            counters: BackingCounters::default(),
         }
     }
 
@@ -41,7 +45,7 @@ impl Shared {
     /// Fills whole blocks from `offset` on, counts, and logs what fails.
     pub(crate) fn fill(&self, bytes: &mut [u8], offset: u64) -> Result<(), ReadError> {
         let wanted = bytes.len();
-        let result = match read_full(&*self.storage, bytes, offset) {
+        let result = match read_full(&*self.disk, bytes, offset) {
             Ok(got) if got == wanted => Ok(()),
             Ok(got) => Err(ReadError::Short {
                 end: offset + got as u64,
@@ -63,9 +67,9 @@ impl Shared {
     }
 }
 
-/// Refuses a disk that is shorter than the store.
-pub(crate) fn check_size(storage: &dyn Storage, geometry: Geometry) -> Result<(), OpenError> {
-    let has = storage.size_bytes();
+/// Refuses a disk that is shorter than the backing.
+pub(crate) fn check_size(disk: &dyn Disk, geometry: SegmentGeometry) -> Result<(), OpenError> {
+    let has = disk.size_bytes();
     let has = has.map_err(OpenError::io("find the size of"))?;
     let needs = geometry.size_bytes;
     if has < needs {

@@ -9,7 +9,7 @@ use uzram::{
 };
 
 use crate::policy::Policy;
-use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, of_hex};
+use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, from_hex};
 use crate::stat::Stat;
 use crate::zram;
 
@@ -139,7 +139,7 @@ fn set_algorithm(
         return device.set_secondary(priority, None);
     }
     let mut choice: Choice = algorithm.parse()?;
-    let bytes = of_hex(dictionary).ok_or_else(|| Error::Invalid {
+    let bytes = from_hex(dictionary).ok_or_else(|| Error::Invalid {
         what: "dictionary",
         given: "in this request".into(),
         accepted: "hexadecimal digits".into(),

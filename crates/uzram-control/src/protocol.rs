@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uzram::{
-    ClassStats, CompactReport, Kind, PromoteReport, RecompressReport, TrainReport, WritebackReport,
+    ClassStats, CompactReport, PageKind, PromoteReport, RecompressReport, TrainReport,
+    WritebackReport,
 };
 
 use crate::policy::Policy;
@@ -150,7 +151,7 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recompress {
     /// Any but `incompressible`.
-    pub kind: Kind,
+    pub kind: PageKind,
     /// Only with the secondary of this priority.
     pub priority: Option<usize>,
     /// Only objects of at least that many bytes.
@@ -165,7 +166,7 @@ pub struct Recompress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writeback {
     /// By what they are.
-    pub kind: Kind,
+    pub kind: PageKind,
     /// Only those with numbers in one of these ranges, the last not included; empty: all.
     pub pages: Vec<(u64, u64)>,
     /// That many pages at most; 0: all.
@@ -252,7 +253,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
 }
 
 /// The bytes that [`to_hex`] wrote; `None` for anything else.
-pub fn of_hex(text: &str) -> Option<Vec<u8>> {
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| (c as char).to_digit(16).map(|n| n as u8);
     let pair = |pair: &[u8]| match pair {
         [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
@@ -347,11 +348,11 @@ mod tests {
     #[test]
     fn hexadecimal_reads_back_and_nothing_else_does() {
         let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(of_hex(&to_hex(&bytes)), Some(bytes));
+        assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes));
         assert_eq!(to_hex(&[0x0A, 0xF0]), "0af0");
-        assert_eq!(of_hex(""), Some(Vec::new()));
+        assert_eq!(from_hex(""), Some(Vec::new()));
         for text in ["0", "0g", "123", "+1", "\u{e9}"] {
-            assert_eq!(of_hex(text), None, "{text}");
+            assert_eq!(from_hex(text), None, "{text}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
 use serde::{Deserialize, Serialize};
-use uzram::{BackingStats, CodecStats, Device, Stats};
+use uzram::{BackingInfo, CodecStats, Device, Stats};
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Stat {
     pub writeback_limit: Option<u64>,
     /// The backing, if there is one.
     #[serde(default)]
-    pub backing: Option<BackingStats>,
+    pub backing: Option<BackingInfo>,
     /// Whether the ages of pages' last accesses are kept.
     #[serde(default)]
     pub tracks_ages: bool,

@@ -1,7 +1,7 @@
-//! What a device can do besides serving requests, by who asks for it. Each is a borrow of the device and costs nothing.
+//! What a device does besides serving requests, by subject. Each type borrows the device and costs nothing.
 //!
-//! Their calls stand with their subjects: [`ZramApi`]'s in `idle`, `recompress`, `slots` and `backing`, [`JobsApi`]'s in
-//! `compact`, `train` and `agent`; [`SwapApi`]'s are here.
+//! The calls are defined beside their implementation: [`ZramApi`]'s in `idle`, `recompress`, `slots` and `backing`,
+//! [`JobsApi`]'s in `compact`, `train` and `agent`; [`SwapApi`]'s here.
 
 use std::time::Duration;
 
@@ -22,13 +22,14 @@ pub struct JobsApi<'a>(pub(crate) &'a Device);
 pub struct SwapApi<'a>(pub(crate) &'a Device);
 
 impl SwapApi<'_> {
-    /// What a device with a reserve ([`crate::Builder::reserve_bytes`]) has to have done all the time: brings memory into the
-    /// stock that requests take from, and gives back what is too much. Returns whether requests took any since the last
-    /// call: then call it again within some milliseconds, else when [`SwapApi::wait_for_demand`] returns. May wait for
-    /// the system to find memory, so no request may wait for the caller. Does nothing for other devices.
+    /// Refills the stock of a device with a reserve ([`crate::Builder::reserve_bytes`]), and gives back what exceeds
+    /// it. Does nothing for other devices. May block on reclaim, so never call it on a path that a request waits for.
     ///
-    /// `gate` is asked before each few pages whether the system has them to give; where it says no, the rest is left
-    /// for the next call, and `true` is returned.
+    /// Returns whether requests took memory since the last call. If so, call it again within some milliseconds,
+    /// otherwise when [`SwapApi::wait_for_demand`] returns.
+    ///
+    /// `gate` is asked before each batch of pages whether the system has them to give. Where it refuses, the rest is
+    /// left for the next call, and `true` is returned.
     pub fn maintain(self, gate: Gate<'_>) -> bool {
         let restocked = self.0.pool.restock(gate);
         let busy = restocked.taken > 0 || !restocked.whole;
@@ -43,7 +44,7 @@ impl SwapApi<'_> {
         busy
     }
 
-    /// Waits until a request finds its size of object out of stock, or for that long.
+    /// Waits until a request misses its size class in the stock, at most for `patience`.
     pub fn wait_for_demand(self, patience: Duration) {
         self.0.pool.wait_for_demand(patience);
     }

@@ -1,13 +1,13 @@
-//! Compaction of the device's memory: finds the slot of each object that the pool wants elsewhere and moves it there under
-//! the slot's lock. What to move, and where to, is the pool's business.
+//! Compaction of the device's memory: finds the slot of each object that the pool wants to move, and moves it under
+//! the slot's lock. The pool decides what moves, and where to.
 //!
-//! A call moves a limited number of bytes, so that whoever calls it in the background decides on the pace, and can stop
-//! between two calls. A request waits for it no longer than for one object to be copied, since it holds a slot's lock for
-//! as long as that; in a device at its memory limit, or for the memory of one span's tail to go back to the system.
+//! A call moves a limited number of bytes, so that the caller sets the pace and can stop between two calls. A request
+//! waits at most for one object to be copied under its slot's lock; at the memory limit also for one span's tail to
+//! be given back.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use uzram_pool::{Mover, Object, Place, current_cpu};
+use uzram_pool::{Destination, Mover, Object, current_cpu};
 
 use crate::apis::JobsApi;
 use crate::device::Device;
@@ -22,7 +22,7 @@ pub struct CompactReport {
     pub bytes_moved: u64,
     /// Pages that went back to the system.
     pub pages_freed: u64,
-    /// Whether it ended because nothing more is to be gained for now, and not because of the limit.
+    /// Whether nothing more is to be gained for now; `false`: the limit ended it.
     pub finished: bool,
 }
 
@@ -55,10 +55,10 @@ impl JobsApi<'_> {
 struct Slots<'a>(&'a Device);
 
 impl Mover for Slots<'_> {
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination> {
         let table = &self.0.table;
         let page = u64::from(owner);
-        // The arena's word alone is not worth a panic, or a page of the table.
+        // An owner that the arena made up must neither panic nor touch a page of the table.
         if page >= table.pages() || !table.is_touched(page) {
             return Err(to);
         }

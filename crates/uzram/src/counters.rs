@@ -275,14 +275,14 @@ impl Counters {
     pub(crate) fn add_to(&self, stats: &mut Stats) {
         self.add_counted(stats);
         stats.orig_data_size_bytes = self.sum(|shard| &shard.stored_pages) * PAGE_SIZE as u64;
-        let compressed: u64 = (0..CODECS).map(|index| self.of_codec(index).1).sum();
+        let compressed: u64 = (0..CODECS).map(|index| self.codec_totals(index).1).sum();
         let all = compressed + stats.huge_pages * PAGE_SIZE as u64;
         stats.compr_data_size_bytes = all.saturating_sub(stats.dup_data_size_bytes);
     }
 
     /// Objects of a codec and their bytes. Once no more are made, 0 objects are none: then the sets only fall, and
     /// what a look at one after the other adds up to is never less than what is left.
-    pub(crate) fn of_codec(&self, index: usize) -> (u64, u64) {
+    pub(crate) fn codec_totals(&self, index: usize) -> (u64, u64) {
         let objects = self.sum(|shard| &shard.codecs[index].objects);
         (objects, self.sum(|shard| &shard.codecs[index].bytes))
     }

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uzram_compress::Registry;
 use uzram_pool::{Pool, Region, current_cpu};
 
-use crate::agent::Policy;
+use crate::agent::AgentShared;
 use crate::apis::{JobsApi, SwapApi, ZramApi};
-use crate::backing::Backing;
+use crate::backing::BackingSlot;
 use crate::builder::{Builder, refused_swap};
 use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
@@ -18,7 +18,7 @@ use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::state;
 use crate::stream::{PerCpu, Stream};
-use crate::table::Table;
+use crate::table::SlotTable;
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
@@ -41,9 +41,9 @@ pub enum Zeroes {
 /// Requests on different pages run in parallel. Of two requests on one page each is atomic for that page, in
 /// some order; a request over several pages is not atomic as a whole, as on any disk.
 pub struct Device {
-    pub(crate) table: Table,
+    pub(crate) table: SlotTable,
     pub(crate) pool: Pool,
-    /// Each stream's encoder is of the primary codec; while that is being changed, of the one before.
+    /// Each stream's encoder is of the primary codec, or of the one before while that is being changed.
     pub(crate) streams: PerCpu<Stream>,
     pub(crate) codecs: Codecs,
     pub(crate) counters: Counters,
@@ -51,20 +51,20 @@ pub struct Device {
     pub(crate) discarded_bytes: AtomicU64,
     /// Memory of the streams' encoders.
     pub(crate) encoder_bytes: AtomicU64,
-    /// Where other algorithms are looked up.
+    /// Algorithms to choose from.
     pub(crate) registry: Registry,
     pub(crate) logical_block_size: u32,
     pub(crate) region: Arc<Region>,
     pub(crate) dedup: Dedup,
     pub(crate) ages: Ages,
-    /// The second, by the ages' clock, since which they are kept.
+    /// When tracking of ages began, in seconds of their clock.
     pub(crate) ages_since: AtomicU32,
-    pub(crate) backing: Backing,
-    /// Held by whoever recompresses, writes back or promotes, for some pages at a time.
+    pub(crate) backing: BackingSlot,
+    /// Serialises slices of recompression, writeback and promotion.
     pub(crate) post: Mutex<()>,
-    /// Held by whoever changes the size.
+    /// Serialises changes of the size.
     pub(crate) resizing: Mutex<()>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: AgentShared,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -91,7 +91,7 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
 }
 
 impl Device {
-    /// Starts the settings of a device of `size_bytes`, rounded up to whole pages.
+    /// Returns a builder for a device of `size_bytes`, rounded up to whole pages.
     pub fn builder(size_bytes: u64) -> Builder {
         Builder::new(size_bytes)
     }
@@ -120,7 +120,7 @@ impl Device {
         self.region.words(state::OFFSET, state::WORDS)
     }
 
-    /// How often this device's image was attached to by a new process.
+    /// How many processes attached to this device's image after the one that made it.
     pub fn attached_count(&self) -> u64 {
         self.state()[state::ATTACHED].load(Relaxed)
     }
@@ -135,7 +135,7 @@ impl Device {
         self.logical_block_size
     }
 
-    /// Name of the compression algorithm that is written with. [`Device::codecs`] knows all.
+    /// Name of the primary's algorithm. [`Device::codecs`] lists all codecs.
     pub fn algorithm(&self) -> &'static str {
         self.primary().algorithm.name()
     }
@@ -146,7 +146,7 @@ impl Device {
     }
 
     pub(crate) fn primary(&self) -> Arc<Codec> {
-        let primary = self.codecs.of_priority(0);
+        let primary = self.codecs.by_priority(0);
         primary
             .expect("a device has a primary codec from the first to the last")
             .1
@@ -196,8 +196,8 @@ impl Device {
         self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
         let mut stream = self.streams.get(cpu);
-        // With the stream: who makes the device smaller takes each stream once, and then no write is under way that
-        // found the old size.
+        // Under the stream: shrinking takes each stream once, after which no write is in flight that saw the old
+        // size.
         self.check_range(offset, buf.len() as u64)?;
         let now = self.ages.now();
         for part in parts(offset, buf.len() as u64) {
@@ -215,7 +215,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until no recompression, writeback or promotion is in the middle of its pages.
+    /// Waits for the current slice of recompression, writeback or promotion, and excludes the next.
     pub(crate) fn post_processing(&self) -> MutexGuard<'_, ()> {
         self.post.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -237,7 +237,7 @@ impl Device {
         let ends = [parts(offset, len).next(), last_part(offset, len)];
         let same = ends[0].map(|p| p.page) == ends[1].map(|p| p.page);
         for part in ends.into_iter().flatten().take(if same { 1 } else { 2 }) {
-            // A hole's part is zero already.
+            // A part of a hole is zero already.
             if part.len < PAGE_SIZE && (how == Zeroes::Allocate || self.holds_data(part.page)) {
                 let at = part.page * PAGE_SIZE as u64 + part.offset as u64;
                 self.write_at(&[0; PAGE_SIZE][..part.len], at)?;
@@ -281,7 +281,7 @@ impl Device {
     pub(crate) fn give_back(&self, freed: u64) {
         self.discarded_bytes.fetch_add(freed, Relaxed);
         if self.pool.has_stock() {
-            // A request asks the system for nothing: `maintain` does it.
+            // A request makes no system call: `maintain` gives the memory back.
             return;
         }
         self.pool.release_free_spans();
@@ -289,7 +289,7 @@ impl Device {
         self.drop_unused_codecs();
     }
 
-    /// Returns to the system what a job over many pages has freed, when it ends.
+    /// Gives back what a job over many pages freed, at its end.
     pub(crate) fn give_all_back(&self) {
         if !self.pool.has_stock() {
             self.discarded_bytes.store(0, Relaxed);
@@ -307,20 +307,20 @@ impl Device {
         }
     }
 
-    /// Brings everything into memory that a request may touch, except for objects.
+    /// Makes resident everything that a request may touch, except for objects.
     pub(crate) fn populate(&self) -> std::io::Result<()> {
         self.table.populate(0)?;
-        // Codecs' contexts have touched theirs when they were made.
+        // Codecs' contexts touched their memory when they were made.
         self.pool.populate_books()
     }
 
-    /// Makes everything acknowledged durable as far as the device can. Its memory is all there is, so there is
-    /// nothing to do yet; frontends call it all the same.
+    /// Makes acknowledged writes durable as far as the device can. Memory is all there is, so it does nothing;
+    /// frontends call it all the same.
     pub fn flush(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// The counters now. Waits for nobody, I/O included. Codecs that nobody needs any more are dropped first.
+    /// The counters now. Never waits, not even for I/O. Drops unused codecs first.
     pub fn stats(&self) -> Stats {
         self.drop_unused_codecs();
         let pool = self.pool.stats();
@@ -338,20 +338,20 @@ impl Device {
         stats
     }
 
-    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. What is stored stays. The limit
-    /// is part of the image.
+    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. Stored pages stay. Part of the
+    /// image.
     pub fn set_mem_limit_bytes(&self, bytes: u64) {
         self.state()[state::MEM_LIMIT].store(bytes, Relaxed);
         self.pool.set_limit_bytes(bytes);
     }
 
-    /// The size that the device can be given, in bytes.
+    /// The largest size that [`Device::resize`] accepts, in bytes.
     pub fn max_size_bytes(&self) -> u64 {
         self.table.capacity() * PAGE_SIZE as u64
     }
 
-    /// Gives the device another size, rounded up to whole pages. What is beyond the old end reads as zeros. A smaller
-    /// size is given only if nothing is stored beyond it. The size is part of the image.
+    /// Resizes the device, rounded up to whole pages. What is beyond the old end reads as zeros. Refuses a smaller
+    /// size while anything is stored beyond it. The size is part of the image.
     ///
     /// [`Error::Invalid`] for 0 or more than [`Device::max_size_bytes`], [`Error::TailInUse`], [`Error::Reserve`] where
     /// the system refuses memory to a swap device; nothing is changed then.
@@ -387,15 +387,15 @@ impl Device {
         Ok(())
     }
 
-    /// Makes the device smaller first, so that no more writes begin beyond the end; undoes it if one was faster than that.
+    /// Shrinks first, so that no new write begins beyond the end, and undoes it if a write came before.
     fn shrink(&self, old: u64, pages: u64) -> Result<(), Error> {
         self.check_tail(pages, old)?;
         self.table.set_pages(pages);
-        // A write holds its stream from before it looks at the size.
+        // A write takes its stream before it checks the size.
         self.streams.for_each(|_| {});
         self.check_tail(pages, old)
             .inspect_err(|_| self.table.set_pages(old))?;
-        // Same-filled with zeros may have been left by a request that found the old size: nothing is lost with it.
+        // A request that saw the old size may have left pages of zeros: nothing is lost with them.
         let page = PAGE_SIZE as u64;
         self.clear(pages * page, (old - pages) * page, Zeroes::Deallocate);
         Ok(())
@@ -412,8 +412,8 @@ impl Device {
         })
     }
 
-    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. Who
-    /// writes meanwhile may find the page written or empty afterwards.
+    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. A page
+    /// that is written meanwhile may survive or be dropped.
     pub fn reset(&self) {
         self.clear(0, self.size_bytes(), Zeroes::Deallocate);
         self.pool.trim();

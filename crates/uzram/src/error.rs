@@ -226,7 +226,7 @@ pub enum BackingError {
     #[error("it is neither a regular file nor a block device")]
     FileType,
     /// It holds something that may be somebody's.
-    #[error("the file holds something that is no uzram store: give an empty file, or a new name")]
+    #[error("the file holds something that is no uzram backing: give an empty file, or a new name")]
     Foreign,
     /// It is an empty file, and no size was given.
     #[error("the file is empty: say how large it is to be")]
@@ -234,7 +234,7 @@ pub enum BackingError {
     /// It is not there any more.
     #[error("it is gone")]
     Gone,
-    /// It holds no store, or not this device's.
+    /// It holds no backing, or not this device's.
     #[error(transparent)]
     Open(OpenError),
 }

@@ -1,12 +1,11 @@
-//! Which pages nobody uses: the idle mark, and access ages.
+//! Finds pages that nobody uses: the idle mark, and access ages.
 //!
 //! The mark is a bit of the slot's word. Marking is a walk; reading and writing clear it, which costs nothing, since
 //! both store the word anyway.
 //!
-//! Ages are kept only where somebody asked for it ([`ZramApi::track_ages`]): a second of the last access for each page,
-//! in memory of its own (4 bytes a page, of those parts of the table that are in use). A page that is read often has its
-//! second stored once a second, so that readers do not take each other's cache lines for it. Ages do not outlive the
-//! process: who attaches begins anew.
+//! Ages are kept only on request ([`ZramApi::track_ages`]): the second of each page's last access, in separate memory
+//! (4 bytes a page, for the parts of the table in use). A page that is read often stores its second once a second, so
+//! that readers do not bounce cache lines. Ages do not outlive the process; attaching starts them anew.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +20,7 @@ use crate::device::Device;
 use crate::layout::state;
 use crate::word::Content;
 
-/// The seconds of the last accesses.
+/// Seconds of the last accesses.
 pub(crate) struct Ages {
     on: AtomicBool,
     /// Seconds of the system's clock when this was made.
@@ -84,12 +83,12 @@ fn coarse_seconds() -> i64 {
 }
 
 impl<'a> ZramApi<'a> {
-    /// Begins to keep the age of each page's last access (zram's `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`), or ends it. Costs 4
-    /// bytes a page for the parts of the table that are in use. Pages that were not used since tracking began are as old
-    /// as that.
+    /// Starts or stops tracking the age of each page's last access (zram's `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`). Costs 4
+    /// bytes a page for the parts of the table in use. Pages without an access since tracking began are as old as
+    /// that.
     ///
-    /// The wish is part of the image, the ages are not. A policy that goes by age keeps them for as long as it is in force,
-    /// too.
+    /// The setting is part of the image, the ages are not. A policy that goes by age tracks them while it is in
+    /// force, too.
     ///
     /// [`Error::Reserve`] where the system refuses the memory that a swap device needs for it at once.
     pub fn track_ages(self, on: bool) -> Result<(), Error> {
@@ -97,7 +96,7 @@ impl<'a> ZramApi<'a> {
         self.keep_ages(on)
     }
 
-    /// As [`ZramApi::track_ages`], for as long as a policy wants it: what the caller wants stays.
+    /// Starts or stops tracking for a policy; the caller's own setting stays in force.
     pub(crate) fn keep_ages(self, on: bool) -> Result<(), Error> {
         let on = on || self.0.state()[state::AGES].load(Relaxed) == 1;
         if on && self.0.pool.has_stock() {
@@ -111,7 +110,7 @@ impl<'a> ZramApi<'a> {
         }
         if self.0.ages.on.swap(on, Relaxed) != on {
             let seconds = &self.0.ages.seconds;
-            // What was noted before a pause says nothing about the pause.
+            // What was recorded before a pause says nothing about the pause.
             seconds.release(0, seconds.len());
             self.0.ages_since.store(self.0.ages.clock(), Relaxed);
         }
@@ -132,7 +131,7 @@ impl<'a> ZramApi<'a> {
         Ok(self.mark_where(|page| age.admits(page)))
     }
 
-    /// As [`ZramApi::mark_idle`], and takes the mark from those that were used since, as zram's `idle` does with an age.
+    /// As [`ZramApi::mark_idle`], but also clears the mark of younger pages, as zram's `idle` does with an age.
     pub fn mark_idle_exactly(self, older_than: Duration) -> Result<u64, Error> {
         let age = self.min_age(Some(older_than))?;
         Ok(self.mark_where(|page| {
@@ -144,7 +143,7 @@ impl<'a> ZramApi<'a> {
         }))
     }
 
-    /// Pages that were not used for that long by now; all for `None`.
+    /// A filter for pages that were not used for that long; all for `None`.
     ///
     /// [`Error::NoAges`] for an age while ages are not kept.
     pub(crate) fn min_age(self, older_than: Option<Duration>) -> Result<MinAge<'a>, Error> {
@@ -159,7 +158,7 @@ impl<'a> ZramApi<'a> {
         })
     }
 
-    /// The pages that were used within so many seconds by now, as far as that was noted; none while ages are not kept.
+    /// A filter for pages with a recorded access within `age`; none while ages are not kept.
     pub(crate) fn used_within(self, age: Duration) -> impl Fn(u64) -> bool + 'a {
         let now = self.0.ages.now();
         move |page| {

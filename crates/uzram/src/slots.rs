@@ -1,4 +1,4 @@
-//! What each slot holds, as zram's `block_state` tells it.
+//! Lists slots, as zram's `block_state` does.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Slot {
     pub same: bool,
     /// On the backing.
     pub backed: bool,
-    /// Stored as it is.
+    /// Stored uncompressed.
     pub huge: bool,
     /// Marked idle.
     pub idle: bool,
@@ -31,7 +31,7 @@ impl<'a> ZramApi<'a> {
     /// The pages from `first` on that hold anything, in order. Takes no lock; each is as it was at some moment during the
     /// iteration.
     pub fn slots(self, first: u64) -> impl Iterator<Item = Slot> + 'a {
-        let of = |priority| self.0.codecs.of_priority(priority).map(|(index, _)| index);
+        let of = |priority| self.0.codecs.by_priority(priority).map(|(index, _)| index);
         let primary = of(0);
         let secondaries: Vec<u8> = (1..PRIORITIES)
             .filter_map(of)
@@ -68,7 +68,7 @@ impl<'a> ZramApi<'a> {
         self.0.pool.class_stats()
     }
 
-    /// Lets the maximum of memory used begin anew (zram's `mem_used_max`).
+    /// Resets the maximum of memory in use (zram's `mem_used_max`).
     pub fn reset_mem_used_max(self) {
         self.0.pool.reset_peak();
     }

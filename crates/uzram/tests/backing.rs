@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use common::{memfd, reopen};
 use rustix::io::Errno;
-use uzram::store::inject::{Fault, FaultyStorage, Rule};
-use uzram::store::{FileOptions, FileStorage};
-use uzram::{Choice, Device, Ended, Error, Kind, Recompress, Writeback, WritebackReport};
+use uzram::{Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport};
+use uzram_backing::inject::{Fault, FaultyDisk, Rule};
+use uzram_backing::{FileDisk, FileOptions};
 
 const SIZE: u64 = 64 << 20;
 const STORE: u64 = 16 << 20;
@@ -56,7 +56,7 @@ fn run(device: &Device, what: &Writeback) -> WritebackReport {
         .unwrap()
 }
 
-fn of_kind(kind: Kind) -> Writeback {
+fn of_kind(kind: PageKind) -> Writeback {
     Writeback {
         kind,
         ..Writeback::default()
@@ -78,15 +78,15 @@ fn plain() -> Device {
 }
 
 /// A device whose backing fails as it is told.
-fn with_faults() -> (Device, FaultyStorage, tempfile::TempDir) {
+fn with_faults() -> (Device, FaultyDisk, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let file = FileStorage::open(&path, FileOptions::default()).unwrap();
-    let faulty = FaultyStorage::new(Arc::new(file));
+    let file = FileDisk::open(&path, FileOptions::default()).unwrap();
+    let faulty = FaultyDisk::new(Arc::new(file));
     let device = plain();
     device
         .zram()
-        .attach_storage(&path, Arc::new(faulty.clone()), STORE)
+        .attach_disk(&path, Arc::new(faulty.clone()), STORE)
         .unwrap();
     (device, faulty, dir)
 }
@@ -110,7 +110,7 @@ fn pages_leave_memory_and_are_read_as_before() {
     );
     assert_eq!(after.backed_data_size_bytes, before.compr_data_size_bytes);
     let backing = device.zram().backing().unwrap();
-    assert_eq!(backing.store.live_objects, report.written);
+    assert_eq!(backing.stats.live_objects, report.written);
     check(&device, 2000);
     assert_eq!(device.stats().backed_reads, report.written);
     // Parts of pages, and pages anew.
@@ -124,7 +124,7 @@ fn pages_leave_memory_and_are_read_as_before() {
     device.discard(0, SIZE).unwrap();
     let stats = device.stats();
     assert_eq!((stats.backed_pages, stats.orig_data_size_bytes), (0, 0));
-    assert_eq!(device.zram().backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 0);
 }
 
 #[test]
@@ -133,13 +133,13 @@ fn kinds_ranges_and_limits_choose_the_pages() {
     fill(&device, 900);
     let huge = device.stats().huge_pages;
     assert!(huge >= 100);
-    assert_eq!(run(&device, &of_kind(Kind::Idle)).candidates, 0);
-    assert_eq!(run(&device, &of_kind(Kind::Huge)).written, huge);
+    assert_eq!(run(&device, &of_kind(PageKind::Idle)).candidates, 0);
+    assert_eq!(run(&device, &of_kind(PageKind::Huge)).written, huge);
     assert_eq!(device.stats().huge_pages, 0);
     device.zram().mark_idle(None).unwrap();
     let what = Writeback {
         pages: vec![10..20, 30..31],
-        ..of_kind(Kind::Idle)
+        ..of_kind(PageKind::Idle)
     };
     let in_memory = |n: &u64| !matches!(n % 9, 0 | 8);
     let expected = (10..20).chain(30..31).filter(in_memory).count() as u64;
@@ -201,7 +201,7 @@ fn pages_come_back_on_request_and_before_the_backing_goes() {
         .zram()
         .attach_backing(&dir.path().join("store"), None)
         .unwrap();
-    assert_eq!(other.zram().backing().unwrap().store.size_bytes, STORE);
+    assert_eq!(other.zram().backing().unwrap().stats.size_bytes, STORE);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_backing_is_checked_before_it_is_taken() {
     let somebodys = dir.path().join("letter.txt");
     std::fs::write(&somebodys, vec![b'a'; 4 << 20]).unwrap();
     let error = refused(&device, &somebodys, None);
-    assert!(error.contains("no uzram store"), "{error}");
+    assert!(error.contains("no uzram backing"), "{error}");
     assert_eq!(std::fs::read(&somebodys).unwrap(), vec![b'a'; 4 << 20]);
     let new = dir.path().join("new");
     let error = refused(&device, &new, None);
@@ -264,7 +264,7 @@ fn a_new_process_finds_what_is_on_the_backing() {
     let attach = || Device::builder(0).attach(reopen(&file));
     let device = attach().unwrap();
     assert_eq!(device.stats().backed_pages, stats.backed_pages);
-    assert_eq!(device.zram().backing().unwrap().store.live_objects, 300);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 300);
     check(&device, 600);
     // Gone, another's, or damaged: refused in words.
     drop(device);
@@ -279,7 +279,7 @@ fn a_new_process_finds_what_is_on_the_backing() {
     plain().zram().attach_backing(&store, Some(STORE)).unwrap();
     refused("another device");
     std::fs::write(&store, b"short").unwrap();
-    refused("no uzram store");
+    refused("no uzram backing");
     std::fs::rename(&aside, &store).unwrap();
     let device = attach().unwrap();
     check(&device, 600);
@@ -425,7 +425,7 @@ fn space_on_the_backing_is_used_again() {
                 .unwrap();
         }
     }
-    let written = device.zram().backing().unwrap().store.bytes_written;
+    let written = device.zram().backing().unwrap().stats.bytes_written;
     assert!(written > 6 * STORE, "{written}");
     let mut back = [0; 4096];
     for number in 0..count {
@@ -440,9 +440,9 @@ fn space_on_the_backing_is_used_again() {
         device.discard(number * 4096, 4096).unwrap();
     }
     run(&device, &Writeback::default());
-    let before = device.zram().backing().unwrap().store;
-    assert!(device.zram().tidy_backing(usize::MAX).unwrap() > 3);
-    let after = device.zram().backing().unwrap().store;
+    let before = device.zram().backing().unwrap().stats;
+    assert!(device.zram().compact_backing(usize::MAX).unwrap() > 3);
+    let after = device.zram().backing().unwrap().stats;
     assert!(
         after.free_segments > before.free_segments,
         "{before:?} {after:?}"
@@ -507,7 +507,7 @@ fn writers_readers_and_the_backing_at_once() {
                 .zram()
                 .recompress(&Recompress::default(), &mut go_on)
                 .unwrap();
-            device.zram().tidy_backing(4).unwrap();
+            device.zram().compact_backing(4).unwrap();
         }
     });
     let stats = device.stats();
@@ -516,7 +516,7 @@ fn writers_readers_and_the_backing_at_once() {
         "{stats:?}"
     );
     device.discard(0, SIZE).unwrap();
-    assert_eq!(device.zram().backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 0);
     assert_eq!(device.stats().compr_data_size_bytes, 0);
 }
 
@@ -556,7 +556,7 @@ fn a_backing_is_given_up_while_parts_of_pages_are_written() {
         ended.unwrap();
     });
     device.discard(0, SIZE).unwrap();
-    assert_eq!(device.zram().backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 0);
 }
 
 /// A page that is named twice is written back once. Found by the state machine (`tests/machine`, seed 1795571455250851): of a page

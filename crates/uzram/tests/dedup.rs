@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use proptest::prelude::*;
-use uzram::{Choice, Device, Error, Kind, PAGE_SIZE, Recompress, Stats, Writeback, Zeroes};
+use uzram::{Choice, Device, Error, PAGE_SIZE, PageKind, Recompress, Stats, Writeback, Zeroes};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -338,7 +338,7 @@ fn recompression_and_writeback_leave_what_is_shared() {
         .for_each(|page| device.discard(page * PAGE, PAGE).unwrap());
     assert_eq!(device.stats().dup_pages, 0);
     let all = Writeback {
-        kind: Kind::All,
+        kind: PageKind::All,
         ..Writeback::default()
     };
     let report = device.zram().writeback(&all, &mut go_on).unwrap();

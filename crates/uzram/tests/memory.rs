@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::{memfd, reopen};
-use uzram::{Choice, Device, Error, Kind, Recompress, RecompressReport, Training};
+use uzram::{Choice, Device, Error, PageKind, Recompress, RecompressReport, Training};
 
 const SIZE: u64 = 64 << 20;
 
@@ -56,7 +56,7 @@ fn with_zstd() -> uzram::Builder {
     Device::builder(SIZE).secondary(1, Choice::new("zstd").param("level", "6"))
 }
 
-fn of_kind(kind: Kind) -> Recompress {
+fn of_kind(kind: PageKind) -> Recompress {
     Recompress {
         kind,
         ..Recompress::default()
@@ -102,7 +102,7 @@ fn each_kind_applies_to_its_pages_only() {
     let device = with_zstd().build().unwrap();
     // lz4 finds nothing in 8 noisy words of 8; zstd neither.
     fill(&device, 100, |n| if n < 40 { 8 } else { 2 });
-    assert_eq!(run(&device, &of_kind(Kind::Idle)).candidates, 0);
+    assert_eq!(run(&device, &of_kind(PageKind::Idle)).candidates, 0);
     assert_eq!(device.zram().mark_idle(None).unwrap(), 100);
     // Read ones are not idle any more; written ones neither.
     let mut back = [0; 4096];
@@ -116,27 +116,27 @@ fn each_kind_applies_to_its_pages_only() {
             .unwrap()
             .candidates
     };
-    assert_eq!(candidates(Kind::All), 100);
-    assert_eq!(candidates(Kind::Idle), 97);
-    assert_eq!(candidates(Kind::Huge), 40);
-    assert_eq!(candidates(Kind::HugeIdle), 39);
-    assert_eq!(candidates(Kind::Incompressible), 0);
-    let report = run(&device, &of_kind(Kind::Huge));
+    assert_eq!(candidates(PageKind::All), 100);
+    assert_eq!(candidates(PageKind::Idle), 97);
+    assert_eq!(candidates(PageKind::Huge), 40);
+    assert_eq!(candidates(PageKind::HugeIdle), 39);
+    assert_eq!(candidates(PageKind::Incompressible), 0);
+    let report = run(&device, &of_kind(PageKind::Huge));
     assert_eq!(
         (report.tried, report.recompressed, report.incompressible),
         (40, 0, 40)
     );
     assert_eq!(
-        candidates(Kind::All),
+        candidates(PageKind::All),
         60,
         "the incompressible are not tried again"
     );
-    let report = run(&device, &of_kind(Kind::Idle));
+    let report = run(&device, &of_kind(PageKind::Idle));
     assert_eq!(report.recompressed, 58);
-    assert_eq!(candidates(Kind::Idle), 0, "who was tried is not idle");
+    assert_eq!(candidates(PageKind::Idle), 0, "who was tried is not idle");
     // Written anew, a page has its chance again.
     device.write_at(&page(0, 1, 8), 0).unwrap();
-    assert_eq!(candidates(Kind::Huge), 1);
+    assert_eq!(candidates(PageKind::Huge), 1);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn what_cannot_be_recompressed_is_refused_in_words() {
     assert!(refused(&device, &threshold).contains("fewer than"));
     assert!(
         "hugeidle"
-            .parse::<Kind>()
+            .parse::<PageKind>()
             .unwrap_err()
             .to_string()
             .contains("huge_idle")
@@ -273,7 +273,7 @@ fn recompression_among_writers_loses_nothing() {
             while !writers.iter().all(|writer| writer.is_finished()) {
                 run(device, &Recompress::default());
                 device.zram().mark_idle(None).unwrap();
-                run(device, &of_kind(Kind::Idle));
+                run(device, &of_kind(PageKind::Idle));
                 level = level % 9 + 1;
                 let choice = Choice::new("zstd").param("level", level.to_string());
                 device.set_secondary(1, Some(&choice)).unwrap();
@@ -319,7 +319,7 @@ fn marks_and_recompressed_pages_outlive_the_process() {
     assert_eq!(
         device
             .zram()
-            .recompressible(&of_kind(Kind::Idle))
+            .recompressible(&of_kind(PageKind::Idle))
             .unwrap()
             .candidates,
         50

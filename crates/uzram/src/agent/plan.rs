@@ -1,12 +1,12 @@
-//! The dry run: what each policy would do at this moment, and why, or why not. Looks only; takes about as long as going
-//! over the table a few times.
+//! The dry run: what each policy would do now, and why or why not. Read-only; takes about as long as a few walks over
+//! the table.
 
 use std::time::Duration;
 
 use super::jobs;
 use super::pressure::{Gauge, Pressure};
 use super::settings::PolicySettings;
-use super::teach::{Learning, state_of};
+use super::training::{Trainability, trainability};
 use crate::apis::JobsApi;
 use crate::word::Content;
 use crate::{PAGE_SIZE, Recompress, Writeback};
@@ -15,7 +15,7 @@ use crate::{PAGE_SIZE, Recompress, Writeback};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plan {
-    /// Whether memory is short, so that age does not matter.
+    /// Whether memory is short, so that ages are ignored.
     pub pressed: bool,
     /// How short memory is, in words.
     pub pressure: String,
@@ -31,9 +31,9 @@ pub struct Step {
     pub policy: String,
     /// Whether it would do something now.
     pub due: bool,
-    /// Pages that it is about.
+    /// Pages that it would process.
     pub pages: u64,
-    /// Bytes: of their objects; of compaction, those to be given back, by estimate.
+    /// Bytes of their objects; for compaction an estimate of what it gives back.
     pub bytes: u64,
     /// Why, or why not.
     pub why: String,
@@ -52,12 +52,12 @@ impl Step {
 }
 
 impl JobsApi<'_> {
-    /// What the policies of this device would do now. Does nothing.
+    /// What the device's policies would do now. Changes nothing.
     pub fn plan(self) -> Plan {
         self.plan_by(&self.policy())
     }
 
-    /// What other policies would do now. Does nothing.
+    /// What other policies would do now. Changes nothing.
     pub fn plan_by(self, settings: &PolicySettings) -> Plan {
         let gauge = Pressure::new().read(self.0, settings);
         let pressed = gauge.is_high();
@@ -79,16 +79,16 @@ impl JobsApi<'_> {
         if !settings.train {
             return no("off".into());
         }
-        match state_of(self.0) {
-            Learning::Impossible(why) => no(why),
-            Learning::Possible {
-                learnt: true,
+        match trainability(self.0) {
+            Trainability::Impossible(why) => no(why),
+            Trainability::Possible {
+                has_dictionary: true,
                 pages,
             } => no(format!(
                 "there is a dictionary; another is tried when the content of {pages} pages has changed much"
             )),
-            Learning::Possible {
-                learnt: false,
+            Trainability::Possible {
+                has_dictionary: false,
                 pages,
             } => Step {
                 policy: "train".into(),
@@ -170,7 +170,7 @@ impl JobsApi<'_> {
         }
     }
 
-    /// `found` are pages and bytes; `None`: nothing is known of ages.
+    /// `found` are pages and bytes; `None`: no ages are known yet.
     fn aged(self, policy: &str, age: Duration, pressed: bool, found: Option<(u64, u64)>) -> Step {
         let Some((pages, bytes)) = found else {
             return Step::not(

@@ -1,4 +1,4 @@
-//! The way back: objects that are on the backing are brought into memory again, as they are.
+//! Promotion: brings objects from the backing back into memory, unchanged.
 
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::apis::ZramApi;
 use crate::recompress::Pace;
 use crate::word::{Backed, Content, POST};
 
-/// Objects between two looks at what the caller wants.
+/// Objects between two calls of the caller's pace.
 const SLICE: u64 = 64;
 
-/// What came back.
+/// What a promotion did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
@@ -49,7 +49,7 @@ impl<'a> ZramApi<'a> {
         self.promote_where(pages.unwrap_or(0..u64::MAX), |_| true, pace)
     }
 
-    /// As [`ZramApi::promote`], those that `wanted` chooses.
+    /// As [`ZramApi::promote`], for the pages that `wanted` chooses.
     pub(crate) fn promote_where(
         self,
         pages: Range<u64>,
@@ -79,7 +79,7 @@ impl<'a> ZramApi<'a> {
         Ok(report)
     }
 
-    /// As [`ZramApi::promote`], by whoever has the right to post-processing.
+    /// As [`ZramApi::promote`], by the holder of the `post` lock.
     pub(super) fn promote_alone(self, pages: Range<u64>) -> Result<PromoteReport, Error> {
         let attached = self.0.attached()?;
         let mut report = PromoteReport::default();
@@ -134,11 +134,11 @@ impl<'a> ZramApi<'a> {
         backed: Backed,
         buffer: &mut ReadBuffer,
     ) -> Result<bool, Error> {
-        // The mark says whether the table can have come to name the place for something else.
+        // While the mark is set, the slot names the same object.
         let still = || self.0.table.peek_flags(page).1 & POST != 0;
         let (location, len) = (location(backed, page)?, usize::from(backed.len));
         let read = attached
-            .store
+            .backing
             .read_while(location, len, page as u32, buffer, still);
         let bytes = match read {
             Ok(bytes) => bytes,

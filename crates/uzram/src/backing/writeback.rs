@@ -1,35 +1,35 @@
-//! Writeback: objects that nobody needs in memory go to the backing, packed as they are.
+//! Writeback: moves objects from memory to the backing, packed and unchanged.
 //!
-//! A slice at a time: some hundred slots are marked, their objects copied into the store's buffers, the buffers written,
-//! and what reached the disk is published. Requests go on meanwhile; a page that is written in between stays as it was
-//! written. What did not reach the disk, by an error or because the disk does not answer, stays in memory.
+//! A slice marks some hundred slots, copies their objects into buffers, writes the buffers, and publishes what
+//! reached the disk. A page that a request writes meanwhile stays as written. What the disk refuses or does not
+//! answer for stays in memory.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use uzram_backing::{StoreError, Writer, Written};
+use uzram_backing::{PushError, Writer, Written};
 use uzram_pool::current_cpu;
 
-use super::{Attached, tidy};
+use super::{Attached, compact};
 use crate::apis::ZramApi;
 use crate::device::Device;
 use crate::idle::MinAge;
 use crate::layout::state;
-use crate::recompress::{Kind, Pace};
+use crate::recompress::{Pace, PageKind};
 use crate::{Error, PAGE_SIZE};
 
-/// Objects between two looks at what the caller wants: about 1 MiB.
+/// Objects between two calls of the caller's pace: about 1 MiB.
 const SLICE: u64 = 512;
-/// Slots looked at between them.
+/// Slots visited between two calls.
 const LOOKS: usize = 1 << 14;
 
 /// What to write back.
 #[derive(Debug, Clone)]
 pub struct Writeback {
     /// Which pages. Default: all that have an object in memory.
-    pub kind: Kind,
+    pub kind: PageKind,
     /// Only pages with these numbers, in this order or another; empty: all.
     pub pages: Vec<Range<u64>>,
     /// Pages at most; 0: all.
@@ -43,7 +43,7 @@ pub struct Writeback {
 impl Default for Writeback {
     fn default() -> Writeback {
         Writeback {
-            kind: Kind::All,
+            kind: PageKind::All,
             pages: Vec::new(),
             max_pages: 0,
             older_than: None,
@@ -53,8 +53,8 @@ impl Default for Writeback {
 }
 
 impl Writeback {
-    /// The slots that it may apply to, each once. Twice in a slice would be an error: a page that is written between the two
-    /// is marked anew, and what was copied the first time would be taken for what it holds.
+    /// The slots in question, each once. A slot twice in a slice would be an error: a page that is written in between
+    /// would be marked anew, and the first copy taken for its content.
     fn slots<'a>(&'a self, device: &'a Device) -> impl Iterator<Item = u64> + 'a {
         let all = self.pages.is_empty().then_some(0..u64::MAX);
         let mut ranges: Vec<Range<u64>> = self.pages.iter().cloned().chain(all).collect();
@@ -104,7 +104,7 @@ pub struct WritebackReport {
     pub ended: Option<Ended>,
 }
 
-/// `full`, `limit`, `failing`, or nothing where it did not end early: scripts compare that text.
+/// `full`, `limit`, `failing`, or an empty text where it did not end early: scripts compare that.
 #[cfg(feature = "serde")]
 mod ended_or_empty {
     use serde::de::IntoDeserializer;
@@ -137,9 +137,8 @@ impl ZramApi<'_> {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::NoBacking`] if there is none, [`Error::NoAges`] for an age while ages are not kept. Errors of the disk are
-    /// no error of the call: they are in the report
-    /// and the counters, and the pages are where they were.
+    /// [`Error::NoBacking`] if there is none, [`Error::NoAges`] for an age while ages are not kept. Errors of the
+    /// disk are no error of the call: the report and the counters have them, and the pages stay in memory.
     pub fn writeback(self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
         let attached = self.0.attached()?;
         let age = self.min_age(what.older_than)?;
@@ -196,7 +195,7 @@ impl ZramApi<'_> {
         self.0.state()[state::WRITEBACK_LIMIT].store(word, Relaxed);
     }
 
-    /// Takes one page off the limit; `false` if it is used up.
+    /// Takes one page from the limit; `false` if it is used up.
     fn take_from_limit(self) -> bool {
         let limit = &self.0.state()[state::WRITEBACK_LIMIT];
         let taken = limit.fetch_update(Relaxed, Relaxed, |word| match word {
@@ -240,8 +239,10 @@ impl ZramApi<'_> {
             let writers = &mut *writers;
             match slice.put(page, what.kind, &mut writers.objects) {
                 ControlFlow::Continue(()) => {}
-                ControlFlow::Break(Ended::Full) if tidy::make_room(self.0, attached, writers) => {
-                    // Once more; if that fails too, this page is left for the next time.
+                ControlFlow::Break(Ended::Full)
+                    if compact::make_room(self.0, attached, writers) =>
+                {
+                    // A second try; if it fails, too, the page is left for the next time.
                     let _ = slice.put(page, what.kind, &mut writers.objects);
                 }
                 ControlFlow::Break(ended) => slice.report.ended = Some(ended),
@@ -257,7 +258,7 @@ impl ZramApi<'_> {
 /// A slice of a job.
 struct Slice<'a> {
     device: &'a Device,
-    /// What had come of the job before this slice.
+    /// The report before this slice.
     before: WritebackReport,
     report: &'a mut WritebackReport,
     patience: Duration,
@@ -265,7 +266,7 @@ struct Slice<'a> {
 
 impl Slice<'_> {
     /// Marks a page and gives its object to the writer.
-    fn put(&mut self, page: u64, kind: Kind, writer: &mut Writer) -> ControlFlow<Ended> {
+    fn put(&mut self, page: u64, kind: PageKind, writer: &mut Writer) -> ControlFlow<Ended> {
         let device = self.device;
         if !device.zram().take_from_limit() {
             return ControlFlow::Break(Ended::Limit);
@@ -277,7 +278,7 @@ impl Slice<'_> {
             return ControlFlow::Continue(());
         };
         let mut pushed = writer.push(page as u32, &bytes[..len]);
-        if let Err(StoreError::Busy { .. }) = pushed {
+        if let Err(PushError::Busy { .. }) = pushed {
             let before = writer.in_flight();
             let after = writer.wait_one(self.patience, |written| self.written(written));
             if before > 0 && after == before {
@@ -295,20 +296,20 @@ impl Slice<'_> {
                 device.table.end_post(page, 0);
                 device.zram().give_to_limit();
                 ControlFlow::Break(match error {
-                    StoreError::Full => Ended::Full,
+                    PushError::Full => Ended::Full,
                     _ => Ended::Failing,
                 })
             }
         }
     }
 
-    /// Writes what is in the buffer, and waits for all of it.
+    /// Submits the buffer, and waits for all writes.
     fn finish(&mut self, writer: &mut Writer) {
         writer.submit();
         if writer.wait(self.patience, |written| self.written(written)) > 0 {
             writer.abandon(|written| self.written(written));
         }
-        // A disk that takes nothing of a whole slice is not asked for more.
+        // A disk that took nothing of a whole slice is not asked again.
         if self.report.failed > self.before.failed && self.report.written == self.before.written {
             self.report.ended = Some(Ended::Failing);
         }

@@ -1,10 +1,10 @@
-//! Training a dictionary on what a device holds, off the way of requests: sample pages, train on one half of them,
-//! judge on the other, adopt if it pays.
+//! Trains a dictionary on a device's pages, off the request path: samples pages, trains on one half, evaluates on the
+//! other, adopts it if it pays.
 //!
-//! `sample` reads the pages, `judge` compares. Nothing here is locked while it works, so requests only share the
-//! processor with it; memory is bounded by the number of samples.
+//! `sample` reads the pages, `compare` evaluates. No lock is held meanwhile, so requests only share the processor
+//! with it. The number of samples bounds its memory.
 
-mod judge;
+mod compare;
 mod sample;
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use uzram_compress::dictionary;
 
-pub use judge::pays;
+pub use compare::pays;
 
 use crate::apis::JobsApi;
 use crate::codec::{Codec, PRIORITIES};
@@ -21,8 +21,8 @@ use crate::{Error, PAGE_SIZE};
 /// Most pages that are sampled, 64 MiB.
 const MAX_PAGES: usize = 16 << 10;
 
-/// Whether a change pays that makes stored bytes the first and compression speed the second number times what they
-/// were: why, or why not.
+/// Decides whether a change of codec pays, from the ratio of stored bytes and that of compression speed. Says why, or
+/// why not.
 pub type Rule = fn(f64, f64) -> Result<String, String>;
 
 /// How to train.
@@ -73,7 +73,7 @@ pub struct TrainReport {
     pub speed_ratio: f64,
     /// Length of the dictionary.
     pub dictionary_bytes: usize,
-    /// Memory that it costs: dictionary, what is made of it, contexts of readers.
+    /// Its cost in memory: dictionary, digests of it, contexts of readers.
     pub memory_cost_bytes: u64,
     /// Whether the device compresses with it now.
     pub adopted: bool,
@@ -82,13 +82,13 @@ pub struct TrainReport {
 }
 
 impl JobsApi<'_> {
-    /// Trains a dictionary for the algorithm in use, or a secondary, on pages that the device holds, and compresses with it from now on
-    /// if it pays ([`Training::rule`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
-    /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
-    /// request waits for.
+    /// Trains a dictionary for the primary or a secondary on pages of the device, and adopts it if it pays
+    /// ([`Training::rule`]). Objects keep their codec until they are rewritten. A dictionary in use already is
+    /// compared in the same way, and replaced. Takes some seconds; belongs in a thread that no request waits for.
     ///
-    /// [`Error::Invalid`] where there is no algorithm of that priority, [`Error::NoDictionary`] where it takes none; [`Error::Compress`] where there are too few pages,
-    /// they have nothing in common, or the length is out of range; else as [`Device::set_algorithm`].
+    /// [`Error::Invalid`] where there is no algorithm of that priority, [`Error::NoDictionary`] where it takes none.
+    /// [`Error::Compress`] where the pages are too few or have nothing in common, or the length is out of range. Else
+    /// as [`Device::set_algorithm`].
     pub fn train(self, training: &Training) -> Result<TrainReport, Error> {
         let current = self.codec_to_train(training.priority)?;
         let spec = current
@@ -105,7 +105,7 @@ impl JobsApi<'_> {
         let bytes = dictionary::train(spec, level, &samples, training.dictionary_bytes)?;
         let dictionary_bytes = bytes.len();
         let candidate = current.with_dictionary(Arc::from(bytes))?;
-        let verdict = judge::compare(&current, &candidate, &judged)?;
+        let verdict = compare::compare(&current, &candidate, &judged)?;
         let memory_cost_bytes = self.cost(&candidate)?;
         let plain = (judged.len() * PAGE_SIZE) as f64;
         let mut report = TrainReport {
@@ -137,7 +137,7 @@ impl JobsApi<'_> {
     }
 
     fn codec_to_train(self, priority: usize) -> Result<Arc<Codec>, Error> {
-        let codec = (priority < PRIORITIES).then(|| self.0.codecs.of_priority(priority));
+        let codec = (priority < PRIORITIES).then(|| self.0.codecs.by_priority(priority));
         let missing = || Error::Invalid {
             what: "training for priority",
             given: priority.to_string(),

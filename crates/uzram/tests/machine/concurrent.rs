@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use operator::Operator;
 use owner::Owner;
-use uzram::store::inject::FaultyStorage;
 use uzram::{Device, Error, Writeback};
+use uzram_backing::inject::FaultyDisk;
 
 use crate::ledger::Ledger;
 use crate::model::{Totals, Wrong, page_of, panic_text};
@@ -96,7 +96,7 @@ pub(crate) struct World<'a> {
     pub(crate) ledger: &'a Ledger,
     /// Where the backing is.
     pub(crate) store: &'a std::path::Path,
-    pub(crate) faults: Mutex<Option<FaultyStorage>>,
+    pub(crate) faults: Mutex<Option<FaultyDisk>>,
     pub(crate) runs: u64,
     pub(crate) seed: u64,
     /// Where what is wrong is written to at once, for a process that may be killed before it can say more.
@@ -115,7 +115,7 @@ impl<'a> World<'a> {
         device: &'a Device,
         ledger: &'a Ledger,
         store: &'a std::path::Path,
-        faults: Option<FaultyStorage>,
+        faults: Option<FaultyDisk>,
         seed: u64,
     ) -> World<'a> {
         World {
@@ -235,7 +235,7 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
         device
             .zram()
             .backing()
-            .map_or(0, |backing| backing.store.live_objects)
+            .map_or(0, |backing| backing.stats.live_objects)
     };
     check(
         live() == device.stats().backed_pages,

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use uzram::store::inject::{Fault, Rule};
-use uzram::{Error, Kind, PAGE_SIZE, Stats, Writeback, Zeroes};
+use uzram::{Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
+use uzram_backing::inject::{Fault, Rule};
 
 use crate::op::{FaultKind, Op};
 use crate::subject::{PAGE, Setup, Subject};
@@ -195,7 +195,7 @@ impl Model {
         if end > at {
             self.stored[pages.start as usize..pages.end as usize].fill(true);
             // What was just written is neither idle nor incompressible.
-            for kind in [Kind::Idle, Kind::Incompressible] {
+            for kind in [PageKind::Idle, PageKind::Incompressible] {
                 let what = Writeback {
                     kind,
                     pages: vec![pages.clone()],

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use uzram::store::inject::Fault;
-use uzram::{Choice, Kind, PAGE_SIZE, Recompress, Writeback, Zeroes};
+use uzram::{Choice, PAGE_SIZE, PageKind, Recompress, Writeback, Zeroes};
+use uzram_backing::inject::Fault;
 
 use crate::random::{Fill, Random};
 
@@ -178,8 +178,8 @@ impl Maker {
         first..first + self.random.within(1, self.pages / 2)
     }
 
-    fn kind(&mut self) -> Kind {
-        use Kind::{All, Huge, HugeIdle, Idle, Incompressible};
+    fn kind(&mut self) -> PageKind {
+        use PageKind::{All, Huge, HugeIdle, Idle, Incompressible};
         *self
             .random
             .pick(&[All, All, All, Idle, Huge, HugeIdle, Incompressible])

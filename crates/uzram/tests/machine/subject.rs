@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
-use uzram::store::inject::FaultyStorage;
-use uzram::store::{FileOptions, FileStorage};
 use uzram::{
     CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, Training,
     WritebackReport,
 };
+use uzram_backing::inject::FaultyDisk;
+use uzram_backing::{FileDisk, FileOptions};
 
 use crate::op::{Memory, choice};
 use crate::random::Random;
@@ -69,7 +69,7 @@ pub(crate) struct Subject {
     streams: usize,
     directory: tempfile::TempDir,
     /// The storage that the device has now, if it was attached by this process.
-    faults: Mutex<Option<FaultyStorage>>,
+    faults: Mutex<Option<FaultyDisk>>,
 }
 
 /// What an operation said it has done.
@@ -165,7 +165,7 @@ impl Subject {
     }
 
     /// The faults of the backing, if it can have any now.
-    pub(crate) fn faults(&self) -> Option<FaultyStorage> {
+    pub(crate) fn faults(&self) -> Option<FaultyDisk> {
         self.faults
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -222,12 +222,12 @@ pub(crate) fn attach_backing(
     device: &Device,
     path: &std::path::Path,
     segments: u64,
-) -> Result<FaultyStorage, Error> {
-    let file = FileStorage::open(path, FileOptions::default()).expect("the backing file");
-    let storage = FaultyStorage::new(Arc::new(file));
+) -> Result<FaultyDisk, Error> {
+    let file = FileDisk::open(path, FileOptions::default()).expect("the backing file");
+    let storage = FaultyDisk::new(Arc::new(file));
     device
         .zram()
-        .attach_storage(path, Arc::new(storage.clone()), segments * SEGMENT)?;
+        .attach_disk(path, Arc::new(storage.clone()), segments * SEGMENT)?;
     Ok(storage)
 }
 
@@ -252,7 +252,7 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
         Memory::Promote { pages, slices } => {
             Report::Promoted(device.zram().promote(pages.clone(), &mut pace(*slices))?)
         }
-        Memory::Tidy(most) => Report::Emptied(device.zram().tidy_backing(*most)?),
+        Memory::Tidy(most) => Report::Emptied(device.zram().compact_backing(*most)?),
         Memory::Attach { .. } => Report::Nothing,
         Memory::Detach => Report::Promoted(device.zram().detach_backing()?),
         Memory::Compact(bytes) => Report::Compacted(device.jobs().compact(*bytes)),

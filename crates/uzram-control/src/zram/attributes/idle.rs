@@ -1,6 +1,6 @@
 //! What nobody uses: the idle mark, and recompression.
 
-use uzram::Kind;
+use uzram::PageKind;
 
 use crate::protocol::{Recompress, Request, Response};
 use crate::zram::device::ask;
@@ -54,16 +54,16 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
 };
 
 fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
-    let (mut kind, mut algo, mut priority) = (Kind::All, None, 1);
+    let (mut kind, mut algo, mut priority) = (PageKind::All, None, 1);
     let (mut threshold, mut max_pages) = (0, 0);
     for arg in Args::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
             b"type" => {
                 kind = match value {
-                    b"idle" => Kind::Idle,
-                    b"huge" => Kind::Huge,
-                    b"huge_idle" => Kind::HugeIdle,
+                    b"idle" => PageKind::Idle,
+                    b"huge" => PageKind::Huge,
+                    b"huge_idle" => PageKind::HugeIdle,
                     _ => kind,
                 }
             }

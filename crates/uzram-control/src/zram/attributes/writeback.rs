@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{OFlags, SeekFrom, seek};
-use uzram::{Ended, Kind};
+use uzram::{Ended, PageKind};
 
 use crate::protocol::{Request, Response, Writeback};
 use crate::zram::config::Backing;
@@ -168,14 +168,14 @@ pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
 #[derive(Debug, PartialEq, Eq)]
 struct Selected {
     ranges: Vec<(u64, u64)>,
-    kind: Option<Kind>,
+    kind: Option<PageKind>,
 }
 
-fn kind(text: &[u8]) -> Result<Kind, Errno> {
+fn kind(text: &[u8]) -> Result<PageKind, Errno> {
     let text = std::str::from_utf8(text).map_err(|_| Errno::INVAL)?;
     match text.parse() {
         // zram has no word for all pages.
-        Ok(Kind::All) | Err(_) => Err(Errno::INVAL),
+        Ok(PageKind::All) | Err(_) => Err(Errno::INVAL),
         Ok(kind) => Ok(kind),
     }
 }
@@ -227,7 +227,7 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         }
         let selected = select(text, now.disksize / PAGE)?;
         if !selected.ranges.is_empty() {
-            write(live, Kind::All, selected.ranges)?;
+            write(live, PageKind::All, selected.ranges)?;
         }
         selected
             .kind
@@ -235,7 +235,7 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     })
 }
 
-fn write(live: &dyn Live, kind: Kind, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
+fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
     let request = Request::Writeback(Writeback {
         kind,
         pages,
@@ -382,15 +382,21 @@ mod tests {
             Ok(Selected { ranges, kind })
         };
         for (text, expected) in [
-            ("idle", of(&[], Some(Kind::Idle))),
-            ("huge_idle\n", of(&[], Some(Kind::HugeIdle))),
-            ("type=incompressible", of(&[], Some(Kind::Incompressible))),
-            ("type=huge type=nonsense", of(&[], Some(Kind::Huge))),
+            ("idle", of(&[], Some(PageKind::Idle))),
+            ("huge_idle\n", of(&[], Some(PageKind::HugeIdle))),
+            (
+                "type=incompressible",
+                of(&[], Some(PageKind::Incompressible)),
+            ),
+            ("type=huge type=nonsense", of(&[], Some(PageKind::Huge))),
             (
                 "page_index=3 page_indexes=5-9",
                 of(&[(3, 4), (5, 10)], None),
             ),
-            ("page_index=3 idle rest", of(&[(3, 4)], Some(Kind::Idle))),
+            (
+                "page_index=3 idle rest",
+                of(&[(3, 4)], Some(PageKind::Idle)),
+            ),
             ("unknown=1", of(&[], None)),
             (" \n", of(&[], None)),
             ("all", Err(Errno::INVAL)),

@@ -4,8 +4,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use uzram::store::inject::{Fault, FaultyStorage, Rule};
 use uzram::{Corruption, Error, PAGE_SIZE, Writeback};
+use uzram_backing::inject::{Fault, FaultyDisk, Rule};
 
 use super::{RUN, World};
 use crate::model::{Wrong, page_of};
@@ -136,7 +136,7 @@ impl<'a> Operator<'a> {
         self.world.count(what, by);
     }
 
-    fn storage(&self) -> Option<FaultyStorage> {
+    fn storage(&self) -> Option<FaultyDisk> {
         self.world
             .faults
             .lock()

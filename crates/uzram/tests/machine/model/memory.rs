@@ -1,6 +1,6 @@
 //! What is done to memory, and what it says it has done: the counters have changed by exactly that.
 
-use uzram::{Ended, Error, Kind, Stats, Writeback, WritebackReport};
+use uzram::{Ended, Error, PageKind, Stats, Writeback, WritebackReport};
 
 use super::{Model, Wrong};
 use crate::op::Memory;
@@ -174,7 +174,7 @@ impl Model {
             };
             self.subject.device().zram().writable_back(&what).candidates
         };
-        let (idle, all) = (of(Kind::Idle), of(Kind::All));
+        let (idle, all) = (of(PageKind::Idle), of(PageKind::All));
         let right = marked <= idle && (marked == all || !all_of_them);
         ensure!(right, "{marked} marked, {idle} of {all} idle");
         Ok(())

@@ -1,58 +1,59 @@
-//! A store: made, read from, freed from. Opening one is `restore.rs`, writing `writer.rs`, moving `compact.rs`.
+//! A backing: creates it, reads and frees objects. `restore.rs` opens one, `writer.rs` writes, `compact.rs` moves.
 
 use std::sync::Arc;
 
 use crate::BLOCK;
 use crate::buffer::{Buffer, ReadBuffer};
 use crate::compact::{Hold, Victim, victims};
-use crate::counters::{StoreStats, count, worth_a_line};
+use crate::counters::{BackingStats, count, worth_a_line};
+use crate::disk::{Disk, write_now};
 use crate::error::{OpenError, ReadError};
-use crate::format::{Entry, Geometry, Location, StoreHeader, entry_bytes, read_entry};
-use crate::shared::{Shared, check_size};
-use crate::storage::{Storage, write_now};
+use crate::format::{
+    BackingHeader, Location, ParsedEntry, SegmentGeometry, entry_bytes, read_entry,
+};
+use crate::shared::{BackingShared, check_size};
 use crate::writer::{Purpose, Writer};
 
-/// A store of objects on a backing. A clone is the same store.
+/// Objects packed on a disk. A clone is the same backing.
 #[derive(Clone)]
-pub struct Store {
-    pub(crate) shared: Arc<Shared>,
+pub struct Backing {
+    pub(crate) shared: Arc<BackingShared>,
 }
 
-impl Store {
-    /// Makes a new store in the first `size_bytes` (1 MiB to 4 TiB, rounded down to blocks) of the backing. What was there
-    /// is lost. `id` should be random; whoever opens the store again must know it.
+impl Backing {
+    /// Makes a new backing of the first `size_bytes` (1 MiB to 4 TiB, rounded down to blocks) of the disk. What was there
+    /// is lost. `id` should be random; whoever opens the backing again must know it.
     ///
-    /// Errors: the size is outside of that; the backing is, and cannot be made, that large; it cannot be written.
+    /// Errors: the size is outside of that; the disk is smaller and cannot be made that large; it cannot be written.
     pub fn create(
-        storage: Arc<dyn Storage>,
+        disk: Arc<dyn Disk>,
         size_bytes: u64,
         id: [u8; 16],
-    ) -> Result<Store, OpenError> {
-        let geometry = Geometry::new(size_bytes)?;
-        storage
-            .reserve(geometry.size_bytes)
+    ) -> Result<Backing, OpenError> {
+        let geometry = SegmentGeometry::new(size_bytes)?;
+        disk.reserve(geometry.size_bytes)
             .map_err(OpenError::io("reserve space in"))?;
-        check_size(&*storage, geometry)?;
+        check_size(&*disk, geometry)?;
         let mut block = Buffer::new(1);
-        let header = StoreHeader::new(geometry.size_bytes, id);
+        let header = BackingHeader::new(geometry.size_bytes, id);
         zerocopy::IntoBytes::write_to_prefix(&header, block.bytes_mut())
             .expect("the header is smaller than a block");
-        write_now(&*storage, block, 0).map_err(OpenError::io("write to"))?;
-        let shared = Arc::new(Shared::new(storage, geometry, id));
-        Ok(Store { shared })
+        write_now(&*disk, block, 0).map_err(OpenError::io("write to"))?;
+        let shared = Arc::new(BackingShared::new(disk, geometry, id));
+        Ok(Backing { shared })
     }
 
-    /// A writer with up to `depth` (1 to 64) writes in flight, each with a buffer of 256 KiB. A writer appends to a
-    /// segment of its own, so several of them cost as many segments half full.
+    /// A writer with up to `depth` (1 to 64) writes in flight, each with a buffer of 256 KiB. Each writer has an open
+    /// segment of its own, which is half full on average.
     ///
-    /// Errors: the kernel or the machine has no resources for it.
+    /// Errors: the system lacks resources.
     pub fn writer(&self, depth: usize, purpose: Purpose) -> std::io::Result<Writer> {
         Writer::new(self.shared.clone(), depth.clamp(1, 64), purpose)
     }
 
-    /// Reads the object of `len` bytes that `owner` has at `location`, checked, and says where in `buffer` it is.
+    /// Reads and checks the object of `len` bytes that `owner` has at `location`. Returns its bytes in `buffer`.
     ///
-    /// The caller must be the only one who may free it, or have a [`Hold`] on it: otherwise [`Store::read_while`].
+    /// The caller must be the only one who may free it, or have a [`Hold`] on it: otherwise [`Backing::read_while`].
     pub fn read<'b>(
         &self,
         location: Location,
@@ -63,11 +64,12 @@ impl Store {
         self.read_while(location, len, owner, buffer, || true)
     }
 
-    /// As [`Store::read`], when the object may be freed meanwhile: `still` says whether the caller's table names this
-    /// location yet, and is asked after the bytes have come. [`ReadError::Moved`]: it does not, look the object up again.
+    /// As [`Backing::read`], for an object that may be freed meanwhile. `still` is asked after the read whether the
+    /// caller's table still names this location; if not, the result is [`ReadError::Moved`]: look the object up
+    /// again.
     ///
-    /// A wrong checksum is believed, counted and logged only when a second read finds it too, since the first one may
-    /// have met the space while it was freed, written anew and named again.
+    /// A wrong checksum is believed, counted and logged only if a second read confirms it: the first may have raced
+    /// with a free, a new write and a new name.
     pub fn read_while<'b>(
         &self,
         location: Location,
@@ -116,47 +118,50 @@ impl Store {
         let bytes = &mut buffer.0.bytes_mut()[..blocks];
         self.shared.fill(bytes, location.offset() - from as u64)?;
         match read_entry(self.shared.seed, location, &bytes[from..]) {
-            Entry::Whole { owner: o, len: l } if (o, l) == (owner, len) => {
+            ParsedEntry::Whole { owner: o, len: l } if (o, l) == (owner, len) => {
                 Ok(from + crate::format::ENTRY_HEADER)
             }
-            Entry::Damaged { owner: o, len: l } if (o, l) == (owner, len) => {
+            ParsedEntry::Damaged { owner: o, len: l } if (o, l) == (owner, len) => {
                 Err(ReadError::Checksum)
             }
             _ => Err(ReadError::Header),
         }
     }
 
-    /// Gives up an object. Its location means nothing from now on. No system call, no lock.
+    /// Frees an object. Its location is invalid from now on. No system call, no lock.
     pub fn free(&self, location: Location, len: usize) {
         if self.shared.segments.geometry.contains(location, len) {
             self.shared.release(location, len);
         } else {
-            debug_assert!(false, "{location:?} with {len} bytes is outside the store");
+            debug_assert!(
+                false,
+                "{location:?} with {len} bytes is outside the backing"
+            );
         }
     }
 
-    /// Keeps the segment of `location` from being written anew while the hold lives. `None`: it is free already, so the
+    /// Keeps the segment of `location` from reuse while the hold lives. `None`: the segment is free already, so the
     /// location is stale.
     ///
-    /// With a hold that was taken *before* the caller's table was seen to name the location, what is read there is that
-    /// object and no other, whoever frees it meanwhile.
+    /// Take the hold *before* checking that the table names the location: then a read there returns that object and
+    /// no other, even if it is freed meanwhile.
     pub fn hold(&self, location: Location) -> Option<Hold> {
         Hold::new(&self.shared, location.segment(), false)
     }
 
     /// Up to `n` segments with the fewest live bytes, the emptiest first, to be emptied: see [`Victim`]. Emptying one
-    /// gains what does not live in it, which may be nothing. Looks at every segment.
+    /// gains its dead bytes, which may be none. Visits every segment.
     pub fn victims(&self, n: usize) -> Vec<Victim> {
         victims(&self.shared, n)
     }
 
-    /// What it holds, and what has happened. Waits for nothing.
-    pub fn stats(&self) -> StoreStats {
+    /// Contents and counters. Never waits.
+    pub fn stats(&self) -> BackingStats {
         self.shared.counters.stats(&self.shared.segments)
     }
 
-    /// How the backing is read and written, in a few words: "direct I/O, io_uring".
+    /// How the disk is read and written, in a few words: "direct I/O, io_uring".
     pub fn describe(&self) -> String {
-        self.shared.storage.describe()
+        self.shared.disk.describe()
     }
 }
