@@ -312,13 +312,24 @@ pub(crate) fn read_request(stream: &mut UnixStream) -> Result<Request, ControlEr
         .map_err(|e| error(71, format!("the request is not JSON: {e}")))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(PROTOCOL_VERSION)) {
-        let found = version.map_or("none".into(), |v| v.to_string());
-        let message = format!("protocol version {found}, this server speaks {PROTOCOL_VERSION}");
-        return Err(error(71, message));
+        return Err(error(71, other_version(version)));
     }
     let envelope: Envelope =
         serde_json::from_value(value).map_err(|e| error(22, format!("unknown request: {e}")))?;
     Ok(envelope.request)
+}
+
+/// What is said to a client of another version.
+fn other_version(version: Option<u64>) -> String {
+    let program = env!("CARGO_PKG_VERSION");
+    let client = match version {
+        Some(version) => format!("this client speaks version {version} of the control protocol"),
+        None => "this client names no version of the control protocol".into(),
+    };
+    format!(
+        "{client}, and the server of the device, which is of uzram {program}, speaks version {PROTOCOL_VERSION}: use the \
+         uzram {program} that serves it, or upgrade the device first"
+    )
 }
 
 pub(crate) fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {

@@ -4,9 +4,9 @@ use uzram::{CodecStats, Counter, Stats, Unit};
 use uzram_control::size::human;
 use uzram_control::stat::Stat;
 
-use super::{list, mount_point, print, print_json, stat_of, to_json};
+use super::{list, mount_point, print, print_json, to_json};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::{client, sweep};
 
 /// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
 /// its own.
@@ -54,7 +54,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let stat = stat_of(&entry)?;
+        let stat = client::stat(&entry)?;
         if self.json {
             return print_json(&to_json(&entry, &stat)?);
         }
