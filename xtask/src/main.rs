@@ -3,6 +3,7 @@
 
 mod acid;
 mod bench;
+mod canary;
 mod guest;
 mod run;
 mod setup;

@@ -60,7 +60,9 @@ fn image(path: &Path) -> File {
     let image = File::from(image);
     let mut number = || {
         let mut bytes = [0; 8];
-        packed.read_exact(&mut bytes).map(|()| u64::from_le_bytes(bytes))
+        packed
+            .read_exact(&mut bytes)
+            .map(|()| u64::from_le_bytes(bytes))
     };
     let len = number().unwrap();
     image.set_len(len).unwrap();
@@ -213,7 +215,9 @@ fn make() {
     }
     for (offset, bytes) in extents {
         packed.write_all(&offset.to_le_bytes()).unwrap();
-        packed.write_all(&(bytes.len() as u64).to_le_bytes()).unwrap();
+        packed
+            .write_all(&(bytes.len() as u64).to_le_bytes())
+            .unwrap();
         packed.write_all(&bytes).unwrap();
     }
     packed.finish().unwrap();
