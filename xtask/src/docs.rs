@@ -67,11 +67,11 @@ fn book() -> PathBuf {
     sh::root().join("docs")
 }
 
-/// Builds the program as the tests do.
+/// Builds the programs as the tests do. `uzram` has the help of some commands from `uzram-bench`, which lies beside it.
 fn build() -> Result<PathBuf> {
-    let bins = ["--bin", "uzram", "--bin", "uzramd"];
-    let args = ["build", "--quiet", "--package", "uzram-cli"];
-    sh::run(sh::cargo(&[&args[..], &bins].concat()))?;
+    let packages = ["--package", "uzram-cli", "--package", "uzram-bench"];
+    let args = ["build", "--quiet", "--bins"];
+    sh::run(sh::cargo(&[&args[..], &packages].concat()))?;
     Ok(sh::target().join("debug/uzram"))
 }
 
