@@ -150,10 +150,33 @@ fn attributes(program: &Path) -> Result<String> {
     }
     for name in names {
         let entry = ask(program, &["help", "attribute", name])?;
-        text += &format!("\n## {name}\n\n{}", block("text", &entry).trim_end());
-        text.push('\n');
+        let (place, rest) = entry.split_once('\n').unwrap_or((&entry, ""));
+        let (path, access) = place.split_once("  ").unwrap_or((place, ""));
+        text += &format!("\n## {name}\n\n`{path}`, {access}\n\n{}\n", prose(rest));
     }
     Ok(text)
+}
+
+/// Text as it is, and not as markdown.
+fn prose(text: &str) -> String {
+    let text = text.trim().replace('<', "&lt;").replace('*', "\\*");
+    let paragraphs = text.split("\n\n").map(|paragraph| {
+        let mut line = 0;
+        let words = paragraph.split_whitespace().map(|word| {
+            let space = match line {
+                0 => "",
+                _ if line + word.len() >= 120 => {
+                    line = 0;
+                    "\n"
+                }
+                _ => " ",
+            };
+            line += space.len() + word.len();
+            format!("{space}{word}")
+        });
+        words.collect::<String>()
+    });
+    paragraphs.collect::<Vec<_>>().join("\n\n")
 }
 
 /// Every driver with its parameters, from `uzram algorithms`: a line for each, and indented lines for what it takes.
@@ -249,12 +272,7 @@ fn api(program: &Path) -> Result<Vec<Page>> {
         }
     }
     for (name, schema) in object(&json["components"]["schemas"]) {
-        text += &format!("\n## {name}\n\n");
-        if let Some(about) = schema["description"].as_str() {
-            text += &format!("{about}\n\n");
-        }
-        text += block("json", &serde_json::to_string_pretty(&schema)?).trim_end();
-        text.push('\n');
+        text += &format!("\n## {name}\n\n{}", schema_text(&schema));
     }
     let document = serde_json::to_string_pretty(&json)? + "\n";
     Ok(vec![
@@ -265,7 +283,83 @@ fn api(program: &Path) -> Result<Vec<Page>> {
 
 /// Text that a table's cell can hold.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
+    let text = text.replace('|', "\\|").replace('<', "&lt;");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A JSON schema in words: what it is, and a table of its properties, of each of its forms.
+fn schema_text(schema: &Value) -> String {
+    let mut text = String::new();
+    if let Some(about) = schema["description"].as_str() {
+        text += &format!("{}\n\n", prose(about));
+    }
+    for form in forms(schema) {
+        let Some(properties) = form["properties"].as_object() else {
+            text += &format!("{}\n\n", kind(form));
+            continue;
+        };
+        let about = form["description"].as_str().filter(|_| form != schema);
+        text += &about.map_or(String::new(), |about| format!("{}\n\n", prose(about)));
+        text += "| property | type | what |\n| --- | --- | --- |\n";
+        let required: Vec<&str> = form["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        for (name, property) in properties {
+            let about = cell(property["description"].as_str().unwrap_or_default());
+            let must = match required.contains(&name.as_str()) {
+                true => ", required",
+                false => "",
+            };
+            text += &format!("| `{name}` | {}{must} | {about} |\n", cell(&kind(property)));
+        }
+        text.push('\n');
+    }
+    text.trim_end().to_owned() + "\n"
+}
+
+/// The forms that a value may have: those of `oneOf` and its like, or the schema itself.
+fn forms(schema: &Value) -> Vec<&Value> {
+    let several = ["oneOf", "anyOf", "allOf"]
+        .into_iter()
+        .find_map(|key| schema[key].as_array());
+    several.map_or(vec![schema], |several| {
+        several.iter().flat_map(forms).collect()
+    })
+}
+
+/// The type of a value, in words.
+fn kind(schema: &Value) -> String {
+    if let Some(target) = schema["$ref"].as_str() {
+        let name = target.rsplit('/').next().unwrap_or(target);
+        return format!("[{name}](#{})", name.to_lowercase());
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+        return values.join(", ");
+    }
+    if let Some(value) = schema.get("const") {
+        return format!("`{value}`");
+    }
+    match &schema["type"] {
+        Value::String(name) if name == "array" && schema["items"].is_object() => {
+            format!("array of {}", kind(&schema["items"]))
+        }
+        Value::String(name) => name.clone(),
+        Value::Array(names) => {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            names.join(" or ")
+        }
+        _ => match forms(schema).as_slice() {
+            [one] if *one == schema => "any".into(),
+            several => {
+                let kinds: Vec<String> = several.iter().map(|form| kind(form)).collect();
+                kinds.join(" or ")
+            }
+        },
+    }
 }
 
 /// What a device is as a type: the schema that the program prints, where it has one.
@@ -280,11 +374,12 @@ fn device_spec(program: &Path) -> Result<Vec<Page>> {
          made into it; server\nand keeper read it. `uzram create --schema` prints the JSON schema; \
          [device-spec.json](device-spec.json) is the same as a file.\n\n"
     );
-    if let Some(about) = json["description"].as_str() {
-        text += &format!("{about}\n\n");
+    text += &schema_text(&json);
+    for key in ["$defs", "definitions"] {
+        for (name, schema) in json[key].as_object().into_iter().flatten() {
+            text += &format!("\n## {name}\n\n{}", schema_text(schema));
+        }
     }
-    text += &block("json", &schema);
-    let text = text.trim_end().to_owned() + "\n";
     Ok(vec![
         ("reference/device-spec.md", text),
         ("reference/device-spec.json", schema),
@@ -328,5 +423,23 @@ mod tests {
         let names: Vec<String> = subcommands(help).collect();
         assert_eq!(names, ["create", "list"]);
         assert_eq!(subcommands("Usage: x\n").count(), 0);
+    }
+
+    #[test]
+    fn a_schema_is_a_table_of_its_properties() {
+        let schema = serde_json::json!({"description": "A *thing*", "anyOf": [
+            {"properties": {"size": {"$ref": "#/$defs/Size", "description": "How | much"}, "on": {"type": ["boolean", "null"]}},
+             "required": ["size"]},
+            {"type": "string"},
+        ]});
+        let text = schema_text(&schema);
+        for wanted in [
+            "A \\*thing\\*\n",
+            "| `size` | [Size](#size), required | How \\| much |",
+            "| `on` | boolean or null |  |",
+            "\nstring\n",
+        ] {
+            assert!(text.contains(wanted), "{wanted} in {text}");
+        }
     }
 }

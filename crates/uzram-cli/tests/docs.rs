@@ -464,10 +464,7 @@ fn few_blocks_are_not_run_and_each_says_why() {
         let (_, more) = steps(&text).unwrap_or_else(|error| panic!("{name}, {error}"));
         unrun += more;
     }
-    assert!(
-        unrun <= UNRUN,
-        "{unrun} blocks are not run, {UNRUN} may be"
-    );
+    assert!(unrun <= UNRUN, "{unrun} blocks are not run, {UNRUN} may be");
 }
 
 #[test]
@@ -498,7 +495,10 @@ fn numbers_and_devices_may_differ_and_words_may_not() {
         "zram0 /dev/ublkb0 zstd 4G 318.5M /mnt",
         "zram0  /dev/loop11 zstd 512K 0B  /mnt"
     ));
-    assert!(line_matches("dedup  on, 5 pages ...", "dedup on, 7 pages share"));
+    assert!(line_matches(
+        "dedup  on, 5 pages ...",
+        "dedup on, 7 pages share"
+    ));
     assert!(!line_matches("zram0 zstd", "zram0 lz4"));
     assert!(!line_matches("zram0", "zram0 lz4"));
     assert!(matches(&["a", "...", "c"], &["a", "b", "b", "c"]));
