@@ -10,11 +10,11 @@
 #![forbid(unsafe_code)]
 
 mod execute;
+mod failure;
 pub mod policy;
 mod protocol;
 mod rundir;
 mod server;
-pub mod size;
 pub mod stat;
 pub mod zram;
 
@@ -26,3 +26,4 @@ pub use rundir::{
     Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept, number,
 };
 pub use server::{ControlServer, Handler};
+pub use uzram_spec::size;

@@ -6,7 +6,7 @@ use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// What policies are, for the help of those who set them.
 pub(crate) const HELP: &str = "\

@@ -5,7 +5,7 @@ use uzram_control::{Request, Response};
 
 use super::{Pages, ask, print, print_json, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Bring a device's pages from its backing back into memory
 #[derive(clap::Args)]

@@ -7,7 +7,7 @@ use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json, to_value, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Compress what a device holds anew, with a denser algorithm
 ///

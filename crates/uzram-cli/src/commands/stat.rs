@@ -3,9 +3,9 @@
 use uzram_control::size::human;
 use uzram_control::stat::{Codec, Stat};
 
-use super::{list, mount_point, print, print_json, stat_of, to_json};
+use super::{list, mount_point, print, print_json, to_json};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::{client, sweep};
 
 /// Show everything about one device
 #[derive(clap::Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let stat = stat_of(&entry)?;
+        let stat = client::stat(&entry)?;
         if self.json {
             return print_json(&to_json(&entry, &stat)?);
         }

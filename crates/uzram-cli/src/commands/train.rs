@@ -6,7 +6,7 @@ use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json, to_value, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Train a dictionary on what a device holds
 ///

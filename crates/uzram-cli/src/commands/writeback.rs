@@ -7,7 +7,7 @@ use uzram_control::{Request, Response};
 
 use super::{Pages, ask, print, print_json, to_value, unexpected};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Write a device's pages back to its backing
 ///

@@ -166,7 +166,10 @@ pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
         .filter(|p| !find(p))
         .map(|p| p.to_string())
         .collect();
-    if fuse_loop && let Err(reason) = uzram_fuse::probe() {
+    if fuse_loop
+        && let Err(reason) = uzram_runtime::frontends::by_name("fuse-loop")
+            .map_or(Ok(()), |f| f.probe().map_err(|need| need.missing))
+    {
         missing.push(reason);
     }
     if missing.is_empty() {

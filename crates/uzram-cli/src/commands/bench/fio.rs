@@ -11,10 +11,10 @@ use uzram_bench::report::Goal;
 use uzram_control::size;
 
 use super::{FileArgs, bar, failed, hand_out, say};
-use crate::commands::{choice, print};
+use crate::commands::print;
 use crate::exit::{Failure, Kind, Result};
-use crate::frontends;
 use uzram_bench::output::Files;
+use uzram_runtime::{choice, frontends};
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
 ///
@@ -298,7 +298,7 @@ fn check_device(target: &Spec) -> Result {
     };
     let wrong = |why: String| Failure::new(Kind::Usage, format!("--targets {target}: {why}"));
     if let Some(name) = frontend {
-        let known = name.parse::<frontends::Choice>();
+        let known = frontends::check_name(name);
         known.map_err(|there_are| wrong(format!("unknown frontend '{name}'; {there_are}")))?;
     }
     if let Some(text) = algorithm {

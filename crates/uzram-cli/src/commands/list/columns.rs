@@ -227,6 +227,7 @@ impl Row {
             program: String::new(),
             keeper: 0,
             resume: String::new(),
+            identity: String::new(),
         };
         Row {
             entry: Entry {
