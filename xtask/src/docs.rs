@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::sh;
 
@@ -301,23 +301,36 @@ fn schema_text(schema: &Value) -> String {
         let about = form["description"].as_str().filter(|_| form != schema);
         text += &about.map_or(String::new(), |about| format!("{}\n\n", prose(about)));
         text += "| property | type | what |\n| --- | --- | --- |\n";
-        let required: Vec<&str> = form["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        for (name, property) in properties {
-            let about = cell(property["description"].as_str().unwrap_or_default());
-            let must = match required.contains(&name.as_str()) {
-                true => ", required",
-                false => "",
-            };
-            text += &format!("| `{name}` | {}{must} | {about} |\n", cell(&kind(property)));
-        }
+        text += &rows(form, properties, "");
         text.push('\n');
     }
     text.trim_end().to_owned() + "\n"
+}
+
+/// A row for each property, and below it those of its own properties.
+fn rows(schema: &Value, properties: &Map<String, Value>, above: &str) -> String {
+    let required = schema["required"].as_array();
+    let required = |name| required.is_some_and(|names| names.iter().any(|one| one == name));
+    let mut text = String::new();
+    for (name, property) in properties {
+        let about = cell(property["description"].as_str().unwrap_or_default());
+        let must = match required(name) {
+            true => ", required",
+            false => "",
+        };
+        let default = match &property["default"] {
+            Value::Null => String::new(),
+            default => format!(", default `{default}`"),
+        };
+        let kind = cell(&kind(property));
+        text += &format!("| `{above}{name}` | {kind}{must}{default} | {about} |\n");
+        for form in forms(property) {
+            if let Some(inner) = form["properties"].as_object() {
+                text += &rows(form, inner, &format!("{above}{name}."));
+            }
+        }
+    }
+    text
 }
 
 /// The forms that a value may have: those of `oneOf` and its like, or the schema itself.
@@ -430,6 +443,7 @@ mod tests {
         let schema = serde_json::json!({"description": "A *thing*", "anyOf": [
             {"properties": {"size": {"$ref": "#/$defs/Size", "description": "How | much"}, "on": {"type": ["boolean", "null"]}},
              "required": ["size"]},
+            {"properties": {"swap": {"type": "object", "properties": {"reserve": {"type": "integer", "default": 7}}}}},
             {"type": "string"},
         ]});
         let text = schema_text(&schema);
@@ -437,6 +451,7 @@ mod tests {
             "A \\*thing\\*\n",
             "| `size` | [Size](#size), required | How \\| much |",
             "| `on` | boolean or null |  |",
+            "| `swap.reserve` | integer, default `7` |  |",
             "\nstring\n",
         ] {
             assert!(text.contains(wanted), "{wanted} in {text}");
