@@ -4,6 +4,7 @@
 mod acid;
 mod bench;
 mod canary;
+mod docs;
 mod guest;
 mod run;
 mod setup;
@@ -26,6 +27,7 @@ usage: cargo xtask TASK
   fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
   acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere
   guest [TEST...]    tests in a virtual machine with a kernel of its own; --list, --shell, --selftest
+  docs [--check]     write the book's pages that are made of the program, or check that they are as it has them
   tidy               check what compilers do not: sizes, files, documents";
 
 fn main() -> ExitCode {
@@ -52,6 +54,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ["fuzz", rest @ ..] => fuzz(rest)?,
         ["acid"] => return acid::acid(),
         ["tidy"] => tidy::tidy()?,
+        ["docs"] => docs::docs(false)?,
+        ["docs", "--check"] => docs::docs(true)?,
         ["--help" | "-h" | "help"] => println!("{USAGE}"),
         [] => bail!("which task?\n{USAGE}"),
         other => bail!("'{}' is not understood\n{USAGE}", other.join(" ")),
