@@ -5,6 +5,7 @@ mod acid;
 mod bench;
 mod canary;
 mod docs;
+mod format;
 mod guest;
 mod run;
 mod setup;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Dice, ID, LONG, MIB, Scratch, Table, scratch, store};
+use common::{ID, LONG, MIB, Random, Scratch, Table, object, scratch, store};
 use rustix::io::Errno;
 use uzram_backing::inject::{Fault, Rule};
 use uzram_backing::{
@@ -20,9 +20,9 @@ const ENOSPC: Errno = Errno::NOSPC;
 
 /// Pushes objects for owners from 0 on and waits for them.
 fn fill(table: &mut Table, objects: u32) {
-    let mut dice = Dice(7);
+    let mut random = Random::new(7);
     for owner in 0..objects {
-        table.push(owner, &dice.object()).unwrap();
+        table.push(owner, &object(&mut random)).unwrap();
     }
     table.flush();
 }

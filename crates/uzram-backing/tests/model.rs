@@ -5,11 +5,11 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{Dice, ID, LONG, MIB, Table, scratch};
+use common::{ID, LONG, MIB, Random, Table, object, scratch};
 use proptest::prelude::*;
 use rustix::io::Errno;
 use uzram_backing::inject::{Fault, Rule};
-use uzram_backing::{Backing, BackingRestore, FileOptions, PushError};
+use uzram_backing::{BackingRestore, FileOptions, PushError};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -103,9 +103,9 @@ proptest! {
         for step in steps {
             match step {
                 Step::Push { first, count, seed } => {
-                    let mut dice = Dice(seed);
+                    let mut random = Random::new(seed);
                     for owner in first..first + count {
-                        match table.push(owner, &dice.object()) {
+                        match table.push(owner, &object(&mut random)) {
                             Ok(()) => {}
                             Err(error) => { prop_assert_eq!(error, PushError::Full); break }
                         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{Dice, ID, MIB, Table};
+use common::{ID, MIB, Random, Table, object};
 use uzram_backing::{Backing, BackingRestore, Disk, FileDisk, FileOptions, OpenError};
 
 /// Writes, frees, compacts, opens again; and the description says what was asked for.
@@ -16,9 +16,9 @@ fn work(storage: Arc<dyn Disk>, size_bytes: u64, described: &[&str]) {
         assert!(store.describe().contains(word), "{}", store.describe());
     }
     let mut table = Table::new(store);
-    let mut dice = Dice(5);
+    let mut random = Random::new(5);
     for owner in 0..1000 {
-        table.push(owner, &dice.object()).unwrap();
+        table.push(owner, &object(&mut random)).unwrap();
     }
     table.flush();
     table.check_all();
@@ -102,7 +102,7 @@ fn buffered_writing_leaves_nothing_in_the_page_cache() {
     let store = Backing::create(storage, 4 * MIB, ID).unwrap();
     let mut table = Table::new(store);
     for owner in 0..700 {
-        table.push(owner, &Dice(1).bytes(4096)).unwrap();
+        table.push(owner, &Random::new(1).bytes(4096)).unwrap();
     }
     table.flush();
     table.check_all();
@@ -111,12 +111,7 @@ fn buffered_writing_leaves_nothing_in_the_page_cache() {
         .arg(file.path())
         .output();
     let Ok(output) = output else {
-        let required = |name| std::env::var_os(name).is_some();
-        assert!(
-            !required("UZRAM_REQUIRE_PEERS") && !required("CI"),
-            "fincore (util-linux) is not there"
-        );
-        eprintln!("SKIP fincore (util-linux) is not there");
+        uzram_testkit::peers::skip("the page cache's share", "no fincore (util-linux)");
         return;
     };
     let resident: u64 = String::from_utf8(output.stdout)

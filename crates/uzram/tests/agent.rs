@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{memfd, reopen};
 use uzram::{Agent, Builder, Choice, Device, Plan, PolicySettings, Step};
+use uzram_testkit::Random;
 
 const SIZE: u64 = 64 << 20;
 /// More than anything here takes on a machine that is busy with something else.
@@ -15,16 +16,12 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Records of words and numbers, which zstd makes smaller than lz4 does.
 fn page(number: u64, seed: u64) -> [u8; 4096] {
-    let mut state = (number << 20 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Random::new(number << 20 ^ seed);
     let mut page = [0u8; 4096];
     for word in page.as_chunks_mut::<16>().0 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let kind: &[u8; 12] =
-            [b"inventory  #", b"customers  #", b"warehouse  #"][state as usize % 3];
-        word[..12].copy_from_slice(kind);
-        word[12..].copy_from_slice(format!("{:04}", state / 3 % 10_000).as_bytes());
+        let kind = random.pick(&[b"inventory  #", b"customers  #", b"warehouse  #"]);
+        word[..12].copy_from_slice(*kind);
+        word[12..].copy_from_slice(format!("{:04}", random.below(10_000)).as_bytes());
     }
     page
 }

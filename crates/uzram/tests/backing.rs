@@ -12,25 +12,15 @@ use rustix::io::Errno;
 use uzram::{Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport};
 use uzram_backing::inject::{Fault, FaultyDisk, Rule};
 use uzram_backing::{FileDisk, FileOptions};
+use uzram_testkit::Random;
+use uzram_testkit::data::partly_noise;
 
 const SIZE: u64 = 64 << 20;
 const STORE: u64 = 16 << 20;
 
 /// `noisy` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
 fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {
-    let mut state = (number << 20 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut page = [0u8; 4096];
-    for (at, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        if at as u64 % 8 < noisy {
-            *word = state.to_ne_bytes();
-        } else {
-            word[..4].copy_from_slice(&(state as u32 % 7).to_ne_bytes());
-        }
-    }
-    page
+    partly_noise(number << 20 ^ seed, noisy)
 }
 
 fn fill(device: &Device, count: u64) {
@@ -406,7 +396,7 @@ fn space_on_the_backing_is_used_again() {
     let count = 4000;
     let mut seeds = vec![0u64; count as usize];
     fill(&device, count);
-    let mut state = 1u64;
+    let mut random = Random::new(1);
     for round in 1..40u64 {
         let report = run(&device, &Writeback::default());
         assert_eq!(
@@ -415,10 +405,7 @@ fn space_on_the_backing_is_used_again() {
             "round {round}: {report:?}"
         );
         for _ in 0..count / 2 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let number = (state >> 33) % count;
+            let number = random.below(count);
             seeds[number as usize] = round;
             device
                 .write_at(&page(number, round, number % 9), number * 4096)

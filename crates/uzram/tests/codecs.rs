@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use common::{memfd, reopen};
 use uzram::{Choice, CodecStats, Device, Error, HeaderError, Training};
+use uzram_testkit::data::{noise_before, record_page as page};
 
 const SIZE: u64 = 64 << 20;
 /// Where the priorities stand: the third word of the second page.
@@ -16,24 +17,6 @@ const ROLES_AT: u64 = 4096 + 16;
 /// Records of 256 bytes in the third page; a dictionary's area of 1 MiB for each behind the table, which is short here.
 const RECORDS_AT: u64 = 8192;
 const AREA: u64 = 1 << 20;
-
-/// Records as a program has them in memory: much in common, none the same.
-fn page(number: u64) -> [u8; 4096] {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut text = String::new();
-    while text.len() < 4096 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let n = state >> 33;
-        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
-        text += &format!(
-            "{{\"type\":\"{kind}\",\"identifier\":{n},\"flags\":\"0x{:08x}\"}}\n",
-            n * 7
-        );
-    }
-    text.as_bytes()[..4096].try_into().unwrap()
-}
 
 fn fill(device: &Device, pages: std::ops::Range<u64>) {
     for number in pages {
@@ -289,15 +272,8 @@ fn training_refuses_what_cannot_be_learned() {
         "{error}"
     );
     // Noise: nothing in common, or a dictionary that does not pay.
-    let mut noise = 1u64;
     for number in 0..400 {
-        let mut bytes = [0; 4096];
-        for byte in &mut bytes[..3000] {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            *byte = (noise >> 56) as u8;
-        }
+        let bytes = noise_before(number, 3000, 0);
         device.write_at(&bytes, number * 4096).unwrap();
     }
     match device.jobs().train(&Training::default()) {

@@ -5,21 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use uzram::{CompactReport, Device, Error, PAGE_SIZE};
+use uzram_testkit::Random;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
 
 /// A page that says which page and which write it is of, with as much noise as the write's number says. Every 16th is
 /// incompressible, every 17th same-filled.
 fn content(page: u64, seq: u64) -> [u8; PAGE_SIZE] {
     let stamp = page << 32 | seq;
-    let mut random = stamp | 1 << 63;
+    let mut random = Random::new(stamp);
     let noise = match seq {
         s if s.is_multiple_of(17) => return *filled(stamp).as_array().expect("a page"),
         s if s.is_multiple_of(16) => PAGE_SIZE / 8,
@@ -29,7 +23,7 @@ fn content(page: u64, seq: u64) -> [u8; PAGE_SIZE] {
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let value = match at {
             0 => stamp,
-            _ if at < noise => next(&mut random) << 31 | next(&mut random),
+            _ if at < noise => random.next(),
             _ => seq,
         };
         *word = value.to_ne_bytes();
@@ -56,9 +50,9 @@ fn read(device: &Device, page: u64) -> [u8; PAGE_SIZE] {
 
 /// Writes pages at random until the device holds what many writes of drifting sizes leave. Returns each page's write.
 fn churn(device: &Device, pages: u64, writes: u64) -> HashMap<u64, u64> {
-    let (mut random, mut last) = (1, HashMap::new());
+    let (mut random, mut last) = (Random::new(1), HashMap::new());
     for seq in 1..=writes {
-        let page = next(&mut random) % pages;
+        let page = random.below(pages);
         device.write_at(&content(page, seq), page * PAGE).unwrap();
         last.insert(page, seq);
     }
@@ -144,11 +138,11 @@ fn requests_and_compaction_do_not_disturb_each_other() {
             let writer = |thread: u64| {
                 let (device, seq) = (&device, &seq);
                 move || {
-                    let (mut random, mut last) = (thread, HashMap::new());
+                    let (mut random, mut last) = (Random::new(thread), HashMap::new());
                     for round in 0..25_000u64 {
-                        let page = next(&mut random) % pages / 2 * 2 + thread;
+                        let page = random.below(pages) / 2 * 2 + thread;
                         let seq = seq.fetch_add(1, Relaxed);
-                        match next(&mut random) % 16 {
+                        match random.below(16) {
                             0..8 => {
                                 device.write_at(&content(page, seq), page * PAGE).unwrap();
                                 last.insert(page, seq);
@@ -248,9 +242,9 @@ fn a_stock_stays_a_stock() {
             device.swap().maintain(&|| true);
         }
     };
-    let (mut random, mut last) = (3, HashMap::new());
+    let (mut random, mut last) = (Random::new(3), HashMap::new());
     for seq in 1..30_000 {
-        let page = next(&mut random) % pages;
+        let page = random.below(pages);
         write(page, seq);
         last.insert(page, seq);
         if seq.is_multiple_of(300) {

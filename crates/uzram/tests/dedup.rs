@@ -8,19 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use proptest::prelude::*;
 use uzram::{Choice, Device, Error, PAGE_SIZE, PageKind, Recompress, Stats, Writeback, Zeroes};
+use uzram_testkit::Random;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
-
 /// One of endlessly many pages: every 8th is incompressible, every 9th same-filled.
 fn content(number: u64) -> [u8; PAGE_SIZE] {
-    let mut random = number * 2 + 1;
+    let mut random = Random::new(number);
     let mut bytes = [0; PAGE_SIZE];
     let noise = match number {
         n if n.is_multiple_of(9) => {
@@ -33,7 +27,7 @@ fn content(number: u64) -> [u8; PAGE_SIZE] {
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let value = match at {
             0 => number,
-            _ if at < noise => next(&mut random) << 31 | next(&mut random),
+            _ if at < noise => random.next(),
             _ => number % 7,
         };
         *word = value.to_le_bytes();
@@ -196,16 +190,16 @@ fn writers_of_the_same_contents_do_not_disturb_each_other() {
             let writer = |thread: u64| {
                 let device = &device;
                 move || {
-                    let (mut random, mut own) = (thread, vec![None; 700]);
+                    let (mut random, mut own) = (Random::new(thread), vec![None; 700]);
                     for round in 0..20_000u64 {
-                        let at = next(&mut random) % 700;
+                        let at = random.below(700);
                         let page = thread * 700 + at;
                         // Few contents, which drift; and such as nobody else has, which can be moved.
-                        let number = match next(&mut random) % 2 {
-                            0 => round / 500 + next(&mut random) % 60,
-                            _ => 1 << 30 | next(&mut random),
+                        let number = match random.below(2) {
+                            0 => round / 500 + random.below(60),
+                            _ => 1 << 30 | random.next() >> 33,
                         };
-                        match next(&mut random) % 16 {
+                        match random.below(16) {
                             0..8 => {
                                 write(device, page, number);
                                 own[at as usize] = Some(number);

@@ -7,23 +7,18 @@ use std::time::Duration;
 
 use common::{memfd, reopen};
 use uzram::{Choice, Device, Error, PageKind, Recompress, RecompressReport, Training};
+use uzram_testkit::Random;
 
 const SIZE: u64 = 64 << 20;
 
 /// Text with noise in it: `n` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
 fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {
-    let mut state = (number << 20 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Random::new(number << 20 ^ seed);
     let mut page = [0u8; 4096];
     for (at, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        *word = if at as u64 % 8 < noisy {
-            state.to_ne_bytes()
-        } else {
-            [b"inventory", b"customers", b"warehouse"][state as usize % 3][..8]
-                .try_into()
-                .unwrap()
+        *word = match at as u64 % 8 < noisy {
+            true => random.next().to_ne_bytes(),
+            false => **random.pick(&[b"inventor", b"customer", b"warehous"]),
         };
     }
     page

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use uzram::compress::Registry;
 use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Training, Zeroes};
+use uzram_testkit::Random;
 
 const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE_SIZE;
@@ -25,16 +26,7 @@ impl Fill {
             Fill::Text(seed) => (0..len)
                 .map(|i| b"lorem ipsum dolor"[(i / 3 + seed as usize) % 17])
                 .collect(),
-            Fill::Noise(seed) => {
-                let mut state = seed | 1;
-                let mut next = || {
-                    state = state
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1);
-                    (state >> 56) as u8
-                };
-                (0..len).map(|_| next()).collect()
-            }
+            Fill::Noise(seed) => Random::new(seed).bytes(len),
         }
     }
 }
@@ -396,13 +388,7 @@ fn what_was_discarded_at_the_limit_can_be_written_again() {
         .mem_limit_bytes(16 << 20)
         .build()
         .unwrap();
-    let mut noise = 7u64;
-    let mut next = move || {
-        noise = noise
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        noise >> 33
-    };
+    let mut random = Random::new(7);
     let page = |seed: u64| {
         let mut page = Fill::Noise(seed).bytes(300 + (seed % 5) as usize * 4);
         page.resize(PAGE_SIZE, 0);
@@ -412,7 +398,7 @@ fn what_was_discarded_at_the_limit_can_be_written_again() {
     let full = (0..65_536)
         .find(|n| device.write_at(&page(*n), at(*n)).is_err())
         .unwrap();
-    let gone: Vec<u64> = (0..full).filter(|_| next() % 10 < 6).collect();
+    let gone: Vec<u64> = (0..full).filter(|_| random.below(10) < 6).collect();
     for number in &gone {
         device.discard(at(*number), PAGE_SIZE as u64).unwrap();
     }

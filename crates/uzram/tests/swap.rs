@@ -6,22 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use uzram::{Choice, Device, Error};
+use uzram_testkit::data::noise_before;
 
 fn page(number: u64) -> [u8; 4096] {
-    let mut bytes = [0; 4096];
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let noise = number % 3500;
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        *byte = if (at as u64) < noise {
-            (state >> 56) as u8
-        } else {
-            number as u8
-        };
-    }
-    bytes
+    noise_before(number, number as usize % 3500, number as u8)
 }
 
 /// Without anybody who maintains, the reserve is all there is: the rest is refused, and nothing is lost.

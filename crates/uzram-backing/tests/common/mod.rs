@@ -10,6 +10,7 @@ use uzram_backing::{
     Backing, FileDisk, FileOptions, Location, Purpose, PushError, ReadBuffer, SegmentBuffer,
     Writer, Written,
 };
+pub use uzram_testkit::Random;
 
 pub const ID: [u8; 16] = *b"a store of tests";
 pub const MIB: u64 = 1 << 20;
@@ -42,40 +43,14 @@ pub fn store(size_bytes: u64) -> (Scratch, Backing) {
     (scratch, store)
 }
 
-/// A small generator: the same numbers on every machine.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// Of a length as compressed pages have, with some of the extremes.
-    pub fn object(&mut self) -> Vec<u8> {
-        let len = match self.below(20) {
-            0 => 4096,
-            1 => 1 + self.below(16),
-            _ => 200 + self.below(2600),
-        };
-        self.bytes(len as usize)
-    }
-
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(len + 8);
-        while bytes.len() < len {
-            bytes.extend(self.next().to_le_bytes());
-        }
-        bytes.truncate(len);
-        bytes
-    }
+/// An object of a length as compressed pages have, with some of the extremes.
+pub fn object(random: &mut Random) -> Vec<u8> {
+    let len = match random.below(20) {
+        0 => 4096,
+        1 => 1 + random.below(16),
+        _ => 200 + random.below(2600),
+    };
+    random.bytes(len as usize)
 }
 
 /// The caller's table: what each owner should have, and where.

@@ -238,7 +238,7 @@ fn codecs(stat: &Stat) -> String {
             roles.push("until its objects are gone".into());
         }
         // Two that read the same are of two drivers.
-        let alike = |other: &&Codec| other.to_string() == codec.to_string();
+        let alike = |other: &&CodecStats| other.to_string() == codec.to_string();
         let driver = match stat.codecs.iter().filter(alike).count() {
             0 | 1 => String::new(),
             _ => format!(" ({})", codec.driver),
