@@ -158,18 +158,6 @@ impl From<uzram_fuse::Error> for Failure {
     }
 }
 
-impl From<uzram_advise::Error> for Failure {
-    fn from(error: uzram_advise::Error) -> Failure {
-        use uzram_advise::Error;
-        let kind = match &error {
-            Error::Invalid { .. } => Kind::Usage,
-            Error::Read { source, .. } => kind_of_io(source),
-            _ => Kind::Failed,
-        };
-        Failure::new(kind, error)
-    }
-}
-
 impl From<uzram_ublk::Error> for Failure {
     fn from(error: uzram_ublk::Error) -> Failure {
         use uzram_ublk::Error;

@@ -78,8 +78,8 @@ enum Command {
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
-    Advise(commands::advise::Args),
-    Bench(commands::bench::Args),
+    Advise(commands::bench::Advise),
+    Bench(commands::bench::Bench),
     Sysfs(commands::sysfs::Args),
     Shim(commands::shim::Args),
     Daemon(commands::daemon::Args),
@@ -89,6 +89,8 @@ enum Command {
     Serve(server::Args),
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
+    #[command(hide = true)]
+    CheckDevice(commands::bench::check::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
     Man(commands::man::Args),
@@ -157,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Keep(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::CheckImage(command) => command.run(),
+        Command::CheckDevice(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
