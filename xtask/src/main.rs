@@ -68,8 +68,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
 fn corpus(args: &[&str]) -> Result<()> {
     setup::setup(setup::Purpose::Test)?;
     let dir = sh::target().join("corpus").display().to_string();
-    let make = ["bench", "corpus", "--dir", &dir];
-    sh::run(sh::cargo(&[sh::UZRAM, &make, args].concat()))?;
+    let make = ["corpus", "--dir", &dir];
+    sh::run(sh::cargo(&[bench::PROGRAM, &make, args].concat()))?;
     println!("in {dir}");
     Ok(())
 }

@@ -66,8 +66,8 @@ enum Command {
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
-    Advise(commands::advise::Args),
-    Bench(commands::bench::Args),
+    Advise(commands::bench::Advise),
+    Bench(commands::bench::Bench),
     Sysfs(commands::sysfs::Args),
     Shim(commands::shim::Args),
     Daemon(commands::daemon::Args),
@@ -85,6 +85,8 @@ enum Command {
     },
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
+    #[command(hide = true)]
+    CheckDevice(commands::bench::check::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
     Man(commands::man::Args),
@@ -140,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Keep { state } => return ExitCode::from(uzram_runtime::keep(state.as_deref())),
         Command::Serve { state } => return ExitCode::from(uzram_runtime::serve(&state)),
         Command::CheckImage(command) => command.run(),
+        Command::CheckDevice(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };

@@ -97,6 +97,11 @@ impl Failure {
         }
     }
 
+    /// A failure of what was asked for.
+    pub fn usage(message: impl Display) -> Failure {
+        Failure::new(FailureKind::Usage, message)
+    }
+
     /// The same with a hint at what helps.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());

@@ -1,6 +1,5 @@
 //! The commands, one file each, and what several of them need.
 
-pub(crate) mod advise;
 pub(crate) mod algorithms;
 pub(crate) mod bench;
 pub(crate) mod check_image;

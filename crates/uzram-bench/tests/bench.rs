@@ -51,11 +51,7 @@ fn html(path: &Path) -> usize {
 
 #[test]
 fn api_measures_every_codec_three_ways() {
-    if !have(
-        "api_measures_every_codec_three_ways",
-        &["python3", "perl"],
-        false,
-    ) {
+    if !have("api_measures_every_codec_three_ways", &["python3", "perl"]) {
         return;
     }
     let bench = Bench::new();
@@ -95,7 +91,7 @@ fn api_measures_every_codec_three_ways() {
 
 #[test]
 fn fio_measures_an_nbd_device_and_tmpfs() {
-    if !have("fio_measures_an_nbd_device_and_tmpfs", &["fio"], false) {
+    if !have("fio_measures_an_nbd_device_and_tmpfs", &["fio"]) {
         return;
     }
     let bench = Bench::new();
@@ -175,11 +171,7 @@ fn fio_measures_an_nbd_device_and_tmpfs() {
 
 #[test]
 fn a_target_that_fails_is_said_and_the_others_go_on() {
-    if !have(
-        "a_target_that_fails_is_said_and_the_others_go_on",
-        &["fio"],
-        false,
-    ) {
+    if !have("a_target_that_fails_is_said_and_the_others_go_on", &["fio"]) {
         return;
     }
     let bench = Bench::new();
@@ -248,7 +240,6 @@ fn goals_are_given_to_the_rows_that_fit_and_others_are_an_error() {
     if !have(
         "goals_are_given_to_the_rows_that_fit_and_others_are_an_error",
         &["fio"],
-        false,
     ) {
         return;
     }
@@ -317,7 +308,6 @@ fn interop_nbdkit_is_measured_and_gone_afterwards() {
     if !have(
         "interop_nbdkit_is_measured_and_gone_afterwards",
         &["fio", "nbdkit"],
-        false,
     ) {
         return;
     }
@@ -378,7 +368,7 @@ fn interop_nbdkit_is_measured_and_gone_afterwards() {
 
 #[test]
 fn an_interrupted_run_leaves_nothing() {
-    if !have("an_interrupted_run_leaves_nothing", &["fio", "kill"], false) {
+    if !have("an_interrupted_run_leaves_nothing", &["fio", "kill"]) {
         return;
     }
     let bench = Bench::new();
@@ -473,7 +463,6 @@ fn corpora_are_made_of_what_is_there_and_taken_from() {
     if !have(
         "corpora_are_made_of_what_is_there_and_taken_from",
         &["python3", "perl"],
-        false,
     ) {
         return;
     }
@@ -504,7 +493,7 @@ fn corpora_are_made_of_what_is_there_and_taken_from() {
         ("Java collections", "java"),
         ("sqlite3 in memory", "sqlite3"),
     ] {
-        if have(&format!("corpus of {name}"), &[program], false) {
+        if have(&format!("corpus of {name}"), &[program]) {
             assert!(kept.iter().any(|one| one["name"] == name), "{name}: {text}");
         }
     }
@@ -535,11 +524,7 @@ fn corpora_are_made_of_what_is_there_and_taken_from() {
 
 #[test]
 fn core_is_a_command_of_the_program() {
-    if !have(
-        "core_is_a_command_of_the_program",
-        &["python3", "perl"],
-        false,
-    ) {
+    if !have("core_is_a_command_of_the_program", &["python3", "perl"]) {
         return;
     }
     let bench = Bench::new();

@@ -1,20 +1,21 @@
 //! `uzram advise` end to end: real files, processes and commands in, tables, JSON and pictures out.
 
-use std::process::{Command, Output};
+mod common;
+
+use std::process::Output;
+
+use common::Bench;
 
 fn advise(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_uzram"))
-        .arg("advise")
-        .args(args)
-        .output()
-        .expect("the program starts")
+    Bench::new().output(&[&["advise"], args].concat())
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_uzram");
+/// A file with pages to sample.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_uzram-bench");
 
 #[test]
 fn a_file_gives_a_row_for_each_algorithm_and_lines_for_the_kernel() {

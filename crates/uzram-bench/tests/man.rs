@@ -64,6 +64,7 @@ fn manual_has_a_page_for_every_command_with_every_option() {
         let path = dir.join(format!("uzram-{command}.1"));
         let page = plain(&std::fs::read_to_string(&path).unwrap());
         assert!(page.contains(&format!("uzram-{command} - ")), "{page}");
+        assert!(page.contains("uzram 0."), "a version: {page}");
         let help = bench.uzram(&[command, "--help"]);
         let (_, options) = help.split_once("\nOptions:\n").unwrap();
         let words = options.split(|c: char| c.is_whitespace() || "=,.[]".contains(c));

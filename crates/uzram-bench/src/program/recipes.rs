@@ -1,16 +1,17 @@
-//! Recipes: the command line of each record that `uzram bench` makes, with the goals for it, so that a record is made again
-//! by one short command. An option that the user gives takes the place of the recipe's own, which is how a recipe is tried out.
+//! Recipes: the command line of each record that `uzram bench fio` makes, with the goals for it, so that a record is made
+//! again by one short command. An option that the user gives takes the place of the recipe's own, which is how a recipe is tried out.
 
-use anyhow::Result;
+use std::ffi::OsString;
 
-use crate::sh;
+use clap::Parser;
 
-/// A benchmark of the program `uzram`.
+use super::fio;
+use crate::failure::Result;
+
+/// A run of fio with options and goals of its own.
 pub(super) struct Recipe {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
-    /// Which of `uzram bench`.
-    benchmark: &'static str,
     options: &'static [(&'static str, &'static str)],
     goals: fn() -> Vec<String>,
 }
@@ -19,7 +20,6 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "nbd",
         about: "NBD beside nbdkit, 4 KiB at random",
-        benchmark: "fio",
         options: &[
             ("--size", "256M"),
             ("--buffers", "50%"),
@@ -41,7 +41,6 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "nbd-fill",
         about: "NBD beside nbdkit, filled in requests of 128 KiB",
-        benchmark: "fio",
         options: &[
             ("--size", "256M"),
             ("--buffers", "50%"),
@@ -64,7 +63,6 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "loop",
         about: "loop on FUSE beside the kernel's zram",
-        benchmark: "fio",
         options: &[
             ("--size", "256M"),
             ("--buffers", "50%"),
@@ -85,7 +83,6 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "series",
         about: "zram-perf-test's table: the kernel's zram, loop on FUSE, NBD, nbdkit, tmpfs",
-        benchmark: "fio",
         options: &[
             ("--size", "112M"),
             (
@@ -97,13 +94,6 @@ pub(super) const RECIPES: &[Recipe] = &[
         ],
         goals: Vec::new,
     },
-    Recipe {
-        name: "api",
-        about: "what the compress API costs over a direct call of the codec",
-        benchmark: "api",
-        options: &[],
-        goals: Vec::new,
-    },
 ];
 
 const ZSTD: &str = "nbdkit-memory:allocator=zstd";
@@ -112,7 +102,7 @@ const MALLOC: &str = "nbdkit-memory:allocator=malloc";
 const FLOOR: &str = "uzram:fuse-loop:null";
 const RANDOM: [&str; 2] = ["rand-write", "rand-read"];
 
-/// At least so much of the other's throughput.
+/// The goal that `ours` reaches at least `least` times the throughput of `theirs`.
 fn goal(cell: &str, kib: u32, depth: u32, ours: &str, theirs: &str, least: f64) -> String {
     format!(
         "{cell}, buffer 50%, {kib} KiB, depth {depth}, jobs 1: {ours} over {theirs}, throughput >= {least}"
@@ -155,14 +145,25 @@ fn on_loop() -> Vec<String> {
     goals.concat()
 }
 
+// The command line of `uzram bench fio`, whose help is that of its arguments.
+#[derive(Parser)]
+#[command(name = "fio", bin_name = "uzram bench fio")]
+struct Fio {
+    #[command(flatten)]
+    args: fio::Args,
+}
+
 impl Recipe {
-    pub(super) fn run(&self, args: &[&str]) -> Result<()> {
-        let words = self.words(args);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        sh::run(sh::cargo(&[sh::UZRAM, &["bench"], &words].concat()))
+    pub(super) fn run(&self, args: &[OsString]) -> Result {
+        let args: Vec<String> = args
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        Fio::parse_from(self.words(&args)).args.run()
     }
 
-    /// The words after `uzram bench`.
+    /// The words after `uzram bench`: `fio` and what the recipe and the user say.
     fn words(&self, args: &[&str]) -> Vec<String> {
         let has = |option: &str| {
             let mut names = args.iter().map(|arg| arg.split('=').next());
@@ -174,7 +175,7 @@ impl Recipe {
             "--seconds" => has(option) || has("--loops") || has("--quick"),
             _ => has(option),
         };
-        let mut words = vec![self.benchmark.to_owned()];
+        let mut words = vec!["fio".to_owned()];
         for (option, value) in self.options.iter().filter(|(option, _)| !given(option)) {
             words.extend([option.to_string(), value.to_string()]);
         }

@@ -7,16 +7,18 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::measure::median;
+
 /// One kind of load.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct Cell {
-    pub(crate) op: String,
-    pub(crate) block: String,
-    pub(crate) depth: u32,
-    pub(crate) jobs: u32,
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Cell {
+    pub(super) op: String,
+    pub(super) block: String,
+    pub(super) depth: u32,
+    pub(super) jobs: u32,
 }
 
 impl fmt::Display for Cell {
@@ -42,12 +44,20 @@ impl Cell {
         })
     }
 
-    pub(crate) fn writes(&self) -> bool {
+    pub(super) fn writes(&self) -> bool {
         self.op == "randwrite"
     }
 
+    /// The throughput of a run: requests a second, or for large ones what is more usual.
+    pub(super) fn rate(&self, run: &Run) -> String {
+        match self.block.as_str() {
+            "4k" => format!("{:.0} IOPS", run.iops),
+            _ => format!("{:.0} MiB/s", run.iops * self.pages() / 256.0),
+        }
+    }
+
     /// Pages of 4 KiB in a request.
-    pub(crate) fn pages(&self) -> f64 {
+    pub(super) fn pages(&self) -> f64 {
         let kilobytes = self
             .block
             .strip_suffix('k')
@@ -57,54 +67,54 @@ impl Cell {
 }
 
 /// What a device did in a cell in one round.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Run {
-    pub(crate) iops: f64,
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub(super) iops: f64,
     /// Latencies from submission to completion, in microseconds.
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
     /// Microseconds from one request of a job to its next: at depth 1 a request's whole time.
-    pub(crate) wall_us: f64,
+    pub(super) wall_us: f64,
     /// Microseconds of CPU that a request took, fio's and the server's together.
-    pub(crate) cpu_us: f64,
+    pub(super) cpu_us: f64,
     /// CPUs that were busy with fio and the server.
-    pub(crate) cpus_busy: f64,
+    pub(super) cpus_busy: f64,
     /// Times that the server gave its CPU away, for each request.
-    pub(crate) switches: f64,
+    pub(super) switches: f64,
     /// Nanoseconds that the algorithm took for a page, in the server; 0 of a device that is not ours.
-    pub(crate) codec_ns: f64,
+    pub(super) codec_ns: f64,
 }
 
 /// What a device holds and takes, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Memory {
-    pub(crate) when: String,
-    pub(crate) device: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Memory {
+    pub(super) when: String,
+    pub(super) device: String,
     /// What was written and is there.
-    pub(crate) data: u64,
+    pub(super) data: u64,
     /// The pool, as zram counts it.
-    pub(crate) mem_used_total: u64,
+    pub(super) mem_used_total: u64,
     /// The device's processes and their image as well; of the kernel's zram the same as `mem_used_total`.
-    pub(crate) all: u64,
+    pub(super) all: u64,
 }
 
 /// Everything that was saved.
 #[derive(Debug, Default)]
-pub(crate) struct Runs {
+pub(super) struct Runs {
     /// What the data is, in words.
-    pub(crate) data: String,
+    pub(super) data: String,
     /// Cells in the order in which they were measured.
-    pub(crate) cells: Vec<Cell>,
+    pub(super) cells: Vec<Cell>,
     /// Devices in the order in which they were made.
-    pub(crate) devices: Vec<String>,
+    pub(super) devices: Vec<String>,
     /// By device and cell: the rounds.
     runs: BTreeMap<(String, Cell), Vec<Run>>,
-    pub(crate) memory: Vec<Memory>,
+    pub(super) memory: Vec<Memory>,
 }
 
 impl Runs {
     /// Reads the files in `dir`.
-    pub(crate) fn read(dir: &Path) -> Result<Runs> {
+    pub(super) fn read(dir: &Path) -> Result<Runs> {
         let text = |name: &str| {
             let path = dir.join(name);
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
@@ -175,18 +185,18 @@ impl Runs {
     }
 
     /// The rounds of a device in a cell.
-    pub(crate) fn of(&self, device: &str, cell: &Cell) -> Result<&[Run]> {
+    pub(super) fn of(&self, device: &str, cell: &Cell) -> Result<&[Run]> {
         let runs = self.runs.get(&(device.to_owned(), cell.clone()));
         Ok(runs.with_context(|| format!("{device} has no run of {cell}"))?)
     }
 
     /// The median of a figure over the rounds of a device in a cell.
-    pub(crate) fn figure(&self, device: &str, cell: &Cell, of: fn(&Run) -> f64) -> Result<f64> {
+    pub(super) fn figure(&self, device: &str, cell: &Cell, of: fn(&Run) -> f64) -> Result<f64> {
         Ok(median(self.of(device, cell)?.iter().map(of).collect()))
     }
 
     /// The median over the rounds of the ratio of two devices' figures in the same round.
-    pub(crate) fn ratio(
+    pub(super) fn ratio(
         &self,
         cell: &Cell,
         device: &str,
@@ -242,23 +252,12 @@ fn understood(
     })
 }
 
-/// The middle value; of an even number the mean of the two. Not a number for none.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let n = values.len();
-    match n {
-        0 => f64::NAN,
-        _ if n % 2 == 1 => values[n / 2],
-        _ => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
     /// A run of two rounds in one cell; each device does so many requests in a second, with one CPU's time.
-    pub(crate) fn sample(depth: u32, devices: &[(&str, u32)]) -> Runs {
+    pub(in crate::guest) fn sample(depth: u32, devices: &[(&str, u32)]) -> Runs {
         let mut runs = Runs::default();
         for (device, iops) in devices {
             let line = format!("end {device} 1048576 2097152 4194304");
@@ -312,12 +311,5 @@ pub(super) mod tests {
         assert!(runs.run(next, |_| Ok(Value::Null)).is_err());
         runs.run(next, |_| Ok(fio(1))).unwrap();
         assert!(runs.memory("end a 1 2 x").is_err());
-    }
-
-    #[test]
-    fn medians() {
-        assert!(median(vec![]).is_nan());
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 }

@@ -1,25 +1,9 @@
-//! What figures belong to: the machine, the kernels, the commit and the compiler.
+//! What disturbs a measurement in a virtual machine: how busy this machine is with other work meanwhile.
 
 use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use crate::sh;
-
-/// This machine, and the guest that ran on it.
-#[derive(Debug, Serialize)]
-pub(crate) struct Machine {
-    pub(crate) machine: String,
-    pub(crate) kernel: String,
-    pub(crate) guest: String,
-    pub(crate) guest_kernel: String,
-    pub(crate) commit: String,
-    pub(crate) compiler: String,
-    /// CPUs of this machine that were busy with others' work meanwhile, on average: what disturbs.
-    pub(crate) others_busy_cpus: String,
-}
 
 /// The file beside what a run saved that says how busy others were.
 pub(crate) const OTHERS: &str = "others";
@@ -76,33 +60,6 @@ fn ours() -> u64 {
     // Behind the name, which may hold anything: fields 14 to 17 of proc(5), of which the third is the first here.
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
     numbers(fields, 11).iter().take(4).sum()
-}
-
-impl Machine {
-    /// This machine with the guest whose run saved files to `saved`.
-    pub(crate) fn this(saved: &Path) -> Machine {
-        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name"));
-        let cpu = cpu
-            .unwrap_or("unknown CPU")
-            .trim_start_matches([' ', '\t', ':']);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let guest = fs::read_to_string(saved.join("guest")).unwrap_or_default();
-        let mut guest = guest.lines().map(str::to_owned);
-        let mut next = || guest.next().unwrap_or_else(|| "unknown".into());
-        let (guest_kernel, size) = (next(), next());
-        let said = |file| fs::read_to_string(saved.join(file)).unwrap_or_else(|_| "unknown".into());
-        let qemu = first_line("qemu-system-x86_64", &["--version"]);
-        Machine {
-            machine: format!("{cpu}, {cores} cores"),
-            kernel: first_line("uname", &["-r"]),
-            guest: format!("{qemu}, TCG, {size}"),
-            guest_kernel,
-            commit: said(COMMIT),
-            compiler: first_line("rustc", &["--version"]),
-            others_busy_cpus: said(OTHERS),
-        }
-    }
 }
 
 fn first_line(program: &str, args: &[&str]) -> String {

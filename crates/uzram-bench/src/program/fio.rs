@@ -2,19 +2,17 @@
 
 use std::str::FromStr;
 
-use uzram::Device;
-use uzram::compress::AlgorithmSpec;
-use uzram_bench::fio::{
+use std::process::Command;
+
+use crate::fio::{
     self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Options, Shape, Spec,
 };
-use uzram_bench::report::Goal;
+use crate::report::Goal;
 use uzram_control::size;
 
-use super::{FileArgs, bar, failed, hand_out, say};
-use crate::commands::print;
-use crate::exit::{Failure, Kind, Result};
-use uzram_bench::output::Files;
-use uzram_runtime::{choice, frontends};
+use super::{FileArgs, bar, hand_out, print, say, uzram};
+use crate::failure::{Failure, Kind, Result, failed};
+use crate::output::Files;
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
 ///
@@ -212,7 +210,7 @@ impl Args {
             let message = format!(
                 "--size {size} is not possible: it takes a multiple of 4096, of 1M or more and no less than --bs"
             );
-            return Err(Failure::new(Kind::Usage, message));
+            return Err(Failure::usage(message));
         }
         if let Some(bytes) = self
             .bs
@@ -221,7 +219,7 @@ impl Args {
         {
             let message =
                 format!("--bs {bytes} is not possible: direct I/O takes multiples of 512");
-            return Err(Failure::new(Kind::Usage, message));
+            return Err(Failure::usage(message));
         }
         let mut shapes = Vec::new();
         for block_bytes in &self.bs {
@@ -235,7 +233,7 @@ impl Args {
             .into_iter()
             .filter(|cell| self.only.is_empty() || self.only.contains(cell));
         let demanded = self.targets.is_some();
-        let usage = |message: String| Failure::new(Kind::Usage, message);
+        let usage = |message: String| Failure::usage(message);
         let targets = match self.targets {
             Some(Targets(targets)) => targets,
             None => {
@@ -267,7 +265,7 @@ impl Args {
             }
         }
         let options = Options {
-            program: std::env::current_exe()?,
+            program: uzram(),
             targets,
             demanded,
             skipped,
@@ -291,27 +289,31 @@ impl Args {
     }
 }
 
-/// Refuses a frontend or an algorithm (with its parameters) that this program does not know.
+/// Refuses a frontend or an algorithm (with its parameters) that the program `uzram` does not know.
 fn check_device(target: &Spec) -> Result {
     let Some((frontend, algorithm)) = target.device() else {
         return Ok(());
     };
-    let wrong = |why: String| Failure::new(Kind::Usage, format!("--targets {target}: {why}"));
-    if let Some(name) = frontend {
-        let known = frontends::check_name(name);
-        known.map_err(|there_are| wrong(format!("unknown frontend '{name}'; {there_are}")))?;
+    let program = uzram();
+    let mut command = Command::new(&program);
+    command.arg("check-device");
+    for (option, value) in [("--frontend", frontend), ("--algorithm", algorithm)] {
+        command.args(value.map(|value| format!("{option}={value}")));
     }
-    if let Some(text) = algorithm {
-        let spec = text.parse::<AlgorithmSpec>();
-        let spec = spec.map_err(|error| wrong(error.to_string()))?;
-        let choice = choice::read(spec).map_err(|error| wrong(error.to_string()))?;
-        // The smallest device says all that a large one would.
-        let device = Device::builder(4096)
-            .registry(uzram_control::zram::algorithms().clone())
-            .choose(choice);
-        device.build().map_err(|error| wrong(error.to_string()))?;
+    let output = command.output().map_err(|error| {
+        Failure::new(
+            Kind::Impossible,
+            format!("cannot run {}: {error}", program.display()),
+        )
+    })?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            let why = why.trim().trim_start_matches("uzram: ");
+            Err(Failure::usage(format!("--targets {target}: {why}")))
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]

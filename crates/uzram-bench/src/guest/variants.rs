@@ -3,11 +3,11 @@
 
 use anyhow::{Context, Result};
 
-use super::runs::Runs;
-use super::table::{rate, row, table};
+use super::runs::{Run, Runs};
+use crate::output::Table;
 
-pub(crate) fn text(runs: &Runs) -> Result<String> {
-    let mut rows = vec![row([
+pub(super) fn tables(runs: &Runs) -> Result<Vec<Table>> {
+    let head = [
         "cell",
         "algorithm",
         "setting",
@@ -17,31 +17,28 @@ pub(crate) fn text(runs: &Runs) -> Result<String> {
         "of the first",
         "p50 us",
         "p99 us",
-    ])];
+    ];
+    let mut table = Table::new("ublk's settings", &head);
     for cell in &runs.cells {
         for algorithm in ["null", "lz4"] {
-            let named = |device: &&String| {
+            let named = |device: &String| {
                 let setting = device.strip_suffix(algorithm)?.strip_suffix('-')?;
-                Some((setting.to_owned(), (*device).clone()))
+                Some((setting.to_owned(), device.clone()))
             };
-            let devices: Vec<(String, String)> = runs
-                .devices
-                .iter()
-                .filter_map(|device| named(&device))
-                .collect();
+            let devices: Vec<(String, String)> = runs.devices.iter().filter_map(named).collect();
             let (_, first) = devices.first().context("no devices")?;
             for (setting, device) in &devices {
                 let figure = |of| runs.figure(device, cell, of);
                 let run = runs.of(device, cell)?.first().context("no rounds")?;
-                let median = super::runs::Run {
+                let median = Run {
                     iops: figure(|run| run.iops)?,
                     ..*run
                 };
-                rows.push(vec![
+                table.rows.push(vec![
                     cell.to_string(),
                     algorithm.into(),
                     setting.clone(),
-                    rate(cell, &median),
+                    cell.rate(&median),
                     format!("{:.2}", runs.ratio(cell, device, first, |run| run.iops)?),
                     format!("{:.0}", figure(|run| run.cpu_us)?),
                     format!("{:.2}", runs.ratio(cell, device, first, |run| run.cpu_us)?),
@@ -51,16 +48,15 @@ pub(crate) fn text(runs: &Runs) -> Result<String> {
             }
         }
     }
-    let mut text = table(&rows);
-    text += "\nMemory at the end, MiB beyond the pool:\n\n";
-    let mut rows = vec![row(["device", "all - mem_used_total"])];
+    let caption = "Memory at the end, MiB beyond the pool";
+    let mut end = Table::new(caption, &["device", "all - mem_used_total"]);
     for memory in runs.memory.iter().filter(|memory| memory.when == "end") {
         let more = memory.all.saturating_sub(memory.mem_used_total) as f64;
-        rows.push(vec![
+        let cells = vec![
             memory.device.clone(),
             format!("{:.1}", more / f64::from(1 << 20)),
-        ]);
+        ];
+        end.rows.push(cells);
     }
-    text += &table(&rows);
-    Ok(text)
+    Ok(vec![table, end])
 }

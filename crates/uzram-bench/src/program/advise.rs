@@ -1,19 +1,18 @@
 //! `uzram advise`: samples pages, measures every algorithm on them, and says which to use.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use uzram::compress::dictionary::{DEFAULT_BYTES, MIN_BYTES};
 use uzram_advise::measure::Options;
 use uzram_advise::recommend::recommend_for_kernel;
-use uzram_advise::{Advice, Choice, Measured, Sample, kernel, measure, plot, recommend, sample};
+use uzram_advise::{Advice, Measured, Pick, Sample, kernel, measure, recommend, sample};
 use uzram_control::{RunDir, size, zram};
 
-use super::{print, print_json};
-use crate::exit::{Failure, Kind, Result};
+use super::{bar, print};
+use crate::failure::{Failure, Result, failed};
+use crate::output::{Chart, Look, Series, file};
 
 /// Say which algorithms fit given memory, and why
 ///
@@ -66,7 +65,7 @@ impl Args {
         if self.dictionary_size != 0 && !sizes.contains(&self.dictionary_size) {
             let (least, most) = sizes.into_inner();
             let message = format!("--dictionary-size takes 0 for none, or {least} to {most} bytes");
-            return Err(Failure::new(Kind::Usage, message));
+            return Err(Failure::usage(message));
         }
         let sample = self.sample()?;
         let options = Options {
@@ -74,7 +73,7 @@ impl Args {
             quick: self.quick,
             ..Options::default()
         };
-        let bar = progress_bar();
+        let bar = bar("measuring {bar:40} {pos}/{len} {eta}");
         let measured = measure(&sample, zram::algorithms(), &options, &mut |done, of| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
@@ -85,13 +84,19 @@ impl Args {
         let for_kernel = recommend_for_kernel(&measured);
         let (advised, for_kernel) = (advice.as_ref(), for_kernel.as_ref());
         if self.json {
-            print_json(&to_json(&sample, &measured, advised, for_kernel))?;
+            print(&format!(
+                "{:#}\n",
+                to_json(&sample, &measured, advised, for_kernel)
+            ))?;
         } else {
             print(&to_text(&sample, &measured, advised, for_kernel))?;
         }
         // Last: what was measured is not lost where the picture cannot be written.
         match &self.plot {
-            Some(path) => Ok(plot::plot(path, &sample, &measured, advised)?),
+            Some(path) => picture(&sample, &measured, advised)
+                .svg()
+                .and_then(|svg| file::write(path, &svg))
+                .map_err(failed),
             None => Ok(()),
         }
     }
@@ -99,35 +104,83 @@ impl Args {
     fn sample(&self) -> Result<Sample> {
         // clap does not demand what the group excludes.
         if self.seconds.is_some() && self.cmd.is_empty() {
-            return Err(Failure::new(Kind::Usage, "--seconds is for --cmd"));
+            return Err(Failure::usage("--seconds is for --cmd"));
         }
         if let Some(path) = &self.file {
-            return Ok(sample::of_file(path, self.samples)?);
+            return Ok(sample::from_file(path, self.samples)?);
         }
         if let Some(device) = &self.device {
             let path = match device.to_str() {
                 Some(name) if !device.exists() => RunDir::of_user().find(name)?.record.path.into(),
                 _ => device.clone(),
             };
-            return Ok(sample::of_file(&path, self.samples)?);
+            return Ok(sample::from_file(&path, self.samples)?);
         }
         if let Some((program, args)) = self.cmd.split_first() {
             let patience = self.seconds.map(Duration::from_secs);
-            return Ok(sample::of_command(program, args, self.samples, patience)?);
+            return Ok(sample::from_command(program, args, self.samples, patience)?);
         }
-        Ok(sample::of_processes(&self.pid, self.samples)?)
+        Ok(sample::from_processes(&self.pid, self.samples)?)
     }
 }
 
-/// On stderr, where that is a terminal.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+/// How much fits each byte of memory against how fast it is written: a line through the levels of each algorithm, without
+/// and with a dictionary; what is recommended is ringed.
+fn picture(sample: &Sample, measured: &[Measured], advice: Option<&Advice>) -> Chart {
+    // A copy compresses nothing and would take half of the picture.
+    let measured = || measured.iter().filter(|one| one.algorithm != "null");
+    let place = |one: &Measured| (one.write_mib_s, one.capacity);
+    let mut names: Vec<&str> = Vec::new();
+    for one in measured() {
+        if !names.contains(&one.algorithm.as_str()) {
+            names.push(&one.algorithm);
+        }
     }
-    let style = ProgressStyle::with_template("measuring {bar:40} {pos}/{len} {eta}");
-    let bar = ProgressBar::new(0);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
+    let mut series = Vec::new();
+    for (group, name) in names.iter().enumerate() {
+        for (member, what) in ["", " with a dictionary"].into_iter().enumerate() {
+            let its = |one: &&Measured| {
+                one.algorithm == *name && usize::from(one.dictionary_bytes > 0) == member
+            };
+            let mut its: Vec<&Measured> = measured().filter(its).collect();
+            if its.is_empty() {
+                continue;
+            }
+            its.sort_by(|a, b| a.write_mib_s.total_cmp(&b.write_mib_s));
+            let level = |one: &&Measured| match one.params.trim_start_matches("level=") {
+                "" => (*name).to_owned(),
+                level => level.to_owned(),
+            };
+            series.push(Series {
+                labels: its.iter().map(level).collect(),
+                ..Series::new(
+                    format!("{name}{what}"),
+                    Look::new(group, member),
+                    its.iter().map(|one| place(one)).collect(),
+                )
+            });
+        }
+    }
+    let advised = advice.into_iter();
+    let advised = advised.flat_map(|advice| [Some(&advice.writes), advice.idle.as_ref()]);
+    Chart {
+        title: format!(
+            "{}: {} pages, {:.1} % same-filled; recommended are ringed",
+            sample.what,
+            sample.sampled,
+            sample.same_filled_share() * 100.0
+        ),
+        x: "written, MiB/s on one thread".into(),
+        y: "bytes held for each byte of memory".into(),
+        log_x: true,
+        lines: true,
+        rings: advised
+            .flatten()
+            .map(|choice| place(&choice.what))
+            .collect(),
+        series,
+        ..Chart::default()
+    }
 }
 
 fn to_text(
@@ -204,7 +257,7 @@ fn kernel_algorithms() -> String {
 }
 
 fn pairing(advice: &Advice) -> String {
-    let line = |what: &str, choice: &Choice| {
+    let line = |what: &str, choice: &Pick| {
         let dictionary = match choice.what.dictionary_bytes {
             0 => "",
             _ => " with a dictionary",
