@@ -3,6 +3,7 @@
 
 mod acid;
 mod bench;
+mod canary;
 mod docs;
 mod guest;
 mod run;

@@ -159,10 +159,10 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
         let least = least_free(&zoneinfo, real_time.is_ok());
         let gate = || free_bytes() > least;
         while let Some(device) = device.upgrade() {
-            if device.maintain(&gate) {
+            if device.swap().maintain(&gate) {
                 std::thread::sleep(TURN);
             } else {
-                device.wait_for_demand(PAUSE);
+                device.swap().wait_for_demand(PAUSE);
             }
         }
     };

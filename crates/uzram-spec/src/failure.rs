@@ -136,7 +136,13 @@ impl From<std::io::Error> for Failure {
 impl From<uzram::Error> for Failure {
     fn from(error: uzram::Error) -> Failure {
         let kind = match &error {
-            uzram::Error::Invalid { .. } | uzram::Error::Compress(_) => FailureKind::Usage,
+            uzram::Error::Invalid { .. }
+            | uzram::Error::Compress(_)
+            | uzram::Error::HasBacking { .. }
+            | uzram::Error::HasAgent
+            | uzram::Error::NoAges
+            | uzram::Error::DedupWithReserve
+            | uzram::Error::NoDictionary { .. } => FailureKind::Usage,
             _ => FailureKind::Failed,
         };
         Failure::new(kind, error)

@@ -29,7 +29,7 @@ impl Args {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let pages = self.pages.map(|pages| pages.0);
         let (pages, bytes) = match ask(&entry, &Request::Promote { pages })? {
-            Response::Promoted { pages, bytes } => (pages, bytes),
+            Response::Promoted(report) => (report.pages, report.bytes),
             other => return Err(unexpected(&entry, &other)),
         };
         if self.json {

@@ -1,9 +1,9 @@
-//! What the agent does, in turns: while memory is short, whatever makes it less; else compaction where it pays, a lesson
-//! where one is due, and a piece of a pass over the table that looks for pages that are old enough.
+//! The agent's loop. While memory is short it relieves that; otherwise it compacts where that pays, trains where that
+//! is due, and continues a pass over the table for pages that are old enough.
 //!
-//! A pass goes by pieces, so that what is long (recompression within a small budget) does not keep the rest waiting for
-//! the end of a large device. Every job is ended early when memory becomes short, when it is told something else, and at
-//! the end; what was left is found by the next pass.
+//! A pass goes by pieces, so that a slow job (recompression within a small budget) does not delay the others until
+//! the end of a large device. Every job ends early when memory becomes short, the settings change, or the agent
+//! stops. The next pass finds the rest.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -15,21 +15,21 @@ use super::jobs::{NO_BACKING, NO_SECONDARY, has_secondary};
 use super::pressure::{Gauge, Pressure};
 use super::settings::PolicySettings;
 use super::status::Status;
-use super::teach::Teacher;
+use super::training::TrainingSchedule;
 use crate::device::Device;
 
 /// Slots of a piece of a pass, 256 MiB of disk.
 const PIECE: u64 = 1 << 16;
-/// Pages after which a job is over for this turn. The piece is gone over again then, which costs less than a page.
+/// Pages after which a job's turn ends. Walking the piece again costs less than a page.
 const TURN: u64 = 1024;
-/// Passes follow each other after this part of the least age, and after some time at least and at most.
+/// The pause between passes: this part of the least age, within these bounds.
 const PASS_PART: u32 = 8;
 const PASS_LEAST: Duration = Duration::from_secs(1);
 const PASS_MOST: Duration = Duration::from_secs(60);
-/// Where pages are to come back that are read: whoever reads them waits for the disk until then.
+/// The bound while promotion is on: until then readers of backed pages wait for the disk.
 const PASS_PROMOTING: Duration = Duration::from_secs(5);
 
-/// Whether to go on with a job.
+/// Whether to continue a job.
 pub(super) type Go = ControlFlow<()>;
 
 pub(super) struct Worker<'a> {
@@ -40,19 +40,19 @@ pub(super) struct Worker<'a> {
     generation: u64,
     budget: Budget,
     pressure: Pressure,
-    pub(super) teacher: Teacher,
-    /// Whether this is about pressure.
+    pub(super) schedule: TrainingSchedule,
+    /// Whether the current work relieves pressure.
     pub(super) relieving: bool,
-    /// Whether ages are kept for our sake.
+    /// Whether this agent turned tracking of ages on.
     ages: bool,
-    /// Where the pass is.
+    /// Position of the pass.
     at: Option<u64>,
     next_pass: Instant,
     /// What the last compaction could not gain.
     pub(super) left: u64,
     pub(super) no_writeback_before: Instant,
     pub(super) no_relief_before: Instant,
-    /// What was written to the backing when that was last charged.
+    /// Bytes written to the backing at the last charge.
     written: u64,
 }
 
@@ -68,11 +68,11 @@ impl<'a> Worker<'a> {
             stop,
             say,
             settings: PolicySettings::default(),
-            // Other than any, so that the settings are read.
+            // Differs from every generation, so that the settings are read.
             generation: u64::MAX,
             budget: Budget::new(),
             pressure: Pressure::new(),
-            teacher: Teacher::default(),
+            schedule: TrainingSchedule::default(),
             relieving: false,
             ages: false,
             at: None,
@@ -96,7 +96,7 @@ impl<'a> Worker<'a> {
         self.keep_ages(false);
     }
 
-    /// Takes over what it is told.
+    /// Applies changed settings.
     fn listen(&mut self) {
         let told = *self.device.policy.told();
         if told.generation == self.generation {
@@ -125,7 +125,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Says something if it is new.
+    /// Logs a message that differs from the last.
     pub(super) fn note(&self, text: String) {
         if self.device.policy.status.say(text.clone()) {
             (self.say)(&text);
@@ -133,17 +133,17 @@ impl<'a> Worker<'a> {
     }
 
     fn keep_ages(&mut self, on: bool) {
-        // Somebody else's are let alone.
-        if on == self.device.tracks_ages() || !on && !self.ages {
+        // Tracking that someone else turned on stays.
+        if on == self.device.zram().tracks_ages() || !on && !self.ages {
             return;
         }
         self.ages = on;
-        if let Err(error) = self.device.keep_ages(on) {
+        if let Err(error) = self.device.zram().keep_ages(on) {
             self.note(format!("policy: no ages, so nothing is idle: {error}"));
         }
     }
 
-    /// Does what is due, and says how long nothing will be.
+    /// Does what is due, and returns how long nothing will be.
     fn round(&mut self) -> Duration {
         self.keep_ages(self.settings.wants_ages());
         if self.is_pressed() {
@@ -154,12 +154,12 @@ impl<'a> Worker<'a> {
             self.compact_if_it_pays();
         }
         if self.settings.train {
-            self.teach_if_due();
+            self.train_if_due();
         }
         self.pass()
     }
 
-    /// Begins or ends to work by the larger budget, on pages of any age.
+    /// Switches to and from the larger budget.
     pub(super) fn set_relieving(&mut self, on: bool) {
         self.relieving = on;
         self.budget.set(&self.settings, on);
@@ -169,7 +169,7 @@ impl<'a> Worker<'a> {
         &self.device.policy.status
     }
 
-    /// Whether memory is short and something may come of doing something about it.
+    /// Whether memory is short and relief is due.
     fn is_pressed(&mut self) -> bool {
         Instant::now() >= self.no_relief_before && self.gauge().is_high()
     }
@@ -178,7 +178,7 @@ impl<'a> Worker<'a> {
         self.pressure.read(self.device, &self.settings)
     }
 
-    /// Whether to go on with what is being done: not if it is told something else, or memory becomes short.
+    /// Ends the current job when the settings change, the agent stops, or memory becomes short.
     pub(super) fn go(&mut self) -> Go {
         let told = self.device.policy.told().generation == self.generation;
         match told && !self.stop.load(Relaxed) && (self.relieving || !self.is_pressed()) {
@@ -187,7 +187,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Called between slices: charges what was used and rests for it.
+    /// Called between slices: charges the budget and rests.
     pub(super) fn pace(&mut self) -> Go {
         let written = bytes_written(self.device);
         self.budget.charge(written.saturating_sub(self.written));
@@ -196,7 +196,7 @@ impl<'a> Worker<'a> {
         self.rest(self.budget.rest())
     }
 
-    /// Rests that long, or until something else is to be done.
+    /// Rests for `pause`, or until other work is due.
     fn rest(&mut self, pause: Duration) -> Go {
         let begin = Instant::now();
         loop {
@@ -215,7 +215,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Goes on with the pass, or begins one if it is time. Returns how long there is nothing to do for it.
+    /// Continues the pass, or starts one if it is time. Returns how long there is nothing to do for it.
     fn pass(&mut self) -> Duration {
         let wait = self.next_pass.saturating_duration_since(Instant::now());
         if self.at.is_none() && !wait.is_zero() {
@@ -253,7 +253,7 @@ impl<'a> Worker<'a> {
             self.next_pass = Instant::now() + (least / PASS_PART).clamp(PASS_LEAST, most);
             self.status().runs.fetch_add(1, Relaxed);
         }
-        // Looking costs, too, where there was nothing to do.
+        // The walk costs, too, where it found nothing.
         let _ = self.pace();
         Duration::ZERO
     }
@@ -261,5 +261,5 @@ impl<'a> Worker<'a> {
 
 fn bytes_written(device: &Device) -> u64 {
     let attached = device.backing.get();
-    attached.map_or(0, |attached| attached.store.stats().bytes_written)
+    attached.map_or(0, |attached| attached.backing.stats().bytes_written)
 }

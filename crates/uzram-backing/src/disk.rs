@@ -1,4 +1,4 @@
-//! The seam between the store and the disk: reads that block, writes of which several are in flight.
+//! The seam between the backing and its disk: reads that block, writes of which several are in flight.
 //!
 //! A write owns its buffer until it is done, so that a write that never comes back keeps memory, and nothing else: no
 //! implementation can give the buffer out again while the disk may still read it.
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::buffer::Buffer;
 
-/// A file or a block device. All offsets and lengths that the store asks for are whole blocks.
-pub trait Storage: Send + Sync {
+/// A file or a block device. All offsets and lengths that are asked for are whole blocks.
+pub trait Disk: Send + Sync {
     /// Bytes that there are now.
     fn size_bytes(&self) -> io::Result<u64>;
 
@@ -41,7 +41,7 @@ pub trait WriteQueue: Send {
 pub struct Write {
     /// The submitter's, handed back.
     pub token: usize,
-    /// Where in the backing, in bytes.
+    /// Where on the disk, in bytes.
     pub offset: u64,
     /// The memory.
     pub buffer: Buffer,
@@ -64,18 +64,11 @@ pub struct Done {
     pub result: io::Result<usize>,
 }
 
-/// What an error that has no number is called.
-pub(crate) const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
-
-/// Reads all of `buffer`. `Ok(n)` with `n` less than that: the backing ends there.
-pub(crate) fn read_full(
-    storage: &dyn Storage,
-    buffer: &mut [u8],
-    offset: u64,
-) -> io::Result<usize> {
+/// Reads all of `buffer`. `Ok(n)` with `n` less than that: the disk ends there.
+pub(crate) fn read_full(disk: &dyn Disk, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
-        match storage.read_at(&mut buffer[done..], offset + done as u64) {
+        match disk.read_at(&mut buffer[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(count) => {
                 done += count;
@@ -92,8 +85,8 @@ pub(crate) fn read_full(
 }
 
 /// Writes a buffer and waits for it: for the header block.
-pub(crate) fn write_now(storage: &dyn Storage, buffer: Buffer, offset: u64) -> io::Result<()> {
-    let mut queue = storage.queue(1)?;
+pub(crate) fn write_now(disk: &dyn Disk, buffer: Buffer, offset: u64) -> io::Result<()> {
+    let mut queue = disk.queue(1)?;
     let range = 0..buffer.bytes().len();
     let token = 0;
     let len = range.len();
@@ -112,5 +105,5 @@ pub(crate) fn write_now(storage: &dyn Storage, buffer: Buffer, offset: u64) -> i
     }
 }
 
-/// How long a new store waits for its first write.
+/// How long a new backing waits for its first write.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);

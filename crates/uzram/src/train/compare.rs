@@ -1,5 +1,5 @@
-//! Whether one codec is better than another for given pages: both compress them, taking turns, and the rule that
-//! weighs size against speed.
+//! Compares two codecs on given pages: both compress them, taking turns. Holds the rule that weighs size against
+//! speed.
 
 use std::time::Instant;
 
@@ -9,9 +9,9 @@ use uzram_pool::HUGE_THRESHOLD;
 use crate::codec::Codec;
 use crate::{Error, PAGE_SIZE};
 
-/// Rounds in which both take their turn; the median of their ratios counts.
+/// Rounds with a turn for each; the median ratio counts.
 const ROUNDS: usize = 21;
-/// Most pages of a round: a turn is short against what disturbs it.
+/// Most pages of a round: short turns average disturbances out.
 const ROUND_PAGES: usize = 128;
 
 /// A dictionary has to save this part of the stored bytes...
@@ -44,7 +44,7 @@ pub fn pays(size_ratio: f64, speed_ratio: f64) -> Result<String, String> {
     ))
 }
 
-/// What two codecs make of the same pages.
+/// The result of a comparison.
 pub(super) struct Verdict {
     pub(super) bytes_before: u64,
     pub(super) bytes_after: u64,

@@ -1,35 +1,42 @@
-//! Keeping the store dense: what lives in its sparsest segments is moved to others, so that whole segments become free.
+//! Compaction of the backing: moves the objects of its sparsest segments to others, so that whole segments become
+//! free.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use uzram_backing::{SegmentBuffer, StoreError, Victim, Writer, Written};
+use uzram_backing::{PushError, SegmentBuffer, Victim, Writer, Written};
 use uzram_pool::current_cpu;
 
 use super::{Attached, Writers};
 use crate::Error;
+use crate::apis::ZramApi;
 use crate::device::Device;
 use crate::word::{Backed, Content};
 
 /// How long to wait for the disk.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Segments in which more than this part lives are left alone, in eighths.
+/// Segments with more live bytes than this are left alone, in eighths.
 const DENSE_EIGHTHS: u64 = 6;
 /// Segments at a time.
 const VICTIMS: usize = 4;
 
-impl Device {
-    /// Moves what lives in sparse segments of the backing together, up to `most` segments; returns how many were
-    /// emptied. Pages that cannot be read stay where they are.
+impl ZramApi<'_> {
+    /// Moves the objects of sparse segments together, up to `most` segments; returns how many were emptied. Pages
+    /// that cannot be read stay where they are.
     ///
     /// [`Error::NoBacking`] if there is none.
-    pub fn tidy_backing(&self, most: usize) -> Result<usize, Error> {
+    pub fn compact_backing(self, most: usize) -> Result<usize, Error> {
         let mut emptied = 0;
         while emptied < most {
-            let _alone = self.post_processing();
-            let attached: Arc<Attached> = self.attached()?;
+            let _alone = self.0.post_processing();
+            let attached: Arc<Attached> = self.0.attached()?;
             let mut writers = attached.writers();
-            match round(self, &attached, &mut writers, (most - emptied).min(VICTIMS)) {
+            match round(
+                self.0,
+                &attached,
+                &mut writers,
+                (most - emptied).min(VICTIMS),
+            ) {
                 0 => break,
                 some => emptied += some,
             }
@@ -38,14 +45,14 @@ impl Device {
     }
 }
 
-/// Empties some segments because the store is full. Returns whether there is room now.
+/// Empties some segments when the backing is full. Returns whether there is room now.
 pub(super) fn make_room(device: &Device, attached: &Attached, writers: &mut Writers) -> bool {
     round(device, attached, writers, VICTIMS) > 0
 }
 
 /// Returns how many segments were emptied.
 fn round(device: &Device, attached: &Attached, writers: &mut Writers, most: usize) -> usize {
-    let victims = attached.store.victims(most);
+    let victims = attached.backing.victims(most);
     let mut buffer = SegmentBuffer::new();
     let sparse =
         |victim: &Victim| victim.live_bytes() * 8 <= victim.capacity_bytes() * DENSE_EIGHTHS;
@@ -56,7 +63,7 @@ fn round(device: &Device, attached: &Attached, writers: &mut Writers, most: usiz
     emptied
 }
 
-/// Moves what lives in a segment. Returns whether all of it could be.
+/// Moves the objects of a segment. Returns whether all could be moved.
 fn empty(
     device: &Device,
     victim: &Victim,
@@ -78,7 +85,7 @@ fn empty(
             };
             location == object.location.raw() && usize::from(l) == len
         };
-        // Whatever the segment held before is in it, too: it need not be of a page that the device has.
+        // Remains of the segment's earlier use may name pages that the device does not have.
         if page >= device.table.capacity()
             || !here(device.table.peek(page), 0)
             || device.table.begin_post(page, here).is_none()
@@ -86,7 +93,7 @@ fn empty(
             continue;
         }
         let mut pushed = writer.push(object.owner, object.bytes);
-        if let Err(StoreError::Busy { .. }) = pushed {
+        if let Err(PushError::Busy { .. }) = pushed {
             moved.wait(writer);
             pushed = writer.push(object.owner, object.bytes);
         }
