@@ -3,9 +3,9 @@
 mod common;
 
 use common::{MIB, Random, Table, object, store};
-use uzram_backing::StoreError;
+use uzram_backing::PushError;
 
-/// Writes ten times the store's size with up to 80 % of it alive, compacting when it is full: it is never full for good.
+/// Writes ten times the backing's size with up to 80 % of it alive, compacting when it is full: it is never full for good.
 fn churn(size_bytes: u64, batch: u32) {
     let (_backing, store) = store(size_bytes);
     let mut table = Table::new(store);
@@ -22,7 +22,7 @@ fn churn(size_bytes: u64, batch: u32) {
             written += bytes.len() as u64;
             let mut tries = 0;
             while let Err(error) = table.push(next, &bytes) {
-                assert_eq!(error, StoreError::Full);
+                assert_eq!(error, PushError::Full);
                 table.flush();
                 assert!(tries < 50, "{:?}", table.store.stats());
                 tries += 1;
@@ -107,7 +107,7 @@ fn size(random: &mut Random, sizes: &[u32; 64]) -> usize {
     unreachable!("it is less than the sum")
 }
 
-/// Fills a store until it takes no more, and compares with one block of 4 KiB for each object, which the kernel's zram
+/// Fills a backing until it takes no more, and compares with one block of 4 KiB for each object, which the kernel's zram
 /// spends. Both on the whole backing: header, padding, what is kept for compaction.
 #[test]
 fn at_least_2_5_times_as_many_objects_as_blocks() {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use common::{LONG, MIB, Random, store};
 use uzram_backing::{
-    Location, Purpose, ReadBuffer, ReadError, SegmentBuffer, Store, StoreError, Writer, Written,
+    Backing, Location, Purpose, PushError, ReadBuffer, ReadError, SegmentBuffer, Writer, Written,
     entry_bytes,
 };
 
@@ -43,7 +43,7 @@ fn check(owner: u64, bytes: &[u8]) {
 }
 
 impl Words {
-    fn replace(&self, store: &Store, owner: u64, new: u64) {
+    fn replace(&self, store: &Backing, owner: u64, new: u64) {
         let old = self.0[owner as usize].swap(new, SeqCst);
         if old != 0 {
             let (location, len) = unpack(old);
@@ -51,7 +51,7 @@ impl Words {
         }
     }
 
-    fn read(&self, store: &Store, owner: u64, buffer: &mut ReadBuffer) -> bool {
+    fn read(&self, store: &Backing, owner: u64, buffer: &mut ReadBuffer) -> bool {
         loop {
             let word = &self.0[owner as usize];
             let seen = word.load(SeqCst);
@@ -71,7 +71,7 @@ impl Words {
         }
     }
 
-    fn write(&self, store: &Store, writer: &mut Writer, random: &mut Random, version: u64) {
+    fn write(&self, store: &Backing, writer: &mut Writer, random: &mut Random, version: u64) {
         let owner = random.below(OWNERS);
         let bytes = object(owner, version, random);
         let publish = |written: Written| {
@@ -82,11 +82,11 @@ impl Words {
         loop {
             match writer.push(owner as u32, &bytes) {
                 Ok(_) => return,
-                Err(StoreError::Busy { .. }) => {
+                Err(PushError::Busy { .. }) => {
                     writer.wait_one(LONG, publish);
                 }
                 // The mover makes room.
-                Err(StoreError::Full) => {
+                Err(PushError::Full) => {
                     writer.wait(LONG, publish);
                     std::thread::yield_now();
                 }
@@ -95,7 +95,7 @@ impl Words {
         }
     }
 
-    fn compact(&self, store: &Store, mover: &mut Writer, buffer: &mut SegmentBuffer) -> usize {
+    fn compact(&self, store: &Backing, mover: &mut Writer, buffer: &mut SegmentBuffer) -> usize {
         let mut moved = 0;
         for victim in store.victims(1) {
             let mut old = HashMap::new();
@@ -107,7 +107,7 @@ impl Words {
                 check(found.owner.into(), found.bytes);
                 match mover.push(found.owner, found.bytes) {
                     Ok(new) => old.insert(new, word),
-                    Err(StoreError::Full) => break,
+                    Err(PushError::Full) => break,
                     Err(error) => panic!("{error}"),
                 };
             }
@@ -163,7 +163,7 @@ fn readers_writer_mover_and_freer_agree() {
             }
         });
         let (mut random, mut writer) = (Random::new(3), store.writer(4, Purpose::Objects).unwrap());
-        // 20 times the store.
+        // 20 times the backing.
         for version in 0..50_000 {
             words.write(store, &mut writer, &mut random, version);
         }

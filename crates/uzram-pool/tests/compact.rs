@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::{StopOnDrop, content, pool};
-use uzram_pool::{MAX_OBJECT, Mover, Object, Place, Pool};
+use uzram_pool::{Destination, MAX_OBJECT, Mover, Object, Pool};
 use uzram_testkit::Random;
 
 /// Owners' handles in slots with a lock each, as a device keeps them.
@@ -17,7 +17,7 @@ struct Slots<'a> {
 }
 
 impl Mover for Slots<'_> {
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination> {
         let mut slot = self.slots[owner as usize].lock().unwrap();
         let Some((object, _)) = slot.as_mut().filter(|(object, _)| object.handle() == from) else {
             return Err(to);

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::{ARENA, StopOnDrop, content, pool};
 use proptest::prelude::*;
 use uzram_pool::{
-    Compacted, Error, HUGE_THRESHOLD, MAX_OBJECT, Mover, Object, PAGE, Place, Pool, Region,
+    Compacted, Destination, Error, HUGE_THRESHOLD, MAX_OBJECT, Mover, Object, PAGE, Pool, Region,
     SPAN_BYTES, class_size,
 };
 use uzram_testkit::Random;
@@ -107,7 +107,7 @@ struct InMap<'a> {
 }
 
 impl Mover for InMap<'_> {
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination> {
         let mut live = self.live.borrow_mut();
         let owner = u64::from(owner);
         let (object, _) = live.get_mut(&owner).expect("every object's owner lives");

@@ -313,7 +313,7 @@ fn child_that_writes() {
         scope.spawn(|| {
             for round in first.. {
                 let _ = device.set_algorithm(&choice(round));
-                let _ = device.train(&Training {
+                let _ = device.jobs().train(&Training {
                     sample_pages: 64,
                     dictionary_bytes: 2048,
                     rule: |_, _| Ok("always".into()),
@@ -324,7 +324,7 @@ fn child_that_writes() {
         // And objects are moved.
         scope.spawn(|| {
             loop {
-                let moved = device.compact(50_000).objects_moved;
+                let moved = device.jobs().compact(50_000).objects_moved;
                 if moved > 0 {
                     writeln!(std::io::stderr(), "{MOVED} {moved}").unwrap();
                 }

@@ -48,7 +48,7 @@ fn summary(codecs: &[CodecStats]) -> Vec<(&str, &str, u64, u64, Vec<usize>)> {
         .iter()
         .map(|c| {
             (
-                c.driver,
+                c.driver.as_str(),
                 c.params.as_str(),
                 c.dictionary_bytes,
                 c.objects,
@@ -218,6 +218,7 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
             ..Training::default()
         };
         let tried = device
+            .jobs()
             .train(&Training {
                 dry_run: true,
                 ..training.clone()
@@ -227,7 +228,7 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
         assert_eq!(tried.reason, "smaller; only tried");
         assert!(tried.speed_ratio > 0.0);
         assert_eq!(device.stats(), before);
-        let report = device.train(&training).unwrap();
+        let report = device.jobs().train(&training).unwrap();
         assert_eq!((report.pages_sampled, report.pages_judged), (1200, 600));
         assert!(report.adopted, "{report:?}");
         assert!(
@@ -243,7 +244,7 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
         assert!(after.compr_data_size_bytes * 20 < before.compr_data_size_bytes * 19);
         assert_eq!((after.failed_reads, after.failed_writes), (0, 0));
         // Once more: what it has is as good.
-        let again = device.train(&training).unwrap();
+        let again = device.jobs().train(&training).unwrap();
         assert!(!again.adopted);
         assert!(again.ratio_after < again.ratio_before * 1.05, "{again:?}");
     }
@@ -252,20 +253,20 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
 #[test]
 fn training_refuses_what_cannot_be_learned() {
     let device = Device::builder(SIZE).algorithm("deflate").build().unwrap();
-    let error = device.train(&Training::default()).unwrap_err();
+    let error = device.jobs().train(&Training::default()).unwrap_err();
     assert!(
         error.to_string().contains("these take one: lz4-liblz4"),
         "{error}"
     );
     device.set_algorithm(&Choice::new("zstd")).unwrap();
-    let error = device.train(&Training::default()).unwrap_err();
+    let error = device.jobs().train(&Training::default()).unwrap_err();
     assert!(error.to_string().contains("0 samples"), "{error}");
     fill(&device, 0..200);
     let training = Training {
         dictionary_bytes: 2 << 20,
         ..Training::default()
     };
-    let error = device.train(&training).unwrap_err();
+    let error = device.jobs().train(&training).unwrap_err();
     assert!(
         error.to_string().contains("256 to 1048576 bytes"),
         "{error}"
@@ -275,7 +276,7 @@ fn training_refuses_what_cannot_be_learned() {
         let bytes = noise_before(number, 3000, 0);
         device.write_at(&bytes, number * 4096).unwrap();
     }
-    match device.train(&Training::default()) {
+    match device.jobs().train(&Training::default()) {
         Ok(report) => assert!(!report.adopted, "{report:?}"),
         Err(error) => assert_eq!(error.errno(), 22),
     }

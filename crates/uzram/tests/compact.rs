@@ -69,7 +69,7 @@ fn check(device: &Device, last: &HashMap<u64, u64>) {
 fn compact(device: &Device) -> CompactReport {
     let mut sum = CompactReport::default();
     while !sum.finished {
-        let one = device.compact(100_000);
+        let one = device.jobs().compact(100_000);
         assert!(one.bytes_moved <= 100_000);
         sum.objects_moved += one.objects_moved;
         sum.bytes_moved += one.bytes_moved;
@@ -92,7 +92,7 @@ fn memory_goes_back_and_contents_stay() {
         last.insert(page, 17);
     }
     let before = device.stats();
-    let gain = device.compaction_gain_bytes();
+    let gain = device.jobs().compaction_gain_bytes();
     let report = compact(&device);
     let after = device.stats();
     assert_eq!(after.pages_compacted, report.pages_freed);
@@ -106,7 +106,7 @@ fn memory_goes_back_and_contents_stay() {
         report.pages_freed * PAGE * 10 > gain * 8,
         "{report:?}, not {gain}"
     );
-    assert!(device.compaction_gain_bytes() * 5 < gain);
+    assert!(device.jobs().compaction_gain_bytes() * 5 < gain);
     check(&device, &last);
     drop(device);
     let device = Device::builder(0).attach(again).unwrap();
@@ -131,7 +131,7 @@ fn requests_and_compaction_do_not_disturb_each_other() {
             let compact = scope.spawn(|| {
                 let mut moved = 0;
                 while !stop.load(Relaxed) {
-                    moved += device.compact(200_000).objects_moved;
+                    moved += device.jobs().compact(200_000).objects_moved;
                 }
                 moved
             });
@@ -220,7 +220,7 @@ fn at_the_limit_compaction_makes_room() {
             .count()
     };
     let before = fill(pages);
-    device.reset_mem_used_max();
+    device.zram().reset_mem_used_max();
     compact(&device);
     let after = fill(pages + before as u64);
     assert!(after > 100, "{before} pages before, {after} more after");
@@ -239,7 +239,7 @@ fn a_stock_stays_a_stock() {
         .unwrap();
     let write = |page: u64, seq: u64| {
         while device.write_at(&content(page, seq), page * PAGE).is_err() {
-            device.maintain(&|| true);
+            device.swap().maintain(&|| true);
         }
     };
     let (mut random, mut last) = (Random::new(3), HashMap::new());
@@ -248,15 +248,15 @@ fn a_stock_stays_a_stock() {
         write(page, seq);
         last.insert(page, seq);
         if seq.is_multiple_of(300) {
-            device.maintain(&|| true);
+            device.swap().maintain(&|| true);
         }
     }
     for page in (0..pages).filter(|page| page % 3 > 0) {
         write(page, 17);
         last.insert(page, 17);
     }
-    while device.maintain(&|| true) {}
-    let (before, gain) = (device.stats(), device.compaction_gain_bytes());
+    while device.swap().maintain(&|| true) {}
+    let (before, gain) = (device.stats(), device.jobs().compaction_gain_bytes());
     let report = compact(&device);
     let after = device.stats();
     assert!(report.objects_moved > 100, "{report:?}");

@@ -77,7 +77,7 @@ fn child_that_shares() {
         scope.spawn(|| work(1));
         scope.spawn(|| {
             loop {
-                device.compact(50_000);
+                device.jobs().compact(50_000);
             }
         });
         scope.spawn(|| {
@@ -88,6 +88,7 @@ fn child_that_shares() {
                 let name = ["lz4", "zstd"][round as usize % 2];
                 let _ = device.set_algorithm(&Choice::new(name));
                 device
+                    .zram()
                     .recompress(&Recompress::default(), &mut go_on)
                     .unwrap();
             }

@@ -63,7 +63,7 @@ fn requests_allocate_nothing() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Relaxed) {
-                    device.compact(1 << 16);
+                    device.jobs().compact(1 << 16);
                 }
             });
             let _stopped = StopOnDrop(&stop);

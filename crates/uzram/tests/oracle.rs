@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use uzram::compress::Registry;
-use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Stats, Training, Zeroes};
+use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Training, Zeroes};
 use uzram_testkit::Random;
 
 const PAGES: usize = 24;
@@ -138,13 +138,11 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
         Op::SetDedup(on) => device.set_dedup(on).unwrap(),
         Op::Compact(max_bytes) => {
             let before = device.stats();
-            let freed = device.compact(max_bytes).pages_freed;
+            let freed = device.jobs().compact(max_bytes).pages_freed;
             let after = device.stats();
-            let expected = Stats {
-                mem_used_total_bytes: before.mem_used_total_bytes - freed * PAGE_SIZE as u64,
-                pages_compacted: before.pages_compacted + freed,
-                ..before
-            };
+            let mut expected = before;
+            expected.mem_used_total_bytes -= freed * PAGE_SIZE as u64;
+            expected.pages_compacted += freed;
             assert_eq!(after, expected);
         }
         Op::Reset => {
@@ -161,7 +159,7 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
         Op::Train => {
             // Refused where there is too little to learn from or nothing to learn with: as good as any answer here.
             let before = device.stats();
-            let _ = device.train(&Training {
+            let _ = device.jobs().train(&Training {
                 dictionary_bytes: 4096,
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()

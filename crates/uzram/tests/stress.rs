@@ -143,7 +143,7 @@ fn change_codecs(device: &Device, stop: &AtomicBool) -> u64 {
         }
         if rounds.is_multiple_of(7) {
             // May find too little to learn from.
-            let _ = device.train(&Training {
+            let _ = device.jobs().train(&Training {
                 dictionary_bytes: 1024,
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()

@@ -47,13 +47,13 @@ fn a_burst_is_served_from_the_reserve_or_refused() {
         );
     }
     // Overwrites of the same kind, and discards, need no new memory.
-    assert!(device.maintain(&|| true));
+    assert!(device.swap().maintain(&|| true));
     device.discard(0, 64 << 20).unwrap();
     for n in 0..500 {
         device.write_at(&page(n), n * 4096).unwrap();
     }
     device.discard(0, 64 << 20).unwrap();
-    while device.maintain(&|| true) {}
+    while device.swap().maintain(&|| true) {}
     let left = device.stats().mem_used_total_bytes;
     assert!(left < used + (3 << 20), "{left} kept, {used} at first");
 }
@@ -72,8 +72,8 @@ fn the_stock_follows_the_demand() {
         std::thread::scope(|scope| {
             let maintain = scope.spawn(|| {
                 while !stop.load(Relaxed) {
-                    if !device.maintain(&|| true) {
-                        device.wait_for_demand(Duration::from_millis(20));
+                    if !device.swap().maintain(&|| true) {
+                        device.swap().wait_for_demand(Duration::from_millis(20));
                     }
                 }
             });
@@ -143,7 +143,7 @@ fn codecs_change_without_memory_for_requests() {
     }
     // Its last objects go; the codec goes when somebody maintains.
     device.discard(0, 64 << 20).unwrap();
-    while device.maintain(&|| true) {}
+    while device.swap().maintain(&|| true) {}
     assert_eq!(device.codecs().len(), 1);
 }
 

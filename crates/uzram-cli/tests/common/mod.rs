@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use uzram_testkit::peers;
@@ -157,7 +157,11 @@ pub(crate) fn sh(line: &str) -> String {
 /// Whether the programs are there, and a loop device on FUSE if one is wanted. What is missing is a reported
 /// skip, or a failure where `UZRAM_REQUIRE_PEERS` is set.
 pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
-    peers::have(test, programs) && (!fuse_loop || peers::possible(test, uzram_fuse::probe()))
+    let fuse_loop_works = || {
+        let frontend = uzram_runtime::frontends::by_name("fuse-loop");
+        frontend.map_or(Ok(()), |f| f.probe().map_err(|need| need.missing))
+    };
+    peers::have(test, programs) && (!fuse_loop || peers::possible(test, fuse_loop_works()))
 }
 
 /// Pages of text, no two alike, whose compressed sizes differ.
