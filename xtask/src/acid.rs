@@ -141,17 +141,14 @@ const PATCHES: &[Patch] = &[
                 args: &["create", "--help"],
                 words: "Niceness of the server",
             },
-            Proof::Prints {
-                args: &["create", "--schema"],
-                words: "\"nice\"",
-            },
+            SCHEMA,
             NICE,
         ],
         broken: Broken {
             file: "crates/uzram-spec/src/device.rs",
             from: "pub nice: u8",
-            to: "#[serde(skip_deserializing)] pub nice: i8",
-            seen_by: NICE,
+            to: "#[serde(rename = \"mild\")]\n    pub nice: u8",
+            seen_by: SCHEMA,
         },
     },
 ];
@@ -160,6 +157,12 @@ const PATCHES: &[Patch] = &[
 const PARROT: Proof = Proof::Makes {
     options: &["--size", "1M", "--perch", "shoulder"],
     path: "parrot:",
+};
+
+/// The API takes the option.
+const SCHEMA: Proof = Proof::Prints {
+    args: &["create", "--schema"],
+    words: "\"nice\"",
 };
 
 /// The option is taken.
