@@ -89,11 +89,18 @@ fn kind_of_io(error: &std::io::Error) -> Kind {
 
 fn kind_of_node(error: &uzram_blockdev::Error) -> Kind {
     match error {
-        uzram_blockdev::Error::Open { source, .. } => match source.kind() {
-            std::io::ErrorKind::NotFound => Kind::Impossible,
-            _ => kind_of_io(source),
-        },
+        uzram_blockdev::Error::Open { source, .. } => kind_of_step(source),
+        uzram_blockdev::Error::Read { source, .. } => kind_of_io(source),
+        uzram_blockdev::Error::Absent { .. } => Kind::Failed,
         _ => Kind::Busy,
+    }
+}
+
+/// Where what is missing is a driver or its node.
+fn kind_of_step(error: &std::io::Error) -> Kind {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Kind::Impossible,
+        _ => kind_of_io(error),
     }
 }
 
@@ -146,12 +153,11 @@ impl From<uzram_fuse::Error> for Failure {
     fn from(error: uzram_fuse::Error) -> Failure {
         let kind = match &error {
             uzram_fuse::Error::Node(error) => kind_of_node(error),
-            uzram_fuse::Error::Lingers { .. } => Kind::Busy,
-            uzram_fuse::Error::NoDirectIo { .. } => Kind::Impossible,
-            uzram_fuse::Error::System { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => Kind::Impossible,
-                _ => kind_of_io(source),
-            },
+            uzram_fuse::Error::Taken { .. } => Kind::Busy,
+            uzram_fuse::Error::Unavailable { .. }
+            | uzram_fuse::Error::NeedsRoot
+            | uzram_fuse::Error::NoDirectIo { .. } => Kind::Impossible,
+            uzram_fuse::Error::System(step) => kind_of_step(&step.source),
             _ => Kind::Failed,
         };
         Failure::new(kind, error)
@@ -174,11 +180,11 @@ impl From<uzram_ublk::Error> for Failure {
     fn from(error: uzram_ublk::Error) -> Failure {
         use uzram_ublk::Error;
         let kind = match &error {
-            Error::Unavailable { .. } => Kind::Impossible,
-            Error::Invalid { .. } => Kind::Usage,
-            Error::Taken { .. } | Error::Lingers { .. } => Kind::Busy,
+            error if error.is_unavailable() => Kind::Impossible,
+            Error::Invalid { .. } | Error::NotANode { .. } => Kind::Usage,
+            Error::Taken { .. } => Kind::Busy,
             Error::Node(error) => kind_of_node(error),
-            Error::System { source, .. } => kind_of_io(source),
+            Error::System(step) => kind_of_io(&step.source),
             _ => Kind::Failed,
         };
         Failure::new(kind, error)
@@ -189,10 +195,11 @@ impl From<uzram_nbd_kernel::Error> for Failure {
     fn from(error: uzram_nbd_kernel::Error) -> Failure {
         use uzram_nbd_kernel::Error;
         let kind = match &error {
-            Error::NoFamily => Kind::Impossible,
-            Error::Taken { .. } | Error::Lingers { .. } => Kind::Busy,
+            Error::NoClient | Error::NeedsRoot => Kind::Impossible,
+            Error::Taken { .. } => Kind::Busy,
             Error::Node(error) => kind_of_node(error),
-            Error::System { source, .. } | Error::Refused { source, .. } => kind_of_io(source),
+            Error::System(step) => kind_of_io(&step.source),
+            Error::Refused { source, .. } => kind_of_io(&(*source).into()),
             _ => Kind::Failed,
         };
         Failure::new(kind, error)
@@ -206,7 +213,9 @@ impl From<uzram_nbd::Error> for Failure {
             Error::NotLoopback { .. } => {
                 Failure::new(Kind::Usage, format!("{error} (with --allow-remote)"))
             }
-            Error::Address { .. } | Error::NotASocket { .. } => Failure::new(Kind::Usage, error),
+            Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
+                Failure::new(Kind::Usage, error)
+            }
             Error::InUse { .. } => Failure::new(Kind::Busy, error),
             Error::Bind { source, .. } => Failure::new(kind_of_io(source), error),
             _ => Failure::new(Kind::Failed, error),

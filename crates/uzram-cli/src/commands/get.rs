@@ -1,6 +1,6 @@
 //! `uzram get`: attributes as the kernel's zram shows them.
 
-use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place, View};
+use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace, Owner, View};
 use uzram_control::{RunDir, number};
 
 use super::list::failed;
@@ -39,7 +39,7 @@ impl Args {
         let mut shown = serde_json::Map::new();
         let mut text = String::new();
         for name in names {
-            if Attribute::find(Place::Device, &name).is_none() {
+            if Attribute::find(AttributePlace::Device, &name).is_none() {
                 let known: Vec<_> = readable().map(|a| a.name).collect();
                 let message = format!("no attribute '{name}' (there are: {})", known.join(", "));
                 return Err(Failure::new(Kind::Usage, message));
@@ -66,7 +66,7 @@ impl Args {
 fn readable() -> impl Iterator<Item = &'static Attribute> {
     ATTRIBUTES
         .iter()
-        .filter(|a| a.place == Place::Device && a.mode & 0o400 != 0)
+        .filter(|a| a.place == AttributePlace::Device && a.mode & 0o400 != 0)
 }
 
 /// N of a device's name, path or URI.

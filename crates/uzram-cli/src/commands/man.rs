@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use uzram::compress::{Algorithm, Registry};
-use uzram_control::zram::{ATTRIBUTES, Place};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace};
 
 use super::print;
 use crate::exit::{Failure, Kind, Result};
@@ -49,8 +49,8 @@ fn attributes() -> Result<String> {
     roff.control("SH", ["NAME"]);
     roff.text([roman("uzram-attributes - zram's interface as uzram has it")]);
     for (place, title) in [
-        (Place::Control, "/sys/class/zram-control"),
-        (Place::Device, "/sys/block/zramN"),
+        (AttributePlace::Control, "/sys/class/zram-control"),
+        (AttributePlace::Device, "/sys/block/zramN"),
     ] {
         roff.control("SH", [title]);
         for attribute in ATTRIBUTES.iter().filter(|a| a.place == place) {

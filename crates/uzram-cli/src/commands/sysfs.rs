@@ -51,7 +51,7 @@ pub(crate) fn mount(
     strict: bool,
 ) -> Result<uzram_sysfs::Mounted> {
     // A dead server's mount cannot be looked at; it is cleared below.
-    let mounted = uzram_blockdev::mounts().iter().any(|mount| mount.at == at);
+    let mounted = uzram_blockdev::is_mount_point(at);
     if !mounted {
         std::fs::create_dir_all(at)?;
     }

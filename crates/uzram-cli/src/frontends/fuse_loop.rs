@@ -15,7 +15,7 @@ pub(super) const KIND: Kind = Kind {
     name: "fuse-loop",
     about: "/dev/loopN, on a file on a private FUSE mount",
     swap: false,
-    probe: uzram_fuse::probe,
+    probe: || uzram_fuse::probe().map_err(|error| error.to_string()),
     start: |context| serve(context, context.settings.number),
     resume: |context, old| {
         let dir = mount_dir(&context.claim.dir);

@@ -109,7 +109,7 @@ impl Settings {
 
 impl Settings {
     /// An NBD server with what was said of it.
-    fn nbd_server(&self) -> uzram_nbd::Builder {
+    fn nbd_server(&self) -> uzram_nbd::ServerBuilder {
         uzram_nbd::Server::builder()
             .allow_remote(self.allow_remote)
             .poll(self.poll())

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use uzram_nbd::{Export, Handle, Listen};
+use uzram_nbd::{Export, Listen, RunningServer};
 
 use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
@@ -23,7 +23,7 @@ pub(super) const KIND: Kind = Kind {
 };
 
 struct Nbd {
-    handle: Option<Handle>,
+    handle: Option<RunningServer>,
     uri: String,
     listen: String,
 }
@@ -54,7 +54,7 @@ impl Front for Nbd {
 
     fn hold_idle(&self) -> Result<Option<File>> {
         let uri = &self.uri;
-        let clients = match self.handle.as_ref().map_or(0, Handle::connections) {
+        let clients = match self.handle.as_ref().map_or(0, RunningServer::connections) {
             0 => return Ok(None),
             1 => "1 NBD client is".into(),
             n => format!("{n} NBD clients are"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use uzram_nbd::{Adopter, Export};
-use uzram_nbd_kernel::{KernelNbd, Options};
+use uzram_nbd_kernel::{KernelNbd, KernelNbdOptions};
 
 use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
@@ -14,7 +14,7 @@ pub(super) const KIND: Kind = Kind {
     name: "nbd-kernel",
     about: "/dev/nbdN, the kernel's NBD client; survives its server, too",
     swap: false,
-    probe: uzram_nbd_kernel::probe,
+    probe: || uzram_nbd_kernel::probe().map_err(|error| error.to_string()),
     start: |context| {
         let front = KernelNbd::attach(adopter(context)?, &options(context))?;
         Ok(Box::new(front))
@@ -50,8 +50,8 @@ fn adopter(context: &Context<'_>) -> Result<Adopter> {
     Ok(context.settings.nbd_server().export(export).adopter()?)
 }
 
-fn options(context: &Context<'_>) -> Options {
-    let mut options = Options::new(name(&context.claim.dir));
+fn options(context: &Context<'_>) -> KernelNbdOptions {
+    let mut options = KernelNbdOptions::new(name(&context.claim.dir));
     options.index = context.settings.number;
     options.dead_conn_timeout = DEAD_CONN_TIMEOUT;
     options

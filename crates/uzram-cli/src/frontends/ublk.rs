@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_control::{Claim, size};
-use uzram_ublk::{Buffers, Error, OnDeath, Options, Tag, Ublk};
+use uzram_ublk::{Buffers, Error, OnDeath, Tag, Ublk, UblkOptions};
 
 use super::{Context, Front, Kind};
 use crate::exit::{Failure, Kind as FailureKind, Result};
@@ -44,21 +44,21 @@ pub(super) const KIND: Kind = Kind {
         if let Some(record) = Claim::adopt(dir).ok().and_then(|claim| claim.record()) {
             swap::switch_off_unused(&record.path);
         }
-        uzram_ublk::clear_stale(Tag::of(dir)).map_err(|error| error.to_string())
+        uzram_ublk::clear_stale(Tag::from_path(dir)).map_err(|error| error.to_string())
     },
 };
 
 /// For swap: what the last server's end needs in the kernel comes before what the next one needs.
 pub(crate) fn wait_for_death(dir: &Path, word: &str) {
     let Ok(id) = word.parse() else { return };
-    if let Err(error) = Ublk::wait_for_death(id, Tag::of(dir)) {
+    if let Err(error) = Ublk::wait_for_death(id, Tag::from_path(dir)) {
         // Whoever takes the device over will find out more.
         tracing::debug!(%error, "not waited for");
     }
 }
 
 /// Makes a new device, with the same number if nobody holds the old one.
-fn replace(device: &Arc<Device>, id: u32, options: &Options, begun: &Path) -> Result<Ublk> {
+fn replace(device: &Arc<Device>, id: u32, options: &UblkOptions, begun: &Path) -> Result<Ublk> {
     uzram_ublk::clear_stale(options.tag)?;
     // Not there any more: neither is the attempt, if there was one.
     let _ = std::fs::remove_file(begun);
@@ -118,8 +118,8 @@ impl UblkArgs {
             .find_map(|(given, name)| given.then_some(name))
     }
 
-    fn options(&self, context: &Context<'_>) -> Result<Options> {
-        let mut options = Options::new(Tag::of(&context.claim.dir));
+    fn options(&self, context: &Context<'_>) -> Result<UblkOptions> {
+        let mut options = UblkOptions::new(Tag::from_path(&context.claim.dir));
         if context.swap {
             options.prefault = true;
             options.on_ready = Some(swap::become_normal);

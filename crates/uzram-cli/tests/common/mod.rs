@@ -167,7 +167,7 @@ pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
         .map(|p| p.to_string())
         .collect();
     if fuse_loop && let Err(reason) = uzram_fuse::probe() {
-        missing.push(reason);
+        missing.push(reason.to_string());
     }
     if missing.is_empty() {
         return true;

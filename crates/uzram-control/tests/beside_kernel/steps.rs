@@ -1,11 +1,11 @@
-//! What is done on both sides: at random, and directed cases for everything that is listed as a difference.
+//! The steps that both sides do: random ones, and directed cases for every listed difference.
 
 use std::borrow::Cow;
 
 use super::sides::{Facts, Outcome, Side};
 
-/// What a page is filled with. Kinds that every algorithm treats alike: where the kernel's limit for huge pages and ours
-/// differ, so would all that follows.
+/// What a page is filled with. Every algorithm treats these kinds alike: otherwise the kernel's limit for huge pages, which
+/// differs from ours, would make everything after it differ.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fill {
     Same(u64),
@@ -39,7 +39,7 @@ pub(crate) enum Step {
     Write(u64, Fill),
     Read(u64),
     Discard(u64),
-    /// `block_state`, but for the times.
+    /// `block_state` without the times.
     Blocks,
 }
 
@@ -85,7 +85,7 @@ fn without_times(lines: Vec<u8>) -> Vec<u8> {
     text.lines().map(without).collect::<String>().into_bytes()
 }
 
-/// Numbers that look random, from a seed.
+/// Pseudo-random numbers from a seed.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -108,10 +108,10 @@ impl Random {
         from[self.below(from.len())].clone()
     }
 
-    /// A step that says something about this kernel.
+    /// Draws a step that applies to this kernel.
     pub(crate) fn step(&mut self, facts: &Facts, pages: usize) -> Step {
         if pages > 0 && self.below(3) == 0 {
-            // Few, so that they meet.
+            // Few pages, so that steps meet.
             let page = self.below(pages.min(200)) as u64;
             let words = [0, 1, u64::MAX, 0x0101_0101_0101_0101, 0x1234_5678_9ABC_DEF0];
             let number = self.next() % 100;
@@ -128,7 +128,7 @@ impl Random {
         }
         let names: Vec<&'static str> = facts.attributes.iter().copied().collect();
         let name = match self.pick(&names) {
-            // One that is as likely as reading all others, so that states change.
+            // As likely as reading all others, so that the state changes.
             _ if pages == 0 && self.below(12) == 0 => "disksize",
             "hot_add" => "mm_stat",
             "hot_remove" => "zram-control/hot_remove",
@@ -139,7 +139,7 @@ impl Random {
         }
         let text = self.value(name, facts);
         match self.below(10) {
-            // Not into a limit that writes meet, and not into the number of a device that there is.
+            // Not into a limit that writes reach, and not into the number of an existing device.
             0 if !matches!(name, "mem_limit" | "zram-control/hot_remove") => {
                 Step::Store(name, Cow::Owned(self.spoil(text.into_owned())))
             }
@@ -147,12 +147,12 @@ impl Random {
         }
     }
 
-    /// Something that is nearly what it was.
+    /// Changes a text a little.
     fn spoil(&mut self, mut text: String) -> String {
         let at = self.below(text.len() + 1);
         let what = self.pick(&["\n", " ", "0", "x", "=", "-", "+", "\"", "\0", "\n\n", ","]);
         text.insert_str(at, what);
-        // See `two-newlines`: what follows would be another algorithm's.
+        // See `two-newlines`: the next steps would meet another algorithm.
         match text.strip_suffix("\n\n") {
             Some(rest) => rest.to_owned() + "\n",
             None => text,
@@ -208,7 +208,7 @@ impl Random {
             _ => {}
         }
         let values: &[&'static str] = match name {
-            // Large ones are refused for the lack of memory, which is another amount on each side.
+            // Large ones fail for lack of memory, whose amount differs between the sides.
             "disksize" => &[
                 "1M",
                 "2097152\n",
@@ -235,7 +235,7 @@ impl Random {
                 "1 ",
                 "99999999999999999999",
             ],
-            // Writes are never to meet it: an allocator's limit is its own.
+            // Writes must never reach it: each allocator has its own limit.
             "mem_limit" => &[
                 "0",
                 "64M",
@@ -335,13 +335,13 @@ impl Random {
 
 /// A directed case.
 pub(crate) struct Case {
-    /// Done first, on both sides; what differs has to be listed.
+    /// Steps to do first on both sides; what differs must be listed.
     pub(crate) before: Vec<Step>,
-    /// Which is compared.
+    /// The step that is compared.
     pub(crate) step: Step,
-    /// The number of the listed difference that shows in it; `None`: there is none.
+    /// The number of the listed difference that it shows; `None`: it shows none.
     pub(crate) differs: Option<&'static str>,
-    /// Whether it says anything about this kernel.
+    /// Whether it applies to this kernel.
     pub(crate) applies: fn(&Facts) -> bool,
 }
 
@@ -585,7 +585,7 @@ fn others() -> Vec<Case> {
             differs: None,
             applies: |facts| facts.backing && facts.has("writeback") && facts.release >= (6, 13),
         },
-        // Only in the guest: on another machine it may be somebody's.
+        // Only in the guest: on another machine it may belong to somebody.
         Case {
             before: vec![
                 Step::Show("zram-control/hot_add"),
@@ -637,7 +637,7 @@ fn others() -> Vec<Case> {
     ]
 }
 
-/// All of them.
+/// All directed cases.
 pub(crate) fn cases() -> Vec<Case> {
     absent().into_iter().chain(others()).collect()
 }
