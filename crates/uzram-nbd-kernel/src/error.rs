@@ -81,13 +81,14 @@ pub enum Error {
     },
     /// A name that the kernel cannot keep.
     #[error(
-        "{name:?} cannot name a device: use 1 to {MAX_NAME} bytes without control characters, \
-         and no blanks at either end",
-        MAX_NAME = crate::options::MAX_NAME
+        "{name:?} cannot name a device: use 1 to {longest} bytes without control characters, \
+         and no blanks at either end"
     )]
     Name {
         /// The name.
         name: String,
+        /// Bytes of the longest name.
+        longest: usize,
     },
     /// The node could not be opened or read, did not come or go in time, or is in use.
     #[error(transparent)]

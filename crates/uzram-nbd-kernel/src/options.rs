@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::Error;
 
 /// Longest name in bytes.
-pub(crate) const MAX_NAME: usize = 200;
+const MAX_NAME: usize = 200;
 
 /// The settings of a device's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,7 @@ impl KernelNbdOptions {
         }
         Err(Error::Name {
             name: self.name.clone(),
+            longest: MAX_NAME,
         })
     }
 

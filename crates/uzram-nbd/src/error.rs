@@ -1,7 +1,7 @@
 //! What can go wrong for whoever runs the server. What a client does wrong ends its own connection and is logged: see
 //! [`Close`](crate::close::Close).
 
-use crate::{Listen, proto::MAX_STRING};
+use crate::proto::MAX_STRING;
 use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 
@@ -50,7 +50,7 @@ pub enum Error {
     #[error("cannot listen on {listen}: {source}")]
     Bind {
         /// The address.
-        listen: Listen,
+        listen: String,
         /// The system's answer.
         source: io::Error,
     },

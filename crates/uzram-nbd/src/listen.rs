@@ -116,7 +116,7 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn bind(listen: &Listen, allow_remote: bool) -> Result<Self, Error> {
         let bind_error = |source| Error::Bind {
-            listen: listen.clone(),
+            listen: listen.to_string(),
             source,
         };
         match listen {
@@ -181,7 +181,7 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
 /// Removes a socket file if nobody accepts on it; leaves anything else alone.
 fn remove_stale(path: &Path) -> Result<(), Error> {
     let fail = |source| Error::Bind {
-        listen: Listen::Unix(path.into()),
+        listen: Listen::Unix(path.into()).to_string(),
         source,
     };
     let meta = std::fs::symlink_metadata(path).map_err(fail)?;
