@@ -120,9 +120,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let kind = match &error {
             Error::Node(error) => kind_of_node(error),
-            Error::Lingers { .. } => FailureKind::Busy,
-            Error::NoDirectIo { .. } => FailureKind::Impossible,
-            Error::System { source, .. } => kind_of_missing(source),
+            Error::Taken { .. } => FailureKind::Busy,
+            Error::Unavailable { .. } | Error::NeedsRoot | Error::NoDirectIo { .. } => {
+                FailureKind::Impossible
+            }
+            Error::System(step) => kind_of_missing(&step.source),
+            _ => FailureKind::Failed,
         };
         Failure::new(kind, error)
     }

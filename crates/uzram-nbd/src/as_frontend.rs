@@ -7,7 +7,7 @@ use std::time::Duration;
 use uzram_frontend::{Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
-use crate::{Builder, DEFAULT_POLL, Error, Export, Handle, Listen, Server};
+use crate::{DEFAULT_POLL, Error, Export, Listen, RunningServer, Server, ServerBuilder};
 
 /// The frontend `nbd`.
 pub struct NbdFrontend;
@@ -55,7 +55,7 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
 }
 
 /// A server that the options of a description set up.
-pub fn server_builder(spec: &FrontendSpec) -> Builder {
+pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
     Server::builder()
         .allow_remote(spec.flag(ALLOW_REMOTE.name))
         .poll(poll_time(spec))
@@ -63,7 +63,7 @@ pub fn server_builder(spec: &FrontendSpec) -> Builder {
 
 /// A device behind a socket.
 struct NbdFront {
-    handle: Option<Handle>,
+    handle: Option<RunningServer>,
     uri: String,
     listen: String,
 }
@@ -130,7 +130,7 @@ impl Front for NbdFront {
 
     fn hold_idle(&self) -> Result<Option<File>> {
         let uri = &self.uri;
-        let clients = match self.handle.as_ref().map_or(0, Handle::connections) {
+        let clients = match self.handle.as_ref().map_or(0, RunningServer::connections) {
             0 => return Ok(None),
             1 => "1 NBD client is".into(),
             n => format!("{n} NBD clients are"),
@@ -172,7 +172,7 @@ impl From<Error> for Failure {
             Error::NotLoopback { .. } => {
                 Failure::new(FailureKind::Usage, error).with_hint("with --allow-remote")
             }
-            Error::Address { .. } | Error::NotASocket { .. } => {
+            Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::new(FailureKind::Usage, error)
             }
             Error::InUse { .. } => Failure::new(FailureKind::Busy, error),

@@ -1,4 +1,6 @@
-//! The clients that people use, against this server: libnbd's tools, QEMU's tools, and fio.
+//! Interoperation with the clients that people use: libnbd's tools, QEMU's tools, and fio.
+//!
+//! A missing peer is a reported skip, and a failure with UZRAM_REQUIRE_PEERS=1.
 
 mod common;
 

@@ -11,7 +11,7 @@ use uzram_frontend::{
 };
 use uzram_spec::{Failure, FailureKind, Result};
 
-use crate::{Buffers, Error, OnDeath, Options, Tag, Ublk};
+use crate::{Buffers, Error, OnDeath, Tag, Ublk, UblkOptions};
 
 /// The frontend `ublk`.
 pub struct UblkFrontend;
@@ -63,8 +63,8 @@ const WRITE_CACHE: FrontendOption = FrontendOption {
     chooses: false,
 };
 
-fn options(serving: &Serving<'_>) -> Options {
-    let mut options = Options::new(Tag::of(serving.dir));
+fn options(serving: &Serving<'_>) -> UblkOptions {
+    let mut options = UblkOptions::new(Tag::from_path(serving.dir));
     if serving.swap.is_some() {
         options.prefault = true;
         options.on_ready = serving.swap;
@@ -96,7 +96,7 @@ fn on_death() -> OnDeath {
 }
 
 /// Makes a new device, with the same number if nobody holds the old one.
-fn replace(device: &Arc<Device>, id: u32, options: &Options, begun: &Path) -> Result<Ublk> {
+fn replace(device: &Arc<Device>, id: u32, options: &UblkOptions, begun: &Path) -> Result<Ublk> {
     crate::clear_stale(options.tag)?;
     // Not there any more: neither is the attempt, if there was one.
     let _ = std::fs::remove_file(begun);
@@ -173,7 +173,7 @@ impl Frontend for UblkFrontend {
     }
 
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
-        crate::clear_stale(Tag::of(dir)).map_err(|error| error.to_string())
+        crate::clear_stale(Tag::from_path(dir)).map_err(|error| error.to_string())
     }
 
     fn clear_of_users(&self) -> Vec<String> {
@@ -183,7 +183,7 @@ impl Frontend for UblkFrontend {
 
     fn wait_for_death(&self, dir: &Path, word: &str) {
         let Ok(id) = word.parse() else { return };
-        if let Err(error) = Ublk::wait_for_death(id, Tag::of(dir)) {
+        if let Err(error) = Ublk::wait_for_death(id, Tag::from_path(dir)) {
             // Whoever takes the device over will find out more.
             tracing::debug!(%error, "not waited for");
         }
@@ -215,11 +215,11 @@ impl Front for Ublk {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let kind = match &error {
-            Error::Unavailable { .. } => FailureKind::Impossible,
-            Error::Invalid { .. } => FailureKind::Usage,
-            Error::Taken { .. } | Error::Lingers { .. } => FailureKind::Busy,
+            error if error.is_unavailable() => FailureKind::Impossible,
+            Error::Invalid { .. } | Error::NotANode { .. } => FailureKind::Usage,
+            Error::Taken { .. } => FailureKind::Busy,
             Error::Node(error) => kind_of_node(error),
-            Error::System { source, .. } => FailureKind::from_io(source),
+            Error::System(step) => FailureKind::from_io(&step.source),
             _ => FailureKind::Failed,
         };
         Failure::new(kind, error)

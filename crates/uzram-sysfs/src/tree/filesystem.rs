@@ -1,15 +1,13 @@
 //! The tree as a FUSE file system.
 //!
-//! Nothing is cached by the kernel (all times to live are 0): a device that went is gone at the next look. Files have
-//! direct I/O, so each `read` and `write` is one request, with the caller's length and offset.
+//! The kernel caches nothing, so a removed device is gone at the next look. TreeFilesystem have direct I/O, so each `read` and `write`
+//! is one request with the caller's length and offset.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
@@ -18,31 +16,27 @@ use fuser::{
     WriteFlags,
 };
 
-use super::model::{Entry, Model, Name, parent};
-use super::opened::{Opened, PAGE_SIZE};
-use crate::inodes::{Inodes, lock};
+use super::layout::{Name, TreeEntry, TreeLayout, parent};
+use super::open_file::{OpenFile, PAGE_SIZE};
+use crate::fuse::{Handles, UNCACHED, attributes, to_fuse};
+use crate::inodes::Inodes;
 
-const UNCACHED: Duration = Duration::ZERO;
-
-pub(crate) struct Files {
-    model: Arc<Model>,
+pub(crate) struct TreeFilesystem {
+    layout: Arc<TreeLayout>,
     inodes: Inodes<String>,
     born: SystemTime,
-    handles: AtomicU64,
-    opened: Mutex<HashMap<u64, Arc<Opened>>>,
-    /// What was in a directory when it was read from its start.
-    listed: Mutex<HashMap<u64, Arc<Vec<Name>>>>,
+    files: Handles<OpenFile>,
+    dirs: Handles<Vec<Name>>,
 }
 
-impl Files {
-    pub(crate) fn new(model: Arc<Model>) -> Files {
-        Files {
-            model,
+impl TreeFilesystem {
+    pub(crate) fn new(layout: Arc<TreeLayout>) -> TreeFilesystem {
+        TreeFilesystem {
+            layout,
             inodes: Inodes::new(String::new()),
             born: SystemTime::now(),
-            handles: AtomicU64::new(1),
-            opened: Mutex::default(),
-            listed: Mutex::default(),
+            files: Handles::new(),
+            dirs: Handles::new(),
         }
     }
 
@@ -51,7 +45,7 @@ impl Files {
     }
 
     fn child(&self, ino: INodeNo, name: &OsStr) -> Result<String, Errno> {
-        // The kernel's names are plain.
+        // All names of the tree are text.
         let name = name.to_str().ok_or(Errno::ENOENT)?;
         let dir = self.path(ino)?;
         Ok(match dir.as_str() {
@@ -61,48 +55,33 @@ impl Files {
     }
 
     fn attr(&self, ino: INodeNo, path: &str) -> Result<FileAttr, Errno> {
-        let entry = self.model.entry(path).map_err(number)?;
+        let entry = self.layout.entry(path).map_err(to_fuse)?;
         let (kind, perm, size, nlink) = match entry {
-            Entry::Dir => (FileType::Directory, 0o755, 0, 2),
-            Entry::Link(_) => (FileType::Symlink, 0o777, 0, 1),
-            // As debugfs: a program that believes in a size would stop there.
-            Entry::File { mode, .. } if path.starts_with("kernel/debug/") => {
+            TreeEntry::Dir => (FileType::Directory, 0o755, 0, 2),
+            TreeEntry::Link(_) => (FileType::Symlink, 0o777, 0, 1),
+            // As in debugfs: a program that trusts a size would stop there.
+            TreeEntry::File { mode, .. } if path.starts_with("kernel/debug/") => {
                 (FileType::RegularFile, mode, 0, 1)
             }
-            Entry::File { mode, .. } => (FileType::RegularFile, mode, PAGE_SIZE as u64, 1),
+            TreeEntry::File { mode, .. } => (FileType::RegularFile, mode, PAGE_SIZE as u64, 1),
         };
         Ok(FileAttr {
-            ino,
             size,
-            blocks: 0,
-            atime: self.born,
-            mtime: self.born,
-            ctime: self.born,
-            crtime: self.born,
-            kind,
-            perm,
             nlink,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: PAGE_SIZE as u32,
-            flags: 0,
+            ..attributes(ino, kind, perm, self.born)
         })
     }
 
     fn look(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
         let path = self.child(parent, name)?;
-        self.model.entry(&path).map_err(number)?;
+        self.layout.entry(&path).map_err(to_fuse)?;
         let ino = self.inodes.number(path.clone());
         self.attr(ino, &path)
     }
 
-    fn new_handle(&self) -> u64 {
-        self.handles.fetch_add(1, Relaxed)
-    }
-
-    fn begin(&self, ino: INodeNo, flags: OpenFlags) -> Result<u64, Errno> {
-        let Entry::File { mode, source } = self.model.entry(&self.path(ino)?).map_err(number)?
+    fn open_file(&self, ino: INodeNo, flags: OpenFlags) -> Result<FileHandle, Errno> {
+        let TreeEntry::File { mode, source } =
+            self.layout.entry(&self.path(ino)?).map_err(to_fuse)?
         else {
             return Err(Errno::EISDIR);
         };
@@ -111,54 +90,31 @@ impl Files {
             OpenAccMode::O_WRONLY => (false, true),
             OpenAccMode::O_RDWR => (true, true),
         };
-        // Also root cannot do what the file does not.
+        // Applies to root as well: the file cannot do it.
         if (reads && mode & 0o444 == 0) || (writes && mode & 0o222 == 0) {
             return Err(Errno::EACCES);
         }
-        let handle = self.new_handle();
-        let opened = Opened::new(self.model.clone(), source);
-        lock(&self.opened).insert(handle, Arc::new(opened));
-        Ok(handle)
+        let file = OpenFile::new(self.layout.clone(), source);
+        Ok(self.files.open(file))
     }
 
-    fn opened(&self, handle: FileHandle) -> Result<Arc<Opened>, Errno> {
-        let opened = lock(&self.opened).get(&handle.0).cloned();
-        opened.ok_or(Errno::EBADF)
-    }
-
-    /// The names from `offset` on are those of when the directory was read at 0.
-    fn names(
-        &self,
-        ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-    ) -> Result<Arc<Vec<Name>>, Errno> {
-        let known = lock(&self.listed).get(&handle.0).cloned();
-        if let (Some(known), 1..) = (known, offset) {
-            return Ok(known);
-        }
-        let path = self.path(ino)?;
-        let names = Arc::new(self.model.list(&path).map_err(number)?);
-        lock(&self.listed).insert(handle.0, names.clone());
-        Ok(names)
+    fn file(&self, handle: FileHandle) -> Result<Arc<OpenFile>, Errno> {
+        self.files.get(handle).ok_or(Errno::EBADF)
     }
 }
 
-fn number(errno: rustix::io::Errno) -> Errno {
-    Errno::from_i32(errno.raw_os_error())
-}
-
-/// In a thread of its own, so that nothing waits for it. Without one the reply is EIO, which is what a dropped one says.
-fn apart(work: impl FnOnce() + Send + 'static) {
+/// Runs `work` in a thread of its own, so that no other request waits. Without a thread the reply is dropped, which fuser
+/// answers with EIO.
+fn in_own_thread(work: impl FnOnce() + Send + 'static) {
     let spawned = thread::Builder::new()
         .name("uzram-store".into())
         .spawn(work);
     if let Err(error) = spawned {
-        tracing::warn!(%error, "no thread for a request");
+        tracing::warn!(%error, "cannot start a thread for a request");
     }
 }
 
-impl Filesystem for Files {
+impl Filesystem for TreeFilesystem {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.look(parent, name) {
             Ok(attr) => reply.entry(&UNCACHED, &attr, Generation(0)),
@@ -200,17 +156,17 @@ impl Filesystem for Files {
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         let path = self.path(ino);
-        match path.and_then(|path| self.model.entry(&path).map_err(number)) {
-            Ok(Entry::Link(target)) => reply.data(&target),
+        match path.and_then(|path| self.layout.entry(&path).map_err(to_fuse)) {
+            Ok(TreeEntry::Link(target)) => reply.data(&target),
             Ok(_) => reply.error(Errno::EINVAL),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.begin(ino, flags) {
+        match self.open_file(ino, flags) {
             Ok(handle) => reply.opened(
-                FileHandle(handle),
+                handle,
                 FopenFlags::FOPEN_DIRECT_IO
                     | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
                     | FopenFlags::FOPEN_NOFLUSH,
@@ -230,16 +186,16 @@ impl Filesystem for Files {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let opened = match self.opened(fh) {
-            Ok(opened) => opened,
+        let file = match self.file(fh) {
+            Ok(file) => file,
             Err(errno) => return reply.error(errno),
         };
-        let slow = opened.is_slow_to_read();
-        let work = move || match opened.read(offset, size as usize) {
+        let slow = file.is_slow_to_read();
+        let work = move || match file.read(offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         };
-        if slow { apart(work) } else { work() }
+        if slow { in_own_thread(work) } else { work() }
     }
 
     fn write(
@@ -254,14 +210,14 @@ impl Filesystem for Files {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let opened = match self.opened(fh) {
-            Ok(opened) => opened,
+        let file = match self.file(fh) {
+            Ok(file) => file,
             Err(errno) => return reply.error(errno),
         };
         let value = data[..data.len().min(PAGE_SIZE)].to_vec();
-        apart(move || match opened.write(&value) {
+        in_own_thread(move || match file.write(&value) {
             Ok(len) => reply.written(len as u32),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         });
     }
 
@@ -275,7 +231,7 @@ impl Filesystem for Files {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        lock(&self.opened).remove(&fh.0);
+        self.files.close(fh);
         reply.ok();
     }
 
@@ -302,7 +258,7 @@ impl Filesystem for Files {
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.new_handle()), FopenFlags::empty());
+        reply.opened(self.dirs.reserve(), FopenFlags::empty());
     }
 
     fn readdir(
@@ -313,9 +269,14 @@ impl Filesystem for Files {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let (path, names) = match (self.path(ino), self.names(ino, fh, offset)) {
-            (Ok(path), Ok(names)) => (path, names),
-            (Err(errno), _) | (_, Err(errno)) => return reply.error(errno),
+        let path = match self.path(ino) {
+            Ok(path) => path,
+            Err(errno) => return reply.error(errno),
+        };
+        let list = || self.layout.list(&path);
+        let names = match self.dirs.listing(fh, offset, list) {
+            Ok(names) => names,
+            Err(errno) => return reply.error(to_fuse(errno)),
         };
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let up = self.inodes.number(parent(&path).to_owned());
@@ -345,7 +306,7 @@ impl Filesystem for Files {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        lock(&self.listed).remove(&fh.0);
+        self.dirs.close(fh);
         reply.ok();
     }
 

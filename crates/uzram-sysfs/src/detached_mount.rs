@@ -1,7 +1,7 @@
-//! FUSE sessions and mounts that are nowhere yet.
+//! Detached mounts: made here and placed later, perhaps by a thread of another mount namespace.
 //!
-//! The server's threads belong to the mount namespace that this process started in and so never look through their own
-//! mounts; a detached mount may be placed by a thread of another namespace.
+//! A FUSE server's threads belong to the mount namespace that this process started in, so they never look through their own
+//! mounts.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,19 +14,21 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use uzram_blockdev::StepError;
+
 use crate::Error;
 
-/// Threads for what is answered at once. A `store` takes none of them.
+/// Threads for requests that are answered at once. A `store` takes none of them.
 const THREADS: usize = 4;
 
-/// Starts serving `files`; the result's mount is to be placed with [`place`].
+/// Starts to serve `files`. The caller places the returned mount with [`place`].
 pub(crate) fn serve<F: Filesystem>(
     files: F,
     name: &str,
     attributes: MountAttrFlags,
 ) -> Result<(OwnedFd, BackgroundSession), Error> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
-    let device: File = device.map_err(Error::at("opening /dev/fuse"))?;
+    let device: File = device.map_err(StepError::at("opening /dev/fuse"))?;
     let mount = || -> rustix::io::Result<OwnedFd> {
         let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let context = context.as_fd();
@@ -41,17 +43,17 @@ pub(crate) fn serve<F: Filesystem>(
         fsconfig_create(context)?;
         fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
-    let mount = mount().map_err(Error::at(format!("making the FUSE mount {name}")))?;
+    let mount = mount().map_err(StepError::at(format!("making the FUSE mount {name}")))?;
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let session = Session::from_fd(files, device.into(), SessionACL::All, config)
         .and_then(Session::spawn)
-        .map_err(Error::at(format!("serving the FUSE mount {name}")))?;
+        .map_err(StepError::at(format!("serving the FUSE mount {name}")))?;
     Ok((mount, session))
 }
 
-/// An empty file system in memory, mounted nowhere.
+/// Makes an empty tmpfs, mounted nowhere.
 pub(crate) fn empty(name: &str) -> Result<OwnedFd, Error> {
     let mount = || -> rustix::io::Result<OwnedFd> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -61,24 +63,22 @@ pub(crate) fn empty(name: &str) -> Result<OwnedFd, Error> {
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID;
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
-    mount().map_err(Error::at(format!("making the tmpfs {name}")))
+    Ok(mount().map_err(StepError::at(format!("making the tmpfs {name}")))?)
 }
 
-/// What is at `path`, with all that is mounted below it, as a mount that can be placed elsewhere.
+/// Copies the mount at `path`, with everything mounted below it, so that it can be placed elsewhere.
 pub(crate) fn copy(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    open_tree(CWD, path, flags).map_err(Error::at(format!(
-        "copying the mount at {}",
-        path.display()
-    )))
+    let step = format!("copying the mount at {}", path.display());
+    Ok(open_tree(CWD, path, flags).map_err(StepError::at(step))?)
 }
 
-/// Mounts what [`serve`], [`empty`] or [`copy`] gave.
+/// Places a mount that [`serve`], [`empty`] or [`copy`] made.
 pub(crate) fn place(mount: &OwnedFd, at: &Path) -> Result<(), Error> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(mount, "", CWD, at, flags)
-        .map_err(Error::at(format!("mounting at {}", at.display())))
+    let step = format!("mounting at {}", at.display());
+    Ok(move_mount(mount, "", CWD, at, flags).map_err(StepError::at(step))?)
 }

@@ -1,12 +1,12 @@
-//! The requests of the family "nbd" (`linux/nbd-netlink.h`), and what the kernel means when it refuses one.
+//! The kernel's NBD client: the requests of the netlink family "nbd" (`linux/nbd-netlink.h`), and what a refusal means.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::genl::{Family, Refusal};
-use crate::message::{Request, attribute, u32_at};
-use crate::{Error, Options, sysfs};
+use rustix::io::Errno;
+
+use crate::netlink::{Family, Refusal, Request, attribute, u32_at};
+use crate::{Error, KernelNbdOptions, sysfs};
 
 const NAME: &str = "nbd";
 const VERSION: u8 = 1;
@@ -30,7 +30,7 @@ mod attr {
     pub(super) const SOCK_FD: u16 = 1;
 }
 
-/// What is served: the kernel does not ask the server.
+/// The shape of what is served, which the kernel is told, since it does not ask the server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
     pub(crate) size_bytes: u64,
@@ -43,19 +43,20 @@ pub(crate) struct Client(Family);
 
 impl Client {
     pub(crate) fn open() -> Result<Client, Error> {
-        Family::open(NAME, VERSION).map(Client)
+        let family = Family::open(NAME, VERSION)?;
+        family.map(Client).ok_or(Error::NoClient)
     }
 
-    /// Whether the kernel keeps the name of what a device is connected to (5.13 and newer).
+    /// Whether the kernel remembers the name of what a device is connected to (5.13 and newer).
     pub(crate) fn keeps_identifiers(&self) -> bool {
         self.0.max_attribute >= attr::BACKEND_IDENTIFIER.into()
     }
 
-    /// Connects a device to what is at the other ends of `sockets`; the index of the device.
+    /// Connects a device to the servers at the other ends of `sockets`. Returns the device's index.
     pub(crate) fn connect(
         &mut self,
         geometry: &Geometry,
-        options: &Options,
+        options: &KernelNbdOptions,
         sockets: &[OwnedFd],
     ) -> Result<u32, Error> {
         let mut request = self.0.request(cmd::CONNECT);
@@ -63,28 +64,25 @@ impl Client {
         put_connections(&mut request, options, &raw(sockets));
         self.put_identifier(&mut request, options);
         let answer = self.0.send(request).map_err(|refusal| {
-            let busy = refusal.source.raw_os_error() == Some(libc::EBUSY);
-            match options.index {
-                Some(index) if busy => Error::Taken {
-                    path: sysfs::node(index),
-                },
-                Some(index) => refused("connecting", sysfs::node(index), refusal),
-                None => refused("connecting", "a free nbd device".into(), refusal),
+            let path = options.index.map(sysfs::node);
+            match path {
+                Some(path) if refusal.errno == Errno::BUSY => Error::Taken { path },
+                path => {
+                    let device = path.unwrap_or_else(|| PathBuf::from("a free nbd device"));
+                    refused("connecting", &device, refusal)
+                }
             }
         })?;
         let told = attribute(&answer, attr::INDEX).and_then(|index| u32_at(index, 0));
-        told.or(options.index).ok_or_else(|| Error::System {
-            step: "connecting a free nbd device".into(),
-            source: io::Error::other("the kernel did not say which one it took"),
-        })
+        told.or(options.index).ok_or(Error::NoIndex)
     }
 
-    /// Offers sockets in place of dead ones. The kernel takes as many as it needs and closes the others, without
-    /// a word. `false`: the device is not connected any more.
+    /// Offers sockets in place of dead ones. The kernel takes as many as it needs and closes the others silently. Returns
+    /// false if the device is not connected any more.
     pub(crate) fn reconfigure(
         &mut self,
         index: u32,
-        options: &Options,
+        options: &KernelNbdOptions,
         sockets: &[OwnedFd],
     ) -> Result<bool, Error> {
         let mut request = self.0.request(cmd::RECONFIGURE);
@@ -93,8 +91,11 @@ impl Client {
         self.put_identifier(&mut request, options);
         match self.0.send(request) {
             Ok(_) => Ok(true),
-            Err(Refusal { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-            Err(refusal) => Err(refused("reconnecting", sysfs::node(index), refusal)),
+            Err(Refusal {
+                errno: Errno::INVAL,
+                ..
+            }) => Ok(false),
+            Err(refusal) => Err(refused("reconnecting", &sysfs::node(index), refusal)),
         }
     }
 
@@ -102,13 +103,11 @@ impl Client {
     pub(crate) fn disconnect(&mut self, index: u32) -> Result<(), Error> {
         let mut request = self.0.request(cmd::DISCONNECT);
         request.u32(attr::INDEX, index);
-        match self.0.send(request) {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(refused("disconnecting", sysfs::node(index), refusal)),
-        }
+        let sent = self.0.send(request).map(drop);
+        sent.map_err(|refusal| refused("disconnecting", &sysfs::node(index), refusal))
     }
 
-    fn put_identifier(&self, request: &mut Request, options: &Options) {
+    fn put_identifier(&self, request: &mut Request, options: &KernelNbdOptions) {
         if self.keeps_identifiers() {
             request.string(attr::BACKEND_IDENTIFIER, &options.identifier());
         }
@@ -119,7 +118,7 @@ fn raw(sockets: &[OwnedFd]) -> Vec<RawFd> {
     sockets.iter().map(AsRawFd::as_raw_fd).collect()
 }
 
-fn put_device(request: &mut Request, geometry: &Geometry, options: &Options) {
+fn put_device(request: &mut Request, geometry: &Geometry, options: &KernelNbdOptions) {
     if let Some(index) = options.index {
         request.u32(attr::INDEX, index);
     }
@@ -128,9 +127,9 @@ fn put_device(request: &mut Request, geometry: &Geometry, options: &Options) {
     request.u64(attr::SERVER_FLAGS, geometry.flags.into());
 }
 
-fn put_connections(request: &mut Request, options: &Options, sockets: &[RawFd]) {
-    let patience = seconds(options.dead_conn_timeout);
-    request.u64(attr::DEAD_CONN_TIMEOUT, patience.into());
+fn put_connections(request: &mut Request, options: &KernelNbdOptions, sockets: &[RawFd]) {
+    let timeout = seconds(options.dead_conn_timeout);
+    request.u64(attr::DEAD_CONN_TIMEOUT, timeout.into());
     if let Some(limit) = options.request_timeout {
         request.u64(attr::TIMEOUT, seconds(limit).into());
     }
@@ -143,7 +142,7 @@ fn put_connections(request: &mut Request, options: &Options, sockets: &[RawFd]) 
     });
 }
 
-/// Whole seconds, rounded up, within what the kernel can count in ticks.
+/// Whole seconds, rounded up and limited to what the kernel can count in ticks.
 fn seconds(time: std::time::Duration) -> u32 {
     const MOST: u64 = 1_000_000;
     let whole = time
@@ -152,17 +151,17 @@ fn seconds(time: std::time::Duration) -> u32 {
     whole.min(MOST) as u32
 }
 
-fn refused(step: &str, device: PathBuf, refusal: Refusal) -> Error {
-    let hint = match refusal.source.raw_os_error() {
-        Some(libc::EPERM) => Some("it takes CAP_SYS_ADMIN, outside of containers"),
-        Some(libc::ENODEV | libc::EOPNOTSUPP) => Some("the nbd module is being unloaded"),
-        Some(libc::EINVAL) => Some("the kernel's log has the reason"),
+fn refused(step: &str, device: &Path, refusal: Refusal) -> Error {
+    let hint = match refusal.errno {
+        Errno::PERM => Some("it takes CAP_SYS_ADMIN, outside of containers"),
+        Errno::NODEV | Errno::OPNOTSUPP => Some("the nbd module is being unloaded"),
+        Errno::INVAL => Some("the kernel's log has the reason"),
         _ => None,
     };
     Error::Refused {
         step: format!("{step} {}", device.display()),
         reason: refusal.words.or(hint.map(str::to_owned)),
-        source: refusal.source,
+        source: refusal.errno,
     }
 }
 
@@ -187,7 +186,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn a_device_and_its_connections_are_put_as_the_kernel_reads_them() {
-        let mut options = Options::new("z");
+        let mut options = KernelNbdOptions::new("z");
         options.index = Some(3);
         options.dead_conn_timeout = Duration::from_millis(59_001);
         options.request_timeout = Some(Duration::from_secs(7));
@@ -219,15 +218,15 @@ mod tests {
     fn refusals_say_why() {
         let why = |errno, words: Option<&str>| {
             let refusal = Refusal {
-                source: io::Error::from_raw_os_error(errno),
+                errno,
                 words: words.map(str::to_owned),
             };
-            refused("connecting", sysfs::node(3), refusal).to_string()
+            refused("connecting", &sysfs::node(3), refusal).to_string()
         };
-        let text = why(libc::EPERM, None);
+        let text = why(Errno::PERM, None);
         assert!(text.starts_with("connecting /dev/nbd3: "), "{text}");
         assert!(text.ends_with("(it takes CAP_SYS_ADMIN, outside of containers)"));
-        let text = why(libc::EINVAL, Some("bad attribute"));
+        let text = why(Errno::INVAL, Some("bad attribute"));
         assert!(text.ends_with("(bad attribute)"), "{text}");
     }
 }

@@ -1,13 +1,12 @@
-//! A server without an address: it serves connected sockets that it is given, from the transmission phase on.
+//! A server without an address: serves connected sockets that it is given, from the transmission phase on.
 //!
-//! That is what the kernel's NBD client needs, which is told everything a handshake would tell it by whoever
-//! attaches it, and sends requests at once. What is told must agree with what is served, hence
-//! [`Export::transmission_flags`] is the one source for both.
+//! The kernel's NBD client needs this. Whoever attaches it tells it everything that a handshake would, and it sends requests
+//! at once. What it is told must agree with what is served, hence [`Export::transmission_flags`] is the one source for both.
 
 use crate::{Error, Export, connections::Connections, execute::Session};
 use std::{os::fd::OwnedFd, sync::Arc};
 
-/// Serves sockets that somebody else connected; made by [`Builder::adopter`](crate::Builder::adopter). Dropping
+/// Serves sockets that somebody else connected; made by [`ServerBuilder::adopter`](crate::ServerBuilder::adopter). Dropping
 /// it ends the connections as [`Adopter::shutdown`] does.
 pub struct Adopter {
     connections: Arc<Connections>,
@@ -22,7 +21,7 @@ impl Adopter {
         }
     }
 
-    /// The export of this name; the empty name stands for the first.
+    /// Finds the export of this name; the empty name stands for the first.
     pub fn export(&self, name: &str) -> Result<&Export, Error> {
         let exports = &self.connections.settings.exports;
         let mut found = exports.iter();
@@ -31,11 +30,11 @@ impl Adopter {
             .ok_or_else(|| Error::UnknownExport { name: name.into() })
     }
 
-    /// Serves `socket`, a connected stream socket in blocking mode, whose other end sends requests without any
-    /// negotiation and understands simple replies only.
+    /// Serves `socket`, a connected stream socket in blocking mode. Its other end sends requests without negotiation and
+    /// understands simple replies only.
     ///
-    /// `ended` is called once, on a thread of this server's, when the connection has ended, for whatever reason,
-    /// and none of its requests is executed any more. It must not wait for this server.
+    /// `ended` is called once, on a thread of this server, when the connection has ended for whatever reason and none of its
+    /// requests is being executed any more. It must not wait for this server.
     pub fn adopt(
         &self,
         socket: OwnedFd,
@@ -49,16 +48,16 @@ impl Adopter {
         };
         self.connections
             .adopted(socket, session, ended)
-            .map_err(Error::Thread)
+            .map_err(|source| Error::Thread { source })
     }
 
-    /// Number of connections served now.
+    /// Number of connections.
     pub fn connections(&self) -> usize {
         self.connections.count()
     }
 
-    /// Lets the requests in flight finish and their replies go out, then closes every connection. Takes at most
-    /// twice [`Builder::shutdown_timeout`](crate::Builder::shutdown_timeout).
+    /// Finishes the requests in flight, sends their replies and closes every connection. Takes at most twice
+    /// [`ServerBuilder::shutdown_timeout`](crate::ServerBuilder::shutdown_timeout).
     pub fn shutdown(mut self) -> Result<(), Error> {
         self.stop()
     }

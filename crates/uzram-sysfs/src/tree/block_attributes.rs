@@ -1,4 +1,5 @@
-//! Attributes that every block device has: where they come from, and what they are while they come from nowhere.
+//! The attributes that every block device has: read from the real directory of the device's node, or fixed values while there
+//! is none.
 
 use std::os::fd::OwnedFd;
 
@@ -8,39 +9,39 @@ use uzram_control::zram::{Errno, Shown};
 /// Attributes are at most a page.
 const PAGE_SIZE: usize = 4096;
 
-/// A generic attribute.
-pub(crate) struct Generic {
-    /// Below the device's directory.
+/// An attribute that every block device has.
+pub(crate) struct BlockAttribute {
+    /// Its path below the device's directory.
     pub(crate) path: &'static str,
     pub(crate) mode: u16,
     value: Value,
 }
 
-/// What an unused zram of the kernel shows.
+/// What an unused zram in the kernel shows.
 enum Value {
     Text(&'static str),
     Size,
     Number,
     Sequence,
     Uevent,
-    /// The kernel fails it with EIO.
+    /// Reading fails with EIO, as in the kernel.
     Fails,
 }
 
-const fn text(path: &'static str, mode: u16, value: &'static str) -> Generic {
-    Generic {
+const fn text(path: &'static str, mode: u16, value: &'static str) -> BlockAttribute {
+    BlockAttribute {
         path,
         mode,
         value: Value::Text(value),
     }
 }
 
-const fn computed(path: &'static str, mode: u16, value: Value) -> Generic {
-    Generic { path, mode, value }
+const fn computed(path: &'static str, mode: u16, value: Value) -> BlockAttribute {
+    BlockAttribute { path, mode, value }
 }
 
-/// All of them, as Linux 6.18 has them for zram.
-pub(crate) const GENERIC: &[Generic] = &[
+/// All of them, as Linux 6.18 shows them for zram.
+pub(crate) const BLOCK_ATTRIBUTES: &[BlockAttribute] = &[
     computed("dev", 0o444, Value::Number),
     computed("size", 0o444, Value::Size),
     computed("diskseq", 0o444, Value::Sequence),
@@ -125,13 +126,13 @@ pub(crate) fn number(shown: &Shown) -> (u32, u32) {
     shown.rdev.unwrap_or((STAND_IN_MAJOR, shown.id))
 }
 
-/// Path below `/sys` of the real directory of the device's node. `None`: it stands for nothing yet.
+/// Path below `/sys` of the real directory of the device's node. `None` while it has no node or no size.
 pub(crate) fn real_dir(shown: &Shown) -> Option<String> {
     let (major, minor) = shown.rdev.filter(|_| shown.disksize != 0)?;
     Some(format!("dev/block/{major}:{minor}"))
 }
 
-impl Generic {
+impl BlockAttribute {
     pub(crate) fn show(&self, sys: &OwnedFd, shown: &Shown) -> Result<Vec<u8>, Errno> {
         if matches!(self.value, Value::Number) {
             let (major, minor) = number(shown);
@@ -142,13 +143,13 @@ impl Generic {
                 Ok(bytes) if matches!(self.value, Value::Uevent) => {
                     return Ok(renamed(&bytes, shown.id));
                 }
-                // An older kernel, or a driver that lacks it.
+                // An older kernel, or a driver without this attribute.
                 Err(Errno::NOENT) => {}
                 answer => return answer,
             }
         }
         let (major, minor) = number(shown);
-        // Numbers of real disks start at 1, too.
+        // Like those of real disks, the numbers start at 1.
         let sequence = u64::from(shown.id) + 1;
         let id = shown.id;
         match self.value {
@@ -164,8 +165,8 @@ impl Generic {
         }
     }
 
-    /// Hands it on to the node's own attribute. While there is none a setting is accepted and forgotten: the node comes
-    /// with the settings of its driver.
+    /// Writes to the node's own attribute. While there is no node, accepts a setting and forgets it: the node will have the
+    /// settings of its driver.
     pub(crate) fn store(&self, sys: &OwnedFd, shown: &Shown, value: &[u8]) -> Result<(), Errno> {
         let Some(dir) = real_dir(shown) else {
             return Ok(());
@@ -187,7 +188,7 @@ fn read_real(sys: &OwnedFd, path: &str) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// A node's `uevent` as that of `zramN`.
+/// Turns a node's `uevent` into that of `zramN`.
 fn renamed(uevent: &[u8], id: u32) -> Vec<u8> {
     let text = String::from_utf8_lossy(uevent);
     let line = |line: &str| match line.strip_prefix("DEVNAME=") {

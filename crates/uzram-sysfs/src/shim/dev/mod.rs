@@ -1,75 +1,73 @@
 //! `/dev` with the view's devices: the real directory, passed through, without the kernel's own zram.
 //!
-//! An overlay file system with nodes made in it was the other way. This one shows what the view says at each look, also
-//! of devices that somebody else adds and of numbers that change, needs nothing of the kernel but FUSE, and what programs
-//! make in `/dev` is where others look for it.
+//! The alternative was an overlay file system with nodes made in it. This one asks the view at each look, so it also shows
+//! devices that others add and numbers that change. It needs only FUSE of the kernel, and what programs make in `/dev` is
+//! where others look for it.
 //!
-//! A node's data never comes by here: the kernel opens the device that the node names.
+//! A node's data never passes here: the kernel opens the device that the node names.
 
-mod serve;
+mod filesystem;
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat, major, minor, openat, statat};
 use rustix::io::Errno;
+use uzram_blockdev::StepError;
 use uzram_control::zram::View;
 
-use super::namespace::HIDDEN;
+use super::toolbox::HIDDEN;
 use crate::Error;
-use crate::inodes::{Inodes, lock};
+use crate::fuse::{Handles, attributes};
+use crate::inodes::Inodes;
 use crate::tree::{is_zram, number};
 
-/// Inode number of what is ours. The real file system has none so high.
+/// Inode number of our own entries. The real file system has none so high.
 const OURS: u64 = u64::MAX;
 
-/// A thing below `/dev`. Another node of the same name is another thing: the kernel keeps the number that an inode had
-/// first.
+/// Identifies an entry below `/dev`. Another node of the same name is another entry, since the kernel keeps an inode's first
+/// device number.
 #[derive(PartialEq, Eq, Hash)]
-struct Key {
+struct DevKey {
     /// Relative to `/dev`, which is `.`.
     path: PathBuf,
     inode: u64,
     rdev: u32,
 }
 
-pub(super) struct Devices {
+pub(super) struct DevFilesystem {
     view: Arc<dyn View>,
     /// The real `/dev`.
     real: OwnedFd,
-    inodes: Inodes<Key>,
+    inodes: Inodes<DevKey>,
     born: SystemTime,
-    handles: AtomicU64,
     /// Open regular files.
-    opened: Mutex<HashMap<u64, Arc<File>>>,
-    /// What was in a directory when it was read from its start.
-    listed: Mutex<HashMap<u64, Arc<Vec<(OsString, FileType)>>>>,
+    files: Handles<File>,
+    dirs: Handles<Vec<(OsString, FileType)>>,
 }
 
-impl Devices {
-    pub(super) fn new(view: Arc<dyn View>) -> Result<Devices, Error> {
+impl DevFilesystem {
+    pub(super) fn new(view: Arc<dyn View>) -> Result<DevFilesystem, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let real = openat(CWD, "/dev", flags, Mode::empty()).map_err(Error::at("opening /dev"))?;
-        Ok(Devices {
+        let real =
+            openat(CWD, "/dev", flags, Mode::empty()).map_err(StepError::at("opening /dev"))?;
+        Ok(DevFilesystem {
             view,
             real,
-            inodes: Inodes::new(Key {
+            inodes: Inodes::new(DevKey {
                 path: ".".into(),
                 inode: 0,
                 rdev: 0,
             }),
             born: SystemTime::now(),
-            handles: AtomicU64::new(1),
-            opened: Mutex::default(),
-            listed: Mutex::default(),
+            files: Handles::new(),
+            dirs: Handles::new(),
         })
     }
 
@@ -86,7 +84,7 @@ impl Devices {
         })
     }
 
-    /// As `child`, for one that is to be made, removed or renamed: not with what is ours.
+    /// The path of an entry to make, remove or rename. EPERM for our own entries.
     fn changeable(&self, parent: INodeNo, name: &OsStr) -> Result<PathBuf, Errno> {
         let path = self.child(parent, name)?;
         if is_ours(&path) {
@@ -96,7 +94,7 @@ impl Devices {
         }
     }
 
-    /// As `path`, for one that is to be changed.
+    /// The path of an entry to change. EPERM for our own entries.
     fn changeable_at(&self, ino: INodeNo) -> Result<PathBuf, Errno> {
         let path = self.path(ino)?;
         if is_ours(&path) {
@@ -106,15 +104,15 @@ impl Devices {
         }
     }
 
-    /// What is there now, under the number that it has.
+    /// Looks an entry up, and gives it an inode number.
     fn look(&self, path: &Path) -> Result<FileAttr, Errno> {
         let mut attr = self.attr(path)?;
-        // A number for good only where the thing is the same one for good.
+        // The root keeps its number, whatever the real directory's is.
         let (inode, rdev) = match path == Path::new(".") {
             true => (0, 0),
             false => (attr.ino.0, attr.rdev),
         };
-        attr.ino = self.inodes.number(Key {
+        attr.ino = self.inodes.number(DevKey {
             path: path.into(),
             inode,
             rdev,
@@ -122,7 +120,7 @@ impl Devices {
         Ok(attr)
     }
 
-    /// With the inode's real number.
+    /// Reads an entry's attributes, with the real inode number.
     fn attr(&self, path: &Path) -> Result<FileAttr, Errno> {
         if !is_ours(path) {
             let stat = statat(&self.real, path, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -140,21 +138,8 @@ impl Devices {
             (FileType::BlockDevice, 0o600, encode(major, minor))
         };
         Ok(FileAttr {
-            ino: INodeNo(OURS),
-            size: 0,
-            blocks: 0,
-            atime: self.born,
-            mtime: self.born,
-            ctime: self.born,
-            crtime: self.born,
-            kind,
-            perm,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
             rdev,
-            blksize: 4096,
-            flags: 0,
+            ..attributes(INodeNo(OURS), kind, perm, self.born)
         })
     }
 
@@ -174,7 +159,7 @@ impl Devices {
             names.push((name.into(), kind_of(entry.file_type())));
         }
         if is_root {
-            // The real nodes are there also while the view has nothing to say.
+            // An error of the view hides only our own nodes.
             for shown in self.view.devices().unwrap_or_default() {
                 names.push((format!("zram{}", shown.id).into(), FileType::BlockDevice));
             }
@@ -182,23 +167,12 @@ impl Devices {
         Ok(names)
     }
 
-    fn new_handle(&self) -> u64 {
-        self.handles.fetch_add(1, Relaxed)
-    }
-
-    fn opened(&self, handle: fuser::FileHandle) -> Result<Arc<File>, Errno> {
-        let opened = lock(&self.opened).get(&handle.0).cloned();
-        opened.ok_or(Errno::BADF)
-    }
-
-    fn keep(&self, file: File) -> u64 {
-        let handle = self.new_handle();
-        lock(&self.opened).insert(handle, Arc::new(file));
-        handle
+    fn file(&self, handle: fuser::FileHandle) -> Result<Arc<File>, Errno> {
+        self.files.get(handle).ok_or(Errno::BADF)
     }
 }
 
-/// Whether it is a name that the view, or this crate, and not the real directory gives: one directly in `/dev`.
+/// Whether the entry is our own: a device of the view or the toolbox, directly in `/dev`.
 fn is_ours(path: &Path) -> bool {
     path == Path::new(HIDDEN) || path.to_str().is_some_and(is_zram)
 }
@@ -208,7 +182,7 @@ fn attr_of(stat: &Stat) -> FileAttr {
         let seconds = u64::try_from(seconds).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds)
     };
-    #[allow(clippy::unnecessary_cast)] // The fields' types are each architecture's own.
+    #[allow(clippy::unnecessary_cast)] // The fields' types differ between architectures.
     FileAttr {
         ino: INodeNo(stat.st_ino as u64),
         size: stat.st_size as u64,
@@ -241,12 +215,12 @@ fn kind_of(kind: rustix::fs::FileType) -> FileType {
     }
 }
 
-/// A device number as FUSE's 32 bits: 20 of the minor, in two parts, around 12 of the major.
+/// Encodes a device number in FUSE's 32 bits: 20 of the minor, in two parts, around 12 of the major.
 fn encode(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
 }
 
-/// The reverse.
+/// Decodes what [`encode`] made.
 fn decode(rdev: u32) -> (u32, u32) {
     (
         (rdev >> 8) & 0xfff,

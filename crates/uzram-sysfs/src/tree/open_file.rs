@@ -1,48 +1,48 @@
-//! An open file: what `show` gave it, and how far it was read.
+//! An open file of the tree: the text that `show` returned, and how far it was read.
 
 use std::sync::{Arc, Mutex};
 
 use uzram_control::zram::{Errno, Owner};
 
-use super::model::{Model, Source};
+use super::layout::{Source, TreeLayout};
 use crate::inodes::lock;
 
-/// What one `write` may hand to `store`, as in the kernel.
+/// Most bytes that one `write` passes to `store`, as in the kernel.
 pub(crate) const PAGE_SIZE: usize = 4096;
-/// What is asked for at a time when a read of `block_state` is not at the end of the last one.
+/// Most bytes of `block_state` that are asked for at a time.
 const STEP: usize = 1 << 16;
 
-pub(crate) struct Opened {
-    model: Arc<Model>,
+pub(crate) struct OpenFile {
+    layout: Arc<TreeLayout>,
     source: Source,
-    state: Mutex<State>,
+    state: Mutex<ReadState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// What `show` gave; of `block_state` what was not read yet.
+struct ReadState {
+    /// The text that `show` returned; of `block_state` the part that was not read yet.
     text: Option<Vec<u8>>,
     /// `block_state`: the offset at which `text` begins.
     offset: u64,
-    /// `block_state`: the slot at which to go on after `text`.
+    /// `block_state`: the slot to continue from after `text`.
     slot: u64,
 }
 
-impl Opened {
-    pub(crate) fn new(model: Arc<Model>, source: Source) -> Opened {
-        Opened {
-            model,
+impl OpenFile {
+    pub(crate) fn new(layout: Arc<TreeLayout>, source: Source) -> OpenFile {
+        OpenFile {
+            layout,
             source,
             state: Mutex::default(),
         }
     }
 
-    /// Whether reading it is more than looking something up.
+    /// Whether reading it may take long: reading `hot_add` makes a device.
     pub(crate) fn is_slow_to_read(&self) -> bool {
         matches!(self.source, Source::Attribute(Owner::Control, _))
     }
 
-    /// What one `read` returns.
+    /// Returns the result of one `read`.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
         let mut state = lock(&self.state);
         if let Source::BlockState(id) = self.source {
@@ -61,29 +61,29 @@ impl Opened {
 
     fn show(&self) -> Result<Vec<u8>, Errno> {
         match &self.source {
-            Source::Attribute(owner, name) => self.model.view.show(*owner, name),
-            Source::Generic(id, generic) => {
-                generic.show(&self.model.sys, &self.model.device_of(*id)?)
+            Source::Attribute(owner, name) => self.layout.view.show(*owner, name),
+            Source::Block(id, attribute) => {
+                attribute.show(&self.layout.sys, &self.layout.device_of(*id)?)
             }
-            Source::Classes(id) => self.model.view.classes(*id),
-            // Read in pieces.
+            Source::Classes(id) => self.layout.view.classes(*id),
+            // `read_block_state` reads it in pieces.
             Source::BlockState(_) => Err(Errno::INVAL),
         }
     }
 
     fn read_block_state(
         &self,
-        state: &mut State,
+        state: &mut ReadState,
         id: u32,
         offset: u64,
         len: usize,
     ) -> Result<Vec<u8>, Errno> {
         if offset == 0 || offset < state.offset {
-            *state = State::default();
+            *state = ReadState::default();
         }
         loop {
             let rest = state.text.get_or_insert_default();
-            // Up to here it was read, or is to be skipped.
+            // The bytes before `offset` were read already or are skipped.
             let skip = (offset - state.offset).min(rest.len() as u64);
             rest.drain(..skip as usize);
             state.offset += skip;
@@ -93,7 +93,7 @@ impl Opened {
                 return Ok(rest.drain(..take).collect());
             }
             let (lines, slot) =
-                self.model
+                self.layout
                     .view
                     .block_state(id, state.slot, len.clamp(PAGE_SIZE, STEP))?;
             if lines.is_empty() {
@@ -104,13 +104,13 @@ impl Opened {
         }
     }
 
-    /// One `write`; the result is what it returns.
+    /// Executes one `write` and returns its result.
     pub(crate) fn write(&self, value: &[u8]) -> Result<usize, Errno> {
         let value = &value[..value.len().min(PAGE_SIZE)];
         match &self.source {
-            Source::Attribute(owner, name) => self.model.view.store(*owner, name, value)?,
-            Source::Generic(id, generic) => {
-                generic.store(&self.model.sys, &self.model.device_of(*id)?, value)?;
+            Source::Attribute(owner, name) => self.layout.view.store(*owner, name, value)?,
+            Source::Block(id, attribute) => {
+                attribute.store(&self.layout.sys, &self.layout.device_of(*id)?, value)?;
             }
             Source::BlockState(_) | Source::Classes(_) => return Err(Errno::INVAL),
         }

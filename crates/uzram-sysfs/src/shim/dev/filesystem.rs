@@ -1,10 +1,10 @@
-//! `/dev` as a FUSE file system: each request is the same call on the real directory.
+//! `/dev` as a FUSE file system: turns each request into the same call on the real directory.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
@@ -18,27 +18,22 @@ use rustix::fs::{
 };
 use rustix::io;
 
-use super::{Devices, decode};
-use crate::inodes::lock;
+use super::{DevFilesystem, decode};
+use crate::fuse::{UNCACHED, to_fuse};
 
-const UNCACHED: Duration = Duration::ZERO;
 const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
-
-fn number(errno: io::Errno) -> Errno {
-    Errno::from_i32(errno.raw_os_error())
-}
 
 fn answer(done: io::Result<()>, reply: ReplyEmpty) {
     match done {
         Ok(()) => reply.ok(),
-        Err(errno) => reply.error(number(errno)),
+        Err(errno) => reply.error(to_fuse(errno)),
     }
 }
 
 fn entry(found: io::Result<FileAttr>, reply: ReplyEntry) {
     match found {
         Ok(attr) => reply.entry(&UNCACHED, &attr, Generation(0)),
-        Err(errno) => reply.error(number(errno)),
+        Err(errno) => reply.error(to_fuse(errno)),
     }
 }
 
@@ -46,8 +41,8 @@ fn std_errno(error: &std::io::Error) -> Errno {
     Errno::from_i32(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-impl Devices {
-    /// Makes something with `make`, as the caller's and with exactly that mode.
+impl DevFilesystem {
+    /// Makes an entry with `make`, and gives it to the caller with exactly that mode.
     fn make(
         &self,
         req: &Request,
@@ -65,7 +60,7 @@ impl Devices {
     fn own(&self, req: &Request, path: &Path, mode: Option<u32>) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(req.uid()), Gid::from_raw(req.gid()));
         chownat(&self.real, path, Some(uid), Some(gid), NOFOLLOW)?;
-        // Whatever the server's umask took away. (A link has no mode.)
+        // Restores what the server's umask removed. A symlink has no mode.
         match mode {
             Some(mode) => chmodat(&self.real, path, mode_of(mode), AtFlags::empty()),
             None => Ok(()),
@@ -101,7 +96,7 @@ impl Devices {
     }
 
     fn open_real(&self, path: &Path, flags: i32, mode: u32) -> io::Result<File> {
-        // A write's offset comes with it, and the directory is not to be left by a link.
+        // Each write comes with its offset, so not O_APPEND. NOFOLLOW: no link may lead out of the directory.
         let flags = OFlags::from_bits_retain((flags & !libc::O_APPEND) as u32);
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat(&self.real, path, flags, mode_of(mode)).map(File::from)
@@ -127,7 +122,7 @@ fn timespec(time: Option<TimeOrNow>) -> Timespec {
     Timespec { tv_sec, tv_nsec }
 }
 
-impl Filesystem for Devices {
+impl Filesystem for DevFilesystem {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         entry(
             self.child(parent, name).and_then(|path| self.look(&path)),
@@ -138,7 +133,7 @@ impl Filesystem for Devices {
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let by_path = self.path(ino).and_then(|path| self.attr(&path));
         // An open file that was removed has no path.
-        let found = match (by_path, fh.map(|fh| self.opened(fh))) {
+        let found = match (by_path, fh.map(|fh| self.file(fh))) {
             (Err(io::Errno::NOENT), Some(Ok(file))) => {
                 rustix::fs::fstat(&*file).map(|stat| super::attr_of(&stat))
             }
@@ -146,7 +141,7 @@ impl Filesystem for Devices {
         };
         match found {
             Ok(attr) => reply.attr(&UNCACHED, &FileAttr { ino, ..attr }),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 
@@ -172,7 +167,7 @@ impl Filesystem for Devices {
             let path = self.changeable_at(ino)?;
             self.set(&path, mode, (uid, gid), (atime, mtime))?;
             if let Some(size) = size {
-                match fh.map(|fh| self.opened(fh)) {
+                match fh.map(|fh| self.file(fh)) {
                     Some(Ok(file)) => rustix::fs::ftruncate(&*file, size)?,
                     _ => rustix::fs::ftruncate(self.open_real(&path, libc::O_WRONLY, 0)?, size)?,
                 }
@@ -181,7 +176,7 @@ impl Filesystem for Devices {
         };
         match set() {
             Ok(()) => self.getattr(req, ino, fh, reply),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 
@@ -189,7 +184,7 @@ impl Filesystem for Devices {
         let path = self.path(ino);
         match path.and_then(|path| readlinkat(&self.real, &path, Vec::new())) {
             Ok(target) => reply.data(target.as_bytes()),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 
@@ -293,8 +288,8 @@ impl Filesystem for Devices {
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let path = self.path(ino);
         match path.and_then(|path| self.open_real(&path, flags.0, 0)) {
-            Ok(file) => reply.opened(FileHandle(self.keep(file)), FopenFlags::empty()),
-            Err(errno) => reply.error(number(errno)),
+            Ok(file) => reply.opened(self.files.open(file), FopenFlags::empty()),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 
@@ -319,10 +314,10 @@ impl Filesystem for Devices {
                 &UNCACHED,
                 &attr,
                 Generation(0),
-                FileHandle(self.keep(file)),
+                self.files.open(file),
                 FopenFlags::empty(),
             ),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 
@@ -337,13 +332,13 @@ impl Filesystem for Devices {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let file = match self.opened(fh) {
+        let file = match self.file(fh) {
             Ok(file) => file,
-            Err(errno) => return reply.error(number(errno)),
+            Err(errno) => return reply.error(to_fuse(errno)),
         };
         let mut buffer = vec![0; size as usize];
         let mut done = 0;
-        // All that is there: the kernel takes a short read for the end.
+        // Reads all that is asked for: the kernel takes a short read for the end.
         while done < buffer.len() {
             match file.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
@@ -366,12 +361,12 @@ impl Filesystem for Devices {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.opened(fh) {
+        match self.file(fh) {
             Ok(file) => match file.write_at(data, offset) {
                 Ok(len) => reply.written(len as u32),
                 Err(error) => reply.error(std_errno(&error)),
             },
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 
@@ -408,12 +403,12 @@ impl Filesystem for Devices {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        lock(&self.opened).remove(&fh.0);
+        self.files.close(fh);
         reply.ok();
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.new_handle()), FopenFlags::empty());
+        reply.opened(self.dirs.reserve(), FopenFlags::empty());
     }
 
     fn readdir(
@@ -424,23 +419,16 @@ impl Filesystem for Devices {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let known = lock(&self.listed).get(&fh.0).cloned();
-        let names = match (known, offset) {
-            (Some(known), 1..) => known,
-            _ => match self.path(ino).and_then(|path| self.list(&path)) {
-                Ok(names) => {
-                    let names = std::sync::Arc::new(names);
-                    lock(&self.listed).insert(fh.0, names.clone());
-                    names
-                }
-                Err(errno) => return reply.error(number(errno)),
-            },
+        let list = || self.list(&self.path(ino)?);
+        let names = match self.dirs.listing(fh, offset, list) {
+            Ok(names) => names,
+            Err(errno) => return reply.error(to_fuse(errno)),
         };
         let dots = [".", ".."].map(|dot| (OsStr::new(dot), FileType::Directory));
         let names = names.iter().map(|(name, kind)| (name.as_os_str(), *kind));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         for (index, (name, kind)) in dots.into_iter().chain(names).enumerate().skip(skip) {
-            // Which number it has is seen when it is looked up.
+            // The entry's own number is found when it is looked up.
             if reply.add(ino, index as u64 + 1, kind, name) {
                 break;
             }
@@ -456,7 +444,7 @@ impl Filesystem for Devices {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        lock(&self.listed).remove(&fh.0);
+        self.dirs.close(fh);
         reply.ok();
     }
 
@@ -472,7 +460,7 @@ impl Filesystem for Devices {
                 real.f_namelen as u32,
                 real.f_bsize as u32,
             ),
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(to_fuse(errno)),
         }
     }
 }

@@ -1,28 +1,28 @@
-//! What is where in the tree: a function of the view, of a path, and of the real `/sys`.
+//! The layout of the tree: what a path leads to, as a function of the view and the real `/sys`.
 //!
-//! Paths are relative to the tree's root and have no leading slash: the root is `""`.
+//! Paths are relative to the tree's root and have no leading slash; the root is `""`.
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
-use uzram_control::zram::{ATTRIBUTES, Attribute, Errno, Owner, Place, Shown, View};
+use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace, Errno, Owner, Shown, View};
 
-use super::generic::{GENERIC, Generic, number, real_dir};
+use super::block_attributes::{BLOCK_ATTRIBUTES, BlockAttribute, number, real_dir};
 
 /// What a path leads to.
-pub(crate) enum Entry {
+pub(crate) enum TreeEntry {
     Dir,
     Link(Vec<u8>),
     File { mode: u16, source: Source },
 }
 
-/// What a file shows and takes.
+/// Where a file's contents come from and go to.
 #[derive(Clone)]
 pub(crate) enum Source {
     Attribute(Owner, &'static str),
-    Generic(u32, &'static Generic),
+    Block(u32, &'static BlockAttribute),
     BlockState(u32),
     Classes(u32),
 }
@@ -33,7 +33,7 @@ pub(crate) struct Name {
     pub(crate) kind: fuser::FileType,
 }
 
-/// Directories that are always there.
+/// Directories that always exist.
 const FIXED: &[&str] = &[
     "",
     "block",
@@ -51,9 +51,9 @@ const FIXED: &[&str] = &[
 /// Directories of a device.
 const DIRS: &[&str] = &["holders", "power", "queue", "slaves"];
 
-pub(crate) struct Model {
+pub(crate) struct TreeLayout {
     pub(crate) view: Arc<dyn View>,
-    /// The real `/sys`: in the shim's namespace ours hides it.
+    /// The real `/sys`, which ours hides in the shim's namespace.
     pub(crate) sys: OwnedFd,
     /// Whether the directories of block devices also show the real ones.
     pub(crate) merged: bool,
@@ -61,34 +61,39 @@ pub(crate) struct Model {
     pub(crate) strict: bool,
 }
 
-impl Model {
-    pub(crate) fn entry(&self, path: &str) -> Result<Entry, Errno> {
+impl TreeLayout {
+    pub(crate) fn entry(&self, path: &str) -> Result<TreeEntry, Errno> {
         if FIXED.contains(&path) {
-            return Ok(Entry::Dir);
+            return Ok(TreeEntry::Dir);
         }
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["class", "zram-control", name] => {
-                let attribute = Attribute::find(Place::Control, name).ok_or(Errno::NOENT)?;
+                let attribute =
+                    Attribute::find(AttributePlace::Control, name).ok_or(Errno::NOENT)?;
                 let source = Source::Attribute(Owner::Control, attribute.name);
                 Ok(file(attribute.mode_in(self.strict), source))
             }
             ["block", name] | ["class", "block", name] if is_zram(name) => {
                 self.device(name)?;
                 Ok(match parts.len() {
-                    2 => Entry::Dir,
-                    _ => Entry::Link(format!("../../block/{name}").into()),
+                    2 => TreeEntry::Dir,
+                    _ => TreeEntry::Link(format!("../../block/{name}").into()),
                 })
             }
             ["block", name, ref rest @ ..] if is_zram(name) => {
                 self.of_device(&self.device(name)?, &rest.join("/"))
             }
             ["dev", "block", name] => match self.numbered(name)? {
-                Some(shown) => Ok(Entry::Link(format!("../../block/zram{}", shown.id).into())),
+                Some(shown) => Ok(TreeEntry::Link(
+                    format!("../../block/zram{}", shown.id).into(),
+                )),
                 None => self.real_link(path),
             },
             ["block", _] | ["class", "block", _] => self.real_link(path),
-            ["kernel", "debug", "zram" | "zsmalloc", name] => self.device(name).map(|_| Entry::Dir),
+            ["kernel", "debug", "zram" | "zsmalloc", name] => {
+                self.device(name).map(|_| TreeEntry::Dir)
+            }
             ["kernel", "debug", "zram", name, "block_state"] => {
                 Ok(file(0o400, Source::BlockState(self.device(name)?.id)))
             }
@@ -99,19 +104,22 @@ impl Model {
         }
     }
 
-    fn of_device(&self, shown: &Shown, path: &str) -> Result<Entry, Errno> {
+    fn of_device(&self, shown: &Shown, path: &str) -> Result<TreeEntry, Errno> {
         if DIRS.contains(&path) {
-            return Ok(Entry::Dir);
+            return Ok(TreeEntry::Dir);
         }
         if path == "subsystem" {
-            return Ok(Entry::Link("../../class/block".into()));
+            return Ok(TreeEntry::Link("../../class/block".into()));
         }
-        if let Some(attribute) = Attribute::find(Place::Device, path) {
+        if let Some(attribute) = Attribute::find(AttributePlace::Device, path) {
             let source = Source::Attribute(Owner::Device(shown.id), attribute.name);
             return Ok(file(attribute.mode_in(self.strict), source));
         }
-        if let Some(generic) = GENERIC.iter().find(|generic| generic.path == path) {
-            return Ok(file(generic.mode, Source::Generic(shown.id, generic)));
+        if let Some(attribute) = BLOCK_ATTRIBUTES
+            .iter()
+            .find(|attribute| attribute.path == path)
+        {
+            return Ok(file(attribute.mode, Source::Block(shown.id, attribute)));
         }
         if let ("holders" | "slaves", Some(real)) = (parent(path), real_dir(shown)) {
             return self.link_at(&format!("{real}/{path}"));
@@ -119,7 +127,7 @@ impl Model {
         Err(Errno::NOENT)
     }
 
-    /// The names in a directory, without `.` and `..`.
+    /// Lists a directory, without `.` and `..`.
     pub(crate) fn list(&self, path: &str) -> Result<Vec<Name>, Errno> {
         use fuser::FileType::{Directory, RegularFile, Symlink};
         let mut names = Vec::new();
@@ -137,7 +145,7 @@ impl Model {
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["class", "zram-control"] => {
-                for attribute in of(Place::Control) {
+                for attribute in attributes_in(AttributePlace::Control) {
                     add(attribute.name, RegularFile);
                 }
             }
@@ -148,7 +156,7 @@ impl Model {
                 let mut ours = Vec::new();
                 for shown in &devices {
                     ours.push(if numbers {
-                        numbers_name(shown)
+                        device_number_name(shown)
                     } else {
                         format!("zram{}", shown.id)
                     });
@@ -168,20 +176,23 @@ impl Model {
                     add(dir, Directory);
                 }
                 add("subsystem", Symlink);
-                for attribute in of(Place::Device) {
+                for attribute in attributes_in(AttributePlace::Device) {
                     add(attribute.name, RegularFile);
                 }
-                for generic in GENERIC
+                for attribute in BLOCK_ATTRIBUTES
                     .iter()
-                    .filter(|generic| parent(generic.path).is_empty())
+                    .filter(|attribute| parent(attribute.path).is_empty())
                 {
-                    add(generic.path, RegularFile);
+                    add(attribute.path, RegularFile);
                 }
             }
             ["block", name, dir] => {
                 let shown = self.device(name)?;
-                for generic in GENERIC.iter().filter(|generic| parent(generic.path) == dir) {
-                    add(last(generic.path), RegularFile);
+                for attribute in BLOCK_ATTRIBUTES
+                    .iter()
+                    .filter(|attribute| parent(attribute.path) == dir)
+                {
+                    add(last(attribute.path), RegularFile);
                 }
                 if let ("holders" | "slaves", Some(real)) = (dir, real_dir(&shown)) {
                     for name in links(&self.sys, &format!("{real}/{dir}")) {
@@ -207,7 +218,7 @@ impl Model {
         Ok(names)
     }
 
-    /// The device of that name.
+    /// Finds the device of that name.
     pub(crate) fn device(&self, name: &str) -> Result<Shown, Errno> {
         let id = uzram_control::number(name).ok_or(Errno::NOENT)?;
         self.device_of(id)
@@ -219,7 +230,7 @@ impl Model {
         found.ok_or(Errno::NOENT)
     }
 
-    /// The devices that stand beside real ones, which are there also while the view has nothing to say.
+    /// Lists the devices for a directory that may also show real ones. There an error of the view hides only ours.
     fn beside_real(&self) -> Result<Vec<Shown>, Errno> {
         match self.view.devices() {
             Err(_) if self.merged => Ok(Vec::new()),
@@ -231,27 +242,27 @@ impl Model {
         let devices = self.beside_real()?;
         Ok(devices
             .into_iter()
-            .find(|shown| numbers_name(shown) == name))
+            .find(|shown| device_number_name(shown) == name))
     }
 
-    /// A real entry of a merged directory; the kernel's own zram is none.
-    fn real_link(&self, path: &str) -> Result<Entry, Errno> {
+    /// Finds a real entry of a merged directory. The kernel's own zram does not count.
+    fn real_link(&self, path: &str) -> Result<TreeEntry, Errno> {
         if !self.merged {
             return Err(Errno::NOENT);
         }
         match self.link_at(path)? {
-            Entry::Link(target) if leads_to_zram(&target) => Err(Errno::NOENT),
+            TreeEntry::Link(target) if leads_to_zram(&target) => Err(Errno::NOENT),
             entry => Ok(entry),
         }
     }
 
-    fn link_at(&self, path: &str) -> Result<Entry, Errno> {
+    fn link_at(&self, path: &str) -> Result<TreeEntry, Errno> {
         let is_link = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode).is_symlink();
         if !is_link(statat(&self.sys, path, AtFlags::SYMLINK_NOFOLLOW)?) {
             return Err(Errno::NOENT);
         }
         let target = readlinkat(&self.sys, path, Vec::new())?;
-        Ok(Entry::Link(CString::into_bytes(target)))
+        Ok(TreeEntry::Link(CString::into_bytes(target)))
     }
 
     fn real_names(&self, path: &str) -> Vec<String> {
@@ -264,17 +275,17 @@ impl Model {
     }
 }
 
-fn of(place: Place) -> impl Iterator<Item = &'static Attribute> {
+fn attributes_in(place: AttributePlace) -> impl Iterator<Item = &'static Attribute> {
     ATTRIBUTES
         .iter()
         .filter(move |attribute| attribute.place == place)
 }
 
-fn file(mode: u16, source: Source) -> Entry {
-    Entry::File { mode, source }
+fn file(mode: u16, source: Source) -> TreeEntry {
+    TreeEntry::File { mode, source }
 }
 
-/// Names of the symlinks in a directory; none if it is not there.
+/// Lists the symlinks in a directory; none if it does not exist.
 fn links(sys: &OwnedFd, path: &str) -> Vec<String> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(sys, path, flags, Mode::empty()).and_then(Dir::new);
@@ -285,7 +296,7 @@ fn links(sys: &OwnedFd, path: &str) -> Vec<String> {
         .collect()
 }
 
-fn numbers_name(shown: &Shown) -> String {
+fn device_number_name(shown: &Shown) -> String {
     let (major, minor) = number(shown);
     format!("{major}:{minor}")
 }

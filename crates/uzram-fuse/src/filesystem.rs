@@ -1,4 +1,4 @@
-//! The file system with one file: `disk`, the device's bytes.
+//! The FUSE file system with one file, `disk`, which holds the device's bytes.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -18,36 +18,36 @@ use uzram::{Device, ExtentKind, Zeroes};
 /// The file's name.
 pub(crate) const FILE_NAME: &str = "disk";
 const FILE: INodeNo = INodeNo(2);
-/// Nothing ever changes, so the kernel need not ask again.
+/// How long the kernel may cache names and attributes: they never change.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
-/// Largest request asked for; the loop driver sends up to this much.
+/// Largest write that is asked of the kernel; the loop driver sends up to this much.
 const MAX_WRITE: u32 = 1 << 20;
-/// Requests that may be in flight at once; fuser's own default of 16 is below one queue's depth.
+/// Requests in flight at once; fuser's default of 16 is below one queue's depth.
 const MAX_BACKGROUND: u16 = 256;
 
 thread_local! {
-    /// Each server thread's buffer for reads: grows to the largest request once, then stays.
+    /// Each server thread's read buffer: grows to the largest request once, then stays.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(crate) struct Disk {
+pub(crate) struct DiskFilesystem {
     device: Arc<Device>,
     born: SystemTime,
     /// The second since `born` in which a failure was last logged, plus one.
     logged: AtomicU64,
 }
 
-impl Disk {
-    pub(crate) fn new(device: Arc<Device>) -> Disk {
-        Disk {
+impl DiskFilesystem {
+    pub(crate) fn new(device: Arc<Device>) -> DiskFilesystem {
+        DiskFilesystem {
             device,
             born: SystemTime::now(),
             logged: AtomicU64::new(0),
         }
     }
 
-    /// Logs a failed request, one a second at most: a full device fails every write, and the log may lie in RAM.
-    /// The counters in the statistics miss none.
+    /// Logs a failed request, at most one a second: a full device fails every write, and the log may lie in RAM. The
+    /// statistics count all of them.
     fn log_failure(&self, what: &str, error: &uzram::Error, offset: u64, len: usize) {
         let second = self.born.elapsed().map_or(1, |age| age.as_secs() + 1);
         if self.logged.swap(second, Relaxed) != second {
@@ -84,7 +84,7 @@ fn errno(error: &uzram::Error) -> Errno {
     Errno::from_i32(error.errno())
 }
 
-/// Requests on anything but the file are refused.
+/// Refuses requests on anything but the file.
 macro_rules! only_file {
     ($ino:ident, $reply:ident) => {
         if $ino != FILE {
@@ -93,9 +93,9 @@ macro_rules! only_file {
     };
 }
 
-impl Filesystem for Disk {
+impl Filesystem for DiskFilesystem {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Each is an offer: the kernel's own smaller limit stands where it declines.
+        // The kernel may decline each of these; its own smaller limit then stays in force.
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
@@ -155,7 +155,7 @@ impl Filesystem for Disk {
         reply: ReplyData,
     ) {
         only_file!(ino, reply);
-        // A read across the end is short, as of any file.
+        // As for any file, a read across the end is short.
         let len = self
             .device
             .size_bytes()
@@ -192,7 +192,7 @@ impl Filesystem for Disk {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => {
                 self.log_failure("write", &error, offset, data.len());
-                // The file does not grow: past its end there is no space.
+                // The file cannot grow: past its end there is no space.
                 let past_end = matches!(error, uzram::Error::OutOfRange { .. });
                 reply.error(if past_end {
                     Errno::ENOSPC
@@ -229,7 +229,7 @@ impl Filesystem for Disk {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        // The loop driver takes its discard granularity from the block size.
+        // The loop driver derives its discard granularity from the block size.
         let blocks = self.device.size_bytes() / 4096;
         reply.statfs(blocks, 0, 0, 1, 0, 4096, 255, 4096);
     }

@@ -1,9 +1,9 @@
-//! Generic netlink messages: building requests, taking replies apart. No I/O.
+//! Generic netlink messages: builds requests and parses replies. No I/O.
 //!
-//! Everything is in the machine's own byte order and aligned to 4 bytes. Whatever a reply holds, reading it does
-//! not panic: what does not fit is not there.
+//! Everything is in the machine's own byte order and aligned to 4 bytes. Parsing never panics, whatever a reply holds: what
+//! does not fit counts as absent.
 
-use std::io;
+use rustix::io::Errno;
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -14,7 +14,7 @@ const ATTR_HEADER: usize = 4;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
-/// In an acknowledgement: the request is not repeated in it.
+/// In an acknowledgement: the request's body is left out.
 const NLM_F_CAPPED: u16 = 0x100;
 /// In an acknowledgement: attributes follow.
 const NLM_F_ACK_TLVS: u16 = 0x200;
@@ -53,7 +53,7 @@ impl Request {
         self.bytes(kind, &value.to_ne_bytes());
     }
 
-    /// A string, with the NUL that the kernel expects behind it.
+    /// Adds a string and the NUL that the kernel expects behind it.
     pub(crate) fn string(&mut self, kind: u16, value: &str) {
         self.nest_as(kind, |request| {
             request.0.extend(value.as_bytes());
@@ -61,7 +61,7 @@ impl Request {
         });
     }
 
-    /// An attribute whose content is what `fill` adds.
+    /// Adds an attribute whose content is what `fill` adds.
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Request)) {
         self.nest_as(kind | NLA_F_NESTED, fill);
     }
@@ -77,7 +77,7 @@ impl Request {
         self.0.resize(align(self.0.len()), 0);
     }
 
-    /// The message, ready to be sent.
+    /// Finishes the message for sending.
     pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
         let len = self.0.len() as u32;
         self.0[..4].copy_from_slice(&len.to_ne_bytes());
@@ -89,13 +89,13 @@ impl Request {
 /// One message from the kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply<'a> {
-    /// An answer: its attributes.
+    /// The attributes of an answer.
     Answer(&'a [u8]),
-    /// The end of the answers: success, or the error number and perhaps the kernel's words for it.
-    Ack(Result<(), (i32, Option<String>)>),
+    /// The end of the answers: success, or the errno and the kernel's words for it, if any.
+    Ack(Result<(), (Errno, Option<String>)>),
 }
 
-/// Takes a datagram apart: each message with its sequence number, until one is malformed.
+/// Parses a datagram: yields each message with its sequence number, until one is malformed.
 pub(crate) fn replies(mut datagram: &[u8]) -> impl Iterator<Item = (u32, Reply<'_>)> {
     std::iter::from_fn(move || {
         let len = u32_at(datagram, 0)? as usize;
@@ -112,13 +112,13 @@ pub(crate) fn replies(mut datagram: &[u8]) -> impl Iterator<Item = (u32, Reply<'
     })
 }
 
-/// What an acknowledgement says; `None` if it is too short for it.
-fn verdict(message: &[u8], flags: u16) -> Option<Result<(), (i32, Option<String>)>> {
+/// Parses an acknowledgement; `None` if it is too short.
+fn verdict(message: &[u8], flags: u16) -> Option<Result<(), (Errno, Option<String>)>> {
     let error = u32_at(message, 0)?.cast_signed();
     if error == 0 {
         return Some(Ok(()));
     }
-    // Behind the error stands the request's header, with the rest of the request unless that was capped.
+    // The request's header follows the error, and the rest of the request unless that was capped.
     let request = match flags & NLM_F_CAPPED {
         0 => u32_at(message, 4)? as usize,
         _ => HEADER,
@@ -129,10 +129,15 @@ fn verdict(message: &[u8], flags: u16) -> Option<Result<(), (i32, Option<String>
     let words = attributes(tlvs.unwrap_or_default())
         .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
         .map(|(_, text)| string(text));
-    Some(Err((error.saturating_neg(), words)))
+    // The kernel's numbers end at 4095; anything else is a bug that shows as EIO.
+    let errno = match error.saturating_neg() {
+        number @ 1..4096 => Errno::from_raw_os_error(number),
+        _ => Errno::IO,
+    };
+    Some(Err((errno, words)))
 }
 
-/// The attributes in `bytes`, until one is malformed: type without flags, and value.
+/// Yields the attributes in `bytes`, each as type without flags and value, until one is malformed.
 pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(u16_at(bytes, 0)?);
@@ -143,7 +148,7 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The value of the attribute of this type.
+/// The value of the attribute of that type.
 pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(found, value)| (found == kind).then_some(value))
 }
@@ -162,11 +167,6 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))
-}
-
-/// The system's error for a number that the kernel sent.
-pub(crate) fn system_error(errno: i32) -> io::Error {
-    io::Error::from_raw_os_error(errno)
 }
 
 #[cfg(test)]
@@ -242,7 +242,7 @@ mod tests {
         for capped in [false, true] {
             let datagram = refusal(capped);
             let words = Some("no sockets".to_owned());
-            let expected = (4, Reply::Ack(Err((22, words))));
+            let expected = (4, Reply::Ack(Err((Errno::INVAL, words))));
             assert_eq!(replies(&datagram).collect::<Vec<_>>(), [expected]);
         }
     }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, netlink, sockopt};
 
-use crate::Error;
-use crate::message::{Reply, Request, attribute, replies, system_error, u16_at, u32_at};
-use crate::sys;
+use uzram_blockdev::StepError;
 
-/// The family that knows the others, and its numbers.
+use super::message::{Reply, Request, attribute, replies, u16_at, u32_at};
+use super::sys;
+use crate::Error;
+
+/// The family that looks up the others, and its numbers.
 mod control {
     pub(super) const FAMILY: u16 = 0x10;
     pub(super) const VERSION: u8 = 1;
@@ -21,12 +23,12 @@ mod control {
     pub(super) const ATTR_MAXATTR: u16 = 5;
 }
 
-/// Room for any reply: the longest lists a family's commands.
+/// Bytes of the longest reply, which lists a family's commands.
 const REPLY: usize = 32 << 10;
-/// The kernel answers before the request's system call returns; this only keeps a bug from hanging us.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the kernel, which answers before the request's system call returns. Guards against a bug only.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// A family, with the socket to reach it.
+/// A generic netlink family and the socket that reaches it.
 pub(crate) struct Family {
     socket: OwnedFd,
     id: u16,
@@ -36,32 +38,23 @@ pub(crate) struct Family {
     sequence: u32,
 }
 
-/// Why the kernel did not do what a request asked for.
+/// The kernel's refusal of a request.
 pub(crate) struct Refusal {
-    pub(crate) source: io::Error,
-    /// The kernel's own words, where it had any.
+    pub(crate) errno: Errno,
+    /// The kernel's own explanation, where it gave one.
     pub(crate) words: Option<String>,
-}
-
-impl From<io::Error> for Refusal {
-    fn from(source: io::Error) -> Refusal {
-        Refusal {
-            source,
-            words: None,
-        }
-    }
 }
 
 impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Refusal {
-        io::Error::from(errno).into()
+        Refusal { errno, words: None }
     }
 }
 
 impl Family {
-    /// Looks the family up; [`Error::NoFamily`] if the kernel does not have it now.
-    pub(crate) fn open(name: &str, version: u8) -> Result<Family, Error> {
-        let socket = connect().map_err(Error::at("opening a netlink socket"))?;
+    /// Looks the family up. `None` if the kernel does not have it now.
+    pub(crate) fn open(name: &str, version: u8) -> Result<Option<Family>, Error> {
+        let socket = connect().map_err(StepError::at("opening a netlink socket"))?;
         let mut family = Family {
             socket,
             id: control::FAMILY,
@@ -72,20 +65,23 @@ impl Family {
         let mut request = family.request(control::GETFAMILY);
         request.string(control::ATTR_FAMILY_NAME, name);
         let answer = match family.send(request) {
-            Err(Refusal { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::NoFamily);
+            Ok(answer) => answer,
+            Err(Refusal {
+                errno: Errno::NOENT,
+                ..
+            }) => return Ok(None),
+            Err(refusal) => {
+                let step = format!("looking up the netlink family {name:?}");
+                return Err(StepError::at(step)(refusal.errno).into());
             }
-            other => other.map_err(|refusal| Error::System {
-                step: format!("looking up the netlink family {name:?}"),
-                source: refusal.source,
-            })?,
         };
         let id = attribute(&answer, control::ATTR_FAMILY_ID).and_then(|id| u16_at(id, 0));
-        family.id = id.ok_or(Error::NoFamily)?;
+        let Some(id) = id else { return Ok(None) };
+        family.id = id;
         let max = attribute(&answer, control::ATTR_MAXATTR).and_then(|max| u32_at(max, 0));
         family.max_attribute = max.unwrap_or(0);
         family.version = version;
-        Ok(family)
+        Ok(Some(family))
     }
 
     /// Begins a request to the family.
@@ -93,7 +89,7 @@ impl Family {
         Request::new(self.id, command, self.version)
     }
 
-    /// Sends a request and waits for the kernel's verdict; the attributes of its answer, if there was one.
+    /// Sends a request and waits for the kernel's verdict. Returns the attributes of its answer, none if there was none.
     pub(crate) fn send(&mut self, request: Request) -> Result<Vec<u8>, Refusal> {
         self.sequence += 1;
         let request = request.finish(self.sequence);
@@ -108,10 +104,7 @@ impl Family {
                     _ if sequence != self.sequence => {}
                     Reply::Answer(attributes) => answer = attributes.to_vec(),
                     Reply::Ack(Ok(())) => return Ok(answer),
-                    Reply::Ack(Err((errno, words))) => {
-                        let source = system_error(errno);
-                        return Err(Refusal { source, words });
-                    }
+                    Reply::Ack(Err((errno, words))) => return Err(Refusal { errno, words }),
                 }
             }
         }
@@ -126,10 +119,10 @@ fn connect() -> io::Result<OwnedFd> {
         Some(netlink::GENERIC),
     )?;
     net::connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    // Kernels before 4.12 do not have it, and errors are numbers there.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_LIMIT))?;
+    // Kernels before 4.12 only give numbers.
     if let Err(error) = sys::want_reasons(socket.as_fd()) {
-        tracing::debug!("netlink without extended acknowledgements: {error}");
+        tracing::debug!(%error, "netlink without extended acknowledgements");
     }
     Ok(socket)
 }
@@ -149,27 +142,23 @@ mod tests {
 
     #[test]
     fn the_control_family_finds_itself_and_no_other() {
-        let family = Family::open("nlctrl", 2).unwrap();
+        let family = Family::open("nlctrl", 2).unwrap().unwrap();
         assert_eq!(family.id, control::FAMILY);
-        let missing = Family::open("no-such-family", 1).err().unwrap();
-        assert!(matches!(missing, Error::NoFamily), "{missing}");
+        assert!(Family::open("no-such-family", 1).unwrap().is_none());
     }
 
     #[test]
     fn refusals_are_errors_with_the_kernels_words() {
-        let mut family = Family::open("nlctrl", 2).unwrap();
+        let mut family = Family::open("nlctrl", 2).unwrap().unwrap();
         let request = family.request(200);
         let refusal = family.send(request).err().unwrap();
-        assert_eq!(refusal.source.raw_os_error(), Some(libc::EOPNOTSUPP));
+        assert_eq!(refusal.errno, Errno::OPNOTSUPP);
         // A name that is longer than the policy allows: older kernels say ERANGE.
         let mut request = family.request(control::GETFAMILY);
         request.string(control::ATTR_FAMILY_NAME, &"x".repeat(100));
         let refusal = family.send(request).err().unwrap();
-        let errno = refusal.source.raw_os_error();
-        assert!(
-            matches!(errno, Some(libc::ERANGE | libc::EINVAL)),
-            "{errno:?}"
-        );
+        let errno = refusal.errno;
+        assert!(matches!(errno, Errno::RANGE | Errno::INVAL), "{errno:?}");
         assert!(refusal.words.is_some_and(|words| !words.is_empty()));
         // The socket still works.
         let mut request = family.request(control::GETFAMILY);
