@@ -28,13 +28,12 @@ pub(crate) fn eighth_algorithm() -> Outcome {
 }
 
 fn run() -> Result<()> {
-    let tree = copy()?;
-    let patch = sh::root().join("xtask/acid/eighth-algorithm.patch");
-    let mut apply = Command::new("git");
-    // Not as a part of the repository that the copy lies in, which would skip every file.
-    apply.args(["apply", "-C1"]).arg(patch).current_dir(&tree);
-    apply.env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(&tree));
-    sh::run(apply).context("the patch that adds an algorithm no longer fits")?;
+    ensure!(
+        !sh::root().join(FILE).exists(),
+        "{FILE} is in the tree already"
+    );
+    let tree = copy("acid")?;
+    apply(&tree, &sh::root().join("xtask/acid/eighth-algorithm.patch"))?;
 
     let test = [
         "test",
@@ -82,10 +81,10 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// This tree's files as they are, in a folder that later runs use again: what has not changed keeps its time, and
-/// cargo what it built.
-fn copy() -> Result<PathBuf> {
-    let tree = sh::target().join("acid");
+/// This tree's files as they are, in `target/NAME`, which later runs use again: what has not changed keeps its time, and
+/// cargo what it built. What an earlier run's patch added is removed.
+pub(crate) fn copy(name: &str) -> Result<PathBuf> {
+    let tree = sh::target().join(name);
     let list = Command::new("git")
         .args([
             "ls-files",
@@ -103,8 +102,6 @@ fn copy() -> Result<PathBuf> {
         String::from_utf8_lossy(&list.stderr)
     );
     let names = String::from_utf8(list.stdout)?;
-    ensure!(!names.contains(FILE), "{FILE} is in the tree already");
-    let _ = fs::remove_file(tree.join(FILE));
     for name in names.split_terminator('\0') {
         let (from, to) = (sh::root().join(name), tree.join(name));
         // Deleted here, but not yet in the index.
@@ -112,7 +109,36 @@ fn copy() -> Result<PathBuf> {
             copy_changed(&from, &to).with_context(|| name.to_owned())?;
         }
     }
+    remove_others(
+        &tree,
+        &tree,
+        &names.split_terminator('\0').collect::<Vec<_>>(),
+    )?;
     Ok(tree)
+}
+
+/// Removes the files of a copy that are not of these names.
+fn remove_others(tree: &Path, dir: &Path, names: &[&str]) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(tree, &path, names)?;
+            // Only where it has become empty.
+            let _ = fs::remove_dir(&path);
+        } else if !names.iter().any(|name| tree.join(name) == path) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Applies a patch to a copy.
+pub(crate) fn apply(tree: &Path, patch: &Path) -> Result<()> {
+    let mut apply = Command::new("git");
+    // Not as a part of the repository that the copy lies in, which would skip every file.
+    apply.args(["apply", "-C1"]).arg(patch).current_dir(tree);
+    apply.env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
+    sh::run(apply).with_context(|| format!("{} no longer fits", patch.display()))
 }
 
 fn copy_changed(from: &Path, to: &Path) -> Result<()> {

@@ -3,6 +3,9 @@
 
 mod acid;
 mod bench;
+mod canary;
+mod docs;
+mod format;
 mod guest;
 mod run;
 mod setup;
@@ -25,6 +28,7 @@ usage: cargo xtask TASK
   fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
   acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere
   guest [TEST...]    tests in a virtual machine with a kernel of its own; --list, --shell, --selftest
+  docs [--check]     write the book's pages that are made of the program, or check that they are as it has them
   tidy               check what compilers do not: sizes, files, documents";
 
 fn main() -> ExitCode {
@@ -51,6 +55,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ["fuzz", rest @ ..] => fuzz(rest)?,
         ["acid"] => return acid::acid(),
         ["tidy"] => tidy::tidy()?,
+        ["docs"] => docs::docs(false)?,
+        ["docs", "--check"] => docs::docs(true)?,
         ["--help" | "-h" | "help"] => println!("{USAGE}"),
         [] => bail!("which task?\n{USAGE}"),
         other => bail!("'{}' is not understood\n{USAGE}", other.join(" ")),
@@ -62,8 +68,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
 fn corpus(args: &[&str]) -> Result<()> {
     setup::setup(setup::Purpose::Test)?;
     let dir = sh::target().join("corpus").display().to_string();
-    let make = ["bench", "corpus", "--dir", &dir];
-    sh::run(sh::cargo(&[sh::UZRAM, &make, args].concat()))?;
+    let make = ["corpus", "--dir", &dir];
+    sh::run(sh::cargo(&[bench::PROGRAM, &make, args].concat()))?;
     println!("in {dir}");
     Ok(())
 }

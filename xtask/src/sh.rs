@@ -32,18 +32,6 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     )
 }
 
-/// Builds the program for speed and runs it.
-pub(crate) const UZRAM: &[&str] = &[
-    "run",
-    "--release",
-    "--quiet",
-    "--package",
-    "uzram-cli",
-    "--bin",
-    "uzram",
-    "--",
-];
-
 /// Runs a command and demands success.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let status = command

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{acid, bench, guest, setup, sh, tidy};
+use crate::{acid, bench, canary, guest, setup, sh, tidy};
 
 /// What a step came to.
 pub(crate) enum Outcome {
@@ -35,7 +35,7 @@ pub(crate) fn test() -> Result<ExitCode> {
             tidy::tidy().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
         }),
         ("tests", tests),
-        ("the state machine's canaries", canaries),
+        ("the state machine's canaries", canary::canaries),
         ("an algorithm more", acid::eighth_algorithm),
         ("guest", || match guest::ci() {
             Ok(true) => Outcome::Passed,
@@ -146,29 +146,6 @@ fn tests() -> Outcome {
     let mut command = sh::cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env("UZRAM_REQUIRE_PEERS", "1");
     outcome(command)
-}
-
-/// The state machine finds each rule that the core can be told to break. In a build of its own: nothing else may have the
-/// feature.
-fn canaries() -> Outcome {
-    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/canary");
-    let build = [
-        "--package",
-        "uzram",
-        "--features",
-        "canary",
-        "--target-dir",
-        target,
-    ];
-    let test = [
-        "--test",
-        "machine",
-        "--",
-        "--exact",
-        "canary::every_canary_is_heard",
-        "--nocapture",
-    ];
-    cargo(&[&["test"][..], &build, &test].concat())
 }
 
 /// The pool's unsafe code under Miri, where the toolchain has it.

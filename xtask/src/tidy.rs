@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{guest, sh};
+use crate::{format, guest, sh};
 
 /// Longest ARCHITECTURE.md, in lines.
 const ARCHITECTURE_LINES: usize = 150;
@@ -31,6 +31,9 @@ pub(crate) fn tidy() -> Result<()> {
     }
     if let Err(error) = guest::specs() {
         wrong.push(format!("{error:#}"));
+    }
+    for name in format::unformatted()? {
+        wrong.push(format!("{name} is not formatted (`rustfmt {name}`)"));
     }
     walk(&root.join("crates"), &mut |path, text| {
         check_source(path, text, &mut wrong)

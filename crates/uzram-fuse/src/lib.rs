@@ -12,6 +12,7 @@
 //! This crate knows nothing about compressors, pools, or how devices are named.
 #![deny(unsafe_code)]
 
+mod as_frontend;
 mod error;
 mod filesystem;
 mod fuse_loop;
@@ -20,6 +21,7 @@ mod loopdev;
 mod stale;
 mod sys;
 
+pub use as_frontend::FuseLoopFrontend;
 pub use error::Error;
 pub use fuse_loop::{FuseLoop, probe};
 pub use loop_number::{LoopNumber, is_free};

@@ -20,6 +20,7 @@
 //! This crate knows nothing about compressors, pools, or how devices are named.
 #![deny(unsafe_code)]
 
+mod as_frontend;
 mod client;
 mod error;
 mod kernel_nbd;
@@ -27,8 +28,10 @@ mod netlink;
 mod options;
 mod reconnect;
 mod stale;
+mod sys;
 mod sysfs;
 
+pub use as_frontend::NbdKernelFrontend;
 pub use error::Error;
 pub use kernel_nbd::{KernelNbd, probe};
 pub use options::KernelNbdOptions;

@@ -37,6 +37,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod adopter;
+mod as_frontend;
 mod close;
 mod connection;
 mod connections;
@@ -57,6 +58,7 @@ mod socket;
 mod stop;
 
 pub use adopter::Adopter;
+pub use as_frontend::{NbdFrontend, POLL, poll_time, server_builder};
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;

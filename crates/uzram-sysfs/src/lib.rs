@@ -31,6 +31,7 @@
 
 mod detached_mount;
 mod error;
+mod failure;
 mod fuse;
 mod inodes;
 pub mod shim;
@@ -38,4 +39,4 @@ mod sys;
 mod tree;
 
 pub use error::Error;
-pub use tree::{Mounted, STAND_IN_MAJOR, Tree};
+pub use tree::{Mounted, STAND_IN_MAJOR, Tree, mount_at};

@@ -17,6 +17,7 @@
 #![deny(unsafe_code)]
 
 mod abi;
+mod as_frontend;
 mod control;
 mod error;
 mod node;
@@ -28,6 +29,7 @@ mod stale;
 mod sys;
 mod ublk;
 
+pub use as_frontend::UblkFrontend;
 pub use error::Error;
 pub use node::owner;
 pub use options::{Buffers, Tag, UblkOptions};

@@ -126,13 +126,8 @@ mod tests {
             request(13, 0, 8).serve(&device, &mut []),
             failed(Errno::OPNOTSUPP)
         );
-        let mut noise = 1u64;
         let full = (0..16).any(|page| {
-            let mut data = [0; 4096];
-            data.fill_with(|| {
-                noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1);
-                (noise >> 56) as u8
-            });
+            let mut data = uzram_testkit::data::noise(page);
             request(op::WRITE, page * 8, 8).serve(&device, &mut data) == failed(Errno::NOSPC)
         });
         assert!(full, "the limit was never hit");

@@ -153,7 +153,7 @@ impl Host {
         let zram = self.found(id, Errno::NODEV)?;
         let mut state = zram.state_mut();
         state.config.disksize = stat.disksize;
-        state.config.mem_limit = stat.mem_limit;
+        state.config.mem_limit = stat.counters.mem_limit_bytes;
         state.config.algorithms = algorithms::from_stat(&stat);
         if let Some(limit) = stat.writeback_limit {
             (

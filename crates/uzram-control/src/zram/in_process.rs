@@ -87,8 +87,11 @@ fn build(config: &Config) -> Result<Device, ControlError> {
     let device = builder.build().map_err(refused)?;
     // Set on the device and not by the builder: the kernel also allows a limit that no page fits in.
     device.set_mem_limit_bytes(config.mem_limit);
-    device.set_writeback_limit(config.limit_in_force());
-    device.track_ages(config.track_ages).map_err(refused)?;
+    device.zram().set_writeback_limit(config.limit_in_force());
+    device
+        .zram()
+        .track_ages(config.track_ages)
+        .map_err(refused)?;
     Ok(device)
 }
 

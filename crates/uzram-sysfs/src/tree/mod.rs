@@ -30,6 +30,16 @@ pub struct Tree {
     layout: TreeLayout,
 }
 
+/// Mounts the tree of `view` on a directory, which is made if it is absent.
+pub fn mount_at(at: &Path, view: Arc<dyn View>, strict: bool) -> Result<Mounted, Error> {
+    // A dead server's mount cannot be accessed; mounting clears it.
+    if !is_mount_point(at) {
+        let step = format!("making {}", at.display());
+        std::fs::create_dir_all(at).map_err(StepError::at(step))?;
+    }
+    Tree::new(view)?.strict(strict).mount(at)
+}
+
 impl Tree {
     /// Makes a tree that shows the view's devices and nothing else.
     pub fn new(view: Arc<dyn View>) -> Result<Tree, Error> {
