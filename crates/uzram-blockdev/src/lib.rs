@@ -17,4 +17,4 @@ pub use busy::{Busy, busy};
 pub use error::{Error, StepError};
 pub use mountinfo::{MountPoint, is_mount_point, mounts};
 pub use open::{open_exclusive, open_rw, read_first_block};
-pub use wait::wait_until;
+pub use wait::{wait_until, wait_until_gone, wait_until_present};

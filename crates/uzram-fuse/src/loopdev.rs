@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
-use uzram_blockdev::{Error as NodeError, StepError, open_rw, wait_until};
+use uzram_blockdev::{StepError, open_rw, wait_until_gone};
 
 use crate::{Error, sys};
 
@@ -16,7 +16,6 @@ pub(crate) const MAJOR: u32 = 7;
 const TRIES: usize = 64;
 /// How long a detached device may take to go: udev opens it in passing.
 const DETACH_LIMIT: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Attaches `file`, known as `name`, to the loop device of the `wanted` number, or to a free one. Returns its node.
 pub(crate) fn attach(
@@ -114,15 +113,8 @@ pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
     sys::clear(&device).map_err(StepError::at(step))?;
     // The device goes with our own descriptor, unless somebody opened it just now.
     drop(device);
-    let gone = || Ok::<_, Error>(!is_on(node, file));
-    if wait_until(DETACH_LIMIT, LONGEST_PAUSE, gone)? {
-        return Ok(());
-    }
-    let lingers = NodeError::Lingers {
-        path: node.into(),
-        seconds: DETACH_LIMIT.as_secs(),
-    };
-    Err(lingers.into())
+    wait_until_gone(node, DETACH_LIMIT, || !is_on(node, file))?;
+    Ok(())
 }
 
 /// Detaches a loop device as soon as its last user closes it.

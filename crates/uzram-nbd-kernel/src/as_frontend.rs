@@ -15,10 +15,10 @@ use crate::{Error, KernelNbd, KernelNbdOptions};
 /// The frontend `nbd-kernel`.
 pub struct NbdKernelFrontend;
 
-/// How long the kernel keeps requests while there is no server: longer than a keeper takes to start one by far.
+/// How long the kernel keeps requests while there is no server: far longer than a keeper takes to start one.
 const DEAD_CONN_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What the kernel knows the device by.
+/// The name that the kernel keeps with the device.
 fn kernel_name(dir: &Path) -> String {
     dir.display().to_string()
 }

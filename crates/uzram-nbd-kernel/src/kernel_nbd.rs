@@ -8,7 +8,9 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use uzram_blockdev::{Error as NodeError, StepError, read_first_block, wait_until};
+use uzram_blockdev::{
+    StepError, read_first_block, wait_until, wait_until_gone, wait_until_present,
+};
 use uzram_nbd::Adopter;
 
 use crate::client::{Client, Geometry};
@@ -140,17 +142,9 @@ impl KernelNbd {
     /// Waits until the node exists with its size, and reads the first block.
     fn wait_for_node(&self, geometry: &Geometry) -> Result<(), Error> {
         let disk = &self.attachment.disk;
-        let appeared = || {
-            let sized = disk.size_bytes() == geometry.size_bytes;
-            Ok::<_, Error>(sized && disk.has_node(&self.node))
-        };
-        if !wait_until(APPEAR_LIMIT, LONGEST_PAUSE, appeared)? {
-            let absent = NodeError::Absent {
-                path: self.node.clone(),
-                seconds: APPEAR_LIMIT.as_secs(),
-            };
-            return Err(absent.into());
-        }
+        wait_until_present(&self.node, APPEAR_LIMIT, || {
+            disk.size_bytes() == geometry.size_bytes && disk.has_node(&self.node)
+        })?;
         Ok(read_first_block(&self.node)?)
     }
 
@@ -189,14 +183,7 @@ impl KernelNbd {
             disconnected?;
         }
         self.stop();
-        if wait_until_gone(&self.attachment.disk)? {
-            return Ok(());
-        }
-        let lingers = NodeError::Lingers {
-            path: self.node.clone(),
-            seconds: GO_LIMIT.as_secs(),
-        };
-        Err(lingers.into())
+        wait_until_free(&self.attachment.disk, &self.node)
     }
 
     /// Ends the reconnecting thread.
@@ -243,8 +230,8 @@ fn attachment(
     (attachment, events)
 }
 
-/// Waits for a disconnected device to become free. Returns false if it does not, because something has it open.
-pub(crate) fn wait_until_gone(disk: &SysfsDisk) -> Result<bool, Error> {
-    let gone = || Ok(!disk.is_connected() && disk.size_bytes() == 0);
-    wait_until(GO_LIMIT, LONGEST_PAUSE, gone)
+/// Waits for a disconnected device to become free. It does not while something has it open.
+pub(crate) fn wait_until_free(disk: &SysfsDisk, node: &Path) -> Result<(), Error> {
+    let free = || !disk.is_connected() && disk.size_bytes() == 0;
+    Ok(wait_until_gone(node, GO_LIMIT, free)?)
 }

@@ -28,6 +28,7 @@ mod netlink;
 mod options;
 mod reconnect;
 mod stale;
+mod sys;
 mod sysfs;
 
 pub use as_frontend::NbdKernelFrontend;

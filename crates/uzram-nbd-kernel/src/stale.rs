@@ -3,7 +3,7 @@
 use uzram_blockdev::{Busy, Error as NodeError, busy};
 
 use crate::client::Client;
-use crate::kernel_nbd::wait_until_gone;
+use crate::kernel_nbd::wait_until_free;
 use crate::sysfs::{SysfsDisk, indexes, node};
 use crate::{Error, KernelNbdOptions};
 
@@ -35,9 +35,11 @@ pub fn clear_stale(index: u32, name: &str) -> Result<Vec<String>, Error> {
     }
     client.disconnect(index)?;
     let path = node(index);
-    if wait_until_gone(&disk)? {
-        return Ok(vec![format!("nbd device {}", path.display())]);
+    match wait_until_free(&disk, &path) {
+        Err(Error::Node(NodeError::Lingers { .. })) => {
+            let by = busy(&path).unwrap_or(Busy::Elsewhere);
+            Err(NodeError::Busy { path, by }.into())
+        }
+        freed => freed.map(|()| vec![format!("nbd device {}", path.display())]),
     }
-    let by = busy(&path).unwrap_or(Busy::Elsewhere);
-    Err(NodeError::Busy { path, by }.into())
 }

@@ -1,4 +1,4 @@
-//! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again: the socket is the same.
+//! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again to the same socket.
 
 use std::fs::File;
 use std::path::Path;
@@ -29,23 +29,23 @@ const ALLOW_REMOTE: FrontendOption = FrontendOption {
     chooses: false,
 };
 
-/// How long the server looks for the next request: an option of all frontends that are served by this crate.
+/// How long the server polls for the next request: an option of every frontend that this crate serves.
 pub const POLL: FrontendOption = FrontendOption {
     name: "poll",
     value_name: "MICROSECONDS",
     kind: OptionKind::Integer(0, 1000),
-    help: "Longest time to look for a client's next request before the server sleeps, 0 to 1000 microseconds. It \
-        looks only while requests come so soon, and takes most of a CPU meanwhile. 0 is never [default: 100]",
+    help: "Longest time to poll for a client's next request before the server sleeps, 0 to 1000 microseconds. It polls \
+        only while requests come that soon, and takes most of a CPU meanwhile. 0 never polls [default: 100]",
     chooses: false,
 };
 
-/// What [`POLL`] is set to.
+/// The value of [`POLL`].
 pub fn poll_time(spec: &FrontendSpec) -> Duration {
     let given = spec.integer(POLL.name).map(Duration::from_micros);
     given.unwrap_or(DEFAULT_POLL)
 }
 
-/// Reads an address and makes its path absolute: the server has another directory.
+/// Parses an address and makes its path absolute, since the server has another working directory.
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
     let listen: Listen = text.parse().map_err(|error: Error| error.to_string())?;
     match listen {
@@ -54,7 +54,7 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
     }
 }
 
-/// A server that the options of a description set up.
+/// A server set up by the options of a description.
 pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
     Server::builder()
         .allow_remote(spec.flag(ALLOW_REMOTE.name))
@@ -139,7 +139,7 @@ impl Front for NbdFront {
         Err(Failure::new(FailureKind::Busy, message))
     }
 
-    /// The protocol tells clients the size when they connect: who is connected keeps the one that he knows.
+    /// The protocol tells clients the size when they connect. A connected client keeps the size that it knows.
     fn can_resize(&self) -> Result {
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Front for NbdFront {
     }
 
     fn hand_over(&mut self) {
-        // What was received is answered first.
+        // Requests that have arrived are answered first.
         if let Err(failure) = self.shut_down() {
             tracing::warn!("ending the NBD server: {failure}");
         }

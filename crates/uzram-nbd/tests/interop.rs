@@ -1,6 +1,4 @@
 //! Interoperation with the clients that people use: libnbd's tools, QEMU's tools, and fio.
-//!
-//! A missing peer is a reported skip, and a failure with UZRAM_REQUIRE_PEERS=1.
 
 mod common;
 

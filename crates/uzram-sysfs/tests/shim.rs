@@ -37,8 +37,8 @@ fn script(view: &Arc<Fake>, text: &str) -> String {
 fn outside() -> Vec<String> {
     let mut seen = Vec::new();
     for mount in uzram_blockdev::mounts() {
-        if !mount.at.starts_with(std::env::temp_dir()) {
-            seen.push(format!("mount {} {}", mount.device, mount.at.display()));
+        if !mount.path.starts_with(std::env::temp_dir()) {
+            seen.push(format!("mount {} {}", mount.device, mount.path.display()));
         }
     }
     for dir in [

@@ -31,7 +31,9 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 fn is_mounted(at: &Path) -> bool {
-    uzram_blockdev::mounts().iter().any(|mount| mount.path == at)
+    uzram_blockdev::mounts()
+        .iter()
+        .any(|mount| mount.path == at)
 }
 
 /// Collects what sysfs refuses, and how, by the paths below a device's directory.

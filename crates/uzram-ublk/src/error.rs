@@ -56,7 +56,7 @@ pub enum Error {
     TooManyDevices,
     /// udev did not give the node to the user who made the device.
     #[error(
-        "{} is not given to this user: install the udev rules for ublk devices; \
+        "{} is not given to this user: install the udev rules for ublk devices (dist/90-uzram-ublk.rules); \
          the device goes when root runs: uzram list",
         path.display()
     )]

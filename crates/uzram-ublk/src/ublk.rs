@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use uzram::Device;
-use uzram_blockdev::{Error as NodeError, StepError, open_rw, wait_until};
+use uzram_blockdev::{StepError, open_rw, wait_until, wait_until_gone, wait_until_present};
 
 use crate::Error;
 use crate::abi::{DevInfo, flags};
@@ -227,15 +227,8 @@ impl Ublk {
 
     /// Waits until devtmpfs or udev has made the node.
     fn wait_for_node(&self) -> Result<(), Error> {
-        let appeared = || Ok::<_, Error>(self.node.exists());
-        if wait_until(DRIVER_LIMIT, LONGEST_PAUSE, appeared)? {
-            return Ok(());
-        }
-        let absent = NodeError::Absent {
-            path: self.node.clone(),
-            seconds: DRIVER_LIMIT.as_secs(),
-        };
-        Err(absent.into())
+        wait_until_present(&self.node, DRIVER_LIMIT, || self.node.exists())?;
+        Ok(())
     }
 
     /// Waits until udev has given the node, which is root's at first, to the user who made the device.
@@ -283,15 +276,8 @@ impl Ublk {
         let _ = self.control.stop(self.id);
         self.join_queues();
         self.control.delete(self.id)?;
-        let gone = || Ok::<_, Error>(!exists(self.id));
-        if wait_until(DRIVER_LIMIT, LONGEST_PAUSE, gone)? {
-            return Ok(());
-        }
-        let lingers = NodeError::Lingers {
-            path: char_node(self.id),
-            seconds: DRIVER_LIMIT.as_secs(),
-        };
-        Err(lingers.into())
+        wait_until_gone(&char_node(self.id), DRIVER_LIMIT, || !exists(self.id))?;
+        Ok(())
     }
 }
 

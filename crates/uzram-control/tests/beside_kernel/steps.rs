@@ -84,7 +84,7 @@ fn without_times(lines: Vec<u8>) -> Vec<u8> {
     text.lines().map(without).collect::<String>().into_bytes()
 }
 
-/// Chooses steps, by a seed.
+/// Chooses steps at random, by a seed.
 pub(crate) struct StepChooser(Random);
 
 impl StepChooser {

@@ -10,8 +10,8 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, netlink, sockopt
 use uzram_blockdev::StepError;
 
 use super::message::{Reply, Request, attribute, replies, u16_at, u32_at};
-use super::sys;
 use crate::Error;
+use crate::sys;
 
 /// The family that looks up the others, and its numbers.
 mod control {

@@ -2,7 +2,6 @@
 
 mod family;
 mod message;
-mod sys;
 
 pub(crate) use family::{Family, Refusal};
 pub(crate) use message::{Request, attribute, u32_at};

@@ -30,11 +30,12 @@ pub struct Tree {
     layout: TreeLayout,
 }
 
-/// Mounts the tree of `view` at a directory, which is made if it is not there.
+/// Mounts the tree of `view` on a directory, which is made if it is absent.
 pub fn mount_at(at: &Path, view: Arc<dyn View>, strict: bool) -> Result<Mounted, Error> {
-    // A dead server's mount cannot be looked at; it is cleared on mounting.
-    if !mounts().iter().any(|mount| mount.at == at) {
-        std::fs::create_dir_all(at).map_err(Error::at(format!("making {}", at.display())))?;
+    // A dead server's mount cannot be accessed; mounting clears it.
+    if !is_mount_point(at) {
+        let step = format!("making {}", at.display());
+        std::fs::create_dir_all(at).map_err(StepError::at(step))?;
     }
     Tree::new(view)?.strict(strict).mount(at)
 }

@@ -85,9 +85,8 @@ pub(in crate::zram) const COMPACT: Attribute = Attribute {
 fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
     subject.zram()?.job(|live| {
         // Writers make new work meanwhile: one pass over all objects is enough.
-        let mut left = crate::zram::device::stat(live)?
-            .counters
-            .compr_data_size_bytes;
+        let stat = crate::zram::device::stat(live)?;
+        let mut left = stat.counters.compr_data_size_bytes;
         loop {
             let max_bytes = u64::MAX;
             let slice = match ask(live, Request::Compact { max_bytes })? {
