@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod failure;
 pub mod kernel;
 pub mod measure;
 pub mod recommend;

@@ -223,7 +223,7 @@ impl Prepared for Workers {
             .map(|raw| Box::new(Boxed(raw)) as Box<dyn Tfm>)
             .ok_or_else(|| Error::Setup {
                 algorithm: self.0,
-                reason: "the library is missing".into(),
+                source: uzram::compress::LibraryError::new(self.0, "the library is missing"),
             })
     }
 }

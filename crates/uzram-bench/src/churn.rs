@@ -206,7 +206,7 @@ fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &Work, report: &mut Report)
 /// Compacts a device that never was, once.
 fn afterwards(algorithm: &str, device: &Device, report: &mut Report) {
     let begin = Instant::now();
-    let done = device.compact(u64::MAX);
+    let done = device.jobs().compact(u64::MAX);
     let seconds = begin.elapsed().as_secs_f64();
     let what =
         format!("{algorithm}: all memory over compressed bytes, without, then compacted once");
@@ -227,12 +227,12 @@ fn compact(device: &Device, on: &AtomicBool, stop: &AtomicBool) -> Work {
     let mut work = Work::default();
     while !stop.load(Relaxed) {
         let used = device.stats().mem_used_total_bytes;
-        if !on.load(Relaxed) || device.compaction_gain_bytes() < used / WORTH {
+        if !on.load(Relaxed) || device.jobs().compaction_gain_bytes() < used / WORTH {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }
         let begin = Instant::now();
-        let done = device.compact(SLICE);
+        let done = device.jobs().compact(SLICE);
         let took = begin.elapsed();
         work.busy += took;
         work.bytes_moved += done.bytes_moved;

@@ -165,13 +165,13 @@ pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
         recompress_least: least,
         ..policy(SETTLE)?
     };
-    device.set_policy(settings)?;
+    device.jobs().set_policy(settings)?;
     let begin = Instant::now();
     let agent = Agent::start(device.clone())?;
     // Of a small device the plan may promise what cannot be had, so that something is due for ever.
     let (mut used, mut since) = (before, begin);
-    while device.agent_stats().runs < 2
-        || device.plan().steps.iter().any(|step| step.due) && since.elapsed() < STANDSTILL
+    while device.jobs().agent_stats().runs < 2
+        || device.jobs().plan().steps.iter().any(|step| step.due) && since.elapsed() < STANDSTILL
     {
         ensure!(
             begin.elapsed() < PATIENCE,
@@ -182,7 +182,7 @@ pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
             (used, since) = (memory(&device), Instant::now());
         }
     }
-    let done = device.agent_stats();
+    let done = device.jobs().agent_stats();
     agent.stop();
     verify(&device, pages)?;
     let after = memory(&device);
@@ -232,7 +232,7 @@ impl<'a> Pair<'a> {
         let (hot, cold) = pages.split_at(HOT.min(pages.len() / 4));
         let without = Device::builder((pages.len() * PAGE) as u64).build()?;
         let with = Arc::new(builder(pages.len()).build()?);
-        with.set_policy(policy(PAUSE)?)?;
+        with.jobs().set_policy(policy(PAUSE)?)?;
         let agent = Agent::start(with.clone())?;
         let pair = Pair {
             hot,
@@ -243,7 +243,7 @@ impl<'a> Pair<'a> {
         };
         pair.warm_up()?;
         // The agent uses one, and a lesson in the middle of a turn would be measured in one round only.
-        pair.with.train(&uzram::Training {
+        pair.with.jobs().train(&uzram::Training {
             priority: 1,
             ..uzram::Training::default()
         })?;
@@ -276,7 +276,7 @@ impl<'a> Pair<'a> {
             older_than: Some(Duration::from_secs(2)),
             ..Recompress::default()
         };
-        let left = self.with.recompressible(&old)?.0;
+        let left = self.with.zram().recompressible(&old)?.candidates;
         if left < LEAST_OLD.min(self.cold.len() as u64 / 2) {
             self.chill()?;
         }
@@ -369,14 +369,14 @@ fn foreground(
                 &pair.without
             };
             pair.touch(device, reads)?;
-            let before = (pair.with.agent_stats(), pair.with.stats());
+            let before = (pair.with.jobs().agent_stats(), pair.with.stats());
             if who == 1 {
-                pair.with.set_policy(policy(WORK)?)?;
+                pair.with.jobs().set_policy(policy(WORK)?)?;
             }
             figures[who] = on_one_cpu(|| pair.turn(device, reads, options.turn, round as u64))?;
             if who == 1 {
-                let after = (pair.with.agent_stats(), pair.with.stats());
-                pair.with.set_policy(policy(PAUSE)?)?;
+                let after = (pair.with.jobs().agent_stats(), pair.with.stats());
+                pair.with.jobs().set_policy(policy(PAUSE)?)?;
                 let pages = after.1.recompressed_pages - before.1.recompressed_pages;
                 work.seconds += figures[1].seconds;
                 work.cpu += after.0.cpu_seconds - before.0.cpu_seconds;

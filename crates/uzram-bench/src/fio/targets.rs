@@ -113,7 +113,7 @@ impl Probe {
             Probe::MmStat(path) => kernel_zram::memory(&std::fs::read_to_string(path).ok()?),
             Probe::Server(socket) => match uzram_control::call(socket, &Request::Stat) {
                 Ok(Response::Stat(stat)) => Some(Memory {
-                    data_bytes: Some(stat.orig_data_size),
+                    data_bytes: Some(stat.counters.orig_data_size_bytes),
                     used_bytes: stat.all_memory(),
                 }),
                 _ => None,

@@ -11,7 +11,7 @@ use uzram_advise::{Advice, Measured, Pick, Sample, kernel, measure, recommend, s
 use uzram_control::{RunDir, size, zram};
 
 use super::{bar, print};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, failed};
 use crate::output::{Chart, Look, Series, file};
 
 /// Say which algorithms fit given memory, and why
@@ -93,10 +93,10 @@ impl Args {
         }
         // Last: what was measured is not lost where the picture cannot be written.
         match &self.plot {
-            Some(path) => Ok(file::write(
-                path,
-                &picture(&sample, &measured, advised).svg()?,
-            )?),
+            Some(path) => picture(&sample, &measured, advised)
+                .svg()
+                .and_then(|svg| file::write(path, &svg))
+                .map_err(failed),
             None => Ok(()),
         }
     }

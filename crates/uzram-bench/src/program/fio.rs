@@ -11,7 +11,7 @@ use crate::report::Goal;
 use uzram_control::size;
 
 use super::{FileArgs, bar, hand_out, print, say, uzram};
-use crate::failure::{Failure, Kind, Result};
+use crate::failure::{Failure, Kind, Result, failed};
 use crate::output::Files;
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
@@ -165,7 +165,7 @@ impl Args {
             say(&bar, &progress.what);
         });
         bar.finish_and_clear();
-        let record = record?;
+        let record = record.map_err(failed)?;
         // A record that is there stays, unless by a whole one.
         let files = match (record.figures.is_empty(), record.is_interrupted()) {
             (true, _) => Files::default(),
@@ -173,7 +173,7 @@ impl Args {
             _ => files,
         };
         if series {
-            files.write(&record)?;
+            files.write(&record).map_err(failed)?;
             print(&record.series())?;
         } else {
             hand_out(&record, &files)?;

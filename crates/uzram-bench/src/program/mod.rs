@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uzram::compress::Registry;
 
 use crate::corpus::stored;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, failed};
 use crate::lab::How;
 use crate::output::{self, Files, Outcome, file, text};
 use crate::{api, core, guest};
@@ -326,14 +326,15 @@ impl Render {
         let Render { csv, html, svg, .. } = self;
         let asked = csv.is_some() || html.is_some() || svg.is_some();
         let json = None;
-        Files { json, csv, html }.write(&*outcome)?;
+        Files { json, csv, html }.write(&*outcome).map_err(failed)?;
         if let Some(path) = svg {
             let charts = outcome.charts();
             let chart = charts.iter().find(|chart| !chart.is_empty());
             let chart = chart.ok_or_else(|| {
                 Failure::usage(format!("{} has no picture", self.record.display()))
             })?;
-            file::write(&path, &chart.svg()?)?;
+            let drawn = chart.svg().and_then(|svg| file::write(&path, &svg));
+            drawn.map_err(failed)?;
         }
         match asked {
             true => Ok(()),
@@ -347,11 +348,14 @@ impl Guest {
         let files = self.files.checked()?;
         match self.variants {
             true => {
-                let tables = guest::variants(&self.saved)?;
+                let tables = guest::variants(&self.saved).map_err(failed)?;
                 let texts: Vec<String> = tables.iter().map(output::Table::text).collect();
                 print(&texts.join("\n"))
             }
-            false => hand_out(&guest::GuestRecord::read(&self.saved)?, &files),
+            false => {
+                let record = guest::GuestRecord::read(&self.saved).map_err(failed)?;
+                hand_out(&record, &files)
+            }
         }
     }
 }
@@ -379,7 +383,7 @@ impl FileArgs {
 
 /// Writes the files, then prints: results are not lost if stdout is closed.
 fn hand_out(outcome: &dyn Outcome, files: &Files) -> Result {
-    files.write(outcome)?;
+    files.write(outcome).map_err(failed)?;
     print(&text(outcome))
 }
 
@@ -396,7 +400,7 @@ fn watched<T>(run: impl FnOnce(&mut dyn FnMut(&str)) -> anyhow::Result<T>) -> Re
     let bar = bar("{spinner} {msg} {elapsed}");
     let result = run(&mut |what| say(&bar, what));
     bar.finish_and_clear();
-    Ok(result?)
+    result.map_err(failed)
 }
 
 fn say(bar: &ProgressBar, what: &str) {

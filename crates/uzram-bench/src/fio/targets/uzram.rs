@@ -39,7 +39,7 @@ impl Uzram {
             words.extend(value.into_iter().flat_map(|value| [option, value]));
         }
         uzram.path = uzram.say(&words)?.trim().to_owned();
-        let entry = RunDir::at(&uzram.run).find(&uzram.path)?;
+        let entry = RunDir::new(&uzram.run).find(&uzram.path)?;
         uzram.socket = entry.socket();
         let record = entry.record;
         uzram.name = record.name;
@@ -93,7 +93,7 @@ impl Target for Uzram {
         let remove = || self.say(&["remove", &self.name]).map(drop);
         // A look at the node by another process can hold it longer than the command waits.
         remove().or_else(|_| remove()).or_else(|error| {
-            let gone = RunDir::at(&self.run).find(&self.name).is_err();
+            let gone = RunDir::new(&self.run).find(&self.name).is_err();
             if gone { Ok(()) } else { Err(error) }
         })
     }

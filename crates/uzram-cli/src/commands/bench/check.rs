@@ -3,10 +3,9 @@
 
 use uzram::Device;
 use uzram::compress::AlgorithmSpec;
+use uzram_runtime::{choice, frontends};
 
-use crate::commands::choice;
 use crate::exit::{Failure, Kind, Result};
-use crate::frontends;
 
 /// Say whether this program knows a frontend and an algorithm
 #[derive(clap::Args)]
@@ -22,7 +21,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         if let Some(name) = self.frontend {
-            let known = name.parse::<frontends::Choice>();
+            let known = frontends::check_name(&name);
             known.map_err(|there_are| {
                 Failure::new(
                     Kind::Usage,
