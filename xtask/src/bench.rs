@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::{setup, sh};
 
 /// Builds `uzram-bench` for speed, with all rivals, and runs an experiment of the laboratory.
-pub(crate) const LIBRARY: &[&str] = &[
+const LIBRARY: &[&str] = &[
     "run",
     "--release",
     "--quiet",
