@@ -250,7 +250,7 @@ fn bench_smoke(name: &str) -> Outcome {
     }
     let program = sh::target().join("debug/uzram-bench");
     let program = program.display().to_string();
-    outcome(sh::run(sh::command(&program, &[name, "--quick"])))
+    outcome(sh::run(sh::command(&program, &["lab", name, "--quick"])))
 }
 
 #[cfg(test)]
