@@ -292,8 +292,9 @@ fn compaction_is_done_where_it_pays() {
         "a plan does nothing"
     );
     let _agent = Agent::start(device.clone()).unwrap();
+    // The gain is an estimate: what the agent could not get may look due for ever.
     wait_for(&device, "compaction", || {
-        !step(&device.jobs().plan(), "compact").due
+        device.jobs().agent_stats().last.starts_with("compacted")
     });
     let after = device.stats();
     assert!(
