@@ -69,9 +69,9 @@ fn book() -> PathBuf {
 
 /// Builds the programs as the tests do. `uzram` has the help of some commands from `uzram-bench`, which lies beside it.
 fn build() -> Result<PathBuf> {
-    let packages = ["--package", "uzram-cli", "--package", "uzram-bench"];
-    let args = ["build", "--quiet", "--bins"];
-    sh::run(sh::cargo(&[&args[..], &packages].concat()))?;
+    let bench = ["--bin", "uzram-bench"];
+    let args = [&["build", "--quiet"], sh::WORKSPACE, sh::PROGRAM, &bench].concat();
+    sh::run(sh::cargo(&args))?;
     Ok(sh::target().join("debug/uzram"))
 }
 
