@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use common::{memfd, reopen};
-use uzram::{Agent, Builder, Choice, Device, Error, Plan, PolicySettings, Step};
+use uzram::{Agent, Builder, Choice, Device, Error, Plan, PlanStep, PolicySettings};
 use uzram_testkit::Random;
 
 const SIZE: u64 = 64 << 20;
@@ -60,7 +60,7 @@ fn wait_for(device: &Device, what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-fn step<'a>(plan: &'a Plan, policy: &str) -> &'a Step {
+fn step<'a>(plan: &'a Plan, policy: &str) -> &'a PlanStep {
     plan.steps
         .iter()
         .find(|step| step.policy == policy)

@@ -2,7 +2,7 @@
 
 use uzram::PageKind;
 
-use crate::protocol::{Recompress, Request, Response};
+use crate::protocol::{RecompressRequest, Request, Response};
 use crate::zram::device::ask;
 use crate::zram::parse::{self, KeyValues};
 use crate::zram::{Attribute, AttributePlace, Errno, Subject, When};
@@ -83,7 +83,7 @@ fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         let found = after.find(|(_, name)| named(name));
         priority = found.ok_or(Errno::INVAL)?.0;
     }
-    let request = Request::Recompress(Recompress {
+    let request = Request::Recompress(RecompressRequest {
         kind,
         priority: Some(priority),
         threshold: threshold as usize,

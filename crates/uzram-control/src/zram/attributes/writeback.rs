@@ -5,7 +5,7 @@ use std::path::Path;
 
 use uzram::{Ended, PageKind};
 
-use crate::protocol::{Request, Response, Writeback};
+use crate::protocol::{Request, Response, WritebackRequest};
 use crate::zram::backing::{is_block_device, take};
 use crate::zram::config::Backing;
 use crate::zram::device::{Zram, ask, stat};
@@ -196,7 +196,7 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
 }
 
 fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
-    let request = Request::Writeback(Writeback {
+    let request = Request::Writeback(WritebackRequest {
         kind,
         pages,
         max_pages: 0,
