@@ -39,10 +39,15 @@ struct Touched {
 /// What shows that the thing was taken everywhere.
 #[derive(Clone, Copy)]
 enum Proof {
-    /// A test passes. `target` is `--lib`, or `--test` and its name.
-    Test {
+    /// A test inside of a package's library passes.
+    Unit {
         package: &'static str,
-        target: &'static [&'static str],
+        name: &'static str,
+    },
+    /// A test of `tests/FILE` passes, in whichever package has such a file.
+    #[allow(dead_code)]
+    Test {
+        file: &'static str,
         name: &'static str,
     },
     /// `uzram ARGS` succeeds and prints the words.
@@ -61,9 +66,8 @@ struct Broken {
 }
 
 /// The test that the line in the backends' list expands to.
-const CONFORMANCE: Proof = Proof::Test {
+const CONFORMANCE: Proof = Proof::Unit {
     package: "uzram-compress",
-    target: &["--lib"],
     name: "backends::conformance::eighth",
 };
 
@@ -171,7 +175,8 @@ impl Proof {
 
     fn describe(self) -> String {
         match self {
-            Self::Test { package, name, .. } => format!("{package}'s test {name}"),
+            Self::Unit { package, name } => format!("{package}'s test {name}"),
+            Self::Test { file, name } => format!("{file}'s test {name}"),
             Self::Prints { args, words } => format!("'uzram {}' prints '{words}'", args.join(" ")),
         }
     }
@@ -179,21 +184,11 @@ impl Proof {
     /// Whether it holds, and what was printed.
     fn try_it(self, tree: &Path) -> Result<(bool, String)> {
         match self {
-            Self::Test {
-                package,
-                target,
-                name,
-            } => {
-                let select = [&["test", "--package", package][..], target].concat();
-                let (passed, text) =
-                    cargo(tree, &[&select[..], &["--", "--exact", name]].concat())?;
-                // Neither a test that is not there nor a build that fails is an answer.
-                ensure!(
-                    text.contains("1 passed") || text.contains("1 failed"),
-                    "{} was not run:\n{text}",
-                    self.describe()
-                );
-                Ok((passed, text))
+            Self::Unit { package, name } => {
+                self.run_test(tree, &["--package", package, "--lib"], name)
+            }
+            Self::Test { file, name } => {
+                self.run_test(tree, &[sh::WORKSPACE, &["--test", file]].concat(), name)
             }
             Self::Prints { args, words } => {
                 build(tree)?;
@@ -207,6 +202,18 @@ impl Proof {
                 Ok((output.status.success() && printed, text))
             }
         }
+    }
+
+    fn run_test(self, tree: &Path, select: &[&str], name: &str) -> Result<(bool, String)> {
+        let run = ["--", "--exact", name];
+        let (passed, text) = cargo(tree, &[&["test"], select, &run].concat())?;
+        // Neither a test that is not there nor a build that fails is an answer.
+        ensure!(
+            text.contains("1 passed") || text.contains("1 failed"),
+            "{} was not run:\n{text}",
+            self.describe()
+        );
+        Ok((passed, text))
     }
 }
 
