@@ -3,6 +3,8 @@
 
 mod acid;
 mod bench;
+mod canary;
+mod docs;
 mod guest;
 mod run;
 mod setup;
@@ -55,6 +57,12 @@ enum Task {
     },
     /// Run tests in a virtual machine with a kernel of its own
     Guest(guest::Options),
+    /// Write the book's pages that are made of the program
+    Docs {
+        /// Write nothing; fail where a page is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
     /// Check what compilers do not: headers, formatting of every file, documents, links
     Tidy,
 }
@@ -91,6 +99,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Fuzz(rest) => fuzz(&rest.words())?,
         Task::Acid { names } => acid::acid(&names)?,
         Task::Guest(options) => return guest::guest(&options),
+        Task::Docs { check } => docs::docs(check)?,
         Task::Tidy => tidy::tidy()?,
     }
     Ok(ExitCode::SUCCESS)
@@ -100,8 +109,8 @@ fn dispatch(task: Task) -> Result<ExitCode> {
 fn corpus(args: &[&str]) -> Result<()> {
     setup::setup(setup::Purpose::Test)?;
     let dir = sh::target().join("corpus").display().to_string();
-    let make = ["bench", "corpus", "--dir", &dir];
-    sh::run(sh::cargo(&[sh::UZRAM, &make, args].concat()))?;
+    let make = ["corpus", "--dir", &dir];
+    sh::run(sh::cargo(&[bench::PROGRAM, &make, args].concat()))?;
     println!("in {dir}");
     Ok(())
 }

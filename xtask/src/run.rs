@@ -9,7 +9,7 @@ use crate::{setup, sh};
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     setup::setup(setup::Purpose::Run)?;
-    sh::run(sh::cargo(&["build", "--release", "--package", "uzram-cli"]))?;
+    sh::run(sh::cargo(&["build", "--release"]))?;
     let program = sh::target().join("release/uzram");
     let mut command = std::process::Command::new(&program);
     let status = command

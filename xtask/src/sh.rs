@@ -40,18 +40,6 @@ pub(crate) const WORKSPACE: &[&str] = &["--workspace", "--features", "uzram-benc
 /// as the tests' own build does.
 pub(crate) const PROGRAM: &[&str] = &["--bin", "uzram", "--example", "memhog"];
 
-/// Builds the program for speed and runs it.
-pub(crate) const UZRAM: &[&str] = &[
-    "run",
-    "--release",
-    "--quiet",
-    "--package",
-    "uzram-cli",
-    "--bin",
-    "uzram",
-    "--",
-];
-
 /// Runs a command and demands success.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let status = command

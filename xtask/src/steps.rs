@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, guest, sh, tidy};
+use crate::{acid, canary, docs, guest, sh, tidy};
 
 /// One step.
 pub(crate) struct Step {
@@ -66,7 +66,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "docs",
         about: "rustdoc without warnings",
-        run: |_| docs(),
+        run: |_| rustdoc(),
     },
     Step {
         name: "tidy",
@@ -79,9 +79,14 @@ pub(crate) const STEPS: &[Step] = &[
         run: tests,
     },
     Step {
+        name: "book",
+        about: "the book's pages are as the program has them",
+        run: |_| outcome(docs::docs(true)),
+    },
+    Step {
         name: "canaries",
         about: "the state machine finds each rule that the core can be told to break",
-        run: |_| canaries(),
+        run: |_| canary::canaries(),
     },
     Step {
         name: "acid",
@@ -165,7 +170,7 @@ fn features(manifest: &str) -> Vec<&str> {
         .collect()
 }
 
-fn docs() -> Outcome {
+fn rustdoc() -> Outcome {
     let mut command = sh::cargo(&[&["doc", "--no-deps", "--quiet"], sh::WORKSPACE].concat());
     command.env("RUSTDOCFLAGS", "-D warnings");
     outcome(sh::run(command))
@@ -185,28 +190,6 @@ fn tests(scope: &Scope) -> Outcome {
         command.env("UZRAM_REQUIRE_PEERS", "1");
     }
     outcome(sh::run(command))
-}
-
-/// In a build of its own: nothing else may have the feature.
-fn canaries() -> Outcome {
-    let target = sh::target().join("canary").display().to_string();
-    let build = [
-        "--package",
-        "uzram",
-        "--features",
-        "canary",
-        "--target-dir",
-        &target,
-    ];
-    let test = [
-        "--test",
-        "machine",
-        "--",
-        "--exact",
-        "canary::every_canary_is_heard",
-        "--nocapture",
-    ];
-    cargo(&[&["test"][..], &build, &test].concat())
 }
 
 /// The pool's unsafe code under Miri, where the toolchain has it.
@@ -267,7 +250,7 @@ fn bench_smoke(name: &str) -> Outcome {
     }
     let program = sh::target().join("debug/uzram-bench");
     let program = program.display().to_string();
-    outcome(sh::run(sh::command(&program, &[name, "--quick"])))
+    outcome(sh::run(sh::command(&program, &["lab", name, "--quick"])))
 }
 
 #[cfg(test)]

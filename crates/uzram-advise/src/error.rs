@@ -45,14 +45,6 @@ pub enum Error {
     /// An algorithm could not be set up.
     #[error(transparent)]
     Compress(#[from] uzram_compress::Error),
-    /// The plot could not be written.
-    #[error("drawing {path}: {reason}")]
-    Plot {
-        /// Where it was to go.
-        path: String,
-        /// What happened.
-        reason: String,
-    },
 }
 
 impl Error {

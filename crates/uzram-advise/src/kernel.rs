@@ -79,9 +79,9 @@ pub fn generator_entry(advice: &Advice, device: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recommend::Choice;
+    use crate::recommend::Pick;
 
-    fn choice(algorithm: &str, params: &str) -> Choice {
+    fn choice(algorithm: &str, params: &str) -> Pick {
         let what = Measured {
             algorithm: algorithm.into(),
             driver: algorithm.into(),
@@ -94,7 +94,7 @@ mod tests {
             read_mib_s: 1.0,
             context_bytes: 0,
         };
-        Choice {
+        Pick {
             what,
             why: String::new(),
         }

@@ -24,7 +24,7 @@ const KERNEL: &[&str] = &["lzo", "lzo-rle", "lz4", "lz4hc", "zstd", "deflate", "
 
 /// One recommendation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choice {
+pub struct Pick {
     /// What to take.
     #[serde(flatten)]
     pub what: Measured,
@@ -36,9 +36,9 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Advice {
     /// For writes.
-    pub writes: Choice,
+    pub writes: Pick,
     /// For idle pages, if it is worth it.
-    pub idle: Option<Choice>,
+    pub idle: Option<Pick>,
     /// What else should be known: that it is hardly worth it, or why there is nothing for idle pages.
     pub notes: Vec<String>,
 }
@@ -77,7 +77,7 @@ fn advise(measured: &[Measured], possible: impl Fn(&Measured) -> bool) -> Option
     })
 }
 
-fn for_writes(candidates: &[&Measured]) -> Option<Choice> {
+fn for_writes(candidates: &[&Measured]) -> Option<Pick> {
     let by_speed = |a: &&&Measured, b: &&&Measured| a.write_mib_s.total_cmp(&b.write_mib_s);
     let fastest = candidates.iter().max_by(by_speed)?;
     // A measured speed is never exact: what falls a little short of a limit loses a little, not everything.
@@ -101,10 +101,10 @@ fn for_writes(candidates: &[&Measured]) -> Option<Choice> {
         )
     };
     let what = best.clone();
-    Some(Choice { what, why })
+    Some(Pick { what, why })
 }
 
-fn for_idle(candidates: &[&Measured], writes: &Measured) -> Result<Choice, String> {
+fn for_idle(candidates: &[&Measured], writes: &Measured) -> Result<Pick, String> {
     let worth =
         |one: &Measured| one.capacity * enough(one.read_mib_s, writes.read_mib_s * IDLE_READ_SPEED);
     // Dictionaries are trained for what writes are compressed with.
@@ -125,7 +125,7 @@ fn for_idle(candidates: &[&Measured], writes: &Measured) -> Result<Choice, Strin
         best.read_mib_s / writes.read_mib_s,
     );
     let what = best.clone();
-    Ok(Choice { what, why })
+    Ok(Pick { what, why })
 }
 
 /// 1 for what is fast enough, else the part of the limit that it reaches.

@@ -34,7 +34,7 @@ impl Buffer {
 /// Blocks that an object can touch: the largest, from the last place in a block on.
 const READ_BLOCKS: usize = (BLOCK - UNIT + entry_bytes(MAX_OBJECT)).div_ceil(BLOCK);
 
-/// What [`Store::read`](crate::Store::read) reads into: 12 KiB. One for each thread that reads.
+/// What [`Backing::read`](crate::Backing::read) reads into: 12 KiB. One for each thread that reads.
 pub struct ReadBuffer(pub(crate) Buffer);
 
 impl ReadBuffer {

@@ -1,9 +1,10 @@
-//! Emptying segments: which are worth it, what is in them, and keeping them still meanwhile.
+//! Empties segments: chooses them, walks their objects, and holds them meanwhile.
 //!
-//! The mover reads a segment, asks its table which of the objects live, pushes those to a writer of
-//! [`Purpose::Compaction`](crate::Purpose::Compaction), and, when they are written, publishes each new location if the
-//! table still names the old one, and frees the old (or else frees the new). All of that under the segment's hold: if it
-//! could be written anew meanwhile, the table might name the old place again, for other bytes.
+//! The caller reads a segment, asks its table which objects live, pushes those to a writer of
+//! [`Purpose::Compaction`](crate::Purpose::Compaction), and, once they are written, publishes each new location if
+//! the table still names the old one. Then it frees the old location, or else the new one. All of that happens under
+//! the segment's hold: without it the segment could be reused, and the table name the old place again, for other
+//! bytes.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -11,18 +12,18 @@ use std::sync::Arc;
 use crate::BLOCK;
 use crate::buffer::SegmentBuffer;
 use crate::error::ReadError;
-use crate::format::{ENTRY_HEADER, Entry, Location, UNIT, entry_bytes, read_entry};
+use crate::format::{ENTRY_HEADER, Location, ParsedEntry, UNIT, entry_bytes, read_entry};
 use crate::segment::HOLD;
-use crate::store::Shared;
+use crate::shared::BackingShared;
 
-/// A segment that is not written anew while this lives. Frees in it go on; its space comes back afterwards.
+/// Keeps a segment from reuse. Objects in it may still be freed; its space comes back afterwards.
 pub struct Hold {
-    shared: Arc<Shared>,
+    shared: Arc<BackingShared>,
     segment: u32,
 }
 
 impl Hold {
-    pub(crate) fn new(shared: &Arc<Shared>, segment: u32, settled: bool) -> Option<Hold> {
+    pub(crate) fn new(shared: &Arc<BackingShared>, segment: u32, settled: bool) -> Option<Hold> {
         let held = shared.segments.hold(segment, settled);
         held.then(|| Hold {
             shared: shared.clone(),
@@ -45,8 +46,8 @@ pub struct Victim {
 }
 
 /// Up to `n` of the emptiest segments, emptiest first.
-pub(crate) fn victims(shared: &Arc<Shared>, n: usize) -> Vec<Victim> {
-    // The fullest of the emptiest on top, to be replaced.
+pub(crate) fn victims(shared: &Arc<BackingShared>, n: usize) -> Vec<Victim> {
+    // The fullest candidate is on top, to be replaced.
     let mut heap = BinaryHeap::new();
     for (segment, live_bytes) in shared.segments.settled() {
         if heap.len() < n {
@@ -116,7 +117,7 @@ impl Victim {
 /// An object found in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredObject<'b> {
-    /// Whose it was.
+    /// Its owner.
     pub owner: u32,
     /// Where it is.
     pub location: Location,
@@ -144,7 +145,7 @@ impl<'b> Iterator for Objects<'b> {
         while self.at + ENTRY_HEADER < self.bytes.len() {
             let location = Location::at(self.base + self.at as u64);
             let rest = &self.bytes[self.at..];
-            if let Entry::Whole { owner, len } = read_entry(self.seed, location, rest) {
+            if let ParsedEntry::Whole { owner, len } = read_entry(self.seed, location, rest) {
                 self.at += entry_bytes(len);
                 let bytes = &rest[ENTRY_HEADER..ENTRY_HEADER + len];
                 return Some(StoredObject {

@@ -1,4 +1,4 @@
-//! Counts of what happened, readable at any time.
+//! The backing's counters.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,7 +7,7 @@ use crate::format::SEGMENT_BYTES;
 use crate::segment::Segments;
 
 #[derive(Default)]
-pub(crate) struct Counters {
+pub(crate) struct BackingCounters {
     pub(crate) live_bytes: AtomicU64,
     pub(crate) live_objects: AtomicU64,
     pub(crate) reads: AtomicU64,
@@ -20,7 +20,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_written: AtomicU64,
 }
 
-/// Adds to a counter and says the new value.
+/// Adds to a counter and returns the new value.
 pub(crate) fn count(counter: &AtomicU64, by: u64) -> u64 {
     counter.fetch_add(by, Relaxed) + by
 }
@@ -30,16 +30,17 @@ pub(crate) fn worth_a_line(nth: u64) -> bool {
     nth.is_power_of_two()
 }
 
-/// What a store holds and what has happened to it. Each figure is right by itself; together they are of about the same
-/// time.
+/// A backing's contents and counters. Each figure is exact; together they are of about the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct StoreStats {
-    /// Bytes of the store.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+pub struct BackingStats {
+    /// Bytes of the backing.
     pub size_bytes: u64,
-    /// Bytes of the objects that live or are on their way, with their headers.
+    /// Bytes of live objects and of those in flight, headers included.
     pub live_bytes: u64,
-    /// Those objects.
+    /// Number of these objects.
     pub live_objects: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
@@ -47,19 +48,21 @@ pub struct StoreStats {
     pub used_segments: u64,
     /// Segments that may be written.
     pub free_segments: u64,
+    /// Bytes of these.
+    pub free_bytes: u64,
     /// Empty segments to which the last write failed: used when no other is free.
     pub quarantined_segments: u64,
     /// Objects read.
     pub reads: u64,
-    /// Reads that the backing refused or that met its end.
+    /// Reads that the disk refused or that met its end.
     pub read_errors: u64,
     /// Reads whose object was not as it was written.
     pub corrupt: u64,
-    /// Write requests that are done, failed ones among them.
+    /// Write requests completed, failed ones included.
     pub writes: u64,
     /// Write requests that failed.
     pub write_errors: u64,
-    /// Write requests that were given up since they did not come back, whether they did later or not.
+    /// Write requests that were abandoned, whether they completed later or not.
     pub hung: u64,
     /// Bytes read, by whole blocks.
     pub bytes_read: u64,
@@ -67,16 +70,17 @@ pub struct StoreStats {
     pub bytes_written: u64,
 }
 
-impl Counters {
-    pub(crate) fn stats(&self, segments: &Segments) -> StoreStats {
+impl BackingCounters {
+    pub(crate) fn stats(&self, segments: &Segments) -> BackingStats {
         let get = |counter: &AtomicU64| counter.load(Relaxed);
-        StoreStats {
+        BackingStats {
             size_bytes: segments.geometry.size_bytes,
             live_bytes: get(&self.live_bytes),
             live_objects: get(&self.live_objects),
             segment_bytes: SEGMENT_BYTES,
             used_segments: segments.used().into(),
             free_segments: segments.free().into(),
+            free_bytes: u64::from(segments.free()) * SEGMENT_BYTES,
             quarantined_segments: segments.quarantined().into(),
             reads: get(&self.reads),
             read_errors: get(&self.read_errors),

@@ -2,20 +2,22 @@
 
 use std::io;
 
-/// Why a store cannot be made or opened.
-#[derive(Debug, thiserror::Error)]
+use rustix::io::Errno;
+
+/// Why a backing cannot be made or opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The backing refused an operation.
+    /// The disk refused an operation.
     #[error("cannot {what} the backing: {source}")]
     Io {
         /// The operation.
         what: &'static str,
         /// Its error.
-        source: io::Error,
+        source: Errno,
     },
-    /// The size asked for is outside of what a store can have.
-    #[error("a store of {size_bytes} bytes: it takes {min} to {max}")]
+    /// The size asked for is outside of what a backing can have.
+    #[error("a backing of {size_bytes} bytes: it takes {min} to {max}")]
     Size {
         /// Bytes asked for.
         size_bytes: u64,
@@ -24,19 +26,19 @@ pub enum OpenError {
         /// The most.
         max: u64,
     },
-    /// The file or device has fewer bytes than the store.
-    #[error("the backing has {has} bytes, the store needs {needs}")]
+    /// The file or device has fewer bytes than the backing.
+    #[error("the disk has {has} bytes, the backing needs {needs}")]
     Short {
-        /// Bytes of the backing.
+        /// Bytes of the disk.
         has: u64,
-        /// Bytes of the store.
+        /// Bytes of the backing.
         needs: u64,
     },
-    /// The first block does not begin as a store does.
-    #[error("the backing holds no uzram store")]
+    /// The first block does not begin as a backing does.
+    #[error("it holds no uzram backing")]
     Foreign,
-    /// A store of a version that this program does not read.
-    #[error("the store has version {found}, this program reads {known}")]
+    /// A backing of a version that this program does not read.
+    #[error("the backing has version {found}, this program reads {known}")]
     Version {
         /// In the header.
         found: u32,
@@ -44,17 +46,17 @@ pub enum OpenError {
         known: u32,
     },
     /// The header contradicts its checksum, or itself.
-    #[error("the store's header is damaged")]
+    #[error("the backing's header is damaged")]
     Damaged,
-    /// Another store.
-    #[error("the backing holds the store of another device")]
-    OtherStore,
+    /// Another backing.
+    #[error("it is the backing of another device")]
+    OtherDevice,
 }
 
 /// Why an object could not be taken. The caller still has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum StoreError {
+pub enum PushError {
     /// No segment is free (for this purpose): free objects, or compact.
     #[error("the backing is full")]
     Full,
@@ -76,9 +78,9 @@ pub enum StoreError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The write failed with this error number.
-    #[error("{}", io::Error::from_raw_os_error(*.0))]
-    Io(i32),
+    /// The write failed.
+    #[error(transparent)]
+    Io(Errno),
     /// The write stopped short and did not go on.
     #[error("the backing took no more bytes")]
     Short,
@@ -87,10 +89,23 @@ pub enum WriteError {
     Hung,
 }
 
-impl WriteError {
-    /// Errors without a number, which only this program makes, are called EIO.
-    pub(crate) fn of(error: &io::Error) -> WriteError {
-        WriteError::Io(error.raw_os_error().unwrap_or(crate::storage::EIO))
+/// An error's number; the nearest one for those that only this program makes, which have none.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    let nearest = || match error.kind() {
+        io::ErrorKind::TimedOut => Errno::TIMEDOUT,
+        io::ErrorKind::WriteZero => Errno::NOSPC,
+        _ => Errno::IO,
+    };
+    Errno::from_io_error(error).unwrap_or_else(nearest)
+}
+
+impl OpenError {
+    /// For `map_err`: the operation that an error is of.
+    pub(crate) fn io(what: &'static str) -> impl Fn(io::Error) -> OpenError {
+        move |error| OpenError::Io {
+            what,
+            source: errno(&error),
+        }
     }
 }
 
@@ -98,17 +113,17 @@ impl WriteError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The read failed with this error number.
-    #[error("{}", io::Error::from_raw_os_error(*.0))]
-    Io(i32),
-    /// The backing ends before the object does.
-    #[error("the backing ends at {end}")]
+    /// The read failed.
+    #[error(transparent)]
+    Io(Errno),
+    /// The disk ends before the object does.
+    #[error("the disk ends at {end}")]
     Short {
         /// Byte offset of the end.
         end: u64,
     },
     /// No object can be at this location with this length.
-    #[error("the location is outside the store")]
+    #[error("the location is outside the backing")]
     Outside,
     /// Another object's header, or none, is at the location.
     #[error("another object, or none, is at the location")]
@@ -131,9 +146,9 @@ impl ReadError {
 /// Why an object cannot be where the caller's table says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Damage {
-    /// It lies outside the store or crosses a segment's end, or no object has such a length.
-    #[error("its object lies outside the store")]
+pub enum BackingDamage {
+    /// It lies outside the backing or crosses a segment's end, or no object has such a length.
+    #[error("its object lies outside the backing")]
     Outside,
     /// More was named in the segment than fits there.
     #[error("its object overlaps another")]

@@ -2,12 +2,11 @@
 //!
 //! Without direct I/O every write goes through to the disk before it is done (`RWF_DSYNC`), so that its error is known,
 //! and the page cache is asked to drop what was written or read: it would hold a copy of what was moved out of memory.
-//! With direct I/O nothing is flushed: the store means nothing without the memory that names its objects, so it need
+//! With direct I/O nothing is flushed: the backing means nothing without the memory that names its objects, so it need
 //! not survive a loss of power.
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +17,9 @@ use rustix::io::Errno;
 
 use crate::BLOCK;
 use crate::buffer::Buffer;
+use crate::disk::{Disk, WriteQueue};
+use crate::page_cache::drop_cached;
 use crate::ring::RingQueue;
-use crate::storage::{Storage, WriteQueue};
 use crate::threads::ThreadQueue;
 
 /// What to make use of. The default is all that the system grants.
@@ -41,27 +41,27 @@ impl Default for FileOptions {
 }
 
 /// A regular file or a block device.
-pub struct FileStorage {
+pub struct FileDisk {
     file: Arc<File>,
     device: bool,
     direct: bool,
     ring: bool,
 }
 
-impl FileStorage {
-    /// Opens a block device, or a regular file, which is made (for its owner only) if there is none. See [`FileStorage::lock`].
-    pub fn open(path: &Path, options: FileOptions) -> io::Result<FileStorage> {
+impl FileDisk {
+    /// Opens a block device, or a regular file, which is made (for its owner only) if there is none. See [`FileDisk::lock`].
+    pub fn open(path: &Path, options: FileOptions) -> io::Result<FileDisk> {
         let mut open = File::options();
         open.read(true).write(true).mode(0o600);
         // Lest a name in /dev whose device is gone become a file in memory.
         open.create(!path.starts_with("/dev") || path.starts_with("/dev/shm"));
-        FileStorage::new(open.open(path)?, options)
+        FileDisk::new(open.open(path)?, options)
     }
 
     /// Takes a file that was opened for reading and writing, and may set `O_DIRECT` on it.
     ///
     /// Errors: it is neither a regular file nor a block device; its flags cannot be changed.
-    pub fn new(file: File, options: FileOptions) -> io::Result<FileStorage> {
+    pub fn new(file: File, options: FileOptions) -> io::Result<FileDisk> {
         let kind = file.metadata()?.file_type();
         let device = kind.is_block_device();
         if !device && !kind.is_file() {
@@ -75,7 +75,7 @@ impl FileStorage {
             // No reading ahead: what is next to an object is no likelier to be read.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         }
-        Ok(FileStorage {
+        Ok(FileDisk {
             file,
             device,
             direct,
@@ -83,9 +83,9 @@ impl FileStorage {
         })
     }
 
-    /// Locks the backing (`flock`) against other openings of it, and waits up to `patience` for another's lock to go.
+    /// Locks the file (`flock`) against other openings of it, and waits up to `patience` for another's lock to go.
     ///
-    /// Who takes over a store from a process that died must do this on an opening of its own (not on a file that was
+    /// Who takes over a backing from a process that died must do this on an opening of its own (not on a file that was
     /// inherited from it): writes that the kernel still has in flight keep the dead process's opening, and with it its
     /// lock, until they are done. Without it such a write could land in a segment that was given out again.
     ///
@@ -128,12 +128,7 @@ fn set_direct(file: &File, on: bool) -> io::Result<bool> {
     }
 }
 
-/// Asks the page cache to drop whole pages of the file. Those that are not yet written stay.
-pub(crate) fn drop_cached(file: &File, offset: u64, len: usize) {
-    let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(len as u64), Advice::DontNeed);
-}
-
-impl Storage for FileStorage {
+impl Disk for FileDisk {
     fn size_bytes(&self) -> io::Result<u64> {
         if !self.device {
             return Ok(self.file.metadata()?.len());

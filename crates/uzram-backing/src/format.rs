@@ -1,8 +1,8 @@
-//! The bytes on the backing: the header block, an object's header, and which offsets belong to which segment.
+//! The bytes on the disk: the header block, an object's header, and which offsets belong to which segment.
 //!
 //! All numbers are little-endian. Block 0 is the header block; segment 0 lacks it, and the last segment ends where the
-//! store does. An object's checksum begins with one that is made of the store's id, and covers its location, so that
-//! neither what an earlier store left on the same disk nor a block that went to another place passes for an object.
+//! backing does. An object's checksum begins with one that is made of the backing's id, and covers its location, so that
+//! neither what an earlier backing left on the same disk nor a block that went to another place passes for an object.
 
 use std::ops::Range;
 
@@ -18,11 +18,11 @@ pub const MAX_OBJECT: usize = 4096;
 /// Bytes of a segment: one request, large enough for a disk, small enough to be emptied by moving a little.
 pub const SEGMENT_BYTES: u64 = 256 * 1024;
 
-/// The smallest store: one segment to write, one to compact into, and two that hold something.
-pub const MIN_STORE_BYTES: u64 = 4 * SEGMENT_BYTES;
+/// The smallest backing: one segment to write, one to compact into, and two that hold something.
+pub const MIN_BACKING_BYTES: u64 = 4 * SEGMENT_BYTES;
 
 /// The largest: what a location reaches.
-pub(crate) const MAX_STORE_BYTES: u64 = 8 << LOCATION_BITS;
+pub(crate) const MAX_BACKING_BYTES: u64 = 8 << LOCATION_BITS;
 
 /// The last segment must at least take the largest object.
 const MIN_SEGMENT_BYTES: u64 = 2 * BLOCK as u64;
@@ -32,7 +32,7 @@ pub(crate) const UNIT: usize = 8;
 
 const LOCATION_BITS: u32 = 39;
 
-/// Where an object is: the byte offset of its header in the backing, divided by 8. Less than 2^39.
+/// Where an object is: the byte offset of its header on the disk, divided by 8. Less than 2^39.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location(u64);
 
@@ -53,7 +53,7 @@ impl Location {
     }
 
     pub(crate) fn at(offset: u64) -> Location {
-        debug_assert!(offset.is_multiple_of(UNIT as u64) && offset < MAX_STORE_BYTES);
+        debug_assert!(offset.is_multiple_of(UNIT as u64) && offset < MAX_BACKING_BYTES);
         Location(offset / UNIT as u64)
     }
 
@@ -62,27 +62,27 @@ impl Location {
     }
 }
 
-/// How a store of some size is cut.
+/// How a backing of some size is cut.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Geometry {
+pub(crate) struct SegmentGeometry {
     pub(crate) size_bytes: u64,
     pub(crate) segments: u32,
 }
 
-impl Geometry {
-    /// Of a store of this size, rounded down to whole blocks.
-    pub(crate) fn new(size_bytes: u64) -> Result<Geometry, OpenError> {
-        if !(MIN_STORE_BYTES..=MAX_STORE_BYTES).contains(&size_bytes) {
+impl SegmentGeometry {
+    /// Of a backing of this size, rounded down to whole blocks.
+    pub(crate) fn new(size_bytes: u64) -> Result<SegmentGeometry, OpenError> {
+        if !(MIN_BACKING_BYTES..=MAX_BACKING_BYTES).contains(&size_bytes) {
             return Err(OpenError::Size {
                 size_bytes,
-                min: MIN_STORE_BYTES,
-                max: MAX_STORE_BYTES,
+                min: MIN_BACKING_BYTES,
+                max: MAX_BACKING_BYTES,
             });
         }
         let size_bytes = size_bytes / BLOCK as u64 * BLOCK as u64;
         let whole = (size_bytes / SEGMENT_BYTES) as u32;
         let tail = size_bytes % SEGMENT_BYTES >= MIN_SEGMENT_BYTES;
-        Ok(Geometry {
+        Ok(SegmentGeometry {
             size_bytes,
             segments: whole + u32::from(tail),
         })
@@ -111,29 +111,29 @@ const VERSION: u32 = 1;
 /// The beginning of the header block; the rest of it is zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct StoreHeader {
+pub(crate) struct BackingHeader {
     magic: [u8; 8],
     version: U32,
     /// Bytes of a segment, for who looks at it; fixed in version 1.
     segment_bytes: U32,
-    /// Bytes of the store, this block included.
+    /// Bytes of the backing, this block included.
     size_bytes: U64,
-    /// Which store it is: random, and in the image that names its objects.
+    /// Which backing it is: random, and in the image that names its objects.
     id: [u8; 16],
     /// CRC-32 of everything before.
     checksum: U32,
 }
 
-const _: () = assert!(size_of::<StoreHeader>() == 44);
+const _: () = assert!(size_of::<BackingHeader>() == 44);
 
-/// Whether a backing that begins with these bytes is, or was, a store of any version.
-pub fn is_store(block: &[u8]) -> bool {
+/// Whether a disk that begins with these bytes is, or was, a backing of any version.
+pub fn is_backing(block: &[u8]) -> bool {
     block.starts_with(&MAGIC)
 }
 
-impl StoreHeader {
-    pub(crate) fn new(size_bytes: u64, id: [u8; 16]) -> StoreHeader {
-        let mut header = StoreHeader {
+impl BackingHeader {
+    pub(crate) fn new(size_bytes: u64, id: [u8; 16]) -> BackingHeader {
+        let mut header = BackingHeader {
             magic: MAGIC,
             version: VERSION.into(),
             segment_bytes: (SEGMENT_BYTES as u32).into(),
@@ -146,12 +146,12 @@ impl StoreHeader {
     }
 
     fn sum(&self) -> u32 {
-        crc32fast::hash(&self.as_bytes()[..size_of::<StoreHeader>() - 4])
+        crc32fast::hash(&self.as_bytes()[..size_of::<BackingHeader>() - 4])
     }
 
-    /// Checks a header block. The geometry is that of the store which was formatted.
-    pub(crate) fn check(block: &[u8], id: [u8; 16]) -> Result<Geometry, OpenError> {
-        let (header, _) = StoreHeader::ref_from_prefix(block).map_err(|_| OpenError::Foreign)?;
+    /// Checks a header block. The geometry is that of the backing which was formatted.
+    pub(crate) fn check(block: &[u8], id: [u8; 16]) -> Result<SegmentGeometry, OpenError> {
+        let (header, _) = BackingHeader::ref_from_prefix(block).map_err(|_| OpenError::Foreign)?;
         if header.magic != MAGIC {
             return Err(OpenError::Foreign);
         }
@@ -166,9 +166,9 @@ impl StoreHeader {
             return Err(OpenError::Damaged);
         }
         if header.id != id {
-            return Err(OpenError::OtherStore);
+            return Err(OpenError::OtherDevice);
         }
-        Geometry::new(header.size_bytes.get()).map_err(|_| OpenError::Damaged)
+        SegmentGeometry::new(header.size_bytes.get()).map_err(|_| OpenError::Damaged)
     }
 }
 
@@ -181,7 +181,7 @@ pub(crate) struct EntryHeader {
     len: U16,
     /// Lets a walk over a damaged segment skip most of what is no header.
     magic: U16,
-    /// CRC-32 of the location and of the fields and bytes other than this, begun with the store's seed.
+    /// CRC-32 of the location and of the fields and bytes other than this, begun with the backing's seed.
     checksum: U32,
 }
 
@@ -191,12 +191,12 @@ const _: () = assert!(ENTRY_HEADER == 12);
 
 const ENTRY_MAGIC: u16 = 0xB17E;
 
-/// Bytes that an object of `len` bytes takes in the store: its header, itself, and up to 7 to the next multiple of 8.
+/// Bytes that an object of `len` bytes takes in the backing: its header, itself, and up to 7 to the next multiple of 8.
 pub const fn entry_bytes(len: usize) -> usize {
     (ENTRY_HEADER + len).next_multiple_of(UNIT)
 }
 
-/// Where the checksums of a store's objects begin.
+/// Where the checksums of a backing's objects begin.
 pub(crate) fn seed(id: [u8; 16]) -> u32 {
     crc32fast::hash(&id)
 }
@@ -227,7 +227,7 @@ pub(crate) fn write_entry(seed: u32, location: Location, owner: u32, bytes: &[u8
 
 /// What an entry at the beginning of some bytes is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum ParsedEntry {
     /// Not one.
     None,
     /// Its header is whole, its checksum is wrong.
@@ -237,18 +237,18 @@ pub(crate) enum Entry {
 }
 
 /// Looks at the entry that begins `bytes`, which lie at `location`.
-pub(crate) fn read_entry(seed: u32, location: Location, bytes: &[u8]) -> Entry {
+pub(crate) fn read_entry(seed: u32, location: Location, bytes: &[u8]) -> ParsedEntry {
     let Ok((header, body)) = EntryHeader::ref_from_prefix(bytes) else {
-        return Entry::None;
+        return ParsedEntry::None;
     };
     let len = usize::from(header.len.get()) + 1;
     if header.magic.get() != ENTRY_MAGIC || len > MAX_OBJECT || len > body.len() {
-        return Entry::None;
+        return ParsedEntry::None;
     }
     let owner = header.owner.get();
     if header.checksum.get() == checksum(seed, location, header, &body[..len]) {
-        Entry::Whole { owner, len }
+        ParsedEntry::Whole { owner, len }
     } else {
-        Entry::Damaged { owner, len }
+        ParsedEntry::Damaged { owner, len }
     }
 }

@@ -1,36 +1,38 @@
-//! A storage that fails as it is told: errors, short and torn requests, garbage, and a disk that hangs.
+//! A disk that fails on demand: errors, short and torn requests, garbage, and hangs.
 //!
-//! It stands before a real storage and does all that it is not told to spoil there.
+//! It wraps a real disk and passes on every request that no rule applies to.
 
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use crate::BLOCK;
-use crate::storage::{Done, Storage, Write, WriteQueue};
+use crate::disk::{Disk, Done, Write, WriteQueue};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is done; the error number is returned.
-    Error(i32),
+    /// Nothing is done; the error is returned.
+    Error(Errno),
     /// Only the first half is read or written (at least a block), and that is what the result says.
     Short,
-    /// Only the first half is written; then the error number, or, with `None`, success.
-    Torn(Option<i32>),
+    /// Only the first half is written; then the error, or, with `None`, success.
+    Torn(Option<Errno>),
     /// One bit of the request's middle byte is turned over; success.
     Flip,
-    /// The write does not come back before [`FaultyStorage::release`]. Reads are not hung.
+    /// The write does not come back before [`FaultyDisk::release`]. Reads are not hung.
     Hang,
 }
 
-/// When.
+/// When a fault happens.
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// Writes; otherwise reads.
     pub writes: bool,
-    /// Requests that touch these bytes of the backing.
+    /// Requests that touch these bytes.
     pub range: Range<u64>,
     /// How many of them go well first.
     pub skip: u64,
@@ -76,7 +78,7 @@ impl Rule {
 }
 
 #[derive(Default)]
-struct State {
+struct FaultState {
     rules: Vec<Rule>,
     fired: u64,
     /// Counts releases: a write hangs until it changes.
@@ -86,12 +88,12 @@ struct State {
 
 #[derive(Default)]
 struct Script {
-    state: Mutex<State>,
+    state: Mutex<FaultState>,
     released: Condvar,
 }
 
 impl Script {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FaultState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,16 +119,16 @@ impl Script {
 
 /// See the module's documentation. A clone has the same rules.
 #[derive(Clone)]
-pub struct FaultyStorage {
-    inner: Arc<dyn Storage>,
+pub struct FaultyDisk {
+    inner: Arc<dyn Disk>,
     script: Arc<Script>,
 }
 
-impl FaultyStorage {
+impl FaultyDisk {
     /// Without a rule: as good as `inner`.
-    pub fn new(inner: Arc<dyn Storage>) -> FaultyStorage {
+    pub fn new(inner: Arc<dyn Disk>) -> FaultyDisk {
         let script = Arc::default();
-        FaultyStorage { inner, script }
+        FaultyDisk { inner, script }
     }
 
     /// Adds a rule. The first that applies to a request decides.
@@ -145,7 +147,7 @@ impl FaultyStorage {
         self.script.released.notify_all();
     }
 
-    /// From now on the backing has this size, as it says.
+    /// From now on the disk has this size, as it says.
     pub fn set_size(&self, size_bytes: u64) {
         self.script.state().size_bytes = Some(size_bytes);
     }
@@ -165,7 +167,7 @@ fn flip(bytes: &mut [u8]) {
     bytes[middle] ^= 0x10;
 }
 
-impl Storage for FaultyStorage {
+impl Disk for FaultyDisk {
     fn size_bytes(&self) -> io::Result<u64> {
         let size = self.script.state().size_bytes;
         size.map_or_else(|| self.inner.size_bytes(), Ok)
@@ -180,7 +182,7 @@ impl Storage for FaultyStorage {
         let end = self.script.state().size_bytes.unwrap_or(u64::MAX);
         let mut len = (end.saturating_sub(offset)).min(buffer.len() as u64) as usize;
         match fault {
-            Some(Fault::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Error(errno)) => return Err(errno.into()),
             Some(Fault::Short | Fault::Torn(_)) => len = len.min(half(len)),
             Some(Fault::Flip | Fault::Hang) | None => {}
         }
@@ -241,7 +243,7 @@ impl FaultyQueue {
         let (_, range, fault) = self.spoilt.remove(at);
         done.write.range = range;
         match fault {
-            Fault::Torn(Some(errno)) => done.result = Err(io::Error::from_raw_os_error(errno)),
+            Fault::Torn(Some(errno)) => done.result = Err(errno.into()),
             Fault::Torn(None) => done.result = Ok(done.write.range.len()),
             // The memory is as it was.
             Fault::Flip => {
@@ -261,7 +263,7 @@ impl WriteQueue for FaultyQueue {
         match fault {
             None => {}
             Some(Fault::Error(errno)) => {
-                let result = Err(io::Error::from_raw_os_error(errno));
+                let result = Err(errno.into());
                 return self.ready.push(Done { write, result });
             }
             Some(Fault::Hang) => {

@@ -1,34 +1,34 @@
 //! Compressed objects, packed and checksummed, on a file or a block device.
 //!
-//! The backing is cut into *segments* of 256 KiB. A [`Writer`] packs objects of 1 to 4096 bytes back to back into
-//! buffers, each behind 12 bytes of header (owner, length, checksum), and writes a buffer with one request, several in
-//! flight. Objects begin at multiples of 8 bytes; they cross blocks of 4 KiB but never segments. A [`Location`] is where
-//! an object's header begins, in units of 8 bytes, and has 39 bits, as the pool's handles have. Its length is the
-//! caller's to remember.
+//! A *backing* is a disk (a file or a block device: [`Disk`]) that is cut into *segments* of 256 KiB. A [`Writer`]
+//! packs objects of 1 to 4096 bytes back to back into buffers, each behind 12 bytes of header (owner, length,
+//! checksum). It writes a buffer with one request, several in flight. Objects begin at multiples of 8 bytes; they
+//! cross blocks of 4 KiB but never segments. A [`Location`] is the offset of an object's header in units of 8 bytes.
+//! It has 39 bits, as the pool's handles have. The caller remembers the length.
 //!
-//! **What is truth and what is derived.** The backing is scratch space: its header block says which store it is, the
-//! objects are in it, and nothing on it says which of them live. The caller's table, which names each live object once,
-//! is the truth; counters and lists are derived, and [`Restore`] makes them anew from the names.
+//! **What is truth and what is derived.** The disk is scratch space: its header block says which backing it is, the
+//! objects are on it, and nothing on it tells which of them live. The caller's table names each live object once and
+//! is the truth. Counters and lists are derived: [`BackingRestore`] rebuilds them from the names.
 //!
-//! **Space.** A segment counts its live bytes. [`Store::free`] is one atomic subtraction; whoever empties a segment puts
-//! it on the free stack, and it may be overwritten at once. Segments that are sparsely used are emptied by moving what
-//! lives in them: [`Store::victims`].
+//! **Space.** A segment counts its live bytes. [`Backing::free`] is one atomic subtraction. The free that empties a
+//! segment pushes it onto the free stack, and it may be reused at once. Sparse segments are emptied by moving their
+//! objects: [`Backing::victims`].
 //!
-//! **Reads against reuse.** [`Store::read`] takes no lock, so the space of an object that is freed during the read may
-//! be overwritten. What is read then either fails its checksum (which covers the owner, the location and the bytes) or
-//! is an object that was this owner's at this place at some time during the read. So the caller, after the read, looks
-//! whether its table still names the location, and starts anew if not: [`Store::read_while`] does that in the right
-//! order. That is enough for a reply to a reader, for whom any state during the request will do. To *decide* something by
-//! what was read (move it, bring it back to memory) that is not enough, since the table can come to name the same place
-//! for other bytes: then either nobody else can change the table's entry, or a [`Hold`] keeps the segment from reuse.
+//! **Reads against reuse.** [`Backing::read`] takes no lock, so the space of an object that is freed during the read
+//! may be overwritten. Then the bytes either fail their checksum (over owner, location and bytes), or are an object
+//! that was this owner's at this place at some time during the read. So after the read the caller checks that its
+//! table still names the location, and retries if not: [`Backing::read_while`] does that in the right order. That
+//! suffices for a reply to a reader, for whom any state during the request will do. To *decide* by what was read
+//! (move it, promote it) it does not: the table can come to name the same place for other bytes. Then either nobody
+//! else may change the table's entry, or a [`Hold`] must keep the segment from reuse.
 //!
-//! **Errors** never lose an object that the caller still has: a location is valid only once its [`Written`] says so. The
-//! segment of a failed write is *suspect*: once empty it waits in quarantine, and is used again when nothing else is free. A
-//! write that does not come back keeps its segment and its buffer until it does ([`Writer::abandon`]).
+//! **Errors** never lose an object that the caller still has: a location is valid only once its [`Written`] says so.
+//! The segment of a failed write is *suspect*: once empty it waits in quarantine, and is reused when nothing else is
+//! free. A write that does not complete keeps its segment and its buffer until it does ([`Writer::abandon`]).
 //!
-//! A read waits for the disk as long as the disk likes; a writer does not, see [`Writer::wait`].
+//! A read waits for the disk without limit; a writer does not, see [`Writer::wait`].
 //!
-//! **Lock order**: one mutex, around taking a free segment, which only writers touch. Nothing of the caller's is called
+//! **Lock order**: one mutex, around popping a free segment, which only writers take. No code of the caller runs
 //! under it.
 //!
 //! **Memory bound**: 16 bytes a segment (64 MiB a TiB); depth x 256 KiB and 12 bytes for each object in flight a
@@ -38,12 +38,12 @@
 //!
 //! ```
 //! # use std::{sync::Arc, time::Duration};
-//! # use uzram_backing::{FileOptions, FileStorage, Purpose, ReadBuffer, Store};
+//! # use uzram_backing::{FileOptions, FileDisk, Purpose, ReadBuffer, Backing};
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("backing");
-//! let storage = Arc::new(FileStorage::open(&path, FileOptions::default())?);
-//! let store = Store::create(storage, 16 << 20, *b"16 random bytes.")?;
-//! let mut writer = store.writer(4, Purpose::Objects)?;
+//! let disk = Arc::new(FileDisk::open(&path, FileOptions::default())?);
+//! let backing = Backing::create(disk, 16 << 20, *b"16 random bytes.")?;
+//! let mut writer = backing.writer(4, Purpose::Objects)?;
 //! let location = writer.push(7, b"an object of owner 7")?;
 //! writer.submit();
 //! let left = writer.wait(Duration::from_secs(10), |written| {
@@ -53,38 +53,45 @@
 //! });
 //! assert_eq!(left, 0, "or give up: writer.abandon");
 //! let mut buffer = ReadBuffer::new();
-//! assert_eq!(store.read(location, 20, 7, &mut buffer)?, b"an object of owner 7");
-//! store.free(location, 20);
+//! assert_eq!(backing.read(location, 20, 7, &mut buffer)?, b"an object of owner 7");
+//! backing.free(location, 20);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![deny(unsafe_code)]
 
+mod backing;
 mod buffer;
 mod compact;
 mod counters;
+mod disk;
 mod error;
 mod file;
 mod format;
 #[cfg(feature = "inject")]
 pub mod inject;
+mod page_cache;
 mod restore;
 mod ring;
 mod segment;
-mod storage;
-mod store;
+mod shared;
 mod threads;
 mod writer;
 
+pub use backing::Backing;
 pub use buffer::{Buffer, ReadBuffer, SegmentBuffer};
 pub use compact::{Hold, Objects, StoredObject, Victim};
-pub use counters::StoreStats;
-pub use error::{Damage, OpenError, ReadError, StoreError, WriteError};
-pub use file::{FileOptions, FileStorage};
-pub use format::{Location, MAX_OBJECT, MIN_STORE_BYTES, SEGMENT_BYTES, entry_bytes, is_store};
-pub use restore::Restore;
-pub use storage::{Done, Storage, Write, WriteQueue};
-pub use store::Store;
+pub use counters::BackingStats;
+pub use disk::{Disk, Done, Write, WriteQueue};
+pub use error::{BackingDamage, OpenError, PushError, ReadError, WriteError};
+pub use file::{FileDisk, FileOptions};
+pub use format::{Location, MAX_OBJECT, MIN_BACKING_BYTES, SEGMENT_BYTES, entry_bytes, is_backing};
+pub use restore::BackingRestore;
 pub use writer::{Purpose, Writer, Written};
 
-/// Bytes in a block of the backing: every request begins and ends at a multiple of it.
+/// Bytes in a block: every request begins and ends at a multiple of it.
 pub const BLOCK: usize = 4096;
+
+/// The README's snippet is tested with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,8 +14,8 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::file::drop_cached;
-use crate::storage::{Done, Write, WriteQueue};
+use crate::disk::{Done, Write, WriteQueue};
+use crate::page_cache::drop_cached;
 
 const TIMED_OUT: i32 = Errno::TIME.raw_os_error();
 const INTERRUPTED: i32 = Errno::INTR.raw_os_error();

@@ -1,18 +1,17 @@
 //! Which segments are in use, and by what: a word a segment, and two stacks of empty ones.
 //!
-//! The word counts what keeps the segment from being written anew: live bytes, holds of readers, writes in flight, and
-//! the writer that has it open. Every change is one atomic operation, and whoever takes the last of them away, and only
-//! he, pushes the segment: onto the free stack, or, if a write to it failed, onto the quarantine, which is used when
-//! nothing else is free. An empty segment's word is changed by nobody but the writer that pops it: a hold is refused.
+//! The word counts what keeps the segment from reuse: live bytes, holds of readers, writes in flight, and the writer
+//! that has it open. Every change is one atomic operation. Only the thread that removes the last of them pushes the
+//! segment: onto the free stack, or onto the quarantine if a write to it failed. The quarantine is used when nothing
+//! else is free. Only the writer that pops an empty segment changes its word; a hold is refused.
 //!
-//! Pushes are lock-free and come from anywhere; pops take turns by a mutex among writers, which also rules out that a
-//! number that was popped comes back on top between a popper's look and its exchange.
+//! Pushes are lock-free, from any thread. Pops take a mutex among writers, which also rules out ABA.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 
-use crate::format::{Geometry, UNIT};
+use crate::format::{SegmentGeometry, UNIT};
 
 /// Live units of 8 bytes, up to 2^15.
 const LIVE: u64 = 0xFFFF;
@@ -51,7 +50,7 @@ impl Stack {
         let mut top = self.0.load(Relaxed);
         loop {
             metas[segment as usize].next.store(top, Relaxed);
-            // Release: who pops it sees its link and its word.
+            // Release: the popper sees its link and its word.
             match self
                 .0
                 .compare_exchange_weak(top, segment + 1, Release, Relaxed)
@@ -77,7 +76,7 @@ impl Stack {
 }
 
 pub(crate) struct Segments {
-    pub(crate) geometry: Geometry,
+    pub(crate) geometry: SegmentGeometry,
     metas: Box<[Meta]>,
     free: Stack,
     quarantine: Stack,
@@ -94,7 +93,7 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    pub(crate) fn new(geometry: Geometry) -> Segments {
+    pub(crate) fn new(geometry: SegmentGeometry) -> Segments {
         let count = geometry.segments;
         Segments {
             geometry,
@@ -144,7 +143,7 @@ impl Segments {
             Some(segment)
         })?;
         self.used.fetch_add(1, Relaxed);
-        // With a clean slate. Nobody else changes the word of an empty segment.
+        // Clears the old state. Nobody else changes the word of an empty segment.
         self.metas[segment as usize].word.store(OPEN, Release);
         Some(segment)
     }
@@ -157,23 +156,23 @@ impl Segments {
         if fresh >= self.geometry.segments {
             return None;
         }
-        // Release: who walks the segments up to here sees nothing of it but its word.
+        // Release: a walk over the segments up to here sees an initialised word.
         self.fresh.store(fresh + 1, Release);
         Some(fresh)
     }
 
-    /// Adds to the word of a segment that something keeps already.
+    /// Adds to the word of a segment that is in use.
     pub(crate) fn add(&self, segment: u32, what: u64) {
         self.metas[segment as usize].word.fetch_add(what, AcqRel);
     }
 
-    /// Takes something away, and the segment becomes free if that was all. `false`, and nothing done: it was not there,
-    /// which a caller that frees twice may come to see.
+    /// Subtracts from the word, and frees the segment if that was the last of it. `false` with no effect: the word
+    /// had less than that, as after a double free.
     pub(crate) fn remove(&self, segment: u32, what: u64) -> bool {
         let word = &self.metas[segment as usize].word;
         let part = |word: u64| (word & LIVE, word & HOLDS, word & FLIGHTS, word & OPEN);
         let (live, holds, flights, open) = part(what);
-        // AcqRel: what was done under the right that goes away happens before the segment is used again.
+        // AcqRel: what was done under the right given up happens before the segment is reused.
         let old = word.fetch_update(AcqRel, Acquire, |word| {
             let has = part(word);
             let there = has.0 >= live && has.1 >= holds && has.2 >= flights && has.3 >= open;
@@ -200,13 +199,12 @@ impl Segments {
         self.used.fetch_sub(1, Relaxed);
     }
 
-    /// After a failed write, by whoever still has its `FLIGHT`.
+    /// Marks a segment after a failed write. The caller still has its `FLIGHT`.
     pub(crate) fn suspect(&self, segment: u32) {
         self.metas[segment as usize].word.fetch_or(SUSPECT, AcqRel);
     }
 
-    /// Keeps a segment that holds something from being written anew, if it holds something. `settled`: and only if
-    /// nobody writes to it.
+    /// Holds a segment that is in use, so that it is not reused. `settled`: only if no writer has it.
     pub(crate) fn hold(&self, segment: u32, settled: bool) -> bool {
         let Some(meta) = self.metas.get(segment as usize) else {
             return false;
@@ -231,7 +229,7 @@ impl Segments {
     }
 }
 
-/// Restoring: no writer is there yet.
+/// Used by restoring, before there is a writer.
 impl Segments {
     /// Enters a live object. `false`: more than the segment takes.
     pub(crate) fn enter(&self, segment: u32, bytes: usize) -> bool {
@@ -242,7 +240,7 @@ impl Segments {
         word.fetch_update(Relaxed, Relaxed, add).is_ok()
     }
 
-    /// Everything was entered: the segments without an object are free.
+    /// Ends restoring: segments without an object become free.
     pub(crate) fn settle(&mut self) {
         let empty = |meta: &mut Meta| *meta.word.get_mut() == 0;
         let last = self.metas.iter_mut().rposition(|meta| !empty(meta));
@@ -264,10 +262,10 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{MIN_STORE_BYTES, SEGMENT_BYTES};
+    use crate::format::{MIN_BACKING_BYTES, SEGMENT_BYTES};
 
     fn segments(count: u64) -> Segments {
-        Segments::new(Geometry::new(count * SEGMENT_BYTES).unwrap())
+        Segments::new(SegmentGeometry::new(count * SEGMENT_BYTES).unwrap())
     }
 
     #[test]
@@ -329,7 +327,7 @@ mod tests {
 
     #[test]
     fn restored_segments_are_used_free_or_fresh() {
-        let mut segments = segments(MIN_STORE_BYTES / SEGMENT_BYTES);
+        let mut segments = segments(MIN_BACKING_BYTES / SEGMENT_BYTES);
         assert!(segments.enter(1, SEGMENT_BYTES as usize - 8));
         assert!(!segments.enter(1, 16));
         segments.settle();

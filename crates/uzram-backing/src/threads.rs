@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::file::drop_cached;
-use crate::storage::{Done, Write, WriteQueue};
+use crate::disk::{Done, Write, WriteQueue};
+use crate::page_cache::drop_cached;
 
 /// More writes at a time keep a disk no busier.
 const MAX_THREADS: usize = 4;

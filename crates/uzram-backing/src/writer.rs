@@ -1,5 +1,5 @@
-//! Writing: objects are packed into a buffer, a buffer is written with one request, and only then are its objects'
-//! locations worth publishing.
+//! Writes objects: packs them into a buffer and writes a buffer with one request. A location must be published only
+//! after that.
 //!
 //! A writer has one open segment. A buffer takes what follows there, up to the segment's end; [`Writer::submit`] sends
 //! it off early, padded to a block. A segment in which less than two blocks are left is closed. Every object counts as
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use crate::BLOCK;
 use crate::buffer::{Buffer, segment_buffer};
 use crate::counters::{count, worth_a_line};
-use crate::error::{StoreError, WriteError};
+use crate::disk::{Done, Write, WriteQueue};
+use crate::error::{PushError, WriteError, errno};
 use crate::format::{Location, MAX_OBJECT, entry_bytes, write_entry};
 use crate::segment::{FLIGHT, OPEN, live};
-use crate::storage::{Done, Write, WriteQueue};
-use crate::store::Shared;
+use crate::shared::BackingShared;
 
 /// What a writer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Purpose {
     Compaction,
 }
 
-/// What became of an object that was pushed.
+/// The outcome for an object that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// As pushed.
@@ -47,7 +47,7 @@ pub struct Written {
 
 /// An object in a buffer.
 #[derive(Clone, Copy)]
-struct Entry {
+struct PendingObject {
     owner: u32,
     location: Location,
     len: u16,
@@ -65,29 +65,29 @@ struct Open {
 struct Filling {
     buffer: Buffer,
     used: usize,
-    entries: Vec<Entry>,
+    entries: Vec<PendingObject>,
 }
 
 /// A write in flight. Its buffer is with the queue.
 struct Flight {
     segment: u32,
-    entries: Vec<Entry>,
+    entries: Vec<PendingObject>,
     /// Bytes that were written by the requests before this one, which stopped short.
     written: usize,
     /// Given up: its objects are no longer in it.
     abandoned: bool,
 }
 
-/// Appends objects to a store: see the module's and [`Store::writer`](crate::Store::writer)'s documentation.
+/// Appends objects to a backing: see the module's and [`Backing::writer`](crate::Backing::writer)'s documentation.
 ///
-/// Dropped, it gives up what was not reported. It waits some seconds for writes in flight; the segments of those which
-/// do not come back by then stay in use until the store is opened again. So let it live as long as the store.
+/// Dropping it abandons what was not reported. It waits some seconds for writes in flight; segments of writes that do
+/// not come back by then stay in use until the backing is opened again. So let it live as long as the backing.
 pub struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<BackingShared>,
     queue: Box<dyn WriteQueue>,
     purpose: Purpose,
     spare: Vec<Buffer>,
-    spare_entries: Vec<Vec<Entry>>,
+    spare_entries: Vec<Vec<PendingObject>>,
     open: Option<Open>,
     filling: Option<Filling>,
     /// By token.
@@ -95,9 +95,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, depth: usize, purpose: Purpose) -> io::Result<Writer> {
+    pub(crate) fn new(
+        shared: Arc<BackingShared>,
+        depth: usize,
+        purpose: Purpose,
+    ) -> io::Result<Writer> {
         Ok(Writer {
-            queue: shared.storage.queue(depth)?,
+            queue: shared.disk.queue(depth)?,
             shared,
             purpose,
             spare: (0..depth).map(|_| segment_buffer()).collect(),
@@ -108,14 +112,14 @@ impl Writer {
         })
     }
 
-    /// Puts an object into the buffer, and says where it will be. A full buffer is sent off.
+    /// Appends an object to the buffer and returns its future location. Submits a full buffer.
     ///
-    /// [`StoreError::Busy`]: every buffer is in flight; [`Writer::wait`] and try again. [`StoreError::Full`]: no segment
+    /// [`PushError::Busy`]: every buffer is in flight; [`Writer::wait`] and try again. [`PushError::Full`]: no segment
     /// is free. The object is the caller's until [`Written`] reports it: the location must not be published before.
-    pub fn push(&mut self, owner: u32, bytes: &[u8]) -> Result<Location, StoreError> {
+    pub fn push(&mut self, owner: u32, bytes: &[u8]) -> Result<Location, PushError> {
         let len = bytes.len();
         if !(1..=MAX_OBJECT).contains(&len) {
-            return Err(StoreError::Length { len });
+            return Err(PushError::Length { len });
         }
         let size = entry_bytes(len);
         if !self.fits(size) {
@@ -129,12 +133,12 @@ impl Writer {
         let out = &mut filling.buffer.bytes_mut()[filling.used..];
         write_entry(self.shared.seed, location, owner, bytes, out);
         filling.used += size;
-        filling.entries.push(Entry {
+        filling.entries.push(PendingObject {
             owner,
             location,
             len: len as u16,
         });
-        let Shared {
+        let BackingShared {
             segments, counters, ..
         } = &*self.shared;
         segments.add(open.segment, live(size));
@@ -150,17 +154,17 @@ impl Writer {
         }
     }
 
-    /// After a submit: a buffer, and a segment with room for the largest object.
-    fn make_room(&mut self) -> Result<(), StoreError> {
+    /// Takes a spare buffer, and a segment with room for the largest object, after a submit.
+    fn make_room(&mut self) -> Result<(), PushError> {
         if self.spare.is_empty() {
-            return Err(StoreError::Busy {
+            return Err(PushError::Busy {
                 in_flight: self.in_flight(),
             });
         }
         if self.open.is_none() {
             let compaction = self.purpose == Purpose::Compaction;
             let segments = &self.shared.segments;
-            let segment = segments.open(compaction).ok_or(StoreError::Full)?;
+            let segment = segments.open(compaction).ok_or(PushError::Full)?;
             let range = segments.geometry.range(segment);
             self.open = Some(Open {
                 segment,
@@ -178,8 +182,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Sends the buffer off, if there is anything in it. It is padded to whole blocks, so objects should be gathered
-    /// before; nothing is written without it, or a full buffer.
+    /// Submits the buffer if it is not empty, padded to whole blocks; so gather objects before. Without it only full
+    /// buffers are written.
     pub fn submit(&mut self) {
         let (Some(mut filling), Some(open)) = (self.filling.take(), &mut self.open) else {
             return;
@@ -229,8 +233,8 @@ impl Writer {
         while self.reap(Duration::ZERO, &mut report).is_continue() {}
     }
 
-    /// Waits until at least one write is done and reports its objects, and those of all others that are done.
-    /// Returns [`Writer::in_flight`]: as many as before if the timeout came first.
+    /// Waits until at least one write is done, and reports the objects of all that are. Returns
+    /// [`Writer::in_flight`]: unchanged if the timeout came first.
     pub fn wait_one(&mut self, timeout: Duration, mut report: impl FnMut(Written)) -> usize {
         let before = self.in_flight();
         let deadline = Instant::now() + timeout;
@@ -245,8 +249,8 @@ impl Writer {
     }
 
     /// Waits until every write in flight is done, at most for `timeout`, and reports the objects of those that are.
-    /// Returns [`Writer::in_flight`]. What is still in flight is the caller's: it waits on, or gives up
-    /// ([`Writer::abandon`]). Does not submit.
+    /// Returns [`Writer::in_flight`]: for the rest the caller waits again or calls [`Writer::abandon`]. Does not
+    /// submit.
     pub fn wait(&mut self, timeout: Duration, mut report: impl FnMut(Written)) -> usize {
         let deadline = Instant::now() + timeout;
         while self.in_flight() > 0 {
@@ -259,9 +263,9 @@ impl Writer {
         self.in_flight()
     }
 
-    /// Gives up all that is not on the backing yet, for a disk that does not answer: what is in flight and what waits in
-    /// the buffer. Those objects are reported with [`WriteError::Hung`] and never again. The segments and buffers of the
-    /// writes in flight are used again when these do come back, which the next `completed` or `wait` notices.
+    /// Abandons everything that is not on the disk yet, for a disk that does not answer: writes in flight and the
+    /// buffer. Those objects are reported with [`WriteError::Hung`], once. Segments and buffers of the writes in
+    /// flight are reused once these do come back, which the next `completed` or `wait` notices.
     pub fn abandon(&mut self, mut report: impl FnMut(Written)) {
         self.completed(&mut report);
         let mut given_up = 0;
@@ -286,7 +290,7 @@ impl Writer {
         }
     }
 
-    /// Gives up what waits in the buffer, and closes its segment.
+    /// Abandons the buffer, and closes its segment.
     fn close_clean(&mut self, report: &mut impl FnMut(Written)) {
         if let Some(filling) = self.filling.take() {
             self.spare.push(filling.buffer);
@@ -295,7 +299,7 @@ impl Writer {
         self.close();
     }
 
-    /// Takes one write back, if one comes within `timeout`.
+    /// Handles one completion, if one comes within `timeout`.
     fn reap(&mut self, timeout: Duration, report: &mut impl FnMut(Written)) -> ControlFlow<()> {
         match self.queue.reap(timeout) {
             None => ControlFlow::Break(()),
@@ -323,7 +327,7 @@ impl Writer {
                 return;
             }
             Ok(_) => Err(WriteError::Short),
-            Err(error) => Err(WriteError::of(&error)),
+            Err(error) => Err(WriteError::Io(errno(&error))),
         };
         let flight = self.flights[token].take().expect("it was in flight");
         self.note(&flight, asked, result);
@@ -333,9 +337,9 @@ impl Writer {
         self.shared.segments.remove(flight.segment, FLIGHT);
     }
 
-    /// Counts a write that is done, and draws conclusions about its segment.
+    /// Counts a completed write, and marks its segment if it failed.
     fn note(&mut self, flight: &Flight, asked: usize, result: Result<(), WriteError>) {
-        let Shared {
+        let BackingShared {
             segments, counters, ..
         } = &*self.shared;
         count(&counters.writes, 1);
@@ -350,7 +354,7 @@ impl Writer {
             tracing::error!(%error, segment, objects, nth, "cannot write to the backing");
         }
         segments.suspect(flight.segment);
-        // The buffer that is being filled still goes there: it has its place. But nothing after it.
+        // The current buffer still goes there, since its place is assigned. Nothing goes after it.
         let open = self.open.as_mut();
         if let Some(open) = open.filter(|open| open.segment == flight.segment) {
             match &self.filling {
@@ -365,12 +369,12 @@ impl Writer {
 
     fn report(
         &mut self,
-        mut entries: Vec<Entry>,
+        mut entries: Vec<PendingObject>,
         result: Result<(), WriteError>,
         report: &mut impl FnMut(Written),
     ) {
         for entry in entries.drain(..) {
-            let Entry {
+            let PendingObject {
                 owner, location, ..
             } = entry;
             let len = usize::from(entry.len);
@@ -384,7 +388,7 @@ impl Writer {
                 result,
             });
         }
-        // Those of a write that was given up were taken out before.
+        // Entries of an abandoned write were taken out before.
         if entries.capacity() > 0 {
             self.spare_entries.push(entries);
         }

@@ -7,33 +7,34 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Backing, Dice, ID, LONG, MIB, Table, backing, store};
+use common::{ID, LONG, MIB, Random, Scratch, Table, object, scratch, store};
+use rustix::io::Errno;
 use uzram_backing::inject::{Fault, Rule};
 use uzram_backing::{
-    FileOptions, FileStorage, OpenError, Purpose, ReadBuffer, ReadError, Store, StoreError,
-    WriteError, Written,
+    Backing, BackingRestore, FileDisk, FileOptions, OpenError, Purpose, PushError, ReadBuffer,
+    ReadError, WriteError, Written,
 };
 
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
+const EIO: Errno = Errno::IO;
+const ENOSPC: Errno = Errno::NOSPC;
 
 /// Pushes objects for owners from 0 on and waits for them.
 fn fill(table: &mut Table, objects: u32) {
-    let mut dice = Dice(7);
+    let mut random = Random::new(7);
     for owner in 0..objects {
-        table.push(owner, &dice.object()).unwrap();
+        table.push(owner, &object(&mut random)).unwrap();
     }
     table.flush();
 }
 
 fn full_of_errors(fault: Fault, expected: WriteError) {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut writer = store.writer(4, Purpose::Objects).unwrap();
-    backing.storage.add(Rule::writes(fault));
+    scratch.storage.add(Rule::writes(fault));
     let mut reports = Vec::new();
     for owner in 0..400 {
         while let Err(error) = writer.push(owner, &[7; 3000]) {
-            assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+            assert!(matches!(error, PushError::Busy { .. }), "{error}");
             writer.wait_one(LONG, |written| reports.push(written));
         }
     }
@@ -57,7 +58,7 @@ fn full_of_errors(fault: Fault, expected: WriteError) {
     drop(writer);
 
     // When the disk is well again, all of the space is there.
-    backing.storage.clear();
+    scratch.storage.clear();
     let mut table = Table::new(store);
     let mut stored = 0;
     while table.push(stored, &[9; 4096]).is_ok() {
@@ -87,14 +88,14 @@ fn a_torn_write_that_says_so_is_an_error() {
 
 #[test]
 fn one_failed_write_takes_only_its_own_objects() {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
-    backing
+    scratch
         .storage
         .add(Rule::writes(Fault::Error(EIO)).after(2, 1));
     fill(&mut table, 1000);
     let stats = table.store.stats();
-    assert_eq!((backing.storage.fired(), stats.write_errors), (1, 1));
+    assert_eq!((scratch.storage.fired(), stats.write_errors), (1, 1));
     assert!(table.failed > 50 && table.failed < 1000, "{}", table.failed);
     assert_eq!(table.objects.len() as u64 + table.failed, 1000);
     table.check_all();
@@ -103,11 +104,11 @@ fn one_failed_write_takes_only_its_own_objects() {
 
 #[test]
 fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
     table.push(0, &[1; 100]).unwrap();
     table.flush();
-    backing
+    scratch
         .storage
         .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
     table.push(1, &[1; 100]).unwrap();
@@ -128,7 +129,7 @@ fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
 
 #[test]
 fn padding_tells_nothing() {
-    let (backing, store) = store(MIB);
+    let (scratch, store) = store(MIB);
     let mut writer = store.writer(1, Purpose::Objects).unwrap();
     writer.push(0, &[0xFF; 4000]).unwrap();
     writer.submit();
@@ -137,21 +138,21 @@ fn padding_tells_nothing() {
     writer.submit();
     writer.wait(LONG, |_| {});
     let mut block = vec![1; 4096];
-    let file = backing.file.as_file();
+    let file = scratch.file.as_file();
     file.read_exact_at(&mut block, location.raw() * 8).unwrap();
     assert!(block[112..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
 fn what_moved_during_a_read_is_no_damage() {
-    let (backing, store) = store(MIB);
+    let (scratch, store) = store(MIB);
     let mut table = Table::new(store);
     fill(&mut table, 1);
     let (location, bytes) = table.objects[&0].clone();
     let (store, buffer) = (&table.store, &mut table.buffer);
     // A bad read once, as when the space was being written anew: the second one decides.
-    backing.storage.add(Rule::reads(Fault::Flip).after(0, 1));
-    let file = backing.file.as_file();
+    scratch.storage.add(Rule::reads(Fault::Flip).after(0, 1));
+    let file = scratch.file.as_file();
     let at = location.raw() * 8 + 12;
     assert!(store.read(location, bytes.len(), 0, buffer).is_ok());
     // Overwritten, and the table says so.
@@ -171,11 +172,11 @@ fn what_moved_during_a_read_is_no_damage() {
 
 #[test]
 fn a_short_write_goes_on() {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
-    backing.storage.add(Rule::writes(Fault::Short).after(0, 5));
+    scratch.storage.add(Rule::writes(Fault::Short).after(0, 5));
     fill(&mut table, 1000);
-    assert_eq!((backing.storage.fired(), table.failed), (5, 0));
+    assert_eq!((scratch.storage.fired(), table.failed), (5, 0));
     table.check_all();
     let stats = table.store.stats();
     assert!(stats.bytes_written >= stats.live_bytes);
@@ -183,20 +184,20 @@ fn a_short_write_goes_on() {
 
 #[test]
 fn a_short_read_goes_on() {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
     fill(&mut table, 100);
-    backing.storage.add(Rule::reads(Fault::Short));
+    scratch.storage.add(Rule::reads(Fault::Short));
     table.check_all();
-    assert!(backing.storage.fired() > 100);
+    assert!(scratch.storage.fired() > 100);
 }
 
 #[test]
 fn a_read_error_is_that_and_no_damage() {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
     fill(&mut table, 1);
-    backing
+    scratch
         .storage
         .add(Rule::reads(Fault::Error(EIO)).after(0, 1));
     let (location, bytes) = table.objects[&0].clone();
@@ -213,9 +214,9 @@ fn a_read_error_is_that_and_no_damage() {
 #[test]
 fn a_lie_is_found_by_the_checksum() {
     for fault in [Fault::Torn(None), Fault::Flip] {
-        let (backing, store) = store(4 * MIB);
+        let (scratch, store) = store(4 * MIB);
         let mut table = Table::new(store);
-        backing.storage.add(Rule::writes(fault).after(0, 1));
+        scratch.storage.add(Rule::writes(fault).after(0, 1));
         fill(&mut table, 100);
         let mut damaged = 0;
         for (owner, (location, bytes)) in &table.objects {
@@ -237,12 +238,12 @@ fn a_lie_is_found_by_the_checksum() {
 
 #[test]
 fn every_flipped_bit_of_an_object_is_found() {
-    let (backing, store) = store(MIB);
+    let (scratch, store) = store(MIB);
     let mut table = Table::new(store);
     table.push(3, &[0x55; 100]).unwrap();
     table.flush();
     let (location, _) = table.objects[&3];
-    let file = backing.file.as_file();
+    let file = scratch.file.as_file();
     for bit in 0..(12 + 100) * 8 {
         let at = location.raw() * 8 + bit / 8;
         let mut byte = [0];
@@ -268,14 +269,14 @@ fn every_flipped_bit_of_an_object_is_found() {
 
 #[test]
 fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
-    let (backing, store) = store(MIB);
+    let (scratch, store) = store(MIB);
     let mut writer = store.writer(2, Purpose::Objects).unwrap();
-    backing.storage.add(Rule::writes(Fault::Hang));
+    scratch.storage.add(Rule::writes(Fault::Hang));
     let mut reports = Vec::new();
     let in_flight = loop {
         match writer.push(1, &[1; 4096]) {
             Ok(_) => {}
-            Err(StoreError::Busy { in_flight }) => break in_flight,
+            Err(PushError::Busy { in_flight }) => break in_flight,
             Err(error) => panic!("{error}"),
         }
     };
@@ -298,11 +299,11 @@ fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
     assert_eq!(writer.in_flight(), 0);
     assert!(matches!(
         writer.push(1, &[1; 10]),
-        Err(StoreError::Busy { .. })
+        Err(PushError::Busy { .. })
     ));
 
-    backing.storage.clear();
-    backing.storage.release();
+    scratch.storage.clear();
+    scratch.storage.release();
     while store.stats().used_segments > 0 {
         writer.completed(|_| panic!("they were reported"));
         std::thread::sleep(Duration::from_millis(1));
@@ -316,9 +317,9 @@ fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
 
 #[test]
 fn giving_up_gives_everything_back_and_leaves_the_segment() {
-    let (backing, store) = store(MIB);
+    let (scratch, store) = store(MIB);
     let mut writer = store.writer(3, Purpose::Objects).unwrap();
-    backing.storage.add(Rule::writes(Fault::Hang).after(0, 1));
+    scratch.storage.add(Rule::writes(Fault::Hang).after(0, 1));
     let first = writer.push(1, &[1; 10]).unwrap();
     writer.submit();
     writer.push(2, &[2; 20]).unwrap();
@@ -337,7 +338,7 @@ fn giving_up_gives_everything_back_and_leaves_the_segment() {
     );
     // The first comes back, and its segment is empty but not trusted.
     assert_eq!(store.stats().used_segments, 2);
-    backing.storage.release();
+    scratch.storage.release();
     while store.stats().used_segments > 1 {
         writer.completed(|_| panic!("it was given up"));
         std::thread::sleep(Duration::from_millis(1));
@@ -364,7 +365,7 @@ fn what_a_dropped_writer_did_not_report_is_free() {
 
 #[test]
 fn a_file_that_was_cut_is_an_error_where_it_was_cut() {
-    let (backing, store) = store(MIB);
+    let (scratch, store) = store(MIB);
     let mut table = Table::new(store);
     fill(&mut table, 200);
     let last = table
@@ -373,7 +374,7 @@ fn a_file_that_was_cut_is_an_error_where_it_was_cut() {
         .map(|(location, _)| location.raw() * 8)
         .max()
         .unwrap();
-    backing.file.as_file().set_len(last / 4096 * 4096).unwrap();
+    scratch.file.as_file().set_len(last / 4096 * 4096).unwrap();
     let (mut good, mut bad) = (0, 0);
     for (owner, (location, bytes)) in &table.objects {
         match table
@@ -391,15 +392,15 @@ fn a_file_that_was_cut_is_an_error_where_it_was_cut() {
         }
     }
     assert!(good > 190 && bad > 0, "{good} {bad}");
-    let Backing { file, .. } = &backing;
-    let storage = FileStorage::open(file.path(), FileOptions::default()).unwrap();
-    let error = Store::open(Arc::new(storage), ID).err();
+    let Scratch { file, .. } = &scratch;
+    let storage = FileDisk::open(file.path(), FileOptions::default()).unwrap();
+    let error = BackingRestore::open(Arc::new(storage), ID).err();
     assert!(matches!(error, Some(OpenError::Short { .. })), "{error:?}");
 }
 
 #[test]
 fn a_block_that_cannot_be_read_does_not_keep_compaction_from_the_others() {
-    let (backing, store) = store(4 * MIB);
+    let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
     fill(&mut table, 400);
     // Closed: a segment that is appended to is no victim.
@@ -408,27 +409,31 @@ fn a_block_that_cannot_be_read_does_not_keep_compaction_from_the_others() {
     let segment = u64::from(victims[0].segment()) * 256 * 1024;
     drop(victims);
     let broken = segment + 8 * 4096..segment + 9 * 4096;
-    backing
+    scratch
         .storage
         .add(Rule::reads(Fault::Error(EIO)).within(broken));
     let before = table.store.stats().live_objects;
     assert!(table.compact(1) > 20);
     assert_eq!(table.store.stats().live_objects, before);
-    backing.storage.clear();
+    scratch.storage.clear();
     table.check_all();
 }
 
 #[test]
 fn opening_tells_what_is_wrong() {
     let new = || {
-        let backing = backing(FileOptions::default());
-        let store = backing.create(MIB);
+        let scratch = scratch(FileOptions::default());
+        let store = scratch.create(MIB);
         drop(store);
-        backing
+        scratch
     };
-    let open = |backing: &Backing, id| Store::open(Arc::new(backing.storage.clone()), id).err();
+    let open =
+        |scratch: &Scratch, id| BackingRestore::open(Arc::new(scratch.storage.clone()), id).err();
     assert!(open(&new(), ID).is_none());
-    assert!(matches!(open(&new(), [0; 16]), Some(OpenError::OtherStore)));
+    assert!(matches!(
+        open(&new(), [0; 16]),
+        Some(OpenError::OtherDevice)
+    ));
     for (at, byte, check) in [
         (
             0,
@@ -441,32 +446,32 @@ fn opening_tells_what_is_wrong() {
         (20, 1, |error| matches!(error, OpenError::Damaged)),
         (25, 1, |error| matches!(error, OpenError::Damaged)),
     ] {
-        let backing = new();
-        backing.file.as_file().write_all_at(&[byte], at).unwrap();
-        assert!(check(open(&backing, ID).unwrap()), "byte {at}");
+        let scratch = new();
+        scratch.file.as_file().write_all_at(&[byte], at).unwrap();
+        assert!(check(open(&scratch, ID).unwrap()), "byte {at}");
     }
-    let backing = new();
-    backing.storage.set_size(MIB - 4096);
-    let error = open(&backing, ID).unwrap();
+    let scratch = new();
+    scratch.storage.set_size(MIB - 4096);
+    let error = open(&scratch, ID).unwrap();
     assert_eq!(
         error.to_string(),
-        "the backing has 1044480 bytes, the store needs 1048576"
+        "the disk has 1044480 bytes, the backing needs 1048576"
     );
-    backing.storage.set_size(0);
-    assert!(matches!(open(&backing, ID), Some(OpenError::Foreign)));
+    scratch.storage.set_size(0);
+    assert!(matches!(open(&scratch, ID), Some(OpenError::Foreign)));
 }
 
 #[test]
 fn making_tells_what_is_wrong() {
-    let backing = backing(FileOptions::default());
-    let create = |size| Store::create(Arc::new(backing.storage.clone()), size, ID).err();
+    let scratch = scratch(FileOptions::default());
+    let create = |size| Backing::create(Arc::new(scratch.storage.clone()), size, ID).err();
     for size in [0, MIB - 1, (4 << 40) + 1] {
         assert!(
             matches!(create(size), Some(OpenError::Size { .. })),
             "{size}"
         );
     }
-    backing
+    scratch
         .storage
         .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
     let error = create(MIB).unwrap().to_string();
@@ -474,9 +479,9 @@ fn making_tells_what_is_wrong() {
         error.starts_with("cannot write to the backing: "),
         "{error}"
     );
-    backing.storage.set_size(MIB);
+    scratch.storage.set_size(MIB);
     assert!(matches!(create(2 * MIB), Some(OpenError::Short { .. })));
-    let dev_null = FileStorage::open("/dev/null".as_ref(), FileOptions::default());
+    let dev_null = FileDisk::open("/dev/null".as_ref(), FileOptions::default());
     assert!(dev_null.is_err());
 }
 

@@ -1,4 +1,4 @@
-//! A disk that really hangs: a file system that is frozen under the store. What injection says of the seam, the kernel
+//! A disk that really hangs: a file system that is frozen under the backing. What injection says of the seam, the kernel
 //! must say of io_uring, whose writes then wait in the kernel with our buffers.
 
 mod common;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{ID, MIB, Table};
-use uzram_backing::{Buffer, FileOptions, FileStorage, Purpose, Storage, Store, Write, WriteError};
+use uzram_backing::{Backing, Buffer, Disk, FileDisk, FileOptions, Purpose, Write, WriteError};
 
 /// A file system in a file, thawed and gone with the value.
 struct Frozen {
@@ -62,8 +62,8 @@ fn a_disk_that_hangs_is_given_up_and_comes_back() {
             ..FileOptions::default()
         };
         let path = disk.folder.path().join("backing");
-        let storage = Arc::new(FileStorage::open(&path, options).unwrap());
-        let store = Store::create(storage, 4 * MIB, ID).unwrap();
+        let storage = Arc::new(FileDisk::open(&path, options).unwrap());
+        let store = Backing::create(storage, 4 * MIB, ID).unwrap();
         let mut writer = store.writer(4, Purpose::Objects).unwrap();
         assert!(disk.fsfreeze("--freeze"));
         for owner in 0..300 {
@@ -104,7 +104,7 @@ fn a_queue_dropped_while_the_disk_hangs_harms_nothing() {
         return;
     };
     let path = disk.folder.path().join("backing");
-    let storage = Arc::new(FileStorage::open(&path, FileOptions::default()).unwrap());
+    let storage = Arc::new(FileDisk::open(&path, FileOptions::default()).unwrap());
     storage.reserve(MIB).unwrap();
     storage.lock(Duration::ZERO).unwrap();
     let mut queue = storage.queue(1).unwrap();
@@ -122,7 +122,7 @@ fn a_queue_dropped_while_the_disk_hangs_harms_nothing() {
     // As when the process dies: all is closed, but the write goes on, and so does the lock.
     drop(queue);
     drop(storage);
-    let storage = FileStorage::open(&path, FileOptions::default()).unwrap();
+    let storage = FileDisk::open(&path, FileOptions::default()).unwrap();
     let locked = storage.lock(Duration::from_millis(20));
     assert_eq!(locked.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     // What would be found there, had the memory been given to somebody else.

@@ -1,14 +1,15 @@
-//! The store against a map, under random faults: what is read is what was written or an error that the faults explain,
+//! The backing against a map, under random faults: what is read is what was written or an error that the faults explain,
 //! and the accounts are right after every step.
 
 mod common;
 
 use std::collections::HashMap;
 
-use common::{Dice, ID, LONG, MIB, Table, backing};
+use common::{ID, LONG, MIB, Random, Table, object, scratch};
 use proptest::prelude::*;
+use rustix::io::Errno;
 use uzram_backing::inject::{Fault, Rule};
-use uzram_backing::{FileOptions, Store, StoreError};
+use uzram_backing::{BackingRestore, FileOptions, PushError};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -47,10 +48,10 @@ const OWNERS: u32 = 600;
 fn step() -> impl Strategy<Value = Step> {
     let owner = 0..OWNERS;
     let fault = prop_oneof![
-        Just(Fault::Error(5)),
-        Just(Fault::Error(28)),
+        Just(Fault::Error(Errno::IO)),
+        Just(Fault::Error(Errno::NOSPC)),
         Just(Fault::Short),
-        Just(Fault::Torn(Some(5))),
+        Just(Fault::Torn(Some(Errno::IO))),
     ];
     prop_oneof![
         6 => (owner.clone(), 1..200u32, any::<u64>())
@@ -72,11 +73,11 @@ fn settle(table: &mut Table) {
     table.check_accounts();
 }
 
-fn reopen(mut table: Table, storage: &uzram_backing::inject::FaultyStorage) -> Table {
+fn reopen(mut table: Table, storage: &uzram_backing::inject::FaultyDisk) -> Table {
     settle(&mut table);
     let objects: HashMap<_, _> = std::mem::take(&mut table.objects);
     drop(table);
-    let restore = Store::open(std::sync::Arc::new(storage.clone()), ID).unwrap();
+    let restore = BackingRestore::open(std::sync::Arc::new(storage.clone()), ID).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..2 {
             let (restore, objects) = (&restore, &objects);
@@ -97,16 +98,16 @@ proptest! {
     #[test]
     fn prop_store_is_a_map_under_faults(steps in prop::collection::vec(step(), 1..60)) {
         // The last segment is short.
-        let backing = backing(FileOptions::default());
-        let mut table = Table::new(backing.create(MIB + 5 * 4096));
+        let scratch = scratch(FileOptions::default());
+        let mut table = Table::new(scratch.create(MIB + 5 * 4096));
         for step in steps {
             match step {
                 Step::Push { first, count, seed } => {
-                    let mut dice = Dice(seed);
+                    let mut random = Random::new(seed);
                     for owner in first..first + count {
-                        match table.push(owner, &dice.object()) {
+                        match table.push(owner, &object(&mut random)) {
                             Ok(()) => {}
-                            Err(error) => { prop_assert_eq!(error, StoreError::Full); break }
+                            Err(error) => { prop_assert_eq!(error, PushError::Full); break }
                         }
                     }
                 }
@@ -126,26 +127,26 @@ proptest! {
                     if let Ok(read) = read {
                         prop_assert_eq!(read, bytes);
                     } else {
-                        prop_assert!(backing.storage.fired() > 0, "{:?}", read);
+                        prop_assert!(scratch.storage.fired() > 0, "{:?}", read);
                     }
                 },
                 Step::Compact { segments } => { table.compact(segments); }
                 Step::Spoil { fault, reads, skip } => {
                     let rule = if reads { Rule::reads(fault) } else { Rule::writes(fault) };
-                    backing.storage.add(rule.after(skip, 3));
+                    scratch.storage.add(rule.after(skip, 3));
                 }
-                Step::Mend => backing.storage.clear(),
+                Step::Mend => scratch.storage.clear(),
                 Step::Reopen => {
-                    backing.storage.clear();
-                    table = reopen(table, &backing.storage);
+                    scratch.storage.clear();
+                    table = reopen(table, &scratch.storage);
                 }
             }
             table.check_accounts();
         }
-        backing.storage.clear();
+        scratch.storage.clear();
         settle(&mut table);
         table.check_all();
-        let mut table = reopen(table, &backing.storage);
+        let mut table = reopen(table, &scratch.storage);
         table.check_all();
         table.check_accounts();
         (0..OWNERS * 2).for_each(|owner| { table.free(owner); });
@@ -156,9 +157,9 @@ proptest! {
 
 #[test]
 fn a_restored_segment_does_not_take_more_than_it_has() {
-    let backing = backing(FileOptions::default());
-    drop(backing.create(MIB));
-    let restore = Store::open(std::sync::Arc::new(backing.storage.clone()), ID).unwrap();
+    let scratch = scratch(FileOptions::default());
+    drop(scratch.create(MIB));
+    let restore = BackingRestore::open(std::sync::Arc::new(scratch.storage.clone()), ID).unwrap();
     let at = |offset: u64| uzram_backing::Location::from_raw(offset / 8).unwrap();
     let add = |n: u64| restore.add(at(256 * 1024 + n * 8), 4084);
     let taken = (0..100).take_while(|n| add(*n).is_ok()).count();

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use common::{ID, LONG, MIB};
 use malloc::CALLS;
-use uzram_backing::{FileOptions, FileStorage, Location, Purpose, ReadBuffer, Store, StoreError};
+use uzram_backing::{Backing, FileDisk, FileOptions, Location, Purpose, PushError, ReadBuffer};
 
 #[test]
 fn reading_writing_and_freeing_allocate_nothing() {
     malloc::assert_counting();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let storage = FileStorage::open(file.path(), FileOptions::default()).unwrap();
-    let store = Store::create(Arc::new(storage), 8 * MIB, ID).unwrap();
+    let storage = FileDisk::open(file.path(), FileOptions::default()).unwrap();
+    let store = Backing::create(Arc::new(storage), 8 * MIB, ID).unwrap();
     let mut writer = store.writer(4, Purpose::Objects).unwrap();
     let mut buffer = ReadBuffer::new();
     let mut places: Vec<(u32, Location)> = Vec::with_capacity(5000);
@@ -31,7 +31,7 @@ fn reading_writing_and_freeing_allocate_nothing() {
             };
             match writer.push(owner, &object) {
                 Ok(_) => {}
-                Err(StoreError::Busy { .. }) => {
+                Err(PushError::Busy { .. }) => {
                     writer.wait_one(LONG, publish);
                 }
                 Err(error) => panic!("{error}"),

@@ -6,19 +6,19 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{Dice, ID, MIB, Table};
-use uzram_backing::{FileOptions, FileStorage, OpenError, Storage, Store};
+use common::{ID, MIB, Random, Table, object};
+use uzram_backing::{Backing, BackingRestore, Disk, FileDisk, FileOptions, OpenError};
 
 /// Writes, frees, compacts, opens again; and the description says what was asked for.
-fn work(storage: Arc<dyn Storage>, size_bytes: u64, described: &[&str]) {
-    let store = Store::create(storage.clone(), size_bytes, ID).unwrap();
+fn work(storage: Arc<dyn Disk>, size_bytes: u64, described: &[&str]) {
+    let store = Backing::create(storage.clone(), size_bytes, ID).unwrap();
     for word in described {
         assert!(store.describe().contains(word), "{}", store.describe());
     }
     let mut table = Table::new(store);
-    let mut dice = Dice(5);
+    let mut random = Random::new(5);
     for owner in 0..1000 {
-        table.push(owner, &dice.object()).unwrap();
+        table.push(owner, &object(&mut random)).unwrap();
     }
     table.flush();
     table.check_all();
@@ -29,7 +29,7 @@ fn work(storage: Arc<dyn Storage>, size_bytes: u64, described: &[&str]) {
     table.check_all();
     let objects = std::mem::take(&mut table.objects);
     drop(table);
-    let restore = Store::open(storage, ID).unwrap();
+    let restore = BackingRestore::open(storage, ID).unwrap();
     assert_eq!(restore.size_bytes(), size_bytes);
     for (location, bytes) in objects.values() {
         restore.add(*location, bytes.len()).unwrap();
@@ -39,9 +39,9 @@ fn work(storage: Arc<dyn Storage>, size_bytes: u64, described: &[&str]) {
     table.check_accounts();
 }
 
-fn file(folder: &Path, options: FileOptions) -> (tempfile::NamedTempFile, Arc<FileStorage>) {
+fn file(folder: &Path, options: FileOptions) -> (tempfile::NamedTempFile, Arc<FileDisk>) {
     let file = tempfile::NamedTempFile::new_in(folder).unwrap();
-    let storage = FileStorage::open(file.path(), options).unwrap();
+    let storage = FileDisk::open(file.path(), options).unwrap();
     (file, Arc::new(storage))
 }
 
@@ -82,12 +82,12 @@ fn a_file_is_made_for_its_owner_only_but_no_device() {
     for folder in [std::env::temp_dir(), "/dev/shm".into()] {
         let folder = tempfile::tempdir_in(folder).unwrap();
         let path = folder.path().join("new");
-        assert!(FileStorage::open(&path, FileOptions::default()).is_ok());
+        assert!(FileDisk::open(&path, FileOptions::default()).is_ok());
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
     let gone = Path::new("/dev/uzram-test-no-such-device");
-    assert!(FileStorage::open(gone, FileOptions::default()).is_err());
+    assert!(FileDisk::open(gone, FileOptions::default()).is_err());
     assert!(!gone.exists());
 }
 
@@ -99,10 +99,10 @@ fn buffered_writing_leaves_nothing_in_the_page_cache() {
     };
     // Only a disk's file system: in memory the page cache is all there is.
     let (file, storage) = file(Path::new(env!("CARGO_TARGET_TMPDIR")), options);
-    let store = Store::create(storage, 4 * MIB, ID).unwrap();
+    let store = Backing::create(storage, 4 * MIB, ID).unwrap();
     let mut table = Table::new(store);
     for owner in 0..700 {
-        table.push(owner, &Dice(1).bytes(4096)).unwrap();
+        table.push(owner, &Random::new(1).bytes(4096)).unwrap();
     }
     table.flush();
     table.check_all();
@@ -111,12 +111,7 @@ fn buffered_writing_leaves_nothing_in_the_page_cache() {
         .arg(file.path())
         .output();
     let Ok(output) = output else {
-        let required = |name| std::env::var_os(name).is_some();
-        assert!(
-            !required("UZRAM_REQUIRE_PEERS") && !required("CI"),
-            "fincore (util-linux) is not there"
-        );
-        eprintln!("SKIP fincore (util-linux) is not there");
+        uzram_testkit::peers::skip("the page cache's share", "no fincore (util-linux)");
         return;
     };
     let resident: u64 = String::from_utf8(output.stdout)
@@ -171,10 +166,10 @@ fn a_block_device() {
         let Some(device) = Loop::new(4 * MIB, sector) else {
             return;
         };
-        let open = |options| FileStorage::open(device.device.as_ref(), options).unwrap();
+        let open = |options| FileDisk::open(device.device.as_ref(), options).unwrap();
         let storage = Arc::new(open(FileOptions::default()));
         assert_eq!(storage.size_bytes().unwrap(), 4 * MIB);
-        let error = Store::create(storage.clone(), 4 * MIB + 4096, ID).err();
+        let error = Backing::create(storage.clone(), 4 * MIB + 4096, ID).err();
         let Some(OpenError::Short { has, needs }) = error else {
             panic!("{error:?}");
         };
@@ -192,7 +187,7 @@ fn a_block_device() {
     }
 }
 
-/// A file system that is full says so when the store is made, not when it is written.
+/// A file system that is full says so when the backing is made, not when it is written.
 #[test]
 fn a_full_file_system_is_known_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -204,10 +199,10 @@ fn a_full_file_system_is_known_at_once() {
         eprintln!("SKIP no right to mount a tmpfs");
         return;
     }
-    let (backing, storage) = file(folder.path(), FileOptions::default());
-    let error = Store::create(storage.clone(), 8 * MIB, ID).err();
-    let fits = Store::create(storage, MIB, ID).is_ok();
-    drop(backing);
+    let (scratch, storage) = file(folder.path(), FileOptions::default());
+    let error = Backing::create(storage.clone(), 8 * MIB, ID).err();
+    let fits = Backing::create(storage, MIB, ID).is_ok();
+    drop(scratch);
     let unmounted = Command::new("umount")
         .arg("--lazy")
         .arg(folder.path())

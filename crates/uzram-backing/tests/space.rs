@@ -2,27 +2,27 @@
 
 mod common;
 
-use common::{Dice, MIB, Table, store};
-use uzram_backing::StoreError;
+use common::{MIB, Random, Table, object, store};
+use uzram_backing::PushError;
 
-/// Writes ten times the store's size with up to 80 % of it alive, compacting when it is full: it is never full for good.
+/// Writes ten times the backing's size with up to 80 % of it alive, compacting when it is full: it is never full for good.
 fn churn(size_bytes: u64, batch: u32) {
     let (_backing, store) = store(size_bytes);
     let mut table = Table::new(store);
-    let mut dice = Dice(size_bytes);
+    let mut random = Random::new(size_bytes);
     let (mut next, mut written) = (0, 0);
     while written < 10 * size_bytes {
         while table.store.stats().live_bytes > size_bytes * 8 / 10 - u64::from(batch) * 4112 {
             // Scattered, so that no segment empties by itself.
-            let victim = dice.below(u64::from(next)) as u32;
+            let victim = random.below(u64::from(next)) as u32;
             table.free(victim);
         }
         for _ in 0..batch {
-            let bytes = dice.object();
+            let bytes = object(&mut random);
             written += bytes.len() as u64;
             let mut tries = 0;
             while let Err(error) = table.push(next, &bytes) {
-                assert_eq!(error, StoreError::Full);
+                assert_eq!(error, PushError::Full);
                 table.flush();
                 assert!(tries < 50, "{:?}", table.store.stats());
                 tries += 1;
@@ -50,10 +50,10 @@ fn and_through_a_small_one() {
 fn freed_segments_need_no_compaction() {
     let (_backing, store) = store(MIB);
     let mut table = Table::new(store);
-    let mut dice = Dice(1);
+    let mut random = Random::new(1);
     for round in 0..40 {
         for owner in 0..100 {
-            table.push(owner, &dice.object()).unwrap();
+            table.push(owner, &object(&mut random)).unwrap();
         }
         table.flush();
         assert_eq!(table.compact(0), 0, "round {round}");
@@ -96,18 +96,18 @@ const SIZES: [(&str, [u32; 64]); 3] = [
 ];
 
 /// Of a page's size after compression, as often as it was seen.
-fn size(dice: &mut Dice, sizes: &[u32; 64]) -> usize {
-    let mut at = dice.below(sizes.iter().map(|count| u64::from(*count)).sum());
+fn size(random: &mut Random, sizes: &[u32; 64]) -> usize {
+    let mut at = random.below(sizes.iter().map(|count| u64::from(*count)).sum());
     for (bin, count) in sizes.iter().enumerate() {
         if at < u64::from(*count) {
-            return bin * 64 + 1 + dice.below(64) as usize;
+            return bin * 64 + 1 + random.below(64) as usize;
         }
         at -= u64::from(*count);
     }
     unreachable!("it is less than the sum")
 }
 
-/// Fills a store until it takes no more, and compares with one block of 4 KiB for each object, which the kernel's zram
+/// Fills a backing until it takes no more, and compares with one block of 4 KiB for each object, which the kernel's zram
 /// spends. Both on the whole backing: header, padding, what is kept for compaction.
 #[test]
 fn at_least_2_5_times_as_many_objects_as_blocks() {
@@ -116,11 +116,11 @@ fn at_least_2_5_times_as_many_objects_as_blocks() {
         for batch in [u32::MAX, 64] {
             let (_backing, store) = store(64 * MIB);
             let mut table = Table::new(store);
-            let mut dice = Dice(11);
+            let mut random = Random::new(11);
             let mut objects = 0;
-            let payload = dice.bytes(4096);
+            let payload = random.bytes(4096);
             while table
-                .push(objects, &payload[..size(&mut dice, sizes)])
+                .push(objects, &payload[..size(&mut random, sizes)])
                 .is_ok()
             {
                 objects += 1;

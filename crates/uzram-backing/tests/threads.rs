@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use common::{Dice, LONG, MIB, store};
+use common::{LONG, MIB, Random, store};
 use uzram_backing::{
-    Location, Purpose, ReadBuffer, ReadError, SegmentBuffer, Store, StoreError, Writer, Written,
+    Backing, Location, Purpose, PushError, ReadBuffer, ReadError, SegmentBuffer, Writer, Written,
     entry_bytes,
 };
 
@@ -28,9 +28,9 @@ fn unpack(word: u64) -> (Location, usize) {
 }
 
 /// An object says whose it is in every word, and which version.
-fn object(owner: u64, version: u64, dice: &mut Dice) -> Vec<u8> {
+fn object(owner: u64, version: u64, random: &mut Random) -> Vec<u8> {
     let word = (owner << 32 | version).to_le_bytes();
-    word.repeat(1 + dice.below(400) as usize)
+    word.repeat(1 + random.below(400) as usize)
 }
 
 fn check(owner: u64, bytes: &[u8]) {
@@ -43,7 +43,7 @@ fn check(owner: u64, bytes: &[u8]) {
 }
 
 impl Words {
-    fn replace(&self, store: &Store, owner: u64, new: u64) {
+    fn replace(&self, store: &Backing, owner: u64, new: u64) {
         let old = self.0[owner as usize].swap(new, SeqCst);
         if old != 0 {
             let (location, len) = unpack(old);
@@ -51,7 +51,7 @@ impl Words {
         }
     }
 
-    fn read(&self, store: &Store, owner: u64, buffer: &mut ReadBuffer) -> bool {
+    fn read(&self, store: &Backing, owner: u64, buffer: &mut ReadBuffer) -> bool {
         loop {
             let word = &self.0[owner as usize];
             let seen = word.load(SeqCst);
@@ -71,9 +71,9 @@ impl Words {
         }
     }
 
-    fn write(&self, store: &Store, writer: &mut Writer, dice: &mut Dice, version: u64) {
-        let owner = dice.below(OWNERS);
-        let bytes = object(owner, version, dice);
+    fn write(&self, store: &Backing, writer: &mut Writer, random: &mut Random, version: u64) {
+        let owner = random.below(OWNERS);
+        let bytes = object(owner, version, random);
         let publish = |written: Written| {
             assert_eq!(written.result, Ok(()));
             let new = pack(written.location, written.len);
@@ -82,11 +82,11 @@ impl Words {
         loop {
             match writer.push(owner as u32, &bytes) {
                 Ok(_) => return,
-                Err(StoreError::Busy { .. }) => {
+                Err(PushError::Busy { .. }) => {
                     writer.wait_one(LONG, publish);
                 }
                 // The mover makes room.
-                Err(StoreError::Full) => {
+                Err(PushError::Full) => {
                     writer.wait(LONG, publish);
                     std::thread::yield_now();
                 }
@@ -95,7 +95,7 @@ impl Words {
         }
     }
 
-    fn compact(&self, store: &Store, mover: &mut Writer, buffer: &mut SegmentBuffer) -> usize {
+    fn compact(&self, store: &Backing, mover: &mut Writer, buffer: &mut SegmentBuffer) -> usize {
         let mut moved = 0;
         for victim in store.victims(1) {
             let mut old = HashMap::new();
@@ -107,7 +107,7 @@ impl Words {
                 check(found.owner.into(), found.bytes);
                 match mover.push(found.owner, found.bytes) {
                     Ok(new) => old.insert(new, word),
-                    Err(StoreError::Full) => break,
+                    Err(PushError::Full) => break,
                     Err(error) => panic!("{error}"),
                 };
             }
@@ -139,10 +139,10 @@ fn readers_writer_mover_and_freer_agree() {
         let (words, store, stop) = (&words, &store, &stop);
         let readers = [1, 2].map(|seed| {
             scope.spawn(move || {
-                let (mut dice, mut buffer) = (Dice(seed), ReadBuffer::new());
+                let (mut random, mut buffer) = (Random::new(seed), ReadBuffer::new());
                 let mut reads = 0;
                 while !stop.load(SeqCst) {
-                    reads += u64::from(words.read(store, dice.below(OWNERS), &mut buffer));
+                    reads += u64::from(words.read(store, random.below(OWNERS), &mut buffer));
                 }
                 reads
             })
@@ -156,16 +156,16 @@ fn readers_writer_mover_and_freer_agree() {
             moved
         });
         scope.spawn(move || {
-            let mut dice = Dice(4);
+            let mut random = Random::new(4);
             while !stop.load(SeqCst) {
-                words.replace(store, dice.below(OWNERS), 0);
+                words.replace(store, random.below(OWNERS), 0);
                 std::thread::sleep(std::time::Duration::from_micros(50));
             }
         });
-        let (mut dice, mut writer) = (Dice(3), store.writer(4, Purpose::Objects).unwrap());
-        // 20 times the store.
+        let (mut random, mut writer) = (Random::new(3), store.writer(4, Purpose::Objects).unwrap());
+        // 20 times the backing.
         for version in 0..50_000 {
-            words.write(store, &mut writer, &mut dice, version);
+            words.write(store, &mut writer, &mut random, version);
         }
         writer.submit();
         writer.wait(LONG, |written| {

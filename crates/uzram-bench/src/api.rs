@@ -6,54 +6,69 @@
 //! another codec.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uzram::compress::{Algorithm, Error, KnownAnswer, Prepared, Registry, Settings, Tfm};
 
 use crate::corpus::{self, Corpus, PAGE};
+use crate::lab::{Experiment, How, Takes};
 use crate::measure::{Rounds, median};
-use crate::output::{Chart, Outcome, Series, Table, number};
+use crate::output::{self, Chart, Look, Outcome, Series, Table, number};
 use crate::report::Report;
 use crate::rival::Raw;
 
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of pages.
-    pub megabytes: usize,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Pages a round.
-    pub batch: usize,
-    /// A stored corpus to take the pages from; else they are made on the spot.
-    pub corpus: Option<PathBuf>,
-}
+/// `bench api`.
+pub struct Api;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 32,
-            rounds: 801,
-            // A quarter of a megabyte stays in a core's own cache: who comes first does not matter.
-            batch: 64,
-            corpus: None,
+impl Experiment for Api {
+    fn name(&self) -> &'static str {
+        "api"
+    }
+
+    fn about(&self) -> &'static str {
+        "What the compress API costs over a direct call of the codec"
+    }
+
+    fn takes(&self) -> Takes {
+        Takes {
+            corpus: true,
+            ..Takes::ROUNDS
         }
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
+    }
+
+    fn read(&self, record: Value) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(serde_json::from_value::<ApiRecord>(record)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of pages.
+    megabytes: usize,
+    /// Rounds of each measurement.
+    rounds: usize,
+    /// Pages a round: a quarter of a megabyte stays in a core's own cache, so that it does not matter who comes first.
+    batch: usize,
+    /// A stored corpus to take the pages from; else they are made on the spot.
+    corpus: Option<PathBuf>,
+}
+
 impl Options {
-    /// A smoke test.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 4,
-            rounds: 11,
+            megabytes: how.size(32, 4),
+            rounds: how.rounds(801, 11),
             batch: 64,
-            corpus: None,
+            corpus: how.corpus.clone(),
         }
     }
 }
@@ -79,9 +94,9 @@ const WAYS: [&str; 4] = [
     "shipped driver",
 ];
 
-/// A codec, one way.
+/// A codec, called in one way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Figure {
+pub struct ApiFigure {
     /// The codec.
     pub codec: String,
     /// How it was called.
@@ -90,19 +105,19 @@ pub struct Figure {
     pub what: String,
     /// Nanoseconds a page, median over the rounds.
     pub ns: f64,
-    /// Nanoseconds a page more than hard-wired: the median of the differences within a round.
+    /// Nanoseconds a page beyond hard-wired: the median of the differences within a round.
     pub more_ns: f64,
     /// The same in percent of hard-wired.
     pub more_percent: f64,
     /// Bytes of pages over bytes of objects.
     pub ratio: f64,
-    /// Bytes of a worker's context, where it tells: memory beside speed.
+    /// Bytes of a worker's context, 0 if unknown.
     pub context_bytes: usize,
 }
 
-/// All of it.
+/// The record of `bench api`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Api {
+pub struct ApiRecord {
     /// Goals, machine, commit.
     #[serde(flatten)]
     pub report: Report,
@@ -115,7 +130,7 @@ pub struct Api {
     /// Codecs whose library is missing.
     pub skipped: Vec<String>,
     /// Everything measured.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<ApiFigure>,
 }
 
 const NOTE: &str = "Hard-wired, boxed and registered run the same code of the same library (lzo: liblzo2), so that a \
@@ -123,8 +138,8 @@ const NOTE: &str = "Hard-wired, boxed and registered run the same code of the sa
     done twice and the second time counts: caches and branch predictors know the pages, and a device's codec is slower. \
     Medians over rounds in which all take turns; differences are medians of the difference within a round.";
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Api> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<ApiRecord> {
     progress("collecting pages");
     let pages = match &options.corpus {
         Some(dir) => corpus::stored::load(dir, options.megabytes)?,
@@ -137,7 +152,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Api> {
         pages.len(),
         options.batch
     );
-    let mut api = Api {
+    let mut api = ApiRecord {
         report: Report::new("bench api", pages.name.clone()),
         note: NOTE.into(),
         rounds: options.rounds,
@@ -157,7 +172,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Api> {
     Ok(api)
 }
 
-/// A codec as the library has it, in the API's clothes.
+/// A library's codec behind the API's trait.
 struct Boxed(Raw);
 
 impl Tfm for Boxed {
@@ -178,7 +193,7 @@ impl Tfm for Boxed {
     }
 }
 
-/// The same as an algorithm. The registry holds it by a name of its own.
+/// The same as an algorithm, for a registry.
 struct Library {
     codec: &'static str,
     known: &'static [KnownAnswer],
@@ -213,7 +228,7 @@ impl Prepared for Workers {
             .map(|raw| Box::new(Boxed(raw)) as Box<dyn Tfm>)
             .ok_or_else(|| Error::Setup {
                 algorithm: self.0,
-                reason: "the library is missing".into(),
+                source: uzram::compress::LibraryError::new(self.0, "the library is missing"),
             })
     }
 }
@@ -223,7 +238,7 @@ fn measure(
     known: &'static [KnownAnswer],
     pages: &Corpus,
     options: &Options,
-    api: &mut Api,
+    api: &mut ApiRecord,
 ) -> Result<()> {
     let mut raw = Raw::new(codec).context("the library is gone")?;
     let mut boxed: Box<dyn Tfm> = black_box(Box::new(Boxed(
@@ -307,7 +322,7 @@ fn measure(
         for (who, way) in WAYS.iter().enumerate() {
             let page = 1e9 / options.batch as f64;
             let more = |round| (rounds.at(who, round) - rounds.at(0, round)) * page;
-            let figure = Figure {
+            let figure = ApiFigure {
                 codec: codec.into(),
                 way: (*way).into(),
                 what: what.into(),
@@ -330,7 +345,7 @@ fn measure(
 #[repr(align(4096))]
 struct Aligned<const N: usize>([u8; N]);
 
-/// Not inlined, so that nobody finds out what hides behind the pointer.
+/// Not inlined, so that the compiler cannot see which codec is behind the pointer.
 #[inline(never)]
 fn through(tfm: &mut dyn Tfm, pages: &[[u8; PAGE]], out: &mut [u8; 2 * PAGE]) {
     for page in pages {
@@ -359,13 +374,17 @@ fn objects(
     pages.iter().map(object).collect()
 }
 
-impl Outcome for Api {
+impl Outcome for ApiRecord {
     fn report(&self) -> &Report {
         &self.report
     }
 
+    fn json(&self) -> Result<String> {
+        output::json(self)
+    }
+
     fn notes(&self) -> Vec<String> {
-        let skipped = self.skipped.iter().map(|what| format!("Left out: {what}."));
+        let skipped = self.skipped.iter().map(|what| format!("left out: {what}"));
         std::iter::once(self.note.clone()).chain(skipped).collect()
     }
 
@@ -397,20 +416,16 @@ impl Outcome for Api {
     }
 
     fn charts(&self) -> Vec<Chart> {
-        let speed = |figure: &Figure| (PAGE as f64 * 1e3 / figure.ns, figure.ratio);
-        let series = |(codec, _): &(&str, &[KnownAnswer])| {
-            let its = |f: &&Figure| f.codec == *codec && f.what == "compress";
-            Series {
-                name: (*codec).to_owned(),
-                points: self.figures.iter().filter(its).map(speed).collect(),
-            }
+        let speed = |figure: &ApiFigure| (PAGE as f64 * 1e3 / figure.ns, figure.ratio);
+        let series = |(group, (codec, _)): (usize, &(&str, &[KnownAnswer]))| {
+            let its = |f: &&ApiFigure| f.codec == *codec && f.what == "compress";
+            let points = self.figures.iter().filter(its).map(speed).collect();
+            Series::new(*codec, Look::new(group, 0), points)
         };
-        let of = |way: &str| Series {
-            name: way.into(),
-            points: (0..)
-                .zip(self.figures.iter().filter(|f| f.way == way))
-                .map(|(n, f)| (f64::from(n), f.ns))
-                .collect(),
+        let of = |(group, way): (usize, &'static str)| {
+            let its = self.figures.iter().filter(|f| f.way == way);
+            let points = (0..).zip(its).map(|(n, f)| (f64::from(n), f.ns));
+            Series::new(way, Look::new(group, 0), points.collect())
         };
         let hard_wired = self.figures.iter().filter(|f| f.way == WAYS[0]);
         vec![
@@ -422,59 +437,16 @@ impl Outcome for Api {
                     .collect(),
                 log_y: true,
                 lines: true,
-                series: WAYS.map(of).into(),
+                series: (0..).zip(WAYS).map(of).collect(),
                 ..Chart::default()
             },
             Chart {
                 title: "Ratio against speed of compression".into(),
                 x: "MB/s on one thread".into(),
                 y: "bytes of pages for each byte of object".into(),
-                series: CODECS.iter().map(series).collect(),
+                series: CODECS.iter().enumerate().map(series).collect(),
                 ..Chart::default()
             },
         ]
-    }
-}
-
-impl fmt::Display for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report {
-            corpus,
-            machine,
-            kernel,
-            commit,
-            compiler,
-            ..
-        } = &self.report;
-        writeln!(
-            f,
-            "bench api on {corpus}\n{machine}, Linux {kernel}, {compiler}\ncommit {commit}\n"
-        )?;
-        writeln!(
-            f,
-            "{:6} {:10} {:18} {:>10} {:>9} {:>8} {:>7}",
-            "CODEC", "WHAT", "WAY", "NS A PAGE", "MORE NS", "MORE %", "RATIO"
-        )?;
-        for figure in &self.figures {
-            let Figure {
-                codec,
-                what,
-                way,
-                ns,
-                more_ns,
-                more_percent,
-                ratio,
-                ..
-            } = figure;
-            writeln!(
-                f,
-                "{codec:6} {what:10} {way:18} {ns:>10.1} {more_ns:>9.1} {more_percent:>8.2} {ratio:>7.3}"
-            )?;
-        }
-        writeln!(f, "\n{}", self.note)?;
-        for skipped in &self.skipped {
-            writeln!(f, "left out: {skipped}")?;
-        }
-        Ok(())
     }
 }

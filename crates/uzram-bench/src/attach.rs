@@ -1,5 +1,5 @@
-//! How fast a new process takes over what a dead one left: the whole of `Builder::attach`, on a device that is full of
-//! objects (every slot read, every object entered into the books), after random overwrites.
+//! `bench attach`: how fast a new process takes over what a dead one left. Times `Builder::attach` on a full device after
+//! random overwrites: every slot is read, every object accounted.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,41 +9,49 @@ use anyhow::{Result, ensure};
 use uzram::Device;
 
 use crate::corpus;
-use crate::measure::median;
+use crate::lab::{Experiment, How};
+use crate::measure::{Random, median};
+use crate::output::Outcome;
 use crate::report::Report;
 
 const PAGE: u64 = 4096;
 
-/// What to run.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Size of the device, which is filled.
-    pub fill_bytes: u64,
-    /// How often it is attached to.
-    pub rounds: usize,
+/// `bench attach`.
+pub struct Attach;
+
+impl Experiment for Attach {
+    fn name(&self) -> &'static str {
+        "attach"
+    }
+
+    fn about(&self) -> &'static str {
+        "How fast a new process takes a device over"
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
+    }
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            fill_bytes: 8 << 30,
-            rounds: 9,
-        }
-    }
+/// How much to do.
+struct Options {
+    /// Size of the device, which is filled.
+    fill_bytes: u64,
+    /// How often it is attached to.
+    rounds: usize,
 }
 
 impl Options {
-    /// A smoke test: its figures mean little.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            fill_bytes: 512 << 20,
-            ..Options::default()
+            fill_bytes: how.size(8 << 30, 512 << 20),
+            rounds: how.rounds(9, 9),
         }
     }
 }
 
-/// Runs it; `progress` hears what is being done.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("collecting process memory");
     let corpus = corpus::process_memory(128)?.without_same_filled();
     let pages = corpus.pages();
@@ -63,13 +71,10 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
         for page in 0..count {
             device.write_at(&pages[page as usize % pages.len()], page * PAGE)?;
         }
-        let mut random = 1u64;
+        let mut random = Random::new(1);
         for _ in 0..count / 4 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let page = (random >> 33) % count;
-            device.write_at(&pages[(random >> 20) as usize % pages.len()], page * PAGE)?;
+            let page = random.next() % count;
+            device.write_at(&pages[random.below(pages.len())], page * PAGE)?;
         }
         let before = device.stats();
         drop(device);
@@ -103,7 +108,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(report)
 }
 
-/// The same memory as another process would open it.
+/// Opens the same memory as another process would.
 fn reopen(image: &OwnedFd) -> std::io::Result<File> {
     let path = format!("/proc/self/fd/{}", image.as_fd().as_raw_fd());
     OpenOptions::new().read(true).write(true).open(path)

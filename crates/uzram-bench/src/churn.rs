@@ -1,5 +1,5 @@
-//! `bench churn`: what random overwrites make of a device's memory, with and without compaction in the background, and
-//! what that costs those who write.
+//! `bench churn`: how random overwrites fragment a device's memory, with and without background compaction, and what
+//! compaction costs the writer.
 //!
 //! Two devices are filled with the same pages and then overwritten at random, many times over, with the same pages in the
 //! same order, in turns of a few megabytes. Beside the second one a thread compacts in slices while it is written to, and
@@ -14,52 +14,63 @@ use anyhow::{Result, ensure};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::median;
+use crate::lab::{Experiment, How, Takes};
+use crate::measure::{Random, median, order};
+use crate::output::Outcome;
 use crate::report::Report;
 
-/// What to run.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of each kind of pages.
-    pub megabytes: usize,
-    /// Size of the devices.
-    pub disk_bytes: u64,
-    /// Half disksizes that are overwritten.
-    pub steps: usize,
-}
+/// `bench churn`.
+pub struct Churn;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 64,
-            disk_bytes: 1 << 30,
-            steps: 20,
-        }
+impl Experiment for Churn {
+    fn name(&self) -> &'static str {
+        "churn"
+    }
+
+    fn about(&self) -> &'static str {
+        "What random overwrites make of memory, with and without compaction"
+    }
+
+    fn takes(&self) -> Takes {
+        Takes::NOTHING
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of each kind of pages.
+    megabytes: usize,
+    /// Size of the devices.
+    disk_bytes: u64,
+    /// Half disksizes that are overwritten.
+    steps: usize,
+}
+
 impl Options {
-    /// A smoke test: its figures mean little.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 16,
-            disk_bytes: 128 << 20,
-            steps: 4,
+            megabytes: how.size(64, 16),
+            disk_bytes: how.size(1 << 30, 128 << 20),
+            steps: how.size(20, 4),
         }
     }
 }
 
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
-/// Pages that one device is written before it is the other's turn.
+/// Pages written in one turn of a device.
 const TURN: usize = 4096;
-/// Bytes that the background thread moves in one call.
+/// Bytes that the background thread moves in a call.
 const SLICE: u64 = 1 << 20;
-/// It works only where this part of the memory is to be gained,
+/// It works only where at least this part of the memory can be gained,
 const WORTH: u64 = 64;
-/// and rests so many times as long as it worked.
+/// and rests for so many times the time that it worked.
 const REST: u32 = 3;
 
-/// What the background thread did.
+/// The work of the background thread.
 #[derive(Default)]
 struct Work {
     bytes_moved: u64,
@@ -67,8 +78,8 @@ struct Work {
     busy: Duration,
 }
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("collecting process memory");
     let mut kinds = corpus::heaps(options.megabytes)?;
     kinds.push(corpus::zeros_and_noise(options.megabytes / 4));
@@ -85,22 +96,10 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(report)
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
-}
-
 /// A page to write, and where.
 type Write<'a> = (u64, &'a [u8; PAGE]);
 
-/// A turn's writes: at random places, every second page of the step's kind, the others of any.
+/// A turn's writes, at random places: half of the pages are of the step's kind, the others of any.
 fn writes<'a>(
     kinds: &'a [Corpus],
     step: usize,
@@ -126,7 +125,7 @@ fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Repo
         let device = Device::builder(options.disk_bytes)
             .algorithm(algorithm)
             .build()?;
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         for number in 0..pages {
             let all = kinds[random.below(kinds.len())].pages();
             device.write_at(&all[random.below(all.len())], (number * PAGE) as u64)?;
@@ -139,14 +138,13 @@ fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Repo
     let mut seconds = Vec::new();
     let work = std::thread::scope(|scope| {
         let background = scope.spawn(|| compact(&compacted, &on, &stop));
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         let turns = pages / 2 / TURN;
         for step in 0..options.steps {
             for turn in 0..turns {
                 let batch = writes(kinds, step, pages, &mut random);
-                let first = turn % 2;
                 let mut time = [0.0; 2];
-                for who in [first, 1 - first] {
+                for who in order(turn, 2) {
                     let device = [&plain, &compacted][who];
                     on.store(who == 1, Relaxed);
                     let begin = Instant::now();
@@ -181,7 +179,7 @@ fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Repo
     Ok(())
 }
 
-/// What the writer and the machine paid.
+/// Adds the cost to the writer and to the machine.
 fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &Work, report: &mut Report) {
     let bytes = (TURN * PAGE) as f64;
     let rate = |who: usize| bytes / 1e6 / median(seconds.iter().map(|s| s[who]).collect());
@@ -207,10 +205,10 @@ fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &Work, report: &mut Report)
     report.add(format!("{algorithm}: of one CPU for compaction, %"), busy);
 }
 
-/// One compaction of a device that never had one.
+/// Compacts a device that never was, once.
 fn afterwards(algorithm: &str, device: &Device, report: &mut Report) {
     let begin = Instant::now();
-    let done = device.compact(u64::MAX);
+    let done = device.jobs().compact(u64::MAX);
     let seconds = begin.elapsed().as_secs_f64();
     let what =
         format!("{algorithm}: all memory over compressed bytes, without, then compacted once");
@@ -226,17 +224,17 @@ fn overhead(device: &Device) -> f64 {
     total as f64 / stats.compr_data_size_bytes as f64
 }
 
-/// Compacts in slices while `on`.
+/// Compacts in slices while `on`, until `stop`.
 fn compact(device: &Device, on: &AtomicBool, stop: &AtomicBool) -> Work {
     let mut work = Work::default();
     while !stop.load(Relaxed) {
         let used = device.stats().mem_used_total_bytes;
-        if !on.load(Relaxed) || device.compaction_gain_bytes() < used / WORTH {
+        if !on.load(Relaxed) || device.jobs().compaction_gain_bytes() < used / WORTH {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }
         let begin = Instant::now();
-        let done = device.compact(SLICE);
+        let done = device.jobs().compact(SLICE);
         let took = begin.elapsed();
         work.busy += took;
         work.bytes_moved += done.bytes_moved;

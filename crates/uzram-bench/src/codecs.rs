@@ -1,10 +1,9 @@
-//! `bench codecs`: every algorithm of the registry, at its default and a few other levels, on several kinds of
-//! pages: ratio, speed both ways on one thread, memory. In the same rounds on the same pages: the raw libraries and the
-//! kernel's own zram.
+//! `bench codecs`: every algorithm of the registry, at its default and a few other levels, on several kinds of pages:
+//! ratio, speed of one thread in both directions, memory. The raw libraries and the kernel's zram take turns on the same
+//! pages.
 //!
-//! The kernel's figures hold the way of a page through the block layer. What that costs is measured beside them: a
-//! device that is given same-filled pages only scans (or fills) them and keeps none. Its time less that is taken for
-//! the codec's and the store's own.
+//! The kernel's figures include the block layer. Its cost is measured as well, on a device that is given only same-filled
+//! pages, which it scans or fills and does not store. The difference is taken as the time of codec and pool.
 
 mod contestant;
 
@@ -12,46 +11,64 @@ use std::hint::black_box;
 
 use anyhow::{Result, ensure};
 use contestant::{Contestant, FLOOR, HUGE};
-use serde::Serialize;
-use uzram::compress::Registry;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uzram_control::zram::algorithms;
 
 use crate::corpus::{self, Corpus, PAGE};
+use crate::lab::{Experiment, How, Takes};
 use crate::measure::{Rounds, median};
+use crate::output::{self, Chart, Look, Outcome, Series, Table, maybe, number};
 use crate::report::Report;
 use crate::zram::Aligned;
 
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of each corpus.
-    pub megabytes: usize,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Pages a round.
-    pub batch: usize,
-    /// Only contestants whose name contains this.
-    pub only: String,
-}
+/// `bench codecs`.
+pub struct Codecs;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 24,
-            rounds: 11,
-            batch: 512,
-            only: String::new(),
+impl Experiment for Codecs {
+    fn name(&self) -> &'static str {
+        "codecs"
+    }
+
+    fn about(&self) -> &'static str {
+        "Every algorithm and its rivals on several kinds of pages: ratio, speed"
+    }
+
+    fn takes(&self) -> Takes {
+        Takes {
+            only: true,
+            ..Takes::ROUNDS
         }
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
+    }
+
+    fn read(&self, record: Value) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(serde_json::from_value::<CodecRecord>(record)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of each corpus.
+    megabytes: usize,
+    /// Rounds of each measurement.
+    rounds: usize,
+    /// Pages a round.
+    batch: usize,
+    /// Only contestants whose name contains this.
+    only: String,
+}
+
 impl Options {
-    /// A smoke test: its figures mean little.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 4,
-            rounds: 3,
-            batch: 256,
-            only: String::new(),
+            megabytes: how.size(24, 4),
+            rounds: how.rounds(11, 3),
+            batch: how.size(512, 256),
+            only: how.only.clone(),
         }
     }
 }
@@ -62,32 +79,32 @@ const RAW: [&str; 3] = ["lzo", "lz4", "zstd"];
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
 
 /// A contestant on a corpus.
-#[derive(Debug, Clone, Serialize)]
-pub struct Figure {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CodecFigure {
     /// The kind of pages.
     pub corpus: String,
     /// `uzram DRIVER [LEVEL]`, `raw LIBRARY`, `kernel ALGORITHM`, or the block layer alone.
     pub contestant: String,
     /// Bytes of pages over bytes of objects, none of which counts as more than a page.
     pub ratio: Option<f64>,
-    /// Throughput of one thread.
+    /// Throughput of one thread, compressing.
     pub compress_mb_s: f64,
-    /// The same of reading.
+    /// Throughput of one thread, decompressing.
     pub decompress_mb_s: f64,
-    /// A worker's context, where it tells.
+    /// Bytes of a worker's context, if the codec reports them.
     pub context_bytes: Option<usize>,
 }
 
-/// All of it.
-#[derive(Debug, Serialize)]
-pub struct Codecs {
+/// The record of `bench codecs`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CodecRecord {
     /// Goals, machine, commit.
     #[serde(flatten)]
     pub report: Report,
     /// How to read it.
-    pub note: &'static str,
+    pub note: String,
     /// Everything measured.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<CodecFigure>,
 }
 
 const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages of 4 KiB, direct I/O, queue depth 1; \
@@ -95,8 +112,8 @@ const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages 
     same-filled pages. Ratios beside the kernel's count objects of 3625 bytes and more as a page, as it does. Medians of \
     rounds in which all take turns; figures over others are medians of the quotient within a round.";
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<CodecRecord> {
     progress("collecting pages");
     let corpora = corpora(options.megabytes)?;
     let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
@@ -113,21 +130,21 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Codecs> 
     let mut figures = Vec::new();
     for corpus in &corpora {
         progress(&corpus.name);
-        let turns = Turns::run(corpus, &mut contestants, options)?;
+        let turns = CodecRounds::run(corpus, &mut contestants, options)?;
         figures.extend((0..turns.names.len()).map(|who| turns.figure(who)));
         turns.beside_kernel(&mut report);
         turns.beside_libraries(&mut report);
         turns.beside_drivers(&mut report);
     }
-    let note = NOTE;
-    Ok(Codecs {
+    let note = NOTE.into();
+    Ok(CodecRecord {
         report,
         note,
         figures,
     })
 }
 
-/// Pages of each kind, without the same-filled ones, which no codec gets to see.
+/// Pages of each kind without the same-filled ones, which no codec sees.
 pub(crate) fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
     let mut corpora = corpus::heaps(megabytes)?;
     corpora.push(corpus::compiler_heap(megabytes)?);
@@ -143,20 +160,20 @@ pub(crate) fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
 
 /// Every driver of the registry, the libraries and the kernel.
 fn contestants(progress: &mut dyn FnMut(&str)) -> Result<Vec<Contestant>> {
-    let registry = Registry::builtin();
+    let registry = algorithms();
     let mut all = Vec::new();
     for algorithm in registry.iter() {
-        all.extend(Contestant::of_driver(&registry, &**algorithm)?);
+        all.extend(Contestant::from_driver(registry, &**algorithm)?);
     }
     for library in RAW {
-        match Contestant::of_library(library) {
+        match Contestant::from_library(library) {
             Some(contestant) => all.push(contestant),
             None => progress(&format!(
                 "left out: raw {library}, whose library is missing"
             )),
         }
     }
-    let kernel = KERNEL.map(Contestant::of_kernel);
+    let kernel = KERNEL.map(Contestant::from_kernel);
     for mut contestant in std::iter::once(Contestant::floor()).chain(kernel) {
         match contestant.fill(&[Aligned([0; PAGE])]) {
             Ok(()) => all.push(contestant),
@@ -167,10 +184,10 @@ fn contestants(progress: &mut dyn FnMut(&str)) -> Result<Vec<Contestant>> {
 }
 
 /// The rounds on a corpus.
-struct Turns<'a> {
+struct CodecRounds<'a> {
     corpus: &'a Corpus,
     names: Vec<String>,
-    /// As it is, and with the kernel's rule for huge pages.
+    /// The ratio, and the ratio by the kernel's rule for huge pages.
     ratios: Vec<[Option<f64>; 2]>,
     context_bytes: Vec<Option<usize>>,
     compress: Rounds,
@@ -178,12 +195,12 @@ struct Turns<'a> {
     batch_bytes: usize,
 }
 
-impl Turns<'_> {
+impl CodecRounds<'_> {
     fn run<'a>(
         corpus: &'a Corpus,
         contestants: &mut [Contestant],
         options: &Options,
-    ) -> Result<Turns<'a>> {
+    ) -> Result<CodecRounds<'a>> {
         let pages: Vec<Aligned> = corpus.pages().iter().map(|page| Aligned(*page)).collect();
         let batch_pages = options.batch.min(pages.len());
         let batch = |round: usize| {
@@ -197,15 +214,15 @@ impl Turns<'_> {
             let ratio = |huge| contestant.ratio(pages.len(), huge);
             ratios.push([ratio(PAGE)?, ratio(HUGE)?]);
         }
-        let compress = turns(contestants, options.rounds, |contestant, round| {
+        let compress = Rounds::of(options.rounds, contestants, |contestant, round| {
             contestant.compress(&pages, batch(round));
         });
-        let decompress = turns(contestants, options.rounds, |contestant, round| {
+        let decompress = Rounds::of(options.rounds, contestants, |contestant, round| {
             contestant.decompress(batch(round), |page| {
                 black_box(page);
             });
         });
-        Ok(Turns {
+        Ok(CodecRounds {
             corpus,
             names: contestants.iter().map(|c| c.name.clone()).collect(),
             ratios,
@@ -216,9 +233,9 @@ impl Turns<'_> {
         })
     }
 
-    fn figure(&self, who: usize) -> Figure {
+    fn figure(&self, who: usize) -> CodecFigure {
         let rate = |rounds: &Rounds| self.batch_bytes as f64 / rounds.seconds(who) / 1e6;
-        Figure {
+        CodecFigure {
             corpus: self.corpus.name.clone(),
             contestant: self.names[who].clone(),
             ratio: self.ratios[who][0],
@@ -232,16 +249,13 @@ impl Turns<'_> {
         self.names.iter().position(|other| other == name)
     }
 
-    /// Our driver of an algorithm: the one of highest priority.
+    /// The contestant that is an algorithm's default driver at its default level.
     fn ours(&self, algorithm: &str) -> Option<usize> {
-        let registry = Registry::builtin();
-        self.find(&format!(
-            "uzram {}",
-            registry.find(algorithm).ok()?.driver_name()
-        ))
+        let ours = algorithms().find(algorithm).ok()?;
+        self.find(&format!("uzram {}", ours.driver_name()))
     }
 
-    /// lzo and lzo-rle have to be faster than the kernel's whole way, at no lower ratio.
+    /// Adds rows beside the kernel's zram. lzo and lzo-rle must be faster than the kernel's whole path, at no lower ratio.
     fn beside_kernel(&self, report: &mut Report) {
         for algorithm in KERNEL {
             let kernel = self.find(&format!("kernel {algorithm}"));
@@ -277,9 +291,9 @@ impl Turns<'_> {
         }
     }
 
-    /// An algorithm's other drivers over the one that its name takes, at the default level.
+    /// Adds rows of the other drivers over the default driver, at the default level.
     fn beside_drivers(&self, report: &mut Report) {
-        for algorithm in Registry::builtin().iter() {
+        for algorithm in algorithms().iter() {
             let driver = algorithm.driver_name();
             let other = self.find(&format!("uzram {driver}"));
             let (Some(other), Some(ours)) = (other, self.ours(algorithm.name())) else {
@@ -326,50 +340,127 @@ impl Turns<'_> {
     }
 }
 
-/// Lets all take turns.
-fn turns(
-    contestants: &mut [Contestant],
-    rounds: usize,
-    turn: impl Fn(&mut Contestant, usize),
-) -> Rounds {
-    let turn = &turn;
-    let turns = contestants
-        .iter_mut()
-        .map(|contestant| move |round| turn(contestant, round));
-    let mut turns: Vec<_> = turns.collect();
-    let mut turns: Vec<&mut dyn FnMut(usize)> = turns
-        .iter_mut()
-        .map(|turn| turn as &mut dyn FnMut(usize))
-        .collect();
-    Rounds::run(rounds, &mut turns)
+impl CodecRecord {
+    /// Ratio and speed of a contestant over all kinds of pages, of each as many bytes.
+    fn over_all(&self, contestant: &str, speed: fn(&CodecFigure) -> f64) -> Option<(f64, f64)> {
+        let its = || self.figures.iter().filter(|f| f.contestant == contestant);
+        let count = its().count() as f64;
+        let objects: Option<Vec<f64>> = its().map(|f| Some(1.0 / f.ratio?)).collect();
+        let seconds: f64 = its().map(|f| 1.0 / speed(f)).sum();
+        let ratio = count / objects?.iter().sum::<f64>();
+        (count > 0.0).then_some((ratio, count / seconds))
+    }
+
+    /// Draws ratio against one of the speeds: a line through the levels of each algorithm's default driver, and a point for
+    /// the kernel's zram.
+    fn ratio_against(&self, what: &str, speed: fn(&CodecFigure) -> f64) -> Chart {
+        let mut series = Vec::new();
+        for (group, name) in algorithms().names().into_iter().enumerate() {
+            let Ok(algorithm) = algorithms().find(name) else {
+                continue;
+            };
+            let ours = format!("uzram {}", algorithm.driver_name());
+            // A copy would take half of the picture.
+            let variants = self.contestants().into_iter().filter(|c| {
+                let level = c.strip_prefix(&*ours);
+                level.is_some_and(|rest| rest.is_empty() || rest.starts_with(" level"))
+            });
+            let mut points: Vec<((f64, f64), String)> = variants
+                .filter_map(|c| {
+                    let label = if *c == ours { name } else { "" };
+                    Some((self.over_all(c, speed)?, label.to_owned()))
+                })
+                .filter(|((ratio, _), _)| *ratio > 1.01)
+                .collect();
+            points.sort_by(|(a, _), (b, _)| a.0.total_cmp(&b.0));
+            series.push(labelled(Look::new(group, 0), points));
+            if let Some(point) = self.over_all(&format!("kernel {name}"), speed) {
+                let label = format!("kernel's {name}");
+                series.push(labelled(Look::new(group, 1), vec![(point, label)]));
+            }
+        }
+        Chart {
+            title: format!("Ratio against {what} speed, one thread, pages of 4 KiB"),
+            note: "filled: uzram, smaller at other levels; hollow: the kernel's zram with its block layer; \
+                eight kinds of pages; null, a copy, is left out"
+                .into(),
+            x: "compression ratio".into(),
+            y: format!("{what}, MB/s"),
+            log_y: true,
+            lines: true,
+            series,
+            ..Chart::default()
+        }
+    }
+
+    fn contestants(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for figure in &self.figures {
+            if !names.contains(&figure.contestant.as_str()) {
+                names.push(&figure.contestant);
+            }
+        }
+        names
+    }
 }
 
-impl std::fmt::Display for Codecs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut corpus = "";
+/// A series with labelled points and no entry in the legend.
+fn labelled(look: Look, points: Vec<((f64, f64), String)>) -> Series {
+    let (points, labels) = points.into_iter().unzip();
+    Series {
+        labels,
+        ..Series::new("", look, points)
+    }
+}
+
+impl Outcome for CodecRecord {
+    fn report(&self) -> &Report {
+        &self.report
+    }
+
+    fn json(&self) -> Result<String> {
+        output::json(self)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        vec![self.note.clone()]
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let head = [
+            "pages",
+            "contestant",
+            "ratio",
+            "write MB/s",
+            "read MB/s",
+            "context bytes",
+        ];
+        let mut table = Table::new("Every contestant on every kind of pages", &head);
         for figure in &self.figures {
-            if figure.corpus != corpus {
-                corpus = &figure.corpus;
-                let heads = ["ratio", "write MB/s", "read MB/s", "context"];
-                let [ratio, write, read, context] = heads;
-                writeln!(
-                    f,
-                    "\n{corpus:34} {ratio:>7} {write:>10} {read:>10} {context:>9}"
-                )?;
-            }
-            let ratio = figure
-                .ratio
-                .map_or(String::new(), |ratio| format!("{ratio:.3}"));
-            let context = figure
-                .context_bytes
-                .map_or(String::new(), |bytes| bytes.to_string());
-            let (write, read) = (figure.compress_mb_s, figure.decompress_mb_s);
-            let name = &figure.contestant;
-            writeln!(
-                f,
-                "  {name:32} {ratio:>7} {write:>10.0} {read:>10.0} {context:>9}"
-            )?;
+            let context = figure.context_bytes.map(|bytes| bytes.to_string());
+            table.rows.push(vec![
+                figure.corpus.clone(),
+                figure.contestant.clone(),
+                maybe(figure.ratio),
+                number(figure.compress_mb_s),
+                number(figure.decompress_mb_s),
+                context.unwrap_or_default(),
+            ]);
         }
-        writeln!(f, "\n{}", self.report)
+        vec![table]
+    }
+
+    fn summary(&self) -> Vec<Table> {
+        self.tables()
+            .into_iter()
+            .flat_map(Table::by_first)
+            .collect()
+    }
+
+    fn charts(&self) -> Vec<Chart> {
+        vec![
+            self.ratio_against("compression", |figure| figure.compress_mb_s),
+            self.ratio_against("decompression", |figure| figure.decompress_mb_s),
+        ]
     }
 }

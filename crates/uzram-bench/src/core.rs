@@ -11,50 +11,56 @@ use anyhow::{Context, Result};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::{Rounds, median, shuffled};
+use crate::lab::{Experiment, How};
+use crate::measure::{Rounds, shuffled};
+use crate::output::Outcome;
 use crate::report::Report;
 use crate::rival::Raw;
 
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of process memory to collect.
-    pub megabytes: usize,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Pages a round.
-    pub batch: usize,
-    /// Bytes of the device that is filled for the memory figures.
-    pub fill_bytes: u64,
-}
+/// `bench core`.
+pub struct Core;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 512,
-            rounds: 21,
-            batch: 4096,
-            fill_bytes: 1 << 30,
-        }
+impl Experiment for Core {
+    fn name(&self) -> &'static str {
+        "core"
+    }
+
+    fn about(&self) -> &'static str {
+        "The library against its codecs on process memory: cost, scaling, memory"
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of process memory to collect.
+    megabytes: usize,
+    /// Rounds of each measurement.
+    rounds: usize,
+    /// Pages a round.
+    batch: usize,
+    /// Bytes of the device that is filled for the memory figures.
+    fill_bytes: u64,
+}
+
 impl Options {
-    /// A tenth of the work: a smoke test.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 64,
-            rounds: 5,
-            batch: 1024,
-            fill_bytes: 64 << 20,
+            megabytes: how.size(512, 64),
+            rounds: how.rounds(21, 5),
+            batch: how.size(4096, 1024),
+            fill_bytes: how.size(1 << 30, 64 << 20),
         }
     }
 }
 
 const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "deflate"];
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("collecting process memory");
     let all = corpus::process_memory(options.megabytes)?;
     let pages = all.without_same_filled();
@@ -77,7 +83,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(report)
 }
 
-/// The driver whose codec is called directly beside the device: where ours comes first, the library's.
+/// The driver with the same codec as [`Raw`]: the library's, where our own is the default.
 fn driver(algorithm: &str) -> &str {
     match algorithm {
         "zstd" => "zstd-libzstd",
@@ -85,7 +91,7 @@ fn driver(algorithm: &str) -> &str {
     }
 }
 
-/// A device that holds the corpus, page by page.
+/// Creates a device that holds the corpus.
 fn filled(algorithm: &str, pages: &Corpus) -> Result<Device> {
     let device = Device::builder((pages.len() * PAGE) as u64)
         .algorithm(driver(algorithm))
@@ -171,8 +177,8 @@ fn cost(algorithm: &str, corpus: &Corpus, options: &Options, report: &mut Report
     Ok(())
 }
 
-/// Two threads against one, each pair in the same round: throughput with two over throughput with one. The raw
-/// codec's own figure beside it says what the machine allows.
+/// Throughput of two threads over that of one, measured in the same round. The raw codec's figure shows what the machine
+/// allows.
 fn scaling(algorithm: &str, corpus: &Corpus, options: &Options, report: &mut Report) -> Result<()> {
     let device = filled(algorithm, corpus)?;
     let pages = corpus.pages();
@@ -202,37 +208,33 @@ fn scaling(algorithm: &str, corpus: &Corpus, options: &Options, report: &mut Rep
     let works: [(&str, &(dyn Fn(&[usize]) + Sync)); 3] =
         [("raw compress", &raw), ("write", &write), ("read", &read)];
     for (name, work) in works {
-        let mut gains = Vec::new();
-        for round in 0..options.rounds {
+        let halves = |round: usize| {
             // Long enough that starting a thread does not show: four batches a thread.
             let len = (options.batch * 4).min(order.len() / 2);
             let at = (round * len) % (order.len() - 2 * len + 1);
-            let (first, second) = (&order[at..at + len], &order[at + len..at + 2 * len]);
-            let one = time(|| work(first));
-            let two = time(|| {
+            order[at..at + 2 * len].split_at(len)
+        };
+        let rounds = Rounds::run(
+            options.rounds,
+            &mut [&mut |round| work(halves(round).0), &mut |round| {
+                let (first, second) = halves(round);
                 std::thread::scope(|scope| {
                     scope.spawn(|| work(first));
                     work(second);
                 });
-            });
-            gains.push(2.0 * one / two);
-        }
+            }],
+        );
+        let gain = 2.0 * rounds.ratio(0, 1);
         let what = format!("{algorithm} {name}, 2 threads over 1");
         match name {
-            "raw compress" => report.add(what, median(gains)),
-            _ => report.at_least(what, median(gains), 1.9),
+            "raw compress" => report.add(what, gain),
+            _ => report.at_least(what, gain, 1.9),
         }
     }
     Ok(())
 }
 
-fn time(work: impl FnOnce()) -> f64 {
-    let start = std::time::Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
-}
-
-/// Fills a device and compares all memory it takes with the bytes of its objects.
+/// Fills a device and compares all its memory with the bytes of its objects.
 fn memory(algorithm: &str, corpus: &Corpus, fill_bytes: u64, report: &mut Report) -> Result<()> {
     let device = Device::builder(fill_bytes).algorithm(algorithm).build()?;
     let pages = corpus.pages();

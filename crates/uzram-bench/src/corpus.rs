@@ -1,6 +1,6 @@
-//! Pages of real process memory, made on the spot: interpreters are started on work of different kinds, and
-//! the resident private pages of their heaps are read through `/proc`. Only processes started here are read,
-//! and with an environment that holds no secrets. What is kept of them is kept by [`stored`] alone.
+//! Pages of real process memory: interpreters are started on different kinds of work, and the resident private pages of
+//! their heaps are read through `/proc`. Only processes started here are read, with an environment that holds no secrets.
+//! Only [`stored`] writes pages to files.
 
 pub mod stored;
 mod works;
@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::measure::Random;
+
 /// Bytes in a page.
 pub const PAGE: usize = 4096;
 
 /// Whole pages, one after another.
 pub struct Corpus {
-    /// What they are of.
+    /// The kind of pages.
     pub name: String,
     bytes: Vec<u8>,
 }
@@ -40,7 +42,7 @@ impl Corpus {
         self.bytes.as_chunks().0
     }
 
-    /// The pages that hold more than one repeated word: those that an algorithm gets to see.
+    /// The pages that are not same-filled, which are those that an algorithm compresses.
     pub fn without_same_filled(&self) -> Corpus {
         let same = |page: &[u8; PAGE]| {
             let words = page.as_chunks::<8>().0;
@@ -61,7 +63,7 @@ impl Corpus {
 }
 
 impl Corpus {
-    /// Of whole pages; what is left over is dropped.
+    /// A corpus of the whole pages in `bytes`.
     pub(crate) fn new(name: &str, mut bytes: Vec<u8>) -> Corpus {
         bytes.truncate(bytes.len() / PAGE * PAGE);
         let name = name.into();
@@ -141,7 +143,7 @@ pub fn process_memory(megabytes: usize) -> Result<Corpus> {
     Ok(Corpus { name, bytes })
 }
 
-/// About `megabytes` of the heap of each kind of work, apart.
+/// Collects about `megabytes` of heap of each kind of work, a corpus each.
 pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
     let heap = |work: &(&str, &str, &str, &str)| {
         let mut bytes = Vec::new();
@@ -151,16 +153,16 @@ pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
     WORK.iter().map(heap).collect()
 }
 
-/// The resident heap pages of one process that does such work as `WORK` describes: `LIMIT` in its arguments becomes a
-/// number of bytes.
-pub fn of_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
+/// Collects about `megabytes` of the resident heap of one process. It must do what [`WORK`] describes; `LIMIT` in its
+/// arguments becomes a number of bytes.
+pub fn from_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
     let mut bytes = Vec::with_capacity(megabytes << 20);
     collect(program, args, megabytes, &mut bytes)?;
     let name = name.into();
     Ok(Corpus { name, bytes })
 }
 
-/// The work of `process_memory`'s processes by its number, as arguments of [`of_process`].
+/// Program and arguments of one kind of [`WORK`], for [`from_process`].
 pub fn work(number: usize) -> (&'static str, [&'static str; 2]) {
     let (_, program, flag, text) = WORK[number];
     (program, [flag, text])
@@ -170,7 +172,7 @@ fn collect(program: &str, args: &[&str], megabytes: usize, bytes: &mut Vec<u8>) 
     collect_fed(program, args, "", megabytes, bytes)
 }
 
-/// With something on its input first, which stays open.
+/// Writes `input` to the process's stdin, which stays open until its memory is read.
 fn collect_fed(
     name: &str,
     args: &[&str],
@@ -197,7 +199,7 @@ fn collect_fed(
     result.with_context(|| format!("reading the memory of {name}"))
 }
 
-/// A program whose memory is to be read. Its environment would be part of that: it gets no more than it needs to start.
+/// A program whose memory is to be read. Its environment would be read as well, so it gets only what it needs to start.
 fn program(name: &str) -> Command {
     const KEPT: [&str; 6] = [
         "PATH",
@@ -215,7 +217,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// About `megabytes` of the heap of gcc's compiler proper, stopped while it compiles a program that is made up.
+/// Collects about `megabytes` of the heap of gcc's cc1, stopped while it compiles a generated program.
 pub(crate) fn compiler_heap(megabytes: usize) -> Result<Corpus> {
     let output = Command::new("gcc").arg("-print-prog-name=cc1").output();
     let cc1 = String::from_utf8(output.context("cannot run gcc")?.stdout)?;
@@ -240,7 +242,7 @@ pub(crate) fn compiler_heap(megabytes: usize) -> Result<Corpus> {
     Ok(Corpus::new("gcc heap", bytes))
 }
 
-/// C that keeps a compiler busy.
+/// C source that keeps a compiler busy.
 fn c_source() -> String {
     let mut text = String::from("struct item { long key; struct item *next; char name[24]; };\n");
     for i in 0..20_000u32 {
@@ -254,7 +256,7 @@ fn c_source() -> String {
     text
 }
 
-/// Stops a process when it has that much memory, or is about to end.
+/// Sends SIGSTOP to a process once it has `bytes` of resident memory.
 fn stop_at(child: &mut Child, bytes: usize) -> Result<()> {
     let begin = Instant::now();
     loop {
@@ -274,8 +276,8 @@ fn stop_at(child: &mut Child, bytes: usize) -> Result<()> {
     }
 }
 
-/// Up to `megabytes` of files below `folder`, in the order of their names, whose names `wanted` takes; as the page
-/// cache has them, each from a page's beginning.
+/// Reads up to `megabytes` of files below `folder` that `wanted` accepts, in the order of their names. Each file begins
+/// at a page boundary, as in the page cache.
 pub(crate) fn files(
     name: &str,
     folder: &Path,
@@ -310,7 +312,7 @@ pub(crate) fn files(
     Ok(Corpus::new(name, bytes))
 }
 
-/// About `megabytes` of this machine's shared libraries, and as much of its source text.
+/// Reads about `megabytes` of this machine's shared libraries, and as much source text.
 pub(crate) fn libraries_and_text(megabytes: usize) -> Result<[Corpus; 2]> {
     let library = |path: &Path| path.to_string_lossy().contains(".so");
     let python = |path: &Path| path.extension().is_some_and(|e| e == "py");
@@ -324,15 +326,10 @@ pub(crate) fn libraries_and_text(megabytes: usize) -> Result<[Corpus; 2]> {
     ])
 }
 
-/// Pages of runs of zeros and of noise in turn: what no real program has much of, but every codec's two ends.
+/// Generates alternating runs of zeros and noise: the best and the worst case of every codec.
 pub(crate) fn zeros_and_noise(megabytes: usize) -> Corpus {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        state >> 33
-    };
+    let mut random = Random::new(0x9E37_79B9_7F4A_7C15);
+    let mut next = || random.next();
     let mut bytes = Vec::with_capacity(megabytes << 20);
     while bytes.len() < megabytes << 20 {
         let zeros = next() % 700;

@@ -1,9 +1,8 @@
-//! `bench dedup`: what sharing identical pages costs a device that has none, and what it gains one that has some.
+//! `bench dedup`: what dedup costs a device without identical pages, and what it gains one that has some.
 //!
-//! Cost: two devices, one with dedup, take the same pages in the same random order, in turns. No page is on a device when
-//! it is written: each takes the place of one that comes again only after all others. What is read is in the same order.
-//! Gain: two devices are filled with pages of a kind, and all their memory is compared, the index counted; the time to
-//! fill them, in turns of a few megabytes, is compared, too.
+//! Cost: two devices, one with dedup, take turns on the same pages in the same random order. No page is on a device when it
+//! is written: it replaces one that returns only after all others. Reads use the same order. Gain: two devices are filled
+//! with pages of a kind, in turns of a few megabytes; all their memory, index included, and the time are compared.
 
 use std::collections::HashSet;
 use std::hint::black_box;
@@ -13,45 +12,52 @@ use anyhow::{Result, ensure};
 use uzram::{Device, Stats};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::Rounds;
+use crate::lab::{Experiment, How};
+use crate::measure::{Rounds, shuffle};
+use crate::output::Outcome;
 use crate::report::Report;
 
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of each kind of pages.
-    pub megabytes: usize,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Pages a round.
-    pub batch: usize,
-}
+/// `bench dedup`.
+pub struct Dedup;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 256,
-            rounds: 41,
-            batch: 4096,
-        }
+impl Experiment for Dedup {
+    fn name(&self) -> &'static str {
+        "dedup"
+    }
+
+    fn about(&self) -> &'static str {
+        "What sharing identical pages costs where there are none, and gains where there are"
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of each kind of pages.
+    megabytes: usize,
+    /// Rounds of each measurement.
+    rounds: usize,
+    /// Pages a round.
+    batch: usize,
+}
+
 impl Options {
-    /// A smoke test: its figures mean little.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 32,
-            rounds: 7,
-            batch: 1024,
+            megabytes: how.size(256, 32),
+            rounds: how.rounds(41, 7),
+            batch: how.size(4096, 1024),
         }
     }
 }
 
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("collecting process memory");
     let memory = corpus::process_memory(options.megabytes)?;
     let mut report = Report::new("bench dedup", memory.name.clone());
@@ -70,29 +76,23 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(report)
 }
 
-/// The pages that are not same-filled, each once, in a random order.
+/// The distinct pages that are not same-filled, in random order.
 fn distinct(corpus: &Corpus) -> Vec<[u8; PAGE]> {
     let mut seen = HashSet::new();
     let all = corpus.without_same_filled();
     let new = all.pages().iter().filter(|page| seen.insert(**page));
     let mut pages: Vec<[u8; PAGE]> = new.copied().collect();
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    for at in (1..pages.len()).rev() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        pages.swap(at, (state >> 33) as usize % (at + 1));
-    }
+    shuffle(&mut pages);
     pages
 }
 
-/// Pages in which there may be duplicates: of one process of each kind, of two that do the same, of a file system, and
-/// of two copies of it, as two guests of one image have it.
+/// Pages that may have duplicates: of one process of each kind, of two with the same work, of files, and of two copies of
+/// the files, as in two guests of one image.
 fn kinds(memory: Corpus, megabytes: usize) -> Result<Vec<Corpus>> {
     let (program, args) = corpus::work(0);
     let twin = || {
         let args = args.map(str::as_ref);
-        corpus::of_process("", program, &args, megabytes / 2)
+        corpus::from_process("", program, &args, megabytes / 2)
     };
     let named = |name: &str, parts: [&Corpus; 2]| {
         let bytes = parts.map(|part| part.pages().as_flattened());

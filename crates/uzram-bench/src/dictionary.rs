@@ -11,41 +11,47 @@ use anyhow::{Context, Result, ensure};
 use uzram::compress::{Algorithm, Prepared, Registry, Settings, Tfm, dictionary};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::Rounds;
+use crate::lab::{Experiment, How};
+use crate::measure::{Rounds, shuffle};
+use crate::output::Outcome;
 use crate::report::Report;
 
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of each kind of process memory.
-    pub megabytes: usize,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Pages a round.
-    pub batch: usize,
-    /// Pages that a dictionary is trained on.
-    pub taught: usize,
-}
+/// `bench dictionary`.
+pub struct Dictionary;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 64,
-            rounds: 21,
-            batch: 1024,
-            taught: 2048,
-        }
+impl Experiment for Dictionary {
+    fn name(&self) -> &'static str {
+        "dictionary"
+    }
+
+    fn about(&self) -> &'static str {
+        "What a trained dictionary gains and costs, on process memory that it was not trained on"
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of each kind of process memory.
+    megabytes: usize,
+    /// Rounds of each measurement.
+    rounds: usize,
+    /// Pages a round.
+    batch: usize,
+    /// Pages that a dictionary is trained on.
+    taught: usize,
+}
+
 impl Options {
-    /// A smoke test: its figures mean little.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 24,
-            rounds: 7,
-            batch: 256,
-            taught: 1024,
+            megabytes: how.size(64, 24),
+            rounds: how.rounds(21, 7),
+            batch: how.size(1024, 256),
+            taught: how.size(2048, 1024),
         }
     }
 }
@@ -67,7 +73,7 @@ while (i % 1000 || used() < LIMIT) {
 }
 process.stdout.write('ready\\n'); process.stdin.resume();";
 
-/// One kind of memory: what it is called, the program, its arguments.
+/// One kind of memory: its name, the program, its arguments.
 type Kind = (&'static str, &'static str, [&'static str; 2]);
 
 fn kinds() -> Vec<Kind> {
@@ -84,15 +90,15 @@ fn kinds() -> Vec<Kind> {
     ]
 }
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     let registry = Registry::builtin();
     let what = "process memory, half to train on, half to judge by; same-filled pages left out";
     let mut report = Report::new("bench dictionary", what.into());
     let mut gains = Vec::new();
     for (name, program, args) in kinds() {
         progress(name);
-        let corpus = match corpus::of_process(name, program, &args, options.megabytes) {
+        let corpus = match corpus::from_process(name, program, &args, options.megabytes) {
             Ok(corpus) => corpus.without_same_filled(),
             // Python and Perl are there wherever the project is built.
             Err(error) if program == "node" => {
@@ -127,22 +133,16 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(report)
 }
 
-/// Pages in a random order that is the same in every run: some to train on, others to judge by.
+/// Splits the pages at random, alike in every run: up to `taught` to train on, half of all to judge by.
 fn halves(corpus: &Corpus, taught: usize) -> (Vec<&[u8; PAGE]>, Vec<&[u8; PAGE]>) {
     let mut pages: Vec<&[u8; PAGE]> = corpus.pages().iter().collect();
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    for at in (1..pages.len()).rev() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        pages.swap(at, (state >> 33) as usize % (at + 1));
-    }
+    shuffle(&mut pages);
     let judged = pages.split_off(pages.len() / 2);
     pages.truncate(taught);
     (pages, judged)
 }
 
-/// Adds the rows of one algorithm on one kind of memory. Returns ratio and speed with the dictionary over those without.
+/// Adds the rows of one algorithm on one kind of memory. Returns the gains in ratio and in speed.
 fn contest(
     algorithm: &dyn Algorithm,
     level: &str,
@@ -206,7 +206,7 @@ fn contest(
 struct Side {
     tfm: Box<dyn Tfm>,
     objects: Vec<Vec<u8>>,
-    /// Bytes that a device would store; what does not pay is stored as it is.
+    /// Bytes that a device would store; an object of a page or more is stored raw.
     stored: f64,
     out: Vec<u8>,
 }

@@ -1,8 +1,8 @@
 //! `bench fio`: zram-perf-test's table, and other shapes of request, for any set of targets: the kernel's zram, devices of
 //! this program, nbdkit, tmpfs, any path. fio does the requests and its own JSON is what is read.
 //!
-//! In a round every target takes its turn in every setting (a buffer, a request's size and depth, a number of jobs),
-//! another one first each time. A target is made for its turn, goes through all cells, and is gone. One that fails is
+//! In a round every target takes its turn in every setting (a buffer, a request's size and depth, a number of jobs), in
+//! the order of [`measure::order`](crate::measure::order). A target is made for its turn, goes through all cells, and is gone. One that fails is
 //! reported and left out from there on; the others go on.
 
 mod cell;
@@ -25,10 +25,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use cell::{Buffer, CELLS, Cell, Setting, Shape};
 pub use job::{Length, Side};
-pub use record::{About, Curve, Figure, Missing, Record, Taken, Total};
+pub(crate) use record::NAME;
+pub use record::{About, CellFigure, Curve, FioRecord, Missing, Taken, Total};
 pub use series::{Column, compare};
 pub use targets::{DEFAULT as DEFAULT_TARGETS, Memory, Spec};
 
+use crate::measure::order;
 use crate::report::{Goal, Report};
 use curve::Sampler;
 use job::Job;
@@ -45,7 +47,7 @@ pub struct Options {
     pub targets: Vec<Spec>,
     /// Whether a target that cannot be had is a failure, and not merely left out.
     pub demanded: bool,
-    /// Targets that were left out before, and why.
+    /// Targets that were left out already, and why.
     pub skipped: Vec<Missing>,
     /// Bytes of each target.
     pub size_bytes: u64,
@@ -63,7 +65,7 @@ pub struct Options {
     pub engine: String,
     /// How often all take turns.
     pub rounds: usize,
-    /// Whether what is on a path may be lost.
+    /// Whether the contents of a given path may be overwritten.
     pub overwrite: bool,
     /// Names of targets that the others' throughput and memory are laid beside, besides the first.
     pub beside: Vec<String>,
@@ -71,18 +73,18 @@ pub struct Options {
     pub goals: Vec<Goal>,
 }
 
-/// How far it is.
+/// How far the run is.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    /// Runs of fio that are over.
+    /// Runs of fio that are done.
     pub done: usize,
     /// Of how many.
     pub of: usize,
-    /// What is under way.
+    /// The current run.
     pub what: String,
 }
 
-const NOTE: &str = "Every round measures every target, another one first each time; figures are medians over rounds, ratios \
+const NOTE: &str = "Every round measures every target, in a changing order; figures are medians over rounds, ratios \
     medians of the ratio within a round. sync on block devices and files at depth 1, fio's nbd engine on sockets. Memory is \
     that after every block was written once. perf counts fio itself, not a server. MB are 10^6 bytes.";
 
@@ -103,8 +105,8 @@ fn settings(options: &Options) -> Vec<Setting> {
     settings
 }
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Record> {
+/// Measures all targets. Calls `progress` before each run of fio.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<FioRecord> {
     let fio = job::version()?;
     let settings = settings(options);
     ensure!(
@@ -118,7 +120,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Rec
     let perf = Perf::probe();
     let buffers: Vec<String> = options.buffers.iter().map(Buffer::to_string).collect();
     let corpus = format!("fio's buffers: {}", buffers.join(", "));
-    let mut record = Record {
+    let mut record = FioRecord {
         report: Report::new(record::NAME, corpus),
         note: NOTE.into(),
         fio,
@@ -155,7 +157,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Rec
     Ok(bench.finish())
 }
 
-/// Processes that wanted to run in the last minute.
+/// The load average of the last minute.
 fn load_average() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let first = text.split_whitespace().next();
@@ -167,11 +169,11 @@ struct Bench<'a> {
     perf: Perf,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
-    /// Which targets have failed.
+    /// Which targets have failed and are left out.
     out: Vec<bool>,
     runs: Vec<Runs>,
     done: usize,
-    record: Record,
+    record: FioRecord,
 }
 
 impl Bench<'_> {
@@ -179,8 +181,7 @@ impl Bench<'_> {
         let targets = self.options.targets.len();
         for round in 0..self.options.rounds {
             for setting in settings {
-                for turn in 0..targets {
-                    let who = (round + turn) % targets;
+                for who in order(round, targets) {
                     self.turn(who, setting, round, settings.len(), progress);
                     if self.stop.load(Ordering::Relaxed) {
                         // What was measured is handed out.
@@ -194,7 +195,7 @@ impl Bench<'_> {
         }
     }
 
-    /// A target's turn in a setting.
+    /// Runs a target's turn in a setting.
     fn turn(
         &mut self,
         who: usize,
@@ -297,8 +298,8 @@ impl Bench<'_> {
         self.runs.push(runs_of);
     }
 
-    /// In the order of targets and settings, whatever order the rounds left.
-    fn finish(mut self) -> Record {
+    /// Orders the results by target and setting, and adds ratios and goals.
+    fn finish(mut self) -> FioRecord {
         let order: Vec<&str> = self
             .options
             .targets
@@ -340,7 +341,7 @@ impl Bench<'_> {
     }
 }
 
-/// What the cells need.
+/// What all cells of a turn have in common.
 struct Work<'a> {
     options: &'a Options,
     perf: &'a Perf,
@@ -349,7 +350,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Fills the target where the first cell does not, and runs all cells.
+    /// Fills the target unless the first cell does, then runs all cells.
     fn cells(
         &self,
         target: &dyn Target,
@@ -395,7 +396,7 @@ impl Work<'_> {
 
     fn job<'b>(
         &'b self,
-        place: &'b targets::Place,
+        place: &'b targets::TargetPath,
         cell: Cell,
         setting: Setting,
         length: Length,

@@ -14,16 +14,20 @@ pub mod core;
 pub mod corpus;
 pub mod dedup;
 pub mod dictionary;
+mod failure;
 pub mod fio;
+mod guest;
+pub mod lab;
 pub mod measure;
-pub mod model;
 pub mod output;
 pub mod policy;
+mod program;
 pub mod report;
 mod rival;
 pub mod rivals;
-pub mod units;
 mod zram;
+
+pub use program::{main, main_with};
 
 // The library that the tests of the compress crate load, too.
 #[allow(unsafe_code)]

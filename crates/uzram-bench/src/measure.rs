@@ -1,8 +1,20 @@
-//! Taking turns: contestants run on the same batch of pages one after the other, round after round, and what
-//! counts is the median over the rounds of the ratio within a round. Noise that lasts longer than a round
-//! hits all of them alike.
+//! The one schedule of all measurements. Contestants take turns on the same work, round after round, and what counts is the
+//! median over the rounds of the ratio within a round: noise that lasts longer than a round hits all of them alike.
 
 use std::time::Instant;
+
+/// The contestants of a round, in the order of their turns.
+///
+/// Every second round has the order of the one before reversed, and every second round begins with another contestant:
+/// nobody is always first, and nobody always follows the same other.
+pub fn order(round: usize, contestants: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..contestants).collect();
+    order.rotate_left(round / 2 % contestants.max(1));
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
 
 /// Seconds of each contestant in each round.
 pub struct Rounds {
@@ -10,34 +22,36 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Runs every contestant once a round; the order alternates from round to round.
+    /// Runs every contestant once a round.
     pub fn run(count: usize, contestants: &mut [&mut dyn FnMut(usize)]) -> Rounds {
-        Rounds::run_after(0, count, contestants)
+        Rounds::of(count, contestants, |contestant, round| contestant(round))
     }
 
-    /// The same, but each does its turn twice and the second time counts: for contestants that are over so soon, and so
-    /// alike, that the first of a round would pay for what caches and branch predictors learn for the others.
+    /// The same of contestants that have their turns in common.
+    pub fn of<T>(count: usize, contestants: &mut [T], turn: impl FnMut(&mut T, usize)) -> Rounds {
+        Rounds::after(0, count, contestants, turn)
+    }
+
+    /// Runs each turn twice and counts the second time: for contestants that are over so soon, and so alike, that the first
+    /// of a round would pay for what caches and branch predictors learn for the others.
     pub fn run_warmed(count: usize, contestants: &mut [&mut dyn FnMut(usize)]) -> Rounds {
-        Rounds::run_after(1, count, contestants)
+        Rounds::after(1, count, contestants, |contestant, round| contestant(round))
     }
 
-    fn run_after(
+    fn after<T>(
         warmings: usize,
         count: usize,
-        contestants: &mut [&mut dyn FnMut(usize)],
+        contestants: &mut [T],
+        mut turn: impl FnMut(&mut T, usize),
     ) -> Rounds {
         let mut seconds = vec![Vec::with_capacity(count); contestants.len()];
         for round in 0..count {
-            let mut order: Vec<usize> = (0..contestants.len()).collect();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for who in order {
+            for who in order(round, contestants.len()) {
                 for _ in 0..warmings {
-                    contestants[who](round);
+                    turn(&mut contestants[who], round);
                 }
                 let start = Instant::now();
-                contestants[who](round);
+                turn(&mut contestants[who], round);
                 seconds[who].push(start.elapsed().as_secs_f64());
             }
         }
@@ -71,16 +85,41 @@ impl Rounds {
     }
 }
 
-/// Numbers from 0 on in a random order that is the same in every run.
-pub fn shuffled(count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    for i in (1..count).rev() {
-        state = state
+/// Numbers that are scattered and the same in every run.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// One of 31 bits.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        order.swap(i, (state >> 33) as usize % (i + 1));
+        self.0 >> 33
     }
+
+    /// One below `end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.next() as usize % end
+    }
+}
+
+/// Shuffles in a way that is the same in every run.
+pub fn shuffle<T>(items: &mut [T]) {
+    let mut random = Random::new(0x9E37_79B9_7F4A_7C15);
+    for at in (1..items.len()).rev() {
+        items.swap(at, random.below(at + 1));
+    }
+}
+
+/// Numbers from 0 on, shuffled.
+pub fn shuffled(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    shuffle(&mut order);
     order
 }
 
@@ -115,5 +154,23 @@ mod tests {
         let mut turns = 0;
         let rounds = Rounds::run_warmed(5, &mut [&mut |_| turns += 1]);
         assert_eq!((rounds.count(), turns), (5, 10));
+    }
+
+    #[test]
+    fn everybody_is_first_and_last_equally_often() {
+        for contestants in 1..7 {
+            let (mut first, mut last) = (vec![0; contestants], vec![0; contestants]);
+            for round in 0..2 * contestants {
+                let order = order(round, contestants);
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..contestants).collect::<Vec<_>>());
+                first[order[0]] += 1;
+                last[order[contestants - 1]] += 1;
+            }
+            assert_eq!(first, vec![2; contestants]);
+            assert_eq!(last, vec![2; contestants]);
+        }
+        assert!(order(3, 0).is_empty());
     }
 }

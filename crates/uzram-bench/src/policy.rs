@@ -1,4 +1,4 @@
-//! `bench policy`: what the policies gain and what those who use the device meanwhile pay for it.
+//! `bench policy`: what background recompression gains, and what it costs requests meanwhile.
 //!
 //! Density: pages of process memory go to a device that compresses with lz4, and to the kernel's zram with lz4. Then the
 //! device's agent trains a dictionary, recompresses with zstd and compacts until it has nothing left to do. What counts
@@ -20,60 +20,67 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::measure::median;
+use crate::lab::{Experiment, How};
+use crate::measure::{Random, median, order};
+use crate::output::Outcome;
 use crate::report::Report;
 use crate::zram::{Aligned, Zram};
 
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of each kind of process memory.
-    pub megabytes: usize,
-    /// Rounds of each foreground measurement.
-    pub rounds: usize,
-    /// Requests of a turn.
-    pub turn: usize,
-}
+/// `bench policy`.
+pub struct Policy;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 64,
-            rounds: 31,
-            turn: 100_000,
-        }
+impl Experiment for Policy {
+    fn name(&self) -> &'static str {
+        "policy"
+    }
+
+    fn about(&self) -> &'static str {
+        "Density with background recompression beside the kernel's zram, and what the foreground pays"
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
     }
 }
 
+/// How much to do.
+struct Options {
+    /// Megabytes of each kind of process memory.
+    megabytes: usize,
+    /// Rounds of each foreground measurement.
+    rounds: usize,
+    /// Requests of a turn.
+    turn: usize,
+}
+
 impl Options {
-    /// A smoke test: its figures mean little.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 16,
-            rounds: 5,
-            turn: 20_000,
+            megabytes: how.size(64, 16),
+            rounds: how.rounds(31, 5),
+            turn: how.size(100_000, 20_000),
         }
     }
 }
 
 const SECONDARY: &str = "zstd";
-/// Works off what there is, at once.
+/// Does all pending work at once.
 const SETTLE: &str = "recompress=0,train=on,compact=on,cpu=100";
-/// Works within its default budget.
+/// Works within the default budget.
 const WORK: &str = "recompress=2,compact=on";
-/// Keeps ages, and finds nothing that is old enough.
+/// Tracks ages and finds no page old enough.
 const PAUSE: &str = "recompress=1000000";
 /// How long the agent may take to settle.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// After how long without any change it has settled, whatever it plans.
+/// Without a change for so long the agent has settled, whatever it still plans.
 const STANDSTILL: Duration = Duration::from_secs(5);
 /// Pages that the foreground uses.
 const HOT: usize = 4096;
-/// The agent has work in a turn if so many old pages are left before it.
+/// Old pages that must be left before a turn, so that the agent has work for all of it.
 const LEAST_OLD: u64 = 8192;
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+/// Measures everything. Calls `progress` before each step.
+fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("collecting process memory");
     let mut kinds = corpus::heaps(options.megabytes)?;
     kinds.push(corpus::compiler_heap(options.megabytes)?);
@@ -138,7 +145,7 @@ fn density(
     Ok(())
 }
 
-/// A device whose agent has nothing left to do.
+/// A device whose agent has finished.
 pub(crate) struct Settled {
     pub(crate) device: Arc<Device>,
     /// All its memory, in bytes, before the agent and after it.
@@ -147,8 +154,8 @@ pub(crate) struct Settled {
     done: AgentStats,
 }
 
-/// Writes the pages with lz4 and lets an agent recompress them with zstd and a dictionary, and compact, to the end. Only
-/// those whose objects have at least so many bytes.
+/// Writes the pages with lz4, then lets an agent finish recompression (with zstd and a dictionary, objects of at least
+/// `least` bytes) and compaction.
 pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
     let device = Arc::new(builder(pages.len()).build()?);
     for (number, page) in pages.iter().enumerate() {
@@ -159,13 +166,13 @@ pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
         recompress_least: least,
         ..policy(SETTLE)?
     };
-    device.set_policy(settings)?;
+    device.jobs().set_policy(settings)?;
     let begin = Instant::now();
     let agent = Agent::start(device.clone())?;
     // Of a small device the plan may promise what cannot be had, so that something is due for ever.
     let (mut used, mut since) = (before, begin);
-    while device.agent_stats().runs < 2
-        || device.plan().steps.iter().any(|step| step.due) && since.elapsed() < STANDSTILL
+    while device.jobs().agent_stats().runs < 2
+        || device.jobs().plan().steps.iter().any(|step| step.due) && since.elapsed() < STANDSTILL
     {
         ensure!(
             begin.elapsed() < PATIENCE,
@@ -176,7 +183,7 @@ pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
             (used, since) = (memory(&device), Instant::now());
         }
     }
-    let done = device.agent_stats();
+    let done = device.jobs().agent_stats();
     agent.stop();
     verify(&device, pages)?;
     let after = memory(&device);
@@ -188,7 +195,7 @@ pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
     })
 }
 
-/// Reads everything back.
+/// Checks that every page reads back.
 fn verify(device: &Device, pages: &[&[u8; PAGE]]) -> Result<()> {
     let mut back = [0; PAGE];
     for (number, page) in pages.iter().enumerate() {
@@ -206,7 +213,7 @@ fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<u64> {
     zram.used_bytes()
 }
 
-/// All memory that a device takes.
+/// All memory of a device: pool, table, metadata.
 pub(crate) fn memory(device: &Device) -> f64 {
     let stats = device.stats();
     (stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes) as f64
@@ -226,7 +233,7 @@ impl<'a> Pair<'a> {
         let (hot, cold) = pages.split_at(HOT.min(pages.len() / 4));
         let without = Device::builder((pages.len() * PAGE) as u64).build()?;
         let with = Arc::new(builder(pages.len()).build()?);
-        with.set_policy(policy(PAUSE)?)?;
+        with.jobs().set_policy(policy(PAUSE)?)?;
         let agent = Agent::start(with.clone())?;
         let pair = Pair {
             hot,
@@ -237,7 +244,7 @@ impl<'a> Pair<'a> {
         };
         pair.warm_up()?;
         // The agent uses one, and a lesson in the middle of a turn would be measured in one round only.
-        pair.with.train(&uzram::Training {
+        pair.with.jobs().train(&uzram::Training {
             priority: 1,
             ..uzram::Training::default()
         })?;
@@ -253,7 +260,7 @@ impl<'a> Pair<'a> {
         self.chill()
     }
 
-    /// Writes the cold part of both anew and waits until it is old.
+    /// Rewrites the cold part of both devices and waits until it is old.
     fn chill(&self) -> Result<()> {
         for device in [&self.without, &*self.with] {
             for (number, page) in self.cold.iter().enumerate() {
@@ -264,20 +271,20 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// Sees to it that the agent has work for a turn.
+    /// Ensures that the agent has work for a turn.
     fn ensure_work(&self) -> Result<()> {
         let old = Recompress {
             older_than: Some(Duration::from_secs(2)),
             ..Recompress::default()
         };
-        let left = self.with.recompressible(&old)?.0;
+        let left = self.with.zram().recompressible(&old)?.candidates;
         if left < LEAST_OLD.min(self.cold.len() as u64 / 2) {
             self.chill()?;
         }
         Ok(())
     }
 
-    /// Uses each hot page once: none is old for as long as a turn takes.
+    /// Touches each hot page once, so that none ages during a turn.
     fn touch(&self, device: &Device, reads: bool) -> Result<()> {
         let mut back = [0; PAGE];
         for (number, page) in self.hot.iter().enumerate() {
@@ -289,19 +296,16 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// A turn of one of the devices.
+    /// Runs a turn on one of the devices.
     fn turn(&self, device: &Device, reads: bool, turn: usize, seed: u64) -> Result<Turn> {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut random = Random::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let mut back = [0; PAGE];
         let mut latencies = Vec::with_capacity(turn);
         let used = cpu_seconds();
         let begin = Instant::now();
         let mut last = begin;
         for _ in 0..turn {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let number = (state >> 33) as usize % self.hot.len();
+            let number = random.below(self.hot.len());
             match reads {
                 true => device.read_at(&mut back, (number * PAGE) as u64)?,
                 false => write(device, number, self.hot[number])?,
@@ -328,7 +332,7 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// What a turn took.
+/// The figures of a turn.
 #[derive(Default, Clone, Copy)]
 struct Turn {
     seconds: f64,
@@ -338,7 +342,7 @@ struct Turn {
     p99: f64,
 }
 
-/// What the agent did in its turns.
+/// The agent's work in its turns.
 #[derive(Default)]
 struct Work {
     seconds: f64,
@@ -359,22 +363,21 @@ fn foreground(
     for round in 0..options.rounds {
         pair.ensure_work()?;
         let mut figures = [Turn::default(); 4];
-        let order = [[0, 1, 3, 2], [2, 3, 1, 0], [1, 0, 2, 3], [3, 2, 0, 1]][round % 4];
-        for who in order {
+        for who in order(round, figures.len()) {
             let device = if who % 2 == 1 {
                 &*pair.with
             } else {
                 &pair.without
             };
             pair.touch(device, reads)?;
-            let before = (pair.with.agent_stats(), pair.with.stats());
+            let before = (pair.with.jobs().agent_stats(), pair.with.stats());
             if who == 1 {
-                pair.with.set_policy(policy(WORK)?)?;
+                pair.with.jobs().set_policy(policy(WORK)?)?;
             }
             figures[who] = on_one_cpu(|| pair.turn(device, reads, options.turn, round as u64))?;
             if who == 1 {
-                let after = (pair.with.agent_stats(), pair.with.stats());
-                pair.with.set_policy(policy(PAUSE)?)?;
+                let after = (pair.with.jobs().agent_stats(), pair.with.stats());
+                pair.with.jobs().set_policy(policy(PAUSE)?)?;
                 let pages = after.1.recompressed_pages - before.1.recompressed_pages;
                 work.seconds += figures[1].seconds;
                 work.cpu += after.0.cpu_seconds - before.0.cpu_seconds;
@@ -436,7 +439,7 @@ fn foreground(
     Ok(())
 }
 
-/// Runs it on a thread that keeps to the last CPU.
+/// Runs `work` on a thread pinned to the last CPU.
 fn on_one_cpu<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let pinned = move || {
         let all = sched_getaffinity(None)?;

@@ -22,7 +22,7 @@ pub struct Row {
     pub met: Option<bool>,
 }
 
-/// A goal from outside: for every row whose text contains it.
+/// A goal for every row whose text contains the goal's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Goal {
     text: String,
@@ -101,39 +101,39 @@ impl Report {
 
     /// Adds a figure without a goal.
     pub fn add(&mut self, what: impl Into<String>, value: f64) {
-        self.rows.push(Row {
-            what: what.into(),
-            value,
-            goal: String::new(),
-            met: None,
-        });
+        self.push(what.into(), value, String::new(), None);
     }
 
     /// Adds a figure that should be at most `goal`.
     pub fn at_most(&mut self, what: impl Into<String>, value: f64, goal: f64) {
-        let (goal, met) = (format!("<= {goal}"), Some(value <= goal));
-        self.rows.push(Row {
-            what: what.into(),
+        self.push(
+            what.into(),
             value,
-            goal,
-            met,
-        });
+            format!("<= {goal}"),
+            Some(value <= goal),
+        );
     }
 
     /// Adds a figure that should be at least `goal`.
     pub fn at_least(&mut self, what: impl Into<String>, value: f64, goal: f64) {
-        let (goal, met) = (format!(">= {goal}"), Some(value >= goal));
+        self.push(
+            what.into(),
+            value,
+            format!(">= {goal}"),
+            Some(value >= goal),
+        );
+    }
+
+    fn push(&mut self, what: String, value: f64, goal: String, met: Option<bool>) {
         self.rows.push(Row {
-            what: what.into(),
+            what,
             value,
             goal,
             met,
         });
     }
-}
 
-impl Report {
-    /// Gives every row the goal whose text it contains. How many there were; a row keeps the last goal that it was given.
+    /// Sets a goal on every row that it fits and returns how many there were. The last goal of a row counts.
     pub fn demand(&mut self, goal: &Goal) -> usize {
         let mut found = 0;
         for row in &mut self.rows {
@@ -151,49 +151,19 @@ impl Report {
         found
     }
 
-    /// The rows that have a goal.
-    pub fn demanded(&self) -> Vec<&Row> {
-        self.rows.iter().filter(|row| row.met.is_some()).collect()
+    /// Whether a row has a goal.
+    pub fn has_goals(&self) -> bool {
+        self.rows.iter().any(|row| row.met.is_some())
     }
 }
 
-/// A line for each, in columns.
-pub(crate) fn lines(f: &mut fmt::Formatter<'_>, rows: &[&Row]) -> fmt::Result {
-    let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0);
-    for row in rows {
-        let Row {
-            what, value, goal, ..
-        } = row;
-        let verdict = match row.met {
-            Some(true) => "met",
-            Some(false) => "MISSED",
-            None => "",
-        };
-        let line = format!("{what:width$} {value:>12.3}  {goal:9}  {verdict}");
-        writeln!(f, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-fn first_line(program: &str, args: &[&str]) -> String {
+/// What a program says first, or `unknown`.
+pub(crate) fn first_line(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let text = output
         .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         .unwrap_or_default();
     text.lines().next().unwrap_or("unknown").into()
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} on {}", self.benchmark, self.corpus)?;
-        writeln!(
-            f,
-            "{}, Linux {}, {}",
-            self.machine, self.kernel, self.compiler
-        )?;
-        writeln!(f, "commit {}\n", self.commit)?;
-        lines(f, &self.rows.iter().collect::<Vec<_>>())
-    }
 }
 
 #[cfg(test)]
@@ -222,14 +192,14 @@ mod tests {
         assert_eq!(report.demand(&"write >= 1".parse().unwrap()), 0);
         let met: Vec<_> = report.rows.iter().map(|row| row.met).collect();
         assert_eq!(met, [Some(false), Some(true), None]);
-        assert_eq!(report.demanded().len(), 2);
+        assert!(report.has_goals());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][0]["goal"], ">= 1");
         assert_eq!(json["rows"][1]["met"], true);
         assert_eq!(json["rows"][2].as_object().unwrap().len(), 2);
         let back: Report = serde_json::from_value(json).unwrap();
         assert!(back.rows[2].goal.is_empty() && back.rows[2].met.is_none());
-        let text = report.to_string();
+        let text = crate::output::text(&report);
         assert!(text.contains("MISSED") && text.contains(" met\n"), "{text}");
     }
 }

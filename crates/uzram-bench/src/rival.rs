@@ -8,7 +8,7 @@ use crate::liblzo2::Liblzo2;
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat};
 
-/// A codec with its state, for one thread.
+/// A codec with the state of one thread.
 pub(crate) enum Raw {
     Lz4(Box<[u64]>),
     Zstd(Box<(CCtx<'static>, DCtx<'static>)>),

@@ -1,5 +1,5 @@
-//! `bench rivals`: the library, on one thread, beside what else keeps pages compressed in memory, on the same pages in
-//! the same rounds: the kernel's zram, trueno-zram-core, and the codecs called directly.
+//! `bench rivals`: the library, on one thread, beside other stores of compressed pages, on the same pages in the same
+//! rounds: the kernel's zram, trueno-zram-core, and codecs called directly.
 //!
 //! Requests have 4 KiB, in a random order, or 128 KiB, in a random order of these. The kernel's zram is written and read
 //! with direct I/O, as the file systems and programs on it do, so that its figures hold the way through the block layer;
@@ -17,14 +17,45 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
+use crate::lab::{Experiment, How, Takes};
 use crate::measure::{Rounds, shuffled};
+use crate::output::{self, Outcome, Table, maybe, number};
 use crate::report::Report;
 use crate::zram::Zram;
+
+/// `bench rivals`.
+pub struct Rivals;
+
+impl Experiment for Rivals {
+    fn name(&self) -> &'static str {
+        "rivals"
+    }
+
+    fn about(&self) -> &'static str {
+        "The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory"
+    }
+
+    fn takes(&self) -> Takes {
+        Takes {
+            corpus: true,
+            ..Takes::ROUNDS
+        }
+    }
+
+    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(run(&Options::new(how), progress)?))
+    }
+
+    fn read(&self, record: Value) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(serde_json::from_value::<RivalRecord>(record)?))
+    }
+}
 
 /// How much to do.
 #[derive(Debug, Clone)]
@@ -41,27 +72,14 @@ pub struct Options {
     pub stored: Option<PathBuf>,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            megabytes: 160,
-            rounds: 21,
-            batch: 2048,
-            fill_bytes: 1 << 30,
-            stored: None,
-        }
-    }
-}
-
 impl Options {
-    /// A tenth of the work: a smoke test.
-    pub fn quick() -> Options {
+    fn new(how: &How) -> Options {
         Options {
-            megabytes: 16,
-            rounds: 3,
-            batch: 512,
-            fill_bytes: 64 << 20,
-            stored: None,
+            megabytes: how.size(160, 16),
+            rounds: how.rounds(21, 3),
+            batch: how.size(2048, 512),
+            fill_bytes: how.size(1 << 30, 64 << 20),
+            stored: how.corpus.clone(),
         }
     }
 }
@@ -79,7 +97,7 @@ const LIBRARY: [&str; 6] = [
 ];
 /// What the kernel's zram is measured with: what it takes unless it is told otherwise comes first.
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
-/// The codecs that are called directly. A copy comes first, for the first of a round pays for caches that are cold.
+/// The codecs that are called directly; null is a copy.
 const RAW: [&str; 6] = ["null", "lz4", "lz4_flex", "snap", "zstd-1", "zstd"];
 /// What an agent has made dense, all of it or only its larger objects (the least bytes of one).
 const SETTLED: [(&str, u16); 2] = [
@@ -88,18 +106,18 @@ const SETTLED: [(&str, u16); 2] = [
 ];
 const BLOCK_LAYER: &str = "kernel, same-filled pages";
 
-/// A contestant on a corpus, in requests of one size.
-#[derive(Debug, Clone, Serialize)]
-pub struct Figure {
+/// A contestant's figures on a corpus, with requests of one size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RivalFigure {
     /// The kind of pages.
     pub corpus: String,
     /// `uzram ALGORITHM`, `kernel ALGORITHM`, `raw LIBRARY`, `trueno ALGORITHM`, or the block layer alone.
     pub contestant: String,
     /// Bytes of a request.
     pub request_bytes: usize,
-    /// Throughput of one thread; `None` for who is not written to.
+    /// Write throughput of one thread; `None` for a read-only contestant.
     pub write_mb_s: Option<f64>,
-    /// The same of reading.
+    /// Read throughput of one thread.
     pub read_mb_s: f64,
     /// Bytes of pages over bytes of objects.
     pub ratio: Option<f64>,
@@ -107,17 +125,17 @@ pub struct Figure {
     pub memory_ratio: Option<f64>,
 }
 
-/// All of it.
-#[derive(Debug, Serialize)]
-pub struct Rivals {
+/// The record of `bench rivals`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RivalRecord {
     /// Goals, machine, commit.
     #[serde(flatten)]
     pub report: Report,
     /// How to read it.
-    pub note: &'static str,
+    pub note: String,
     /// Everything measured.
-    pub figures: Vec<Figure>,
-    /// Who could not take part, and why.
+    pub figures: Vec<RivalFigure>,
+    /// Contestants that could not take part, and why.
     pub left_out: Vec<String>,
 }
 
@@ -126,8 +144,8 @@ const NOTE: &str = "One thread. kernel: direct I/O, queue depth 1; its memory is
     trueno-zram-core's pages in a vector. Requests of 4 KiB in random order, of 128 KiB likewise. Medians of rounds in \
     which all take turns; figures over others are medians of the quotient within a round.";
 
-/// Runs it all; `progress` is told what is under way.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Rivals> {
+/// Measures everything. Calls `progress` before each step.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<RivalRecord> {
     let largest = REQUESTS[REQUESTS.len() - 1];
     ensure!(
         options.batch > 0 && options.batch.is_multiple_of(largest),
@@ -143,13 +161,13 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Rivals> 
     let (mut figures, mut left_out) = (Vec::new(), Vec::new());
     for corpus in &corpora {
         progress(&format!("{}: filling", corpus.name));
-        let pages = Pages::of(corpus.without_same_filled().pages());
+        let pages = Pages::from_pages(corpus.without_same_filled().pages());
         let mut field = Field::new(&corpus.name, &pages, options, &mut left_out)?;
         field.leave_out_who_loses(&mut left_out);
         for request in REQUESTS {
             let kib = request * PAGE / 1024;
             progress(&format!("{}: requests of {kib} KiB", corpus.name));
-            let turns = Turns::run(&mut field, request, options)?;
+            let turns = RivalRounds::run(&mut field, request, options)?;
             figures.extend((0..turns.who.len()).map(|who| turns.figure(who)));
             turns.goals(&mut report);
             if request == 1 {
@@ -162,8 +180,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Rivals> 
     for rival in &left_out {
         progress(&format!("left out: {rival}"));
     }
-    let note = NOTE;
-    Ok(Rivals {
+    let note = NOTE.into();
+    Ok(RivalRecord {
         report,
         note,
         figures,
@@ -183,7 +201,7 @@ fn made(megabytes: usize) -> Result<Vec<Corpus>> {
     ])
 }
 
-/// The same of what is kept in a folder.
+/// The same from a folder of stored corpora.
 fn kept(dir: &Path, megabytes: usize) -> Result<Vec<Corpus>> {
     let sources = [Source::Process, Source::Files];
     sources
@@ -192,12 +210,12 @@ fn kept(dir: &Path, megabytes: usize) -> Result<Vec<Corpus>> {
         .collect()
 }
 
-/// Who holds the pages of a corpus.
+/// All contestants, holding the pages of a corpus.
 struct Field<'a> {
     corpus: &'a str,
     pages: &'a Pages,
     holders: Vec<(String, Box<dyn Holder>)>,
-    /// Data over objects, and over all memory, of large devices.
+    /// Ratios of data to objects and to all memory, of large devices.
     ratios: Vec<(String, [f64; 2])>,
 }
 
@@ -254,7 +272,7 @@ impl<'a> Field<'a> {
         Ok(field)
     }
 
-    /// Takes part from now on, with all pages.
+    /// Fills a contestant and adds it.
     fn add(&mut self, name: String, mut holder: impl Holder + 'static) -> Result<()> {
         let filled = fill(&mut holder, self.pages, self.pages.pages().len());
         filled.with_context(|| format!("{name}, {}", self.corpus))?;
@@ -262,14 +280,14 @@ impl<'a> Field<'a> {
         Ok(())
     }
 
-    /// Fills a device for its memory alone.
+    /// Fills a large device to measure its memory.
     fn weigh(&mut self, name: &str, count: usize, mut holder: impl Holder) -> Result<()> {
         fill(&mut holder, self.pages, count)?;
         self.ratios.push((name.into(), ratios(count, &holder)?));
         Ok(())
     }
 
-    /// Data over objects, and over all memory where there is some.
+    /// Ratios of data to objects, and to all memory if there is any.
     fn ratios(&self, name: &str, holder: &dyn Holder) -> Result<[Option<f64>; 2]> {
         if let Some((_, ratios)) = self.ratios.iter().find(|(of, _)| of == name) {
             return Ok(ratios.map(Some));
@@ -278,7 +296,7 @@ impl<'a> Field<'a> {
         Ok(ratios.map(|ratio| Some(ratio).filter(|ratio| ratio.is_finite())))
     }
 
-    /// Reads everything back from everybody.
+    /// Reads all pages back, and leaves out whoever loses one.
     fn leave_out_who_loses(&mut self, left_out: &mut Vec<String>) {
         let (corpus, pages) = (self.corpus, self.pages);
         self.holders.retain_mut(|(name, holder)| {
@@ -317,7 +335,7 @@ fn trueno(_: &mut Field<'_>, left_out: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Writes that many pages, the same again and again.
+/// Writes `count` pages, repeating them as needed.
 fn fill(holder: &mut dyn Holder, pages: &Pages, count: usize) -> Result<()> {
     let pages = pages.pages().iter().cycle().take(count);
     for (number, page) in pages.enumerate() {
@@ -344,18 +362,18 @@ fn lost(holder: &mut dyn Holder, pages: &Pages) -> usize {
     pages.pages().len() - kept.count()
 }
 
-/// Those who take part in rounds of one size of requests, and what came of it.
-struct Turns<'a> {
+/// The rounds of all contestants with requests of one size.
+struct RivalRounds<'a> {
     corpus: &'a str,
-    who: Vec<Place>,
+    who: Vec<Participant>,
     request: usize,
     batch_bytes: usize,
     write: Rounds,
     read: Rounds,
 }
 
-/// One of them: where it comes in the rounds, of writing only if it is written to, and its ratios.
-struct Place {
+/// A contestant's index in the rounds, and its ratios. Read-only ones have no index for writing.
+struct Participant {
     name: String,
     write: Option<usize>,
     read: usize,
@@ -363,8 +381,8 @@ struct Place {
     memory_ratio: Option<f64>,
 }
 
-impl<'a> Turns<'a> {
-    fn run(field: &mut Field<'a>, request: usize, options: &Options) -> Result<Turns<'a>> {
+impl<'a> RivalRounds<'a> {
+    fn run(field: &mut Field<'a>, request: usize, options: &Options) -> Result<RivalRounds<'a>> {
         let pages = field.pages;
         // Batches end where requests do.
         let requests = pages.pages().len() / request;
@@ -382,7 +400,7 @@ impl<'a> Turns<'a> {
             let [ratio, memory_ratio] = field.ratios(name, &**holder)?;
             let write = (!holder.is_read_only()).then_some(written);
             written += usize::from(write.is_some());
-            who.push(Place {
+            who.push(Participant {
                 name: name.clone(),
                 write,
                 read,
@@ -395,26 +413,25 @@ impl<'a> Turns<'a> {
             .iter_mut()
             .filter(|(name, _)| takes_part(name))
             .collect();
-        let write = rounds(
-            options.rounds,
-            here.iter_mut().filter(|(_, holder)| !holder.is_read_only()),
-            &|holder, round| {
-                for first in turn(round) {
-                    let bytes = &pages.bytes()[first * PAGE..(first + request) * PAGE];
-                    holder.write(first, bytes).expect("it was written before");
-                }
-            },
-        );
-        let back = std::cell::RefCell::new(Pages::new(request));
-        let read = rounds(options.rounds, here.iter_mut(), &|holder, round| {
-            let mut back = back.borrow_mut();
+        let mut writable: Vec<_> = here
+            .iter_mut()
+            .filter(|(_, holder)| !holder.is_read_only())
+            .collect();
+        let write = Rounds::of(options.rounds, &mut writable, |(_, holder), round| {
+            for first in turn(round) {
+                let bytes = &pages.bytes()[first * PAGE..(first + request) * PAGE];
+                holder.write(first, bytes).expect("it was written before");
+            }
+        });
+        let mut back = Pages::new(request);
+        let read = Rounds::of(options.rounds, &mut here, |(_, holder), round| {
             for first in turn(round) {
                 let read = holder.read(first, back.bytes_mut());
                 read.expect("it was read before");
                 black_box(back.bytes());
             }
         });
-        Ok(Turns {
+        Ok(RivalRounds {
             corpus: field.corpus,
             who,
             request,
@@ -424,10 +441,10 @@ impl<'a> Turns<'a> {
         })
     }
 
-    fn figure(&self, who: usize) -> Figure {
+    fn figure(&self, who: usize) -> RivalFigure {
         let rate = |rounds: &Rounds, at| self.batch_bytes as f64 / rounds.seconds(at) / 1e6;
         let place = &self.who[who];
-        Figure {
+        RivalFigure {
             corpus: self.corpus.into(),
             contestant: place.name.clone(),
             request_bytes: self.request * PAGE,
@@ -439,61 +456,47 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// Lets all of them take turns.
-fn rounds<'a, 'b: 'a>(
-    count: usize,
-    holders: impl Iterator<Item = &'a mut &'b mut (String, Box<dyn Holder>)>,
-    turn: &dyn Fn(&mut dyn Holder, usize),
-) -> Rounds {
-    let mut turns: Vec<_> = holders
-        .map(|(_, holder)| move |round| turn(&mut **holder, round))
-        .collect();
-    let mut turns: Vec<&mut dyn FnMut(usize)> = turns
-        .iter_mut()
-        .map(|turn| turn as &mut dyn FnMut(usize))
-        .collect();
-    Rounds::run(count, &mut turns)
-}
+impl Outcome for RivalRecord {
+    fn report(&self) -> &Report {
+        &self.report
+    }
 
-impl std::fmt::Display for Rivals {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut last = (String::new(), 0);
-        let text = |value: Option<f64>, digits: usize| {
-            value.map_or(String::new(), |value| format!("{value:.digits$}"))
-        };
+    fn json(&self) -> Result<String> {
+        output::json(self)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let left_out = self.left_out.iter().map(|who| format!("left out: {who}"));
+        std::iter::once(self.note.clone()).chain(left_out).collect()
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let head = [
+            "pages and requests",
+            "contestant",
+            "write MB/s",
+            "read MB/s",
+            "ratio",
+            "over memory",
+        ];
+        let mut table = Table::new("Everybody, by pages and size of requests", &head);
         for figure in &self.figures {
-            let this = (figure.corpus.clone(), figure.request_bytes);
-            if this != last {
-                let title = format!("{}, {} KiB", this.0, this.1 / 1024);
-                let [write, read, ratio, memory] =
-                    ["write MB/s", "read MB/s", "ratio", "over memory"];
-                writeln!(
-                    f,
-                    "\n{title:36} {write:>10} {read:>10} {ratio:>7} {memory:>12}"
-                )?;
-                last = this;
-            }
-            let Figure {
-                contestant,
-                write_mb_s,
-                read_mb_s,
-                ratio,
-                memory_ratio,
-                ..
-            } = figure;
-            let (write, ratio, memory) = (
-                text(*write_mb_s, 0),
-                text(*ratio, 3),
-                text(*memory_ratio, 3),
-            );
-            writeln!(
-                f,
-                "  {contestant:34} {write:>10} {read_mb_s:>10.0} {ratio:>7} {memory:>12}"
-            )?;
+            table.rows.push(vec![
+                format!("{}, {} KiB", figure.corpus, figure.request_bytes / 1024),
+                figure.contestant.clone(),
+                maybe(figure.write_mb_s),
+                number(figure.read_mb_s),
+                maybe(figure.ratio),
+                maybe(figure.memory_ratio),
+            ]);
         }
-        for rival in &self.left_out {
-            writeln!(f, "left out: {rival}")?;
-        }
-        writeln!(f, "\n{}", self.report)
+        vec![table]
+    }
+
+    fn summary(&self) -> Vec<Table> {
+        self.tables()
+            .into_iter()
+            .flat_map(Table::by_first)
+            .collect()
     }
 }

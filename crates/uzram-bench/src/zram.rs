@@ -13,7 +13,7 @@ use crate::corpus::PAGE;
 
 const CONTROL: &str = "/sys/class/zram-control";
 
-/// A page where direct I/O can take it from.
+/// A page aligned for direct I/O.
 #[derive(Clone)]
 #[repr(align(4096))]
 pub(crate) struct Aligned(pub(crate) [u8; PAGE]);
@@ -26,7 +26,7 @@ pub(crate) struct Zram {
 }
 
 impl Zram {
-    /// Makes a device; an error where the kernel has no zram, lacks the algorithm, or this is not root.
+    /// Adds a device. Fails without a kernel zram, the algorithm, or root's rights.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Zram> {
         let number = fs::read_to_string(format!("{CONTROL}/hot_add")).context("no kernel zram")?;
         let number = number.trim().parse()?;

@@ -1,25 +1,13 @@
 //! The `uzram` program: creates compressed RAM disks, lists them, shows their statistics, takes them down.
 //!
-//! One file for each command in `commands`, one for each frontend in `frontends`; `server` is the process behind a
-//! device, `keeper` the one that holds its memory; `exit` says which failure ends with which exit code.
+//! Arguments and printing: one file for each command in `commands`. Devices are made and kept by `uzram-runtime`; `exit`
+//! says how the program ends.
 #![forbid(unsafe_code)]
 
-mod backing;
 mod commands;
-mod daemon;
 mod exit;
-mod frontends;
-mod keeper;
-mod logging;
-mod memory;
-mod process;
-mod server;
-mod standby;
-mod swap;
-mod sweep;
-mod watermark;
+mod frontend_args;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -78,34 +66,31 @@ enum Command {
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
-    Advise(commands::advise::Args),
-    Bench(commands::bench::Args),
+    Advise(commands::bench::Advise),
+    Bench(commands::bench::Bench),
     Sysfs(commands::sysfs::Args),
     Shim(commands::shim::Args),
     Daemon(commands::daemon::Args),
+    /// Keep a device's memory and its server. Not for users
     #[command(hide = true)]
-    Keep(keeper::Args),
+    Keep {
+        /// What to go on from; without it a device is ordered on stdin
+        state: Option<String>,
+    },
+    /// Serve a device whose memory a keeper holds. Not for users
     #[command(hide = true)]
-    Serve(server::Args),
+    Serve {
+        /// What to start from
+        state: String,
+    },
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
+    #[command(hide = true)]
+    CheckDevice(commands::bench::check::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
     Man(commands::man::Args),
     Help(commands::help::Args),
-}
-
-/// Reads the command line of a `create`, which keeper and server are started with. The second value is what to log.
-fn parse_create(command: &[OsString]) -> exit::Result<(commands::create::Args, String)> {
-    let words = std::iter::once("uzram".into()).chain(command.iter().cloned());
-    match Args::try_parse_from(words) {
-        Ok(Args {
-            log,
-            command: Command::Create(create),
-        }) => Ok((*create, log)),
-        Ok(_) => Err(exit::Failure::new(exit::Kind::Usage, "not a create")),
-        Err(error) => Err(exit::Failure::new(exit::Kind::Usage, error)),
-    }
 }
 
 /// Runs the program with this process's arguments and other algorithms than the built-in ones: a program of one's own
@@ -154,14 +139,15 @@ pub fn main() -> ExitCode {
         Command::Sysfs(command) => command.run(),
         Command::Shim(command) => command.run(),
         Command::Daemon(command) => command.run(&args.log),
-        Command::Keep(command) => command.run(),
-        Command::Serve(command) => command.run(),
+        Command::Keep { state } => return ExitCode::from(uzram_runtime::keep(state.as_deref())),
+        Command::Serve { state } => return ExitCode::from(uzram_runtime::serve(&state)),
         Command::CheckImage(command) => command.run(),
+        Command::CheckDevice(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => exit::report(&failure),
     }
 }

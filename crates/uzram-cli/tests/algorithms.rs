@@ -8,18 +8,7 @@ use serde_json::Value;
 
 /// Records as a program has them in memory, 4 MiB.
 fn records() -> Vec<u8> {
-    let mut state = 7u64;
-    let mut text = String::new();
-    while text.len() < 4 << 20 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let n = state >> 33;
-        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
-        text += &format!("{{\"type\":\"{kind}\",\"identifier\":{n},\"flags\":\"0x{n:08x}\"}}\n");
-    }
-    text.truncate(4 << 20);
-    text.into_bytes()
+    uzram_testkit::data::records(7, 4 << 20)
 }
 
 /// (what it is called, its dictionary's length, its priorities) of each codec.

@@ -4,7 +4,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -141,10 +141,11 @@ fn interop_curl_speaks_the_api() {
     assert_eq!(bench.count("zram0", "mem_limit"), 1 << 20);
     let document: Value = serde_json::from_str(&curl("", "/v1/openapi.json")).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
-    assert!(
-        document["components"]["schemas"]["Create"]["oneOf"][0]["properties"]["mem-limit"]
-            .is_object()
-    );
+    let options = &document["components"]["schemas"]["Create"]["properties"];
+    assert_eq!(options["block_size"]["type"], "integer");
+    assert_eq!(options["dedup"]["type"], "boolean");
+    assert_eq!(options["poll"]["maximum"], 1000);
+    assert!(options["mem_limit"].is_object());
     let compacted = curl(
         r#"-d '{"op":"compact","max_bytes":1000000}'"#,
         "/v1/devices/zram0/requests",
@@ -325,14 +326,22 @@ fn contents_outlive_server_and_keeper_killed_at_once() {
 
 /// Waits until the daemon holds zram0's memory.
 fn held(bench: &Bench) {
-    let file = bench.run_dir().join("zram0/command");
+    let lock = bench.run_dir().join("zram0/lock");
+    let holds = |process: PathBuf| {
+        let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten();
+        let mut open = open.flatten().map(|fd| std::fs::read_link(fd.path()));
+        name == "uzramd\n" && open.any(|to| to.is_ok_and(|to| to == lock))
+    };
     let begin = Instant::now();
-    while !file.exists() {
+    while !std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .any(|process| holds(process.path()))
+    {
         assert!(begin.elapsed().as_secs() < 20, "the memory is not held");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // The file is written while it is taken.
-    std::thread::sleep(Duration::from_millis(100));
 }
 
 /// What systemd is told, and that what it keeps brings a device back when every process has died, the daemon among them.

@@ -69,11 +69,11 @@ fn bad_input_is_refused_with_the_reason() {
         ),
         (
             &["create", "--frontend", "fuse-loop", "--poll", "50"],
-            "--poll is for --frontend nbd or nbd-kernel, not fuse-loop",
+            "--poll is for --frontend nbd-kernel or nbd, not fuse-loop",
         ),
         (
             &["create", "--frontend", "nbd", "--poll", "1001"],
-            "0..=1000",
+            "a whole number from 0 to 1000",
         ),
         (&["create", "--listen", "somewhere"], "somewhere"),
         (&["--log", "a=b=c", "create"], "--log 'a=b=c'"),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{Bench, have};
+use uzram_testkit::peers;
 
 const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 const SELFTESTS: &str = "linux-source-6.12/tools/testing/selftests/zram";
@@ -22,11 +23,7 @@ fn can(test: &str, programs: &[&str], files: &[&str]) -> bool {
     let Some(missing) = files.iter().find(|file| !Path::new(file).exists()) else {
         return true;
     };
-    assert!(
-        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-        "{test} needs {missing}"
-    );
-    eprintln!("SKIP {test}: {missing}");
+    peers::skip(test, format_args!("no {missing}"));
     false
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use uzram_compress::Registry;
-use uzram_compress::conformance::{Counts, fuzz};
+use uzram_compress::conformance::{FuzzCounts, fuzz};
 
 /// Inputs between two looks at the clock.
 const STEP: u64 = 256;
@@ -48,7 +48,7 @@ fn run() -> Result<(), String> {
     }
     for name in names {
         let algorithm = registry.find(&name).map_err(|e| e.to_string())?;
-        let (begin, mut seed, mut total) = (Instant::now(), seed, Counts::default());
+        let (begin, mut seed, mut total) = (Instant::now(), seed, FuzzCounts::default());
         while begin.elapsed() < Duration::from_secs_f64(minutes * 60.0) {
             let counts = fuzz(&**algorithm, seed, STEP).map_err(|e| format!("{name}: {e}"))?;
             total.round_trips += counts.round_trips;

@@ -17,12 +17,12 @@ pub struct KnownAnswer {
 
 /// What an algorithm is, before any parameters are chosen.
 pub trait Algorithm: Send + Sync {
-    /// The name that devices ask for, such as `lz4`. It stands for a bit stream: all drivers of one name
-    /// decompress each other's output.
+    /// The name that devices ask for, such as `lz4`. It stands for a format: all drivers of one name decompress each
+    /// other's output.
     fn name(&self) -> &'static str;
     /// The name of this implementation, unique in a registry, such as `lz4-liblz4`.
     fn driver_name(&self) -> &'static str;
-    /// Of the drivers of one name the highest priority is chosen.
+    /// The registry chooses the driver of the highest priority among those of one name.
     fn priority(&self) -> i32;
     /// One line for listings.
     fn summary(&self) -> &'static str;
@@ -36,8 +36,8 @@ pub trait Algorithm: Send + Sync {
     }
     /// At least one vector for the self-test.
     fn known_answers(&self) -> &'static [KnownAnswer];
-    /// Builds what all workers share, dictionary included. The [`Settings`] are checked already, except for what
-    /// only the algorithm can tell of a dictionary's bytes ([`Error::BadDictionary`]).
+    /// Builds what all workers share, dictionary included. The [`Settings`] are checked already, except for a
+    /// dictionary's bytes ([`Error::DamagedDictionary`]).
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error>;
 }
 
@@ -47,14 +47,14 @@ pub trait Prepared: Send + Sync {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error>;
     /// Makes a worker's context that only decompresses, which may be much smaller.
     fn decoder(&self) -> Result<Box<dyn Decoder>, Error> {
-        Ok(Box::new(HalfOf(self.tfm()?)))
+        Ok(Box::new(TfmDecoder(self.tfm()?)))
     }
     /// The decompressor that needs no context, where the algorithm has one. Readers then take no stream.
     fn stateless(&self) -> Option<&dyn Decompress> {
         None
     }
-    /// Memory that is shared by all workers, in bytes: above all a dictionary and what was made of it. 0 where
-    /// there is next to none.
+    /// Memory that all workers share, in bytes: above all a dictionary in its digested form. 0 where there is next to
+    /// none.
     fn memory_bytes(&self) -> usize {
         0
     }
@@ -66,7 +66,7 @@ pub trait Decompress: Send + Sync {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error>;
 }
 
-/// One worker's context for decompression alone. As a [`Tfm`], but for what it cannot do.
+/// One worker's context for decompression alone: a [`Tfm`] without its encoder.
 pub trait Decoder: Send {
     /// As [`Tfm::decompress`].
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error>;
@@ -74,10 +74,10 @@ pub trait Decoder: Send {
     fn memory_bytes(&self) -> usize;
 }
 
-/// The decoder of an algorithm that has no context for decompression alone.
-struct HalfOf(Box<dyn Tfm>);
+/// The decoder of an algorithm that has no context for decompression alone: a whole tfm.
+struct TfmDecoder(Box<dyn Tfm>);
 
-impl Decoder for HalfOf {
+impl Decoder for TfmDecoder {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         self.0.decompress(src, dst)
     }

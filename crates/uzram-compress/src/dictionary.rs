@@ -1,25 +1,23 @@
-//! Dictionaries: which ones an algorithm takes, and making one of samples.
+//! Dictionaries: which ones an algorithm takes, and training one from samples.
 //!
-//! The trainer is libzstd's (ZDICT, its fast cover): it looks for the segments that occur most often in the samples
-//! and puts the best ones last, where the shortest offsets reach them. For zstd a header with entropy tables goes in
-//! front; for algorithms that know nothing but matches (lz4, lz4hc) the content is all. Training takes some
-//! megabytes and about a tenth of a second for each thousand pages; it belongs on no hot path. Named ffi file.
+//! The trainer is libzstd's (ZDICT, its fast cover): it selects the segments that occur most often in the samples and
+//! puts the best ones last, where the shortest offsets reach them. For zstd a header with entropy tables goes in front;
+//! algorithms without entropy coding (lz4, lz4hc) take the content alone. Training takes some megabytes and about a
+//! tenth of a second for each thousand pages: never call it on a hot path. Named ffi file.
 #![cfg_attr(feature = "zstd", allow(unsafe_code))]
 
 use std::fmt;
 
-use crate::Error;
+use crate::{Error, TrainingError};
 
-/// The length asked for where nobody chooses: it pays on most memory, and workers' caches hold it.
+/// The default length: it pays on most memory, and workers' caches hold it.
 pub const DEFAULT_BYTES: usize = 16 << 10;
-/// The shortest dictionary: less has no room for anything that could match.
+/// The shortest dictionary: a shorter one has no room for anything that could match.
 pub const MIN_BYTES: usize = 256;
-/// Fewest samples that a trainer makes anything of.
-pub const MIN_SAMPLES: usize = 16;
-/// Most bytes of samples that are looked at: what is beyond them is not copied.
-pub const MAX_SAMPLE_BYTES: usize = 64 << 20;
+/// The fewest samples that a trainer can use.
+const MIN_SAMPLES: usize = 16;
 
-/// What a dictionary consists of.
+/// The format of a dictionary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DictionaryForm {
@@ -32,7 +30,7 @@ pub enum DictionaryForm {
 /// Which dictionaries an algorithm takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DictionarySpec {
-    /// What it consists of.
+    /// The format.
     pub form: DictionaryForm,
     /// The longest in bytes.
     pub max_bytes: usize,
@@ -51,36 +49,48 @@ impl fmt::Display for DictionarySpec {
     }
 }
 
-/// Makes a dictionary of at most `max_bytes` of `samples`, each such an input as will be compressed with it.
-/// `level` is the level that zstd's entropy tables are made for; content takes no notice of it.
+/// Trains a dictionary of at most `max_bytes` from `samples`, each such an input as will be compressed with it. `level` is
+/// the level that zstd's entropy tables are made for; plain content does not depend on it.
 ///
-/// [`Error::Training`] where there are too few samples or they have nothing in common, or the length is out of the
-/// algorithm's range; and in a build without the feature `zstd`, which has no trainer.
+/// Samples beyond 64 MiB are ignored. [`Error::Training`] where there are fewer than 16 samples or they have nothing in
+/// common, where the length is out of the algorithm's range, and in a build without the feature `zstd`, which has the
+/// trainer.
 pub fn train(
     spec: DictionarySpec,
     level: i32,
     samples: &[&[u8]],
     max_bytes: usize,
 ) -> Result<Vec<u8>, Error> {
-    let failed = |reason: String| Error::Training {
+    train_inner(spec, level, samples, max_bytes).map_err(|source| Error::Training {
         samples: samples.len(),
-        reason,
-    };
+        source,
+    })
+}
+
+fn train_inner(
+    spec: DictionarySpec,
+    level: i32,
+    samples: &[&[u8]],
+    max_bytes: usize,
+) -> Result<Vec<u8>, TrainingError> {
     if !spec.accepts_len(max_bytes) {
-        return Err(failed(format!(
-            "a dictionary of {max_bytes} bytes is not possible, but one of {spec}"
-        )));
+        return Err(TrainingError::Length {
+            given_bytes: max_bytes,
+            accepted: spec,
+        });
     }
     if samples.len() < MIN_SAMPLES {
-        return Err(failed(format!("it takes {MIN_SAMPLES} or more")));
+        return Err(TrainingError::TooFewSamples {
+            needed: MIN_SAMPLES,
+        });
     }
-    let made = trainer::fast_cover(samples, max_bytes, level).map_err(&failed)?;
+    let trained = trainer::fast_cover(samples, max_bytes, level)?;
     let dictionary = match spec.form {
-        DictionaryForm::Zstd => made,
-        DictionaryForm::Content => trainer::content_of(&made).map_err(&failed)?.to_vec(),
+        DictionaryForm::Zstd => trained,
+        DictionaryForm::Content => trainer::content(&trained)?.to_vec(),
     };
     if !spec.accepts_len(dictionary.len()) {
-        return Err(failed("they have next to nothing in common".into()));
+        return Err(TrainingError::NothingInCommon);
     }
     Ok(dictionary)
 }
@@ -89,9 +99,11 @@ pub fn train(
 mod trainer {
     use zstd_safe::zstd_sys;
 
-    use super::MAX_SAMPLE_BYTES;
+    use crate::{LibraryError, TrainingError};
 
-    /// Bytes of a segment that is worth choosing, and of the pieces whose frequencies are counted.
+    /// The most bytes of samples that the trainer looks at; samples beyond are ignored.
+    const MAX_SAMPLE_BYTES: usize = 64 << 20;
+    /// Bytes of a segment, and of the pieces whose frequencies choose it.
     const SEGMENT_BYTES: u32 = 512;
     const PIECE_BYTES: u32 = 8;
     /// The frequencies are counted in a table of 2^20 entries.
@@ -102,7 +114,7 @@ mod trainer {
         samples: &[&[u8]],
         max_bytes: usize,
         level: i32,
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Vec<u8>, TrainingError> {
         let mut bytes = Vec::new();
         let mut lengths = Vec::with_capacity(samples.len());
         for sample in samples {
@@ -145,8 +157,8 @@ mod trainer {
         Ok(dictionary)
     }
 
-    /// The part of a dictionary that matches refer to.
-    pub(super) fn content_of(dictionary: &[u8]) -> Result<&[u8], String> {
+    /// The part of a dictionary in zstd's format that matches refer to.
+    pub(super) fn content(dictionary: &[u8]) -> Result<&[u8], TrainingError> {
         // SAFETY: reads at most the length given.
         let code = unsafe {
             zstd_sys::ZDICT_getDictHeaderSize(dictionary.as_ptr().cast(), dictionary.len())
@@ -154,10 +166,10 @@ mod trainer {
         Ok(dictionary.get(checked(code)?..).unwrap_or_default())
     }
 
-    fn checked(code: usize) -> Result<usize, String> {
+    fn checked(code: usize) -> Result<usize, TrainingError> {
         // SAFETY: looks at the number only.
         if unsafe { zstd_sys::ZDICT_isError(code) } != 0 {
-            return Err(zstd_safe::get_error_name(code).into());
+            return Err(LibraryError::new("ZDICT", zstd_safe::get_error_name(code)).into());
         }
         Ok(code)
     }
@@ -165,13 +177,13 @@ mod trainer {
 
 #[cfg(not(feature = "zstd"))]
 mod trainer {
-    const NONE: &str = "this build has no trainer: it is in the feature zstd";
+    use crate::TrainingError;
 
-    pub(super) fn fast_cover(_: &[&[u8]], _: usize, _: i32) -> Result<Vec<u8>, String> {
-        Err(NONE.into())
+    pub(super) fn fast_cover(_: &[&[u8]], _: usize, _: i32) -> Result<Vec<u8>, TrainingError> {
+        Err(TrainingError::NoTrainer)
     }
 
-    pub(super) fn content_of(_: &[u8]) -> Result<&[u8], String> {
-        Err(NONE.into())
+    pub(super) fn content(_: &[u8]) -> Result<&[u8], TrainingError> {
+        Err(TrainingError::NoTrainer)
     }
 }

@@ -1,7 +1,12 @@
-//! The one error of the compress API. Lookup and parameter errors name what was given and what would be
-//! accepted; the two that a tfm can return on the hot path carry no heap data.
+//! The errors of the compress API. Lookup and parameter errors name what was given and what would be accepted; the two
+//! that a tfm can return on the hot path ([`Error::OutputTooSmall`], [`Error::Corrupt`]) carry no heap data.
+
+use std::borrow::Cow;
 
 use thiserror::Error as ThisError;
+
+use crate::DictionarySpec;
+use crate::conformance::Failure;
 
 /// Why a lookup, a preparation or a transform failed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
@@ -22,12 +27,12 @@ pub enum Error {
         driver: String,
     },
     /// The algorithm gave a wrong answer in its self-test and was not registered.
-    #[error("driver '{driver}' failed its self-test: {reason}")]
+    #[error("driver '{driver}' failed its self-test: {source}")]
     SelfTest {
         /// The driver name.
         driver: String,
         /// Which check failed, and how.
-        reason: String,
+        source: Failure,
     },
     /// The algorithm has no such parameter.
     #[error("'{algorithm}' has no parameter '{param}' (it takes: {known})")]
@@ -65,25 +70,40 @@ pub enum Error {
         /// What was given.
         given: String,
     },
-    /// The algorithm does not take this dictionary.
+    /// The algorithm takes no dictionary.
+    #[error("a dictionary is not possible for '{algorithm}': it takes none")]
+    NoDictionary {
+        /// The algorithm's name.
+        algorithm: String,
+    },
+    /// The algorithm takes no dictionary of that length.
     #[error(
         "a dictionary of {given_bytes} bytes is not possible for '{algorithm}': it takes {accepted}"
     )]
-    BadDictionary {
+    DictionaryLength {
         /// The algorithm's name.
         algorithm: String,
         /// Length of the dictionary.
         given_bytes: usize,
-        /// What it takes.
-        accepted: String,
+        /// The dictionaries that it takes.
+        accepted: DictionarySpec,
+    },
+    /// The dictionary begins like one of the algorithm's own format, and the rest is not valid.
+    #[error(
+        "the dictionary for '{algorithm}' is damaged: it is neither plain content nor what a \
+         trainer makes, though it begins like that"
+    )]
+    DamagedDictionary {
+        /// The algorithm's name.
+        algorithm: &'static str,
     },
     /// No dictionary came of the samples.
-    #[error("no dictionary can be made of {samples} samples: {reason}")]
+    #[error("no dictionary can be made of {samples} samples: {source}")]
     Training {
-        /// How many samples there were.
+        /// Number of samples.
         samples: usize,
-        /// What is wrong with them, or with the size asked for.
-        reason: String,
+        /// What is wrong with them, or with the length asked for.
+        source: TrainingError,
     },
     /// The result does not fit the output buffer.
     #[error("the result does not fit {got} bytes of output")]
@@ -97,12 +117,65 @@ pub enum Error {
         /// The algorithm's name.
         algorithm: &'static str,
     },
-    /// The library behind the algorithm could not set up its state.
-    #[error("'{algorithm}' could not be set up: {reason}")]
+    /// The library behind the algorithm got no memory for its state.
+    #[error("'{algorithm}' could not be set up: out of memory")]
+    OutOfMemory {
+        /// The algorithm's name.
+        algorithm: &'static str,
+    },
+    /// The library behind the algorithm refused to set up its state.
+    #[error("'{algorithm}' could not be set up: {source}")]
     Setup {
         /// The algorithm's name.
         algorithm: &'static str,
-        /// The library's own words.
-        reason: String,
+        /// The library's answer.
+        source: LibraryError,
     },
+}
+
+/// Why no dictionary could be made of samples.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum TrainingError {
+    /// The algorithm takes no dictionary of the length asked for.
+    #[error("a dictionary of {given_bytes} bytes is not possible, but one of {accepted}")]
+    Length {
+        /// The length asked for.
+        given_bytes: usize,
+        /// The dictionaries that the algorithm takes.
+        accepted: DictionarySpec,
+    },
+    /// A trainer needs more samples.
+    #[error("it takes {needed} or more")]
+    TooFewSamples {
+        /// The fewest samples.
+        needed: usize,
+    },
+    /// The samples repeat too little of each other.
+    #[error("they have next to nothing in common")]
+    NothingInCommon,
+    /// The trainer's own answer.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The build lacks the feature `zstd`, which has the trainer.
+    #[error("this build has no trainer: it is in the feature zstd")]
+    NoTrainer,
+}
+
+/// What a C library answered.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[error("{call}: {answer}")]
+pub struct LibraryError {
+    call: &'static str,
+    answer: Cow<'static, str>,
+}
+
+impl LibraryError {
+    /// An error of a library or of one of its calls, in the library's words.
+    pub fn new(call: &'static str, answer: impl Into<Cow<'static, str>>) -> LibraryError {
+        LibraryError {
+            call,
+            answer: answer.into(),
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! The compress API: algorithms are registered and looked up by name, and whoever compresses holds a
-//! per-worker context (a *tfm*) and nothing of the algorithm itself.
+//! The compress API: algorithms are registered and looked up by name, and a worker compresses with a context of its own
+//! (a *tfm*) that hides the algorithm.
 //!
 //! Three lifetimes are kept apart, as in the kernel's zcomp:
 //!
@@ -7,8 +7,8 @@
 //! 2. a [`Prepared`] holds checked parameters, shared by every worker and never changed;
 //! 3. a [`Tfm`] is one worker's scratch state. Its calls allocate nothing and take only the caller's buffers.
 //!
-//! A [`Registry`] is a value, not a global: the built-in set plus what the caller adds. Nothing can be looked
-//! up that has not passed its self-test ([`conformance::self_test`]).
+//! A [`Registry`] is a value, not a global: the built-in set plus what the caller adds. Only algorithms that passed their
+//! self-test ([`conformance::self_test`]) are in it.
 //!
 //! ```
 //! use uzram_compress::Registry;
@@ -23,10 +23,9 @@
 //! # Ok::<(), uzram_compress::Error>(())
 //! ```
 //!
-//! Some algorithms take a *dictionary*: bytes that workers and objects share, so that small inputs find matches
-//! before they have made any. [`dictionary::train`] makes one of samples; [`Settings::with_dictionary`] hands it to
-//! `prepare`, which digests it once for all workers. What was compressed with a dictionary needs the same one to
-//! come back.
+//! Some algorithms take a *dictionary*: bytes that small inputs can refer to from the first byte on.
+//! [`dictionary::train`] makes one from samples; [`Settings::with_dictionary`] hands it to `prepare`, which digests it
+//! once for all workers. An object decompresses only with the dictionary that it was compressed with.
 //!
 //! This crate knows nothing about pages, slots, devices or pools: `block_size` is merely the largest input
 //! that a tfm will be given.
@@ -43,7 +42,11 @@ mod spec;
 
 pub use algorithm::{Algorithm, Decoder, Decompress, KnownAnswer, Prepared, Tfm};
 pub use dictionary::{DictionaryForm, DictionarySpec};
-pub use error::Error;
+pub use error::{Error, LibraryError, TrainingError};
 pub use registry::Registry;
 pub use settings::{ParamKind, ParamSpec, Settings, parse_params};
 pub use spec::AlgorithmSpec;
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -18,8 +18,8 @@ impl Registry {
         Registry::default()
     }
 
-    /// All backends that this build contains and that pass their self-test here and now. A backend that
-    /// fails is left out (its library is broken on this machine): [`Registry::builtin_checked`] says why.
+    /// All backends of this build that pass their self-test. A backend that fails is left out (its library is broken on
+    /// this machine): [`Registry::builtin_checked`] says why.
     pub fn builtin() -> Registry {
         Registry::builtin_checked().0
     }
@@ -47,9 +47,9 @@ impl Registry {
                 driver: driver.into(),
             });
         }
-        conformance::self_test(&*algorithm).map_err(|reason| Error::SelfTest {
+        conformance::self_test(&*algorithm).map_err(|source| Error::SelfTest {
             driver: driver.into(),
-            reason,
+            source,
         })?;
         self.entries.push(algorithm);
         Ok(())

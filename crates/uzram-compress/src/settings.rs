@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{Algorithm, Error};
 
-/// What values a parameter takes.
+/// The values that a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParamKind {
@@ -59,8 +59,9 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Checks `given` against the algorithm's schema and fills in the defaults. A key given twice takes the
-    /// last value; the algorithm's name and a dot may precede it. `block_size` is the largest input in bytes that a tfm will be given.
+    /// Checks `given` against the algorithm's schema and fills in the defaults. A key given twice takes the last value;
+    /// the algorithm's name and a dot may precede it (`deflate.winbits`). `block_size` is the largest input in bytes that
+    /// a tfm will be given.
     pub fn new<K: AsRef<str>, V: AsRef<str>>(
         algorithm: &dyn Algorithm,
         block_size: usize,
@@ -99,19 +100,23 @@ impl Settings {
         })
     }
 
-    /// The same with a dictionary. [`Error::BadDictionary`] where the algorithm takes none, or none of that length.
+    /// Adds a dictionary. [`Error::NoDictionary`] where the algorithm takes none, [`Error::DictionaryLength`] where it
+    /// takes none of that length.
     pub fn with_dictionary(
         mut self,
         algorithm: &dyn Algorithm,
         dictionary: Arc<[u8]>,
     ) -> Result<Settings, Error> {
-        let spec = algorithm.dictionary();
-        let fits = spec.is_some_and(|spec| spec.accepts_len(dictionary.len()));
-        if !fits {
-            return Err(Error::BadDictionary {
+        let Some(accepted) = algorithm.dictionary() else {
+            return Err(Error::NoDictionary {
+                algorithm: algorithm.name().into(),
+            });
+        };
+        if !accepted.accepts_len(dictionary.len()) {
+            return Err(Error::DictionaryLength {
                 algorithm: algorithm.name().into(),
                 given_bytes: dictionary.len(),
-                accepted: spec.map_or("none".into(), |spec| spec.to_string()),
+                accepted,
             });
         }
         self.dictionary = Some(dictionary);

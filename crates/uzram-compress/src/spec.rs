@@ -1,12 +1,12 @@
-//! How an algorithm and its parameters are written in one word: `zstd`, `zstd(level=1)`, `zstd(level=1,dict=PATH)`.
-//! Only the form is known here; names and values are checked where a [`Registry`](crate::Registry) is at hand.
+//! Parses and prints an algorithm with its parameters as one word: `zstd`, `zstd(level=1)`, `zstd(level=1,dict=PATH)`.
+//! Only the syntax is checked here; a [`Registry`](crate::Registry) checks names and values.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, parse_params};
 
-/// A name and parameters as somebody wrote them, not yet checked.
+/// A name and parameters as they were written, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlgorithmSpec {
     /// The algorithm's or driver's name.
@@ -16,7 +16,7 @@ pub struct AlgorithmSpec {
 }
 
 impl AlgorithmSpec {
-    /// That algorithm with its default parameters.
+    /// An algorithm with its default parameters.
     pub fn new(name: impl Into<String>) -> AlgorithmSpec {
         AlgorithmSpec {
             name: name.into(),
@@ -24,8 +24,8 @@ impl AlgorithmSpec {
         }
     }
 
-    /// Takes the parameter of that key out, the last one if it was given several times: for parameters that are not
-    /// the algorithm's own, such as `dict`, a file that the caller has to read.
+    /// Removes every parameter of that key and returns the last one's value: for parameters that are not the algorithm's
+    /// own, such as `dict`, a file that the caller reads.
     pub fn take(&mut self, key: &str) -> Option<String> {
         let mut value = None;
         self.params.retain(|(k, v)| {

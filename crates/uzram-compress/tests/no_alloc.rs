@@ -10,17 +10,11 @@ use uzram_compress::{ParamKind, Registry, Settings};
 #[test]
 fn compress_and_decompress_allocate_nothing() {
     malloc::assert_counting();
-    let mut noise = 1u64;
     let mut pages = vec![[0u8; 4096]; 3];
     for (i, byte) in pages[1].iter_mut().enumerate() {
         *byte = (i / 7) as u8;
     }
-    for byte in pages[2].iter_mut() {
-        noise = noise
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        *byte = (noise >> 56) as u8;
-    }
+    pages[2] = uzram_testkit::data::noise(1);
     for algorithm in Registry::builtin().iter() {
         // Every codec that the parameters choose between.
         let mut choices = vec![Vec::new()];

@@ -1,19 +1,20 @@
 //! Frames of our own zstd encoder, read by libzstd and by its command line: with the magic number before them they are
 //! what anybody's zstd reads. Blocks are pages, pieces of them, the longest that the encoder takes and beyond, and such
-//! as take every form that the format has for literals and for sequences. Where the command line is missing the test
-//! reports a skip, or fails where `UZRAM_REQUIRE_PEERS` or `CI` says that it must not be missing.
+//! as take every form that the format has for literals and for sequences.
 #![cfg(feature = "zstd-uzram")]
 
 #[path = "support/runs.rs"]
 mod runs;
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use runs::runs;
-use uzram_compress::conformance::inputs::{Noise, input, inputs};
+use uzram_compress::conformance::{input, inputs};
 use uzram_compress::{Registry, Tfm};
+use uzram_testkit::Random;
+use uzram_testkit::peers::have;
 
 const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Where our own encoder gives way to libzstd's.
@@ -78,7 +79,7 @@ fn interop_zstd_libzstd_reads_and_is_hardly_denser() {
 /// All levels are read; those up to 3 are one and the same, and the others are libzstd's.
 #[test]
 fn interop_zstd_every_level() {
-    let mut plain = input(&mut Noise::new(5), 4096);
+    let mut plain = input(5, 4096);
     plain[3000..].copy_from_slice(&[0x5A; 1096]);
     let tfm = |driver, level: &str| {
         let prepared = Registry::builtin()
@@ -102,24 +103,15 @@ fn interop_zstd_every_level() {
 
 #[test]
 fn interop_zstd_command_line_reads() {
-    let mut command = Command::new("zstd");
-    command
+    if !have("interop_zstd_command_line_reads", &["zstd"]) {
+        return;
+    }
+    let mut child = Command::new("zstd")
         .args(["-d", "-c", "-q"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let required = |name| std::env::var_os(name).is_some();
-            assert!(
-                !required("UZRAM_REQUIRE_PEERS") && !required("CI"),
-                "zstd is missing"
-            );
-            eprintln!("SKIP interop with zstd's command line: zstd is missing");
-            return;
-        }
-        Err(error) => panic!("zstd: {error}"),
-    };
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut tfm = ours(4096);
     let (mut plain, mut frames) = (Vec::new(), Vec::new());
     for page in inputs(1..300).filter(|plain| plain.len() <= 4096) {
@@ -136,48 +128,45 @@ fn interop_zstd_command_line_reads() {
 
 #[test]
 fn interop_zstd_blocks_of_any_length() {
-    let mut noise = Noise::new(3);
+    let mut random = Random::new(3);
     for most in [MOST - 1, MOST, MOST + 1, 200_000] {
         let mut tfm = ours(most);
-        for len in [most, most - 1, 1 + noise.below(most)] {
-            is_read(&mut *tfm, &input(&mut noise, len));
+        for len in [most, most - 1, 1 + random.index(most)] {
+            is_read(&mut *tfm, &input(random.next(), len));
             is_read(&mut *tfm, &vec![7; len]);
-            is_read(
-                &mut *tfm,
-                &(0..len).map(|_| noise.next() as u8).collect::<Vec<_>>(),
-            );
+            is_read(&mut *tfm, &random.bytes(len));
         }
     }
     let mut tfm = ours(4096);
     for len in 0..80 {
         is_read(&mut *tfm, &vec![0; len]);
-        is_read(&mut *tfm, &input(&mut noise, len));
+        is_read(&mut *tfm, &input(random.next(), len));
         is_read(&mut *tfm, &b"abcdefg".repeat(12)[..len]);
     }
 }
 
 /// `len` bytes of so many symbols, the first ones more often; hardly any five follow each other twice.
-fn uneven(noise: &mut Noise, symbols: usize, len: usize) -> Vec<u8> {
+fn uneven(random: &mut Random, symbols: usize, len: usize) -> Vec<u8> {
     (0..len)
-        .map(|_| noise.below(symbols).min(noise.below(symbols)) as u8)
+        .map(|_| random.index(symbols).min(random.index(symbols)) as u8)
         .collect()
 }
 
 /// Each size at which a header of literals becomes longer, and where they are divided.
 #[test]
 fn interop_zstd_literals_of_every_size() {
-    let mut noise = Noise::new(11);
+    let mut random = Random::new(11);
     let mut tfm = ours(MOST);
     for size in [1, 32, 64, 128, 256, 1024, 4096, 12280] {
         for len in size - 1..size + 5 {
             for symbols in [2, 16, 60, 128, 200, 256] {
-                is_read(&mut *tfm, &uneven(&mut noise, symbols, len));
+                is_read(&mut *tfm, &uneven(&mut random, symbols, len));
             }
         }
     }
     // Coded in four streams with each form of header, or the test tests nothing.
     for len in [1000, 2000, 12_000] {
-        let plain = uneven(&mut noise, 120, len);
+        let plain = uneven(&mut random, 120, len);
         assert!(
             is_read(&mut *tfm, &plain) < len * 98 / 100,
             "{len} literals without a code"
@@ -188,7 +177,7 @@ fn interop_zstd_literals_of_every_size() {
 /// Codes as long as they can be and longer than allowed: each symbol as often as the two before together.
 #[test]
 fn interop_zstd_alphabets_that_exceed_the_limit() {
-    let mut noise = Noise::new(12);
+    let mut random = Random::new(12);
     let mut tfm = ours(MOST);
     for symbols in [2, 3, 12, 20, 128, 129, 255, 256] {
         for steep in [2, 10, 14, 19] {
@@ -204,7 +193,7 @@ fn interop_zstd_alphabets_that_exceed_the_limit() {
             }
             plain.truncate(MOST);
             for at in (1..plain.len()).rev() {
-                plain.swap(at, noise.below(at + 1));
+                plain.swap(at, random.index(at + 1));
             }
             is_read(&mut *tfm, &plain);
             plain.truncate(4096);
@@ -215,22 +204,21 @@ fn interop_zstd_alphabets_that_exceed_the_limit() {
 
 #[test]
 fn interop_zstd_sequences_of_every_number() {
-    let mut noise = Noise::new(13);
+    let mut random = Random::new(13);
     let mut tfm = ours(MOST);
     // Two other bytes in every eight: all sequences have the same codes.
     for count in [1, 2, 3, 4, 31, 32, 63, 64, 127, 128, 129, 500, 2000] {
         let mut alike = b"tail".to_vec();
-        let mut unlike = noise.next().to_le_bytes().to_vec();
+        let mut unlike = random.next().to_le_bytes().to_vec();
         for _ in 0..count {
-            alike.extend((noise.next() as u16).to_le_bytes());
+            alike.extend((random.next() as u16).to_le_bytes());
             alike.extend(b"always");
-            unlike.extend(
-                (0..noise.below(5))
-                    .map(|_| noise.next() as u8)
-                    .collect::<Vec<_>>(),
-            );
-            let from = noise.below(unlike.len() - 6);
-            let len = 4 + noise.below(8);
+            unlike.extend({
+                let count = random.index(5);
+                random.bytes(count)
+            });
+            let from = random.index(unlike.len() - 6);
+            let len = 4 + random.index(8);
             unlike.extend(unlike[from..].iter().copied().take(len).collect::<Vec<_>>());
         }
         for plain in [alike, unlike] {
@@ -239,13 +227,13 @@ fn interop_zstd_sequences_of_every_number() {
     }
     // One, of each length around where codes have bits beside them, and as many literals before it.
     for len in (4..150).chain([1000, 6000]) {
-        let mut plain: Vec<u8> = (0..len).map(|_| noise.next() as u8).collect();
+        let mut plain = random.bytes(len);
         plain.extend_from_within(..);
         is_read(&mut *tfm, &plain);
     }
     // As many as there can be: the same four bytes, at distances that change.
     let plain: Vec<u8> = (0..MOST / 5)
-        .flat_map(|_| [1, 2, 3, 4, noise.next() as u8])
+        .flat_map(|_| [1, 2, 3, 4, random.byte()])
         .collect();
     is_read(&mut *tfm, &plain);
 }
@@ -260,6 +248,6 @@ proptest! {
 
     #[test]
     fn prop_zstd_any_block_comes_back(seed: u64, len in 0..=MOST) {
-        is_read(&mut *ours(MOST), &input(&mut Noise::new(seed), len));
+        is_read(&mut *ours(MOST), &input(seed, len));
     }
 }

@@ -4,11 +4,13 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use uzram::{Choice, CodecStats, Device, Error, PolicySettings, Training};
+use uzram::{
+    Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training, WritebackReport,
+};
 
 use crate::policy::Policy;
-use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, of_hex};
-use crate::stat::{Recompressed, Stat, WrittenBack};
+use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, from_hex};
+use crate::stat::Stat;
 use crate::zram;
 
 /// Most bytes that one request moves: some hundredths of a second. Whoever asks next does not wait for long.
@@ -47,11 +49,11 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
             Ok(())
         }
         Request::ResetMemUsedMax => {
-            device.reset_mem_used_max();
+            device.zram().reset_mem_used_max();
             Ok(())
         }
         Request::SetDedup { on } => device.set_dedup(*on),
-        Request::TrackAges { on } => device.track_ages(*on),
+        Request::TrackAges { on } => device.zram().track_ages(*on),
         Request::SetAlgorithm {
             priority,
             algorithm,
@@ -61,10 +63,10 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
         Request::SetBacking {
             path: Some(path),
             size_bytes,
-        } => device.attach_backing(path, *size_bytes),
-        Request::SetBacking { path: None, .. } => device.detach_backing().map(drop),
+        } => device.zram().attach_backing(path, *size_bytes),
+        Request::SetBacking { path: None, .. } => device.zram().detach_backing().map(drop),
         Request::SetWritebackLimit { pages } => {
-            device.set_writeback_limit(*pages);
+            device.zram().set_writeback_limit(*pages);
             Ok(())
         }
         Request::SetPolicy { spec } => set_policy(device, spec),
@@ -75,7 +77,7 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
 /// Requests about what is stored, and those that have an answer; `None` for others.
 fn about_contents(device: &Device, request: &Request) -> Option<Result<Response, Error>> {
     Some(match request {
-        Request::Stat => Ok(Response::Stat(Box::new(Stat::of(device)))),
+        Request::Stat => Ok(Response::Stat(Box::new(Stat::new(device)))),
         Request::Train {
             priority,
             dictionary_bytes,
@@ -87,43 +89,42 @@ fn about_contents(device: &Device, request: &Request) -> Option<Result<Response,
                 dry_run: *dry_run,
                 ..Training::default()
             };
-            let report = device.train(&training);
-            report.map(|report| Response::Trained(report.into()))
+            let report = device.jobs().train(&training);
+            report.map(Response::Trained)
         }
         Request::CountIdle => {
-            let idle = device.slots(0).filter(|slot| slot.idle).count();
+            let idle = device.zram().slots(0).filter(|slot| slot.idle).count();
             Ok(Response::Marked { pages: idle as u64 })
         }
         Request::MarkIdle { age_seconds } => device
+            .zram()
             .mark_idle(age_seconds.map(Duration::from_secs))
             .map(|pages| Response::Marked { pages }),
         Request::MarkIdleExactly { age_seconds } => device
+            .zram()
             .mark_idle_exactly(Duration::from_secs(*age_seconds))
             .map(|pages| Response::Marked { pages }),
         Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
         Request::Compact { max_bytes } => {
-            let report = device.compact((*max_bytes).min(COMPACTION_SLICE));
-            Ok(Response::Compacted(report.into()))
+            let report = device.jobs().compact((*max_bytes).min(COMPACTION_SLICE));
+            Ok(Response::Compacted(report))
         }
         Request::Writeback(what) => writeback(device, what).map(Response::WrittenBack),
         Request::Promote { pages } => {
             let pages = pages.map(|(first, end)| first..end);
-            let promoted = device.promote(pages, &mut |_| ControlFlow::Continue(()));
-            promoted.map(|report| Response::Promoted {
-                pages: report.pages,
-                bytes: report.bytes,
-            })
+            let promoted = device
+                .zram()
+                .promote(pages, &mut |_| ControlFlow::Continue(()));
+            promoted.map(Response::Promoted)
         }
         Request::BlockState { from, max_bytes } => {
             let (lines, next) = zram::block_state_lines(device, *from, *max_bytes);
             Ok(Response::BlockState { lines, next })
         }
-        Request::PoolClasses => {
-            let classes = device.pool_classes().into_iter();
-            let classes = classes.map(zram::PoolClass::from).collect();
-            Ok(Response::PoolClasses { classes })
-        }
-        Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::of(device, *plan)))),
+        Request::PoolClasses => Ok(Response::PoolClasses {
+            classes: device.zram().pool_classes(),
+        }),
+        Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::new(device, *plan)))),
         _ => return None,
     })
 }
@@ -138,7 +139,7 @@ fn set_algorithm(
         return device.set_secondary(priority, None);
     }
     let mut choice: Choice = algorithm.parse()?;
-    let bytes = of_hex(dictionary).ok_or_else(|| Error::Invalid {
+    let bytes = from_hex(dictionary).ok_or_else(|| Error::Invalid {
         what: "dictionary",
         given: "in this request".into(),
         accepted: "hexadecimal digits".into(),
@@ -159,45 +160,37 @@ fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     if settings.recompress_seconds.is_some() && !device.codecs().iter().any(is_secondary) {
         device.set_secondary(1, Some(&Choice::new(RECOMPRESSION)))?;
     }
-    device.set_policy(settings)
+    device.jobs().set_policy(settings)
 }
 
-fn recompress(device: &Device, asked: &Recompress) -> Result<Recompressed, Error> {
+fn recompress(device: &Device, asked: &Recompress) -> Result<RecompressReport, Error> {
     let what = uzram::Recompress {
-        kind: asked.kind.parse()?,
+        kind: asked.kind,
         priority: asked.priority,
         threshold: asked.threshold,
         max_pages: asked.max_pages,
         ..uzram::Recompress::default()
     };
     if asked.dry_run {
-        let (candidates, candidate_bytes) = device.recompressible(&what)?;
-        return Ok(Recompressed {
-            candidates,
-            candidate_bytes,
-            ..Recompressed::default()
-        });
+        return device.zram().recompressible(&what);
     }
-    let report = device.recompress(&what, &mut |_| ControlFlow::Continue(()))?;
-    Ok(report.into())
+    device
+        .zram()
+        .recompress(&what, &mut |_| ControlFlow::Continue(()))
 }
 
-fn writeback(device: &Device, asked: &Writeback) -> Result<WrittenBack, Error> {
+fn writeback(device: &Device, asked: &Writeback) -> Result<WritebackReport, Error> {
     let pages = asked.pages.iter().map(|(first, end)| *first..*end);
     let what = uzram::Writeback {
-        kind: asked.kind.parse()?,
+        kind: asked.kind,
         pages: pages.collect(),
         max_pages: asked.max_pages,
         ..uzram::Writeback::default()
     };
     if asked.dry_run {
-        let (candidates, candidate_bytes) = device.writable_back(&what);
-        return Ok(WrittenBack {
-            candidates,
-            candidate_bytes,
-            ..WrittenBack::default()
-        });
+        return Ok(device.zram().writable_back(&what));
     }
-    let report = device.writeback(&what, &mut |_| ControlFlow::Continue(()))?;
-    Ok(report.into())
+    device
+        .zram()
+        .writeback(&what, &mut |_| ControlFlow::Continue(()))
 }

@@ -10,19 +10,21 @@
 #![forbid(unsafe_code)]
 
 mod execute;
+mod failure;
 pub mod policy;
 mod protocol;
 mod rundir;
 mod server;
-pub mod size;
 pub mod stat;
 pub mod zram;
 
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
-    ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, of_hex, to_hex,
+    ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, from_hex,
+    to_hex,
 };
 pub use rundir::{
     Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept, number,
 };
 pub use server::{ControlServer, Handler};
+pub use uzram_spec::size;

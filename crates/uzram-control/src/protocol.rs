@@ -9,10 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uzram::{
+    ClassStats, CompactReport, PageKind, PromoteReport, RecompressReport, TrainReport,
+    WritebackReport,
+};
 
 use crate::policy::Policy;
-use crate::stat::{Compacted, Recompressed, Stat, Trained, WrittenBack};
-use crate::zram::PoolClass;
+use crate::stat::Stat;
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -147,8 +150,8 @@ pub enum Request {
 /// Which pages to compress anew, and with what: the fields of zram's `recompress`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recompress {
-    /// `all`, `idle`, `huge` or `huge_idle`.
-    pub kind: String,
+    /// Any but `incompressible`.
+    pub kind: PageKind,
     /// Only with the secondary of this priority.
     pub priority: Option<usize>,
     /// Only objects of at least that many bytes.
@@ -162,8 +165,8 @@ pub struct Recompress {
 /// Which pages to write back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writeback {
-    /// `all`, `idle`, `huge`, `huge_idle` or `incompressible`.
-    pub kind: String,
+    /// By what they are.
+    pub kind: PageKind,
     /// Only those with numbers in one of these ranges, the last not included; empty: all.
     pub pages: Vec<(u64, u64)>,
     /// That many pages at most; 0: all.
@@ -208,25 +211,20 @@ pub enum Response {
     /// The statistics.
     Stat(Box<Stat>),
     /// What came of a training.
-    Trained(Trained),
+    Trained(TrainReport),
     /// How many pages are marked idle.
     Marked {
         /// Pages.
         pages: u64,
     },
     /// What came of a recompression.
-    Recompressed(Recompressed),
+    Recompressed(RecompressReport),
     /// What came of a writeback.
-    WrittenBack(WrittenBack),
+    WrittenBack(WritebackReport),
     /// What came back into memory.
-    Promoted {
-        /// Pages.
-        pages: u64,
-        /// Bytes of their objects.
-        bytes: u64,
-    },
+    Promoted(PromoteReport),
     /// What came of a compaction.
-    Compacted(Compacted),
+    Compacted(CompactReport),
     /// What slots hold.
     BlockState {
         /// The lines.
@@ -237,7 +235,7 @@ pub enum Response {
     /// How the size classes of the pool are used.
     PoolClasses {
         /// Those that are.
-        classes: Vec<PoolClass>,
+        classes: Vec<ClassStats>,
     },
     /// The policies.
     Policy(Box<Policy>),
@@ -255,7 +253,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
 }
 
 /// The bytes that [`to_hex`] wrote; `None` for anything else.
-pub fn of_hex(text: &str) -> Option<Vec<u8>> {
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| (c as char).to_digit(16).map(|n| n as u8);
     let pair = |pair: &[u8]| match pair {
         [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
@@ -314,13 +312,24 @@ pub(crate) fn read_request(stream: &mut UnixStream) -> Result<Request, ControlEr
         .map_err(|e| error(71, format!("the request is not JSON: {e}")))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(PROTOCOL_VERSION)) {
-        let found = version.map_or("none".into(), |v| v.to_string());
-        let message = format!("protocol version {found}, this server speaks {PROTOCOL_VERSION}");
-        return Err(error(71, message));
+        return Err(error(71, other_version(version)));
     }
     let envelope: Envelope =
         serde_json::from_value(value).map_err(|e| error(22, format!("unknown request: {e}")))?;
     Ok(envelope.request)
+}
+
+/// What is said to a client of another version.
+fn other_version(version: Option<u64>) -> String {
+    let program = env!("CARGO_PKG_VERSION");
+    let client = match version {
+        Some(version) => format!("this client speaks version {version} of the control protocol"),
+        None => "this client names no version of the control protocol".into(),
+    };
+    format!(
+        "{client}, and the server of the device, which is of uzram {program}, speaks version {PROTOCOL_VERSION}: use the \
+         uzram {program} that serves it, or upgrade the device first"
+    )
 }
 
 pub(crate) fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
@@ -350,11 +359,11 @@ mod tests {
     #[test]
     fn hexadecimal_reads_back_and_nothing_else_does() {
         let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(of_hex(&to_hex(&bytes)), Some(bytes));
+        assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes));
         assert_eq!(to_hex(&[0x0A, 0xF0]), "0af0");
-        assert_eq!(of_hex(""), Some(Vec::new()));
+        assert_eq!(from_hex(""), Some(Vec::new()));
         for text in ["0", "0g", "123", "+1", "\u{e9}"] {
-            assert_eq!(of_hex(text), None, "{text}");
+            assert_eq!(from_hex(text), None, "{text}");
         }
     }
 }

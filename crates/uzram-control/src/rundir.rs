@@ -39,6 +39,9 @@ pub struct Record {
     /// What the frontend needs to know to serve the same device again; it alone understands it.
     #[serde(default)]
     pub resume: String,
+    /// The device's identity, from its description: never used again. Empty for a device of uzram 0.1.
+    #[serde(default)]
+    pub identity: String,
 }
 
 /// Why a device's directory could not be made, found or cleared.
@@ -173,7 +176,7 @@ impl RunDir {
     }
 
     /// The run directory at `path`.
-    pub fn at(path: impl Into<PathBuf>) -> RunDir {
+    pub fn new(path: impl Into<PathBuf>) -> RunDir {
         RunDir { path: path.into() }
     }
 
@@ -185,6 +188,11 @@ impl RunDir {
             .create(&self.path);
         made.map_err(Error::at("making", &self.path))?;
         check_private(&self.real())
+    }
+
+    /// Its path, without symbolic links.
+    pub fn path(&self) -> PathBuf {
+        self.real()
     }
 
     /// Path of a file in it that belongs to no device.

@@ -19,6 +19,7 @@ fn record(name: &str) -> Record {
         program: "test".into(),
         keeper: 0,
         resume: String::new(),
+        identity: "0011".into(),
     }
 }
 
@@ -29,7 +30,7 @@ fn nothing(_: &Path) -> Result<Vec<String>, String> {
 #[test]
 fn names_are_given_once_and_again_after_release() {
     let dir = tempfile::tempdir().unwrap();
-    let run = RunDir::at(dir.path().join("run"));
+    let run = RunDir::new(dir.path().join("run"));
     assert!(run.devices().unwrap().is_empty());
     let claims = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
@@ -73,7 +74,7 @@ fn names_are_given_once_and_again_after_release() {
 #[test]
 fn devices_are_found_by_name_path_and_node() {
     let dir = tempfile::tempdir().unwrap();
-    let run = RunDir::at(dir.path());
+    let run = RunDir::new(dir.path());
     let claim = run.claim(None).unwrap();
     assert!(
         run.devices().unwrap().is_empty(),
@@ -90,7 +91,7 @@ fn devices_are_found_by_name_path_and_node() {
 #[test]
 fn only_the_dead_are_swept() {
     let dir = tempfile::tempdir().unwrap();
-    let run = RunDir::at(dir.path());
+    let run = RunDir::new(dir.path());
     let (alive, dead) = (run.claim(None).unwrap(), run.claim(None).unwrap());
     alive.publish(&record("zram0")).unwrap();
     std::fs::write(dead.file("log"), "x").unwrap();

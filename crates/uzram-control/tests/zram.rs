@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use uzram_control::zram::{
     ATTRIBUTES, Attribute, Errno, Host, InProcess, Options, Owner, Place, Saved, View, When,
 };
+use uzram_testkit::data::noise;
 
 fn hosts(strict: bool) -> (Host, InProcess) {
     let engine = InProcess::new();
@@ -29,18 +30,6 @@ fn page(number: u32) -> Vec<u8> {
     (0..4096u32)
         .map(|at| (at / 16 * 7 + number * 13 + at % 3) as u8)
         .collect()
-}
-
-/// A page that nothing compresses.
-fn noise(seed: u64) -> Vec<u8> {
-    let mut state = seed * 2 + 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..4096).map(|_| next()).collect()
 }
 
 #[test]

@@ -1,25 +1,17 @@
 //! The API: one table of paths, and what each does.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uzram_control::zram::{ATTRIBUTES, Errno, Owner, Place, View};
 use uzram_control::{ControlError, Request, Response, number};
+use uzram_spec::DeviceSpec;
 
+use crate::config::spec_from_options;
 use crate::error::Body;
 use crate::openapi;
 
 /// Most bytes of `block_state` in one answer.
 const MAX_BLOCK_STATE: usize = 1 << 20;
-
-/// A device to be made: either the options of `uzram create` by name, or its command line.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Create {
-    /// Arguments as on the command line, after `create`.
-    pub args: Vec<String>,
-    /// What relative paths among them are relative to; an absolute path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<String>,
-}
 
 /// A device that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,15 +29,13 @@ pub trait Devices: Send + Sync {
     /// zram's interface to them.
     fn view(&self) -> &dyn View;
     /// Makes a device.
-    fn create(&self, create: &Create) -> Result<Created, ControlError>;
+    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError>;
     /// Takes a device down and forgets it; EBUSY while it is in use.
     fn remove(&self, name: &str) -> Result<(), ControlError>;
     /// Asks the server of a device.
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
     /// A device with its record and statistics, or all of them.
     fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError>;
-    /// JSON schema of the options of `uzram create`.
-    fn create_schema(&self) -> Value;
 }
 
 /// What a request brings.
@@ -109,10 +99,7 @@ const ROUTES: &[Route] = &[
         about: "This API as an OpenAPI document",
         body: "",
         answer: "object",
-        handle: |call| {
-            let document = openapi::document(&call.devices.create_schema());
-            Ok(Answer::Json(200, document))
-        },
+        handle: |_| Ok(Answer::Json(200, openapi::document())),
     },
     Route {
         method: "GET",
@@ -319,62 +306,26 @@ fn owner(call: &Call<'_>) -> Result<Owner, Body> {
     id(call.names[0]).map(Owner::Device)
 }
 
-fn of_json<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Body> {
+fn json_of<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Body> {
     serde_json::from_slice(body)
         .map_err(|error| Body::new(Errno::INVAL, format!("the body: {error}")))
 }
 
-/// `{"args": […]}`, or an object of options, which becomes such arguments.
+/// Options of `uzram create` by name, or a description.
 fn create(call: &Call<'_>) -> Handled {
-    let given: Value = of_json(call.body)?;
-    let create = match given.get("args") {
-        Some(_) => of_json(call.body)?,
-        None => Create::of_options(&given)?,
-    };
-    let created = call.devices.create(&create)?;
+    let options: Map<String, Value> = json_of(call.body)?;
+    if options.contains_key("args") {
+        let message = "args: a command line, as uzram 0.1 sends it, is not understood: send options by name, \
+            or use the uzram of this daemon's version";
+        return Err(Body::new(Errno::INVAL, message));
+    }
+    let spec = spec_from_options(&options).map_err(ControlError::from)?;
+    let created = call.devices.create(&spec)?;
     Ok(Answer::Json(201, json!(created)))
 }
 
-impl Create {
-    /// The command line that options by name stand for: `{"size": "4G", "swap": true}` is `--size=4G --swap`.
-    /// EINVAL for what is not such an object.
-    pub fn of_options(options: &Value) -> Result<Create, ControlError> {
-        let wrong = |message: String| ControlError {
-            errno: Errno::INVAL.raw_os_error(),
-            message,
-        };
-        let options = options
-            .as_object()
-            .ok_or_else(|| wrong("the body: an object of options is wanted".into()))?;
-        let mut create = Create::default();
-        for (key, value) in options {
-            if key == "directory" {
-                create.directory = value.as_str().map(Into::into);
-                continue;
-            }
-            let key = key.replace('_', "-");
-            let mut push = |value: &Value| {
-                let word = match value {
-                    Value::Bool(true) => format!("--{key}"),
-                    Value::Bool(false) | Value::Null => return Ok(()),
-                    Value::String(text) => format!("--{key}={text}"),
-                    Value::Number(number) => format!("--{key}={number}"),
-                    _ => return Err(wrong(format!("{key}: a text, a number, true or false"))),
-                };
-                create.args.push(word);
-                Ok(())
-            };
-            match value {
-                Value::Array(values) => values.iter().try_for_each(push)?,
-                value => push(value)?,
-            }
-        }
-        Ok(create)
-    }
-}
-
 fn ask(call: &Call<'_>) -> Handled {
-    let request: Request = of_json(call.body)?;
+    let request: Request = json_of(call.body)?;
     match request {
         Request::Remove | Request::HandOver | Request::Recover | Request::Upgrade { .. } => {
             let message = "not a request for the server of a device here; DELETE takes one down";
@@ -447,28 +398,6 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, path), None, "{path}");
         }
-    }
-
-    #[test]
-    fn options_become_a_command_line() {
-        let options = json!({"size": "4G", "mem_limit": 1000, "swap": true, "dedup": false,
-            "recomp-algorithm": ["zstd", "lz4hc"], "directory": "/tmp"});
-        let create = Create::of_options(&options).unwrap();
-        let mut args = create.args;
-        args.sort();
-        assert_eq!(
-            args,
-            [
-                "--mem-limit=1000",
-                "--recomp-algorithm=lz4hc",
-                "--recomp-algorithm=zstd",
-                "--size=4G",
-                "--swap"
-            ]
-        );
-        assert_eq!(create.directory.as_deref(), Some("/tmp"));
-        assert!(Create::of_options(&json!({"size": {"a": 1}})).is_err());
-        assert!(Create::of_options(&json!([1])).is_err());
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use uzram_control::ControlError;
 use uzram_control::zram::{Errno, Owner, Shown, View};
+use uzram_spec::{DeviceSpec, Failure, FailureKind};
 
-use crate::api::{Create, Created};
+use crate::api::Created;
 use crate::error::Body;
 
 /// How long a look may take. What changes something may take as long as it takes.
@@ -42,6 +43,15 @@ impl ClientError {
     }
 }
 
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match error {
+            ClientError::Refused(error) => error.into(),
+            error => Failure::new(FailureKind::Failed, error),
+        }
+    }
+}
+
 type Result<T> = std::result::Result<T, ClientError>;
 
 /// A daemon to talk to. Each call is a connection.
@@ -65,9 +75,8 @@ impl Client {
     }
 
     /// Makes a device.
-    pub fn create(&self, create: &Create) -> Result<Created> {
-        let body = serde_json::to_vec(create).map_err(ClientError::nonsense)?;
-        parse(&self.call("POST", "/v1/devices", &body)?.body)
+    pub fn create(&self, spec: &DeviceSpec) -> Result<Created> {
+        parse(&self.call("POST", "/v1/devices", &spec.to_json())?.body)
     }
 
     /// The names of all devices, also of those that are not initialised.

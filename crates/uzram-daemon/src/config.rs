@@ -21,16 +21,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use uzram_runtime::frontends;
+use uzram_spec::{DeviceSpec, Failure, FailureKind};
 
 /// The daemon's configuration.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     /// What the daemon does.
-    #[serde(default)]
     pub daemon: DaemonSettings,
     /// The devices to make.
-    #[serde(default, rename = "device")]
     pub devices: Vec<NewDevice>,
 }
 
@@ -63,24 +62,39 @@ impl Default for DaemonSettings {
 }
 
 /// A device to be made, and what is done with it then.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewDevice {
-    /// Its name, by which it is known again.
-    #[serde(default)]
-    pub name: Option<String>,
+    /// What it is. It has a name, by which it is known again.
+    pub spec: DeviceSpec,
     /// Where a file system is made on it and mounted.
-    #[serde(default)]
     pub mount_point: Option<PathBuf>,
     /// Which.
-    #[serde(default)]
     pub fs_type: Option<String>,
     /// Options of `mount`.
-    #[serde(default)]
     pub mount_options: Option<String>,
+}
+
+/// A `[[device]]` as it stands in the file.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Section {
+    name: Option<String>,
+    mount_point: Option<PathBuf>,
+    fs_type: Option<String>,
+    mount_options: Option<String>,
     /// Options of `uzram create` by name.
     #[serde(flatten)]
-    pub options: Map<String, Value>,
+    options: Map<String, Value>,
+}
+
+/// The file as it stands.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sections {
+    #[serde(default)]
+    daemon: DaemonSettings,
+    #[serde(default)]
+    device: Vec<Section>,
 }
 
 /// Why a configuration is not one.
@@ -105,46 +119,71 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(e) => return Err(error(e.to_string())),
         };
-        let config: Config = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
-        let mut names = Vec::new();
-        for device in &config.devices {
-            let Some(name) = &device.name else {
+        let sections: Sections = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
+        let mut devices: Vec<NewDevice> = Vec::new();
+        for section in sections.device {
+            let Some(name) = section.name.clone() else {
                 let message =
                     "a [[device]] needs a name, such as zram0, by which it is known again";
                 return Err(error(message.into()));
             };
-            if names.contains(&name) {
+            if devices
+                .iter()
+                .any(|known| known.spec.name.as_ref() == Some(&name))
+            {
                 return Err(error(format!("two devices are {name}")));
             }
-            names.push(name);
-            if device
-                .mount_point
-                .as_ref()
-                .is_some_and(|at| !at.is_absolute())
-            {
-                return Err(error(format!("{name}: mount-point: an absolute path")));
-            }
-            if device.mount_point.is_none()
-                && (device.fs_type.is_some() || device.mount_options.is_some())
-            {
-                return Err(error(format!(
-                    "{name}: fs-type and mount-options are for a device with a mount-point"
-                )));
-            }
+            let device = NewDevice::from_section(section);
+            devices.push(device.map_err(|message| error(format!("{name}: {message}")))?);
         }
-        Ok(config)
+        Ok(Config {
+            daemon: sections.daemon,
+            devices,
+        })
     }
 }
 
 impl NewDevice {
-    /// The options of `uzram create` that make it.
-    pub fn create_options(&self) -> Value {
-        let mut options = self.options.clone();
-        if let Some(name) = &self.name {
-            options.insert("name".into(), name.as_str().into());
+    fn from_section(section: Section) -> Result<NewDevice, String> {
+        if section
+            .mount_point
+            .as_ref()
+            .is_some_and(|at| !at.is_absolute())
+        {
+            return Err("mount-point: an absolute path".into());
         }
-        options.into()
+        if section.mount_point.is_none()
+            && (section.fs_type.is_some() || section.mount_options.is_some())
+        {
+            return Err("fs-type and mount-options are for a device with a mount-point".into());
+        }
+        let mut options = section.options;
+        if let Some(name) = section.name {
+            options.insert("name".into(), name.into());
+        }
+        Ok(NewDevice {
+            spec: spec_from_options(&options).map_err(|failure| failure.to_string())?,
+            mount_point: section.mount_point,
+            fs_type: section.fs_type,
+            mount_options: section.mount_options,
+        })
     }
+}
+
+/// The description that options of `uzram create` by name stand for. Relative paths are relative to `directory`, if that is
+/// among them, else to the root.
+pub(crate) fn spec_from_options(options: &Map<String, Value>) -> uzram_spec::Result<DeviceSpec> {
+    let mut options = options.clone();
+    let usage = |message: &str| Failure::new(FailureKind::Usage, message);
+    let directory = match options.remove("directory") {
+        None | Some(Value::Null) => PathBuf::from("/"),
+        Some(Value::String(path)) if path.starts_with('/') => path.into(),
+        Some(_) => return Err(usage("directory: an absolute path")),
+    };
+    let mut spec = DeviceSpec::from_options(&options, &frontends::option_names())?;
+    spec.resolve_paths(&directory);
+    frontends::resolve_paths(&mut spec.frontend, &directory);
+    Ok(spec)
 }
 
 #[cfg(test)]
@@ -166,11 +205,10 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(config.daemon.num_devices, 2);
         assert!(config.daemon.strict);
-        let options = config.devices[0].create_options();
-        assert_eq!(
-            options,
-            serde_json::json!({"name": "zram7", "size": "8G", "swap": true})
-        );
+        let spec = &config.devices[0].spec;
+        assert_eq!(spec.name.as_deref(), Some("zram7"));
+        assert_eq!(spec.size, Some(uzram_spec::Bytes(8 << 30)));
+        assert!(spec.is_swap());
         assert_eq!(config.devices[1].fs_type.as_deref(), Some("ext4"));
     }
 
@@ -188,6 +226,8 @@ mod tests {
             "[[device]]\nsize = 4096\n",
             "[[device]]\nname = \"zram0\"\n[[device]]\nname = \"zram0\"\n",
             "[[device]]\nname = \"zram0\"\nmount-point = \"mnt\"\n",
+            "[[device]]\nname = \"zram0\"\nsise = 4096\n",
+            "[[device]]\nname = \"zram0\"\nsize = \"4X\"\n",
         ] {
             assert!(read(text).is_err(), "{text}");
         }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ini::{Ini, ParseOption};
-use serde_json::{Value, json};
+use uzram::compress::AlgorithmSpec;
+use uzram_spec::{BackingSpec, Bytes, DeviceSpec, SwapSpec};
 
 use crate::config::NewDevice;
 
@@ -150,33 +151,34 @@ fn device(
         notes.push(format!("{name}: not made, since its size is 0"));
         return Ok(None);
     }
-    let mut options = serde_json::Map::new();
-    options.insert("size".into(), size.into());
+    let mut spec = DeviceSpec {
+        name: Some(name.into()),
+        size: Some(Bytes(size)),
+        ..DeviceSpec::default()
+    };
     if let Some(limit) = known.expression("zram-resident-limit", variables)? {
-        options.insert("mem-limit".into(), limit.into());
+        spec.mem_limit = Bytes(limit);
     }
     if let Some(algorithms) = known.take(&["compression-algorithm"]) {
-        set_algorithms(&known, &algorithms, &mut options, notes)?;
+        set_algorithms(&known, &algorithms, &mut spec, notes)?;
     }
     if let Some(device) = known.take(&["writeback-device"]) {
-        options.insert("backing".into(), device.into());
+        let backing = BackingSpec::parse(&device);
+        spec.backing = Some(backing.map_err(|why| known.error("writeback-device", &why))?);
     }
-    let mut device = NewDevice {
-        name: Some(name.into()),
-        ..NewDevice::default()
-    };
+    let mut device = NewDevice::default();
     let kind = known.take(&["fs-type"]);
     let mount = known.take(&["options"]);
     let priority = known.take(&["swap-priority"]);
     match (known.take(&["mount-point"]), kind.as_deref()) {
         (None, None | Some("swap")) => {
-            options.insert("swap".into(), true.into());
+            let mut swap = SwapSpec::default();
             if let Some(priority) = priority {
-                let priority: i32 = priority
+                swap.priority = priority
                     .parse()
                     .map_err(|_| known.error("swap-priority", "a number from -1 to 32767"))?;
-                options.insert("swap-priority".into(), priority.into());
             }
+            spec.swap = Some(swap);
             if mount.as_deref().is_some_and(|options| options != "discard") {
                 notes.push(format!("{name}: swap is always switched on with discard"));
             }
@@ -194,7 +196,9 @@ fn device(
     for key in known.rest() {
         notes.push(format!("{name}: the key '{key}' is not known and ignored"));
     }
-    device.options = options;
+    spec.check()
+        .map_err(|failure| Error::at(format!("[{name}]"), failure))?;
+    device.spec = spec;
     Ok(Some(device))
 }
 
@@ -224,7 +228,7 @@ fn to_bytes(mb: f64) -> u64 {
 fn set_algorithms(
     known: &Known<'_>,
     text: &str,
-    options: &mut serde_json::Map<String, Value>,
+    spec: &mut DeviceSpec,
     notes: &mut Vec<String>,
 ) -> Result<()> {
     let mut words = words(text)
@@ -239,15 +243,16 @@ fn set_algorithms(
         !word.starts_with('(')
     });
     let mut words = words.into_iter();
+    let read = |word: String| {
+        let parsed = word.parse::<AlgorithmSpec>();
+        parsed.map_err(|error| known.error("compression-algorithm", &error.to_string()))
+    };
     if let Some(primary) = words.next() {
-        options.insert("algorithm".into(), primary.into());
+        spec.algorithm = read(primary)?;
     }
-    let rest: Vec<String> = words.collect();
-    if rest.len() > 3 {
+    spec.recomp_algorithm = words.map(read).collect::<Result<_>>()?;
+    if spec.recomp_algorithm.len() > 3 {
         return Err(known.error("compression-algorithm", "at most 4 algorithms"));
-    }
-    if !rest.is_empty() {
-        options.insert("recomp-algorithm".into(), json!(rest));
     }
     Ok(())
 }
@@ -337,40 +342,31 @@ mod tests {
 
     #[test]
     fn sizes_are_arithmetic_in_mb() {
-        let size = |text: &str| {
-            one(&format!("[zram0]\n{text}")).options["size"]
-                .as_u64()
-                .unwrap()
-                >> 20
-        };
+        let size = |text: &str| one(&format!("[zram0]\n{text}")).spec.size.unwrap().0 >> 20;
         assert_eq!(size(""), 4000);
         assert_eq!(size("zram-size = min(ram / 10, 2048)"), 800);
         assert_eq!(size("zram-size = ram"), 8000);
         assert_eq!(size("zram-fraction = 0.25\nmax-zram-size = none"), 2000);
         let with_variable = "set!half=echo 0.5\n[zram0]\nzram-size = ram * half";
-        assert_eq!(
-            one(with_variable).options["size"].as_u64().unwrap() >> 20,
-            4000
-        );
+        assert_eq!(one(with_variable).spec.size, Some(Bytes(4000 << 20)));
     }
 
     #[test]
-    fn a_section_becomes_options_of_create() {
+    fn a_section_becomes_a_description() {
         let swap = one(
             "[zram0]\ncompression-algorithm = zstd(level=3, dict=/x) lz4hc (type=idle)\nswap-priority = 7\n\
              zram-resident-limit = 100\nwriteback-device = /dev/sdx\n",
         );
-        let options = swap.create_options();
-        assert_eq!(options["algorithm"], "zstd(level=3,dict=/x)");
-        assert_eq!(options["recomp-algorithm"], json!(["lz4hc"]));
-        assert_eq!(options["swap"], true);
-        assert_eq!(options["swap-priority"], 7);
-        assert_eq!(options["mem-limit"], 100 << 20);
-        assert_eq!(options["backing"], "/dev/sdx");
+        let spec = swap.spec;
+        assert_eq!(spec.algorithm.to_string(), "zstd(level=3,dict=/x)");
+        assert_eq!(spec.recomp_algorithm, ["lz4hc".parse().unwrap()]);
+        assert_eq!(spec.swap.unwrap().priority, 7);
+        assert_eq!(spec.mem_limit, Bytes(100 << 20));
+        assert_eq!(spec.backing.unwrap().path, Path::new("/dev/sdx"));
         let mount = one("[zram1]\nmount-point = /var/tmp\n");
         assert_eq!(mount.fs_type.as_deref(), Some("ext2"));
         assert_eq!(mount.mount_options.as_deref(), Some("discard"));
-        assert!(!mount.options.contains_key("swap"));
+        assert!(!mount.spec.is_swap());
     }
 
     #[test]
@@ -395,8 +391,8 @@ mod tests {
         ];
         let (devices, _) = made(&files, 100).unwrap();
         assert_eq!(devices.len(), 2);
-        assert_eq!(devices[0].options["size"], 4 << 20);
-        assert_eq!(devices[0].options["swap-priority"], 5);
+        assert_eq!(devices[0].spec.size, Some(Bytes(4 << 20)));
+        assert_eq!(devices[0].spec.swap.as_ref().unwrap().priority, 5);
     }
 
     #[test]

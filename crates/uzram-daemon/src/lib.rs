@@ -1,26 +1,34 @@
-//! What makes `uzramd` a daemon: an API over HTTP on a unix socket ([`serve`]), its client ([`Client`]), the configuration
-//! ([`Config`]), zram-generator's configuration ([`generator`]), and what systemd is told ([`notify`]).
+//! `uzramd`, which owns devices ([`Run`]): an API over HTTP on a unix socket ([`serve`]), its client ([`Client`]), the
+//! configuration ([`Config`]), zram-generator's configuration ([`generator`]), what systemd is told ([`notify`]), and the
+//! memory of every device, held so that not even the death of server and keeper at once loses it.
+//!
+//! Devices do not depend on it: each has its server and keeper, which go on when the daemon ends.
 //!
 //! The API's paths are one table ([`routes`]), which the OpenAPI document is made of, too. Attributes travel as the bytes
 //! that the kernel would show, errors with the errno that it would give.
 //!
-//! This crate knows nothing about how a device is made and served: whoever starts the server says so ([`Devices`]).
+//! This crate knows nothing about how a device is made and served: the runtime does that.
 #![forbid(unsafe_code)]
 
 mod api;
 mod client;
 mod config;
+mod devices;
 mod error;
 pub mod generator;
+mod hold;
 pub mod notify;
 mod openapi;
+mod run;
 mod server;
+mod setup;
 
-pub use api::{Create, Created, Devices, Route, routes};
+pub use api::{Created, Devices, Route, routes};
 pub use client::{Client, ClientError};
 pub use config::{Config, ConfigError, DaemonSettings, NewDevice};
 pub use error::errno_name;
 pub use openapi::document;
+pub use run::Run;
 pub use server::{bind, serve};
 
 /// File name of the daemon's socket in the run directory.

@@ -1,12 +1,14 @@
-//! The OpenAPI document, made of the table of paths, the registry of attributes and the options of `uzram create`.
+//! The OpenAPI document, made of the table of paths, the registry of attributes and the schema of descriptions.
 
 use serde_json::{Value, json};
 use uzram_control::zram::{ATTRIBUTES, Place};
+use uzram_runtime::frontends;
+use uzram_spec::options_schema;
 
 use crate::api::routes;
 
-/// The document; `create` is the schema of the options of `uzram create`.
-pub fn document(create: &Value) -> Value {
+/// The document.
+pub fn document() -> Value {
     let mut paths = serde_json::Map::new();
     for route in routes() {
         let mut operation = json!({
@@ -32,7 +34,7 @@ pub fn document(create: &Value) -> Value {
                 curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices",
         },
         "paths": paths,
-        "components": { "schemas": schemas(create) },
+        "components": { "schemas": schemas() },
     })
 }
 
@@ -106,19 +108,14 @@ fn parameters(path: &str) -> Value {
     all.into()
 }
 
-fn schemas(create: &Value) -> Value {
+fn schemas() -> Value {
+    let mut create = options_schema(frontends::option_schemas());
+    create["description"] =
+        "A device: the options of `uzram create` by name, with dashes or underscores".into();
+    create["properties"]["directory"] =
+        json!({"type": "string", "description": "what relative paths are relative to"});
     json!({
-        "Create": {
-            "description": "The options of `uzram create` by name; or {\"args\": [...], \"directory\": \"/...\"}, its command line",
-            "oneOf": [create, {
-                "type": "object",
-                "required": ["args"],
-                "properties": {
-                    "args": {"type": "array", "items": {"type": "string"}},
-                    "directory": {"type": "string", "description": "what relative paths are relative to"},
-                },
-            }],
-        },
+        "Create": create,
         "Created": {
             "type": "object",
             "required": ["name", "path", "notes"],
@@ -160,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_document_has_every_path_and_every_schema_that_it_names() {
-        let document = document(&json!({"type": "object"}));
+        let document = document();
         for route in routes() {
             let operation = &document["paths"][route.path][route.method.to_lowercase()];
             assert_eq!(operation["summary"], route.about, "{}", route.path);

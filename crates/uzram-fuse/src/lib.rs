@@ -12,6 +12,7 @@
 //! This crate knows nothing about compressors, pools, or how devices are named.
 #![deny(unsafe_code)]
 
+mod as_frontend;
 mod disk;
 mod error;
 mod frontend;
@@ -19,6 +20,7 @@ mod loopdev;
 mod number;
 mod sys;
 
+pub use as_frontend::FuseLoopFrontend;
 pub use error::Error;
 pub use frontend::{FuseLoop, abandon, clear_stale, probe};
 pub use number::{LoopNumber, is_free};

@@ -9,16 +9,11 @@ use std::sync::Arc;
 use uzram::Device;
 use uzram_blockdev::{Busy, Error as NodeError, busy};
 use uzram_fuse::{Error, FuseLoop, LoopNumber, clear_stale, is_free, probe};
+use uzram_testkit::peers;
 
 /// Whether the machine allows it; where peers are required a missing one is a failure.
 fn possible() -> bool {
-    let Err(reason) = probe() else { return true };
-    assert!(
-        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-        "loop on FUSE: {reason}"
-    );
-    eprintln!("SKIP loop on FUSE: {reason}");
-    false
+    peers::possible("loop on FUSE", probe())
 }
 
 fn run(program: &str, args: &[&str]) -> String {

@@ -20,6 +20,7 @@
 //! This crate knows nothing about compressors, pools, or how devices are named.
 #![deny(unsafe_code)]
 
+mod as_frontend;
 mod command;
 mod error;
 mod frontend;
@@ -30,6 +31,7 @@ mod options;
 mod sys;
 mod sysfs;
 
+pub use as_frontend::NbdKernelFrontend;
 pub use error::Error;
 pub use frontend::{KernelNbd, clear_stale, find, probe};
 pub use options::Options;

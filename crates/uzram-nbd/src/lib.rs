@@ -37,6 +37,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod adopt;
+mod as_frontend;
 mod close;
 mod connection;
 mod connections;
@@ -53,6 +54,7 @@ mod reply;
 mod server;
 
 pub use adopt::Adopter;
+pub use as_frontend::{NbdFrontend, POLL, poll_time, server_builder};
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;

@@ -1,34 +1,24 @@
 //! The clients that people use, against this server: libnbd's tools, QEMU's tools, and fio.
-//!
-//! A peer that is not installed is a reported skip; with UZRAM_REQUIRE_PEERS=1 it is a failure.
 
 mod common;
 
 use common::*;
 use std::{path::Path, process::Command};
+use uzram_testkit::peers;
 
 /// Runs a peer to success and returns what it printed; `None` if it is not installed.
 fn run(test: &str, program: &str, args: &[&str]) -> Option<String> {
     // nbdsh needs the system's own python3, and another may stand first in PATH.
     let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
-    let output = match Command::new(program)
+    if !peers::have(test, &[program]) {
+        return None;
+    }
+    let output = Command::new(program)
         .args(args)
         .env("PATH", path)
         .current_dir(std::env::temp_dir())
         .output()
-    {
-        Ok(output) => output,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let required = std::env::var_os("UZRAM_REQUIRE_PEERS").is_some_and(|v| v == "1");
-            assert!(
-                !required,
-                "{test}: {program} not found, and UZRAM_REQUIRE_PEERS=1"
-            );
-            eprintln!("SKIP {test}: {program} not found");
-            return None;
-        }
-        Err(e) => panic!("{program}: {e}"),
-    };
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(

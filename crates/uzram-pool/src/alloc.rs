@@ -1,7 +1,7 @@
 //! Allocation: which bin, which span, and whether the memory limit has room for the pages.
 //!
-//! The fullest span of the own bin, else of another shard's as far as it is free this instant, else a new one; at the limit
-//! whatever fits into pages that are in use already.
+//! Takes the fullest span of the own bin, else one of another shard's whose lock is free, else a new span. At the
+//! limit it takes any object that fits into pages in use.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -37,8 +37,8 @@ impl Want {
 }
 
 impl Pool {
-    /// Stores a copy of `bytes`, 1 to 4096 of them. `shard` is any number, best the caller's CPU; `owner` is
-    /// kept with the object, so that whoever moves it finds who refers to it.
+    /// Stores a copy of `bytes` (1 to 4096). `shard` is any number, best the caller's CPU. `owner` is kept with the
+    /// object for whoever moves it.
     ///
     /// # Panics
     /// If `bytes` is empty or longer than 4096.
@@ -48,7 +48,7 @@ impl Pool {
         Ok(object)
     }
 
-    /// As [`Pool::store`], past the memory limit: for an object that takes the place of a larger one, which is freed next.
+    /// As [`Pool::store`], but past the memory limit: for an object that replaces a larger one, which is freed next.
     ///
     /// # Panics
     /// As [`Pool::store`].

@@ -96,7 +96,7 @@ impl Bin {
         }
     }
 
-    /// Moves a span of this bin to where another state puts it.
+    /// Moves a span of this bin to the list of its new state.
     pub(crate) fn set_state(&mut self, metas: &[SpanMeta], span: u32, state: u32, objects: u32) {
         let meta = &metas[span as usize];
         self.unlink(metas, span, meta.used.load(Relaxed), objects);
@@ -105,8 +105,8 @@ impl Bin {
     }
 }
 
-/// A lock-free stack of free spans, linked through `SpanMeta::next`. The upper half of the head counts pushes
-/// and pops, so that a head that went away and came back is not mistaken for the old one (ABA).
+/// A lock-free stack of free spans, linked through `SpanMeta::next`. The upper half of the head counts pushes and
+/// pops against ABA.
 #[derive(Debug, Default)]
 pub(crate) struct FreeStack {
     head: AtomicU64,

@@ -36,7 +36,7 @@ impl Class {
         (self.objects as usize).div_ceil(64)
     }
 
-    /// The least pages that `objects` objects can lie in: full spans and one begun.
+    /// The fewest pages that `objects` objects can lie in: full spans and a partial one.
     pub(crate) fn least_pages(&self, objects: u64) -> u64 {
         let each = u64::from(self.objects);
         let rest = self.pages_of_first((objects % each) as u32);

@@ -10,10 +10,12 @@ pub const FULLNESS_GROUPS: usize = 11;
 
 /// One size class.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ClassStats {
     /// Its number, in the order of sizes.
     pub class: usize,
     /// Bytes of each of its objects.
+    #[cfg_attr(feature = "serde", serde(rename = "size"))]
     pub size_bytes: usize,
     /// Spans that are not empty, by how many of the objects that their memory holds are in use.
     pub spans: [u64; FULLNESS_GROUPS],

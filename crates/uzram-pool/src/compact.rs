@@ -8,11 +8,11 @@
 //! tails go first, and a class of which no page is to be gained then is left alone.
 //!
 //! By whole spans alone, without moves inside a span and without tails, `bench churn` ends at 1.17 to 1.20 times the
-//! compressed bytes; so it ends at 1.03, with fewer bytes moved.
+//! compressed bytes. This ends at 1.03, with fewer bytes moved.
 //!
-//! The pool knows an object's owner, but not where the owner keeps the handle: that is a [`Mover`]'s. It is called with no
-//! lock held but the one that keeps a second compaction out. Nobody waits longer than for one object to be moved, or, at the memory limit and for a span's tail, for one
-//! system call that gives memory back.
+//! The pool knows an object's owner, but not where the owner keeps the handle: the [`Mover`] does. It is called with
+//! no lock held but the one that excludes a second compaction. A request waits at most for one object to be moved,
+//! or, at the memory limit and for a span's tail, for one system call that gives memory back.
 //!
 //! A span that is being emptied is allocated from last (`DRAINING`), one whose pages are on their way out not at all
 //! (`HIDDEN`). Both are derived state. A process that dies in between leaves an object twice, of which one has an owner.
@@ -30,27 +30,27 @@ use crate::span::{DRAINING, HIDDEN, LISTED, Span};
 /// Objects that are looked at while a bin is locked.
 const LOOKS: usize = 256;
 
-/// Who knows where the owners keep their handles.
+/// Moves objects on behalf of their owners.
 pub trait Mover {
     /// Moves the object at the handle `from` to `to`, if it is `owner`'s: copies its bytes and makes the owner refer to the
     /// copy. Returns the object that nobody refers to any more. If the owner does not refer to `from` (it is about to be
     /// stored, or was freed), nothing is done and `to` comes back.
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place>;
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination>;
 }
 
-/// The sole right to a free object that is set aside for another to be moved there.
+/// The sole right to a free object that is reserved as the destination of a move.
 #[derive(Debug)]
-#[must_use = "dropping a place leaks it"]
-pub struct Place {
+#[must_use = "dropping it leaks the object"]
+pub struct Destination {
     handle: u64,
     class: usize,
     pool: u32,
 }
 
-impl Place {
-    /// Makes it an object of `len` bytes, of any content. The place comes back if it is not of the size for that: then
-    /// what was to be moved is another object by now.
-    pub fn into_object(self, len: usize) -> Result<Object, Place> {
+impl Destination {
+    /// Turns it into an object of `len` bytes, of any content. Returns it where its class does not fit: then another
+    /// object is at the source by now.
+    pub fn into_object(self, len: usize) -> Result<Object, Destination> {
         if len == 0 || len > CLASSES[self.class].size as usize {
             return Err(self);
         }
@@ -71,13 +71,13 @@ pub struct Compacted {
     pub bytes: u64,
     /// Pages that went back to the system.
     pub pages: u64,
-    /// Whether it ended because nothing more is to be gained, and not because of its budget.
+    /// Whether nothing more is to be gained; `false`: the budget ended it.
     pub finished: bool,
 }
 
-/// What a class has, and what it needs.
+/// Pages and objects of a class.
 #[derive(Debug, Clone, Copy, Default)]
-struct Use {
+struct ClassUse {
     objects: u64,
     pages: u64,
 }
@@ -90,14 +90,14 @@ struct Candidate {
     pages: u64,
 }
 
-/// A live object: the number in its span, the owner.
-struct Source {
+/// A live object: its number in the span, and its owner.
+struct LiveObject {
     object: u32,
     owner: u32,
 }
 
 /// One call of [`Pool::compact`].
-struct Run<'a> {
+struct CompactRun<'a> {
     pool: &'a Pool,
     mover: &'a dyn Mover,
     /// Bytes that may still be moved.
@@ -132,7 +132,7 @@ impl Pool {
             .compacting
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut run = Run {
+        let mut run = CompactRun {
             pool: self,
             mover,
             budget: max_bytes.max(MAX_OBJECT as u64),
@@ -150,7 +150,7 @@ impl Pool {
                 break;
             }
         }
-        // With a stock what is free is stock, and this gives back what is too much.
+        // With a stock free memory is stock; this gives back what exceeds its targets.
         let freed = match self.stock {
             Some(_) if run.done.objects > 0 => self.trim(),
             _ => self.release_free_spans(),
@@ -160,8 +160,8 @@ impl Pool {
     }
 
     /// What each class has at this moment.
-    fn uses(&self) -> [Use; CLASS_COUNT] {
-        let mut uses = [Use::default(); CLASS_COUNT];
+    fn uses(&self) -> [ClassUse; CLASS_COUNT] {
+        let mut uses = [ClassUse::default(); CLASS_COUNT];
         for meta in &self.metas()[..self.touched_spans()] {
             if let Some(bin) = (meta.bin.load(Relaxed) as usize).checked_sub(1) {
                 let class = &mut uses[bin % CLASS_COUNT];
@@ -173,7 +173,7 @@ impl Pool {
     }
 
     /// Pages that a class has and does not need.
-    fn gain(&self, class: usize, has: &Use) -> u64 {
+    fn gain(&self, class: usize, has: &ClassUse) -> u64 {
         let stock: u64 = match self.stock {
             Some(_) => (0..self.shards)
                 .map(|shard| u64::from(self.lock(shard * CLASS_COUNT + class).target))
@@ -186,7 +186,7 @@ impl Pool {
 
     /// The spans with room of the classes that waste a page: the class of the greatest waste first, since it takes the least
     /// copying for a page; in it the densest span first.
-    fn candidates(&self, uses: &[Use; CLASS_COUNT]) -> Vec<Candidate> {
+    fn candidates(&self, uses: &[ClassUse; CLASS_COUNT]) -> Vec<Candidate> {
         let gains: [u64; CLASS_COUNT] = std::array::from_fn(|class| self.gain(class, &uses[class]));
         let mut spans = Vec::new();
         for (number, meta) in self.metas().iter().enumerate().take(self.touched_spans()) {
@@ -239,20 +239,20 @@ impl Pool {
         });
     }
 
-    /// Sets a hole of a span aside, as the owner's, and returns it with its number in the span.
+    /// Reserves a hole of a span for the owner, and returns it with its number in the span.
     fn set_aside(
         &self,
         number: u32,
         class: usize,
         holes: std::ops::Range<u32>,
         owner: u32,
-    ) -> Option<(u32, Place)> {
+    ) -> Option<(u32, Destination)> {
         let end = holes.end.min(CLASSES[class].objects);
         for from in (holes.start..end).step_by(LOOKS) {
             let taken = self.in_bin(number, class, |bin, span| {
                 let object = span.first_hole(from, end.min(from + LOOKS as u32))?;
                 let taken = self.take_object(bin, span, number, object, 1, owner);
-                let place = Place {
+                let place = Destination {
                     handle: taken.handle,
                     class,
                     pool: self.id,
@@ -297,7 +297,7 @@ impl Pool {
     }
 }
 
-impl Run<'_> {
+impl CompactRun<'_> {
     fn compact_class(&mut self, class: usize, gain: u64, spans: &[Candidate]) {
         let before = self.done.pages;
         for span in spans {
@@ -348,15 +348,15 @@ impl Run<'_> {
         self.leave(spans[high].number, class);
     }
 
-    fn last_object(&self, number: u32, class: usize, below: u32) -> Option<Source> {
+    fn last_object(&self, number: u32, class: usize, below: u32) -> Option<LiveObject> {
         self.pool.in_bin(number, class, |_, span| {
             let object = span.last_used(below)?;
             let owner = span.owners()[object as usize].load(Relaxed);
-            Some(Source { object, owner })
+            Some(LiveObject { object, owner })
         })?
     }
 
-    fn relocate(&mut self, number: u32, class: usize, source: &Source, to: Place) {
+    fn relocate(&mut self, number: u32, class: usize, source: &LiveObject, to: Destination) {
         let offset = CLASSES[class].first + source.object * CLASSES[class].size;
         let from = (u64::from(number) * SPAN_BYTES as u64 + u64::from(offset)) / 8;
         match self.mover.relocate(source.owner, from, to) {
@@ -375,7 +375,7 @@ impl Run<'_> {
         }
     }
 
-    /// A span that objects were moved out of: gives back what they left, and lets it be as any other.
+    /// Gives back what the objects moved out of a span left, and returns the span to its list.
     fn leave(&mut self, number: u32, class: usize) {
         self.done.pages += self.pool.release_tail(number, class);
         self.pool.set_state(number, class, LISTED);

@@ -19,8 +19,8 @@
 //! span follows from the handle and its class stands in its head.
 //!
 //! **Lock order**: one bin at a time; another shard's bin only by `try_lock` and after the own one is
-//! released. The pool calls nothing of its caller's while it holds one. Before bins come, in this order, the locks of who
-//! compacts and of who trims or restocks, for which requests do not ask except to trim at the limit.
+//! released. The pool calls no code of its caller while it holds one. Before bins come, in this order, the locks of
+//! compaction and of trimming or refilling; a request takes the latter only to trim at the limit.
 //!
 //! **Memory bound**: 0.5 % for the class's rounding, 4 bytes and 1 bit an object, one partial page for each
 //! (shard, class) in use, 64 bytes a bin and a span.
@@ -43,12 +43,17 @@ mod stock;
 
 pub use class::{CLASS_COUNT, HUGE_THRESHOLD, MAX_OBJECT, SPAN_BYTES, class_size};
 pub use class_stats::{ClassStats, FULLNESS_GROUPS};
-pub use compact::{Compacted, Mover, Place};
+pub use compact::{Compacted, Destination, Mover};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
 pub use region::{Region, current_cpu};
-pub use restore::{Damage, Restore};
+pub use restore::{PoolDamage, PoolRestore};
 pub use stock::{Gate, Restocked};
 
 /// Bytes in a page of the system and of the arena.
 pub const PAGE: usize = 4096;
+
+/// The README's snippet is tested with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

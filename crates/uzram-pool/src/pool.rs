@@ -45,9 +45,9 @@ pub struct Pool {
     pub(crate) trimming: Mutex<()>,
     /// Held by whoever compacts.
     pub(crate) compacting: Mutex<()>,
-    /// See `stock.rs`; `None`: allocations take memory from the system as they need it.
+    /// The stock; `None`: allocations take memory from the system.
     pub(crate) stock: Option<Stock>,
-    /// Tells this pool's objects from another's.
+    /// Distinguishes this pool's objects from another's.
     pub(crate) id: u32,
 }
 
@@ -104,8 +104,8 @@ impl Pool {
         len: usize,
         owner: u32,
     ) -> Object {
-        // Releasing the bin's lock waits for the owner's entry to be written. What is fetched by then has not to be waited
-        // for once more when the caller publishes what he writes there.
+        // Releasing the bin's lock waits for the owner entry's cache line. A line that is prefetched by then does not
+        // cost a second wait when the caller publishes what it writes there.
         span.prefetch(object, len);
         let before = span.meta.used.load(Relaxed);
         span.mark_used(object, owner);
@@ -220,7 +220,8 @@ impl Pool {
             .object_at(offset)
             .expect("a handle points at an object");
         let before = span.meta.used.load(Relaxed);
-        // With a stock an empty span is stock: trimming decides. A hidden one is somebody's who sees to it.
+        // With a stock an empty span is stock, and trimming decides. A hidden one belongs to the compaction that hid
+        // it.
         let stays = self.stock.is_some() || span.meta.state.load(Relaxed) == HIDDEN;
         if span.mark_free(slot) == 0 && !stays {
             self.retire(&mut bin, number, &span, before);
@@ -231,7 +232,7 @@ impl Pool {
         self.note_freed();
     }
 
-    /// Lets the next trim look. Reads first: the flag is shared by all CPUs and mostly set already.
+    /// Marks that the next trim has work. Reads first: the flag is shared by all CPUs and mostly set already.
     fn note_freed(&self) {
         if !self.freed.load(Relaxed) {
             self.freed.store(true, Relaxed);
@@ -280,13 +281,13 @@ impl Pool {
         unsafe { self.region.bytes(self.base + handle * 8, len) }
     }
 
-    /// Tells the processor that an object will be read soon. If it is gone by then, nothing comes of it.
+    /// Prefetches an object that will be read soon. Harmless if it is gone by then.
     #[inline]
     pub fn prefetch(&self, handle: u64, len: usize) {
         self.region.prefetch(self.base + handle * 8, len);
     }
 
-    /// Tells the processor that the object at a handle will be freed soon. If it is gone by then, nothing comes of it.
+    /// Prefetches what freeing the object at a handle will touch. Harmless if it is gone by then.
     pub fn expect_free(&self, handle: u64) {
         let Some((number, index, offset)) = self.place_of(handle) else {
             return;

@@ -1,4 +1,4 @@
-//! Giving memory back to the system, and the books. Nothing here is on the way of a request.
+//! Gives memory back to the system, and reports statistics. No request comes here.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
@@ -60,7 +60,7 @@ impl Pool {
         self.release_forgotten(number, gone)
     }
 
-    /// Takes the pages of a span that are not in `keep` out of the account, so that no object is placed there. The
+    /// Removes the pages of a span that are not in `keep` from the account, so that no object is placed there. The
     /// caller owns the span, or holds its bin.
     pub(crate) fn forget_pages(&self, number: u32, keep: PageSet) -> PageSet {
         let meta = &self.metas()[number as usize];
@@ -72,7 +72,7 @@ impl Pool {
         gone
     }
 
-    /// Gives pages back that are out of the account and that nobody can have taken again. Returns the bytes.
+    /// Gives back pages that are out of the account and cannot have been taken again. Returns the bytes.
     pub(crate) fn release_forgotten(&self, number: u32, gone: PageSet) -> u64 {
         let mut count = 0;
         for (first, len) in runs(&gone) {
@@ -84,8 +84,8 @@ impl Pool {
         count * PAGE as u64
     }
 
-    /// The books. Counts objects by walking the spans, and waits for nobody: with I/O going on the parts are of
-    /// slightly different moments.
+    /// The statistics. Counts objects by walking the spans and waits for nobody: under I/O the parts are of slightly
+    /// different moments.
     pub fn stats(&self) -> PoolStats {
         let page = PAGE as u64;
         let mut stats = PoolStats {

@@ -44,7 +44,7 @@ unsafe impl Sync for Region {}
 /// # Safety
 /// Every bit pattern must be valid, all-zero must be the type's initial state, and every field must be atomic.
 pub(crate) unsafe trait SharedView: Sync {}
-// SAFETY: an atomic integer is all that is asked.
+// SAFETY: an atomic integer meets all of it.
 unsafe impl SharedView for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl SharedView for AtomicU64 {}
@@ -63,8 +63,8 @@ impl Region {
         Region::file(fd, len as u64)
     }
 
-    /// Maps the first `len` bytes, rounded up to pages, of a file of memory (a memfd, a file on tmpfs), which is
-    /// made longer if need be. What is in it is there.
+    /// Maps the first `len` bytes, rounded up to pages, of a file of memory (a memfd, a file on tmpfs), keeping its
+    /// contents. A shorter file is made longer.
     #[cfg(not(miri))]
     pub fn file(fd: OwnedFd, len: u64) -> io::Result<Region> {
         let len = round_up(len)?;
@@ -203,8 +203,8 @@ impl Region {
         }
     }
 
-    /// Brings the pages of a range, multiples of a page, into memory without changing what is in them. The error is the
-    /// system's: ENOMEM where there is no memory. May wait for as long as the system needs to find some.
+    /// Makes the pages of a range (multiples of a page) resident without changing their contents. The error is the
+    /// system's: ENOMEM where there is no memory. May block on reclaim.
     ///
     /// # Panics
     /// If the range is not inside the region or not of whole pages.
@@ -291,8 +291,8 @@ impl Region {
         unsafe { std::slice::from_raw_parts_mut(self.start(offset, len), len) }
     }
 
-    /// Tells the processor that these bytes are read soon. What is in them plays no part, so that they may be anybody's, and
-    /// no memory is taken for them; a range outside of the region is let alone.
+    /// Prefetches bytes that will be read soon. It never depends on their contents, so they may be anybody's; it
+    /// allocates no memory, and ignores a range outside of the region.
     #[inline]
     pub fn prefetch(&self, offset: u64, len: usize) {
         let inside = offset

@@ -1,5 +1,5 @@
-//! Making a pool of an arena that another process left: bitmaps, counters, lists and accounts are rebuilt from the
-//! live objects, which whoever refers to them names one by one, from as many threads as it likes.
+//! Opens an arena that another process left: rebuilds bitmaps, counters, lists and accounts from the live objects.
+//! Their owners name them one by one, from any number of threads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const NO_SPAN: u32 = u32::MAX - 1;
 /// Why an object cannot be where its owner says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Damage {
+pub enum PoolDamage {
     /// The handle is outside the arena.
     #[error("its object lies outside the arena")]
     Outside,
@@ -34,37 +34,37 @@ pub enum Damage {
 }
 
 /// A pool that is being restored.
-pub struct Restore {
+pub struct PoolRestore {
     pool: Pool,
 }
 
 impl Pool {
-    /// Begins to make a pool of `len` bytes of `region` from `base`, as they were left. The arguments and the error are
-    /// those of [`Pool::new`].
+    /// Starts restoring the pool in `len` bytes of `region` from `base`. Arguments and error are those of
+    /// [`Pool::new`].
     pub fn restore(
         region: Arc<Region>,
         base: u64,
         len: u64,
         shards: usize,
-    ) -> std::io::Result<Restore> {
+    ) -> std::io::Result<PoolRestore> {
         let pool = Pool::new(region, base, len, shards)?;
-        Ok(Restore { pool })
+        Ok(PoolRestore { pool })
     }
 }
 
-impl Restore {
-    /// Notes a live object, whose owner stands where it was put. Each must be named once.
-    pub fn add(&self, handle: u64, len: usize) -> Result<(), Damage> {
+impl PoolRestore {
+    /// Records a live object, whose owner entry is still in place. Each must be named once.
+    pub fn add(&self, handle: u64, len: usize) -> Result<(), PoolDamage> {
         let (span, object) = self.find(handle, len)?;
         if span.restore(object) {
             Ok(())
         } else {
-            Err(Damage::Twice)
+            Err(PoolDamage::Twice)
         }
     }
 
     /// The bytes of an object, noted or not. Nobody writes objects before the pool is made.
-    pub fn bytes(&self, handle: u64, len: usize) -> Result<&[u8], Damage> {
+    pub fn bytes(&self, handle: u64, len: usize) -> Result<&[u8], PoolDamage> {
         self.find(handle, len)?;
         let offset = self.pool.span_base(0) + handle * 8;
         #[expect(unsafe_code, reason = "a pool that is being made has no objects yet")]
@@ -74,24 +74,24 @@ impl Restore {
     }
 
     /// The place of an object of that length at a handle.
-    fn find(&self, handle: u64, len: usize) -> Result<(Span<'_>, u32), Damage> {
+    fn find(&self, handle: u64, len: usize) -> Result<(Span<'_>, u32), PoolDamage> {
         let pool = &self.pool;
         let offset = handle * 8;
         let number = offset / SPAN_BYTES as u64;
         if number >= u64::from(pool.spans) {
-            return Err(Damage::Outside);
+            return Err(PoolDamage::Outside);
         }
         let number = number as u32;
         let class = self.prepare(number)?;
         let span = pool.span(number, class);
         let object = span.object_at((offset % SPAN_BYTES as u64) as u32);
         let fits = (1..=span.class.size as usize).contains(&len);
-        let object = object.filter(|_| fits).ok_or(Damage::Misplaced)?;
+        let object = object.filter(|_| fits).ok_or(PoolDamage::Misplaced)?;
         Ok((span, object))
     }
 
-    /// The span's class. Who comes first empties its bitmap, which the last process may have left in any state.
-    fn prepare(&self, number: u32) -> Result<usize, Damage> {
+    /// The span's class. The first caller clears its bitmap, which the last process may have left in any state.
+    fn prepare(&self, number: u32) -> Result<usize, PoolDamage> {
         let pool = &self.pool;
         let bin = &pool.metas()[number as usize].bin;
         loop {
@@ -101,7 +101,7 @@ impl Restore {
                     std::hint::spin_loop();
                     continue;
                 }
-                NO_SPAN => return Err(Damage::NoSpan),
+                NO_SPAN => return Err(PoolDamage::NoSpan),
                 index => return Ok((index as usize - 1) % CLASS_COUNT),
             }
             if bin
@@ -122,13 +122,14 @@ impl Restore {
         }
     }
 
-    /// As [`Pool::keep_stock`]: then what is in memory stays, as stock, so that the pool can be used before the system has
-    /// given anything.
+    /// As [`Pool::keep_stock`]: resident pages stay as stock, so that the pool works before the system has given any
+    /// memory.
     pub fn keep_stock(&mut self, reserve_bytes: u64) {
         self.pool.keep_stock(reserve_bytes);
     }
 
-    /// All live objects were named: everything else is free, and its memory goes back to the system (or into the stock).
+    /// Ends restoring: everything that was not named is free, and its memory goes back to the system (or into the
+    /// stock).
     pub fn finish(self) -> Pool {
         let pool = self.pool;
         let resident = pool.resident();

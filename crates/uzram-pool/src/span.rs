@@ -5,8 +5,8 @@
 //! without the lock by `free` (it cannot change while an object of the span lives), and `next` links free
 //! spans in the lock-free stacks.
 //!
-//! In the arena a span begins with a head of 8 bytes (its class, under a magic number, so that whoever finds the
-//! arena knows what a span holds), the bitmap of used objects, and the owner of each object.
+//! In the arena a span begins with a head of 8 bytes (a magic number and its class, so that the arena describes
+//! itself), the bitmap of used objects, and the owner of each object.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -53,18 +53,18 @@ impl SpanMeta {
     }
 }
 
-/// A span that belongs to a bin is where its fullness puts it;
+/// A span of a bin that is in the list of its fullness.
 pub(crate) const LISTED: u32 = 0;
-/// is being emptied, so that allocation takes it last;
+/// A span that is being emptied: allocation takes it last.
 pub(crate) const DRAINING: u32 = 1;
-/// or is in no list and stays with its bin even if it becomes empty: nothing is allocated in it, so that its pages can be
-/// given back without the bin's lock.
+/// A span in no list, which stays with its bin even when it becomes empty: nothing is allocated in it, so its pages
+/// can be given back without the bin's lock.
 pub(crate) const HIDDEN: u32 = 2;
 
 /// Upper half of a span's head.
 const MAGIC: u32 = u32::from_be_bytes(*b"SPAN");
 
-/// The class that the span at `base` says it has.
+/// The class in the head of the span at `base`.
 pub(crate) fn class_at(region: &Region, base: u64) -> Option<usize> {
     let head = region.view::<AtomicU64>(base, 1)[0].load(Relaxed);
     let class = head as u32 as usize;
@@ -262,7 +262,7 @@ impl<'a> Span<'a> {
         used
     }
 
-    /// Has an object's owner, and the bytes of it that will be written, come nearer.
+    /// Prefetches an object's owner entry and the bytes of the object that will be written.
     pub(crate) fn prefetch(&self, object: u32, len: usize) {
         let owner = self.class.owners + object * 4;
         self.region.prefetch(self.base + u64::from(owner), 4);
@@ -270,7 +270,7 @@ impl<'a> Span<'a> {
         self.region.prefetch(self.base + u64::from(at), len);
     }
 
-    /// Has the bitmap's word for the object at `offset` come nearer.
+    /// Prefetches the bitmap word of the object at `offset`.
     pub(crate) fn prefetch_mark(&self, offset: u32) {
         let object = offset.saturating_sub(self.class.first) / self.class.size;
         let word = HEAD_BYTES as u64 + u64::from(object / 64) * 8;

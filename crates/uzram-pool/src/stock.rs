@@ -1,15 +1,16 @@
-//! A stock of memory, for devices that serve as swap: an allocation that asks the system for memory may wait for memory to
-//! be swapped out, which waits for the allocation. So with a stock an allocation takes an object whose pages are in
-//! memory already, or fails at once; a thread that requests do not wait for brings memory in ([`Pool::restock`]).
+//! Keeps memory in stock for devices that serve as swap. There an allocation that asks the system for memory can
+//! deadlock: the system may swap out to make room, and swapping out waits for the allocation. With a stock an
+//! allocation takes an object whose pages are resident, or fails at once. A thread that no request waits for refills
+//! the stock ([`Pool::restock`]).
 //!
-//! Each bin has some free objects in memory, the more the faster they were taken lately. For bursts there is the reserve.
-//! Three quarters are whole spans, of which a class that is in demand takes one (a span of small objects stores many times
-//! its size of swapped pages); the rest is objects of the class of whole pages, in which any object fits.
+//! Each bin keeps some free objects resident, more of them the faster they were taken lately. A reserve absorbs
+//! bursts. Three quarters of it are whole spans; a class in demand takes one, since a span of small objects stores
+//! many times its size of swapped pages. The rest is objects of the whole-page class, which fit any object.
 //!
-//! Pages in stock are accounted for as memory in use, and are exactly those accounted pages that no object touches.
+//! Pages in stock count as memory in use: they are exactly the accounted pages that no object touches.
 //!
-//! An allocation that finds nothing may wait a moment for whoever restocks ([`Pool::wait_for_stock`]), but only once as
-//! long as that makes no progress: a pool that gets no memory refuses at once.
+//! An allocation that finds nothing may wait a moment for the refill ([`Pool::wait_for_stock`]), but only once while
+//! no progress is made: a pool that gets no memory refuses at once.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -28,7 +29,7 @@ use crate::span::{LISTED, PageSet, SPAN_PAGES, runs};
 
 /// The class that takes any object.
 const ANY: usize = CLASS_COUNT - 1;
-/// Most memory that a bin other than the reserve's is given ahead, in bytes.
+/// Most memory that is brought in ahead for a bin other than the reserve's, in bytes.
 const MAX_AHEAD: u64 = 4 << 20;
 /// Longest wait of a request while the stock is low.
 const MAX_PAUSE: Duration = Duration::from_millis(100);
@@ -42,35 +43,35 @@ const IN_DEMAND: u32 = 16;
 /// What a pool with a stock keeps.
 #[derive(Default)]
 pub(crate) struct Stock {
-    /// Free whole pages for each shard.
+    /// Free objects of the whole-page class, for each shard.
     pages: u32,
-    /// Free spans whose pages are all in memory, and how many there are to be.
+    /// Free spans whose pages are all resident, and the target number of them.
     spans: FreeStack,
     spans_in_stock: AtomicU32,
     spans_wanted: u32,
-    /// A span of which only a part is in memory yet.
+    /// A span that is resident in part.
     begun: Mutex<Option<u32>>,
-    /// Not 0, and woken, when an allocation did not find its own class in stock.
+    /// A futex: not 0, and woken, once an allocation missed its own class.
     bell: AtomicU32,
-    /// Changes whenever memory was brought in.
+    /// Incremented whenever memory was brought in.
     progress: AtomicU32,
-    /// The `progress` at which somebody waited in vain.
+    /// The value of `progress` at which the last wait was in vain.
     in_vain: AtomicU32,
 }
 
 /// What [`Pool::restock`] found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restocked {
-    /// Objects that were asked for since the last call.
+    /// Objects allocated since the last call.
     pub taken: u64,
-    /// Whether the stock is whole: `false` where the limit, the arena or the system refused memory.
+    /// Whether the stock reached its targets; `false` where the limit, the arena or the system refused memory.
     pub whole: bool,
 }
 
-/// Asked before each few pages that are brought in: whether the system can give them without having to make room first.
+/// Asked before each batch of pages: can the system give them without reclaiming first?
 pub type Gate<'a> = &'a dyn Fn() -> bool;
 
-/// What has to be brought in for a bin.
+/// What a bin lacks.
 struct Work {
     /// `None`: a new span.
     span: Option<u32>,
@@ -80,8 +81,8 @@ struct Work {
 }
 
 impl Pool {
-    /// From now on allocations take memory from a stock, with `reserve_bytes` of it for any object, rounded up to a page
-    /// for each shard. Empty until the first [`Pool::restock`].
+    /// Makes allocations take memory from a stock from now on. `reserve_bytes` of it, rounded up to a page for each
+    /// shard, serve any object. The stock is empty until the first [`Pool::restock`].
     pub fn keep_stock(&mut self, reserve_bytes: u64) {
         let spans = reserve_bytes / 4 * 3 / SPAN_BYTES as u64;
         let rest = reserve_bytes - spans * SPAN_BYTES as u64;
@@ -99,7 +100,7 @@ impl Pool {
         self.stock.is_some()
     }
 
-    /// Takes an object that is in memory: of its own class, or of the reserve.
+    /// Takes a resident object: of its own class, or of the reserve.
     pub(crate) fn alloc_from_stock(
         &self,
         stock: &Stock,
@@ -160,8 +161,7 @@ impl Pool {
         Some(self.take_object(&mut bin, &span, number, object, len, owner))
     }
 
-    /// Brings the stock to what it is to be, as far as `gate` lets it. Waits for the system to find memory, if need be: no
-    /// request may wait for the caller.
+    /// Refills the stock as far as `gate` allows. May block on reclaim, so never on a path that a request waits for.
     pub fn restock(&self, gate: Gate<'_>) -> Restocked {
         let mut result = Restocked {
             taken: 0,
@@ -196,7 +196,7 @@ impl Pool {
         result
     }
 
-    /// Brings a whole span into memory and the account; goes on where the last time ended.
+    /// Makes a whole span resident and accounts for it; continues where the last call stopped.
     fn stock_span(&self, stock: &Stock, gate: Gate<'_>) -> bool {
         let mut begun = stock.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(number) = begun.take().or_else(|| self.take_span().ok()) else {
@@ -219,13 +219,13 @@ impl Pool {
         true
     }
 
-    /// Whether another span that is in memory belongs in the stock.
+    /// Whether the stock lacks a resident span.
     pub(crate) fn wants_stocked_span(&self) -> bool {
         let wants = |stock: &Stock| stock.spans_in_stock.load(Relaxed) < stock.spans_wanted;
         self.stock.as_ref().is_some_and(wants)
     }
 
-    /// Puts a free span whose pages are all in memory and the account into the stock.
+    /// Puts a free span into the stock, whose pages are all resident and accounted for.
     pub(crate) fn put_stocked_span(&self, number: u32) {
         if let Some(stock) = &self.stock {
             stock.spans.push(self.metas(), number);
@@ -233,7 +233,7 @@ impl Pool {
         }
     }
 
-    /// Brings pages into memory, as far as the gate and the system allow; returns which of them are there.
+    /// Makes pages resident as far as the gate and the system allow; returns those that are.
     fn populate(&self, number: u32, pages: PageSet, gate: Gate<'_>) -> PageSet {
         let meta = &self.metas()[number as usize];
         let mut got = PageSet::default();
@@ -260,7 +260,7 @@ impl Pool {
         got
     }
 
-    /// What the bin's next span with free objects lacks, if the bin has fewer than `target` in memory.
+    /// What the bin's next span with free objects lacks, if fewer than `target` free objects are resident.
     fn missing(&self, index: usize, target: u32) -> Option<Work> {
         let class = index % CLASS_COUNT;
         let bin = self.lock(index);
@@ -294,7 +294,7 @@ impl Pool {
         })
     }
 
-    /// Brings pages into memory and then, under the bin's lock, into the account. `false`: not all of them.
+    /// Makes pages resident and then, under the bin's lock, accounts for them. `false`: not all of them.
     fn bring_in(&self, index: usize, work: Work, gate: Gate<'_>) -> bool {
         let class = index % CLASS_COUNT;
         let Some(number) = work.span.or_else(|| self.take_span().ok()) else {
@@ -330,8 +330,8 @@ impl Pool {
         false
     }
 
-    /// Gives back pages that are in memory and not wanted, as far as they are in no account. The caller holds `trimming`,
-    /// so that nobody else brings any in, or has the pool for itself.
+    /// Gives back pages that are resident but in no account. The caller holds `trimming`, so that nobody else brings
+    /// any in, or has the pool to itself.
     pub(crate) fn release_absent(&self, number: u32, pages: PageSet) {
         let meta = &self.metas()[number as usize];
         let mut gone = pages;
@@ -344,7 +344,7 @@ impl Pool {
         }
     }
 
-    /// Gives the free memory back that is more than the stock is to have. The caller holds `trimming`.
+    /// Gives back free memory beyond the stock's targets. The caller holds `trimming`.
     pub(crate) fn trim_to_stock(&self) -> u64 {
         let mut left: Vec<u32> = (0..self.bins.len())
             .map(|index| self.lock(index).target)
@@ -377,8 +377,8 @@ impl Pool {
             }
             let gone = self.forget_pages(number as u32, keep);
             drop(bin);
-            // No allocation waits for the system here: the pages are in no account, and only who holds `trimming` brings
-            // pages in.
+            // No allocation waits for the system here: the pages are in no account, and only the holder of `trimming`
+            // brings pages in.
             bytes += self.release_forgotten(number as u32, gone);
             if empty {
                 self.clean.push(self.metas(), number as u32);
@@ -387,7 +387,7 @@ impl Pool {
         bytes
     }
 
-    /// Waits until an allocation found its class out of stock, or for that long.
+    /// Waits until an allocation misses its class in the stock, at most for `patience`.
     pub fn wait_for_demand(&self, patience: Duration) {
         let Some(stock) = &self.stock else {
             std::thread::sleep(patience);
@@ -398,12 +398,12 @@ impl Pool {
         stock.bell.store(0, Relaxed);
     }
 
-    /// To be called before a request stores `pages` pages: while the stock is low it waits a moment for each, but not beyond
-    /// the moment at which memory is brought in.
+    /// Throttles a request that is about to store `pages` pages: while the stock is low it waits a moment for each,
+    /// but not past the next refill.
     ///
-    /// This keeps swapping from stopping altogether. Memory becomes free as swapping goes on; if the stock is used up
-    /// before whoever restocks gets some of it, every write fails, nothing becomes free any more, and the one that
-    /// restocks waits for ever. Slow writes still free memory, many pages for each page of stock.
+    /// Without it swapping can stop for good. Memory becomes free as swapping goes on; if the stock runs out before
+    /// the refilling thread gets some of it, every write fails, nothing becomes free, and that thread waits for ever.
+    /// Slow writes still free memory, many pages for each page of stock.
     pub fn ease_off(&self, pages: u32) {
         let Some(stock) = &self.stock else {
             return;
@@ -418,8 +418,8 @@ impl Pool {
         stock.wait_for_progress(seen, pause.min(MAX_PAUSE));
     }
 
-    /// After [`Error::OutOfStock`]: waits until memory was brought in, but not longer than that, and not at all if somebody
-    /// has waited in vain since memory was last brought in. Returns whether to try again.
+    /// Waits after [`Error::OutOfStock`] until memory was brought in, for a bounded time, and not at all if a wait
+    /// was in vain since the last refill. Returns whether to try again.
     pub fn wait_for_stock(&self, patience: Duration) -> bool {
         let Some(stock) = &self.stock else {
             return false;
@@ -437,15 +437,15 @@ impl Pool {
         progress
     }
 
-    /// Brings the pool's own books into memory, so that no request has to.
+    /// Makes the pool's own metadata resident, so that no request has to.
     pub fn populate_books(&self) -> std::io::Result<()> {
         self.metas_region().populate(0, self.metas_region().len())
     }
 }
 
 impl Stock {
-    /// Free objects that a bin is to have in memory, of which `taken` went since the last look. A class that is in use has
-    /// a page ahead at least; what it had falls by half from look to look.
+    /// The target of resident free objects for a bin that gave out `taken` since the last look. A class in use keeps
+    /// at least a page ahead; the target halves from look to look.
     fn target(&self, class: usize, taken: u32, before: u32) -> u32 {
         let size = CLASSES[class].size;
         let reserve = if class == ANY { self.pages } else { 0 };
@@ -458,20 +458,20 @@ impl Stock {
         reserve + ahead.clamp(least, most.max(least))
     }
 
-    /// Wakes who restocks, once.
+    /// Wakes the refilling thread, once.
     fn ring(&self) {
         if self.bell.swap(1, Relaxed) == 0 {
             let _ = futex::wake(&self.bell, futex::Flags::PRIVATE, 1);
         }
     }
 
-    /// Waits until there was progress since `seen`, or for that long.
+    /// Waits for progress since `seen`, at most for `patience`.
     fn wait_for_progress(&self, seen: u32, patience: Duration) {
         let limit = futex::Timespec::try_from(patience).ok();
         let _ = futex::wait(&self.progress, futex::Flags::PRIVATE, seen, limit.as_ref());
     }
 
-    /// Wakes those who wait for memory.
+    /// Wakes requests that wait for memory.
     fn note_progress(&self) {
         self.progress.fetch_add(1, AcqRel);
         let _ = futex::wake(&self.progress, futex::Flags::PRIVATE, i32::MAX as u32);

@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::{StopOnDrop, content, pool};
-use uzram_pool::{MAX_OBJECT, Mover, Object, Place, Pool};
+use uzram_pool::{Destination, MAX_OBJECT, Mover, Object, Pool};
+use uzram_testkit::Random;
 
 /// Owners' handles in slots with a lock each, as a device keeps them.
 struct Slots<'a> {
@@ -16,7 +17,7 @@ struct Slots<'a> {
 }
 
 impl Mover for Slots<'_> {
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination> {
         let mut slot = self.slots[owner as usize].lock().unwrap();
         let Some((object, _)) = slot.as_mut().filter(|(object, _)| object.handle() == from) else {
             return Err(to);
@@ -57,16 +58,13 @@ fn compaction_goes_on_under_load() {
         let work = |shard: usize| {
             let (pool, slots) = (&pool, &slots);
             move || {
-                let mut random = shard as u64;
+                let mut random = Random::new(shard as u64);
                 for round in 0..rounds {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
-                    let owner = (random >> 33) as u32 % count;
+                    let owner = random.below(count.into()) as u32;
                     // Sizes drift, so that classes fill and drain.
-                    let len = 1 + (round / 100 * 37 + (random >> 50) as usize % 64) % 900;
+                    let len = 1 + (round / 100 * 37 + random.index(64)) % 900;
                     let seed = round as u32 * 2 + shard as u32;
-                    let new = (random >> 40 & 7 != 0)
+                    let new = (random.below(8) != 0)
                         .then(|| (pool.store(shard, &content(seed, len), owner).unwrap(), seed));
                     let old =
                         std::mem::replace(&mut *slots.slots[owner as usize].lock().unwrap(), new);

@@ -11,9 +11,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::{ARENA, StopOnDrop, content, pool};
 use proptest::prelude::*;
 use uzram_pool::{
-    Compacted, Error, HUGE_THRESHOLD, MAX_OBJECT, Mover, Object, PAGE, Place, Pool, Region,
+    Compacted, Destination, Error, HUGE_THRESHOLD, MAX_OBJECT, Mover, Object, PAGE, Pool, Region,
     SPAN_BYTES, class_size,
 };
+use uzram_testkit::Random;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -106,7 +107,7 @@ struct InMap<'a> {
 }
 
 impl Mover for InMap<'_> {
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination> {
         let mut live = self.live.borrow_mut();
         let owner = u64::from(owner);
         let (object, _) = live.get_mut(&owner).expect("every object's owner lives");
@@ -464,13 +465,10 @@ fn compaction_makes_a_sparse_pool_dense() {
         let object = pool.store(i as usize % 2, &content(i, len), i).unwrap();
         live.insert(i.into(), (object, i));
     }
-    let mut random = 7u64;
+    let mut random = Random::new(7);
     let doomed: Vec<u64> = live.keys().copied().collect();
     for owner in doomed {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        if random >> 33 & 7 < 5 {
+        if random.below(8) < 5 {
             pool.free(live.remove(&owner).unwrap().0);
         } else {
             bytes += live[&owner].0.len() as u64;

@@ -30,6 +30,7 @@
 #![deny(unsafe_code)]
 
 mod error;
+mod failure;
 mod inodes;
 mod mounts;
 pub mod shim;
@@ -37,4 +38,4 @@ mod sys;
 mod tree;
 
 pub use error::Error;
-pub use tree::{Mounted, STAND_IN_MAJOR, Tree};
+pub use tree::{Mounted, STAND_IN_MAJOR, Tree, mount_at};

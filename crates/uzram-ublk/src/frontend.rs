@@ -351,7 +351,7 @@ impl Ublk {
         while !is_privileged() && !is_ours(node) {
             if begin.elapsed() > UDEV {
                 let reason = format!(
-                    "{} is not given to this user: the udev rules for ublk devices are not installed (see README.md); \
+                    "{} is not given to this user: the udev rules for ublk devices are not installed (see dist/90-uzram-ublk.rules); \
                      the device goes when root runs: uzram list",
                     node.display(),
                 );

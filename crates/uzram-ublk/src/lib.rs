@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 mod abi;
+mod as_frontend;
 mod control;
 mod error;
 mod frontend;
@@ -28,6 +29,7 @@ mod request;
 mod stale;
 mod sys;
 
+pub use as_frontend::UblkFrontend;
 pub use error::Error;
 pub use frontend::{OnDeath, Ublk, probe};
 pub use options::{Buffers, Options, Tag};

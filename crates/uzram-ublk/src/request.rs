@@ -120,13 +120,8 @@ mod tests {
             -EINVAL
         );
         assert_eq!(request(13, 0, 8).serve(&device, &mut []), -EOPNOTSUPP);
-        let mut noise = 1u64;
         let full = (0..16).any(|page| {
-            let mut data = [0; 4096];
-            data.fill_with(|| {
-                noise = noise.wrapping_mul(6364136223846793005).wrapping_add(1);
-                (noise >> 56) as u8
-            });
+            let mut data = uzram_testkit::data::noise(page);
             request(op::WRITE, page * 8, 8).serve(&device, &mut data) == -28
         });
         assert!(full, "the limit was never hit");

@@ -1,30 +1,30 @@
-//! Attaching to an image that another process left: the header is checked, the table is read once, in parallel, and
-//! all that can be derived from it (the pool's books, the counters, the touched pages) is made anew.
+//! Attaches to an image that another process left: checks the header, reads the table once, in parallel, and derives
+//! the rest from it (the pool's lists, the counters, the touched pages).
 //!
-//! The last process may have died between any two instructions. Then the image has objects that no slot names, which
-//! are dropped; slots whose control bits are set, which are cleared; and never a slot whose object is not complete.
+//! The last process may have died between any two instructions. Then objects that no slot names are dropped, and
+//! control bits that are set are cleared. A slot whose object is incomplete cannot occur.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use uzram_pool::{Pool, Region, Restore};
+use uzram_pool::{Pool, PoolRestore, Region};
 
 use uzram_compress::Registry;
 
-use crate::agent::{Policy, PolicySettings};
-use crate::backing::{Record as BackingRecord, Reopened};
+use crate::agent::{AgentShared, PolicySettings};
+use crate::backing::{BackingRecord, Reopened};
 use crate::builder::{
-    Builder, Parts, cpus, refused, refused_books, refused_index, refused_swap, refused_table,
+    Builder, DeviceParts, cpus, refused, refused_books, refused_index, refused_swap, refused_table,
     shards, take,
 };
-use crate::codec::{CODECS, Loaded, Record, Records, load_roles};
+use crate::codec::{CODECS, CodecRecord, Loaded, Records, load_roles};
 use crate::counters::Counters;
 use crate::dedup::Dedup;
 use crate::device::Device;
 use crate::layout::{Header, state};
-use crate::table::Table;
+use crate::table::SlotTable;
 use crate::word::{Content, FLAGS};
 use crate::{Error, HeaderError, PAGE_SIZE};
 
@@ -34,8 +34,7 @@ const CHUNK: u64 = 1 << 16;
 /// Reads the header of the image in `file`, and checks it.
 pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
     let mut bytes = [0; PAGE_SIZE];
-    let got = rustix::io::pread(file, &mut bytes, 0)
-        .map_err(|error| refused("reading the image", PAGE_SIZE as u64)(error.into()))?;
+    let got = rustix::io::pread(file, &mut bytes, 0).map_err(cannot_read)?;
     let header = Header::parse(&bytes[..got])?;
     let len = rustix::fs::fstat(file).map_or(0, |stat| stat.st_size as u64);
     if len < header.image_bytes() {
@@ -47,6 +46,13 @@ pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
     Ok(header)
 }
 
+fn cannot_read(source: rustix::io::Errno) -> Error {
+    Error::Access {
+        what: "read",
+        source,
+    }
+}
+
 /// Whether this build could serve the image in `file`, which may be in use: its header and each of its codecs. Returns
 /// the name of the algorithm that it is written with.
 ///
@@ -55,8 +61,7 @@ pub fn read_header(file: &OwnedFd) -> Result<Header, Error> {
 pub fn check_image(file: &OwnedFd, registry: &Registry) -> Result<String, Error> {
     let geometry = read_header(file)?.geometry();
     let read = |at: u64, bytes: &mut [u8]| {
-        let got = rustix::io::pread(file, &mut *bytes, at)
-            .map_err(|error| refused("reading the image", bytes.len() as u64)(error.into()))?;
+        let got = rustix::io::pread(file, &mut *bytes, at).map_err(cannot_read)?;
         let what = "the file is shorter than the image";
         if got < bytes.len() {
             return Err(Error::from(HeaderError::Inconsistent { what }));
@@ -68,7 +73,7 @@ pub fn check_image(file: &OwnedFd, registry: &Registry) -> Result<String, Error>
     let word = *page.as_chunks::<8>().0.get(state::ROLES).unwrap_or(&[0; 8]);
     let roles = load_roles(&AtomicU64::new(u64::from_ne_bytes(word)))?;
     read(geometry.codecs_offset(), &mut page)?;
-    let records = Record::parse_all(&page, &geometry)?;
+    let records = CodecRecord::parse_all(&page, &geometry)?;
     for (index, record) in records.iter().enumerate() {
         let Some(record) = record else { continue };
         let (offset, len) = record.dictionary();
@@ -88,15 +93,15 @@ pub fn check_image(file: &OwnedFd, registry: &Registry) -> Result<String, Error>
         .into())
 }
 
-/// The codecs that an image names, made ready. One that this build cannot make is an error only where it is needed:
-/// it has a priority, or, as the table will tell, objects.
+/// The codecs that an image names, prepared. One that this build lacks is an error only if it has a priority or, as
+/// the table will show, objects.
 struct Found {
     loaded: Loaded,
     missing: [Option<Error>; CODECS],
 }
 
 impl Found {
-    fn of(records: &Records, roles: &AtomicU64, registry: &Registry) -> Result<Found, Error> {
+    fn load(records: &Records, roles: &AtomicU64, registry: &Registry) -> Result<Found, Error> {
         let mut found = Found {
             loaded: Loaded {
                 roles: load_roles(roles)?,
@@ -134,13 +139,13 @@ impl Found {
         (0..CODECS).map(known).sum()
     }
 
-    /// When it is known what objects there are: forgets the codecs that nobody needs.
+    /// Drops the codecs that have neither a priority nor, as the counters now tell, objects.
     fn keep_needed(mut self, counters: &Counters, records: &Records) -> Result<Loaded, Error> {
         for index in 0..CODECS {
-            if self.loaded.roles.of_codec(index).next().is_some() {
+            if self.loaded.roles.priorities_of(index).next().is_some() {
                 continue;
             }
-            if counters.of_codec(index).0 == 0 {
+            if counters.codec_totals(index).0 == 0 {
                 self.loaded.codecs[index] = None;
                 records.remove(index);
             } else if let Some(error) = self.missing[index].take() {
@@ -167,8 +172,8 @@ impl Builder {
         let region = Arc::new(region);
         let records = Records::new(region.clone(), geometry);
         let state = region.words(state::OFFSET, state::WORDS);
-        let found = Found::of(&records, &state[state::ROLES], &self.algorithms())?;
-        let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
+        let found = Found::load(&records, &state[state::ROLES], &self.algorithms())?;
+        let table = SlotTable::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
         let pages = state[state::PAGES].load(Relaxed);
         if pages == 0 || pages > geometry.pages {
             let what = "the device is larger than its table";
@@ -184,7 +189,7 @@ impl Builder {
         let mut restore =
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = self.counters();
-        let backing = BackingRecord::read(&region)?.map(Reopened::of);
+        let backing = BackingRecord::read(&region)?.map(Reopened::open);
         let on = match state[state::DEDUP].load(Relaxed) {
             on @ (0 | 1) => on == 1,
             _ => {
@@ -215,7 +220,7 @@ impl Builder {
             restore.keep_stock(bytes);
         }
         counters.reset_totals();
-        let parts = Parts {
+        let parts = DeviceParts {
             logical_block_size: header.logical_block_size(),
             region,
             table,
@@ -225,24 +230,24 @@ impl Builder {
             dedup,
         };
         let mut device = self.assemble(loaded, parts)?;
-        device.policy = Policy::of(policy);
+        device.policy = AgentShared::new(policy);
         device.backing.set(backing.flatten());
         device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
-        // The stock may be short: whoever maintains it fills it, and requests need not wait for that.
+        // The stock may be short; `maintain` refills it, and requests need not wait for that.
         if let Some(bytes) = self.reserve() {
             device.populate().map_err(refused_swap(bytes))?;
         }
-        device.keep_ages(false)?;
+        device.zram().keep_ages(false)?;
         device.state()[state::ATTACHED].fetch_add(1, Relaxed);
         Ok(device)
     }
 }
 
-/// What a table is read for.
+/// One pass over the table of an image.
 struct Scan<'a> {
     dedup: &'a Dedup,
-    table: &'a Table,
-    restore: &'a Restore,
+    table: &'a SlotTable,
+    restore: &'a PoolRestore,
     backing: Option<&'a Reopened>,
     counters: &'a Counters,
     /// A bit for each codec that words may name.

@@ -1,4 +1,4 @@
-//! Settings of a device to be made, and their checks. What can be wrong is found before any memory is taken.
+//! Settings of a device to be made. All of them are checked before any memory is taken.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -10,16 +10,17 @@ use uzram_compress::Registry;
 use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
-use crate::agent::{Policy, PolicySettings};
-use crate::backing::Backing;
+use crate::agent::{AgentShared, PolicySettings};
+use crate::backing::BackingSlot;
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
-use crate::dedup::{Dedup, with_reserve};
+use crate::dedup::Dedup;
 use crate::device::Device;
+use crate::error::errno;
 use crate::idle::Ages;
-use crate::layout::{Geometry, Header, state};
+use crate::layout::{Header, ImageGeometry, state};
 use crate::stream::{PerCpu, Stream};
-use crate::table::Table;
+use crate::table::SlotTable;
 use crate::{Error, PAGE_SIZE};
 
 /// Largest device in bytes (16 TiB): slot indices have 32 bits.
@@ -89,7 +90,7 @@ impl Builder {
         self
     }
 
-    /// The algorithm with parameters and dictionary, in place of what was said of them so far.
+    /// The algorithm with parameters and dictionary; replaces what was set before.
     pub fn choose(mut self, choice: Choice) -> Builder {
         self.choices[0] = Some(choice);
         self
@@ -128,7 +129,7 @@ impl Builder {
         self
     }
 
-    /// A file or block device for writeback: see [`Device::attach_backing`].
+    /// A file or block device for writeback: see [`crate::ZramApi::attach_backing`].
     pub fn backing(mut self, path: impl Into<PathBuf>, size_bytes: Option<u64>) -> Builder {
         self.backing = Some((path.into(), size_bytes));
         self
@@ -140,16 +141,16 @@ impl Builder {
         self
     }
 
-    /// Makes a device that can serve as swap: a request never asks the system for memory, but takes it from a stock or
-    /// fails at once with [`Error::NoSpace`]. `bytes` of the stock are a reserve for bursts. Somebody has to call
-    /// [`Device::maintain`] all the time, from a thread that no request waits for. The slot table, 0.2 % of the size,
-    /// and the books are brought into memory at once; to keep all of it there (`mlockall`) is the caller's affair.
+    /// Makes a device that can serve as swap: a request never asks the system for memory, but takes it from a stock
+    /// or fails at once with [`Error::NoSpace`]. `bytes` of the stock are a reserve for bursts. A thread that no
+    /// request waits for must call [`crate::SwapApi::maintain`] all the time. Slot table (0.2 % of the size) and
+    /// metadata are made resident at once; keeping them so (`mlockall`) is the caller's task.
     pub fn reserve_bytes(mut self, bytes: u64) -> Builder {
         self.reserve_bytes = Some(bytes);
         self
     }
 
-    /// What an [`crate::Agent`] is to do in the background (default: nothing).
+    /// Policies for an [`crate::Agent`] (default: none).
     pub fn policy(mut self, settings: PolicySettings) -> Builder {
         self.policy = settings;
         self
@@ -176,8 +177,8 @@ impl Builder {
     }
 
     /// As [`Builder::build`], in an empty file of memory (a memfd, or a file on tmpfs or hugetlbfs) that may outlive
-    /// this process: see [`Builder::attach`]. On tmpfs it is the caller's to see that the file system is large enough
-    /// for what the device may hold; a memfd has no such limit.
+    /// this process: see [`Builder::attach`]. The caller makes sure that a tmpfs is large enough for what the device
+    /// may hold; a memfd has no such limit.
     ///
     /// [`Error::NotEmpty`], [`Error::InUse`], and those of `build`.
     pub fn build_in(self, file: OwnedFd) -> Result<Device, Error> {
@@ -209,16 +210,16 @@ impl Builder {
         }
         self.policy.check()?;
         if self.dedup && self.reserve_bytes.is_some() {
-            return Err(with_reserve());
+            return Err(Error::DedupWithReserve);
         }
         let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
         let shards = shards(self.size_bytes);
-        let geometry = Geometry::new(capacity, shards);
+        let geometry = ImageGeometry::new(capacity, shards);
         let image = geometry.image_bytes();
         let region = Arc::new(reserve(image).map_err(refused("table and arena", image))?);
         let header = Header::new(&geometry, self.logical_block_size);
-        let table = Table::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
+        let table = SlotTable::new(region.clone(), &geometry).map_err(refused_table(&geometry))?;
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let mut pool =
             Pool::new(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
@@ -236,7 +237,7 @@ impl Builder {
         state[state::ROLES].store(loaded.roles.to_word(), Relaxed);
         state[state::PAGES].store(pages, Relaxed);
         state[state::DEDUP].store(self.dedup.into(), Relaxed);
-        let parts = Parts {
+        let parts = DeviceParts {
             logical_block_size: self.logical_block_size,
             region,
             table,
@@ -247,10 +248,10 @@ impl Builder {
         };
         let device = self.assemble(loaded, parts)?;
         device.set_mem_limit_bytes(self.mem_limit_bytes);
-        device.set_policy(self.policy)?;
+        device.jobs().set_policy(self.policy)?;
         self.fill_stock(&device)?;
         if let Some((path, size_bytes)) = &self.backing {
-            device.attach_backing(path, *size_bytes)?;
+            device.zram().attach_backing(path, *size_bytes)?;
         }
         // Last: an image with a header is whole.
         write_header(device.region(), &header);
@@ -286,12 +287,7 @@ impl Builder {
         if device.pool.restock(&|| true).whole {
             return Ok(());
         }
-        let reason = "the system or mem_limit has no room for it".to_owned();
-        Err(Error::Reserve {
-            what: "the reserve",
-            bytes,
-            reason,
-        })
+        Err(Error::StockShort { bytes })
     }
 
     /// The codecs that were chosen, checked, each once, from index 0.
@@ -303,7 +299,7 @@ impl Builder {
             let Some(choice) = choice else { continue };
             let codec = Codec::new(&registry, choice)?;
             let same = |other: &Option<Codec>| other.as_ref().is_none_or(|o| o.is_same_as(&codec));
-            // There are more places than priorities.
+            // There are more entries than priorities.
             let index = loaded.codecs.iter().position(same).unwrap_or_default();
             loaded.codecs[index] = Some(codec);
             loaded.roles.0[priority] = Some(index as u8);
@@ -319,18 +315,18 @@ impl Builder {
         self.streams.unwrap_or_else(cpus).max(1)
     }
 
-    /// Counters for as many CPUs as there will be streams.
+    /// Counters with a shard for each stream.
     pub(crate) fn counters(&self) -> Counters {
         Counters::new(self.stream_count())
     }
 
-    /// Puts a device together whose image says all this already.
-    pub(crate) fn assemble(&self, loaded: Loaded, parts: Parts) -> Result<Device, Error> {
+    /// Assembles a device whose image is complete.
+    pub(crate) fn assemble(&self, loaded: Loaded, parts: DeviceParts) -> Result<Device, Error> {
         let count = self.stream_count();
         let codecs = Codecs::new(parts.records, count)?;
         codecs.change().load(loaded)?;
         let (index, primary) = codecs
-            .of_priority(0)
+            .by_priority(0)
             .ok_or(crate::HeaderError::Inconsistent {
                 what: "no algorithm is the primary",
             })?;
@@ -349,22 +345,22 @@ impl Builder {
             registry: self.algorithms(),
             logical_block_size: parts.logical_block_size,
             region: parts.region,
-            backing: Backing::default(),
+            backing: BackingSlot::default(),
             dedup: parts.dedup,
             ages,
             ages_since: 0.into(),
             post: Mutex::default(),
             resizing: Mutex::default(),
-            policy: Policy::default(),
+            policy: AgentShared::default(),
         })
     }
 }
 
-/// What a device is put together of, besides its codecs.
-pub(crate) struct Parts {
+/// Parts of a device, besides its codecs.
+pub(crate) struct DeviceParts {
     pub(crate) logical_block_size: u32,
     pub(crate) region: Arc<Region>,
-    pub(crate) table: Table,
+    pub(crate) table: SlotTable,
     pub(crate) pool: Pool,
     pub(crate) records: Records,
     pub(crate) counters: Counters,
@@ -380,21 +376,24 @@ pub(crate) fn shards(size_bytes: u64) -> usize {
     cpus().min(1 + (size_bytes / BYTES_PER_SHARD) as usize)
 }
 
-/// Takes a file of memory for this process alone, for as long as it has it open. The lock goes with the last thread of
-/// a process that dies, so that whoever gets it knows that nobody writes any more.
+/// Locks a file of memory for this process, for as long as it has it open. The lock goes with the last thread of a
+/// process that dies, so its next holder knows that nobody writes any more.
 pub(crate) fn take(file: &OwnedFd) -> Result<(), Error> {
     let lock = rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
     lock.map_err(|error| match error {
         rustix::io::Errno::WOULDBLOCK => Error::InUse,
-        other => refused("a lock on the image", 0)(other.into()),
+        source => Error::Access {
+            what: "lock",
+            source,
+        },
     })
 }
 
 pub(crate) fn refused(what: &'static str, bytes: u64) -> impl FnOnce(std::io::Error) -> Error {
-    move |e: std::io::Error| Error::Reserve {
+    move |error| Error::Reserve {
         what,
         bytes,
-        reason: e.to_string(),
+        source: errno(&error),
     }
 }
 
@@ -402,11 +401,11 @@ pub(crate) fn refused_swap(bytes: u64) -> impl FnOnce(std::io::Error) -> Error {
     refused("the table and books of a swap device", bytes)
 }
 
-pub(crate) fn refused_table(geometry: &Geometry) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn refused_table(geometry: &ImageGeometry) -> impl FnOnce(std::io::Error) -> Error {
     refused("the table's bitmap", geometry.table_bytes / 32768)
 }
 
-pub(crate) fn refused_books(geometry: &Geometry) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn refused_books(geometry: &ImageGeometry) -> impl FnOnce(std::io::Error) -> Error {
     refused("the pool's books", geometry.arena_bytes / 16384)
 }
 

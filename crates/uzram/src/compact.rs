@@ -1,19 +1,20 @@
-//! Compaction of the device's memory: finds the slot of each object that the pool wants elsewhere and moves it there under
-//! the slot's lock. What to move, and where to, is the pool's business.
+//! Compaction of the device's memory: finds the slot of each object that the pool wants to move, and moves it under
+//! the slot's lock. The pool decides what moves, and where to.
 //!
-//! A call moves a limited number of bytes, so that whoever calls it in the background decides on the pace, and can stop
-//! between two calls. A request waits for it no longer than for one object to be copied, since it holds a slot's lock for
-//! as long as that; in a device at its memory limit, or for the memory of one span's tail to go back to the system.
+//! A call moves a limited number of bytes, so that the caller sets the pace and can stop between two calls. A request
+//! waits at most for one object to be copied under its slot's lock; at the memory limit also for one span's tail to
+//! be given back.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use uzram_pool::{Mover, Object, Place};
+use uzram_pool::{Destination, Mover, Object, current_cpu};
 
-use crate::canary::{Canary, sings};
+use crate::apis::JobsApi;
 use crate::device::Device;
 
-/// What [`Device::compact`] did.
+/// What [`JobsApi::compact`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CompactReport {
     /// Objects that were moved.
     pub objects_moved: u64,
@@ -21,18 +22,19 @@ pub struct CompactReport {
     pub bytes_moved: u64,
     /// Pages that went back to the system.
     pub pages_freed: u64,
-    /// Whether it ended because nothing more is to be gained for now, and not because of the limit.
+    /// Whether nothing more is to be gained for now; `false`: the limit ended it.
     pub finished: bool,
 }
 
-impl Device {
+impl JobsApi<'_> {
     /// Moves objects together and gives back the pages that become free, until nothing more is to be gained or objects of
     /// `max_bytes` (at least those of one page) were moved. Requests go on meanwhile. A second caller waits for the first.
     /// Objects that several pages share stay where they are.
-    pub fn compact(&self, max_bytes: u64) -> CompactReport {
-        self.adopt();
-        let done = self.pool.compact(max_bytes, &Slots(self));
-        self.counters.pages_compacted.fetch_add(done.pages, Relaxed);
+    pub fn compact(self, max_bytes: u64) -> CompactReport {
+        self.0.adopt();
+        let done = self.0.pool.compact(max_bytes, &Slots(self.0));
+        let shard = self.0.counters.shard(current_cpu());
+        shard.pages_compacted.fetch_add(done.pages as i64, Relaxed);
         CompactReport {
             objects_moved: done.objects,
             bytes_moved: done.bytes,
@@ -41,11 +43,11 @@ impl Device {
         }
     }
 
-    /// An estimate of the memory that [`Device::compact`] would give back, in bytes. Rather too high: where a compaction gave
+    /// An estimate of the memory that [`JobsApi::compact`] would give back, in bytes. Rather too high: where a compaction gave
     /// back little of it, another at once will not give back more. Cheap enough to be asked a few times a second: it reads
     /// 64 bytes for each MiB of memory in use.
-    pub fn compaction_gain_bytes(&self) -> u64 {
-        self.pool.compaction_gain_bytes()
+    pub fn compaction_gain_bytes(self) -> u64 {
+        self.0.pool.compaction_gain_bytes()
     }
 }
 
@@ -53,10 +55,10 @@ impl Device {
 struct Slots<'a>(&'a Device);
 
 impl Mover for Slots<'_> {
-    fn relocate(&self, owner: u32, from: u64, to: Place) -> Result<Object, Place> {
+    fn relocate(&self, owner: u32, from: u64, to: Destination) -> Result<Object, Destination> {
         let table = &self.0.table;
         let page = u64::from(owner);
-        // The arena's word alone is not worth a panic, or a page of the table.
+        // An owner that the arena made up must neither panic nor touch a page of the table.
         if page >= table.pages() || !table.is_touched(page) {
             return Err(to);
         }
@@ -66,9 +68,6 @@ impl Mover for Slots<'_> {
             return Err(to);
         }
         let (copy, old) = self.0.move_object(slot.content(), to)?;
-        if sings(Canary::RelocateUnsaid) {
-            return Ok(old);
-        }
         slot.relocate(copy.handle());
         Ok(old)
     }

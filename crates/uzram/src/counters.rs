@@ -1,8 +1,12 @@
 //! The device's counters: one padded set for each shard, so that CPUs do not share cache lines, added up when
 //! somebody looks. Looking never waits for I/O.
+//!
+//! The table in `counters!` declares each counter once. Shards, sums, reset, [`Stats`], its serialised form and
+//! [`Stats::COUNTERS`], which printers and exporters iterate, are made of it. A new counter is one line there and one
+//! where it is counted: `device.counters.shard(cpu).NAME.fetch_add(1, Relaxed)`.
 
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use crossbeam_utils::CachePadded;
 
@@ -10,58 +14,131 @@ use crate::PAGE_SIZE;
 use crate::codec::CODECS;
 use crate::word::Content;
 
-/// The device's counters at one moment, in the terms of zram's `mm_stat` and `io_stat`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Bytes of all written pages (mm_stat 1).
-    pub orig_data_size_bytes: u64,
-    /// Bytes of the stored objects (mm_stat 2), shared ones once. Same-filled pages have none.
-    pub compr_data_size_bytes: u64,
-    /// Pool memory in use (mm_stat 3).
-    pub mem_used_total_bytes: u64,
-    /// The limit on it, 0 for none (mm_stat 4).
-    pub mem_limit_bytes: u64,
-    /// The most it ever was (mm_stat 5).
-    pub mem_used_max_bytes: u64,
-    /// Pages that hold one repeated word (mm_stat 6).
-    pub same_pages: u64,
-    /// Pages freed by compaction (mm_stat 7): see [`crate::Device::compact`].
-    pub pages_compacted: u64,
-    /// Pages stored uncompressed (mm_stat 8).
-    pub huge_pages: u64,
-    /// Huge pages stored since the device was made or reset (mm_stat 9).
-    pub huge_pages_since: u64,
-    /// Pages that could not be read (io_stat 1).
-    pub failed_reads: u64,
-    /// Pages that could not be written (io_stat 2).
-    pub failed_writes: u64,
-    /// Pages discarded (io_stat 4).
-    pub notify_free: u64,
-    /// Pages whose objects are on the backing device.
-    pub backed_pages: u64,
-    /// Bytes of these objects.
-    pub backed_data_size_bytes: u64,
-    /// Pages read from the backing device since the device was made or reset.
-    pub backed_reads: u64,
-    /// Pages written back since.
-    pub backed_writes: u64,
-    /// Pages that could not be written back since: they stayed in memory.
-    pub failed_writebacks: u64,
-    /// Pages that recompression made smaller since.
-    pub recompressed_pages: u64,
-    /// Pages that have no object of their own, since they share another page's: see [`crate::Device::set_dedup`].
-    pub dup_pages: u64,
-    /// Bytes of the objects that these would have.
-    pub dup_data_size_bytes: u64,
-    /// Memory of the dedup index; part of `metadata_bytes`.
-    pub dedup_index_bytes: u64,
-    /// Memory of the slot table that is in use.
-    pub table_bytes: u64,
-    /// Memory of the pool's books and of the dedup index, and of streams, contexts and dictionaries as far as the
-    /// algorithms' libraries tell.
-    pub metadata_bytes: u64,
-    /// Bytes of the dictionaries in the image.
-    pub dictionary_bytes: u64,
+/// What a counter counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CounterKind {
+    /// Events since the device was made or reset: only grows between two resets.
+    Total,
+    /// What is there now: grows and falls with the contents, and a reset does not touch it.
+    Gauge,
+}
+
+/// What a counter's value is a number of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Pages of 4096 bytes.
+    Pages,
+}
+
+/// One counter of a device: see [`Stats::COUNTERS`].
+#[derive(Debug, Clone, Copy)]
+pub struct Counter {
+    /// Its name in JSON, zram's where zram has it.
+    pub name: &'static str,
+    /// Total or gauge.
+    pub kind: CounterKind,
+    /// What it is a number of.
+    pub unit: Unit,
+    /// What it counts, in a sentence.
+    pub doc: &'static str,
+    /// Its value.
+    pub get: fn(&Stats) -> u64,
+}
+
+/// Declares the counters. A line: field of [`Stats`], name in JSON, kind, unit, doc. Those under `counted` are also
+/// fields of [`Shard`], added up by [`Counters::add_to`] and, if totals, zeroed by [`Counters::reset_totals`]; those
+/// under `derived` are filled in by [`Counters::add_to`] or `Device::stats` from something else.
+macro_rules! counters {
+    (
+        counted { $($field:ident $name:literal $kind:ident $unit:ident $doc:literal)* }
+        derived { $($derived:ident $dname:literal $dkind:ident $dunit:ident $ddoc:literal)* }
+    ) => {
+        /// The device's counters at one moment, in the terms of zram's `mm_stat` and `io_stat`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        // A process of another version may lack some.
+        #[cfg_attr(feature = "serde", serde(default))]
+        #[non_exhaustive]
+        pub struct Stats {
+            $(#[doc = $ddoc] #[cfg_attr(feature = "serde", serde(rename = $dname))] pub $derived: u64,)*
+            $(#[doc = $doc] #[cfg_attr(feature = "serde", serde(rename = $name))] pub $field: u64,)*
+        }
+
+        impl Stats {
+            /// Every counter, for whoever prints or exports all of them.
+            pub const COUNTERS: &'static [Counter] = &[
+                $(Counter {
+                    name: $dname,
+                    kind: CounterKind::$dkind,
+                    unit: Unit::$dunit,
+                    doc: $ddoc,
+                    get: |stats| stats.$derived,
+                },)*
+                $(Counter {
+                    name: $name,
+                    kind: CounterKind::$kind,
+                    unit: Unit::$unit,
+                    doc: $doc,
+                    get: |stats| stats.$field,
+                },)*
+            ];
+        }
+
+        /// One CPU's share of the counters. A gauge's may be negative: what one CPU stored another may drop.
+        #[derive(Debug, Default)]
+        pub(crate) struct Shard {
+            stored_pages: AtomicI64,
+            $(pub(crate) $field: AtomicI64,)*
+            codecs: [OfCodec; CODECS],
+        }
+
+        impl Shard {
+            fn reset_totals(&self) {
+                $(if CounterKind::$kind == CounterKind::Total {
+                    self.$field.store(0, Relaxed);
+                })*
+            }
+        }
+
+        impl Counters {
+            fn add_counted(&self, stats: &mut Stats) {
+                $(stats.$field = self.sum(|shard| &shard.$field);)*
+            }
+        }
+    };
+}
+
+counters! {
+    counted {
+        same_pages "same_pages" Gauge Pages "Pages that hold one repeated word (mm_stat 6)."
+        huge_pages "huge_pages" Gauge Pages "Pages stored uncompressed (mm_stat 8)."
+        huge_pages_since "huge_pages_since" Total Pages "Huge pages stored since the device was made or reset (mm_stat 9)."
+        failed_reads "failed_reads" Total Pages "Pages that could not be read (io_stat 1)."
+        failed_writes "failed_writes" Total Pages "Pages that could not be written (io_stat 2)."
+        notify_free "notify_free" Total Pages "Pages discarded (io_stat 4)."
+        backed_pages "backed_pages" Gauge Pages "Pages whose objects are on the backing."
+        backed_data_size_bytes "backed_data_size" Gauge Bytes "Bytes of the objects on the backing."
+        backed_reads "backed_reads" Total Pages "Pages read from the backing since the device was made or reset."
+        backed_writes "backed_writes" Total Pages "Pages written back since the device was made or reset."
+        failed_writebacks "failed_writebacks" Total Pages "Pages that could not be written back and stayed in memory."
+        recompressed_pages "recompressed_pages" Total Pages "Pages that recompression made smaller."
+        pages_compacted "pages_compacted" Total Pages "Pages freed by compaction (mm_stat 7)."
+        dup_pages "dup_pages" Gauge Pages "Pages that share another page's object (dedup)."
+        dup_data_size_bytes "dup_data_size" Gauge Bytes "Bytes of the objects that these pages would have."
+    }
+    derived {
+        orig_data_size_bytes "orig_data_size" Gauge Bytes "Bytes of all written pages (mm_stat 1)."
+        compr_data_size_bytes "compr_data_size" Gauge Bytes "Bytes of the stored objects, shared ones once (mm_stat 2)."
+        mem_used_total_bytes "mem_used_total" Gauge Bytes "Pool memory in use (mm_stat 3)."
+        mem_limit_bytes "mem_limit" Gauge Bytes "Limit on pool memory, 0 for none (mm_stat 4)."
+        mem_used_max_bytes "mem_used_max" Gauge Bytes "Most pool memory in use so far (mm_stat 5)."
+        table_bytes "table_bytes" Gauge Bytes "Memory of the slot table that is in use."
+        metadata_bytes "metadata_bytes" Gauge Bytes "Memory of the pool's books, dedup index, streams, contexts and dictionaries."
+        dictionary_bytes "dictionary_bytes" Gauge Bytes "Bytes of the dictionaries in the image."
+        dedup_index_bytes "dedup_index_bytes" Gauge Bytes "Memory of the dedup index; part of metadata_bytes."
+    }
 }
 
 /// Objects of one codec, wherever they are, and the bytes of those in the pool. A shared object counts for each page that
@@ -70,26 +147,6 @@ pub struct Stats {
 struct OfCodec {
     objects: AtomicI64,
     bytes: AtomicI64,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Shard {
-    stored_pages: AtomicI64,
-    same_pages: AtomicI64,
-    huge_pages: AtomicI64,
-    huge_pages_since: AtomicI64,
-    pub(crate) failed_reads: AtomicI64,
-    pub(crate) failed_writes: AtomicI64,
-    pub(crate) notify_free: AtomicI64,
-    backed_pages: AtomicI64,
-    backed_bytes: AtomicI64,
-    pub(crate) backed_reads: AtomicI64,
-    pub(crate) backed_writes: AtomicI64,
-    pub(crate) failed_writebacks: AtomicI64,
-    pub(crate) recompressed_pages: AtomicI64,
-    dup_pages: AtomicI64,
-    dup_bytes: AtomicI64,
-    codecs: [OfCodec; CODECS],
 }
 
 /// What one page contributes to the counters that follow the contents.
@@ -135,7 +192,8 @@ impl Shard {
     /// Notes that pages more (or fewer) share an object of `len` bytes with another.
     pub(crate) fn shared(&self, pages: i64, len: usize) {
         self.dup_pages.fetch_add(pages, Relaxed);
-        self.dup_bytes.fetch_add(pages * len as i64, Relaxed);
+        self.dup_data_size_bytes
+            .fetch_add(pages * len as i64, Relaxed);
     }
 
     /// Notes that a page was written or discarded, after the new word was published.
@@ -154,7 +212,10 @@ impl Shard {
             (&self.same_pages, new.same - old.same),
             (&self.huge_pages, new.huge - old.huge),
             (&self.backed_pages, new.backed - old.backed),
-            (&self.backed_bytes, new.backed_bytes - old.backed_bytes),
+            (
+                &self.backed_data_size_bytes,
+                new.backed_bytes - old.backed_bytes,
+            ),
         ] {
             if change != 0 {
                 // Release: who sees the last page off the backing sees that nobody frees its place any more.
@@ -186,14 +247,12 @@ impl Shard {
 /// One set of counters for each shard.
 pub(crate) struct Counters {
     shards: Box<[CachePadded<Shard>]>,
-    pub(crate) pages_compacted: AtomicU64,
 }
 
 impl Counters {
     pub(crate) fn new(shards: usize) -> Counters {
         Counters {
             shards: (0..shards.max(1)).map(|_| CachePadded::default()).collect(),
-            pages_compacted: AtomicU64::new(0),
         }
     }
 
@@ -202,70 +261,73 @@ impl Counters {
         &self.shards[number % self.shards.len()]
     }
 
-    /// Adds the sets up. A page counted in one shard and dropped in another gives a sum that is never negative
-    /// for long; it is shown as 0 while it is.
+    /// Adds one counter up over the shards. A page counted in one and dropped in another can make the sum negative for
+    /// a moment, which reads as 0.
+    ///
+    /// Acquire, with the Release of [`Shard::moved`]: who sees 0 also sees what was done before the last decrement.
+    fn sum(&self, pick: impl Fn(&Shard) -> &AtomicI64) -> u64 {
+        let shards = self.shards.iter();
+        let total: i64 = shards.map(|shard| pick(shard).load(Acquire)).sum();
+        total.max(0) as u64
+    }
+
+    /// Fills in what is counted here.
     pub(crate) fn add_to(&self, stats: &mut Stats) {
-        let sum = |pick: fn(&Shard) -> &AtomicI64| {
-            let total: i64 = self
-                .shards
-                .iter()
-                .map(|shard| pick(shard).load(Relaxed))
-                .sum();
-            total.max(0) as u64
-        };
-        stats.orig_data_size_bytes = sum(|s| &s.stored_pages) * PAGE_SIZE as u64;
-        let compressed: u64 = (0..CODECS).map(|index| self.of_codec(index).1).sum();
-        stats.same_pages = sum(|s| &s.same_pages);
-        stats.huge_pages = sum(|s| &s.huge_pages);
-        stats.dup_pages = sum(|s| &s.dup_pages);
-        stats.dup_data_size_bytes = sum(|s| &s.dup_bytes);
+        self.add_counted(stats);
+        stats.orig_data_size_bytes = self.sum(|shard| &shard.stored_pages) * PAGE_SIZE as u64;
+        let compressed: u64 = (0..CODECS).map(|index| self.codec_totals(index).1).sum();
         let all = compressed + stats.huge_pages * PAGE_SIZE as u64;
         stats.compr_data_size_bytes = all.saturating_sub(stats.dup_data_size_bytes);
-        stats.huge_pages_since = sum(|s| &s.huge_pages_since);
-        stats.failed_reads = sum(|s| &s.failed_reads);
-        stats.failed_writes = sum(|s| &s.failed_writes);
-        stats.notify_free = sum(|s| &s.notify_free);
-        stats.backed_pages = self.backed_pages();
-        stats.backed_data_size_bytes = sum(|s| &s.backed_bytes);
-        stats.backed_reads = sum(|s| &s.backed_reads);
-        stats.backed_writes = sum(|s| &s.backed_writes);
-        stats.failed_writebacks = sum(|s| &s.failed_writebacks);
-        stats.recompressed_pages = sum(|s| &s.recompressed_pages);
-        stats.pages_compacted = self.pages_compacted.load(Relaxed);
     }
 
     /// Objects of a codec and their bytes. Once no more are made, 0 objects are none: then the sets only fall, and
     /// what a look at one after the other adds up to is never less than what is left.
-    pub(crate) fn of_codec(&self, index: usize) -> (u64, u64) {
-        let sum = |pick: fn(&OfCodec) -> &AtomicI64| {
-            let of_shard = |shard: &CachePadded<Shard>| pick(&shard.codecs[index]).load(Acquire);
-            self.shards.iter().map(of_shard).sum::<i64>().max(0) as u64
-        };
-        (sum(|codec| &codec.objects), sum(|codec| &codec.bytes))
+    pub(crate) fn codec_totals(&self, index: usize) -> (u64, u64) {
+        let objects = self.sum(|shard| &shard.codecs[index].objects);
+        (objects, self.sum(|shard| &shard.codecs[index].bytes))
     }
 
-    /// Pages whose objects are on the backing device.
+    /// Pages whose objects are on the backing.
     pub(crate) fn backed_pages(&self) -> u64 {
-        let of_shard = |shard: &CachePadded<Shard>| shard.backed_pages.load(Acquire);
-        self.shards.iter().map(of_shard).sum::<i64>().max(0) as u64
+        self.sum(|shard| &shard.backed_pages)
     }
 
-    /// Zeroes the counters that only ever grow; the others follow the contents.
+    /// Zeroes the totals; gauges follow the contents.
     pub(crate) fn reset_totals(&self) {
-        self.pages_compacted.store(0, Relaxed);
-        for shard in &self.shards {
-            for counter in [
-                &shard.huge_pages_since,
-                &shard.failed_reads,
-                &shard.failed_writes,
-                &shard.notify_free,
-                &shard.backed_reads,
-                &shard.backed_writes,
-                &shard.failed_writebacks,
-                &shard.recompressed_pages,
-            ] {
-                counter.store(0, Relaxed);
-            }
-        }
+        self.shards.iter().for_each(|shard| shard.reset_totals());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is counted in any shard is in the sum, under its name; a reset zeroes the totals and nothing else.
+    #[test]
+    fn every_counter_is_added_up_and_every_total_reset() {
+        let counters = Counters::new(3);
+        counters.shard(0).failed_reads.fetch_add(2, Relaxed);
+        counters.shard(2).failed_reads.fetch_add(3, Relaxed);
+        counters.shard(1).same_pages.fetch_add(-1, Relaxed);
+        counters.shard(5).same_pages.fetch_add(8, Relaxed);
+        let value = |name: &str| {
+            let mut stats = Stats::default();
+            counters.add_to(&mut stats);
+            let counter = Stats::COUNTERS.iter().find(|c| c.name == name);
+            counter.map(|counter| (counter.get)(&stats))
+        };
+        assert_eq!(value("failed_reads"), Some(5));
+        assert_eq!(value("same_pages"), Some(7));
+        counters.reset_totals();
+        assert_eq!(value("failed_reads"), Some(0));
+        assert_eq!(value("same_pages"), Some(7));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = Stats::COUNTERS.iter().map(|c| c.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Stats::COUNTERS.len());
     }
 }

@@ -6,18 +6,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uzram_compress::Registry;
-use uzram_pool::{Gate, Pool, Region, current_cpu};
+use uzram_pool::{Pool, Region, current_cpu};
 
-use crate::agent::Policy;
-use crate::backing::Backing;
-use crate::builder::Builder;
+use crate::agent::AgentShared;
+use crate::apis::{JobsApi, SwapApi, ZramApi};
+use crate::backing::BackingSlot;
+use crate::builder::{Builder, refused_swap};
 use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::state;
 use crate::stream::{PerCpu, Stream};
-use crate::table::Table;
+use crate::table::SlotTable;
+use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
 /// Discarded bytes after which the pages inside spans are given back, too: this many, or
@@ -39,9 +41,9 @@ pub enum Zeroes {
 /// Requests on different pages run in parallel. Of two requests on one page each is atomic for that page, in
 /// some order; a request over several pages is not atomic as a whole, as on any disk.
 pub struct Device {
-    pub(crate) table: Table,
+    pub(crate) table: SlotTable,
     pub(crate) pool: Pool,
-    /// Each stream's encoder is of the primary codec; while that is being changed, of the one before.
+    /// Each stream's encoder is of the primary codec, or of the one before while that is being changed.
     pub(crate) streams: PerCpu<Stream>,
     pub(crate) codecs: Codecs,
     pub(crate) counters: Counters,
@@ -49,20 +51,20 @@ pub struct Device {
     pub(crate) discarded_bytes: AtomicU64,
     /// Memory of the streams' encoders.
     pub(crate) encoder_bytes: AtomicU64,
-    /// Where other algorithms are looked up.
+    /// Algorithms to choose from.
     pub(crate) registry: Registry,
     pub(crate) logical_block_size: u32,
     pub(crate) region: Arc<Region>,
     pub(crate) dedup: Dedup,
     pub(crate) ages: Ages,
-    /// The second, by the ages' clock, since which they are kept.
+    /// When tracking of ages began, in seconds of their clock.
     pub(crate) ages_since: AtomicU32,
-    pub(crate) backing: Backing,
-    /// Held by whoever recompresses, writes back or promotes, for some pages at a time.
+    pub(crate) backing: BackingSlot,
+    /// Serialises slices of recompression, writeback and promotion.
     pub(crate) post: Mutex<()>,
-    /// Held by whoever changes the size.
+    /// Serialises changes of the size.
     pub(crate) resizing: Mutex<()>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: AgentShared,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -89,9 +91,24 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
 }
 
 impl Device {
-    /// Starts the settings of a device of `size_bytes`, rounded up to whole pages.
+    /// Returns a builder for a device of `size_bytes`, rounded up to whole pages.
     pub fn builder(size_bytes: u64) -> Builder {
         Builder::new(size_bytes)
+    }
+
+    /// What zram does beside serving requests: idle pages, recompression, writeback, listings.
+    pub fn zram(&self) -> ZramApi<'_> {
+        ZramApi(self)
+    }
+
+    /// What a device with a reserve needs, so that the machine can swap to it.
+    pub fn swap(&self) -> SwapApi<'_> {
+        SwapApi(self)
+    }
+
+    /// What is done beside requests, by policy or by hand: compaction, training, the agent's settings and its plan.
+    pub fn jobs(&self) -> JobsApi<'_> {
+        JobsApi(self)
     }
 
     pub(crate) fn region(&self) -> &Region {
@@ -103,7 +120,7 @@ impl Device {
         self.region.words(state::OFFSET, state::WORDS)
     }
 
-    /// How often this device's image was attached to by a new process.
+    /// How many processes attached to this device's image after the one that made it.
     pub fn attached_count(&self) -> u64 {
         self.state()[state::ATTACHED].load(Relaxed)
     }
@@ -118,7 +135,7 @@ impl Device {
         self.logical_block_size
     }
 
-    /// Name of the compression algorithm that is written with. [`Device::codecs`] knows all.
+    /// Name of the primary's algorithm. [`Device::codecs`] lists all codecs.
     pub fn algorithm(&self) -> &'static str {
         self.primary().algorithm.name()
     }
@@ -129,7 +146,7 @@ impl Device {
     }
 
     pub(crate) fn primary(&self) -> Arc<Codec> {
-        let primary = self.codecs.of_priority(0);
+        let primary = self.codecs.by_priority(0);
         primary
             .expect("a device has a primary codec from the first to the last")
             .1
@@ -179,8 +196,8 @@ impl Device {
         self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
         let mut stream = self.streams.get(cpu);
-        // With the stream: who makes the device smaller takes each stream once, and then no write is under way that
-        // found the old size.
+        // Under the stream: shrinking takes each stream once, after which no write is in flight that saw the old
+        // size.
         self.check_range(offset, buf.len() as u64)?;
         let now = self.ages.now();
         for part in parts(offset, buf.len() as u64) {
@@ -198,7 +215,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until no recompression, writeback or promotion is in the middle of its pages.
+    /// Waits for the current slice of recompression, writeback or promotion, and excludes the next.
     pub(crate) fn post_processing(&self) -> MutexGuard<'_, ()> {
         self.post.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,7 +237,7 @@ impl Device {
         let ends = [parts(offset, len).next(), last_part(offset, len)];
         let same = ends[0].map(|p| p.page) == ends[1].map(|p| p.page);
         for part in ends.into_iter().flatten().take(if same { 1 } else { 2 }) {
-            // A hole's part is zero already.
+            // A part of a hole is zero already.
             if part.len < PAGE_SIZE && (how == Zeroes::Allocate || self.holds_data(part.page)) {
                 let at = part.page * PAGE_SIZE as u64 + part.offset as u64;
                 self.write_at(&[0; PAGE_SIZE][..part.len], at)?;
@@ -230,7 +247,7 @@ impl Device {
     }
 
     fn holds_data(&self, page: u64) -> bool {
-        self.table.peek(page) != crate::word::Content::Empty
+        self.table.peek(page) != Content::Empty
     }
 
     /// Clears the whole pages of a range.
@@ -264,7 +281,7 @@ impl Device {
     pub(crate) fn give_back(&self, freed: u64) {
         self.discarded_bytes.fetch_add(freed, Relaxed);
         if self.pool.has_stock() {
-            // A request asks the system for nothing: `maintain` does it.
+            // A request makes no system call: `maintain` gives the memory back.
             return;
         }
         self.pool.release_free_spans();
@@ -272,7 +289,7 @@ impl Device {
         self.drop_unused_codecs();
     }
 
-    /// Returns to the system what a job over many pages has freed, when it ends.
+    /// Gives back what a job over many pages freed, at its end.
     pub(crate) fn give_all_back(&self) {
         if !self.pool.has_stock() {
             self.discarded_bytes.store(0, Relaxed);
@@ -281,7 +298,7 @@ impl Device {
         self.drop_unused_codecs();
     }
 
-    fn trim_if_due(&self) {
+    pub(crate) fn trim_if_due(&self) {
         let due = self.discarded_bytes.load(Relaxed);
         if due > 0 && due >= TRIM_BYTES.max(self.pool.used_bytes() / TRIM_FRACTION) {
             self.discarded_bytes.store(0, Relaxed);
@@ -290,46 +307,20 @@ impl Device {
         }
     }
 
-    /// What a device with a reserve ([`Builder::reserve_bytes`]) has to have done all the time: brings memory into the
-    /// stock that requests take from, and gives back what is too much. Returns whether requests took any since the last
-    /// call: then call it again within some milliseconds, else when [`Device::wait_for_demand`] returns. May wait for
-    /// the system to find memory, so no request may wait for the caller. Does nothing for other devices.
-    ///
-    /// `gate` is asked before each few pages whether the system has them to give; where it says no, the rest is left
-    /// for the next call, and `true` is returned.
-    pub fn maintain(&self, gate: Gate<'_>) -> bool {
-        let restocked = self.pool.restock(gate);
-        let busy = restocked.taken > 0 || !restocked.whole;
-        if self.pool.has_stock() {
-            if busy {
-                self.trim_if_due();
-            } else {
-                self.pool.trim();
-                self.drop_unused_codecs();
-            }
-        }
-        busy
-    }
-
-    /// Waits until a request finds its size of object out of stock, or for that long.
-    pub fn wait_for_demand(&self, patience: std::time::Duration) {
-        self.pool.wait_for_demand(patience);
-    }
-
-    /// Brings everything into memory that a request may touch, except for objects.
+    /// Makes resident everything that a request may touch, except for objects.
     pub(crate) fn populate(&self) -> std::io::Result<()> {
         self.table.populate(0)?;
-        // Codecs' contexts have touched theirs when they were made.
+        // Codecs' contexts touched their memory when they were made.
         self.pool.populate_books()
     }
 
-    /// Makes everything acknowledged durable as far as the device can. Its memory is all there is, so there is
-    /// nothing to do yet; frontends call it all the same.
+    /// Makes acknowledged writes durable as far as the device can. Memory is all there is, so it does nothing;
+    /// frontends call it all the same.
     pub fn flush(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// The counters now. Waits for nobody, I/O included. Codecs that nobody needs any more are dropped first.
+    /// The counters now. Never waits, not even for I/O. Drops unused codecs first.
     pub fn stats(&self) -> Stats {
         self.drop_unused_codecs();
         let pool = self.pool.stats();
@@ -347,20 +338,82 @@ impl Device {
         stats
     }
 
-    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. What is stored stays. The limit
-    /// is part of the image.
+    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. Stored pages stay. Part of the
+    /// image.
     pub fn set_mem_limit_bytes(&self, bytes: u64) {
         self.state()[state::MEM_LIMIT].store(bytes, Relaxed);
         self.pool.set_limit_bytes(bytes);
     }
 
-    /// Lets the maximum of memory used begin anew (zram's `mem_used_max`).
-    pub fn reset_mem_used_max(&self) {
-        self.pool.reset_peak();
+    /// The largest size that [`Device::resize`] accepts, in bytes.
+    pub fn max_size_bytes(&self) -> u64 {
+        self.table.capacity() * PAGE_SIZE as u64
     }
 
-    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. Who
-    /// writes meanwhile may find the page written or empty afterwards.
+    /// Resizes the device, rounded up to whole pages. What is beyond the old end reads as zeros. Refuses a smaller
+    /// size while anything is stored beyond it. The size is part of the image.
+    ///
+    /// [`Error::Invalid`] for 0 or more than [`Device::max_size_bytes`], [`Error::TailInUse`], [`Error::Reserve`] where
+    /// the system refuses memory to a swap device; nothing is changed then.
+    pub fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (old, pages) = (self.table.pages(), size_bytes.div_ceil(PAGE_SIZE as u64));
+        if pages == 0 || pages > self.table.capacity() {
+            let most = self.max_size_bytes();
+            return Err(Error::Invalid {
+                what: "a size of",
+                given: format!("{size_bytes} bytes"),
+                accepted: format!("1 to {most} bytes; the maximum is chosen when a device is made"),
+            });
+        }
+        if pages < old {
+            self.shrink(old, pages)?;
+        } else if pages > old {
+            self.grow(old, pages)?;
+        }
+        self.state()[state::PAGES].store(pages, Relaxed);
+        Ok(())
+    }
+
+    fn grow(&self, old: u64, pages: u64) -> Result<(), Error> {
+        self.table.set_pages(pages);
+        if self.pool.has_stock() {
+            let populated = self.table.populate(old);
+            populated.map_err(|error| {
+                self.table.set_pages(old);
+                refused_swap((pages - old) * 8)(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Shrinks first, so that no new write begins beyond the end, and undoes it if a write came before.
+    fn shrink(&self, old: u64, pages: u64) -> Result<(), Error> {
+        self.check_tail(pages, old)?;
+        self.table.set_pages(pages);
+        // A write takes its stream before it checks the size.
+        self.streams.for_each(|_| {});
+        self.check_tail(pages, old)
+            .inspect_err(|_| self.table.set_pages(old))?;
+        // A request that saw the old size may have left pages of zeros: nothing is lost with them.
+        let page = PAGE_SIZE as u64;
+        self.clear(pages * page, (old - pages) * page, Zeroes::Deallocate);
+        Ok(())
+    }
+
+    /// Whether the slots from `first` to before `end` hold nothing but zeros.
+    fn check_tail(&self, first: u64, end: u64) -> Result<(), Error> {
+        let zero = |page: &u64| matches!(self.table.peek(*page), Content::Empty | Content::Same(0));
+        let used = self.table.touched_in(first, end).filter(|page| !zero(page));
+        used.last().map_or(Ok(()), |page| {
+            Err(Error::TailInUse {
+                size_bytes: (page + 1) * PAGE_SIZE as u64,
+            })
+        })
+    }
+
+    /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. A page
+    /// that is written meanwhile may survive or be dropped.
     pub fn reset(&self) {
         self.clear(0, self.size_bytes(), Zeroes::Deallocate);
         self.pool.trim();

@@ -3,7 +3,11 @@
 //! Every variant maps to one errno ([`Error::errno`]), so that each frontend reports the same failure the
 //! same way without knowing the variants.
 
+use std::path::PathBuf;
+
+use rustix::io::Errno;
 use thiserror::Error;
+use uzram_backing::{OpenError, ReadError};
 
 /// Why a device could not be made or a request could not be carried out.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -38,17 +42,17 @@ pub enum Error {
         page: u64,
     },
     /// A stored object does not decompress to a page (EIO).
-    #[error("page {page} is damaged: {reason}")]
+    #[error("page {page} is damaged: {source}")]
     Corrupt {
         /// The page (slot index).
         page: u64,
-        /// What the algorithm said.
-        reason: String,
+        /// What is wrong with it.
+        source: Corruption,
     },
     /// The algorithm is unknown, or does not take these parameters (EINVAL).
     #[error(transparent)]
     Compress(#[from] uzram_compress::Error),
-    /// The builder was given something that no device can have (EINVAL).
+    /// A value that is not possible (EINVAL).
     #[error("{what} {given} is not possible: {accepted}")]
     Invalid {
         /// The setting's name.
@@ -78,17 +82,68 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The backing cannot be used, or cannot be read (EIO).
-    #[error("backing {path}: {reason}")]
+    /// The operating system refuses access to the image (EIO).
+    #[error("cannot {what} the image: {source}")]
+    Access {
+        /// The operation.
+        what: &'static str,
+        /// Its error.
+        source: Errno,
+    },
+    /// A file or block device cannot be the backing (EIO).
+    #[error("backing {}: {source}", path.display())]
     Backing {
         /// The file or block device.
-        path: String,
+        path: PathBuf,
         /// What is wrong.
-        reason: String,
+        source: BackingError,
+    },
+    /// A page's object on the backing cannot be read (EIO).
+    #[error("backing {}: page {page}: {source}", path.display())]
+    BackingRead {
+        /// The file or block device.
+        path: PathBuf,
+        /// The page (slot index).
+        page: u64,
+        /// What is wrong.
+        source: ReadError,
+    },
+    /// Requests kept pages on the backing for too long while it was to be given up (EIO).
+    #[error("backing {}: {pages} pages cannot be brought back: requests hold them", path.display())]
+    BackingHeld {
+        /// The file or block device.
+        path: PathBuf,
+        /// How many pages.
+        pages: u64,
     },
     /// The device has no backing (EINVAL).
     #[error("the device has no backing; attach one first")]
     NoBacking,
+    /// The device has a backing already (EINVAL).
+    #[error("the device has a backing, {}; detach it first", path.display())]
+    HasBacking {
+        /// The file or block device.
+        path: PathBuf,
+    },
+    /// An agent runs on the device already (EINVAL).
+    #[error("an agent runs on this device; stop it first")]
+    HasAgent,
+    /// Pages cannot be chosen by age (EINVAL).
+    #[error("pages cannot be chosen by age: access ages are not kept (track_ages)")]
+    NoAges,
+    /// A device with a reserve takes no dedup, whose index grows (EINVAL).
+    #[error(
+        "dedup is not possible on a device with a reserve (swap): its index takes memory as it grows"
+    )]
+    DedupWithReserve,
+    /// The algorithm takes no dictionary (EINVAL).
+    #[error("{driver} takes no dictionary; these take one: {takers}")]
+    NoDictionary {
+        /// The algorithm's driver.
+        driver: &'static str,
+        /// Drivers that take one, separated by commas.
+        takers: String,
+    },
     /// The device has no algorithm for recompression, or none of that priority (EINVAL).
     #[error("the device has no algorithm for recompression{}; set one first",
             .priority.map_or(String::new(), |priority| format!(" of priority {priority}")))]
@@ -110,16 +165,95 @@ pub enum Error {
          written with the oldest"
     )]
     CodecsFull,
-    /// The operating system refused memory for the table or the arena (ENOMEM).
-    #[error("cannot reserve {bytes} bytes for {what}: {reason}")]
+    /// The operating system refused memory for a part of the device (ENOMEM).
+    #[error("cannot reserve {bytes} bytes for {what}: {source}")]
     Reserve {
         /// Which part.
         what: &'static str,
         /// How much was asked for.
         bytes: u64,
-        /// The system's own words.
-        reason: String,
+        /// The system's error.
+        source: Errno,
     },
+    /// The reserve of a swap device could not be brought into memory (ENOMEM).
+    #[error(
+        "cannot bring the reserve of {bytes} bytes into memory: the system or mem_limit has no room for it"
+    )]
+    StockShort {
+        /// The reserve.
+        bytes: u64,
+    },
+    /// The operating system started no thread for the agent (ENOMEM).
+    #[error("cannot start the agent's thread: {source}")]
+    Thread {
+        /// The system's error.
+        source: Errno,
+    },
+}
+
+/// What is wrong with a stored page.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Corruption {
+    /// Its algorithm refuses the object.
+    #[error(transparent)]
+    Algorithm(uzram_compress::Error),
+    /// Its object is not of a whole page.
+    #[error("it decompresses to {0} bytes")]
+    Length(usize),
+    /// Its word names a backing that there is not.
+    #[error("it is on a backing that the device does not have")]
+    NoBacking,
+    /// Its word names no place on the backing.
+    #[error("its location on the backing is none")]
+    Location,
+}
+
+/// Why a file or block device cannot be the backing.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackingError {
+    /// The operating system refuses an operation.
+    #[error(transparent)]
+    Io(Errno),
+    /// It is mounted, or another's backing.
+    #[error("it is in use (mounted, or another's backing)")]
+    InUse,
+    /// A process has locked it.
+    #[error("another process has it as its backing")]
+    Locked,
+    /// It is a directory, a character device or the like.
+    #[error("it is neither a regular file nor a block device")]
+    FileType,
+    /// It holds something that may be somebody's.
+    #[error("the file holds something that is no uzram backing: give an empty file, or a new name")]
+    Foreign,
+    /// It is an empty file, and no size was given.
+    #[error("the file is empty: say how large it is to be")]
+    Empty,
+    /// It is not there any more.
+    #[error("it is gone")]
+    Gone,
+    /// It holds no backing, or not this device's.
+    #[error(transparent)]
+    Open(OpenError),
+}
+
+impl From<std::io::Error> for BackingError {
+    fn from(error: std::io::Error) -> BackingError {
+        BackingError::Io(errno(&error))
+    }
+}
+
+impl From<OpenError> for BackingError {
+    fn from(error: OpenError) -> BackingError {
+        BackingError::Open(error)
+    }
+}
+
+/// An error's number; EIO for those that have none.
+pub(crate) fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 impl Error {
@@ -130,13 +264,23 @@ impl Error {
             | Error::Invalid { .. }
             | Error::Compress(_)
             | Error::NoBacking
+            | Error::HasBacking { .. }
+            | Error::HasAgent
+            | Error::NoAges
+            | Error::DedupWithReserve
+            | Error::NoDictionary { .. }
             | Error::NoSecondary { .. }
             | Error::Image(_) => 22,
             Error::NoSpace { .. } | Error::ArenaFull { .. } => 28,
-            Error::Corrupt { .. } | Error::Damaged { .. } | Error::Backing { .. } => 5,
+            Error::Corrupt { .. }
+            | Error::Damaged { .. }
+            | Error::Access { .. }
+            | Error::Backing { .. }
+            | Error::BackingRead { .. }
+            | Error::BackingHeld { .. } => 5,
             Error::NotEmpty { .. } => 17,
             Error::InUse | Error::CodecsFull | Error::TailInUse { .. } => 16,
-            Error::Reserve { .. } => 12,
+            Error::Reserve { .. } | Error::StockShort { .. } | Error::Thread { .. } => 12,
         }
     }
 }

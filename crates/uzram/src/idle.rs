@@ -1,12 +1,11 @@
-//! Which pages nobody uses: the idle mark, and access ages.
+//! Finds pages that nobody uses: the idle mark, and access ages.
 //!
 //! The mark is a bit of the slot's word. Marking is a walk; reading and writing clear it, which costs nothing, since
 //! both store the word anyway.
 //!
-//! Ages are kept only where somebody asked for it ([`Device::track_ages`]): a second of the last access for each page,
-//! in memory of its own (4 bytes a page, of those parts of the table that are in use). A page that is read often has its
-//! second stored once a second, so that readers do not take each other's cache lines for it. Ages do not outlive the
-//! process: who attaches begins anew.
+//! Ages are kept only on request ([`ZramApi::track_ages`]): the second of each page's last access, in separate memory
+//! (4 bytes a page, for the parts of the table in use). A page that is read often stores its second once a second, so
+//! that readers do not bounce cache lines. Ages do not outlive the process; attaching starts them anew.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,11 +15,12 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram_pool::Region;
 
 use crate::Error;
+use crate::apis::ZramApi;
 use crate::device::Device;
 use crate::layout::state;
 use crate::word::Content;
 
-/// The seconds of the last accesses.
+/// Seconds of the last accesses.
 pub(crate) struct Ages {
     on: AtomicBool,
     /// Seconds of the system's clock when this was made.
@@ -82,112 +82,111 @@ fn coarse_seconds() -> i64 {
     clock_gettime(ClockId::MonotonicCoarse).tv_sec
 }
 
-impl Device {
-    /// Begins to keep the age of each page's last access (zram's `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`), or ends it. Costs 4
-    /// bytes a page for the parts of the table that are in use. Pages that were not used since tracking began are as old
-    /// as that.
+impl<'a> ZramApi<'a> {
+    /// Starts or stops tracking the age of each page's last access (zram's `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`). Costs 4
+    /// bytes a page for the parts of the table in use. Pages without an access since tracking began are as old as
+    /// that.
     ///
-    /// The wish is part of the image, the ages are not. A policy that goes by age keeps them for as long as it is in force,
-    /// too.
+    /// The setting is part of the image, the ages are not. A policy that goes by age tracks them while it is in
+    /// force, too.
     ///
     /// [`Error::Reserve`] where the system refuses the memory that a swap device needs for it at once.
-    pub fn track_ages(&self, on: bool) -> Result<(), Error> {
-        self.state()[state::AGES].store(on.into(), Relaxed);
+    pub fn track_ages(self, on: bool) -> Result<(), Error> {
+        self.0.state()[state::AGES].store(on.into(), Relaxed);
         self.keep_ages(on)
     }
 
-    /// As [`Device::track_ages`], for as long as a policy wants it: what the caller wants stays.
-    pub(crate) fn keep_ages(&self, on: bool) -> Result<(), Error> {
-        let on = on || self.state()[state::AGES].load(Relaxed) == 1;
-        if on && self.pool.has_stock() {
-            let bytes = self.table.pages() * 4;
-            let populated = self.ages.seconds.populate(0, bytes.next_multiple_of(4096));
+    /// Starts or stops tracking for a policy; the caller's own setting stays in force.
+    pub(crate) fn keep_ages(self, on: bool) -> Result<(), Error> {
+        let on = on || self.0.state()[state::AGES].load(Relaxed) == 1;
+        if on && self.0.pool.has_stock() {
+            let bytes = self.0.table.pages() * 4;
+            let populated = self
+                .0
+                .ages
+                .seconds
+                .populate(0, bytes.next_multiple_of(4096));
             populated.map_err(crate::builder::refused("the pages' ages", bytes))?;
         }
-        if self.ages.on.swap(on, Relaxed) != on {
-            let seconds = &self.ages.seconds;
-            // What was noted before a pause says nothing about the pause.
+        if self.0.ages.on.swap(on, Relaxed) != on {
+            let seconds = &self.0.ages.seconds;
+            // What was recorded before a pause says nothing about the pause.
             seconds.release(0, seconds.len());
-            self.ages_since.store(self.ages.clock(), Relaxed);
+            self.0.ages_since.store(self.0.ages.clock(), Relaxed);
         }
         Ok(())
     }
 
     /// Whether ages are kept.
-    pub fn tracks_ages(&self) -> bool {
-        self.ages.on.load(Relaxed)
+    pub fn tracks_ages(self) -> bool {
+        self.0.ages.on.load(Relaxed)
     }
 
     /// Marks the pages idle that were not used for `older_than`, all for `None`: those that have an object in memory.
     /// The mark goes when the page is read or written. Returns how many are marked.
     ///
-    /// [`Error::Invalid`] for an age while ages are not kept.
-    pub fn mark_idle(&self, older_than: Option<Duration>) -> Result<u64, Error> {
+    /// [`Error::NoAges`] for an age while ages are not kept.
+    pub fn mark_idle(self, older_than: Option<Duration>) -> Result<u64, Error> {
         let age = self.min_age(older_than)?;
         Ok(self.mark_where(|page| age.admits(page)))
     }
 
-    /// As [`Device::mark_idle`], and takes the mark from those that were used since, as zram's `idle` does with an age.
-    pub fn mark_idle_exactly(&self, older_than: Duration) -> Result<u64, Error> {
+    /// As [`ZramApi::mark_idle`], but also clears the mark of younger pages, as zram's `idle` does with an age.
+    pub fn mark_idle_exactly(self, older_than: Duration) -> Result<u64, Error> {
         let age = self.min_age(Some(older_than))?;
         Ok(self.mark_where(|page| {
             let admitted = age.admits(page);
             if !admitted {
-                self.table.unmark_idle(page);
+                self.0.table.unmark_idle(page);
             }
             admitted
         }))
     }
 
-    /// Pages that were not used for that long by now; all for `None`.
+    /// A filter for pages that were not used for that long; all for `None`.
     ///
-    /// [`Error::Invalid`] for an age while ages are not kept.
-    pub(crate) fn min_age(&self, older_than: Option<Duration>) -> Result<MinAge<'_>, Error> {
-        let least = match (older_than, self.ages.now()) {
+    /// [`Error::NoAges`] for an age while ages are not kept.
+    pub(crate) fn min_age(self, older_than: Option<Duration>) -> Result<MinAge<'a>, Error> {
+        let least = match (older_than, self.0.ages.now()) {
             (None, _) => None,
             (Some(age), Some(now)) => Some((age.as_secs(), now)),
-            (Some(age), None) => {
-                return Err(Error::Invalid {
-                    what: "an age of",
-                    given: format!("{} s", age.as_secs()),
-                    accepted: "only all pages, as access ages are not kept (track_ages)".into(),
-                });
-            }
+            (Some(_), None) => return Err(Error::NoAges),
         };
         Ok(MinAge {
-            device: self,
+            device: self.0,
             least,
         })
     }
 
-    /// The pages that were used within so many seconds by now, as far as that was noted; none while ages are not kept.
-    pub(crate) fn used_within(&self, age: Duration) -> impl Fn(u64) -> bool + '_ {
-        let now = self.ages.now();
+    /// A filter for pages with a recorded access within `age`; none while ages are not kept.
+    pub(crate) fn used_within(self, age: Duration) -> impl Fn(u64) -> bool + 'a {
+        let now = self.0.ages.now();
         move |page| {
-            let noted = now.and_then(|now| self.ages.noted(page, now));
+            let noted = now.and_then(|now| self.0.ages.noted(page, now));
             noted.is_some_and(|seconds| u64::from(seconds) <= age.as_secs())
         }
     }
 
     /// The greatest age in seconds that a page can have: since ages are kept; 0 while they are not.
-    pub(crate) fn greatest_age(&self) -> u64 {
-        let since = self.ages_since.load(Relaxed);
-        self.ages
+    pub(crate) fn greatest_age(self) -> u64 {
+        let since = self.0.ages_since.load(Relaxed);
+        self.0
+            .ages
             .now()
             .map_or(0, |now| now.saturating_sub(since).into())
     }
 
-    fn mark_where(&self, old_enough: impl Fn(u64) -> bool) -> u64 {
-        let pages = self.table.touched(0, u64::MAX);
+    fn mark_where(self, old_enough: impl Fn(u64) -> bool) -> u64 {
+        let pages = self.0.table.touched(0, u64::MAX);
         pages
-            .filter(|page| old_enough(*page) && self.table.mark_idle(*page, Content::is_in_pool))
+            .filter(|page| old_enough(*page) && self.0.table.mark_idle(*page, Content::is_in_pool))
             .count() as u64
     }
 
     /// Seconds since the last access to a page, or since ages are kept.
-    pub(crate) fn age(&self, page: u64, now: u32) -> u32 {
-        let since = now.saturating_sub(self.ages_since.load(Relaxed));
-        self.ages.age(page, now).min(since)
+    pub(crate) fn age(self, page: u64, now: u32) -> u32 {
+        let since = now.saturating_sub(self.0.ages_since.load(Relaxed));
+        self.0.ages.age(page, now).min(since)
     }
 }
 
@@ -201,6 +200,6 @@ pub(crate) struct MinAge<'a> {
 impl MinAge<'_> {
     pub(crate) fn admits(&self, page: u64) -> bool {
         self.least
-            .is_none_or(|(seconds, now)| u64::from(self.device.age(page, now)) >= seconds)
+            .is_none_or(|(seconds, now)| u64::from(self.device.zram().age(page, now)) >= seconds)
     }
 }

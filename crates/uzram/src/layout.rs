@@ -1,6 +1,6 @@
-//! The image: header, state, codecs, slot table, dictionaries and arena in one region of memory. This is the format that another process,
-//! or a later version of this program, will find; so it is little-endian, versioned and checksummed from the
-//! first day, and every offset in it is from its own beginning.
+//! The image: header, state, codecs, slot table, dictionaries and arena in one region of memory. Another process, or
+//! a later version, reads this format, so it is little-endian, versioned and checksummed, and every offset is from
+//! its own beginning.
 
 use thiserror::Error;
 use uzram_pool::{CLASS_COUNT, SPAN_BYTES};
@@ -113,9 +113,9 @@ pub(crate) mod state {
     pub(crate) const PAGES: usize = 3;
     /// The pages that may still be written back and 1, or 0 for no limit.
     pub(crate) const WRITEBACK_LIMIT: usize = 4;
-    /// What is done in the background: see `agent/settings.rs`.
+    /// The policies: see `agent/settings.rs`.
     pub(crate) const POLICY: usize = 5;
-    /// Whether what is written is looked up among what is stored: 1, or 0.
+    /// Whether dedup is on: 1, or 0.
     pub(crate) const DEDUP: usize = POLICY + crate::agent::PolicySettings::WORDS;
     /// Whether the caller, and not only a policy, wants the pages' ages to be kept: 1, or 0.
     pub(crate) const AGES: usize = DEDUP + 1;
@@ -127,7 +127,7 @@ pub(crate) mod state {
 
 /// Where the parts of an image are, in bytes from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Geometry {
+pub(crate) struct ImageGeometry {
     /// The most pages that the device may have.
     pub(crate) pages: u64,
     pub(crate) table_offset: u64,
@@ -144,11 +144,11 @@ const TABLE_OFFSET: u64 = CODECS_OFFSET + RECORDS_BYTES;
 /// The largest arena that handles can address.
 const MAX_ARENA: u64 = 4 << 40;
 
-impl Geometry {
+impl ImageGeometry {
     /// The parts of an image for at most `pages` pages and `shards` pool shards. The arena is reserved address space,
     /// so it is generous: four times the device, for spans that are sparsely used, and a span for each class and
     /// shard.
-    pub(crate) fn new(pages: u64, shards: usize) -> Geometry {
+    pub(crate) fn new(pages: u64, shards: usize) -> ImageGeometry {
         let page = PAGE_SIZE as u64;
         let table_bytes = (pages * 8).next_multiple_of(page);
         let slack = (shards * CLASS_COUNT * SPAN_BYTES) as u64;
@@ -159,7 +159,7 @@ impl Geometry {
         let dictionaries_offset = (table_offset + table_bytes).next_multiple_of(AREA_BYTES);
         let dictionaries_end = dictionaries_offset + CODECS as u64 * AREA_BYTES;
         let arena_offset = dictionaries_end.next_multiple_of(SPAN_BYTES as u64);
-        Geometry {
+        ImageGeometry {
             pages,
             table_offset,
             table_bytes,
@@ -187,7 +187,7 @@ impl Geometry {
 
 impl Header {
     /// A header for an image of this shape.
-    pub(crate) fn new(geometry: &Geometry, logical_block_bytes: u32) -> Header {
+    pub(crate) fn new(geometry: &ImageGeometry, logical_block_bytes: u32) -> Header {
         let mut header = Header {
             magic: MAGIC,
             version: VERSION.into(),
@@ -219,7 +219,7 @@ impl Header {
         crc32fast::hash(zeroed.as_bytes())
     }
 
-    /// Reads a header and refuses what this version could not use safely.
+    /// Parses a header and refuses what this version could not use safely.
     pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
         let short = HeaderError::Short { got: bytes.len() };
         let (header, _) = Header::read_from_prefix(bytes).map_err(|_| short)?;
@@ -308,8 +308,8 @@ impl Header {
         self.geometry().image_bytes()
     }
 
-    pub(crate) fn geometry(&self) -> Geometry {
-        Geometry {
+    pub(crate) fn geometry(&self) -> ImageGeometry {
+        ImageGeometry {
             pages: self.page_capacity.get(),
             table_offset: self.table_offset.get(),
             table_bytes: self.table_bytes.get(),
@@ -325,14 +325,14 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header::new(&Geometry::new(1000, 2), 4096)
+        Header::new(&ImageGeometry::new(1000, 2), 4096)
     }
 
     #[test]
     fn a_header_reads_back() {
         let parsed = Header::parse(header().as_bytes()).unwrap();
         assert_eq!(parsed.page_capacity(), 1000);
-        assert_eq!(parsed.geometry(), Geometry::new(1000, 2));
+        assert_eq!(parsed.geometry(), ImageGeometry::new(1000, 2));
     }
 
     #[test]

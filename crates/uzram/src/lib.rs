@@ -27,22 +27,22 @@
 //!
 //! A slot's word has three control bits:
 //!
-//! * *locked*: somebody reads the object or changes the word. Held for one decompression at most by readers,
-//!   for a few instructions by writers; never while compressing or allocating.
-//! * *writing*: a partial write is between reading the old contents and publishing the new. Other writers of
-//!   the page wait for it, so that nothing is lost between the two; readers do not.
-//! * *waiters*: somebody is parked. Waiting spins briefly and then sleeps on a futex, so that a holder that was
-//!   descheduled can run.
+//! * *locked*: the object is being read or the word changed. Readers hold it for one decompression at most, writers
+//! for a few instructions; nobody holds it while compressing or allocating.
+//! * *writing*: a partial write is between reading the old contents and publishing the new. Other writers of the page
+//! wait for it, so that no write is lost; readers do not.
+//! * *waiters*: a thread is parked. Waiting spins briefly and then sleeps on a futex, so that a descheduled holder
+//! can run.
 //!
-//! Empty and same-filled slots are read without taking the lock: the word says all. A request looks at words ahead of its
-//! turn, without the lock, to have objects fetched into the cache. That is a hint: nothing is believed of it.
+//! Empty and same-filled slots are read without the lock: the word is all of it. A request also peeks at the words of
+//! its next pages, without the lock, to prefetch their objects. That is only a hint; nothing is decided by it.
 //!
 //! # Codecs
 //!
 //! A device has up to 16 codecs (an algorithm with parameters and dictionary), which words name by index. The
-//! *primary* compresses what is written; it can be changed while the device is in use ([`Device::set_algorithm`],
-//! [`Device::train`]). Others are there for the objects that they made, until the last one is rewritten or discarded,
-//! or for recompression. The image remembers them all.
+//! *primary* compresses what is written and can be changed while the device is in use ([`Device::set_algorithm`],
+//! [`JobsApi::train`]). Others serve recompression, or stay for their objects until the last one is rewritten or
+//! discarded. The image remembers them all.
 //!
 //! ```
 //! use uzram::{Choice, Device};
@@ -55,43 +55,43 @@
 //! # Ok::<(), uzram::Error>(())
 //! ```
 //!
-//! A new process attaches to what is left ([`Builder::attach`]): it reads every word once and derives the rest. Only
-//! one process may have the image at a time, which a lock on its file sees to.
+//! A new process attaches to what a dead one left ([`Builder::attach`]): it reads every word once and derives the
+//! rest. A lock on the image's file admits one process at a time.
 //!
 //! # Lock order
 //!
-//! stream, then *writing*, then a reader's contexts, then *locked*, then a shard of the dedup index, then a pool bin. Changes of codecs take one lock
-//! among themselves and below it a stream, a reader's contexts or the roster, never two of these at once. Nothing else is locked between a request and its
-//! reply, and nothing allocates from the heap or calls the system, unless a slot is contended or the memory limit
-//! is hit.
+//! stream, then *writing*, then a reader's contexts, then *locked*, then a shard of the dedup index, then a pool bin.
+//! A change of codecs takes a lock of its own and, below it, a stream, a reader's contexts or the roster, never two
+//! of these at once. No other lock is taken between a request and its reply. Nothing allocates from the heap or makes
+//! a system call, unless a slot is contended or the memory limit is hit.
 //!
 //! Streams for writing and contexts for reading (only for algorithms that need one to decompress) are kept
 //! apart, one of each per CPU, so that no read ever waits for a compression.
 //!
 //! # Compaction
 //!
-//! [`Device::compact`] moves objects together while requests go on. To it a slot's lock and word are what they are to a
-//! writer, but for the flags and *writing*, which it leaves alone: it locks the slot that owns an object, sees whether the
-//! word names that object, copies, publishes the word with the new handle, and frees the old object last.
+//! [`JobsApi::compact`] moves objects together under I/O. It follows a writer's protocol but keeps the flags and
+//! *writing*: it locks the slot that owns an object, checks that the word names that object, copies, publishes the
+//! word with the new handle, and frees the old object last.
 //!
 //! # Policies
 //!
-//! An [`Agent`] does in the background, within a budget, what [`Device::set_policy`] says: recompression and writeback of
-//! pages that nobody uses, training, compaction. It is a caller like any other.
+//! An [`Agent`] works in the background, within a budget, by the rules of [`JobsApi::set_policy`]: it recompresses
+//! and writes back idle pages, trains, compacts. It is a caller like any other.
 //!
 //! # Dedup
 //!
-//! With [`Builder::dedup`] or [`Device::set_dedup`] pages of the same contents share one object, copy on write: to write
-//! one of them is to publish another word. It is off by default. What a write makes is looked up by a hash of the object
-//! and always compared byte by byte; words stay the truth, and references are counted again by who attaches.
+//! With [`Builder::dedup`] or [`Device::set_dedup`] pages of equal contents share one object, copy on write: writing
+//! one of them publishes another word. It is off by default. A write looks its object up by a hash and always
+//! compares byte by byte. Words stay the truth: attaching counts the references again.
 //!
-//! Same-filled pages need none of it. Two pages share only if the same codec made their objects, and only what was
-//! written while dedup was on is found. Recompression, writeback and compaction leave an object alone that several pages
-//! share. Recompression and writeback make it the page's own again, which nothing joins.
+//! Same-filled pages do not need it. Two pages share only objects of the same codec, and only objects written while
+//! dedup was on are found. Recompression, writeback and compaction leave shared objects alone. Recompression and
+//! writeback make an unshared object private again, and no page joins that one.
 //!
-//! **It opens a side channel.** Whether a page is stored already shows in the time that a write takes and in the memory
-//! that the device uses. Whoever may write to a device and measure either can find out whether a page that he guesses is
-//! on it, and so what others keep there: do not use it where those who share a device do not trust each other.
+//! **It opens a side channel.** Write latency and memory use show whether a page is stored already. Who may write to
+//! a device and measure either can test a guess about what others keep there. Do not use it where the users of a
+//! device do not trust each other.
 //!
 //! ```
 //! use uzram::Device;
@@ -108,11 +108,10 @@
 #![deny(unsafe_code)]
 
 mod agent;
+mod apis;
 mod attach;
 mod backing;
 mod builder;
-#[doc(hidden)]
-pub mod canary;
 mod codec;
 mod compact;
 mod counters;
@@ -124,7 +123,6 @@ mod idle;
 mod layout;
 mod page;
 mod recompress;
-mod resize;
 mod slots;
 mod stream;
 mod table;
@@ -132,22 +130,28 @@ mod train;
 mod word;
 
 pub use agent::{Agent, AgentStats, Plan, PolicySettings, Step};
+pub use apis::{JobsApi, SwapApi, ZramApi};
 pub use attach::{check_image, read_header};
-pub use backing::{BackingStats, Ended, PromoteReport, StoreStats, Writeback, WritebackReport};
+pub use backing::{BackingInfo, BackingStats, Ended, PromoteReport, Writeback, WritebackReport};
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use compact::CompactReport;
-pub use counters::Stats;
+pub use counters::{Counter, CounterKind, Stats, Unit};
 pub use device::{Device, Zeroes};
-pub use error::Error;
+pub use error::{BackingError, Corruption, Error};
 pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
-pub use recompress::{Kind, Pace, Recompress, RecompressReport};
+pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
 pub use slots::Slot;
 pub use train::{Rule, TrainReport, Training, pays};
-pub use uzram_backing as store;
+pub use uzram_backing;
 pub use uzram_compress as compress;
 pub use uzram_pool::{ClassStats, Gate};
 
 /// Bytes in a page, the unit of compression.
 pub const PAGE_SIZE: usize = 4096;
+
+/// The README's snippet is tested with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,6 @@
-//! One page's way in and out: same-filled test, compression, placing the object, publishing the word.
+//! Reads and writes one page: same-filled test, compression, placing the object, publishing the word.
 //!
-//! Every function here deals with one page and takes the stream or context it works with from the caller, who
-//! got it once for a whole request.
+//! The caller passes the stream or context, which it took once for the whole request.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,15 +8,14 @@ use std::time::Duration;
 use uzram_compress::Error as CodecError;
 use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 
-use crate::canary::{Canary, sings};
 use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
 use crate::stream::{Encoder, Stream};
 use crate::table::SlotGuard;
-use crate::word::{Content, POST};
-use crate::{Error, PAGE_SIZE};
+use crate::word::Content;
+use crate::{Corruption, Error, PAGE_SIZE};
 
-/// How long a write to a swap device waits for the stock to be filled up, once for as long as it is not.
+/// How long a write to a swap device waits for a refill of the stock, once for each time that it runs dry.
 const STOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The 64-bit word that the whole page repeats, if it does.
@@ -42,7 +40,7 @@ fn fill(page: &mut [u8; PAGE_SIZE], word: u64) {
     page.as_chunks_mut::<8>().0.fill(word.to_ne_bytes());
 }
 
-/// Fills in a page whose word says all; `false` if its contents are in an object.
+/// Fills in a page that its word describes in full; `false` if its contents are in an object.
 fn fill_without_object(content: Content, out: &mut [u8; PAGE_SIZE]) -> bool {
     match content {
         Content::Empty => out.fill(0),
@@ -53,15 +51,15 @@ fn fill_without_object(content: Content, out: &mut [u8; PAGE_SIZE]) -> bool {
 }
 
 impl Device {
-    /// Has a page's object come nearer while another page is read. A hint: no lock is taken, and what the word names may be
-    /// gone by now.
+    /// Prefetches a page's object while another page is read. Only a hint: takes no lock, and the object may be gone
+    /// by now.
     pub(crate) fn expect_read(&self, page: u64) {
         if let Some((handle, len)) = self.table.peek(page).object() {
             self.pool.prefetch(handle, len);
         }
     }
 
-    /// Has the pool's books come nearer that say that a page's object is in use, while another is allocated. A hint, likewise.
+    /// Prefetches the pool metadata that freeing a page's object will touch, while another is allocated. Only a hint.
     fn expect_free(&self, page: u64) {
         if let Some((handle, _)) = self.table.peek(page).object() {
             self.pool.expect_free(handle);
@@ -99,8 +97,8 @@ impl Device {
                 }
                 return self.read_locked(page, &slot, out, contexts);
             }
-            // It was rewritten with a codec that needs a context since the look without the lock. Once the reader's
-            // are taken, all suit.
+            // It was rewritten with a codec that needs a context since the unlocked peek. With a reader's contexts
+            // taken, every codec suits.
             drop(slot);
             contexts.prepare(content);
         }
@@ -115,7 +113,7 @@ impl Device {
     ) -> Result<(), Error> {
         let content = slot.content();
         let Some((handle, len)) = content.object() else {
-            // It was discarded, or became same-filled, since the look without the lock.
+            // It was discarded, or became same-filled, since the unlocked peek.
             fill_without_object(content, out);
             return Ok(());
         };
@@ -142,12 +140,12 @@ impl Device {
         page: u64,
         result: Result<usize, CodecError>,
     ) -> Result<(), Error> {
-        let reason = match result {
+        let source = match result {
             Ok(PAGE_SIZE) => return Ok(()),
-            Ok(n) => format!("it decompresses to {n} bytes"),
-            Err(error) => error.to_string(),
+            Ok(len) => Corruption::Length(len),
+            Err(error) => Corruption::Algorithm(error),
         };
-        Err(Error::Corrupt { page, reason })
+        Err(Error::Corrupt { page, source })
     }
 
     /// Writes a whole page.
@@ -158,12 +156,9 @@ impl Device {
         stream: &mut Stream,
         cpu: usize,
     ) -> Result<(), Error> {
-        // Here by the time that the page is compressed.
+        // Arrives while the page is compressed.
         self.table.prefetch(page);
-        let word = match self.place(page, data, &mut stream.encoder, cpu) {
-            Err(_) if sings(Canary::OldLost) => 0,
-            placed => placed?,
-        };
+        let word = self.place(page, data, &mut stream.encoder, cpu)?;
         let old = self.table.replace(page, word);
         self.replaced(old, word, cpu);
         Ok(())
@@ -240,7 +235,7 @@ impl Device {
         // A device has at most 2^32 pages.
         let owner = page as u32;
         let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
-            // A request to a swap device asks the system for nothing; it waits for a moment if that may help.
+            // A request to a swap device makes no system call; it waits for a moment if that may help.
             if !self.pool.has_stock() {
                 self.pool.trim();
                 return self.pool.store(cpu, bytes, owner);
@@ -274,8 +269,8 @@ impl Device {
             })
     }
 
-    /// After a word was replaced: frees the old object and counts the change. In this order: whoever gives the backing up
-    /// sees by the count that nobody frees anything there any more, and the next one is not told of its places.
+    /// Frees the old object and counts the change, after a word was replaced. In this order: once the counter shows
+    /// no page on the backing, nobody frees anything there any more.
     fn replaced(&self, old: Content, new: u64, cpu: usize) {
         self.free(old);
         self.counters.shard(cpu).replaced(old, Content::decode(new));
@@ -283,9 +278,7 @@ impl Device {
 
     /// Frees what a word named that was replaced.
     pub(crate) fn free(&self, old: Content) {
-        if let Content::Backed(backed) = old
-            && !sings(Canary::PlaceLeaks)
-        {
+        if let Content::Backed(backed) = old {
             self.free_backed(backed);
         }
         if let Content::Shared { .. } = old {
@@ -298,8 +291,8 @@ impl Device {
         }
     }
 
-    /// Begins to work on a slot (`Table::begin_post`) whose content `suits`, and which shares it with none, and copies its
-    /// object. Returns the object's length; `None` if there is nothing to work on.
+    /// Starts post-processing (`SlotTable::begin_post`) of a slot whose content `suits` and is not shared, and copies
+    /// its object. Returns the object's length; `None` if there is nothing to do.
     pub(crate) fn copy_object(
         &self,
         page: u64,
@@ -315,16 +308,14 @@ impl Device {
         Some(len)
     }
 
-    /// Publishes another form of what a slot held when the caller began to work on it (`Table::begin_post`), and ends the
-    /// work. Returns whether it did: if somebody wrote the page
-    /// meanwhile, `new` is still the caller's.
+    /// Publishes another form of a slot's content and ends post-processing (`SlotTable::begin_post`). Returns `false`
+    /// if the page was written meanwhile: then `new` is still the caller's.
     pub(crate) fn keep_instead(&self, page: u64, new: Content, cpu: usize) -> bool {
         let (Some(word), Some(slot)) = (new.encode(), self.table.lock_post(page)) else {
             self.table.end_post(page, 0);
             return false;
         };
-        let mark = if sings(Canary::MarkKept) { POST } else { 0 };
-        let old = slot.publish(word | mark);
+        let old = slot.publish(word);
         self.counters.shard(cpu).moved(old, new);
         self.free(old);
         true

@@ -1,10 +1,10 @@
-//! Recompression: a denser algorithm for what the fast one stored, off the way of requests.
+//! Recompression: compresses stored pages anew with a denser algorithm, off the request path.
 //!
-//! One page at a time: its object is read as any reader would read it, compressed with no lock on the slot, and
-//! published only if nobody wrote the page meanwhile and the new object is of a smaller size class: else the pool would
-//! not get smaller. The table says who is candidate; the largest come first where their number is limited.
+//! One page at a time: its object is read as any reader would, compressed with no lock on the slot, and published
+//! only if the page was not written meanwhile and the new object is of a smaller size class. The table yields the
+//! candidates; where their number is limited the largest come first.
 //!
-//! Codecs are not changed while pages of a slice are worked on: see "Why a look-up needs no lock" in `codec/table.rs`.
+//! A slice holds the lock on changes of codecs: see "Why a look-up needs no lock" in `codec/table.rs`.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -14,25 +14,28 @@ use std::time::Duration;
 use uzram_compress::Tfm;
 use uzram_pool::{HUGE_THRESHOLD, class_size, current_cpu};
 
+use crate::apis::ZramApi;
 use crate::codec::{CODECS, Changing, Codec, Contexts, PRIORITIES};
 use crate::device::Device;
 use crate::idle::MinAge;
 use crate::word::{Content, IDLE, INCOMPRESSIBLE};
 use crate::{Error, PAGE_SIZE};
 
-/// Pages between two looks at what the caller wants.
+/// Pages between two calls of the caller's pace.
 const SLICE: usize = 32;
 /// Bytes of object length that count as one length when the largest come first, as in zram.
 const BUCKET: usize = 64;
 const BUCKETS: usize = PAGE_SIZE / BUCKET + 1;
 
-/// Which pages a job is about, by what they are. Default: all.
+/// Which pages a job covers, by their state. Default: all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum PageKind {
     /// Every page that has an object.
     #[default]
     All,
-    /// Those marked idle ([`Device::mark_idle`]).
+    /// Those marked idle ([`ZramApi::mark_idle`]).
     Idle,
     /// Those stored uncompressed.
     Huge,
@@ -42,33 +45,33 @@ pub enum Kind {
     Incompressible,
 }
 
-impl Kind {
+impl PageKind {
     /// Whether a page in memory is of this kind.
     pub(crate) fn suits(self, content: Content, flags: u64) -> bool {
         let huge = content.is_huge();
         let idle = flags & IDLE != 0;
         content.is_in_pool()
             && match self {
-                Kind::All => true,
-                Kind::Idle => idle,
-                Kind::Huge => huge,
-                Kind::HugeIdle => huge && idle,
-                Kind::Incompressible => flags & INCOMPRESSIBLE != 0,
+                PageKind::All => true,
+                PageKind::Idle => idle,
+                PageKind::Huge => huge,
+                PageKind::HugeIdle => huge && idle,
+                PageKind::Incompressible => flags & INCOMPRESSIBLE != 0,
             }
     }
 }
 
 /// zram's words: `idle`, `huge`, `huge_idle`, `incompressible`; and `all`.
-impl std::str::FromStr for Kind {
+impl std::str::FromStr for PageKind {
     type Err = Error;
 
-    fn from_str(text: &str) -> Result<Kind, Error> {
+    fn from_str(text: &str) -> Result<PageKind, Error> {
         Ok(match text {
-            "all" => Kind::All,
-            "idle" => Kind::Idle,
-            "huge" => Kind::Huge,
-            "huge_idle" => Kind::HugeIdle,
-            "incompressible" => Kind::Incompressible,
+            "all" => PageKind::All,
+            "idle" => PageKind::Idle,
+            "huge" => PageKind::Huge,
+            "huge_idle" => PageKind::HugeIdle,
+            "incompressible" => PageKind::Incompressible,
             _ => {
                 return Err(Error::Invalid {
                     what: "the kind of page",
@@ -84,7 +87,7 @@ impl std::str::FromStr for Kind {
 #[derive(Debug, Clone, Default)]
 pub struct Recompress {
     /// Which pages.
-    pub kind: Kind,
+    pub kind: PageKind,
     /// Only with the secondary of this priority, 1 to 3. Default: each page with the secondaries in the order of their
     /// priorities, beginning behind the one that it is compressed with, until one makes it smaller.
     pub priority: Option<usize>,
@@ -97,15 +100,19 @@ pub struct Recompress {
     pub max_pages: u64,
     /// Only pages with these numbers.
     pub pages: Option<Range<u64>>,
-    /// Only pages that were not used for that long; ages have to be kept ([`Device::track_ages`]).
+    /// Only pages that were not used for that long; ages have to be kept ([`ZramApi::track_ages`]).
     pub older_than: Option<Duration>,
 }
 
 /// What a recompression did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct RecompressReport {
     /// Pages that it applied to.
     pub candidates: u64,
+    /// Bytes of their objects.
+    pub candidate_bytes: u64,
     /// Pages that were compressed anew.
     pub tried: u64,
     /// Pages that are smaller now.
@@ -121,12 +128,12 @@ pub struct RecompressReport {
     pub bytes_after: u64,
 }
 
-/// Asked between slices of a job: go on or stop. May sleep, so that a job keeps to a budget. The number is of the pages
-/// that were worked on since the last time.
+/// Called between slices of a job: continue or stop. May sleep, to keep the job within a budget. The argument is the
+/// number of pages processed since the last call.
 pub type Pace<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
 /// A secondary and what it is used with.
-struct Target {
+struct RecompressTarget {
     priority: usize,
     index: u8,
     codec: Arc<Codec>,
@@ -134,8 +141,8 @@ struct Target {
     object: Box<[u8; 2 * PAGE_SIZE]>,
 }
 
-/// What became of a page.
-enum Outcome {
+/// The outcome for one page.
+enum PageOutcome {
     /// It is not a candidate any more.
     Gone,
     Smaller {
@@ -148,20 +155,20 @@ enum Outcome {
     NoRoom,
 }
 
-impl Device {
+impl ZramApi<'_> {
     /// Compresses pages anew with a secondary algorithm ([`Device::set_secondary`]) and keeps what takes less memory. A
     /// page that is tried is not idle any more; one that the last secondary cannot make smaller either is marked
     /// incompressible. Requests go on meanwhile; a page that is written meanwhile stays as it was written. Of several
     /// such jobs and writebacks one works at a time.
     ///
     /// [`Error::NoSecondary`] where there is no such secondary, or none at all; [`Error::Invalid`] for another priority or
-    /// a threshold of a page or more, or for an age while ages are not kept.
-    pub fn recompress(&self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
-        let mut job = Job::new(self, what)?;
-        let end = self.table.pages();
+    /// a threshold of a page or more, [`Error::NoAges`] for an age while ages are not kept.
+    pub fn recompress(self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
+        let mut job = RecompressJob::new(self.0, what)?;
+        let end = self.0.table.pages();
         let range = what.pages.clone().unwrap_or(0..end);
         if what.max_pages == 0 {
-            job.run(self.table.touched(range.start, range.end), pace)?;
+            job.run(self.0.table.touched(range.start, range.end), pace)?;
         } else {
             let chosen = job.largest(range);
             job.run(chosen.into_iter(), pace)?;
@@ -169,23 +176,28 @@ impl Device {
         Ok(job.report)
     }
 
-    /// What [`Device::recompress`] would begin with: the number of candidates, those that share their object (which are
-    /// left alone) among them, and the bytes of their objects.
-    pub fn recompressible(&self, what: &Recompress) -> Result<(u64, u64), Error> {
-        let job = Job::new(self, what)?;
+    /// What [`ZramApi::recompress`] would begin with: only the candidates of the report are filled in, those that share
+    /// their object (which are left alone) among them.
+    pub fn recompressible(self, what: &Recompress) -> Result<RecompressReport, Error> {
+        let job = RecompressJob::new(self.0, what)?;
         let range = what.pages.clone().unwrap_or(0..u64::MAX);
         let length = |page: u64| {
-            let (content, flags) = self.table.peek_flags(page);
+            let (content, flags) = self.0.table.peek_flags(page);
             let wanted = job.is_candidate(content, flags) && job.age.admits(page);
             wanted.then_some(len(content) as u64)
         };
-        let sum = |(n, bytes), len| (n + 1, bytes + len);
-        if what.max_pages > 0 {
-            let largest = job.largest(range).into_iter();
-            return Ok(largest.filter_map(length).fold((0, 0), sum));
+        let mut report = RecompressReport::default();
+        let mut add = |page| {
+            if let Some(len) = length(page) {
+                report.candidates += 1;
+                report.candidate_bytes += len;
+            }
+        };
+        match what.max_pages {
+            0 => (self.0.table.touched(range.start, range.end)).for_each(&mut add),
+            _ => job.largest(range).into_iter().for_each(&mut add),
         }
-        let all = self.table.touched(range.start, range.end);
-        Ok(all.filter_map(length).fold((0, 0), sum))
+        Ok(report)
     }
 }
 
@@ -214,8 +226,8 @@ impl Recompress {
     }
 }
 
-/// Whether a page of that content has not come as far as a target.
-fn is_ahead(priorities: &[usize; CODECS], target: &Target, content: Content) -> bool {
+/// Whether a target's priority is beyond that of the page's codec.
+fn is_ahead(priorities: &[usize; CODECS], target: &RecompressTarget, content: Content) -> bool {
     let now = content.codec();
     now != Some(target.index)
         && now.map_or(0, |index| priorities[usize::from(index)]) < target.priority
@@ -226,10 +238,10 @@ fn len(content: Content) -> usize {
     content.object().map_or(0, |(_, len)| len)
 }
 
-struct Job<'a> {
+struct RecompressJob<'a> {
     device: &'a Device,
     what: &'a Recompress,
-    targets: Vec<Target>,
+    targets: Vec<RecompressTarget>,
     /// The highest priority of each codec, 0 for none.
     priorities: [usize; CODECS],
     age: MinAge<'a>,
@@ -237,15 +249,15 @@ struct Job<'a> {
     report: RecompressReport,
 }
 
-impl<'a> Job<'a> {
-    fn new(device: &'a Device, what: &'a Recompress) -> Result<Job<'a>, Error> {
+impl<'a> RecompressJob<'a> {
+    fn new(device: &'a Device, what: &'a Recompress) -> Result<RecompressJob<'a>, Error> {
         what.check()?;
-        let mut job = Job {
+        let mut job = RecompressJob {
             device,
             what,
             targets: Vec::new(),
             priorities: [0; CODECS],
-            age: device.min_age(what.older_than)?,
+            age: device.zram().min_age(what.older_than)?,
             page: Box::new([0; PAGE_SIZE]),
             report: RecompressReport::default(),
         };
@@ -254,18 +266,21 @@ impl<'a> Job<'a> {
     }
 
     /// The secondaries to work with, in the order of their priorities; and the priorities of all.
-    fn targets(&self, _changing: &Changing<'_>) -> Result<(Vec<Target>, [usize; CODECS]), Error> {
+    fn targets(
+        &self,
+        _changing: &Changing<'_>,
+    ) -> Result<(Vec<RecompressTarget>, [usize; CODECS]), Error> {
         let mut targets = Vec::new();
         let mut priorities = [0; CODECS];
         for priority in 1..PRIORITIES {
-            let Some((index, codec)) = self.device.codecs.of_priority(priority) else {
+            let Some((index, codec)) = self.device.codecs.by_priority(priority) else {
                 continue;
             };
             priorities[usize::from(index)] = priority;
             if self.what.priority.is_some_and(|only| only != priority) {
                 continue;
             }
-            targets.push(Target {
+            targets.push(RecompressTarget {
                 priority,
                 index,
                 tfm: codec.context()?,
@@ -284,7 +299,7 @@ impl<'a> Job<'a> {
     /// Whether the targets are still the device's.
     fn is_current(&self) -> bool {
         self.targets.iter().all(|target| {
-            let now = self.device.codecs.of_priority(target.priority);
+            let now = self.device.codecs.by_priority(target.priority);
             now.is_some_and(|(_, codec)| Arc::ptr_eq(&codec, &target.codec))
         })
     }
@@ -331,7 +346,7 @@ impl<'a> Job<'a> {
         while pages.peek().is_some() {
             let (tried, freed) = (self.report.tried, self.report.bytes_before);
             {
-                // One job at a time: who finds a slot marked knows that he marked it himself.
+                // One slice at a time: a slot that is found marked was marked by this job.
                 let _alone = self.device.post_processing();
                 let changing = self.device.codecs.change();
                 if !self.is_current() {
@@ -348,7 +363,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Works until some pages were tried, or many looked at.
+    /// Works until some pages were tried, or many visited.
     fn slice(&mut self, pages: &mut impl Iterator<Item = u64>) {
         let mut tried = 0;
         for page in pages.take(SLICE * 128) {
@@ -357,16 +372,17 @@ impl<'a> Job<'a> {
                 continue;
             }
             self.report.candidates += 1;
+            self.report.candidate_bytes += len(content) as u64;
             let outcome = self.page(page);
             self.count(&outcome);
-            tried += usize::from(!matches!(outcome, Outcome::Gone));
+            tried += usize::from(!matches!(outcome, PageOutcome::Gone));
             if tried == SLICE {
                 break;
             }
         }
     }
 
-    fn page(&mut self, page: u64) -> Outcome {
+    fn page(&mut self, page: u64) -> PageOutcome {
         let device = self.device;
         let cpu = current_cpu();
         let mut contexts = Contexts::unnoticed(&device.codecs, cpu);
@@ -375,16 +391,16 @@ impl<'a> Job<'a> {
             self.is_candidate(content, flags) && contexts.suit(content) && device.is_sole(content)
         };
         let Some(mut slot) = device.table.begin_post(page, suits) else {
-            return Outcome::Gone;
+            return PageOutcome::Gone;
         };
         slot.accessed();
         let content = slot.content();
         let read = device.read_locked(page, &slot, &mut self.page, &mut contexts);
         drop((slot, contexts));
         if read.is_err() {
-            // Whoever reads the page is told, and it is counted then.
+            // The next reader of the page gets the error, and it is counted then.
             device.table.end_post(page, 0);
-            return Outcome::Gone;
+            return PageOutcome::Gone;
         }
         let before = len(content);
         let Some((algorithm, object)) = self.smaller(content, before) else {
@@ -392,12 +408,12 @@ impl<'a> Job<'a> {
             let marked = last == self.priorities.iter().copied().max();
             let flags = if marked { INCOMPRESSIBLE } else { 0 };
             device.table.end_post(page, flags);
-            return Outcome::NotSmaller { marked };
+            return PageOutcome::NotSmaller { marked };
         };
         let after = object.len();
         let Ok(object) = device.pool.store_past_limit(cpu, object, page as u32) else {
             device.table.end_post(page, 0);
-            return Outcome::NoRoom;
+            return PageOutcome::NoRoom;
         };
         let new = Content::Compressed {
             algorithm,
@@ -410,10 +426,10 @@ impl<'a> Job<'a> {
                 .shard(cpu)
                 .recompressed_pages
                 .fetch_add(1, Relaxed);
-            return Outcome::Smaller { before, after };
+            return PageOutcome::Smaller { before, after };
         }
         device.pool.free(object);
-        Outcome::Gone
+        PageOutcome::Gone
     }
 
     /// The page's object by the first secondary that makes a smaller one than `before`.
@@ -438,18 +454,18 @@ impl<'a> Job<'a> {
         Some((target.index, &target.object[..len]))
     }
 
-    fn count(&mut self, outcome: &Outcome) {
+    fn count(&mut self, outcome: &PageOutcome) {
         let report = &mut self.report;
-        report.tried += u64::from(!matches!(outcome, Outcome::Gone));
+        report.tried += u64::from(!matches!(outcome, PageOutcome::Gone));
         match outcome {
-            Outcome::Gone => {}
-            Outcome::Smaller { before, after } => {
+            PageOutcome::Gone => {}
+            PageOutcome::Smaller { before, after } => {
                 report.recompressed += 1;
                 report.bytes_before += *before as u64;
                 report.bytes_after += *after as u64;
             }
-            Outcome::NotSmaller { marked } => report.incompressible += u64::from(*marked),
-            Outcome::NoRoom => report.no_room += 1,
+            PageOutcome::NotSmaller { marked } => report.incompressible += u64::from(*marked),
+            PageOutcome::NoRoom => report.no_room += 1,
         }
     }
 }

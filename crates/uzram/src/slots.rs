@@ -1,9 +1,9 @@
-//! What each slot holds, as zram's `block_state` tells it.
+//! Lists slots, as zram's `block_state` does.
 
 use std::time::Duration;
 
+use crate::apis::ZramApi;
 use crate::codec::PRIORITIES;
-use crate::device::Device;
 use crate::word::{Content, IDLE, INCOMPRESSIBLE};
 
 /// A page that holds anything, at one moment.
@@ -15,7 +15,7 @@ pub struct Slot {
     pub same: bool,
     /// On the backing.
     pub backed: bool,
-    /// Stored as it is.
+    /// Stored uncompressed.
     pub huge: bool,
     /// Marked idle.
     pub idle: bool,
@@ -27,41 +27,49 @@ pub struct Slot {
     pub accessed: Option<Duration>,
 }
 
-impl Device {
+impl<'a> ZramApi<'a> {
     /// The pages from `first` on that hold anything, in order. Takes no lock; each is as it was at some moment during the
     /// iteration.
-    pub fn slots(&self, first: u64) -> impl Iterator<Item = Slot> + '_ {
-        let of = |priority| self.codecs.of_priority(priority).map(|(index, _)| index);
+    pub fn slots(self, first: u64) -> impl Iterator<Item = Slot> + 'a {
+        let of = |priority| self.0.codecs.by_priority(priority).map(|(index, _)| index);
         let primary = of(0);
         let secondaries: Vec<u8> = (1..PRIORITIES)
             .filter_map(of)
             .filter(|index| Some(*index) != primary)
             .collect();
-        self.table.touched(first, u64::MAX).filter_map(move |page| {
-            let (content, flags) = self.table.peek_flags(page);
-            let backed = match content {
-                Content::Empty => return None,
-                Content::Backed(backed) => Some(backed),
-                _ => None,
-            };
-            Some(Slot {
-                page,
-                same: matches!(content, Content::Same(_) | Content::SameObject { .. }),
-                backed: backed.is_some(),
-                huge: content.is_huge() || backed.is_some_and(|backed| backed.is_huge()),
-                idle: flags & IDLE != 0,
-                recompressed: content
-                    .codec()
-                    .is_some_and(|index| secondaries.contains(&index)),
-                incompressible: flags & INCOMPRESSIBLE != 0,
-                accessed: self.ages.accessed(page),
+        self.0
+            .table
+            .touched(first, u64::MAX)
+            .filter_map(move |page| {
+                let (content, flags) = self.0.table.peek_flags(page);
+                let backed = match content {
+                    Content::Empty => return None,
+                    Content::Backed(backed) => Some(backed),
+                    _ => None,
+                };
+                Some(Slot {
+                    page,
+                    same: matches!(content, Content::Same(_) | Content::SameObject { .. }),
+                    backed: backed.is_some(),
+                    huge: content.is_huge() || backed.is_some_and(|backed| backed.is_huge()),
+                    idle: flags & IDLE != 0,
+                    recompressed: content
+                        .codec()
+                        .is_some_and(|index| secondaries.contains(&index)),
+                    incompressible: flags & INCOMPRESSIBLE != 0,
+                    accessed: self.0.ages.accessed(page),
+                })
             })
-        })
     }
 
     /// How the size classes of the pool are used; those that are not are left out. Each class is counted at some moment
     /// during the call. Takes each bin's lock for as long as its spans are looked at.
-    pub fn pool_classes(&self) -> Vec<uzram_pool::ClassStats> {
-        self.pool.class_stats()
+    pub fn pool_classes(self) -> Vec<uzram_pool::ClassStats> {
+        self.0.pool.class_stats()
+    }
+
+    /// Resets the maximum of memory in use (zram's `mem_used_max`).
+    pub fn reset_mem_used_max(self) {
+        self.0.pool.reset_peak();
     }
 }

@@ -1,7 +1,7 @@
 //! Per-CPU compression streams: a tfm and its buffers for each CPU, instead of a list under a lock.
 //!
-//! A request takes the stream of the CPU it runs on. Should that be held (its holder was descheduled in the
-//! middle of a page), it takes the next one that is free; only when all are held does it wait.
+//! A request takes the stream of its CPU. If that is held (its holder was descheduled in the middle of a page), it
+//! takes the next free one; it waits only when all are held.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,13 +10,13 @@ use uzram_compress::{Error, Tfm};
 
 use crate::PAGE_SIZE;
 
-/// Room for an object that grew: the kernel's two pages.
+/// Room for an object that grew: two pages, as in the kernel.
 const BUFFER: usize = 2 * PAGE_SIZE;
 
-/// What one writer needs while it works on a page.
+/// Buffers and encoder of one writer.
 pub(crate) struct Stream {
     pub(crate) encoder: Encoder,
-    /// Where partial writes put the page together.
+    /// Buffer in which partial writes assemble the page.
     pub(crate) page: Box<[u8; PAGE_SIZE]>,
 }
 

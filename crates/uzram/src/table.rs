@@ -1,4 +1,4 @@
-//! The slot table: one atomic word for each page, its lock, and the parking of those who wait for it.
+//! The slot table: one atomic word for each page, its lock, and parking of waiters.
 //!
 //! The table is reserved memory. A table page of which no slot was ever written is not touched, not even by
 //! reads (reading a hole of a shared mapping would allocate it): a bitmap says which ones were.
@@ -11,21 +11,20 @@ use rustix::thread::futex;
 use uzram_pool::Region;
 
 use crate::PAGE_SIZE;
-use crate::canary::{Canary, sings};
-use crate::layout::Geometry;
+use crate::layout::ImageGeometry;
 use crate::word::{CONTROL, Content, FLAGS, IDLE, LOCKED, POST, WAITERS, WRITING};
 
 /// Slots in a page of the table.
 pub(crate) const SLOTS_PER_PAGE: u64 = (PAGE_SIZE / 8) as u64;
-/// Parking places. Slots share them; a wake-up that was meant for another slot only costs a look.
+/// Futexes to park on. Slots share them; a spurious wake-up costs one look.
 const PARKING_PLACES: usize = 64;
-/// Looks at a held lock before parking: about as long as a page takes to decompress.
+/// Spins on a held lock before parking: about as long as a page takes to decompress.
 const SPINS: u32 = 200;
 
-pub(crate) struct Table {
+pub(crate) struct SlotTable {
     region: Arc<Region>,
     offset: u64,
-    /// Slots of the device as it is, and as large as it may become.
+    /// Slots of the device now, and at its largest size.
     pages: AtomicU64,
     capacity: u64,
     /// One bit for each page of the table that was touched.
@@ -36,7 +35,7 @@ pub(crate) struct Table {
 
 /// A locked slot. Dropping it unlocks the slot with its content unchanged.
 pub(crate) struct SlotGuard<'a> {
-    table: &'a Table,
+    table: &'a SlotTable,
     page: u64,
     /// The word without `LOCKED` and `WAITERS`.
     word: u64,
@@ -44,14 +43,14 @@ pub(crate) struct SlotGuard<'a> {
 
 /// The sole right to write a slot, held while others may still read it.
 pub(crate) struct WriteGuard<'a> {
-    table: &'a Table,
+    table: &'a SlotTable,
     page: u64,
 }
 
-impl Table {
-    pub(crate) fn new(region: Arc<Region>, geometry: &Geometry) -> std::io::Result<Table> {
+impl SlotTable {
+    pub(crate) fn new(region: Arc<Region>, geometry: &ImageGeometry) -> std::io::Result<SlotTable> {
         let table_pages = geometry.table_bytes / PAGE_SIZE as u64;
-        Ok(Table {
+        Ok(SlotTable {
             region,
             offset: geometry.table_offset,
             pages: AtomicU64::new(geometry.pages),
@@ -74,8 +73,8 @@ impl Table {
         ranges.map(|(at, len)| ((at - self.offset) / 8, len / 8))
     }
 
-    /// Takes over a slot as another process left it: clears its control bits and the mark of post-processing, since
-    /// whoever set them is dead, and returns the rest. Only before the device is in use.
+    /// Takes over a slot of a dead process: clears its control bits and *under post-processing*, and returns the
+    /// rest. Only before the device is in use.
     pub(crate) fn take_over(&self, page: u64) -> u64 {
         self.touch(page);
         let slot = self.word(page);
@@ -86,7 +85,7 @@ impl Table {
         word & !(CONTROL | POST)
     }
 
-    /// Brings the slots from `first` to the last of the device into memory.
+    /// Makes the slots from `first` to the last of the device resident.
     pub(crate) fn populate(&self, first: u64) -> std::io::Result<()> {
         let first = first / SLOTS_PER_PAGE * SLOTS_PER_PAGE;
         let len = ((self.pages() - first) * 8).next_multiple_of(PAGE_SIZE as u64);
@@ -108,7 +107,7 @@ impl Table {
         self.capacity
     }
 
-    /// Gives the device that many slots, at most as many as it may have.
+    /// Sets the number of slots, at most the capacity.
     pub(crate) fn set_pages(&self, pages: u64) {
         assert!(pages <= self.capacity, "{pages} of {} slots", self.capacity);
         self.pages.store(pages, Release);
@@ -119,7 +118,7 @@ impl Table {
         self.touched_pages.load(Relaxed) * PAGE_SIZE as u64
     }
 
-    /// What a page holds at this moment, without its lock. An object named here may be gone already.
+    /// What a page holds at this moment, without its lock. The object may be gone already.
     pub(crate) fn peek(&self, page: u64) -> Content {
         if self.is_touched(page) {
             Content::decode(self.word(page).load(Acquire))
@@ -128,7 +127,7 @@ impl Table {
         }
     }
 
-    /// As [`Table::peek`], with the flags.
+    /// As [`SlotTable::peek`], with the flags.
     pub(crate) fn peek_flags(&self, page: u64) -> (Content, u64) {
         if !self.is_touched(page) {
             return (Content::Empty, 0);
@@ -142,7 +141,7 @@ impl Table {
         self.touched_in(first, end.min(self.pages()))
     }
 
-    /// As [`Table::touched`], beyond the end of the device, too.
+    /// As [`SlotTable::touched`], beyond the end of the device, too.
     pub(crate) fn touched_in(&self, first: u64, end: u64) -> impl Iterator<Item = u64> + '_ {
         let end = end.min(self.capacity);
         let mut at = first;
@@ -163,7 +162,7 @@ impl Table {
         word & LOCKED == 0 && suits(Content::decode(word)) && marked(word).is_ok()
     }
 
-    /// Takes the idle mark from a slot that is unlocked at this moment.
+    /// Clears the idle mark of a slot that is unlocked at this moment.
     pub(crate) fn unmark_idle(&self, page: u64) {
         let slot = self.word(page);
         let word = slot.load(Acquire);
@@ -172,8 +171,8 @@ impl Table {
         }
     }
 
-    /// Begins to work on what a slot holds: whoever gets the guard works alone, with the slot unlocked, until somebody
-    /// publishes something new or [`Table::end_post`] is called. `suits` is asked under the lock.
+    /// Starts post-processing of a slot that `suits`, which is asked under the lock. The caller works alone, with the
+    /// slot unlocked, until new contents are published or [`SlotTable::end_post`] is called.
     pub(crate) fn begin_post(
         &self,
         page: u64,
@@ -188,15 +187,15 @@ impl Table {
         Some(slot)
     }
 
-    /// Locks a slot to change how it keeps what it held when the caller began to work on it; `None` if that is gone.
+    /// Locks a slot to publish another form of its content; `None` if the content changed since `begin_post`.
     pub(crate) fn lock_post(&self, page: u64) -> Option<SlotGuard<'_>> {
-        // A partial write that is under way will publish something else in a moment.
+        // A partial write in flight will publish something else in a moment.
         let slot = self.lock(page);
         let marked = slot.word & (POST | WRITING) == POST;
-        (marked || sings(Canary::KeepUnmarked)).then_some(slot)
+        marked.then_some(slot)
     }
 
-    /// Ends the work on a slot without a new content. Its flags are `set` besides those it has.
+    /// Ends post-processing without new content, and adds the flags `set`.
     pub(crate) fn end_post(&self, page: u64, set: u64) {
         let mut slot = self.lock(page);
         if slot.word & POST != 0 {
@@ -221,7 +220,7 @@ impl Table {
         self.lock_when_clear(page, LOCKED | WRITING)
     }
 
-    /// Publishes new contents (an encoded word) as [`Table::lock_to_write`] and [`SlotGuard::publish`] do, in one step where
+    /// Publishes new contents (an encoded word) as [`SlotTable::lock_to_write`] and [`SlotGuard::publish`] do, in one step where
     /// nobody has the slot. Returns what was there: its object, if any, is the caller's to free.
     pub(crate) fn replace(&self, page: u64, word: u64) -> Content {
         self.touch(page);
@@ -230,7 +229,7 @@ impl Table {
         // Acquire: sees the object that was published before; Release: this one is complete before its word can be seen.
         if old & CONTROL == 0
             && slot
-                .compare_exchange(old, old & kept() | word, AcqRel, Relaxed)
+                .compare_exchange(old, old & KEPT | word, AcqRel, Relaxed)
                 .is_ok()
         {
             return Content::decode(old);
@@ -238,7 +237,7 @@ impl Table {
         self.lock_to_write(page).publish(word)
     }
 
-    /// Has a slot come nearer that will be written soon.
+    /// Prefetches a slot that is about to be written.
     pub(crate) fn prefetch(&self, page: u64) {
         self.region.prefetch(self.offset + page * 8, 8);
     }
@@ -269,10 +268,10 @@ impl Table {
         }
     }
 
-    /// Sleeps until the slot is unlocked, if it still has the value `word`. May return early.
+    /// Sleeps until the slot is unlocked, if its value is still `word`. May return early.
     fn park(&self, page: u64, slot: &AtomicU64, word: u64) {
         let place = self.parking_place(page);
-        // Taken before the bit is set: whoever unlocks after that changes it, and the wait does not begin.
+        // Read before the bit is set: an unlock after that changes it, and the wait returns at once.
         let ticket = place.load(Acquire);
         if slot
             .compare_exchange(word, word | WAITERS, AcqRel, Relaxed)
@@ -282,7 +281,7 @@ impl Table {
         }
     }
 
-    /// Stores a slot's new value, unlocked, and wakes who waits for it.
+    /// Stores a slot's new value, unlocked, and wakes its waiters.
     fn unlock(&self, page: u64, word: u64) {
         // Release: the object is complete before its word can be seen.
         let before = self.word(page).swap(word, AcqRel);
@@ -319,13 +318,7 @@ impl Table {
 }
 
 /// The bits of a slot that stay when new contents are published.
-fn kept() -> u64 {
-    if sings(Canary::FlagsStay) {
-        WRITING | FLAGS & !POST
-    } else {
-        WRITING
-    }
-}
+const KEPT: u64 = WRITING;
 
 impl<'a> SlotGuard<'a> {
     /// What the slot holds. It stays so, and its object stays in place, while the guard lives.
@@ -333,7 +326,7 @@ impl<'a> SlotGuard<'a> {
         Content::decode(self.word)
     }
 
-    /// Notes that the slot was read: it is not idle any more.
+    /// Clears the idle mark: the slot was read.
     pub(crate) fn accessed(&mut self) {
         self.word &= !IDLE;
     }
@@ -343,24 +336,19 @@ impl<'a> SlotGuard<'a> {
     pub(crate) fn publish(self, word: u64) -> Content {
         let old = self.content();
         let this = std::mem::ManuallyDrop::new(self);
-        this.table.unlock(this.page, this.word & kept() | word);
+        this.table.unlock(this.page, this.word & KEPT | word);
         old
     }
 
-    /// The slot's object lies at another handle now. All else of the word stays as it is.
+    /// Replaces the handle of the slot's object. The rest of the word stays.
     pub(crate) fn relocate(mut self, handle: u64) {
         self.word = crate::word::relocated(self.word, handle);
     }
 
-    /// Lets readers in but keeps other writers out until the returned guard publishes or is dropped.
+    /// Downgrades the lock to *writing*: admits readers and excludes writers until the guard publishes or is dropped.
     pub(crate) fn keep_writing(self) -> WriteGuard<'a> {
         let this = std::mem::ManuallyDrop::new(self);
-        let writing = if sings(Canary::PartUnlocked) {
-            0
-        } else {
-            WRITING
-        };
-        this.table.unlock(this.page, this.word | writing);
+        this.table.unlock(this.page, this.word | WRITING);
         WriteGuard {
             table: this.table,
             page: this.page,
@@ -399,10 +387,10 @@ mod tests {
 
     use super::*;
 
-    fn table(pages: u64) -> Table {
-        let geometry = Geometry::new(pages, 1);
+    fn table(pages: u64) -> SlotTable {
+        let geometry = ImageGeometry::new(pages, 1);
         let region = Arc::new(Region::memfd("uzram-table-test", geometry.image_bytes()).unwrap());
-        Table::new(region, &geometry).unwrap()
+        SlotTable::new(region, &geometry).unwrap()
     }
 
     #[test]

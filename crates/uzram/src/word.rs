@@ -13,16 +13,16 @@
 //! | 50..39 | object length less one; shared or on the backing device 4096 means that it is not compressed |
 //! | 38..0 | object handle (offset in the arena in units of 8 bytes), or location on the backing device (likewise) |
 //!
-//! Every new content is published with the three flags clear. So whoever finds *under post-processing* still set knows
-//! that the slot holds what it held when he set it, wherever its object may have moved.
+//! New contents are always published with the three flags clear. So *under post-processing*, where still set, proves
+//! that the slot holds what it held when the bit was set, wherever its object has moved.
 //!
 //! A same-filled page repeats one 64-bit word. 51 bits (50..0) are left to hold it: bit 50 set, a 32-bit
 //! pattern that is repeated twice; clear, a number of 50 bits, sign-extended. That covers zeros, ones, every
 //! repeated byte, 16- and 32-bit pattern and user-space addresses; any other word goes to an object of 8 bytes.
 
-/// Somebody reads the object or changes the word.
+/// Locked: the object is being read or the word changed.
 pub(crate) const LOCKED: u64 = 1 << 63;
-/// Somebody is parked until the word changes.
+/// A thread is parked until the word changes.
 pub(crate) const WAITERS: u64 = 1 << 62;
 /// A partial write is under way.
 pub(crate) const WRITING: u64 = 1 << 61;
@@ -31,7 +31,7 @@ pub(crate) const CONTROL: u64 = LOCKED | WAITERS | WRITING;
 
 /// Neither read nor written since it was marked.
 pub(crate) const IDLE: u64 = 1 << 57;
-/// Somebody works on what the slot holds, without the lock.
+/// Under post-processing: a job works on the content, without the lock.
 pub(crate) const POST: u64 = 1 << 56;
 /// Recompression did not make it smaller.
 pub(crate) const INCOMPRESSIBLE: u64 = 1 << 55;
@@ -51,7 +51,7 @@ const HUGE: u64 = 4 << STATE;
 const BACKED: u64 = 5 << STATE;
 const SHARED: u64 = 6 << STATE;
 
-/// What a word says of its page.
+/// The content that a word describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Never written, or discarded.
@@ -88,7 +88,7 @@ pub(crate) struct Backed {
 }
 
 impl Backed {
-    /// Whether it is a page as it is.
+    /// Whether it is an uncompressed page.
     pub(crate) fn is_huge(self) -> bool {
         usize::from(self.len) == crate::PAGE_SIZE
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use common::{memfd, reopen};
 use uzram::{Choice, Device, Error, HeaderError, Training, Zeroes};
+use uzram_testkit::Random;
 
 const SIZE: u64 = 64 << 20;
 const PAGES: u64 = SIZE / 4096;
@@ -33,18 +34,16 @@ fn builder() -> uzram::Builder {
 fn content(page: u64, seq: u32) -> [u8; 4096] {
     let stamp = page << 32 | u64::from(seq);
     let mut bytes = [0; 4096];
-    let mut state = stamp.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Random::new(stamp);
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let noise = match seq % 35 {
             n if n % 7 == 0 => 0,
             n if n % 5 == 0 => u64::MAX,
             n => u64::from(n) << (at % 16),
         };
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        let noise = random.next() & noise;
         // The first word is the stamp itself.
-        *word = (stamp ^ if at > 0 { state & noise } else { 0 }).to_ne_bytes();
+        *word = (stamp ^ if at > 0 { noise } else { 0 }).to_ne_bytes();
     }
     bytes
 }
@@ -294,15 +293,12 @@ fn child_that_writes() {
     let first: u32 = std::env::var("UZRAM_TEST_SEQ").unwrap().parse().unwrap();
     let seq = AtomicU32::new(first);
     let work = |thread: u64| {
-        let mut random = u64::from(first) << 8 | thread;
+        let mut random = Random::new(u64::from(first) << 8 | thread);
         loop {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
             // Each page has one writer.
-            let page = (random >> 33) % 500 * 2 + thread;
+            let page = random.below(500) * 2 + thread;
             let seq = seq.fetch_add(1, Relaxed);
-            if random >> 60 == 0 {
+            if random.below(16) == 0 {
                 device.discard(page * 4096, 4096).unwrap();
                 writeln!(std::io::stderr(), "{page} 0").unwrap();
             } else {
@@ -317,7 +313,7 @@ fn child_that_writes() {
         scope.spawn(|| {
             for round in first.. {
                 let _ = device.set_algorithm(&choice(round));
-                let _ = device.train(&Training {
+                let _ = device.jobs().train(&Training {
                     sample_pages: 64,
                     dictionary_bytes: 2048,
                     rule: |_, _| Ok("always".into()),
@@ -328,7 +324,7 @@ fn child_that_writes() {
         // And objects are moved.
         scope.spawn(|| {
             loop {
-                let moved = device.compact(50_000).objects_moved;
+                let moved = device.jobs().compact(50_000).objects_moved;
                 if moved > 0 {
                     writeln!(std::io::stderr(), "{MOVED} {moved}").unwrap();
                 }

@@ -8,28 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{memfd, reopen};
-use uzram::store::inject::{Fault, FaultyStorage, Rule};
-use uzram::store::{FileOptions, FileStorage};
-use uzram::{Choice, Device, Ended, Error, Kind, Recompress, Writeback, WritebackReport};
+use rustix::io::Errno;
+use uzram::{Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport};
+use uzram_backing::inject::{Fault, FaultyDisk, Rule};
+use uzram_backing::{FileDisk, FileOptions};
+use uzram_testkit::Random;
+use uzram_testkit::data::partly_noise;
 
 const SIZE: u64 = 64 << 20;
 const STORE: u64 = 16 << 20;
 
 /// `noisy` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
 fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {
-    let mut state = (number << 20 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut page = [0u8; 4096];
-    for (at, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        if at as u64 % 8 < noisy {
-            *word = state.to_ne_bytes();
-        } else {
-            word[..4].copy_from_slice(&(state as u32 % 7).to_ne_bytes());
-        }
-    }
-    page
+    partly_noise(number << 20 ^ seed, noisy)
 }
 
 fn fill(device: &Device, count: u64) {
@@ -50,11 +41,12 @@ fn check(device: &Device, count: u64) {
 
 fn run(device: &Device, what: &Writeback) -> WritebackReport {
     device
+        .zram()
         .writeback(what, &mut |_| ControlFlow::Continue(()))
         .unwrap()
 }
 
-fn of_kind(kind: Kind) -> Writeback {
+fn of_kind(kind: PageKind) -> Writeback {
     Writeback {
         kind,
         ..Writeback::default()
@@ -65,6 +57,7 @@ fn of_kind(kind: Kind) -> Writeback {
 fn with_backing(device: Device) -> (Device, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     device
+        .zram()
         .attach_backing(&dir.path().join("store"), Some(STORE))
         .unwrap();
     (device, dir)
@@ -75,14 +68,15 @@ fn plain() -> Device {
 }
 
 /// A device whose backing fails as it is told.
-fn with_faults() -> (Device, FaultyStorage, tempfile::TempDir) {
+fn with_faults() -> (Device, FaultyDisk, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let file = FileStorage::open(&path, FileOptions::default()).unwrap();
-    let faulty = FaultyStorage::new(Arc::new(file));
+    let file = FileDisk::open(&path, FileOptions::default()).unwrap();
+    let faulty = FaultyDisk::new(Arc::new(file));
     let device = plain();
     device
-        .attach_storage(&path, Arc::new(faulty.clone()), STORE)
+        .zram()
+        .attach_disk(&path, Arc::new(faulty.clone()), STORE)
         .unwrap();
     (device, faulty, dir)
 }
@@ -105,8 +99,8 @@ fn pages_leave_memory_and_are_read_as_before() {
         "memory went back: {after:?}"
     );
     assert_eq!(after.backed_data_size_bytes, before.compr_data_size_bytes);
-    let backing = device.backing().unwrap();
-    assert_eq!(backing.store.live_objects, report.written);
+    let backing = device.zram().backing().unwrap();
+    assert_eq!(backing.stats.live_objects, report.written);
     check(&device, 2000);
     assert_eq!(device.stats().backed_reads, report.written);
     // Parts of pages, and pages anew.
@@ -120,7 +114,7 @@ fn pages_leave_memory_and_are_read_as_before() {
     device.discard(0, SIZE).unwrap();
     let stats = device.stats();
     assert_eq!((stats.backed_pages, stats.orig_data_size_bytes), (0, 0));
-    assert_eq!(device.backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 0);
 }
 
 #[test]
@@ -129,13 +123,13 @@ fn kinds_ranges_and_limits_choose_the_pages() {
     fill(&device, 900);
     let huge = device.stats().huge_pages;
     assert!(huge >= 100);
-    assert_eq!(run(&device, &of_kind(Kind::Idle)).candidates, 0);
-    assert_eq!(run(&device, &of_kind(Kind::Huge)).written, huge);
+    assert_eq!(run(&device, &of_kind(PageKind::Idle)).candidates, 0);
+    assert_eq!(run(&device, &of_kind(PageKind::Huge)).written, huge);
     assert_eq!(device.stats().huge_pages, 0);
-    device.mark_idle(None).unwrap();
+    device.zram().mark_idle(None).unwrap();
     let what = Writeback {
         pages: vec![10..20, 30..31],
-        ..of_kind(Kind::Idle)
+        ..of_kind(PageKind::Idle)
     };
     let in_memory = |n: &u64| !matches!(n % 9, 0 | 8);
     let expected = (10..20).chain(30..31).filter(in_memory).count() as u64;
@@ -146,11 +140,11 @@ fn kinds_ranges_and_limits_choose_the_pages() {
         ..Writeback::default()
     };
     assert_eq!(run(&device, &what).written, 7);
-    device.set_writeback_limit(Some(5));
+    device.zram().set_writeback_limit(Some(5));
     let report = run(&device, &Writeback::default());
     assert_eq!((report.written, report.ended), (5, Some(Ended::Limit)));
-    assert_eq!(device.writeback_limit(), Some(0));
-    device.set_writeback_limit(None);
+    assert_eq!(device.zram().writeback_limit(), Some(0));
+    device.zram().set_writeback_limit(None);
     let report = run(&device, &Writeback::default());
     assert!(report.written > 400 && report.ended.is_none(), "{report:?}");
     check(&device, 900);
@@ -163,7 +157,7 @@ fn pages_come_back_on_request_and_before_the_backing_goes() {
     let stats = device.stats();
     run(&device, &Writeback::default());
     let mut go_on = |_| ControlFlow::Continue(());
-    let some = device.promote(Some(0..100), &mut go_on).unwrap();
+    let some = device.zram().promote(Some(0..100), &mut go_on).unwrap();
     assert!(
         some.pages > 80 && device.stats().backed_pages > 300,
         "{some:?}"
@@ -171,27 +165,33 @@ fn pages_come_back_on_request_and_before_the_backing_goes() {
     // Not while there is no room.
     device.set_mem_limit_bytes(64 << 10);
     assert!(matches!(
-        device.detach_backing(),
+        device.zram().detach_backing(),
         Err(Error::NoSpace { .. })
     ));
-    assert!(device.backing().is_some());
+    assert!(device.zram().backing().is_some());
     check(&device, 500);
     device.set_mem_limit_bytes(0);
-    device.detach_backing().unwrap();
+    device.zram().detach_backing().unwrap();
     assert_eq!(
         device.stats().compr_data_size_bytes,
         stats.compr_data_size_bytes
     );
-    assert_eq!((device.backing(), device.stats().backed_pages), (None, 0));
+    assert_eq!(
+        (device.zram().backing(), device.stats().backed_pages),
+        (None, 0)
+    );
     check(&device, 500);
-    let error = device.writeback(&Writeback::default(), &mut |_| ControlFlow::Continue(()));
+    let error = device
+        .zram()
+        .writeback(&Writeback::default(), &mut |_| ControlFlow::Continue(()));
     assert!(error.unwrap_err().to_string().contains("attach one first"));
     // The file can be taken again, by another device, too.
     let other = plain();
     other
+        .zram()
         .attach_backing(&dir.path().join("store"), None)
         .unwrap();
-    assert_eq!(other.backing().unwrap().store.size_bytes, STORE);
+    assert_eq!(other.zram().backing().unwrap().stats.size_bytes, STORE);
 }
 
 #[test]
@@ -199,14 +199,18 @@ fn a_backing_is_checked_before_it_is_taken() {
     let device = plain();
     let dir = tempfile::tempdir().unwrap();
     let refused = |device: &Device, path: &Path, size| {
-        let error = device.attach_backing(path, size).unwrap_err().to_string();
-        assert!(device.backing().is_none());
+        let error = device
+            .zram()
+            .attach_backing(path, size)
+            .unwrap_err()
+            .to_string();
+        assert!(device.zram().backing().is_none());
         error
     };
     let somebodys = dir.path().join("letter.txt");
     std::fs::write(&somebodys, vec![b'a'; 4 << 20]).unwrap();
     let error = refused(&device, &somebodys, None);
-    assert!(error.contains("no uzram store"), "{error}");
+    assert!(error.contains("no uzram backing"), "{error}");
     assert_eq!(std::fs::read(&somebodys).unwrap(), vec![b'a'; 4 << 20]);
     let new = dir.path().join("new");
     let error = refused(&device, &new, None);
@@ -216,13 +220,15 @@ fn a_backing_is_checked_before_it_is_taken() {
     assert!(refused(&device, Path::new("/dev/null"), None).contains("regular file"));
     assert!(refused(&device, Path::new("/dev/no-such"), None).contains("No such file"));
     let store = dir.path().join("store");
-    device.attach_backing(&store, Some(STORE)).unwrap();
+    device.zram().attach_backing(&store, Some(STORE)).unwrap();
     let error = plain()
+        .zram()
         .attach_backing(&store, None)
         .unwrap_err()
         .to_string();
     assert!(error.contains("another process"), "{error}");
     let error = device
+        .zram()
         .attach_backing(&new, Some(STORE))
         .unwrap_err()
         .to_string();
@@ -235,7 +241,7 @@ fn a_new_process_finds_what_is_on_the_backing() {
     let device = Device::builder(SIZE).build_in(reopen(&file)).unwrap();
     let (device, dir) = with_backing(device);
     fill(&device, 600);
-    device.mark_idle(None).unwrap();
+    device.zram().mark_idle(None).unwrap();
     run(
         &device,
         &Writeback {
@@ -248,7 +254,7 @@ fn a_new_process_finds_what_is_on_the_backing() {
     let attach = || Device::builder(0).attach(reopen(&file));
     let device = attach().unwrap();
     assert_eq!(device.stats().backed_pages, stats.backed_pages);
-    assert_eq!(device.backing().unwrap().store.live_objects, 300);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 300);
     check(&device, 600);
     // Gone, another's, or damaged: refused in words.
     drop(device);
@@ -260,10 +266,10 @@ fn a_new_process_finds_what_is_on_the_backing() {
         assert!(error.contains(what) && error.contains("store"), "{error}");
     };
     refused("it is gone");
-    plain().attach_backing(&store, Some(STORE)).unwrap();
+    plain().zram().attach_backing(&store, Some(STORE)).unwrap();
     refused("another device");
     std::fs::write(&store, b"short").unwrap();
-    refused("no uzram store");
+    refused("no uzram backing");
     std::fs::rename(&aside, &store).unwrap();
     let device = attach().unwrap();
     check(&device, 600);
@@ -271,7 +277,7 @@ fn a_new_process_finds_what_is_on_the_backing() {
     device.discard(0, SIZE).unwrap();
     drop(device);
     std::fs::remove_file(&store).unwrap();
-    assert_eq!(attach().unwrap().backing(), None);
+    assert_eq!(attach().unwrap().zram().backing(), None);
 }
 
 #[test]
@@ -280,7 +286,7 @@ fn what_the_disk_refuses_stays_in_memory() {
     fill(&device, 1500);
     let stats = device.stats();
     // One write in between.
-    faults.add(Rule::writes(Fault::Error(5)).after(1, 1));
+    faults.add(Rule::writes(Fault::Error(Errno::IO)).after(1, 1));
     let report = run(&device, &Writeback::default());
     assert!(report.failed > 50 && report.written > 500, "{report:?}");
     assert_eq!(device.stats().failed_writebacks, report.failed);
@@ -290,7 +296,7 @@ fn what_the_disk_refuses_stays_in_memory() {
     device.discard(0, SIZE).unwrap();
     fill(&device, 1500);
     faults.clear();
-    faults.add(Rule::writes(Fault::Error(28)));
+    faults.add(Rule::writes(Fault::Error(Errno::NOSPC)));
     let report = run(&device, &Writeback::default());
     assert_eq!((report.written, report.ended), (0, Some(Ended::Failing)));
     assert_eq!(
@@ -342,14 +348,14 @@ fn a_page_that_cannot_be_read_is_an_error_and_only_that() {
     let (device, faults, _dir) = with_faults();
     fill(&device, 300);
     run(&device, &Writeback::default());
-    faults.add(Rule::reads(Fault::Error(5)).after(0, 1));
+    faults.add(Rule::reads(Fault::Error(Errno::IO)).after(0, 1));
     let mut back = [0; 4096];
     let error = device.read_at(&mut back, 3 * 4096).unwrap_err();
     assert_eq!(error.errno(), 5);
     assert!(error.to_string().contains("page 3"), "{error}");
     assert_eq!(device.stats().failed_reads, 1);
     check(&device, 300);
-    device.detach_backing().unwrap();
+    device.zram().detach_backing().unwrap();
     check(&device, 300);
 }
 
@@ -375,11 +381,11 @@ fn a_torn_backing_is_found_by_its_checksums() {
     }
     assert!(lost > 50 && lost < report.written, "{lost} of {report:?}");
     // Such a page cannot be brought back either, and the backing stays. It can be written anew.
-    assert!(device.detach_backing().is_err());
+    assert!(device.zram().detach_backing().is_err());
     faults.clear();
     fill(&device, 300);
     check(&device, 300);
-    device.detach_backing().unwrap();
+    device.zram().detach_backing().unwrap();
     check(&device, 300);
 }
 
@@ -390,7 +396,7 @@ fn space_on_the_backing_is_used_again() {
     let count = 4000;
     let mut seeds = vec![0u64; count as usize];
     fill(&device, count);
-    let mut state = 1u64;
+    let mut random = Random::new(1);
     for round in 1..40u64 {
         let report = run(&device, &Writeback::default());
         assert_eq!(
@@ -399,17 +405,14 @@ fn space_on_the_backing_is_used_again() {
             "round {round}: {report:?}"
         );
         for _ in 0..count / 2 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let number = (state >> 33) % count;
+            let number = random.below(count);
             seeds[number as usize] = round;
             device
                 .write_at(&page(number, round, number % 9), number * 4096)
                 .unwrap();
         }
     }
-    let written = device.backing().unwrap().store.bytes_written;
+    let written = device.zram().backing().unwrap().stats.bytes_written;
     assert!(written > 6 * STORE, "{written}");
     let mut back = [0; 4096];
     for number in 0..count {
@@ -424,9 +427,9 @@ fn space_on_the_backing_is_used_again() {
         device.discard(number * 4096, 4096).unwrap();
     }
     run(&device, &Writeback::default());
-    let before = device.backing().unwrap().store;
-    assert!(device.tidy_backing(usize::MAX).unwrap() > 3);
-    let after = device.backing().unwrap().store;
+    let before = device.zram().backing().unwrap().stats;
+    assert!(device.zram().compact_backing(usize::MAX).unwrap() > 3);
+    let after = device.zram().backing().unwrap().stats;
     assert!(
         after.free_segments > before.free_segments,
         "{before:?} {after:?}"
@@ -479,12 +482,19 @@ fn writers_readers_and_the_backing_at_once() {
         }
         let mut go_on = |_| ControlFlow::Continue(());
         while !writers.iter().all(|writer| writer.is_finished()) {
-            device.writeback(&Writeback::default(), &mut go_on).unwrap();
-            device.promote(Some(0..PAGES / 4), &mut go_on).unwrap();
             device
+                .zram()
+                .writeback(&Writeback::default(), &mut go_on)
+                .unwrap();
+            device
+                .zram()
+                .promote(Some(0..PAGES / 4), &mut go_on)
+                .unwrap();
+            device
+                .zram()
                 .recompress(&Recompress::default(), &mut go_on)
                 .unwrap();
-            device.tidy_backing(4).unwrap();
+            device.zram().compact_backing(4).unwrap();
         }
     });
     let stats = device.stats();
@@ -493,7 +503,7 @@ fn writers_readers_and_the_backing_at_once() {
         "{stats:?}"
     );
     device.discard(0, SIZE).unwrap();
-    assert_eq!(device.backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 0);
     assert_eq!(device.stats().compr_data_size_bytes, 0);
 }
 
@@ -522,8 +532,9 @@ fn a_backing_is_given_up_while_parts_of_pages_are_written() {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..100 {
                 run(&device, &Writeback::default());
-                device.detach_backing().unwrap();
+                device.zram().detach_backing().unwrap();
                 device
+                    .zram()
                     .attach_backing(&dir.path().join("store"), Some(STORE))
                     .unwrap();
             }
@@ -532,7 +543,7 @@ fn a_backing_is_given_up_while_parts_of_pages_are_written() {
         ended.unwrap();
     });
     device.discard(0, SIZE).unwrap();
-    assert_eq!(device.backing().unwrap().store.live_objects, 0);
+    assert_eq!(device.zram().backing().unwrap().stats.live_objects, 0);
 }
 
 /// A page that is named twice is written back once. Found by the state machine (`tests/machine`, seed 1795571455250851): of a page
@@ -553,7 +564,7 @@ fn ranges_that_overlap_name_a_page_once() {
         pages: vec![0..1, 0..16_000, 0..1],
         ..Writeback::default()
     };
-    let (pages, _) = device.writable_back(&what);
+    let pages = device.zram().writable_back(&what).candidates;
     let report = std::thread::scope(|scope| {
         let job = scope.spawn(|| run(&device, &what));
         while faults.fired() == 0 {

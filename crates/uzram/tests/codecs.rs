@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use common::{memfd, reopen};
 use uzram::{Choice, CodecStats, Device, Error, HeaderError, Training};
+use uzram_testkit::data::{noise_before, record_page as page};
 
 const SIZE: u64 = 64 << 20;
 /// Where the priorities stand: the third word of the second page.
@@ -16,24 +17,6 @@ const ROLES_AT: u64 = 4096 + 16;
 /// Records of 256 bytes in the third page; a dictionary's area of 1 MiB for each behind the table, which is short here.
 const RECORDS_AT: u64 = 8192;
 const AREA: u64 = 1 << 20;
-
-/// Records as a program has them in memory: much in common, none the same.
-fn page(number: u64) -> [u8; 4096] {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut text = String::new();
-    while text.len() < 4096 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let n = state >> 33;
-        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
-        text += &format!(
-            "{{\"type\":\"{kind}\",\"identifier\":{n},\"flags\":\"0x{:08x}\"}}\n",
-            n * 7
-        );
-    }
-    text.as_bytes()[..4096].try_into().unwrap()
-}
 
 fn fill(device: &Device, pages: std::ops::Range<u64>) {
     for number in pages {
@@ -65,7 +48,7 @@ fn summary(codecs: &[CodecStats]) -> Vec<(&str, &str, u64, u64, Vec<usize>)> {
         .iter()
         .map(|c| {
             (
-                c.driver,
+                c.driver.as_str(),
                 c.params.as_str(),
                 c.dictionary_bytes,
                 c.objects,
@@ -235,6 +218,7 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
             ..Training::default()
         };
         let tried = device
+            .jobs()
             .train(&Training {
                 dry_run: true,
                 ..training.clone()
@@ -244,7 +228,7 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
         assert_eq!(tried.reason, "smaller; only tried");
         assert!(tried.speed_ratio > 0.0);
         assert_eq!(device.stats(), before);
-        let report = device.train(&training).unwrap();
+        let report = device.jobs().train(&training).unwrap();
         assert_eq!((report.pages_sampled, report.pages_judged), (1200, 600));
         assert!(report.adopted, "{report:?}");
         assert!(
@@ -260,7 +244,7 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
         assert!(after.compr_data_size_bytes * 20 < before.compr_data_size_bytes * 19);
         assert_eq!((after.failed_reads, after.failed_writes), (0, 0));
         // Once more: what it has is as good.
-        let again = device.train(&training).unwrap();
+        let again = device.jobs().train(&training).unwrap();
         assert!(!again.adopted);
         assert!(again.ratio_after < again.ratio_before * 1.05, "{again:?}");
     }
@@ -269,37 +253,30 @@ fn training_helps_with_pages_that_have_much_in_common_and_leaves_no_trace() {
 #[test]
 fn training_refuses_what_cannot_be_learned() {
     let device = Device::builder(SIZE).algorithm("deflate").build().unwrap();
-    let error = device.train(&Training::default()).unwrap_err();
+    let error = device.jobs().train(&Training::default()).unwrap_err();
     assert!(
         error.to_string().contains("these take one: lz4-liblz4"),
         "{error}"
     );
     device.set_algorithm(&Choice::new("zstd")).unwrap();
-    let error = device.train(&Training::default()).unwrap_err();
+    let error = device.jobs().train(&Training::default()).unwrap_err();
     assert!(error.to_string().contains("0 samples"), "{error}");
     fill(&device, 0..200);
     let training = Training {
         dictionary_bytes: 2 << 20,
         ..Training::default()
     };
-    let error = device.train(&training).unwrap_err();
+    let error = device.jobs().train(&training).unwrap_err();
     assert!(
         error.to_string().contains("256 to 1048576 bytes"),
         "{error}"
     );
     // Noise: nothing in common, or a dictionary that does not pay.
-    let mut noise = 1u64;
     for number in 0..400 {
-        let mut bytes = [0; 4096];
-        for byte in &mut bytes[..3000] {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            *byte = (noise >> 56) as u8;
-        }
+        let bytes = noise_before(number, 3000, 0);
         device.write_at(&bytes, number * 4096).unwrap();
     }
-    match device.train(&Training::default()) {
+    match device.jobs().train(&Training::default()) {
         Ok(report) => assert!(!report.adopted, "{report:?}"),
         Err(error) => assert_eq!(error.errno(), 22),
     }

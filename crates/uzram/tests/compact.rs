@@ -5,21 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use uzram::{CompactReport, Device, Error, PAGE_SIZE};
+use uzram_testkit::Random;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
 
 /// A page that says which page and which write it is of, with as much noise as the write's number says. Every 16th is
 /// incompressible, every 17th same-filled.
 fn content(page: u64, seq: u64) -> [u8; PAGE_SIZE] {
     let stamp = page << 32 | seq;
-    let mut random = stamp | 1 << 63;
+    let mut random = Random::new(stamp);
     let noise = match seq {
         s if s.is_multiple_of(17) => return *filled(stamp).as_array().expect("a page"),
         s if s.is_multiple_of(16) => PAGE_SIZE / 8,
@@ -29,7 +23,7 @@ fn content(page: u64, seq: u64) -> [u8; PAGE_SIZE] {
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let value = match at {
             0 => stamp,
-            _ if at < noise => next(&mut random) << 31 | next(&mut random),
+            _ if at < noise => random.next(),
             _ => seq,
         };
         *word = value.to_ne_bytes();
@@ -56,9 +50,9 @@ fn read(device: &Device, page: u64) -> [u8; PAGE_SIZE] {
 
 /// Writes pages at random until the device holds what many writes of drifting sizes leave. Returns each page's write.
 fn churn(device: &Device, pages: u64, writes: u64) -> HashMap<u64, u64> {
-    let (mut random, mut last) = (1, HashMap::new());
+    let (mut random, mut last) = (Random::new(1), HashMap::new());
     for seq in 1..=writes {
-        let page = next(&mut random) % pages;
+        let page = random.below(pages);
         device.write_at(&content(page, seq), page * PAGE).unwrap();
         last.insert(page, seq);
     }
@@ -75,7 +69,7 @@ fn check(device: &Device, last: &HashMap<u64, u64>) {
 fn compact(device: &Device) -> CompactReport {
     let mut sum = CompactReport::default();
     while !sum.finished {
-        let one = device.compact(100_000);
+        let one = device.jobs().compact(100_000);
         assert!(one.bytes_moved <= 100_000);
         sum.objects_moved += one.objects_moved;
         sum.bytes_moved += one.bytes_moved;
@@ -98,7 +92,7 @@ fn memory_goes_back_and_contents_stay() {
         last.insert(page, 17);
     }
     let before = device.stats();
-    let gain = device.compaction_gain_bytes();
+    let gain = device.jobs().compaction_gain_bytes();
     let report = compact(&device);
     let after = device.stats();
     assert_eq!(after.pages_compacted, report.pages_freed);
@@ -112,7 +106,7 @@ fn memory_goes_back_and_contents_stay() {
         report.pages_freed * PAGE * 10 > gain * 8,
         "{report:?}, not {gain}"
     );
-    assert!(device.compaction_gain_bytes() * 5 < gain);
+    assert!(device.jobs().compaction_gain_bytes() * 5 < gain);
     check(&device, &last);
     drop(device);
     let device = Device::builder(0).attach(again).unwrap();
@@ -137,18 +131,18 @@ fn requests_and_compaction_do_not_disturb_each_other() {
             let compact = scope.spawn(|| {
                 let mut moved = 0;
                 while !stop.load(Relaxed) {
-                    moved += device.compact(200_000).objects_moved;
+                    moved += device.jobs().compact(200_000).objects_moved;
                 }
                 moved
             });
             let writer = |thread: u64| {
                 let (device, seq) = (&device, &seq);
                 move || {
-                    let (mut random, mut last) = (thread, HashMap::new());
+                    let (mut random, mut last) = (Random::new(thread), HashMap::new());
                     for round in 0..25_000u64 {
-                        let page = next(&mut random) % pages / 2 * 2 + thread;
+                        let page = random.below(pages) / 2 * 2 + thread;
                         let seq = seq.fetch_add(1, Relaxed);
-                        match next(&mut random) % 16 {
+                        match random.below(16) {
                             0..8 => {
                                 device.write_at(&content(page, seq), page * PAGE).unwrap();
                                 last.insert(page, seq);
@@ -226,7 +220,7 @@ fn at_the_limit_compaction_makes_room() {
             .count()
     };
     let before = fill(pages);
-    device.reset_mem_used_max();
+    device.zram().reset_mem_used_max();
     compact(&device);
     let after = fill(pages + before as u64);
     assert!(after > 100, "{before} pages before, {after} more after");
@@ -245,24 +239,24 @@ fn a_stock_stays_a_stock() {
         .unwrap();
     let write = |page: u64, seq: u64| {
         while device.write_at(&content(page, seq), page * PAGE).is_err() {
-            device.maintain(&|| true);
+            device.swap().maintain(&|| true);
         }
     };
-    let (mut random, mut last) = (3, HashMap::new());
+    let (mut random, mut last) = (Random::new(3), HashMap::new());
     for seq in 1..30_000 {
-        let page = next(&mut random) % pages;
+        let page = random.below(pages);
         write(page, seq);
         last.insert(page, seq);
         if seq.is_multiple_of(300) {
-            device.maintain(&|| true);
+            device.swap().maintain(&|| true);
         }
     }
     for page in (0..pages).filter(|page| page % 3 > 0) {
         write(page, 17);
         last.insert(page, 17);
     }
-    while device.maintain(&|| true) {}
-    let (before, gain) = (device.stats(), device.compaction_gain_bytes());
+    while device.swap().maintain(&|| true) {}
+    let (before, gain) = (device.stats(), device.jobs().compaction_gain_bytes());
     let report = compact(&device);
     let after = device.stats();
     assert!(report.objects_moved > 100, "{report:?}");

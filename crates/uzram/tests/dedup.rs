@@ -7,20 +7,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use proptest::prelude::*;
-use uzram::{Choice, Device, Error, Kind, PAGE_SIZE, Recompress, Stats, Writeback, Zeroes};
+use uzram::{Choice, Device, Error, PAGE_SIZE, PageKind, Recompress, Stats, Writeback, Zeroes};
+use uzram_testkit::Random;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
-
 /// One of endlessly many pages: every 8th is incompressible, every 9th same-filled.
 fn content(number: u64) -> [u8; PAGE_SIZE] {
-    let mut random = number * 2 + 1;
+    let mut random = Random::new(number);
     let mut bytes = [0; PAGE_SIZE];
     let noise = match number {
         n if n.is_multiple_of(9) => {
@@ -33,7 +27,7 @@ fn content(number: u64) -> [u8; PAGE_SIZE] {
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let value = match at {
             0 => number,
-            _ if at < noise => next(&mut random) << 31 | next(&mut random),
+            _ if at < noise => random.next(),
             _ => number % 7,
         };
         *word = value.to_le_bytes();
@@ -167,10 +161,10 @@ fn a_swap_device_refuses_it() {
     let swap = || Device::builder(64 << 20).reserve_bytes(1 << 20);
     assert!(matches!(
         swap().dedup(true).build(),
-        Err(Error::Invalid { .. })
+        Err(Error::DedupWithReserve)
     ));
     let device = swap().build().unwrap();
-    assert!(matches!(device.set_dedup(true), Err(Error::Invalid { .. })));
+    assert_eq!(device.set_dedup(true), Err(Error::DedupWithReserve));
     device.set_dedup(false).unwrap();
     assert!(!device.dedup());
 }
@@ -189,23 +183,23 @@ fn writers_of_the_same_contents_do_not_disturb_each_other() {
             let compact = scope.spawn(|| {
                 let mut moved = 0;
                 while !stop.load(Relaxed) {
-                    moved += device.compact(200_000).objects_moved;
+                    moved += device.jobs().compact(200_000).objects_moved;
                 }
                 moved
             });
             let writer = |thread: u64| {
                 let device = &device;
                 move || {
-                    let (mut random, mut own) = (thread, vec![None; 700]);
+                    let (mut random, mut own) = (Random::new(thread), vec![None; 700]);
                     for round in 0..20_000u64 {
-                        let at = next(&mut random) % 700;
+                        let at = random.below(700);
                         let page = thread * 700 + at;
                         // Few contents, which drift; and such as nobody else has, which can be moved.
-                        let number = match next(&mut random) % 2 {
-                            0 => round / 500 + next(&mut random) % 60,
-                            _ => 1 << 30 | next(&mut random),
+                        let number = match random.below(2) {
+                            0 => round / 500 + random.below(60),
+                            _ => 1 << 30 | random.next() >> 33,
                         };
-                        match next(&mut random) % 16 {
+                        match random.below(16) {
                             0..8 => {
                                 write(device, page, number);
                                 own[at as usize] = Some(number);
@@ -264,8 +258,8 @@ fn compaction_moves_what_one_page_has_whoever_stored_it() {
         oracle[(pages + page) as usize] = None;
     }
     assert_eq!(device.stats().dup_pages, 0);
-    let gain = device.compaction_gain_bytes();
-    let report = device.compact(u64::MAX);
+    let gain = device.jobs().compaction_gain_bytes();
+    let report = device.jobs().compact(u64::MAX);
     assert!(report.objects_moved > 300, "{report:?}");
     assert!(
         report.pages_freed * PAGE * 10 > gain * 8,
@@ -280,7 +274,7 @@ fn compaction_moves_what_one_page_has_whoever_stored_it() {
     let stats = device.stats();
     let same = (0..pages).step_by(3).filter(|page| page % 9 == 0).count() as u64;
     assert_eq!(stats.dup_pages, pages.div_ceil(3) - same);
-    device.compact(u64::MAX);
+    device.jobs().compact(u64::MAX);
     check(&device, &oracle);
     is_empty(&device);
 }
@@ -309,6 +303,7 @@ fn recompression_and_writeback_leave_what_is_shared() {
     assert!(dup > 150);
     let mut go_on = |_| ControlFlow::Continue(());
     let report = device
+        .zram()
         .recompress(&Recompress::default(), &mut go_on)
         .unwrap();
     assert!(report.recompressed > 50 && report.tried < 201, "{report:?}");
@@ -321,9 +316,13 @@ fn recompression_and_writeback_leave_what_is_shared() {
     );
     check(&device, &oracle);
     device
+        .zram()
         .attach_backing(&dir.path().join("store"), Some(8 << 20))
         .unwrap();
-    let report = device.writeback(&Writeback::default(), &mut go_on).unwrap();
+    let report = device
+        .zram()
+        .writeback(&Writeback::default(), &mut go_on)
+        .unwrap();
     let alone = (0..200).filter(|page| page % 9 > 0).count() as u64;
     assert_eq!((report.written, device.stats().dup_pages), (alone, dup));
     check(&device, &oracle);
@@ -333,15 +332,15 @@ fn recompression_and_writeback_leave_what_is_shared() {
         .for_each(|page| device.discard(page * PAGE, PAGE).unwrap());
     assert_eq!(device.stats().dup_pages, 0);
     let all = Writeback {
-        kind: Kind::All,
+        kind: PageKind::All,
         ..Writeback::default()
     };
-    let report = device.writeback(&all, &mut go_on).unwrap();
+    let report = device.zram().writeback(&all, &mut go_on).unwrap();
     assert_eq!(report.written, dup);
     for page in (0..600).filter(|page| *page < 200 || page % 2 == 1) {
         assert!(read(&device, page) == content(number(page)));
     }
-    device.detach_backing().unwrap();
+    device.zram().detach_backing().unwrap();
     is_empty(&device);
 }
 
@@ -508,10 +507,11 @@ fn apply(device: Device, file: &OwnedFd, oracle: &mut [u8], op: Op) -> Device {
             oracle[range(page)].fill(0);
         }
         Op::Dedup(on) => device.set_dedup(on).unwrap(),
-        Op::Compact => drop(device.compact(u64::MAX)),
+        Op::Compact => drop(device.jobs().compact(u64::MAX)),
         Op::Recompress => {
             let mut go_on = |_| ControlFlow::Continue(());
             device
+                .zram()
                 .recompress(&Recompress::default(), &mut go_on)
                 .unwrap();
         }

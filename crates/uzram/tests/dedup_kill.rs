@@ -13,21 +13,15 @@ use std::time::Duration;
 
 use common::{memfd, reopen};
 use uzram::{Choice, Device, Recompress};
+use uzram_testkit::Random;
 
 const PAGES: u64 = 1000;
 const IMAGE: &str = "UZRAM_TEST_DEDUP_IMAGE";
 const SEED: &str = "UZRAM_TEST_SEED";
 
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
-
 /// One of endlessly many pages, 0 being zeros: every 8th is incompressible.
 fn content(number: u64) -> [u8; 4096] {
-    let (mut random, mut bytes) = (number, [0; 4096]);
+    let (mut random, mut bytes) = (Random::new(number), [0; 4096]);
     let noise = match number {
         0 => return bytes,
         n if n.is_multiple_of(8) => 512,
@@ -36,7 +30,7 @@ fn content(number: u64) -> [u8; 4096] {
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let value = match at {
             0 => number,
-            _ if at < noise => next(&mut random) << 31 | next(&mut random),
+            _ if at < noise => random.next(),
             _ => number % 7,
         };
         *word = value.to_le_bytes();
@@ -62,14 +56,14 @@ fn child_that_shares() {
     let device = Device::builder(0).attach(file.unwrap().into()).unwrap();
     let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
     let work = |thread: u64| {
-        let mut random = seed << 8 | thread;
+        let mut random = Random::new(seed << 8 | thread);
         loop {
             // Each page has one writer.
-            let page = next(&mut random) % (PAGES / 2) * 2 + thread;
-            let number = match next(&mut random) % 8 {
+            let page = random.below(PAGES / 2) * 2 + thread;
+            let number = match random.below(8) {
                 0 => 0,
-                1..6 => 1 + next(&mut random) % 50,
-                _ => 1 << 20 | next(&mut random),
+                1..6 => 1 + random.below(50),
+                _ => 1 << 20 | random.next() >> 33,
             };
             let at = page * 4096;
             match number {
@@ -83,7 +77,7 @@ fn child_that_shares() {
         scope.spawn(|| work(1));
         scope.spawn(|| {
             loop {
-                device.compact(50_000);
+                device.jobs().compact(50_000);
             }
         });
         scope.spawn(|| {
@@ -94,6 +88,7 @@ fn child_that_shares() {
                 let name = ["lz4", "zstd"][round as usize % 2];
                 let _ = device.set_algorithm(&Choice::new(name));
                 device
+                    .zram()
                     .recompress(&Recompress::default(), &mut go_on)
                     .unwrap();
             }

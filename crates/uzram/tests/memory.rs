@@ -6,24 +6,19 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::{memfd, reopen};
-use uzram::{Choice, Device, Error, Kind, Recompress, RecompressReport, Training};
+use uzram::{Choice, Device, Error, PageKind, Recompress, RecompressReport, Training};
+use uzram_testkit::Random;
 
 const SIZE: u64 = 64 << 20;
 
 /// Text with noise in it: `n` of 8 words are noise, so that objects are of all sizes. 8 of 8 is incompressible.
 fn page(number: u64, seed: u64, noisy: u64) -> [u8; 4096] {
-    let mut state = (number << 20 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Random::new(number << 20 ^ seed);
     let mut page = [0u8; 4096];
     for (at, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        *word = if at as u64 % 8 < noisy {
-            state.to_ne_bytes()
-        } else {
-            [b"inventory", b"customers", b"warehouse"][state as usize % 3][..8]
-                .try_into()
-                .unwrap()
+        *word = match at as u64 % 8 < noisy {
+            true => random.next().to_ne_bytes(),
+            false => **random.pick(&[b"inventor", b"customer", b"warehous"]),
         };
     }
     page
@@ -47,6 +42,7 @@ fn check(device: &Device, count: u64, noisy: impl Fn(u64) -> u64) {
 
 fn run(device: &Device, what: &Recompress) -> RecompressReport {
     device
+        .zram()
         .recompress(what, &mut |_| ControlFlow::Continue(()))
         .unwrap()
 }
@@ -55,7 +51,7 @@ fn with_zstd() -> uzram::Builder {
     Device::builder(SIZE).secondary(1, Choice::new("zstd").param("level", "6"))
 }
 
-fn of_kind(kind: Kind) -> Recompress {
+fn of_kind(kind: PageKind) -> Recompress {
     Recompress {
         kind,
         ..Recompress::default()
@@ -87,7 +83,7 @@ fn recompression_makes_pages_smaller_and_keeps_their_contents() {
     check(&device, 1000, noisy);
     let zstd = &device.codecs()[1];
     assert_eq!(
-        (zstd.algorithm, zstd.objects),
+        (zstd.algorithm.as_str(), zstd.objects),
         ("zstd", report.recompressed)
     );
     // Nothing is left to do, and what would not become smaller is remembered.
@@ -101,35 +97,41 @@ fn each_kind_applies_to_its_pages_only() {
     let device = with_zstd().build().unwrap();
     // lz4 finds nothing in 8 noisy words of 8; zstd neither.
     fill(&device, 100, |n| if n < 40 { 8 } else { 2 });
-    assert_eq!(run(&device, &of_kind(Kind::Idle)).candidates, 0);
-    assert_eq!(device.mark_idle(None).unwrap(), 100);
+    assert_eq!(run(&device, &of_kind(PageKind::Idle)).candidates, 0);
+    assert_eq!(device.zram().mark_idle(None).unwrap(), 100);
     // Read ones are not idle any more; written ones neither.
     let mut back = [0; 4096];
     device.read_at(&mut back, 0).unwrap();
     device.read_at(&mut back, 99 * 4096).unwrap();
     device.write_at(&page(50, 0, 2), 50 * 4096).unwrap();
-    let candidates = |kind| device.recompressible(&of_kind(kind)).unwrap().0;
-    assert_eq!(candidates(Kind::All), 100);
-    assert_eq!(candidates(Kind::Idle), 97);
-    assert_eq!(candidates(Kind::Huge), 40);
-    assert_eq!(candidates(Kind::HugeIdle), 39);
-    assert_eq!(candidates(Kind::Incompressible), 0);
-    let report = run(&device, &of_kind(Kind::Huge));
+    let candidates = |kind| {
+        device
+            .zram()
+            .recompressible(&of_kind(kind))
+            .unwrap()
+            .candidates
+    };
+    assert_eq!(candidates(PageKind::All), 100);
+    assert_eq!(candidates(PageKind::Idle), 97);
+    assert_eq!(candidates(PageKind::Huge), 40);
+    assert_eq!(candidates(PageKind::HugeIdle), 39);
+    assert_eq!(candidates(PageKind::Incompressible), 0);
+    let report = run(&device, &of_kind(PageKind::Huge));
     assert_eq!(
         (report.tried, report.recompressed, report.incompressible),
         (40, 0, 40)
     );
     assert_eq!(
-        candidates(Kind::All),
+        candidates(PageKind::All),
         60,
         "the incompressible are not tried again"
     );
-    let report = run(&device, &of_kind(Kind::Idle));
+    let report = run(&device, &of_kind(PageKind::Idle));
     assert_eq!(report.recompressed, 58);
-    assert_eq!(candidates(Kind::Idle), 0, "who was tried is not idle");
+    assert_eq!(candidates(PageKind::Idle), 0, "who was tried is not idle");
     // Written anew, a page has its chance again.
     device.write_at(&page(0, 1, 8), 0).unwrap();
-    assert_eq!(candidates(Kind::Huge), 1);
+    assert_eq!(candidates(PageKind::Huge), 1);
 }
 
 #[test]
@@ -151,7 +153,8 @@ fn the_largest_come_first_and_the_threshold_holds() {
         threshold: 2000,
         ..Recompress::default()
     };
-    let (candidates, bytes) = device.recompressible(&what).unwrap();
+    let found = device.zram().recompressible(&what).unwrap();
+    let (candidates, bytes) = (found.candidates, found.candidate_bytes);
     assert!(candidates < 500 && bytes / candidates >= 2000);
     let report = run(&device, &what);
     assert_eq!(report.candidates, candidates);
@@ -195,7 +198,9 @@ fn secondaries_are_tried_in_their_order_or_one_alone() {
 fn what_cannot_be_recompressed_is_refused_in_words() {
     let device = Device::builder(SIZE).build().unwrap();
     let refused = |device: &Device, what: &Recompress| {
-        let refused = device.recompress(what, &mut |_| ControlFlow::Continue(()));
+        let refused = device
+            .zram()
+            .recompress(what, &mut |_| ControlFlow::Continue(()));
         refused.unwrap_err().to_string()
     };
     assert_eq!(
@@ -216,7 +221,7 @@ fn what_cannot_be_recompressed_is_refused_in_words() {
     assert!(refused(&device, &threshold).contains("fewer than"));
     assert!(
         "hugeidle"
-            .parse::<Kind>()
+            .parse::<PageKind>()
             .unwrap_err()
             .to_string()
             .contains("huge_idle")
@@ -262,8 +267,8 @@ fn recompression_among_writers_loses_nothing() {
             let mut level = 3;
             while !writers.iter().all(|writer| writer.is_finished()) {
                 run(device, &Recompress::default());
-                device.mark_idle(None).unwrap();
-                run(device, &of_kind(Kind::Idle));
+                device.zram().mark_idle(None).unwrap();
+                run(device, &of_kind(PageKind::Idle));
                 level = level % 9 + 1;
                 let choice = Choice::new("zstd").param("level", level.to_string());
                 device.set_secondary(1, Some(&choice)).unwrap();
@@ -296,17 +301,24 @@ fn marks_and_recompressed_pages_outlive_the_process() {
             ..Recompress::default()
         },
     );
-    device.mark_idle(None).unwrap();
-    device.track_ages(true).unwrap();
+    device.zram().mark_idle(None).unwrap();
+    device.zram().track_ages(true).unwrap();
     let stats = device.stats();
     drop(device);
     let device = Device::builder(0).attach(reopen(&file)).unwrap();
-    assert!(device.tracks_ages());
+    assert!(device.zram().tracks_ages());
     assert_eq!(
         device.stats().compr_data_size_bytes,
         stats.compr_data_size_bytes
     );
-    assert_eq!(device.recompressible(&of_kind(Kind::Idle)).unwrap().0, 50);
+    assert_eq!(
+        device
+            .zram()
+            .recompressible(&of_kind(PageKind::Idle))
+            .unwrap()
+            .candidates,
+        50
+    );
     check(&device, 100, |n| n % 4);
 }
 
@@ -314,33 +326,34 @@ fn marks_and_recompressed_pages_outlive_the_process() {
 fn ages_say_which_pages_are_idle() {
     let device = with_zstd().build().unwrap();
     fill(&device, 10, |_| 2);
-    let old = |seconds| device.mark_idle(Some(Duration::from_secs(seconds)));
+    let old = |seconds| device.zram().mark_idle(Some(Duration::from_secs(seconds)));
     let refused = old(1).unwrap_err().to_string();
     assert!(refused.contains("ages are not kept"), "{refused}");
-    device.track_ages(true).unwrap();
+    device.zram().track_ages(true).unwrap();
     assert_eq!(old(0).unwrap(), 10);
     assert_eq!(old(3600).unwrap(), 0);
-    let idle = || device.slots(0).filter(|slot| slot.idle).count();
+    let idle = || device.zram().slots(0).filter(|slot| slot.idle).count();
     assert_eq!(idle(), 10);
-    let none = device.mark_idle_exactly(Duration::from_secs(3600));
+    let none = device.zram().mark_idle_exactly(Duration::from_secs(3600));
     assert_eq!((none.unwrap(), idle()), (0, 0));
     std::thread::sleep(Duration::from_millis(3100));
     let mut back = [0; 4096];
     device.read_at(&mut back, 4096).unwrap();
     device.write_at(&page(2, 0, 2), 2 * 4096).unwrap();
     assert_eq!(old(2).unwrap(), 8);
-    device.track_ages(false).unwrap();
+    device.zram().track_ages(false).unwrap();
     assert!(old(0).is_err());
     // A policy that comes and goes leaves the caller's wish alone.
-    device.track_ages(true).unwrap();
+    device.zram().track_ages(true).unwrap();
     let device = std::sync::Arc::new(device);
     let agent = uzram::Agent::start(device.clone()).unwrap();
     device
+        .jobs()
         .set_policy("recompress=9999".parse().unwrap())
         .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     agent.stop();
-    assert!(device.tracks_ages());
+    assert!(device.zram().tracks_ages());
 }
 
 /// Each kind of page, and where listing goes on.
@@ -349,7 +362,7 @@ fn slots_say_what_pages_are() {
     let directory = tempfile::tempdir().unwrap();
     let device = with_zstd().build().unwrap();
     let path = directory.path().join("store");
-    device.attach_backing(&path, Some(4 << 20)).unwrap();
+    device.zram().attach_backing(&path, Some(4 << 20)).unwrap();
     let noisy = |n| if n < 2 { 8 } else { 2 };
     fill(&device, 5, noisy);
     device.write_at(&[7; 4096], 5000 * 4096).unwrap();
@@ -370,7 +383,7 @@ fn slots_say_what_pages_are() {
                 .map(|(_, letter)| letter);
             (slot.page, text.collect())
         };
-        device.slots(0).map(text).collect()
+        device.zram().slots(0).map(text).collect()
     };
     let shown =
         |pages: [(u64, &str); 5]| pages.map(|(page, text)| (page, text.to_owned())).to_vec();
@@ -378,7 +391,7 @@ fn slots_say_what_pages_are() {
         flags(),
         shown([(0, "h"), (1, "h"), (2, ""), (4, ""), (5000, "s")])
     );
-    device.mark_idle(None).unwrap();
+    device.zram().mark_idle(None).unwrap();
     assert_eq!(
         flags(),
         shown([(0, "hi"), (1, "hi"), (2, "i"), (4, "i"), (5000, "s")])
@@ -389,19 +402,20 @@ fn slots_say_what_pages_are() {
         ..uzram::Writeback::default()
     };
     device
+        .zram()
         .writeback(&what, &mut |_| ControlFlow::Continue(()))
         .unwrap();
     assert_eq!(
         flags(),
         shown([(0, "hn"), (1, "wh"), (2, "wr"), (4, "r"), (5000, "s")])
     );
-    let rest: Vec<u64> = device.slots(3).map(|slot| slot.page).collect();
+    let rest: Vec<u64> = device.zram().slots(3).map(|slot| slot.page).collect();
     assert_eq!(rest, [4, 5000]);
-    assert_eq!(device.slots(0).next().unwrap().accessed, None);
-    device.track_ages(true).unwrap();
+    assert_eq!(device.zram().slots(0).next().unwrap().accessed, None);
+    device.zram().track_ages(true).unwrap();
     device.write_at(&page(0, 0, 8), 0).unwrap();
-    assert!(device.slots(0).next().unwrap().accessed.unwrap() > Duration::ZERO);
-    let classes = device.pool_classes();
+    assert!(device.zram().slots(0).next().unwrap().accessed.unwrap() > Duration::ZERO);
+    let classes = device.zram().pool_classes();
     assert_eq!(
         classes.iter().map(|class| class.objects_used).sum::<u64>(),
         2
@@ -418,7 +432,7 @@ fn a_secondary_can_be_trained() {
         rule: |_, _| Ok("for the test".into()),
         ..Training::default()
     };
-    let report = device.train(&training).unwrap();
+    let report = device.jobs().train(&training).unwrap();
     assert!(report.adopted, "{report:?}");
     assert_eq!(device.algorithm(), "lz4");
     run(&device, &Recompress::default());
@@ -433,6 +447,7 @@ fn a_secondary_can_be_trained() {
     };
     assert!(
         device
+            .jobs()
             .train(&missing)
             .unwrap_err()
             .to_string()

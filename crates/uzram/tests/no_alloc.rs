@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use malloc::CALLS;
 use uzram::compress::Registry;
 use uzram::{Choice, Device, Zeroes};
+use uzram_testkit::Random;
 
 fn page() -> [u8; 4096] {
     std::array::from_fn(|i| (i / 5) as u8)
@@ -17,7 +18,7 @@ fn page() -> [u8; 4096] {
 
 fn page_of(number: u64) -> [u8; 4096] {
     let mut bytes = page();
-    bytes[8..16].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    Random::new(number).fill(&mut bytes[8..16]);
     bytes
 }
 
@@ -48,16 +49,13 @@ fn requests_allocate_nothing() {
         device.write_at(&page(), 4 << 20).unwrap();
         device.set_algorithm(&choice).unwrap();
         let mut data = vec![0u8; 1 << 20];
-        let mut noise = 1u64;
+        let mut random = Random::new(1);
         for (i, byte) in data.iter_mut().enumerate() {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
             *byte = match i >> 16 & 3 {
                 0 => 0,
                 1 => 0x5A,
                 2 => (i / 9) as u8,
-                _ => (noise >> 56) as u8,
+                _ => random.byte(),
             };
         }
         // Objects are moved meanwhile, by a thread that may allocate.
@@ -65,7 +63,7 @@ fn requests_allocate_nothing() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Relaxed) {
-                    device.compact(1 << 16);
+                    device.jobs().compact(1 << 16);
                 }
             });
             let _stopped = StopOnDrop(&stop);

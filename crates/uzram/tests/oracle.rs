@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use uzram::compress::Registry;
-use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Stats, Training, Zeroes};
+use uzram::{Choice, Device, Error, ExtentKind, PAGE_SIZE, Training, Zeroes};
+use uzram_testkit::Random;
 
 const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE_SIZE;
@@ -25,16 +26,7 @@ impl Fill {
             Fill::Text(seed) => (0..len)
                 .map(|i| b"lorem ipsum dolor"[(i / 3 + seed as usize) % 17])
                 .collect(),
-            Fill::Noise(seed) => {
-                let mut state = seed | 1;
-                let mut next = || {
-                    state = state
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1);
-                    (state >> 56) as u8
-                };
-                (0..len).map(|_| next()).collect()
-            }
+            Fill::Noise(seed) => Random::new(seed).bytes(len),
         }
     }
 }
@@ -146,13 +138,11 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
         Op::SetDedup(on) => device.set_dedup(on).unwrap(),
         Op::Compact(max_bytes) => {
             let before = device.stats();
-            let freed = device.compact(max_bytes).pages_freed;
+            let freed = device.jobs().compact(max_bytes).pages_freed;
             let after = device.stats();
-            let expected = Stats {
-                mem_used_total_bytes: before.mem_used_total_bytes - freed * PAGE_SIZE as u64,
-                pages_compacted: before.pages_compacted + freed,
-                ..before
-            };
+            let mut expected = before;
+            expected.mem_used_total_bytes -= freed * PAGE_SIZE as u64;
+            expected.pages_compacted += freed;
             assert_eq!(after, expected);
         }
         Op::Reset => {
@@ -169,7 +159,7 @@ fn apply(device: &Device, oracle: &mut [u8], op: Op) {
         Op::Train => {
             // Refused where there is too little to learn from or nothing to learn with: as good as any answer here.
             let before = device.stats();
-            let _ = device.train(&Training {
+            let _ = device.jobs().train(&Training {
                 dictionary_bytes: 4096,
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()
@@ -398,13 +388,7 @@ fn what_was_discarded_at_the_limit_can_be_written_again() {
         .mem_limit_bytes(16 << 20)
         .build()
         .unwrap();
-    let mut noise = 7u64;
-    let mut next = move || {
-        noise = noise
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        noise >> 33
-    };
+    let mut random = Random::new(7);
     let page = |seed: u64| {
         let mut page = Fill::Noise(seed).bytes(300 + (seed % 5) as usize * 4);
         page.resize(PAGE_SIZE, 0);
@@ -414,7 +398,7 @@ fn what_was_discarded_at_the_limit_can_be_written_again() {
     let full = (0..65_536)
         .find(|n| device.write_at(&page(*n), at(*n)).is_err())
         .unwrap();
-    let gone: Vec<u64> = (0..full).filter(|_| next() % 10 < 6).collect();
+    let gone: Vec<u64> = (0..full).filter(|_| random.below(10) < 6).collect();
     for number in &gone {
         device.discard(at(*number), PAGE_SIZE as u64).unwrap();
     }

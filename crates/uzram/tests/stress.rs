@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use uzram::compress::Registry;
 use uzram::{Choice, Device, Error, PAGE_SIZE, Training};
+use uzram_testkit::Random;
 
 const PAGES: u64 = 7;
 const SECTOR: usize = 512;
@@ -16,17 +17,11 @@ const SECTOR: usize = 512;
 /// A page of one write: compressible or not by the stamp's parity, every sector stamped.
 fn page(stamp: u64) -> [u8; PAGE_SIZE] {
     let mut page = [0; PAGE_SIZE];
-    let mut noise = stamp;
+    let mut random = Random::new(stamp);
     for (i, sector) in page.chunks_mut(SECTOR).enumerate() {
-        for byte in sector.iter_mut() {
-            noise = noise
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            *byte = if stamp.is_multiple_of(3) {
-                (noise >> 56) as u8
-            } else {
-                i as u8
-            };
+        match stamp.is_multiple_of(3) {
+            true => random.fill(sector),
+            false => sector.fill(i as u8),
         }
         sector[..8].copy_from_slice(&stamp.to_le_bytes());
     }
@@ -44,11 +39,10 @@ fn whole_pages(device: &Device, rounds: u64) {
         for thread in 0..4u64 {
             let clock = &clock;
             scope.spawn(move || {
-                let mut seed = thread * 77 + 1;
+                let mut random = Random::new(thread);
                 for _ in 0..rounds {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let at = (seed >> 33) % PAGES * PAGE_SIZE as u64;
-                    match seed >> 60 {
+                    let at = random.below(PAGES) * PAGE_SIZE as u64;
+                    match random.below(16) {
                         0 => device.discard(at, PAGE_SIZE as u64).unwrap(),
                         1..8 => device
                             .write_at(&page(clock.fetch_add(1, SeqCst)), at)
@@ -149,7 +143,7 @@ fn change_codecs(device: &Device, stop: &AtomicBool) -> u64 {
         }
         if rounds.is_multiple_of(7) {
             // May find too little to learn from.
-            let _ = device.train(&Training {
+            let _ = device.jobs().train(&Training {
                 dictionary_bytes: 1024,
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()

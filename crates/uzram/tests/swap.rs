@@ -6,22 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use uzram::{Choice, Device, Error};
+use uzram_testkit::data::noise_before;
 
 fn page(number: u64) -> [u8; 4096] {
-    let mut bytes = [0; 4096];
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let noise = number % 3500;
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        *byte = if (at as u64) < noise {
-            (state >> 56) as u8
-        } else {
-            number as u8
-        };
-    }
-    bytes
+    noise_before(number, number as usize % 3500, number as u8)
 }
 
 /// Without anybody who maintains, the reserve is all there is: the rest is refused, and nothing is lost.
@@ -59,13 +47,13 @@ fn a_burst_is_served_from_the_reserve_or_refused() {
         );
     }
     // Overwrites of the same kind, and discards, need no new memory.
-    assert!(device.maintain(&|| true));
+    assert!(device.swap().maintain(&|| true));
     device.discard(0, 64 << 20).unwrap();
     for n in 0..500 {
         device.write_at(&page(n), n * 4096).unwrap();
     }
     device.discard(0, 64 << 20).unwrap();
-    while device.maintain(&|| true) {}
+    while device.swap().maintain(&|| true) {}
     let left = device.stats().mem_used_total_bytes;
     assert!(left < used + (3 << 20), "{left} kept, {used} at first");
 }
@@ -84,8 +72,8 @@ fn the_stock_follows_the_demand() {
         std::thread::scope(|scope| {
             let maintain = scope.spawn(|| {
                 while !stop.load(Relaxed) {
-                    if !device.maintain(&|| true) {
-                        device.wait_for_demand(Duration::from_millis(20));
+                    if !device.swap().maintain(&|| true) {
+                        device.swap().wait_for_demand(Duration::from_millis(20));
                     }
                 }
             });
@@ -155,7 +143,7 @@ fn codecs_change_without_memory_for_requests() {
     }
     // Its last objects go; the codec goes when somebody maintains.
     device.discard(0, 64 << 20).unwrap();
-    while device.maintain(&|| true) {}
+    while device.swap().maintain(&|| true) {}
     assert_eq!(device.codecs().len(), 1);
 }
 

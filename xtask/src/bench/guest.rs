@@ -1,14 +1,11 @@
-//! `cargo xtask bench guest`: the options, the run in the virtual machine, what is printed and recorded.
+//! `cargo xtask bench guest`: the options, and the run in the virtual machine; `uzram-bench` makes a record of what it saves.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::machine::{self, Machine, Others};
-use super::record::Record;
-use super::runs::Runs;
-use super::{table, variants};
+use super::others::{self, Others};
+use super::{PROGRAM, sh};
 use crate::guest::{self, Parameters};
 
 const USAGE: &str = "\
@@ -88,32 +85,20 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         return Ok(());
     }
     let options = Options::parse(args)?;
-    let saved = if options.again {
-        guest::results().join(options.test())
-    } else {
-        let (others, commit) = (Others::watch(), machine::commit());
+    let saved = guest::results().join(options.test());
+    if !options.again {
+        let (others, commit) = (Others::watch(), others::commit());
         let saved = guest::measure(options.test(), &options.parameters()?)?;
-        fs::write(saved.join(machine::OTHERS), others.seen())?;
-        fs::write(saved.join(machine::COMMIT), commit)?;
-        saved
-    };
-    let runs = Runs::read(&saved)?;
-    println!();
+        fs::write(saved.join(others::OTHERS), others.seen())?;
+        fs::write(saved.join(others::COMMIT), commit)?;
+    }
+    let saved = saved.display().to_string();
+    let mut words = vec!["guest", &saved];
     if options.variants {
-        print!("{}", variants::text(&runs)?);
-        return Ok(());
+        words.push("--variants");
     }
-    let record = Record::new(Machine::this(&saved), &runs)?;
-    print!("{}", table::text(&record));
-    if let Some(path) = options.record {
-        write(Path::new(path), &record)?;
-    }
-    Ok(())
-}
-
-fn write(path: &Path, record: &Record) -> Result<()> {
-    let json = serde_json::to_string_pretty(record)?;
-    fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))
+    words.extend(options.record.into_iter().flat_map(|path| ["--json", path]));
+    sh::run(sh::cargo(&[PROGRAM, &words].concat()))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const GROWTH: f64 = 1.25;
 
 /// Runs a command to its end and returns the sample that was taken when its processes had most memory. What it prints
 /// goes to stderr. After `patience`, if there is one, the last sample is taken and the command is killed.
-pub fn of_command(
+pub fn from_command(
     program: &str,
     args: &[String],
     count: usize,
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn run(script: &str, patience: Option<Duration>) -> Result<Sample, Error> {
-        of_command("sh", &["-c".into(), script.into()], 1000, patience)
+        from_command("sh", &["-c".into(), script.into()], 1000, patience)
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
     fn what_cannot_be_sampled_is_said() {
         let error = run("exit 3", None).unwrap_err().to_string();
         assert!(error.contains("sh:"), "{error}");
-        let error = of_command("/no/such", &[], 1000, None).unwrap_err();
+        let error = from_command("/no/such", &[], 1000, None).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
         let begin = Instant::now();
         let _ = run("sleep 60", Some(Duration::from_millis(300)));

@@ -9,7 +9,7 @@ use super::{Reservoir, Sample, check_count};
 use crate::{Error, PAGE};
 
 /// At most `count` pages of a file, or of a block device as it is now. A last page that is not whole is left out.
-pub fn of_file(path: &Path, count: usize) -> Result<Sample, Error> {
+pub fn from_file(path: &Path, count: usize) -> Result<Sample, Error> {
     check_count(count)?;
     let what = path.display().to_string();
     let failed = || Error::read(what.clone());

@@ -6,9 +6,9 @@ mod process;
 
 use crate::{Error, PAGE};
 
-pub use command::of_command;
-pub use file::of_file;
-pub use process::of_processes;
+pub use command::from_command;
+pub use file::from_file;
+pub use process::from_processes;
 
 /// Fewest pages that say anything, same-filled ones not counted: half of them train dictionaries.
 pub const LEAST_PAGES: usize = 64;

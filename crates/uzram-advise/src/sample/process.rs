@@ -18,7 +18,7 @@ const OF_FILE: u64 = 1 << 61;
 const ENTRIES: usize = 4096;
 
 /// At most `count` pages of these processes together.
-pub fn of_processes(pids: &[u32], count: usize) -> Result<Sample, Error> {
+pub fn from_processes(pids: &[u32], count: usize) -> Result<Sample, Error> {
     check_count(count)?;
     let names: Vec<_> = pids.iter().map(|pid| name_of(*pid)).collect();
     sample(pids, count, names.join(", "))
@@ -160,7 +160,7 @@ mod tests {
             page[..4].copy_from_slice(b"SAMP");
         }
         std::hint::black_box(&memory);
-        let sample = of_processes(&[std::process::id()], 1000).unwrap();
+        let sample = from_processes(&[std::process::id()], 1000).unwrap();
         // The allocator need not have put it at a page's beginning.
         let ours = |page: &&[u8; PAGE]| page.windows(4).any(|word| word == b"SAMP");
         let pages = sample.measured().iter().chain(sample.training());
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there_is_named() {
-        let error = of_processes(&[u32::MAX / 2], 1000).unwrap_err();
+        let error = from_processes(&[u32::MAX / 2], 1000).unwrap_err();
         assert_eq!(error.to_string(), "process 2147483647: no such process");
     }
 }

@@ -5,82 +5,57 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use uzram_backing::inject::FaultyStorage;
+use uzram_backing::inject::FaultyDisk;
 use uzram_backing::{
-    FileOptions, FileStorage, Location, Purpose, ReadBuffer, SegmentBuffer, Store, StoreError,
+    Backing, FileDisk, FileOptions, Location, Purpose, PushError, ReadBuffer, SegmentBuffer,
     Writer, Written,
 };
+pub use uzram_testkit::Random;
 
 pub const ID: [u8; 16] = *b"a store of tests";
 pub const MIB: u64 = 1 << 20;
 /// Nothing here takes so long, unless it never ends.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// A backing file that goes with the value, and the storage on it.
-pub struct Backing {
+/// A backing file that goes with the value, and the disk on it.
+pub struct Scratch {
     pub file: tempfile::NamedTempFile,
-    pub storage: FaultyStorage,
+    pub storage: FaultyDisk,
 }
 
 /// On whatever file system holds temporary files.
-pub fn backing(options: FileOptions) -> Backing {
+pub fn scratch(options: FileOptions) -> Scratch {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let storage = FileStorage::open(file.path(), options).unwrap();
-    let storage = FaultyStorage::new(Arc::new(storage));
-    Backing { file, storage }
+    let storage = FileDisk::open(file.path(), options).unwrap();
+    let storage = FaultyDisk::new(Arc::new(storage));
+    Scratch { file, storage }
 }
 
-impl Backing {
-    pub fn create(&self, size_bytes: u64) -> Store {
-        Store::create(Arc::new(self.storage.clone()), size_bytes, ID).unwrap()
+impl Scratch {
+    pub fn create(&self, size_bytes: u64) -> Backing {
+        Backing::create(Arc::new(self.storage.clone()), size_bytes, ID).unwrap()
     }
 }
 
-pub fn store(size_bytes: u64) -> (Backing, Store) {
-    let backing = backing(FileOptions::default());
-    let store = backing.create(size_bytes);
-    (backing, store)
+pub fn store(size_bytes: u64) -> (Scratch, Backing) {
+    let scratch = scratch(FileOptions::default());
+    let store = scratch.create(size_bytes);
+    (scratch, store)
 }
 
-/// A small generator: the same numbers on every machine.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// Of a length as compressed pages have, with some of the extremes.
-    pub fn object(&mut self) -> Vec<u8> {
-        let len = match self.below(20) {
-            0 => 4096,
-            1 => 1 + self.below(16),
-            _ => 200 + self.below(2600),
-        };
-        self.bytes(len as usize)
-    }
-
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(len + 8);
-        while bytes.len() < len {
-            bytes.extend(self.next().to_le_bytes());
-        }
-        bytes.truncate(len);
-        bytes
-    }
+/// An object of a length as compressed pages have, with some of the extremes.
+pub fn object(random: &mut Random) -> Vec<u8> {
+    let len = match random.below(20) {
+        0 => 4096,
+        1 => 1 + random.below(16),
+        _ => 200 + random.below(2600),
+    };
+    random.bytes(len as usize)
 }
 
 /// The caller's table: what each owner should have, and where.
 pub struct Table {
-    pub store: Store,
+    pub store: Backing,
     pub writer: Writer,
     pub mover: Writer,
     pub buffer: ReadBuffer,
@@ -93,7 +68,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn new(store: Store) -> Table {
+    pub fn new(store: Backing) -> Table {
         Table {
             writer: store.writer(4, Purpose::Objects).unwrap(),
             mover: store.writer(2, Purpose::Compaction).unwrap(),
@@ -106,15 +81,15 @@ impl Table {
         }
     }
 
-    /// Takes over what is on a store that was opened again.
-    pub fn with(store: Store, objects: HashMap<u32, (Location, Vec<u8>)>) -> Table {
+    /// Takes over what is on a backing that was opened again.
+    pub fn with(store: Backing, objects: HashMap<u32, (Location, Vec<u8>)>) -> Table {
         Table {
             objects,
             ..Table::new(store)
         }
     }
 
-    pub fn push(&mut self, owner: u32, bytes: &[u8]) -> Result<(), StoreError> {
+    pub fn push(&mut self, owner: u32, bytes: &[u8]) -> Result<(), PushError> {
         loop {
             match self.writer.push(owner, bytes) {
                 Ok(location) => {
@@ -122,7 +97,7 @@ impl Table {
                     assert!(old.is_none(), "{location:?} was given out twice");
                     return Ok(());
                 }
-                Err(StoreError::Busy { .. }) => {
+                Err(PushError::Busy { .. }) => {
                     let before = self.writer.in_flight();
                     self.drain(|writer, report| writer.wait_one(LONG, report));
                     assert!(self.writer.in_flight() < before, "the disk hangs");
@@ -225,7 +200,7 @@ impl Table {
         moved
     }
 
-    /// The store's accounts against the table's.
+    /// The backing's accounts against the table's.
     pub fn check_accounts(&self) {
         let stats = self.store.stats();
         let objects = self.objects.values().map(|(_, bytes)| bytes.len());

@@ -18,9 +18,9 @@ pub(super) const HUGE: usize = 3625;
 /// Same-filled pages on a device of the kernel's: the block layer alone.
 pub(super) const FLOOR: &str = "kernel, same-filled pages";
 
-/// One of them.
+/// A contestant, with the pages that it holds.
 pub(super) struct Contestant {
-    /// As in [`super::Figure`].
+    /// As in [`super::CodecFigure`].
     pub(super) name: String,
     subject: Subject,
 }
@@ -33,16 +33,16 @@ enum Subject {
     Floor(Option<Zram>),
 }
 
-/// Objects one after another.
+/// Objects, stored back to back.
 #[derive(Default)]
 struct Store {
     bytes: Vec<u8>,
-    /// Beginning and length of each page's.
+    /// Offset and length of each page's object.
     places: Vec<(usize, usize)>,
 }
 
 impl Store {
-    /// Makes the objects of all pages, and checks that they become the pages again.
+    /// Compresses all pages.
     fn fill(
         pages: &[Aligned],
         mut compress: impl FnMut(&[u8; PAGE], &mut [u8; 2 * PAGE]) -> usize,
@@ -69,8 +69,8 @@ impl Store {
 }
 
 impl Contestant {
-    /// A driver at its default level, and at others.
-    pub(super) fn of_driver(
+    /// Contestants of a driver: its default level, and others.
+    pub(super) fn from_driver(
         registry: &Registry,
         algorithm: &dyn Algorithm,
     ) -> Result<Vec<Contestant>> {
@@ -102,8 +102,8 @@ impl Contestant {
         levels.into_iter().map(contestant).collect()
     }
 
-    /// A library; `None` where it is missing.
-    pub(super) fn of_library(library: &str) -> Option<Contestant> {
+    /// A library; `None` if it is missing.
+    pub(super) fn from_library(library: &str) -> Option<Contestant> {
         let subject = Subject::Raw(Raw::new(library)?, Store::default());
         Some(Contestant {
             name: format!("raw {library}"),
@@ -112,7 +112,7 @@ impl Contestant {
     }
 
     /// The kernel's zram.
-    pub(super) fn of_kernel(algorithm: &'static str) -> Contestant {
+    pub(super) fn from_kernel(algorithm: &'static str) -> Contestant {
         let subject = Subject::Kernel(algorithm, None);
         Contestant {
             name: format!("kernel {algorithm}"),
@@ -120,7 +120,7 @@ impl Contestant {
         }
     }
 
-    /// The way of a page through the block layer.
+    /// The cost of the block layer alone.
     pub(super) fn floor() -> Contestant {
         Contestant {
             name: FLOOR.into(),
@@ -128,7 +128,7 @@ impl Contestant {
         }
     }
 
-    /// Takes these pages instead of those before, and checks that they come back.
+    /// Replaces the pages that it holds, and checks that they read back.
     pub(super) fn fill(&mut self, pages: &[Aligned]) -> Result<()> {
         match &mut self.subject {
             Subject::Ours(tfm, store) => {
@@ -160,7 +160,7 @@ impl Contestant {
         Ok(())
     }
 
-    /// Compresses a batch of the pages that it holds.
+    /// Compresses a batch of its pages.
     pub(super) fn compress(&mut self, pages: &[Aligned], batch: Range<usize>) {
         let mut out = [0; 2 * PAGE];
         for number in batch {
@@ -181,7 +181,7 @@ impl Contestant {
         }
     }
 
-    /// Decompresses a batch; `to` gets each page.
+    /// Decompresses a batch and passes each page to `to`.
     pub(super) fn decompress(&mut self, batch: Range<usize>, mut to: impl FnMut(&[u8; PAGE])) {
         let mut page = Aligned([0; PAGE]);
         match &mut self.subject {
@@ -208,8 +208,8 @@ impl Contestant {
         }
     }
 
-    /// Bytes of pages over bytes of objects, where those from `huge` bytes on count as a page; of the kernel what it
-    /// says. `None` where there are no objects.
+    /// Bytes of pages over bytes of objects; an object of `huge` bytes or more counts as a page. The kernel's own figure for
+    /// its zram; `None` without objects.
     pub(super) fn ratio(&self, pages: usize, huge: usize) -> Result<Option<f64>> {
         Ok(match &self.subject {
             Subject::Ours(_, store) | Subject::Raw(_, store) => Some(store.ratio(huge)),
@@ -221,7 +221,7 @@ impl Contestant {
         })
     }
 
-    /// A worker's context; `None` where it does not tell.
+    /// Bytes of a worker's context; `None` if unknown.
     pub(super) fn context_bytes(&self) -> Option<usize> {
         match &self.subject {
             Subject::Ours(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
@@ -230,5 +230,5 @@ impl Contestant {
     }
 }
 
-/// What the floor is given.
+/// The page that the block layer's device is given.
 static SAME: Aligned = Aligned([1; PAGE]);

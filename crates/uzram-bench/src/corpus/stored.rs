@@ -1,5 +1,5 @@
-//! Corpora in a folder (outside of git, readable by their maker alone): a file of pages for each kind, and a manifest.
-//! They are made from processes that this starts itself, files that every machine of the kind has, and made-up pages.
+//! Corpora in a folder: a file of pages for each kind, and a manifest. The folder is readable by its owner alone and stays
+//! outside of git. Pages come from processes started here, from files of the distribution, and from generators.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ use super::{Corpus, PAGE, works};
 
 const MANIFEST: &str = "manifest.json";
 
-/// A corpus that is kept.
+/// One corpus of the folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Kept {
     /// What it is of.
@@ -38,7 +38,7 @@ pub struct Manifest {
     pub skipped: Vec<String>,
 }
 
-/// Makes all corpora anew, of about so many megabytes each; `progress` is told the name of each.
+/// Collects all corpora anew, about `megabytes` of each. Calls `progress` with the name of each.
 pub fn make(dir: &Path, megabytes: usize, progress: &mut dyn FnMut(&str)) -> Result<Manifest> {
     ensure!(megabytes > 0, "a corpus of no megabytes is none");
     let made = fs::DirBuilder::new()
@@ -85,7 +85,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("writing {}", path.display()))
 }
 
-/// What is in the folder.
+/// Reads the folder's manifest.
 pub fn manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let text = fs::read(&path)
@@ -93,12 +93,12 @@ pub fn manifest(dir: &Path) -> Result<Manifest> {
     serde_json::from_slice(&text).with_context(|| format!("{} is no manifest", path.display()))
 }
 
-/// About so many megabytes of the processes' memory in it, of each kind as much.
+/// Loads about `megabytes` of process memory, an equal share of each kind.
 pub fn load(dir: &Path, megabytes: usize) -> Result<Corpus> {
     load_of(dir, Source::Process, megabytes)
 }
 
-/// The same of another source.
+/// Loads about `megabytes` of one source, an equal share of each kind.
 pub(crate) fn load_of(dir: &Path, source: Source, megabytes: usize) -> Result<Corpus> {
     let manifest = manifest(dir)?;
     let of_source = |kept: &&Kept| kept.source == source;

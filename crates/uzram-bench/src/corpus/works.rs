@@ -1,4 +1,4 @@
-//! More work for more programs: the kinds of corpora that are stored, beside those that [`super::WORK`] has.
+//! The kinds of corpora that `uzram bench corpus` stores: those of [`super::WORK`], more programs, files and generated pages.
 
 use std::path::Path;
 
@@ -12,18 +12,18 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// Memory of a process that was started for it.
+    /// Memory of a process that was started for the purpose.
     Process,
     /// Files of this machine.
     Files,
-    /// Made up.
+    /// Generated.
     Made,
 }
 
-/// A kind of corpus: its name, its source, and how about so many megabytes of it are had.
+/// A kind of corpus: its name, its source, and the function that collects about so many megabytes.
 pub(super) type Kind = (&'static str, Source, Box<dyn Fn(usize) -> Result<Corpus>>);
 
-/// All of them.
+/// All kinds, in the order of the manifest.
 pub(super) fn kinds() -> Vec<Kind> {
     let mut kinds: Vec<Kind> = Vec::new();
     for (name, program, flag, text) in WORK {
@@ -150,7 +150,7 @@ fn java(megabytes: usize) -> Result<Corpus> {
     Ok(Corpus::new("Java collections", bytes))
 }
 
-/// SQL that fills a table with about so much.
+/// SQL that fills a table with about so many megabytes.
 fn sql(megabytes: usize) -> String {
     let rows = (megabytes << 20) / 90;
     format!(
@@ -179,7 +179,7 @@ fn sqlite_file(megabytes: usize) -> Result<Corpus> {
     Ok(Corpus::new("SQLite file", std::fs::read(&path)?))
 }
 
-/// Pages that nothing compresses.
+/// Random pages, which nothing compresses.
 fn random(megabytes: usize) -> Vec<u8> {
     let mut state = 0x2545_F491_4F6C_DD1Du64;
     let mut bytes = Vec::with_capacity(megabytes << 20);

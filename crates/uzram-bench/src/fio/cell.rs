@@ -1,4 +1,4 @@
-//! What is measured: the cells of zram-perf-test's table, and the shapes of request that they are asked with.
+//! The cells of zram-perf-test's table, and the settings that they are measured in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +23,7 @@ pub enum Cell {
     MixedSeq,
 }
 
-/// All of them.
+/// All cells, in the series' order.
 pub const CELLS: [Cell; 6] = [
     Cell::SeqWrite,
     Cell::RandWrite,
@@ -34,7 +34,7 @@ pub const CELLS: [Cell; 6] = [
 ];
 
 impl Cell {
-    /// Its name, which is also fio's job's.
+    /// The cell's name, also that of fio's job.
     pub fn name(self) -> &'static str {
         match self {
             Cell::SeqWrite => "seq-write",
@@ -164,10 +164,10 @@ impl fmt::Display for Shape {
 pub struct Setting {
     /// What is written.
     pub buffer: Buffer,
-    /// How it is asked for.
+    /// Size and depth of the requests.
     #[serde(flatten)]
     pub shape: Shape,
-    /// By how many jobs at a time.
+    /// The number of jobs.
     pub jobs: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Memory over time: a thread asks a target for it while others work.
+//! Memory over time: a thread samples a target's memory while fio runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use super::targets::Probe;
 const INTERVAL: Duration = Duration::from_millis(100);
 const MOST: usize = 400;
 
-/// Seconds since the target was there, and bytes.
+/// Seconds since sampling began, and bytes.
 pub(super) type Points = Vec<(f64, u64)>;
 
-/// The thread.
+/// The sampling thread.
 pub(super) struct Sampler {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Points>,
@@ -28,7 +28,7 @@ impl Sampler {
         Sampler { stop, thread }
     }
 
-    /// Ends it. Without points where the target does not tell.
+    /// Stops the thread and returns its points; none if the target does not report memory.
     pub(super) fn stop(self) -> Points {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();
@@ -52,7 +52,7 @@ fn sample(probe: &Probe, stop: &AtomicBool) -> Points {
     points
 }
 
-/// Leaves out every second point.
+/// Drops every second point.
 fn thin(points: &mut Points) {
     let mut keep = false;
     points.retain(|_| {

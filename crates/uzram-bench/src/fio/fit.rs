@@ -1,4 +1,4 @@
-//! What can be known of targets before any is made: whether there is what they name, and the memory for them.
+//! Checks targets before any is created: whether what they name exists, and whether memory suffices.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use uzram_control::size::human;
 use super::cell::Buffer;
 use super::targets::{Kind, Spec, TMPFS, TMPFS_MAGIC, kernel_algorithms};
 
-/// Percent of the size that a target takes beside the pages: tables, books, a server.
+/// Percent of the size that a target takes beyond the pages: tables, metadata, a server.
 const OVERHEAD: u64 = 3;
 
 impl Spec {
-    /// Frontend and algorithm of a device of this program, as far as they are said; `None` for another kind of target.
+    /// Frontend and algorithm of a uzram device, if given; `None` for another kind of target.
     pub fn device(&self) -> Option<(Option<&str>, Option<&str>)> {
         match &self.kind {
             Kind::Uzram {
@@ -23,7 +23,7 @@ impl Spec {
         }
     }
 
-    /// Refuses an algorithm that the kernel's zram does not have here. Where there is no kernel's zram, nobody can say.
+    /// Refuses an algorithm that this kernel's zram lacks. Without a kernel zram nothing is refused.
     pub fn check(&self) -> Result<(), String> {
         let Kind::KernelZram {
             algorithm: Some(algorithm),
@@ -41,7 +41,7 @@ impl Spec {
         }
     }
 
-    /// Refuses a size that there is no memory for. Targets are there one at a time, so each has all of it.
+    /// Refuses a size that exceeds memory. Targets exist one at a time, so each may take all of it.
     pub fn fits(&self, size_bytes: u64, buffers: &[Buffer]) -> Result<(), String> {
         let percent = self.memory_percent(buffers);
         for (has, what) in self.memory() {
@@ -61,7 +61,7 @@ impl Spec {
         Ok(())
     }
 
-    /// Percent of its size that it may take; 0 where it takes none.
+    /// Percent of its size that it may take in memory; 0 for a target that is not in memory.
     fn memory_percent(&self, buffers: &[Buffer]) -> u64 {
         let compresses = match &self.kind {
             Kind::Path(path) if !is_new_on_tmpfs(path) => return 0,
@@ -84,7 +84,7 @@ impl Spec {
         buffers.iter().map(pages).max().unwrap_or(100) + OVERHEAD
     }
 
-    /// The memory that there is for it, and whose it is.
+    /// The memory available to it, with the name of each limit.
     fn memory(&self) -> Vec<(u64, &'static str)> {
         let mut memory = Vec::new();
         let place = match &self.kind {
@@ -105,7 +105,7 @@ impl Spec {
     }
 }
 
-/// `MemAvailable`: what can be had without swapping.
+/// `MemAvailable`: memory that can be allocated without swapping.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
@@ -113,7 +113,7 @@ fn available() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Where a file would be made.
+/// The folder that a file would be created in.
 fn folder(path: &Path) -> &Path {
     let parent = path.parent();
     let parent = parent.filter(|parent| !parent.as_os_str().is_empty());

@@ -1,4 +1,4 @@
-//! One run of fio: its command line, its end, and what its JSON says.
+//! One run of fio: its command line, its timeout, and its JSON report.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use super::cell::{Cell, Setting};
 use super::perf::Perf;
-use super::targets::Place;
+use super::targets::TargetPath;
 use crate::measure::median;
 
-/// How long a cell may take beyond what it was told to, before its target counts as hanging.
+/// How long a cell may overrun before its target counts as hung.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// How long a cell runs.
@@ -30,21 +30,21 @@ pub enum Length {
     Seconds(f64),
 }
 
-/// A run to be made.
+/// A run of fio.
 pub(super) struct Job<'a> {
-    pub(super) place: &'a Place,
+    pub(super) place: &'a TargetPath,
     pub(super) cell: Cell,
     pub(super) setting: Setting,
     pub(super) size_bytes: u64,
     pub(super) length: Length,
     pub(super) perf: &'a Perf,
-    /// Where files go.
+    /// The folder for fio's files.
     pub(super) dir: &'a Path,
     /// Set by a signal.
     pub(super) stop: &'a AtomicBool,
 }
 
-/// Reads, or writes, of a cell.
+/// One direction of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Side {
     /// Throughput, 10^6 bytes a second.
@@ -65,7 +65,7 @@ pub struct Side {
     pub p9999_us: f64,
 }
 
-/// What came out.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     pub(super) read: Option<Side>,
@@ -76,7 +76,7 @@ pub(super) struct Run {
 }
 
 impl Side {
-    /// The median of each figure; `None` of none.
+    /// The median of each figure; `None` without any.
     pub(super) fn median(sides: &[Side]) -> Option<Side> {
         let of = |figure: fn(&Side) -> f64| median(sides.iter().map(figure).collect());
         (!sides.is_empty()).then(|| Side {
@@ -110,12 +110,12 @@ pub(super) fn version() -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The engine for a place: the series' `sync` one request at a time, what has several under way otherwise.
-pub(super) fn engine(place: &Place, depth: u32, deep: &str) -> String {
+/// The engine for a target: `nbd` for a URI, the series' `sync` at depth 1, otherwise `deep`.
+pub(super) fn engine(place: &TargetPath, depth: u32, deep: &str) -> String {
     match place {
-        Place::Uri(_) => "nbd".into(),
-        Place::File { .. } if depth == 1 => "sync".into(),
-        Place::File { .. } => deep.into(),
+        TargetPath::Uri(_) => "nbd".into(),
+        TargetPath::File { .. } if depth == 1 => "sync".into(),
+        TargetPath::File { .. } => deep.into(),
     }
 }
 
@@ -213,7 +213,7 @@ impl Job<'_> {
         ];
         options.extend(fixed.map(String::from));
         match self.place {
-            Place::File { path, direct } => {
+            TargetPath::File { path, direct } => {
                 let path = path
                     .display()
                     .to_string()
@@ -222,7 +222,7 @@ impl Job<'_> {
                 options.push(format!("--filename={path}"));
                 options.push(format!("--direct={}", u8::from(*direct)));
             }
-            Place::Uri(uri) => options.push(format!("--uri={uri}")),
+            TargetPath::Uri(uri) => options.push(format!("--uri={uri}")),
         }
         match self.length {
             Length::Loops(loops) => options.push(format!("--loops={loops}")),
@@ -236,7 +236,7 @@ impl Job<'_> {
     }
 }
 
-/// Reads and writes of the one group that fio reports.
+/// Parses the reads and writes of the one group that fio reports.
 fn parse(text: &str) -> Result<(Option<Side>, Option<Side>)> {
     // Engines and warnings may print lines before it.
     let begin = match text.starts_with('{') {

@@ -12,11 +12,11 @@ const EVENTS: [&str; 5] = [
     "branch-misses",
 ];
 
-/// What can be counted here, and what not.
+/// The events that this machine counts, and those it does not.
 #[derive(Debug, Clone)]
 pub(super) struct Perf {
     events: Vec<&'static str>,
-    /// What is left out, and why; empty where nothing is.
+    /// The events that are left out, with the reason; empty if none is.
     pub(super) missing: String,
 }
 
@@ -29,7 +29,7 @@ impl Perf {
         }
     }
 
-    /// Asks perf itself.
+    /// Probes by running perf.
     pub(super) fn probe() -> Perf {
         let output = Command::new("perf")
             .args(["stat", "-x", ";", "-e", &EVENTS.join(","), "--", "true"])
@@ -58,7 +58,7 @@ impl Perf {
         Perf { events, missing }
     }
 
-    /// The words to put before a command's own, which leave the counts in `file`.
+    /// The command-line prefix that makes perf count a command and write the counts to `file`.
     pub(super) fn before(&self, file: &Path) -> Vec<String> {
         if self.events.is_empty() {
             return Vec::new();
@@ -73,7 +73,7 @@ impl Perf {
         words.into_iter().chain(rest).collect()
     }
 
-    /// The counts that were left there, in the order of the table.
+    /// Reads the counts from `file`, in the order of the table.
     pub(super) fn counts(&self, file: &Path) -> Vec<(String, f64)> {
         if self.events.is_empty() {
             return Vec::new();
@@ -82,7 +82,7 @@ impl Perf {
     }
 }
 
-/// Lines of `value;unit;event;...`; what could not be counted has words in place of a value.
+/// Parses lines of `value;unit;event;...`. An event that perf could not count has words in place of a value.
 fn parse(text: &str) -> Vec<(String, f64)> {
     let count = |line: &str| {
         let mut fields = line.split(';');

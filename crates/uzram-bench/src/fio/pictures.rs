@@ -1,10 +1,10 @@
 //! The record as tables and pictures: throughput against jobs, percentiles of latency, ratio against speed, memory over
 //! time.
 
-use super::record::{Figure, Record};
-use super::{CELLS, Cell, Setting};
-use crate::output::{Chart, Outcome, Series, Table, number};
-use crate::report::Report;
+use super::record::{CellFigure, FioRecord};
+use super::{CELLS, Cell, Length, Setting};
+use crate::output::{self, Chart, Look, Outcome, Series, Table, number};
+use crate::report::{Report, Row};
 
 const HEAD: [&str; 19] = [
     "target",
@@ -28,30 +28,56 @@ const HEAD: [&str; 19] = [
     "memory_bytes",
 ];
 
-impl Outcome for Record {
+impl Outcome for FioRecord {
     fn report(&self) -> &Report {
         &self.report
+    }
+
+    fn json(&self) -> anyhow::Result<String> {
+        output::json(self)
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let length = match self.length {
+            Length::Loops(loops) => format!("{loops} x the whole by each job"),
+            Length::Seconds(seconds) => format!("{seconds} s a cell"),
+        };
+        let (megabytes, rounds) = (self.size_bytes >> 20, self.rounds);
+        vec![
+            (
+                "work",
+                format!("{megabytes} MiB, {length}, {rounds} rounds"),
+            ),
+            ("load before", self.load_average.to_string()),
+            ("fio", self.fio.clone()),
+        ]
     }
 
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![self.note.clone()];
         let targets = self.targets.iter().filter(|about| !about.note.is_empty());
-        notes.extend(targets.map(|about| format!("{}: {}.", about.target, about.note)));
-        for (title, list) in [("Left out", &self.skipped), ("Failed", &self.failed)] {
+        notes.extend(targets.map(|about| format!("{}: {}", about.target, about.note)));
+        for (title, list) in [("left out", &self.skipped), ("FAILED", &self.failed)] {
             notes.extend(
                 list.iter()
-                    .map(|one| format!("{title}: {}: {}.", one.what, one.why)),
+                    .map(|one| format!("{title}: {}: {}", one.what, one.why)),
             );
         }
         notes
     }
 
     fn tables(&self) -> Vec<Table> {
-        vec![
-            self.figures_table(),
-            self.memory_table(),
-            self.report.table(),
-        ]
+        vec![self.figures_table(), self.memory_table()]
+    }
+
+    fn summary(&self) -> Vec<Table> {
+        self.pivot()
+    }
+
+    /// The rows that have a goal; there is a row for every pair of targets and every cell.
+    fn rows(&self) -> Vec<&Row> {
+        let all = self.report.rows.iter();
+        all.filter(|row| row.met.is_some()).collect()
     }
 
     fn charts(&self) -> Vec<Chart> {
@@ -76,11 +102,11 @@ impl Outcome for Record {
     }
 }
 
-impl Record {
+impl FioRecord {
     fn figures_table(&self) -> Table {
         let mut table = Table::new("Medians", &HEAD);
         for figure in &self.figures {
-            let Figure {
+            let CellFigure {
                 target,
                 cell,
                 setting,
@@ -149,17 +175,19 @@ impl Record {
             .collect();
         jobs.sort_unstable();
         let mut series = Vec::new();
-        for target in self.names() {
-            for cell in self.simple_cells() {
-                let its = |f: &&Figure| f.target == target && f.cell == cell && here(&f.setting);
-                let place = |figure: &Figure| {
+        for (group, target) in self.names().into_iter().enumerate() {
+            for (member, cell) in self.simple_cells().into_iter().enumerate() {
+                let its =
+                    |f: &&CellFigure| f.target == target && f.cell == cell && here(&f.setting);
+                let place = |figure: &CellFigure| {
                     let at = jobs.iter().position(|jobs| *jobs == figure.setting.jobs);
                     (at.unwrap_or(0) as f64, figure.mb_s())
                 };
-                series.push(Series {
-                    name: format!("{target} {cell}"),
-                    points: self.figures.iter().filter(its).map(place).collect(),
-                });
+                series.push(Series::new(
+                    format!("{target} {cell}"),
+                    Look::new(group, member),
+                    self.figures.iter().filter(its).map(place).collect(),
+                ));
             }
         }
         Chart {
@@ -173,10 +201,11 @@ impl Record {
             log_y: true,
             lines: true,
             series,
+            ..Chart::default()
         }
     }
 
-    /// Reads and writes at random where there are any: more than two lines a target are too many.
+    /// The random cells if there are any, at most two: a chart has a line for each target and cell.
     fn simple_cells(&self) -> Vec<Cell> {
         let has = |cell: &Cell| self.figures.iter().any(|figure| figure.cell == *cell);
         let random: Vec<_> = [Cell::RandWrite, Cell::RandRead]
@@ -192,21 +221,24 @@ impl Record {
     fn latency(&self, setting: &Setting) -> Chart {
         let mut series = Vec::new();
         let mut names = Vec::new();
-        for target in self.names() {
-            for figure in self.of(target, setting) {
-                if !self.simple_cells().contains(&figure.cell) {
-                    continue;
-                }
-                for (_, side) in figure.sides() {
-                    let percentiles = side.percentiles();
-                    names = percentiles.map(|(name, _)| format!("{name} %")).into();
-                    // fio rounds what is below a nanosecond to none.
-                    let points = (0..)
-                        .zip(percentiles)
-                        .map(|(n, (_, us))| (f64::from(n), us.max(1e-3)));
-                    let (name, points) = (format!("{target} {}", figure.cell), points.collect());
-                    series.push(Series { name, points });
-                }
+        for (group, target) in self.names().into_iter().enumerate() {
+            let wanted = |figure: &&CellFigure| self.simple_cells().contains(&figure.cell);
+            let sides = self.of(target, setting).filter(wanted).flat_map(|figure| {
+                let sides = figure.sides().map(|(_, side)| side);
+                sides.map(|side| (figure.cell, side))
+            });
+            for (member, (cell, side)) in sides.enumerate() {
+                let percentiles = side.percentiles();
+                names = percentiles.map(|(name, _)| format!("{name} %")).into();
+                // fio rounds what is below a nanosecond to none.
+                let points = (0..)
+                    .zip(percentiles)
+                    .map(|(n, (_, us))| (f64::from(n), us.max(1e-3)));
+                series.push(Series::new(
+                    format!("{target} {cell}"),
+                    Look::new(group, member),
+                    points.collect(),
+                ));
             }
         }
         Chart {
@@ -217,12 +249,13 @@ impl Record {
             log_y: true,
             lines: true,
             series,
+            ..Chart::default()
         }
     }
 
     /// A point for each setting, of the first cell that writes.
     fn ratio(&self) -> Chart {
-        let series = |target: &str| {
+        let series = |(group, target): (usize, &str)| {
             let its = self.memory.iter().filter(|taken| taken.target == target);
             let point = |taken: &super::Taken| {
                 let mut figures = self.of(target, &taken.setting);
@@ -230,17 +263,14 @@ impl Record {
                 Some((write.mb_s, taken.ratio))
             };
             let points = its.filter_map(point).collect();
-            Series {
-                name: target.into(),
-                points,
-            }
+            Series::new(target, Look::new(group, 0), points)
         };
         Chart {
             title: "Ratio against speed, a point for each setting".into(),
             x: "written, MB/s".into(),
             y: "bytes written for each byte of memory".into(),
             log_y: true,
-            series: self.names().into_iter().map(series).collect(),
+            series: self.names().into_iter().enumerate().map(series).collect(),
             ..Chart::default()
         }
     }
@@ -248,9 +278,11 @@ impl Record {
     fn memory_over_time(&self, setting: &Setting) -> Chart {
         let curves = self.curves.iter().filter(|curve| curve.setting == *setting);
         let megabytes = |(seconds, bytes): &(f64, u64)| (*seconds, *bytes as f64 / 1e6);
-        let series = curves.map(|curve| Series {
-            name: curve.target.clone(),
-            points: curve.points.iter().map(megabytes).collect(),
+        let names = self.names();
+        let series = curves.map(|curve| {
+            let group = names.iter().position(|name| *name == curve.target);
+            let points = curve.points.iter().map(megabytes).collect();
+            Series::new(&*curve.target, Look::new(group.unwrap_or(0), 0), points)
         });
         Chart {
             title: format!("Memory over time, all cells in turn: {setting}"),

@@ -1,4 +1,4 @@
-//! What a run comes to, as it is kept: medians over the rounds, memory beside them, and what the figures belong to.
+//! The record of a run: medians over the rounds, memory, and the machine and build that the figures belong to.
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -7,16 +7,17 @@ use super::cell::{Cell, Setting};
 use super::job::{Length, Run, Side};
 use super::targets::Memory;
 use crate::measure::median;
+use crate::output::Outcome;
 use crate::report::Report;
 
 /// The name in the records.
-pub(super) const NAME: &str = "bench fio";
-/// What has failed where a run was interrupted.
+pub(crate) const NAME: &str = "bench fio";
+/// Named in the list of failures if the run was interrupted.
 pub(super) const THE_RUN: &str = "the run";
 
 /// A target's cell: medians over the rounds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Figure {
+pub struct CellFigure {
     /// The target.
     pub target: String,
     /// Which cell.
@@ -26,25 +27,25 @@ pub struct Figure {
     pub setting: Setting,
     /// fio's engine.
     pub engine: String,
-    /// Reads, where there were any.
+    /// Reads, if the cell has any.
     pub read: Option<Side>,
-    /// Writes, where there were any.
+    /// Writes, if the cell has any.
     pub write: Option<Side>,
-    /// The slowest and the fastest round, both directions together: how far to trust the median.
+    /// The slowest round, both directions together.
     pub least_mb_s: f64,
-    /// The fastest.
+    /// The fastest round: the spread says how far to trust the median.
     pub most_mb_s: f64,
     /// Rounds that were measured.
     pub rounds: usize,
 }
 
-impl Figure {
-    /// Both directions together.
+impl CellFigure {
+    /// Throughput of both directions together.
     pub fn mb_s(&self) -> f64 {
         self.read.map_or(0.0, |side| side.mb_s) + self.write.map_or(0.0, |side| side.mb_s)
     }
 
-    /// Which directions there are, with their names.
+    /// The directions that the cell has, by name.
     pub fn sides(&self) -> impl Iterator<Item = (&'static str, Side)> {
         let both = [("read", self.read), ("write", self.write)];
         both.into_iter()
@@ -79,7 +80,7 @@ pub struct Taken {
     pub memory: Memory,
     /// Bytes that were written over bytes of memory.
     pub ratio: f64,
-    /// Bytes of memory after all cells: what a target keeps of what was rewritten, too.
+    /// Bytes of memory after all cells, including what overwrites left behind.
     #[serde(default)]
     pub after_bytes: Option<u64>,
 }
@@ -96,27 +97,27 @@ pub struct Curve {
     pub points: Vec<(f64, u64)>,
 }
 
-/// A target, and what to know of it.
+/// A target, with a note on its figures.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct About {
     /// Its name.
     pub target: String,
-    /// What to know.
+    /// The note; may be empty.
     pub note: String,
 }
 
-/// What went wrong, or was left out.
+/// Something that failed or was left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Missing {
-    /// The target, or what else.
+    /// The target or other subject.
     pub what: String,
     /// Why.
     pub why: String,
 }
 
-/// Everything.
+/// The record of a run of `bench fio`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub struct FioRecord {
     /// Machine, commit, compiler, and each target's throughput over the first one's.
     #[serde(flatten)]
     pub report: Report,
@@ -130,7 +131,7 @@ pub struct Record {
     pub length: Length,
     /// Rounds that were asked for.
     pub rounds: usize,
-    /// Processes that were runnable when it began, of which none were its own: what disturbs.
+    /// The load average before the run: other processes that disturb.
     pub load_average: f64,
     /// The targets that were measured.
     pub targets: Vec<About>,
@@ -139,7 +140,7 @@ pub struct Record {
     /// What failed.
     pub failed: Vec<Missing>,
     /// Medians.
-    pub figures: Vec<Figure>,
+    pub figures: Vec<CellFigure>,
     /// Totals of all cells.
     pub totals: Vec<Total>,
     /// Memory.
@@ -148,14 +149,14 @@ pub struct Record {
     pub curves: Vec<Curve>,
 }
 
-impl Record {
-    /// Whether it is not all that was to be measured.
+impl FioRecord {
+    /// Whether the run was interrupted.
     pub fn is_interrupted(&self) -> bool {
         self.failed.iter().any(|one| one.what == THE_RUN)
     }
 
-    /// Reads one that was kept.
-    pub fn read(path: &std::path::Path) -> Result<Record> {
+    /// Reads a kept record.
+    pub fn read(path: &std::path::Path) -> Result<FioRecord> {
         let shown = path.display();
         let text = std::fs::read(path).with_context(|| format!("reading {shown}"))?;
         let any: serde_json::Value =
@@ -166,6 +167,11 @@ impl Record {
             "{shown} is a record of {name}; it takes what uzram bench fio --json wrote"
         );
         serde_json::from_value(any).with_context(|| format!("{shown} is of another version"))
+    }
+
+    /// Parses a record, to be rendered.
+    pub(crate) fn from_json(record: serde_json::Value) -> Result<Box<dyn Outcome>> {
+        Ok(Box::new(serde_json::from_value::<FioRecord>(record)?))
     }
 
     /// The settings, in the order of the run.
@@ -184,13 +190,13 @@ impl Record {
         &'a self,
         target: &'a str,
         setting: &'a Setting,
-    ) -> impl Iterator<Item = &'a Figure> {
+    ) -> impl Iterator<Item = &'a CellFigure> {
         let figures = self.figures.iter();
         figures.filter(move |figure| figure.target == target && figure.setting == *setting)
     }
 
-    /// One of them.
-    pub fn figure(&self, target: &str, setting: &Setting, cell: Cell) -> Option<&Figure> {
+    /// A target's figure of one cell in a setting.
+    pub fn figure(&self, target: &str, setting: &Setting, cell: Cell) -> Option<&CellFigure> {
         let mut figures = self.figures.iter();
         figures.find(|f| f.target == target && f.setting == *setting && f.cell == cell)
     }
@@ -204,7 +210,7 @@ impl Record {
     }
 }
 
-/// The runs of a target in a setting, before they are medians.
+/// The runs of a target in a setting, from which medians are taken.
 #[derive(Debug, Clone)]
 pub(super) struct Runs {
     pub(super) target: String,
@@ -218,8 +224,8 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// Adds what it comes to. Only rounds that were whole count for the totals.
-    pub(super) fn add_to(&self, record: &mut Record) {
+    /// Adds the medians to the record. Totals count complete rounds only.
+    pub(super) fn add_to(&self, record: &mut FioRecord) {
         let (target, setting) = (self.target.clone(), self.setting);
         for (cell, engine, runs) in &self.cells {
             let sides = |of: fn(&Run) -> Option<Side>| {
@@ -230,7 +236,7 @@ impl Runs {
                 let speed = |side: Option<Side>| side.map_or(0.0, |side| side.mb_s);
                 speed(run.read) + speed(run.write)
             };
-            record.figures.push(Figure {
+            record.figures.push(CellFigure {
                 target: target.clone(),
                 cell: *cell,
                 setting,
@@ -272,8 +278,8 @@ impl Runs {
         }
     }
 
-    /// Adds its throughput and memory over another's.
-    pub(super) fn add_over(&self, base: &Runs, record: &mut Record) {
+    /// Adds rows of its throughput and memory over those of `base`.
+    pub(super) fn add_over(&self, base: &Runs, record: &mut FioRecord) {
         let (setting, names) = (
             self.setting,
             format!("{} over {}", self.target, base.target),
@@ -317,7 +323,7 @@ impl Runs {
         })
     }
 
-    /// The median over the rounds of this one's throughput over another's in a cell.
+    /// The median over the rounds of its throughput over that of `base` in a cell.
     fn over(&self, base: &Runs, cell: Cell) -> Option<f64> {
         let of = |runs: &Runs| {
             let (.., found) = runs.cells.iter().find(|(name, ..)| *name == cell)?.clone();
@@ -396,12 +402,12 @@ pub(super) mod tests {
     }
 
     /// Two targets, the first twice as fast.
-    pub(in crate::fio) fn sample() -> Record {
+    pub(in crate::fio) fn sample() -> FioRecord {
         let about = |target: &str| About {
             target: target.into(),
             note: String::new(),
         };
-        let mut record = Record {
+        let mut record = FioRecord {
             report: Report::new(NAME, "fio's buffers: static".into()),
             note: "a note <with> \"marks\" & such".into(),
             fio: "fio-3.33".into(),
@@ -465,7 +471,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record.json");
         std::fs::write(&path, serde_json::to_string(&sample()).unwrap()).unwrap();
-        let record = Record::read(&path).unwrap();
+        let record = FioRecord::read(&path).unwrap();
         assert_eq!(record.figures.len(), 4);
         assert_eq!(record.series(), sample().series());
     }

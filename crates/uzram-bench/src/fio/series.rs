@@ -8,19 +8,19 @@ use anyhow::{Result, ensure};
 
 use super::cell::{Buffer, CELLS, Setting, Shape};
 use super::job::Side;
-use super::record::{Record, Total};
+use super::record::{FioRecord, Total};
 
 /// A target of a run.
 #[derive(Debug, Clone)]
 pub struct Column {
-    /// What is said to be processed.
+    /// The name that the heading gives it.
     pub heading: String,
     target: String,
-    record: Record,
+    record: FioRecord,
 }
 
-/// The columns of a record; of one target where that is said.
-fn columns(record: &Record, of: &str, only: Option<&str>) -> Vec<Column> {
+/// The columns of a record: all targets, or only the named one.
+fn columns(record: &FioRecord, of: &str, only: Option<&str>) -> Vec<Column> {
     let names = record.names().into_iter();
     let wanted = names.filter(|name| only.is_none_or(|only| only == *name));
     let column = |target: &str| Column {
@@ -31,19 +31,19 @@ fn columns(record: &Record, of: &str, only: Option<&str>) -> Vec<Column> {
     wanted.map(column).collect()
 }
 
-impl Record {
-    /// All its targets in the series' format.
+impl FioRecord {
+    /// Prints all targets in the series' format.
     pub fn series(&self) -> String {
         print(&columns(self, "", None))
     }
 }
 
-/// Records that were kept, side by side in the series' format; of one target where that is said.
+/// Prints kept records side by side in the series' format: all targets, or only the named one.
 pub fn compare(paths: &[impl AsRef<Path>], target: Option<&str>) -> Result<String> {
     let mut all = Vec::new();
     let mut known = Vec::new();
     for path in paths {
-        let record = Record::read(path.as_ref())?;
+        let record = FioRecord::read(path.as_ref())?;
         let name = format!("{}: ", path.as_ref().display());
         all.extend(columns(&record, &name, target));
         known.extend(record.names().into_iter().map(str::to_owned));
@@ -123,7 +123,7 @@ fn throughput(text: &mut String, columns: &[Column], setting: &Setting) {
         &|_| Some(String::new()),
     );
     for cell in CELLS {
-        let sides: [(&str, fn(&super::Figure) -> Option<Side>); 2] =
+        let sides: [(&str, fn(&super::CellFigure) -> Option<Side>); 2] =
             [("READ:", |f| f.read), ("WRITE:", |f| f.write)];
         for (label, side) in sides {
             let value = |column: &Column| {
@@ -142,7 +142,7 @@ fn total<'a>(column: &'a Column, setting: &Setting) -> Option<&'a Total> {
     totals.find(|total| total.target == column.target && total.setting == *setting)
 }
 
-/// What perf counted; nothing where it counted nothing.
+/// Adds perf's counts, if there are any.
 fn counts(text: &mut String, columns: &[Column], setting: &Setting) {
     let mut events: Vec<&str> = Vec::new();
     for total in columns.iter().filter_map(|column| total(column, setting)) {
@@ -166,7 +166,7 @@ fn counts(text: &mut String, columns: &[Column], setting: &Setting) {
     }
 }
 
-/// With commas between them, as perf has it.
+/// Formats a count with a comma before each group of three digits, as perf does.
 fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();

@@ -1,5 +1,5 @@
-//! What is measured against each other: a table of kinds, each a file. A target is made when its turn comes and is gone
-//! after it, so that each round finds it as new.
+//! The targets that fio measures, one file for each kind. A target is created for its turn and removed after it, so that
+//! every round starts on a fresh one.
 
 mod kernel_zram;
 mod nbdkit;
@@ -17,16 +17,16 @@ use uzram_control::{Request, Response};
 pub(super) use kernel_zram::algorithms as kernel_algorithms;
 pub(super) use path::{MAGIC as TMPFS_MAGIC, TMPFS};
 
-/// The ones that are measured where none are named.
+/// The targets that are measured unless others are named.
 pub const DEFAULT: &str = "kernel-zram,uzram,nbdkit-memory:allocator=zstd,tmpfs";
 
 const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[:ALGORITHM]], nbdkit-memory[:allocator=zstd|malloc|sparse], \
     tmpfs, or a path with a / in it";
 
-/// Which target, as a command line has it.
+/// A target as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// As it was written, which names it in the report.
+    /// As written; its name in the report.
     pub name: String,
     pub(super) kind: Kind,
 }
@@ -47,36 +47,36 @@ pub(super) enum Kind {
     Path(PathBuf),
 }
 
-/// What a target is made with.
+/// What a target is created with.
 pub(super) struct Means<'a> {
     pub(super) size_bytes: u64,
     /// The uzram program.
     pub(super) program: &'a Path,
     /// A directory of this run's own.
     pub(super) dir: &'a Path,
-    /// Whether what is on a path may be lost.
+    /// Whether the contents of a given path may be overwritten.
     pub(super) overwrite: bool,
 }
 
-/// How fio gets at it.
+/// How fio reaches a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TargetPath {
     /// A block device or file; whether it takes direct I/O.
     File { path: PathBuf, direct: bool },
-    /// Of NBD.
+    /// An NBD URI.
     Uri(String),
 }
 
 /// Memory that a target takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Bytes of data in it, where it tells.
+    /// Bytes of data, if the target reports them.
     pub data_bytes: Option<u64>,
     /// Bytes of memory for them.
     pub used_bytes: u64,
 }
 
-/// How to ask for a target's memory, from any thread.
+/// How to read a target's memory, from any thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Probe {
     /// A kernel zram's `mm_stat`.
@@ -87,33 +87,33 @@ pub(super) enum Probe {
     Resident(u32),
     /// Blocks of a file in memory.
     Blocks(PathBuf),
-    /// Nobody knows.
+    /// Not reported.
     Unknown,
 }
 
-/// A target that is there. Dropped, it goes.
+/// A target that exists until it is dropped.
 pub(super) trait Target {
-    fn place(&self) -> Place;
+    fn place(&self) -> TargetPath;
 
     fn probe(&self) -> Probe;
 
-    /// What to know of its figures; empty where there is nothing.
+    /// A note on its figures; may be empty.
     fn note(&self) -> String {
         String::new()
     }
 
-    /// Takes it away and says if that fails.
+    /// Removes the target. Required, so that a failure is reported; dropping it removes it, too.
     fn close(&mut self) -> Result<()>;
 }
 
 impl Probe {
-    /// Asks; `None` where there is no answer.
+    /// Reads the memory; `None` without an answer.
     pub(super) fn read(&self) -> Option<Memory> {
         match self {
             Probe::MmStat(path) => kernel_zram::memory(&std::fs::read_to_string(path).ok()?),
             Probe::Server(socket) => match uzram_control::call(socket, &Request::Stat) {
                 Ok(Response::Stat(stat)) => Some(Memory {
-                    data_bytes: Some(stat.orig_data_size),
+                    data_bytes: Some(stat.counters.orig_data_size_bytes),
                     used_bytes: stat.all_memory(),
                 }),
                 _ => None,
@@ -144,7 +144,7 @@ impl Probe {
 }
 
 impl Spec {
-    /// Splits at commas, but for those in the parentheses of an algorithm.
+    /// Splits a list at commas outside of an algorithm's parentheses.
     pub fn list(text: &str) -> Result<Vec<Spec>, String> {
         let mut depth = 0;
         let separates = |c: char| {
@@ -167,7 +167,7 @@ impl Spec {
         Ok(list)
     }
 
-    /// Makes it.
+    /// Creates the target.
     pub(super) fn open(&self, means: &Means<'_>) -> Result<Box<dyn Target>> {
         Ok(match &self.kind {
             Kind::KernelZram { algorithm } => {

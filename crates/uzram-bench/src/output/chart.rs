@@ -1,33 +1,49 @@
-//! One kind of picture: lines or points over two axes, as SVG.
+//! One kind of picture: lines or points over two axes, as SVG. Axes are drawn by plotters; series, markers and labels here,
+//! in pixels.
+
+mod labels;
+
+use std::fmt::Display;
 
 use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::look::{Look, Marker};
 
 const SIZE: (u32, u32) = (1000, 460);
-/// Where the names of the series begin: beside the picture, so that they hide nothing.
-const NAMES_AT: u32 = 720;
+/// Width for the names of series, which stand beside the picture and hide nothing.
+const NAMES_WIDTH: u32 = 280;
 /// Height of a name.
 const LINE: i32 = 20;
-/// Colours that are told apart by all, one for each series in turn (Okabe and Ito).
-const COLOURS: &[RGBColor] = &[
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 94, 40),
-    RGBColor(60, 60, 60),
-];
+/// A line with more points than this has markers at some of them only.
+const MOST_MARKERS: usize = 12;
 
 /// Points of one contestant.
 #[derive(Debug, Clone)]
 pub struct Series {
     /// Whose.
     pub name: String,
+    /// Unlike that of every other series of the chart.
+    pub look: Look,
     /// Where.
     pub points: Vec<(f64, f64)>,
+    /// A text at each point, empty for none; no texts at all where there are none.
+    pub labels: Vec<String>,
+}
+
+impl Series {
+    /// Points without texts.
+    pub fn new(name: impl Into<String>, look: Look, points: Vec<(f64, f64)>) -> Series {
+        Series {
+            name: name.into(),
+            look,
+            points,
+            labels: Vec::new(),
+        }
+    }
 }
 
 /// A picture.
@@ -35,19 +51,28 @@ pub struct Series {
 pub struct Chart {
     /// What it shows.
     pub title: String,
+    /// How to read it, below the title; empty for nothing.
+    pub note: String,
     /// The horizontal axis, with its unit.
     pub x: String,
     /// The vertical axis, with its unit.
     pub y: String,
     /// Names of x = 0, 1, 2 and so on, instead of numbers.
     pub x_names: Vec<String>,
+    /// Whether x grows by factors.
+    pub log_x: bool,
     /// Whether y grows by factors.
     pub log_y: bool,
     /// Whether points are joined.
     pub lines: bool,
+    /// Points to ring: what is recommended.
+    pub rings: Vec<(f64, f64)>,
     /// What is shown.
     pub series: Vec<Series>,
 }
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 impl Chart {
     /// Whether there is nothing to see.
@@ -55,20 +80,49 @@ impl Chart {
         self.series.iter().all(|series| series.points.is_empty())
     }
 
+    /// Two series that look the same, which no chart may have.
+    #[cfg(test)]
+    pub(super) fn alike(&self) -> Option<(&str, &str)> {
+        for (at, one) in self.series.iter().enumerate() {
+            let same = self.series[..at]
+                .iter()
+                .find(|other| other.look == one.look);
+            if let Some(other) = same {
+                return Some((&other.name, &one.name));
+            }
+        }
+        None
+    }
+
     /// The picture as an `<svg>` element.
-    pub(super) fn svg(&self) -> Result<String> {
+    pub fn svg(&self) -> Result<String> {
         let mut svg = String::new();
-        let (least_y, most_y) = self.bounds(|point| point.1);
-        if self.log_y {
-            let from = (least_y * 0.8).max(1e-3);
-            self.draw(
-                &mut svg,
-                (from..(most_y * 1.5).max(from * 10.0)).log_scale(),
-            )?;
-        } else {
-            self.draw(&mut svg, 0.0..(most_y * 1.12).max(f64::MIN_POSITIVE))?;
+        let x = self.bounds(|point| point.0);
+        let y = self.bounds(|point| point.1);
+        let plain = |(_, most): (f64, f64), room: f64| 0.0..(most * room).max(f64::MIN_POSITIVE);
+        let factors = |(least, most): (f64, f64)| {
+            let from = (least * 0.8).max(1e-3);
+            (from..(most * 1.5).max(from * 10.0)).log_scale()
+        };
+        let x_plain = match self.lines || self.has_labels() {
+            // Around the points.
+            true => {
+                let margin = ((x.1 - x.0) * 0.06).max(0.05);
+                x.0 - margin..x.1 + margin
+            }
+            false => plain(x, 1.15),
+        };
+        match (self.log_x, self.log_y) {
+            (true, true) => self.draw(&mut svg, factors(x), factors(y))?,
+            (true, false) => self.draw(&mut svg, factors(x), plain(y, 1.12))?,
+            (false, true) => self.draw(&mut svg, x_plain, factors(y))?,
+            (false, false) => self.draw(&mut svg, x_plain, plain(y, 1.12))?,
         }
         Ok(svg)
+    }
+
+    fn has_labels(&self) -> bool {
+        self.series.iter().any(|series| !series.labels.is_empty())
     }
 
     fn bounds(&self, of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
@@ -77,32 +131,34 @@ impl Chart {
         (least.min(f64::MAX), all().fold(0.0, f64::max))
     }
 
-    fn draw<Y>(&self, svg: &mut String, y: Y) -> Result<()>
+    fn draw<X, Y>(&self, svg: &mut String, x: X, y: Y) -> Result<()>
     where
+        X: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
         Y: AsRangedCoord<Value = f64>,
         Y::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
     {
         // The errors of the backend cannot be sent on: words can.
-        let say = |error: &dyn std::fmt::Display| anyhow!("drawing {}: {error}", self.title);
-        let (least_x, most_x) = self.bounds(|point| point.0);
-        let x = match self.lines {
-            true => {
-                let margin = ((most_x - least_x) * 0.03).max(0.2);
-                least_x - margin..most_x + margin
-            }
-            false => 0.0..(most_x * 1.15).max(f64::MIN_POSITIVE),
-        };
+        let say = |error: &dyn Display| anyhow!("drawing {}: {error}", self.title);
         let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         area.fill(&WHITE).map_err(|e| say(&e))?;
-        let (picture, names) = area.split_horizontally(NAMES_AT);
+        let (picture, names) = match self.series.iter().all(|series| series.name.is_empty()) {
+            true => (area.clone(), None),
+            false => {
+                let (picture, names) = area.split_horizontally(SIZE.0 - NAMES_WIDTH);
+                (picture, Some(names))
+            }
+        };
         let mut chart = ChartBuilder::on(&picture)
             .caption(&self.title, ("sans-serif", 18))
             .margin(14)
-            .x_label_area_size(42)
-            .y_label_area_size(64)
+            .margin_top(if self.note.is_empty() { 14 } else { 34 })
+            .x_label_area_size(48)
+            .y_label_area_size(70)
             .build_cartesian_2d(x, y)
             .map_err(|e| say(&e))?;
         let name_of = |x: &f64| match self.x_names.is_empty() {
+            true if self.log_x => tick(*x),
             true => axis(*x),
             false => {
                 let near = x.round();
@@ -120,32 +176,186 @@ impl Chart {
         chart
             .configure_mesh()
             .x_labels(labels)
+            .label_style(("sans-serif", 13))
             .x_desc(&self.x)
             .y_desc(&self.y)
             .x_label_formatter(&name_of)
-            .y_label_formatter(&|y| axis(*y))
+            .y_label_formatter(&|y| if self.log_y { tick(*y) } else { axis(*y) })
             .light_line_style(WHITE)
+            .bold_line_style(RGBColor(225, 225, 225))
             .draw()
             .map_err(|e| say(&e))?;
-        for (index, series) in self.series.iter().enumerate() {
-            let colour = COLOURS[index % COLOURS.len()];
-            if self.lines {
-                let line = LineSeries::new(series.points.iter().copied(), colour.stroke_width(2));
-                chart.draw_series(line).map_err(|e| say(&e))?;
-            }
-            // A long curve is told by its line.
-            let radius = if series.points.len() > 12 { 2 } else { 4 };
-            let dots = series.points.iter();
-            chart
-                .draw_series(dots.map(|at| Circle::new(*at, radius, colour.filled())))
+        if !self.note.is_empty() {
+            let place = Pos::new(HPos::Center, VPos::Top);
+            let style = ("sans-serif", 13).into_font().into_text_style(&picture);
+            let (wide, _) = picture.dim_in_pixel();
+            let note = Text::new(&*self.note, (wide as i32 / 2, 14), style.pos(place));
+            picture.draw(&note).map_err(|e| say(&e))?;
+        }
+        let pixels = |series: &Series| -> Vec<(i32, i32)> {
+            let places = series.points.iter().map(|at| chart.backend_coord(at));
+            places.collect()
+        };
+        let places: Vec<Vec<(i32, i32)>> = self.series.iter().map(pixels).collect();
+        for (series, places) in self.series.iter().zip(&places) {
+            self.series(&picture, series, places).map_err(|e| say(&e))?;
+        }
+        for ring in &self.rings {
+            let ring = Circle::new(chart.backend_coord(ring), 10, BLACK.stroke_width(2));
+            picture.draw(&ring).map_err(|e| say(&e))?;
+        }
+        let (across, down) = chart.plotting_area().get_pixel_range();
+        for (at, text, look) in labels::place(&self.series, &places, self.lines, across, down) {
+            let style = ("sans-serif", labels::SIZE)
+                .into_font()
+                .color(&look.colour());
+            picture
+                .draw(&Text::new(text, at, style))
                 .map_err(|e| say(&e))?;
-            let y = 50 + LINE * index as i32;
-            let name = Text::new(series.name.clone(), (16, y - 6), ("sans-serif", 13));
-            names.draw(&name).map_err(|e| say(&e))?;
-            let dot = Circle::new((6, y), 4, colour.filled());
-            names.draw(&dot).map_err(|e| say(&e))?;
+        }
+        if let Some(names) = names {
+            self.names(&names).map_err(|e| say(&e))?;
         }
         area.present().map_err(|e| say(&e))
+    }
+
+    /// A series in pixels: its line, and markers at some of the points.
+    fn series(&self, picture: &Area<'_>, series: &Series, places: &[(i32, i32)]) -> Drawn {
+        if self.lines {
+            line(picture, series.look, places)?;
+        }
+        let every = places.len().div_ceil(MOST_MARKERS).max(1);
+        for (number, at) in places.iter().enumerate() {
+            // Where only one point has a text, the others are its variants.
+            let main = series
+                .labels
+                .get(number)
+                .is_none_or(|text| !text.is_empty());
+            if !self.lines || number % every == 0 {
+                marker(picture, series.look, *at, if main { 5 } else { 3 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the series, each behind a piece of its line.
+    fn names(&self, area: &Area<'_>) -> Drawn {
+        let named = self.series.iter().filter(|series| !series.name.is_empty());
+        for (index, series) in named.enumerate() {
+            let y = 50 + LINE * index as i32;
+            if self.lines {
+                line(area, series.look, &[(0, y), (32, y)])?;
+            }
+            marker(area, series.look, (16, y), 5)?;
+            let style = ("sans-serif", 13).into_font();
+            area.draw(&Text::new(series.name.clone(), (40, y - 6), style))?;
+        }
+        Ok(())
+    }
+}
+
+/// Draws a line with the gaps of its look.
+fn line(area: &Area<'_>, look: Look, places: &[(i32, i32)]) -> Drawn {
+    let style = look.colour().stroke_width(2);
+    for piece in pieces(places, look.dash()) {
+        area.draw(&PathElement::new(piece, style))?;
+    }
+    Ok(())
+}
+
+/// Cuts a line into the dashes of a pattern.
+fn pieces(places: &[(i32, i32)], pattern: &[f64]) -> Vec<Vec<(i32, i32)>> {
+    if pattern.is_empty() || places.is_empty() {
+        return vec![places.to_vec()];
+    }
+    let round = |(x, y): (f64, f64)| (x.round() as i32, y.round() as i32);
+    let (mut pieces, mut piece) = (Vec::new(), vec![places[0]]);
+    // Where in the pattern, and how much of that dash or gap is left.
+    let (mut at, mut left) = (0, pattern[0]);
+    for ends in places.windows(2) {
+        let [from, to] = [ends[0], ends[1]].map(|(x, y)| (f64::from(x), f64::from(y)));
+        let long = (to.0 - from.0).hypot(to.1 - from.1);
+        let mut done = 0.0;
+        while long - done > left {
+            done += left;
+            let part = done / long;
+            let here = (
+                from.0 + (to.0 - from.0) * part,
+                from.1 + (to.1 - from.1) * part,
+            );
+            if at % 2 == 0 {
+                piece.push(round(here));
+                pieces.push(std::mem::take(&mut piece));
+            } else {
+                piece = vec![round(here)];
+            }
+            at = (at + 1) % pattern.len();
+            left = pattern[at];
+        }
+        left -= long - done;
+        if at % 2 == 0 {
+            piece.push(ends[1]);
+        }
+    }
+    if piece.len() > 1 {
+        pieces.push(piece);
+    }
+    pieces
+}
+
+/// Draws a marker.
+fn marker(area: &Area<'_>, look: Look, (x, y): (i32, i32), size: i32) -> Drawn {
+    let colour = look.colour();
+    let corners: &[(i32, i32)] = match look.marker {
+        Marker::Circle => {
+            // White beneath, so that a line does not run through a hollow one.
+            area.draw(&Circle::new((x, y), size, WHITE.filled()))?;
+            let style = match look.is_filled() {
+                true => colour.filled(),
+                false => colour.stroke_width(2),
+            };
+            return area.draw(&Circle::new((x, y), size, style));
+        }
+        Marker::Cross => {
+            let style = colour.stroke_width(if look.is_filled() { 3 } else { 1 });
+            for end in [(size, size), (size, -size)] {
+                let path = vec![(x - end.0, y - end.1), (x + end.0, y + end.1)];
+                area.draw(&PathElement::new(path, style))?;
+            }
+            return Ok(());
+        }
+        Marker::Plus => {
+            let style = colour.stroke_width(if look.is_filled() { 3 } else { 1 });
+            for end in [(size + 1, 0), (0, size + 1)] {
+                let path = vec![(x - end.0, y - end.1), (x + end.0, y + end.1)];
+                area.draw(&PathElement::new(path, style))?;
+            }
+            return Ok(());
+        }
+        Marker::Square => &[(-1, -1), (1, -1), (1, 1), (-1, 1)],
+        Marker::Triangle => &[(0, -1), (1, 1), (-1, 1)],
+        Marker::Diamond => &[(0, -1), (1, 0), (0, 1), (-1, 0)],
+        Marker::Wedge => &[(0, 1), (1, -1), (-1, -1)],
+    };
+    let size = match look.marker {
+        Marker::Diamond => size + 2,
+        _ => size,
+    };
+    let corner = |(right, down): &(i32, i32)| (x + right * size, y + down * size);
+    let mut corners: Vec<(i32, i32)> = corners.iter().map(corner).collect();
+    let fill = if look.is_filled() { colour } else { WHITE };
+    area.draw(&Polygon::new(corners.clone(), fill.filled()))?;
+    corners.push(corners[0]);
+    area.draw(&PathElement::new(corners, colour.stroke_width(2)))
+}
+
+/// A number at an axis that grows by factors: 1, 2 and 5 of each power of ten have room.
+fn tick(value: f64) -> String {
+    let leading = value / 10f64.powf(value.log10().floor());
+    let near = |digit: f64| (leading / digit - 1.0).abs() < 0.01;
+    match near(1.0) || near(2.0) || near(5.0) || near(10.0) {
+        true => axis(value),
+        false => String::new(),
     }
 }
 
@@ -167,28 +377,56 @@ mod tests {
     fn axes_have_plain_numbers() {
         let texts = [0.0, 0.5, 1.0, 12.5, 1000.0].map(axis);
         assert_eq!(texts, ["0", "0.5", "1", "12.5", "1000"]);
+        let texts = [0.01, 0.2, 3.0, 50.0, 900.0, 1000.0].map(tick);
+        assert_eq!(texts, ["0.01", "0.2", "", "50", "", "1000"]);
     }
 
     #[test]
     fn one_point_is_a_picture_too() {
         let points = vec![(3.0, 0.0)];
-        for (lines, log_y) in [(true, true), (true, false), (false, true), (false, false)] {
-            let name = "a <b>".into();
+        for number in 0..8 {
             let series = vec![Series {
-                name,
-                points: points.clone(),
+                labels: vec!["a <b>".into()],
+                ..Series::new("c <d>", Look::new(number, 0), points.clone())
             }];
             let chart = Chart {
-                lines,
-                log_y,
+                lines: number & 1 > 0,
+                log_x: number & 2 > 0,
+                log_y: number & 4 > 0,
                 series,
                 ..Chart::default()
             };
             let svg = chart.svg().unwrap();
-            assert!(
-                svg.contains("a &lt;b&gt;") && svg.ends_with("</svg>\n"),
-                "{svg}"
-            );
+            for text in ["a &lt;b&gt;", "c &lt;d&gt;"] {
+                assert!(svg.contains(text) && svg.ends_with("</svg>\n"), "{svg}");
+            }
         }
+    }
+
+    #[test]
+    fn a_dashed_line_has_gaps_and_a_solid_one_none() {
+        let places = [(0, 0), (10, 0), (10, 20)];
+        assert_eq!(pieces(&places, &[]), [places.to_vec()]);
+        let dashed = pieces(&places, &[8.0, 4.0]);
+        assert_eq!(
+            dashed,
+            [
+                vec![(0, 0), (8, 0)],
+                vec![(10, 2), (10, 10)],
+                vec![(10, 14), (10, 20)]
+            ]
+        );
+    }
+
+    #[test]
+    fn series_that_look_the_same_are_found() {
+        let series = |name: &str, group| Series::new(name, Look::new(group, 0), Vec::new());
+        let mut chart = Chart {
+            series: vec![series("a", 0), series("b", 1), series("c", 56)],
+            ..Chart::default()
+        };
+        assert_eq!(chart.alike(), Some(("a", "c")));
+        chart.series.pop();
+        assert_eq!(chart.alike(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A file that is either the old one or the new one, whole: it is written beside its place and renamed there.
+//! Atomic replacement of a file: the new one is written beside the old one and renamed over it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -8,25 +8,25 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
 
-/// Tries whether it can be written, before hours of measuring are lost to a mistyped folder. Nothing is left of it.
+/// Checks that a file can be written, before hours of measuring are lost to a mistyped folder. Leaves nothing behind.
 pub fn check(path: &Path) -> Result<()> {
-    let place = Place::of(path).with_context(|| unwritable(path))?;
+    let place = Destination::from_path(path).with_context(|| unwritable(path))?;
     let tried = match &place {
-        Place::Other => OpenOptions::new().append(true).open(path).map(drop),
-        Place::File(place) => beside(place).map(drop),
+        Destination::Other => OpenOptions::new().append(true).open(path).map(drop),
+        Destination::File(place) => beside(place).map(drop),
     };
     tried.with_context(|| unwritable(path))
 }
 
-/// Puts it in place of what is there.
+/// Replaces a file, or writes to what is no file.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let put = || -> Result<()> {
-        match Place::of(path)? {
-            Place::Other => {
+        match Destination::from_path(path)? {
+            Destination::Other => {
                 let mut file = OpenOptions::new().write(true).open(path)?;
                 file.write_all(text.as_bytes())?;
             }
-            Place::File(place) => {
+            Destination::File(place) => {
                 let mut file = beside(&place)?;
                 file.write_all(text.as_bytes())?;
                 file.as_file().sync_all()?;
@@ -42,30 +42,30 @@ fn unwritable(path: &Path) -> String {
     format!("cannot write {}", path.display())
 }
 
-/// What a path leads to.
-enum Place {
-    /// A file, there or not; links are followed.
+/// What a path names.
+enum Destination {
+    /// A file, existing or not; links are followed.
     File(PathBuf),
-    /// A terminal, a pipe, `/dev/null`: nothing to be renamed over.
+    /// A terminal, a pipe, `/dev/null`: written to, never replaced.
     Other,
 }
 
-impl Place {
-    fn of(path: &Path) -> Result<Place> {
+impl Destination {
+    fn from_path(path: &Path) -> Result<Destination> {
         let Ok(known) = fs::metadata(path) else {
-            return Ok(Place::File(path.into()));
+            return Ok(Destination::File(path.into()));
         };
         ensure!(!known.is_dir(), "it is a folder");
         if !known.is_file() {
-            return Ok(Place::Other);
+            return Ok(Destination::Other);
         }
         // Who may not write to it shall not replace it.
         File::options().append(true).open(path)?;
-        Ok(Place::File(fs::canonicalize(path)?))
+        Ok(Destination::File(fs::canonicalize(path)?))
     }
 }
 
-/// A file in the same folder, with the permissions of the one that it replaces.
+/// Creates a file in the same folder, with the permissions of the one that it will replace.
 fn beside(place: &Path) -> std::io::Result<NamedTempFile> {
     let folder = place
         .parent()

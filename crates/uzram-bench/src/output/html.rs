@@ -11,7 +11,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max
     td:first-child,th:first-child{text-align:left}th{background:#f4f4f4}svg{max-width:100%;height:auto}\
     figure{margin:1em 0}dt{float:left;clear:left;width:9em;color:#666}dd{margin-left:9em}";
 
-pub(super) fn page(outcome: &impl Outcome) -> Result<String> {
+pub(super) fn page(outcome: &dyn Outcome) -> Result<String> {
     let report = outcome.report();
     let title = escape(&report.benchmark);
     let mut page = format!(
@@ -25,8 +25,9 @@ pub(super) fn page(outcome: &impl Outcome) -> Result<String> {
         ("commit", &report.commit),
         ("compiler", &report.compiler),
     ];
-    for (name, value) in facts {
-        writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(value))?;
+    let facts = facts.map(|(name, value)| (name, value.clone()));
+    for (name, value) in facts.into_iter().chain(outcome.facts()) {
+        writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&value))?;
     }
     page += "</dl>\n";
     for note in outcome.notes() {
@@ -35,12 +36,9 @@ pub(super) fn page(outcome: &impl Outcome) -> Result<String> {
     for chart in outcome.charts().iter().filter(|chart| !chart.is_empty()) {
         writeln!(page, "<figure>\n{}</figure>", chart.svg()?)?;
     }
-    for table in outcome
-        .tables()
-        .iter()
-        .filter(|table| !table.rows.is_empty())
-    {
-        add(&mut page, table)?;
+    let tables = outcome.tables().into_iter().chain([report.table()]);
+    for table in tables.filter(|table| !table.rows.is_empty()) {
+        add(&mut page, &table)?;
     }
     page += "</body>\n</html>\n";
     Ok(page)

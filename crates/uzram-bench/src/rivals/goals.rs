@@ -1,16 +1,16 @@
-//! What the library has to reach beside its rivals, as rows of the report.
+//! The library's goals beside its rivals, as rows of the report.
 
-use super::{Place, Turns};
+use super::{Participant, RivalRounds};
 use crate::corpus::PAGE;
 use crate::report::Report;
 
-impl Turns<'_> {
-    fn find(&self, name: &str) -> Option<&Place> {
+impl RivalRounds<'_> {
+    fn find(&self, name: &str) -> Option<&Participant> {
         self.who.iter().find(|place| place.name == name)
     }
 
-    /// Speeds of writing and reading of one over another's. Who is not written to was written with lz4.
-    fn speeds(&self, one: &Place, other: &Place) -> Option<[f64; 2]> {
+    /// Write and read speed of one over another's. A read-only contestant was written with lz4.
+    fn speeds(&self, one: &Participant, other: &Participant) -> Option<[f64; 2]> {
         let written = one.write.or(self.find("uzram lz4")?.write)?;
         Some([
             self.write.ratio(other.write?, written),
@@ -23,7 +23,7 @@ impl Turns<'_> {
         format!("{}, {kib} KiB: {what}", self.corpus)
     }
 
-    /// The library beside the kernel, lz4 against lz4, and beside the other store.
+    /// Adds rows beside the kernel's zram, lz4 against lz4, and beside the other store.
     pub(super) fn goals(&self, report: &mut Report) {
         let (write, read) = if self.request == 1 {
             (2.0, 3.0)
@@ -57,8 +57,8 @@ impl Turns<'_> {
         }
     }
 
-    /// The other store beside the library with the same codec: its name, the library, the store.
-    fn beside_trueno(&self) -> impl Iterator<Item = (&'static str, &Place, &Place)> {
+    /// Pairs of the library and the other store with the same codec, by name.
+    fn beside_trueno(&self) -> impl Iterator<Item = (&'static str, &Participant, &Participant)> {
         let pairs = [("lz4", "uzram lz4"), ("zstd-1", "uzram zstd(level=1)")];
         let there = pairs.into_iter().filter_map(|(name, ours)| {
             let trueno = self.find(&format!("trueno {name}"))?;
@@ -68,10 +68,10 @@ impl Turns<'_> {
         there.filter(|(.., trueno)| trueno.ratio.is_some_and(|ratio| ratio > 1.0))
     }
 
-    /// What does not depend on the size of requests: ratios and memory. Data over all memory beside the kernel's default,
-    /// with its speed.
+    /// Adds the rows that do not depend on the size of requests: ratios, memory, and density and speed beside the kernel's
+    /// default.
     pub(super) fn density(&self, report: &mut Report) {
-        let ratio = |ours: &Place, other: &Place| Some(ours.ratio? / other.ratio?);
+        let ratio = |ours: &Participant, other: &Participant| Some(ours.ratio? / other.ratio?);
         let wk64 = self.find("uzram wk64").zip(self.find("kernel lz4"));
         let wk64 = wk64.map(|(ours, kernel)| ("wk64", ours, "kernel zram lz4's", kernel));
         let trueno = self.beside_trueno();
@@ -87,7 +87,7 @@ impl Turns<'_> {
             let what = "lz4 data over all memory, over kernel zram lz4's";
             report.at_least(format!("{}: {what}", self.corpus), ours / kernel, 1.0);
         }
-        let ours = |place: &&Place| place.name.starts_with("uzram");
+        let ours = |place: &&Participant| place.name.starts_with("uzram");
         for place in self.who.iter().filter(ours) {
             if let (Some(ratio), Some(memory_ratio)) = (place.ratio, place.memory_ratio) {
                 let what = format!(

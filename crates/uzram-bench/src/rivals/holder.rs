@@ -1,5 +1,5 @@
-//! Who takes part in `bench rivals`: each holds the same pages, is written to and read from in requests of one page or
-//! more, and tells what memory it takes.
+//! The contestants of `bench rivals`. Each holds the same pages, serves requests of one page or more, and reports its
+//! memory.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::policy;
 use crate::rival::Raw;
 use crate::zram::Zram;
 
-/// Pages one after another from an address that is a multiple of a page, as direct I/O wants them.
+/// Page-aligned pages, as direct I/O needs them.
 pub(crate) struct Pages {
     bytes: Vec<u8>,
     from: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// So many, of zeros.
+    /// `pages` pages of zeros.
     pub(crate) fn new(pages: usize) -> Pages {
         let bytes = vec![0; (pages + 1) * PAGE];
         let from = bytes.as_ptr().align_offset(PAGE);
@@ -27,7 +27,7 @@ impl Pages {
         Pages { bytes, from, len }
     }
 
-    pub(crate) fn of(pages: &[[u8; PAGE]]) -> Pages {
+    pub(crate) fn from_pages(pages: &[[u8; PAGE]]) -> Pages {
         let mut copy = Pages::new(pages.len());
         copy.bytes_mut().copy_from_slice(pages.as_flattened());
         copy
@@ -46,15 +46,15 @@ impl Pages {
     }
 }
 
-/// One who holds pages. What it is asked for is inside of what it was made for.
+/// A store of pages. Requests are within its size.
 pub(crate) trait Holder {
-    /// Stores pages from that number on.
+    /// Stores pages from number `first` on.
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()>;
-    /// Fetches pages from that number on.
+    /// Fetches pages from number `first` on.
     fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()>;
-    /// Bytes of the objects, and of all memory they take; `None` of who does not keep them in any memory of its own.
+    /// Bytes of the objects, and of all memory; `None` for a store without memory of its own.
     fn memory(&self) -> Result<(f64, Option<f64>)>;
-    /// Whether it is written to once only, and then read.
+    /// Whether it is written once, before the rounds.
     fn is_read_only(&self) -> bool {
         false
     }
@@ -76,7 +76,7 @@ impl Library {
         })
     }
 
-    /// With the default algorithm, and an agent that has recompressed all objects of at least so many bytes.
+    /// With the default algorithm, after an agent recompressed all objects of at least `least` bytes.
     pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<Library> {
         Ok(Library {
             device: policy::settle(pages, least)?.device,
@@ -122,7 +122,7 @@ impl Holder for Kernel {
     }
 }
 
-/// The way through the kernel's block layer: a device that finds every page same-filled and keeps none.
+/// The kernel's block layer alone: a device that finds every page same-filled and stores none.
 pub(crate) struct BlockLayer {
     zram: Zram,
     ones: Pages,

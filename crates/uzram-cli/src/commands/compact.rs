@@ -3,13 +3,13 @@
 //! The server compacts a slice for each request, so that its other callers get their turn in between, and the whole ends
 //! with this program.
 
+use uzram::CompactReport;
 use uzram_control::size::human;
-use uzram_control::stat::Compacted;
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json, stat_of, unexpected};
+use super::{ask, print, print_json, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::{client, sweep};
 
 /// Bytes that are asked for at a time.
 const SLICE_BYTES: u64 = 32 << 20;
@@ -37,8 +37,8 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         // Who writes meanwhile makes new work: once over all objects is enough.
-        let enough = stat_of(&entry)?.compr_data_size;
-        let mut sum = Compacted::default();
+        let enough = client::stat(&entry)?.counters.compr_data_size_bytes;
+        let mut sum = CompactReport::default();
         while !sum.finished && sum.bytes_moved <= enough {
             let max_bytes = SLICE_BYTES;
             let slice = match ask(&entry, &Request::Compact { max_bytes })? {
@@ -50,7 +50,7 @@ impl Args {
             sum.pages_freed += slice.pages_freed;
             sum.finished = slice.finished;
         }
-        let used = stat_of(&entry)?.mem_used_total;
+        let used = client::stat(&entry)?.counters.mem_used_total_bytes;
         if self.json {
             return print_json(&serde_json::json!({
                 "objects_moved": sum.objects_moved,

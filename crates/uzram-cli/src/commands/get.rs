@@ -1,10 +1,9 @@
 //! `uzram get`: attributes as the kernel's zram shows them.
 
-use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place, View};
-use uzram_control::{RunDir, number};
+use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place};
 
-use super::list::failed;
-use super::{print, print_json, view};
+use super::view::{failed, id, view};
+use super::{print, print_json};
 use crate::exit::{Failure, Kind, Result};
 
 /// Print attributes of a device as the kernel's zram shows them
@@ -67,18 +66,4 @@ fn readable() -> impl Iterator<Item = &'static Attribute> {
     ATTRIBUTES
         .iter()
         .filter(|a| a.place == Place::Device && a.mode & 0o400 != 0)
-}
-
-/// N of a device's name, path or URI.
-pub(super) fn id(view: &dyn View, name: &str) -> Result<u32> {
-    let bare = name.strip_prefix("/dev/").unwrap_or(name);
-    if let Some(id) = number(bare) {
-        let devices = view.devices().unwrap_or_default();
-        if devices.iter().any(|device| device.id == id) {
-            return Ok(id);
-        }
-    }
-    let entry = RunDir::of_user().find(name)?;
-    number(&entry.record.name)
-        .ok_or_else(|| Failure::new(Kind::NoDevice, format!("no device '{name}'")))
 }

@@ -2,7 +2,7 @@
 
 use uzram_control::zram::{ATTRIBUTES, Attribute, Place};
 
-use super::print;
+use super::{bench, print};
 use crate::exit::{Failure, Kind, Result};
 
 /// Explain a command, or an attribute of zram's interface
@@ -26,6 +26,7 @@ impl Args {
             [] => print(&program.render_long_help().to_string()),
             ["attributes"] => print(&table()),
             ["attribute", name] => attribute(name),
+            [name] if bench::COMMANDS.contains(name) => bench::help(name),
             [name] => {
                 program.build();
                 match program.find_subcommand_mut(name) {

@@ -4,7 +4,7 @@ use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Mark a device's pages idle
 ///

@@ -1,12 +1,13 @@
 //! `uzram policy`: what is done in the background for one device, what was done, and what would be done now.
 
-use uzram_control::policy::{Done, Planned, PlannedStep, Policy};
+use uzram::{AgentStats, Plan, Step};
+use uzram_control::policy::Policy;
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// What policies are, for the help of those who set them.
 pub(crate) const HELP: &str = "\
@@ -66,7 +67,7 @@ fn text(policy: &Policy) -> String {
     rows.extend(done(&policy.done).map(|(name, value)| (name.to_owned(), value)));
     if let Some(plan) = &policy.plan {
         rows.push(("memory".into(), memory(plan)));
-        let step = |step: &PlannedStep| (format!("  {}", step.policy), planned(step));
+        let step = |step: &Step| (format!("  {}", step.policy), planned(step));
         rows.push(("would do now".into(), String::new()));
         rows.extend(plan.steps.iter().map(step));
     }
@@ -76,7 +77,7 @@ fn text(policy: &Policy) -> String {
     rows.iter().map(line).collect()
 }
 
-fn done(done: &Done) -> [(&'static str, String); 6] {
+fn done(done: &AgentStats) -> [(&'static str, String); 6] {
     let compacted = human(done.pages_compacted * 4096);
     [
         (
@@ -118,12 +119,12 @@ fn done(done: &Done) -> [(&'static str, String); 6] {
     ]
 }
 
-fn memory(plan: &Planned) -> String {
+fn memory(plan: &Plan) -> String {
     let word = if plan.pressed { "short" } else { "not short" };
     format!("{word}: {}", plan.pressure)
 }
 
-fn planned(step: &PlannedStep) -> String {
+fn planned(step: &Step) -> String {
     match step.due {
         true => format!("{} pages, {}: {}", step.pages, human(step.bytes), step.why),
         false => format!("nothing: {}", step.why),

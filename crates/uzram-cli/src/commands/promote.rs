@@ -5,7 +5,7 @@ use uzram_control::{Request, Response};
 
 use super::{Pages, ask, print, print_json, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Bring a device's pages from its backing back into memory
 #[derive(clap::Args)]
@@ -29,7 +29,7 @@ impl Args {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let pages = self.pages.map(|pages| pages.0);
         let (pages, bytes) = match ask(&entry, &Request::Promote { pages })? {
-            Response::Promoted { pages, bytes } => (pages, bytes),
+            Response::Promoted(report) => (report.pages, report.bytes),
             other => return Err(unexpected(&entry, &other)),
         };
         if self.json {

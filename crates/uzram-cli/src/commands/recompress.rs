@@ -1,13 +1,13 @@
 //! `uzram recompress`: a denser algorithm for what a device holds.
 
 use clap::builder::PossibleValuesParser;
+use uzram::RecompressReport;
 use uzram_control::size::{self, human};
-use uzram_control::stat::Recompressed;
 use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json, to_value, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Compress what a device holds anew, with a denser algorithm
 ///
@@ -48,7 +48,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let request = Request::Recompress(uzram_control::Recompress {
-            kind: self.kind,
+            kind: self.kind.parse()?,
             priority: self.priority.map(|priority| priority as usize),
             threshold: usize::try_from(self.threshold).unwrap_or(usize::MAX),
             max_pages: self.max_pages,
@@ -65,7 +65,7 @@ impl Args {
     }
 }
 
-fn show(done: &Recompressed, dry_run: bool) -> String {
+fn show(done: &RecompressReport, dry_run: bool) -> String {
     if dry_run {
         return format!(
             "{} pages, {} compressed, would be tried\n",

@@ -2,9 +2,9 @@
 
 use uzram_control::{Entry, Request};
 
-use super::{all_or, ask_keeper, for_each, print, stat_of};
+use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::{client, sweep};
 
 /// Serve devices again whose server died
 ///
@@ -30,7 +30,7 @@ impl Args {
         let entries = all_or(&run, self.all, &self.names)?;
         for_each(&entries, |entry| {
             ask_keeper(entry, &Request::Recover)?;
-            stat_of(entry)?;
+            client::stat(entry)?;
             // A loop device may have another number now.
             let path = run
                 .find(&entry.record.name)

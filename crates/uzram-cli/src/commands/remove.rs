@@ -1,16 +1,12 @@
 //! `uzram remove`: takes devices down.
 
-use std::time::{Duration, Instant};
-
-use uzram_control::{Entry, Request};
 use uzram_daemon::{Client, SOCKET};
 
-use super::{all_or, ask, ask_keeper, for_each, serves};
-use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use uzram_runtime::client::remove;
 
-/// How long the server may take to clear its directory after it has answered.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::{all_or, for_each};
+use crate::exit::Result;
+use uzram_runtime::sweep;
 
 /// Remove devices
 ///
@@ -48,22 +44,4 @@ impl Args {
         let entries = all_or(&run, self.all, &self.names)?;
         for_each(&entries, remove)
     }
-}
-
-pub(crate) fn remove(entry: &Entry) -> Result {
-    // Where no server can be started the keeper does it.
-    if entry.record.keeper == 0 || serves(entry) {
-        ask(entry, &Request::Remove)?;
-    } else {
-        ask_keeper(entry, &Request::Remove)?;
-    }
-    let begin = Instant::now();
-    while entry.dir.exists() {
-        if begin.elapsed() > PATIENCE {
-            let message = format!("the server of {} does not end", entry.record.name);
-            return Err(Failure::new(Kind::Failed, message));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
 }

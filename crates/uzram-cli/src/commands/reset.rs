@@ -4,7 +4,7 @@ use uzram_control::Request;
 
 use super::ask;
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Drop a device's contents and statistics and give the memory back
 ///

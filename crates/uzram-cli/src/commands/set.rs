@@ -1,6 +1,5 @@
 //! `uzram set`: changes settings of a device that is in use.
 
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use uzram::PolicySettings;
@@ -8,9 +7,13 @@ use uzram::compress::AlgorithmSpec;
 use uzram_control::zram::{Attribute, Owner, Place};
 use uzram_control::{Request, size, to_hex};
 
-use super::{ask, choice, get, list, view};
+use uzram_runtime::choice;
+use uzram_spec::BackingSpec;
+
+use super::ask;
+use super::view::{failed, id, view};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Change settings of a device that is in use
 ///
@@ -45,7 +48,7 @@ enum Setting {
     MemLimit(u64),
     Policy(PolicySettings),
     Disksize(u64),
-    Backing(Option<(PathBuf, Option<u64>)>),
+    Backing(Option<BackingSpec>),
     WritebackLimit(Option<u64>),
     TrackAges(bool),
     Dedup(bool),
@@ -79,7 +82,7 @@ impl FromStr for Setting {
             }
             Some(("backing" | "backing_dev", "none")) => Ok(Setting::Backing(None)),
             Some(("backing" | "backing_dev", value)) => {
-                backing(value).map(Some).map(Setting::Backing)
+                BackingSpec::parse(value).map(Some).map(Setting::Backing)
             }
             Some(("writeback_limit", "none")) => Ok(Setting::WritebackLimit(None)),
             Some(("writeback_limit", value)) => {
@@ -107,23 +110,6 @@ impl FromStr for Setting {
             None => Err("give KEY=VALUE, such as mem_limit=512M".into()),
         }
     }
-}
-
-/// FILE, or FILE,SIZE.
-pub(crate) fn backing(value: &str) -> std::result::Result<(PathBuf, Option<u64>), String> {
-    let sized = value
-        .rsplit_once(',')
-        .filter(|_| !Path::new(value).exists());
-    let (path, size) = match sized {
-        Some((path, size)) => (path, Some(size::parse(size).map_err(|e| e.to_string())?)),
-        None => (value, None),
-    };
-    if path.is_empty() {
-        return Err("backing: a file or a block device, as FILE, FILE,SIZE or DEVICE".into());
-    }
-    // The server has another working directory.
-    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
-    Ok((path, size))
 }
 
 impl Args {
@@ -158,9 +144,9 @@ impl Step {
             }
             Step::Attribute(attribute, value) => {
                 let view = view()?;
-                let id = get::id(&*view, name)?;
+                let id = id(&*view, name)?;
                 let stored = view.store(Owner::Device(id), attribute, value.as_bytes());
-                stored.map_err(|errno| list::failed(&format!("zram{id}: {attribute}"), errno))
+                stored.map_err(|errno| failed(&format!("zram{id}: {attribute}"), errno))
             }
         }
     }
@@ -177,7 +163,7 @@ impl Setting {
             Setting::Disksize(bytes) => Request::Resize { bytes },
             Setting::Backing(backing) => {
                 let (path, size_bytes) =
-                    backing.map_or((None, None), |(path, size)| (Some(path), size));
+                    backing.map_or((None, None), |b| (Some(b.path), b.size.map(|size| size.0)));
                 Request::SetBacking { path, size_bytes }
             }
             Setting::WritebackLimit(pages) => Request::SetWritebackLimit { pages },

@@ -13,11 +13,14 @@ use uzram_control::zram::{Errno, Owner, View};
 use uzram_daemon::{Client, SOCKET};
 use uzram_sysfs::shim;
 
-use super::{create, remove};
-use crate::daemon::Local;
+use uzram_runtime::client;
+use uzram_runtime::zram::Local;
+use uzram_spec::AUTO;
+
+use super::create;
 use crate::exit::{Failure, Kind, Result};
-use crate::frontends::Choice;
-use crate::sweep;
+use crate::frontend_args::frontend_name;
+use uzram_runtime::sweep;
 
 /// Directory of a shim's devices in the run directory, before its process number.
 const PREFIX: &str = "shim.";
@@ -42,8 +45,8 @@ The exit code is the command's; 128 and its number for a signal; 127 where there
 cannot be executed.")]
 pub(crate) struct Args {
     /// How devices are served that the command makes, unless uzramd makes them [default: auto]
-    #[arg(long, short, value_name = "NAME")]
-    frontend: Option<Choice>,
+    #[arg(long, short, value_name = "NAME", value_parser = frontend_name)]
+    frontend: Option<String>,
     /// Allow what the kernel's zram does not: another algorithm for a device in use, another size, a file as backing
     #[arg(long)]
     more: bool,
@@ -73,7 +76,13 @@ impl Args {
                 let message = "--frontend and --more are for devices without uzramd, which runs: see its configuration";
                 return Err(Failure::new(Kind::Usage, message));
             }
-            None => with_own_devices(&run, self.frontend, !self.more, &mut options, &command)?,
+            None => with_own_devices(
+                &run,
+                self.frontend.as_deref(),
+                !self.more,
+                &mut options,
+                &command,
+            )?,
         };
         let code = match ran {
             Err(error @ uzram_sysfs::Error::Command { .. }) => {
@@ -92,7 +101,7 @@ impl Args {
 /// With devices of its own, in a run directory of their own, which go when the command ends.
 fn with_own_devices(
     all: &RunDir,
-    frontend: Option<Choice>,
+    frontend: Option<&str>,
     strict: bool,
     options: &mut shim::Options,
     command: &[OsString],
@@ -100,7 +109,7 @@ fn with_own_devices(
     all.make()?;
     clear_dead(all)?;
     let dir = all.file(&format!("{PREFIX}{}", std::process::id()));
-    let run = RunDir::at(&dir);
+    let run = RunDir::new(&dir);
     run.make()?;
     let alive = File::create(dir.join(ALIVE))?;
     rustix::fs::flock(&alive, FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
@@ -108,7 +117,7 @@ fn with_own_devices(
         .env
         .push(("UZRAM_RUN_DIR".into(), dir.clone().into()));
     options.env.push((create::IN_SHIM.into(), "1".into()));
-    let local = Local::new(run.clone(), frontend.unwrap_or_default(), strict, None);
+    let local = Local::new(run.clone(), frontend.unwrap_or(AUTO), strict, None);
     let status = shim::run(local.clone(), options, command);
     // First those that have no size: their loop devices are kept by this process.
     for device in local.devices().unwrap_or_default() {
@@ -148,10 +157,10 @@ fn clear_dead(all: &RunDir) -> Result {
 
 /// Takes a shim's devices down, and its directory, unless one of them is in use.
 fn clear(dir: &Path) -> Result {
-    let run = RunDir::at(dir);
+    let run = RunDir::new(dir);
     let _ = run.sweep(sweep::clear);
     let left = run.devices().unwrap_or_default();
-    if left.iter().all(|device| remove::remove(device).is_ok()) {
+    if left.iter().all(|device| client::remove(device).is_ok()) {
         std::fs::remove_dir_all(dir)?;
     }
     Ok(())

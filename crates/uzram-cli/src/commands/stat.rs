@@ -1,11 +1,41 @@
 //! `uzram stat`: everything known of one device.
 
+use uzram::{CodecStats, Counter, Stats, Unit};
 use uzram_control::size::human;
-use uzram_control::stat::{Codec, Stat};
+use uzram_control::stat::Stat;
 
-use super::{list, mount_point, print, print_json, stat_of, to_json};
+use super::{list, mount_point, print, print_json, to_json};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::{client, sweep};
+
+/// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
+/// its own.
+const SHOWN: &[&str] = &[
+    "orig_data_size",
+    "compr_data_size",
+    "mem_used_total",
+    "mem_limit",
+    "mem_used_max",
+    "same_pages",
+    "pages_compacted",
+    "huge_pages",
+    "huge_pages_since",
+    "failed_reads",
+    "failed_writes",
+    "notify_free",
+    "backed_pages",
+    "backed_data_size",
+    "backed_reads",
+    "backed_writes",
+    "failed_writebacks",
+    "recompressed_pages",
+    "dup_pages",
+    "dup_data_size",
+    "table_bytes",
+    "metadata_bytes",
+    "dictionary_bytes",
+    "dedup_index_bytes",
+];
 
 /// Show everything about one device
 #[derive(clap::Args)]
@@ -24,20 +54,20 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let stat = stat_of(&entry)?;
+        let stat = client::stat(&entry)?;
         if self.json {
             return print_json(&to_json(&entry, &stat)?);
         }
         let record = &entry.record;
-        let limit = if stat.mem_limit == 0 {
+        let limit = if stat.counters.mem_limit_bytes == 0 {
             "none".into()
         } else {
-            human(stat.mem_limit)
+            human(stat.counters.mem_limit_bytes)
         };
-        let over = if stat.compr_data_size == 0 {
+        let over = if stat.counters.compr_data_size_bytes == 0 {
             String::new()
         } else {
-            let ratio = stat.all_memory() as f64 / stat.compr_data_size as f64;
+            let ratio = stat.all_memory() as f64 / stat.counters.compr_data_size_bytes as f64;
             format!(", {ratio:.3} x the compressed data")
         };
         let mut rows = vec![
@@ -60,14 +90,14 @@ impl Args {
             ),
             ("codecs", codecs(&stat)),
             ("disk size", human(stat.disksize)),
-            ("data", human(stat.orig_data_size)),
-            ("compressed", human(stat.compr_data_size)),
+            ("data", human(stat.counters.orig_data_size_bytes)),
+            ("compressed", human(stat.counters.compr_data_size_bytes)),
             (
                 "pool memory",
                 format!(
                     "{} (limit {limit}, most so far {})",
-                    human(stat.mem_used_total),
-                    human(stat.mem_used_max)
+                    human(stat.counters.mem_used_total_bytes),
+                    human(stat.counters.mem_used_max_bytes)
                 ),
             ),
             (
@@ -75,8 +105,8 @@ impl Args {
                 format!(
                     "{}: pool, table {}, books, streams and dictionaries {}{over}",
                     human(stat.all_memory()),
-                    human(stat.table_bytes),
-                    human(stat.metadata_bytes)
+                    human(stat.counters.table_bytes),
+                    human(stat.counters.metadata_bytes)
                 ),
             ),
             (
@@ -91,22 +121,33 @@ impl Args {
                 "pages",
                 format!(
                     "{} same-filled, {} huge ({} since the start)",
-                    stat.same_pages, stat.huge_pages, stat.huge_pages_since
+                    stat.counters.same_pages,
+                    stat.counters.huge_pages,
+                    stat.counters.huge_pages_since
                 ),
             ),
             ("dedup", dedup(&stat)),
             (
                 "failed",
-                format!("{} reads, {} writes", stat.failed_reads, stat.failed_writes),
+                format!(
+                    "{} reads, {} writes",
+                    stat.counters.failed_reads, stat.counters.failed_writes
+                ),
             ),
             ("policy", policy(&stat)),
-            ("discarded", format!("{} pages", stat.notify_free)),
-            ("recompressed", format!("{} pages", stat.recompressed_pages)),
+            ("discarded", format!("{} pages", stat.counters.notify_free)),
+            (
+                "recompressed",
+                format!("{} pages", stat.counters.recompressed_pages),
+            ),
             ("backing", backing(&stat)),
+        ];
+        rows.extend(others(&stat.counters));
+        rows.extend([
             ("mm_stat", stat.mm_stat().trim_end().into()),
             ("io_stat", stat.io_stat().trim_end().into()),
             ("log", entry.dir.join("log").display().to_string()),
-        ];
+        ]);
         if let Some(microseconds) = stat.poll_microseconds {
             let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
             rows.insert(
@@ -119,6 +160,20 @@ impl Args {
             .map(|(name, value)| format!("{name:12} {value}\n"));
         print(&rows.collect::<String>())
     }
+}
+
+/// The counters that nothing else shows.
+fn others(counters: &Stats) -> impl Iterator<Item = (&'static str, String)> {
+    let other = |counter: &&Counter| !SHOWN.contains(&counter.name);
+    let row = |counter: &Counter| {
+        let value = (counter.get)(counters);
+        let value = match counter.unit {
+            Unit::Bytes => human(value),
+            Unit::Pages => format!("{value} pages"),
+        };
+        (counter.name, value)
+    };
+    Stats::COUNTERS.iter().filter(other).map(row)
 }
 
 fn poll(microseconds: u64) -> String {
@@ -137,14 +192,14 @@ fn policy(stat: &Stat) -> String {
 
 fn dedup(stat: &Stat) -> String {
     let on = if stat.dedup { "on" } else { "off" };
-    if !stat.dedup && stat.dup_pages == 0 {
+    if !stat.dedup && stat.counters.dup_pages == 0 {
         return on.into();
     }
     format!(
         "{on}, {} pages share, {} saved, index {}",
-        stat.dup_pages,
-        human(stat.dup_data_size),
-        human(stat.dedup_index_bytes)
+        stat.counters.dup_pages,
+        human(stat.counters.dup_data_size_bytes),
+        human(stat.counters.dedup_index_bytes)
     )
 }
 
@@ -158,22 +213,22 @@ fn backing(stat: &Stat) -> String {
     });
     format!(
         "{} ({}), {} of {} in use\n{:12} {} pages, {} compressed; {} read, {} written, {} failed{limit}",
-        backing.path,
+        backing.path.display(),
         backing.io,
-        human(backing.live_bytes),
-        human(backing.size_bytes),
+        human(backing.stats.live_bytes),
+        human(backing.stats.size_bytes),
         "",
-        stat.backed_pages,
-        human(stat.backed_data_size),
-        stat.backed_reads,
-        stat.backed_writes,
-        stat.failed_writebacks
+        stat.counters.backed_pages,
+        human(stat.counters.backed_data_size_bytes),
+        stat.counters.backed_reads,
+        stat.counters.backed_writes,
+        stat.counters.failed_writebacks
     )
 }
 
 /// A line for each algorithm that is in use: its role, what it has compressed, what it costs.
 fn codecs(stat: &Stat) -> String {
-    let line = |codec: &Codec| {
+    let line = |codec: &CodecStats| {
         let role = |priority: &usize| match priority {
             0 => "primary".to_owned(),
             n => format!("recompression, priority {n}"),
@@ -183,7 +238,7 @@ fn codecs(stat: &Stat) -> String {
             roles.push("until its objects are gone".into());
         }
         // Two that read the same are of two drivers.
-        let alike = |other: &&Codec| other.to_string() == codec.to_string();
+        let alike = |other: &&CodecStats| other.to_string() == codec.to_string();
         let driver = match stat.codecs.iter().filter(alike).count() {
             0 | 1 => String::new(),
             _ => format!(" ({})", codec.driver),
@@ -197,4 +252,17 @@ fn codecs(stat: &Stat) -> String {
     };
     let lines: Vec<String> = stat.codecs.iter().map(line).collect();
     lines.join(&format!("\n{:13}", ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A counter that was renamed is shown twice, one that is gone nowhere: the list has none but those of the table.
+    #[test]
+    fn what_is_shown_are_counters() {
+        for name in SHOWN {
+            assert!(Stats::COUNTERS.iter().any(|c| c.name == *name), "{name}");
+        }
+    }
 }

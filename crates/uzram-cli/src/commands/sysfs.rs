@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 
-use uzram_sysfs::Tree;
+use uzram_runtime::process::when_told_to_end;
 
-use super::view;
+use super::view::view;
 use crate::exit::Result;
-use crate::process::when_told_to_end;
 
 /// Show zram's interface as files, in a directory
 ///
@@ -34,7 +33,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let mounted = mount(&self.at, view()?, !self.more)?;
+        let mounted = uzram_sysfs::mount_at(&self.at, view()?, !self.more)?;
         let (events, inbox) = channel();
         when_told_to_end(move || {
             let _ = events.send(());
@@ -42,18 +41,4 @@ impl Args {
         let _ = inbox.recv();
         Ok(mounted.unmount()?)
     }
-}
-
-/// Mounts the tree there.
-pub(crate) fn mount(
-    at: &std::path::Path,
-    view: std::sync::Arc<dyn uzram_control::zram::View>,
-    strict: bool,
-) -> Result<uzram_sysfs::Mounted> {
-    // A dead server's mount cannot be looked at; it is cleared below.
-    let mounted = uzram_blockdev::mounts().iter().any(|mount| mount.at == at);
-    if !mounted {
-        std::fs::create_dir_all(at)?;
-    }
-    Ok(Tree::new(view)?.strict(strict).mount(at)?)
 }

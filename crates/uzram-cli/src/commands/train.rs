@@ -1,12 +1,12 @@
 //! `uzram train`: makes a dictionary of what a device holds, and takes it into use if it pays.
 
+use uzram::TrainReport;
 use uzram_control::size::{self, human};
-use uzram_control::stat::Trained;
 use uzram_control::{Request, Response};
 
 use super::{ask, print, print_json, to_value, unexpected};
 use crate::exit::Result;
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Train a dictionary on what a device holds
 ///
@@ -56,7 +56,7 @@ impl Args {
     }
 }
 
-fn show(trained: &Trained) -> String {
+fn show(trained: &TrainReport) -> String {
     let verdict = if trained.adopted {
         "in use now"
     } else {

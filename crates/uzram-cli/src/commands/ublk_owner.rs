@@ -12,7 +12,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        match uzram_ublk::owner(&self.node)? {
+        match uzram_runtime::frontends::owner(&self.node)? {
             Some((user, group)) => print(&format!("{user} {group}\n")),
             None => Err(Failure::new(
                 Kind::Failed,

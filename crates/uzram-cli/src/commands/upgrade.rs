@@ -7,7 +7,8 @@ use uzram_control::{Entry, Request, RunDir};
 
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Kind, Result};
-use crate::{keeper, sweep};
+use uzram_frontend::Handover;
+use uzram_runtime::{UPGRADE, frontends, sweep};
 
 /// How long the new server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,12 +44,14 @@ impl Args {
         };
         let entries = all_or(&run, self.all, &self.names)?;
         for_each(&entries, |entry| {
-            if entry.record.frontend == "fuse-loop"
+            let frontend = frontends::by_name(&entry.record.frontend);
+            if frontend.is_some_and(|f| f.handover() == Handover::Replaced)
                 && let Some(by) = uzram_blockdev::busy(std::path::Path::new(&entry.record.path))
             {
                 let path = &entry.record.path;
                 let message = format!(
-                    "{path} is in use: {by}. A loop device on FUSE cannot be handed over while it is"
+                    "{path} is in use: {by}. A device of frontend {} cannot be handed over while it is",
+                    entry.record.frontend
                 );
                 return Err(Failure::new(Kind::Busy, message));
             }
@@ -76,7 +79,7 @@ fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
     };
     loop {
         if let Ok(new) = run.find(name) {
-            match std::fs::read_to_string(new.dir.join(keeper::UPGRADE)) {
+            match std::fs::read_to_string(new.dir.join(UPGRADE)) {
                 Err(_) if uzram_control::call(&new.socket(), &Request::Ping).is_ok() => {
                     return Ok(new);
                 }

@@ -1,13 +1,13 @@
 //! `uzram writeback`: moves pages from memory to the backing.
 
 use clap::builder::PossibleValuesParser;
+use uzram::{Ended, WritebackReport};
 use uzram_control::size::human;
-use uzram_control::stat::WrittenBack;
 use uzram_control::{Request, Response};
 
 use super::{Pages, ask, print, print_json, to_value, unexpected};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
+use uzram_runtime::sweep;
 
 /// Write a device's pages back to its backing
 ///
@@ -46,7 +46,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let request = Request::Writeback(uzram_control::Writeback {
-            kind: self.kind,
+            kind: self.kind.parse()?,
             pages: self.pages.iter().map(|pages| pages.0).collect(),
             max_pages: self.max_pages,
             dry_run: self.dry_run,
@@ -60,9 +60,9 @@ impl Args {
         } else {
             print(&show(&done, self.dry_run))?;
         }
-        match done.ended.as_str() {
-            "full" => Err(Failure::new(Kind::Failed, "the backing is full")),
-            "failing" => Err(Failure::new(
+        match done.ended {
+            Some(Ended::Full) => Err(Failure::new(Kind::Failed, "the backing is full")),
+            Some(Ended::Failing) => Err(Failure::new(
                 Kind::Failed,
                 "the backing refuses writes or does not answer; the pages stayed in memory",
             )),
@@ -71,7 +71,7 @@ impl Args {
     }
 }
 
-fn show(done: &WrittenBack, dry_run: bool) -> String {
+fn show(done: &WritebackReport, dry_run: bool) -> String {
     if dry_run {
         return format!(
             "{} pages, {} compressed, would be written\n",
@@ -90,7 +90,7 @@ fn show(done: &WrittenBack, dry_run: bool) -> String {
             done.failed
         );
     }
-    if done.ended == "limit" {
+    if done.ended == Some(Ended::Limit) {
         text += "writeback_limit is used up\n";
     }
     text

@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+
+use uzram_testkit::peers;
 
 /// A run directory; dropped, it unmounts and removes every device in it.
 pub(crate) struct Bench {
@@ -155,45 +157,14 @@ pub(crate) fn sh(line: &str) -> String {
 /// Whether the programs are there, and a loop device on FUSE if one is wanted. What is missing is a reported
 /// skip, or a failure where `UZRAM_REQUIRE_PEERS` is set.
 pub(crate) fn have(test: &str, programs: &[&str], fuse_loop: bool) -> bool {
-    let find = |program: &&str| {
-        let path = std::env::var("PATH").unwrap_or_default();
-        path.split(':')
-            .chain(["/usr/sbin", "/sbin"])
-            .any(|dir| Path::new(dir).join(program).exists())
+    let fuse_loop_works = || {
+        let frontend = uzram_runtime::frontends::by_name("fuse-loop");
+        frontend.map_or(Ok(()), |f| f.probe().map_err(|need| need.missing))
     };
-    let mut missing: Vec<String> = programs
-        .iter()
-        .filter(|p| !find(p))
-        .map(|p| p.to_string())
-        .collect();
-    if fuse_loop && let Err(reason) = uzram_fuse::probe() {
-        missing.push(reason);
-    }
-    if missing.is_empty() {
-        return true;
-    }
-    let missing = missing.join(", ");
-    assert!(
-        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-        "{test} needs {missing}"
-    );
-    eprintln!("SKIP {test}: {missing}");
-    false
+    peers::have(test, programs) && (!fuse_loop || peers::possible(test, fuse_loop_works()))
 }
 
 /// Pages of text, no two alike, whose compressed sizes differ.
 pub(crate) fn text(pages: usize) -> Vec<u8> {
-    let mut state = 7u64;
-    let mut text = Vec::new();
-    while text.len() < pages * 4096 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let n = state >> 33;
-        let kind = ["session", "customer", "inventory", "transaction"][n as usize % 4];
-        let line = format!("{{\"type\":\"{kind}\",\"identifier\":{n}}}\n");
-        text.extend(line.as_bytes());
-    }
-    text.truncate(pages * 4096);
-    text
+    uzram_testkit::data::records(7, pages * 4096)
 }

@@ -1,9 +1,9 @@
-//! `deflate`: raw deflate streams, no zlib or gzip wrapper. Levels 0 to 9 mean what zlib's mean, -1 is the default as
-//! in zlib, 10 to 12 are libdeflate's own near-optimal ones.
+//! `deflate`: raw deflate streams, no zlib or gzip wrapper. Levels 0 to 9 are zlib's, -1 is the default as in zlib, 10 to
+//! 12 are libdeflate's own near-optimal ones.
 //!
-//! libdeflate does the work wherever the window covers the block, which for pages is from `winbits` 12 on. It
-//! cannot be told of a smaller window; zlib-rs makes those streams. They are for readers
-//! with a small window, such as a kernel that was told `deflate.winbits`; libdeflate reads them all.
+//! libdeflate compresses wherever the window covers the block, which for pages is from `winbits` 12 on. It has no option
+//! for a smaller window: zlib-rs makes those streams, for readers with a small window, such as a kernel with
+//! `deflate.winbits`. libdeflate reads all of them.
 
 use std::sync::Arc;
 
@@ -11,27 +11,38 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 
 use super::SAMPLE;
-use crate::{Algorithm, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings, Tfm};
+use crate::{
+    Algorithm, Error, KnownAnswer, LibraryError, ParamKind, ParamSpec, Prepared, Settings, Tfm,
+};
 
 const NAME: &str = "deflate";
-/// What -1 stands for.
+/// The level that -1 selects.
 const DEFAULT_LEVEL: i32 = 6;
 /// zlib's greatest level.
 const ZLIB_LEVEL_MAX: i32 = 9;
-/// The windows that zlib has, as powers of two.
+/// The logarithms of zlib's windows.
 const WINBITS_MIN: u32 = 9;
 const WINBITS_MAX: u32 = 15;
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec {
         name: "level",
-        kind: ParamKind::Int { min: -1, max: 12, default: -1 },
+        kind: ParamKind::Int {
+            min: -1,
+            max: 12,
+            default: -1,
+        },
         doc: "greater is denser and slower; 0 stores; -1 means 6",
     },
     ParamSpec {
         name: "winbits",
-        kind: ParamKind::Int { min: -15, max: 15, default: 15 },
-        doc: "matches reach 2^winbits bytes back: 9 to 15; the sign, zlib's for raw streams, changes nothing",
+        kind: ParamKind::Int {
+            min: -15,
+            max: 15,
+            default: 15,
+        },
+        doc: "matches reach 2^winbits bytes back: 9 to 15; the sign, zlib's for raw streams, \
+            changes nothing",
     },
 ];
 
@@ -79,7 +90,8 @@ impl Algorithm for Backend {
                 param: "winbits".into(),
                 given: given.to_string(),
                 accepted: format!(
-                    "{WINBITS_MIN} to {WINBITS_MAX}, or -{WINBITS_MIN} to -{WINBITS_MAX} for the same"
+                    "{WINBITS_MIN} to {WINBITS_MAX}, \
+                     or -{WINBITS_MIN} to -{WINBITS_MAX} for the same"
                 ),
             });
         }
@@ -87,7 +99,11 @@ impl Algorithm for Backend {
             -1 => DEFAULT_LEVEL,
             level => level,
         };
-        Ok(Arc::new(Deflate { level, winbits, block_size: settings.block_size() }))
+        Ok(Arc::new(Deflate {
+            level,
+            winbits,
+            block_size: settings.block_size(),
+        }))
     }
 }
 
@@ -95,14 +111,23 @@ impl Prepared for Deflate {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let level = self.level;
         let encoder = if self.block_size <= 1 << self.winbits {
-            let level = CompressionLvl::new(level)
-                .map_err(|e| Error::Setup { algorithm: NAME, reason: format!("level {level}: {e:?}") })?;
+            let level = CompressionLvl::new(level).map_err(|e| Error::Setup {
+                algorithm: NAME,
+                source: LibraryError::new("libdeflate", format!("level {level}: {e:?}")),
+            })?;
             Encoder::Libdeflate(Compressor::new(level))
         } else {
             let level = Compression::new(level.min(ZLIB_LEVEL_MAX).unsigned_abs());
-            Encoder::Zlib(Compress::new_with_window_bits(level, false, self.winbits as u8))
+            Encoder::Zlib(Compress::new_with_window_bits(
+                level,
+                false,
+                self.winbits as u8,
+            ))
         };
-        Ok(Box::new(DeflateTfm { encoder, decompressor: Decompressor::new() }))
+        Ok(Box::new(DeflateTfm {
+            encoder,
+            decompressor: Decompressor::new(),
+        }))
     }
 }
 
@@ -124,10 +149,12 @@ impl Tfm for DeflateTfm {
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.decompressor.deflate_decompress(src, dst).map_err(|error| match error {
-            DecompressionError::BadData => Error::Corrupt { algorithm: NAME },
-            DecompressionError::InsufficientSpace => Error::OutputTooSmall { got },
-        })
+        self.decompressor
+            .deflate_decompress(src, dst)
+            .map_err(|error| match error {
+                DecompressionError::BadData => Error::Corrupt { algorithm: NAME },
+                DecompressionError::InsufficientSpace => Error::OutputTooSmall { got },
+            })
     }
 }
 
@@ -150,15 +177,15 @@ mod tests {
     /// A repetition 1000 bytes back: only a window of 1 KiB or more can use it.
     #[test]
     fn a_small_window_is_kept() {
-        let mut noise = 1u32;
-        let half: Vec<u8> = (0..1000)
-            .map(|_| {
-                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (noise >> 24) as u8
-            })
-            .collect();
+        let half = uzram_testkit::Random::new(1).bytes(1000);
         let page = [&half[..], &half].concat();
-        for (winbits, fits) in [("9", false), ("-9", false), ("11", true), ("-12", true), ("15", true)] {
+        for (winbits, fits) in [
+            ("9", false),
+            ("-9", false),
+            ("11", true),
+            ("-12", true),
+            ("15", true),
+        ] {
             let settings = Settings::new(&Backend, 4096, [("winbits", winbits)]).unwrap();
             let mut tfm = Backend.prepare(&settings).unwrap().tfm().unwrap();
             let mut object = [0; 8192];

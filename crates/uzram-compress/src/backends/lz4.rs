@@ -2,19 +2,19 @@
 //!
 //! Objects are raw LZ4 blocks. Compression reuses the hash table of the previous call
 //! (`LZ4_compress_fast_extState_fastReset`): clearing 16 KiB for each 4 KiB page would cost as much as a
-//! quarter of the page's compression. A dictionary is loaded once into a stream of its own, of which each
-//! call takes a copy: 16 KiB, but in the cache, and then there is one table to look into. Attaching that stream instead
-//! (`LZ4_attach_dictionary`) looks into two, and took 1.1 to 1.6 times as long on process memory. Decompression needs
-//! no context.
+//! quarter of the page's compression.
+//!
+//! A dictionary is loaded once into a stream of its own, which each call copies: 16 KiB, but in the cache, and then the
+//! search has one table to look into. Attaching that stream instead (`LZ4_attach_dictionary`) searches two, and took 1.1
+//! to 1.6 times as long on process memory.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
-use super::lz4_block::{self, DICTIONARY, MAX_INPUT};
+use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
 use crate::{
-    Algorithm, Decompress, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
-    Settings, Tfm,
+    Algorithm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings,
 };
 
 unsafe extern "C" {
@@ -47,66 +47,15 @@ pub(super) const NAME: &str = "lz4";
 
 pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
-    kind: ParamKind::Int { min: 1, max: ACCELERATION_MAX, default: 1 },
+    kind: ParamKind::Int {
+        min: 1,
+        max: ACCELERATION_MAX,
+        default: 1,
+    },
     doc: "acceleration: greater is faster and less dense",
 }];
 
 pub(crate) struct Backend;
-struct Lz4 {
-    acceleration: c_int,
-    dictionary: Option<Arc<Dictionary>>,
-}
-/// A stream that holds a dictionary's hash table and refers to its bytes. Never changed after it is made.
-struct Dictionary {
-    stream: State,
-    bytes: Arc<[u8]>,
-}
-struct Lz4Tfm {
-    state: State,
-    acceleration: c_int,
-    dictionary: Option<Arc<Dictionary>>,
-}
-
-/// An `LZ4_stream_t`; u64s for the alignment that LZ4_initStream demands.
-struct State(Box<[u64]>);
-
-impl State {
-    fn new() -> Result<State, Error> {
-        // SAFETY: takes no arguments and reads a constant.
-        let bytes = unsafe { LZ4_sizeofState() } as usize;
-        let mut state = State(vec![0u64; bytes.div_ceil(8)].into_boxed_slice());
-        match state.init() {
-            true => Ok(state),
-            false => Err(Error::Setup { algorithm: NAME, reason: "LZ4_initStream refused".into() }),
-        }
-    }
-
-    /// Forgets everything. Returns whether the memory suits liblz4.
-    fn init(&mut self) -> bool {
-        let bytes = size_of_val(&*self.0);
-        // SAFETY: the buffer is `bytes` long and aligned to 8; the function checks both.
-        !unsafe { LZ4_initStream(self.as_mut_ptr(), bytes) }.is_null()
-    }
-
-    fn as_mut_ptr(&mut self) -> *mut c_void {
-        self.0.as_mut_ptr().cast()
-    }
-}
-
-impl Dictionary {
-    fn new(bytes: &Arc<[u8]>) -> Result<Dictionary, Error> {
-        let (mut stream, bytes) = (State::new()?, bytes.clone());
-        // SAFETY: the stream was initialised; the bytes are valid for their length, which `DICTIONARY` bounds, and
-        // live as long as the stream that refers to them: `Dictionary` owns both.
-        let loaded = unsafe {
-            LZ4_loadDictSlow(stream.as_mut_ptr(), bytes.as_ptr().cast(), bytes.len() as c_int)
-        };
-        if usize::try_from(loaded) != Ok(bytes.len()) {
-            return Err(Error::Setup { algorithm: NAME, reason: "LZ4_loadDict refused".into() });
-        }
-        Ok(Dictionary { stream, bytes })
-    }
-}
 
 impl Algorithm for Backend {
     fn name(&self) -> &'static str {
@@ -131,101 +80,73 @@ impl Algorithm for Backend {
         super::LZ4_KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        let dictionary = settings.dictionary().map(Dictionary::new).transpose()?.map(Arc::new);
-        Ok(Arc::new(Lz4 { acceleration: settings.c_int("level"), dictionary }))
+        liblz4::prepare::<Fast>(settings, settings.c_int("level"))
     }
 }
 
-impl Prepared for Lz4 {
-    fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        let (acceleration, dictionary) = (self.acceleration, self.dictionary.clone());
-        Ok(Box::new(Lz4Tfm { state: State::new()?, acceleration, dictionary }))
-    }
-    fn stateless(&self) -> Option<&dyn Decompress> {
-        Some(self)
-    }
-    fn memory_bytes(&self) -> usize {
-        self.dictionary.as_ref().map_or(0, |d| d.bytes.len() + size_of_val(&*d.stream.0))
-    }
-}
+/// liblz4's encoder of levels by acceleration.
+struct Fast;
 
-impl Decompress for Lz4 {
-    fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        decompress(src, dst, self.dictionary.as_deref())
+impl Encoder for Fast {
+    const NAME: &'static str = NAME;
+
+    fn stream_bytes() -> usize {
+        // SAFETY: takes no arguments and reads a constant.
+        unsafe { LZ4_sizeofState() as usize }
     }
-}
 
-fn decompress(src: &[u8], dst: &mut [u8], dictionary: Option<&Dictionary>) -> Result<usize, Error> {
-    lz4_block::decompress(NAME, src, dst, dictionary.map_or(&[], |d| &d.bytes))
-}
+    fn init(stream: &mut Lz4Stream<Fast>) -> bool {
+        let bytes = stream.bytes();
+        // SAFETY: the buffer is `bytes` long and aligned to 8; the function checks both.
+        !unsafe { LZ4_initStream(stream.as_mut_ptr(), bytes) }.is_null()
+    }
 
-impl State {
-    /// Returns liblz4's answer: the length, 0 if it does not fit.
-    fn compress(
-        &mut self,
-        src: &[u8],
-        dst: &mut [u8],
-        capacity: c_int,
-        acceleration: c_int,
-    ) -> c_int {
-        // SAFETY: the state was set up by LZ4_initStream and is only ever used by this function, as fastReset
-        // demands; both buffers are valid for the lengths given, and the caller checked that they fit.
+    unsafe fn load(stream: &mut Lz4Stream<Fast>, bytes: &[u8], _acceleration: c_int) -> c_int {
+        // SAFETY: the stream was initialised; the bytes are valid for their length, which `DICTIONARY` bounds, and
+        // the caller keeps them.
+        unsafe {
+            LZ4_loadDictSlow(
+                stream.as_mut_ptr(),
+                bytes.as_ptr().cast(),
+                bytes.len() as c_int,
+            )
+        }
+    }
+
+    fn compress(stream: &mut Lz4Stream<Fast>, mut block: Lz4Block, acceleration: c_int) -> c_int {
+        // SAFETY: the stream was set up by LZ4_initStream and, without a dictionary, is only ever used here, as
+        // fastReset demands. A block's pointers are valid for the lengths that it says.
         unsafe {
             LZ4_compress_fast_extState_fastReset(
-                self.as_mut_ptr(),
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                src.len() as c_int,
-                capacity,
+                stream.as_mut_ptr(),
+                block.src(),
+                block.dst(),
+                block.src_bytes,
+                block.capacity,
                 acceleration,
             )
         }
     }
 
-    /// The same with a dictionary. A state is used by one of the two only.
     fn compress_with(
-        &mut self,
-        dictionary: &Dictionary,
-        src: &[u8],
-        dst: &mut [u8],
-        capacity: c_int,
+        stream: &mut Lz4Stream<Fast>,
+        dictionary: &LoadedDictionary<Fast>,
+        mut block: Lz4Block,
         acceleration: c_int,
     ) -> c_int {
-        self.0.copy_from_slice(&dictionary.stream.0);
-        // SAFETY: the state is the copy of a stream that LZ4_loadDictSlow prepared and nobody used; it refers to the
+        stream.words.copy_from_slice(&dictionary.stream.words);
+        // SAFETY: the stream is the copy of one that LZ4_loadDictSlow prepared and nobody used. It refers to the
         // dictionary's bytes, which the caller's borrow keeps alive for the call, and the next call does not look at
-        // what this one leaves behind. Buffers as above.
+        // what this one leaves behind. A block's pointers are valid for the lengths that it says.
         unsafe {
             LZ4_compress_fast_continue(
-                self.as_mut_ptr(),
-                src.as_ptr().cast(),
-                dst.as_mut_ptr().cast(),
-                src.len() as c_int,
-                capacity,
+                stream.as_mut_ptr(),
+                block.src(),
+                block.dst(),
+                block.src_bytes,
+                block.capacity,
                 acceleration,
             )
         }
-    }
-}
-
-impl Tfm for Lz4Tfm {
-    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        let too_small = Error::OutputTooSmall { got: dst.len() };
-        if src.len() > MAX_INPUT {
-            return Err(too_small);
-        }
-        let capacity = c_int::try_from(dst.len()).unwrap_or(c_int::MAX);
-        let (state, acceleration) = (&mut self.state, self.acceleration);
-        let n = match &self.dictionary {
-            None => state.compress(src, dst, capacity, acceleration),
-            Some(dictionary) => state.compress_with(dictionary, src, dst, capacity, acceleration),
-        };
-        if n > 0 { Ok(n as usize) } else { Err(too_small) }
-    }
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        decompress(src, dst, self.dictionary.as_deref())
-    }
-    fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.state.0)
     }
 }

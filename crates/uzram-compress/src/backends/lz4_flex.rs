@@ -1,5 +1,5 @@
-//! `lz4` by lz4_flex: pure Rust, the driver for builds without a C compiler. Its safe decoder is used: the
-//! unchecked one trades memory safety on damaged input for speed.
+//! `lz4` by lz4_flex: pure Rust, the driver for builds without a C compiler. It uses the safe decoder: the unchecked one
+//! trades memory safety on damaged input for speed.
 
 use std::sync::Arc;
 
@@ -32,14 +32,20 @@ impl Algorithm for Backend {
         super::LZ4_KNOWN
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        Ok(Arc::new(Flex { block_size: settings.block_size() }))
+        Ok(Arc::new(Flex {
+            block_size: settings.block_size(),
+        }))
     }
 }
 
 impl Prepared for Flex {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         let small = self.block_size < usize::from(u16::MAX);
-        let table = if small { CompressTable::small() } else { CompressTable::large() };
+        let table = if small {
+            CompressTable::small()
+        } else {
+            CompressTable::large()
+        };
         Ok(Box::new(FlexTfm { table }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {

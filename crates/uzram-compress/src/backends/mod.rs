@@ -20,13 +20,16 @@ mod lzo1x;
 ))]
 mod positions;
 
-/// The plain text of the known answers. A build may be without any backend that uses it.
+#[cfg(any(feature = "lz4-uzram", feature = "zstd-uzram"))]
+mod matches;
+
+/// The plain text of the known answers. A build may lack every backend that uses it.
 #[allow(dead_code)]
 const SAMPLE: &[u8] = b"uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
 uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; \
 uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; ";
 
-/// From the lz4 1.9.4 command line: the block of its frame. All that decode lz4 blocks must read it.
+/// The block of a frame by the lz4 1.9.4 command line. Every driver of the block format must read it.
 #[allow(dead_code)]
 const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     plain: SAMPLE,
@@ -38,22 +41,25 @@ const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     ],
 }];
 
-/// What lz4 and lz4hc share: one block format, one decoder, one kind of dictionary.
 #[cfg(any(feature = "lz4", feature = "lz4hc"))]
-mod lz4_block;
+mod liblz4;
 
-macro_rules! backends {
-    ($($feature:literal $module:ident;)*) => {
-        $(#[cfg(feature = $feature)] mod $module;)*
+/// Declares the backends: `mod` item, feature gate, row of [`all`] and conformance test of each.
+///
+/// Its name and its `if` are for rustfmt, which looks for modules in no other macro than one called `cfg_if` and would
+/// leave the files of this list unformatted. `cargo xtask tidy` finds a file that it does not see.
+macro_rules! cfg_if {
+    (if #[cfg(all())] { $(#[$gate:meta] mod $module:ident;)* }) => {
+        $(#[$gate] mod $module;)*
 
         /// Every backend of this build, in listing order.
         pub(crate) fn all() -> Vec<Arc<dyn Algorithm>> {
-            vec![$(#[cfg(feature = $feature)] Arc::new($module::Backend),)*]
+            vec![$(#[$gate] Arc::new($module::Backend),)*]
         }
 
         #[cfg(test)]
         mod conformance {
-            $(#[cfg(feature = $feature)]
+            $(#[$gate]
             #[test]
             fn $module() {
                 crate::conformance::full(&super::$module::Backend).unwrap();
@@ -63,17 +69,20 @@ macro_rules! backends {
     };
 }
 
-backends! {
-    "lzo-rle" lzo_rle;
-    "lzo" lzo;
-    "lz4" lz4;
-    "lz4-uzram" lz4_uzram;
-    "lz4-flex" lz4_flex;
-    "lz4hc" lz4hc;
-    "zstd" zstd;
-    "zstd-uzram" zstd_uzram;
-    "deflate" deflate;
-    "842" sw842;
-    "wk64" wk64;
-    "null" null;
+// The backends, in listing order: a line for each.
+cfg_if! {
+    if #[cfg(all())] {
+        #[cfg(feature = "lzo-rle")] mod lzo_rle;
+        #[cfg(feature = "lzo")] mod lzo;
+        #[cfg(feature = "lz4")] mod lz4;
+        #[cfg(feature = "lz4-uzram")] mod lz4_uzram;
+        #[cfg(feature = "lz4-flex")] mod lz4_flex;
+        #[cfg(feature = "lz4hc")] mod lz4hc;
+        #[cfg(feature = "zstd")] mod zstd;
+        #[cfg(feature = "zstd-uzram")] mod zstd_uzram;
+        #[cfg(feature = "deflate")] mod deflate;
+        #[cfg(feature = "842")] mod sw842;
+        #[cfg(feature = "wk64")] mod wk64;
+        #[cfg(feature = "null")] mod null;
+    }
 }

@@ -1,5 +1,5 @@
-//! `null`: stores its input. The benchmark floor (what everything but the codec costs), and the shortest
-//! example of a backend.
+//! `null`: stores its input. The benchmark floor (the cost of everything but the codec), and the shortest example of a
+//! backend.
 
 use std::sync::Arc;
 
@@ -22,7 +22,10 @@ impl Algorithm for Backend {
         "no compression: stores every page as it is"
     }
     fn known_answers(&self) -> &'static [KnownAnswer] {
-        &[KnownAnswer { plain: b"uzram", compressed: b"uzram" }]
+        &[KnownAnswer {
+            plain: b"uzram",
+            compressed: b"uzram",
+        }]
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Arc::new(Null))
@@ -41,7 +44,9 @@ impl Prepared for Null {
 impl Decompress for Null {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        dst.get_mut(..src.len()).ok_or(Error::OutputTooSmall { got })?.copy_from_slice(src);
+        dst.get_mut(..src.len())
+            .ok_or(Error::OutputTooSmall { got })?
+            .copy_from_slice(src);
         Ok(src.len())
     }
 }

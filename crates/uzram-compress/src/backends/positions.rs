@@ -1,4 +1,4 @@
-//! Where each hash was seen last: the table behind our own encoders.
+//! The hash table of our own encoders: for each hash the last position that had it.
 //!
 //! It is made for pages and for the processor's first cache: 16 bits a slot and about as many slots as a page has
 //! positions. It is cleared for every input. Telling an earlier input's positions apart instead, by an offset that
@@ -29,8 +29,8 @@ impl<const SLOTS: usize> Positions<SLOTS> {
         self.slots.fill(0);
     }
 
-    /// Notes position `at`, which is below [`CHUNK`], for the upper bits of `hash`; the position that was noted
-    /// before, or 0. Whoever asks has to compare what is there.
+    /// Inserts position `at`, of 16 bits, under the upper bits of `hash`. Returns the candidate: the position that
+    /// was there before, or 0. The caller compares the bytes at both.
     #[inline(always)]
     pub(super) fn replace(&mut self, hash: u32, at: usize) -> usize {
         let before = self.last(hash);
@@ -38,7 +38,7 @@ impl<const SLOTS: usize> Positions<SLOTS> {
         before
     }
 
-    /// The position that was noted last for `hash`, or 0.
+    /// The position that was inserted last for `hash`, or 0.
     #[inline(always)]
     pub(super) fn last(&self, hash: u32) -> usize {
         usize::from(self.slots[(hash >> (32 - SLOTS.ilog2())) as usize])

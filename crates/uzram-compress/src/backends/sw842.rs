@@ -1,12 +1,12 @@
 //! `842`: the format of POWER's compression coprocessors, by our own codec in safe code, written from descriptions
 //! of the format. Weak on most data and slow in software; it is here for those whose kernel used it.
 //!
-//! A stream is a row of templates of 5 bits, most significant first. Each makes 8 bytes, of data in the stream and
-//! of *indices*: of the 2, 4 or 8 bytes that lie at a multiple of as many in what was output before. An index
-//! counts in such units, modulo a window of 256 (2 and 8 bytes) or 512 (4 bytes) of them. Both halves of the 8
-//! bytes are coded in one of five ways ([`Half`]), and the template's number is that of the first half times five
-//! plus that of the second; the numbers from 25 on are special ([`template`]). A stream ends with the CRC-32 (most
-//! significant bit first, from 0) of the output, and is padded with zeros to a multiple of 8 bytes.
+//! A stream is a sequence of templates of 5 bits, most significant bit first. Each describes 8 bytes, by data in the
+//! stream and by *indices* of 2, 4 or 8 bytes of earlier output at a multiple of their size. An index counts in that
+//! size, modulo a window of 256 (2 and 8 bytes) or 512 (4 bytes) units. Both halves of the 8 bytes are coded in one of
+//! five ways ([`Half`]), and the template's number is that of the first half times five plus that of the second; the
+//! numbers from 25 on are special ([`template`]). A stream ends with the CRC-32 (most significant bit first, from 0) of
+//! the output, and is padded with zeros to a multiple of 8 bytes.
 
 mod bits;
 mod decode;
@@ -20,10 +20,10 @@ use super::SAMPLE;
 use crate::{Algorithm, Decompress, Error, KnownAnswer, Prepared, Settings, Tfm};
 
 const NAME: &str = "842";
-/// Bytes that a template makes.
+/// Bytes that a template describes.
 const BLOCK: usize = 8;
 
-/// How 4 bytes are coded.
+/// How half a block, 4 bytes, is coded.
 #[derive(Clone, Copy)]
 enum Half {
     /// 4 bytes of data.
@@ -37,18 +37,18 @@ enum Half {
     /// An index of 4.
     Index,
 }
-/// How many those are.
+/// Number of ways.
 const HALVES: u32 = 5;
 
-/// Templates that are no pair of halves.
+/// Templates other than a pair of halves.
 mod template {
     /// An index of 8.
     pub(super) const INDEX: u32 = 25;
-    /// The last 8 bytes again, as often as 6 bits say, plus one.
+    /// Repeats the last 8 bytes; the count less one has 6 bits.
     pub(super) const REPEAT: u32 = 27;
     /// 8 zeros.
     pub(super) const ZEROS: u32 = 28;
-    /// As many bytes of data as 3 bits say, for the end of an output that is no multiple of 8.
+    /// A count of 3 bits, and so many bytes of data: the end of an output that is no multiple of 8.
     pub(super) const SHORT: u32 = 29;
     /// The end; the CRC follows.
     pub(super) const END: u32 = 30;
@@ -62,13 +62,13 @@ const fn index_bits(size: usize) -> u32 {
     if size == 4 { 9 } else { 8 }
 }
 
-/// Bytes that an index of `size` bytes reaches back from the beginning of the 8 bytes under way.
+/// Bytes that an index of `size` bytes reaches back from the beginning of the current block.
 const fn window(size: usize) -> usize {
     size << index_bits(size)
 }
 
-/// The format's checksum. Its bits run the other way than those of the CRC-32 that is fast to compute, so the
-/// input's are turned round.
+/// The format's checksum. Its bit order is the reverse of the CRC-32 that is fast to compute, so the input's bits are
+/// reversed.
 fn crc(bytes: &[u8]) -> u32 {
     // The hasher inverts its state first and last; the format does neither.
     let mut hasher = crc32fast::Hasher::new_with_initial(u32::MAX);
@@ -111,7 +111,9 @@ impl Algorithm for Backend {
 
 impl Prepared for Sw842 {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        Ok(Box::new(Sw842Tfm { encoder: Encoder::new() }))
+        Ok(Box::new(Sw842Tfm {
+            encoder: Encoder::new(),
+        }))
     }
     fn stateless(&self) -> Option<&dyn Decompress> {
         Some(self)
@@ -127,7 +129,9 @@ impl Decompress for Sw842 {
 impl Tfm for Sw842Tfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.encoder.compress(src, dst).ok_or(Error::OutputTooSmall { got })
+        self.encoder
+            .compress(src, dst)
+            .ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decode::decompress(src, dst)
@@ -140,5 +144,17 @@ impl Tfm for Sw842Tfm {
 /// From Linux 6.12, sw842_compress.
 const KNOWN: &[KnownAnswer] = &[KnownAnswer {
     plain: SAMPLE,
-    compressed: &[0x03, 0xab, 0xd3, 0x93, 0x0b, 0x69, 0x03, 0x5b, 0x28, 0x19, 0x5c, 0x1c, 0xc8, 0x1c, 0x18, 0x59, 0xd9, 0x54, 0x0a, 0xc6, 0xde, 0xda, 0xe0, 0xe4, 0xca, 0x07, 0x37, 0x36, 0x56, 0x42, 0x06, 0x96, 0xe2, 0x00, 0x29, 0x20, 0xa6, 0x9d, 0x90, 0x3a, 0xbd, 0x39, 0x01, 0x85, 0xb4, 0x81, 0xad, 0x95, 0x95, 0xc1, 0xcc, 0x04, 0x0e, 0x0c, 0x2c, 0xec, 0xae, 0x64, 0x0c, 0x62, 0x6f, 0x6d, 0x70, 0x72, 0x1a, 0x73, 0x65, 0x03, 0x21, 0x03, 0x4b, 0x71, 0x02, 0x92, 0x0a, 0x6a, 0x0e, 0xc8, 0x00, 0x00, 0x40, 0xa4, 0x06, 0x08, 0x10, 0x0d, 0x20, 0x72, 0xa0, 0x90, 0xa9, 0x05, 0x86, 0x06, 0x87, 0x48, 0x3c, 0x40, 0x44, 0x4a, 0x42, 0x62, 0x82, 0xa2, 0xd2, 0x17, 0x18, 0x19, 0x1e, 0x90, 0xd8, 0xe0, 0xe9, 0xfc, 0x87, 0xc8, 0x08, 0x48, 0xa6, 0x46, 0x48, 0x00, 0xc0, 0x04, 0x05, 0x80, 0x18, 0x13, 0x00, 0x50, 0x36, 0x00, 0xe0, 0x8c, 0x02, 0x41, 0x58, 0x05, 0x83, 0x30, 0x0d, 0x07, 0x60, 0x1e, 0x10, 0xee, 0x20, 0x52, 0x41, 0x4d, 0x3b, 0x20, 0xf3, 0x83, 0xae, 0xed, 0xa0, 0x00, 0x00, 0x00],
+    compressed: &[
+        0x03, 0xab, 0xd3, 0x93, 0x0b, 0x69, 0x03, 0x5b, 0x28, 0x19, 0x5c, 0x1c, 0xc8, 0x1c, 0x18,
+        0x59, 0xd9, 0x54, 0x0a, 0xc6, 0xde, 0xda, 0xe0, 0xe4, 0xca, 0x07, 0x37, 0x36, 0x56, 0x42,
+        0x06, 0x96, 0xe2, 0x00, 0x29, 0x20, 0xa6, 0x9d, 0x90, 0x3a, 0xbd, 0x39, 0x01, 0x85, 0xb4,
+        0x81, 0xad, 0x95, 0x95, 0xc1, 0xcc, 0x04, 0x0e, 0x0c, 0x2c, 0xec, 0xae, 0x64, 0x0c, 0x62,
+        0x6f, 0x6d, 0x70, 0x72, 0x1a, 0x73, 0x65, 0x03, 0x21, 0x03, 0x4b, 0x71, 0x02, 0x92, 0x0a,
+        0x6a, 0x0e, 0xc8, 0x00, 0x00, 0x40, 0xa4, 0x06, 0x08, 0x10, 0x0d, 0x20, 0x72, 0xa0, 0x90,
+        0xa9, 0x05, 0x86, 0x06, 0x87, 0x48, 0x3c, 0x40, 0x44, 0x4a, 0x42, 0x62, 0x82, 0xa2, 0xd2,
+        0x17, 0x18, 0x19, 0x1e, 0x90, 0xd8, 0xe0, 0xe9, 0xfc, 0x87, 0xc8, 0x08, 0x48, 0xa6, 0x46,
+        0x48, 0x00, 0xc0, 0x04, 0x05, 0x80, 0x18, 0x13, 0x00, 0x50, 0x36, 0x00, 0xe0, 0x8c, 0x02,
+        0x41, 0x58, 0x05, 0x83, 0x30, 0x0d, 0x07, 0x60, 0x1e, 0x10, 0xee, 0x20, 0x52, 0x41, 0x4d,
+        0x3b, 0x20, 0xf3, 0x83, 0xae, 0xed, 0xa0, 0x00, 0x00, 0x00,
+    ],
 }];

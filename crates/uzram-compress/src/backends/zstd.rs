@@ -13,8 +13,8 @@ use zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, DParameter, FrameFormat};
 
 use super::SAMPLE;
 use crate::{
-    Algorithm, Decoder, DictionaryForm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared,
-    Settings, Tfm,
+    Algorithm, Decoder, DictionaryForm, DictionarySpec, Error, KnownAnswer, LibraryError,
+    ParamKind, ParamSpec, Prepared, Settings, Tfm,
 };
 
 pub(super) const NAME: &str = "zstd";
@@ -22,7 +22,11 @@ pub(super) const NAME: &str = "zstd";
 pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
     name: "level",
     // ZSTD_minCLevel() and ZSTD_maxCLevel(), asserted by a test below.
-    kind: ParamKind::Int { min: -131_072, max: 22, default: 3 },
+    kind: ParamKind::Int {
+        min: -131_072,
+        max: 22,
+        default: 3,
+    },
     doc: "greater is denser and slower; negative levels trade density for speed",
 }];
 
@@ -33,48 +37,61 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// Up to here libzstd looks a position up in tables alone (its strategies fast and dfast), and not in chains or trees.
 const LAST_FAST_LEVEL: i32 = 3;
 
-pub(super) const DICTIONARY: DictionarySpec =
-    DictionarySpec { form: DictionaryForm::Zstd, max_bytes: 1 << 20 };
+pub(super) const DICTIONARY: DictionarySpec = DictionarySpec {
+    form: DictionaryForm::Zstd,
+    max_bytes: 1 << 20,
+};
 
 pub(crate) struct Backend;
 struct Zstd {
     level: i32,
     block_size: usize,
-    dictionary: Option<Arc<Dictionary>>,
+    dictionary: Option<Arc<DigestedDictionary>>,
 }
-struct ZstdTfm {
-    cctx: CCtx<'static>,
-    decoder: ZstdDecoder,
-    /// What the context refers to: declared, and so dropped, after it.
-    _dictionary: Option<Arc<Dictionary>>,
+
+/// The half of a tfm that compresses: libzstd's or our own.
+pub(super) trait FrameEncoder: Send {
+    /// Compresses `src` to a frame; `None` where it does not fit.
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize>;
+    /// As [`Tfm::memory_bytes`].
+    fn memory_bytes(&self) -> usize;
 }
+
+/// The half of a tfm that decompresses.
 pub(super) struct ZstdDecoder {
     dctx: DCtx<'static>,
-    /// As above.
-    _dictionary: Option<Arc<Dictionary>>,
+    /// What the context refers to: declared, and so dropped, after it.
+    _dictionary: Option<Arc<DigestedDictionary>>,
+}
+
+/// One worker's context: an encoder and libzstd's decoder.
+pub(super) struct ZstdTfm<E> {
+    encoder: E,
+    decoder: ZstdDecoder,
+}
+
+struct LibzstdEncoder {
+    cctx: CCtx<'static>,
+    /// As in [`ZstdDecoder`].
+    _dictionary: Option<Arc<DigestedDictionary>>,
 }
 
 /// A dictionary digested for both ways. Both forms refer to the bytes, which are dropped after them.
-struct Dictionary {
+struct DigestedDictionary {
     compress: CDict<'static>,
     decompress: DDict<'static>,
     bytes: Arc<[u8]>,
 }
 
-impl Dictionary {
-    fn new(bytes: &Arc<[u8]>, level: i32) -> Result<Dictionary, Error> {
-        let refused = || Error::BadDictionary {
-            algorithm: NAME.into(),
-            given_bytes: bytes.len(),
-            accepted: "plain content, or what zstd --train makes; this says that it is the latter and is damaged"
-                .into(),
-        };
+impl DigestedDictionary {
+    fn new(bytes: &Arc<[u8]>, level: i32) -> Result<DigestedDictionary, Error> {
+        let damaged = Error::DamagedDictionary { algorithm: NAME };
         // SAFETY: an Arc's bytes neither move nor change while anyone holds it, and the value that this becomes
         // part of holds it for longer than it holds what refers to the bytes.
         let shared: &'static [u8] = unsafe { &*Arc::as_ptr(bytes) };
-        Ok(Dictionary {
-            compress: CDict::try_create_by_reference(shared, level).ok_or_else(refused)?,
-            decompress: DDict::try_create_by_reference(shared).ok_or_else(refused)?,
+        Ok(DigestedDictionary {
+            compress: CDict::try_create_by_reference(shared, level).ok_or(damaged.clone())?,
+            decompress: DDict::try_create_by_reference(shared).ok_or(damaged)?,
             bytes: bytes.clone(),
         })
     }
@@ -104,20 +121,26 @@ impl Algorithm for Backend {
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let (level, block_size) = (settings.c_int("level"), settings.block_size());
-        let digest = |bytes| Dictionary::new(bytes, level).map(Arc::new);
+        let digest = |bytes| DigestedDictionary::new(bytes, level).map(Arc::new);
         let dictionary = settings.dictionary().map(digest).transpose()?;
-        Ok(Arc::new(Zstd { level, block_size, dictionary }))
+        Ok(Arc::new(Zstd {
+            level,
+            block_size,
+            dictionary,
+        }))
     }
 }
 
 impl Zstd {
-    /// The half of a tfm that decompresses.
-    fn half(&self) -> Result<ZstdDecoder, Error> {
+    fn new_decoder(&self) -> Result<ZstdDecoder, Error> {
         let mut decoder = ZstdDecoder::new()?;
         if let Some(dictionary) = &self.dictionary {
             // SAFETY: the context refers to what is in this Arc, and the decoder holds it for longer than the context.
-            let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
-            decoder.dctx.ref_ddict(&shared.decompress).map_err(setup)?;
+            let shared: &'static DigestedDictionary = unsafe { &*Arc::as_ptr(dictionary) };
+            decoder
+                .dctx
+                .ref_ddict(&shared.decompress)
+                .map_err(refused)?;
         }
         decoder._dictionary.clone_from(&self.dictionary);
         Ok(decoder)
@@ -132,8 +155,7 @@ pub(super) fn window_log(block_size: usize) -> u32 {
 
 impl Prepared for Zstd {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
-        let mut cctx = CCtx::try_create().ok_or_else(no_memory)?;
+        let mut cctx = CCtx::try_create().ok_or(Error::OutOfMemory { algorithm: NAME })?;
         let window_log = window_log(self.block_size);
         for parameter in [
             CParameter::CompressionLevel(self.level),
@@ -143,22 +165,27 @@ impl Prepared for Zstd {
             CParameter::DictIdFlag(false),
             CParameter::WindowLog(window_log),
         ] {
-            cctx.set_parameter(parameter).map_err(setup)?;
+            cctx.set_parameter(parameter).map_err(refused)?;
         }
-        // libzstd would take tables of two slots a position. A quarter of that is within the first cache, which the page
-        // and the processor's other work need, too: 1.03 times as fast, and 0.05 % less dense. A dictionary has its own.
+        // libzstd would take tables of two slots a position. A quarter of that leaves room in the first cache for the page
+        // and for other work: 1.03 times as fast, and 0.05 % less dense. A dictionary brings tables of its own.
         if self.dictionary.is_none() && self.level <= LAST_FAST_LEVEL {
             let log = window_log - 1;
-            cctx.set_parameter(CParameter::HashLog(log)).map_err(setup)?;
-            cctx.set_parameter(CParameter::ChainLog(log)).map_err(setup)?;
+            for parameter in [CParameter::HashLog(log), CParameter::ChainLog(log)] {
+                cctx.set_parameter(parameter).map_err(refused)?;
+            }
         }
         if let Some(dictionary) = &self.dictionary {
-            // SAFETY: the context refers to what is in this Arc, and the tfm holds it for longer than the context.
-            let shared: &'static Dictionary = unsafe { &*Arc::as_ptr(dictionary) };
-            cctx.ref_cdict(&shared.compress).map_err(setup)?;
+            // SAFETY: the context refers to what is in this Arc, and the encoder holds it for longer than the context.
+            let shared: &'static DigestedDictionary = unsafe { &*Arc::as_ptr(dictionary) };
+            cctx.ref_cdict(&shared.compress).map_err(refused)?;
         }
-        let mut tfm = ZstdTfm { cctx, decoder: self.half()?, _dictionary: self.dictionary.clone() };
-        // libzstd allocates its workspace at first use: have that behind us before the hot path begins.
+        let encoder = LibzstdEncoder {
+            cctx,
+            _dictionary: self.dictionary.clone(),
+        };
+        let mut tfm = ZstdTfm::new(encoder, self.new_decoder()?);
+        // libzstd allocates its workspace at the first call. Make that call here, off the hot path.
         let block = vec![0u8; self.block_size];
         let mut out = vec![0u8; zstd_safe::compress_bound(self.block_size)];
         let len = tfm.compress(&block, &mut out)?;
@@ -166,44 +193,71 @@ impl Prepared for Zstd {
         Ok(Box::new(tfm))
     }
     fn decoder(&self) -> Result<Box<dyn Decoder>, Error> {
-        Ok(Box::new(self.half()?))
+        Ok(Box::new(self.new_decoder()?))
     }
     fn memory_bytes(&self) -> usize {
-        let bytes = |d: &Arc<Dictionary>| d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len();
+        let bytes = |d: &Arc<DigestedDictionary>| {
+            d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len()
+        };
         self.dictionary.as_ref().map_or(0, bytes)
     }
 }
 
-fn setup(code: zstd_safe::ErrorCode) -> Error {
-    Error::Setup { algorithm: NAME, reason: zstd_safe::get_error_name(code).into() }
+fn refused(code: zstd_safe::ErrorCode) -> Error {
+    Error::Setup {
+        algorithm: NAME,
+        source: LibraryError::new("libzstd", zstd_safe::get_error_name(code)),
+    }
 }
 
 impl ZstdDecoder {
     /// Without a dictionary.
     pub(super) fn new() -> Result<ZstdDecoder, Error> {
-        let no_memory = || Error::Setup { algorithm: NAME, reason: "out of memory".into() };
-        let mut dctx = DCtx::try_create().ok_or_else(no_memory)?;
-        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(setup)?;
-        Ok(ZstdDecoder { dctx, _dictionary: None })
+        let mut dctx = DCtx::try_create().ok_or(Error::OutOfMemory { algorithm: NAME })?;
+        dctx.set_parameter(DParameter::Format(FrameFormat::Magicless))
+            .map_err(refused)?;
+        Ok(ZstdDecoder {
+            dctx,
+            _dictionary: None,
+        })
     }
 }
 
-impl Tfm for ZstdTfm {
+impl FrameEncoder for LibzstdEncoder {
+    fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        self.cctx.compress2(dst, src).ok()
+    }
+    fn memory_bytes(&self) -> usize {
+        self.cctx.sizeof()
+    }
+}
+
+impl<E: FrameEncoder> ZstdTfm<E> {
+    pub(super) fn new(encoder: E, decoder: ZstdDecoder) -> ZstdTfm<E> {
+        ZstdTfm { encoder, decoder }
+    }
+}
+
+impl<E: FrameEncoder> Tfm for ZstdTfm<E> {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
-        self.cctx.compress2(dst, src).map_err(|_| Error::OutputTooSmall { got })
+        self.encoder
+            .compress(src, dst)
+            .ok_or(Error::OutputTooSmall { got })
     }
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         self.decoder.decompress(src, dst)
     }
     fn memory_bytes(&self) -> usize {
-        self.cctx.sizeof() + self.decoder.memory_bytes()
+        self.encoder.memory_bytes() + self.decoder.memory_bytes()
     }
 }
 
 impl Decoder for ZstdDecoder {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        self.dctx.decompress(dst, src).map_err(|_| Error::Corrupt { algorithm: NAME })
+        self.dctx
+            .decompress(dst, src)
+            .map_err(|_| Error::Corrupt { algorithm: NAME })
     }
     fn memory_bytes(&self) -> usize {
         self.dctx.sizeof()

@@ -1,14 +1,14 @@
-//! The fuzzer: made-up inputs there and back, and objects that no encoder made, by mutation of those that one did. It is
+//! The fuzzer: round trips of generated inputs, and objects that no encoder made, by mutation of real ones. It is
 //! reproducible: a failure names its seed.
 //!
-//! A decoder must refuse or accept such bytes in the same way whatever its output buffer held before, and what it
-//! says that it wrote must be the same both times: then nothing in it is left over from elsewhere.
+//! A decoder must refuse or accept an object in the same way whatever its output buffer held before, and its output must
+//! be the same each time: so it depends on nothing but the object.
 
-use super::inputs::{Noise, input};
-use super::{BLOCK, GUARD, parameter_corners, prepare};
+use super::inputs::{Noise, spans};
+use super::{BLOCK, Failure, GUARD, parameter_corners, prepare};
 use crate::{Algorithm, Error, Prepared, Tfm};
 
-/// Room for the output of a mutated object, beyond what any page is.
+/// The most room for the output of a mutant: more than a block.
 const MOST: usize = 2 * BLOCK;
 /// Bytes watched behind a buffer.
 const BEHIND: usize = 64;
@@ -17,29 +17,29 @@ const INPUTS: u64 = 64;
 /// Mutations of each input's object.
 const MUTATIONS: usize = 16;
 
-/// What a run of the fuzzer did.
+/// What a run of the fuzzer covered.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
+pub struct FuzzCounts {
     /// Inputs compressed and decompressed.
     pub round_trips: u64,
-    /// Objects decoded that no encoder made.
+    /// Mutants given to the decoder.
     pub mutants: u64,
-    /// Those of them that the decoder took for good.
+    /// Mutants that the decoder accepted.
     pub accepted: u64,
 }
 
-/// Fuzzes with `rounds` inputs from `seed` on, the parameters at their defaults and their ends in turn.
-pub fn fuzz(algorithm: &dyn Algorithm, seed: u64, rounds: u64) -> Result<Counts, String> {
+/// Fuzzes with `rounds` inputs from `seed` on, at the parameters' defaults and at the ends of their ranges in turn.
+pub fn fuzz(algorithm: &dyn Algorithm, seed: u64, rounds: u64) -> Result<FuzzCounts, Failure> {
     let corners = parameter_corners(algorithm);
-    let mut counts = Counts::default();
+    let mut counts = FuzzCounts::default();
     let mut corpus: Vec<Vec<u8>> = Vec::new();
     for (turn, first) in (seed..seed + rounds).step_by(INPUTS as usize).enumerate() {
         let params = &corners[turn % corners.len()];
         let prepared = prepare(algorithm, params)?;
-        let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+        let mut tfm = prepared.tfm()?;
         for seed in first..(first + INPUTS).min(seed + rounds) {
             one(&*prepared, &mut *tfm, seed, &mut corpus, &mut counts)
-                .map_err(|e| format!("seed {seed}, {params:?}: {e}"))?;
+                .map_err(|e| e.within(format_args!("seed {seed}, {params:?}")))?;
         }
     }
     Ok(counts)
@@ -50,15 +50,15 @@ fn one(
     tfm: &mut dyn Tfm,
     seed: u64,
     corpus: &mut Vec<Vec<u8>>,
-    counts: &mut Counts,
-) -> Result<(), String> {
+    counts: &mut FuzzCounts,
+) -> Result<(), Failure> {
     let mut noise = Noise::new(seed);
     let len = if noise.below(4) == 0 {
         1 + noise.below(BLOCK)
     } else {
         BLOCK
     };
-    let plain = input(&mut noise, len);
+    let plain = spans(&mut noise, len);
     let object = compress(tfm, &plain, 2 * BLOCK)?.ok_or("two blocks are too little room")?;
     let back = decompress(prepared, tfm, &object, plain.len())?;
     if back.as_deref() != Some(&plain[..]) {
@@ -68,12 +68,10 @@ fn one(
     if let Some(other) = compress(tfm, &plain, room)?
         && decompress(prepared, tfm, &other, plain.len())?.as_deref() != Some(&plain[..])
     {
-        return Err(format!(
-            "compressed into {room} bytes, it does not come back"
-        ));
+        return Err(format!("compressed into {room} bytes, it does not come back").into());
     }
     counts.round_trips += 1;
-    // Others' objects are what mutations are mixed with.
+    // Mutations splice objects of earlier inputs.
     match corpus.len() {
         0..64 => corpus.push(object),
         _ => corpus[noise.below(64)] = object,
@@ -92,28 +90,28 @@ fn one(
     Ok(())
 }
 
-/// The object, or nothing where there is not enough room.
-fn compress(tfm: &mut dyn Tfm, plain: &[u8], room: usize) -> Result<Option<Vec<u8>>, String> {
+/// The object; `None` where it does not fit.
+fn compress(tfm: &mut dyn Tfm, plain: &[u8], room: usize) -> Result<Option<Vec<u8>>, Failure> {
     let mut out = vec![GUARD; room + BEHIND];
     let result = tfm.compress(plain, &mut out[..room]);
     if out[room..].iter().any(|byte| *byte != GUARD) {
-        return Err(format!("compression wrote past {room} bytes"));
+        return Err(format!("compression wrote past {room} bytes").into());
     }
     match result {
         Ok(len) if len <= room => Ok(Some(out[..len].to_vec())),
-        Ok(len) => Err(format!("an object of {len} bytes in {room}")),
+        Ok(len) => Err(format!("an object of {len} bytes in {room}").into()),
         Err(Error::OutputTooSmall { got }) if got == room => Ok(None),
-        Err(error) => Err(format!("compress: {error}")),
+        Err(error) => Err(Failure::from(error).within("compress")),
     }
 }
 
-/// What the object becomes, or nothing where it is refused: the same by all ways, whatever was in the buffer.
+/// The decompressed object; `None` where it is refused. The same by every decoder, whatever was in the buffer.
 fn decompress(
     prepared: &dyn Prepared,
     tfm: &mut dyn Tfm,
     object: &[u8],
     room: usize,
-) -> Result<Option<Vec<u8>>, String> {
+) -> Result<Option<Vec<u8>>, Failure> {
     let mut first = None;
     for (stateless, before) in [(false, 0x00), (false, 0xFF), (true, 0x55)] {
         let mut out = vec![before; room];
@@ -124,23 +122,23 @@ fn decompress(
             (true, None) => break,
         };
         if out[room..].iter().any(|byte| *byte != GUARD) {
-            return Err(format!("decompression wrote past {room} bytes"));
+            return Err(format!("decompression wrote past {room} bytes").into());
         }
         let result = match result {
-            Ok(len) if len > room => return Err(format!("{len} bytes in {room}")),
+            Ok(len) if len > room => return Err(format!("{len} bytes in {room}").into()),
             Ok(len) => Some(out[..len].to_vec()),
             Err(_) => None,
         };
         if *first.get_or_insert_with(|| result.clone()) != result {
-            return Err(format!(
-                "the output depends on what was in the buffer: {object:02x?}"
-            ));
+            return Err(
+                format!("the output depends on what was in the buffer: {object:02x?}").into(),
+            );
         }
     }
     Ok(first.flatten())
 }
 
-/// An object with some edits, or noise.
+/// A real object with some edits, or noise.
 fn mutant(noise: &mut Noise, corpus: &[Vec<u8>]) -> Vec<u8> {
     if noise.below(16) == 0 {
         return (0..noise.below(600)).map(|_| noise.next() as u8).collect();

@@ -1,21 +1,20 @@
-//! Inputs for round trips: pieces of kinds that memory has, of any length, with seams in any place. Reproducible:
-//! each comes from its seed alone.
+//! Inputs for round trips: spans of data as memory has it, of any length and alignment. Reproducible: each depends on its
+//! seed alone.
 
 use std::ops::Range;
 
-/// Numbers that look random (xorshift64*): no dependency in a library.
+/// A pseudo-random generator (xorshift64*), so that the library needs no dependency for one.
 #[derive(Debug)]
-pub struct Noise(u64);
+pub(super) struct Noise(u64);
 
 impl Noise {
     /// The same seed gives the same numbers.
-    pub fn new(seed: u64) -> Noise {
+    pub(super) fn new(seed: u64) -> Noise {
         Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
     /// 48 bits.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -23,7 +22,7 @@ impl Noise {
     }
 
     /// A number below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 }
@@ -37,21 +36,25 @@ pub fn inputs(seeds: Range<u64>) -> impl Iterator<Item = Vec<u8>> {
             1..20 => 1 + noise.below(4096),
             _ => 4096,
         };
-        input(&mut noise, len)
+        spans(&mut noise, len)
     })
 }
 
-/// `len` bytes.
-pub fn input(noise: &mut Noise, len: usize) -> Vec<u8> {
+/// One input of `len` bytes.
+pub fn input(seed: u64, len: usize) -> Vec<u8> {
+    spans(&mut Noise::new(seed), len)
+}
+
+pub(super) fn spans(noise: &mut Noise, len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(len + 4096);
     while out.len() < len {
-        piece(noise, &mut out);
+        span(noise, &mut out);
     }
     out.truncate(len);
     out
 }
 
-fn piece(noise: &mut Noise, out: &mut Vec<u8>) {
+fn span(noise: &mut Noise, out: &mut Vec<u8>) {
     let most = [4, 30, 300, 3000][noise.below(4)];
     let len = 1 + noise.below(most);
     match noise.below(7) {

@@ -1,30 +1,31 @@
-//! The full suite again for algorithms that take a dictionary, with one; and what holds only then: nothing but the
-//! right dictionary brings an object back, and the wrong one does no harm.
+//! The full suite with a dictionary, for algorithms that take one; and what holds only then: an object decompresses with
+//! its own dictionary alone, and a wrong one does no harm.
 
 use std::sync::Arc;
 
 use super::{
-    BLOCK, GUARD, ROOM, blocks, hostile_input, independent_tfms, parameter_corners, round_trip,
-    small_outputs,
+    BLOCK, Failure, GUARD, ROOM, blocks, hostile_input, independent_tfms, parameter_corners,
+    round_trip, small_outputs,
 };
 use crate::{Algorithm, DictionarySpec, Prepared, Settings, dictionary};
 
-/// Nothing for an algorithm that takes no dictionary.
-pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), String> {
+/// For an algorithm that takes no dictionary, checks that it refuses one.
+pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), Failure> {
     let Some(spec) = algorithm.dictionary() else {
         return refuses(algorithm, 4096);
     };
     refuses(algorithm, dictionary::MIN_BYTES - 1)?;
     refuses(algorithm, spec.max_bytes + 1)?;
     for (kind, bytes) in dictionaries(spec) {
-        let label = |e: String| format!("with a dictionary of {kind}: {e}");
+        let label = |e: Failure| e.within(format_args!("with a dictionary of {kind}"));
         for params in parameter_corners(algorithm) {
             let prepared = prepare(algorithm, &params, &bytes).map_err(label)?;
-            let mut tfm = prepared.tfm().map_err(|e| label(e.to_string()))?;
+            let mut tfm = prepared.tfm().map_err(|e| label(e.into()))?;
             for (name, block) in blocks(2) {
                 for len in [1, 64, 511, BLOCK] {
-                    round_trip(&*prepared, &mut *tfm, &block[..len])
-                        .map_err(|e| label(format!("{params:?}: {name}[..{len}]: {e}")))?;
+                    round_trip(&*prepared, &mut *tfm, &block[..len]).map_err(|e| {
+                        label(e.within(format_args!("{params:?}: {name}[..{len}]")))
+                    })?;
                 }
             }
         }
@@ -42,17 +43,16 @@ fn prepare(
     algorithm: &dyn Algorithm,
     params: &[(String, String)],
     dictionary: &[u8],
-) -> Result<Arc<dyn Prepared>, String> {
+) -> Result<Arc<dyn Prepared>, Failure> {
     let pairs = params.iter().map(|(k, v)| (k, v));
-    Settings::new(algorithm, BLOCK, pairs)
-        .and_then(|settings| settings.with_dictionary(algorithm, Arc::from(dictionary)))
-        .and_then(|settings| algorithm.prepare(&settings))
-        .map_err(|e| e.to_string())
+    let settings = Settings::new(algorithm, BLOCK, pairs)?;
+    let settings = settings.with_dictionary(algorithm, Arc::from(dictionary))?;
+    Ok(algorithm.prepare(&settings)?)
 }
 
-fn refuses(algorithm: &dyn Algorithm, bytes: usize) -> Result<(), String> {
+fn refuses(algorithm: &dyn Algorithm, bytes: usize) -> Result<(), Failure> {
     match prepare(algorithm, &[], &vec![1; bytes]) {
-        Ok(_) => Err(format!("it took a dictionary of {bytes} bytes")),
+        Ok(_) => Err(format!("it took a dictionary of {bytes} bytes").into()),
         Err(_) => Ok(()),
     }
 }
@@ -96,21 +96,19 @@ fn wrong_dictionary(
     algorithm: &dyn Algorithm,
     prepared: &dyn Prepared,
     bytes: &[u8],
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let other: Vec<u8> = bytes.iter().map(|b| b ^ 0x55).collect();
     let wrong = [
         super::prepare(algorithm, &[])?,
         prepare(algorithm, &[], &other)?,
     ];
-    let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
+    let mut tfm = prepared.tfm()?;
     // A part of the dictionary makes an object that can hardly do without it.
     let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
     let mut object = [0; ROOM];
-    let len = tfm
-        .compress(plain, &mut object)
-        .map_err(|e| e.to_string())?;
+    let len = tfm.compress(plain, &mut object)?;
     for wrong in &wrong {
-        let mut tfm = wrong.tfm().map_err(|e| e.to_string())?;
+        let mut tfm = wrong.tfm()?;
         let decoders: [&mut dyn FnMut(&mut [u8]) -> Result<usize, crate::Error>; 2] =
             [&mut |out| tfm.decompress(&object[..len], out), &mut |out| {
                 wrong
@@ -131,24 +129,20 @@ fn wrong_dictionary(
     Ok(())
 }
 
-/// What the dictionary holds takes less room with it than without.
-fn pays(algorithm: &dyn Algorithm, prepared: &dyn Prepared, bytes: &[u8]) -> Result<(), String> {
+/// The dictionary's own bytes compress better with it than without.
+fn pays(algorithm: &dyn Algorithm, prepared: &dyn Prepared, bytes: &[u8]) -> Result<(), Failure> {
     let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
     let mut lens = [0; 2];
     for (len, prepared) in lens
         .iter_mut()
         .zip([&*super::prepare(algorithm, &[])?, prepared])
     {
-        let mut tfm = prepared.tfm().map_err(|e| e.to_string())?;
-        *len = tfm
-            .compress(plain, &mut [0; ROOM])
-            .map_err(|e| e.to_string())?;
+        let mut tfm = prepared.tfm()?;
+        *len = tfm.compress(plain, &mut [0; ROOM])?;
     }
     let [alone, with] = lens;
     if with >= alone {
-        return Err(format!(
-            "its own last bytes take {with} bytes, without it {alone}"
-        ));
+        return Err(format!("its own last bytes take {with} bytes, without it {alone}").into());
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ fn line(slot: &Slot) -> String {
 pub(crate) fn lines(device: &Device, from: u64, max_bytes: usize) -> (String, u64) {
     let mut text = String::new();
     let mut next = from;
-    for slot in device.slots(from) {
+    for slot in device.zram().slots(from) {
         let line = line(&slot);
         if text.len() + line.len() > max_bytes.min(MOST) {
             return (text, slot.page);

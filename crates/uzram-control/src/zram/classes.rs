@@ -7,51 +7,14 @@
 
 use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
 use uzram::ClassStats;
 
 const GROUPS: [&str; 11] = [
     "10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "99%", "100%",
 ];
 
-/// One size class that is in use: see [`ClassStats`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PoolClass {
-    /// Its number.
-    pub class: usize,
-    /// Bytes of an object.
-    pub size: usize,
-    /// Spans by fullness.
-    pub spans: Vec<u64>,
-    /// Objects that there is memory for.
-    pub objects_allocated: u64,
-    /// Objects.
-    pub objects_used: u64,
-    /// Pages in use.
-    pub pages_used: u64,
-    /// Pages of a full span.
-    pub pages_per_span: u64,
-    /// Pages that compaction could give back at most.
-    pub pages_freeable: u64,
-}
-
-impl From<ClassStats> for PoolClass {
-    fn from(stats: ClassStats) -> PoolClass {
-        PoolClass {
-            class: stats.class,
-            size: stats.size_bytes,
-            spans: stats.spans.into(),
-            objects_allocated: stats.objects_allocated,
-            objects_used: stats.objects_used,
-            pages_used: stats.pages_used,
-            pages_per_span: stats.pages_per_span,
-            pages_freeable: stats.pages_freeable,
-        }
-    }
-}
-
 /// The table, a line of sums at its end.
-pub(crate) fn table(classes: &[PoolClass]) -> String {
+pub(crate) fn table(classes: &[ClassStats]) -> String {
     let mut text = format!(" {:>5} {:>5} ", "class", "size");
     for group in GROUPS {
         let _ = write!(text, "{group:>9} ");
@@ -69,18 +32,18 @@ pub(crate) fn table(classes: &[PoolClass]) -> String {
         columns[0], columns[1], columns[2], columns[3], columns[4]
     );
     for class in classes {
-        let names = format!(" {:5} {:5} ", class.class, class.size);
+        let names = format!(" {:5} {:5} ", class.class, class.size_bytes);
         let rest = class.pages_per_span.to_string();
         row(&mut text, &names, &[class], &rest);
     }
     text.push('\n');
-    let all: Vec<&PoolClass> = classes.iter().collect();
+    let all: Vec<&ClassStats> = classes.iter().collect();
     row(&mut text, &format!(" {:>5} {:>5} ", "Total", ""), &all, "");
     text
 }
 
-fn row(text: &mut String, names: &str, classes: &[&PoolClass], per_span: &str) {
-    let sum = |pick: &dyn Fn(&PoolClass) -> u64| classes.iter().map(|c| pick(c)).sum::<u64>();
+fn row(text: &mut String, names: &str, classes: &[&ClassStats], per_span: &str) {
+    let sum = |pick: &dyn Fn(&ClassStats) -> u64| classes.iter().map(|c| pick(c)).sum::<u64>();
     text.push_str(names);
     for group in 0..GROUPS.len() {
         let spans = sum(&|class| class.spans.get(group).copied().unwrap_or_default());
@@ -102,10 +65,10 @@ mod tests {
 
     #[test]
     fn the_table_has_zsmallocs_columns() {
-        let class = |class, size, spans_full| PoolClass {
+        let class = |class, size_bytes, spans_full| ClassStats {
             class,
-            size,
-            spans: vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0, spans_full],
+            size_bytes,
+            spans: [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, spans_full],
             objects_allocated: 300,
             objects_used: 256,
             pages_used: 75,

@@ -178,7 +178,7 @@ mod hex {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(from)?;
-        crate::of_hex(&text).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
+        crate::from_hex(&text).ok_or_else(|| D::Error::custom("not hexadecimal digits"))
     }
 }
 

@@ -154,7 +154,7 @@ impl Host {
         let zram = self.found(id, Errno::NODEV)?;
         let mut state = zram.state_mut();
         state.config.disksize = stat.disksize;
-        state.config.mem_limit = stat.mem_limit;
+        state.config.mem_limit = stat.counters.mem_limit_bytes;
         state.config.algorithms = super::attributes::algorithms::of_stat(&stat);
         if let Some(limit) = stat.writeback_limit {
             (

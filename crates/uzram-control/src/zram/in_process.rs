@@ -85,8 +85,11 @@ fn build(config: &Config) -> Result<Device, ControlError> {
     let device = builder.build().map_err(refused)?;
     // The kernel takes a limit that no page fits in, too.
     device.set_mem_limit_bytes(config.mem_limit);
-    device.set_writeback_limit(config.limit_in_force());
-    device.track_ages(config.track_ages).map_err(refused)?;
+    device.zram().set_writeback_limit(config.limit_in_force());
+    device
+        .zram()
+        .track_ages(config.track_ages)
+        .map_err(refused)?;
     Ok(device)
 }
 

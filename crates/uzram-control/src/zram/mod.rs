@@ -24,7 +24,6 @@ pub use algorithms::{
 };
 pub use attribute::{ATTRIBUTES, Attribute, Place, Show, Store, Subject, When};
 pub(crate) use block_state::lines as block_state_lines;
-pub use classes::PoolClass;
 pub use config::{Backing, Chosen, Config, Params};
 pub use device::Zram;
 pub use engine::{Engine, Live};

@@ -10,7 +10,7 @@ pub(crate) mod steps;
 
 use differences::{Mismatch, explain};
 use sides::{Facts, Side};
-use steps::{Case, Random, Step};
+use steps::{Case, Step, StepChooser};
 
 /// Does a step on both sides. `None`: the same came of it.
 pub(crate) fn compare(kernel: &mut dyn Side, ours: &mut dyn Side, step: &Step) -> Option<Mismatch> {
@@ -31,7 +31,7 @@ pub(crate) fn random(
     count: usize,
 ) -> Result<(), String> {
     begin(kernel, ours)?;
-    let mut random = Random::new(seed);
+    let mut chooser = StepChooser::new(seed);
     let mut last = Vec::new();
     for number in 0..count {
         let disksize = ours.show("disksize").unwrap_or_default();
@@ -40,7 +40,7 @@ pub(crate) fn random(
             .parse()
             .unwrap_or(0);
         let pages = bytes / 4096_usize;
-        let step = random.step(facts, pages);
+        let step = chooser.step(facts, pages);
         let mismatch = compare(kernel, ours, &step);
         last.push(step);
         let Some(mismatch) = mismatch else { continue };

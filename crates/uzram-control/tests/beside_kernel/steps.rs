@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use uzram_testkit::Random;
+
 use super::sides::{Facts, Outcome, Side};
 
 /// What a page is filled with. Kinds that every algorithm treats alike: where the kernel's limit for huge pages and ours
@@ -22,10 +24,7 @@ impl Fill {
             Fill::Text(number) => (0..4096u64)
                 .map(|at| (at / 32 * 7 + number * 13 + at % 2) as u8)
                 .collect(),
-            Fill::Noise(seed) => {
-                let mut random = Random::new(seed);
-                (0..512).flat_map(|_| random.next().to_ne_bytes()).collect()
-            }
+            Fill::Noise(seed) => Random::new(seed).bytes(4096),
         }
     }
 }
@@ -85,23 +84,16 @@ fn without_times(lines: Vec<u8>) -> Vec<u8> {
     text.lines().map(without).collect::<String>().into_bytes()
 }
 
-/// Numbers that look random, from a seed.
-pub(crate) struct Random(u64);
+/// Chooses steps, by a seed.
+pub(crate) struct StepChooser(Random);
 
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+impl StepChooser {
+    pub(crate) fn new(seed: u64) -> StepChooser {
+        StepChooser(Random::new(seed))
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (self.next() >> 33) as usize % n
+        self.0.index(n)
     }
 
     fn pick<T: Clone>(&mut self, from: &[T]) -> T {
@@ -114,7 +106,7 @@ impl Random {
             // Few, so that they meet.
             let page = self.below(pages.min(200)) as u64;
             let words = [0, 1, u64::MAX, 0x0101_0101_0101_0101, 0x1234_5678_9ABC_DEF0];
-            let number = self.next() % 100;
+            let number = self.0.below(100);
             return match self.below(8) {
                 0 => Step::Write(page, Fill::Same(self.pick(&words))),
                 1..=3 => Step::Write(page, Fill::Text(number)),

@@ -12,6 +12,7 @@ use std::{
 };
 use uzram::Device;
 use uzram_nbd::{Builder, Export, Handle, Listen, Server};
+use uzram_testkit::Random;
 
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
 pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
@@ -469,20 +470,11 @@ pub fn context_request(name: &str, queries: &[&str]) -> Vec<u8> {
 
 /// Bytes that compress to about half and are different for each seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..len)
-        .map(|i| {
-            if i % 64 < 32 {
-                step() as u8
-            } else {
-                seed as u8
-            }
-        })
-        .collect()
+    let mut random = Random::new(seed);
+    let mut bytes = vec![seed as u8; len];
+    for noisy in bytes.chunks_mut(64) {
+        let count = noisy.len().min(32);
+        random.fill(&mut noisy[..count]);
+    }
+    bytes
 }

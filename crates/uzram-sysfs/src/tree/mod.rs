@@ -30,6 +30,15 @@ pub struct Tree {
     model: Model,
 }
 
+/// Mounts the tree of `view` at a directory, which is made if it is not there.
+pub fn mount_at(at: &Path, view: Arc<dyn View>, strict: bool) -> Result<Mounted, Error> {
+    // A dead server's mount cannot be looked at; it is cleared on mounting.
+    if !mounts().iter().any(|mount| mount.at == at) {
+        std::fs::create_dir_all(at).map_err(Error::at(format!("making {}", at.display())))?;
+    }
+    Tree::new(view)?.strict(strict).mount(at)
+}
+
 impl Tree {
     /// A tree that shows the view's devices and nothing else.
     pub fn new(view: Arc<dyn View>) -> Result<Tree, Error> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 
 use uzram_control::zram::{Errno, Owner, Shown, View};
+pub use uzram_testkit::peers::skip;
 
 /// Whether this machine and user can mount FUSE; where peers are required a missing one is a failure.
 pub fn possible(what: &str) -> bool {
@@ -22,14 +23,6 @@ pub fn possible(what: &str) -> bool {
     };
     skip(what, &reason);
     false
-}
-
-pub fn skip(what: &str, reason: &str) {
-    assert!(
-        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-        "{what}: {reason}"
-    );
-    eprintln!("SKIP {what}: {reason}");
 }
 
 #[derive(Default)]

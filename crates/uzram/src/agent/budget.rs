@@ -1,8 +1,8 @@
-//! The budget: how long to rest after what was used. Processor time is what the thread really had, by its own clock, so
-//! that a slice that was slow because others took the CPU does not count against it.
+//! The budget: how long to rest after work. Processor time is the thread's own clock, so a slice that was slow
+//! because others had the CPU costs nothing extra.
 //!
-//! Both kinds are debts that are paid by time that goes by, sleeping or waiting for others. Unused time is not saved up
-//! beyond some hundredths of a second: a long idle agent does not begin with a burst.
+//! Both kinds are debts, paid by elapsed time, asleep or not. Credit is capped at some hundredths of a second, so an
+//! agent that was idle for long does not start with a burst.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::settings::PolicySettings;
 
-/// By how much both budgets are multiplied above a watermark. Processor time is at most all of one CPU.
+/// Multiplies both budgets above a watermark. Processor time stays within one CPU.
 pub(super) const PRESSURE_FACTOR: u32 = 5;
-/// Unused time that counts.
+/// Seconds of credit at most.
 const CREDIT: f64 = 0.02;
-/// What is not worth a sleep.
+/// Rests shorter than this are skipped, in seconds.
 const LEAST_REST: f64 = 0.001;
 
 pub(super) struct Budget {
@@ -43,16 +43,16 @@ impl Budget {
         budget
     }
 
-    /// What may be used from now on.
+    /// Sets the rates from now on.
     pub(super) fn set(&mut self, settings: &PolicySettings, pressed: bool) {
         let times = if pressed { PRESSURE_FACTOR } else { 1 };
         self.cpu = (f64::from(settings.cpu_percent) / 100.0 * f64::from(times)).min(1.0);
         self.io = settings.io_bytes_per_second as f64 * f64::from(times);
-        // A credit of before is one of now at most.
+        // Caps the old credit at the new rate.
         self.pay(0.0, 0.0, 0.0);
     }
 
-    /// Notes the processor time since the last call, and bytes written.
+    /// Charges the processor time since the last call, and the bytes written.
     pub(super) fn charge(&mut self, bytes: u64) {
         let (now, used) = (Instant::now(), cpu_time());
         let elapsed = (now - self.at).as_secs_f64();
@@ -67,7 +67,7 @@ impl Budget {
         self.io_debt = settle(self.io_debt + bytes, self.io);
     }
 
-    /// How long to rest until all is paid; zero for what is not worth it.
+    /// How long to rest until the debt is paid; zero for a rest that is too short.
     pub(super) fn rest(&self) -> Duration {
         let seconds = (self.cpu_debt / self.cpu).max(self.io_debt / self.io);
         match seconds < LEAST_REST {

@@ -1,10 +1,10 @@
-//! The agent's jobs, one call of the device each, with what is to be counted and said of it.
+//! The agent's jobs: one call of the device each, with its counters and messages.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::work::{Go, Worker};
+use super::worker::{Go, Worker};
 use crate::codec::PRIORITIES;
 use crate::device::Device;
 use crate::{Ended, Recompress, Writeback};
@@ -13,9 +13,9 @@ pub(super) const NO_SECONDARY: &str =
     "there is no secondary algorithm (recomp_algorithm) to recompress with";
 pub(super) const NO_BACKING: &str = "there is no backing to write to";
 
-/// Bytes that compaction moves between two looks: well below a millisecond.
+/// Bytes that compaction moves between two calls of `pace`: well below a millisecond.
 const COMPACT_BYTES: u64 = 256 << 10;
-/// Compaction pays where it gains this part of the memory in use, and so many bytes.
+/// Compaction pays where it gains this part of the memory in use, and at least so many bytes.
 const WORTH_PART: u64 = 32;
 const WORTH_BYTES: u64 = 128 << 10;
 /// How long the backing is left alone after it was full, or failed.
@@ -27,17 +27,17 @@ pub(super) fn worth_compacting(device: &Device) -> u64 {
 }
 
 pub(super) fn has_secondary(device: &Device) -> bool {
-    (1..PRIORITIES).any(|priority| device.codecs.of_priority(priority).is_some())
+    (1..PRIORITIES).any(|priority| device.codecs.by_priority(priority).is_some())
 }
 
-/// Asked between slices whether a job is to end; told how many pages it has worked on.
+/// Called between slices with the pages processed so far; `true` ends the job.
 pub(super) type Done<'d, 'a> = &'d mut dyn FnMut(&mut Worker<'a>, u64) -> bool;
 
-/// A job on pages: which, how old at least.
+/// A job on a range of pages of some least age.
 pub(super) type PageJob<'a> = fn(&mut Worker<'a>, Range<u64>, Duration, Done<'_, 'a>) -> bool;
 
 impl<'a> Worker<'a> {
-    /// Recompresses pages of that age. Returns whether `done` ended it and there was some progress.
+    /// Recompresses pages of at least that age. Returns whether `done` ended it after some progress.
     pub(super) fn recompress(
         &mut self,
         pages: Range<u64>,
@@ -60,14 +60,14 @@ impl<'a> Worker<'a> {
             ended = done(self, tried);
             self.pace_unless(ended)
         };
-        let report = match device.recompress(&what, &mut pace) {
+        let report = match device.zram().recompress(&what, &mut pace) {
             Ok(report) => report,
             Err(error) => {
                 self.note(format!("policy: recompression: {error}"));
                 return false;
             }
         };
-        self.teacher.note(&report);
+        self.schedule.note(&report);
         let status = self.status();
         let (pages, saved) = (
             report.recompressed,
@@ -84,7 +84,7 @@ impl<'a> Worker<'a> {
         ended && report.recompressed + report.incompressible > 0
     }
 
-    /// Writes pages of that age back, likewise.
+    /// Writes back pages of at least that age. Returns whether `done` ended it after some progress.
     pub(super) fn write_back(
         &mut self,
         pages: Range<u64>,
@@ -106,7 +106,7 @@ impl<'a> Worker<'a> {
             ended = done(self, written);
             self.pace_unless(ended)
         };
-        let report = match device.writeback(&what, &mut pace) {
+        let report = match device.zram().writeback(&what, &mut pace) {
             Ok(report) => report,
             Err(error) => {
                 self.note(format!("policy: writeback: {error}"));
@@ -125,7 +125,7 @@ impl<'a> Worker<'a> {
         ended && report.written > 0
     }
 
-    /// Brings pages back that were read within that time, likewise.
+    /// Promotes pages that were read within that time. Returns whether `done` ended it after some progress.
     pub(super) fn promote(&mut self, pages: Range<u64>, age: Duration, done: Done<'_, 'a>) -> bool {
         let device = self.device;
         if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
@@ -137,14 +137,18 @@ impl<'a> Worker<'a> {
             ended = done(self, promoted);
             self.pace_unless(ended)
         };
-        let report = match device.promote_where(pages, device.used_within(age), &mut pace) {
-            Ok(report) => report,
-            Err(error) => {
-                self.no_writeback_before = Instant::now() + BACKING_REST;
-                self.note(format!("policy: promotion: {error}"));
-                return false;
-            }
-        };
+        let report =
+            match device
+                .zram()
+                .promote_where(pages, device.zram().used_within(age), &mut pace)
+            {
+                Ok(report) => report,
+                Err(error) => {
+                    self.no_writeback_before = Instant::now() + BACKING_REST;
+                    self.note(format!("policy: promotion: {error}"));
+                    return false;
+                }
+            };
         let status = self.status();
         status.pages_promoted.fetch_add(report.pages, Relaxed);
         if report.pages > 0 {
@@ -157,23 +161,23 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn compact_if_it_pays(&mut self) {
-        let gain = self.device.compaction_gain_bytes();
+        let gain = self.device.jobs().compaction_gain_bytes();
         self.left = self.left.min(gain);
         if gain - self.left < worth_compacting(self.device) {
             return;
         }
         if self.compact(&mut |_, _| false) {
-            self.left = self.device.compaction_gain_bytes();
+            self.left = self.device.jobs().compaction_gain_bytes();
             let text = format!("compacted: {gain} bytes were to be gained");
             self.status().say(text);
         }
     }
 
-    /// Compacts until nothing more is to be gained, or `done`. Returns whether it came to the end.
+    /// Compacts until nothing more is to be gained or `done`. Returns `false` if it was ended early.
     pub(super) fn compact(&mut self, done: Done<'_, 'a>) -> bool {
         let mut pages = 0;
         loop {
-            let report = self.device.compact(COMPACT_BYTES);
+            let report = self.device.jobs().compact(COMPACT_BYTES);
             pages += report.pages_freed;
             let compacted = &self.status().pages_compacted;
             compacted.fetch_add(report.pages_freed, Relaxed);
@@ -186,14 +190,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    pub(super) fn teach_if_due(&mut self) {
-        let Some(why) = self.teacher.due(self.device) else {
+    pub(super) fn train_if_due(&mut self) {
+        let Some(why) = self.schedule.due(self.device) else {
             return;
         };
-        let taught = self.teacher.teach(self.device);
+        let trained = self.schedule.train(self.device);
         let status = self.status();
         status.trainings.fetch_add(1, Relaxed);
-        match taught {
+        match trained {
             Ok(report) => {
                 let (verb, taken) = match report.adopted {
                     true => ("took", 1),
@@ -210,7 +214,7 @@ impl<'a> Worker<'a> {
         let _ = self.pace();
     }
 
-    /// As [`Worker::pace`], for a job that is to end or not.
+    /// Ends the job, or paces it as [`Worker::pace`] does.
     fn pace_unless(&mut self, ended: bool) -> Go {
         match ended {
             true => Go::Break(()),

@@ -1,14 +1,13 @@
-//! The agent: a thread that does in the background, by policies, what else somebody has to ask for: recompression of
-//! pages that nobody uses, training of a dictionary for it, writeback, compaction.
+//! The agent: a thread that carries out policies in the background: recompression and writeback of idle pages,
+//! training of dictionaries, promotion, compaction.
 //!
-//! `settings` is what it is told, `budget` what it may use, `pressure` when memory is short, `teach` when to train,
-//! `work` its turns, `jobs` what it does in them, `relief` what else while memory is short, `plan` what it would do,
-//! `status` what it did.
+//! `settings` are the policies, `budget` limits its use of CPU and disk, `pressure` tells when memory is short,
+//! `training` decides when to train. `worker` is its loop, `jobs` the jobs in it, `relief` the loop while memory is
+//! short. `plan` is the dry run, `status` the counters.
 //!
-//! It is a caller of the device like any other. What it does it does in slices that the device locks each for itself;
-//! between them it holds nothing, and rests there as long as its budget says, so that a request never waits for a rest.
-//! It lives outside of the way of requests: these neither know nor wake it. So that it is there before a limit is hit,
-//! it looks every 10 ms once memory comes near the watermark.
+//! It is a caller of the device like any other. It works in slices, each of which takes the device's locks for
+//! itself. It holds nothing while it rests, so no request waits for a rest. Requests neither know nor wake it; near a
+//! watermark it polls every 10 ms, to act before the limit is hit.
 
 mod budget;
 mod jobs;
@@ -17,8 +16,8 @@ mod pressure;
 mod relief;
 mod settings;
 mod status;
-mod teach;
-mod work;
+mod training;
+mod worker;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,19 +29,21 @@ pub use plan::{Plan, Step};
 pub use settings::PolicySettings;
 pub use status::AgentStats;
 use status::Status;
-use work::Worker;
+use worker::Worker;
 
 use crate::Error;
+use crate::apis::JobsApi;
 use crate::device::Device;
+use crate::error::errno;
 use crate::layout::state;
 
-/// How much the agent's thread stands back where processors are short. Not further: it takes locks of the pool, for tens
-/// of nanoseconds, and who is not let run while he holds one keeps others waiting.
+/// Nice value of the agent's thread. No higher: it takes locks of the pool for tens of nanoseconds, and a holder that
+/// is not scheduled stalls requests.
 const NICE: i32 = 10;
 
-/// What the agent and those who tell it what to do have in common.
+/// What a device and its agent share.
 #[derive(Default)]
-pub(crate) struct Policy {
+pub(crate) struct AgentShared {
     told: Mutex<Told>,
     changed: Condvar,
     pub(crate) status: Status,
@@ -51,27 +52,27 @@ pub(crate) struct Policy {
 #[derive(Default, Clone, Copy)]
 struct Told {
     settings: PolicySettings,
-    /// Goes up with every change.
+    /// Incremented with every change.
     generation: u64,
 }
 
-impl Policy {
+impl AgentShared {
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As an image has them.
-    pub(crate) fn of(settings: PolicySettings) -> Policy {
-        Policy {
+    /// With the settings of an image.
+    pub(crate) fn new(settings: PolicySettings) -> AgentShared {
+        AgentShared {
             told: Mutex::new(Told {
                 settings,
                 generation: 0,
             }),
-            ..Policy::default()
+            ..AgentShared::default()
         }
     }
 
-    /// Waits that long, or until the settings are others than those of that generation, or `stop`.
+    /// Waits for `patience`, a change of the settings since `generation`, or `stop`.
     fn wait(&self, generation: u64, stop: &AtomicBool, patience: Duration) {
         let told = self.told();
         let same = |told: &mut Told| told.generation == generation && !stop.load(Relaxed);
@@ -79,45 +80,44 @@ impl Policy {
     }
 }
 
-impl Device {
-    /// What is done in the background, where an [`Agent`] runs.
-    pub fn policy(&self) -> PolicySettings {
-        self.policy.told().settings
+impl JobsApi<'_> {
+    /// The policies that an [`Agent`] carries out.
+    pub fn policy(self) -> PolicySettings {
+        self.0.policy.told().settings
     }
 
-    /// Sets what is done in the background from now on. Part of the image.
+    /// Sets the policies. Part of the image.
     ///
     /// [`Error::Invalid`] where the settings contradict each other.
-    pub fn set_policy(&self, settings: PolicySettings) -> Result<(), Error> {
+    pub fn set_policy(self, settings: PolicySettings) -> Result<(), Error> {
         settings.check()?;
-        let mut told = self.policy.told();
+        let mut told = self.0.policy.told();
         for (at, word) in settings.to_words().into_iter().enumerate() {
-            self.state()[state::POLICY + at].store(word, Relaxed);
+            self.0.state()[state::POLICY + at].store(word, Relaxed);
         }
         told.settings = settings;
         told.generation += 1;
         drop(told);
-        self.policy.changed.notify_all();
+        self.0.policy.changed.notify_all();
         Ok(())
     }
 
-    /// What the agent did. Waits for nobody.
-    pub fn agent_stats(&self) -> AgentStats {
-        self.policy.status.read()
+    /// The agent's counters. Never waits.
+    pub fn agent_stats(self) -> AgentStats {
+        self.0.policy.status.read()
     }
 }
 
-/// Carries out a device's policies, from a thread of its own, until it is dropped. It does nothing, and is not woken,
-/// while the policy is `none`.
+/// Carries out a device's policies in a thread of its own, until it is dropped. Sleeps while the policy is `none`.
 ///
 /// ```
 /// use std::sync::Arc;
 /// use uzram::{Agent, Choice, Device};
 /// let device = Device::builder(64 << 20).secondary(1, Choice::new("zstd")).build()?;
-/// device.set_policy("recompress=60,train=on,compact=on,cpu=5".parse()?)?;
+/// device.jobs().set_policy("recompress=60,train=on,compact=on,cpu=5".parse()?)?;
 /// let device = Arc::new(device);
 /// let agent = Agent::start(device.clone())?;
-/// assert!(!device.plan().steps[1].due, "nothing is stored yet");
+/// assert!(!device.jobs().plan().steps[1].due, "nothing is stored yet");
 /// agent.stop();
 /// # Ok::<(), uzram::Error>(())
 /// ```
@@ -128,30 +128,26 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it. A device has one at most.
+    /// Starts the agent's thread. A device has one agent at most.
     ///
-    /// [`Error::Invalid`] if the device has one, [`Error::Reserve`] where the system starts no thread.
+    /// [`Error::HasAgent`] if the device has one, [`Error::Thread`] where the system starts no thread.
     pub fn start(device: Arc<Device>) -> Result<Agent, Error> {
         Agent::start_with(device, |_| {})
     }
 
-    /// As [`Agent::start`]. `say` is told, by the agent's thread, what happens that is worth a line in a log.
+    /// As [`Agent::start`]. The agent's thread passes messages for a log to `say`.
     pub fn start_with(
         device: Arc<Device>,
         say: impl Fn(&str) + Send + 'static,
     ) -> Result<Agent, Error> {
         if device.policy.status.running.swap(true, Relaxed) {
-            return Err(Error::Invalid {
-                what: "a second agent",
-                given: "for this device".into(),
-                accepted: "one; stop the other first".into(),
-            });
+            return Err(Error::HasAgent);
         }
         let stop = Arc::new(AtomicBool::new(false));
         let (for_thread, stopped) = (device.clone(), stop.clone());
         let run = move || {
             if !for_thread.pool.has_stock() {
-                // Where the machine swaps to the device, whoever stands back may never run again.
+                // Where the machine swaps to the device, a thread with a nice value may never run again.
                 let _ = rustix::process::nice(NICE);
             }
             Worker::new(&for_thread, &stopped, &say).run();
@@ -160,7 +156,9 @@ impl Agent {
         let thread = std::thread::Builder::new().name("agent".into()).spawn(run);
         let thread = thread.map_err(|error| {
             device.policy.status.running.store(false, Relaxed);
-            crate::builder::refused("the agent's thread", 0)(error)
+            Error::Thread {
+                source: errno(&error),
+            }
         })?;
         Ok(Agent {
             device,
@@ -169,14 +167,14 @@ impl Agent {
         })
     }
 
-    /// Stops it: it ends what it is at, a slice of some milliseconds (a training: about a second), and this returns then.
+    /// Stops the agent and waits for its current slice: some milliseconds, or about a second for a training.
     pub fn stop(self) {}
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
         {
-            // Under the lock, so that it is not between its look and its wait.
+            // Under the lock, so that the agent is not between its check and its wait.
             let _told = self.device.policy.told();
             self.stop.store(true, Relaxed);
         }

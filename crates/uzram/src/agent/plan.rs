@@ -1,22 +1,21 @@
-//! The dry run: what each policy would do at this moment, and why, or why not. Looks only; takes about as long as going
-//! over the table a few times.
+//! The dry run: what each policy would do now, and why or why not. Read-only; takes about as long as a few walks over
+//! the table.
 
 use std::time::Duration;
 
 use super::jobs;
 use super::pressure::{Gauge, Pressure};
 use super::settings::PolicySettings;
-use super::teach::{Learning, state_of};
-use crate::device::Device;
+use super::training::{Trainability, trainability};
+use crate::apis::JobsApi;
 use crate::word::Content;
 use crate::{PAGE_SIZE, Recompress, Writeback};
 
-/// What would be done: see [`Device::plan`].
-#[derive(Debug, Clone, PartialEq)]
+/// What would be done: see [`JobsApi::plan`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plan {
-    /// What it is by.
-    pub settings: PolicySettings,
-    /// Whether memory is short, so that age does not matter.
+    /// Whether memory is short, so that ages are ignored.
     pub pressed: bool,
     /// How short memory is, in words.
     pub pressure: String,
@@ -26,23 +25,24 @@ pub struct Plan {
 
 /// What one policy would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Step {
     /// The policy, by its name in the settings.
-    pub policy: &'static str,
+    pub policy: String,
     /// Whether it would do something now.
     pub due: bool,
-    /// Pages that it is about.
+    /// Pages that it would process.
     pub pages: u64,
-    /// Bytes: of their objects; of compaction, those to be given back, by estimate.
+    /// Bytes of their objects; for compaction an estimate of what it gives back.
     pub bytes: u64,
     /// Why, or why not.
     pub why: String,
 }
 
 impl Step {
-    fn not(policy: &'static str, why: impl Into<String>) -> Step {
+    fn not(policy: &str, why: impl Into<String>) -> Step {
         Step {
-            policy,
+            policy: policy.into(),
             due: false,
             pages: 0,
             bytes: 0,
@@ -51,18 +51,17 @@ impl Step {
     }
 }
 
-impl Device {
-    /// What the policies of this device would do now. Does nothing.
-    pub fn plan(&self) -> Plan {
+impl JobsApi<'_> {
+    /// What the device's policies would do now. Changes nothing.
+    pub fn plan(self) -> Plan {
         self.plan_by(&self.policy())
     }
 
-    /// What other policies would do now. Does nothing.
-    pub fn plan_by(&self, settings: &PolicySettings) -> Plan {
-        let gauge = Pressure::new().read(self, settings);
+    /// What other policies would do now. Changes nothing.
+    pub fn plan_by(self, settings: &PolicySettings) -> Plan {
+        let gauge = Pressure::new().read(self.0, settings);
         let pressed = gauge.is_high();
         Plan {
-            settings: *settings,
             pressed,
             pressure: words(gauge),
             steps: vec![
@@ -75,24 +74,24 @@ impl Device {
         }
     }
 
-    fn training_step(&self, settings: &PolicySettings) -> Step {
+    fn training_step(self, settings: &PolicySettings) -> Step {
         let no = |why: String| Step::not("train", why);
         if !settings.train {
             return no("off".into());
         }
-        match state_of(self) {
-            Learning::Impossible(why) => no(why),
-            Learning::Possible {
-                learnt: true,
+        match trainability(self.0) {
+            Trainability::Impossible(why) => no(why),
+            Trainability::Possible {
+                has_dictionary: true,
                 pages,
             } => no(format!(
                 "there is a dictionary; another is tried when the content of {pages} pages has changed much"
             )),
-            Learning::Possible {
-                learnt: false,
+            Trainability::Possible {
+                has_dictionary: false,
                 pages,
             } => Step {
-                policy: "train",
+                policy: "train".into(),
                 due: true,
                 pages,
                 bytes: pages * PAGE_SIZE as u64,
@@ -101,11 +100,11 @@ impl Device {
         }
     }
 
-    fn recompression_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn recompression_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         let Some(age) = settings.recompress_age() else {
             return Step::not("recompress", "off");
         };
-        if !jobs::has_secondary(self) {
+        if !jobs::has_secondary(self.0) {
             return Step::not("recompress", jobs::NO_SECONDARY);
         }
         let what = Recompress {
@@ -113,39 +112,45 @@ impl Device {
             least: settings.least(pressed),
             ..Recompress::default()
         };
-        let found = self.recompressible(&what).ok();
+        let found = self.0.zram().recompressible(&what).ok();
+        let found = found.map(|report| (report.candidates, report.candidate_bytes));
         self.aged("recompress", age, pressed, found)
     }
 
-    fn writeback_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn writeback_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         let Some(age) = settings.writeback_age() else {
             return Step::not("writeback", "off");
         };
-        if self.backing.get().is_none() {
+        if self.0.backing.get().is_none() {
             return Step::not("writeback", jobs::NO_BACKING);
         }
-        if self.writeback_limit() == Some(0) {
+        if self.0.zram().writeback_limit() == Some(0) {
             return Step::not("writeback", "writeback_limit is used up");
         }
         let what = Writeback {
             older_than: (!pressed).then_some(age),
             ..Writeback::default()
         };
-        let found = self.min_age(what.older_than).ok();
-        let found = found.map(|_| self.writable_back(&what));
+        let found = self.0.zram().min_age(what.older_than).ok();
+        let found = found.map(|_| self.0.zram().writable_back(&what));
+        let found = found.map(|report| (report.candidates, report.candidate_bytes));
         self.aged("writeback", age, pressed, found)
     }
 
-    fn promotion_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn promotion_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         let Some(age) = settings.promote_age() else {
             return Step::not("promote", "off");
         };
-        if self.backing.get().is_none() {
+        if self.0.backing.get().is_none() {
             return Step::not("promote", "there is no backing to read from");
         }
-        let used = self.used_within(age);
-        let pages = self.backed_pages(0..u64::MAX).filter(|page| used(*page));
-        let lengths = pages.filter_map(|page| match self.table.peek(page) {
+        let used = self.0.zram().used_within(age);
+        let pages = self
+            .0
+            .zram()
+            .backed_pages(0..u64::MAX)
+            .filter(|page| used(*page));
+        let lengths = pages.filter_map(|page| match self.0.table.peek(page) {
             Content::Backed(backed) => Some(u64::from(backed.len)),
             _ => None,
         });
@@ -157,7 +162,7 @@ impl Device {
             _ => format!("read within {seconds} s"),
         };
         Step {
-            policy: "promote",
+            policy: "promote".into(),
             due: pages > 0 && !pressed,
             pages,
             bytes,
@@ -165,21 +170,15 @@ impl Device {
         }
     }
 
-    /// `found` are pages and bytes; `None`: nothing is known of ages.
-    fn aged(
-        &self,
-        policy: &'static str,
-        age: Duration,
-        pressed: bool,
-        found: Option<(u64, u64)>,
-    ) -> Step {
+    /// `found` are pages and bytes; `None`: no ages are known yet.
+    fn aged(self, policy: &str, age: Duration, pressed: bool, found: Option<(u64, u64)>) -> Step {
         let Some((pages, bytes)) = found else {
             return Step::not(
                 policy,
                 "ages are not kept yet: they are from when the policy is set",
             );
         };
-        let (seconds, known) = (age.as_secs(), self.greatest_age());
+        let (seconds, known) = (age.as_secs(), self.0.zram().greatest_age());
         let why = match pages {
             _ if pressed => "memory is short: pages of any age, oldest first".into(),
             0 if known < seconds => {
@@ -189,7 +188,7 @@ impl Device {
             _ => format!("not used for {seconds} s"),
         };
         Step {
-            policy,
+            policy: policy.into(),
             due: pages > 0,
             pages,
             bytes,
@@ -197,11 +196,11 @@ impl Device {
         }
     }
 
-    fn compaction_step(&self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn compaction_step(self, settings: &PolicySettings, pressed: bool) -> Step {
         if !settings.compact && !pressed {
             return Step::not("compact", "off");
         }
-        let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self));
+        let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self.0));
         let due = gain >= worth || pressed && gain > 0;
         let why = match (due, pressed) {
             (true, true) => "memory is short".into(),
@@ -209,7 +208,7 @@ impl Device {
             (false, _) => format!("{gain} bytes to be gained; it pays from {worth} on"),
         };
         Step {
-            policy: "compact",
+            policy: "compact".into(),
             due,
             pages: gain / PAGE_SIZE as u64,
             bytes: gain,

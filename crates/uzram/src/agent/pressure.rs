@@ -1,7 +1,6 @@
 //! Whether memory is short: `mem_limit` with the `high` watermark, or the machine's memory pressure (PSI).
 //!
-//! Between the mark that starts the work and the one that ends it is a gap, so that a device at the mark does not start
-//! and stop with every page.
+//! A gap between the starting and the ending mark provides hysteresis.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,27 +10,27 @@ use std::time::{Duration, Instant};
 use super::settings::PolicySettings;
 use crate::device::Device;
 
-/// What is to be free below `high` before the work ends, in percent of the limit.
+/// The gap between both marks, in percent of the limit.
 const GAP_PERCENT: u64 = 5;
-/// How often the kernel is asked: it averages over ten seconds, and reckons every two.
+/// How often PSI is read: the kernel averages over ten seconds and updates every two.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const PSI: &str = "/proc/pressure/memory";
 
-/// What tells that memory is short.
+/// A reading of memory pressure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Gauge {
-    /// Nothing is to tell it.
+    /// No gauge is configured.
     None,
-    /// Memory used, the mark in bytes, and the one below it.
+    /// Memory used, the starting and the ending mark, in bytes.
     Limit { used: u64, high: u64, low: u64 },
-    /// Percent of the time that some task waited for memory, and the mark.
+    /// Percent of the time that some task stalled on memory, and the mark.
     Psi { some: f64, high: f64 },
-    /// There is no such file.
+    /// The kernel has no PSI.
     NoPsi,
 }
 
 impl Gauge {
-    /// Whether work is to begin.
+    /// Whether work starts.
     pub(super) fn is_high(self) -> bool {
         match self {
             Gauge::Limit { used, high, .. } => used > high,
@@ -60,10 +59,10 @@ pub(super) struct Pressure {
 
 impl Pressure {
     pub(super) fn new() -> Pressure {
-        Pressure::of(Path::new(PSI))
+        Pressure::open(Path::new(PSI))
     }
 
-    fn of(path: &Path) -> Pressure {
+    fn open(path: &Path) -> Pressure {
         Pressure {
             file: File::open(path).ok(),
             some: None,
@@ -98,7 +97,7 @@ impl Pressure {
     /// How soon to look again.
     pub(super) fn patience(gauge: Gauge) -> Duration {
         match gauge {
-            // A writer fills what is left of a small limit in no time.
+            // A writer fills the rest of a small limit in no time.
             Gauge::Limit { used, high, .. } if used >= high / 4 * 3 => Duration::from_millis(10),
             Gauge::Limit { .. } => Duration::from_millis(100),
             _ => ASK_EVERY,
@@ -147,7 +146,7 @@ mod tests {
         let path = dir.path().join("memory");
         std::fs::write(&path, "some avg10=30.00 avg60=0 avg300=0 total=0\n").unwrap();
         let settings = PolicySettings::auto();
-        let mut pressure = Pressure::of(&path);
+        let mut pressure = Pressure::open(&path);
         let gauge = pressure.read(&device, &settings);
         assert_eq!(
             gauge,
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!(gauge, Gauge::Limit { used: 0, high, low });
         assert!(!gauge.is_high() && gauge.is_low());
         device.set_mem_limit_bytes(0);
-        let missing = Pressure::of(&dir.path().join("none")).read(&device, &settings);
+        let missing = Pressure::open(&dir.path().join("none")).read(&device, &settings);
         assert_eq!(missing, Gauge::NoPsi);
         let off = PolicySettings {
             psi_percent: 0,

@@ -1,20 +1,20 @@
-//! What the agent does while memory is short: what it does else by age, on pages of any age, the oldest first, with a
-//! larger budget, until memory is no longer short or there is nothing left to do.
+//! The agent's work while memory is short: its usual jobs on pages of any age, oldest first, with a larger budget,
+//! until memory is no longer short or nothing is left to do.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::jobs::{PageJob, has_secondary};
 use super::pressure::Gauge;
-use super::work::Worker;
+use super::worker::Worker;
 
-/// How long relief is not tried again after all was done that could be.
+/// Pause after a relief that did all it could.
 const RELIEF_REST: Duration = Duration::from_secs(1);
 /// Pages between two estimates of what is gained.
 const ESTIMATE_EVERY: u64 = 256;
 
 impl<'a> Worker<'a> {
-    /// Makes memory less until the gauge is low: recompression, then compaction, then writeback, as far as they are on.
+    /// Reduces memory until the gauge is low: recompression, then compaction, then writeback, as far as they are on.
     pub(super) fn relieve(&mut self) {
         self.set_relieving(true);
         self.status().reliefs.fetch_add(1, Relaxed);
@@ -36,9 +36,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Does a job on the older half of the ages, then on the older half of the rest, and so on, until it is enough.
+    /// Runs a job on the older half of the ages, then on the older half of the rest, and so on, until that suffices.
     fn by_age(&mut self, job: PageJob<'a>) {
-        let mut age = self.device.greatest_age();
+        let mut age = self.device.zram().greatest_age();
         loop {
             age /= 2;
             let mut estimated = 0;
@@ -58,7 +58,7 @@ impl<'a> Worker<'a> {
     fn will_be_low(&mut self) -> bool {
         match self.gauge() {
             Gauge::Limit { used, high, low } => {
-                let used = used.saturating_sub(self.device.compaction_gain_bytes());
+                let used = used.saturating_sub(self.device.jobs().compaction_gain_bytes());
                 Gauge::Limit { used, high, low }.is_low()
             }
             other => other.is_low(),

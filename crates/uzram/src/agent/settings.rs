@@ -1,4 +1,4 @@
-//! What the policies of a device are set to: a plain struct, its text form, and its words in the image.
+//! The settings of a device's policies: a plain struct, its text form, and its words in the image.
 //!
 //! The text is `key=value` pairs separated by commas, later ones over earlier ones; the words `auto` and `none` set all
 //! of them at once, so that `auto,cpu=20` is everything with another budget. What is printed reads back.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::{Error, PAGE_SIZE};
 
-/// What was accepted, for those who gave something else.
+/// What is accepted, for error messages.
 const ACCEPTED: &str = "auto, none, or any of recompress=AGE, least=BYTES, train=on|off, writeback=AGE, compact=on|off, high=PERCENT, \
      promote=AGE, psi=PERCENT, cpu=PERCENT, io=BYTES, separated by commas (an age is in seconds, or with m, h or d; off is none)";
 /// The longest age, some 68 years.
@@ -19,7 +19,7 @@ const LEAST_UNIT: u16 = 64;
 /// The least rate of writing back, in bytes a second: less than a slice in half a minute is no rate.
 const MIN_IO: u64 = 64 << 10;
 
-/// What is done in the background, and what it may cost. Default: nothing is done.
+/// The background work of a device, and its budget. Default: nothing is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicySettings {
     /// Pages that were not used for that many seconds are compressed anew with the secondary algorithms.
@@ -36,7 +36,7 @@ pub struct PolicySettings {
     pub promote_seconds: Option<u32>,
     /// Whether objects are moved together where that gives enough memory back.
     pub compact: bool,
-    /// Above this part of `mem_limit`, in percent, all this is done whatever the pages' age, oldest first; 0: never.
+    /// Above this part of `mem_limit`, in percent, all this runs on pages of any age, oldest first; 0: never.
     pub high_percent: u8,
     /// The same where there is no `mem_limit` or no `high`, while some of the machine's tasks wait for memory for this
     /// part of the time (`some avg10` of `/proc/pressure/memory`), in percent; 0: never.
@@ -83,7 +83,7 @@ impl PolicySettings {
         }
     }
 
-    /// Whether nothing is to be done.
+    /// Whether every policy is off.
     pub fn is_none(&self) -> bool {
         self.recompress_seconds.is_none()
             && self.writeback_seconds.is_none()
@@ -91,7 +91,7 @@ impl PolicySettings {
             && !self.compact
     }
 
-    /// Whether the ages of pages matter.
+    /// Whether a policy needs the ages of pages.
     pub(crate) fn wants_ages(&self) -> bool {
         self.recompress_seconds.is_some()
             || self.writeback_seconds.is_some()
@@ -103,7 +103,7 @@ impl PolicySettings {
         Some(Duration::from_secs(seconds.into()))
     }
 
-    /// The least bytes of an object to recompress. Where memory is short, reads that are a little slower are the smaller evil.
+    /// The least bytes of an object to recompress. While memory is short, slower reads are the smaller evil.
     pub(crate) fn least(&self, short: bool) -> usize {
         if short {
             0
@@ -122,7 +122,7 @@ impl PolicySettings {
         Some(Duration::from_secs(seconds.into()))
     }
 
-    /// What the fields must keep to.
+    /// Checks the fields.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let percent = |key, value: u8, least: u8| match (least..=100).contains(&value) {
             true => Ok(()),
@@ -177,7 +177,7 @@ impl PolicySettings {
         Ok(())
     }
 
-    /// As the image keeps it. Three words that are 0 are the default.
+    /// Encodes the settings for the image. Three zero words are the default.
     pub(crate) fn to_words(self) -> [u64; PolicySettings::WORDS] {
         let least = u64::from(self.recompress_least / LEAST_UNIT);
         let switches = u64::from(self.compact) | u64::from(self.train) << 1 | least << 2;
@@ -191,7 +191,7 @@ impl PolicySettings {
         ]
     }
 
-    /// Reads what another process left; `None`: no version so far wrote that.
+    /// Decodes the words of an image; `None`: no version so far wrote those.
     pub(crate) fn from_words(words: [u64; PolicySettings::WORDS]) -> Option<PolicySettings> {
         if words == [0; PolicySettings::WORDS] {
             return Some(PolicySettings::default());
@@ -278,7 +278,7 @@ impl FromStr for PolicySettings {
 }
 
 impl PolicySettings {
-    /// Takes over one pair; `None` if it is none.
+    /// Applies one pair; `None` if it is invalid.
     fn set(&mut self, word: &str) -> Option<()> {
         let (key, value) = word.split_once('=')?;
         match key.trim() {

@@ -1,15 +1,17 @@
-//! What the agent did, as others may read it: counters, and the reason of its last step in words. Reading waits for
-//! nothing but the copy of a short text.
+//! The agent's counters, and the reason of its last step in words. Reading waits for nothing but the copy of a short
+//! text.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What the agent of a device did since it was started: see [`crate::Device::agent_stats`].
+/// What a device's agent did since it was started: see [`crate::JobsApi::agent_stats`].
 #[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct AgentStats {
-    /// Whether there is one.
+    /// Whether an agent runs.
     pub running: bool,
     /// Passes over the whole device that looked for pages that are old enough.
     pub runs: u64,
@@ -59,7 +61,7 @@ impl Status {
         self.cpu_nanoseconds.store(used.as_nanos() as u64, Relaxed);
     }
 
-    /// Notes a reason. Returns whether it is another than before.
+    /// Records a reason. Returns whether it differs from the last.
     pub(super) fn say(&self, text: String) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let other = *last != text;

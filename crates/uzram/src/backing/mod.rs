@@ -1,15 +1,15 @@
-//! The backing: a file or a block device to which objects go that nobody needs in memory, and from which they are read
-//! as if they were still there.
+//! The backing: a file or a block device that takes objects out of memory, and from which they are read in place.
 //!
-//! `uzram-backing` packs them; this module says which, and keeps the slot's word, the pool and the store in step.
-//! `writeback` moves objects out, `promote` moves them in again, `tidy` moves them together; each marks a slot, works
-//! without its lock, and publishes only if the mark is still there (see [`crate::table::Table::begin_post`]).
+//! `uzram-backing` packs the objects; this module chooses them, and keeps slot, pool and backing consistent.
+//! `writeback` moves objects out, `promote` moves them in, `compact` empties sparse segments. Each marks a slot,
+//! works without its lock, and publishes only if the mark is still there (see
+//! [`crate::table::SlotTable::begin_post`]).
 //!
-//! The image names the store. Its contents mean nothing without the image, so nothing is ever flushed for its sake.
+//! The image names it. Its contents mean nothing without the image, so nothing is ever flushed for it.
 
+mod compact;
 mod promote;
 mod record;
-mod tidy;
 mod writeback;
 
 use std::fs::File;
@@ -19,36 +19,37 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-pub use uzram_backing::StoreStats;
+pub use uzram_backing::BackingStats;
 use uzram_backing::{
-    FileOptions, FileStorage, Location, OpenError, Purpose, ReadBuffer, ReadError, Restore,
-    Storage, Store, Writer,
+    Backing, BackingRestore, Disk, FileDisk, FileOptions, Location, Purpose, ReadBuffer, ReadError,
+    Writer, Written,
 };
 use uzram_pool::current_cpu;
 
+use crate::apis::ZramApi;
 use crate::codec::Contexts;
 use crate::device::Device;
 use crate::stream::PerCpu;
 use crate::word::{Backed, Content};
-use crate::{Error, PAGE_SIZE};
+use crate::{BackingError, Corruption, Error, PAGE_SIZE};
 
 pub use promote::PromoteReport;
-pub(crate) use record::Record;
+pub(crate) use record::BackingRecord;
 pub use writeback::{Ended, Writeback, WritebackReport};
 
-/// Readers of the backing that do not wait for each other.
+/// Number of read buffers: so many reads run at a time.
 const READERS: usize = 8;
 /// Writes of 256 KiB in flight.
 const DEPTH: usize = 4;
-/// How long requests may keep pages on a backing that is to be given up.
+/// How long detaching waits for requests that keep pages on the backing.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A store in use.
+/// A backing in use.
 pub(crate) struct Attached {
-    pub(crate) store: Store,
+    pub(crate) backing: Backing,
     path: PathBuf,
     readers: PerCpu<ReadBuffer>,
-    /// Used by whoever holds the device's `post` lock.
+    /// Used under the device's `post` lock.
     writers: Mutex<Writers>,
 }
 
@@ -58,18 +59,26 @@ struct Writers {
 }
 
 impl Attached {
-    fn new(store: Store, path: PathBuf) -> std::io::Result<Attached> {
+    fn new(backing: Backing, path: PathBuf) -> std::io::Result<Attached> {
         let writers = Writers {
-            objects: store.writer(DEPTH, Purpose::Objects)?,
-            moving: store.writer(1, Purpose::Compaction)?,
+            objects: backing.writer(DEPTH, Purpose::Objects)?,
+            moving: backing.writer(1, Purpose::Compaction)?,
         };
         let readers = PerCpu::new(READERS, || Ok(ReadBuffer::new()));
         Ok(Attached {
-            store,
+            backing,
             path,
             readers: readers.map_err(|error| std::io::Error::other(error.to_string()))?,
             writers: Mutex::new(writers),
         })
+    }
+
+    fn read_error(&self, page: u64, source: ReadError) -> Error {
+        Error::BackingRead {
+            path: self.path.clone(),
+            page,
+            source,
+        }
     }
 
     fn writers(&self) -> MutexGuard<'_, Writers> {
@@ -77,13 +86,13 @@ impl Attached {
     }
 }
 
-/// What a device has of a backing.
+/// A device's backing, if it has one.
 #[derive(Default)]
-pub(crate) struct Backing {
+pub(crate) struct BackingSlot {
     attached: RwLock<Option<Arc<Attached>>>,
 }
 
-impl Backing {
+impl BackingSlot {
     pub(crate) fn get(&self) -> Option<Arc<Attached>> {
         let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
         attached.clone()
@@ -98,30 +107,39 @@ impl Backing {
     }
 }
 
-/// What there is to know of a device's backing: see [`Device::backing`].
+/// A device's backing and its statistics: see [`ZramApi::backing`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackingStats {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct BackingInfo {
     /// The file or block device.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
     pub path: PathBuf,
     /// How it is read and written, in a few words.
     pub io: String,
-    /// What is in it and what happened to it.
-    pub store: StoreStats,
+    /// Contents and counters.
+    #[cfg_attr(feature = "serde", serde(flatten))]
+    pub stats: BackingStats,
 }
 
-fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {
+/// Serialises a path that is no Unicode, too: it must not hide the other statistics.
+#[cfg(feature = "serde")]
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+fn failed(path: &Path, source: impl Into<BackingError>) -> Error {
     Error::Backing {
-        path: path.display().to_string(),
-        reason: reason.to_string(),
+        path: path.into(),
+        source: source.into(),
     }
 }
 
-/// How long to wait for the last writes of a process that died: they have its lock.
+/// How long to wait for the last writes of a dead process, which keep its lock.
 const DEAD_WRITES: Duration = Duration::from_secs(10);
 
 /// Opens a backing for this process alone, and waits up to `patience` for another's lock. A file that is not there is
 /// made.
-fn open(path: &Path, patience: Duration) -> Result<FileStorage, Error> {
+fn open(path: &Path, patience: Duration) -> Result<FileDisk, Error> {
     let mut options = File::options();
     options.read(true).write(true).mode(0o600);
     let exists = path.metadata();
@@ -136,167 +154,166 @@ fn open(path: &Path, patience: Duration) -> Result<FileStorage, Error> {
         _ => {}
     }
     let file = options.open(path).map_err(|error| match error.kind() {
-        ErrorKind::ResourceBusy => failed(path, "it is in use (mounted, or another's backing)"),
+        ErrorKind::ResourceBusy => failed(path, BackingError::InUse),
         _ => failed(path, error),
     })?;
-    let storage = FileStorage::new(file, FileOptions::default());
-    let storage = storage.map_err(|error| failed(path, error))?;
-    storage.lock(patience).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => failed(path, "another process has it as its backing"),
+    let disk = FileDisk::new(file, FileOptions::default());
+    let disk = disk.map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => failed(path, BackingError::FileType),
         _ => failed(path, error),
     })?;
-    Ok(storage)
+    disk.lock(patience).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => failed(path, BackingError::Locked),
+        _ => failed(path, error),
+    })?;
+    Ok(disk)
 }
 
-/// Whether a store may be made of this: an empty file, an old store, or a block device.
-fn may_overwrite(path: &Path, storage: &dyn Storage) -> Result<(), Error> {
+/// Refuses a file with foreign contents: accepts an empty file, an old backing, or a block device.
+fn may_overwrite(path: &Path, disk: &dyn Disk) -> Result<(), Error> {
     let kind = path.metadata().map_err(|error| failed(path, error))?;
     if kind.file_type().is_block_device() || kind.len() == 0 {
         return Ok(());
     }
     let mut block = uzram_backing::Buffer::new(1);
-    let got = storage
+    let got = disk
         .read_at(block.bytes_mut(), 0)
         .map_err(|error| failed(path, error))?;
     let zero = block.bytes()[..got].iter().all(|byte| *byte == 0);
-    if zero || uzram_backing::is_store(&block.bytes()[..got]) {
+    if zero || uzram_backing::is_backing(&block.bytes()[..got]) {
         return Ok(());
     }
-    Err(failed(
-        path,
-        "the file holds something that is no uzram store: give an empty file, or a new name",
-    ))
+    Err(failed(path, BackingError::Foreign))
 }
 
-impl Device {
-    /// Takes a file or a block device as backing. A regular file is made if it is not there, and made `size_bytes` long
-    /// (at least 1 MiB; default: as long as it is); of a block device `size_bytes` are used (default: all). What is in a
-    /// block device is lost; a file is only taken if it is empty or was a backing. The image remembers it.
+impl ZramApi<'_> {
+    /// Attaches a file or a block device as backing. A regular file is created if missing, and made `size_bytes` long
+    /// (at least 1 MiB; default: its length); of a block device `size_bytes` are used (default: all). The contents of
+    /// a block device are lost; a file is only taken if it is empty or was a backing. The image remembers it.
     ///
-    /// [`Error::Backing`] says what is wrong with it; [`Error::Invalid`] if there is a backing already.
-    pub fn attach_backing(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
-        let _alone = self.post_processing();
-        self.refuse_second(path)?;
+    /// [`Error::Backing`] says what is wrong with it; [`Error::HasBacking`] if there is one already.
+    pub fn attach_backing(self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
+        let _alone = self.0.post_processing();
+        self.refuse_second()?;
         let new = !path.exists();
-        let storage = open(path, Duration::ZERO)?;
-        let made = self.make_store(path, storage, size_bytes);
+        let disk = open(path, Duration::ZERO)?;
+        let made = self.make_backing(path, disk, size_bytes);
         if made.is_err() && new {
             let _ = std::fs::remove_file(path);
         }
         made
     }
 
-    fn make_store(
-        &self,
+    fn make_backing(
+        self,
         path: &Path,
-        storage: FileStorage,
+        disk: FileDisk,
         size_bytes: Option<u64>,
     ) -> Result<(), Error> {
-        may_overwrite(path, &storage)?;
+        may_overwrite(path, &disk)?;
         // A server that takes the device over has another working directory.
         let path = path.canonicalize().map_err(|error| failed(path, error))?;
-        let has = storage.size_bytes().map_err(|error| failed(&path, error))?;
+        let has = disk.size_bytes().map_err(|error| failed(&path, error))?;
         if size_bytes.is_none() && has == 0 {
-            return Err(failed(
-                &path,
-                "the file is empty: say how large it is to be",
-            ));
+            return Err(failed(&path, BackingError::Empty));
         }
-        self.take_store(path, Arc::new(storage), size_bytes.unwrap_or(has))
+        self.take_backing(path, Arc::new(disk), size_bytes.unwrap_or(has))
     }
 
-    /// As [`Device::attach_backing`], on storage of the caller's kind, whatever is in it. A process that takes the image
-    /// over later opens `path`, which is to be absolute.
-    pub fn attach_storage(
-        &self,
+    /// As [`ZramApi::attach_backing`], on a [`Disk`] of the caller's own, whatever its contents. A process that takes
+    /// the image over later opens `path`, which must be absolute.
+    pub fn attach_disk(
+        self,
         path: &Path,
-        storage: Arc<dyn Storage>,
+        disk: Arc<dyn Disk>,
         size_bytes: u64,
     ) -> Result<(), Error> {
-        let _alone = self.post_processing();
-        self.refuse_second(path)?;
-        self.take_store(path.into(), storage, size_bytes)
+        let _alone = self.0.post_processing();
+        self.refuse_second()?;
+        self.take_backing(path.into(), disk, size_bytes)
     }
 
-    fn refuse_second(&self, path: &Path) -> Result<(), Error> {
-        let Some(attached) = self.backing.get() else {
+    fn refuse_second(self) -> Result<(), Error> {
+        let Some(attached) = self.0.backing.get() else {
             return Ok(());
         };
-        Err(Error::Invalid {
-            what: "a second backing",
-            given: path.display().to_string(),
-            accepted: format!("one; detach {} first", attached.path.display()),
+        Err(Error::HasBacking {
+            path: attached.path.clone(),
         })
     }
 
-    fn take_store(
-        &self,
+    fn take_backing(
+        self,
         path: PathBuf,
-        storage: Arc<dyn Storage>,
+        disk: Arc<dyn Disk>,
         size_bytes: u64,
     ) -> Result<(), Error> {
         let mut id = [0; 16];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| failed(&path, error))?;
-        let store = Store::create(storage, size_bytes, id).map_err(|error| failed(&path, error))?;
-        let record = Record {
+            .map_err(|error| failed(&path, BackingError::Io(error)))?;
+        let backing =
+            Backing::create(disk, size_bytes, id).map_err(|error| failed(&path, error))?;
+        let record = BackingRecord {
             size_bytes,
             id,
             path: path.clone(),
         };
-        let attached = Attached::new(store, path.clone()).map_err(|error| failed(&path, error))?;
-        record.write(self.region())?;
-        self.backing.set(Some(attached));
+        let attached =
+            Attached::new(backing, path.clone()).map_err(|error| failed(&path, error))?;
+        record.write(self.0.region())?;
+        self.0.backing.set(Some(attached));
         Ok(())
     }
 
-    /// Gives the backing up: brings all that is on it back into memory first. What is on it afterwards is worthless. A
+    /// Detaches the backing, after bringing its objects back into memory. Its contents are worthless afterwards. A
     /// file stays where it is.
     ///
-    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`], or [`Error::Backing`] where a page cannot be read: then it
-    /// stays attached, with what is left on it.
-    pub fn detach_backing(&self) -> Result<PromoteReport, Error> {
+    /// [`Error::NoBacking`] if there is none. [`Error::NoSpace`], [`Error::BackingRead`] or [`Error::BackingHeld`]
+    /// where a page cannot come back: then it stays attached, with what is left on it.
+    pub fn detach_backing(self) -> Result<PromoteReport, Error> {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
         let mut report = self.promote(None, &mut go_on)?;
-        let _alone = self.post_processing();
-        // Nothing is written back any more; what was, between the two, comes back now. A page of which a request writes a
-        // part is passed over, and one that was just replaced still counts until its place is freed: both for a moment.
+        let _alone = self.0.post_processing();
+        // Writeback is excluded from here on; pages written back in between come back now. Two kinds of page remain
+        // for a moment: one that a partial write holds, and one that was replaced but not yet freed.
         let deadline = Instant::now() + REQUESTS_PATIENCE;
         loop {
             report += self.promote_alone(0..u64::MAX)?;
-            let left = self.counters.backed_pages();
+            let left = self.0.counters.backed_pages();
             if left == 0 {
                 break;
             }
             if Instant::now() >= deadline {
-                let attached = self.attached()?;
-                return Err(failed(
-                    &attached.path,
-                    format_args!("{left} pages cannot be brought back: requests hold them"),
-                ));
+                let attached = self.0.attached()?;
+                return Err(Error::BackingHeld {
+                    path: attached.path.clone(),
+                    pages: left,
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Record::remove(self.region());
-        self.backing.set(None);
+        BackingRecord::remove(self.0.region());
+        self.0.backing.set(None);
         Ok(report)
     }
 
-    /// What there is to know of the backing; `None` if the device has none. Waits for nobody.
-    pub fn backing(&self) -> Option<BackingStats> {
-        let attached = self.backing.get()?;
-        Some(BackingStats {
+    /// The backing and its statistics; `None` if there is none. Never waits.
+    pub fn backing(self) -> Option<BackingInfo> {
+        let attached = self.0.backing.get()?;
+        Some(BackingInfo {
             path: attached.path.clone(),
-            io: attached.store.describe(),
-            store: attached.store.stats(),
+            io: attached.backing.describe(),
+            stats: attached.backing.stats(),
         })
     }
+}
 
+impl Device {
     pub(crate) fn attached(&self) -> Result<Arc<Attached>, Error> {
         self.backing.get().ok_or(Error::NoBacking)
     }
 
-    /// Reads a page whose object is on the backing. `false`: it is not there any more, look again.
+    /// Reads a page whose object is on the backing. `false`: it has moved, look again.
     pub(crate) fn read_backed(
         &self,
         page: u64,
@@ -305,11 +322,11 @@ impl Device {
         contexts: &mut Contexts<'_>,
     ) -> Result<bool, Error> {
         let Some(attached) = self.backing.get() else {
-            // It was detached since the look at the slot.
+            // It was detached since the slot was read.
             return match self.table.peek(page) {
                 Content::Backed(_) => Err(Error::Corrupt {
                     page,
-                    reason: "it is on a backing that the device does not have".into(),
+                    source: Corruption::NoBacking,
                 }),
                 _ => Ok(false),
             };
@@ -318,9 +335,9 @@ impl Device {
         let cpu = current_cpu();
         let mut buffer = attached.readers.get(cpu);
         let location = location(backed, page)?;
-        // From here on nothing else is written there; so if the slot names the place now, and later still, it does so for the
-        // same bytes, and with the same codec.
-        let Some(_hold) = attached.store.hold(location) else {
+        // The segment is not reused from here on. So if the slot names the location now, and again after the read, it
+        // was for the same bytes and codec.
+        let Some(_hold) = attached.backing.hold(location) else {
             return Ok(false);
         };
         if self.table.peek(page) != content {
@@ -329,12 +346,12 @@ impl Device {
         let still = || self.table.peek(page) == content;
         let (len, owner) = (usize::from(backed.len), page as u32);
         let object = match attached
-            .store
+            .backing
             .read_while(location, len, owner, &mut buffer, still)
         {
             Ok(object) => object,
             Err(ReadError::Moved) => return Ok(false),
-            Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
+            Err(source) => return Err(attached.read_error(page, source)),
         };
         let slot = self.table.lock(page);
         if slot.content() != content {
@@ -350,40 +367,55 @@ impl Device {
         self.whole_page(page, result).map(|()| true)
     }
 
-    /// Frees what a word named on the backing, when the word is gone.
+    /// Frees the backed object of a word that was replaced.
     pub(crate) fn free_backed(&self, backed: Backed) {
         if let Some(attached) = self.backing.get()
             && let Some(location) = Location::from_raw(backed.location)
         {
-            attached.store.free(location, backed.len.into());
+            attached.backing.free(location, backed.len.into());
         }
+    }
+
+    /// Publishes the location of a marked page's object. Frees it if the mark is gone.
+    pub(super) fn keep_backed(&self, written: Written, cpu: usize) -> bool {
+        let page = u64::from(written.owner);
+        let algorithm = self.table.peek(page).codec().unwrap_or_default();
+        let backed = Backed {
+            algorithm,
+            location: written.location.raw(),
+            len: written.len as u16,
+        };
+        let kept = self.keep_instead(page, Content::Backed(backed), cpu);
+        if !kept {
+            self.free_backed(backed);
+        }
+        kept
     }
 }
 
 fn location(backed: Backed, page: u64) -> Result<Location, Error> {
     Location::from_raw(backed.location).ok_or_else(|| Error::Corrupt {
         page,
-        reason: "its place on the backing is none".into(),
+        source: Corruption::Location,
     })
 }
 
-/// The store of an image that is being attached to.
+/// The backing of an image that is being attached to.
 pub(crate) struct Reopened {
-    record: Record,
-    found: Result<Restore, Error>,
+    record: BackingRecord,
+    found: Result<BackingRestore, Error>,
 }
 
 impl Reopened {
-    /// Opens what the image names. Failures matter only if something is on it.
-    pub(crate) fn of(record: Record) -> Reopened {
-        let path = record.path.clone();
-        let found = open_store(&record).map_err(|error| failed(&path, error));
+    /// Opens the backing that the image names. A failure matters only if something is on it.
+    pub(crate) fn open(record: BackingRecord) -> Reopened {
+        let found = open_backing(&record);
         Reopened { record, found }
     }
 
-    /// Notes an object.
+    /// Records a live object.
     pub(crate) fn add(&self, backed: Backed) -> Result<(), String> {
-        // What is wrong with the store is said when it is known to be needed.
+        // A failure to open is reported once the backing proves needed.
         let Ok(restore) = &self.found else {
             return Ok(());
         };
@@ -393,7 +425,7 @@ impl Reopened {
             .map_err(|damage| damage.to_string())
     }
 
-    /// When all objects are known. A backing that is missing and not needed is forgotten.
+    /// Ends restoring. A missing backing that is not needed is forgotten.
     pub(crate) fn finish(self, in_use: bool) -> Result<Option<Attached>, Error> {
         match self.found {
             Ok(restore) => {
@@ -407,11 +439,11 @@ impl Reopened {
     }
 }
 
-fn open_store(record: &Record) -> Result<Restore, Box<dyn std::error::Error>> {
-    if !record.path.exists() {
-        return Err("it is gone".into());
+fn open_backing(record: &BackingRecord) -> Result<BackingRestore, Error> {
+    let path = &record.path;
+    if !path.exists() {
+        return Err(failed(path, BackingError::Gone));
     }
-    let storage = open(&record.path, DEAD_WRITES)?;
-    let restore: Result<Restore, OpenError> = Store::open(Arc::new(storage), record.id);
-    Ok(restore?)
+    let disk = open(path, DEAD_WRITES)?;
+    BackingRestore::open(Arc::new(disk), record.id).map_err(|error| failed(path, error))
 }

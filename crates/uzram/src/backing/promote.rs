@@ -1,4 +1,4 @@
-//! The way back: objects that are on the backing are brought into memory again, as they are.
+//! Promotion: brings objects from the backing back into memory, unchanged.
 
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
@@ -6,18 +6,19 @@ use std::sync::Arc;
 use uzram_backing::{ReadBuffer, ReadError};
 use uzram_pool::current_cpu;
 
-use super::{Attached, failed, location};
+use super::{Attached, location};
 use crate::Error;
-use crate::canary::{Canary, sings};
-use crate::device::Device;
+use crate::apis::ZramApi;
 use crate::recompress::Pace;
 use crate::word::{Backed, Content, POST};
 
-/// Objects between two looks at what the caller wants.
+/// Objects between two calls of the caller's pace.
 const SLICE: u64 = 64;
 
-/// What came back.
+/// What a promotion did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct PromoteReport {
     /// Pages that are in memory now.
     pub pages: u64,
@@ -35,35 +36,35 @@ impl AddAssign for PromoteReport {
     }
 }
 
-impl Device {
+impl<'a> ZramApi<'a> {
     /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
     ///
-    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::Backing`] where a page
+    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::BackingRead`] where a page
     /// cannot be read: what came back until then stays.
     pub fn promote(
-        &self,
+        self,
         pages: Option<Range<u64>>,
         pace: Pace<'_>,
     ) -> Result<PromoteReport, Error> {
         self.promote_where(pages.unwrap_or(0..u64::MAX), |_| true, pace)
     }
 
-    /// As [`Device::promote`], those that `wanted` chooses.
+    /// As [`ZramApi::promote`], for the pages that `wanted` chooses.
     pub(crate) fn promote_where(
-        &self,
+        self,
         pages: Range<u64>,
         wanted: impl Fn(u64) -> bool,
         pace: Pace<'_>,
     ) -> Result<PromoteReport, Error> {
-        let attached = self.attached()?;
+        let attached = self.0.attached()?;
         let pages = self.backed_pages(pages);
         let mut pages = pages.filter(|page| wanted(*page)).peekable();
         let mut report = PromoteReport::default();
         while pages.peek().is_some() {
             let before = report.pages;
             {
-                let _alone = self.post_processing();
-                if !Arc::ptr_eq(&attached, &self.attached()?) {
+                let _alone = self.0.post_processing();
+                if !Arc::ptr_eq(&attached, &self.0.attached()?) {
                     break;
                 }
                 let mut buffer = attached.readers.get(current_cpu());
@@ -78,9 +79,9 @@ impl Device {
         Ok(report)
     }
 
-    /// As [`Device::promote`], by whoever has the right to post-processing.
-    pub(super) fn promote_alone(&self, pages: Range<u64>) -> Result<PromoteReport, Error> {
-        let attached = self.attached()?;
+    /// As [`ZramApi::promote`], by the holder of the `post` lock.
+    pub(super) fn promote_alone(self, pages: Range<u64>) -> Result<PromoteReport, Error> {
+        let attached = self.0.attached()?;
         let mut report = PromoteReport::default();
         let mut buffer = attached.readers.get(current_cpu());
         for page in self.backed_pages(pages) {
@@ -89,20 +90,20 @@ impl Device {
         Ok(report)
     }
 
-    pub(crate) fn backed_pages(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
-        let backed = |page: &u64| matches!(self.table.peek(*page), Content::Backed(_));
-        self.table.touched(range.start, range.end).filter(backed)
+    pub(crate) fn backed_pages(self, range: Range<u64>) -> impl Iterator<Item = u64> + 'a {
+        let backed = move |page: &u64| matches!(self.0.table.peek(*page), Content::Backed(_));
+        self.0.table.touched(range.start, range.end).filter(backed)
     }
 
     fn promote_page(
-        &self,
+        self,
         attached: &Attached,
         page: u64,
         buffer: &mut ReadBuffer,
     ) -> Result<PromoteReport, Error> {
         let mut report = PromoteReport::default();
         let is_backed = |content, _| matches!(content, Content::Backed(_));
-        let Some(slot) = self.table.begin_post(page, is_backed) else {
+        let Some(slot) = self.0.table.begin_post(page, is_backed) else {
             return Ok(report);
         };
         let content = slot.content();
@@ -118,7 +119,7 @@ impl Device {
             }
             Ok(false) => report.changed = 1,
             Err(error) => {
-                self.table.end_post(page, 0);
+                self.0.table.end_post(page, 0);
                 return Err(error);
             }
         }
@@ -127,25 +128,25 @@ impl Device {
 
     /// `false`: the page was written meanwhile.
     fn store_backed(
-        &self,
+        self,
         attached: &Attached,
         page: u64,
         backed: Backed,
         buffer: &mut ReadBuffer,
     ) -> Result<bool, Error> {
-        // The mark says whether the table can have come to name the place for something else.
-        let still = || self.table.peek_flags(page).1 & POST != 0 || sings(Canary::PromoteUnmarked);
+        // While the mark is set, the slot names the same object.
+        let still = || self.0.table.peek_flags(page).1 & POST != 0;
         let (location, len) = (location(backed, page)?, usize::from(backed.len));
         let read = attached
-            .store
+            .backing
             .read_while(location, len, page as u32, buffer, still);
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(ReadError::Moved) => return Ok(false),
-            Err(error) => return Err(failed(&attached.path, format_args!("page {page}: {error}"))),
+            Err(source) => return Err(attached.read_error(page, source)),
         };
         let cpu = current_cpu();
-        let handle = self.store(page, bytes, cpu)?;
+        let handle = self.0.store(page, bytes, cpu)?;
         let new = if backed.is_huge() {
             Content::Huge { handle }
         } else {
@@ -155,12 +156,9 @@ impl Device {
                 len: backed.len,
             }
         };
-        if sings(Canary::PromoteUnmarked) {
-            drop(self.table.begin_post(page, |_, _| true));
-        }
-        let kept = self.keep_instead(page, new, cpu);
+        let kept = self.0.keep_instead(page, new, cpu);
         if !kept {
-            self.free(new);
+            self.0.free(new);
         }
         Ok(kept)
     }

@@ -1,5 +1,5 @@
-//! How an image remembers its backing: 64-bit words of the state page from [`state::BACKING`] on. Bytes of the store (0:
-//! there is no backing; written last), its id in two words, the length of the path, the path.
+//! The backing in an image: 64-bit words of the state page from [`state::BACKING`] on. Bytes of the backing (0: there
+//! is none; written last), its id in two words, the length of the path, the path.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,17 +17,17 @@ const WORDS: usize = PAGE_SIZE / 8 - state::BACKING;
 /// Longest path in bytes.
 pub(crate) const MAX_PATH: usize = (WORDS - HEAD) * 8;
 
-/// Where a store is and which it is.
+/// Path, size and id of a backing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct BackingRecord {
     pub(crate) size_bytes: u64,
     pub(crate) id: [u8; 16],
     pub(crate) path: PathBuf,
 }
 
-impl Record {
-    /// What an image says; `None`: it has no backing.
-    pub(crate) fn read(image: &Region) -> Result<Option<Record>, HeaderError> {
+impl BackingRecord {
+    /// Reads the record of an image; `None`: it has no backing.
+    pub(crate) fn read(image: &Region) -> Result<Option<BackingRecord>, HeaderError> {
         let words = words(image);
         let size_bytes = words[0].load(Acquire);
         if size_bytes == 0 {
@@ -47,14 +47,14 @@ impl Record {
         let mut id = [0; 16];
         id.copy_from_slice(&bytes(&words[1..3]));
         let path = bytes(&words[HEAD..HEAD + len.div_ceil(8)]);
-        Ok(Some(Record {
+        Ok(Some(BackingRecord {
             size_bytes,
             id,
             path: OsStr::from_bytes(&path[..len]).into(),
         }))
     }
 
-    /// Remembers a backing. Whatever dies in between, the image has the old one or this.
+    /// Writes the record. A death in between leaves no backing or this one.
     ///
     /// [`Error::Invalid`] for a path that is too long.
     pub(crate) fn write(&self, image: &Region) -> Result<(), Error> {
@@ -66,7 +66,7 @@ impl Record {
                 accepted: format!("at most {MAX_PATH}"),
             });
         }
-        Record::remove(image);
+        BackingRecord::remove(image);
         let words = words(image);
         let store = |words: &[AtomicU64], bytes: &[u8]| {
             for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
@@ -98,26 +98,26 @@ mod tests {
     #[test]
     fn a_record_reads_back() {
         let image = Region::memfd("uzram-record-test", 1 << 20).unwrap();
-        assert_eq!(Record::read(&image).unwrap(), None);
+        assert_eq!(BackingRecord::read(&image).unwrap(), None);
         for path in ["/a", "/12345678", &"/".repeat(MAX_PATH)] {
-            let record = Record {
+            let record = BackingRecord {
                 size_bytes: 1 << 30,
                 id: *b"0123456789abcdef",
                 path: path.into(),
             };
             record.write(&image).unwrap();
-            assert_eq!(Record::read(&image).unwrap(), Some(record));
+            assert_eq!(BackingRecord::read(&image).unwrap(), Some(record));
         }
-        let long = Record {
+        let long = BackingRecord {
             size_bytes: 1,
             id: [0; 16],
             path: "/".repeat(MAX_PATH + 1).into(),
         };
         assert!(long.write(&image).is_err());
-        Record::remove(&image);
-        assert_eq!(Record::read(&image).unwrap(), None);
+        BackingRecord::remove(&image);
+        assert_eq!(BackingRecord::read(&image).unwrap(), None);
         words(&image)[0].store(1, Relaxed);
         words(&image)[3].store(MAX_PATH as u64 + 1, Relaxed);
-        assert!(Record::read(&image).is_err());
+        assert!(BackingRecord::read(&image).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! Other codecs for a device that is in use. New writes are compressed with the new primary; objects keep theirs until
-//! they are rewritten, and a codec that has neither objects nor a priority left is dropped.
+//! Changes the codecs of a device in use. New writes use the new primary; objects keep their codec until they are
+//! rewritten; a codec with neither objects nor a priority is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -10,8 +10,8 @@ use crate::layout::state;
 use crate::{Error, PAGE_SIZE};
 
 impl Device {
-    /// Compresses what is written from now on with another algorithm, other parameters or another dictionary. What is
-    /// stored stays as it is. Waits for the writes that are under way; no request waits for this.
+    /// Makes `choice` the primary: compresses new writes with another algorithm, other parameters or another
+    /// dictionary. Stored objects stay. Waits for writes in flight; no request waits for it.
     ///
     /// [`Error::Compress`] where there is no such algorithm or it refuses parameters or dictionary,
     /// [`Error::CodecsFull`] where 16 codecs have objects or priorities. Nothing is changed then.
@@ -20,8 +20,7 @@ impl Device {
         self.set_codec(0, codec, None).map(drop)
     }
 
-    /// Sets the secondary algorithm of a priority from 1 to 3, or removes it. Secondaries are for recompression; they
-    /// are kept ready and shown.
+    /// Sets the secondary algorithm of a priority from 1 to 3, or removes it. Secondaries serve recompression.
     ///
     /// As [`Device::set_algorithm`]; [`Error::Invalid`] for another priority.
     pub fn set_secondary(&self, priority: usize, choice: Option<&Choice>) -> Result<(), Error> {
@@ -44,7 +43,7 @@ impl Device {
         changing.retire_unused(&self.counters);
     }
 
-    /// Gives a codec that priority, if `instead_of` has it or is `None`. Returns whether it did.
+    /// Gives a codec a priority, if `instead_of` has it or is `None`. Returns whether it did.
     pub(crate) fn set_codec(
         &self,
         priority: usize,
@@ -52,7 +51,7 @@ impl Device {
         instead_of: Option<&Arc<Codec>>,
     ) -> Result<bool, Error> {
         let changing = self.codecs.change();
-        let current = self.codecs.of_priority(priority);
+        let current = self.codecs.by_priority(priority);
         let is_current = |expected| current.is_some_and(|(_, now)| Arc::ptr_eq(&now, expected));
         if !instead_of.is_none_or(is_current) {
             return Ok(false);
@@ -63,7 +62,7 @@ impl Device {
             self.set_role(&changing, priority, Some(index));
             return Ok(true);
         }
-        // What may go makes room.
+        // Dropping unused codecs makes room.
         changing.retire_unused(&self.counters);
         let mut encoders = Vec::new();
         for _ in 0..self.streams.count() {
@@ -83,13 +82,13 @@ impl Device {
         Ok(true)
     }
 
-    /// The codecs that the device has, by index: those with a priority, and those that objects are left of.
+    /// The device's codecs, by index: those with a priority, and those with objects left.
     pub fn codecs(&self) -> Vec<CodecStats> {
         self.drop_unused_codecs();
         self.codecs.stats(&self.counters)
     }
 
-    /// Drops codecs that nobody needs any more, unless somebody changes them just now.
+    /// Drops unused codecs, unless a change is in progress.
     pub(crate) fn drop_unused_codecs(&self) {
         if self.codecs.has_leaving()
             && let Some(changing) = self.codecs.try_change()

@@ -1,7 +1,7 @@
-//! What pages are compressed with: a choice as a caller makes it, and a codec, which is a choice checked and ready.
+//! What pages are compressed with: a choice is what a caller asks for, a codec is a choice checked and prepared.
 //!
-//! Three files beside this one: `record` is how an image remembers a codec, `table` holds the up to 16 codecs that
-//! words can name, `change` is how a device that is in use gets others.
+//! `record` is a codec's form in the image, `table` holds the up to 16 codecs that words can name, `change` changes
+//! those of a device in use.
 
 mod change;
 mod record;
@@ -14,7 +14,7 @@ use uzram_compress::{
 };
 
 pub(crate) use change::check_secondary;
-pub(crate) use record::{AREA_BYTES, RECORDS_BYTES, Record, Records};
+pub(crate) use record::{AREA_BYTES, CodecRecord, RECORDS_BYTES, Records};
 pub use table::CodecStats;
 pub(crate) use table::{Changing, Codecs, Contexts, Loaded, load_roles};
 
@@ -40,18 +40,18 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// That algorithm or driver with its default parameters.
+    /// An algorithm or driver with its default parameters.
     pub fn new(name: impl Into<String>) -> Choice {
         AlgorithmSpec::new(name).into()
     }
 
-    /// With one parameter more, such as `("level", "3")`.
+    /// Adds a parameter, such as `("level", "3")`.
     pub fn param(mut self, key: impl Into<String>, value: impl Into<String>) -> Choice {
         self.spec.params.push((key.into(), value.into()));
         self
     }
 
-    /// With a dictionary: content of the file, see [`uzram_compress::dictionary`].
+    /// Adds a dictionary: the contents of a file, see [`uzram_compress::dictionary`].
     pub fn dictionary(mut self, bytes: impl Into<Arc<[u8]>>) -> Choice {
         self.dictionary = Some(bytes.into());
         self
@@ -107,10 +107,10 @@ impl Codec {
         if let Some(dictionary) = &choice.dictionary {
             settings = settings.with_dictionary(&*algorithm, dictionary.clone())?;
         }
-        Codec::of(algorithm, settings)
+        Codec::from_settings(algorithm, settings)
     }
 
-    pub(crate) fn of(
+    pub(crate) fn from_settings(
         algorithm: Arc<dyn Algorithm>,
         settings: Settings,
     ) -> Result<Codec, CodecError> {
@@ -126,7 +126,7 @@ impl Codec {
     pub(crate) fn with_dictionary(&self, dictionary: Arc<[u8]>) -> Result<Codec, CodecError> {
         let settings = self.settings.clone();
         let settings = settings.with_dictionary(&*self.algorithm, dictionary)?;
-        Codec::of(self.algorithm.clone(), settings)
+        Codec::from_settings(self.algorithm.clone(), settings)
     }
 
     /// Whether both make the same objects of the same pages.
@@ -147,8 +147,8 @@ impl Codec {
         self.settings.params_text(&*self.algorithm)
     }
 
-    /// A context that has used all of its memory once, on what compresses and on what does not: a device that
-    /// serves as swap must not touch new memory later.
+    /// A context that has touched all of its memory, on a page that compresses and on one that does not: a device
+    /// that serves as swap must not touch new memory later.
     pub(crate) fn context(&self) -> Result<Box<dyn Tfm>, CodecError> {
         let mut tfm = self.prepared.tfm()?;
         let mut back = [0; PAGE_SIZE];
@@ -158,7 +158,7 @@ impl Codec {
         Ok(tfm)
     }
 
-    /// Contexts for readers, which have used their memory, too. None where decompression needs no context.
+    /// Contexts for readers, with their memory touched. None where decompression needs no context.
     pub(crate) fn decoders(&self, count: usize) -> Result<Vec<Box<dyn Decoder>>, CodecError> {
         if !self.needs_context() {
             return Ok(Vec::new());
@@ -176,7 +176,7 @@ impl Codec {
     }
 }
 
-/// What a page that compresses and one that does not become.
+/// The objects of a page that compresses and of one that does not.
 fn objects(tfm: &mut dyn Tfm) -> Vec<Vec<u8>> {
     let mut noise = 0x9E37_79B9_7F4A_7C15_u64;
     let mut pages = [[0u8; PAGE_SIZE]; 2];

@@ -1,11 +1,11 @@
-//! How an image remembers its codecs: one page of 16 records, an area of 1 MiB for each one's dictionary, and a word
-//! that says which codec has which priority.
+//! The codecs in an image: one page of 16 records, an area of 1 MiB for each one's dictionary, and a word with the
+//! codec of each priority.
 //!
-//! A record is in use or not, by its state word alone. Adopting a codec writes the dictionary first, then the rest of
-//! the record, and the state word last; giving one up clears the state word first. So whenever the process dies, each
-//! record that is in use is whole, and no slot's word names one that is not: words name a codec only after its record
-//! is in use, and it is given up only when none does any more. A dictionary's area that belongs to no record in use is
-//! rubbish and punched. Areas are address space of a sparse file; untouched they cost nothing.
+//! A record's state word alone tells whether it is in use. Adopting a codec writes the dictionary first, then the
+//! record, and the state word last; dropping one clears the state word first. So at any death each record in use is
+//! whole. No slot's word names a record that is not: words name a codec only after its record is in use, and it is
+//! dropped only when none does any more. The area of a record not in use is garbage and gets punched. Areas are
+//! address space of a sparse file; untouched they cost nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -17,20 +17,20 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{CODECS, Codec};
-use crate::layout::Geometry;
+use crate::layout::ImageGeometry;
 use crate::{Error, HeaderError, PAGE_SIZE};
 
 /// Bytes of all records.
 pub(crate) const RECORDS_BYTES: u64 = PAGE_SIZE as u64;
 /// Bytes of a dictionary's area, which is also the longest dictionary.
 pub(crate) const AREA_BYTES: u64 = 1 << 20;
-/// What the state word of a record in use is.
+/// The state word of a record in use.
 const IN_USE: u64 = 1;
 
 /// One codec in an image. Text is padded with zeros.
 #[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct Record {
+pub(crate) struct CodecRecord {
     /// 1: in use. 0: not, whatever the other fields are.
     state: U64,
     /// CRC-32 of all that follows this field.
@@ -41,7 +41,7 @@ pub(crate) struct Record {
     dictionary_bytes: U64,
     /// Where it lies in the image: in the area of this record's index.
     dictionary_offset: U64,
-    /// The algorithm: who decompresses must know it.
+    /// The algorithm, which decompression needs.
     name: [u8; 32],
     /// The driver that compressed. Another one of the same algorithm will do.
     driver: [u8; 32],
@@ -51,20 +51,20 @@ pub(crate) struct Record {
     reserved: [u8; 32],
 }
 
-const RECORD_WORDS: usize = size_of::<Record>() / 8;
+const RECORD_WORDS: usize = size_of::<CodecRecord>() / 8;
 /// What the checksum covers.
 const CHECKED: usize = 12;
 
 const _: () = {
-    assert!(size_of::<Record>() * CODECS == RECORDS_BYTES as usize);
-    assert!(std::mem::offset_of!(Record, dictionary_checksum) == CHECKED);
-    assert!(std::mem::offset_of!(Record, name) == 32);
+    assert!(size_of::<CodecRecord>() * CODECS == RECORDS_BYTES as usize);
+    assert!(std::mem::offset_of!(CodecRecord, dictionary_checksum) == CHECKED);
+    assert!(std::mem::offset_of!(CodecRecord, name) == 32);
 };
 
-impl Record {
-    fn new(codec: &Codec, offset: u64) -> Result<Record, Error> {
+impl CodecRecord {
+    fn new(codec: &Codec, offset: u64) -> Result<CodecRecord, Error> {
         let dictionary = codec.dictionary();
-        let mut record = Record {
+        let mut record = CodecRecord {
             state: 0.into(),
             checksum: 0.into(),
             dictionary_checksum: crc32fast::hash(dictionary).into(),
@@ -104,7 +104,7 @@ impl Record {
         crc32fast::hash(bytes) == self.dictionary_checksum.get()
     }
 
-    /// The codec, made by its own driver, or if this build lacks it by another one of the algorithm.
+    /// Prepares the codec by its own driver or, if this build lacks it, by another one of the algorithm.
     pub(crate) fn codec(&self, registry: &Registry, dictionary: Vec<u8>) -> Result<Codec, Error> {
         let found = registry
             .find(text(&self.driver))
@@ -116,7 +116,7 @@ impl Record {
         if !dictionary.is_empty() {
             settings = settings.with_dictionary(&*algorithm, Arc::from(dictionary))?;
         }
-        Ok(Codec::of(algorithm, settings)?)
+        Ok(Codec::from_settings(algorithm, settings)?)
     }
 
     fn check(&self, area: u64) -> Result<(), &'static str> {
@@ -139,16 +139,16 @@ impl Record {
         rule(!self.name().is_empty(), "a codec has no name")
     }
 
-    /// The records of a page of them: `None` for those not in use.
+    /// Parses a page of records: `None` for those not in use.
     pub(crate) fn parse_all(
         page: &[u8; PAGE_SIZE],
-        geometry: &Geometry,
-    ) -> Result<[Option<Record>; CODECS], HeaderError> {
+        geometry: &ImageGeometry,
+    ) -> Result<[Option<CodecRecord>; CODECS], HeaderError> {
         let mut records = [const { None }; CODECS];
-        let chunks = page.chunks_exact(size_of::<Record>());
+        let chunks = page.chunks_exact(size_of::<CodecRecord>());
         for (index, (slot, bytes)) in records.iter_mut().zip(chunks).enumerate() {
             // As long as a record, hence the default is never taken.
-            let Ok(record) = Record::read_from_bytes(bytes) else {
+            let Ok(record) = CodecRecord::read_from_bytes(bytes) else {
                 continue;
             };
             if record.state.get() == 0 {
@@ -182,46 +182,46 @@ fn text(field: &[u8]) -> &str {
     std::str::from_utf8(&field[..len]).unwrap_or_default()
 }
 
-/// The records and dictionaries of a mapped image. Whoever changes them holds the codec table's lock for changes.
+/// The records and dictionaries of a mapped image. Changing them takes the codec table's lock for changes.
 pub(crate) struct Records {
     region: Arc<Region>,
-    geometry: Geometry,
+    geometry: ImageGeometry,
 }
 
 impl Records {
-    pub(crate) fn new(region: Arc<Region>, geometry: Geometry) -> Records {
+    pub(crate) fn new(region: Arc<Region>, geometry: ImageGeometry) -> Records {
         Records { region, geometry }
     }
 
     fn words(&self, index: usize) -> &[std::sync::atomic::AtomicU64] {
-        let at = self.geometry.codecs_offset() + (index * size_of::<Record>()) as u64;
+        let at = self.geometry.codecs_offset() + (index * size_of::<CodecRecord>()) as u64;
         self.region.words(at, RECORD_WORDS)
     }
 
-    /// Remembers a codec under an index that is not in use. Where this fails nothing was changed.
+    /// Writes a codec under an index that is not in use. No effect where this fails.
     pub(crate) fn put(&self, index: usize, codec: &Codec) -> Result<(), Error> {
         let area = self.geometry.dictionary_offset(index);
-        let record = Record::new(codec, area)?;
+        let record = CodecRecord::new(codec, area)?;
         self.write(area, codec.dictionary());
         let words = self.words(index);
         let bytes = record.as_bytes().as_chunks::<8>().0;
         for (slot, word) in words.iter().zip(bytes).skip(1) {
             slot.store(u64::from_ne_bytes(*word), Relaxed);
         }
-        // In use only when all else is there. Only this process's death can come between the two, and what a thread
-        // wrote to shared memory before it died stays written, in its order.
+        // The state word comes last. Only this process's death can come between the two, and stores to shared memory
+        // before it persist in order.
         fence(Release);
         words[0].store(u64::from_ne_bytes(U64::new(IN_USE).to_bytes()), Release);
         Ok(())
     }
 
-    /// Forgets a codec and gives its dictionary's memory back.
+    /// Removes a codec and gives its dictionary's memory back.
     pub(crate) fn remove(&self, index: usize) {
         self.words(index)[0].store(0, Release);
         self.punch(index);
     }
 
-    /// Gives back what an area may hold.
+    /// Gives back the memory of an area.
     pub(crate) fn punch(&self, index: usize) {
         self.region
             .release(self.geometry.dictionary_offset(index), AREA_BYTES);
@@ -247,11 +247,11 @@ impl Records {
     }
 
     /// All records in use, checked, with their dictionaries.
-    pub(crate) fn read_all(&self) -> Result<[Option<(Record, Vec<u8>)>; CODECS], HeaderError> {
+    pub(crate) fn read_all(&self) -> Result<[Option<(CodecRecord, Vec<u8>)>; CODECS], HeaderError> {
         let mut page = [0; PAGE_SIZE];
         page.copy_from_slice(&self.read(self.geometry.codecs_offset(), PAGE_SIZE));
         let mut all = [const { None }; CODECS];
-        for (index, record) in Record::parse_all(&page, &self.geometry)?
+        for (index, record) in CodecRecord::parse_all(&page, &self.geometry)?
             .into_iter()
             .enumerate()
         {

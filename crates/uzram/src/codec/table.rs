@@ -5,17 +5,17 @@
 //! A slot's word names its codec by index. An entry is filled before any word names it, and emptied only when no word
 //! does and none can any more:
 //!
-//! 1. Only an encoder makes words that name a codec, and an encoder belongs to a stream, or to a recompression, which
-//!    works only while nobody changes codecs. Changing the primary replaces
-//!    the encoder of every stream under that stream's lock. Once that is through, every write that used the old codec
-//!    has ended and been counted: that is the grace period, and it costs requests nothing.
+//! 1. Only an encoder makes words that name a codec. It belongs to a stream, or to a recompression, which excludes
+//! changes of codecs. Changing the primary replaces the encoder of every stream under that stream's lock. After that
+//! every write that used the old codec has ended and been counted: that is the grace period, and it costs requests
+//! nothing.
 //! 2. From then on the entry's count of objects only falls. An object is counted off after another word was published
-//!    in its place, which takes the slot's lock; so when the count is 0, whoever read an object of this codec has let
-//!    go of its slot, and saw to it that the lock's release happens before what follows here.
-//! 3. So who holds the lock of a slot whose word names an entry may use the entry until it lets go of the lock.
+//! in its place, under the slot's lock. So when the count is 0, every reader of an object of this codec has released
+//! its slot, and that release happens before what follows here.
+//! 3. So the holder of a slot's lock may use the entry that its word names until it releases the lock.
 //!
-//! A codec that has a priority is kept without objects, too. Changes are made one at a time, under `changing`; nothing
-//! that a request does waits for that lock.
+//! A codec with a priority is kept without objects, too. Changes are serialised by `changing`, which no request waits
+//! for.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
@@ -24,34 +24,51 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use uzram_compress::{Decoder, Error as CodecError};
 
 use super::{CODECS, Codec, PRIORITIES, Records};
-use crate::canary::{Canary, sings};
 use crate::counters::Counters;
 use crate::stream::PerCpu;
 use crate::table::SlotGuard;
 use crate::word::Content;
 use crate::{Error, HeaderError};
 
-/// What a device knows of one of its codecs. See [`crate::Device::codecs`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One codec of a device and its statistics. See [`crate::Device::codecs`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CodecStats {
     /// Its index in the slots' words.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub index: usize,
     /// The algorithm's name.
-    pub algorithm: &'static str,
+    pub algorithm: String,
     /// The driver's name.
-    pub driver: &'static str,
+    pub driver: String,
     /// The parameters that differ from the defaults, as `level=1`; empty for none.
     pub params: String,
     /// Length of its dictionary, 0 for none.
     pub dictionary_bytes: u64,
-    /// Memory of the dictionary, of what was made of it, and of the readers' contexts.
+    /// Memory of the dictionary, of digests of it, and of the readers' contexts.
     pub memory_bytes: u64,
     /// Objects that are compressed with it. One that pages share counts for each of them.
     pub objects: u64,
     /// Their bytes, likewise.
     pub object_bytes: u64,
-    /// Its priorities: 0 for the primary, 1 to 3 for a secondary. Empty: it is only there for the objects it has left.
+    /// Its priorities: 0 for the primary, 1 to 3 for a secondary. Empty: kept only for its objects.
     pub priorities: Vec<usize>,
+}
+
+/// The command line's form, with only the length of the dictionary: `zstd(level=1,dict:16384)`.
+impl std::fmt::Display for CodecStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dictionary = match self.dictionary_bytes {
+            0 => String::new(),
+            bytes => format!("dict:{bytes}"),
+        };
+        let words = [self.params.as_str(), dictionary.as_str()];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        match words.is_empty() {
+            true => f.write_str(&self.algorithm),
+            false => write!(f, "{}({})", self.algorithm, words.join(",")),
+        }
+    }
 }
 
 /// Which codec has which priority.
@@ -59,7 +76,7 @@ pub struct CodecStats {
 pub(crate) struct Roles(pub(crate) [Option<u8>; PRIORITIES]);
 
 impl Roles {
-    /// As the image has it: a byte for each priority, the index and 1, or 0 for none.
+    /// Encodes for the image: a byte for each priority, the index and 1, or 0 for none.
     pub(crate) fn to_word(self) -> u64 {
         let byte = |(at, role): (usize, &Option<u8>)| {
             role.map_or(0, |index| (u64::from(index) + 1) << (8 * at))
@@ -68,7 +85,7 @@ impl Roles {
     }
 
     /// `None`: no version so far wrote such a word, or it has no primary.
-    pub(crate) fn of_word(word: u64) -> Option<Roles> {
+    pub(crate) fn from_word(word: u64) -> Option<Roles> {
         let mut roles = Roles::default();
         for (role, byte) in roles.0.iter_mut().zip(word.to_le_bytes()) {
             *role = byte.checked_sub(1);
@@ -81,7 +98,7 @@ impl Roles {
         (known && word >> (8 * PRIORITIES) == 0 && roles.0[0].is_some()).then_some(roles)
     }
 
-    pub(crate) fn of_codec(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn priorities_of(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         let is = move |role: &Option<u8>| role.is_some_and(|role| usize::from(role) == index);
         (0..PRIORITIES).filter(move |priority| is(&self.0[*priority]))
     }
@@ -90,16 +107,16 @@ impl Roles {
 /// One reader's contexts: one for each codec that needs one to decompress.
 pub(crate) struct Reader([Option<Box<dyn Decoder>>; CODECS]);
 
-struct Entry {
+struct RosterEntry {
     codec: Arc<Codec>,
     /// Memory of all readers' contexts.
     reader_bytes: u64,
 }
 
-/// What is known of the entries, for those who look and change; requests use `shared`.
+/// The entries, for listing and changing; requests use `shared`.
 #[derive(Default)]
 struct Roster {
-    entries: [Option<Entry>; CODECS],
+    entries: [Option<RosterEntry>; CODECS],
     roles: Roles,
 }
 
@@ -116,7 +133,7 @@ pub(crate) struct Codecs {
     records: Records,
 }
 
-/// What an image's records became: codecs by their index, and their priorities.
+/// Codecs prepared from an image's records, by index, and their priorities.
 #[derive(Default)]
 pub(crate) struct Loaded {
     pub(crate) codecs: [Option<Codec>; CODECS],
@@ -152,7 +169,7 @@ impl Codecs {
         }
     }
 
-    /// The right to change the table if nobody has it.
+    /// The right to change the table, if it is free.
     pub(crate) fn try_change(&self) -> Option<Changing<'_>> {
         let lock = match self.changing.try_lock() {
             Ok(lock) => lock,
@@ -170,7 +187,7 @@ impl Codecs {
     }
 
     /// The codec of a priority, and its index.
-    pub(crate) fn of_priority(&self, priority: usize) -> Option<(u8, Arc<Codec>)> {
+    pub(crate) fn by_priority(&self, priority: usize) -> Option<(u8, Arc<Codec>)> {
         let roster = self.roster();
         let index = roster.roles.0[priority]?;
         let entry = roster.entries[usize::from(index)].as_ref()?;
@@ -178,7 +195,7 @@ impl Codecs {
     }
 
     /// The codec that a locked slot's word names; `None` if it names none.
-    pub(crate) fn of_slot<'a>(&'a self, slot: &'a SlotGuard<'_>) -> Option<&'a Codec> {
+    pub(crate) fn by_slot<'a>(&'a self, slot: &'a SlotGuard<'_>) -> Option<&'a Codec> {
         let algorithm = slot.content().codec()?;
         let codec = self.shared[usize::from(algorithm)].load(Acquire);
         #[expect(
@@ -201,7 +218,7 @@ impl Codecs {
             .is_some_and(|index| with_context >> index & 1 == 1)
     }
 
-    /// Whether some entries are only there for their objects.
+    /// Whether some entries are kept only for their objects.
     pub(crate) fn has_leaving(&self) -> bool {
         self.leaving.load(Relaxed) != 0
     }
@@ -212,13 +229,13 @@ impl Codecs {
             .entries
             .iter()
             .flatten()
-            .map(Entry::memory_bytes)
+            .map(RosterEntry::memory_bytes)
             .sum()
     }
 
     /// Dictionaries' bytes in the image.
     pub(crate) fn dictionary_bytes(&self) -> u64 {
-        let of = |entry: &Entry| entry.codec.dictionary().len() as u64;
+        let of = |entry: &RosterEntry| entry.codec.dictionary().len() as u64;
         self.roster().entries.iter().flatten().map(of).sum()
     }
 
@@ -228,24 +245,24 @@ impl Codecs {
         entries
             .filter_map(|(index, entry)| {
                 let entry = entry.as_ref()?;
-                let (objects, object_bytes) = counters.of_codec(index);
+                let (objects, object_bytes) = counters.codec_totals(index);
                 Some(CodecStats {
                     index,
-                    algorithm: entry.codec.algorithm.name(),
-                    driver: entry.codec.algorithm.driver_name(),
+                    algorithm: entry.codec.algorithm.name().into(),
+                    driver: entry.codec.algorithm.driver_name().into(),
                     params: entry.codec.params_text(),
                     dictionary_bytes: entry.codec.dictionary().len() as u64,
                     memory_bytes: entry.memory_bytes(),
                     objects,
                     object_bytes,
-                    priorities: roster.roles.of_codec(index).collect(),
+                    priorities: roster.roles.priorities_of(index).collect(),
                 })
             })
             .collect()
     }
 }
 
-impl Entry {
+impl RosterEntry {
     fn memory_bytes(&self) -> u64 {
         // The image's copy takes whole pages.
         let stored = self
@@ -258,13 +275,13 @@ impl Entry {
 }
 
 impl Changing<'_> {
-    /// The index of an equal codec, or of this one in a free entry: remembered in the image, and with contexts for
-    /// all readers. Nothing is changed where this fails.
+    /// Returns the index of an equal codec, or adds this one: writes its record and makes contexts for all readers.
+    /// No effect where this fails.
     pub(crate) fn admit(&self, codec: Codec) -> Result<u8, Error> {
         let table = self.codecs;
         let (same, free) = {
             let entries = &table.roster().entries;
-            let same = |entry: &Option<Entry>| {
+            let same = |entry: &Option<RosterEntry>| {
                 entry
                     .as_ref()
                     .is_some_and(|entry| entry.codec.is_same_as(&codec))
@@ -285,7 +302,7 @@ impl Changing<'_> {
         Ok(index as u8)
     }
 
-    /// Takes over what an image's records say. Before the device is in use.
+    /// Loads an image's codecs, before the device is in use.
     pub(crate) fn load(&self, loaded: Loaded) -> Result<(), Error> {
         let readers = self.codecs.readers.count();
         for (index, codec) in loaded.codecs.into_iter().enumerate() {
@@ -294,7 +311,7 @@ impl Changing<'_> {
                     let contexts = codec.decoders(readers)?;
                     self.install(index, codec, contexts);
                 }
-                // Somebody may have died between writing a dictionary and saying so.
+                // The last process may have died between writing a dictionary and its record.
                 None => self.codecs.records.punch(index),
             }
         }
@@ -317,7 +334,7 @@ impl Changing<'_> {
         let codec = Arc::new(codec);
         table.shared[index].store(Arc::as_ptr(&codec).cast_mut(), Release);
         let mut roster = table.roster();
-        roster.entries[index] = Some(Entry {
+        roster.entries[index] = Some(RosterEntry {
             codec,
             reader_bytes,
         });
@@ -339,7 +356,7 @@ impl Changing<'_> {
     pub(crate) fn retire_unused(&self, counters: &Counters) {
         for index in 0..CODECS {
             let leaving = self.codecs.leaving.load(Relaxed) >> index & 1 == 1;
-            if leaving && (counters.of_codec(index).0 == 0 || sings(Canary::CodecDropped)) {
+            if leaving && counters.codec_totals(index).0 == 0 {
                 self.retire(index);
             }
         }
@@ -347,7 +364,7 @@ impl Changing<'_> {
 
     fn retire(&self, index: usize) {
         let table = self.codecs;
-        // The image first: whatever dies from here on, nothing that is needed goes.
+        // The image first: a death from here on loses nothing that is needed.
         table.records.remove(index);
         table.shared[index].store(std::ptr::null_mut(), Release);
         table.with_context.fetch_and(!(1 << index), Relaxed);
@@ -362,7 +379,7 @@ impl Codecs {
     fn note_leaving(&self, roster: &Roster) {
         let bit = |index: usize| {
             let leaving =
-                roster.entries[index].is_some() && roster.roles.of_codec(index).count() == 0;
+                roster.entries[index].is_some() && roster.roles.priorities_of(index).count() == 0;
             u16::from(leaving) << index
         };
         self.leaving.store((0..CODECS).map(bit).sum(), Relaxed);
@@ -375,7 +392,7 @@ pub(crate) struct Contexts<'a> {
     codecs: &'a Codecs,
     cpu: usize,
     reader: Option<MutexGuard<'a, Reader>>,
-    /// Whether the pages that are read count as used; and the present second where their ages are kept.
+    /// Whether reads count as accesses; and the present second where ages are kept.
     pub(crate) noticed: bool,
     pub(crate) now: Option<u32>,
 }
@@ -390,7 +407,7 @@ impl<'a> Contexts<'a> {
         }
     }
 
-    /// For reading that is nobody's request: idle pages stay idle.
+    /// For reads that are no requests: idle pages stay idle.
     pub(crate) fn unnoticed(codecs: &'a Codecs, cpu: usize) -> Contexts<'a> {
         Contexts {
             codecs,
@@ -420,9 +437,9 @@ impl<'a> Contexts<'a> {
         object: &[u8],
         out: &mut [u8],
     ) -> Result<usize, CodecError> {
-        let (Some(algorithm), Some(codec)) = (slot.content().codec(), self.codecs.of_slot(slot))
+        let (Some(algorithm), Some(codec)) = (slot.content().codec(), self.codecs.by_slot(slot))
         else {
-            // Only words of codecs that are there are published or attached to.
+            // Only words of known codecs are published or attached to.
             return Err(CodecError::Corrupt {
                 algorithm: "unknown",
             });
@@ -444,7 +461,7 @@ impl<'a> Contexts<'a> {
 /// The state word of the roles.
 pub(crate) fn load_roles(word: &AtomicU64) -> Result<Roles, HeaderError> {
     let what = "the codecs' priorities";
-    Roles::of_word(word.load(Acquire)).ok_or(HeaderError::Inconsistent { what })
+    Roles::from_word(word.load(Acquire)).ok_or(HeaderError::Inconsistent { what })
 }
 
 #[cfg(test)]
@@ -457,11 +474,11 @@ mod tests {
             Roles([Some(0), None, None, None]),
             Roles([Some(15), Some(0), None, Some(15)]),
         ] {
-            assert_eq!(Roles::of_word(roles.to_word()), Some(roles));
+            assert_eq!(Roles::from_word(roles.to_word()), Some(roles));
         }
         assert_eq!(Roles([Some(2), None, Some(0), None]).to_word(), 0x0001_0003);
         for word in [0, 0x100, 17, 1 | 1 << 40, u64::MAX] {
-            assert_eq!(Roles::of_word(word), None, "{word:#x}");
+            assert_eq!(Roles::from_word(word), None, "{word:#x}");
         }
     }
 }

@@ -44,10 +44,10 @@ impl Key {
     }
 
     /// What an entry for it has besides handle and references.
-    pub(super) fn entry(self) -> Entry {
+    pub(super) fn entry(self) -> IndexEntry {
         let tag = self.tag();
         let low = u64::from(tag) & ((1 << LOW_TAG_BITS) - 1);
-        Entry {
+        IndexEntry {
             key: low << LOW_TAG
                 | u64::from(self.algorithm & 15) << ALGORITHM
                 | (self.len as u64 - 1) << LEN,
@@ -58,13 +58,13 @@ impl Key {
 
 /// An entry as it lies in a bucket.
 #[derive(Clone, Copy)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     pub(super) key: u64,
     pub(super) rest: u32,
 }
 
-impl Entry {
-    pub(super) const NONE: Entry = Entry { key: 0, rest: 0 };
+impl IndexEntry {
+    pub(super) const NONE: IndexEntry = IndexEntry { key: 0, rest: 0 };
 
     pub(super) fn refs(self) -> u32 {
         self.rest & MAX_REFS
@@ -81,7 +81,7 @@ impl Entry {
         (self.tag() as usize ^ len ^ len >> 6) % BUCKETS
     }
 
-    pub(super) fn is_like(self, wanted: Entry) -> bool {
+    pub(super) fn is_like(self, wanted: IndexEntry) -> bool {
         self.refs() > 0
             && self.key & !HANDLE_MASK == wanted.key
             && self.rest & !MAX_REFS == wanted.rest
@@ -96,14 +96,14 @@ pub(super) struct Bucket<'a> {
 }
 
 impl Bucket<'_> {
-    pub(super) fn get(&self, way: usize) -> Entry {
-        Entry {
+    pub(super) fn get(&self, way: usize) -> IndexEntry {
+        IndexEntry {
             key: self.keys[way].load(Relaxed),
             rest: self.rests[way].load(Relaxed),
         }
     }
 
-    pub(super) fn set(&self, way: usize, entry: Entry) {
+    pub(super) fn set(&self, way: usize, entry: IndexEntry) {
         self.keys[way].store(entry.key, Relaxed);
         self.rests[way].store(entry.rest, Relaxed);
     }

@@ -1,7 +1,7 @@
 //! The hash by which the dedup index finds objects: two multiplications for every 32 bytes, keyed.
 //!
-//! It need only spread well: objects are always compared. The keys are random and never leave the process, so that
-//! nobody can make pages that meet in one place of the index. It is not part of the image: who attaches hashes anew.
+//! It need only spread well: objects are always compared. The keys are random and never leave the process, so nobody
+//! can craft pages that collide. It is not part of the image: attaching hashes anew.
 
 /// Words that are mixed at a time.
 const LANES: usize = 4;

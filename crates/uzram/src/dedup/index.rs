@@ -1,14 +1,14 @@
-//! The index: which object has that hash, and how many words name it. Derived, in private memory, never on the heap.
+//! The index: finds objects by hash and counts the words that name them. Derived, in private memory, never on the
+//! heap.
 //!
-//! Up to 64 *shards*, each behind a lock of its own, by the highest bits of the hash. A shard is an extendible hash table: a
-//! directory by the leading bits of a hash, which names *pages* of 4096 bytes. A page that is nearly full is split in two,
-//! and the directory is doubled when the page had it to itself. So the table grows by a page at a time, whoever grows it
-//! moves some 300 entries, and nobody ever waits for the whole to be made anew. Directory and pages lie in reserved
-//! address space and are not touched before they are needed.
+//! It has up to 64 *shards* with a lock each, by the highest bits of the hash. A shard is an extendible hash table: a
+//! directory by the leading bits of a hash, which names *pages* of 4096 bytes. A page that is nearly full is split in
+//! two, and the directory is doubled when only one of its entries named the page. So the table grows by a page at a
+//! time: a split moves some 300 entries, and no write ever waits for a rehash of the whole. Directory and pages lie
+//! in reserved address space and are not touched before they are needed.
 //!
-//! A page has 64 *buckets*, a cache line each: five entries of 12 bytes, and the number of entries whose place would be
-//! here and that lie in one of the following buckets, since this one was full. A look-up of what is not there mostly
-//! reads one line.
+//! A page has 64 *buckets*, a cache line each: five entries of 12 bytes, and the number of entries that overflowed
+//! from here into one of the following buckets. A miss mostly reads one line.
 //!
 //! An entry has the object's handle, length and codec, 21 more bits of its hash, and its references. The caller compares
 //! the bytes. An index that has no room refuses an entry; then the object is simply not shared.
@@ -24,7 +24,7 @@ use crossbeam_utils::CachePadded;
 use uzram_pool::Region;
 
 use super::entry::{
-    BUCKETS, Bucket, Entry, HANDLE_MASK, Key, MAX_REFS, SHARD_BITS, TAG_BITS, WAYS,
+    BUCKETS, Bucket, HANDLE_MASK, IndexEntry, Key, MAX_REFS, SHARD_BITS, TAG_BITS, WAYS,
 };
 use crate::PAGE_SIZE;
 
@@ -53,7 +53,7 @@ pub(super) struct Index {
     region: Region,
     /// The directory of a shard has at most 2 to the power of this many entries, and the shard as many pages.
     max_depth: u32,
-    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    shards: Box<[CachePadded<Mutex<IndexShard>>]>,
     /// References that an entry counts; fewer in tests.
     pub(super) most_refs: u32,
     /// Pages in use.
@@ -61,13 +61,13 @@ pub(super) struct Index {
 }
 
 #[derive(Default)]
-struct Shard {
+struct IndexShard {
     /// The directory has 2 to the power of this many entries.
     depth: u32,
     /// Pages in use; 0 before the first entry.
     pages: u32,
     entries: u64,
-    /// References that went while others stayed, since somebody asked.
+    /// References dropped while others stayed, since the last question.
     parted: u64,
 }
 
@@ -75,11 +75,11 @@ struct Shard {
 pub(super) struct Locked<'a> {
     index: &'a Index,
     number: usize,
-    shard: MutexGuard<'a, Shard>,
+    shard: MutexGuard<'a, IndexShard>,
 }
 
 impl Index {
-    /// For that many objects; takes no memory yet.
+    /// An index for that many objects; takes no memory yet.
     pub(super) fn new(objects: u64) -> std::io::Result<Index> {
         let shards = (objects / OBJECTS_PER_SHARD)
             .next_power_of_two()
@@ -125,12 +125,12 @@ impl Index {
             let bytes = shard_bytes(self.max_depth);
             self.region.release(number as u64 * bytes, bytes);
             self.pages.fetch_sub(locked.shard.pages.into(), Relaxed);
-            *locked.shard = Shard::default();
+            *locked.shard = IndexShard::default();
         }
     }
 
-    /// Whether so many references went while others stayed, since the last time that this was so, that it matters for
-    /// the number of entries.
+    /// Whether enough references were dropped while others stayed, in proportion to the entries, since the last time
+    /// that this was so.
     pub(super) fn many_parted(&self) -> bool {
         let (mut parted, mut entries) = (0, 0);
         for number in 0..self.shards.len() {
@@ -241,7 +241,7 @@ impl Locked<'_> {
         self.bucket(spot.page, spot.bucket).get(spot.way).refs()
     }
 
-    /// The object lies elsewhere now.
+    /// Replaces the object's handle.
     pub(super) fn relocate(&mut self, spot: Spot, handle: u64) {
         let bucket = self.bucket(spot.page, spot.bucket);
         let mut entry = bucket.get(spot.way);
@@ -249,7 +249,7 @@ impl Locked<'_> {
         bucket.set(spot.way, entry);
     }
 
-    /// Counts one reference more; `false` if the entry counts no more.
+    /// Adds a reference; `false` if the entry counts no more.
     pub(super) fn join(&mut self, spot: Spot) -> bool {
         let bucket = self.bucket(spot.page, spot.bucket);
         let mut entry = bucket.get(spot.way);
@@ -259,7 +259,7 @@ impl Locked<'_> {
         room
     }
 
-    /// Counts one reference less. Returns how many are left: with the last one the entry goes.
+    /// Drops a reference and returns how many are left. The entry goes with the last one.
     pub(super) fn part(&mut self, spot: Spot) -> u32 {
         let bucket = self.bucket(spot.page, spot.bucket);
         let mut entry = bucket.get(spot.way);
@@ -270,7 +270,7 @@ impl Locked<'_> {
             self.shard.parted += 1;
             return left;
         }
-        bucket.set(spot.way, Entry::NONE);
+        bucket.set(spot.way, IndexEntry::NONE);
         if spot.bucket != spot.home {
             self.bucket(spot.page, spot.home).add_elsewhere(-1);
         }
@@ -279,8 +279,8 @@ impl Locked<'_> {
         0
     }
 
-    /// Enters an object with one reference; `false` if there is no room. `hard`: uses the last room that there is, for
-    /// one that has to be entered.
+    /// Adds an object with one reference; `false` if there is no room. `hard`: uses the last room, for an object that
+    /// must be entered.
     pub(super) fn insert(&mut self, key: Key, handle: u64, hard: bool) -> bool {
         debug_assert!(handle <= HANDLE_MASK && (1..=PAGE_SIZE).contains(&key.len));
         if self.shard.pages == 0 {
@@ -302,8 +302,8 @@ impl Locked<'_> {
         true
     }
 
-    /// Puts an entry into a page that has room.
-    fn put(&self, page: u32, entry: Entry) {
+    /// Adds an entry to a page that has room.
+    fn put(&self, page: u32, entry: IndexEntry) {
         let home = entry.home();
         for distance in 0..BUCKETS {
             let bucket = self.bucket(page, (home + distance) % BUCKETS);
@@ -342,11 +342,11 @@ impl Locked<'_> {
         for entry in &self.directory()[first + each / 2..first + each] {
             entry.store(new, Relaxed);
         }
-        let mut entries = [Entry::NONE; FULL as usize];
+        let mut entries = [IndexEntry::NONE; FULL as usize];
         for (at, entry) in entries.iter_mut().enumerate() {
             let bucket = self.bucket(page, at / WAYS);
             *entry = bucket.get(at % WAYS);
-            bucket.set(at % WAYS, Entry::NONE);
+            bucket.set(at % WAYS, IndexEntry::NONE);
             bucket.rests[WAYS].store(0, Relaxed);
         }
         for page in [page, new] {

@@ -1,34 +1,34 @@
 //! Dedup: pages with the same contents share one object, copy on write. Off unless asked for.
 //!
-//! The same pages make the same objects with the same codec, so it is objects that are compared, and nothing has to be
-//! decompressed for it. While dedup is on, each object that a write makes is looked up in the index (`index.rs`) by a
-//! hash (`hash.rs`) and compared byte by byte with what is found; either it is stored there already and gets one
-//! reference more, or it is stored and entered. Both are published as *shared* words. To write such a page is to
-//! publish another word, as ever: nothing has to be copied first.
+//! Equal pages make equal objects with the same codec, so objects are compared, and nothing is decompressed. While
+//! dedup is on, each object that a write makes is looked up in the index (`index.rs`) by a hash (`hash.rs`) and
+//! compared byte by byte. Either it is stored already and gets a reference, or it is stored and entered. Both are
+//! published as *shared* words. Writing such a page publishes another word, as ever; nothing is copied first.
 //!
 //! # What keeps a shared object
 //!
-//! The words are the truth, references are derived: who attaches counts them again. An object has as many as there are
-//! words that name it, and one for each write between finding it and publishing its word, and for each that has replaced
-//! such a word and not yet let go. So:
+//! The words are the truth, references are derived: attaching counts them again. An object has one reference for each
+//! word that names it, one for each write between finding it and publishing its word, and one for each write that has
+//! replaced such a word and not yet released it. So:
 //!
-//! * who holds the lock of a slot whose word names the object may read it: the word's reference cannot go meanwhile;
-//! * who holds the lock of the object's shard of the index, and finds it there, may read it;
-//! * it is freed by who takes the last reference away, when it is not in the index any more;
-//! * who holds both locks, with one reference in the index, is alone with it: compaction moves it then. One to which
-//!   several words refer stays where it is: nobody knows the others.
+//! * the holder of the lock of a slot whose word names the object may read it: the word's reference cannot go
+//! meanwhile;
+//! * the holder of the lock of the object's index shard, who finds it there, may read it;
+//! * the thread that drops the last reference, and with it the index entry, frees it;
+//! * the holder of both locks, with one reference in the index, has it exclusively: compaction moves it then. An
+//! object with several references stays in place, since its other words are unknown.
 //!
-//! A shared word is only published for what is in the index. Object and word name the codec both; an entry may outlive its
-//! codec's index by a moment, which does no harm: the bytes were compared, and the word names the codec that made them.
+//! A shared word is only published for what is in the index. Object and word both name the codec. An entry may
+//! outlive its codec's index by a moment, which is harmless: the bytes were compared, and the word names the codec
+//! that made them.
 //!
-//! The owner that the pool keeps with an object is one of those who refer to it, or was. If many went that others
-//! outlived, compaction first gives each object to somebody who has it (`Device::adopt`).
+//! The owner that the pool keeps with an object is one of the pages that refer to it, or was. After many of those
+//! have gone, compaction first assigns each object a current owner (`Device::adopt`).
 //!
 //! # The side channel
 //!
-//! Whether a write was shared can be told from its time and from the memory in use. So who may write to a device and
-//! measure one of both can find out whether a page that he guesses is on it. A device should not be shared this way by
-//! those who do not trust each other.
+//! Latency and memory use tell whether a write was shared. Who may write to a device and measure either can test a
+//! guess about its contents. Users who do not trust each other should not share such a device.
 //!
 //! **Lock order**: a shard of the index after a slot, before a pool bin.
 
@@ -41,7 +41,7 @@ mod tests;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use uzram_pool::{Object, Place, Pool, Restore, current_cpu};
+use uzram_pool::{Destination, Object, Pool, PoolRestore, current_cpu};
 
 use crate::Error;
 use crate::device::Device;
@@ -51,7 +51,7 @@ use entry::Key;
 use hash::Hasher;
 use index::{Index, Locked, Spot};
 
-/// What a device has for dedup, whether it is on or not: words may be shared from before.
+/// Dedup state of a device, whether it is on or not: words may be shared from before.
 pub(crate) struct Dedup {
     on: AtomicBool,
     hasher: Hasher,
@@ -73,7 +73,7 @@ impl Dedup {
         self.index.bytes()
     }
 
-    /// Gives back what the index does not need.
+    /// Gives back unused memory of the index.
     pub(crate) fn trim(&self) {
         self.index.trim();
     }
@@ -86,16 +86,20 @@ impl Dedup {
         }
     }
 
-    /// Notes a shared word that another process left, and its object with the first that names it. Returns whether it was
+    /// Records a shared word of an image, and its object with the first word that names it. Returns whether it was
     /// not the first.
-    pub(crate) fn take_over(&self, content: Content, restore: &Restore) -> Result<bool, String> {
+    pub(crate) fn take_over(
+        &self,
+        content: Content,
+        restore: &PoolRestore,
+    ) -> Result<bool, String> {
         let Some((algorithm, handle, len)) = parts(content) else {
             return Ok(false);
         };
         let bytes = restore.bytes(handle, len).map_err(|d| d.to_string())?;
         let key = self.key(algorithm, bytes);
-        // One that names the same object and does not agree on length or codec does not find it, and is told that it is
-        // another's.
+        // A word that names the same object with another length or codec misses the entry, and gets the error of an
+        // object with two owners.
         let mut shard = self.index.lock(key);
         if let Some(spot) = shard.find(key, handle) {
             return match shard.join(spot) {
@@ -130,7 +134,7 @@ pub(crate) struct Sole<'a> {
 }
 
 impl Sole<'_> {
-    /// The object lies at another handle, complete, from now on.
+    /// Replaces the object's handle, after the copy is complete.
     pub(crate) fn relocate(mut self, handle: u64) {
         self.shard.relocate(self.spot, handle);
     }
@@ -147,28 +151,28 @@ fn indexed<'a>(pool: &'a Pool, _shard: &'a Locked<'_>, handle: u64, len: usize) 
 }
 
 impl Device {
-    /// Whether what is written is looked up among what is stored.
+    /// Whether dedup is on.
     pub fn dedup(&self) -> bool {
         self.dedup.on.load(Relaxed)
     }
 
-    /// Lets pages that are written from now on share an object with others of the same contents that were written while
-    /// this was on; or no more: what is shared stays so until it is rewritten. Part of the image. Costs some 20 bytes for
-    /// each page and a look at each object. Not for those who do not trust each other: see
-    /// [the crate's documentation](crate#dedup).
+    /// Turns dedup on or off. While it is on, a written page shares the object of an equal page that was written
+    /// while it was on. What is shared stays so until it is rewritten. Part of the image. Costs some 20 bytes for
+    /// each page and a look at each object. Not for users who do not trust each other: see [the crate's
+    /// documentation](crate#dedup).
     ///
-    /// [`Error::Invalid`] for a device with a reserve ([`crate::Builder::reserve_bytes`]): the index takes memory from the
-    /// system when it grows.
+    /// [`Error::DedupWithReserve`] for a device with a reserve ([`crate::Builder::reserve_bytes`]): the index takes
+    /// memory from the system as it grows.
     pub fn set_dedup(&self, on: bool) -> Result<(), Error> {
         if on && self.pool.has_stock() {
-            return Err(with_reserve());
+            return Err(Error::DedupWithReserve);
         }
         self.state()[state::DEDUP].store(on.into(), Relaxed);
         self.dedup.on.store(on, Relaxed);
         Ok(())
     }
 
-    /// Stores a page's object, or finds it stored. Of a page as it is the codec is 0.
+    /// Stores a page's object, or finds it stored. The codec of an uncompressed page is 0.
     pub(crate) fn place_object(
         &self,
         page: u64,
@@ -190,10 +194,10 @@ impl Device {
         if let Some(handle) = self.join(key, bytes, cpu) {
             return Ok(shared(handle));
         }
-        // Not under the shard's lock: it may have to wait for memory.
+        // Outside of the shard's lock: it may wait for memory.
         let object = self.store(page, bytes, cpu)?;
         let mut shard = self.dedup.index.lock(key);
-        // Somebody may have stored the same meanwhile.
+        // Another write may have stored the same meanwhile.
         if let Some(handle) = self.join_in(&mut shard, key, bytes, cpu) {
             drop(shard);
             self.free(plain(algorithm, object, len));
@@ -209,7 +213,7 @@ impl Device {
         self.join_in(&mut self.dedup.index.lock(key), key, bytes, cpu)
     }
 
-    /// Refers to an object of these bytes, if there is one that counts another reference.
+    /// Takes a reference to an object of these bytes, if there is one that counts another.
     fn join_in(&self, shard: &mut Locked<'_>, key: Key, bytes: &[u8], cpu: usize) -> Option<u64> {
         let spot = {
             let shard = &*shard;
@@ -224,7 +228,7 @@ impl Device {
         Some(shard.handle(spot))
     }
 
-    /// Finds the entry of a shared object that the caller has a reference to.
+    /// Finds the entry of a shared object to which the caller has a reference.
     fn entry_of(&self, content: Content) -> Option<(Locked<'_>, Spot)> {
         let (algorithm, handle, len) = parts(content)?;
         #[expect(unsafe_code, reason = "a reference keeps the object")]
@@ -237,7 +241,7 @@ impl Device {
         Some((shard, spot))
     }
 
-    /// Lets go of a shared object that a word named which was replaced, or was not published.
+    /// Drops the reference of a word that was replaced or not published.
     pub(crate) fn part(&self, content: Content) {
         let Some((mut shard, spot)) = self.entry_of(content) else {
             // Only what is in the index is published as shared.
@@ -254,24 +258,25 @@ impl Device {
             return;
         }
         #[expect(unsafe_code, reason = "who takes the last reference owns the object")]
-        // SAFETY: no word refers to it, nobody has found it to refer to it, and nobody can any more.
+        // SAFETY: the last reference is gone and the entry with it: no word names it, and no write can find it any
+        // more.
         let object: Object = unsafe { self.pool.object(handle, len) };
         self.pool.free(object);
     }
 
-    /// Whether nobody else refers to what a locked slot holds.
+    /// Whether a locked slot's object has no other reference.
     pub(crate) fn is_sole(&self, content: Content) -> bool {
         parts(content).is_none() || self.sole(content).is_some()
     }
 
-    /// The shared object of a locked slot, if nobody else refers to it.
+    /// The shared object of a locked slot, if it has no other reference.
     pub(crate) fn sole(&self, content: Content) -> Option<Sole<'_>> {
         let (shard, spot) = self.entry_of(content)?;
         (shard.refs(spot) == 1).then_some(Sole { shard, spot })
     }
 
-    /// Sees to it that compaction finds the slots of shared objects, after many of those who had stored them are gone: it
-    /// finds them by the owner that the pool has of each.
+    /// Assigns shared objects a current owner, once many of the pages that stored them are gone: compaction finds
+    /// slots by the owner that the pool keeps.
     pub(crate) fn adopt(&self) {
         if !self.dedup.index.many_parted() {
             return;
@@ -298,13 +303,13 @@ impl Device {
         }
     }
 
-    /// Copies the object that a locked slot names to `to`, and tells the index, where it is one of its own. Returns the copy,
-    /// which the caller is to publish, and the object that nobody refers to then. `to` comes back if others refer to it.
+    /// Copies the object of a locked slot to `to`, and updates the index where it is shared. Returns the copy, for
+    /// the caller to publish, and the object without a reference. Returns `to` if there are other references.
     pub(crate) fn move_object(
         &self,
         content: Content,
-        to: Place,
-    ) -> Result<(Object, Object), Place> {
+        to: Destination,
+    ) -> Result<(Object, Object), Destination> {
         let shared = parts(content).is_some();
         let sole = self.sole(content);
         let Some((handle, len)) = content.object().filter(|_| !shared || sole.is_some()) else {
@@ -326,7 +331,7 @@ impl Device {
     }
 }
 
-/// A page's object that nobody else refers to.
+/// A page's unshared object.
 fn plain(algorithm: u8, handle: u64, len: usize) -> Content {
     match len {
         crate::PAGE_SIZE => Content::Huge { handle },
@@ -335,13 +340,5 @@ fn plain(algorithm: u8, handle: u64, len: usize) -> Content {
             handle,
             len: len as u16,
         },
-    }
-}
-
-pub(crate) fn with_reserve() -> Error {
-    Error::Invalid {
-        what: "dedup",
-        given: "on a device with a reserve (swap)".into(),
-        accepted: "a device without one".into(),
     }
 }

@@ -1,25 +1,20 @@
 //! What needs a weak hash or a short count: hashes that collide, references that run out. The rest is in `tests/dedup.rs`.
 
+use uzram_testkit::Random;
+
 use super::*;
 use crate::PAGE_SIZE;
 
 const PAGES: u64 = 3000;
 
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    *random >> 33
-}
-
 /// One of so many pages whose objects are of few different lengths, every 8th as it is.
 fn content(number: u64) -> [u8; PAGE_SIZE] {
-    let mut random = number * 2 + 1;
+    let mut random = Random::new(number);
     let mut bytes = [0; PAGE_SIZE];
     let noise = if number.is_multiple_of(8) { 512 } else { 20 };
     for (at, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         if at < noise {
-            *word = (next(&mut random) << 31 | next(&mut random)).to_le_bytes();
+            *word = random.next().to_le_bytes();
         }
     }
     bytes
@@ -45,11 +40,11 @@ fn hashes_that_collide_share_nothing_that_differs() {
         let mut device = device();
         device.dedup.hasher.mask = mask;
         let mut oracle = vec![None; PAGES as usize];
-        let mut random = mask | 1;
+        let mut random = Random::new(mask);
         for _ in 0..20_000 {
-            let (page, number) = (next(&mut random) % PAGES, next(&mut random) % 500);
+            let (page, number) = (random.below(PAGES), random.below(500));
             let at = page * PAGE_SIZE as u64;
-            if next(&mut random).is_multiple_of(8) {
+            if random.below(8) == 0 {
                 device.discard(at, PAGE_SIZE as u64).unwrap();
                 oracle[page as usize] = None;
                 continue;

@@ -1,10 +1,10 @@
-//! Training a dictionary on what a device holds, off the way of requests: sample pages, train on one half of them,
-//! judge on the other, adopt if it pays.
+//! Trains a dictionary on a device's pages, off the request path: samples pages, trains on one half, evaluates on the
+//! other, adopts it if it pays.
 //!
-//! `sample` reads the pages, `judge` compares. Nothing here is locked while it works, so requests only share the
-//! processor with it; memory is bounded by the number of samples.
+//! `sample` reads the pages, `compare` evaluates. No lock is held meanwhile, so requests only share the processor
+//! with it. The number of samples bounds its memory.
 
-mod judge;
+mod compare;
 mod sample;
 
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use uzram_compress::dictionary;
 
-pub use judge::pays;
+pub use compare::pays;
 
+use crate::apis::JobsApi;
 use crate::codec::{Codec, PRIORITIES};
-use crate::device::Device;
 use crate::{Error, PAGE_SIZE};
 
 /// Most pages that are sampled, 64 MiB.
 const MAX_PAGES: usize = 16 << 10;
 
-/// Whether a change pays that makes stored bytes the first and compression speed the second number times what they
-/// were: why, or why not.
+/// Decides whether a change of codec pays, from the ratio of stored bytes and that of compression speed. Says why, or
+/// why not.
 pub type Rule = fn(f64, f64) -> Result<String, String>;
 
 /// How to train.
@@ -59,6 +59,7 @@ impl Default for Training {
 /// What came of a training. Ratios are plain bytes over stored bytes of the pages that were judged, none of which was
 /// trained on.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrainReport {
     /// Pages sampled.
     pub pages_sampled: usize,
@@ -72,7 +73,7 @@ pub struct TrainReport {
     pub speed_ratio: f64,
     /// Length of the dictionary.
     pub dictionary_bytes: usize,
-    /// Memory that it costs: dictionary, what is made of it, contexts of readers.
+    /// Its cost in memory: dictionary, digests of it, contexts of readers.
     pub memory_cost_bytes: u64,
     /// Whether the device compresses with it now.
     pub adopted: bool,
@@ -80,22 +81,22 @@ pub struct TrainReport {
     pub reason: String,
 }
 
-impl Device {
-    /// Trains a dictionary for the algorithm in use, or a secondary, on pages that the device holds, and compresses with it from now on
-    /// if it pays ([`Training::rule`]). Objects that are there keep what they have until they are rewritten. A dictionary that is
-    /// in use already is competed with, and replaced, in the same way. Takes some seconds; belongs in a thread that no
-    /// request waits for.
+impl JobsApi<'_> {
+    /// Trains a dictionary for the primary or a secondary on pages of the device, and adopts it if it pays
+    /// ([`Training::rule`]). Objects keep their codec until they are rewritten. A dictionary in use already is
+    /// compared in the same way, and replaced. Takes some seconds; belongs in a thread that no request waits for.
     ///
-    /// [`Error::Invalid`] where there is no algorithm of that priority or it takes no dictionary; [`Error::Compress`] where there are too few pages,
-    /// they have nothing in common, or the length is out of range; else as [`Device::set_algorithm`].
-    pub fn train(&self, training: &Training) -> Result<TrainReport, Error> {
+    /// [`Error::Invalid`] where there is no algorithm of that priority, [`Error::NoDictionary`] where it takes none.
+    /// [`Error::Compress`] where the pages are too few or have nothing in common, or the length is out of range. Else
+    /// as [`Device::set_algorithm`].
+    pub fn train(self, training: &Training) -> Result<TrainReport, Error> {
         let current = self.codec_to_train(training.priority)?;
         let spec = current
             .algorithm
             .dictionary()
             .ok_or_else(|| self.no_dictionary(&current))?;
         let deadline = Instant::now() + training.patience;
-        let pages = self.sample(training.sample_pages.min(MAX_PAGES), deadline);
+        let pages = sample::sample(self.0, training.sample_pages.min(MAX_PAGES), deadline);
         let level = current.settings.c_int("level");
         let (samples, judged): (Vec<&[u8]>, Vec<_>) = pages
             .chunks_exact(2)
@@ -104,7 +105,7 @@ impl Device {
         let bytes = dictionary::train(spec, level, &samples, training.dictionary_bytes)?;
         let dictionary_bytes = bytes.len();
         let candidate = current.with_dictionary(Arc::from(bytes))?;
-        let verdict = judge::compare(&current, &candidate, &judged)?;
+        let verdict = compare::compare(&current, &candidate, &judged)?;
         let memory_cost_bytes = self.cost(&candidate)?;
         let plain = (judged.len() * PAGE_SIZE) as f64;
         let mut report = TrainReport {
@@ -122,7 +123,11 @@ impl Device {
         report.reason = match (training.rule)(size_ratio, verdict.speed_ratio) {
             Err(reason) => reason,
             Ok(reason) if training.dry_run => format!("{reason}; only tried"),
-            Ok(reason) if self.set_codec(training.priority, candidate, Some(&current))? => {
+            Ok(reason)
+                if self
+                    .0
+                    .set_codec(training.priority, candidate, Some(&current))? =>
+            {
                 report.adopted = true;
                 reason
             }
@@ -131,8 +136,8 @@ impl Device {
         Ok(report)
     }
 
-    fn codec_to_train(&self, priority: usize) -> Result<Arc<Codec>, Error> {
-        let codec = (priority < PRIORITIES).then(|| self.codecs.of_priority(priority));
+    fn codec_to_train(self, priority: usize) -> Result<Arc<Codec>, Error> {
+        let codec = (priority < PRIORITIES).then(|| self.0.codecs.by_priority(priority));
         let missing = || Error::Invalid {
             what: "training for priority",
             given: priority.to_string(),
@@ -142,24 +147,23 @@ impl Device {
         Ok(codec.flatten().ok_or_else(missing)?.1)
     }
 
-    fn no_dictionary(&self, codec: &Codec) -> Error {
-        let takers = self.registry.iter().filter(|a| a.dictionary().is_some());
+    fn no_dictionary(self, codec: &Codec) -> Error {
+        let takers = self.0.registry.iter().filter(|a| a.dictionary().is_some());
         let names: Vec<_> = takers.map(|a| a.driver_name()).collect();
-        Error::Invalid {
-            what: "a dictionary for",
-            given: codec.algorithm.driver_name().into(),
-            accepted: format!("these take one: {}", names.join(", ")),
+        Error::NoDictionary {
+            driver: codec.algorithm.driver_name(),
+            takers: names.join(", "),
         }
     }
 
     /// Memory that a codec with a dictionary takes beyond the encoders of the one before.
-    fn cost(&self, candidate: &Codec) -> Result<u64, Error> {
+    fn cost(self, candidate: &Codec) -> Result<u64, Error> {
         let one: usize = candidate
             .decoders(1)?
             .iter()
             .map(|decoder| decoder.memory_bytes())
             .sum();
-        let contexts = one * self.streams.count();
+        let contexts = one * self.0.streams.count();
         let stored = candidate.dictionary().len().next_multiple_of(PAGE_SIZE);
         Ok((candidate.prepared.memory_bytes() + stored + contexts) as u64)
     }

@@ -1,5 +1,5 @@
-//! Pages of a device, chosen at random among those that compression matters to, and read as any reader would, but
-//! without leaving a trace in the counters.
+//! Samples a device: random pages among those that compression matters to, read as any reader would, but without
+//! counting.
 
 use std::time::{Instant, SystemTime};
 
@@ -11,15 +11,15 @@ use crate::device::Device;
 
 /// Tables up to this many slots are gone through in a random order; in larger ones slots are drawn.
 const SHUFFLED: u64 = 1 << 20;
-/// Draws for each page that is wanted before a table is taken to be almost empty.
+/// Draws per wanted page after which a table counts as almost empty.
 const DRAWS: u64 = 2000;
-/// Slots looked at between looks at the clock.
+/// Slots visited between looks at the clock.
 const LOOKS: u64 = 256;
 
 /// xorshift64*.
-struct Random(u64);
+struct SampleRandom(u64);
 
-impl Random {
+impl SampleRandom {
     fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -28,46 +28,43 @@ impl Random {
     }
 }
 
-impl Device {
-    /// Up to `wanted` different pages that are compressed or huge, in a random order; fewer if there are no more or
-    /// the deadline comes.
-    pub(super) fn sample(&self, wanted: usize, deadline: Instant) -> Vec<[u8; PAGE_SIZE]> {
-        let runs: Vec<(u64, u64)> = self.table.resident().collect();
-        let total: u64 = runs.iter().map(|(_, count)| count).sum();
-        let mut pages = Vec::new();
-        if total == 0 {
-            return pages;
-        }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let mut random = Random(now.map_or(1, |t| t.as_nanos() as u64) | 1);
-        let mut seen = std::collections::HashSet::new();
-        for (looks, number) in order(total, wanted as u64, &mut random).enumerate() {
-            if pages.len() == wanted
-                || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline
-            {
-                break;
-            }
-            let Some(page) = slot_at(&runs, number).filter(|page| *page < self.table.pages())
-            else {
-                continue;
-            };
-            let matters = self.table.peek(page).is_in_pool();
-            if !matters || !seen.insert(page) {
-                continue;
-            }
-            let mut bytes = [0; PAGE_SIZE];
-            // For each page anew: requests want the readers' contexts, too.
-            let mut contexts = Contexts::unnoticed(&self.codecs, current_cpu());
-            if self.read_page(page, &mut bytes, &mut contexts).is_ok() {
-                pages.push(bytes);
-            }
-        }
-        pages
+/// Up to `wanted` different pages that are compressed or huge, in a random order; fewer if there are no more or
+/// the deadline comes.
+pub(super) fn sample(device: &Device, wanted: usize, deadline: Instant) -> Vec<[u8; PAGE_SIZE]> {
+    let runs: Vec<(u64, u64)> = device.table.resident().collect();
+    let total: u64 = runs.iter().map(|(_, count)| count).sum();
+    let mut pages = Vec::new();
+    if total == 0 {
+        return pages;
     }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let mut random = SampleRandom(now.map_or(1, |t| t.as_nanos() as u64) | 1);
+    let mut seen = std::collections::HashSet::new();
+    for (looks, number) in order(total, wanted as u64, &mut random).enumerate() {
+        if pages.len() == wanted
+            || (looks as u64).is_multiple_of(LOOKS) && Instant::now() >= deadline
+        {
+            break;
+        }
+        let Some(page) = slot_at(&runs, number).filter(|page| *page < device.table.pages()) else {
+            continue;
+        };
+        let matters = device.table.peek(page).is_in_pool();
+        if !matters || !seen.insert(page) {
+            continue;
+        }
+        let mut bytes = [0; PAGE_SIZE];
+        // Taken anew for each page: requests need the readers' contexts, too.
+        let mut contexts = Contexts::unnoticed(&device.codecs, current_cpu());
+        if device.read_page(page, &mut bytes, &mut contexts).is_ok() {
+            pages.push(bytes);
+        }
+    }
+    pages
 }
 
 /// Numbers below `total` in a random order.
-fn order(total: u64, wanted: u64, random: &mut Random) -> Box<dyn Iterator<Item = u64> + '_> {
+fn order(total: u64, wanted: u64, random: &mut SampleRandom) -> Box<dyn Iterator<Item = u64> + '_> {
     if total > SHUFFLED {
         return Box::new((0..wanted * DRAWS).map(move |_| random.below(total)));
     }

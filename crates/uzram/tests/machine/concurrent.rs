@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use operator::Operator;
 use owner::Owner;
-use uzram::store::inject::FaultyStorage;
 use uzram::{Device, Error, Writeback};
+use uzram_backing::inject::FaultyDisk;
 
 use crate::ledger::Ledger;
 use crate::model::{Totals, Wrong, page_of, panic_text};
@@ -96,7 +96,7 @@ pub(crate) struct World<'a> {
     pub(crate) ledger: &'a Ledger,
     /// Where the backing is.
     pub(crate) store: &'a std::path::Path,
-    pub(crate) faults: Mutex<Option<FaultyStorage>>,
+    pub(crate) faults: Mutex<Option<FaultyDisk>>,
     pub(crate) runs: u64,
     pub(crate) seed: u64,
     /// Where what is wrong is written to at once, for a process that may be killed before it can say more.
@@ -115,7 +115,7 @@ impl<'a> World<'a> {
         device: &'a Device,
         ledger: &'a Ledger,
         store: &'a std::path::Path,
-        faults: Option<FaultyStorage>,
+        faults: Option<FaultyDisk>,
         seed: u64,
     ) -> World<'a> {
         World {
@@ -208,7 +208,7 @@ impl<'a> World<'a> {
         };
         let may = match error {
             Error::NoSpace { .. } | Error::ArenaFull { .. } => limit(),
-            Error::Backing { .. } => failing(),
+            Error::BackingRead { .. } => failing(),
             _ => false,
         };
         match page_of(&error) {
@@ -224,7 +224,7 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
     let device = subject.device();
     let text = |error: Error| error.to_string();
     let check = |holds: bool, what: &str| {
-        let (stats, codecs, backing) = (device.stats(), device.codecs(), device.backing());
+        let (stats, codecs, backing) = (device.stats(), device.codecs(), device.zram().backing());
         if holds {
             Ok(())
         } else {
@@ -233,29 +233,31 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
     };
     let live = || {
         device
+            .zram()
             .backing()
-            .map_or(0, |backing| backing.store.live_objects)
+            .map_or(0, |backing| backing.stats.live_objects)
     };
     check(
         live() == device.stats().backed_pages,
         "objects on the backing",
     )?;
-    device.set_writeback_limit(None);
+    device.zram().set_writeback_limit(None);
     // A process that was killed may have left one.
     device.set_mem_limit_bytes(0);
-    if device.backing().is_some() {
-        device.detach_backing().map_err(text)?;
+    if device.zram().backing().is_some() {
+        device.zram().detach_backing().map_err(text)?;
     }
     subject.attach_backing(100).map_err(text)?;
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
     device
+        .zram()
         .writeback(&Writeback::default(), go_on)
         .map_err(text)?;
     check(
         device.stats().compr_data_size_bytes == 0,
         "something is never written back",
     )?;
-    device.promote(Some(0..50), go_on).map_err(text)?;
+    device.zram().promote(Some(0..50), go_on).map_err(text)?;
     device.discard(0, device.size_bytes()).map_err(text)?;
     let stats = device.stats();
     let sizes = (

@@ -107,8 +107,9 @@ fn check(subject: &Subject, setup: &Setup) -> Result<u64, Wrong> {
     let stats = subject.device().stats();
     let live = subject
         .device()
+        .zram()
         .backing()
-        .map_or(0, |backing| backing.store.live_objects);
+        .map_or(0, |backing| backing.stats.live_objects);
     if live != stats.backed_pages {
         return Err(format!("{live} objects on the backing: {stats:?}"));
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use uzram::store::inject::{Fault, Rule};
-use uzram::{Error, Kind, PAGE_SIZE, Stats, Writeback, Zeroes};
+use uzram::{Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
+use uzram_backing::inject::{Fault, Rule};
 
 use crate::op::{FaultKind, Op};
 use crate::subject::{PAGE, Setup, Subject};
@@ -37,13 +37,10 @@ fn text(error: Error) -> Wrong {
 /// The page that an error names.
 pub(crate) fn page_of(error: &Error) -> Option<u64> {
     match error {
-        Error::NoSpace { page, .. } | Error::ArenaFull { page } | Error::Corrupt { page, .. } => {
-            Some(*page)
-        }
-        Error::Backing { reason, .. } => {
-            let rest = reason.strip_prefix("page ")?;
-            rest.split_once(':')?.0.parse().ok()
-        }
+        Error::NoSpace { page, .. }
+        | Error::ArenaFull { page }
+        | Error::Corrupt { page, .. }
+        | Error::BackingRead { page, .. } => Some(*page),
         _ => None,
     }
 }
@@ -130,7 +127,7 @@ impl Model {
     fn check_error(&self, error: &Error) -> Result<(), Wrong> {
         let may = match error {
             Error::NoSpace { .. } | Error::ArenaFull { .. } => self.limit,
-            Error::Backing { .. } => self.read_faults || self.lied,
+            Error::BackingRead { .. } => self.read_faults || self.lied,
             _ => false,
         };
         ensure!(may, "this must not fail now: {error}");
@@ -198,13 +195,13 @@ impl Model {
         if end > at {
             self.stored[pages.start as usize..pages.end as usize].fill(true);
             // What was just written is neither idle nor incompressible.
-            for kind in [Kind::Idle, Kind::Incompressible] {
+            for kind in [PageKind::Idle, PageKind::Incompressible] {
                 let what = Writeback {
                     kind,
                     pages: vec![pages.clone()],
                     ..Writeback::default()
                 };
-                let marked = self.subject.device().writable_back(&what).0;
+                let marked = self.subject.device().zram().writable_back(&what).candidates;
                 ensure!(
                     marked == 0,
                     "{marked} pages of {pages:?} are {kind:?} when just written"
@@ -351,7 +348,7 @@ impl Model {
         let faults = self
             .subject
             .faults()
-            .filter(|_| self.subject.device().backing().is_some());
+            .filter(|_| self.subject.device().zram().backing().is_some());
         let Some(faults) = faults else {
             return requests.iter().try_for_each(|op| self.request(op));
         };
@@ -361,7 +358,9 @@ impl Model {
         let before = faults.fired();
         std::thread::scope(|scope| {
             let job = scope.spawn(|| {
-                device.writeback(writeback, &mut |_| std::ops::ControlFlow::Continue(()))
+                device
+                    .zram()
+                    .writeback(writeback, &mut |_| std::ops::ControlFlow::Continue(()))
             });
             while faults.fired() == before && !job.is_finished() {
                 std::thread::sleep(Duration::from_micros(200));
@@ -387,7 +386,7 @@ impl Model {
 
     fn reopen(&mut self) -> Result<(), Wrong> {
         self.heal();
-        let limit = self.subject.device().writeback_limit();
+        let limit = self.subject.device().zram().writeback_limit();
         let before = self.stats();
         self.subject.close();
         self.subject.open().map_err(text)?;
@@ -408,7 +407,7 @@ impl Model {
         };
         ensure!(kept(&before) == kept(&after), "{before:?} became {after:?}");
         ensure!(
-            limit == self.subject.device().writeback_limit(),
+            limit == self.subject.device().zram().writeback_limit(),
             "the writeback limit"
         );
         ensure!(

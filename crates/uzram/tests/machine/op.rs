@@ -4,8 +4,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use uzram::store::inject::Fault;
-use uzram::{Choice, Kind, PAGE_SIZE, Recompress, Writeback, Zeroes};
+use rustix::io::Errno;
+use uzram::{Choice, PAGE_SIZE, PageKind, Recompress, Writeback, Zeroes};
+use uzram_backing::inject::Fault;
 
 use crate::random::{Fill, Random};
 
@@ -177,8 +178,8 @@ impl Maker {
         first..first + self.random.within(1, self.pages / 2)
     }
 
-    fn kind(&mut self) -> Kind {
-        use Kind::{All, Huge, HugeIdle, Idle, Incompressible};
+    fn kind(&mut self) -> PageKind {
+        use PageKind::{All, Huge, HugeIdle, Idle, Incompressible};
         *self
             .random
             .pick(&[All, All, All, Idle, Huge, HugeIdle, Incompressible])
@@ -276,9 +277,9 @@ impl Maker {
             (0 | 1, true, true) => *random.pick(&[Fault::Torn(None), Fault::Flip]),
             (0 | 1, true, false) => Fault::Flip,
             (0, _, _) => Fault::Short,
-            (1, _, true) => Fault::Torn(Some(5)),
-            (2, _, true) => Fault::Error(28),
-            _ => Fault::Error(5),
+            (1, _, true) => Fault::Torn(Some(Errno::IO)),
+            (2, _, true) => Fault::Error(Errno::NOSPC),
+            _ => Fault::Error(Errno::IO),
         };
         let times = if random.percent(30) {
             u64::MAX

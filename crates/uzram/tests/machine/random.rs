@@ -1,43 +1,7 @@
-//! Randomness that is the same for the same seed, and the pages' contents that are made of it.
+//! The pages' contents, by seed. The generator never changes: seeds in reports name its sequences.
 
 use uzram::PAGE_SIZE;
-
-/// A generator of numbers: splitmix64. Any seed is as good as any other.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
-    }
-
-    /// A number from `first` to `last`.
-    pub(crate) fn within(&mut self, first: u64, last: u64) -> u64 {
-        first + self.below(last - first + 1)
-    }
-
-    /// True that many times of a hundred.
-    pub(crate) fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u64) as usize]
-    }
-}
+pub(crate) use uzram_testkit::Random;
 
 /// What is written: contents of every compressibility.
 #[derive(Debug, Clone, Copy)]

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
-use uzram::store::inject::FaultyStorage;
-use uzram::store::{FileOptions, FileStorage};
 use uzram::{
     CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, Training,
     WritebackReport,
 };
+use uzram_backing::inject::FaultyDisk;
+use uzram_backing::{FileDisk, FileOptions};
 
 use crate::op::{Memory, choice};
 use crate::random::Random;
@@ -69,7 +69,7 @@ pub(crate) struct Subject {
     streams: usize,
     directory: tempfile::TempDir,
     /// The storage that the device has now, if it was attached by this process.
-    faults: Mutex<Option<FaultyStorage>>,
+    faults: Mutex<Option<FaultyDisk>>,
 }
 
 /// What an operation said it has done.
@@ -165,7 +165,7 @@ impl Subject {
     }
 
     /// The faults of the backing, if it can have any now.
-    pub(crate) fn faults(&self) -> Option<FaultyStorage> {
+    pub(crate) fn faults(&self) -> Option<FaultyDisk> {
         self.faults
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -222,10 +222,12 @@ pub(crate) fn attach_backing(
     device: &Device,
     path: &std::path::Path,
     segments: u64,
-) -> Result<FaultyStorage, Error> {
-    let file = FileStorage::open(path, FileOptions::default()).expect("the backing file");
-    let storage = FaultyStorage::new(Arc::new(file));
-    device.attach_storage(path, Arc::new(storage.clone()), segments * SEGMENT)?;
+) -> Result<FaultyDisk, Error> {
+    let file = FileDisk::open(path, FileOptions::default()).expect("the backing file");
+    let storage = FaultyDisk::new(Arc::new(file));
+    device
+        .zram()
+        .attach_disk(path, Arc::new(storage.clone()), segments * SEGMENT)?;
     Ok(storage)
 }
 
@@ -233,27 +235,27 @@ pub(crate) fn attach_backing(
 pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
     Ok(match memory {
         Memory::Recompress { what, slices } => {
-            Report::Recompressed(device.recompress(what, &mut pace(*slices))?)
+            Report::Recompressed(device.zram().recompress(what, &mut pace(*slices))?)
         }
-        Memory::MarkIdle(age) => Report::Marked(device.mark_idle(*age)?),
+        Memory::MarkIdle(age) => Report::Marked(device.zram().mark_idle(*age)?),
         Memory::Dedup(on) => {
             device.set_dedup(*on)?;
             Report::Nothing
         }
         Memory::TrackAges(on) => {
-            device.track_ages(*on)?;
+            device.zram().track_ages(*on)?;
             Report::Nothing
         }
         Memory::Writeback { what, slices } => {
-            Report::WrittenBack(device.writeback(what, &mut pace(*slices))?)
+            Report::WrittenBack(device.zram().writeback(what, &mut pace(*slices))?)
         }
         Memory::Promote { pages, slices } => {
-            Report::Promoted(device.promote(pages.clone(), &mut pace(*slices))?)
+            Report::Promoted(device.zram().promote(pages.clone(), &mut pace(*slices))?)
         }
-        Memory::Tidy(most) => Report::Emptied(device.tidy_backing(*most)?),
+        Memory::Tidy(most) => Report::Emptied(device.zram().compact_backing(*most)?),
         Memory::Attach { .. } => Report::Nothing,
-        Memory::Detach => Report::Promoted(device.detach_backing()?),
-        Memory::Compact(bytes) => Report::Compacted(device.compact(*bytes)),
+        Memory::Detach => Report::Promoted(device.zram().detach_backing()?),
+        Memory::Compact(bytes) => Report::Compacted(device.jobs().compact(*bytes)),
         Memory::Train { priority } => {
             let training = Training {
                 priority: *priority,
@@ -262,7 +264,7 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()
             };
-            Report::Trained(device.train(&training)?.adopted)
+            Report::Trained(device.jobs().train(&training)?.adopted)
         }
         Memory::SetAlgorithm(number) => {
             device.set_algorithm(&choice(*number))?;
@@ -285,7 +287,7 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
             Report::Nothing
         }
         Memory::WritebackLimit(pages) => {
-            device.set_writeback_limit(*pages);
+            device.zram().set_writeback_limit(*pages);
             Report::Nothing
         }
     })

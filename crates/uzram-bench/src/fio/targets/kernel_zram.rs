@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Means, Memory, Place, Probe, Target};
+use super::{Means, Memory, Probe, Target, TargetPath};
 
 const NODE: &str = "/dev/zram0";
 const SYSFS: &str = "/sys/block/zram0";
@@ -56,14 +56,14 @@ impl KernelZram {
     }
 }
 
-/// The algorithms that it knows; none where there is no such device.
+/// The kernel's algorithms; none without the device.
 pub(in super::super) fn algorithms() -> Vec<String> {
     let known = fs::read_to_string(format!("{SYSFS}/comp_algorithm")).unwrap_or_default();
     let known = known.replace(['[', ']'], "");
     known.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Refuses a device that is set up: it may hold somebody's data.
+/// Refuses a device that has a size: it may hold data.
 fn free() -> Result<()> {
     let path = format!("{SYSFS}/disksize");
     let size = fs::read_to_string(&path).with_context(|| path)?;
@@ -94,8 +94,8 @@ pub(super) fn memory(mm_stat: &str) -> Option<Memory> {
 }
 
 impl Target for KernelZram {
-    fn place(&self) -> Place {
-        Place::File {
+    fn place(&self) -> TargetPath {
+        TargetPath::File {
             path: NODE.into(),
             direct: true,
         }

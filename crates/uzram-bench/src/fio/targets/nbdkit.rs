@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Means, Place, Probe, Target};
+use super::{Means, Probe, Target, TargetPath};
 
 /// The server.
 pub(super) struct Nbdkit {
@@ -44,8 +44,8 @@ impl Nbdkit {
 }
 
 impl Target for Nbdkit {
-    fn place(&self) -> Place {
-        Place::Uri(format!("nbd+unix:///?socket={}", self.socket.display()))
+    fn place(&self) -> TargetPath {
+        TargetPath::Uri(format!("nbd+unix:///?socket={}", self.socket.display()))
     }
 
     fn probe(&self) -> Probe {

@@ -1,4 +1,4 @@
-//! A file on tmpfs, and whatever else has a path: a block device, a file.
+//! A file on tmpfs, and any given path: a block device or a file.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{OFlags, SeekFrom, fstatfs, seek};
 
-use super::{Means, Place, Probe, Target};
+use super::{Means, Probe, Target, TargetPath};
 
 pub(in super::super) const TMPFS: &str = "/dev/shm";
 /// `TMPFS_MAGIC`.
@@ -40,14 +40,14 @@ fn takes_direct(path: &Path) -> bool {
     options.read(true).custom_flags(direct).open(path).is_ok()
 }
 
-/// Bytes that a file takes.
+/// Bytes that a file occupies.
 pub(super) fn blocks(path: &Path) -> std::io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }
 
 impl Target for Memory {
-    fn place(&self) -> Place {
-        Place::File {
+    fn place(&self) -> TargetPath {
+        TargetPath::File {
             path: self.path.clone(),
             direct: self.direct,
         }
@@ -78,12 +78,12 @@ impl Drop for Memory {
     }
 }
 
-/// A path that was given. A file that was not there is made, and removed again.
+/// A given path. A missing file is created, and removed afterwards.
 pub(super) struct Given {
     path: PathBuf,
     direct: bool,
     made: bool,
-    /// On memory, or nobody knows.
+    /// Whether the file is on tmpfs.
     in_memory: bool,
 }
 
@@ -137,8 +137,8 @@ impl Given {
 }
 
 impl Target for Given {
-    fn place(&self) -> Place {
-        Place::File {
+    fn place(&self) -> TargetPath {
+        TargetPath::File {
             path: self.path.clone(),
             direct: self.direct,
         }

@@ -1,4 +1,4 @@
-//! A device of this program, made and removed by running it.
+//! A uzram device, created and removed by running `uzram`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use uzram_control::RunDir;
 
-use super::{Means, Place, Probe, Target};
+use super::{Means, Probe, Target, TargetPath};
 
-/// The device. Its run directory is this benchmark's own, so that nobody's devices are in the way.
+/// The device, in a run directory of this benchmark's own.
 pub(super) struct Uzram {
     program: PathBuf,
     run: PathBuf,
-    /// Path or URI; empty when it is removed.
+    /// Path or URI; empty once it is removed.
     path: String,
     name: String,
     socket: PathBuf,
@@ -39,7 +39,7 @@ impl Uzram {
             words.extend(value.into_iter().flat_map(|value| [option, value]));
         }
         uzram.path = uzram.say(&words)?.trim().to_owned();
-        let entry = RunDir::at(&uzram.run).find(&uzram.path)?;
+        let entry = RunDir::new(&uzram.run).find(&uzram.path)?;
         uzram.socket = entry.socket();
         let record = entry.record;
         uzram.name = record.name;
@@ -47,7 +47,7 @@ impl Uzram {
         Ok(uzram)
     }
 
-    /// Runs the program; what it prints.
+    /// Runs the program and returns its output.
     fn say(&self, words: &[&str]) -> Result<String> {
         let output = Command::new(&self.program)
             .args(["--log", "warn"])
@@ -65,13 +65,13 @@ impl Uzram {
 }
 
 impl Target for Uzram {
-    fn place(&self) -> Place {
+    fn place(&self) -> TargetPath {
         match Path::new(&self.path).is_absolute() {
-            true => Place::File {
+            true => TargetPath::File {
                 path: self.path.clone().into(),
                 direct: true,
             },
-            false => Place::Uri(self.path.clone()),
+            false => TargetPath::Uri(self.path.clone()),
         }
     }
 
@@ -93,7 +93,7 @@ impl Target for Uzram {
         let remove = || self.say(&["remove", &self.name]).map(drop);
         // A look at the node by another process can hold it longer than the command waits.
         remove().or_else(|_| remove()).or_else(|error| {
-            let gone = RunDir::at(&self.run).find(&self.name).is_err();
+            let gone = RunDir::new(&self.run).find(&self.name).is_err();
             if gone { Ok(()) } else { Err(error) }
         })
     }

@@ -1,6 +1,7 @@
 //! The columns of `uzram list`: zramctl's, by its names, and what it lacks.
 
-use uzram_control::stat::{Codec, Stat};
+use uzram::CodecStats;
+use uzram_control::stat::Stat;
 use uzram_control::{Entry, Request, Response};
 
 use super::super::{ask, mount_point};
@@ -56,19 +57,19 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "DATA",
         usual: true,
         doc: "data that is stored",
-        cell: |r| Cell::Bytes(r.stat.orig_data_size),
+        cell: |r| Cell::Bytes(r.stat.counters.orig_data_size_bytes),
     },
     Column {
         name: "COMPR",
         usual: true,
         doc: "the same compressed",
-        cell: |r| Cell::Bytes(r.stat.compr_data_size),
+        cell: |r| Cell::Bytes(r.stat.counters.compr_data_size_bytes),
     },
     Column {
         name: "TOTAL",
         usual: true,
         doc: "pool memory in use",
-        cell: |r| Cell::Bytes(r.stat.mem_used_total),
+        cell: |r| Cell::Bytes(r.stat.counters.mem_used_total_bytes),
     },
     Column {
         name: "STREAMS",
@@ -80,25 +81,25 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "ZERO-PAGES",
         usual: false,
         doc: "same-filled pages",
-        cell: |r| Cell::Count(r.stat.same_pages),
+        cell: |r| Cell::Count(r.stat.counters.same_pages),
     },
     Column {
         name: "MEM-LIMIT",
         usual: false,
         doc: "limit on pool memory",
-        cell: |r| Cell::Bytes(r.stat.mem_limit),
+        cell: |r| Cell::Bytes(r.stat.counters.mem_limit_bytes),
     },
     Column {
         name: "MEM-USED",
         usual: false,
         doc: "the most pool memory that was in use",
-        cell: |r| Cell::Bytes(r.stat.mem_used_max),
+        cell: |r| Cell::Bytes(r.stat.counters.mem_used_max_bytes),
     },
     Column {
         name: "MIGRATED",
         usual: false,
         doc: "pages freed by compaction",
-        cell: |r| Cell::Count(r.stat.pages_compacted),
+        cell: |r| Cell::Count(r.stat.counters.pages_compacted),
     },
     Column {
         name: "COMP-RATIO",
@@ -110,7 +111,7 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "HUGE-PAGES",
         usual: false,
         doc: "pages stored uncompressed",
-        cell: |r| Cell::Count(r.stat.huge_pages),
+        cell: |r| Cell::Count(r.stat.counters.huge_pages),
     },
     Column {
         name: "IDLE-PAGES",
@@ -122,19 +123,19 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "RECOMPRESSED",
         usual: false,
         doc: "pages that recompression made smaller",
-        cell: |r| Cell::Count(r.stat.recompressed_pages),
+        cell: |r| Cell::Count(r.stat.counters.recompressed_pages),
     },
     Column {
         name: "WRITTEN-BACK",
         usual: false,
         doc: "pages that are on the backing",
-        cell: |r| Cell::Count(r.stat.backed_pages),
+        cell: |r| Cell::Count(r.stat.counters.backed_pages),
     },
     Column {
         name: "BACKING",
         usual: false,
         doc: "file or device of the backing",
-        cell: |r| text(r.stat.backing.as_ref().map_or("", |b| &b.path)),
+        cell: |r| text(&backing(&r.stat)),
     },
     Column {
         name: "MEMORY",
@@ -158,7 +159,7 @@ pub(super) const COLUMNS: &[Column] = &[
         name: "DICTIONARY",
         usual: false,
         doc: "bytes of dictionaries",
-        cell: |r| Cell::Bytes(r.stat.dictionary_bytes),
+        cell: |r| Cell::Bytes(r.stat.counters.dictionary_bytes),
     },
     Column {
         name: "FRONTEND",
@@ -200,9 +201,14 @@ fn idle_pages(entry: &Entry) -> Cell {
     }
 }
 
+fn backing(stat: &Stat) -> String {
+    let path = stat.backing.as_ref().map(|backing| backing.path.display());
+    path.map_or(String::new(), |path| path.to_string())
+}
+
 /// As zram's comp_algorithm marks the one that is written with.
 fn codecs(stat: &Stat) -> String {
-    let show = |codec: &Codec| match codec.priorities.contains(&0) {
+    let show = |codec: &CodecStats| match codec.priorities.contains(&0) {
         true => format!("[{codec}]"),
         false => codec.to_string(),
     };
@@ -227,6 +233,7 @@ impl Row {
             program: String::new(),
             keeper: 0,
             resume: String::new(),
+            identity: String::new(),
         };
         Row {
             entry: Entry {

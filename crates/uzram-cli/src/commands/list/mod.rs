@@ -4,14 +4,13 @@ mod columns;
 mod zramctl;
 
 use uzram_control::size;
+use uzram_runtime::{client, sweep};
 
-use super::{print, print_json, stat_of, to_json};
+use super::{print, print_json, to_json};
 use crate::exit::{Failure, Kind, Result};
-use crate::sweep;
 use columns::{COLUMNS, Cell, Column, Row};
 
 pub(super) use columns::ratio;
-pub(super) use zramctl::failed;
 
 /// List the devices
 ///
@@ -74,7 +73,7 @@ impl Args {
         let run = sweep::swept_run_dir()?;
         for entry in super::all_or(&run, self.devices.is_empty(), &self.devices)? {
             // A server that does not answer is worth a word, unless it is going just now.
-            match stat_of(&entry) {
+            match client::stat(&entry) {
                 Ok(stat) => rows.push(Row { entry, stat }),
                 Err(_) if entry.is_going() => {}
                 Err(failure) => eprintln!("uzram: {failure}"),

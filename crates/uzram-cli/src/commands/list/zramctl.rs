@@ -1,11 +1,11 @@
 //! What zramctl does beside listing: set up, find, reset. All through zram's own interface.
 
-use uzram_control::zram::{Errno, Owner, View};
+use uzram_control::zram::{Owner, View};
 use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
 
-use super::super::get::id;
-use super::super::{print, view};
+use super::super::print;
+use super::super::view::{failed, id, view};
 use crate::exit::{Failure, Kind, Result};
 
 /// zramctl's other options
@@ -114,16 +114,4 @@ fn reset(devices: &[String]) -> Result {
         let _ = view.store(Owner::Control, "hot_remove", id.to_string().as_bytes());
     }
     Ok(())
-}
-
-pub(in super::super) fn failed(what: &str, errno: Errno) -> Failure {
-    let said = std::io::Error::from(errno);
-    let kind = match errno {
-        Errno::BUSY => Kind::Busy,
-        Errno::NODEV | Errno::NOENT => Kind::NoDevice,
-        Errno::INVAL | Errno::RANGE | Errno::TOOBIG | Errno::NOTBLK => Kind::Usage,
-        Errno::ACCESS | Errno::PERM => Kind::Impossible,
-        _ => Kind::Failed,
-    };
-    Failure::new(kind, format!("{what}: {said}"))
 }

@@ -1,8 +1,8 @@
-//! The decoder. It takes any bytes: every read is from `src` or from what it has written itself, every write is
-//! below the end of `dst`, and work is bounded by the bytes written and read.
+//! The decoder. It takes any bytes: every read is from `src` or from its own output, every write is inside `dst`, and
+//! work is bounded by the bytes read and written.
 //!
-//! Speed comes from copies of a fixed width where there is room for them in both buffers. They write up to 15
-//! bytes beyond what was asked for (in `dst`, ahead of what is output next).
+//! Copies have a fixed width where both buffers have room for it. They write up to 15 bytes too many (inside `dst`, ahead
+//! of the next output).
 
 use super::{
     END, FAR_LEN, FIRST, MIDDLE, MIDDLE_LEN, NEAR, RUN, RUN_DISTANCE, RUN_MIN, VERSION_RLE,
@@ -11,20 +11,20 @@ use super::{
 
 /// Why a stream was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bad {
-    /// It ends early, has bytes behind its end, reaches back too far, or is of an unknown version.
-    Stream,
+pub(super) enum LzoError {
+    /// The stream ends early, has bytes behind its end, reaches back too far, or is of an unknown version.
+    Corrupt,
     /// `dst` is full.
-    Room,
+    NoRoom,
 }
 
-/// How many literals were copied last, where that changes the meaning of the next instruction.
+/// States other than 1 to 3 literals behind a match: none, and a run of literals.
 const NONE: usize = 0;
 const MANY: usize = 4;
 
-/// Decodes one whole stream; the number of bytes written.
-pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Bad> {
-    let mut stream = Stream {
+/// Decodes one whole stream. Returns the number of bytes written.
+pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, LzoError> {
+    let mut stream = LzoDecoder {
         src,
         dst,
         at: 0,
@@ -33,12 +33,12 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Bad> {
     let rle = src.len() >= VERSIONED_LEN && src[0] == VERSIONED;
     if rle {
         if src[1] != VERSION_RLE {
-            return Err(Bad::Stream);
+            return Err(LzoError::Corrupt);
         }
         stream.at = 2;
     }
     let mut state = NONE;
-    let first = usize::from(*src.get(stream.at).ok_or(Bad::Stream)?);
+    let first = usize::from(*src.get(stream.at).ok_or(LzoError::Corrupt)?);
     if first > FIRST {
         stream.at += 1;
         state = (first - FIRST).min(MANY);
@@ -77,7 +77,7 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Bad> {
                     return if whole && stream.at == src.len() {
                         Ok(stream.len)
                     } else {
-                        Err(Bad::Stream)
+                        Err(LzoError::Corrupt)
                     };
                 }
                 (distance, len, low as u8)
@@ -105,26 +105,29 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Bad> {
     }
 }
 
-struct Stream<'a> {
+struct LzoDecoder<'a> {
     src: &'a [u8],
     dst: &'a mut [u8],
     /// The next byte of `src`.
     at: usize,
-    /// Bytes of `dst` that are written.
+    /// Bytes of `dst` written so far.
     len: usize,
 }
 
-impl Stream<'_> {
+impl LzoDecoder<'_> {
     #[inline(always)]
-    fn byte(&mut self) -> Result<u8, Bad> {
-        let byte = *self.src.get(self.at).ok_or(Bad::Stream)?;
+    fn byte(&mut self) -> Result<u8, LzoError> {
+        let byte = *self.src.get(self.at).ok_or(LzoError::Corrupt)?;
         self.at += 1;
         Ok(byte)
     }
 
     #[inline(always)]
-    fn low16(&mut self) -> Result<u16, Bad> {
-        let bytes = self.src.get(self.at..self.at + 2).ok_or(Bad::Stream)?;
+    fn low16(&mut self) -> Result<u16, LzoError> {
+        let bytes = self
+            .src
+            .get(self.at..self.at + 2)
+            .ok_or(LzoError::Corrupt)?;
         self.at += 2;
         Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
     }
@@ -135,17 +138,16 @@ impl Stream<'_> {
         bytes.map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 
-    /// The length in the low bits of `instruction`; where they are 0, `most` (all ones) and what the bytes that
-    /// follow add.
+    /// Reads a length: the low bits of `instruction`, or, where they are 0, `most` (all ones) plus the bytes that follow.
     #[inline(always)]
-    fn length(&mut self, instruction: u8, most: usize) -> Result<usize, Bad> {
+    fn length(&mut self, instruction: u8, most: usize) -> Result<usize, LzoError> {
         match usize::from(instruction) & most {
             0 => self.long_length(most),
             len => Ok(len),
         }
     }
 
-    fn long_length(&mut self, most: usize) -> Result<usize, Bad> {
+    fn long_length(&mut self, most: usize) -> Result<usize, LzoError> {
         let mut len = most;
         loop {
             match self.byte()? {
@@ -157,7 +159,7 @@ impl Stream<'_> {
 
     /// Copies `len` literals.
     #[inline(always)]
-    fn literals(&mut self, len: usize) -> Result<(), Bad> {
+    fn literals(&mut self, len: usize) -> Result<(), LzoError> {
         if len == 0 {
             return Ok(());
         }
@@ -175,27 +177,30 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn many_literals(&mut self, len: usize) -> Result<(), Bad> {
-        let source = self.src.get(self.at..self.at + len).ok_or(Bad::Stream)?;
+    fn many_literals(&mut self, len: usize) -> Result<(), LzoError> {
+        let source = self
+            .src
+            .get(self.at..self.at + len)
+            .ok_or(LzoError::Corrupt)?;
         let target = self
             .dst
             .get_mut(self.len..self.len + len)
-            .ok_or(Bad::Room)?;
+            .ok_or(LzoError::NoRoom)?;
         target.copy_from_slice(source);
         Ok(())
     }
 
-    /// Copies `len` bytes from `distance` back.
+    /// Copies a match of `len` bytes at `distance`.
     #[inline(always)]
-    fn copy(&mut self, distance: usize, len: usize) -> Result<(), Bad> {
-        let from = self.len.checked_sub(distance).ok_or(Bad::Stream)?;
+    fn copy(&mut self, distance: usize, len: usize) -> Result<(), LzoError> {
+        let from = self.len.checked_sub(distance).ok_or(LzoError::Corrupt)?;
         let to = self.len;
         self.len = to + len;
         if distance >= 8 && self.len + 8 <= self.dst.len() {
             let (mut from, mut to) = (from, to);
             loop {
                 let Some(word) = self.dst[from..].first_chunk::<8>().copied() else {
-                    return Err(Bad::Room);
+                    return Err(LzoError::NoRoom);
                 };
                 self.dst[to..to + 8].copy_from_slice(&word);
                 (from, to) = (from + 8, to + 8);
@@ -207,9 +212,9 @@ impl Stream<'_> {
         self.copy_narrow(from, to, len)
     }
 
-    /// Where the source overlaps the words that would be written, or the end of `dst` is near.
-    fn copy_narrow(&mut self, from: usize, to: usize, len: usize) -> Result<(), Bad> {
-        let room = self.dst.get_mut(..to + len).ok_or(Bad::Room)?;
+    /// Copies a match that overlaps its own first 8 bytes, or close to the end of `dst`.
+    fn copy_narrow(&mut self, from: usize, to: usize, len: usize) -> Result<(), LzoError> {
+        let room = self.dst.get_mut(..to + len).ok_or(LzoError::NoRoom)?;
         let distance = to - from;
         if distance >= len {
             room.copy_within(from..from + len, to);
@@ -217,7 +222,7 @@ impl Stream<'_> {
             let byte = room[from];
             room[to..].fill(byte);
         } else {
-            // What was copied is copied again, twice as much each time.
+            // Repeats the pattern, doubling it each time.
             let mut done = 0;
             while done < len {
                 let most = (distance + done).min(len - done);
@@ -228,9 +233,12 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn zeros(&mut self, len: usize) -> Result<(), Bad> {
+    fn zeros(&mut self, len: usize) -> Result<(), LzoError> {
         let end = self.len + len;
-        self.dst.get_mut(self.len..end).ok_or(Bad::Room)?.fill(0);
+        self.dst
+            .get_mut(self.len..end)
+            .ok_or(LzoError::NoRoom)?
+            .fill(0);
         self.len = end;
         Ok(())
     }

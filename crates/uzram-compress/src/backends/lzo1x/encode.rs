@@ -1,21 +1,21 @@
 //! The encoder: greedy, one candidate for each position, found by a hash of its next 4 bytes.
 //!
-//! On real pages it waits for memory and for branches that no processor predicts, a few hundred a page, more than it
-//! computes. So the candidate for the position behind a match is looked up before the match is output, and what is
-//! output is chosen without branches ([`Out`]).
+//! On real pages it waits for memory and mispredicted branches, a few hundred a page, more than it computes. So the
+//! candidate for the position behind a match is looked up before the match is written, and the form of an instruction is
+//! chosen without branches ([`LzoOut`]).
 //!
-//! Inputs beyond [`CHUNK`] are cut: matches do not cross a cut. That keeps every distance below 32768 and with it
-//! clear of the runs of zeros and of the far matches that version 1 could mistake for them.
+//! Inputs beyond [`CHUNK`] are cut: matches do not cross a cut. That keeps every distance below 32768, and clear of the
+//! far matches that version 1 could mistake for runs of zeros.
 
 use super::super::positions::{CHUNK, Positions};
 use super::RUN_MAX;
-use super::out::{Out, SHORT};
+use super::out::{LzoOut, SHORT};
 
-/// Bytes that the hash takes, and the shortest match that is looked for.
+/// PaddedChunk that the hash takes, and the shortest match.
 const MIN_MATCH: usize = 4;
 /// No match begins among the last bytes of a chunk, so that one comparison of 8 bytes tells most matches' length.
 const TAIL: usize = 2 * MIN_MATCH;
-/// After every so many bytes without a match, one position more is left out.
+/// After every `1 << SKIP_BITS` bytes without a match, one more position is skipped.
 const SKIP_BITS: u32 = 5;
 /// Runs of zeros that are shorter are left to matches, which take 2 or 3 bytes instead of 4.
 const RUN_WORTH: usize = 16;
@@ -28,13 +28,13 @@ const _: () = assert!(CHUNK <= MASK);
 /// Any position that is masked can be read from here, [`SHORT`] bytes, without a check, of which the search, a loop
 /// of some fifteen instructions, would otherwise have four; and what a slot says needs no mask, which is worth 3 % for
 /// lzo. That is why it is larger than a chunk.
-type Bytes = [u8; MASK + 1 + SHORT];
+type PaddedChunk = [u8; MASK + 1 + SHORT];
 
 /// One worker's state.
 pub(super) struct Encoder {
     positions: Positions<SLOTS>,
-    /// The chunk under way and, behind it, bytes of earlier ones, which change nothing.
-    chunk: Box<Bytes>,
+    /// The current chunk, followed by stale bytes of earlier ones, which change nothing.
+    chunk: Box<PaddedChunk>,
 }
 
 impl Encoder {
@@ -56,7 +56,7 @@ impl Encoder {
         dst: &mut [u8],
     ) -> Option<usize> {
         let room = dst.len();
-        let mut out = Out::<RLE>::begin(dst)?;
+        let mut out = LzoOut::<RLE>::begin(dst)?;
         let mut literals = 0;
         for (number, bytes) in src.chunks(CHUNK).enumerate() {
             self.chunk[..bytes.len()].copy_from_slice(bytes);
@@ -72,19 +72,19 @@ impl Encoder {
     }
 }
 
-/// Encodes the matches of the chunk that begins at `begin` of `src`, given where in `src` the literals that are still
-/// to be output begin; returns the same for what follows.
+/// Encodes the matches of the chunk that begins at `begin` of `src`. `literals` is where in `src` the literals begin that
+/// are not written yet; returns the same for the next chunk.
 fn encode<'a, const RLE: bool>(
     mut search: Search,
     src: &[u8],
     begin: usize,
     literals: usize,
-    mut out: Out<'a, RLE>,
-) -> Option<(usize, Out<'a, RLE>)> {
+    mut out: LzoOut<'a, RLE>,
+) -> Option<(usize, LzoOut<'a, RLE>)> {
     if !search.find::<RLE>(0) {
         return Some((literals, out));
     }
-    // The first literals may be the stream's, which are told otherwise, or have begun in the chunk before.
+    // The first literals may be the stream's, which have an instruction of their own, or begin in the chunk before.
     let mut since = search.at;
     out = out.literals(&src[literals..begin + since])?;
     while search.find::<RLE>(since) {
@@ -100,7 +100,7 @@ fn encode<'a, const RLE: bool>(
             search.go(at + run);
             out = out.run(run)?;
         } else {
-            let len = search.same(candidate, at);
+            let len = search.match_len(candidate, at);
             search.go(at + len);
             out = out.copy(at - candidate, len)?;
         }
@@ -111,7 +111,7 @@ fn encode<'a, const RLE: bool>(
 
 /// A position in a chunk, counted from its beginning, and its candidate.
 struct Search<'a> {
-    bytes: &'a Bytes,
+    bytes: &'a PaddedChunk,
     len: usize,
     /// The last position where a match may begin; 0, where none does, if there is no such position.
     last: usize,
@@ -124,7 +124,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(bytes: &'a Bytes, len: usize, positions: &'a mut Positions<SLOTS>) -> Self {
+    fn new(bytes: &'a PaddedChunk, len: usize, positions: &'a mut Positions<SLOTS>) -> Self {
         let mut search = Search {
             bytes,
             len,
@@ -147,7 +147,7 @@ impl<'a> Search<'a> {
         self.candidate = self.positions.replace(hash(self.next as u32), at);
     }
 
-    /// Moves on to the first position that has a match, this one included; false if there is none.
+    /// Moves on to the first position that has a match, this one included. Returns false if there is none.
     #[inline(always)]
     fn find<const RLE: bool>(&mut self, since: usize) -> bool {
         while self.at <= self.last {
@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// Whether a run of zeros is here and worth an instruction, where the next 8 bytes are zero.
+    /// Whether a run of zeros here is worth an instruction, where the next 8 bytes are zero.
     #[inline(always)]
     fn is_run(&self) -> bool {
         const { assert!(RUN_WORTH == 16) };
@@ -174,7 +174,7 @@ impl<'a> Search<'a> {
     #[inline(always)]
     fn chunk<const COUNT: usize>(&self, at: usize) -> &'a [u8; COUNT] {
         const { assert!(COUNT <= SHORT) };
-        let bytes: &'a Bytes = self.bytes;
+        let bytes: &'a PaddedChunk = self.bytes;
         bytes[at & MASK..].first_chunk().unwrap_or(&[0; COUNT])
     }
 
@@ -184,27 +184,27 @@ impl<'a> Search<'a> {
         u64::from_le_bytes(*self.chunk(at))
     }
 
-    /// How many bytes from here on are zero.
+    /// Number of zeros from here on.
     #[inline(always)]
     fn zeros(&self) -> usize {
         zeros(&self.bytes[self.at & MASK..][..self.len - self.at])
     }
 
-    /// How many bytes from `a` on are those from `b` on, where `a < b` and the first [`MIN_MATCH`] are.
+    /// Length of the match between `a < b`, whose first [`MIN_MATCH`] bytes are the same.
     #[inline(always)]
-    fn same(&self, a: usize, b: usize) -> usize {
+    fn match_len(&self, a: usize, b: usize) -> usize {
         let most = self.len - b;
         let differ = self.word(a + MIN_MATCH) ^ self.word(b + MIN_MATCH);
         if differ == 0 {
-            return self.same_beyond(a, b, most);
+            return self.extend(a, b, most);
         }
         let len = MIN_MATCH + (differ.trailing_zeros() / 8) as usize;
         if len > most { cut(most) } else { len }
     }
 
-    /// The same where 8 bytes more are.
+    /// The same where the next 8 bytes are, too.
     #[inline(always)]
-    fn same_beyond(&self, a: usize, b: usize, most: usize) -> usize {
+    fn extend(&self, a: usize, b: usize, most: usize) -> usize {
         let mut len = MIN_MATCH + 8;
         while len < most {
             let differ = self.word(a + len) ^ self.word(b + len);
@@ -217,15 +217,15 @@ impl<'a> Search<'a> {
     }
 }
 
-/// A match that reaches into what is behind the chunk. A function so that it is a branch, which is guessed, and not an
-/// instruction to wait for.
+/// Cuts a match that reaches beyond the chunk. A cold function, so that the compiler makes it a branch, which is
+/// predicted, and not a conditional move to wait for.
 #[cold]
 #[inline(never)]
 fn cut(most: usize) -> usize {
     most
 }
 
-/// How many of the bytes are zero before another one is.
+/// Number of leading zeros.
 #[inline(never)]
 fn zeros(bytes: &[u8]) -> usize {
     let (words, _) = bytes.as_chunks::<8>();

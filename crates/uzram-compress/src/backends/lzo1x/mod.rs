@@ -1,10 +1,10 @@
 //! The LZO1X stream, which `lzo` and `lzo-rle` share: our own encoder and decoder, written from the kernel's
 //! description of the format (Documentation/staging/lzo.rst), in safe code.
 //!
-//! A stream is a row of instructions. Each copies a match from what was output before and then 0 to 3 literals,
-//! whose number the instruction's lowest two bits hold (the *state*); longer runs of literals have an instruction
-//! of their own. What an instruction byte below 16 means depends on the state before it. Version 1 (`lzo-rle`)
-//! begins with the bytes 17, 1 and has one instruction more, a run of zeros.
+//! A stream is a sequence of instructions. Each copies a match from earlier output and then 0 to 3 literals, whose number
+//! is in the instruction's lowest two bits (the *state*); longer runs of literals have an instruction of their own. An
+//! instruction byte below 16 is interpreted by the state before it. Version 1 (`lzo-rle`) begins with the bytes 17, 1 and
+//! adds one instruction, a run of zeros.
 //!
 //! Separate from the two registry rows because they differ by one constant, [`Lzo::<RLE>`](Lzo).
 
@@ -45,7 +45,7 @@ const RUN_DISTANCE: u16 = 0xFFFC;
 const RUN_MIN: usize = 4;
 const RUN_MAX: usize = RUN_MIN + 0x7FF;
 
-/// What both algorithms prepare: there is nothing to choose.
+/// What both algorithms prepare: there are no parameters.
 pub(super) struct Lzo<const RLE: bool>;
 
 impl<const RLE: bool> Lzo<RLE> {
@@ -70,11 +70,11 @@ impl<const RLE: bool> Prepared for Lzo<RLE> {
 /// As in the kernel, each name's decoder reads both versions.
 impl<const RLE: bool> Decompress for Lzo<RLE> {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        decode::decompress(src, dst).map_err(|bad| match bad {
-            decode::Bad::Stream => Error::Corrupt {
+        decode::decompress(src, dst).map_err(|error| match error {
+            decode::LzoError::Corrupt => Error::Corrupt {
                 algorithm: Self::NAME,
             },
-            decode::Bad::Room => Error::OutputTooSmall { got: dst.len() },
+            decode::LzoError::NoRoom => Error::OutputTooSmall { got: dst.len() },
         })
     }
 }

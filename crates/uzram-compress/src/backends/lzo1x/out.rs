@@ -1,8 +1,8 @@
-//! Instructions on their way into a stream.
+//! Writes instructions.
 //!
-//! Separate from the encoder because only this knows how an instruction looks. A processor cannot guess which of them
-//! comes next, so the frequent ones have no branch: they are put into registers both ways, and stored with a fixed
-//! width that the next overwrites. The rare ones are functions of their own.
+//! Separate from the search: only this file knows the instructions' layout. No processor predicts which of them comes
+//! next, so the frequent ones have no branch: both forms are computed in registers, and stored with a fixed width that
+//! the next instruction overwrites. The rare ones are functions of their own.
 
 use std::hint::select_unpredictable;
 
@@ -11,39 +11,38 @@ use super::{
     VERSION_RLE, VERSIONED,
 };
 
-/// The longest first run of literals whose number its instruction byte can hold.
+/// The longest first run of literals whose length fits its instruction byte.
 const FIRST_MAX: usize = 255 - FIRST;
-/// The same of any other run.
+/// The longest other run of literals whose length fits its instruction byte.
 const BYTE_MAX: usize = 18;
-/// Runs of literals up to this length are copied at once.
+/// Runs of literals up to this length are one copy.
 pub(super) const SHORT: usize = 16;
 
-/// A stream under way. A value that each step makes anew, so that it stays in registers.
-pub(super) struct Out<'a, const RLE: bool> {
-    /// What is free, and before it the last [`Out::BEFORE`] bytes output (none before the first instruction).
+/// The output of a stream. Each instruction consumes it and returns a new one, so that it stays in registers.
+pub(super) struct LzoOut<'a, const RLE: bool> {
+    /// The free space, and before it the last [`LzoOut::BEFORE`] bytes of output (none before the first instruction).
     window: &'a mut [u8],
-    /// How many bytes before what is free the byte is that holds the number of literals behind the last instruction;
-    /// 0 before the first.
+    /// Distance from the free space back to the byte with the last instruction's state; 0 before the first instruction.
     state_back: usize,
 }
 
-impl<'a, const RLE: bool> Out<'a, RLE> {
+impl<'a, const RLE: bool> LzoOut<'a, RLE> {
     /// Bytes before the first instruction.
     const HEAD: usize = if RLE { 2 } else { 0 };
-    /// The greatest distance of a state; no more than `HEAD` and a first instruction of one literal.
+    /// The greatest `state_back`; no more than `HEAD` and a first instruction of one literal.
     const BEFORE: usize = if RLE { 3 } else { 2 };
 
     pub(super) fn begin(dst: &'a mut [u8]) -> Option<Self> {
         if RLE {
             put(dst, &[VERSIONED, VERSION_RLE])?;
         }
-        Some(Out {
+        Some(LzoOut {
             window: dst,
             state_back: 0,
         })
     }
 
-    /// Ends the stream; its length, given the whole room's.
+    /// Ends the stream. Returns its length, given the length of the whole destination.
     pub(super) fn end(self, room: usize) -> Option<usize> {
         let before = if self.state_back == 0 {
             Self::HEAD
@@ -57,12 +56,12 @@ impl<'a, const RLE: bool> Out<'a, RLE> {
     #[inline(always)]
     fn advance(self, count: usize, state_back: usize) -> Option<Self> {
         let window = self.window.get_mut(count..)?;
-        // So that the compiler knows it where there is but one.
+        // A constant for `lzo`, which has but one distance.
         let state_back = if RLE { state_back } else { 2 };
-        Some(Out { window, state_back })
+        Some(LzoOut { window, state_back })
     }
 
-    /// A run of literals of any length; where the stream begins, its first, which is not empty.
+    /// Writes a run of literals of any length. The stream's first run is not empty.
     pub(super) fn literals(self, bytes: &[u8]) -> Option<Self> {
         if self.state_back == 0 {
             let len = first_literals(self.window.get_mut(Self::HEAD..)?, bytes)?;
@@ -73,13 +72,13 @@ impl<'a, const RLE: bool> Out<'a, RLE> {
         self.advance(len, state_back)
     }
 
-    /// A run of `count` literals, none or up to [`SHORT`], but not the first of the stream.
+    /// Writes a run of up to [`SHORT`] literals, but not the stream's first.
     #[inline(always)]
     pub(super) fn short_literals(self, bytes: &[u8; SHORT], count: usize) -> Option<Self> {
         if count <= SHORT
             && let Some(target) = self.window.first_chunk_mut::<{ 3 + 1 + SHORT }>()
         {
-            // The number is in the last instruction or, from 4 on, in one of their own.
+            // Up to 3 are the last instruction's state; more have an instruction of their own.
             let own = usize::from(count > 3);
             let state_back = if RLE { self.state_back & 3 } else { 2 };
             target[Self::BEFORE - state_back] |= select_unpredictable(count > 3, 0, count as u8);
@@ -92,7 +91,7 @@ impl<'a, const RLE: bool> Out<'a, RLE> {
         self.literals(bytes.get(..count)?)
     }
 
-    /// A match of `len` bytes, at least 4, at `distance`, which is less than 32768.
+    /// Writes a match of `len` bytes, at least 4, at `distance`, which is less than 32768.
     #[inline(always)]
     pub(super) fn copy(self, distance: usize, len: usize) -> Option<Self> {
         if len <= MIDDLE_LEN
@@ -110,7 +109,7 @@ impl<'a, const RLE: bool> Out<'a, RLE> {
         self.advance(len, 2)
     }
 
-    /// `count` zeros, version 1 only and not as the first instruction.
+    /// Writes a run of `count` zeros: version 1 only, and not as the first instruction.
     #[inline(always)]
     pub(super) fn run(self, count: usize) -> Option<Self> {
         let len = run(self.window.get_mut(Self::BEFORE..)?, count - RUN_MIN)?;
@@ -125,7 +124,7 @@ fn two_bytes(distance: usize, len: usize) -> u32 {
     ((back & 7) << 2 | (back & 0x7F8) << 5) + ((len as u32) << 5) - 32
 }
 
-/// A first run of literals; how many bytes that takes.
+/// Writes the stream's first run of literals. Returns the number of bytes.
 #[cold]
 fn first_literals(dst: &mut [u8], bytes: &[u8]) -> Option<usize> {
     let count = bytes.len();
@@ -137,7 +136,7 @@ fn first_literals(dst: &mut [u8], bytes: &[u8]) -> Option<usize> {
     Some(head + put(dst.get_mut(head..)?, bytes)?)
 }
 
-/// Any other run of literals, `before` bytes from the window's beginning.
+/// Writes any other run of literals, `before` bytes into the window. Returns the number of bytes.
 #[inline(never)]
 fn literals(window: &mut [u8], before: usize, state_back: usize, bytes: &[u8]) -> Option<usize> {
     let (output, dst) = window.split_at_mut_checked(before)?;
@@ -152,7 +151,7 @@ fn literals(window: &mut [u8], before: usize, state_back: usize, bytes: &[u8]) -
     Some(head + put(dst.get_mut(head..)?, bytes)?)
 }
 
-/// A match of any length; how many bytes that takes.
+/// Writes a match of any length. Returns the number of bytes.
 #[inline(never)]
 fn any_match(dst: &mut [u8], distance: usize, len: usize) -> Option<usize> {
     if distance <= NEAR && len <= NEAR_LEN {
@@ -173,14 +172,14 @@ fn any_match(dst: &mut [u8], distance: usize, len: usize) -> Option<usize> {
     Some(head + put(rest, &((low << 2) as u16).to_le_bytes())?)
 }
 
-/// A run of [`RUN_MIN`] and `more` zeros.
+/// Writes a run of `RUN_MIN + more` zeros. Returns the number of bytes.
 #[inline(never)]
 fn run(dst: &mut [u8], more: usize) -> Option<usize> {
     let [low, high] = RUN_DISTANCE.to_le_bytes();
     put(dst, &[RUN | (more & 7) as u8, low, high, (more >> 3) as u8])
 }
 
-/// An instruction whose length is `more` beyond what its bits hold.
+/// Writes an instruction whose length exceeds what its bits hold by `more`. Returns the number of bytes.
 fn long(dst: &mut [u8], instruction: u8, more: usize) -> Option<usize> {
     let zeros = (more - 1) / 255;
     put(dst, &[instruction])?;
@@ -189,7 +188,7 @@ fn long(dst: &mut [u8], instruction: u8, more: usize) -> Option<usize> {
     Some(zeros + 2)
 }
 
-/// Stores bytes; how many.
+/// Writes bytes. Returns their number.
 #[inline(always)]
 fn put(dst: &mut [u8], bytes: &[u8]) -> Option<usize> {
     dst.get_mut(..bytes.len())?.copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! Bits, most significant first, in words of 8 bytes: what both directions of the codec share.
+//! Writes and reads bits, most significant first, in words of 8 bytes.
 
 /// Writes bits. The output is always whole words.
 pub(super) struct Writer<'a> {
@@ -10,7 +10,12 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(dst: &'a mut [u8]) -> Writer<'a> {
-        Writer { dst, len: 0, word: 0, used: 0 }
+        Writer {
+            dst,
+            len: 0,
+            word: 0,
+            used: 0,
+        }
     }
 
     /// Appends the low `count` bits, at most 63, of `value`, whose others are 0; `None` where there is no room.
@@ -24,7 +29,9 @@ impl<'a> Writer<'a> {
         }
         let over = used - u64::BITS;
         self.word |= value >> over;
-        self.dst.get_mut(self.len..self.len + 8)?.copy_from_slice(&self.word.to_be_bytes());
+        self.dst
+            .get_mut(self.len..self.len + 8)?
+            .copy_from_slice(&self.word.to_be_bytes());
         self.len += 8;
         self.used = over;
         // In two steps, for `over` may be 0.
@@ -32,7 +39,7 @@ impl<'a> Writer<'a> {
         Some(())
     }
 
-    /// Pads the last word with zeros; the number of bytes written.
+    /// Pads the last word with zeros. Returns the number of bytes written.
     pub(super) fn finish(mut self) -> Option<usize> {
         if self.used > 0 {
             self.put(0, u64::BITS - self.used)?;
@@ -52,7 +59,7 @@ impl<'a> Reader<'a> {
         Reader { src, at: 0 }
     }
 
-    /// Takes `count` bits, 1 to 32; `None` where there are not as many.
+    /// Reads `count` bits, 1 to 32; `None` where fewer are left.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u32) -> Option<u32> {
         let (byte, bit) = (self.at / 8, self.at % 8);
@@ -64,7 +71,7 @@ impl<'a> Reader<'a> {
         Some((word << bit >> (u64::BITS - count)) as u32)
     }
 
-    /// The word at `byte`, with zeros for what lies beyond the end and is not asked for.
+    /// The word at `byte`, with zeros beyond the end.
     fn last_word(&self, byte: usize, count: u32) -> Option<u64> {
         if self.left() < count as usize {
             return None;
@@ -87,8 +94,14 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let values: Vec<(u64, u32)> =
-            (0..300u32).map(|i| (u64::from(i.wrapping_mul(2_654_435_761)) & ((1 << (i % 32 + 1)) - 1), i % 32 + 1)).collect();
+        let values: Vec<(u64, u32)> = (0..300u32)
+            .map(|i| {
+                (
+                    u64::from(i.wrapping_mul(2_654_435_761)) & ((1 << (i % 32 + 1)) - 1),
+                    i % 32 + 1,
+                )
+            })
+            .collect();
         let mut out = [0; 1024];
         let mut writer = Writer::new(&mut out);
         for (value, count) in &values {

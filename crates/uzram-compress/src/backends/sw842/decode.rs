@@ -1,5 +1,5 @@
-//! The decoder. It takes any bytes: every read is from `src` or from what it has written itself, every write is
-//! inside `dst`, and the output counts only if its CRC is right.
+//! The decoder. It takes any bytes: every read is from `src` or from its own output, every write is inside `dst`, and the
+//! output counts only if its CRC is right.
 
 use super::bits::Reader;
 use super::{
@@ -9,10 +9,10 @@ use crate::Error;
 
 const CORRUPT: Error = Error::Corrupt { algorithm: NAME };
 
-/// Decodes one whole stream; the number of bytes written.
+/// Decodes one whole stream. Returns the number of bytes written.
 pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
     let got = dst.len();
-    let mut out = Out { dst, len: 0 };
+    let mut out = Decoded { dst, len: 0 };
     let mut reader = Reader::new(src);
     let no_room = || Error::OutputTooSmall { got };
     loop {
@@ -45,20 +45,20 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         out.block(block).ok_or_else(no_room)?;
     }
     let sum = reader.take(u32::BITS).ok_or(CORRUPT)?;
-    // What is left is padding.
+    // The rest is padding.
     if reader.left() >= BLOCK * 8 || sum != crc(&out.dst[..out.len]) {
         return Err(CORRUPT);
     }
     Ok(out.len)
 }
 
-struct Out<'a> {
+struct Decoded<'a> {
     dst: &'a mut [u8],
     /// Bytes written.
     len: usize,
 }
 
-impl Out<'_> {
+impl Decoded<'_> {
     #[inline(always)]
     fn block(&mut self, block: [u8; BLOCK]) -> Option<()> {
         *self.dst.get_mut(self.len..)?.first_chunk_mut()? = block;
@@ -66,7 +66,7 @@ impl Out<'_> {
         Some(())
     }
 
-    /// The last bytes of an output that is no multiple of 8.
+    /// Decodes the last bytes of an output that is no multiple of 8.
     fn short(&mut self, reader: &mut Reader, no_room: impl Fn() -> Error) -> Result<(), Error> {
         let count = reader.take(SHORT_BITS).ok_or(CORRUPT)? as usize;
         if count == 0 {
@@ -80,7 +80,7 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// 4 bytes, coded in the way of that number (see [`super::Half`]).
+    /// Decodes half a block, coded in the way of that number ([`super::Half`]).
     #[inline(always)]
     fn half(&self, way: u32, reader: &mut Reader, to: &mut [u8]) -> Result<(), Error> {
         let data = |reader: &mut Reader| Some((reader.take(16)? as u16).to_be_bytes());
@@ -101,21 +101,28 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// The bytes that the next index names.
+    /// Reads an index. Returns the bytes that it refers to.
     #[inline(always)]
     fn index<const SIZE: usize>(&self, reader: &mut Reader) -> Result<[u8; SIZE], Error> {
         let index = reader.take(index_bits(SIZE)).ok_or(CORRUPT)?;
         let offset = index as usize * SIZE;
-        // The last place before the present one that is `offset` modulo the window.
+        // The last position before the current one that is `offset` modulo the window.
         let lap = self.len & !(window(SIZE) - 1);
-        let at = if lap + offset < self.len { Some(lap + offset) } else { (lap + offset).checked_sub(window(SIZE)) };
+        let at = if lap + offset < self.len {
+            Some(lap + offset)
+        } else {
+            (lap + offset).checked_sub(window(SIZE))
+        };
         self.indexed(at.ok_or(CORRUPT)?)
     }
 
     /// The bytes at `at`, all of which must have been written.
     #[inline(always)]
     fn indexed<const SIZE: usize>(&self, at: usize) -> Result<[u8; SIZE], Error> {
-        self.dst[..self.len].get(at..).and_then(|rest| rest.first_chunk().copied()).ok_or(CORRUPT)
+        self.dst[..self.len]
+            .get(at..)
+            .and_then(|rest| rest.first_chunk().copied())
+            .ok_or(CORRUPT)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The encoder: for each 8 bytes the template of fewest bits, with the last place where the same 2, 4 or 8 bytes
-//! were, if it is still in the window, as found by three tables.
+//! The encoder: for each block the template of fewest bits. Three hash tables hold the last position of the same 2, 4 or
+//! 8 bytes; an index refers to it while it is in the window.
 
 use super::super::positions::{CHUNK, Positions};
 use super::bits::Writer;
@@ -7,12 +7,12 @@ use super::{
     BLOCK, HALVES, Half, REPEAT_BITS, SHORT_BITS, TEMPLATE_BITS, crc, index_bits, template, window,
 };
 
-/// The most repetitions that one template can hold.
+/// The most repetitions of one template.
 const REPEAT_MAX: usize = 1 << REPEAT_BITS;
-/// Up to here zeros take fewer bits than a repetition.
+/// Up to so many blocks of zeros take fewer bits than a repetition.
 const ZEROS_MAX: usize = 2;
 
-/// The tables; several times as many slots as a window has places.
+/// The tables: each has several times as many slots as a window has units.
 pub(super) struct Encoder {
     twos: Positions<4096>,
     fours: Positions<4096>,
@@ -21,7 +21,11 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new() -> Encoder {
-        Encoder { twos: Positions::new(), fours: Positions::new(), eights: Positions::new() }
+        Encoder {
+            twos: Positions::new(),
+            fours: Positions::new(),
+            eights: Positions::new(),
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -64,7 +68,11 @@ impl Encoder {
         while let Some(block) = blocks.get(number) {
             let zeros = *block == [0; BLOCK];
             if before == Some(block) || zeros {
-                let run = blocks[number..].iter().take(REPEAT_MAX).take_while(|b| *b == block).count();
+                let run = blocks[number..]
+                    .iter()
+                    .take(REPEAT_MAX)
+                    .take_while(|b| *b == block)
+                    .count();
                 // The first zeros behind something else are no repetition.
                 let repeats = if before == Some(block) { run } else { 0 };
                 if zeros && repeats <= ZEROS_MAX {
@@ -97,7 +105,7 @@ impl Encoder {
         }
     }
 
-    /// Outputs one block by the template of fewest bits.
+    /// Writes one block by the template of fewest bits.
     fn block(
         &mut self,
         block: &[u8; BLOCK],
@@ -124,7 +132,7 @@ impl Encoder {
                 ),
             };
         }
-        // Only now, for what the block itself holds twice hides what could be named.
+        // Only now: a block cannot refer to itself, and its own positions would hide earlier ones.
         self.note(block, at);
         if let Some(eight) = eight {
             let value = u64::from(template::INDEX) << index_bits(BLOCK) | eight;
@@ -137,7 +145,7 @@ impl Encoder {
     }
 }
 
-/// The way for 4 bytes that are in no window: value and number of bits.
+/// The way for 4 bytes without an index of 4: value and number of bits.
 fn pair(first: (u16, Option<u64>), second: (u16, Option<u64>)) -> (Half, u64, u32) {
     let data = |(data, _): (u16, Option<u64>)| u64::from(data);
     let bits = index_bits(2);
@@ -149,8 +157,8 @@ fn pair(first: (u16, Option<u64>), second: (u16, Option<u64>)) -> (Half, u64, u3
     }
 }
 
-/// The index of `place` in the chunk at `base`, if `bytes` are there and the block at `at` may name them: it cannot
-/// name its own.
+/// The index of position `place` in the chunk at `base`, if `bytes` are there and in the window of the block at `at`,
+/// which cannot refer to itself.
 #[inline(always)]
 fn index<const SIZE: usize>(
     chunk: &[u8],

@@ -1,16 +1,15 @@
-//! The decoder. It takes any bytes: streams that are too short or too long are an error, and a place in the ring cannot be
-//! wrong.
+//! The decoder. It takes any bytes: streams that are too short or too long are an error, and every place is in the ring.
 
 use std::hint::select_unpredictable as select;
 
 use super::{LOW, NAME, RING, WORDS};
 use crate::Error;
 
-/// The most that the far, near and places of one part can take: no word takes more than it has.
+/// The most bytes that the far, near and places streams of a part can take: no word takes more than 8.
 const STREAMS: usize = 8 * WORDS;
-/// Bytes of the longest length.
+/// Bytes of the longest length field.
 const LENGTH: usize = 4;
-/// The longest input that a length can say.
+/// The longest input that a length field can hold.
 pub(super) const LONGEST: usize = (1 << (7 * LENGTH)) - 1;
 
 const CORRUPT: Error = Error::Corrupt { algorithm: NAME };
@@ -21,20 +20,24 @@ pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
     let got = dst.len();
     let dst = dst.get_mut(..len).ok_or(Error::OutputTooSmall { got })?;
     let mut ring = [0; RING];
-    // With room for a word at the last byte.
+    // Padded: a word may be read at the last byte.
     let mut streams = [0; STREAMS + 8];
     let mut entered = 0;
     for part in dst.chunks_mut(8 * WORDS) {
         let (words, rest) = part.as_chunks_mut::<8>();
-        src = words_of(src, words, &mut ring, &mut entered, &mut streams)?;
+        src = decode_part(src, words, &mut ring, &mut entered, &mut streams)?;
         let (bytes, after) = src.split_at_checked(rest.len()).ok_or(CORRUPT)?;
         rest.copy_from_slice(bytes);
         src = after;
     }
-    if src.is_empty() { Ok(len) } else { Err(CORRUPT) }
+    if src.is_empty() {
+        Ok(len)
+    } else {
+        Err(CORRUPT)
+    }
 }
 
-/// The length of the input, and what follows it.
+/// Reads the length of the input. Returns it and the rest of `src`.
 fn length(src: &[u8]) -> Result<(usize, &[u8]), Error> {
     let mut len = 0;
     for (number, byte) in src.iter().enumerate().take(LENGTH) {
@@ -46,9 +49,9 @@ fn length(src: &[u8]) -> Result<(usize, &[u8]), Error> {
     Err(CORRUPT)
 }
 
-/// Decodes one part; what of `src` is after it.
+/// Decodes one part. Returns the rest of `src`.
 #[inline(always)]
-fn words_of<'a>(
+fn decode_part<'a>(
     src: &'a [u8],
     words: &mut [[u8; 8]],
     ring: &mut [u64; RING],
@@ -61,9 +64,12 @@ fn words_of<'a>(
     let [far, near, places] = count(tags);
     let len = 8 * far + 2 * near + places;
     let (bytes, after) = src.split_at_checked(len).ok_or(CORRUPT)?;
-    // Where no position can be outside, nothing has to be checked for each word.
-    streams.get_mut(..len).ok_or(CORRUPT)?.copy_from_slice(bytes);
-    let mut at = At {
+    // A copy in which every masked position is inside: no check for each word.
+    streams
+        .get_mut(..len)
+        .ok_or(CORRUPT)?
+        .copy_from_slice(bytes);
+    let mut at = Cursor {
         far: 0,
         near: 8 * far,
         places: 8 * far + 2 * near,
@@ -85,7 +91,7 @@ fn words_of<'a>(
     Ok(after)
 }
 
-/// How many tags are 3, how many 2, and how many 2 or 1.
+/// Counts tags: those that are 3, that are 2, and that are 1 or 2.
 fn count(tags: &[u8]) -> [usize; 3] {
     const LOWER: u64 = 0x5555_5555_5555_5555;
     let (eights, last) = tags.as_chunks::<8>();
@@ -95,22 +101,25 @@ fn count(tags: &[u8]) -> [usize; 3] {
     for eight in eights.iter().chain([&rest]) {
         let tags = u64::from_le_bytes(*eight);
         let (lower, upper) = (tags & LOWER, tags >> 1 & LOWER);
-        for (count, of) in counts.iter_mut().zip([lower & upper, upper & !lower, lower ^ upper]) {
+        for (count, of) in counts
+            .iter_mut()
+            .zip([lower & upper, upper & !lower, lower ^ upper])
+        {
             *count += of.count_ones() as usize;
         }
     }
     counts
 }
 
-/// Positions in the streams, in bytes.
-struct At {
+/// Positions in the streams, in bytes, and in the ring.
+struct Cursor {
     far: usize,
     near: usize,
     places: usize,
     entered: usize,
 }
 
-impl At {
+impl Cursor {
     #[inline(always)]
     fn group(
         &mut self,
@@ -126,11 +135,13 @@ impl At {
             return;
         }
         for (number, to) in words.iter_mut().enumerate() {
-            *to = self.word(tags >> (2 * number) & 3, ring, streams).to_le_bytes();
+            *to = self
+                .word(tags >> (2 * number) & 3, ring, streams)
+                .to_le_bytes();
         }
     }
 
-    /// As in the encoder, every word takes the same path.
+    /// Decodes a word. As in the encoder, every word takes the same path.
     #[inline(always)]
     fn word(&mut self, tag: u8, ring: &mut [u64; RING], streams: &[u8; STREAMS + 8]) -> u64 {
         let (far, near) = (self.far % STREAMS, self.near % STREAMS);

@@ -1,23 +1,23 @@
-//! The encoder. What a word is depends on the data alone, so that no processor predicts it: every word takes the same path,
-//! writes to every stream, and moves on those that it belongs to.
+//! The encoder. No processor predicts the tags, so every word takes the same path: it is stored to every stream, and
+//! advances those that it belongs to.
 //!
-//! Shorter forms of far words (without a zero upper half or quarter, or with one that another word has) made heaps 5 % denser
-//! and cost 40 % of the speed; tags of three bits for more kinds of words made them no denser.
+//! Shorter forms of far words (without a zero upper half or quarter, or with another word's) made heaps 5 % denser and
+//! cost 40 % of the speed; tags of three bits for more kinds of words made them no denser.
 
 use std::hint::select_unpredictable as select;
 
 use super::decode::LONGEST;
 use super::{LOW, RING, WORDS};
 
-/// Slots of the table of whole words, as a power of two.
+/// Logarithm of the number of slots for whole words.
 const WHOLE_BITS: u32 = 10;
-/// Slots of the table of words without their low bits.
+/// Logarithm of the number of slots for words without their low bits.
 const UPPER_BITS: u32 = 8;
 
-/// A worker's tables, and the streams until they are known to fit.
+/// A worker's tables, and the streams of a part until they are known to fit.
 pub(super) struct Encoder {
     ring: [u64; RING],
-    /// Places in the ring, by hash. Whoever asks has to compare what is there.
+    /// Candidate places in the ring by hash: the word there must be compared.
     whole: [u8; 1 << WHOLE_BITS],
     upper: [u8; 1 << UPPER_BITS],
     tags: [u8; WORDS / 4],
@@ -26,9 +26,9 @@ pub(super) struct Encoder {
     places: [u8; WORDS],
 }
 
-/// How long the streams are.
+/// Lengths of a part's streams.
 #[derive(Default, Clone, Copy)]
-struct Ends {
+struct StreamLens {
     /// Far and near words, which enter the ring.
     entered: usize,
     near: usize,
@@ -54,14 +54,14 @@ impl Encoder {
         }
     }
 
-    /// The length; `None` where `dst` is too small, or would be for an input that no length can say.
+    /// Returns the object's length; `None` where it does not fit, or the input is longer than a length field can hold.
     pub(super) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
         if src.len() > LONGEST {
             return None;
         }
         self.whole.fill(0);
         self.upper.fill(0);
-        // Of the others, none is asked for before it was written.
+        // The other places are not read before they are written.
         self.ring[0] = 0;
         let mut at = length(src.len(), dst)?;
         let mut entered = 0;
@@ -76,9 +76,9 @@ impl Encoder {
         Some(at)
     }
 
-    /// Fills the streams; `entered` words are in the ring already, or were.
-    fn streams(&mut self, words: &[[u8; 8]], entered: usize) -> Ends {
-        let mut ends = Ends::default();
+    /// Fills the streams of a part, given the number of words that entered the ring before.
+    fn streams(&mut self, words: &[[u8; 8]], entered: usize) -> StreamLens {
+        let mut ends = StreamLens::default();
         let (groups, last) = words.as_chunks::<4>();
         for (number, group) in groups.iter().enumerate() {
             self.group(number, group.map(u64::from_le_bytes), &mut ends, entered);
@@ -94,7 +94,7 @@ impl Encoder {
     }
 
     #[inline(always)]
-    fn group(&mut self, number: usize, words: [u64; 4], ends: &mut Ends, entered: usize) {
+    fn group(&mut self, number: usize, words: [u64; 4], ends: &mut StreamLens, entered: usize) {
         let number = number % (WORDS / 4);
         let [a, b, c, d] = words;
         // Zeros come in runs.
@@ -107,9 +107,9 @@ impl Encoder {
         self.tags[number] = tag(a) | tag(b) << 2 | tag(c) << 4 | tag(d) << 6;
     }
 
-    /// The tag of a word.
+    /// Encodes a word. Returns its tag.
     #[inline(always)]
-    fn word(&mut self, word: u64, ends: &mut Ends, entered: usize) -> u8 {
+    fn word(&mut self, word: u64, ends: &mut StreamLens, entered: usize) -> u8 {
         let (by_whole, by_upper) = (hash(word, WHOLE_BITS), hash(word >> LOW, UPPER_BITS));
         let (whole, upper) = (self.whole[by_whole], self.upper[by_upper]);
         let zero = word == 0;
@@ -122,7 +122,7 @@ impl Encoder {
         self.far[(ends.entered - ends.near) % WORDS] = word;
         self.low[ends.near % WORDS] = word as u16;
         self.places[ends.places % WORDS] = place;
-        // A word that was there keeps its place; what looks like it finds it there.
+        // A word that was there keeps its place, and is the candidate for words near it.
         let place = select(new, next as u8, place);
         self.whole[by_whole] = place;
         self.upper[by_upper] = place;
@@ -132,8 +132,8 @@ impl Encoder {
         u8::from(!zero) + u8::from(new) + u8::from(new & !near)
     }
 
-    /// Puts the streams of so many words one after another.
-    fn write(&self, words: usize, ends: Ends, dst: &mut [u8]) -> Option<usize> {
+    /// Writes the streams of a part of so many words. Returns their length.
+    fn write(&self, words: usize, ends: StreamLens, dst: &mut [u8]) -> Option<usize> {
         let (tags, far) = (words.div_ceil(4), ends.entered - ends.near);
         let len = tags + 8 * far + 2 * ends.near + ends.places;
         let (to, rest) = dst.get_mut(..len)?.split_at_mut(tags);
@@ -151,7 +151,7 @@ impl Encoder {
     }
 }
 
-/// Writes the length of the input; how many bytes that took.
+/// Writes the length of the input. Returns the number of bytes.
 fn length(mut len: usize, dst: &mut [u8]) -> Option<usize> {
     let mut at = 0;
     while len >= 0x80 {

@@ -1,47 +1,48 @@
-//! Finite state entropy, the coder of the format's sequences and of its Huffman tables: RFC 8878, chapter 4.1.
+//! Finite state entropy, which codes the sequences and the weights of Huffman trees: RFC 8878, chapter 4.1.
 
-use super::out::{Bits, Out};
+use super::out::{BitWriter, Out};
 
-/// The most symbols of any alphabet here (lengths of matches have 53).
+/// The most symbols of any alphabet here (match length codes: 53).
 pub(super) const SYMBOLS: usize = 64;
-/// The greatest logarithm of a table's size.
-pub(super) const MOST_LOG: u32 = 9;
+/// The greatest Accuracy_Log: the logarithm of a table's number of states.
+pub(super) const MAX_LOG: u32 = 9;
 
-/// Places that are filled at once.
-const STEP: usize = 8;
+/// Cells that are filled at once when symbols are spread.
+const SPREAD: usize = 8;
 
-/// How probable each symbol is, in parts of the table's size; -1 is less than one.
-pub(super) type Norm = [i16; SYMBOLS];
+/// Normalized counts: each symbol's probability in states of the table; -1 is "less than 1".
+pub(super) type NormalizedCounts = [i16; SYMBOLS];
 
-/// What turns a symbol and a state into bits and another state.
-pub(super) struct Table {
+/// An encoding table: turns a symbol and a state into bits and the next state.
+pub(super) struct FseTable {
     log: u32,
-    next: [u16; 1 << MOST_LOG],
-    symbols: [Step; SYMBOLS],
-    /// Of the table that is being built.
-    row: [u8; (1 << MOST_LOG) + STEP],
+    /// For each symbol in turn its states in ascending order.
+    states: [u16; 1 << MAX_LOG],
+    transforms: [SymbolTransform; SYMBOLS],
+    /// Scratch of [`FseTable::build`]: a symbol for each step of the spread.
+    spread: [u8; (1 << MAX_LOG) + SPREAD],
 }
 
 #[derive(Clone, Copy, Default)]
-struct Step {
-    /// The number of bits, in the upper half, less what decides whether it is one less.
+struct SymbolTransform {
+    /// The number of bits in the upper half, less the smallest state that takes as many.
     bits: u32,
-    /// To be added to the state without its low bits, modulo 2^16.
-    find: u16,
+    /// Where the symbol's states begin, less its normalized count: added to a state without its low bits, modulo 2^16.
+    states_at: u16,
 }
 
-/// The logarithm of the size of a table for `total` symbols, of which the greatest is `last`.
-pub(super) fn log(most: u32, total: u32, last: usize) -> u32 {
+/// Chooses the Accuracy_Log for `total` symbols, of which the greatest is `last`.
+pub(super) fn accuracy_log(most: u32, total: u32, last: usize) -> u32 {
     let enough = (total - 1).max(1).ilog2().saturating_sub(2);
     let least = (total.ilog2() + 1).min((last as u32).max(1).ilog2() + 2);
-    enough.min(most).max(least).clamp(5, MOST_LOG)
+    enough.min(most).max(least).clamp(5, MAX_LOG)
 }
 
-/// Probabilities that add up to 2^`log`, of counts that add up to `total`. At least two symbols have to be there, and no
-/// more than the table has places.
-pub(super) fn normalize(counts: &[u32], total: u32, log: u32) -> Norm {
+/// Scales counts that add up to `total` to normalized counts that add up to 2^`log`. There must be at least two symbols
+/// with a count, and no more than the table has states.
+pub(super) fn normalize(counts: &[u32], total: u32, log: u32) -> NormalizedCounts {
     let size = 1i32 << log;
-    // 24 bits of fraction: counts are below 2^16 and tables have at most 2^9 places.
+    // 24 bits of fraction: counts are below 2^16 and tables have at most 2^9 states.
     let scale = (u64::from(size as u32) << 32) / u64::from(total.max(1));
     let mut norm = [0; SYMBOLS];
     let mut left = size;
@@ -58,18 +59,20 @@ pub(super) fn normalize(counts: &[u32], total: u32, log: u32) -> Norm {
         norm[most] = (largest as i32 + left) as i16;
         return norm;
     }
-    // Too many rare symbols were counted as one: the others give a part each, the largest first.
+    // Too many rare symbols were rounded up to one: the others give a state each, the largest first.
     while left < 0 {
-        let most = (0..counts.len().min(SYMBOLS)).max_by_key(|s| norm[*s]).unwrap_or(0);
+        let most = (0..counts.len().min(SYMBOLS))
+            .max_by_key(|s| norm[*s])
+            .unwrap_or(0);
         norm[most] -= 1;
         left += 1;
     }
     norm
 }
 
-/// Outputs what a decoder makes the same table of.
-pub(super) fn describe(norm: &[i16], log: u32, out: &mut Out) {
-    let mut bits = Bits::default();
+/// Writes the table description (RFC 8878, chapter 4.1.1).
+pub(super) fn write_description(norm: &[i16], log: u32, out: &mut Out) {
+    let mut bits = BitWriter::default();
     bits.add(u64::from(log - 5), 4);
     let mut width = log + 1;
     let mut threshold = 1i32 << log;
@@ -110,95 +113,108 @@ pub(super) fn describe(norm: &[i16], log: u32, out: &mut Out) {
     bits.finish(out);
 }
 
-impl Table {
-    pub(super) fn new() -> Table {
-        Table { log: 0, next: [0; _], symbols: [Step::default(); _], row: [0; _] }
+impl FseTable {
+    pub(super) fn new() -> FseTable {
+        FseTable {
+            log: 0,
+            states: [0; _],
+            transforms: [SymbolTransform::default(); _],
+            spread: [0; _],
+        }
     }
 
-    /// For an only symbol, which takes no bits.
-    pub(super) fn only(&mut self) {
+    /// Builds the table of a single symbol, which takes no bits (RLE_Mode).
+    pub(super) fn build_rle(&mut self) {
         self.log = 0;
-        self.next[0] = 0;
-        self.symbols = [Step::default(); _];
+        self.states[0] = 0;
+        self.transforms = [SymbolTransform::default(); _];
     }
 
-    /// For the probabilities of the first symbols; they add up to 2^`log`.
+    /// Builds the table of normalized counts that add up to 2^`log`.
     pub(super) fn build(&mut self, norm: &[i16], log: u32) {
-        const MASK: usize = (1 << MOST_LOG) - 1;
+        const MASK: usize = (1 << MAX_LOG) - 1;
         let size = 1usize << log;
-        // Each symbol as often as it has places, in the order in which they get them.
-        let row = &mut self.row;
+        // Each symbol as often as it has states, in the order in which the spread hands them out.
+        let spread = &mut self.spread;
         let mut begin = [0u16; SYMBOLS];
         let (mut high, mut filled, mut sum) = (size, 0, 0u16);
-        let all = norm.iter().zip(&mut self.symbols).zip(&mut begin);
-        for (symbol, ((part, step), begin)) in all.enumerate() {
+        let all = norm.iter().zip(&mut self.transforms).zip(&mut begin);
+        for (symbol, ((part, transform), begin)) in all.enumerate() {
             let count = part.unsigned_abs();
             *begin = sum;
-            // Nobody asks for those that are not there.
+            // A symbol without states is never encoded.
             let bits = log - (count.saturating_sub(1) | 1).ilog2();
-            *step = Step { bits: (bits << 16).wrapping_sub(u32::from(count) << bits), find: sum.wrapping_sub(count) };
+            *transform = SymbolTransform {
+                bits: (bits << 16).wrapping_sub(u32::from(count) << bits),
+                states_at: sum.wrapping_sub(count),
+            };
             sum += count;
             high -= usize::from(*part < 0);
             let end = filled + usize::from(part.max(&0).unsigned_abs());
             while filled < end {
                 let at = filled & MASK;
-                row[at..at + STEP].copy_from_slice(&[symbol as u8; STEP]);
-                filled += STEP;
+                spread[at..at + SPREAD].copy_from_slice(&[symbol as u8; SPREAD]);
+                filled += SPREAD;
             }
             filled = end;
         }
         let step = (size >> 1) + (size >> 3) + 3;
         if high < size {
-            // Those of less than one have the last places: others go past them.
-            let rare = |place: usize| norm.iter().enumerate().filter(|(_, part)| **part < 0).nth(size - 1 - place);
+            // Symbols of "less than 1" have the last states: the spread skips those.
+            let rare = |place: usize| {
+                norm.iter()
+                    .enumerate()
+                    .filter(|(_, part)| **part < 0)
+                    .nth(size - 1 - place)
+            };
             for turn in 0..size {
                 let place = (turn * step) & (size - 1);
                 if let Some((symbol, _)) = rare(place) {
-                    row.copy_within(turn..size - 1, turn + 1);
-                    row[turn] = symbol as u8;
+                    spread.copy_within(turn..size - 1, turn + 1);
+                    spread[turn] = symbol as u8;
                 }
             }
         }
-        // The number of the turn that gets a place, by the inverse of the step: 3 bits of it are right, then 6, then 12.
+        // The turn that reaches a state, by the inverse of the step: 3 bits of it are right, then 6, then 12.
         let inverse = step.wrapping_mul(2usize.wrapping_sub(step.wrapping_mul(step)));
         let inverse = inverse.wrapping_mul(2usize.wrapping_sub(step.wrapping_mul(inverse)));
         let mut turn = 0usize;
         for place in size..2 * size {
-            let rank = &mut begin[usize::from(row[turn & (size - 1) & MASK]) % SYMBOLS];
-            self.next[usize::from(*rank) & MASK] = place as u16;
+            let rank = &mut begin[usize::from(spread[turn & (size - 1) & MASK]) % SYMBOLS];
+            self.states[usize::from(*rank) & MASK] = place as u16;
             *rank += 1;
             turn = turn.wrapping_add(inverse);
         }
         self.log = log;
     }
 
-    /// The state that begins with a symbol, which takes no bits.
+    /// The first state, by the symbol that is encoded first; it takes no bits.
     #[inline(always)]
     pub(super) fn begin(&self, symbol: u8) -> u32 {
-        let step = self.symbols[usize::from(symbol) % SYMBOLS];
-        let bits = step.bits.wrapping_add(1 << 15) >> 16;
-        let state = (bits << 16).wrapping_sub(step.bits);
-        self.find(step, state >> bits)
+        let transform = self.transforms[usize::from(symbol) % SYMBOLS];
+        let bits = transform.bits.wrapping_add(1 << 15) >> 16;
+        let state = (bits << 16).wrapping_sub(transform.bits);
+        self.next_state(transform, state >> bits)
     }
 
-    /// Outputs the bits of a symbol; the state after it.
+    /// Encodes a symbol. Returns the next state.
     #[inline(always)]
-    pub(super) fn encode(&self, state: u32, symbol: u8, bits: &mut Bits) -> u32 {
-        let step = self.symbols[usize::from(symbol) % SYMBOLS];
-        let count = state.wrapping_add(step.bits) >> 16;
+    pub(super) fn encode(&self, state: u32, symbol: u8, bits: &mut BitWriter) -> u32 {
+        let transform = self.transforms[usize::from(symbol) % SYMBOLS];
+        let count = state.wrapping_add(transform.bits) >> 16;
         bits.add(u64::from(state) & !(!0 << (count & 63)), count);
-        self.find(step, state >> (count & 31))
+        self.next_state(transform, state >> (count & 31))
     }
 
     #[inline(always)]
-    fn find(&self, step: Step, state: u32) -> u32 {
-        let at = step.find.wrapping_add(state as u16);
-        u32::from(self.next[usize::from(at) % (1 << MOST_LOG)])
+    fn next_state(&self, transform: SymbolTransform, state: u32) -> u32 {
+        let at = transform.states_at.wrapping_add(state as u16);
+        u32::from(self.states[usize::from(at) % (1 << MAX_LOG)])
     }
 
-    /// Outputs the last state, which a decoder begins with.
+    /// Writes the last state, which the decoder begins with.
     #[inline(always)]
-    pub(super) fn end(&self, state: u32, bits: &mut Bits) {
+    pub(super) fn end(&self, state: u32, bits: &mut BitWriter) {
         bits.add(u64::from(state) & ((1 << self.log) - 1), self.log);
     }
 }

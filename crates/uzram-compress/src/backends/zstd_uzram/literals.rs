@@ -1,71 +1,75 @@
-//! The literals of a block: as they are, or by a Huffman code: RFC 8878, chapter 3.1.1.3.1.
+//! Writes the literals section: raw, or by a Huffman code: RFC 8878, chapter 3.1.1.3.1.
 //!
-//! Lengths of codes come of Huffman's two queues on counts that are sorted by buckets. Lengths of rounded logarithms
-//! would do without both, but made 0.2 % more bytes in 2 % less time. The format's one byte for all literals has no use:
-//! a block of which that is true has but a few.
+//! Code lengths come from Huffman's algorithm with two queues, on counts that are sorted by buckets. Rounded logarithms
+//! would need neither, but made 0.2 % more bytes in 2 % less time. RLE_Literals_Block is not used: a block that it would
+//! suit has few literals.
 
-use super::fse::{self, Table};
-use super::out::{Bits, Out};
-use super::search::MOST;
+use super::fse::{self, FseTable};
+use super::out::{BitWriter, Out};
+use super::search::MAX_BLOCK;
 
-const _: () = assert!(MOST < 1 << 14);
+const _: () = assert!(MAX_BLOCK < 1 << 14);
 
-/// The format's longest code.
-const MOST_BITS: u32 = 11;
-/// Literals in one stream; more are divided among four, which a decoder reads side by side.
-const ONE_STREAM: usize = 256;
-/// Fewer are not worth a code.
-const FEWEST: usize = 64;
-/// Symbols that a flush may follow, of at most 11 bits.
+/// The format's longest code in bits.
+const MAX_BITS: u32 = 11;
+/// From so many literals on there are four streams, which a decoder reads side by side.
+const FOUR_STREAMS: usize = 256;
+/// Fewer literals are not worth a code.
+const MIN_HUFFMAN: usize = 64;
+/// Codes of at most 11 bits between two flushes.
 const TURN: usize = 5;
 
 /// More than any count, and a fourth of what fits.
 const NEVER: u32 = 1 << 30;
 
+/// Literals_Block_Type.
 const RAW: u64 = 0;
-const HUFFMAN: u64 = 2;
+const COMPRESSED: u64 = 2;
 
 /// One worker's memory.
-pub(super) struct Coder {
-    weights: Table,
+pub(super) struct LiteralsEncoder {
+    weights: FseTable,
     /// By symbol: a code in the low 16 bits, its length above.
     codes: [u32; 256],
 }
 
-impl Coder {
-    pub(super) fn new() -> Coder {
-        Coder { weights: Table::new(), codes: [0; 256] }
+impl LiteralsEncoder {
+    pub(super) fn new() -> LiteralsEncoder {
+        LiteralsEncoder {
+            weights: FseTable::new(),
+            codes: [0; 256],
+        }
     }
 
-    /// Outputs the section of literals.
+    /// Writes the literals section.
     pub(super) fn encode(&mut self, literals: &[u8], out: &mut Out) {
-        if literals.len() >= FEWEST {
+        if literals.len() >= MIN_HUFFMAN {
             let mut alphabet = Alphabet::new(literals);
-            // Hardly uneven: no code would gain anything.
+            // An almost uniform distribution: no code would gain anything.
             let uneven = usize::from(alphabet.largest()) > (literals.len() >> 7) + 4;
             if uneven && alphabet.count > 1 && self.huffman(literals, &mut alphabet, out) {
                 return;
             }
         }
-        plain_header(literals.len(), out);
+        write_raw_header(literals.len(), out);
         out.slice(literals);
     }
 
-    /// Outputs them by a Huffman code; nothing and false, where that gains too little.
+    /// Writes a Compressed_Literals_Block. Returns false, and writes nothing, where that gains too little.
     fn huffman(&mut self, literals: &[u8], alphabet: &mut Alphabet, out: &mut Out) -> bool {
         let begin = out.len();
         let count = literals.len();
-        let four = count >= ONE_STREAM;
+        let four = count >= FOUR_STREAMS;
         let header = 3 + usize::from(count >= 1 << 10);
         out.number(0, header);
-        alphabet.measure(count);
-        if !self.describe(alphabet, out) {
+        alphabet.compute_lens(count);
+        if !self.write_tree(alphabet, out) {
             out.truncate(begin);
             return false;
         }
         self.assign(alphabet);
         if four {
-            let jumps = out.len();
+            let jump_table = out.len();
             out.number(0, 6);
             let mut ends = [0u16; 4];
             for (piece, end) in literals.chunks(count.div_ceil(4)).zip(&mut ends) {
@@ -74,7 +78,7 @@ impl Coder {
                 *end = (out.len() - before) as u16;
             }
             for (number, end) in ends.iter().take(3).enumerate() {
-                out.patch(jumps + 2 * number, &end.to_le_bytes());
+                out.patch(jump_table + 2 * number, &end.to_le_bytes());
             }
         } else {
             self.stream(literals, out);
@@ -86,34 +90,39 @@ impl Coder {
         }
         let (count, compressed) = (count as u64, compressed as u64);
         let number = match header {
-            3 => HUFFMAN | u64::from(four) << 2 | count << 4 | compressed << 14,
-            // The format's third form is for more than there are.
-            _ => HUFFMAN | 2 << 2 | count << 4 | compressed << 18,
+            3 => COMPRESSED | u64::from(four) << 2 | count << 4 | compressed << 14,
+            // Size_Format 3 is for more literals than a block has.
+            _ => COMPRESSED | 2 << 2 | count << 4 | compressed << 18,
         };
         out.patch(begin, &number.to_le_bytes()[..header]);
         true
     }
 
-    /// Outputs the code's description: weights of all symbols but the last, which follows from them.
-    fn describe(&mut self, alphabet: &Alphabet, out: &mut Out) -> bool {
+    /// Writes the Huffman tree description: weights of all symbols but the last, which the others imply. Returns false
+    /// where the format has no description for them.
+    fn write_tree(&mut self, alphabet: &Alphabet, out: &mut Out) -> bool {
         let last = usize::from(alphabet.symbols().last().copied().unwrap_or(0));
-        let most = alphabet.ranks.iter().rposition(|rank| *rank > 0).unwrap_or(0);
+        let most = alphabet
+            .ranks
+            .iter()
+            .rposition(|rank| *rank > 0)
+            .unwrap_or(0);
         let mut weights = [0u8; 256];
         let all = alphabet.symbols().iter().zip(&alphabet.lens);
         for (symbol, len) in all.clone() {
             weights[usize::from(*symbol)] = (most + 1) as u8 - len;
         }
-        let mut counts = [0u32; MOST_BITS as usize + 1];
+        let mut counts = [0u32; MAX_BITS as usize + 1];
         counts[0] = (last + 1 - alphabet.count) as u32;
         for len in 1..=most {
             counts[most + 1 - len] = u32::from(alphabet.ranks[len]);
         }
-        // All but the last.
+        // The last symbol's weight is not written.
         counts[usize::from(weights[last]) % counts.len()] -= 1;
         let weights = &weights[..last];
         let begin = out.len();
         out.byte(0);
-        if self.by_state(weights, &counts, out) {
+        if self.write_weights(weights, &counts, out) {
             let len = out.len() - begin - 1;
             if len < 128 && (last > 128 || len < last.div_ceil(2)) {
                 out.patch(begin, &[len as u8]);
@@ -131,19 +140,19 @@ impl Coder {
         true
     }
 
-    /// Outputs the weights by two states that take turns.
-    fn by_state(&mut self, weights: &[u8], counts: &[u32], out: &mut Out) -> bool {
+    /// Writes the weights by finite state entropy, with two interleaved states.
+    fn write_weights(&mut self, weights: &[u8], counts: &[u32], out: &mut Out) -> bool {
         let last = counts.iter().rposition(|count| *count > 0).unwrap_or(0);
         let counts = &counts[..=last];
         if weights.len() < 3 || counts.iter().any(|count| *count as usize == weights.len()) {
             return false;
         }
-        let log = fse::log(6, weights.len() as u32, last);
+        let log = fse::accuracy_log(6, weights.len() as u32, last);
         let norm = fse::normalize(counts, weights.len() as u32, log);
-        fse::describe(&norm[..=last], log, out);
+        fse::write_description(&norm[..=last], log, out);
         self.weights.build(&norm[..=last], log);
-        let mut bits = Bits::default();
-        // Of an even place the first state, of an odd one the second.
+        let mut bits = BitWriter::default();
+        // Weights at even positions take the first state, at odd ones the second.
         let mut states = [0; 2];
         let end = weights.len();
         for at in [end - 1, end - 2] {
@@ -151,7 +160,11 @@ impl Coder {
         }
         let [mut even, mut odd] = states;
         let rest = &weights[..end - 2];
-        let (rest, first) = if rest.len() % 2 == 1 { (&rest[..rest.len() - 1], rest.last()) } else { (rest, None) };
+        let (rest, first) = if rest.len() % 2 == 1 {
+            (&rest[..rest.len() - 1], rest.last())
+        } else {
+            (rest, None)
+        };
         if let Some(first) = first {
             even = self.weights.encode(even, *first, &mut bits);
         }
@@ -174,11 +187,11 @@ impl Coder {
         true
     }
 
-    /// The codes: those of one length follow each other, in the order of the symbols, longer ones first.
+    /// Assigns the codes: those of one length are consecutive, in the order of the symbols, longer ones first.
     fn assign(&mut self, alphabet: &Alphabet) {
         let mut next = [0u16; 16];
         let mut code = 0;
-        for len in (1..=MOST_BITS as usize).rev() {
+        for len in (1..=MAX_BITS as usize).rev() {
             next[len] = code;
             code = (code + alphabet.ranks[len]) >> 1;
         }
@@ -189,9 +202,9 @@ impl Coder {
         }
     }
 
-    /// Outputs literals, the last one first, as a decoder reads the stream backwards.
+    /// Writes one stream, the last literal first: a decoder reads it backwards.
     fn stream(&self, literals: &[u8], out: &mut Out) {
-        let mut bits = Bits::default();
+        let mut bits = BitWriter::default();
         let mut turns = literals.rchunks_exact(TURN);
         for turn in &mut turns {
             for literal in turn.iter().rev() {
@@ -209,8 +222,8 @@ impl Coder {
     }
 }
 
-/// Of literals as they are.
-fn plain_header(count: usize, out: &mut Out) {
+/// Writes the header of a Raw_Literals_Block.
+fn write_raw_header(count: usize, out: &mut Out) {
     let count = count as u64;
     match count {
         0..32 => out.number(RAW | count << 3, 1),
@@ -219,21 +232,21 @@ fn plain_header(count: usize, out: &mut Out) {
     }
 }
 
-/// The symbols that are there, with what they have.
+/// The symbols that occur, their counts and code lengths.
 struct Alphabet {
     /// In ascending order.
     symbols: [u8; 256],
     count: usize,
-    /// How often each is there, at the same place.
+    /// The number of times that each symbol occurs, by its index in `symbols`.
     times: [u16; 256],
-    /// The length of each one's code, at the same place.
+    /// The length of each symbol's code, by its index in `symbols`.
     lens: [u8; 256],
-    /// Codes of each length.
+    /// Number of codes of each length.
     ranks: [u16; 16],
 }
 
 impl Alphabet {
-    /// Of literals, fewer than 2^16. Four tables: equal bytes in a row do not wait for each other.
+    /// Counts literals, fewer than 2^16. Four tables: equal bytes in a row do not wait for each other.
     fn new(literals: &[u8]) -> Alphabet {
         let mut counts = [[0u16; 256]; 4];
         let mut fours = literals.chunks_exact(4);
@@ -247,7 +260,13 @@ impl Alphabet {
         }
         let [a, b, c, d] = &counts;
         let sums: [u16; 256] = std::array::from_fn(|at| a[at] + b[at] + c[at] + d[at]);
-        let mut alphabet = Alphabet { symbols: [0; _], count: 0, times: [0; _], lens: [0; _], ranks: [0; _] };
+        let mut alphabet = Alphabet {
+            symbols: [0; _],
+            count: 0,
+            times: [0; _],
+            lens: [0; _],
+            ranks: [0; _],
+        };
         for (symbol, times) in sums.iter().enumerate() {
             let at = alphabet.count % 256;
             alphabet.symbols[at] = symbol as u8;
@@ -269,16 +288,16 @@ impl Alphabet {
         self.times().iter().max().copied().unwrap_or(0)
     }
 
-    /// The lengths of a code for `total` literals of at least two symbols.
-    fn measure(&mut self, total: usize) {
+    /// Computes the code lengths for `total` literals of at least two symbols.
+    fn compute_lens(&mut self, total: usize) {
         let (order, leaves) = self.sorted();
         let count = self.count.min(256);
         let enough = (total as u32 - 1).ilog2().saturating_sub(1);
         let least = (count as u32 - 1).max(1).ilog2() + 2;
-        let limit = enough.max(least).min(MOST_BITS);
+        let limit = enough.max(least).min(MAX_BITS);
         self.ranks = ranks(&leaves, count, limit as usize);
         limit_ranks(&mut self.ranks, limit);
-        // The longest codes to the rarest.
+        // The rarest symbols get the longest codes.
         let mut places = order[..count].iter();
         for len in (1..=limit).rev() {
             for place in places.by_ref().take(usize::from(self.ranks[len as usize])) {
@@ -287,7 +306,7 @@ impl Alphabet {
         }
     }
 
-    /// The places in the order of how often the symbols are there, and how often that is.
+    /// Sorts by count: the indices of the symbols, and their counts, in ascending order.
     fn sorted(&self) -> ([u8; 256], [u32; 256 + 2]) {
         const BUCKETS: usize = 128;
         let mut ends = [0u16; BUCKETS];
@@ -300,7 +319,7 @@ impl Alphabet {
             sum += *end;
             *end = sum - *end;
         }
-        // All that are there often.
+        // The last bucket holds all frequent symbols: only that one is sorted.
         let often = usize::from(ends[BUCKETS - 1]);
         let (mut order, mut counts) = ([0u8; 256], [NEVER; 256 + 2]);
         for (place, times) in self.times().iter().enumerate() {
@@ -322,10 +341,12 @@ impl Alphabet {
     }
 }
 
-/// Shortens what was cut at the limit until the code is complete again.
+/// Repairs the lengths that were cut at the limit until the code is complete again.
 fn limit_ranks(ranks: &mut [u16; 16], limit: u32) {
     let limit = limit as usize;
-    let mut sum: u32 = (1..=limit).map(|len| u32::from(ranks[len]) << (limit - len)).sum();
+    let mut sum: u32 = (1..=limit)
+        .map(|len| u32::from(ranks[len]) << (limit - len))
+        .sum();
     while sum > 1 << limit {
         ranks[limit] -= 1;
         for len in (1..limit).rev() {
@@ -339,23 +360,23 @@ fn limit_ranks(ranks: &mut [u16; 16], limit: u32) {
     }
 }
 
-/// How many codes of each length a Huffman code has for counts in ascending order, which [`NEVER`] follows. What would be
-/// longer than `limit` is counted there.
+/// Number of codes of each length in a Huffman code for counts in ascending order, which [`NEVER`] follows. Codes longer
+/// than `limit` are counted at `limit`.
 ///
-/// The queues of Huffman's algorithm for sorted counts, without a branch that depends on them: of the two first of each
-/// queue, the two least are taken.
+/// Huffman's algorithm with two queues, without a branch that depends on the counts: of the first two of each queue, the
+/// two least are taken.
 fn ranks(leaves: &[u32; 256 + 2], count: usize, limit: usize) -> [u16; 16] {
     let mut inner = [NEVER; 256 + 1];
     let mut parents = [0u8; 256 + 1];
     let (mut leaf, mut root) = (0, 0);
     let last = count.clamp(2, 256) - 2;
     for next in 0..=last {
-        // Behind the last of 256 leaves, too.
+        // `leaf` may be behind the last of 256 leaves.
         let first = leaf.min(256);
         let [l0, l1] = [leaves[first], leaves[first + 1]];
         let [r0, r1] = [inner[root % 256], inner[root % 256 + 1]];
         inner[next] = (l0 + l1).min(l0 + r0).min(r0 + r1);
-        // Of what is not taken now, this is not the last word.
+        // Overwritten later for the nodes that are not taken now.
         parents[root % 256] = next as u8;
         parents[root % 256 + 1] = next as u8;
         let roots = usize::from(r0 < l1) + usize::from(r1 < l0);
@@ -370,7 +391,7 @@ fn ranks(leaves: &[u32; 256 + 2], count: usize, limit: usize) -> [u16; 16] {
         depths[node] = depth;
         nodes[usize::from(depth) % 16] += 1;
     }
-    // What is below a node and no node is a leaf.
+    // Children that are not inner nodes are leaves.
     let mut ranks = [0; 16];
     let mut rest = count as u16;
     for len in 1..limit {

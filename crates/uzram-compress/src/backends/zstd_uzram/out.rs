@@ -1,13 +1,13 @@
-//! Where an encoder puts its bits and bytes: a buffer that is as long as any block that is worth keeping. What goes beyond
-//! its end is forgotten and found out at the end of the block, so that nothing in between has to ask.
+//! The output buffer and the bit writer. The buffer is as long as any block that is worth keeping. What goes beyond its
+//! end is dropped and noticed once, at the end of the block ([`Out::is_full`]): no write has to check.
 
-use super::search::MOST;
+use super::search::MAX_BLOCK;
 
-/// Longer than any block before it is compressed, which is what is kept instead of a longer result.
+/// Longer than any block before it is compressed; a block that does not shrink is stored raw.
 pub(super) const ROOM: usize = 0x4000;
 
-const _: () = assert!(ROOM > MOST + 64);
-/// Bytes that one write may go past the last place where one may begin.
+const _: () = assert!(ROOM > MAX_BLOCK + 64);
+/// Bytes that one write may take behind [`ROOM`].
 const SLACK: usize = 8;
 
 pub(super) struct Out {
@@ -15,16 +15,19 @@ pub(super) struct Out {
     len: usize,
 }
 
-/// Bits that wait to become bytes, the first ones lowest.
+/// Writes bits, least significant first: those that do not fill a byte yet.
 #[derive(Default)]
-pub(super) struct Bits {
+pub(super) struct BitWriter {
     bits: u64,
     count: u32,
 }
 
 impl Out {
     pub(super) fn new() -> Out {
-        Out { bytes: Box::new([0; _]), len: 0 }
+        Out {
+            bytes: Box::new([0; _]),
+            len: 0,
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -35,12 +38,12 @@ impl Out {
         self.len
     }
 
-    /// Whether something may have been forgotten.
+    /// Whether bytes may have been dropped.
     pub(super) fn is_full(&self) -> bool {
         self.len >= ROOM
     }
 
-    /// Back to a length that it had.
+    /// Goes back to an earlier length.
     pub(super) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
@@ -53,7 +56,7 @@ impl Out {
         self.number(u64::from(byte), 1);
     }
 
-    /// The low `count` bytes, at most 8.
+    /// Writes the low `count` bytes, at most 8, little-endian.
     #[inline(always)]
     pub(super) fn number(&mut self, number: u64, count: usize) {
         let at = self.len.min(ROOM);
@@ -71,7 +74,7 @@ impl Out {
         }
     }
 
-    /// Other bytes at a place before the end.
+    /// Overwrites bytes before the end.
     pub(super) fn patch(&mut self, at: usize, bytes: &[u8]) {
         if let Some(room) = self.bytes.get_mut(at..at + bytes.len()) {
             room.copy_from_slice(bytes);
@@ -79,15 +82,16 @@ impl Out {
     }
 }
 
-impl Bits {
-    /// The low `count` bits of `bits`, which has no others. At most 56 may wait before a flush, with up to 7 left by the last.
+impl BitWriter {
+    /// Adds the low `count` bits of `bits`, which has no others. A flush is due after at most 56, with up to 7 left by the
+    /// last one.
     #[inline(always)]
     pub(super) fn add(&mut self, bits: u64, count: u32) {
         self.bits |= bits << (self.count & 63);
         self.count += count;
     }
 
-    /// Outputs whole bytes.
+    /// Writes the whole bytes.
     #[inline(always)]
     pub(super) fn flush(&mut self, out: &mut Out) {
         out.number(self.bits, (self.count / 8) as usize);
@@ -95,13 +99,13 @@ impl Bits {
         self.count &= 7;
     }
 
-    /// The end of what is read backwards: a bit that says where.
+    /// Ends a bitstream that is read backwards, with the bit that marks its end.
     pub(super) fn close(mut self, out: &mut Out) {
         self.add(1, 1);
         self.finish(out);
     }
 
-    /// The end of what is read forwards.
+    /// Ends a bitstream that is read forwards.
     pub(super) fn finish(mut self, out: &mut Out) {
         self.count += 7;
         self.flush(out);

@@ -1,32 +1,43 @@
-//! The sequences of a block: literals, a match, and how far back it is, each as a code, which finite state entropy takes,
-//! and the rest of its bits: RFC 8878, chapter 3.1.1.3.2.
+//! Writes the sequences section: literals lengths, match lengths and offsets, each as a code by finite state entropy and
+//! extra bits: RFC 8878, chapter 3.1.1.3.2.
 
-use super::fse::{self, SYMBOLS, Table};
-use super::out::{Bits, Out};
-use super::search::{MOST_SEQUENCES, Sequence};
+use super::fse::{self, FseTable, SYMBOLS};
+use super::out::{BitWriter, Out};
+use super::search::{MAX_SEQUENCES, Sequence};
 
-const _: () = assert!(MOST_SEQUENCES < 0x7F00);
+const _: () = assert!(MAX_SEQUENCES < 0x7F00);
 
-/// The shortest match that the format has.
-const FORMAT_MIN: u16 = 3;
-/// Values below have codes of their own.
+/// The format's shortest match.
+const FORMAT_MIN_MATCH: u16 = 3;
+/// Lengths below these have their codes in a table.
 const LITERALS_BY_TABLE: usize = 64;
 const LENGTHS_BY_TABLE: usize = 128;
 
-/// What the format's predefined tables are made of.
+/// The default distributions (Predefined_Mode).
 const LITERALS_NORM: [i16; 36] = [
-    4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1,
+    4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1,
+    -1, -1, -1, -1,
 ];
 const LENGTHS_NORM: [i16; 53] = [
-    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
+    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1,
 ];
-const OFFSETS_NORM: [i16; 29] =
-    [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
+const OFFSETS_NORM: [i16; 29] = [
+    1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1,
+];
 
-/// Codes in which a value is not all: a value's first code, and bits beside it.
-const LITERALS_CODES: [u8; LITERALS_BY_TABLE] =
-    by_table(&[(16, 1), (17, 1), (18, 1), (19, 1), (20, 2), (21, 2), (22, 3), (23, 3), (24, 4)]);
+/// Codes of short lengths. Codes before the first one here stand for one value each; the others are (code, extra bits).
+const LITERALS_CODES: [u8; LITERALS_BY_TABLE] = by_table(&[
+    (16, 1),
+    (17, 1),
+    (18, 1),
+    (19, 1),
+    (20, 2),
+    (21, 2),
+    (22, 3),
+    (23, 3),
+    (24, 4),
+]);
 const LENGTHS_CODES: [u8; LENGTHS_BY_TABLE] = by_table(&[
     (32, 1),
     (33, 1),
@@ -43,7 +54,7 @@ const LENGTHS_CODES: [u8; LENGTHS_BY_TABLE] = by_table(&[
 const LITERALS_BITS: [u8; SYMBOLS] = bits(&LITERALS_CODES, 25, 6);
 const LENGTHS_BITS: [u8; SYMBOLS] = bits(&LENGTHS_CODES, 43, 7);
 
-/// The codes of values: the first ones are their own, the given ones have so many bits beside them.
+/// A table of codes by value: the first values are their own codes, the given codes have so many extra bits.
 const fn by_table<const COUNT: usize>(given: &[(u8, u32)]) -> [u8; COUNT] {
     let mut table = [0; COUNT];
     let mut value = 0;
@@ -63,7 +74,7 @@ const fn by_table<const COUNT: usize>(given: &[(u8, u32)]) -> [u8; COUNT] {
     table
 }
 
-/// The bits beside each code: as many as it has values in the table; from `first` on one more each.
+/// Extra bits of each code: by its number of values in the table; from `first` on one more each.
 const fn bits<const COUNT: usize>(codes: &[u8; COUNT], first: usize, count: u8) -> [u8; SYMBOLS] {
     let mut values = [0u32; SYMBOLS];
     let mut at = 0;
@@ -86,39 +97,39 @@ const fn bits<const COUNT: usize>(codes: &[u8; COUNT], first: usize, count: u8) 
     bits
 }
 
-/// What is coded: numbers of literals, offsets, lengths of matches, in the format's order.
+/// The three symbol types in the format's order.
 const KINDS: usize = 3;
 const LITERALS: usize = 0;
 const OFFSETS: usize = 1;
 const LENGTHS: usize = 2;
 
-/// Where to find the table of a kind.
+/// Symbol compression modes. Repeat_Mode is not used: a frame has one block.
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Predefined = 0,
-    Only = 1,
-    Described = 2,
+    Rle = 1,
+    FseCompressed = 2,
 }
 
 /// One worker's memory.
-pub(super) struct Coder {
-    codes: Box<[[u8; KINDS]; MOST_SEQUENCES]>,
+pub(super) struct SequencesEncoder {
+    codes: Box<[[u8; KINDS]; MAX_SEQUENCES]>,
     counts: [[u32; SYMBOLS]; KINDS],
-    predefined: Box<[Table; KINDS]>,
-    own: Box<[Table; KINDS]>,
+    predefined: Box<[FseTable; KINDS]>,
+    own: Box<[FseTable; KINDS]>,
 }
 
-impl Coder {
-    pub(super) fn new() -> Coder {
-        let mut predefined = Box::new([(); KINDS].map(|()| Table::new()));
+impl SequencesEncoder {
+    pub(super) fn new() -> SequencesEncoder {
+        let mut predefined = Box::new([(); KINDS].map(|()| FseTable::new()));
         predefined[LITERALS].build(&LITERALS_NORM, 6);
         predefined[OFFSETS].build(&OFFSETS_NORM, 5);
         predefined[LENGTHS].build(&LENGTHS_NORM, 6);
-        Coder {
+        SequencesEncoder {
             codes: Box::new([[0; KINDS]; _]),
             counts: [[0; SYMBOLS]; KINDS],
             predefined,
-            own: Box::new([(); KINDS].map(|()| Table::new())),
+            own: Box::new([(); KINDS].map(|()| FseTable::new())),
         }
     }
 
@@ -126,37 +137,46 @@ impl Coder {
         size_of_val(&*self.codes) + size_of_val(&*self.predefined) + size_of_val(&*self.own)
     }
 
-    /// Outputs the section of sequences.
+    /// Writes the sequences section.
     pub(super) fn encode(&mut self, sequences: &[Sequence], out: &mut Out) {
         let count = sequences.len();
         match count {
             0 => return out.byte(0),
             1..128 => out.byte(count as u8),
-            // The format's third form is for more than there are.
+            // The header of three bytes is for more sequences than a block has.
             _ => out.number(((count as u64 >> 8) + 0x80) | (count as u64 & 0xFF) << 8, 2),
         }
-        let Some(last) = self.count(sequences) else { return };
+        let Some(last) = self.count(sequences) else {
+            return;
+        };
         let modes_at = out.len();
         out.byte(0);
         let mut modes = [Mode::Predefined; KINDS];
         for kind in 0..KINDS {
             modes[kind] = self.table(kind, count as u32, last[kind], out);
         }
-        let byte = (modes[LITERALS] as u8) << 6 | (modes[OFFSETS] as u8) << 4 | (modes[LENGTHS] as u8) << 2;
+        let byte = (modes[LITERALS] as u8) << 6
+            | (modes[OFFSETS] as u8) << 4
+            | (modes[LENGTHS] as u8) << 2;
         out.patch(modes_at, &[byte]);
         let of = |kind: usize| match modes[kind] {
             Mode::Predefined => &self.predefined[kind],
             _ => &self.own[kind],
         };
-        stream(sequences, &self.codes[..], [of(LITERALS), of(OFFSETS), of(LENGTHS)], out);
+        write_bitstream(
+            sequences,
+            &self.codes[..],
+            [of(LITERALS), of(OFFSETS), of(LENGTHS)],
+            out,
+        );
     }
 
-    /// Finds all codes and counts them; the last ones.
+    /// Finds all codes and counts them. Returns the last sequence's.
     fn count(&mut self, sequences: &[Sequence]) -> Option<[u8; KINDS]> {
         self.counts = [[0; SYMBOLS]; KINDS];
         for (sequence, codes) in sequences.iter().zip(self.codes.iter_mut()) {
             let literals = usize::from(sequence.literals);
-            let length = usize::from(sequence.length - FORMAT_MIN);
+            let length = usize::from(sequence.length - FORMAT_MIN_MATCH);
             *codes = [
                 match LITERALS_CODES.get(literals) {
                     Some(code) => *code,
@@ -175,7 +195,7 @@ impl Coder {
         self.codes[..sequences.len()].last().copied()
     }
 
-    /// Chooses a table and describes it.
+    /// Chooses a mode, and builds and writes its table.
     fn table(&mut self, kind: usize, total: u32, last: u8, out: &mut Out) -> Mode {
         let counts = &mut self.counts[kind];
         let most = counts.iter().max().copied().unwrap_or(0);
@@ -183,40 +203,45 @@ impl Coder {
             if total <= 2 {
                 return Mode::Predefined;
             }
-            self.own[kind].only();
+            self.own[kind].build_rle();
             out.byte(last);
-            return Mode::Only;
+            return Mode::Rle;
         }
-        // As libzstd for its fast strategies: too few, or too evenly spread.
+        // As libzstd does for its fast strategies: too few symbols, or too evenly spread.
         let predefined_log = if kind == OFFSETS { 5 } else { 6 };
         if total < 1 << predefined_log || most < total >> (predefined_log - 1) {
             return Mode::Predefined;
         }
-        // The last one is what the states begin with, and costs nothing.
+        // The last sequence's code initialises the state and costs nothing.
         let mut total = total;
         if counts[usize::from(last) % SYMBOLS] > 1 {
             counts[usize::from(last) % SYMBOLS] -= 1;
             total -= 1;
         }
         let greatest = counts.iter().rposition(|count| *count > 0).unwrap_or(0);
-        let log = fse::log(if kind == OFFSETS { 8 } else { 9 }, total, greatest);
+        let log = fse::accuracy_log(if kind == OFFSETS { 8 } else { 9 }, total, greatest);
         let norm = fse::normalize(&counts[..=greatest], total, log);
-        fse::describe(&norm[..=greatest], log, out);
+        fse::write_description(&norm[..=greatest], log, out);
         self.own[kind].build(&norm[..=greatest], log);
-        Mode::Described
+        Mode::FseCompressed
     }
 }
 
-/// Outputs all sequences, the last one first.
-fn stream(sequences: &[Sequence], codes: &[[u8; KINDS]], tables: [&Table; KINDS], out: &mut Out) {
-    let mut bits = Bits::default();
+/// Writes the bitstream, the last sequence first.
+fn write_bitstream(
+    sequences: &[Sequence],
+    codes: &[[u8; KINDS]],
+    tables: [&FseTable; KINDS],
+    out: &mut Out,
+) {
+    let mut bits = BitWriter::default();
     let mut states = [0; KINDS];
     let mut both = sequences.iter().zip(codes).rev();
     if let Some((sequence, codes)) = both.next() {
         for kind in 0..KINDS {
             states[kind] = tables[kind].begin(codes[kind]);
         }
-        rest(sequence, codes, &mut bits);
+        write_extra_bits(sequence, codes, &mut bits);
         bits.flush(out);
     }
     for (sequence, codes) in both {
@@ -224,7 +249,7 @@ fn stream(sequences: &[Sequence], codes: &[[u8; KINDS]], tables: [&Table; KINDS]
             states[kind] = tables[kind].encode(states[kind], codes[kind], &mut bits);
         }
         bits.flush(out);
-        rest(sequence, codes, &mut bits);
+        write_extra_bits(sequence, codes, &mut bits);
         bits.flush(out);
     }
     for kind in [LENGTHS, OFFSETS, LITERALS] {
@@ -234,12 +259,15 @@ fn stream(sequences: &[Sequence], codes: &[[u8; KINDS]], tables: [&Table; KINDS]
     bits.close(out);
 }
 
-/// What the codes do not say.
+/// Writes the extra bits of a sequence.
 #[inline(always)]
-fn rest(sequence: &Sequence, codes: &[u8; KINDS], bits: &mut Bits) {
+fn write_extra_bits(sequence: &Sequence, codes: &[u8; KINDS], bits: &mut BitWriter) {
     let [literals, offset, length] = codes.map(|code| usize::from(code) % SYMBOLS);
     let mut add = |value: u16, count: u32| bits.add(u64::from(value) & ((1 << count) - 1), count);
     add(sequence.literals, u32::from(LITERALS_BITS[literals]));
-    add(sequence.length - FORMAT_MIN, u32::from(LENGTHS_BITS[length]));
+    add(
+        sequence.length - FORMAT_MIN_MATCH,
+        u32::from(LENGTHS_BITS[length]),
+    );
     add(sequence.offset, offset as u32);
 }

@@ -1,5 +1,7 @@
 //! What nobody uses: the idle mark, and recompression.
 
+use uzram::PageKind;
+
 use crate::protocol::{Recompress, Request, Response};
 use crate::zram::device::ask;
 use crate::zram::parse::{self, Args};
@@ -52,16 +54,16 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
 };
 
 fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
-    let (mut kind, mut algo, mut priority) = ("all", None, 1);
+    let (mut kind, mut algo, mut priority) = (PageKind::All, None, 1);
     let (mut threshold, mut max_pages) = (0, 0);
     for arg in Args::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
             b"type" => {
                 kind = match value {
-                    b"idle" => "idle",
-                    b"huge" => "huge",
-                    b"huge_idle" => "huge_idle",
+                    b"idle" => PageKind::Idle,
+                    b"huge" => PageKind::Huge,
+                    b"huge_idle" => PageKind::HugeIdle,
                     _ => kind,
                 }
             }
@@ -82,7 +84,7 @@ fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         priority = found.ok_or(Errno::INVAL)?.0;
     }
     let request = Request::Recompress(Recompress {
-        kind: kind.into(),
+        kind,
         priority: Some(priority),
         threshold: threshold as usize,
         max_pages,

@@ -25,7 +25,7 @@ pub(in crate::zram) const MEM_LIMIT: Attribute = Attribute {
 fn show_limit(subject: &Subject<'_>) -> Result<String, Errno> {
     let zram = subject.zram()?;
     let limit = match zram.stat()? {
-        Some(stat) => stat.mem_limit,
+        Some(stat) => stat.counters.mem_limit_bytes,
         None => zram.state().config.mem_limit,
     };
     Ok(format!("{limit}\n"))
@@ -85,7 +85,9 @@ pub(in crate::zram) const COMPACT: Attribute = Attribute {
 fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
     subject.zram()?.job(|live| {
         // Who writes meanwhile makes new work: once over all objects is enough.
-        let mut left = crate::zram::device::stat(live)?.compr_data_size;
+        let mut left = crate::zram::device::stat(live)?
+            .counters
+            .compr_data_size_bytes;
         loop {
             let max_bytes = u64::MAX;
             let slice = match ask(live, Request::Compact { max_bytes })? {

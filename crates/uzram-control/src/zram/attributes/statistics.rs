@@ -9,10 +9,9 @@ fn stat(subject: &Subject<'_>) -> Result<Box<Stat>, Errno> {
     if let Some(stat) = zram.stat()? {
         return Ok(stat);
     }
-    Ok(Box::new(Stat {
-        mem_limit: zram.state().config.mem_limit,
-        ..Stat::default()
-    }))
+    let mut stat = Box::<Stat>::default();
+    stat.counters.mem_limit_bytes = zram.state().config.mem_limit;
+    Ok(stat)
 }
 
 pub(in crate::zram) const IO_STAT: Attribute = Attribute {
@@ -72,7 +71,11 @@ pub(in crate::zram) const BD_STAT: Attribute = Attribute {
     when: When::Always,
     show: Some(|subject| {
         let stat = stat(subject)?;
-        let (pages, reads, writes) = (stat.backed_pages, stat.backed_reads, stat.backed_writes);
+        let (pages, reads, writes) = (
+            stat.counters.backed_pages,
+            stat.counters.backed_reads,
+            stat.counters.backed_writes,
+        );
         Ok(format!("{pages:8} {reads:8} {writes:8}\n"))
     }),
     store: None,

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{OFlags, SeekFrom, seek};
+use uzram::{Ended, PageKind};
 
 use crate::protocol::{Request, Response, Writeback};
 use crate::zram::config::Backing;
@@ -35,7 +36,9 @@ pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
 fn show_backing(subject: &Subject<'_>) -> Result<String, Errno> {
     let zram = subject.zram()?;
     let path = match zram.stat()? {
-        Some(stat) => stat.backing.map(|backing| backing.path),
+        Some(stat) => stat
+            .backing
+            .map(|backing| backing.path.display().to_string()),
         None => {
             let state = zram.state();
             let backing = state.config.backing.as_ref();
@@ -165,13 +168,16 @@ pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
 #[derive(Debug, PartialEq, Eq)]
 struct Selected {
     ranges: Vec<(u64, u64)>,
-    kind: Option<&'static str>,
+    kind: Option<PageKind>,
 }
 
-fn kind(text: &[u8]) -> Result<&'static str, Errno> {
-    let kinds = ["idle", "huge", "huge_idle", "incompressible"];
-    let found = kinds.into_iter().find(|kind| kind.as_bytes() == text);
-    found.ok_or(Errno::INVAL)
+fn kind(text: &[u8]) -> Result<PageKind, Errno> {
+    let text = std::str::from_utf8(text).map_err(|_| Errno::INVAL)?;
+    match text.parse() {
+        // zram has no word for all pages.
+        Ok(PageKind::All) | Err(_) => Err(Errno::INVAL),
+        Ok(kind) => Ok(kind),
+    }
 }
 
 /// Reads what was written for a device of that many pages.
@@ -221,7 +227,7 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         }
         let selected = select(text, now.disksize / PAGE)?;
         if !selected.ranges.is_empty() {
-            write(live, "all", selected.ranges)?;
+            write(live, PageKind::All, selected.ranges)?;
         }
         selected
             .kind
@@ -229,9 +235,9 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     })
 }
 
-fn write(live: &dyn Live, kind: &str, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
+fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
     let request = Request::Writeback(Writeback {
-        kind: kind.into(),
+        kind,
         pages,
         max_pages: 0,
         dry_run: false,
@@ -240,9 +246,9 @@ fn write(live: &dyn Live, kind: &str, pages: Vec<(u64, u64)>) -> Result<(), Errn
         Response::WrittenBack(report) => report,
         _ => return Err(Errno::PROTO),
     };
-    match report.ended.as_str() {
-        "full" => Err(Errno::NOSPC),
-        "" if report.failed == 0 => Ok(()),
+    match report.ended {
+        Some(Ended::Full) => Err(Errno::NOSPC),
+        None if report.failed == 0 => Ok(()),
         _ => Err(Errno::IO),
     }
 }
@@ -376,15 +382,21 @@ mod tests {
             Ok(Selected { ranges, kind })
         };
         for (text, expected) in [
-            ("idle", of(&[], Some("idle"))),
-            ("huge_idle\n", of(&[], Some("huge_idle"))),
-            ("type=incompressible", of(&[], Some("incompressible"))),
-            ("type=huge type=nonsense", of(&[], Some("huge"))),
+            ("idle", of(&[], Some(PageKind::Idle))),
+            ("huge_idle\n", of(&[], Some(PageKind::HugeIdle))),
+            (
+                "type=incompressible",
+                of(&[], Some(PageKind::Incompressible)),
+            ),
+            ("type=huge type=nonsense", of(&[], Some(PageKind::Huge))),
             (
                 "page_index=3 page_indexes=5-9",
                 of(&[(3, 4), (5, 10)], None),
             ),
-            ("page_index=3 idle rest", of(&[(3, 4)], Some("idle"))),
+            (
+                "page_index=3 idle rest",
+                of(&[(3, 4)], Some(PageKind::Idle)),
+            ),
             ("unknown=1", of(&[], None)),
             (" \n", of(&[], None)),
             ("all", Err(Errno::INVAL)),

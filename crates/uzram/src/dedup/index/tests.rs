@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use uzram_testkit::Random;
+
 use super::*;
 
 fn key(hash: u64) -> Key {
@@ -10,13 +12,6 @@ fn key(hash: u64) -> Key {
         algorithm: 3,
         len: 1 + hash as usize % 4096,
     }
-}
-
-fn next(random: &mut u64) -> u64 {
-    *random = random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    (*random >> 33).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// Each bucket knows how many entries of its own lie elsewhere, each page how many it has.
@@ -53,9 +48,9 @@ fn the_index_agrees_with_a_map() {
     ] {
         let index = Index::new(objects).unwrap();
         let mut oracle: HashMap<u64, (Key, u32)> = HashMap::new();
-        let (mut handles, mut random, mut refused) = (Vec::new(), 1, 0);
+        let (mut handles, mut random, mut refused) = (Vec::new(), Random::new(1), 0);
         for handle in 1..=objects {
-            let key = key(next(&mut random) & mask);
+            let key = key(random.next() & mask);
             let mut locked = index.lock(key);
             assert_eq!(locked.find(key, handle), None);
             if locked.insert(key, handle, false) {
@@ -66,14 +61,14 @@ fn the_index_agrees_with_a_map() {
             }
             drop(locked);
             // Something that is there.
-            let handle = handles[next(&mut random) as usize % handles.len()];
+            let handle = *random.pick(&handles);
             let Some((key, refs)) = oracle.get_mut(&handle) else {
                 continue;
             };
             let mut locked = index.lock(*key);
             let spot = locked.find(*key, handle).unwrap();
             assert_eq!((locked.handle(spot), locked.refs(spot)), (handle, *refs));
-            if next(&mut random).is_multiple_of(3) {
+            if random.below(3) == 0 {
                 assert!(locked.join(spot));
                 *refs += 1;
             } else {
@@ -107,10 +102,10 @@ fn the_index_agrees_with_a_map() {
 fn memory_stays_small_and_no_entry_is_refused() {
     let objects = 400_000;
     let index = Index::new(objects).unwrap();
-    let mut random = 5;
+    let mut random = Random::new(5);
     let mut most: f64 = 0.0;
     for handle in 1..=objects {
-        let key = key(next(&mut random));
+        let key = key(random.next());
         assert!(index.lock(key).insert(key, handle, false));
         if handle > 50_000 {
             most = most.max(index.bytes() as f64 / handle as f64);

@@ -4,8 +4,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use uzram::store::inject::{Fault, FaultyStorage, Rule};
-use uzram::{Error, PAGE_SIZE, Writeback};
+use uzram::{Corruption, Error, PAGE_SIZE, Writeback};
+use uzram_backing::inject::{Fault, FaultyDisk, Rule};
 
 use super::{RUN, World};
 use crate::model::{Wrong, page_of};
@@ -100,13 +100,16 @@ impl<'a> Operator<'a> {
             Ok(report) => self.count(&report),
             Err(
                 Error::Invalid { .. }
+                | Error::HasBacking { .. }
+                | Error::NoAges
+                | Error::NoDictionary { .. }
                 | Error::CodecsFull
                 | Error::NoBacking
                 | Error::NoSecondary { .. },
             ) => {}
             Err(Error::Compress(_)) if matches!(memory, Memory::Train { .. }) => {}
             Err(Error::NoSpace { .. } | Error::ArenaFull { .. }) if limit() => {}
-            Err(Error::Backing { .. }) if failing() => {}
+            Err(Error::BackingRead { .. } | Error::BackingHeld { .. }) if failing() => {}
             Err(error) => return Err(format!("{memory:?}: {error}")),
         }
         Ok(())
@@ -133,7 +136,7 @@ impl<'a> Operator<'a> {
         self.world.count(what, by);
     }
 
-    fn storage(&self) -> Option<FaultyStorage> {
+    fn storage(&self) -> Option<FaultyDisk> {
         self.world
             .faults
             .lock()
@@ -183,6 +186,7 @@ impl<'a> Operator<'a> {
                 let result = self
                     .world
                     .device
+                    .zram()
                     .writeback(&what, &mut |_| std::ops::ControlFlow::Continue(()));
                 self.world.count(
                     "hung writebacks",
@@ -228,7 +232,7 @@ impl<'a> Operator<'a> {
             if bytes != [0; PAGE_SIZE] {
                 return Err(Error::Corrupt {
                     page: more - 1,
-                    reason: "new pages are not zeros".into(),
+                    source: Corruption::Length(0),
                 });
             }
             device.write_at(&version(more - 1, 1), last)
@@ -266,9 +270,9 @@ impl<'a> Operator<'a> {
         assert!(extents.is_ok());
         let _ = (
             device.codecs(),
-            device.backing(),
-            device.compaction_gain_bytes(),
+            device.zram().backing(),
+            device.jobs().compaction_gain_bytes(),
         );
-        let _ = device.writable_back(&Writeback::default());
+        let _ = device.zram().writable_back(&Writeback::default());
     }
 }

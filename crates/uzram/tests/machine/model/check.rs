@@ -47,8 +47,9 @@ impl Model {
         );
         ensure!(device.size_bytes() == self.size_pages * PAGE, "the size");
         let live = device
+            .zram()
             .backing()
-            .map_or(0, |backing| backing.store.live_objects);
+            .map_or(0, |backing| backing.stats.live_objects);
         ensure!(
             live == stats.backed_pages,
             "{live} objects on the backing: {stats:?}"
@@ -124,7 +125,7 @@ impl Model {
             self.lied = false;
             self.check_all()?;
         }
-        if self.subject.device().backing().is_some() {
+        if self.subject.device().zram().backing().is_some() {
             self.memory(&Memory::Detach)?;
         }
         // Room for all.
@@ -170,7 +171,7 @@ impl Model {
             left == (0, 0, 0, 0) && stats.backed_data_size_bytes == 0,
             "{stats:?}"
         );
-        let store = device.backing().map(|backing| backing.store);
+        let store = device.zram().backing().map(|backing| backing.stats);
         ensure!(store.is_none_or(|store| store.live_bytes == 0), "{store:?}");
         device.reset();
         let used = device.stats().mem_used_total_bytes;

@@ -1,6 +1,6 @@
 //! What is done to memory, and what it says it has done: the counters have changed by exactly that.
 
-use uzram::{Ended, Error, Kind, Stats, Writeback, WritebackReport};
+use uzram::{Ended, Error, PageKind, Stats, Writeback, WritebackReport};
 
 use super::{Model, Wrong};
 use crate::op::Memory;
@@ -8,7 +8,7 @@ use crate::subject::{PAGE, Report};
 
 impl Model {
     pub(super) fn memory(&mut self, memory: &Memory) -> Result<(), Wrong> {
-        let had_backing = self.subject.device().backing().is_some();
+        let had_backing = self.subject.device().zram().backing().is_some();
         let before = self.stats();
         let result = self.subject.run(memory);
         let after = self.stats();
@@ -26,7 +26,7 @@ impl Model {
             }
             Memory::Detach => {
                 ensure!(
-                    self.subject.device().backing().is_none() && after.backed_pages == 0,
+                    self.subject.device().zram().backing().is_none() && after.backed_pages == 0,
                     "{after:?}"
                 );
                 self.lied = false;
@@ -67,15 +67,21 @@ impl Model {
     ) -> Result<(), Wrong> {
         self.count("refused", 1);
         match (memory, error) {
-            (_, Error::Invalid { .. } | Error::NoBacking | Error::NoSecondary { .. })
-                if !self.is_possible(memory, had_backing) =>
-            {
-                Ok(())
-            }
+            (
+                _,
+                Error::Invalid { .. }
+                | Error::HasBacking { .. }
+                | Error::NoAges
+                | Error::NoBacking
+                | Error::NoSecondary { .. },
+            ) if !self.is_possible(memory, had_backing) => Ok(()),
             // Too little to learn from, nothing to learn with, or no room for another.
             (
                 Memory::Train { .. },
-                Error::Invalid { .. } | Error::Compress(_) | Error::CodecsFull,
+                Error::Invalid { .. }
+                | Error::NoDictionary { .. }
+                | Error::Compress(_)
+                | Error::CodecsFull,
             ) => Ok(()),
             (Memory::SetAlgorithm(_) | Memory::SetSecondary { .. }, Error::CodecsFull) => Ok(()),
             (Memory::Promote { .. } | Memory::Detach, error) => self.check_error(error),
@@ -166,9 +172,9 @@ impl Model {
                 kind,
                 ..Writeback::default()
             };
-            self.subject.device().writable_back(&what).0
+            self.subject.device().zram().writable_back(&what).candidates
         };
-        let (idle, all) = (of(Kind::Idle), of(Kind::All));
+        let (idle, all) = (of(PageKind::Idle), of(PageKind::All));
         let right = marked <= idle && (marked == all || !all_of_them);
         ensure!(right, "{marked} marked, {idle} of {all} idle");
         Ok(())

@@ -1,0 +1,109 @@
+//! The seam between the backing and its disk: reads that block, writes of which several are in flight.
+//!
+//! A write owns its buffer until it is done, so that a write that never comes back keeps memory, and nothing else: no
+//! implementation can give the buffer out again while the disk may still read it.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::buffer::Buffer;
+
+/// A file or a block device. All offsets and lengths that are asked for are whole blocks.
+pub trait Disk: Send + Sync {
+    /// Bytes that there are now.
+    fn size_bytes(&self) -> io::Result<u64>;
+
+    /// Makes `size_bytes` bytes usable, so that writes do not run out of space later, as far as that can be promised.
+    fn reserve(&self, size_bytes: u64) -> io::Result<()>;
+
+    /// Reads; 0 at the end, otherwise perhaps less than asked for. Called by any thread, several at a time.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// A queue for up to `depth` writes in flight.
+    fn queue(&self, depth: usize) -> io::Result<Box<dyn WriteQueue>>;
+
+    /// How reads and writes are done, in a few words, for people.
+    fn describe(&self) -> String;
+}
+
+/// Writes in flight. Used by one thread at a time.
+pub trait WriteQueue: Send {
+    /// Begins a write. One that cannot be begun comes back by [`WriteQueue::reap`] with its error.
+    fn submit(&mut self, write: Write);
+
+    /// A write that is done: its bytes have reached the disk, or it has failed. Waits up to `timeout` for one, and not at
+    /// all when none is in flight.
+    fn reap(&mut self, timeout: Duration) -> Option<Done>;
+}
+
+/// A write on its way.
+pub struct Write {
+    /// The submitter's, handed back.
+    pub token: usize,
+    /// Where on the disk, in bytes.
+    pub offset: u64,
+    /// The memory.
+    pub buffer: Buffer,
+    /// Which part of the memory: whole blocks.
+    pub range: Range<usize>,
+}
+
+impl Write {
+    /// What is to be written.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer.bytes()[self.range.clone()]
+    }
+}
+
+/// A write that came back.
+pub struct Done {
+    /// As submitted.
+    pub write: Write,
+    /// Bytes written, perhaps less than asked for.
+    pub result: io::Result<usize>,
+}
+
+/// Reads all of `buffer`. `Ok(n)` with `n` less than that: the disk ends there.
+pub(crate) fn read_full(disk: &dyn Disk, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match disk.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => {
+                done += count;
+                // Part of a block: the end of a file. Direct I/O does not go on from there.
+                if !done.is_multiple_of(crate::BLOCK) {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes a buffer and waits for it: for the header block.
+pub(crate) fn write_now(disk: &dyn Disk, buffer: Buffer, offset: u64) -> io::Result<()> {
+    let mut queue = disk.queue(1)?;
+    let range = 0..buffer.bytes().len();
+    let token = 0;
+    let len = range.len();
+    queue.submit(Write {
+        token,
+        offset,
+        buffer,
+        range,
+    });
+    match queue.reap(HEADER_PATIENCE) {
+        None => Err(io::ErrorKind::TimedOut.into()),
+        Some(done) => match done.result? {
+            count if count < len => Err(io::ErrorKind::WriteZero.into()),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// How long a new backing waits for its first write.
+const HEADER_PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,334 @@
+//! `uzram bench fio`.
+
+use std::str::FromStr;
+
+use std::process::Command;
+
+use crate::fio::{
+    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Options, Shape, Spec,
+};
+use crate::report::Goal;
+use uzram_control::size;
+
+use super::{FileArgs, bar, hand_out, print, say, uzram};
+use crate::failure::{Failure, Kind, Result, failed};
+use crate::output::Files;
+
+/// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
+///
+/// The defaults are the series' own: 4 KiB, direct, one request at a time, sequential, random and
+/// mixed, a static and a partly compressible buffer, more and more jobs. Targets are made for
+/// their turn and taken away after it:
+///
+///   kernel-zram[:ALGORITHM]            /dev/zram0, where it is free; it is reset before and after
+///   uzram[:FRONTEND[:ALGORITHM]]       a device of this program, as of "uzram create --private"
+///   nbdkit-memory[:allocator=NAME]     nbdkit's memory plugin: sparse, malloc, zstd
+///   tmpfs                              a file in /dev/shm
+///   PATH                               a block device or file, which is overwritten
+///
+/// Memory after the fill is printed below the speeds. A target that fails is reported, the
+/// others go on, and the exit code is 1. What an interrupted run has measured goes to FILE.partial
+/// instead of FILE. What is not known (a target, a frontend, an algorithm),
+/// and a --size that there is no memory for, is refused before anything is made, with 2.
+///
+/// Each target's throughput and memory is laid beside the first one's, as a ratio: these are
+/// the rows that --goal is for, such as
+///
+///   rand-read, buffer 50%, 4 KiB, depth 1, jobs 1: uzram over tmpfs, throughput
+///   buffer 50%, 4 KiB, depth 1, jobs 1: uzram over tmpfs, memory after the fill
+///   buffer 50%, 4 KiB, depth 1, jobs 1: uzram over tmpfs, memory after all cells
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  uzram bench fio --quick
+  uzram bench fio --jobs 1-4 --rounds 5 --json run.json --html run.html
+  uzram bench fio --targets kernel-zram:lz4,uzram:ublk:lz4 --bs 4K,128K --iodepth 8,32 --seconds 3
+  uzram bench fio --targets 'uzram:nbd:zstd(level=1),nbdkit-memory:allocator=zstd' --buffers 50% --only rand-write
+  uzram bench fio --quick --targets nbdkit-memory:allocator=zstd,uzram:nbd:zstd --goal 'rand-read >= 1' --goal 'memory after <= 1'
+  uzram bench fio --targets /dev/nullb0 --overwrite --engine io_uring --iodepth 32")]
+pub(super) struct Args {
+    /// What to measure, separated by commas [default: kernel-zram, uzram, nbdkit-memory:allocator=zstd and tmpfs, as far
+    /// as this machine has them]
+    #[arg(long, value_name = "TARGETS", value_parser = parse_targets)]
+    targets: Option<Targets>,
+    /// Size of each target [default: 256M; with --quick 16M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    size: Option<u64>,
+    /// Numbers of jobs, such as 1,2,4 or 1-4 [default: 1 to the number of CPUs, at most 4]
+    #[arg(long, value_name = "LIST", value_parser = parse_list)]
+    jobs: Option<List>,
+    /// Let each cell run so long instead of over the whole target once
+    #[arg(long, value_name = "SECONDS", conflicts_with = "loops", value_parser = parse_seconds)]
+    seconds: Option<f64>,
+    /// How often each job goes over the whole target in a cell
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    loops: u32,
+    /// Sizes of a request, separated by commas
+    #[arg(long, value_name = "SIZES", default_value = "4K", value_delimiter = ',', value_parser = size::parse)]
+    bs: Vec<u64>,
+    /// How many requests a job has under way, such as 1,32
+    #[arg(long, value_name = "LIST", default_value = "1", value_parser = parse_list)]
+    iodepth: List,
+    /// fio's engine for block devices and files where --iodepth is above 1
+    #[arg(long, value_name = "ENGINE", default_value = "libaio", value_parser = ["libaio", "io_uring"])]
+    engine: String,
+    /// What is written: static, or how much of it compresses, as in 50%
+    #[arg(
+        long,
+        value_name = "BUFFERS",
+        default_value = "static,11%",
+        value_delimiter = ','
+    )]
+    buffers: Vec<Buffer>,
+    /// Only these cells: seq-write, rand-write, seq-read, rand-read, mixed-rand, mixed-seq
+    #[arg(long, value_name = "CELLS", value_delimiter = ',')]
+    only: Vec<Cell>,
+    /// How often all targets take turns [default: 3; with --quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Lay the others beside this target, too, and not only beside the first; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    beside: Vec<String>,
+    /// A goal, 'TEXT >= NUMBER' or 'TEXT <= NUMBER', for the rows whose text contains TEXT; may be repeated. Where
+    /// several fit a row the last counts. One that fits no row is an error, one that is missed is not
+    #[arg(long, value_name = "GOAL")]
+    goal: Vec<Goal>,
+    /// A small run, one job: its figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// What is on a path that is measured may be lost
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the series' format, a column for each target, instead of the table
+    #[arg(long)]
+    series: bool,
+    #[command(flatten)]
+    files: FileArgs,
+}
+
+/// In types of their own: clap takes a `Vec` for an option that may be repeated.
+#[derive(Debug, Clone)]
+struct Targets(Vec<Spec>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct List(Vec<u32>);
+
+fn parse_targets(text: &str) -> std::result::Result<Targets, String> {
+    Spec::list(text).map(Targets)
+}
+
+fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("it takes 0.01 to 86400 seconds, such as 3 or 0.5".into()),
+    }
+}
+
+fn parse_list(text: &str) -> std::result::Result<List, String> {
+    text.parse()
+}
+
+impl FromStr for List {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<List, String> {
+        const MOST: u32 = 1024;
+        let number = |text: &str| text.trim().parse().ok().filter(|n| (1..=MOST).contains(n));
+        let mut list = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (number(first), number(last)) {
+                (Some(first), Some(last)) if first <= last => list.extend(first..=last),
+                _ => {
+                    return Err(format!(
+                        "'{part}' is not understood: it takes numbers from 1 to {MOST}, as in 1,2,4 or 1-4"
+                    ));
+                }
+            }
+        }
+        list.sort_unstable();
+        list.dedup();
+        Ok(List(list))
+    }
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result {
+        let series = self.series;
+        let (options, files) = self.options()?;
+        let files = files.checked()?;
+        let bar = bar("{bar:40} {pos}/{len} {msg} {eta}");
+        let record = fio::run(&options, &mut |progress| {
+            bar.set_length(progress.of as u64);
+            bar.set_position(progress.done as u64);
+            say(&bar, &progress.what);
+        });
+        bar.finish_and_clear();
+        let record = record.map_err(failed)?;
+        // A record that is there stays, unless by a whole one.
+        let files = match (record.figures.is_empty(), record.is_interrupted()) {
+            (true, _) => Files::default(),
+            (_, true) => files.partial(),
+            _ => files,
+        };
+        if series {
+            files.write(&record).map_err(failed)?;
+            print(&record.series())?;
+        } else {
+            hand_out(&record, &files)?;
+        }
+        match record.failed.as_slice() {
+            [] if record.figures.is_empty() => {
+                let why: Vec<_> = record
+                    .skipped
+                    .iter()
+                    .map(|one| format!("{}: {}", one.what, one.why))
+                    .collect();
+                let message = format!("nothing could be measured: {}", why.join("; "));
+                Err(Failure::new(Kind::Impossible, message))
+            }
+            [] => Ok(()),
+            failed => {
+                let failed: Vec<_> = failed
+                    .iter()
+                    .map(|one| format!("{}: {}", one.what, one.why))
+                    .collect();
+                Err(Failure::new(Kind::Failed, failed.join("; ")))
+            }
+        }
+    }
+
+    fn options(self) -> Result<(Options, FileArgs)> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        let default_jobs = if self.quick { 1 } else { cpus.min(4) };
+        let size = self
+            .size
+            .unwrap_or(if self.quick { 16 << 20 } else { 256 << 20 });
+        let most = self.bs.iter().copied().max().unwrap_or(0);
+        if !size.is_multiple_of(4096) || size < most.max(1 << 20) {
+            let message = format!(
+                "--size {size} is not possible: it takes a multiple of 4096, of 1M or more and no less than --bs"
+            );
+            return Err(Failure::usage(message));
+        }
+        if let Some(bytes) = self
+            .bs
+            .iter()
+            .find(|bytes| **bytes < 512 || **bytes % 512 != 0)
+        {
+            let message =
+                format!("--bs {bytes} is not possible: direct I/O takes multiples of 512");
+            return Err(Failure::usage(message));
+        }
+        let mut shapes = Vec::new();
+        for block_bytes in &self.bs {
+            let of = |depth: &u32| Shape {
+                block_bytes: *block_bytes,
+                depth: *depth,
+            };
+            shapes.extend(self.iodepth.0.iter().map(of));
+        }
+        let cells = CELLS
+            .into_iter()
+            .filter(|cell| self.only.is_empty() || self.only.contains(cell));
+        let demanded = self.targets.is_some();
+        let usage = |message: String| Failure::usage(message);
+        let targets = match self.targets {
+            Some(Targets(targets)) => targets,
+            None => {
+                Spec::list(DEFAULT_TARGETS).map_err(|error| Failure::new(Kind::Failed, error))?
+            }
+        };
+        let mut skipped = Vec::new();
+        let mut fitting = Vec::new();
+        for target in targets {
+            target.check().map_err(usage)?;
+            check_device(&target)?;
+            match target.fits(size, &self.buffers) {
+                Ok(()) => fitting.push(target),
+                Err(why) if demanded => return Err(usage(why)),
+                Err(why) => skipped.push(Missing {
+                    what: target.name,
+                    why,
+                }),
+            }
+        }
+        let targets = fitting;
+        for beside in &self.beside {
+            if !targets.iter().any(|target| target.name == *beside) {
+                let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+                let names = names.join(", ");
+                return Err(usage(format!(
+                    "--beside {beside} is not possible: it takes one of the targets, {names}"
+                )));
+            }
+        }
+        let options = Options {
+            program: uzram(),
+            targets,
+            demanded,
+            skipped,
+            size_bytes: size,
+            length: self
+                .seconds
+                .map_or(Length::Loops(self.loops), Length::Seconds),
+            buffers: self.buffers,
+            shapes,
+            jobs: self
+                .jobs
+                .map_or_else(|| (1..=default_jobs).collect(), |List(jobs)| jobs),
+            cells: cells.collect(),
+            engine: self.engine,
+            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }) as usize,
+            overwrite: self.overwrite,
+            beside: self.beside,
+            goals: self.goal,
+        };
+        Ok((options, self.files))
+    }
+}
+
+/// Refuses a frontend or an algorithm (with its parameters) that the program `uzram` does not know.
+fn check_device(target: &Spec) -> Result {
+    let Some((frontend, algorithm)) = target.device() else {
+        return Ok(());
+    };
+    let program = uzram();
+    let mut command = Command::new(&program);
+    command.arg("check-device");
+    for (option, value) in [("--frontend", frontend), ("--algorithm", algorithm)] {
+        command.args(value.map(|value| format!("{option}={value}")));
+    }
+    let output = command.output().map_err(|error| {
+        Failure::new(
+            Kind::Impossible,
+            format!("cannot run {}: {error}", program.display()),
+        )
+    })?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            let why = why.trim().trim_start_matches("uzram: ");
+            Err(Failure::usage(format!("--targets {target}: {why}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_numbers_and_ranges() {
+        assert_eq!("1-4".parse(), Ok(List(vec![1, 2, 3, 4])));
+        assert_eq!("8,1,1-2".parse(), Ok(List(vec![1, 2, 8])));
+        for text in ["", "0", "4-1", "x", "1025", "1-"] {
+            let error = text.parse::<List>().unwrap_err();
+            assert!(error.contains("1,2,4"), "{text}: {error}");
+        }
+        assert!(parse_seconds("0").is_err() && parse_seconds("0.5") == Ok(0.5));
+        assert!(parse_seconds("NaN").is_err());
+    }
+}

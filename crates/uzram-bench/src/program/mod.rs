@@ -1,0 +1,424 @@
+//! The program's command line: `uzram bench` and `uzram advise`, which `uzram` starts this program for, and the
+//! laboratory. Options, the progress bar and where results go are here; what is measured is in the crate's other modules.
+
+mod advise;
+mod fio;
+mod lab;
+mod recipes;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use uzram::compress::Registry;
+
+use crate::corpus::stored;
+use crate::failure::{Failure, Result, failed};
+use crate::lab::How;
+use crate::output::{self, Files, Outcome, file, text};
+use crate::{api, core, guest};
+
+/// Measure devices beside others, the compress API, the library
+///
+/// Contestants take turns on the same work, round after round; figures are medians, with the memory used beside the
+/// speed. Prints a table; the options of each benchmark say where JSON, CSV and an HTML page with pictures go.
+#[derive(Parser)]
+#[command(
+    name = "uzram-bench",
+    bin_name = "uzram bench",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  uzram bench fio --quick
+  uzram bench fio --targets kernel-zram:lz4,uzram:ublk:lz4 --jobs 1,2,4 --json a.json --html a.html
+  uzram bench compare before.json after.json
+  uzram bench api
+  uzram bench core --quick"
+)]
+struct Args {
+    #[command(flatten)]
+    log: Log,
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+// `uzram advise`; its help is that of its arguments.
+#[derive(Parser)]
+#[command(name = "uzram-advise", bin_name = "uzram advise", version)]
+struct Advise {
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    advise: advise::Args,
+}
+
+/// Accepted as by every command of `uzram`; this program logs nothing.
+#[derive(clap::Args)]
+struct Log {
+    #[arg(long, global = true, value_name = "FILTER", hide = true)]
+    log: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    Fio(Box<fio::Args>),
+    Compare(Compare),
+    Api(Api),
+    Core(Core),
+    Corpus(Corpus),
+    Render(Render),
+    #[command(hide = true)]
+    Lab(lab::Args),
+    #[command(hide = true)]
+    Guest(Guest),
+    #[command(hide = true)]
+    Man(Man),
+}
+
+/// Lay runs of "bench fio" side by side
+///
+/// Prints the format of zram-perf-test's comparison: a row for each figure, a column for each target of each run.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram bench compare before.json after.json --target uzram:ublk:lz4
+  uzram bench compare run.json                 one run, a column for each target")]
+struct Compare {
+    /// What --json wrote; the first is the leftmost
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Only this target of each
+    #[arg(long, value_name = "TARGET")]
+    target: Option<String>,
+}
+
+/// Measure what the compress API costs
+///
+/// The same codec is called directly, through a trait object, and as an algorithm found by its name, on pages of real
+/// process memory: nanoseconds a page, and percent over the direct call.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram bench api
+  uzram bench api --quick --csv api.csv
+  uzram bench api --corpus target/corpus --rounds 2001 --html api.html")]
+struct Api {
+    /// A small run: its figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// How often each way takes its turn [default: 801]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Take the pages from this folder, which "uzram bench corpus" made, instead of making them now
+    #[arg(long, value_name = "DIR")]
+    corpus: Option<PathBuf>,
+    #[command(flatten)]
+    files: FileArgs,
+}
+
+/// Measure the library against its codecs
+///
+/// What a device costs beyond its codec, how it scales to a second thread, and what memory it takes.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram bench core --quick
+  uzram bench core --rounds 41 --json core.json --html core.html")]
+struct Core {
+    /// A small run: its figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// How often each contestant takes its turn [default: 21]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    #[command(flatten)]
+    files: FileArgs,
+}
+
+/// Make corpora of pages
+///
+/// Starts Python, Perl, Node.js, Java, gcc and SQLite, reads the memory of these processes and of nobody else's, and adds
+/// files and made-up pages. What is not installed is left out and said.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram bench corpus --dir target/corpus
+  uzram bench corpus --dir /tmp/pages --megabytes 128")]
+struct Corpus {
+    /// The folder, which is made
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Megabytes of each
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    megabytes: u32,
+}
+
+/// Show a record again
+///
+/// Prints the table of a record that --json wrote, or makes CSV, a page or a picture of it.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram bench render run.json
+  uzram bench render run.json --html run.html")]
+struct Render {
+    /// What --json wrote
+    #[arg(value_name = "RECORD")]
+    record: PathBuf,
+    /// Write the figures, a line each
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write one page with tables and pictures, which needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the first picture as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// Where results go beside stdout.
+#[derive(clap::Args)]
+struct FileArgs {
+    /// Write the record: every figure with machine, commit and compiler
+    #[arg(long, visible_alias = "record", value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the figures, a line each
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write one page with tables and pictures, which needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Make the record of what "cargo xtask bench guest" measured
+#[derive(clap::Args)]
+struct Guest {
+    /// The folder with what was saved
+    #[arg(value_name = "DIR")]
+    saved: PathBuf,
+    /// It is of ublk's settings against each other, which are printed and not kept
+    #[arg(long)]
+    variants: bool,
+    #[command(flatten)]
+    files: FileArgs,
+}
+
+/// Write the manual pages of what this program serves
+#[derive(clap::Args)]
+struct Man {
+    /// The directory to write them to
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Runs the program with this process's arguments and other algorithms than the built-in ones, which are then advised and
+/// measured as those are. The counterpart of `uzram_cli::main_with`: a program `NAME` starts the `NAME-bench` beside it.
+///
+/// # Panics
+///
+/// Where an algorithm was looked up before.
+pub fn main_with(algorithms: Registry) -> ExitCode {
+    let first = uzram_control::zram::provide_algorithms(algorithms);
+    assert!(first, "algorithms are provided before anything else");
+    main()
+}
+
+/// Runs the program with this process's arguments.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let result = match words.get(1) {
+        Some(word) if word == "advise" => Advise::parse_from(&words[1..]).advise.run(),
+        _ => Args::parse().run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("uzram-bench: {}", failure.message);
+            ExitCode::from(failure.kind as u8)
+        }
+    }
+}
+
+/// The program that devices are made with: the one that started this, or the one beside it, or `uzram` on `PATH`.
+fn uzram() -> PathBuf {
+    if let Some(program) = std::env::var_os("UZRAM_PROGRAM").filter(|program| !program.is_empty()) {
+        return program.into();
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| {
+        let name = own.file_name()?.to_str()?.strip_suffix("-bench")?;
+        Some(own.with_file_name(name)).filter(|path| path.is_file())
+    });
+    beside.unwrap_or_else(|| "uzram".into())
+}
+
+impl Args {
+    fn run(self) -> Result {
+        match self.benchmark {
+            Benchmark::Fio(args) => args.run(),
+            Benchmark::Compare(args) => args.run(),
+            Benchmark::Api(args) => args.run(),
+            Benchmark::Core(args) => args.run(),
+            Benchmark::Corpus(args) => args.run(),
+            Benchmark::Render(args) => args.run(),
+            Benchmark::Lab(args) => args.run(),
+            Benchmark::Guest(args) => args.run(),
+            Benchmark::Man(args) => args.run(),
+        }
+    }
+}
+
+impl Man {
+    fn run(self) -> Result {
+        for mut program in [Args::command(), Advise::command()] {
+            program = program.disable_help_subcommand(true);
+            program.build();
+            let commands = uzram_manual::commands(&program);
+            for command in std::iter::once(&program).chain(commands) {
+                uzram_manual::write(&self.dir, &program, command)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Compare {
+    fn run(self) -> Result {
+        let compared = crate::fio::compare(&self.files, self.target.as_deref());
+        print(&compared.map_err(|error| Failure::usage(format!("{error:#}")))?)
+    }
+}
+
+impl Api {
+    fn run(self) -> Result {
+        lab::measure(
+            &api::Api,
+            &how(self.quick, self.rounds, self.corpus),
+            self.files,
+        )
+    }
+}
+
+impl Core {
+    fn run(self) -> Result {
+        lab::measure(&core::Core, &how(self.quick, self.rounds, None), self.files)
+    }
+}
+
+fn how(quick: bool, rounds: Option<u32>, corpus: Option<PathBuf>) -> How {
+    How {
+        quick,
+        rounds: rounds.map(|n| n as usize),
+        corpus,
+        ..How::default()
+    }
+}
+
+impl Render {
+    fn run(self) -> Result {
+        let outcome =
+            output::read(&self.record).map_err(|error| Failure::usage(format!("{error:#}")))?;
+        let Render { csv, html, svg, .. } = self;
+        let asked = csv.is_some() || html.is_some() || svg.is_some();
+        let json = None;
+        Files { json, csv, html }.write(&*outcome).map_err(failed)?;
+        if let Some(path) = svg {
+            let charts = outcome.charts();
+            let chart = charts.iter().find(|chart| !chart.is_empty());
+            let chart = chart.ok_or_else(|| {
+                Failure::usage(format!("{} has no picture", self.record.display()))
+            })?;
+            let drawn = chart.svg().and_then(|svg| file::write(&path, &svg));
+            drawn.map_err(failed)?;
+        }
+        match asked {
+            true => Ok(()),
+            false => print(&text(&*outcome)),
+        }
+    }
+}
+
+impl Guest {
+    fn run(self) -> Result {
+        let files = self.files.checked()?;
+        match self.variants {
+            true => {
+                let tables = guest::variants(&self.saved).map_err(failed)?;
+                let texts: Vec<String> = tables.iter().map(output::Table::text).collect();
+                print(&texts.join("\n"))
+            }
+            false => {
+                let record = guest::GuestRecord::read(&self.saved).map_err(failed)?;
+                hand_out(&record, &files)
+            }
+        }
+    }
+}
+
+impl Corpus {
+    fn run(self) -> Result {
+        let make = |progress: &mut dyn FnMut(&str)| {
+            stored::make(&self.dir, self.megabytes as usize, progress)
+        };
+        let manifest = watched(make)?;
+        print(&manifest.to_string())
+    }
+}
+
+impl FileArgs {
+    /// The files to write, once each is known to be writable.
+    fn checked(self) -> Result<Files> {
+        let FileArgs { json, csv, html } = self;
+        let files = Files { json, csv, html };
+        let unwritable = |error| Failure::usage(format!("{error:#}"));
+        files.check().map_err(unwritable)?;
+        Ok(files)
+    }
+}
+
+/// Writes the files, then prints: results are not lost if stdout is closed.
+fn hand_out(outcome: &dyn Outcome, files: &Files) -> Result {
+    files.write(outcome).map_err(failed)?;
+    print(&text(outcome))
+}
+
+/// Writes to stdout. A reader that stops early is no failure.
+fn print(text: &str) -> Result {
+    match io::Write::write_all(&mut io::stdout().lock(), text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a benchmark with a spinner that names the current step, or a line for each step where stderr is no terminal.
+fn watched<T>(run: impl FnOnce(&mut dyn FnMut(&str)) -> anyhow::Result<T>) -> Result<T> {
+    let bar = bar("{spinner} {msg} {elapsed}");
+    let result = run(&mut |what| say(&bar, what));
+    bar.finish_and_clear();
+    result.map_err(failed)
+}
+
+fn say(bar: &ProgressBar, what: &str) {
+    match bar.is_hidden() {
+        true => eprintln!("{what} ..."),
+        false => {
+            bar.set_message(what.to_owned());
+            bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        }
+    }
+}
+
+/// A progress bar on stderr, hidden where that is no terminal.
+fn bar(template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template(template);
+    let bar = ProgressBar::new(0);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}

@@ -1,0 +1,252 @@
+//! Recipes: the command line of each record that `uzram bench fio` makes, with the goals for it, so that a record is made
+//! again by one short command. An option that the user gives takes the place of the recipe's own, which is how a recipe is tried out.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+use super::fio;
+use crate::failure::Result;
+
+/// A run of fio with options and goals of its own.
+pub(super) struct Recipe {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    options: &'static [(&'static str, &'static str)],
+    goals: fn() -> Vec<String>,
+}
+
+pub(super) const RECIPES: &[Recipe] = &[
+    Recipe {
+        name: "nbd",
+        about: "NBD beside nbdkit, 4 KiB at random",
+        options: &[
+            ("--size", "256M"),
+            ("--buffers", "50%"),
+            ("--jobs", "1"),
+            ("--only", "rand-write,rand-read"),
+            (
+                "--targets",
+                "nbdkit-memory:allocator=zstd,nbdkit-memory:allocator=malloc,\
+                 uzram:nbd:zstd,uzram:nbd:lz4,uzram:nbd:wk64,uzram:nbd:null",
+            ),
+            ("--beside", MALLOC),
+            ("--bs", "4K"),
+            ("--iodepth", "1,32"),
+            ("--seconds", "1"),
+            ("--rounds", "7"),
+        ],
+        goals: nbd,
+    },
+    Recipe {
+        name: "nbd-fill",
+        about: "NBD beside nbdkit, filled in requests of 128 KiB",
+        options: &[
+            ("--size", "256M"),
+            ("--buffers", "50%"),
+            ("--jobs", "1"),
+            ("--only", "seq-write,rand-write"),
+            (
+                "--targets",
+                "nbdkit-memory:allocator=zstd,uzram:nbd:zstd,uzram:nbd:lz4,uzram:nbd:wk64",
+            ),
+            ("--bs", "128K"),
+            ("--iodepth", "1,8"),
+            ("--rounds", "3"),
+        ],
+        goals: || {
+            let cells = ["seq-write", "rand-write"];
+            let at = |(cell, depth)| goal(cell, 128, depth, "uzram:nbd:zstd", ZSTD, 3.0);
+            each(&cells, &[1, 8]).map(at).collect()
+        },
+    },
+    Recipe {
+        name: "loop",
+        about: "loop on FUSE beside the kernel's zram",
+        options: &[
+            ("--size", "256M"),
+            ("--buffers", "50%"),
+            ("--jobs", "1"),
+            ("--only", "rand-write,rand-read"),
+            (
+                "--targets",
+                "kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:fuse-loop:wk64,uzram:fuse-loop:null",
+            ),
+            ("--beside", FLOOR),
+            ("--bs", "4K,128K"),
+            ("--iodepth", "1,8,32"),
+            ("--seconds", "0.7"),
+            ("--rounds", "5"),
+        ],
+        goals: on_loop,
+    },
+    Recipe {
+        name: "series",
+        about: "zram-perf-test's table: the kernel's zram, loop on FUSE, NBD, nbdkit, tmpfs",
+        options: &[
+            ("--size", "112M"),
+            (
+                "--targets",
+                "kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:nbd:lz4,nbdkit-memory:allocator=zstd,tmpfs",
+            ),
+            ("--jobs", "1,2"),
+            ("--rounds", "3"),
+        ],
+        goals: Vec::new,
+    },
+];
+
+const ZSTD: &str = "nbdkit-memory:allocator=zstd";
+const MALLOC: &str = "nbdkit-memory:allocator=malloc";
+/// An uncompressed RAM file on the same path as the device.
+const FLOOR: &str = "uzram:fuse-loop:null";
+const RANDOM: [&str; 2] = ["rand-write", "rand-read"];
+
+/// The goal that `ours` reaches at least `least` times the throughput of `theirs`.
+fn goal(cell: &str, kib: u32, depth: u32, ours: &str, theirs: &str, least: f64) -> String {
+    format!(
+        "{cell}, buffer 50%, {kib} KiB, depth {depth}, jobs 1: {ours} over {theirs}, throughput >= {least}"
+    )
+}
+
+fn each<'a>(cells: &'a [&'a str], depths: &'a [u32]) -> impl Iterator<Item = (&'a str, u32)> {
+    let of = |cell: &'a str| depths.iter().map(move |depth| (cell, *depth));
+    cells.iter().copied().flat_map(of)
+}
+
+fn nbd() -> Vec<String> {
+    let zstd = [
+        ("rand-write", 32, 10.0),
+        ("rand-write", 1, 2.5),
+        ("rand-read", 1, 1.0),
+        ("rand-read", 32, 1.2),
+    ];
+    let zstd = zstd
+        .into_iter()
+        .map(|(cell, depth, least)| goal(cell, 4, depth, "uzram:nbd:zstd", ZSTD, least));
+    let memory = format!("uzram:nbd:zstd over {ZSTD}, memory after all cells <= 0.7");
+    let plain = [("uzram:nbd:lz4", 0.9), ("uzram:nbd:null", 1.1)];
+    let plain = plain.into_iter().flat_map(|(ours, least)| {
+        let places = [("rand-write", 1), ("rand-read", 1), ("rand-read", 32)];
+        places.map(|(cell, depth)| goal(cell, 4, depth, ours, MALLOC, least))
+    });
+    zstd.chain([memory]).chain(plain).collect()
+}
+
+fn on_loop() -> Vec<String> {
+    let at = |kib, depth, theirs: &'static str, least| {
+        RANDOM.map(|cell| goal(cell, kib, depth, "uzram:fuse-loop:lz4", theirs, least))
+    };
+    let goals = [
+        at(128, 8, "kernel-zram:lz4", 0.9),
+        at(4, 32, "kernel-zram:lz4", 0.5),
+        at(4, 1, FLOOR, 0.9),
+    ];
+    goals.concat()
+}
+
+// The command line of `uzram bench fio`, whose help is that of its arguments.
+#[derive(Parser)]
+#[command(name = "fio", bin_name = "uzram bench fio")]
+struct Fio {
+    #[command(flatten)]
+    args: fio::Args,
+}
+
+impl Recipe {
+    pub(super) fn run(&self, args: &[OsString]) -> Result {
+        let args: Vec<String> = args
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        Fio::parse_from(self.words(&args)).args.run()
+    }
+
+    /// The words after `uzram bench`: `fio` and what the recipe and the user say.
+    fn words(&self, args: &[&str]) -> Vec<String> {
+        let has = |option: &str| {
+            let mut names = args.iter().map(|arg| arg.split('=').next());
+            names.any(|name| name == Some(option))
+        };
+        let given = |option: &str| match option {
+            "--size" | "--rounds" => has(option) || has("--quick"),
+            // How long a cell runs can be said in two ways, of which one goes.
+            "--seconds" => has(option) || has("--loops") || has("--quick"),
+            _ => has(option),
+        };
+        let mut words = vec!["fio".to_owned()];
+        for (option, value) in self.options.iter().filter(|(option, _)| !given(option)) {
+            words.extend([option.to_string(), value.to_string()]);
+        }
+        for goal in (self.goals)() {
+            words.extend(["--goal".to_owned(), goal]);
+        }
+        words.extend(args.iter().map(ToString::to_string));
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(name: &str) -> &'static Recipe {
+        RECIPES.iter().find(|recipe| recipe.name == name).unwrap()
+    }
+
+    #[test]
+    fn what_the_user_gives_takes_the_recipes_place() {
+        let nbd = recipe("nbd");
+        let words = nbd.words(&["--rounds", "1", "--seconds=0.2", "--record", "a.json"]);
+        for option in ["--rounds", "--iodepth", "--size"] {
+            let count = words.iter().filter(|word| *word == option).count();
+            assert_eq!(count, 1, "{option}: {words:?}");
+        }
+        assert!(!words.iter().any(|word| word == "--seconds"), "{words:?}");
+        assert!(words.ends_with(&["--record".into(), "a.json".into()]));
+        let words = nbd.words(&["--loops=1"]);
+        assert!(!words.iter().any(|word| word == "--seconds"), "{words:?}");
+        let words = nbd.words(&["--quick"]);
+        assert!(!words.iter().any(|word| word == "--size"), "{words:?}");
+    }
+
+    /// A goal that fits no row is an error only after the run, so here they are compared with the settings: each is on two
+    /// targets of the recipe's, in one of its cells, sizes and depths, over the first target or one that is a base, too.
+    #[test]
+    fn goals_are_on_what_is_measured() {
+        for recipe in RECIPES {
+            let value = |wanted: &str| {
+                let found = recipe.options.iter().find(|(option, _)| *option == wanted);
+                found.map_or("", |(_, value)| *value)
+            };
+            let has = |list: &str, part: &str| value(list).split(',').any(|one| one == part);
+            let bases = [
+                value("--targets").split(',').next().unwrap(),
+                value("--beside"),
+            ];
+            for goal in (recipe.goals)() {
+                let (ours, theirs) = goal.split_once(" over ").unwrap();
+                let theirs = theirs.split(',').next().unwrap();
+                let (setting, ours) = ours.split_once(": ").unwrap_or(("", ours));
+                assert!(has("--targets", ours), "{goal}");
+                assert!(
+                    has("--targets", theirs) && bases.contains(&theirs),
+                    "{goal}"
+                );
+                if setting.is_empty() {
+                    continue;
+                }
+                let parts: Vec<_> = setting.split(", ").collect();
+                let [cell, buffer, size, depth, jobs] = parts[..] else {
+                    panic!("{goal}");
+                };
+                assert!(has("--only", cell), "{goal}");
+                assert!(has("--buffers", &buffer["buffer ".len()..]), "{goal}");
+                assert!(has("--bs", &size.replace(" KiB", "K")), "{goal}");
+                assert!(has("--iodepth", &depth["depth ".len()..]), "{goal}");
+                assert!(has("--jobs", &jobs["jobs ".len()..]), "{goal}");
+            }
+        }
+    }
+}

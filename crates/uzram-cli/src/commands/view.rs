@@ -1,0 +1,47 @@
+//! zram's interface to the devices, for commands that read or write attributes.
+
+use std::sync::Arc;
+
+use uzram_control::zram::{Errno, View};
+use uzram_control::{RunDir, number};
+use uzram_daemon::{Client, SOCKET};
+use uzram_runtime::sweep::swept_run_dir;
+use uzram_runtime::zram::Local;
+use uzram_spec::AUTO;
+
+use crate::exit::{Failure, Kind, Result};
+
+/// The daemon's interface, or one of this process where no daemon runs.
+pub(super) fn view() -> Result<Arc<dyn View>> {
+    let run = swept_run_dir()?;
+    if let Some(daemon) = Client::find(&run.file(SOCKET)) {
+        return Ok(Arc::new(daemon));
+    }
+    Ok(Local::new(run, AUTO, true, None))
+}
+
+/// N of a device's name, path or URI.
+pub(super) fn id(view: &dyn View, name: &str) -> Result<u32> {
+    let bare = name.strip_prefix("/dev/").unwrap_or(name);
+    if let Some(id) = number(bare) {
+        let devices = view.devices().unwrap_or_default();
+        if devices.iter().any(|device| device.id == id) {
+            return Ok(id);
+        }
+    }
+    let entry = RunDir::of_user().find(name)?;
+    number(&entry.record.name)
+        .ok_or_else(|| Failure::new(Kind::NoDevice, format!("no device '{name}'")))
+}
+
+pub(super) fn failed(what: &str, errno: Errno) -> Failure {
+    let said = std::io::Error::from(errno);
+    let kind = match errno {
+        Errno::BUSY => Kind::Busy,
+        Errno::NODEV | Errno::NOENT => Kind::NoDevice,
+        Errno::INVAL | Errno::RANGE | Errno::TOOBIG | Errno::NOTBLK => Kind::Usage,
+        Errno::ACCESS | Errno::PERM => Kind::Impossible,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, format!("{what}: {said}"))
+}

@@ -1,0 +1,112 @@
+//! The daemon's devices: what the API steers.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uzram_control::zram::{Owner, Shown, View};
+use uzram_control::{ControlError, Entry, Request, Response};
+use uzram_runtime::zram::Local;
+use uzram_runtime::{client, launch};
+use uzram_spec::{DeviceSpec, Failure};
+
+use crate::api::{Created, Devices};
+
+/// The daemon's devices.
+pub(crate) struct Daemon {
+    pub(crate) local: Arc<Local>,
+}
+
+pub(crate) fn error(errno: i32, message: impl std::fmt::Display) -> ControlError {
+    ControlError {
+        errno,
+        message: message.to_string(),
+    }
+}
+
+impl Daemon {
+    fn entry(&self, name: &str) -> std::result::Result<Entry, ControlError> {
+        let found = self.local.run.find(name);
+        found.map_err(|e| Failure::from(e).into())
+    }
+
+    /// What is known of a device that is not initialised.
+    fn bare(shown: &Shown) -> Value {
+        json!({
+            "name": format!("zram{}", shown.id),
+            "id": shown.id,
+            "disksize": shown.disksize,
+            "path": shown.path,
+            "rdev": shown.rdev,
+        })
+    }
+}
+
+impl Devices for Daemon {
+    fn view(&self) -> &dyn View {
+        &*self.local
+    }
+
+    fn create(&self, spec: &DeviceSpec) -> std::result::Result<Created, ControlError> {
+        let mut notes = Vec::new();
+        let created = launch(spec, &self.local.run, &mut |note| {
+            notes.push(note.to_owned())
+        })?;
+        self.local.sync();
+        Ok(Created {
+            name: created.name,
+            path: created.path,
+            notes: notes.join("\n"),
+        })
+    }
+
+    fn remove(&self, name: &str) -> std::result::Result<(), ControlError> {
+        self.local.sync();
+        let id = name.strip_prefix("zram").unwrap_or(name);
+        let removed = self
+            .local
+            .store(Owner::Control, "hot_remove", id.as_bytes());
+        removed.map_err(|errno| match (errno.raw_os_error(), self.entry(name)) {
+            // Who uses it?
+            (16, Ok(entry)) => {
+                let by = uzram_blockdev::busy(std::path::Path::new(&entry.record.path));
+                let by = by.map_or("in use".to_owned(), |by| format!("in use: {by}"));
+                error(16, format!("{} is {by}", entry.record.path))
+            }
+            (19 | 22, _) => error(19, format!("no device '{name}'")),
+            (errno, _) => error(errno, std::io::Error::from_raw_os_error(errno)),
+        })
+    }
+
+    fn ask(&self, name: &str, request: &Request) -> std::result::Result<Response, ControlError> {
+        uzram_runtime::zram::ask(&self.entry(name)?, request)
+    }
+
+    fn describe(&self, name: Option<&str>) -> std::result::Result<Vec<Value>, ControlError> {
+        let shown = self.local.devices();
+        let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
+        let entries = self.local.run.devices().unwrap_or_default();
+        let mut all = Vec::new();
+        for device in &shown {
+            let bare = Daemon::bare(device);
+            if name.is_some_and(|name| bare["name"] != name) {
+                continue;
+            }
+            let entry = entries
+                .iter()
+                .find(|entry| bare["name"] == entry.record.name.as_str());
+            let described = entry.and_then(|entry| {
+                let stat = client::stat(entry).ok()?;
+                client::to_json(entry, &stat).ok()
+            });
+            let mut object = described.unwrap_or_else(|| json!({}));
+            if let (Some(object), Value::Object(bare)) = (object.as_object_mut(), bare) {
+                object.extend(bare);
+            }
+            all.push(object);
+        }
+        match name {
+            Some(name) if all.is_empty() => Err(error(19, format!("no device '{name}'"))),
+            _ => Ok(all),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What a frontend is: [`Frontend`] turns one protocol's requests into calls of a [`Device`], and answers for itself.
+//!
+//! It says which options it takes ([`FrontendOption`]), what it can do ([`Frontend::can_swap`] and its like), whether this
+//! machine has what it needs and how to get that ([`Need`]), and it makes, resumes and clears what it serves. The program,
+//! its help, the manual pages and the API's schema are made of these answers: a new frontend is one crate that implements
+//! this trait and one line in the runtime's table.
+//!
+//! This crate knows nothing about any protocol, and nothing about processes.
+#![forbid(unsafe_code)]
+
+mod option;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use uzram::Device;
+use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
+
+pub use option::{FrontendOption, NUMBER, OptionKind};
+
+/// Why this machine or this user cannot have a frontend, and what would help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What is missing.
+    pub missing: String,
+    /// How to get it, as far as the frontend knows.
+    pub help: Option<String>,
+}
+
+impl Need {
+    /// Something is missing and nothing is known to help.
+    pub fn new(missing: impl std::fmt::Display) -> Need {
+        Need {
+            missing: missing.to_string(),
+            help: None,
+        }
+    }
+
+    /// The same, with what helps.
+    pub fn with_help(mut self, help: impl Into<String>) -> Need {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// What becomes of a device in use when another process serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// Requests wait a moment, and none fails.
+    Survives,
+    /// Clients connect again, to the same address.
+    Reconnects,
+    /// The node is replaced by a new one; who has the old one open gets I/O errors.
+    Replaced,
+}
+
+/// What a frontend is started with.
+pub struct Serving<'a> {
+    /// The device.
+    pub device: &'a Arc<Device>,
+    /// Its name, such as `zram0`.
+    pub name: &'a str,
+    /// Its directory, without symbolic links.
+    pub dir: &'a Path,
+    /// The frontend's options, checked against [`Frontend::options`].
+    pub spec: &'a FrontendSpec,
+    /// Set where the device is to serve as swap: called by each thread of the frontend once it has the memory that it
+    /// needs, since such threads start as real-time tasks.
+    pub swap: Option<fn()>,
+}
+
+impl Serving<'_> {
+    /// Path of a file in the device's directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+/// A way to serve devices.
+pub trait Frontend: Sync {
+    /// Its name, as `--frontend` takes it.
+    fn name(&self) -> &'static str;
+
+    /// What it makes, in one line of help.
+    fn about(&self) -> &'static str;
+
+    /// The options that it takes.
+    fn options(&self) -> &'static [FrontendOption];
+
+    /// Whether the device can be swap: nothing between the kernel and this process waits for memory.
+    fn can_swap(&self) -> bool {
+        false
+    }
+
+    /// What a change of servers is to those who use the device.
+    fn handover(&self) -> Handover;
+
+    /// How long a server with these options looks for the next request before it sleeps; `None` where it does not look.
+    fn poll(&self, _spec: &FrontendSpec) -> Option<Duration> {
+        None
+    }
+
+    /// Says what this machine or user lacks, if so. May load a driver.
+    fn probe(&self) -> std::result::Result<(), Need>;
+
+    /// Begins to serve a device. When it returns the device can be used.
+    fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>>;
+
+    /// Begins to serve a device again whose server died or hands over; `word` is what its [`Front::resume_word`] said.
+    fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>>;
+
+    /// Clears what is left of a device whose contents are lost, given its directory. Says in words what was cleared, or what
+    /// stands in the way.
+    fn clear(&self, _dir: &Path) -> std::result::Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
+
+    /// Clears nodes of other users that nobody serves and their users cannot clear; for root. Says what was cleared.
+    fn clear_of_users(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Waits until the kernel is done with the last server's end, so that its memory is there for the next one. Only
+    /// swap devices need it.
+    fn wait_for_death(&self, _dir: &Path, _word: &str) {}
+
+    /// Whether it has nodes that can be kept: see [`Frontend::reserve`].
+    fn reserves_nodes(&self) -> bool {
+        false
+    }
+
+    /// Keeps a node for a device that is not initialised, of that number if it is free; tools open the node first. `None`
+    /// where the frontend has no nodes to keep, or none can be had.
+    fn reserve(&self, _number: Option<u32>) -> Option<Box<dyn ReservedNode>> {
+        None
+    }
+
+    /// User and group that own a node of this frontend's, if they are not root: what udev asks.
+    fn owner(&self, _node: &str) -> Result<Option<(u32, u32)>> {
+        Ok(None)
+    }
+}
+
+/// A device being served.
+pub trait Front: Send {
+    /// Where the device is: its node, or a URI.
+    fn path(&self) -> String;
+
+    /// What a new process needs to know to serve the same device again. Only the frontend understands it.
+    fn resume_word(&self) -> String;
+
+    /// Refuses with the name of who uses the device, if anybody does. A block device is held for this process alone as
+    /// long as the result lives.
+    fn hold_idle(&self) -> Result<Option<File>>;
+
+    /// Takes it down, unless it is in use.
+    fn remove(&mut self) -> Result;
+
+    /// Refuses where whoever uses the device cannot be told another size while it is served.
+    fn can_resize(&self) -> Result {
+        let message = format!("{} cannot change its size while it is served", self.path());
+        Err(Failure::new(FailureKind::Impossible, message))
+    }
+
+    /// Tells the size, which was changed, to whoever uses the device.
+    fn resized(&mut self) -> Result {
+        Ok(())
+    }
+
+    /// Finishes what can be finished: this process ends, and another will serve the device.
+    fn hand_over(&mut self) {}
+}
+
+/// A node that is kept for a device without a size. Dropped, it is free again.
+pub trait ReservedNode: Send {
+    /// Its number, which [`NUMBER`] takes.
+    fn number(&self) -> u32;
+    /// Its device numbers, major and minor.
+    fn rdev(&self) -> (u32, u32);
+}
+
+/// The kind of failure that an error of a block device's node is.
+pub fn kind_of_node(error: &uzram_blockdev::Error) -> FailureKind {
+    match error {
+        uzram_blockdev::Error::Open { source, .. } => kind_of_missing(source),
+        _ => FailureKind::Busy,
+    }
+}
+
+/// The kind of failure of a system call that needs a node or a driver: what is not there is impossible here.
+pub fn kind_of_missing(error: &std::io::Error) -> FailureKind {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => FailureKind::Impossible,
+        _ => FailureKind::from_io(error),
+    }
+}

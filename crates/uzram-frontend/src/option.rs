@@ -1,0 +1,136 @@
+//! An option of a frontend, described once: the command line, its help, the API's schema and the check of what was given
+//! are made of this.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use uzram_spec::{Failure, FailureKind, OptionValue, Result, size};
+
+/// An option of a frontend.
+pub struct FrontendOption {
+    /// Its name, with dashes, as `--NAME` takes it.
+    pub name: &'static str,
+    /// What its value is called in help; empty for a flag.
+    pub value_name: &'static str,
+    /// Its values.
+    pub kind: OptionKind,
+    /// What it does, in a paragraph of help.
+    pub help: &'static str,
+    /// Whether `--frontend auto` takes this frontend where the option is given.
+    pub chooses: bool,
+}
+
+/// The values of an option.
+#[derive(Clone, Copy)]
+pub enum OptionKind {
+    /// Given or not.
+    Flag,
+    /// A whole number in this range, both ends included.
+    Integer(u64, u64),
+    /// A size in bytes, as a number or a text such as `512K`. Its range is the frontend's affair.
+    Size,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A text, with a function that makes paths in it relative to nothing, given the directory that they are relative to, or
+    /// says what is wrong with it.
+    Text(fn(&str, &Path) -> std::result::Result<String, String>),
+}
+
+/// The number of a device's node, for frontends that have numbered nodes.
+pub const NUMBER: FrontendOption = FrontendOption {
+    name: "number",
+    value_name: "N",
+    kind: OptionKind::Integer(0, u32::MAX as u64),
+    help: "N of /dev/ublkbN, /dev/nbdN or /dev/loopN [default: the lowest that is free]",
+    chooses: false,
+};
+
+impl FrontendOption {
+    /// Reads a value. Paths in it are relative to `directory`.
+    pub fn parse(&self, text: &str, directory: &Path) -> std::result::Result<OptionValue, String> {
+        match self.kind {
+            OptionKind::Flag => Err("it takes no value".into()),
+            OptionKind::Integer(least, most) => {
+                let number = text.parse().ok();
+                let number = number.filter(|number| (least..=most).contains(number));
+                let number = number.ok_or_else(|| format!("a whole number from {least} to {most}"));
+                number.map(OptionValue::Integer)
+            }
+            OptionKind::Size => {
+                let bytes = size::parse(text).map_err(|error| error.to_string());
+                bytes.map(OptionValue::Integer)
+            }
+            OptionKind::Choice(words) => match words.contains(&text) {
+                true => Ok(OptionValue::Text(text.into())),
+                false => Err(format!("one of: {}", words.join(", "))),
+            },
+            OptionKind::Text(read) => read(text, directory).map(OptionValue::Text),
+        }
+    }
+
+    /// Checks a value of a description, and brings it into the form in which it is stored. Paths in it are relative to
+    /// `directory`.
+    pub fn check(&self, value: &OptionValue, directory: &Path) -> Result<OptionValue> {
+        let checked = match (value, self.kind) {
+            (OptionValue::Flag(true), OptionKind::Flag) => Ok(value.clone()),
+            (OptionValue::Flag(_), OptionKind::Flag) => Err("true, or nothing".into()),
+            (OptionValue::Flag(_), _) => Err("it takes a value".into()),
+            (OptionValue::Integer(number), _) => self.parse(&number.to_string(), directory),
+            (OptionValue::Text(text), _) => self.parse(text, directory),
+        };
+        checked.map_err(|accepted| {
+            let given = match value {
+                OptionValue::Flag(flag) => flag.to_string(),
+                OptionValue::Integer(number) => number.to_string(),
+                OptionValue::Text(text) => text.clone(),
+            };
+            let message = format!("--{} {given} is not possible: {accepted}", self.name);
+            Failure::new(FailureKind::Usage, message)
+        })
+    }
+
+    /// Its JSON schema.
+    pub fn schema(&self) -> Value {
+        let mut schema = match self.kind {
+            OptionKind::Flag => json!({"type": "boolean"}),
+            OptionKind::Integer(least, most) => {
+                json!({"type": "integer", "minimum": least, "maximum": most})
+            }
+            OptionKind::Size => json!({"type": ["integer", "string"]}),
+            OptionKind::Choice(words) => json!({"type": "string", "enum": words}),
+            OptionKind::Text(_) => json!({"type": "string"}),
+        };
+        schema["description"] = self.help.into();
+        schema
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked_wherever_they_come_from() {
+        let words = FrontendOption {
+            name: "buffers",
+            value_name: "",
+            kind: OptionKind::Choice(&["mapped", "user-copy"]),
+            help: "",
+            chooses: false,
+        };
+        let root = Path::new("/");
+        assert_eq!(NUMBER.parse("7", root), Ok(OptionValue::Integer(7)));
+        assert!(NUMBER.parse("-1", root).is_err());
+        assert_eq!(NUMBER.check(&"7".into(), root), Ok(OptionValue::Integer(7)));
+        assert_eq!(words.check(&"mapped".into(), root), Ok("mapped".into()));
+        for (option, value) in [
+            (&NUMBER, OptionValue::Flag(true)),
+            (&NUMBER, OptionValue::Integer(1 << 32)),
+            (&words, OptionValue::Text("sideways".into())),
+        ] {
+            let failure = option.check(&value, root).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Usage);
+            assert!(failure.message.contains(option.name), "{failure}");
+        }
+    }
+}

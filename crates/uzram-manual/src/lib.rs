@@ -1,0 +1,105 @@
+//! Manual pages of a program and its commands, rendered from the clap definitions that help comes from.
+//!
+//! A crate of its own because two programs write pages of one manual: `uzram`, and `uzram-bench` for the commands that
+//! it serves. It knows nothing about what the commands do.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::Path;
+
+use clap::Command;
+use clap_mangen::Man;
+pub use clap_mangen::roff;
+use clap_mangen::roff::{Roff, bold, roman};
+
+/// The visible commands of a program, each followed by its own commands.
+pub fn commands(program: &Command) -> Vec<&Command> {
+    let shown = program.get_subcommands();
+    let shown = shown.filter(|command| !command.is_hide_set());
+    shown
+        .flat_map(|command| std::iter::once(command).chain(commands(command)))
+        .collect()
+}
+
+/// The page's name: `uzram`, or `uzram-COMMAND`.
+pub fn name(command: &Command) -> String {
+    let display = command.get_display_name();
+    display.unwrap_or_else(|| command.get_name()).into()
+}
+
+/// Writes the page of a command to `DIR/NAME.1`.
+pub fn write(dir: &Path, program: &Command, command: &Command) -> io::Result<()> {
+    let path = dir.join(name(command) + ".1");
+    std::fs::write(&path, page(program, command, |_| ())?)
+}
+
+/// The page of `program` itself or of one of its commands. `more` adds sections below the options. The program has been
+/// built ([`Command::build`]).
+pub fn page(
+    program: &Command,
+    command: &Command,
+    more: impl FnOnce(&mut Roff),
+) -> io::Result<String> {
+    let version = program.get_version().unwrap_or_default();
+    let man = Man::new(command.clone()).source(format!("uzram {version}"));
+    let mut out = Vec::new();
+    man.render_title(&mut out)?;
+    man.render_name_section(&mut out)?;
+    man.render_synopsis_section(&mut out)?;
+    man.render_description_section(&mut out)?;
+    man.render_options_section(&mut out)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut out)?;
+    }
+    let mut roff = Roff::new();
+    more(&mut roff);
+    let after = command
+        .get_after_long_help()
+        .or_else(|| command.get_after_help());
+    if let Some(text) = after {
+        notes(&mut roff, &text.to_string());
+    }
+    see_also(&mut roff, program, command);
+    roff.to_writer(&mut out)?;
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
+/// Adds the text that help prints below the options. A block that begins with a line such as `Examples:` becomes a
+/// section; indented lines keep their breaks.
+fn notes(roff: &mut Roff, text: &str) {
+    for block in text.split("\n\n") {
+        let mut lines = block.lines().peekable();
+        let title = lines.next_if(|line| !line.starts_with(' ') && line.ends_with(':'));
+        match title {
+            Some(title) => {
+                roff.control("SH", [title.trim_end_matches(':').to_uppercase().as_str()])
+            }
+            None if block.starts_with("Exit codes: ") => roff.control("SH", ["EXIT STATUS"]),
+            None => roff.control("PP", []),
+        };
+        let mut filled = true;
+        for line in lines {
+            if filled == line.starts_with(' ') {
+                filled = !filled;
+                roff.control(if filled { "fi" } else { "nf" }, []);
+            }
+            roff.text([roman(line.trim_start_matches("Exit codes: "))]);
+        }
+        if !filled {
+            roff.control("fi", []);
+        }
+    }
+}
+
+fn see_also(roff: &mut Roff, program: &Command, command: &Command) {
+    roff.control("SH", ["SEE ALSO"]);
+    let pages = std::iter::once(program).chain(commands(program));
+    let others: Vec<String> = pages
+        .map(name)
+        .filter(|other| *other != name(command))
+        .collect();
+    for (at, other) in others.iter().enumerate() {
+        let end = if at + 1 < others.len() { "(1)," } else { "(1)" };
+        roff.text([bold(other), roman(end)]);
+    }
+}

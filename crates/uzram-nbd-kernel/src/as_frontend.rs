@@ -1,0 +1,121 @@
+//! [`KernelNbd`] as a frontend: `nbd-kernel`. It survives its server as long as a keeper starts another.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use uzram_frontend::{
+    Front, Frontend, FrontendOption, Handover, NUMBER, Need, Serving, kind_of_node,
+};
+use uzram_nbd::{Adopter, Export};
+use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
+
+use crate::{Error, KernelNbd, Options};
+
+/// The frontend `nbd-kernel`.
+pub struct NbdKernelFrontend;
+
+/// How long the kernel keeps requests while there is no server: longer than a keeper takes to start one by far.
+const DEAD_CONN_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the kernel knows the device by.
+fn kernel_name(dir: &Path) -> String {
+    dir.display().to_string()
+}
+
+fn adopter(serving: &Serving<'_>) -> Result<Adopter> {
+    let export = Export::new(serving.name, serving.device.clone());
+    Ok(uzram_nbd::server_builder(serving.spec)
+        .export(export)
+        .adopter()?)
+}
+
+fn options(serving: &Serving<'_>) -> Options {
+    let mut options = Options::new(kernel_name(serving.dir));
+    options.index = serving.spec.small(NUMBER.name);
+    options.dead_conn_timeout = DEAD_CONN_TIMEOUT;
+    options
+}
+
+impl Frontend for NbdKernelFrontend {
+    fn name(&self) -> &'static str {
+        "nbd-kernel"
+    }
+
+    fn about(&self) -> &'static str {
+        "/dev/nbdN, the kernel's NBD client; survives its server, too"
+    }
+
+    fn options(&self) -> &'static [FrontendOption] {
+        &[uzram_nbd::POLL, NUMBER]
+    }
+
+    fn handover(&self) -> Handover {
+        Handover::Survives
+    }
+
+    fn poll(&self, spec: &FrontendSpec) -> Option<Duration> {
+        Some(uzram_nbd::poll_time(spec))
+    }
+
+    fn probe(&self) -> std::result::Result<(), Need> {
+        crate::probe().map_err(Need::new)
+    }
+
+    fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
+        let front = KernelNbd::attach(adopter(serving)?, &options(serving))?;
+        Ok(Box::new(front))
+    }
+
+    fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>> {
+        let index = word.parse::<u32>().map_err(|_| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("no number of an nbd node: '{word}'"),
+            )
+        })?;
+        let front = KernelNbd::reattach(adopter(serving)?, index, &options(serving))?;
+        Ok(Box::new(front))
+    }
+
+    fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
+        let name = kernel_name(dir);
+        match crate::find(&name) {
+            Some(index) => crate::clear_stale(index, &name).map_err(|error| error.to_string()),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Front for KernelNbd {
+    fn path(&self) -> String {
+        self.node().display().to_string()
+    }
+
+    fn resume_word(&self) -> String {
+        self.index().to_string()
+    }
+
+    fn hold_idle(&self) -> Result<Option<File>> {
+        Ok(self.exclusive()?)
+    }
+
+    fn remove(&mut self) -> Result {
+        Ok(KernelNbd::remove(self)?)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let kind = match &error {
+            Error::NoFamily => FailureKind::Impossible,
+            Error::Taken { .. } | Error::Lingers { .. } => FailureKind::Busy,
+            Error::Node(error) => kind_of_node(error),
+            Error::System { source, .. } | Error::Refused { source, .. } => {
+                FailureKind::from_io(source)
+            }
+            _ => FailureKind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}

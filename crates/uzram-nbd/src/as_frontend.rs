@@ -1,0 +1,183 @@
+//! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again: the socket is the same.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use uzram_frontend::{Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving};
+use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
+
+use crate::{Builder, DEFAULT_POLL, Error, Export, Handle, Listen, Server};
+
+/// The frontend `nbd`.
+pub struct NbdFrontend;
+
+/// Where to listen.
+const LISTEN: FrontendOption = FrontendOption {
+    name: "listen",
+    value_name: "WHERE",
+    kind: OptionKind::Text(absolute),
+    help: "Where to listen, unix:PATH or tcp:ADDRESS[:PORT] [default: a unix socket in the run directory]",
+    chooses: true,
+};
+
+const ALLOW_REMOTE: FrontendOption = FrontendOption {
+    name: "allow-remote",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "Allow --listen on an address that other machines reach. There is no encryption or authentication",
+    chooses: false,
+};
+
+/// How long the server looks for the next request: an option of all frontends that are served by this crate.
+pub const POLL: FrontendOption = FrontendOption {
+    name: "poll",
+    value_name: "MICROSECONDS",
+    kind: OptionKind::Integer(0, 1000),
+    help: "Longest time to look for a client's next request before the server sleeps, 0 to 1000 microseconds. It \
+        looks only while requests come so soon, and takes most of a CPU meanwhile. 0 is never [default: 100]",
+    chooses: false,
+};
+
+/// What [`POLL`] is set to.
+pub fn poll_time(spec: &FrontendSpec) -> Duration {
+    let given = spec.integer(POLL.name).map(Duration::from_micros);
+    given.unwrap_or(DEFAULT_POLL)
+}
+
+/// Reads an address and makes its path absolute: the server has another directory.
+fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
+    let listen: Listen = text.parse().map_err(|error: Error| error.to_string())?;
+    match listen {
+        Listen::Unix(path) => Ok(Listen::Unix(directory.join(path)).to_string()),
+        listen => Ok(listen.to_string()),
+    }
+}
+
+/// A server that the options of a description set up.
+pub fn server_builder(spec: &FrontendSpec) -> Builder {
+    Server::builder()
+        .allow_remote(spec.flag(ALLOW_REMOTE.name))
+        .poll(poll_time(spec))
+}
+
+/// A device behind a socket.
+struct NbdFront {
+    handle: Option<Handle>,
+    uri: String,
+    listen: String,
+}
+
+fn serve(serving: &Serving<'_>, listen: &Listen) -> Result<Box<dyn Front>> {
+    let name = serving.name;
+    let server = server_builder(serving.spec)
+        .export(Export::new(name, serving.device.clone()))
+        .bind(listen)?;
+    let (uri, listen) = (server.uri(name), server.local().to_string());
+    Ok(Box::new(NbdFront {
+        handle: Some(server.start()?),
+        uri,
+        listen,
+    }))
+}
+
+impl Frontend for NbdFrontend {
+    fn name(&self) -> &'static str {
+        "nbd"
+    }
+
+    fn about(&self) -> &'static str {
+        "an NBD socket, for qemu, libnbd, nbd-client, fio"
+    }
+
+    fn options(&self) -> &'static [FrontendOption] {
+        &[LISTEN, ALLOW_REMOTE, POLL]
+    }
+
+    fn handover(&self) -> Handover {
+        Handover::Reconnects
+    }
+
+    fn poll(&self, spec: &FrontendSpec) -> Option<Duration> {
+        Some(poll_time(spec))
+    }
+
+    fn probe(&self) -> std::result::Result<(), Need> {
+        Ok(())
+    }
+
+    fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
+        let listen = match serving.spec.text(LISTEN.name) {
+            Some(given) => given.parse()?,
+            None => Listen::Unix(serving.file("nbd.sock")),
+        };
+        serve(serving, &listen)
+    }
+
+    fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>> {
+        serve(serving, &word.parse()?)
+    }
+}
+
+impl Front for NbdFront {
+    fn path(&self) -> String {
+        self.uri.clone()
+    }
+
+    fn resume_word(&self) -> String {
+        self.listen.clone()
+    }
+
+    fn hold_idle(&self) -> Result<Option<File>> {
+        let uri = &self.uri;
+        let clients = match self.handle.as_ref().map_or(0, Handle::connections) {
+            0 => return Ok(None),
+            1 => "1 NBD client is".into(),
+            n => format!("{n} NBD clients are"),
+        };
+        let message = format!("{uri} is in use: {clients} connected");
+        Err(Failure::new(FailureKind::Busy, message))
+    }
+
+    /// The protocol tells clients the size when they connect: who is connected keeps the one that he knows.
+    fn can_resize(&self) -> Result {
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result {
+        self.hold_idle()?;
+        self.shut_down()
+    }
+
+    fn hand_over(&mut self) {
+        // What was received is answered first.
+        if let Err(failure) = self.shut_down() {
+            tracing::warn!("ending the NBD server: {failure}");
+        }
+    }
+}
+
+impl NbdFront {
+    fn shut_down(&mut self) -> Result {
+        match self.handle.take() {
+            Some(handle) => Ok(handle.shutdown()?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match &error {
+            Error::NotLoopback { .. } => {
+                Failure::new(FailureKind::Usage, error).with_hint("with --allow-remote")
+            }
+            Error::Address { .. } | Error::NotASocket { .. } => {
+                Failure::new(FailureKind::Usage, error)
+            }
+            Error::InUse { .. } => Failure::new(FailureKind::Busy, error),
+            Error::Bind { source, .. } => Failure::new(FailureKind::from_io(source), error),
+            _ => Failure::new(FailureKind::Failed, error),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Algorithms as a command line has them: `zstd(level=1,dict=FILE,priority=2)`. What is not the algorithm's own is taken
+//! out here: the dictionary is read, by whoever was given its name, and travels as bytes from then on.
+
+use std::fs::File;
+use std::io::Read;
+
+use uzram::Choice;
+use uzram::compress::AlgorithmSpec;
+
+use uzram_spec::{Failure, FailureKind, Result};
+
+/// The longest dictionary that any algorithm takes.
+const MAX_DICTIONARY: usize = 1 << 20;
+
+/// Takes the priority out, if one is said.
+pub fn take_priority(spec: &mut AlgorithmSpec) -> Result<Option<usize>> {
+    let Some(text) = spec.take("priority") else {
+        return Ok(None);
+    };
+    match text.parse() {
+        Ok(priority @ 1..uzram::PRIORITIES) => Ok(Some(priority)),
+        _ => {
+            let message = format!("priority={text} is not possible: it takes 1 to 3");
+            Err(Failure::new(FailureKind::Usage, message))
+        }
+    }
+}
+
+/// Takes the dictionary's file out and reads it. Empty where none is said.
+pub fn take_dictionary(spec: &mut AlgorithmSpec) -> Result<Vec<u8>> {
+    let Some(path) = spec.take("dict") else {
+        return Ok(Vec::new());
+    };
+    let refused =
+        |why: String| Failure::new(FailureKind::Usage, format!("the dictionary {path}: {why}"));
+    let bytes = read_file(&path).map_err(|error| refused(error.to_string()))?;
+    match bytes.len() {
+        0 => Err(refused("it is empty".into())),
+        1..=MAX_DICTIONARY => Ok(bytes),
+        _ => Err(refused(format!(
+            "it has more than {MAX_DICTIONARY} bytes, the most that any algorithm takes"
+        ))),
+    }
+}
+
+/// A regular file (a pipe or device may never end), as far as it can be a dictionary and a byte more.
+fn read_file(path: &str) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(MAX_DICTIONARY as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The algorithm with parameters and dictionary.
+pub fn read(mut spec: AlgorithmSpec) -> Result<Choice> {
+    let dictionary = take_dictionary(&mut spec)?;
+    Ok(with(spec, &dictionary))
+}
+
+/// What recompresses where nobody chose anything.
+pub fn for_recompression() -> Choice {
+    Choice::new(uzram_control::RECOMPRESSION)
+}
+
+/// The algorithm with parameters and a dictionary that was read, empty for none.
+pub fn with(spec: AlgorithmSpec, dictionary: &[u8]) -> Choice {
+    let choice = Choice::from(spec);
+    match dictionary.is_empty() {
+        true => choice,
+        false => choice.dictionary(dictionary.to_vec()),
+    }
+}

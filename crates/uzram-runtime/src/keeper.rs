@@ -1,0 +1,568 @@
+//! The keeper: a small process for each device that holds its memory, so that the server may die, and starts the server
+//! anew when it does. It does nothing with the memory but keep it open.
+//!
+//! It survives a change of program by executing the new one in its own place: children, memory and lock stay.
+
+mod requests;
+mod standby_start;
+mod upgrade;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uzram_control::{
+    Claim, ControlServer, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
+};
+use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+
+use crate::launch::{Created, Order, created};
+use crate::logging::LogPipe;
+use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when_told_to_end};
+use crate::report::Report;
+use crate::server::ServerState;
+use crate::standby::Standby;
+use crate::{description, logging, make, note, process, swap, sweep, watermark};
+use requests::Requests;
+
+/// Failed starts in a row after which the keeper waits for `uzram recover`.
+const MAX_FAILURES: u32 = 5;
+/// Longest wait before a server that keeps dying is started again.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
+pub const UPGRADE: &str = "upgrade";
+
+/// What a keeper of a device that is there already starts from: its only argument, as JSON. Programs of other versions
+/// read it, too: a field is never renamed, and one that is unknown is ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KeeperState {
+    /// The device's directory.
+    pub(crate) dir: PathBuf,
+    /// Descriptor of its image.
+    pub(crate) image: i32,
+    /// Descriptor of a swap device's description.
+    #[serde(default)]
+    pub(crate) spec: Option<i32>,
+    /// Its server's process number, if one runs.
+    #[serde(default)]
+    pub(crate) server: Option<u32>,
+    /// Whether that server is to hand over to a new one.
+    #[serde(default)]
+    pub(crate) hand_over: bool,
+    /// The program to go back to if the new server does not start.
+    #[serde(default)]
+    pub(crate) rollback: Option<PathBuf>,
+    /// Descriptors of the pipe that a swap device's processes log to.
+    #[serde(default)]
+    pub(crate) log_pipe: Option<LogPipe>,
+}
+
+impl KeeperState {
+    /// The arguments of a keeper that starts from here.
+    pub(crate) fn arguments(&self) -> [String; 2] {
+        // Paths of devices are the run directory's, which was a text.
+        [
+            "keep".into(),
+            serde_json::to_string(self).unwrap_or_default(),
+        ]
+    }
+}
+
+enum Event {
+    /// The server with this process number ended.
+    Ended(u32),
+    /// Told to end.
+    Signal,
+    /// Start the server if it does not run.
+    Recover(Sender<Result>),
+    /// Take down a device that has no server.
+    Remove(Sender<Result>),
+    /// That was done, and who asked knows.
+    Removed,
+    /// Become this program.
+    Upgrade(PathBuf),
+}
+
+struct Keeper {
+    claim: Claim,
+    image: i32,
+    spec: DeviceSpec,
+    /// Descriptor of a swap device's description.
+    inherited_spec: Option<i32>,
+    events: Sender<Event>,
+    inbox: Receiver<Event>,
+    /// The server's process number while it runs.
+    server: Option<u32>,
+    /// Starts that failed, since one that did not.
+    failures: u32,
+    /// When servers died lately.
+    deaths: VecDeque<Instant>,
+    /// The next server, of a swap device.
+    standby: Option<Standby>,
+    /// Standbys that died soon, in a row.
+    standby_failures: u32,
+    /// What a swap device's processes log to.
+    log_pipe: Option<LogPipe>,
+}
+
+/// Runs the keeper of a device until that is taken down. `state` is the device that is there already; without one, a new
+/// device is ordered on stdin. Returns the exit code.
+pub fn keep(state: Option<&str>) -> u8 {
+    take_name();
+    // A session of its own: what happens to the terminal is nothing to it.
+    let _ = rustix::process::setsid();
+    let kept = match state {
+        Some(state) => resumed(state),
+        None => begun(),
+    };
+    match kept {
+        Ok(()) => 0,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            let code = failure.kind.exit_code();
+            let _ = Report::Failed(failure).send();
+            code
+        }
+    }
+}
+
+/// Starts a keeper for a device that has none. Image and lock are to be inherited. Returns its process number.
+pub fn restart_keeper(dir: &Path, image: i32) -> Result<u32> {
+    let state = KeeperState {
+        dir: dir.into(),
+        image,
+        spec: None,
+        server: None,
+        hand_over: false,
+        rollback: None,
+        log_pipe: None,
+    };
+    let keeper = start(&state)?;
+    let pid = keeper.id();
+    process::reap_later(keeper);
+    Ok(pid)
+}
+
+/// Starts a keeper that goes on from there.
+pub(crate) fn start(state: &KeeperState) -> std::io::Result<std::process::Child> {
+    Command::new("/proc/self/exe")
+        .arg0("uzram")
+        .args(state.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+/// Keeps a device that is there: its keeper died, or this is its keeper's new program.
+fn resumed(state: &str) -> Result {
+    note::to_log();
+    let state: KeeperState = serde_json::from_str(state).map_err(|error| {
+        let message = format!("the keeper's state '{state}': {error}");
+        Failure::new(FailureKind::Usage, message)
+    })?;
+    let (events, inbox) = channel();
+    let keeper = Keeper {
+        claim: Claim::adopt(&state.dir)?,
+        image: state.image,
+        spec: description::read(&state.dir, state.spec)?,
+        inherited_spec: state.spec,
+        events,
+        inbox,
+        server: state.server,
+        failures: 0,
+        deaths: VecDeque::new(),
+        standby: None,
+        standby_failures: 0,
+        log_pipe: state.log_pipe,
+    };
+    keeper.go_on(&state)
+}
+
+/// Makes the device that stdin orders, and keeps it.
+fn begun() -> Result {
+    note::to_reports();
+    let mut order = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut order)?;
+    let order: Order = serde_json::from_slice(&order).map_err(|error| {
+        Failure::new(FailureKind::Usage, format!("the order on stdin: {error}"))
+    })?;
+    let mut spec = order.spec;
+    logging::parse(&spec.log)?;
+    let run = RunDir::new(order.run);
+    sweep::sweep(&run)?;
+    make::complete(&mut spec)?;
+    let claim = run.claim(spec.name.as_deref())?;
+    spec.name = Some(claim.name.clone());
+    match Keeper::new(claim, spec) {
+        Ok(keeper) => keeper.begin(),
+        Err((claim, failure)) => {
+            let _ = claim.release();
+            Err(failure)
+        }
+    }
+}
+
+impl Keeper {
+    /// The keeper of a new device, with memory for its image.
+    fn new(claim: Claim, spec: DeviceSpec) -> std::result::Result<Keeper, (Claim, Failure)> {
+        let (events, inbox) = channel();
+        let prepared = claim.pass_on_lock().map_err(Failure::from).and_then(|()| {
+            // Inherited by every server: no CLOEXEC.
+            let image: OwnedFd = if let Some(swap) = &spec.swap {
+                // Before there are threads, whose stacks would be locked whole.
+                swap::lock();
+                if !swap.keep_min_free {
+                    watermark::raise(&claim.dir);
+                }
+                swap::unswappable_file()?
+            } else {
+                rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
+                    .map_err(std::io::Error::from)?
+            };
+            let stored = description::store(&spec, &claim.dir)?;
+            let log_pipe = spec.is_swap().then(LogPipe::new).transpose()?;
+            Ok((image, stored, log_pipe))
+        });
+        let (image, stored, log_pipe) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => return Err((claim, failure)),
+        };
+        Ok(Keeper {
+            // Both stay open as long as this process and its children live.
+            image: image.into_raw_fd(),
+            inherited_spec: stored.map(IntoRawFd::into_raw_fd),
+            claim,
+            spec,
+            events,
+            inbox,
+            server: None,
+            failures: 0,
+            deaths: VecDeque::new(),
+            standby: None,
+            standby_failures: 0,
+            log_pipe,
+        })
+    }
+
+    /// Starts a new device's server, reports the device, and keeps it.
+    fn begin(mut self) -> Result {
+        let path = match self.start_server(false) {
+            Ok(path) => path,
+            Err(failure) => {
+                // It may have been killed in the middle of it.
+                if sweep::clear(&self.claim.dir).is_ok() {
+                    let _ = self.claim.release();
+                }
+                return Err(failure);
+            }
+        };
+        let announced = self.serve_requests().and_then(|()| {
+            let name = self.claim.name.clone();
+            Ok(Report::Ready { name, path }.send()?)
+        });
+        if let Err(failure) = announced {
+            // A device whose path nobody learns is worth nothing.
+            let _ = uzram_control::call(&self.claim.file(SERVER_SOCKET), &Request::Remove);
+            return Err(failure);
+        }
+        note::to_log();
+        self.leave_terminal()?;
+        if self.spec.is_swap() {
+            // Its server has said already what the system refuses.
+            swap::protect();
+        }
+        self.watch()
+    }
+}
+
+impl Keeper {
+    /// Goes on with a device that is there.
+    fn go_on(mut self, state: &KeeperState) -> Result {
+        if self.spec.is_swap() {
+            swap::prepare();
+        }
+        self.leave_terminal()?;
+        self.serve_requests()?;
+        match self.server {
+            Some(pid) if state.hand_over => {
+                self.end_server(pid);
+                if let Some(old) = &state.rollback {
+                    stop_inheriting(old);
+                }
+                if let Err(failure) = self.start_server(true) {
+                    return self.roll_back(state, &failure);
+                }
+                tracing::info!(version = env!("CARGO_PKG_VERSION"), "took over");
+                self.upgrade_done();
+            }
+            Some(pid) => self.watch_server(pid),
+            None => {
+                self.start_again();
+                self.upgrade_done();
+            }
+        }
+        self.watch()
+    }
+
+    /// What a keeper starts from that goes on from here.
+    fn state(&self) -> KeeperState {
+        KeeperState {
+            dir: self.claim.dir.clone(),
+            image: self.image,
+            spec: self.inherited_spec,
+            server: self.server,
+            hand_over: false,
+            rollback: None,
+            log_pipe: self.log_pipe,
+        }
+    }
+
+    fn serve_requests(&self) -> Result {
+        let requests = Requests {
+            events: Mutex::new(self.events.clone()),
+            dir: self.claim.dir.clone(),
+            image: self.image,
+            spec: self.inherited_spec,
+            upgrade: self.claim.file(UPGRADE),
+        };
+        ControlServer::start(&self.claim.file(KEEPER_SOCKET), Arc::new(requests))?;
+        Ok(())
+    }
+
+    /// Starts a server and waits until it serves. Returns the device's path.
+    fn start_server(&mut self, resume: bool) -> Result<String> {
+        let had_standby = self.standby.is_some();
+        if resume && let Some(standby) = &mut self.standby {
+            match standby.serve() {
+                Ok((pid, path)) => {
+                    let _ = standby.look();
+                    self.serves(pid);
+                    return Ok(path);
+                }
+                // Not from the file then: that could wait for what is swapped out. The standby can do it again.
+                Err(failure) if standby.is_alive() => return Err(failure),
+                Err(failure) => {
+                    tracing::error!("the standby server: {failure}");
+                    self.standby = None;
+                }
+            }
+        }
+        let path = self.start_from_file(resume)?;
+        if had_standby {
+            self.start_standby();
+        }
+        Ok(path)
+    }
+
+    fn serves(&mut self, pid: u32) {
+        self.server = Some(pid);
+        self.failures = 0;
+        self.watch_server(pid);
+    }
+
+    /// The command that starts a server.
+    fn server_command(&self, resume: bool, standby: bool) -> Result<Command> {
+        let state = ServerState {
+            dir: self.claim.dir.clone(),
+            image: self.image,
+            spec: self.inherited_spec,
+            keeper: std::process::id(),
+            resume,
+            standby,
+            log_pipe: self.log_pipe,
+        };
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("uzram").args(state.arguments());
+        if resume {
+            command.stderr(match self.log_pipe {
+                Some(pipe) => pipe.writer()?,
+                None => self.log_file()?,
+            });
+        }
+        Ok(command)
+    }
+
+    fn start_from_file(&mut self, resume: bool) -> Result<String> {
+        let mut command = self.server_command(resume, false)?;
+        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut server = started.map_err(|error| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("cannot start the server: {error}"),
+            )
+        })?;
+        let ready = match server.stdout.take().map(BufReader::new) {
+            Some(mut reports) => created(&mut reports, &mut |text| self.pass_on(text)),
+            None => Ok(None),
+        };
+        if let Ok(Some(Created { path, .. })) = ready {
+            self.serves(server.id());
+            return Ok(path);
+        }
+        let status = server.wait()?;
+        let failure = match ready {
+            Err(failure) => failure,
+            Ok(_) => {
+                let message = format!("the server ended before it served: {status}");
+                Failure::new(FailureKind::Failed, message)
+            }
+        };
+        if !resume {
+            return Err(failure);
+        }
+        let log = self.claim.file("log");
+        let message = format!(
+            "the server of {} does not start: {}",
+            self.claim.name, failure.message
+        );
+        Err(Failure::new(failure.kind, message).with_hint(format!("see {}", log.display())))
+    }
+
+    /// Passes a server's note on: to whoever makes the device, or to the log.
+    fn pass_on(&self, text: &str) {
+        note::tell(text);
+        tracing::warn!("{text}");
+    }
+
+    fn log_file(&self) -> Result<File> {
+        logging::open(&self.claim.file("log"))
+    }
+
+    /// From now on only the log is spoken to.
+    fn leave_terminal(&self) -> Result {
+        let log = &self.spec.log;
+        match self.log_pipe {
+            Some(pipe) => {
+                pipe.drain_to(self.log_file()?)?;
+                logging::to_pipe(log, pipe)?;
+            }
+            None => logging::to_file(log, self.log_file()?)?,
+        }
+        process::leave_terminal()
+    }
+
+    /// Sends [`Event::Ended`] when the process ends, whether it is a child or not.
+    fn watch_server(&self, pid: u32) {
+        let events = self.events.clone();
+        let watch = move || {
+            if let Some(end) = pidfd(pid) {
+                wait_for_end(&end);
+            }
+            let _ = events.send(Event::Ended(pid));
+        };
+        let thread = std::thread::Builder::new().name("server-watch".into());
+        if let Err(error) = thread.spawn(watch) {
+            tracing::error!(%error, "nobody watches the server");
+        }
+    }
+
+    /// Keeps until the device is taken down.
+    fn watch(mut self) -> Result {
+        if self.spec.is_swap() {
+            self.start_standby();
+        }
+        let events = self.events.clone();
+        when_told_to_end(move || {
+            let _ = events.send(Event::Signal);
+        })?;
+        while let Ok(event) = self.inbox.recv() {
+            match event {
+                Event::Ended(pid) if self.standby.as_ref().is_some_and(|s| s.pid() == pid) => {
+                    self.standby_ended();
+                }
+                Event::Ended(pid) => {
+                    reap(pid);
+                    if self.claim.is_released() {
+                        break;
+                    }
+                    if self.server == Some(pid) {
+                        self.server = None;
+                        self.note_death();
+                        self.start_again();
+                    }
+                }
+                Event::Signal => self.remove(),
+                Event::Recover(answer) => {
+                    let result = match self.server {
+                        Some(_) => Ok(()),
+                        None => self.start_server(true).map(drop),
+                    };
+                    let _ = answer.send(result);
+                }
+                Event::Remove(answer) => {
+                    let _ = answer.send(self.remove_unserved());
+                }
+                Event::Removed => break,
+                Event::Upgrade(program) => self.become_program(&program),
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self) {
+        let socket = self.claim.file(SERVER_SOCKET);
+        match uzram_control::call(&socket, &Request::Remove) {
+            Ok(Response::Error(error)) => tracing::warn!("told to end, but {error}"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("told to end, but the server does not answer: {error}"),
+        }
+    }
+
+    /// Takes down a device whose server could not be started.
+    fn remove_unserved(&self) -> Result {
+        if self.server.is_some() {
+            return Err(Failure::new(FailureKind::Failed, "its server runs again"));
+        }
+        if let Some(record) = self.claim.record()
+            && let Some(by) = uzram_blockdev::busy(Path::new(&record.path))
+        {
+            let message = format!("{} is in use: {by}", record.path);
+            return Err(Failure::new(FailureKind::Busy, message));
+        }
+        sweep::clear(&self.claim.dir).map_err(|e| Failure::new(FailureKind::Failed, e))?;
+        tracing::info!("removed");
+        Ok(self.claim.release()?)
+    }
+
+    /// Waits a moment if servers died often lately.
+    fn note_death(&mut self) {
+        tracing::warn!("the server died");
+        let now = Instant::now();
+        self.deaths.push_back(now);
+        self.deaths
+            .retain(|death| now.duration_since(*death) < Duration::from_secs(10));
+        let often = self.deaths.len().saturating_sub(8) as u32;
+        if often > 0 {
+            std::thread::sleep(MAX_PAUSE.min(Duration::from_millis(50) * often));
+        }
+    }
+
+    fn start_again(&mut self) {
+        // What is swapped out can wait for nothing else than a server.
+        while (self.failures < MAX_FAILURES || self.standby.is_some()) && !self.claim.is_released()
+        {
+            match self.start_server(true) {
+                Ok(path) => {
+                    tracing::info!(path = path.trim_end(), "served again");
+                    return;
+                }
+                Err(failure) => {
+                    self.failures += 1;
+                    tracing::error!(failures = self.failures, "no new server: {failure}");
+                    std::thread::sleep(MAX_PAUSE.min(Duration::from_millis(100) * self.failures));
+                }
+            }
+        }
+        let name = &self.claim.name;
+        tracing::error!("giving up; the contents are kept: `uzram recover {name}` tries again");
+    }
+}

@@ -1,0 +1,39 @@
+//! Makes devices from their descriptions and keeps them: [`launch`], and the processes behind each device.
+//!
+//! A device has a *server*, which owns it, its frontend and its control socket ([`serve`]), and beside it a *keeper*,
+//! which holds the memory and starts the server anew when it dies ([`keep`]). Both are the running program, started anew
+//! with a state of their own as the only argument. What a device is, both read from its description in its directory; a
+//! swap device's from a descriptor that they inherit.
+//!
+//! [`frontends`] is the table of frontends, [`zram`] the devices behind zram's interface, [`client`] what commands and
+//! the daemon ask of a device that runs.
+//!
+//! This crate knows nothing about arguments, printing, or HTTP.
+#![forbid(unsafe_code)]
+
+mod backing;
+pub mod choice;
+pub mod client;
+mod description;
+pub mod frontends;
+mod keeper;
+mod launch;
+pub mod logging;
+mod make;
+pub mod note;
+pub mod process;
+mod report;
+mod requests;
+mod server;
+mod standby;
+mod swap;
+pub mod sweep;
+mod watermark;
+pub mod zram;
+
+pub use description::check_program;
+pub use keeper::{UPGRADE, keep, restart_keeper};
+pub use launch::{Created, launch};
+pub use make::check;
+pub use server::{run_in_foreground, serve};
+pub use swap::swap_on;

@@ -1,0 +1,96 @@
+//! From a description to a device of the library: the builder's settings, dictionaries, defaults.
+
+use uzram::{Builder, Device};
+use uzram_spec::{Bytes, DeviceSpec, Failure, FailureKind, Result};
+
+use crate::{backing, choice, frontends, note, swap};
+
+/// Half of the memory, at most 4 GiB: zram-generator's rule.
+fn default_size() -> u64 {
+    let info = rustix::system::sysinfo();
+    let memory = info.totalram as u64 * u64::from(info.mem_unit);
+    (memory / 2).clamp(1 << 20, 4 << 30)
+}
+
+fn size(spec: &DeviceSpec) -> u64 {
+    spec.size.map_or_else(default_size, |size| size.0)
+}
+
+/// Fills in what the description leaves open, and refuses what this machine has no driver or memory for.
+pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
+    spec.check()?;
+    spec.size = Some(Bytes(size(spec)));
+    spec.identify()?;
+    let (frontend, checked, why) = frontends::resolve(&spec.frontend, spec.is_swap())?;
+    if let Some(why) = why {
+        note::tell(&format!("frontend {}: {why}", frontend.name()));
+    }
+    spec.frontend = checked;
+    match &spec.swap {
+        Some(swap) => swap::check_room(size(spec), swap.reserve.0),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what can be seen to be impossible before anything is made.
+pub fn check(spec: &DeviceSpec) -> Result {
+    spec.check()?;
+    frontends::resolve(&spec.frontend, spec.is_swap())?;
+    // Neither a backing nor a reserve is to be taken.
+    let bare = DeviceSpec {
+        backing: None,
+        swap: None,
+        ..spec.clone()
+    };
+    builder(&bare, None)?.build()?;
+    Ok(())
+}
+
+/// The settings of a device to be made. Reads the files of dictionaries. `dir` is the device's directory, if it has one.
+pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Result<Builder> {
+    let mut device = with_algorithms(spec, Device::builder(size(spec)))
+        .choose(choice::read(spec.algorithm.clone())?)
+        .mem_limit_bytes(spec.mem_limit.0)
+        .dedup(spec.dedup)
+        .logical_block_size(spec.block_size)
+        .policy(spec.policy);
+    if spec.policy.recompress_seconds.is_some() && spec.recomp_algorithm.is_empty() {
+        device = device.secondary(1, choice::for_recompression());
+    }
+    if let Some(bytes) = spec.max_size {
+        device = device.max_size_bytes(bytes.0);
+    }
+    if let Some(given) = &spec.backing {
+        let usage = |message| Failure::new(FailureKind::Usage, message);
+        backing::check(&given.path, dir).map_err(usage)?;
+        device = device.backing(&given.path, given.size.map(|size| size.0));
+    }
+    let mut taken = Vec::new();
+    for algorithm in &spec.recomp_algorithm {
+        let mut algorithm = algorithm.clone();
+        let free = (1..).find(|priority| !taken.contains(priority));
+        let priority = choice::take_priority(&mut algorithm)?
+            .or(free)
+            .unwrap_or_default();
+        if taken.contains(&priority) {
+            let message = format!("two algorithms for recompression have priority {priority}");
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
+        taken.push(priority);
+        device = device.secondary(priority, choice::read(algorithm)?);
+    }
+    Ok(device)
+}
+
+/// What is to be said of a device that an image describes: nothing that the image says itself.
+pub(crate) fn resumer(spec: &DeviceSpec) -> Builder {
+    with_algorithms(spec, Device::builder(0))
+}
+
+fn with_algorithms(spec: &DeviceSpec, device: Builder) -> Builder {
+    let device = device.registry(uzram_control::zram::algorithms().clone());
+    match &spec.swap {
+        Some(swap) => device.reserve_bytes(swap.reserve.0),
+        None => device,
+    }
+}

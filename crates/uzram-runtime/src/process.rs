@@ -1,0 +1,107 @@
+//! Processes: what one in the background lets go of, the ends of others, and what is passed on to them.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Child;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use uzram_spec::Result;
+
+/// A descriptor of the process with that number; `None` where there is none.
+pub fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Calls this process by the program's name. Started as `/proc/self/exe` it would be known as "exe".
+pub fn take_name() {
+    let _ = rustix::thread::set_name(c"uzram");
+}
+
+/// Whatever directory this was started from may be unmounted, and its terminal closed.
+pub fn leave_terminal() -> Result {
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let to_null = rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null));
+    to_null.map_err(std::io::Error::from)?;
+    Ok(())
+}
+
+/// Waits until the process of a pidfd has ended.
+pub fn wait_for_end(process: &OwnedFd) {
+    while !wait_for_end_within(process, Duration::from_secs(3600)) {}
+}
+
+/// The same for no longer than `patience`. Whether it has ended, or cannot be watched.
+pub fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool {
+    let begin = Instant::now();
+    loop {
+        let left = patience.saturating_sub(begin.elapsed());
+        let Ok(left) = left.try_into() else {
+            return false;
+        };
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            // No way to know: the caller's next step will tell.
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Has `tell` called, by a thread, for each signal to end; none ends the process by itself from now on.
+pub fn when_told_to_end(mut tell: impl FnMut() + Send + 'static) -> Result {
+    when_told(&[SIGINT, SIGTERM], move |_| tell())
+}
+
+/// Has `tell` called, by a thread, for each of these signals.
+pub fn when_told(which: &[i32], tell: impl FnMut(i32) + Send + 'static) -> Result {
+    let mut signals = signal_hook::iterator::Signals::new(which)?;
+    let listen = move || signals.forever().for_each(tell);
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(listen)?;
+    Ok(())
+}
+
+/// Takes a dead child's remains, if it was a child.
+pub fn reap(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = pid.map(|pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG));
+}
+
+/// Keeps an inherited descriptor, given as `/proc/self/fd/N`, from the processes that this one starts from now on.
+pub fn stop_inheriting(fd: &Path) {
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<i32>().ok();
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let all = open.flatten().filter_map(|entry| number(&entry.path()));
+    if let Some(fd) = number(fd) {
+        let others: Vec<_> = all.filter(|other| *other != fd).collect();
+        close_fds::set_fds_cloexec(3, &others);
+    }
+}
+
+/// Excludes other threads that start processes: while a descriptor can be inherited that only one child is to have.
+pub fn alone_to_spawn() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a child's remains when it ends, from a thread of its own. Its end is noticed by looking, not by this.
+pub fn reap_later(mut child: Child) {
+    let reaper = std::thread::Builder::new().name("reaper".into());
+    if let Err(error) = reaper.spawn(move || child.wait()) {
+        tracing::warn!(%error, "a child stays a zombie until this process ends");
+    }
+}

@@ -1,0 +1,40 @@
+//! What a server does with requests that concern only its device: it has them carried out, tells the log of those that
+//! change something, and lets no path be a backing that could come to wait for the device itself.
+
+use std::path::Path;
+
+use uzram::Device;
+use uzram_control::{ControlError, Request, Response, execute};
+
+/// Carries a request out. `dir` is the device's directory.
+pub(crate) fn handle(
+    device: &Device,
+    dir: &Path,
+    request: &Request,
+) -> Result<Response, ControlError> {
+    if let Request::SetBacking {
+        path: Some(path), ..
+    } = request
+    {
+        let wrong = |message| ControlError { errno: 22, message };
+        crate::backing::check(path, Some(dir)).map_err(wrong)?;
+    }
+    let answer = execute(device, request)?;
+    match request {
+        Request::Ping
+        | Request::Stat
+        | Request::Policy { .. }
+        | Request::BlockState { .. }
+        | Request::PoolClasses => {}
+        Request::SetAlgorithm {
+            priority,
+            algorithm,
+            dictionary,
+        } => {
+            let dictionary = dictionary.len() / 2;
+            tracing::info!(priority, algorithm, dictionary, "algorithm set");
+        }
+        other => tracing::info!(?other, ?answer, "done"),
+    }
+    Ok(answer)
+}

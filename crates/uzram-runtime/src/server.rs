@@ -1,0 +1,412 @@
+//! The process behind a device: owns it, its frontend and its control socket, until it is told to go.
+//!
+//! In the background it is started by the device's keeper, which holds the memory and the lock: the server attaches to
+//! what is there, or makes it. Should the keeper die, the server starts another.
+
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use uzram::{Agent, Device};
+use uzram_control::{
+    Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
+    SERVER_SOCKET,
+};
+use uzram_frontend::{Front, Frontend, Serving};
+use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+
+use crate::keeper::KeeperState;
+use crate::logging::LogPipe;
+use crate::process::{leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end};
+use crate::report::Report;
+use crate::{
+    description, frontends, keeper, logging, make, note, requests, standby, swap, watermark,
+};
+
+/// How long a predecessor may take to die.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a server starts from: its only argument, as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServerState {
+    /// The device's directory.
+    pub(crate) dir: PathBuf,
+    /// Descriptor of the image.
+    pub(crate) image: i32,
+    /// Descriptor of a swap device's description.
+    pub(crate) spec: Option<i32>,
+    /// Process number of the keeper.
+    pub(crate) keeper: u32,
+    /// Whether the device is there already and is to be served again.
+    pub(crate) resume: bool,
+    /// Whether to wait to be needed.
+    pub(crate) standby: bool,
+    /// Descriptors of the pipe to log to.
+    pub(crate) log_pipe: Option<LogPipe>,
+}
+
+/// What ends a server.
+enum Event {
+    Signal,
+    Removed,
+    HandOver,
+}
+
+struct Served {
+    device: Arc<Device>,
+    /// The device's directory.
+    dir: PathBuf,
+    front: Mutex<Box<dyn Front>>,
+    /// How long it looks for the next request; `None` where the frontend has no such setting.
+    poll: Option<Duration>,
+    events: Mutex<Sender<Event>>,
+}
+
+/// The device that a server serves, beside its memory.
+struct Placed<'a> {
+    claim: &'a Claim,
+    spec: &'a DeviceSpec,
+    frontend: &'static dyn Frontend,
+    /// Whether to serve again what is there already.
+    resume: bool,
+    /// What the record said of it.
+    record: Option<Record>,
+    /// The keeper's process number, 0 for none.
+    keeper: u32,
+}
+
+/// Serves a new device from this process, with memory of its own and no keeper, until interrupted or removed. `print` is
+/// told the device's path once it works.
+pub fn run_in_foreground(
+    spec: &DeviceSpec,
+    run: &RunDir,
+    print: impl FnOnce(&str) -> std::io::Result<()>,
+) -> Result {
+    let mut spec = spec.clone();
+    make::complete(&mut spec)?;
+    // Settings that are impossible are found before anything is made.
+    let device = Arc::new(make::builder(&spec, None)?.build()?);
+    let claim = run.claim(spec.name.as_deref())?;
+    spec.name = Some(claim.name.clone());
+    logging::to_stderr(&spec.log)?;
+    let placed = Placed {
+        claim: &claim,
+        spec: &spec,
+        frontend: frontend_of(&spec.frontend.kind)?,
+        resume: false,
+        record: None,
+        keeper: 0,
+    };
+    let result = serve_device(&placed, &device, |_, path| Ok(print(path)?));
+    let released = claim.release();
+    result.and(released.map_err(Failure::from))
+}
+
+fn frontend_of(name: &str) -> Result<&'static dyn Frontend> {
+    frontends::by_name(name).ok_or_else(|| {
+        let message = format!("this program has no frontend '{name}'");
+        Failure::new(FailureKind::Impossible, message)
+    })
+}
+
+/// Runs the server of a device whose memory a keeper holds, until it is told to go. Returns the exit code.
+pub fn serve(state: &str) -> u8 {
+    take_name();
+    note::to_reports();
+    let served = serde_json::from_str::<ServerState>(state)
+        .map_err(|error| {
+            let message = format!("the server's state '{state}': {error}");
+            Failure::new(FailureKind::Usage, message)
+        })
+        .and_then(|state| state.run());
+    match served {
+        Ok(()) => 0,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            let code = failure.kind.exit_code();
+            let _ = Report::Failed(failure).send();
+            code
+        }
+    }
+}
+
+impl ServerState {
+    /// The arguments of a server that starts from here.
+    pub(crate) fn arguments(&self) -> [String; 2] {
+        [
+            "serve".into(),
+            serde_json::to_string(self).unwrap_or_default(),
+        ]
+    }
+
+    fn run(self) -> Result {
+        let spec = description::read(&self.dir, self.spec)?;
+        let claim = Claim::adopt(&self.dir)?;
+        let mut record = claim.record().filter(|_| self.resume);
+        if spec.is_swap() {
+            swap::prepare();
+        }
+        if self.standby {
+            standby::wait(|| record = claim.record())?;
+            if let Some(record) = &record {
+                frontend_of(&record.frontend)?.wait_for_death(&claim.dir, &record.resume);
+            }
+            swap::lock();
+        }
+        let kind = record.as_ref().map(|record| &record.frontend);
+        let frontend = frontend_of(kind.unwrap_or(&spec.frontend.kind))?;
+        let device = Arc::new(self.device(&spec)?);
+        match self.log_pipe {
+            Some(pipe) => logging::to_pipe(&spec.log, pipe)?,
+            None => logging::to_file(&spec.log, logging::open(&claim.file("log"))?)?,
+        }
+        let placed = Placed {
+            claim: &claim,
+            spec: &spec,
+            frontend,
+            resume: self.resume,
+            record,
+            keeper: self.keeper,
+        };
+        serve_device(&placed, &device, |placed, path| {
+            let (name, path) = (placed.claim.name.clone(), path.to_owned());
+            let reported = Report::Ready { name, path }.send();
+            // Who started us may be gone, interrupted: then nobody would know of a new device. An old one is known.
+            if let Err(error) = reported
+                && !placed.resume
+            {
+                return Err(error.into());
+            }
+            note::to_log();
+            leave_terminal()?;
+            self.watch_keeper(placed);
+            Ok(())
+        })
+    }
+
+    /// The device in the keeper's memory, made or as a predecessor left it.
+    fn device(&self, spec: &DeviceSpec) -> Result<Device> {
+        let begin = Instant::now();
+        loop {
+            let path = format!("/proc/self/fd/{}", self.image);
+            let image = OpenOptions::new().read(true).write(true).open(path)?;
+            let result = if self.resume {
+                // The image says what was set since the device was made.
+                make::resumer(spec).attach(image.into())
+            } else {
+                make::builder(spec, Some(&self.dir))?.build_in(image.into())
+            };
+            match result {
+                // The last of a killed process's threads may still be on its way out.
+                Err(uzram::Error::InUse) if begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Starts another keeper whenever the keeper dies.
+    fn watch_keeper(&self, placed: &Placed<'_>) {
+        let claim = Claim::adopt(&placed.claim.dir);
+        let state = KeeperState {
+            dir: self.dir.clone(),
+            image: self.image,
+            spec: self.spec,
+            server: Some(std::process::id()),
+            hand_over: false,
+            rollback: None,
+            log_pipe: self.log_pipe,
+        };
+        let (first, resume) = (self.keeper, self.resume);
+        let watch = move || {
+            if let Some(end) = pidfd(first) {
+                wait_for_end(&end);
+            }
+            let Ok(claim) = claim else { return };
+            if !resume && !claim.file(KEEPER_SOCKET).exists() {
+                tracing::warn!("the keeper died before it told anybody of the device");
+                let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+                return;
+            }
+            loop {
+                if claim.is_released() {
+                    return;
+                }
+                tracing::warn!("the keeper died: starting another");
+                match keeper::start(&state) {
+                    Ok(mut keeper) => {
+                        if let Some(record) = claim.record() {
+                            let keeper = keeper.id();
+                            let _ = claim.publish(&Record { keeper, ..record });
+                        }
+                        let _ = keeper.wait();
+                    }
+                    Err(error) => tracing::error!(%error, "cannot start a keeper"),
+                }
+                // A keeper that cannot live must not take a CPU.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        };
+        let thread = std::thread::Builder::new().name("keeper-watch".into());
+        if let Err(error) = thread.spawn(watch) {
+            tracing::error!(%error, "nobody watches the keeper");
+        }
+    }
+}
+
+/// Serves until the device is removed or handed over. `ready` is called with the device's path once it works.
+fn serve_device(
+    placed: &Placed<'_>,
+    device: &Arc<Device>,
+    ready: impl FnOnce(&Placed<'_>, &str) -> Result,
+) -> Result {
+    // From here on signals become events, so that none can end the process with a mount left behind.
+    let (events, inbox) = channel();
+    let from_signals = events.clone();
+    when_told_to_end(move || {
+        let _ = from_signals.send(Event::Signal);
+    })?;
+
+    let (claim, spec) = (placed.claim, placed.spec);
+    if spec.is_swap() {
+        swap::keep_stock(device)?;
+    }
+    let serving = Serving {
+        device,
+        name: &claim.name,
+        dir: &claim.dir,
+        spec: &spec.frontend,
+        swap: spec.is_swap().then_some(swap::become_normal as fn()),
+    };
+    let front = match &placed.record {
+        Some(record) => placed.frontend.resume(&serving, &record.resume)?,
+        _ => placed.frontend.start(&serving)?,
+    };
+    if spec.is_swap() {
+        // What comes now can wait for what the device makes free.
+        swap::become_normal();
+    }
+    // Dropped, it ends.
+    let _agent = start_agent(device);
+    let path = front.path();
+    let record = Record {
+        version: 1,
+        name: claim.name.clone(),
+        pid: std::process::id(),
+        frontend: placed.frontend.name().into(),
+        path: path.clone(),
+        program: env!("CARGO_PKG_VERSION").into(),
+        keeper: placed.keeper,
+        resume: front.resume_word(),
+        identity: spec.identity.clone(),
+    };
+    let served = Arc::new(Served {
+        device: device.clone(),
+        dir: claim.dir.clone(),
+        front: Mutex::new(front),
+        poll: placed.frontend.poll(&spec.frontend),
+        events: Mutex::new(events),
+    });
+    let announced = ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())
+        .map_err(Failure::from)
+        .and_then(|_| Ok(claim.publish(&record)?))
+        .and_then(|()| ready(placed, &path));
+    if let Err(failure) = announced {
+        // What was there before stays for the next server.
+        if !placed.resume {
+            let _ = served.remove();
+        }
+        return Err(failure);
+    }
+    let (name, algorithm) = (&claim.name, device.driver());
+    let attached = device.attached_count();
+    tracing::info!(name, path, algorithm, attached, "serving");
+    for event in inbox {
+        match event {
+            Event::Removed => break,
+            Event::Signal => match served.remove() {
+                Ok(()) => break,
+                Err(failure) => tracing::warn!("told to end, but {failure}"),
+            },
+            Event::HandOver => {
+                tracing::info!(name, "handing over");
+                served.front().hand_over();
+                std::process::exit(0);
+            }
+        }
+    }
+    tracing::info!(name, "removed");
+    watermark::give_back(&claim.dir);
+    if placed.keeper != 0 {
+        claim.release()?;
+    }
+    Ok(())
+}
+
+/// Starts what carries out the device's policies. A device serves without it, too.
+fn start_agent(device: &Arc<Device>) -> Option<Agent> {
+    let agent = Agent::start_with(device.clone(), |text| tracing::info!("{text}"));
+    agent
+        .inspect_err(|error| tracing::error!(%error, "no policy is carried out"))
+        .ok()
+}
+
+impl Served {
+    fn front(&self) -> MutexGuard<'_, Box<dyn Front>> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self) -> Result {
+        self.front().remove()
+    }
+}
+
+impl Handler for Served {
+    fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
+        let refused = |failure: Failure| ControlError {
+            errno: if failure.is_busy() { 16 } else { 5 },
+            message: failure.to_string(),
+        };
+        match request {
+            Request::HandOver => {}
+            Request::Reset => {
+                // As the kernel's: not under anybody's feet.
+                let front = self.front();
+                let _held = front.hold_idle().map_err(refused)?;
+                return requests::handle(&self.device, &self.dir, &request);
+            }
+            Request::Remove => self.remove().map_err(refused)?,
+            Request::Resize { .. } => {
+                let mut front = self.front();
+                front.can_resize().map_err(refused)?;
+                requests::handle(&self.device, &self.dir, &request)?;
+                front.resized().map_err(refused)?;
+            }
+            Request::Stat => {
+                let mut answer = requests::handle(&self.device, &self.dir, &request)?;
+                if let Response::Stat(stat) = &mut answer {
+                    let micros = |poll: Duration| poll.as_micros() as u64;
+                    stat.poll_microseconds = self.poll.map(micros);
+                }
+                return Ok(answer);
+            }
+            other => return requests::handle(&self.device, &self.dir, &other),
+        }
+        Ok(Response::Done)
+    }
+
+    fn answered(&self, request: &Request, done: bool) {
+        let event = match request {
+            Request::Remove if done => Event::Removed,
+            Request::HandOver if done => Event::HandOver,
+            _ => return,
+        };
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = events.send(event);
+    }
+}

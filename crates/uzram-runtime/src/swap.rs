@@ -1,0 +1,298 @@
+//! What a process does that a swap device depends on: whatever it waits for may be waiting for it.
+//!
+//! * It is the last that the kernel kills for lack of memory.
+//! * Its allocations in the kernel do not start I/O (`PR_SET_IO_FLUSHER`), which might be on its own device.
+//! * Its memory stays where it is: program and heap are locked now, and what is mapped later as it is touched. (Locking
+//!   the arena whole would make a compressed device cost its full size.)
+//! * It is a real-time task while it starts (keeper and standby, which do next to nothing, stay one), since then the kernel
+//!   gives it what others may not have: a server that takes over from one that was killed needs memory while nothing can
+//!   be swapped out.
+//!
+//! Real-time tasks have half of what the kernel keeps free below its `min` watermark (`vm.min_free_kbytes`) when they
+//! allocate. The upper half of that is the stock's ([`keep_stock`]), the lower half is for servers that start.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mm::MlockAllFlags;
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ScheduleParams, ThreadSchedulePolicy,
+};
+use uzram::Device;
+use uzram_control::size;
+use uzram_spec::{Failure, FailureKind, Result};
+
+/// What server, keeper and standby take themselves, about.
+const PROCESSES: u64 = 32 << 20;
+/// How long the stock is left alone while nothing is written.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the stock is left alone between two looks while it is used.
+const TURN: Duration = Duration::from_millis(1);
+/// What others may take between the look at free memory and ours.
+const MARGIN: u64 = 1 << 20;
+
+/// Does all of it for this process. What the system refuses weakens the device and is told.
+pub(crate) fn prepare() {
+    protect();
+    lock();
+}
+
+/// Does all of it but locking, for this process and those that it starts.
+pub(crate) fn protect() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        told(
+            "cannot be spared when memory runs out",
+            "needs CAP_SYS_RESOURCE; the kernel may kill the process that serves its swap",
+            error,
+        );
+    }
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        told(
+            "PR_SET_IO_FLUSHER",
+            "needs CAP_SYS_RESOURCE; the server takes no memory for a request, so this matters only for what the \
+             kernel allocates on its behalf",
+            error.into(),
+        );
+    }
+    if let Err(error) = become_real_time() {
+        told(
+            "no real-time scheduling",
+            "needs CAP_SYS_NICE; under extreme pressure writes may fail, and a server that is killed may find no memory \
+             to start again",
+            error,
+        );
+    }
+}
+
+/// Refuses a swap device that would take more memory than there is, before its process is protected from those who would
+/// be killed for it: what is brought in at once is the slot table, the pool's books and the reserve.
+pub(crate) fn check_room(size: u64, reserve: u64) -> Result {
+    let refused = |message: String| Err(Failure::new(FailureKind::Usage, message));
+    // 8 bytes for each page, and 64 for each span of the arena, which is four times the size.
+    let books = size / 512 + size / 4096;
+    let needed = books.saturating_add(reserve).saturating_add(PROCESSES);
+    match available() {
+        Some(available) if needed > available / 10 * 9 => refused(format!(
+            "a swap device of {} with a reserve of {} takes {} at once, and {} of memory are available: choose a smaller \
+             --size or --reserve",
+            size::human(size),
+            size::human(reserve),
+            size::human(needed),
+            size::human(available)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `MemAvailable` in bytes.
+fn available() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    Some(kib << 10)
+}
+
+/// Locks this process in memory.
+pub(crate) fn lock() {
+    // First what there is, wholly; then, on top, what comes, as it is touched.
+    let locked = rustix::mm::mlockall(MlockAllFlags::CURRENT)
+        .and_then(|()| rustix::mm::mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT));
+    if let Err(error) = locked {
+        let _ = rustix::mm::munlockall();
+        told(
+            "memory cannot be locked",
+            "needs CAP_IPC_LOCK; parts of the server may be swapped out to its own device",
+            error.into(),
+        );
+    }
+}
+
+/// A file of memory for a swap device: one that is never swapped out itself, not even while the device has no server and
+/// nobody locks it. It lies on a tmpfs of its own that is mounted nowhere.
+pub(crate) fn unswappable_file() -> Result<OwnedFd> {
+    let make = || {
+        let fs = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        // Linux 6.4; no size is no limit.
+        mount::fsconfig_set_flag(&fs, "noswap")?;
+        mount::fsconfig_set_string(&fs, "size", "0")?;
+        mount::fsconfig_set_string(&fs, "mode", "0700")?;
+        mount::fsconfig_create(&fs)?;
+        let root = mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR;
+        rustix::fs::openat(&root, ".", flags, Mode::RUSR | Mode::WUSR)
+    };
+    make().or_else(|error: rustix::io::Errno| {
+        told(
+            "no memory that is never swapped (tmpfs, noswap)",
+            "needs CAP_SYS_ADMIN and Linux 6.4; should the server die, its memory may be swapped to its own device",
+            error.into(),
+        );
+        let file = rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty());
+        Ok(file.map_err(std::io::Error::from)?)
+    })
+}
+
+/// Says what the system refuses.
+pub(crate) fn told(what: &str, why: &str, error: std::io::Error) {
+    let message = format!("{what}: {error} ({why})");
+    crate::note::tell(&format!("warning: {message}"));
+    tracing::warn!("{message}");
+}
+
+/// Keeps the device's stock, from a thread of its own.
+///
+/// Under pressure every page that swapping frees is fought for, and the stock has to win: so its thread is a real-time one.
+/// But real-time tasks, too, have to make room where the kernel's reserve is used up, at a priority that leaves others no
+/// CPU to make it; so memory is only asked for that is there.
+pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
+    let device = Arc::downgrade(device);
+    let work = move || {
+        // Refused only where it was refused, and told, before.
+        let real_time = become_real_time();
+        let zoneinfo = std::fs::read_to_string("/proc/zoneinfo").unwrap_or_default();
+        let least = least_free(&zoneinfo, real_time.is_ok());
+        let gate = || free_bytes() > least;
+        while let Some(device) = device.upgrade() {
+            if device.swap().maintain(&gate) {
+                std::thread::sleep(TURN);
+            } else {
+                device.swap().wait_for_demand(PAUSE);
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("stock".into())
+        .spawn(work)?;
+    Ok(())
+}
+
+fn become_real_time() -> std::io::Result<()> {
+    set_policy(
+        ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin),
+        1,
+    )
+}
+
+/// To be called by each thread that was started as a real-time one, when it has what it needs: requests take CPU time
+/// from those who make room for them otherwise.
+pub(crate) fn become_normal() {
+    let normal = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    // Setting the policy makes a thread as nice as can be.
+    let set =
+        set_policy(normal, 0).and_then(|()| Ok(rustix::process::setpriority_process(None, 0)?));
+    if let Err(error) = set {
+        tracing::warn!(%error, "a thread does not get an ordinary priority back");
+    }
+}
+
+fn set_policy(policy: ThreadSchedulePolicy, sched_priority: i32) -> std::io::Result<()> {
+    let priority = ThreadPriority::from_posix(ScheduleParams { sched_priority });
+    let thread = thread_priority::thread_native_id();
+    let set = thread_priority::set_thread_priority_and_policy(thread, priority, policy);
+    set.map_err(|error| match error {
+        thread_priority::Error::OS(errno) => std::io::Error::from_raw_os_error(errno),
+        other => std::io::Error::other(format!("{other:?}")),
+    })
+}
+
+/// How much has to be free in the whole machine for the stock to take more: in each zone what is below its `min` watermark
+/// (three quarters of it for real-time tasks, which get half of it, without making room: the rest is for servers that
+/// start) and what is kept for allocations that need the zone.
+fn least_free(zoneinfo: &str, real_time: bool) -> u64 {
+    let (mut sum, mut min, mut managed) = (0, 0, 0);
+    for line in zoneinfo.lines() {
+        let mut words = line.split_whitespace();
+        let numbers = |words: std::str::SplitWhitespace<'_>| -> Vec<u64> {
+            let digits = words.map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()));
+            digits.filter_map(|word| word.parse().ok()).collect()
+        };
+        match words.next() {
+            Some("min") => min = numbers(words).first().copied().unwrap_or(0),
+            Some("managed") => managed = numbers(words).first().copied().unwrap_or(0),
+            // The zone's size stands before what is protected of it, which may be more.
+            Some("protection:") => {
+                let kept = numbers(words).into_iter().max().unwrap_or(0);
+                let below = if real_time { min / 4 * 3 } else { min };
+                sum += managed.min(below + kept);
+            }
+            _ => {}
+        }
+    }
+    sum * 4096 + MARGIN
+}
+
+fn free_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.freeram as u64 * u64::from(info.mem_unit)
+}
+
+/// Makes the block device a swap area and uses it, freed pages being discarded.
+pub fn swap_on(node: &str, priority: i32) -> Result {
+    run("mkswap", &["--quiet", node])?;
+    let priority = priority.to_string();
+    run("swapon", &["--discard", "--priority", &priority, node])
+}
+
+/// Switches a swap area off that nobody serves any more, if nothing is in it: once its node is gone nobody can. What is
+/// in it could only be read from the server.
+pub(crate) fn switch_off_unused(node: &str) {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let unused = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.first() == Some(&node) && words.get(3) == Some(&"0")
+    };
+    if swaps.lines().any(unused)
+        && let Err(failure) = run("swapoff", &[node])
+    {
+        tracing::warn!("{failure}");
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result {
+    let output = std::process::Command::new(program).args(args).output();
+    let failed = |why: String| {
+        let message = format!("{program} {}: {why}", args.join(" "));
+        Failure::new(FailureKind::Failed, message)
+    };
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(
+        String::from_utf8_lossy(&output.stderr).trim().into(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_what_the_zones_give_without_making_room() {
+        let zoneinfo = "\
+Node 0, zone      DMA
+  pages free     3808
+        boost    0
+        min      190
+        low      237
+        managed  3840
+        cma      0
+        protection: (0, 829, 829, 829, 829)
+Node 0, zone    DMA32
+  pages free     43770
+        min      10544
+        managed  241000
+        protection: (0, 0, 0, 0, 0)
+";
+        let pages = |real_time| (least_free(zoneinfo, real_time) - MARGIN) / 4096;
+        assert_eq!(pages(true), 141 + 829 + 7908);
+        assert_eq!(pages(false), 190 + 829 + 10544);
+        assert_eq!(least_free("", true), MARGIN);
+    }
+}

@@ -1,0 +1,55 @@
+//! What every command does first: find devices whose server and keeper both died, clear what they left, and say so.
+//! A server that died alone is its keeper's affair.
+
+use std::path::Path;
+
+use uzram_control::{Claim, RunDir};
+use uzram_spec::Result;
+
+use crate::{frontends, note, swap, watermark};
+
+/// Clears what is left of a device whose contents are lost, given its directory. Says in words what was cleared, or what
+/// stands in the way.
+pub fn clear(dir: &Path) -> std::result::Result<Vec<String>, String> {
+    watermark::give_back(dir);
+    if let Some(record) = Claim::adopt(dir).ok().and_then(|claim| claim.record()) {
+        swap::switch_off_unused(&record.path);
+    }
+    frontends::clear_all(dir)
+}
+
+/// Sweeps the dead out of this user's run directory, and returns it.
+pub fn swept_run_dir() -> Result<RunDir> {
+    let run = RunDir::of_user();
+    sweep(&run)?;
+    Ok(run)
+}
+
+/// Sweeps the dead out of a run directory, and tells what was cleared.
+pub(crate) fn sweep(run: &RunDir) -> Result {
+    for swept in run.sweep(clear)? {
+        let name = swept.name;
+        match swept.outcome {
+            Ok(cleared) if cleared.is_empty() => {
+                note::tell(&format!(
+                    "server and keeper of {name} had died; cleared its directory"
+                ));
+            }
+            Ok(cleared) => {
+                note::tell(&format!(
+                    "server and keeper of {name} had died; cleared {}",
+                    cleared.join(", ")
+                ));
+            }
+            Err(error) => {
+                note::tell(&format!(
+                    "server and keeper of {name} died and its data is lost, but {error}"
+                ));
+            }
+        }
+    }
+    for cleared in frontends::clear_of_users() {
+        note::tell(&format!("a user's server had died; cleared {cleared}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! [`DeviceSpec`]: everything that was asked of a device, in the form in which it is stored.
+//!
+//! What is not set has a default that whoever makes the device fills in, so that the stored description is complete: a later
+//! program with other defaults serves the same device. Version 1 is what this program writes. It reads every version
+//! up to its own, for ever; `tests/specs` holds one description of each.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uzram::PolicySettings;
+use uzram::compress::AlgorithmSpec;
+
+use crate::{Bytes, Failure, FailureKind, FrontendSpec, Result, size, text};
+
+/// The newest version of a description that this program reads, and the one that it writes.
+pub const SPEC_VERSION: u32 = 1;
+
+/// What a device is to be, or is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSpec {
+    /// Version of the description.
+    #[serde(default = "version")]
+    pub version: u32,
+    /// Random, and never used again: two devices of the same name have different ones. Empty until the device is made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub identity: String,
+    /// Name of the device: zram and a number. Default: the lowest that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Size of the disk. Default: half of the memory, at most 4 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+    /// How large the disk may become later. Default: 4 times its size, for swap its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Bytes>,
+    /// Logical block size: 512 or 4096 bytes.
+    #[serde(default = "block_size")]
+    pub block_size: u32,
+    /// Compression algorithm with parameters, such as `zstd(level=1,dict=FILE)`.
+    #[serde(default = "algorithm", with = "text")]
+    #[schemars(with = "String")]
+    pub algorithm: AlgorithmSpec,
+    /// Algorithms for recompression, in the same form, with `priority` 1 to 3 among the parameters.
+    #[serde(default, with = "text::list", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub recomp_algorithm: Vec<AlgorithmSpec>,
+    /// Limit on the memory for compressed data; 0 is none.
+    #[serde(default)]
+    pub mem_limit: Bytes,
+    /// What is done in the background, such as `auto`.
+    #[serde(default, with = "text")]
+    #[schemars(with = "String")]
+    pub policy: PolicySettings,
+    /// Whether pages of the same contents share memory.
+    #[serde(default)]
+    pub dedup: bool,
+    /// Where pages are written back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<BackingSpec>,
+    /// Set where the device serves as swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapSpec>,
+    /// How the device is served.
+    #[serde(default)]
+    pub frontend: FrontendSpec,
+    /// What its processes log: error, warn, info, debug, trace, or a filter such as `uzram_nbd=debug`.
+    #[serde(default = "log")]
+    pub log: String,
+}
+
+fn version() -> u32 {
+    SPEC_VERSION
+}
+
+fn block_size() -> u32 {
+    4096
+}
+
+fn algorithm() -> AlgorithmSpec {
+    AlgorithmSpec::new("lz4")
+}
+
+fn log() -> String {
+    "info".into()
+}
+
+impl Default for DeviceSpec {
+    fn default() -> DeviceSpec {
+        DeviceSpec {
+            version: version(),
+            identity: String::new(),
+            name: None,
+            size: None,
+            max_size: None,
+            block_size: block_size(),
+            algorithm: algorithm(),
+            recomp_algorithm: Vec::new(),
+            mem_limit: Bytes(0),
+            policy: PolicySettings::default(),
+            dedup: false,
+            backing: None,
+            swap: None,
+            frontend: FrontendSpec::default(),
+            log: log(),
+        }
+    }
+}
+
+/// A file or block device that pages are written back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BackingSpec {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// How large a file is to be made; without a size it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+}
+
+impl BackingSpec {
+    /// Reads `FILE`, `FILE,SIZE` or `DEVICE`. A relative path becomes absolute: whoever uses it has another directory.
+    pub fn parse(value: &str) -> std::result::Result<BackingSpec, String> {
+        let sized = value
+            .rsplit_once(',')
+            .filter(|_| !std::path::Path::new(value).exists());
+        let (path, size) = match sized {
+            Some((path, text)) => (path, Some(size::parse(text).map_err(|e| e.to_string())?)),
+            None => (value, None),
+        };
+        if path.is_empty() {
+            return Err("backing: a file or a block device, as FILE, FILE,SIZE or DEVICE".into());
+        }
+        let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+        Ok(BackingSpec {
+            path,
+            size: size.map(Bytes),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for BackingSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<BackingSpec, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            path: PathBuf,
+            #[serde(default)]
+            size: Option<Bytes>,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            Fields(Fields),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Text(text) => BackingSpec::parse(&text).map_err(serde::de::Error::custom),
+            Form::Fields(Fields { path, size }) => Ok(BackingSpec { path, size }),
+        }
+    }
+}
+
+/// What is particular to a swap device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SwapSpec {
+    /// Memory that is kept free for bursts.
+    pub reserve: Bytes,
+    /// Priority of the swap area, -1 to 32767: the kernel fills the highest first.
+    #[schemars(range(min = -1, max = 32767))]
+    pub priority: i32,
+    /// Whether `vm.min_free_kbytes` is left as it is.
+    pub keep_min_free: bool,
+}
+
+impl Default for SwapSpec {
+    fn default() -> SwapSpec {
+        SwapSpec {
+            reserve: Bytes(32 << 20),
+            // zram-generator's, above that of disks.
+            priority: 100,
+            keep_min_free: false,
+        }
+    }
+}
+
+impl DeviceSpec {
+    /// Reads a stored description. One of a newer version is refused in words.
+    pub fn parse(json: &[u8]) -> Result<DeviceSpec> {
+        let refused = |why: String| {
+            Failure::new(
+                FailureKind::Usage,
+                format!("the device's description: {why}"),
+            )
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(json).map_err(|e| refused(format!("it is not JSON: {e}")))?;
+        let version = value.get("version").and_then(serde_json::Value::as_u64);
+        match version {
+            Some(1) => {}
+            Some(newer) => {
+                return Err(refused(format!(
+                    "it is of version {newer}, and this program (uzram {}) reads versions up to {SPEC_VERSION}",
+                    env!("CARGO_PKG_VERSION")
+                ))
+                .with_hint("use the program that made the device, or a newer one"));
+            }
+            None => return Err(refused("it has no version".into())),
+        }
+        let spec: DeviceSpec = serde_path_to_error::deserialize(value)
+            .map_err(|error| refused(format!("{}: {}", error.path(), error.inner())))?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// The description as it is stored.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings, numbers and maps with text keys: this cannot fail.
+        let mut json = serde_json::to_vec_pretty(self).unwrap_or_default();
+        json.push(b'\n');
+        json
+    }
+
+    /// Refuses what no device can have, as far as the description alone shows it.
+    pub fn check(&self) -> Result {
+        let usage = |message: String| Err(Failure::new(FailureKind::Usage, message));
+        if let Some(name) = self.name.as_deref().filter(|name| number(name).is_none()) {
+            return usage(format!(
+                "'{name}' is not a device name: it takes 'zram' and a number"
+            ));
+        }
+        let Some(swap) = &self.swap else {
+            return Ok(());
+        };
+        if !(-1..=32767).contains(&swap.priority) {
+            return usage(format!(
+                "swap-priority {} is not possible: it takes -1 to 32767",
+                swap.priority
+            ));
+        }
+        if self.dedup {
+            return usage("dedup and swap exclude each other: sharing may have to wait".into());
+        }
+        let (limit, reserve) = (self.mem_limit.0, swap.reserve.0);
+        if (1..reserve).contains(&limit) {
+            return usage(format!(
+                "--mem-limit {} has no room for the reserve: --reserve is {}",
+                size::human(limit),
+                size::human(reserve)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Gives the device an identity, if it has none.
+    pub fn identify(&mut self) -> Result {
+        if self.identity.is_empty() {
+            let mut random = [0u8; 16];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+                .map_err(std::io::Error::from)?;
+            self.identity = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        }
+        Ok(())
+    }
+
+    /// Whether the device serves as swap.
+    pub fn is_swap(&self) -> bool {
+        self.swap.is_some()
+    }
+}
+
+/// N of `zramN`, written without needless zeros; `None` for what is no device's name.
+fn number(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("zram")?;
+    let number = digits.parse::<u32>().ok()?;
+    (number.to_string() == digits).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_of_everything_reads_back() {
+        let mut spec = DeviceSpec {
+            name: Some("zram7".into()),
+            size: Some(Bytes(8 << 30)),
+            max_size: Some(Bytes(16 << 30)),
+            block_size: 512,
+            algorithm: "zstd(level=1,dict=/a.dict)".parse().unwrap(),
+            recomp_algorithm: vec!["zstd(level=9,priority=2)".parse().unwrap()],
+            mem_limit: Bytes(1 << 30),
+            policy: PolicySettings::auto(),
+            backing: Some(BackingSpec {
+                path: "/var/tmp/b".into(),
+                size: Some(Bytes(1 << 34)),
+            }),
+            swap: Some(SwapSpec::default()),
+            frontend: FrontendSpec::new("ublk")
+                .option("queues", 2u64)
+                .option("write-cache", true)
+                .option("buffers", "mapped"),
+            ..DeviceSpec::default()
+        };
+        spec.identify().unwrap();
+        assert_eq!(spec.identity.len(), 32);
+        assert_eq!(DeviceSpec::parse(&spec.to_json()), Ok(spec));
+    }
+
+    #[test]
+    fn what_is_of_a_newer_version_or_no_description_is_refused_in_words() {
+        for (json, said) in [
+            (r#"{"version":2,"colour":"red"}"#, "reads versions up to 1"),
+            (r#"{"size":4096}"#, "no version"),
+            (r#"{"version":1,"colour":"red"}"#, "unknown field `colour`"),
+            (r#"{"version":1,"size":"4X"}"#, "size: '4X' is not a size"),
+            (
+                r#"{"version":1,"name":"disk"}"#,
+                "'disk' is not a device name",
+            ),
+            (r#"{"version":1,"algorithm":"zstd("}"#, "algorithm"),
+            (
+                r#"{"version":1,"swap":{"priority":70000}}"#,
+                "takes -1 to 32767",
+            ),
+            ("version 1", "not JSON"),
+        ] {
+            let failure = DeviceSpec::parse(json.as_bytes()).unwrap_err();
+            assert!(failure.to_string().contains(said), "{json}: {failure}");
+            assert_eq!(failure.kind, FailureKind::Usage);
+        }
+    }
+
+    #[test]
+    fn a_backing_is_a_path_with_or_without_a_size() {
+        let sized = BackingSpec::parse("/no/such,4G").unwrap();
+        assert_eq!(
+            (sized.path, sized.size),
+            ("/no/such".into(), Some(Bytes(4 << 30)))
+        );
+        assert_eq!(BackingSpec::parse("/dev/sdz").unwrap().size, None);
+        assert!(BackingSpec::parse("rel").unwrap().path.is_absolute());
+        assert!(BackingSpec::parse("").is_err());
+        assert!(
+            BackingSpec::parse("/a,4X")
+                .unwrap_err()
+                .contains("not a size")
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! What a uzram device is, as a type: [`DeviceSpec`], versioned, serialised as JSON, with a schema.
+//!
+//! The command line, `uzram.toml`, zram-generator's sections, the HTTP API and zram's interface all convert into it, once.
+//! The keeper and every server of a device read it from the device's directory, so that a program with other options
+//! can still serve what an older one made. [`Failure`] is what went wrong on the way, as a value that travels between
+//! processes.
+//!
+//! This crate knows nothing about how a device is made.
+#![forbid(unsafe_code)]
+
+mod device;
+mod failure;
+mod frontend;
+mod options;
+mod quantity;
+mod schema;
+pub mod size;
+mod text;
+
+pub use device::{BackingSpec, DeviceSpec, SPEC_VERSION, SwapSpec};
+pub use failure::{Failure, FailureKind, Result};
+pub use frontend::{AUTO, FrontendSpec, OptionValue};
+pub use quantity::Bytes;
+pub use schema::{options_schema, spec_schema};

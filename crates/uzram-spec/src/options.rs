@@ -1,0 +1,214 @@
+//! From the options of `uzram create` by name, as `uzram.toml` and the HTTP API have them, to a description.
+//!
+//! Options stand side by side there, as on a command line; a description groups what belongs to swap and to the frontend.
+//! A stored description is understood, too. Dashes and underscores in names mean the same.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use uzram::compress::{AlgorithmSpec, parse_params};
+
+use crate::{DeviceSpec, Failure, FailureKind, Result};
+
+/// Options of swap and what they are called in a description.
+const SWAP: &[(&str, &str)] = &[
+    ("reserve", "reserve"),
+    ("swap_priority", "priority"),
+    ("keep_min_free", "keep_min_free"),
+];
+
+fn usage(message: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Usage, message)
+}
+
+impl DeviceSpec {
+    /// The description that options by name stand for; `of_frontends` are the names of the frontends' own options.
+    pub fn from_options(options: &Map<String, Value>, of_frontends: &[&str]) -> Result<DeviceSpec> {
+        let mut fields = Map::new();
+        let mut frontend = Map::new();
+        let mut swap = Map::new();
+        let mut params = None;
+        for (key, value) in options {
+            if value.is_null() {
+                continue;
+            }
+            let dashed = key.replace('_', "-");
+            if of_frontends.contains(&dashed.as_str()) {
+                frontend.insert(dashed, value.clone());
+                continue;
+            }
+            let key = key.replace('-', "_");
+            if let Some((_, name)) = SWAP.iter().find(|(option, _)| *option == key) {
+                swap.insert((*name).into(), value.clone());
+            } else if key == "algorithm_params" {
+                let text = value.as_str();
+                params = Some(
+                    text.ok_or_else(|| usage("algorithm-params: a text"))?
+                        .to_owned(),
+                );
+            } else {
+                fields.insert(key, value.clone());
+            }
+        }
+        set_swap(&mut fields, swap)?;
+        set_frontend(&mut fields, frontend)?;
+        let mut spec: DeviceSpec = serde_path_to_error::deserialize(Value::Object(fields))
+            .map_err(|error| match error.path().to_string().as_str() {
+                "." => usage(error.inner()),
+                path => usage(format!("{}: {}", path.replace('_', "-"), error.inner())),
+            })?;
+        if let Some(params) = params {
+            let more = parse_params(&params).map_err(uzram::Error::from)?;
+            spec.algorithm.params.extend(more);
+        }
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Makes the paths of dictionaries and of the backing absolute: whoever opens them may have another directory.
+    pub fn resolve_paths(&mut self, directory: &Path) {
+        let secondaries = self.recomp_algorithm.iter_mut();
+        for algorithm in std::iter::once(&mut self.algorithm).chain(secondaries) {
+            resolve_dictionary(algorithm, directory);
+        }
+        if let Some(backing) = &mut self.backing {
+            backing.path = directory.join(&backing.path);
+        }
+    }
+}
+
+fn resolve_dictionary(algorithm: &mut AlgorithmSpec, directory: &Path) {
+    for (key, value) in &mut algorithm.params {
+        if key == "dict" && !value.is_empty() {
+            let path: PathBuf = directory.join(&*value);
+            // It was a text, and so it is one.
+            *value = path.to_string_lossy().into_owned();
+        }
+    }
+}
+
+/// `"swap": true` and its options side by side become one object.
+fn set_swap(fields: &mut Map<String, Value>, options: Map<String, Value>) -> Result {
+    match fields.remove("swap") {
+        Some(Value::Bool(true)) => {
+            fields.insert("swap".into(), options.into());
+        }
+        Some(Value::Object(mut swap)) => {
+            swap.extend(options);
+            fields.insert("swap".into(), swap.into());
+        }
+        Some(Value::Bool(false)) | None => {
+            if let Some((given, _)) = options.iter().next() {
+                let option = SWAP.iter().find(|(_, name)| name == given);
+                let option = option.map_or(given.as_str(), |(option, _)| option);
+                return Err(usage(format!(
+                    "{} is for a device with swap",
+                    option.replace('_', "-")
+                )));
+            }
+        }
+        Some(_) => return Err(usage("swap: true, false, or an object")),
+    }
+    Ok(())
+}
+
+/// `"frontend": "ublk"` and the frontend's options side by side become one object.
+fn set_frontend(fields: &mut Map<String, Value>, options: Map<String, Value>) -> Result {
+    let given = fields.remove("frontend");
+    let (kind, mut all) = match given {
+        None => (crate::AUTO.to_owned(), Map::new()),
+        Some(Value::String(kind)) => (kind, Map::new()),
+        Some(Value::Object(mut object)) => {
+            let kind = object.remove("kind");
+            let kind = kind.and_then(|kind| Some(kind.as_str()?.to_owned()));
+            let all = object.remove("options");
+            let all = all.map_or(Some(Map::new()), |all| all.as_object().cloned());
+            match (kind, all, object.keys().next()) {
+                (Some(kind), Some(all), None) => (kind, all),
+                _ => return Err(usage("frontend: a name, or an object of kind and options")),
+            }
+        }
+        Some(_) => return Err(usage("frontend: a name, or an object of kind and options")),
+    };
+    all.extend(options);
+    all.retain(|_, value| *value != Value::Bool(false));
+    fields.insert("frontend".into(), json!({"kind": kind, "options": all}));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bytes, FrontendSpec, SwapSpec};
+
+    fn from(options: Value) -> Result<DeviceSpec> {
+        let options = options.as_object().unwrap().clone();
+        DeviceSpec::from_options(&options, &["listen", "queue-depth", "write-cache"])
+    }
+
+    #[test]
+    fn options_become_a_description() {
+        let spec = from(json!({
+            "size": "4G", "mem-limit": 1000000000, "swap": true, "reserve": "16M", "swap_priority": 5,
+            "algorithm": "zstd", "algorithm-params": "level=3", "recomp-algorithm": "lz4hc",
+            "backing": "/b,1M", "frontend": "ublk", "queue-depth": 8, "write_cache": true, "dedup": null,
+        }));
+        let spec = spec.unwrap();
+        assert_eq!(
+            (spec.size, spec.mem_limit),
+            (Some(Bytes(4 << 30)), Bytes(1_000_000_000))
+        );
+        let swap = SwapSpec {
+            reserve: Bytes(16 << 20),
+            priority: 5,
+            keep_min_free: false,
+        };
+        assert_eq!(spec.swap, Some(swap));
+        assert_eq!(spec.algorithm.to_string(), "zstd(level=3)");
+        assert_eq!(spec.recomp_algorithm.len(), 1);
+        assert_eq!(spec.backing.unwrap().size, Some(Bytes(1 << 20)));
+        let frontend = FrontendSpec::new("ublk")
+            .option("queue-depth", 8u64)
+            .option("write-cache", true);
+        assert_eq!(spec.frontend, frontend);
+    }
+
+    #[test]
+    fn a_stored_description_is_understood() {
+        let spec = DeviceSpec {
+            name: Some("zram3".into()),
+            swap: Some(SwapSpec::default()),
+            frontend: FrontendSpec::new("ublk").option("queue-depth", 8u64),
+            ..DeviceSpec::default()
+        };
+        let value = serde_json::to_value(&spec).unwrap();
+        assert_eq!(from(value), Ok(spec));
+    }
+
+    #[test]
+    fn what_is_no_option_is_named() {
+        for (options, said) in [
+            (json!({"colour": 1}), "unknown field `colour`"),
+            (json!({"size": "4X"}), "size: '4X' is not a size"),
+            (json!({"size": -1}), "size: -1 is not a size"),
+            (json!({"mem-limit": true}), "mem-limit"),
+            (json!({"reserve": 1}), "reserve is for a device with swap"),
+            (json!({"swap": 1}), "swap: true, false"),
+            (json!({"frontend": 7}), "frontend: a name"),
+            (json!({"policy": "sometimes"}), "policy"),
+            (json!({"dedup": true, "swap": true}), "exclude each other"),
+        ] {
+            let failure = from(options.clone()).unwrap_err().to_string();
+            assert!(failure.contains(said), "{options}: {failure}");
+        }
+    }
+
+    #[test]
+    fn paths_become_absolute() {
+        let mut spec =
+            from(json!({"algorithm": "zstd(dict=a.dict)", "backing": {"path": "b"}})).unwrap();
+        spec.resolve_paths(Path::new("/home/x"));
+        assert_eq!(spec.algorithm.to_string(), "zstd(dict=/home/x/a.dict)");
+        assert_eq!(spec.backing.unwrap().path, Path::new("/home/x/b"));
+    }
+}

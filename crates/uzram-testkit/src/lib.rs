@@ -1,0 +1,13 @@
+//! What the workspace's tests, examples and benchmarks share: a pseudo-random generator ([`Random`]), data of every
+//! compressibility ([`data`]), the rule for missing peers ([`peers`]) and a public API under test ([`api`]).
+//!
+//! A dev-dependency of the other crates, never published and never part of the program. It depends on none of them, so
+//! that each may use it. Everything is reproducible: the same seed gives the same bytes on every machine.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod data;
+pub mod peers;
+mod random;
+
+pub use random::Random;

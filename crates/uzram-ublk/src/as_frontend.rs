@@ -1,0 +1,227 @@
+//! [`Ublk`] as a frontend: `ublk`. The kernel holds requests of a server that died until a new one takes over.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use uzram::Device;
+use uzram_frontend::{
+    Front, Frontend, FrontendOption, Handover, NUMBER, Need, OptionKind, Serving, kind_of_node,
+};
+use uzram_spec::{Failure, FailureKind, Result};
+
+use crate::{Buffers, Error, OnDeath, Options, Tag, Ublk};
+
+/// The frontend `ublk`.
+pub struct UblkFrontend;
+
+/// File that is there while a takeover is under way: one that is itself killed must not be begun again.
+const TAKING_OVER: &str = "taking-over";
+
+const USER_COPY: &str = "user-copy";
+const MAPPED: &str = "mapped";
+
+const QUEUES: FrontendOption = FrontendOption {
+    name: "queues",
+    value_name: "N",
+    kind: OptionKind::Integer(0, u16::MAX as u64),
+    help: "Hardware queues, each with a thread [default: one for each CPU, which is also the most]",
+    chooses: false,
+};
+
+const QUEUE_DEPTH: FrontendOption = FrontendOption {
+    name: "queue-depth",
+    value_name: "N",
+    kind: OptionKind::Integer(0, u16::MAX as u64),
+    help: "Requests that a queue can have at once, 1 to 4096 [default: 128, for swap 32]",
+    chooses: false,
+};
+
+const MAX_IO: FrontendOption = FrontendOption {
+    name: "max-io",
+    value_name: "SIZE",
+    kind: OptionKind::Size,
+    help: "Largest request, a multiple of 4096 up to 32M [default: 512K, for swap 128K]",
+    chooses: false,
+};
+
+const BUFFERS: FrontendOption = FrontendOption {
+    name: "buffers",
+    value_name: "HOW",
+    kind: OptionKind::Choice(&[USER_COPY, MAPPED]),
+    help: "How requests' bytes come and go: user-copy, the server copies, one buffer a queue; mapped, the driver \
+        copies, one buffer a request [default: user-copy where the kernel has it]",
+    chooses: false,
+};
+
+const WRITE_CACHE: FrontendOption = FrontendOption {
+    name: "write-cache",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "Announce a volatile write cache, so that flushes reach the server",
+    chooses: false,
+};
+
+fn options(serving: &Serving<'_>) -> Options {
+    let mut options = Options::new(Tag::of(serving.dir));
+    if serving.swap.is_some() {
+        options.prefault = true;
+        options.on_ready = serving.swap;
+        // What is on its way to swap is memory that is not free yet.
+        (options.depth, options.max_io_bytes) = (32, 128 << 10);
+    }
+    let spec = serving.spec;
+    options.id = spec.small(NUMBER.name);
+    options.queues = spec.small(QUEUES.name);
+    options.depth = spec.small(QUEUE_DEPTH.name).unwrap_or(options.depth);
+    if let Some(bytes) = spec.integer(MAX_IO.name) {
+        // What does not fit is refused with the range of what does.
+        options.max_io_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+    options.buffers = spec.text(BUFFERS.name).map(|how| match how {
+        MAPPED => Buffers::Mapped,
+        _ => Buffers::UserCopy,
+    });
+    options.write_cache = spec.flag(WRITE_CACHE.name);
+    options
+}
+
+/// A queue that cannot go on would leave its requests waiting: the keeper starts the server anew instead.
+fn on_death() -> OnDeath {
+    Arc::new(|error| {
+        tracing::error!(%error, "a ublk queue cannot go on: the server ends, to be started anew");
+        std::process::abort();
+    })
+}
+
+/// Makes a new device, with the same number if nobody holds the old one.
+fn replace(device: &Arc<Device>, id: u32, options: &Options, begun: &Path) -> Result<Ublk> {
+    crate::clear_stale(options.tag)?;
+    // Not there any more: neither is the attempt, if there was one.
+    let _ = std::fs::remove_file(begun);
+    let mut options = options.clone();
+    options.id = Some(id);
+    match Ublk::create(device.clone(), &options, &on_death()) {
+        Err(Error::Taken { .. }) => {
+            options.id = None;
+            Ok(Ublk::create(device.clone(), &options, &on_death())?)
+        }
+        other => Ok(other?),
+    }
+}
+
+impl Frontend for UblkFrontend {
+    fn name(&self) -> &'static str {
+        "ublk"
+    }
+
+    fn about(&self) -> &'static str {
+        "/dev/ublkbN, a block device that survives its server (Linux 6.5 or newer)"
+    }
+
+    fn options(&self) -> &'static [FrontendOption] {
+        &[NUMBER, QUEUES, QUEUE_DEPTH, MAX_IO, BUFFERS, WRITE_CACHE]
+    }
+
+    fn can_swap(&self) -> bool {
+        true
+    }
+
+    fn handover(&self) -> Handover {
+        Handover::Survives
+    }
+
+    /// Looks for the driver, and loads it if this user may.
+    fn probe(&self) -> std::result::Result<(), Need> {
+        if !Path::new("/dev/ublk-control").exists() && rustix::process::geteuid().is_root() {
+            // Where there is no such module or no modprobe, the next step says what is missing.
+            let _ = Command::new("modprobe")
+                .args(["-q", "ublk_drv"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+        crate::probe().map_err(Need::new)
+    }
+
+    fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
+        let front = Ublk::create(serving.device.clone(), &options(serving), &on_death())?;
+        Ok(Box::new(front))
+    }
+
+    fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>> {
+        let id = word.parse::<u32>().map_err(|_| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("no number of a ublk node: '{word}'"),
+            )
+        })?;
+        let options = options(serving);
+        let begun = serving.file(TAKING_OVER);
+        let device = serving.device;
+        match Ublk::recover(device.clone(), id, &options, &begun, &on_death()) {
+            Err(error @ (Error::Interrupted { .. } | Error::Gone { .. })) => {
+                tracing::error!(
+                    "{error}; it is replaced: who had it open gets I/O errors, the contents are in the new one"
+                );
+                Ok(Box::new(replace(device, id, &options, &begun)?))
+            }
+            other => Ok(Box::new(other?)),
+        }
+    }
+
+    fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
+        crate::clear_stale(Tag::of(dir)).map_err(|error| error.to_string())
+    }
+
+    fn clear_of_users(&self) -> Vec<String> {
+        // Without the driver there is nothing to be done, nor anybody who waits for it.
+        crate::clear_users_stale().unwrap_or_default()
+    }
+
+    fn wait_for_death(&self, dir: &Path, word: &str) {
+        let Ok(id) = word.parse() else { return };
+        if let Err(error) = Ublk::wait_for_death(id, Tag::of(dir)) {
+            // Whoever takes the device over will find out more.
+            tracing::debug!(%error, "not waited for");
+        }
+    }
+
+    fn owner(&self, node: &str) -> Result<Option<(u32, u32)>> {
+        Ok(crate::owner(node)?)
+    }
+}
+
+impl Front for Ublk {
+    fn path(&self) -> String {
+        self.node().display().to_string()
+    }
+
+    fn resume_word(&self) -> String {
+        self.id().to_string()
+    }
+
+    fn hold_idle(&self) -> Result<Option<File>> {
+        Ok(self.exclusive()?)
+    }
+
+    fn remove(&mut self) -> Result {
+        Ok(Ublk::remove(self)?)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let kind = match &error {
+            Error::Unavailable { .. } => FailureKind::Impossible,
+            Error::Invalid { .. } => FailureKind::Usage,
+            Error::Taken { .. } | Error::Lingers { .. } => FailureKind::Busy,
+            Error::Node(error) => kind_of_node(error),
+            Error::System { source, .. } => FailureKind::from_io(source),
+            _ => FailureKind::Failed,
+        };
+        Failure::new(kind, error)
+    }
+}
