@@ -39,21 +39,21 @@ struct Touched {
 /// What shows that the thing was taken everywhere.
 #[derive(Clone, Copy)]
 enum Proof {
-    /// A test inside of a package's library passes.
-    Unit {
-        package: &'static str,
-        name: &'static str,
-    },
-    /// A test of `tests/FILE` passes, in whichever package has such a file.
-    #[allow(dead_code)]
+    /// A test passes. `target` is `--lib`, or `--test` and its name.
     Test {
-        file: &'static str,
+        package: &'static str,
+        target: &'static [&'static str],
         name: &'static str,
     },
     /// `uzram ARGS` succeeds and prints the words.
     Prints {
         args: &'static [&'static str],
         words: &'static str,
+    },
+    /// `uzram create OPTIONS` makes a device whose path begins so, and `uzram remove` takes it down.
+    Makes {
+        options: &'static [&'static str],
+        path: &'static str,
     },
 }
 
@@ -66,38 +66,110 @@ struct Broken {
 }
 
 /// The test that the line in the backends' list expands to.
-const CONFORMANCE: Proof = Proof::Unit {
+const CONFORMANCE: Proof = Proof::Test {
     package: "uzram-compress",
+    target: &["--lib"],
     name: "backends::conformance::eighth",
 };
 
-const PATCHES: &[Patch] = &[Patch {
-    name: "algorithm",
-    claim: "an algorithm is one file, one line in a list, and its feature",
-    file: "eighth-algorithm.patch",
-    limit: Touched {
-        new: 1,
-        changed: 2,
-        lines: 3,
-    },
-    proofs: &[
-        CONFORMANCE,
-        Proof::Prints {
-            args: &["algorithms"],
-            words: "eighth-inverted",
+const PATCHES: &[Patch] = &[
+    Patch {
+        name: "algorithm",
+        claim: "an algorithm is one file, one line in a list, and its feature",
+        file: "eighth-algorithm.patch",
+        limit: Touched {
+            new: 1,
+            changed: 2,
+            lines: 3,
         },
-        Proof::Prints {
-            args: &["man"],
-            words: "eighth-inverted",
+        proofs: &[
+            CONFORMANCE,
+            Proof::Prints {
+                args: &["algorithms"],
+                words: "eighth-inverted",
+            },
+            Proof::Prints {
+                args: &["man"],
+                words: "eighth-inverted",
+            },
+        ],
+        broken: Broken {
+            file: "crates/uzram-compress/src/backends/eighth.rs",
+            from: "*to = !from",
+            to: "*to = !from & 0x7F",
+            seen_by: CONFORMANCE,
         },
-    ],
-    broken: Broken {
-        file: "crates/uzram-compress/src/backends/eighth.rs",
-        from: "*to = !from",
-        to: "*to = !from & 0x7F",
-        seen_by: CONFORMANCE,
     },
-}];
+    Patch {
+        name: "frontend",
+        claim: "a frontend is one crate, one line in a table, and its dependency",
+        file: "frontend.patch",
+        limit: Touched {
+            new: 2,
+            changed: 3,
+            lines: 3,
+        },
+        proofs: &[
+            Proof::Prints {
+                args: &["create", "--help"],
+                words: "a socket that answers the number of a page",
+            },
+            Proof::Prints {
+                args: &["man"],
+                words: "--perch",
+            },
+            PARROT,
+        ],
+        broken: Broken {
+            file: "crates/uzram-parrot/src/lib.rs",
+            from: "UnixListener::bind(&socket)?",
+            to: "UnixListener::bind(\"/no/such/perch\")?",
+            seen_by: PARROT,
+        },
+    },
+    Patch {
+        name: "option",
+        claim: "an option of create is one field, one argument and its use",
+        file: "option.patch",
+        limit: Touched {
+            new: 0,
+            changed: 4,
+            lines: 20,
+        },
+        proofs: &[
+            Proof::Prints {
+                args: &["create", "--help"],
+                words: "Niceness of the server",
+            },
+            SCHEMA,
+            NICE,
+        ],
+        broken: Broken {
+            file: "crates/uzram-spec/src/device.rs",
+            from: "pub nice: u8",
+            to: "#[serde(rename = \"mild\")]\n    pub nice: u8",
+            seen_by: SCHEMA,
+        },
+    },
+];
+
+/// The parrot serves, for which it takes an option of its own to be chosen by.
+const PARROT: Proof = Proof::Makes {
+    options: &["--size", "1M", "--perch", "shoulder"],
+    path: "parrot:",
+};
+
+/// The API takes the option.
+const SCHEMA: Proof = Proof::Prints {
+    args: &["create", "--schema"],
+    words: "\"nice\"",
+};
+
+/// The option is taken.
+const NICE: Proof = Proof::Makes {
+    options: &["--size", "1M", "--frontend", "nbd", "--nice", "3"],
+    path: "nbd+unix:",
+};
 
 /// Proves the patches of these names, or all.
 pub(crate) fn acid(names: &[String]) -> Result<()> {
@@ -175,20 +247,32 @@ impl Proof {
 
     fn describe(self) -> String {
         match self {
-            Self::Unit { package, name } => format!("{package}'s test {name}"),
-            Self::Test { file, name } => format!("{file}'s test {name}"),
+            Self::Test { package, name, .. } => format!("{package}'s test {name}"),
             Self::Prints { args, words } => format!("'uzram {}' prints '{words}'", args.join(" ")),
+            Self::Makes { options, path } => {
+                format!("'uzram create {}' makes '{path}...'", options.join(" "))
+            }
         }
     }
 
     /// Whether it holds, and what was printed.
     fn try_it(self, tree: &Path) -> Result<(bool, String)> {
         match self {
-            Self::Unit { package, name } => {
-                self.run_test(tree, &["--package", package, "--lib"], name)
-            }
-            Self::Test { file, name } => {
-                self.run_test(tree, &[sh::WORKSPACE, &["--test", file]].concat(), name)
+            Self::Test {
+                package,
+                target,
+                name,
+            } => {
+                let select = [&["test", "--package", package][..], target].concat();
+                let (passed, text) =
+                    cargo(tree, &[&select[..], &["--", "--exact", name]].concat())?;
+                // Neither a test that is not there nor a build that fails is an answer.
+                ensure!(
+                    text.contains("1 passed") || text.contains("1 failed"),
+                    "{} was not run:\n{text}",
+                    self.describe()
+                );
+                Ok((passed, text))
             }
             Self::Prints { args, words } => {
                 build(tree)?;
@@ -201,19 +285,22 @@ impl Proof {
                 let printed = text.replace('\\', "").contains(words);
                 Ok((output.status.success() && printed, text))
             }
+            Self::Makes { options, path } => {
+                build(tree)?;
+                let run = tree.join("run");
+                let uzram = |args: &[&str]| {
+                    let mut program = Command::new(sh::target().join("debug/uzram"));
+                    program.args(args).env("UZRAM_RUN_DIR", &run).output()
+                };
+                let made = uzram(&[&["create", "--private"], options].concat())?;
+                let removed = uzram(&["remove", "--all"])?;
+                let works = made.status.success()
+                    && String::from_utf8_lossy(&made.stdout).starts_with(path)
+                    && removed.status.success();
+                let text = [made.stdout, made.stderr, removed.stderr].concat();
+                Ok((works, String::from_utf8_lossy(&text).into_owned()))
+            }
         }
-    }
-
-    fn run_test(self, tree: &Path, select: &[&str], name: &str) -> Result<(bool, String)> {
-        let run = ["--", "--exact", name];
-        let (passed, text) = cargo(tree, &[&["test"], select, &run].concat())?;
-        // Neither a test that is not there nor a build that fails is an answer.
-        ensure!(
-            text.contains("1 passed") || text.contains("1 failed"),
-            "{} was not run:\n{text}",
-            self.describe()
-        );
-        Ok((passed, text))
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "canaries",
         about: "the state machine finds each rule that the core can be told to break",
-        run: |_| canary::canaries(),
+        run: |_| outcome(canary::canaries()),
     },
     Step {
         name: "acid",
