@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[allow(unused_imports, reason = "each test program uses a part")]
 pub(crate) use uzram_testkit::peers::have;
 
 /// A folder with both programs, and a run directory; dropped, it removes every device that is left.
