@@ -241,8 +241,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("uzram-bench: {}", failure.message);
-            ExitCode::from(failure.kind as u8)
+            eprintln!("uzram-bench: {failure}");
+            ExitCode::from(failure.kind.exit_code())
         }
     }
 }
