@@ -80,12 +80,7 @@ fn pages_that_nobody_uses_are_recompressed_and_written_back() {
     let agent =
         Agent::start_with(device.clone(), move |text| drop(said.send(text.to_owned()))).unwrap();
     let second = Agent::start(device.clone()).map(drop);
-    assert!(
-        second
-            .unwrap_err()
-            .to_string()
-            .contains("one; stop the other first")
-    );
+    assert!(second.unwrap_err().to_string().contains("stop it first"));
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(
         device.jobs().agent_stats().runs,
@@ -292,8 +287,9 @@ fn compaction_is_done_where_it_pays() {
         "a plan does nothing"
     );
     let _agent = Agent::start(device.clone()).unwrap();
+    // An estimate of what is to be gained is left, which the agent knows to be in vain.
     wait_for(&device, "compaction", || {
-        !step(&device.jobs().plan(), "compact").due
+        device.jobs().agent_stats().last.starts_with("compacted")
     });
     let after = device.stats();
     assert!(
