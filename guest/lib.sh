@@ -1,7 +1,7 @@
 # What tests are written with. Sourced by guest/run, under `set -Eeuo pipefail`, in an empty directory.
 
 # Files here are brought to target/guest/results/TEST/ on the host.
-SAVED=/run/saved
+SAVED=/run/saved/$TEST
 
 # Says what happens next, with the seconds since boot.
 say() {

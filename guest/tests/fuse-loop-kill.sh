@@ -1,4 +1,5 @@
 # about: fuse-loop after kill -9: idle it is served again at the same place, mounted the data wait behind a new node
+# boot: shared
 # modules: loop fuse ext4
 # timeout: 120
 # allow-dmesg: loop[0-9]

@@ -1,7 +1,5 @@
 # about: a file system on the fuse-loop frontend survives remount and check
-# ci: yes
-# memory: 1G
-# cpus: 2
+# boot: shared
 # timeout: 120
 # modules: loop fuse
 

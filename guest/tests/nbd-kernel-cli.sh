@@ -1,5 +1,5 @@
 # about: uzram create --frontend nbd-kernel: verified I/O through kill -9 and an upgrade, removal
-# ci: yes
+# boot: shared
 # modules: nbd
 # timeout: 180
 # allow-dmesg: nbd0

@@ -1,5 +1,5 @@
 # about: a device on the kernel's NBD client outlives its server
-# ci: yes
+# boot: shared
 # timeout: 150
 # modules: nbd
 
@@ -77,3 +77,4 @@ finished
 tell remove
 equal "$answer" ok removal
 check cat server.log
+rm /dev/shm/disk

@@ -1,5 +1,5 @@
 # about: a device on the kernel's NBD client whose server is dead for good
-# ci: yes
+# boot: shared
 # timeout: 120
 # allow-dmesg: (I/O error|EXT4-fs).*nbd0
 # modules: nbd ext4

@@ -1,5 +1,5 @@
 # about: the kernel's NBD client on our server: limits, a file system, fio, refusals, removal
-# ci: yes
+# boot: shared
 # timeout: 180
 
 # Starts the example; its node is then in $node.

@@ -1,7 +1,5 @@
 # about: a file system on the nbd frontend, attached by the kernel's client
-# ci: yes
-# memory: 1G
-# cpus: 2
+# boot: shared
 # timeout: 120
 # modules: nbd ext4
 

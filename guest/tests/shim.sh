@@ -1,4 +1,5 @@
 # about: zram's own interface on ublk: through the shim, and through the daemon
+# boot: shared
 # modules: loop fuse ublk_drv
 
 # A number of its own before it has a size, ublk's afterwards.

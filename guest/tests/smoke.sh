@@ -1,7 +1,5 @@
 # about: the guest boots, uzram runs, modules load
-# ci: yes
-# memory: 1G
-# cpus: 2
+# boot: shared
 # timeout: 60
 # modules: ublk_drv nbd zram loop null_blk btrfs xfs
 

@@ -1,6 +1,5 @@
 # about: swap on ublk: 150 MiB more than there is free, every byte checked; what a swap device is made of
-# ci: yes
-# memory: 1G
+# boot: shared
 # modules: ublk_drv
 # allow-dmesg: ublkb0
 # timeout: 120

@@ -1,5 +1,5 @@
 # about: the guest's own tools: every file system, swap, zram, fio's JSON
-# ci: no
+# ci: slow
 # memory: 1G
 # modules: loop zram
 

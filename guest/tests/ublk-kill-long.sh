@@ -1,5 +1,5 @@
 # about: 200 kills of the server under verified load
-# ci: no
+# ci: slow
 # modules: ublk_drv
 # timeout: 1500
 

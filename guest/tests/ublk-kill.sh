@@ -1,4 +1,5 @@
 # about: kill -9 of server and keeper, again and again, under verified load: nothing is lost, nothing fails
+# boot: shared
 # modules: ublk_drv ext4
 # timeout: 400
 

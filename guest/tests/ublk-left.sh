@@ -1,4 +1,5 @@
 # about: what dead servers and keepers leave is found, said and cleared; what the keeper gave up on is recovered
+# boot: shared
 # modules: ublk_drv ext4
 # timeout: 300
 # allow-dmesg: ublkb

@@ -1,4 +1,5 @@
 # about: 8 devices made and removed side by side, 50 times, leave nothing behind
+# boot: shared
 # modules: ublk_drv
 # timeout: 600
 

@@ -1,4 +1,5 @@
 # about: the program behind a device is replaced under verified load; one that will not do is refused or taken back
+# boot: shared
 # modules: ublk_drv
 # timeout: 240
 

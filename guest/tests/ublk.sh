@@ -1,5 +1,5 @@
 # about: a ublk device: geometry, verified I/O, discard, removal
-# ci: yes
+# boot: shared
 # modules: ublk_drv
 # timeout: 120
 

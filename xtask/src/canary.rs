@@ -4,7 +4,6 @@
 
 use anyhow::{Context, Result};
 
-use crate::test::Outcome;
 use crate::{acid, sh};
 
 const PATCH: &str = "xtask/canary/canaries.patch";
@@ -13,11 +12,7 @@ const MEND: &str = "in a scratch clone run `git apply --reject xtask/canary/cana
                     .rej files, `git add --intent-to-add .`, and write `git diff -U2` over the patch";
 
 /// A step of `cargo xtask test`.
-pub(crate) fn canaries() -> Outcome {
-    run().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
-}
-
-fn run() -> Result<()> {
+pub(crate) fn canaries() -> Result<()> {
     let tree = acid::copy("canary")?;
     acid::apply(&tree, &sh::root().join(PATCH)).context(MEND)?;
     let mut test = sh::cargo(&["test", "--package", "uzram", "--test", "machine", "--"]);

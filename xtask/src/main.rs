@@ -10,56 +10,98 @@ mod guest;
 mod run;
 mod setup;
 mod sh;
+mod steps;
 mod test;
 mod tidy;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 
-const USAGE: &str = "\
-usage: cargo xtask TASK
+/// The project's own automation.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
 
-  setup [--run]      install the Debian packages that building, running and testing need (--run: without testing)
-  run [ARGS...]      set up what running needs, build, and run uzram with ARGS
-  test               all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
-  bench NAME [...]   run a benchmark; without a name it lists them; --quick, --record FILE
-  corpus [...]       make corpora of pages in target/corpus from processes and files; --megabytes N of each
-  fuzz [...]         fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
-  acid               add an algorithm as one file and one line, in a copy, and see it taken everywhere
-  guest [TEST...]    tests in a virtual machine with a kernel of its own; --list, --shell, --selftest
-  docs [--check]     write the book's pages that are made of the program, or check that they are as it has them
-  tidy               check what compilers do not: sizes, files, documents";
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install the Debian packages that building, running and testing need
+    Setup {
+        /// Without those that only testing needs
+        #[arg(long)]
+        run: bool,
+    },
+    /// Set up what running needs, build, and run uzram with ARGS
+    #[command(disable_help_flag = true)]
+    Run(Rest),
+    /// Format, lints, tidy and unit tests: needs neither root nor packages
+    Check,
+    /// Run all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
+    Test(test::Options),
+    /// Run a benchmark; without a name it lists them
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
+    /// Make corpora of pages in target/corpus from processes and files; --megabytes N of each
+    #[command(disable_help_flag = true)]
+    Corpus(Rest),
+    /// Fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
+    #[command(disable_help_flag = true)]
+    Fuzz(Rest),
+    /// Add one algorithm and the like in a copy of the tree, and see it taken everywhere
+    Acid {
+        /// What to add; all when none is named
+        names: Vec<String>,
+    },
+    /// Run tests in a virtual machine with a kernel of its own
+    Guest(guest::Options),
+    /// Write the book's pages that are made of the program
+    Docs {
+        /// Write nothing, and fail where a page is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check what compilers do not: headers, formatting of every file, documents, links
+    Tidy,
+}
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match dispatch(&args) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
+/// What another program's own options are.
+#[derive(Debug, clap::Args)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+impl Rest {
+    fn words(&self) -> Vec<&str> {
+        self.args.iter().map(String::as_str).collect()
     }
 }
 
-fn dispatch(args: &[String]) -> Result<ExitCode> {
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["setup"] => setup::setup(setup::Purpose::Guest)?,
-        ["setup", "--run"] => setup::setup(setup::Purpose::Run)?,
-        ["run", ..] => return run::run(&args[1..]),
-        ["test"] => return test::test(),
-        ["bench", rest @ ..] => bench::bench(rest)?,
-        ["guest", rest @ ..] => return guest::guest(rest),
-        ["corpus", rest @ ..] => corpus(rest)?,
-        ["fuzz", rest @ ..] => fuzz(rest)?,
-        ["acid"] => return acid::acid(),
-        ["tidy"] => tidy::tidy()?,
-        ["docs"] => docs::docs(false)?,
-        ["docs", "--check"] => docs::docs(true)?,
-        ["--help" | "-h" | "help"] => println!("{USAGE}"),
-        [] => bail!("which task?\n{USAGE}"),
-        other => bail!("'{}' is not understood\n{USAGE}", other.join(" ")),
+fn main() -> ExitCode {
+    dispatch(Cli::parse().task).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup { run: true } => setup::setup(setup::Purpose::Run)?,
+        Task::Setup { run: false } => setup::setup(setup::Purpose::Guest)?,
+        Task::Run(rest) => return run::run(&rest.args),
+        Task::Check => return test::check(),
+        Task::Test(options) => return test::test(&options),
+        Task::Bench(rest) => bench::bench(&rest.words())?,
+        Task::Corpus(rest) => corpus(&rest.words())?,
+        Task::Fuzz(rest) => fuzz(&rest.words())?,
+        Task::Acid { names } => acid::acid(&names)?,
+        Task::Guest(options) => return guest::guest(&options),
+        Task::Docs { check } => docs::docs(check)?,
+        Task::Tidy => tidy::tidy()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,4 +129,25 @@ fn fuzz(args: &[&str]) -> Result<()> {
         "--",
     ];
     sh::run(sh::cargo(&[&cargo, args].concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_anothers_is_passed_on() {
+        let cli = Cli::parse_from(["xtask", "bench", "nbd", "--quick", "--help"]);
+        let Task::Bench(rest) = cli.task else {
+            panic!("{:?}", cli.task)
+        };
+        assert_eq!(rest.words(), ["nbd", "--quick", "--help"]);
+    }
 }

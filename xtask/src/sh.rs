@@ -32,6 +32,14 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     )
 }
 
+/// What selects packages and features wherever the workspace is built, so that every step takes what another one built:
+/// with other features cargo builds the same crates again.
+pub(crate) const WORKSPACE: &[&str] = &["--workspace", "--features", "uzram-bench/rivals"];
+
+/// What cargo builds of the workspace where the program is wanted. The example makes it count the features that tests add,
+/// as the tests' own build does.
+pub(crate) const PROGRAM: &[&str] = &["--bin", "uzram", "--example", "memhog"];
+
 /// Runs a command and demands success.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let status = command

@@ -1,198 +1,123 @@
-//! `cargo xtask test`: everything that CI runs. Stops for nothing: each step is run, and the end says which
-//! failed.
+//! `cargo xtask test` and `check`: runs steps of [`STEPS`], one after the other. Stops for nothing: each step is run, and the
+//! end says which failed, and what each one took.
 
-use std::process::{Command, ExitCode};
+use std::fs;
+use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::{acid, bench, canary, guest, setup, sh, tidy};
+use crate::setup;
+pub(crate) use crate::steps::Outcome;
+use crate::steps::{STEPS, Scope, Step};
 
-/// What a step came to.
-pub(crate) enum Outcome {
-    Passed,
-    Skipped(String),
-    Failed(String),
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Run this step only; may be repeated
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
+    /// Run what takes long and seldom fails, too: before a release
+    #[arg(long)]
+    slow: bool,
+    /// Install no packages; what needs a missing one fails
+    #[arg(long)]
+    no_setup: bool,
+    /// List the steps
+    #[arg(long)]
+    list: bool,
 }
 
-pub(crate) fn test() -> Result<ExitCode> {
-    setup::setup(setup::Purpose::Guest)?;
-    let steps: [(&str, fn() -> Outcome); 14] = [
-        ("format", || cargo(&["fmt", "--all", "--check"])),
-        ("lints", || {
-            cargo(&[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ])
-        }),
-        ("lints, each algorithm alone", each_algorithm_alone),
-        ("docs", docs),
-        ("tidy", || {
-            tidy::tidy().map_or_else(|e| Outcome::Failed(format!("{e:#}")), |()| Outcome::Passed)
-        }),
-        ("tests", tests),
-        ("the state machine's canaries", canary::canaries),
-        ("an algorithm more", acid::eighth_algorithm),
-        ("guest", || match guest::ci() {
-            Ok(true) => Outcome::Passed,
-            Ok(false) => Outcome::Failed("tests in the guest failed".into()),
-            Err(error) => Outcome::Failed(format!("{error:#}")),
-        }),
-        ("pool under Miri", miri),
-        ("pool and core under ThreadSanitizer", tsan),
-        ("bench smoke", || bench_smoke("core")),
-        ("bench smoke, codecs", || bench_smoke("codecs")),
-        ("bench smoke, rivals", || bench_smoke("rivals")),
-    ];
+pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+    if options.list {
+        for step in STEPS {
+            println!("{:14} {}", step.name, step.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let steps = select(&options.only)?;
+    if !options.no_setup {
+        setup::setup(setup::Purpose::Guest)?;
+    }
+    Ok(run(
+        &steps,
+        &Scope {
+            slow: options.slow,
+            peers: true,
+            units_only: false,
+        },
+    ))
+}
+
+/// What a change should pass before anything else is tried: no root, no packages, minutes.
+pub(crate) fn check() -> Result<ExitCode> {
+    let names = ["format", "lints", "tidy", "tests"].map(str::to_owned);
+    Ok(run(
+        &select(&names)?,
+        &Scope {
+            slow: false,
+            peers: false,
+            units_only: true,
+        },
+    ))
+}
+
+/// The steps of these names, or all, in the table's order.
+fn select(names: &[String]) -> Result<Vec<&'static Step>> {
+    for name in names {
+        if !STEPS.iter().any(|step| step.name == name) {
+            let known: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+            bail!("no step '{name}'; there are: {}", known.join(" "));
+        }
+    }
+    let wanted = |step: &&Step| names.is_empty() || names.iter().any(|name| step.name == name);
+    Ok(STEPS.iter().filter(wanted).collect())
+}
+
+fn run(steps: &[&Step], scope: &Scope) -> ExitCode {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut lines = Vec::new();
-    for (name, step) in steps {
-        eprintln!("\n==== {name}");
-        let begin = Instant::now();
-        let outcome = step();
-        let seconds = begin.elapsed().as_secs();
+    for step in steps {
+        eprintln!("\n==== {}: {}", step.name, step.about);
+        let (begin, cpu) = (Instant::now(), cpu_seconds());
+        let outcome = (step.run)(scope);
+        let (seconds, cpu) = (begin.elapsed().as_secs(), cpu_seconds() - cpu);
+        let took = format!("{} ({seconds} s, {cpu} s of CPU)", step.name);
         lines.push(match outcome {
             Outcome::Passed => {
                 passed += 1;
-                format!("ok      {name} ({seconds} s)")
+                format!("ok      {took}")
             }
             Outcome::Skipped(why) => {
                 skipped += 1;
-                format!("SKIP    {name}: {why}")
+                format!("SKIP    {took}: {why}")
             }
             Outcome::Failed(why) => {
                 failed += 1;
-                format!("FAILED  {name}: {why}")
+                format!("FAILED  {took}: {why}")
             }
         });
     }
     println!("\n{}", lines.join("\n"));
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-pub(crate) fn outcome(command: Command) -> Outcome {
-    sh::run(command).map_or_else(
-        |error| Outcome::Failed(format!("{error:#}")),
-        |()| Outcome::Passed,
-    )
-}
-
-fn cargo(args: &[&str]) -> Outcome {
-    outcome(sh::cargo(args))
-}
-
-/// A benchmark of the library runs; its figures mean little.
-fn bench_smoke(name: &str) -> Outcome {
-    cargo(&[bench::LIBRARY, &[name, "--quick"]].concat())
-}
-
-/// A build with one backend must be as clean as the build with all.
-fn each_algorithm_alone() -> Outcome {
-    let manifest = sh::root().join("crates/uzram-compress/Cargo.toml");
-    let manifest = match std::fs::read_to_string(&manifest) {
-        Ok(text) => text,
-        Err(error) => return Outcome::Failed(format!("{}: {error}", manifest.display())),
-    };
-    let features = features(&manifest);
-    if features.is_empty() {
-        return Outcome::Failed("uzram-compress has no algorithm's feature".into());
+    match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
-    for feature in features {
-        let args = [
-            "clippy",
-            "--quiet",
-            "--package",
-            "uzram-compress",
-            "--no-default-features",
-        ];
-        let command =
-            sh::cargo(&[&args[..], &["--features", feature, "--", "-D", "warnings"]].concat());
-        if let Outcome::Failed(why) = outcome(command) {
-            return Outcome::Failed(why);
-        }
-    }
-    Outcome::Passed
 }
 
-/// The features of a manifest, but for the default ones' list: each is an algorithm.
-fn features(manifest: &str) -> Vec<&str> {
-    let section = manifest
-        .split_once("[features]\n")
-        .map_or("", |(_, rest)| rest);
-    let lines = section.lines().take_while(|line| !line.starts_with('['));
-    let names = lines.filter_map(|line| Some(line.split_once(" = ")?.0));
-    names
-        .filter(|name| !name.starts_with('#') && *name != "default")
-        .collect()
+/// What this process's ended children have taken of all CPUs: on a busy machine a better measure than the time that passed.
+fn cpu_seconds() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    children_ticks(&stat).unwrap_or_default() / 100
 }
 
-fn docs() -> Outcome {
-    let mut command = sh::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
-    command.env("RUSTDOCFLAGS", "-D warnings");
-    outcome(command)
-}
-
-/// Unit, property, conformance, interop and end-to-end tests; a missing peer is a failure here.
-fn tests() -> Outcome {
-    let mut command = sh::cargo(&["test", "--workspace", "--no-fail-fast"]);
-    command.env("UZRAM_REQUIRE_PEERS", "1");
-    outcome(command)
-}
-
-/// The pool's unsafe code under Miri, where the toolchain has it.
-fn miri() -> Outcome {
-    let probe = sh::command("cargo", &["+nightly", "miri", "--version"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return Outcome::Skipped("no nightly toolchain with Miri on this machine".into());
-    }
-    let mut command = sh::command(
-        "cargo",
-        &["+nightly", "miri", "test", "--package", "uzram-pool"],
-    );
-    command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    outcome(command)
-}
-
-/// The lock protocol and the pool under ThreadSanitizer, where there is a nightly toolchain.
-fn tsan() -> Outcome {
-    let probe = sh::command("cargo", &["+nightly", "--version"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return Outcome::Skipped("no nightly toolchain on this machine".into());
-    }
-    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tsan");
-    let tests = ["--lib", "--test", "stress", "--test", "model"];
-    let packages = ["--package", "uzram-pool", "--package", "uzram"];
-    let to = [
-        "--target",
-        "x86_64-unknown-linux-gnu",
-        "--target-dir",
-        target,
-    ];
-    let args = [&["+nightly", "test", "--quiet"][..], &packages, &to, &tests].concat();
-    let mut command = sh::command("cargo", &args);
-    // The cargo that runs this pins its own toolchain by these.
-    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-    command.env(
-        "RUSTFLAGS",
-        "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer",
-    );
-    command.env(
-        "TSAN_OPTIONS",
-        format!(
-            "suppressions={}",
-            sh::root().join(".ci/tsan.supp").display()
-        ),
-    );
-    outcome(command)
+/// `cutime` and `cstime` of proc_pid_stat(5), in hundredths of a second.
+fn children_ticks(stat: &str) -> Option<u64> {
+    // The name, the second field, may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(13);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(ticks()? + ticks()?)
 }
 
 #[cfg(test)]
@@ -200,8 +125,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_feature_is_an_algorithm() {
-        let text = "[x]\na = 1\n[features]\ndefault = [\"b\"]\n# One = each\nb = []\nc-d = [\"dep:e\"]\n\n[y]\nz = 1\n";
-        assert_eq!(features(text), ["b", "c-d"]);
+    fn steps_are_selected() {
+        let names = |words: &[&str]| -> Result<Vec<&str>> {
+            let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
+            Ok(select(&words)?.iter().map(|step| step.name).collect())
+        };
+        assert_eq!(names(&[]).unwrap().len(), STEPS.len());
+        assert_eq!(names(&["tidy", "format"]).unwrap(), ["format", "tidy"]);
+        let error = names(&["format", "nonsense"]).unwrap_err().to_string();
+        assert!(error.starts_with("no step 'nonsense'; there are: format "));
+        assert!(error.contains(" guest "), "{error}");
+    }
+
+    #[test]
+    fn the_children_of_a_process_are_counted() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 130 14 0";
+        assert_eq!(children_ticks(stat), Some(144));
+        assert_eq!(children_ticks("7 (a) S"), None);
     }
 }

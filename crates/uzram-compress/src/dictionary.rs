@@ -16,8 +16,6 @@ pub const DEFAULT_BYTES: usize = 16 << 10;
 pub const MIN_BYTES: usize = 256;
 /// The fewest samples that a trainer can use.
 const MIN_SAMPLES: usize = 16;
-/// The most bytes of samples that the trainer looks at; samples beyond are ignored.
-const MAX_SAMPLE_BYTES: usize = 64 << 20;
 
 /// The format of a dictionary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +99,10 @@ fn train_inner(
 mod trainer {
     use zstd_safe::zstd_sys;
 
-    use super::MAX_SAMPLE_BYTES;
     use crate::{LibraryError, TrainingError};
 
+    /// The most bytes of samples that the trainer looks at; samples beyond are ignored.
+    const MAX_SAMPLE_BYTES: usize = 64 << 20;
     /// Bytes of a segment, and of the pieces whose frequencies choose it.
     const SEGMENT_BYTES: u32 = 512;
     const PIECE_BYTES: u32 = 8;

@@ -287,7 +287,7 @@ fn compaction_is_done_where_it_pays() {
         "a plan does nothing"
     );
     let _agent = Agent::start(device.clone()).unwrap();
-    // An estimate of what is to be gained is left, which the agent knows to be in vain.
+    // The gain is an estimate: what the agent could not get may look due for ever.
     wait_for(&device, "compaction", || {
         device.jobs().agent_stats().last.starts_with("compacted")
     });

@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Exit(String),
     /// The test ran out of time and the guest ended it.
     Timeout(u64),
+    /// The test passed, and something of it was still there afterwards.
+    Left(String),
     /// The guest stopped answering and QEMU was killed.
     Hang(String),
     /// The guest ended without a word.
@@ -29,6 +31,7 @@ impl Failure {
         match self {
             Self::Exit(_) => "exit",
             Self::Timeout(_) => "timeout",
+            Self::Left(_) => "left",
             Self::Hang(_) => "hang",
             Self::Lost(_) => "lost",
             Self::Panic(_) => "panic",
@@ -42,6 +45,7 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Exit(code) => write!(f, "exit code {code}"),
             Self::Timeout(seconds) => write!(f, "not done in {seconds} s"),
+            Self::Left(what) => write!(f, "left behind: {what}"),
             Self::Hang(what) => write!(f, "{what}; killed"),
             Self::Lost(what) => write!(f, "{what}"),
             Self::Panic(line) => write!(f, "{line}"),
@@ -53,8 +57,8 @@ impl std::fmt::Display for Failure {
 /// Lines of the kernel's log that a failure shows.
 const EXCERPT: usize = 40;
 
-/// What guest/init writes into the kernel's log when the test begins.
-const BEGIN: &str = "guest: the test begins";
+/// What guest/init writes into the kernel's log before a test's name when that begins.
+const BEGIN: &str = "guest: begin ";
 
 const PANIC: &str = "Kernel panic";
 
@@ -108,6 +112,24 @@ fn judge(log: &str, allow: &[Regex]) -> Option<Failure> {
     }))
 }
 
+/// The part of a boot's log that is a test's: from its beginning to that of the next one. What the kernel said before the
+/// first test is the first one's, too.
+pub(crate) fn part<'a>(log: &'a str, name: &str) -> &'a str {
+    let begins = log.match_indices(BEGIN).map(|(at, _)| at);
+    let begins: Vec<_> = begins
+        .map(|at| log[..at].rfind('\n').map_or(0, |n| n + 1))
+        .collect();
+    let named = |from: &usize| {
+        let line = log[*from..].lines().next().unwrap_or_default();
+        line.trim_end().ends_with(&format!("{BEGIN}{name}"))
+    };
+    let Some(n) = begins.iter().position(named) else {
+        return if begins.is_empty() { log } else { "" };
+    };
+    let from = if n == 0 { 0 } else { begins[n] };
+    &log[from..begins.get(n + 1).copied().unwrap_or(log.len())]
+}
+
 /// The part of a failed run's log that a reader wants first: from the first sick message, or what came last.
 pub(crate) fn excerpt<'a>(log: &'a str, allow: &[Regex]) -> Vec<&'a str> {
     let lines: Vec<_> = log.lines().collect();
@@ -142,7 +164,8 @@ pub(crate) enum End {
     Stuck(u64),
 }
 
-/// Everything that speaks against a run. `status` is what the guest wrote: `begin`, then `exit CODE` or `timeout`.
+/// Everything that speaks against a test's run. `status` is what the guest wrote of it: `begin`, then `exit CODE` or
+/// `timeout`, then perhaps `left WHAT`. `log` is its part of the kernel's.
 pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Failure> {
     let kernel = judge(log, &spec.allow);
     if matches!(kernel, Some(Failure::Panic(_))) {
@@ -154,6 +177,7 @@ pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Fa
         (_, line) if line.starts_with("exit ") && line != "exit 0" => {
             Some(Failure::Exit(line[5..].into()))
         }
+        (_, line) if line.starts_with("left ") => Some(Failure::Left(line[5..].into())),
         (End::NoBoot(seconds), _) => Some(Failure::Hang(format!("no test begun in {seconds} s"))),
         // Also after the test, if the guest then could not be switched off.
         (End::Stuck(seconds), _) => Some(Failure::Hang(format!("no end in {seconds} s"))),
@@ -188,12 +212,25 @@ mod tests {
         assert_eq!(kinds("begin\ntimeout\n", "", &end), ["timeout"]);
         assert_eq!(kinds("begin\n", "", &end), ["lost"]);
         assert_eq!(kinds("", "", &end), ["lost"]);
+        assert_eq!(kinds("begin\nexit 0\nleft a mount\n", "", &end), ["left"]);
         assert_eq!(kinds("", "", &End::NoBoot(60)), ["hang"]);
         assert_eq!(kinds("begin\n", "", &End::Stuck(9)), ["hang"]);
         assert_eq!(kinds("begin\nexit 0\n", "", &End::Stuck(9)), ["hang"]);
         assert_eq!(kinds("begin\nexit 1\n", "", &End::Stuck(9)), ["exit"]);
         let broken = End::Broken(ExitStatus::from_raw(256));
         assert_eq!(kinds("", "", &broken), ["lost"]);
+    }
+
+    #[test]
+    fn each_test_has_its_part_of_the_log() {
+        let log = "[0.1] boot\r\n[1.0] guest: begin a\r\n[1.1] x\r\n[2.0] guest: begin a-b\r\n[2.1] y\r\n";
+        assert_eq!(
+            part(log, "a"),
+            "[0.1] boot\r\n[1.0] guest: begin a\r\n[1.1] x\r\n"
+        );
+        assert_eq!(part(log, "a-b"), "[2.0] guest: begin a-b\r\n[2.1] y\r\n");
+        assert_eq!(part(log, "b"), "");
+        assert_eq!(part("[0.1] boot", "a"), "[0.1] boot");
     }
 
     #[test]
@@ -218,6 +255,6 @@ mod tests {
         assert_eq!(excerpt(log, &[]).len(), 2);
         let log = "x\n".repeat(100);
         assert_eq!(excerpt(&log, &[]).len(), EXCERPT);
-        assert_eq!(excerpt(&format!("{log}{BEGIN}\ny\n"), &[]), ["y"]);
+        assert_eq!(excerpt(&format!("{log}{BEGIN}a\ny\n"), &[]), ["y"]);
     }
 }

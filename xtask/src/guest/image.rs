@@ -81,31 +81,49 @@ const MODULES: &[&str] = &[
     "zstd",
 ];
 
-/// Our own programs: what cargo builds, and where it then lies below `release/`.
-const OURS: &[(&[&str], &str)] = &[
-    (&["--package", "uzram-cli"], "uzram"),
-    (
-        &["--package", "uzram-bench", "--example", "memhog"],
-        "examples/memhog",
-    ),
-    (
-        &["--package", "uzram-cli", "--example", "stopwatch"],
-        "examples/stopwatch",
-    ),
-    (
-        &["--package", "uzram-nbd-kernel", "--example", "nbd-kernel"],
-        "examples/nbd-kernel",
-    ),
-    (
-        &[
-            "--package",
-            "uzram-control",
-            "--example",
-            "zram-differential",
-        ],
-        "examples/zram-differential",
-    ),
+/// Our own programs: the package, and where what cargo builds of it then lies.
+const OURS: &[(&str, &str)] = &[
+    ("uzram-cli", "uzram"),
+    ("uzram-bench", "examples/memhog"),
+    ("uzram-cli", "examples/stopwatch"),
+    ("uzram-nbd-kernel", "examples/nbd-kernel"),
+    ("uzram-control", "examples/zram-differential"),
 ];
+
+/// How our programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// As the tests on this machine are, with which it shares what is built: assertions and overflows are checked.
+    Tests,
+    /// As they are released: for what is measured.
+    Release,
+}
+
+impl Build {
+    /// Builds [`OURS`]; the directory that they are in.
+    fn run(self) -> Result<PathBuf> {
+        let target = |program: &'static str| match program.split_once("examples/") {
+            Some((_, example)) => ["--example", example],
+            None => ["--bin", program],
+        };
+        match self {
+            Self::Tests => {
+                let targets: Vec<_> = OURS.iter().flat_map(|(_, p)| target(p)).collect();
+                sh::run(sh::cargo(
+                    &[&["build", "--quiet"], sh::WORKSPACE, &targets].concat(),
+                ))?;
+                Ok(sh::target().join("debug"))
+            }
+            Self::Release => {
+                for (package, program) in OURS {
+                    let cargo = ["build", "--release", "--quiet", "--package", package];
+                    sh::run(sh::cargo(&[&cargo[..], &target(program)].concat()))?;
+                }
+                Ok(sh::target().join("release"))
+            }
+        }
+    }
+}
 
 const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/lib"];
 
@@ -113,19 +131,15 @@ const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp"
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 
 /// Builds what is to be tested and archives it; the path of what `-initrd` takes.
-pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<PathBuf> {
-    for (args, _) in OURS {
-        sh::run(sh::cargo(
-            &[&["build", "--release", "--quiet"], *args].concat(),
-        ))?;
-    }
+pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec], build: Build) -> Result<PathBuf> {
+    let programs = build.run()?;
     let base = base(work, kernel, specs)?;
     let path = work.join("initrd");
     let mut out = BufWriter::new(fs::File::create(&path)?);
     std::io::copy(&mut fs::File::open(&base)?, &mut out)?;
     let mut archive = Archive::new(out);
     for (_, program) in OURS {
-        let path = sh::target().join("release").join(program);
+        let path = programs.join(program);
         let name = program.rsplit('/').next().unwrap_or(program);
         archive.file(&format!("usr/bin/{name}"), &stripped(&path, work)?)?;
         for library in libraries(&path)? {
@@ -134,7 +148,7 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<Path
     }
     let guest = sh::root().join("guest");
     archive.file("init", &read(&guest.join("init"))?)?;
-    for file in ["bench.sh", "lib.sh", "run"] {
+    for file in ["bench.sh", "left.sh", "lib.sh", "run"] {
         archive.file(&format!("guest/{file}"), &read(&guest.join(file))?)?;
     }
     let rules = "90-uzram-ublk.rules";

@@ -1,17 +1,19 @@
 //! `cargo xtask guest`: tests in a virtual machine, with the kernel that has what this machine's kernel may lack:
 //! ublk, nbd, zram, and the freedom to crash. QEMU emulates the processor, so neither KVM nor root is needed.
 //!
-//! One boot for each test: a test that hangs or kills its kernel fails alone.
+//! A test that may hang or kill its kernel has a boot of its own and fails alone; others share one.
 //!
 //! | module | its subject |
 //! | --- | --- |
 //! | `spec` | what a test's file says of the test |
+//! | `boots` | which tests share a boot, and what that says of each |
 //! | `kernel`, `modules` | Debian's kernel and its modules |
 //! | `image`, `cpio` | the guest's file system |
 //! | `qemu` | the virtual machine's process |
 //! | `health` | what the kernel's log and the run's end make of a test |
 //! | `parameters` | what a test is told on its way |
 
+mod boots;
 mod cpio;
 mod health;
 mod image;
@@ -21,45 +23,85 @@ mod parameters;
 mod qemu;
 mod spec;
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use crate::{setup, sh};
+use boots::Run;
 use health::Failure;
+use image::Build;
 pub(crate) use parameters::Parameters;
 use qemu::{Logs, Machine};
-use spec::Spec;
+use spec::{Ci, Spec};
 
-pub(crate) fn guest(args: &[&str]) -> Result<ExitCode> {
-    let specs = specs()?;
-    match args {
-        ["--list"] => {
-            for spec in &specs {
-                let ci = if spec.ci { "ci" } else { "" };
-                println!("{:20} {ci:3} {}", spec.name, spec.about);
-            }
-            Ok(ExitCode::SUCCESS)
+/// Guests at once, where nobody says how many: each has two processors, emulated by two of this machine's.
+const GUESTS: usize = 1;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Names of tests, and parameters for them; without a name the tests of CI
+    #[arg(value_name = "TEST|NAME=VALUE")]
+    words: Vec<String>,
+    /// List the tests
+    #[arg(long, conflicts_with_all = ["words", "shell", "selftest"])]
+    list: bool,
+    /// A shell in the guest; /guest/run TEST runs a test, exit ends it
+    #[arg(long, conflicts_with_all = ["words", "selftest"])]
+    shell: bool,
+    /// Run the tests that must fail, and demand that each does for its reason
+    #[arg(long, conflicts_with = "words")]
+    selftest: bool,
+    /// With the tests of CI those that take long and seldom fail
+    #[arg(long)]
+    slow: bool,
+    /// A boot of its own for each test
+    #[arg(long)]
+    own: bool,
+    /// Guests at once
+    #[arg(long, value_name = "N", default_value_t = GUESTS)]
+    guests: usize,
+}
+
+pub(crate) fn guest(options: &Options) -> Result<ExitCode> {
+    let mut specs = specs()?;
+    if options.list {
+        for spec in &specs {
+            let ci = match spec.ci {
+                Ci::Yes => "ci",
+                Ci::Slow => "slow",
+                Ci::No => "",
+            };
+            let boot = if spec.shares { "shared" } else { "own" };
+            println!("{:20} {ci:4} {boot:6} {}", spec.name, spec.about);
         }
-        ["--shell"] => {
-            let bench = Bench::new(&specs)?;
-            bench
-                .machine
-                .shell(&Spec::parse("shell", "# about: a shell")?)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        ["--selftest"] => selftest(&specs),
-        [option, ..] if option.starts_with('-') => {
-            bail!("'{option}' is not understood: --list, --shell, --selftest, or names of tests")
-        }
-        words => {
-            let (names, parameters) = Parameters::split(words)?;
-            Ok(code(run(&specs, &names, &parameters)?))
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.shell {
+        let bench = Bench::new(&specs, Build::Tests)?;
+        bench
+            .machine
+            .shell(&Spec::parse("shell", "# about: a shell")?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.selftest {
+        return selftest(&specs);
+    }
+    if options.own {
+        for spec in &mut specs {
+            spec.shares = false;
         }
     }
+    let words: Vec<_> = options.words.iter().map(String::as_str).collect();
+    let (names, parameters) = Parameters::split(&words)?;
+    let chosen = spec::select(&specs, &names, options.slow)?;
+    Ok(code(run(&specs, &chosen, &parameters, options.guests)?))
 }
 
 /// Where tests' results lie, in a directory for each.
@@ -67,21 +109,25 @@ pub(crate) fn results() -> PathBuf {
     sh::target().join("guest/results")
 }
 
-/// Runs one test, which must pass; the directory with what it saved.
+/// Runs one test with programs built for speed; it must pass. The directory with what it saved.
 pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
     let specs = specs()?;
-    let spec = spec::select(&specs, &[name])?[0];
-    let bench = Bench::new(&specs)?;
-    let run = bench.run(spec, parameters)?;
-    if !run.failures.is_empty() {
-        bail!("{}", run.line(spec));
+    let spec = spec::select(&specs, &[name], false)?[0];
+    let bench = Bench::new(&specs, Build::Release)?;
+    let ran = bench.run(&[spec], parameters)?;
+    for (spec, run) in &ran.runs {
+        if !run.failures.is_empty() {
+            bail!("{}", run.line(spec));
+        }
     }
     Ok(results().join(name))
 }
 
-/// All tests of CI; whether all passed.
-pub(crate) fn ci() -> Result<bool> {
-    run(&specs()?, &[], &Parameters::default())
+/// All tests of CI, the slow ones too if asked for; whether all passed.
+pub(crate) fn ci(slow: bool) -> Result<bool> {
+    let specs = specs()?;
+    let chosen = spec::select(&specs, &[], slow)?;
+    run(&specs, &chosen, &Parameters::default(), GUESTS)
 }
 
 /// Reads all tests' headers.
@@ -90,38 +136,55 @@ pub(crate) fn specs() -> Result<Vec<Spec>> {
 }
 
 /// Runs tests; whether all passed.
-fn run(specs: &[Spec], names: &[&str], parameters: &Parameters) -> Result<bool> {
-    let chosen = spec::select(specs, names)?;
-    let bench = Bench::new(specs)?;
+fn run(specs: &[Spec], chosen: &[&Spec], parameters: &Parameters, guests: usize) -> Result<bool> {
+    let bench = Bench::new(specs, Build::Tests)?;
+    let begin = Instant::now();
+    let todo = Mutex::new(VecDeque::from(boots::plan(chosen, guests)));
+    let (runs, boots) = thread::scope(|scope| {
+        let work = || bench.work(&todo, parameters);
+        let workers: Vec<_> = (0..guests.max(1)).map(|_| scope.spawn(work)).collect();
+        let (mut runs, mut boots) = (Vec::new(), 0);
+        for worker in workers {
+            let ran = worker.join().map_err(|_| anyhow::anyhow!("a panic"))??;
+            runs.extend(ran.runs);
+            boots += ran.boots;
+        }
+        anyhow::Ok((runs, boots))
+    })?;
     let (mut lines, mut failed) = (Vec::new(), 0);
-    for spec in &chosen {
-        let run = bench.run(spec, parameters)?;
-        failed += usize::from(!run.failures.is_empty());
-        lines.push(run.line(spec));
+    for spec in chosen {
+        // Each has one: what its boot did not answer was run anew.
+        for (_, run) in runs.iter().filter(|(of, _)| of.name == spec.name) {
+            failed += usize::from(!run.failures.is_empty());
+            lines.push(run.line(spec));
+        }
     }
     println!("\n{}", lines.join("\n"));
     println!("logs and saved files: {}", bench.results.display());
-    println!("{} passed, {failed} failed", chosen.len() - failed);
-    Ok(failed == 0)
+    let seconds = begin.elapsed().as_secs();
+    let passed = lines.len() - failed;
+    println!("{passed} passed, {failed} failed; {boots} boots, {seconds} s");
+    Ok(failed == 0 && lines.len() >= chosen.len())
 }
 
 /// Shows that the bench can fail: runs the tests that must, and demands that each is reported for its reason.
 fn selftest(specs: &[Spec]) -> Result<ExitCode> {
-    let bench = Bench::new(specs)?;
+    let bench = Bench::new(specs, Build::Tests)?;
     let (mut lines, mut wrong) = (Vec::new(), 0);
     for spec in specs {
         let Some(expected) = &spec.fails else {
             continue;
         };
-        let run = bench.run(spec, &Parameters::default())?;
-        let kinds: Vec<_> = run.failures.iter().map(Failure::kind).collect();
-        let right = kinds == [expected.as_str()];
-        wrong += usize::from(!right);
-        let verdict = if right { "as it must" } else { "WRONG" };
-        lines.push(format!(
-            "{verdict}: {} (wanted: {expected})",
-            run.line(spec)
-        ));
+        for (_, run) in bench.run(&[spec], &Parameters::default())?.runs {
+            let kinds: Vec<_> = run.failures.iter().map(Failure::kind).collect();
+            let right = kinds == [expected.as_str()];
+            wrong += usize::from(!right);
+            let verdict = if right { "as it must" } else { "WRONG" };
+            lines.push(format!(
+                "{verdict}: {} (wanted: {expected})",
+                run.line(spec)
+            ));
+        }
     }
     println!("\n{}", lines.join("\n"));
     println!("{} passed, {wrong} failed", lines.len() - wrong);
@@ -139,13 +202,21 @@ fn code(success: bool) -> ExitCode {
 /// Everything that a run needs, made once.
 struct Bench {
     machine: Machine,
+    work: PathBuf,
     results: PathBuf,
     /// Held while this lives: two runs would overwrite each other's image and results.
     _lock: File,
 }
 
+/// What boots came to.
+#[derive(Default)]
+struct Ran<'a> {
+    runs: Vec<(&'a Spec, Run)>,
+    boots: usize,
+}
+
 impl Bench {
-    fn new(specs: &[Spec]) -> Result<Self> {
+    fn new(specs: &[Spec], build: Build) -> Result<Self> {
         setup::setup(setup::Purpose::Guest)?;
         let work = sh::target().join("guest");
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
@@ -155,126 +226,101 @@ impl Bench {
             lock.lock()?;
         }
         let kernel = kernel::fetch(&work)?;
-        let initrd = image::build(&work, &kernel, specs)?;
+        let initrd = image::build(&work, &kernel, specs, build)?;
         let machine = Machine {
             kernel: kernel.image,
             initrd,
         };
         Ok(Self {
             machine,
+            work,
             results: results(),
             _lock: lock,
         })
     }
 
-    /// Runs a test; once more, where the emulator was to blame and not the test.
-    fn run(&self, spec: &Spec, parameters: &Parameters) -> Result<Run> {
-        println!("\n==== {}: {}", spec.name, spec.about);
-        let run = self.boot(spec, parameters)?;
-        match run.emulator(spec.timeout) {
-            None => Ok(run),
-            Some(why) => {
-                println!("guest: {why}: {}; once more", run.line(spec));
-                self.boot(spec, parameters)
-            }
+    /// Boots what there is to do, until there is nothing more.
+    fn work<'a>(
+        &self,
+        todo: &Mutex<VecDeque<Vec<&'a Spec>>>,
+        parameters: &Parameters,
+    ) -> Result<Ran<'a>> {
+        let mut ran = Ran::default();
+        let next = || todo.lock().map_or(None, |mut todo| todo.pop_front());
+        while let Some(tests) = next() {
+            let more = self.run(&tests, parameters)?;
+            ran.runs.extend(more.runs);
+            ran.boots += more.boots;
         }
+        Ok(ran)
     }
 
-    fn boot(&self, spec: &Spec, parameters: &Parameters) -> Result<Run> {
-        let begin = Instant::now();
-        let dir = self.results.join(&spec.name);
-        let logs = Logs::new(&dir)?;
-        let end = self.machine.run(spec, parameters, &logs)?;
-        let status = fs::read_to_string(&logs.status).unwrap_or_default();
+    /// Boots tests together; what stands behind a failure again, each alone. Once more, where the emulator was to blame
+    /// and not the test.
+    fn run<'a>(&self, tests: &[&'a Spec], parameters: &Parameters) -> Result<Ran<'a>> {
+        let mut ran = self.boot(tests, parameters)?;
+        if let Some((spec, run)) = ran.runs.last()
+            && let Some(why) = run.emulator(spec.timeout)
+        {
+            println!("guest: {why}: {}; once more", run.line(spec));
+            let begun = run.begun;
+            ran.runs.pop();
+            let rest = &tests[ran.runs.len()..];
+            let again = if begun { &rest[..1] } else { rest };
+            let more = self.boot(again, parameters)?;
+            ran.runs.extend(more.runs);
+            ran.boots += more.boots;
+        }
+        let rest = &tests[ran.runs.len()..];
+        if !rest.is_empty() {
+            println!("guest: the rest of that boot, each in one of its own");
+        }
+        for spec in rest {
+            let more = self.run(&[spec], parameters)?;
+            ran.runs.extend(more.runs);
+            ran.boots += more.boots;
+        }
+        Ok(ran)
+    }
+
+    fn boot<'a>(&self, tests: &[&'a Spec], parameters: &Parameters) -> Result<Ran<'a>> {
+        let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+        println!("\n==== {}", names.join(" "));
+        // Two guests at once need two directories.
+        let dir = self.work.join("boots").join(names[0]);
+        let logs = Logs::new(&dir, &self.results, tests)?;
+        let (end, said) = self.machine.run(tests, parameters, &logs)?;
         let log = fs::read(&logs.kernel).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        let failures = health::verdict(spec, &status, &log, &end);
-        // A test that failed by itself has said why.
-        if failures.iter().any(|f| !matches!(f, Failure::Exit(_))) {
-            println!(
-                "the kernel's log, in part ({} has it all):",
-                logs.kernel.display()
-            );
-            for line in health::excerpt(&log, &spec.allow) {
-                println!("    {line}");
+        let runs = boots::judge(tests, &said, &log, &end);
+        for (spec, run) in tests.iter().zip(&runs) {
+            let part = health::part(&log, &spec.name);
+            let of_test = self.results.join(&spec.name).join("kernel.log");
+            fs::write(&of_test, part).with_context(|| of_test.display().to_string())?;
+            // A test that failed by itself has said why.
+            if run.failures.iter().any(|f| !matches!(f, Failure::Exit(_))) {
+                println!(
+                    "the kernel's log, in part ({} has it all):\n    {}",
+                    logs.kernel.display(),
+                    health::excerpt(part, &spec.allow).join("\n    ")
+                );
             }
         }
-        unpack(&logs.saved, &dir);
-        Ok(Run {
-            failures,
-            begun: status.contains("begin"),
-            seconds: begin.elapsed().as_secs(),
-        })
+        unpack(&logs.saved, &self.results);
+        let runs = tests.iter().copied().zip(runs).collect();
+        Ok(Ran { runs, boots: 1 })
     }
 }
 
-/// What became of a test.
-struct Run {
-    failures: Vec<Failure>,
-    /// Whether the guest came as far as the test.
-    begun: bool,
-    seconds: u64,
-}
-
-impl Run {
-    /// What QEMU's emulation did to a run, both rarely and on a busy machine: while the kernel patches its own code at boot,
-    /// a processor may step into a half of it; and a clock that was compared with another one while a virtual
-    /// processor stood still is fast, so that the time is up too soon.
-    fn emulator(&self, timeout: u64) -> Option<&'static str> {
-        let timed_out = self
-            .failures
-            .iter()
-            .any(|f| matches!(f, Failure::Timeout(_)));
-        if !self.failures.is_empty() && !self.begun {
-            return Some("it did not come as far as the test");
-        }
-        (timed_out && self.seconds < timeout).then_some("its clock is fast")
-    }
-
-    fn line(&self, spec: &Spec) -> String {
-        let (name, seconds) = (&spec.name, self.seconds);
-        if self.failures.is_empty() {
-            return format!("ok      {name} ({seconds} s)");
-        }
-        let why: Vec<_> = self.failures.iter().map(Failure::to_string).collect();
-        format!("FAILED  {name} ({seconds} s): {}", why.join("; "))
-    }
-}
-
-/// Unpacks what the test saved. A guest that died has saved nothing, or half of it.
-fn unpack(saved: &Path, dir: &Path) {
+/// Unpacks what the tests saved, an archive for each. A guest that died has saved nothing, or half of it.
+fn unpack(saved: &Path, results: &Path) {
     if fs::metadata(saved).is_ok_and(|about| about.len() > 0) {
         let mut tar = Command::new("tar");
-        tar.arg("-xf").arg(saved).arg("-C").arg(dir);
+        tar.args(["--ignore-zeros", "-xf"]).arg(saved);
+        tar.arg("-C").arg(results);
         if let Err(error) = sh::run(tar) {
             eprintln!("guest: {error:#}");
         }
     }
     let _ = fs::remove_file(saved);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_emulator_did_is_run_again() {
-        let run = |failures, begun, seconds| Run {
-            failures,
-            begun,
-            seconds,
-        };
-        let panic = || vec![Failure::Panic("Kernel panic".into())];
-        let timeout = || vec![Failure::Timeout(120)];
-        assert!(run(panic(), false, 3).emulator(120).is_some());
-        assert!(run(timeout(), true, 5).emulator(120).is_some());
-        for run in [
-            run(vec![], true, 5),
-            run(panic(), true, 3),
-            run(timeout(), true, 125),
-            run(vec![Failure::Exit("1".into())], true, 5),
-        ] {
-            assert_eq!(run.emulator(120), None);
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! One QEMU process: how it is started, and that it ends with us.
 //!
-//! Channels: the kernel's log goes to the first serial port, the test's output to QEMU's stdout by a virtio port, and
-//! two more virtio ports carry the run's status and the files that the test saved.
+//! Channels: the kernel's log goes to the first serial port, the tests' output to QEMU's stdout by a virtio port, and
+//! two more virtio ports carry what the guest says of the tests and the files that they saved.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -10,18 +10,23 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::Parameters;
+use super::boots::Said;
 use super::health::End;
 use super::spec::Spec;
 
-/// Seconds from QEMU's start to the test's; some five are usual.
+/// Seconds from QEMU's start to the first test's; some five are usual.
 const BOOT: u64 = 60;
-/// Seconds from the test's limit, which the guest enforces, to the end of QEMU.
+/// Seconds from a test's limit, which the guest enforces, to the end of QEMU.
 const GRACE: u64 = 20;
+/// Seconds from a test's end to the next one's beginning: what it left is waited for, and what it saved is sent.
+const BETWEEN: u64 = 40;
 /// How often the guest's state is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
+/// guest/init begins a line of the output with this where a test begins; the test's name follows.
+const MARK: u8 = 0x1E;
 
 /// What every guest starts from.
 pub(crate) struct Machine {
@@ -29,26 +34,30 @@ pub(crate) struct Machine {
     pub(crate) initrd: PathBuf,
 }
 
-/// The files of one run, in the test's directory.
+/// The files of one boot.
 pub(crate) struct Logs {
     pub(crate) kernel: PathBuf,
-    pub(crate) output: PathBuf,
     pub(crate) status: PathBuf,
     pub(crate) saved: PathBuf,
+    /// Where each test has a directory.
+    results: PathBuf,
 }
 
 impl Logs {
-    /// An empty directory for a run.
-    pub(crate) fn new(dir: &Path) -> Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
+    /// An empty directory for a boot of these tests, and one for each of them.
+    pub(crate) fn new(dir: &Path, results: &Path, tests: &[&Spec]) -> Result<Self> {
+        let of_tests = tests.iter().map(|test| results.join(&test.name));
+        for dir in of_tests.chain([dir.to_owned()]) {
+            if dir.exists() {
+                fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+            }
+            fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         }
-        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         Ok(Self {
             kernel: dir.join("kernel.log"),
-            output: dir.join("output.log"),
             status: dir.join("status"),
             saved: dir.join("saved.tar"),
+            results: results.to_owned(),
         })
     }
 }
@@ -88,15 +97,29 @@ impl Machine {
         command
     }
 
-    /// Runs a test, showing what it prints. The test finds the parameters by lib.sh's `parameter`.
-    pub(crate) fn run(&self, spec: &Spec, parameters: &Parameters, logs: &Logs) -> Result<End> {
+    /// Boots and runs tests, showing what they print: how it ended, and what the guest said of them. The tests find the
+    /// parameters by lib.sh's `parameter`.
+    pub(crate) fn run(
+        &self,
+        tests: &[&Spec],
+        parameters: &Parameters,
+        logs: &Logs,
+    ) -> Result<(End, Vec<Said>)> {
+        let first = tests.first().context("a boot for no test")?;
+        let list: Vec<_> = tests
+            .iter()
+            .map(|test| format!("{}:{}", test.name, test.timeout))
+            .collect();
         let append = format!(
-            "ignore_loglevel uzram.test={} uzram.timeout={}{}",
-            spec.name,
-            spec.timeout,
+            "ignore_loglevel uzram.tests={}{}",
+            list.join(","),
             parameters.append()
         );
-        let mut command = self.command(spec, &append);
+        ensure!(
+            append.len() < 1800,
+            "too much for a kernel's command line: {append}"
+        );
+        let mut command = self.command(first, &append);
         command.arg("-serial").arg(to_file("file:", &logs.kernel));
         command.args(["-device", "virtio-serial-pci"]);
         // Not the "stdio" backend: the end of its stdin would disconnect the port.
@@ -107,15 +130,15 @@ impl Machine {
         let mut guest = Guest(command.spawn().context("cannot run qemu-system-x86_64")?);
         let output = guest.0.stdout.take().context("QEMU has no stdout")?;
         let show = {
-            let file = File::create(&logs.output)?;
-            let name = spec.name.clone();
-            thread::spawn(move || show(output, file, &name))
+            let results = logs.results.clone();
+            let first = first.name.clone();
+            thread::spawn(move || show(output, &results, first))
         };
-        let end = wait(&mut guest.0, spec, logs)?;
+        let ended = wait(&mut guest.0, tests, logs)?;
         drop(guest);
         // QEMU's end is the end of its output.
         let _ = show.join();
-        Ok(end)
+        Ok(ended)
     }
 
     /// An interactive shell on the serial console.
@@ -141,45 +164,82 @@ fn to_file(prefix: &str, path: &Path) -> String {
     format!("{prefix}{}", path.display().to_string().replace(',', ",,"))
 }
 
-/// Copies the test's output to a file and, with its name before each line, to our stdout.
-fn show(output: ChildStdout, mut file: File, name: &str) {
+/// Copies each test's output to a file of its own and, with its name before each line, to our stdout.
+fn show(output: ChildStdout, results: &Path, mut name: String) {
+    let open = |name: &str| File::create(results.join(name).join("output.log"));
+    let mut file = open(&name);
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-        // Whoever does not want to see it still gets the verdict.
-        let _ = file.write_all(&line);
-        let text = String::from_utf8_lossy(&line);
-        let _ = writeln!(std::io::stdout(), "{name:>12} | {}", text.trim_end());
+        // The mark may follow a last line that has no end.
+        let mark = line.iter().position(|byte| *byte == MARK);
+        let (text, next) = line.split_at(mark.unwrap_or(line.len()));
+        if !text.is_empty() {
+            // Whoever does not want to see it still gets the verdict.
+            if let Ok(file) = &mut file {
+                let _ = file.write_all(text);
+            }
+            let text = String::from_utf8_lossy(text);
+            let _ = writeln!(std::io::stdout(), "{name:>12} | {}", text.trim_end());
+        }
+        if let Some((_, next)) = next.split_first() {
+            let next = String::from_utf8_lossy(next).trim_end().to_owned();
+            if next != name {
+                file = open(&next);
+                name = next;
+            }
+        }
         line.clear();
     }
 }
 
-/// Waits for QEMU to end, as long as the guest may take.
-fn wait(child: &mut Child, spec: &Spec, logs: &Logs) -> Result<End> {
+/// Waits for QEMU to end, as long as the guest may take; how it ended, and all that the guest said.
+fn wait(child: &mut Child, tests: &[&Spec], logs: &Logs) -> Result<(End, Vec<Said>)> {
     let start = Instant::now();
-    let mut begun = None;
+    let mut said = Vec::new();
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(if status.success() {
-                End::Itself
-            } else {
-                End::Broken(status)
-            });
+        let ended = child.try_wait()?;
+        // Not before: it may have said something more before it ended.
+        listen(&logs.status, &mut said);
+        if let Some(status) = ended {
+            let itself = status.success();
+            return Ok((
+                if itself {
+                    End::Itself
+                } else {
+                    End::Broken(status)
+                },
+                said,
+            ));
         }
-        if begun.is_none() && fs::read_to_string(&logs.status).is_ok_and(|s| s.contains("begin")) {
-            begun = Some(Instant::now());
-        }
-        let (since, limit) = match begun {
+        let (since, limit) = match said.last() {
             None => (start, BOOT),
-            Some(begun) => (begun, spec.timeout + GRACE),
+            Some(last) => {
+                let test = last
+                    .begun()
+                    .and_then(|name| tests.iter().find(|t| t.name == name));
+                (last.at, test.map_or(BETWEEN, |test| test.timeout + GRACE))
+            }
         };
         if since.elapsed() > Duration::from_secs(limit) {
-            return Ok(if begun.is_some() {
-                End::Stuck(limit)
-            } else {
+            let end = if said.is_empty() {
                 End::NoBoot(limit)
-            });
+            } else {
+                End::Stuck(limit)
+            };
+            return Ok((end, said));
         }
         thread::sleep(GLANCE);
+    }
+}
+
+/// Takes the whole lines that have come to the file.
+fn listen(status: &Path, said: &mut Vec<Said>) {
+    let text = fs::read_to_string(status).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let at = Instant::now();
+    for line in whole.lines().skip(said.len()) {
+        let line = line.trim_end().to_owned();
+        said.push(Said { line, at });
     }
 }

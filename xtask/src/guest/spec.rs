@@ -12,8 +12,10 @@ use regex_lite::Regex;
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) about: String,
-    /// Whether it runs when no test is named.
-    pub(crate) ci: bool,
+    /// When it runs without being named.
+    pub(crate) ci: Ci,
+    /// Whether other tests may run before and after it in the same guest.
+    pub(crate) shares: bool,
     /// The guest's memory, as QEMU takes it: `512M`, `1G`.
     pub(crate) memory: String,
     pub(crate) cpus: u32,
@@ -27,12 +29,22 @@ pub(crate) struct Spec {
     pub(crate) fails: Option<String>,
 }
 
+/// When a test runs without being named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ci {
+    Yes,
+    /// With `--slow` only.
+    Slow,
+    No,
+}
+
 impl Spec {
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
         let mut spec = Self {
             name: name.to_owned(),
             about: String::new(),
-            ci: true,
+            ci: Ci::Yes,
+            shares: false,
             memory: "1G".into(),
             cpus: 2,
             timeout: 60,
@@ -56,9 +68,17 @@ impl Spec {
                 "about" => spec.about = value.into(),
                 "ci" => {
                     spec.ci = match value {
-                        "yes" => true,
-                        "no" => false,
-                        _ => bail!("{} (yes or no)", wrong()),
+                        "yes" => Ci::Yes,
+                        "slow" => Ci::Slow,
+                        "no" => Ci::No,
+                        _ => bail!("{} (yes, slow or no)", wrong()),
+                    }
+                }
+                "boot" => {
+                    spec.shares = match value {
+                        "shared" => true,
+                        "own" => false,
+                        _ => bail!("{} (shared or own)", wrong()),
                     }
                 }
                 "memory" => {
@@ -84,8 +104,8 @@ impl Spec {
         if spec.about.is_empty() {
             bail!("no line '# about: ...' at the top");
         }
-        if spec.ci && spec.fails.is_some() {
-            bail!("what must fail cannot be 'ci: yes'");
+        if spec.ci != Ci::No && spec.fails.is_some() {
+            bail!("what must fail has to be 'ci: no'");
         }
         Ok(spec)
     }
@@ -107,10 +127,15 @@ pub(crate) fn read_all(dir: &Path) -> Result<Vec<Spec>> {
     Ok(specs)
 }
 
-/// The tests to run: those named, or those of CI.
-pub(crate) fn select<'a>(specs: &'a [Spec], names: &[&str]) -> Result<Vec<&'a Spec>> {
+/// The tests to run: those named, or those of CI, with its slow ones or without.
+pub(crate) fn select<'a>(specs: &'a [Spec], names: &[&str], slow: bool) -> Result<Vec<&'a Spec>> {
     if names.is_empty() {
-        return Ok(specs.iter().filter(|spec| spec.ci).collect());
+        let wanted = |spec: &&Spec| match spec.ci {
+            Ci::Yes => true,
+            Ci::Slow => slow,
+            Ci::No => false,
+        };
+        return Ok(specs.iter().filter(wanted).collect());
     }
     let find = |name: &&str| {
         let spec = specs.iter().find(|spec| spec.name == *name);
@@ -128,12 +153,12 @@ mod tests {
 
     #[test]
     fn a_header_is_read() {
-        let text = "#!/bin/bash\n# about: it works: really\n# ci: no\n# memory: 512M\n# cpus: 3\n\
+        let text = "#!/bin/bash\n# about: it works: really\n# ci: no\n# boot: shared\n# memory: 512M\n# cpus: 3\n\
                     # timeout: 9\n# modules: ublk-drv nbd\n# allow-dmesg: I/O error, dev loop[0-9]\n\
                     # note: this\n\n# cpus: 7\n";
         let spec = Spec::parse("x", text).unwrap();
         assert_eq!(spec.about, "it works: really");
-        assert!(!spec.ci);
+        assert_eq!((spec.ci, spec.shares), (Ci::No, true));
         assert_eq!(
             (spec.memory.as_str(), spec.cpus, spec.timeout),
             ("512M", 3, 9)
@@ -149,6 +174,7 @@ mod tests {
         let wrong = [
             "",
             "# ci: maybe",
+            "# boot: yes",
             "# memory: 1",
             "# memory: xG",
             "# cpus: two",
@@ -170,14 +196,19 @@ mod tests {
     #[test]
     fn tests_are_selected() {
         let spec = |name, text: &str| Spec::parse(name, &format!("# about: x\n{text}")).unwrap();
-        let specs = [spec("a", ""), spec("b", "# ci: no")];
-        let names = |names: &[&str]| -> Result<Vec<String>> {
-            let chosen = select(&specs, names)?;
+        let specs = [
+            spec("a", ""),
+            spec("b", "# ci: no"),
+            spec("c", "# ci: slow"),
+        ];
+        let names = |names: &[&str], slow| -> Result<Vec<String>> {
+            let chosen = select(&specs, names, slow)?;
             Ok(chosen.iter().map(|s| s.name.clone()).collect())
         };
-        assert_eq!(names(&[]).unwrap(), ["a"]);
-        assert_eq!(names(&["b", "a"]).unwrap(), ["b", "a"]);
-        let error = names(&["c"]).unwrap_err().to_string();
-        assert_eq!(error, "no test 'c'; there are: a b");
+        assert_eq!(names(&[], false).unwrap(), ["a"]);
+        assert_eq!(names(&[], true).unwrap(), ["a", "c"]);
+        assert_eq!(names(&["b", "a"], false).unwrap(), ["b", "a"]);
+        let error = names(&["d"], false).unwrap_err().to_string();
+        assert_eq!(error, "no test 'd'; there are: a b c");
     }
 }

@@ -69,7 +69,7 @@ pub(super) trait Encoder: Send + Sync + Sized + 'static {
 
 /// Memory of an `LZ4_stream_t` or `LZ4_streamHC_t`, initialised; u64s for the alignment that both demand.
 pub(super) struct Lz4Stream<E> {
-    words: Box<[u64]>,
+    pub(super) words: Box<[u64]>,
     encoder: PhantomData<E>,
 }
 
@@ -89,17 +89,8 @@ impl<E: Encoder> Lz4Stream<E> {
         size_of_val(&*self.words)
     }
 
-    pub(super) fn as_ptr(&self) -> *const c_void {
-        self.words.as_ptr().cast()
-    }
-
     pub(super) fn as_mut_ptr(&mut self) -> *mut c_void {
         self.words.as_mut_ptr().cast()
-    }
-
-    /// Becomes a copy of `other`, which refers to what `other` refers to.
-    pub(super) fn copy_from(&mut self, other: &Lz4Stream<E>) {
-        self.words.copy_from_slice(&other.words);
     }
 }
 

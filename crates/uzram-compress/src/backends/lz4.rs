@@ -134,7 +134,7 @@ impl Encoder for Fast {
         mut block: Lz4Block,
         acceleration: c_int,
     ) -> c_int {
-        stream.copy_from(&dictionary.stream);
+        stream.words.copy_from_slice(&dictionary.stream.words);
         // SAFETY: the stream is the copy of one that LZ4_loadDictSlow prepared and nobody used. It refers to the
         // dictionary's bytes, which the caller's borrow keeps alive for the call, and the next call does not look at
         // what this one leaves behind. A block's pointers are valid for the lengths that it says.

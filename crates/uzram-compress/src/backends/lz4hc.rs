@@ -137,7 +137,7 @@ impl Encoder for HighCompression {
         // caller's borrow keeps it alive for the call. A block's pointers are valid for the lengths that it says.
         let len = unsafe {
             LZ4_resetStreamHC_fast(stream.as_mut_ptr(), level);
-            LZ4_attach_HC_dictionary(stream.as_mut_ptr(), dictionary.stream.as_ptr());
+            LZ4_attach_HC_dictionary(stream.as_mut_ptr(), dictionary.stream.words.as_ptr().cast());
             LZ4_compress_HC_continue(
                 stream.as_mut_ptr(),
                 block.src(),

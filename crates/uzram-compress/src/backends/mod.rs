@@ -41,7 +41,6 @@ const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     ],
 }];
 
-/// Streams, dictionaries, tfms and the decoder that lz4 and lz4hc share.
 #[cfg(any(feature = "lz4", feature = "lz4hc"))]
 mod liblz4;
 
