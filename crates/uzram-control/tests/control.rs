@@ -149,10 +149,10 @@ fn requests_are_answered_and_nonsense_disturbs_nobody() {
     for (bytes, says) in [
         (&b""[..], "cut short"),
         (b"hello\n", "not JSON"),
-        (b"{\"op\":\"ping\"}\n", "version none"),
+        (b"{\"op\":\"ping\"}\n", "names no version"),
         (
             b"{\"version\":2,\"op\":\"ping\"}\n",
-            "version 2, this server speaks 1",
+            "this client speaks version 2 of the control protocol",
         ),
         (b"{\"version\":1,\"op\":\"explode\"}\n", "unknown request"),
         (

@@ -288,7 +288,7 @@ impl Pool {
     }
 
     /// Prefetches what freeing the object at a handle will touch. Harmless if it is gone by then.
-    pub fn expect_free(&self, handle: u64) {
+    pub fn prefetch_free(&self, handle: u64) {
         let Some((number, index, offset)) = self.place_of(handle) else {
             return;
         };

@@ -169,7 +169,7 @@ impl Device {
         for part in parts(offset, buf.len() as u64) {
             // The first page, and always the next one.
             while expected < end.min(part.page + 2) {
-                self.expect_read(expected);
+                self.prefetch_read(expected);
                 expected += 1;
             }
             let (piece, rest) = buf.split_at_mut(part.len);

@@ -53,16 +53,16 @@ fn fill_without_object(content: Content, out: &mut [u8; PAGE_SIZE]) -> bool {
 impl Device {
     /// Prefetches a page's object while another page is read. Only a hint: takes no lock, and the object may be gone
     /// by now.
-    pub(crate) fn expect_read(&self, page: u64) {
+    pub(crate) fn prefetch_read(&self, page: u64) {
         if let Some((handle, len)) = self.table.peek(page).object() {
             self.pool.prefetch(handle, len);
         }
     }
 
     /// Prefetches the pool metadata that freeing a page's object will touch, while another is allocated. Only a hint.
-    fn expect_free(&self, page: u64) {
+    fn prefetch_free(&self, page: u64) {
         if let Some((handle, _)) = self.table.peek(page).object() {
-            self.pool.expect_free(handle);
+            self.pool.prefetch_free(handle);
         }
     }
 
@@ -215,7 +215,7 @@ impl Device {
             // An object that does not fit two pages is as incompressible as one that does not fit one.
             None => {
                 let compressed = encoder.tfm.compress(data, &mut encoder.object[..]);
-                self.expect_free(page);
+                self.prefetch_free(page);
                 match compressed {
                     Ok(len) if len < HUGE_THRESHOLD => {
                         self.place_object(page, encoder.codec, &encoder.object[..len], cpu)?
