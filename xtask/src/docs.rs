@@ -70,7 +70,7 @@ fn book() -> PathBuf {
 /// Builds the programs as the tests do. `uzram` has the help of some commands from `uzram-bench`, which lies beside it.
 fn build() -> Result<PathBuf> {
     let bench = ["--bin", "uzram-bench"];
-    let args = [&["build", "--quiet"], sh::WORKSPACE, sh::PROGRAM, &bench].concat();
+    let args = [&["build", "--quiet"][..], sh::WORKSPACE, sh::PROGRAM, &bench].concat();
     sh::run(sh::cargo(&args))?;
     Ok(sh::target().join("debug/uzram"))
 }
