@@ -286,10 +286,7 @@ impl Proof {
                 Ok((output.status.success() && printed, text))
             }
             Self::Makes { options, path } => {
-                let built = cargo(tree, &[&["build"][..], sh::WORKSPACE, sh::PROGRAM].concat())?;
-                if !built.0 {
-                    return Ok(built);
-                }
+                build(tree)?;
                 let run = tree.join("run");
                 let uzram = |args: &[&str]| {
                     let mut program = Command::new(sh::target().join("debug/uzram"));

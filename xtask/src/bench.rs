@@ -9,20 +9,8 @@ use anyhow::Result;
 
 use crate::{setup, sh};
 
-/// Builds `uzram-bench` for speed, with all rivals, and `uzram` beside it, and runs `uzram-bench`.
-pub(crate) const PROGRAM: &[&str] = &[
-    "run",
-    "--release",
-    "--quiet",
-    "--bin",
-    "uzram-bench",
-    "--features",
-    "uzram-bench/rivals",
-    "--",
-];
-
-/// The same, for the words after `lab`.
-pub(crate) const LIBRARY: &[&str] = &[
+/// Builds `uzram-bench` for speed, with all rivals, and runs an experiment of the laboratory.
+const LIBRARY: &[&str] = &[
     "run",
     "--release",
     "--quiet",
@@ -33,6 +21,9 @@ pub(crate) const LIBRARY: &[&str] = &[
     "--",
     "lab",
 ];
+
+/// The same, for any of its commands.
+pub(crate) const PROGRAM: &[&str] = LIBRARY.split_at(LIBRARY.len() - 1).0;
 
 /// The record that is drawn, and where its picture is.
 const CHART: [&str; 2] = ["bench/record/codecs.json", "docs/ratio-speed.svg"];

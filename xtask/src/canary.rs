@@ -15,8 +15,10 @@ const MEND: &str = "in a scratch clone run `git apply --reject xtask/canary/cana
 pub(crate) fn canaries() -> Result<()> {
     let tree = acid::copy("canary")?;
     acid::apply(&tree, &sh::root().join(PATCH)).context(MEND)?;
-    let mut test = sh::cargo(&["test", "--package", "uzram", "--test", "machine", "--"]);
-    test.args(["--exact", "canary::every_canary_is_heard", "--nocapture"]);
+    let build = [&["test"], sh::WORKSPACE, &["--test", "machine"]].concat();
+    let mut test = sh::cargo(&build);
+    test.args(["--", "--exact", "canary::every_canary_is_heard"]);
+    test.arg("--nocapture");
     test.current_dir(&tree)
         .env("CARGO_TARGET_DIR", sh::target());
     sh::run(test)

@@ -69,9 +69,8 @@ fn book() -> PathBuf {
 
 /// Builds the programs as the tests do. `uzram` has the help of some commands from `uzram-bench`, which lies beside it.
 fn build() -> Result<PathBuf> {
-    let bench = ["--bin", "uzram-bench"];
-    let args = [&["build", "--quiet"][..], sh::WORKSPACE, sh::PROGRAM, &bench].concat();
-    sh::run(sh::cargo(&args))?;
+    let args = ["build", "--quiet", "--bins", "--examples"];
+    sh::run(sh::cargo(&[&args[..], sh::WORKSPACE].concat()))?;
     Ok(sh::target().join("debug/uzram"))
 }
 
@@ -421,10 +420,7 @@ fn summary(spec: bool) -> Result<String> {
         let note = fs::read_to_string(&path)?;
         let title = note.lines().find_map(|line| line.strip_prefix("# "));
         let title = title.with_context(|| format!("{name} has no title"))?;
-        // Some titles begin with the number, some do not.
-        let number = name.split('-').next().unwrap_or_default();
-        let title = title.strip_prefix(number).unwrap_or(title).trim_start();
-        text += &format!("- [{number} {title}](design/{name})\n");
+        text += &format!("- [{title}](design/{name})\n");
     }
     Ok(text)
 }

@@ -5,7 +5,6 @@ mod acid;
 mod bench;
 mod canary;
 mod docs;
-mod format;
 mod guest;
 mod run;
 mod setup;
@@ -60,7 +59,7 @@ enum Task {
     Guest(guest::Options),
     /// Write the book's pages that are made of the program
     Docs {
-        /// Write nothing, and fail where a page is not what would be written
+        /// Write nothing; fail where a page is not what would be written
         #[arg(long)]
         check: bool,
     },

@@ -66,7 +66,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "docs",
         about: "rustdoc without warnings",
-        run: |_| docs(),
+        run: |_| rustdoc(),
     },
     Step {
         name: "tidy",
@@ -74,14 +74,14 @@ pub(crate) const STEPS: &[Step] = &[
         run: |_| outcome(tidy::tidy()),
     },
     Step {
-        name: "book",
-        about: "the book's pages that are made of the program are as it has them",
-        run: |_| outcome(docs::docs(true)),
-    },
-    Step {
         name: "tests",
         about: "unit, property, conformance, interop and end-to-end tests",
         run: tests,
+    },
+    Step {
+        name: "book",
+        about: "the book's pages are as the program has them",
+        run: |_| outcome(docs::docs(true)),
     },
     Step {
         name: "canaries",
@@ -170,7 +170,7 @@ fn features(manifest: &str) -> Vec<&str> {
         .collect()
 }
 
-fn docs() -> Outcome {
+fn rustdoc() -> Outcome {
     let mut command = sh::cargo(&[&["doc", "--no-deps", "--quiet"], sh::WORKSPACE].concat());
     command.env("RUSTDOCFLAGS", "-D warnings");
     outcome(sh::run(command))
@@ -250,7 +250,7 @@ fn bench_smoke(name: &str) -> Outcome {
     }
     let program = sh::target().join("debug/uzram-bench");
     let program = program.display().to_string();
-    outcome(sh::run(sh::command(&program, &[name, "--quick"])))
+    outcome(sh::run(sh::command(&program, &["lab", name, "--quick"])))
 }
 
 #[cfg(test)]

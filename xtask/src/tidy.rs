@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{format, guest, sh};
+use crate::{guest, sh};
 
 /// Longest README.md, in lines: a first page. What is beyond it belongs to `docs/`.
 const README_LINES: usize = 150;
@@ -29,9 +29,6 @@ pub(crate) fn tidy() -> Result<()> {
     }
     if let Err(error) = guest::specs() {
         wrong.push(format!("{error:#}"));
-    }
-    for name in format::unformatted()? {
-        wrong.push(format!("{name} is not formatted (`rustfmt {name}`)"));
     }
     let sources = files("*.rs")?;
     for name in &sources {

@@ -30,15 +30,15 @@ pub trait Disk: Send + Sync {
 /// Writes in flight. Used by one thread at a time.
 pub trait WriteQueue: Send {
     /// Begins a write. One that cannot be begun comes back by [`WriteQueue::reap`] with its error.
-    fn submit(&mut self, write: Write);
+    fn submit(&mut self, write: DiskWrite);
 
     /// A write that is done: its bytes have reached the disk, or it has failed. Waits up to `timeout` for one, and not at
     /// all when none is in flight.
-    fn reap(&mut self, timeout: Duration) -> Option<Done>;
+    fn reap(&mut self, timeout: Duration) -> Option<DiskDone>;
 }
 
 /// A write on its way.
-pub struct Write {
+pub struct DiskWrite {
     /// The submitter's, handed back.
     pub token: usize,
     /// Where on the disk, in bytes.
@@ -49,7 +49,7 @@ pub struct Write {
     pub range: Range<usize>,
 }
 
-impl Write {
+impl DiskWrite {
     /// What is to be written.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer.bytes()[self.range.clone()]
@@ -57,9 +57,9 @@ impl Write {
 }
 
 /// A write that came back.
-pub struct Done {
+pub struct DiskDone {
     /// As submitted.
-    pub write: Write,
+    pub write: DiskWrite,
     /// Bytes written, perhaps less than asked for.
     pub result: io::Result<usize>,
 }
@@ -90,7 +90,7 @@ pub(crate) fn write_now(disk: &dyn Disk, buffer: Buffer, offset: u64) -> io::Res
     let range = 0..buffer.bytes().len();
     let token = 0;
     let len = range.len();
-    queue.submit(Write {
+    queue.submit(DiskWrite {
         token,
         offset,
         buffer,

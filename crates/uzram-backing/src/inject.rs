@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::BLOCK;
-use crate::disk::{Disk, Done, Write, WriteQueue};
+use crate::disk::{Disk, DiskDone, DiskWrite, WriteQueue};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Fault {
 
 /// When a fault happens.
 #[derive(Debug, Clone)]
-pub struct Rule {
+pub struct FaultRule {
     /// Writes; otherwise reads.
     pub writes: bool,
     /// Requests that touch these bytes.
@@ -42,10 +42,10 @@ pub struct Rule {
     pub fault: Fault,
 }
 
-impl Rule {
+impl FaultRule {
     /// All writes.
-    pub fn writes(fault: Fault) -> Rule {
-        Rule {
+    pub fn writes(fault: Fault) -> FaultRule {
+        FaultRule {
             writes: true,
             range: 0..u64::MAX,
             skip: 0,
@@ -55,16 +55,16 @@ impl Rule {
     }
 
     /// All reads.
-    pub fn reads(fault: Fault) -> Rule {
-        Rule {
+    pub fn reads(fault: Fault) -> FaultRule {
+        FaultRule {
             writes: false,
-            ..Rule::writes(fault)
+            ..FaultRule::writes(fault)
         }
     }
 
     /// Of those, only the next `times` after `skip` more.
-    pub fn after(self, skip: u64, times: u64) -> Rule {
-        Rule {
+    pub fn after(self, skip: u64, times: u64) -> FaultRule {
+        FaultRule {
             skip,
             times,
             ..self
@@ -72,14 +72,14 @@ impl Rule {
     }
 
     /// Of those, only the ones that touch `range`.
-    pub fn within(self, range: Range<u64>) -> Rule {
-        Rule { range, ..self }
+    pub fn within(self, range: Range<u64>) -> FaultRule {
+        FaultRule { range, ..self }
     }
 }
 
 #[derive(Default)]
 struct FaultState {
-    rules: Vec<Rule>,
+    rules: Vec<FaultRule>,
     fired: u64,
     /// Counts releases: a write hangs until it changes.
     released: u64,
@@ -132,7 +132,7 @@ impl FaultyDisk {
     }
 
     /// Adds a rule. The first that applies to a request decides.
-    pub fn add(&self, rule: Rule) {
+    pub fn add(&self, rule: FaultRule) {
         self.script.state().rules.push(rule);
     }
 
@@ -211,9 +211,9 @@ impl Disk for FaultyDisk {
 struct FaultyQueue {
     inner: Box<dyn WriteQueue>,
     script: Arc<Script>,
-    ready: Vec<Done>,
+    ready: Vec<DiskDone>,
     /// With the count of releases at which each hung.
-    hung: Vec<(u64, Write)>,
+    hung: Vec<(u64, DiskWrite)>,
     /// Of writes that were changed on their way down: token, what they were, what to say of them.
     spoilt: Vec<(usize, Range<usize>, Fault)>,
 }
@@ -235,7 +235,7 @@ impl FaultyQueue {
     }
 
     /// Gives a write that was changed its range back, and tells the lie that was asked for.
-    fn disguise(&mut self, mut done: Done) -> Done {
+    fn disguise(&mut self, mut done: DiskDone) -> DiskDone {
         let token = done.write.token;
         let Some(at) = self.spoilt.iter().position(|spoilt| spoilt.0 == token) else {
             return done;
@@ -257,14 +257,14 @@ impl FaultyQueue {
 }
 
 impl WriteQueue for FaultyQueue {
-    fn submit(&mut self, mut write: Write) {
+    fn submit(&mut self, mut write: DiskWrite) {
         let range = write.range.clone();
         let fault = self.script.fault(true, write.offset, range.len());
         match fault {
             None => {}
             Some(Fault::Error(errno)) => {
                 let result = Err(errno.into());
-                return self.ready.push(Done { write, result });
+                return self.ready.push(DiskDone { write, result });
             }
             Some(Fault::Hang) => {
                 let since = self.script.state().released;
@@ -282,7 +282,7 @@ impl WriteQueue for FaultyQueue {
         self.inner.submit(write);
     }
 
-    fn reap(&mut self, timeout: Duration) -> Option<Done> {
+    fn reap(&mut self, timeout: Duration) -> Option<DiskDone> {
         let deadline = Instant::now() + timeout;
         loop {
             let hangs = self.release();

@@ -81,7 +81,7 @@ pub use backing::Backing;
 pub use buffer::{Buffer, ReadBuffer, SegmentBuffer};
 pub use compact::{Hold, Objects, StoredObject, Victim};
 pub use counters::BackingStats;
-pub use disk::{Disk, Done, Write, WriteQueue};
+pub use disk::{Disk, DiskDone, DiskWrite, WriteQueue};
 pub use error::{BackingDamage, OpenError, PushError, ReadError, WriteError};
 pub use file::{FileDisk, FileOptions};
 pub use format::{Location, MAX_OBJECT, MIN_BACKING_BYTES, SEGMENT_BYTES, entry_bytes, is_backing};

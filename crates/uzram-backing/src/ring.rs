@@ -14,7 +14,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::disk::{Done, Write, WriteQueue};
+use crate::disk::{DiskDone, DiskWrite, WriteQueue};
 use crate::page_cache::drop_cached;
 
 const TIMED_OUT: i32 = Errno::TIME.raw_os_error();
@@ -25,9 +25,9 @@ pub(crate) struct RingQueue {
     file: Arc<File>,
     direct: bool,
     /// By user data.
-    flights: Vec<Option<Write>>,
+    flights: Vec<Option<DiskWrite>>,
     /// Those that the ring did not take.
-    refused: Vec<Done>,
+    refused: Vec<DiskDone>,
 }
 
 impl RingQueue {
@@ -49,7 +49,7 @@ impl RingQueue {
         self.flights.iter().any(Option::is_some)
     }
 
-    fn pop(&mut self) -> Option<Done> {
+    fn pop(&mut self) -> Option<DiskDone> {
         if let Some(done) = self.refused.pop() {
             return Some(done);
         }
@@ -64,15 +64,15 @@ impl RingQueue {
         if let (false, Ok(count)) = (self.direct, &result) {
             drop_cached(&self.file, write.offset, *count);
         }
-        Some(Done { write, result })
+        Some(DiskDone { write, result })
     }
 }
 
 impl WriteQueue for RingQueue {
-    fn submit(&mut self, write: Write) {
+    fn submit(&mut self, write: DiskWrite) {
         let Some(slot) = self.flights.iter().position(Option::is_none) else {
             let result = Err(io::ErrorKind::WouldBlock.into());
-            return self.refused.push(Done { write, result });
+            return self.refused.push(DiskDone { write, result });
         };
         let write = self.flights[slot].insert(write);
         let bytes = write.bytes();
@@ -93,13 +93,13 @@ impl WriteQueue for RingQueue {
         if pushed.is_err() {
             let write = self.flights[slot].take().expect("put there above");
             let result = Err(io::ErrorKind::WouldBlock.into());
-            return self.refused.push(Done { write, result });
+            return self.refused.push(DiskDone { write, result });
         }
         // What the kernel does not take now (it is short of something, or a signal came) it is offered again by `reap`.
         let _ = self.ring.submit();
     }
 
-    fn reap(&mut self, timeout: Duration) -> Option<Done> {
+    fn reap(&mut self, timeout: Duration) -> Option<DiskDone> {
         if let Some(done) = self.pop() {
             return Some(done);
         }

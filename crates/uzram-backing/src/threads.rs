@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::disk::{Done, Write, WriteQueue};
+use crate::disk::{DiskDone, DiskWrite, WriteQueue};
 use crate::page_cache::drop_cached;
 
 /// More writes at a time keep a disk no busier.
 const MAX_THREADS: usize = 4;
 
 pub(crate) struct ThreadQueue {
-    jobs: Sender<Write>,
-    done: Receiver<Done>,
+    jobs: Sender<DiskWrite>,
+    done: Receiver<DiskDone>,
     in_flight: usize,
 }
 
@@ -42,19 +42,19 @@ impl ThreadQueue {
 }
 
 /// Until the queue is dropped.
-fn work(file: &File, direct: bool, todo: &Mutex<Receiver<Write>>, results: &Sender<Done>) {
+fn work(file: &File, direct: bool, todo: &Mutex<Receiver<DiskWrite>>, results: &Sender<DiskDone>) {
     loop {
         // One waits for a job, the others for their turn to wait.
         let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(write) = job else { return };
         let result = write_at(file, direct, &write);
-        if results.send(Done { write, result }).is_err() {
+        if results.send(DiskDone { write, result }).is_err() {
             return;
         }
     }
 }
 
-fn write_at(file: &File, direct: bool, write: &Write) -> io::Result<usize> {
+fn write_at(file: &File, direct: bool, write: &DiskWrite) -> io::Result<usize> {
     let flags = match direct {
         true => ReadWriteFlags::empty(),
         false => ReadWriteFlags::DSYNC,
@@ -73,14 +73,14 @@ fn write_at(file: &File, direct: bool, write: &Write) -> io::Result<usize> {
 }
 
 impl WriteQueue for ThreadQueue {
-    fn submit(&mut self, write: Write) {
+    fn submit(&mut self, write: DiskWrite) {
         self.in_flight += 1;
         self.jobs
             .send(write)
             .expect("the threads live as long as this");
     }
 
-    fn reap(&mut self, timeout: Duration) -> Option<Done> {
+    fn reap(&mut self, timeout: Duration) -> Option<DiskDone> {
         if self.in_flight == 0 {
             return None;
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::BLOCK;
 use crate::buffer::{Buffer, segment_buffer};
 use crate::counters::{count, worth_a_line};
-use crate::disk::{Done, Write, WriteQueue};
+use crate::disk::{DiskDone, DiskWrite, WriteQueue};
 use crate::error::{PushError, WriteError, errno};
 use crate::format::{Location, MAX_OBJECT, entry_bytes, write_entry};
 use crate::segment::{FLIGHT, OPEN, live};
@@ -208,7 +208,7 @@ impl Writer {
             written: 0,
             abandoned: false,
         });
-        self.queue.submit(Write {
+        self.queue.submit(DiskWrite {
             token,
             offset,
             buffer: filling.buffer,
@@ -310,8 +310,8 @@ impl Writer {
         }
     }
 
-    fn done(&mut self, done: Done, report: &mut impl FnMut(Written)) {
-        let Done { mut write, result } = done;
+    fn done(&mut self, done: DiskDone, report: &mut impl FnMut(Written)) {
+        let DiskDone { mut write, result } = done;
         let token = write.token;
         let flight = self.flights[token].as_mut().expect("it was in flight");
         let asked = write.range.len();

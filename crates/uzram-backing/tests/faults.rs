@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{ID, LONG, MIB, Random, Scratch, Table, object, scratch, store};
 use rustix::io::Errno;
-use uzram_backing::inject::{Fault, Rule};
+use uzram_backing::inject::{Fault, FaultRule};
 use uzram_backing::{
     Backing, BackingRestore, FileDisk, FileOptions, OpenError, Purpose, PushError, ReadBuffer,
     ReadError, WriteError, Written,
@@ -30,7 +30,7 @@ fn fill(table: &mut Table, objects: u32) {
 fn full_of_errors(fault: Fault, expected: WriteError) {
     let (scratch, store) = store(4 * MIB);
     let mut writer = store.writer(4, Purpose::Objects).unwrap();
-    scratch.storage.add(Rule::writes(fault));
+    scratch.storage.add(FaultRule::writes(fault));
     let mut reports = Vec::new();
     for owner in 0..400 {
         while let Err(error) = writer.push(owner, &[7; 3000]) {
@@ -92,7 +92,7 @@ fn one_failed_write_takes_only_its_own_objects() {
     let mut table = Table::new(store);
     scratch
         .storage
-        .add(Rule::writes(Fault::Error(EIO)).after(2, 1));
+        .add(FaultRule::writes(Fault::Error(EIO)).after(2, 1));
     fill(&mut table, 1000);
     let stats = table.store.stats();
     assert_eq!((scratch.storage.fired(), stats.write_errors), (1, 1));
@@ -110,7 +110,7 @@ fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
     table.flush();
     scratch
         .storage
-        .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
+        .add(FaultRule::writes(Fault::Error(EIO)).after(0, 1));
     table.push(1, &[1; 100]).unwrap();
     table.writer.submit();
     // Its place is in the segment already.
@@ -151,7 +151,9 @@ fn what_moved_during_a_read_is_no_damage() {
     let (location, bytes) = table.objects[&0].clone();
     let (store, buffer) = (&table.store, &mut table.buffer);
     // A bad read once, as when the space was being written anew: the second one decides.
-    scratch.storage.add(Rule::reads(Fault::Flip).after(0, 1));
+    scratch
+        .storage
+        .add(FaultRule::reads(Fault::Flip).after(0, 1));
     let file = scratch.file.as_file();
     let at = location.raw() * 8 + 12;
     assert!(store.read(location, bytes.len(), 0, buffer).is_ok());
@@ -174,7 +176,9 @@ fn what_moved_during_a_read_is_no_damage() {
 fn a_short_write_goes_on() {
     let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
-    scratch.storage.add(Rule::writes(Fault::Short).after(0, 5));
+    scratch
+        .storage
+        .add(FaultRule::writes(Fault::Short).after(0, 5));
     fill(&mut table, 1000);
     assert_eq!((scratch.storage.fired(), table.failed), (5, 0));
     table.check_all();
@@ -187,7 +191,7 @@ fn a_short_read_goes_on() {
     let (scratch, store) = store(4 * MIB);
     let mut table = Table::new(store);
     fill(&mut table, 100);
-    scratch.storage.add(Rule::reads(Fault::Short));
+    scratch.storage.add(FaultRule::reads(Fault::Short));
     table.check_all();
     assert!(scratch.storage.fired() > 100);
 }
@@ -199,7 +203,7 @@ fn a_read_error_is_that_and_no_damage() {
     fill(&mut table, 1);
     scratch
         .storage
-        .add(Rule::reads(Fault::Error(EIO)).after(0, 1));
+        .add(FaultRule::reads(Fault::Error(EIO)).after(0, 1));
     let (location, bytes) = table.objects[&0].clone();
     let read = table
         .store
@@ -216,7 +220,7 @@ fn a_lie_is_found_by_the_checksum() {
     for fault in [Fault::Torn(None), Fault::Flip] {
         let (scratch, store) = store(4 * MIB);
         let mut table = Table::new(store);
-        scratch.storage.add(Rule::writes(fault).after(0, 1));
+        scratch.storage.add(FaultRule::writes(fault).after(0, 1));
         fill(&mut table, 100);
         let mut damaged = 0;
         for (owner, (location, bytes)) in &table.objects {
@@ -271,7 +275,7 @@ fn every_flipped_bit_of_an_object_is_found() {
 fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
     let (scratch, store) = store(MIB);
     let mut writer = store.writer(2, Purpose::Objects).unwrap();
-    scratch.storage.add(Rule::writes(Fault::Hang));
+    scratch.storage.add(FaultRule::writes(Fault::Hang));
     let mut reports = Vec::new();
     let in_flight = loop {
         match writer.push(1, &[1; 4096]) {
@@ -319,7 +323,9 @@ fn a_hung_disk_keeps_its_segment_and_buffer_until_it_answers() {
 fn giving_up_gives_everything_back_and_leaves_the_segment() {
     let (scratch, store) = store(MIB);
     let mut writer = store.writer(3, Purpose::Objects).unwrap();
-    scratch.storage.add(Rule::writes(Fault::Hang).after(0, 1));
+    scratch
+        .storage
+        .add(FaultRule::writes(Fault::Hang).after(0, 1));
     let first = writer.push(1, &[1; 10]).unwrap();
     writer.submit();
     writer.push(2, &[2; 20]).unwrap();
@@ -411,7 +417,7 @@ fn a_block_that_cannot_be_read_does_not_keep_compaction_from_the_others() {
     let broken = segment + 8 * 4096..segment + 9 * 4096;
     scratch
         .storage
-        .add(Rule::reads(Fault::Error(EIO)).within(broken));
+        .add(FaultRule::reads(Fault::Error(EIO)).within(broken));
     let before = table.store.stats().live_objects;
     assert!(table.compact(1) > 20);
     assert_eq!(table.store.stats().live_objects, before);
@@ -473,7 +479,7 @@ fn making_tells_what_is_wrong() {
     }
     scratch
         .storage
-        .add(Rule::writes(Fault::Error(EIO)).after(0, 1));
+        .add(FaultRule::writes(Fault::Error(EIO)).after(0, 1));
     let error = create(MIB).unwrap().to_string();
     assert!(
         error.starts_with("cannot write to the backing: "),

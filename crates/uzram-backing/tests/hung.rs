@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{ID, MIB, Table};
-use uzram_backing::{Backing, Buffer, Disk, FileDisk, FileOptions, Purpose, Write, WriteError};
+use uzram_backing::{Backing, Buffer, Disk, DiskWrite, FileDisk, FileOptions, Purpose, WriteError};
 
 /// A file system in a file, thawed and gone with the value.
 struct Frozen {
@@ -112,7 +112,7 @@ fn a_queue_dropped_while_the_disk_hangs_harms_nothing() {
     buffer.bytes_mut().fill(7);
     assert!(disk.fsfreeze("--freeze"));
     let (token, offset, range) = (0, 4096, 0..4096);
-    queue.submit(Write {
+    queue.submit(DiskWrite {
         token,
         offset,
         buffer,

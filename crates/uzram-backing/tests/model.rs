@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use common::{ID, LONG, MIB, Random, Table, object, scratch};
 use proptest::prelude::*;
 use rustix::io::Errno;
-use uzram_backing::inject::{Fault, Rule};
+use uzram_backing::inject::{Fault, FaultRule};
 use uzram_backing::{BackingRestore, FileOptions, PushError};
 
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ proptest! {
                 },
                 Step::Compact { segments } => { table.compact(segments); }
                 Step::Spoil { fault, reads, skip } => {
-                    let rule = if reads { Rule::reads(fault) } else { Rule::writes(fault) };
+                    let rule = if reads { FaultRule::reads(fault) } else { FaultRule::writes(fault) };
                     scratch.storage.add(rule.after(skip, 3));
                 }
                 Step::Mend => scratch.storage.clear(),

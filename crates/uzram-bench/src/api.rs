@@ -16,7 +16,7 @@ use serde_json::Value;
 use uzram::compress::{Algorithm, Error, KnownAnswer, Prepared, Registry, Settings, Tfm};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How, Takes};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Rounds, median};
 use crate::output::{self, Chart, Look, Outcome, Series, Table, number};
 use crate::report::Report;
@@ -26,18 +26,13 @@ use crate::rival::Raw;
 pub struct Api;
 
 impl Experiment for Api {
-    fn name(&self) -> &'static str {
-        "api"
-    }
-
-    fn about(&self) -> &'static str {
-        "What the compress API costs over a direct call of the codec"
-    }
-
-    fn takes(&self) -> Takes {
-        Takes {
+    fn card(&self) -> Card {
+        Card {
             corpus: true,
-            ..Takes::ROUNDS
+            ..Card::new(
+                "api",
+                "What the compress API costs over a direct call of the codec",
+            )
         }
     }
 
@@ -389,17 +384,8 @@ impl Outcome for ApiRecord {
     }
 
     fn tables(&self) -> Vec<Table> {
-        let head = [
-            "codec",
-            "what",
-            "way",
-            "ns a page",
-            "more ns",
-            "more %",
-            "ratio",
-            "context bytes",
-        ];
-        let mut table = Table::new("Time of a page", &head);
+        let head = "codec,what,way,ns a page,more ns,more %,ratio,context bytes";
+        let mut table = Table::new("Time of a page", head);
         for figure in &self.figures {
             table.rows.push(vec![
                 figure.codec.clone(),

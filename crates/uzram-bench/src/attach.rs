@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use uzram::Device;
 
 use crate::corpus;
-use crate::lab::{Experiment, How};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Random, median};
 use crate::output::Outcome;
 use crate::report::Report;
@@ -20,12 +20,8 @@ const PAGE: u64 = 4096;
 pub struct Attach;
 
 impl Experiment for Attach {
-    fn name(&self) -> &'static str {
-        "attach"
-    }
-
-    fn about(&self) -> &'static str {
-        "How fast a new process takes a device over"
+    fn card(&self) -> Card {
+        Card::new("attach", "How fast a new process takes a device over")
     }
 
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How, Takes};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Random, median, order};
 use crate::output::Outcome;
 use crate::report::Report;
@@ -23,16 +23,14 @@ use crate::report::Report;
 pub struct Churn;
 
 impl Experiment for Churn {
-    fn name(&self) -> &'static str {
-        "churn"
-    }
-
-    fn about(&self) -> &'static str {
-        "What random overwrites make of memory, with and without compaction"
-    }
-
-    fn takes(&self) -> Takes {
-        Takes::NOTHING
+    fn card(&self) -> Card {
+        Card {
+            rounds: false,
+            ..Card::new(
+                "churn",
+                "What random overwrites make of memory, with and without compaction",
+            )
+        }
     }
 
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use uzram_control::zram::algorithms;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How, Takes};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Rounds, median};
 use crate::output::{self, Chart, Look, Outcome, Series, Table, maybe, number};
 use crate::report::Report;
@@ -26,18 +26,13 @@ use crate::zram::Aligned;
 pub struct Codecs;
 
 impl Experiment for Codecs {
-    fn name(&self) -> &'static str {
-        "codecs"
-    }
-
-    fn about(&self) -> &'static str {
-        "Every algorithm and its rivals on several kinds of pages: ratio, speed"
-    }
-
-    fn takes(&self) -> Takes {
-        Takes {
+    fn card(&self) -> Card {
+        Card {
             only: true,
-            ..Takes::ROUNDS
+            ..Card::new(
+                "codecs",
+                "Every algorithm and its rivals on several kinds of pages: ratio, speed",
+            )
         }
     }
 
@@ -296,46 +291,37 @@ impl CodecRounds<'_> {
         for algorithm in algorithms().iter() {
             let driver = algorithm.driver_name();
             let other = self.find(&format!("uzram {driver}"));
-            let (Some(other), Some(ours)) = (other, self.ours(algorithm.name())) else {
-                continue;
-            };
-            if other == ours {
-                continue;
-            }
-            let name = format!("{}: {driver}", self.corpus.name);
-            for (what, rounds) in [
-                ("compress", &self.compress),
-                ("decompress", &self.decompress),
-            ] {
-                let label = format!("{name} {what}, speed over the default driver's");
-                report.add(label, rounds.ratio(ours, other));
-            }
-            if let (Some(other), Some(ours)) = (self.ratios[other][0], self.ratios[ours][0]) {
-                report.add(
-                    format!("{name} ratio over the default driver's"),
-                    other / ours,
-                );
+            let ours = self.ours(algorithm.name());
+            if let (Some(other), Some(ours)) = (other, ours)
+                && other != ours
+            {
+                self.over(driver, other, ours, "the default driver's", report);
             }
         }
     }
 
+    /// Adds rows of the default drivers over the libraries.
     fn beside_libraries(&self, report: &mut Report) {
         for library in RAW {
             let raw = self.find(&format!("raw {library}"));
-            let (Some(ours), Some(raw)) = (self.ours(library), raw) else {
-                continue;
-            };
-            let name = format!("{}: {library}", self.corpus.name);
-            for (what, rounds) in [
-                ("compress", &self.compress),
-                ("decompress", &self.decompress),
-            ] {
-                let label = format!("{name} {what}, speed over the library's");
-                report.add(label, rounds.ratio(raw, ours));
+            if let (Some(ours), Some(raw)) = (self.ours(library), raw) {
+                self.over(library, ours, raw, "the library's", report);
             }
-            if let (Some(ours), Some(raw)) = (self.ratios[ours][0], self.ratios[raw][0]) {
-                report.add(format!("{name} ratio over the library's"), ours / raw);
-            }
+        }
+    }
+
+    /// Adds speeds and ratio of one contestant over those of another.
+    fn over(&self, name: &str, one: usize, base: usize, whose: &str, report: &mut Report) {
+        let name = format!("{}: {name}", self.corpus.name);
+        for (what, rounds) in [
+            ("compress", &self.compress),
+            ("decompress", &self.decompress),
+        ] {
+            let label = format!("{name} {what}, speed over {whose}");
+            report.add(label, rounds.ratio(base, one));
+        }
+        if let (Some(ours), Some(base)) = (self.ratios[one][0], self.ratios[base][0]) {
+            report.add(format!("{name} ratio over {whose}"), ours / base);
         }
     }
 }
@@ -380,7 +366,7 @@ impl CodecRecord {
             }
         }
         Chart {
-            title: format!("Ratio against {what} speed, one thread, pages of 4 KiB"),
+            title: format!("Compression ratio against {what} speed, one thread, pages of 4 KiB"),
             note: "filled: uzram, smaller at other levels; hollow: the kernel's zram with its block layer; \
                 eight kinds of pages; null, a copy, is left out"
                 .into(),
@@ -427,15 +413,8 @@ impl Outcome for CodecRecord {
     }
 
     fn tables(&self) -> Vec<Table> {
-        let head = [
-            "pages",
-            "contestant",
-            "ratio",
-            "write MB/s",
-            "read MB/s",
-            "context bytes",
-        ];
-        let mut table = Table::new("Every contestant on every kind of pages", &head);
+        let head = "pages,contestant,ratio,write MB/s,read MB/s,context bytes";
+        let mut table = Table::new("Every contestant on every kind of pages", head);
         for figure in &self.figures {
             let context = figure.context_bytes.map(|bytes| bytes.to_string());
             table.rows.push(vec![

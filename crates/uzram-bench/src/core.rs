@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Rounds, shuffled};
 use crate::output::Outcome;
 use crate::report::Report;
@@ -21,12 +21,11 @@ use crate::rival::Raw;
 pub struct Core;
 
 impl Experiment for Core {
-    fn name(&self) -> &'static str {
-        "core"
-    }
-
-    fn about(&self) -> &'static str {
-        "The library against its codecs on process memory: cost, scaling, memory"
+    fn card(&self) -> Card {
+        Card::new(
+            "core",
+            "The library against its codecs on process memory: cost, scaling, memory",
+        )
     }
 
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {

@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use uzram::{Device, Stats};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Rounds, shuffle};
 use crate::output::Outcome;
 use crate::report::Report;
@@ -21,12 +21,11 @@ use crate::report::Report;
 pub struct Dedup;
 
 impl Experiment for Dedup {
-    fn name(&self) -> &'static str {
-        "dedup"
-    }
-
-    fn about(&self) -> &'static str {
-        "What sharing identical pages costs where there are none, and gains where there are"
+    fn card(&self) -> Card {
+        Card::new(
+            "dedup",
+            "What sharing identical pages costs where there are none, and gains where there are",
+        )
     }
 
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {

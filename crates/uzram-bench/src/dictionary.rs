@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use uzram::compress::{Algorithm, Prepared, Registry, Settings, Tfm, dictionary};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Rounds, shuffle};
 use crate::output::Outcome;
 use crate::report::Report;
@@ -20,12 +20,11 @@ use crate::report::Report;
 pub struct Dictionary;
 
 impl Experiment for Dictionary {
-    fn name(&self) -> &'static str {
-        "dictionary"
-    }
-
-    fn about(&self) -> &'static str {
-        "What a trained dictionary gains and costs, on process memory that it was not trained on"
+    fn card(&self) -> Card {
+        Card::new(
+            "dictionary",
+            "What a trained dictionary gains and costs, on process memory that it was not trained on",
+        )
     }
 
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {

@@ -161,17 +161,8 @@ impl GuestRecord {
 
     fn speed(&self) -> Table {
         let caption = "Kernel's zram / uzram / uzram's null device, the floor; latencies in us";
-        let head = [
-            "cell",
-            "algorithm",
-            "throughput",
-            "over kernel's",
-            "over floor",
-            "p50",
-            "p99",
-            "CPUs busy",
-        ];
-        let mut table = Table::new(caption, &head);
+        let head = "cell,algorithm,throughput,over kernel's,over floor,p50,p99,CPUs busy";
+        let mut table = Table::new(caption, head);
         for one in &self.comparisons {
             let (cell, algorithm) = (&one.cell, &one.algorithm);
             let ours = format!("uzram-{algorithm}");
@@ -191,16 +182,8 @@ impl GuestRecord {
     }
 
     fn goal(&self) -> Table {
-        let head = [
-            "cell",
-            "algorithm",
-            "t",
-            "codec",
-            "floor + codec",
-            "ratio",
-            "<= 1.10",
-        ];
-        let mut table = Table::new("The goal; t in us", &head);
+        let head = "cell,algorithm,t,codec,floor + codec,ratio,<= 1.10";
+        let mut table = Table::new("The goal; t in us", head);
         for one in &self.comparisons {
             table.rows.push(vec![
                 one.cell.to_string(),
@@ -217,15 +200,8 @@ impl GuestRecord {
 
     fn memory(&self) -> Table {
         let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-        let head = [
-            "device",
-            "when",
-            "data",
-            "mem_used_total",
-            "all",
-            "data / all",
-        ];
-        let mut table = Table::new("Memory, MiB", &head);
+        let head = "device,when,data,mem_used_total,all,data / all";
+        let mut table = Table::new("Memory, MiB", head);
         for memory in &self.memory {
             table.rows.push(vec![
                 memory.device.clone(),

@@ -27,16 +27,8 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
 
 /// A measurement that can be made again.
 pub trait Experiment: Sync {
-    /// What it is called on a command line; its records are of `bench NAME`.
-    fn name(&self) -> &'static str;
-
-    /// What it measures, in a line.
-    fn about(&self) -> &'static str;
-
-    /// Which settings it takes beside `quick`.
-    fn takes(&self) -> Takes {
-        Takes::ROUNDS
-    }
+    /// Its name, what it measures, and which settings it takes.
+    fn card(&self) -> Card;
 
     /// Measures; `progress` is told what is under way.
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>>;
@@ -52,29 +44,32 @@ pub(crate) fn read_rows(record: Value) -> Result<Box<dyn Outcome>> {
     Ok(Box::new(serde_json::from_value::<Report>(record)?))
 }
 
-/// Settings that an experiment takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Takes {
-    /// A number of rounds.
+/// What the list and the command line say of an experiment.
+#[derive(Debug, Clone, Copy)]
+pub struct Card {
+    /// The name on a command line; records are of `bench NAME`.
+    pub name: &'static str,
+    /// What it measures, in a line.
+    pub about: &'static str,
+    /// Whether it takes a number of rounds,
     pub rounds: bool,
-    /// A part of the contestants' names.
+    /// a part of contestants' names,
     pub only: bool,
-    /// A folder of pages.
+    /// a folder of pages.
     pub corpus: bool,
 }
 
-impl Takes {
-    /// No setting.
-    pub const NOTHING: Takes = Takes {
-        rounds: false,
-        only: false,
-        corpus: false,
-    };
-    /// Rounds alone.
-    pub const ROUNDS: Takes = Takes {
-        rounds: true,
-        ..Takes::NOTHING
-    };
+impl Card {
+    /// An experiment that takes rounds and nothing else.
+    pub(crate) fn new(name: &'static str, about: &'static str) -> Card {
+        Card {
+            name,
+            about,
+            rounds: true,
+            only: false,
+            corpus: false,
+        }
+    }
 }
 
 /// How to run an experiment.
@@ -108,13 +103,11 @@ mod tests {
 
     #[test]
     fn every_experiment_has_a_name_of_its_own() {
-        for (at, one) in EXPERIMENTS.iter().enumerate() {
-            assert!(!one.about().is_empty());
-            assert!(
-                EXPERIMENTS[..at]
-                    .iter()
-                    .all(|other| other.name() != one.name())
-            );
+        let cards: Vec<Card> = EXPERIMENTS.iter().map(|one| one.card()).collect();
+        for (at, card) in cards.iter().enumerate() {
+            assert!(!card.about.is_empty());
+            let mut others = cards[..at].iter();
+            assert!(others.all(|other| other.name != card.name));
         }
     }
 

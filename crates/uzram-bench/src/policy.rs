@@ -20,7 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Random, median, order};
 use crate::output::Outcome;
 use crate::report::Report;
@@ -30,12 +30,11 @@ use crate::zram::{Aligned, Zram};
 pub struct Policy;
 
 impl Experiment for Policy {
-    fn name(&self) -> &'static str {
-        "policy"
-    }
-
-    fn about(&self) -> &'static str {
-        "Density with background recompression beside the kernel's zram, and what the foreground pays"
+    fn card(&self) -> Card {
+        Card::new(
+            "policy",
+            "Density with background recompression beside the kernel's zram, and what the foreground pays",
+        )
     }
 
     fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {

@@ -23,7 +23,7 @@ use serde_json::Value;
 use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Experiment, How, Takes};
+use crate::lab::{Card, Experiment, How};
 use crate::measure::{Rounds, shuffled};
 use crate::output::{self, Outcome, Table, maybe, number};
 use crate::report::Report;
@@ -33,18 +33,13 @@ use crate::zram::Zram;
 pub struct Rivals;
 
 impl Experiment for Rivals {
-    fn name(&self) -> &'static str {
-        "rivals"
-    }
-
-    fn about(&self) -> &'static str {
-        "The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory"
-    }
-
-    fn takes(&self) -> Takes {
-        Takes {
+    fn card(&self) -> Card {
+        Card {
             corpus: true,
-            ..Takes::ROUNDS
+            ..Card::new(
+                "rivals",
+                "The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory",
+            )
         }
     }
 
@@ -471,15 +466,8 @@ impl Outcome for RivalRecord {
     }
 
     fn tables(&self) -> Vec<Table> {
-        let head = [
-            "pages and requests",
-            "contestant",
-            "write MB/s",
-            "read MB/s",
-            "ratio",
-            "over memory",
-        ];
-        let mut table = Table::new("Everybody, by pages and size of requests", &head);
+        let head = "pages and requests,contestant,write MB/s,read MB/s,ratio,over memory";
+        let mut table = Table::new("Everybody, by pages and size of requests", head);
         for figure in &self.figures {
             table.rows.push(vec![
                 format!("{}, {} KiB", figure.corpus, figure.request_bytes / 1024),

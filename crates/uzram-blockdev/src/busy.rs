@@ -1,36 +1,35 @@
-//! Who uses a block device: mounts, swap, other openers. The kernel only says EBUSY; a user needs the name.
+//! Names who uses a block device: mounts, swap areas, stacked devices, processes. The kernel only says EBUSY.
 
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Dev, StatxFlags, major, makedev, minor, statx};
 
 use crate::mountinfo::{mounts, unescape};
 
-/// What keeps a block device in use.
+/// What keeps a block device in use. `{}` adds what to do about it, `{:#}` leaves that out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Busy {
-    /// It is mounted there.
+    /// It is mounted at this path.
     Mounted(PathBuf),
-    /// It is swapped on.
+    /// It is a swap area.
     Swap,
     /// A process has it open.
     Open {
-        /// The process.
+        /// The process's number.
         pid: u32,
-        /// Its name.
+        /// The process's name.
         name: String,
     },
-    /// Another block device (device mapper, md) is made of it.
+    /// Another block device (device mapper, md) is stacked on it.
     Holder(String),
-    /// The kernel says so, and nothing that this process can see explains it.
+    /// The kernel refuses it, and nothing that this process can see explains why.
     Elsewhere,
 }
 
-/// With `{:#}` without advice, for what is past help.
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let advice = |f: &mut fmt::Formatter<'_>, program: &str| match f.alternate() {
@@ -56,11 +55,11 @@ impl fmt::Display for Busy {
     }
 }
 
-/// Says who uses the block device at `node`, if anybody does: this mount namespace's mounts, swap areas, devices
-/// stacked on it, and processes that have it open, as far as this one may look.
+/// Finds who uses the block device at `node`, if anybody does. Searches this mount namespace's mounts, swap areas, devices
+/// stacked on it, and the open files of other processes as far as this one may read them.
 pub fn busy(node: &Path) -> Option<Busy> {
     let rdev = fs::metadata(node).ok()?.rdev();
-    let (major, minor) = (libc::major(rdev), libc::minor(rdev));
+    let (major, minor) = (major(rdev), minor(rdev));
     mounted(major, minor)
         .or_else(|| swapped(node))
         .or_else(|| holder(major, minor))
@@ -70,7 +69,7 @@ pub fn busy(node: &Path) -> Option<Busy> {
 fn mounted(major: u32, minor: u32) -> Option<Busy> {
     let number = format!("{major}:{minor}");
     let mount = mounts().into_iter().find(|mount| mount.device == number)?;
-    Some(Busy::Mounted(mount.at))
+    Some(Busy::Mounted(mount.path))
 }
 
 fn swapped(node: &Path) -> Option<Busy> {
@@ -89,27 +88,24 @@ fn holder(major: u32, minor: u32) -> Option<Busy> {
     Some(Busy::Holder(name.to_string_lossy().into_owned()))
 }
 
-/// The device number of an open file, by what the kernel knows of it.
-fn number(path: &Path) -> Option<u64> {
+/// The device number behind `path`, from the kernel's cached attributes.
+fn device_number(path: &Path) -> Option<Dev> {
     let flags = AtFlags::STATX_DONT_SYNC;
     let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
-    Some(rustix::fs::makedev(
-        found.stx_rdev_major,
-        found.stx_rdev_minor,
-    ))
+    Some(makedev(found.stx_rdev_major, found.stx_rdev_minor))
 }
 
-fn opener(rdev: u64) -> Option<Busy> {
+fn opener(rdev: Dev) -> Option<Busy> {
     let own = std::process::id();
     let pids = fs::read_dir("/proc").ok()?.flatten();
     pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| *pid != own)
         .find_map(|pid| {
             let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-            // Only links into /dev are followed, and no server of a file system is asked: to stat a file of a dead mount
-            // could hang, and the one of a shim's /dev may be waiting for this very process.
+            // Follows only links into /dev, and asks no file system's server. A stat on a file of a dead mount could hang,
+            // and the server of a shim's /dev may be waiting for this very process.
             let into_dev = |path: &Path| fs::read_link(path).is_ok_and(|to| to.starts_with("/dev"));
-            let is_it = |path: &Path| number(path) == Some(rdev);
+            let is_it = |path: &Path| device_number(path) == Some(rdev);
             fds.map(|fd| fd.path())
                 .find(|path| into_dev(path) && is_it(path))?;
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -1,18 +1,19 @@
-//! This mount namespace's mounts. The kernel writes blank, tab, newline and backslash of a path in octal.
+//! Reads this mount namespace's mount table, in which the kernel writes blank, tab, newline and backslash in octal.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// A line of `/proc/self/mountinfo`, as far as it is needed.
+/// One mount: the fields of a line of `/proc/self/mountinfo` that are used here.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
     /// `major:minor` of what is mounted.
     pub device: String,
-    /// Where.
-    pub at: PathBuf,
+    /// The directory or file that it is mounted on.
+    pub path: PathBuf,
 }
 
-/// All mounts; none if the table cannot be read.
+/// Lists all mounts, the topmost of a path last. Returns none if the table cannot be read.
 pub fn mounts() -> Vec<MountPoint> {
     let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     table
@@ -21,17 +22,23 @@ pub fn mounts() -> Vec<MountPoint> {
         .collect()
 }
 
-/// Fields: id, parent, major:minor, root, mount point.
+/// Whether anything is mounted at exactly this absolute path. Asks the mount table, so that a mount whose server died
+/// cannot make the call fail.
+pub fn is_mount_point(path: &Path) -> bool {
+    mounts().iter().any(|mount| mount.path == path)
+}
+
+/// Parses the fields id, parent, major:minor, root, mount point.
 fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     Some(MountPoint {
         device,
-        at: unescape(fields.nth(1)?),
+        path: unescape(fields.nth(1)?),
     })
 }
 
-/// Paths are bytes, not text: so is the result.
+/// Decodes octal escapes. Works on bytes, since paths need not be text.
 pub(crate) fn unescape(text: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(text.len());
     let mut at = 0;
@@ -48,8 +55,6 @@ pub(crate) fn unescape(text: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
@@ -64,7 +69,7 @@ mod tests {
         let mount =
             parse(b"36 35 98:0 /mnt1 /mnt/2 rw,noatime master:1 - ext3 /dev/root rw").unwrap();
         assert_eq!(
-            (mount.device.as_str(), mount.at.as_path()),
+            (mount.device.as_str(), mount.path.as_path()),
             ("98:0", Path::new("/mnt/2"))
         );
         assert!(parse(b"").is_none());

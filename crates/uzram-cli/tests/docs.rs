@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use common::{have, sh};
+use uzram_testkit::peers;
 
 /// What the pages call.
 const PROGRAMS: &[&str] = &[
@@ -400,22 +401,14 @@ fn has_its_programs(name: &str, text: &str) -> bool {
     {
         return true;
     }
-    assert!(
-        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-        "{name} needs uzram-bench: cargo build --package uzram-bench"
-    );
-    eprintln!("SKIP {name}: uzram-bench is not built");
+    peers::skip(name, "no uzram-bench: cargo build --package uzram-bench");
     false
 }
 
 /// Whether this machine can run pages.
 fn able(test: &str) -> bool {
     if sh("id -u").trim() != "0" {
-        assert!(
-            std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-            "{test} needs root"
-        );
-        eprintln!("SKIP {test}: not root");
+        peers::skip(test, "not root");
         return false;
     }
     have(test, PROGRAMS, true)

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use beside_kernel::sides::{Kernel, Model};
 use beside_kernel::{directed, random};
 
-/// Random sequences from so many seeds.
+/// How many seeds random sequences start from.
 const SEEDS: u64 = 4;
 
 fn run(kernels: &str, ours: &str, first: u64, steps: usize) -> Result<Vec<String>, String> {

@@ -9,7 +9,9 @@ use uzram::{
 };
 
 use crate::policy::Policy;
-use crate::protocol::{ControlError, Recompress, Request, Response, Writeback, from_hex};
+use crate::protocol::{
+    ControlError, RecompressRequest, Request, Response, WritebackRequest, from_hex,
+};
 use crate::stat::Stat;
 use crate::zram;
 
@@ -163,7 +165,7 @@ fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     device.jobs().set_policy(settings)
 }
 
-fn recompress(device: &Device, asked: &Recompress) -> Result<RecompressReport, Error> {
+fn recompress(device: &Device, asked: &RecompressRequest) -> Result<RecompressReport, Error> {
     let what = uzram::Recompress {
         kind: asked.kind,
         priority: asked.priority,
@@ -179,7 +181,7 @@ fn recompress(device: &Device, asked: &Recompress) -> Result<RecompressReport, E
         .recompress(&what, &mut |_| ControlFlow::Continue(()))
 }
 
-fn writeback(device: &Device, asked: &Writeback) -> Result<WritebackReport, Error> {
+fn writeback(device: &Device, asked: &WritebackRequest) -> Result<WritebackReport, Error> {
     let pages = asked.pages.iter().map(|(first, end)| *first..*end);
     let what = uzram::Writeback {
         kind: asked.kind,

@@ -20,8 +20,8 @@ pub mod zram;
 
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
-    ControlError, PROTOCOL_VERSION, Recompress, Request, Response, Writeback, call, from_hex,
-    to_hex,
+    ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest, call,
+    from_hex, to_hex,
 };
 pub use rundir::{
     Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept, number,

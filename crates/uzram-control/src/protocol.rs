@@ -80,7 +80,7 @@ pub enum Request {
         on: bool,
     },
     /// Compress pages anew with a secondary algorithm.
-    Recompress(Recompress),
+    Recompress(RecompressRequest),
     /// Another size.
     Resize {
         /// The size.
@@ -104,7 +104,7 @@ pub enum Request {
         pages: Option<u64>,
     },
     /// Write pages back.
-    Writeback(Writeback),
+    Writeback(WritebackRequest),
     /// Bring pages back into memory.
     Promote {
         /// Those with these numbers, the last not included; `None`: all.
@@ -149,7 +149,7 @@ pub enum Request {
 
 /// Which pages to compress anew, and with what: the fields of zram's `recompress`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recompress {
+pub struct RecompressRequest {
     /// Any but `incompressible`.
     pub kind: PageKind,
     /// Only with the secondary of this priority.
@@ -164,7 +164,7 @@ pub struct Recompress {
 
 /// Which pages to write back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Writeback {
+pub struct WritebackRequest {
     /// By what they are.
     pub kind: PageKind,
     /// Only those with numbers in one of these ranges, the last not included; empty: all.

@@ -95,7 +95,7 @@ fn only_the_dead_are_swept() {
     let (alive, dead) = (run.claim(None).unwrap(), run.claim(None).unwrap());
     alive.publish(&record("zram0")).unwrap();
     std::fs::write(dead.file("log"), "x").unwrap();
-    // Dropping a claim without releasing it is what a kill does.
+    // Dropping a claim without releasing it has the effect of a kill.
     drop(dead);
     let swept = run.sweep(nothing).unwrap();
     assert_eq!(swept.len(), 1);

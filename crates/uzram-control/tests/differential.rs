@@ -1,5 +1,5 @@
-//! The model beside this machine's kernel zram: `UZRAM_DIFF_SEED` and `UZRAM_DIFF_STEPS` for more than the usual. The guest's
-//! kernel has more of zram: `guest/tests/differential.sh`. A reported skip where there is none, or it is in use.
+//! Compares the model with this machine's kernel zram. `UZRAM_DIFF_SEED` and `UZRAM_DIFF_STEPS` choose another or a longer run.
+//! The guest's kernel has more of zram: `guest/tests/differential.sh`. A reported skip where there is no zram, or it is in use.
 
 mod beside_kernel;
 
@@ -50,7 +50,7 @@ fn lie(
     (1..5).try_for_each(|seed| random(&mut honest, &mut liar, &facts_of_all(), seed, 3000))
 }
 
-/// Against itself the model is the same; a wrong format, errno or count is found.
+/// The model equals itself, and a wrong format, errno or count is found.
 #[test]
 fn lies_are_found() {
     lie("mm_stat", None, |truth| truth).unwrap();
@@ -81,7 +81,7 @@ fn lies_are_found() {
     assert!(found.contains("Show(\"mm_stat\")"), "{found}");
 }
 
-/// What is listed and does not differ is found: the model beside itself, said to be an old kernel.
+/// A listed difference that does not show is found: the model compared with itself, labelled as an old kernel.
 #[test]
 fn listed_differences_that_are_gone_are_found() {
     let mut facts = facts_of_all();
@@ -89,7 +89,7 @@ fn listed_differences_that_are_gone_are_found() {
     let [one, other] = &mut both;
     let gone = |wrong: &str| wrong.contains("no longer differs as");
     let wrong = directed(one, other, &facts);
-    // As a new kernel with all, it has other figures of memory and another threshold at most.
+    // Labelled as a new kernel with everything, it differs only in memory figures and a threshold.
     assert!(wrong.iter().all(|w| gone(w)), "{wrong:?}");
     let few = wrong.len();
     facts.release = (6, 12);

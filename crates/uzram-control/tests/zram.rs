@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use uzram_control::zram::{
-    ATTRIBUTES, Attribute, Errno, Host, InProcess, Options, Owner, Place, Saved, View, When,
+    ATTRIBUTES, Attribute, AttributePlace, Errno, Host, HostOptions, InProcess, Owner, Saved, View,
+    When,
 };
 use uzram_testkit::data::noise;
 
 fn hosts(strict: bool) -> (Host, InProcess) {
     let engine = InProcess::new();
-    let host = Host::new(Box::new(engine.clone()), Options { strict });
+    let host = Host::new(Box::new(engine.clone()), HostOptions { strict });
     (host, engine)
 }
 
@@ -25,7 +26,7 @@ fn store(host: &Host, name: &str, text: &str) -> Result<(), Errno> {
     host.store(Owner::Device(0), name, text.as_bytes())
 }
 
-/// A page that compresses to some hundred bytes, another one for each number.
+/// A page that compresses to some hundred bytes, different for each number.
 fn page(number: u32) -> Vec<u8> {
     (0..4096u32)
         .map(|at| (at / 16 * 7 + number * 13 + at % 3) as u8)
@@ -176,7 +177,7 @@ fn a_reset_clears_what_the_kernels_clears() {
     assert!(show(&host, "mm_stat").split_whitespace().all(|n| n == "0"));
 }
 
-/// What is said before `disksize` and after it, in the order in which errors win.
+/// Errors before `disksize` is set and after it, by precedence.
 #[test]
 fn errors_are_the_kernels() {
     let (host, _) = hosts(true);
@@ -267,7 +268,7 @@ fn errors_are_the_kernels() {
     assert_eq!(host.show(Owner::Control, "hot_remove"), Err(Errno::ACCESS));
     assert_eq!(host.block_state(0, 0, 4096), Err(Errno::INVAL));
     assert_eq!(host.classes(0), Err(Errno::NOENT));
-    // Nothing is nothing, where it is allowed at all.
+    // An empty write does nothing, where writing is allowed at all.
     assert_eq!(store(&host, "disksize", ""), Ok(()));
     store(&host, "disksize", "1M").unwrap();
     check(&both, "after disksize");
@@ -333,7 +334,7 @@ fn pages_are_marked_recompressed_and_listed() {
     store(&host, "mem_used_max", "0").unwrap();
 }
 
-/// Statistics, and settings, do not wait for a job.
+/// Statistics and settings do not wait for a job.
 #[test]
 fn statistics_wait_for_nobody() {
     let (host, engine) = hosts(true);
@@ -379,14 +380,14 @@ fn what_is_saved_comes_back() {
     let saved: Saved = serde_json::from_str(&text).unwrap();
     let live = host.device(0).unwrap().live().unwrap();
 
-    let again = Host::new(Box::new(engine.clone()), Options::default());
+    let again = Host::new(Box::new(engine.clone()), HostOptions::default());
     let left_out = again.restore(saved.clone(), |id| (id == 0).then(|| live.clone()));
     assert_eq!(left_out, Ok(vec![]));
     assert_eq!(show(&again, "disksize"), "1048576\n");
     assert!(show(&again, "comp_algorithm").contains("[zstd]"));
     assert_eq!(again.saved(), saved);
 
-    // The server of zram0 died with all that was in it.
+    // The server of zram0 died, and its contents are lost.
     let (after, _) = hosts(true);
     after.restore(saved, |_| None).unwrap();
     assert_eq!(show(&after, "disksize"), "0\n");
@@ -396,7 +397,7 @@ fn what_is_saved_comes_back() {
     assert_eq!(after.show(Owner::Device(0), "disksize"), Err(Errno::NOENT));
 }
 
-/// What uzram can do beyond the kernel, where it may.
+/// What uzram can do beyond the kernel when it is not strict.
 #[test]
 fn not_strict_a_device_is_changed_while_it_is_in_use() {
     let (host, engine) = hosts(false);
@@ -463,10 +464,10 @@ fn every_attribute_has_its_words() {
         let same = |other: &&Attribute| other.name == *name && other.place == attribute.place;
         assert_eq!(ATTRIBUTES.iter().filter(same).count(), 1, "{name}");
     }
-    let disksize = Attribute::find(Place::Device, "disksize").unwrap();
+    let disksize = Attribute::find(AttributePlace::Device, "disksize").unwrap();
     assert_eq!(disksize.permissions(), "rw-r--r--");
     assert_eq!(disksize.allowed(), "before disksize is set");
-    let limit = Attribute::find(Place::Device, "mem_limit").unwrap();
+    let limit = Attribute::find(AttributePlace::Device, "mem_limit").unwrap();
     assert_eq!(
         (limit.permissions().as_str(), limit.mode_in(false)),
         ("-w-------", 0o600)
@@ -498,7 +499,7 @@ fn devices_are_used_by_many_at_once() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is written, an attribute takes or refuses it, and all can be read as before.
+    /// Whatever is written, an attribute accepts or refuses it, and all attributes can be read as before.
     #[test]
     fn prop_nothing_that_is_written_breaks_a_device(
         writes in proptest::collection::vec((0..ATTRIBUTES.len(), "[ -~\\n\\x00]{0,24}|(all|algo=zstd|level=3|[0-9]{1,7}[KM]?|type=idle)"), 1..40)
@@ -508,8 +509,8 @@ proptest! {
         for (number, text) in writes {
             let attribute = &ATTRIBUTES[number];
             let owner = match attribute.place {
-                Place::Control => Owner::Control,
-                Place::Device => Owner::Device(0),
+                AttributePlace::Control => Owner::Control,
+                AttributePlace::Device => Owner::Device(0),
             };
             let done = host.store(owner, attribute.name, text.as_bytes());
             if attribute.store.is_none() {
@@ -518,7 +519,7 @@ proptest! {
             if host.device(0).is_none() {
                 host.add_device(0).unwrap();
             }
-            for readable in ATTRIBUTES.iter().filter(|a| a.place == Place::Device && a.mode & 0o444 != 0) {
+            for readable in ATTRIBUTES.iter().filter(|a| a.place == AttributePlace::Device && a.mode & 0o444 != 0) {
                 prop_assert!(host.show(Owner::Device(0), readable.name).is_ok(), "{}", readable.name);
             }
         }

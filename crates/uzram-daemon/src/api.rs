@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use uzram_control::zram::{ATTRIBUTES, Errno, Owner, Place, View};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Errno, Owner, View};
 use uzram_control::{ControlError, Request, Response, number};
 use uzram_spec::DeviceSpec;
 
@@ -346,7 +346,7 @@ fn all_attributes(call: &Call<'_>) -> Handled {
     let view = call.devices.view();
     let mut all = serde_json::Map::new();
     for attribute in ATTRIBUTES {
-        if attribute.place == Place::Device && attribute.mode & 0o400 != 0 {
+        if attribute.place == AttributePlace::Device && attribute.mode & 0o400 != 0 {
             let shown = view.show(owner, attribute.name).map_err(Body::of)?;
             let text = String::from_utf8_lossy(&shown).into_owned();
             all.insert(attribute.name.into(), text.into());

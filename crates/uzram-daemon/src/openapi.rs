@@ -1,7 +1,7 @@
 //! The OpenAPI document, made of the table of paths, the registry of attributes and the schema of descriptions.
 
 use serde_json::{Value, json};
-use uzram_control::zram::{ATTRIBUTES, Place};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace};
 use uzram_runtime::frontends;
 use uzram_spec::options_schema;
 
@@ -43,7 +43,7 @@ pub(crate) fn attributes() -> Value {
     let all = ATTRIBUTES.iter().map(|attribute| {
         json!({
             "name": attribute.name,
-            "of": if attribute.place == Place::Device { "device" } else { "zram-control" },
+            "of": if attribute.place == AttributePlace::Device { "device" } else { "zram-control" },
             "mode": format!("{:04o}", attribute.mode),
             "unit": attribute.unit,
             "since": attribute.since,
@@ -88,7 +88,7 @@ fn parameters(path: &str) -> Value {
     let parameter = |name: &str| {
         let values: Vec<&str> = ATTRIBUTES
             .iter()
-            .filter(|a| a.place == Place::Device)
+            .filter(|a| a.place == AttributePlace::Device)
             .map(|a| a.name)
             .collect();
         let schema = match name {

@@ -185,6 +185,8 @@ pub trait ReservedNode: Send {
 pub fn kind_of_node(error: &uzram_blockdev::Error) -> FailureKind {
     match error {
         uzram_blockdev::Error::Open { source, .. } => kind_of_missing(source),
+        uzram_blockdev::Error::Read { source, .. } => FailureKind::from_io(source),
+        uzram_blockdev::Error::Absent { .. } => FailureKind::Failed,
         _ => FailureKind::Busy,
     }
 }

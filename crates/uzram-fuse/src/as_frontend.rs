@@ -1,7 +1,7 @@
 //! [`FuseLoop`] as a frontend: `fuse-loop`.
 //!
-//! The kernel ends a FUSE connection with its server, and a loop device's file cannot be changed. A new server makes
-//! a new mount and loop device with the same contents; whoever had mounted the old node sees I/O errors there.
+//! The kernel ends a FUSE connection with its server, and a loop device's file cannot be changed. So a new server makes a new
+//! mount and loop device with the same contents. Whoever mounted the old node gets I/O errors there.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -56,11 +56,11 @@ impl Frontend for FuseLoopFrontend {
     fn resume(&self, serving: &Serving<'_>, old: &str) -> Result<Box<dyn Front>> {
         let dir = mount_dir(serving.dir);
         if let Err(error) = crate::clear_stale(&dir) {
-            // Its user has to unmount it; the contents are behind the new node.
+            // Its user must unmount it. The contents are behind the new node.
             tracing::warn!("{old} is dead and stays until its user lets go: {error}");
             crate::abandon(&dir)?;
         }
-        // The old number, if its user let go of it.
+        // The old number if it is free, otherwise another.
         self.start(serving).or_else(|_| serve(serving, None))
     }
 
@@ -111,7 +111,7 @@ impl Front for FuseLoop {
     }
 
     fn remove(&mut self) -> Result {
-        // Holds the node itself while it detaches it.
+        // Opens the node exclusively while it detaches it.
         Ok(FuseLoop::remove(self)?)
     }
 }
@@ -120,9 +120,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let kind = match &error {
             Error::Node(error) => kind_of_node(error),
-            Error::Lingers { .. } => FailureKind::Busy,
-            Error::NoDirectIo { .. } => FailureKind::Impossible,
-            Error::System { source, .. } => kind_of_missing(source),
+            Error::Taken { .. } => FailureKind::Busy,
+            Error::Unavailable { .. } | Error::NeedsRoot | Error::NoDirectIo { .. } => {
+                FailureKind::Impossible
+            }
+            Error::NoneFree { .. } => FailureKind::Failed,
+            Error::System(step) => kind_of_missing(&step.source),
         };
         Failure::new(kind, error)
     }

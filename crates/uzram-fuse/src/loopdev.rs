@@ -1,20 +1,23 @@
-//! A loop device: attach, look at, detach.
+//! Loop devices: attaching a file, finding the devices on a file, detaching it.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use uzram_blockdev::open_rw;
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::io::Errno;
+use uzram_blockdev::{StepError, open_rw, wait_until_gone};
 
 use crate::{Error, sys};
 
-/// How often a device that another process grabbed first is replaced by the next free one.
+/// Major number of loop devices.
+pub(crate) const MAJOR: u32 = 7;
+/// How many free devices to try where another process takes each one first.
 const TRIES: usize = 64;
-/// How long a detached device may take to go; udev looks at it for a moment.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a detached device may take to go: udev opens it in passing.
+const DETACH_LIMIT: Duration = Duration::from_secs(5);
 
-/// Puts `file`, known as `name`, behind the loop device of that number, or a free one, and returns its node.
+/// Attaches `file`, known as `name`, to the loop device of the `wanted` number, or to a free one. Returns its node.
 pub(crate) fn attach(
     file: &File,
     name: &Path,
@@ -23,9 +26,10 @@ pub(crate) fn attach(
 ) -> Result<PathBuf, Error> {
     let name = name.as_os_str().as_encoded_bytes();
     let flags = sys::LO_FLAGS_DIRECT_IO;
-    let (number, device) = bind(file, name, block_size, flags, wanted)?;
+    let (number, device) = configure(file, name, block_size, flags, wanted)?;
     let node = node(number)?;
-    let info = sys::status(&device).map_err(Error::at(format!("looking at {}", node.display())))?;
+    let info = sys::status(&device);
+    let info = info.map_err(StepError::at(format!("looking at {}", node.display())))?;
     if info.flags & sys::LO_FLAGS_DIRECT_IO == 0 {
         let _ = sys::clear(&device);
         return Err(Error::NoDirectIo { path: node });
@@ -33,18 +37,13 @@ pub(crate) fn attach(
     Ok(node)
 }
 
-/// Puts an empty file behind a loop device, for as long as somebody has the device open.
+/// Attaches an empty file to a loop device, for as long as somebody has the device open.
 pub(crate) fn reserve(file: &File, wanted: Option<u32>) -> Result<(u32, File), Error> {
-    bind(
-        file,
-        b"uzram-reserved",
-        4096,
-        sys::LO_FLAGS_AUTOCLEAR,
-        wanted,
-    )
+    let flags = sys::LO_FLAGS_AUTOCLEAR;
+    configure(file, b"uzram-reserved", 4096, flags, wanted)
 }
 
-fn bind(
+fn configure(
     file: &File,
     name: &[u8],
     block_size: u32,
@@ -55,91 +54,82 @@ fn bind(
     for _ in 0..TRIES {
         let number = match wanted {
             Some(number) => {
-                // It may not be there yet; then it has to be made.
+                // Makes the device if it does not exist; an error here shows again below.
                 let _ = sys::add(&control, number);
                 number
             }
-            None => sys::get_free(&control).map_err(Error::at("asking for a free loop device"))?,
+            None => {
+                let step = "asking for a free loop device";
+                sys::get_free(&control).map_err(StepError::at(step))?
+            }
         };
         let node = node(number)?;
         let device = open_rw(&node)?;
         match sys::configure(&device, file, name, block_size, flags) {
             Ok(()) => return Ok((number, device)),
-            // Somebody took it between the question and the answer.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && wanted.is_none() => {}
-            Err(error) => return Err(Error::at(format!("attaching to {}", node.display()))(error)),
+            Err(Errno::BUSY) if wanted.is_some() => return Err(Error::Taken { path: node }),
+            // Another process took it between the question and the answer.
+            Err(Errno::BUSY) => {}
+            Err(errno) => {
+                let step = format!("attaching to {}", node.display());
+                return Err(StepError::at(step)(errno).into());
+            }
         }
     }
-    let busy = io::Error::from_raw_os_error(libc::EBUSY);
-    Err(Error::at(format!(
-        "{TRIES} free loop devices were taken by others"
-    ))(busy))
+    Err(Error::NoneFree { tries: TRIES })
 }
 
-/// The node of a loop device, made if the system has no devtmpfs that does it.
+/// The node of a loop device, made here on a system without devtmpfs.
 fn node(number: u32) -> Result<PathBuf, Error> {
     let node = PathBuf::from(format!("/dev/loop{number}"));
     if !node.exists() {
-        let device = rustix::fs::makedev(7, number);
-        let mode = rustix::fs::Mode::from_raw_mode(0o660);
-        let made = rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &node,
-            rustix::fs::FileType::BlockDevice,
-            mode,
-            device,
-        );
-        match made {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(Error::at(format!("making {}", node.display()))(error)),
+        let mode = Mode::from_raw_mode(0o660);
+        let device = makedev(MAJOR, number);
+        match mknodat(CWD, &node, FileType::BlockDevice, mode, device) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => {
+                let step = format!("making {}", node.display());
+                return Err(StepError::at(step)(errno).into());
+            }
         }
     }
     Ok(node)
 }
 
-/// Whether nothing is behind a loop device.
-pub(crate) fn is_free(device: &File) -> bool {
-    let status = sys::status(device);
-    matches!(status, Err(error) if error.raw_os_error() == Some(libc::ENXIO))
+/// Opens a loop device for this process alone, as [`uzram_blockdev::open_exclusive`]. `None` if `file` is no longer behind
+/// it: somebody detached it, and the device may be another's by now.
+pub(crate) fn open_exclusive(node: &Path, file: &Path) -> Result<Option<File>, Error> {
+    let is_ours = || is_on(node, file);
+    Ok(uzram_blockdev::open_exclusive(node, is_ours)?)
 }
 
-/// Takes a loop device for this process alone, as [`uzram_blockdev::exclusive`]. `None` if `file` is not behind it
-/// any more: somebody detached it, and it may be another's by now.
-pub(crate) fn exclusive(node: &Path, file: &Path) -> Result<Option<File>, Error> {
-    let is_ours = || backing_file(node).as_deref() == Some(file);
-    Ok(uzram_blockdev::exclusive(node, is_ours)?)
-}
-
-/// Detaches a loop device from `file`, if it is still on it and nobody uses it, and waits until it is gone.
-/// [`Error::Node`] names who does use it; nothing has changed then.
+/// Detaches a loop device from `file` if it is still on it and nobody uses it, and waits until it is gone. Changes nothing
+/// where somebody uses it, whom [`Error::Node`] names.
 pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
-    let Some(device) = exclusive(node, file)? else {
+    let Some(device) = open_exclusive(node, file)? else {
         return Ok(());
     };
-    sys::clear(&device).map_err(Error::at(format!("detaching {}", node.display())))?;
-    // With our own descriptor closed it goes, unless somebody opened it just now.
+    let step = format!("detaching {}", node.display());
+    sys::clear(&device).map_err(StepError::at(step))?;
+    // The device goes with our own descriptor, unless somebody opened it just now.
     drop(device);
-    let begin = Instant::now();
-    while backing_file(node).as_deref() == Some(file) {
-        if begin.elapsed() > PATIENCE {
-            let seconds = PATIENCE.as_secs();
-            return Err(Error::Lingers {
-                path: node.into(),
-                seconds,
-            });
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until_gone(node, DETACH_LIMIT, || !is_on(node, file))?;
     Ok(())
 }
 
-/// Detaches a loop device when its last user lets go of it.
-pub(crate) fn let_go(node: &Path) -> Result<(), Error> {
+/// Detaches a loop device as soon as its last user closes it.
+pub(crate) fn detach_with_last_user(node: &Path) -> Result<(), Error> {
     let device = open_rw(node)?;
-    sys::clear(&device).map_err(Error::at(format!("letting go of {}", node.display())))
+    let step = format!("detaching {}", node.display());
+    Ok(sys::clear(&device).map_err(StepError::at(step))?)
 }
 
-/// The file behind a loop device, by sysfs.
+/// Whether `file` is behind the loop device.
+fn is_on(node: &Path, file: &Path) -> bool {
+    backing_file(node).as_deref() == Some(file)
+}
+
+/// The file behind a loop device, according to sysfs.
 fn backing_file(node: &Path) -> Option<PathBuf> {
     let name = node.file_name()?.to_str()?;
     let text = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
@@ -148,7 +138,7 @@ fn backing_file(node: &Path) -> Option<PathBuf> {
     ))
 }
 
-/// The loop devices on this file.
+/// The nodes of the loop devices on `file`.
 pub(crate) fn on_file(file: &Path) -> Vec<PathBuf> {
     let Ok(blocks) = fs::read_dir("/sys/block") else {
         return Vec::new();
@@ -158,7 +148,5 @@ pub(crate) fn on_file(file: &Path) -> Vec<PathBuf> {
         name.starts_with("loop")
             .then(|| PathBuf::from(format!("/dev/{name}")))
     });
-    nodes
-        .filter(|node| backing_file(node).as_deref() == Some(file))
-        .collect()
+    nodes.filter(|node| is_on(node, file)).collect()
 }

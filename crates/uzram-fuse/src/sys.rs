@@ -6,6 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::io::Errno;
+
 const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
@@ -13,7 +15,7 @@ const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_ADD: libc::Ioctl = 0x4C80;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
-/// The file goes from the loop device with the last who has that open.
+/// The kernel detaches the file when the last user closes the loop device.
 pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// The loop device reads and writes its file with O_DIRECT.
 pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
@@ -68,37 +70,38 @@ const EMPTY: LoopInfo = LoopInfo {
     init: [0; 2],
 };
 
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+fn check(result: libc::c_int) -> Result<libc::c_int, Errno> {
     if result < 0 {
-        Err(io::Error::last_os_error())
+        let errno = Errno::from_io_error(&io::Error::last_os_error());
+        Err(errno.unwrap_or(Errno::IO))
     } else {
         Ok(result)
     }
 }
 
-/// Number of a loop device that is free at this moment; the driver makes a new one if none is.
-pub(crate) fn get_free(control: impl AsFd) -> io::Result<u32> {
+/// Asks for a loop device that is free at this moment; the driver makes one if none is.
+pub(crate) fn get_free(control: impl AsFd) -> Result<u32, Errno> {
     // SAFETY: LOOP_CTL_GET_FREE takes no argument.
     check(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE) }).map(|n| n as u32)
 }
 
-/// Makes the loop device of that number. EEXIST: it is there.
-pub(crate) fn add(control: impl AsFd, number: u32) -> io::Result<()> {
+/// Makes the loop device of that number. EEXIST: it exists.
+pub(crate) fn add(control: impl AsFd, number: u32) -> Result<(), Errno> {
     let fd = control.as_fd().as_raw_fd();
     // SAFETY: LOOP_CTL_ADD takes a number.
     check(unsafe { libc::ioctl(fd, LOOP_CTL_ADD, libc::c_ulong::from(number)) }).map(drop)
 }
 
-/// Puts `file` behind the loop device. EBUSY: somebody else took the device.
+/// Attaches `file` to the loop device. EBUSY: the device has a file already.
 pub(crate) fn configure(
     device: impl AsFd,
     file: impl AsFd,
     name: &[u8],
     block_size: u32,
     flags: u32,
-) -> io::Result<()> {
+) -> Result<(), Errno> {
     let mut info = LoopInfo { flags, ..EMPTY };
-    // What `losetup` shows; one byte stays zero.
+    // The name that `losetup` shows; one byte stays zero.
     let len = name.len().min(info.file_name.len() - 1);
     info.file_name[..len].copy_from_slice(&name[..len]);
     let fd = file.as_fd().as_raw_fd() as u32;
@@ -119,8 +122,8 @@ pub(crate) fn configure(
     .map(drop)
 }
 
-/// The loop device's state. ENXIO: nothing is behind it.
-pub(crate) fn status(device: impl AsFd) -> io::Result<LoopInfo> {
+/// Reads the loop device's state. ENXIO: no file is attached.
+pub(crate) fn status(device: impl AsFd) -> Result<LoopInfo, Errno> {
     let mut info = EMPTY;
     let fd = device.as_fd().as_raw_fd();
     // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, any bits of which are valid here.
@@ -128,14 +131,20 @@ pub(crate) fn status(device: impl AsFd) -> io::Result<LoopInfo> {
     Ok(info)
 }
 
-/// Gives the loop device the size that its file has now.
-pub(crate) fn set_capacity(device: impl AsFd) -> io::Result<()> {
-    // SAFETY: LOOP_SET_CAPACITY takes no argument.
-    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_SET_CAPACITY) }).map(drop)
+/// Whether no file is attached to the loop device.
+pub(crate) fn is_free(device: impl AsFd) -> bool {
+    matches!(status(device), Err(Errno::NXIO))
 }
 
-/// Takes the file from the loop device, now or, if others have it open, when the last of them closes it.
-pub(crate) fn clear(device: impl AsFd) -> io::Result<()> {
+/// Gives the loop device its file's present size.
+pub(crate) fn set_capacity(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY takes no argument.
+    let set = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_SET_CAPACITY) };
+    Ok(check(set).map(drop)?)
+}
+
+/// Detaches the file, now or, where others have the device open, when the last of them closes it.
+pub(crate) fn clear(device: impl AsFd) -> Result<(), Errno> {
     // SAFETY: LOOP_CLR_FD takes no argument.
     check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_CLR_FD) }).map(drop)
 }

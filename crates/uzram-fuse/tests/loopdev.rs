@@ -11,7 +11,7 @@ use uzram_blockdev::{Busy, Error as NodeError, busy};
 use uzram_fuse::{Error, FuseLoop, LoopNumber, clear_stale, is_free, probe};
 use uzram_testkit::peers;
 
-/// Whether the machine allows it; where peers are required a missing one is a failure.
+/// Whether the machine can run these tests. Where peers are required, a missing one is a failure.
 fn possible() -> bool {
     peers::possible("loop on FUSE", probe())
 }
@@ -110,6 +110,7 @@ fn loop_devices_are_kept_by_number() {
         FuseLoop::create(device.clone(), name, &dir.path().join(name), Some(number))
     };
     let error = create("one", first.number()).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Taken { .. }), "{error}");
     assert!(error.to_string().contains(&node), "{error}");
     // Far from those that other tests are given at this moment.
     let far = LoopNumber::reserve(Some(4000)).unwrap();

@@ -1,5 +1,5 @@
-//! A new device as `/dev/nbdN`, for trying and testing the frontend: prints the node and serves until it is
-//! killed. Meanwhile it obeys lines on standard input and answers each with one line, `ok` or `error: ...`:
+//! Serves a new device as `/dev/nbdN` to try and test the frontend: prints the node and serves until it is killed. Meanwhile
+//! it obeys lines on standard input and answers each with one line, `ok` or `error: ...`:
 //!
 //! - `drop SECONDS`: drops all connections with what is in flight, waits, takes the device over again
 //! - `attach INDEX`: tries to connect another device there
@@ -16,11 +16,11 @@ use std::time::Duration;
 use clap::Parser;
 use uzram::Device;
 use uzram_nbd::{Adopter, Export, Server};
-use uzram_nbd_kernel::{Error, KernelNbd, Options, clear_stale, find, probe};
+use uzram_nbd_kernel::{Error, KernelNbd, KernelNbdOptions, clear_stale, find, probe};
 
 #[derive(Parser)]
 struct Args {
-    /// File on tmpfs that holds the device, so that it outlives this process; with --reattach it must be there
+    /// File on tmpfs that holds the device, so that it outlives this process; with --reattach it must exist
     #[arg(long)]
     image: Option<PathBuf>,
     /// Size in MiB
@@ -29,10 +29,10 @@ struct Args {
     /// Bytes of a logical block: 512 or 4096
     #[arg(long, default_value_t = 4096)]
     block_size: u32,
-    /// What tells the device from others
+    /// Name that tells the device from others
     #[arg(long, default_value = "example")]
     name: String,
-    /// Which /dev/nbdN to take
+    /// N of /dev/nbdN [default: a free one]
     #[arg(long)]
     index: Option<u32>,
     /// Connections to the kernel
@@ -41,7 +41,7 @@ struct Args {
     /// Seconds that requests wait for a server
     #[arg(long, default_value_t = 60)]
     dead_conn_timeout: u64,
-    /// Seconds after which the kernel gives a connection up
+    /// Seconds without a reply after which the kernel gives up a connection
     #[arg(long)]
     request_timeout: Option<u64>,
     /// Takes over this device, whose server is dead, instead of connecting one
@@ -53,7 +53,7 @@ struct Args {
     /// Disconnects this device, whose server is dead, and does nothing else
     #[arg(long)]
     clear_stale: Option<u32>,
-    /// Says whether this machine can do it, and does nothing else
+    /// Says whether this machine can have a device, and does nothing else
     #[arg(long)]
     probe: bool,
 }
@@ -83,7 +83,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         }
         return Ok(());
     }
-    let mut options = Options::new(&args.name);
+    let mut options = KernelNbdOptions::new(&args.name);
     options.index = args.index;
     options.connections = args.connections.unwrap_or(options.connections);
     options.dead_conn_timeout = Duration::from_secs(args.dead_conn_timeout);

@@ -10,15 +10,15 @@ use uzram_frontend::{
 use uzram_nbd::{Adopter, Export};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
-use crate::{Error, KernelNbd, Options};
+use crate::{Error, KernelNbd, KernelNbdOptions};
 
 /// The frontend `nbd-kernel`.
 pub struct NbdKernelFrontend;
 
-/// How long the kernel keeps requests while there is no server: longer than a keeper takes to start one by far.
+/// How long the kernel keeps requests while there is no server: far longer than a keeper takes to start one.
 const DEAD_CONN_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What the kernel knows the device by.
+/// The name that the kernel keeps with the device.
 fn kernel_name(dir: &Path) -> String {
     dir.display().to_string()
 }
@@ -30,8 +30,8 @@ fn adopter(serving: &Serving<'_>) -> Result<Adopter> {
         .adopter()?)
 }
 
-fn options(serving: &Serving<'_>) -> Options {
-    let mut options = Options::new(kernel_name(serving.dir));
+fn options(serving: &Serving<'_>) -> KernelNbdOptions {
+    let mut options = KernelNbdOptions::new(kernel_name(serving.dir));
     options.index = serving.spec.small(NUMBER.name);
     options.dead_conn_timeout = DEAD_CONN_TIMEOUT;
     options
@@ -108,12 +108,11 @@ impl Front for KernelNbd {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let kind = match &error {
-            Error::NoFamily => FailureKind::Impossible,
-            Error::Taken { .. } | Error::Lingers { .. } => FailureKind::Busy,
+            Error::NoClient | Error::NeedsRoot => FailureKind::Impossible,
+            Error::Taken { .. } => FailureKind::Busy,
             Error::Node(error) => kind_of_node(error),
-            Error::System { source, .. } | Error::Refused { source, .. } => {
-                FailureKind::from_io(source)
-            }
+            Error::System(step) => FailureKind::from_io(&step.source),
+            Error::Refused { source, .. } => FailureKind::from_io(&(*source).into()),
             _ => FailureKind::Failed,
         };
         Failure::new(kind, error)

@@ -1,25 +1,23 @@
 //! What can go wrong between the device and its node.
 
-use std::io;
 use std::path::PathBuf;
 
-use uzram_blockdev::Error as NodeError;
+use rustix::io::Errno;
+use uzram_blockdev::{Error as NodeError, StepError};
 
 /// Why a device could not be connected, taken over or disconnected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The kernel's NBD client takes orders from root only.
+    #[error("the kernel's NBD client obeys root only")]
+    NeedsRoot,
     /// The kernel has no NBD client, or hides it from this network namespace.
     #[error("this kernel has no NBD client now; load it with: modprobe nbd")]
-    NoFamily,
-    /// A step failed in the system.
-    #[error("{step}: {source}")]
-    System {
-        /// What was being done, with the device.
-        step: String,
-        /// The system's answer.
-        source: io::Error,
-    },
+    NoClient,
+    /// The system refused a step.
+    #[error(transparent)]
+    System(#[from] StepError),
     /// The kernel's NBD client refused a request.
     #[error("{step}: {source}{}", in_brackets(reason.as_deref()))]
     Refused {
@@ -28,8 +26,11 @@ pub enum Error {
         /// Why, in the kernel's words or ours, where known.
         reason: Option<String>,
         /// The kernel's answer.
-        source: io::Error,
+        source: Errno,
     },
+    /// The kernel connected a free device without saying which.
+    #[error("the kernel connected a free nbd device and did not say which one")]
+    NoIndex,
     /// The device that was asked for is connected to something.
     #[error("{} is taken: it is connected already", path.display())]
     Taken {
@@ -47,71 +48,56 @@ pub enum Error {
     Foreign {
         /// The device's node.
         path: PathBuf,
-        /// What the kernel says it is connected to; empty if that was not said to it.
+        /// What the kernel says it is connected to; empty if the kernel was not told.
         found: String,
-        /// What it should be.
+        /// What it should be connected to.
         wanted: String,
     },
-    /// The device was connected with another size or block size than what is to be served now.
-    #[error("{} has {what} {found} bytes, and what is to be served has {wanted}", path.display())]
+    /// The device has another size than what is to be served now.
+    #[error("{} has {found} bytes, and what is to be served has {wanted}", path.display())]
     OtherSize {
         /// The device's node.
         path: PathBuf,
-        /// `size` or `blocks of`.
-        what: &'static str,
-        /// The device's.
+        /// Bytes of the device.
         found: u64,
-        /// What it should be.
+        /// Bytes of what is to be served.
+        wanted: u64,
+    },
+    /// The device has logical blocks of another size than what is to be served now.
+    #[error("{} has blocks of {found} bytes, and what is to be served has blocks of {wanted}", path.display())]
+    OtherBlockSize {
+        /// The device's node.
+        path: PathBuf,
+        /// Bytes of the device's blocks.
+        found: u64,
+        /// Bytes of the blocks of what is to be served.
         wanted: u64,
     },
     /// The connections of the device are alive, so that it cannot be taken over.
-    #[error("{} has a server that lives", path.display())]
+    #[error("{} cannot be taken over: its server lives", path.display())]
     StillServed {
         /// The device's node.
         path: PathBuf,
     },
     /// A name that the kernel cannot keep.
-    #[error("{name:?} cannot name a device: {reason}")]
+    #[error(
+        "{name:?} cannot name a device: use 1 to {longest} bytes without control characters, \
+         and no blanks at either end"
+    )]
     Name {
         /// The name.
         name: String,
-        /// Why not.
-        reason: &'static str,
+        /// Bytes of the longest name.
+        longest: usize,
     },
-    /// The node could not be opened, or somebody uses it.
+    /// The node could not be opened or read, did not come or go in time, or is in use.
     #[error(transparent)]
     Node(#[from] NodeError),
     /// The server could not serve a connection.
     #[error(transparent)]
     Server(#[from] uzram_nbd::Error),
-    /// The node did not come up with the right size.
-    #[error("{} did not appear within {seconds} s", path.display())]
-    NoNode {
-        /// The device's node.
-        path: PathBuf,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// The device was told to go and is still there.
-    #[error("{} did not go away within {seconds} s", path.display())]
-    Lingers {
-        /// The device's node.
-        path: PathBuf,
-        /// How long it was waited for.
-        seconds: u64,
-    },
 }
 
 fn in_brackets(reason: Option<&str>) -> String {
     reason.map_or(String::new(), |reason| format!(" ({reason})"))
-}
-
-impl Error {
-    pub(crate) fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Error {
-        let step = step.into();
-        move |source| Error::System {
-            step,
-            source: source.into(),
-        }
-    }
 }

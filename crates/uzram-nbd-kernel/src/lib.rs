@@ -1,19 +1,19 @@
-//! A uzram device as `/dev/nbdN`, for kernels that have nbd and no ublk: the kernel's own NBD client, told by
-//! netlink to use sockets whose other ends are served by [`uzram_nbd`] in this process.
+//! A uzram device as `/dev/nbdN`, for kernels that have nbd and no ublk. Netlink tells the kernel's own NBD client to use
+//! sockets whose other ends [`uzram_nbd`] serves in this process.
 //!
-//! *No handshake, no listening socket*: each connection is a socket pair, one end for the kernel, the other
-//! for [`uzram_nbd::Adopter`]. Size, block size and flags are taken from the export that is served.
+//! *No handshake, no listening socket*: each connection is a socket pair, one end for the kernel, the other for
+//! [`uzram_nbd::Adopter`]. Size, block size and flags are those of the export.
 //!
 //! *The device outlives its server*: when all connections have died, the kernel keeps requests for
-//! [`Options::dead_conn_timeout`]. A process that comes meanwhile with the same data takes the device over
-//! ([`KernelNbd::reattach`]) and the kernel sends again what had no reply. Requests that wait for a connection go
-//! on at once; those that were sent and not answered are sent again when their time is over, which is up to 30
-//! seconds after they were made (see [`Options::request_timeout`]).
+//! [`KernelNbdOptions::dead_conn_timeout`]. A process that starts meanwhile with the same data takes the device over
+//! ([`KernelNbd::reattach`]), and the kernel sends again what had no reply. Requests that wait for a connection go on at
+//! once. Those that were sent and not answered are sent again when they time out, up to 30 seconds after they were made (see
+//! [`KernelNbdOptions::request_timeout`]).
 //!
-//! *A single connection that dies* (the kernel gives one up whose request took too long) is made anew, once
-//! nothing that came through the old one is still being executed: a write must not be done a second time, late.
+//! *A single connection that dies* is replaced: the kernel gives one up whose request took too long. The new one is offered
+//! only when nothing that came through the old one is being executed any more. Otherwise a write could be repeated late.
 //!
-//! *Any error is EIO*: the kernel's client knows no other, so a full memory limit is one as well.
+//! *Any error is EIO*: the kernel's client knows no other, so a full memory limit is EIO as well.
 //!
 //! *Not for swap*: the kernel's client allocates memory for its sockets on the way to this process.
 //!
@@ -21,17 +21,18 @@
 #![deny(unsafe_code)]
 
 mod as_frontend;
-mod command;
+mod client;
 mod error;
-mod frontend;
-mod genl;
-mod mend;
-mod message;
+mod kernel_nbd;
+mod netlink;
 mod options;
+mod reconnect;
+mod stale;
 mod sys;
 mod sysfs;
 
 pub use as_frontend::NbdKernelFrontend;
 pub use error::Error;
-pub use frontend::{KernelNbd, clear_stale, find, probe};
-pub use options::Options;
+pub use kernel_nbd::{KernelNbd, probe};
+pub use options::KernelNbdOptions;
+pub use stale::{clear_stale, find};

@@ -1,9 +1,10 @@
-//! What the kernel says of an nbd device without touching it: opening the node of a device whose server is dead
-//! could wait for a long time.
+//! Reads an nbd device's state from sysfs. Opening the node of a device whose server is dead could wait for a long time.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{major, minor};
 
 /// The node of this index.
 pub(crate) fn node(index: u32) -> PathBuf {
@@ -23,15 +24,15 @@ fn index_of(name: &str) -> Option<u32> {
     name.strip_prefix("nbd")?.parse().ok()
 }
 
-/// `/sys/block/nbdN`.
+/// An nbd device's directory, `/sys/block/nbdN`.
 #[derive(Debug, Clone)]
-pub(crate) struct Disk {
+pub(crate) struct SysfsDisk {
     dir: PathBuf,
 }
 
-impl Disk {
-    pub(crate) fn new(index: u32) -> Disk {
-        Disk {
+impl SysfsDisk {
+    pub(crate) fn new(index: u32) -> SysfsDisk {
+        SysfsDisk {
             dir: format!("/sys/block/nbd{index}").into(),
         }
     }
@@ -45,36 +46,47 @@ impl Disk {
         self.read(name)?.parse().ok()
     }
 
-    /// Whether it is connected, or was and is still open somewhere.
+    /// Whether it is connected, or was connected and is still open somewhere.
     pub(crate) fn is_connected(&self) -> bool {
         self.dir.join("pid").exists()
     }
 
-    /// What it is connected to, if that was said and the kernel keeps it.
+    /// The identifier of what it is connected to, if the kernel was told and keeps it.
     pub(crate) fn backend(&self) -> Option<String> {
         self.read("backend")
     }
 
-    /// 0 if it is not connected.
+    /// Whether it is connected to what has this identifier. Where the kernel keeps no identifiers, any connected device
+    /// counts.
+    pub(crate) fn is_connected_to(&self, identifier: &str, kernel_keeps_identifiers: bool) -> bool {
+        self.is_connected()
+            && match self.backend() {
+                Some(backend) => backend == identifier,
+                None => !kernel_keeps_identifiers,
+            }
+    }
+
+    /// Bytes of the device; 0 if it is not connected.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.number("size").map_or(0, |sectors| sectors * 512)
     }
 
+    /// Bytes of its logical blocks; 0 if they are unknown.
     pub(crate) fn block_size(&self) -> u64 {
         self.number("queue/logical_block_size").unwrap_or(0)
     }
 
-    /// Hardware queues: one for each connection.
+    /// The number of its hardware queues, one for each connection.
     pub(crate) fn queues(&self) -> usize {
         fs::read_dir(self.dir.join("mq")).map_or(0, |queues| queues.flatten().count())
     }
 
-    /// Whether `node` is this device's.
+    /// Whether `node` is this device's node.
     pub(crate) fn has_node(&self, node: &Path) -> bool {
         let Ok(meta) = fs::metadata(node) else {
             return false;
         };
-        let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        let (major, minor) = (major(meta.rdev()), minor(meta.rdev()));
         let is_block = meta.file_type().is_block_device();
         is_block && self.read("dev") == Some(format!("{major}:{minor}"))
     }
@@ -100,7 +112,7 @@ mod tests {
     #[test]
     fn a_device_is_described_by_its_files() {
         let dir = std::env::temp_dir().join(format!("uzram-nbd-sysfs-{}", std::process::id()));
-        let disk = Disk { dir: dir.clone() };
+        let disk = SysfsDisk { dir: dir.clone() };
         assert!(!disk.is_connected());
         assert_eq!((disk.size_bytes(), disk.queues()), (0, 0));
         assert_eq!(disk.backend(), None);
@@ -116,10 +128,14 @@ mod tests {
         ] {
             fs::write(dir.join(name), text).unwrap();
         }
-        assert!(disk.is_connected());
+        assert!(disk.is_connected_to("uzram:zram0", true));
+        assert!(!disk.is_connected_to("uzram:zram1", false));
         assert_eq!(disk.backend().as_deref(), Some("uzram:zram0"));
         assert_eq!((disk.size_bytes(), disk.block_size()), (1 << 20, 4096));
         assert_eq!(disk.queues(), 2);
+        fs::remove_file(dir.join("backend")).unwrap();
+        assert!(!disk.is_connected_to("uzram:zram0", true));
+        assert!(disk.is_connected_to("uzram:zram0", false));
         // 1:3 is the number of /dev/null, which is no block device.
         assert!(!disk.has_node(Path::new("/dev/null")));
         assert!(!disk.has_node(Path::new("/nonexistent")));

@@ -1,4 +1,4 @@
-//! Serves one device over NBD until its standard input ends: `serve SIZE_MIB unix:PATH|tcp:HOST[:PORT]`.
+//! Serves a new device over NBD until standard input ends: `serve SIZE_MIB unix:PATH|tcp:HOST[:PORT]`.
 
 use std::{error::Error, io::Read, sync::Arc};
 use uzram_nbd::{Export, Server};

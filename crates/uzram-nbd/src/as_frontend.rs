@@ -1,4 +1,4 @@
-//! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again: the socket is the same.
+//! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again to the same socket.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use uzram_frontend::{Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
-use crate::{Builder, DEFAULT_POLL, Error, Export, Handle, Listen, Server};
+use crate::{DEFAULT_POLL, Error, Export, Listen, RunningServer, Server, ServerBuilder};
 
 /// The frontend `nbd`.
 pub struct NbdFrontend;
@@ -29,23 +29,23 @@ const ALLOW_REMOTE: FrontendOption = FrontendOption {
     chooses: false,
 };
 
-/// How long the server looks for the next request: an option of all frontends that are served by this crate.
+/// How long the server polls for the next request: an option of every frontend that this crate serves.
 pub const POLL: FrontendOption = FrontendOption {
     name: "poll",
     value_name: "MICROSECONDS",
     kind: OptionKind::Integer(0, 1000),
-    help: "Longest time to look for a client's next request before the server sleeps, 0 to 1000 microseconds. It \
-        looks only while requests come so soon, and takes most of a CPU meanwhile. 0 is never [default: 100]",
+    help: "Longest time to poll for a client's next request before the server sleeps, 0 to 1000 microseconds. It polls \
+        only while requests come that soon, and takes most of a CPU meanwhile. 0 never polls [default: 100]",
     chooses: false,
 };
 
-/// What [`POLL`] is set to.
+/// The value of [`POLL`].
 pub fn poll_time(spec: &FrontendSpec) -> Duration {
     let given = spec.integer(POLL.name).map(Duration::from_micros);
     given.unwrap_or(DEFAULT_POLL)
 }
 
-/// Reads an address and makes its path absolute: the server has another directory.
+/// Parses an address and makes its path absolute, since the server has another working directory.
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
     let listen: Listen = text.parse().map_err(|error: Error| error.to_string())?;
     match listen {
@@ -54,8 +54,8 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
     }
 }
 
-/// A server that the options of a description set up.
-pub fn server_builder(spec: &FrontendSpec) -> Builder {
+/// A server set up by the options of a description.
+pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
     Server::builder()
         .allow_remote(spec.flag(ALLOW_REMOTE.name))
         .poll(poll_time(spec))
@@ -63,7 +63,7 @@ pub fn server_builder(spec: &FrontendSpec) -> Builder {
 
 /// A device behind a socket.
 struct NbdFront {
-    handle: Option<Handle>,
+    handle: Option<RunningServer>,
     uri: String,
     listen: String,
 }
@@ -130,7 +130,7 @@ impl Front for NbdFront {
 
     fn hold_idle(&self) -> Result<Option<File>> {
         let uri = &self.uri;
-        let clients = match self.handle.as_ref().map_or(0, Handle::connections) {
+        let clients = match self.handle.as_ref().map_or(0, RunningServer::connections) {
             0 => return Ok(None),
             1 => "1 NBD client is".into(),
             n => format!("{n} NBD clients are"),
@@ -139,7 +139,7 @@ impl Front for NbdFront {
         Err(Failure::new(FailureKind::Busy, message))
     }
 
-    /// The protocol tells clients the size when they connect: who is connected keeps the one that he knows.
+    /// The protocol tells clients the size when they connect. A connected client keeps the size that it knows.
     fn can_resize(&self) -> Result {
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Front for NbdFront {
     }
 
     fn hand_over(&mut self) {
-        // What was received is answered first.
+        // Requests that have arrived are answered first.
         if let Err(failure) = self.shut_down() {
             tracing::warn!("ending the NBD server: {failure}");
         }
@@ -172,7 +172,7 @@ impl From<Error> for Failure {
             Error::NotLoopback { .. } => {
                 Failure::new(FailureKind::Usage, error).with_hint("with --allow-remote")
             }
-            Error::Address { .. } | Error::NotASocket { .. } => {
+            Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::new(FailureKind::Usage, error)
             }
             Error::InUse { .. } => Failure::new(FailureKind::Busy, error),

@@ -3,7 +3,7 @@
 use std::io;
 use thiserror::Error;
 
-/// The reason; [`Close::is_clean`] tells the ordinary ends from what the client (or the system) did wrong.
+/// The reason. [`Close::is_clean`] tells ordinary ends from faults of the client or the system.
 #[derive(Debug, Error)]
 pub(crate) enum Close {
     #[error("the client disconnected")]
@@ -39,7 +39,7 @@ pub(crate) enum Close {
 }
 
 impl Close {
-    /// Whether this is an ordinary end that nobody needs to look into.
+    /// Whether this is an ordinary end that needs no attention.
     pub(crate) fn is_clean(&self) -> bool {
         matches!(self, Close::Disconnected | Close::Aborted | Close::Stopping)
     }

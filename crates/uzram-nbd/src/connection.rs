@@ -2,12 +2,12 @@
 //!
 //! # Who does what
 //!
-//! The worker that holds the mutex around the [`Receiver`] is the *leader*; it alone receives. The
-//! others execute or wait for the mutex. A leader that has received little work does it at once and
-//! stays leader, so a client with one request in flight, or a few small ones, costs neither a
-//! hand-off nor a wake-up: one receive and one send for each batch. When more has arrived, it takes
-//! its share, gives up the leadership with the rest still pending, and executes: the next leader
-//! begins with that rest. Replies go out in whatever order they are ready, as NBD allows.
+//! The worker that holds the mutex around the [`Receiver`] is the *leader*; it alone receives. The others execute or wait for
+//! the mutex. A leader that has received little work does it at once and stays leader. So a client with one request in
+//! flight, or a few small ones, costs neither a hand-off nor a wake-up: one receive and one send for each batch.
+//!
+//! When more has arrived, the leader takes its share, gives up the leadership with the rest still pending, and executes. The
+//! next leader begins with that rest. Replies are sent in the order in which they are ready, as NBD allows.
 //!
 //! # Lock order
 //!
@@ -15,19 +15,21 @@
 //!
 //! # The end
 //!
-//! The first worker to see the end records the reason. Each of the others finishes the share it has, sends its
-//! replies, finds the reason when it becomes leader, and leaves. After an unclean end the socket is shut down, so
-//! that nobody stays blocked in it.
+//! The first worker to see the end records the reason. Each of the others finishes its share, sends its replies, finds the
+//! reason when it becomes leader, and leaves. After an unclean end the socket is shut down, so that nobody stays blocked in
+//! it.
 
 use crate::{
     close::Close,
-    divide::Divided,
+    divide::DividedWrites,
     execute::Session,
-    lock,
-    poll::Looker,
+    lock::lock,
+    poll::Poller,
     proto::Request,
-    receive::{Batch, Next, Receiver, Stop},
-    reply::{Replies, Socket},
+    receive::{Batch, Next, Receiver},
+    reply::Replies,
+    socket::Socket,
+    stop::Stop,
 };
 use rustix::net::Shutdown;
 use std::{
@@ -40,10 +42,10 @@ use std::{
     time::Instant,
 };
 
-/// Work (see [`Request::cost`]) that the leader does at once: to compress 32 KiB takes about as long
-/// as to wake another worker. Measured against 4 and 16 KiB with 1 to 64 requests of 4 KiB in flight.
+/// Most work (see [`Request::cost`]) that the leader does at once: compressing 32 KiB takes about as long as waking another
+/// worker. Measured against 4 and 16 KiB with 1 to 64 requests of 4 KiB in flight.
 const MAX_INLINE: usize = 32 << 10;
-/// Replies are sent after this many bytes of work, so that the first of a share does not wait for the last.
+/// Bytes of work after which replies are sent, so that the first of a share does not wait for the last.
 const SEND_AFTER: usize = 64 << 10;
 
 struct Connection<'a> {
@@ -53,22 +55,22 @@ struct Connection<'a> {
     stop: &'a Stop,
     workers: usize,
     receiver: Mutex<Receiver>,
-    divided: Divided,
-    /// Workers that wait for the leadership: a hint for how to share.
+    divided: DividedWrites,
+    /// How many workers wait for the leadership: a hint for sharing work.
     waiting: AtomicUsize,
-    /// Workers that were started.
+    /// How many workers were started.
     started: AtomicUsize,
     end: OnceLock<Close>,
 }
 
-/// Serves the transmission phase to its end and says why it ended.
+/// Serves the transmission phase to its end. Returns why it ended.
 pub(crate) fn serve(
     id: u64,
     socket: &Socket,
     session: &Session,
     stop: &Stop,
     workers: usize,
-    looker: Looker,
+    poller: Poller,
 ) -> Close {
     let connection = Connection {
         id,
@@ -76,8 +78,8 @@ pub(crate) fn serve(
         session,
         stop,
         workers,
-        receiver: Mutex::new(Receiver::new(looker)),
-        divided: Divided::new(workers),
+        receiver: Mutex::new(Receiver::new(poller)),
+        divided: DividedWrites::new(workers),
         waiting: AtomicUsize::new(0),
         started: AtomicUsize::new(1),
         end: OnceLock::new(),
@@ -87,7 +89,7 @@ pub(crate) fn serve(
 }
 
 impl<'a> Connection<'a> {
-    /// One worker's life. A panic in it ends the connection and nothing else.
+    /// Runs one worker. A panic in it ends the connection and nothing else.
     fn run<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         self.contain(|| self.work(scope));
     }
@@ -100,7 +102,7 @@ impl<'a> Connection<'a> {
 
     fn finish(&self, reason: Close) {
         let clean = reason.is_clean();
-        // Losing the race is fine: the first reason is the one to report.
+        // Fails if another worker was first: its reason is the one to report.
         let _ = self.end.set(reason);
         if !clean {
             self.socket.shutdown(Shutdown::Both);
@@ -114,7 +116,7 @@ impl<'a> Connection<'a> {
             self.waiting.fetch_add(1, Ordering::Relaxed);
             let mut receiver = lock(&self.receiver);
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            // A leader that panicked may have left the receiver in the middle of a message.
+            // Poisoned: a leader that panicked may have left the receiver in the middle of a message.
             if self.end.get().is_some() || self.receiver.is_poisoned() {
                 return Ok(());
             }
@@ -132,7 +134,7 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                 }
-                if self.workers > 1 && !receiver.is_little(MAX_INLINE) {
+                if self.workers > 1 && !receiver.costs_at_most(MAX_INLINE) {
                     let more = self.started.load(Ordering::Relaxed) < self.workers;
                     let others = self.waiting.load(Ordering::Relaxed).max(usize::from(more));
                     self.divide(&mut receiver, others + 1);
@@ -155,19 +157,19 @@ impl<'a> Connection<'a> {
         let mut work = 0;
         for item in &batch.items {
             let payload = batch.payload(item);
-            let begin = Divided::measures(payload.len()).then(Instant::now);
+            let begin = DividedWrites::measures(payload.len()).then(Instant::now);
             match &item.piece {
                 None => self.session.execute(&item.request, payload, out)?,
                 Some(piece) => {
                     let done = self.session.store(payload, piece.offset);
-                    if let Some(done) = self.divided.end(piece.write, done) {
+                    if let Some(done) = self.divided.end_piece(piece.write, done) {
                         let done = done.and_then(|()| self.session.persist(&item.request));
                         self.session.conclude(&item.request, done, out)?;
                     }
                 }
             }
             if let Some(begin) = begin {
-                self.divided.note(payload.len(), begin.elapsed());
+                self.divided.record(payload.len(), begin.elapsed());
             }
             work += item.cost();
             if work >= SEND_AFTER {
@@ -179,7 +181,7 @@ impl<'a> Connection<'a> {
         out.flush()
     }
 
-    /// Makes pieces of a large write that comes alone, if that pays.
+    /// Divides a large write that is the only pending request, if that pays.
     fn divide(&self, receiver: &mut Receiver, workers: usize) {
         let Some(request) = receiver.lone_write() else {
             return;
@@ -194,7 +196,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Executes a WRITE that is too large for the receive buffer, as its payload arrives.
+    /// Executes a WRITE that does not fit in the receive buffer, as its payload arrives.
     fn stream(
         &self,
         request: &Request,
@@ -203,7 +205,7 @@ impl<'a> Connection<'a> {
     ) -> Result<(), Close> {
         let mut done = self.session.check(request);
         receiver.stream(request, self.socket, self.stop, |piece, position| {
-            // After a failure the rest of the payload is only skipped.
+            // After a failure the rest of the payload is skipped.
             if done.is_ok() {
                 let at = request.offset + position;
                 done = self
@@ -219,7 +221,7 @@ impl<'a> Connection<'a> {
         out.flush()
     }
 
-    /// Starts one more worker, if there may be more: only clients with several requests in flight get here.
+    /// Starts one more worker unless the limit is reached. Only clients with several requests in flight get here.
     fn start_another<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let number = self.started.load(Ordering::Relaxed);
         if number >= self.workers
@@ -236,7 +238,7 @@ impl<'a> Connection<'a> {
             .name(name)
             .spawn_scoped(scope, || self.run(scope))
         {
-            // The workers there are will do; the count stays, so that it is not tried for every batch.
+            // The present workers will do. The count stays, so that not every batch tries again.
             tracing::debug!(connection = self.id, "cannot start a worker: {e}");
         }
     }
@@ -266,11 +268,11 @@ mod tests {
             session: &session,
             stop: &stop,
             workers: 2,
-            receiver: Mutex::new(Receiver::new(Looker::new(
+            receiver: Mutex::new(Receiver::new(Poller::new(
                 std::time::Duration::ZERO,
                 Arc::default(),
             ))),
-            divided: Divided::new(2),
+            divided: DividedWrites::new(2),
             waiting: AtomicUsize::new(0),
             started: AtomicUsize::new(1),
             end: OnceLock::new(),

@@ -1,22 +1,24 @@
-//! The connections of a server, however they came: their threads, the list of their sockets, the orderly end.
+//! The connections of a server: their threads, the list of their sockets, the orderly end.
 //!
 //! A connection is either *accepted* and negotiates first, or *adopted* and begins in the transmission phase.
 //!
 //! # Stopping
 //!
-//! [`Connections::end_all`] shuts down the receive side of every connection: each serves what has arrived by then,
-//! sends the replies and closes. Connections that have not ended when the time limit is over have their sockets
-//! shut down in both directions, which frees even those that wait for a client to read.
+//! [`Connections::end_all`] shuts down the receive side of every connection. Each serves what has arrived by then, sends the
+//! replies and closes. At the time limit the sockets of the others are shut down in both directions, which frees even
+//! connections that wait for a client to read.
 
 use crate::{
-    Builder, Error,
+    Error,
     close::Close,
     connection,
     execute::Session,
-    handshake, lock,
-    poll::{Looker, Seats},
-    receive::Stop,
-    reply::Socket,
+    handshake,
+    lock::lock,
+    poll::{PollPermits, Poller},
+    settings::ServerSettings,
+    socket::Socket,
+    stop::Stop,
 };
 use rustix::net;
 use std::{
@@ -34,41 +36,41 @@ use std::{
 
 /// How a connection begins.
 enum Begin {
-    /// With the greeting; the client chooses the export.
+    /// With the handshake, in which the client chooses the export.
     Negotiate,
-    /// With requests, on what was agreed upon elsewhere.
+    /// With requests, as agreed elsewhere.
     Transmit(Session),
 }
 
 pub(crate) struct Connections {
-    pub(crate) settings: Builder,
+    pub(crate) settings: ServerSettings,
     pub(crate) stop: Stop,
-    seats: Arc<Seats>,
+    poll_permits: Arc<PollPermits>,
     next_id: AtomicU64,
-    /// The sockets of the connections, for the stop; not touched while a connection is served.
+    /// The sockets of all connections, for the stop. Not touched while a connection is served.
     sockets: Mutex<HashMap<u64, Arc<Socket>>>,
     ended: Condvar,
 }
 
 impl Connections {
-    pub(crate) fn new(settings: Builder) -> Arc<Self> {
+    pub(crate) fn new(settings: ServerSettings) -> Arc<Self> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Connections {
             settings,
             stop: Stop::default(),
-            seats: Arc::new(Seats::new(cpus / 2)),
+            poll_permits: Arc::new(PollPermits::new(cpus / 2)),
             next_id: AtomicU64::new(0),
             sockets: Mutex::default(),
             ended: Condvar::new(),
         })
     }
 
-    /// How many there are now.
+    /// Number of connections.
     pub(crate) fn count(&self) -> usize {
         lock(&self.sockets).len()
     }
 
-    /// Serves a client that has just connected, if there is room for one more.
+    /// Serves a client that has just connected, unless the limit is reached.
     pub(crate) fn accepted(self: &Arc<Self>, fd: OwnedFd) {
         let most = self.settings.max_connections;
         if self.count() >= most {
@@ -78,8 +80,8 @@ impl Connections {
         }
     }
 
-    /// Serves a socket whose client sends requests at once. `ended` is called when no thread of it is left that
-    /// could still touch the device.
+    /// Serves a socket whose client sends requests at once. `ended` is called when none of its threads can touch the device
+    /// any more.
     pub(crate) fn adopted(
         self: &Arc<Self>,
         fd: OwnedFd,
@@ -89,7 +91,7 @@ impl Connections {
         self.begin(fd, Begin::Transmit(session), ended)
     }
 
-    /// Gives a connection its first thread.
+    /// Starts a connection's first thread.
     fn begin(
         self: &Arc<Self>,
         fd: OwnedFd,
@@ -113,7 +115,7 @@ impl Connections {
         spawned.map(drop)
     }
 
-    /// A connection's life, on its first thread.
+    /// Runs a connection to its end, on its first thread.
     fn serve(&self, id: u64, socket: &Socket, begin: Begin) {
         let settings = &self.settings;
         let serve = || {
@@ -137,7 +139,7 @@ impl Connections {
                 &session,
                 &self.stop,
                 settings.workers,
-                Looker::new(settings.poll, Arc::clone(&self.seats)),
+                Poller::new(settings.poll, Arc::clone(&self.poll_permits)),
             ))
         };
         let reason = catch_unwind(AssertUnwindSafe(serve))
@@ -153,16 +155,16 @@ impl Connections {
         self.ended.notify_all();
     }
 
-    /// Ends every connection; the stop flag is set and no new ones come.
+    /// Ends every connection. The stop flag is set already, and no new connections come.
     pub(crate) fn end_all(&self) -> Result<(), Error> {
         let limit = self.settings.shutdown_timeout;
         self.shutdown_all(net::Shutdown::Read);
-        if self.wait_for_the_last(limit) == 0 {
+        if self.wait_for_all(limit) == 0 {
             return Ok(());
         }
         tracing::warn!("requests are still in flight after {limit:?}: closing their connections");
         self.shutdown_all(net::Shutdown::Both);
-        match self.wait_for_the_last(limit.max(Duration::from_secs(1))) {
+        match self.wait_for_all(limit.max(Duration::from_secs(1))) {
             0 => Ok(()),
             connections => Err(Error::Stuck {
                 connections,
@@ -177,8 +179,8 @@ impl Connections {
         }
     }
 
-    /// Waits until no connection is left, at most `limit`; the number of those left.
-    fn wait_for_the_last(&self, limit: Duration) -> usize {
+    /// Waits until no connection is left, at most for `limit`. Returns how many are left.
+    fn wait_for_all(&self, limit: Duration) -> usize {
         let deadline = Instant::now() + limit;
         let mut sockets = lock(&self.sockets);
         while !sockets.is_empty() {

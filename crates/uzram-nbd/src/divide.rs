@@ -1,10 +1,11 @@
-//! One large write among several workers.
+//! Divides one large write among several workers.
 //!
-//! A client that sends one request at a time has one worker busy and the others idle. Where the device's algorithm is slow, a
-//! large write of such a client is divided: its pieces become items, which workers take like any others, and whoever
-//! finishes the last one replies. What is slow is learned from the writes before, as waking a worker pays only then.
+//! A client that sends one request at a time keeps one worker busy and the others idle. Where the device's algorithm is slow,
+//! a large write of such a client is divided. Its pieces become items, which workers take like any others, and whoever
+//! finishes the last one replies. Waking a worker pays only for slow algorithms, so their speed is learned from the writes
+//! before.
 
-use crate::{execute::Failure, lock};
+use crate::{execute::Failure, lock::lock};
 use std::{
     sync::{
         Mutex,
@@ -16,55 +17,55 @@ use std::{
     time::Duration,
 };
 
-/// What the others have to take off one worker: several times what it costs to wake them, in a virtual machine, too.
+/// How much time dividing must save: several times the cost of waking the others, also in a virtual machine.
 const WORTH: Duration = Duration::from_micros(60);
-/// A shorter write says little about the algorithm.
+/// Shortest write that is measured: a shorter one says little about the algorithm.
 const MEASURED: usize = 32 << 10;
-/// How much of what is known a new measurement replaces: one in so many.
+/// A new measurement counts for one part in this many of the average.
 const MEMORY: u32 = 8;
 
-/// The writes of a connection that are divided, and how long writes take.
-pub(crate) struct Divided {
-    writes: Box<[Write]>,
-    /// For 64 KiB; 0: not known yet.
+/// A connection's divided writes, and how long its writes take.
+pub(crate) struct DividedWrites {
+    writes: Box<[WriteSlot]>,
+    /// The average time for 64 KiB; 0 while it is unknown.
     nanoseconds: AtomicU32,
 }
 
-/// A place for a write.
+/// Room for one divided write.
 #[derive(Default)]
-struct Write {
-    /// Pieces that are not done, and one; 0: free.
+struct WriteSlot {
+    /// The number of unfinished pieces plus one; 0 while the slot is free.
     left: AtomicU32,
     failure: Mutex<Option<Failure>>,
 }
 
-/// Says that an item is a piece of a write.
+/// Marks an item as a piece of a divided write.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece {
-    /// Number of the write among those that are divided.
+    /// The slot of the divided write.
     pub(crate) write: usize,
-    /// Where it begins on the device.
+    /// Where the piece begins on the device.
     pub(crate) offset: u64,
 }
 
-impl Divided {
-    /// For so many workers, each of which finishes one write at a time.
+impl DividedWrites {
+    /// Makes a slot for each worker, since a worker finishes one write at a time.
     pub(crate) fn new(workers: usize) -> Self {
-        Divided {
-            writes: (0..workers).map(|_| Write::default()).collect(),
+        DividedWrites {
+            writes: (0..workers).map(|_| WriteSlot::default()).collect(),
             nanoseconds: AtomicU32::new(0),
         }
     }
 
-    /// Whether a write of so many bytes is one to measure.
+    /// Whether a write of this many bytes is to be measured.
     pub(crate) fn measures(bytes: usize) -> bool {
         bytes >= MEASURED
     }
 
-    /// Notes how long a write took.
-    pub(crate) fn note(&self, bytes: usize, time: Duration) {
+    /// Records how long a write took.
+    pub(crate) fn record(&self, bytes: usize, time: Duration) {
         let new = time.as_nanos().saturating_mul(64 << 10) / bytes.max(1) as u128;
-        // Longer ones were interrupted, and would be divided in any case.
+        // A longer time means that the worker was interrupted; such writes are divided in any case.
         let new = new.min((u32::MAX / MEMORY).into()) as u32;
         let known = match self.nanoseconds.load(Relaxed) {
             0 => new,
@@ -73,7 +74,7 @@ impl Divided {
         self.nanoseconds.store(known, Relaxed);
     }
 
-    /// Whether it pays to divide a write of so many bytes.
+    /// Whether dividing a write of this many bytes pays.
     pub(crate) fn pays(&self, bytes: usize, workers: usize) -> bool {
         let known = u64::from(self.nanoseconds.load(Relaxed));
         let alone = known * bytes as u64 / (64 << 10);
@@ -81,14 +82,14 @@ impl Divided {
         u128::from(saved) > WORTH.as_nanos()
     }
 
-    /// Begins a write of so many pieces; its number, or none if there is no place.
+    /// Begins a write of this many pieces. Returns its slot, or `None` if all are taken.
     pub(crate) fn begin(&self, pieces: u32) -> Option<usize> {
-        let take = |write: &Write| write.left.compare_exchange(0, pieces + 1, Acquire, Relaxed);
+        let take = |write: &WriteSlot| write.left.compare_exchange(0, pieces + 1, Acquire, Relaxed);
         self.writes.iter().position(|write| take(write).is_ok())
     }
 
-    /// Ends a piece; of the last one, what came of the whole write.
-    pub(crate) fn end(
+    /// Ends a piece. For the last piece, returns the result of the whole write.
+    pub(crate) fn end_piece(
         &self,
         write: usize,
         done: Result<(), Failure>,
@@ -112,34 +113,34 @@ mod tests {
 
     #[test]
     fn only_slow_writes_are_divided() {
-        let divided = Divided::new(2);
+        let divided = DividedWrites::new(2);
         let most = 256 << 10;
         assert!(!divided.pays(most, 2), "nothing is known");
         // zstd, and a copy.
         for (microseconds, pays) in [(200, true), (3, false)] {
             for _ in 0..50 {
-                divided.note(64 << 10, Duration::from_micros(microseconds));
+                divided.record(64 << 10, Duration::from_micros(microseconds));
             }
             assert_eq!(divided.pays(most, 2), pays, "{microseconds}");
             assert!(!divided.pays(16 << 10, 2));
             assert!(!divided.pays(most, 1), "for nobody");
         }
-        divided.note(1 << 20, Duration::from_secs(100_000));
-        divided.note(1, Duration::MAX);
+        divided.record(1 << 20, Duration::from_secs(100_000));
+        divided.record(1, Duration::MAX);
     }
 
     #[test]
     fn the_last_piece_tells_of_any_failure() {
-        let divided = Divided::new(2);
+        let divided = DividedWrites::new(2);
         let (one, other) = (divided.begin(3).unwrap(), divided.begin(2).unwrap());
         assert!(divided.begin(2).is_none());
         let failure = || Err(uzram::Error::NoSecondary { priority: None }.into());
-        assert!(divided.end(one, Ok(())).is_none());
-        assert!(divided.end(one, failure()).is_none());
-        assert!(divided.end(other, Ok(())).is_none());
-        assert!(divided.end(other, Ok(())).unwrap().is_ok());
-        assert!(divided.end(one, Ok(())).unwrap().is_err());
+        assert!(divided.end_piece(one, Ok(())).is_none());
+        assert!(divided.end_piece(one, failure()).is_none());
+        assert!(divided.end_piece(other, Ok(())).is_none());
+        assert!(divided.end_piece(other, Ok(())).unwrap().is_ok());
+        assert!(divided.end_piece(one, Ok(())).unwrap().is_err());
         assert_eq!(divided.begin(1), Some(one), "and the failure is gone");
-        assert!(divided.end(one, Ok(())).unwrap().is_ok());
+        assert!(divided.end_piece(one, Ok(())).unwrap().is_ok());
     }
 }

@@ -1,6 +1,7 @@
-//! What can go wrong for the one who runs the server. What a client does wrong is not here: it ends that
-//! client's connection and is logged (see `connection::Close`).
+//! What can go wrong for whoever runs the server. What a client does wrong ends its own connection and is logged: see
+//! [`Close`](crate::close::Close).
 
+use crate::proto::MAX_STRING;
 use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 
@@ -14,9 +15,17 @@ pub enum Error {
         /// The text given.
         given: String,
         /// What is wrong with it.
-        reason: String,
+        reason: &'static str,
     },
-    /// A TCP address that other machines could reach, without leave to use one.
+    /// A TCP host that has no address, or a port that is no number.
+    #[error("cannot resolve {host}: {source} (use tcp:HOST[:PORT])")]
+    Resolve {
+        /// The host, with its port.
+        host: String,
+        /// The resolver's answer.
+        source: io::Error,
+    },
+    /// A TCP address that other machines can reach, while remote clients are not allowed.
     #[error(
         "{addr} is reachable from other machines, and NBD has neither encryption nor a password: \
          use 127.0.0.1 or [::1], or allow remote clients explicitly"
@@ -25,14 +34,14 @@ pub enum Error {
         /// The address.
         addr: SocketAddr,
     },
-    /// Somebody accepts connections on the unix socket already.
-    #[error("{path} is in use: another server accepts connections there")]
+    /// Another server accepts connections on the unix socket.
+    #[error("{} is in use: another server accepts connections there", path.display())]
     InUse {
         /// The socket's path.
         path: PathBuf,
     },
-    /// The path for the unix socket exists and is something else.
-    #[error("{path} exists and is not a socket: it is left alone")]
+    /// The path of the unix socket belongs to something else.
+    #[error("{} exists and is not a socket: choose another path, or remove it", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
@@ -42,19 +51,34 @@ pub enum Error {
     Bind {
         /// The address.
         listen: String,
-        /// The system's own words.
+        /// The system's answer.
         source: io::Error,
     },
     /// A server needs at least one export.
     #[error("no export was given: a server needs at least one")]
     NoExport,
     /// A name that no export can have.
-    #[error("export name {name:?} is not possible: {reason}")]
+    #[error(
+        "export name {name:?} is not possible: use 1 to {MAX_STRING} bytes without NUL \
+         (clients get the first export for the empty name)"
+    )]
     ExportName {
         /// The name.
         name: String,
-        /// Why not.
-        reason: &'static str,
+    },
+    /// A description that no export can have.
+    #[error(
+        "the description of export {name:?} is not possible: use at most {MAX_STRING} bytes without NUL"
+    )]
+    Description {
+        /// The export's name.
+        name: String,
+    },
+    /// Two exports have the same name.
+    #[error("two exports are named {name:?}: each needs a name of its own")]
+    DuplicateExport {
+        /// The name.
+        name: String,
     },
     /// No export has this name.
     #[error("no export is named {name:?}")]
@@ -63,14 +87,17 @@ pub enum Error {
         name: String,
     },
     /// The system would not start a thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[source] io::Error),
-    /// Some connections did not end in the time given for shutdown, even after their sockets were closed.
+    #[error("cannot start a thread: {source}")]
+    Thread {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Some connections did not end within the time for shutdown, even after their sockets were closed.
     #[error("{connections} connections did not end in {seconds} seconds")]
     Stuck {
         /// How many.
         connections: usize,
-        /// How long was waited.
+        /// How long they were waited for.
         seconds: u64,
     },
 }

@@ -1,7 +1,7 @@
-//! What each request does to the device, and the reply it gets.
+//! Executes requests on the device and writes their replies.
 //!
-//! A request is judged first ([`Session::check`]) and executed only if nothing is wrong with it, so a refused
-//! request has no effect. Nothing here allocates unless a request fails (its message is text for people).
+//! A request is checked first ([`Session::check`]) and executed only if nothing is wrong with it, so a refused request has no
+//! effect. Nothing here allocates unless a request fails: its message is text for people.
 
 use crate::{
     close::Close,
@@ -15,19 +15,19 @@ use crate::{
 use std::borrow::Cow;
 use uzram::{Extent, ExtentKind, Zeroes};
 
-/// Most descriptors in one BLOCK_STATUS reply; the client asks again for what follows.
+/// Most descriptors in one BLOCK_STATUS reply. The client asks again for what follows.
 const MAX_DESCRIPTORS: usize = 4096;
 
-/// What the client and the server agreed upon.
+/// What client and server agreed on in the handshake.
 pub(crate) struct Session {
     pub(crate) export: Export,
-    /// Structured replies are negotiated.
+    /// Whether structured replies were negotiated.
     pub(crate) structured: bool,
-    /// `base:allocation` is selected for this export.
+    /// Whether `base:allocation` was selected for this export.
     pub(crate) allocation: bool,
 }
 
-/// An error that the client is told about.
+/// An error that is sent to the client.
 pub(crate) struct Failure {
     errno: Errno,
     message: Cow<'static, str>,
@@ -50,9 +50,9 @@ fn refuse<T>(errno: Errno, message: &'static str) -> Result<T, Failure> {
 }
 
 impl Session {
-    /// Whether the request may be executed at all.
+    /// Checks whether the request may be executed.
     pub(crate) fn check(&self, request: &Request) -> Result<(), Failure> {
-        // Clients are known to set FUA on everything, so it is allowed everywhere.
+        // Some clients set FUA on everything, so it is allowed everywhere.
         let (flags, writes) = match request.kind {
             cmd::READ if self.structured => (cmd_flag::DF, false),
             cmd::READ | cmd::CACHE => (0, false),
@@ -89,7 +89,7 @@ impl Session {
         Ok(())
     }
 
-    /// Executes one request whose payload, if it has one, is complete.
+    /// Executes one request. Its payload, if it has one, is complete.
     pub(crate) fn execute(
         &self,
         request: &Request,
@@ -112,12 +112,12 @@ impl Session {
         }
     }
 
-    /// Stores a piece of a WRITE that was checked.
+    /// Writes a piece of a WRITE that was checked.
     pub(crate) fn store(&self, piece: &[u8], offset: u64) -> Result<(), Failure> {
         Ok(self.export.device.write_at(piece, offset)?)
     }
 
-    /// The reply to a command without payload in its reply.
+    /// Replies to a command whose reply has no payload.
     pub(crate) fn conclude(
         &self,
         request: &Request,
@@ -150,7 +150,7 @@ impl Session {
             cmd::WRITE => device.write_at(payload, offset)?,
             cmd::TRIM => device.discard(offset, len)?,
             cmd::WRITE_ZEROES => {
-                // Zeroing stores nothing, so it is always faster than a write and FAST_ZERO needs no check.
+                // Zeroing stores nothing and is always faster than a write, so FAST_ZERO needs no check.
                 let keep = request.flags & cmd_flag::NO_HOLE != 0;
                 device.write_zeroes(
                     offset,
@@ -162,7 +162,7 @@ impl Session {
                     },
                 )?;
             }
-            // RAM is as near as it gets, so CACHE has nothing to do.
+            // The data is in RAM already, so CACHE has nothing to do.
             cmd::CACHE => {}
             _ => device.flush()?,
         }
@@ -198,7 +198,7 @@ impl Session {
         Ok(())
     }
 
-    /// A structured reply in as many chunks as there are runs of zeros and of data.
+    /// Sends a structured reply with a chunk for each run of zeros and one or more for each run of data.
     fn read_chunks(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
         let (offset, len) = (request.offset, request.len);
         if len == 0 {
@@ -255,7 +255,7 @@ impl Session {
         )
     }
 
-    /// A structured reply with one content chunk, as DF asks.
+    /// Sends a structured reply with one content chunk, as DF asks.
     fn read_unfragmented(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
         if fits(request.len) && request.len > 0 {
             return match self.data_chunk(request, request.offset, request.len, true, out)? {
@@ -265,7 +265,7 @@ impl Session {
         }
         let mut failed = None;
         if request.len > 0 {
-            // Not final: a read may still fail while the chunk is on its way; zeros then stand in for the rest.
+            // Not final: a read may still fail while the chunk is being sent. Zeros then fill the rest.
             let header = data_header(request, request.offset, request.len, false);
             out.stream(&header, request.offset, request.len, |piece, position| {
                 let read = match failed {
@@ -338,8 +338,8 @@ fn data_header(request: &Request, offset: u64, len: u32, done: bool) -> [u8; CHU
     header
 }
 
-/// Joins neighbouring extents that `class` does not tell apart: (class, offset, length) each.
-/// The extents lie within one request, so their lengths have 32 bits.
+/// Joins neighbouring extents of the same `class`; yields (class, offset, length). The extents lie within one request, so
+/// their lengths fit 32 bits.
 fn merged<C: PartialEq>(
     extents: impl Iterator<Item = Extent>,
     class: impl Fn(ExtentKind) -> C,

@@ -1,4 +1,4 @@
-//! What the server offers: a device under a name.
+//! An export: a device that the server offers under a name.
 
 use crate::{Error, proto};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ impl Export {
         }
     }
 
-    /// A text for people, shown by clients that list exports.
+    /// Sets a text for people, which clients show when they list exports.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = text.into();
         self
     }
 
-    /// Refuses every command that would change the contents (EPERM).
+    /// Makes every command fail that would change the contents (EPERM).
     pub fn read_only(mut self, yes: bool) -> Self {
         self.read_only = yes;
         self
@@ -41,12 +41,12 @@ impl Export {
         self.device.size_bytes()
     }
 
-    /// Bytes of the device's logical blocks. NBD clients may read and write any range all the same.
+    /// Bytes of the device's logical blocks. NBD clients may read and write any range nevertheless.
     pub fn block_size(&self) -> u32 {
         self.device.logical_block_size()
     }
 
-    /// The transmission flags (`NBD_FLAG_...`) that a client without structured replies is told.
+    /// The transmission flags (`NBD_FLAG_...`) for a client without structured replies.
     pub fn transmission_flags(&self) -> u16 {
         self.flags(false)
     }
@@ -54,7 +54,7 @@ impl Export {
     /// The transmission flags; `NBD_FLAG_SEND_DF` may be set only once structured replies are negotiated.
     pub(crate) fn flags(&self, structured: bool) -> u16 {
         use proto::flag;
-        // Every connection sees the same device without a cache of its own, hence CAN_MULTI_CONN.
+        // CAN_MULTI_CONN: all connections see the same device, and none has a cache.
         let mut flags = flag::HAS_FLAGS
             | flag::SEND_FLUSH
             | flag::SEND_FUA
@@ -72,23 +72,17 @@ impl Export {
         flags
     }
 
-    /// The protocol's rules for strings, which names and descriptions must keep.
-    pub(crate) fn check(&self, others: &[Export]) -> Result<(), Error> {
-        let reason = if self.name.is_empty() {
-            "the empty name stands for the first export"
-        } else if self.name.len() > proto::MAX_STRING || self.description.len() > proto::MAX_STRING
-        {
-            "a name or description has at most 4096 bytes"
-        } else if self.name.contains('\0') || self.description.contains('\0') {
-            "a name or description has no NUL character"
-        } else if others.iter().any(|other| other.name == self.name) {
-            "another export has it"
-        } else {
-            return Ok(());
-        };
-        Err(Error::ExportName {
-            name: self.name.clone(),
-            reason,
-        })
+    /// Checks the protocol's rules for strings.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let legal = |text: &str| text.len() <= proto::MAX_STRING && !text.contains('\0');
+        if self.name.is_empty() || !legal(&self.name) {
+            let name = self.name.clone();
+            return Err(Error::ExportName { name });
+        }
+        if !legal(&self.description) {
+            let name = self.name.clone();
+            return Err(Error::Description { name });
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Fixed newstyle negotiation: from the greeting to the transmission phase, or to the end of the connection.
 //!
-//! It runs on the connection's first thread with one option in memory at a time, each at most [`MAX_OPTION`] bytes,
-//! and as a whole within a deadline, so a client that is silent or slow cannot hold a place for long.
+//! Runs on the connection's first thread. Holds one option of at most [`MAX_OPTION`] bytes in memory at a time. A deadline
+//! for the whole keeps a silent or slow client from occupying a connection for long.
 
 use crate::{
     close::Close,
@@ -10,8 +10,8 @@ use crate::{
     proto::{
         self, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at, u64_at,
     },
-    receive::Stop,
-    reply::Socket,
+    socket::Socket,
+    stop::Stop,
 };
 use rustix::net::sockopt::{self, Timeout};
 use std::{
@@ -19,10 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most data that one option may bring: names have 4096 bytes at most.
+/// Most bytes of data that one option may have: names have at most 4096.
 const MAX_OPTION: u32 = 64 << 10;
 
-/// Negotiates with the client; `Ok` is the beginning of the transmission phase.
+/// Negotiates with the client until the transmission phase begins.
 pub(crate) fn negotiate(
     socket: &Socket,
     exports: &[Export],
@@ -46,7 +46,7 @@ pub(crate) fn negotiate(
             break session;
         }
     };
-    // The transmission phase waits for as long as the client likes.
+    // The transmission phase waits as long as the client likes.
     for which in [Timeout::Recv, Timeout::Send] {
         sockopt::set_socket_timeout(&socket.fd, which, None)
             .map_err(|e| Close::Receive(e.into()))?;
@@ -63,7 +63,7 @@ struct Handshake<'a> {
     structured: bool,
     /// The export (by index) for which `base:allocation` was selected last.
     context: Option<usize>,
-    /// Replies to the option at hand, sent together.
+    /// Replies to the current option, sent together.
     out: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ impl Handshake<'_> {
         Ok(())
     }
 
-    /// Handles one option; `Some` when it ends the negotiation with success.
+    /// Handles one option. Returns the session if it ended the negotiation with success.
     fn option(&mut self) -> Result<Option<Session>, Close> {
         let mut header = [0; 16];
         self.receive(&mut header, true)?;
@@ -104,7 +104,7 @@ impl Handshake<'_> {
             opt::EXPORT_NAME => Some(self.export_name(&data)?),
             opt::ABORT => {
                 self.reply(option, rep::ACK, &[]);
-                // Clients are known to close without waiting for this.
+                // Some clients close without waiting for this.
                 let _ = self.send();
                 return Err(Close::Aborted);
             }
@@ -198,7 +198,7 @@ impl Handshake<'_> {
                     reply.extend(export.description.as_bytes());
                 }
                 info::BLOCK_SIZE => {
-                    // Any range of bytes is possible; whole pages need no read-modify-write.
+                    // Minimum, preferred and maximum: any range works, and whole pages need no read-modify-write.
                     for size in [1, uzram::PAGE_SIZE as u32, MAX_PAYLOAD] {
                         reply.extend(size.to_be_bytes());
                     }
@@ -214,7 +214,7 @@ impl Handshake<'_> {
     fn meta_context(&mut self, option: u32, data: &[u8]) {
         let set = option == opt::SET_META_CONTEXT;
         if set {
-            // A new selection replaces the old one even if it fails.
+            // A new selection drops the old one even if it fails.
             self.context = None;
         }
         if !self.structured {
@@ -250,7 +250,7 @@ impl Handshake<'_> {
         self.reply(option, rep::ACK, &[]);
     }
 
-    /// The export with this name; the empty name stands for the first.
+    /// Finds the export of this name; the empty name stands for the first.
     fn find(&self, name: &[u8]) -> Option<usize> {
         if name.is_empty() {
             return Some(0);
@@ -292,7 +292,7 @@ impl Handshake<'_> {
         Ok(())
     }
 
-    /// Fills `buf`. The stream may end before it if this is the `start` of a message.
+    /// Fills `buf`. At the `start` of a message the stream may end cleanly.
     fn receive(&mut self, buf: &mut [u8], start: bool) -> Result<(), Close> {
         let mut filled = 0;
         while filled < buf.len() {
@@ -314,7 +314,7 @@ impl Handshake<'_> {
         if left.is_zero() {
             return Err(Close::HandshakeTimeout);
         }
-        // Below a microsecond the system would take it for "no limit".
+        // Less than a microsecond would mean "no limit" to the system.
         let left = left.max(Duration::from_millis(1));
         sockopt::set_socket_timeout(&self.socket.fd, which, Some(left))
             .map_err(|e| Close::Receive(e.into()))
@@ -328,7 +328,7 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// The fields of an option's data, front first; `None` where the data is too short.
+/// Takes the fields of an option's data one by one; `None` where the data is too short.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -346,7 +346,7 @@ impl<'a> Fields<'a> {
         self.bytes(4).map(|bytes| u32_at(bytes, 0))
     }
 
-    /// A string behind its 32-bit length.
+    /// Takes a string and the 32-bit length before it.
     fn string(&mut self) -> Option<&'a [u8]> {
         let len = self.u32()?;
         self.bytes(len as usize)

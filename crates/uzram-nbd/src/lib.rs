@@ -1,7 +1,7 @@
 //! An NBD server for uzram devices.
 //!
-//! It speaks fixed newstyle NBD (the protocol's own proto.md is the specification) over unix sockets and TCP,
-//! and turns each request into a call of [`uzram::Device`]. It knows nothing about compressors or pools.
+//! It speaks fixed newstyle NBD (specified by the protocol's own proto.md) over unix sockets and TCP, and turns each request
+//! into a call of [`uzram::Device`]. It knows nothing about compressors or pools.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,21 +22,21 @@
 //!
 //! # Threads
 //!
-//! One thread accepts. Each connection starts with one worker, and grows to the configured number the first
-//! time a client sends several requests at once. The workers of a connection take turns as *leader*: the
-//! leader alone receives. See [`connection`] for the protocol between them and the lock order.
-//! Before it sleeps it looks for the next request for a while, where that pays: see [`poll`] and [`Builder::poll`].
+//! One thread accepts. Each connection starts with one worker, and grows to the configured number the first time a client
+//! sends several requests at once. The workers of a connection take turns as *leader*: the leader alone receives. See
+//! [`connection`] for the protocol between them and the lock order. Before the leader sleeps it polls for the next request
+//! for a while, where that pays: see [`poll`] and [`ServerBuilder::poll`].
 //!
 //! # Trust
 //!
-//! The client is not trusted: whatever it sends ends at most its own connection, with one logged reason. There
-//! is no TLS and no authentication; a unix socket is made with mode 0600, and TCP is limited to loopback
-//! addresses unless [`Builder::allow_remote`] says otherwise.
+//! The client is not trusted: whatever it sends ends at most its own connection, with one logged reason. There is no TLS and
+//! no authentication. A unix socket has mode 0600, and TCP is limited to loopback addresses unless
+//! [`ServerBuilder::allow_remote`] says otherwise.
 #![forbid(unsafe_code)]
-// `connection` and its siblings are private; their docs are linked for those who read the source.
+// `connection` and its siblings are private; their docs are linked for readers of the source.
 #![allow(rustdoc::private_intra_doc_links)]
 
-mod adopt;
+mod adopter;
 mod as_frontend;
 mod close;
 mod connection;
@@ -47,22 +47,20 @@ mod execute;
 mod export;
 mod handshake;
 mod listen;
+mod lock;
 mod poll;
 mod proto;
 mod receive;
 mod reply;
 mod server;
+mod settings;
+mod socket;
+mod stop;
 
-pub use adopt::Adopter;
+pub use adopter::Adopter;
 pub use as_frontend::{NbdFrontend, POLL, poll_time, server_builder};
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;
-pub use server::{Builder, DEFAULT_POLL, Handle, Server};
-
-/// Locks a mutex whose data stays valid even if a holder panicked: the connection is closed in that case.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+pub use server::{RunningServer, Server, ServerBuilder};
+pub use settings::DEFAULT_POLL;

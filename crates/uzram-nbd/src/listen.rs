@@ -1,8 +1,8 @@
 //! Where the server listens: the address as text, the listening socket, and the URI that clients use.
 //!
-//! A unix socket gets its mode 0600 before it is bound, so that there is no moment at which others could connect.
-//! A socket file that nobody accepts on is a leftover and is replaced; a live one is an error. The file is removed
-//! again when the [`Listener`] goes, unless somebody has put another in its place.
+//! A unix socket gets its mode 0600 before it is bound, so others cannot connect at any moment. A socket file that nobody
+//! accepts on is left over and is replaced; a live one is an error. Dropping the [`Listener`] removes the file, unless
+//! somebody has put another in its place.
 
 use crate::Error;
 use rustix::{fs, net};
@@ -28,7 +28,7 @@ const BACKLOG: i32 = 128;
 pub enum Listen {
     /// A unix socket at this path.
     Unix(PathBuf),
-    /// A TCP address; port 0 takes a free one.
+    /// A TCP address. Port 0 takes a free one.
     Tcp(SocketAddr),
 }
 
@@ -36,14 +36,14 @@ impl FromStr for Listen {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let fail = |reason: String| Error::Address {
+        let fail = |reason| Error::Address {
             given: text.into(),
             reason,
         };
         match text.split_once(':') {
-            Some(("unix", "")) => Err(fail("the path is missing".into())),
+            Some(("unix", "")) => Err(fail("the path is missing")),
             Some(("unix", path)) => Ok(Listen::Unix(path.into())),
-            Some(("tcp", "")) => Err(fail("the host is missing".into())),
+            Some(("tcp", "")) => Err(fail("the host is missing")),
             Some(("tcp", host)) => {
                 // A colon inside brackets or after another one belongs to an IPv6 address, not to a port.
                 let bare_v6 = host.matches(':').count() > 1 && !host.starts_with('[');
@@ -53,13 +53,13 @@ impl FromStr for Listen {
                     (_, true) => format!("[{host}]:{DEFAULT_PORT}"),
                     _ => format!("{host}:{DEFAULT_PORT}"),
                 };
-                let mut found = full.to_socket_addrs().map_err(|e| fail(e.to_string()))?;
-                found
-                    .next()
-                    .map(Listen::Tcp)
-                    .ok_or_else(|| fail("the host has no address".into()))
+                let mut found = full
+                    .to_socket_addrs()
+                    .map_err(|source| Error::Resolve { host: full, source })?;
+                let first = found.next().map(Listen::Tcp);
+                first.ok_or_else(|| fail("the host has no address"))
             }
-            _ => Err(fail("it starts with neither unix: nor tcp:".into())),
+            _ => Err(fail("it starts with neither unix: nor tcp:")),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Listen {
     }
 }
 
-/// Percent-encodes what may not stand in a URI's path or query.
+/// Percent-encodes the bytes that may not stand in a URI's path or query.
 fn escape(bytes: &[u8]) -> String {
     let mut out = String::new();
     for &b in bytes {
@@ -178,7 +178,7 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Removes a socket file that nobody accepts on, and nothing else.
+/// Removes a socket file if nobody accepts on it; leaves anything else alone.
 fn remove_stale(path: &Path) -> Result<(), Error> {
     let fail = |source| Error::Bind {
         listen: Listen::Unix(path.into()).to_string(),
@@ -191,7 +191,7 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     match UnixStream::connect(path) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             tracing::info!(
-                "{} is left over from a server that is gone: replacing it",
+                "{} is left over from a server that is gone: replaced",
                 path.display()
             );
             std::fs::remove_file(path).map_err(fail)
@@ -233,10 +233,7 @@ mod tests {
             "/run/x",
         ] {
             let error = text.parse::<Listen>().unwrap_err().to_string();
-            assert!(
-                error.contains("use unix:PATH or tcp:HOST[:PORT]"),
-                "{text}: {error}"
-            );
+            assert!(error.contains("tcp:HOST[:PORT]"), "{text}: {error}");
         }
     }
 

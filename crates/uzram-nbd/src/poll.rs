@@ -1,16 +1,15 @@
-//! Looking for the next request before sleeping.
+//! Polls for the next request before the leader sleeps.
 //!
-//! To wake a thread on another CPU costs more than a small request does, in a virtual machine several times as much. A
-//! client that sends one request at a time sends the next one soon after its reply, so a leader that looks
-//! again for some microseconds saves that. How long it looks is its [`Window`], which is learned: it grows while
-//! requests come soon and is zero, which is not to look at all, while they do not. A connection without
-//! requests sleeps.
+//! Waking a thread on another CPU costs more than a small request, in a virtual machine several times as much. A client that
+//! sends one request at a time sends the next one soon after the reply, so polling for some microseconds saves the wake-up.
+//! How long to poll is the [`PollWindow`], which is learned. It grows while requests come soon. It is zero, and nothing is
+//! polled, while they do not. A connection without requests sleeps.
 //!
-//! Between two looks the CPU is offered to others: a client that was waiting for this very CPU gets it at once. Where
-//! somebody else took it, for longer than a wake-up would have cost, looking is left alone for a while. A server looks
-//! on at most half of the CPUs ([`Seats`]), and on a machine with one CPU never.
+//! Between two polls the thread yields its CPU: a client that was waiting for this very CPU gets it at once. Where somebody
+//! took it for longer than a wake-up would have cost, polling pauses for a while. A server polls on at most half of the CPUs
+//! ([`PollPermits`]), and never on a machine with one CPU.
 
-use crate::reply::Socket;
+use crate::socket::Socket;
 use std::{
     io,
     sync::{
@@ -21,42 +20,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a window that was zero begins with.
+/// The first length of a window that was zero.
 const FIRST: Duration = Duration::from_micros(16);
-/// A look and an offer take a microsecond or two; after this long, somebody with work of his own had the CPU.
+/// A poll and a yield take a microsecond or two. After this long, a thread with work of its own had the CPU.
 const DISTURBED: Duration = Duration::from_micros(200);
-/// How many waits are not looked into after that: the first time, and at most.
+/// For how many waits polling pauses after that: the first time, and at most.
 const REST: std::ops::RangeInclusive<u32> = 64..=16384;
-/// After so many waits without a disturbance the next rest is half as long.
+/// After this many waits without a disturbance the next pause is half as long.
 const CALM: u32 = 256;
 
-/// What came of waiting for bytes.
+/// How a wait for bytes ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// They came while they were looked for.
+    /// They came while this thread polled.
     Found,
-    /// They came after so long in all, and had to wake this thread.
+    /// They came after this long in all, and had to wake this thread.
     Slept(Duration),
-    /// Somebody else had the CPU meanwhile.
+    /// Another thread had the CPU meanwhile.
     Disturbed,
 }
 
-/// How long to look for what comes next.
+/// How long to poll for the next request.
 #[derive(Debug)]
-struct Window {
+struct PollWindow {
     most: Duration,
     now: Duration,
-    /// Waits still to be passed over.
+    /// How many waits are still left of a pause in polling.
     rest: u32,
-    /// The length of the next rest.
+    /// The length of the next pause.
     next_rest: u32,
     /// Waits since the last disturbance, or since the last change of `next_rest`.
     calm: u32,
 }
 
-impl Window {
+impl PollWindow {
     fn new(most: Duration) -> Self {
-        Window {
+        PollWindow {
             most,
             now: Duration::ZERO,
             rest: 0,
@@ -92,51 +91,51 @@ impl Window {
     }
 }
 
-/// How many connections of a server may look at the same time.
+/// How many more connections of a server may poll now.
 #[derive(Debug, Default)]
-pub(crate) struct Seats {
+pub(crate) struct PollPermits {
     free: AtomicUsize,
 }
 
-impl Seats {
+impl PollPermits {
     pub(crate) fn new(count: usize) -> Self {
-        Seats {
+        PollPermits {
             free: AtomicUsize::new(count),
         }
     }
 
-    fn take(&self) -> Option<Seat<'_>> {
+    fn take(&self) -> Option<Permit<'_>> {
         let taken = self
             .free
             .fetch_update(Relaxed, Relaxed, |free| free.checked_sub(1));
-        taken.is_ok().then_some(Seat(self))
+        taken.is_ok().then_some(Permit(self))
     }
 }
 
-/// The right to look, while it lives.
-struct Seat<'a>(&'a Seats);
+/// The right to poll, until it is dropped.
+struct Permit<'a>(&'a PollPermits);
 
-impl Drop for Seat<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.0.free.fetch_add(1, Relaxed);
     }
 }
 
-/// Receives, for one connection.
-pub(crate) struct Looker {
-    window: Window,
-    seats: Arc<Seats>,
-    /// Looks that found nothing, for the tests.
+/// Receives for one connection, polling before it sleeps.
+pub(crate) struct Poller {
+    window: PollWindow,
+    permits: Arc<PollPermits>,
+    /// Polls that found nothing, for the tests.
     #[cfg(test)]
     pub(crate) misses: u64,
 }
 
-impl Looker {
-    /// Looks for at most `most`; zero is never to look.
-    pub(crate) fn new(most: Duration, seats: Arc<Seats>) -> Self {
-        Looker {
-            window: Window::new(most),
-            seats,
+impl Poller {
+    /// Polls for at most `most`; zero never polls.
+    pub(crate) fn new(most: Duration, permits: Arc<PollPermits>) -> Self {
+        Poller {
+            window: PollWindow::new(most),
+            permits,
             #[cfg(test)]
             misses: 0,
         }
@@ -149,7 +148,7 @@ impl Looker {
         }
         let begin = Instant::now();
         if !self.window.now.is_zero()
-            && let Some(n) = self.look(socket, buf, begin)?
+            && let Some(n) = self.poll(socket, buf, begin)?
         {
             return Ok(n);
         }
@@ -158,18 +157,18 @@ impl Looker {
         Ok(n)
     }
 
-    fn look(
+    fn poll(
         &mut self,
         socket: &Socket,
         buf: &mut [u8],
         begin: Instant,
     ) -> io::Result<Option<usize>> {
-        let Some(_seat) = self.seats.take() else {
+        let Some(_permit) = self.permits.take() else {
             return Ok(None);
         };
         let mut away = Duration::ZERO;
         loop {
-            // What is found may be long: receiving it disturbs nobody.
+            // Receiving may take long, so it does not count as a disturbance.
             let found = socket.try_recv(buf)?;
             let disturbed = away > DISTURBED;
             if disturbed || found.is_some() {
@@ -203,8 +202,8 @@ mod tests {
     const SOON: Outcome = Outcome::Slept(Duration::from_micros(40));
     const LATE: Outcome = Outcome::Slept(Duration::from_micros(101));
 
-    fn after(outcomes: &[Outcome]) -> Window {
-        let mut window = Window::new(MOST);
+    fn after(outcomes: &[Outcome]) -> PollWindow {
+        let mut window = PollWindow::new(MOST);
         outcomes.iter().for_each(|&outcome| window.learn(outcome));
         window
     }
@@ -238,64 +237,64 @@ mod tests {
         assert_eq!((window.now, window.next_rest), (MOST, *REST.start()));
     }
 
-    fn looker(most: Duration, seats: usize) -> (UnixStream, Socket, Looker) {
+    fn poller(most: Duration, permits: usize) -> (UnixStream, Socket, Poller) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut looker = Looker::new(most, Arc::new(Seats::new(seats)));
+        let mut poller = Poller::new(most, Arc::new(PollPermits::new(permits)));
         // As if requests had come soon.
-        looker.window.now = most;
-        (theirs, Socket::new(ours.into()), looker)
+        poller.window.now = most;
+        (theirs, Socket::new(ours.into()), poller)
     }
 
-    /// An hour's window: only what is asserted can end the look.
+    /// A window so long that only what is asserted can end the polling.
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
     fn what_comes_is_found_without_sleeping_and_an_end_is_an_end() {
-        let (mut client, socket, mut looker) = looker(HOUR, 1);
+        let (mut client, socket, mut poller) = poller(HOUR, 1);
         let mut buf = [0; 8];
         client.write_all(b"abc").unwrap();
-        assert_eq!(looker.recv(&socket, &mut buf).unwrap(), 3);
-        assert_eq!((looker.misses, looker.seats.free.load(Relaxed)), (0, 1));
+        assert_eq!(poller.recv(&socket, &mut buf).unwrap(), 3);
+        assert_eq!((poller.misses, poller.permits.free.load(Relaxed)), (0, 1));
         drop(client);
-        assert_eq!(looker.recv(&socket, &mut buf).unwrap(), 0);
+        assert_eq!(poller.recv(&socket, &mut buf).unwrap(), 0);
     }
 
-    /// A client that sends nothing costs the looks of one window, and none once that is closed.
+    /// A client that sends nothing costs the polls of one window, and none once that is closed.
     #[test]
-    fn a_look_ends_and_a_closed_window_is_not_looked_through() {
-        let (mut client, socket, mut looker) = looker(MOST, 1);
+    fn polling_ends_with_the_window_and_a_closed_window_is_not_polled() {
+        let (mut client, socket, mut poller) = poller(MOST, 1);
         let mut buf = [0; 8];
-        let found = looker.look(&socket, &mut buf, Instant::now()).unwrap();
-        assert_eq!((found, looker.seats.free.load(Relaxed)), (None, 1));
-        looker.window.learn(LATE);
-        looker.misses = 0;
+        let found = poller.poll(&socket, &mut buf, Instant::now()).unwrap();
+        assert_eq!((found, poller.permits.free.load(Relaxed)), (None, 1));
+        poller.window.learn(LATE);
+        poller.misses = 0;
         thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(Duration::from_millis(20));
                 client.write_all(b"x").unwrap();
             });
-            assert_eq!(looker.recv(&socket, &mut buf).unwrap(), 1);
+            assert_eq!(poller.recv(&socket, &mut buf).unwrap(), 1);
         });
-        assert_eq!(looker.misses, 0);
+        assert_eq!(poller.misses, 0);
     }
 
     #[test]
-    fn nobody_looks_without_a_seat_or_with_no_window() {
-        for (most, seats) in [(HOUR, 0), (Duration::ZERO, 1)] {
-            let (mut client, socket, mut looker) = looker(most, seats);
+    fn nobody_polls_without_a_permit_or_a_window() {
+        for (most, permits) in [(HOUR, 0), (Duration::ZERO, 1)] {
+            let (mut client, socket, mut poller) = poller(most, permits);
             thread::scope(|scope| {
                 scope.spawn(|| {
                     thread::sleep(Duration::from_millis(20));
                     client.write_all(b"x").unwrap();
                 });
-                assert_eq!(looker.recv(&socket, &mut [0; 8]).unwrap(), 1);
+                assert_eq!(poller.recv(&socket, &mut [0; 8]).unwrap(), 1);
             });
-            assert_eq!(looker.misses, 0);
+            assert_eq!(poller.misses, 0);
         }
-        let seats = Seats::new(1);
-        let seat = seats.take();
-        assert!(seat.is_some() && seats.take().is_none());
-        drop(seat);
-        assert!(seats.take().is_some());
+        let permits = PollPermits::new(1);
+        let permit = permits.take();
+        assert!(permit.is_some() && permits.take().is_none());
+        drop(permit);
+        assert!(permits.take().is_some());
     }
 }

@@ -1,7 +1,7 @@
-//! The wire format: NBD's numbers under NBD's names, and the few fixed-size messages of the transmission phase.
+//! The wire format: NBD's numbers under NBD's names, and the fixed-size messages of the transmission phase.
 //!
-//! Everything on the wire is big-endian. Nothing here does I/O or allocates; lengths from the client are plain
-//! numbers here and are judged where they are used.
+//! Everything on the wire is big-endian. Nothing here does I/O or allocates. Lengths from the client are checked where they
+//! are used, not here.
 
 /// First eight bytes of a connection, "NBDMAGIC".
 pub(crate) const INIT_PASSWD: u64 = 0x4e42_444d_4147_4943;
@@ -33,7 +33,7 @@ pub(crate) mod handshake_flag {
     pub(crate) const NO_ZEROES: u16 = 1 << 1;
 }
 
-/// Options the server knows; any other gets `NBD_REP_ERR_UNSUP`.
+/// Options that the server knows. Any other gets `NBD_REP_ERR_UNSUP`.
 pub(crate) mod opt {
     pub(crate) const EXPORT_NAME: u32 = 1;
     pub(crate) const ABORT: u32 = 2;
@@ -149,7 +149,7 @@ impl Errno {
             75 => Errno::Overflow,
             95 => Errno::NotSup,
             108 => Errno::Shutdown,
-            // What the client cannot act upon is a plain I/O error.
+            // The client cannot act upon any other.
             _ => Errno::Io,
         }
     }
@@ -166,7 +166,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Reads a request; the error is the number that stood where the magic belongs.
+    /// Parses a request. The error is the number that stood in the magic's place.
     pub(crate) fn parse(bytes: &[u8; REQUEST_LEN]) -> Result<Self, u32> {
         let magic = u32_at(bytes, 0);
         if magic != REQUEST_MAGIC {
@@ -181,7 +181,7 @@ impl Request {
         })
     }
 
-    /// Bytes that follow the request.
+    /// Bytes of payload that follow the request.
     pub(crate) fn payload_len(&self) -> usize {
         if self.kind == cmd::WRITE {
             self.len as usize
@@ -190,19 +190,19 @@ impl Request {
         }
     }
 
-    /// A measure of how long the request takes: the bytes that would take as long to compress.
+    /// Estimates how long the request takes: the number of bytes that take as long to compress.
     pub(crate) fn cost(&self) -> usize {
         match self.kind {
             cmd::WRITE => self.len as usize,
             // Decompression is several times faster than compression.
             cmd::READ => self.len as usize / 4,
-            // A page costs next to nothing to drop or to look up.
+            // Dropping a page or looking it up costs next to nothing.
             _ => 512 + self.len as usize / 64,
         }
     }
 }
 
-/// A simple reply's header; `None` is success.
+/// The header of a simple reply; no error means success.
 pub(crate) fn simple_reply(cookie: u64, error: Option<Errno>) -> [u8; SIMPLE_REPLY_LEN] {
     let mut out = [0; SIMPLE_REPLY_LEN];
     out[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
@@ -238,17 +238,17 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     out
 }
 
-/// The big-endian number at `at`, which the caller knows to be inside.
+/// Reads the big-endian number at `at`. Panics beyond the end: the caller has checked the length.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(array(bytes, at))
 }
 
-/// The big-endian number at `at`, which the caller knows to be inside.
+/// Reads the big-endian number at `at`. Panics beyond the end: the caller has checked the length.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(array(bytes, at))
 }
 
-/// The big-endian number at `at`, which the caller knows to be inside.
+/// Reads the big-endian number at `at`. Panics beyond the end: the caller has checked the length.
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(array(bytes, at))
 }

@@ -1,48 +1,43 @@
 //! The receive side of a connection, owned by whichever worker is leader.
 //!
-//! Bytes are received in large reads, so that one system call brings many requests, and requests are parsed in
-//! place. A complete request is an [`Item`]: its header and where its payload lies. Workers take items in a
-//! [`Batch`], which shares the buffer, so payloads go from here to the device without a copy. A buffer that others
-//! still hold is read-only; the receiver then goes on in another, carrying over the few bytes of a request that is
-//! not complete. As each worker holds at most one buffer, one more than there are workers is enough, and they
-//! are made when first needed: the memory of a connection is bounded and nothing is allocated for a request.
+//! Bytes are received in large reads, so that one system call brings many requests, and requests are parsed in place. A
+//! complete request is a [`WorkItem`]: its header and where its payload lies. Workers take items in a [`Batch`], which shares
+//! the buffer, so payloads go from here to the device without a copy.
+//!
+//! A buffer that others still hold is read-only. The receiver then goes on in another one, to which it copies the few bytes
+//! of an incomplete request. Each worker holds at most one buffer, so one more than there are workers is enough. Buffers are
+//! allocated when first needed: the memory of a connection is bounded, and no request allocates.
 //!
 //! A WRITE too large for a buffer is not an item: the leader streams it ([`Receiver::stream`]).
 
 use crate::{
     close::Close,
     divide::Piece,
-    poll::Looker,
+    poll::Poller,
     proto::{REQUEST_LEN, Request, cmd},
-    reply::Socket,
+    socket::Socket,
+    stop::Stop,
 };
-use std::{
-    collections::VecDeque,
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
-/// Bytes of a receive buffer: a WRITE of 256 KiB (nbdcopy's) leaves room for more behind it.
+/// Bytes of a receive buffer: room for a WRITE of 256 KiB (nbdcopy's) and more behind it.
 const CAPACITY: usize = 512 << 10;
 /// Most requests that are parsed ahead.
 pub(crate) const MAX_PENDING: usize = 256;
-/// A larger WRITE that has to be skipped, because it is over the maximum, ends the connection instead.
+/// Longest WRITE over the maximum that is skipped. A longer one ends the connection.
 const MAX_SKIP: u32 = 64 << 20;
 
-/// A complete request and its payload's place in the buffer.
+/// A complete request, and where its payload lies in the buffer.
 #[derive(Debug, Clone)]
-pub(crate) struct Item {
+pub(crate) struct WorkItem {
     pub(crate) request: Request,
     payload: Range<usize>,
-    /// Of a WRITE that is divided: which part of it this is.
+    /// Which part of a divided WRITE this is.
     pub(crate) piece: Option<Piece>,
 }
 
-impl Item {
-    /// As [`Request::cost`].
+impl WorkItem {
+    /// Estimates how long the item takes, as [`Request::cost`].
     pub(crate) fn cost(&self) -> usize {
         match self.piece {
             Some(_) => self.payload.len(),
@@ -51,10 +46,10 @@ impl Item {
     }
 }
 
-/// A worker's share of the requests, with the buffer that their payloads lie in.
+/// A worker's share of the requests, and the buffer that holds their payloads.
 pub(crate) struct Batch {
     buffer: Option<Arc<Box<[u8]>>>,
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Vec<WorkItem>,
 }
 
 impl Batch {
@@ -65,13 +60,13 @@ impl Batch {
         }
     }
 
-    pub(crate) fn payload(&self, item: &Item) -> &[u8] {
+    pub(crate) fn payload(&self, item: &WorkItem) -> &[u8] {
         self.buffer
             .as_ref()
             .map_or(&[], |buffer| &buffer[item.payload.clone()])
     }
 
-    /// Lets the buffer go, so that it can be received into again.
+    /// Releases the buffer, so that it can be received into again.
     pub(crate) fn clear(&mut self) {
         self.items.clear();
         self.buffer = None;
@@ -86,40 +81,24 @@ pub(crate) enum Next {
     Stream(Request),
 }
 
-/// Set when the server stops: what has arrived until then is still served.
-#[derive(Debug, Default)]
-pub(crate) struct Stop {
-    flag: AtomicBool,
-}
-
-impl Stop {
-    pub(crate) fn set(&self) {
-        self.flag.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.flag.load(Ordering::Acquire)
-    }
-}
-
 pub(crate) struct Receiver {
     buffers: Vec<Arc<Box<[u8]>>>,
     /// Index of the buffer that is being filled.
     current: usize,
-    /// The bytes in it that are received but not parsed yet.
+    /// Its bytes that are received but not parsed yet.
     unparsed: Range<usize>,
-    /// The items in it that nobody has taken yet.
-    pending: VecDeque<Item>,
+    /// Its items that nobody has taken yet.
+    pending: VecDeque<WorkItem>,
     disconnecting: bool,
-    /// After a stop: how many bytes that had arrived by then are still to be received.
+    /// After a stop: how many of the bytes that had arrived by then are still to be received.
     allowance: Option<u64>,
-    looker: Looker,
+    poller: Poller,
 }
 
 impl Receiver {
-    pub(crate) fn new(looker: Looker) -> Self {
+    pub(crate) fn new(poller: Poller) -> Self {
         Receiver {
-            looker,
+            poller,
             buffers: vec![new_buffer()],
             current: 0,
             unparsed: 0..0,
@@ -134,8 +113,8 @@ impl Receiver {
         self.pending.len()
     }
 
-    /// Whether all that is pending takes no longer than `most` (see [`Request::cost`]).
-    pub(crate) fn is_little(&self, most: usize) -> bool {
+    /// Whether everything pending costs no more than `most` (see [`Request::cost`]).
+    pub(crate) fn costs_at_most(&self, most: usize) -> bool {
         let mut total = 0;
         self.pending.iter().all(|item| {
             total += item.cost();
@@ -150,10 +129,10 @@ impl Receiver {
         whole.then_some(&item.request)
     }
 
-    /// Divides that request into `count` pieces, which end on page boundaries of the device, so that no page is
-    /// compressed twice. It has at least two pages for each.
+    /// Divides that request into `count` pieces. They end on page boundaries of the device, so that no page is compressed
+    /// twice. The request has at least two pages for each piece.
     pub(crate) fn divide(&mut self, count: usize, write: usize) {
-        let Some(Item {
+        let Some(WorkItem {
             request, payload, ..
         }) = self.pending.pop_front()
         else {
@@ -169,7 +148,7 @@ impl Receiver {
         };
         for piece in 0..count {
             let begin = if piece == 0 { 0 } else { end(piece) };
-            self.pending.push_back(Item {
+            self.pending.push_back(WorkItem {
                 request,
                 payload: payload.start + begin..payload.start + end(piece + 1),
                 piece: Some(Piece {
@@ -218,7 +197,7 @@ impl Receiver {
             };
             let request = Request::parse(header).map_err(Close::RequestMagic)?;
             if request.kind == cmd::DISC {
-                // Whatever follows is not allowed to be there and is not looked at.
+                // Nothing may follow, and whatever does is ignored.
                 self.disconnecting = true;
                 break;
             }
@@ -235,7 +214,7 @@ impl Receiver {
             }
             let payload = self.unparsed.start + REQUEST_LEN..self.unparsed.start + needed;
             self.unparsed.start += needed;
-            self.pending.push_back(Item {
+            self.pending.push_back(WorkItem {
                 request,
                 payload,
                 piece: None,
@@ -246,7 +225,7 @@ impl Receiver {
         })
     }
 
-    /// Makes sure that the current buffer is nobody else's and has room for `needed` bytes from `unparsed.start`.
+    /// Ensures that nobody else holds the current buffer and that it has room for `needed` bytes from `unparsed.start`.
     /// Nothing is pending.
     fn make_room(&mut self, needed: usize) {
         let unparsed = self.unparsed.clone();
@@ -266,7 +245,7 @@ impl Receiver {
         self.unparsed = 0..unparsed.len();
     }
 
-    /// A buffer that nobody holds, and never the current one: its last holder may let go at any moment, even now.
+    /// Finds a buffer that nobody holds, never the current one: its last holder may release it at any moment, even now.
     fn another_buffer(&mut self) -> usize {
         let free = (0..self.buffers.len())
             .find(|&i| i != self.current && Arc::get_mut(&mut self.buffers[i]).is_some());
@@ -294,14 +273,14 @@ impl Receiver {
         if room.is_empty() {
             return Ok(0);
         }
-        let n = self.looker.recv(socket, room).map_err(Close::Receive)?;
+        let n = self.poller.recv(socket, room).map_err(Close::Receive)?;
         self.unparsed.end += n;
         self.allowance = self.allowance.map(|bytes| bytes - n as u64);
         Ok(n)
     }
 
-    /// Receives the payload of a large WRITE piece by piece. `store` is given each piece and its position; pieces
-    /// end on page boundaries of the device, so that no page is compressed twice.
+    /// Receives the payload of a large WRITE piece by piece. `store` gets each piece and its position. Pieces end on page
+    /// boundaries of the device, so that no page is compressed twice.
     pub(crate) fn stream(
         &mut self,
         request: &Request,
@@ -344,14 +323,14 @@ impl Receiver {
 }
 
 enum Parsed {
-    /// The first unparsed request has `needed` bytes, and they are not all there.
+    /// The first unparsed request has `needed` bytes, and some are still missing.
     Incomplete { needed: usize },
-    /// A WRITE that does not fit in a buffer; its payload is next.
+    /// A WRITE that does not fit in a buffer. Its payload comes next.
     Large(Request),
 }
 
 fn new_buffer() -> Arc<Box<[u8]>> {
-    // Zeroed memory comes untouched from the system, so only what is received into it becomes resident.
+    // The system supplies zeroed memory lazily, so only what is received into it becomes resident.
     Arc::new(vec![0; CAPACITY].into_boxed_slice())
 }
 
@@ -374,11 +353,11 @@ mod tests {
         bytes
     }
 
-    /// Another worker let its share go while the leader looked for a free buffer: the leader then chose the very
-    /// buffer it was leaving, and panicked. QEMU's reads found it on the day the engine became fast.
+    /// Another worker released its share while the leader looked for a free buffer. The leader then chose the very buffer that
+    /// it was leaving, and panicked. QEMU's reads found it once the engine was fast.
     #[test]
     fn the_buffer_that_is_left_is_never_the_one_chosen() {
-        let mut receiver = Receiver::new(Looker::new(std::time::Duration::ZERO, Arc::default()));
+        let mut receiver = Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
         for _ in 0..3 {
             let chosen = receiver.another_buffer();
             assert_ne!(chosen, receiver.current);
@@ -397,7 +376,7 @@ mod tests {
             (1, 40_000, 2),
         ] {
             let mut receiver =
-                Receiver::new(Looker::new(std::time::Duration::ZERO, Arc::default()));
+                Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
             let request = Request {
                 flags: 0,
                 kind: cmd::WRITE,
@@ -406,7 +385,7 @@ mod tests {
                 len,
             };
             let payload = 28..28 + len as usize;
-            receiver.pending.push_back(Item {
+            receiver.pending.push_back(WorkItem {
                 request,
                 payload: payload.clone(),
                 piece: None,
@@ -428,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_may_be_let_go_at_any_moment() {
+    fn shares_may_be_released_at_any_moment() {
         const COUNT: u64 = 20_000;
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let client = thread::spawn(move || {
@@ -442,7 +421,7 @@ mod tests {
         let follower = thread::spawn(move || {
             let mut seen = 0;
             for (turn, batch) in taken.into_iter().enumerate() {
-                // Lets go after a different time in each turn, to meet the leader in its choice.
+                // Releases after a different time in each turn, to hit the leader while it chooses.
                 (0..turn % 500).for_each(|_| std::hint::spin_loop());
                 for item in &batch.items {
                     assert_eq!(item.request.cookie, seen);
@@ -462,7 +441,7 @@ mod tests {
         let (socket, stop, mut receiver) = (
             Socket::new(ours.into()),
             Stop::default(),
-            Receiver::new(Looker::new(std::time::Duration::ZERO, Arc::default())),
+            Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default())),
         );
         let reason = loop {
             match receiver.next(&socket, &stop) {

@@ -1,88 +1,20 @@
-//! The send side of a connection: the socket with its send lock, and each worker's buffer of replies.
+//! The replies of one worker, collected in a buffer.
 //!
-//! A worker collects the replies of its share of requests in one buffer, allocated once, and sends them with one
-//! system call. READ data is decompressed straight into that buffer. The send lock keeps replies whole; it is
-//! innermost, taken with or without the leadership of the receive side and never the other way round.
+//! A worker collects the replies of its share of requests in one buffer, allocated once, and sends them with one system call.
+//! READ data is decompressed straight into that buffer. The socket's send lock keeps replies whole.
 
 use crate::{
     close::Close,
-    lock,
     proto::{self, CHUNK_LEN, Errno, SIMPLE_REPLY_LEN, chunk},
+    socket::Socket,
 };
-use rustix::{io::Errno as SysErrno, net};
-use std::{io, os::fd::OwnedFd, sync::Mutex};
 
-/// Largest piece of READ data that is read at once, so that 256 KiB, nbdcopy's request, stays in one piece.
+/// Largest piece of READ data that is read at once: nbdcopy's requests of 256 KiB stay in one piece.
 pub(crate) const PIECE: usize = 256 << 10;
 /// The buffer holds one piece with its headers and some small replies around it.
 const CAPACITY: usize = PIECE + 4096;
 
-/// A connected socket, shared by the workers of the connection and the server's list.
-#[derive(Debug)]
-pub(crate) struct Socket {
-    pub(crate) fd: OwnedFd,
-    send_lock: Mutex<()>,
-}
-
-impl Socket {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
-        Socket {
-            fd,
-            send_lock: Mutex::new(()),
-        }
-    }
-
-    /// Receives what is there, waiting for at least one byte; 0 at the end of the stream.
-    pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match net::recv(&self.fd, &mut *buf, net::RecvFlags::empty()) {
-                Err(SysErrno::INTR) => {}
-                Ok((n, _)) => return Ok(n),
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-
-    /// Receives what is there without waiting; 0 at the end of the stream.
-    pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        match net::recv(&self.fd, &mut *buf, net::RecvFlags::DONTWAIT) {
-            Err(SysErrno::AGAIN | SysErrno::INTR) => Ok(None),
-            Ok((n, _)) => Ok(Some(n)),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Sends all of it as one piece among the replies of other workers.
-    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Close> {
-        let _whole = lock(&self.send_lock);
-        self.send_locked(bytes)
-    }
-
-    fn send_locked(&self, mut bytes: &[u8]) -> Result<(), Close> {
-        while !bytes.is_empty() {
-            bytes = &bytes[self.send_some(bytes).map_err(Close::Send)?..];
-        }
-        Ok(())
-    }
-
-    /// Sends as much as the system takes, at least one byte; for the time before there are workers.
-    pub(crate) fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            // NOSIGNAL: a client that went away is an error to handle, not SIGPIPE for the process.
-            match net::send(&self.fd, bytes, net::SendFlags::NOSIGNAL) {
-                Err(SysErrno::INTR) => {}
-                sent => return Ok(sent?),
-            }
-        }
-    }
-
-    /// Shuts the socket down; one that is not connected any more is no error.
-    pub(crate) fn shutdown(&self, how: net::Shutdown) {
-        let _ = net::shutdown(&self.fd, how);
-    }
-}
-
-/// One worker's replies that are not sent yet.
+/// One worker's unsent replies.
 pub(crate) struct Replies<'a> {
     socket: &'a Socket,
     buf: Box<[u8]>,
@@ -98,7 +30,7 @@ impl<'a> Replies<'a> {
         }
     }
 
-    /// Sends what has been collected.
+    /// Sends the collected replies.
     pub(crate) fn flush(&mut self) -> Result<(), Close> {
         let collected = std::mem::take(&mut self.len);
         if collected > 0 {
@@ -108,7 +40,8 @@ impl<'a> Replies<'a> {
         }
     }
 
-    /// Room for `len` bytes at the end, to be kept with [`Replies::commit`]; sends what is in the way.
+    /// Makes room for `len` bytes at the end, to be kept with [`Replies::commit`]. Sends collected replies if they are in the
+    /// way.
     pub(crate) fn room(&mut self, len: usize) -> Result<&mut [u8], Close> {
         if self.buf.len() - self.len < len {
             self.flush()?;
@@ -116,7 +49,7 @@ impl<'a> Replies<'a> {
         Ok(&mut self.buf[self.len..self.len + len])
     }
 
-    /// Keeps the first `len` bytes of what [`Replies::room`] gave.
+    /// Keeps the first `len` bytes of the room that [`Replies::room`] made.
     pub(crate) fn commit(&mut self, len: usize) {
         self.len += len;
         debug_assert!(self.len <= self.buf.len());
@@ -128,17 +61,17 @@ impl<'a> Replies<'a> {
         Ok(())
     }
 
-    /// A simple reply without payload; `None` is success.
+    /// Adds a simple reply without payload; no error means success.
     pub(crate) fn simple(&mut self, cookie: u64, error: Option<Errno>) -> Result<(), Close> {
         self.push(&proto::simple_reply(cookie, error))
     }
 
-    /// The final chunk without content.
+    /// Adds a final chunk without content.
     pub(crate) fn none_chunk(&mut self, cookie: u64) -> Result<(), Close> {
         self.push(&proto::chunk_header(cookie, chunk::NONE, true, 0))
     }
 
-    /// A final error chunk with a message for people.
+    /// Adds a final error chunk with a message for people.
     pub(crate) fn error_chunk(
         &mut self,
         cookie: u64,
@@ -157,7 +90,7 @@ impl<'a> Replies<'a> {
         self.push(message.as_bytes())
     }
 
-    /// A chunk that says that a run of bytes reads as zeros.
+    /// Adds a chunk that says that a run of bytes reads as zeros.
     pub(crate) fn hole_chunk(
         &mut self,
         cookie: u64,
@@ -178,8 +111,8 @@ impl<'a> Replies<'a> {
         Ok(())
     }
 
-    /// Sends `header` and then `len` bytes of payload that do not fit in the buffer, piece by piece under the send
-    /// lock. `fill` is given each piece and its position; pieces end on page boundaries of `offset + position`.
+    /// Sends `header` and then `len` bytes of payload that do not fit in the buffer, piece by piece under the send lock. `fill`
+    /// gets each piece and its position. Pieces end where `offset + position` is a page boundary.
     pub(crate) fn stream(
         &mut self,
         header: &[u8],
@@ -188,7 +121,7 @@ impl<'a> Replies<'a> {
         mut fill: impl FnMut(&mut [u8], u64) -> Result<(), Close>,
     ) -> Result<(), Close> {
         self.push(header)?;
-        let _whole = lock(&self.socket.send_lock);
+        let sender = self.socket.lock_send();
         let mut position = 0;
         while position < u64::from(len) {
             let room = (self.buf.len() - self.len) as u64;
@@ -199,7 +132,7 @@ impl<'a> Replies<'a> {
             }
             fill(&mut self.buf[self.len..self.len + piece as usize], position)?;
             let collected = std::mem::take(&mut self.len) + piece as usize;
-            self.socket.send_locked(&self.buf[..collected])?;
+            sender.send(&self.buf[..collected])?;
             position += piece;
         }
         Ok(())

@@ -1,6 +1,9 @@
-//! The server: its settings, the thread that accepts, and the orderly stop of both it and its connections.
+//! The server: its builder, the thread that accepts, and the orderly stop of that thread and all connections.
 
-use crate::{Adopter, Error, Export, Listen, connections::Connections, listen::Listener};
+use crate::{
+    Adopter, DEFAULT_POLL, Error, Export, Listen, connections::Connections, listen::Listener,
+    settings::ServerSettings,
+};
 use rustix::{io::Errno, net};
 use std::{
     sync::Arc,
@@ -11,38 +14,29 @@ use std::{
 /// How long the accepting thread waits when the system has no descriptors or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection looks for the next request.
-/// What [`Builder::poll`] is unless it is said.
-pub const DEFAULT_POLL: Duration = Duration::from_micros(100);
-
-/// Settings of a server to be made.
+/// Sets up a server; made by [`Server::builder`].
 #[derive(Clone)]
-pub struct Builder {
-    pub(crate) exports: Vec<Export>,
-    pub(crate) workers: usize,
-    pub(crate) max_connections: usize,
+pub struct ServerBuilder {
+    settings: ServerSettings,
     allow_remote: bool,
-    pub(crate) poll: Duration,
-    pub(crate) handshake_timeout: Duration,
-    pub(crate) shutdown_timeout: Duration,
 }
 
-impl Builder {
+impl ServerBuilder {
     /// Adds an export. The first is also served under the empty name.
     pub fn export(mut self, export: Export) -> Self {
-        self.exports.push(export);
+        self.settings.exports.push(export);
         self
     }
 
-    /// Most worker threads for one connection (default: the number of CPUs, at most 4; at least 1).
+    /// Most worker threads of one connection (default: the number of CPUs, at most 4; at least 1).
     pub fn workers(mut self, count: usize) -> Self {
-        self.workers = count.max(1);
+        self.settings.workers = count.max(1);
         self
     }
 
-    /// Most connections at a time (default 64); further ones are closed at once.
+    /// Most connections at a time (default 64). Further ones are closed at once.
     pub fn max_connections(mut self, count: usize) -> Self {
-        self.max_connections = count.max(1);
+        self.settings.max_connections = count.max(1);
         self
     }
 
@@ -52,72 +46,64 @@ impl Builder {
         self
     }
 
-    /// Longest time that a connection looks for the next request before it sleeps (default 100 microseconds);
-    /// zero is not to look.
-    pub fn poll(mut self, most: Duration) -> Self {
-        self.poll = most;
+    /// Longest time that a connection polls for the next request before it sleeps (default [`DEFAULT_POLL`]). Zero never
+    /// polls.
+    pub fn poll(mut self, longest: Duration) -> Self {
+        self.settings.poll = longest;
         self
     }
 
     /// How long a client may take to negotiate (default 10 seconds).
     pub fn handshake_timeout(mut self, limit: Duration) -> Self {
-        self.handshake_timeout = limit;
+        self.settings.handshake_timeout = limit;
         self
     }
 
     /// How long a shutdown waits for requests in flight before it closes their sockets (default 5 seconds).
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
-        self.shutdown_timeout = limit;
+        self.settings.shutdown_timeout = limit;
         self
     }
 
-    /// Takes the address. Clients may connect from now on and are served after [`Server::start`].
+    /// Binds the address. Clients can connect from now on, and are served after [`Server::start`].
     pub fn bind(self, listen: &Listen) -> Result<Server, Error> {
-        self.check()?;
+        self.settings.check()?;
         let listener = Listener::bind(listen, self.allow_remote)?;
         Ok(Server {
             listener,
-            settings: self,
+            settings: self.settings,
         })
     }
 
-    /// Makes a server without an address, for sockets that somebody else connected. What concerns accepting and
+    /// Makes a server without an address, for sockets that somebody else connected. The settings for accepting and
     /// negotiating ([`max_connections`](Self::max_connections), [`allow_remote`](Self::allow_remote),
-    /// [`handshake_timeout`](Self::handshake_timeout)) has no effect on it.
+    /// [`handshake_timeout`](Self::handshake_timeout)) have no effect on it.
     pub fn adopter(self) -> Result<Adopter, Error> {
-        self.check()?;
-        Ok(Adopter::new(Connections::new(self)))
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        if self.exports.is_empty() {
-            return Err(Error::NoExport);
-        }
-        for (i, export) in self.exports.iter().enumerate() {
-            export.check(&self.exports[..i])?;
-        }
-        Ok(())
+        self.settings.check()?;
+        Ok(Adopter::new(Connections::new(self.settings)))
     }
 }
 
 /// A server that has its address but does not serve yet.
 pub struct Server {
     listener: Listener,
-    settings: Builder,
+    settings: ServerSettings,
 }
 
 impl Server {
-    /// Starts the settings of a server.
-    pub fn builder() -> Builder {
+    /// Begins to set up a server.
+    pub fn builder() -> ServerBuilder {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
-        Builder {
-            exports: Vec::new(),
-            workers: cpus.min(4),
-            max_connections: 64,
+        ServerBuilder {
+            settings: ServerSettings {
+                exports: Vec::new(),
+                workers: cpus.min(4),
+                max_connections: 64,
+                poll: DEFAULT_POLL,
+                handshake_timeout: Duration::from_secs(10),
+                shutdown_timeout: Duration::from_secs(5),
+            },
             allow_remote: false,
-            poll: DEFAULT_POLL,
-            handshake_timeout: Duration::from_secs(10),
-            shutdown_timeout: Duration::from_secs(5),
         }
     }
 
@@ -131,8 +117,8 @@ impl Server {
         self.listener.local.uri(export)
     }
 
-    /// Starts to accept clients, in a thread of its own.
-    pub fn start(self) -> Result<Handle, Error> {
+    /// Starts a thread that accepts clients.
+    pub fn start(self) -> Result<RunningServer, Error> {
         let connections = Connections::new(self.settings);
         let local = self.listener.local.clone();
         let listener = Arc::new(self.listener);
@@ -140,8 +126,8 @@ impl Server {
         let thread = thread::Builder::new()
             .name("nbd-accept".into())
             .spawn(move || accept(&accepting.0, &accepting.1))
-            .map_err(Error::Thread)?;
-        Ok(Handle {
+            .map_err(|source| Error::Thread { source })?;
+        Ok(RunningServer {
             local,
             running: Some(Running {
                 connections,
@@ -152,8 +138,8 @@ impl Server {
     }
 }
 
-/// A running server. Dropping it stops the server as [`Handle::shutdown`] does.
-pub struct Handle {
+/// A running server. Dropping it stops the server as [`RunningServer::shutdown`] does.
+pub struct RunningServer {
     local: Listen,
     running: Option<Running>,
 }
@@ -164,7 +150,7 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-impl Handle {
+impl RunningServer {
     /// The address, with the actual port where port 0 was asked for.
     pub fn local(&self) -> Listen {
         self.local.clone()
@@ -175,15 +161,15 @@ impl Handle {
         self.local.uri(export)
     }
 
-    /// Number of clients connected now.
+    /// Number of connected clients.
     pub fn connections(&self) -> usize {
         self.running
             .as_ref()
             .map_or(0, |running| running.connections.count())
     }
 
-    /// Stops accepting, lets the requests in flight finish and their replies go out, closes every connection and
-    /// removes the file of a unix socket. Takes at most twice [`Builder::shutdown_timeout`].
+    /// Stops accepting, finishes the requests in flight and sends their replies, closes every connection and removes the file
+    /// of a unix socket. Takes at most twice [`ServerBuilder::shutdown_timeout`].
     pub fn shutdown(mut self) -> Result<(), Error> {
         self.stop()
     }
@@ -198,7 +184,7 @@ impl Handle {
             return Ok(());
         };
         connections.stop.set();
-        // Makes accept return; a connection accepted just before sees the flag set above.
+        // Makes accept return. A connection that was accepted just before sees the flag set above.
         let _ = net::shutdown(&listener.fd, net::Shutdown::Both);
         let _ = thread.join();
         drop(listener);
@@ -206,7 +192,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         if let Err(e) = self.stop() {
             tracing::warn!("{e}");
@@ -224,7 +210,7 @@ fn accept(listener: &Listener, connections: &Arc<Connections>) {
         }
         match accepted {
             Ok(fd) => {
-                // A reply must not wait for the acknowledgement of the one before.
+                // A reply must not wait for the acknowledgement of the previous one.
                 if tcp && let Err(e) = net::sockopt::set_tcp_nodelay(&fd, true) {
                     tracing::debug!("no TCP_NODELAY: {e}");
                 }

@@ -1,4 +1,4 @@
-//! A socket that is given to the server and begins with requests, as the kernel's NBD client does.
+//! Adopted sockets, on which a client begins with requests, as the kernel's NBD client does.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn adopter(device: &Arc<Device>) -> Adopter {
     builder.max_connections(1).adopter().unwrap()
 }
 
-/// A client on a socket that the server has adopted, and what tells of the connection's end.
+/// A client on a socket that the server has adopted, and a channel that reports the connection's end.
 fn adopted(server: &Adopter) -> (Client, mpsc::Receiver<()>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (ended, end) = mpsc::channel();
@@ -47,7 +47,7 @@ fn every_command_of_the_kernel_is_served_without_a_handshake() {
     let mut expected = vec![0; 12_288];
     expected.extend(&data[12_288..]);
     assert!(client.read(4096, 40_960).data == expected);
-    // The largest request that the kernel makes of its own accord is far below this.
+    // Far above the largest request that the kernel makes of its own accord.
     let large = noise(2, 32 << 20);
     assert_eq!(client.write(MIB, &large).error, 0);
     assert!(client.read(MIB, 32 << 20).data == large);

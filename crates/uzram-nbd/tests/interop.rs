@@ -1,4 +1,4 @@
-//! The clients that people use, against this server: libnbd's tools, QEMU's tools, and fio.
+//! Interoperation with the clients that people use: libnbd's tools, QEMU's tools, and fio.
 
 mod common;
 

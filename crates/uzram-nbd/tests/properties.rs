@@ -1,5 +1,5 @@
-//! Laws that hold for whatever clients send: the wire agrees with a plain vector of bytes, and bytes that are not
-//! NBD hurt nobody but their sender.
+//! Laws that hold for whatever clients send: the wire agrees with a plain vector of bytes, and bytes that are not NBD hurt
+//! only their sender.
 
 mod common;
 
@@ -158,7 +158,7 @@ fn apply(
     Ok(())
 }
 
-/// Bytes that are NBD to some degree: pure noise, or messages of which a few fields are off.
+/// Bytes that resemble NBD: pure noise, or messages with a few wrong fields.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let edge = prop::sample::select(vec![
         0,

@@ -587,7 +587,7 @@ fn broken_clients_end_alone() {
     let mut behind = fixture.simple();
     behind.send(&[request(0, cmd::READ, 1, 0, 4), vec![0; 28]].concat());
     let _ = behind.stream.read_to_end(&mut Vec::new());
-    // Death in the middle of a header, of a payload, of a streamed payload, and with replies unread.
+    // The client dies in the middle of a header, a payload, a streamed payload, and with unread replies.
     let mut truncated = fixture.simple();
     truncated.send(&request(0, cmd::READ, 1, 0, 4)[..20]);
     drop(truncated);
@@ -670,7 +670,7 @@ fn shutdown_sends_the_replies_of_what_is_in_flight() {
     let data = noise(1, 4 << 20);
     fixture.device.write_at(&data, 0).unwrap();
     let mut client = fixture.simple();
-    // More replies than a socket holds: the server is in the midst of sending when it is stopped.
+    // More replies than a socket holds, so that the server is sending when it is stopped.
     client.send(
         &(0..64)
             .flat_map(|i| request(0, cmd::READ, i, i * 65536, 65536))
@@ -722,7 +722,7 @@ fn shutdown_does_not_wait_for_clients_that_go_on() {
             count.fetch_add(n as u64, Ordering::Relaxed);
         }
     });
-    // To read takes longer than to ask, so there is always a request waiting.
+    // Reading takes longer than asking, so a request is always waiting.
     let reads: Vec<u8> = (0..100)
         .flat_map(|i| request(0, cmd::READ, i, 0, 32768))
         .collect();
@@ -829,18 +829,16 @@ fn export_names_are_checked() {
         builder.bind(&"tcp:127.0.0.1:0".parse().unwrap())
     };
     assert!(matches!(bind(&[]), Err(Error::NoExport)));
-    for names in [
-        &[""][..],
-        &["a\0b"],
-        &["a", "a"],
-        &["x".repeat(4097).as_str()],
-    ] {
-        assert!(
-            matches!(bind(names), Err(Error::ExportName { .. })),
-            "{names:?}"
-        );
+    for name in ["", "a\0b", "x".repeat(4097).as_str()] {
+        let refused = bind(&[name]);
+        assert!(matches!(refused, Err(Error::ExportName { .. })), "{name:?}");
     }
+    let twice = bind(&["a", "a"]);
+    assert!(matches!(twice, Err(Error::DuplicateExport { name }) if name == "a"));
     assert!(bind(&["a", "b"]).is_ok());
+    let described = Export::new("a", device(MIB)).description("x".repeat(4097));
+    let refused = Server::builder().export(described).adopter();
+    assert!(matches!(refused, Err(Error::Description { .. })));
 }
 
 #[test]
@@ -879,7 +877,7 @@ fn a_full_device_says_enospc_and_keeps_what_it_has() {
 }
 
 /// With a slow algorithm the second large write of a lone client is divided among workers, wherever it begins and ends. One
-/// reply says what came of all of it.
+/// reply covers all of it.
 #[test]
 fn large_writes_are_divided_and_replied_to_once() {
     let dir = tempfile::tempdir().unwrap();

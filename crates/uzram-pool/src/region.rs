@@ -22,10 +22,10 @@ const LINE: usize = 64;
 pub struct Region {
     base: *mut u8,
     len: usize,
-    backing: Backing,
+    backing: RegionMemory,
 }
 
-enum Backing {
+enum RegionMemory {
     File(OwnedFd),
     Private,
     /// Where there is no mmap: under Miri.
@@ -86,7 +86,7 @@ impl Region {
         Ok(Region {
             base: base.cast(),
             len,
-            backing: Backing::File(fd),
+            backing: RegionMemory::File(fd),
         })
     }
 
@@ -102,7 +102,7 @@ impl Region {
         Ok(Region {
             base: base.cast(),
             len,
-            backing: Backing::Private,
+            backing: RegionMemory::Private,
         })
     }
 
@@ -122,7 +122,7 @@ impl Region {
         Ok(Region {
             base,
             len: layout.size(),
-            backing: Backing::Heap(layout),
+            backing: RegionMemory::Heap(layout),
         })
     }
 
@@ -139,7 +139,7 @@ impl Region {
     /// The memory in use, by the system's account: 0 where it keeps none (private memory).
     pub fn resident_bytes(&self) -> u64 {
         match &self.backing {
-            Backing::File(fd) => {
+            RegionMemory::File(fd) => {
                 rustix::fs::fstat(fd.as_fd()).map_or(0, |stat| stat.st_blocks as u64 * 512)
             }
             _ => 0,
@@ -155,7 +155,7 @@ impl Region {
                 return None;
             }
             let (first, last) = match &self.backing {
-                Backing::File(fd) => {
+                RegionMemory::File(fd) => {
                     let first = rustix::fs::seek(fd, SeekFrom::Data(at)).ok()?;
                     let hole = rustix::fs::seek(fd, SeekFrom::Hole(first)).unwrap_or(end);
                     (first, hole.min(end))
@@ -179,11 +179,11 @@ impl Region {
         );
         let start = self.start(offset, len as usize);
         let released = match &self.backing {
-            Backing::File(fd) => {
+            RegionMemory::File(fd) => {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 rustix::fs::fallocate(fd, flags, offset, len).is_ok()
             }
-            Backing::Private => {
+            RegionMemory::Private => {
                 // SAFETY: the range was checked to be ours; nothing refers to its contents, see below.
                 unsafe {
                     rustix::mm::madvise(
@@ -195,7 +195,7 @@ impl Region {
                 .is_ok()
             }
             #[cfg(miri)]
-            Backing::Heap(_) => false,
+            RegionMemory::Heap(_) => false,
         };
         if !released {
             // SAFETY: in bounds; releasing is the owner's act, so no object lives here any more.
@@ -341,7 +341,7 @@ impl Drop for Region {
         match &self.backing {
             #[cfg(miri)]
             // SAFETY: allocated with this layout in `private`.
-            Backing::Heap(layout) => unsafe { std::alloc::dealloc(self.base, *layout) },
+            RegionMemory::Heap(layout) => unsafe { std::alloc::dealloc(self.base, *layout) },
             // SAFETY: mapped by `memfd` or `private` with this length; no borrow outlives `self`.
             _ => unsafe {
                 let _ = rustix::mm::munmap(self.base.cast(), self.len);

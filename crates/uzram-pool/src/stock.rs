@@ -72,7 +72,7 @@ pub struct Restocked {
 pub type Gate<'a> = &'a dyn Fn() -> bool;
 
 /// What a bin lacks.
-struct Work {
+struct StockWork {
     /// `None`: a new span.
     span: Option<u32>,
     pages: PageSet,
@@ -261,7 +261,7 @@ impl Pool {
     }
 
     /// What the bin's next span with free objects lacks, if fewer than `target` free objects are resident.
-    fn missing(&self, index: usize, target: u32) -> Option<Work> {
+    fn missing(&self, index: usize, target: u32) -> Option<StockWork> {
         let class = index % CLASS_COUNT;
         let bin = self.lock(index);
         let mut missing = target;
@@ -280,14 +280,14 @@ impl Pool {
                 }
             }
             if absent {
-                return Some(Work {
+                return Some(StockWork {
                     span: Some(number),
                     pages,
                     missing,
                 });
             }
         }
-        (missing > 0).then(|| Work {
+        (missing > 0).then(|| StockWork {
             span: None,
             pages: PageSet::default(),
             missing,
@@ -295,7 +295,7 @@ impl Pool {
     }
 
     /// Makes pages resident and then, under the bin's lock, accounts for them. `false`: not all of them.
-    fn bring_in(&self, index: usize, work: Work, gate: Gate<'_>) -> bool {
+    fn bring_in(&self, index: usize, work: StockWork, gate: Gate<'_>) -> bool {
         let class = index % CLASS_COUNT;
         let Some(number) = work.span.or_else(|| self.take_span().ok()) else {
             return false;

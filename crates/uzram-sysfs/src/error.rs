@@ -1,34 +1,31 @@
-//! What can go wrong on the way to a mounted tree.
+//! What can go wrong when a tree is mounted or a command is run in the shim.
 
 use std::io;
 use std::path::PathBuf;
+
+use uzram_blockdev::StepError;
 
 /// Why the tree could not be mounted or the command not be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A step failed in the system.
-    #[error("{step}: {source}")]
-    System {
-        /// What was being done, with the path.
-        step: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Mounts and namespaces are root's.
+    /// The system refused a step.
+    #[error(transparent)]
+    System(#[from] StepError),
+    /// Only root may mount and make namespaces.
     #[error("{what} needs root (CAP_SYS_ADMIN)")]
     NeedsRoot {
         /// What was wanted.
         what: &'static str,
     },
-    /// Something is mounted there already.
+    /// Something is mounted on the directory already.
     #[error("{} is a mount point already: unmount it or choose another directory", at.display())]
     Occupied {
-        /// Where.
+        /// The directory.
         at: PathBuf,
     },
-    /// There is nothing to run.
-    #[error("no command was given")]
+    /// No command was given.
+    #[error("no command was given: name the program to run in the shim")]
     NoCommand,
     /// The command could not be started.
     #[error("{}: {source}", command.display())]
@@ -38,14 +35,4 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-}
-
-impl Error {
-    pub(crate) fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Error {
-        let step = step.into();
-        move |source| Error::System {
-            step,
-            source: source.into(),
-        }
-    }
 }

@@ -1,7 +1,7 @@
-//! Numbers for the things that a tree shows.
+//! Inode numbers for what a file system shows.
 //!
-//! None is ever given back: the keys of a tree are few and come again (`block/zram0/size`), and a number that meant
-//! another thing before would be a stale entry in the kernel's cache.
+//! Numbers are never reused: the keys of a tree are few and recur (`block/zram0/size`), and a reused number would meet stale
+//! entries in the kernel's cache.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::INodeNo;
 
-/// What has which number. The root is the key with which it was made.
+/// Which key has which number. The first key is the root.
 pub(crate) struct Inodes<K>(Mutex<Known<K>>);
 
 struct Known<K> {
     numbers: HashMap<Arc<K>, u64>,
-    /// The key of the number `index + 1`.
+    /// Keys by number minus one.
     keys: Vec<Arc<K>>,
 }
 
@@ -47,7 +47,7 @@ impl<K: Hash + Eq> Inodes<K> {
     }
 }
 
-/// What a thread that panicked held is whole still: nothing here is changed in two steps that depend on each other.
+/// Locks a mutex even if a holder panicked: no data here changes in two steps that depend on each other.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

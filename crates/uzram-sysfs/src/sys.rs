@@ -1,4 +1,4 @@
-//! The calls that cannot be had safely: the one file of this crate with unsafe code.
+//! The one file of this crate with unsafe code: calls that have no safe form.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -15,17 +15,17 @@ use rustix::thread::UnshareFlags;
 /// The FUSE device's number.
 const FUSE: (u32, u32) = (10, 229);
 
-/// Gives the calling thread a mount namespace, a working directory and a table of descriptors of its own, without the
-/// FUSE devices.
+/// Gives the calling thread a mount namespace, a working directory and a table of descriptors of its own, without the FUSE
+/// devices.
 ///
-/// Whoever waits for a FUSE server that died is woken when the server's device is closed, and cannot even be killed
-/// before: so who uses the mounts, this thread and what it starts, must not have it open as well.
+/// A process that waits for a dead FUSE server wakes when the server's device is closed, and cannot even be killed before.
+/// So this thread and its children, which use the mounts, must not have that device open as well.
 pub(crate) fn part_from_the_servers() -> rustix::io::Result<()> {
     // SAFETY: what is not safe about a table of one's own (CLONE_FILES) is that descriptors that others open are not in
     // it, and that those in it are not closed by their owners. The thread uses only its own and what is handed to it open.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FILES) }?;
     let is_fuse = |path: PathBuf| {
-        // A link that leads to the open file and not by its path.
+        // The link leads to the open file itself, not to its path.
         let meta = fs::metadata(&path).ok()?;
         let number = (
             rustix::fs::major(meta.rdev()),
@@ -46,7 +46,7 @@ pub(crate) fn part_from_the_servers() -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Closes descriptors in the table of a thread that has one of its own. Their owners have them still.
+/// Closes descriptors in the calling thread's own table. Their owners, in another table, keep them.
 pub(crate) fn close_here(descriptors: &[RawFd]) {
     for fd in descriptors {
         // SAFETY: only called by the thread of `part_from_the_servers`, in whose table nothing owns these: the values
@@ -55,12 +55,12 @@ pub(crate) fn close_here(descriptors: &[RawFd]) {
     }
 }
 
-/// The command dies with the thread that starts it, and so with this process, however that ends.
+/// Makes the command die with the thread that starts it, and so with this process, however that ends.
 pub(crate) fn die_with_us(command: &mut Command) {
     let us = rustix::process::getpid();
     let arrange = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // It may have died before.
+        // This process may have died before the line above.
         if getppid() == Some(us) {
             Ok(())
         } else {

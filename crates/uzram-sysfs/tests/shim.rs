@@ -1,4 +1,4 @@
-//! Commands in the shim's mount namespace. Needs root; a reported skip without.
+//! Commands in the shim's mount namespace. Needs root, otherwise a reported skip.
 
 mod common;
 
@@ -14,15 +14,15 @@ use common::{Fake, possible, skip};
 use uzram_control::zram::{Host, InProcess};
 use uzram_sysfs::{Error, STAND_IN_MAJOR, shim};
 
-/// What these tests compare is the whole machine's: one at a time.
+/// These tests compare the state of the whole machine, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn run(view: &Arc<Fake>, command: &[&str]) -> Result<ExitStatus, Error> {
     let command: Vec<OsString> = command.iter().map(OsString::from).collect();
-    shim::run(view.clone(), &shim::Options::default(), &command)
+    shim::run(view.clone(), &shim::ShimOptions::default(), &command)
 }
 
-/// What a script prints in the shim.
+/// Runs a script in the shim and returns what it printed.
 fn script(view: &Arc<Fake>, text: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
@@ -33,12 +33,12 @@ fn script(view: &Arc<Fake>, text: &str) -> String {
     out
 }
 
-/// All of the outside that could have been changed, apart from what others on the machine may be changing.
+/// Everything outside that the shim could have changed, apart from what others on the machine may change.
 fn outside() -> Vec<String> {
     let mut seen = Vec::new();
     for mount in uzram_blockdev::mounts() {
-        if !mount.at.starts_with(std::env::temp_dir()) {
-            seen.push(format!("mount {} {}", mount.device, mount.at.display()));
+        if !mount.path.starts_with(std::env::temp_dir()) {
+            seen.push(format!("mount {} {}", mount.device, mount.path.display()));
         }
     }
     for dir in [
@@ -69,7 +69,7 @@ fn outside() -> Vec<String> {
     seen
 }
 
-/// Every test's frame: skips, is alone, and the outside is as before when it ends.
+/// Runs a test alone, or skips it, and checks that the outside is unchanged afterwards.
 fn with_shim(test: impl FnOnce()) {
     if !possible("shim") {
         return;
@@ -202,7 +202,7 @@ fn real_nodes_work_as_zrams() {
 fn numbers_that_change_are_seen() {
     with_shim(|| {
         let view = Arc::new(Fake::with(1));
-        // A store that gives the device a node, as the daemon's engine may.
+        // This store gives the device a node, as the daemon's engine may.
         let changing = view.clone();
         let changer = std::thread::spawn(move || {
             while changing.stores.lock().unwrap().is_empty() {
@@ -229,7 +229,7 @@ fn numbers_that_change_are_seen() {
 
 #[test]
 fn dev_passes_through_what_is_made_there() {
-    /// Also of a test that fails.
+    /// Cleans up after a failed test, too.
     struct Removed(&'static Path);
     impl Drop for Removed {
         fn drop(&mut self) {
@@ -303,7 +303,7 @@ fn zramctl_works_on_the_model() {
             out.display()
         );
         let command = ["sh", "-c", &text].map(OsString::from);
-        let options = shim::Options::default();
+        let options = shim::ShimOptions::default();
         assert!(shim::run(host, &options, &command).unwrap().success());
         let out = fs::read_to_string(out).unwrap();
         let first: Vec<&str> = out.lines().take(2).collect();
@@ -354,7 +354,7 @@ fn modprobe_knows_zram() {
     });
 }
 
-/// What the shim does where the outside is arranged differently, by a script in a namespace of its own.
+/// Runs the shim where a script has arranged the outside differently, in a namespace of its own.
 fn in_another_outside(arrange: &str, text: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
@@ -428,7 +428,7 @@ fn debugfs_keeps_what_it_has() {
 #[test]
 fn real_programs_are_for_other_modules() {
     with_shim(|| {
-        // modprobe is one name of a program of many; rmmod is one of its own.
+        // modprobe is one of several names of one program; rmmod is a program of its own.
         let arrange = r#"
             mount -t tmpfs none /usr/local/sbin
             mkdir /usr/local/sbin/w /usr/local/sbin/u
@@ -485,7 +485,7 @@ fn how_the_command_ends_is_what_comes_back() {
     });
 }
 
-/// Run as a process of its own by the tests below.
+/// The tests below run this as a process of its own.
 #[test]
 #[ignore = "a helper"]
 fn helper_that_runs_a_script() {
@@ -527,7 +527,7 @@ fn a_killed_shim_leaves_nothing() {
         let pid = pid_in(&note);
         shim.kill().unwrap();
         shim.wait().unwrap();
-        // Its parent being gone it is nobody's child here, and ends by itself.
+        // Its parent is gone, so nobody here reaps it, and it ends by itself.
         while Path::new(&format!("/proc/{pid}")).exists() {
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             if state.contains(") Z ") {

@@ -1,5 +1,5 @@
-//! The tree's semantics on a real FUSE mount, next to the kernel's own sysfs where there is a zram. Needs root; a reported
-//! skip without.
+//! The tree's semantics on a real FUSE mount, compared with the kernel's sysfs where there is a zram. Needs root, otherwise a
+//! reported skip.
 
 mod common;
 
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Fake, possible, skip};
 use rustix::fs::{CWD, Mode, OFlags};
-use uzram_control::zram::{ATTRIBUTES, Host, InProcess, Options, Place};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, InProcess};
 use uzram_sysfs::{Error, Mounted, STAND_IN_MAJOR, Tree};
 
 fn mount(view: &Arc<Fake>) -> (tempfile::TempDir, Mounted) {
@@ -31,10 +31,12 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 fn is_mounted(at: &Path) -> bool {
-    uzram_blockdev::mounts().iter().any(|mount| mount.at == at)
+    uzram_blockdev::mounts()
+        .iter()
+        .any(|mount| mount.path == at)
 }
 
-/// What sysfs refuses, and how, by its paths below a device's directory.
+/// Collects what sysfs refuses, and how, by the paths below a device's directory.
 fn refusals(device: &Path, control: &Path) -> Vec<(String, String)> {
     let mut answers = Vec::new();
     let mut note = |what: &str, answer: rustix::io::Result<()>| {
@@ -169,7 +171,7 @@ fn files_look_like_those_of_sysfs() {
     for place in ["", "queue", "power", "holders", "slaves"] {
         for name in names(&real.join(place)) {
             let path = Path::new(place).join(&name);
-            // Of the kernel's own: tracing, and the writeback of its page cache.
+            // Only the kernel has these: tracing, and the writeback of its page cache.
             if ["trace", "bdi"].contains(&name.as_str()) {
                 continue;
             }
@@ -186,7 +188,7 @@ fn files_look_like_those_of_sysfs() {
                 let zrams = ["comp_algorithm", "disksize", "initstate"];
                 zrams.contains(&name.as_str()) || name.ends_with("_stat")
             };
-            // These two say which device it is.
+            // These two name the device.
             let is_name = ["dev", "uevent", "diskseq"].contains(&name.as_str());
             if !theirs.is_file() || theirs.permissions().mode() & 0o444 == 0 || is_zrams || is_name
             {
@@ -271,7 +273,7 @@ fn a_write_is_one_store_of_a_page_at_most() {
     assert_eq!(values, [&b"abc"[..], b"1\n", b"2\n", b"3\n", b"4\n"]);
 }
 
-/// The tree's users are other processes here: a process that waits for itself could not even be killed.
+/// Other processes use the tree here: a process that waits for itself could not even be killed.
 #[test]
 fn nothing_waits_for_a_long_store() {
     if !possible("tree") {
@@ -287,7 +289,7 @@ fn nothing_waits_for_a_long_store() {
         command
     };
     view.hold();
-    // More than the server has threads.
+    // More writers than the server has threads.
     let mut stores: Vec<_> = (0..16)
         .map(|id| {
             shell(&format!("echo type=idle >zram{id}/recompress"))
@@ -424,7 +426,7 @@ fn generic_attributes_are_those_of_the_node() {
         uevent.contains("DEVNAME=zram0\n") && uevent.contains("DEVTYPE=disk\n"),
         "{uevent}"
     );
-    // What is written gets to the node, and so do its errors.
+    // Writes reach the node, and its errors come back.
     let ahead = read("queue/read_ahead_kb");
     fs::write(device.join("queue/read_ahead_kb"), "64").unwrap();
     let real = fs::read_to_string("/sys/block/loop7/queue/read_ahead_kb").unwrap();
@@ -432,7 +434,7 @@ fn generic_attributes_are_those_of_the_node() {
     assert_eq!(real, "64\n");
     let refused = fs::write(device.join("queue/read_ahead_kb"), "words").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
-    // Another kind of node has what it has: one without is as big as the device.
+    // A node without an attribute of its own falls back to the device's value.
     view.devices.lock().unwrap().get_mut(&0).unwrap().1 = None;
     let size = fs::read_to_string(dir.path().join("block/zram0/size"));
     assert_eq!(size.unwrap(), "2048\n");
@@ -450,7 +452,7 @@ fn the_mount_goes_with_its_owner() {
     assert!(matches!(other, Err(Error::Occupied { .. })));
     mounted.unmount().unwrap();
     assert!(!is_mounted(dir.path()));
-    // Also while a file of it is open.
+    // Even while one of its files is open.
     let mounted = Tree::new(view.clone()).unwrap().mount(dir.path()).unwrap();
     let mut file = File::open(dir.path().join("block/zram0/disksize")).unwrap();
     drop(mounted);
@@ -460,13 +462,13 @@ fn the_mount_goes_with_its_owner() {
     assert_eq!(text, "0\n", "who has it open is served on");
 }
 
-/// The files of the whole interface, on the model and on the devices in this process.
+/// The files of the whole interface, with the model and devices in this process behind them.
 #[test]
 fn a_devices_life_through_its_files() {
     if !possible("tree") {
         return;
     }
-    let host = Host::new(Box::new(InProcess::new()), Options::default());
+    let host = Host::new(Box::new(InProcess::new()), HostOptions::default());
     let dir = tempfile::tempdir().unwrap();
     let tree = Tree::new(Arc::new(host)).unwrap();
     let _mounted = tree.mount(dir.path()).unwrap();
@@ -480,8 +482,8 @@ fn a_devices_life_through_its_files() {
     assert_eq!(fs::read_to_string(control.join("hot_add")).unwrap(), "0\n");
     for attribute in ATTRIBUTES {
         let (dir, mode) = match attribute.place {
-            Place::Control => (&control, attribute.mode),
-            Place::Device => (&device, attribute.mode),
+            AttributePlace::Control => (&control, attribute.mode),
+            AttributePlace::Device => (&device, attribute.mode),
         };
         let meta = fs::metadata(dir.join(attribute.name)).unwrap();
         assert_eq!(meta.mode() & 0o7777, u32::from(mode), "{}", attribute.name);
@@ -516,7 +518,7 @@ fn a_devices_life_through_its_files() {
     assert!(!device.exists());
 }
 
-/// Run as a process of its own by the test below.
+/// The test below runs this as a process of its own.
 #[test]
 #[ignore = "a helper"]
 fn helper_that_mounts_and_waits() {

@@ -1,4 +1,4 @@
-//! The kernel's interface, `uapi/linux/ublk_cmd.h`: command codes, structures, limits. Native endian.
+//! The driver's interface, `uapi/linux/ublk_cmd.h`: command codes, structures, limits. Native endian.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -23,7 +23,7 @@ pub(crate) enum Command {
     GetParams = ioctl(READ, 0x09, size_of::<ControlCommand>()),
     StartUserRecovery = ioctl(READ_WRITE, 0x10, size_of::<ControlCommand>()),
     EndUserRecovery = ioctl(READ_WRITE, 0x11, size_of::<ControlCommand>()),
-    /// As `UBLK_U_CMD_GET_DEV_INFO`, with the char device's path whatever kind of device it is.
+    /// As `UBLK_U_CMD_GET_DEV_INFO`, with the char device's path for every kind of device.
     GetDevInfo2 = ioctl(READ, 0x12, size_of::<ControlCommand>()),
     GetFeatures = ioctl(READ, 0x13, size_of::<ControlCommand>()),
     DelDevAsync = ioctl(READ, 0x14, size_of::<ControlCommand>()),
@@ -34,10 +34,10 @@ pub(crate) const IO_FETCH: u32 = ioctl(READ_WRITE, 0x20, size_of::<IoCommand>())
 /// Completes a tag's request and gives the tag to the driver again.
 pub(crate) const IO_COMMIT_AND_FETCH: u32 = ioctl(READ_WRITE, 0x21, size_of::<IoCommand>());
 
-/// Completion of a fetch: there is a request.
+/// Result of a fetch whose tag carries a request.
 pub(crate) const IO_RES_OK: i32 = 0;
 
-/// The driver's features, and a device's flags.
+/// Bits of the driver's features and of a device's flags.
 pub(crate) mod flags {
     pub(crate) const USER_RECOVERY: u64 = 1 << 3;
     pub(crate) const USER_RECOVERY_REISSUE: u64 = 1 << 4;
@@ -46,7 +46,7 @@ pub(crate) mod flags {
     pub(crate) const USER_COPY: u64 = 1 << 7;
 }
 
-/// A device's state.
+/// A device's states.
 pub(crate) mod state {
     pub(crate) const DEAD: u16 = 0;
     pub(crate) const LIVE: u16 = 1;
@@ -54,11 +54,11 @@ pub(crate) mod state {
     pub(crate) const FAIL_IO: u16 = 3;
 }
 
-/// Most requests that a queue can have.
+/// Most tags of a queue.
 pub(crate) const MAX_QUEUE_DEPTH: u16 = 4096;
 /// Largest request that the driver can pass.
 pub(crate) const MAX_IO_BYTES: u32 = 1 << 25;
-/// The driver's numbers of devices end before this one.
+/// The driver numbers devices below this.
 pub(crate) const MAX_DEVICES: u32 = 1 << 20;
 /// Where a queue's descriptors begin in the char device, for mmap.
 pub(crate) const fn descriptors_offset(queue: u16) -> u64 {
@@ -83,8 +83,8 @@ pub(crate) struct ControlCommand {
     pub(crate) len: u16,
     pub(crate) addr: u64,
     pub(crate) data: u64,
-    /// Bytes at `addr` that are the char device's path, before the rest. An unprivileged device's commands have one, so
-    /// that the driver knows by the node's permissions who may give them.
+    /// Length of the char device's path, which leads the bytes at `addr`. Commands for an unprivileged device carry it, so
+    /// that the driver can check the caller against the node's permissions.
     pub(crate) dev_path_len: u16,
     pub(crate) pad: u16,
     pub(crate) reserved: u32,
@@ -99,12 +99,12 @@ pub(crate) struct DevInfo {
     pub(crate) state: u16,
     pub(crate) pad0: u16,
     pub(crate) max_io_bytes: u32,
-    /// All ones: the driver chooses.
+    /// All ones where the driver is to choose.
     pub(crate) dev_id: u32,
     pub(crate) pid: i32,
     pub(crate) pad1: u32,
     pub(crate) flags: u64,
-    /// Ours: the driver keeps it and does not look at it.
+    /// Free for the server: the driver keeps it and does not read it.
     pub(crate) server_flags: u64,
     pub(crate) owner_uid: u32,
     pub(crate) owner_gid: u32,
@@ -117,7 +117,7 @@ pub(crate) const ATTR_FUA: u32 = 1 << 3;
 /// `types` of [`Params`]: basic and discard.
 pub(crate) const PARAM_TYPES: u32 = 1 | 2;
 
-/// `struct ublk_params` as far as its `discard` part: `ublk_param_basic` and `ublk_param_discard`, flat.
+/// `struct ublk_params` up to its `discard` part: `ublk_param_basic` and `ublk_param_discard`, flat.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -163,7 +163,7 @@ pub(crate) mod op {
 }
 /// `op_flags`: durable before it is answered.
 pub(crate) const OP_FUA: u32 = 1 << 13;
-/// `op_flags`: zeroes are to be allocated.
+/// `op_flags`: the zeroes must be allocated.
 pub(crate) const OP_NOUNMAP: u32 = 1 << 15;
 
 /// `struct ublksrv_io_cmd`.

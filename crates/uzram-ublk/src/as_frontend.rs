@@ -11,12 +11,12 @@ use uzram_frontend::{
 };
 use uzram_spec::{Failure, FailureKind, Result};
 
-use crate::{Buffers, Error, OnDeath, Options, Tag, Ublk};
+use crate::{Buffers, Error, OnDeath, Tag, Ublk, UblkOptions};
 
 /// The frontend `ublk`.
 pub struct UblkFrontend;
 
-/// File that is there while a takeover is under way: one that is itself killed must not be begun again.
+/// File that exists during a takeover: one that was itself killed must not be begun again.
 const TAKING_OVER: &str = "taking-over";
 
 const USER_COPY: &str = "user-copy";
@@ -34,7 +34,7 @@ const QUEUE_DEPTH: FrontendOption = FrontendOption {
     name: "queue-depth",
     value_name: "N",
     kind: OptionKind::Integer(0, u16::MAX as u64),
-    help: "Requests that a queue can have at once, 1 to 4096 [default: 128, for swap 32]",
+    help: "Requests in flight of one queue, 1 to 4096 [default: 128, for swap 32]",
     chooses: false,
 };
 
@@ -50,8 +50,8 @@ const BUFFERS: FrontendOption = FrontendOption {
     name: "buffers",
     value_name: "HOW",
     kind: OptionKind::Choice(&[USER_COPY, MAPPED]),
-    help: "How requests' bytes come and go: user-copy, the server copies, one buffer a queue; mapped, the driver \
-        copies, one buffer a request [default: user-copy where the kernel has it]",
+    help: "How requests' bytes are passed: user-copy, the server copies, with one buffer a queue; mapped, the driver \
+        copies, with one buffer a request [default: user-copy where the kernel has it]",
     chooses: false,
 };
 
@@ -63,12 +63,12 @@ const WRITE_CACHE: FrontendOption = FrontendOption {
     chooses: false,
 };
 
-fn options(serving: &Serving<'_>) -> Options {
-    let mut options = Options::new(Tag::of(serving.dir));
+fn options(serving: &Serving<'_>) -> UblkOptions {
+    let mut options = UblkOptions::new(Tag::from_path(serving.dir));
     if serving.swap.is_some() {
         options.prefault = true;
         options.on_ready = serving.swap;
-        // What is on its way to swap is memory that is not free yet.
+        // Requests in flight hold memory that swapping is to free, so they are few and small.
         (options.depth, options.max_io_bytes) = (32, 128 << 10);
     }
     let spec = serving.spec;
@@ -76,7 +76,7 @@ fn options(serving: &Serving<'_>) -> Options {
     options.queues = spec.small(QUEUES.name);
     options.depth = spec.small(QUEUE_DEPTH.name).unwrap_or(options.depth);
     if let Some(bytes) = spec.integer(MAX_IO.name) {
-        // What does not fit is refused with the range of what does.
+        // A value that does not fit is refused with the range of what does.
         options.max_io_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
     options.buffers = spec.text(BUFFERS.name).map(|how| match how {
@@ -87,7 +87,7 @@ fn options(serving: &Serving<'_>) -> Options {
     options
 }
 
-/// A queue that cannot go on would leave its requests waiting: the keeper starts the server anew instead.
+/// Ends the server when a queue cannot go on, so that the keeper starts another. Otherwise its requests would wait for ever.
 fn on_death() -> OnDeath {
     Arc::new(|error| {
         tracing::error!(%error, "a ublk queue cannot go on: the server ends, to be started anew");
@@ -96,9 +96,9 @@ fn on_death() -> OnDeath {
 }
 
 /// Makes a new device, with the same number if nobody holds the old one.
-fn replace(device: &Arc<Device>, id: u32, options: &Options, begun: &Path) -> Result<Ublk> {
+fn replace(device: &Arc<Device>, id: u32, options: &UblkOptions, begun: &Path) -> Result<Ublk> {
     crate::clear_stale(options.tag)?;
-    // Not there any more: neither is the attempt, if there was one.
+    // The device is gone, and with it the attempt, if there was one.
     let _ = std::fs::remove_file(begun);
     let mut options = options.clone();
     options.id = Some(id);
@@ -135,7 +135,7 @@ impl Frontend for UblkFrontend {
     /// Looks for the driver, and loads it if this user may.
     fn probe(&self) -> std::result::Result<(), Need> {
         if !Path::new("/dev/ublk-control").exists() && rustix::process::geteuid().is_root() {
-            // Where there is no such module or no modprobe, the next step says what is missing.
+            // Without the module or modprobe, the next step says what is missing.
             let _ = Command::new("modprobe")
                 .args(["-q", "ublk_drv"])
                 .stdin(Stdio::null())
@@ -173,19 +173,19 @@ impl Frontend for UblkFrontend {
     }
 
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
-        crate::clear_stale(Tag::of(dir)).map_err(|error| error.to_string())
+        crate::clear_stale(Tag::from_path(dir)).map_err(|error| error.to_string())
     }
 
     fn clear_of_users(&self) -> Vec<String> {
-        // Without the driver there is nothing to be done, nor anybody who waits for it.
+        // Without the driver there is nothing to clear.
         crate::clear_users_stale().unwrap_or_default()
     }
 
     fn wait_for_death(&self, dir: &Path, word: &str) {
         let Ok(id) = word.parse() else { return };
-        if let Err(error) = Ublk::wait_for_death(id, Tag::of(dir)) {
-            // Whoever takes the device over will find out more.
-            tracing::debug!(%error, "not waited for");
+        if let Err(error) = Ublk::wait_for_death(id, Tag::from_path(dir)) {
+            // The takeover reports whatever is wrong.
+            tracing::debug!(%error, "cannot wait for the last server's death");
         }
     }
 
@@ -215,11 +215,11 @@ impl Front for Ublk {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let kind = match &error {
-            Error::Unavailable { .. } => FailureKind::Impossible,
-            Error::Invalid { .. } => FailureKind::Usage,
-            Error::Taken { .. } | Error::Lingers { .. } => FailureKind::Busy,
+            error if error.is_unavailable() => FailureKind::Impossible,
+            Error::Invalid { .. } | Error::NotANode { .. } => FailureKind::Usage,
+            Error::Taken { .. } => FailureKind::Busy,
             Error::Node(error) => kind_of_node(error),
-            Error::System { source, .. } => FailureKind::from_io(source),
+            Error::System(step) => FailureKind::from_io(&step.source),
             _ => FailureKind::Failed,
         };
         Failure::new(kind, error)

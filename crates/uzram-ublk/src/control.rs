@@ -1,10 +1,12 @@
-//! The driver's control device: one command at a time, each waited for.
+//! The driver's control device: gives one command at a time and waits for its result.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 
 use io_uring::IoUring;
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CpuSet};
+use uzram_blockdev::StepError;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
@@ -12,41 +14,34 @@ use crate::abi::{Command, ControlCommand, DevInfo, Params, flags};
 use crate::sys::{self, ControlRing};
 
 const PATH: &str = "/dev/ublk-control";
-/// Length of [`Params`] as the driver counts it: without the padding.
+/// Length of [`Params`] without its padding, as the driver counts it.
 const PARAMS_LEN: u32 = 60;
 
-/// The control device, opened.
+/// The open control device.
 pub(crate) struct Control {
     file: File,
     ring: ControlRing,
-    /// The unprivileged device that was last made or asked about: its commands have a path.
+    /// The unprivileged device that was last made or asked about: its commands carry a path.
     unprivileged: Option<u32>,
 }
 
-/// Whether this process may make devices that only administrators may, which can do more.
+/// Whether this process may make privileged devices, which have recovery and user copy.
 pub(crate) fn is_privileged() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 impl Control {
-    /// [`Error::Unavailable`] says what is missing, and how it could be had.
+    /// Opens the control device. The error says what is missing and how to get it.
     pub(crate) fn open() -> Result<Control, Error> {
-        let unavailable = |reason: String| Error::Unavailable { reason };
         let opened = OpenOptions::new().read(true).write(true).open(PATH);
-        let file = opened.map_err(|error| {
-            unavailable(match error.kind() {
-                io::ErrorKind::NotFound => {
-                    format!("{PATH} is missing (load the driver with: modprobe ublk_drv)")
-                }
-                io::ErrorKind::PermissionDenied => {
-                    format!("{PATH}: {error} (ublk devices need root, or udev rules that give them to users)")
-                }
-                _ => format!("{PATH}: {error}"),
-            })
+        let file = opened.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoDriver,
+            io::ErrorKind::PermissionDenied => Error::NotAllowed { source },
+            _ => StepError::at(format!("opening {PATH}"))(source).into(),
         })?;
         let ring = IoUring::builder().build(4);
-        let ring = ring.map_err(|error| unavailable(format!("io_uring: {error}")))?;
+        let ring = ring.map_err(|source| Error::NoRing { source })?;
         Ok(Control {
             file,
             ring,
@@ -54,7 +49,7 @@ impl Control {
         })
     }
 
-    /// Whether this user may open it, or would see why it is missing.
+    /// Whether this user may use the driver. True where there is none.
     pub(crate) fn is_allowed() -> bool {
         let opened = OpenOptions::new().read(true).write(true).open(PATH);
         !opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
@@ -99,40 +94,29 @@ impl Control {
         buffer: &mut [u8],
     ) -> Result<(), Error> {
         let done = self.run(command, id, u16::MAX, data, buffer);
-        done.map(drop)
-            .map_err(Error::at(format!("ublk {command:?} of device {id}")))
+        done.map_err(StepError::at(format!("ublk {command:?} of device {id}")))?;
+        Ok(())
     }
 
-    /// The driver's features; an error where it is too old to tell (before Linux 6.5).
+    /// Reads the driver's features. [`Error::TooOld`] before Linux 6.5, which cannot tell.
     pub(crate) fn features(&mut self) -> Result<u64, Error> {
         let mut bits = [0; 8];
         let asked = self.run(Command::GetFeatures, u32::MAX, u16::MAX, 0, &mut bits);
-        match asked {
-            Ok(_) => Ok(u64::from_ne_bytes(bits)),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(Error::Unavailable {
-                    reason: format!("the driver refuses this user: {error}"),
-                })
-            }
-            Err(error) => Err(Error::Unavailable {
-                reason: format!(
-                    "the driver does not tell its features ({error}): Linux 6.5 or newer is needed"
-                ),
-            }),
-        }
+        asked.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Error::NotAllowed { source },
+            _ => Error::TooOld { source },
+        })?;
+        Ok(u64::from_ne_bytes(bits))
     }
 
-    /// Makes a device. What it got (its number among it) stands in `info` afterwards.
+    /// Makes a device. On return `info` holds what the driver chose, its number among it.
     pub(crate) fn add(&mut self, info: &mut DevInfo) -> Result<(), Error> {
         let wanted = info.dev_id;
         let added = self.device(Command::AddDev, wanted, 0, info.as_mut_bytes());
         self.note(info);
         added.map_err(|error| match error.errno() {
-            Some(17) => Error::Taken { id: wanted },
-            // The driver's limit of devices (module parameter ublks_max).
-            Some(13) => Error::Unavailable {
-                reason: "the driver has as many devices as it allows (ublks_max)".into(),
-            },
+            Some(Errno::EXIST) => Error::Taken { id: wanted },
+            Some(Errno::ACCESS) => Error::TooManyDevices,
             _ => error,
         })
     }
@@ -166,9 +150,9 @@ impl Control {
         Ok(params)
     }
 
-    /// The CPUs that send requests to a queue.
+    /// Reads which CPUs send requests to a queue.
     pub(crate) fn affinity(&mut self, id: u32, queue: u16) -> io::Result<CpuSet> {
-        // A mask for 1024 CPUs, as rustix's.
+        // A mask of 1024 CPUs, like rustix's.
         let mut bytes = [0; 128];
         self.run(
             Command::GetQueueAffinity,
@@ -186,21 +170,21 @@ impl Control {
         Ok(set)
     }
 
-    /// Lets the device begin, once its queues have fetched; makes the node.
+    /// Starts the device, whose queues have fetched all their tags, and makes its node.
     pub(crate) fn start(&mut self, id: u32) -> Result<(), Error> {
         self.device(Command::StartDev, id, std::process::id().into(), &mut [])
     }
 
-    /// Takes the node away and ends the queues.
+    /// Removes the node and ends the queues.
     pub(crate) fn stop(&mut self, id: u32) -> Result<(), Error> {
         self.device(Command::StopDev, id, 0, &mut [])
     }
 
     /// Deletes the device; it goes when its last user does.
     pub(crate) fn delete(&mut self, id: u32) -> Result<(), Error> {
-        // The plain command waits for the last user, which may be never; the other came with Linux 6.7.
+        // DelDev waits for the last user, which may be never. DelDevAsync came with Linux 6.7.
         match self.device(Command::DelDevAsync, id, 0, &mut []) {
-            Err(error) if matches!(error.errno(), Some(95 | 22)) => {
+            Err(error) if matches!(error.errno(), Some(Errno::OPNOTSUPP | Errno::INVAL)) => {
                 self.device(Command::DelDev, id, 0, &mut [])
             }
             other => other,
@@ -222,7 +206,7 @@ impl Control {
 }
 
 const _: () = assert!(PARAMS_LEN as usize <= size_of::<Params>());
-/// What `info` and `params` are read into can be any bytes.
+/// `info` and `params` are read into types of which any bytes are valid.
 const _: fn() = || {
     fn any_bytes<T: FromBytes>() {}
     any_bytes::<DevInfo>();

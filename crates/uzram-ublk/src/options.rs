@@ -1,4 +1,4 @@
-//! What a ublk device is to be like, and the checks of it.
+//! The settings of a ublk device and their checks, and the tag by which it is recognised.
 
 use std::path::Path;
 
@@ -12,64 +12,63 @@ use crate::abi::{
 /// Largest discard: the block layer's own limit.
 const MAX_DISCARD_SECTORS: u32 = u32::MAX >> 9;
 
-/// Whose a ublk device is: kept by the driver, so that a dead server's device is known for what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag(pub(crate) u64);
-
 /// Upper half of every tag.
 const UZRAM: u32 = u32::from_be_bytes(*b"UZRM");
 
+/// Says whose a ublk device is. The driver keeps it, so that a dead server's device can be recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag(pub(crate) u64);
+
 impl Tag {
-    /// Whether that is the tag of any of uzram's devices.
+    /// Whether `tag` marks any device of uzram's.
     pub(crate) fn is_uzrams(tag: u64) -> bool {
         (tag >> 32) as u32 == UZRAM
     }
 
-    /// The tag of the device that is known by this directory (or any other path that is its own).
-    pub fn of(path: &Path) -> Tag {
+    /// Makes the tag of the device to which this path belongs, such as its directory.
+    pub fn from_path(path: &Path) -> Tag {
         let hash = crc32fast::hash(path.as_os_str().as_encoded_bytes());
         Tag(u64::from(UZRAM) << 32 | u64::from(hash))
     }
 }
 
-/// How requests' bytes come and go.
+/// How the bytes of requests are passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Buffers {
-    /// This process copies; one buffer a queue.
+    /// This process copies, with one buffer for each queue.
     UserCopy,
-    /// The driver copies; one buffer a tag.
+    /// The driver copies, with one buffer for each tag.
     Mapped,
 }
 
 /// Settings of a ublk device.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Options {
-    /// N of `/dev/ublkbN`; `None`: the lowest that is free.
+pub struct UblkOptions {
+    /// N of `/dev/ublkbN`. `None` takes the lowest that is free.
     pub id: Option<u32>,
-    /// Hardware queues, one thread each; `None`: one for each CPU. At most one for each CPU.
+    /// Hardware queues, each with a thread; at most one for each CPU. `None` makes one for each CPU.
     pub queues: Option<u16>,
-    /// Requests that a queue can have at once, 1 to 4096.
+    /// Requests in flight of one queue, 1 to 4096.
     pub depth: u16,
     /// Largest request in bytes, a multiple of 4096 up to 32 MiB.
     pub max_io_bytes: u32,
-    /// How bytes come and go; `None`: what measured better (see the crate's docs).
+    /// How bytes are passed. `None` chooses user copy where user and driver allow it, which measured faster.
     pub buffers: Option<Buffers>,
-    /// Announce a volatile write cache, so that flushes and FUA arrive here. Off: memory needs no flush.
+    /// Announces a volatile write cache, so that flushes and FUA arrive here. Off by default: memory needs no flush.
     pub write_cache: bool,
-    /// Bring buffers and stacks into memory before the first request, as swap needs it. To keep them there is the
-    /// caller's affair.
+    /// Brings buffers and stacks into memory before the first request, as swap needs it. Locking them is up to the caller.
     pub prefault: bool,
-    /// Called by each queue's thread once it has all that it needs, before its first request.
+    /// Called by each queue's thread when it has all its memory, before its first request.
     pub on_ready: Option<fn()>,
-    /// Whose it is.
+    /// Whose device it is.
     pub tag: Tag,
 }
 
-impl Options {
-    /// One queue a CPU, depth 128, requests of up to 512 KiB.
-    pub fn new(tag: Tag) -> Options {
-        Options {
+impl UblkOptions {
+    /// One queue for each CPU, depth 128, requests of up to 512 KiB.
+    pub fn new(tag: Tag) -> UblkOptions {
+        UblkOptions {
             id: None,
             queues: None,
             depth: 128,
@@ -81,13 +80,7 @@ impl Options {
             tag,
         }
     }
-}
 
-pub(crate) fn cpus() -> u16 {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(4096) as u16)
-}
-
-impl Options {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let rule = |holds: bool, what: &'static str, given: u64, accepted: String| {
             if holds {
@@ -148,4 +141,8 @@ impl Options {
             ..Params::default()
         }
     }
+}
+
+pub(crate) fn cpus() -> u16 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4096) as u16)
 }

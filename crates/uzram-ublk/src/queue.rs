@@ -1,4 +1,4 @@
-//! A queue: one thread, one ring, and the tags that it gives to the driver and gets back with a request each.
+//! A queue: one thread and one ring. The thread gives tags to the driver and gets each back with a request.
 
 use std::fs::File;
 use std::io;
@@ -8,20 +8,21 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use io_uring::IoUring;
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CpuSet};
 use uzram::Device;
 
 use crate::abi::{IO_RES_OK, IoDescriptor, op, user_copy_offset};
 use crate::options::Buffers;
-use crate::request::Request;
+use crate::request::{Request, failed};
 use crate::sys::{Arena, Descriptors, give_tag};
 
-/// Completed requests after which the driver is told, if more are at hand: the first of a burst need not wait for the
-/// last, and one system call serves several.
+/// How many completions are submitted together while more requests are at hand. One system call then serves several, and
+/// the first of a burst does not wait for the last.
 const BATCH: usize = 16;
 
-/// What a queue's thread needs.
-pub(crate) struct Plan {
+/// What a queue's thread starts with.
+pub(crate) struct QueueSetup {
     pub(crate) number: u16,
     pub(crate) depth: u16,
     pub(crate) max_io_bytes: usize,
@@ -33,35 +34,35 @@ pub(crate) struct Plan {
     pub(crate) device: Arc<Device>,
 }
 
-/// Fields are dropped in order: the ring, through which the driver reaches the arena, goes first.
+/// Fields are dropped in order: the ring, through which the driver reaches the arena, is dropped first.
 struct Queue {
     ring: IoUring,
     arena: Arena,
-    plan: Plan,
+    setup: QueueSetup,
 }
 
-/// Brings more of this thread's stack into memory than a request takes.
+/// Faults in more of this thread's stack than a request uses.
 #[inline(never)]
 fn touch_stack() {
     std::hint::black_box([0u8; 128 << 10]);
 }
 
-/// Serves a queue until the driver has taken all its tags back. Says on `ready` when the driver has them, or why it has
-/// not; the result is only for what happens afterwards.
-pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<()> {
-    if let Some(cpus) = &plan.cpus
+/// Serves a queue until the driver has taken all its tags back. Reports on `ready` whether the driver accepted the tags; the
+/// returned result covers only what happens afterwards.
+pub(crate) fn run(setup: QueueSetup, ready: &SyncSender<io::Result<()>>) -> io::Result<()> {
+    if let Some(cpus) = &setup.cpus
         && let Err(error) = rustix::thread::sched_setaffinity(None, cpus)
     {
         // The queue works from any CPU.
-        tracing::debug!(%error, queue = plan.number, "cannot be pinned");
+        tracing::debug!(%error, queue = setup.number, "cannot pin the thread");
     }
-    stay_unprivileged();
-    let begun = Queue::new(plan).and_then(|mut queue| {
+    drop_privilege();
+    let begun = Queue::new(setup).and_then(|mut queue| {
         queue.fetch_all()?;
-        // After the tags, whose refusal tells `Ublk::recover` of the queue's state. Refused where another process that
-        // is dead now has mapped them.
-        let plan = &queue.plan;
-        let map = Descriptors::map(&plan.char_device, plan.number, plan.depth);
+        // Only after the tags: their refusal tells `Ublk::recover` the queue's state, while this is refused wherever a
+        // process that is dead by now has mapped the descriptors.
+        let setup = &queue.setup;
+        let map = Descriptors::map(&setup.char_device, setup.number, setup.depth);
         let map = map.map_err(|error| io::Error::other(format!("mapping requests: {error}")))?;
         Ok((queue, map))
     });
@@ -72,17 +73,17 @@ pub(crate) fn run(plan: Plan, ready: &SyncSender<io::Result<()>>) -> io::Result<
             return Ok(());
         }
     };
-    if let Some(on_ready) = queue.plan.on_ready {
+    if let Some(on_ready) = queue.setup.on_ready {
         on_ready();
     }
     let _ = ready.send(Ok(()));
     queue.serve(&descriptors)
 }
 
-/// Gives up this thread's right to administer, which it does not need. The driver then does not look for partitions
-/// when the device starts: were the server killed meanwhile, driver and process would wait for each other for ever
-/// (Linux 6.12: the start holds the lock that giving up the reads takes). zram has no partitions either.
-fn stay_unprivileged() {
+/// Drops CAP_SYS_ADMIN of this thread, which does not need it. The driver then does not scan for partitions when the device
+/// starts. Were the server killed during that scan, driver and process would wait for each other for ever (Linux 6.12: the
+/// start holds the lock that aborting the reads takes). zram has no partitions either.
+fn drop_privilege() {
     let dropped = rustix::thread::capabilities(None).and_then(|mut sets| {
         sets.effective.remove(CapabilitySet::SYS_ADMIN);
         rustix::thread::set_capabilities(None, sets)
@@ -93,47 +94,47 @@ fn stay_unprivileged() {
 }
 
 impl Queue {
-    fn new(plan: Plan) -> io::Result<Queue> {
+    fn new(setup: QueueSetup) -> io::Result<Queue> {
         let mut builder = IoUring::builder();
         builder
             .setup_single_issuer()
             .setup_coop_taskrun()
             .setup_defer_taskrun()
             .dontfork();
-        let ring = builder.build(plan.depth.into())?;
+        let ring = builder.build(setup.depth.into())?;
         ring.submitter()
-            .register_files(&[plan.char_device.as_raw_fd()])?;
-        let bytes = match plan.buffers {
-            Buffers::UserCopy => plan.max_io_bytes,
-            Buffers::Mapped => plan.max_io_bytes * usize::from(plan.depth),
+            .register_files(&[setup.char_device.as_raw_fd()])?;
+        let bytes = match setup.buffers {
+            Buffers::UserCopy => setup.max_io_bytes,
+            Buffers::Mapped => setup.max_io_bytes * usize::from(setup.depth),
         };
         let mut arena = Arena::new(bytes)?;
-        if plan.prefault {
+        if setup.prefault {
             arena.part(0, bytes).fill(0);
             touch_stack();
         }
-        Ok(Queue { ring, arena, plan })
+        Ok(Queue { ring, arena, setup })
     }
 
-    /// Where a tag's bytes are in the arena.
-    fn part_of(&self, tag: u16) -> usize {
-        match self.plan.buffers {
+    /// Offset of a tag's buffer in the arena.
+    fn buffer_offset(&self, tag: u16) -> usize {
+        match self.setup.buffers {
             Buffers::UserCopy => 0,
-            Buffers::Mapped => usize::from(tag) * self.plan.max_io_bytes,
+            Buffers::Mapped => usize::from(tag) * self.setup.max_io_bytes,
         }
     }
 
     fn give(&mut self, first: bool, tag: u16, result: i32) -> io::Result<()> {
-        let addr = match self.plan.buffers {
+        let addr = match self.setup.buffers {
             Buffers::UserCopy => 0,
-            Buffers::Mapped => self.arena.address(self.part_of(tag)),
+            Buffers::Mapped => self.arena.address(self.buffer_offset(tag)),
         };
-        give_tag(&mut self.ring, first, self.plan.number, tag, result, addr)
+        give_tag(&mut self.ring, first, self.setup.number, tag, result, addr)
     }
 
-    /// Gives all tags to the driver for the first time. A refusal shows at once.
+    /// Gives all tags to the driver for the first time. The driver refuses at once if it does.
     fn fetch_all(&mut self) -> io::Result<()> {
-        for tag in 0..self.plan.depth {
+        for tag in 0..self.setup.depth {
             self.give(true, tag, 0)?;
         }
         self.ring.submit()?;
@@ -144,7 +145,7 @@ impl Queue {
     }
 
     fn serve(&mut self, descriptors: &Descriptors) -> io::Result<()> {
-        let mut tags = self.plan.depth;
+        let mut tags = self.setup.depth;
         while tags > 0 {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
@@ -154,7 +155,7 @@ impl Queue {
             let mut unsent = 0;
             while let Some((tag, result)) = self.next_completion() {
                 if result != IO_RES_OK {
-                    // The device stops: the tag does not come back.
+                    // The device stops: the driver keeps the tag.
                     tags -= 1;
                     continue;
                 }
@@ -178,27 +179,28 @@ impl Queue {
     fn serve_tag(&mut self, descriptor: IoDescriptor, tag: u16) -> i32 {
         let request = Request::new(descriptor);
         let len = request.data_len();
-        if len > self.plan.max_io_bytes {
-            return -22;
+        if len > self.setup.max_io_bytes {
+            return failed(Errno::INVAL);
         }
-        let at = self.part_of(tag);
-        let user_copy = self.plan.buffers == Buffers::UserCopy;
-        let place = user_copy_offset(self.plan.number, tag);
+        let at = self.buffer_offset(tag);
+        let user_copy = self.setup.buffers == Buffers::UserCopy;
+        let offset = user_copy_offset(self.setup.number, tag);
         let buffer = self.arena.part(at, len);
-        let failed = |error: io::Error| -error.raw_os_error().unwrap_or(5);
+        let copy_failed =
+            |error: io::Error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO));
         if user_copy
             && request.op == op::WRITE
-            && let Err(error) = self.plan.char_device.read_exact_at(buffer, place)
+            && let Err(error) = self.setup.char_device.read_exact_at(buffer, offset)
         {
-            return failed(error);
+            return copy_failed(error);
         }
-        let result = request.serve(&self.plan.device, buffer);
+        let result = request.serve(&self.setup.device, buffer);
         if user_copy
             && request.op == op::READ
             && result >= 0
-            && let Err(error) = self.plan.char_device.write_all_at(buffer, place)
+            && let Err(error) = self.setup.char_device.write_all_at(buffer, offset)
         {
-            return failed(error);
+            return copy_failed(error);
         }
         result
     }

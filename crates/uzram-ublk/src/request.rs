@@ -1,15 +1,18 @@
-//! One request: a descriptor and a buffer in, a result out. Pure, so that it can be tested without a kernel.
+//! Executes one request: a descriptor and a buffer in, a result out. No I/O, so that tests need no kernel.
 
+use rustix::io::Errno;
 use uzram::{Device, Zeroes};
 
 use crate::abi::{IoDescriptor, OP_FUA, OP_NOUNMAP, op};
 
 const SECTOR: u64 = 512;
-const EIO: i32 = 5;
-const EINVAL: i32 = 22;
-const EOPNOTSUPP: i32 = 95;
 
-/// A request, understood.
+/// An errno as a request's result.
+pub(crate) const fn failed(errno: Errno) -> i32 {
+    -errno.raw_os_error()
+}
+
+/// A decoded request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) op: u32,
@@ -36,7 +39,7 @@ impl Request {
         }
     }
 
-    /// Carries the request out; `buffer` has [`Request::data_len`] bytes. Returns the driver's result: the bytes done,
+    /// Executes the request on a `buffer` of [`Request::data_len`] bytes. Returns the result for the driver: the bytes done,
     /// or a negative errno.
     pub(crate) fn serve(&self, device: &Device, buffer: &mut [u8]) -> i32 {
         debug_assert_eq!(buffer.len(), self.data_len());
@@ -55,13 +58,13 @@ impl Request {
                 device.write_zeroes(self.offset, self.len, Zeroes::Allocate)
             }
             op::WRITE_ZEROES => device.write_zeroes(self.offset, self.len, Zeroes::Deallocate),
-            _ => return -EOPNOTSUPP,
+            _ => return failed(Errno::OPNOTSUPP),
         };
         match result {
-            Ok(()) => i32::try_from(self.data_len()).unwrap_or(-EINVAL),
-            Err(error) => -match error.errno() {
-                0 => EIO,
-                errno => errno,
+            Ok(()) => i32::try_from(self.data_len()).unwrap_or(failed(Errno::INVAL)),
+            Err(error) => match error.errno() {
+                0 => failed(Errno::IO),
+                errno => -errno,
             },
         }
     }
@@ -113,16 +116,19 @@ mod tests {
             .unwrap();
         assert_eq!(
             request(op::READ, 1 << 40, 8).serve(&device, &mut [0; 4096]),
-            -EINVAL
+            failed(Errno::INVAL)
         );
         assert_eq!(
             request(op::READ, u64::MAX, 8).serve(&device, &mut [0; 4096]),
-            -EINVAL
+            failed(Errno::INVAL)
         );
-        assert_eq!(request(13, 0, 8).serve(&device, &mut []), -EOPNOTSUPP);
+        assert_eq!(
+            request(13, 0, 8).serve(&device, &mut []),
+            failed(Errno::OPNOTSUPP)
+        );
         let full = (0..16).any(|page| {
             let mut data = uzram_testkit::data::noise(page);
-            request(op::WRITE, page * 8, 8).serve(&device, &mut data) == -28
+            request(op::WRITE, page * 8, 8).serve(&device, &mut data) == failed(Errno::NOSPC)
         });
         assert!(full, "the limit was never hit");
     }

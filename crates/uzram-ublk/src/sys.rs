@@ -1,4 +1,4 @@
-//! What needs unsafe code: commands that carry addresses into a ring, and mappings that are shared with the driver.
+//! The one file of this crate with unsafe code: ring entries that carry addresses, and mappings shared with the driver.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -13,10 +13,10 @@ use zerocopy::IntoBytes;
 
 use crate::abi::{Command, ControlCommand, IO_COMMIT_AND_FETCH, IO_FETCH, IoCommand, IoDescriptor};
 
-/// The ring for control commands, which take 80 bytes.
+/// The ring for control commands, whose entries have room for 80 bytes.
 pub(crate) type ControlRing = IoUring<Entry128, cqueue::Entry>;
 
-/// Carries out a control command whose `addr` and `len` are those of `buffer`, and waits for its result.
+/// Gives a control command with `addr` and `len` of `buffer`, and waits for its result.
 pub(crate) fn control(
     ring: &mut ControlRing,
     file: &File,
@@ -39,10 +39,10 @@ pub(crate) fn control(
     loop {
         match ring.submit_and_wait(1) {
             Ok(_) => {}
-            // A signal. The command goes on, and so must the wait, since it names the buffer.
+            // A signal came. The command goes on, and so must the wait, since the command names the buffer.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                tracing::error!(%error, "a ublk control command cannot be waited for");
+                tracing::error!(%error, "cannot wait for a ublk control command");
                 std::process::abort();
             }
         }
@@ -55,7 +55,7 @@ pub(crate) fn control(
     }
 }
 
-/// A mapping that lasts as long as this value.
+/// Mapped memory, unmapped on drop.
 struct Mapping {
     base: NonNull<u8>,
     len: usize,
@@ -78,7 +78,7 @@ fn mapping(address: *mut core::ffi::c_void, len: usize) -> Mapping {
     }
 }
 
-/// A queue's requests as the driver describes them: one descriptor for each tag, read only.
+/// A queue's request descriptors, one for each tag: written by the driver, read only here.
 pub(crate) struct Descriptors {
     map: Mapping,
     depth: u16,
@@ -106,7 +106,7 @@ impl Descriptors {
         })
     }
 
-    /// The request that this tag stands for now.
+    /// Reads the descriptor of the tag's present request.
     pub(crate) fn get(&self, tag: u16) -> IoDescriptor {
         assert!(tag < self.depth, "tag {tag} of {}", self.depth);
         // SAFETY: in bounds, and aligned since the mapping begins at a page. The driver wrote it before it completed
@@ -121,7 +121,7 @@ impl Descriptors {
     }
 }
 
-/// Memory for requests' bytes, page-aligned, touched on use.
+/// Buffers for requests' bytes: page-aligned memory that becomes resident on first use.
 pub(crate) struct Arena {
     map: Mapping,
 }
@@ -143,14 +143,14 @@ impl Arena {
         })
     }
 
-    /// The address of a part, for the driver.
+    /// The address at an offset, for the driver.
     pub(crate) fn address(&self, offset: usize) -> u64 {
         assert!(offset < self.map.len, "inside the arena");
         self.map.base.as_ptr() as u64 + offset as u64
     }
 
-    /// A part. While the driver may write there (the tag is the driver's), the caller must not ask for it: it holds
-    /// the tag's request, or there is no tag.
+    /// The bytes at an offset. The caller must not ask for a tag's part while the driver owns the tag and may write there: it
+    /// holds the tag's request, or no tag uses the part.
     pub(crate) fn part(&mut self, offset: usize, len: usize) -> &mut [u8] {
         let inside = offset
             .checked_add(len)

@@ -28,11 +28,11 @@
 //! A slot's word has three control bits:
 //!
 //! * *locked*: the object is being read or the word changed. Readers hold it for one decompression at most, writers
-//! for a few instructions; nobody holds it while compressing or allocating.
+//!   for a few instructions; nobody holds it while compressing or allocating.
 //! * *writing*: a partial write is between reading the old contents and publishing the new. Other writers of the page
-//! wait for it, so that no write is lost; readers do not.
+//!   wait for it, so that no write is lost; readers do not.
 //! * *waiters*: a thread is parked. Waiting spins briefly and then sleeps on a futex, so that a descheduled holder
-//! can run.
+//!   can run.
 //!
 //! Empty and same-filled slots are read without the lock: the word is all of it. A request also peeks at the words of
 //! its next pages, without the lock, to prefetch their objects. That is only a hint; nothing is decided by it.
@@ -129,7 +129,7 @@ mod table;
 mod train;
 mod word;
 
-pub use agent::{Agent, AgentStats, Plan, PolicySettings, Step};
+pub use agent::{Agent, AgentStats, Plan, PlanStep, PolicySettings};
 pub use apis::{JobsApi, SwapApi, ZramApi};
 pub use attach::{check_image, read_header};
 pub use backing::{BackingInfo, BackingStats, Ended, PromoteReport, Writeback, WritebackReport};

@@ -10,7 +10,7 @@ use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 
 use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
-use crate::stream::{Encoder, Stream};
+use crate::stream::{Stream, StreamEncoder};
 use crate::table::SlotGuard;
 use crate::word::Content;
 use crate::{Corruption, Error, PAGE_SIZE};
@@ -204,7 +204,7 @@ impl Device {
         &self,
         page: u64,
         data: &[u8; PAGE_SIZE],
-        encoder: &mut Encoder,
+        encoder: &mut StreamEncoder,
         cpu: usize,
     ) -> Result<u64, Error> {
         let content = match same_filled(data) {

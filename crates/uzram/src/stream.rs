@@ -15,13 +15,13 @@ const BUFFER: usize = 2 * PAGE_SIZE;
 
 /// Buffers and encoder of one writer.
 pub(crate) struct Stream {
-    pub(crate) encoder: Encoder,
+    pub(crate) encoder: StreamEncoder,
     /// Buffer in which partial writes assemble the page.
     pub(crate) page: Box<[u8; PAGE_SIZE]>,
 }
 
 /// The part of a stream that makes objects.
-pub(crate) struct Encoder {
+pub(crate) struct StreamEncoder {
     /// Index of the codec that `tfm` is of: what it makes is published with this index and no other. Both change
     /// together, under the stream's lock.
     pub(crate) codec: u8,
@@ -35,7 +35,7 @@ impl Stream {
         // Not zeros: a device that serves as swap must have touched its buffers.
         let object = Box::new([0xA5; BUFFER]);
         Stream {
-            encoder: Encoder { codec, tfm, object },
+            encoder: StreamEncoder { codec, tfm, object },
             page: Box::new([0xA5; PAGE_SIZE]),
         }
     }

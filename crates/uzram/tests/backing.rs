@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{memfd, reopen};
 use rustix::io::Errno;
 use uzram::{Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport};
-use uzram_backing::inject::{Fault, FaultyDisk, Rule};
+use uzram_backing::inject::{Fault, FaultRule, FaultyDisk};
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::Random;
 use uzram_testkit::data::partly_noise;
@@ -286,7 +286,7 @@ fn what_the_disk_refuses_stays_in_memory() {
     fill(&device, 1500);
     let stats = device.stats();
     // One write in between.
-    faults.add(Rule::writes(Fault::Error(Errno::IO)).after(1, 1));
+    faults.add(FaultRule::writes(Fault::Error(Errno::IO)).after(1, 1));
     let report = run(&device, &Writeback::default());
     assert!(report.failed > 50 && report.written > 500, "{report:?}");
     assert_eq!(device.stats().failed_writebacks, report.failed);
@@ -296,7 +296,7 @@ fn what_the_disk_refuses_stays_in_memory() {
     device.discard(0, SIZE).unwrap();
     fill(&device, 1500);
     faults.clear();
-    faults.add(Rule::writes(Fault::Error(Errno::NOSPC)));
+    faults.add(FaultRule::writes(Fault::Error(Errno::NOSPC)));
     let report = run(&device, &Writeback::default());
     assert_eq!((report.written, report.ended), (0, Some(Ended::Failing)));
     assert_eq!(
@@ -316,7 +316,7 @@ fn what_the_disk_refuses_stays_in_memory() {
 fn a_disk_that_does_not_answer_costs_patience_and_no_page() {
     let (device, faults, _dir) = with_faults();
     fill(&device, 1200);
-    faults.add(Rule::writes(Fault::Hang));
+    faults.add(FaultRule::writes(Fault::Hang));
     let what = Writeback {
         patience: Duration::from_millis(100),
         ..Writeback::default()
@@ -348,7 +348,7 @@ fn a_page_that_cannot_be_read_is_an_error_and_only_that() {
     let (device, faults, _dir) = with_faults();
     fill(&device, 300);
     run(&device, &Writeback::default());
-    faults.add(Rule::reads(Fault::Error(Errno::IO)).after(0, 1));
+    faults.add(FaultRule::reads(Fault::Error(Errno::IO)).after(0, 1));
     let mut back = [0; 4096];
     let error = device.read_at(&mut back, 3 * 4096).unwrap_err();
     assert_eq!(error.errno(), 5);
@@ -364,7 +364,7 @@ fn a_page_that_cannot_be_read_is_an_error_and_only_that() {
 fn a_torn_backing_is_found_by_its_checksums() {
     let (device, faults, _dir) = with_faults();
     fill(&device, 300);
-    faults.add(Rule::writes(Fault::Torn(None)));
+    faults.add(FaultRule::writes(Fault::Torn(None)));
     let report = run(&device, &Writeback::default());
     let (mut lost, mut back) = (0, [0; 4096]);
     for number in 0..300 {
@@ -559,7 +559,7 @@ fn ranges_that_overlap_name_a_page_once() {
         device.write_at(&[1; 4096], number * 4096).unwrap();
     }
     // Page 0 hangs in the first buffer. If it was taken a second time, it is in the last, and comes back later.
-    faults.add(Rule::writes(Fault::Hang));
+    faults.add(FaultRule::writes(Fault::Hang));
     let what = Writeback {
         pages: vec![0..1, 0..16_000, 0..1],
         ..Writeback::default()

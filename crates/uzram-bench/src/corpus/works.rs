@@ -41,42 +41,8 @@ pub(super) fn kinds() -> Vec<Kind> {
     kinds.push(("Java collections", Source::Process, Box::new(java)));
     kinds.push(("gcc heap", Source::Process, Box::new(gcc)));
     kinds.push(("sqlite3 in memory", Source::Process, Box::new(sqlite)));
-    kinds.push((
-        "shared libraries",
-        Source::Files,
-        Box::new(|megabytes| {
-            let library = |path: &Path| path.to_string_lossy().contains(".so");
-            // Debian's folder first, then where others have them.
-            files(
-                "shared libraries",
-                Path::new("/usr/lib/x86_64-linux-gnu"),
-                megabytes,
-                &library,
-            )
-            .or_else(|_| {
-                files(
-                    "shared libraries",
-                    Path::new("/usr/lib64"),
-                    megabytes,
-                    &library,
-                )
-            })
-        }),
-    ));
-    kinds.push((
-        "source text",
-        Source::Files,
-        Box::new(|megabytes| {
-            let text = |path: &Path| path.extension().is_some_and(|e| e == "py" || e == "h");
-            files(
-                "source text",
-                Path::new("/usr/lib/python3"),
-                megabytes,
-                &text,
-            )
-            .or_else(|_| files("source text", Path::new("/usr/include"), megabytes, &text))
-        }),
-    ));
+    kinds.push(("shared libraries", Source::Files, Box::new(libraries)));
+    kinds.push(("source text", Source::Files, Box::new(text)));
     kinds.push(("SQLite file", Source::Files, Box::new(sqlite_file)));
     kinds.push((
         "random",
@@ -94,6 +60,19 @@ pub(super) fn kinds() -> Vec<Kind> {
         Box::new(|megabytes| Ok(zeros_and_noise(megabytes))),
     ));
     kinds
+}
+
+fn libraries(megabytes: usize) -> Result<Corpus> {
+    let library = |path: &Path| path.to_string_lossy().contains(".so");
+    // Debian's folder first, then that of other distributions.
+    let of = |dir: &str| files("shared libraries", Path::new(dir), megabytes, &library);
+    of("/usr/lib/x86_64-linux-gnu").or_else(|_| of("/usr/lib64"))
+}
+
+fn text(megabytes: usize) -> Result<Corpus> {
+    let text = |path: &Path| path.extension().is_some_and(|e| e == "py" || e == "h");
+    let of = |dir: &str| files("source text", Path::new(dir), megabytes, &text);
+    of("/usr/lib/python3").or_else(|_| of("/usr/include"))
 }
 
 const NODE: &str = "const keep = new Map(); let i = 0, seed = 7;

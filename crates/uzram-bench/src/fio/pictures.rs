@@ -6,27 +6,8 @@ use super::{CELLS, Cell, Length, Setting};
 use crate::output::{self, Chart, Look, Outcome, Series, Table, number};
 use crate::report::{Report, Row};
 
-const HEAD: [&str; 19] = [
-    "target",
-    "buffer",
-    "block_bytes",
-    "depth",
-    "jobs",
-    "cell",
-    "engine",
-    "direction",
-    "mb_s",
-    "iops",
-    "mean_us",
-    "p50_us",
-    "p90_us",
-    "p99_us",
-    "p999_us",
-    "p9999_us",
-    "least_both_mb_s",
-    "most_both_mb_s",
-    "memory_bytes",
-];
+const HEAD: &str = "target,buffer,block_bytes,depth,jobs,cell,engine,direction,mb_s,iops,mean_us,\
+    p50_us,p90_us,p99_us,p999_us,p9999_us,least_both_mb_s,most_both_mb_s,memory_bytes";
 
 impl Outcome for FioRecord {
     fn report(&self) -> &Report {
@@ -104,7 +85,7 @@ impl Outcome for FioRecord {
 
 impl FioRecord {
     fn figures_table(&self) -> Table {
-        let mut table = Table::new("Medians", &HEAD);
+        let mut table = Table::new("Medians", HEAD);
         for figure in &self.figures {
             let CellFigure {
                 target,
@@ -140,15 +121,8 @@ impl FioRecord {
     }
 
     fn memory_table(&self) -> Table {
-        let head = [
-            "target",
-            "setting",
-            "written bytes",
-            "memory bytes",
-            "ratio",
-            "memory bytes after all cells",
-        ];
-        let mut table = Table::new("Memory after every block was written once", &head);
+        let head = "target,setting,written bytes,memory bytes,ratio,memory bytes after all cells";
+        let mut table = Table::new("Memory after every block was written once", head);
         for taken in &self.memory {
             table.rows.push(vec![
                 taken.target.clone(),
@@ -335,7 +309,7 @@ mod tests {
         assert!(
             lines
                 .iter()
-                .all(|line| line.split(',').count() == HEAD.len()),
+                .all(|line| line.split(',').count() == HEAD.split(',').count()),
             "{csv}"
         );
         let json: serde_json::Value = serde_json::from_str(&text("json")).unwrap();

@@ -184,7 +184,7 @@ impl Spec {
             Kind::NbdkitMemory { allocator } => {
                 Box::new(nbdkit::Nbdkit::new(allocator.as_deref(), means)?)
             }
-            Kind::Tmpfs => Box::new(path::Memory::new(means)?),
+            Kind::Tmpfs => Box::new(path::on_tmpfs(means)?),
             Kind::Path(path) => Box::new(path::Given::new(path, means)?),
         })
     }

@@ -35,8 +35,12 @@ impl FioRecord {
     }
 
     fn by_target(&self, caption: impl Into<String>, first: &str) -> Table {
-        let head = [&[first, "jobs"], &self.names()[..]].concat();
-        Table::new(caption, &head)
+        let mut table = Table::new(caption, first);
+        table.head.push("jobs".into());
+        table
+            .head
+            .extend(self.names().into_iter().map(str::to_owned));
+        table
     }
 
     /// A line for each direction of a cell.

@@ -7,18 +7,8 @@ use super::runs::{Run, Runs};
 use crate::output::Table;
 
 pub(super) fn tables(runs: &Runs) -> Result<Vec<Table>> {
-    let head = [
-        "cell",
-        "algorithm",
-        "setting",
-        "throughput",
-        "of the first",
-        "CPU us",
-        "of the first",
-        "p50 us",
-        "p99 us",
-    ];
-    let mut table = Table::new("ublk's settings", &head);
+    let head = "cell,algorithm,setting,throughput,of the first,CPU us,of the first,p50 us,p99 us";
+    let mut table = Table::new("ublk's settings", head);
     for cell in &runs.cells {
         for algorithm in ["null", "lz4"] {
             let named = |device: &String| {
@@ -49,7 +39,7 @@ pub(super) fn tables(runs: &Runs) -> Result<Vec<Table>> {
         }
     }
     let caption = "Memory at the end, MiB beyond the pool";
-    let mut end = Table::new(caption, &["device", "all - mem_used_total"]);
+    let mut end = Table::new(caption, "device,all - mem_used_total");
     for memory in runs.memory.iter().filter(|memory| memory.when == "end") {
         let more = memory.all.saturating_sub(memory.mem_used_total) as f64;
         let cells = vec![

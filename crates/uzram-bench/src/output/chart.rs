@@ -150,9 +150,8 @@ impl Chart {
             }
         };
         let mut chart = ChartBuilder::on(&picture)
-            .caption(&self.title, ("sans-serif", 18))
             .margin(14)
-            .margin_top(if self.note.is_empty() { 14 } else { 34 })
+            .margin_top(if self.note.is_empty() { 42 } else { 62 })
             .x_label_area_size(48)
             .y_label_area_size(70)
             .build_cartesian_2d(x, y)
@@ -185,13 +184,7 @@ impl Chart {
             .bold_line_style(RGBColor(225, 225, 225))
             .draw()
             .map_err(|e| say(&e))?;
-        if !self.note.is_empty() {
-            let place = Pos::new(HPos::Center, VPos::Top);
-            let style = ("sans-serif", 13).into_font().into_text_style(&picture);
-            let (wide, _) = picture.dim_in_pixel();
-            let note = Text::new(&*self.note, (wide as i32 / 2, 14), style.pos(place));
-            picture.draw(&note).map_err(|e| say(&e))?;
-        }
+        self.heading(&picture).map_err(|e| say(&e))?;
         let pixels = |series: &Series| -> Vec<(i32, i32)> {
             let places = series.points.iter().map(|at| chart.backend_coord(at));
             places.collect()
@@ -219,6 +212,19 @@ impl Chart {
         area.present().map_err(|e| say(&e))
     }
 
+    /// The title and, below it, the note.
+    fn heading(&self, picture: &Area<'_>) -> Drawn {
+        let middle = picture.dim_in_pixel().0 as i32 / 2;
+        let place = Pos::new(HPos::Center, VPos::Top);
+        for (text, size, y) in [(&self.title, 18, 14), (&self.note, 13, 40)] {
+            let style = TextStyle::from(("sans-serif", size).into_font()).pos(place);
+            if !text.is_empty() {
+                picture.draw(&Text::new(text.as_str(), (middle, y), style))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A series in pixels: its line, and markers at some of the points.
     fn series(&self, picture: &Area<'_>, series: &Series, places: &[(i32, i32)]) -> Drawn {
         if self.lines {
@@ -232,7 +238,12 @@ impl Chart {
                 .get(number)
                 .is_none_or(|text| !text.is_empty());
             if !self.lines || number % every == 0 {
-                marker(picture, series.look, *at, if main { 5 } else { 3 })?;
+                let size = match main {
+                    true if every == 1 => 5,
+                    true => 4,
+                    false => 3,
+                };
+                marker(picture, series.look, *at, size)?;
             }
         }
         Ok(())

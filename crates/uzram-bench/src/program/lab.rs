@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches, value
 use super::recipes::RECIPES;
 use super::{FileArgs, hand_out, print, watched};
 use crate::failure::{Failure, Result};
-use crate::lab::{EXPERIMENTS, Experiment, How};
+use crate::lab::{Card, EXPERIMENTS, Experiment, How};
 
 /// Repeat this project's own experiments
 #[derive(clap::Args)]
@@ -27,8 +27,8 @@ impl Args {
         if ["--help", "-h", "help"].contains(&&*name) {
             return print(&format!("{}\n", list()));
         }
-        if let Some(experiment) = EXPERIMENTS.iter().find(|one| one.name() == name) {
-            let matches = command(*experiment).get_matches_from(&self.words);
+        if let Some(experiment) = EXPERIMENTS.iter().find(|one| one.card().name == name) {
+            let matches = command(experiment.card()).get_matches_from(&self.words);
             let files = FileArgs::from_arg_matches(&matches).map_err(Failure::usage)?;
             return measure(*experiment, &how(&matches), files);
         }
@@ -53,7 +53,9 @@ pub(super) fn measure(experiment: &dyn Experiment, how: &How, files: FileArgs) -
 fn list() -> String {
     let mut list = String::from("Usage: uzram-bench lab NAME [OPTIONS]\n\n");
     let recipes = RECIPES.iter().map(|recipe| (recipe.name, recipe.about));
-    let experiments = EXPERIMENTS.iter().map(|one| (one.name(), one.about()));
+    let experiments = EXPERIMENTS
+        .iter()
+        .map(|one| (one.card().name, one.card().about));
     for (name, about) in experiments.chain(recipes) {
         list += &format!("  {name:10}  {about}\n");
     }
@@ -61,9 +63,8 @@ fn list() -> String {
 }
 
 /// The command line of an experiment.
-fn command(experiment: &dyn Experiment) -> Command {
-    let name = experiment.name();
-    let takes = experiment.takes();
+fn command(card: Card) -> Command {
+    let name = card.name;
     let quick = Arg::new("quick")
         .long("quick")
         .action(ArgAction::SetTrue)
@@ -84,11 +85,11 @@ fn command(experiment: &dyn Experiment) -> Command {
         .help("Pages that \"uzram bench corpus\" keeps in this folder, instead of others made now");
     let command = Command::new(name)
         .bin_name(format!("uzram-bench lab {name}"))
-        .about(experiment.about())
+        .about(card.about)
         .arg(quick)
-        .args(takes.rounds.then_some(rounds))
-        .args(takes.only.then_some(only))
-        .args(takes.corpus.then_some(corpus));
+        .args(card.rounds.then_some(rounds))
+        .args(card.only.then_some(only))
+        .args(card.corpus.then_some(corpus));
     FileArgs::augment_args(command)
 }
 
@@ -114,8 +115,8 @@ mod tests {
     fn command_lines_are_sound_and_all_names_differ() {
         let mut names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
         for experiment in EXPERIMENTS {
-            command(*experiment).debug_assert();
-            names.push(experiment.name());
+            command(experiment.card()).debug_assert();
+            names.push(experiment.card().name);
         }
         let all = list();
         for (at, name) in names.iter().enumerate() {

@@ -108,12 +108,8 @@ Examples:
   uzram bench api --quick --csv api.csv
   uzram bench api --corpus target/corpus --rounds 2001 --html api.html")]
 struct Api {
-    /// A small run: its figures mean little
-    #[arg(long)]
-    quick: bool,
-    /// How often each way takes its turn [default: 801]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: Option<u32>,
+    #[command(flatten)]
+    size: Size,
     /// Take the pages from this folder, which "uzram bench corpus" made, instead of making them now
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
@@ -130,14 +126,21 @@ Examples:
   uzram bench core --quick
   uzram bench core --rounds 41 --json core.json --html core.html")]
 struct Core {
+    #[command(flatten)]
+    size: Size,
+    #[command(flatten)]
+    files: FileArgs,
+}
+
+/// How much to measure.
+#[derive(clap::Args)]
+struct Size {
     /// A small run: its figures mean little
     #[arg(long)]
     quick: bool,
-    /// How often each contestant takes its turn [default: 21]
+    /// How often each contestant takes its turn [default: 21; of "api" 801]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    #[command(flatten)]
-    files: FileArgs,
 }
 
 /// Make corpora of pages
@@ -295,26 +298,24 @@ impl Compare {
 
 impl Api {
     fn run(self) -> Result {
-        lab::measure(
-            &api::Api,
-            &how(self.quick, self.rounds, self.corpus),
-            self.files,
-        )
+        lab::measure(&api::Api, &self.size.how(self.corpus), self.files)
     }
 }
 
 impl Core {
     fn run(self) -> Result {
-        lab::measure(&core::Core, &how(self.quick, self.rounds, None), self.files)
+        lab::measure(&core::Core, &self.size.how(None), self.files)
     }
 }
 
-fn how(quick: bool, rounds: Option<u32>, corpus: Option<PathBuf>) -> How {
-    How {
-        quick,
-        rounds: rounds.map(|n| n as usize),
-        corpus,
-        ..How::default()
+impl Size {
+    fn how(&self, corpus: Option<PathBuf>) -> How {
+        How {
+            quick: self.quick,
+            rounds: self.rounds.map(|n| n as usize),
+            corpus,
+            ..How::default()
+        }
     }
 }
 

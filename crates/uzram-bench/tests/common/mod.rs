@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+pub(crate) use uzram_testkit::peers::have;
+
 /// A folder with both programs, and a run directory; dropped, it removes every device that is left.
 pub(crate) struct Bench {
     dir: tempfile::TempDir,
@@ -112,25 +114,4 @@ pub(crate) fn sh(line: &str) -> String {
     let output = Command::new("sh").args(["-euc", line]).output().unwrap();
     assert!(output.status.success(), "{line}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Whether the programs are there. What is missing is a reported skip, or a failure where `UZRAM_REQUIRE_PEERS` is set.
-pub(crate) fn have(test: &str, programs: &[&str]) -> bool {
-    let find = |program: &&&str| {
-        let path = std::env::var("PATH").unwrap_or_default();
-        path.split(':')
-            .chain(["/usr/sbin", "/sbin"])
-            .any(|dir| Path::new(dir).join(program).exists())
-    };
-    let missing: Vec<&str> = programs.iter().filter(|p| !find(p)).copied().collect();
-    if missing.is_empty() {
-        return true;
-    }
-    let missing = missing.join(", ");
-    assert!(
-        std::env::var_os("UZRAM_REQUIRE_PEERS").is_none(),
-        "{test} needs {missing}"
-    );
-    eprintln!("SKIP {test}: {missing}");
-    false
 }

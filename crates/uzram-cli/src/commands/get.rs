@@ -1,6 +1,6 @@
 //! `uzram get`: attributes as the kernel's zram shows them.
 
-use uzram_control::zram::{ATTRIBUTES, Attribute, Owner, Place};
+use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace, Owner};
 
 use super::view::{failed, id, view};
 use super::{print, print_json};
@@ -38,7 +38,7 @@ impl Args {
         let mut shown = serde_json::Map::new();
         let mut text = String::new();
         for name in names {
-            if Attribute::find(Place::Device, &name).is_none() {
+            if Attribute::find(AttributePlace::Device, &name).is_none() {
                 let known: Vec<_> = readable().map(|a| a.name).collect();
                 let message = format!("no attribute '{name}' (there are: {})", known.join(", "));
                 return Err(Failure::new(Kind::Usage, message));
@@ -65,5 +65,5 @@ impl Args {
 fn readable() -> impl Iterator<Item = &'static Attribute> {
     ATTRIBUTES
         .iter()
-        .filter(|a| a.place == Place::Device && a.mode & 0o400 != 0)
+        .filter(|a| a.place == AttributePlace::Device && a.mode & 0o400 != 0)
 }

@@ -1,6 +1,6 @@
 //! `uzram help`: a command's help, or an attribute's.
 
-use uzram_control::zram::{ATTRIBUTES, Attribute, Place};
+use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace};
 
 use super::{bench, print};
 use crate::exit::{Failure, Kind, Result};
@@ -83,8 +83,8 @@ fn unknown(name: &str) -> Failure {
 
 fn place(attribute: &Attribute) -> &'static str {
     match attribute.place {
-        Place::Control => "/sys/class/zram-control",
-        Place::Device => "/sys/block/zramN",
+        AttributePlace::Control => "/sys/class/zram-control",
+        AttributePlace::Device => "/sys/block/zramN",
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use uzram::compress::{Algorithm, Registry};
-use uzram_control::zram::{ATTRIBUTES, Place};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace};
 use uzram_manual::roff::{Roff, bold, roman};
 
 use super::{bench, print};
@@ -56,8 +56,8 @@ fn attributes() -> io::Result<String> {
     roff.control("SH", ["NAME"]);
     roff.text([roman("uzram-attributes - zram's interface as uzram has it")]);
     for (place, title) in [
-        (Place::Control, "/sys/class/zram-control"),
-        (Place::Device, "/sys/block/zramN"),
+        (AttributePlace::Control, "/sys/class/zram-control"),
+        (AttributePlace::Device, "/sys/block/zramN"),
     ] {
         roff.control("SH", [title]);
         for attribute in ATTRIBUTES.iter().filter(|a| a.place == place) {

@@ -1,6 +1,6 @@
 //! `uzram policy`: what is done in the background for one device, what was done, and what would be done now.
 
-use uzram::{AgentStats, Plan, Step};
+use uzram::{AgentStats, Plan, PlanStep};
 use uzram_control::policy::Policy;
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
@@ -67,7 +67,7 @@ fn text(policy: &Policy) -> String {
     rows.extend(done(&policy.done).map(|(name, value)| (name.to_owned(), value)));
     if let Some(plan) = &policy.plan {
         rows.push(("memory".into(), memory(plan)));
-        let step = |step: &Step| (format!("  {}", step.policy), planned(step));
+        let step = |step: &PlanStep| (format!("  {}", step.policy), planned(step));
         rows.push(("would do now".into(), String::new()));
         rows.extend(plan.steps.iter().map(step));
     }
@@ -124,7 +124,7 @@ fn memory(plan: &Plan) -> String {
     format!("{word}: {}", plan.pressure)
 }
 
-fn planned(step: &Step) -> String {
+fn planned(step: &PlanStep) -> String {
     match step.due {
         true => format!("{} pages, {}: {}", step.pages, human(step.bytes), step.why),
         false => format!("nothing: {}", step.why),

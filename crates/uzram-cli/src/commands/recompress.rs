@@ -47,7 +47,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let request = Request::Recompress(uzram_control::Recompress {
+        let request = Request::Recompress(uzram_control::RecompressRequest {
             kind: self.kind.parse()?,
             priority: self.priority.map(|priority| priority as usize),
             threshold: usize::try_from(self.threshold).unwrap_or(usize::MAX),

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
-use uzram_control::zram::{Attribute, Owner, Place};
+use uzram_control::zram::{Attribute, AttributePlace, Owner};
 use uzram_control::{Request, size, to_hex};
 
 use uzram_runtime::choice;
@@ -97,7 +97,7 @@ impl FromStr for Setting {
             Some(("dedup", "on")) => Ok(Setting::Dedup(true)),
             Some(("dedup", "off")) => Ok(Setting::Dedup(false)),
             Some(("dedup", value)) => Err(format!("dedup is on or off, not '{value}'")),
-            Some((key, value)) => match Attribute::find(Place::Device, key) {
+            Some((key, value)) => match Attribute::find(AttributePlace::Device, key) {
                 Some(attribute) if attribute.store.is_some() => {
                     Ok(Setting::Attribute(attribute.name, value.into()))
                 }

@@ -64,7 +64,7 @@ impl Args {
         if command.is_empty() {
             command.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
         }
-        let mut options = shim::Options::default();
+        let mut options = shim::ShimOptions::default();
         options.strict = !self.more;
         options.programs = !self.no_modprobe;
         let run = sweep::swept_run_dir()?;
@@ -103,7 +103,7 @@ fn with_own_devices(
     all: &RunDir,
     frontend: Option<&str>,
     strict: bool,
-    options: &mut shim::Options,
+    options: &mut shim::ShimOptions,
     command: &[OsString],
 ) -> Result<std::result::Result<ExitStatus, uzram_sysfs::Error>> {
     all.make()?;

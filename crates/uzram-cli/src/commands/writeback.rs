@@ -45,7 +45,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let request = Request::Writeback(uzram_control::Writeback {
+        let request = Request::Writeback(uzram_control::WritebackRequest {
             kind: self.kind.parse()?,
             pages: self.pages.iter().map(|pages| pages.0).collect(),
             max_pages: self.max_pages,

@@ -1,53 +1,56 @@
-//! Algorithms as zram names them.
+//! The compression algorithms under the names that zram gives them.
 
 use std::sync::{Arc, OnceLock};
 
+use uzram::PRIORITIES;
 use uzram::compress::{Algorithm, Error, Registry};
 
-/// Names that no kernel has: of our own format, and of no compression.
+use crate::stat::Stat;
+
+/// Names that no kernel has: our own format, and no compression.
 const OURS_ALONE: &[&str] = &["wk64", "null"];
 
-/// The algorithms, and why others that were built in are none.
+/// The algorithms, and why built-in ones were left out.
 static REGISTRY: OnceLock<(Registry, Vec<Error>)> = OnceLock::new();
 
 fn checked() -> &'static (Registry, Vec<Error>) {
     REGISTRY.get_or_init(Registry::builtin_checked)
 }
 
-/// The algorithms that this program has: the built-in ones, unless it was [given](provide_algorithms) others.
+/// The algorithms of this program: the built-in ones, unless [`provide_algorithms`] set others.
 pub fn registry() -> &'static Registry {
     &checked().0
 }
 
-/// Why built-in algorithms were left out. Nothing where the program was given its own.
+/// Why built-in algorithms were left out. Empty where the program set its own.
 pub fn left_out() -> &'static [Error] {
     &checked().1
 }
 
-/// Lets a program have other algorithms than the built-in ones. Whether it was in time: nobody has asked for one yet.
+/// Replaces the built-in algorithms. Returns false if it is too late: some algorithm has been looked up already.
 pub fn provide_algorithms(algorithms: Registry) -> bool {
     REGISTRY.set((algorithms, Vec::new())).is_ok()
 }
 
-/// The algorithm of that name; drivers' names are none.
+/// Finds the algorithm of that name. Drivers' names do not count.
 pub(crate) fn find(name: &str) -> Option<&'static Arc<dyn Algorithm>> {
     let known = registry().names().contains(&name);
     registry().find(name).ok().filter(|_| known)
 }
 
-/// The names that there are, in the kernel's order; `strict`: only those that the kernel has, too.
+/// All names in the kernel's order; with `strict` only those that the kernel has, too.
 pub fn names(strict: bool) -> Vec<&'static str> {
     let mut names = registry().names();
     names.retain(|name| !strict || !OURS_ALONE.contains(name));
     names
 }
 
-/// The algorithm that a new device has.
+/// The algorithm of a new device.
 pub fn default_name() -> &'static str {
     names(true).first().copied().unwrap_or("null")
 }
 
-/// The names, that of `chosen` in brackets: what `comp_algorithm` reads as.
+/// The names as `comp_algorithm` shows them, `chosen` in brackets.
 pub(crate) fn list(chosen: &str, strict: bool) -> String {
     let mut text = String::new();
     for name in names(strict) {
@@ -59,4 +62,17 @@ pub(crate) fn list(chosen: &str, strict: bool) -> String {
         }
     }
     text + "\n"
+}
+
+/// The algorithms of an initialised device by priority.
+pub(super) fn from_stat(stat: &Stat) -> [Option<String>; PRIORITIES] {
+    let mut all = [const { None }; PRIORITIES];
+    for codec in &stat.codecs {
+        for priority in &codec.priorities {
+            if let Some(place) = all.get_mut(*priority) {
+                *place = Some(codec.algorithm.clone());
+            }
+        }
+    }
+    all
 }

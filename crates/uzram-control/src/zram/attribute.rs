@@ -1,17 +1,16 @@
-//! What an attribute is: its name, its rights, its words, and what reading and writing it does. The list of all.
+//! An attribute: its name, permissions and documentation, and the functions that read and write it.
 
 use std::sync::Arc;
 
-use super::attributes::{algorithms, idle, lifecycle, memory, statistics, writeback};
 use super::device::Zram;
 use super::{Errno, Host};
 
-/// Where an attribute stands.
+/// The directory that an attribute is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// In `/sys/class/zram-control`.
+pub enum AttributePlace {
+    /// `/sys/class/zram-control`.
     Control,
-    /// In `/sys/block/zramN`.
+    /// `/sys/block/zramN`.
     Device,
 }
 
@@ -22,11 +21,11 @@ pub enum When {
     Always,
     /// Before `disksize` is set.
     Uninit,
-    /// After that.
+    /// After `disksize` is set.
     Init,
 }
 
-/// Whose attribute is read or written.
+/// The host, and the device if there is one, whose attribute is read or written.
 pub struct Subject<'a> {
     pub(crate) host: &'a Host,
     pub(crate) zram: Option<Arc<Zram>>,
@@ -44,41 +43,35 @@ impl Subject<'_> {
 
 /// Reads an attribute.
 pub type Show = fn(&Subject<'_>) -> Result<String, Errno>;
-/// Writes an attribute: the text ends before its first NUL.
+/// Writes an attribute. The text ends before its first NUL.
 pub type Store = fn(&Subject<'_>, &[u8]) -> Result<(), Errno>;
 
-/// One attribute of zram's.
+/// One attribute of zram.
 pub struct Attribute {
     /// The file's name.
     pub name: &'static str,
     /// The file's permissions, as in the kernel.
     pub mode: u16,
-    /// What its number is in: `bytes`, `pages`, `seconds`; empty for anything else.
+    /// The unit of its number: `bytes`, `pages`, `seconds`; empty if it is no number with a unit.
     pub unit: &'static str,
-    /// The first version of Linux that has it, and the last one, if there is one: `6.2`, `3.15 to 6.14`.
+    /// The first version of Linux that has it, and the last, if it was removed: `6.2`, `3.15 to 6.14`.
     pub since: &'static str,
-    /// One line.
+    /// What it is, in one line.
     pub about: &'static str,
-    /// What it takes and shows, when, and which errors it has; how uzram differs.
+    /// What it takes and shows, when, and with which errors; how uzram differs.
     pub docs: &'static str,
-    /// Where it stands.
-    pub place: Place,
+    /// The directory that it is in.
+    pub place: AttributePlace,
     /// When it can be written.
     pub when: When,
-    /// What reading it does. There may be one that is of no use with the kernel's permissions: see [`Attribute::mode_in`].
+    /// Reads it. May be present although the kernel's permissions forbid reading: see [`Attribute::mode_in`].
     pub show: Option<Show>,
-    /// What writing it does.
+    /// Writes it.
     pub store: Option<Store>,
 }
 
 impl Attribute {
-    /// The one of that name.
-    pub fn find(place: Place, name: &str) -> Option<&'static Attribute> {
-        let mut all = ATTRIBUTES.iter();
-        all.find(|attribute| attribute.place == place && attribute.name == name)
-    }
-
-    /// The file's permissions: those of the kernel, or those with all that uzram can do.
+    /// The file's permissions: the kernel's if `strict`, otherwise those for all that uzram can do.
     pub fn mode_in(&self, strict: bool) -> u16 {
         match self.show {
             Some(_) if !strict => self.mode | 0o400,
@@ -86,7 +79,7 @@ impl Attribute {
         }
     }
 
-    /// Whether it can be written at all, and when, in words.
+    /// Says in words when it can be written, if at all.
     pub fn allowed(&self) -> &'static str {
         match (self.store, self.when) {
             (None, _) => "read only",
@@ -96,7 +89,7 @@ impl Attribute {
         }
     }
 
-    /// Its permissions as `ls` has them without the type: `rw-r--r--`.
+    /// Its permissions as `ls` prints them, without the type: `rw-r--r--`.
     pub fn permissions(&self) -> String {
         let letter = |bit: u16| match self.mode >> bit & 1 {
             1 => ['x', 'w', 'r'][usize::from(bit % 3)],
@@ -114,31 +107,3 @@ impl std::fmt::Debug for Attribute {
             .finish_non_exhaustive()
     }
 }
-
-/// All attributes: those of `zram-control`, then those of a device in the order of a device's life.
-pub static ATTRIBUTES: &[Attribute] = &[
-    lifecycle::HOT_ADD,
-    lifecycle::HOT_REMOVE,
-    lifecycle::DISKSIZE,
-    lifecycle::INITSTATE,
-    lifecycle::RESET,
-    algorithms::COMP_ALGORITHM,
-    algorithms::RECOMP_ALGORITHM,
-    algorithms::ALGORITHM_PARAMS,
-    algorithms::MAX_COMP_STREAMS,
-    idle::RECOMPRESS,
-    idle::IDLE,
-    memory::MEM_LIMIT,
-    memory::MEM_USED_MAX,
-    memory::COMPACT,
-    writeback::BACKING_DEV,
-    writeback::WRITEBACK,
-    writeback::WRITEBACK_LIMIT,
-    writeback::WRITEBACK_LIMIT_ENABLE,
-    writeback::WRITEBACK_BATCH_SIZE,
-    writeback::COMPRESSED_WRITEBACK,
-    statistics::IO_STAT,
-    statistics::MM_STAT,
-    statistics::DEBUG_STAT,
-    statistics::BD_STAT,
-];

@@ -1,14 +1,14 @@
-//! The lines of `block_state` in debugfs.
+//! Formats the lines of `block_state` in debugfs.
 
 use std::fmt::Write;
 
 use uzram::{Device, Slot};
 
-/// The longest text that is made at a time.
+/// The longest text in one call.
 const MOST: usize = 1 << 20;
 
-/// `index`, seconds and microseconds of the last access since the machine was started (0 where that is not known), and a
-/// letter for what holds, a dot for what does not: same-filled, written back, huge, idle, recompressed, incompressible.
+/// Formats one slot: its index, the time of its last access since boot in seconds (0 if unknown), and six flags. A flag is a
+/// letter if set and a dot if not: same-filled, written back, huge, idle, recompressed, incompressible.
 fn line(slot: &Slot) -> String {
     let accessed = slot.accessed.unwrap_or_default();
     let mut text = format!(
@@ -30,7 +30,7 @@ fn line(slot: &Slot) -> String {
     text + "\n"
 }
 
-/// Lines of at most `max_bytes` together from a slot on, and the slot to go on from.
+/// Formats lines of at most `max_bytes` together from a slot on. Also returns the slot to continue from.
 pub(crate) fn lines(device: &Device, from: u64, max_bytes: usize) -> (String, u64) {
     let mut text = String::new();
     let mut next = from;

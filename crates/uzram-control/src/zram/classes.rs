@@ -1,9 +1,11 @@
-//! The table of size classes, in the columns of zsmalloc's `classes` in debugfs.
+//! Formats the table of size classes, in the columns of zsmalloc's `classes` in debugfs.
 //!
-//! What a column means for our spans: `10%` to `100%` count spans of 1 MiB by how many of the objects that their memory
-//! holds are in use; `obj_allocated` is how many the memory in use could hold, `obj_used` how many it does; `pages_used`
-//! counts pages in use, which of a span may be fewer than it has; `pages_per_zspage` is what a full span takes; `freeable`
-//! what compaction could give back at most.
+//! What a column means for our spans:
+//! - `10%` to `100%` count spans of 1 MiB by the share of their objects in use.
+//! - `obj_allocated` is how many objects the memory in use could hold, `obj_used` how many it does.
+//! - `pages_used` counts pages in use: a span may use only some of its pages.
+//! - `pages_per_zspage` is the number of pages of a full span.
+//! - `freeable` is the number of pages that compaction could give back at most.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! What a zram device remembers besides its contents: set before it is initialised, and partly kept beyond a reset.
+//! The configuration of a zram device: set before it is initialised, and partly kept across a reset.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub struct Params {
     /// `deflate.winbits=`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub winbits: Option<i32>,
-    /// What the file of `dict=` held; empty for none.
+    /// The contents of the file of `dict=`; empty for none.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex")]
     pub dictionary: Vec<u8>,
 }
@@ -27,34 +27,34 @@ pub struct Params {
 pub struct Backing {
     /// Its absolute path.
     pub path: PathBuf,
-    /// How long a regular file is to be made; `None`: as it is.
+    /// The length to give a regular file; `None` leaves it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
 }
 
-/// Everything that a device remembers.
+/// Everything that a device remembers besides its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// The size in bytes that it was started with; 0 before.
+    /// The size in bytes that it was initialised with; 0 before.
     pub disksize: u64,
-    /// Names by priority: the primary algorithm, then those for recompression.
+    /// Names of the algorithms by priority: the primary one, then those for recompression.
     pub algorithms: [Option<String>; PRIORITIES],
-    /// Their parameters.
+    /// The algorithms' parameters, by priority.
     pub params: [Params; PRIORITIES],
     /// Limit on the pool in bytes, whole pages; 0 for none.
     pub mem_limit: u64,
-    /// The backing.
+    /// The backing device.
     pub backing: Option<Backing>,
     /// Pages that may still be written back, if that is limited.
     pub writeback_limit: u64,
-    /// Whether it is.
+    /// Whether the writeback limit is in force.
     pub writeback_limit_enable: bool,
-    /// Writes to the backing under way at a time. Remembered and shown, of no effect.
+    /// Writes to the backing in flight at a time. Remembered and shown, without effect.
     pub writeback_batch_size: u32,
-    /// Whether objects go to the backing compressed. Remembered and shown; they always do.
+    /// Whether objects are written to the backing compressed. Remembered and shown, without effect: they always are.
     pub compressed_writeback: bool,
-    /// Whether the ages of pages' last accesses are kept: a kernel with `CONFIG_ZRAM_TRACK_ENTRY_ACTIME`.
+    /// Whether the ages of pages are tracked, as a kernel with `CONFIG_ZRAM_TRACK_ENTRY_ACTIME` does.
     pub track_ages: bool,
 }
 
@@ -75,19 +75,19 @@ impl Default for Config {
     }
 }
 
-/// An algorithm as requests have it.
+/// An algorithm of one priority, in the form that requests take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     /// 0 for the primary, 1 to 3 for recompression.
     pub priority: usize,
-    /// Name and parameters: `zstd(level=1)`.
+    /// Name and parameters, such as `zstd(level=1)`.
     pub text: String,
     /// The dictionary; empty for none.
     pub dictionary: Vec<u8>,
 }
 
 impl Config {
-    /// What is left of it after a reset: as in the kernel, only the settings of writeback.
+    /// The configuration after a reset: as in the kernel, only the settings of writeback stay.
     #[must_use]
     pub fn after_reset(&self) -> Config {
         Config {
@@ -100,21 +100,20 @@ impl Config {
         }
     }
 
-    /// Gives all algorithms and their parameters up.
+    /// Resets all algorithms and their parameters to the defaults.
     pub(crate) fn drop_algorithms(&mut self) {
         let fresh = Config::default();
         self.algorithms = fresh.algorithms;
         self.params = fresh.params;
     }
 
-    /// The writeback limit as a device has it.
+    /// The writeback limit, if it is in force.
     pub fn limit_in_force(&self) -> Option<u64> {
         self.writeback_limit_enable.then_some(self.writeback_limit)
     }
 
-    /// The algorithms that have a priority, with parameters in the range of ours: what the kernel takes for the nearest
-    /// that is possible is made that, and what an algorithm has no use for is left out. EINVAL for what the kernel refuses,
-    /// too.
+    /// The algorithms of all priorities, with parameters fitted to ours. Values that the kernel rounds to the nearest possible
+    /// one are rounded, and parameters without effect are left out. EINVAL for what the kernel refuses.
     pub fn chosen(&self) -> Result<Vec<Chosen>, Errno> {
         let mut all = Vec::new();
         for priority in 0..PRIORITIES {
@@ -140,7 +139,7 @@ pub(crate) fn chosen(priority: usize, name: &str, params: &Params) -> Result<Cho
         match (algorithm.name(), level) {
             ("deflate", -1..=9) => words.push(format!("level={level}")),
             ("deflate", _) => return Err(Errno::INVAL),
-            // The kernel's lz4hc takes these for its default.
+            // The kernel's lz4hc treats these as its default.
             ("lz4hc", ..=0) => {}
             _ => words.push(format!("level={}", i64::from(level).clamp(min, max))),
         }
@@ -168,7 +167,7 @@ pub(crate) fn chosen(priority: usize, name: &str, params: &Params) -> Result<Cho
     })
 }
 
-/// Bytes as text.
+/// Serialises bytes as hexadecimal text.
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -1,8 +1,8 @@
 //! One zram device: what it remembers, and the device behind it while it is initialised.
 //!
-//! **Locks**, in this order: `jobs` is held for as long as a recompression, writeback or compaction takes, and by who takes
-//! the device down; `changing` by whoever changes anything, for as long as that takes; `state` for some instructions. A
-//! reader takes none but `state`, so that no statistic waits for a job or a change, as it does in Linux 7.0.
+//! **Locks**, in this order: `jobs` is held during a recompression, writeback or compaction, and while the device is taken
+//! down; `changing` during any change; `state` for some instructions. A reader takes only `state`, so statistics never wait
+//! for a job or a change, as they do in Linux 7.0.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,18 +16,18 @@ pub struct Zram {
     id: u32,
     jobs: Mutex<()>,
     changing: Mutex<()>,
-    state: RwLock<State>,
+    state: RwLock<ZramState>,
 }
 
-/// What there is of it.
-pub(crate) struct State {
+/// A device's configuration, and what it holds now.
+pub(crate) struct ZramState {
     pub(crate) config: Config,
     pub(crate) live: Option<Arc<dyn Live>>,
-    /// The node that is kept for it.
+    /// Major and minor number of the node reserved for it.
     pub(crate) node: Option<(u32, u32)>,
-    /// Its backing, taken by this process until the device takes it.
+    /// Its backing, held open by this process until the device opens it.
     pub(crate) held: Option<File>,
-    /// It was removed; somebody still has it.
+    /// Whether it was removed, although somebody still holds a reference.
     pub(crate) gone: bool,
 }
 
@@ -42,7 +42,7 @@ fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An error of a device as an errno. EIO for one that has none.
+/// The errno of a device's error. EIO if it has none.
 pub(crate) fn errno(error: &ControlError) -> Errno {
     match error.errno {
         errno @ 1..4096 => Errno::from_raw_os_error(errno),
@@ -56,7 +56,7 @@ impl Zram {
             id,
             jobs: Mutex::new(()),
             changing: Mutex::new(()),
-            state: RwLock::new(State {
+            state: RwLock::new(ZramState {
                 config,
                 live: None,
                 node,
@@ -71,7 +71,7 @@ impl Zram {
         self.id
     }
 
-    /// What it remembers.
+    /// Its configuration.
     pub fn config(&self) -> Config {
         self.state().config.clone()
     }
@@ -81,20 +81,20 @@ impl Zram {
         self.state().live.clone()
     }
 
-    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, ZramState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(crate) fn state_mut(&self) -> RwLockWriteGuard<'_, ZramState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a change. ENODEV where the device was removed meanwhile.
+    /// Begins a change. ENODEV if the device was removed meanwhile.
     pub(crate) fn change(&self) -> Result<Change<'_>, Errno> {
         self.change_after(None)
     }
 
-    /// Likewise, when no job is under way any more.
+    /// Begins a change once no job is running any more.
     pub(crate) fn change_alone(&self) -> Result<Change<'_>, Errno> {
         self.change_after(Some(lock(&self.jobs)))
     }
@@ -111,7 +111,7 @@ impl Zram {
         })
     }
 
-    /// Does work that takes long with the device behind it; other such work waits. EINVAL while it is not initialised.
+    /// Runs a long job on the device behind it; other jobs wait. EINVAL while it is not initialised.
     pub(crate) fn job<T>(
         &self,
         work: impl FnOnce(&dyn Live) -> Result<T, Errno>,
@@ -121,18 +121,18 @@ impl Zram {
         work(&*live)
     }
 
-    /// Asks the device behind it. EINVAL while it is not initialised.
+    /// Sends a request to the device behind it. EINVAL while it is not initialised.
     pub(crate) fn ask(&self, request: Request) -> Result<Response, Errno> {
         ask(&*self.live().ok_or(Errno::INVAL)?, request)
     }
 
-    /// The statistics of the device behind it; `None` while there is none.
+    /// Reads the statistics of the device behind it; `None` while there is none.
     pub(crate) fn stat(&self) -> Result<Option<Box<Stat>>, Errno> {
         self.live().map(|live| stat(&*live)).transpose()
     }
 }
 
-/// Asks a device, and takes an error in an answer for one.
+/// Sends a request to a device. An error response becomes an error.
 pub(crate) fn ask(live: &dyn Live, request: Request) -> Result<Response, Errno> {
     match live.ask(request) {
         Ok(Response::Error(error)) | Err(error) => {
@@ -156,16 +156,16 @@ impl Change<'_> {
         self.zram.live()
     }
 
-    /// Changes what it remembers.
+    /// Changes its configuration.
     pub(crate) fn set(&self, change: impl FnOnce(&mut Config)) {
         change(&mut self.zram.state_mut().config);
     }
 
-    /// Takes the device behind it down, if there is one; with `for_good` it is gone afterwards. EBUSY while it is open.
+    /// Takes down the device behind it, if there is one. With `for_good`, marks it removed. EBUSY while it is open.
     pub(crate) fn take_down(&self, for_good: bool) -> Result<(), Errno> {
         let mut left = None;
         if let Some(live) = self.live() {
-            // What is left of the limit is all that the device behind it knows better.
+            // Only the device behind it knows what is left of the limit.
             left = stat(&*live).ok().and_then(|stat| stat.writeback_limit);
             live.remove().map_err(|error| errno(&error))?;
         }

@@ -1,40 +1,39 @@
-//! What zram's interface steers: where devices come from ([`Engine`]) and a device that is in use ([`Live`]).
+//! What makes and serves the devices behind zram's interface: an [`Engine`] makes them, a [`Live`] is one of them.
 
 use std::sync::Arc;
 
 use super::{Config, Errno};
 use crate::protocol::{ControlError, Request, Response};
 
-/// Makes devices. One for each way that a device can be served: a process and a block device for each, or nothing but
-/// memory ([`super::InProcess`]).
+/// Makes devices. There is an engine for each way to serve them: as a process with a block device each, or in memory only
+/// ([`super::InProcess`]).
 pub trait Engine: Send + Sync {
-    /// Takes a number for a device that is not initialised yet. Major and minor number of the node that is kept for it,
-    /// if there is one. EEXIST where somebody else has the number.
+    /// Reserves a number for a device that is not initialised yet. Returns major and minor number of the node reserved with
+    /// it, if there is one. EEXIST if the number is taken.
     fn reserve(&self, id: u32) -> Result<Option<(u32, u32)>, Errno>;
 
-    /// Gives a number up.
+    /// Releases a number.
     fn unreserve(&self, id: u32);
 
-    /// Makes the device, of `config.disksize` bytes and with everything else that the configuration says. Its node, if
-    /// there was one, stays the same.
+    /// Makes the device by its configuration, `config.disksize` bytes large. A reserved node becomes its node.
     fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError>;
 
-    /// Numbers of devices that were made elsewhere.
+    /// Lists the numbers of devices that were made elsewhere.
     fn taken(&self) -> Vec<u32>;
 }
 
 /// An initialised device.
 pub trait Live: Send + Sync {
-    /// Has a request carried out. Jobs ([`Request::takes_long`]) may be asked for from several threads; others are to be
-    /// answered meanwhile.
+    /// Executes a request. Several threads may call this: other requests are answered while a job
+    /// ([`Request::takes_long`]) runs.
     fn ask(&self, request: Request) -> Result<Response, ControlError>;
 
-    /// The path of its node, or its URI; empty where it has none.
+    /// The path of its node, or its URI; empty if it has neither.
     fn path(&self) -> String;
 
     /// Major and minor number of its node.
     fn rdev(&self) -> Option<(u32, u32)>;
 
-    /// Takes the device down with all that is in it. EBUSY, and nothing happens, while somebody has it open.
+    /// Takes the device down and drops its contents. EBUSY, and no change, while somebody has it open.
     fn remove(&self) -> Result<(), ControlError>;
 }

@@ -1,36 +1,35 @@
-//! The devices of one process, as zram's interface shows them.
+//! The devices of one process, as zram's interface knows them: adding, removing, saving and restoring them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{Zram, ask, stat};
-use super::{Attribute, Config, Engine, Errno, Live, Owner, Place, Shown, Subject, View, classes};
-use crate::protocol::{Request, Response};
+use super::device::{Zram, stat};
+use super::{Config, Engine, Errno, Live, algorithms, backing};
 
 /// How the interface behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// As the kernel, limits included (the default). Otherwise what uzram can do beyond is allowed: each attribute's
+pub struct HostOptions {
+    /// Behaves as the kernel, limits included (the default). Otherwise allows what uzram can do beyond: each attribute's
     /// `docs` say what.
     pub strict: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { strict: true }
+impl Default for HostOptions {
+    fn default() -> HostOptions {
+        HostOptions { strict: true }
     }
 }
 
 /// What outlives the process: the devices and what they remember.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// By number.
+    /// The devices, by number.
     pub devices: Vec<SavedDevice>,
 }
 
-/// One of them.
+/// One saved device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedDevice {
     /// N of `zramN`.
@@ -44,15 +43,15 @@ pub struct SavedDevice {
 /// zram's devices. See the module [`crate::zram`].
 pub struct Host {
     engine: Box<dyn Engine>,
-    options: Options,
+    options: HostOptions,
     devices: RwLock<BTreeMap<u32, Arc<Zram>>>,
-    /// Held by whoever adds or removes a device.
+    /// Held while a device is added or removed.
     adding: Mutex<()>,
 }
 
 impl Host {
-    /// Without devices yet. `modprobe zram` makes one: see [`Host::hot_add`].
-    pub fn new(engine: Box<dyn Engine>, options: Options) -> Host {
+    /// Makes a host without devices. `modprobe zram` would add one: see [`Host::hot_add`].
+    pub fn new(engine: Box<dyn Engine>, options: HostOptions) -> Host {
         Host {
             engine,
             options,
@@ -62,7 +61,7 @@ impl Host {
     }
 
     /// How it behaves.
-    pub fn options(&self) -> Options {
+    pub fn options(&self) -> HostOptions {
         self.options
     }
 
@@ -70,7 +69,7 @@ impl Host {
         &*self.engine
     }
 
-    fn table(&self) -> RwLockReadGuard<'_, BTreeMap<u32, Arc<Zram>>> {
+    pub(super) fn table(&self) -> RwLockReadGuard<'_, BTreeMap<u32, Arc<Zram>>> {
         self.devices.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,12 +81,12 @@ impl Host {
         self.adding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device of that number.
+    /// Finds the device of that number.
     pub fn device(&self, id: u32) -> Option<Arc<Zram>> {
         self.table().get(&id).cloned()
     }
 
-    fn found(&self, id: u32, missing: Errno) -> Result<Arc<Zram>, Errno> {
+    pub(super) fn found(&self, id: u32, missing: Errno) -> Result<Arc<Zram>, Errno> {
         self.device(id).ok_or(missing)
     }
 
@@ -102,14 +101,14 @@ impl Host {
             };
             let id = id.ok_or(Errno::NOSPC)?;
             match self.insert(id, Config::default()) {
-                // Somebody was faster.
+                // Another process took the number first.
                 Err(Errno::EXIST) => taken.push(id),
                 other => return other.map(|()| id),
             }
         }
     }
 
-    /// Adds an uninitialised device of that number. EEXIST where it is taken.
+    /// Adds an uninitialised device of that number. EEXIST if it is taken.
     pub fn add_device(&self, id: u32) -> Result<(), Errno> {
         let _alone = self.adding();
         if self.table().contains_key(&id) || self.engine.taken().contains(&id) {
@@ -121,19 +120,19 @@ impl Host {
     fn insert(&self, id: u32, config: Config) -> Result<(), Errno> {
         let node = self.engine.reserve(id)?;
         let zram = Zram::new(id, config, node);
-        // Of a process before: not there any more, it is missed at disksize.
-        super::attributes::writeback::hold_again(&zram);
+        // The backing of a saved device. If it is gone, setting disksize reports that.
+        backing::hold_again(&zram);
         self.table_mut().insert(id, Arc::new(zram));
         Ok(())
     }
 
-    /// Keeps a node again for a device that is not initialised any more.
+    /// Reserves a node again for a device that is no longer initialised.
     pub(crate) fn keep_node(&self, zram: &Zram) {
         let node = self.engine.reserve(zram.id()).ok().flatten();
         zram.state_mut().node = node;
     }
 
-    /// Removes a device with all that is in it. ENODEV where there is none, EBUSY while it is open.
+    /// Removes a device and its contents. ENODEV where there is none, EBUSY while it is open.
     pub fn hot_remove(&self, id: u32) -> Result<(), Errno> {
         let _alone = self.adding();
         let zram = self.found(id, Errno::NODEV)?;
@@ -143,7 +142,7 @@ impl Host {
         Ok(())
     }
 
-    /// Shows an initialised device that was made elsewhere. What it remembers besides, if it is known already, stays.
+    /// Shows an initialised device that was made elsewhere. Keeps what a known device remembers besides.
     pub fn adopt(&self, id: u32, live: Arc<dyn Live>) -> Result<(), Errno> {
         let _alone = self.adding();
         let stat = stat(&*live)?;
@@ -155,7 +154,7 @@ impl Host {
         let mut state = zram.state_mut();
         state.config.disksize = stat.disksize;
         state.config.mem_limit = stat.counters.mem_limit_bytes;
-        state.config.algorithms = super::attributes::algorithms::of_stat(&stat);
+        state.config.algorithms = algorithms::from_stat(&stat);
         if let Some(limit) = stat.writeback_limit {
             (
                 state.config.writeback_limit,
@@ -167,7 +166,7 @@ impl Host {
         Ok(())
     }
 
-    /// Shows a device no more, which is somebody else's from now on or gone. Nothing happens to it.
+    /// Stops showing a device that is gone or belongs to somebody else now. Does nothing to the device.
     pub fn forget(&self, id: u32) {
         let _alone = self.adding();
         if let Some(zram) = self.table_mut().remove(&id) {
@@ -175,7 +174,7 @@ impl Host {
         }
     }
 
-    /// What there is to be remembered.
+    /// Collects what must outlive the process.
     pub fn saved(&self) -> Saved {
         let device = |(id, zram): (&u32, &Arc<Zram>)| {
             let state = zram.state();
@@ -190,8 +189,8 @@ impl Host {
         }
     }
 
-    /// Adds the devices that another process had. `live` is asked for those that were initialised; one that is not there any
-    /// more is uninitialised, as after a reset. Devices of numbers that are taken are left out, and told.
+    /// Adds the devices that another process saved. `live` finds those that were initialised; one that is gone comes back
+    /// uninitialised, as after a reset. Returns the numbers of devices that were left out because their number is taken.
     pub fn restore(
         &self,
         saved: Saved,
@@ -221,84 +220,5 @@ impl Host {
             }
         }
         Ok(left_out)
-    }
-
-    fn subject(
-        &self,
-        owner: Owner,
-        name: &str,
-    ) -> Result<(&'static Attribute, Subject<'_>), Errno> {
-        let (place, zram) = match owner {
-            Owner::Control => (Place::Control, None),
-            Owner::Device(id) => (Place::Device, Some(self.found(id, Errno::NOENT)?)),
-        };
-        let attribute = Attribute::find(place, name).ok_or(Errno::NOENT)?;
-        Ok((attribute, Subject { host: self, zram }))
-    }
-}
-
-impl View for Host {
-    fn devices(&self) -> Result<Vec<Shown>, Errno> {
-        let all: Vec<Arc<Zram>> = self.table().values().cloned().collect();
-        Ok(all.iter().map(|zram| shown(zram)).collect())
-    }
-
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
-        let (attribute, subject) = self.subject(owner, attribute)?;
-        let readable = attribute.mode_in(self.options.strict) & 0o444 != 0;
-        let show = attribute.show.filter(|_| readable).ok_or(Errno::ACCESS)?;
-        show(&subject).map(String::into_bytes)
-    }
-
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
-        let (attribute, subject) = self.subject(owner, attribute)?;
-        let store = attribute.store.ok_or(Errno::ACCESS)?;
-        // The kernel does not ask an attribute about nothing.
-        if value.is_empty() {
-            return Ok(());
-        }
-        store(
-            &subject,
-            super::parse::c_text(&value[..value.len().min(4096)]),
-        )
-    }
-
-    fn block_state(&self, id: u32, from: u64, max_bytes: usize) -> Result<(Vec<u8>, u64), Errno> {
-        let zram = self.found(id, Errno::NOENT)?;
-        match zram.ask(Request::BlockState { from, max_bytes })? {
-            Response::BlockState { lines, next } => Ok((lines.into_bytes(), next)),
-            _ => Err(Errno::PROTO),
-        }
-    }
-
-    fn classes(&self, id: u32) -> Result<Vec<u8>, Errno> {
-        let zram = self.found(id, Errno::NOENT)?;
-        let live = zram.live().ok_or(Errno::NOENT)?;
-        match ask(&*live, Request::PoolClasses)? {
-            Response::PoolClasses { classes } => Ok(classes::table(&classes).into_bytes()),
-            _ => Err(Errno::PROTO),
-        }
-    }
-}
-
-fn shown(zram: &Zram) -> Shown {
-    let (live, node, known) = {
-        let state = zram.state();
-        (state.live.clone(), state.node, state.config.disksize)
-    };
-    let Some(live) = live else {
-        return Shown {
-            id: zram.id(),
-            disksize: 0,
-            path: String::new(),
-            rdev: node,
-        };
-    };
-    Shown {
-        id: zram.id(),
-        // One that does not answer is as large as it was.
-        disksize: stat(&*live).map_or(known, |stat| stat.disksize),
-        path: live.path(),
-        rdev: live.rdev().or(node),
     }
 }

@@ -1,4 +1,4 @@
-//! Devices in this process, without a node: for tests, and for programs that embed a zram.
+//! An engine whose devices live in this process and have no node: for tests, and for programs that embed a zram.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,24 +12,24 @@ use crate::protocol::{ControlError, Request, Response};
 /// An engine whose devices are [`uzram::Device`]s in this process. Clones share them.
 #[derive(Clone, Default)]
 pub struct InProcess {
-    devices: Arc<Mutex<BTreeMap<u32, Arc<Local>>>>,
+    devices: Arc<Mutex<BTreeMap<u32, Arc<LocalDevice>>>>,
 }
 
-struct Local {
+struct LocalDevice {
     device: Arc<Device>,
     id: u32,
-    devices: Weak<Mutex<BTreeMap<u32, Arc<Local>>>>,
-    /// Shared with everyone who has the device open.
+    devices: Weak<Mutex<BTreeMap<u32, Arc<LocalDevice>>>>,
+    /// Shared with every [`OpenDevice`], so that its count tells whether the device is open.
     open: Arc<()>,
 }
 
-/// A device that somebody has open: it can be neither reset nor removed.
-pub struct Opened {
+/// An open device. While it lives, the device can be neither reset nor removed.
+pub struct OpenDevice {
     device: Arc<Device>,
     _open: Arc<()>,
 }
 
-impl std::ops::Deref for Opened {
+impl std::ops::Deref for OpenDevice {
     type Target = Device;
 
     fn deref(&self) -> &Device {
@@ -37,31 +37,33 @@ impl std::ops::Deref for Opened {
     }
 }
 
-fn locked(devices: &Mutex<BTreeMap<u32, Arc<Local>>>) -> MutexGuard<'_, BTreeMap<u32, Arc<Local>>> {
+fn locked(
+    devices: &Mutex<BTreeMap<u32, Arc<LocalDevice>>>,
+) -> MutexGuard<'_, BTreeMap<u32, Arc<LocalDevice>>> {
     devices.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl InProcess {
-    /// Without devices yet.
+    /// Makes an engine without devices.
     pub fn new() -> InProcess {
         InProcess::default()
     }
 
     /// Opens the device of that number, if it is initialised.
-    pub fn open(&self, id: u32) -> Option<Opened> {
+    pub fn open(&self, id: u32) -> Option<OpenDevice> {
         let devices = locked(&self.devices);
         let local = devices.get(&id)?;
-        Some(Opened {
+        Some(OpenDevice {
             device: local.device.clone(),
             _open: local.open.clone(),
         })
     }
 }
 
-/// Makes a device of a configuration.
+/// Makes a device by its configuration.
 fn build(config: &Config) -> Result<Device, ControlError> {
     let invalid = |_: Errno| ControlError {
-        errno: 22,
+        errno: Errno::INVAL.raw_os_error(),
         message: "an algorithm refuses its parameters".into(),
     };
     let refused = |error: uzram::Error| ControlError {
@@ -83,7 +85,7 @@ fn build(config: &Config) -> Result<Device, ControlError> {
         builder = builder.backing(&backing.path, backing.size_bytes);
     }
     let device = builder.build().map_err(refused)?;
-    // The kernel takes a limit that no page fits in, too.
+    // Set on the device and not by the builder: the kernel also allows a limit that no page fits in.
     device.set_mem_limit_bytes(config.mem_limit);
     device.zram().set_writeback_limit(config.limit_in_force());
     device
@@ -101,7 +103,7 @@ impl Engine for InProcess {
     fn unreserve(&self, _: u32) {}
 
     fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError> {
-        let local = Arc::new(Local {
+        let local = Arc::new(LocalDevice {
             device: Arc::new(build(config)?),
             id,
             devices: Arc::downgrade(&self.devices),
@@ -116,7 +118,7 @@ impl Engine for InProcess {
     }
 }
 
-impl Live for Local {
+impl Live for LocalDevice {
     fn ask(&self, request: Request) -> Result<Response, ControlError> {
         execute(&self.device, &request)
     }
@@ -134,7 +136,7 @@ impl Live for Local {
         let mut devices = locked(&devices);
         if Arc::strong_count(&self.open) > 1 {
             return Err(ControlError {
-                errno: 16,
+                errno: Errno::BUSY.raw_os_error(),
                 message: format!("zram{} is open", self.id),
             });
         }

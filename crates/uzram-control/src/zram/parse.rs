@@ -1,17 +1,17 @@
-//! How zram reads what is written to an attribute: the rules of the kernel's parsers, exact to the errno.
+//! Parses what is written to an attribute, by the rules of the kernel's parsers, exact to the errno.
 //!
-//! They are laxer and stricter than one would make them today: a size may have anything behind it, a number nothing but
-//! one newline. Tools rely on both, so nothing here is improved.
+//! These rules are both laxer and stricter than one would make them today: anything may follow a size, nothing but one
+//! newline may follow a number. Tools rely on both, so nothing here is improved.
 
 use super::Errno;
 
-/// What a `write` brought, as the kernel's functions see it: text that ends at the first NUL.
+/// The bytes of a `write` as the kernel's functions see them: text that ends at the first NUL.
 pub fn c_text(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().position(|byte| *byte == 0);
     &bytes[..end.unwrap_or(bytes.len())]
 }
 
-/// White space as the kernel has it, the Latin-1 no-break space among it.
+/// Whether the kernel counts it as white space, which includes the Latin-1 no-break space.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r' | 0xA0)
 }
@@ -21,7 +21,7 @@ fn skip_spaces(text: &[u8]) -> &[u8] {
     &text[spaces..]
 }
 
-/// The digits at the beginning of a text.
+/// The leading digits of a text.
 struct Digits {
     /// Their value modulo 2^64.
     value: u64,
@@ -53,7 +53,7 @@ fn digits(text: &[u8], base: u32) -> Digits {
     found
 }
 
-/// The base that a number's beginning says (`0x`: 16, `0`: 8, else 10), where `base` is 0, and the text behind a `0x`.
+/// Determines the base by the prefix (`0x`: 16, `0`: 8, else 10) if `base` is 0. Returns it and the text after a `0x`.
 fn take_base(text: &[u8], base: u32) -> (u32, &[u8]) {
     let hex = match text {
         [b'0', b'x' | b'X', digit, ..] => digit.is_ascii_hexdigit(),
@@ -82,24 +82,24 @@ fn unsigned(text: &[u8], base: u32) -> Result<u64, Errno> {
     Ok(number.value)
 }
 
-/// An unsigned 64-bit number: an optional `+`, digits of the base (0: as the number's beginning says), at most one
-/// newline. EINVAL for anything else, ERANGE for what does not fit.
+/// Parses an unsigned 64-bit number: an optional `+`, digits of the base (0: by the prefix), at most one newline. EINVAL for
+/// anything else, ERANGE for a number that does not fit.
 pub fn kstrtoull(text: &[u8], base: u32) -> Result<u64, Errno> {
     let text = c_text(text);
     unsigned(text.strip_prefix(b"+").unwrap_or(text), base)
 }
 
-/// As [`kstrtoull`], of 32 bits.
+/// Parses 32 bits, as [`kstrtoull`].
 pub fn kstrtouint(text: &[u8], base: u32) -> Result<u32, Errno> {
     u32::try_from(kstrtoull(text, base)?).map_err(|_| Errno::RANGE)
 }
 
-/// As [`kstrtoull`], of 16 bits.
+/// Parses 16 bits, as [`kstrtoull`].
 pub fn kstrtou16(text: &[u8], base: u32) -> Result<u16, Errno> {
     u16::try_from(kstrtoull(text, base)?).map_err(|_| Errno::RANGE)
 }
 
-/// A signed 32-bit number: as [`kstrtoull`], or with a `-`.
+/// Parses a signed 32-bit number: as [`kstrtoull`], or with a `-`.
 pub fn kstrtoint(text: &[u8], base: u32) -> Result<i32, Errno> {
     let text = c_text(text);
     let number = match text.strip_prefix(b"-") {
@@ -109,8 +109,8 @@ pub fn kstrtoint(text: &[u8], base: u32) -> Result<i32, Errno> {
     i32::try_from(number).map_err(|_| Errno::RANGE)
 }
 
-/// A size: digits (base as their beginning says) and at most one of K, M, G, T, P, E of either case. Whatever follows is
-/// ignored, and what does not fit wraps. `None` where the text does not begin with either: a letter alone is 0.
+/// Parses a size: digits (base by the prefix) and at most one of K, M, G, T, P, E of either case. Ignores whatever follows,
+/// and wraps what does not fit. `None` if the text begins with neither; a letter alone is 0.
 pub fn memparse(text: &[u8]) -> Option<u64> {
     let text = c_text(text);
     let (base, body) = take_base(text, 0);
@@ -124,7 +124,7 @@ pub fn memparse(text: &[u8]) -> Option<u64> {
     Some(number.value << shift)
 }
 
-/// A yes or no by its first letters: `y`, `t`, `1`, `on`; `n`, `f`, `0`, `off`, of either case. Else EINVAL.
+/// Parses yes or no by the first letters: `y`, `t`, `1`, `on`; `n`, `f`, `0`, `off`, of either case. EINVAL for others.
 pub fn kstrtobool(text: &[u8]) -> Result<bool, Errno> {
     match c_text(text) {
         [b'y' | b'Y' | b't' | b'T' | b'1', ..] | [b'o' | b'O', b'n' | b'N', ..] => Ok(true),
@@ -133,52 +133,52 @@ pub fn kstrtobool(text: &[u8]) -> Result<bool, Errno> {
     }
 }
 
-/// Whether two texts are equal but for one newline at the end of either.
+/// Whether two texts are equal, ignoring one newline at the end of either.
 pub fn sysfs_streq(a: &[u8], b: &[u8]) -> bool {
     without_newline(c_text(a)) == without_newline(c_text(b))
 }
 
-/// A text without one newline at its end.
+/// Strips one newline from the end of a text.
 pub fn without_newline(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
-/// One `key=value` of several.
+/// One word of `key=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arg {
-    /// What stands before the `=`, or all of it.
+pub struct KeyValue {
+    /// The text before the `=`, or the whole word.
     pub key: Vec<u8>,
-    /// What stands behind it, without double quotes around it. `None` where there is no `=`.
+    /// The text after it, without surrounding double quotes. `None` where there is no `=`.
     pub value: Option<Vec<u8>>,
 }
 
-impl Arg {
-    /// The value. EINVAL where there is none, or an empty one.
+impl KeyValue {
+    /// The value. EINVAL if it is missing or empty.
     pub fn value(&self) -> Result<&[u8], Errno> {
         let value = self.value.as_deref();
         value.filter(|value| !value.is_empty()).ok_or(Errno::INVAL)
     }
 }
 
-/// Takes words of `key=value` off a text, one after the other. White space inside double quotes belongs to the word.
+/// Splits a text into words of `key=value`. White space inside double quotes belongs to the word.
 #[derive(Debug, Clone)]
-pub struct Args<'a> {
+pub struct KeyValues<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Args<'a> {
-    /// Of what was written.
-    pub fn new(text: &'a [u8]) -> Args<'a> {
-        Args {
+impl<'a> KeyValues<'a> {
+    /// Splits the bytes of a `write`.
+    pub fn new(text: &'a [u8]) -> KeyValues<'a> {
+        KeyValues {
             rest: skip_spaces(c_text(text)),
         }
     }
 }
 
-impl Iterator for Args<'_> {
-    type Item = Arg;
+impl Iterator for KeyValues<'_> {
+    type Item = KeyValue;
 
-    fn next(&mut self) -> Option<Arg> {
+    fn next(&mut self) -> Option<KeyValue> {
         if self.rest.is_empty() {
             return None;
         }
@@ -201,7 +201,7 @@ impl Iterator for Args<'_> {
             if quoted {
                 word = word.strip_suffix(b"\"").unwrap_or(word);
             }
-            return Some(Arg {
+            return Some(KeyValue {
                 key: word.into(),
                 value: None,
             });
@@ -212,7 +212,7 @@ impl Iterator for Args<'_> {
         } else if quoted {
             value = value.strip_suffix(b"\"").unwrap_or(value);
         }
-        Some(Arg {
+        Some(KeyValue {
             key: key.into(),
             value: Some(value.into()),
         })
@@ -311,7 +311,7 @@ mod tests {
 
     fn args(text: &str) -> Vec<(String, Option<String>)> {
         let text_of = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Args::new(text.as_bytes())
+        KeyValues::new(text.as_bytes())
             .map(|arg| (text_of(arg.key), arg.value.map(text_of)))
             .collect()
     }
@@ -356,7 +356,7 @@ mod tests {
             let _ = (kstrtoull(&bytes, 0), kstrtoull(&bytes, 10), kstrtoint(&bytes, 10));
             let _ = (memparse(&bytes), kstrtobool(&bytes));
             // Each word takes something off the text.
-            prop_assert!(Args::new(&bytes).count() <= bytes.len());
+            prop_assert!(KeyValues::new(&bytes).count() <= bytes.len());
         }
 
         #[test]

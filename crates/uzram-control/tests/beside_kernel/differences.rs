@@ -1,4 +1,4 @@
-//! What may differ: rules, each of which stands with its reason in `docs/differences-from-linux.md`.
+//! The rules for what may differ. Each has its reason in `docs/differences-from-linux.md`.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::steps::Step;
 
 const DOCUMENT: &str = include_str!("../../../../docs/differences-from-linux.md");
 
-/// A step of which not the same came.
+/// A step with different outcomes.
 #[derive(Debug)]
 pub(crate) struct Mismatch {
     pub(crate) step: Step,
@@ -52,14 +52,14 @@ impl Mismatch {
         (errno(&self.kernel), errno(&self.ours))
     }
 
-    /// What both read as.
+    /// What both sides read.
     fn texts(&self) -> Option<(String, String)> {
         let text = |outcome: &Outcome| String::from_utf8(outcome.clone().ok()?).ok();
         Some((text(&self.kernel)?, text(&self.ours)?)).filter(|_| self.stored().is_none())
     }
 }
 
-/// The numbers of a line of zram's, if it is in zram's form: each in at least eight columns, a space between them.
+/// Parses the numbers of a line in zram's form: each in at least eight columns, with a space between them.
 fn numbers(line: &str) -> Option<Vec<u64>> {
     let numbers: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
     let numbers = numbers?;
@@ -77,7 +77,7 @@ fn same_but_for_memory(kernel: &str, ours: &str) -> bool {
         && ours.len() == 9
         && exact.iter().all(|at| kernel[*at] == ours[*at])
         && (kernel[1] == 0) == (ours[1] == 0)
-        // What was freed may stay with our device; what is there is there on both.
+        // Freed memory may stay with our device; the data must be the same on both.
         && (kernel[2] == 0 || ours[2] > 0)
         && (kernel[4] == 0 || ours[4] > 0)
         && ours[2] % 4096 == 0
@@ -100,7 +100,7 @@ type Rule = fn(&Mismatch, &Facts) -> bool;
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 
-/// The rules, by the numbers that the document has.
+/// The rules by their numbers in the document.
 pub(crate) const RULES: &[(&str, Rule)] = &[
     ("attributes-of-other-kernels", |m, facts| {
         !facts.has(m.name()) && m.errnos().0 == 2
@@ -129,7 +129,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
         m.name() == "debug_stat" && m.texts().is_some_and(same)
     }),
     ("params-after-init", |m, _| {
-        // The kernel does not look at the state; all else that is wrong is found by both.
+        // The kernel does not check the state; both find everything else that is wrong.
         m.name() == "algorithm_params" && m.errnos().1 == 16 && matches!(m.errnos().0, 0 | EINVAL)
     }),
     ("no-multi-comp", |m, facts| {
@@ -193,7 +193,7 @@ impl Listed {
     }
 }
 
-/// The number of the listed difference that this is.
+/// Finds the number of the listed difference that explains this one.
 pub(crate) fn explain(mismatch: &Mismatch, facts: &Facts) -> Option<&'static str> {
     let fits = |(id, rule): &&(&'static str, Rule)| {
         let covered = listed().any(|listed| listed.id == *id && listed.covers(facts.release));
@@ -202,7 +202,7 @@ pub(crate) fn explain(mismatch: &Mismatch, facts: &Facts) -> Option<&'static str
     RULES.iter().find(fits).map(|(id, _)| *id)
 }
 
-/// What is wrong with document, rules and cases beside each other.
+/// Checks document, rules and cases against each other. Returns what is wrong.
 pub(crate) fn check_document() -> Vec<String> {
     let listed: Vec<Listed> = listed().collect();
     let mut wrong = Vec::new();

@@ -1,8 +1,7 @@
-//! The same reads and writes to a kernel's zram and to the model: the same bytes, the same errors.
+//! Sends the same reads and writes to a kernel's zram and to the model, and expects the same bytes and errors.
 //!
-//! `sides` are the two, `steps` what is done, `differences` what may differ, with the reasons that stand in
-//! `docs/differences-from-linux.md`. The test and the program that the guest runs (`examples/zram-differential.rs`) share
-//! this folder.
+//! `sides` are the two, `steps` the reads and writes, `differences` what may differ, for the reasons in
+//! `docs/differences-from-linux.md`. The test and the guest's program (`examples/zram-differential.rs`) share this folder.
 
 pub(crate) mod differences;
 pub(crate) mod sides;
@@ -12,7 +11,7 @@ use differences::{Mismatch, explain};
 use sides::{Facts, Side};
 use steps::{Case, Step, StepChooser};
 
-/// Does a step on both sides. `None`: the same came of it.
+/// Does a step on both sides. `None`: the outcomes are the same.
 pub(crate) fn compare(kernel: &mut dyn Side, ours: &mut dyn Side, step: &Step) -> Option<Mismatch> {
     let (kernel, ours) = (step.run(kernel), step.run(ours));
     (kernel != ours).then(|| Mismatch {
@@ -22,7 +21,7 @@ pub(crate) fn compare(kernel: &mut dyn Side, ours: &mut dyn Side, step: &Step) -
     })
 }
 
-/// Does a random sequence. What differs and is not listed, with its number.
+/// Does a random sequence. Returns the differences that are not listed, with the number of the step.
 pub(crate) fn random(
     kernel: &mut dyn Side,
     ours: &mut dyn Side,
@@ -56,14 +55,14 @@ pub(crate) fn random(
             ));
         }
         if matches!(mismatch.step, Step::Store(..)) {
-            // One side did something and the other did not.
+            // One side changed something and the other did not.
             begin(kernel, ours)?;
         }
     }
     begin(kernel, ours)
 }
 
-/// Does the directed cases. What differs and is not listed, and what is listed and does not differ.
+/// Does the directed cases. Returns the differences that are not listed, and the listed ones that do not show.
 pub(crate) fn directed(kernel: &mut dyn Side, ours: &mut dyn Side, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     for case in steps::cases().iter().filter(|case| (case.applies)(facts)) {
@@ -101,7 +100,7 @@ fn directed_case(
     }
 }
 
-/// Both sides as new: what a reset leaves is set to what it is at first.
+/// Makes both sides as new: sets what a reset leaves to its initial value.
 fn begin<'a>(kernel: &'a mut dyn Side, ours: &'a mut dyn Side) -> Result<(), String> {
     let sides: [&mut dyn Side; 2] = [kernel, ours];
     for side in sides {

@@ -7,12 +7,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
-use uzram_control::zram::{ATTRIBUTES, Host, InProcess, Options, Owner, Place, View};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, InProcess, Owner, View};
 
 const PAGE: usize = 4096;
 const BLOCK_STATE: &str = "/sys/kernel/debug/zram/zram0/block_state";
 
-/// What came of a step: what was read, or an errno.
+/// The outcome of a step: what was read, or an errno.
 pub(crate) type Outcome = Result<Vec<u8>, i32>;
 
 /// One side: `zram0` and `zram-control/`.
@@ -33,7 +33,7 @@ pub(crate) trait Side {
     fn backing(&self) -> &str;
 }
 
-/// What there is to know of a kernel's zram.
+/// The facts about a kernel's zram.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     /// Major and minor number of the version.
@@ -42,7 +42,7 @@ pub(crate) struct Facts {
     pub(crate) attributes: BTreeSet<&'static str>,
     /// Its algorithms.
     pub(crate) algorithms: Vec<String>,
-    /// The one that a new device has.
+    /// The algorithm of a new device.
     pub(crate) default: Option<String>,
     /// Whether it keeps the ages of accesses.
     pub(crate) ages: bool,
@@ -76,7 +76,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 impl Kernel {
-    /// Takes it. The error says why that is not possible here.
+    /// Takes it for this process. The error says why that is not possible here.
     pub(crate) fn take(backing: &str) -> Result<(Kernel, Facts), String> {
         let text =
             |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
@@ -148,7 +148,7 @@ impl Side for Kernel {
 
     fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
         let file = OpenOptions::new().write(true).open(path(name));
-        // One write, whatever comes of it.
+        // One write, whatever its result.
         let written = file.and_then(|mut file| file.write(value));
         written.map(drop).map_err(|error| errno(&error))
     }
@@ -176,7 +176,7 @@ impl Side for Kernel {
     }
 
     fn blocks(&mut self) -> Outcome {
-        // A line that does not fit what is read is the end, to the kernel.
+        // The kernel ends a read before a line that does not fit.
         let mut bytes = vec![0; 1 << 20];
         let mut at = 0;
         let mut file = File::open(BLOCK_STATE).map_err(|error| errno(&error))?;
@@ -206,15 +206,15 @@ pub(crate) struct Model {
     host: Host,
     engine: InProcess,
     backing: String,
-    /// The algorithm that a kernel was built to begin with, if it is another than ours.
+    /// The kernel's default algorithm, if it is another than ours.
     default: Option<String>,
 }
 
 impl Model {
-    /// As the kernel is that `facts` are of.
+    /// Makes the model behave as the kernel that `facts` describe.
     pub(crate) fn new(backing: &str, facts: &Facts) -> Model {
         let engine = InProcess::new();
-        let host = Host::new(Box::new(engine.clone()), Options { strict: true });
+        let host = Host::new(Box::new(engine.clone()), HostOptions { strict: true });
         host.hot_add().expect("a device");
         Model {
             host,
@@ -275,7 +275,7 @@ impl Side for Model {
     fn blocks(&mut self) -> Outcome {
         let (mut all, mut from) = (Vec::new(), 0);
         loop {
-            // Not all at once: it goes on where it ended.
+            // In pieces, each of which continues where the last ended.
             let some = self.host.block_state(0, from, 300);
             let (lines, next) = some.map_err(|error| error.raw_os_error())?;
             if lines.is_empty() {
@@ -291,10 +291,10 @@ impl Side for Model {
     }
 }
 
-/// A side that tells a lie: what the test is tested with.
+/// A side that falsifies one outcome, to test the test.
 pub(crate) struct Liar<S> {
     pub(crate) side: S,
-    /// The attribute, what it is written (`None`: it is read), and what becomes of the truth.
+    /// The attribute, the value written (`None`: a read), and how the outcome is falsified.
     pub(crate) lie: (&'static str, Option<&'static str>, fn(Outcome) -> Outcome),
 }
 
@@ -338,9 +338,11 @@ impl<S: Side> Side for Liar<S> {
     }
 }
 
-/// What a model alone knows of a kernel that has everything.
+/// The facts about a kernel that has everything.
 pub(crate) fn facts_of_all() -> Facts {
-    let devices = ATTRIBUTES.iter().filter(|a| a.place == Place::Device);
+    let devices = ATTRIBUTES
+        .iter()
+        .filter(|a| a.place == AttributePlace::Device);
     Facts {
         ages: true,
         blocks: true,

@@ -1,4 +1,4 @@
-//! What is done on both sides: at random, and directed cases for everything that is listed as a difference.
+//! The steps that both sides do: random ones, and directed cases for every listed difference.
 
 use std::borrow::Cow;
 
@@ -6,8 +6,8 @@ use uzram_testkit::Random;
 
 use super::sides::{Facts, Outcome, Side};
 
-/// What a page is filled with. Kinds that every algorithm treats alike: where the kernel's limit for huge pages and ours
-/// differ, so would all that follows.
+/// What a page is filled with. Every algorithm treats these kinds alike: otherwise the kernel's limit for huge pages, which
+/// differs from ours, would make everything after it differ.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fill {
     Same(u64),
@@ -38,7 +38,7 @@ pub(crate) enum Step {
     Write(u64, Fill),
     Read(u64),
     Discard(u64),
-    /// `block_state`, but for the times.
+    /// `block_state` without the times.
     Blocks,
 }
 
@@ -84,7 +84,7 @@ fn without_times(lines: Vec<u8>) -> Vec<u8> {
     text.lines().map(without).collect::<String>().into_bytes()
 }
 
-/// Chooses steps, by a seed.
+/// Chooses steps at random, by a seed.
 pub(crate) struct StepChooser(Random);
 
 impl StepChooser {
@@ -100,10 +100,10 @@ impl StepChooser {
         from[self.below(from.len())].clone()
     }
 
-    /// A step that says something about this kernel.
+    /// Draws a step that applies to this kernel.
     pub(crate) fn step(&mut self, facts: &Facts, pages: usize) -> Step {
         if pages > 0 && self.below(3) == 0 {
-            // Few, so that they meet.
+            // Few pages, so that steps meet.
             let page = self.below(pages.min(200)) as u64;
             let words = [0, 1, u64::MAX, 0x0101_0101_0101_0101, 0x1234_5678_9ABC_DEF0];
             let number = self.0.below(100);
@@ -120,7 +120,7 @@ impl StepChooser {
         }
         let names: Vec<&'static str> = facts.attributes.iter().copied().collect();
         let name = match self.pick(&names) {
-            // One that is as likely as reading all others, so that states change.
+            // As likely as reading all others, so that the state changes.
             _ if pages == 0 && self.below(12) == 0 => "disksize",
             "hot_add" => "mm_stat",
             "hot_remove" => "zram-control/hot_remove",
@@ -131,7 +131,7 @@ impl StepChooser {
         }
         let text = self.value(name, facts);
         match self.below(10) {
-            // Not into a limit that writes meet, and not into the number of a device that there is.
+            // Not into a limit that writes reach, and not into the number of an existing device.
             0 if !matches!(name, "mem_limit" | "zram-control/hot_remove") => {
                 Step::Store(name, Cow::Owned(self.spoil(text.into_owned())))
             }
@@ -139,12 +139,12 @@ impl StepChooser {
         }
     }
 
-    /// Something that is nearly what it was.
+    /// Changes a text a little.
     fn spoil(&mut self, mut text: String) -> String {
         let at = self.below(text.len() + 1);
         let what = self.pick(&["\n", " ", "0", "x", "=", "-", "+", "\"", "\0", "\n\n", ","]);
         text.insert_str(at, what);
-        // See `two-newlines`: what follows would be another algorithm's.
+        // See `two-newlines`: the next steps would meet another algorithm.
         match text.strip_suffix("\n\n") {
             Some(rest) => rest.to_owned() + "\n",
             None => text,
@@ -200,7 +200,7 @@ impl StepChooser {
             _ => {}
         }
         let values: &[&'static str] = match name {
-            // Large ones are refused for the lack of memory, which is another amount on each side.
+            // Large ones fail for lack of memory, whose amount differs between the sides.
             "disksize" => &[
                 "1M",
                 "2097152\n",
@@ -227,7 +227,7 @@ impl StepChooser {
                 "1 ",
                 "99999999999999999999",
             ],
-            // Writes are never to meet it: an allocator's limit is its own.
+            // Writes must never reach it: each allocator has its own limit.
             "mem_limit" => &[
                 "0",
                 "64M",
@@ -327,13 +327,13 @@ impl StepChooser {
 
 /// A directed case.
 pub(crate) struct Case {
-    /// Done first, on both sides; what differs has to be listed.
+    /// Steps to do first on both sides; what differs must be listed.
     pub(crate) before: Vec<Step>,
-    /// Which is compared.
+    /// The step that is compared.
     pub(crate) step: Step,
-    /// The number of the listed difference that shows in it; `None`: there is none.
+    /// The number of the listed difference that it shows; `None`: it shows none.
     pub(crate) differs: Option<&'static str>,
-    /// Whether it says anything about this kernel.
+    /// Whether it applies to this kernel.
     pub(crate) applies: fn(&Facts) -> bool,
 }
 
@@ -577,7 +577,7 @@ fn others() -> Vec<Case> {
             differs: None,
             applies: |facts| facts.backing && facts.has("writeback") && facts.release >= (6, 13),
         },
-        // Only in the guest: on another machine it may be somebody's.
+        // Only in the guest: on another machine it may belong to somebody.
         Case {
             before: vec![
                 Step::Show("zram-control/hot_add"),
@@ -629,7 +629,7 @@ fn others() -> Vec<Case> {
     ]
 }
 
-/// All of them.
+/// All directed cases.
 pub(crate) fn cases() -> Vec<Case> {
     absent().into_iter().chain(others()).collect()
 }

@@ -1,4 +1,4 @@
-//! A server in a temporary directory and a raw NBD client that can also say what no real client would.
+//! A server in a temporary directory, and a raw NBD client that can also send what no real client would.
 // Each test file uses its part of this, and only test files do.
 #![allow(dead_code, unreachable_pub)]
 
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use uzram::Device;
-use uzram_nbd::{Builder, Export, Handle, Listen, Server};
+use uzram_nbd::{Export, Listen, RunningServer, Server, ServerBuilder};
 use uzram_testkit::Random;
 
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -75,7 +75,7 @@ pub struct Fixture {
     pub dir: tempfile::TempDir,
     pub path: PathBuf,
     pub device: Arc<Device>,
-    pub handle: Option<Handle>,
+    pub handle: Option<RunningServer>,
 }
 
 impl Fixture {
@@ -83,7 +83,7 @@ impl Fixture {
         Self::with(size_bytes, |builder| builder)
     }
 
-    pub fn with(size_bytes: u64, settings: impl FnOnce(Builder) -> Builder) -> Self {
+    pub fn with(size_bytes: u64, settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let device = device(size_bytes);
@@ -106,7 +106,7 @@ impl Fixture {
         self.handle.as_ref().unwrap().uri("zram0")
     }
 
-    /// A client that has got the greeting and sent its flags.
+    /// A client that has received the greeting and sent its flags.
     pub fn haggling(&self) -> Client {
         Client::greeted(UnixStream::connect(&self.path).unwrap().into(), 3)
     }

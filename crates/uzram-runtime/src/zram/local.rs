@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_control::RunDir;
-use uzram_control::zram::{Errno, Host, Options, Owner, Saved, Shown, View};
+use uzram_control::zram::{Errno, Host, HostOptions, Owner, Saved, Shown, View};
 
 use super::processes::{Owned, Processes, SharedProcesses};
 
@@ -26,7 +26,7 @@ impl Local {
     /// `state` is a file of what a process before this one remembered, and of what this one does.
     pub fn new(run: RunDir, frontend: &str, strict: bool, state: Option<PathBuf>) -> Arc<Local> {
         let engine = Processes::new(run.clone(), frontend.into());
-        let host = Host::new(Box::new(Owned(engine.clone())), Options { strict });
+        let host = Host::new(Box::new(Owned(engine.clone())), HostOptions { strict });
         if let Some(saved) = state.as_deref().and_then(read) {
             match host.restore(saved, |id| engine.find(id)) {
                 Ok(left_out) if left_out.is_empty() => {}

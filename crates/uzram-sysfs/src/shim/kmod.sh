@@ -56,7 +56,7 @@ unload() {
         exit 1
     fi
     [ -z "$dry" ] || exit 0
-    # The kernel takes away all or none: what is seen to be used is not even tried.
+    # The kernel removes all devices or none, so none is tried while one is in use.
     for table in /proc/swaps /proc/mounts; do
         while read -r node rest; do
             case $node in /dev/zram*) in_use ;; esac
@@ -81,7 +81,7 @@ for word in "$@"; do
     -w | --wait) ;;
     --*) other=1 ;;
     -*)
-        # Several in one: -qn, -rv.
+        # Several options in one word: -qn, -rv.
         letters=${word#-}
         while [ -n "$letters" ]; do
             rest=${letters#?}
@@ -120,7 +120,7 @@ lsmod)
     exit 0
     ;;
 esac
-# What the kernel's zram is built on comes and goes with it.
+# The modules that the kernel's zram depends on come and go with it.
 case "$program $module" in
 "modprobe zsmalloc" | "rmmod zsmalloc") exit 0 ;;
 esac

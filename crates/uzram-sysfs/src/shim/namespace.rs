@@ -1,4 +1,4 @@
-//! What is mounted where in the namespace.
+//! Arranges the mounts of the shim's namespace.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,34 +7,29 @@ use std::sync::Mutex;
 
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use uzram_blockdev::mounts as mounted;
+use uzram_blockdev::StepError;
 
-use super::{Options, overmount, programs};
+use super::options::ShimOptions;
+use super::toolbox::{self, TOOLBOX, TREE};
+use super::{overmount, programs};
 use crate::inodes::lock;
-use crate::{Error, mounts, sys};
+use crate::{Error, detached_mount, sys};
 
-/// The toolbox: a directory that only a look-up in our `/dev` finds, for what has no place elsewhere.
-pub(super) const HIDDEN: &str = ".uzram";
-pub(super) const TOOLBOX: &str = "/dev/.uzram";
-/// Where the whole tree is.
-const TREE: &str = "/dev/.uzram/sys";
-
-/// Moves the calling thread into a namespace of its own and arranges it with the tree's and `/dev`'s mounts.
+/// Moves the calling thread into a namespace of its own and arranges the mounts of the tree and `/dev` there.
 pub(super) fn enter(
     made: &Mutex<Option<(OwnedFd, OwnedFd)>>,
-    options: &Options,
+    options: &ShimOptions,
 ) -> Result<(), Error> {
-    sys::part_from_the_servers().map_err(Error::at("making a mount namespace"))?;
+    sys::part_from_the_servers().map_err(StepError::at("making a mount namespace"))?;
     let (tree, dev) = mine(made)?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).map_err(Error::at("making all mounts private"))?;
+    mount_change("/", private).map_err(StepError::at("making all mounts private"))?;
     place_dev(&dev)?;
-    let toolbox = programs::toolbox()?;
-    mounts::place(&toolbox, Path::new(TOOLBOX))?;
-    mounts::place(&tree, Path::new(TREE))?;
+    detached_mount::place(&toolbox::make()?, Path::new(TOOLBOX))?;
+    detached_mount::place(&tree, Path::new(TREE))?;
     place_sys()?;
     if options.programs {
-        programs::place()?;
+        programs::place(Path::new(TOOLBOX))?;
     }
     if options.modules {
         overmount::offer_module()?;
@@ -42,24 +37,25 @@ pub(super) fn enter(
     Ok(())
 }
 
-/// The mounts as this thread's own, whose table of descriptors is another than that of their owner.
+/// Duplicates the mounts' descriptors for this thread, whose table of descriptors is not their owner's.
 fn mine(made: &Mutex<Option<(OwnedFd, OwnedFd)>>) -> Result<(OwnedFd, OwnedFd), Error> {
     let made = lock(made);
     let Some((tree, dev)) = made.as_ref() else {
-        return Err(Error::at("taking the mounts")(Errno::BADF));
+        return Err(StepError::at("taking the mounts")(Errno::BADF).into());
     };
     let copies = || Ok((tree.try_clone()?, dev.try_clone()?));
-    let copies = copies().map_err(Error::at::<std::io::Error>("taking the mounts"))?;
+    let copies = copies().map_err(StepError::at::<std::io::Error>("taking the mounts"))?;
     sys::close_here(&[tree.as_raw_fd(), dev.as_raw_fd()]);
     Ok(copies)
 }
 
-/// Puts our `/dev` over the real one, with the real directories and mounts on top. So are sockets and pipes: those of a FUSE
-/// file system would be others of the same name.
+/// Mounts our `/dev` over the real one, and the real directories and mounts on top of it. Sockets and pipes as well: through
+/// FUSE they would be others of the same name.
 fn place_dev(dev: &OwnedFd) -> Result<(), Error> {
     use std::os::unix::fs::FileTypeExt;
-    let entries = fs::read_dir("/dev").map_err(Error::at("reading /dev"))?;
-    let mounts: Vec<_> = mounted().into_iter().map(|mount| mount.at).collect();
+    let entries = fs::read_dir("/dev").map_err(StepError::at("reading /dev"))?;
+    let mounts = uzram_blockdev::mounts().into_iter();
+    let mounts: Vec<_> = mounts.map(|mount| mount.path).collect();
     let mut kept = Vec::new();
     for entry in entries.flatten() {
         let Ok(kind) = entry.file_type() else {
@@ -67,20 +63,21 @@ fn place_dev(dev: &OwnedFd) -> Result<(), Error> {
         };
         let path = entry.path();
         if kind.is_dir() || kind.is_socket() || kind.is_fifo() || mounts.contains(&path) {
-            kept.push((mounts::copy(&path)?, path));
+            kept.push((detached_mount::copy(&path)?, path));
         }
     }
-    mounts::place(dev, Path::new("/dev"))?;
+    detached_mount::place(dev, Path::new("/dev"))?;
     for (mount, path) in kept {
-        mounts::place(&mount, &path)?;
+        detached_mount::place(&mount, &path)?;
     }
     Ok(())
 }
 
+/// Mounts the parts of the tree over their directories in `/sys`.
 fn place_sys() -> Result<(), Error> {
     for dir in ["block", "class/block", "dev/block"] {
         let at = Path::new("/sys").join(dir);
-        // A kernel without any block device.
+        // Absent in a kernel without block devices.
         if at.is_dir() {
             place_part(dir, &at)?;
         }
@@ -88,7 +85,7 @@ fn place_sys() -> Result<(), Error> {
     overmount::ensure_dirs(Path::new("/sys/class"), &["zram-control"])?;
     place_part("class/zram-control", Path::new("/sys/class/zram-control"))?;
     let debug = Path::new("/sys/kernel/debug");
-    // A kernel without debugfs.
+    // Absent in a kernel without debugfs.
     if !debug.is_dir() {
         return Ok(());
     }
@@ -104,5 +101,5 @@ fn place_sys() -> Result<(), Error> {
 }
 
 fn place_part(part: &str, at: &Path) -> Result<(), Error> {
-    mounts::place(&mounts::copy(&Path::new(TREE).join(part))?, at)
+    detached_mount::place(&detached_mount::copy(&Path::new(TREE).join(part))?, at)
 }

@@ -1,8 +1,8 @@
-//! Entries in directories that can get none: a small file system in memory is mounted over the directory, and what was in it
-//! is mounted, entry by entry, on top.
+//! Adds entries to directories that cannot get any: mounts a tmpfs over the directory, and the directory's own entries one by
+//! one on top.
 //!
-//! What is in those entries stays live; an entry that appears in the directory itself later does not show, and what is
-//! made there goes with the namespace.
+//! Those entries stay live. An entry that appears in the directory itself later does not show, and what is made there goes
+//! with the namespace.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -12,14 +12,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 
-use crate::{Error, mounts};
+use uzram_blockdev::StepError;
 
-/// The line by which a kernel says that zram is part of it.
+use crate::{Error, detached_mount};
+
+/// The line that says that zram is built into the kernel.
 const BUILTIN: &str = "kernel/drivers/block/zram/zram.ko";
-/// So many entries, and their mounts, are still a small thing.
+/// Most entries of a directory that are mounted again.
 const MOST_ENTRIES: usize = 4096;
 
-/// Makes directories of these names in `dir`, where they are not.
+/// Makes directories of these names in `dir`, unless all exist.
 pub(super) fn ensure_dirs(dir: &Path, names: &[&str]) -> Result<(), Error> {
     if names.iter().all(|name| dir.join(name).is_dir()) {
         return Ok(());
@@ -45,7 +47,7 @@ pub(super) fn offer_module() -> Result<(), Error> {
     let mut text = fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
     text.push_str(BUILTIN);
     text.push('\n');
-    // The nearest directory that is there.
+    // The nearest directory that exists.
     let Some(base) = dir.ancestors().find(|path| path.is_dir()) else {
         return Ok(());
     };
@@ -54,7 +56,7 @@ pub(super) fn offer_module() -> Result<(), Error> {
     };
     let base = base
         .canonicalize()
-        .map_err(Error::at(format!("looking for {}", base.display())))?;
+        .map_err(StepError::at(format!("looking for {}", base.display())))?;
     if base == Path::new("/") {
         tracing::debug!("there is no /lib in which to name the module zram");
         return Ok(());
@@ -69,15 +71,15 @@ pub(super) fn offer_module() -> Result<(), Error> {
     })
 }
 
-/// Mounts over `dir`: first what `add` puts there, then what the directory had and `add` did not.
+/// Mounts a tmpfs over `dir`, with what `add` makes in it and every entry of the directory that `add` did not make.
 fn overmount(
     dir: &Path,
     add: impl FnOnce(&OwnedFd) -> rustix::io::Result<()>,
 ) -> Result<(), Error> {
     let step = || format!("mounting over {}", dir.display());
-    let over = mounts::empty("uzram-over")?;
-    add(&over).map_err(Error::at(step()))?;
-    let entries = fs::read_dir(dir).map_err(Error::at(step()))?;
+    let over = detached_mount::empty("uzram-over")?;
+    add(&over).map_err(StepError::at(step()))?;
+    let entries = fs::read_dir(dir).map_err(StepError::at(step()))?;
     let mut kept = Vec::new();
     for entry in entries.flatten().take(MOST_ENTRIES) {
         let (path, name) = (entry.path(), PathBuf::from(entry.file_name()));
@@ -85,7 +87,7 @@ fn overmount(
             continue;
         };
         let made = if kind.is_symlink() {
-            let target = fs::read_link(&path).map_err(Error::at(step()))?;
+            let target = fs::read_link(&path).map_err(StepError::at(step()))?;
             match symlinkat(&target, &over, &name) {
                 Ok(()) | Err(Errno::EXIST) => continue,
                 Err(errno) => Err(errno),
@@ -96,15 +98,15 @@ fn overmount(
             write(&over, &name, b"", 0o644)
         };
         match made {
-            Ok(()) => kept.push((mounts::copy(&path)?, path)),
-            // `add` has one of its own.
+            Ok(()) => kept.push((detached_mount::copy(&path)?, path)),
+            // `add` made one of that name.
             Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Error::at(step())(errno)),
+            Err(errno) => return Err(StepError::at(step())(errno).into()),
         }
     }
-    mounts::place(&over, dir)?;
+    detached_mount::place(&over, dir)?;
     for (mount, path) in kept {
-        mounts::place(&mount, &path)?;
+        detached_mount::place(&mount, &path)?;
     }
     Ok(())
 }
@@ -116,7 +118,7 @@ pub(super) fn make_dir(under: &OwnedFd, path: &Path) -> rustix::io::Result<()> {
     }
 }
 
-/// A new file. EEXIST: there is one.
+/// Makes a file with that content. EEXIST: it exists.
 pub(super) fn write(
     under: &OwnedFd,
     path: &Path,
@@ -129,6 +131,6 @@ pub(super) fn write(
     while !rest.is_empty() {
         rest = &rest[rustix::io::write(&file, rest)?..];
     }
-    // Whatever the process's umask is.
+    // Set afterwards, so that the process's umask does not matter.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
 }

@@ -1,61 +1,63 @@
-//! The tree: what it shows and how it is mounted.
+//! The tree: how it is made, mounted and unmounted.
 
-mod generic;
-mod model;
-mod opened;
-mod serve;
+mod block_attributes;
+mod filesystem;
+mod layout;
+mod open_file;
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fuser::BackgroundSession;
 use rustix::fs::{CWD, Mode, OFlags, openat, stat};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
-use uzram_blockdev::mounts;
+use uzram_blockdev::{StepError, is_mount_point, mounts};
 use uzram_control::zram::View;
 
-pub use generic::STAND_IN_MAJOR;
-pub(crate) use generic::number;
-pub(crate) use model::is_zram;
-pub(crate) use serve::Files;
+pub use block_attributes::STAND_IN_MAJOR;
+pub(crate) use block_attributes::number;
+pub(crate) use layout::is_zram;
 
-use crate::{Error, mounts as making};
-use model::Model;
+use crate::{Error, detached_mount};
+use filesystem::TreeFilesystem;
+use layout::TreeLayout;
 
-/// zram's interface as files, with the paths that they have below `/sys`:
+/// zram's interface as files, under the paths that they have below `/sys`:
 /// `block/zramN`, `class/zram-control`, `class/block`, `dev/block`, `kernel/debug/zram`, `kernel/debug/zsmalloc`.
 pub struct Tree {
-    model: Model,
+    layout: TreeLayout,
 }
 
-/// Mounts the tree of `view` at a directory, which is made if it is not there.
+/// Mounts the tree of `view` on a directory, which is made if it is absent.
 pub fn mount_at(at: &Path, view: Arc<dyn View>, strict: bool) -> Result<Mounted, Error> {
-    // A dead server's mount cannot be looked at; it is cleared on mounting.
-    if !mounts().iter().any(|mount| mount.at == at) {
-        std::fs::create_dir_all(at).map_err(Error::at(format!("making {}", at.display())))?;
+    // A dead server's mount cannot be accessed; mounting clears it.
+    if !is_mount_point(at) {
+        let step = format!("making {}", at.display());
+        std::fs::create_dir_all(at).map_err(StepError::at(step))?;
     }
     Tree::new(view)?.strict(strict).mount(at)
 }
 
 impl Tree {
-    /// A tree that shows the view's devices and nothing else.
+    /// Makes a tree that shows the view's devices and nothing else.
     pub fn new(view: Arc<dyn View>) -> Result<Tree, Error> {
         Tree::with(view, false)
     }
 
-    /// A tree whose directories of block devices show the real ones, too, apart from the kernel's zram.
+    /// Makes a tree whose directories of block devices also show the real ones, without the kernel's zram.
     pub(crate) fn merged(view: Arc<dyn View>) -> Result<Tree, Error> {
         Tree::with(view, true)
     }
 
     fn with(view: Arc<dyn View>, merged: bool) -> Result<Tree, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let sys = openat(CWD, "/sys", flags, Mode::empty()).map_err(Error::at("opening /sys"))?;
+        let sys =
+            openat(CWD, "/sys", flags, Mode::empty()).map_err(StepError::at("opening /sys"))?;
         let strict = true;
         Ok(Tree {
-            model: Model {
+            layout: TreeLayout {
                 view,
                 sys,
                 merged,
@@ -64,27 +66,27 @@ impl Tree {
         })
     }
 
-    /// Whether the files' modes are exactly the kernel's (the default). Otherwise what uzram can show beyond can be read, too.
+    /// Sets whether the files' modes are exactly the kernel's (the default). Otherwise more attributes can be read.
     pub fn strict(mut self, strict: bool) -> Tree {
-        self.model.strict = strict;
+        self.layout.strict = strict;
         self
     }
 
-    /// Starts to serve it; it is mounted nowhere yet.
+    /// Starts to serve the tree, which is mounted nowhere yet.
     pub(crate) fn serve(self) -> Result<(OwnedFd, BackgroundSession), Error> {
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_NOATIME;
-        making::serve(Files::new(Arc::new(self.model)), "uzram-sysfs", attributes)
+        let files = TreeFilesystem::new(Arc::new(self.layout));
+        detached_mount::serve(files, "uzram-sysfs", attributes)
     }
 
-    /// Mounts it at a directory, for all users (the files' modes say who may do what).
+    /// Mounts the tree on a directory, for all users: the files' modes decide who may do what.
     ///
-    /// What a dead server left mounted there is cleared; anything else that is mounted there is
-    /// [`Error::Occupied`].
+    /// Clears a dead server's mount there. Anything else that is mounted there is [`Error::Occupied`].
     ///
-    /// This process is not to use the files itself: one that is killed while it waits for its own answer never ends.
+    /// This process must not use the files itself: killed while it waits for its own answer, it would never end.
     pub fn mount(self, at: &Path) -> Result<Mounted, Error> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NeedsRoot {
@@ -94,12 +96,12 @@ impl Tree {
         clear_stale(at)?;
         let at = at
             .canonicalize()
-            .map_err(Error::at(format!("looking for {}", at.display())))?;
-        if mounts().iter().any(|mount| mount.at == at) {
+            .map_err(StepError::at(format!("looking for {}", at.display())))?;
+        if is_mount_point(&at) {
             return Err(Error::Occupied { at });
         }
         let (mount, session) = self.serve()?;
-        making::place(&mount, &at)?;
+        detached_mount::place(&mount, &at)?;
         let device = device_at(&at);
         Ok(Mounted {
             at,
@@ -109,10 +111,10 @@ impl Tree {
     }
 }
 
-/// What a server that died left at `at`: every look at it says ENOTCONN.
+/// Unmounts what a dead server left at `at`, where every access fails with ENOTCONN.
 fn clear_stale(at: &Path) -> Result<(), Error> {
-    while matches!(stat(at), Err(rustix::io::Errno::NOTCONN)) {
-        unmount(at, UnmountFlags::DETACH).map_err(Error::at(format!(
+    while matches!(stat(at), Err(Errno::NOTCONN)) {
+        unmount(at, UnmountFlags::DETACH).map_err(StepError::at(format!(
             "clearing the dead mount at {}",
             at.display()
         )))?;
@@ -121,13 +123,13 @@ fn clear_stale(at: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// `major:minor` of what is mounted on top there.
+/// `major:minor` of the topmost mount at `at`.
 fn device_at(at: &Path) -> Option<String> {
-    let on_top = mounts().into_iter().rev().find(|mount| mount.at == at);
+    let on_top = mounts().into_iter().rev().find(|mount| mount.path == at);
     on_top.map(|mount| mount.device)
 }
 
-/// A mounted tree. It is unmounted when this is dropped.
+/// A mounted tree. Dropping it unmounts the tree.
 pub struct Mounted {
     at: PathBuf,
     device: Option<String>,
@@ -136,23 +138,23 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Where.
+    /// The directory on which it is mounted.
     pub fn at(&self) -> &Path {
         &self.at
     }
 
-    /// Unmounts it. Where files of it are open it goes with the last of them, but no path leads to it any more.
+    /// Unmounts the tree. While files of it are open it lives on without a path.
     pub fn unmount(mut self) -> Result<(), Error> {
-        self.take_off()
+        self.unmount_now()
     }
 
-    /// Waits until somebody unmounts it.
+    /// Waits until somebody unmounts the tree.
     pub fn wait(mut self) -> Result<(), Error> {
         let joined = self.session.take().map_or(Ok(()), BackgroundSession::join);
-        joined.map_err(Error::at(format!("serving {}", self.at.display())))
+        Ok(joined.map_err(StepError::at(format!("serving {}", self.at.display())))?)
     }
 
-    fn take_off(&mut self) -> Result<(), Error> {
+    fn unmount_now(&mut self) -> Result<(), Error> {
         let Some(session) = self.session.take() else {
             return Ok(());
         };
@@ -160,22 +162,23 @@ impl Mounted {
         if self.device.is_none() || device_at(&self.at) != self.device {
             return Ok(());
         }
-        let step = || Error::at::<io::Error>(format!("unmounting {}", self.at.display()));
-        match unmount(&self.at, UnmountFlags::NOFOLLOW) {
-            Ok(()) => session.join().map_err(step()),
-            // In use: its server goes on for those who use it.
-            Err(rustix::io::Errno::BUSY) => {
+        let step = format!("unmounting {}", self.at.display());
+        let unmounted = match unmount(&self.at, UnmountFlags::NOFOLLOW) {
+            Ok(()) => session.join(),
+            // In use: its server goes on for its users.
+            Err(Errno::BUSY) => {
                 let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-                unmount(&self.at, flags).map_err(|errno| step()(errno.into()))
+                unmount(&self.at, flags).map_err(Into::into)
             }
-            Err(errno) => Err(step()(errno.into())),
-        }
+            Err(errno) => Err(errno.into()),
+        };
+        Ok(unmounted.map_err(StepError::at(step))?)
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = self.take_off() {
+        if let Err(error) = self.unmount_now() {
             tracing::warn!(%error, "the tree stays mounted");
         }
     }

@@ -1,4 +1,4 @@
-//! A view made by hand, whose every call can be seen and held up.
+//! A handmade view whose calls can be observed and blocked.
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex};
 use uzram_control::zram::{Errno, Owner, Shown, View};
 pub use uzram_testkit::peers::skip;
 
-/// Whether this machine and user can mount FUSE; where peers are required a missing one is a failure.
+/// Whether this machine and user can mount FUSE. Where peers are required, a missing one is a failure.
 pub fn possible(what: &str) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
         "needs root".to_owned()
@@ -28,7 +28,7 @@ pub fn possible(what: &str) -> bool {
 #[derive(Default)]
 pub struct Fake {
     pub devices: Mutex<BTreeMap<u32, (u64, Option<(u32, u32)>)>>,
-    /// Numbers that devices get, the first for zram0; without one there is no node.
+    /// Device numbers by device, the first for zram0. A device without one has no node.
     pub numbers: Vec<(u32, u32)>,
     pub shows: AtomicUsize,
     pub stores: Mutex<Vec<(String, Vec<u8>)>>,

@@ -31,10 +31,10 @@ pub(super) fn has_secondary(device: &Device) -> bool {
 }
 
 /// Called between slices with the pages processed so far; `true` ends the job.
-pub(super) type Done<'d, 'a> = &'d mut dyn FnMut(&mut Worker<'a>, u64) -> bool;
+pub(super) type EndCheck<'d, 'a> = &'d mut dyn FnMut(&mut Worker<'a>, u64) -> bool;
 
 /// A job on a range of pages of some least age.
-pub(super) type PageJob<'a> = fn(&mut Worker<'a>, Range<u64>, Duration, Done<'_, 'a>) -> bool;
+pub(super) type PageJob<'a> = fn(&mut Worker<'a>, Range<u64>, Duration, EndCheck<'_, 'a>) -> bool;
 
 impl<'a> Worker<'a> {
     /// Recompresses pages of at least that age. Returns whether `done` ended it after some progress.
@@ -42,7 +42,7 @@ impl<'a> Worker<'a> {
         &mut self,
         pages: Range<u64>,
         age: Duration,
-        done: Done<'_, 'a>,
+        done: EndCheck<'_, 'a>,
     ) -> bool {
         let device = self.device;
         if !has_secondary(device) {
@@ -89,7 +89,7 @@ impl<'a> Worker<'a> {
         &mut self,
         pages: Range<u64>,
         age: Duration,
-        done: Done<'_, 'a>,
+        done: EndCheck<'_, 'a>,
     ) -> bool {
         let device = self.device;
         if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
@@ -126,7 +126,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Promotes pages that were read within that time. Returns whether `done` ended it after some progress.
-    pub(super) fn promote(&mut self, pages: Range<u64>, age: Duration, done: Done<'_, 'a>) -> bool {
+    pub(super) fn promote(
+        &mut self,
+        pages: Range<u64>,
+        age: Duration,
+        done: EndCheck<'_, 'a>,
+    ) -> bool {
         let device = self.device;
         if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
             return false;
@@ -174,7 +179,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Compacts until nothing more is to be gained or `done`. Returns `false` if it was ended early.
-    pub(super) fn compact(&mut self, done: Done<'_, 'a>) -> bool {
+    pub(super) fn compact(&mut self, done: EndCheck<'_, 'a>) -> bool {
         let mut pages = 0;
         loop {
             let report = self.device.jobs().compact(COMPACT_BYTES);

@@ -25,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use plan::{Plan, Step};
+pub use plan::{Plan, PlanStep};
 pub use settings::PolicySettings;
 pub use status::AgentStats;
 use status::Status;

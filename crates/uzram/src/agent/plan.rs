@@ -20,13 +20,13 @@ pub struct Plan {
     /// How short memory is, in words.
     pub pressure: String,
     /// One for each policy, in the order in which they are carried out.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
 }
 
 /// What one policy would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Step {
+pub struct PlanStep {
     /// The policy, by its name in the settings.
     pub policy: String,
     /// Whether it would do something now.
@@ -39,9 +39,9 @@ pub struct Step {
     pub why: String,
 }
 
-impl Step {
-    fn not(policy: &str, why: impl Into<String>) -> Step {
-        Step {
+impl PlanStep {
+    fn not(policy: &str, why: impl Into<String>) -> PlanStep {
+        PlanStep {
             policy: policy.into(),
             due: false,
             pages: 0,
@@ -74,8 +74,8 @@ impl JobsApi<'_> {
         }
     }
 
-    fn training_step(self, settings: &PolicySettings) -> Step {
-        let no = |why: String| Step::not("train", why);
+    fn training_step(self, settings: &PolicySettings) -> PlanStep {
+        let no = |why: String| PlanStep::not("train", why);
         if !settings.train {
             return no("off".into());
         }
@@ -90,7 +90,7 @@ impl JobsApi<'_> {
             Trainability::Possible {
                 has_dictionary: false,
                 pages,
-            } => Step {
+            } => PlanStep {
                 policy: "train".into(),
                 due: true,
                 pages,
@@ -100,12 +100,12 @@ impl JobsApi<'_> {
         }
     }
 
-    fn recompression_step(self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn recompression_step(self, settings: &PolicySettings, pressed: bool) -> PlanStep {
         let Some(age) = settings.recompress_age() else {
-            return Step::not("recompress", "off");
+            return PlanStep::not("recompress", "off");
         };
         if !jobs::has_secondary(self.0) {
-            return Step::not("recompress", jobs::NO_SECONDARY);
+            return PlanStep::not("recompress", jobs::NO_SECONDARY);
         }
         let what = Recompress {
             older_than: (!pressed).then_some(age),
@@ -117,15 +117,15 @@ impl JobsApi<'_> {
         self.aged("recompress", age, pressed, found)
     }
 
-    fn writeback_step(self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn writeback_step(self, settings: &PolicySettings, pressed: bool) -> PlanStep {
         let Some(age) = settings.writeback_age() else {
-            return Step::not("writeback", "off");
+            return PlanStep::not("writeback", "off");
         };
         if self.0.backing.get().is_none() {
-            return Step::not("writeback", jobs::NO_BACKING);
+            return PlanStep::not("writeback", jobs::NO_BACKING);
         }
         if self.0.zram().writeback_limit() == Some(0) {
-            return Step::not("writeback", "writeback_limit is used up");
+            return PlanStep::not("writeback", "writeback_limit is used up");
         }
         let what = Writeback {
             older_than: (!pressed).then_some(age),
@@ -137,12 +137,12 @@ impl JobsApi<'_> {
         self.aged("writeback", age, pressed, found)
     }
 
-    fn promotion_step(self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn promotion_step(self, settings: &PolicySettings, pressed: bool) -> PlanStep {
         let Some(age) = settings.promote_age() else {
-            return Step::not("promote", "off");
+            return PlanStep::not("promote", "off");
         };
         if self.0.backing.get().is_none() {
-            return Step::not("promote", "there is no backing to read from");
+            return PlanStep::not("promote", "there is no backing to read from");
         }
         let used = self.0.zram().used_within(age);
         let pages = self
@@ -161,7 +161,7 @@ impl JobsApi<'_> {
             0 => format!("no page on the backing was read within {seconds} s"),
             _ => format!("read within {seconds} s"),
         };
-        Step {
+        PlanStep {
             policy: "promote".into(),
             due: pages > 0 && !pressed,
             pages,
@@ -171,9 +171,15 @@ impl JobsApi<'_> {
     }
 
     /// `found` are pages and bytes; `None`: no ages are known yet.
-    fn aged(self, policy: &str, age: Duration, pressed: bool, found: Option<(u64, u64)>) -> Step {
+    fn aged(
+        self,
+        policy: &str,
+        age: Duration,
+        pressed: bool,
+        found: Option<(u64, u64)>,
+    ) -> PlanStep {
         let Some((pages, bytes)) = found else {
-            return Step::not(
+            return PlanStep::not(
                 policy,
                 "ages are not kept yet: they are from when the policy is set",
             );
@@ -187,7 +193,7 @@ impl JobsApi<'_> {
             0 => format!("no page that was not used for {seconds} s is left to do"),
             _ => format!("not used for {seconds} s"),
         };
-        Step {
+        PlanStep {
             policy: policy.into(),
             due: pages > 0,
             pages,
@@ -196,9 +202,9 @@ impl JobsApi<'_> {
         }
     }
 
-    fn compaction_step(self, settings: &PolicySettings, pressed: bool) -> Step {
+    fn compaction_step(self, settings: &PolicySettings, pressed: bool) -> PlanStep {
         if !settings.compact && !pressed {
-            return Step::not("compact", "off");
+            return PlanStep::not("compact", "off");
         }
         let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self.0));
         let due = gain >= worth || pressed && gain > 0;
@@ -207,7 +213,7 @@ impl JobsApi<'_> {
             (true, false) => format!("it pays from {worth} bytes on"),
             (false, _) => format!("{gain} bytes to be gained; it pays from {worth} on"),
         };
-        Step {
+        PlanStep {
             policy: "compact".into(),
             due,
             pages: gain / PAGE_SIZE as u64,

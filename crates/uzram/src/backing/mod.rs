@@ -159,7 +159,10 @@ fn open(path: &Path, patience: Duration) -> Result<FileDisk, Error> {
     })?;
     let disk = FileDisk::new(file, FileOptions::default());
     let disk = disk.map_err(|error| match error.kind() {
-        ErrorKind::InvalidInput => failed(path, BackingError::FileType),
+        // The kernel's EINVAL has a number.
+        ErrorKind::InvalidInput if error.raw_os_error().is_none() => {
+            failed(path, BackingError::FileType)
+        }
         _ => failed(path, error),
     })?;
     disk.lock(patience).map_err(|error| match error.kind() {
@@ -394,7 +397,7 @@ impl Device {
 }
 
 fn location(backed: Backed, page: u64) -> Result<Location, Error> {
-    Location::from_raw(backed.location).ok_or_else(|| Error::Corrupt {
+    Location::from_raw(backed.location).ok_or(Error::Corrupt {
         page,
         source: Corruption::Location,
     })

@@ -6,12 +6,12 @@
 //! does and none can any more:
 //!
 //! 1. Only an encoder makes words that name a codec. It belongs to a stream, or to a recompression, which excludes
-//! changes of codecs. Changing the primary replaces the encoder of every stream under that stream's lock. After that
-//! every write that used the old codec has ended and been counted: that is the grace period, and it costs requests
-//! nothing.
+//!    changes of codecs. Changing the primary replaces the encoder of every stream under that stream's lock. After that
+//!    every write that used the old codec has ended and been counted: that is the grace period, and it costs requests
+//!    nothing.
 //! 2. From then on the entry's count of objects only falls. An object is counted off after another word was published
-//! in its place, under the slot's lock. So when the count is 0, every reader of an object of this codec has released
-//! its slot, and that release happens before what follows here.
+//!    in its place, under the slot's lock. So when the count is 0, every reader of an object of this codec has released
+//!    its slot, and that release happens before what follows here.
 //! 3. So the holder of a slot's lock may use the entry that its word names until it releases the lock.
 //!
 //! A codec with a priority is kept without objects, too. Changes are serialised by `changing`, which no request waits
@@ -105,7 +105,7 @@ impl Roles {
 }
 
 /// One reader's contexts: one for each codec that needs one to decompress.
-pub(crate) struct Reader([Option<Box<dyn Decoder>>; CODECS]);
+pub(crate) struct ReaderContexts([Option<Box<dyn Decoder>>; CODECS]);
 
 struct RosterEntry {
     codec: Arc<Codec>,
@@ -127,7 +127,7 @@ pub(crate) struct Codecs {
     with_context: AtomicU16,
     /// Entries without a priority.
     leaving: AtomicU16,
-    readers: PerCpu<Reader>,
+    readers: PerCpu<ReaderContexts>,
     roster: Mutex<Roster>,
     changing: Mutex<()>,
     records: Records,
@@ -153,7 +153,7 @@ impl Codecs {
             shared: [const { AtomicPtr::new(std::ptr::null_mut()) }; CODECS],
             with_context: AtomicU16::new(0),
             leaving: AtomicU16::new(0),
-            readers: PerCpu::new(count, || Ok(Reader([const { None }; CODECS])))?,
+            readers: PerCpu::new(count, || Ok(ReaderContexts([const { None }; CODECS])))?,
             roster: Mutex::default(),
             changing: Mutex::new(()),
             records,
@@ -391,7 +391,7 @@ impl Codecs {
 pub(crate) struct Contexts<'a> {
     codecs: &'a Codecs,
     cpu: usize,
-    reader: Option<MutexGuard<'a, Reader>>,
+    reader: Option<MutexGuard<'a, ReaderContexts>>,
     /// Whether reads count as accesses; and the present second where ages are kept.
     pub(crate) noticed: bool,
     pub(crate) now: Option<u32>,

@@ -27,14 +27,14 @@ const REF_BITS: u32 = 20;
 
 /// What an object is looked up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct ObjectKey {
     pub(super) hash: u64,
     pub(super) algorithm: u8,
     /// 1 to 4096.
     pub(super) len: usize,
 }
 
-impl Key {
+impl ObjectKey {
     pub(super) fn shard(self) -> usize {
         (self.hash >> (64 - SHARD_BITS)) as usize
     }

@@ -24,7 +24,7 @@ use crossbeam_utils::CachePadded;
 use uzram_pool::Region;
 
 use super::entry::{
-    BUCKETS, Bucket, HANDLE_MASK, IndexEntry, Key, MAX_REFS, SHARD_BITS, TAG_BITS, WAYS,
+    BUCKETS, Bucket, HANDLE_MASK, IndexEntry, MAX_REFS, ObjectKey, SHARD_BITS, TAG_BITS, WAYS,
 };
 use crate::PAGE_SIZE;
 
@@ -101,7 +101,7 @@ impl Index {
     }
 
     /// The shard of a key.
-    pub(super) fn lock(&self, key: Key) -> Locked<'_> {
+    pub(super) fn lock(&self, key: ObjectKey) -> Locked<'_> {
         self.lock_shard(key.shard() * self.shards.len() / SHARDS as usize)
     }
 
@@ -192,18 +192,18 @@ impl Locked<'_> {
     }
 
     /// The entry for the object at this handle.
-    pub(super) fn find(&self, key: Key, handle: u64) -> Option<Spot> {
+    pub(super) fn find(&self, key: ObjectKey, handle: u64) -> Option<Spot> {
         self.find_where(key, |h, _| h == handle)
     }
 
     /// An entry for an object with this key that counts another reference and `is` the one wanted, by its handle.
-    pub(super) fn find_open(&self, key: Key, is: impl Fn(u64) -> bool) -> Option<Spot> {
+    pub(super) fn find_open(&self, key: ObjectKey, is: impl Fn(u64) -> bool) -> Option<Spot> {
         self.find_where(key, |handle, refs| {
             refs < self.index.most_refs && is(handle)
         })
     }
 
-    fn find_where(&self, key: Key, is: impl Fn(u64, u32) -> bool) -> Option<Spot> {
+    fn find_where(&self, key: ObjectKey, is: impl Fn(u64, u32) -> bool) -> Option<Spot> {
         if self.shard.pages == 0 {
             return None;
         }
@@ -281,7 +281,7 @@ impl Locked<'_> {
 
     /// Adds an object with one reference; `false` if there is no room. `hard`: uses the last room, for an object that
     /// must be entered.
-    pub(super) fn insert(&mut self, key: Key, handle: u64, hard: bool) -> bool {
+    pub(super) fn insert(&mut self, key: ObjectKey, handle: u64, hard: bool) -> bool {
         debug_assert!(handle <= HANDLE_MASK && (1..=PAGE_SIZE).contains(&key.len));
         if self.shard.pages == 0 {
             self.take_page();

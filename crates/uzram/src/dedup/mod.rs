@@ -12,11 +12,11 @@
 //! replaced such a word and not yet released it. So:
 //!
 //! * the holder of the lock of a slot whose word names the object may read it: the word's reference cannot go
-//! meanwhile;
+//!   meanwhile;
 //! * the holder of the lock of the object's index shard, who finds it there, may read it;
 //! * the thread that drops the last reference, and with it the index entry, frees it;
 //! * the holder of both locks, with one reference in the index, has it exclusively: compaction moves it then. An
-//! object with several references stays in place, since its other words are unknown.
+//!   object with several references stays in place, since its other words are unknown.
 //!
 //! A shared word is only published for what is in the index. Object and word both name the codec. An entry may
 //! outlive its codec's index by a moment, which is harmless: the bytes were compared, and the word names the codec
@@ -47,7 +47,7 @@ use crate::Error;
 use crate::device::Device;
 use crate::layout::state;
 use crate::word::Content;
-use entry::Key;
+use entry::ObjectKey;
 use hash::Hasher;
 use index::{Index, Locked, Spot};
 
@@ -78,8 +78,8 @@ impl Dedup {
         self.index.trim();
     }
 
-    fn key(&self, algorithm: u8, bytes: &[u8]) -> Key {
-        Key {
+    fn key(&self, algorithm: u8, bytes: &[u8]) -> ObjectKey {
+        ObjectKey {
             hash: self.hasher.hash(algorithm, bytes),
             algorithm,
             len: bytes.len(),
@@ -209,12 +209,18 @@ impl Device {
         })
     }
 
-    fn join(&self, key: Key, bytes: &[u8], cpu: usize) -> Option<u64> {
+    fn join(&self, key: ObjectKey, bytes: &[u8], cpu: usize) -> Option<u64> {
         self.join_in(&mut self.dedup.index.lock(key), key, bytes, cpu)
     }
 
     /// Takes a reference to an object of these bytes, if there is one that counts another.
-    fn join_in(&self, shard: &mut Locked<'_>, key: Key, bytes: &[u8], cpu: usize) -> Option<u64> {
+    fn join_in(
+        &self,
+        shard: &mut Locked<'_>,
+        key: ObjectKey,
+        bytes: &[u8],
+        cpu: usize,
+    ) -> Option<u64> {
         let spot = {
             let shard = &*shard;
             shard.find_open(key, |handle| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uzram::{Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
-use uzram_backing::inject::{Fault, Rule};
+use uzram_backing::inject::{Fault, FaultRule};
 
 use crate::op::{FaultKind, Op};
 use crate::subject::{PAGE, Setup, Subject};
@@ -318,9 +318,9 @@ impl Model {
             return;
         };
         let rule = if kind.writes {
-            Rule::writes(kind.fault)
+            FaultRule::writes(kind.fault)
         } else {
-            Rule::reads(kind.fault)
+            FaultRule::reads(kind.fault)
         };
         faults.add(rule.after(kind.skip, kind.times));
         match kind.fault {
@@ -353,7 +353,7 @@ impl Model {
             return requests.iter().try_for_each(|op| self.request(op));
         };
         self.heal();
-        faults.add(Rule::writes(Fault::Hang).after(0, 6));
+        faults.add(FaultRule::writes(Fault::Hang).after(0, 6));
         let device = self.subject.device().clone();
         let before = faults.fired();
         std::thread::scope(|scope| {

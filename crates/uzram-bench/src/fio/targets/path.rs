@@ -14,24 +14,11 @@ pub(in super::super) const TMPFS: &str = "/dev/shm";
 pub(in super::super) const MAGIC: u64 = 0x0102_1994;
 
 /// A file on tmpfs: RAM without compression.
-pub(super) struct Memory {
-    path: PathBuf,
-    direct: bool,
-}
-
-impl Memory {
-    pub(super) fn new(means: &Means<'_>) -> Result<Memory> {
-        let path = Path::new(TMPFS).join(format!("uzram-bench-{}", std::process::id()));
-        let file = File::options().write(true).create_new(true).open(&path);
-        let file = file.with_context(|| format!("making {}", path.display()))?;
-        let direct = takes_direct(&path);
-        // Dropped, it is removed.
-        let memory = Memory { path, direct };
-        let kind = fstatfs(&file)?.f_type as u64;
-        ensure!(kind == MAGIC, "{TMPFS} is no tmpfs here");
-        file.set_len(means.size_bytes)?;
-        Ok(memory)
-    }
+pub(super) fn on_tmpfs(means: &Means<'_>) -> Result<Given> {
+    let path = Path::new(TMPFS).join(format!("uzram-bench-{}", std::process::id()));
+    let given = Given::new(&path, means)?;
+    ensure!(given.in_memory, "{TMPFS} is no tmpfs here");
+    Ok(given)
 }
 
 fn takes_direct(path: &Path) -> bool {
@@ -43,39 +30,6 @@ fn takes_direct(path: &Path) -> bool {
 /// Bytes that a file occupies.
 pub(super) fn blocks(path: &Path) -> std::io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
-}
-
-impl Target for Memory {
-    fn place(&self) -> TargetPath {
-        TargetPath::File {
-            path: self.path.clone(),
-            direct: self.direct,
-        }
-    }
-
-    fn probe(&self) -> Probe {
-        Probe::Blocks(self.path.clone())
-    }
-
-    fn note(&self) -> String {
-        match self.direct {
-            true => String::new(),
-            false => "without direct I/O, which tmpfs does not take here".into(),
-        }
-    }
-
-    fn close(&mut self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = self.close();
-    }
 }
 
 /// A given path. A missing file is created, and removed afterwards.

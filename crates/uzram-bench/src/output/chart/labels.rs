@@ -127,13 +127,12 @@ mod tests {
 
     #[test]
     fn a_text_stands_beside_a_line() {
-        let series = Series {
+        let series = [Series {
             labels: vec!["label".into()],
             ..Series::new("", Look::new(0, 0), vec![(0.0, 0.0); 2])
-        };
+        }];
         let places = vec![vec![(100, 100), (300, 100)]];
-        let all = [series];
-        let placed = place(&all, &places, true, 0..400, 0..400);
+        let placed = place(&series, &places, true, 0..400, 0..400);
         let (x, y) = placed[0].0;
         assert!(x + 30 < 100 || y > 103 || y + SIZE < 97, "{placed:?}");
     }

@@ -1,4 +1,4 @@
-//! Which algorithms, and with what parameters.
+//! The attributes that choose algorithms and their parameters.
 
 use std::fs;
 use std::io::Read;
@@ -7,11 +7,10 @@ use std::path::Path;
 use uzram::PRIORITIES;
 
 use crate::protocol::Request;
-use crate::stat::Stat;
 use crate::zram::config::{Params, chosen};
 use crate::zram::device::{Change, Zram, ask};
-use crate::zram::parse::{self, Args};
-use crate::zram::{Attribute, Errno, Place, Subject, When, algorithms};
+use crate::zram::parse::{self, KeyValues};
+use crate::zram::{Attribute, AttributePlace, Errno, Subject, When, algorithms};
 
 /// Names of this length or more are refused before they are looked up.
 const MAX_NAME: usize = 128;
@@ -27,31 +26,18 @@ pub(in crate::zram) const COMP_ALGORITHM: Attribute = Attribute {
     docs: "Shows the names of all algorithms, the chosen one in brackets, a space behind each. Takes a name from that list. \
            E2BIG for 128 bytes or more, EINVAL for an unknown name, then EBUSY where the device is initialised. Not strict, \
            an initialised device compresses with it from now on, and `null` (no compression) is an algorithm, too.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_comp),
     store: Some(store_comp),
 };
 
-/// The algorithms of a device that is in use, by priority.
-pub(in crate::zram) fn of_stat(stat: &Stat) -> [Option<String>; PRIORITIES] {
-    let mut all = [const { None }; PRIORITIES];
-    for codec in &stat.codecs {
-        for priority in &codec.priorities {
-            if let Some(place) = all.get_mut(*priority) {
-                *place = Some(codec.algorithm.clone());
-            }
-        }
-    }
-    all
-}
-
-/// The algorithms by priority, as they are now.
+/// Reads the present algorithms by priority.
 pub(super) fn now(zram: &Zram) -> Result<[Option<String>; PRIORITIES], Errno> {
     let stat = zram.stat()?;
     Ok(stat.map_or_else(
         || zram.state().config.algorithms.clone(),
-        |stat| of_stat(&stat),
+        |stat| algorithms::from_stat(&stat),
     ))
 }
 
@@ -70,7 +56,7 @@ fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Errno>
     if name.len() >= MAX_NAME {
         return Err(Errno::TOOBIG);
     }
-    // One newline is taken off, and the names are compared but for another.
+    // The kernel strips one newline and ignores another when it compares.
     let name = parse::without_newline(name);
     let mut known = algorithms::names(subject.strict()).into_iter();
     let name = known.find(|known| parse::sysfs_streq(name, known.as_bytes()));
@@ -86,7 +72,7 @@ fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Errno>
     Ok(())
 }
 
-/// Tells the device behind it, if there is one.
+/// Sets the algorithm of the device behind it, if there is one.
 fn apply(change: &Change<'_>, priority: usize, name: &str, params: &Params) -> Result<(), Errno> {
     let Some(live) = change.live() else {
         return Ok(());
@@ -108,8 +94,8 @@ pub(in crate::zram) const RECOMP_ALGORITHM: Attribute = Attribute {
     about: "the algorithms for recompression",
     docs: "Takes `algo=NAME [priority=1..3]`, priority 1 if none is said. Shows a line for each priority that has one: \
            `#1: `, then as comp_algorithm. EINVAL for a key without value, without algo=, for another priority; then as \
-           comp_algorithm. Keys that are unknown are ignored, as in Linux up to 7.0. Not strict, it can be set at any time.",
-    place: Place::Device,
+           comp_algorithm. Unknown keys are ignored, as in Linux up to 7.0. Not strict, it can be set at any time.",
+    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_recomp),
     store: Some(store_recomp),
@@ -126,7 +112,7 @@ fn show_recomp(subject: &Subject<'_>) -> Result<String, Errno> {
 
 fn store_recomp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let (mut name, mut priority) = (None, 1);
-    for arg in Args::new(text) {
+    for arg in KeyValues::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
             b"algo" => name = Some(value.to_vec()),
@@ -154,7 +140,7 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
            or ERANGE for a bad number. An initialised device refuses it (EBUSY) as Linux 7.1 does; before that it was \
            accepted without effect. Levels beyond an algorithm's are taken for the nearest; deflate refuses them at \
            disksize. Not strict, it changes what an initialised device compresses with from now on.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Uninit,
     show: None,
     store: Some(store_params),
@@ -163,7 +149,7 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
 fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let (mut priority, mut algo, mut dictionary) = (0, None, None);
     let mut params = Params::default();
-    for arg in Args::new(text) {
+    for arg in KeyValues::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
             b"priority" => priority = parse::kstrtoint(value, 10)?,
@@ -198,10 +184,10 @@ fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A dictionary's bytes; `None` where it cannot be read, is empty or too long.
+/// Reads a dictionary. `None` if it cannot be read, is empty or too long.
 fn read_dictionary(path: &[u8]) -> Option<Vec<u8>> {
     let path = Path::new(std::str::from_utf8(path).ok()?);
-    // A pipe or device may never end, and this process is somewhere else than who writes.
+    // A pipe or device may never end, and a relative path would start from another directory than the writer's.
     if !path.is_absolute() || !fs::metadata(path).ok()?.is_file() {
         return None;
     }
@@ -221,7 +207,7 @@ pub(in crate::zram) const MAX_COMP_STREAMS: Attribute = Attribute {
     about: "the number of compression streams; kept for old tools",
     docs: "Shows how many streams there are, one for each CPU. Takes anything, without effect, as Linux did from 4.7 until \
            it dropped the file in 6.15. `zramctl --streams` writes it.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Always,
     show: Some(show_streams),
     store: Some(store_streams),

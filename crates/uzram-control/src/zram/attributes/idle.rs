@@ -1,11 +1,11 @@
-//! What nobody uses: the idle mark, and recompression.
+//! The attributes that mark pages idle and compress them anew.
 
 use uzram::PageKind;
 
-use crate::protocol::{Recompress, Request, Response};
+use crate::protocol::{RecompressRequest, Request, Response};
 use crate::zram::device::ask;
-use crate::zram::parse::{self, Args};
-use crate::zram::{Attribute, Errno, Place, Subject, When};
+use crate::zram::parse::{self, KeyValues};
+use crate::zram::{Attribute, AttributePlace, Errno, Subject, When};
 
 pub(in crate::zram) const IDLE: Attribute = Attribute {
     name: "idle",
@@ -15,9 +15,9 @@ pub(in crate::zram) const IDLE: Attribute = Attribute {
     about: "marks pages idle: all, or those not used for some seconds",
     docs: "Takes `all`, or an age in seconds (decimal, 0x hexadecimal or 0 octal; Linux 5.19 with \
            CONFIG_ZRAM_TRACK_ENTRY_ACTIME), and marks the pages that have an object in memory and were not used for that \
-           long; an age takes the mark from those that were used since. Reading or writing a page takes its mark away, too. \
-           EINVAL for anything else, before disksize is set, and for an age where ages are not kept.",
-    place: Place::Device,
+           long; an age also unmarks those that were used since. Reading or writing a page unmarks it, too. EINVAL for \
+           anything else, before disksize is set, and for an age where ages are not tracked.",
+    place: AttributePlace::Device,
     when: When::Init,
     show: None,
     store: Some(store_idle),
@@ -43,11 +43,11 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
            where no type, or an unknown one, is said), only objects of at least that many bytes, that many pages at most \
            (the largest first), and with what: the algorithm of that name or priority, of priority 1 if neither is said (and \
            for priority=0). One algorithm is used, as in Linux 7.1; before, those of higher priorities were tried, too. An \
-           object is replaced where that takes less memory. EINVAL for a key without value, before disksize is set, for a \
+           object is replaced if the new one takes less memory. EINVAL for a key without value, before disksize is set, for a \
            threshold of about a page or more, where there is no such algorithm; EINVAL or ERANGE for a bad number; ENOMEM \
-           where there was no memory for a smaller object. Of several recompressions and writebacks one works at a time \
+           where there was no memory for a smaller object. One recompression or writeback works at a time, the next one waits \
            (EAGAIN up to Linux 6.18); statistics do not wait for it.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Init,
     show: None,
     store: Some(store_recompress),
@@ -56,7 +56,7 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
 fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let (mut kind, mut algo, mut priority) = (PageKind::All, None, 1);
     let (mut threshold, mut max_pages) = (0, 0);
-    for arg in Args::new(text) {
+    for arg in KeyValues::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
             b"type" => {
@@ -83,7 +83,7 @@ fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         let found = after.find(|(_, name)| named(name));
         priority = found.ok_or(Errno::INVAL)?.0;
     }
-    let request = Request::Recompress(Recompress {
+    let request = Request::Recompress(RecompressRequest {
         kind,
         priority: Some(priority),
         threshold: threshold as usize,

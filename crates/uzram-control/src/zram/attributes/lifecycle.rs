@@ -1,9 +1,8 @@
-//! Adding, initialising, resetting and removing a device.
+//! The attributes that add, initialise, reset and remove a device.
 
-use super::writeback;
 use crate::protocol::Request;
 use crate::zram::device::{Change, Zram, ask, errno};
-use crate::zram::{Attribute, Errno, Place, Subject, When, parse};
+use crate::zram::{Attribute, AttributePlace, Errno, Subject, When, backing, parse};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -12,11 +11,11 @@ pub(in crate::zram) const HOT_ADD: Attribute = Attribute {
     mode: 0o400,
     unit: "",
     since: "4.2",
-    about: "reading it adds a device and tells its number",
-    docs: "Reading it adds an uninitialised device with the lowest number that is free and shows that number. Each \
-           reading adds one. ENOMEM or what the frontend says where no device can be made. uzram passes over numbers \
-           that devices have which were made in another way.",
-    place: Place::Control,
+    about: "reading it adds a device and shows its number",
+    docs: "Reading it adds an uninitialised device with the lowest free number and shows that number. Each read \
+           adds one. ENOMEM or the frontend's error where no device can be made. uzram skips the numbers of devices that \
+           were made in another way.",
+    place: AttributePlace::Control,
     when: When::Always,
     show: Some(show_hot_add),
     store: None,
@@ -31,11 +30,11 @@ pub(in crate::zram) const HOT_REMOVE: Attribute = Attribute {
     mode: 0o200,
     unit: "",
     since: "4.2",
-    about: "removes the device of a number, with what is on it",
-    docs: "Takes the number of a device, initialised or not, and removes it with all that is on it. EINVAL for what is no \
-           number or negative, ERANGE for one beyond 32 bits, ENODEV where there is no such device, EBUSY while somebody \
-           has it open (mounted, swap, any descriptor).",
-    place: Place::Control,
+    about: "removes the device of a number, with its contents",
+    docs: "Takes the number of a device, initialised or not, and removes it with its contents. EINVAL for a negative number \
+           or none, ERANGE for one beyond 32 bits, ENODEV where there is no such device, EBUSY while somebody has it open \
+           (mounted, swap, any descriptor).",
+    place: AttributePlace::Control,
     when: When::Always,
     show: None,
     store: Some(store_hot_remove),
@@ -52,13 +51,13 @@ pub(in crate::zram) const DISKSIZE: Attribute = Attribute {
     unit: "bytes",
     since: "2.6.33",
     about: "the device's size; setting it initialises the device",
-    docs: "Takes a size in bytes, or with K, M, G, T, P or E (of 1024; decimal, 0x hexadecimal or 0 octal; anything behind \
+    docs: "Takes a size in bytes, or with K, M, G, T, P or E (of 1024; decimal, 0x hexadecimal or 0 octal; anything after \
            it is ignored), rounded up to 4096, and initialises the device with the algorithms, limits and backing that were \
            set. Shows the size, 0 before. EINVAL for 0 or no number, EBUSY where it is initialised already, ENOMEM where \
-           there is no memory or above 16T, and whatever a frontend refuses. Where an algorithm refuses its parameters \
-           (EINVAL), all algorithms and parameters are given up and the default one is set again, as in the kernel. Not \
-           strict, an initialised device gets that size where its frontend can: EBUSY where something is stored beyond it.",
-    place: Place::Device,
+           there is no memory or above 16T, and the frontend's own errors. Where an algorithm refuses its parameters \
+           (EINVAL), all algorithms and parameters return to the defaults, as in the kernel. Not strict, an initialised \
+           device is resized where its frontend can: EBUSY where something is stored beyond the new end.",
+    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_disksize),
     store: Some(store_disksize),
@@ -99,13 +98,13 @@ fn initialise(
 ) -> Result<(), Errno> {
     let mut config = zram.config();
     config.disksize = bytes;
-    // From here on the backing is the device's to take.
+    // Closed here, so that the device can open it.
     drop(zram.state_mut().held.take());
     let started = match config.chosen() {
         Ok(_) => subject.host.engine().start(zram.id(), &config),
         Err(_) => {
             change.set(|config| config.drop_algorithms());
-            writeback::hold_again(zram);
+            backing::hold_again(zram);
             return Err(Errno::INVAL);
         }
     };
@@ -117,12 +116,12 @@ fn initialise(
             Ok(())
         }
         Err(error) => {
-            tracing::warn!(id = zram.id(), %error, "cannot be initialised");
+            tracing::warn!(id = zram.id(), %error, "cannot initialise the device");
             let error = errno(&error);
             if error == Errno::INVAL {
                 change.set(|config| config.drop_algorithms());
             }
-            writeback::hold_again(zram);
+            backing::hold_again(zram);
             Err(error)
         }
     }
@@ -135,7 +134,7 @@ pub(in crate::zram) const INITSTATE: Attribute = Attribute {
     since: "2.6.37",
     about: "1 if the device is initialised, 0 if not",
     docs: "Shows 1 after disksize was set and 0 before that and after a reset.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Always,
     show: Some(show_initstate),
     store: None,
@@ -155,9 +154,9 @@ pub(in crate::zram) const RESET: Attribute = Attribute {
     docs: "Takes a number other than 0 and makes the device uninitialised again: contents, statistics, disksize, \
            algorithms, their parameters, mem_limit and backing go; writeback_limit, writeback_limit_enable, \
            writeback_batch_size and compressed_writeback stay, as in the kernel (whose documentation says otherwise). EINVAL \
-           for 0 and what is no number, ERANGE above 65535, EBUSY while somebody has the device open. Waits for a \
-           recompression, writeback or compaction that is under way.",
-    place: Place::Device,
+           for 0 and anything but a number, ERANGE above 65535, EBUSY while somebody has the device open. Waits for a \
+           running recompression, writeback or compaction.",
+    place: AttributePlace::Device,
     when: When::Always,
     show: None,
     store: Some(store_reset),

@@ -1,8 +1,8 @@
-//! How much memory.
+//! The attributes that limit memory and give it back.
 
 use crate::protocol::{Request, Response};
 use crate::zram::device::ask;
-use crate::zram::{Attribute, Errno, Place, Subject, When, parse};
+use crate::zram::{Attribute, AttributePlace, Errno, Subject, When, parse};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -12,11 +12,11 @@ pub(in crate::zram) const MEM_LIMIT: Attribute = Attribute {
     unit: "bytes",
     since: "3.18",
     about: "the limit on memory; 0 for none",
-    docs: "Takes a size as disksize does, rounded up to 4096; 0 for no limit, which is the default. EINVAL for what is no \
-           size. Shown as the fourth number of mm_stat. A write that finds no memory below the limit fails and the page \
-           keeps what it held. A reset drops the limit. uzram never exceeds it, while the kernel may by what was allocated \
-           before it looked. Not strict, it can be read.",
-    place: Place::Device,
+    docs: "Takes a size as disksize does, rounded up to 4096; 0 for no limit, which is the default. EINVAL for anything \
+           but a size. Shown as the fourth number of mm_stat. A write that finds no memory below the limit fails, and the \
+           page keeps its contents. A reset drops the limit. uzram never exceeds it, while the kernel checks after it has \
+           allocated. Not strict, it can be read.",
+    place: AttributePlace::Device,
     when: When::Always,
     show: Some(show_limit),
     store: Some(store_limit),
@@ -47,10 +47,10 @@ pub(in crate::zram) const MEM_USED_MAX: Attribute = Attribute {
     mode: 0o200,
     unit: "",
     since: "3.18",
-    about: "lets the maximum of memory used begin anew",
-    docs: "Takes 0 and sets the maximum (the fifth number of mm_stat) to what is in use now. EINVAL for anything else. \
+    about: "resets the maximum of memory used",
+    docs: "Takes 0 and sets the maximum (the fifth number of mm_stat) to the memory in use now. EINVAL for anything else. \
            Without effect on an uninitialised device.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Always,
     show: None,
     store: Some(store_used_max),
@@ -73,10 +73,10 @@ pub(in crate::zram) const COMPACT: Attribute = Attribute {
     unit: "",
     since: "4.2",
     about: "moves objects together and gives memory back",
-    docs: "Takes anything, and returns when nothing more is to be gained, or every object could have been moved once. \
+    docs: "Takes anything. Returns when no more memory can be gained, or when every object could have been moved once. \
            EINVAL before disksize is set. The seventh number of mm_stat counts the pages that were given back. Statistics do \
            not wait for it.",
-    place: Place::Device,
+    place: AttributePlace::Device,
     when: When::Init,
     show: None,
     store: Some(store_compact),
@@ -84,10 +84,9 @@ pub(in crate::zram) const COMPACT: Attribute = Attribute {
 
 fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
     subject.zram()?.job(|live| {
-        // Who writes meanwhile makes new work: once over all objects is enough.
-        let mut left = crate::zram::device::stat(live)?
-            .counters
-            .compr_data_size_bytes;
+        // Writers make new work meanwhile: one pass over all objects is enough.
+        let stat = crate::zram::device::stat(live)?;
+        let mut left = stat.counters.compr_data_size_bytes;
         loop {
             let max_bytes = u64::MAX;
             let slice = match ask(live, Request::Compact { max_bytes })? {

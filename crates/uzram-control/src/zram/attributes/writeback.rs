@@ -1,18 +1,16 @@
-//! The backing, and what goes there.
+//! The attributes of the backing device and of writeback.
 
-use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{OFlags, SeekFrom, seek};
 use uzram::{Ended, PageKind};
 
-use crate::protocol::{Request, Response, Writeback};
+use crate::protocol::{Request, Response, WritebackRequest};
+use crate::zram::backing::{is_block_device, take};
 use crate::zram::config::Backing;
 use crate::zram::device::{Zram, ask, stat};
-use crate::zram::parse::{self, Args};
-use crate::zram::{Attribute, Errno, Live, Place, Subject, When};
+use crate::zram::parse::{self, KeyValues};
+use crate::zram::{Attribute, AttributePlace, Errno, Live, Subject, When};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -22,12 +20,12 @@ pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
     unit: "",
     since: "4.14",
     about: "the block device that writeback writes to",
-    docs: "Takes the absolute path of a block device, which is taken for this device alone; another one replaces it. Shows \
-           the path, or `none`. Whatever is on it is lost. EBUSY where the device is initialised; the error of opening it \
-           (ENOENT; EBUSY where it is mounted or taken); ENOTBLK for what is no block device; EINVAL for one of less than a \
-           page. Not strict, it takes a regular file, too, as PATH or PATH,SIZE, and an initialised device takes it at once; \
-           `none` then brings everything back into memory and gives it up.",
-    place: Place::Device,
+    docs: "Takes the absolute path of a block device and opens it for this device alone; another path replaces it. Shows \
+           the path, or `none`. The block device's contents are lost. EBUSY where the device is initialised; the error of \
+           opening it (ENOENT; EBUSY where it is mounted or in use); ENOTBLK for anything but a block device; EINVAL for one \
+           of less than a page. Not strict, it also takes a regular file, as PATH or PATH,SIZE, and an initialised device \
+           uses it at once; `none` then brings everything back into memory and closes it.",
+    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_backing),
     store: Some(store_backing),
@@ -85,12 +83,7 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn is_block_device(path: &Path) -> bool {
-    let found = path.metadata();
-    found.is_ok_and(|found| found.file_type().is_block_device())
-}
-
-/// `none`, `PATH` or `PATH,SIZE`.
+/// Parses `none`, `PATH` or `PATH,SIZE`.
 fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
     let text = std::str::from_utf8(text).map_err(|_| Errno::NOENT)?;
     if text == "none" {
@@ -112,39 +105,6 @@ fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
     }
 }
 
-/// Opens a block device for this process alone, as the kernel does.
-fn take(path: &Path) -> Result<(File, std::path::PathBuf), Errno> {
-    // Nothing is the directory where one is, to the kernel; and this process is somewhere else than who writes.
-    if path.as_os_str().is_empty() {
-        return Err(Errno::ISDIR);
-    }
-    if !path.is_absolute() {
-        return Err(Errno::NOENT);
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    options.custom_flags(OFlags::EXCL.bits() as i32 | OFlags::NONBLOCK.bits() as i32);
-    let refused = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let file = options.open(path).map_err(refused)?;
-    let kind = file.metadata().map_err(refused)?.file_type();
-    if !kind.is_block_device() {
-        return Err(Errno::NOTBLK);
-    }
-    if seek(&file, SeekFrom::End(0))? < PAGE {
-        return Err(Errno::INVAL);
-    }
-    let path = path.canonicalize().map_err(refused)?;
-    Ok((file, path))
-}
-
-/// Takes the block device again that an uninitialised device has for backing. If somebody was faster, `disksize` finds out.
-pub(in crate::zram) fn hold_again(zram: &Zram) {
-    let backing = zram.state().config.backing.clone();
-    if let Some(backing) = backing.filter(|backing| is_block_device(&backing.path)) {
-        zram.state_mut().held = take(&backing.path).ok().map(|(file, _)| file);
-    }
-}
-
 pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
     name: "writeback",
     mode: 0o200,
@@ -152,19 +112,19 @@ pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
     since: "4.20",
     about: "writes pages to the backing",
     docs: "Takes `type=idle|huge|huge_idle|incompressible` (or that word alone, as before Linux 6.16), and before it any \
-           number of `page_index=N` and `page_indexes=FIRST-LAST`. Nothing selected is nothing done. EINVAL before disksize \
+           number of `page_index=N` and `page_indexes=FIRST-LAST`. Does nothing if nothing is selected. EINVAL before disksize \
            is set; ENODEV without backing; then EINVAL for an unknown type, a key without value or what is no number; ERANGE \
-           for pages beyond the end. EIO where writeback_limit is used up or the disk refuses, ENOSPC where the backing is \
-           full: what was written by then stays written. Pages go there compressed, several in a block; those that the disk \
-           refuses stay in memory. Of several writebacks and recompressions one works at a time (EAGAIN up to Linux \
-           6.18); statistics do not wait for it.",
-    place: Place::Device,
+           for pages beyond the end. EIO where writeback_limit is used up or the disk fails, ENOSPC where the backing is \
+           full; what was written by then stays written. Pages are written compressed, several in a block; a page that the \
+           disk refuses stays in memory. One writeback or recompression works at a time, the next one waits (EAGAIN up to \
+           Linux 6.18); statistics do not wait for it.",
+    place: AttributePlace::Device,
     when: When::Init,
     show: None,
     store: Some(store_writeback),
 };
 
-/// Which pages: those of these ranges, and those of that kind.
+/// The pages to write back: those in these ranges, and those of that kind.
 #[derive(Debug, PartialEq, Eq)]
 struct Selected {
     ranges: Vec<(u64, u64)>,
@@ -180,7 +140,7 @@ fn kind(text: &[u8]) -> Result<PageKind, Errno> {
     }
 }
 
-/// Reads what was written for a device of that many pages.
+/// Parses what was written to the attribute, for a device of that many pages.
 fn select(text: &[u8], pages: u64) -> Result<Selected, Errno> {
     let mut selected = Selected {
         ranges: Vec::new(),
@@ -190,7 +150,7 @@ fn select(text: &[u8], pages: u64) -> Result<Selected, Errno> {
         index if index < pages => Ok(index),
         _ => Err(Errno::RANGE),
     };
-    for arg in Args::new(text) {
+    for arg in KeyValues::new(text) {
         let Ok(value) = arg.value() else {
             selected.kind = Some(kind(&arg.key)?);
             break;
@@ -236,7 +196,7 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
 }
 
 fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
-    let request = Request::Writeback(Writeback {
+    let request = Request::Writeback(WritebackRequest {
         kind,
         pages,
         max_pages: 0,
@@ -259,16 +219,16 @@ pub(in crate::zram) const WRITEBACK_LIMIT: Attribute = Attribute {
     unit: "pages",
     since: "5.0",
     about: "how many pages may still be written back",
-    docs: "Takes and shows a number of pages of 4 KiB. Each page that is written back takes one off, where \
-           writeback_limit_enable is 1; at 0 writeback ends with EIO. EINVAL for what is no number or does not fit 64 bits. \
-           A reset leaves it.",
-    place: Place::Device,
+    docs: "Takes and shows a number of pages of 4 KiB. Each page that is written back counts it down while \
+           writeback_limit_enable is 1; at 0 writeback ends with EIO. EINVAL for anything but a number of 64 bits. A reset \
+           leaves it.",
+    place: AttributePlace::Device,
     when: When::Always,
     show: Some(show_limit),
     store: Some(store_limit),
 };
 
-/// What is left of the limit: the device counts it down where it is in force.
+/// Reads what is left of the limit, which the device counts down while it is in force.
 fn limit(zram: &Zram) -> Result<u64, Errno> {
     let left = zram.stat()?.and_then(|stat| stat.writeback_limit);
     Ok(left.unwrap_or_else(|| zram.state().config.writeback_limit))
@@ -283,7 +243,7 @@ fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     set_limit(subject.zram()?, Some(pages), None)
 }
 
-/// Sets the limit, or whether it is in force, or both.
+/// Sets the limit, whether it is in force, or both.
 fn set_limit(zram: &Zram, pages: Option<u64>, enable: Option<bool>) -> Result<(), Errno> {
     let change = zram.change()?;
     let pages = match pages {
@@ -308,8 +268,8 @@ pub(in crate::zram) const WRITEBACK_LIMIT_ENABLE: Attribute = Attribute {
     unit: "",
     since: "5.0",
     about: "whether writeback_limit is in force",
-    docs: "Takes a number, 0 for no, and shows 0 or 1. EINVAL for what is no number. A reset leaves it.",
-    place: Place::Device,
+    docs: "Takes a number, where 0 means no, and shows 0 or 1. EINVAL for anything else. A reset leaves it.",
+    place: AttributePlace::Device,
     when: When::Always,
     show: Some(|subject| {
         let on = subject.zram()?.state().config.writeback_limit_enable;
@@ -326,10 +286,10 @@ pub(in crate::zram) const WRITEBACK_BATCH_SIZE: Attribute = Attribute {
     mode: 0o644,
     unit: "requests",
     since: "7.0",
-    about: "how many writes to the backing are under way at a time",
-    docs: "Takes and shows a number of at least 1; 32 at first. EINVAL for anything else. A reset leaves it. uzram remembers \
-           it and goes by its own: it writes 256 KiB at a time, four of them under way.",
-    place: Place::Device,
+    about: "how many writes to the backing are in flight at a time",
+    docs: "Takes and shows a number of at least 1; 32 by default. EINVAL for anything else. A reset leaves it. uzram only \
+           remembers it: it writes 256 KiB at a time and has four such writes in flight.",
+    place: AttributePlace::Device,
     when: When::Always,
     show: Some(|subject| {
         let size = subject.zram()?.state().config.writeback_batch_size;
@@ -352,9 +312,9 @@ pub(in crate::zram) const COMPRESSED_WRITEBACK: Attribute = Attribute {
     unit: "",
     since: "7.0",
     about: "whether pages go to the backing compressed",
-    docs: "Takes y, t, 1, on or n, f, 0, off and shows 0 or 1; 0 at first. EINVAL for anything else, EBUSY where the device \
-           is initialised. A reset leaves it. uzram remembers it, and always writes pages as they are compressed.",
-    place: Place::Device,
+    docs: "Takes y, t, 1, on or n, f, 0, off and shows 0 or 1; 0 by default. EINVAL for anything else, EBUSY where the device \
+           is initialised. A reset leaves it. uzram only remembers it: it always writes pages compressed.",
+    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(|subject| {
         let on = subject.zram()?.state().config.compressed_writeback;

@@ -6,8 +6,8 @@ use uzram_testkit::Random;
 
 use super::*;
 
-fn key(hash: u64) -> Key {
-    Key {
+fn key(hash: u64) -> ObjectKey {
+    ObjectKey {
         hash,
         algorithm: 3,
         len: 1 + hash as usize % 4096,
@@ -47,7 +47,7 @@ fn the_index_agrees_with_a_map() {
         (0, 2000, false),
     ] {
         let index = Index::new(objects).unwrap();
-        let mut oracle: HashMap<u64, (Key, u32)> = HashMap::new();
+        let mut oracle: HashMap<u64, (ObjectKey, u32)> = HashMap::new();
         let (mut handles, mut random, mut refused) = (Vec::new(), Random::new(1), 0);
         for handle in 1..=objects {
             let key = key(random.next() & mask);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use uzram::{Corruption, Error, PAGE_SIZE, Writeback};
-use uzram_backing::inject::{Fault, FaultyDisk, Rule};
+use uzram_backing::inject::{Fault, FaultRule, FaultyDisk};
 
 use super::{RUN, World};
 use crate::model::{Wrong, page_of};
@@ -155,9 +155,9 @@ impl<'a> Operator<'a> {
             for _ in 0..2 {
                 let kind = self.maker.fault();
                 let rule = if kind.writes {
-                    Rule::writes(kind.fault)
+                    FaultRule::writes(kind.fault)
                 } else {
-                    Rule::reads(kind.fault)
+                    FaultRule::reads(kind.fault)
                 };
                 storage.add(rule.after(kind.skip, kind.times));
             }
@@ -180,7 +180,7 @@ impl<'a> Operator<'a> {
             patience: Duration::from_millis(3),
             ..self.maker.writeback()
         };
-        storage.add(Rule::writes(Fault::Hang).after(0, 3));
+        storage.add(FaultRule::writes(Fault::Hang).after(0, 3));
         std::thread::scope(|scope| {
             let job = scope.spawn(|| {
                 let result = self

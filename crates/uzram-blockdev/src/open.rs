@@ -1,0 +1,106 @@
+//! Opening a block device: plainly, for this process alone, or to see whether it works.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::{Busy, Error, busy};
+
+/// How long to wait for another process that opens the device in passing, as udev does after each unmount or write.
+const PASSING: Duration = Duration::from_millis(500);
+/// Alignment and length of a direct read that any block size allows.
+const BLOCK: usize = 4096;
+
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options.custom_flags(flags.bits() as i32).open(path)
+}
+
+/// Opens a node for reading and writing.
+pub fn open_rw(path: &Path) -> Result<File, Error> {
+    open(path, OFlags::empty()).map_err(|source| Error::Open {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Opens a block device for this process alone: while the file lives, nobody can mount the device, swap on it or open it
+/// this way. The kernel decides, so mounts in other namespaces count; [`busy`] only supplies the name for [`Error::Busy`].
+///
+/// `is_ours` is called before and after the open, since the node may belong to another device by now. `None`: it does.
+pub fn open_exclusive(node: &Path, is_ours: impl Fn() -> bool) -> Result<Option<File>, Error> {
+    let begin = Instant::now();
+    loop {
+        if !is_ours() {
+            return Ok(None);
+        }
+        let by = match open(node, OFlags::EXCL) {
+            Ok(device) => match busy(node) {
+                None => return Ok(is_ours().then_some(device)),
+                Some(by) => by,
+            },
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
+                busy(node).unwrap_or(Busy::Elsewhere)
+            }
+            Err(source) => {
+                return Err(Error::Open {
+                    path: node.into(),
+                    source,
+                });
+            }
+        };
+        let in_passing = matches!(by, Busy::Open { .. } | Busy::Elsewhere);
+        if !in_passing || begin.elapsed() > PASSING {
+            return Err(Error::Busy {
+                path: node.into(),
+                by,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Reads the first 4096 bytes of a block device past the page cache: proof that its server answers.
+pub fn read_first_block(node: &Path) -> Result<(), Error> {
+    let read = || {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let mut device = options
+            .custom_flags(OFlags::DIRECT.bits() as i32)
+            .open(node)?;
+        // Direct I/O needs an aligned buffer: one block out of two.
+        let mut buffer = vec![0u8; 2 * BLOCK];
+        let at = buffer.as_ptr().align_offset(BLOCK);
+        device.read_exact(&mut buffer[at..at + BLOCK])
+    };
+    read().map_err(|source| Error::Read {
+        path: node.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_there_is_an_error_with_its_path() {
+        let missing = Path::new("/dev/no-such-device");
+        for error in [
+            open_rw(missing).unwrap_err(),
+            open_exclusive(missing, || true).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Open { .. }), "{error}");
+            assert!(error.to_string().contains("/dev/no-such-device"));
+        }
+        assert!(matches!(open_exclusive(missing, || false), Ok(None)));
+        let error = read_first_block(missing).unwrap_err();
+        assert!(matches!(error, Error::Read { .. }), "{error}");
+    }
+}

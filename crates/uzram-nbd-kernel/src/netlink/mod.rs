@@ -1,0 +1,7 @@
+//! Generic netlink: its messages, and a socket that talks to one family.
+
+mod family;
+mod message;
+
+pub(crate) use family::{Family, Refusal};
+pub(crate) use message::{Request, attribute, u32_at};
