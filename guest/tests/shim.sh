@@ -50,3 +50,5 @@ save daemon.log
 check uzram remove zram0
 kill $daemon
 wait $daemon || :
+# What the daemon keeps for its next start.
+rm /run/uzram/uzramd.json
