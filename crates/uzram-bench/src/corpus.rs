@@ -153,7 +153,7 @@ pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
     WORK.iter().map(heap).collect()
 }
 
-/// Collects about `megabytes` of the resident heap of one process. It must do what [`WORK`] describes; `LIMIT` in its
+/// Collects about `megabytes` of the resident heap of one process. It must do what `WORK` describes; `LIMIT` in its
 /// arguments becomes a number of bytes.
 pub fn from_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
     let mut bytes = Vec::with_capacity(megabytes << 20);
@@ -162,7 +162,7 @@ pub fn from_process(name: &str, program: &str, args: &[&str], megabytes: usize) 
     Ok(Corpus { name, bytes })
 }
 
-/// Program and arguments of one kind of [`WORK`], for [`from_process`].
+/// Program and arguments of one kind of `WORK`, for [`from_process`].
 pub fn work(number: usize) -> (&'static str, [&'static str; 2]) {
     let (_, program, flag, text) = WORK[number];
     (program, [flag, text])

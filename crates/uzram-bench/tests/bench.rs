@@ -493,7 +493,7 @@ fn corpora_are_made_of_what_is_there_and_taken_from() {
         ("Java collections", "java"),
         ("sqlite3 in memory", "sqlite3"),
     ] {
-        if have(&format!("corpus of {name}"), &[program]) {
+        if have(format!("corpus of {name}"), &[program]) {
             assert!(kept.iter().any(|one| one["name"] == name), "{name}: {text}");
         }
     }

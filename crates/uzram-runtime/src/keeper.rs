@@ -202,10 +202,11 @@ fn begun() -> Result {
     make::complete(&mut spec)?;
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
+    let dir = claim.dir.clone();
     match Keeper::new(claim, spec) {
         Ok(keeper) => keeper.begin(),
-        Err((claim, failure)) => {
-            let _ = claim.release();
+        Err(failure) => {
+            let _ = Claim::adopt(&dir).and_then(|claim| claim.release());
             Err(failure)
         }
     }
@@ -213,29 +214,23 @@ fn begun() -> Result {
 
 impl Keeper {
     /// The keeper of a new device, with memory for its image.
-    fn new(claim: Claim, spec: DeviceSpec) -> std::result::Result<Keeper, (Claim, Failure)> {
+    fn new(claim: Claim, spec: DeviceSpec) -> Result<Keeper> {
         let (events, inbox) = channel();
-        let prepared = claim.pass_on_lock().map_err(Failure::from).and_then(|()| {
-            // Inherited by every server: no CLOEXEC.
-            let image: OwnedFd = if let Some(swap) = &spec.swap {
-                // Before there are threads, whose stacks would be locked whole.
-                swap::lock();
-                if !swap.keep_min_free {
-                    watermark::raise(&claim.dir);
-                }
-                swap::unswappable_file()?
-            } else {
-                rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
-                    .map_err(std::io::Error::from)?
-            };
-            let stored = description::store(&spec, &claim.dir)?;
-            let log_pipe = spec.is_swap().then(LogPipe::new).transpose()?;
-            Ok((image, stored, log_pipe))
-        });
-        let (image, stored, log_pipe) = match prepared {
-            Ok(prepared) => prepared,
-            Err(failure) => return Err((claim, failure)),
+        claim.pass_on_lock()?;
+        // Inherited by every server: no CLOEXEC.
+        let image: OwnedFd = if let Some(swap) = &spec.swap {
+            // Before there are threads, whose stacks would be locked whole.
+            swap::lock();
+            if !swap.keep_min_free {
+                watermark::raise(&claim.dir);
+            }
+            swap::unswappable_file()?
+        } else {
+            rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
+                .map_err(std::io::Error::from)?
         };
+        let stored = description::store(&spec, &claim.dir)?;
+        let log_pipe = spec.is_swap().then(LogPipe::new).transpose()?;
         Ok(Keeper {
             // Both stay open as long as this process and its children live.
             image: image.into_raw_fd(),

@@ -36,9 +36,11 @@ pub fn options_schema(of_frontends: Map<String, Value>) -> Value {
         ("frontend", "string"),
         ("backing", "string"),
     ] {
-        let description = properties[name]["description"].take();
         let object = properties[name].take();
-        let either = json!({"description": description, "anyOf": [{"type": simple}, object]});
+        let mut either = json!({"anyOf": [{"type": simple}, object]});
+        if let Some(description) = object.get("description") {
+            either["description"] = description.clone();
+        }
         properties.insert(name.into(), either);
     }
     for (name, field) in [
