@@ -88,7 +88,7 @@ impl JobsApi<'_> {
     ///
     /// [`Error::Invalid`] where there is no algorithm of that priority, [`Error::NoDictionary`] where it takes none.
     /// [`Error::Compress`] where the pages are too few or have nothing in common, or the length is out of range. Else
-    /// as [`Device::set_algorithm`].
+    /// as [`Device::set_algorithm`](crate::Device::set_algorithm).
     pub fn train(self, training: &Training) -> Result<TrainReport, Error> {
         let current = self.codec_to_train(training.priority)?;
         let spec = current
