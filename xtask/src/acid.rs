@@ -134,7 +134,7 @@ const PATCHES: &[Patch] = &[
         limit: Touched {
             new: 0,
             changed: 4,
-            lines: 20,
+            lines: 24,
         },
         proofs: &[
             Proof::Prints {
