@@ -115,7 +115,7 @@ const PATCHES: &[Patch] = &[
                 words: "a socket that answers the number of a page",
             },
             Proof::Prints {
-                args: &["man"],
+                args: &["help", "create"],
                 words: "--perch",
             },
             PARROT,
