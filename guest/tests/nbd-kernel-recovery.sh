@@ -43,7 +43,7 @@ kill -STOP "$server"
 sleep 7
 kill -CONT "$server"
 finished
-grep -q 'made anew' server.log || fail "nothing was mended: $(cat server.log)"
+grep -q 'replaced .* dead connections' server.log || fail "nothing was mended: $(cat server.log)"
 tell remove
 equal "$answer" ok removal
 wait "$server"

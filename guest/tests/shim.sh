@@ -38,7 +38,7 @@ daemon=$!
 retry 50 test -S /run/uzram/uzramd.sock
 disk=$(uzram create --size 256M --frontend ublk -a zstd)
 check fio --name=w --filename="$disk" --rw=write --bs=64k --size=64M --direct=1 --verify=crc32c --do_verify=0 --verify_state_save=0 --output=fio.log
-retry 50 test -e /run/uzram/zram0/command
+retry 50 grep -q 'its memory is held' daemon.log
 sleep 1
 # Both at once: without the daemon that was the end of the contents.
 read -r server keeper <<<"$(uzram list --noheadings --raw --output pid,keeper)"

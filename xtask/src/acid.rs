@@ -115,7 +115,7 @@ const PATCHES: &[Patch] = &[
                 words: "a socket that answers the number of a page",
             },
             Proof::Prints {
-                args: &["man"],
+                args: &["help", "create"],
                 words: "--perch",
             },
             PARROT,
@@ -134,7 +134,7 @@ const PATCHES: &[Patch] = &[
         limit: Touched {
             new: 0,
             changed: 4,
-            lines: 20,
+            lines: 24,
         },
         proofs: &[
             Proof::Prints {

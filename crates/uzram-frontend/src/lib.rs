@@ -198,3 +198,8 @@ pub fn kind_of_missing(error: &std::io::Error) -> FailureKind {
         _ => FailureKind::from_io(error),
     }
 }
+
+/// The README's example is one that compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -67,14 +67,22 @@ pub fn launch(spec: &DeviceSpec, run: &RunDir, note: &mut dyn FnMut(&str)) -> Re
         tracing::debug!(%error, "the keeper did not read its order");
     }
     let reports = keeper.stdout.take().map(BufReader::new);
-    let created = match reports {
-        Some(mut reports) => created(&mut reports, note)?,
-        None => None,
+    let made = match reports {
+        Some(mut reports) => created(&mut reports, note),
+        None => Ok(None),
     };
-    let Some(created) = created else {
-        let status = keeper.wait()?;
-        let message = format!("the keeper ended before the device was there: {status}");
-        return Err(Failure::new(FailureKind::Failed, message));
+    let created = match made {
+        Ok(Some(created)) => created,
+        Ok(None) => {
+            let status = keeper.wait()?;
+            let message = format!("the keeper ended before the device was there: {status}");
+            return Err(Failure::new(FailureKind::Failed, message));
+        }
+        Err(failure) => {
+            // It ends after this report.
+            keeper.wait()?;
+            return Err(failure);
+        }
     };
     // A process that stays takes the keeper's remains when that ends.
     process::reap_later(keeper);

@@ -21,21 +21,29 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
     spec.check()?;
     spec.size = Some(Bytes(size(spec)));
     spec.identify()?;
+    if let Some(swap) = &spec.swap {
+        swap::check_room(size(spec), swap.reserve.0)?;
+    }
+    // A wrong value is told alone, before any note.
+    try_out(spec)?;
     let (frontend, checked, why) = frontends::resolve(&spec.frontend, spec.is_swap())?;
     if let Some(why) = why {
         note::tell(&format!("frontend {}: {why}", frontend.name()));
     }
     spec.frontend = checked;
-    match &spec.swap {
-        Some(swap) => swap::check_room(size(spec), swap.reserve.0),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Refuses what can be seen to be impossible before anything is made.
 pub fn check(spec: &DeviceSpec) -> Result {
     spec.check()?;
+    try_out(spec)?;
     frontends::resolve(&spec.frontend, spec.is_swap())?;
+    Ok(())
+}
+
+/// Makes the device in memory of this process, which it leaves untouched, and drops it.
+fn try_out(spec: &DeviceSpec) -> Result {
     // Neither a backing nor a reserve is to be taken.
     let bare = DeviceSpec {
         backing: None,

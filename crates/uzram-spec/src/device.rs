@@ -2,7 +2,8 @@
 //!
 //! What is not set has a default that whoever makes the device fills in, so that the stored description is complete: a later
 //! program with other defaults serves the same device. Version 1 is what this program writes. It reads every version
-//! up to its own, for ever; `tests/specs` holds one description of each.
+//! up to its own, for ever; `crates/uzram-cli/tests/specs` holds one description of each, with an image. A field that is
+//! added does not change the version; a field whose meaning changes does.
 
 use std::path::PathBuf;
 

@@ -22,3 +22,8 @@ pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};
 pub use quantity::Bytes;
 pub use schema::{options_schema, spec_schema};
+
+/// The README's example is one that compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,7 +7,7 @@ use uzram::CompactReport;
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json, unexpected};
+use super::{ask, print_outcome, unexpected};
 use crate::exit::Result;
 use uzram_runtime::{client, sweep};
 
@@ -51,21 +51,20 @@ impl Args {
             sum.finished = slice.finished;
         }
         let used = client::stat(&entry)?.counters.mem_used_total_bytes;
-        if self.json {
-            return print_json(&serde_json::json!({
-                "objects_moved": sum.objects_moved,
-                "bytes_moved": sum.bytes_moved,
-                "pages_freed": sum.pages_freed,
-                "bytes_freed": sum.pages_freed * PAGE,
-                "mem_used_total": used,
-            }));
-        }
-        print(&format!(
+        let value = serde_json::json!({
+            "objects_moved": sum.objects_moved,
+            "bytes_moved": sum.bytes_moved,
+            "pages_freed": sum.pages_freed,
+            "bytes_freed": sum.pages_freed * PAGE,
+            "mem_used_total": used,
+        });
+        let words = format!(
             "{} given back, {} in use; {} objects moved ({})\n",
             human(sum.pages_freed * PAGE),
             human(used),
             sum.objects_moved,
             human(sum.bytes_moved),
-        ))
+        );
+        print_outcome(self.json, &value, words)
     }
 }

@@ -2,9 +2,8 @@
 
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json, unexpected};
+use super::{job, print_outcome};
 use crate::exit::Result;
-use uzram_runtime::sweep;
 
 /// Mark a device's pages idle
 ///
@@ -30,15 +29,18 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let age_seconds = self.older_than;
-        let pages = match ask(&entry, &Request::MarkIdle { age_seconds })? {
-            Response::Marked { pages } => pages,
-            other => return Err(unexpected(&entry, &other)),
+        let request = Request::MarkIdle {
+            age_seconds: self.older_than,
         };
-        if self.json {
-            return print_json(&serde_json::json!({ "idle_pages": pages }));
-        }
-        print(&format!("{pages} pages are marked idle\n"))
+        let pages = job(&self.name, &request, |answer| match answer {
+            Response::Marked { pages } => Ok(pages),
+            other => Err(other),
+        })?;
+        let value = serde_json::json!({ "idle_pages": pages });
+        print_outcome(
+            self.json,
+            &value,
+            format!("{pages} pages are marked idle\n"),
+        )
     }
 }

@@ -29,8 +29,9 @@ pub(crate) mod writeback;
 
 use std::io;
 
-use uzram_control::{Entry, RunDir};
+use uzram_control::{Entry, Request, Response, RunDir};
 use uzram_runtime::client::{ask, ask_keeper, mount_point, to_json, unexpected};
+use uzram_runtime::sweep;
 
 use crate::exit::{Failure, Kind, Result};
 
@@ -55,6 +56,24 @@ fn for_each<T>(entries: &[T], work: impl Fn(&T) -> Result) -> Result {
         eprintln!("uzram: {failure}");
     }
     Err(last)
+}
+
+/// What a job came to: finds the device, asks its server, and picks the answer that belongs to the request.
+fn job<T>(
+    name: &str,
+    request: &Request,
+    pick: impl FnOnce(Response) -> std::result::Result<T, Response>,
+) -> Result<T> {
+    let entry = sweep::swept_run_dir()?.find(name)?;
+    pick(ask(&entry, request)?).map_err(|other| unexpected(&entry, &other))
+}
+
+/// Prints what a job came to: as JSON, or in words.
+fn print_outcome(json: bool, value: &impl serde::Serialize, words: String) -> Result {
+    match json {
+        true => print_json(&to_value(value)?),
+        false => print(&words),
+    }
 }
 
 /// Numbers of pages on a command line: FIRST-LAST, or one. The last is not included here.

@@ -5,9 +5,8 @@ use uzram_control::policy::Policy;
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json};
-use crate::exit::{Failure, Kind, Result};
-use uzram_runtime::sweep;
+use super::{job, print_outcome};
+use crate::exit::Result;
 
 /// What policies are, for the help of those who set them.
 pub(crate) const HELP: &str = "\
@@ -46,19 +45,12 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
-        let policy = match ask(&entry, &Request::Policy { plan: self.dry_run })? {
-            Response::Policy(policy) => policy,
-            other => {
-                let message = format!("the server of {} answered {other:?}", entry.record.name);
-                return Err(Failure::new(Kind::Failed, message));
-            }
-        };
-        if self.json {
-            let value = serde_json::to_value(&policy);
-            return print_json(&value.map_err(|error| Failure::new(Kind::Failed, error))?);
-        }
-        print(&text(&policy))
+        let request = Request::Policy { plan: self.dry_run };
+        let policy = job(&self.name, &request, |answer| match answer {
+            Response::Policy(policy) => Ok(policy),
+            other => Err(other),
+        })?;
+        print_outcome(self.json, &policy, text(&policy))
     }
 }
 

@@ -3,9 +3,8 @@
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{Pages, ask, print, print_json, unexpected};
+use super::{Pages, job, print_outcome};
 use crate::exit::Result;
-use uzram_runtime::sweep;
 
 /// Bring a device's pages from its backing back into memory
 #[derive(clap::Args)]
@@ -26,18 +25,14 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let pages = self.pages.map(|pages| pages.0);
-        let (pages, bytes) = match ask(&entry, &Request::Promote { pages })? {
-            Response::Promoted(report) => (report.pages, report.bytes),
-            other => return Err(unexpected(&entry, &other)),
-        };
-        if self.json {
-            return print_json(&serde_json::json!({ "pages": pages, "bytes": bytes }));
-        }
-        print(&format!(
-            "{pages} pages are back in memory: {}\n",
-            human(bytes)
-        ))
+        let request = Request::Promote { pages };
+        let (pages, bytes) = job(&self.name, &request, |answer| match answer {
+            Response::Promoted(report) => Ok((report.pages, report.bytes)),
+            other => Err(other),
+        })?;
+        let value = serde_json::json!({ "pages": pages, "bytes": bytes });
+        let words = format!("{pages} pages are back in memory: {}\n", human(bytes));
+        print_outcome(self.json, &value, words)
     }
 }

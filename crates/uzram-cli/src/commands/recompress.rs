@@ -5,9 +5,8 @@ use uzram::RecompressReport;
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json, to_value, unexpected};
+use super::{job, print_outcome};
 use crate::exit::Result;
-use uzram_runtime::sweep;
 
 /// Compress what a device holds anew, with a denser algorithm
 ///
@@ -46,7 +45,6 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let request = Request::Recompress(uzram_control::RecompressRequest {
             kind: self.kind.parse()?,
             priority: self.priority.map(|priority| priority as usize),
@@ -54,14 +52,11 @@ impl Args {
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
-        let done = match ask(&entry, &request)? {
-            Response::Recompressed(done) => done,
-            other => return Err(unexpected(&entry, &other)),
-        };
-        if self.json {
-            return print_json(&to_value(&done)?);
-        }
-        print(&show(&done, self.dry_run))
+        let done = job(&self.name, &request, |answer| match answer {
+            Response::Recompressed(done) => Ok(done),
+            other => Err(other),
+        })?;
+        print_outcome(self.json, &done, show(&done, self.dry_run))
     }
 }
 

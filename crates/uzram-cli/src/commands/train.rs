@@ -4,9 +4,8 @@ use uzram::TrainReport;
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response};
 
-use super::{ask, print, print_json, to_value, unexpected};
+use super::{job, print_outcome};
 use crate::exit::Result;
-use uzram_runtime::sweep;
 
 /// Train a dictionary on what a device holds
 ///
@@ -39,20 +38,16 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let request = Request::Train {
             priority: self.priority,
             dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
         };
-        let trained = match ask(&entry, &request)? {
-            Response::Trained(trained) => trained,
-            other => return Err(unexpected(&entry, &other)),
-        };
-        if self.json {
-            return print_json(&to_value(&trained)?);
-        }
-        print(&show(&trained))
+        let trained = job(&self.name, &request, |answer| match answer {
+            Response::Trained(trained) => Ok(trained),
+            other => Err(other),
+        })?;
+        print_outcome(self.json, &trained, show(&trained))
     }
 }
 

@@ -5,9 +5,8 @@ use uzram::{Ended, WritebackReport};
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{Pages, ask, print, print_json, to_value, unexpected};
+use super::{Pages, job, print_outcome};
 use crate::exit::{Failure, Kind, Result};
-use uzram_runtime::sweep;
 
 /// Write a device's pages back to its backing
 ///
@@ -44,22 +43,17 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let request = Request::Writeback(uzram_control::WritebackRequest {
             kind: self.kind.parse()?,
             pages: self.pages.iter().map(|pages| pages.0).collect(),
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
-        let done = match ask(&entry, &request)? {
-            Response::WrittenBack(done) => done,
-            other => return Err(unexpected(&entry, &other)),
-        };
-        if self.json {
-            print_json(&to_value(&done)?)?;
-        } else {
-            print(&show(&done, self.dry_run))?;
-        }
+        let done = job(&self.name, &request, |answer| match answer {
+            Response::WrittenBack(done) => Ok(done),
+            other => Err(other),
+        })?;
+        print_outcome(self.json, &done, show(&done, self.dry_run))?;
         match done.ended {
             Some(Ended::Full) => Err(Failure::new(Kind::Failed, "the backing is full")),
             Some(Ended::Failing) => Err(Failure::new(
