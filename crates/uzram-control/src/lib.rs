@@ -23,8 +23,6 @@ pub use protocol::{
     ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest, call,
     from_hex, to_hex,
 };
-pub use rundir::{
-    Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept, number,
-};
+pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};
 pub use server::{ControlServer, Handler};
-pub use uzram_spec::size;
+pub use uzram_spec::{number, size};

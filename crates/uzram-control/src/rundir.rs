@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use uzram_spec::number;
 
 /// File name of the record.
 const RECORD: &str = "device.json";
@@ -424,13 +425,6 @@ fn remove_files(dir: &Path) -> io::Result<()> {
     }
     fs::remove_file(dir.join("lock"))?;
     fs::remove_dir(dir)
-}
-
-/// N of `zramN`, written without needless zeros; `None` for what is no device's name.
-pub fn number(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("zram")?;
-    let number = digits.parse::<u32>().ok()?;
-    (number.to_string() == digits).then_some(number)
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {

@@ -274,7 +274,7 @@ impl DeviceSpec {
 }
 
 /// N of `zramN`, written without needless zeros; `None` for what is no device's name.
-fn number(name: &str) -> Option<u32> {
+pub fn number(name: &str) -> Option<u32> {
     let digits = name.strip_prefix("zram")?;
     let number = digits.parse::<u32>().ok()?;
     (number.to_string() == digits).then_some(number)

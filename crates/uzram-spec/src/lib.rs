@@ -17,7 +17,7 @@ mod schema;
 pub mod size;
 mod text;
 
-pub use device::{BackingSpec, DeviceSpec, SPEC_VERSION, SwapSpec};
+pub use device::{BackingSpec, DeviceSpec, SPEC_VERSION, SwapSpec, number};
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};
 pub use quantity::Bytes;
