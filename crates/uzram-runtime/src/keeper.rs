@@ -206,9 +206,19 @@ fn begun() -> Result {
     match Keeper::new(claim, spec) {
         Ok(keeper) => keeper.begin(),
         Err(failure) => {
-            let _ = Claim::adopt(&dir).and_then(|claim| claim.release());
+            if let Ok(claim) = Claim::adopt(&dir) {
+                undo(&claim);
+            }
             Err(failure)
         }
+    }
+}
+
+/// Clears what there is of a device that could not be made: its server may have been killed in the middle of it, and the
+/// machine's settings may have been changed for it.
+fn undo(claim: &Claim) {
+    if sweep::clear(&claim.dir).is_ok() {
+        let _ = claim.release();
     }
 }
 
@@ -253,10 +263,7 @@ impl Keeper {
         let path = match self.start_server(false) {
             Ok(path) => path,
             Err(failure) => {
-                // It may have been killed in the middle of it.
-                if sweep::clear(&self.claim.dir).is_ok() {
-                    let _ = self.claim.release();
-                }
+                undo(&self.claim);
                 return Err(failure);
             }
         };
