@@ -36,6 +36,14 @@ struct Touched {
     lines: usize,
 }
 
+const fn touched_at_most(new: usize, changed: usize, lines: usize) -> Touched {
+    Touched {
+        new,
+        changed,
+        lines,
+    }
+}
+
 /// What shows that the thing was taken everywhere.
 #[derive(Clone, Copy)]
 enum Proof {
@@ -55,6 +63,12 @@ enum Proof {
         options: &'static [&'static str],
         path: &'static str,
     },
+}
+
+const CREATE_HELP: &[&str] = &["create", "--help"];
+
+const fn prints(args: &'static [&'static str], words: &'static str) -> Proof {
+    Proof::Prints { args, words }
 }
 
 /// How a patch is broken: `from` becomes `to` in `file`, and `seen_by` fails.
@@ -77,21 +91,11 @@ const PATCHES: &[Patch] = &[
         name: "algorithm",
         claim: "an algorithm is one file, one line in a list, and its feature",
         file: "eighth-algorithm.patch",
-        limit: Touched {
-            new: 1,
-            changed: 2,
-            lines: 3,
-        },
+        limit: touched_at_most(1, 2, 3),
         proofs: &[
             CONFORMANCE,
-            Proof::Prints {
-                args: &["algorithms"],
-                words: "eighth-inverted",
-            },
-            Proof::Prints {
-                args: &["man"],
-                words: "eighth-inverted",
-            },
+            prints(&["algorithms"], "eighth-inverted"),
+            prints(&["man"], "eighth-inverted"),
         ],
         broken: Broken {
             file: "crates/uzram-compress/src/backends/eighth.rs",
@@ -104,20 +108,10 @@ const PATCHES: &[Patch] = &[
         name: "frontend",
         claim: "a frontend is one crate, one line in a table, and its dependency",
         file: "frontend.patch",
-        limit: Touched {
-            new: 2,
-            changed: 3,
-            lines: 3,
-        },
+        limit: touched_at_most(2, 3, 3),
         proofs: &[
-            Proof::Prints {
-                args: &["create", "--help"],
-                words: "a socket that answers the number of a page",
-            },
-            Proof::Prints {
-                args: &["help", "create"],
-                words: "--perch",
-            },
+            prints(CREATE_HELP, "a socket that answers the number of a page"),
+            prints(&["help", "create"], "--perch"),
             PARROT,
         ],
         broken: Broken {
@@ -131,19 +125,8 @@ const PATCHES: &[Patch] = &[
         name: "option",
         claim: "an option of create is one field, one argument and its use",
         file: "option.patch",
-        limit: Touched {
-            new: 0,
-            changed: 4,
-            lines: 24,
-        },
-        proofs: &[
-            Proof::Prints {
-                args: &["create", "--help"],
-                words: "Niceness of the server",
-            },
-            SCHEMA,
-            NICE,
-        ],
+        limit: touched_at_most(0, 4, 24),
+        proofs: &[prints(CREATE_HELP, "Niceness of the server"), SCHEMA, NICE],
         broken: Broken {
             file: "crates/uzram-spec/src/device.rs",
             from: "pub nice: u8",
@@ -160,10 +143,7 @@ const PARROT: Proof = Proof::Makes {
 };
 
 /// The API takes the option.
-const SCHEMA: Proof = Proof::Prints {
-    args: &["create", "--schema"],
-    words: "\"nice\"",
-};
+const SCHEMA: Proof = prints(&["create", "--schema"], "\"nice\"");
 
 /// The option is taken.
 const NICE: Proof = Proof::Makes {
@@ -342,21 +322,13 @@ pub(crate) fn copy(name: &str) -> Result<PathBuf> {
 
 /// Applies a patch to a copy.
 pub(crate) fn apply(tree: &Path, patch: &Path) -> Result<()> {
-    let output = git_apply(tree, patch, &[])?;
-    ensure!(
-        output.status.success(),
-        "{} no longer fits: {}",
-        patch.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    let applied = git_apply(tree, patch, &[]).map(drop);
+    applied.with_context(|| format!("{} no longer fits", patch.display()))
 }
 
 /// Runs cargo in a copy, with the target directory of this tree and none of its speed; whether it succeeded, and all it said.
 pub(crate) fn cargo(tree: &Path, args: &[&str]) -> Result<(bool, String)> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let output = Command::new(cargo)
-        .args(args)
+    let output = sh::cargo(args)
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", sh::target())
         // The dependencies' profile is another one, so that what they were built to serves here, too.
@@ -379,16 +351,16 @@ fn build(tree: &Path) -> Result<()> {
 }
 
 fn touched(tree: &Path, patch: &Path) -> Result<Touched> {
-    let output = git_apply(tree, patch, &["--numstat", "--summary"])?;
-    Touched::parse(&String::from_utf8(output.stdout)?)
+    Touched::parse(&git_apply(tree, patch, &["--numstat", "--summary"])?)
 }
 
-fn git_apply(tree: &Path, patch: &Path, options: &[&str]) -> Result<std::process::Output> {
+fn git_apply(tree: &Path, patch: &Path, options: &[&str]) -> Result<String> {
     let mut git = Command::new("git");
     git.args(["apply", "-C1"]).args(options).arg(patch);
     // Not as a part of the repository that the copy lies in, which would skip every file.
     git.env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
-    git.current_dir(tree).output().context("cannot run git")
+    git.current_dir(tree);
+    sh::output(git)
 }
 
 /// The files of a work tree that git knows or would.
@@ -396,13 +368,7 @@ fn files(root: &Path) -> Result<Vec<String>> {
     let options = ["-z", "--cached", "--others", "--exclude-standard"];
     let mut git = Command::new("git");
     git.arg("ls-files").args(options).current_dir(root);
-    let list = git.output().context("cannot run git")?;
-    ensure!(
-        list.status.success(),
-        "git ls-files: {}",
-        String::from_utf8_lossy(&list.stderr)
-    );
-    let names = String::from_utf8(list.stdout)?;
+    let names = sh::output(git)?;
     Ok(names.split_terminator('\0').map(str::to_owned).collect())
 }
 

@@ -29,7 +29,7 @@ pub(crate) const PROGRAM: &[&str] = LIBRARY.split_at(LIBRARY.len() - 1).0;
 const CHART: [&str; 2] = ["bench/record/codecs.json", "docs/ratio-speed.svg"];
 
 const OWN: &str = "
-  guest       ublk beside the kernel's zram, in a virtual machine; --variants, --rounds N
+  guest       ublk beside the kernel's zram, in a virtual machine; --rounds N
   chart       draw docs/ratio-speed.svg, the README's picture, from its record";
 
 pub(crate) fn bench(args: &[&str]) -> Result<()> {

@@ -22,9 +22,6 @@ const MADE: &str = "<!-- Written by \"cargo xtask docs\". -->\n\n";
 /// In SUMMARY.md, the line after which design notes are listed.
 const DESIGN: &str = "# Design\n";
 
-/// In SUMMARY.md, the line of the page before the device spec.
-const API: &str = "- [API](reference/api.md)\n";
-
 /// A file below `docs`, and its text.
 type Page = (&'static str, String);
 
@@ -37,10 +34,7 @@ pub(crate) fn docs(check: bool) -> Result<()> {
     ];
     pages.extend(api(&program)?);
     pages.extend(device_spec(&program)?);
-    let spec = pages
-        .iter()
-        .any(|(name, _)| *name == "reference/device-spec.md");
-    pages.push(("SUMMARY.md", summary(spec)?));
+    pages.push(("SUMMARY.md", summary()?));
     let mut stale = Vec::new();
     for (name, text) in pages {
         let path = book().join(name);
@@ -78,13 +72,8 @@ fn build() -> Result<PathBuf> {
 fn ask(program: &Path, args: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(args).env_remove("UZRAM_LOG");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| program.display().to_string())?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "uzram {}: {said}", args.join(" "));
-    Ok(String::from_utf8(output.stdout)?)
+    command.stdin(Stdio::null());
+    sh::output(command)
 }
 
 /// A block of text as it was printed.
@@ -374,11 +363,8 @@ fn kind(schema: &Value) -> String {
     }
 }
 
-/// What a device is as a type: the schema that the program prints, where it has one.
+/// What a device is as a type: the schema that the program prints.
 fn device_spec(program: &Path) -> Result<Vec<Page>> {
-    if !ask(program, &["create", "--help"])?.contains("--schema") {
-        return Ok(Vec::new());
-    }
     let schema = ask(program, &["create", "--schema"])?;
     let json: Value = serde_json::from_str(&schema)?;
     let mut text = format!(
@@ -398,18 +384,13 @@ fn device_spec(program: &Path) -> Result<Vec<Page>> {
     ])
 }
 
-/// SUMMARY.md with the design notes that there are, by number, and with the page of the device spec if there is one.
-fn summary(spec: bool) -> Result<String> {
+/// SUMMARY.md with the design notes that there are, by number.
+fn summary() -> Result<String> {
     let text = fs::read_to_string(book().join("SUMMARY.md"))?;
     let (head, _) = text
         .split_once(DESIGN)
         .context("SUMMARY.md has no '# Design'")?;
-    let line = "- [Device spec](reference/device-spec.md)\n";
-    let mut text = head.replace(line, "");
-    if spec {
-        ensure!(text.contains(API), "SUMMARY.md has no line {API}");
-        text = text.replace(API, &format!("{API}{line}"));
-    }
+    let mut text = head.to_owned();
     text += &format!("{DESIGN}\n");
     let mut notes: Vec<PathBuf> = fs::read_dir(book().join("design"))?
         .map(|entry| Ok(entry?.path()))

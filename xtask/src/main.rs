@@ -117,17 +117,9 @@ fn corpus(args: &[&str]) -> Result<()> {
 
 /// Runs the compress crate's fuzzer, optimised.
 fn fuzz(args: &[&str]) -> Result<()> {
-    let cargo = [
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "uzram-compress",
-        "--example",
-        "fuzz",
-        "--",
-    ];
-    sh::run(sh::cargo(&[&cargo, args].concat()))
+    let fuzz = "run --release --quiet --package uzram-compress --example fuzz --";
+    let fuzz: Vec<&str> = fuzz.split(' ').collect();
+    sh::run(sh::cargo(&[&fuzz, args].concat()))
 }
 
 #[cfg(test)]

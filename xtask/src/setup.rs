@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::sh;
 
@@ -18,138 +18,74 @@ pub(crate) enum Purpose {
     Guest,
 }
 
-const PACKAGES: &[(&str, Purpose, &str)] = &[
-    (
-        "gcc",
-        Purpose::Run,
-        "compiles liblz4, libzstd and libdeflate; links",
-    ),
-    (
-        "libc6-dev",
-        Purpose::Run,
-        "the C library's headers for the same",
-    ),
-    ("e2fsprogs", Purpose::Run, "mkfs.ext4 and e2fsck"),
-    (
-        "udev",
-        Purpose::Guest,
-        "udevadm: gives users their ublk devices, in the guest",
-    ),
-    ("mount", Purpose::Run, "mount, umount, losetup"),
-    (
-        "util-linux",
-        Purpose::Run,
-        "blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze",
-    ),
-    ("diffutils", Purpose::Test, "compares trees byte by byte"),
-    ("curl", Purpose::Test, "a client of the daemon's API"),
-    ("bash", Purpose::Test, "runs the kernel's selftests"),
-    (
-        "linux-source-6.12",
-        Purpose::Test,
-        "the kernel's selftests of zram; nothing else of it is used",
-    ),
-    (
-        "systemd",
-        Purpose::Test,
-        "systemd-socket-activate and systemd-analyze, for uzramd's units",
-    ),
-    (
-        "systemd-zram-generator",
-        Purpose::Test,
-        "sets zram devices up, to try uzram's interface with",
-    ),
-    (
-        "fio",
-        Purpose::Test,
-        "verified random I/O on the loop device and the NBD socket",
-    ),
-    (
-        "liblzo2-2",
-        Purpose::Test,
-        "the original lzo: a peer to test with and a rival to measure",
-    ),
-    ("libnbd-bin", Purpose::Test, "nbdinfo, nbdcopy, nbdfuse"),
-    (
-        "nbdkit",
-        Purpose::Test,
-        "an NBD server to copy from, and a rival to measure",
-    ),
-    (
-        "python3",
-        Purpose::Test,
-        "a process whose memory the benchmark samples",
-    ),
-    ("python3-libnbd", Purpose::Test, "nbdsh"),
-    (
-        "perl-base",
-        Purpose::Test,
-        "another process whose memory the benchmark samples",
-    ),
-    ("qemu-utils", Purpose::Test, "qemu-img, qemu-io"),
-    (
-        "qemu-system-x86",
-        Purpose::Guest,
-        "runs the guest, without KVM",
-    ),
-    (
-        "nbd-client",
-        Purpose::Guest,
-        "attaches /dev/nbdN to an NBD socket, in the guest",
-    ),
-    (
-        "busybox-static",
-        Purpose::Guest,
-        "most of the guest's commands",
-    ),
-    (
-        "xz-utils",
-        Purpose::Test,
-        "unpacks the kernel's selftests, and modules for the guest",
-    ),
-    (
-        "xfsprogs",
-        Purpose::Guest,
-        "mkfs.xfs and xfs_repair, in the guest",
-    ),
-    (
-        "btrfs-progs",
-        Purpose::Guest,
-        "mkfs.btrfs and btrfs, in the guest",
-    ),
-];
+/// What is needed, for which purpose, and why.
+const PACKAGES: &str = "\
+gcc                    run   compiles liblz4, libzstd and libdeflate; links
+libc6-dev              run   the C library's headers for the same
+e2fsprogs              run   mkfs.ext4 and e2fsck
+udev                   guest udevadm: gives users their ublk devices, in the guest
+mount                  run   mount, umount, losetup
+util-linux             run   blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze
+diffutils              test  compares trees byte by byte
+curl                   test  a client of the daemon's API
+bash                   test  runs the kernel's selftests
+linux-source-6.12      test  the kernel's selftests of zram; nothing else of it is used
+systemd                test  systemd-socket-activate and systemd-analyze, for uzramd's units
+systemd-zram-generator test  sets zram devices up, to try uzram's interface with
+fio                    test  verified random I/O on the loop device and the NBD socket
+liblzo2-2              test  the original lzo: a peer to test with and a rival to measure
+libnbd-bin             test  nbdinfo, nbdcopy, nbdfuse
+nbdkit                 test  an NBD server to copy from, and a rival to measure
+python3                test  a process whose memory the benchmark samples
+python3-libnbd         test  nbdsh
+perl-base              test  another process whose memory the benchmark samples
+qemu-utils             test  qemu-img, qemu-io
+qemu-system-x86        guest runs the guest, without KVM
+nbd-client             guest attaches /dev/nbdN to an NBD socket, in the guest
+busybox-static         guest most of the guest's commands
+xz-utils               test  unpacks the kernel's selftests, and modules for the guest
+xfsprogs               guest mkfs.xfs and xfs_repair, in the guest
+btrfs-progs            guest mkfs.btrfs and btrfs, in the guest
+";
+
+/// The packages for a purpose, with what each is for.
+fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)> {
+    PACKAGES.lines().filter_map(move |line| {
+        let (name, rest) = line.split_once(' ')?;
+        let (needed, why) = rest.trim_start().split_once(' ')?;
+        let needed = match needed {
+            "run" => Purpose::Run,
+            "test" => Purpose::Test,
+            _ => Purpose::Guest,
+        };
+        (needed <= purpose).then_some((name, why.trim_start()))
+    })
+}
 
 /// Installs what is missing for `purpose`.
 pub(crate) fn setup(purpose: Purpose) -> Result<()> {
-    let missing: Vec<_> = PACKAGES
-        .iter()
-        .filter(|(name, needed, _)| *needed <= purpose && !installed(name))
-        .collect();
+    let missing = needed(purpose).filter(|(name, _)| !installed(name));
+    let missing: Vec<_> = missing.collect();
     if missing.is_empty() {
         eprintln!("setup: all Debian packages are there");
         return Ok(());
     }
     if Command::new("apt-get").arg("--version").output().is_err() {
-        let names: Vec<_> = missing.iter().map(|(name, ..)| *name).collect();
+        let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
         bail!(
             "this is no Debian: install what these packages hold: {}",
             names.join(" ")
         );
     }
     eprintln!("setup: installing from Debian:");
-    for (name, _, why) in &missing {
+    for (name, why) in &missing {
         eprintln!("  {name:15} {why}");
     }
     apt(&["update", "-q"])?;
     // A set-up that removes what someone installed is worse than one that fails.
-    let mut install = vec![
-        "install",
-        "-y",
-        "-q",
-        "--no-install-recommends",
-        "--no-remove",
-    ];
-    install.extend(missing.iter().map(|(name, ..)| *name));
+    let options = "install -y -q --no-install-recommends --no-remove";
+    let mut install: Vec<&str> = options.split(' ').collect();
+    install.extend(missing.iter().map(|(name, _)| *name));
     let Err(error) = apt(&install) else {
         return Ok(());
     };
@@ -175,17 +111,15 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
 /// Our packages that are installed at a version beyond what the package sources have (in an image that was made with
 /// sources that it does not keep, such as backports): name, that version, and the sources' newest.
 fn strays(purpose: Purpose) -> Vec<(&'static str, String, String)> {
-    let ours = PACKAGES.iter().filter(|(_, needed, _)| *needed <= purpose);
-    ours.filter_map(|(name, ..)| {
+    let stray = |(name, _)| {
         let version = query("dpkg-query", &["-W", "-f", "${Version}", name])?;
         let newest = newest(&query("apt-cache", &["madison", name])?)?;
         let newer = ["--compare-versions", &version, "gt", &newest];
         let newer = Command::new("dpkg").args(newer).status();
-        newer
-            .is_ok_and(|status| status.success())
-            .then_some((*name, version, newest))
-    })
-    .collect()
+        let is_newer = newer.is_ok_and(|status| status.success());
+        is_newer.then_some((name, version, newest))
+    };
+    needed(purpose).filter_map(stray).collect()
 }
 
 /// The first, which is the newest, version in a table of `apt-cache madison`: lines of `name | version | source`.
@@ -194,9 +128,8 @@ fn newest(table: &str) -> Option<String> {
 }
 
 fn query(program: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    (output.status.success() && !text.is_empty()).then_some(text)
+    let text = sh::output(sh::command(program, args)).ok()?;
+    (!text.is_empty()).then_some(text)
 }
 
 fn installed(package: &str) -> bool {
@@ -206,16 +139,10 @@ fn installed(package: &str) -> bool {
 
 /// apt-get as root, by sudo where this user is not.
 pub(crate) fn apt(args: &[&str]) -> Result<()> {
-    let id = Command::new("id")
-        .arg("-u")
-        .output()
-        .context("cannot run id")?;
-    let mut command = match id.stdout.as_slice() {
-        b"0\n" => sh::command("apt-get", args),
-        _ => sh::command(
-            "sudo",
-            &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], args].concat(),
-        ),
+    let sudo = ["DEBIAN_FRONTEND=noninteractive", "apt-get"];
+    let mut command = match sh::output(sh::command("id", &["-u"]))?.as_str() {
+        "0\n" => sh::command("apt-get", args),
+        _ => sh::command("sudo", &[&sudo, args].concat()),
     };
     command.env("DEBIAN_FRONTEND", "noninteractive");
     // What apt says is not the output of whatever this set-up is for.
@@ -226,6 +153,14 @@ pub(crate) fn apt(args: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_package_has_a_purpose_and_a_reason() {
+        let count = |purpose| needed(purpose).count();
+        assert_eq!(count(Purpose::Guest), PACKAGES.lines().count());
+        assert!(0 < count(Purpose::Run) && count(Purpose::Run) < count(Purpose::Test));
+        assert!(needed(Purpose::Guest).all(|(name, why)| !name.is_empty() && !why.is_empty()));
+    }
 
     #[test]
     fn madison_is_read() {

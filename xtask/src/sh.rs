@@ -50,3 +50,15 @@ pub(crate) fn run(mut command: Command) -> Result<()> {
     }
     Ok(())
 }
+
+/// Runs a command, demands success and returns what it prints.
+pub(crate) fn output(mut command: Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}", error.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -38,96 +38,67 @@ pub(crate) struct Scope {
 /// How long each of the core's state machines looks for a sequence that fails, of which it has a few seconds otherwise.
 const MACHINE_SECONDS: &str = "300";
 
+const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> Outcome) -> Step {
+    Step { name, about, run }
+}
+
+/// What the benchmarks' steps say of themselves.
+const SMOKE: &str = "the benchmark runs; its figures mean little";
+
 pub(crate) const STEPS: &[Step] = &[
-    Step {
-        name: "format",
-        about: "every file is as rustfmt writes it",
-        run: |_| cargo(&["fmt", "--all", "--check"]),
-    },
-    Step {
-        name: "lints",
-        about: "clippy, all targets of the workspace",
-        run: |_| {
-            cargo(
-                &[
-                    &["clippy"],
-                    sh::WORKSPACE,
-                    &["--all-targets", "--", "-D", "warnings"],
-                ]
-                .concat(),
-            )
-        },
-    },
-    Step {
-        name: "lints-alone",
-        about: "clippy, uzram-compress with each algorithm alone",
-        run: |_| outcome(each_algorithm_alone()),
-    },
-    Step {
-        name: "docs",
-        about: "rustdoc without warnings",
-        run: |_| rustdoc(),
-    },
-    Step {
-        name: "tidy",
-        about: "what compilers do not check",
-        run: |_| outcome(tidy::tidy()),
-    },
-    Step {
-        name: "tests",
-        about: "unit, property, conformance, interop and end-to-end tests",
-        run: tests,
-    },
-    Step {
-        name: "book",
-        about: "the book's pages are as the program has them",
-        run: |_| outcome(docs::docs(true)),
-    },
-    Step {
-        name: "canaries",
-        about: "the state machine finds each rule that the core can be told to break",
-        run: |_| outcome(canary::canaries()),
-    },
-    Step {
-        name: "acid",
-        about: "one thing more is one file more",
-        run: |_| outcome(acid::acid(&[])),
-    },
-    Step {
-        name: "guest",
-        about: "tests under a kernel of their own",
-        run: |scope| match guest::ci(scope.slow) {
-            Ok(true) => Outcome::Passed,
-            Ok(false) => Outcome::Failed("tests in the guest failed".into()),
-            Err(error) => Outcome::Failed(format!("{error:#}")),
-        },
-    },
-    Step {
-        name: "miri",
-        about: "the pool under Miri",
-        run: |_| miri(),
-    },
-    Step {
-        name: "tsan",
-        about: "the pool and the core under ThreadSanitizer",
-        run: |_| tsan(),
-    },
-    Step {
-        name: "bench-core",
-        about: "the benchmark runs; its figures mean little",
-        run: |_| bench_smoke("core"),
-    },
-    Step {
-        name: "bench-codecs",
-        about: "the benchmark runs; its figures mean little",
-        run: |_| bench_smoke("codecs"),
-    },
-    Step {
-        name: "bench-rivals",
-        about: "the benchmark runs; its figures mean little",
-        run: |_| bench_smoke("rivals"),
-    },
+    step("format", "every file is as rustfmt writes it", |_| {
+        cargo(&["fmt", "--all", "--check"])
+    }),
+    step("lints", "clippy, all targets of the workspace", |_| {
+        let deny = ["--all-targets", "--", "-D", "warnings"];
+        cargo(&[&["clippy"], sh::WORKSPACE, &deny].concat())
+    }),
+    step(
+        "lints-alone",
+        "clippy, uzram-compress with each algorithm alone",
+        |_| outcome(each_algorithm_alone()),
+    ),
+    step("docs", "rustdoc without warnings", |_| rustdoc()),
+    step("tidy", "what compilers do not check", |_| {
+        outcome(tidy::tidy())
+    }),
+    step(
+        "tests",
+        "unit, property, conformance, interop and end-to-end tests",
+        tests,
+    ),
+    step(
+        "book",
+        "the book's pages are as the program has them",
+        |_| outcome(docs::docs(true)),
+    ),
+    step(
+        "canaries",
+        "the state machine finds each rule that the core can be told to break",
+        |_| outcome(canary::canaries()),
+    ),
+    step("acid", "one thing more is one file more", |_| {
+        outcome(acid::acid(&[]))
+    }),
+    step("guest", "tests under a kernel of their own", in_guest),
+    step("miri", "the pool under Miri", |_| miri()),
+    step(
+        "tsan",
+        "the pool and the core under ThreadSanitizer",
+        |_| tsan(),
+    ),
+    step("bench-core", SMOKE, |_| bench_smoke("core")),
+    step("bench-codecs", SMOKE, |_| bench_smoke("codecs")),
+    step("bench-rivals", SMOKE, |_| bench_smoke("rivals")),
 ];
+
+fn in_guest(scope: &Scope) -> Outcome {
+    match guest::ci(scope.slow) {
+        Ok(true) => Outcome::Passed,
+        Ok(false) => Outcome::Failed("tests in the guest failed".into()),
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    }
+}
 
 fn outcome(result: Result<()>) -> Outcome {
     result.map_or_else(
@@ -198,10 +169,8 @@ fn miri() -> Outcome {
     if !probe.is_ok_and(|output| output.status.success()) {
         return Outcome::Skipped("no nightly toolchain with Miri on this machine".into());
     }
-    let mut command = sh::command(
-        "cargo",
-        &["+nightly", "miri", "test", "--package", "uzram-pool"],
-    );
+    let args = ["+nightly", "miri", "test", "--package", "uzram-pool"];
+    let mut command = sh::command("cargo", &args);
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
     outcome(sh::run(command))
 }
@@ -215,12 +184,8 @@ fn tsan() -> Outcome {
     let target = sh::target().join("tsan").display().to_string();
     let tests = ["--lib", "--test", "stress", "--test", "model"];
     let packages = ["--package", "uzram-pool", "--package", "uzram"];
-    let to = [
-        "--target",
-        "x86_64-unknown-linux-gnu",
-        "--target-dir",
-        &target,
-    ];
+    let triple = "x86_64-unknown-linux-gnu";
+    let to = ["--target", triple, "--target-dir", &target];
     // Dependencies are built again for this; the C libraries would take most of the time.
     let build = ["+nightly", "test", "--quiet", "--config"];
     let build = [&build[..], &["profile.dev.package.'*'.opt-level=1"]].concat();
@@ -228,17 +193,10 @@ fn tsan() -> Outcome {
     let mut command = sh::command("cargo", &args);
     // The cargo that runs this pins its own toolchain by these.
     command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-    command.env(
-        "RUSTFLAGS",
-        "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer",
-    );
-    command.env(
-        "TSAN_OPTIONS",
-        format!(
-            "suppressions={}",
-            sh::root().join(".ci/tsan.supp").display()
-        ),
-    );
+    let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
+    command.env("RUSTFLAGS", flags);
+    let known = sh::root().join(".ci/tsan.supp");
+    command.env("TSAN_OPTIONS", format!("suppressions={}", known.display()));
     outcome(sh::run(command))
 }
 

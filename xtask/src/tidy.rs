@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{guest, sh};
 
@@ -71,16 +71,15 @@ const MARKUP: [char; 5] = ['#', '*', '|', '-', ' '];
 /// The files of this work tree that git knows or would, and that are there.
 fn files(pattern: &str) -> Result<Vec<String>> {
     let options = ["ls-files", "--cached", "--others", "--exclude-standard"];
-    let names = output("git", &[&options[..], &[pattern]].concat())?;
+    let names = sh::output(sh::command("git", &[&options[..], &[pattern]].concat()))?;
     let there = |name: &&str| sh::root().join(name).is_file();
     Ok(names.lines().filter(there).map(str::to_owned).collect())
 }
 
 /// The source files that `cargo fmt` comes by. It follows `mod` from each target's root, and looks into no macro.
 fn seen_by_rustfmt() -> Result<BTreeSet<PathBuf>> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let args = ["fmt", "--all", "--", "--check", "--verbose"];
-    let output = sh::command(&cargo, &args).output();
+    let output = sh::cargo(&args).output();
     // It fails where a file is not formatted, which is not asked here.
     let text = output.context("cannot run cargo fmt")?.stdout;
     let text = String::from_utf8(text)?;
@@ -109,16 +108,6 @@ fn links(text: &str) -> Vec<String> {
         }
     }
     found
-}
-
-fn output(program: &str, args: &[&str]) -> Result<String> {
-    let output = sh::command(program, args).output();
-    let output = output.with_context(|| format!("cannot run {program}"))?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {}: {}", args.join(" "), error.trim());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 #[cfg(test)]

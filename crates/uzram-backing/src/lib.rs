@@ -67,8 +67,6 @@ mod disk;
 mod error;
 mod file;
 mod format;
-#[cfg(feature = "inject")]
-pub mod inject;
 mod page_cache;
 mod restore;
 mod ring;

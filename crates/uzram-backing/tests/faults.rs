@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use common::{ID, LONG, MIB, Random, Scratch, Table, object, scratch, store};
 use rustix::io::Errno;
-use uzram_backing::inject::{Fault, FaultRule};
 use uzram_backing::{
     Backing, BackingRestore, FileDisk, FileOptions, OpenError, Purpose, PushError, ReadBuffer,
     ReadError, WriteError, Written,
 };
+use uzram_testkit::disk::{Fault, FaultRule};
 
 const EIO: Errno = Errno::IO;
 const ENOSPC: Errno = Errno::NOSPC;

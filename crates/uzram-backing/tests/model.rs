@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use common::{ID, LONG, MIB, Random, Table, object, scratch};
 use proptest::prelude::*;
 use rustix::io::Errno;
-use uzram_backing::inject::{Fault, FaultRule};
 use uzram_backing::{BackingRestore, FileOptions, PushError};
+use uzram_testkit::disk::{Fault, FaultRule};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -73,7 +73,7 @@ fn settle(table: &mut Table) {
     table.check_accounts();
 }
 
-fn reopen(mut table: Table, storage: &uzram_backing::inject::FaultyDisk) -> Table {
+fn reopen(mut table: Table, storage: &uzram_testkit::disk::FaultyDisk) -> Table {
     settle(&mut table);
     let objects: HashMap<_, _> = std::mem::take(&mut table.objects);
     drop(table);

@@ -5,49 +5,21 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use uzram::Device;
 
-use crate::corpus;
-use crate::lab::{Card, Experiment, How};
-use crate::measure::{Random, median};
-use crate::output::Outcome;
+use crate::corpus::{self, PAGE};
+use crate::lab::{Answer, Experiment, How, Progress};
+use crate::measure::{Random, fill, median};
 use crate::report::Report;
 
-const PAGE: u64 = 4096;
-
 /// `bench attach`.
-pub struct Attach;
-
-impl Experiment for Attach {
-    fn card(&self) -> Card {
-        Card::new("attach", "How fast a new process takes a device over")
-    }
-
-    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(run(&Options::new(how), progress)?))
-    }
-}
-
-/// How much to do.
-struct Options {
-    /// Size of the device, which is filled.
-    fill_bytes: u64,
-    /// How often it is attached to.
-    rounds: usize,
-}
-
-impl Options {
-    fn new(how: &How) -> Options {
-        Options {
-            fill_bytes: how.size(8 << 30, 512 << 20),
-            rounds: how.rounds(9, 9),
-        }
-    }
-}
+pub(crate) const EXPERIMENT: Experiment =
+    Experiment::new("attach", "How fast a new process takes a device over", run);
 
 /// Measures everything. Calls `progress` before each step.
-fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+fn run(how: &How, progress: Progress<'_>) -> Answer {
+    let size_bytes: u64 = how.size(8 << 30, 512 << 20);
     progress("collecting process memory");
     let corpus = corpus::process_memory(128)?.without_same_filled();
     let pages = corpus.pages();
@@ -58,25 +30,21 @@ fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     );
     for algorithm in ["lz4", "null"] {
         progress(&format!("filling a device with {algorithm}"));
-        let image: OwnedFd =
-            rustix::fs::memfd_create("uzram-bench", rustix::fs::MemfdFlags::CLOEXEC)
-                .map_err(std::io::Error::from)?;
-        let builder = Device::builder(options.fill_bytes).algorithm(algorithm);
+        let image = rustix::fs::memfd_create("uzram-bench", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let builder = Device::builder(size_bytes).algorithm(algorithm);
         let device = builder.build_in(reopen(&image)?.into())?;
-        let count = device.size_bytes() / PAGE;
-        for page in 0..count {
-            device.write_at(&pages[page as usize % pages.len()], page * PAGE)?;
-        }
+        let count = size_bytes as usize / PAGE;
+        fill(&device, pages.iter().cycle().take(count))?;
         let mut random = Random::new(1);
         for _ in 0..count / 4 {
-            let page = random.next() % count;
-            device.write_at(&pages[random.below(pages.len())], page * PAGE)?;
+            let slot = random.below(count);
+            device.write_at(&pages[random.below(pages.len())], (slot * PAGE) as u64)?;
         }
         let before = device.stats();
         drop(device);
         progress(&format!("attaching with {algorithm}"));
         let mut seconds = Vec::new();
-        for _ in 0..options.rounds {
+        for _ in 0..how.rounds.unwrap_or(9) {
             let file = reopen(&image)?;
             let begin = Instant::now();
             let device = Device::builder(0).attach(file.into())?;
@@ -87,21 +55,18 @@ fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
                 "the device is another one: {after:?}, {before:?}"
             );
         }
-        let gib = options.fill_bytes as f64 / (1u64 << 30) as f64;
-        let rate = gib / median(seconds);
-        report.at_least(
-            format!("{algorithm}: disksize attached to, GiB/s"),
-            rate,
-            20.0,
-        );
-        let per_page = 1e9 * PAGE as f64 / (1u64 << 30) as f64 / rate;
-        report.add(format!("{algorithm}: time for each page, ns"), per_page);
-        report.add(
-            format!("{algorithm}: memory of the device, MiB"),
-            before.mem_used_total_bytes as f64 / f64::from(1 << 20),
-        );
+        let seconds = median(seconds);
+        let rate = size_bytes as f64 / f64::from(1 << 30) / seconds;
+        let used = before.mem_used_total_bytes as f64 / f64::from(1 << 20);
+        let what = format!("{algorithm}: disksize attached to, GiB/s");
+        report.at_least(what, rate, 20.0);
+        let rows = [
+            ("time for each page, ns", 1e9 * seconds / count as f64),
+            ("memory of the device, MiB", used),
+        ];
+        report.add_all(&format!("{algorithm}: "), rows);
     }
-    Ok(report)
+    Ok(Box::new(report))
 }
 
 /// Opens the same memory as another process would.

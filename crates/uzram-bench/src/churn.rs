@@ -14,49 +14,19 @@ use anyhow::{Result, ensure};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Card, Experiment, How};
-use crate::measure::{Random, median, order};
-use crate::output::Outcome;
+use crate::lab::{Answer, Experiment, How, Progress};
+use crate::measure::{Random, all_memory, fill, median, order};
 use crate::report::Report;
 
 /// `bench churn`.
-pub struct Churn;
-
-impl Experiment for Churn {
-    fn card(&self) -> Card {
-        Card {
-            rounds: false,
-            ..Card::new(
-                "churn",
-                "What random overwrites make of memory, with and without compaction",
-            )
-        }
-    }
-
-    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(run(&Options::new(how), progress)?))
-    }
-}
-
-/// How much to do.
-struct Options {
-    /// Megabytes of each kind of pages.
-    megabytes: usize,
-    /// Size of the devices.
-    disk_bytes: u64,
-    /// Half disksizes that are overwritten.
-    steps: usize,
-}
-
-impl Options {
-    fn new(how: &How) -> Options {
-        Options {
-            megabytes: how.size(64, 16),
-            disk_bytes: how.size(1 << 30, 128 << 20),
-            steps: how.size(20, 4),
-        }
-    }
-}
+pub(crate) const EXPERIMENT: Experiment = Experiment {
+    rounds: false,
+    ..Experiment::new(
+        "churn",
+        "What random overwrites make of memory, with and without compaction",
+        run,
+    )
+};
 
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
 /// Pages written in one turn of a device.
@@ -77,21 +47,25 @@ struct Work {
 }
 
 /// Measures everything. Calls `progress` before each step.
-fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+fn run(how: &How, progress: Progress<'_>) -> Answer {
+    let megabytes = how.size(64, 16);
+    let disk_bytes: u64 = how.size(1 << 30, 128 << 20);
+    // Half disksizes that are overwritten.
+    let steps = how.size(20, 4);
     progress("collecting process memory");
-    let mut kinds = corpus::heaps(options.megabytes)?;
-    kinds.push(corpus::zeros_and_noise(options.megabytes / 4));
+    let mut kinds = corpus::heaps(megabytes)?;
+    kinds.push(corpus::zeros_and_noise(megabytes / 4));
     ensure!(kinds.iter().all(|kind| !kind.is_empty()), "an empty corpus");
     let mut report = Report::new(
         "bench churn",
         "process memory (python3: syntax trees, JSON, SQLite; perl: hashes) and noise, in changing parts".into(),
     );
-    report.add("disksize, MB", options.disk_bytes as f64 / 1e6);
+    report.add("disksize, MB", disk_bytes as f64 / 1e6);
     for algorithm in ALGORITHMS {
         progress(&format!("{algorithm}: overwriting"));
-        churn(algorithm, &kinds, options, &mut report)?;
+        churn(algorithm, &kinds, disk_bytes, steps, &mut report)?;
     }
-    Ok(report)
+    Ok(Box::new(report))
 }
 
 /// A page to write, and where.
@@ -117,17 +91,22 @@ fn writes<'a>(
         .collect()
 }
 
-fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Report) -> Result<()> {
-    let pages = options.disk_bytes as usize / PAGE;
+fn churn(
+    algorithm: &str,
+    kinds: &[Corpus],
+    disk_bytes: u64,
+    steps: usize,
+    report: &mut Report,
+) -> Result<()> {
+    let pages = disk_bytes as usize / PAGE;
     let device = || {
-        let device = Device::builder(options.disk_bytes)
-            .algorithm(algorithm)
-            .build()?;
+        let device = Device::builder(disk_bytes).algorithm(algorithm).build()?;
         let mut random = Random::new(1);
-        for number in 0..pages {
+        let any = |_| {
             let all = kinds[random.below(kinds.len())].pages();
-            device.write_at(&all[random.below(all.len())], (number * PAGE) as u64)?;
-        }
+            &all[random.below(all.len())]
+        };
+        fill(&device, (0..pages).map(any))?;
         Ok::<Device, uzram::Error>(device)
     };
     let (plain, compacted) = (device()?, device()?);
@@ -138,7 +117,7 @@ fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Repo
         let background = scope.spawn(|| compact(&compacted, &on, &stop));
         let mut random = Random::new(7);
         let turns = pages / 2 / TURN;
-        for step in 0..options.steps {
+        for step in 0..steps {
             for turn in 0..turns {
                 let batch = writes(kinds, step, pages, &mut random);
                 let mut time = [0.0; 2];
@@ -161,15 +140,13 @@ fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Repo
         background.join().expect("compaction does not panic")
     });
     for (step, [without, with]) in curve.iter().enumerate() {
-        let at = format!(
-            "{algorithm}: all memory over compressed bytes, {:.1} x written",
-            step as f64 / 2.0
-        );
+        let written = step as f64 / 2.0;
+        let at = format!("{algorithm}: all memory over compressed bytes, {written:.1} x written");
         report.add(format!("{at}, without"), *without);
-        if step + 1 == curve.len() {
-            report.at_most(format!("{at}, with compaction"), *with, 1.10);
-        } else {
-            report.add(format!("{at}, with compaction"), *with);
+        let at = format!("{at}, with compaction");
+        match step + 1 == curve.len() {
+            true => report.at_most(at, *with, 1.10),
+            false => report.add(at, *with),
         }
     }
     cost(algorithm, &seconds, &work, report);
@@ -180,27 +157,20 @@ fn churn(algorithm: &str, kinds: &[Corpus], options: &Options, report: &mut Repo
 /// Adds the cost to the writer and to the machine.
 fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &Work, report: &mut Report) {
     let bytes = (TURN * PAGE) as f64;
-    let rate = |who: usize| bytes / 1e6 / median(seconds.iter().map(|s| s[who]).collect());
-    report.add(format!("{algorithm}: write without, MB/s"), rate(0));
+    let speed = bytes / 1e6 / median(seconds.iter().map(|[a, _]| *a).collect());
     let ratio = median(seconds.iter().map(|[a, b]| a / b).collect());
-    report.add(
-        format!("{algorithm}: write speed with compaction over without"),
-        ratio,
-    );
-    let written = bytes * seconds.len() as f64;
-    let moved = work.bytes_moved as f64;
-    report.add(
-        format!("{algorithm}: bytes moved over bytes written, %"),
-        100.0 * moved / written,
-    );
+    let (written, moved) = (bytes * seconds.len() as f64, work.bytes_moved as f64);
     let freed = (work.pages_freed * PAGE as u64) as f64;
-    report.add(
-        format!("{algorithm}: bytes given back over bytes moved"),
-        freed / moved,
-    );
     let all: f64 = seconds.iter().map(|s| s[1]).sum();
     let busy = 100.0 * work.busy.as_secs_f64() / all;
-    report.add(format!("{algorithm}: of one CPU for compaction, %"), busy);
+    let rows = [
+        ("write without, MB/s", speed),
+        ("write speed with compaction over without", ratio),
+        ("bytes moved over bytes written, %", 100.0 * moved / written),
+        ("bytes given back over bytes moved", freed / moved),
+        ("of one CPU for compaction, %", busy),
+    ];
+    report.add_all(&format!("{algorithm}: "), rows);
 }
 
 /// Compacts a device that never was, once.
@@ -208,18 +178,19 @@ fn afterwards(algorithm: &str, device: &Device, report: &mut Report) {
     let begin = Instant::now();
     let done = device.jobs().compact(u64::MAX);
     let seconds = begin.elapsed().as_secs_f64();
-    let what =
-        format!("{algorithm}: all memory over compressed bytes, without, then compacted once");
-    report.add(what, overhead(device));
+    let left = "all memory over compressed bytes, without, then compacted once";
     let rate = done.bytes_moved as f64 / seconds / 1e6;
-    report.add(format!("{algorithm}: that compaction moves, MB/s"), rate);
-    report.add(format!("{algorithm}: and takes, ms"), seconds * 1e3);
+    let rows = [
+        (left, overhead(device)),
+        ("that compaction moves, MB/s", rate),
+        ("and takes, ms", seconds * 1e3),
+    ];
+    report.add_all(&format!("{algorithm}: "), rows);
 }
 
 fn overhead(device: &Device) -> f64 {
     let stats = device.stats();
-    let total = stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes;
-    total as f64 / stats.compr_data_size_bytes as f64
+    all_memory(&stats) / stats.compr_data_size_bytes as f64
 }
 
 /// Compacts in slices while `on`, until `stop`.

@@ -12,61 +12,25 @@ use std::hint::black_box;
 use anyhow::{Result, ensure};
 use contestant::{Contestant, FLOOR, HUGE};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uzram_control::zram::algorithms;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Card, Experiment, How};
-use crate::measure::{Rounds, median};
-use crate::output::{self, Chart, Look, Outcome, Series, Table, maybe, number};
+use crate::lab::{self, Amount, Answer, Experiment, How, Progress};
+use crate::measure::{Rounds, turn};
+use crate::output::{Chart, Figure, Look, Record, Series, distinct, maybe, number};
 use crate::report::Report;
 use crate::zram::Aligned;
 
 /// `bench codecs`.
-pub struct Codecs;
-
-impl Experiment for Codecs {
-    fn card(&self) -> Card {
-        Card {
-            only: true,
-            ..Card::new(
-                "codecs",
-                "Every algorithm and its rivals on several kinds of pages: ratio, speed",
-            )
-        }
-    }
-
-    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(run(&Options::new(how), progress)?))
-    }
-
-    fn read(&self, record: Value) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(serde_json::from_value::<CodecRecord>(record)?))
-    }
-}
-
-/// How much to do.
-struct Options {
-    /// Megabytes of each corpus.
-    megabytes: usize,
-    /// Rounds of each measurement.
-    rounds: usize,
-    /// Pages a round.
-    batch: usize,
-    /// Only contestants whose name contains this.
-    only: String,
-}
-
-impl Options {
-    fn new(how: &How) -> Options {
-        Options {
-            megabytes: how.size(24, 4),
-            rounds: how.rounds(11, 3),
-            batch: how.size(512, 256),
-            only: how.only.clone(),
-        }
-    }
-}
+pub(crate) const EXPERIMENT: Experiment = Experiment {
+    only: true,
+    read: lab::read::<Record<CodecFigure>>,
+    ..Experiment::new(
+        "codecs",
+        "Every algorithm and its rivals on several kinds of pages: ratio, speed",
+        run,
+    )
+};
 
 /// The libraries behind the algorithms.
 const RAW: [&str; 3] = ["lzo", "lz4", "zstd"];
@@ -90,53 +54,42 @@ pub struct CodecFigure {
     pub context_bytes: Option<usize>,
 }
 
-/// The record of `bench codecs`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct CodecRecord {
-    /// Goals, machine, commit.
-    #[serde(flatten)]
-    pub report: Report,
-    /// How to read it.
-    pub note: String,
-    /// Everything measured.
-    pub figures: Vec<CodecFigure>,
-}
-
 const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages of 4 KiB, direct I/O, queue depth 1; \
     its time less the block layer's is its time less that of the same I/O on a device of the same kind that is given \
     same-filled pages. Ratios beside the kernel's count objects of 3625 bytes and more as a page, as it does. Medians of \
     rounds in which all take turns; figures over others are medians of the quotient within a round.";
 
 /// Measures everything. Calls `progress` before each step.
-fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<CodecRecord> {
+fn run(how: &How, progress: Progress<'_>) -> Answer {
+    let amount = how.amount([24, 11, 512], [4, 3, 256]);
     progress("collecting pages");
-    let corpora = corpora(options.megabytes)?;
+    let corpora = corpora(amount.megabytes)?;
     let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
     let mut report = Report::new("bench codecs", names.join("; "));
     let mut contestants = contestants(progress)?;
     let names: Vec<_> = contestants.iter().map(|one| one.name.clone()).collect();
-    contestants.retain(|contestant| contestant.name.contains(&options.only));
+    contestants.retain(|contestant| contestant.name.contains(&how.only));
     ensure!(
         !contestants.is_empty(),
         "no contestant's name contains '{}'; there are: {}",
-        options.only,
+        how.only,
         names.join(", ")
     );
     let mut figures = Vec::new();
     for corpus in &corpora {
         progress(&corpus.name);
-        let turns = CodecRounds::run(corpus, &mut contestants, options)?;
+        let turns = CodecRounds::run(corpus, &mut contestants, amount)?;
         figures.extend((0..turns.names.len()).map(|who| turns.figure(who)));
         turns.beside_kernel(&mut report);
         turns.beside_libraries(&mut report);
         turns.beside_drivers(&mut report);
     }
-    let note = NOTE.into();
-    Ok(CodecRecord {
+    Ok(Box::new(Record {
         report,
-        note,
+        note: NOTE.into(),
         figures,
-    })
+        left_out: Vec::new(),
+    }))
 }
 
 /// Pages of each kind without the same-filled ones, which no codec sees.
@@ -154,7 +107,7 @@ pub(crate) fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
 }
 
 /// Every driver of the registry, the libraries and the kernel.
-fn contestants(progress: &mut dyn FnMut(&str)) -> Result<Vec<Contestant>> {
+fn contestants(progress: Progress<'_>) -> Result<Vec<Contestant>> {
     let registry = algorithms();
     let mut all = Vec::new();
     for algorithm in registry.iter() {
@@ -194,25 +147,22 @@ impl CodecRounds<'_> {
     fn run<'a>(
         corpus: &'a Corpus,
         contestants: &mut [Contestant],
-        options: &Options,
+        amount: Amount,
     ) -> Result<CodecRounds<'a>> {
         let pages: Vec<Aligned> = corpus.pages().iter().map(|page| Aligned(*page)).collect();
-        let batch_pages = options.batch.min(pages.len());
-        let batch = |round: usize| {
-            // Far apart, so that few rounds see all of the corpus.
-            let at = round * 7 % (pages.len() / batch_pages) * batch_pages;
-            at..at + batch_pages
-        };
+        let batch_pages = amount.batch.min(pages.len());
+        // Far apart, so that few rounds see all of the corpus.
+        let batch = |round| turn(round, 7, batch_pages, pages.len());
         let mut ratios = Vec::new();
         for contestant in &mut *contestants {
             contestant.fill(&pages)?;
             let ratio = |huge| contestant.ratio(pages.len(), huge);
             ratios.push([ratio(PAGE)?, ratio(HUGE)?]);
         }
-        let compress = Rounds::of(options.rounds, contestants, |contestant, round| {
+        let compress = Rounds::of(amount.rounds, contestants, |contestant, round| {
             contestant.compress(&pages, batch(round));
         });
-        let decompress = Rounds::of(options.rounds, contestants, |contestant, round| {
+        let decompress = Rounds::of(amount.rounds, contestants, |contestant, round| {
             contestant.decompress(batch(round), |page| {
                 black_box(page);
             });
@@ -229,13 +179,12 @@ impl CodecRounds<'_> {
     }
 
     fn figure(&self, who: usize) -> CodecFigure {
-        let rate = |rounds: &Rounds| self.batch_bytes as f64 / rounds.seconds(who) / 1e6;
         CodecFigure {
             corpus: self.corpus.name.clone(),
             contestant: self.names[who].clone(),
             ratio: self.ratios[who][0],
-            compress_mb_s: rate(&self.compress),
-            decompress_mb_s: rate(&self.decompress),
+            compress_mb_s: self.compress.mb_s(who, self.batch_bytes),
+            decompress_mb_s: self.decompress.mb_s(who, self.batch_bytes),
             context_bytes: self.context_bytes[who],
         }
     }
@@ -264,26 +213,26 @@ impl CodecRounds<'_> {
                 "lzo" | "lzo-rle" => report.at_least(label, value, 1.0),
                 _ => report.add(label, value),
             };
-            let both = [
-                ("compress", &self.compress),
-                ("decompress", &self.decompress),
-            ];
-            for (what, rounds) in both {
+            for (what, rounds) in self.both() {
                 let label = format!("{name} {what}, speed over kernel zram's");
                 goal(label, rounds.ratio(kernel, ours));
             }
             if let (Some(ours), Some(kernel)) = (self.ratios[ours][1], self.ratios[kernel][1]) {
                 goal(format!("{name} ratio over kernel zram's"), ours / kernel);
             }
-            for (what, rounds) in both {
-                let less = |round| {
-                    let codec = rounds.at(kernel, round) - rounds.at(floor, round);
-                    codec / rounds.at(ours, round)
-                };
+            for (what, rounds) in self.both() {
                 let label = format!("{name} {what}, speed over kernel zram's less the block layer");
-                report.add(label, median((0..rounds.count()).map(less).collect()));
+                let less = rounds.median(|at, n| (at(kernel, n) - at(floor, n)) / at(ours, n));
+                report.add(label, less);
             }
         }
+    }
+
+    fn both(&self) -> [(&'static str, &Rounds); 2] {
+        [
+            ("compress", &self.compress),
+            ("decompress", &self.decompress),
+        ]
     }
 
     /// Adds rows of the other drivers over the default driver, at the default level.
@@ -313,10 +262,7 @@ impl CodecRounds<'_> {
     /// Adds speeds and ratio of one contestant over those of another.
     fn over(&self, name: &str, one: usize, base: usize, whose: &str, report: &mut Report) {
         let name = format!("{}: {name}", self.corpus.name);
-        for (what, rounds) in [
-            ("compress", &self.compress),
-            ("decompress", &self.decompress),
-        ] {
+        for (what, rounds) in self.both() {
             let label = format!("{name} {what}, speed over {whose}");
             report.add(label, rounds.ratio(base, one));
         }
@@ -326,67 +272,82 @@ impl CodecRounds<'_> {
     }
 }
 
-impl CodecRecord {
-    /// Ratio and speed of a contestant over all kinds of pages, of each as many bytes.
-    fn over_all(&self, contestant: &str, speed: fn(&CodecFigure) -> f64) -> Option<(f64, f64)> {
-        let its = || self.figures.iter().filter(|f| f.contestant == contestant);
-        let count = its().count() as f64;
-        let objects: Option<Vec<f64>> = its().map(|f| Some(1.0 / f.ratio?)).collect();
-        let seconds: f64 = its().map(|f| 1.0 / speed(f)).sum();
-        let ratio = count / objects?.iter().sum::<f64>();
-        (count > 0.0).then_some((ratio, count / seconds))
+impl Figure for CodecFigure {
+    const CAPTION: &'static str = "Every contestant on every kind of pages";
+    const HEAD: &'static str = "pages,contestant,ratio,write MB/s,read MB/s,context bytes";
+    const BY_FIRST: bool = true;
+
+    fn cells(&self) -> Vec<String> {
+        let context = self.context_bytes.map(|bytes| bytes.to_string());
+        vec![
+            self.corpus.clone(),
+            self.contestant.clone(),
+            maybe(self.ratio),
+            number(self.compress_mb_s),
+            number(self.decompress_mb_s),
+            context.unwrap_or_default(),
+        ]
     }
 
-    /// Draws ratio against one of the speeds: a line through the levels of each algorithm's default driver, and a point for
-    /// the kernel's zram.
-    fn ratio_against(&self, what: &str, speed: fn(&CodecFigure) -> f64) -> Chart {
-        let mut series = Vec::new();
-        for (group, name) in algorithms().names().into_iter().enumerate() {
-            let Ok(algorithm) = algorithms().find(name) else {
-                continue;
-            };
-            let ours = format!("uzram {}", algorithm.driver_name());
-            // A copy would take half of the picture.
-            let variants = self.contestants().into_iter().filter(|c| {
-                let level = c.strip_prefix(&*ours);
-                level.is_some_and(|rest| rest.is_empty() || rest.starts_with(" level"))
-            });
-            let mut points: Vec<((f64, f64), String)> = variants
-                .filter_map(|c| {
-                    let label = if *c == ours { name } else { "" };
-                    Some((self.over_all(c, speed)?, label.to_owned()))
-                })
-                .filter(|((ratio, _), _)| *ratio > 1.01)
-                .collect();
-            points.sort_by(|(a, _), (b, _)| a.0.total_cmp(&b.0));
-            series.push(labelled(Look::new(group, 0), points));
-            if let Some(point) = self.over_all(&format!("kernel {name}"), speed) {
-                let label = format!("kernel's {name}");
-                series.push(labelled(Look::new(group, 1), vec![(point, label)]));
-            }
-        }
-        Chart {
-            title: format!("Compression ratio against {what} speed, one thread, pages of 4 KiB"),
-            note: "filled: uzram, smaller at other levels; hollow: the kernel's zram with its block layer; \
-                eight kinds of pages; null, a copy, is left out"
-                .into(),
-            x: "compression ratio".into(),
-            y: format!("{what}, MB/s"),
-            log_y: true,
-            lines: true,
-            series,
-            ..Chart::default()
+    fn charts(figures: &[CodecFigure]) -> Vec<Chart> {
+        vec![
+            ratio_against(figures, "compression", |figure| figure.compress_mb_s),
+            ratio_against(figures, "decompression", |figure| figure.decompress_mb_s),
+        ]
+    }
+}
+
+type Speed = fn(&CodecFigure) -> f64;
+
+/// Ratio and speed of a contestant over all kinds of pages, of each as many bytes.
+fn over_all(figures: &[CodecFigure], contestant: &str, speed: Speed) -> Option<(f64, f64)> {
+    let its = || figures.iter().filter(|f| f.contestant == contestant);
+    let count = its().count() as f64;
+    let objects: Option<Vec<f64>> = its().map(|f| Some(1.0 / f.ratio?)).collect();
+    let seconds: f64 = its().map(|f| 1.0 / speed(f)).sum();
+    let ratio = count / objects?.iter().sum::<f64>();
+    (count > 0.0).then_some((ratio, count / seconds))
+}
+
+/// Draws ratio against one of the speeds: a line through the levels of each algorithm's default driver, and a point for
+/// the kernel's zram.
+fn ratio_against(figures: &[CodecFigure], what: &str, speed: Speed) -> Chart {
+    let names = distinct(figures.iter().map(|figure| figure.contestant.as_str()));
+    let mut series = Vec::new();
+    for (group, name) in algorithms().names().into_iter().enumerate() {
+        let Ok(algorithm) = algorithms().find(name) else {
+            continue;
+        };
+        let ours = format!("uzram {}", algorithm.driver_name());
+        let variants = names.iter().filter(|c| {
+            let level = c.strip_prefix(&*ours);
+            level.is_some_and(|rest| rest.is_empty() || rest.starts_with(" level"))
+        });
+        let place = |c: &&str| {
+            let label = if *c == ours { name } else { "" };
+            Some((over_all(figures, c, speed)?, label.to_owned()))
+        };
+        // A copy would take half of the picture.
+        let compresses = |((ratio, _), _): &((f64, f64), String)| *ratio > 1.01;
+        let mut points: Vec<_> = variants.filter_map(place).filter(compresses).collect();
+        points.sort_by(|(a, _), (b, _)| a.0.total_cmp(&b.0));
+        series.push(labelled(Look::new(group, 0), points));
+        if let Some(point) = over_all(figures, &format!("kernel {name}"), speed) {
+            let label = format!("kernel's {name}");
+            series.push(labelled(Look::new(group, 1), vec![(point, label)]));
         }
     }
-
-    fn contestants(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for figure in &self.figures {
-            if !names.contains(&figure.contestant.as_str()) {
-                names.push(&figure.contestant);
-            }
-        }
-        names
+    Chart {
+        title: format!("Compression ratio against {what} speed, one thread, pages of 4 KiB"),
+        note: "filled: uzram, smaller at other levels; hollow: the kernel's zram with its block layer; \
+            eight kinds of pages; null, a copy, is left out"
+            .into(),
+        x: "compression ratio".into(),
+        y: format!("{what}, MB/s"),
+        log_y: true,
+        lines: true,
+        series,
+        ..Chart::default()
     }
 }
 
@@ -396,50 +357,5 @@ fn labelled(look: Look, points: Vec<((f64, f64), String)>) -> Series {
     Series {
         labels,
         ..Series::new("", look, points)
-    }
-}
-
-impl Outcome for CodecRecord {
-    fn report(&self) -> &Report {
-        &self.report
-    }
-
-    fn json(&self) -> Result<String> {
-        output::json(self)
-    }
-
-    fn notes(&self) -> Vec<String> {
-        vec![self.note.clone()]
-    }
-
-    fn tables(&self) -> Vec<Table> {
-        let head = "pages,contestant,ratio,write MB/s,read MB/s,context bytes";
-        let mut table = Table::new("Every contestant on every kind of pages", head);
-        for figure in &self.figures {
-            let context = figure.context_bytes.map(|bytes| bytes.to_string());
-            table.rows.push(vec![
-                figure.corpus.clone(),
-                figure.contestant.clone(),
-                maybe(figure.ratio),
-                number(figure.compress_mb_s),
-                number(figure.decompress_mb_s),
-                context.unwrap_or_default(),
-            ]);
-        }
-        vec![table]
-    }
-
-    fn summary(&self) -> Vec<Table> {
-        self.tables()
-            .into_iter()
-            .flat_map(Table::by_first)
-            .collect()
-    }
-
-    fn charts(&self) -> Vec<Chart> {
-        vec![
-            self.ratio_against("compression", |figure| figure.compress_mb_s),
-            self.ratio_against("decompression", |figure| figure.decompress_mb_s),
-        ]
     }
 }

@@ -27,6 +27,13 @@ pub struct Corpus {
 }
 
 impl Corpus {
+    /// A corpus of the whole pages in `bytes`.
+    pub(crate) fn new(name: &str, mut bytes: Vec<u8>) -> Corpus {
+        bytes.truncate(bytes.len() / PAGE * PAGE);
+        let name = name.into();
+        Corpus { name, bytes }
+    }
+
     /// Number of pages.
     pub fn len(&self) -> usize {
         self.bytes.len() / PAGE
@@ -59,15 +66,6 @@ impl Corpus {
             name: format!("{}, same-filled left out", self.name),
             bytes,
         }
-    }
-}
-
-impl Corpus {
-    /// A corpus of the whole pages in `bytes`.
-    pub(crate) fn new(name: &str, mut bytes: Vec<u8>) -> Corpus {
-        bytes.truncate(bytes.len() / PAGE * PAGE);
-        let name = name.into();
-        Corpus { name, bytes }
     }
 }
 
@@ -134,52 +132,40 @@ print qq(ready\n); my @rest = <STDIN>;",
 
 /// Collects about `megabytes` of resident heap pages from processes of several kinds.
 pub fn process_memory(megabytes: usize) -> Result<Corpus> {
-    let each = megabytes / WORK.len();
-    let mut bytes = Vec::with_capacity(megabytes << 20);
-    for (_, program, flag, text) in WORK {
-        collect(program, &[flag, text], each, &mut bytes)?;
-    }
-    let name = "process memory (python3: syntax trees, JSON, SQLite; perl: hashes)".into();
-    Ok(Corpus { name, bytes })
+    let heaps = heaps(megabytes / WORK.len())?;
+    let bytes: Vec<&[u8]> = heaps.iter().map(|heap| &heap.bytes[..]).collect();
+    let name = "process memory (python3: syntax trees, JSON, SQLite; perl: hashes)";
+    Ok(Corpus::new(name, bytes.concat()))
 }
 
 /// Collects about `megabytes` of heap of each kind of work, a corpus each.
 pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
-    let heap = |work: &(&str, &str, &str, &str)| {
-        let mut bytes = Vec::new();
-        collect(work.1, &[work.2, work.3], megabytes, &mut bytes)?;
-        Ok(Corpus::new(work.0, bytes))
+    let heap = |(name, program, flag, text): &(&str, &str, &str, &str)| {
+        from_process(name, program, &[flag, text], megabytes)
     };
     WORK.iter().map(heap).collect()
 }
 
 /// Collects about `megabytes` of the resident heap of one process. It must do what `WORK` describes; `LIMIT` in its
 /// arguments becomes a number of bytes.
-pub fn from_process(name: &str, program: &str, args: &[&str], megabytes: usize) -> Result<Corpus> {
-    let mut bytes = Vec::with_capacity(megabytes << 20);
-    collect(program, args, megabytes, &mut bytes)?;
-    let name = name.into();
-    Ok(Corpus { name, bytes })
-}
-
-/// Program and arguments of one kind of `WORK`, for [`from_process`].
-pub fn work(number: usize) -> (&'static str, [&'static str; 2]) {
-    let (_, program, flag, text) = WORK[number];
-    (program, [flag, text])
-}
-
-fn collect(program: &str, args: &[&str], megabytes: usize, bytes: &mut Vec<u8>) -> Result<()> {
-    collect_fed(program, args, "", megabytes, bytes)
+pub(crate) fn from_process(
+    name: &str,
+    program: &str,
+    args: &[&str],
+    megabytes: usize,
+) -> Result<Corpus> {
+    from_fed(name, program, args, "", megabytes)
 }
 
 /// Writes `input` to the process's stdin, which stays open until its memory is read.
-fn collect_fed(
+fn from_fed(
+    kind: &str,
     name: &str,
     args: &[&str],
     input: &str,
     megabytes: usize,
-    bytes: &mut Vec<u8>,
-) -> Result<()> {
+) -> Result<Corpus> {
+    let mut bytes = Vec::with_capacity(megabytes << 20);
     let limit = (megabytes << 20).to_string();
     let mut child = program(name)
         .args(args.iter().map(|arg| arg.replace("LIMIT", &limit)))
@@ -193,10 +179,11 @@ fn collect_fed(
     };
     let result = fed
         .and_then(|()| wait_ready(&mut child))
-        .and_then(|()| read_heap(child.id(), bytes));
+        .and_then(|()| read_heap(child.id(), &mut bytes));
     drop(child.stdin.take());
     child.wait()?;
-    result.with_context(|| format!("reading the memory of {name}"))
+    result.with_context(|| format!("reading the memory of {name}"))?;
+    Ok(Corpus::new(kind, bytes))
 }
 
 /// A program whose memory is to be read. Its environment would be read as well, so it gets only what it needs to start.

@@ -137,11 +137,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Fio
         curves: Vec::new(),
     };
     if !perf.missing.is_empty() {
-        let (what, why) = perf.missing.split_once(": ").unwrap_or(("perf stat", ""));
-        record.skipped.push(Missing {
-            what: what.into(),
-            why: why.into(),
-        });
+        let missing = Missing::new("perf stat", &perf.missing);
+        record.skipped.push(missing);
     }
     let mut bench = Bench {
         options,
@@ -185,9 +182,8 @@ impl Bench<'_> {
                     self.turn(who, setting, round, settings.len(), progress);
                     if self.stop.load(Ordering::Relaxed) {
                         // What was measured is handed out.
-                        let why = "interrupted; the targets were taken away".into();
-                        let what = record::THE_RUN.into();
-                        self.record.failed.push(Missing { what, why });
+                        let why = "interrupted; the targets were taken away";
+                        self.record.failed.push(Missing::new(record::THE_RUN, why));
                         return;
                     }
                 }
@@ -226,39 +222,23 @@ impl Bench<'_> {
             dir: self.dir.path(),
             overwrite: self.options.overwrite,
         };
-        let runs = self.runs.iter_mut();
         let known = |runs: &Runs| runs.target == spec.name && runs.setting == *setting;
-        let mut runs_of = match runs.into_iter().position(|runs| known(runs)) {
+        let mut runs_of = match self.runs.iter().position(known) {
             Some(at) => self.runs.swap_remove(at),
-            None => Runs {
-                target: spec.name.clone(),
-                setting: *setting,
-                cells: Vec::new(),
-                memory: Vec::new(),
-                after: Vec::new(),
-                points: Vec::new(),
-            },
+            None => Runs::new(&spec.name, *setting),
         };
-        let failed = |why: &anyhow::Error| Missing {
-            what: spec.name.clone(),
-            why: format!("{why:#}"),
-        };
+        let failed = |why: &anyhow::Error| Missing::new(&spec.name, format!("{why:#}"));
         match spec.open(&means) {
             Err(error) => {
                 self.out[who] = true;
-                let known = self
-                    .record
-                    .targets
-                    .iter()
-                    .any(|about| about.target == spec.name);
+                let known = self.record.names().contains(&&*spec.name);
                 match self.options.demanded || known {
                     true => self.record.failed.push(failed(&error)),
                     false => self.record.skipped.push(failed(&error)),
                 }
             }
             Ok(mut target) => {
-                let name = |about: &About| about.target == spec.name;
-                if !self.record.targets.iter().any(name) {
+                if !self.record.names().contains(&&*spec.name) {
                     let note = target.note();
                     self.record.targets.push(About {
                         target: spec.name.clone(),
@@ -300,13 +280,12 @@ impl Bench<'_> {
 
     /// Orders the results by target and setting, and adds ratios and goals.
     fn finish(mut self) -> FioRecord {
-        let order: Vec<&str> = self
-            .options
-            .targets
-            .iter()
-            .map(|spec| spec.name.as_str())
-            .collect();
-        let place = |name: &str| order.iter().position(|other| *other == name);
+        let place = |name: &str| {
+            self.options
+                .targets
+                .iter()
+                .position(|spec| spec.name == name)
+        };
         self.record
             .targets
             .sort_by_key(|about| place(&about.target));
@@ -331,10 +310,9 @@ impl Bench<'_> {
         }
         for goal in &self.options.goals {
             if self.record.report.demand(goal) == 0 {
-                self.record.failed.push(Missing {
-                    what: format!("goal '{goal}'"),
-                    why: "no row has this in its text".into(),
-                });
+                let why = "no row has this in its text";
+                let missing = Missing::new(format!("goal '{goal}'"), why);
+                self.record.failed.push(missing);
             }
         }
         self.record

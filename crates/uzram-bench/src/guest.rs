@@ -2,7 +2,6 @@
 //! they become medians, ratios and the verdict on ublk's goal.
 
 mod runs;
-mod variants;
 
 use std::fs;
 use std::path::Path;
@@ -89,11 +88,6 @@ pub(crate) struct GuestRecord {
     comparisons: Vec<Comparison>,
 }
 
-/// Ublk's settings against each other, from what such a run saved.
-pub(crate) fn variants(saved: &Path) -> Result<Vec<Table>> {
-    variants::tables(&Runs::read(saved)?)
-}
-
 impl GuestRecord {
     /// Makes a record of what a run saved.
     pub(crate) fn read(saved: &Path) -> Result<GuestRecord> {
@@ -110,11 +104,6 @@ impl GuestRecord {
         record.others_busy_cpus = said("others");
         record.report.commit = said("commit");
         Ok(record)
-    }
-
-    /// Reads one from its JSON, to be rendered.
-    pub(crate) fn from_json(record: serde_json::Value) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(serde_json::from_value::<GuestRecord>(record)?))
     }
 
     fn new(runs: &Runs) -> Result<GuestRecord> {

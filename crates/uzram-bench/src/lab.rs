@@ -6,51 +6,41 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::output::Outcome;
 use crate::report::Report;
-use crate::{api, attach, churn, codecs, core, dedup, dictionary, policy, rivals};
+use crate::{api, attach, churn, codecs, core, policy, rivals};
 
 /// All of them, in the order of the list.
-pub const EXPERIMENTS: &[&dyn Experiment] = &[
-    &core::Core,
-    &api::Api,
-    &codecs::Codecs,
-    &rivals::Rivals,
-    &attach::Attach,
-    &churn::Churn,
-    &dictionary::Dictionary,
-    &policy::Policy,
-    &dedup::Dedup,
+pub const EXPERIMENTS: &[Experiment] = &[
+    core::EXPERIMENT,
+    api::EXPERIMENT,
+    codecs::EXPERIMENT,
+    rivals::EXPERIMENT,
+    attach::EXPERIMENT,
+    churn::EXPERIMENT,
+    policy::EXPERIMENT,
 ];
 
+/// Is told what is under way.
+pub type Progress<'a> = &'a mut dyn FnMut(&str);
+
+/// What an experiment or a reader of records hands out.
+pub type Answer = Result<Box<dyn Outcome>>;
+
 /// A measurement that can be made again.
-pub trait Experiment: Sync {
-    /// Its name, what it measures, and which settings it takes.
-    fn card(&self) -> Card;
-
-    /// Measures; `progress` is told what is under way.
-    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>>;
-
-    /// Reads a record of its own.
-    fn read(&self, record: Value) -> Result<Box<dyn Outcome>> {
-        read_rows(record)
-    }
-}
-
-/// Reads the rows of any record.
-pub(crate) fn read_rows(record: Value) -> Result<Box<dyn Outcome>> {
-    Ok(Box::new(serde_json::from_value::<Report>(record)?))
-}
-
-/// What the list and the command line say of an experiment.
 #[derive(Debug, Clone, Copy)]
-pub struct Card {
+pub struct Experiment {
     /// The name on a command line; records are of `bench NAME`.
     pub name: &'static str,
     /// What it measures, in a line.
     pub about: &'static str,
+    /// Measures.
+    pub run: fn(&How, Progress<'_>) -> Answer,
+    /// Reads a record of its own.
+    pub read: fn(Value) -> Answer,
     /// Whether it takes a number of rounds,
     pub rounds: bool,
     /// a part of contestants' names,
@@ -59,17 +49,28 @@ pub struct Card {
     pub corpus: bool,
 }
 
-impl Card {
-    /// An experiment that takes rounds and nothing else.
-    pub(crate) fn new(name: &'static str, about: &'static str) -> Card {
-        Card {
+impl Experiment {
+    /// An experiment that takes rounds and nothing else, and whose record is a report.
+    pub(crate) const fn new(
+        name: &'static str,
+        about: &'static str,
+        run: fn(&How, Progress<'_>) -> Answer,
+    ) -> Experiment {
+        Experiment {
             name,
             about,
+            run,
+            read: read::<Report>,
             rounds: true,
             only: false,
             corpus: false,
         }
     }
+}
+
+/// Reads a record of that kind; as a [`Report`], the rows of any.
+pub(crate) fn read<T: Outcome + DeserializeOwned + 'static>(record: Value) -> Answer {
+    Ok(Box::new(serde_json::from_value::<T>(record)?))
 }
 
 /// How to run an experiment.
@@ -85,15 +86,31 @@ pub struct How {
     pub corpus: Option<PathBuf>,
 }
 
+/// How much an experiment does.
+#[derive(Debug, Clone, Copy)]
+pub struct Amount {
+    /// Megabytes of each kind of pages.
+    pub megabytes: usize,
+    /// Rounds of each measurement.
+    pub rounds: usize,
+    /// Pages or requests in a contestant's turn.
+    pub batch: usize,
+}
+
 impl How {
     /// One of two sizes.
     pub(crate) fn size<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// The rounds that are wanted, or one of two.
-    pub(crate) fn rounds(&self, full: usize, quick: usize) -> usize {
-        self.rounds.unwrap_or(self.size(full, quick))
+    /// Megabytes, rounds and batch: those of a full or of a quick run, and the rounds that are wanted.
+    pub(crate) fn amount(&self, full: [usize; 3], quick: [usize; 3]) -> Amount {
+        let [megabytes, rounds, batch] = self.size(full, quick);
+        Amount {
+            megabytes,
+            rounds: self.rounds.unwrap_or(rounds),
+            batch,
+        }
     }
 }
 
@@ -103,21 +120,21 @@ mod tests {
 
     #[test]
     fn every_experiment_has_a_name_of_its_own() {
-        let cards: Vec<Card> = EXPERIMENTS.iter().map(|one| one.card()).collect();
-        for (at, card) in cards.iter().enumerate() {
-            assert!(!card.about.is_empty());
-            let mut others = cards[..at].iter();
-            assert!(others.all(|other| other.name != card.name));
+        for (at, one) in EXPERIMENTS.iter().enumerate() {
+            assert!(!one.about.is_empty());
+            let mut others = EXPERIMENTS[..at].iter();
+            assert!(others.all(|other| other.name != one.name));
         }
     }
 
     #[test]
     fn what_is_wanted_counts_before_what_is_usual() {
         let mut how = How::default();
-        assert_eq!((how.size(7, 1), how.rounds(9, 3)), (7, 9));
+        let rounds = |how: &How| how.amount([1, 9, 1], [1, 3, 1]).rounds;
+        assert_eq!((how.size(7, 1), rounds(&how)), (7, 9));
         how.quick = true;
-        assert_eq!((how.size(7, 1), how.rounds(9, 3)), (1, 3));
+        assert_eq!((how.size(7, 1), rounds(&how)), (1, 3));
         how.rounds = Some(5);
-        assert_eq!(how.rounds(9, 3), 5);
+        assert_eq!(rounds(&how), 5);
     }
 }

@@ -12,8 +12,6 @@ pub mod churn;
 pub mod codecs;
 pub mod core;
 pub mod corpus;
-pub mod dedup;
-pub mod dictionary;
 mod failure;
 pub mod fio;
 mod guest;

@@ -1,7 +1,12 @@
 //! The one schedule of all measurements. Contestants take turns on the same work, round after round, and what counts is the
 //! median over the rounds of the ratio within a round: noise that lasts longer than a round hits all of them alike.
 
+use std::ops::Range;
 use std::time::Instant;
+
+use uzram::{Device, Stats};
+
+use crate::corpus::PAGE;
 
 /// The contestants of a round, in the order of their turns.
 ///
@@ -60,29 +65,46 @@ impl Rounds {
 
     /// Median of `who`'s time over `base`'s in the same round.
     pub fn ratio(&self, who: usize, base: usize) -> f64 {
-        median(
-            self.seconds[who]
-                .iter()
-                .zip(&self.seconds[base])
-                .map(|(a, b)| a / b)
-                .collect(),
-        )
+        self.median(|at, round| at(who, round) / at(base, round))
     }
 
-    /// How many rounds there were.
-    pub fn count(&self) -> usize {
-        self.seconds.first().map_or(0, Vec::len)
+    /// Median over the rounds of what `of` makes of the contestants' seconds: of those of a contestant in a round.
+    pub fn median(&self, of: impl Fn(&dyn Fn(usize, usize) -> f64, usize) -> f64) -> f64 {
+        let at = |who: usize, round: usize| self.seconds[who][round];
+        let count = self.seconds.first().map_or(0, Vec::len);
+        median((0..count).map(|round| of(&at, round)).collect())
     }
 
-    /// Seconds of `who` in a round.
-    pub fn at(&self, who: usize, round: usize) -> f64 {
-        self.seconds[who][round]
+    /// Median throughput in megabytes a second, where a turn is of so many bytes.
+    pub fn mb_s(&self, who: usize, bytes: usize) -> f64 {
+        bytes as f64 / self.seconds(who) / 1e6
     }
 
     /// Median seconds of a round.
     pub fn seconds(&self, who: usize) -> f64 {
         median(self.seconds[who].clone())
     }
+}
+
+/// The items of a turn: `batch` of `count`, or all if there are fewer, from another place in each round. A `stride` above 1
+/// keeps rounds that follow each other apart.
+pub(crate) fn turn(round: usize, stride: usize, batch: usize, count: usize) -> Range<usize> {
+    let at = round * stride % (count / batch).max(1) * batch;
+    at..(at + batch).min(count)
+}
+
+/// Writes pages to a device from its beginning on.
+pub(crate) fn fill<'a>(
+    device: &Device,
+    pages: impl IntoIterator<Item = &'a [u8; PAGE]>,
+) -> Result<(), uzram::Error> {
+    let mut pages = (0..).step_by(PAGE).zip(pages);
+    pages.try_for_each(|(at, page)| device.write_at(page, at))
+}
+
+/// All memory that a device takes, in bytes: pool, table, books and streams.
+pub(crate) fn all_memory(stats: &Stats) -> f64 {
+    (stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes) as f64
 }
 
 /// Numbers that are scattered and the same in every run.
@@ -153,7 +175,7 @@ mod tests {
         assert_eq!((a, b), (5, 5));
         let mut turns = 0;
         let rounds = Rounds::run_warmed(5, &mut [&mut |_| turns += 1]);
-        assert_eq!((rounds.count(), turns), (5, 10));
+        assert_eq!((rounds.seconds[0].len(), turns), (5, 10));
     }
 
     #[test]

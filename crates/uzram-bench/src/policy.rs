@@ -20,47 +20,17 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Card, Experiment, How};
-use crate::measure::{Random, median, order};
-use crate::output::Outcome;
+use crate::lab::{Amount, Answer, Experiment, How, Progress};
+use crate::measure::{Random, all_memory, fill, median, order};
 use crate::report::Report;
 use crate::zram::{Aligned, Zram};
 
 /// `bench policy`.
-pub struct Policy;
-
-impl Experiment for Policy {
-    fn card(&self) -> Card {
-        Card::new(
-            "policy",
-            "Density with background recompression beside the kernel's zram, and what the foreground pays",
-        )
-    }
-
-    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(run(&Options::new(how), progress)?))
-    }
-}
-
-/// How much to do.
-struct Options {
-    /// Megabytes of each kind of process memory.
-    megabytes: usize,
-    /// Rounds of each foreground measurement.
-    rounds: usize,
-    /// Requests of a turn.
-    turn: usize,
-}
-
-impl Options {
-    fn new(how: &How) -> Options {
-        Options {
-            megabytes: how.size(64, 16),
-            rounds: how.rounds(31, 5),
-            turn: how.size(100_000, 20_000),
-        }
-    }
-}
+pub(crate) const EXPERIMENT: Experiment = Experiment::new(
+    "policy",
+    "Density with background recompression beside the kernel's zram, and what the foreground pays",
+    run,
+);
 
 const SECONDARY: &str = "zstd";
 /// Does all pending work at once.
@@ -79,16 +49,15 @@ const HOT: usize = 4096;
 const LEAST_OLD: u64 = 8192;
 
 /// Measures everything. Calls `progress` before each step.
-fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+fn run(how: &How, progress: Progress<'_>) -> Answer {
+    let amount = how.amount([64, 31, 100_000], [16, 5, 20_000]);
     progress("collecting process memory");
-    let mut kinds = corpus::heaps(options.megabytes)?;
-    kinds.push(corpus::compiler_heap(options.megabytes)?);
+    let mut kinds = corpus::heaps(amount.megabytes)?;
+    kinds.push(corpus::compiler_heap(amount.megabytes)?);
     ensure!(kinds.iter().all(|kind| !kind.is_empty()), "an empty corpus");
     let names: Vec<&str> = kinds.iter().map(|kind| kind.name.as_str()).collect();
-    let mut report = Report::new(
-        "bench policy",
-        format!("process memory ({})", names.join(", ")),
-    );
+    let memory = format!("process memory ({})", names.join(", "));
+    let mut report = Report::new("bench policy", memory);
     let pages: Vec<&[u8; PAGE]> = kinds.iter().flat_map(Corpus::pages).collect();
     report.add("data, MB", (pages.len() * PAGE) as f64 / 1e6);
     density(&pages, &mut report, progress)?;
@@ -96,10 +65,10 @@ fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     let pair = Pair::new(&pages)?;
     for (name, reads) in [("write", false), ("read", true)] {
         progress(&format!("foreground: {name}"));
-        foreground(name, reads, &pair, options, &mut report)?;
+        foreground(name, reads, &pair, amount, &mut report)?;
     }
     pair.agent.stop();
-    Ok(report)
+    Ok(Box::new(report))
 }
 
 fn builder(pages: usize) -> uzram::Builder {
@@ -114,33 +83,29 @@ fn policy(text: &str) -> Result<PolicySettings> {
     Ok(text.parse()?)
 }
 
-fn density(
-    pages: &[&[u8; PAGE]],
-    report: &mut Report,
-    progress: &mut dyn FnMut(&str),
-) -> Result<()> {
+fn density(pages: &[&[u8; PAGE]], report: &mut Report, progress: Progress<'_>) -> Result<()> {
     progress("density: kernel zram");
     let data = (pages.len() * PAGE) as f64;
     let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")? as f64;
     progress("density: the agent works");
     let settled = settle(pages, 0)?;
     let (before, after, done) = (settled.before, settled.after, &settled.done);
-    report.add(
-        "density, kernel zram lz4: data over mem_used_total",
-        data / kernel,
-    );
-    report.add("density, lz4 alone: data over all memory", data / before);
-    report.add("density, settled: data over all memory", data / after);
+    let rows = [
+        ("kernel zram lz4: data over mem_used_total", data / kernel),
+        ("lz4 alone: data over all memory", data / before),
+        ("settled: data over all memory", data / after),
+    ];
+    report.add_all("density, ", rows);
     let ratio = kernel / after;
     report.at_least("density, settled, over kernel zram lz4", ratio, 1.5);
-    report.add("settled: all memory, MB", after / 1e6);
-    let dictionary = settled.device.stats().dictionary_bytes as f64;
-    report.add("settled: dictionaries, KiB", dictionary / 1024.0);
-    report.add(
-        "settled: pages recompressed",
-        done.pages_recompressed as f64,
-    );
-    report.add("settled: processor time, s", done.cpu_seconds);
+    let dictionaries = settled.device.stats().dictionary_bytes as f64;
+    let rows = [
+        ("all memory, MB", after / 1e6),
+        ("dictionaries, KiB", dictionaries / 1024.0),
+        ("pages recompressed", done.pages_recompressed as f64),
+        ("processor time, s", done.cpu_seconds),
+    ];
+    report.add_all("settled: ", rows);
     Ok(())
 }
 
@@ -157,9 +122,7 @@ pub(crate) struct Settled {
 /// `least` bytes) and compaction.
 pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
     let device = Arc::new(builder(pages.len()).build()?);
-    for (number, page) in pages.iter().enumerate() {
-        write(&device, number, page)?;
-    }
+    fill(&device, pages.iter().copied())?;
     let before = memory(&device);
     let settings = PolicySettings {
         recompress_least: least,
@@ -212,10 +175,9 @@ fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<u64> {
     zram.used_bytes()
 }
 
-/// All memory of a device: pool, table, metadata.
+/// All memory of a device.
 pub(crate) fn memory(device: &Device) -> f64 {
-    let stats = device.stats();
-    (stats.mem_used_total_bytes + stats.table_bytes + stats.metadata_bytes) as f64
+    all_memory(&device.stats())
 }
 
 /// Two devices with the same pages: hot ones, then cold ones.
@@ -354,12 +316,12 @@ fn foreground(
     name: &str,
     reads: bool,
     pair: &Pair<'_>,
-    options: &Options,
+    amount: Amount,
     report: &mut Report,
 ) -> Result<()> {
     let mut rounds = Vec::new();
     let mut work = Work::default();
-    for round in 0..options.rounds {
+    for round in 0..amount.rounds {
         pair.ensure_work()?;
         let mut figures = [Turn::default(); 4];
         for who in order(round, figures.len()) {
@@ -373,7 +335,7 @@ fn foreground(
             if who == 1 {
                 pair.with.jobs().set_policy(policy(WORK)?)?;
             }
-            figures[who] = on_one_cpu(|| pair.turn(device, reads, options.turn, round as u64))?;
+            figures[who] = on_one_cpu(|| pair.turn(device, reads, amount.batch, round as u64))?;
             if who == 1 {
                 let after = (pair.with.jobs().agent_stats(), pair.with.stats());
                 pair.with.jobs().set_policy(policy(PAUSE)?)?;
@@ -389,47 +351,32 @@ fn foreground(
     let ratio = |pick: fn(&Turn) -> f64, who: usize| {
         median(rounds.iter().map(|r| pick(&r[who]) / pick(&r[0])).collect())
     };
-    let rate = |figures: &[Turn; 4]| (options.turn * PAGE) as f64 / figures[0].seconds / 1e6;
+    let rate = |figures: &[Turn; 4]| (amount.batch * PAGE) as f64 / figures[0].seconds / 1e6;
     let alone = median(rounds.iter().map(rate).collect());
     report.add(format!("{name} 4 KiB without agent, MB/s"), alone);
     let p99 = median(rounds.iter().map(|r| r[0].p99).collect());
     report.add(format!("{name} 4 KiB without agent, p99, ns"), p99);
+    let speed = |who| 1.0 / ratio(|turn| turn.seconds, who);
+    let p99 = |who| ratio(|turn| turn.p99, who);
     let what = format!("{name} speed while the agent works over without");
-    report.at_least(what, 1.0 / ratio(|t| t.seconds, 1), 0.9);
-    report.add(
-        format!("{name} speed by processor time while the agent works over without"),
-        1.0 / ratio(|t| t.cpu, 1),
-    );
+    report.at_least(what, speed(1), 0.9);
+    let by_cpu = "speed by processor time while the agent works over without";
+    report.add(format!("{name} {by_cpu}"), 1.0 / ratio(|turn| turn.cpu, 1));
     let what = format!("{name} p99 while the agent works over without");
-    report.at_most(what, ratio(|t| t.p99, 1), 1.1);
-    report.add(
-        format!("{name} speed without over without (noise)"),
-        1.0 / ratio(|t| t.seconds, 2),
-    );
-    report.add(
-        format!("{name} p99 without over without (noise)"),
-        ratio(|t| t.p99, 2),
-    );
-    report.add(
-        format!("{name} speed while the agent rests over without"),
-        1.0 / ratio(|t| t.seconds, 3),
-    );
-    report.add(
-        format!("{name} p99 while the agent rests over without"),
-        ratio(|t| t.p99, 3),
-    );
-    let share = 100.0 * work.turns as f64 / options.rounds as f64;
-    report.at_least(
-        format!("{name}: turns in which the agent worked, %"),
-        share,
-        100.0,
-    );
+    report.at_most(what, p99(1), 1.1);
+    let rows = [
+        ("speed without over without (noise)", speed(2)),
+        ("p99 without over without (noise)", p99(2)),
+        ("speed while the agent rests over without", speed(3)),
+        ("p99 while the agent rests over without", p99(3)),
+    ];
+    report.add_all(&format!("{name} "), rows);
+    let share = 100.0 * work.turns as f64 / amount.rounds as f64;
+    let what = format!("{name}: turns in which the agent worked, %");
+    report.at_least(what, share, 100.0);
     let used = 100.0 * work.cpu / work.seconds;
-    report.at_most(
-        format!("{name}: of one CPU for the agent meanwhile, %"),
-        used,
-        12.0,
-    );
+    let what = format!("{name}: of one CPU for the agent meanwhile, %");
+    report.at_most(what, used, 12.0);
     let rate = work.pages * PAGE as f64 / work.seconds / 1e6;
     report.add(
         format!("{name}: recompressed meanwhile, MB/s of data"),

@@ -101,36 +101,37 @@ impl Report {
 
     /// Adds a figure without a goal.
     pub fn add(&mut self, what: impl Into<String>, value: f64) {
-        self.push(what.into(), value, String::new(), None);
+        self.rows.push(Row {
+            what: what.into(),
+            value,
+            goal: String::new(),
+            met: None,
+        });
+    }
+
+    /// Adds figures without goals, all of the same subject.
+    pub fn add_all<const N: usize>(&mut self, of: &str, rows: [(&str, f64); N]) {
+        for (what, value) in rows {
+            self.add(format!("{of}{what}"), value);
+        }
     }
 
     /// Adds a figure that should be at most `goal`.
     pub fn at_most(&mut self, what: impl Into<String>, value: f64, goal: f64) {
-        self.push(
-            what.into(),
-            value,
-            format!("<= {goal}"),
-            Some(value <= goal),
-        );
+        self.add(what, value);
+        self.judge("<=", goal, value <= goal);
     }
 
     /// Adds a figure that should be at least `goal`.
     pub fn at_least(&mut self, what: impl Into<String>, value: f64, goal: f64) {
-        self.push(
-            what.into(),
-            value,
-            format!(">= {goal}"),
-            Some(value >= goal),
-        );
+        self.add(what, value);
+        self.judge(">=", goal, value >= goal);
     }
 
-    fn push(&mut self, what: String, value: f64, goal: String, met: Option<bool>) {
-        self.rows.push(Row {
-            what,
-            value,
-            goal,
-            met,
-        });
+    /// Gives the last figure a goal.
+    fn judge(&mut self, sign: &str, goal: f64, met: bool) {
+        let row = self.rows.last_mut().expect("one was just added");
+        (row.goal, row.met) = (format!("{sign} {goal}"), Some(met));
     }
 
     /// Sets a goal on every row that it fits and returns how many there were. The last goal of a row counts.

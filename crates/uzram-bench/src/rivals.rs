@@ -14,70 +14,34 @@ mod goals;
 pub(crate) mod holder;
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Card, Experiment, How};
-use crate::measure::{Rounds, shuffled};
-use crate::output::{self, Outcome, Table, maybe, number};
+use crate::lab::{self, Amount, Experiment, How, Progress};
+use crate::measure::{Rounds, shuffled, turn};
+use crate::output::{Figure, Record, maybe, number};
 use crate::report::Report;
 use crate::zram::Zram;
 
 /// `bench rivals`.
-pub struct Rivals;
-
-impl Experiment for Rivals {
-    fn card(&self) -> Card {
-        Card {
-            corpus: true,
-            ..Card::new(
-                "rivals",
-                "The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory",
-            )
-        }
-    }
-
-    fn run(&self, how: &How, progress: &mut dyn FnMut(&str)) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(run(&Options::new(how), progress)?))
-    }
-
-    fn read(&self, record: Value) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(serde_json::from_value::<RivalRecord>(record)?))
-    }
-}
-
-/// How much to do.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Megabytes of each corpus.
-    pub megabytes: usize,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Pages a round: a multiple of 32.
-    pub batch: usize,
-    /// Bytes of the devices that are filled for the memory figures.
-    pub fill_bytes: usize,
-    /// A folder of corpora that are kept ([`stored`]); without one they are made now.
-    pub stored: Option<PathBuf>,
-}
-
-impl Options {
-    fn new(how: &How) -> Options {
-        Options {
-            megabytes: how.size(160, 16),
-            rounds: how.rounds(21, 3),
-            batch: how.size(2048, 512),
-            fill_bytes: how.size(1 << 30, 64 << 20),
-            stored: how.corpus.clone(),
-        }
-    }
-}
+pub(crate) const EXPERIMENT: Experiment = Experiment {
+    corpus: true,
+    read: lab::read::<Record<RivalFigure>>,
+    ..Experiment::new(
+        "rivals",
+        "The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory",
+        |how, progress| {
+            let amount = how.amount([160, 21, 2048], [16, 3, 512]);
+            let rivals = run(how, amount, how.size(1 << 30, 64 << 20), progress)?;
+            Ok(Box::new(rivals))
+        },
+    )
+};
 
 /// The sizes of requests in pages.
 const REQUESTS: [usize; 2] = [1, 32];
@@ -120,36 +84,28 @@ pub struct RivalFigure {
     pub memory_ratio: Option<f64>,
 }
 
-/// The record of `bench rivals`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RivalRecord {
-    /// Goals, machine, commit.
-    #[serde(flatten)]
-    pub report: Report,
-    /// How to read it.
-    pub note: String,
-    /// Everything measured.
-    pub figures: Vec<RivalFigure>,
-    /// Contestants that could not take part, and why.
-    pub left_out: Vec<String>,
-}
-
 const NOTE: &str = "One thread. kernel: direct I/O, queue depth 1; its memory is mem_used_total, without its table; \
     uzram's is all it takes. raw: a codec called directly, with a place for each object; null is a copy. trueno: \
     trueno-zram-core's pages in a vector. Requests of 4 KiB in random order, of 128 KiB likewise. Medians of rounds in \
     which all take turns; figures over others are medians of the quotient within a round.";
 
-/// Measures everything. Calls `progress` before each step.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<RivalRecord> {
+/// Measures everything; a round's batch is a multiple of 32 pages. Devices of `fill_bytes` are filled for the memory
+/// figures. Calls `progress` before each step.
+pub fn run(
+    how: &How,
+    amount: Amount,
+    fill_bytes: usize,
+    progress: Progress<'_>,
+) -> Result<Record<RivalFigure>> {
     let largest = REQUESTS[REQUESTS.len() - 1];
     ensure!(
-        options.batch > 0 && options.batch.is_multiple_of(largest),
+        amount.batch > 0 && amount.batch.is_multiple_of(largest),
         "a round has a multiple of {largest} pages"
     );
     progress("collecting pages");
-    let corpora = match &options.stored {
-        Some(dir) => kept(dir, options.megabytes)?,
-        None => made(options.megabytes)?,
+    let corpora = match &how.corpus {
+        Some(dir) => kept(dir, amount.megabytes)?,
+        None => made(amount.megabytes)?,
     };
     let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
     let mut report = Report::new("bench rivals", names.join("; "));
@@ -157,12 +113,12 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<RivalRec
     for corpus in &corpora {
         progress(&format!("{}: filling", corpus.name));
         let pages = Pages::from_pages(corpus.without_same_filled().pages());
-        let mut field = Field::new(&corpus.name, &pages, options, &mut left_out)?;
+        let mut field = Field::new(&corpus.name, &pages, fill_bytes, &mut left_out)?;
         field.leave_out_who_loses(&mut left_out);
         for request in REQUESTS {
             let kib = request * PAGE / 1024;
             progress(&format!("{}: requests of {kib} KiB", corpus.name));
-            let turns = RivalRounds::run(&mut field, request, options)?;
+            let turns = RivalRounds::run(&mut field, request, amount)?;
             figures.extend((0..turns.who.len()).map(|who| turns.figure(who)));
             turns.goals(&mut report);
             if request == 1 {
@@ -175,10 +131,9 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<RivalRec
     for rival in &left_out {
         progress(&format!("left out: {rival}"));
     }
-    let note = NOTE.into();
-    Ok(RivalRecord {
+    Ok(Record {
         report,
-        note,
+        note: NOTE.into(),
         figures,
         left_out,
     })
@@ -218,7 +173,7 @@ impl<'a> Field<'a> {
     fn new(
         corpus: &'a str,
         pages: &'a Pages,
-        options: &Options,
+        fill_bytes: usize,
         left_out: &mut Vec<String>,
     ) -> Result<Field<'a>> {
         let count = pages.pages().len();
@@ -235,7 +190,7 @@ impl<'a> Field<'a> {
             }
         }
         // All pages equally often: the same ratio as that of the pages.
-        let fill = (options.fill_bytes / PAGE / count).max(1) * count;
+        let fill = (fill_bytes / PAGE / count).max(1) * count;
         for algorithm in LIBRARY {
             let name = format!("uzram {algorithm}");
             field.weigh(&name, fill, Library::new(algorithm, fill)?)?;
@@ -377,16 +332,16 @@ struct Participant {
 }
 
 impl<'a> RivalRounds<'a> {
-    fn run(field: &mut Field<'a>, request: usize, options: &Options) -> Result<RivalRounds<'a>> {
+    fn run(field: &mut Field<'a>, request: usize, amount: Amount) -> Result<RivalRounds<'a>> {
         let pages = field.pages;
         // Batches end where requests do.
         let requests = pages.pages().len() / request;
-        let batch = (options.batch / request).min(requests);
+        let batch = (amount.batch / request).min(requests);
         ensure!(batch > 0, "{} has too few pages", field.corpus);
         let order = shuffled(requests);
         let turn = |round: usize| {
-            let at = round % (requests / batch) * batch;
-            order[at..at + batch].iter().map(|number| number * request)
+            let numbers = &order[turn(round, 1, batch, requests)];
+            numbers.iter().map(|number| number * request)
         };
         let takes_part = |name: &str| request == 1 || !name.starts_with("raw");
         let (mut written, mut who) = (0, Vec::new());
@@ -412,14 +367,14 @@ impl<'a> RivalRounds<'a> {
             .iter_mut()
             .filter(|(_, holder)| !holder.is_read_only())
             .collect();
-        let write = Rounds::of(options.rounds, &mut writable, |(_, holder), round| {
+        let write = Rounds::of(amount.rounds, &mut writable, |(_, holder), round| {
             for first in turn(round) {
                 let bytes = &pages.bytes()[first * PAGE..(first + request) * PAGE];
                 holder.write(first, bytes).expect("it was written before");
             }
         });
         let mut back = Pages::new(request);
-        let read = Rounds::of(options.rounds, &mut here, |(_, holder), round| {
+        let read = Rounds::of(amount.rounds, &mut here, |(_, holder), round| {
             for first in turn(round) {
                 let read = holder.read(first, back.bytes_mut());
                 read.expect("it was read before");
@@ -437,54 +392,33 @@ impl<'a> RivalRounds<'a> {
     }
 
     fn figure(&self, who: usize) -> RivalFigure {
-        let rate = |rounds: &Rounds, at| self.batch_bytes as f64 / rounds.seconds(at) / 1e6;
         let place = &self.who[who];
         RivalFigure {
             corpus: self.corpus.into(),
             contestant: place.name.clone(),
             request_bytes: self.request * PAGE,
-            write_mb_s: place.write.map(|at| rate(&self.write, at)),
-            read_mb_s: rate(&self.read, place.read),
+            write_mb_s: place.write.map(|at| self.write.mb_s(at, self.batch_bytes)),
+            read_mb_s: self.read.mb_s(place.read, self.batch_bytes),
             ratio: place.ratio,
             memory_ratio: place.memory_ratio,
         }
     }
 }
 
-impl Outcome for RivalRecord {
-    fn report(&self) -> &Report {
-        &self.report
-    }
+impl Figure for RivalFigure {
+    const CAPTION: &'static str = "Everybody, by pages and size of requests";
+    const HEAD: &'static str =
+        "pages and requests,contestant,write MB/s,read MB/s,ratio,over memory";
+    const BY_FIRST: bool = true;
 
-    fn json(&self) -> Result<String> {
-        output::json(self)
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let left_out = self.left_out.iter().map(|who| format!("left out: {who}"));
-        std::iter::once(self.note.clone()).chain(left_out).collect()
-    }
-
-    fn tables(&self) -> Vec<Table> {
-        let head = "pages and requests,contestant,write MB/s,read MB/s,ratio,over memory";
-        let mut table = Table::new("Everybody, by pages and size of requests", head);
-        for figure in &self.figures {
-            table.rows.push(vec![
-                format!("{}, {} KiB", figure.corpus, figure.request_bytes / 1024),
-                figure.contestant.clone(),
-                maybe(figure.write_mb_s),
-                number(figure.read_mb_s),
-                maybe(figure.ratio),
-                maybe(figure.memory_ratio),
-            ]);
-        }
-        vec![table]
-    }
-
-    fn summary(&self) -> Vec<Table> {
-        self.tables()
-            .into_iter()
-            .flat_map(Table::by_first)
-            .collect()
+    fn cells(&self) -> Vec<String> {
+        vec![
+            format!("{}, {} KiB", self.corpus, self.request_bytes / 1024),
+            self.contestant.clone(),
+            maybe(self.write_mb_s),
+            number(self.read_mb_s),
+            maybe(self.ratio),
+            maybe(self.memory_ratio),
+        ]
     }
 }

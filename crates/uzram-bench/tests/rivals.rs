@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use uzram_bench::corpus::stored::{Kept, Manifest, Source};
-use uzram_bench::rivals::{Options, run};
+use uzram_bench::lab::{Amount, How};
+use uzram_bench::rivals::run;
 use uzram_testkit::{Random, peers};
 
 /// Two corpora of pages that compress, but not too well: numbers and words.
@@ -36,14 +37,16 @@ fn keep(dir: &Path) {
 fn everybody_takes_part_or_is_named() {
     let dir = tempfile::tempdir().unwrap();
     keep(dir.path());
-    let options = Options {
+    let how = How {
+        corpus: Some(dir.path().into()),
+        ..How::default()
+    };
+    let amount = Amount {
         megabytes: 2,
         rounds: 1,
         batch: 64,
-        fill_bytes: 4 << 20,
-        stored: Some(dir.path().into()),
     };
-    let rivals = run(&options, &mut |_| ()).unwrap();
+    let rivals = run(&how, amount, 4 << 20, &mut |_| ()).unwrap();
     if rivals.left_out.iter().any(|who| who.starts_with("kernel")) {
         peers::skip(
             "the kernel's zram in bench rivals",

@@ -1,12 +1,15 @@
 //! What the workspace's tests, examples and benchmarks share: a pseudo-random generator ([`Random`]), data of every
-//! compressibility ([`data`]), the rule for missing peers ([`peers`]) and a public API under test ([`api`]).
+//! compressibility ([`data`]), the rule for missing peers ([`peers`]), a public API under test ([`api`]) and, with the
+//! feature `disk`, a disk that fails on demand.
 //!
-//! A dev-dependency of the other crates, never published and never part of the program. It depends on none of them, so
-//! that each may use it. Everything is reproducible: the same seed gives the same bytes on every machine.
+//! A dev-dependency of the other crates, never published and never part of the program. Without features it depends on
+//! none of them, so that each may use it. Everything is reproducible: the same seed gives the same bytes on every machine.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod data;
+#[cfg(feature = "disk")]
+pub mod disk;
 pub mod peers;
 mod random;
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 use common::{memfd, reopen};
 use rustix::io::Errno;
 use uzram::{Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport};
-use uzram_backing::inject::{Fault, FaultRule, FaultyDisk};
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::Random;
 use uzram_testkit::data::partly_noise;
+use uzram_testkit::disk::{Fault, FaultRule, FaultyDisk};
 
 const SIZE: u64 = 64 << 20;
 const STORE: u64 = 16 << 20;

@@ -12,16 +12,17 @@ const USAGE: &str = "\
 usage: cargo xtask bench guest [OPTIONS]
 
   --quick        one round of a few cells: a smoke test, its figures mean little
-  --variants     ublk's settings against each other instead
-  --rounds N     how often each cell is measured (default: 5, with --variants 3)
+  --rounds N     how often each cell is measured (default: 5)
   --seconds N    how long each measurement takes (default: 1)
   --again        no new run: the tables of the last one
   --record FILE  write the figures to FILE as JSON, too";
 
+/// The test in the guest that measures.
+const TEST: &str = "bench-ublk";
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options<'a> {
     quick: bool,
-    variants: bool,
     rounds: Option<u32>,
     seconds: Option<u32>,
     again: bool,
@@ -40,7 +41,6 @@ impl<'a> Options<'a> {
             };
             match arg {
                 "--quick" => options.quick = true,
-                "--variants" => options.variants = true,
                 "--rounds" => options.rounds = Some(number()?),
                 "--seconds" => options.seconds = Some(number()?),
                 "--again" => options.again = true,
@@ -51,26 +51,11 @@ impl<'a> Options<'a> {
                 _ => bail!("'{arg}' is not understood\n{USAGE}"),
             }
         }
-        if options.variants && options.record.is_some() {
-            bail!("--variants keeps no record: what it decides is said where it is decided");
-        }
         Ok(options)
     }
 
-    fn test(&self) -> &'static str {
-        if self.variants {
-            "bench-ublk-variants"
-        } else {
-            "bench-ublk"
-        }
-    }
-
     fn parameters(&self) -> Result<Parameters> {
-        let usual = match (self.quick, self.variants) {
-            (true, _) => 1,
-            (_, true) => 3,
-            _ => 5,
-        };
+        let usual = if self.quick { 1 } else { 5 };
         Parameters::default()
             .with("rounds", self.rounds.unwrap_or(usual))?
             .with("seconds", self.seconds.unwrap_or(1))?
@@ -85,18 +70,15 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         return Ok(());
     }
     let options = Options::parse(args)?;
-    let saved = guest::results().join(options.test());
+    let saved = guest::results().join(TEST);
     if !options.again {
         let (others, commit) = (Others::watch(), others::commit());
-        let saved = guest::measure(options.test(), &options.parameters()?)?;
+        let saved = guest::measure(TEST, &options.parameters()?)?;
         fs::write(saved.join(others::OTHERS), others.seen())?;
         fs::write(saved.join(others::COMMIT), commit)?;
     }
     let saved = saved.display().to_string();
     let mut words = vec!["guest", &saved];
-    if options.variants {
-        words.push("--variants");
-    }
     words.extend(options.record.into_iter().flat_map(|path| ["--json", path]));
     sh::run(sh::cargo(&[PROGRAM, &words].concat()))
 }
@@ -109,18 +91,15 @@ mod tests {
     fn options_are_read() {
         let options = Options::parse(&["--rounds", "7", "--record", "x"]).unwrap();
         assert_eq!((options.rounds, options.record), (Some(7), Some("x")));
-        assert_eq!(options.test(), "bench-ublk");
         let line = options.parameters().unwrap().append();
         assert!(line.contains("rounds=7") && line.contains("cells=all"));
-        let options = Options::parse(&["--quick", "--variants"]).unwrap();
-        assert_eq!(options.test(), "bench-ublk-variants");
+        let options = Options::parse(&["--quick"]).unwrap();
         assert!(options.parameters().unwrap().append().contains("rounds=1 "));
         for wrong in [
             &["--rounds"][..],
             &["--rounds", "0"],
             &["--record"],
             &["core"],
-            &["--variants", "--record", "x"],
         ] {
             assert!(Options::parse(wrong).is_err(), "{wrong:?}");
         }

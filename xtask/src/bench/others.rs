@@ -12,7 +12,9 @@ pub(crate) const COMMIT: &str = "commit";
 
 /// What is checked out.
 pub(crate) fn commit() -> String {
-    first_line("git", &["describe", "--always", "--dirty", "--abbrev=12"])
+    let args = ["describe", "--always", "--dirty", "--abbrev=12"];
+    let commit = sh::output(sh::command("git", &args)).unwrap_or_default();
+    commit.lines().next().unwrap_or("unknown").into()
 }
 
 /// Watches what this machine does besides our own work.
@@ -60,14 +62,6 @@ fn ours() -> u64 {
     // Behind the name, which may hold anything: fields 14 to 17 of proc(5), of which the third is the first here.
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
     numbers(fields, 11).iter().take(4).sum()
-}
-
-fn first_line(program: &str, args: &[&str]) -> String {
-    let output = sh::command(program, args).output();
-    let text = output
-        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
-        .unwrap_or_default();
-    text.lines().next().unwrap_or("unknown").into()
 }
 
 #[cfg(test)]

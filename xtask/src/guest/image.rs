@@ -20,66 +20,18 @@ use crate::sh;
 const FORMAT: u32 = 1;
 
 /// Programs of this machine that the guest has. busybox stands in for what is not here.
-const PROGRAMS: &[&str] = &[
-    "bash",
-    "blkdiscard",
-    "blkid",
-    "blockdev",
-    "btrfs",
-    "busybox",
-    "cmp",
-    "cp",
-    "dd",
-    "diff",
-    "dumpe2fs",
-    "e2fsck",
-    "fallocate",
-    "findmnt",
-    "fio",
-    "fsfreeze",
-    "fstrim",
-    "losetup",
-    "lsblk",
-    "mkfs.btrfs",
-    "mkfs.ext4",
-    "mkfs.xfs",
-    "mkswap",
-    "mount",
-    "nbd-client",
-    "prlimit",
-    "setpriv",
-    "sha256sum",
-    "stat",
-    "swapoff",
-    "swapon",
-    "sync",
-    "timeout",
-    "truncate",
-    "tune2fs",
-    "udevadm",
-    "umount",
-    "xfs_repair",
-    "zramctl",
-];
+const PROGRAMS: &str = "\
+    bash blkdiscard blkid blockdev btrfs busybox cmp cp dd diff dumpe2fs e2fsck fallocate \
+    findmnt fio fsfreeze fstrim losetup lsblk mkfs.btrfs mkfs.ext4 mkfs.xfs mkswap mount \
+    nbd-client prlimit setpriv sha256sum stat swapoff swapon sync timeout truncate tune2fs \
+    udevadm umount xfs_repair zramctl";
 
 /// Libraries that are loaded by name, so that ldd does not show them: pthread_cancel needs this one.
 const LIBRARIES: &[&str] = &["/lib/x86_64-linux-gnu/libgcc_s.so.1"];
 
 /// Modules that every guest can load, besides those that tests name.
-const MODULES: &[&str] = &[
-    "btrfs",
-    "deflate",
-    "loop",
-    "lz4",
-    "lz4hc",
-    "nbd",
-    "null_blk",
-    "ublk_drv",
-    "virtio_blk",
-    "xfs",
-    "zram",
-    "zstd",
-];
+const MODULES: &str = "\
+    btrfs deflate loop lz4 lz4hc nbd null_blk ublk_drv virtio_blk xfs zram zstd";
 
 /// Our own programs: the package, and where what cargo builds of it then lies.
 const OURS: &[(&str, &str)] = &[
@@ -165,7 +117,7 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec], build: Build) 
 /// The archive that changes only with this machine's packages, the kernel and the list of modules.
 fn base(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<PathBuf> {
     let modules = Modules::new(&kernel.modules)?;
-    let mut wanted: BTreeSet<String> = MODULES.iter().map(|s| s.to_string()).collect();
+    let mut wanted: BTreeSet<String> = MODULES.split_whitespace().map(str::to_owned).collect();
     for spec in specs {
         for module in &spec.modules {
             if !modules.has(module) {
@@ -176,7 +128,7 @@ fn base(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<PathBuf> {
     }
     // Destination to source.
     let mut files = BTreeMap::new();
-    for name in PROGRAMS {
+    for name in PROGRAMS.split_whitespace() {
         let path = program(name)?;
         for library in libraries(&path)? {
             files.insert(merged(&library), library);

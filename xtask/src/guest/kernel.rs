@@ -54,9 +54,12 @@ pub(crate) fn fetch(work: &Path) -> Result<Kernel> {
 
 /// The directory of Debian's present kernel, which is the only one kept.
 fn newest(kernels: &Path) -> Result<PathBuf> {
-    let package = depends(&query("apt-cache", &["depends", META])?)
+    let package = depends(&sh::output(sh::command("apt-cache", &["depends", META]))?)
         .with_context(|| format!("apt-cache: {META} depends on no kernel"))?;
-    let shown = query("apt-cache", &["show", "--no-all-versions", &package])?;
+    let shown = sh::output(sh::command(
+        "apt-cache",
+        &["show", "--no-all-versions", &package],
+    ))?;
     let version = shown.lines().find_map(|l| l.strip_prefix("Version: "));
     let version = version.with_context(|| format!("apt-cache: {package} has no version"))?;
     let dir = kernels.join(format!("{package}_{version}").replace(['/', ':'], "_"));
@@ -98,16 +101,6 @@ fn depends(text: &str) -> Option<String> {
     lines
         .find(|name| name.starts_with("linux-image-"))
         .map(str::to_owned)
-}
-
-fn query(program: &str, args: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(args).output();
-    let output = output.with_context(|| format!("cannot run {program}"))?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {}: {}", args.join(" "), error.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The one entry of `dir` whose name fits.

@@ -140,16 +140,14 @@ fn run(specs: &[Spec], chosen: &[&Spec], parameters: &Parameters, guests: usize)
     let bench = Bench::new(specs, Build::Tests)?;
     let begin = Instant::now();
     let todo = Mutex::new(VecDeque::from(boots::plan(chosen, guests)));
-    let (runs, boots) = thread::scope(|scope| {
+    let Ran { runs, boots } = thread::scope(|scope| {
         let work = || bench.work(&todo, parameters);
         let workers: Vec<_> = (0..guests.max(1)).map(|_| scope.spawn(work)).collect();
-        let (mut runs, mut boots) = (Vec::new(), 0);
+        let mut ran = Ran::default();
         for worker in workers {
-            let ran = worker.join().map_err(|_| anyhow::anyhow!("a panic"))??;
-            runs.extend(ran.runs);
-            boots += ran.boots;
+            ran.add(worker.join().map_err(|_| anyhow::anyhow!("a panic"))??);
         }
-        anyhow::Ok((runs, boots))
+        anyhow::Ok(ran)
     })?;
     let (mut lines, mut failed) = (Vec::new(), 0);
     for spec in chosen {
@@ -215,6 +213,13 @@ struct Ran<'a> {
     boots: usize,
 }
 
+impl<'a> Ran<'a> {
+    fn add(&mut self, more: Ran<'a>) {
+        self.runs.extend(more.runs);
+        self.boots += more.boots;
+    }
+}
+
 impl Bench {
     fn new(specs: &[Spec], build: Build) -> Result<Self> {
         setup::setup(setup::Purpose::Guest)?;
@@ -248,9 +253,7 @@ impl Bench {
         let mut ran = Ran::default();
         let next = || todo.lock().map_or(None, |mut todo| todo.pop_front());
         while let Some(tests) = next() {
-            let more = self.run(&tests, parameters)?;
-            ran.runs.extend(more.runs);
-            ran.boots += more.boots;
+            ran.add(self.run(&tests, parameters)?);
         }
         Ok(ran)
     }
@@ -267,18 +270,14 @@ impl Bench {
             ran.runs.pop();
             let rest = &tests[ran.runs.len()..];
             let again = if begun { &rest[..1] } else { rest };
-            let more = self.boot(again, parameters)?;
-            ran.runs.extend(more.runs);
-            ran.boots += more.boots;
+            ran.add(self.boot(again, parameters)?);
         }
         let rest = &tests[ran.runs.len()..];
         if !rest.is_empty() {
             println!("guest: the rest of that boot, each in one of its own");
         }
         for spec in rest {
-            let more = self.run(&[spec], parameters)?;
-            ran.runs.extend(more.runs);
-            ran.boots += more.boots;
+            ran.add(self.run(&[spec], parameters)?);
         }
         Ok(ran)
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The modules of an unpacked kernel package.
 pub(crate) struct Modules {
@@ -177,13 +177,12 @@ fn unpack(path: &Path) -> Result<Vec<u8>> {
     }
     let output = Command::new("xz").arg("-dc").arg(path).output();
     let output = output.context("cannot run xz")?;
-    if !output.status.success() {
-        bail!(
-            "xz -dc {}: {}",
-            path.display(),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "xz -dc {}: {error}",
+        path.display()
+    );
     Ok(output.stdout)
 }
 

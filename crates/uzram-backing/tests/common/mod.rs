@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use uzram_backing::inject::FaultyDisk;
 use uzram_backing::{
     Backing, FileDisk, FileOptions, Location, Purpose, PushError, ReadBuffer, SegmentBuffer,
     Writer, Written,
 };
 pub use uzram_testkit::Random;
+use uzram_testkit::disk::FaultyDisk;
 
 pub const ID: [u8; 16] = *b"a store of tests";
 pub const MIB: u64 = 1 << 20;

@@ -47,7 +47,7 @@ pub fn make(dir: &Path, megabytes: usize, progress: &mut dyn FnMut(&str)) -> Res
         .create(dir);
     made.with_context(|| format!("making {}", dir.display()))?;
     let mut manifest = Manifest::default();
-    for (name, source, pages) in works::kinds() {
+    for (name, source, pages) in works::KINDS {
         progress(name);
         let mut corpus = match pages(megabytes) {
             Ok(corpus) if !corpus.is_empty() => corpus,

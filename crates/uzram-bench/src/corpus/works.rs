@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{
-    Corpus, PAGE, WORK, collect, collect_fed, compiler_heap, files, program, zeros_and_noise,
+    Corpus, PAGE, WORK, compiler_heap, files, from_fed, from_process, program, zeros_and_noise,
 };
 
 /// Where the pages of a corpus come from.
@@ -21,45 +21,29 @@ pub enum Source {
 }
 
 /// A kind of corpus: its name, its source, and the function that collects about so many megabytes.
-pub(super) type Kind = (&'static str, Source, Box<dyn Fn(usize) -> Result<Corpus>>);
+pub(super) type Kind = (&'static str, Source, fn(usize) -> Result<Corpus>);
 
 /// All kinds, in the order of the manifest.
-pub(super) fn kinds() -> Vec<Kind> {
-    let mut kinds: Vec<Kind> = Vec::new();
-    for (name, program, flag, text) in WORK {
-        kinds.push((
-            name,
-            Source::Process,
-            Box::new(move |megabytes| {
-                let mut bytes = Vec::new();
-                collect(program, &[flag, text], megabytes, &mut bytes)?;
-                Ok(Corpus::new(name, bytes))
-            }),
-        ));
-    }
-    kinds.push(("Node.js objects", Source::Process, Box::new(node)));
-    kinds.push(("Java collections", Source::Process, Box::new(java)));
-    kinds.push(("gcc heap", Source::Process, Box::new(gcc)));
-    kinds.push(("sqlite3 in memory", Source::Process, Box::new(sqlite)));
-    kinds.push(("shared libraries", Source::Files, Box::new(libraries)));
-    kinds.push(("source text", Source::Files, Box::new(text)));
-    kinds.push(("SQLite file", Source::Files, Box::new(sqlite_file)));
-    kinds.push((
-        "random",
-        Source::Made,
-        Box::new(|megabytes| Ok(Corpus::new("random", random(megabytes)))),
-    ));
-    kinds.push((
-        "zeros",
-        Source::Made,
-        Box::new(|megabytes| Ok(Corpus::new("zeros", vec![0; megabytes << 20]))),
-    ));
-    kinds.push((
-        "zeros and noise",
-        Source::Made,
-        Box::new(|megabytes| Ok(zeros_and_noise(megabytes))),
-    ));
-    kinds
+pub(super) const KINDS: [Kind; 14] = [
+    (WORK[0].0, Source::Process, |megabytes| work(0, megabytes)),
+    (WORK[1].0, Source::Process, |megabytes| work(1, megabytes)),
+    (WORK[2].0, Source::Process, |megabytes| work(2, megabytes)),
+    (WORK[3].0, Source::Process, |megabytes| work(3, megabytes)),
+    ("Node.js objects", Source::Process, node),
+    ("Java collections", Source::Process, java),
+    ("gcc heap", Source::Process, gcc),
+    ("sqlite3 in memory", Source::Process, sqlite),
+    ("shared libraries", Source::Files, libraries),
+    ("source text", Source::Files, text),
+    ("SQLite file", Source::Files, sqlite_file),
+    ("random", Source::Made, random),
+    ("zeros", Source::Made, zeros),
+    ("zeros and noise", Source::Made, |n| Ok(zeros_and_noise(n))),
+];
+
+fn work(number: usize, megabytes: usize) -> Result<Corpus> {
+    let (name, program, flag, text) = WORK[number];
+    from_process(name, program, &[flag, text], megabytes)
 }
 
 fn libraries(megabytes: usize) -> Result<Corpus> {
@@ -85,10 +69,8 @@ while (i % 1000 || process.memoryUsage().rss < LIMIT) {
 console.log('ready'); process.stdin.resume();";
 
 fn node(megabytes: usize) -> Result<Corpus> {
-    let mut bytes = Vec::new();
     // The program itself has some tens of megabytes before it does anything.
-    collect("node", &["-e", NODE], megabytes + 48, &mut bytes)?;
-    Ok(Corpus::new("Node.js objects", bytes))
+    from_process("Node.js objects", "node", &["-e", NODE], megabytes + 48)
 }
 
 fn gcc(megabytes: usize) -> Result<Corpus> {
@@ -118,15 +100,9 @@ fn java(megabytes: usize) -> Result<Corpus> {
     std::fs::write(&path, JAVA)?;
     let most = format!("-Xmx{}m", 2 * megabytes + 128);
     let path = path.display().to_string();
-    let mut bytes = Vec::new();
     // No file of counters that others could read.
-    collect(
-        "java",
-        &[&most, "-XX:-UsePerfData", &path, "LIMIT"],
-        megabytes,
-        &mut bytes,
-    )?;
-    Ok(Corpus::new("Java collections", bytes))
+    let args = [&most, "-XX:-UsePerfData", &path, "LIMIT"];
+    from_process("Java collections", "java", &args, megabytes)
 }
 
 /// SQL that fills a table with about so many megabytes.
@@ -142,11 +118,10 @@ fn sql(megabytes: usize) -> String {
 }
 
 fn sqlite(megabytes: usize) -> Result<Corpus> {
-    let mut bytes = Vec::new();
     // By a shell: what it prints itself waits in a buffer.
     let input = sql(megabytes) + ".shell echo ready\n";
-    collect_fed("sqlite3", &[":memory:"], &input, megabytes, &mut bytes)?;
-    Ok(Corpus::new("sqlite3 in memory", bytes))
+    let args = [":memory:"];
+    from_fed("sqlite3 in memory", "sqlite3", &args, &input, megabytes)
 }
 
 fn sqlite_file(megabytes: usize) -> Result<Corpus> {
@@ -158,8 +133,12 @@ fn sqlite_file(megabytes: usize) -> Result<Corpus> {
     Ok(Corpus::new("SQLite file", std::fs::read(&path)?))
 }
 
+fn zeros(megabytes: usize) -> Result<Corpus> {
+    Ok(Corpus::new("zeros", vec![0; megabytes << 20]))
+}
+
 /// Random pages, which nothing compresses.
-fn random(megabytes: usize) -> Vec<u8> {
+fn random(megabytes: usize) -> Result<Corpus> {
     let mut state = 0x2545_F491_4F6C_DD1Du64;
     let mut bytes = Vec::with_capacity(megabytes << 20);
     for _ in 0..(megabytes << 20) / PAGE {
@@ -171,5 +150,5 @@ fn random(megabytes: usize) -> Vec<u8> {
             bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
         }
     }
-    bytes
+    Ok(Corpus::new("random", bytes))
 }

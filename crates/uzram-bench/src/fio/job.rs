@@ -75,6 +75,14 @@ pub(super) struct Run {
     pub(super) perf: Vec<(String, f64)>,
 }
 
+impl Run {
+    /// Throughput of both directions together.
+    pub(super) fn mb_s(&self) -> f64 {
+        let both = [self.read, self.write];
+        both.iter().flatten().map(|side| side.mb_s).sum()
+    }
+}
+
 impl Side {
     /// The median of each figure; `None` without any.
     pub(super) fn median(sides: &[Side]) -> Option<Side> {

@@ -38,7 +38,7 @@ impl Perf {
         let Ok(output) = output else {
             return Perf {
                 events: Vec::new(),
-                missing: "perf stat: perf is not installed".into(),
+                missing: "perf is not installed".into(),
             };
         };
         let counts = parse(&String::from_utf8_lossy(&output.stderr));
@@ -50,10 +50,7 @@ impl Perf {
             .collect();
         let missing = match missing.is_empty() {
             true => String::new(),
-            false => format!(
-                "perf stat: this machine does not count {}",
-                missing.join(", ")
-            ),
+            false => format!("this machine does not count {}", missing.join(", ")),
         };
         Perf { events, missing }
     }

@@ -2,8 +2,8 @@
 //! time.
 
 use super::record::{CellFigure, FioRecord};
-use super::{CELLS, Cell, Length, Setting};
-use crate::output::{self, Chart, Look, Outcome, Series, Table, number};
+use super::{Buffer, CELLS, Cell, Length, Setting, Shape};
+use crate::output::{self, Chart, Look, Outcome, Series, Table, distinct, number};
 use crate::report::{Report, Row};
 
 const HEAD: &str = "target,buffer,block_bytes,depth,jobs,cell,engine,direction,mb_s,iops,mean_us,\
@@ -39,10 +39,7 @@ impl Outcome for FioRecord {
         let targets = self.targets.iter().filter(|about| !about.note.is_empty());
         notes.extend(targets.map(|about| format!("{}: {}", about.target, about.note)));
         for (title, list) in [("left out", &self.skipped), ("FAILED", &self.failed)] {
-            notes.extend(
-                list.iter()
-                    .map(|one| format!("{title}: {}: {}", one.what, one.why)),
-            );
+            notes.extend(list.iter().map(|one| format!("{title}: {one}")));
         }
         notes
     }
@@ -62,23 +59,16 @@ impl Outcome for FioRecord {
     }
 
     fn charts(&self) -> Vec<Chart> {
+        let settings = self.settings();
+        let blocks = distinct(settings.iter().map(|one| (one.buffer, one.shape)));
         let mut charts = Vec::new();
-        let mut seen: Vec<Setting> = Vec::new();
-        for setting in self.settings() {
-            let same =
-                |other: &Setting| other.buffer == setting.buffer && other.shape == setting.shape;
-            if !seen.iter().any(same) {
-                seen.push(setting);
-                charts.push(self.throughput(&setting));
-            }
-            charts.push(self.latency(&setting));
+        for block in blocks {
+            charts.push(self.throughput(block));
+            let here = |one: &&Setting| (one.buffer, one.shape) == block;
+            charts.extend(settings.iter().filter(here).map(|one| self.latency(one)));
         }
         charts.push(self.ratio());
-        charts.extend(
-            self.settings()
-                .iter()
-                .map(|setting| self.memory_over_time(setting)),
-        );
+        charts.extend(settings.iter().map(|one| self.memory_over_time(one)));
         charts
     }
 }
@@ -139,14 +129,10 @@ impl FioRecord {
     }
 
     /// A line for each target and cell, over the numbers of jobs of a buffer and shape.
-    fn throughput(&self, of: &Setting) -> Chart {
-        let here = |s: &Setting| s.buffer == of.buffer && s.shape == of.shape;
-        let mut jobs: Vec<u32> = self
-            .settings()
-            .iter()
-            .filter(|s| here(s))
-            .map(|s| s.jobs)
-            .collect();
+    fn throughput(&self, (buffer, shape): (Buffer, Shape)) -> Chart {
+        let here = |one: &Setting| (one.buffer, one.shape) == (buffer, shape);
+        let settings = self.settings().into_iter().filter(here);
+        let mut jobs: Vec<u32> = settings.map(|one| one.jobs).collect();
         jobs.sort_unstable();
         let mut series = Vec::new();
         for (group, target) in self.names().into_iter().enumerate() {
@@ -165,10 +151,7 @@ impl FioRecord {
             }
         }
         Chart {
-            title: format!(
-                "Throughput against jobs: buffer {}, {}",
-                of.buffer, of.shape
-            ),
+            title: format!("Throughput against jobs: buffer {buffer}, {shape}"),
             x: "jobs".into(),
             y: "MB/s".into(),
             x_names: jobs.iter().map(u32::to_string).collect(),

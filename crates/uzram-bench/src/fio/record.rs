@@ -7,7 +7,7 @@ use super::cell::{Cell, Setting};
 use super::job::{Length, Run, Side};
 use super::targets::Memory;
 use crate::measure::median;
-use crate::output::Outcome;
+use crate::output::{self, distinct};
 use crate::report::Report;
 
 /// The name in the records.
@@ -42,7 +42,7 @@ pub struct CellFigure {
 impl CellFigure {
     /// Throughput of both directions together.
     pub fn mb_s(&self) -> f64 {
-        self.read.map_or(0.0, |side| side.mb_s) + self.write.map_or(0.0, |side| side.mb_s)
+        self.sides().map(|(_, side)| side.mb_s).sum()
     }
 
     /// The directions that the cell has, by name.
@@ -149,6 +149,19 @@ pub struct FioRecord {
     pub curves: Vec<Curve>,
 }
 
+impl Missing {
+    pub(crate) fn new(what: impl Into<String>, why: impl Into<String>) -> Missing {
+        let (what, why) = (what.into(), why.into());
+        Missing { what, why }
+    }
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
 impl FioRecord {
     /// Whether the run was interrupted.
     pub fn is_interrupted(&self) -> bool {
@@ -157,10 +170,7 @@ impl FioRecord {
 
     /// Reads a kept record.
     pub fn read(path: &std::path::Path) -> Result<FioRecord> {
-        let shown = path.display();
-        let text = std::fs::read(path).with_context(|| format!("reading {shown}"))?;
-        let any: serde_json::Value =
-            serde_json::from_slice(&text).with_context(|| format!("{shown} is no record"))?;
+        let (shown, any) = (path.display(), output::parse(path)?);
         let name = any["benchmark"].as_str().unwrap_or("nothing");
         ensure!(
             name == NAME,
@@ -169,20 +179,9 @@ impl FioRecord {
         serde_json::from_value(any).with_context(|| format!("{shown} is of another version"))
     }
 
-    /// Parses a record, to be rendered.
-    pub(crate) fn from_json(record: serde_json::Value) -> Result<Box<dyn Outcome>> {
-        Ok(Box::new(serde_json::from_value::<FioRecord>(record)?))
-    }
-
     /// The settings, in the order of the run.
     pub fn settings(&self) -> Vec<Setting> {
-        let mut settings = Vec::new();
-        for figure in &self.figures {
-            if !settings.contains(&figure.setting) {
-                settings.push(figure.setting);
-            }
-        }
-        settings
+        distinct(self.figures.iter().map(|figure| figure.setting))
     }
 
     /// A target's figures in a setting.
@@ -203,10 +202,8 @@ impl FioRecord {
 
     /// The names of the targets that have figures.
     pub fn names(&self) -> Vec<&str> {
-        self.targets
-            .iter()
-            .map(|about| about.target.as_str())
-            .collect()
+        let names = self.targets.iter().map(|about| about.target.as_str());
+        names.collect()
     }
 }
 
@@ -224,6 +221,17 @@ pub(super) struct Runs {
 }
 
 impl Runs {
+    pub(super) fn new(target: &str, setting: Setting) -> Runs {
+        Runs {
+            target: target.into(),
+            setting,
+            cells: Vec::new(),
+            memory: Vec::new(),
+            after: Vec::new(),
+            points: Vec::new(),
+        }
+    }
+
     /// Adds the medians to the record. Totals count complete rounds only.
     pub(super) fn add_to(&self, record: &mut FioRecord) {
         let (target, setting) = (self.target.clone(), self.setting);
@@ -232,10 +240,6 @@ impl Runs {
                 let sides: Vec<_> = runs.iter().filter_map(of).collect();
                 Side::median(&sides)
             };
-            let both = |run: &Run| {
-                let speed = |side: Option<Side>| side.map_or(0.0, |side| side.mb_s);
-                speed(run.read) + speed(run.write)
-            };
             record.figures.push(CellFigure {
                 target: target.clone(),
                 cell: *cell,
@@ -243,8 +247,8 @@ impl Runs {
                 engine: engine.clone(),
                 read: sides(|run| run.read),
                 write: sides(|run| run.write),
-                least_mb_s: runs.iter().map(both).fold(f64::MAX, f64::min),
-                most_mb_s: runs.iter().map(both).fold(0.0, f64::max),
+                least_mb_s: runs.iter().map(Run::mb_s).fold(f64::MAX, f64::min),
+                most_mb_s: runs.iter().map(Run::mb_s).fold(0.0, f64::max),
                 rounds: runs.len(),
             });
         }
@@ -324,21 +328,11 @@ impl Runs {
     }
 
     /// The median over the rounds of its throughput over that of `base` in a cell.
-    fn over(&self, base: &Runs, cell: Cell) -> Option<f64> {
-        let of = |runs: &Runs| {
-            let (.., found) = runs.cells.iter().find(|(name, ..)| *name == cell)?.clone();
-            Some(found)
-        };
-        let speed = |run: &Run| {
-            let both = [run.read, run.write];
-            both.iter().flatten().map(|side| side.mb_s).sum::<f64>()
-        };
+    fn over<'a>(&'a self, base: &'a Runs, cell: Cell) -> Option<f64> {
+        let of = |runs: &'a Runs| Some(&runs.cells.iter().find(|(name, ..)| *name == cell)?.2);
         let (ours, theirs) = (of(self)?, of(base)?);
-        let ratios: Vec<f64> = ours
-            .iter()
-            .zip(&theirs)
-            .map(|(a, b)| speed(a) / speed(b))
-            .collect();
+        let pairs = ours.iter().zip(theirs);
+        let ratios: Vec<f64> = pairs.map(|(a, b)| a.mb_s() / b.mb_s()).collect();
         (!ratios.is_empty()).then(|| median(ratios))
     }
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::cell::{Buffer, CELLS, Setting, Shape};
+use super::cell::{CELLS, Setting};
 use super::job::Side;
 use super::record::{FioRecord, Total};
+use crate::output::distinct;
 
 /// A target of a run.
 #[derive(Debug, Clone)]
@@ -64,23 +65,10 @@ fn print(columns: &[Column]) -> String {
     for column in columns {
         let _ = writeln!(text, "Processing {}", column.heading);
     }
-    let mut settings: Vec<Setting> = Vec::new();
-    for setting in columns.iter().flat_map(|column| column.record.settings()) {
-        if !settings.contains(&setting) {
-            settings.push(setting);
-        }
-    }
-    let mut blocks: Vec<(Buffer, Shape)> = Vec::new();
-    for setting in &settings {
-        if !blocks.contains(&(setting.buffer, setting.shape)) {
-            blocks.push((setting.buffer, setting.shape));
-        }
-    }
-    for (buffer, shape) in blocks {
-        let here: Vec<_> = settings
-            .iter()
-            .filter(|s| s.buffer == buffer && s.shape == shape)
-            .collect();
+    let settings = distinct(columns.iter().flat_map(|column| column.record.settings()));
+    for (buffer, shape) in distinct(settings.iter().map(|one| (one.buffer, one.shape))) {
+        let here = |one: &&Setting| (one.buffer, one.shape) == (buffer, shape);
+        let here: Vec<_> = settings.iter().filter(here).collect();
         let _ = writeln!(text, "\nbuffer {buffer}, {shape}");
         for setting in &here {
             throughput(&mut text, columns, setting);
@@ -115,13 +103,8 @@ fn row(
 }
 
 fn throughput(text: &mut String, columns: &[Column], setting: &Setting) {
-    row(
-        text,
-        &format!("#jobs{}", setting.jobs),
-        (15, 15),
-        columns,
-        &|_| Some(String::new()),
-    );
+    let name = format!("#jobs{}", setting.jobs);
+    row(text, &name, (15, 15), columns, &|_| Some(String::new()));
     for cell in CELLS {
         let sides: [(&str, fn(&super::CellFigure) -> Option<Side>); 2] =
             [("READ:", |f| f.read), ("WRITE:", |f| f.write)];
@@ -144,14 +127,8 @@ fn total<'a>(column: &'a Column, setting: &Setting) -> Option<&'a Total> {
 
 /// Adds perf's counts, if there are any.
 fn counts(text: &mut String, columns: &[Column], setting: &Setting) {
-    let mut events: Vec<&str> = Vec::new();
-    for total in columns.iter().filter_map(|column| total(column, setting)) {
-        for (event, _) in &total.perf {
-            if !events.contains(&event.as_str()) {
-                events.push(event);
-            }
-        }
-    }
+    let totals = columns.iter().filter_map(|column| total(column, setting));
+    let events = distinct(totals.flat_map(|total| &total.perf).map(|(event, _)| event));
     if events.is_empty() {
         return;
     }

@@ -10,7 +10,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use chart::{Chart, Series};
 pub use look::Look;
@@ -90,27 +90,108 @@ impl Outcome for Report {
     }
 }
 
+/// A record with figures of a kind of its own beside the report.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record<F> {
+    /// Goals, machine, commit.
+    #[serde(flatten)]
+    pub report: Report,
+    /// How to read it.
+    pub note: String,
+    /// Everything measured.
+    pub figures: Vec<F>,
+    /// What could not take part, and why.
+    #[serde(default, alias = "skipped")]
+    pub left_out: Vec<String>,
+}
+
+/// A figure of a [`Record`]: a row of its table.
+pub trait Figure: Serialize + Sized {
+    /// The table's caption.
+    const CAPTION: &'static str;
+    /// The table's headings.
+    const HEAD: &'static str;
+    /// Whether stdout has a table for each text in the first column.
+    const BY_FIRST: bool;
+
+    /// The row.
+    fn cells(&self) -> Vec<String>;
+
+    /// Pictures of all figures.
+    fn charts(_figures: &[Self]) -> Vec<Chart> {
+        Vec::new()
+    }
+}
+
+impl<F: Figure> Outcome for Record<F> {
+    fn report(&self) -> &Report {
+        &self.report
+    }
+
+    fn json(&self) -> Result<String> {
+        json(self)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let left_out = self.left_out.iter().map(|what| format!("left out: {what}"));
+        std::iter::once(self.note.clone()).chain(left_out).collect()
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let mut table = Table::new(F::CAPTION, F::HEAD);
+        table.rows = self.figures.iter().map(F::cells).collect();
+        vec![table]
+    }
+
+    fn summary(&self) -> Vec<Table> {
+        let tables = self.tables().into_iter();
+        match F::BY_FIRST {
+            true => tables.flat_map(Table::by_first).collect(),
+            false => tables.collect(),
+        }
+    }
+
+    fn charts(&self) -> Vec<Chart> {
+        F::charts(&self.figures)
+    }
+}
+
 /// A record as text.
 pub fn json(record: &impl Serialize) -> Result<String> {
     Ok(serde_json::to_string_pretty(record)? + "\n")
 }
 
-/// Reads a record that was kept, whatever benchmark made it. Of one that is no longer known the rows remain.
-pub fn read(path: &Path) -> Result<Box<dyn Outcome>> {
+/// Reads a file of JSON.
+pub(crate) fn parse(path: &Path) -> Result<serde_json::Value> {
     let shown = path.display();
     let text = std::fs::read(path).with_context(|| format!("reading {shown}"))?;
-    let any: serde_json::Value =
-        serde_json::from_slice(&text).with_context(|| format!("{shown} is no record"))?;
+    serde_json::from_slice(&text).with_context(|| format!("{shown} is no record"))
+}
+
+/// Each value once, in the order of the first ones.
+pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for one in all {
+        if !distinct.contains(&one) {
+            distinct.push(one);
+        }
+    }
+    distinct
+}
+
+/// Reads a record that was kept, whatever benchmark made it. Of one that is no longer known the rows remain.
+pub fn read(path: &Path) -> Result<Box<dyn Outcome>> {
+    let (shown, any) = (path.display(), parse(path)?);
     let name = any["benchmark"].as_str();
     let name = name.with_context(|| format!("{shown} is no record of a benchmark"))?;
-    let of = |one: &&&dyn lab::Experiment| name.strip_prefix("bench ") == Some(one.card().name);
+    let of = |one: &&lab::Experiment| name.strip_prefix("bench ") == Some(one.name);
     let read = match lab::EXPERIMENTS.iter().find(of) {
-        Some(experiment) => experiment.read(any),
-        None if name == fio::NAME => fio::FioRecord::from_json(any),
-        None if name == guest::NAME => guest::GuestRecord::from_json(any),
-        None => lab::read_rows(any),
+        Some(experiment) => experiment.read,
+        None if name == fio::NAME => lab::read::<fio::FioRecord>,
+        None if name == guest::NAME => lab::read::<guest::GuestRecord>,
+        None => lab::read::<Report>,
     };
-    read.with_context(|| format!("{shown} is of another version"))
+    read(any).with_context(|| format!("{shown} is of another version"))
 }
 
 impl Files {

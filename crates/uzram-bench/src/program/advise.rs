@@ -12,7 +12,7 @@ use uzram_control::{RunDir, size, zram};
 
 use super::{bar, print};
 use crate::failure::{Failure, Result, failed};
-use crate::output::{Chart, Look, Series, file};
+use crate::output::{Chart, Look, Series, distinct, file};
 
 /// Say which algorithms fit given memory, and why
 ///
@@ -130,12 +130,7 @@ fn picture(sample: &Sample, measured: &[Measured], advice: Option<&Advice>) -> C
     // A copy compresses nothing and would take half of the picture.
     let measured = || measured.iter().filter(|one| one.algorithm != "null");
     let place = |one: &Measured| (one.write_mib_s, one.capacity);
-    let mut names: Vec<&str> = Vec::new();
-    for one in measured() {
-        if !names.contains(&one.algorithm.as_str()) {
-            names.push(&one.algorithm);
-        }
-    }
+    let names = distinct(measured().map(|one| one.algorithm.as_str()));
     let mut series = Vec::new();
     for (group, name) in names.iter().enumerate() {
         for (member, what) in ["", " with a dictionary"].into_iter().enumerate() {

@@ -178,24 +178,17 @@ impl Args {
         } else {
             hand_out(&record, &files)?;
         }
+        let list = |all: &[Missing]| {
+            let all: Vec<_> = all.iter().map(Missing::to_string).collect();
+            all.join("; ")
+        };
         match record.failed.as_slice() {
             [] if record.figures.is_empty() => {
-                let why: Vec<_> = record
-                    .skipped
-                    .iter()
-                    .map(|one| format!("{}: {}", one.what, one.why))
-                    .collect();
-                let message = format!("nothing could be measured: {}", why.join("; "));
+                let message = format!("nothing could be measured: {}", list(&record.skipped));
                 Err(Failure::new(Kind::Impossible, message))
             }
             [] => Ok(()),
-            failed => {
-                let failed: Vec<_> = failed
-                    .iter()
-                    .map(|one| format!("{}: {}", one.what, one.why))
-                    .collect();
-                Err(Failure::new(Kind::Failed, failed.join("; ")))
-            }
+            failed => Err(Failure::new(Kind::Failed, list(failed))),
         }
     }
 
@@ -212,14 +205,11 @@ impl Args {
             );
             return Err(Failure::usage(message));
         }
-        if let Some(bytes) = self
-            .bs
-            .iter()
-            .find(|bytes| **bytes < 512 || **bytes % 512 != 0)
-        {
-            let message =
-                format!("--bs {bytes} is not possible: direct I/O takes multiples of 512");
-            return Err(Failure::usage(message));
+        let odd = |bytes: &&u64| **bytes < 512 || **bytes % 512 != 0;
+        if let Some(bytes) = self.bs.iter().find(odd) {
+            return Err(Failure::usage(format!(
+                "--bs {bytes} is not possible: direct I/O takes multiples of 512"
+            )));
         }
         let mut shapes = Vec::new();
         for block_bytes in &self.bs {
@@ -236,9 +226,7 @@ impl Args {
         let usage = |message: String| Failure::usage(message);
         let targets = match self.targets {
             Some(Targets(targets)) => targets,
-            None => {
-                Spec::list(DEFAULT_TARGETS).map_err(|error| Failure::new(Kind::Failed, error))?
-            }
+            None => Spec::list(DEFAULT_TARGETS).map_err(usage)?,
         };
         let mut skipped = Vec::new();
         let mut fitting = Vec::new();
@@ -248,10 +236,7 @@ impl Args {
             match target.fits(size, &self.buffers) {
                 Ok(()) => fitting.push(target),
                 Err(why) if demanded => return Err(usage(why)),
-                Err(why) => skipped.push(Missing {
-                    what: target.name,
-                    why,
-                }),
+                Err(why) => skipped.push(Missing::new(target.name, why)),
             }
         }
         let targets = fitting;

@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches, value
 use super::recipes::RECIPES;
 use super::{FileArgs, hand_out, print, watched};
 use crate::failure::{Failure, Result};
-use crate::lab::{Card, EXPERIMENTS, Experiment, How};
+use crate::lab::{EXPERIMENTS, Experiment, How};
 
 /// Repeat this project's own experiments
 #[derive(clap::Args)]
@@ -27,10 +27,10 @@ impl Args {
         if ["--help", "-h", "help"].contains(&&*name) {
             return print(&format!("{}\n", list()));
         }
-        if let Some(experiment) = EXPERIMENTS.iter().find(|one| one.card().name == name) {
-            let matches = command(experiment.card()).get_matches_from(&self.words);
+        if let Some(experiment) = EXPERIMENTS.iter().find(|one| one.name == name) {
+            let matches = command(experiment).get_matches_from(&self.words);
             let files = FileArgs::from_arg_matches(&matches).map_err(Failure::usage)?;
-            return measure(*experiment, &how(&matches), files);
+            return measure(experiment, &how(&matches), files);
         }
         match RECIPES.iter().find(|recipe| recipe.name == name) {
             Some(recipe) => recipe.run(rest),
@@ -43,9 +43,9 @@ impl Args {
 }
 
 /// Runs an experiment, writes its files and prints the outcome.
-pub(super) fn measure(experiment: &dyn Experiment, how: &How, files: FileArgs) -> Result {
+pub(super) fn measure(experiment: &Experiment, how: &How, files: FileArgs) -> Result {
     let files = files.checked()?;
-    let outcome = watched(|progress| experiment.run(how, progress))?;
+    let outcome = watched(|progress| (experiment.run)(how, progress))?;
     hand_out(&*outcome, &files)
 }
 
@@ -53,9 +53,7 @@ pub(super) fn measure(experiment: &dyn Experiment, how: &How, files: FileArgs) -
 fn list() -> String {
     let mut list = String::from("Usage: uzram-bench lab NAME [OPTIONS]\n\n");
     let recipes = RECIPES.iter().map(|recipe| (recipe.name, recipe.about));
-    let experiments = EXPERIMENTS
-        .iter()
-        .map(|one| (one.card().name, one.card().about));
+    let experiments = EXPERIMENTS.iter().map(|one| (one.name, one.about));
     for (name, about) in experiments.chain(recipes) {
         list += &format!("  {name:10}  {about}\n");
     }
@@ -63,8 +61,8 @@ fn list() -> String {
 }
 
 /// The command line of an experiment.
-fn command(card: Card) -> Command {
-    let name = card.name;
+fn command(experiment: &Experiment) -> Command {
+    let name = experiment.name;
     let quick = Arg::new("quick")
         .long("quick")
         .action(ArgAction::SetTrue)
@@ -85,11 +83,11 @@ fn command(card: Card) -> Command {
         .help("Pages that \"uzram bench corpus\" keeps in this folder, instead of others made now");
     let command = Command::new(name)
         .bin_name(format!("uzram-bench lab {name}"))
-        .about(card.about)
+        .about(experiment.about)
         .arg(quick)
-        .args(card.rounds.then_some(rounds))
-        .args(card.only.then_some(only))
-        .args(card.corpus.then_some(corpus));
+        .args(experiment.rounds.then_some(rounds))
+        .args(experiment.only.then_some(only))
+        .args(experiment.corpus.then_some(corpus));
     FileArgs::augment_args(command)
 }
 
@@ -115,8 +113,8 @@ mod tests {
     fn command_lines_are_sound_and_all_names_differ() {
         let mut names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
         for experiment in EXPERIMENTS {
-            command(experiment.card()).debug_assert();
-            names.push(experiment.card().name);
+            command(experiment).debug_assert();
+            names.push(experiment.name);
         }
         let all = list();
         for (at, name) in names.iter().enumerate() {

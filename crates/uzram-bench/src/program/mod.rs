@@ -204,9 +204,6 @@ struct Guest {
     /// The folder with what was saved
     #[arg(value_name = "DIR")]
     saved: PathBuf,
-    /// It is of ublk's settings against each other, which are printed and not kept
-    #[arg(long)]
-    variants: bool,
     #[command(flatten)]
     files: FileArgs,
 }
@@ -298,13 +295,13 @@ impl Compare {
 
 impl Api {
     fn run(self) -> Result {
-        lab::measure(&api::Api, &self.size.how(self.corpus), self.files)
+        lab::measure(&api::EXPERIMENT, &self.size.how(self.corpus), self.files)
     }
 }
 
 impl Core {
     fn run(self) -> Result {
-        lab::measure(&core::Core, &self.size.how(None), self.files)
+        lab::measure(&core::EXPERIMENT, &self.size.how(None), self.files)
     }
 }
 
@@ -346,17 +343,8 @@ impl Render {
 impl Guest {
     fn run(self) -> Result {
         let files = self.files.checked()?;
-        match self.variants {
-            true => {
-                let tables = guest::variants(&self.saved).map_err(failed)?;
-                let texts: Vec<String> = tables.iter().map(output::Table::text).collect();
-                print(&texts.join("\n"))
-            }
-            false => {
-                let record = guest::GuestRecord::read(&self.saved).map_err(failed)?;
-                hand_out(&record, &files)
-            }
-        }
+        let record = guest::GuestRecord::read(&self.saved).map_err(failed)?;
+        hand_out(&record, &files)
     }
 }
 

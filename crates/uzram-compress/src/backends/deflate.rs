@@ -63,23 +63,13 @@ enum Encoder {
 }
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "deflate-libdeflate"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "about as dense as zstd and slower to write; libdeflate"
-    }
-    fn params(&self) -> &'static [ParamSpec] {
-        PARAMS
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        KNOWN
+    about! {
+        name: NAME,
+        driver_name: "deflate-libdeflate",
+        priority: 100,
+        summary: "about as dense as zstd and slower to write; libdeflate",
+        params: PARAMS,
+        known_answers: KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let given = settings.c_int("winbits");

@@ -13,9 +13,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
-use crate::{
-    Algorithm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings,
-};
+use crate::{Algorithm, Error, ParamKind, ParamSpec, Prepared, Settings};
 
 unsafe extern "C" {
     // In liblz4 since 1.8.2 (LZ4_loadDictSlow: 1.10), partly in its "static linking only" section, hence not in
@@ -58,26 +56,14 @@ pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
 pub(crate) struct Backend;
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "lz4-liblz4"
-    }
-    fn priority(&self) -> i32 {
-        200
-    }
-    fn summary(&self) -> &'static str {
-        "fast, the default; liblz4"
-    }
-    fn params(&self) -> &'static [ParamSpec] {
-        PARAMS
-    }
-    fn dictionary(&self) -> Option<DictionarySpec> {
-        Some(DICTIONARY)
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        super::LZ4_KNOWN
+    about! {
+        name: NAME,
+        driver_name: "lz4-liblz4",
+        priority: 200,
+        summary: "fast, the default; liblz4",
+        params: PARAMS,
+        dictionary: DICTIONARY,
+        known_answers: super::LZ4_KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         liblz4::prepare::<Fast>(settings, settings.c_int("level"))

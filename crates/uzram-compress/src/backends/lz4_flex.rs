@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into};
 
-use crate::{Algorithm, Decompress, Error, KnownAnswer, Prepared, Settings, Tfm};
+use crate::{Algorithm, Decompress, Error, Prepared, Settings, Tfm};
 
 pub(crate) struct Backend;
 struct Flex {
@@ -16,20 +16,12 @@ struct FlexTfm {
 }
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        "lz4"
-    }
-    fn driver_name(&self) -> &'static str {
-        "lz4-flex"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "pure Rust lz4; lz4_flex"
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        super::LZ4_KNOWN
+    about! {
+        name: "lz4",
+        driver_name: "lz4-flex",
+        priority: 100,
+        summary: "pure Rust lz4; lz4_flex",
+        known_answers: super::LZ4_KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Arc::new(Flex {

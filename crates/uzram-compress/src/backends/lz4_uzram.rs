@@ -13,9 +13,7 @@ use encode::{Encoder, MAX_BLOCK};
 
 use super::liblz4;
 use super::lz4::{self, NAME, PARAMS};
-use crate::{
-    Algorithm, Decompress, DictionarySpec, Error, KnownAnswer, ParamSpec, Prepared, Settings, Tfm,
-};
+use crate::{Algorithm, Decompress, Error, Prepared, Settings, Tfm};
 
 pub(crate) struct Backend;
 struct PageLz4 {
@@ -27,26 +25,14 @@ struct PageLz4Tfm {
 }
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "lz4-uzram"
-    }
-    fn priority(&self) -> i32 {
-        150
-    }
-    fn summary(&self) -> &'static str {
-        "lz4 for pages, faster on libraries and text; our own"
-    }
-    fn params(&self) -> &'static [ParamSpec] {
-        PARAMS
-    }
-    fn dictionary(&self) -> Option<DictionarySpec> {
-        Some(liblz4::DICTIONARY)
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        super::LZ4_KNOWN
+    about! {
+        name: NAME,
+        driver_name: "lz4-uzram",
+        priority: 150,
+        summary: "lz4 for pages, faster on libraries and text; our own",
+        params: PARAMS,
+        dictionary: liblz4::DICTIONARY,
+        known_answers: super::LZ4_KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         if settings.dictionary().is_some() || settings.block_size() > MAX_BLOCK {

@@ -10,9 +10,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
-use crate::{
-    Algorithm, DictionarySpec, Error, KnownAnswer, ParamKind, ParamSpec, Prepared, Settings,
-};
+use crate::{Algorithm, Error, ParamKind, ParamSpec, Prepared, Settings};
 
 unsafe extern "C" {
     // In liblz4 since 1.9.0, but not in lz4-sys' bindings.
@@ -58,26 +56,14 @@ const PARAMS: &[ParamSpec] = &[ParamSpec {
 pub(crate) struct Backend;
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "lz4hc-liblz4"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "denser than lz4, slow to write, as fast to read; liblz4"
-    }
-    fn params(&self) -> &'static [ParamSpec] {
-        PARAMS
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        super::LZ4_KNOWN
-    }
-    fn dictionary(&self) -> Option<DictionarySpec> {
-        Some(DICTIONARY)
+    about! {
+        name: NAME,
+        driver_name: "lz4hc-liblz4",
+        priority: 100,
+        summary: "denser than lz4, slow to write, as fast to read; liblz4",
+        params: PARAMS,
+        dictionary: DICTIONARY,
+        known_answers: super::LZ4_KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         liblz4::prepare::<HighCompression>(settings, settings.c_int("level").min(LEVEL_MAX))

@@ -10,20 +10,12 @@ use crate::{Algorithm, Error, KnownAnswer, Prepared, Settings};
 pub(crate) struct Backend;
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        "lzo"
-    }
-    fn driver_name(&self) -> &'static str {
-        "lzo-uzram"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "fast, a little denser than lz4; our own"
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        KNOWN
+    about! {
+        name: "lzo",
+        driver_name: "lzo-uzram",
+        priority: 100,
+        summary: "fast, a little denser than lz4; our own",
+        known_answers: KNOWN,
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Lzo::<false>::prepare())

@@ -11,20 +11,12 @@ use crate::{Algorithm, Error, KnownAnswer, Prepared, Settings};
 pub(crate) struct Backend;
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        "lzo-rle"
-    }
-    fn driver_name(&self) -> &'static str {
-        "lzo-rle-uzram"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "lzo with runs of zeros, the kernel's default; our own"
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        KNOWN
+    about! {
+        name: "lzo-rle",
+        driver_name: "lzo-rle-uzram",
+        priority: 100,
+        summary: "lzo with runs of zeros, the kernel's default; our own",
+        known_answers: KNOWN,
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Lzo::<true>::prepare())

@@ -44,6 +44,20 @@ const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
 #[cfg(any(feature = "lz4", feature = "lz4hc"))]
 mod liblz4;
 
+/// What an [`Algorithm`] says of itself, as a table: each line becomes the method of that name.
+macro_rules! about {
+    ($($name:ident: $value:expr,)*) => { $(about!(@ $name $value);)* };
+    (@ priority $value:expr) => { fn priority(&self) -> i32 { $value } };
+    (@ params $value:expr) => { fn params(&self) -> &'static [crate::ParamSpec] { $value } };
+    (@ dictionary $value:expr) => {
+        fn dictionary(&self) -> Option<crate::DictionarySpec> { Some($value) }
+    };
+    (@ known_answers $value:expr) => {
+        fn known_answers(&self) -> &'static [crate::KnownAnswer] { $value }
+    };
+    (@ $text:ident $value:expr) => { fn $text(&self) -> &'static str { $value } };
+}
+
 /// Declares the backends: `mod` item, feature gate, row of [`all`] and conformance test of each.
 ///
 /// Its name and its `if` are for rustfmt, which looks for modules in no other macro than one called `cfg_if` and would

@@ -9,23 +9,15 @@ pub(crate) struct Backend;
 struct Null;
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        "null"
-    }
-    fn driver_name(&self) -> &'static str {
-        "null-copy"
-    }
-    fn priority(&self) -> i32 {
-        0
-    }
-    fn summary(&self) -> &'static str {
-        "no compression: stores every page as it is"
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        &[KnownAnswer {
+    about! {
+        name: "null",
+        driver_name: "null-copy",
+        priority: 0,
+        summary: "no compression: stores every page as it is",
+        known_answers: &[KnownAnswer {
             plain: b"uzram",
             compressed: b"uzram",
-        }]
+        }],
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Arc::new(Null))

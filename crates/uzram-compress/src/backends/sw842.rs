@@ -89,20 +89,12 @@ struct Sw842Tfm {
 }
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "842-uzram"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "POWER's hardware format, weak in software; our own"
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        KNOWN
+    about! {
+        name: NAME,
+        driver_name: "842-uzram",
+        priority: 100,
+        summary: "POWER's hardware format, weak in software; our own",
+        known_answers: KNOWN,
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Arc::new(Sw842))

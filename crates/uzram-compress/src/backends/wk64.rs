@@ -38,28 +38,20 @@ struct Wk64;
 struct Wk64Tfm(Box<Encoder>);
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "wk64-uzram"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "for heaps: lz4's density, twice its speed; our own"
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
+    about! {
+        name: NAME,
+        driver_name: "wk64-uzram",
+        priority: 100,
+        summary: "for heaps: lz4's density, twice its speed; our own",
         // By tests/wk64.py, which was written from the format's description.
-        &[KnownAnswer {
+        known_answers: &[KnownAnswer {
             plain: b"pointer1\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
                 \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
                 \x00\x00\x00\x00pointer1p\x01inter1a word  pointer1\x00\x00\x00\x00\x00\x00\
                 \x00end",
             compressed:
                 b"Z\x03\x907pointer1a word  \x00\x00\x00\x00\x00\x00\x00ep\x01\x00\x00\x00nd",
-        }]
+        }],
     }
     fn prepare(&self, _settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         Ok(Arc::new(Wk64))

@@ -98,26 +98,14 @@ impl DigestedDictionary {
 }
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "zstd-libzstd"
-    }
-    fn priority(&self) -> i32 {
-        100
-    }
-    fn summary(&self) -> &'static str {
-        "dense, at less than half of lz4's speed; libzstd"
-    }
-    fn params(&self) -> &'static [ParamSpec] {
-        PARAMS
-    }
-    fn dictionary(&self) -> Option<DictionarySpec> {
-        Some(DICTIONARY)
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        KNOWN
+    about! {
+        name: NAME,
+        driver_name: "zstd-libzstd",
+        priority: 100,
+        summary: "dense, at less than half of lz4's speed; libzstd",
+        params: PARAMS,
+        dictionary: DICTIONARY,
+        known_answers: KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let (level, block_size) = (settings.c_int("level"), settings.block_size());

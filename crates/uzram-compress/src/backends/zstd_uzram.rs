@@ -21,9 +21,7 @@ use std::sync::Arc;
 use encode::{Encoder, MAX_BLOCK};
 
 use super::zstd::{self, DICTIONARY, KNOWN, NAME, PARAMS, ZstdDecoder, ZstdTfm};
-use crate::{
-    Algorithm, Decoder, DictionarySpec, Error, KnownAnswer, ParamSpec, Prepared, Settings, Tfm,
-};
+use crate::{Algorithm, Decoder, Error, Prepared, Settings, Tfm};
 
 pub(crate) struct Backend;
 struct PageZstd {
@@ -34,26 +32,14 @@ struct PageZstd {
 const LEVELS: std::ops::RangeInclusive<i32> = 0..=3;
 
 impl Algorithm for Backend {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn driver_name(&self) -> &'static str {
-        "zstd-uzram"
-    }
-    fn priority(&self) -> i32 {
-        150
-    }
-    fn summary(&self) -> &'static str {
-        "zstd for pages, faster at levels 0 to 3; our own"
-    }
-    fn params(&self) -> &'static [ParamSpec] {
-        PARAMS
-    }
-    fn dictionary(&self) -> Option<DictionarySpec> {
-        Some(DICTIONARY)
-    }
-    fn known_answers(&self) -> &'static [KnownAnswer] {
-        KNOWN
+    about! {
+        name: NAME,
+        driver_name: "zstd-uzram",
+        priority: 150,
+        summary: "zstd for pages, faster at levels 0 to 3; our own",
+        params: PARAMS,
+        dictionary: DICTIONARY,
+        known_answers: KNOWN,
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let ours = LEVELS.contains(&settings.c_int("level"));

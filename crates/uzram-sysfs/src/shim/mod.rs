@@ -43,6 +43,8 @@ use crate::{Error, Tree, detached_mount, sys};
 pub use options::ShimOptions;
 
 use dev::DevFilesystem;
+
+use crate::fuse::Fuse;
 use toolbox::TOOLBOX;
 
 /// Runs a command in a mount namespace in which the view's devices are zram's, and waits for it.
@@ -65,7 +67,8 @@ pub fn run(
     // The sessions end with their last mount, which goes with the last process of the namespace.
     let (tree, _tree) = Tree::merged(view.clone())?.strict(options.strict).serve()?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOATIME;
-    let (dev, _dev) = detached_mount::serve(DevFilesystem::new(view)?, "uzram-dev", attributes)?;
+    let dev = Fuse::new(DevFilesystem::new(view)?);
+    let (dev, _dev) = detached_mount::serve(dev, "uzram-dev", attributes)?;
     // Catches signals before there is a second table of descriptors, so that both tables have the pipe to their thread.
     let signals = Signals::new([SIGTERM, SIGHUP, SIGINT, SIGQUIT]);
     let signals = signals.map_err(StepError::at("waiting for signals"))?;

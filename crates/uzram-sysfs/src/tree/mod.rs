@@ -22,6 +22,8 @@ pub(crate) use layout::is_zram;
 
 use crate::{Error, detached_mount};
 use filesystem::TreeFilesystem;
+
+use crate::fuse::Fuse;
 use layout::TreeLayout;
 
 /// zram's interface as files, under the paths that they have below `/sys`:
@@ -78,7 +80,7 @@ impl Tree {
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_NOATIME;
-        let files = TreeFilesystem::new(Arc::new(self.layout));
+        let files = Fuse::new(TreeFilesystem::new(Arc::new(self.layout)));
         detached_mount::serve(files, "uzram-sysfs", attributes)
     }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use operator::Operator;
 use owner::Owner;
 use uzram::{Device, Error, Writeback};
-use uzram_backing::inject::FaultyDisk;
+use uzram_testkit::disk::FaultyDisk;
 
 use crate::ledger::Ledger;
 use crate::model::{Totals, Wrong, page_of, panic_text};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uzram::{Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
-use uzram_backing::inject::{Fault, FaultRule};
+use uzram_testkit::disk::{Fault, FaultRule};
 
 use crate::op::{FaultKind, Op};
 use crate::subject::{PAGE, Setup, Subject};

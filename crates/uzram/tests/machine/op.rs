@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use uzram::{Choice, PAGE_SIZE, PageKind, Recompress, Writeback, Zeroes};
-use uzram_backing::inject::Fault;
+use uzram_testkit::disk::Fault;
 
 use crate::random::{Fill, Random};
 

@@ -12,8 +12,8 @@ use uzram::{
     CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, Training,
     WritebackReport,
 };
-use uzram_backing::inject::FaultyDisk;
 use uzram_backing::{FileDisk, FileOptions};
+use uzram_testkit::disk::FaultyDisk;
 
 use crate::op::{Memory, choice};
 use crate::random::Random;

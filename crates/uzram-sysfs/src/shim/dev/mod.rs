@@ -9,7 +9,6 @@
 mod filesystem;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use uzram_control::zram::View;
 
 use super::toolbox::HIDDEN;
 use crate::Error;
-use crate::fuse::{Handles, attributes};
+use crate::fuse::attributes;
 use crate::inodes::Inodes;
 use crate::tree::{is_zram, number};
 
@@ -47,9 +46,6 @@ pub(super) struct DevFilesystem {
     real: OwnedFd,
     inodes: Inodes<DevKey>,
     born: SystemTime,
-    /// Open regular files.
-    files: Handles<File>,
-    dirs: Handles<Vec<(OsString, FileType)>>,
 }
 
 impl DevFilesystem {
@@ -66,8 +62,6 @@ impl DevFilesystem {
                 rdev: 0,
             }),
             born: SystemTime::now(),
-            files: Handles::new(),
-            dirs: Handles::new(),
         })
     }
 
@@ -105,8 +99,8 @@ impl DevFilesystem {
     }
 
     /// Looks an entry up, and gives it an inode number.
-    fn look(&self, path: &Path) -> Result<FileAttr, Errno> {
-        let mut attr = self.attr(path)?;
+    fn look_at(&self, path: &Path) -> Result<FileAttr, Errno> {
+        let mut attr = self.attr_at(path)?;
         // The root keeps its number, whatever the real directory's is.
         let (inode, rdev) = match path == Path::new(".") {
             true => (0, 0),
@@ -121,7 +115,7 @@ impl DevFilesystem {
     }
 
     /// Reads an entry's attributes, with the real inode number.
-    fn attr(&self, path: &Path) -> Result<FileAttr, Errno> {
+    fn attr_at(&self, path: &Path) -> Result<FileAttr, Errno> {
         if !is_ours(path) {
             let stat = statat(&self.real, path, AtFlags::SYMLINK_NOFOLLOW)?;
             return Ok(attr_of(&stat));
@@ -143,7 +137,7 @@ impl DevFilesystem {
         })
     }
 
-    fn list(&self, path: &Path) -> Result<Vec<(OsString, FileType)>, Errno> {
+    fn list_at(&self, path: &Path) -> Result<Vec<(OsString, FileType)>, Errno> {
         let mut names = Vec::new();
         if path == Path::new(HIDDEN) {
             return Ok(names);
@@ -165,10 +159,6 @@ impl DevFilesystem {
             }
         }
         Ok(names)
-    }
-
-    fn file(&self, handle: fuser::FileHandle) -> Result<Arc<File>, Errno> {
-        self.files.get(handle).ok_or(Errno::BADF)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use uzram::{Corruption, Error, PAGE_SIZE, Writeback};
-use uzram_backing::inject::{Fault, FaultRule, FaultyDisk};
+use uzram_testkit::disk::{Fault, FaultRule, FaultyDisk};
 
 use super::{RUN, World};
 use crate::model::{Wrong, page_of};

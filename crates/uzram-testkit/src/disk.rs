@@ -8,9 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-
-use crate::BLOCK;
-use crate::disk::{Disk, DiskDone, DiskWrite, WriteQueue};
+use uzram_backing::{BLOCK, Disk, DiskDone, DiskWrite, WriteQueue};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
