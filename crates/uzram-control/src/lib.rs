@@ -4,11 +4,13 @@
 //! and its log. The lock is held by the server for its life, so that "is it alive" is asked of the kernel and
 //! not guessed from a process number. What a dead server left is found by the next command ([`RunDir::sweep`]).
 //!
-//! The control protocol ([`Request`], [`Response`]) is a line of JSON each way.
+//! The control protocol ([`Request`], [`Response`]) is a line of JSON each way. [`call()`] asks one server, [`call_all`]
+//! many at once; both give up one that stands still.
 //!
 //! This crate knows nothing about the protocols that the data goes through.
 #![forbid(unsafe_code)]
 
+mod call;
 mod execute;
 mod failure;
 pub mod policy;
@@ -18,9 +20,10 @@ mod server;
 pub mod stat;
 pub mod zram;
 
+pub use call::{CALL_SILENCE, Deadline, call, call_all};
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
-    ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest, call,
+    ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest,
     from_hex, to_hex,
 };
 pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};

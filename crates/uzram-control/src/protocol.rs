@@ -2,11 +2,14 @@
 //!
 //! A request carries the protocol's version; a server answers one of another version with an error that names
 //! both, so that an old client and a new server part in words.
-
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+//!
+//! A request that asks for `progress` gets lines of [`Progress`] before its answer: one when the server begins, one a
+//! second while the request waits or is worked on. So a client tells a server that works from one that stands still.
+//!
+//! *What a client gives up is not carried out.* The client shuts its side of the connection, and then looks whether the
+//! server has said that it begins. The server says that it begins, then looks whether the client has shut its side, and
+//! only then begins. So either the client finds that the server may have begun, or the server finds that it must not. No
+//! clock is compared. A client that does not ask for progress, such as one written by hand, gives up by closing.
 
 use serde::{Deserialize, Serialize};
 use uzram::{
@@ -20,9 +23,7 @@ use crate::stat::Stat;
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Longest line that either side accepts: room for a dictionary of 1 MiB in hexadecimal.
-const MAX_LINE: u64 = 3 << 20;
-/// How long either side waits for the other. A removal waits for udev and the last requests.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const MAX_LINE: usize = 3 << 20;
 
 /// What a server can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,13 +177,16 @@ pub struct WritebackRequest {
 }
 
 impl Request {
-    /// Whether it waits for those who use the device: then nothing else may wait for it.
-    pub(crate) fn waits_for_users(&self) -> bool {
-        matches!(self, Request::Reset | Request::Remove)
+    /// Whether it waits for other processes, such as those who use the device: then nothing else may wait for it.
+    pub(crate) fn waits_for_others(&self) -> bool {
+        matches!(
+            self,
+            Request::Reset | Request::Remove | Request::Recover | Request::Upgrade { .. }
+        )
     }
 
-    /// Whether it may take more than a moment: then it is worked on beside others, and whoever asks waits as long as the
-    /// server lives.
+    /// Whether it may take more than a moment: then it is worked on beside others, one after the other, and whoever asks
+    /// waits as long as the server says that it goes on.
     pub fn takes_long(&self) -> bool {
         matches!(
             self,
@@ -272,51 +276,40 @@ pub struct ControlError {
     pub message: String,
 }
 
+/// What a server says of a request before its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "progress", rename_all = "snake_case")]
+pub(crate) enum Progress {
+    /// It waits for others.
+    Waiting,
+    /// The server begins with it, or works on it.
+    Begun,
+}
+
 /// A request with its version, as it stands in the line.
 #[derive(Serialize, Deserialize)]
-struct Envelope {
-    version: u32,
+pub(crate) struct Envelope {
+    pub(crate) version: u32,
+    /// Whether the client wants to hear how it goes.
+    #[serde(default)]
+    pub(crate) progress: bool,
     #[serde(flatten)]
-    request: Request,
+    pub(crate) request: Request,
 }
 
-/// Sends one request to the server at `socket` and waits for its answer.
-pub fn call(socket: &Path, request: &Request) -> io::Result<Response> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout((!request.takes_long()).then_some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let envelope = Envelope {
-        version: PROTOCOL_VERSION,
-        request: request.clone(),
-    };
-    write_line(&mut stream, &envelope)?;
-    let line = read_line(&mut stream)?;
-    serde_json::from_str(&line).map_err(|error| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the server's answer: {error}"),
-        )
-    })
-}
-
-/// Reads a request; what is not one becomes the answer to give.
-pub(crate) fn read_request(stream: &mut UnixStream) -> Result<Request, ControlError> {
+/// Parses a line of a client; what is no request becomes the answer to give.
+pub(crate) fn parse_request(line: &[u8]) -> Result<Envelope, ControlError> {
     let error = |errno: i32, message: String| ControlError { errno, message };
-    let timeouts = stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .and_then(|()| stream.set_write_timeout(Some(Duration::from_secs(5))));
-    timeouts.map_err(|e| error(5, e.to_string()))?;
-    let line = read_line(stream).map_err(|e| error(71, format!("no request: {e}")))?;
+    let line =
+        std::str::from_utf8(line).map_err(|e| error(71, format!("no request: it is {e}")))?;
     // The version first: another one may have other requests.
-    let value: serde_json::Value = serde_json::from_str(&line)
+    let value: serde_json::Value = serde_json::from_str(line)
         .map_err(|e| error(71, format!("the request is not JSON: {e}")))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(PROTOCOL_VERSION)) {
         return Err(error(71, other_version(version)));
     }
-    let envelope: Envelope =
-        serde_json::from_value(value).map_err(|e| error(22, format!("unknown request: {e}")))?;
-    Ok(envelope.request)
+    serde_json::from_value(value).map_err(|e| error(22, format!("unknown request: {e}")))
 }
 
 /// What is said to a client of another version.
@@ -332,23 +325,10 @@ fn other_version(version: Option<u64>) -> String {
     )
 }
 
-pub(crate) fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+/// A value as a line of the protocol.
+pub(crate) fn to_line(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    stream.write_all(&line)
-}
-
-fn read_line(stream: &mut UnixStream) -> io::Result<String> {
-    let mut line = String::new();
-    BufReader::new(stream.take(MAX_LINE)).read_line(&mut line)?;
-    if !line.ends_with('\n') {
-        let what = if line.len() as u64 == MAX_LINE {
-            "line too long"
-        } else {
-            "line cut short"
-        };
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
-    }
     Ok(line)
 }
 

@@ -1,19 +1,44 @@
-//! The server's side of the control socket: a thread that reads requests one after the other and answers those that are
-//! answered at once, and a thread for those that take long, so that statistics never wait. What takes a device down has a
-//! thread of its own: it looks at who uses the device, and they may be waiting for statistics. Whoever connects and says
-//! nothing is dropped after a few seconds; whoever sends nonsense gets an error; neither disturbs the device.
+//! The server's side of the control socket: one thread reads all clients' requests at once and answers those that are
+//! answered at once; one works on what takes long, so that statistics never wait; what waits for other processes, such as
+//! taking a device down, has a thread of its own.
+//!
+//! No client delays another. At most [`MAX_CLIENTS`] may be sending a request, each for [`REQUEST`] as a whole; where one
+//! more comes, the one that has been sending for the longest goes, since an honest one takes microseconds. What they have
+//! sent may take [`MAX_HELD`] bytes of memory together. Whoever sends nonsense gets an error and disturbs nobody.
+
+mod conversation;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use crate::protocol::{ControlError, Request, Response, read_request, write_line};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use crate::protocol::{
+    ControlError, Envelope, MAX_LINE, Progress, Request, Response, parse_request,
+};
+use conversation::{Conversation, Rest};
 
 /// Requests that may wait while another one takes long.
 const QUEUE: usize = 16;
+/// Requests that may wait for other processes at a time.
+const MAX_WAITING: usize = 16;
+/// Clients that may be sending a request at a time.
+const MAX_CLIENTS: usize = 64;
+/// How long a client may take to send its request as a whole, and to take its answer.
+const REQUEST: Duration = Duration::from_secs(5);
+/// Bytes that clients which are still sending may have sent, together.
+const MAX_HELD: usize = 4 * MAX_LINE;
+/// How often clients hear that their requests go on.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long nobody is accepted where there is no descriptor left.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a server does with requests. Called from the control threads.
 pub trait Handler: Send + Sync {
@@ -35,74 +60,275 @@ impl ControlServer {
             _ => {}
         }
         let listener = UnixListener::bind(socket)?;
+        listener.set_nonblocking(true)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-        let (jobs, inbox) = mpsc::sync_channel::<(UnixStream, Request)>(QUEUE);
+        let (jobs, inbox) = mpsc::sync_channel::<(Arc<Conversation>, Request)>(QUEUE);
         let worker = handler.clone();
         let work = move || {
-            for (stream, request) in inbox {
-                answer(stream, Ok(request), &*worker);
+            for (conversation, request) in inbox {
+                conversation.answer(request, &*worker);
             }
         };
         std::thread::Builder::new()
             .name("jobs".into())
             .spawn(work)?;
+        let mut control = Control {
+            listener,
+            handler,
+            jobs,
+            clients: Vec::new(),
+            readers: Vec::new(),
+            working: Vec::new(),
+            waiting: Arc::new(()),
+            next_heartbeat: Instant::now(),
+            accept_again: Instant::now(),
+        };
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || serve(&listener, &handler, &jobs))?;
+            .spawn(move || control.run())?;
         Ok(ControlServer)
     }
 }
 
-fn serve(
-    listener: &UnixListener,
-    handler: &Arc<dyn Handler>,
-    jobs: &SyncSender<(UnixStream, Request)>,
-) {
-    for stream in listener.incoming() {
-        let mut stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "control socket");
-                // Out of descriptors, perhaps: do not spin.
-                std::thread::sleep(std::time::Duration::from_millis(100));
-                continue;
-            }
-        };
-        match read_request(&mut stream) {
-            Ok(request) if request.takes_long() => {
-                if let Err(
-                    TrySendError::Full((stream, _)) | TrySendError::Disconnected((stream, _)),
-                ) = jobs.try_send((stream, request))
-                {
-                    let message = format!("{QUEUE} requests that take long are waiting already");
-                    answer(stream, Err(ControlError { errno: 16, message }), &**handler);
-                }
-            }
-            Ok(request) if request.waits_for_users() => {
-                let handler = handler.clone();
-                let work = move || answer(stream, Ok(request), &*handler);
-                let thread = std::thread::Builder::new().name("ending".into());
-                if let Err(error) = thread.spawn(work) {
-                    tracing::error!(%error, "no thread for a request");
-                }
-            }
-            request => answer(stream, request, &**handler),
-        }
-    }
+/// A client that sends its request.
+struct Client {
+    stream: UnixStream,
+    received: Vec<u8>,
+    deadline: Instant,
 }
 
-fn answer(mut stream: UnixStream, request: Result<Request, ControlError>, handler: &dyn Handler) {
-    let result = request.clone().and_then(|request| handler.handle(request));
-    let done = result.is_ok();
-    let answer = result.unwrap_or_else(|error| {
-        tracing::info!(%error, "control request refused");
-        Response::Error(error)
-    });
-    if let Err(error) = write_line(&mut stream, &answer) {
-        tracing::debug!(%error, "the client did not wait for its answer");
+/// A client that is slow to read its answer.
+struct Reader {
+    conversation: Conversation,
+    rest: Rest,
+    deadline: Instant,
+}
+
+struct Control {
+    listener: UnixListener,
+    handler: Arc<dyn Handler>,
+    jobs: SyncSender<(Arc<Conversation>, Request)>,
+    /// In the order in which they came.
+    clients: Vec<Client>,
+    readers: Vec<Reader>,
+    /// Those whose requests wait or are worked on by other threads.
+    working: Vec<Weak<Conversation>>,
+    /// Held by each thread that waits for other processes.
+    waiting: Arc<()>,
+    next_heartbeat: Instant,
+    /// Nobody is accepted before.
+    accept_again: Instant,
+}
+
+impl Control {
+    fn run(&mut self) {
+        loop {
+            let ready = self.wait();
+            // From the last to the first, so that numbers stay true.
+            for index in (0..self.clients.len()).rev() {
+                if ready.get(index).copied().unwrap_or_default() {
+                    self.receive(index);
+                } else if self.clients[index].deadline <= Instant::now() {
+                    let seconds = REQUEST.as_secs();
+                    self.refuse(index, 110, format!("no request within {seconds} seconds"));
+                }
+            }
+            let now = Instant::now();
+            self.readers.retain_mut(|reader| {
+                !reader.conversation.send(&mut reader.rest) && reader.deadline > now
+            });
+            if now >= self.accept_again {
+                self.accept();
+            }
+            self.beat();
+        }
     }
-    drop(stream);
-    if let Ok(request) = request {
-        handler.answered(&request, done);
+
+    /// Waits for something to do. Tells which clients have sent something.
+    fn wait(&self) -> Vec<bool> {
+        let now = Instant::now();
+        let reading = self.readers.iter().map(|reader| reader.deadline);
+        let sending = self.clients.iter().map(|client| client.deadline);
+        let mut until = sending.chain(reading).min();
+        let mut by = |at: Instant| until = Some(until.map_or(at, |until| until.min(at)));
+        if !self.working.is_empty() {
+            by(self.next_heartbeat);
+        }
+        let accepts = now >= self.accept_again;
+        if !accepts {
+            by(self.accept_again);
+        }
+        let left = until.map(|until| until.saturating_duration_since(now));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds: Vec<PollFd<'_>> = self
+            .clients
+            .iter()
+            .map(|client| PollFd::new(&client.stream, PollFlags::IN))
+            .collect();
+        let room = |reader| PollFd::new(Conversation::stream(reader), PollFlags::OUT);
+        fds.extend(self.readers.iter().map(|reader| room(&reader.conversation)));
+        if accepts {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
+        match rustix::event::poll(&mut fds, left.as_ref()) {
+            Ok(_) => fds.iter().map(|fd| !fd.revents().is_empty()).collect(),
+            Err(Errno::INTR) => Vec::new(),
+            Err(error) => {
+                tracing::warn!(%error, "control socket");
+                std::thread::sleep(PAUSE);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes in all who wait outside.
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    if self.clients.len() == MAX_CLIENTS {
+                        self.evict();
+                    }
+                    self.clients.push(Client {
+                        stream,
+                        received: Vec::new(),
+                        deadline: Instant::now() + REQUEST,
+                    });
+                    // Most have sent theirs by now.
+                    self.receive(self.clients.len() - 1);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(%error, clients = self.clients.len(), "control socket");
+                    // Out of descriptors, perhaps: whoever says nothing makes room for who does.
+                    match self.clients.is_empty() {
+                        true => self.accept_again = Instant::now() + PAUSE,
+                        false => self.evict(),
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Lets the client go that has been sending for the longest.
+    fn evict(&mut self) {
+        let message = "others wait, and this request is not complete";
+        self.refuse(0, 11, message.into());
+    }
+
+    /// Reads what a client has sent, and deals with its request if that is whole.
+    fn receive(&mut self, index: usize) {
+        let mut chunk = [0; 16 << 10];
+        loop {
+            let client = &mut self.clients[index];
+            match rustix::net::recv(&client.stream, &mut chunk, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return self.refuse(index, 71, "no request: line cut short".into()),
+                Ok((n, _)) => {
+                    let new = &chunk[..n];
+                    let end = new.iter().position(|byte| *byte == b'\n');
+                    client.received.extend_from_slice(&new[..end.unwrap_or(n)]);
+                    if end.is_some() {
+                        let client = self.clients.remove(index);
+                        return self.deal_with(client);
+                    }
+                    if client.received.len() > MAX_LINE {
+                        let message = format!("no request: its line is longer than {MAX_LINE}");
+                        return self.refuse(index, 71, message);
+                    }
+                    let held: usize = self.clients.iter().map(|c| c.received.len()).sum();
+                    if held > MAX_HELD {
+                        let message = "others send large requests at this moment: try again";
+                        return self.refuse(index, 11, message.into());
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    self.clients.remove(index);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Lets a client go that has sent no request.
+    fn refuse(&mut self, index: usize, errno: i32, message: String) {
+        let client = self.clients.remove(index);
+        Conversation::new(client.stream, false).refuse(ControlError { errno, message });
+    }
+
+    fn deal_with(&mut self, client: Client) {
+        let Envelope {
+            progress, request, ..
+        } = match parse_request(&client.received) {
+            Ok(envelope) => envelope,
+            Err(error) => return Conversation::new(client.stream, false).refuse(error),
+        };
+        let conversation = Conversation::new(client.stream, progress);
+        if !request.takes_long() && !request.waits_for_others() {
+            if let Some(rest) = conversation.answer_at_once(request, &*self.handler) {
+                if self.readers.len() == MAX_CLIENTS {
+                    self.readers.remove(0);
+                }
+                self.readers.push(Reader {
+                    conversation,
+                    rest,
+                    deadline: Instant::now() + REQUEST,
+                });
+            }
+            return;
+        }
+        let conversation = Arc::new(conversation);
+        if request.takes_long() {
+            self.works(&conversation);
+            if let Err(
+                TrySendError::Full((conversation, _)) | TrySendError::Disconnected((conversation, _)),
+            ) = self.jobs.try_send((conversation, request))
+            {
+                let message = format!("{QUEUE} requests that take long are waiting already");
+                conversation.refuse(ControlError { errno: 16, message });
+            }
+        } else {
+            if Arc::strong_count(&self.waiting) > MAX_WAITING {
+                let message =
+                    format!("{MAX_WAITING} requests that wait for other processes are waiting already");
+                return conversation.refuse(ControlError { errno: 16, message });
+            }
+            self.works(&conversation);
+            let (handler, waits) = (self.handler.clone(), self.waiting.clone());
+            let asked = conversation.clone();
+            let work = move || {
+                asked.answer(request, &*handler);
+                drop(waits);
+            };
+            let thread = std::thread::Builder::new().name("ending".into());
+            if let Err(error) = thread.spawn(work) {
+                let message = format!("no thread for this request: {error}");
+                conversation.refuse(ControlError { errno: 11, message });
+            }
+        }
+    }
+
+    /// A client whose request others work on hears of it from now on.
+    fn works(&mut self, conversation: &Arc<Conversation>) {
+        if self.working.is_empty() {
+            self.next_heartbeat = Instant::now() + HEARTBEAT;
+        }
+        conversation.say(Progress::Waiting);
+        self.working.push(Arc::downgrade(conversation));
+    }
+
+    /// Says to all who wait that their requests go on.
+    fn beat(&mut self) {
+        if self.working.is_empty() || Instant::now() < self.next_heartbeat {
+            return;
+        }
+        self.next_heartbeat = Instant::now() + HEARTBEAT;
+        self.working.retain(|conversation| {
+            let conversation = conversation.upgrade();
+            conversation.is_some_and(|conversation| conversation.beat())
+        });
     }
 }

@@ -1,0 +1,197 @@
+//! One client whose request has arrived: hears how it goes if it asked for that, and gets its answer. Whoever has gone by
+//! the time that its request's turn comes has given it up.
+
+use std::fmt;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SendFlags;
+use rustix::net::sockopt::socket_peercred;
+
+use super::{Handler, REQUEST};
+use crate::protocol::{ControlError, Progress, Request, Response, to_line};
+
+/// Who is at the other end of a control socket, for the log.
+#[derive(Clone, Copy)]
+struct Peer(Option<rustix::net::UCred>);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(peer) => write!(f, "pid {} uid {}", peer.pid, peer.uid.as_raw()),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
+/// How far it has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Begun,
+    Answered,
+}
+
+pub(super) struct Conversation {
+    stream: UnixStream,
+    /// Whether the client wants to hear how it goes.
+    progress: bool,
+    peer: Peer,
+    /// Locked while something is written, so that no line comes between the parts of another.
+    stage: Mutex<Stage>,
+}
+
+impl Conversation {
+    pub(super) fn new(stream: UnixStream, progress: bool) -> Conversation {
+        let peer = Peer(socket_peercred(&stream).ok());
+        Conversation {
+            stream,
+            progress,
+            peer,
+            stage: Mutex::new(Stage::Waiting),
+        }
+    }
+
+    /// Says how it goes, without waiting. Whether the client can be told more.
+    pub(super) fn say(&self, progress: Progress) -> bool {
+        if !self.progress {
+            return true;
+        }
+        let Ok(line) = to_line(&progress) else {
+            return true;
+        };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(&self.stream, &line, flags) {
+            // One who reads nothing is told no more: half a line would spoil the answer.
+            Ok(n) => n == line.len(),
+            Err(_) => false,
+        }
+    }
+
+    /// Says that it goes on. Whether it does and the client can be told more.
+    pub(super) fn beat(&self) -> bool {
+        // Whoever writes just now needs no help.
+        let Ok(stage) = self.stage.try_lock() else {
+            return true;
+        };
+        match *stage {
+            Stage::Waiting => self.say(Progress::Waiting),
+            Stage::Begun => self.say(Progress::Begun),
+            Stage::Answered => false,
+        }
+    }
+
+    /// Whether the client waits no more. One that hears how it goes says so by closing its side; any other may do that
+    /// when it has sent its request, and has to close the whole.
+    fn is_gone(&self) -> bool {
+        let gone = match self.progress {
+            true => PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP,
+            false => PollFlags::HUP | PollFlags::ERR,
+        };
+        let mut fds = [PollFd::new(&self.stream, gone)];
+        let polled = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+        polled.is_ok() && fds[0].revents().intersects(gone)
+    }
+
+    /// Says that it begins, unless the client has gone: see the header of the protocol.
+    fn begins(&self) -> bool {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_gone() || !self.say(Progress::Begun) || self.is_gone() {
+            return false;
+        }
+        *stage = Stage::Begun;
+        true
+    }
+
+    /// Carries the request out and answers, unless it was given up. Waits for a client that is slow to read.
+    pub(super) fn answer(&self, request: Request, handler: &dyn Handler) {
+        if let Some(rest) = self.answer_at_once(request, handler) {
+            self.send_rest(&rest);
+        }
+    }
+
+    /// The same without waiting: what the client has no room for is left to be sent.
+    pub(super) fn answer_at_once(&self, request: Request, handler: &dyn Handler) -> Option<Rest> {
+        let peer = self.peer;
+        let span = tracing::info_span!("request", %peer);
+        let _span = span.enter();
+        if !self.begins() {
+            tracing::info!("a request was given up before its turn came: not carried out");
+            return None;
+        }
+        let result = handler.handle(request.clone());
+        let done = result.is_ok();
+        let rest = self.reply(&result.unwrap_or_else(refused));
+        handler.answered(&request, done);
+        rest
+    }
+
+    /// Answers with an error.
+    pub(super) fn refuse(&self, error: ControlError) {
+        let peer = self.peer;
+        let span = tracing::info_span!("request", %peer);
+        let _span = span.enter();
+        // No error is longer than a socket's buffer; whoever filled that with something else does without.
+        let _ = self.reply(&refused(error));
+    }
+
+    fn reply(&self, answer: &Response) -> Option<Rest> {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        *stage = Stage::Answered;
+        let mut rest = Rest {
+            line: to_line(answer).unwrap_or_default(),
+            sent: 0,
+        };
+        match self.send(&mut rest) {
+            true => None,
+            false => Some(rest),
+        }
+    }
+
+    /// Sends as much as the client has room for. Whether that was all, or nobody reads it.
+    pub(super) fn send(&self, rest: &mut Rest) -> bool {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        while rest.sent < rest.line.len() {
+            match rustix::net::send(&self.stream, &rest.line[rest.sent..], flags) {
+                Ok(n) => rest.sent += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return false,
+                Err(error) => {
+                    tracing::debug!(%error, "the client did not wait for its answer");
+                    break;
+                }
+            }
+        }
+        // A client that reads to the end waits for nobody who still holds this.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        true
+    }
+
+    fn send_rest(&self, rest: &Rest) {
+        let mut stream = &self.stream;
+        let sent = stream
+            .set_write_timeout(Some(REQUEST))
+            .and_then(|()| stream.write_all(&rest.line[rest.sent..]));
+        if let Err(error) = sent {
+            tracing::debug!(%error, "the client did not wait for its answer");
+        }
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+}
+
+/// What is left to be sent of an answer.
+pub(super) struct Rest {
+    line: Vec<u8>,
+    sent: usize,
+}
+
+fn refused(error: ControlError) -> Response {
+    tracing::info!(%error, "control request refused");
+    Response::Error(error)
+}
