@@ -37,6 +37,9 @@ pub enum Request {
     Reset,
     /// Take the device down and end.
     Remove,
+    /// The same although NBD clients are connected or a dead node is in use; answers [`Response::Did`]. Refused like
+    /// `Remove` while a file system is mounted on the device.
+    RemoveByForce,
     /// Set the limit on pool memory, 0 for none.
     SetMemLimit {
         /// The limit.
@@ -85,6 +88,9 @@ pub enum Request {
     Resize {
         /// The size.
         bytes: u64,
+        /// Whether it may become smaller while somebody uses it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Let identical pages share memory from now on, or no more.
     SetDedup {
@@ -178,7 +184,10 @@ pub struct WritebackRequest {
 impl Request {
     /// Whether it waits for those who use the device: then nothing else may wait for it.
     pub(crate) fn waits_for_users(&self) -> bool {
-        matches!(self, Request::Reset | Request::Remove)
+        matches!(
+            self,
+            Request::Reset | Request::Remove | Request::RemoveByForce
+        )
     }
 
     /// Whether it may take more than a moment: then it is worked on beside others, and whoever asks waits as long as the
@@ -239,6 +248,11 @@ pub enum Response {
     },
     /// The policies.
     Policy(Box<Policy>),
+    /// Done, and this was done to others.
+    Did {
+        /// In words.
+        what: Vec<String>,
+    },
     /// Not done.
     Error(ControlError),
 }
