@@ -1,22 +1,45 @@
-//! Names who uses a block device: mounts, swap areas, stacked devices, processes. The kernel only says EBUSY.
+//! What keeps a block device in use, in words. The kernel only says EBUSY.
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dev, StatxFlags, major, makedev, minor, statx};
-
-use crate::mountinfo::{mounts, unescape};
+use crate::Survey;
 
 /// What keeps a block device in use. `{}` adds what to do about it, `{:#}` leaves that out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Busy {
-    /// It is mounted at this path.
+    /// It is mounted at this path, itself or below an overlay.
     Mounted(PathBuf),
+    /// It is mounted in another mount namespace.
+    MountedElsewhere {
+        /// The path, as a process of that namespace sees it.
+        at: PathBuf,
+        /// That process's number.
+        pid: u32,
+        /// That process's name.
+        name: String,
+    },
+    /// A file system of this kind is active on it, and no mount table shows it: a lazy unmount, an overlay.
+    Filesystem(String),
     /// It is a swap area.
     Swap,
+    /// Another block device (device mapper, md, bcache) is stacked on it.
+    Holder(String),
+    /// A loop device lies on it.
+    Loop {
+        /// The loop device's name.
+        name: String,
+        /// The file behind the loop device.
+        file: PathBuf,
+    },
+    /// A block device on it, such as a partition, is in use.
+    Above {
+        /// The name of that device.
+        name: String,
+        /// What keeps that one in use.
+        by: Box<Busy>,
+    },
     /// A process has it open.
     Open {
         /// The process's number.
@@ -24,96 +47,167 @@ pub enum Busy {
         /// The process's name.
         name: String,
     },
-    /// Another block device (device mapper, md) is stacked on it.
-    Holder(String),
+    /// A node that a dead server left, and whose contents the device holds, is in use.
+    Dead {
+        /// The dead node.
+        node: PathBuf,
+        /// What keeps it in use.
+        by: Box<Busy>,
+    },
+    /// That many NBD clients are connected.
+    Clients(u64),
     /// The kernel refuses it, and nothing that this process can see explains why.
     Elsewhere,
 }
 
+impl Busy {
+    /// The mount point or `[SWAP]`, as zramctl shows it. With `plain`, only what `umount` takes in this mount namespace;
+    /// without, what is peculiar about it stands behind it in parentheses.
+    pub fn mount_point(&self, plain: bool) -> Option<String> {
+        match self {
+            Busy::Mounted(at) => Some(at.display().to_string()),
+            Busy::Swap => Some("[SWAP]".into()),
+            Busy::MountedElsewhere { at, pid, .. } if !plain => {
+                Some(format!("{} (namespace of process {pid})", at.display()))
+            }
+            Busy::Above { by, .. } => by.mount_point(plain),
+            Busy::Dead { node, by } => {
+                let at = by.mount_point(plain)?;
+                match plain {
+                    true => Some(at),
+                    false => Some(format!("{at} (dead {})", node.display())),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it may be over in a moment.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Busy::Open { .. } | Busy::Elsewhere => true,
+            Busy::Above { by, .. } | Busy::Dead { by, .. } => by.is_passing(),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let advice = |f: &mut fmt::Formatter<'_>, program: &str| match f.alternate() {
+        let plain = f.alternate();
+        let advice = |f: &mut fmt::Formatter<'_>, advice: &str| match plain {
             true => Ok(()),
-            false => write!(f, " ({program} it first)"),
+            false => write!(f, " ({advice})"),
         };
         match self {
             Busy::Mounted(at) => {
                 write!(f, "mounted at {}", at.display())?;
-                advice(f, "umount")
+                advice(f, "umount it first")
+            }
+            Busy::MountedElsewhere { at, pid, name } => {
+                let at = at.display();
+                write!(
+                    f,
+                    "mounted at {at} in the mount namespace of process {pid} ({name})"
+                )?;
+                advice(
+                    f,
+                    &format!("nsenter --mount --target {pid} umount {at}, or end the process"),
+                )
+            }
+            Busy::Filesystem(kind) => {
+                write!(f, "in use by its {kind} file system")?;
+                advice(
+                    f,
+                    "no mount of it is to be seen: a lazy unmount or an overlay",
+                )
             }
             Busy::Swap => {
                 write!(f, "swapped on")?;
-                advice(f, "swapoff")
+                advice(f, "swapoff it first")
             }
-            Busy::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
             Busy::Holder(name) => write!(f, "held by /dev/{name}"),
+            Busy::Loop { name, file } => {
+                write!(f, "below /dev/{name}, whose file is {}", file.display())?;
+                advice(f, &format!("losetup -d /dev/{name} first"))
+            }
+            Busy::Above { name, by } => match plain {
+                true => write!(f, "below /dev/{name}, which is {by:#}"),
+                false => write!(f, "below /dev/{name}, which is {by}"),
+            },
+            Busy::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
+            Busy::Dead { node, by } => {
+                let node = node.display();
+                match plain {
+                    true => write!(f, "behind {node}, a dead node that is {by:#}"),
+                    false => write!(f, "behind {node}, a dead node that is {by}"),
+                }
+            }
+            Busy::Clients(1) => write!(f, "1 NBD client is connected"),
+            Busy::Clients(n) => write!(f, "{n} NBD clients are connected"),
             Busy::Elsewhere => write!(
                 f,
-                "mounted in another mount namespace, or held by the kernel"
+                "held by the kernel, or by a process that cannot be seen from here"
             ),
         }
     }
 }
 
-/// Finds who uses the block device at `node`, if anybody does. Searches this mount namespace's mounts, swap areas, devices
-/// stacked on it, and the open files of other processes as far as this one may read them.
+/// All that keeps a block device in use, the nearest first. Shown as one sentence; `{:#}` leaves out what to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Users(pub Vec<Busy>);
+
+/// How many users a sentence names.
+const NAMED: usize = 4;
+
+impl Users {
+    /// Whether nobody uses it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether all of them may be gone in a moment: udev opens each device after a write or an unmount.
+    pub fn is_passing(&self) -> bool {
+        !self.is_empty() && self.0.iter().all(Busy::is_passing)
+    }
+
+    /// Where it is mounted, each once: see [`Busy::mount_point`].
+    pub fn mount_points(&self, plain: bool) -> Vec<String> {
+        let mut all = Vec::new();
+        for at in self.0.iter().filter_map(|by| by.mount_point(plain)) {
+            if !all.contains(&at) {
+                all.push(at);
+            }
+        }
+        all
+    }
+}
+
+impl From<Busy> for Users {
+    fn from(by: Busy) -> Users {
+        Users(vec![by])
+    }
+}
+
+impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, by) in self.0.iter().take(NAMED).enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            by.fmt(f)?;
+        }
+        match self.0.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+/// Finds who uses the block device at `node`, if anybody does: the first that a [`Survey`] finds. Who asks about several
+/// devices takes one survey for all.
 pub fn busy(node: &Path) -> Option<Busy> {
-    let rdev = fs::metadata(node).ok()?.rdev();
-    let (major, minor) = (major(rdev), minor(rdev));
-    mounted(major, minor)
-        .or_else(|| swapped(node))
-        .or_else(|| holder(major, minor))
-        .or_else(|| opener(rdev))
-}
-
-fn mounted(major: u32, minor: u32) -> Option<Busy> {
-    let number = format!("{major}:{minor}");
-    let mount = mounts().into_iter().find(|mount| mount.device == number)?;
-    Some(Busy::Mounted(mount.path))
-}
-
-fn swapped(node: &Path) -> Option<Busy> {
-    let swaps = fs::read_to_string("/proc/swaps").ok()?;
-    let here = |line: &str| {
-        line.split_whitespace()
-            .next()
-            .is_some_and(|path| unescape(path.as_bytes()) == node)
-    };
-    swaps.lines().skip(1).any(here).then_some(Busy::Swap)
-}
-
-fn holder(major: u32, minor: u32) -> Option<Busy> {
-    let mut holders = fs::read_dir(format!("/sys/dev/block/{major}:{minor}/holders")).ok()?;
-    let name = holders.next()?.ok()?.file_name();
-    Some(Busy::Holder(name.to_string_lossy().into_owned()))
-}
-
-/// The device number behind `path`, from the kernel's cached attributes.
-fn device_number(path: &Path) -> Option<Dev> {
-    let flags = AtFlags::STATX_DONT_SYNC;
-    let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
-    Some(makedev(found.stx_rdev_major, found.stx_rdev_minor))
-}
-
-fn opener(rdev: Dev) -> Option<Busy> {
-    let own = std::process::id();
-    let pids = fs::read_dir("/proc").ok()?.flatten();
-    pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| *pid != own)
-        .find_map(|pid| {
-            let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-            // Follows only links into /dev, and asks no file system's server. A stat on a file of a dead mount could hang,
-            // and the server of a shim's /dev may be waiting for this very process.
-            let into_dev = |path: &Path| fs::read_link(path).is_ok_and(|to| to.starts_with("/dev"));
-            let is_it = |path: &Path| device_number(path) == Some(rdev);
-            fds.map(|fd| fd.path())
-                .find(|path| into_dev(path) && is_it(path))?;
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Some(Busy::Open {
-                pid,
-                name: name.trim_end().into(),
-            })
-        })
+    Survey::new().users(node).0.into_iter().next()
 }
 
 #[cfg(test)]
@@ -126,6 +220,57 @@ mod tests {
         assert_eq!(mounted.to_string(), "mounted at /mnt (umount it first)");
         assert_eq!(format!("{mounted:#}"), "mounted at /mnt");
         assert_eq!(format!("{:#}", Busy::Swap), "swapped on");
+        let partition = Busy::Above {
+            name: "loop0p1".into(),
+            by: mounted.into(),
+        };
+        assert_eq!(
+            partition.to_string(),
+            "below /dev/loop0p1, which is mounted at /mnt (umount it first)"
+        );
+        assert_eq!(
+            format!("{partition:#}"),
+            "below /dev/loop0p1, which is mounted at /mnt"
+        );
+    }
+
+    #[test]
+    fn mount_points_say_what_is_peculiar_about_them() {
+        let mounted = Busy::Mounted("/mnt".into());
+        let dead = Busy::Dead {
+            node: "/dev/loop0".into(),
+            by: mounted.clone().into(),
+        };
+        let elsewhere = Busy::MountedElsewhere {
+            at: "/box".into(),
+            pid: 7,
+            name: "sh".into(),
+        };
+        let users = Users(vec![mounted, dead, elsewhere, Busy::Elsewhere]);
+        assert_eq!(users.mount_points(true), ["/mnt"]);
+        assert_eq!(
+            users.mount_points(false),
+            [
+                "/mnt",
+                "/mnt (dead /dev/loop0)",
+                "/box (namespace of process 7)"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_sentence_names_some_users_and_counts_the_others() {
+        let open = |pid| Busy::Open {
+            pid,
+            name: "dd".into(),
+        };
+        let users = Users((1..=6).map(open).collect());
+        assert!(
+            users
+                .to_string()
+                .ends_with("open in process 4 (dd); and 2 more")
+        );
+        assert_eq!(Users::from(open(9)).to_string(), "open in process 9 (dd)");
     }
 
     #[test]

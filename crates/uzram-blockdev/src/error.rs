@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::Busy;
+use crate::Users;
 
 /// Why a block device could not be opened, or did not come or go in time.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub enum Error {
         /// The device's node.
         path: PathBuf,
         /// Who uses it, and how.
-        by: Busy,
+        by: Users,
     },
     /// The node cannot be opened.
     #[error("opening {}: {source}", path.display())]

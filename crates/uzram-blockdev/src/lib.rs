@@ -1,20 +1,24 @@
 //! Questions about a kernel block device that its frontends share: who uses it, by name; may one process have it alone; has
 //! its node come or gone.
 //!
-//! The kernel is the judge of whether a device is in use: [`open_exclusive`] asks it by an exclusive open. [`busy`] searches
-//! for a name only to explain the refusal.
+//! [`Survey`] is the one answer to the first: one look at `/proc` and `/sys`, by device number, along the stack of devices.
+//! [`open_exclusive`] asks the kernel as well, which knows of users that nobody else sees, and the survey names them. It also
+//! finds those that the kernel lets pass: loop devices on a device, and plain openers.
 //!
 //! This crate knows nothing about how a block device is served or what is on it.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod busy;
 mod error;
 mod mountinfo;
 mod open;
+mod survey;
 mod wait;
 
-pub use busy::{Busy, busy};
+pub use busy::{Busy, Users, busy};
 pub use error::{Error, StepError};
 pub use mountinfo::{MountPoint, is_mount_point, mounts};
 pub use open::{open_exclusive, open_rw, read_first_block};
+pub use survey::{Layer, Survey, chain};
 pub use wait::{wait_until, wait_until_gone, wait_until_present};

@@ -1,21 +1,34 @@
-//! Reads this mount namespace's mount table, in which the kernel writes blank, tab, newline and backslash in octal.
+//! Reads mount tables, in which the kernel writes blank, tab, newline and backslash in octal.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// One mount: the fields of a line of `/proc/self/mountinfo` that are used here.
+/// One mount: the fields of a line of `mountinfo` that are used here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
-    /// `major:minor` of what is mounted.
+    /// `major:minor` of what is mounted; major 0 for a file system with a number of its own (btrfs, overlay, tmpfs).
     pub device: String,
     /// The directory or file that it is mounted on.
     pub path: PathBuf,
+    /// The mount's own options, such as `rw,nodev`.
+    pub options: String,
+    /// The kind of file system, such as `ext4` or `fuse.sshfs`.
+    pub kind: String,
+    /// What is mounted, as whoever mounted it called it.
+    pub source: PathBuf,
+    /// The file system's options, still escaped.
+    pub file_system_options: String,
 }
 
-/// Lists all mounts, the topmost of a path last. Returns none if the table cannot be read.
+/// Lists all mounts of this mount namespace, the topmost of a path last. Returns none if the table cannot be read.
 pub fn mounts() -> Vec<MountPoint> {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    read(Path::new("/proc/self/mountinfo"))
+}
+
+/// Lists the mounts of a table.
+pub(crate) fn read(table: &Path) -> Vec<MountPoint> {
+    let table = std::fs::read(table).unwrap_or_default();
     table
         .split(|byte| *byte == b'\n')
         .filter_map(parse)
@@ -28,13 +41,22 @@ pub fn is_mount_point(path: &Path) -> bool {
     mounts().iter().any(|mount| mount.path == path)
 }
 
-/// Parses the fields id, parent, major:minor, root, mount point.
+/// Parses the fields id, parent, major:minor, root, mount point, options; any number of others up to `-`; kind, source,
+/// options of the file system.
 fn parse(line: &[u8]) -> Option<MountPoint> {
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let mut fields = line.split(|byte| *byte == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let path = unescape(fields.nth(1)?);
+    let options = text(fields.next()?);
+    fields.find(|field| *field == b"-")?;
     Some(MountPoint {
         device,
-        path: unescape(fields.nth(1)?),
+        path,
+        options,
+        kind: text(fields.next()?),
+        source: unescape(fields.next()?),
+        file_system_options: text(fields.next().unwrap_or_default()),
     })
 }
 
@@ -66,12 +88,16 @@ mod tests {
         ] {
             assert_eq!(unescape(text.as_bytes()), Path::new(path));
         }
-        let mount =
-            parse(b"36 35 98:0 /mnt1 /mnt/2 rw,noatime master:1 - ext3 /dev/root rw").unwrap();
-        assert_eq!(
-            (mount.device.as_str(), mount.path.as_path()),
-            ("98:0", Path::new("/mnt/2"))
-        );
+        for tags in ["", " master:1", " shared:2 master:1"] {
+            let line = format!("36 35 98:0 /mnt1 /mnt/2 rw,noatime{tags} - ext3 /dev/a\\040b rw");
+            let mount = parse(line.as_bytes()).unwrap();
+            assert_eq!(mount.device, "98:0");
+            assert_eq!(mount.path, Path::new("/mnt/2"));
+            assert_eq!(mount.options, "rw,noatime");
+            assert_eq!(mount.kind, "ext3");
+            assert_eq!(mount.source, Path::new("/dev/a b"));
+            assert_eq!(mount.file_system_options, "rw");
+        }
         assert!(parse(b"").is_none());
     }
 }

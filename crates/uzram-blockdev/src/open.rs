@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::{Busy, Error, busy};
+use crate::{Busy, Error, Survey, Users};
 
 /// How long to wait for another process that opens the device in passing, as udev does after each unmount or write.
 const PASSING: Duration = Duration::from_millis(500);
@@ -31,7 +31,8 @@ pub fn open_rw(path: &Path) -> Result<File, Error> {
 }
 
 /// Opens a block device for this process alone: while the file lives, nobody can mount the device, swap on it or open it
-/// this way. The kernel decides, so mounts in other namespaces count; [`busy`] only supplies the name for [`Error::Busy`].
+/// this way. The kernel decides, so users that nobody sees count; a [`Survey`] names those that it finds for [`Error::Busy`],
+/// and finds some that the kernel lets pass.
 ///
 /// `is_ours` is called before and after the open, since the node may belong to another device by now. `None`: it does.
 pub fn open_exclusive(node: &Path, is_ours: impl Fn() -> bool) -> Result<Option<File>, Error> {
@@ -41,12 +42,16 @@ pub fn open_exclusive(node: &Path, is_ours: impl Fn() -> bool) -> Result<Option<
             return Ok(None);
         }
         let by = match open(node, OFlags::EXCL) {
-            Ok(device) => match busy(node) {
-                None => return Ok(is_ours().then_some(device)),
-                Some(by) => by,
+            // Looked at while it is held: from now on nobody new can claim it.
+            Ok(device) => match Survey::new().users(node) {
+                none if none.is_empty() => return Ok(is_ours().then_some(device)),
+                by => by,
             },
             Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
-                busy(node).unwrap_or(Busy::Elsewhere)
+                match Survey::new().users(node) {
+                    none if none.is_empty() => Users::from(Busy::Elsewhere),
+                    by => by,
+                }
             }
             Err(source) => {
                 return Err(Error::Open {
@@ -55,8 +60,7 @@ pub fn open_exclusive(node: &Path, is_ours: impl Fn() -> bool) -> Result<Option<
                 });
             }
         };
-        let in_passing = matches!(by, Busy::Open { .. } | Busy::Elsewhere);
-        if !in_passing || begin.elapsed() > PASSING {
+        if !by.is_passing() || begin.elapsed() > PASSING {
             return Err(Error::Busy {
                 path: node.into(),
                 by,

@@ -61,7 +61,7 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
             algorithm,
             dictionary,
         } => set_algorithm(device, *priority, algorithm, dictionary),
-        Request::Resize { bytes } => device.resize(*bytes),
+        Request::Resize { bytes, .. } => device.resize(*bytes),
         Request::SetBacking {
             path: Some(path),
             size_bytes,

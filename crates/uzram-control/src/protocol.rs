@@ -38,6 +38,9 @@ pub enum Request {
     Reset,
     /// Take the device down and end.
     Remove,
+    /// The same although NBD clients are connected or a dead node is in use; answers [`Response::Did`]. Refused like
+    /// `Remove` while a file system is mounted on the device.
+    RemoveByForce,
     /// Set the limit on pool memory, 0 for none.
     SetMemLimit {
         /// The limit.
@@ -86,6 +89,9 @@ pub enum Request {
     Resize {
         /// The size.
         bytes: u64,
+        /// Whether it may become smaller while somebody uses it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Let identical pages share memory from now on, or no more.
     SetDedup {
@@ -181,7 +187,11 @@ impl Request {
     pub(crate) fn waits_for_others(&self) -> bool {
         matches!(
             self,
-            Request::Reset | Request::Remove | Request::Recover | Request::Upgrade { .. }
+            Request::Reset
+                | Request::Remove
+                | Request::RemoveByForce
+                | Request::Recover
+                | Request::Upgrade { .. }
         )
     }
 
@@ -243,6 +253,11 @@ pub enum Response {
     },
     /// The policies.
     Policy(Box<Policy>),
+    /// Done, and this was done to others.
+    Did {
+        /// In words.
+        what: Vec<String>,
+    },
     /// Not done.
     Error(ControlError),
 }

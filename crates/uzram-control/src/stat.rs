@@ -42,6 +42,9 @@ pub struct Stat {
     /// frontend has no such setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_microseconds: Option<u64>,
+    /// NBD clients that are connected; `None` where the device is a node of the kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<u64>,
 }
 
 impl Stat {
@@ -62,6 +65,7 @@ impl Stat {
             codecs: device.codecs(),
             // Whoever serves the device knows.
             poll_microseconds: None,
+            clients: None,
         }
     }
 

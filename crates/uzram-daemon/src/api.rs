@@ -327,7 +327,11 @@ fn create(call: &Call<'_>) -> Handled {
 fn ask(call: &Call<'_>) -> Handled {
     let request: Request = json_of(call.body)?;
     match request {
-        Request::Remove | Request::HandOver | Request::Recover | Request::Upgrade { .. } => {
+        Request::Remove
+        | Request::RemoveByForce
+        | Request::HandOver
+        | Request::Recover
+        | Request::Upgrade { .. } => {
             let message = "not a request for the server of a device here; DELETE takes one down";
             Err(Body::new(Errno::INVAL, message))
         }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use uzram_blockdev::Survey;
 use uzram_control::zram::{Owner, Shown, View};
 use uzram_control::{ControlError, Entry, Request, Response};
 use uzram_runtime::zram::Local;
-use uzram_runtime::{client, launch};
+use uzram_runtime::{client, launch, users};
 use uzram_spec::{DeviceSpec, Failure};
 
 use crate::api::{Created, Devices};
@@ -67,11 +68,10 @@ impl Devices for Daemon {
             .store(Owner::Control, "hot_remove", id.as_bytes());
         removed.map_err(|errno| match (errno.raw_os_error(), self.entry(name)) {
             // Who uses it?
-            (16, Ok(entry)) => {
-                let by = uzram_blockdev::busy(std::path::Path::new(&entry.record.path));
-                let by = by.map_or("in use".to_owned(), |by| format!("in use: {by}"));
-                error(16, format!("{} is {by}", entry.record.path))
-            }
+            (16, Ok(entry)) => match users::users(&Survey::new(), &entry) {
+                none if none.is_empty() => error(16, format!("{} is in use", entry.record.path)),
+                by => error(16, format!("{} is in use: {by}", entry.record.path)),
+            },
             (19 | 22, _) => error(19, format!("no device '{name}'")),
             (errno, _) => error(errno, std::io::Error::from_raw_os_error(errno)),
         })
@@ -85,6 +85,7 @@ impl Devices for Daemon {
         let shown = self.local.devices();
         let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
         let entries = self.local.run.devices().unwrap_or_default();
+        let survey = Survey::new();
         let mut all = Vec::new();
         for device in &shown {
             let bare = Daemon::bare(device);
@@ -96,7 +97,7 @@ impl Devices for Daemon {
                 .find(|entry| bare["name"] == entry.record.name.as_str());
             let described = entry.and_then(|entry| {
                 let stat = client::stat(entry).ok()?;
-                client::to_json(entry, &stat).ok()
+                client::to_json(&survey, entry, &stat).ok()
             });
             let mut object = described.unwrap_or_else(|| json!({}));
             if let (Some(object), Value::Object(bare)) = (object.as_object_mut(), bare) {

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use uzram::Device;
+use uzram_blockdev::Survey;
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
-pub use option::{FrontendOption, NUMBER, OptionKind};
+pub use option::{FrontendOption, NUMBER, OptionKind, PARTSCAN};
 
 /// Why this machine or this user cannot have a frontend, and what would help.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +118,17 @@ pub trait Frontend: Sync {
         Ok(Vec::new())
     }
 
+    /// Clears the same although a dead node is still in use, which then goes with its last user.
+    fn clear_by_force(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
+        self.clear(dir)
+    }
+
+    /// The nodes of the device at `dir`, those included that dead servers left and that are still there. `None` where the
+    /// frontend cannot tell, and only the record does. Whoever uses a dead node has its contents in the device.
+    fn nodes(&self, _dir: &Path, _survey: &Survey) -> Option<Vec<PathBuf>> {
+        None
+    }
+
     /// Clears nodes of other users that nobody serves and their users cannot clear; for root. Says what was cleared.
     fn clear_of_users(&self) -> Vec<String> {
         Vec::new()
@@ -155,8 +167,20 @@ pub trait Front: Send {
     /// long as the result lives.
     fn hold_idle(&self) -> Result<Option<File>>;
 
-    /// Takes it down, unless it is in use.
+    /// Takes it down, unless it is in use. A refusal changes nothing.
     fn remove(&mut self) -> Result;
+
+    /// Takes it down although clients of a protocol are connected, or a dead node is in use: what ends with the device
+    /// anyway. Never unmounts a file system, so that it is refused as [`Front::remove`] is where one is mounted. Says in
+    /// words what was done to whom.
+    fn remove_by_force(&mut self) -> Result<Vec<String>> {
+        self.remove().map(|()| Vec::new())
+    }
+
+    /// How many clients are connected; `None` where clients are the kernel's affair.
+    fn clients(&self) -> Option<u64> {
+        None
+    }
 
     /// Refuses where whoever uses the device cannot be told another size while it is served.
     fn can_resize(&self) -> Result {

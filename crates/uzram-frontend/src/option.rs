@@ -45,6 +45,15 @@ pub const NUMBER: FrontendOption = FrontendOption {
     chooses: false,
 };
 
+/// Whether the kernel reads the partition table, for frontends whose kernel side can.
+pub const PARTSCAN: FrontendOption = FrontendOption {
+    name: "partscan",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "Have the kernel read the disk's partition table and make nodes such as /dev/loop0p1, whenever a tool like sfdisk         tells it to and after the server was replaced. ublk (as root) and nbd-kernel always do",
+    chooses: false,
+};
+
 impl FrontendOption {
     /// Reads a value. Paths in it are relative to `directory`.
     pub fn parse(&self, text: &str, directory: &Path) -> std::result::Result<OptionValue, String> {

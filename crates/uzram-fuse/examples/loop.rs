@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use uzram_fuse::{FuseLoop, probe};
+use uzram_fuse::{FuseLoop, LoopOptions, probe};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -14,7 +14,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     probe()?;
     let device = Arc::new(uzram::Device::builder(size.parse::<u64>()? << 20).build()?);
-    let mut front = FuseLoop::create(device.clone(), "example", Path::new(dir), None)?;
+    let mut front = FuseLoop::create(
+        device.clone(),
+        "example",
+        Path::new(dir),
+        &LoopOptions::default(),
+    )?;
     println!("{}", front.node().display());
     std::io::stdin().read_to_end(&mut Vec::new())?;
     front.remove()?;

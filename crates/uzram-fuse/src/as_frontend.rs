@@ -5,27 +5,41 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use uzram_blockdev::{Error as NodeError, Survey, Users};
 use uzram_frontend::{
-    Front, Frontend, FrontendOption, Handover, NUMBER, Need, ReservedNode, Serving,
+    Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN, ReservedNode, Serving,
     kind_of_missing, kind_of_node,
 };
 use uzram_spec::{Failure, FailureKind, Result};
 
-use crate::{Error, FuseLoop, LoopNumber};
+use crate::{Error, FuseLoop, LoopNumber, LoopOptions};
 
 /// The frontend `fuse-loop`.
 pub struct FuseLoopFrontend;
 
-/// Directory of the FUSE mount in a device's directory.
-fn mount_dir(dir: &Path) -> PathBuf {
-    dir.join("mnt")
+/// A device with its living node, and what dead servers may have left of it.
+struct LoopFront {
+    front: FuseLoop,
+    /// The device's directory.
+    dir: PathBuf,
 }
 
 fn serve(serving: &Serving<'_>, number: Option<u32>) -> Result<Box<dyn Front>> {
-    let dir = mount_dir(serving.dir);
-    let front = FuseLoop::create(serving.device.clone(), serving.name, &dir, number)?;
-    Ok(Box::new(front))
+    let at = crate::new_mount_dir(serving.dir)?;
+    let options = LoopOptions {
+        number,
+        partscan: serving.spec.flag(PARTSCAN.name),
+    };
+    let front = FuseLoop::create(serving.device.clone(), serving.name, &at, &options);
+    let front = front.inspect_err(|_| {
+        let _ = std::fs::remove_dir(&at);
+    })?;
+    Ok(Box::new(LoopFront {
+        front,
+        dir: serving.dir.into(),
+    }))
 }
 
 impl Frontend for FuseLoopFrontend {
@@ -38,7 +52,7 @@ impl Frontend for FuseLoopFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[NUMBER]
+        &[NUMBER, PARTSCAN]
     }
 
     fn handover(&self) -> Handover {
@@ -54,18 +68,31 @@ impl Frontend for FuseLoopFrontend {
     }
 
     fn resume(&self, serving: &Serving<'_>, old: &str) -> Result<Box<dyn Front>> {
-        let dir = mount_dir(serving.dir);
-        if let Err(error) = crate::clear_stale(&dir) {
+        for node in crate::set_aside(serving.dir)? {
+            let node = node.display();
             // Its user must unmount it. The contents are behind the new node.
-            tracing::warn!("{old} is dead and stays until its user lets go: {error}");
-            crate::abandon(&dir)?;
+            tracing::warn!("{old} is replaced: {node} is dead and stays until its user lets go");
         }
         // The old number if it is free, otherwise another.
         self.start(serving).or_else(|_| serve(serving, None))
     }
 
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
-        crate::clear_stale(&mount_dir(dir)).map_err(|error| error.to_string())
+        crate::clear_stale(dir).map_err(|error| error.to_string())
+    }
+
+    fn clear_by_force(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
+        let left = crate::set_aside(dir).map_err(|error| error.to_string())?;
+        crate::abandon(dir).map_err(|error| error.to_string())?;
+        let word = |node: &PathBuf| {
+            let node = node.display();
+            format!("all but {node}, which goes with its last user")
+        };
+        Ok(left.iter().map(word).collect())
+    }
+
+    fn nodes(&self, dir: &Path, survey: &Survey) -> Option<Vec<PathBuf>> {
+        Some(crate::nodes(dir, survey))
     }
 
     fn reserves_nodes(&self) -> bool {
@@ -89,9 +116,40 @@ impl ReservedNode for LoopNumber {
     }
 }
 
-impl Front for FuseLoop {
+impl LoopFront {
+    /// Who still uses nodes that dead servers left.
+    fn dead_users(&self) -> Users {
+        let mut users = Users::default();
+        // udev looks at a node that was unmounted.
+        for _ in 0..50 {
+            let survey = Survey::new();
+            let mut nodes = crate::nodes(&self.dir, &survey);
+            nodes.retain(|node| node != self.front.node());
+            users = survey.users_of_dead(&nodes);
+            if !users.is_passing() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        users
+    }
+
+    /// Refuses while a dead node is in use: its user has not moved to the new one, and the contents are his.
+    fn check_dead(&self) -> Result {
+        match self.dead_users() {
+            none if none.is_empty() => Ok(()),
+            by => Err(Error::Node(NodeError::Busy {
+                path: self.front.node().into(),
+                by,
+            })
+            .into()),
+        }
+    }
+}
+
+impl Front for LoopFront {
     fn path(&self) -> String {
-        self.node().display().to_string()
+        self.front.node().display().to_string()
     }
 
     fn resume_word(&self) -> String {
@@ -99,7 +157,8 @@ impl Front for FuseLoop {
     }
 
     fn hold_idle(&self) -> Result<Option<File>> {
-        Ok(self.exclusive()?)
+        self.check_dead()?;
+        Ok(self.front.exclusive()?)
     }
 
     fn can_resize(&self) -> Result {
@@ -107,12 +166,26 @@ impl Front for FuseLoop {
     }
 
     fn resized(&mut self) -> Result {
-        Ok(FuseLoop::resized(self)?)
+        Ok(self.front.resized()?)
     }
 
     fn remove(&mut self) -> Result {
+        self.check_dead()?;
         // Opens the node exclusively while it detaches it.
-        Ok(FuseLoop::remove(self)?)
+        self.front.remove()?;
+        if let Err(error) = crate::clear_stale(&self.dir) {
+            tracing::warn!("left behind: {error}");
+            crate::abandon(&self.dir)?;
+        }
+        Ok(())
+    }
+
+    fn remove_by_force(&mut self) -> Result<Vec<String>> {
+        let dead = self.dead_users();
+        self.front.remove()?;
+        crate::abandon(&self.dir)?;
+        let left = |by: &uzram_blockdev::Busy| format!("left alone what is {by:#}");
+        Ok(dead.0.iter().map(left).collect())
     }
 }
 

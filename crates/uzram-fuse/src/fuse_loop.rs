@@ -17,6 +17,15 @@ use crate::{Error, loopdev, sys};
 /// How long a FUSE session may take to end once it is unmounted.
 const SESSION_END: Duration = Duration::from_secs(1);
 
+/// What a loop device is to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoopOptions {
+    /// N of `/dev/loopN`; `None` takes a free one.
+    pub number: Option<u32>,
+    /// Whether the kernel reads the partition table, now and whenever it is told to.
+    pub partscan: bool,
+}
+
 /// A device that this process serves as a loop device.
 pub struct FuseLoop {
     node: PathBuf,
@@ -42,13 +51,13 @@ pub fn probe() -> Result<(), Error> {
 }
 
 impl FuseLoop {
-    /// Mounts at `dir` (made if absent) and attaches the loop device of that `number`, or a free one. On return the node
-    /// works: its first block was read through it.
+    /// Mounts at `dir` (made if absent) and attaches a loop device. On return the node works: its first block was read
+    /// through it.
     pub fn create(
         device: Arc<Device>,
         name: &str,
         dir: &Path,
-        number: Option<u32>,
+        options: &LoopOptions,
     ) -> Result<FuseLoop, Error> {
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -75,7 +84,7 @@ impl FuseLoop {
             dir: dir.into(),
             session: Some(session),
         };
-        match this.attach(block_size, number) {
+        match this.attach(block_size, options) {
             Ok(()) => Ok(this),
             Err(error) => {
                 // Leaves nothing behind; the first error is the one that matters.
@@ -89,10 +98,11 @@ impl FuseLoop {
         self.dir.join(FILE_NAME)
     }
 
-    fn attach(&mut self, block_size: u32, number: Option<u32>) -> Result<(), Error> {
+    fn attach(&mut self, block_size: u32, options: &LoopOptions) -> Result<(), Error> {
+        let LoopOptions { number, partscan } = *options;
         let path = self.file();
         let file = open_rw(&path)?;
-        self.node = loopdev::attach(&file, &path, block_size, number)?;
+        self.node = loopdev::attach(&file, &path, block_size, number, partscan)?;
         Ok(read_first_block(&self.node)?)
     }
 

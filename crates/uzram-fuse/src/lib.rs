@@ -23,6 +23,6 @@ mod sys;
 
 pub use as_frontend::FuseLoopFrontend;
 pub use error::Error;
-pub use fuse_loop::{FuseLoop, probe};
+pub use fuse_loop::{FuseLoop, LoopOptions, probe};
 pub use loop_number::{LoopNumber, is_free};
-pub use stale::{abandon, clear_stale};
+pub use stale::{abandon, clear_stale, new_mount_dir, nodes, set_aside};

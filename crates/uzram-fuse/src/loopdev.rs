@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
-use uzram_blockdev::{StepError, open_rw, wait_until_gone};
+use uzram_blockdev::{Busy, Error as NodeError, StepError, Survey, open_rw, wait_until_gone};
 
 use crate::{Error, sys};
 
@@ -16,16 +16,23 @@ pub(crate) const MAJOR: u32 = 7;
 const TRIES: usize = 64;
 /// How long a detached device may take to go: udev opens it in passing.
 const DETACH_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before another try to detach a device that somebody has open in passing.
+const RETRY: Duration = Duration::from_millis(20);
 
-/// Attaches `file`, known as `name`, to the loop device of the `wanted` number, or to a free one. Returns its node.
+/// Attaches `file`, known as `name`, to the loop device of the `wanted` number, or to a free one. Returns its node. With
+/// `partscan` the kernel makes nodes of its partitions.
 pub(crate) fn attach(
     file: &File,
     name: &Path,
     block_size: u32,
     wanted: Option<u32>,
+    partscan: bool,
 ) -> Result<PathBuf, Error> {
     let name = name.as_os_str().as_encoded_bytes();
-    let flags = sys::LO_FLAGS_DIRECT_IO;
+    let flags = match partscan {
+        true => sys::LO_FLAGS_DIRECT_IO | sys::LO_FLAGS_PARTSCAN,
+        false => sys::LO_FLAGS_DIRECT_IO,
+    };
     let (number, device) = configure(file, name, block_size, flags, wanted)?;
     let node = node(number)?;
     let info = sys::status(&device);
@@ -66,7 +73,13 @@ fn configure(
         let node = node(number)?;
         let device = open_rw(&node)?;
         match sys::configure(&device, file, name, block_size, flags) {
-            Ok(()) => return Ok((number, device)),
+            Ok(()) => {
+                // Whoever had the loop device before may have left partitions, which would reach into this file.
+                if flags & sys::LO_FLAGS_PARTSCAN == 0 {
+                    delete_partitions(&device, &node);
+                }
+                return Ok((number, device));
+            }
             Err(Errno::BUSY) if wanted.is_some() => return Err(Error::Taken { path: node }),
             // Another process took it between the question and the answer.
             Err(Errno::BUSY) => {}
@@ -106,12 +119,42 @@ pub(crate) fn open_exclusive(node: &Path, file: &Path) -> Result<Option<File>, E
 /// Detaches a loop device from `file` if it is still on it and nobody uses it, and waits until it is gone. Changes nothing
 /// where somebody uses it, whom [`Error::Node`] names.
 pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
-    let Some(device) = open_exclusive(node, file)? else {
-        return Ok(());
-    };
-    let step = format!("detaching {}", node.display());
-    sys::clear(&device).map_err(StepError::at(step))?;
-    // The device goes with our own descriptor, unless somebody opened it just now.
+    match open_exclusive(node, file)? {
+        Some(device) => release(device, node, file),
+        None => Ok(()),
+    }
+}
+
+/// Detaches a loop device that was opened exclusively, with its partitions, and waits until it is gone.
+///
+/// While anybody else has it open, the driver only notes that it shall go with its last user. Somebody who came after the
+/// question, or whom nobody sees, would then lose it later, after a refusal. So that note is taken back before this waits
+/// or gives up.
+pub(crate) fn release(device: File, node: &Path, file: &Path) -> Result<(), Error> {
+    let step = |what: &str| format!("{what} {}", node.display());
+    let deadline = Instant::now() + DETACH_LIMIT;
+    loop {
+        let before = sys::status(&device).map_err(StepError::at(step("looking at")))?;
+        sys::clear(&device).map_err(StepError::at(step("detaching")))?;
+        if sys::is_free(&device) {
+            break;
+        }
+        sys::set_status(&device, &before).map_err(StepError::at(step("keeping")))?;
+        if Instant::now() > deadline {
+            let mut by = Survey::new().users(node);
+            if by.is_empty() {
+                by = Busy::Elsewhere.into();
+            }
+            return Err(NodeError::Busy {
+                path: node.into(),
+                by,
+            }
+            .into());
+        }
+        std::thread::sleep(RETRY);
+    }
+    // Nobody can open one any more, and nobody else can attach a file before the descriptor goes.
+    delete_partitions(&device, node);
     drop(device);
     wait_until_gone(node, DETACH_LIMIT, || !is_on(node, file))?;
     Ok(())
@@ -120,8 +163,28 @@ pub(crate) fn detach(node: &Path, file: &Path) -> Result<(), Error> {
 /// Detaches a loop device as soon as its last user closes it.
 pub(crate) fn detach_with_last_user(node: &Path) -> Result<(), Error> {
     let device = open_rw(node)?;
+    delete_partitions(&device, node);
     let step = format!("detaching {}", node.display());
     Ok(sys::clear(&device).map_err(StepError::at(step))?)
+}
+
+/// Deletes the partitions of a loop device that nobody has open. The driver leaves them to the next file otherwise, unless
+/// it made them.
+fn delete_partitions(device: &File, node: &Path) {
+    let Some(name) = node.file_name().and_then(|name| name.to_str()) else {
+        return;
+    };
+    let entries = fs::read_dir(format!("/sys/block/{name}"));
+    for entry in entries.into_iter().flatten().flatten() {
+        let number = fs::read_to_string(entry.path().join("partition"));
+        let Some(number) = number.ok().and_then(|n| n.trim().parse().ok()) else {
+            continue;
+        };
+        if let Err(error) = sys::delete_partition(device, number) {
+            let partition = entry.file_name();
+            tracing::warn!(%error, "{} stays", partition.display());
+        }
+    }
 }
 
 /// Whether `file` is behind the loop device.

@@ -1,40 +1,133 @@
-//! What a server that died left behind: its loop devices, its mount, its directory.
+//! What servers that died left behind: their loop devices, mounts, directories.
+//!
+//! Each server mounts at a directory of its own in the device's directory, whose name is never used again. Thus the file
+//! behind a loop device tells whose it is, also where two mount namespaces have directories of the same path, and a dead
+//! node is told from the living one.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use rustix::mount::UnmountFlags;
-use uzram_blockdev::{StepError, is_mount_point};
+use uzram_blockdev::{Error as NodeError, StepError, Survey, is_mount_point};
 
 use crate::filesystem::FILE_NAME;
 use crate::{Error, loopdev};
 
-/// Clears what a server that died left of a [`FuseLoop`](crate::FuseLoop) at `dir`: loop devices on its file, the dead
-/// mount, the directory. Returns in words what was cleared.
+/// What the names of mount directories begin with. A device of uzram 0.2 has one of just this name.
+const PREFIX: &str = "mnt";
+
+/// Makes a directory to mount at in a device's directory, whose name nobody had before.
+pub fn new_mount_dir(dir: &Path) -> Result<PathBuf, Error> {
+    let mut random = [0u8; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut random, flags).map_err(StepError::at("asking for randomness"))?;
+    let path = dir.join(format!("{PREFIX}-{:016x}", u64::from_ne_bytes(random)));
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path);
+    made.map_err(StepError::at(format!("making {}", path.display())))?;
+    Ok(path)
+}
+
+/// The directories that servers of a device mounted at. Looks at none, since its server may be dead.
+fn mount_dirs(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            name.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// The nodes of the device at `dir`: the one that is served, and those that servers left when they died and that are still
+/// there.
+pub fn nodes(dir: &Path, survey: &Survey) -> Vec<PathBuf> {
+    let dirs = mount_dirs(dir);
+    let is_ours = |file: &Path| {
+        file.ends_with(FILE_NAME) && file.parent().is_some_and(|at| dirs.iter().any(|d| d == at))
+    };
+    let loops = survey.loops().filter(|(_, file)| is_ours(file));
+    loops.map(|(node, _)| node).collect()
+}
+
+/// Clears what servers that died left of the device at `dir`: loop devices, dead mounts, their directories. Returns in
+/// words what was cleared.
 ///
-/// [`Error::Node`] where something is still mounted on the loop device. Its data is lost, but unmounting it is up to its
-/// user.
+/// [`Error::Node`] where something still uses one of the loop devices; then nothing was cleared. Its data is lost, but
+/// unmounting it is up to its user.
 pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
+    let mut held = Vec::new();
+    for at in mount_dirs(dir) {
+        let file = at.join(FILE_NAME);
+        for node in loopdev::on_file(&file) {
+            if let Some(device) = loopdev::open_exclusive(&node, &file)? {
+                held.push((device, node, file.clone()));
+            }
+        }
+    }
     let mut cleared = Vec::new();
-    let file = dir.join(FILE_NAME);
-    for node in loopdev::on_file(&file) {
-        loopdev::detach(&node, &file)?;
+    for (device, node, file) in held {
+        loopdev::release(device, &node, &file)?;
         cleared.push(format!("loop device {}", node.display()));
     }
-    if detach_mount(dir)? {
-        cleared.push(format!("mount {}", dir.display()));
+    for at in mount_dirs(dir) {
+        if detach_mount(&at)? {
+            cleared.push(format!("mount {}", at.display()));
+        }
+        let _ = fs::remove_dir(&at);
     }
-    let _ = fs::remove_dir(dir);
     Ok(cleared)
 }
 
-/// Frees `dir` for another mount while loop devices on a dead server's file are still in use. From now on these fail every
-/// request; each goes with its last user.
-pub fn abandon(dir: &Path) -> Result<(), Error> {
-    for node in loopdev::on_file(&dir.join(FILE_NAME)) {
-        loopdev::detach_with_last_user(&node)?;
+/// Clears what dead servers left, but keeps what is still in use: these nodes fail every request, and each goes with its
+/// last user. Their mounts stay, so that [`nodes`] knows them. Returns the nodes that stay.
+pub fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut kept = Vec::new();
+    for at in mount_dirs(dir) {
+        let file = at.join(FILE_NAME);
+        let before = kept.len();
+        for node in loopdev::on_file(&file) {
+            match loopdev::detach(&node, &file) {
+                Ok(()) => {}
+                Err(error @ Error::Node(NodeError::Busy { .. })) => {
+                    tracing::warn!("a dead node stays until its user lets go: {error}");
+                    loopdev::detach_with_last_user(&node)?;
+                    kept.push(node);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if kept.len() == before {
+            detach_mount(&at)?;
+            let _ = fs::remove_dir(&at);
+        }
     }
-    detach_mount(dir).map(drop)
+    Ok(kept)
+}
+
+/// Forgets what dead servers left: nodes that are in use go with their last user, mounts and directories go now.
+pub fn abandon(dir: &Path) -> Result<(), Error> {
+    set_aside(dir)?;
+    for at in mount_dirs(dir) {
+        detach_mount(&at)?;
+        let removed = fs::remove_dir(&at);
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        if let Err(error) = removed.as_ref()
+            && !gone(error)
+        {
+            removed.map_err(StepError::at(format!("removing {}", at.display())))?;
+        }
+    }
+    Ok(())
 }
 
 /// Detaches a dead server's FUSE mount from `dir`. Returns whether there was one.

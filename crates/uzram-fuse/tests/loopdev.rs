@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_blockdev::{Busy, Error as NodeError, busy};
-use uzram_fuse::{Error, FuseLoop, LoopNumber, clear_stale, is_free, probe};
+use uzram_fuse::{Error, FuseLoop, LoopNumber, LoopOptions, clear_stale, is_free, probe};
 use uzram_testkit::peers;
 
 /// Whether the machine can run these tests. Where peers are required, a missing one is a failure.
@@ -31,7 +31,8 @@ fn bytes_pass_discards_free_and_removal_leaves_nothing() {
     // A path that the mount table escapes.
     let mount = dir.path().join("a b\\c \u{e4}");
     let device = Arc::new(Device::builder(64 << 20).build().unwrap());
-    let mut front = FuseLoop::create(device.clone(), "test0", &mount, None).unwrap();
+    let mut front =
+        FuseLoop::create(device.clone(), "test0", &mount, &LoopOptions::default()).unwrap();
     let node = front.node().to_owned();
     let path = node.to_str().unwrap().to_owned();
     assert_eq!(
@@ -107,7 +108,11 @@ fn loop_devices_are_kept_by_number() {
     let dir = tempfile::tempdir().unwrap();
     let device = Arc::new(Device::builder(1 << 20).build().unwrap());
     let create = |name: &str, number: u32| {
-        FuseLoop::create(device.clone(), name, &dir.path().join(name), Some(number))
+        let options = LoopOptions {
+            number: Some(number),
+            ..LoopOptions::default()
+        };
+        FuseLoop::create(device.clone(), name, &dir.path().join(name), &options)
     };
     let error = create("one", first.number()).map(drop).unwrap_err();
     assert!(matches!(error, Error::Taken { .. }), "{error}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use uzram_frontend::{
-    Front, Frontend, FrontendOption, Handover, NUMBER, Need, Serving, kind_of_node,
+    Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN, Serving, kind_of_node,
 };
 use uzram_nbd::{Adopter, Export};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
@@ -47,7 +47,7 @@ impl Frontend for NbdKernelFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[uzram_nbd::POLL, NUMBER]
+        &[uzram_nbd::POLL, NUMBER, PARTSCAN]
     }
 
     fn handover(&self) -> Handover {
@@ -63,6 +63,11 @@ impl Frontend for NbdKernelFrontend {
     }
 
     fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
+        let most = std::fs::read_to_string("/sys/module/nbd/parameters/max_part");
+        if serving.spec.flag(PARTSCAN.name) && most.is_ok_and(|most| most.trim() == "0") {
+            let message = "the module nbd was loaded with max_part=0 and makes no partitions";
+            return Err(Failure::new(FailureKind::Impossible, message));
+        }
         let front = KernelNbd::attach(adopter(serving)?, &options(serving))?;
         Ok(Box::new(front))
     }

@@ -1,6 +1,6 @@
 //! Finds and disconnects a device by the name that the kernel keeps with it, also after its server has died.
 
-use uzram_blockdev::{Busy, Error as NodeError, busy};
+use uzram_blockdev::{Busy, Error as NodeError, Survey};
 
 use crate::client::Client;
 use crate::kernel_nbd::wait_until_free;
@@ -37,7 +37,10 @@ pub fn clear_stale(index: u32, name: &str) -> Result<Vec<String>, Error> {
     let path = node(index);
     match wait_until_free(&disk, &path) {
         Err(Error::Node(NodeError::Lingers { .. })) => {
-            let by = busy(&path).unwrap_or(Busy::Elsewhere);
+            let mut by = Survey::new().users(&path);
+            if by.is_empty() {
+                by = Busy::Elsewhere.into();
+            }
             Err(NodeError::Busy { path, by }.into())
         }
         freed => freed.map(|()| vec![format!("nbd device {}", path.display())]),

@@ -129,14 +129,17 @@ impl Front for NbdFront {
     }
 
     fn hold_idle(&self) -> Result<Option<File>> {
-        let uri = &self.uri;
-        let clients = match self.handle.as_ref().map_or(0, RunningServer::connections) {
+        let clients = match self.connected() {
             0 => return Ok(None),
             1 => "1 NBD client is".into(),
             n => format!("{n} NBD clients are"),
         };
-        let message = format!("{uri} is in use: {clients} connected");
+        let message = format!("{} is in use: {clients} connected", self.uri);
         Err(Failure::new(FailureKind::Busy, message))
+    }
+
+    fn clients(&self) -> Option<u64> {
+        Some(self.connected())
     }
 
     /// The protocol tells clients the size when they connect. A connected client keeps the size that it knows.
@@ -149,6 +152,16 @@ impl Front for NbdFront {
         self.shut_down()
     }
 
+    fn remove_by_force(&mut self) -> Result<Vec<String>> {
+        let clients = self.connected();
+        self.shut_down()?;
+        Ok(match clients {
+            0 => Vec::new(),
+            1 => vec!["disconnected 1 NBD client".into()],
+            n => vec![format!("disconnected {n} NBD clients")],
+        })
+    }
+
     fn hand_over(&mut self) {
         // Requests that have arrived are answered first.
         if let Err(failure) = self.shut_down() {
@@ -158,6 +171,11 @@ impl Front for NbdFront {
 }
 
 impl NbdFront {
+    fn connected(&self) -> u64 {
+        let connected = self.handle.as_ref().map(RunningServer::connections);
+        connected.unwrap_or_default() as u64
+    }
+
     fn shut_down(&mut self) -> Result {
         match self.handle.take() {
             Some(handle) => Ok(handle.shutdown()?),

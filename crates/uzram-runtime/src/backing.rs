@@ -1,42 +1,27 @@
 //! What may be a device's backing, as far as the machine is concerned: nothing that a uzram device is behind, since two
 //! could come to wait for each other (and one for itself), and no disk that holds something.
 
-use std::os::linux::fs::MetadataExt;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use uzram_blockdev::{Survey, chain};
 use uzram_control::RunDir;
+
+use crate::users;
+
+/// The kind of file system of a device's private FUSE mount, which tells any uzram device's file, of whatever run directory.
+const FUSE: &str = "fuse.uzram";
 
 /// Why a file or a block device cannot be the backing of a device; `dir` is that device's directory, if it has one.
 pub(crate) fn check(path: &Path, dir: Option<&Path>) -> Result<(), String> {
     let run = dir.and_then(Path::parent);
     let run = run.map_or_else(RunDir::of_user, RunDir::new);
-    // A file that is to be made lies where its directory does.
-    let found = path.metadata().ok();
-    let place = found.clone().or_else(|| path.parent()?.metadata().ok());
-    let Some(place) = place else {
-        return Ok(());
-    };
-    let is_disk = place.file_type().is_block_device();
-    let disk = if is_disk {
-        place.st_rdev()
-    } else {
-        place.st_dev()
-    };
+    check_beneath(path, &run)?;
     let path = path.canonicalize().unwrap_or_else(|_| path.into());
-    for entry in run.devices().unwrap_or_default() {
-        let node = std::fs::metadata(&entry.record.path).ok();
-        let node = node.filter(|node| node.file_type().is_block_device());
-        let behind = node.is_some_and(|node| node.st_rdev() == disk);
-        if behind || path.starts_with(&entry.dir) {
-            let (path, name) = (path.display(), &entry.record.name);
-            return Err(format!(
-                "{path} lies on {name}: a uzram device cannot be a backing, as it could come to wait for itself"
-            ));
-        }
-    }
-    match holds(&path).filter(|_| is_disk) {
+    let found = path.metadata();
+    let is_disk = found.is_ok_and(|found| found.file_type().is_block_device());
+    match is_disk.then(|| holds(&path)).flatten() {
         Some(what) => {
             let path = path.display();
             Err(format!(
@@ -45,6 +30,40 @@ pub(crate) fn check(path: &Path, dir: Option<&Path>) -> Result<(), String> {
         }
         None => Ok(()),
     }
+}
+
+/// Refuses what lies on a uzram device, however deep.
+pub(crate) fn check_beneath(path: &Path, run: &RunDir) -> Result<(), String> {
+    let entries = run.devices().unwrap_or_default();
+    let survey = Survey::new();
+    let layers = survey.beneath(&real(path));
+    for (index, layer) in layers.iter().enumerate() {
+        let own = entries.iter().find(|entry| match layer.device {
+            Some(number) => users::has_number(&survey, entry, number),
+            None => layer.path.starts_with(&entry.dir),
+        });
+        let name = match own {
+            Some(entry) => entry.record.name.clone(),
+            None if layer.kinds.iter().any(|kind| kind == FUSE) => "another uzram device".into(),
+            None => continue,
+        };
+        let path = path.display();
+        let way = match index {
+            0 => String::new(),
+            _ => format!(" ({})", chain(&layers, index)),
+        };
+        return Err(format!(
+            "{path} lies on {name}{way}: a uzram device cannot be a backing, as it could come to wait for itself"
+        ));
+    }
+    Ok(())
+}
+
+/// A path without links; a file that is to be made lies where its directory does.
+fn real(path: &Path) -> PathBuf {
+    let to_be_made = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let found = path.canonicalize().ok();
+    found.or_else(to_be_made).unwrap_or_else(|| path.into())
 }
 
 /// The file system or partition table on a disk, as blkid finds it. Without blkid none is found.

@@ -7,9 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
 use uzram_control::{Entry, Request, Response};
 use uzram_spec::{Failure, FailureKind, Result};
+
+use crate::users;
 
 /// How long a server that is being started anew is waited for.
 const RESTART: Duration = Duration::from_secs(5);
@@ -127,12 +130,25 @@ pub fn unexpected(entry: &Entry, answer: &Response) -> Failure {
 
 /// Takes a device down and waits until its directory is gone.
 pub fn remove(entry: &Entry) -> Result {
-    // Where no server can be started the keeper does it.
-    if entry.record.keeper == 0 || serves(entry) {
-        ask(entry, &Request::Remove)?;
-    } else {
-        ask_keeper(entry, &Request::Remove)?;
+    take_down(entry, &Request::Remove).map(drop)
+}
+
+/// Takes a device down although NBD clients are connected or a dead node is in use. Says in words what was done to whom.
+/// Refused as [`remove`] is while a file system is mounted on the device.
+pub fn remove_by_force(entry: &Entry) -> Result<Vec<String>> {
+    match take_down(entry, &Request::RemoveByForce)? {
+        Response::Did { what } => Ok(what),
+        _ => Ok(Vec::new()),
     }
+}
+
+fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
+    // Where no server can be started the keeper does it.
+    let answer = if entry.record.keeper == 0 || serves(entry) {
+        ask(entry, request)?
+    } else {
+        ask_keeper(entry, request)?
+    };
     let begin = Instant::now();
     while entry.dir.exists() {
         if begin.elapsed() > REMOVAL {
@@ -141,20 +157,11 @@ pub fn remove(entry: &Entry) -> Result {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
+    Ok(answer)
 }
 
-/// Where a device is mounted, or `[SWAP]`.
-pub fn mount_point(entry: &Entry) -> Option<String> {
-    match uzram_blockdev::busy(Path::new(&entry.record.path))? {
-        uzram_blockdev::Busy::Mounted(at) => Some(at.display().to_string()),
-        uzram_blockdev::Busy::Swap => Some("[SWAP]".into()),
-        _ => None,
-    }
-}
-
-/// A device and its statistics as one JSON object.
-pub fn to_json(entry: &Entry, stat: &Stat) -> Result<Value> {
+/// A device, its statistics and its users as one JSON object. One survey serves all devices.
+pub fn to_json(survey: &Survey, entry: &Entry, stat: &Stat) -> Result<Value> {
     let value = |what: serde_json::Result<Value>| {
         what.map_err(|error| Failure::new(FailureKind::Failed, error))
     };
@@ -163,10 +170,11 @@ pub fn to_json(entry: &Entry, stat: &Stat) -> Result<Value> {
     if let (Some(object), Value::Object(stat)) = (object.as_object_mut(), stat) {
         object.remove("version");
         object.extend(stat);
-        object.insert(
-            "mountpoints".into(),
-            mount_point(entry).into_iter().collect(),
-        );
+        let users = users::users(survey, entry);
+        let mounts = users.mount_points(true);
+        object.insert("mountpoints".into(), mounts.into());
+        let words = users.0.iter().map(|by| format!("{by:#}"));
+        object.insert("users".into(), words.collect());
     }
     Ok(object)
 }

@@ -199,6 +199,15 @@ pub(crate) fn clear_all(dir: &Path) -> std::result::Result<Vec<String>, String> 
     Ok(cleared)
 }
 
+/// The same although a dead node is still in use.
+pub(crate) fn clear_all_by_force(dir: &Path) -> std::result::Result<Vec<String>, String> {
+    let mut cleared = Vec::new();
+    for frontend in all() {
+        cleared.extend(frontend.clear_by_force(dir)?);
+    }
+    Ok(cleared)
+}
+
 /// For root: clears nodes of users that nobody serves and their users cannot clear. Says what was cleared.
 pub(crate) fn clear_of_users() -> Vec<String> {
     all().iter().flat_map(|f| f.clear_of_users()).collect()

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uzram_control::{
-    Claim, ControlServer, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
+    Claim, ControlServer, Entry, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
 };
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
@@ -30,7 +30,7 @@ use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when
 use crate::report::Report;
 use crate::server::ServerState;
 use crate::standby::Standby;
-use crate::{description, logging, make, note, process, swap, sweep, watermark};
+use crate::{description, logging, make, note, process, swap, sweep, users, watermark};
 use requests::Requests;
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
@@ -84,7 +84,11 @@ enum Event {
     /// Start the server if it does not run.
     Recover(Sender<Result>),
     /// Take down a device that has no server.
-    Remove(Sender<Result>),
+    Remove {
+        answer: Sender<Result>,
+        /// Although dead nodes are in use.
+        force: bool,
+    },
     /// That was done, and who asked knows.
     Removed,
     /// Become this program.
@@ -500,8 +504,8 @@ impl Keeper {
                     };
                     let _ = answer.send(result);
                 }
-                Event::Remove(answer) => {
-                    let _ = answer.send(self.remove_unserved());
+                Event::Remove { answer, force } => {
+                    let _ = answer.send(self.remove_unserved(force));
                 }
                 Event::Removed => break,
                 Event::Upgrade(program) => self.become_program(&program),
@@ -520,17 +524,21 @@ impl Keeper {
     }
 
     /// Takes down a device whose server could not be started.
-    fn remove_unserved(&self) -> Result {
+    fn remove_unserved(&self, force: bool) -> Result {
         if self.server.is_some() {
             return Err(Failure::new(FailureKind::Failed, "its server runs again"));
         }
         if let Some(record) = self.claim.record()
-            && let Some(by) = uzram_blockdev::busy(Path::new(&record.path))
+            && !force
         {
-            let message = format!("{} is in use: {by}", record.path);
-            return Err(Failure::new(FailureKind::Busy, message));
+            let dir = self.claim.dir.clone();
+            users::check_unused(&Entry { dir, record }, "")?;
         }
-        sweep::clear(&self.claim.dir).map_err(|e| Failure::new(FailureKind::Failed, e))?;
+        let cleared = match force {
+            true => sweep::clear_by_force(&self.claim.dir),
+            false => sweep::clear(&self.claim.dir),
+        };
+        cleared.map_err(|e| Failure::new(FailureKind::Failed, e))?;
         tracing::info!("removed");
         Ok(self.claim.release()?)
     }

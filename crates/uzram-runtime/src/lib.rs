@@ -28,6 +28,7 @@ mod server;
 mod standby;
 mod swap;
 pub mod sweep;
+pub mod users;
 mod watermark;
 pub mod zram;
 

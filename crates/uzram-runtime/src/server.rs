@@ -364,14 +364,57 @@ impl Served {
     fn remove(&self) -> Result {
         self.front().remove()
     }
+
+    /// Changes the size. What is in use becomes smaller only by force: the user would lose what lies beyond the new end.
+    fn resize(
+        &self,
+        bytes: u64,
+        force: bool,
+        request: &Request,
+    ) -> std::result::Result<(), ControlError> {
+        let mut front = self.front();
+        front.can_resize().map_err(refused)?;
+        let before = self.device.size_bytes();
+        let page = uzram::PAGE_SIZE as u64;
+        let smaller = bytes
+            .checked_next_multiple_of(page)
+            .is_some_and(|b| b < before);
+        // Held until the size has changed, so that nobody mounts the device meanwhile.
+        let _held = match smaller && !force {
+            true => front.hold_idle().map_err(|failure| {
+                let why = "what lies beyond the new end would be lost; \"uzram set\" makes it smaller all the same with --force";
+                refused(match failure.is_busy() {
+                    true => Failure::new(failure.kind, format!("{failure}: {why}")),
+                    false => failure,
+                })
+            })?,
+            false => None,
+        };
+        requests::handle(&self.device, &self.dir, request)?;
+        if let Err(failure) = front.resized() {
+            let force = true;
+            let bytes = before;
+            let back = Request::Resize { bytes, force };
+            let undone = requests::handle(&self.device, &self.dir, &back).map(|_| front.resized());
+            tracing::warn!(
+                ?undone,
+                "the new size cannot be told, and the former one is back"
+            );
+            return Err(refused(failure));
+        }
+        Ok(())
+    }
+}
+
+fn refused(failure: Failure) -> ControlError {
+    ControlError {
+        errno: if failure.is_busy() { 16 } else { 5 },
+        message: failure.to_string(),
+    }
 }
 
 impl Handler for Served {
     fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
-        let refused = |failure: Failure| ControlError {
-            errno: if failure.is_busy() { 16 } else { 5 },
-            message: failure.to_string(),
-        };
         match request {
             Request::HandOver => {}
             Request::Reset => {
@@ -381,17 +424,18 @@ impl Handler for Served {
                 return requests::handle(&self.device, &self.dir, &request);
             }
             Request::Remove => self.remove().map_err(refused)?,
-            Request::Resize { .. } => {
-                let mut front = self.front();
-                front.can_resize().map_err(refused)?;
-                requests::handle(&self.device, &self.dir, &request)?;
-                front.resized().map_err(refused)?;
+            Request::RemoveByForce => {
+                let what = self.front().remove_by_force().map_err(refused)?;
+                return Ok(Response::Did { what });
             }
+            Request::Resize { bytes, force } => self.resize(bytes, force, &request)?,
             Request::Stat => {
                 let mut answer = requests::handle(&self.device, &self.dir, &request)?;
                 if let Response::Stat(stat) = &mut answer {
                     let micros = |poll: Duration| poll.as_micros() as u64;
                     stat.poll_microseconds = self.poll.map(micros);
+                    // Not waited for: whoever takes the device down may wait for who asks this.
+                    stat.clients = self.front.try_lock().ok().and_then(|front| front.clients());
                 }
                 return Ok(answer);
             }
@@ -402,7 +446,7 @@ impl Handler for Served {
 
     fn answered(&self, request: &Request, done: bool) {
         let event = match request {
-            Request::Remove if done => Event::Removed,
+            Request::Remove | Request::RemoveByForce if done => Event::Removed,
             Request::HandOver if done => Event::HandOver,
             _ => return,
         };

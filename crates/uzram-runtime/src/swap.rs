@@ -12,6 +12,7 @@
 //! allocate. The upper half of that is the stock's ([`keep_stock`]), the lower half is for servers that start.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,14 +243,8 @@ pub fn swap_on(node: &str, priority: i32) -> Result {
 /// Switches a swap area off that nobody serves any more, if nothing is in it: once its node is gone nobody can. What is
 /// in it could only be read from the server.
 pub(crate) fn switch_off_unused(node: &str) {
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let unused = |line: &str| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        words.first() == Some(&node) && words.get(3) == Some(&"0")
-    };
-    if swaps.lines().any(unused)
-        && let Err(failure) = run("swapoff", &[node])
-    {
+    let unused = uzram_blockdev::Survey::new().unused_swap(Path::new(node));
+    if unused && let Err(failure) = run("swapoff", &[node]) {
         tracing::warn!("{failure}");
     }
 }

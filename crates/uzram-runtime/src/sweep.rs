@@ -11,11 +11,21 @@ use crate::{frontends, note, swap, watermark};
 /// Clears what is left of a device whose contents are lost, given its directory. Says in words what was cleared, or what
 /// stands in the way.
 pub fn clear(dir: &Path) -> std::result::Result<Vec<String>, String> {
+    prepare(dir);
+    frontends::clear_all(dir)
+}
+
+/// The same although a dead node is still in use, which then goes with its last user.
+pub(crate) fn clear_by_force(dir: &Path) -> std::result::Result<Vec<String>, String> {
+    prepare(dir);
+    frontends::clear_all_by_force(dir)
+}
+
+fn prepare(dir: &Path) {
     watermark::give_back(dir);
     if let Some(record) = Claim::adopt(dir).ok().and_then(|claim| claim.record()) {
         swap::switch_off_unused(&record.path);
     }
-    frontends::clear_all(dir)
 }
 
 /// Sweeps the dead out of this user's run directory, and returns it.

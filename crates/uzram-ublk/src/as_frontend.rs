@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_frontend::{
-    Front, Frontend, FrontendOption, Handover, NUMBER, Need, OptionKind, Serving, kind_of_node,
+    Front, Frontend, FrontendOption, Handover, NUMBER, Need, OptionKind, PARTSCAN, Serving,
+    kind_of_node,
 };
 use uzram_spec::{Failure, FailureKind, Result};
 
@@ -121,7 +122,15 @@ impl Frontend for UblkFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[NUMBER, QUEUES, QUEUE_DEPTH, MAX_IO, BUFFERS, WRITE_CACHE]
+        &[
+            NUMBER,
+            QUEUES,
+            QUEUE_DEPTH,
+            MAX_IO,
+            BUFFERS,
+            WRITE_CACHE,
+            PARTSCAN,
+        ]
     }
 
     fn can_swap(&self) -> bool {
@@ -147,6 +156,11 @@ impl Frontend for UblkFrontend {
     }
 
     fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
+        if serving.spec.flag(PARTSCAN.name) && !rustix::process::geteuid().is_root() {
+            // It trusts a user's server with no partition table.
+            let message = "the ublk driver reads partition tables only of root's devices";
+            return Err(Failure::new(FailureKind::Impossible, message));
+        }
         let front = Ublk::create(serving.device.clone(), &options(serving), &on_death())?;
         Ok(Box::new(front))
     }

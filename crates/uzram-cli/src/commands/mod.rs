@@ -30,30 +30,40 @@ pub(crate) mod writeback;
 use std::io;
 
 use uzram_control::{Entry, Request, Response, RunDir};
-use uzram_runtime::client::{ask, ask_keeper, mount_point, to_json, unexpected};
+use uzram_runtime::client::{ask, ask_keeper, to_json, unexpected};
 use uzram_runtime::sweep;
 
 use crate::exit::{Failure, Kind, Result};
 
-/// The devices of these names, or all.
-fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Entry>> {
+/// The devices of these names, each found or not, or all.
+fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<Entry>>> {
     Ok(match all {
-        true => run.devices()?,
-        false => names
-            .iter()
-            .map(|name| run.find(name))
-            .collect::<std::result::Result<_, _>>()?,
+        true => run.devices()?.into_iter().map(Ok).collect(),
+        false => names.iter().map(|name| Ok(run.find(name)?)).collect(),
     })
 }
 
-/// Does it to each, whatever happens to the others. All failures are said; the last one's kind is the exit code.
-fn for_each<T>(entries: &[T], work: impl Fn(&T) -> Result) -> Result {
-    let mut failures: Vec<Failure> = entries.iter().filter_map(|e| work(e).err()).collect();
-    let Some(last) = failures.pop() else {
+/// Does it to each, whatever happens to the others. All failures are said; the highest exit code among them is the
+/// program's.
+fn for_each<T>(all: Vec<T>, work: impl Fn(T) -> Result) -> Result {
+    let several = all.len() > 1;
+    let failures: Vec<Failure> = all.into_iter().filter_map(|one| work(one).err()).collect();
+    let Some(worst) = failures
+        .iter()
+        .map(|f| f.kind)
+        .max_by_key(|k| k.exit_code())
+    else {
+        return Ok(());
+    };
+    let mut failures = failures;
+    let Some(mut last) = failures.pop() else {
         return Ok(());
     };
     for failure in failures {
         eprintln!("uzram: {failure}");
+    }
+    if several {
+        last.kind = worst;
     }
     Err(last)
 }

@@ -28,7 +28,8 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let run = sweep::swept_run_dir()?;
         let entries = all_or(&run, self.all, &self.names)?;
-        for_each(&entries, |entry| {
+        for_each(entries, |entry| {
+            let entry = &entry?;
             ask_keeper(entry, &Request::Recover)?;
             client::stat(entry)?;
             // A loop device may have another number now.

@@ -1,22 +1,23 @@
 //! `uzram remove`: takes devices down.
 
+use uzram_control::Entry;
 use uzram_daemon::{Client, SOCKET};
-
-use uzram_runtime::client::remove;
+use uzram_runtime::{client, sweep};
 
 use super::{all_or, for_each};
 use crate::exit::Result;
-use uzram_runtime::sweep;
 
 /// Remove devices
 ///
-/// Everything is undone: node, mount, socket, server, memory. Refused while the device is in use: the message
-/// names the mount point or the process.
+/// Everything is undone: node, mount, socket, server, memory. Refused while the device is in use, and then nothing has
+/// changed: the message names the mount point, the process, or what else lies on the device. Of several devices, those that
+/// can be removed are; the exit code is the highest of those that failed.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   uzram remove zram0
   uzram remove /dev/loop0 zram3
+  uzram remove zram0 --force       (also if NBD clients are connected)
   uzram remove --all")]
 pub(crate) struct Args {
     /// The devices: names, paths or URIs
@@ -25,23 +26,54 @@ pub(crate) struct Args {
     /// Remove all devices
     #[arg(long, conflicts_with = "names")]
     all: bool,
+    /// Disconnect NBD clients, and remove the device although a node that a dead server left is still in use; says what was
+    /// done. Never unmounts a file system: that device is refused all the same
+    #[arg(long)]
+    force: bool,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result {
         let run = sweep::swept_run_dir()?;
+        let force = self.force;
+        let remove = |entry: &Entry| remove(entry, force);
         // Those that have no size yet are known to the daemon only.
         if let Some(daemon) = Client::find(&run.file(SOCKET)) {
             let names = match self.all {
                 true => daemon.names()?,
                 false => self.names,
             };
-            return for_each(&names, |name| match run.find(name) {
-                Ok(entry) => remove(&entry),
-                Err(_) => Ok(daemon.remove(name.strip_prefix("/dev/").unwrap_or(name))?),
+            let several = names.len() > 1;
+            return for_each(names, |name| match run.find(&name) {
+                Ok(entry) => named(several, &entry, remove(&entry)),
+                Err(_) => Ok(daemon.remove(name.strip_prefix("/dev/").unwrap_or(&name))?),
             });
         }
         let entries = all_or(&run, self.all, &self.names)?;
-        for_each(&entries, remove)
+        let several = entries.len() > 1;
+        for_each(entries, |entry| {
+            let entry = entry?;
+            named(several, &entry, remove(&entry))
+        })
     }
+}
+
+/// Says which of several devices a failure is of, whatever else it names.
+fn named(several: bool, entry: &Entry, result: Result) -> Result {
+    result.map_err(|mut failure| {
+        if several {
+            failure.message = format!("{}: {}", entry.record.name, failure.message);
+        }
+        failure
+    })
+}
+
+fn remove(entry: &Entry, force: bool) -> Result {
+    if !force {
+        return client::remove(entry);
+    }
+    for what in client::remove_by_force(entry)? {
+        eprintln!("uzram: {}: {what}", entry.record.name);
+    }
+    Ok(())
 }

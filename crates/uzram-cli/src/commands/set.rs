@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// create"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
+    /// Make the disk smaller although it is in use: whoever uses it loses what lies beyond the new end
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone)]
@@ -115,7 +118,8 @@ impl FromStr for Setting {
 impl Args {
     pub(crate) fn run(self) -> Result {
         // All files are read before anything is changed.
-        let steps: Result<Vec<Step>> = self.settings.into_iter().map(Setting::step).collect();
+        let force = self.force;
+        let steps: Result<Vec<Step>> = self.settings.into_iter().map(|s| s.step(force)).collect();
         let steps = steps?;
         for (done, step) in steps.iter().enumerate() {
             step.take(&self.name).map_err(|failure| match done {
@@ -153,14 +157,14 @@ impl Step {
 }
 
 impl Setting {
-    fn step(self) -> Result<Step> {
+    fn step(self, force: bool) -> Result<Step> {
         Ok(Step::Request(match self {
             Setting::Attribute(attribute, value) => return Ok(Step::Attribute(attribute, value)),
             Setting::MemLimit(bytes) => Request::SetMemLimit { bytes },
             Setting::Policy(settings) => Request::SetPolicy {
                 spec: settings.to_string(),
             },
-            Setting::Disksize(bytes) => Request::Resize { bytes },
+            Setting::Disksize(bytes) => Request::Resize { bytes, force },
             Setting::Backing(backing) => {
                 let (path, size_bytes) =
                     backing.map_or((None, None), |b| (Some(b.path), b.size.map(|size| size.0)));

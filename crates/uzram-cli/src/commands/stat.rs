@@ -1,12 +1,13 @@
 //! `uzram stat`: everything known of one device.
 
 use uzram::{CodecStats, Counter, Stats, Unit};
+use uzram_blockdev::{Busy, Survey, Users};
 use uzram_control::size::human;
 use uzram_control::stat::Stat;
 
-use super::{list, mount_point, print, print_json, to_json};
+use super::{list, print, print_json, to_json};
 use crate::exit::Result;
-use uzram_runtime::{client, sweep};
+use uzram_runtime::{client, sweep, users};
 
 /// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
 /// its own.
@@ -55,9 +56,11 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let entry = sweep::swept_run_dir()?.find(&self.name)?;
         let stat = client::stat(&entry)?;
+        let survey = Survey::new();
         if self.json {
-            return print_json(&to_json(&entry, &stat)?);
+            return print_json(&to_json(&survey, &entry, &stat)?);
         }
+        let users = users::users(&survey, &entry);
         let record = &entry.record;
         let limit = if stat.counters.mem_limit_bytes == 0 {
             "none".into()
@@ -79,8 +82,12 @@ impl Args {
             ),
             (
                 "mounted at",
-                mount_point(&entry).unwrap_or_else(|| "nowhere".into()),
+                match users.mount_points(false) {
+                    none if none.is_empty() => "nowhere".into(),
+                    mounts => mounts.join(", "),
+                },
             ),
+            ("used by", used_by(users, stat.clients)),
             (
                 "algorithm",
                 format!(
@@ -174,6 +181,17 @@ fn others(counters: &Stats) -> impl Iterator<Item = (&'static str, String)> {
         (counter.name, value)
     };
     Stats::COUNTERS.iter().filter(other).map(row)
+}
+
+/// A line for each user, of whatever kind.
+fn used_by(users: Users, clients: Option<u64>) -> String {
+    let connected = clients.filter(|n| *n > 0).map(Busy::Clients);
+    let all = users.0.into_iter().chain(connected);
+    let lines: Vec<String> = all.map(|by| format!("{by:#}")).collect();
+    match lines.is_empty() {
+        true => "nobody".into(),
+        false => lines.join(&format!("\n{:13}", "")),
+    }
 }
 
 fn poll(microseconds: u64) -> String {

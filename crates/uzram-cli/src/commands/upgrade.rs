@@ -8,7 +8,7 @@ use uzram_control::{Entry, Request, RunDir};
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Kind, Result};
 use uzram_frontend::Handover;
-use uzram_runtime::{UPGRADE, frontends, sweep};
+use uzram_runtime::{UPGRADE, frontends, sweep, users};
 
 /// How long the new server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,18 +42,15 @@ impl Args {
             Some(path) => std::path::absolute(path)?,
             None => std::env::current_exe()?,
         };
-        let entries = all_or(&run, self.all, &self.names)?;
-        for_each(&entries, |entry| {
+        for_each(all_or(&run, self.all, &self.names)?, |entry| {
+            let entry = &entry?;
             let frontend = frontends::by_name(&entry.record.frontend);
-            if frontend.is_some_and(|f| f.handover() == Handover::Replaced)
-                && let Some(by) = uzram_blockdev::busy(std::path::Path::new(&entry.record.path))
-            {
-                let path = &entry.record.path;
-                let message = format!(
-                    "{path} is in use: {by}. A device of frontend {} cannot be handed over while it is",
+            if frontend.is_some_and(|f| f.handover() == Handover::Replaced) {
+                let but = format!(
+                    ". A device of frontend {} cannot be handed over while it is",
                     entry.record.frontend
                 );
-                return Err(Failure::new(Kind::Busy, message));
+                users::check_unused(entry, &but)?;
             }
             let begin = Instant::now();
             let request = Request::Upgrade {

@@ -51,7 +51,10 @@ impl Handler for Requests {
         match request {
             Request::Ping => Ok(Response::Done),
             Request::Recover => self.ask(Event::Recover),
-            Request::Remove => self.ask(Event::Remove),
+            Request::Remove | Request::RemoveByForce => {
+                let force = request == Request::RemoveByForce;
+                self.ask(|answer| Event::Remove { answer, force })
+            }
             Request::Upgrade { program } => {
                 match check_program(&program, &self.dir, self.image, self.spec) {
                     // It happens in `answered`, so that the answer comes before the change.
@@ -69,7 +72,7 @@ impl Handler for Requests {
     fn answered(&self, request: &Request, done: bool) {
         match request {
             Request::Upgrade { program } if done => self.send(Event::Upgrade(program.clone())),
-            Request::Remove if done => self.send(Event::Removed),
+            Request::Remove | Request::RemoveByForce if done => self.send(Event::Removed),
             _ => {}
         }
     }

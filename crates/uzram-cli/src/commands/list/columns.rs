@@ -4,12 +4,16 @@ use uzram::CodecStats;
 use uzram_control::stat::Stat;
 use uzram_control::{Entry, Request, Response};
 
-use super::super::{ask, mount_point};
+use uzram_blockdev::Users;
+
+use super::super::ask;
 
 /// One row's source.
 pub(super) struct Row {
     pub(super) entry: Entry,
     pub(super) stat: Stat,
+    /// Where it is mounted.
+    pub(super) mounts: Users,
 }
 
 /// What a column shows.
@@ -182,8 +186,8 @@ pub(super) const COLUMNS: &[Column] = &[
     Column {
         name: "MOUNTPOINT",
         usual: true,
-        doc: "where it is mounted",
-        cell: |r| Cell::Text(mount_point(&r.entry).unwrap_or_default()),
+        doc: "where it is mounted, and dead nodes and partitions of it",
+        cell: |r| Cell::Text(r.mounts.mount_points(false).join(",")),
     },
 ];
 
@@ -241,6 +245,7 @@ impl Row {
                 record,
             },
             stat: Stat::default(),
+            mounts: Users::default(),
         }
     }
 }

@@ -3,8 +3,9 @@
 mod columns;
 mod zramctl;
 
+use uzram_blockdev::Survey;
 use uzram_control::size;
-use uzram_runtime::{client, sweep};
+use uzram_runtime::{client, sweep, users};
 
 use super::{print, print_json, to_json};
 use crate::exit::{Failure, Kind, Result};
@@ -71,16 +72,29 @@ impl Args {
         let columns = self.columns()?;
         let mut rows = Vec::new();
         let run = sweep::swept_run_dir()?;
+        // One look at the machine for all.
+        let survey = Survey::new();
         for entry in super::all_or(&run, self.devices.is_empty(), &self.devices)? {
+            let entry = entry?;
             // A server that does not answer is worth a word, unless it is going just now.
             match client::stat(&entry) {
-                Ok(stat) => rows.push(Row { entry, stat }),
+                Ok(stat) => {
+                    let mounts = users::mounts(&survey, &entry);
+                    rows.push(Row {
+                        entry,
+                        stat,
+                        mounts,
+                    });
+                }
                 Err(_) if entry.is_going() => {}
                 Err(failure) => eprintln!("uzram: {failure}"),
             }
         }
         if self.json {
-            let objects: Result<Vec<_>> = rows.iter().map(|r| to_json(&r.entry, &r.stat)).collect();
+            let objects: Result<Vec<_>> = {
+                let object = |r: &Row| to_json(&survey, &r.entry, &r.stat);
+                rows.iter().map(object).collect()
+            };
             return print_json(&objects?.into());
         }
         print(&self.table(&columns, &rows))

@@ -56,7 +56,8 @@ pub(in crate::zram) const DISKSIZE: Attribute = Attribute {
            set. Shows the size, 0 before. EINVAL for 0 or no number, EBUSY where it is initialised already, ENOMEM where \
            there is no memory or above 16T, and the frontend's own errors. Where an algorithm refuses its parameters \
            (EINVAL), all algorithms and parameters return to the defaults, as in the kernel. Not strict, an initialised \
-           device is resized where its frontend can: EBUSY where something is stored beyond the new end.",
+           device is resized where its frontend can: EBUSY where something is stored beyond the new end, \
+           and where it would become smaller while somebody uses it.",
     place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_disksize),
@@ -79,7 +80,9 @@ fn store_disksize(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
             return Err(Errno::BUSY);
         }
         let bytes = rounded?;
-        ask(&*live, Request::Resize { bytes })?;
+        // zram's interface has no word for force: what is in use does not become smaller by it.
+        let force = false;
+        ask(&*live, Request::Resize { bytes, force })?;
         change.set(|config| config.disksize = bytes);
         return Ok(());
     }

@@ -1,0 +1,632 @@
+//! [`Survey`]: one look at the machine that answers "who uses this device?" and "what does this path lie on?" for any
+//! number of devices.
+//!
+//! A device is known by its number, never by a path: one device has many nodes. The survey follows the stack, upwards for
+//! users and downwards for what lies beneath, until nothing new comes.
+//!
+//! It must end even if the server of a file system has died or stands still, since the asker may be about to repair that.
+//! So a path is resolved by the mount tables; `stat` is used only on what lies on a file system of the kernel's own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, CWD, Dev, FileType, StatxFlags, makedev, statx};
+
+use crate::blocks::{Blocks, names_in, parse_number};
+use crate::mountinfo::{MountPoint, mounts, read, unescape};
+use crate::{Busy, Users};
+
+/// Kinds of file system that no process serves and no network is behind.
+const LOCAL: &[&str] = &[
+    "bcachefs", "btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs",
+    "tmpfs", "xfs",
+];
+
+/// A process of another mount namespace.
+#[derive(Debug, Clone)]
+struct Namespace {
+    pid: u32,
+    name: String,
+}
+
+/// A mount, and the block devices that its file system lies on.
+#[derive(Debug)]
+struct Mounted {
+    mount: MountPoint,
+    /// The index of its table in [`Survey::namespaces`].
+    table: usize,
+    devices: Vec<Dev>,
+}
+
+/// What a device is to the one beneath it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stacked {
+    Partition,
+    Holder,
+    Loop,
+}
+
+/// A process that has a block device open.
+#[derive(Debug, Clone)]
+struct Opener {
+    pid: u32,
+    name: String,
+}
+
+/// A block device or a file that a path lies on. See [`Survey::beneath`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The file, or the node of the block device by the kernel's name.
+    pub path: PathBuf,
+    /// The number of the block device; `None` for a file.
+    pub device: Option<Dev>,
+    /// The kind of file system that a file lies on, such as `ext4`; none for a block device. Several where mount namespaces
+    /// differ and the file may be of any.
+    pub kinds: Vec<String>,
+    /// The index of the layer that lies on this one; `None` for the first.
+    above: Option<usize>,
+}
+
+/// What one look at `/proc` and `/sys` found.
+#[derive(Debug)]
+pub struct Survey {
+    blocks: Blocks,
+    /// Own namespace first.
+    mounts: Vec<Mounted>,
+    /// One for each table of `mounts`; `None` for this process's.
+    namespaces: Vec<Option<Namespace>>,
+    /// What lies directly on each block device.
+    stacked: HashMap<Dev, Vec<(Dev, Stacked)>>,
+    /// Device and kind of each file system that is active, whether or not a mount of it is to be seen.
+    active: Vec<(Dev, String)>,
+    /// With the bytes that are swapped out to each.
+    swaps: BTreeMap<Dev, u64>,
+    /// Read when it is first asked for, as it takes longest.
+    openers: OnceLock<HashMap<Dev, Vec<Opener>>>,
+}
+
+impl Default for Survey {
+    fn default() -> Survey {
+        Survey::new()
+    }
+}
+
+impl Survey {
+    /// Looks at the machine as it is now. What this process may not read is left out.
+    pub fn new() -> Survey {
+        let blocks = Blocks::read();
+        let (tables, namespaces) = tables();
+        let sets = btrfs_sets(&blocks);
+        let mut survey = Survey {
+            active: active(&blocks, &sets),
+            blocks,
+            mounts: Vec::new(),
+            namespaces,
+            stacked: HashMap::new(),
+            swaps: BTreeMap::new(),
+            openers: OnceLock::new(),
+        };
+        for (table, mounts) in tables.into_iter().enumerate() {
+            survey.add_table(table, mounts, &sets);
+        }
+        survey.swaps = survey.read_swaps();
+        survey.stacked = survey.find_stacked();
+        survey
+    }
+
+    fn add_table(&mut self, table: usize, mounts: Vec<MountPoint>, sets: &[Vec<Dev>]) {
+        let first = self.mounts.len();
+        for mount in mounts {
+            let devices = self.devices_of(&mount, table, sets);
+            self.mounts.push(Mounted {
+                mount,
+                table,
+                devices,
+            });
+        }
+        // An overlay lies on what its layers lie on, which may be another overlay.
+        let overlay = |mounted: &Mounted| mounted.mount.kind == "overlay";
+        loop {
+            let mut changed = false;
+            for index in first..self.mounts.len() {
+                if !overlay(&self.mounts[index]) {
+                    continue;
+                }
+                let layers = layers(&self.mounts[index].mount.file_system_options);
+                let found: BTreeSet<Dev> = layers
+                    .iter()
+                    .filter_map(|path| self.mount_of(path, table, Some(index)))
+                    .flat_map(|at| self.mounts[at].devices.clone())
+                    .collect();
+                let found: Vec<Dev> = found.into_iter().collect();
+                if found != self.mounts[index].devices {
+                    self.mounts[index].devices = found;
+                    changed = true;
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// The block devices of a mount that is no overlay.
+    fn devices_of(&self, mount: &MountPoint, table: usize, sets: &[Vec<Dev>]) -> Vec<Dev> {
+        let number = parse_number(&mount.device).unwrap_or_default();
+        if rustix::fs::major(number) != 0 {
+            return vec![number];
+        }
+        // bcachefs lists its devices with colons.
+        let sources = mount.source.to_str().unwrap_or_default().split(':');
+        let mut devices = Vec::new();
+        for source in sources {
+            let source = Path::new(source);
+            if !source.starts_with("/dev") && !["btrfs", "bcachefs"].contains(&&*mount.kind) {
+                continue;
+            }
+            let Some(number) = self.resolve_source(source, table) else {
+                continue;
+            };
+            match sets.iter().find(|set| set.contains(&number)) {
+                Some(set) => devices.extend(set),
+                None => devices.push(number),
+            }
+        }
+        devices
+    }
+
+    /// The block device that the source of a mount means. In another namespace a path under `/dev` may be another node, or
+    /// a node of a process that stands still: the kernel's name goes first there.
+    fn resolve_source(&self, source: &Path, table: usize) -> Option<Dev> {
+        if !source.is_absolute() {
+            return None;
+        }
+        match self.namespaces[table] {
+            None => number_of(source).or_else(|| self.blocks.at_path(source)),
+            Some(_) => self.blocks.at_path(source).or_else(|| number_of(source)),
+        }
+    }
+
+    /// The mount of a table that a path lies on: the one with the longest path, the topmost of several. `except` is left out.
+    fn mount_of(&self, path: &Path, table: usize, except: Option<usize>) -> Option<usize> {
+        let mounts = self.mounts.iter().enumerate();
+        mounts
+            .filter(|(index, mounted)| {
+                mounted.table == table
+                    && Some(*index) != except
+                    && path.starts_with(&mounted.mount.path)
+            })
+            .max_by_key(|(index, mounted)| (mounted.mount.path.components().count(), *index))
+            .map(|(index, _)| index)
+    }
+
+    /// The number of the block device at a path, unless to look could take long.
+    fn number_here(&self, path: &Path) -> Option<Dev> {
+        if let Some(number) = self.blocks.at_path(path) {
+            return Some(number);
+        }
+        let at = self.mount_of(path, 0, None)?;
+        let mount = &self.mounts[at].mount;
+        let nodev = mount.options.split(',').any(|option| option == "nodev");
+        let local = LOCAL.contains(&mount.kind.as_str()) && !nodev;
+        local.then(|| number_of(path)).flatten()
+    }
+
+    /// Reads the table of path, type, size, used and priority.
+    fn read_swaps(&self) -> BTreeMap<Dev, u64> {
+        let swaps = fs::read("/proc/swaps").unwrap_or_default();
+        let lines = swaps.split(|byte| *byte == b'\n').skip(1);
+        lines
+            .filter_map(|line| {
+                let mut words = line
+                    .split(u8::is_ascii_whitespace)
+                    .filter(|w| !w.is_empty());
+                let number = self.number_here(&unescape(words.next()?))?;
+                let used = std::str::from_utf8(words.nth(2)?)
+                    .ok()?
+                    .parse::<u64>()
+                    .ok()?;
+                Some((number, used << 10))
+            })
+            .collect()
+    }
+
+    /// Whether the block device at `node` is a swap area that nothing is swapped out to.
+    pub fn unused_swap(&self, node: &Path) -> bool {
+        number_of(node).is_some_and(|number| self.swaps.get(&number) == Some(&0))
+    }
+
+    /// Finds all who use the block device at `node`: mounts, swap areas, devices that are stacked on it and in turn their
+    /// users, processes. Empty where there is no such node.
+    pub fn users(&self, node: &Path) -> Users {
+        number_of(node).map_or_else(Users::default, |device| self.users_of(device))
+    }
+
+    /// Finds all who use the block device of a number.
+    pub fn users_of(&self, device: Dev) -> Users {
+        Users(self.collect(device, &mut BTreeSet::from([device]), true))
+    }
+
+    /// Like [`Survey::users`], without processes that have it open: for these all processes must be looked at.
+    pub fn users_but_openers(&self, node: &Path) -> Users {
+        let found = number_of(node)
+            .map(|device| self.collect(device, &mut BTreeSet::from([device]), false));
+        Users(found.unwrap_or_default())
+    }
+
+    /// Finds who uses nodes that dead servers left: each user as [`Busy::Dead`].
+    pub fn users_of_dead(&self, nodes: &[PathBuf]) -> Users {
+        self.dead(nodes, Survey::users)
+    }
+
+    /// Like [`Survey::users_of_dead`], without processes that have one open.
+    pub fn users_of_dead_but_openers(&self, nodes: &[PathBuf]) -> Users {
+        self.dead(nodes, Survey::users_but_openers)
+    }
+
+    fn dead(&self, nodes: &[PathBuf], users: impl Fn(&Survey, &Path) -> Users) -> Users {
+        let of = |node: &PathBuf| {
+            let users = users(self, node).0.into_iter();
+            let node = node.clone();
+            users.map(move |by| Busy::Dead {
+                node: node.clone(),
+                by: Box::new(by),
+            })
+        };
+        Users(nodes.iter().flat_map(of).collect())
+    }
+
+    fn collect(&self, device: Dev, seen: &mut BTreeSet<Dev>, with_openers: bool) -> Vec<Busy> {
+        let mut users = self.mounts_on(device);
+        if self.swaps.contains_key(&device) {
+            users.push(Busy::Swap);
+        }
+        for (number, stacked) in self.stacked.get(&device).into_iter().flatten() {
+            let number = *number;
+            if !seen.insert(number) {
+                continue;
+            }
+            let name = self.blocks.name(number);
+            let theirs = self.collect(number, seen, with_openers);
+            match stacked {
+                Stacked::Holder if theirs.is_empty() => users.push(Busy::Holder(name.clone())),
+                Stacked::Loop if theirs.is_empty() => users.push(Busy::Loop {
+                    name: name.clone(),
+                    file: self
+                        .loop_file(number)
+                        .map_or_else(PathBuf::new, PathBuf::from),
+                }),
+                _ => {}
+            }
+            users.extend(theirs.into_iter().map(|by| Busy::Above {
+                name: name.clone(),
+                by: Box::new(by),
+            }));
+        }
+        if with_openers {
+            let openers = self.openers.get_or_init(|| self.read_openers());
+            for Opener { pid, name } in openers.get(&device).into_iter().flatten() {
+                users.push(Busy::Open {
+                    pid: *pid,
+                    name: name.clone(),
+                });
+            }
+        }
+        users
+    }
+
+    fn mounts_on(&self, device: Dev) -> Vec<Busy> {
+        let mut users = Vec::new();
+        let mut paths = BTreeSet::new();
+        for mounted in &self.mounts {
+            let at = &mounted.mount.path;
+            // A copy of this namespace's mount in another one needs no word of its own.
+            if !mounted.devices.contains(&device) || !paths.insert(at) {
+                continue;
+            }
+            users.push(match &self.namespaces[mounted.table] {
+                None => Busy::Mounted(at.clone()),
+                Some(Namespace { pid, name }) => Busy::MountedElsewhere {
+                    at: at.clone(),
+                    pid: *pid,
+                    name: name.clone(),
+                },
+            });
+        }
+        if users.is_empty()
+            && let Some((_, kind)) = self.active.iter().find(|(number, _)| *number == device)
+        {
+            users.push(Busy::Filesystem(kind.clone()));
+        }
+        users
+    }
+
+    fn find_stacked(&self) -> HashMap<Dev, Vec<(Dev, Stacked)>> {
+        let mut stacked: HashMap<Dev, Vec<(Dev, Stacked)>> = HashMap::new();
+        let mut add = |beneath: Dev, number: Dev, how| {
+            let known = stacked.entry(beneath).or_default();
+            if !known.contains(&(number, how)) {
+                known.push((number, how));
+            }
+        };
+        for (number, block) in &self.blocks.all {
+            if let Some(disk) = block.disk {
+                add(disk, *number, Stacked::Partition);
+            }
+            for slave in &block.slaves {
+                add(*slave, *number, Stacked::Holder);
+            }
+            let file = block.file.as_deref();
+            for beneath in file
+                .map(|file| self.beneath_file(file, true))
+                .unwrap_or_default()
+            {
+                add(beneath, *number, Stacked::Loop);
+            }
+        }
+        stacked
+    }
+
+    fn loop_file(&self, number: Dev) -> Option<&Path> {
+        self.blocks.all.get(&number)?.file.as_deref()
+    }
+
+    /// The node of each loop device with a file, and that file's path as the kernel tells it.
+    pub fn loops(&self) -> impl Iterator<Item = (PathBuf, &Path)> {
+        let blocks = self.blocks.all.values();
+        blocks
+            .filter_map(|block| Some((Path::new("/dev").join(&block.name), block.file.as_deref()?)))
+    }
+
+    /// The block devices directly beneath a file: itself if it is a node, else those of the file system. `anywhere`: the
+    /// path may be of any namespace, as that of a loop device's file, which the kernel names as its opener saw it.
+    fn beneath_file(&self, file: &Path, anywhere: bool) -> Vec<Dev> {
+        if let Some(number) = self.number_here(file) {
+            return vec![number];
+        }
+        let tables = if anywhere { self.namespaces.len() } else { 1 };
+        (0..tables)
+            .filter_map(|table| self.mount_of(file, table, None))
+            .flat_map(|at| self.mounts[at].devices.clone())
+            .collect()
+    }
+
+    /// Lists what an absolute path without links lies on, however deep: the file, the devices of its file system, disks of
+    /// partitions, devices beneath a stacked one, files behind loop devices. The path itself is the first.
+    pub fn beneath(&self, path: &Path) -> Vec<Layer> {
+        let mut layers = Vec::new();
+        match self.number_here(path) {
+            Some(device) => layers.push(self.device_layer(device, None)),
+            None => layers.push(self.file_layer(path, None)),
+        }
+        let mut at = 0;
+        while at < layers.len() {
+            let next: Vec<Layer> = match layers[at].device {
+                None => self
+                    .beneath_file(&layers[at].path, at > 0)
+                    .into_iter()
+                    .map(|device| self.device_layer(device, Some(at)))
+                    .collect(),
+                Some(device) => {
+                    let block = self.blocks.all.get(&device);
+                    let numbers = block
+                        .into_iter()
+                        .flat_map(|b| b.disk.iter().chain(&b.slaves));
+                    let below = numbers.map(|number| self.device_layer(*number, Some(at)));
+                    let file = block.and_then(|b| b.file.as_deref());
+                    let file = file.map(|file| match self.number_here(file) {
+                        Some(number) => self.device_layer(number, Some(at)),
+                        None => self.file_layer(file, Some(at)),
+                    });
+                    below.chain(file).collect()
+                }
+            };
+            for layer in next {
+                let known = |other: &Layer| match layer.device {
+                    Some(_) => other.device == layer.device,
+                    None => other.path == layer.path,
+                };
+                if !layers.iter().any(known) {
+                    layers.push(layer);
+                }
+            }
+            at += 1;
+        }
+        layers
+    }
+
+    fn device_layer(&self, device: Dev, above: Option<usize>) -> Layer {
+        Layer {
+            path: Path::new("/dev").join(self.blocks.name(device).replace('!', "/")),
+            device: Some(device),
+            kinds: Vec::new(),
+            above,
+        }
+    }
+
+    fn file_layer(&self, file: &Path, above: Option<usize>) -> Layer {
+        // The first layer is a path of this process, others are loop devices' files.
+        let tables = if above.is_some() {
+            self.namespaces.len()
+        } else {
+            1
+        };
+        let found = (0..tables).filter_map(|table| self.mount_of(file, table, None));
+        Layer {
+            path: file.into(),
+            device: None,
+            kinds: found.map(|at| self.mounts[at].mount.kind.clone()).collect(),
+            above,
+        }
+    }
+
+    /// Reads who has block devices open. Follows no path: a link of `/proc/PID/fd` leads to the open file itself, and only
+    /// what lies where a node can lie is looked at, by attributes that the kernel has.
+    fn read_openers(&self) -> HashMap<Dev, Vec<Opener>> {
+        let mut openers: HashMap<Dev, Vec<Opener>> = HashMap::new();
+        let own = std::process::id();
+        for pid in processes().filter(|pid| *pid != own) {
+            let fds = fs::read_dir(format!("/proc/{pid}/fd"));
+            for fd in fds.into_iter().flatten().flatten() {
+                let Some(device) = self.open_device(&fd.path()) else {
+                    continue;
+                };
+                let known = openers.entry(device).or_default();
+                if known.last().is_none_or(|last| last.pid != pid) {
+                    let name = name_of(pid);
+                    known.push(Opener { pid, name });
+                }
+            }
+        }
+        openers
+    }
+
+    fn open_device(&self, fd: &Path) -> Option<Dev> {
+        let to = fs::read_link(fd).ok()?;
+        // Not a socket, a pipe, or a memfd.
+        if !to.is_absolute() || to.starts_with("/memfd:") {
+            return None;
+        }
+        if to.starts_with("/dev") {
+            return number_of(fd);
+        }
+        let at = self.mount_of(&to, 0, None)?;
+        let mount = &self.mounts[at].mount;
+        let nodev = mount.options.split(',').any(|option| option == "nodev");
+        let local = LOCAL.contains(&mount.kind.as_str()) && !nodev;
+        local.then(|| number_of(fd)).flatten()
+    }
+}
+
+/// The number of the block device at `path`, from attributes that the kernel has.
+fn number_of(path: &Path) -> Option<Dev> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
+    let kind = FileType::from_raw_mode(found.stx_mode.into());
+    (kind == FileType::BlockDevice).then(|| makedev(found.stx_rdev_major, found.stx_rdev_minor))
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn name_of(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().into()
+}
+
+/// The mount table of this process, then one for each other mount namespace and root directory that a process has.
+fn tables() -> (Vec<Vec<MountPoint>>, Vec<Option<Namespace>>) {
+    let view = |pid: &str| {
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
+        let root = fs::read_link(format!("/proc/{pid}/root")).ok()?;
+        Some((namespace, root))
+    };
+    let own = view("self");
+    let mut others = BTreeMap::new();
+    for pid in processes() {
+        match view(&pid.to_string()) {
+            Some(theirs) if Some(&theirs) != own.as_ref() => {
+                others.entry(theirs).or_insert(pid);
+            }
+            _ => {}
+        }
+    }
+    let (mut tables, mut namespaces) = (vec![mounts()], vec![None]);
+    for pid in others.into_values() {
+        tables.push(read(Path::new(&format!("/proc/{pid}/mountinfo"))));
+        namespaces.push(Some(Namespace {
+            pid,
+            name: name_of(pid),
+        }));
+    }
+    (tables, namespaces)
+}
+
+/// The devices of each btrfs that is mounted: the mount table names only one.
+fn btrfs_sets(blocks: &Blocks) -> Vec<Vec<Dev>> {
+    let root = Path::new("/sys/fs/btrfs");
+    let sets = names_in(root).into_iter().map(|id| {
+        let names = names_in(&root.join(id).join("devices"));
+        names.iter().filter_map(|name| blocks.named(name)).collect()
+    });
+    sets.filter(|set: &Vec<Dev>| !set.is_empty()).collect()
+}
+
+/// The file systems that the kernel lists by their device in `/sys/fs/KIND/NAME`.
+fn active(blocks: &Blocks, btrfs: &[Vec<Dev>]) -> Vec<(Dev, String)> {
+    let root = Path::new("/sys/fs");
+    let mut active = Vec::new();
+    for kind in names_in(root) {
+        for name in names_in(&root.join(&kind)) {
+            active.extend(blocks.named(&name).map(|device| (device, kind.clone())));
+        }
+    }
+    let devices = btrfs.iter().flatten();
+    active.extend(devices.map(|device| (*device, "btrfs".to_owned())));
+    active
+}
+
+/// The directories that an overlay lies on, from its options.
+fn layers(options: &str) -> Vec<PathBuf> {
+    let mut layers = Vec::new();
+    for option in options.split(',') {
+        let Some((key, value)) = option.split_once('=') else {
+            continue;
+        };
+        match key {
+            "upperdir" | "workdir" | "lowerdir+" | "datadir+" => {
+                layers.push(unescape(value.as_bytes()));
+            }
+            "lowerdir" => {
+                // A colon within a path stands behind a backslash, which mountinfo writes in octal.
+                let value = unescape(value.as_bytes());
+                let text = value.to_string_lossy().replace("\\:", "\0");
+                let paths = text.split(':').filter(|path| !path.is_empty());
+                layers.extend(paths.map(|path| PathBuf::from(path.replace('\0', ":"))));
+            }
+            _ => {}
+        }
+    }
+    layers.retain(|path| path.is_absolute());
+    layers
+}
+
+/// Shows how the first of [`Survey::beneath`]'s layers lies on the one of an index: `/mnt/b, on /dev/loop3, on /mnt/img`.
+pub fn chain(layers: &[Layer], index: usize) -> String {
+    let mut at = Some(index);
+    let mut paths = Vec::new();
+    while let Some(layer) = at.and_then(|at| layers.get(at)) {
+        paths.push(layer.path.display().to_string());
+        at = layer.above;
+    }
+    paths.reverse();
+    paths.join(", on ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlays_layers_are_read_from_its_options() {
+        let options = "rw,lowerdir=/a\\134:b:/c::/d,upperdir=/u\\054v,workdir=/w,lowerdir+=/e,x";
+        let found = layers(options);
+        let want = ["/a:b", "/c", "/d", "/u,v", "/w", "/e"].map(PathBuf::from);
+        assert_eq!(found, want);
+        assert_eq!(layers("rw,lowerdir=l/ABC"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_survey_of_this_machine_ends_and_the_root_lies_on_something() {
+        let survey = Survey::new();
+        assert!(survey.mount_of(Path::new("/"), 0, None).is_some());
+        let layers = survey.beneath(Path::new("/"));
+        assert_eq!(layers[0].path, Path::new("/"));
+        assert_eq!(chain(&layers, 0), "/");
+        assert!(survey.users(Path::new("/dev/null")).is_empty());
+    }
+}

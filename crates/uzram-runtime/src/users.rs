@@ -1,0 +1,81 @@
+//! Who uses a device: the one answer that every command gives and asks for, made of what the machine shows and what the
+//! device's frontend knows of its nodes.
+//!
+//! One [`Survey`] answers for any number of devices.
+
+use std::path::{Path, PathBuf};
+
+use uzram_blockdev::{Survey, Users};
+use uzram_control::Entry;
+use uzram_spec::{Failure, FailureKind, Result};
+
+use crate::frontends;
+
+/// The nodes of a device: the one that is served, and those that dead servers left.
+pub(crate) struct Nodes {
+    /// `None` where there is none, or what the record names is another's by now.
+    pub(crate) living: Option<PathBuf>,
+    /// Dead ones.
+    pub(crate) dead: Vec<PathBuf>,
+}
+
+impl Nodes {
+    /// Those of a device.
+    pub(crate) fn of(survey: &Survey, entry: &Entry) -> Nodes {
+        let path = PathBuf::from(&entry.record.path);
+        let frontend = frontends::by_name(&entry.record.frontend);
+        match frontend.and_then(|frontend| frontend.nodes(&entry.dir, survey)) {
+            Some(nodes) => {
+                let (living, dead) = nodes.into_iter().partition(|node| *node == path);
+                let living: Vec<PathBuf> = living;
+                Nodes {
+                    living: living.into_iter().next(),
+                    dead,
+                }
+            }
+            None => Nodes {
+                living: Some(path),
+                dead: Vec::new(),
+            },
+        }
+    }
+}
+
+/// Finds who uses a device: its node, what lies on that, and nodes that dead servers left.
+pub fn users(survey: &Survey, entry: &Entry) -> Users {
+    let Nodes { living, dead } = Nodes::of(survey, entry);
+    let mut users = living.map_or_else(Users::default, |node| survey.users(&node));
+    users.0.extend(survey.users_of_dead(&dead).0);
+    users
+}
+
+/// Finds where a device is mounted, swapped on or stacked on: like [`users`], without processes that have it open, which
+/// take longest to find.
+pub fn mounts(survey: &Survey, entry: &Entry) -> Users {
+    let Nodes { living, dead } = Nodes::of(survey, entry);
+    let mut users = living.map_or_else(Users::default, |node| survey.users_but_openers(&node));
+    users.0.extend(survey.users_of_dead_but_openers(&dead).0);
+    users
+}
+
+/// Refuses if anybody uses a device; `but` is said after who it is.
+pub fn check_unused(entry: &Entry, but: &str) -> Result {
+    let by = users(&Survey::new(), entry);
+    if by.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} is in use: {by}{but}", entry.record.path);
+    Err(Failure::new(FailureKind::Busy, message))
+}
+
+/// Whether the block device that `entry` is, or was while a server lived, has this number.
+pub(crate) fn has_number(survey: &Survey, entry: &Entry, number: u64) -> bool {
+    use std::os::linux::fs::MetadataExt;
+    use std::os::unix::fs::FileTypeExt;
+    let Nodes { living, dead } = Nodes::of(survey, entry);
+    let is_it = |node: &Path| {
+        std::fs::metadata(node)
+            .is_ok_and(|node| node.file_type().is_block_device() && node.st_rdev() == number)
+    };
+    living.iter().chain(&dead).any(|node| is_it(node))
+}
