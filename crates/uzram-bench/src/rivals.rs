@@ -19,14 +19,13 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
+use self::holder::{Bare, Holder, Kernel, Library, Pages};
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
 use crate::lab::{self, Amount, Experiment, How, Progress};
 use crate::measure::{Rounds, shuffled, turn};
 use crate::output::{Figure, Record, maybe, number};
 use crate::report::Report;
-use crate::zram::Zram;
 
 /// `bench rivals`.
 pub(crate) const EXPERIMENT: Experiment = Experiment {
@@ -207,15 +206,15 @@ impl<'a> Field<'a> {
         trueno(&mut field, left_out)?;
         for algorithm in KERNEL {
             let name = format!("kernel {algorithm}");
-            match Zram::new(algorithm, fill) {
-                Ok(zram) => {
-                    field.weigh(&name, fill, Kernel(zram))?;
-                    field.add(name, Kernel(Zram::new(algorithm, count)?))?;
+            match Kernel::new(algorithm, fill) {
+                Ok(kernel) => {
+                    field.weigh(&name, fill, kernel)?;
+                    field.add(name, Kernel::new(algorithm, count)?)?;
                 }
                 Err(error) => left_out.push(format!("{name}: {error:#}")),
             }
         }
-        match BlockLayer::new(count, REQUESTS[REQUESTS.len() - 1]) {
+        match Kernel::block_layer(count, REQUESTS[REQUESTS.len() - 1]) {
             Ok(layer) => field.add(BLOCK_LAYER.into(), layer)?,
             Err(error) => left_out.push(format!("{BLOCK_LAYER}: {error:#}")),
         }

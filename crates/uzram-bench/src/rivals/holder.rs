@@ -105,41 +105,37 @@ impl Holder for Library {
 }
 
 /// The kernel's zram.
-pub(crate) struct Kernel(pub(crate) Zram);
+pub(crate) struct Kernel {
+    zram: Zram,
+    /// What is written instead of what is given.
+    instead: Option<Pages>,
+}
+
+impl Kernel {
+    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Kernel> {
+        let zram = Zram::new(algorithm, pages)?;
+        let instead = None;
+        Ok(Kernel { zram, instead })
+    }
+
+    /// The kernel's block layer alone: a device that finds every page same-filled and stores none. `largest` is the
+    /// largest request in pages.
+    pub(crate) fn block_layer(pages: usize, largest: usize) -> Result<Kernel> {
+        let mut ones = Pages::new(largest);
+        ones.bytes_mut().fill(1);
+        let instead = Some(ones);
+        let zram = Zram::new("lzo", pages)?;
+        Ok(Kernel { zram, instead })
+    }
+}
 
 impl Holder for Kernel {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
-        self.0.write_at(pages, first)
-    }
-
-    fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()> {
-        self.0.read_at(pages, first)
-    }
-
-    fn memory(&self) -> Result<(f64, Option<f64>)> {
-        let used = self.0.used_bytes()? as f64;
-        Ok((self.0.compressed_bytes()? as f64, Some(used)))
-    }
-}
-
-/// The kernel's block layer alone: a device that finds every page same-filled and stores none.
-pub(crate) struct BlockLayer {
-    zram: Zram,
-    ones: Pages,
-}
-
-impl BlockLayer {
-    pub(crate) fn new(pages: usize, largest: usize) -> Result<BlockLayer> {
-        let mut ones = Pages::new(largest);
-        ones.bytes_mut().fill(1);
-        let zram = Zram::new("lzo", pages)?;
-        Ok(BlockLayer { zram, ones })
-    }
-}
-
-impl Holder for BlockLayer {
-    fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
-        self.zram.write_at(&self.ones.bytes()[..pages.len()], first)
+        let instead = self
+            .instead
+            .as_ref()
+            .map(|ones| &ones.bytes()[..pages.len()]);
+        self.zram.write_at(instead.unwrap_or(pages), first)
     }
 
     fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()> {
@@ -147,7 +143,11 @@ impl Holder for BlockLayer {
     }
 
     fn memory(&self) -> Result<(f64, Option<f64>)> {
-        Ok((0.0, None))
+        if self.instead.is_some() {
+            return Ok((0.0, None));
+        }
+        let used = self.zram.used_bytes()? as f64;
+        Ok((self.zram.compressed_bytes()? as f64, Some(used)))
     }
 }
 
