@@ -115,10 +115,7 @@ impl TreeLayout {
             let source = Source::Attribute(Owner::Device(shown.id), attribute.name);
             return Ok(file(attribute.mode_in(self.strict), source));
         }
-        if let Some(attribute) = BLOCK_ATTRIBUTES
-            .iter()
-            .find(|attribute| attribute.path == path)
-        {
+        if let Some(attribute) = BLOCK_ATTRIBUTES.iter().find(|one| one.path == path) {
             return Ok(file(attribute.mode, Source::Block(shown.id, attribute)));
         }
         if let ("holders" | "slaves", Some(real)) = (parent(path), real_dir(shown)) {
@@ -153,14 +150,11 @@ impl TreeLayout {
                 let devices = self.beside_real()?;
                 let numbers = path == "dev/block";
                 let kind = if path == "block" { Directory } else { Symlink };
-                let mut ours = Vec::new();
-                for shown in &devices {
-                    ours.push(if numbers {
-                        device_number_name(shown)
-                    } else {
-                        format!("zram{}", shown.id)
-                    });
-                }
+                let name = |shown: &Shown| match numbers {
+                    true => device_number_name(shown),
+                    false => format!("zram{}", shown.id),
+                };
+                let ours: Vec<String> = devices.iter().map(name).collect();
                 for name in self.real_names(path) {
                     if !ours.contains(&name) {
                         add(&name, Symlink);
@@ -179,20 +173,14 @@ impl TreeLayout {
                 for attribute in attributes_in(AttributePlace::Device) {
                     add(attribute.name, RegularFile);
                 }
-                for attribute in BLOCK_ATTRIBUTES
-                    .iter()
-                    .filter(|attribute| parent(attribute.path).is_empty())
-                {
-                    add(attribute.path, RegularFile);
+                for path in block_attributes_in("") {
+                    add(path, RegularFile);
                 }
             }
             ["block", name, dir] => {
                 let shown = self.device(name)?;
-                for attribute in BLOCK_ATTRIBUTES
-                    .iter()
-                    .filter(|attribute| parent(attribute.path) == dir)
-                {
-                    add(last(attribute.path), RegularFile);
+                for path in block_attributes_in(dir) {
+                    add(last(path), RegularFile);
                 }
                 if let ("holders" | "slaves", Some(real)) = (dir, real_dir(&shown)) {
                     for name in links(&self.sys, &format!("{real}/{dir}")) {
@@ -279,6 +267,11 @@ fn attributes_in(place: AttributePlace) -> impl Iterator<Item = &'static Attribu
     ATTRIBUTES
         .iter()
         .filter(move |attribute| attribute.place == place)
+}
+
+fn block_attributes_in(dir: &str) -> impl Iterator<Item = &'static str> {
+    let paths = BLOCK_ATTRIBUTES.iter().map(|attribute| attribute.path);
+    paths.filter(move |path| parent(path) == dir)
 }
 
 fn file(mode: u16, source: Source) -> TreeEntry {
