@@ -22,20 +22,20 @@ pub(super) const FLOOR: &str = "kernel, same-filled pages";
 pub(super) struct Contestant {
     /// As in [`super::CodecFigure`].
     pub(super) name: String,
-    subject: Subject,
+    subject: ContestantKind,
 }
 
-enum Subject {
+enum ContestantKind {
     /// A codec, and its objects.
-    Codec(Box<dyn Tfm>, Store),
+    Codec(Box<dyn Tfm>, ObjectStore),
     /// The kernel's zram.
-    Kernel(KernelZram),
+    Kernel(KernelContestant),
 }
 
 /// What the block layer's device is given.
 static SAME: Aligned = Aligned([1; PAGE]);
 
-struct KernelZram {
+struct KernelContestant {
     algorithm: &'static str,
     /// Whether it is given [`SAME`] only.
     floor: bool,
@@ -43,7 +43,7 @@ struct KernelZram {
     zram: Option<Zram>,
 }
 
-impl KernelZram {
+impl KernelContestant {
     fn zram(&self) -> &Zram {
         self.zram.as_ref().expect("it was filled")
     }
@@ -56,16 +56,16 @@ impl KernelZram {
 
 /// Objects, stored back to back.
 #[derive(Default)]
-struct Store {
+struct ObjectStore {
     bytes: Vec<u8>,
     /// Offset and length of each page's object.
     places: Vec<(usize, usize)>,
 }
 
-impl Store {
+impl ObjectStore {
     /// Compresses all pages.
-    fn fill(pages: &[Aligned], tfm: &mut dyn Tfm) -> Store {
-        let (mut store, mut out) = (Store::default(), [0; 2 * PAGE]);
+    fn fill(pages: &[Aligned], tfm: &mut dyn Tfm) -> ObjectStore {
+        let (mut store, mut out) = (ObjectStore::default(), [0; 2 * PAGE]);
         for page in pages {
             let len = tfm.compress(&page.0, &mut out).unwrap_or(0);
             store.places.push((store.bytes.len(), len));
@@ -117,7 +117,7 @@ impl Contestant {
     }
 
     fn from_codec(name: String, tfm: Box<dyn Tfm>) -> Contestant {
-        let subject = Subject::Codec(tfm, Store::default());
+        let subject = ContestantKind::Codec(tfm, ObjectStore::default());
         Contestant { name, subject }
     }
 
@@ -138,7 +138,7 @@ impl Contestant {
     }
 
     fn on_device(name: String, algorithm: &'static str, floor: bool) -> Contestant {
-        let subject = Subject::Kernel(KernelZram {
+        let subject = ContestantKind::Kernel(KernelContestant {
             algorithm,
             floor,
             zram: None,
@@ -149,8 +149,8 @@ impl Contestant {
     /// Replaces the pages that it holds, and checks that they read back.
     pub(super) fn fill(&mut self, pages: &[Aligned]) -> Result<()> {
         match &mut self.subject {
-            Subject::Codec(tfm, store) => *store = Store::fill(pages, &mut **tfm),
-            Subject::Kernel(kernel) => {
+            ContestantKind::Codec(tfm, store) => *store = ObjectStore::fill(pages, &mut **tfm),
+            ContestantKind::Kernel(kernel) => {
                 kernel.zram = None;
                 kernel.zram = Some(Zram::new(kernel.algorithm, pages.len())?);
                 for (number, page) in pages.iter().enumerate() {
@@ -174,8 +174,8 @@ impl Contestant {
         for number in batch {
             let page = &pages[number];
             match &mut self.subject {
-                Subject::Codec(tfm, _) => drop(black_box(tfm.compress(&page.0, &mut out))),
-                Subject::Kernel(kernel) => {
+                ContestantKind::Codec(tfm, _) => drop(black_box(tfm.compress(&page.0, &mut out))),
+                ContestantKind::Kernel(kernel) => {
                     kernel.write(number, page).expect("the device has room");
                 }
             }
@@ -187,14 +187,14 @@ impl Contestant {
     pub(super) fn decompress(&mut self, batch: Range<usize>, mut to: impl FnMut(&[u8; PAGE])) {
         let mut page = Aligned([0; PAGE]);
         match &mut self.subject {
-            Subject::Codec(tfm, store) => {
+            ContestantKind::Codec(tfm, store) => {
                 for object in store.objects(batch) {
                     let len = tfm.decompress(object, &mut page.0);
                     assert_eq!(len, Ok(PAGE), "its own object");
                     to(&page.0);
                 }
             }
-            Subject::Kernel(kernel) => {
+            ContestantKind::Kernel(kernel) => {
                 for number in batch {
                     let read = kernel.zram().read(number, &mut page);
                     read.expect("it was written");
@@ -208,9 +208,9 @@ impl Contestant {
     /// its zram; `None` without objects.
     pub(super) fn ratio(&self, pages: usize, huge: usize) -> Result<Option<f64>> {
         Ok(match &self.subject {
-            Subject::Codec(_, store) => Some(store.ratio(huge)),
-            Subject::Kernel(kernel) if kernel.floor => None,
-            Subject::Kernel(kernel) => {
+            ContestantKind::Codec(_, store) => Some(store.ratio(huge)),
+            ContestantKind::Kernel(kernel) if kernel.floor => None,
+            ContestantKind::Kernel(kernel) => {
                 Some((pages * PAGE) as f64 / kernel.zram().compressed_bytes()? as f64)
             }
         })
@@ -219,8 +219,8 @@ impl Contestant {
     /// Bytes of a worker's context; `None` if unknown.
     pub(super) fn context_bytes(&self) -> Option<usize> {
         match &self.subject {
-            Subject::Codec(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
-            Subject::Kernel(_) => None,
+            ContestantKind::Codec(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
+            ContestantKind::Kernel(_) => None,
         }
     }
 }

@@ -61,31 +61,31 @@ pub(crate) trait Holder {
 }
 
 /// The library.
-pub(crate) struct Library {
+pub(crate) struct LibraryHolder {
     device: Arc<Device>,
     read_only: bool,
 }
 
-impl Library {
-    pub(crate) fn new(choice: &str, pages: usize) -> Result<Library> {
+impl LibraryHolder {
+    pub(crate) fn new(choice: &str, pages: usize) -> Result<LibraryHolder> {
         let choice: Choice = choice.parse()?;
         let device = Device::builder((pages * PAGE) as u64).choose(choice);
-        Ok(Library {
+        Ok(LibraryHolder {
             device: Arc::new(device.build()?),
             read_only: false,
         })
     }
 
     /// With the default algorithm, after an agent recompressed all objects of at least `least` bytes.
-    pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<Library> {
-        Ok(Library {
+    pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<LibraryHolder> {
+        Ok(LibraryHolder {
             device: policy::settle(pages, least)?.device,
             read_only: true,
         })
     }
 }
 
-impl Holder for Library {
+impl Holder for LibraryHolder {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
         Ok(self.device.write_at(pages, (first * PAGE) as u64)?)
     }
@@ -105,31 +105,31 @@ impl Holder for Library {
 }
 
 /// The kernel's zram.
-pub(crate) struct Kernel {
+pub(crate) struct KernelHolder {
     zram: Zram,
     /// What is written instead of what is given.
     instead: Option<Pages>,
 }
 
-impl Kernel {
-    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Kernel> {
+impl KernelHolder {
+    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<KernelHolder> {
         let zram = Zram::new(algorithm, pages)?;
         let instead = None;
-        Ok(Kernel { zram, instead })
+        Ok(KernelHolder { zram, instead })
     }
 
     /// The kernel's block layer alone: a device that finds every page same-filled and stores none. `largest` is the
     /// largest request in pages.
-    pub(crate) fn block_layer(pages: usize, largest: usize) -> Result<Kernel> {
+    pub(crate) fn block_layer(pages: usize, largest: usize) -> Result<KernelHolder> {
         let mut ones = Pages::new(largest);
         ones.bytes_mut().fill(1);
         let instead = Some(ones);
         let zram = Zram::new("lzo", pages)?;
-        Ok(Kernel { zram, instead })
+        Ok(KernelHolder { zram, instead })
     }
 }
 
-impl Holder for Kernel {
+impl Holder for KernelHolder {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
         let instead = self
             .instead
@@ -267,7 +267,7 @@ mod tests {
         }
         assert!(pages.bytes().as_ptr().addr().is_multiple_of(PAGE));
         let mut holders: Vec<Box<dyn Holder>> = vec![
-            Box::new(Library::new("zstd(level=1)", 4).unwrap()),
+            Box::new(LibraryHolder::new("zstd(level=1)", 4).unwrap()),
             Box::new(Bare::new("zstd-1", 4).unwrap()),
             Box::new(Bare::new("null", 4).unwrap()),
         ];

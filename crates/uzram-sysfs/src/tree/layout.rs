@@ -15,12 +15,12 @@ use super::block_attributes::{BLOCK_ATTRIBUTES, BlockAttribute, number, real_dir
 pub(crate) enum TreeEntry {
     Dir,
     Link(Vec<u8>),
-    File { mode: u16, source: Source },
+    File { mode: u16, source: FileSource },
 }
 
 /// Where a file's contents come from and go to.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum FileSource {
     Attribute(Owner, &'static str),
     Block(u32, &'static BlockAttribute),
     BlockState(u32),
@@ -71,7 +71,7 @@ impl TreeLayout {
             ["class", "zram-control", name] => {
                 let attribute =
                     Attribute::find(AttributePlace::Control, name).ok_or(Errno::NOENT)?;
-                let source = Source::Attribute(Owner::Control, attribute.name);
+                let source = FileSource::Attribute(Owner::Control, attribute.name);
                 Ok(file(attribute.mode_in(self.strict), source))
             }
             ["block", name] | ["class", "block", name] if is_zram(name) => {
@@ -95,10 +95,10 @@ impl TreeLayout {
                 self.device(name).map(|_| TreeEntry::Dir)
             }
             ["kernel", "debug", "zram", name, "block_state"] => {
-                Ok(file(0o400, Source::BlockState(self.device(name)?.id)))
+                Ok(file(0o400, FileSource::BlockState(self.device(name)?.id)))
             }
             ["kernel", "debug", "zsmalloc", name, "classes"] => {
-                Ok(file(0o444, Source::Classes(self.device(name)?.id)))
+                Ok(file(0o444, FileSource::Classes(self.device(name)?.id)))
             }
             _ => Err(Errno::NOENT),
         }
@@ -112,11 +112,11 @@ impl TreeLayout {
             return Ok(TreeEntry::Link("../../class/block".into()));
         }
         if let Some(attribute) = Attribute::find(AttributePlace::Device, path) {
-            let source = Source::Attribute(Owner::Device(shown.id), attribute.name);
+            let source = FileSource::Attribute(Owner::Device(shown.id), attribute.name);
             return Ok(file(attribute.mode_in(self.strict), source));
         }
         if let Some(attribute) = BLOCK_ATTRIBUTES.iter().find(|one| one.path == path) {
-            return Ok(file(attribute.mode, Source::Block(shown.id, attribute)));
+            return Ok(file(attribute.mode, FileSource::Block(shown.id, attribute)));
         }
         if let ("holders" | "slaves", Some(real)) = (parent(path), real_dir(shown)) {
             return self.link_at(&format!("{real}/{path}"));
@@ -274,7 +274,7 @@ fn block_attributes_in(dir: &str) -> impl Iterator<Item = &'static str> {
     paths.filter(move |path| parent(path) == dir)
 }
 
-fn file(mode: u16, source: Source) -> TreeEntry {
+fn file(mode: u16, source: FileSource) -> TreeEntry {
     TreeEntry::File { mode, source }
 }
 
