@@ -6,6 +6,7 @@ mod bench;
 mod canary;
 mod docs;
 mod guest;
+mod packages;
 mod run;
 mod setup;
 mod sh;
@@ -40,7 +41,7 @@ enum Task {
     /// Format, lints, tidy and unit tests: needs neither root nor packages
     Check,
     /// Run all that CI runs: set-up, format, lints, docs, tidy, every test with every peer
-    Test(test::Options),
+    Test(test::TestOptions),
     /// Run a benchmark; without a name it lists them
     #[command(disable_help_flag = true)]
     Bench(Rest),
@@ -56,7 +57,7 @@ enum Task {
         names: Vec<String>,
     },
     /// Run tests in a virtual machine with a kernel of its own
-    Guest(guest::Options),
+    Guest(guest::GuestOptions),
     /// Write the book's pages that are made of the program
     Docs {
         /// Write nothing; fail where a page is not what would be written

@@ -8,18 +8,18 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, canary, docs, guest, sh, tidy};
+use crate::{acid, canary, docs, guest, packages, sh, tidy};
 
 /// One step.
 pub(crate) struct Step {
     /// What `--only` takes.
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) run: fn(&Scope) -> Outcome,
+    pub(crate) run: fn(&Scope) -> StepOutcome,
 }
 
 /// What a step came to.
-pub(crate) enum Outcome {
+pub(crate) enum StepOutcome {
     Passed,
     Skipped(String),
     Failed(String),
@@ -33,12 +33,14 @@ pub(crate) struct Scope {
     pub(crate) peers: bool,
     /// Of tests, those inside of the libraries.
     pub(crate) units_only: bool,
+    /// Whether steps were chosen by their names.
+    pub(crate) named: bool,
 }
 
 /// How long each of the core's state machines looks for a sequence that fails, of which it has a few seconds otherwise.
 const MACHINE_SECONDS: &str = "300";
 
-const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> Outcome) -> Step {
+const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
     Step { name, about, run }
 }
 
@@ -80,6 +82,14 @@ pub(crate) const STEPS: &[Step] = &[
     step("acid", "one thing more is one file more", |_| {
         outcome(acid::acid(&[]))
     }),
+    step(
+        "packages",
+        "each library builds from its package; with --slow, or where it is named",
+        |scope| match scope.slow || scope.named {
+            true => outcome(packages::packages()),
+            false => StepOutcome::Skipped("it takes long, and seldom fails".into()),
+        },
+    ),
     step("guest", "tests under a kernel of their own", in_guest),
     step("miri", "the pool under Miri", |_| miri()),
     step(
@@ -92,22 +102,22 @@ pub(crate) const STEPS: &[Step] = &[
     step("bench-rivals", SMOKE, |_| bench_smoke("rivals")),
 ];
 
-fn in_guest(scope: &Scope) -> Outcome {
+fn in_guest(scope: &Scope) -> StepOutcome {
     match guest::ci(scope.slow) {
-        Ok(true) => Outcome::Passed,
-        Ok(false) => Outcome::Failed("tests in the guest failed".into()),
-        Err(error) => Outcome::Failed(format!("{error:#}")),
+        Ok(true) => StepOutcome::Passed,
+        Ok(false) => StepOutcome::Failed("tests in the guest failed".into()),
+        Err(error) => StepOutcome::Failed(format!("{error:#}")),
     }
 }
 
-fn outcome(result: Result<()>) -> Outcome {
+fn outcome(result: Result<()>) -> StepOutcome {
     result.map_or_else(
-        |error| Outcome::Failed(format!("{error:#}")),
-        |()| Outcome::Passed,
+        |error| StepOutcome::Failed(format!("{error:#}")),
+        |()| StepOutcome::Passed,
     )
 }
 
-fn cargo(args: &[&str]) -> Outcome {
+fn cargo(args: &[&str]) -> StepOutcome {
     outcome(sh::run(sh::cargo(args)))
 }
 
@@ -141,14 +151,14 @@ fn features(manifest: &str) -> Vec<&str> {
         .collect()
 }
 
-fn rustdoc() -> Outcome {
+fn rustdoc() -> StepOutcome {
     let mut command = sh::cargo(&[&["doc", "--no-deps", "--quiet"], sh::WORKSPACE].concat());
     command.env("RUSTDOCFLAGS", "-D warnings");
     outcome(sh::run(command))
 }
 
 /// Where only what is inside of the libraries is asked for, cargo builds no more than that.
-fn tests(scope: &Scope) -> Outcome {
+fn tests(scope: &Scope) -> StepOutcome {
     let mut args = [&["test", "--no-fail-fast"], sh::WORKSPACE].concat();
     if scope.units_only {
         args.push("--lib");
@@ -164,10 +174,10 @@ fn tests(scope: &Scope) -> Outcome {
 }
 
 /// The pool's unsafe code under Miri, where the toolchain has it.
-fn miri() -> Outcome {
+fn miri() -> StepOutcome {
     let probe = sh::command("cargo", &["+nightly", "miri", "--version"]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        return Outcome::Skipped("no nightly toolchain with Miri on this machine".into());
+        return StepOutcome::Skipped("no nightly toolchain with Miri on this machine".into());
     }
     let args = ["+nightly", "miri", "test", "--package", "uzram-pool"];
     let mut command = sh::command("cargo", &args);
@@ -176,10 +186,10 @@ fn miri() -> Outcome {
 }
 
 /// The lock protocol and the pool under ThreadSanitizer, where there is a nightly toolchain.
-fn tsan() -> Outcome {
+fn tsan() -> StepOutcome {
     let probe = sh::command("cargo", &["+nightly", "--version"]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        return Outcome::Skipped("no nightly toolchain on this machine".into());
+        return StepOutcome::Skipped("no nightly toolchain on this machine".into());
     }
     let target = sh::target().join("tsan").display().to_string();
     let tests = ["--lib", "--test", "stress", "--test", "model"];
@@ -201,9 +211,9 @@ fn tsan() -> Outcome {
 }
 
 /// A benchmark of the library runs, in the build that the tests had.
-fn bench_smoke(name: &str) -> Outcome {
+fn bench_smoke(name: &str) -> StepOutcome {
     let program = ["build", "--quiet", "--bin", "uzram-bench", "--examples"];
-    if let failed @ Outcome::Failed(_) = cargo(&[&program, sh::WORKSPACE].concat()) {
+    if let failed @ StepOutcome::Failed(_) = cargo(&[&program, sh::WORKSPACE].concat()) {
         return failed;
     }
     let program = sh::target().join("debug/uzram-bench");

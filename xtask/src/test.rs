@@ -8,11 +8,11 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::setup;
-pub(crate) use crate::steps::Outcome;
+pub(crate) use crate::steps::StepOutcome;
 use crate::steps::{STEPS, Scope, Step};
 
 #[derive(Debug, Default, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
     /// Run this step only; may be repeated
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     list: bool,
 }
 
-pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+pub(crate) fn test(options: &TestOptions) -> Result<ExitCode> {
     if options.list {
         for step in STEPS {
             println!("{:14} {}", step.name, step.about);
@@ -44,6 +44,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             slow: options.slow,
             peers: true,
             units_only: false,
+            named: !options.only.is_empty(),
         },
     ))
 }
@@ -57,6 +58,7 @@ pub(crate) fn check() -> Result<ExitCode> {
             slow: false,
             peers: false,
             units_only: true,
+            named: true,
         },
     ))
 }
@@ -83,15 +85,15 @@ fn run(steps: &[&Step], scope: &Scope) -> ExitCode {
         let (seconds, cpu) = (begin.elapsed().as_secs(), cpu_seconds() - cpu);
         let took = format!("{} ({seconds} s, {cpu} s of CPU)", step.name);
         lines.push(match outcome {
-            Outcome::Passed => {
+            StepOutcome::Passed => {
                 passed += 1;
                 format!("ok      {took}")
             }
-            Outcome::Skipped(why) => {
+            StepOutcome::Skipped(why) => {
                 skipped += 1;
                 format!("SKIP    {took}: {why}")
             }
-            Outcome::Failed(why) => {
+            StepOutcome::Failed(why) => {
                 failed += 1;
                 format!("FAILED  {took}: {why}")
             }

@@ -64,7 +64,7 @@ impl Measured {
 
 /// How to measure.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct MeasureOptions {
     /// Rounds, at least 1.
     pub rounds: usize,
     /// Longest dictionary in bytes, 0 for none.
@@ -73,9 +73,9 @@ pub struct Options {
     pub quick: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for MeasureOptions {
+    fn default() -> MeasureOptions {
+        MeasureOptions {
             rounds: ROUNDS,
             dictionary_bytes: dictionary::DEFAULT_BYTES,
             quick: false,
@@ -107,7 +107,7 @@ struct Objects {
 pub fn measure(
     sample: &Sample,
     registry: &Registry,
-    options: &Options,
+    options: &MeasureOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Measured>, Error> {
     let mut runners = Vec::new();
@@ -158,7 +158,7 @@ fn with_dictionary(
     algorithm: &dyn Algorithm,
     settings: &Settings,
     sample: &Sample,
-    options: &Options,
+    options: &MeasureOptions,
 ) -> Result<Option<Settings>, Error> {
     let Some(spec) = algorithm
         .dictionary()

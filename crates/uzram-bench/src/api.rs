@@ -15,16 +15,16 @@ use uzram::compress::Tfm;
 use uzram::compress::{Algorithm, Error, KnownAnswer, LibraryError, Prepared, Registry, Settings};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{self, Amount, Answer, Experiment, How, Progress};
+use crate::lab::{self, Amount, Experiment, How, LabResult, Progress};
 use crate::measure::{Rounds, turn};
-use crate::output::{Chart, Figure, Look, Record, Series, number};
+use crate::output::{Chart, Figure, FigureRecord, Look, Series, number};
 use crate::report::Report;
 use crate::rival::Raw;
 
 /// `bench api`. A quarter of a megabyte stays in a core's own cache, so that it does not matter who comes first.
 pub(crate) const EXPERIMENT: Experiment = Experiment {
     corpus: true,
-    read: lab::read::<Record<ApiFigure>>,
+    read: lab::read::<FigureRecord<ApiFigure>>,
     ..Experiment::new(
         "api",
         "What the compress API costs over a direct call of the codec",
@@ -80,7 +80,7 @@ const NOTE: &str = "Hard-wired, boxed and registered run the same code of the sa
     Medians over rounds in which all take turns; differences are medians of the difference within a round.";
 
 /// Measures everything. Calls `progress` before each step.
-fn run(how: &How, progress: Progress<'_>) -> Answer {
+fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let amount = how.amount([32, 801, 64], [4, 11, 64]);
     progress("collecting pages");
     let pages = match &how.corpus {
@@ -95,7 +95,7 @@ fn run(how: &How, progress: Progress<'_>) -> Answer {
         amount.batch
     );
     let Amount { rounds, batch, .. } = amount;
-    let mut api = Record {
+    let mut api = FigureRecord {
         report: Report::new("bench api", pages.name.clone()),
         note: format!("{NOTE} {rounds} rounds of {batch} pages."),
         figures: Vec::new(),
@@ -177,7 +177,7 @@ fn measure(
     mut raw: Raw,
     pages: &Corpus,
     amount: Amount,
-    api: &mut Record<ApiFigure>,
+    api: &mut FigureRecord<ApiFigure>,
 ) -> Result<()> {
     let boxed = Raw::new(codec).context(MISSING)?;
     let mut boxed: Box<dyn Tfm> = black_box(Box::new(boxed));
@@ -206,8 +206,8 @@ fn measure(
         )
     };
     // The same buffers for all: where one lies can cost more than what is measured here.
-    let out = RefCell::new(Aligned([0u8; 2 * PAGE]));
-    let back = RefCell::new(Aligned([0u8; PAGE]));
+    let out = RefCell::new(AlignedBuffer([0u8; 2 * PAGE]));
+    let back = RefCell::new(AlignedBuffer([0u8; PAGE]));
     let write =
         |tfm: &mut dyn Tfm, round| through(tfm, &all[batch(round)], &mut out.borrow_mut().0);
     let mut hard_wired = |round| {
@@ -270,7 +270,7 @@ fn measure(
 }
 
 #[repr(align(4096))]
-struct Aligned<const N: usize>([u8; N]);
+struct AlignedBuffer<const N: usize>([u8; N]);
 
 /// Not inlined, so that the compiler cannot see which codec is behind the pointer.
 #[inline(never)]

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use uzram::Device;
 
 use crate::corpus::{self, PAGE};
-use crate::lab::{Answer, Experiment, How, Progress};
+use crate::lab::{Experiment, How, LabResult, Progress};
 use crate::measure::{Random, fill, median};
 use crate::report::Report;
 
@@ -18,7 +18,7 @@ pub(crate) const EXPERIMENT: Experiment =
     Experiment::new("attach", "How fast a new process takes a device over", run);
 
 /// Measures everything. Calls `progress` before each step.
-fn run(how: &How, progress: Progress<'_>) -> Answer {
+fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let size_bytes: u64 = how.size(8 << 30, 512 << 20);
     progress("collecting process memory");
     let corpus = corpus::process_memory(128)?.without_same_filled();

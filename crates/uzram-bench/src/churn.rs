@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Answer, Experiment, How, Progress};
+use crate::lab::{Experiment, How, LabResult, Progress};
 use crate::measure::{Random, all_memory, fill, median, order};
 use crate::report::Report;
 
@@ -40,14 +40,14 @@ const REST: u32 = 3;
 
 /// The work of the background thread.
 #[derive(Default)]
-struct Work {
+struct CompactionWork {
     bytes_moved: u64,
     pages_freed: u64,
     busy: Duration,
 }
 
 /// Measures everything. Calls `progress` before each step.
-fn run(how: &How, progress: Progress<'_>) -> Answer {
+fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let megabytes = how.size(64, 16);
     let disk_bytes: u64 = how.size(1 << 30, 128 << 20);
     // Half disksizes that are overwritten.
@@ -155,7 +155,7 @@ fn churn(
 }
 
 /// Adds the cost to the writer and to the machine.
-fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &Work, report: &mut Report) {
+fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &CompactionWork, report: &mut Report) {
     let bytes = (TURN * PAGE) as f64;
     let speed = bytes / 1e6 / median(seconds.iter().map(|[a, _]| *a).collect());
     let ratio = median(seconds.iter().map(|[a, b]| a / b).collect());
@@ -194,8 +194,8 @@ fn overhead(device: &Device) -> f64 {
 }
 
 /// Compacts in slices while `on`, until `stop`.
-fn compact(device: &Device, on: &AtomicBool, stop: &AtomicBool) -> Work {
-    let mut work = Work::default();
+fn compact(device: &Device, on: &AtomicBool, stop: &AtomicBool) -> CompactionWork {
+    let mut work = CompactionWork::default();
     while !stop.load(Relaxed) {
         let used = device.stats().mem_used_total_bytes;
         if !on.load(Relaxed) || device.jobs().compaction_gain_bytes() < used / WORTH {

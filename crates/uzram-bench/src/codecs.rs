@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 use uzram_control::zram::algorithms;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{self, Amount, Answer, Experiment, How, Progress};
+use crate::lab::{self, Amount, Experiment, How, LabResult, Progress};
 use crate::measure::{Rounds, turn};
-use crate::output::{Chart, Figure, Look, Record, Series, distinct, maybe, number};
+use crate::output::{Chart, Figure, FigureRecord, Look, Series, distinct, maybe, number};
 use crate::report::Report;
 use crate::zram::Aligned;
 
 /// `bench codecs`.
 pub(crate) const EXPERIMENT: Experiment = Experiment {
     only: true,
-    read: lab::read::<Record<CodecFigure>>,
+    read: lab::read::<FigureRecord<CodecFigure>>,
     ..Experiment::new(
         "codecs",
         "Every algorithm and its rivals on several kinds of pages: ratio, speed",
@@ -60,7 +60,7 @@ const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages 
     rounds in which all take turns; figures over others are medians of the quotient within a round.";
 
 /// Measures everything. Calls `progress` before each step.
-fn run(how: &How, progress: Progress<'_>) -> Answer {
+fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let amount = how.amount([24, 11, 512], [4, 3, 256]);
     progress("collecting pages");
     let corpora = corpora(amount.megabytes)?;
@@ -84,7 +84,7 @@ fn run(how: &How, progress: Progress<'_>) -> Answer {
         turns.beside_libraries(&mut report);
         turns.beside_drivers(&mut report);
     }
-    Ok(Box::new(Record {
+    Ok(Box::new(FigureRecord {
         report,
         note: NOTE.into(),
         figures,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use uzram::Device;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Amount, Answer, Experiment, How, Progress};
+use crate::lab::{Amount, Experiment, How, LabResult, Progress};
 use crate::measure::{Rounds, all_memory, fill, shuffled, turn};
 use crate::report::Report;
 use crate::rival::Raw;
@@ -26,7 +26,7 @@ pub(crate) const EXPERIMENT: Experiment = Experiment::new(
 const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "deflate"];
 
 /// Measures everything. Calls `progress` before each step.
-fn run(how: &How, progress: Progress<'_>) -> Answer {
+fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let amount = how.amount([512, 21, 4096], [64, 5, 1024]);
     progress("collecting process memory");
     let all = corpus::process_memory(amount.megabytes)?;

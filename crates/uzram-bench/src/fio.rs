@@ -28,23 +28,23 @@ pub use job::{Length, Side};
 pub(crate) use record::NAME;
 pub use record::{About, CellFigure, Curve, FioRecord, Missing, Taken, Total};
 pub use series::{Column, compare};
-pub use targets::{DEFAULT as DEFAULT_TARGETS, Memory, Spec};
+pub use targets::{DEFAULT as DEFAULT_TARGETS, TargetMemory, TargetSpec};
 
 use crate::measure::order;
 use crate::report::{Goal, Report};
 use curve::Sampler;
 use job::Job;
 use perf::Perf;
-use record::Runs;
+use record::TargetRuns;
 use targets::{Means, Target};
 
 /// What to measure.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct FioOptions {
     /// The uzram program, which devices are made with.
     pub program: PathBuf,
     /// The targets.
-    pub targets: Vec<Spec>,
+    pub targets: Vec<TargetSpec>,
     /// Whether a target that cannot be had is a failure, and not merely left out.
     pub demanded: bool,
     /// Targets that were left out already, and why.
@@ -75,8 +75,8 @@ pub struct Options {
 
 /// How far the run is.
 #[derive(Debug, Clone)]
-pub struct Progress {
-    /// Runs of fio that are done.
+pub struct FioProgress {
+    /// TargetRuns of fio that are done.
     pub done: usize,
     /// Of how many.
     pub of: usize,
@@ -85,11 +85,11 @@ pub struct Progress {
 }
 
 const NOTE: &str = "Every round measures every target, in a changing order; figures are medians over rounds, ratios \
-    medians of the ratio within a round. sync on block devices and files at depth 1, fio's nbd engine on sockets. Memory is \
+    medians of the ratio within a round. sync on block devices and files at depth 1, fio's nbd engine on sockets. TargetMemory is \
     that after every block was written once. perf counts fio itself, not a server. MB are 10^6 bytes.";
 
 /// The settings, in the order of the run.
-fn settings(options: &Options) -> Vec<Setting> {
+fn settings(options: &FioOptions) -> Vec<Setting> {
     let mut settings = Vec::new();
     for buffer in &options.buffers {
         for shape in &options.shapes {
@@ -106,7 +106,7 @@ fn settings(options: &Options) -> Vec<Setting> {
 }
 
 /// Measures all targets. Calls `progress` before each run of fio.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<FioRecord> {
+pub fn run(options: &FioOptions, progress: &mut dyn FnMut(&FioProgress)) -> Result<FioRecord> {
     let fio = job::version()?;
     let settings = settings(options);
     ensure!(
@@ -140,7 +140,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&Progress)) -> Result<Fio
         let missing = Missing::new("perf stat", &perf.missing);
         record.skipped.push(missing);
     }
-    let mut bench = Bench {
+    let mut bench = FioSession {
         options,
         perf,
         dir: tempfile::Builder::new().prefix("uzram-bench").tempdir()?,
@@ -161,20 +161,20 @@ fn load_average() -> f64 {
     first.and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
-struct Bench<'a> {
-    options: &'a Options,
+struct FioSession<'a> {
+    options: &'a FioOptions,
     perf: Perf,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
     /// Which targets have failed and are left out.
     out: Vec<bool>,
-    runs: Vec<Runs>,
+    runs: Vec<TargetRuns>,
     done: usize,
     record: FioRecord,
 }
 
-impl Bench<'_> {
-    fn rounds(&mut self, settings: &[Setting], progress: &mut dyn FnMut(&Progress)) {
+impl FioSession<'_> {
+    fn rounds(&mut self, settings: &[Setting], progress: &mut dyn FnMut(&FioProgress)) {
         let targets = self.options.targets.len();
         for round in 0..self.options.rounds {
             for setting in settings {
@@ -191,14 +191,14 @@ impl Bench<'_> {
         }
     }
 
-    /// Runs a target's turn in a setting.
+    /// TargetRuns a target's turn in a setting.
     fn turn(
         &mut self,
         who: usize,
         setting: &Setting,
         round: usize,
         settings: usize,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&FioProgress),
     ) {
         let cells = self.options.cells.len();
         if self.out[who] {
@@ -209,7 +209,7 @@ impl Bench<'_> {
         let of = self.options.rounds * settings * self.options.targets.len() * cells;
         let before = self.done;
         let mut tell = |what: String| {
-            progress(&Progress {
+            progress(&FioProgress {
                 done: self.done,
                 of,
                 what,
@@ -222,10 +222,10 @@ impl Bench<'_> {
             dir: self.dir.path(),
             overwrite: self.options.overwrite,
         };
-        let known = |runs: &Runs| runs.target == spec.name && runs.setting == *setting;
+        let known = |runs: &TargetRuns| runs.target == spec.name && runs.setting == *setting;
         let mut runs_of = match self.runs.iter().position(known) {
             Some(at) => self.runs.swap_remove(at),
-            None => Runs::new(&spec.name, *setting),
+            None => TargetRuns::new(&spec.name, *setting),
         };
         let failed = |why: &anyhow::Error| Missing::new(&spec.name, format!("{why:#}"));
         match spec.open(&means) {
@@ -246,7 +246,7 @@ impl Bench<'_> {
                     });
                 }
                 let sampler = (round == 0).then(|| Sampler::start(target.probe()));
-                let work = Work {
+                let work = TurnWork {
                     options: self.options,
                     perf: &self.perf,
                     dir: self.dir.path(),
@@ -291,18 +291,19 @@ impl Bench<'_> {
             .sort_by_key(|about| place(&about.target));
         for setting in settings(self.options) {
             let all = self.runs.iter().filter(|runs| runs.setting == setting);
-            let mut all: Vec<&Runs> = all.collect();
+            let mut all: Vec<&TargetRuns> = all.collect();
             all.sort_by_key(|runs| place(&runs.target));
             for runs in &all {
                 runs.add_to(&mut self.record);
             }
-            let wanted = |runs: &&&Runs| self.options.beside.contains(&runs.target);
+            let wanted = |runs: &&&TargetRuns| self.options.beside.contains(&runs.target);
             let first = all.first();
             let others = all.iter().skip(1).filter(wanted);
-            let bases: Vec<&&Runs> = first.into_iter().chain(others).collect();
+            let bases: Vec<&&TargetRuns> = first.into_iter().chain(others).collect();
             for (at, base) in bases.iter().enumerate() {
                 // Of two bases the earlier one is the base.
-                let earlier = |runs: &&&Runs| bases[..=at].iter().any(|b| b.target == runs.target);
+                let earlier =
+                    |runs: &&&TargetRuns| bases[..=at].iter().any(|b| b.target == runs.target);
                 for runs in all.iter().filter(|runs| !earlier(runs)) {
                     runs.add_over(base, &mut self.record);
                 }
@@ -320,20 +321,20 @@ impl Bench<'_> {
 }
 
 /// What all cells of a turn have in common.
-struct Work<'a> {
-    options: &'a Options,
+struct TurnWork<'a> {
+    options: &'a FioOptions,
     perf: &'a Perf,
     dir: &'a std::path::Path,
     stop: &'a AtomicBool,
 }
 
-impl Work<'_> {
+impl TurnWork<'_> {
     /// Fills the target unless the first cell does, then runs all cells.
     fn cells(
         &self,
         target: &dyn Target,
         setting: &Setting,
-        runs: &mut Runs,
+        runs: &mut TargetRuns,
         tell: &mut dyn FnMut(Cell),
     ) -> Result<()> {
         let (place, options) = (target.place(), self.options);

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use self::runs::{Cell, Memory, Run, Runs};
+use self::runs::{GuestCell, GuestMemory, GuestRun, GuestRuns};
 use crate::measure::median;
 use crate::output::{self, Outcome, Table};
 use crate::report::{Report, Row, first_line};
@@ -45,9 +45,9 @@ const MEMORY: &str = "data: written and there. mem_used_total: the pool. all: re
 struct Figures {
     device: String,
     #[serde(flatten)]
-    cell: Cell,
+    cell: GuestCell,
     #[serde(flatten)]
-    median: Run,
+    median: GuestRun,
 }
 
 /// An algorithm in a cell, ours beside the kernel's.
@@ -55,7 +55,7 @@ struct Figures {
 struct Comparison {
     algorithm: String,
     #[serde(flatten)]
-    cell: Cell,
+    cell: GuestCell,
     /// Our throughput over that of the kernel's zram.
     over_kernel: f64,
     /// Our throughput over the floor's.
@@ -83,7 +83,7 @@ pub(crate) struct GuestRecord {
     formula: String,
     memory_note: String,
     rounds: usize,
-    memory: Vec<Memory>,
+    memory: Vec<GuestMemory>,
     figures: Vec<Figures>,
     comparisons: Vec<Comparison>,
 }
@@ -95,7 +95,7 @@ impl GuestRecord {
             let text = fs::read_to_string(saved.join(file));
             text.map_or("unknown".into(), |text| text.trim().to_owned())
         };
-        let mut record = GuestRecord::new(&Runs::read(saved)?)?;
+        let mut record = GuestRecord::new(&GuestRuns::read(saved)?)?;
         let guest = said("guest");
         let mut guest = guest.lines();
         record.guest_kernel = guest.next().unwrap_or("unknown").into();
@@ -106,7 +106,7 @@ impl GuestRecord {
         Ok(record)
     }
 
-    fn new(runs: &Runs) -> Result<GuestRecord> {
+    fn new(runs: &GuestRuns) -> Result<GuestRecord> {
         let mut report = Report::new(NAME, runs.data.clone());
         let mut figures = Vec::new();
         let mut comparisons = Vec::new();
@@ -139,7 +139,12 @@ impl GuestRecord {
     }
 
     /// Figures of several devices in a cell, in their order.
-    fn each(&self, devices: &[String], cell: &Cell, show: impl Fn(&Run) -> String) -> String {
+    fn each(
+        &self,
+        devices: &[String],
+        cell: &GuestCell,
+        show: impl Fn(&GuestRun) -> String,
+    ) -> String {
         let found = devices.iter().filter_map(|device| {
             let mut all = self.figures.iter();
             all.find(|f| f.device == *device && f.cell == *cell)
@@ -190,7 +195,7 @@ impl GuestRecord {
     fn memory(&self) -> Table {
         let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
         let head = "device,when,data,mem_used_total,all,data / all";
-        let mut table = Table::new("Memory, MiB", head);
+        let mut table = Table::new("GuestMemory, MiB", head);
         for memory in &self.memory {
             table.rows.push(vec![
                 memory.device.clone(),
@@ -244,12 +249,12 @@ impl Outcome for GuestRecord {
     }
 }
 
-fn medians(runs: &Runs, device: &str, cell: &Cell) -> Result<Figures> {
+fn medians(runs: &GuestRuns, device: &str, cell: &GuestCell) -> Result<Figures> {
     let of = |figure| runs.figure(device, cell, figure);
     Ok(Figures {
         device: device.into(),
         cell: cell.clone(),
-        median: Run {
+        median: GuestRun {
             iops: of(|run| run.iops)?,
             p50_us: of(|run| run.p50_us)?,
             p99_us: of(|run| run.p99_us)?,
@@ -263,14 +268,14 @@ fn medians(runs: &Runs, device: &str, cell: &Cell) -> Result<Figures> {
 }
 
 /// What `t` is in the formula.
-fn time(cell: &Cell) -> fn(&Run) -> f64 {
+fn time(cell: &GuestCell) -> fn(&GuestRun) -> f64 {
     match cell.depth {
         1 => |run| run.p50_us,
         _ => |run| run.cpu_us,
     }
 }
 
-fn compare(runs: &Runs, cell: &Cell, algorithm: &str) -> Result<Comparison> {
+fn compare(runs: &GuestRuns, cell: &GuestCell, algorithm: &str) -> Result<Comparison> {
     let (ours, kernels) = (format!("uzram-{algorithm}"), format!("zram-{algorithm}"));
     let floor = "uzram-null";
     let time = time(cell);
@@ -278,7 +283,8 @@ fn compare(runs: &Runs, cell: &Cell, algorithm: &str) -> Result<Comparison> {
     if floors.len() != times.len() {
         bail!("{cell}: some rounds are not whole");
     }
-    let codec = |(run, floor): (&Run, &Run)| cell.pages() * (run.codec_ns - floor.codec_ns) / 1e3;
+    let codec =
+        |(run, floor): (&GuestRun, &GuestRun)| cell.pages() * (run.codec_ns - floor.codec_ns) / 1e3;
     let codec: Vec<f64> = times.iter().zip(floors).map(codec).collect();
     let allowed: Vec<f64> = floors
         .iter()

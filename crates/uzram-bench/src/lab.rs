@@ -28,7 +28,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
 pub type Progress<'a> = &'a mut dyn FnMut(&str);
 
 /// What an experiment or a reader of records hands out.
-pub type Answer = Result<Box<dyn Outcome>>;
+pub type LabResult = Result<Box<dyn Outcome>>;
 
 /// A measurement that can be made again.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +38,9 @@ pub struct Experiment {
     /// What it measures, in a line.
     pub about: &'static str,
     /// Measures.
-    pub run: fn(&How, Progress<'_>) -> Answer,
+    pub run: fn(&How, Progress<'_>) -> LabResult,
     /// Reads a record of its own.
-    pub read: fn(Value) -> Answer,
+    pub read: fn(Value) -> LabResult,
     /// Whether it takes a number of rounds,
     pub rounds: bool,
     /// a part of contestants' names,
@@ -54,7 +54,7 @@ impl Experiment {
     pub(crate) const fn new(
         name: &'static str,
         about: &'static str,
-        run: fn(&How, Progress<'_>) -> Answer,
+        run: fn(&How, Progress<'_>) -> LabResult,
     ) -> Experiment {
         Experiment {
             name,
@@ -69,7 +69,7 @@ impl Experiment {
 }
 
 /// Reads a record of that kind; as a [`Report`], the rows of any.
-pub(crate) fn read<T: Outcome + DeserializeOwned + 'static>(record: Value) -> Answer {
+pub(crate) fn read<T: Outcome + DeserializeOwned + 'static>(record: Value) -> LabResult {
     Ok(Box::new(serde_json::from_value::<T>(record)?))
 }
 

@@ -20,7 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{Amount, Answer, Experiment, How, Progress};
+use crate::lab::{Amount, Experiment, How, LabResult, Progress};
 use crate::measure::{Random, all_memory, fill, median, order};
 use crate::report::Report;
 use crate::zram::{Aligned, Zram};
@@ -49,7 +49,7 @@ const HOT: usize = 4096;
 const LEAST_OLD: u64 = 8192;
 
 /// Measures everything. Calls `progress` before each step.
-fn run(how: &How, progress: Progress<'_>) -> Answer {
+fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let amount = how.amount([64, 31, 100_000], [16, 5, 20_000]);
     progress("collecting process memory");
     let mut kinds = corpus::heaps(amount.megabytes)?;
@@ -305,7 +305,7 @@ struct Turn {
 
 /// The agent's work in its turns.
 #[derive(Default)]
-struct Work {
+struct AgentWork {
     seconds: f64,
     cpu: f64,
     pages: f64,
@@ -320,7 +320,7 @@ fn foreground(
     report: &mut Report,
 ) -> Result<()> {
     let mut rounds = Vec::new();
-    let mut work = Work::default();
+    let mut work = AgentWork::default();
     for round in 0..amount.rounds {
         pair.ensure_work()?;
         let mut figures = [Turn::default(); 4];

@@ -19,19 +19,18 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use self::holder::{Bare, BlockLayer, Holder, Kernel, Library, Pages};
+use self::holder::{Bare, Holder, KernelHolder, LibraryHolder, Pages};
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
 use crate::lab::{self, Amount, Experiment, How, Progress};
 use crate::measure::{Rounds, shuffled, turn};
-use crate::output::{Figure, Record, maybe, number};
+use crate::output::{Figure, FigureRecord, maybe, number};
 use crate::report::Report;
-use crate::zram::Zram;
 
 /// `bench rivals`.
 pub(crate) const EXPERIMENT: Experiment = Experiment {
     corpus: true,
-    read: lab::read::<Record<RivalFigure>>,
+    read: lab::read::<FigureRecord<RivalFigure>>,
     ..Experiment::new(
         "rivals",
         "The library beside the kernel's zram, trueno-zram-core and bare codecs: speed and memory",
@@ -96,7 +95,7 @@ pub fn run(
     amount: Amount,
     fill_bytes: usize,
     progress: Progress<'_>,
-) -> Result<Record<RivalFigure>> {
+) -> Result<FigureRecord<RivalFigure>> {
     let largest = REQUESTS[REQUESTS.len() - 1];
     ensure!(
         amount.batch > 0 && amount.batch.is_multiple_of(largest),
@@ -131,7 +130,7 @@ pub fn run(
     for rival in &left_out {
         progress(&format!("left out: {rival}"));
     }
-    Ok(Record {
+    Ok(FigureRecord {
         report,
         note: NOTE.into(),
         figures,
@@ -193,13 +192,13 @@ impl<'a> Field<'a> {
         let fill = (fill_bytes / PAGE / count).max(1) * count;
         for algorithm in LIBRARY {
             let name = format!("uzram {algorithm}");
-            field.weigh(&name, fill, Library::new(algorithm, fill)?)?;
-            field.add(name, Library::new(algorithm, count)?)?;
+            field.weigh(&name, fill, LibraryHolder::new(algorithm, fill)?)?;
+            field.add(name, LibraryHolder::new(algorithm, count)?)?;
         }
         let all = pages.pages().iter().cycle();
         let all: Vec<_> = all.take(fill).collect();
         for (name, least) in SETTLED {
-            let settled = Library::settled(&all, least)?;
+            let settled = LibraryHolder::settled(&all, least)?;
             let ratios = ratios(all.len(), &settled)?;
             field.ratios.push((name.into(), ratios));
             field.holders.push((name.into(), Box::new(settled)));
@@ -207,15 +206,15 @@ impl<'a> Field<'a> {
         trueno(&mut field, left_out)?;
         for algorithm in KERNEL {
             let name = format!("kernel {algorithm}");
-            match Zram::new(algorithm, fill) {
-                Ok(zram) => {
-                    field.weigh(&name, fill, Kernel(zram))?;
-                    field.add(name, Kernel(Zram::new(algorithm, count)?))?;
+            match KernelHolder::new(algorithm, fill) {
+                Ok(kernel) => {
+                    field.weigh(&name, fill, kernel)?;
+                    field.add(name, KernelHolder::new(algorithm, count)?)?;
                 }
                 Err(error) => left_out.push(format!("{name}: {error:#}")),
             }
         }
-        match BlockLayer::new(count, REQUESTS[REQUESTS.len() - 1]) {
+        match KernelHolder::block_layer(count, REQUESTS[REQUESTS.len() - 1]) {
             Ok(layer) => field.add(BLOCK_LAYER.into(), layer)?,
             Err(error) => left_out.push(format!("{BLOCK_LAYER}: {error:#}")),
         }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use thiserror::Error as ThisError;
 
 use crate::DictionarySpec;
-use crate::conformance::Failure;
+use crate::conformance::ConformanceFailure;
 
 /// Why a lookup, a preparation or a transform failed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
@@ -32,7 +32,7 @@ pub enum Error {
         /// The driver name.
         driver: String,
         /// Which check failed, and how.
-        source: Failure,
+        source: ConformanceFailure,
     },
     /// The algorithm has no such parameter.
     #[error("'{algorithm}' has no parameter '{param}' (it takes: {known})")]

@@ -32,6 +32,19 @@ pub struct ParamSpec {
     pub doc: &'static str,
 }
 
+impl ParamSpec {
+    /// A whole number from `min` to `max`.
+    pub const fn int(
+        name: &'static str,
+        (min, max): (i64, i64),
+        default: i64,
+        doc: &'static str,
+    ) -> ParamSpec {
+        let kind = ParamKind::Int { min, max, default };
+        ParamSpec { name, kind, doc }
+    }
+}
+
 impl std::fmt::Display for ParamKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ParamKind::Int { min, max, default } = self;
@@ -67,14 +80,11 @@ impl Settings {
         block_size: usize,
         given: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Settings, Error> {
-        let mut ints: Vec<_> = algorithm
-            .params()
-            .iter()
-            .map(|spec| {
-                let ParamKind::Int { default, .. } = spec.kind;
-                (spec.name, default)
-            })
-            .collect();
+        let usual = |spec: &ParamSpec| {
+            let ParamKind::Int { default, .. } = spec.kind;
+            (spec.name, default)
+        };
+        let mut ints: Vec<_> = algorithm.params().iter().map(usual).collect();
         for (key, value) in given {
             let (key, value) = (plain_key(algorithm, key.as_ref()), value.as_ref());
             let index = algorithm.params().iter().position(|spec| spec.name == key);
@@ -137,12 +147,8 @@ impl Settings {
                 spec.name == *name && default == *value
             })
         };
-        let pairs: Vec<String> = self
-            .ints
-            .iter()
-            .filter(changed)
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let changed = self.ints.iter().filter(changed);
+        let pairs: Vec<String> = changed.map(|(name, n)| format!("{name}={n}")).collect();
         pairs.join(",")
     }
 

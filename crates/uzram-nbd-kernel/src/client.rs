@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::netlink::{Family, Refusal, Request, attribute, u32_at};
+use crate::netlink::{Family, NetlinkRequest, Refusal, attribute, u32_at};
 use crate::{Error, KernelNbdOptions, sysfs};
 
 const NAME: &str = "nbd";
@@ -39,12 +39,12 @@ pub(crate) struct Geometry {
 }
 
 /// The kernel's NBD client.
-pub(crate) struct Client(Family);
+pub(crate) struct NbdClient(Family);
 
-impl Client {
-    pub(crate) fn open() -> Result<Client, Error> {
+impl NbdClient {
+    pub(crate) fn open() -> Result<NbdClient, Error> {
         let family = Family::open(NAME, VERSION)?;
-        family.map(Client).ok_or(Error::NoClient)
+        family.map(NbdClient).ok_or(Error::NoClient)
     }
 
     /// Whether the kernel remembers the name of what a device is connected to (5.13 and newer).
@@ -107,7 +107,7 @@ impl Client {
         sent.map_err(|refusal| refused("disconnecting", &sysfs::node(index), refusal))
     }
 
-    fn put_identifier(&self, request: &mut Request, options: &KernelNbdOptions) {
+    fn put_identifier(&self, request: &mut NetlinkRequest, options: &KernelNbdOptions) {
         if self.keeps_identifiers() {
             request.string(attr::BACKEND_IDENTIFIER, &options.identifier());
         }
@@ -118,7 +118,7 @@ fn raw(sockets: &[OwnedFd]) -> Vec<RawFd> {
     sockets.iter().map(AsRawFd::as_raw_fd).collect()
 }
 
-fn put_device(request: &mut Request, geometry: &Geometry, options: &KernelNbdOptions) {
+fn put_device(request: &mut NetlinkRequest, geometry: &Geometry, options: &KernelNbdOptions) {
     if let Some(index) = options.index {
         request.u32(attr::INDEX, index);
     }
@@ -127,7 +127,7 @@ fn put_device(request: &mut Request, geometry: &Geometry, options: &KernelNbdOpt
     request.u64(attr::SERVER_FLAGS, geometry.flags.into());
 }
 
-fn put_connections(request: &mut Request, options: &KernelNbdOptions, sockets: &[RawFd]) {
+fn put_connections(request: &mut NetlinkRequest, options: &KernelNbdOptions, sockets: &[RawFd]) {
     let timeout = seconds(options.dead_conn_timeout);
     request.u64(attr::DEAD_CONN_TIMEOUT, timeout.into());
     if let Some(limit) = options.request_timeout {
@@ -195,7 +195,7 @@ mod tests {
             block_size: 512,
             flags: 0x0d6d,
         };
-        let mut request = Request::new(0x1c, cmd::CONNECT, VERSION);
+        let mut request = NetlinkRequest::new(0x1c, cmd::CONNECT, VERSION);
         put_device(&mut request, &geometry, &options);
         put_connections(&mut request, &options, &[9, 300]);
         let expected: &[&[u8]] = &[

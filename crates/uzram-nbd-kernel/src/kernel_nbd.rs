@@ -13,7 +13,7 @@ use uzram_blockdev::{
 };
 use uzram_nbd::Adopter;
 
-use crate::client::{Client, Geometry};
+use crate::client::{Geometry, NbdClient};
 use crate::reconnect::{Attachment, ConnectionEvent, reconnect, socket_pairs};
 use crate::sysfs::{SysfsDisk, node};
 use crate::{Error, KernelNbdOptions};
@@ -42,7 +42,7 @@ pub fn probe() -> Result<(), Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NeedsRoot);
     }
-    Client::open().map(drop)
+    NbdClient::open().map(drop)
 }
 
 impl KernelNbd {
@@ -50,7 +50,7 @@ impl KernelNbd {
     pub fn attach(server: Adopter, options: &KernelNbdOptions) -> Result<KernelNbd, Error> {
         options.check()?;
         let geometry = geometry(&server)?;
-        let mut client = Client::open()?;
+        let mut client = NbdClient::open()?;
         let (theirs, ours) = socket_pairs(options.connections())?;
         let index = client.connect(&geometry, options, &theirs)?;
         drop(theirs);
@@ -76,7 +76,7 @@ impl KernelNbd {
     ) -> Result<KernelNbd, Error> {
         options.check()?;
         let geometry = geometry(&server)?;
-        let client = Client::open()?;
+        let client = NbdClient::open()?;
         let (attachment, events) = attachment(server, index, options, &client);
         let path = node(index);
         if !attachment.disk.is_connected() {
@@ -176,7 +176,7 @@ impl KernelNbd {
             let removing = &self.attachment.removing;
             removing.store(true, Ordering::Release);
             let index = self.attachment.index;
-            let disconnected = Client::open().and_then(|mut client| client.disconnect(index));
+            let disconnected = NbdClient::open().and_then(|mut client| client.disconnect(index));
             if disconnected.is_err() {
                 removing.store(false, Ordering::Release);
             }
@@ -215,7 +215,7 @@ fn attachment(
     server: Adopter,
     index: u32,
     options: &KernelNbdOptions,
-    client: &Client,
+    client: &NbdClient,
 ) -> (Attachment, mpsc::Receiver<ConnectionEvent>) {
     let (sender, events) = mpsc::channel();
     let attachment = Attachment {

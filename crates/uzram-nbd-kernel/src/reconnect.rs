@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use uzram_blockdev::StepError;
 use uzram_nbd::Adopter;
 
-use crate::client::Client;
+use crate::client::NbdClient;
 use crate::sysfs::{SysfsDisk, node};
 use crate::{Error, KernelNbdOptions};
 
@@ -76,7 +76,7 @@ impl Attachment {
     /// or `None` if the device is not connected any more.
     pub(crate) fn offer(&self, count: usize) -> Result<Option<usize>, Error> {
         let (theirs, ours) = socket_pairs(count)?;
-        if !Client::open()?.reconfigure(self.index, &self.options, &theirs)? {
+        if !NbdClient::open()?.reconfigure(self.index, &self.options, &theirs)? {
             return Ok(None);
         }
         // Closes the ends that the kernel did not take, which hangs up ours.

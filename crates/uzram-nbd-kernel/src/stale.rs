@@ -2,7 +2,7 @@
 
 use uzram_blockdev::{Busy, Error as NodeError, Survey};
 
-use crate::client::Client;
+use crate::client::NbdClient;
 use crate::kernel_nbd::wait_until_free;
 use crate::sysfs::{SysfsDisk, indexes, node};
 use crate::{Error, KernelNbdOptions};
@@ -28,7 +28,7 @@ pub fn clear_stale(index: u32, name: &str) -> Result<Vec<String>, Error> {
     if !disk.is_connected() {
         return Ok(Vec::new());
     }
-    let mut client = Client::open()?;
+    let mut client = NbdClient::open()?;
     let identifier = KernelNbdOptions::new(name).identifier();
     if !disk.is_connected_to(&identifier, client.keeps_identifiers()) {
         return Ok(Vec::new());

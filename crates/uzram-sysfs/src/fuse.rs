@@ -1,4 +1,4 @@
-//! What both FUSE file systems of this crate share: the protocol's calls, in terms of [`Files`], with the tables of open
+//! What both FUSE file systems of this crate share: the protocol's calls, in terms of [`FileTree`], with the tables of open
 //! handles, attributes and errnos.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use rustix::io::{Errno, Result};
 use crate::inodes::lock;
 
 /// A file system by what each call comes to. Where it cannot be changed the defaults say so.
-pub(crate) trait Files: Send + Sync + 'static {
+pub(crate) trait FileTree: Send + Sync + 'static {
     /// An open file.
     type File: Send + Sync;
     /// How files are opened.
@@ -35,7 +35,7 @@ pub(crate) trait Files: Send + Sync + 'static {
     fn attr(&self, ino: INodeNo, open: Option<&Self::File>) -> Result<FileAttr>;
 
     /// Changes an entry's attributes.
-    fn set(&self, ino: INodeNo, change: &Change, open: Option<&Self::File>) -> Result<()>;
+    fn set(&self, ino: INodeNo, change: &AttrChange, open: Option<&Self::File>) -> Result<()>;
 
     /// What a symlink holds.
     fn target(&self, ino: INodeNo) -> Result<Vec<u8>>;
@@ -84,7 +84,7 @@ pub(crate) trait Files: Send + Sync + 'static {
 }
 
 /// What an entry's attributes become.
-pub(crate) struct Change {
+pub(crate) struct AttrChange {
     pub(crate) mode: Option<u32>,
     pub(crate) owner: (Option<u32>, Option<u32>),
     pub(crate) size: Option<u64>,
@@ -109,14 +109,14 @@ pub(crate) struct DirEntry {
     pub(crate) name: OsString,
 }
 
-/// Serves [`Files`].
-pub(crate) struct Fuse<T: Files> {
+/// Serves [`FileTree`].
+pub(crate) struct Fuse<T: FileTree> {
     files: T,
     open: Handles<T::File>,
     listings: Handles<Vec<DirEntry>>,
 }
 
-impl<T: Files> Fuse<T> {
+impl<T: FileTree> Fuse<T> {
     pub(crate) fn new(files: T) -> Fuse<T> {
         Fuse {
             files,
@@ -155,7 +155,7 @@ fn done(result: Result<()>, reply: ReplyEmpty) {
 /// What is not answered; the kernel does not ask again.
 const NOT_ANSWERED: Errno = Errno::NOSYS;
 
-impl<T: Files> Filesystem for Fuse<T> {
+impl<T: FileTree> Filesystem for Fuse<T> {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         entry(self.files.look(parent, name), reply);
     }
@@ -183,7 +183,7 @@ impl<T: Files> Filesystem for Fuse<T> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = Change {
+        let change = AttrChange {
             mode,
             owner: (uid, gid),
             size,

@@ -1,6 +1,6 @@
 //! What the workspace's tests, examples and benchmarks share: a pseudo-random generator ([`Random`]), data of every
 //! compressibility ([`data`]), the rule for missing peers ([`peers`]), a public API under test ([`api`]) and, with the
-//! feature `disk`, a disk that fails on demand.
+//! features `disk` and `program`, a disk that fails on demand and a program that makes devices.
 //!
 //! A dev-dependency of the other crates, never published and never part of the program. Without features it depends on
 //! none of them, so that each may use it. Everything is reproducible: the same seed gives the same bytes on every machine.
@@ -11,6 +11,8 @@ pub mod data;
 #[cfg(feature = "disk")]
 pub mod disk;
 pub mod peers;
+#[cfg(feature = "program")]
+pub mod program;
 mod random;
 
 pub use random::Random;

@@ -14,7 +14,7 @@ use uzram::Device;
 
 use crate::abi::{IO_RES_OK, IoDescriptor, op, user_copy_offset};
 use crate::options::Buffers;
-use crate::request::{Request, failed};
+use crate::request::{UblkRequest, failed};
 use crate::sys::{Arena, Descriptors, give_tag};
 
 /// How many completions are submitted together while more requests are at hand. One system call then serves several, and
@@ -177,7 +177,7 @@ impl Queue {
     }
 
     fn serve_tag(&mut self, descriptor: IoDescriptor, tag: u16) -> i32 {
-        let request = Request::new(descriptor);
+        let request = UblkRequest::new(descriptor);
         let len = request.data_len();
         if len > self.setup.max_io_bytes {
             return failed(Errno::INVAL);

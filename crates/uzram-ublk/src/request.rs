@@ -14,16 +14,16 @@ pub(crate) const fn failed(errno: Errno) -> i32 {
 
 /// A decoded request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct UblkRequest {
     pub(crate) op: u32,
     flags: u32,
     offset: u64,
     len: u64,
 }
 
-impl Request {
-    pub(crate) fn new(descriptor: IoDescriptor) -> Request {
-        Request {
+impl UblkRequest {
+    pub(crate) fn new(descriptor: IoDescriptor) -> UblkRequest {
+        UblkRequest {
             op: descriptor.op_flags & 0xFF,
             flags: descriptor.op_flags,
             offset: descriptor.start_sector.saturating_mul(SECTOR),
@@ -39,7 +39,7 @@ impl Request {
         }
     }
 
-    /// Executes the request on a `buffer` of [`Request::data_len`] bytes. Returns the result for the driver: the bytes done,
+    /// Executes the request on a `buffer` of [`UblkRequest::data_len`] bytes. Returns the result for the driver: the bytes done,
     /// or a negative errno.
     pub(crate) fn serve(&self, device: &Device, buffer: &mut [u8]) -> i32 {
         debug_assert_eq!(buffer.len(), self.data_len());
@@ -74,8 +74,8 @@ impl Request {
 mod tests {
     use super::*;
 
-    fn request(op_flags: u32, start_sector: u64, sectors: u32) -> Request {
-        Request::new(IoDescriptor {
+    fn request(op_flags: u32, start_sector: u64, sectors: u32) -> UblkRequest {
+        UblkRequest::new(IoDescriptor {
             op_flags,
             sectors,
             start_sector,

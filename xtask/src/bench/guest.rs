@@ -21,7 +21,7 @@ usage: cargo xtask bench guest [OPTIONS]
 const TEST: &str = "bench-ublk";
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Options<'a> {
+struct MeasureOptions<'a> {
     quick: bool,
     rounds: Option<u32>,
     seconds: Option<u32>,
@@ -29,9 +29,9 @@ struct Options<'a> {
     record: Option<&'a str>,
 }
 
-impl<'a> Options<'a> {
-    fn parse(args: &[&'a str]) -> Result<Options<'a>> {
-        let mut options = Options::default();
+impl<'a> MeasureOptions<'a> {
+    fn parse(args: &[&'a str]) -> Result<MeasureOptions<'a>> {
+        let mut options = MeasureOptions::default();
         let mut args = args.iter().copied();
         while let Some(arg) = args.next() {
             let mut number = || {
@@ -69,7 +69,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         println!("{USAGE}");
         return Ok(());
     }
-    let options = Options::parse(args)?;
+    let options = MeasureOptions::parse(args)?;
     let saved = guest::results().join(TEST);
     if !options.again {
         let (others, commit) = (Others::watch(), others::commit());
@@ -89,11 +89,11 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let options = Options::parse(&["--rounds", "7", "--record", "x"]).unwrap();
+        let options = MeasureOptions::parse(&["--rounds", "7", "--record", "x"]).unwrap();
         assert_eq!((options.rounds, options.record), (Some(7), Some("x")));
         let line = options.parameters().unwrap().append();
         assert!(line.contains("rounds=7") && line.contains("cells=all"));
-        let options = Options::parse(&["--quick"]).unwrap();
+        let options = MeasureOptions::parse(&["--quick"]).unwrap();
         assert!(options.parameters().unwrap().append().contains("rounds=1 "));
         for wrong in [
             &["--rounds"][..],
@@ -101,7 +101,7 @@ mod tests {
             &["--record"],
             &["core"],
         ] {
-            assert!(Options::parse(wrong).is_err(), "{wrong:?}");
+            assert!(MeasureOptions::parse(wrong).is_err(), "{wrong:?}");
         }
     }
 }

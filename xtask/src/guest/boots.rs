@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::health::{self, End, Failure};
-use super::spec::Spec;
+use super::health::{self, End, TestFailure};
+use super::spec::TestSpec;
 
 /// Divides tests among boots, the longest boot first. Tests share where their headers allow it and the machine is the same; what
 /// shares is divided among `guests` boots, since as many run at once.
-pub(crate) fn plan<'a>(tests: &[&'a Spec], guests: usize) -> Vec<Vec<&'a Spec>> {
+pub(crate) fn plan<'a>(tests: &[&'a TestSpec], guests: usize) -> Vec<Vec<&'a TestSpec>> {
     let mut boots = Vec::new();
-    let mut shared: BTreeMap<_, Vec<&Spec>> = BTreeMap::new();
+    let mut shared: BTreeMap<_, Vec<&TestSpec>> = BTreeMap::new();
     for test in tests {
         if test.shares {
             let machine = (&test.memory, test.cpus);
@@ -38,7 +38,7 @@ pub(crate) fn plan<'a>(tests: &[&'a Spec], guests: usize) -> Vec<Vec<&'a Spec>> 
 }
 
 /// How long the tests of a boot may take.
-fn seconds(tests: &[&Spec]) -> u64 {
+fn seconds(tests: &[&TestSpec]) -> u64 {
     tests.iter().map(|test| test.timeout).sum()
 }
 
@@ -65,14 +65,14 @@ impl Said {
 }
 
 /// What became of a test.
-pub(crate) struct Run {
-    pub(crate) failures: Vec<Failure>,
+pub(crate) struct TestRun {
+    pub(crate) failures: Vec<TestFailure>,
     /// Whether the guest came as far as the test.
     pub(crate) begun: bool,
     pub(crate) took: Duration,
 }
 
-impl Run {
+impl TestRun {
     /// What QEMU's emulation did to a run, both rarely and on a busy machine: while the kernel patches its own code at boot,
     /// a processor may step into a half of it; and a clock that was compared with another one while a virtual
     /// processor stood still is fast, so that the time is up too soon.
@@ -80,26 +80,26 @@ impl Run {
         let timed_out = self
             .failures
             .iter()
-            .any(|f| matches!(f, Failure::Timeout(_)));
+            .any(|f| matches!(f, TestFailure::Timeout(_)));
         if !self.failures.is_empty() && !self.begun {
             return Some("it did not come as far as the test");
         }
         (timed_out && self.took.as_secs() < timeout).then_some("its clock is fast")
     }
 
-    pub(crate) fn line(&self, spec: &Spec) -> String {
+    pub(crate) fn line(&self, spec: &TestSpec) -> String {
         let (name, seconds) = (&spec.name, self.took.as_secs());
         if self.failures.is_empty() {
             return format!("ok      {name} ({seconds} s)");
         }
-        let why: Vec<_> = self.failures.iter().map(Failure::to_string).collect();
+        let why: Vec<_> = self.failures.iter().map(TestFailure::to_string).collect();
         format!("FAILED  {name} ({seconds} s): {}", why.join("; "))
     }
 }
 
 /// The tests of a boot that have their answer: those up to the first that failed. The others are to be run anew.
-pub(crate) fn judge(tests: &[&Spec], said: &[Said], log: &str, end: &End) -> Vec<Run> {
-    let begun = |test: &Spec| said.iter().any(|said| said.begun() == Some(&test.name));
+pub(crate) fn judge(tests: &[&TestSpec], said: &[Said], log: &str, end: &End) -> Vec<TestRun> {
+    let begun = |test: &TestSpec| said.iter().any(|said| said.begun() == Some(&test.name));
     let last = tests.iter().rposition(|test| begun(test)).unwrap_or(0);
     let mut runs = Vec::new();
     for (n, test) in tests.iter().enumerate().take(last + 1) {
@@ -113,7 +113,7 @@ pub(crate) fn judge(tests: &[&Spec], said: &[Said], log: &str, end: &End) -> Vec
         let failures = health::verdict(test, &lines.join("\n"), part, end);
         let failed = !failures.is_empty();
         let took = times.first().zip(times.get(1));
-        runs.push(Run {
+        runs.push(TestRun {
             failures,
             begun: begun(test),
             took: took.map_or(Duration::ZERO, |(begin, end)| *end - *begin),
@@ -129,8 +129,8 @@ pub(crate) fn judge(tests: &[&Spec], said: &[Said], log: &str, end: &End) -> Vec
 mod tests {
     use super::*;
 
-    fn spec(name: &str, header: &str) -> Spec {
-        Spec::parse(name, &format!("# about: x\n{header}")).unwrap()
+    fn spec(name: &str, header: &str) -> TestSpec {
+        TestSpec::parse(name, &format!("# about: x\n{header}")).unwrap()
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         ];
         let specs: Vec<_> = specs.iter().collect();
         let names = |guests| -> Vec<String> {
-            let names = |boot: &Vec<&Spec>| {
+            let names = |boot: &Vec<&TestSpec>| {
                 let names: Vec<_> = boot.iter().map(|test| test.name.as_str()).collect();
                 names.join(" ")
             };
@@ -215,20 +215,20 @@ mod tests {
 
     #[test]
     fn only_what_the_emulator_did_is_run_again() {
-        let run = |failures, begun, seconds| Run {
+        let run = |failures, begun, seconds| TestRun {
             failures,
             begun,
             took: Duration::from_secs(seconds),
         };
-        let panic = || vec![Failure::Panic("Kernel panic".into())];
-        let timeout = || vec![Failure::Timeout(120)];
+        let panic = || vec![TestFailure::Panic("Kernel panic".into())];
+        let timeout = || vec![TestFailure::Timeout(120)];
         assert!(run(panic(), false, 3).emulator(120).is_some());
         assert!(run(timeout(), true, 5).emulator(120).is_some());
         for run in [
             run(vec![], true, 5),
             run(panic(), true, 3),
             run(timeout(), true, 125),
-            run(vec![Failure::Exit("1".into())], true, 5),
+            run(vec![TestFailure::Exit("1".into())], true, 5),
         ] {
             assert_eq!(run.emulator(120), None);
         }

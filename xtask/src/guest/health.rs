@@ -4,11 +4,11 @@ use std::process::ExitStatus;
 
 use regex_lite::Regex;
 
-use super::spec::Spec;
+use super::spec::TestSpec;
 
 /// Why a test failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum TestFailure {
     /// The test's own exit code.
     Exit(String),
     /// The test ran out of time and the guest ended it.
@@ -25,7 +25,7 @@ pub(crate) enum Failure {
     Kernel(String),
 }
 
-impl Failure {
+impl TestFailure {
     /// The word for it in a test's `fails` line.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl Failure {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for TestFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exit(code) => write!(f, "exit code {code}"),
@@ -100,13 +100,13 @@ fn sick(line: &str, allow: &[Regex]) -> bool {
 }
 
 /// Judges a kernel log: a panic is all there is to say; else the first sick message, and how many more.
-fn judge(log: &str, allow: &[Regex]) -> Option<Failure> {
+fn judge(log: &str, allow: &[Regex]) -> Option<TestFailure> {
     if let Some(line) = log.lines().find(|line| line.contains(PANIC)) {
-        return Some(Failure::Panic(message(line).to_owned()));
+        return Some(TestFailure::Panic(message(line).to_owned()));
     }
     let mut lines = log.lines().filter(|line| sick(line, allow));
     let first = message(lines.next()?);
-    Some(Failure::Kernel(match lines.count() {
+    Some(TestFailure::Kernel(match lines.count() {
         0 => first.to_owned(),
         more => format!("{first} (and {more} more)"),
     }))
@@ -166,25 +166,29 @@ pub(crate) enum End {
 
 /// Everything that speaks against a test's run. `status` is what the guest wrote of it: `begin`, then `exit CODE` or
 /// `timeout`, then perhaps `left WHAT`. `log` is its part of the kernel's.
-pub(crate) fn verdict(spec: &Spec, status: &str, log: &str, end: &End) -> Vec<Failure> {
+pub(crate) fn verdict(spec: &TestSpec, status: &str, log: &str, end: &End) -> Vec<TestFailure> {
     let kernel = judge(log, &spec.allow);
-    if matches!(kernel, Some(Failure::Panic(_))) {
+    if matches!(kernel, Some(TestFailure::Panic(_))) {
         return kernel.into_iter().collect();
     }
     let status = status.lines().last().unwrap_or_default();
     let own = match (end, status) {
-        (_, "timeout") => Some(Failure::Timeout(spec.timeout)),
+        (_, "timeout") => Some(TestFailure::Timeout(spec.timeout)),
         (_, line) if line.starts_with("exit ") && line != "exit 0" => {
-            Some(Failure::Exit(line[5..].into()))
+            Some(TestFailure::Exit(line[5..].into()))
         }
-        (_, line) if line.starts_with("left ") => Some(Failure::Left(line[5..].into())),
-        (End::NoBoot(seconds), _) => Some(Failure::Hang(format!("no test begun in {seconds} s"))),
+        (_, line) if line.starts_with("left ") => Some(TestFailure::Left(line[5..].into())),
+        (End::NoBoot(seconds), _) => {
+            Some(TestFailure::Hang(format!("no test begun in {seconds} s")))
+        }
         // Also after the test, if the guest then could not be switched off.
-        (End::Stuck(seconds), _) => Some(Failure::Hang(format!("no end in {seconds} s"))),
-        (End::Broken(status), _) => Some(Failure::Lost(format!("QEMU: {status}"))),
+        (End::Stuck(seconds), _) => Some(TestFailure::Hang(format!("no end in {seconds} s"))),
+        (End::Broken(status), _) => Some(TestFailure::Lost(format!("QEMU: {status}"))),
         (End::Itself, "exit 0") => None,
-        (End::Itself, "begin") => Some(Failure::Lost("the guest went away in the test".into())),
-        (End::Itself, _) => Some(Failure::Lost("the guest went away before the test".into())),
+        (End::Itself, "begin") => Some(TestFailure::Lost("the guest went away in the test".into())),
+        (End::Itself, _) => Some(TestFailure::Lost(
+            "the guest went away before the test".into(),
+        )),
     };
     own.into_iter().chain(kernel).collect()
 }
@@ -195,13 +199,13 @@ mod tests {
 
     use super::*;
 
-    fn spec(header: &str) -> Spec {
-        Spec::parse("x", &format!("# about: x\n# timeout: 7\n{header}")).unwrap()
+    fn spec(header: &str) -> TestSpec {
+        TestSpec::parse("x", &format!("# about: x\n# timeout: 7\n{header}")).unwrap()
     }
 
     fn kinds(status: &str, log: &str, end: &End) -> Vec<&'static str> {
         let failures = verdict(&spec("# allow-dmesg: dev loop0"), status, log, end);
-        failures.iter().map(Failure::kind).collect()
+        failures.iter().map(TestFailure::kind).collect()
     }
 
     #[test]
@@ -245,12 +249,12 @@ mod tests {
         let failures = verdict(&spec(""), "begin\n", log, &end);
         assert_eq!(
             failures,
-            [Failure::Panic("Kernel panic - not syncing: y".into())]
+            [TestFailure::Panic("Kernel panic - not syncing: y".into())]
         );
         let log = "[ 0.9] x\n[    1.0] WARNING: a\n[    1.0] WARNING: b\n";
         assert_eq!(
             judge(log, &[]),
-            Some(Failure::Kernel("WARNING: a (and 1 more)".into()))
+            Some(TestFailure::Kernel("WARNING: a (and 1 more)".into()))
         );
         assert_eq!(excerpt(log, &[]).len(), 2);
         let log = "x\n".repeat(100);

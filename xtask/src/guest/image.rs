@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::modules::Modules;
-use super::spec::Spec;
+use super::spec::TestSpec;
 use crate::sh;
 
 /// Change it when the same inputs shall make another archive.
@@ -36,7 +36,7 @@ const MODULES: &str = "\
 /// Our own programs: the package, and where what cargo builds of it then lies.
 const OURS: &[(&str, &str)] = &[
     ("uzram-cli", "uzram"),
-    ("uzram-bench", "examples/memhog"),
+    ("uzram-testkit", "examples/memhog"),
     ("uzram-cli", "examples/stopwatch"),
     ("uzram-nbd-kernel", "examples/nbd-kernel"),
     ("uzram-control", "examples/zram-differential"),
@@ -83,7 +83,12 @@ const DIRECTORIES: &[&str] = &["dev", "mnt", "proc", "root", "run", "sys", "tmp"
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 
 /// Builds what is to be tested and archives it; the path of what `-initrd` takes.
-pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec], build: Build) -> Result<PathBuf> {
+pub(crate) fn build(
+    work: &Path,
+    kernel: &Kernel,
+    specs: &[TestSpec],
+    build: Build,
+) -> Result<PathBuf> {
     let programs = build.run()?;
     let base = base(work, kernel, specs)?;
     let path = work.join("initrd");
@@ -115,7 +120,7 @@ pub(crate) fn build(work: &Path, kernel: &Kernel, specs: &[Spec], build: Build) 
 }
 
 /// The archive that changes only with this machine's packages, the kernel and the list of modules.
-fn base(work: &Path, kernel: &Kernel, specs: &[Spec]) -> Result<PathBuf> {
+fn base(work: &Path, kernel: &Kernel, specs: &[TestSpec]) -> Result<PathBuf> {
     let modules = Modules::new(&kernel.modules)?;
     let mut wanted: BTreeSet<String> = MODULES.split_whitespace().map(str::to_owned).collect();
     for spec in specs {

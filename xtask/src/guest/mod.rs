@@ -34,18 +34,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::{setup, sh};
-use boots::Run;
-use health::Failure;
+use boots::TestRun;
+use health::TestFailure;
 use image::Build;
 pub(crate) use parameters::Parameters;
 use qemu::{Logs, Machine};
-use spec::{Ci, Spec};
+use spec::{Ci, TestSpec};
 
 /// Guests at once, where nobody says how many: each has two processors, emulated by two of this machine's.
 const GUESTS: usize = 1;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct GuestOptions {
     /// Names of tests, and parameters for them; without a name the tests of CI
     #[arg(value_name = "TEST|NAME=VALUE")]
     words: Vec<String>,
@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// A shell in the guest; /guest/run TEST runs a test, exit ends it
     #[arg(long, conflicts_with_all = ["words", "selftest"])]
     shell: bool,
-    /// Run the tests that must fail, and demand that each does for its reason
+    /// TestRun the tests that must fail, and demand that each does for its reason
     #[arg(long, conflicts_with = "words")]
     selftest: bool,
     /// With the tests of CI those that take long and seldom fail
@@ -69,7 +69,7 @@ pub(crate) struct Options {
     guests: usize,
 }
 
-pub(crate) fn guest(options: &Options) -> Result<ExitCode> {
+pub(crate) fn guest(options: &GuestOptions) -> Result<ExitCode> {
     let mut specs = specs()?;
     if options.list {
         for spec in &specs {
@@ -84,10 +84,10 @@ pub(crate) fn guest(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if options.shell {
-        let bench = Bench::new(&specs, Build::Tests)?;
+        let bench = GuestBench::new(&specs, Build::Tests)?;
         bench
             .machine
-            .shell(&Spec::parse("shell", "# about: a shell")?)?;
+            .shell(&TestSpec::parse("shell", "# about: a shell")?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if options.selftest {
@@ -113,7 +113,7 @@ pub(crate) fn results() -> PathBuf {
 pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
     let specs = specs()?;
     let spec = spec::select(&specs, &[name], false)?[0];
-    let bench = Bench::new(&specs, Build::Release)?;
+    let bench = GuestBench::new(&specs, Build::Release)?;
     let ran = bench.run(&[spec], parameters)?;
     for (spec, run) in &ran.runs {
         if !run.failures.is_empty() {
@@ -131,13 +131,18 @@ pub(crate) fn ci(slow: bool) -> Result<bool> {
 }
 
 /// Reads all tests' headers.
-pub(crate) fn specs() -> Result<Vec<Spec>> {
+pub(crate) fn specs() -> Result<Vec<TestSpec>> {
     spec::read_all(&sh::root().join("guest/tests"))
 }
 
 /// Runs tests; whether all passed.
-fn run(specs: &[Spec], chosen: &[&Spec], parameters: &Parameters, guests: usize) -> Result<bool> {
-    let bench = Bench::new(specs, Build::Tests)?;
+fn run(
+    specs: &[TestSpec],
+    chosen: &[&TestSpec],
+    parameters: &Parameters,
+    guests: usize,
+) -> Result<bool> {
+    let bench = GuestBench::new(specs, Build::Tests)?;
     let begin = Instant::now();
     let todo = Mutex::new(VecDeque::from(boots::plan(chosen, guests)));
     let Ran { runs, boots } = thread::scope(|scope| {
@@ -166,15 +171,15 @@ fn run(specs: &[Spec], chosen: &[&Spec], parameters: &Parameters, guests: usize)
 }
 
 /// Shows that the bench can fail: runs the tests that must, and demands that each is reported for its reason.
-fn selftest(specs: &[Spec]) -> Result<ExitCode> {
-    let bench = Bench::new(specs, Build::Tests)?;
+fn selftest(specs: &[TestSpec]) -> Result<ExitCode> {
+    let bench = GuestBench::new(specs, Build::Tests)?;
     let (mut lines, mut wrong) = (Vec::new(), 0);
     for spec in specs {
         let Some(expected) = &spec.fails else {
             continue;
         };
         for (_, run) in bench.run(&[spec], &Parameters::default())?.runs {
-            let kinds: Vec<_> = run.failures.iter().map(Failure::kind).collect();
+            let kinds: Vec<_> = run.failures.iter().map(TestFailure::kind).collect();
             let right = kinds == [expected.as_str()];
             wrong += usize::from(!right);
             let verdict = if right { "as it must" } else { "WRONG" };
@@ -198,7 +203,7 @@ fn code(success: bool) -> ExitCode {
 }
 
 /// Everything that a run needs, made once.
-struct Bench {
+struct GuestBench {
     machine: Machine,
     work: PathBuf,
     results: PathBuf,
@@ -209,7 +214,7 @@ struct Bench {
 /// What boots came to.
 #[derive(Default)]
 struct Ran<'a> {
-    runs: Vec<(&'a Spec, Run)>,
+    runs: Vec<(&'a TestSpec, TestRun)>,
     boots: usize,
 }
 
@@ -220,8 +225,8 @@ impl<'a> Ran<'a> {
     }
 }
 
-impl Bench {
-    fn new(specs: &[Spec], build: Build) -> Result<Self> {
+impl GuestBench {
+    fn new(specs: &[TestSpec], build: Build) -> Result<Self> {
         setup::setup(setup::Purpose::Guest)?;
         let work = sh::target().join("guest");
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
@@ -247,7 +252,7 @@ impl Bench {
     /// Boots what there is to do, until there is nothing more.
     fn work<'a>(
         &self,
-        todo: &Mutex<VecDeque<Vec<&'a Spec>>>,
+        todo: &Mutex<VecDeque<Vec<&'a TestSpec>>>,
         parameters: &Parameters,
     ) -> Result<Ran<'a>> {
         let mut ran = Ran::default();
@@ -260,7 +265,7 @@ impl Bench {
 
     /// Boots tests together; what stands behind a failure again, each alone. Once more, where the emulator was to blame
     /// and not the test.
-    fn run<'a>(&self, tests: &[&'a Spec], parameters: &Parameters) -> Result<Ran<'a>> {
+    fn run<'a>(&self, tests: &[&'a TestSpec], parameters: &Parameters) -> Result<Ran<'a>> {
         let mut ran = self.boot(tests, parameters)?;
         if let Some((spec, run)) = ran.runs.last()
             && let Some(why) = run.emulator(spec.timeout)
@@ -282,7 +287,7 @@ impl Bench {
         Ok(ran)
     }
 
-    fn boot<'a>(&self, tests: &[&'a Spec], parameters: &Parameters) -> Result<Ran<'a>> {
+    fn boot<'a>(&self, tests: &[&'a TestSpec], parameters: &Parameters) -> Result<Ran<'a>> {
         let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
         println!("\n==== {}", names.join(" "));
         // Two guests at once need two directories.
@@ -297,7 +302,11 @@ impl Bench {
             let of_test = self.results.join(&spec.name).join("kernel.log");
             fs::write(&of_test, part).with_context(|| of_test.display().to_string())?;
             // A test that failed by itself has said why.
-            if run.failures.iter().any(|f| !matches!(f, Failure::Exit(_))) {
+            if run
+                .failures
+                .iter()
+                .any(|f| !matches!(f, TestFailure::Exit(_)))
+            {
                 println!(
                     "the kernel's log, in part ({} has it all):\n    {}",
                     logs.kernel.display(),

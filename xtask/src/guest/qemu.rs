@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use super::Parameters;
 use super::boots::Said;
 use super::health::End;
-use super::spec::Spec;
+use super::spec::TestSpec;
 
 /// Seconds from QEMU's start to the first test's; some five are usual.
 const BOOT: u64 = 60;
@@ -45,7 +45,7 @@ pub(crate) struct Logs {
 
 impl Logs {
     /// An empty directory for a boot of these tests, and one for each of them.
-    pub(crate) fn new(dir: &Path, results: &Path, tests: &[&Spec]) -> Result<Self> {
+    pub(crate) fn new(dir: &Path, results: &Path, tests: &[&TestSpec]) -> Result<Self> {
         let of_tests = tests.iter().map(|test| results.join(&test.name));
         for dir in of_tests.chain([dir.to_owned()]) {
             if dir.exists() {
@@ -74,7 +74,7 @@ impl Drop for Guest {
 }
 
 impl Machine {
-    fn command(&self, spec: &Spec, append: &str) -> Command {
+    fn command(&self, spec: &TestSpec, append: &str) -> Command {
         // setpriv becomes QEMU and makes it die with us, however we die.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
@@ -101,7 +101,7 @@ impl Machine {
     /// parameters by lib.sh's `parameter`.
     pub(crate) fn run(
         &self,
-        tests: &[&Spec],
+        tests: &[&TestSpec],
         parameters: &Parameters,
         logs: &Logs,
     ) -> Result<(End, Vec<Said>)> {
@@ -142,7 +142,7 @@ impl Machine {
     }
 
     /// An interactive shell on the serial console.
-    pub(crate) fn shell(&self, spec: &Spec) -> Result<()> {
+    pub(crate) fn shell(&self, spec: &TestSpec) -> Result<()> {
         let mut command = self.command(spec, "loglevel=4 uzram.shell");
         command.args(["-serial", "mon:stdio"]);
         let mut guest = Guest(command.spawn().context("cannot run qemu-system-x86_64")?);
@@ -194,7 +194,7 @@ fn show(output: ChildStdout, results: &Path, mut name: String) {
 }
 
 /// Waits for QEMU to end, as long as the guest may take; how it ended, and all that the guest said.
-fn wait(child: &mut Child, tests: &[&Spec], logs: &Logs) -> Result<(End, Vec<Said>)> {
+fn wait(child: &mut Child, tests: &[&TestSpec], logs: &Logs) -> Result<(End, Vec<Said>)> {
     let start = Instant::now();
     let mut said = Vec::new();
     loop {

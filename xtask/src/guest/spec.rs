@@ -9,7 +9,7 @@ use regex_lite::Regex;
 
 /// One test.
 #[derive(Debug)]
-pub(crate) struct Spec {
+pub(crate) struct TestSpec {
     pub(crate) name: String,
     pub(crate) about: String,
     /// When it runs without being named.
@@ -38,7 +38,7 @@ pub(crate) enum Ci {
     No,
 }
 
-impl Spec {
+impl TestSpec {
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
         let mut spec = Self {
             name: name.to_owned(),
@@ -112,14 +112,14 @@ impl Spec {
 }
 
 /// All tests of a directory, by name.
-pub(crate) fn read_all(dir: &Path) -> Result<Vec<Spec>> {
+pub(crate) fn read_all(dir: &Path) -> Result<Vec<TestSpec>> {
     let mut specs = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         if path.extension().is_some_and(|e| e == "sh") {
             let text = fs::read_to_string(&path)?;
-            let spec = Spec::parse(&name, &text).with_context(|| path.display().to_string())?;
+            let spec = TestSpec::parse(&name, &text).with_context(|| path.display().to_string())?;
             specs.push(spec);
         }
     }
@@ -128,9 +128,13 @@ pub(crate) fn read_all(dir: &Path) -> Result<Vec<Spec>> {
 }
 
 /// The tests to run: those named, or those of CI, with its slow ones or without.
-pub(crate) fn select<'a>(specs: &'a [Spec], names: &[&str], slow: bool) -> Result<Vec<&'a Spec>> {
+pub(crate) fn select<'a>(
+    specs: &'a [TestSpec],
+    names: &[&str],
+    slow: bool,
+) -> Result<Vec<&'a TestSpec>> {
     if names.is_empty() {
-        let wanted = |spec: &&Spec| match spec.ci {
+        let wanted = |spec: &&TestSpec| match spec.ci {
             Ci::Yes => true,
             Ci::Slow => slow,
             Ci::No => false,
@@ -156,7 +160,7 @@ mod tests {
         let text = "#!/bin/bash\n# about: it works: really\n# ci: no\n# boot: shared\n# memory: 512M\n# cpus: 3\n\
                     # timeout: 9\n# modules: ublk-drv nbd\n# allow-dmesg: I/O error, dev loop[0-9]\n\
                     # note: this\n\n# cpus: 7\n";
-        let spec = Spec::parse("x", text).unwrap();
+        let spec = TestSpec::parse("x", text).unwrap();
         assert_eq!(spec.about, "it works: really");
         assert_eq!((spec.ci, spec.shares), (Ci::No, true));
         assert_eq!(
@@ -170,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_wrong_header_is_refused() {
-        assert!(Spec::parse("x y", "# about: x").is_err());
+        assert!(TestSpec::parse("x y", "# about: x").is_err());
         let wrong = [
             "",
             "# ci: maybe",
@@ -184,10 +188,10 @@ mod tests {
             "# ci: yes\n# fails: exit",
         ];
         for lines in wrong {
-            assert!(Spec::parse("x", lines).is_err(), "{lines}");
+            assert!(TestSpec::parse("x", lines).is_err(), "{lines}");
             let text = format!("# about: x\n{lines}");
             assert!(
-                lines.is_empty() || Spec::parse("x", &text).is_err(),
+                lines.is_empty() || TestSpec::parse("x", &text).is_err(),
                 "{lines}"
             );
         }
@@ -195,7 +199,8 @@ mod tests {
 
     #[test]
     fn tests_are_selected() {
-        let spec = |name, text: &str| Spec::parse(name, &format!("# about: x\n{text}")).unwrap();
+        let spec =
+            |name, text: &str| TestSpec::parse(name, &format!("# about: x\n{text}")).unwrap();
         let specs = [
             spec("a", ""),
             spec("b", "# ci: no"),

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::ops::Range;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use uzram::compress::{Algorithm, ParamKind, Registry, Tfm};
 
 use crate::corpus::PAGE;
@@ -22,34 +22,52 @@ pub(super) const FLOOR: &str = "kernel, same-filled pages";
 pub(super) struct Contestant {
     /// As in [`super::CodecFigure`].
     pub(super) name: String,
-    subject: Subject,
+    subject: ContestantKind,
 }
 
-enum Subject {
-    Ours(Box<dyn Tfm>, Store),
-    Raw(Raw, Store),
-    /// The algorithm, and the device while there are pages.
-    Kernel(&'static str, Option<Zram>),
-    Floor(Option<Zram>),
+enum ContestantKind {
+    /// A codec, and its objects.
+    Codec(Box<dyn Tfm>, ObjectStore),
+    /// The kernel's zram.
+    Kernel(KernelContestant),
+}
+
+/// What the block layer's device is given.
+static SAME: Aligned = Aligned([1; PAGE]);
+
+struct KernelContestant {
+    algorithm: &'static str,
+    /// Whether it is given [`SAME`] only.
+    floor: bool,
+    /// While there are pages.
+    zram: Option<Zram>,
+}
+
+impl KernelContestant {
+    fn zram(&self) -> &Zram {
+        self.zram.as_ref().expect("it was filled")
+    }
+
+    fn write(&self, number: usize, page: &Aligned) -> Result<()> {
+        self.zram()
+            .write(number, if self.floor { &SAME } else { page })
+    }
 }
 
 /// Objects, stored back to back.
 #[derive(Default)]
-struct Store {
+struct ObjectStore {
     bytes: Vec<u8>,
     /// Offset and length of each page's object.
     places: Vec<(usize, usize)>,
 }
 
-impl Store {
+impl ObjectStore {
     /// Compresses all pages.
-    fn fill(
-        pages: &[Aligned],
-        mut compress: impl FnMut(&[u8; PAGE], &mut [u8; 2 * PAGE]) -> usize,
-    ) -> Store {
-        let (mut store, mut out) = (Store::default(), [0; 2 * PAGE]);
+    fn fill(pages: &[Aligned], tfm: &mut dyn Tfm) -> ObjectStore {
+        let (mut store, mut out) = (ObjectStore::default(), [0; 2 * PAGE]);
         for page in pages {
-            let len = compress(&page.0, &mut out);
+            let len = tfm.compress(&page.0, &mut out).unwrap_or(0);
             store.places.push((store.bytes.len(), len));
             store.bytes.extend_from_slice(&out[..len]);
         }
@@ -93,64 +111,54 @@ impl Contestant {
             let name = level.map_or(String::new(), |level| format!(" level={level}"));
             let params = level.map(|level| ("level", level));
             let tfm = registry.prepare(driver, PAGE, params)?.tfm()?;
-            let subject = Subject::Ours(tfm, Store::default());
-            Ok(Contestant {
-                name: format!("uzram {driver}{name}"),
-                subject,
-            })
+            Ok(Contestant::from_codec(format!("uzram {driver}{name}"), tfm))
         };
         levels.into_iter().map(contestant).collect()
     }
 
+    fn from_codec(name: String, tfm: Box<dyn Tfm>) -> Contestant {
+        let subject = ContestantKind::Codec(tfm, ObjectStore::default());
+        Contestant { name, subject }
+    }
+
     /// A library; `None` if it is missing.
     pub(super) fn from_library(library: &str) -> Option<Contestant> {
-        let subject = Subject::Raw(Raw::new(library)?, Store::default());
-        Some(Contestant {
-            name: format!("raw {library}"),
-            subject,
-        })
+        let raw = Box::new(Raw::new(library)?);
+        Some(Contestant::from_codec(format!("raw {library}"), raw))
     }
 
     /// The kernel's zram.
     pub(super) fn from_kernel(algorithm: &'static str) -> Contestant {
-        let subject = Subject::Kernel(algorithm, None);
-        Contestant {
-            name: format!("kernel {algorithm}"),
-            subject,
-        }
+        Contestant::on_device(format!("kernel {algorithm}"), algorithm, false)
     }
 
     /// The cost of the block layer alone.
     pub(super) fn floor() -> Contestant {
-        Contestant {
-            name: FLOOR.into(),
-            subject: Subject::Floor(None),
-        }
+        Contestant::on_device(FLOOR.into(), "lzo", true)
+    }
+
+    fn on_device(name: String, algorithm: &'static str, floor: bool) -> Contestant {
+        let subject = ContestantKind::Kernel(KernelContestant {
+            algorithm,
+            floor,
+            zram: None,
+        });
+        Contestant { name, subject }
     }
 
     /// Replaces the pages that it holds, and checks that they read back.
     pub(super) fn fill(&mut self, pages: &[Aligned]) -> Result<()> {
         match &mut self.subject {
-            Subject::Ours(tfm, store) => {
-                *store = Store::fill(pages, |page, out| tfm.compress(page, out).unwrap_or(0));
-            }
-            Subject::Raw(raw, store) => {
-                *store = Store::fill(pages, |page, out| raw.compress(page, out));
-            }
-            Subject::Kernel(algorithm, zram) => {
-                *zram = None;
-                let zram = zram.insert(Zram::new(algorithm, pages.len())?);
+            ContestantKind::Codec(tfm, store) => *store = ObjectStore::fill(pages, &mut **tfm),
+            ContestantKind::Kernel(kernel) => {
+                kernel.zram = None;
+                kernel.zram = Some(Zram::new(kernel.algorithm, pages.len())?);
                 for (number, page) in pages.iter().enumerate() {
-                    zram.write(number, page)?;
+                    kernel.write(number, page)?;
                 }
-            }
-            Subject::Floor(zram) => {
-                *zram = None;
-                let zram = zram.insert(Zram::new("lzo", pages.len())?);
-                for number in 0..pages.len() {
-                    zram.write(number, &Aligned([1; PAGE]))?;
+                if kernel.floor {
+                    return Ok(());
                 }
-                return Ok(());
             }
         }
         let mut back = Vec::new();
@@ -166,15 +174,9 @@ impl Contestant {
         for number in batch {
             let page = &pages[number];
             match &mut self.subject {
-                Subject::Ours(tfm, _) => drop(black_box(tfm.compress(&page.0, &mut out))),
-                Subject::Raw(raw, _) => drop(black_box(raw.compress(&page.0, &mut out))),
-                Subject::Kernel(_, zram) => {
-                    let zram = zram.as_ref().expect("it was filled");
-                    zram.write(number, page).expect("the device has room");
-                }
-                Subject::Floor(zram) => {
-                    let zram = zram.as_ref().expect("it was filled");
-                    zram.write(number, &SAME).expect("the device has room");
+                ContestantKind::Codec(tfm, _) => drop(black_box(tfm.compress(&page.0, &mut out))),
+                ContestantKind::Kernel(kernel) => {
+                    kernel.write(number, page).expect("the device has room");
                 }
             }
             black_box(&out);
@@ -185,23 +187,17 @@ impl Contestant {
     pub(super) fn decompress(&mut self, batch: Range<usize>, mut to: impl FnMut(&[u8; PAGE])) {
         let mut page = Aligned([0; PAGE]);
         match &mut self.subject {
-            Subject::Ours(tfm, store) => {
+            ContestantKind::Codec(tfm, store) => {
                 for object in store.objects(batch) {
                     let len = tfm.decompress(object, &mut page.0);
                     assert_eq!(len, Ok(PAGE), "its own object");
                     to(&page.0);
                 }
             }
-            Subject::Raw(raw, store) => {
-                for object in store.objects(batch) {
-                    assert!(raw.decompress(object, &mut page.0), "its own object");
-                    to(&page.0);
-                }
-            }
-            Subject::Kernel(_, zram) | Subject::Floor(zram) => {
-                let zram = zram.as_ref().expect("it was filled");
+            ContestantKind::Kernel(kernel) => {
                 for number in batch {
-                    zram.read(number, &mut page).expect("it was written");
+                    let read = kernel.zram().read(number, &mut page);
+                    read.expect("it was written");
                     to(&page.0);
                 }
             }
@@ -212,23 +208,19 @@ impl Contestant {
     /// its zram; `None` without objects.
     pub(super) fn ratio(&self, pages: usize, huge: usize) -> Result<Option<f64>> {
         Ok(match &self.subject {
-            Subject::Ours(_, store) | Subject::Raw(_, store) => Some(store.ratio(huge)),
-            Subject::Kernel(_, zram) => {
-                let zram = zram.as_ref().context("it holds no pages")?;
-                Some((pages * PAGE) as f64 / zram.compressed_bytes()? as f64)
+            ContestantKind::Codec(_, store) => Some(store.ratio(huge)),
+            ContestantKind::Kernel(kernel) if kernel.floor => None,
+            ContestantKind::Kernel(kernel) => {
+                Some((pages * PAGE) as f64 / kernel.zram().compressed_bytes()? as f64)
             }
-            Subject::Floor(_) => None,
         })
     }
 
     /// Bytes of a worker's context; `None` if unknown.
     pub(super) fn context_bytes(&self) -> Option<usize> {
         match &self.subject {
-            Subject::Ours(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
-            _ => None,
+            ContestantKind::Codec(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
+            ContestantKind::Kernel(_) => None,
         }
     }
 }
-
-/// The page that the block layer's device is given.
-static SAME: Aligned = Aligned([1; PAGE]);

@@ -6,16 +6,16 @@ use rustix::fs::{statfs, statvfs};
 use uzram_control::size::human;
 
 use super::cell::Buffer;
-use super::targets::{Kind, Spec, TMPFS, TMPFS_MAGIC, kernel_algorithms};
+use super::targets::{TMPFS, TMPFS_MAGIC, TargetKind, TargetSpec, kernel_algorithms};
 
 /// Percent of the size that a target takes beyond the pages: tables, metadata, a server.
 const OVERHEAD: u64 = 3;
 
-impl Spec {
+impl TargetSpec {
     /// Frontend and algorithm of a uzram device, if given; `None` for another kind of target.
     pub fn device(&self) -> Option<(Option<&str>, Option<&str>)> {
         match &self.kind {
-            Kind::Uzram {
+            TargetKind::Uzram {
                 frontend,
                 algorithm,
             } => Some((frontend.as_deref(), algorithm.as_deref())),
@@ -25,7 +25,7 @@ impl Spec {
 
     /// Refuses an algorithm that this kernel's zram lacks. Without a kernel zram nothing is refused.
     pub fn check(&self) -> Result<(), String> {
-        let Kind::KernelZram {
+        let TargetKind::KernelZram {
             algorithm: Some(algorithm),
         } = &self.kind
         else {
@@ -64,11 +64,11 @@ impl Spec {
     /// Percent of its size that it may take in memory; 0 for a target that is not in memory.
     fn memory_percent(&self, buffers: &[Buffer]) -> u64 {
         let compresses = match &self.kind {
-            Kind::Path(path) if !is_new_on_tmpfs(path) => return 0,
-            Kind::Path(_) | Kind::Tmpfs => false,
-            Kind::NbdkitMemory { allocator } => allocator.as_deref() == Some("zstd"),
-            Kind::KernelZram { .. } => true,
-            Kind::Uzram { algorithm, .. } => !algorithm
+            TargetKind::Path(path) if !is_new_on_tmpfs(path) => return 0,
+            TargetKind::Path(_) | TargetKind::Tmpfs => false,
+            TargetKind::NbdkitMemory { allocator } => allocator.as_deref() == Some("zstd"),
+            TargetKind::KernelZram { .. } => true,
+            TargetKind::Uzram { algorithm, .. } => !algorithm
                 .as_deref()
                 .is_some_and(|name| name.starts_with("null")),
         };
@@ -88,8 +88,8 @@ impl Spec {
     fn memory(&self) -> Vec<(u64, &'static str)> {
         let mut memory = Vec::new();
         let place = match &self.kind {
-            Kind::Path(path) => Some(folder(path)),
-            Kind::Tmpfs => Some(Path::new(TMPFS)),
+            TargetKind::Path(path) => Some(folder(path)),
+            TargetKind::Tmpfs => Some(Path::new(TMPFS)),
             _ => None,
         };
         if let Some(place) = place
@@ -132,7 +132,7 @@ fn is_tmpfs(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn spec(text: &str) -> Spec {
+    fn spec(text: &str) -> TargetSpec {
         text.parse().unwrap()
     }
 

@@ -67,7 +67,7 @@ pub struct Side {
 
 /// The result of a run.
 #[derive(Debug, Clone)]
-pub(super) struct Run {
+pub(super) struct JobRun {
     pub(super) read: Option<Side>,
     pub(super) write: Option<Side>,
     /// Wall time of fio, its start included.
@@ -75,7 +75,7 @@ pub(super) struct Run {
     pub(super) perf: Vec<(String, f64)>,
 }
 
-impl Run {
+impl JobRun {
     /// Throughput of both directions together.
     pub(super) fn mb_s(&self) -> f64 {
         let both = [self.read, self.write];
@@ -129,7 +129,7 @@ pub(super) fn engine(place: &TargetPath, depth: u32, deep: &str) -> String {
 
 impl Job<'_> {
     /// Runs it with that engine.
-    pub(super) fn run(&self, engine: &str) -> Result<Run> {
+    pub(super) fn run(&self, engine: &str) -> Result<JobRun> {
         let (json, counts) = (self.dir.join("fio.json"), self.dir.join("perf"));
         let errors = self.dir.join("fio.err");
         let mut words = self.perf.before(&counts);
@@ -188,7 +188,7 @@ impl Job<'_> {
             parse(&said).with_context(|| format!("fio's report: {}", why.trim()))?;
         ensure!(read.is_some() || write.is_some(), "fio did no request");
         let perf = self.perf.counts(&counts);
-        Ok(Run {
+        Ok(JobRun {
             read,
             write,
             seconds,

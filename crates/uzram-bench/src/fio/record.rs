@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Setting};
-use super::job::{Length, Run, Side};
-use super::targets::Memory;
+use super::job::{JobRun, Length, Side};
+use super::targets::TargetMemory;
 use crate::measure::median;
 use crate::output::{self, distinct};
 use crate::report::Report;
@@ -67,7 +67,7 @@ pub struct Total {
     pub perf: Vec<(String, f64)>,
 }
 
-/// Memory after the fill.
+/// TargetMemory after the fill.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Taken {
     /// The target.
@@ -77,7 +77,7 @@ pub struct Taken {
     pub setting: Setting,
     /// Data and memory: the medians.
     #[serde(flatten)]
-    pub memory: Memory,
+    pub memory: TargetMemory,
     /// Bytes that were written over bytes of memory.
     pub ratio: f64,
     /// Bytes of memory after all cells, including what overwrites left behind.
@@ -85,7 +85,7 @@ pub struct Taken {
     pub after_bytes: Option<u64>,
 }
 
-/// Memory over time, in the first round.
+/// TargetMemory over time, in the first round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Curve {
     /// The target.
@@ -143,9 +143,9 @@ pub struct FioRecord {
     pub figures: Vec<CellFigure>,
     /// Totals of all cells.
     pub totals: Vec<Total>,
-    /// Memory.
+    /// TargetMemory.
     pub memory: Vec<Taken>,
-    /// Memory over time.
+    /// TargetMemory over time.
     pub curves: Vec<Curve>,
 }
 
@@ -209,20 +209,20 @@ impl FioRecord {
 
 /// The runs of a target in a setting, from which medians are taken.
 #[derive(Debug, Clone)]
-pub(super) struct Runs {
+pub(super) struct TargetRuns {
     pub(super) target: String,
     pub(super) setting: Setting,
     /// By cell, in the order of the run; of each the engine, and a run for each round.
-    pub(super) cells: Vec<(Cell, String, Vec<Run>)>,
-    pub(super) memory: Vec<Memory>,
+    pub(super) cells: Vec<(Cell, String, Vec<JobRun>)>,
+    pub(super) memory: Vec<TargetMemory>,
     /// After all cells.
-    pub(super) after: Vec<Memory>,
+    pub(super) after: Vec<TargetMemory>,
     pub(super) points: Vec<(f64, u64)>,
 }
 
-impl Runs {
-    pub(super) fn new(target: &str, setting: Setting) -> Runs {
-        Runs {
+impl TargetRuns {
+    pub(super) fn new(target: &str, setting: Setting) -> TargetRuns {
+        TargetRuns {
             target: target.into(),
             setting,
             cells: Vec::new(),
@@ -236,7 +236,7 @@ impl Runs {
     pub(super) fn add_to(&self, record: &mut FioRecord) {
         let (target, setting) = (self.target.clone(), self.setting);
         for (cell, engine, runs) in &self.cells {
-            let sides = |of: fn(&Run) -> Option<Side>| {
+            let sides = |of: fn(&JobRun) -> Option<Side>| {
                 let sides: Vec<_> = runs.iter().filter_map(of).collect();
                 Side::median(&sides)
             };
@@ -247,8 +247,8 @@ impl Runs {
                 engine: engine.clone(),
                 read: sides(|run| run.read),
                 write: sides(|run| run.write),
-                least_mb_s: runs.iter().map(Run::mb_s).fold(f64::MAX, f64::min),
-                most_mb_s: runs.iter().map(Run::mb_s).fold(0.0, f64::max),
+                least_mb_s: runs.iter().map(JobRun::mb_s).fold(f64::MAX, f64::min),
+                most_mb_s: runs.iter().map(JobRun::mb_s).fold(0.0, f64::max),
                 rounds: runs.len(),
             });
         }
@@ -258,7 +258,7 @@ impl Runs {
             let data = self.memory.iter().filter_map(|m| m.data_bytes);
             let data: Vec<f64> = data.map(|bytes| bytes as f64).collect();
             let data_bytes = (!data.is_empty()).then(|| median(data) as u64);
-            let memory = Memory {
+            let memory = TargetMemory {
                 data_bytes,
                 used_bytes: used as u64,
             };
@@ -283,7 +283,7 @@ impl Runs {
     }
 
     /// Adds rows of its throughput and memory over those of `base`.
-    pub(super) fn add_over(&self, base: &Runs, record: &mut FioRecord) {
+    pub(super) fn add_over(&self, base: &TargetRuns, record: &mut FioRecord) {
         let (setting, names) = (
             self.setting,
             format!("{} over {}", self.target, base.target),
@@ -307,13 +307,13 @@ impl Runs {
 
     fn total(&self) -> Option<Total> {
         let whole = self.cells.iter().map(|(.., runs)| runs.len()).min()?;
-        let sum = |of: &dyn Fn(&Run) -> f64| {
+        let sum = |of: &dyn Fn(&JobRun) -> f64| {
             let round = |n: usize| self.cells.iter().map(|(.., runs)| of(&runs[n])).sum();
             median((0..whole).map(round).collect())
         };
         let first = self.cells.first()?.2.first()?;
         let event = |(event, _): &(String, f64)| {
-            let count = |run: &Run| {
+            let count = |run: &JobRun| {
                 let found = run.perf.iter().find(|(name, _)| name == event);
                 found.map_or(0.0, |(_, count)| *count)
             };
@@ -328,8 +328,9 @@ impl Runs {
     }
 
     /// The median over the rounds of its throughput over that of `base` in a cell.
-    fn over<'a>(&'a self, base: &'a Runs, cell: Cell) -> Option<f64> {
-        let of = |runs: &'a Runs| Some(&runs.cells.iter().find(|(name, ..)| *name == cell)?.2);
+    fn over<'a>(&'a self, base: &'a TargetRuns, cell: Cell) -> Option<f64> {
+        let of =
+            |runs: &'a TargetRuns| Some(&runs.cells.iter().find(|(name, ..)| *name == cell)?.2);
         let (ours, theirs) = (of(self)?, of(base)?);
         let pairs = ours.iter().zip(theirs);
         let ratios: Vec<f64> = pairs.map(|(a, b)| a.mb_s() / b.mb_s()).collect();
@@ -338,7 +339,7 @@ impl Runs {
 }
 
 /// The median of the memory in use.
-fn used(memory: &[Memory]) -> Option<f64> {
+fn used(memory: &[TargetMemory]) -> Option<f64> {
     let used: Vec<f64> = memory.iter().map(|m| m.used_bytes as f64).collect();
     (!used.is_empty()).then(|| median(used))
 }
@@ -348,7 +349,7 @@ pub(super) mod tests {
     use super::*;
     use crate::fio::{Buffer, Shape};
 
-    fn run(mb_s: f64, mixed: bool) -> Run {
+    fn run(mb_s: f64, mixed: bool) -> JobRun {
         let side = Side {
             mb_s,
             iops: mb_s * 244.0,
@@ -359,7 +360,7 @@ pub(super) mod tests {
             p999_us: 40.0,
             p9999_us: 50.0,
         };
-        Run {
+        JobRun {
             read: mixed.then_some(side),
             write: Some(side),
             seconds: 0.75,
@@ -367,18 +368,18 @@ pub(super) mod tests {
         }
     }
 
-    fn runs(target: &str, factor: f64) -> Runs {
+    fn runs(target: &str, factor: f64) -> TargetRuns {
         let shape = Shape {
             block_bytes: 4096,
             depth: 1,
         };
-        let memory = |used_bytes| Memory {
+        let memory = |used_bytes| TargetMemory {
             data_bytes: Some(1 << 20),
             used_bytes,
         };
         let writes = [90.0, 100.0, 300.0].map(|mb_s| run(mb_s * factor, false));
         let mixed = [9.0, 10.0, 11.0].map(|mb_s| run(mb_s * factor, true));
-        Runs {
+        TargetRuns {
             target: target.into(),
             setting: Setting {
                 buffer: Buffer::Static,

@@ -25,14 +25,14 @@ const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[:ALGORITHM]], n
 
 /// A target as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
+pub struct TargetSpec {
     /// As written; its name in the report.
     pub name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: TargetKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TargetKind {
     KernelZram {
         algorithm: Option<String>,
     },
@@ -67,9 +67,9 @@ pub(super) enum TargetPath {
     Uri(String),
 }
 
-/// Memory that a target takes.
+/// TargetMemory that a target takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct TargetMemory {
     /// Bytes of data, if the target reports them.
     pub data_bytes: Option<u64>,
     /// Bytes of memory for them.
@@ -108,11 +108,11 @@ pub(super) trait Target {
 
 impl Probe {
     /// Reads the memory; `None` without an answer.
-    pub(super) fn read(&self) -> Option<Memory> {
+    pub(super) fn read(&self) -> Option<TargetMemory> {
         match self {
             Probe::MmStat(path) => kernel_zram::memory(&std::fs::read_to_string(path).ok()?),
             Probe::Server(socket) => match uzram_control::call(socket, &Request::Stat) {
-                Ok(Response::Stat(stat)) => Some(Memory {
+                Ok(Response::Stat(stat)) => Some(TargetMemory {
                     data_bytes: Some(stat.counters.orig_data_size_bytes),
                     used_bytes: stat.all_memory(),
                 }),
@@ -125,7 +125,7 @@ impl Probe {
                     .find_map(|line| line.strip_prefix("VmRSS:"))?;
                 let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
                 let used_bytes = kib << 10;
-                Some(Memory {
+                Some(TargetMemory {
                     data_bytes: None,
                     used_bytes,
                 })
@@ -133,7 +133,7 @@ impl Probe {
             Probe::Blocks(path) => {
                 let used_bytes = path::blocks(path).ok()?;
                 let data_bytes = Some(used_bytes);
-                Some(Memory {
+                Some(TargetMemory {
                     data_bytes,
                     used_bytes,
                 })
@@ -143,9 +143,9 @@ impl Probe {
     }
 }
 
-impl Spec {
+impl TargetSpec {
     /// Splits a list at commas outside of an algorithm's parentheses.
-    pub fn list(text: &str) -> Result<Vec<Spec>, String> {
+    pub fn list(text: &str) -> Result<Vec<TargetSpec>, String> {
         let mut depth = 0;
         let separates = |c: char| {
             match c {
@@ -155,7 +155,7 @@ impl Spec {
             }
             c == ',' && depth == 0
         };
-        let list: Vec<Spec> = text
+        let list: Vec<TargetSpec> = text
             .split(separates)
             .map(str::parse)
             .collect::<Result<_, String>>()?;
@@ -170,10 +170,10 @@ impl Spec {
     /// Creates the target.
     pub(super) fn open(&self, means: &Means<'_>) -> Result<Box<dyn Target>> {
         Ok(match &self.kind {
-            Kind::KernelZram { algorithm } => {
+            TargetKind::KernelZram { algorithm } => {
                 Box::new(kernel_zram::KernelZram::new(algorithm.as_deref(), means)?)
             }
-            Kind::Uzram {
+            TargetKind::Uzram {
                 frontend,
                 algorithm,
             } => Box::new(uzram::Uzram::new(
@@ -181,25 +181,25 @@ impl Spec {
                 algorithm.as_deref(),
                 means,
             )?),
-            Kind::NbdkitMemory { allocator } => {
+            TargetKind::NbdkitMemory { allocator } => {
                 Box::new(nbdkit::Nbdkit::new(allocator.as_deref(), means)?)
             }
-            Kind::Tmpfs => Box::new(path::on_tmpfs(means)?),
-            Kind::Path(path) => Box::new(path::Given::new(path, means)?),
+            TargetKind::Tmpfs => Box::new(path::on_tmpfs(means)?),
+            TargetKind::Path(path) => Box::new(path::Given::new(path, means)?),
         })
     }
 }
 
-impl fmt::Display for Spec {
+impl fmt::Display for TargetSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
 }
 
-impl FromStr for Spec {
+impl FromStr for TargetSpec {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Spec, String> {
+    fn from_str(text: &str) -> Result<TargetSpec, String> {
         let text = text.trim();
         let wrong = |why: &str| Err(format!("'{text}' is no target: {why}; it takes {ACCEPTED}"));
         let mut words = text.splitn(3, ':');
@@ -212,9 +212,9 @@ impl FromStr for Spec {
         };
         let (first, second) = (word(), word());
         let kind = match kind {
-            _ if text.contains('/') && !text.starts_with("uzram:") => Kind::Path(text.into()),
-            "kernel-zram" if second.is_none() => Kind::KernelZram { algorithm: first },
-            "uzram" => Kind::Uzram {
+            _ if text.contains('/') && !text.starts_with("uzram:") => TargetKind::Path(text.into()),
+            "kernel-zram" if second.is_none() => TargetKind::KernelZram { algorithm: first },
+            "uzram" => TargetKind::Uzram {
                 frontend: first,
                 algorithm: second,
             },
@@ -224,14 +224,14 @@ impl FromStr for Spec {
                     Some(Some(name @ ("zstd" | "malloc" | "sparse"))) => Some(name.to_owned()),
                     Some(_) => return wrong("nbdkit has no such allocator"),
                 };
-                Kind::NbdkitMemory { allocator }
+                TargetKind::NbdkitMemory { allocator }
             }
-            "tmpfs" if first.is_none() => Kind::Tmpfs,
+            "tmpfs" if first.is_none() => TargetKind::Tmpfs,
             "kernel-zram" | "nbdkit-memory" | "tmpfs" => return wrong("it has too many parts"),
             _ => return wrong("the kind is unknown"),
         };
         let name = text.to_owned();
-        Ok(Spec { name, kind })
+        Ok(TargetSpec { name, kind })
     }
 }
 
@@ -242,28 +242,29 @@ mod tests {
     #[test]
     fn targets_are_read_and_commas_in_parentheses_do_not_part_them() {
         let list =
-            Spec::list("kernel-zram:lz4,uzram:nbd:zstd(level=1,dict=/a),tmpfs,/dev/sdz").unwrap();
+            TargetSpec::list("kernel-zram:lz4,uzram:nbd:zstd(level=1,dict=/a),tmpfs,/dev/sdz")
+                .unwrap();
         assert_eq!(list.len(), 4);
         assert_eq!(
             list[0].kind,
-            Kind::KernelZram {
+            TargetKind::KernelZram {
                 algorithm: Some("lz4".into())
             }
         );
         let (frontend, algorithm) = (Some("nbd".into()), Some("zstd(level=1,dict=/a)".into()));
         assert_eq!(
             list[1].kind,
-            Kind::Uzram {
+            TargetKind::Uzram {
                 frontend,
                 algorithm
             }
         );
-        assert_eq!(list[3].kind, Kind::Path("/dev/sdz".into()));
-        assert_eq!(Spec::list(DEFAULT).unwrap().len(), 4);
-        let bare: Spec = "uzram".parse().unwrap();
+        assert_eq!(list[3].kind, TargetKind::Path("/dev/sdz".into()));
+        assert_eq!(TargetSpec::list(DEFAULT).unwrap().len(), 4);
+        let bare: TargetSpec = "uzram".parse().unwrap();
         assert_eq!(
             bare.kind,
-            Kind::Uzram {
+            TargetKind::Uzram {
                 frontend: None,
                 algorithm: None
             }
@@ -279,7 +280,7 @@ mod tests {
             "nbdkit-memory:zstd",
             "kernel-zram:lz4:9",
         ] {
-            let error = text.parse::<Spec>().unwrap_err();
+            let error = text.parse::<TargetSpec>().unwrap_err();
             assert!(error.contains("kernel-zram[:ALGORITHM]"), "{text}: {error}");
         }
     }

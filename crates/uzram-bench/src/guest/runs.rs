@@ -14,16 +14,16 @@ use crate::measure::median;
 
 /// One kind of load.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Cell {
+pub(super) struct GuestCell {
     pub(super) op: String,
     pub(super) block: String,
     pub(super) depth: u32,
     pub(super) jobs: u32,
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for GuestCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cell {
+        let GuestCell {
             op,
             block,
             depth,
@@ -34,9 +34,9 @@ impl fmt::Display for Cell {
     }
 }
 
-impl Cell {
-    fn new(op: &str, block: &str, depth: &str, jobs: &str) -> Result<Cell> {
-        Ok(Cell {
+impl GuestCell {
+    fn new(op: &str, block: &str, depth: &str, jobs: &str) -> Result<GuestCell> {
+        Ok(GuestCell {
             op: op.into(),
             block: block.into(),
             depth: depth.parse()?,
@@ -49,7 +49,7 @@ impl Cell {
     }
 
     /// The throughput of a run: requests a second, or for large ones what is more usual.
-    pub(super) fn rate(&self, run: &Run) -> String {
+    pub(super) fn rate(&self, run: &GuestRun) -> String {
         match self.block.as_str() {
             "4k" => format!("{:.0} IOPS", run.iops),
             _ => format!("{:.0} MiB/s", run.iops * self.pages() / 256.0),
@@ -68,7 +68,7 @@ impl Cell {
 
 /// What a device did in a cell in one round.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Run {
+pub(super) struct GuestRun {
     pub(super) iops: f64,
     /// Latencies from submission to completion, in microseconds.
     pub(super) p50_us: f64,
@@ -87,7 +87,7 @@ pub(super) struct Run {
 
 /// What a device holds and takes, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Memory {
+pub(super) struct GuestMemory {
     pub(super) when: String,
     pub(super) device: String,
     /// What was written and is there.
@@ -100,28 +100,28 @@ pub(super) struct Memory {
 
 /// Everything that was saved.
 #[derive(Debug, Default)]
-pub(super) struct Runs {
+pub(super) struct GuestRuns {
     /// What the data is, in words.
     pub(super) data: String,
     /// Cells in the order in which they were measured.
-    pub(super) cells: Vec<Cell>,
+    pub(super) cells: Vec<GuestCell>,
     /// Devices in the order in which they were made.
     pub(super) devices: Vec<String>,
     /// By device and cell: the rounds.
-    runs: BTreeMap<(String, Cell), Vec<Run>>,
-    pub(super) memory: Vec<Memory>,
+    runs: BTreeMap<(String, GuestCell), Vec<GuestRun>>,
+    pub(super) memory: Vec<GuestMemory>,
 }
 
-impl Runs {
+impl GuestRuns {
     /// Reads the files in `dir`.
-    pub(super) fn read(dir: &Path) -> Result<Runs> {
+    pub(super) fn read(dir: &Path) -> Result<GuestRuns> {
         let text = |name: &str| {
             let path = dir.join(name);
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
         };
-        let mut runs = Runs {
+        let mut runs = GuestRuns {
             data: text("data.kind")?.trim().to_owned(),
-            ..Runs::default()
+            ..GuestRuns::default()
         };
         for line in text("memory")?.lines() {
             runs.memory(line)
@@ -140,7 +140,7 @@ impl Runs {
         if !self.devices.iter().any(|known| known == device) {
             self.devices.push(device.into());
         }
-        self.memory.push(Memory {
+        self.memory.push(GuestMemory {
             when: when.into(),
             device: device.into(),
             data: data.parse()?,
@@ -163,7 +163,7 @@ impl Runs {
             compress,
             decompress,
         ] = words(line)?;
-        let cell = Cell::new(op, block, depth, jobs)?;
+        let cell = GuestCell::new(op, block, depth, jobs)?;
         let fio = json(&[round, device, op, block, depth, jobs].join("."))?;
         let codec = if cell.writes() { compress } else { decompress };
         let run = understood(
@@ -185,23 +185,28 @@ impl Runs {
     }
 
     /// The rounds of a device in a cell.
-    pub(super) fn of(&self, device: &str, cell: &Cell) -> Result<&[Run]> {
+    pub(super) fn of(&self, device: &str, cell: &GuestCell) -> Result<&[GuestRun]> {
         let runs = self.runs.get(&(device.to_owned(), cell.clone()));
         Ok(runs.with_context(|| format!("{device} has no run of {cell}"))?)
     }
 
     /// The median of a figure over the rounds of a device in a cell.
-    pub(super) fn figure(&self, device: &str, cell: &Cell, of: fn(&Run) -> f64) -> Result<f64> {
+    pub(super) fn figure(
+        &self,
+        device: &str,
+        cell: &GuestCell,
+        of: fn(&GuestRun) -> f64,
+    ) -> Result<f64> {
         Ok(median(self.of(device, cell)?.iter().map(of).collect()))
     }
 
     /// The median over the rounds of the ratio of two devices' figures in the same round.
     pub(super) fn ratio(
         &self,
-        cell: &Cell,
+        cell: &GuestCell,
         device: &str,
         base: &str,
-        of: fn(&Run) -> f64,
+        of: fn(&GuestRun) -> f64,
     ) -> Result<f64> {
         let pairs = self.of(device, cell)?.iter().zip(self.of(base, cell)?);
         Ok(median(pairs.map(|(a, b)| of(a) / of(b)).collect()))
@@ -218,11 +223,11 @@ fn words<const N: usize>(line: &str) -> Result<[&str; N]> {
 /// of a call of the algorithm.
 fn understood(
     fio: &Value,
-    cell: &Cell,
+    cell: &GuestCell,
     server_ns: f64,
     switches: f64,
     codec_ns: f64,
-) -> Result<Run> {
+) -> Result<GuestRun> {
     let job = &fio["jobs"][0];
     let stats = &job[if cell.writes() { "write" } else { "read" }];
     let number = |value: &Value, what: &str| {
@@ -240,7 +245,7 @@ fn understood(
     let percent = of_job("usr_cpu")? + of_job("sys_cpu")?;
     let fio_us = percent / 100.0 * of_job("job_runtime")? * 1e3;
     let cpu_us = (fio_us + server_ns / 1e3) / count;
-    Ok(Run {
+    Ok(GuestRun {
         iops,
         p50_us: percentile("50.000000")? / 1e3,
         p99_us: percentile("99.000000")? / 1e3,
@@ -257,8 +262,8 @@ pub(super) mod tests {
     use super::*;
 
     /// A run of two rounds in one cell; each device does so many requests in a second, with one CPU's time.
-    pub(in crate::guest) fn sample(depth: u32, devices: &[(&str, u32)]) -> Runs {
-        let mut runs = Runs::default();
+    pub(in crate::guest) fn sample(depth: u32, devices: &[(&str, u32)]) -> GuestRuns {
+        let mut runs = GuestRuns::default();
         for (device, iops) in devices {
             let line = format!("end {device} 1048576 2097152 4194304");
             runs.memory(&line).unwrap();

@@ -92,7 +92,7 @@ impl Outcome for Report {
 
 /// A record with figures of a kind of its own beside the report.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Record<F> {
+pub struct FigureRecord<F> {
     /// Goals, machine, commit.
     #[serde(flatten)]
     pub report: Report,
@@ -105,7 +105,7 @@ pub struct Record<F> {
     pub left_out: Vec<String>,
 }
 
-/// A figure of a [`Record`]: a row of its table.
+/// A figure of a [`FigureRecord`]: a row of its table.
 pub trait Figure: Serialize + Sized {
     /// The table's caption.
     const CAPTION: &'static str;
@@ -123,7 +123,7 @@ pub trait Figure: Serialize + Sized {
     }
 }
 
-impl<F: Figure> Outcome for Record<F> {
+impl<F: Figure> Outcome for FigureRecord<F> {
     fn report(&self) -> &Report {
         &self.report
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use uzram::compress::dictionary::{DEFAULT_BYTES, MIN_BYTES};
-use uzram_advise::measure::Options;
+use uzram_advise::measure::MeasureOptions;
 use uzram_advise::recommend::recommend_for_kernel;
 use uzram_advise::{Advice, Measured, Pick, Sample, kernel, measure, recommend, sample};
 use uzram_control::{RunDir, size, zram};
@@ -68,10 +68,10 @@ impl Args {
             return Err(Failure::usage(message));
         }
         let sample = self.sample()?;
-        let options = Options {
+        let options = MeasureOptions {
             dictionary_bytes: self.dictionary_size as usize,
             quick: self.quick,
-            ..Options::default()
+            ..MeasureOptions::default()
         };
         let bar = bar("measuring {bar:40} {pos}/{len} {eta}");
         let measured = measure(&sample, zram::algorithms(), &options, &mut |done, of| {

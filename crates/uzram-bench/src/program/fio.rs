@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::process::Command;
 
 use crate::fio::{
-    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Options, Shape, Spec,
+    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, FioOptions, Length, Missing, Shape, TargetSpec,
 };
 use crate::report::Goal;
 use uzram_control::size;
@@ -109,13 +109,13 @@ pub(super) struct Args {
 
 /// In types of their own: clap takes a `Vec` for an option that may be repeated.
 #[derive(Debug, Clone)]
-struct Targets(Vec<Spec>);
+struct Targets(Vec<TargetSpec>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct List(Vec<u32>);
 
 fn parse_targets(text: &str) -> std::result::Result<Targets, String> {
-    Spec::list(text).map(Targets)
+    TargetSpec::list(text).map(Targets)
 }
 
 fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
@@ -192,7 +192,7 @@ impl Args {
         }
     }
 
-    fn options(self) -> Result<(Options, FileArgs)> {
+    fn options(self) -> Result<(FioOptions, FileArgs)> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         let default_jobs = if self.quick { 1 } else { cpus.min(4) };
         let size = self
@@ -226,7 +226,7 @@ impl Args {
         let usage = |message: String| Failure::usage(message);
         let targets = match self.targets {
             Some(Targets(targets)) => targets,
-            None => Spec::list(DEFAULT_TARGETS).map_err(usage)?,
+            None => TargetSpec::list(DEFAULT_TARGETS).map_err(usage)?,
         };
         let mut skipped = Vec::new();
         let mut fitting = Vec::new();
@@ -249,7 +249,7 @@ impl Args {
                 )));
             }
         }
-        let options = Options {
+        let options = FioOptions {
             program: uzram(),
             targets,
             demanded,
@@ -275,7 +275,7 @@ impl Args {
 }
 
 /// Refuses a frontend or an algorithm (with its parameters) that the program `uzram` does not know.
-fn check_device(target: &Spec) -> Result {
+fn check_device(target: &TargetSpec) -> Result {
     let Some((frontend, algorithm)) = target.device() else {
         return Ok(());
     };

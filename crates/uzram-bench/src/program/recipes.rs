@@ -12,7 +12,8 @@ use crate::failure::Result;
 pub(super) struct Recipe {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
-    options: &'static [(&'static str, &'static str)],
+    /// Options and values, as on a command line.
+    options: &'static str,
     goals: fn() -> Vec<String>,
 }
 
@@ -20,40 +21,18 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "nbd",
         about: "NBD beside nbdkit, 4 KiB at random",
-        options: &[
-            ("--size", "256M"),
-            ("--buffers", "50%"),
-            ("--jobs", "1"),
-            ("--only", "rand-write,rand-read"),
-            (
-                "--targets",
-                "nbdkit-memory:allocator=zstd,nbdkit-memory:allocator=malloc,\
-                 uzram:nbd:zstd,uzram:nbd:lz4,uzram:nbd:wk64,uzram:nbd:null",
-            ),
-            ("--beside", MALLOC),
-            ("--bs", "4K"),
-            ("--iodepth", "1,32"),
-            ("--seconds", "1"),
-            ("--rounds", "7"),
-        ],
+        options: "--size 256M --buffers 50% --jobs 1 --only rand-write,rand-read --targets \
+            nbdkit-memory:allocator=zstd,nbdkit-memory:allocator=malloc,\
+            uzram:nbd:zstd,uzram:nbd:lz4,uzram:nbd:wk64,uzram:nbd:null \
+            --beside nbdkit-memory:allocator=malloc --bs 4K --iodepth 1,32 --seconds 1 --rounds 7",
         goals: nbd,
     },
     Recipe {
         name: "nbd-fill",
         about: "NBD beside nbdkit, filled in requests of 128 KiB",
-        options: &[
-            ("--size", "256M"),
-            ("--buffers", "50%"),
-            ("--jobs", "1"),
-            ("--only", "seq-write,rand-write"),
-            (
-                "--targets",
-                "nbdkit-memory:allocator=zstd,uzram:nbd:zstd,uzram:nbd:lz4,uzram:nbd:wk64",
-            ),
-            ("--bs", "128K"),
-            ("--iodepth", "1,8"),
-            ("--rounds", "3"),
-        ],
+        options: "--size 256M --buffers 50% --jobs 1 --only seq-write,rand-write --targets \
+            nbdkit-memory:allocator=zstd,uzram:nbd:zstd,uzram:nbd:lz4,uzram:nbd:wk64 \
+            --bs 128K --iodepth 1,8 --rounds 3",
         goals: || {
             let cells = ["seq-write", "rand-write"];
             let at = |(cell, depth)| goal(cell, 128, depth, "uzram:nbd:zstd", ZSTD, 3.0);
@@ -63,35 +42,16 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "loop",
         about: "loop on FUSE beside the kernel's zram",
-        options: &[
-            ("--size", "256M"),
-            ("--buffers", "50%"),
-            ("--jobs", "1"),
-            ("--only", "rand-write,rand-read"),
-            (
-                "--targets",
-                "kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:fuse-loop:wk64,uzram:fuse-loop:null",
-            ),
-            ("--beside", FLOOR),
-            ("--bs", "4K,128K"),
-            ("--iodepth", "1,8,32"),
-            ("--seconds", "0.7"),
-            ("--rounds", "5"),
-        ],
+        options: "--size 256M --buffers 50% --jobs 1 --only rand-write,rand-read --targets \
+            kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:fuse-loop:wk64,uzram:fuse-loop:null \
+            --beside uzram:fuse-loop:null --bs 4K,128K --iodepth 1,8,32 --seconds 0.7 --rounds 5",
         goals: on_loop,
     },
     Recipe {
         name: "series",
         about: "zram-perf-test's table: the kernel's zram, loop on FUSE, NBD, nbdkit, tmpfs",
-        options: &[
-            ("--size", "112M"),
-            (
-                "--targets",
-                "kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:nbd:lz4,nbdkit-memory:allocator=zstd,tmpfs",
-            ),
-            ("--jobs", "1,2"),
-            ("--rounds", "3"),
-        ],
+        options: "--size 112M --targets kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:nbd:lz4,\
+            nbdkit-memory:allocator=zstd,tmpfs --jobs 1,2 --rounds 3",
         goals: Vec::new,
     },
 ];
@@ -155,12 +115,15 @@ struct Fio {
 
 impl Recipe {
     pub(super) fn run(&self, args: &[OsString]) -> Result {
-        let args: Vec<String> = args
-            .iter()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect();
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+        let args: Vec<&str> = args.iter().map(|arg| &**arg).collect();
         Fio::parse_from(self.words(&args)).args.run()
+    }
+
+    /// Its options, each with its value.
+    fn options(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let mut words = self.options.split_whitespace();
+        std::iter::from_fn(move || Some((words.next()?, words.next()?)))
     }
 
     /// The words after `uzram bench`: `fio` and what the recipe and the user say.
@@ -176,8 +139,8 @@ impl Recipe {
             _ => has(option),
         };
         let mut words = vec!["fio".to_owned()];
-        for (option, value) in self.options.iter().filter(|(option, _)| !given(option)) {
-            words.extend([option.to_string(), value.to_string()]);
+        for (option, value) in self.options().filter(|(option, _)| !given(option)) {
+            words.extend([option.to_owned(), value.to_owned()]);
         }
         for goal in (self.goals)() {
             words.extend(["--goal".to_owned(), goal]);
@@ -217,8 +180,8 @@ mod tests {
     fn goals_are_on_what_is_measured() {
         for recipe in RECIPES {
             let value = |wanted: &str| {
-                let found = recipe.options.iter().find(|(option, _)| *option == wanted);
-                found.map_or("", |(_, value)| *value)
+                let found = recipe.options().find(|(option, _)| *option == wanted);
+                found.map_or("", |(_, value)| value)
             };
             let has = |list: &str, part: &str| value(list).split(',').any(|one| one == part);
             let bases = [

@@ -61,31 +61,31 @@ pub(crate) trait Holder {
 }
 
 /// The library.
-pub(crate) struct Library {
+pub(crate) struct LibraryHolder {
     device: Arc<Device>,
     read_only: bool,
 }
 
-impl Library {
-    pub(crate) fn new(choice: &str, pages: usize) -> Result<Library> {
+impl LibraryHolder {
+    pub(crate) fn new(choice: &str, pages: usize) -> Result<LibraryHolder> {
         let choice: Choice = choice.parse()?;
         let device = Device::builder((pages * PAGE) as u64).choose(choice);
-        Ok(Library {
+        Ok(LibraryHolder {
             device: Arc::new(device.build()?),
             read_only: false,
         })
     }
 
     /// With the default algorithm, after an agent recompressed all objects of at least `least` bytes.
-    pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<Library> {
-        Ok(Library {
+    pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<LibraryHolder> {
+        Ok(LibraryHolder {
             device: policy::settle(pages, least)?.device,
             read_only: true,
         })
     }
 }
 
-impl Holder for Library {
+impl Holder for LibraryHolder {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
         Ok(self.device.write_at(pages, (first * PAGE) as u64)?)
     }
@@ -105,41 +105,37 @@ impl Holder for Library {
 }
 
 /// The kernel's zram.
-pub(crate) struct Kernel(pub(crate) Zram);
-
-impl Holder for Kernel {
-    fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
-        self.0.write_at(pages, first)
-    }
-
-    fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()> {
-        self.0.read_at(pages, first)
-    }
-
-    fn memory(&self) -> Result<(f64, Option<f64>)> {
-        let used = self.0.used_bytes()? as f64;
-        Ok((self.0.compressed_bytes()? as f64, Some(used)))
-    }
-}
-
-/// The kernel's block layer alone: a device that finds every page same-filled and stores none.
-pub(crate) struct BlockLayer {
+pub(crate) struct KernelHolder {
     zram: Zram,
-    ones: Pages,
+    /// What is written instead of what is given.
+    instead: Option<Pages>,
 }
 
-impl BlockLayer {
-    pub(crate) fn new(pages: usize, largest: usize) -> Result<BlockLayer> {
+impl KernelHolder {
+    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<KernelHolder> {
+        let zram = Zram::new(algorithm, pages)?;
+        let instead = None;
+        Ok(KernelHolder { zram, instead })
+    }
+
+    /// The kernel's block layer alone: a device that finds every page same-filled and stores none. `largest` is the
+    /// largest request in pages.
+    pub(crate) fn block_layer(pages: usize, largest: usize) -> Result<KernelHolder> {
         let mut ones = Pages::new(largest);
         ones.bytes_mut().fill(1);
+        let instead = Some(ones);
         let zram = Zram::new("lzo", pages)?;
-        Ok(BlockLayer { zram, ones })
+        Ok(KernelHolder { zram, instead })
     }
 }
 
-impl Holder for BlockLayer {
+impl Holder for KernelHolder {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
-        self.zram.write_at(&self.ones.bytes()[..pages.len()], first)
+        let instead = self
+            .instead
+            .as_ref()
+            .map(|ones| &ones.bytes()[..pages.len()]);
+        self.zram.write_at(instead.unwrap_or(pages), first)
     }
 
     fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()> {
@@ -147,7 +143,11 @@ impl Holder for BlockLayer {
     }
 
     fn memory(&self) -> Result<(f64, Option<f64>)> {
-        Ok((0.0, None))
+        if self.instead.is_some() {
+            return Ok((0.0, None));
+        }
+        let used = self.zram.used_bytes()? as f64;
+        Ok((self.zram.compressed_bytes()? as f64, Some(used)))
     }
 }
 
@@ -267,7 +267,7 @@ mod tests {
         }
         assert!(pages.bytes().as_ptr().addr().is_multiple_of(PAGE));
         let mut holders: Vec<Box<dyn Holder>> = vec![
-            Box::new(Library::new("zstd(level=1)", 4).unwrap()),
+            Box::new(LibraryHolder::new("zstd(level=1)", 4).unwrap()),
             Box::new(Bare::new("zstd-1", 4).unwrap()),
             Box::new(Bare::new("null", 4).unwrap()),
         ];

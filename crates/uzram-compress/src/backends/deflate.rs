@@ -11,9 +11,7 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 
 use super::SAMPLE;
-use crate::{
-    Algorithm, Error, KnownAnswer, LibraryError, ParamKind, ParamSpec, Prepared, Settings, Tfm,
-};
+use crate::{Algorithm, Error, KnownAnswer, LibraryError, ParamSpec, Prepared, Settings, Tfm};
 
 const NAME: &str = "deflate";
 /// The level that -1 selects.
@@ -25,25 +23,19 @@ const WINBITS_MIN: u32 = 9;
 const WINBITS_MAX: u32 = 15;
 
 const PARAMS: &[ParamSpec] = &[
-    ParamSpec {
-        name: "level",
-        kind: ParamKind::Int {
-            min: -1,
-            max: 12,
-            default: -1,
-        },
-        doc: "greater is denser and slower; 0 stores; -1 means 6",
-    },
-    ParamSpec {
-        name: "winbits",
-        kind: ParamKind::Int {
-            min: -15,
-            max: 15,
-            default: 15,
-        },
-        doc: "matches reach 2^winbits bytes back: 9 to 15; the sign, zlib's for raw streams, \
+    ParamSpec::int(
+        "level",
+        (-1, 12),
+        -1,
+        "greater is denser and slower; 0 stores; -1 means 6",
+    ),
+    ParamSpec::int(
+        "winbits",
+        (-15, 15),
+        15,
+        "matches reach 2^winbits bytes back: 9 to 15; the sign, zlib's for raw streams, \
             changes nothing",
-    },
+    ),
 ];
 
 pub(crate) struct Backend;
@@ -151,11 +143,9 @@ impl Tfm for DeflateTfm {
 /// From zlib 1.2.13, level 6, raw.
 const KNOWN: &[KnownAnswer] = &[KnownAnswer {
     plain: SAMPLE,
-    compressed: &[
-        0x2b, 0xad, 0x2a, 0x4a, 0xcc, 0x55, 0xc8, 0x4e, 0x4d, 0x2d, 0x28, 0x56, 0x28, 0x48, 0x4c,
-        0x4f, 0x2d, 0x56, 0x48, 0xce, 0xcf, 0x2d, 0x28, 0x4a, 0x2d, 0x2e, 0x4e, 0x4d, 0x51, 0xc8,
-        0xcc, 0x53, 0x08, 0x72, 0xf4, 0xb5, 0x56, 0x28, 0x1d, 0xaa, 0x8a, 0x00,
-    ],
+    compressed: &super::hex::<42>(
+        "2bad2a4acc55c84e4d2d285628484c4f2d5648cecf2d284a2d2e4e4d51c8cc530872f4b556281daa8a00",
+    ),
 }];
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
-use crate::{Algorithm, Error, ParamKind, ParamSpec, Prepared, Settings};
+use crate::{Algorithm, Error, ParamSpec, Prepared, Settings};
 
 unsafe extern "C" {
     // In liblz4 since 1.8.2 (LZ4_loadDictSlow: 1.10), partly in its "static linking only" section, hence not in
@@ -43,15 +43,12 @@ unsafe extern "C" {
 const ACCELERATION_MAX: i64 = 65537;
 pub(super) const NAME: &str = "lz4";
 
-pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
-    name: "level",
-    kind: ParamKind::Int {
-        min: 1,
-        max: ACCELERATION_MAX,
-        default: 1,
-    },
-    doc: "acceleration: greater is faster and less dense",
-}];
+pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec::int(
+    "level",
+    (1, ACCELERATION_MAX),
+    1,
+    "acceleration: greater is faster and less dense",
+)];
 
 pub(crate) struct Backend;
 

@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
-use crate::{Algorithm, Error, ParamKind, ParamSpec, Prepared, Settings};
+use crate::{Algorithm, Error, ParamSpec, Prepared, Settings};
 
 unsafe extern "C" {
     // In liblz4 since 1.9.0, but not in lz4-sys' bindings.
@@ -43,15 +43,12 @@ const NAME: &str = "lz4hc";
 /// has others) allocate 64 KiB in each call, which a write to a swap device must not wait for.
 const LEVEL_MAX: c_int = 9;
 
-const PARAMS: &[ParamSpec] = &[ParamSpec {
-    name: "level",
-    kind: ParamKind::Int {
-        min: 3,
-        max: 16,
-        default: 9,
-    },
-    doc: "greater is denser and slower; 10 to 16, which the kernel has, mean 9",
-}];
+const PARAMS: &[ParamSpec] = &[ParamSpec::int(
+    "level",
+    (3, 16),
+    9,
+    "greater is denser and slower; 10 to 16, which the kernel has, mean 9",
+)];
 
 pub(crate) struct Backend;
 

@@ -33,16 +33,30 @@ uzram keeps pages compressed in RAM; uzram keeps pages compressed in RAM; ";
 #[allow(dead_code)]
 const LZ4_KNOWN: &[crate::KnownAnswer] = &[crate::KnownAnswer {
     plain: SAMPLE,
-    compressed: &[
-        0xff, 0x16, 0x75, 0x7a, 0x72, 0x61, 0x6d, 0x20, 0x6b, 0x65, 0x65, 0x70, 0x73, 0x20, 0x70,
-        0x61, 0x67, 0x65, 0x73, 0x20, 0x63, 0x6f, 0x6d, 0x70, 0x72, 0x65, 0x73, 0x73, 0x65, 0x64,
-        0x20, 0x69, 0x6e, 0x20, 0x52, 0x41, 0x4d, 0x3b, 0x20, 0x25, 0x00, 0xa1, 0x50, 0x52, 0x41,
-        0x4d, 0x3b, 0x20,
-    ],
+    compressed: &hex::<48>(
+        "ff16757a72616d206b6565707320706167657320636f6d7072657373656420696e2052414d3b202500a15052414d3b20",
+    ),
 }];
 
 #[cfg(any(feature = "lz4", feature = "lz4hc"))]
 mod liblz4;
+
+/// Bytes by their hexadecimal digits, for the known answers.
+#[allow(dead_code)]
+const fn hex<const N: usize>(digits: &str) -> [u8; N] {
+    assert!(digits.len() == 2 * N);
+    let (mut bytes, mut at) = ([0; N], 0);
+    while at < 2 * N {
+        let digit = digits.as_bytes()[at];
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            _ => digit - b'a' + 10,
+        };
+        bytes[at / 2] = bytes[at / 2] << 4 | value;
+        at += 1;
+    }
+    bytes
+}
 
 /// What an [`Algorithm`] says of itself, as a table: each line becomes the method of that name.
 macro_rules! about {

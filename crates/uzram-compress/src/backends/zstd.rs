@@ -14,21 +14,20 @@ use zstd_safe::{CCtx, CDict, CParameter, DCtx, DDict, DParameter, FrameFormat};
 use super::SAMPLE;
 use crate::{
     Algorithm, Decoder, DictionaryForm, DictionarySpec, Error, KnownAnswer, LibraryError,
-    ParamKind, ParamSpec, Prepared, Settings, Tfm,
+    ParamSpec, Prepared, Settings, Tfm,
 };
 
 pub(super) const NAME: &str = "zstd";
 
-pub(super) const PARAMS: &[ParamSpec] = &[ParamSpec {
-    name: "level",
+pub(super) const PARAMS: &[ParamSpec] = &[
     // ZSTD_minCLevel() and ZSTD_maxCLevel(), asserted by a test below.
-    kind: ParamKind::Int {
-        min: -131_072,
-        max: 22,
-        default: 3,
-    },
-    doc: "greater is denser and slower; negative levels trade density for speed",
-}];
+    ParamSpec::int(
+        "level",
+        (-131_072, 22),
+        3,
+        "greater is denser and slower; negative levels trade density for speed",
+    ),
+];
 
 /// The format's own limits on the window.
 const WINDOW_LOG_MIN: u32 = 10;
@@ -255,12 +254,10 @@ impl Decoder for ZstdDecoder {
 /// From zstd 1.5.4's command line (-3 --no-check, from a pipe, hence without content size), less its magic.
 pub(super) const KNOWN: &[KnownAnswer] = &[KnownAnswer {
     plain: SAMPLE,
-    compressed: &[
-        0x00, 0x58, 0x75, 0x01, 0x00, 0x54, 0x02, 0x75, 0x7a, 0x72, 0x61, 0x6d, 0x20, 0x6b, 0x65,
-        0x65, 0x70, 0x73, 0x20, 0x70, 0x61, 0x67, 0x65, 0x73, 0x20, 0x63, 0x6f, 0x6d, 0x70, 0x72,
-        0x65, 0x73, 0x73, 0x65, 0x64, 0x20, 0x69, 0x6e, 0x20, 0x52, 0x41, 0x4d, 0x3b, 0x20, 0x01,
-        0x00, 0xb5, 0x21, 0x4a, 0x3d, 0x01,
-    ],
+    compressed: &super::hex::<51>(
+        "00587501005402757a72616d206b6565707320706167657320636f6d7072657373656420696e2052414d3b200100b521\
+            4a3d01",
+    ),
 }];
 
 #[cfg(test)]
@@ -269,7 +266,7 @@ mod tests {
 
     #[test]
     fn schema_agrees_with_the_library() {
-        let ParamKind::Int { min, max, default } = PARAMS[0].kind;
+        let crate::ParamKind::Int { min, max, default } = PARAMS[0].kind;
         assert_eq!(min, i64::from(zstd_safe::min_c_level()));
         assert_eq!(max, i64::from(zstd_safe::max_c_level()));
         assert_eq!(default, i64::from(zstd_safe::CLEVEL_DEFAULT));

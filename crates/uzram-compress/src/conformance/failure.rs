@@ -6,26 +6,26 @@ use crate::Error;
 
 /// Which check an algorithm failed, and how. Its text says all; `source` is the algorithm's own error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct ConformanceFailure {
     text: String,
     source: Option<Box<Error>>,
 }
 
-impl Failure {
+impl ConformanceFailure {
     /// Says where it happened, in front of what was said so far.
-    pub(super) fn within(mut self, place: impl fmt::Display) -> Failure {
+    pub(super) fn within(mut self, place: impl fmt::Display) -> ConformanceFailure {
         self.text = format!("{place}: {}", self.text);
         self
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ConformanceFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Failure {
+impl std::error::Error for ConformanceFailure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source
             .as_deref()
@@ -33,23 +33,23 @@ impl std::error::Error for Failure {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure {
+impl From<Error> for ConformanceFailure {
+    fn from(error: Error) -> ConformanceFailure {
+        ConformanceFailure {
             text: error.to_string(),
             source: Some(Box::new(error)),
         }
     }
 }
 
-impl From<String> for Failure {
-    fn from(text: String) -> Failure {
-        Failure { text, source: None }
+impl From<String> for ConformanceFailure {
+    fn from(text: String) -> ConformanceFailure {
+        ConformanceFailure { text, source: None }
     }
 }
 
-impl From<&str> for Failure {
-    fn from(text: &str) -> Failure {
+impl From<&str> for ConformanceFailure {
+    fn from(text: &str) -> ConformanceFailure {
         text.to_owned().into()
     }
 }

@@ -5,7 +5,7 @@
 //! be the same each time: so it depends on nothing but the object.
 
 use super::inputs::{Noise, spans};
-use super::{BLOCK, Failure, GUARD, parameter_corners, prepare};
+use super::{BLOCK, ConformanceFailure, GUARD, parameter_corners, prepare};
 use crate::{Algorithm, Error, Prepared, Tfm};
 
 /// The most room for the output of a mutant: more than a block.
@@ -29,7 +29,11 @@ pub struct FuzzCounts {
 }
 
 /// Fuzzes with `rounds` inputs from `seed` on, at the parameters' defaults and at the ends of their ranges in turn.
-pub fn fuzz(algorithm: &dyn Algorithm, seed: u64, rounds: u64) -> Result<FuzzCounts, Failure> {
+pub fn fuzz(
+    algorithm: &dyn Algorithm,
+    seed: u64,
+    rounds: u64,
+) -> Result<FuzzCounts, ConformanceFailure> {
     let corners = parameter_corners(algorithm);
     let mut counts = FuzzCounts::default();
     let mut corpus: Vec<Vec<u8>> = Vec::new();
@@ -51,7 +55,7 @@ fn one(
     seed: u64,
     corpus: &mut Vec<Vec<u8>>,
     counts: &mut FuzzCounts,
-) -> Result<(), Failure> {
+) -> Result<(), ConformanceFailure> {
     let mut noise = Noise::new(seed);
     let len = if noise.below(4) == 0 {
         1 + noise.below(BLOCK)
@@ -91,7 +95,11 @@ fn one(
 }
 
 /// The object; `None` where it does not fit.
-fn compress(tfm: &mut dyn Tfm, plain: &[u8], room: usize) -> Result<Option<Vec<u8>>, Failure> {
+fn compress(
+    tfm: &mut dyn Tfm,
+    plain: &[u8],
+    room: usize,
+) -> Result<Option<Vec<u8>>, ConformanceFailure> {
     let mut out = vec![GUARD; room + BEHIND];
     let result = tfm.compress(plain, &mut out[..room]);
     if out[room..].iter().any(|byte| *byte != GUARD) {
@@ -101,7 +109,7 @@ fn compress(tfm: &mut dyn Tfm, plain: &[u8], room: usize) -> Result<Option<Vec<u
         Ok(len) if len <= room => Ok(Some(out[..len].to_vec())),
         Ok(len) => Err(format!("an object of {len} bytes in {room}").into()),
         Err(Error::OutputTooSmall { got }) if got == room => Ok(None),
-        Err(error) => Err(Failure::from(error).within("compress")),
+        Err(error) => Err(ConformanceFailure::from(error).within("compress")),
     }
 }
 
@@ -111,7 +119,7 @@ fn decompress(
     tfm: &mut dyn Tfm,
     object: &[u8],
     room: usize,
-) -> Result<Option<Vec<u8>>, Failure> {
+) -> Result<Option<Vec<u8>>, ConformanceFailure> {
     let mut first = None;
     for (stateless, before) in [(false, 0x00), (false, 0xFF), (true, 0x55)] {
         let mut out = vec![before; room];

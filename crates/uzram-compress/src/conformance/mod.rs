@@ -10,7 +10,7 @@ mod fuzz;
 mod inputs;
 mod with_dictionary;
 
-pub use failure::Failure;
+pub use failure::ConformanceFailure;
 pub use fuzz::{FuzzCounts, fuzz};
 use inputs::Noise;
 pub use inputs::{input, inputs};
@@ -25,7 +25,7 @@ const ROOM: usize = 2 * BLOCK;
 const GUARD: u8 = 0xA5;
 
 /// Known answers, and a round trip of four kinds of block at the default parameters.
-pub fn self_test(algorithm: &dyn Algorithm) -> Result<(), Failure> {
+pub fn self_test(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> {
     let prepared = prepare(algorithm, &[])?;
     let mut tfm = prepared.tfm()?;
     known_answers(algorithm, &*prepared, &mut *tfm)?;
@@ -37,14 +37,14 @@ pub fn self_test(algorithm: &dyn Algorithm) -> Result<(), Failure> {
 
 /// Everything in [`self_test`], at the ends of every parameter's range, for many block kinds and lengths, and
 /// with truncated, damaged and arbitrary input.
-pub fn full(algorithm: &dyn Algorithm) -> Result<(), Failure> {
+pub fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> {
     self_test(algorithm)?;
     if algorithm.known_answers().is_empty() {
         return Err("no known answer: add one from an independent implementation".into());
     }
     for params in parameter_corners(algorithm) {
         let prepared = prepare(algorithm, &params)?;
-        let label = |e: Failure| e.within(format_args!("{params:?}"));
+        let label = |e: ConformanceFailure| e.within(format_args!("{params:?}"));
         let mut tfm = prepared.tfm().map_err(|e| label(e.into()))?;
         known_answers(algorithm, &*prepared, &mut *tfm).map_err(label)?;
         for seed in 1..4 {
@@ -66,7 +66,7 @@ pub fn full(algorithm: &dyn Algorithm) -> Result<(), Failure> {
 fn prepare(
     algorithm: &dyn Algorithm,
     params: &[(String, String)],
-) -> Result<std::sync::Arc<dyn Prepared>, Failure> {
+) -> Result<std::sync::Arc<dyn Prepared>, ConformanceFailure> {
     let pairs = params.iter().map(|(k, v)| (k, v));
     let settings = Settings::new(algorithm, BLOCK, pairs)?;
     Ok(algorithm.prepare(&settings)?)
@@ -87,7 +87,7 @@ fn known_answers(
     algorithm: &dyn Algorithm,
     prepared: &dyn Prepared,
     tfm: &mut dyn Tfm,
-) -> Result<(), Failure> {
+) -> Result<(), ConformanceFailure> {
     for answer in algorithm.known_answers() {
         decompresses_to(prepared, tfm, answer.compressed, answer.plain)
             .map_err(|e| e.within("known answer"))?;
@@ -96,11 +96,15 @@ fn known_answers(
     Ok(())
 }
 
-fn round_trip(prepared: &dyn Prepared, tfm: &mut dyn Tfm, plain: &[u8]) -> Result<(), Failure> {
+fn round_trip(
+    prepared: &dyn Prepared,
+    tfm: &mut dyn Tfm,
+    plain: &[u8],
+) -> Result<(), ConformanceFailure> {
     let mut object = [GUARD; ROOM];
     let len = tfm
         .compress(plain, &mut object)
-        .map_err(|e| Failure::from(e).within("compress"))?;
+        .map_err(|e| ConformanceFailure::from(e).within("compress"))?;
     decompresses_to(prepared, tfm, &object[..len], plain)
 }
 
@@ -111,9 +115,9 @@ fn decompresses_to(
     tfm: &mut dyn Tfm,
     object: &[u8],
     plain: &[u8],
-) -> Result<(), Failure> {
+) -> Result<(), ConformanceFailure> {
     let check = |how: &str, out: &[u8], result: Result<usize, Error>| match result {
-        Err(e) => Err(Failure::from(e).within(how)),
+        Err(e) => Err(ConformanceFailure::from(e).within(how)),
         Ok(n) if n != plain.len() => {
             Err(format!("{how}: {n} bytes instead of {}", plain.len()).into())
         }
@@ -139,7 +143,7 @@ fn decompresses_to(
 }
 
 /// Too little room is an error on both sides, and nothing is written past it.
-fn small_outputs(prepared: &dyn Prepared) -> Result<(), Failure> {
+fn small_outputs(prepared: &dyn Prepared) -> Result<(), ConformanceFailure> {
     let mut tfm = prepared.tfm()?;
     for (kind, block) in blocks(9) {
         let mut object = [0u8; ROOM];
@@ -175,7 +179,7 @@ fn small_outputs(prepared: &dyn Prepared) -> Result<(), Failure> {
 
 /// Truncations, single-byte damage and noise: an error or some bytes, never a panic or a stray write; and the
 /// tfm works as before afterwards.
-fn hostile_input(prepared: &dyn Prepared) -> Result<(), Failure> {
+fn hostile_input(prepared: &dyn Prepared) -> Result<(), ConformanceFailure> {
     let mut tfm = prepared.tfm()?;
     let mut noise = Noise::new(77);
     for (kind, block) in blocks(5) {
@@ -210,7 +214,7 @@ fn hostile_input(prepared: &dyn Prepared) -> Result<(), Failure> {
 
 /// One worker's object is every worker's object, and the same block gives the same bytes whatever the tfm did
 /// before: nothing leaks from call to call.
-fn independent_tfms(prepared: &dyn Prepared) -> Result<(), Failure> {
+fn independent_tfms(prepared: &dyn Prepared) -> Result<(), ConformanceFailure> {
     let mut used = prepared.tfm()?;
     let mut objects = Vec::new();
     for (_, block) in blocks(3) {

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 
 use super::{
-    BLOCK, Failure, GUARD, ROOM, blocks, hostile_input, independent_tfms, parameter_corners,
-    round_trip, small_outputs,
+    BLOCK, ConformanceFailure, GUARD, ROOM, blocks, hostile_input, independent_tfms,
+    parameter_corners, round_trip, small_outputs,
 };
 use crate::{Algorithm, DictionarySpec, Prepared, Settings, dictionary};
 
 /// For an algorithm that takes no dictionary, checks that it refuses one.
-pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), Failure> {
+pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> {
     let Some(spec) = algorithm.dictionary() else {
         return refuses(algorithm, 4096);
     };
     refuses(algorithm, dictionary::MIN_BYTES - 1)?;
     refuses(algorithm, spec.max_bytes + 1)?;
     for (kind, bytes) in dictionaries(spec) {
-        let label = |e: Failure| e.within(format_args!("with a dictionary of {kind}"));
+        let label = |e: ConformanceFailure| e.within(format_args!("with a dictionary of {kind}"));
         for params in parameter_corners(algorithm) {
             let prepared = prepare(algorithm, &params, &bytes).map_err(label)?;
             let mut tfm = prepared.tfm().map_err(|e| label(e.into()))?;
@@ -43,14 +43,14 @@ fn prepare(
     algorithm: &dyn Algorithm,
     params: &[(String, String)],
     dictionary: &[u8],
-) -> Result<Arc<dyn Prepared>, Failure> {
+) -> Result<Arc<dyn Prepared>, ConformanceFailure> {
     let pairs = params.iter().map(|(k, v)| (k, v));
     let settings = Settings::new(algorithm, BLOCK, pairs)?;
     let settings = settings.with_dictionary(algorithm, Arc::from(dictionary))?;
     Ok(algorithm.prepare(&settings)?)
 }
 
-fn refuses(algorithm: &dyn Algorithm, bytes: usize) -> Result<(), Failure> {
+fn refuses(algorithm: &dyn Algorithm, bytes: usize) -> Result<(), ConformanceFailure> {
     match prepare(algorithm, &[], &vec![1; bytes]) {
         Ok(_) => Err(format!("it took a dictionary of {bytes} bytes").into()),
         Err(_) => Ok(()),
@@ -96,7 +96,7 @@ fn wrong_dictionary(
     algorithm: &dyn Algorithm,
     prepared: &dyn Prepared,
     bytes: &[u8],
-) -> Result<(), Failure> {
+) -> Result<(), ConformanceFailure> {
     let other: Vec<u8> = bytes.iter().map(|b| b ^ 0x55).collect();
     let wrong = [
         super::prepare(algorithm, &[])?,
@@ -130,7 +130,11 @@ fn wrong_dictionary(
 }
 
 /// The dictionary's own bytes compress better with it than without.
-fn pays(algorithm: &dyn Algorithm, prepared: &dyn Prepared, bytes: &[u8]) -> Result<(), Failure> {
+fn pays(
+    algorithm: &dyn Algorithm,
+    prepared: &dyn Prepared,
+    bytes: &[u8],
+) -> Result<(), ConformanceFailure> {
     let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
     let mut lens = [0; 2];
     for (len, prepared) in lens

@@ -9,7 +9,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, netlink, sockopt
 
 use uzram_blockdev::StepError;
 
-use super::message::{Reply, Request, attribute, replies, u16_at, u32_at};
+use super::message::{NetlinkReply, NetlinkRequest, attribute, replies, u16_at, u32_at};
 use crate::Error;
 use crate::sys;
 
@@ -85,12 +85,12 @@ impl Family {
     }
 
     /// Begins a request to the family.
-    pub(crate) fn request(&self, command: u8) -> Request {
-        Request::new(self.id, command, self.version)
+    pub(crate) fn request(&self, command: u8) -> NetlinkRequest {
+        NetlinkRequest::new(self.id, command, self.version)
     }
 
     /// Sends a request and waits for the kernel's verdict. Returns the attributes of its answer, none if there was none.
-    pub(crate) fn send(&mut self, request: Request) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn send(&mut self, request: NetlinkRequest) -> Result<Vec<u8>, Refusal> {
         self.sequence += 1;
         let request = request.finish(self.sequence);
         retry(|| net::send(&self.socket, &request, net::SendFlags::empty()))?;
@@ -102,9 +102,9 @@ impl Family {
             for (sequence, reply) in replies(&buffer[..len.min(REPLY)]) {
                 match reply {
                     _ if sequence != self.sequence => {}
-                    Reply::Answer(attributes) => answer = attributes.to_vec(),
-                    Reply::Ack(Ok(())) => return Ok(answer),
-                    Reply::Ack(Err((errno, words))) => return Err(Refusal { errno, words }),
+                    NetlinkReply::Answer(attributes) => answer = attributes.to_vec(),
+                    NetlinkReply::Ack(Ok(())) => return Ok(answer),
+                    NetlinkReply::Ack(Err((errno, words))) => return Err(Refusal { errno, words }),
                 }
             }
         }

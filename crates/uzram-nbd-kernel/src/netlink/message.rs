@@ -29,16 +29,16 @@ fn align(len: usize) -> usize {
 }
 
 /// A request to a generic netlink family, being built.
-pub(crate) struct Request(Vec<u8>);
+pub(crate) struct NetlinkRequest(Vec<u8>);
 
-impl Request {
+impl NetlinkRequest {
     /// Begins a request that the kernel acknowledges.
-    pub(crate) fn new(family: u16, command: u8, version: u8) -> Request {
+    pub(crate) fn new(family: u16, command: u8, version: u8) -> NetlinkRequest {
         let mut bytes = vec![0; HEADER];
         bytes[4..6].copy_from_slice(&family.to_ne_bytes());
         bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
         bytes.extend([command, version, 0, 0]);
-        Request(bytes)
+        NetlinkRequest(bytes)
     }
 
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
@@ -62,11 +62,11 @@ impl Request {
     }
 
     /// Adds an attribute whose content is what `fill` adds.
-    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Request)) {
+    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut NetlinkRequest)) {
         self.nest_as(kind | NLA_F_NESTED, fill);
     }
 
-    fn nest_as(&mut self, kind: u16, fill: impl FnOnce(&mut Request)) {
+    fn nest_as(&mut self, kind: u16, fill: impl FnOnce(&mut NetlinkRequest)) {
         let start = self.0.len();
         self.0.extend([0; ATTR_HEADER]);
         fill(self);
@@ -88,7 +88,7 @@ impl Request {
 
 /// One message from the kernel.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Reply<'a> {
+pub(crate) enum NetlinkReply<'a> {
     /// The attributes of an answer.
     Answer(&'a [u8]),
     /// The end of the answers: success, or the errno and the kernel's words for it, if any.
@@ -96,7 +96,7 @@ pub(crate) enum Reply<'a> {
 }
 
 /// Parses a datagram: yields each message with its sequence number, until one is malformed.
-pub(crate) fn replies(mut datagram: &[u8]) -> impl Iterator<Item = (u32, Reply<'_>)> {
+pub(crate) fn replies(mut datagram: &[u8]) -> impl Iterator<Item = (u32, NetlinkReply<'_>)> {
     std::iter::from_fn(move || {
         let len = u32_at(datagram, 0)? as usize;
         let (message, rest) = (datagram.get(HEADER..len)?, datagram.get(align(len)..));
@@ -104,9 +104,9 @@ pub(crate) fn replies(mut datagram: &[u8]) -> impl Iterator<Item = (u32, Reply<'
         let sequence = u32_at(datagram, 8)?;
         datagram = rest.unwrap_or_default();
         let reply = if kind == NLMSG_ERROR {
-            Reply::Ack(verdict(message, flags)?)
+            NetlinkReply::Ack(verdict(message, flags)?)
         } else {
-            Reply::Answer(message.get(GENL_HEADER..)?)
+            NetlinkReply::Answer(message.get(GENL_HEADER..)?)
         };
         Some((sequence, reply))
     })
@@ -177,7 +177,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn a_request_has_the_kernels_layout() {
-        let mut request = Request::new(0x1c, 1, 1);
+        let mut request = NetlinkRequest::new(0x1c, 1, 1);
         request.u32(1, 7);
         request.u64(2, 1 << 32);
         request.nest(7, |sockets| {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn values_are_padded_and_lengths_are_not() {
-        let mut request = Request::new(1, 2, 3);
+        let mut request = NetlinkRequest::new(1, 2, 3);
         request.string(2, "nbd!");
         let bytes = request.finish(1);
         assert_eq!(bytes.len(), 32);
@@ -221,10 +221,10 @@ mod tests {
 
     /// An acknowledgement with the request in full and the kernel's words.
     fn refusal(capped: bool) -> Vec<u8> {
-        let request = Request::new(0x1c, 1, 1).finish(4);
+        let request = NetlinkRequest::new(0x1c, 1, 1).finish(4);
         let mut body = (-22_i32).to_ne_bytes().to_vec();
         body.extend(if capped { &request[..HEADER] } else { &request });
-        let mut words = Request::new(0, 0, 0);
+        let mut words = NetlinkRequest::new(0, 0, 0);
         words.u32(2, 99);
         words.string(NLMSGERR_ATTR_MSG, "no sockets");
         body.extend(&words.finish(0)[HEADER + GENL_HEADER..]);
@@ -237,12 +237,12 @@ mod tests {
         let mut datagram = message(0x1c, 0, 3, &[1, 1, 0, 0, 8, 0, 1, 0, 7, 0, 0, 0]);
         datagram.extend(message(NLMSG_ERROR, 0, 3, &[0; 20]));
         let found: Vec<_> = replies(&datagram).collect();
-        let answer = Reply::Answer(&[8, 0, 1, 0, 7, 0, 0, 0]);
-        assert_eq!(found, [(3, answer), (3, Reply::Ack(Ok(())))]);
+        let answer = NetlinkReply::Answer(&[8, 0, 1, 0, 7, 0, 0, 0]);
+        assert_eq!(found, [(3, answer), (3, NetlinkReply::Ack(Ok(())))]);
         for capped in [false, true] {
             let datagram = refusal(capped);
             let words = Some("no sockets".to_owned());
-            let expected = (4, Reply::Ack(Err((Errno::INVAL, words))));
+            let expected = (4, NetlinkReply::Ack(Err((Errno::INVAL, words))));
             assert_eq!(replies(&datagram).collect::<Vec<_>>(), [expected]);
         }
     }
@@ -253,7 +253,7 @@ mod tests {
         datagram.extend(refusal(false));
         let read = |bytes: &[u8]| {
             for (_, reply) in replies(bytes) {
-                if let Reply::Answer(body) = reply {
+                if let NetlinkReply::Answer(body) = reply {
                     attributes(body).for_each(|_| {});
                 }
             }

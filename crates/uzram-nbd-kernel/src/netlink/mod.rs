@@ -4,4 +4,4 @@ mod family;
 mod message;
 
 pub(crate) use family::{Family, Refusal};
-pub(crate) use message::{Request, attribute, u32_at};
+pub(crate) use message::{NetlinkRequest, attribute, u32_at};

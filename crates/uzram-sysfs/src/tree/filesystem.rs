@@ -1,6 +1,6 @@
 //! The tree as a FUSE file system.
 //!
-//! The kernel caches nothing, so a removed device is gone at the next look. Files have direct I/O, so each `read` and
+//! The kernel caches nothing, so a removed device is gone at the next look. FileTree have direct I/O, so each `read` and
 //! `write` is one request with the caller's length and offset.
 
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use rustix::io::{Errno, Result};
 
 use super::layout::{TreeEntry, TreeLayout, parent};
 use super::open_file::{OpenFile, PAGE_SIZE};
-use crate::fuse::{Change, DirEntry, Files, attributes, to_fuse};
+use crate::fuse::{AttrChange, DirEntry, FileTree, attributes, to_fuse};
 use crate::inodes::Inodes;
 
 pub(crate) struct TreeFilesystem {
@@ -73,7 +73,7 @@ fn in_own_thread(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-impl Files for TreeFilesystem {
+impl FileTree for TreeFilesystem {
     type File = OpenFile;
     const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO
         .union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES)
@@ -93,7 +93,7 @@ impl Files for TreeFilesystem {
         self.attr_of(ino, &self.path(ino)?)
     }
 
-    fn set(&self, _ino: INodeNo, change: &Change, _open: Option<&OpenFile>) -> Result<()> {
+    fn set(&self, _ino: INodeNo, change: &AttrChange, _open: Option<&OpenFile>) -> Result<()> {
         // Truncation and times change nothing.
         match (change.mode, change.owner) {
             (None, (None, None)) => Ok(()),

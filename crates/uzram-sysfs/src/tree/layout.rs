@@ -15,12 +15,12 @@ use super::block_attributes::{BLOCK_ATTRIBUTES, BlockAttribute, number, real_dir
 pub(crate) enum TreeEntry {
     Dir,
     Link(Vec<u8>),
-    File { mode: u16, source: Source },
+    File { mode: u16, source: FileSource },
 }
 
 /// Where a file's contents come from and go to.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum FileSource {
     Attribute(Owner, &'static str),
     Block(u32, &'static BlockAttribute),
     BlockState(u32),
@@ -71,7 +71,7 @@ impl TreeLayout {
             ["class", "zram-control", name] => {
                 let attribute =
                     Attribute::find(AttributePlace::Control, name).ok_or(Errno::NOENT)?;
-                let source = Source::Attribute(Owner::Control, attribute.name);
+                let source = FileSource::Attribute(Owner::Control, attribute.name);
                 Ok(file(attribute.mode_in(self.strict), source))
             }
             ["block", name] | ["class", "block", name] if is_zram(name) => {
@@ -95,10 +95,10 @@ impl TreeLayout {
                 self.device(name).map(|_| TreeEntry::Dir)
             }
             ["kernel", "debug", "zram", name, "block_state"] => {
-                Ok(file(0o400, Source::BlockState(self.device(name)?.id)))
+                Ok(file(0o400, FileSource::BlockState(self.device(name)?.id)))
             }
             ["kernel", "debug", "zsmalloc", name, "classes"] => {
-                Ok(file(0o444, Source::Classes(self.device(name)?.id)))
+                Ok(file(0o444, FileSource::Classes(self.device(name)?.id)))
             }
             _ => Err(Errno::NOENT),
         }
@@ -112,14 +112,11 @@ impl TreeLayout {
             return Ok(TreeEntry::Link("../../class/block".into()));
         }
         if let Some(attribute) = Attribute::find(AttributePlace::Device, path) {
-            let source = Source::Attribute(Owner::Device(shown.id), attribute.name);
+            let source = FileSource::Attribute(Owner::Device(shown.id), attribute.name);
             return Ok(file(attribute.mode_in(self.strict), source));
         }
-        if let Some(attribute) = BLOCK_ATTRIBUTES
-            .iter()
-            .find(|attribute| attribute.path == path)
-        {
-            return Ok(file(attribute.mode, Source::Block(shown.id, attribute)));
+        if let Some(attribute) = BLOCK_ATTRIBUTES.iter().find(|one| one.path == path) {
+            return Ok(file(attribute.mode, FileSource::Block(shown.id, attribute)));
         }
         if let ("holders" | "slaves", Some(real)) = (parent(path), real_dir(shown)) {
             return self.link_at(&format!("{real}/{path}"));
@@ -153,14 +150,11 @@ impl TreeLayout {
                 let devices = self.beside_real()?;
                 let numbers = path == "dev/block";
                 let kind = if path == "block" { Directory } else { Symlink };
-                let mut ours = Vec::new();
-                for shown in &devices {
-                    ours.push(if numbers {
-                        device_number_name(shown)
-                    } else {
-                        format!("zram{}", shown.id)
-                    });
-                }
+                let name = |shown: &Shown| match numbers {
+                    true => device_number_name(shown),
+                    false => format!("zram{}", shown.id),
+                };
+                let ours: Vec<String> = devices.iter().map(name).collect();
                 for name in self.real_names(path) {
                     if !ours.contains(&name) {
                         add(&name, Symlink);
@@ -179,20 +173,14 @@ impl TreeLayout {
                 for attribute in attributes_in(AttributePlace::Device) {
                     add(attribute.name, RegularFile);
                 }
-                for attribute in BLOCK_ATTRIBUTES
-                    .iter()
-                    .filter(|attribute| parent(attribute.path).is_empty())
-                {
-                    add(attribute.path, RegularFile);
+                for path in block_attributes_in("") {
+                    add(path, RegularFile);
                 }
             }
             ["block", name, dir] => {
                 let shown = self.device(name)?;
-                for attribute in BLOCK_ATTRIBUTES
-                    .iter()
-                    .filter(|attribute| parent(attribute.path) == dir)
-                {
-                    add(last(attribute.path), RegularFile);
+                for path in block_attributes_in(dir) {
+                    add(last(path), RegularFile);
                 }
                 if let ("holders" | "slaves", Some(real)) = (dir, real_dir(&shown)) {
                     for name in links(&self.sys, &format!("{real}/{dir}")) {
@@ -281,7 +269,12 @@ fn attributes_in(place: AttributePlace) -> impl Iterator<Item = &'static Attribu
         .filter(move |attribute| attribute.place == place)
 }
 
-fn file(mode: u16, source: Source) -> TreeEntry {
+fn block_attributes_in(dir: &str) -> impl Iterator<Item = &'static str> {
+    let paths = BLOCK_ATTRIBUTES.iter().map(|attribute| attribute.path);
+    paths.filter(move |path| parent(path) == dir)
+}
+
+fn file(mode: u16, source: FileSource) -> TreeEntry {
     TreeEntry::File { mode, source }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use uzram_control::zram::{Errno, Owner};
 
-use super::layout::{Source, TreeLayout};
+use super::layout::{FileSource, TreeLayout};
 use crate::inodes::lock;
 
 /// Most bytes that one `write` passes to `store`, as in the kernel.
@@ -14,7 +14,7 @@ const STEP: usize = 1 << 16;
 
 pub(crate) struct OpenFile {
     layout: Arc<TreeLayout>,
-    source: Source,
+    source: FileSource,
     state: Mutex<ReadState>,
 }
 
@@ -29,7 +29,7 @@ struct ReadState {
 }
 
 impl OpenFile {
-    pub(crate) fn new(layout: Arc<TreeLayout>, source: Source) -> OpenFile {
+    pub(crate) fn new(layout: Arc<TreeLayout>, source: FileSource) -> OpenFile {
         OpenFile {
             layout,
             source,
@@ -39,13 +39,13 @@ impl OpenFile {
 
     /// Whether reading it may take long: reading `hot_add` makes a device.
     pub(crate) fn is_slow_to_read(&self) -> bool {
-        matches!(self.source, Source::Attribute(Owner::Control, _))
+        matches!(self.source, FileSource::Attribute(Owner::Control, _))
     }
 
     /// Returns the result of one `read`.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
         let mut state = lock(&self.state);
-        if let Source::BlockState(id) = self.source {
+        if let FileSource::BlockState(id) = self.source {
             return self.read_block_state(&mut state, id, offset, len);
         }
         if offset == 0 {
@@ -61,13 +61,13 @@ impl OpenFile {
 
     fn show(&self) -> Result<Vec<u8>, Errno> {
         match &self.source {
-            Source::Attribute(owner, name) => self.layout.view.show(*owner, name),
-            Source::Block(id, attribute) => {
+            FileSource::Attribute(owner, name) => self.layout.view.show(*owner, name),
+            FileSource::Block(id, attribute) => {
                 attribute.show(&self.layout.sys, &self.layout.device_of(*id)?)
             }
-            Source::Classes(id) => self.layout.view.classes(*id),
+            FileSource::Classes(id) => self.layout.view.classes(*id),
             // `read_block_state` reads it in pieces.
-            Source::BlockState(_) => Err(Errno::INVAL),
+            FileSource::BlockState(_) => Err(Errno::INVAL),
         }
     }
 
@@ -108,11 +108,11 @@ impl OpenFile {
     pub(crate) fn write(&self, value: &[u8]) -> Result<usize, Errno> {
         let value = &value[..value.len().min(PAGE_SIZE)];
         match &self.source {
-            Source::Attribute(owner, name) => self.layout.view.store(*owner, name, value)?,
-            Source::Block(id, attribute) => {
+            FileSource::Attribute(owner, name) => self.layout.view.store(*owner, name, value)?,
+            FileSource::Block(id, attribute) => {
                 attribute.store(&self.layout.sys, &self.layout.device_of(*id)?, value)?;
             }
-            Source::BlockState(_) | Source::Classes(_) => return Err(Errno::INVAL),
+            FileSource::BlockState(_) | FileSource::Classes(_) => return Err(Errno::INVAL),
         }
         Ok(value.len())
     }

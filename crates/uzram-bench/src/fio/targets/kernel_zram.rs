@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Means, Memory, Probe, Target, TargetPath};
+use super::{Means, Probe, Target, TargetMemory, TargetPath};
 
 const NODE: &str = "/dev/zram0";
 const SYSFS: &str = "/sys/block/zram0";
@@ -81,11 +81,11 @@ fn set(attribute: &str, value: &str) -> Result<()> {
 }
 
 /// The first and third figures of `mm_stat`: data, and memory used for it.
-pub(super) fn memory(mm_stat: &str) -> Option<Memory> {
+pub(super) fn memory(mm_stat: &str) -> Option<TargetMemory> {
     let figures = mm_stat.split_whitespace().map(|figure| figure.parse().ok());
     let figures: Option<Vec<u64>> = figures.collect();
     match figures?.as_slice() {
-        [data, _, used, ..] => Some(Memory {
+        [data, _, used, ..] => Some(TargetMemory {
             data_bytes: Some(*data),
             used_bytes: *used,
         }),

@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::{DevFilesystem, attr_of, decode};
-use crate::fuse::{Change, DirEntry, Files, New, to_fuse};
+use crate::fuse::{AttrChange, DirEntry, FileTree, New, to_fuse};
 
 const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 
@@ -65,7 +65,7 @@ fn timespec(time: Option<TimeOrNow>) -> Timespec {
     Timespec { tv_sec, tv_nsec }
 }
 
-impl Files for DevFilesystem {
+impl FileTree for DevFilesystem {
     type File = File;
     const OPENED: FopenFlags = FopenFlags::empty();
     const ANSWERS_XATTR: bool = false;
@@ -83,7 +83,7 @@ impl Files for DevFilesystem {
         Ok(FileAttr { ino, ..attr })
     }
 
-    fn set(&self, ino: INodeNo, change: &Change, open: Option<&File>) -> Result<()> {
+    fn set(&self, ino: INodeNo, change: &AttrChange, open: Option<&File>) -> Result<()> {
         let path = self.changeable_at(ino)?;
         if let Some(mode) = change.mode {
             chmodat(&self.real, &path, mode_of(mode), AtFlags::empty())?;

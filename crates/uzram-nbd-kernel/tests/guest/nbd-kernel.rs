@@ -1,4 +1,4 @@
-//! Serves a new device as `/dev/nbdN` to try and test the frontend: prints the node and serves until it is killed. Meanwhile
+//! For the guest's tests: serves a new device as `/dev/nbdN`, prints the node and serves until it is killed. Meanwhile
 //! it obeys lines on standard input and answers each with one line, `ok` or `error: ...`:
 //!
 //! - `drop SECONDS`: drops all connections with what is in flight, waits, takes the device over again
