@@ -170,7 +170,20 @@ fn tests(scope: &Scope) -> StepOutcome {
     if scope.peers {
         command.env("UZRAM_REQUIRE_PEERS", "1");
     }
-    outcome(sh::run(command))
+    let mut done = sh::run(command);
+    if scope.slow && done.is_ok() {
+        let vanished = [
+            "test",
+            "-p",
+            "uzram-nbd",
+            "--test",
+            "vanished",
+            "--",
+            "--ignored",
+        ];
+        done = sh::run(sh::cargo(&vanished));
+    }
+    outcome(done)
 }
 
 /// The pool's unsafe code under Miri, where the toolchain has it.

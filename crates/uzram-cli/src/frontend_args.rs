@@ -40,8 +40,12 @@ fn arg(shared: &SharedOption) -> Arg {
         OptionKind::Choice(words) => arg
             .value_name(option.value_name)
             .value_parser(words.to_vec()),
-        _ => arg
+        kind => arg
             .value_name(option.value_name)
+            .action(match kind {
+                OptionKind::List(_) => ArgAction::Append,
+                _ => ArgAction::Set,
+            })
             .allow_hyphen_values(true)
             .value_parser(move |text: &str| {
                 let here = std::env::current_dir().map_err(|error| error.to_string())?;
@@ -63,6 +67,14 @@ fn value(matches: &ArgMatches, option: &FrontendOption) -> Option<OptionValue> {
         OptionKind::Choice(_) => {
             let word = matches.get_one::<String>(option.name);
             word.map(|word| OptionValue::Text(word.clone()))
+        }
+        OptionKind::List(_) => {
+            let all = matches.get_many::<OptionValue>(option.name)?;
+            let texts = all.filter_map(|value| match value {
+                OptionValue::Text(text) => Some(text.as_str()),
+                _ => None,
+            });
+            Some(OptionValue::Text(texts.collect::<Vec<_>>().join(",")))
         }
         _ => matches.get_one::<OptionValue>(option.name).cloned(),
     }

@@ -34,6 +34,9 @@ pub enum OptionKind {
     /// A text, with a function that makes paths in it relative to nothing, given the directory that they are relative to, or
     /// says what is wrong with it.
     Text(fn(&str, &Path) -> std::result::Result<String, String>),
+    /// One or more texts: the option is given again, or its values are separated by commas, as they are stored. The function
+    /// brings one of them into the form in which it is stored, or says what is wrong with it.
+    List(fn(&str) -> std::result::Result<String, String>),
 }
 
 /// The number of a device's node, for frontends that have numbered nodes.
@@ -74,6 +77,16 @@ impl FrontendOption {
                 false => Err(format!("one of: {}", words.join(", "))),
             },
             OptionKind::Text(read) => read(text, directory).map(OptionValue::Text),
+            OptionKind::List(read) => {
+                let mut all = Vec::new();
+                for item in text.split(',') {
+                    let item = read(item.trim())?;
+                    if !all.contains(&item) {
+                        all.push(item);
+                    }
+                }
+                Ok(OptionValue::Text(all.join(",")))
+            }
         }
     }
 
@@ -105,7 +118,7 @@ impl FrontendOption {
             OptionKind::Integer(least, most) => {
                 json!({"type": "integer", "minimum": least, "maximum": most})
             }
-            OptionKind::Size => json!({"type": ["integer", "string"]}),
+            OptionKind::Size | OptionKind::List(_) => json!({"type": ["integer", "string"]}),
             OptionKind::Choice(words) => json!({"type": "string", "enum": words}),
             OptionKind::Text(_) => json!({"type": "string"}),
         };
@@ -127,7 +140,17 @@ mod tests {
             help: "",
             chooses: false,
         };
+        let list = FrontendOption {
+            kind: OptionKind::List(|item| match item {
+                "" => Err("a word".into()),
+                _ => Ok(item.to_uppercase()),
+            }),
+            ..words
+        };
         let root = Path::new("/");
+        assert_eq!(list.parse("a, b,7,B", root), Ok("A,B,7".into()));
+        assert_eq!(list.check(&7_u32.into(), root), Ok("7".into()));
+        assert!(list.parse("a,", root).is_err());
         assert_eq!(NUMBER.parse("7", root), Ok(OptionValue::Integer(7)));
         assert!(NUMBER.parse("-1", root).is_err());
         assert_eq!(NUMBER.check(&"7".into(), root), Ok(OptionValue::Integer(7)));

@@ -1,7 +1,9 @@
-//! A server without an address: serves connected sockets that it is given, from the transmission phase on.
+//! A server without an address: serves connected sockets that it is given, from the transmission phase on or from the
+//! handshake on.
 //!
 //! The kernel's NBD client needs this. Whoever attaches it tells it everything that a handshake would, and it sends requests
 //! at once. What it is told must agree with what is served, hence [`Export::transmission_flags`] is the one source for both.
+//! Whoever gives a socket answers for its client: there are no limits and no timeouts but the handshake's.
 
 use crate::{Error, Export, connections::Connections, execute::Session};
 use std::{os::fd::OwnedFd, sync::Arc};
@@ -47,7 +49,19 @@ impl Adopter {
             allocation: false,
         };
         self.connections
-            .adopted(socket, session, ended)
+            .given(socket, Some(session), ended)
+            .map_err(|source| Error::Thread { source })
+    }
+
+    /// Serves `socket`, a connected stream socket in blocking mode, from the handshake on. `ended` as for
+    /// [`Adopter::adopt`].
+    pub fn negotiate(
+        &self,
+        socket: OwnedFd,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
+        self.connections
+            .given(socket, None, ended)
             .map_err(|source| Error::Thread { source })
     }
 

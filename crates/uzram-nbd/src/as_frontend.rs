@@ -7,7 +7,10 @@ use std::time::Duration;
 use uzram_frontend::{Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
-use crate::{DEFAULT_POLL, Error, Export, Listen, RunningServer, Server, ServerBuilder};
+use crate::{
+    DEFAULT_POLL, Error, Export, Listen, RunningServer, Server, ServerBuilder,
+    settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
+};
 
 /// The frontend `nbd`.
 pub struct NbdFrontend;
@@ -17,7 +20,9 @@ const LISTEN: FrontendOption = FrontendOption {
     name: "listen",
     value_name: "WHERE",
     kind: OptionKind::Text(absolute),
-    help: "Where to listen, unix:PATH or tcp:ADDRESS[:PORT] [default: a unix socket in the run directory]",
+    help: "Where to listen, unix:PATH or tcp:ADDRESS[:PORT]. Of a unix socket only root and the device's own user are \
+        served; see --allow-uid. Over tcp every user of this machine who reaches ADDRESS reads and writes the disk, also \
+        on 127.0.0.1 [default: a unix socket in the run directory]",
     chooses: true,
 };
 
@@ -26,6 +31,45 @@ const ALLOW_REMOTE: FrontendOption = FrontendOption {
     value_name: "",
     kind: OptionKind::Flag,
     help: "Allow --listen on an address that other machines reach. There is no encryption or authentication",
+    chooses: false,
+};
+
+const ALLOW_UID: FrontendOption = FrontendOption {
+    name: "allow-uid",
+    value_name: "USER",
+    kind: OptionKind::List(uid),
+    help: "Let this user connect to the unix socket, too: a name or number, repeated or separated by commas. Root and the \
+        device's own user always may. For QEMU under libvirt that is libvirt-qemu or qemu. The socket has the mode 0600, and \
+        with this option 0666: then the server asks the system who connects, and refuses others. The user must be able to \
+        search the socket's directory, which the default one does not allow: use --listen, too",
+    chooses: false,
+};
+
+const MAX_CONNECTIONS: FrontendOption = FrontendOption {
+    name: "max-connections",
+    value_name: "N",
+    kind: OptionKind::Integer(1, 4096),
+    help: "Most clients at a time, 1 to 4096. Where all places are taken, a peer (an address, on a unix socket a user) with \
+        more than half of them loses its latest to newcomers of other peers; whoever gets no place is told so. A client \
+        has 10 seconds to negotiate, and takes 3.6 MB at most [default: 64]",
+    chooses: false,
+};
+
+const IDLE_TIMEOUT: FrontendOption = FrontendOption {
+    name: "idle-timeout",
+    value_name: "SECONDS",
+    kind: OptionKind::Integer(0, 604_800),
+    help: "Close a connection that has held no request for so long, up to 604800 seconds. A client that does not connect \
+        again by itself loses its disk by that. 0 never does [default: 0]",
+    chooses: false,
+};
+
+const SEND_TIMEOUT: FrontendOption = FrontendOption {
+    name: "send-timeout",
+    value_name: "SECONDS",
+    kind: OptionKind::Integer(1, 86_400),
+    help: "Close a connection whose client takes nothing of its replies for so long, 1 to 86400 seconds. A TCP client that \
+        vanished is gone after 60 seconds, or after this if it is longer [default: 60]",
     chooses: false,
 };
 
@@ -54,12 +98,44 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
     }
 }
 
+/// Reads a user's name or number.
+fn uid(text: &str) -> std::result::Result<String, String> {
+    let number = match text.parse::<u32>() {
+        // It stands for "no user" in system calls.
+        Ok(u32::MAX) | Err(_) => None,
+        Ok(number) => Some(number),
+    };
+    let named = || match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!(
+            "the name or number of a user, and '{text}' is none"
+        )),
+        Err(error) => Err(format!("cannot look up the user '{text}': {error}")),
+    };
+    number
+        .map_or_else(named, Ok)
+        .map(|number| number.to_string())
+}
+
 /// A server set up by the options of a description.
 pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
-    Server::builder()
+    let seconds = |option: &FrontendOption| spec.integer(option.name).map(Duration::from_secs);
+    let idle = seconds(&IDLE_TIMEOUT).filter(|limit| !limit.is_zero());
+    let most = spec.small(MAX_CONNECTIONS.name);
+    let builder = Server::builder()
         .allow_remote(spec.flag(ALLOW_REMOTE.name))
-        .poll(poll_time(spec))
+        .max_connections(most.unwrap_or(DEFAULT_MAX_CONNECTIONS))
+        .idle_timeout(idle)
+        .send_timeout(seconds(&SEND_TIMEOUT).unwrap_or(DEFAULT_SEND_TIMEOUT))
+        .poll(poll_time(spec));
+    // They were checked when they were read.
+    let uids = spec.text(ALLOW_UID.name).unwrap_or_default().split(',');
+    uids.filter_map(|uid| uid.parse().ok())
+        .fold(builder, ServerBuilder::allow_uid)
 }
+
+/// Most clients that a message names.
+const MAX_NAMED: usize = 3;
 
 /// A device behind a socket.
 struct NbdFront {
@@ -91,7 +167,15 @@ impl Frontend for NbdFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[LISTEN, ALLOW_REMOTE, POLL]
+        &[
+            LISTEN,
+            ALLOW_REMOTE,
+            ALLOW_UID,
+            MAX_CONNECTIONS,
+            IDLE_TIMEOUT,
+            SEND_TIMEOUT,
+            POLL,
+        ]
     }
 
     fn handover(&self) -> Handover {
@@ -129,12 +213,21 @@ impl Front for NbdFront {
     }
 
     fn hold_idle(&self) -> Result<Option<File>> {
-        let clients = match self.connected() {
+        let uri = &self.uri;
+        let peers = self
+            .handle
+            .as_ref()
+            .map_or_else(Vec::new, RunningServer::peers);
+        let clients = match peers.len() {
             0 => return Ok(None),
             1 => "1 NBD client is".into(),
             n => format!("{n} NBD clients are"),
         };
-        let message = format!("{} is in use: {clients} connected", self.uri);
+        let mut named = peers[..peers.len().min(MAX_NAMED)].join(", ");
+        if peers.len() > MAX_NAMED {
+            named.push_str(", ...");
+        }
+        let message = format!("{uri} is in use: {clients} connected: {named}");
         Err(Failure::new(FailureKind::Busy, message))
     }
 
@@ -190,6 +283,11 @@ impl From<Error> for Failure {
             Error::NotLoopback { .. } => {
                 Failure::new(FailureKind::Usage, error).with_hint("with --allow-remote")
             }
+            Error::UsersOverTcp { .. } => {
+                Failure::new(FailureKind::Usage, error).with_hint("with --listen unix:PATH")
+            }
+            Error::Unreachable { .. } => Failure::new(FailureKind::Usage, error)
+                .with_hint("--listen unix:PATH chooses the socket"),
             Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::new(FailureKind::Usage, error)
             }

@@ -1,6 +1,7 @@
 //! Why a connection ended. Each connection ends with exactly one of these, and it is logged once.
 
-use std::io;
+use crate::limits::Refusal;
+use std::{io, time::Duration};
 use thiserror::Error;
 
 /// The reason. [`Close::is_clean`] tells ordinary ends from faults of the client or the system.
@@ -20,8 +21,19 @@ pub(crate) enum Close {
     OptionMagic(u64),
     #[error("option {option} has {len} bytes of data, more than the server takes")]
     OptionTooBig { option: u32, len: u32 },
+    /// The name is cut: see [`Close::unknown_export`].
     #[error("no export is named {0:?}")]
     UnknownExport(String),
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    #[error("there was no request for {} seconds, the limit", .0.as_secs_f64())]
+    Idle(Duration),
+    #[error("its peer had more than half of the places, and another peer wanted one")]
+    Replaced,
+    #[error("the client took nothing of a reply for {} seconds, the limit", .0.as_secs_f64())]
+    SendTimeout(Duration),
+    #[error("the client vanished: it acknowledges nothing any more")]
+    Vanished,
     #[error("bad request magic {0:#010x}")]
     RequestMagic(u32),
     #[error("a write of {0} bytes is too large even to be skipped")]
@@ -38,9 +50,43 @@ pub(crate) enum Close {
     Panicked,
 }
 
+/// Most characters of a name that a log shows.
+const MAX_NAME: usize = 64;
+
 impl Close {
+    /// A client may ask for a name of any bytes and of 64 KiB.
+    pub(crate) fn unknown_export(name: &[u8]) -> Self {
+        let name = String::from_utf8_lossy(name);
+        let mut shown: String = name.chars().take(MAX_NAME).collect();
+        if shown.len() < name.len() {
+            shown.push('…');
+        }
+        Close::UnknownExport(shown)
+    }
+
+    pub(crate) fn receive(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Close::Vanished,
+            _ => Close::Receive(error),
+        }
+    }
+
+    pub(crate) fn send(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Close::Vanished,
+            _ => Close::Send(error),
+        }
+    }
+
     /// Whether this is an ordinary end that needs no attention.
     pub(crate) fn is_clean(&self) -> bool {
-        matches!(self, Close::Disconnected | Close::Aborted | Close::Stopping)
+        matches!(
+            self,
+            Close::Disconnected
+                | Close::Aborted
+                | Close::Stopping
+                | Close::Idle(_)
+                | Close::Replaced
+        )
     }
 }

@@ -56,8 +56,6 @@ struct Connection<'a> {
     workers: usize,
     receiver: Mutex<Receiver>,
     divided: DividedWrites,
-    /// How many workers wait for the leadership: a hint for sharing work.
-    waiting: AtomicUsize,
     /// How many workers were started.
     started: AtomicUsize,
     end: OnceLock<Close>,
@@ -80,7 +78,6 @@ pub(crate) fn serve(
         workers,
         receiver: Mutex::new(Receiver::new(poller)),
         divided: DividedWrites::new(workers),
-        waiting: AtomicUsize::new(0),
         started: AtomicUsize::new(1),
         end: OnceLock::new(),
     };
@@ -92,6 +89,7 @@ impl<'a> Connection<'a> {
     /// Runs one worker. A panic in it ends the connection and nothing else.
     fn run<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         self.contain(|| self.work(scope));
+        self.socket.activity.workers.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn contain(&self, work: impl FnOnce() -> Result<(), Close>) {
@@ -112,10 +110,11 @@ impl<'a> Connection<'a> {
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) -> Result<(), Close> {
         let mut batch = Batch::new();
         let mut out = Replies::new(self.socket);
+        let waiting = &self.socket.activity.waiting;
         loop {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
+            waiting.fetch_add(1, Ordering::Relaxed);
             let mut receiver = lock(&self.receiver);
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            waiting.fetch_sub(1, Ordering::Relaxed);
             // Poisoned: a leader that panicked may have left the receiver in the middle of a message.
             if self.end.get().is_some() || self.receiver.is_poisoned() {
                 return Ok(());
@@ -136,7 +135,7 @@ impl<'a> Connection<'a> {
                 }
                 if self.workers > 1 && !receiver.costs_at_most(MAX_INLINE) {
                     let more = self.started.load(Ordering::Relaxed) < self.workers;
-                    let others = self.waiting.load(Ordering::Relaxed).max(usize::from(more));
+                    let others = waiting.load(Ordering::Relaxed).max(usize::from(more));
                     self.divide(&mut receiver, others + 1);
                     let share = receiver.pending().div_ceil(others + 1);
                     receiver.take(share, &mut batch);
@@ -223,9 +222,10 @@ impl<'a> Connection<'a> {
 
     /// Starts one more worker unless the limit is reached. Only clients with several requests in flight get here.
     fn start_another<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
+        let activity = &self.socket.activity;
         let number = self.started.load(Ordering::Relaxed);
         if number >= self.workers
-            || self.waiting.load(Ordering::Relaxed) > 0
+            || activity.waiting.load(Ordering::Relaxed) > 0
             || self
                 .started
                 .compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed)
@@ -234,10 +234,12 @@ impl<'a> Connection<'a> {
             return;
         }
         let name = format!("nbd{}.{number}", self.id);
+        activity.workers.fetch_add(1, Ordering::Relaxed);
         if let Err(e) = thread::Builder::new()
             .name(name)
             .spawn_scoped(scope, || self.run(scope))
         {
+            activity.workers.fetch_sub(1, Ordering::Relaxed);
             // The present workers will do. The count stays, so that not every batch tries again.
             tracing::debug!(connection = self.id, "cannot start a worker: {e}");
         }
@@ -273,7 +275,6 @@ mod tests {
                 Arc::default(),
             ))),
             divided: DividedWrites::new(2),
-            waiting: AtomicUsize::new(0),
             started: AtomicUsize::new(1),
             end: OnceLock::new(),
         };

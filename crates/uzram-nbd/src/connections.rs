@@ -1,24 +1,35 @@
-//! The connections of a server: their threads, the list of their sockets, the orderly end.
+//! The connections of a server: their threads, their places, the orderly end.
 //!
-//! A connection is either *accepted* and negotiates first, or *adopted* and begins in the transmission phase.
+//! A connection is either *accepted* and negotiates first, or *given* by the program. Limits and timeouts are for accepted
+//! ones: they have *places*, which [`limits`](crate::limits) deals out. A client that gets none is told why, by a connection
+//! that ends at once; there are at most [`MAX_REFUSALS`] of these, and further ones are closed without a word.
+//!
+//! # Ending one connection
+//!
+//! A connection that is dismissed, being idle for too long or having to give back its place, receives no more, serves what
+//! has arrived, sends the replies and closes. If it has not ended after the time limit for a shutdown, its socket is shut
+//! down in both directions. [`Connections::watch`] does this, on the accepting thread.
 //!
 //! # Stopping
 //!
 //! [`Connections::end_all`] shuts down the receive side of every connection. Each serves what has arrived by then, sends the
-//! replies and closes. At the time limit the sockets of the others are shut down in both directions, which frees even
-//! connections that wait for a client to read.
+//! replies and closes. Those whose clients take no replies are closed after [`STALLED`](crate::activity::STALLED), so that
+//! none holds up the others. At the time limit the sockets of all are shut down in both directions.
 
 use crate::{
     Error,
+    activity::Phase,
     close::Close,
     connection,
     execute::Session,
     handshake,
+    limits::{self, Admission, Holder, Refusal},
     lock::lock,
+    peer::Peer,
     poll::{PollPermits, Poller},
     settings::ServerSettings,
     socket::Socket,
-    stop::Stop,
+    stop::{Dismissal, Stop},
 };
 use rustix::net;
 use std::{
@@ -34,12 +45,56 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Most connections that exist only to tell a client why it is refused.
+const MAX_REFUSALS: usize = 8;
+/// How long a client that is refused may take to ask for an export.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a stop looks for clients that take no replies.
+const STOP_PACE: Duration = Duration::from_millis(100);
+
 /// How a connection begins.
 enum Begin {
     /// With the handshake, in which the client chooses the export.
     Negotiate,
+    /// With the handshake, in which the client is told why it is refused.
+    Refuse(Refusal),
     /// With requests, as agreed elsewhere.
     Transmit(Session),
+}
+
+/// One connection.
+struct Client {
+    id: u64,
+    peer: Peer,
+    socket: Socket,
+    stop: Stop,
+}
+
+/// What a connection counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It has a place.
+    Placed,
+    /// It was dismissed, and must have ended by then.
+    Leaving(Instant),
+    /// It exists to tell its client why.
+    Refused,
+    /// It was given, and has no limits.
+    Given,
+}
+
+struct Entry {
+    client: Arc<Client>,
+    standing: Standing,
+}
+
+impl Entry {
+    /// Tells the connection to end.
+    fn dismiss(&mut self, why: Dismissal, deadline: Instant) {
+        self.client.stop.dismiss(why);
+        self.client.socket.shutdown(net::Shutdown::Read);
+        self.standing = Standing::Leaving(deadline);
+    }
 }
 
 pub(crate) struct Connections {
@@ -47,8 +102,8 @@ pub(crate) struct Connections {
     pub(crate) stop: Stop,
     poll_permits: Arc<PollPermits>,
     next_id: AtomicU64,
-    /// The sockets of all connections, for the stop. Not touched while a connection is served.
-    sockets: Mutex<HashMap<u64, Arc<Socket>>>,
+    /// Not touched while a connection is served.
+    entries: Mutex<HashMap<u64, Entry>>,
     ended: Condvar,
 }
 
@@ -60,84 +115,177 @@ impl Connections {
             stop: Stop::default(),
             poll_permits: Arc::new(PollPermits::new(cpus / 2)),
             next_id: AtomicU64::new(0),
-            sockets: Mutex::default(),
+            entries: Mutex::default(),
             ended: Condvar::new(),
         })
     }
 
-    /// Number of connections.
+    /// Number of connections, without those of clients that are being refused.
     pub(crate) fn count(&self) -> usize {
-        lock(&self.sockets).len()
+        let entries = lock(&self.entries);
+        let real = |entry: &&Entry| entry.standing != Standing::Refused;
+        entries.values().filter(real).count()
     }
 
-    /// Serves a client that has just connected, unless the limit is reached.
-    pub(crate) fn accepted(self: &Arc<Self>, fd: OwnedFd) {
-        let most = self.settings.max_connections;
-        if self.count() >= most {
-            tracing::warn!("refused: {most} clients are connected, the limit");
-        } else if let Err(e) = self.begin(fd, Begin::Negotiate, || {}) {
-            tracing::warn!("refused: cannot start a thread: {e}");
+    /// The peers of these connections, in the order in which they came.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        let entries = lock(&self.entries);
+        let real = entries
+            .values()
+            .filter(|entry| entry.standing != Standing::Refused);
+        let mut peers: Vec<_> = real.map(|e| (e.client.id, e.client.peer)).collect();
+        peers.sort_by_key(|(id, _)| *id);
+        peers.into_iter().map(|(_, peer)| peer).collect()
+    }
+
+    /// Serves a client that has just connected, or tells it why not.
+    pub(crate) fn accepted(self: &Arc<Self>, fd: OwnedFd, peer: Peer) {
+        let begin = match self.admit(&peer) {
+            Ok(()) => Begin::Negotiate,
+            Err(refusal) => {
+                tracing::warn!(%peer, "refused: {refusal}");
+                if self.refusals() >= MAX_REFUSALS {
+                    return;
+                }
+                Begin::Refuse(refusal)
+            }
+        };
+        let socket = Socket::accepted(fd, self.settings.send_timeout);
+        if let Err(e) = self.begin(socket, peer, begin, || {}) {
+            tracing::warn!(%peer, "refused: cannot start a thread: {e}");
         }
     }
 
-    /// Serves a socket whose client sends requests at once. `ended` is called when none of its threads can touch the device
-    /// any more.
-    pub(crate) fn adopted(
+    fn refusals(&self) -> usize {
+        let entries = lock(&self.entries);
+        let refused = |entry: &&Entry| entry.standing == Standing::Refused;
+        entries.values().filter(refused).count()
+    }
+
+    /// Finds a place for a newcomer. A connection that has to give back its own is told to end.
+    fn admit(&self, newcomer: &Peer) -> Result<(), Refusal> {
+        if let Peer::Process { uid, .. } = newcomer
+            && !self.settings.allows(*uid)
+        {
+            return Err(Refusal::User(*uid));
+        }
+        let Some(owner) = newcomer.owner() else {
+            return Ok(());
+        };
+        let mut entries = lock(&self.entries);
+        let placed = entries.values().filter_map(|entry| {
+            let client = (entry.standing == Standing::Placed).then_some(&entry.client)?;
+            Some(Holder {
+                id: client.id,
+                owner: client.peer.owner()?,
+                phase: client.socket.activity.phase(),
+            })
+        });
+        let placed: Vec<_> = placed.collect();
+        let leaving = |entry: &&Entry| matches!(entry.standing, Standing::Leaving(_));
+        let leaving = entries.values().filter(leaving).count();
+        let most = self.settings.max_connections;
+        match limits::admit(owner, most, &placed, leaving) {
+            Admission::Free => Ok(()),
+            Admission::Instead(id) => {
+                if let Some(entry) = entries.get_mut(&id) {
+                    entry.dismiss(Dismissal::Replaced, self.leaving_deadline());
+                }
+                Ok(())
+            }
+            Admission::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    fn leaving_deadline(&self) -> Instant {
+        Instant::now() + self.settings.shutdown_timeout
+    }
+
+    /// Serves a socket that somebody else connected: from the handshake on, or with a session from the requests on. `ended`
+    /// is called when none of its threads can touch the device any more.
+    pub(crate) fn given(
         self: &Arc<Self>,
         fd: OwnedFd,
-        session: Session,
+        session: Option<Session>,
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
-        self.begin(fd, Begin::Transmit(session), ended)
+        let socket = Socket::new(fd);
+        let begin = session.map_or(Begin::Negotiate, Begin::Transmit);
+        self.begin(socket, Peer::Given, begin, ended)
     }
 
     /// Starts a connection's first thread.
     fn begin(
         self: &Arc<Self>,
-        fd: OwnedFd,
+        socket: Socket,
+        peer: Peer,
         begin: Begin,
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let socket = Arc::new(Socket::new(fd));
-        lock(&self.sockets).insert(id, Arc::clone(&socket));
+        let standing = match (&begin, peer) {
+            (Begin::Refuse(_), _) => Standing::Refused,
+            (_, Peer::Given) => Standing::Given,
+            _ => Standing::Placed,
+        };
+        let client = Arc::new(Client {
+            id,
+            peer,
+            socket,
+            stop: self.stop.of_connection(),
+        });
+        let entry = Entry {
+            client: Arc::clone(&client),
+            standing,
+        };
+        lock(&self.entries).insert(id, entry);
         let this = Arc::clone(self);
         let serve = move || {
-            this.serve(id, &socket, begin);
+            this.serve(&client, begin);
             ended();
         };
         let spawned = thread::Builder::new()
             .name(format!("nbd{id}.0"))
             .spawn(serve);
         if spawned.is_err() {
-            lock(&self.sockets).remove(&id);
+            lock(&self.entries).remove(&id);
         }
         spawned.map(drop)
     }
 
     /// Runs a connection to its end, on its first thread.
-    fn serve(&self, id: u64, socket: &Socket, begin: Begin) {
+    fn serve(&self, client: &Client, begin: Begin) {
+        let Client {
+            id,
+            peer,
+            socket,
+            stop,
+        } = client;
         let settings = &self.settings;
+        let negotiate =
+            |limit, refusal| handshake::negotiate(socket, &settings.exports, stop, limit, refusal);
+        let refused = matches!(begin, Begin::Refuse(_));
         let serve = || {
             let session = match begin {
-                Begin::Negotiate => handshake::negotiate(
-                    socket,
-                    &settings.exports,
-                    &self.stop,
-                    settings.handshake_timeout,
+                Begin::Negotiate => negotiate(settings.handshake_timeout, None)?,
+                Begin::Refuse(refusal) => negotiate(
+                    settings.handshake_timeout.min(REFUSAL_TIMEOUT),
+                    Some(refusal),
                 )?,
                 Begin::Transmit(session) => session,
             };
+            socket.activity.negotiated();
             tracing::debug!(
                 connection = id,
+                %peer,
                 export = session.export.name,
                 "transmission phase"
             );
             Err::<(), _>(connection::serve(
-                id,
+                *id,
                 socket,
                 &session,
-                &self.stop,
+                stop,
                 settings.workers,
                 Poller::new(settings.poll, Arc::clone(&self.poll_permits)),
             ))
@@ -145,25 +293,59 @@ impl Connections {
         let reason = catch_unwind(AssertUnwindSafe(serve))
             .unwrap_or(Err(Close::Panicked))
             .unwrap_err();
-        if reason.is_clean() {
-            tracing::debug!(connection = id, "closed: {reason}");
-        } else {
-            tracing::warn!(connection = id, "closed: {reason}");
+        match reason {
+            // What it was told was logged before.
+            _ if refused => tracing::debug!(connection = id, %peer, "closed: {reason}"),
+            Close::Idle(_) | Close::Replaced => {
+                tracing::info!(connection = id, %peer, "closed: {reason}");
+            }
+            _ if reason.is_clean() => tracing::debug!(connection = id, %peer, "closed: {reason}"),
+            _ => tracing::warn!(connection = id, %peer, "closed: {reason}"),
         }
         socket.shutdown(net::Shutdown::Both);
-        lock(&self.sockets).remove(&id);
+        lock(&self.entries).remove(id);
         self.ended.notify_all();
+    }
+
+    /// Dismisses connections that have been idle for too long, and closes those that do not leave. Returns when to look
+    /// again; `None` if nothing can become due before another client is accepted.
+    pub(crate) fn watch(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut next: Option<Duration> = None;
+        let mut again = |after: Duration| next = Some(next.map_or(after, |next| next.min(after)));
+        for entry in lock(&self.entries).values_mut() {
+            let idle = match entry.client.socket.activity.phase() {
+                Phase::Idle(time) => time,
+                _ => Duration::ZERO,
+            };
+            match (entry.standing, self.settings.idle_timeout) {
+                (Standing::Placed, Some(limit)) if idle >= limit => {
+                    let deadline = self.leaving_deadline();
+                    entry.dismiss(Dismissal::Idle(limit), deadline);
+                    again(deadline - now);
+                }
+                (Standing::Placed, Some(limit)) => again(limit - idle),
+                (Standing::Leaving(deadline), _) if deadline <= now => {
+                    entry.client.socket.shutdown(net::Shutdown::Both);
+                    // A device may be slow; the connection then ends when that is done.
+                    again(self.settings.shutdown_timeout.max(Duration::from_secs(1)));
+                }
+                (Standing::Leaving(deadline), _) => again(deadline - now),
+                _ => {}
+            }
+        }
+        next
     }
 
     /// Ends every connection. The stop flag is set already, and no new connections come.
     pub(crate) fn end_all(&self) -> Result<(), Error> {
         let limit = self.settings.shutdown_timeout;
-        self.shutdown_all(net::Shutdown::Read);
+        self.shutdown(net::Shutdown::Read, |_| true);
         if self.wait_for_all(limit) == 0 {
             return Ok(());
         }
         tracing::warn!("requests are still in flight after {limit:?}: closing their connections");
-        self.shutdown_all(net::Shutdown::Both);
+        self.shutdown(net::Shutdown::Both, |_| true);
         match self.wait_for_all(limit.max(Duration::from_secs(1))) {
             0 => Ok(()),
             connections => Err(Error::Stuck {
@@ -173,26 +355,28 @@ impl Connections {
         }
     }
 
-    fn shutdown_all(&self, how: net::Shutdown) {
-        for socket in lock(&self.sockets).values() {
-            socket.shutdown(how);
+    fn shutdown(&self, how: net::Shutdown, which: impl Fn(&Client) -> bool) {
+        for entry in lock(&self.entries).values() {
+            if which(&entry.client) {
+                entry.client.socket.shutdown(how);
+            }
         }
     }
 
-    /// Waits until no connection is left, at most for `limit`. Returns how many are left.
+    /// Waits until no connection is left, at most for `limit`. Those that are stuck are closed meanwhile. Returns how many
+    /// are left.
     fn wait_for_all(&self, limit: Duration) -> usize {
         let deadline = Instant::now() + limit;
-        let mut sockets = lock(&self.sockets);
-        while !sockets.is_empty() {
+        loop {
+            let stuck = |client: &Client| client.socket.activity.phase().is_stuck();
+            self.shutdown(net::Shutdown::Both, stuck);
+            let entries = lock(&self.entries);
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
+            if entries.is_empty() || left.is_zero() {
+                return entries.len();
             }
-            sockets = match self.ended.wait_timeout(sockets, left) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            // A poisoned lock is found by the next round.
+            drop(self.ended.wait_timeout(entries, left.min(STOP_PACE)));
         }
-        sockets.len()
     }
 }

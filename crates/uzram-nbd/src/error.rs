@@ -34,6 +34,28 @@ pub enum Error {
         /// The address.
         addr: SocketAddr,
     },
+    /// Users were allowed on a TCP address.
+    #[error(
+        "users can be allowed on a unix socket only: TCP does not tell which user a client is, so every user of this \
+         machine who reaches {addr} could connect"
+    )]
+    UsersOverTcp {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// A user who was allowed cannot get to the unix socket.
+    #[error(
+        "uid {uid} cannot reach {}: {} is closed to others. Choose a socket in a directory that they can search",
+        path.display(), directory.display()
+    )]
+    Unreachable {
+        /// The user.
+        uid: u32,
+        /// The socket's path.
+        path: PathBuf,
+        /// The directory that is in the way.
+        directory: PathBuf,
+    },
     /// Another server accepts connections on the unix socket.
     #[error("{} is in use: another server accepts connections there", path.display())]
     InUse {

@@ -2,11 +2,15 @@
 //!
 //! Runs on the connection's first thread. Holds one option of at most [`MAX_OPTION`] bytes in memory at a time. A deadline
 //! for the whole keeps a silent or slow client from occupying a connection for long.
+//!
+//! A client that is refused negotiates, too, for as long as it takes to ask for an export: only the answer to that can tell
+//! it why.
 
 use crate::{
     close::Close,
     execute::Session,
     export::Export,
+    limits::Refusal,
     proto::{
         self, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at, u64_at,
     },
@@ -28,6 +32,7 @@ pub(crate) fn negotiate(
     exports: &[Export],
     stop: &Stop,
     limit: Duration,
+    refusal: Option<Refusal>,
 ) -> Result<Session, Close> {
     let deadline = Instant::now() + limit;
     let mut handshake = Handshake {
@@ -35,6 +40,7 @@ pub(crate) fn negotiate(
         exports,
         stop,
         deadline,
+        refusal,
         no_zeroes: false,
         structured: false,
         context: None,
@@ -59,6 +65,7 @@ struct Handshake<'a> {
     exports: &'a [Export],
     stop: &'a Stop,
     deadline: Instant,
+    refusal: Option<Refusal>,
     no_zeroes: bool,
     structured: bool,
     /// The export (by index) for which `base:allocation` was selected last.
@@ -101,6 +108,10 @@ impl Handshake<'_> {
         self.receive(&mut data, false)?;
         tracing::debug!(option, len, "option");
         let session = match option {
+            // It has no way to say no.
+            opt::EXPORT_NAME if let Some(refusal) = self.refusal => {
+                return Err(Close::Refused(refusal));
+            }
             opt::EXPORT_NAME => Some(self.export_name(&data)?),
             opt::ABORT => {
                 self.reply(option, rep::ACK, &[]);
@@ -110,6 +121,11 @@ impl Handshake<'_> {
             }
             _ if self.stop.is_set() => {
                 self.refuse(option, rep::ERR_SHUTDOWN, "the server is stopping");
+                None
+            }
+            opt::LIST | opt::INFO | opt::GO if let Some(refusal) = self.refusal => {
+                // The client closes, as some do only after an option to say so.
+                self.refuse(option, rep::ERR_POLICY, &format!("refused: {refusal}"));
                 None
             }
             opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS if !data.is_empty() => {
@@ -145,9 +161,7 @@ impl Handshake<'_> {
 
     fn export_name(&mut self, name: &[u8]) -> Result<Session, Close> {
         let Some(index) = self.find(name) else {
-            return Err(Close::UnknownExport(
-                String::from_utf8_lossy(name).into_owned(),
-            ));
+            return Err(Close::unknown_export(name));
         };
         let session = self.session(index);
         self.out
@@ -285,7 +299,7 @@ impl Handshake<'_> {
             match self.socket.send_some(&self.out[sent..]) {
                 Ok(n) => sent += n,
                 Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
-                Err(e) => return Err(Close::Send(e)),
+                Err(e) => return Err(Close::send(e)),
             }
         }
         self.out.clear();
@@ -298,12 +312,12 @@ impl Handshake<'_> {
         while filled < buf.len() {
             self.set_timeout(Timeout::Recv)?;
             match self.socket.recv(&mut buf[filled..]) {
-                Ok(0) if self.stop.is_set() => return Err(Close::Stopping),
+                Ok(0) if self.stop.is_set() => return Err(self.stop.close()),
                 Ok(0) if start && filled == 0 => return Err(Close::Disconnected),
                 Ok(0) => return Err(Close::Truncated),
                 Ok(n) => filled += n,
                 Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
-                Err(e) => return Err(Close::Receive(e)),
+                Err(e) => return Err(Close::receive(e)),
             }
         }
         Ok(())

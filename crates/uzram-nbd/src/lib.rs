@@ -22,7 +22,7 @@
 //!
 //! # Threads
 //!
-//! One thread accepts. Each connection starts with one worker, and grows to the configured number the first time a client
+//! One thread accepts, and looks after idle connections. Each connection starts with one worker, and grows to the configured number the first time a client
 //! sends several requests at once. The workers of a connection take turns as *leader*: the leader alone receives. See
 //! [`connection`] for the protocol between them and the lock order. Before the leader sleeps it polls for the next request
 //! for a while, where that pays: see [`poll`] and [`ServerBuilder::poll`].
@@ -30,12 +30,24 @@
 //! # Trust
 //!
 //! The client is not trusted: whatever it sends ends at most its own connection, with one logged reason. There is no TLS and
-//! no authentication. A unix socket has mode 0600, and TCP is limited to loopback addresses unless
+//! no password. Of a unix socket only root and the server's own user are served, and whom [`ServerBuilder::allow_uid`] names.
+//! TCP does not tell users apart: whoever reaches the address is served. It is limited to loopback addresses unless
 //! [`ServerBuilder::allow_remote`] says otherwise.
+//!
+//! # Limits
+//!
+//! A client has 10 seconds to negotiate, and its connection ends when it takes nothing of its replies for 60 seconds
+//! ([`ServerBuilder::send_timeout`]). TCP clients that vanished are noticed within these times, too. There are 64 places
+//! ([`ServerBuilder::max_connections`]); see [`limits`] for who gets them.
+//!
+//! A connection has at most W + 1 receive buffers of 512 KiB and W reply buffers of 260 KiB, where W is
+//! [`ServerBuilder::workers`], at most 4 by default: 3.6 MB, whatever its client sends or does not read. Requests that do not
+//! fit are streamed. The system's socket buffers come on top.
 #![forbid(unsafe_code)]
 // `connection` and its siblings are private; their docs are linked for readers of the source.
 #![allow(rustdoc::private_intra_doc_links)]
 
+mod activity;
 mod adopter;
 mod as_frontend;
 mod close;
@@ -46,8 +58,10 @@ mod error;
 mod execute;
 mod export;
 mod handshake;
+mod limits;
 mod listen;
 mod lock;
+mod peer;
 mod poll;
 mod proto;
 mod receive;

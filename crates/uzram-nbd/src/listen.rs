@@ -1,7 +1,8 @@
 //! Where the server listens: the address as text, the listening socket, and the URI that clients use.
 //!
-//! A unix socket gets its mode 0600 before it is bound, so others cannot connect at any moment. A socket file that nobody
-//! accepts on is left over and is replaced; a live one is an error. Dropping the [`Listener`] removes the file, unless
+//! A unix socket gets its mode 0600 before it is bound, so others cannot connect at any moment. Where other users are
+//! allowed it gets 0666 afterwards: everybody can connect, and the server asks the system who it is. A socket file that
+//! nobody accepts on is left over and is replaced; a live one is an error. Dropping the [`Listener`] removes the file, unless
 //! somebody has put another in its place.
 
 use crate::Error;
@@ -9,7 +10,7 @@ use rustix::{fs, net};
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     os::unix::{
         fs::{FileTypeExt, MetadataExt},
         net::UnixStream,
@@ -114,7 +115,8 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn bind(listen: &Listen, allow_remote: bool) -> Result<Self, Error> {
+    /// Binds the address. `uids` are the users beside this process's own and root who are to connect.
+    pub(crate) fn bind(listen: &Listen, allow_remote: bool, uids: &[u32]) -> Result<Self, Error> {
         let bind_error = |source| Error::Bind {
             listen: listen.to_string(),
             source,
@@ -125,6 +127,7 @@ impl Listener {
             }
             Listen::Tcp(addr) => {
                 let listener = TcpListener::bind(addr).map_err(bind_error)?;
+                listener.set_nonblocking(true).map_err(bind_error)?;
                 let local = Listen::Tcp(listener.local_addr().map_err(bind_error)?);
                 Ok(Listener {
                     fd: listener.into(),
@@ -133,6 +136,7 @@ impl Listener {
                 })
             }
             Listen::Unix(path) => {
+                check_reachable(path, uids)?;
                 let fd = match bind_unix(path) {
                     Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                         remove_stale(path)?;
@@ -141,13 +145,16 @@ impl Listener {
                     other => other,
                 };
                 let fd = fd.map_err(bind_error)?;
-                let file = inode(path);
-                net::listen(&fd, BACKLOG).map_err(|e| bind_error(e.into()))?;
-                Ok(Listener {
+                let listener = Listener {
                     fd,
                     local: listen.clone(),
-                    file,
-                })
+                    file: inode(path),
+                };
+                if !uids.is_empty() {
+                    open_to_all(path).map_err(bind_error)?;
+                }
+                net::listen(&listener.fd, BACKLOG).map_err(|e| bind_error(e.into()))?;
+                Ok(listener)
             }
         }
     }
@@ -164,8 +171,45 @@ impl Drop for Listener {
     }
 }
 
+/// Lets everybody connect to this process's socket; the umask would not let `bind` do it. Follows no symbolic link.
+fn open_to_all(path: &Path) -> io::Result<()> {
+    let flags = fs::OFlags::PATH | fs::OFlags::NOFOLLOW | fs::OFlags::CLOEXEC;
+    let file = fs::open(path, flags, fs::Mode::empty())?;
+    let stat = fs::fstat(&file)?;
+    let socket = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::Socket;
+    if !socket || stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other(
+            "somebody has put another file in its place",
+        ));
+    }
+    let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(fs::chmod(file, fs::Mode::from_raw_mode(0o666))?)
+}
+
+/// Refuses where a directory on the way to the socket is closed to one of the users.
+fn check_reachable(path: &Path, uids: &[u32]) -> Result<(), Error> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    for directory in absolute.ancestors().skip(1) {
+        let Ok(meta) = std::fs::metadata(directory) else {
+            continue;
+        };
+        // Group members, and users whom an access control list names, may search it if the group's bit is set.
+        if meta.mode() & 0o011 != 0 {
+            continue;
+        }
+        if let Some(uid) = uids.iter().find(|uid| **uid != meta.uid()) {
+            return Err(Error::Unreachable {
+                uid: *uid,
+                path: path.into(),
+                directory: directory.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
-    let flags = net::SocketFlags::CLOEXEC;
+    let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
     let fd = net::socket_with(
         net::AddressFamily::UNIX,
         net::SocketType::STREAM,

@@ -180,7 +180,7 @@ impl Receiver {
             if self.receive(socket, stop, CAPACITY)? == 0 {
                 let between = self.unparsed.is_empty();
                 return Err(match (stop.is_set(), between) {
-                    (true, _) => Close::Stopping,
+                    (true, _) => stop.close(),
                     (_, true) => Close::Disconnected,
                     _ => Close::Truncated,
                 });
@@ -273,7 +273,7 @@ impl Receiver {
         if room.is_empty() {
             return Ok(0);
         }
-        let n = self.poller.recv(socket, room).map_err(Close::Receive)?;
+        let n = self.poller.recv(socket, room).map_err(Close::receive)?;
         self.unparsed.end += n;
         self.allowance = self.allowance.map(|bytes| bytes - n as u64);
         Ok(n)
@@ -299,7 +299,7 @@ impl Receiver {
             while self.unparsed.len() < left && self.unparsed.end < CAPACITY {
                 if self.receive(socket, stop, left - self.unparsed.len())? == 0 {
                     return Err(if stop.is_set() {
-                        Close::Stopping
+                        stop.close()
                     } else {
                         Close::Truncated
                     });

@@ -1,11 +1,22 @@
 //! The server: its builder, the thread that accepts, and the orderly stop of that thread and all connections.
 
 use crate::{
-    Adopter, DEFAULT_POLL, Error, Export, Listen, connections::Connections, listen::Listener,
-    settings::ServerSettings,
+    Adopter, DEFAULT_POLL, Error, Export, Listen,
+    connections::Connections,
+    listen::Listener,
+    peer::Peer,
+    settings::{
+        DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT, ServerSettings,
+    },
 };
-use rustix::{io::Errno, net};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{self, sockopt},
+};
 use std::{
+    io,
+    os::fd::OwnedFd,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -13,6 +24,11 @@ use std::{
 
 /// How long the accepting thread waits when the system has no descriptors or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After how long without a byte from a TCP client the system asks whether it is there, and how often and how many times
+/// it asks again. A client that vanished is gone after 60 seconds, or after the send timeout if that is longer.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Sets up a server; made by [`Server::builder`].
 #[derive(Clone)]
@@ -34,7 +50,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Most connections at a time (default 64). Further ones are closed at once.
+    /// Most connections at a time (default 64). Further clients are told so and closed. Where no place is free, a peer (an
+    /// address, or on unix sockets a user) that has more than half of the places gives one back to each newcomer of another
+    /// peer.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.settings.max_connections = count.max(1);
         self
@@ -43,6 +61,26 @@ impl ServerBuilder {
     /// Whether a TCP address that is not loopback may be bound (default: no). NBD has no password.
     pub fn allow_remote(mut self, yes: bool) -> Self {
         self.allow_remote = yes;
+        self
+    }
+
+    /// Lets a user connect to a unix socket, besides root and the user of this process. The socket gets the mode 0666 then,
+    /// and the server asks the system who connects. TCP cannot tell users apart: binding such an address is refused.
+    pub fn allow_uid(mut self, uid: u32) -> Self {
+        self.settings.allowed_uids.push(uid);
+        self
+    }
+
+    /// Closes a connection that has held no request for this long (default: never).
+    pub fn idle_timeout(mut self, limit: Option<Duration>) -> Self {
+        self.settings.idle_timeout = limit;
+        self
+    }
+
+    /// Closes a connection whose client takes nothing of its replies for this long (default 60 seconds). A TCP client that
+    /// vanished is noticed in the same time while it is sent something, and else after a minute or this, if it is longer.
+    pub fn send_timeout(mut self, limit: Duration) -> Self {
+        self.settings.send_timeout = limit;
         self
     }
 
@@ -68,16 +106,22 @@ impl ServerBuilder {
     /// Binds the address. Clients can connect from now on, and are served after [`Server::start`].
     pub fn bind(self, listen: &Listen) -> Result<Server, Error> {
         self.settings.check()?;
-        let listener = Listener::bind(listen, self.allow_remote)?;
+        if let Listen::Tcp(addr) = listen
+            && !self.settings.allowed_uids.is_empty()
+        {
+            return Err(Error::UsersOverTcp { addr: *addr });
+        }
+        let uids = self.settings.other_uids();
+        let listener = Listener::bind(listen, self.allow_remote, &uids)?;
         Ok(Server {
             listener,
             settings: self.settings,
         })
     }
 
-    /// Makes a server without an address, for sockets that somebody else connected. The settings for accepting and
-    /// negotiating ([`max_connections`](Self::max_connections), [`allow_remote`](Self::allow_remote),
-    /// [`handshake_timeout`](Self::handshake_timeout)) have no effect on it.
+    /// Makes a server without an address, for sockets that somebody else connected. The settings that limit clients
+    /// ([`max_connections`](Self::max_connections), [`allow_remote`](Self::allow_remote), [`allow_uid`](Self::allow_uid),
+    /// [`idle_timeout`](Self::idle_timeout), [`send_timeout`](Self::send_timeout)) have no effect on it.
     pub fn adopter(self) -> Result<Adopter, Error> {
         self.settings.check()?;
         Ok(Adopter::new(Connections::new(self.settings)))
@@ -98,9 +142,12 @@ impl Server {
             settings: ServerSettings {
                 exports: Vec::new(),
                 workers: cpus.min(4),
-                max_connections: 64,
+                max_connections: DEFAULT_MAX_CONNECTIONS,
+                allowed_uids: Vec::new(),
+                idle_timeout: None,
+                send_timeout: DEFAULT_SEND_TIMEOUT,
                 poll: DEFAULT_POLL,
-                handshake_timeout: Duration::from_secs(10),
+                handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
                 shutdown_timeout: Duration::from_secs(5),
             },
             allow_remote: false,
@@ -168,6 +215,13 @@ impl RunningServer {
             .map_or(0, |running| running.connections.count())
     }
 
+    /// The connected clients in words, in the order in which they came: `pid 12 (uid 0)` or `127.0.0.1:4711`.
+    pub fn peers(&self) -> Vec<String> {
+        let running = self.running.as_ref();
+        let peers = running.map_or_else(Vec::new, |running| running.connections.peers());
+        peers.iter().map(Peer::to_string).collect()
+    }
+
     /// Stops accepting, finishes the requests in flight and sends their replies, closes every connection and removes the file
     /// of a unix socket. Takes at most twice [`ServerBuilder::shutdown_timeout`].
     pub fn shutdown(mut self) -> Result<(), Error> {
@@ -200,27 +254,62 @@ impl Drop for RunningServer {
     }
 }
 
-/// The accepting thread.
+/// The accepting thread. Between clients it looks after the connections.
 fn accept(listener: &Listener, connections: &Arc<Connections>) {
-    let tcp = matches!(listener.local, Listen::Tcp(_));
+    // A lack of descriptors or memory is told once, not twenty times a second.
+    let mut lacking = false;
     loop {
+        let timeout = connections.watch().map(timespec);
+        let _ = poll(
+            &mut [PollFd::new(&listener.fd, PollFlags::IN)],
+            timeout.as_ref(),
+        );
         let accepted = net::accept_with(&listener.fd, net::SocketFlags::CLOEXEC);
         if connections.stop.is_set() {
             return;
         }
         match accepted {
             Ok(fd) => {
-                // A reply must not wait for the acknowledgement of the previous one.
-                if tcp && let Err(e) = net::sockopt::set_tcp_nodelay(&fd, true) {
-                    tracing::debug!("no TCP_NODELAY: {e}");
+                lacking = false;
+                let peer = match listener.local {
+                    Listen::Unix(_) => Peer::of_unix(&fd),
+                    Listen::Tcp(_) => set_up_tcp(&fd, connections.settings.send_timeout)
+                        .and_then(|()| Peer::of_tcp(&fd)),
+                };
+                match peer {
+                    Ok(peer) => connections.accepted(fd, peer),
+                    // It is gone already.
+                    Err(e) => tracing::debug!("a client that cannot be served: {e}"),
                 }
-                connections.accepted(fd);
             }
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(Errno::INTR | Errno::CONNABORTED | Errno::AGAIN) => {}
             Err(e) => {
-                tracing::warn!("cannot accept: {e}");
+                if !std::mem::replace(&mut lacking, true) {
+                    tracing::warn!("cannot accept: {e}");
+                }
                 thread::sleep(ACCEPT_PAUSE);
             }
         }
     }
+}
+
+/// Rounds up, so that what is due then is due.
+fn timespec(time: Duration) -> Timespec {
+    let time = time + Duration::from_millis(1);
+    Timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
+
+/// Replies go at once, and a client that vanished is noticed whether anything is sent to it or not.
+fn set_up_tcp(fd: &OwnedFd, send_timeout: Duration) -> io::Result<()> {
+    // A reply must not wait for the acknowledgement of the previous one.
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)?;
+    sockopt::set_socket_keepalive(fd, true)?;
+    let millis = u32::try_from(send_timeout.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(fd, millis.max(1))?)
 }

@@ -7,18 +7,41 @@ use std::time::Duration;
 /// otherwise.
 pub const DEFAULT_POLL: Duration = Duration::from_micros(100);
 
+/// Most connections at a time unless [`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections) says otherwise.
+pub(crate) const DEFAULT_MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to negotiate.
+pub(crate) const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of its replies.
+pub(crate) const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What [`ServerBuilder`](crate::ServerBuilder) sets; its methods say what each field means.
 #[derive(Clone)]
 pub(crate) struct ServerSettings {
     pub(crate) exports: Vec<Export>,
     pub(crate) workers: usize,
     pub(crate) max_connections: usize,
+    pub(crate) allowed_uids: Vec<u32>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) send_timeout: Duration,
     pub(crate) poll: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) shutdown_timeout: Duration,
 }
 
 impl ServerSettings {
+    /// Whether a user may connect to a unix socket: root and this process's own user always may, since they can read and
+    /// change this process's memory as well.
+    pub(crate) fn allows(&self, uid: u32) -> bool {
+        uid == 0 || uid == rustix::process::geteuid().as_raw() || self.allowed_uids.contains(&uid)
+    }
+
+    /// The allowed users for whom the mode 0600 of a socket is too strict.
+    pub(crate) fn other_uids(&self) -> Vec<u32> {
+        let own = rustix::process::geteuid().as_raw();
+        let allowed = self.allowed_uids.iter().copied();
+        allowed.filter(|uid| *uid != 0 && *uid != own).collect()
+    }
+
     /// Checks the exports: there is one, and each has a name of its own.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.exports.is_empty() {

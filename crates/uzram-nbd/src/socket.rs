@@ -1,13 +1,28 @@
-//! A connection's socket and its send lock.
+//! A connection's socket, its send lock, and what it is waiting for.
+//!
+//! A client that does not take its replies is waited for in slices, and only as long as the server allows: see
+//! [`LockedSender`]. Waiting is marked in the [`Activity`].
 //!
 //! The send lock is innermost: it is taken with or without the leadership of the receive side, and never the other way round.
 
-use crate::{close::Close, lock::lock};
-use rustix::{io::Errno as SysErrno, net};
+use crate::{activity::Activity, close::Close, lock::lock};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno as SysErrno,
+    net,
+};
 use std::{
     io,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+/// How long to wait for room before sending is tried again. The system announces room only once much of the socket's memory
+/// is free, and a slow client that takes a little must not seem to take nothing.
+const SLICE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
 };
 
 /// A connected socket, shared by the workers of the connection and the server's list.
@@ -15,25 +30,42 @@ use std::{
 pub(crate) struct Socket {
     pub(crate) fd: OwnedFd,
     send_lock: Mutex<()>,
+    send_timeout: Option<Duration>,
+    pub(crate) activity: Activity,
 }
 
 impl Socket {
+    /// A socket whose client may take as long as it likes to read, and which has no handshake.
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Socket {
             fd,
             send_lock: Mutex::new(()),
+            send_timeout: None,
+            activity: Activity::new(false),
+        }
+    }
+
+    /// A socket of a client that negotiates first. It is given up when it takes nothing of its replies for `send_timeout`.
+    pub(crate) fn accepted(fd: OwnedFd, send_timeout: Duration) -> Self {
+        Socket {
+            send_timeout: Some(send_timeout),
+            activity: Activity::new(true),
+            ..Socket::new(fd)
         }
     }
 
     /// Receives what has arrived, waiting for at least one byte. Returns 0 at the end of the stream.
     pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
+        self.activity.begin_receive();
+        let received = loop {
             match net::recv(&self.fd, &mut *buf, net::RecvFlags::empty()) {
                 Err(SysErrno::INTR) => {}
-                Ok((n, _)) => return Ok(n),
-                Err(e) => return Err(e.into()),
+                Ok((n, _)) => break Ok(n),
+                Err(e) => break Err(e.into()),
             }
-        }
+        };
+        self.activity.end_receive();
+        received
     }
 
     /// Receives what has arrived without waiting. Returns 0 at the end of the stream.
@@ -84,8 +116,75 @@ pub(crate) struct LockedSender<'a> {
 impl LockedSender<'_> {
     pub(crate) fn send(&self, mut bytes: &[u8]) -> Result<(), Close> {
         while !bytes.is_empty() {
-            bytes = &bytes[self.socket.send_some(bytes).map_err(Close::Send)?..];
+            let sent = match self.socket.send_timeout {
+                None => self.socket.send_some(bytes).map_err(Close::send)?,
+                Some(limit) => self.send_some_within(limit, bytes)?,
+            };
+            bytes = &bytes[sent..];
         }
         Ok(())
+    }
+
+    /// Sends at least one byte, unless the client takes none within `limit`.
+    fn send_some_within(&self, limit: Duration, bytes: &[u8]) -> Result<usize, Close> {
+        let Socket { fd, activity, .. } = self.socket;
+        let flags = net::SendFlags::NOSIGNAL | net::SendFlags::DONTWAIT;
+        loop {
+            match net::send(fd, bytes, flags) {
+                Ok(sent) => {
+                    activity.send_progresses();
+                    return Ok(sent);
+                }
+                Err(SysErrno::INTR) => {}
+                Err(SysErrno::AGAIN) => {
+                    activity.send_blocks();
+                    if activity.blocked().is_some_and(|time| time >= limit) {
+                        return Err(Close::SendTimeout(limit));
+                    }
+                    // Whatever comes of it, sending is tried again.
+                    let _ = poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&SLICE));
+                }
+                Err(e) => return Err(Close::send(e.into())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Read, os::unix::net::UnixStream, thread, time::Instant};
+
+    fn limited(limit: Duration) -> (Socket, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Socket::accepted(ours.into(), limit), theirs)
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_given_up() {
+        let limit = Duration::from_millis(300);
+        let (socket, theirs) = limited(limit);
+        let begun = Instant::now();
+        let end = socket.send(&vec![0; 64 << 20]);
+        assert!(matches!(end, Err(Close::SendTimeout(_))), "{end:?}");
+        assert!(begun.elapsed() >= limit);
+        drop(theirs);
+    }
+
+    /// The limit is for a client that takes nothing, not for a whole reply.
+    #[test]
+    fn a_slow_client_gets_all_of_it() {
+        let (socket, mut theirs) = limited(Duration::from_secs(2));
+        const LEN: usize = 1 << 20;
+        let reader = thread::spawn(move || {
+            let mut piece = vec![0; LEN / 16];
+            for _ in 0..16 {
+                thread::sleep(Duration::from_millis(200));
+                theirs.read_exact(&mut piece).unwrap();
+            }
+        });
+        socket.send(&vec![0; LEN]).unwrap();
+        reader.join().unwrap();
+        assert_eq!(socket.activity.blocked(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Each broken connection is logged once, as a warning with its reason; an ordinary end is not.
+//! Each broken connection is logged once, as a warning with its reason and its peer; an ordinary end is not.
 
 mod common;
 
@@ -38,7 +38,18 @@ fn each_broken_connection_is_logged_once() {
     let many_reads: Vec<u8> = (0..64)
         .flat_map(|i| request(0, cmd::READ, i, 0, 512))
         .collect();
-    let cases: [(&str, Connect<'_>, Vec<u8>); 7] = [
+    let long = [
+        &IHAVEOPT.to_be_bytes()[..],
+        &[0, 0, 0, 1, 0, 0, 0xff, 0],
+        &[0x1b; 0xff00],
+    ];
+    let escape_63_times = format!("no export is named \"{}", "\\u{1b}".repeat(63));
+    let cases: [(&str, Connect<'_>, Vec<u8>); 8] = [
+        (
+            &escape_63_times,
+            Box::new(|| fixture.haggling()),
+            long.concat(),
+        ),
         (
             "bad option magic 0x4747474747474747",
             Box::new(|| fixture.haggling()),
@@ -87,6 +98,11 @@ fn each_broken_connection_is_logged_once() {
         }
         let text = String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
         assert_eq!(text.lines().count(), 1, "{reason}: {text}");
+        assert!(text.len() < 1000, "{} bytes", text.len());
+        assert!(
+            text.contains(&format!("pid {} (uid ", std::process::id())),
+            "{text}"
+        );
         assert!(
             text.contains("WARN") && text.contains(reason),
             "{reason}: {text}"
@@ -103,4 +119,16 @@ fn each_broken_connection_is_logged_once() {
     sending.send(&request(0, cmd::WRITE, 1, 0, 4096));
     fixture.stop();
     assert_eq!(log.0.lock().unwrap().len(), 0);
+
+    // Who is refused is named once, whatever he does then.
+    let fixture = Fixture::with(MIB, |b| b.max_connections(1));
+    let _only = fixture.simple();
+    let mut refused = fixture.haggling();
+    let why = info_request("zram0", &[]);
+    assert_eq!(refused.verdict(opt::GO, &why), rep::ERR_POLICY);
+    refused.send(b"nonsense that is no option");
+    let _ = refused.stream.read_to_end(&mut Vec::new());
+    let text = String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("refused: 1 client is connected") && text.contains("pid "));
 }

@@ -625,8 +625,10 @@ fn silent_clients_are_dropped_and_the_number_of_clients_is_limited() {
         thread::sleep(Duration::from_millis(1));
     }
     let (mut first, mut second) = (fixture.simple(), fixture.simple());
-    let mut third = UnixStream::connect(&fixture.path).unwrap();
-    assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "closed at once");
+    let mut third = fixture.haggling();
+    let verdict = third.verdict(opt::GO, &info_request("zram0", &[]));
+    assert_eq!(verdict, rep::ERR_POLICY);
+    assert!(third.is_closed());
     // The time limit is over with the negotiation.
     thread::sleep(Duration::from_millis(400));
     assert_eq!(first.read(0, 1).data, [0]);

@@ -1,0 +1,100 @@
+//! Who is at the other end of a connection: named in logs and messages, and counted by the limits.
+//!
+//! A unix socket tells process and user of who connected. TCP tells an address, and nothing about users: neither of this
+//! machine nor of others.
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::net;
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A process that connected to a unix socket. Its id is 0 where it is in a PID namespace that this process cannot see.
+    Process { pid: i32, uid: u32 },
+    /// Where a TCP client comes from.
+    Remote(SocketAddr),
+    /// The other end of a socket that the server was given.
+    Given,
+}
+
+/// What connections are counted by: nobody should take all places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    User(u32),
+    Address(IpAddr),
+}
+
+impl Peer {
+    /// The peer of an accepted unix socket.
+    pub(crate) fn of_unix(fd: &OwnedFd) -> io::Result<Self> {
+        // rustix would make a `Pid` of the id, which cannot be 0.
+        let peer = getsockopt(fd, PeerCredentials)?;
+        Ok(Peer::Process {
+            pid: peer.pid(),
+            uid: peer.uid(),
+        })
+    }
+
+    /// The peer of an accepted TCP socket.
+    pub(crate) fn of_tcp(fd: &OwnedFd) -> io::Result<Self> {
+        let addr = net::getpeername(fd)?.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Peer::Remote(SocketAddr::try_from(addr)?))
+    }
+
+    /// Whom the connection counts for; `None` for a given socket, which has no limits.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        match self {
+            Peer::Process { uid, .. } => Some(Owner::User(*uid)),
+            Peer::Remote(addr) => Some(Owner::Address(addr.ip().to_canonical())),
+            Peer::Given => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Process { pid: 0, uid } => {
+                write!(f, "a process in another namespace (uid {uid})")
+            }
+            Peer::Process { pid, uid } => write!(f, "pid {pid} (uid {uid})"),
+            Peer::Remote(addr) => write!(f, "{addr}"),
+            Peer::Given => f.write_str("a given socket"),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::User(uid) => write!(f, "uid {uid}"),
+            Owner::Address(addr) => write!(f, "{addr}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_machine_is_one_owner_whatever_its_port_and_notation() {
+        let owner = |text: &str| Peer::Remote(text.parse().unwrap()).owner();
+        assert_eq!(owner("10.0.0.1:1"), owner("10.0.0.1:2"));
+        assert_eq!(owner("10.0.0.1:1"), owner("[::ffff:10.0.0.1]:1"));
+        assert_ne!(owner("10.0.0.1:1"), owner("10.0.0.2:1"));
+        assert_eq!(Peer::Given.owner(), None);
+    }
+
+    #[test]
+    fn peers_are_named() {
+        let named = |pid| Peer::Process { pid, uid: 7 }.to_string();
+        assert_eq!(named(12), "pid 12 (uid 7)");
+        assert_eq!(named(0), "a process in another namespace (uid 7)");
+    }
+}
