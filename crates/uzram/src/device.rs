@@ -285,7 +285,9 @@ impl Device {
             .shard(cpu)
             .notify_free
             .fetch_add(count, Relaxed);
-        if freed + emptied > 0 {
+        // A write that failed may have left a page of the table, also where nothing is stored.
+        let held = || self.pool.used_bytes() + self.table.used_bytes() > 0;
+        if freed + emptied > 0 || self.counters.stored_pages() == 0 && held() {
             self.give_back(freed, emptied);
         }
     }

@@ -503,38 +503,32 @@ mod tests {
         let given = AtomicU64::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !stop.load(Relaxed) {
+                let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+                while given.load(Relaxed) < 200 * SLOTS_PER_PAGE && std::time::Instant::now() < end
+                {
                     table.release(|_, slots| {
                         given.fetch_add(slots, Relaxed);
                     });
                 }
+                stop.store(true, Relaxed);
             });
-            let writers: Vec<_> = (0..3u64)
-                .map(|thread| {
-                    let table = &table;
-                    scope.spawn(move || {
-                        for round in 0..3000u64 {
-                            let page = (round * 37 % SLOTS) / 3 * 3 + thread;
-                            let page = page % SLOTS;
-                            if page % 3 != thread {
-                                continue;
-                            }
-                            let word = Content::Same(round + 1).encode().unwrap();
-                            match round % 3 {
-                                0 => drop(table.replace(page, word)),
-                                1 => drop(table.lock_to_write(page).publish(word)),
-                                _ => drop(table.lock_to_write(page).keep_writing().publish(word)),
-                            }
-                            assert_eq!(table.peek(page), Content::Same(round + 1), "page {page}");
-                            assert_eq!(table.replace(page, 0), Content::Same(round + 1));
+            for thread in 0..3u64 {
+                let (table, stop) = (&table, &stop);
+                scope.spawn(move || {
+                    for round in (0u64..).take_while(|_| !stop.load(Relaxed)) {
+                        // Each thread has slots of its own, in every page of the table.
+                        let page = round * 37 % (SLOTS / 3) * 3 + thread;
+                        let word = Content::Same(round + 1).encode().unwrap();
+                        match round % 3 {
+                            0 => drop(table.replace(page, word)),
+                            1 => drop(table.lock_to_write(page).publish(word)),
+                            _ => drop(table.lock_to_write(page).keep_writing().publish(word)),
                         }
-                    })
-                })
-                .collect();
-            writers
-                .into_iter()
-                .for_each(|writer| writer.join().unwrap());
-            stop.store(true, Relaxed);
+                        assert_eq!(table.peek(page), Content::Same(round + 1), "page {page}");
+                        assert_eq!(table.replace(page, 0), Content::Same(round + 1));
+                    }
+                });
+            }
         });
         assert!(given.load(Relaxed) > 0);
         table.release(|_, _| {});

@@ -15,6 +15,7 @@ const SHOWN: &[&str] = &[
     "compr_data_size",
     "mem_used_total",
     "mem_limit",
+    "mem_limit_total",
     "mem_used_max",
     "same_pages",
     "pages_compacted",
@@ -103,8 +104,9 @@ impl Args {
             (
                 "all memory",
                 format!(
-                    "{}: pool, table {}, books, streams and dictionaries {}{over}",
+                    "{}{}: pool, table {}, books, streams and dictionaries {}{over}",
                     human(stat.all_memory()),
+                    total_limit(&stat),
                     human(stat.counters.table_bytes),
                     human(stat.counters.metadata_bytes)
                 ),
@@ -127,6 +129,10 @@ impl Args {
                 ),
             ),
             ("dedup", dedup(&stat)),
+            (
+                "erase",
+                if stat.erase_on_free { "on-free" } else { "off" }.into(),
+            ),
             (
                 "failed",
                 format!(
@@ -174,6 +180,13 @@ fn others(counters: &Stats) -> impl Iterator<Item = (&'static str, String)> {
         (counter.name, value)
     };
     Stats::COUNTERS.iter().filter(other).map(row)
+}
+
+fn total_limit(stat: &Stat) -> String {
+    match stat.counters.total_limit_bytes {
+        0 => String::new(),
+        bytes => format!(" (limit {})", human(bytes)),
+    }
 }
 
 fn poll(microseconds: u64) -> String {
