@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::protocol::{
-    Envelope, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line,
-};
+use crate::protocol::{Envelope, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line};
 
 /// How long [`call()`] waits for a sign of life: one that works gives one each second.
 pub const CALL_SILENCE: Duration = Duration::from_secs(10);

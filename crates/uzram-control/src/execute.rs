@@ -50,6 +50,14 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
             device.set_mem_limit_bytes(*bytes);
             Ok(())
         }
+        Request::SetTotalLimit { bytes } => {
+            device.set_total_limit_bytes(*bytes);
+            Ok(())
+        }
+        Request::SetErase { on_free } => {
+            device.set_erase_on_free(*on_free);
+            Ok(())
+        }
         Request::ResetMemUsedMax => {
             device.zram().reset_mem_used_max();
             Ok(())

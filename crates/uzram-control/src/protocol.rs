@@ -46,6 +46,16 @@ pub enum Request {
         /// The limit.
         bytes: u64,
     },
+    /// Set the limit on all memory of the device, 0 for none.
+    SetTotalLimit {
+        /// The limit.
+        bytes: u64,
+    },
+    /// Erase what is freed from now on, or no more.
+    SetErase {
+        /// Whether.
+        on_free: bool,
+    },
     /// Compress with another algorithm from now on, or set the one for recompression.
     SetAlgorithm {
         /// 0 for the primary, 1 to 3 for a secondary.
@@ -208,6 +218,7 @@ impl Request {
                 | Request::Compact { .. }
                 | Request::Resize { .. }
                 | Request::SetBacking { .. }
+                | Request::SetErase { .. }
                 | Request::Writeback(_)
                 | Request::Promote { .. }
                 | Request::Policy { .. }

@@ -284,7 +284,8 @@ impl Control {
         if request.takes_long() {
             self.works(&conversation);
             if let Err(
-                TrySendError::Full((conversation, _)) | TrySendError::Disconnected((conversation, _)),
+                TrySendError::Full((conversation, _))
+                | TrySendError::Disconnected((conversation, _)),
             ) = self.jobs.try_send((conversation, request))
             {
                 let message = format!("{QUEUE} requests that take long are waiting already");
@@ -292,8 +293,9 @@ impl Control {
             }
         } else {
             if Arc::strong_count(&self.waiting) > MAX_WAITING {
-                let message =
-                    format!("{MAX_WAITING} requests that wait for other processes are waiting already");
+                let message = format!(
+                    "{MAX_WAITING} requests that wait for other processes are waiting already"
+                );
                 return conversation.refuse(ControlError { errno: 16, message });
             }
             self.works(&conversation);

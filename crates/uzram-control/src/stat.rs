@@ -35,6 +35,9 @@ pub struct Stat {
     /// Whether pages that are written are looked up among what is stored.
     #[serde(default)]
     pub dedup: bool,
+    /// Whether what is freed is erased.
+    #[serde(default)]
+    pub erase_on_free: bool,
     /// The algorithms with a priority, and those that objects are left of.
     #[serde(default)]
     pub codecs: Vec<CodecStats>,
@@ -62,6 +65,7 @@ impl Stat {
             backing: device.zram().backing(),
             tracks_ages: device.zram().tracks_ages(),
             dedup: device.dedup(),
+            erase_on_free: device.erase_on_free(),
             codecs: device.codecs(),
             // Whoever serves the device knows.
             poll_microseconds: None,
@@ -71,8 +75,7 @@ impl Stat {
 
     /// All memory that the device takes, in bytes.
     pub fn all_memory(&self) -> u64 {
-        let counters = &self.counters;
-        counters.mem_used_total_bytes + counters.table_bytes + counters.metadata_bytes
+        self.counters.all_memory_bytes()
     }
 
     /// Data over pool memory, as zramctl's COMP-RATIO; `None` while the device is empty.

@@ -157,7 +157,7 @@ fn device(
         ..DeviceSpec::default()
     };
     if let Some(limit) = known.expression("zram-resident-limit", variables)? {
-        spec.mem_limit = Bytes(limit);
+        spec.mem_limit = Bytes(limit).into();
     }
     if let Some(algorithms) = known.take(&["compression-algorithm"]) {
         set_algorithms(&known, &algorithms, &mut spec, notes)?;

@@ -247,8 +247,8 @@ impl Filesystem for DiskFilesystem {
         only_file!(ino, reply);
         let mode = mode & !libc::FALLOC_FL_KEEP_SIZE;
         let how = match mode {
-            libc::FALLOC_FL_PUNCH_HOLE => Zeroes::Deallocate,
-            libc::FALLOC_FL_ZERO_RANGE => Zeroes::Allocate,
+            // The second is `blkdiscard -z`. Nothing is set aside for a page of zeros either way, and a hole costs no slot.
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => Zeroes::Deallocate,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         match self.device.write_zeroes(offset, length, how) {

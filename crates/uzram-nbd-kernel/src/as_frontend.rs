@@ -24,7 +24,7 @@ fn kernel_name(dir: &Path) -> String {
 }
 
 fn adopter(serving: &Serving<'_>) -> Result<Adopter> {
-    let export = Export::new(serving.name, serving.device.clone());
+    let export = Export::new(serving.name, serving.device.clone()).honour_no_hole(false);
     Ok(uzram_nbd::server_builder(serving.spec)
         .export(export)
         .adopter()?)

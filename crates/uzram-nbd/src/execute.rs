@@ -151,7 +151,7 @@ impl Session {
             cmd::TRIM => device.discard(offset, len)?,
             cmd::WRITE_ZEROES => {
                 // Zeroing stores nothing and is always faster than a write, so FAST_ZERO needs no check.
-                let keep = request.flags & cmd_flag::NO_HOLE != 0;
+                let keep = request.flags & cmd_flag::NO_HOLE != 0 && self.export.no_hole;
                 device.write_zeroes(
                     offset,
                     len,

@@ -11,6 +11,7 @@ pub struct Export {
     pub(crate) description: String,
     pub(crate) device: Arc<Device>,
     pub(crate) read_only: bool,
+    pub(crate) no_hole: bool,
 }
 
 impl Export {
@@ -21,6 +22,7 @@ impl Export {
             description: String::new(),
             device,
             read_only: false,
+            no_hole: true,
         }
     }
 
@@ -33,6 +35,13 @@ impl Export {
     /// Makes every command fail that would change the contents (EPERM).
     pub fn read_only(mut self, yes: bool) -> Self {
         self.read_only = yes;
+        self
+    }
+
+    /// Whether `WRITE_ZEROES` with `NO_HOLE` leaves pages that count as written (the default), or holes. A kernel's client
+    /// sets the flag for `blkdiscard -z`, and nobody sees its block status.
+    pub fn honour_no_hole(mut self, yes: bool) -> Self {
+        self.no_hole = yes;
         self
     }
 

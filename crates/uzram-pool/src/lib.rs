@@ -12,6 +12,8 @@
 //!
 //! * Compaction ([`Pool::compact`]) moves objects together and gives pages back, while others allocate and free.
 //!
+//! * Freed objects can be erased ([`Pool::set_erase`]), so that nothing stays readable.
+//!
 //! * A pool may keep a *stock* ([`Pool::keep_stock`]): then an allocation never asks the system for memory.
 //!
 //! **What is truth and what is derived.** The bytes of the objects and the owners are all that matters; lists,
@@ -33,6 +35,7 @@ mod bin;
 mod class;
 mod class_stats;
 mod compact;
+mod erase;
 mod object;
 mod pool;
 mod reclaim;

@@ -20,6 +20,9 @@ use crate::stock::Stock;
 
 /// Bits in a handle: an arena of 4 TiB.
 const HANDLE_BITS: u32 = 39;
+/// Pages for each shard that a limit on the sum leaves free: what callers may take beside each other, and what books
+/// grow before their owner tells.
+const SPARE_PAGES: u64 = 4;
 
 /// A pool in one arena. All calls take `&self` and may come from any thread.
 pub struct Pool {
@@ -39,8 +42,14 @@ pub struct Pool {
     pub(crate) used_pages: AtomicU64,
     pub(crate) peak_pages: AtomicU64,
     limit_pages: AtomicU64,
+    /// Whether the limit is on all memory of the pool's owner, and what of that lies outside of the arena and the pool's
+    /// books.
+    limits_all: AtomicBool,
+    outside_bytes: AtomicU64,
     /// Whether anything was freed since the last trim.
     pub(crate) freed: AtomicBool,
+    /// Whether objects are erased as they are freed.
+    pub(crate) erase: AtomicBool,
     /// Held by whoever trims, or brings memory into the stock.
     pub(crate) trimming: Mutex<()>,
     /// Held by whoever compacts.
@@ -86,7 +95,10 @@ impl Pool {
             used_pages: AtomicU64::new(0),
             peak_pages: AtomicU64::new(0),
             limit_pages: AtomicU64::new(0),
+            limits_all: AtomicBool::new(false),
+            outside_bytes: AtomicU64::new(0),
             freed: AtomicBool::new(false),
+            erase: AtomicBool::new(false),
             trimming: Mutex::new(()),
             compacting: Mutex::new(()),
             stock: None,
@@ -188,14 +200,15 @@ impl Pool {
         }
         let limit = self.limit_pages.load(Relaxed);
         let unlimited = limit == 0 || past_limit;
-        let fits = |used: u64| (unlimited || used + new <= limit).then_some(used + new);
+        let outside = if unlimited { 0 } else { self.outside_pages() };
+        let fits = |used: u64| (unlimited || used + outside + new <= limit).then_some(used + new);
         let page = PAGE as u64;
         let used = self
             .used_pages
             .fetch_update(Relaxed, Relaxed, fits)
             .map_err(|used| Error::Limit {
                 limit_bytes: limit * page,
-                used_bytes: used * page,
+                used_bytes: (used + outside) * page,
             })?;
         self.peak_pages.fetch_max(used + new, Relaxed);
         for (want, have) in wanted.iter().zip(&span.meta.pages) {
@@ -219,6 +232,9 @@ impl Pool {
         let slot = span
             .object_at(offset)
             .expect("a handle points at an object");
+        if self.erase.load(Relaxed) {
+            span.erase_object(slot);
+        }
         let before = span.meta.used.load(Relaxed);
         // With a stock an empty span is stock, and trimming decides. A hidden one belongs to the compaction that hid
         // it.
@@ -296,7 +312,7 @@ impl Pool {
     }
 
     /// Span, bin, and offset in the span of a handle; `None` where no bin has the span.
-    fn place_of(&self, handle: u64) -> Option<(u32, usize, u32)> {
+    pub(crate) fn place_of(&self, handle: u64) -> Option<(u32, usize, u32)> {
         let offset = handle * 8;
         let number = u32::try_from(offset / SPAN_BYTES as u64).ok()?;
         let index = self.metas().get(number as usize)?.bin.load(Relaxed) as usize;
@@ -354,7 +370,39 @@ impl Pool {
 
     /// Sets the limit on memory in use, rounded up to pages; 0 for none. What is stored already stays.
     pub fn set_limit_bytes(&self, bytes: u64) {
+        self.limits_all.store(false, Relaxed);
         self.limit_pages.store(bytes.div_ceil(PAGE as u64), Relaxed);
+    }
+
+    /// As [`Pool::set_limit_bytes`], on the sum of that memory, the pool's books, and what [`Pool::set_outside_bytes`]
+    /// told. Concurrent callers and books that grow are allowed for in advance, so that the sum stays below.
+    pub fn set_total_limit_bytes(&self, bytes: u64) {
+        self.limits_all.store(true, Relaxed);
+        self.limit_pages.store(bytes.div_ceil(PAGE as u64), Relaxed);
+    }
+
+    /// Whether there is a limit, and it is on the sum.
+    pub fn limits_all(&self) -> bool {
+        self.limits_all.load(Relaxed) && self.limit_pages.load(Relaxed) > 0
+    }
+
+    /// Tells the memory of the pool's owner that a limit on the sum counts as well.
+    pub fn set_outside_bytes(&self, bytes: u64) {
+        self.outside_bytes.store(bytes, Relaxed);
+    }
+
+    /// What the limit is compared with, in bytes.
+    pub fn limited_bytes(&self) -> u64 {
+        (self.used_pages.load(Relaxed) + self.outside_pages()) * PAGE as u64
+    }
+
+    /// Pages besides those of the arena that count.
+    fn outside_pages(&self) -> u64 {
+        if !self.limits_all.load(Relaxed) {
+            return 0;
+        }
+        let bytes = self.outside_bytes.load(Relaxed) + self.metadata_bytes();
+        bytes.div_ceil(PAGE as u64) + SPARE_PAGES * self.shards as u64
     }
 
     /// The limit, 0 for none.

@@ -2,7 +2,7 @@
 //! this crate with unsafe code, so that every view of shared memory is made, and argued for, in one place.
 //!
 //! A region is only ever seen as atomics, or as bytes through [`Region::bytes`] and [`Region::bytes_mut`],
-//! whose callers owe the proof that nobody writes the same bytes meanwhile.
+//! whose callers owe the proof that nobody writes the same bytes meanwhile. No region is part of a core dump.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -83,6 +83,7 @@ impl Region {
                 0,
             )?
         };
+        keep_out_of_core_dumps(base, len);
         Ok(Region {
             base: base.cast(),
             len,
@@ -99,6 +100,7 @@ impl Region {
         let base = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags | MapFlags::PRIVATE)?
         };
+        keep_out_of_core_dumps(base, len);
         Ok(Region {
             base: base.cast(),
             len,
@@ -232,6 +234,14 @@ impl Region {
         Ok(())
     }
 
+    /// Clears bytes that nobody else reads or writes meanwhile.
+    pub(crate) fn clear(&self, offset: u64, len: usize) {
+        let start = self.start(offset, len);
+        // SAFETY: in bounds (`start`). The callers are in this crate: `erase.rs` clears what belongs to no live object, or
+        // to one whose owner is freeing it, under the lock of the bin that could give it to another.
+        unsafe { std::ptr::write_bytes(start, 0, len) };
+    }
+
     /// A view of `count` 64-bit words from `offset`, a multiple of 8.
     ///
     /// # Panics
@@ -322,6 +332,14 @@ impl Region {
         // SAFETY: just checked to be inside the one allocation.
         unsafe { self.base.add(offset as usize) }
     }
+}
+
+/// Excludes a new mapping from core dumps: a dump would hold all contents in plain bytes, and writing it would touch,
+/// and so allocate, the whole arena. Where the kernel refuses, `coredump_filter` still can exclude it.
+#[cfg(not(miri))]
+fn keep_out_of_core_dumps(base: *mut std::ffi::c_void, len: usize) {
+    // SAFETY: a mapping that was just made; its contents stay.
+    let _ = unsafe { rustix::mm::madvise(base, len, rustix::mm::Advice::LinuxDontDump) };
 }
 
 fn round_up(len: u64) -> io::Result<usize> {

@@ -262,6 +262,12 @@ impl<'a> Span<'a> {
         used
     }
 
+    /// Clears bytes that nobody refers to.
+    pub(crate) fn erase(&self, offset: usize, len: usize) {
+        debug_assert!(offset + len <= SPAN_BYTES);
+        self.region.clear(self.base + offset as u64, len);
+    }
+
     /// Prefetches an object's owner entry and the bytes of the object that will be written.
     pub(crate) fn prefetch(&self, object: u32, len: usize) {
         let owner = self.class.owners + object * 4;

@@ -219,6 +219,29 @@ impl Pool {
         true
     }
 
+    /// Clears the spans in stock: they may have held objects before. The caller holds `trimming`.
+    pub(crate) fn erase_stock(&self) {
+        let Some(stock) = &self.stock else {
+            return;
+        };
+        let mut begun = stock.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = std::iter::from_fn(|| self.take_stocked_span(stock));
+        let numbers: Vec<u32> = taken.collect();
+        let erase = |number: u32| {
+            let meta = &self.metas()[number as usize];
+            let pages = std::array::from_fn(|word| meta.pages[word].load(Relaxed));
+            for (first, len) in runs(&pages) {
+                let at = self.span_base(number) + (first * PAGE) as u64;
+                self.region.clear(at, len * PAGE);
+            }
+        };
+        begun.iter_mut().for_each(|number| erase(*number));
+        for number in numbers {
+            erase(number);
+            self.put_stocked_span(number);
+        }
+    }
+
     /// Whether the stock lacks a resident span.
     pub(crate) fn wants_stocked_span(&self) -> bool {
         let wants = |stock: &Stock| stock.spans_in_stock.load(Relaxed) < stock.spans_wanted;

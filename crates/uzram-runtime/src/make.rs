@@ -1,7 +1,7 @@
 //! From a description to a device of the library: the builder's settings, dictionaries, defaults.
 
 use uzram::{Builder, Device};
-use uzram_spec::{Bytes, DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, FailureKind, MemLimit, Result};
 
 use crate::{backing, choice, frontends, note, swap};
 
@@ -58,10 +58,14 @@ fn try_out(spec: &DeviceSpec) -> Result {
 pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Result<Builder> {
     let mut device = with_algorithms(spec, Device::builder(size(spec)))
         .choose(choice::read(spec.algorithm.clone())?)
-        .mem_limit_bytes(spec.mem_limit.0)
+        .erase_on_free(spec.erase == Erase::OnFree)
         .dedup(spec.dedup)
         .logical_block_size(spec.block_size)
         .policy(spec.policy);
+    device = match spec.mem_limit {
+        MemLimit::Pool(bytes) => device.mem_limit_bytes(bytes.0),
+        MemLimit::Total(bytes) => device.total_limit_bytes(bytes.0),
+    };
     if spec.policy.recompress_seconds.is_some() && spec.recomp_algorithm.is_empty() {
         device = device.secondary(1, choice::for_recompression());
     }

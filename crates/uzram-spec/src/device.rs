@@ -6,13 +6,14 @@
 //! added does not change the version; a field whose meaning changes does.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
 
-use crate::{Bytes, Failure, FailureKind, FrontendSpec, Result, size, text};
+use crate::{Bytes, Failure, FailureKind, FrontendSpec, MemLimit, Result, size, text};
 
 /// The newest version of a description that this program reads, and the one that it writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -47,11 +48,14 @@ pub struct DeviceSpec {
     #[serde(default, with = "text::list", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub recomp_algorithm: Vec<AlgorithmSpec>,
-    /// Limit on the memory for compressed data; 0 is none.
+    /// Limit on the memory for compressed data, or as `total:SIZE` on all of the device's memory; 0 is none.
     #[serde(default)]
-    pub mem_limit: Bytes,
-    /// What is done in the background, such as `auto`.
-    #[serde(default, with = "text")]
+    pub mem_limit: MemLimit,
+    /// What is freed: `on-free` overwrites it in memory; `off`, the default, leaves it until the place is used again.
+    #[serde(default, skip_serializing_if = "Erase::is_off")]
+    pub erase: Erase,
+    /// What is done in the background, such as `auto`. Default: compaction; `none` is nothing.
+    #[serde(default = "PolicySettings::standard", with = "text")]
     #[schemars(with = "String")]
     pub policy: PolicySettings,
     /// Whether pages of the same contents share memory.
@@ -98,13 +102,44 @@ impl Default for DeviceSpec {
             block_size: block_size(),
             algorithm: algorithm(),
             recomp_algorithm: Vec::new(),
-            mem_limit: Bytes(0),
-            policy: PolicySettings::default(),
+            mem_limit: MemLimit::default(),
+            erase: Erase::Off,
+            policy: PolicySettings::standard(),
             dedup: false,
             backing: None,
             swap: None,
             frontend: FrontendSpec::default(),
             log: log(),
+        }
+    }
+}
+
+/// What becomes of the bytes of what a device does not hold any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Erase {
+    /// They stay in memory until the place is used again or given back.
+    #[default]
+    Off,
+    /// They are overwritten as they are freed.
+    OnFree,
+}
+
+impl Erase {
+    fn is_off(&self) -> bool {
+        *self == Erase::Off
+    }
+}
+
+impl FromStr for Erase {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Erase, String> {
+        match text {
+            "off" => Ok(Erase::Off),
+            "on-free" => Ok(Erase::OnFree),
+            _ => Err(format!("erase is on-free or off, not '{text}'")),
         }
     }
 }
@@ -245,7 +280,7 @@ impl DeviceSpec {
         if self.dedup {
             return usage("dedup and swap exclude each other: sharing may have to wait".into());
         }
-        let (limit, reserve) = (self.mem_limit.0, swap.reserve.0);
+        let (limit, reserve) = (self.mem_limit.bytes(), swap.reserve.0);
         if (1..reserve).contains(&limit) {
             return usage(format!(
                 "--mem-limit {} has no room for the reserve: --reserve is {}",
@@ -293,7 +328,8 @@ mod tests {
             block_size: 512,
             algorithm: "zstd(level=1,dict=/a.dict)".parse().unwrap(),
             recomp_algorithm: vec!["zstd(level=9,priority=2)".parse().unwrap()],
-            mem_limit: Bytes(1 << 30),
+            mem_limit: MemLimit::Total(Bytes(1 << 30)),
+            erase: Erase::OnFree,
             policy: PolicySettings::auto(),
             backing: Some(BackingSpec {
                 path: "/var/tmp/b".into(),

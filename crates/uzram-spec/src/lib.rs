@@ -11,15 +11,17 @@
 mod device;
 mod failure;
 mod frontend;
+mod limit;
 mod options;
 mod quantity;
 mod schema;
 pub mod size;
 mod text;
 
-pub use device::{BackingSpec, DeviceSpec, SPEC_VERSION, SwapSpec, number};
+pub use device::{BackingSpec, DeviceSpec, Erase, SPEC_VERSION, SwapSpec, number};
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};
+pub use limit::MemLimit;
 pub use quantity::Bytes;
 pub use schema::{options_schema, spec_schema};
 

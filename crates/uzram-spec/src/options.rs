@@ -156,7 +156,7 @@ mod tests {
         let spec = spec.unwrap();
         assert_eq!(
             (spec.size, spec.mem_limit),
-            (Some(Bytes(4 << 30)), Bytes(1_000_000_000))
+            (Some(Bytes(4 << 30)), Bytes(1_000_000_000).into())
         );
         let swap = SwapSpec {
             reserve: Bytes(16 << 20),

@@ -163,7 +163,8 @@ pub(crate) mod op {
 }
 /// `op_flags`: durable before it is answered.
 pub(crate) const OP_FUA: u32 = 1 << 13;
-/// `op_flags`: the zeroes must be allocated.
+/// `op_flags`: the zeroes must be allocated. Without effect here.
+#[cfg(test)]
 pub(crate) const OP_NOUNMAP: u32 = 1 << 15;
 
 /// `struct ublksrv_io_cmd`.

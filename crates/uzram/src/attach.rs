@@ -232,11 +232,17 @@ impl Builder {
         let mut device = self.assemble(loaded, parts)?;
         device.policy = AgentShared::new(policy);
         device.backing.set(backing.flatten());
-        device.set_mem_limit_bytes(device.state()[state::MEM_LIMIT].load(Relaxed));
+        device.set_limit_word(device.state()[state::MEM_LIMIT].load(Relaxed));
+        if device.state()[state::ERASE].load(Relaxed) == 1 {
+            device.pool.set_erase(true);
+            device.erase_leftovers();
+        }
         // The stock may be short; `maintain` refills it, and requests need not wait for that.
         if let Some(bytes) = self.reserve() {
             device.populate().map_err(refused_swap(bytes))?;
         }
+        // The last process may have died before it gave them back.
+        device.release_table();
         device.zram().keep_ages(false)?;
         device.state()[state::ATTACHED].fetch_add(1, Relaxed);
         Ok(device)

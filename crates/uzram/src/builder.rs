@@ -48,6 +48,8 @@ pub struct Builder {
     /// By priority.
     choices: [Option<Choice>; PRIORITIES],
     mem_limit_bytes: u64,
+    total_limit_bytes: u64,
+    erase_on_free: bool,
     logical_block_size: u32,
     streams: Option<usize>,
     max_size_bytes: Option<u64>,
@@ -65,6 +67,8 @@ impl Builder {
             size_bytes,
             choices: [Some(Choice::new("lz4")), None, None, None],
             mem_limit_bytes: 0,
+            total_limit_bytes: 0,
+            erase_on_free: false,
             logical_block_size: PAGE_SIZE as u32,
             streams: None,
             max_size_bytes: None,
@@ -110,9 +114,21 @@ impl Builder {
         self.choices[0].get_or_insert_with(|| Choice::new("lz4"))
     }
 
-    /// Limit on pool memory in bytes, 0 (the default) for none.
+    /// Limit on pool memory in bytes, 0 (the default) for none. Replaces a limit on all memory.
     pub fn mem_limit_bytes(mut self, bytes: u64) -> Builder {
-        self.mem_limit_bytes = bytes;
+        (self.mem_limit_bytes, self.total_limit_bytes) = (bytes, 0);
+        self
+    }
+
+    /// Limit on all memory in bytes: see [`Device::set_total_limit_bytes`]. Replaces a limit on pool memory.
+    pub fn total_limit_bytes(mut self, bytes: u64) -> Builder {
+        (self.mem_limit_bytes, self.total_limit_bytes) = (0, bytes);
+        self
+    }
+
+    /// Erases objects as they are freed: see [`Device::set_erase_on_free`]. Off by default.
+    pub fn erase_on_free(mut self, on: bool) -> Builder {
+        self.erase_on_free = on;
         self
     }
 
@@ -247,7 +263,12 @@ impl Builder {
             dedup: Dedup::new(capacity, self.dedup).map_err(refused_index)?,
         };
         let device = self.assemble(loaded, parts)?;
+        device.set_erase_on_free(self.erase_on_free);
         device.set_mem_limit_bytes(self.mem_limit_bytes);
+        if self.total_limit_bytes > 0 {
+            device.set_total_limit_bytes(self.total_limit_bytes);
+            device.check_total_limit(self.total_limit_bytes)?;
+        }
         device.jobs().set_policy(self.policy)?;
         self.fill_stock(&device)?;
         if let Some((path, size_bytes)) = &self.backing {
@@ -341,6 +362,7 @@ impl Builder {
             codecs,
             counters: parts.counters,
             discarded_bytes: 0.into(),
+            emptied_slots: 0.into(),
             encoder_bytes: (encoder_bytes as u64).into(),
             registry: self.algorithms(),
             logical_block_size: parts.logical_block_size,

@@ -35,6 +35,9 @@ impl JobsApi<'_> {
         let done = self.0.pool.compact(max_bytes, &Slots(self.0));
         let shard = self.0.counters.shard(current_cpu());
         shard.pages_compacted.fetch_add(done.pages as i64, Relaxed);
+        if done.finished && self.0.emptied_slots.load(Relaxed) > 0 {
+            self.0.release_table();
+        }
         CompactReport {
             objects_moved: done.objects,
             bytes_moved: done.bytes,

@@ -133,11 +133,19 @@ counters! {
         compr_data_size_bytes "compr_data_size" Gauge Bytes "Bytes of the stored objects, shared ones once (mm_stat 2)."
         mem_used_total_bytes "mem_used_total" Gauge Bytes "Pool memory in use (mm_stat 3)."
         mem_limit_bytes "mem_limit" Gauge Bytes "Limit on pool memory, 0 for none (mm_stat 4)."
+        total_limit_bytes "mem_limit_total" Gauge Bytes "Limit on all memory (pool, table and books), 0 for none."
         mem_used_max_bytes "mem_used_max" Gauge Bytes "Most pool memory in use so far (mm_stat 5)."
         table_bytes "table_bytes" Gauge Bytes "Memory of the slot table that is in use."
         metadata_bytes "metadata_bytes" Gauge Bytes "Memory of the pool's books, dedup index, streams, contexts and dictionaries."
         dictionary_bytes "dictionary_bytes" Gauge Bytes "Bytes of the dictionaries in the image."
         dedup_index_bytes "dedup_index_bytes" Gauge Bytes "Memory of the dedup index; part of metadata_bytes."
+    }
+}
+
+impl Stats {
+    /// All memory of the device: pool, slot table, books, streams and dictionaries.
+    pub fn all_memory_bytes(&self) -> u64 {
+        self.mem_used_total_bytes + self.table_bytes + self.metadata_bytes
     }
 }
 
@@ -285,6 +293,11 @@ impl Counters {
     pub(crate) fn codec_totals(&self, index: usize) -> (u64, u64) {
         let objects = self.sum(|shard| &shard.codecs[index].objects);
         (objects, self.sum(|shard| &shard.codecs[index].bytes))
+    }
+
+    /// Pages that hold something.
+    pub(crate) fn stored_pages(&self) -> u64 {
+        self.sum(|shard| &shard.stored_pages)
     }
 
     /// Pages whose objects are on the backing.

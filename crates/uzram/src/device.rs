@@ -26,6 +26,9 @@ use crate::{Error, PAGE_SIZE};
 /// 1/[`TRIM_FRACTION`] of the memory in use where that is more.
 const TRIM_BYTES: u64 = 1 << 20;
 const TRIM_FRACTION: u64 = 32;
+/// The table is looked through for empty pages after a page's worth of slots became empty, or this part of those in use
+/// where that is more: a look at a page of the table costs about as much as clearing a few slots.
+const SWEEP_FRACTION: u64 = 8;
 
 /// What [`Device::write_zeroes`] leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct Device {
     pub(crate) counters: Counters,
     /// Object bytes discarded since the last trim.
     pub(crate) discarded_bytes: AtomicU64,
+    /// Slots that became empty since the table was last looked through for pages to give back.
+    pub(crate) emptied_slots: AtomicU64,
     /// Memory of the streams' encoders.
     pub(crate) encoder_bytes: AtomicU64,
     /// Algorithms to choose from.
@@ -222,7 +227,8 @@ impl Device {
 
     /// Frees every page that lies wholly in the range; a partial page at either end stays as it is. Their
     /// memory goes back to the system before the call returns, except for pages that share a page of the arena
-    /// with live ones and a remainder of at most 1 MiB or 3 % of the memory in use.
+    /// with live ones and a remainder of at most 1 MiB or 3 % of the memory in use. A device of which nothing is left
+    /// keeps nothing, the table included.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.check_range(offset, len)?;
         self.clear(offset, len, Zeroes::Deallocate);
@@ -255,7 +261,7 @@ impl Device {
         let page = PAGE_SIZE as u64;
         let cpu = current_cpu();
         let (first, end) = (offset.div_ceil(page), (offset + len) / page);
-        let mut freed = 0;
+        let (mut freed, mut emptied) = (0, 0);
         let mut at = first;
         while at < end {
             if how == Zeroes::Deallocate && !self.table.is_touched(at) {
@@ -264,7 +270,14 @@ impl Device {
                 at = (at / slots + 1) * slots;
                 continue;
             }
-            freed += self.clear_page(at, how, cpu);
+            // At a limit on all memory a page of zeros that has no slot becomes a hole.
+            let how = match how {
+                Zeroes::Allocate if self.admit_slot(at).is_err() => Zeroes::Deallocate,
+                how => how,
+            };
+            let old = self.clear_page(at, how, cpu);
+            freed += old.object().map_or(0, |(_, len)| len as u64);
+            emptied += u64::from(how == Zeroes::Deallocate && old != Content::Empty);
             at += 1;
         }
         let count = i64::try_from(end.saturating_sub(first)).unwrap_or(i64::MAX);
@@ -272,21 +285,38 @@ impl Device {
             .shard(cpu)
             .notify_free
             .fetch_add(count, Relaxed);
-        if freed > 0 {
-            self.give_back(freed);
+        // A write that failed may have left a page of the table, also where nothing is stored.
+        let held = || self.pool.used_bytes() + self.table.used_bytes() > 0;
+        if freed + emptied > 0 || self.counters.stored_pages() == 0 && held() {
+            self.give_back(freed, emptied);
         }
     }
 
-    /// Returns memory to the system after `freed` object bytes were discarded.
-    pub(crate) fn give_back(&self, freed: u64) {
+    /// Returns memory to the system after `freed` object bytes were discarded and `emptied` slots became empty.
+    pub(crate) fn give_back(&self, freed: u64, emptied: u64) {
         self.discarded_bytes.fetch_add(freed, Relaxed);
+        self.emptied_slots.fetch_add(emptied, Relaxed);
         if self.pool.has_stock() {
             // A request makes no system call: `maintain` gives the memory back.
             return;
         }
+        if self.counters.stored_pages() == 0 {
+            // What overwrites freed goes, too. A discard of everything may come in pieces: the last one comes here.
+            self.give_all_back();
+            return;
+        }
         self.pool.release_free_spans();
         self.trim_if_due();
+        if self.emptied_slots.load(Relaxed) >= self.sweep_from() {
+            self.release_table();
+        }
         self.drop_unused_codecs();
+    }
+
+    /// Slots that became empty for which a look through the table pays.
+    fn sweep_from(&self) -> u64 {
+        let slots = self.table.used_bytes() / 8;
+        (slots / SWEEP_FRACTION).max(crate::table::SLOTS_PER_PAGE)
     }
 
     /// Gives back what a job over many pages freed, at its end.
@@ -294,8 +324,22 @@ impl Device {
         if !self.pool.has_stock() {
             self.discarded_bytes.store(0, Relaxed);
             self.pool.trim();
+            self.dedup.trim();
+            self.release_table();
         }
         self.drop_unused_codecs();
+    }
+
+    /// Gives back the pages of the table, and of the ages, that hold nothing. Those of a device with a reserve stay:
+    /// its requests must not ask for them again.
+    pub(crate) fn release_table(&self) {
+        if self.pool.has_stock() {
+            return;
+        }
+        self.emptied_slots.store(0, Relaxed);
+        self.table
+            .release(|first, slots| self.ages.forget(first, slots));
+        self.tell_books();
     }
 
     pub(crate) fn trim_if_due(&self) {
@@ -310,6 +354,7 @@ impl Device {
     /// Makes resident everything that a request may touch, except for objects.
     pub(crate) fn populate(&self) -> std::io::Result<()> {
         self.table.populate(0)?;
+        self.tell_books();
         // Codecs' contexts touched their memory when they were made.
         self.pool.populate_books()
     }
@@ -324,25 +369,21 @@ impl Device {
     pub fn stats(&self) -> Stats {
         self.drop_unused_codecs();
         let pool = self.pool.stats();
+        self.tell_books();
+        let (all, limit) = (self.pool.limits_all(), self.pool.limit_bytes());
         let mut stats = Stats {
             mem_used_total_bytes: pool.used_bytes,
             mem_used_max_bytes: pool.peak_bytes,
-            mem_limit_bytes: self.pool.limit_bytes(),
-            table_bytes: self.table.used_bytes() + self.table.offset(),
-            metadata_bytes: pool.metadata_bytes + self.codec_bytes() + self.dedup.memory_bytes(),
+            mem_limit_bytes: if all { 0 } else { limit },
+            total_limit_bytes: if all { limit } else { 0 },
+            table_bytes: self.table_bytes(),
+            metadata_bytes: pool.metadata_bytes + self.book_bytes(),
             dedup_index_bytes: self.dedup.memory_bytes(),
             dictionary_bytes: self.codecs.dictionary_bytes(),
             ..Stats::default()
         };
         self.counters.add_to(&mut stats);
         stats
-    }
-
-    /// Sets the limit on pool memory in bytes, rounded up to whole pages; 0 for none. Stored pages stay. Part of the
-    /// image.
-    pub fn set_mem_limit_bytes(&self, bytes: u64) {
-        self.state()[state::MEM_LIMIT].store(bytes, Relaxed);
-        self.pool.set_limit_bytes(bytes);
     }
 
     /// The largest size that [`Device::resize`] accepts, in bytes.
@@ -418,6 +459,7 @@ impl Device {
         self.clear(0, self.size_bytes(), Zeroes::Deallocate);
         self.pool.trim();
         self.dedup.trim();
+        self.release_table();
         self.pool.reset_peak();
         self.counters.reset_totals();
     }

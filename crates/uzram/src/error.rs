@@ -108,6 +108,22 @@ pub enum Error {
         /// What is wrong.
         source: ReadError,
     },
+    /// Pages on the backing cannot come back into memory (EIO). All others did; the backing stays attached.
+    #[error(
+        "{promoted} pages are back in memory, {pages} cannot come back from backing {}: {first}; it stays attached with \
+         them",
+        path.display()
+    )]
+    PagesLeft {
+        /// The file or block device.
+        path: PathBuf,
+        /// Pages that are left on it.
+        pages: u64,
+        /// Pages that came back.
+        promoted: u64,
+        /// Why the first of them cannot.
+        first: String,
+    },
     /// Requests kept pages on the backing for too long while it was to be given up (EIO).
     #[error("backing {}: {pages} pages cannot be brought back: requests hold them", path.display())]
     BackingHeld {
@@ -277,6 +293,7 @@ impl Error {
             | Error::Access { .. }
             | Error::Backing { .. }
             | Error::BackingRead { .. }
+            | Error::PagesLeft { .. }
             | Error::BackingHeld { .. } => 5,
             Error::NotEmpty { .. } => 17,
             Error::InUse | Error::CodecsFull | Error::TailInUse { .. } => 16,

@@ -56,6 +56,25 @@ impl Ages {
         }
     }
 
+    /// Gives back the memory of the seconds of pages that hold nothing: `count` pages from `first` on.
+    pub(crate) fn forget(&self, first: u64, count: u64) {
+        let page = crate::PAGE_SIZE as u64;
+        let begin = (first * 4).next_multiple_of(page);
+        let end = ((first + count) * 4).min(self.seconds.len()) / page * page;
+        if begin < end && self.on.load(Relaxed) {
+            self.seconds.release(begin, end - begin);
+        }
+    }
+
+    /// Memory of the seconds, while they are kept for a table of so many bytes in use.
+    pub(crate) fn memory_bytes(&self, table_bytes: u64) -> u64 {
+        if self.on.load(Relaxed) {
+            table_bytes / 2
+        } else {
+            0
+        }
+    }
+
     /// Seconds since a page's last access, if there was one since tracking began.
     fn noted(&self, page: u64, now: u32) -> Option<u32> {
         let second = self.seconds.halves(page * 4, 1)[0].load(Relaxed);

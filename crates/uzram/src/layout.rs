@@ -102,7 +102,7 @@ pub enum HeaderError {
 pub(crate) mod state {
     /// Offset of the page.
     pub(crate) const OFFSET: u64 = crate::PAGE_SIZE as u64;
-    /// The limit on pool memory in bytes, 0 for none.
+    /// The limit on pool memory in bytes, 0 for none; with the highest bit set, on all memory. See `limit.rs`.
     pub(crate) const MEM_LIMIT: usize = 0;
     /// How often the image was attached to after it was made.
     pub(crate) const ATTACHED: usize = 1;
@@ -119,8 +119,10 @@ pub(crate) mod state {
     pub(crate) const DEDUP: usize = POLICY + crate::agent::PolicySettings::WORDS;
     /// Whether the caller, and not only a policy, wants the pages' ages to be kept: 1, or 0.
     pub(crate) const AGES: usize = DEDUP + 1;
+    /// Whether objects are erased as they are freed: 1, or 0.
+    pub(crate) const ERASE: usize = AGES + 1;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = AGES + 1;
+    pub(crate) const WORDS: usize = ERASE + 1;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
 }

@@ -117,10 +117,12 @@ mod compact;
 mod counters;
 mod dedup;
 mod device;
+mod erase;
 mod error;
 mod extents;
 mod idle;
 mod layout;
+mod limit;
 mod page;
 mod recompress;
 mod slots;
@@ -132,7 +134,9 @@ mod word;
 pub use agent::{Agent, AgentStats, Plan, PlanStep, PolicySettings};
 pub use apis::{JobsApi, SwapApi, ZramApi};
 pub use attach::{check_image, read_header};
-pub use backing::{BackingInfo, BackingStats, Ended, PromoteReport, Writeback, WritebackReport};
+pub use backing::{
+    BackingInfo, BackingStats, Ended, PageFailure, PromoteReport, Writeback, WritebackReport,
+};
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, PRIORITIES};
 pub use compact::CompactReport;

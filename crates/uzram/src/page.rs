@@ -158,6 +158,7 @@ impl Device {
     ) -> Result<(), Error> {
         // Arrives while the page is compressed.
         self.table.prefetch(page);
+        self.admit_slot(page)?;
         let word = self.place(page, data, &mut stream.encoder, cpu)?;
         let old = self.table.replace(page, word);
         self.replaced(old, word, cpu);
@@ -173,6 +174,7 @@ impl Device {
         stream: &mut Stream,
         cpu: usize,
     ) -> Result<(), Error> {
+        self.admit_slot(page)?;
         let writing = self.table.lock_to_write(page).keep_writing();
         let Stream {
             encoder,
@@ -186,16 +188,17 @@ impl Device {
         Ok(())
     }
 
-    /// Makes a page empty, or same-filled with zeros. Returns the bytes of pool memory that were freed.
-    pub(crate) fn clear_page(&self, page: u64, how: Zeroes, cpu: usize) -> u64 {
+    /// Makes a page empty, or same-filled with zeros. Returns what it held.
+    pub(crate) fn clear_page(&self, page: u64, how: Zeroes, cpu: usize) -> Content {
         let word = match how {
-            Zeroes::Deallocate if !self.table.is_touched(page) => return 0,
+            // A partial write in flight publishes after this, as if it had come later.
+            Zeroes::Deallocate if self.table.peek(page) == Content::Empty => return Content::Empty,
             Zeroes::Deallocate => 0,
             Zeroes::Allocate => Content::Same(0).encode().unwrap_or_default(),
         };
         let old = self.table.replace(page, word);
         self.replaced(old, word, cpu);
-        old.object().map_or(0, |(_, len)| len as u64)
+        old
     }
 
     /// Compresses a page and stores its object. Returns the word to publish, which from now on stands for the

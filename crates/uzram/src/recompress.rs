@@ -354,7 +354,7 @@ impl<'a> RecompressJob<'a> {
                 }
                 self.slice(&mut pages);
             }
-            self.device.give_back(self.report.bytes_before - freed);
+            self.device.give_back(self.report.bytes_before - freed, 0);
             if pace(self.report.tried - tried).is_break() {
                 break;
             }

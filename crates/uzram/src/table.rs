@@ -2,9 +2,13 @@
 //!
 //! The table is reserved memory. A table page of which no slot was ever written is not touched, not even by
 //! reads (reading a hole of a shared mapping would allocate it): a bitmap says which ones were.
+//!
+//! [`SlotTable::release`] gives back pages of which every slot is empty. It locks all slots of such a page first, so
+//! that nobody publishes a word there; the punched page is then unlocked and empty. Hence a bit of the bitmap is set
+//! only after a slot was locked or its word exchanged: one that was set before may have been cleared meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::thread::futex;
@@ -20,6 +24,8 @@ pub(crate) const SLOTS_PER_PAGE: u64 = (PAGE_SIZE / 8) as u64;
 const PARKING_PLACES: usize = 64;
 /// Spins on a held lock before parking: about as long as a page takes to decompress.
 const SPINS: u32 = 200;
+/// Pages of the table that are locked and given back at a time: for some tens of microseconds.
+const RELEASE_PAGES: u64 = 16;
 
 pub(crate) struct SlotTable {
     region: Arc<Region>,
@@ -31,6 +37,8 @@ pub(crate) struct SlotTable {
     touched: Region,
     touched_pages: AtomicU64,
     parking: [AtomicU32; PARKING_PLACES],
+    /// Threads that park, or are about to.
+    parked: AtomicU32,
 }
 
 /// A locked slot. Dropping it unlocks the slot with its content unchanged.
@@ -58,6 +66,7 @@ impl SlotTable {
             touched: Region::private(table_pages.div_ceil(64) * 8)?,
             touched_pages: AtomicU64::new(0),
             parking: [const { AtomicU32::new(0) }; PARKING_PLACES],
+            parked: AtomicU32::new(0),
         })
     }
 
@@ -120,20 +129,26 @@ impl SlotTable {
 
     /// What a page holds at this moment, without its lock. The object may be gone already.
     pub(crate) fn peek(&self, page: u64) -> Content {
-        if self.is_touched(page) {
-            Content::decode(self.word(page).load(Acquire))
-        } else {
-            Content::Empty
-        }
+        Content::decode(self.load(page))
     }
 
     /// As [`SlotTable::peek`], with the flags.
     pub(crate) fn peek_flags(&self, page: u64) -> (Content, u64) {
+        let word = self.load(page);
+        (Content::decode(word), word & FLAGS)
+    }
+
+    /// A slot's word at this moment, without its lock; 0 where the table was not touched.
+    fn load(&self, page: u64) -> u64 {
         if !self.is_touched(page) {
-            return (Content::Empty, 0);
+            return 0;
         }
         let word = self.word(page).load(Acquire);
-        (Content::decode(word), word & FLAGS)
+        if word == 0 && !self.is_touched(page) {
+            // It was given back in between: this look has allocated it again.
+            self.touch(page);
+        }
+        word
     }
 
     /// The slots that may hold anything, in order, from `first` to before `end`.
@@ -156,16 +171,14 @@ impl SlotTable {
 
     /// Marks a slot idle if it is unlocked at this moment and holds what `suits`. Returns whether it is marked.
     pub(crate) fn mark_idle(&self, page: u64, suits: impl Fn(Content) -> bool) -> bool {
-        let slot = self.word(page);
-        let word = slot.load(Acquire);
+        let (slot, word) = (self.word(page), self.load(page));
         let marked = |word| slot.compare_exchange(word, word | IDLE, AcqRel, Relaxed);
         word & LOCKED == 0 && suits(Content::decode(word)) && marked(word).is_ok()
     }
 
     /// Clears the idle mark of a slot that is unlocked at this moment.
     pub(crate) fn unmark_idle(&self, page: u64) {
-        let slot = self.word(page);
-        let word = slot.load(Acquire);
+        let (slot, word) = (self.word(page), self.load(page));
         if word & LOCKED == 0 && word & IDLE != 0 {
             let _ = slot.compare_exchange(word, word & !IDLE, AcqRel, Relaxed);
         }
@@ -216,14 +229,12 @@ impl SlotTable {
 
     /// Locks a slot to change it: waits also for a partial write that is under way.
     pub(crate) fn lock_to_write(&self, page: u64) -> SlotGuard<'_> {
-        self.touch(page);
         self.lock_when_clear(page, LOCKED | WRITING)
     }
 
     /// Publishes new contents (an encoded word) as [`SlotTable::lock_to_write`] and [`SlotGuard::publish`] do, in one step where
     /// nobody has the slot. Returns what was there: its object, if any, is the caller's to free.
     pub(crate) fn replace(&self, page: u64, word: u64) -> Content {
-        self.touch(page);
         let slot = self.word(page);
         let old = slot.load(Relaxed);
         // Acquire: sees the object that was published before; Release: this one is complete before its word can be seen.
@@ -232,6 +243,7 @@ impl SlotTable {
                 .compare_exchange(old, old & KEPT | word, AcqRel, Relaxed)
                 .is_ok()
         {
+            self.touch(page);
             return Content::decode(old);
         }
         self.lock_to_write(page).publish(word)
@@ -253,6 +265,7 @@ impl SlotTable {
                     .compare_exchange_weak(word, word | LOCKED, Acquire, Relaxed)
                     .is_ok()
                 {
+                    self.touch(page);
                     return SlotGuard {
                         table: self,
                         page,
@@ -271,6 +284,8 @@ impl SlotTable {
     /// Sleeps until the slot is unlocked, if its value is still `word`. May return early.
     fn park(&self, page: u64, slot: &AtomicU64, word: u64) {
         let place = self.parking_place(page);
+        // SeqCst: who gives back a page of the table sees this, or the exchange below sees the page gone.
+        self.parked.fetch_add(1, SeqCst);
         // Read before the bit is set: an unlock after that changes it, and the wait returns at once.
         let ticket = place.load(Acquire);
         if slot
@@ -279,12 +294,82 @@ impl SlotTable {
         {
             let _ = futex::wait(place, futex::Flags::PRIVATE, ticket, None);
         }
+        self.parked.fetch_sub(1, SeqCst);
+    }
+
+    /// Gives back the memory of those pages of the table in which every slot is empty and nobody's at this moment.
+    /// Tells `gone` of the slots (first, and how many) after each batch. Takes no lock that waits.
+    pub(crate) fn release(&self, mut gone: impl FnMut(u64, u64)) {
+        let end = self.capacity.div_ceil(SLOTS_PER_PAGE);
+        let mut at = 0;
+        while at < end {
+            let bits = self.touched.words(at / 64 * 8, 1)[0].load(Relaxed) >> (at % 64);
+            if bits == 0 {
+                at = (at / 64 + 1) * 64;
+                continue;
+            }
+            at += u64::from(bits.trailing_zeros());
+            let most = (end - at).min(RELEASE_PAGES);
+            let sealed = (at..at + most).take_while(|page| self.seal(*page)).count() as u64;
+            if sealed == 0 {
+                at += 1;
+                continue;
+            }
+            self.release_sealed(at, sealed);
+            gone(at * SLOTS_PER_PAGE, sealed * SLOTS_PER_PAGE);
+            at += sealed;
+        }
+    }
+
+    /// Locks all slots of a page of the table, if each is empty and free; else none.
+    fn seal(&self, table_page: u64) -> bool {
+        let first = table_page * SLOTS_PER_PAGE;
+        if !self.is_touched(first) {
+            return false;
+        }
+        let slots = self
+            .region
+            .words(self.offset + first * 8, SLOTS_PER_PAGE as usize);
+        if slots.iter().any(|slot| slot.load(Relaxed) != 0) {
+            return false;
+        }
+        let lock = |slot: &AtomicU64| slot.compare_exchange(0, LOCKED, Acquire, Relaxed).is_err();
+        let Some(taken) = slots.iter().position(lock) else {
+            return true;
+        };
+        for (page, slot) in (first..).zip(&slots[..taken]) {
+            self.unlock_slot(page, slot, 0);
+        }
+        false
+    }
+
+    /// Gives back sealed pages of the table: they are empty and unlocked then. Wakes who waited for them.
+    fn release_sealed(&self, first: u64, count: u64) {
+        for table_page in first..first + count {
+            let (word, bit) = self.touched_bit(table_page * SLOTS_PER_PAGE);
+            if word.fetch_and(!(1 << bit), AcqRel) >> bit & 1 == 1 {
+                self.touched_pages.fetch_sub(1, Relaxed);
+            }
+        }
+        let page = PAGE_SIZE as u64;
+        self.region
+            .release(self.offset + first * page, count * page);
+        if self.parked.load(SeqCst) > 0 {
+            for place in &self.parking {
+                place.fetch_add(1, AcqRel);
+                let _ = futex::wake(place, futex::Flags::PRIVATE, i32::MAX as u32);
+            }
+        }
     }
 
     /// Stores a slot's new value, unlocked, and wakes its waiters.
     fn unlock(&self, page: u64, word: u64) {
+        self.unlock_slot(page, self.word(page), word);
+    }
+
+    fn unlock_slot(&self, page: u64, slot: &AtomicU64, word: u64) {
         // Release: the object is complete before its word can be seen.
-        let before = self.word(page).swap(word, AcqRel);
+        let before = slot.swap(word, AcqRel);
         if before & WAITERS != 0 {
             let place = self.parking_place(page);
             place.fetch_add(1, AcqRel);
@@ -407,6 +492,47 @@ mod tests {
             (table.used_bytes(), table.region.resident_bytes()),
             (4096, 4096)
         );
+    }
+
+    /// Writers meet a thread that gives the table back all the time: no word is lost, and no page is left in memory.
+    #[test]
+    fn words_survive_who_gives_the_table_back() {
+        const SLOTS: u64 = 4 * SLOTS_PER_PAGE;
+        let table = table(SLOTS);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let given = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+                while given.load(Relaxed) < 200 * SLOTS_PER_PAGE && std::time::Instant::now() < end
+                {
+                    table.release(|_, slots| {
+                        given.fetch_add(slots, Relaxed);
+                    });
+                }
+                stop.store(true, Relaxed);
+            });
+            for thread in 0..3u64 {
+                let (table, stop) = (&table, &stop);
+                scope.spawn(move || {
+                    for round in (0u64..).take_while(|_| !stop.load(Relaxed)) {
+                        // Each thread has slots of its own, in every page of the table.
+                        let page = round * 37 % (SLOTS / 3) * 3 + thread;
+                        let word = Content::Same(round + 1).encode().unwrap();
+                        match round % 3 {
+                            0 => drop(table.replace(page, word)),
+                            1 => drop(table.lock_to_write(page).publish(word)),
+                            _ => drop(table.lock_to_write(page).keep_writing().publish(word)),
+                        }
+                        assert_eq!(table.peek(page), Content::Same(round + 1), "page {page}");
+                        assert_eq!(table.replace(page, 0), Content::Same(round + 1));
+                    }
+                });
+            }
+        });
+        assert!(given.load(Relaxed) > 0);
+        table.release(|_, _| {});
+        assert_eq!((table.used_bytes(), table.region.resident_bytes()), (0, 0));
     }
 
     /// The lock excludes; holders that sleep make the others park.

@@ -166,7 +166,7 @@ fn pages_come_back_on_request_and_before_the_backing_goes() {
     device.set_mem_limit_bytes(64 << 10);
     assert!(matches!(
         device.zram().detach_backing(),
-        Err(Error::NoSpace { .. })
+        Err(Error::PagesLeft { .. })
     ));
     assert!(device.zram().backing().is_some());
     check(&device, 500);

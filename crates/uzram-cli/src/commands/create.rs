@@ -8,7 +8,7 @@ use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{client, launch, logging, run_in_foreground, sweep};
-use uzram_spec::{BackingSpec, Bytes, DeviceSpec, SwapSpec};
+use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SwapSpec};
 
 use super::{policy, print};
 use crate::exit::{Failure, Kind, Result};
@@ -53,11 +53,22 @@ pub(crate) struct Args {
         hide_default_value = true
     )]
     algorithm_params: String,
-    /// Limit on the memory for compressed data; writes beyond it fail. 0 is none
-    #[arg(long, short, default_value = "0", value_name = "SIZE", allow_hyphen_values = true,
-          value_parser = size::parse)]
-    mem_limit: u64,
-    /// What to do in the background, such as auto; see --help [default: none]
+    /// Limit on the memory for compressed data, as the kernel's zram has it, or as total:SIZE on all memory of the
+    /// device: that, the slot table (0.2 % of what was written), books, streams and dictionaries. Writes beyond it fail
+    /// with ENOSPC, and what is stored stays. 0 is none
+    #[arg(
+        long,
+        short,
+        default_value = "0",
+        value_name = "[total:]SIZE",
+        allow_hyphen_values = true
+    )]
+    mem_limit: MemLimit,
+    /// Overwrite in memory what is overwritten, discarded or moved: on-free, or off. Costs up to a tenth of the speed of
+    /// writing; a backing and the buffers of the server are not erased
+    #[arg(long, default_value = "off", value_name = "WHEN")]
+    erase: Erase,
+    /// What to do in the background, such as auto or none; see --help [default: compact=on]
     #[arg(long, value_name = "POLICY", long_help = policy::HELP)]
     policy: Option<PolicySettings>,
     /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
@@ -160,8 +171,9 @@ impl Args {
             block_size: self.block_size,
             algorithm,
             recomp_algorithm: self.recomp_algorithm,
-            mem_limit: Bytes(self.mem_limit),
-            policy: self.policy.unwrap_or_default(),
+            mem_limit: self.mem_limit,
+            erase: self.erase,
+            policy: self.policy.unwrap_or_else(PolicySettings::standard),
             dedup: self.dedup,
             backing: self.backing,
             swap,

@@ -10,7 +10,8 @@ use crate::exit::Result;
 
 /// What policies are, for the help of those who set them.
 pub(crate) const HELP: &str = "\
-What to do in the background: \"auto\" for everything, \"none\", or what of it, separated by commas, such as \
+What to do in the background: \"auto\" for everything, \"default\" for compaction alone, \"none\", or what of it, \
+separated by commas, such as \
 recompress=300,compact=on or auto,cpu=20,writeback=off:
 
 recompress=AGE  compress pages anew that were not used for so many seconds (or 5m, 2h, 1d), with the algorithms for \

@@ -4,9 +4,12 @@ use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
 use super::{Pages, job, print_outcome};
-use crate::exit::Result;
+use crate::exit::{Failure, Kind, Result};
 
 /// Bring a device's pages from its backing back into memory
+///
+/// A page that cannot come back, since it cannot be read or memory is full, stays on the backing; all others come back.
+/// The exit code is 1 then, and the first such pages are named.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,12 +30,31 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let pages = self.pages.map(|pages| pages.0);
         let request = Request::Promote { pages };
-        let (pages, bytes) = job(&self.name, &request, |answer| match answer {
-            Response::Promoted(report) => Ok((report.pages, report.bytes)),
+        let report = job(&self.name, &request, |answer| match answer {
+            Response::Promoted(report) => Ok(report),
             other => Err(other),
         })?;
-        let value = serde_json::json!({ "pages": pages, "bytes": bytes });
-        let words = format!("{pages} pages are back in memory: {}\n", human(bytes));
-        print_outcome(self.json, &value, words)
+        let (pages, failed) = (report.pages, report.failed);
+        let value = serde_json::json!({
+            "pages": pages, "bytes": report.bytes, "failed": failed, "failures": report.failures,
+        });
+        let words = format!(
+            "{pages} pages are back in memory: {}\n",
+            human(report.bytes)
+        );
+        print_outcome(self.json, &value, words)?;
+        if failed == 0 {
+            return Ok(());
+        }
+        let first: Vec<&str> = report.failures.iter().map(|f| f.why.as_str()).collect();
+        let more = match failed - first.len() as u64 {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let message = format!(
+            "{failed} pages could not be brought back and stay on the backing: {}{more}",
+            first.join("; ")
+        );
+        Err(Failure::new(Kind::Failed, message))
     }
 }

@@ -8,7 +8,7 @@ use uzram_control::zram::{Attribute, AttributePlace, Owner};
 use uzram_control::{Request, size, to_hex};
 
 use uzram_runtime::choice;
-use uzram_spec::BackingSpec;
+use uzram_spec::{BackingSpec, Erase, MemLimit};
 
 use super::ask;
 use super::view::{failed, id, view};
@@ -33,10 +33,10 @@ pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
-    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE, 0 for none; disksize=SIZE;
+    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE or total:SIZE, 0 for none; disksize=SIZE;
     /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE (what is on it is lost), "none" to bring all back and give it up;
-    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY and dedup=on or off, as for "uzram
-    /// create"
+    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY, dedup=on or off and erase=on-free or
+    /// off, as for "uzram create"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
     /// Make the disk smaller although it is in use: whoever uses it loses what lies beyond the new end
@@ -48,7 +48,8 @@ pub(crate) struct Args {
 enum Setting {
     Algorithm(AlgorithmSpec),
     RecompAlgorithm(AlgorithmSpec),
-    MemLimit(u64),
+    MemLimit(MemLimit),
+    Erase(Erase),
     Policy(PolicySettings),
     Disksize(u64),
     Backing(Option<BackingSpec>),
@@ -72,9 +73,10 @@ impl FromStr for Setting {
             Some(("algorithm" | "comp_algorithm", value)) => spec(value).map(Setting::Algorithm),
             Some(("recomp_algorithm", value)) => spec(value).map(Setting::RecompAlgorithm),
             Some(("mem_limit", value)) => {
-                let bytes = size::parse(value).map_err(|e| e.to_string())?;
-                Ok(Setting::MemLimit(bytes))
+                let limit = value.parse::<MemLimit>();
+                limit.map(Setting::MemLimit).map_err(|e| e.to_string())
             }
+            Some(("erase", value)) => value.parse().map(Setting::Erase),
             Some(("policy", value)) => {
                 let settings: std::result::Result<_, uzram::Error> = value.parse();
                 settings.map(Setting::Policy).map_err(|e| e.to_string())
@@ -106,7 +108,7 @@ impl FromStr for Setting {
                 }
                 _ => Err(format!(
                     "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, disksize, backing, \
-                     writeback_limit, track_ages, policy, dedup, and the attributes of zram's interface that can be \
+                     writeback_limit, track_ages, policy, dedup, erase, and the attributes of zram's interface that can be \
                      written: \"uzram help attributes\")"
                 )),
             },
@@ -160,7 +162,11 @@ impl Setting {
     fn step(self, force: bool) -> Result<Step> {
         Ok(Step::Request(match self {
             Setting::Attribute(attribute, value) => return Ok(Step::Attribute(attribute, value)),
-            Setting::MemLimit(bytes) => Request::SetMemLimit { bytes },
+            Setting::MemLimit(MemLimit::Pool(bytes)) => Request::SetMemLimit { bytes: bytes.0 },
+            Setting::MemLimit(MemLimit::Total(bytes)) => Request::SetTotalLimit { bytes: bytes.0 },
+            Setting::Erase(erase) => Request::SetErase {
+                on_free: erase == Erase::OnFree,
+            },
             Setting::Policy(settings) => Request::SetPolicy {
                 spec: settings.to_string(),
             },

@@ -16,6 +16,7 @@ const SHOWN: &[&str] = &[
     "compr_data_size",
     "mem_used_total",
     "mem_limit",
+    "mem_limit_total",
     "mem_used_max",
     "same_pages",
     "pages_compacted",
@@ -110,8 +111,9 @@ impl Args {
             (
                 "all memory",
                 format!(
-                    "{}: pool, table {}, books, streams and dictionaries {}{over}",
+                    "{}{}: pool, table {}, books, streams and dictionaries {}{over}",
                     human(stat.all_memory()),
+                    total_limit(&stat),
                     human(stat.counters.table_bytes),
                     human(stat.counters.metadata_bytes)
                 ),
@@ -134,6 +136,10 @@ impl Args {
                 ),
             ),
             ("dedup", dedup(&stat)),
+            (
+                "erase",
+                if stat.erase_on_free { "on-free" } else { "off" }.into(),
+            ),
             (
                 "failed",
                 format!(
@@ -191,6 +197,13 @@ fn used_by(users: Users, clients: Option<u64>) -> String {
     match lines.is_empty() {
         true => "nobody".into(),
         false => lines.join(&format!("\n{:13}", "")),
+    }
+}
+
+fn total_limit(stat: &Stat) -> String {
+    match stat.counters.total_limit_bytes {
+        0 => String::new(),
+        bytes => format!(" (limit {})", human(bytes)),
     }
 }
 

@@ -182,7 +182,7 @@ impl Processes {
         let mut spec = DeviceSpec {
             name: Some(format!("zram{id}")),
             size: Some(Bytes(config.disksize)),
-            mem_limit: Bytes(config.mem_limit),
+            mem_limit: Bytes(config.mem_limit).into(),
             frontend: own,
             ..DeviceSpec::default()
         };

@@ -7,17 +7,28 @@ use std::time::{Duration, Instant};
 use super::worker::{Go, Worker};
 use crate::codec::PRIORITIES;
 use crate::device::Device;
-use crate::{Ended, Recompress, Writeback};
+use crate::{Ended, PAGE_SIZE, Recompress, Writeback};
 
 pub(super) const NO_SECONDARY: &str =
     "there is no secondary algorithm (recomp_algorithm) to recompress with";
 pub(super) const NO_BACKING: &str = "there is no backing to write to";
 
-/// Bytes that compaction moves between two calls of `pace`: well below a millisecond.
+/// Bytes that compaction moves between two calls of `pace`: well below a millisecond. Of a large pool this part, since
+/// each call looks at every span first.
 const COMPACT_BYTES: u64 = 256 << 10;
+const COMPACT_PART: u64 = 8192;
+/// Calls of a compaction's turn. The other jobs have theirs then, also while writers make new work all the time.
+const COMPACT_TURN: u32 = 256;
 /// Compaction pays where it gains this part of the memory in use, and at least so many bytes.
 const WORTH_PART: u64 = 32;
 const WORTH_BYTES: u64 = 128 << 10;
+/// How long compaction rests after it gained less than a quarter of what it was to gain: the estimate counts what it
+/// cannot move. Doubles each time.
+const VAIN_REST: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(64);
+/// How often is looked whether it pays: less and less often while little changes.
+const LOOK: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(2);
 /// How long the backing is left alone after it was full, or failed.
 const BACKING_REST: Duration = Duration::from_secs(30);
 
@@ -156,7 +167,14 @@ impl<'a> Worker<'a> {
             };
         let status = self.status();
         status.pages_promoted.fetch_add(report.pages, Relaxed);
-        if report.pages > 0 {
+        if report.failed > 0 {
+            self.no_writeback_before = Instant::now() + BACKING_REST;
+            let why = report.failures.first().map_or("", |first| &first.why);
+            self.note(format!(
+                "policy: promotion: {} pages cannot come back: {why}",
+                report.failed
+            ));
+        } else if report.pages > 0 {
             status.say(format!(
                 "brought back pages read within {} s",
                 age.as_secs()
@@ -165,32 +183,63 @@ impl<'a> Worker<'a> {
         ended && report.pages > 0
     }
 
-    pub(super) fn compact_if_it_pays(&mut self) {
+    /// Compacts if that pays. Returns how long it need not be asked again.
+    pub(super) fn compact_if_it_pays(&mut self) -> Duration {
         let gain = self.device.jobs().compaction_gain_bytes();
-        self.left = self.left.min(gain);
-        if gain - self.left < worth_compacting(self.device) {
-            return;
+        let status = self.status();
+        // What the last compaction could not gain the next one cannot either.
+        let left = status.compaction_left.load(Relaxed).min(gain);
+        status.compaction_left.store(left, Relaxed);
+        let (promised, worth) = (gain - left, worth_compacting(self.device));
+        let rest = self
+            .compaction_due
+            .saturating_duration_since(Instant::now());
+        if promised < worth || !rest.is_zero() {
+            let grown = promised.saturating_sub(self.promised) >= worth / 8;
+            let patience = if grown {
+                *LOOK.start()
+            } else {
+                self.patience * 2
+            };
+            self.patience = patience.clamp(*LOOK.start(), *LOOK.end());
+            self.promised = promised;
+            return self.patience.max(rest);
         }
-        if self.compact(&mut |_, _| false) {
-            self.left = self.device.jobs().compaction_gain_bytes();
-            let text = format!("compacted: {gain} bytes were to be gained");
+        (self.patience, self.promised) = (*LOOK.start(), 0);
+        let (mut freed, mut calls) = (0, 0);
+        let finished = self.compact(&mut |_, pages| {
+            (freed, calls) = (pages * PAGE_SIZE as u64, calls + 1);
+            calls >= COMPACT_TURN
+        });
+        if finished {
+            let left = self.device.jobs().compaction_gain_bytes();
+            self.status().compaction_left.store(left, Relaxed);
+            let vain = freed < promised / 4;
+            let twice = (self.vain_rest * 2).clamp(*VAIN_REST.start(), *VAIN_REST.end());
+            self.vain_rest = if vain { twice } else { Duration::ZERO };
+            self.compaction_due = Instant::now() + self.vain_rest;
+            let text = format!("compacted: {freed} bytes came free, {promised} were to be gained");
             self.status().say(text);
         }
+        Duration::ZERO
     }
 
     /// Compacts until nothing more is to be gained or `done`. Returns `false` if it was ended early.
     pub(super) fn compact(&mut self, done: EndCheck<'_, 'a>) -> bool {
         let mut pages = 0;
         loop {
-            let report = self.device.jobs().compact(COMPACT_BYTES);
+            let slice = COMPACT_BYTES.max(self.device.pool.used_bytes() / COMPACT_PART);
+            let report = self.device.jobs().compact(slice);
             pages += report.pages_freed;
             let compacted = &self.status().pages_compacted;
             compacted.fetch_add(report.pages_freed, Relaxed);
-            if done(self, pages) || self.pace().is_break() {
-                return false;
-            }
+            let ended = done(self, pages);
             if report.finished {
+                let _ = self.pace();
                 return true;
+            }
+            if ended || self.pace().is_break() {
+                return false;
             }
         }
     }

@@ -206,7 +206,11 @@ impl JobsApi<'_> {
         if !settings.compact && !pressed {
             return PlanStep::not("compact", "off");
         }
-        let (gain, worth) = (self.compaction_gain_bytes(), jobs::worth_compacting(self.0));
+        let left = &self.0.policy.status.compaction_left;
+        let gain = self.compaction_gain_bytes();
+        // As the agent reckons: what its last compaction could not gain is not to be gained.
+        let gain = gain - left.load(std::sync::atomic::Ordering::Relaxed).min(gain);
+        let worth = jobs::worth_compacting(self.0);
         let due = gain >= worth || pressed && gain > 0;
         let why = match (due, pressed) {
             (true, true) => "memory is short".into(),

@@ -73,10 +73,11 @@ impl Pressure {
     pub(super) fn read(&mut self, device: &Device, settings: &PolicySettings) -> Gauge {
         let (limit, percent) = (device.pool.limit_bytes(), u64::from(settings.high_percent));
         if limit > 0 && percent > 0 {
+            device.tell_books();
             let part = |percent: u64| (u128::from(limit) * u128::from(percent) / 100) as u64;
             let low = percent.saturating_sub(GAP_PERCENT).max(percent / 2);
             return Gauge::Limit {
-                used: device.pool.used_bytes(),
+                used: device.pool.limited_bytes(),
                 high: part(percent),
                 low: part(low),
             };

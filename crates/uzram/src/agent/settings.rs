@@ -1,7 +1,7 @@
 //! The settings of a device's policies: a plain struct, its text form, and its words in the image.
 //!
-//! The text is `key=value` pairs separated by commas, later ones over earlier ones; the words `auto` and `none` set all
-//! of them at once, so that `auto,cpu=20` is everything with another budget. What is printed reads back.
+//! The text is `key=value` pairs separated by commas, later ones over earlier ones; the words `auto`, `default` and
+//! `none` set all of them at once, so that `auto,cpu=20` is everything with another budget. What is printed reads back.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::{Error, PAGE_SIZE};
 
 /// What is accepted, for error messages.
-const ACCEPTED: &str = "auto, none, or any of recompress=AGE, least=BYTES, train=on|off, writeback=AGE, compact=on|off, high=PERCENT, \
+const ACCEPTED: &str = "auto, default, none, or any of recompress=AGE, least=BYTES, train=on|off, writeback=AGE, compact=on|off, high=PERCENT, \
      promote=AGE, psi=PERCENT, cpu=PERCENT, io=BYTES, separated by commas (an age is in seconds, or with m, h or d; off is none)";
 /// The longest age, some 68 years.
 const MAX_AGE: u32 = i32::MAX as u32;
@@ -67,6 +67,14 @@ impl Default for PolicySettings {
 impl PolicySettings {
     /// Number of its words in the image.
     pub(crate) const WORDS: usize = 3;
+
+    /// What a device of the program does where nobody said anything: compaction.
+    pub fn standard() -> PolicySettings {
+        PolicySettings {
+            compact: true,
+            ..PolicySettings::default()
+        }
+    }
 
     /// Everything on: recompression after 5 minutes with a trained dictionary, writeback after an hour and back when it is
     /// read, compaction, and all of it earlier from 90 % of `mem_limit`, or 10 % of memory pressure, on.
@@ -266,6 +274,7 @@ impl FromStr for PolicySettings {
         for word in text.split(',').map(str::trim) {
             match word {
                 "auto" => settings = PolicySettings::auto(),
+                "default" => settings = PolicySettings::standard(),
                 "none" | "off" => settings = PolicySettings::default(),
                 _ => settings
                     .set(word)
@@ -346,6 +355,7 @@ mod tests {
         for (text, printed) in [
             ("none", "none"),
             ("auto,none", "none"),
+            ("default", "compact=on,cpu=10,io=32M"),
             ("cpu=50", "none"),
             ("compact=on", "compact=on,cpu=10,io=32M"),
             (
@@ -384,7 +394,7 @@ mod tests {
             ("", "recompress=AGE"),
             (
                 "fast",
-                "'fast' is not possible: auto, none, or any of recompress=AGE",
+                "'fast' is not possible: auto, default, none, or any of recompress=AGE",
             ),
             ("recompress", "recompress=AGE"),
             ("recompress=soon", "'recompress=soon'"),

@@ -52,6 +52,8 @@ pub(crate) struct Status {
     pub(super) pages_compacted: AtomicU64,
     pub(super) trainings: AtomicU64,
     pub(super) dictionaries: AtomicU64,
+    /// Bytes that the last compaction was to gain and could not.
+    pub(super) compaction_left: AtomicU64,
     cpu_nanoseconds: AtomicU64,
     last: Mutex<String>,
 }

@@ -48,8 +48,12 @@ pub(super) struct Worker<'a> {
     /// Position of the pass.
     at: Option<u64>,
     next_pass: Instant,
-    /// What the last compaction could not gain.
-    pub(super) left: u64,
+    /// What a compaction was to gain when that was last looked at, and how long until the next look.
+    pub(super) promised: u64,
+    pub(super) patience: Duration,
+    /// No compaction before, and how long the last rest after one that gained little was.
+    pub(super) compaction_due: Instant,
+    pub(super) vain_rest: Duration,
     pub(super) no_writeback_before: Instant,
     pub(super) no_relief_before: Instant,
     /// Bytes written to the backing at the last charge.
@@ -77,7 +81,10 @@ impl<'a> Worker<'a> {
             ages: false,
             at: None,
             next_pass: now,
-            left: 0,
+            promised: 0,
+            patience: Duration::ZERO,
+            compaction_due: now,
+            vain_rest: Duration::ZERO,
             no_writeback_before: now,
             no_relief_before: now,
             written: bytes_written(device),
@@ -150,13 +157,14 @@ impl<'a> Worker<'a> {
             self.relieve();
             return Duration::ZERO;
         }
+        let mut pause = Duration::MAX;
         if self.settings.compact {
-            self.compact_if_it_pays();
+            pause = self.compact_if_it_pays();
         }
         if self.settings.train {
             self.train_if_due();
         }
-        self.pass()
+        pause.min(self.pass())
     }
 
     /// Switches to and from the larger budget.
@@ -221,18 +229,18 @@ impl<'a> Worker<'a> {
         if self.at.is_none() && !wait.is_zero() {
             return wait.min(PASS_LEAST);
         }
-        let table = &self.device.table;
-        let first = table.touched(self.at.unwrap_or(0), u64::MAX).next();
-        let first = first.unwrap_or(table.pages());
-        let piece = first..first + PIECE;
         let ages = [
             self.settings.recompress_age(),
             self.settings.writeback_age(),
             self.settings.promote_age(),
         ];
         let Some(least) = ages.into_iter().flatten().min() else {
-            return PASS_LEAST;
+            return PASS_MOST;
         };
+        let table = &self.device.table;
+        let first = table.touched(self.at.unwrap_or(0), u64::MAX).next();
+        let first = first.unwrap_or(table.pages());
+        let piece = first..first + PIECE;
         let mut left = false;
         if let Some(age) = self.settings.recompress_age() {
             left |= self.recompress(piece.clone(), age, &mut |_, pages| pages >= TURN);

@@ -33,7 +33,7 @@ use crate::stream::PerCpu;
 use crate::word::{Backed, Content};
 use crate::{BackingError, Corruption, Error, PAGE_SIZE};
 
-pub use promote::PromoteReport;
+pub use promote::{PageFailure, PromoteReport};
 pub(crate) use record::BackingRecord;
 pub use writeback::{Ended, Writeback, WritebackReport};
 
@@ -271,8 +271,8 @@ impl ZramApi<'_> {
     /// Detaches the backing, after bringing its objects back into memory. Its contents are worthless afterwards. A
     /// file stays where it is.
     ///
-    /// [`Error::NoBacking`] if there is none. [`Error::NoSpace`], [`Error::BackingRead`] or [`Error::BackingHeld`]
-    /// where a page cannot come back: then it stays attached, with what is left on it.
+    /// [`Error::NoBacking`] if there is none. [`Error::PagesLeft`] or [`Error::BackingHeld`] where a page cannot come
+    /// back: every other page does, and the backing stays attached with what is left on it.
     pub fn detach_backing(self) -> Result<PromoteReport, Error> {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
         let mut report = self.promote(None, &mut go_on)?;
@@ -281,12 +281,24 @@ impl ZramApi<'_> {
         // for a moment: one that a partial write holds, and one that was replaced but not yet freed.
         let deadline = Instant::now() + REQUESTS_PATIENCE;
         loop {
+            // Those that failed are tried again, and counted once.
+            (report.failed, report.failures) = (0, Vec::new());
             report += self.promote_alone(0..u64::MAX)?;
             let left = self.0.counters.backed_pages();
             if left == 0 {
                 break;
             }
-            if Instant::now() >= deadline {
+            let late = Instant::now() >= deadline;
+            if report.failed >= left || late && report.failed > 0 {
+                let why = report.failures.first().map(|first| first.why.clone());
+                return Err(Error::PagesLeft {
+                    path: self.0.attached()?.path.clone(),
+                    pages: left,
+                    promoted: report.pages,
+                    first: why.unwrap_or_default(),
+                });
+            }
+            if late {
                 let attached = self.0.attached()?;
                 return Err(Error::BackingHeld {
                     path: attached.path.clone(),

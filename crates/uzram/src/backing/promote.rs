@@ -1,4 +1,7 @@
 //! Promotion: brings objects from the backing back into memory, unchanged.
+//!
+//! A page that cannot come back (it cannot be read, or memory is full) is counted and left where it is, and the others
+//! come back all the same.
 
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
@@ -14,9 +17,13 @@ use crate::word::{Backed, Content, POST};
 
 /// Objects between two calls of the caller's pace.
 const SLICE: u64 = 64;
+/// How many failures a report names.
+const NAMED: usize = 8;
+/// So many pages in a row that found no memory: there is none for the others.
+const NO_MEMORY: u32 = 64;
 
 /// What a promotion did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
 pub struct PromoteReport {
@@ -26,6 +33,40 @@ pub struct PromoteReport {
     pub bytes: u64,
     /// Pages that were written or discarded by a request meanwhile.
     pub changed: u64,
+    /// Pages that could not come back, and are still on the backing.
+    pub failed: u64,
+    /// The first of these, at most 8.
+    pub failures: Vec<PageFailure>,
+}
+
+/// A page that could not be brought back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+pub struct PageFailure {
+    /// Its number.
+    pub page: u64,
+    /// Why, in a sentence that names the page.
+    pub why: String,
+}
+
+impl PromoteReport {
+    fn fail(&mut self, page: u64, error: &Error) {
+        self.failed += 1;
+        if self.failures.len() < NAMED {
+            let why = error.to_string();
+            self.failures.push(PageFailure { page, why });
+        }
+    }
+}
+
+/// A promotion under way.
+#[derive(Default)]
+struct Promotion {
+    report: PromoteReport,
+    /// Pages in a row that found no memory, and the error of the last.
+    no_memory: u32,
+    full: Option<Error>,
 }
 
 impl AddAssign for PromoteReport {
@@ -33,14 +74,17 @@ impl AddAssign for PromoteReport {
         self.pages += other.pages;
         self.bytes += other.bytes;
         self.changed += other.changed;
+        self.failed += other.failed;
+        let room = NAMED.saturating_sub(self.failures.len());
+        self.failures.extend(other.failures.into_iter().take(room));
     }
 }
 
 impl<'a> ZramApi<'a> {
     /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
     ///
-    /// [`Error::NoBacking`] if there is none; [`Error::NoSpace`] when memory is full, [`Error::BackingRead`] where a page
-    /// cannot be read: what came back until then stays.
+    /// A page that cannot be read, or for which there is no memory, stays on the backing, and the others come back: the
+    /// report counts and names such pages. [`Error::NoBacking`] if there is none.
     pub fn promote(
         self,
         pages: Option<Range<u64>>,
@@ -59,9 +103,9 @@ impl<'a> ZramApi<'a> {
         let attached = self.0.attached()?;
         let pages = self.backed_pages(pages);
         let mut pages = pages.filter(|page| wanted(*page)).peekable();
-        let mut report = PromoteReport::default();
+        let mut promotion = Promotion::default();
         while pages.peek().is_some() {
-            let before = report.pages;
+            let before = promotion.report.pages;
             {
                 let _alone = self.0.post_processing();
                 if !Arc::ptr_eq(&attached, &self.0.attached()?) {
@@ -69,25 +113,25 @@ impl<'a> ZramApi<'a> {
                 }
                 let mut buffer = attached.readers.get(current_cpu());
                 for page in pages.by_ref().take(SLICE as usize) {
-                    report += self.promote_page(&attached, page, &mut buffer)?;
+                    self.promote_page(&attached, page, &mut buffer, &mut promotion);
                 }
             }
-            if pace(report.pages - before).is_break() {
+            if pace(promotion.report.pages - before).is_break() {
                 break;
             }
         }
-        Ok(report)
+        Ok(promotion.report)
     }
 
     /// As [`ZramApi::promote`], by the holder of the `post` lock.
     pub(super) fn promote_alone(self, pages: Range<u64>) -> Result<PromoteReport, Error> {
         let attached = self.0.attached()?;
-        let mut report = PromoteReport::default();
+        let mut promotion = Promotion::default();
         let mut buffer = attached.readers.get(current_cpu());
         for page in self.backed_pages(pages) {
-            report += self.promote_page(&attached, page, &mut buffer)?;
+            self.promote_page(&attached, page, &mut buffer, &mut promotion);
         }
-        Ok(report)
+        Ok(promotion.report)
     }
 
     pub(crate) fn backed_pages(self, range: Range<u64>) -> impl Iterator<Item = u64> + 'a {
@@ -100,30 +144,39 @@ impl<'a> ZramApi<'a> {
         attached: &Attached,
         page: u64,
         buffer: &mut ReadBuffer,
-    ) -> Result<PromoteReport, Error> {
-        let mut report = PromoteReport::default();
+        promotion: &mut Promotion,
+    ) {
+        if let Some(error) = &promotion.full {
+            promotion.report.fail(page, error);
+            return;
+        }
         let is_backed = |content, _| matches!(content, Content::Backed(_));
         let Some(slot) = self.0.table.begin_post(page, is_backed) else {
-            return Ok(report);
+            return;
         };
         let content = slot.content();
         drop(slot);
         let Content::Backed(backed) = content else {
-            return Ok(report);
+            return;
         };
+        let report = &mut promotion.report;
         let brought = self.store_backed(attached, page, backed, buffer);
         match brought {
             Ok(true) => {
-                report.pages = 1;
-                report.bytes = backed.len.into();
+                report.pages += 1;
+                report.bytes += u64::from(backed.len);
+                promotion.no_memory = 0;
             }
-            Ok(false) => report.changed = 1,
+            Ok(false) => report.changed += 1,
             Err(error) => {
                 self.0.table.end_post(page, 0);
-                return Err(error);
+                report.fail(page, &error);
+                if matches!(error, Error::NoSpace { .. } | Error::ArenaFull { .. }) {
+                    promotion.no_memory += 1;
+                    promotion.full = (promotion.no_memory >= NO_MEMORY).then_some(error);
+                }
             }
         }
-        Ok(report)
     }
 
     /// `false`: the page was written meanwhile.

@@ -156,7 +156,7 @@ impl ZramApi<'_> {
                 }
                 self.write_slice(&attached, what, &age, &mut pages, &mut report);
             }
-            self.0.give_back(report.bytes - before.bytes);
+            self.0.give_back(report.bytes - before.bytes, 0);
             if pace(report.candidates - before.candidates).is_break() {
                 break;
             }

@@ -241,6 +241,9 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
         live() == device.stats().backed_pages,
         "objects on the backing",
     )?;
+    if device.erase_on_free() {
+        subject.check_erased()?;
+    }
     device.zram().set_writeback_limit(None);
     // A process that was killed may have left one.
     device.set_mem_limit_bytes(0);
@@ -275,5 +278,9 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
     };
     check(!device.codecs().iter().any(needless), "codecs are left")?;
     device.reset();
-    check(device.stats().mem_used_total_bytes == 0, "memory is left")
+    let stats = device.stats();
+    check(
+        (stats.mem_used_total_bytes, stats.table_bytes) == (0, 3 * PAGE),
+        "memory is left",
+    )
 }

@@ -104,6 +104,9 @@ fn check(subject: &Subject, setup: &Setup) -> Result<u64, Wrong> {
         ledger.acknowledge(page, found);
         versions += u64::from(found > 0);
     }
+    if subject.device().erase_on_free() {
+        subject.check_erased()?;
+    }
     let stats = subject.device().stats();
     let live = subject
         .device()

@@ -84,7 +84,7 @@ fn for_seeds(test: &str, needed: &[&str], mut run: impl FnMut(u64) -> Result<Tot
 }
 
 /// What sequences are to have done.
-const DONE: [&str; 14] = [
+const DONE: [&str; 16] = [
     "recompressed",
     "written back",
     "promoted",
@@ -99,6 +99,8 @@ const DONE: [&str; 14] = [
     "failed writes",
     "hung writebacks",
     "changed under writeback",
+    "all discarded",
+    "failed promotions",
 ];
 
 /// What threads are to have done.

@@ -1,7 +1,7 @@
 //! A device alone with the naive oracle, an array of bytes: after each operation the device says exactly what the oracle
 //! expects, errors, counters and marks included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use uzram::{Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
@@ -99,6 +99,7 @@ impl Model {
             Op::Write { .. } | Op::Read { .. } | Op::Discard { .. } | Op::Zero { .. } => {
                 self.request(op)?
             }
+            Op::DiscardAll => self.discard_all()?,
             Op::Memory(memory) => self.memory(memory)?,
             Op::Resize { pages } => self.resize(*pages)?,
             Op::Reset => {
@@ -110,6 +111,7 @@ impl Model {
                     (stats.mem_used_total_bytes, stats.mem_used_max_bytes) == (0, 0),
                     "{stats:?}"
                 );
+                self.check_empty()?;
             }
             Op::Fault(kind) => self.fault(*kind),
             Op::Heal => self.heal(),
@@ -121,6 +123,21 @@ impl Model {
             Op::Check => self.check_all()?,
         }
         self.check_stats()
+    }
+
+    /// Discards everything, and finds that nothing is kept: no pool, no table, and in the image only its head.
+    fn discard_all(&mut self) -> Result<(), Wrong> {
+        let device = self.subject.device().clone();
+        // In two pieces: the second makes the device empty.
+        let middle = self.size_pages / 2 * PAGE;
+        device
+            .discard(middle, device.size_bytes() - middle)
+            .map_err(text)?;
+        device.discard(0, middle).map_err(text)?;
+        self.clear(0, self.size_pages * PAGE, false);
+        self.check_empty()?;
+        self.count("all discarded", 1);
+        Ok(())
     }
 
     /// Whether an error of a request or a job is one that may be now.
@@ -218,7 +235,17 @@ impl Model {
         how: Zeroes,
         result: &Result<(), Error>,
     ) -> Result<(), Wrong> {
+        let before = self.stored.clone();
         self.clear(at, len, how == Zeroes::Allocate);
+        if how == Zeroes::Allocate && self.stats().total_limit_bytes > 0 {
+            // Where a limit on all memory has no room for the slots of pages of zeros, they are holes.
+            let device = self.subject.device();
+            let has: BTreeSet<u64> = device.zram().slots(0).map(|slot| slot.page).collect();
+            for page in at.div_ceil(PAGE)..(at + len) / PAGE {
+                let had = before[page as usize];
+                self.stored[page as usize] = had || has.contains(&page);
+            }
+        }
         let mut failed = None;
         if let Err(error) = result {
             self.check_error(error)?;
@@ -387,6 +414,7 @@ impl Model {
     fn reopen(&mut self) -> Result<(), Wrong> {
         self.heal();
         let limit = self.subject.device().zram().writeback_limit();
+        let erases = self.subject.device().erase_on_free();
         let before = self.stats();
         self.subject.close();
         self.subject.open().map_err(text)?;
@@ -413,6 +441,11 @@ impl Model {
         ensure!(
             after.mem_used_total_bytes <= before.mem_used_total_bytes,
             "{before:?} became {after:?}"
+        );
+        ensure!(
+            erases == self.subject.device().erase_on_free()
+                && before.total_limit_bytes == after.total_limit_bytes,
+            "{erases}, {before:?} became {after:?}"
         );
         (self.failed, self.hung) = ((0, 0), false);
         self.count("reopened", 1);

@@ -26,6 +26,8 @@ pub(crate) enum Op {
         at: u64,
         len: u64,
     },
+    /// A discard of the whole device.
+    DiscardAll,
     Zero {
         at: u64,
         len: u64,
@@ -85,6 +87,10 @@ pub(crate) enum Memory {
     },
     /// Percent of the memory in use; 0: no limit.
     Limit(u64),
+    /// Percent of all memory, table and books among it.
+    TotalLimit(u64),
+    /// Whether what is freed is erased.
+    Erase(bool),
     WritebackLimit(Option<u64>),
 }
 
@@ -151,6 +157,7 @@ impl Maker {
                 fill: Fill::random(&mut self.random),
             },
             11..16 => Op::Read { at, len },
+            16 if self.random.percent(5) => Op::DiscardAll,
             16..18 => Op::Discard { at, len },
             _ => Op::Zero {
                 at,
@@ -212,7 +219,7 @@ impl Maker {
     }
 
     pub(crate) fn memory(&mut self) -> Memory {
-        match self.random.below(37) {
+        match self.random.below(40) {
             0..6 => Memory::Recompress {
                 what: Recompress {
                     kind: self.kind(),
@@ -265,6 +272,8 @@ impl Maker {
             } else {
                 self.random.within(70, 120)
             }),
+            37 => Memory::TotalLimit(self.random.within(90, 120)),
+            38..40 => Memory::Erase(self.random.percent(70)),
             34 => Memory::WritebackLimit(None),
             _ => Memory::WritebackLimit(self.random.percent(60).then(|| self.random.below(200))),
         }

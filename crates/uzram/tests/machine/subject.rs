@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SeekFrom};
 use uzram::{
     CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, Training,
     WritebackReport,
@@ -16,7 +16,7 @@ use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::disk::FaultyDisk;
 
 use crate::op::{Memory, choice};
-use crate::random::Random;
+use crate::random::{Random, version_of};
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 /// Bytes of a store's segment.
@@ -34,6 +34,7 @@ pub(crate) struct Setup {
     /// Segments of the backing, if there is one from the start.
     pub(crate) segments: Option<u64>,
     pub(crate) limit_bytes: u64,
+    pub(crate) erase: bool,
 }
 
 impl Setup {
@@ -53,6 +54,7 @@ impl Setup {
             } else {
                 0
             },
+            erase: random.percent(30),
         }
     }
 
@@ -125,6 +127,7 @@ impl Subject {
             faults: Mutex::default(),
         };
         let mut builder = Device::builder(setup.size_pages * PAGE)
+            .erase_on_free(setup.erase)
             .max_size_bytes(setup.size_pages.max(setup.window()) * PAGE)
             .streams(setup.streams)
             .choose(choice(setup.algorithm))
@@ -162,6 +165,41 @@ impl Subject {
 
     pub(crate) fn device(&self) -> &Arc<Device> {
         self.device.as_ref().expect("it is attached")
+    }
+
+    /// Memory of the image, by the system's account.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        rustix::fs::fstat(&self.image).map_or(0, |stat| stat.st_blocks as u64 * 512)
+    }
+
+    /// Whether every page that lies uncompressed in the image is what the device holds: erased ones are not there. Only
+    /// while nobody makes requests.
+    pub(crate) fn check_erased(&self) -> Result<(), String> {
+        let mut at = 0;
+        while let Ok(first) = rustix::fs::seek(&self.image, SeekFrom::Data(at)) {
+            let end =
+                rustix::fs::seek(&self.image, SeekFrom::Hole(first)).map_err(|e| e.to_string())?;
+            for at in (first..end).step_by(PAGE_SIZE) {
+                let mut bytes = [0; PAGE_SIZE];
+                rustix::io::pread(&self.image, &mut bytes, at).map_err(|e| e.to_string())?;
+                let stamp = bytes
+                    .first_chunk()
+                    .map_or(0, |word| u64::from_ne_bytes(*word));
+                let (page, version) = (stamp >> 32, stamp as u32);
+                if version_of(page, &bytes) != Some(version) || version == 0 {
+                    continue;
+                }
+                let mut now = [0; PAGE_SIZE];
+                let read = self.device().read_at(&mut now, page * PAGE);
+                if read.is_err() || now != bytes {
+                    return Err(format!(
+                        "version {version} of page {page} is still in memory"
+                    ));
+                }
+            }
+            at = end;
+        }
+        Ok(())
     }
 
     /// The faults of the backing, if it can have any now.
@@ -284,6 +322,15 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
             } else {
                 (used * percent / 100).max(3 * PAGE)
             });
+            Report::Nothing
+        }
+        Memory::TotalLimit(percent) => {
+            let all = device.stats().all_memory_bytes();
+            device.set_total_limit_bytes(all * percent / 100);
+            Report::Nothing
+        }
+        Memory::Erase(on) => {
+            device.set_erase_on_free(*on);
             Report::Nothing
         }
         Memory::WritebackLimit(pages) => {

@@ -72,8 +72,8 @@ pub(super) const COLUMNS: &[Column] = &[
     Column {
         name: "TOTAL",
         usual: true,
-        doc: "pool memory in use",
-        cell: |r| Cell::Bytes(r.stat.counters.mem_used_total_bytes),
+        doc: "all memory: pool, table, books, streams",
+        cell: |r| Cell::Bytes(r.stat.all_memory()),
     },
     Column {
         name: "STREAMS",
@@ -90,8 +90,11 @@ pub(super) const COLUMNS: &[Column] = &[
     Column {
         name: "MEM-LIMIT",
         usual: false,
-        doc: "limit on pool memory",
-        cell: |r| Cell::Bytes(r.stat.counters.mem_limit_bytes),
+        doc: "limit on pool memory, or on all where that was set",
+        cell: |r| {
+            let counters = &r.stat.counters;
+            Cell::Bytes(counters.mem_limit_bytes.max(counters.total_limit_bytes))
+        },
     },
     Column {
         name: "MEM-USED",
@@ -108,7 +111,7 @@ pub(super) const COLUMNS: &[Column] = &[
     Column {
         name: "COMP-RATIO",
         usual: false,
-        doc: "DATA over TOTAL",
+        doc: "DATA over POOL",
         cell: |r| Cell::Text(ratio(&r.stat)),
     },
     Column {
@@ -142,9 +145,15 @@ pub(super) const COLUMNS: &[Column] = &[
         cell: |r| text(&backing(&r.stat)),
     },
     Column {
+        name: "POOL",
+        usual: false,
+        doc: "pool memory in use, as in mm_stat",
+        cell: |r| Cell::Bytes(r.stat.counters.mem_used_total_bytes),
+    },
+    Column {
         name: "MEMORY",
         usual: false,
-        doc: "all memory: pool, table, books, streams",
+        doc: "as TOTAL",
         cell: |r| Cell::Bytes(r.stat.all_memory()),
     },
     Column {

@@ -86,7 +86,7 @@ impl<'a> Operator<'a> {
         let world = self.world;
         let (limit, failing) = (world.limit.watch(), world.failing.watch());
         let result = match memory {
-            Memory::Limit(_) => return Ok(()),
+            Memory::Limit(_) | Memory::TotalLimit(_) => return Ok(()),
             Memory::Attach { segments } => {
                 let mut faults = world.faults.lock().unwrap_or_else(PoisonError::into_inner);
                 let attached = subject::attach_backing(world.device, world.store, *segments);
@@ -97,6 +97,9 @@ impl<'a> Operator<'a> {
             other => subject::run(world.device, other),
         };
         match result {
+            Ok(Report::Promoted(report)) if report.failed > 0 && !limit() && !failing() => {
+                return Err(format!("nothing makes it fail: {report:?}"));
+            }
             Ok(report) => self.count(&report),
             Err(
                 Error::Invalid { .. }
@@ -108,8 +111,8 @@ impl<'a> Operator<'a> {
                 | Error::NoSecondary { .. },
             ) => {}
             Err(Error::Compress(_)) if matches!(memory, Memory::Train { .. }) => {}
-            Err(Error::NoSpace { .. } | Error::ArenaFull { .. }) if limit() => {}
-            Err(Error::BackingRead { .. } | Error::BackingHeld { .. }) if failing() => {}
+            Err(Error::PagesLeft { .. }) if limit() || failing() => {}
+            Err(Error::BackingHeld { .. }) if failing() => {}
             Err(error) => return Err(format!("{memory:?}: {error}")),
         }
         Ok(())

@@ -6,6 +6,10 @@ use super::{Model, Wrong, text};
 use crate::op::Memory;
 use crate::subject::PAGE;
 
+/// Pages of an image before its table, and those that a dictionary may take besides its bytes.
+const HEAD_PAGES: u64 = 3;
+const SLACK_PAGES: u64 = 16;
+
 impl Model {
     /// What the counters say of an idle device.
     pub(super) fn check_stats(&self) -> Result<(), Wrong> {
@@ -53,6 +57,18 @@ impl Model {
         ensure!(
             live == stats.backed_pages,
             "{live} objects on the backing: {stats:?}"
+        );
+        Ok(())
+    }
+
+    /// What a device keeps of which nothing is left.
+    pub(super) fn check_empty(&self) -> Result<(), Wrong> {
+        let stats = self.stats();
+        let resident = self.subject.resident_bytes() - stats.dictionary_bytes.div_ceil(PAGE) * PAGE;
+        ensure!(
+            (stats.mem_used_total_bytes, stats.table_bytes) == (0, HEAD_PAGES * PAGE)
+                && resident <= (HEAD_PAGES + SLACK_PAGES) * PAGE,
+            "nothing is stored, and {resident} bytes of the image are in memory: {stats:?}"
         );
         Ok(())
     }
@@ -173,6 +189,7 @@ impl Model {
         );
         let store = device.zram().backing().map(|backing| backing.stats);
         ensure!(store.is_none_or(|store| store.live_bytes == 0), "{store:?}");
+        self.check_empty()?;
         device.reset();
         let used = device.stats().mem_used_total_bytes;
         ensure!(used == 0, "{used} bytes are in use and nothing is stored");

@@ -36,10 +36,16 @@ impl Model {
                 self.secondaries[priority - 1] = choice.is_some()
             }
             Memory::Limit(percent) => self.limit = *percent > 0,
+            Memory::TotalLimit(_) => self.limit = true,
             Memory::TrackAges(on) => self.ages = *on,
             _ => {}
         }
         self.check_report(memory, &report, &before, &after)
+    }
+
+    /// Whether a page may fail to come back from the backing now.
+    fn may_not_come_back(&self) -> bool {
+        self.limit || self.read_faults || self.lied
     }
 
     /// Whether an operation on memory has what it needs.
@@ -84,7 +90,7 @@ impl Model {
                 | Error::CodecsFull,
             ) => Ok(()),
             (Memory::SetAlgorithm(_) | Memory::SetSecondary { .. }, Error::CodecsFull) => Ok(()),
-            (Memory::Promote { .. } | Memory::Detach, error) => self.check_error(error),
+            (Memory::Detach, Error::PagesLeft { .. }) if self.may_not_come_back() => Ok(()),
             _ => Err(format!("{memory:?}: {error}")),
         }
     }
@@ -123,7 +129,10 @@ impl Model {
             }
             Report::Promoted(r) => {
                 ensure!(r.changed == 0, "{}", wrong());
+                ensure!(r.failed == 0 || self.may_not_come_back(), "{}", wrong());
+                ensure!((r.failed == 0) == r.failures.is_empty(), "{}", wrong());
                 self.count("promoted", r.pages);
+                self.count("failed promotions", r.failed);
                 (r.bytes.wrapping_neg(), r.pages.wrapping_neg())
             }
             Report::Emptied(segments) => {
