@@ -7,11 +7,8 @@ use crate::recommend::Advice;
 /// pages, to be run from time to time.
 pub fn sysfs_lines(advice: &Advice, device: &str) -> Vec<String> {
     let attribute = |name: &str| format!("/sys/block/{device}/{name}");
-    let mut lines = vec![format!(
-        "echo {} > {}",
-        advice.writes.what.algorithm,
-        attribute("comp_algorithm")
-    )];
+    let (algorithm, path) = (&advice.writes.what.algorithm, attribute("comp_algorithm"));
+    let mut lines = vec![format!("echo {algorithm} > {path}")];
     let params = |one: &Measured, priority: u32| {
         let words = one.params.replace(',', " ");
         let path = attribute("algorithm_params");
@@ -19,11 +16,8 @@ pub fn sysfs_lines(advice: &Advice, device: &str) -> Vec<String> {
     };
     lines.extend(params(&advice.writes.what, 0));
     if let Some(idle) = &advice.idle {
-        lines.push(format!(
-            "echo \"algo={} priority=1\" > {}",
-            idle.what.algorithm,
-            attribute("recomp_algorithm")
-        ));
+        let (algorithm, path) = (&idle.what.algorithm, attribute("recomp_algorithm"));
+        lines.push(format!("echo \"algo={algorithm} priority=1\" > {path}"));
         lines.extend(params(&idle.what, 1));
         lines.push("# from time to time, once the disksize is set: what was not touched since the last time".into());
         lines.push(format!("echo type=idle > {}", attribute("recompress")));
@@ -39,9 +33,8 @@ pub fn requirements(advice: &Advice, offered: &str) -> Vec<String> {
     let choices: Vec<_> = choices.into_iter().flatten().collect();
     let mut notes = Vec::new();
     if advice.idle.is_some() {
-        notes.push(
-            "recomp_algorithm and recompress need Linux 6.2 with CONFIG_ZRAM_MULTI_COMP".to_owned(),
-        );
+        let needs = "recomp_algorithm and recompress need Linux 6.2 with CONFIG_ZRAM_MULTI_COMP";
+        notes.push(needs.to_owned());
     }
     if choices.iter().any(|choice| !choice.what.params.is_empty()) {
         notes.push("algorithm_params needs Linux 6.12".to_owned());
@@ -50,18 +43,13 @@ pub fn requirements(advice: &Advice, offered: &str) -> Vec<String> {
         let mut words = offered.split_whitespace();
         words.any(|word| word.trim_matches(['[', ']']) == name)
     };
-    let mut missing: Vec<_> = choices
-        .iter()
-        .map(|choice| choice.what.algorithm.as_str())
-        .filter(|name| !offers(name))
-        .collect();
+    let names = choices.iter().map(|choice| choice.what.algorithm.as_str());
+    let mut missing: Vec<_> = names.filter(|name| !offers(name)).collect();
     missing.dedup();
-    if !offered.trim().is_empty() && !missing.is_empty() {
+    let has = offered.trim();
+    if !has.is_empty() && !missing.is_empty() {
         let missing = missing.join(" and ");
-        notes.push(format!(
-            "this machine's zram lacks {missing}: it has {}",
-            offered.trim()
-        ));
+        notes.push(format!("this machine's zram lacks {missing}: it has {has}"));
     }
     notes
 }

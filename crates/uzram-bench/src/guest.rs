@@ -286,15 +286,10 @@ fn compare(runs: &GuestRuns, cell: &GuestCell, algorithm: &str) -> Result<Compar
     let codec =
         |(run, floor): (&GuestRun, &GuestRun)| cell.pages() * (run.codec_ns - floor.codec_ns) / 1e3;
     let codec: Vec<f64> = times.iter().zip(floors).map(codec).collect();
-    let allowed: Vec<f64> = floors
-        .iter()
-        .zip(&codec)
-        .map(|(f, c)| time(f) + c)
-        .collect();
-    let costs = times
-        .iter()
-        .zip(&allowed)
-        .map(|(run, allowed)| time(run) / allowed);
+    let allowed = floors.iter().zip(&codec).map(|(f, c)| time(f) + c);
+    let allowed: Vec<f64> = allowed.collect();
+    let costs = times.iter().zip(&allowed);
+    let costs = costs.map(|(run, allowed)| time(run) / allowed);
     let cost = median(costs.collect());
     Ok(Comparison {
         algorithm: algorithm.into(),

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use uzram::compress::{
-    Algorithm, Decoder, Decompress, DictionarySpec, Error, KnownAnswer, ParamSpec, Prepared,
-    Registry, Settings, Tfm,
+    Algorithm, Decompress, DictionarySpec, Error, KnownAnswer, ParamSpec, Prepared, Registry,
+    Settings, Tfm,
 };
 
 /// Where servers write.
@@ -34,16 +34,13 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     if let ["between", before, after] = words.as_slice() {
-        return match between(before, after) {
-            Ok(line) => {
-                println!("{line}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("stopwatch: {error}");
-                ExitCode::FAILURE
-            }
-        };
+        let line = between(before, after);
+        let failed = line.is_err();
+        println!(
+            "{}",
+            line.unwrap_or_else(|error| format!("stopwatch: {error}"))
+        );
+        return ExitCode::from(u8::from(failed));
     }
     let mut registry = Registry::empty();
     for algorithm in Registry::builtin().iter() {
@@ -242,9 +239,6 @@ impl Prepared for TimedPrepared {
         report();
         Ok(Box::new(TimedTfm(self.0.tfm()?)))
     }
-    fn decoder(&self) -> Result<Box<dyn Decoder>, Error> {
-        Ok(Box::new(TimedDecoder(self.0.decoder()?)))
-    }
     fn stateless(&self) -> Option<&dyn Decompress> {
         self.0.stateless().is_some().then_some(self)
     }
@@ -269,17 +263,6 @@ impl Tfm for TimedTfm {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         time(COMPRESS, || self.0.compress(src, dst))
     }
-    fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
-        time(DECOMPRESS, || self.0.decompress(src, dst))
-    }
-    fn memory_bytes(&self) -> usize {
-        self.0.memory_bytes()
-    }
-}
-
-struct TimedDecoder(Box<dyn Decoder>);
-
-impl Decoder for TimedDecoder {
     fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         time(DECOMPRESS, || self.0.decompress(src, dst))
     }

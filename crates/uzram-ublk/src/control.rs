@@ -154,13 +154,8 @@ impl Control {
     pub(crate) fn affinity(&mut self, id: u32, queue: u16) -> io::Result<CpuSet> {
         // A mask of 1024 CPUs, like rustix's.
         let mut bytes = [0; 128];
-        self.run(
-            Command::GetQueueAffinity,
-            id,
-            queue,
-            queue.into(),
-            &mut bytes,
-        )?;
+        let data = queue.into();
+        self.run(Command::GetQueueAffinity, id, queue, data, &mut bytes)?;
         let mut set = CpuSet::new();
         for (at, byte) in bytes.iter().enumerate() {
             (0..8)
@@ -196,12 +191,8 @@ impl Control {
     }
 
     pub(crate) fn end_recovery(&mut self, id: u32) -> Result<(), Error> {
-        self.device(
-            Command::EndUserRecovery,
-            id,
-            std::process::id().into(),
-            &mut [],
-        )
+        let pid = std::process::id().into();
+        self.device(Command::EndUserRecovery, id, pid, &mut [])
     }
 }
 

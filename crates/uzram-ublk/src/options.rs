@@ -83,14 +83,12 @@ impl UblkOptions {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let rule = |holds: bool, what: &'static str, given: u64, accepted: String| {
-            if holds {
-                return Ok(());
-            }
-            Err(Error::Invalid {
+            let invalid = Error::Invalid {
                 what,
                 given,
                 accepted,
-            })
+            };
+            if holds { Ok(()) } else { Err(invalid) }
         };
         if let Some(id) = self.id {
             let accepted = format!("0 to {}", MAX_DEVICES - 1);
@@ -98,21 +96,12 @@ impl UblkOptions {
         }
         if let Some(queues) = self.queues {
             let accepted = format!("1 to {}, one for each CPU", cpus());
-            rule(
-                (1..=cpus()).contains(&queues),
-                "queues",
-                queues.into(),
-                accepted,
-            )?;
+            let fits = (1..=cpus()).contains(&queues);
+            rule(fits, "queues", queues.into(), accepted)?;
         }
-        let depths = 1..=MAX_QUEUE_DEPTH;
+        let fits = (1..=MAX_QUEUE_DEPTH).contains(&self.depth);
         let accepted = format!("1 to {MAX_QUEUE_DEPTH}");
-        rule(
-            depths.contains(&self.depth),
-            "queue depth",
-            self.depth.into(),
-            accepted,
-        )?;
+        rule(fits, "queue depth", self.depth.into(), accepted)?;
         let max = self.max_io_bytes;
         let fits = max.is_multiple_of(4096) && (4096..=MAX_IO_BYTES).contains(&max);
         let accepted = format!("a multiple of 4096 up to {MAX_IO_BYTES}");

@@ -3,8 +3,6 @@
 
 mod labels;
 
-use std::fmt::Display;
-
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
@@ -112,12 +110,14 @@ impl Chart {
             }
             false => plain(x, 1.15),
         };
-        match (self.log_x, self.log_y) {
-            (true, true) => self.draw(&mut svg, factors(x), factors(y))?,
-            (true, false) => self.draw(&mut svg, factors(x), plain(y, 1.12))?,
-            (false, true) => self.draw(&mut svg, x_plain, factors(y))?,
-            (false, false) => self.draw(&mut svg, x_plain, plain(y, 1.12))?,
-        }
+        let drawn = match (self.log_x, self.log_y) {
+            (true, true) => self.draw(&mut svg, factors(x), factors(y)),
+            (true, false) => self.draw(&mut svg, factors(x), plain(y, 1.12)),
+            (false, true) => self.draw(&mut svg, x_plain, factors(y)),
+            (false, false) => self.draw(&mut svg, x_plain, plain(y, 1.12)),
+        };
+        // The errors of the backend cannot be sent on: words can.
+        drawn.map_err(|error| anyhow!("drawing {}: {error}", self.title))?;
         Ok(svg)
     }
 
@@ -131,17 +131,15 @@ impl Chart {
         (least.min(f64::MAX), all().fold(0.0, f64::max))
     }
 
-    fn draw<X, Y>(&self, svg: &mut String, x: X, y: Y) -> Result<()>
+    fn draw<X, Y>(&self, svg: &mut String, x: X, y: Y) -> Drawn
     where
         X: AsRangedCoord<Value = f64>,
         X::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
         Y: AsRangedCoord<Value = f64>,
         Y::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
     {
-        // The errors of the backend cannot be sent on: words can.
-        let say = |error: &dyn Display| anyhow!("drawing {}: {error}", self.title);
         let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(|e| say(&e))?;
+        area.fill(&WHITE)?;
         let (picture, names) = match self.series.iter().all(|series| series.name.is_empty()) {
             true => (area.clone(), None),
             false => {
@@ -154,8 +152,7 @@ impl Chart {
             .margin_top(if self.note.is_empty() { 42 } else { 62 })
             .x_label_area_size(48)
             .y_label_area_size(70)
-            .build_cartesian_2d(x, y)
-            .map_err(|e| say(&e))?;
+            .build_cartesian_2d(x, y)?;
         let name_of = |x: &f64| match self.x_names.is_empty() {
             true if self.log_x => tick(*x),
             true => axis(*x),
@@ -182,34 +179,31 @@ impl Chart {
             .y_label_formatter(&|y| if self.log_y { tick(*y) } else { axis(*y) })
             .light_line_style(WHITE)
             .bold_line_style(RGBColor(225, 225, 225))
-            .draw()
-            .map_err(|e| say(&e))?;
-        self.heading(&picture).map_err(|e| say(&e))?;
+            .draw()?;
+        self.heading(&picture)?;
         let pixels = |series: &Series| -> Vec<(i32, i32)> {
             let places = series.points.iter().map(|at| chart.backend_coord(at));
             places.collect()
         };
         let places: Vec<Vec<(i32, i32)>> = self.series.iter().map(pixels).collect();
         for (series, places) in self.series.iter().zip(&places) {
-            self.series(&picture, series, places).map_err(|e| say(&e))?;
+            self.series(&picture, series, places)?;
         }
         for ring in &self.rings {
             let ring = Circle::new(chart.backend_coord(ring), 10, BLACK.stroke_width(2));
-            picture.draw(&ring).map_err(|e| say(&e))?;
+            picture.draw(&ring)?;
         }
         let (across, down) = chart.plotting_area().get_pixel_range();
         for (at, text, look) in labels::place(&self.series, &places, self.lines, across, down) {
             let style = ("sans-serif", labels::SIZE)
                 .into_font()
                 .color(&look.colour());
-            picture
-                .draw(&Text::new(text, at, style))
-                .map_err(|e| say(&e))?;
+            picture.draw(&Text::new(text, at, style))?;
         }
         if let Some(names) = names {
-            self.names(&names).map_err(|e| say(&e))?;
+            self.names(&names)?;
         }
-        area.present().map_err(|e| say(&e))
+        area.present()
     }
 
     /// The title and, below it, the note.
@@ -327,17 +321,13 @@ fn marker(area: &Area<'_>, look: Look, (x, y): (i32, i32), size: i32) -> Drawn {
             };
             return area.draw(&Circle::new((x, y), size, style));
         }
-        Marker::Cross => {
+        Marker::Cross | Marker::Plus => {
             let style = colour.stroke_width(if look.is_filled() { 3 } else { 1 });
-            for end in [(size, size), (size, -size)] {
-                let path = vec![(x - end.0, y - end.1), (x + end.0, y + end.1)];
-                area.draw(&PathElement::new(path, style))?;
-            }
-            return Ok(());
-        }
-        Marker::Plus => {
-            let style = colour.stroke_width(if look.is_filled() { 3 } else { 1 });
-            for end in [(size + 1, 0), (0, size + 1)] {
+            let ends = match look.marker {
+                Marker::Cross => [(size, size), (size, -size)],
+                _ => [(size + 1, 0), (0, size + 1)],
+            };
+            for end in ends {
                 let path = vec![(x - end.0, y - end.1), (x + end.0, y + end.1)];
                 area.draw(&PathElement::new(path, style))?;
             }

@@ -38,17 +38,13 @@ impl Args {
             let (name, driver) = (algorithm.name(), algorithm.driver_name());
             let (priority, summary) = (algorithm.priority(), algorithm.summary());
             out.push_str(&format!("{name:10} {driver:20} {priority:>8}  {summary}\n"));
-            for param in algorithm.params() {
-                out.push_str(&format!(
-                    "{:41}{}: {} ({})\n",
-                    "", param.name, param.doc, param.kind
-                ));
-            }
-            if let Some(dictionary) = algorithm.dictionary() {
-                out.push_str(&format!(
-                    "{:41}dict: file of a dictionary ({dictionary})\n",
-                    ""
-                ));
+            let params = algorithm.params().iter();
+            let params =
+                params.map(|param| format!("{}: {} ({})", param.name, param.doc, param.kind));
+            let dictionary = algorithm.dictionary();
+            let dictionary = dictionary.map(|spec| format!("dict: file of a dictionary ({spec})"));
+            for line in params.chain(dictionary) {
+                out.push_str(&format!("{:41}{line}\n", ""));
             }
         }
         print(&out)

@@ -63,11 +63,8 @@ fn attribute(name: &str) -> Result {
     if let Some((_, text)) = DEBUG.iter().find(|(view, _)| *view == name) {
         return print(&format!("{text}\n"));
     }
-    let found: Vec<String> = ATTRIBUTES
-        .iter()
-        .filter(|attribute| attribute.name == name)
-        .map(describe)
-        .collect();
+    let found = ATTRIBUTES.iter().filter(|attribute| attribute.name == name);
+    let found: Vec<String> = found.map(describe).collect();
     match found.is_empty() {
         true => Err(unknown(name)),
         false => print(&found.join("\n")),
@@ -81,37 +78,30 @@ fn unknown(name: &str) -> Failure {
     Failure::new(Kind::Usage, message)
 }
 
-fn place(attribute: &Attribute) -> &'static str {
-    match attribute.place {
-        AttributePlace::Control => "/sys/class/zram-control",
-        AttributePlace::Device => "/sys/block/zramN",
-    }
-}
-
 fn describe(attribute: &Attribute) -> String {
     let unit = match attribute.unit {
         "" => String::new(),
         unit => format!("In {unit}. "),
     };
+    let place = match attribute.place {
+        AttributePlace::Control => "/sys/class/zram-control",
+        AttributePlace::Device => "/sys/block/zramN",
+    };
+    let Attribute {
+        name,
+        mode,
+        since,
+        about,
+        docs,
+        ..
+    } = attribute;
+    let (allowed, docs) = (attribute.allowed(), docs.trim_end());
     format!(
-        "{}/{}  mode {:04o}, Linux {}\n{}\n\n{unit}Written: {}.\n\n{}\n",
-        place(attribute),
-        attribute.name,
-        attribute.mode,
-        attribute.since,
-        attribute.about,
-        attribute.allowed(),
-        attribute.docs.trim_end(),
+        "{place}/{name}  mode {mode:04o}, Linux {since}\n{about}\n\n{unit}Written: {allowed}.\n\n{docs}\n"
     )
 }
 
 fn table() -> String {
-    let mut out = String::new();
-    for attribute in ATTRIBUTES {
-        out += &format!(
-            "{:24} {:04o}  {}\n",
-            attribute.name, attribute.mode, attribute.about
-        );
-    }
-    out
+    let line = |a: &Attribute| format!("{:24} {:04o}  {}\n", a.name, a.mode, a.about);
+    ATTRIBUTES.iter().map(line).collect()
 }

@@ -71,44 +71,43 @@ fn text(policy: &Policy) -> String {
 }
 
 fn done(done: &AgentStats) -> [(&'static str, String); 6] {
+    let AgentStats {
+        pages_recompressed,
+        pages_written_back,
+        pages_promoted,
+        dictionaries,
+        trainings,
+        runs,
+        reliefs,
+        cpu_seconds,
+        ..
+    } = done;
+    let saved = human(done.bytes_saved);
+    let written = human(done.bytes_written_back);
     let compacted = human(done.pages_compacted * 4096);
+    let last = match done.last.as_str() {
+        "" => "nothing yet",
+        last => last,
+    };
+    let agent = format!(
+        "{runs} passes, memory short {reliefs} times, {cpu_seconds:.1} s of processor time; last: {last}"
+    );
     [
         (
             "recompressed",
-            format!(
-                "{} pages, {} saved",
-                done.pages_recompressed,
-                human(done.bytes_saved)
-            ),
+            format!("{pages_recompressed} pages, {saved} saved"),
         ),
         (
             "dictionaries",
-            format!("{} taken of {} trained", done.dictionaries, done.trainings),
+            format!("{dictionaries} taken of {trainings} trained"),
         ),
         (
             "written back",
-            format!(
-                "{} pages, {}",
-                done.pages_written_back,
-                human(done.bytes_written_back)
-            ),
+            format!("{pages_written_back} pages, {written}"),
         ),
-        ("promoted", format!("{} pages", done.pages_promoted)),
+        ("promoted", format!("{pages_promoted} pages")),
         ("compacted", format!("{compacted} given back")),
-        (
-            "agent",
-            format!(
-                "{} passes, memory short {} times, {:.1} s of processor time; last: {}",
-                done.runs,
-                done.reliefs,
-                done.cpu_seconds,
-                if done.last.is_empty() {
-                    "nothing yet"
-                } else {
-                    &done.last
-                }
-            ),
-        ),
+        ("agent", agent),
     ]
 }
 

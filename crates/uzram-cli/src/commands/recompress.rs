@@ -62,26 +62,16 @@ impl Args {
 
 fn show(done: &RecompressReport, dry_run: bool) -> String {
     if dry_run {
-        return format!(
-            "{} pages, {} compressed, would be tried\n",
-            done.candidates,
-            human(done.candidate_bytes)
-        );
+        let (pages, bytes) = (done.candidates, human(done.candidate_bytes));
+        return format!("{pages} pages, {bytes} compressed, would be tried\n");
     }
-    let mut text = format!(
-        "{} of {} pages are smaller: {} before, {} now\n",
-        done.recompressed,
-        done.tried,
-        human(done.bytes_before),
-        human(done.bytes_after)
-    );
-    for (count, what) in [
-        (
-            done.incompressible,
-            "no algorithm makes smaller: not tried again until they are written",
-        ),
-        (done.no_room, "found no memory to be stored in"),
-    ] {
+    let (smaller, tried) = (done.recompressed, done.tried);
+    let (before, after) = (human(done.bytes_before), human(done.bytes_after));
+    let mut text =
+        format!("{smaller} of {tried} pages are smaller: {before} before, {after} now\n");
+    let hopeless = "no algorithm makes smaller: not tried again until they are written";
+    let no_room = "found no memory to be stored in";
+    for (count, what) in [(done.incompressible, hopeless), (done.no_room, no_room)] {
         if count > 0 {
             text += &format!("{count} pages {what}\n");
         }

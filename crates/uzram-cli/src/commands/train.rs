@@ -57,27 +57,19 @@ fn show(trained: &TrainReport) -> String {
     } else {
         "not taken into use"
     };
+    let (sampled, judged) = (trained.pages_sampled, trained.pages_judged);
+    let (before, after) = (trained.ratio_before, trained.ratio_after);
+    let ratio = format!("{before:.3} before, {after:.3} with the dictionary");
+    let cost = human(trained.memory_cost_bytes);
     let rows = [
         (
             "sampled",
-            format!(
-                "{} pages, {} of them to judge by",
-                trained.pages_sampled, trained.pages_judged
-            ),
+            format!("{sampled} pages, {judged} of them to judge by"),
         ),
-        (
-            "ratio",
-            format!(
-                "{:.3} before, {:.3} with the dictionary",
-                trained.ratio_before, trained.ratio_after
-            ),
-        ),
+        ("ratio", ratio),
         ("speed", format!("{:.2} x", trained.speed_ratio)),
         ("dictionary", human(trained.dictionary_bytes as u64)),
-        (
-            "costs",
-            format!("{} of memory", human(trained.memory_cost_bytes)),
-        ),
+        ("costs", format!("{cost} of memory")),
         ("verdict", format!("{verdict}: {}", trained.reason)),
     ];
     rows.map(|(name, value)| format!("{name:12} {value}\n"))
