@@ -274,7 +274,6 @@ impl Connections {
                 )?,
                 Begin::Transmit(session) => session,
             };
-            socket.activity.negotiated();
             tracing::debug!(
                 connection = id,
                 %peer,

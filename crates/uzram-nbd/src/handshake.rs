@@ -52,11 +52,7 @@ pub(crate) fn negotiate(
             break session;
         }
     };
-    // The transmission phase waits as long as the client likes.
-    for which in [Timeout::Recv, Timeout::Send] {
-        sockopt::set_socket_timeout(&socket.fd, which, None)
-            .map_err(|e| Close::Receive(e.into()))?;
-    }
+    socket.negotiated().map_err(Close::Receive)?;
     Ok(session)
 }
 

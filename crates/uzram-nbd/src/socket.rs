@@ -7,9 +7,11 @@
 
 use crate::{activity::Activity, close::Close, lock::lock};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno as SysErrno,
-    net,
+    net::{
+        self,
+        sockopt::{Timeout, set_socket_timeout},
+    },
 };
 use std::{
     io,
@@ -18,12 +20,9 @@ use std::{
     time::Duration,
 };
 
-/// How long to wait for room before sending is tried again. The system announces room only once much of the socket's memory
-/// is free, and a slow client that takes a little must not seem to take nothing.
-const SLICE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 250_000_000,
-};
+/// How long the system waits for room in a socket before it says that the client takes nothing. It starts anew with whatever
+/// the client takes.
+const SLICE: Duration = Duration::from_millis(250);
 
 /// A connected socket, shared by the workers of the connection and the server's list.
 #[derive(Debug)]
@@ -52,6 +51,16 @@ impl Socket {
             activity: Activity::new(true),
             ..Socket::new(fd)
         }
+    }
+
+    /// Ends the handshake and its time limits. Receiving waits for as long as the client likes from now on, and sending in
+    /// slices if it is limited.
+    pub(crate) fn negotiated(&self) -> io::Result<()> {
+        let slice = self.send_timeout.map(|_| SLICE);
+        set_socket_timeout(&self.fd, Timeout::Recv, None)?;
+        set_socket_timeout(&self.fd, Timeout::Send, slice)?;
+        self.activity.negotiated();
+        Ok(())
     }
 
     /// Receives what has arrived, waiting for at least one byte. Returns 0 at the end of the stream.
@@ -127,24 +136,20 @@ impl LockedSender<'_> {
 
     /// Sends at least one byte, unless the client takes none within `limit`.
     fn send_some_within(&self, limit: Duration, bytes: &[u8]) -> Result<usize, Close> {
-        let Socket { fd, activity, .. } = self.socket;
-        let flags = net::SendFlags::NOSIGNAL | net::SendFlags::DONTWAIT;
+        let Socket { activity, .. } = self.socket;
         loop {
-            match net::send(fd, bytes, flags) {
+            match self.socket.send_some(bytes) {
                 Ok(sent) => {
                     activity.send_progresses();
                     return Ok(sent);
                 }
-                Err(SysErrno::INTR) => {}
-                Err(SysErrno::AGAIN) => {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     activity.send_blocks();
                     if activity.blocked().is_some_and(|time| time >= limit) {
                         return Err(Close::SendTimeout(limit));
                     }
-                    // Whatever comes of it, sending is tried again.
-                    let _ = poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&SLICE));
                 }
-                Err(e) => return Err(Close::send(e.into())),
+                Err(e) => return Err(Close::send(e)),
             }
         }
     }
@@ -157,7 +162,9 @@ mod tests {
 
     fn limited(limit: Duration) -> (Socket, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Socket::accepted(ours.into(), limit), theirs)
+        let socket = Socket::accepted(ours.into(), limit);
+        socket.negotiated().unwrap();
+        (socket, theirs)
     }
 
     #[test]
