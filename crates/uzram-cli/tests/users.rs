@@ -597,3 +597,76 @@ fn a_death_in_one_namespace_leaves_the_devices_of_another_alone() {
     drop(other);
     bench.assert_clean();
 }
+
+/// The API and zram's interface ask the same server, which asks who uses the device.
+#[test]
+fn the_daemon_makes_nothing_smaller_or_removes_it_while_it_is_in_use() {
+    let needs = [MKFS, &["curl"]].concat();
+    if !have("the_daemon_makes_nothing_smaller", &needs, true) {
+        return;
+    }
+    let disk = Disk::mounted("btrfs");
+    let config = disk.bench.path("uzram.toml");
+    std::fs::write(&config, "[daemon]\nstrict = false\n").unwrap();
+    let daemon = Command::new(env!("CARGO_BIN_EXE_uzramd"))
+        .arg("--config")
+        .arg(&config)
+        .env("UZRAM_RUN_DIR", disk.bench.run_dir())
+        .stdin(Stdio::null())
+        .spawn();
+    let daemon = Running(daemon.unwrap());
+    let socket = disk.bench.run_dir().join("uzramd.sock");
+    let curl = |args: &str, path: &str| {
+        sh(&format!(
+            "curl -sS --retry 20 --retry-all-errors --retry-delay 1 --unix-socket {} {args} \
+             http://localhost/v1/devices/zram0{path}",
+            socket.display()
+        ))
+    };
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let busy = |answer: String| assert!(answer.contains("EBUSY"), "{answer}");
+    busy(curl("-X PUT -d 128M", "/attributes/disksize"));
+    busy(curl(
+        r#"-d '{"op":"resize","bytes":134217728}'"#,
+        "/requests",
+    ));
+    busy(curl("-X DELETE", ""));
+    busy(curl("-X PUT -d 1", "/attributes/reset"));
+    let device = curl("", "");
+    assert!(
+        device.contains(&format!("mounted at {}", disk.at.display())),
+        "{device}"
+    );
+    assert_eq!(disk.bench.count("zram0", "disksize"), 256 << 20);
+    let said = disk.bench.fails(3, &["set", "zram0", "disksize=128M"]);
+    assert!(said.contains("mounted at"), "{said}");
+    curl(
+        r#"-d '{"op":"resize","bytes":268431360,"force":true}'"#,
+        "/requests",
+    );
+    assert_eq!(disk.bench.count("zram0", "disksize"), (256 << 20) - 4096);
+    disk.umount();
+    curl("-X PUT -d 128M", "/attributes/disksize");
+    assert_eq!(disk.bench.count("zram0", "disksize"), 128 << 20);
+    // A reset device of zram's interface has no size and no node, and is refused as well what lies on another.
+    disk.bench
+        .create(&["--size=64M", "--frontend=fuse-loop", "--name=zram1"]);
+    let node = disk.bench.stat("zram0")["path"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let top = sh(&format!("losetup -f --show {node}"));
+    let top = top.trim();
+    let uninitialised = format!(
+        "curl -sS --unix-socket {0} -X PUT -d 1 http://localhost/v1/devices/zram1/attributes/reset && \
+         curl -sS --unix-socket {0} -X PUT -d {top} http://localhost/v1/devices/zram1/attributes/backing_dev",
+        socket.display()
+    );
+    let answer = sh(&uninitialised);
+    assert!(answer.contains("EINVAL"), "{answer}");
+    sh(&format!("losetup -d {top}"));
+    disk.bench.uzram(&["remove", "--all"]);
+    drop(daemon);
+}
