@@ -45,7 +45,8 @@ nbd-client             guest attaches /dev/nbdN to an NBD socket, in the guest
 busybox-static         guest most of the guest's commands
 xz-utils               test  unpacks the kernel's selftests, and modules for the guest
 xfsprogs               guest mkfs.xfs and xfs_repair, in the guest
-btrfs-progs            guest mkfs.btrfs and btrfs, in the guest
+btrfs-progs            test  mkfs.btrfs, here and in the guest
+dmsetup                guest stacks device mapper on a device, in the guest
 ";
 
 /// The packages for a purpose, with what each is for.

@@ -116,7 +116,7 @@ impl fmt::Display for Busy {
                 )
             }
             Busy::Filesystem(kind) => {
-                write!(f, "in use by its {kind} file system")?;
+                write!(f, "held by its {kind} file system")?;
                 advice(
                     f,
                     "no mount of it is to be seen: a lazy unmount or an overlay",

@@ -62,9 +62,9 @@ pub struct Layer {
     pub path: PathBuf,
     /// The number of the block device; `None` for a file.
     pub device: Option<Dev>,
-    /// The kind of file system that a file lies on, such as `ext4`; none for a block device. Several where mount namespaces
-    /// differ and the file may be of any.
-    pub kinds: Vec<String>,
+    /// The mount that a file lies on; none for a block device. Several where mount namespaces differ and the file may be of
+    /// any.
+    pub mounts: Vec<MountPoint>,
     /// The index of the layer that lies on this one; `None` for the first.
     above: Option<usize>,
 }
@@ -441,7 +441,7 @@ impl Survey {
         Layer {
             path: Path::new("/dev").join(self.blocks.name(device).replace('!', "/")),
             device: Some(device),
-            kinds: Vec::new(),
+            mounts: Vec::new(),
             above,
         }
     }
@@ -457,7 +457,7 @@ impl Survey {
         Layer {
             path: file.into(),
             device: None,
-            kinds: found.map(|at| self.mounts[at].mount.kind.clone()).collect(),
+            mounts: found.map(|at| self.mounts[at].mount.clone()).collect(),
             above,
         }
     }

@@ -170,7 +170,11 @@ fn a_backing_is_no_device_of_ours_and_nothing_in_use() {
     }
     let bench = Bench::new();
     let node = bench.create(&["--size=64M", "--frontend=fuse-loop"]);
-    let own = bench.run_dir().join("zram0/mnt/disk");
+    let own = sh(&format!(
+        "ls -d {}/zram0/mnt*/disk*",
+        bench.run_dir().display()
+    ));
+    let own = std::path::PathBuf::from(own.trim_end());
     let mounted = bench.path("mounted");
     std::fs::create_dir(&mounted).unwrap();
     sh(&format!(

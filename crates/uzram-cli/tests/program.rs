@@ -394,7 +394,10 @@ fn a_mount_in_another_namespace_keeps_the_device() {
     assert_eq!(line, "ready\n");
     for command in ["reset", "remove"] {
         let stderr = bench.fails(3, &[command, "zram0"]);
-        assert!(stderr.contains("another mount namespace"), "{stderr}");
+        assert!(
+            stderr.contains("in the mount namespace of process"),
+            "{stderr}"
+        );
     }
     std::io::Write::write_all(&mut hidden.stdin.take().unwrap(), b"go\n").unwrap();
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();

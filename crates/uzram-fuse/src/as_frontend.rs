@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use uzram_blockdev::{Error as NodeError, Survey, Users};
+use uzram_blockdev::{Busy, Error as NodeError, Survey, Users};
 use uzram_frontend::{
     Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN, ReservedNode, Serving,
     kind_of_missing, kind_of_node,
@@ -184,8 +184,14 @@ impl Front for LoopFront {
         let dead = self.dead_users();
         self.front.remove()?;
         crate::abandon(&self.dir)?;
-        let left = |by: &uzram_blockdev::Busy| format!("left alone what is {by:#}");
-        Ok(dead.0.iter().map(left).collect())
+        let word = |by: &Busy| match by {
+            Busy::Dead { node, by } => {
+                let node = node.display();
+                format!("{node}, which is dead, stays {by:#}, and goes with its last user")
+            }
+            other => format!("{other:#}"),
+        };
+        Ok(dead.0.iter().map(word).collect())
     }
 }
 

@@ -1,7 +1,7 @@
-//! The FUSE file system with one file, `disk`, which holds the device's bytes.
+//! The FUSE file system with one file, which holds the device's bytes.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,8 +15,6 @@ use fuser::{
 };
 use uzram::{Device, ExtentKind, Zeroes};
 
-/// The file's name.
-pub(crate) const FILE_NAME: &str = "disk";
 const FILE: INodeNo = INodeNo(2);
 /// How long the kernel may cache names and attributes: they never change.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
@@ -32,15 +30,18 @@ thread_local! {
 
 pub(crate) struct DiskFilesystem {
     device: Arc<Device>,
+    /// The file's name.
+    name: OsString,
     born: SystemTime,
     /// The second since `born` in which a failure was last logged, plus one.
     logged: AtomicU64,
 }
 
 impl DiskFilesystem {
-    pub(crate) fn new(device: Arc<Device>) -> DiskFilesystem {
+    pub(crate) fn new(device: Arc<Device>, name: OsString) -> DiskFilesystem {
         DiskFilesystem {
             device,
+            name,
             born: SystemTime::now(),
             logged: AtomicU64::new(0),
         }
@@ -103,7 +104,7 @@ impl Filesystem for DiskFilesystem {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent == INodeNo::ROOT && name == FILE_NAME {
+        if parent == INodeNo::ROOT && name == self.name {
             reply.entry(&FOREVER, &self.attr(FILE), Generation(0));
         } else {
             reply.error(Errno::ENOENT);
@@ -131,9 +132,9 @@ impl Filesystem for DiskFilesystem {
         mut reply: ReplyDirectory,
     ) {
         let entries = [
-            (INodeNo::ROOT, FileType::Directory, "."),
-            (INodeNo::ROOT, FileType::Directory, ".."),
-            (FILE, FileType::RegularFile, FILE_NAME),
+            (INodeNo::ROOT, FileType::Directory, OsStr::new(".")),
+            (INodeNo::ROOT, FileType::Directory, OsStr::new("..")),
+            (FILE, FileType::RegularFile, &self.name),
         ];
         for (index, (ino, kind, name)) in entries.into_iter().enumerate().skip(offset as usize) {
             if reply.add(ino, index as u64 + 1, kind, name) {

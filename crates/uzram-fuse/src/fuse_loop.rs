@@ -11,7 +11,8 @@ use fuser::{BackgroundSession, Config, MountOption};
 use uzram::Device;
 use uzram_blockdev::{StepError, open_rw, read_first_block};
 
-use crate::filesystem::{DiskFilesystem, FILE_NAME};
+use crate::filesystem::DiskFilesystem;
+use crate::stale::disk_file;
 use crate::{Error, loopdev, sys};
 
 /// How long a FUSE session may take to end once it is unmounted.
@@ -77,7 +78,8 @@ impl FuseLoop {
         config.n_threads = Some(cpus.clamp(2, 8));
         config.clone_fd = true;
         let block_size = device.logical_block_size();
-        let session = fuser::spawn_mount(DiskFilesystem::new(device), dir, &config)
+        let name = disk_file(dir).file_name().unwrap_or_default().to_owned();
+        let session = fuser::spawn_mount(DiskFilesystem::new(device, name), dir, &config)
             .map_err(StepError::at(format!("mounting FUSE at {}", dir.display())))?;
         let mut this = FuseLoop {
             node: PathBuf::new(),
@@ -95,7 +97,7 @@ impl FuseLoop {
     }
 
     fn file(&self) -> PathBuf {
-        self.dir.join(FILE_NAME)
+        disk_file(&self.dir)
     }
 
     fn attach(&mut self, block_size: u32, options: &LoopOptions) -> Result<(), Error> {

@@ -163,18 +163,25 @@ pub(crate) fn release(device: File, node: &Path, file: &Path) -> Result<(), Erro
 /// Detaches a loop device as soon as its last user closes it.
 pub(crate) fn detach_with_last_user(node: &Path) -> Result<(), Error> {
     let device = open_rw(node)?;
-    delete_partitions(&device, node);
+    if delete_partitions(&device, node) > 0
+        && let Ok(mut info) = sys::status(&device)
+    {
+        // Those that are in use the driver deletes with the last user, if they are its own.
+        info.flags |= sys::LO_FLAGS_PARTSCAN;
+        if let Err(error) = sys::set_status(&device, &info) {
+            tracing::warn!(%error, "partitions of {} stay", node.display());
+        }
+    }
     let step = format!("detaching {}", node.display());
     Ok(sys::clear(&device).map_err(StepError::at(step))?)
 }
 
 /// Deletes the partitions of a loop device that nobody has open. The driver leaves them to the next file otherwise, unless
-/// it made them.
-fn delete_partitions(device: &File, node: &Path) {
-    let Some(name) = node.file_name().and_then(|name| name.to_str()) else {
-        return;
-    };
-    let entries = fs::read_dir(format!("/sys/block/{name}"));
+/// it made them. Returns how many stay.
+fn delete_partitions(device: &File, node: &Path) -> usize {
+    let name = node.file_name().unwrap_or_default();
+    let entries = fs::read_dir(Path::new("/sys/block").join(name));
+    let mut stay = 0;
     for entry in entries.into_iter().flatten().flatten() {
         let number = fs::read_to_string(entry.path().join("partition"));
         let Some(number) = number.ok().and_then(|n| n.trim().parse().ok()) else {
@@ -182,14 +189,24 @@ fn delete_partitions(device: &File, node: &Path) {
         };
         if let Err(error) = sys::delete_partition(device, number) {
             let partition = entry.file_name();
-            tracing::warn!(%error, "{} stays", partition.display());
+            tracing::info!(%error, "{} is not deleted", partition.display());
+            stay += 1;
         }
     }
+    stay
 }
 
 /// Whether `file` is behind the loop device.
 fn is_on(node: &Path, file: &Path) -> bool {
-    backing_file(node).as_deref() == Some(file)
+    backing_file(node).is_some_and(|behind| is_file(&behind, file))
+}
+
+/// Whether what the kernel calls `behind` is `file`. Its path is another one where the mount is of another namespace or in
+/// no table any more; a name with an ID is nobody else's.
+pub(crate) fn is_file(behind: &Path, file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default();
+    let unique = name.as_encoded_bytes().starts_with(b"disk-");
+    behind == file || unique && behind.file_name() == Some(name)
 }
 
 /// The file behind a loop device, according to sysfs.

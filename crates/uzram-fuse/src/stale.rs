@@ -1,8 +1,9 @@
 //! What servers that died left behind: their loop devices, mounts, directories.
 //!
-//! Each server mounts at a directory of its own in the device's directory, whose name is never used again. Thus the file
-//! behind a loop device tells whose it is, also where two mount namespaces have directories of the same path, and a dead
-//! node is told from the living one.
+//! Each server mounts at a directory of its own in the device's directory, `mnt-ID`, and its file is `disk-ID`, with an ID
+//! that is never used again. Thus the name of the file behind a loop device tells whose it is, also where two mount
+//! namespaces have directories of the same path, and after the mount is gone from all tables. The directory stays as long
+//! as a dead node of that ID may be in use.
 
 use std::fs;
 use std::io;
@@ -12,11 +13,17 @@ use std::path::{Path, PathBuf};
 use rustix::mount::UnmountFlags;
 use uzram_blockdev::{Error as NodeError, StepError, Survey, is_mount_point};
 
-use crate::filesystem::FILE_NAME;
 use crate::{Error, loopdev};
 
 /// What the names of mount directories begin with. A device of uzram 0.2 has one of just this name.
 const PREFIX: &str = "mnt";
+
+/// The file on the FUSE mount at `at`: `disk-ID` for `mnt-ID`, else `disk`.
+pub(crate) fn disk_file(at: &Path) -> PathBuf {
+    let name = at.file_name().and_then(|name| name.to_str());
+    let id = name.and_then(|name| name.strip_prefix(PREFIX)?.strip_prefix('-'));
+    at.join(id.map_or_else(|| "disk".into(), |id| format!("disk-{id}")))
+}
 
 /// Makes a directory to mount at in a device's directory, whose name nobody had before.
 pub fn new_mount_dir(dir: &Path) -> Result<PathBuf, Error> {
@@ -51,11 +58,9 @@ fn mount_dirs(dir: &Path) -> Vec<PathBuf> {
 /// The nodes of the device at `dir`: the one that is served, and those that servers left when they died and that are still
 /// there.
 pub fn nodes(dir: &Path, survey: &Survey) -> Vec<PathBuf> {
-    let dirs = mount_dirs(dir);
-    let is_ours = |file: &Path| {
-        file.ends_with(FILE_NAME) && file.parent().is_some_and(|at| dirs.iter().any(|d| d == at))
-    };
-    let loops = survey.loops().filter(|(_, file)| is_ours(file));
+    let files: Vec<PathBuf> = mount_dirs(dir).iter().map(|at| disk_file(at)).collect();
+    let is_ours = |behind: &Path| files.iter().any(|file| loopdev::is_file(behind, file));
+    let loops = survey.loops().filter(|(_, behind)| is_ours(behind));
     loops.map(|(node, _)| node).collect()
 }
 
@@ -67,7 +72,7 @@ pub fn nodes(dir: &Path, survey: &Survey) -> Vec<PathBuf> {
 pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
     let mut held = Vec::new();
     for at in mount_dirs(dir) {
-        let file = at.join(FILE_NAME);
+        let file = disk_file(&at);
         for node in loopdev::on_file(&file) {
             if let Some(device) = loopdev::open_exclusive(&node, &file)? {
                 held.push((device, node, file.clone()));
@@ -88,12 +93,13 @@ pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(cleared)
 }
 
-/// Clears what dead servers left, but keeps what is still in use: these nodes fail every request, and each goes with its
-/// last user. Their mounts stay, so that [`nodes`] knows them. Returns the nodes that stay.
+/// Clears what dead servers left, but keeps nodes that are still in use: they fail every request, and each goes with its
+/// last user. Their mounts go, since a program that looks at every mount or loop device fails at a dead one; their
+/// directories stay, so that [`nodes`] knows them. Returns the nodes that stay.
 pub fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut kept = Vec::new();
     for at in mount_dirs(dir) {
-        let file = at.join(FILE_NAME);
+        let file = disk_file(&at);
         let before = kept.len();
         for node in loopdev::on_file(&file) {
             match loopdev::detach(&node, &file) {
@@ -106,19 +112,18 @@ pub fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
                 Err(error) => return Err(error),
             }
         }
+        detach_mount(&at)?;
         if kept.len() == before {
-            detach_mount(&at)?;
             let _ = fs::remove_dir(&at);
         }
     }
     Ok(kept)
 }
 
-/// Forgets what dead servers left: nodes that are in use go with their last user, mounts and directories go now.
+/// Forgets what dead servers left: nodes that are in use go with their last user, directories go now.
 pub fn abandon(dir: &Path) -> Result<(), Error> {
     set_aside(dir)?;
     for at in mount_dirs(dir) {
-        detach_mount(&at)?;
         let removed = fs::remove_dir(&at);
         let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         if let Err(error) = removed.as_ref()

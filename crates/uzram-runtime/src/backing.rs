@@ -5,13 +5,16 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use uzram_blockdev::{Survey, chain};
+use uzram_blockdev::{MountPoint, Survey, chain};
 use uzram_control::RunDir;
 
 use crate::users;
 
-/// The kind of file system of a device's private FUSE mount, which tells any uzram device's file, of whatever run directory.
-const FUSE: &str = "fuse.uzram";
+/// Whether a mount is a device's private FUSE mount, of whatever run directory: see `uzram-fuse`.
+fn is_uzrams(mount: &MountPoint) -> bool {
+    let source = mount.source.to_str().unwrap_or_default();
+    mount.kind.starts_with("fuse") && source.starts_with("uzram:")
+}
 
 /// Why a file or a block device cannot be the backing of a device; `dir` is that device's directory, if it has one.
 pub(crate) fn check(path: &Path, dir: Option<&Path>) -> Result<(), String> {
@@ -44,7 +47,7 @@ pub(crate) fn check_beneath(path: &Path, run: &RunDir) -> Result<(), String> {
         });
         let name = match own {
             Some(entry) => entry.record.name.clone(),
-            None if layer.kinds.iter().any(|kind| kind == FUSE) => "another uzram device".into(),
+            None if layer.mounts.iter().any(is_uzrams) => "another uzram device".into(),
             None => continue,
         };
         let path = path.display();

@@ -1,5 +1,6 @@
 //! What makes and serves the devices behind zram's interface: an [`Engine`] makes them, a [`Live`] is one of them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Config, Errno};
@@ -17,6 +18,11 @@ pub trait Engine: Send + Sync {
 
     /// Makes the device by its configuration, `config.disksize` bytes large. A reserved node becomes its node.
     fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError>;
+
+    /// Refuses what no device of this engine can have as its backing. EINVAL: it lies on such a device.
+    fn check_backing(&self, _path: &Path) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// Lists the numbers of devices that were made elsewhere.
     fn taken(&self) -> Vec<u32>;

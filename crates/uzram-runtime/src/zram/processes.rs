@@ -12,7 +12,7 @@ use uzram_control::{Claim, ControlError, Entry, Request, Response, RunDir, numbe
 use uzram_frontend::{NUMBER, ReservedNode};
 use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, FrontendSpec};
 
-use crate::{client, frontends, launch};
+use crate::{backing, client, frontends, launch};
 
 /// Makes devices, and knows those that there are.
 pub(crate) struct Processes {
@@ -262,6 +262,13 @@ impl Engine for Owned {
             self.0.state().last.insert(id, number);
         }
         Ok(served)
+    }
+
+    fn check_backing(&self, path: &Path) -> Result<(), Errno> {
+        backing::check_beneath(path, &self.0.run).map_err(|why| {
+            tracing::warn!("{why}");
+            Errno::INVAL
+        })
     }
 
     fn taken(&self) -> Vec<u32> {

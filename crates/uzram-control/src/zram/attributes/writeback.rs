@@ -23,7 +23,7 @@ pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
     docs: "Takes the absolute path of a block device and opens it for this device alone; another path replaces it. Shows \
            the path, or `none`. The block device's contents are lost. EBUSY where the device is initialised; the error of \
            opening it (ENOENT; EBUSY where it is mounted or in use); ENOTBLK for anything but a block device; EINVAL for one \
-           of less than a page. Not strict, it also takes a regular file, as PATH or PATH,SIZE, and an initialised device \
+           of less than a page, or that lies on a uzram device. Not strict, it also takes a regular file, as PATH or PATH,SIZE, and an initialised device \
            uses it at once; `none` then brings everything back into memory and closes it.",
     place: AttributePlace::Device,
     when: When::Uninit,
@@ -55,6 +55,7 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
             return Err(Errno::BUSY);
         }
         let (file, path) = take(Path::new(std::ffi::OsStr::from_bytes(text)))?;
+        subject.host.engine().check_backing(&path)?;
         let mut state = zram.state_mut();
         state.held = Some(file);
         state.config.backing = Some(Backing {
@@ -72,10 +73,11 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
             None => (None, None),
         };
         ask(&*live, Request::SetBacking { path, size_bytes })?;
-    } else if let Some(backing) = &backing
-        && is_block_device(&backing.path)
-    {
-        held = Some(take(&backing.path)?.0);
+    } else if let Some(backing) = &backing {
+        subject.host.engine().check_backing(&backing.path)?;
+        if is_block_device(&backing.path) {
+            held = Some(take(&backing.path)?.0);
+        }
     }
     let mut state = zram.state_mut();
     state.held = held;

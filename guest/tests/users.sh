@@ -1,0 +1,78 @@
+# about: who uses a device: partitions, swap by another node, device mapper, loop; none is left behind a removal
+# boot: shared
+# modules: ublk_drv nbd loop fuse dm_mod ext4
+# timeout: 240
+# allow-dmesg: loop[0-9]
+
+# A partition of 64 MiB on a disk with sectors of 4096 bytes.
+partition() {
+    {
+        head -c 446 /dev/zero
+        printf '\0\0\0\0\203\0\0\0\0\1\0\0\0\100\0\0'
+        head -c 48 /dev/zero
+        printf '\125\252'
+    } | dd of="$1" bs=512 conv=notrunc,fsync status=none
+    check blockdev --rereadpt "$1"
+    retry 10 test -b "$1p1"
+}
+
+# The device stays, and the message has these words.
+used() {
+    local command words=$1
+    for command in "remove zram0" "remove --force zram0" "reset zram0"; do
+        # shellcheck disable=SC2086
+        expect_exit 3 uzram $command 2>said
+        cat said
+        grep -qF "$words" said || fail "no '$words' from uzram $command"
+    done
+}
+
+for frontend in ublk nbd-kernel fuse-loop; do
+    say "$frontend"
+    disk=$(uzram create --size 128M --frontend $frontend --partscan)
+    partition "$disk"
+    check mkfs.ext4 -q "${disk}p1"
+    check mount "${disk}p1" /mnt
+    used "below ${disk}p1, which is mounted at /mnt"
+    equal "$(uzram list --noheadings --output mountpoint)" /mnt "the mount point of a partition"
+    check umount /mnt
+    expect_exit 2 uzram set zram0 backing="${disk}p1"
+
+    say "$frontend: swap by another node"
+    mknod other b $((0x$(stat -c %t "$disk"))) $((0x$(stat -c %T "$disk")))
+    check mkswap -q -f other
+    check swapon other
+    used "swapped on"
+    equal "$(uzram list --noheadings --output mountpoint)" "[SWAP]" "a swap area"
+    check swapoff other
+    rm other
+
+    say "$frontend: device mapper, a file system on it, a loop device on that"
+    check blockdev --rereadpt "$disk"
+    echo "0 65536 linear $disk 0" | check dmsetup create over
+    used "held by /dev/dm-0"
+    check mkfs.ext4 -q /dev/mapper/over
+    check mount /dev/mapper/over /mnt
+    used "below /dev/dm-0, which is mounted at /mnt"
+    truncate -s 8M /mnt/file
+    top=$(losetup -f --show /mnt/file)
+    expect_exit 2 uzram set zram0 backing="$top" 2>said
+    grep -qF "($top, on /mnt/file, on /dev/dm-0, on $disk)" said || { cat said; fail "another way"; }
+    check losetup -d "$top"
+    check umount /mnt
+    check dmsetup remove over
+
+    say "$frontend: a loop device"
+    top=$(losetup -f --show "$disk")
+    used "below $top, whose file is $disk"
+    check losetup -d "$top"
+
+    partition "$disk"
+    if [ $frontend = fuse-loop ]; then
+        kill_server zram0
+        disk=$(record zram0 path)
+        retry 10 test -b "${disk}p1"
+    fi
+    check uzram remove zram0
+    retry 10 test ! -e "${disk}p1"
+done
