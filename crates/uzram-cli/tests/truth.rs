@@ -162,7 +162,7 @@ fn one_bad_page_keeps_no_other_out_of_memory() {
     );
     assert_eq!(bench.count("zram0", "backed_pages"), failed);
     let said = bench.fails(1, &["promote", "zram0"]);
-    let words = format!("{failed} pages could not be brought back and stay on the backing");
+    let words = format!("0 pages are back in memory: 0B; {failed} could not be brought back");
     assert!(said.contains(&words) && said.contains("page "), "{said}");
     let said = bench.fails(1, &["set", "zram0", "backing=none"]);
     assert!(
@@ -264,5 +264,53 @@ fn what_is_in_a_device_stays_in_it() {
     bench.kill("zram0", "pid");
     assert_eq!(bench.stat("zram0")["erase_on_free"], true);
     bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+/// ext4 and xfs stop at the limit, and come back with everything that was synced once it is raised.
+#[test]
+fn file_systems_recover_from_a_full_device() {
+    let name = "file_systems_recover_from_a_full_device";
+    if !have(name, &["mkfs.ext4", "e2fsck"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let mount = bench.path("mounted");
+    std::fs::create_dir(&mount).unwrap();
+    let mount = mount.display();
+    for (mkfs, check) in [
+        ("mkfs.ext4 -q", "e2fsck -fp"),
+        ("mkfs.xfs -q", "xfs_repair -n"),
+        ("mkfs.btrfs -q", "btrfs check"),
+    ] {
+        let program = mkfs.split(' ').next().unwrap_or_default();
+        if sh(&format!("command -v {program} || :")).is_empty() {
+            println!("skipped: no {program}");
+            continue;
+        }
+        let node = bench.create(&["--size=1G", "--frontend=fuse-loop", "--mem-limit=total:32M"]);
+        sh(&format!(
+            "{mkfs} {node} > /dev/null 2>&1; mount -o discard {node} {mount}"
+        ));
+        let sum = |file: &str| sh(&format!("sha256sum < {mount}/{file}"));
+        sh(&format!(
+            "head -c 8M /dev/urandom > {mount}/kept; sync -f {mount}"
+        ));
+        let kept = sum("kept");
+        let filled = sh(&format!(
+            "dd if=/dev/urandom of={mount}/more bs=1M count=64 conv=fsync 2>&1 || echo failed"
+        ));
+        assert!(filled.contains("failed"), "{mkfs}: {filled}");
+        assert!(bench.count("zram0", "failed_writes") > 0);
+        assert!(total(&bench) <= 32 * MIB);
+        bench.uzram(&["set", "zram0", "mem_limit=total:512M"]);
+        sh(&format!("umount {mount}; mount -o discard {node} {mount}"));
+        assert_eq!(sum("kept"), kept, "{mkfs}");
+        sh(&format!(
+            "dd if=/dev/urandom of={mount}/more bs=1M count=64 conv=fsync status=none"
+        ));
+        sh(&format!("umount {mount}; {check} {node} > /dev/null 2>&1"));
+        bench.uzram(&["remove", "zram0"]);
+    }
     bench.assert_clean();
 }
