@@ -1,17 +1,16 @@
-//! `bench churn`: how random overwrites fragment a device's memory, with and without background compaction, and what
-//! compaction costs the writer.
+//! `bench churn`: how random overwrites fragment a device's memory, with and without the compaction that every device of
+//! the program has by default, what that costs the writer in speed and in its slowest writes, and what erasing costs.
 //!
-//! Two devices are filled with the same pages and then overwritten at random, many times over, with the same pages in the
-//! same order, in turns of a few megabytes. Beside the second one a thread compacts in slices while it is written to, and
-//! only then, so that it takes nothing from the first. Every half disksize the kind of most pages changes, and with it the
-//! sizes of objects: classes fill up and drain.
+//! Three devices are filled with the same pages and then overwritten at random, many times over, with the same pages in the
+//! same order, in turns. The second has the agent with the default policy, which rests while another device is written to,
+//! so that it takes nothing from that. The third erases what it frees. Every half disksize the kind of most pages changes,
+//! and with it the sizes of objects: classes fill up and drain.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use uzram::Device;
+use uzram::{Agent, Device, PolicySettings};
 
 use crate::corpus::{self, Corpus, PAGE};
 use crate::lab::{Experiment, How, LabResult, Progress};
@@ -29,22 +28,12 @@ pub(crate) const EXPERIMENT: Experiment = Experiment {
 };
 
 const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
-/// Pages written in one turn of a device.
-const TURN: usize = 4096;
-/// Bytes that the background thread moves in a call.
-const SLICE: u64 = 1 << 20;
-/// It works only where at least this part of the memory can be gained,
-const WORTH: u64 = 64;
-/// and rests for so many times the time that it worked.
-const REST: u32 = 3;
-
-/// The work of the background thread.
-#[derive(Default)]
-struct CompactionWork {
-    bytes_moved: u64,
-    pages_freed: u64,
-    busy: Duration,
-}
+/// Turns of each device in half a disksize.
+const TURNS: usize = 4;
+/// The devices.
+const PLAIN: usize = 0;
+const COMPACTED: usize = 1;
+const ERASING: usize = 2;
 
 /// Measures everything. Calls `progress` before each step.
 fn run(how: &How, progress: Progress<'_>) -> LabResult {
@@ -78,7 +67,7 @@ fn writes<'a>(
     pages: usize,
     random: &mut Random,
 ) -> Vec<Write<'a>> {
-    (0..TURN)
+    (0..pages / 2 / TURNS)
         .map(|_| {
             let kind = match random.below(2) {
                 0 => step % kinds.len(),
@@ -91,6 +80,33 @@ fn writes<'a>(
         .collect()
 }
 
+/// What one turn of a device took.
+#[derive(Clone, Copy, Default)]
+struct TurnTook {
+    seconds: f64,
+    /// Of one write.
+    p99_ns: f64,
+}
+
+/// Writes a turn's pages.
+fn write(device: &Device, batch: &[Write<'_>], latencies: &mut Vec<u32>) -> TurnTook {
+    latencies.clear();
+    let begin = Instant::now();
+    for (at, page) in batch {
+        let one = Instant::now();
+        let written = device.write_at(*page, *at);
+        written.expect("the device is large enough");
+        latencies.push(one.elapsed().as_nanos().min(u32::MAX.into()) as u32);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let at = latencies.len() * 99 / 100;
+    let (_, p99, _) = latencies.select_nth_unstable(at);
+    TurnTook {
+        seconds,
+        p99_ns: f64::from(*p99),
+    }
+}
+
 fn churn(
     algorithm: &str,
     kinds: &[Corpus],
@@ -99,78 +115,85 @@ fn churn(
     report: &mut Report,
 ) -> Result<()> {
     let pages = disk_bytes as usize / PAGE;
-    let device = || {
-        let device = Device::builder(disk_bytes).algorithm(algorithm).build()?;
+    let device = |erase: bool| {
+        let device = Device::builder(disk_bytes)
+            .algorithm(algorithm)
+            .erase_on_free(erase)
+            .build()?;
         let mut random = Random::new(1);
         let any = |_| {
             let all = kinds[random.below(kinds.len())].pages();
             &all[random.below(all.len())]
         };
         fill(&device, (0..pages).map(any))?;
-        Ok::<Device, uzram::Error>(device)
+        Ok::<_, uzram::Error>(Arc::new(device))
     };
-    let (plain, compacted) = (device()?, device()?);
-    let (on, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-    let mut curve = vec![[overhead(&plain), overhead(&compacted)]];
-    let mut seconds = Vec::new();
-    let work = std::thread::scope(|scope| {
-        let background = scope.spawn(|| compact(&compacted, &on, &stop));
-        let mut random = Random::new(7);
-        let turns = pages / 2 / TURN;
-        for step in 0..steps {
-            for turn in 0..turns {
-                let batch = writes(kinds, step, pages, &mut random);
-                let mut time = [0.0; 2];
-                for who in order(turn, 2) {
-                    let device = [&plain, &compacted][who];
-                    on.store(who == 1, Relaxed);
-                    let begin = Instant::now();
-                    for (at, page) in &batch {
-                        let written = device.write_at(*page, *at);
-                        written.expect("the device is large enough");
-                    }
-                    time[who] = begin.elapsed().as_secs_f64();
-                }
-                on.store(false, Relaxed);
-                seconds.push(time);
+    let devices = [device(false)?, device(false)?, device(true)?];
+    let agent = Agent::start(devices[COMPACTED].clone())?;
+    let overheads = || [PLAIN, COMPACTED].map(|who| overhead(&devices[who]));
+    let mut curve = vec![overheads()];
+    let (mut took, mut latencies) = (Vec::new(), Vec::new());
+    let mut random = Random::new(7);
+    for step in 0..steps {
+        for turn in 0..TURNS {
+            let batch = writes(kinds, step, pages, &mut random);
+            let mut times = [TurnTook::default(); 3];
+            for who in order(step * TURNS + turn, devices.len()) {
+                let policy = match who {
+                    COMPACTED => PolicySettings::standard(),
+                    _ => PolicySettings::default(),
+                };
+                devices[COMPACTED].jobs().set_policy(policy)?;
+                times[who] = write(&devices[who], &batch, &mut latencies);
             }
-            curve.push([overhead(&plain), overhead(&compacted)]);
+            took.push(times);
         }
-        stop.store(true, Relaxed);
-        background.join().expect("compaction does not panic")
-    });
+        curve.push(overheads());
+    }
+    devices[COMPACTED]
+        .jobs()
+        .set_policy(PolicySettings::default())?;
+    agent.stop();
     for (step, [without, with]) in curve.iter().enumerate() {
         let written = step as f64 / 2.0;
         let at = format!("{algorithm}: all memory over compressed bytes, {written:.1} x written");
         report.add(format!("{at}, without"), *without);
-        let at = format!("{at}, with compaction");
-        match step + 1 == curve.len() {
-            true => report.at_most(at, *with, 1.10),
-            false => report.add(at, *with),
-        }
+        report.at_most(format!("{at}, with compaction"), *with, 1.10);
     }
-    cost(algorithm, &seconds, &work, report);
-    afterwards(algorithm, &plain, report);
+    cost(algorithm, &devices[COMPACTED], &took, report);
+    afterwards(algorithm, &devices[PLAIN], report);
     Ok(())
 }
 
 /// Adds the cost to the writer and to the machine.
-fn cost(algorithm: &str, seconds: &[[f64; 2]], work: &CompactionWork, report: &mut Report) {
-    let bytes = (TURN * PAGE) as f64;
-    let speed = bytes / 1e6 / median(seconds.iter().map(|[a, _]| *a).collect());
-    let ratio = median(seconds.iter().map(|[a, b]| a / b).collect());
-    let (written, moved) = (bytes * seconds.len() as f64, work.bytes_moved as f64);
-    let freed = (work.pages_freed * PAGE as u64) as f64;
-    let all: f64 = seconds.iter().map(|s| s[1]).sum();
-    let busy = 100.0 * work.busy.as_secs_f64() / all;
-    let rows = [
-        ("write without, MB/s", speed),
-        ("write speed with compaction over without", ratio),
-        ("bytes moved over bytes written, %", 100.0 * moved / written),
-        ("bytes given back over bytes moved", freed / moved),
-        ("of one CPU for compaction, %", busy),
-    ];
-    report.add_all(&format!("{algorithm}: "), rows);
+fn cost(algorithm: &str, compacted: &Device, took: &[[TurnTook; 3]], report: &mut Report) {
+    let agent = compacted.jobs().agent_stats();
+    let batch = compacted.size_bytes() as f64 / 2.0 / TURNS as f64;
+    let seconds = took.iter().map(|times| times[PLAIN].seconds).collect();
+    let rate = batch / 1e6 / median(seconds);
+    report.add(format!("{algorithm}: write without, MB/s"), rate);
+    for (who, what) in [(COMPACTED, "with compaction"), (ERASING, "erasing")] {
+        let ratios = took.iter().map(|t| t[PLAIN].seconds / t[who].seconds);
+        let name = format!("{algorithm}: write speed {what} over without");
+        report.add(name, median(ratios.collect()));
+        let ratios = took.iter().map(|t| t[who].p99_ns / t[PLAIN].p99_ns);
+        let name = format!("{algorithm}: p99 of a write {what} over without");
+        match who {
+            COMPACTED => report.at_most(name, median(ratios.collect()), 1.10),
+            _ => report.add(name, median(ratios.collect())),
+        }
+    }
+    let p99 = took.iter().map(|times| times[PLAIN].p99_ns).collect();
+    report.add(
+        format!("{algorithm}: p99 of a write without, us"),
+        median(p99) / 1e3,
+    );
+    let freed = (agent.pages_compacted * PAGE as u64) as f64;
+    let name = format!("{algorithm}: bytes given back by the agent over bytes written, %");
+    report.add(name, 100.0 * freed / (batch * took.len() as f64));
+    let all: f64 = took.iter().map(|times| times[COMPACTED].seconds).sum();
+    let busy = 100.0 * agent.cpu_seconds / all;
+    report.add(format!("{algorithm}: of one CPU for compaction, %"), busy);
 }
 
 /// Compacts a device that never was, once.
@@ -191,26 +214,4 @@ fn afterwards(algorithm: &str, device: &Device, report: &mut Report) {
 fn overhead(device: &Device) -> f64 {
     let stats = device.stats();
     all_memory(&stats) / stats.compr_data_size_bytes as f64
-}
-
-/// Compacts in slices while `on`, until `stop`.
-fn compact(device: &Device, on: &AtomicBool, stop: &AtomicBool) -> CompactionWork {
-    let mut work = CompactionWork::default();
-    while !stop.load(Relaxed) {
-        let used = device.stats().mem_used_total_bytes;
-        if !on.load(Relaxed) || device.jobs().compaction_gain_bytes() < used / WORTH {
-            std::thread::sleep(Duration::from_millis(1));
-            continue;
-        }
-        let begin = Instant::now();
-        let done = device.jobs().compact(SLICE);
-        let took = begin.elapsed();
-        work.busy += took;
-        work.bytes_moved += done.bytes_moved;
-        work.pages_freed += done.pages_freed;
-        // Where nothing came of it, not again at once.
-        let rest = if done.pages_freed == 0 { 20 } else { REST };
-        std::thread::sleep(took * rest);
-    }
-    work
 }

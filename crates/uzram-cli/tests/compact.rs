@@ -17,7 +17,7 @@ fn compaction_gives_back_what_scattered_discards_leave() {
         return;
     }
     let bench = Bench::new();
-    let uri = bench.create(&["--size=16M", "--frontend=nbd"]);
+    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
     let path = bench.path("text");
     let mut bytes = text(4096);
     std::fs::write(&path, &bytes).unwrap();

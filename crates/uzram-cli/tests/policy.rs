@@ -79,7 +79,7 @@ fn policies_are_set_shown_carried_out_and_outlive_the_server() {
     assert!(refused.contains("1 to 100 percent"), "{refused}");
     let refused = bench.fails(2, &["create", "--size=1M", "--policy=fast"]);
     assert!(
-        refused.contains("auto, none, or any of recompress=AGE"),
+        refused.contains("auto, default, none, or any of recompress=AGE"),
         "{refused}"
     );
 

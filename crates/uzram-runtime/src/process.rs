@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, WaitOptions};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -34,6 +34,20 @@ pub fn leave_terminal() -> Result {
         .and_then(|()| rustix::stdio::dup2_stderr(&null));
     to_null.map_err(std::io::Error::from)?;
     Ok(())
+}
+
+/// What a core dump of a server has: private memory and the program's headers, so that a debugger finds stacks and heap.
+/// The image is excluded by its mapping already; this excludes other shared memory, such as rings.
+const CORE_FILTER: &str = "0x11";
+
+/// Keeps what is in a device out of core dumps as far as debugging allows. Streams and connections have the last pages
+/// that went through them on the heap, so that no dump is made at all, not even by a handler that ignores the limit;
+/// unless the limit on core files asks for dumps (`ulimit -c`).
+pub(crate) fn keep_private() {
+    let _ = std::fs::write("/proc/self/coredump_filter", CORE_FILTER);
+    if rustix::process::getrlimit(Resource::Core).current == Some(0) {
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
 }
 
 /// Waits until the process of a pidfd has ended.

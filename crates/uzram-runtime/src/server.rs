@@ -21,7 +21,9 @@ use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
 use crate::keeper::KeeperState;
 use crate::logging::LogPipe;
-use crate::process::{leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end};
+use crate::process::{
+    keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end,
+};
 use crate::report::Report;
 use crate::{
     description, frontends, keeper, logging, make, note, requests, standby, swap, watermark,
@@ -291,6 +293,7 @@ fn serve_device(
         // What comes now can wait for what the device makes free.
         swap::become_normal();
     }
+    keep_private();
     // Dropped, it ends.
     let _agent = start_agent(device);
     let path = front.path();

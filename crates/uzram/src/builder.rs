@@ -366,6 +366,7 @@ impl Builder {
             encoder_bytes: (encoder_bytes as u64).into(),
             registry: self.algorithms(),
             logical_block_size: parts.logical_block_size,
+            limits_all: false.into(),
             region: parts.region,
             backing: BackingSlot::default(),
             dedup: parts.dedup,

@@ -2,7 +2,7 @@
 //! the counters, and gives memory back after discards.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uzram_compress::Registry;
@@ -59,6 +59,8 @@ pub struct Device {
     /// Algorithms to choose from.
     pub(crate) registry: Registry,
     pub(crate) logical_block_size: u32,
+    /// Whether there is a limit on all memory: what each write asks, in a line that nobody else writes.
+    pub(crate) limits_all: AtomicBool,
     pub(crate) region: Arc<Region>,
     pub(crate) dedup: Dedup,
     pub(crate) ages: Ages,

@@ -34,6 +34,9 @@
 //! * *waiters*: a thread is parked. Waiting spins briefly and then sleeps on a futex, so that a descheduled holder
 //!   can run.
 //!
+//! A page of the table of which all 512 slots are empty is given back: each slot is locked first, by exchanging an empty
+//! word, and the page that is punched is unlocked and empty. Who publishes a word marks the page as touched afterwards.
+//!
 //! Empty and same-filled slots are read without the lock: the word is all of it. A request also peeks at the words of
 //! its next pages, without the lock, to prefetch their objects. That is only a hint; nothing is decided by it.
 //!

@@ -51,6 +51,7 @@ impl Device {
             self.pool.set_total_limit_bytes(bytes);
             self.tell_books();
         }
+        self.limits_all.store(self.pool.limits_all(), Relaxed);
     }
 
     /// Memory of the device's books beside the pool's: codecs, dedup index, ages.
@@ -75,7 +76,7 @@ impl Device {
     /// Whether a limit on all memory has room for the slot of a page. A new page of the table is charged in advance.
     #[inline]
     pub(crate) fn admit_slot(&self, page: u64) -> Result<(), Error> {
-        if !self.pool.limits_all() || self.table.is_touched(page) {
+        if !self.limits_all.load(Relaxed) || self.table.is_touched(page) {
             return Ok(());
         }
         self.admit_table_page(page)

@@ -215,6 +215,64 @@ fn a_core_dump_has_nothing_of_the_image() {
     }
 }
 
+/// In the environment of the process that dies.
+const CRASHES: &str = "UZRAM_TEST_CRASHES";
+const DUMPED: u64 = 0x7365_6372_6574_7321;
+
+/// Not a test of its own: the process that dumps core.
+#[test]
+fn crash_child() {
+    if std::env::var_os(CRASHES).is_none() {
+        return;
+    }
+    let device = Device::builder(64 << 20).build().unwrap();
+    for number in 0..(64 << 20) / PAGE {
+        device
+            .write_at(&marked(DUMPED, number, 0), number * PAGE)
+            .unwrap();
+    }
+    std::process::abort();
+}
+
+/// A real one, where the kernel writes core files to the working directory.
+#[test]
+fn a_crash_writes_no_contents_to_disk() {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if pattern.starts_with(['|', '/']) {
+        println!("skipped: core dumps go to {pattern}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let script = "ulimit -c unlimited && exec \"$0\" --exact crash_child --nocapture --quiet";
+    let mut child = std::process::Command::new("sh");
+    child.args(["-c", script]).arg(&program).env(CRASHES, "1");
+    child
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    let ended = child.current_dir(dir.path()).status().unwrap();
+    assert!(!ended.success());
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
+    let Some(core) = files.first() else {
+        println!("skipped: this system writes no core file");
+        return;
+    };
+    let bytes = std::fs::read(core.path()).unwrap();
+    let wanted = DUMPED.to_ne_bytes();
+    let found = bytes.windows(8).filter(|w| **w == wanted).count();
+    // The last pages that went through the writer's buffers, of 16384.
+    assert!(
+        found < 40 * 16,
+        "{found} of the marks of {} pages",
+        (64 << 20) / PAGE
+    );
+    assert!(
+        bytes.len() < 32 << 20,
+        "the core file has {} bytes",
+        bytes.len()
+    );
+}
+
 const ERASED: u64 = 0x6B6E_6F77_6E5F_7478;
 
 /// Everything that frees, with pages that are stored raw and compressed.

@@ -3,7 +3,7 @@
 use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
-use super::{Pages, job, print_outcome};
+use super::{Pages, job, print_json, print_outcome};
 use crate::exit::{Failure, Kind, Result};
 
 /// Bring a device's pages from its backing back into memory
@@ -38,21 +38,20 @@ impl Args {
         let value = serde_json::json!({
             "pages": pages, "bytes": report.bytes, "failed": failed, "failures": report.failures,
         });
-        let words = format!(
-            "{pages} pages are back in memory: {}\n",
-            human(report.bytes)
-        );
-        print_outcome(self.json, &value, words)?;
+        let words = format!("{pages} pages are back in memory: {}", human(report.bytes));
         if failed == 0 {
-            return Ok(());
+            return print_outcome(self.json, &value, words + "\n");
+        }
+        if self.json {
+            print_json(&value)?;
         }
         let first: Vec<&str> = report.failures.iter().map(|f| f.why.as_str()).collect();
-        let more = match failed - first.len() as u64 {
+        let more = match failed.saturating_sub(first.len() as u64) {
             0 => String::new(),
             more => format!("; and {more} more"),
         };
         let message = format!(
-            "{failed} pages could not be brought back and stay on the backing: {}{more}",
+            "{words}; {failed} could not be brought back and stay on the backing: {}{more}",
             first.join("; ")
         );
         Err(Failure::new(Kind::Failed, message))

@@ -20,15 +20,14 @@ const COMPACT_PART: u64 = 8192;
 /// Calls of a compaction's turn. The other jobs have theirs then, also while writers make new work all the time.
 const COMPACT_TURN: u32 = 256;
 /// Compaction pays where it gains this part of the memory in use, and at least so many bytes.
-const WORTH_PART: u64 = 32;
+const WORTH_PART: u64 = 64;
 const WORTH_BYTES: u64 = 128 << 10;
 /// How long compaction rests after it gained less than a quarter of what it was to gain: the estimate counts what it
 /// cannot move. Doubles each time.
 const VAIN_REST: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(64);
 /// How often is looked whether it pays: less and less often while little changes.
-const LOOK: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_secs(2);
+const LOOK: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(2);
 /// How long the backing is left alone after it was full, or failed.
 const BACKING_REST: Duration = Duration::from_secs(30);
 
