@@ -91,14 +91,14 @@ impl ControlServer {
 }
 
 /// A client that sends its request.
-struct Client {
+struct Sending {
     stream: UnixStream,
     received: Vec<u8>,
     deadline: Instant,
 }
 
 /// A client that is slow to read its answer.
-struct Reader {
+struct Draining {
     conversation: Conversation,
     rest: Rest,
     deadline: Instant,
@@ -109,8 +109,8 @@ struct Control {
     handler: Arc<dyn Handler>,
     jobs: SyncSender<(Arc<Conversation>, Request)>,
     /// In the order in which they came.
-    clients: Vec<Client>,
-    readers: Vec<Reader>,
+    clients: Vec<Sending>,
+    readers: Vec<Draining>,
     /// Those whose requests wait or are worked on by other threads.
     working: Vec<Weak<Conversation>>,
     /// Held by each thread that waits for other processes.
@@ -189,7 +189,7 @@ impl Control {
                     if self.clients.len() == MAX_CLIENTS {
                         self.evict();
                     }
-                    self.clients.push(Client {
+                    self.clients.push(Sending {
                         stream,
                         received: Vec::new(),
                         deadline: Instant::now() + REQUEST,
@@ -259,7 +259,7 @@ impl Control {
         Conversation::new(client.stream, false).refuse(ControlError { errno, message });
     }
 
-    fn deal_with(&mut self, client: Client) {
+    fn deal_with(&mut self, client: Sending) {
         let Envelope {
             progress, request, ..
         } = match parse_request(&client.received) {
@@ -272,7 +272,7 @@ impl Control {
                 if self.readers.len() == MAX_CLIENTS {
                     self.readers.remove(0);
                 }
-                self.readers.push(Reader {
+                self.readers.push(Draining {
                     conversation,
                     rest,
                     deadline: Instant::now() + REQUEST,
@@ -284,7 +284,8 @@ impl Control {
         if request.takes_long() {
             self.works(&conversation);
             if let Err(
-                TrySendError::Full((conversation, _)) | TrySendError::Disconnected((conversation, _)),
+                TrySendError::Full((conversation, _))
+                | TrySendError::Disconnected((conversation, _)),
             ) = self.jobs.try_send((conversation, request))
             {
                 let message = format!("{QUEUE} requests that take long are waiting already");
@@ -292,8 +293,9 @@ impl Control {
             }
         } else {
             if Arc::strong_count(&self.waiting) > MAX_WAITING {
-                let message =
-                    format!("{MAX_WAITING} requests that wait for other processes are waiting already");
+                let message = format!(
+                    "{MAX_WAITING} requests that wait for other processes are waiting already"
+                );
                 return conversation.refuse(ControlError { errno: 16, message });
             }
             self.works(&conversation);
