@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use uzram::compress::Registry;
+use uzram_runtime::{limits, logging};
 
 /// Compressed RAM disks in user space, in the manner of zram.
 #[derive(Parser)]
@@ -114,6 +115,15 @@ pub fn main_with(algorithms: Registry) -> ExitCode {
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
+    if let Err(failure) = limits::begin() {
+        return exit::report(&failure);
+    }
+    let code = run();
+    logging::flush();
+    code
+}
+
+fn run() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),

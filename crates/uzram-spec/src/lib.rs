@@ -11,6 +11,7 @@
 mod device;
 mod failure;
 mod frontend;
+pub mod limit;
 mod options;
 mod quantity;
 mod schema;
