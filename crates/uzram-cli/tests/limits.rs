@@ -34,6 +34,7 @@ fn a_limit_ends_in_a_sentence_that_names_it() {
         ("-n 8", "RLIMIT_NOFILE"),
         ("-n 20", "RLIMIT_NOFILE"),
         ("-t 100", "RLIMIT_CPU"),
+        ("-s 64", "RLIMIT_STACK"),
     ] {
         for args in [
             "--size 256M --frontend nbd",

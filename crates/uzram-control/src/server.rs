@@ -181,9 +181,9 @@ impl Control {
         }
     }
 
-    /// Takes in all who wait outside.
+    /// Takes in those who wait outside, but not so many that others wait for it.
     fn accept(&mut self) {
-        loop {
+        for _ in 0..MAX_CLIENTS {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     if self.clients.len() == MAX_CLIENTS {

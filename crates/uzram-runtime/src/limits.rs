@@ -18,6 +18,8 @@ const BOOKS: u64 = 256;
 /// What helps where a device is too large.
 const SMALLER: &str =
     "raise it in the shell or in the unit, or choose a smaller --size or --max-size";
+/// The least stack with which this program's first thread does not overflow it.
+const STACK: u64 = 512 << 10;
 /// Files that a command has open.
 const COMMAND_FILES: u64 = 16;
 /// Files that the processes of a device have open, about, without clients.
@@ -29,6 +31,7 @@ pub fn begin() -> Result {
     for signal in [SIGXFSZ, SIGXCPU] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
+    at_least(Resource::Stack, STACK, size::human)?;
     at_least(Resource::As, COMMAND, size::human)?;
     at_least(Resource::Data, COMMAND, size::human)?;
     at_least(Resource::Nofile, COMMAND_FILES, |n| n.to_string())

@@ -43,6 +43,13 @@ const LIMITS: &[Limit] = &[
         show: size::human,
     },
     Limit {
+        resource: Resource::Stack,
+        what: "the stack",
+        option: "-s",
+        name: "RLIMIT_STACK",
+        show: size::human,
+    },
+    Limit {
         resource: Resource::Memlock,
         what: "locked memory",
         option: "-l",
