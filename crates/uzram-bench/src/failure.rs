@@ -2,7 +2,11 @@
 
 pub(crate) use uzram_spec::{Failure, FailureKind as Kind, Result};
 
-/// A failure of the laboratory, with its causes in words.
+/// A failure of the laboratory, with its causes in words, and the limits of this process that can be behind it.
 pub(crate) fn failed(error: anyhow::Error) -> Failure {
-    Failure::new(Kind::Failed, format!("{error:#}"))
+    let failure = Failure::new(Kind::Failed, format!("{error:#}"));
+    match uzram_spec::rlimit::behind(&*error) {
+        Some(limits) => failure.with_hint(limits),
+        None => failure,
+    }
 }

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use uzram::compress::Registry;
+use uzram_runtime::{limits, logging};
 
 /// Compressed RAM disks in user space, in the manner of zram.
 #[derive(Parser)]
@@ -27,6 +28,10 @@ Examples:
 
 A device's contents live in memory that its keeper process holds. They outlive its server, which is
 started anew if it dies; they are gone when the device is removed or the machine stops.
+
+A server or keeper that gives no sign of life for 10 seconds, to \"list\" for 1 second, is given up, and
+does not carry out later what it was asked. Of its own clients at most 64 may be sending a request, each
+for 5 seconds and 3 MiB at most.
 
 Exit codes: 0 done; 1 failed; 2 usage or a value that is not possible; 3 the device is in use;
 4 no such device; 5 this machine or user cannot do it (missing driver or permission).",
@@ -114,6 +119,15 @@ pub fn main_with(algorithms: Registry) -> ExitCode {
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
+    if let Err(failure) = limits::begin() {
+        return exit::report(&failure);
+    }
+    let code = run();
+    logging::flush();
+    code
+}
+
+fn run() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),

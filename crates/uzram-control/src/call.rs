@@ -162,12 +162,18 @@ impl<'a> Call<'a> {
             // Its queue is full, or this process has no descriptor left until another call ends.
             Err(error)
                 if self.stream.is_none()
-                    && (is_for_a_moment(&error) || deadline.restart && is_absent(&error)) =>
+                    && (is_for_a_moment(&error)
+                        || deadline.restart && is_absent(&error) && self.may_come()) =>
             {
                 self.refused = Some(error);
             }
             Err(error) => self.answer = Some(Err(error)),
         }
+    }
+
+    /// Whether the directory of the socket is there: a device that was taken down has none.
+    fn may_come(&self) -> bool {
+        self.socket.parent().is_some_and(Path::exists)
     }
 
     fn go_on(&mut self) -> io::Result<()> {

@@ -140,14 +140,6 @@ pub struct Swept {
 }
 
 impl Entry {
-    /// Whether the server has gone or goes within a second.
-    pub fn is_going(&self) -> bool {
-        (0..100).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            !self.dir.exists()
-        })
-    }
-
     /// The path of the server's control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join(SERVER_SOCKET)

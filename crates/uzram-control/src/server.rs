@@ -91,14 +91,14 @@ impl ControlServer {
 }
 
 /// A client that sends its request.
-struct Client {
+struct Sending {
     stream: UnixStream,
     received: Vec<u8>,
     deadline: Instant,
 }
 
 /// A client that is slow to read its answer.
-struct Reader {
+struct Draining {
     conversation: Conversation,
     rest: Rest,
     deadline: Instant,
@@ -109,8 +109,8 @@ struct Control {
     handler: Arc<dyn Handler>,
     jobs: SyncSender<(Arc<Conversation>, Request)>,
     /// In the order in which they came.
-    clients: Vec<Client>,
-    readers: Vec<Reader>,
+    clients: Vec<Sending>,
+    readers: Vec<Draining>,
     /// Those whose requests wait or are worked on by other threads.
     working: Vec<Weak<Conversation>>,
     /// Held by each thread that waits for other processes.
@@ -181,15 +181,15 @@ impl Control {
         }
     }
 
-    /// Takes in all who wait outside.
+    /// Takes in those who wait outside, but not so many that others wait for it.
     fn accept(&mut self) {
-        loop {
+        for _ in 0..MAX_CLIENTS {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     if self.clients.len() == MAX_CLIENTS {
                         self.evict();
                     }
-                    self.clients.push(Client {
+                    self.clients.push(Sending {
                         stream,
                         received: Vec::new(),
                         deadline: Instant::now() + REQUEST,
@@ -259,7 +259,7 @@ impl Control {
         Conversation::new(client.stream, false).refuse(ControlError { errno, message });
     }
 
-    fn deal_with(&mut self, client: Client) {
+    fn deal_with(&mut self, client: Sending) {
         let Envelope {
             progress, request, ..
         } = match parse_request(&client.received) {
@@ -272,7 +272,7 @@ impl Control {
                 if self.readers.len() == MAX_CLIENTS {
                     self.readers.remove(0);
                 }
-                self.readers.push(Reader {
+                self.readers.push(Draining {
                     conversation,
                     rest,
                     deadline: Instant::now() + REQUEST,

@@ -85,6 +85,12 @@ impl Devices for Daemon {
         let shown = self.local.devices();
         let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
         let entries = self.local.run.devices().unwrap_or_default();
+        let wanted: Vec<Entry> = entries
+            .into_iter()
+            .filter(|entry| name.is_none_or(|name| entry.record.name == name))
+            .collect();
+        // At once: one that stands still holds up no other.
+        let stats = client::survey(&wanted);
         let survey = Survey::new();
         let mut all = Vec::new();
         for device in &shown {
@@ -92,12 +98,11 @@ impl Devices for Daemon {
             if name.is_some_and(|name| bare["name"] != name) {
                 continue;
             }
-            let entry = entries
-                .iter()
-                .find(|entry| bare["name"] == entry.record.name.as_str());
-            let described = entry.and_then(|entry| {
-                let stat = client::stat(entry).ok()?;
-                client::to_json(&survey, entry, &stat).ok()
+            let asked = wanted.iter().zip(&stats);
+            let mut found = asked.filter(|(entry, _)| bare["name"] == entry.record.name.as_str());
+            let described = found.next().and_then(|(entry, stat)| match stat {
+                Ok(stat) => client::to_json(&survey, entry, stat).ok(),
+                Err(failure) => client::silent_to_json(&survey, entry, failure).ok(),
             });
             let mut object = described.unwrap_or_else(|| json!({}));
             if let (Some(object), Value::Object(bare)) = (object.as_object_mut(), bare) {

@@ -19,6 +19,8 @@ use uzram::Device;
 use uzram_blockdev::Survey;
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
+pub use rustix::thread::CapabilitySet;
+
 pub use option::{FrontendOption, NUMBER, OptionKind, PARTSCAN};
 
 /// Why this machine or this user cannot have a frontend, and what would help.
@@ -101,6 +103,17 @@ pub trait Frontend: Sync {
     /// How long a server with these options looks for the next request before it sleeps; `None` where it does not look.
     fn poll(&self, _spec: &FrontendSpec) -> Option<Duration> {
         None
+    }
+
+    /// The capabilities that a server with these options needs as long as it lives. It gives up all others before
+    /// [`Frontend::start`] or [`Frontend::resume`], for good.
+    fn capabilities(&self, _spec: &FrontendSpec) -> CapabilitySet {
+        CapabilitySet::empty()
+    }
+
+    /// Files outside the device's directory that a server with these options opens or makes.
+    fn opens(&self, _spec: &FrontendSpec) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Says what this machine or user lacks, if so. May load a driver.
@@ -204,6 +217,12 @@ pub trait ReservedNode: Send {
     /// Its device numbers, major and minor.
     fn rdev(&self) -> (u32, u32);
 }
+
+/// What every frontend with a block device needs: to make and remove the device, and to name the processes of whatever user
+/// that have it open.
+pub const BLOCK_DEVICE: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::DAC_READ_SEARCH);
 
 /// The kind of failure that an error of a block device's node is.
 pub fn kind_of_node(error: &uzram_blockdev::Error) -> FailureKind {

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use uzram_blockdev::{Busy, Error as NodeError, Survey, Users};
 use uzram_frontend::{
-    Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN, ReservedNode, Serving,
-    kind_of_missing, kind_of_node,
+    BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN,
+    ReservedNode, Serving, kind_of_missing, kind_of_node,
 };
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 use crate::{Error, FuseLoop, LoopNumber, LoopOptions};
 
@@ -57,6 +57,11 @@ impl Frontend for FuseLoopFrontend {
 
     fn handover(&self) -> Handover {
         Handover::Replaced
+    }
+
+    /// Where there is no devtmpfs it makes the node itself.
+    fn capabilities(&self, _spec: &FrontendSpec) -> CapabilitySet {
+        BLOCK_DEVICE | CapabilitySet::MKNOD
     }
 
     fn probe(&self) -> std::result::Result<(), Need> {

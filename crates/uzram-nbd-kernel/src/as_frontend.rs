@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use uzram_frontend::{
-    Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN, Serving, kind_of_node,
+    BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN,
+    Serving, kind_of_node,
 };
 use uzram_nbd::{Adopter, Export};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
@@ -56,6 +57,10 @@ impl Frontend for NbdKernelFrontend {
 
     fn poll(&self, spec: &FrontendSpec) -> Option<Duration> {
         Some(uzram_nbd::poll_time(spec))
+    }
+
+    fn capabilities(&self, _spec: &FrontendSpec) -> CapabilitySet {
+        BLOCK_DEVICE
     }
 
     fn probe(&self) -> std::result::Result<(), Need> {

@@ -1,10 +1,12 @@
 //! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again to the same socket.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use uzram_frontend::{Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving};
+use uzram_frontend::{
+    CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving,
+};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 use crate::{
@@ -117,6 +119,16 @@ fn uid(text: &str) -> std::result::Result<String, String> {
         .map(|number| number.to_string())
 }
 
+/// Where a description says to listen.
+fn given(spec: &FrontendSpec) -> Option<Listen> {
+    spec.text(LISTEN.name)?.parse().ok()
+}
+
+/// Whether only a privileged process may take that port.
+fn is_low(address: &std::net::SocketAddr) -> bool {
+    (1..1024).contains(&address.port())
+}
+
 /// A server set up by the options of a description.
 pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
     let seconds = |option: &FrontendOption| spec.integer(option.name).map(Duration::from_secs);
@@ -184,6 +196,21 @@ impl Frontend for NbdFrontend {
 
     fn poll(&self, spec: &FrontendSpec) -> Option<Duration> {
         Some(poll_time(spec))
+    }
+
+    /// None but for a low port.
+    fn capabilities(&self, spec: &FrontendSpec) -> CapabilitySet {
+        match given(spec) {
+            Some(Listen::Tcp(address)) if is_low(&address) => CapabilitySet::NET_BIND_SERVICE,
+            _ => CapabilitySet::empty(),
+        }
+    }
+
+    fn opens(&self, spec: &FrontendSpec) -> Vec<PathBuf> {
+        match given(spec) {
+            Some(Listen::Unix(path)) => vec![path],
+            _ => Vec::new(),
+        }
     }
 
     fn probe(&self) -> std::result::Result<(), Need> {

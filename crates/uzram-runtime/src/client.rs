@@ -1,6 +1,7 @@
 //! What commands and the daemon ask of a device that runs: its server, its keeper, its description in JSON.
 //!
-//! A process that died is waited for a moment, since it is about to be started again.
+//! A process that died is waited for a moment, since it is about to be started again. One that stands still is given up,
+//! and does not carry out later what was given up.
 
 use std::io;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
-use uzram_control::{Entry, Request, Response};
+use uzram_control::{Deadline, Entry, Request, Response, call_all};
 use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::users;
@@ -18,6 +19,9 @@ use crate::users;
 const RESTART: Duration = Duration::from_secs(5);
 /// How long a server may take to clear its directory after it has answered that it removes the device.
 const REMOVAL: Duration = Duration::from_secs(10);
+
+/// How long a survey of all devices waits for each, and for all.
+pub const SURVEY: Duration = Duration::from_secs(1);
 
 /// Sends a request to a device's server.
 pub fn ask(entry: &Entry, request: &Request) -> Result<Response> {
@@ -71,9 +75,11 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
-    let kind = FailureKind::from_io(&error);
-    let message = format!("the {who} of {name} does not answer: {error}");
-    let failure = Failure::new(kind, message);
+    let failure = silent(name, who, &error);
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Err(failure);
+    }
+    let kind = failure.kind;
     if who != "server" || kind != FailureKind::Failed || entry.record.keeper == 0 {
         return Err(failure);
     }
@@ -89,6 +95,12 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         "see {}; its contents are kept: uzram recover {name}",
         log.display()
     )))
+}
+
+/// The failure of a process that does not answer.
+fn silent(name: &str, who: &str, error: &io::Error) -> Failure {
+    let message = format!("the {who} of {name} does not answer: {error}");
+    Failure::new(FailureKind::from_io(error), message)
 }
 
 /// Whether another server takes the place of one that died. What is asked too soon still ends up with the dead one.
@@ -119,6 +131,47 @@ pub fn stat(entry: &Entry) -> Result<Stat> {
     }
 }
 
+/// Asks the servers of all these devices at once for their statistics. None is waited for longer than [`SURVEY`]. The
+/// answers stand in the order of the devices.
+pub fn survey(entries: &[Entry]) -> Vec<Result<Stat>> {
+    let whole = Some(SURVEY);
+    let asked = ask_all(entries, &Request::Stat, whole);
+    let pick = |(entry, answer)| match answer {
+        Ok(Response::Stat(stat)) => Ok(*stat),
+        Ok(other) => Err(unexpected(entry, &other)),
+        Err(failure) => Err(failure),
+    };
+    entries.iter().zip(asked).map(pick).collect()
+}
+
+/// How many pages of each of these devices are marked idle; `None` where the server does not say. They are counted now, by
+/// all servers at once, which takes as long as it takes.
+pub fn count_idle(entries: &[Entry]) -> Vec<Option<u64>> {
+    let pick = |answer| match answer {
+        Ok(Response::Marked { pages }) => Some(pages),
+        _ => None,
+    };
+    let asked = ask_all(entries, &Request::CountIdle, None);
+    asked.into_iter().map(pick).collect()
+}
+
+/// Asks the servers of all these devices at once. One that gives no sign of life within [`SURVEY`] is given up.
+fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec<Result<Response>> {
+    let sockets: Vec<_> = entries.iter().map(Entry::socket).collect();
+    let deadline = Deadline {
+        silence: SURVEY,
+        whole,
+        restart: true,
+    };
+    let pick = |(entry, answer): (&Entry, io::Result<Response>)| match answer {
+        Ok(Response::Error(error)) => Err(error.into()),
+        Ok(response) => Ok(response),
+        Err(error) => Err(silent(&entry.record.name, "server", &error)),
+    };
+    let answers = call_all(&sockets, request, deadline);
+    entries.iter().zip(answers).map(pick).collect()
+}
+
 /// The failure of an answer that belongs to another request.
 pub fn unexpected(entry: &Entry, answer: &Response) -> Failure {
     let name = &entry.record.name;
@@ -143,11 +196,14 @@ pub fn remove_by_force(entry: &Entry) -> Result<Vec<String>> {
 }
 
 fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
-    // Where no server can be started the keeper does it.
-    let answer = if entry.record.keeper == 0 || serves(entry) {
-        ask(entry, request)?
-    } else {
-        ask_keeper(entry, request)?
+    // Where no server can be started the keeper does it. One that stands still is there, and would go on.
+    let socket = entry.socket();
+    let answer = match call_patiently(entry, &socket, &Request::Ping) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(silent(&entry.record.name, "server", &error));
+        }
+        Err(_) if entry.record.keeper != 0 => ask_keeper(entry, request)?,
+        _ => ask(entry, request)?,
     };
     let begin = Instant::now();
     while entry.dir.exists() {
@@ -162,14 +218,24 @@ fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
 
 /// A device, its statistics and its users as one JSON object. One survey serves all devices.
 pub fn to_json(survey: &Survey, entry: &Entry, stat: &Stat) -> Result<Value> {
+    json(survey, entry, serde_json::to_value(stat))
+}
+
+/// The same for a device whose server does not answer: without statistics, and with the reason as `error`.
+pub fn silent_to_json(survey: &Survey, entry: &Entry, failure: &Failure) -> Result<Value> {
+    let error = serde_json::json!({ "error": failure.to_string() });
+    json(survey, entry, Ok(error))
+}
+
+fn json(survey: &Survey, entry: &Entry, more: serde_json::Result<Value>) -> Result<Value> {
     let value = |what: serde_json::Result<Value>| {
         what.map_err(|error| Failure::new(FailureKind::Failed, error))
     };
     let mut object = value(serde_json::to_value(&entry.record))?;
-    let stat = value(serde_json::to_value(stat))?;
-    if let (Some(object), Value::Object(stat)) = (object.as_object_mut(), stat) {
+    let more = value(more)?;
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
         object.remove("version");
-        object.extend(stat);
+        object.extend(more);
         let users = users::users(survey, entry);
         let mounts = users.mount_points(true);
         object.insert("mountpoints".into(), mounts.into());

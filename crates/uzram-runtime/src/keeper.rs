@@ -25,7 +25,7 @@ use uzram_control::{
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
 use crate::launch::{Created, Order, created};
-use crate::logging::LogPipe;
+use crate::logging::{Journal, LogPipe};
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when_told_to_end};
 use crate::report::Report;
 use crate::server::ServerState;
@@ -123,6 +123,7 @@ pub fn keep(state: Option<&str>) -> u8 {
     take_name();
     // A session of its own: what happens to the terminal is nothing to it.
     let _ = rustix::process::setsid();
+    crate::limits::raise_files();
     let kept = match state {
         Some(state) => resumed(state),
         None => begun(),
@@ -439,8 +440,14 @@ impl Keeper {
         tracing::warn!("{text}");
     }
 
+    /// What a child writes before it logs by itself goes there.
     fn log_file(&self) -> Result<File> {
         logging::open(&self.claim.file("log"))
+    }
+
+    fn journal(&self) -> Result<Journal> {
+        let path = self.claim.file("log");
+        Ok(Journal::open(&path, self.spec.log_max.0)?)
     }
 
     /// From now on only the log is spoken to.
@@ -448,10 +455,10 @@ impl Keeper {
         let log = &self.spec.log;
         match self.log_pipe {
             Some(pipe) => {
-                pipe.drain_to(self.log_file()?)?;
+                pipe.drain_to(self.journal()?)?;
                 logging::to_pipe(log, pipe)?;
             }
-            None => logging::to_file(log, self.log_file()?)?,
+            None => logging::to_file(log, self.journal()?)?,
         }
         process::leave_terminal()
     }

@@ -3,7 +3,7 @@
 use uzram::{Builder, Device};
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, FailureKind, MemLimit, Result};
 
-use crate::{backing, choice, frontends, note, swap};
+use crate::{backing, choice, frontends, limits, note, swap};
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.
 fn default_size() -> u64 {
@@ -50,7 +50,9 @@ fn try_out(spec: &DeviceSpec) -> Result {
         swap: None,
         ..spec.clone()
     };
-    builder(&bare, None)?.build()?;
+    let builder = builder(&bare, None)?;
+    limits::check_device(builder.image_bytes()?)?;
+    builder.build()?;
     Ok(())
 }
 

@@ -3,8 +3,11 @@
 
 use std::path::Path;
 
+use rustix::fs::Access;
 use uzram::Device;
 use uzram_control::{ControlError, Request, Response, execute};
+
+use crate::privileges;
 
 /// Carries a request out. `dir` is the device's directory.
 pub(crate) fn handle(
@@ -18,6 +21,13 @@ pub(crate) fn handle(
     {
         let wrong = |message| ControlError { errno: 22, message };
         crate::backing::check(path, Some(dir)).map_err(wrong)?;
+        if privileges::is_closed(path, Access::READ_OK | Access::WRITE_OK) {
+            let path = path.display();
+            return Err(wrong(format!(
+                "{path}: only its owner may use it, and the server of a device has given up CAP_DAC_OVERRIDE: give its \
+                 user access to the file and its directory, or name it when the device is created"
+            )));
+        }
     }
     let answer = execute(device, request)?;
     match request {

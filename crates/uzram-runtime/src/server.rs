@@ -20,13 +20,14 @@ use uzram_frontend::{Front, Frontend, Serving};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
 use crate::keeper::KeeperState;
-use crate::logging::LogPipe;
+use crate::logging::{Journal, LogPipe};
 use crate::process::{
     keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end,
 };
 use crate::report::Report;
 use crate::{
-    description, frontends, keeper, logging, make, note, requests, standby, swap, watermark,
+    description, frontends, keeper, limits, logging, make, note, privileges, requests, standby,
+    swap, watermark,
 };
 
 /// How long a predecessor may take to die.
@@ -89,8 +90,13 @@ pub fn run_in_foreground(
     print: impl FnOnce(&str) -> std::io::Result<()>,
 ) -> Result {
     let mut spec = spec.clone();
+    limits::raise_files();
     make::complete(&mut spec)?;
-    // Settings that are impossible are found before anything is made.
+    let frontend = frontend_of(&spec.frontend.kind)?;
+    run.make()?;
+    // Before there is another thread.
+    privileges::give_up(frontend, &spec, &run.path());
+    // Settings that are impossible are found before anything else is made.
     let device = Arc::new(make::builder(&spec, None)?.build()?);
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
@@ -98,7 +104,7 @@ pub fn run_in_foreground(
     let placed = Placed {
         claim: &claim,
         spec: &spec,
-        frontend: frontend_of(&spec.frontend.kind)?,
+        frontend,
         resume: false,
         record: None,
         keeper: 0,
@@ -161,10 +167,16 @@ impl ServerState {
         }
         let kind = record.as_ref().map(|record| &record.frontend);
         let frontend = frontend_of(kind.unwrap_or(&spec.frontend.kind))?;
+        // Before there is another thread.
+        privileges::give_up(frontend, &spec, &claim.dir);
+        limits::raise_files();
         let device = Arc::new(self.device(&spec)?);
         match self.log_pipe {
             Some(pipe) => logging::to_pipe(&spec.log, pipe)?,
-            None => logging::to_file(&spec.log, logging::open(&claim.file("log"))?)?,
+            None => {
+                let journal = Journal::open(&claim.file("log"), spec.log_max.0)?;
+                logging::to_file(&spec.log, journal)?;
+            }
         }
         let placed = Placed {
             claim: &claim,
@@ -196,6 +208,8 @@ impl ServerState {
         loop {
             let path = format!("/proc/self/fd/{}", self.image);
             let image = OpenOptions::new().read(true).write(true).open(path)?;
+            // Of a new one the size is compared with the limits where it is ordered.
+            limits::check_device(image.metadata()?.len())?;
             let result = if self.resume {
                 // The image says what was set since the device was made.
                 make::resumer(spec).attach(image.into())
@@ -339,6 +353,7 @@ fn serve_device(
             Event::HandOver => {
                 tracing::info!(name, "handing over");
                 served.front().hand_over();
+                logging::flush();
                 std::process::exit(0);
             }
         }

@@ -25,7 +25,7 @@ use thread_priority::unix::{
 };
 use uzram::Device;
 use uzram_control::size;
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, FailureKind, Result, rlimit};
 
 /// What server, keeper and standby take themselves, about.
 const PROCESSES: u64 = 32 << 20;
@@ -106,9 +106,12 @@ pub(crate) fn lock() {
         .and_then(|()| rustix::mm::mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT));
     if let Err(error) = locked {
         let _ = rustix::mm::munlockall();
+        let limit = rlimit::named(rustix::process::Resource::Memlock).unwrap_or_default();
         told(
             "memory cannot be locked",
-            "needs CAP_IPC_LOCK; parts of the server may be swapped out to its own device",
+            &format!(
+                "needs CAP_IPC_LOCK; parts of the server may be swapped out to its own device; {limit}"
+            ),
             error.into(),
         );
     }

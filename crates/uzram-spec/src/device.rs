@@ -73,6 +73,9 @@ pub struct DeviceSpec {
     /// What its processes log: error, warn, info, debug, trace, or a filter such as `uzram_nbd=debug`.
     #[serde(default = "log")]
     pub log: String,
+    /// The most that the log of its processes takes, and again the older log beside it: 64 KiB or more.
+    #[serde(default = "log_max", skip_serializing_if = "is_usual_log_max")]
+    pub log_max: Bytes,
 }
 
 fn version() -> u32 {
@@ -90,6 +93,17 @@ fn algorithm() -> AlgorithmSpec {
 fn log() -> String {
     "info".into()
 }
+
+fn log_max() -> Bytes {
+    Bytes(1 << 20)
+}
+
+fn is_usual_log_max(given: &Bytes) -> bool {
+    *given == log_max()
+}
+
+/// The least that a log can be limited to.
+const LEAST_LOG: u64 = 64 << 10;
 
 impl Default for DeviceSpec {
     fn default() -> DeviceSpec {
@@ -110,6 +124,7 @@ impl Default for DeviceSpec {
             swap: None,
             frontend: FrontendSpec::default(),
             log: log(),
+            log_max: log_max(),
         }
     }
 }
@@ -266,6 +281,12 @@ impl DeviceSpec {
         if let Some(name) = self.name.as_deref().filter(|name| number(name).is_none()) {
             return usage(format!(
                 "'{name}' is not a device name: it takes 'zram' and a number"
+            ));
+        }
+        if self.log_max.0 < LEAST_LOG {
+            return usage(format!(
+                "log-max {} is too little: it takes 64K or more",
+                size::human(self.log_max.0)
             ));
         }
         let Some(swap) = &self.swap else {

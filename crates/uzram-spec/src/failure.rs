@@ -97,6 +97,15 @@ impl Failure {
         }
     }
 
+    /// A failure of that kind, with the limits of this process that can be behind it as a hint.
+    pub fn from_cause(kind: FailureKind, error: impl std::error::Error + 'static) -> Failure {
+        Failure {
+            kind,
+            message: error.to_string(),
+            hint: crate::rlimit::behind(&error),
+        }
+    }
+
     /// A failure of what was asked for.
     pub fn usage(message: impl Display) -> Failure {
         Failure::new(FailureKind::Usage, message)
@@ -134,7 +143,7 @@ impl std::error::Error for Failure {}
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
-        Failure::new(FailureKind::from_io(&error), error)
+        Failure::from_cause(FailureKind::from_io(&error), error)
     }
 }
 
@@ -150,7 +159,7 @@ impl From<uzram::Error> for Failure {
             | uzram::Error::NoDictionary { .. } => FailureKind::Usage,
             _ => FailureKind::Failed,
         };
-        Failure::new(kind, error)
+        Failure::from_cause(kind, error)
     }
 }
 

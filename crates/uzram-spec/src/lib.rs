@@ -14,6 +14,7 @@ mod frontend;
 mod limit;
 mod options;
 mod quantity;
+pub mod rlimit;
 mod schema;
 pub mod size;
 mod text;

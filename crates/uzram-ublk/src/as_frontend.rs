@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_frontend::{
-    Front, Frontend, FrontendOption, Handover, NUMBER, Need, OptionKind, PARTSCAN, Serving,
-    kind_of_node,
+    BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
+    OptionKind, PARTSCAN, Serving, kind_of_node,
 };
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 use crate::{Buffers, Error, OnDeath, Tag, Ublk, UblkOptions};
 
@@ -142,6 +142,11 @@ impl Frontend for UblkFrontend {
     }
 
     /// Looks for the driver, and loads it if this user may.
+    /// Buffers that are registered with the ring are locked memory.
+    fn capabilities(&self, _spec: &FrontendSpec) -> CapabilitySet {
+        BLOCK_DEVICE | CapabilitySet::IPC_LOCK
+    }
+
     fn probe(&self) -> std::result::Result<(), Need> {
         if !Path::new("/dev/ublk-control").exists() && rustix::process::geteuid().is_root() {
             // Without the module or modprobe, the next step says what is missing.

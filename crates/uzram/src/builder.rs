@@ -206,6 +206,17 @@ impl Builder {
         self.make(|image| Region::file(file, image))
     }
 
+    /// Bytes of address space, and of a sparse file of memory, that the device's image takes. It costs memory only where it
+    /// is touched.
+    pub fn image_bytes(&self) -> Result<u64, Error> {
+        Ok(self.geometry(check_size(self.size_bytes)?)?.image_bytes())
+    }
+
+    fn geometry(&self, pages: u64) -> Result<ImageGeometry, Error> {
+        let shards = shards(self.size_bytes);
+        Ok(ImageGeometry::new(self.capacity(pages)?, shards))
+    }
+
     fn make(self, reserve: impl FnOnce(u64) -> std::io::Result<Region>) -> Result<Device, Error> {
         let pages = check_size(self.size_bytes)?;
         if !matches!(self.logical_block_size, 512 | 4096) {
@@ -231,7 +242,7 @@ impl Builder {
         let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
         let shards = shards(self.size_bytes);
-        let geometry = ImageGeometry::new(capacity, shards);
+        let geometry = self.geometry(pages)?;
         let image = geometry.image_bytes();
         let region = Arc::new(reserve(image).map_err(refused("table and arena", image))?);
         let header = Header::new(&geometry, self.logical_block_size);

@@ -230,6 +230,11 @@ pub fn main_with(algorithms: Registry) -> ExitCode {
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
+    // A file that grows beyond the limit is an error, and no signal ends the program.
+    let heard = std::sync::Arc::default();
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, heard) {
+        eprintln!("uzram-bench: {error}");
+    }
     let words: Vec<OsString> = std::env::args_os().collect();
     let result = match words.get(1) {
         Some(word) if word == "advise" => Advise::parse_from(&words[1..]).advise.run(),

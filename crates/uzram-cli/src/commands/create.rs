@@ -106,6 +106,9 @@ pub(crate) struct Args {
     /// Leave vm.min_free_kbytes as it is. A swap device raises it to a 16th of the memory, 32 to 64 MiB, while it lives
     #[arg(long, requires = "swap")]
     keep_min_free: bool,
+    /// The most that the log of its processes takes, and again the older log beside it. Lines that come again are counted
+    #[arg(long, default_value = "1M", value_name = "SIZE", value_parser = size::parse)]
+    log_max: u64,
     /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
     #[arg(long, exclusive = true)]
     schema: bool,
@@ -179,6 +182,7 @@ impl Args {
             swap,
             frontend: self.frontend.spec,
             log: log.into(),
+            log_max: Bytes(self.log_max),
             ..DeviceSpec::default()
         };
         spec.resolve_paths(&std::env::current_dir()?);

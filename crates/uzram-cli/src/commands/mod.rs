@@ -47,7 +47,12 @@ fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<Entry>
 /// program's.
 fn for_each<T>(all: Vec<T>, work: impl Fn(T) -> Result) -> Result {
     let several = all.len() > 1;
-    let failures: Vec<Failure> = all.into_iter().filter_map(|one| work(one).err()).collect();
+    let failures = all.into_iter().filter_map(|one| work(one).err()).collect();
+    all_failures(several, failures)
+}
+
+/// Says all failures, the last one by returning it; of several things the highest exit code is the program's.
+fn all_failures(several: bool, mut failures: Vec<Failure>) -> Result {
     let Some(worst) = failures
         .iter()
         .map(|f| f.kind)
@@ -55,7 +60,6 @@ fn for_each<T>(all: Vec<T>, work: impl Fn(T) -> Result) -> Result {
     else {
         return Ok(());
     };
-    let mut failures = failures;
     let Some(mut last) = failures.pop() else {
         return Ok(());
     };

@@ -13,6 +13,7 @@ use uzram_control::{Request, Response, SERVER_SOCKET};
 use uzram_spec::{Failure, Result};
 
 use super::{Keeper, KeeperState, UPGRADE};
+use crate::logging;
 use crate::process::{pidfd, reap, wait_for_end, wait_for_end_within};
 
 /// How long a server that hands over may take to end.
@@ -51,6 +52,7 @@ impl Keeper {
             rollback,
             ..self.state()
         };
+        logging::flush();
         let error = Command::new(program).args(state.arguments()).exec();
         self.upgrade_failed(&format!("cannot execute {}: {error}", program.display()));
         if standby {
@@ -82,6 +84,7 @@ impl Keeper {
                 server: None,
                 ..self.state()
             };
+            logging::flush();
             let error = Command::new(old)
                 .arg0("uzram")
                 .args(back.arguments())

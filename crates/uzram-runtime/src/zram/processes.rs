@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use uzram::compress::AlgorithmSpec;
 use uzram_control::zram::{Chosen, Config, Engine, Errno, Live};
@@ -13,6 +14,9 @@ use uzram_frontend::{NUMBER, ReservedNode};
 use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, FrontendSpec};
 
 use crate::{backing, client, frontends, launch};
+
+/// How long a server that did not answer is left alone.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// Makes devices, and knows those that there are.
 pub(crate) struct Processes {
@@ -30,6 +34,8 @@ struct Known {
     starting: BTreeSet<u32>,
     /// Nodes that are kept for devices without a size, by number of the device.
     kept: BTreeMap<u32, Box<dyn ReservedNode>>,
+    /// Devices whose servers did not answer, and when they are asked again.
+    silent: BTreeMap<u32, Instant>,
     /// Numbers of the nodes that devices had, where such nodes can be kept.
     last: BTreeMap<u32, u32>,
 }
@@ -50,7 +56,10 @@ pub fn ask(entry: &Entry, request: &Request) -> Result<Response, ControlError> {
         Ok(Response::Error(error)) => Err(error),
         Ok(response) => Ok(response),
         Err(e) => Err(ControlError {
-            errno: 5,
+            errno: match e.kind() {
+                std::io::ErrorKind::TimedOut => 110,
+                _ => 5,
+            },
             message: format!("the server of {} does not answer: {e}", entry.record.name),
         }),
     }
@@ -83,10 +92,29 @@ impl Processes {
         for id in &gone {
             state.known.remove(id);
         }
+        let now = Instant::now();
+        state.silent.retain(|_, until| *until > now);
+        let is_new = |entry: &Entry| {
+            id_of(entry).is_some_and(|id| {
+                !state.starting.contains(&id)
+                    && !state.known.contains_key(&id)
+                    && !state.silent.contains_key(&id)
+            })
+        };
+        let new: Vec<Entry> = entries.into_iter().filter(is_new).collect();
+        drop(state);
+        // Whoever takes note of a device asks its server: one that stands still would hold up all others each time.
+        let answers = client::survey(&new);
+        let mut state = self.state();
         let mut made = Vec::new();
-        for entry in entries {
+        for (entry, answer) in new.into_iter().zip(answers) {
             let Some(id) = id_of(&entry) else { continue };
             if state.starting.contains(&id) || state.known.contains_key(&id) {
+                continue;
+            }
+            if let Err(failure) = answer {
+                tracing::debug!(id, "not shown yet: {failure}");
+                state.silent.insert(id, Instant::now() + SILENT);
                 continue;
             }
             let served = self.served(id, entry);

@@ -3,19 +3,24 @@
 mod columns;
 mod zramctl;
 
+use std::time::{Duration, Instant};
+
 use uzram_blockdev::Survey;
+use uzram_control::Entry;
 use uzram_control::size;
+use uzram_control::stat::Stat;
 use uzram_runtime::{client, sweep, users};
 
-use super::{print, print_json, to_json};
+use super::{print, print_json};
 use crate::exit::{Failure, Kind, Result};
-use columns::{COLUMNS, Cell, Column, Row};
+use columns::{COLUMNS, Cell, CellOf, Column, IDLE_PAGES, Row};
 
 pub(super) use columns::ratio;
 
 /// List the devices
 ///
-/// All of zramctl's options are understood, so that scripts can be run with alias zramctl='uzram list'.
+/// All devices are asked at once. One whose server does not answer within a second is shown with question marks, and the
+/// exit code is 1. All of zramctl's options are understood, so that scripts can be run with alias zramctl='uzram list'.
 #[derive(clap::Args)]
 #[command(
     version,
@@ -54,6 +59,18 @@ pub(crate) struct Args {
     raw: bool,
 }
 
+/// Has the pages counted that are marked idle: nobody keeps count of them, and the servers look at all pages.
+fn count_idle(rows: &mut [Row]) {
+    let (answering, entries): (Vec<_>, Vec<_>) = rows
+        .iter_mut()
+        .filter(|row| row.stat.is_ok())
+        .map(|row| (&mut row.idle, row.entry.clone()))
+        .unzip();
+    for (idle, counted) in answering.into_iter().zip(client::count_idle(&entries)) {
+        *idle = counted;
+    }
+}
+
 fn columns_help() -> String {
     let mut help = String::from(
         "Columns to print, separated by commas; after a + they are added to the usual ones:\n",
@@ -70,34 +87,43 @@ impl Args {
             return done;
         }
         let columns = self.columns()?;
-        let mut rows = Vec::new();
         let run = sweep::swept_run_dir()?;
+        let entries = super::all_or(&run, self.devices.is_empty(), &self.devices)?;
+        let entries: Vec<Entry> = entries.into_iter().collect::<Result<_>>()?;
+        let begin = Instant::now();
+        let stats = client::survey(&entries);
+        // A server that does not answer is worth a word, unless it is going just now.
+        let asked = || entries.iter().zip(&stats);
+        while asked().any(|(entry, stat)| stat.is_err() && entry.dir.exists())
+            && begin.elapsed() < client::SURVEY
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         // One look at the machine for all.
         let survey = Survey::new();
-        for entry in super::all_or(&run, self.devices.is_empty(), &self.devices)? {
-            let entry = entry?;
-            // A server that does not answer is worth a word, unless it is going just now.
-            match client::stat(&entry) {
-                Ok(stat) => {
-                    let mounts = users::mounts(&survey, &entry);
-                    rows.push(Row {
-                        entry,
-                        stat,
-                        mounts,
-                    });
-                }
-                Err(_) if entry.is_going() => {}
-                Err(failure) => eprintln!("uzram: {failure}"),
-            }
+        let mut rows: Vec<Row> = entries
+            .into_iter()
+            .zip(stats)
+            .filter(|(entry, stat)| stat.is_ok() || entry.dir.exists())
+            .map(|(entry, stat)| Row {
+                mounts: users::mounts(&survey, &entry),
+                entry,
+                stat,
+                idle: None,
+            })
+            .collect();
+        if columns.iter().any(|column| column.name == IDLE_PAGES) {
+            count_idle(&mut rows);
         }
         if self.json {
-            let objects: Result<Vec<_>> = {
-                let object = |r: &Row| to_json(&survey, &r.entry, &r.stat);
-                rows.iter().map(object).collect()
-            };
-            return print_json(&objects?.into());
+            let object = |row: &Row| row.to_json(&survey);
+            let objects: Result<Vec<_>> = rows.iter().map(object).collect();
+            print_json(&objects?.into())?;
+        } else {
+            print(&self.table(&columns, &rows))?;
         }
-        print(&self.table(&columns, &rows))
+        let silent = rows.into_iter().filter_map(|row| row.stat.err());
+        super::all_failures(true, silent.collect())
     }
 
     fn columns(&self) -> Result<Vec<&'static Column>> {
@@ -139,13 +165,18 @@ impl Args {
             Cell::Bytes(n) => (size::human(n), true),
         };
         // Numbers stand to the right, and so do their headings.
+        let cell = |row: &Row, column: &&Column| match (&row.stat, column.cell) {
+            (_, CellOf::Known(cell)) => show(cell(row)),
+            (Ok(stat), CellOf::Asked(cell)) => show(cell(row, stat)),
+            (Err(_), CellOf::Asked(cell)) => ("?".to_owned(), show(cell(row, &Stat::default())).1),
+        };
         let mut lines: Vec<Vec<(String, bool)>> = rows
             .iter()
-            .map(|row| columns.iter().map(|c| show((c.cell)(row))).collect())
+            .map(|row| columns.iter().map(|c| cell(row, c)).collect())
             .collect();
         if !self.noheadings {
             let blank = Row::blank();
-            let heading = |c: &&Column| (c.name.to_owned(), show((c.cell)(&blank)).1);
+            let heading = |c: &&Column| (c.name.to_owned(), cell(&blank, c).1);
             lines.insert(0, columns.iter().map(heading).collect());
         }
         let widths: Vec<usize> = (0..columns.len())
