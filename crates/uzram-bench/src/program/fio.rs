@@ -205,7 +205,7 @@ impl Args {
             );
             return Err(Failure::usage(message));
         }
-        let odd = |bytes: &&u64| **bytes < 512 || **bytes % 512 != 0;
+        let odd = |bytes: &&u64| **bytes < 512 || !bytes.is_multiple_of(512);
         if let Some(bytes) = self.bs.iter().find(odd) {
             return Err(Failure::usage(format!(
                 "--bs {bytes} is not possible: direct I/O takes multiples of 512"
