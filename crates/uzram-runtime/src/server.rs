@@ -24,7 +24,8 @@ use crate::logging::LogPipe;
 use crate::process::{leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end};
 use crate::report::Report;
 use crate::{
-    description, frontends, keeper, logging, make, note, requests, standby, swap, watermark,
+    description, frontends, keeper, logging, make, note, requests, standby, swap, swap_watch,
+    watermark,
 };
 
 /// How long a predecessor may take to die.
@@ -326,6 +327,9 @@ fn serve_device(
     let (name, algorithm) = (&claim.name, device.driver());
     let attached = device.attached_count();
     tracing::info!(name, path, algorithm, attached, "serving");
+    if !spec.allow_unsafe_swap {
+        swap_watch::start(name, &path, placed.frontend, device);
+    }
     for event in inbox {
         match event {
             Event::Removed => break,

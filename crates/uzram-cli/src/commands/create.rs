@@ -106,6 +106,9 @@ pub(crate) struct Args {
     /// Leave vm.min_free_kbytes as it is. A swap device raises it to a 16th of the memory, 32 to 64 MiB, while it lives
     #[arg(long, requires = "swap")]
     keep_min_free: bool,
+    /// Say nothing if somebody uses the device as swap though its frontend is not safe for that: only ublk is
+    #[arg(long, conflicts_with = "swap")]
+    allow_unsafe_swap: bool,
     /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
     #[arg(long, exclusive = true)]
     schema: bool,
@@ -177,6 +180,7 @@ impl Args {
             dedup: self.dedup,
             backing: self.backing,
             swap,
+            allow_unsafe_swap: self.allow_unsafe_swap,
             frontend: self.frontend.spec,
             log: log.into(),
             ..DeviceSpec::default()
