@@ -4,7 +4,9 @@
 mod acid;
 mod bench;
 mod canary;
+mod deny;
 mod docs;
+mod fuzz;
 mod guest;
 mod packages;
 mod run;
@@ -48,9 +50,10 @@ enum Task {
     /// Make corpora of pages in target/corpus from processes and files; --megabytes N of each
     #[command(disable_help_flag = true)]
     Corpus(Rest),
-    /// Fuzz the algorithms: --minutes N (1 for each), --seed N, names (all)
-    #[command(disable_help_flag = true)]
-    Fuzz(Rest),
+    /// Fuzz what uzram reads from others, guided by coverage
+    Fuzz(fuzz::Options),
+    /// Check licences, bans and sources of all dependencies
+    Deny,
     /// Add one algorithm and the like in a copy of the tree, and see it taken everywhere
     Acid {
         /// What to add; all when none is named
@@ -97,7 +100,8 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Test(options) => return test::test(&options),
         Task::Bench(rest) => bench::bench(&rest.words())?,
         Task::Corpus(rest) => corpus(&rest.words())?,
-        Task::Fuzz(rest) => fuzz(&rest.words())?,
+        Task::Fuzz(options) => fuzz::fuzz(&options)?,
+        Task::Deny => deny::deny()?,
         Task::Acid { names } => acid::acid(&names)?,
         Task::Guest(options) => return guest::guest(&options),
         Task::Docs { check } => docs::docs(check)?,
@@ -114,13 +118,6 @@ fn corpus(args: &[&str]) -> Result<()> {
     sh::run(sh::cargo(&[bench::PROGRAM, &make, args].concat()))?;
     println!("in {dir}");
     Ok(())
-}
-
-/// Runs the compress crate's fuzzer, optimised.
-fn fuzz(args: &[&str]) -> Result<()> {
-    let fuzz = "run --release --quiet --package uzram-compress --example fuzz --";
-    let fuzz: Vec<&str> = fuzz.split(' ').collect();
-    sh::run(sh::cargo(&[&fuzz, args].concat()))
 }
 
 #[cfg(test)]

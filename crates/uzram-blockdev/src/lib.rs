@@ -14,6 +14,7 @@ mod error;
 mod mountinfo;
 mod open;
 mod survey;
+mod swaps;
 mod wait;
 
 pub use busy::{Busy, Users, busy};
@@ -21,4 +22,5 @@ pub use error::{Error, StepError};
 pub use mountinfo::{MountPoint, is_mount_point, mounts};
 pub use open::{open_exclusive, open_rw, read_first_block};
 pub use survey::{Layer, Survey, chain};
+pub use swaps::{SwapArea, SwapWatch, is_swap_area, swap_areas, swap_on, swap_on_nbd_client};
 pub use wait::{wait_until, wait_until_gone, wait_until_present};

@@ -1,5 +1,6 @@
-//! Fuzzes algorithms for a while, each in turn: `cargo xtask fuzz [--minutes N] [--seed N] [ALGORITHM...]`. The names are
-//! those of drivers or algorithms; none means every driver. What fails is named with its seed, and ends the run.
+//! Fuzzes algorithms for a while, each in turn, by mutations that no coverage guides: `cargo run --release --package
+//! uzram-compress --example fuzz -- [--minutes N] [--seed N] [ALGORITHM...]`. The names are those of drivers or algorithms;
+//! none means every driver. What fails is named with its seed, and ends the run.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -124,7 +124,10 @@ impl<'a> Connection<'a> {
                 match receiver.next(self.socket, self.stop) {
                     Ok(Next::Pending) => {}
                     Ok(Next::Stream(request)) => {
-                        self.stream(&request, &mut receiver, &mut out)?;
+                        if let Err(reason) = self.stream(&request, &mut receiver, &mut out) {
+                            self.finish(reason);
+                            return Ok(());
+                        }
                         continue;
                     }
                     Err(reason) => {

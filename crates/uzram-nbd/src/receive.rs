@@ -90,6 +90,8 @@ pub(crate) struct Receiver {
     /// Its items that nobody has taken yet.
     pending: VecDeque<WorkItem>,
     disconnecting: bool,
+    /// Whether a payload was not received to its end: what comes next is data, whatever it looks like.
+    adrift: bool,
     /// After a stop: how many of the bytes that had arrived by then are still to be received.
     allowance: Option<u64>,
     poller: Poller,
@@ -104,6 +106,7 @@ impl Receiver {
             unparsed: 0..0,
             pending: VecDeque::with_capacity(MAX_PENDING),
             disconnecting: false,
+            adrift: false,
             allowance: None,
         }
     }
@@ -167,6 +170,9 @@ impl Receiver {
 
     /// Receives until there is something to do.
     pub(crate) fn next(&mut self, socket: &Socket, stop: &Stop) -> Result<Next, Close> {
+        if self.adrift {
+            return Err(Close::Truncated);
+        }
         loop {
             let needed = match self.parse()? {
                 _ if !self.pending.is_empty() => return Ok(Next::Pending),
@@ -288,6 +294,7 @@ impl Receiver {
         stop: &Stop,
         mut store: impl FnMut(&[u8], u64),
     ) -> Result<(), Close> {
+        self.adrift = true;
         if request.len > MAX_SKIP {
             return Err(Close::Oversized(request.len));
         }
@@ -318,6 +325,7 @@ impl Receiver {
             self.unparsed.start += piece;
             position += piece;
         }
+        self.adrift = false;
         Ok(())
     }
 }
@@ -351,6 +359,26 @@ mod tests {
         bytes.extend(len.to_be_bytes());
         bytes.extend((0..len).map(|i| (cookie as u32 ^ i) as u8));
         bytes
+    }
+
+    /// The payload of a WRITE that is too long to be skipped holds what looks like a request. The leader reported the length
+    /// after it had given up the receiver, and the next leader carried the payload out. A fuzzer found it.
+    #[test]
+    fn the_payload_of_a_refused_write_is_no_request() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (socket, stop) = (Socket::new(ours.into()), Stop::default());
+        let mut receiver = Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
+        let mut said = write_request(1, 0);
+        said[24..28].copy_from_slice(&(MAX_SKIP + 1).to_be_bytes());
+        said.extend(write_request(2, 0));
+        theirs.write_all(&said).unwrap();
+        let Ok(Next::Stream(request)) = receiver.next(&socket, &stop) else {
+            panic!("a long WRITE is streamed");
+        };
+        let refused = receiver.stream(&request, &socket, &stop, |_, _| {});
+        assert!(matches!(refused, Err(Close::Oversized(_))));
+        let next = receiver.next(&socket, &stop).map(|_| ());
+        assert!(matches!(next, Err(Close::Truncated)), "{next:?}");
     }
 
     /// Another worker released its share while the leader looked for a free buffer. The leader then chose the very buffer that

@@ -27,7 +27,7 @@ use crate::process::{
 use crate::report::Report;
 use crate::{
     description, frontends, keeper, limits, logging, make, note, privileges, requests, standby,
-    swap, watermark,
+    swap, swap_watch, watermark,
 };
 
 /// How long a predecessor may take to die.
@@ -343,6 +343,9 @@ fn serve_device(
     let (name, algorithm) = (&claim.name, device.driver());
     let attached = device.attached_count();
     tracing::info!(name, path, algorithm, attached, "serving");
+    if !spec.allow_unsafe_swap {
+        swap_watch::start(name, &path, placed.frontend, device);
+    }
     for event in inbox {
         match event {
             Event::Removed => break,

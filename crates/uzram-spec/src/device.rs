@@ -67,6 +67,9 @@ pub struct DeviceSpec {
     /// Set where the device serves as swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapSpec>,
+    /// Whether nothing is said when somebody uses the device as swap though its frontend is not safe for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_unsafe_swap: bool,
     /// How the device is served.
     #[serde(default)]
     pub frontend: FrontendSpec,
@@ -122,6 +125,7 @@ impl Default for DeviceSpec {
             dedup: false,
             backing: None,
             swap: None,
+            allow_unsafe_swap: false,
             frontend: FrontendSpec::default(),
             log: log(),
             log_max: log_max(),

@@ -109,6 +109,9 @@ pub(crate) struct Args {
     /// The most that the log of its processes takes, and again the older log beside it. Lines that come again are counted
     #[arg(long, default_value = "1M", value_name = "SIZE", value_parser = size::parse)]
     log_max: u64,
+    /// Say nothing if somebody uses the device as swap though its frontend is not safe for that: only ublk is
+    #[arg(long, conflicts_with = "swap")]
+    allow_unsafe_swap: bool,
     /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
     #[arg(long, exclusive = true)]
     schema: bool,
@@ -180,6 +183,7 @@ impl Args {
             dedup: self.dedup,
             backing: self.backing,
             swap,
+            allow_unsafe_swap: self.allow_unsafe_swap,
             frontend: self.frontend.spec,
             log: log.into(),
             log_max: Bytes(self.log_max),

@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
+use uzram_blockdev::{SwapArea, swap_on};
 use uzram_control::RunDir;
 use uzram_control::zram::{Errno, Owner, View};
 use uzram_daemon::{Client, SOCKET};
@@ -50,6 +51,9 @@ pub(crate) struct Args {
     /// Allow what the kernel's zram does not: another algorithm for a device in use, another size, a file as backing
     #[arg(long)]
     more: bool,
+    /// Say nothing where a device becomes swap that is not safe for that: only ublk is
+    #[arg(long)]
+    allow_unsafe_swap: bool,
     /// Leave modprobe, rmmod, modinfo and lsmod as they are
     #[arg(long)]
     no_modprobe: bool,
@@ -67,10 +71,15 @@ impl Args {
         let mut options = shim::ShimOptions::default();
         options.strict = !self.more;
         options.programs = !self.no_modprobe;
+        options.swap_warning = !self.allow_unsafe_swap;
         let run = sweep::swept_run_dir()?;
         let ran = match Client::find(&run.file(SOCKET)) {
             Some(daemon) if self.frontend.is_none() && !self.more => {
-                shim::run(Arc::new(daemon), &options, &command)
+                let daemon = Arc::new(daemon);
+                let ran = shim::run(daemon.clone(), &options, &command);
+                // Swap by its node's own name is somebody else's.
+                tell_of_swap(&*daemon, |area, node| area.path != node);
+                ran
             }
             Some(_) => {
                 let message = "--frontend and --more are for devices without uzramd, which runs: see its configuration";
@@ -118,7 +127,11 @@ fn with_own_devices(
         .push(("UZRAM_RUN_DIR".into(), dir.clone().into()));
     options.env.push((create::IN_SHIM.into(), "1".into()));
     let local = Local::new(run.clone(), frontend.unwrap_or(AUTO), strict, None);
+    if !options.swap_warning {
+        local.allow_unsafe_swap();
+    }
     let status = shim::run(local.clone(), options, command);
+    tell_of_swap(&*local, |_, _| true);
     // First those that have no size: their loop devices are kept by this process.
     for device in local.devices().unwrap_or_default() {
         let id = device.id;
@@ -136,6 +149,19 @@ fn with_own_devices(
     clear(&dir)?;
     drop(alive);
     Ok(status)
+}
+
+/// Says of each device that is still swap how to end that: the name that it had in the shim is gone.
+fn tell_of_swap(view: &dyn View, is_ours: impl Fn(&SwapArea, &Path) -> bool) {
+    for device in view.devices().unwrap_or_default() {
+        let (id, node) = (device.id, Path::new(&device.path));
+        if node.is_absolute() && swap_on(node).is_some_and(|area| is_ours(&area, node)) {
+            eprintln!(
+                "uzram: zram{id} is still swap, and /dev/zram{id} was its name in the shim alone: swapoff {}",
+                node.display()
+            );
+        }
+    }
 }
 
 /// Takes down what shims left that were killed, or whose devices were in use.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uzram::{Choice, Device};
 
-use super::{Config, Engine, Errno, Live};
+use super::{Config, Engine, Errno, Live, algorithms};
 use crate::execute;
 use crate::protocol::{ControlError, Request, Response};
 
@@ -70,7 +70,7 @@ fn build(config: &Config) -> Result<Device, ControlError> {
         errno: error.errno(),
         message: error.to_string(),
     };
-    let mut builder = Device::builder(config.disksize);
+    let mut builder = Device::builder(config.disksize).registry(algorithms::registry().clone());
     for chosen in config.chosen().map_err(invalid)? {
         let mut choice: Choice = chosen.text.parse().map_err(refused)?;
         if !chosen.dictionary.is_empty() {

@@ -2,6 +2,7 @@
 //! daemon runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_control::RunDir;
@@ -44,6 +45,11 @@ impl Local {
         local.sync();
         local.save();
         Arc::new(local)
+    }
+
+    /// Says nothing if a device that is made from now on is used as swap and is not safe for that.
+    pub fn allow_unsafe_swap(&self) {
+        self.engine.allow_unsafe_swap.store(true, Ordering::Relaxed);
     }
 
     /// Takes note of devices that were made or removed by others.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub(crate) struct Processes {
     run: RunDir,
     /// Name of the frontend of devices that are made, or `auto`.
     frontend: String,
+    /// Of devices that are made: whether nothing is said if they are used as swap and are not safe for that.
+    pub(super) allow_unsafe_swap: AtomicBool,
     state: Mutex<Known>,
 }
 
@@ -70,6 +73,7 @@ impl Processes {
         Arc::new(Processes {
             run,
             frontend,
+            allow_unsafe_swap: AtomicBool::default(),
             state: Mutex::default(),
         })
     }
@@ -212,6 +216,7 @@ impl Processes {
             size: Some(Bytes(config.disksize)),
             mem_limit: Bytes(config.mem_limit).into(),
             frontend: own,
+            allow_unsafe_swap: self.allow_unsafe_swap.load(Ordering::Relaxed),
             ..DeviceSpec::default()
         };
         for algorithm in chosen {

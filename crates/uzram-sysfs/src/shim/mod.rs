@@ -12,6 +12,7 @@
 //! * `/dev/zramN` exists exactly as long as the device. Opening one that has no real node fails with ENXIO.
 //! * `modprobe`, `rmmod`, `modinfo` and `lsmod` know a module `zram` whose devices are the view's. For other modules the real
 //!   programs run, if they are installed.
+//! * `mkswap` and `swapon` warn of devices that are not safe as swap, and do what they do.
 //! * `/lib/modules/RELEASE/modules.builtin` names zram, if [`ShimOptions::modules`] is set.
 //! * `/proc` is unchanged: `/proc/mounts` and `/proc/swaps` name nodes as the command named them.
 //!
@@ -85,7 +86,7 @@ pub fn run(
         // Without it systemd's programs, such as systemd-makefs, refuse a /sys that is not sysfs.
         command.env("SYSTEMD_DEVICE_VERIFY_SYSFS", "0");
         command.envs(options.env.clone());
-        if options.programs {
+        if options.programs || options.swap_warning {
             let outside = std::env::var_os("PATH");
             let path = programs::search_path(Path::new(TOOLBOX), outside.as_deref());
             command.env("PATH", path);

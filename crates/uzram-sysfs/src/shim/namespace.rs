@@ -25,12 +25,10 @@ pub(super) fn enter(
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(StepError::at("making all mounts private"))?;
     place_dev(&dev)?;
-    detached_mount::place(&toolbox::make()?, Path::new(TOOLBOX))?;
+    detached_mount::place(&toolbox::make(options)?, Path::new(TOOLBOX))?;
     detached_mount::place(&tree, Path::new(TREE))?;
     place_sys()?;
-    if options.programs {
-        programs::place(Path::new(TOOLBOX))?;
-    }
+    programs::place(Path::new(TOOLBOX), options)?;
     if options.modules {
         overmount::offer_module()?;
     }

@@ -10,6 +10,8 @@ pub struct ShimOptions {
     pub modules: bool,
     /// Replaces `modprobe` and its kind.
     pub programs: bool,
+    /// Replaces `mkswap` and `swapon` by a script that warns of devices that are not safe as swap.
+    pub swap_warning: bool,
     /// See [`Tree::strict`](crate::Tree::strict).
     pub strict: bool,
     /// Variables to add to the command's environment.
@@ -21,6 +23,7 @@ impl Default for ShimOptions {
         ShimOptions {
             modules: true,
             programs: true,
+            swap_warning: true,
             strict: true,
             env: Vec::new(),
         }

@@ -1,14 +1,16 @@
 //! The toolbox: a small file system in a hidden directory of our `/dev`, for what has no place elsewhere.
 //!
-//! It holds `bin` with the script that stands in for module tools, `real` with the tools themselves, and `sys` with the tree.
+//! It holds `bin` with the scripts that stand in for tools, `real` with the tools themselves, `sys` with the tree, and `warned`
+//! with a file for each device that its users were warned of.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use uzram_blockdev::StepError;
 
+use super::options::ShimOptions;
 use super::overmount;
-use super::programs::{SCRIPT, TOOLS, all_tools, real};
+use super::programs::{kept, real, replaced};
 use crate::{Error, detached_mount};
 
 /// Name of the hidden directory: only a look-up in our `/dev` finds it.
@@ -19,16 +21,16 @@ pub(super) const TOOLBOX: &str = "/dev/.uzram";
 pub(super) const TREE: &str = "/dev/.uzram/sys";
 
 /// Makes the toolbox, mounted nowhere yet.
-pub(super) fn make() -> Result<OwnedFd, Error> {
+pub(super) fn make(options: &ShimOptions) -> Result<OwnedFd, Error> {
     let toolbox = detached_mount::empty("uzram-toolbox")?;
     let fill = || -> rustix::io::Result<()> {
-        for dir in ["bin", "real", "sys"] {
+        for dir in ["bin", "real", "sys", "warned"] {
             overmount::make_dir(&toolbox, Path::new(dir))?;
         }
-        for name in TOOLS {
-            overmount::write(&toolbox, &Path::new("bin").join(name), SCRIPT, 0o755)?;
+        for (name, script) in replaced(options) {
+            overmount::write(&toolbox, &Path::new("bin").join(name), script, 0o755)?;
         }
-        for name in all_tools() {
+        for name in kept(options) {
             if real(name).is_some() {
                 overmount::write(&toolbox, &Path::new("real").join(name), b"", 0o755)?;
             }

@@ -1,0 +1,74 @@
+//! No object makes a decoder write past its output, or give what depends on what was there before; and what an encoder makes
+//! of an input comes back.
+//!
+//! An input is an algorithm's name and a newline, a byte that says what to do, and an object or a plain text.
+#![no_main]
+
+use std::cell::RefCell;
+use std::sync::{Arc, LazyLock};
+
+use libfuzzer_sys::fuzz_target;
+use uzram_compress::{Prepared, Registry, Tfm};
+use uzram_fuzz::deep;
+use uzram_fuzz::input::Input;
+
+const BLOCK: usize = 4096;
+const GUARD: u8 = 0xA5;
+/// Bytes watched behind an output.
+const BEHIND: usize = 64;
+
+static PREPARED: LazyLock<Vec<(&str, Arc<dyn Prepared>)>> = LazyLock::new(|| {
+    let registry = Registry::builtin();
+    let none: [(&str, &str); 0] = [];
+    let prepare = |name| (name, registry.prepare(name, BLOCK, none).expect("defaults"));
+    registry.iter().map(|a| prepare(a.driver_name())).collect()
+});
+
+thread_local! {
+    static TFMS: RefCell<Vec<Box<dyn Tfm>>> =
+        RefCell::new(PREPARED.iter().map(|(_, p)| p.tfm().expect("memory")).collect());
+}
+
+/// The output; `None` where the object is refused.
+fn decode(tfm: &mut dyn Tfm, object: &[u8], room: usize, before: u8) -> Option<Vec<u8>> {
+    let mut out = vec![before; room];
+    out.resize(room + BEHIND, GUARD);
+    let len = tfm.decompress(object, &mut out[..room]).ok();
+    assert!(
+        out[room..].iter().all(|byte| *byte == GUARD),
+        "past its end"
+    );
+    out.truncate(len?);
+    Some(out)
+}
+
+fuzz_target!(|data: &[u8]| {
+    let end = data.iter().position(|byte| *byte == b'\n');
+    let (name, rest) = data.split_at(end.unwrap_or(0));
+    let mut input = Input(rest.get(1..).unwrap_or_default());
+    TFMS.with_borrow_mut(|tfms| {
+        let named = PREPARED
+            .iter()
+            .position(|(known, _)| known.as_bytes() == name);
+        let tfm = &mut *tfms[named.unwrap_or(0)];
+        let how = input.byte();
+        if how & 1 == 1 {
+            let plain = &input.0[..input.0.len().min(BLOCK)];
+            let mut object = vec![0; 2 * BLOCK];
+            if let Ok(len) = tfm.compress(plain, &mut object) {
+                let back = decode(tfm, &object[..len], plain.len(), 0);
+                assert_eq!(back.as_deref(), Some(plain), "it does not come back");
+            }
+            return;
+        }
+        let room = match how & 2 {
+            0 => BLOCK,
+            _ => usize::from(how) * 24,
+        };
+        let first = decode(tfm, input.0, room, 0);
+        assert_eq!(first, decode(tfm, input.0, room, 0xFF), "by what was there");
+        if first.is_some_and(|out| out.len() == BLOCK) {
+            deep("an object decodes to a page");
+        }
+    });
+});

@@ -1,0 +1,226 @@
+//! An NBD server on a small device, and what may be expected of its answers.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uzram::Device;
+use uzram_nbd::{Export, RunningServer, Server};
+
+use crate::peer::{Place, talk};
+
+/// Small, so that an input full of long reads does not take seconds.
+const SIZE_BYTES: u64 = 256 << 10;
+const IHAVEOPT: u64 = u64::from_be_bytes(*b"IHAVEOPT");
+const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
+const REQUEST: u32 = 0x2560_9513;
+const SIMPLE_REPLY: u32 = 0x6744_6698;
+const CHUNK: u32 = 0x668e_33ef;
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+/// The errors that the protocol allows.
+const ERRORS: [u32; 9] = [0, 1, 5, 12, 22, 28, 75, 95, 108];
+
+/// A server that lives as long as the process.
+pub struct Nbd {
+    socket: PathBuf,
+    _place: Place,
+    _server: RunningServer,
+}
+
+impl Default for Nbd {
+    fn default() -> Nbd {
+        Nbd::new()
+    }
+}
+
+impl Nbd {
+    /// Serves two exports of one device.
+    #[expect(
+        clippy::expect_used,
+        reason = "a target without a server can do nothing"
+    )]
+    pub fn new() -> Nbd {
+        let place = Place::new();
+        let socket = place.path("nbd.sock");
+        let device = Device::builder(SIZE_BYTES).build().expect("a device");
+        let device = Arc::new(device);
+        device.write_at(&[7; 4096], 4096).expect("a write");
+        let listen = format!("unix:{}", socket.display());
+        let server = Server::builder()
+            .workers(2)
+            .export(Export::new("zram0", device.clone()).description("one"))
+            .export(Export::new("other", device).read_only(true))
+            .bind(&listen.parse().expect("an address"))
+            .and_then(Server::start)
+            .expect("a server");
+        Nbd {
+            socket,
+            _place: place,
+            _server: server,
+        }
+    }
+
+    /// Says this and hangs up; returns what was answered.
+    pub fn talk(&self, said: &[u8]) -> Vec<u8> {
+        talk(&self.socket, said, true)
+    }
+
+    /// Panics unless a decent client is served.
+    pub fn check_alive(&self) {
+        let mut said = handshake(false);
+        said.extend(request(READ, 9, 0, 4096));
+        let heard = self.talk(&said);
+        let replies = &heard[heard.len().saturating_sub(16 + 4096)..];
+        assert_eq!(replies[..4], SIMPLE_REPLY.to_be_bytes());
+        assert_eq!(replies[4..16], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+    }
+}
+
+fn option(kind: u32, data: &[u8]) -> Vec<u8> {
+    let len = data.len() as u32;
+    [
+        &IHAVEOPT.to_be_bytes()[..],
+        &kind.to_be_bytes(),
+        &len.to_be_bytes(),
+        data,
+    ]
+    .concat()
+}
+
+/// A handshake that ends in the transmission phase; with structured replies and the one metadata context, or neither.
+pub fn handshake(structured: bool) -> Vec<u8> {
+    let mut said = 3u32.to_be_bytes().to_vec();
+    if structured {
+        said.extend(option(8, b""));
+        let context = [
+            &5u32.to_be_bytes()[..],
+            b"zram0",
+            &1u32.to_be_bytes(),
+            &15u32.to_be_bytes(),
+            b"base:allocation",
+        ];
+        said.extend(option(10, &context.concat()));
+    }
+    said.extend(option(7, b"\0\0\0\x05zram0\0\0"));
+    said
+}
+
+/// A request without flags.
+pub fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    [
+        &REQUEST.to_be_bytes()[..],
+        &[0, 0],
+        &kind.to_be_bytes(),
+        &cookie.to_be_bytes(),
+        &offset.to_be_bytes(),
+        &len.to_be_bytes(),
+    ]
+    .concat()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Checks the server's part of a handshake: greeting, then replies to options, each whole but perhaps the last. Returns what
+/// comes after them.
+pub fn after_handshake(heard: &[u8]) -> &[u8] {
+    if heard.len() < 18 {
+        return b"";
+    }
+    assert!(heard.starts_with(b"NBDMAGICIHAVEOPT"), "no greeting");
+    let mut rest = &heard[18..];
+    while u64_at(rest, 0) == Some(OPTION_REPLY) {
+        let Some(len) = u32_at(rest, 16) else {
+            return b"";
+        };
+        rest = rest.get(20 + len as usize..).unwrap_or_default();
+    }
+    rest
+}
+
+/// The requests that a server reads from what a client says, by cookie: their types and lengths. `None` for a cookie that
+/// two have.
+fn requests(mut said: &[u8]) -> HashMap<u64, Option<(u16, u32)>> {
+    let mut found = HashMap::new();
+    while let (Some(REQUEST), Some(kind), Some(cookie), Some(len)) = (
+        u32_at(said, 0),
+        u16_at(said, 6),
+        u64_at(said, 8),
+        u32_at(said, 24),
+    ) {
+        let known = found.contains_key(&cookie);
+        found.insert(cookie, (!known).then_some((kind, len)));
+        let payload = if kind == WRITE { len as usize } else { 0 };
+        said = said.get(28 + payload..).unwrap_or_default();
+    }
+    found
+}
+
+/// Checks replies in the transmission phase: each answers a request that was made, with an error that the protocol has.
+/// Returns how many requests were answered with success.
+pub fn check_replies(said: &[u8], mut heard: &[u8]) -> usize {
+    let requests = requests(said);
+    let mut succeeded = 0;
+    while let Some(magic) = u32_at(heard, 0) {
+        let simple = magic == SIMPLE_REPLY;
+        assert!(simple || magic == CHUNK, "a reply begins with {magic:#x}");
+        let Some(cookie) = u64_at(heard, 8) else {
+            break;
+        };
+        let asked = requests.get(&cookie);
+        assert!(asked.is_some(), "nobody asked for {cookie:#x}");
+        let Some(Some((kind, len))) = asked else {
+            break;
+        };
+        let error = u32_at(heard, 4).unwrap_or_default();
+        let payload = if simple {
+            assert!(ERRORS.contains(&error), "error {error}");
+            succeeded += usize::from(error == 0);
+            let data = *kind == READ && error == 0;
+            if data { *len as usize } else { 0 }
+        } else {
+            let Some(len) = u32_at(heard, 16) else {
+                break;
+            };
+            succeeded += usize::from(error & 0x8000 == 0);
+            4 + len as usize
+        };
+        heard = heard.get(16 + payload..).unwrap_or_default();
+    }
+    succeeded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decent_client_is_served_and_its_replies_are_counted() {
+        let server = Nbd::new();
+        server.check_alive();
+        for structured in [false, true] {
+            let said = [request(READ, 1, 4096, 8192), request(9, 2, 0, 0)].concat();
+            let heard = server.talk(&[handshake(structured), said.clone()].concat());
+            let replies = after_handshake(&heard);
+            assert!(check_replies(&said, replies) >= 1, "{structured}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody asked")]
+    fn a_reply_to_nothing_is_noticed() {
+        let mut reply = SIMPLE_REPLY.to_be_bytes().to_vec();
+        reply.extend([0; 12]);
+        check_replies(&request(READ, 1, 0, 512), &reply);
+    }
+}
