@@ -160,16 +160,18 @@ impl ServerState {
         }
         if self.standby {
             standby::wait(|| record = claim.record())?;
-            if let Some(record) = &record {
-                frontend_of(&record.frontend)?.wait_for_death(&claim.dir, &record.resume);
-            }
-            swap::lock();
         }
         let kind = record.as_ref().map(|record| &record.frontend);
         let frontend = frontend_of(kind.unwrap_or(&spec.frontend.kind))?;
-        // Before there is another thread.
+        // Before there is another thread, be it one of the kernel's for a ring.
         privileges::give_up(frontend, &spec, &claim.dir);
         limits::raise_files();
+        if self.standby {
+            if let Some(record) = &record {
+                frontend.wait_for_death(&claim.dir, &record.resume);
+            }
+            swap::lock();
+        }
         let device = Arc::new(self.device(&spec)?);
         match self.log_pipe {
             Some(pipe) => logging::to_pipe(&spec.log, pipe)?,
