@@ -334,7 +334,7 @@ fn leftovers_are_erased_when_it_is_turned_on() {
         }
         let (device, image) = device(builder);
         let write = |number: u64, page: &[u8; 4096]| {
-            if reserve.is_some() && number % 64 == 0 {
+            if reserve.is_some() && number.is_multiple_of(64) {
                 device.swap().maintain(&|| true);
             }
             device.write_at(page, number * PAGE).unwrap();

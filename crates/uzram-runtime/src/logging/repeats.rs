@@ -107,7 +107,7 @@ fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -134,10 +134,7 @@ fn kind(line: &str) -> u64 {
                 '0'.hash(&mut hasher);
             }
             '=' => {
-                let end = match chars.next_if(|c| "\"'".contains(*c)) {
-                    Some(quote) => quote,
-                    None => ' ',
-                };
+                let end = chars.next_if(|c| "\"'".contains(*c)).unwrap_or(' ');
                 while chars.next_if(|c| *c != end).is_some() {}
                 '='.hash(&mut hasher);
             }
