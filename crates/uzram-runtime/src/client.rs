@@ -53,12 +53,12 @@ pub(crate) fn call_patiently(
 ) -> io::Result<Response> {
     let begin = Instant::now();
     loop {
-        match uzram_control::call(socket, request) {
+        match uzram_control::call_device(socket, &entry.record.identity, request) {
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-                ) && entry.dir.exists()
+                ) && !entry.is_gone()
                     && begin.elapsed() < RESTART =>
             {
                 std::thread::sleep(Duration::from_millis(10));
@@ -75,6 +75,12 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
+    if entry.is_gone() {
+        return Err(Failure::new(
+            FailureKind::NoDevice,
+            format!("{name} is gone"),
+        ));
+    }
     let failure = silent(name, who, &error);
     if error.kind() == io::ErrorKind::TimedOut {
         return Err(failure);
@@ -206,7 +212,7 @@ fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
         _ => ask(entry, request)?,
     };
     let begin = Instant::now();
-    while entry.dir.exists() {
+    while !entry.is_gone() {
         if begin.elapsed() > REMOVAL {
             let message = format!("the server of {} does not end", entry.record.name);
             return Err(Failure::new(FailureKind::Failed, message));

@@ -57,7 +57,7 @@ impl JsonSchema for Bytes {
         json_schema!({
             "anyOf": [
                 {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": "^[0-9]+([KMGTPEkmgtpe]?[iI]?[Bb]?)$"},
+                {"type": "string", "pattern": "^[0-9]+(([.][0-9]+)?[KMGTPEkmgtpe]([iI]?[Bb])?|[Bb]?)$"},
             ],
         })
     }

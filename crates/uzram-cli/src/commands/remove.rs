@@ -38,7 +38,7 @@ impl Args {
         let force = self.force;
         let remove = |entry: &Entry| remove(entry, force);
         // Those that have no size yet are known to the daemon only.
-        if let Some(daemon) = Client::find(&run.file(SOCKET)) {
+        if let Some(daemon) = Client::find(&run.file(SOCKET)?) {
             let names = match self.all {
                 true => daemon.names()?,
                 false => self.names,

@@ -90,7 +90,7 @@ impl Processes {
         let gone: Vec<u32> = state
             .known
             .iter()
-            .filter(|(_, served)| !served.entry.dir.exists())
+            .filter(|(_, served)| served.entry.is_gone())
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
@@ -319,6 +319,7 @@ impl Live for Served {
         // Another server may have put the device behind another node.
         let now = Claim::adopt(&self.entry.dir).ok();
         now.and_then(|claim| claim.record())
+            .filter(|record| record.identity == self.entry.record.identity)
             .map_or_else(|| self.entry.record.path.clone(), |record| record.path)
     }
 
