@@ -44,10 +44,10 @@ pub fn printable_line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false, write)
 }
 
-/// JSON, in which such characters are written as JSON has them: `\u001b`.
+/// JSON, in which such characters are written as JSON has them: `\u001b`. Between its values lines end as they do.
 pub fn printable_json(text: &str) -> Cow<'_, str> {
     let write = |out: &mut String, c: char| write!(out, "\\u{:04x}", u32::from(c));
-    escaped(text, |c| c == '\n', write)
+    escaped(text, |c| c == '\n' || c == '\t', write)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{client, sweep};
 
 use super::{all_or, for_each};
-use crate::exit::Result;
+use crate::exit::{self, Result};
 
 /// Remove devices
 ///
@@ -73,7 +73,7 @@ fn remove(entry: &Entry, force: bool) -> Result {
         return client::remove(entry);
     }
     for what in client::remove_by_force(entry)? {
-        eprintln!("uzram: {}: {what}", entry.record.name);
+        exit::tell(format!("{}: {what}", entry.record.name));
     }
     Ok(())
 }
