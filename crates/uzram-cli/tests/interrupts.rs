@@ -33,11 +33,17 @@ fn devices(bench: &Bench) -> Vec<String> {
         .flatten()
         .flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name != ".lock").collect()
+    names.filter(|name| name.starts_with("zram")).collect()
 }
 
-/// Interrupts one `create` so long after its start. Whether its device stayed.
-fn interrupt(bench: &Bench, frontend: &str, signal: &str, group: bool, after: Duration) -> bool {
+/// Interrupts one `create` so long after its start. Whether its device stayed. Processes of `others` stay in any case.
+fn interrupt(
+    bench: &Bench,
+    frontend: &str,
+    (signal, group): (&str, bool),
+    after: Duration,
+    others: &[String],
+) -> bool {
     let mut create = bench.command(&["create", "--size", "16M", "--frontend", frontend]);
     create
         .stdout(Stdio::piped())
@@ -55,7 +61,9 @@ fn interrupt(bench: &Bench, frontend: &str, signal: &str, group: bool, after: Du
     let printed = String::from_utf8(printed).unwrap();
     let begin = Instant::now();
     loop {
-        let (left, running) = (devices(bench), processes(bench));
+        let left = devices(bench);
+        let mut running = processes(bench);
+        running.retain(|pid| !others.contains(pid));
         if left.is_empty() && running.is_empty() {
             return false;
         }
@@ -71,8 +79,8 @@ fn interrupt(bench: &Bench, frontend: &str, signal: &str, group: bool, after: Du
     }
 }
 
-fn interrupts(frontend: &str) {
-    let bench = Bench::new();
+fn interrupts(bench: &Bench, frontend: &str, signals: &[&str]) {
+    let others = processes(bench);
     let begin = Instant::now();
     bench.create(&["--size", "16M", "--frontend", frontend]);
     let usual = begin.elapsed();
@@ -80,21 +88,48 @@ fn interrupts(frontend: &str) {
     let rounds = std::env::var("UZRAM_INTERRUPTS").ok();
     let rounds: u32 = rounds.map_or(10, |rounds| rounds.parse().unwrap());
     let mut random = Random::new(17);
-    for signal in ["INT", "TERM", "HUP", "KILL"] {
+    for signal in signals {
         let mut stayed = 0;
         for round in 0..rounds {
             let after = usual.mul_f64(1.2 * random.below(1000) as f64 / 1000.0);
-            stayed += u32::from(interrupt(&bench, frontend, signal, round % 2 == 0, after));
+            let how = (*signal, round % 2 == 0);
+            stayed += u32::from(interrupt(bench, frontend, how, after, &others));
         }
         println!("{frontend}, {signal}: {stayed} of {rounds} had been printed");
     }
     assert!(!sh("losetup -a").contains(bench.run_dir().to_str().unwrap()));
-    bench.assert_clean();
 }
+
+const ALL: &[&str] = &["INT", "TERM", "HUP", "KILL"];
 
 #[test]
 fn an_interrupted_create_leaves_nothing_or_what_it_printed() {
-    interrupts("nbd");
+    let bench = Bench::new();
+    interrupts(&bench, "nbd", ALL);
+    bench.assert_clean();
+}
+
+/// Where uzramd makes the device, the command waits for its answer and takes the device back. What cannot be waited for
+/// is SIGKILL.
+#[test]
+fn an_interrupted_create_leaves_nothing_with_the_daemon() {
+    let bench = Bench::new();
+    let mut daemon = bench.command(&["daemon"]);
+    daemon.stderr(Stdio::null());
+    let mut daemon = daemon.spawn().unwrap();
+    let begin = Instant::now();
+    while !bench.run_dir().join("uzramd.json").exists() {
+        assert!(
+            begin.elapsed().as_secs() < 30,
+            "the daemon does not come up"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    interrupts(&bench, "nbd", &ALL[..3]);
+    let pid = daemon.id();
+    sh(&format!("kill {pid}"));
+    daemon.wait().unwrap();
+    assert_eq!(devices(&bench), [""; 0]);
 }
 
 #[test]
@@ -104,7 +139,9 @@ fn an_interrupted_create_leaves_no_loop_device_nobody_knows() {
         &["losetup"],
         true,
     ) {
-        interrupts("fuse-loop");
+        let bench = Bench::new();
+        interrupts(&bench, "fuse-loop", ALL);
+        bench.assert_clean();
     }
 }
 

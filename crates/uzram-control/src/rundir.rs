@@ -166,8 +166,13 @@ pub struct Swept {
 impl Entry {
     /// Whether the device is gone: its directory, or the name, which another device has now.
     pub fn is_gone(&self) -> bool {
-        let Ok(Some(dir)) = PrivateDir::open(&self.dir) else {
-            return true;
+        let dir = match PrivateDir::open(&self.dir) {
+            Ok(Some(dir)) => dir,
+            Ok(None) => return true,
+            Err(Distrust::System { source, .. }) => {
+                return source.kind() == io::ErrorKind::NotFound;
+            }
+            Err(_) => return false,
         };
         // Without a record its directory is going, or another's is coming.
         record_of(&dir).is_some_and(|record| record.identity != self.record.identity)
