@@ -97,12 +97,6 @@ pub trait Frontend: Sync {
         false
     }
 
-    /// The files that these options name, which it makes or opens: absolute paths. Whose they are is asked before anything
-    /// is made.
-    fn files(&self, _spec: &FrontendSpec) -> Vec<PathBuf> {
-        Vec::new()
-    }
-
     /// What a change of servers is to those who use the device.
     fn handover(&self) -> Handover;
 

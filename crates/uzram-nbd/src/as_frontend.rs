@@ -212,14 +212,6 @@ impl Frontend for NbdFrontend {
         ]
     }
 
-    fn files(&self, spec: &FrontendSpec) -> Vec<PathBuf> {
-        let listen = spec.text(LISTEN.name).and_then(|text| text.parse().ok());
-        match listen {
-            Some(Listen::Unix(path)) => vec![path],
-            _ => Vec::new(),
-        }
-    }
-
     fn handover(&self) -> Handover {
         Handover::Reconnects
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
-use uzram_control::{Deadline, Entry, Request, Response, call_all};
+use uzram_control::{Deadline, Entry, Request, Response, call_devices};
 use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::users;
@@ -163,7 +163,8 @@ pub fn count_idle(entries: &[Entry]) -> Vec<Option<u64>> {
 
 /// Asks the servers of all these devices at once. One that gives no sign of life within [`SURVEY`] is given up.
 fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec<Result<Response>> {
-    let sockets: Vec<_> = entries.iter().map(Entry::socket).collect();
+    let device = |entry: &Entry| (entry.socket(), entry.record.identity.clone());
+    let devices: Vec<_> = entries.iter().map(device).collect();
     let deadline = Deadline {
         silence: SURVEY,
         whole,
@@ -174,7 +175,7 @@ fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec
         Ok(response) => Ok(response),
         Err(error) => Err(silent(&entry.record.name, "server", &error)),
     };
-    let answers = call_all(&sockets, request, deadline);
+    let answers = call_devices(&devices, request, deadline);
     entries.iter().zip(answers).map(pick).collect()
 }
 

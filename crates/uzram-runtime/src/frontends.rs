@@ -192,7 +192,7 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
 
 /// The files that the options of a frontend name, which are made or opened.
 pub(crate) fn files(spec: &FrontendSpec) -> Vec<std::path::PathBuf> {
-    by_name(&spec.kind).map_or(Vec::new(), |frontend| frontend.files(spec))
+    by_name(&spec.kind).map_or(Vec::new(), |frontend| frontend.opens(spec))
 }
 
 /// Clears what a device of any frontend left whose contents are lost.

@@ -156,10 +156,10 @@ fn tell_of_swap(view: &dyn View, is_ours: impl Fn(&SwapArea, &Path) -> bool) {
     for device in view.devices().unwrap_or_default() {
         let (id, node) = (device.id, Path::new(&device.path));
         if node.is_absolute() && swap_on(node).is_some_and(|area| is_ours(&area, node)) {
-            eprintln!(
-                "uzram: zram{id} is still swap, and /dev/zram{id} was its name in the shim alone: swapoff {}",
+            exit::tell(format!(
+                "zram{id} is still swap, and /dev/zram{id} was its name in the shim alone: swapoff {}",
                 node.display()
-            );
+            ));
         }
     }
 }
