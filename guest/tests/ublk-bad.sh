@@ -36,7 +36,7 @@ chmod 1777 /tmp .
 refuses 5 "Permission denied (os error 13) (ublk devices need root, or udev rules" user $create
 equal "$(user uzram list --noheadings 2>&1)" "" "what is said afterwards"
 refuses 4 "no device" user uzram remove zram0
-UZRAM_RUN_DIR=/run/uzram refuses 5 "ermission" setpriv --reuid 1000 --regid 1000 --clear-groups uzram list
+UZRAM_RUN_DIR=/run/uzram refuses 5 "belongs to user 0" setpriv --reuid 1000 --regid 1000 --clear-groups uzram list
 
 say "values that cannot be"
 refuses 3 "/dev/ublkb0 exists already" $create --number 0

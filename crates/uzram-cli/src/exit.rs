@@ -1,18 +1,23 @@
 //! How the program ends: a failure's words on stderr, and the exit code of its kind, so that scripts need not read the
 //! words.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
-use uzram_spec::rlimit;
-
 pub(crate) use uzram_spec::{Failure, FailureKind as Kind, Result};
+use uzram_spec::{printable, rlimit};
+
+/// Prints a word to the user on stderr. Others' texts may be in it: a terminal shows them and does not obey them.
+pub(crate) fn tell(note: impl Display) {
+    let _ = writeln!(std::io::stderr(), "uzram: {}", printable(&note.to_string()));
+}
 
 /// Prints a failure and gives its exit code.
 pub(crate) fn report(failure: &Failure) -> ExitCode {
-    let _ = match (&failure.hint, rlimit::behind_words(&failure.message)) {
-        (None, Some(limits)) => writeln!(std::io::stderr(), "uzram: {failure} ({limits})"),
-        _ => writeln!(std::io::stderr(), "uzram: {failure}"),
-    };
+    match (&failure.hint, rlimit::behind_words(&failure.message)) {
+        (None, Some(limits)) => tell(format!("{failure} ({limits})")),
+        _ => tell(failure),
+    }
     ExitCode::from(failure.kind.exit_code())
 }

@@ -5,15 +5,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::protocol::{Envelope, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line};
+use crate::trust;
 
 /// How long [`call()`] waits for a sign of life: one that works gives one each second.
 pub const CALL_SILENCE: Duration = Duration::from_secs(10);
@@ -41,44 +40,51 @@ impl Default for Deadline {
     }
 }
 
-/// Sends one request to the server at `socket` and waits for its answer. [`ErrorKind::TimedOut`]: it does not answer, and
-/// the error says whether the request had begun.
+/// Sends one request to the server at `socket`, whichever device it serves, and waits for its answer.
+/// [`ErrorKind::TimedOut`]: it does not answer, and the error says whether the request had begun.
 pub fn call(socket: &Path, request: &Request) -> io::Result<Response> {
-    let mut answers = call_all(&[socket], request, Deadline::default());
+    call_device(socket, "", request)
+}
+
+/// The same for the device of that identity. Another one that has the name and so the socket by now refuses it: ENODEV.
+pub fn call_device(socket: &Path, identity: &str, request: &Request) -> io::Result<Response> {
+    let mut answers = call_devices(&[(socket, identity)], request, Deadline::default());
     answers
         .pop()
         .unwrap_or_else(|| Err(io::Error::other("nobody was asked")))
 }
 
-/// Sends one request to all these servers at once. The answers stand in the order of the sockets. No server waits for
-/// another, and none is waited for longer than the deadline.
+/// Sends one request to all these servers at once, whichever devices they serve: [`call_devices`].
 pub fn call_all(
     sockets: &[impl AsRef<Path>],
     request: &Request,
     deadline: Deadline,
 ) -> Vec<io::Result<Response>> {
-    let envelope = Envelope {
-        version: PROTOCOL_VERSION,
-        progress: true,
-        request: request.clone(),
-    };
-    let line = match to_line(&envelope) {
-        Ok(line) if line.len() <= MAX_LINE => line,
-        Ok(line) => {
-            let message = format!("a request of {} bytes is too long", line.len());
-            let error = || io::Error::new(ErrorKind::InvalidInput, message.clone());
-            return sockets.iter().map(|_| Err(error())).collect();
-        }
-        Err(error) => {
-            let error = || io::Error::other(error.to_string());
-            return sockets.iter().map(|_| Err(error())).collect();
-        }
-    };
-    let begin = Instant::now();
-    let mut calls: Vec<Call<'_>> = sockets
+    let whichever: Vec<_> = sockets.iter().map(|socket| (socket, "")).collect();
+    call_devices(&whichever, request, deadline)
+}
+
+/// Sends one request to the servers of all these devices at once, given by socket and identity. The answers stand in the
+/// order of the devices. No server waits for another, and none is waited for longer than the deadline.
+pub fn call_devices(
+    devices: &[(impl AsRef<Path>, impl AsRef<str>)],
+    request: &Request,
+    deadline: Deadline,
+) -> Vec<io::Result<Response>> {
+    let lines: Vec<_> = devices
         .iter()
-        .map(|socket| Call::new(socket.as_ref(), &line, begin))
+        .map(|(_, identity)| line_of(identity.as_ref(), request))
         .collect();
+    let begin = Instant::now();
+    let mut calls = Vec::new();
+    for ((socket, _), line) in devices.iter().zip(&lines) {
+        let mut call = Call::new(socket.as_ref(), line.as_deref().unwrap_or_default(), begin);
+        if let Err(message) = line {
+            let error = io::Error::new(ErrorKind::InvalidInput, message.clone());
+            call.answer = Some(Err(error));
+        }
+        calls.push(call);
+    }
     loop {
         for call in calls.iter_mut().filter(|call| call.answer.is_none()) {
             call.step(&deadline);
@@ -97,6 +103,21 @@ pub fn call_all(
         .into_iter()
         .map(|call| call.answer.unwrap_or_else(no_answer))
         .collect()
+}
+
+/// The line of a request, or why it cannot be one.
+fn line_of(identity: &str, request: &Request) -> Result<Vec<u8>, String> {
+    let envelope = Envelope {
+        version: PROTOCOL_VERSION,
+        identity: identity.into(),
+        progress: true,
+        request: request.clone(),
+    };
+    match to_line(&envelope) {
+        Ok(line) if line.len() <= MAX_LINE => Ok(line),
+        Ok(line) => Err(format!("a request of {} bytes is too long", line.len())),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Waits until one of the calls can go on, or is to be given up.
@@ -178,7 +199,7 @@ impl<'a> Call<'a> {
 
     fn go_on(&mut self) -> io::Result<()> {
         if self.stream.is_none() {
-            self.stream = Some(connect(self.socket)?);
+            self.stream = Some(trust::connect_at_once(self.socket)?);
         }
         self.send()?;
         self.receive()
@@ -273,16 +294,6 @@ impl<'a> Call<'a> {
         };
         self.answer = Some(Err(io::Error::new(ErrorKind::TimedOut, message)));
     }
-}
-
-/// Connects without waiting.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(socket)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd: OwnedFd =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&fd, &address)?;
-    Ok(fd.into())
 }
 
 fn is_for_a_moment(error: &io::Error) -> bool {

@@ -73,6 +73,7 @@ fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error
         Request::SetBacking {
             path: Some(path),
             size_bytes,
+            ..
         } => device.zram().attach_backing(path, *size_bytes),
         Request::SetBacking { path: None, .. } => device.zram().detach_backing().map(drop),
         Request::SetWritebackLimit { pages } => {

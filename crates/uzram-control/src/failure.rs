@@ -10,10 +10,18 @@ impl From<Error> for Failure {
             Error::NotFound { .. } => FailureKind::NoDevice,
             Error::BadName { .. } => FailureKind::Usage,
             Error::NotPrivate { .. } => FailureKind::Impossible,
+            Error::NotText { .. } => FailureKind::Usage,
             Error::Exists { .. } => FailureKind::Busy,
             Error::System { source, .. } => FailureKind::from_io(source),
         };
-        Failure::new(kind, error)
+        let hint = match &error {
+            Error::NotPrivate { .. } => {
+                "set UZRAM_RUN_DIR to a directory of your own that nobody else may write to"
+            }
+            Error::NotText { .. } => "set UZRAM_RUN_DIR to another one",
+            _ => return Failure::new(kind, error),
+        };
+        Failure::new(kind, error).with_hint(hint)
     }
 }
 

@@ -18,14 +18,17 @@ mod protocol;
 mod rundir;
 mod server;
 pub mod stat;
+pub mod trust;
 pub mod zram;
 
-pub use call::{CALL_SILENCE, Deadline, call, call_all};
+pub use call::{CALL_SILENCE, Deadline, call, call_all, call_device, call_devices};
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
     ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest,
     from_hex, to_hex,
 };
-pub use rundir::{Claim, Entry, Error, KEEPER_SOCKET, Record, RunDir, SERVER_SOCKET, Swept};
+pub use rundir::{
+    Claim, Entry, Error, KEEPER_SOCKET, MAX_RECORD, Record, RunDir, SERVER_SOCKET, Swept,
+};
 pub use server::{ControlServer, Handler};
 pub use uzram_spec::{number, size};

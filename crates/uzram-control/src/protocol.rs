@@ -114,6 +114,9 @@ pub enum Request {
         path: Option<std::path::PathBuf>,
         /// How large a file is to be made.
         size_bytes: Option<u64>,
+        /// Whether other users may own the file or write to it.
+        #[serde(default)]
+        allow_foreign: bool,
     },
     /// Set how many pages may still be written back.
     SetWritebackLimit {
@@ -316,11 +319,28 @@ pub(crate) enum Progress {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Envelope {
     pub(crate) version: u32,
+    /// The identity of the device that is meant; empty for whichever is there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) identity: String,
     /// Whether the client wants to hear how it goes.
     #[serde(default)]
     pub(crate) progress: bool,
     #[serde(flatten)]
     pub(crate) request: Request,
+}
+
+impl Envelope {
+    /// Refuses a request that means another device than the one of that identity.
+    pub(crate) fn check_device(&self, identity: &str) -> Result<(), ControlError> {
+        // A device that 0.1 made has none, and some ask whichever is there.
+        if self.identity.is_empty() || identity.is_empty() || self.identity == identity {
+            return Ok(());
+        }
+        Err(ControlError {
+            errno: 19,
+            message: "the device that was meant is gone, and another one has its name now".into(),
+        })
+    }
 }
 
 /// Parses a line of a client; what is no request becomes the answer to give.

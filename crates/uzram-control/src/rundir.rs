@@ -2,18 +2,28 @@
 //!
 //! A device's directory is made and locked, or found dead and cleared, only under the run directory's own lock,
 //! so that a device that is just being made is never taken for a dead one.
+//!
+//! Each look at the directory begins by asking whose it is ([`PrivateDir`]): a directory that somebody else made, or may
+//! write to, is neither listed nor swept. What it holds is reached by descriptors, and no symbolic link is followed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use uzram_spec::number;
 
+use crate::trust::{Distrust, FileIdentity, PrivateDir};
+
 /// File name of the record.
 const RECORD: &str = "device.json";
+/// File name of the lock.
+const LOCK: &str = "lock";
+/// Longest record or description that is read, in bytes.
+pub const MAX_RECORD: u64 = 64 << 10;
 /// File name of the server's control socket in the device's directory.
 pub const SERVER_SOCKET: &str = "control.sock";
 /// File name of the keeper's control socket.
@@ -65,9 +75,17 @@ pub enum Error {
         /// The name given.
         name: String,
     },
-    /// Others may write to the run directory.
-    #[error("{} belongs to another user or is writable by others: it cannot be trusted", path.display())]
+    /// Others could change what is in the run directory, or put another in its place.
+    #[error("the run directory {} cannot be trusted: {why}", path.display())]
     NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it, or with the way to it.
+        why: Distrust,
+    },
+    /// The run directory's path is no text, which records and addresses are.
+    #[error("the run directory {path:?} is not UTF-8")]
+    NotText {
         /// The directory.
         path: PathBuf,
     },
@@ -92,6 +110,18 @@ impl Error {
         let path = path.to_owned();
         move |source| Error::System { step, path, source }
     }
+
+    fn of_trust(path: &Path) -> impl FnOnce(Distrust) -> Error {
+        let dir = path.to_owned();
+        move |why| match why {
+            Distrust::System { path, source } => Error::System {
+                step: "looking at",
+                path,
+                source,
+            },
+            why => Error::NotPrivate { path: dir, why },
+        }
+    }
 }
 
 /// A directory of devices.
@@ -107,18 +137,12 @@ pub struct Claim {
     pub name: String,
     /// Its directory.
     pub dir: PathBuf,
+    /// The same, held open: it stays this one when another device gets the name.
+    held: PrivateDir,
     /// `None` where the lock was taken by who started this process, and is held through an inherited descriptor.
     lock: Option<File>,
     /// Which file the lock is: a later device of the same name has another one.
-    identity: Option<Identity>,
-}
-
-/// Device and inode number of a file.
-type Identity = (u64, u64);
-
-fn identity(lock: &Path) -> Option<Identity> {
-    let meta = fs::metadata(lock).ok()?;
-    Some((meta.dev(), meta.ino()))
+    identity: Option<FileIdentity>,
 }
 
 /// A device that runs.
@@ -140,6 +164,20 @@ pub struct Swept {
 }
 
 impl Entry {
+    /// Whether the device is gone: its directory, or the name, which another device has now.
+    pub fn is_gone(&self) -> bool {
+        let dir = match PrivateDir::open(&self.dir) {
+            Ok(Some(dir)) => dir,
+            Ok(None) => return true,
+            Err(Distrust::System { source, .. }) => {
+                return source.kind() == io::ErrorKind::NotFound;
+            }
+            Err(_) => return false,
+        };
+        // Without a record its directory is going, or another's is coming.
+        record_of(&dir).is_some_and(|record| record.identity != self.record.identity)
+    }
+
     /// The path of the server's control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join(SERVER_SOCKET)
@@ -149,6 +187,11 @@ impl Entry {
     pub fn keeper_socket(&self) -> PathBuf {
         self.dir.join(KEEPER_SOCKET)
     }
+}
+
+fn record_of(dir: &PrivateDir) -> Option<Record> {
+    let text = dir.read(RECORD, MAX_RECORD).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 impl RunDir {
@@ -165,32 +208,57 @@ impl RunDir {
             .or_else(|| user.is_root().then(|| "/run/uzram".into()))
             .or_else(|| from("XDG_RUNTIME_DIR").map(|dir| dir.join("uzram")))
             .unwrap_or_else(|| format!("/tmp/uzram-{}", user.as_raw()).into());
-        RunDir { path }
+        RunDir::new(path)
     }
 
-    /// The run directory at `path`.
+    /// The run directory at `path`. A relative one is this process's directory's, now and later.
     pub fn new(path: impl Into<PathBuf>) -> RunDir {
-        RunDir { path: path.into() }
+        let path = path.into();
+        RunDir {
+            path: std::path::absolute(&path).unwrap_or(path),
+        }
     }
 
     /// Makes the run directory itself, for this user alone.
     pub fn make(&self) -> Result<(), Error> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path);
-        made.map_err(Error::at("making", &self.path))?;
-        check_private(&self.real())
+        self.made().map(drop)
     }
 
-    /// Its path, without symbolic links.
-    pub fn path(&self) -> PathBuf {
-        self.real()
+    fn made(&self) -> Result<PrivateDir, Error> {
+        self.check_text()?;
+        let made = PrivateDir::make(&self.path);
+        made.map_err(Error::of_trust(&self.path))
+    }
+
+    /// The directory, if it is there and nobody else can change what is in it.
+    fn open(&self) -> Result<Option<PrivateDir>, Error> {
+        self.check_text()?;
+        match PrivateDir::open(&self.path) {
+            Err(Distrust::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            opened => opened.map_err(Error::of_trust(&self.path)),
+        }
+    }
+
+    fn check_text(&self) -> Result<(), Error> {
+        match self.path.to_str() {
+            Some(_) => Ok(()),
+            None => Err(Error::NotText {
+                path: self.path.clone(),
+            }),
+        }
+    }
+
+    /// Its path: without symbolic links where it is there already.
+    pub fn path(&self) -> Result<PathBuf, Error> {
+        let opened = self.open()?;
+        Ok(opened.map_or_else(|| self.path.clone(), |dir| dir.path().to_owned()))
     }
 
     /// Path of a file in it that belongs to no device.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.real().join(name)
+    pub fn file(&self, name: &str) -> Result<PathBuf, Error> {
+        Ok(self.path()?.join(name))
     }
 
     /// Makes the directory of a new device: of that name, or the first that is free.
@@ -198,27 +266,26 @@ impl RunDir {
         if let Some(name) = name.filter(|name| number(name).is_none()) {
             return Err(Error::BadName { name: name.into() });
         }
-        self.make()?;
-        let path = self.real();
-        let _all = lock_all(&path)?;
+        let all = self.made()?;
+        let _all = lock_all(&all)?;
         let mut numbers = 0u32..;
         loop {
             let candidate = match name {
                 Some(name) => name.to_owned(),
                 None => format!("zram{}", numbers.next().unwrap_or_default()),
             };
-            let dir = path.join(&candidate);
-            match DirBuilder::new().mode(0o700).create(&dir) {
-                Ok(()) => {
-                    let file = dir.join("lock");
-                    let lock = try_lock(&file).map_err(Error::at("locking", &file))?;
+            let dir = all.path().join(&candidate);
+            match all.make_dir(&candidate) {
+                Ok(held) => {
+                    let lock = try_lock(&held).map_err(Error::at("locking", &dir))?;
                     let lock = lock.ok_or(Error::Exists {
                         name: candidate.clone(),
                     })?;
                     return Ok(Claim {
                         name: candidate,
-                        identity: identity(&file),
                         dir,
+                        identity: held.identity(LOCK),
+                        held,
                         lock: Some(lock),
                     });
                 }
@@ -234,14 +301,31 @@ impl RunDir {
 
     /// The devices that run, by number. One that is still being made has no record yet and is left out.
     pub fn devices(&self) -> Result<Vec<Entry>, Error> {
+        let listed = self.listed()?.into_iter();
+        Ok(listed.map(|(entry, _)| entry).collect())
+    }
+
+    /// The devices that run, and when each was first said to be where it is.
+    fn listed(&self) -> Result<Vec<(Entry, SystemTime)>, Error> {
         let mut entries = Vec::new();
-        for (_, _, dir) in self.dirs()? {
-            let Ok(text) = fs::read_to_string(dir.join(RECORD)) else {
+        let Some(all) = self.open()? else {
+            return Ok(entries);
+        };
+        for name in names(&all)? {
+            let path = all.path().join(&name);
+            // It may go at this moment.
+            let Ok(dir) = all.dir(&name) else {
+                tracing::debug!("{}: no directory of ours", path.display());
                 continue;
             };
-            match serde_json::from_str::<Record>(&text) {
-                Ok(record) if record.version == 1 => entries.push(Entry { dir, record }),
-                _ => tracing::warn!("{}: not a record of version 1", dir.display()),
+            let Ok((text, since)) = dir.read_with_time(RECORD, MAX_RECORD) else {
+                continue;
+            };
+            match serde_json::from_slice::<Record>(&text) {
+                Ok(record) if record.version == 1 && record.name == name => {
+                    entries.push((Entry { dir: path, record }, since));
+                }
+                _ => tracing::warn!("{}: not a record of version 1", path.display()),
             }
         }
         Ok(entries)
@@ -249,13 +333,24 @@ impl RunDir {
 
     /// The device of that name, path or URI.
     pub fn find(&self, name: &str) -> Result<Entry, Error> {
-        let mut entries = self.devices()?;
+        let entries = self.listed()?;
         let bare = name.strip_prefix("/dev/").unwrap_or(name);
-        let is_it = |entry: &Entry| entry.record.name == bare || entry.record.path == name;
-        if let Some(index) = entries.iter().position(is_it) {
-            return Ok(entries.swap_remove(index));
+        let by_name = |(entry, _): &&(Entry, SystemTime)| entry.record.name == bare;
+        let by_path = |(entry, _): &&(Entry, SystemTime)| entry.record.path == name;
+        // A device that is being removed still has the path in its record while the next one has it already.
+        let newest = || {
+            entries
+                .iter()
+                .filter(by_path)
+                .max_by_key(|(_, since)| *since)
+        };
+        if let Some((entry, _)) = entries.iter().find(by_name).or_else(newest) {
+            return Ok(entry.clone());
         }
-        let names: Vec<_> = entries.into_iter().map(|entry| entry.record.name).collect();
+        let names: Vec<_> = entries
+            .into_iter()
+            .map(|(entry, _)| entry.record.name)
+            .collect();
         let known = match names.as_slice() {
             [] => "is none".into(),
             names => format!("are: {}", names.join(", ")),
@@ -273,19 +368,22 @@ impl RunDir {
         clear: impl Fn(&Path) -> Result<Vec<String>, String>,
     ) -> Result<Vec<Swept>, Error> {
         let mut swept = Vec::new();
-        let dirs = self.dirs()?;
-        if dirs.is_empty() {
+        let Some(all) = self.open()? else {
+            return Ok(swept);
+        };
+        let names = names(&all)?;
+        if names.is_empty() {
             return Ok(swept);
         }
-        let _all = lock_all(&self.real())?;
-        for (_, name, dir) in dirs {
-            let file = dir.join("lock");
-            // Held: it lives. Not there: it went while we looked.
-            let Ok(Some(lock)) = try_lock(&file) else {
+        let _all = lock_all(&all)?;
+        for name in names {
+            // Not there: it went while we looked. Held: it lives.
+            let Ok(dir) = all.dir(&name) else { continue };
+            let Ok(Some(lock)) = try_lock(&dir) else {
                 continue;
             };
-            let outcome = clear(&dir).and_then(|cleared| {
-                remove_files(&dir)
+            let outcome = clear(dir.path()).and_then(|cleared| {
+                remove_device(&all, &dir, &name)
                     .map(|()| cleared)
                     .map_err(|error| error.to_string())
             });
@@ -294,51 +392,29 @@ impl RunDir {
         }
         Ok(swept)
     }
-
-    /// Numbers, names and directories of devices, running or dead.
-    fn dirs(&self) -> Result<Vec<(u32, String, PathBuf)>, Error> {
-        let found = match fs::read_dir(self.real()) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::at("reading", &self.path)(error)),
-        };
-        let mut dirs: Vec<_> = found
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                Some((number(&name)?, name, entry.path()))
-            })
-            .collect();
-        dirs.sort();
-        Ok(dirs)
-    }
-
-    /// The directory without symbolic links or `..`, as the kernel's mount table and loop devices will name it.
-    fn real(&self) -> PathBuf {
-        fs::canonicalize(&self.path)
-            .or_else(|_| std::path::absolute(&self.path))
-            .unwrap_or_else(|_| self.path.clone())
-    }
 }
 
-/// Refuses a directory in which others could plant files.
-fn check_private(path: &Path) -> Result<(), Error> {
-    let meta = fs::metadata(path).map_err(Error::at("looking at", path))?;
-    let own = meta.uid() == rustix::process::geteuid().as_raw();
-    if own && meta.mode() & 0o022 == 0 {
-        return Ok(());
-    }
-    Err(Error::NotPrivate { path: path.into() })
+/// Names of devices, running or dead, by number.
+fn names(all: &PrivateDir) -> Result<Vec<String>, Error> {
+    let found = all.names().map_err(Error::at("reading", all.path()))?;
+    let mut names: Vec<_> = found
+        .into_iter()
+        .filter_map(|name| {
+            let name = name.into_string().ok()?;
+            Some((number(&name)?, name))
+        })
+        .collect();
+    names.sort();
+    Ok(names.into_iter().map(|(_, name)| name).collect())
 }
 
-fn lock_all(dir: &Path) -> Result<File, Error> {
-    let path = dir.join(".lock");
+fn lock_all(all: &PrivateDir) -> Result<File, Error> {
     let lock = || {
-        let file = lock_file(&path)?;
+        let file = all.lock_file(".lock")?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     };
-    lock().map_err(Error::at("locking", &path))
+    lock().map_err(Error::at("locking", all.path()))
 }
 
 impl Claim {
@@ -346,26 +422,46 @@ impl Claim {
     /// ([`Claim::pass_on_lock`]).
     pub fn adopt(dir: &Path) -> Result<Claim, Error> {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        if number(&name).is_none() || !dir.is_dir() {
-            return Err(Error::BadName { name: name.into() });
+        let bad_name = || Error::BadName {
+            name: name.clone().into(),
+        };
+        if number(&name).is_none() {
+            return Err(bad_name());
         }
+        let held = PrivateDir::open(dir).map_err(Error::of_trust(dir))?;
+        let held = held.ok_or_else(bad_name)?;
         Ok(Claim {
             name: name.into(),
             dir: dir.into(),
             lock: None,
-            identity: identity(&dir.join("lock")),
+            identity: held.identity(LOCK),
+            held,
         })
     }
 
     /// Whether the device was taken down. Another of the same name may be there by then.
     pub fn is_released(&self) -> bool {
-        let now = identity(&self.file("lock"));
+        let now = self.held.identity(LOCK);
         now.is_none() || now != self.identity
     }
 
     /// Path of a file in the device's directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Reads a small file in the device's directory.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.held.read(name, MAX_RECORD)
+    }
+
+    /// Writes a small file in the device's directory, all at once.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() as u64 > MAX_RECORD {
+            let message = format!("{name} would have more than {MAX_RECORD} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        self.held.write(name, bytes)
     }
 
     /// Lets processes that are started from now on inherit the lock: the device counts as alive while one of them
@@ -380,57 +476,51 @@ impl Claim {
 
     /// The record, if there is one.
     pub fn record(&self) -> Option<Record> {
-        let text = fs::read_to_string(self.file(RECORD)).ok()?;
-        serde_json::from_str(&text).ok()
+        record_of(&self.held)
     }
 
     /// Writes the record: from now on the device is listed.
     pub fn publish(&self, record: &Record) -> Result<(), Error> {
-        let (new, path) = (self.file("device.json.new"), self.file(RECORD));
-        let write = || {
-            fs::write(&new, serde_json::to_vec_pretty(record)?)?;
-            fs::rename(&new, &path)
-        };
-        write().map_err(Error::at("writing", &path))
+        let write = || self.write(RECORD, &serde_json::to_vec_pretty(record)?);
+        write().map_err(Error::at("writing", &self.file(RECORD)))
     }
 
     /// Removes the directory; the name is free again.
     pub fn release(&self) -> Result<(), Error> {
+        let parent = self.dir.parent().unwrap_or(Path::new("/"));
+        let all = PrivateDir::open(parent).map_err(Error::of_trust(parent))?;
+        let Some(all) = all else { return Ok(()) };
         // Half gone it must not be taken for a dead server's.
-        let _all = self.dir.parent().map(lock_all).transpose()?;
+        let _all = lock_all(&all)?;
         if self.is_released() {
             return Ok(());
         }
-        remove_files(&self.dir).map_err(Error::at("removing", &self.dir))
+        let removed = remove_device(&all, &self.held, &self.name);
+        removed.map_err(Error::at("removing", &self.dir))
     }
 }
 
 /// Removes a device's directory: plain files and empty directories in it only, so that nothing is ever deleted
-/// through a mount that was overlooked. The lock goes last.
-fn remove_files(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)?.flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir(entry.path())?,
-            _ if entry.file_name() == "lock" => {}
-            _ => fs::remove_file(entry.path())?,
+/// through a link, or through a mount that was overlooked. The lock goes last.
+fn remove_device(all: &PrivateDir, dir: &PrivateDir, name: &str) -> io::Result<()> {
+    let last = [OsStr::new(RECORD), OsStr::new(LOCK)];
+    for entry in dir.names()? {
+        if !last.contains(&&*entry) {
+            dir.remove(&entry)?;
         }
     }
-    fs::remove_file(dir.join("lock"))?;
-    fs::remove_dir(dir)
-}
-
-fn lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    for name in last {
+        match dir.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    all.remove(OsStr::new(name))
 }
 
 /// `None` if somebody else holds it.
-fn try_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = lock_file(path)?;
+fn try_lock(dir: &PrivateDir) -> io::Result<Option<File>> {
+    let file = dir.lock_file(LOCK)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -9,7 +9,6 @@
 mod conversation;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -23,6 +22,7 @@ use rustix::net::RecvFlags;
 use crate::protocol::{
     ControlError, Envelope, MAX_LINE, Progress, Request, Response, parse_request,
 };
+use crate::trust;
 use conversation::{Conversation, Rest};
 
 /// Requests that may wait while another one takes long.
@@ -44,6 +44,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub trait Handler: Send + Sync {
     /// Carries out a request. The answer is sent, then [`Handler::answered`] is called.
     fn handle(&self, request: Request) -> Result<Response, ControlError>;
+    /// The device's identity: requests that mean another device are refused. Empty where none is known.
+    fn identity(&self) -> &str {
+        ""
+    }
     /// The answer to that request was sent, or could not be.
     fn answered(&self, _request: &Request, _done: bool) {}
 }
@@ -55,13 +59,8 @@ impl ControlServer {
     /// Listens at `socket` (made with mode 0600) and serves it from two threads of its own. A socket that a process
     /// before left there is replaced: who calls this has the device's directory for itself.
     pub fn start(socket: &Path, handler: Arc<dyn Handler>) -> io::Result<ControlServer> {
-        match std::fs::remove_file(socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(socket)?;
+        let listener = trust::bind(socket)?;
         listener.set_nonblocking(true)?;
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
         let (jobs, inbox) = mpsc::sync_channel::<(Arc<Conversation>, Request)>(QUEUE);
         let worker = handler.clone();
         let work = move || {
@@ -186,6 +185,12 @@ impl Control {
         for _ in 0..MAX_CLIENTS {
             match self.listener.accept() {
                 Ok((stream, _)) => {
+                    if let Err(uid) = trust::check_peer(&stream) {
+                        let message = format!("user {uid} may not ask this device's processes");
+                        let error = ControlError { errno: 1, message };
+                        Conversation::new(stream, false).refuse(error);
+                        continue;
+                    }
                     if self.clients.len() == MAX_CLIENTS {
                         self.evict();
                     }
@@ -260,9 +265,11 @@ impl Control {
     }
 
     fn deal_with(&mut self, client: Sending) {
+        let parsed = parse_request(&client.received)
+            .and_then(|meant| meant.check_device(self.handler.identity()).map(|()| meant));
         let Envelope {
             progress, request, ..
-        } = match parse_request(&client.received) {
+        } = match parsed {
             Ok(envelope) => envelope,
             Err(error) => return Conversation::new(client.stream, false).refuse(error),
         };

@@ -319,7 +319,7 @@ fn create(call: &Call<'_>) -> Handled {
             or use the uzram of this daemon's version";
         return Err(Body::new(Errno::INVAL, message));
     }
-    let spec = spec_from_options(&options).map_err(ControlError::from)?;
+    let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
     let created = call.devices.create(&spec)?;
     Ok(Answer::Json(201, json!(created)))
 }

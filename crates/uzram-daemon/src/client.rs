@@ -1,7 +1,6 @@
 //! The API's client: what the program's commands, the sysfs view and the shim use where a daemon runs.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,7 +95,7 @@ impl Client {
     }
 
     fn call(&self, method: &str, path: &str, body: &[u8]) -> Result<Reply> {
-        let mut stream = UnixStream::connect(&self.socket)?;
+        let mut stream = uzram_control::trust::connect(&self.socket)?;
         stream.set_read_timeout((method == "GET").then_some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let head = format!(

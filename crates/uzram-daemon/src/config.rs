@@ -87,6 +87,9 @@ struct Section {
     options: Map<String, Value>,
 }
 
+/// What a section has beside the options of `uzram create`.
+const OF_SECTION: &[&str] = &["mount-point", "fs-type", "mount-options"];
+
 /// The file as it stands.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,7 +165,7 @@ impl NewDevice {
             options.insert("name".into(), name.into());
         }
         Ok(NewDevice {
-            spec: spec_from_options(&options).map_err(|failure| failure.to_string())?,
+            spec: spec_from_options(&options, OF_SECTION).map_err(|failure| failure.to_string())?,
             mount_point: section.mount_point,
             fs_type: section.fs_type,
             mount_options: section.mount_options,
@@ -171,8 +174,11 @@ impl NewDevice {
 }
 
 /// The description that options of `uzram create` by name stand for. Relative paths are relative to `directory`, if that is
-/// among them, else to the root.
-pub(crate) fn spec_from_options(options: &Map<String, Value>) -> uzram_spec::Result<DeviceSpec> {
+/// among them, else to the root. `also` are further names that can be given where these options are.
+pub(crate) fn spec_from_options(
+    options: &Map<String, Value>,
+    also: &[&str],
+) -> uzram_spec::Result<DeviceSpec> {
     let mut options = options.clone();
     let usage = |message: &str| Failure::new(FailureKind::Usage, message);
     let directory = match options.remove("directory") {
@@ -180,8 +186,8 @@ pub(crate) fn spec_from_options(options: &Map<String, Value>) -> uzram_spec::Res
         Some(Value::String(path)) if path.starts_with('/') => path.into(),
         Some(_) => return Err(usage("directory: an absolute path")),
     };
-    let mut spec = DeviceSpec::from_options(&options, &frontends::option_names())?;
-    spec.resolve_paths(&directory);
+    let of_frontends = frontends::option_names();
+    let mut spec = DeviceSpec::from_options(&options, &of_frontends, &directory, also)?;
     frontends::resolve_paths(&mut spec.frontend, &directory);
     Ok(spec)
 }

@@ -66,13 +66,13 @@ impl Run {
         holder.look(&run);
         holder.look(&run);
         let run = swept_run_dir()?;
-        let socket = run.file(SOCKET);
+        let socket = run.file(SOCKET)?;
         let from_systemd = received.iter().find(|(_, name)| name.ends_with(".socket"));
         let listener = match from_systemd {
             Some((fd, _)) => activated(*fd)?,
             None => bind(&socket)?,
         };
-        let state = Some(run.file(STATE));
+        let state = Some(run.file(STATE)?);
         let local = Local::new(
             run.clone(),
             &config.daemon.frontend,

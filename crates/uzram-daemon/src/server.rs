@@ -3,13 +3,13 @@
 //! Each request has a thread of its own, so that one that takes long keeps nobody waiting.
 
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tiny_http::{Header, Response};
+use uzram_control::trust;
 use uzram_control::zram::Errno;
 
 use crate::api::{Answer, Devices, handle};
@@ -22,17 +22,11 @@ const MAX_AT_WORK: usize = 128;
 
 /// Makes the socket, with mode 0600. EADDRINUSE: another daemon listens there; what a dead one left is replaced.
 pub fn bind(socket: &Path) -> io::Result<UnixListener> {
-    if UnixStream::connect(socket).is_ok() {
+    if trust::connect(socket).is_ok() {
         let message = format!("another uzramd listens at {}", socket.display());
         return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
     }
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    trust::bind(socket)
 }
 
 /// Serves the API from threads of its own until the process ends.

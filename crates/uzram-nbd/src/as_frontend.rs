@@ -14,6 +14,9 @@ use crate::{
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
 };
 
+/// Longest path of a unix socket, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
 /// The frontend `nbd`.
 pub struct NbdFrontend;
 
@@ -95,7 +98,14 @@ pub fn poll_time(spec: &FrontendSpec) -> Duration {
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
     let listen: Listen = text.parse().map_err(|error: Error| error.to_string())?;
     match listen {
-        Listen::Unix(path) => Ok(Listen::Unix(directory.join(path)).to_string()),
+        Listen::Unix(path) => {
+            let path = directory.join(path);
+            if path.to_str().is_none() {
+                return Err(format!("the path {path:?} is not UTF-8"));
+            }
+            check_length(&path)?;
+            Ok(Listen::Unix(path).to_string())
+        }
         listen => Ok(listen.to_string()),
     }
 }
@@ -127,6 +137,18 @@ fn given(spec: &FrontendSpec) -> Option<Listen> {
 /// Whether only a privileged process may take that port.
 fn is_low(address: &std::net::SocketAddr) -> bool {
     (1..1024).contains(&address.port())
+}
+
+/// Refuses a path that no client could give to connect(2).
+fn check_length(path: &Path) -> std::result::Result<(), String> {
+    let length = path.as_os_str().len();
+    match length <= MAX_SOCKET_PATH {
+        true => Ok(()),
+        false => Err(format!(
+            "the socket's path {} has {length} bytes, and the system takes {MAX_SOCKET_PATH}",
+            path.display()
+        )),
+    }
 }
 
 /// A server set up by the options of a description.
@@ -220,7 +242,13 @@ impl Frontend for NbdFrontend {
     fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
         let listen = match serving.spec.text(LISTEN.name) {
             Some(given) => given.parse()?,
-            None => Listen::Unix(serving.file("nbd.sock")),
+            None => {
+                let path = serving.file("nbd.sock");
+                let shorter =
+                    "with --listen unix:PATH and a shorter path, or a shorter UZRAM_RUN_DIR";
+                check_length(&path).map_err(|why| Failure::usage(why).with_hint(shorter))?;
+                Listen::Unix(path)
+            }
         };
         serve(serving, &listen)
     }
@@ -304,6 +332,20 @@ impl NbdFront {
     }
 }
 
+/// The kind of failure of an address that cannot be had.
+fn kind_of_bind(error: &std::io::Error) -> FailureKind {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::AddrInUse => FailureKind::Busy,
+        ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::AddrNotAvailable
+        | ErrorKind::InvalidInput
+        | ErrorKind::InvalidFilename => FailureKind::Usage,
+        _ => FailureKind::from_io(error),
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match &error {
@@ -319,7 +361,7 @@ impl From<Error> for Failure {
                 Failure::new(FailureKind::Usage, error)
             }
             Error::InUse { .. } => Failure::new(FailureKind::Busy, error),
-            Error::Bind { source, .. } => Failure::new(FailureKind::from_io(source), error),
+            Error::Bind { source, .. } => Failure::new(kind_of_bind(source), error),
             _ => Failure::new(FailureKind::Failed, error),
         }
     }

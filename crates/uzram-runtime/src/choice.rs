@@ -3,7 +3,9 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 
+use rustix::fs::OFlags;
 use uzram::Choice;
 use uzram::compress::AlgorithmSpec;
 
@@ -45,11 +47,14 @@ pub fn take_dictionary(spec: &mut AlgorithmSpec) -> Result<Vec<u8>> {
 
 /// A regular file (a pipe or device may never end), as far as it can be a dictionary and a byte more.
 fn read_file(path: &str) -> std::io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
+    let mut options = File::options();
+    let no_waiting = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.read(true).custom_flags(no_waiting.bits() as i32);
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("it is no regular file"));
     }
     let mut bytes = Vec::new();
-    let file = File::open(path)?;
     file.take(MAX_DICTIONARY as u64 + 1)
         .read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
-use uzram_control::{Deadline, Entry, Request, Response, call_all};
+use uzram_control::{Deadline, Entry, Request, Response, call_devices};
 use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::users;
@@ -53,12 +53,12 @@ pub(crate) fn call_patiently(
 ) -> io::Result<Response> {
     let begin = Instant::now();
     loop {
-        match uzram_control::call(socket, request) {
+        match uzram_control::call_device(socket, &entry.record.identity, request) {
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-                ) && entry.dir.exists()
+                ) && !entry.is_gone()
                     && begin.elapsed() < RESTART =>
             {
                 std::thread::sleep(Duration::from_millis(10));
@@ -75,6 +75,12 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
+    if entry.is_gone() {
+        return Err(Failure::new(
+            FailureKind::NoDevice,
+            format!("{name} is gone"),
+        ));
+    }
     let failure = silent(name, who, &error);
     if error.kind() == io::ErrorKind::TimedOut {
         return Err(failure);
@@ -157,7 +163,8 @@ pub fn count_idle(entries: &[Entry]) -> Vec<Option<u64>> {
 
 /// Asks the servers of all these devices at once. One that gives no sign of life within [`SURVEY`] is given up.
 fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec<Result<Response>> {
-    let sockets: Vec<_> = entries.iter().map(Entry::socket).collect();
+    let device = |entry: &Entry| (entry.socket(), entry.record.identity.clone());
+    let devices: Vec<_> = entries.iter().map(device).collect();
     let deadline = Deadline {
         silence: SURVEY,
         whole,
@@ -168,7 +175,7 @@ fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec
         Ok(response) => Ok(response),
         Err(error) => Err(silent(&entry.record.name, "server", &error)),
     };
-    let answers = call_all(&sockets, request, deadline);
+    let answers = call_devices(&devices, request, deadline);
     entries.iter().zip(answers).map(pick).collect()
 }
 
@@ -206,7 +213,7 @@ fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
         _ => ask(entry, request)?,
     };
     let begin = Instant::now();
-    while entry.dir.exists() {
+    while !entry.is_gone() {
         if begin.elapsed() > REMOVAL {
             let message = format!("the server of {} does not end", entry.record.name);
             return Err(Failure::new(FailureKind::Failed, message));

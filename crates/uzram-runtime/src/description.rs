@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use uzram_control::Claim;
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
 use crate::swap;
@@ -22,8 +23,12 @@ pub(crate) fn path(dir: &Path, inherited: Option<i32>) -> PathBuf {
 
 /// Reads it.
 pub(crate) fn read(dir: &Path, inherited: Option<i32>) -> Result<DeviceSpec> {
-    let path = path(dir, inherited);
-    let json = std::fs::read(&path).map_err(|error| {
+    let json = match inherited {
+        Some(_) => std::fs::read(path(dir, inherited)),
+        None => Claim::adopt(dir)?.read(FILE),
+    };
+    let json = json.map_err(|error| {
+        let path = path(dir, inherited);
         let message = format!("the device's description {}: {error}", path.display());
         Failure::new(FailureKind::Failed, message)
     })?;
@@ -31,10 +36,10 @@ pub(crate) fn read(dir: &Path, inherited: Option<i32>) -> Result<DeviceSpec> {
 }
 
 /// Stores it. For a swap device the result is the descriptor, which processes that are started from now on inherit.
-pub(crate) fn store(spec: &DeviceSpec, dir: &Path) -> Result<Option<OwnedFd>> {
+pub(crate) fn store(spec: &DeviceSpec, claim: &Claim) -> Result<Option<OwnedFd>> {
     let json = spec.to_json();
     // Also for people to read.
-    std::fs::write(dir.join(FILE), &json)?;
+    claim.write(FILE, &json)?;
     if !spec.is_swap() {
         return Ok(None);
     }

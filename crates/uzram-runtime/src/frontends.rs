@@ -190,6 +190,11 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
     refused(FailureKind::Impossible, lacking.join("; "))
 }
 
+/// The files that the options of a frontend name, which are made or opened.
+pub(crate) fn files(spec: &FrontendSpec) -> Vec<std::path::PathBuf> {
+    by_name(&spec.kind).map_or(Vec::new(), |frontend| frontend.opens(spec))
+}
+
 /// Clears what a device of any frontend left whose contents are lost.
 pub(crate) fn clear_all(dir: &Path) -> std::result::Result<Vec<String>, String> {
     let mut cleared = Vec::new();

@@ -9,7 +9,7 @@ mod upgrade;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use uzram_control::{
 };
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
-use crate::launch::{Created, Order, created};
+use crate::launch::{Created, KEEP, Order, created};
 use crate::logging::{Journal, LogPipe};
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when_told_to_end};
 use crate::report::Report;
@@ -37,6 +37,10 @@ use requests::Requests;
 const MAX_FAILURES: u32 = 5;
 /// Longest wait before a server that keeps dying is started again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Longest order that is read, in bytes.
+const MAX_ORDER: u64 = 4 << 20;
+/// How long a device that nobody wants may be in use, by those who look at every new disk.
+const UNWANTED: Duration = Duration::from_secs(10);
 /// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
 pub const UPGRADE: &str = "upgrade";
 
@@ -91,6 +95,8 @@ enum Event {
     },
     /// That was done, and who asked knows.
     Removed,
+    /// Whoever ordered the device is gone, and told nobody of it.
+    Unwanted,
     /// Become this program.
     Upgrade(PathBuf),
 }
@@ -195,8 +201,14 @@ fn resumed(state: &str) -> Result {
 /// Makes the device that stdin orders, and keeps it.
 fn begun() -> Result {
     note::to_reports();
+    // Of its own: stdin itself is closed once the device is there.
+    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
+    let mut orders = BufReader::new(File::from(stdin.map_err(std::io::Error::from)?));
     let mut order = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut order)?;
+    orders
+        .by_ref()
+        .take(MAX_ORDER)
+        .read_until(b'\n', &mut order)?;
     let order: Order = serde_json::from_slice(&order).map_err(|error| {
         Failure::new(FailureKind::Usage, format!("the order on stdin: {error}"))
     })?;
@@ -209,7 +221,7 @@ fn begun() -> Result {
     spec.name = Some(claim.name.clone());
     let dir = claim.dir.clone();
     match Keeper::new(claim, spec) {
-        Ok(keeper) => keeper.begin(),
+        Ok(keeper) => keeper.begin(orders),
         Err(failure) => {
             if let Ok(claim) = Claim::adopt(&dir) {
                 undo(&claim);
@@ -244,7 +256,7 @@ impl Keeper {
             rustix::fs::memfd_create("uzram", rustix::fs::MemfdFlags::empty())
                 .map_err(std::io::Error::from)?
         };
-        let stored = description::store(&spec, &claim.dir)?;
+        let stored = description::store(&spec, &claim)?;
         let log_pipe = spec.is_swap().then(LogPipe::new).transpose()?;
         Ok(Keeper {
             // Both stay open as long as this process and its children live.
@@ -263,8 +275,8 @@ impl Keeper {
         })
     }
 
-    /// Starts a new device's server, reports the device, and keeps it.
-    fn begin(mut self) -> Result {
+    /// Starts a new device's server, reports the device, and keeps it once somebody was told of it.
+    fn begin(mut self, orders: BufReader<File>) -> Result {
         let path = match self.start_server(false) {
             Ok(path) => path,
             Err(failure) => {
@@ -278,9 +290,10 @@ impl Keeper {
         });
         if let Err(failure) = announced {
             // A device whose path nobody learns is worth nothing.
-            let _ = uzram_control::call(&self.claim.file(SERVER_SOCKET), &Request::Remove);
+            self.remove_unwanted();
             return Err(failure);
         }
+        self.wait_for_word(orders)?;
         note::to_log();
         self.leave_terminal()?;
         if self.spec.is_swap() {
@@ -339,6 +352,7 @@ impl Keeper {
             dir: self.claim.dir.clone(),
             image: self.image,
             spec: self.inherited_spec,
+            identity: self.spec.identity.clone(),
             upgrade: self.claim.file(UPGRADE),
         };
         ControlServer::start(&self.claim.file(KEEPER_SOCKET), Arc::new(requests))?;
@@ -515,15 +529,59 @@ impl Keeper {
                     let _ = answer.send(self.remove_unserved(force));
                 }
                 Event::Removed => break,
+                Event::Unwanted => self.remove_unwanted(),
                 Event::Upgrade(program) => self.become_program(&program),
             }
         }
         Ok(())
     }
 
-    fn remove(&self) {
+    /// Sends [`Event::Unwanted`] if whoever ordered the device ends without the word that it is known.
+    fn wait_for_word(&self, mut orders: BufReader<File>) -> Result {
+        let events = self.events.clone();
+        let wait = move || {
+            let mut word = String::new();
+            let read = orders.by_ref().take(KEEP.len() as u64).read_line(&mut word);
+            if read.is_err() || word != KEEP {
+                let _ = events.send(Event::Unwanted);
+            }
+        };
+        let thread = std::thread::Builder::new().name("orderer-watch".into());
+        thread.spawn(wait)?;
+        Ok(())
+    }
+
+    /// Takes down a device that nobody knows of. Those who look at every new disk let go of it in a moment.
+    fn remove_unwanted(&self) {
+        tracing::warn!("whoever wanted the device is gone before it was told of it");
+        let begin = Instant::now();
+        while !self.claim.is_released() {
+            if self.spec.is_swap()
+                && let Some(record) = self.claim.record()
+            {
+                swap::switch_off(&record.path);
+            }
+            let why = match self.ask_server(&Request::Remove) {
+                Ok(Response::Error(error)) => error.to_string(),
+                Ok(_) => return,
+                Err(error) => error.to_string(),
+            };
+            if begin.elapsed() > UNWANTED {
+                tracing::error!("it stays: {why}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Asks this device's server.
+    fn ask_server(&self, request: &Request) -> std::io::Result<Response> {
         let socket = self.claim.file(SERVER_SOCKET);
-        match uzram_control::call(&socket, &Request::Remove) {
+        uzram_control::call_device(&socket, &self.spec.identity, request)
+    }
+
+    fn remove(&self) {
+        match self.ask_server(&Request::Remove) {
             Ok(Response::Error(error)) => tracing::warn!("told to end, but {error}"),
             Ok(_) => {}
             Err(error) => tracing::warn!("told to end, but the server does not answer: {error}"),

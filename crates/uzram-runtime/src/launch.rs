@@ -4,13 +4,14 @@ use std::io::{BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uzram_control::RunDir;
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
 use crate::report::Report;
-use crate::{client, process, swap};
+use crate::{process, swap};
 
 /// A device that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,18 +31,39 @@ pub(crate) struct Order {
     pub(crate) spec: DeviceSpec,
 }
 
+/// What tells a new keeper that its device's path is known: the line after the order. Where its stdin ends without it,
+/// whoever wanted the device is gone, and so the device goes.
+pub(crate) const KEEP: &str = "keep\n";
+/// How long a keeper may take to take down what nobody wants.
+const UNDOING: Duration = Duration::from_secs(20);
+
 /// Makes a device in that run directory and returns when it can be used. `note` is told what its user should know
 /// meanwhile, such as which frontend was chosen and why.
 ///
 /// The running program is started anew as the device's keeper (`uzram keep`), which starts the server. A swap device is
 /// also switched on. Fails with what keeper or server say; then nothing is left of the device.
 pub fn launch(spec: &DeviceSpec, run: &RunDir, note: &mut dyn FnMut(&str)) -> Result<Created> {
+    launch_announced(spec, run, note, |_| Ok(()))
+}
+
+/// The same for a device that whoever asked for it is told of by `announce`. If that fails, or this process ends before it
+/// returns, in whatever way, nothing is left of the device.
+pub fn launch_announced(
+    spec: &DeviceSpec,
+    run: &RunDir,
+    note: &mut dyn FnMut(&str),
+    announce: impl FnOnce(&Created) -> Result,
+) -> Result<Created> {
     spec.check()?;
+    let mut spec = spec.clone();
+    // A description that was a device's is another device's now.
+    spec.identity.clear();
     let order = Order {
-        run: run.path(),
+        run: run.path()?,
         spec: spec.clone(),
     };
-    let order = serde_json::to_vec(&order).map_err(|e| Failure::new(FailureKind::Failed, e))?;
+    let mut order = serde_json::to_vec(&order).map_err(|e| Failure::new(FailureKind::Failed, e))?;
+    order.push(b'\n');
     let mut keeper = {
         let _alone = process::alone_to_spawn();
         // The keeper lives long: it must not keep this process's locks and pipes.
@@ -60,8 +82,9 @@ pub fn launch(spec: &DeviceSpec, run: &RunDir, note: &mut dyn FnMut(&str)) -> Re
             })?
     };
     let pid = keeper.id();
-    if let Some(mut stdin) = keeper.stdin.take()
-        && let Err(error) = stdin.write_all(&order)
+    let mut orders = keeper.stdin.take();
+    if let Some(orders) = &mut orders
+        && let Err(error) = orders.write_all(&order)
     {
         // It has ended, and its report says why.
         tracing::debug!(%error, "the keeper did not read its order");
@@ -84,14 +107,27 @@ pub fn launch(spec: &DeviceSpec, run: &RunDir, note: &mut dyn FnMut(&str)) -> Re
             return Err(failure);
         }
     };
+    let used = match &spec.swap {
+        // A device that is no swap is worth nothing.
+        Some(swap) => swap::swap_on(&created.path, swap.priority),
+        None => Ok(()),
+    };
+    let announced = used.and_then(|()| announce(&created));
+    if announced.is_ok()
+        && let Some(orders) = &mut orders
+        && let Err(error) = orders.write_all(KEEP.as_bytes())
+    {
+        // Another keeper is there in its place, which asks for nothing.
+        tracing::debug!(%error, "the keeper was not told to keep the device");
+    }
+    drop(orders);
+    let end = process::pidfd(pid);
     // A process that stays takes the keeper's remains when that ends.
     process::reap_later(keeper);
-    if let Some(swap) = &spec.swap
-        && let Err(failure) = swap::swap_on(&created.path, swap.priority)
-    {
-        // A device that is no swap is worth nothing.
-        let entry = run.find(&created.name)?;
-        client::remove(&entry)?;
+    if let Err(failure) = announced {
+        if let Some(end) = end {
+            process::wait_for_end_within(&end, UNDOING);
+        }
         return Err(failure);
     }
     tracing::debug!(keeper = pid, path = created.path, "made");

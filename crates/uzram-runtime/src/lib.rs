@@ -15,6 +15,7 @@ mod backing;
 pub mod choice;
 pub mod client;
 mod description;
+pub mod files;
 pub mod frontends;
 mod keeper;
 mod launch;
@@ -37,7 +38,7 @@ pub mod zram;
 
 pub use description::check_program;
 pub use keeper::{UPGRADE, keep, restart_keeper};
-pub use launch::{Created, launch};
+pub use launch::{Created, launch, launch_announced};
 pub use make::check;
 pub use server::{run_in_foreground, serve};
 pub use swap::swap_on;

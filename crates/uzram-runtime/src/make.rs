@@ -3,7 +3,7 @@
 use uzram::{Builder, Device};
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, FailureKind, MemLimit, Result};
 
-use crate::{backing, choice, frontends, limits, note, swap};
+use crate::{backing, choice, files, frontends, limits, note, swap};
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.
 fn default_size() -> u64 {
@@ -31,15 +31,19 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
         note::tell(&format!("frontend {}: {why}", frontend.name()));
     }
     spec.frontend = checked;
-    Ok(())
+    files::check(spec)
 }
 
 /// Refuses what can be seen to be impossible before anything is made.
 pub fn check(spec: &DeviceSpec) -> Result {
     spec.check()?;
     try_out(spec)?;
-    frontends::resolve(&spec.frontend, spec.is_swap())?;
-    Ok(())
+    let (_, frontend, _) = frontends::resolve(&spec.frontend, spec.is_swap())?;
+    let spec = DeviceSpec {
+        frontend,
+        ..spec.clone()
+    };
+    files::check(&spec)
 }
 
 /// Makes the device in memory of this process, which it leaves untouched, and drops it.

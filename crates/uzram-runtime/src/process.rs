@@ -4,13 +4,14 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Child;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, WaitOptions};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use uzram_spec::Result;
 
@@ -77,6 +78,17 @@ pub fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool {
 /// Has `tell` called, by a thread, for each signal to end; none ends the process by itself from now on.
 pub fn when_told_to_end(mut tell: impl FnMut() + Send + 'static) -> Result {
     when_told(&[SIGINT, SIGTERM], move |_| tell())
+}
+
+/// Takes note of the first interrupt, hangup or termination instead of ending. The second one ends the process.
+pub fn hold_interrupts() -> Result<Arc<AtomicBool>> {
+    let held = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // In this order: what the first one sets, the second one sees.
+        signal_hook::flag::register_conditional_default(signal, held.clone())?;
+        signal_hook::flag::register(signal, held.clone())?;
+    }
+    Ok(held)
 }
 
 /// Has `tell` called, by a thread, for each of these signals.

@@ -9,17 +9,25 @@ use uzram_control::{ControlError, Request, Response, execute};
 
 use crate::privileges;
 
-/// Carries a request out. `dir` is the device's directory.
+/// Carries a request out. `dir` is the device's directory; `foreign` says whether its description allows files of other
+/// users.
 pub(crate) fn handle(
     device: &Device,
     dir: &Path,
+    foreign: bool,
     request: &Request,
 ) -> Result<Response, ControlError> {
     if let Request::SetBacking {
-        path: Some(path), ..
+        path: Some(path),
+        allow_foreign,
+        ..
     } = request
     {
         let wrong = |message| ControlError { errno: 22, message };
+        if !path.is_absolute() {
+            return Err(wrong(format!("backing {path:?}: an absolute path")));
+        }
+        crate::files::check_one("backing", path, *allow_foreign || foreign)?;
         crate::backing::check(path, Some(dir)).map_err(wrong)?;
         if privileges::is_closed(path, Access::READ_OK | Access::WRITE_OK) {
             let path = path.display();

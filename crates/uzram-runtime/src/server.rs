@@ -5,12 +5,13 @@
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uzram::{Agent, Device};
 use uzram_control::{
     Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
@@ -21,9 +22,7 @@ use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
 
 use crate::keeper::KeeperState;
 use crate::logging::{Journal, LogPipe};
-use crate::process::{
-    keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told_to_end,
-};
+use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
 use crate::report::Report;
 use crate::{
     description, frontends, keeper, limits, logging, make, note, privileges, requests, standby,
@@ -66,6 +65,10 @@ struct Served {
     front: Mutex<Box<dyn Front>>,
     /// How long it looks for the next request; `None` where the frontend has no such setting.
     poll: Option<Duration>,
+    /// The device's identity.
+    identity: String,
+    /// Whether files of other users are allowed.
+    allow_foreign_files: bool,
     events: Mutex<Sender<Event>>,
 }
 
@@ -91,11 +94,15 @@ pub fn run_in_foreground(
 ) -> Result {
     let mut spec = spec.clone();
     limits::raise_files();
+    spec.identity.clear();
     make::complete(&mut spec)?;
     let frontend = frontend_of(&spec.frontend.kind)?;
     run.make()?;
     // Before there is another thread.
-    privileges::give_up(frontend, &spec, &run.path());
+    privileges::give_up(frontend, &spec, &run.path()?);
+    // Before the device has a directory: from here on no signal ends the process and leaves something behind. The terminal
+    // may go, and the device goes with it.
+    let events = events_of_signals(&[SIGINT, SIGTERM, SIGHUP])?;
     // Settings that are impossible are found before anything else is made.
     let device = Arc::new(make::builder(&spec, None)?.build()?);
     let claim = run.claim(spec.name.as_deref())?;
@@ -109,7 +116,7 @@ pub fn run_in_foreground(
         record: None,
         keeper: 0,
     };
-    let result = serve_device(&placed, &device, |_, path| Ok(print(path)?));
+    let result = serve_device(&placed, &device, events, |_, path| Ok(print(path)?));
     let released = claim.release();
     result.and(released.map_err(Failure::from))
 }
@@ -188,7 +195,8 @@ impl ServerState {
             record,
             keeper: self.keeper,
         };
-        serve_device(&placed, &device, |placed, path| {
+        let events = events_of_signals(&[SIGINT, SIGTERM])?;
+        serve_device(&placed, &device, events, |placed, path| {
             let (name, path) = (placed.claim.name.clone(), path.to_owned());
             let reported = Report::Ready { name, path }.send();
             // Who started us may be gone, interrupted: then nobody would know of a new device. An old one is known.
@@ -277,19 +285,26 @@ impl ServerState {
     }
 }
 
+/// What ends a server.
+type Events = (Sender<Event>, Receiver<Event>);
+
+/// Makes events of signals, so that none can end the process with a mount left behind.
+fn events_of_signals(signals: &[i32]) -> Result<Events> {
+    let (events, inbox) = channel();
+    let from_signals = events.clone();
+    when_told(signals, move |_| {
+        let _ = from_signals.send(Event::Signal);
+    })?;
+    Ok((events, inbox))
+}
+
 /// Serves until the device is removed or handed over. `ready` is called with the device's path once it works.
 fn serve_device(
     placed: &Placed<'_>,
     device: &Arc<Device>,
+    (events, inbox): Events,
     ready: impl FnOnce(&Placed<'_>, &str) -> Result,
 ) -> Result {
-    // From here on signals become events, so that none can end the process with a mount left behind.
-    let (events, inbox) = channel();
-    let from_signals = events.clone();
-    when_told_to_end(move || {
-        let _ = from_signals.send(Event::Signal);
-    })?;
-
     let (claim, spec) = (placed.claim, placed.spec);
     if spec.is_swap() {
         swap::keep_stock(device)?;
@@ -329,6 +344,8 @@ fn serve_device(
         dir: claim.dir.clone(),
         front: Mutex::new(front),
         poll: placed.frontend.poll(&spec.frontend),
+        identity: spec.identity.clone(),
+        allow_foreign_files: spec.allow_foreign_files,
         events: Mutex::new(events),
     });
     let announced = ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())
@@ -413,12 +430,12 @@ impl Served {
             })?,
             false => None,
         };
-        requests::handle(&self.device, &self.dir, request)?;
+        self.carry_out(request)?;
         if let Err(failure) = front.resized() {
             let force = true;
             let bytes = before;
             let back = Request::Resize { bytes, force };
-            let undone = requests::handle(&self.device, &self.dir, &back).map(|_| front.resized());
+            let undone = self.carry_out(&back).map(|_| front.resized());
             tracing::warn!(
                 ?undone,
                 "the new size cannot be told, and the former one is back"
@@ -426,6 +443,10 @@ impl Served {
             return Err(refused(failure));
         }
         Ok(())
+    }
+
+    fn carry_out(&self, request: &Request) -> std::result::Result<Response, ControlError> {
+        requests::handle(&self.device, &self.dir, self.allow_foreign_files, request)
     }
 }
 
@@ -437,6 +458,10 @@ fn refused(failure: Failure) -> ControlError {
 }
 
 impl Handler for Served {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
     fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
         match request {
             Request::HandOver => {}
@@ -444,7 +469,7 @@ impl Handler for Served {
                 // As the kernel's: not under anybody's feet.
                 let front = self.front();
                 let _held = front.hold_idle().map_err(refused)?;
-                return requests::handle(&self.device, &self.dir, &request);
+                return self.carry_out(&request);
             }
             Request::Remove => self.remove().map_err(refused)?,
             Request::RemoveByForce => {
@@ -453,7 +478,7 @@ impl Handler for Served {
             }
             Request::Resize { bytes, force } => self.resize(bytes, force, &request)?,
             Request::Stat => {
-                let mut answer = requests::handle(&self.device, &self.dir, &request)?;
+                let mut answer = self.carry_out(&request)?;
                 if let Response::Stat(stat) = &mut answer {
                     let micros = |poll: Duration| poll.as_micros() as u64;
                     stat.poll_microseconds = self.poll.map(micros);
@@ -462,7 +487,7 @@ impl Handler for Served {
                 }
                 return Ok(answer);
             }
-            other => return requests::handle(&self.device, &self.dir, &other),
+            other => return self.carry_out(&other),
         }
         Ok(Response::Done)
     }

@@ -243,6 +243,17 @@ pub fn swap_on(node: &str, priority: i32) -> Result {
     run("swapon", &["--discard", "--priority", &priority, node])
 }
 
+/// Switches a swap area off, if it is one.
+pub(crate) fn switch_off(node: &str) {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let is_it = |line: &str| line.split_whitespace().next() == Some(node);
+    if swaps.lines().any(is_it)
+        && let Err(failure) = run("swapoff", &[node])
+    {
+        tracing::warn!("{failure}");
+    }
+}
+
 /// Switches a swap area off that nobody serves any more, if nothing is in it: once its node is gone nobody can. What is
 /// in it could only be read from the server.
 pub(crate) fn switch_off_unused(node: &str) {

@@ -17,8 +17,7 @@ fn main() -> Result<(), Failure> {
         };
         options.insert(key.into(), value);
     }
-    let mut spec = DeviceSpec::from_options(&options, &[])?;
-    spec.resolve_paths(&std::env::current_dir()?);
+    let spec = DeviceSpec::from_options(&options, &[], &std::env::current_dir()?, &[])?;
     print!("{}", String::from_utf8_lossy(&spec.to_json()));
     Ok(())
 }

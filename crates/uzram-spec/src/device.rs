@@ -5,7 +5,7 @@
 //! up to its own, for ever; `crates/uzram-cli/tests/specs` holds one description of each, with an image. A field that is
 //! added does not change the version; a field whose meaning changes does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use schemars::JsonSchema;
@@ -64,6 +64,9 @@ pub struct DeviceSpec {
     /// Where pages are written back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing: Option<BackingSpec>,
+    /// Whether other users may own, or may write to, the backing, the dictionaries and the directory of a socket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_foreign_files: bool,
     /// Set where the device serves as swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapSpec>,
@@ -124,6 +127,7 @@ impl Default for DeviceSpec {
             policy: PolicySettings::standard(),
             dedup: false,
             backing: None,
+            allow_foreign_files: false,
             swap: None,
             allow_unsafe_swap: false,
             frontend: FrontendSpec::default(),
@@ -174,11 +178,18 @@ pub struct BackingSpec {
 }
 
 impl BackingSpec {
-    /// Reads `FILE`, `FILE,SIZE` or `DEVICE`. A relative path becomes absolute: whoever uses it has another directory.
+    /// Reads `FILE`, `FILE,SIZE` or `DEVICE`. A relative path is this process's directory's, and becomes absolute: whoever
+    /// uses it has another directory.
     pub fn parse(value: &str) -> std::result::Result<BackingSpec, String> {
+        let here = std::env::current_dir().map_err(|error| error.to_string())?;
+        BackingSpec::parse_in(value, &here)
+    }
+
+    /// The same for a path that is relative to that directory.
+    pub fn parse_in(value: &str, directory: &Path) -> std::result::Result<BackingSpec, String> {
         let sized = value
             .rsplit_once(',')
-            .filter(|_| !std::path::Path::new(value).exists());
+            .filter(|_| !directory.join(value).exists());
         let (path, size) = match sized {
             Some((path, text)) => (path, Some(size::parse(text).map_err(|e| e.to_string())?)),
             None => (value, None),
@@ -186,7 +197,7 @@ impl BackingSpec {
         if path.is_empty() {
             return Err("backing: a file or a block device, as FILE, FILE,SIZE or DEVICE".into());
         }
-        let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+        let path = std::path::absolute(directory.join(path)).map_err(|error| error.to_string())?;
         Ok(BackingSpec {
             path,
             size: size.map(Bytes),
@@ -253,16 +264,8 @@ impl DeviceSpec {
         };
         let value: serde_json::Value =
             serde_json::from_slice(json).map_err(|e| refused(format!("it is not JSON: {e}")))?;
-        let version = value.get("version").and_then(serde_json::Value::as_u64);
-        match version {
-            Some(1) => {}
-            Some(newer) => {
-                return Err(refused(format!(
-                    "it is of version {newer}, and this program (uzram {}) reads versions up to {SPEC_VERSION}",
-                    env!("CARGO_PKG_VERSION")
-                ))
-                .with_hint("use the program that made the device, or a newer one"));
-            }
+        match value.get("version") {
+            Some(version) => check_version(version)?,
             None => return Err(refused("it has no version".into())),
         }
         let spec: DeviceSpec = serde_path_to_error::deserialize(value)
@@ -282,6 +285,15 @@ impl DeviceSpec {
     /// Refuses what no device can have, as far as the description alone shows it.
     pub fn check(&self) -> Result {
         let usage = |message: String| Err(Failure::new(FailureKind::Usage, message));
+        for (what, path) in self.paths() {
+            // A description is JSON, and its processes have another directory.
+            if path.to_str().is_none() {
+                return usage(format!("{what}: the path {path:?} is not UTF-8"));
+            }
+            if !path.is_absolute() {
+                return usage(format!("{what}: the path {path:?} is relative"));
+            }
+        }
         if let Some(name) = self.name.as_deref().filter(|name| number(name).is_none()) {
             return usage(format!(
                 "'{name}' is not a device name: it takes 'zram' and a number"
@@ -316,6 +328,17 @@ impl DeviceSpec {
         Ok(())
     }
 
+    /// The files that the description names, with what they are: the backing and the dictionaries.
+    pub fn paths(&self) -> Vec<(&'static str, PathBuf)> {
+        let backing = self.backing.iter().map(|b| ("backing", b.path.clone()));
+        let algorithms = std::iter::once(&self.algorithm).chain(&self.recomp_algorithm);
+        let params = algorithms.flat_map(|algorithm| &algorithm.params);
+        let dictionaries = params
+            .filter(|(key, value)| key == "dict" && !value.is_empty())
+            .map(|(_, value)| ("dictionary", value.into()));
+        backing.chain(dictionaries).collect()
+    }
+
     /// Gives the device an identity, if it has none.
     pub fn identify(&mut self) -> Result {
         if self.identity.is_empty() {
@@ -331,6 +354,20 @@ impl DeviceSpec {
     pub fn is_swap(&self) -> bool {
         self.swap.is_some()
     }
+}
+
+/// Refuses the version of a description that this program does not read.
+pub(crate) fn check_version(version: &serde_json::Value) -> Result {
+    if version.as_u64() == Some(u64::from(SPEC_VERSION)) {
+        return Ok(());
+    }
+    let message = format!(
+        "the device's description: it is of version {version}, and this program (uzram {}) reads versions up to \
+         {SPEC_VERSION}",
+        env!("CARGO_PKG_VERSION")
+    );
+    let hint = "use the program that made the device, or a newer one";
+    Err(Failure::new(FailureKind::Usage, message).with_hint(hint))
 }
 
 /// N of `zramN`, written without needless zeros; `None` for what is no device's name.
@@ -396,6 +433,30 @@ mod tests {
         }
     }
 
+    /// What could not be stored, or would mean another file to the device's processes, is refused before anything is made.
+    #[test]
+    fn paths_are_absolute_and_text() {
+        let bytes: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"/caf\xe9");
+        for (path, said) in [(bytes.into(), r"\xE9"), (PathBuf::from("rel"), "relative")] {
+            let backing = Some(BackingSpec { path, size: None });
+            let spec = DeviceSpec {
+                backing,
+                ..DeviceSpec::default()
+            };
+            let failure = spec.check().unwrap_err();
+            assert!(failure.message.contains(said), "{failure}");
+        }
+        let mut spec = DeviceSpec {
+            algorithm: "zstd(dict=a)".parse().unwrap(),
+            ..DeviceSpec::default()
+        };
+        assert!(spec.check().unwrap_err().message.contains("relative"));
+        assert!(spec.resolve_paths(Path::new(bytes)).is_err());
+        spec.resolve_paths(Path::new("/d")).unwrap();
+        assert_eq!(spec.paths(), [("dictionary", "/d/a".into())]);
+        assert_eq!(spec.check(), Ok(()));
+    }
+
     #[test]
     fn a_backing_is_a_path_with_or_without_a_size() {
         let sized = BackingSpec::parse("/no/such,4G").unwrap();
@@ -405,6 +466,11 @@ mod tests {
         );
         assert_eq!(BackingSpec::parse("/dev/sdz").unwrap().size, None);
         assert!(BackingSpec::parse("rel").unwrap().path.is_absolute());
+        let there = BackingSpec::parse_in("rel,1.5M", Path::new("/home/x")).unwrap();
+        assert_eq!(
+            (there.path, there.size),
+            ("/home/x/rel".into(), Some(Bytes(3 << 19)))
+        );
         assert!(BackingSpec::parse("").is_err());
         assert!(
             BackingSpec::parse("/a,4X")

@@ -147,6 +147,26 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// The kind of failure of a file or disk that cannot be the backing.
+fn kind_of_backing(error: &uzram::BackingError) -> FailureKind {
+    use rustix::io::Errno;
+    use uzram::BackingError;
+    match error {
+        BackingError::InUse | BackingError::Locked => FailureKind::Busy,
+        BackingError::FileType | BackingError::Foreign | BackingError::Empty => FailureKind::Usage,
+        BackingError::Open(open) => match open {
+            uzram::uzram_backing::OpenError::Size { .. }
+            | uzram::uzram_backing::OpenError::Short { .. } => FailureKind::Usage,
+            _ => FailureKind::Failed,
+        },
+        BackingError::Io(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG) => {
+            FailureKind::Usage
+        }
+        BackingError::Io(Errno::ACCESS | Errno::PERM | Errno::ROFS) => FailureKind::Impossible,
+        _ => FailureKind::Failed,
+    }
+}
+
 impl From<uzram::Error> for Failure {
     fn from(error: uzram::Error) -> Failure {
         let kind = match &error {
@@ -157,6 +177,7 @@ impl From<uzram::Error> for Failure {
             | uzram::Error::NoAges
             | uzram::Error::DedupWithReserve
             | uzram::Error::NoDictionary { .. } => FailureKind::Usage,
+            uzram::Error::Backing { source, .. } => kind_of_backing(source),
             _ => FailureKind::Failed,
         };
         Failure::from_cause(kind, error)

@@ -17,6 +17,7 @@ mod quantity;
 pub mod rlimit;
 mod schema;
 pub mod size;
+mod terminal;
 mod text;
 
 pub use device::{BackingSpec, DeviceSpec, Erase, SPEC_VERSION, SwapSpec, number};
@@ -25,6 +26,7 @@ pub use frontend::{AUTO, FrontendSpec, OptionValue};
 pub use limit::MemLimit;
 pub use quantity::Bytes;
 pub use schema::{options_schema, spec_schema};
+pub use terminal::{printable, printable_json, printable_line};
 
 /// The README's example is one that compiles.
 #[cfg(doctest)]

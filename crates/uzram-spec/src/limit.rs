@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::quantity::SIZE_PATTERN;
 use crate::size::SizeError;
 use crate::{Bytes, size};
 
@@ -125,7 +126,7 @@ impl JsonSchema for MemLimit {
         json_schema!({
             "anyOf": [
                 {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": "^(total:)?[0-9]+([KMGTPEkmgtpe]?[iI]?[Bb]?)$"},
+                {"type": "string", "pattern": format!("^(total:)?{SIZE_PATTERN}$")},
             ],
         })
     }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use uzram::compress::{AlgorithmSpec, parse_params};
 
-use crate::{DeviceSpec, Failure, FailureKind, Result};
+use crate::device::check_version;
+use crate::{BackingSpec, DeviceSpec, Failure, FailureKind, Result, options_schema};
 
 /// Options of swap and what they are called in a description.
 const SWAP: &[(&str, &str)] = &[
@@ -21,9 +22,45 @@ fn usage(message: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Usage, message)
 }
 
+/// What a stored description has beside options: the program sets it.
+const OWN: &[&str] = &["version", "identity"];
+
+/// Refuses an option that there is not, and says which there are: those of devices, the frontends' and the caller's own.
+fn check_names(options: &Map<String, Value>, of_frontends: &[&str], also: &[&str]) -> Result {
+    let schema = options_schema(Map::new());
+    let of_devices = schema["properties"].as_object();
+    let mut known: Vec<String> = of_devices
+        .into_iter()
+        .flat_map(Map::keys)
+        .filter(|name| !OWN.contains(&name.as_str()))
+        .map(|name| name.replace('_', "-"))
+        .chain(of_frontends.iter().chain(also).map(|name| (*name).into()))
+        .collect();
+    known.sort();
+    let is_known = |name: &str| OWN.contains(&name) || known.contains(&name.replace('_', "-"));
+    match options.keys().find(|name| !is_known(name)) {
+        Some(unknown) => Err(usage(format!(
+            "no option '{unknown}' (there are: {})",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
 impl DeviceSpec {
-    /// The description that options by name stand for; `of_frontends` are the names of the frontends' own options.
-    pub fn from_options(options: &Map<String, Value>, of_frontends: &[&str]) -> Result<DeviceSpec> {
+    /// The description that options by name stand for; `of_frontends` are the names of the frontends' own options. Paths are
+    /// relative to `directory`. `also` are names that the caller has taken out for itself: they are told with the others to
+    /// whoever gives one that there is not.
+    pub fn from_options(
+        options: &Map<String, Value>,
+        of_frontends: &[&str],
+        directory: &Path,
+        also: &[&str],
+    ) -> Result<DeviceSpec> {
+        check_names(options, of_frontends, also)?;
+        if let Some(version) = options.get("version") {
+            check_version(version)?;
+        }
         let mut fields = Map::new();
         let mut frontend = Map::new();
         let mut swap = Map::new();
@@ -50,6 +87,11 @@ impl DeviceSpec {
                 fields.insert(key, value.clone());
             }
         }
+        if let Some(Value::String(text)) = fields.get("backing") {
+            let backing = BackingSpec::parse_in(text, directory)
+                .map_err(|error| usage(format!("backing: {error}")))?;
+            fields.insert("backing".into(), json!(backing));
+        }
         set_swap(&mut fields, swap)?;
         set_frontend(&mut fields, frontend)?;
         let mut spec: DeviceSpec = serde_path_to_error::deserialize(Value::Object(fields))
@@ -61,30 +103,35 @@ impl DeviceSpec {
             let more = parse_params(&params).map_err(uzram::Error::from)?;
             spec.algorithm.params.extend(more);
         }
+        spec.resolve_paths(directory)?;
         spec.check()?;
         Ok(spec)
     }
 
     /// Makes the paths of dictionaries and of the backing absolute: whoever opens them may have another directory.
-    pub fn resolve_paths(&mut self, directory: &Path) {
+    pub fn resolve_paths(&mut self, directory: &Path) -> Result {
         let secondaries = self.recomp_algorithm.iter_mut();
         for algorithm in std::iter::once(&mut self.algorithm).chain(secondaries) {
-            resolve_dictionary(algorithm, directory);
+            resolve_dictionary(algorithm, directory)?;
         }
         if let Some(backing) = &mut self.backing {
             backing.path = directory.join(&backing.path);
         }
+        Ok(())
     }
 }
 
-fn resolve_dictionary(algorithm: &mut AlgorithmSpec, directory: &Path) {
+fn resolve_dictionary(algorithm: &mut AlgorithmSpec, directory: &Path) -> Result {
     for (key, value) in &mut algorithm.params {
         if key == "dict" && !value.is_empty() {
             let path: PathBuf = directory.join(&*value);
-            // It was a text, and so it is one.
-            *value = path.to_string_lossy().into_owned();
+            let text = path.to_str();
+            *value = text
+                .ok_or_else(|| usage(format!("dictionary: the path {path:?} is not UTF-8")))?
+                .to_owned();
         }
     }
+    Ok(())
 }
 
 /// `"swap": true` and its options side by side become one object.
@@ -143,7 +190,13 @@ mod tests {
 
     fn from(options: Value) -> Result<DeviceSpec> {
         let options = options.as_object().unwrap().clone();
-        DeviceSpec::from_options(&options, &["listen", "queue-depth", "write-cache"])
+        let of_frontends = ["listen", "queue-depth", "write-cache"];
+        DeviceSpec::from_options(
+            &options,
+            &of_frontends,
+            Path::new("/home/x"),
+            &["mount-point"],
+        )
     }
 
     #[test]
@@ -188,7 +241,8 @@ mod tests {
     #[test]
     fn what_is_no_option_is_named() {
         for (options, said) in [
-            (json!({"colour": 1}), "unknown field `colour`"),
+            (json!({"colour": 1}), "no option 'colour'"),
+            (json!({"version": 2}), "reads versions up to 1"),
             (json!({"size": "4X"}), "size: '4X' is not a size"),
             (json!({"size": -1}), "size: -1 is not a size"),
             (json!({"mem-limit": true}), "mem-limit"),
@@ -205,10 +259,30 @@ mod tests {
 
     #[test]
     fn paths_become_absolute() {
-        let mut spec =
-            from(json!({"algorithm": "zstd(dict=a.dict)", "backing": {"path": "b"}})).unwrap();
-        spec.resolve_paths(Path::new("/home/x"));
-        assert_eq!(spec.algorithm.to_string(), "zstd(dict=/home/x/a.dict)");
-        assert_eq!(spec.backing.unwrap().path, Path::new("/home/x/b"));
+        for backing in [json!({"path": "b"}), json!("b"), json!("b,4M")] {
+            let spec = from(json!({"algorithm": "zstd(dict=a.dict)", "backing": backing}));
+            let spec = spec.unwrap();
+            assert_eq!(spec.algorithm.to_string(), "zstd(dict=/home/x/a.dict)");
+            assert_eq!(spec.backing.unwrap().path, Path::new("/home/x/b"));
+        }
+    }
+
+    /// The names are those that are written in files, and all of them.
+    #[test]
+    fn the_list_of_options_is_the_one_that_can_be_given() {
+        let failure = from(json!({"colour": 1})).unwrap_err().message;
+        for name in [
+            "mem-limit",
+            "swap-priority",
+            "allow-foreign-files",
+            "algorithm-params",
+            "queue-depth",
+            "mount-point",
+        ] {
+            assert!(failure.contains(&format!(" {name}")), "{name}: {failure}");
+        }
+        for name in ["version", "identity", "_"] {
+            assert!(!failure.contains(name), "{name}: {failure}");
+        }
     }
 }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::size;
 
+/// What a size as a text looks like, for schemas.
+pub(crate) const SIZE_PATTERN: &str = "[0-9]+(([.][0-9]+)?[KMGTPEkmgtpe]([iI]?[Bb])?|[Bb]?)";
+
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -57,7 +60,7 @@ impl JsonSchema for Bytes {
         json_schema!({
             "anyOf": [
                 {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": "^[0-9]+([KMGTPEkmgtpe]?[iI]?[Bb]?)$"},
+                {"type": "string", "pattern": format!("^{SIZE_PATTERN}$")},
             ],
         })
     }

@@ -7,7 +7,7 @@ const UNITS: &[u8] = b"KMGTPE";
 /// Why a text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "'{given}' is not a size: {why}; give a whole number of bytes, or with K, M, G, T, P or E (such as 512M)"
+    "'{given}' is not a size: {why}; give a whole number of bytes, or a number with K, M, G, T, P or E (such as 512M or 1.5G)"
 )]
 pub struct SizeError {
     /// The text.
@@ -16,23 +16,36 @@ pub struct SizeError {
     pub why: &'static str,
 }
 
+/// Digits after a point that are read; further ones make no byte.
+const FRACTION_DIGITS: usize = 18;
+
 /// Reads a size in bytes: digits and at most one unit (`K`, `M`, `G`, `T`, `P`, `E`, of either case, followed by
-/// nothing, `B` or `iB`). Unlike the kernel's `memparse` it refuses anything after that. Zero is a size.
+/// nothing, `B` or `iB`). With a unit there may be digits after a point: `1.5G`, cut to whole bytes. Unlike the kernel's
+/// `memparse` it refuses anything after that. Zero is a size.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let fail = |why| SizeError {
         given: text.into(),
         why,
     };
     let body = text.trim();
-    let digits = body.len() - body.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = body.split_at(digits);
+    let (whole, rest) = split_digits(body);
     match body.chars().next() {
         None => return Err(fail("it is empty")),
         Some('-') => return Err(fail("it is negative")),
-        Some(_) if digits == 0 => return Err(fail("it does not begin with a number")),
+        Some(_) if whole.is_empty() => return Err(fail("it does not begin with a number")),
         Some(_) => {}
     }
-    let number: u64 = number.parse().map_err(|_| fail("it is too large"))?;
+    let (fraction, unit) = match rest.strip_prefix('.') {
+        Some(rest) => {
+            let (digits, unit) = split_digits(rest);
+            if digits.is_empty() {
+                return Err(fail("digits have to follow the point"));
+            }
+            (Some(digits), unit)
+        }
+        None => (None, rest),
+    };
+    let whole: u64 = whole.parse().map_err(|_| fail("it is too large"))?;
     let shift = match unit.as_bytes() {
         [] | [b'B' | b'b'] => 0,
         [unit, rest @ ..] => {
@@ -44,9 +57,30 @@ pub fn parse(text: &str) -> Result<u64, SizeError> {
             power * 10
         }
     };
-    number
+    let part = match fraction {
+        None => 0,
+        Some(_) if shift == 0 => return Err(fail("there is no part of a byte")),
+        Some(digits) => part_of(digits, shift),
+    };
+    whole
         .checked_mul(1 << shift)
+        .and_then(|bytes| bytes.checked_add(part))
         .ok_or_else(|| fail("it is too large"))
+}
+
+fn split_digits(text: &str) -> (&str, &str) {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    text.split_at(text.len() - rest.len())
+}
+
+/// Bytes of the digits after a point, of a unit of so many bits: always less than one unit.
+fn part_of(digits: &str, shift: usize) -> u64 {
+    let read = digits.bytes().take(FRACTION_DIGITS);
+    let (value, scale) = read.fold((0u128, 1u128), |(value, scale), digit| {
+        (value * 10 + u128::from(digit - b'0'), scale * 10)
+    });
+    // 10^18 * 2^60 fits, and the quotient is below 2^60.
+    ((value << shift) / scale) as u64
 }
 
 /// Writes a size the way zramctl does: one decimal where needed, the largest unit that leaves at least 1.
@@ -85,6 +119,11 @@ mod tests {
             ("16T", 1 << 44),
             (" 7B ", 7),
             ("15E", 15 << 60),
+            ("1.5G", 3 << 29),
+            ("0.5KiB", 512),
+            ("1.30m", 1_363_148),
+            ("15.999999999999999999E", u64::MAX - 1),
+            ("1.0T", 1 << 40),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
@@ -100,7 +139,13 @@ mod tests {
             ("four", "number"),
             ("4X", "unit is unknown"),
             ("4GG", "follows"),
-            ("1.5G", "unit is unknown"),
+            ("1.5", "part of a byte"),
+            ("1.5B", "part of a byte"),
+            ("1.G", "follow the point"),
+            (".5G", "number"),
+            ("1,5G", "unit is unknown"),
+            ("1.5.5G", "unit is unknown"),
+            ("16.0E", "too large"),
             ("4 G", "unit is unknown"),
             ("16E", "too large"),
             ("99999999999999999999", "too large"),

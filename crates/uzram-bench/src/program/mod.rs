@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uzram::compress::Registry;
+use uzram_spec::{printable, printable_json};
 
 use crate::corpus::stored;
 use crate::failure::{Failure, Result, failed};
@@ -243,7 +244,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("uzram-bench: {failure}");
+            eprintln!("uzram-bench: {}", printable(&failure.to_string()));
             ExitCode::from(failure.kind.exit_code())
         }
     }
@@ -380,8 +381,10 @@ fn hand_out(outcome: &dyn Outcome, files: &Files) -> Result {
     print(&text(outcome))
 }
 
-/// Writes to stdout. A reader that stops early is no failure.
+/// Writes to stdout, words or JSON, with nothing in it that a terminal obeys: names of processes are others'. A reader that
+/// stops early is no failure.
 fn print(text: &str) -> Result {
+    let text = printable_json(text);
     match io::Write::write_all(&mut io::stdout().lock(), text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

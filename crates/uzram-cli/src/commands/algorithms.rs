@@ -3,7 +3,7 @@
 use uzram_control::zram;
 
 use super::print;
-use crate::exit::Result;
+use crate::exit::{self, Result};
 
 /// List the compression algorithms of this build
 ///
@@ -25,7 +25,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let registry = zram::algorithms();
         for error in zram::algorithms_left_out() {
-            eprintln!("uzram: left out: {error}");
+            exit::tell(format!("left out: {error}"));
         }
         if self.proc_crypto {
             return print(&registry.to_string());

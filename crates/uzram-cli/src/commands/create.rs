@@ -2,16 +2,17 @@
 //! by this process.
 
 use std::io::Write;
+use std::sync::atomic::Ordering;
 
 use uzram::PolicySettings;
 use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
-use uzram_runtime::{client, launch, logging, run_in_foreground, sweep};
-use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SwapSpec};
+use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
+use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SwapSpec, printable_line};
 
 use super::{policy, print};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{self, Failure, Kind, Result};
 use crate::frontend_args::FrontendArgs;
 
 /// In the environment of a shim's command whose devices are its own.
@@ -74,6 +75,10 @@ pub(crate) struct Args {
     /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
     #[arg(long, value_name = "BACKING", value_parser = BackingSpec::parse)]
     backing: Option<BackingSpec>,
+    /// Allow a backing, a dictionary or a socket's directory that another user owns or may write to. Whoever that is can
+    /// read and change what the device holds, or answer in its place
+    #[arg(long)]
+    allow_foreign_files: bool,
     /// How large "uzram set NAME disksize=" may make the disk later [default: 4 times its size, for swap its size]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_size: Option<u64>,
@@ -132,13 +137,20 @@ impl Args {
             let run = sweep::swept_run_dir()?;
             return run_in_foreground(&spec, &run, |path| {
                 let mut stdout = std::io::stdout().lock();
-                writeln!(stdout, "{path}").and_then(|()| stdout.flush())
+                writeln!(stdout, "{}", printable_line(path)).and_then(|()| stdout.flush())
             });
         }
         let run = RunDir::of_user();
-        if !private && let Some(daemon) = Client::find(&run.file(SOCKET)) {
+        if !private && let Some(daemon) = Client::find(&run.file(SOCKET)?) {
+            // The daemon goes on whatever happens here: an interrupt waits for its answer.
+            let interrupted = process::hold_interrupts()?;
             let created = daemon.create(&spec)?;
             created.notes.lines().for_each(tell);
+            if interrupted.load(Ordering::Relaxed) {
+                daemon.remove(&created.name)?;
+                let message = format!("interrupted: {} was removed", created.name);
+                return Err(Failure::new(Kind::Failed, message));
+            }
             return print(&format!("{}\n", created.path));
         }
         if std::env::var_os(IN_SHIM).is_some() {
@@ -146,15 +158,14 @@ impl Args {
                 a server that is started here would see nothing but the shim";
             return Err(Failure::new(Kind::Impossible, message));
         }
-        let created = launch(&spec, &run, &mut tell)?;
-        let mut stdout = std::io::stdout().lock();
-        let printed = writeln!(stdout, "{}", created.path).and_then(|()| stdout.flush());
-        printed.map_err(|error| {
-            // A device whose path nobody learns is worth nothing.
-            let removed = run.find(&created.name).map(|entry| client::remove(&entry));
-            drop(removed);
-            Failure::new(Kind::Failed, format!("cannot print the path: {error}"))
-        })
+        // A device whose path nobody learns is worth nothing.
+        let created = launch_announced(&spec, &run, &mut tell, |created| {
+            let mut stdout = std::io::stdout().lock();
+            let path = printable_line(&created.path);
+            let printed = writeln!(stdout, "{path}").and_then(|()| stdout.flush());
+            printed.map_err(|e| Failure::new(Kind::Failed, format!("cannot print the path: {e}")))
+        });
+        created.map(drop)
     }
 
     /// The description of the device that was asked for.
@@ -182,6 +193,7 @@ impl Args {
             policy: self.policy.unwrap_or_else(PolicySettings::standard),
             dedup: self.dedup,
             backing: self.backing,
+            allow_foreign_files: self.allow_foreign_files,
             swap,
             allow_unsafe_swap: self.allow_unsafe_swap,
             frontend: self.frontend.spec,
@@ -189,11 +201,11 @@ impl Args {
             log_max: Bytes(self.log_max),
             ..DeviceSpec::default()
         };
-        spec.resolve_paths(&std::env::current_dir()?);
+        spec.resolve_paths(&std::env::current_dir()?)?;
         Ok(spec)
     }
 }
 
 fn tell(note: &str) {
-    eprintln!("uzram: {note}");
+    exit::tell(note);
 }

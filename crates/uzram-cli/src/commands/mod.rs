@@ -32,8 +32,9 @@ use std::io;
 use uzram_control::{Entry, Request, Response, RunDir};
 use uzram_runtime::client::{ask, ask_keeper, to_json, unexpected};
 use uzram_runtime::sweep;
+use uzram_spec::{printable, printable_json};
 
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{self, Failure, Kind, Result};
 
 /// The devices of these names, each found or not, or all.
 fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<Entry>>> {
@@ -64,7 +65,7 @@ fn all_failures(several: bool, mut failures: Vec<Failure>) -> Result {
         return Ok(());
     };
     for failure in failures {
-        eprintln!("uzram: {failure}");
+        exit::tell(failure);
     }
     if several {
         last.kind = worst;
@@ -118,11 +119,12 @@ fn to_value(value: &impl serde::Serialize) -> Result<serde_json::Value> {
 /// Prints JSON and a newline.
 fn print_json(value: &serde_json::Value) -> Result {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Kind::Failed, e))?;
-    print(&format!("{text}\n"))
+    print(&format!("{}\n", printable_json(&text)))
 }
 
-/// Writes to stdout. Whoever reads it may stop early: no failure.
+/// Writes to stdout, with nothing in it that a terminal obeys. Whoever reads it may stop early: no failure.
 fn print(text: &str) -> Result {
+    let text = printable(text);
     match io::Write::write_all(&mut io::stdout().lock(), text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -5,7 +5,7 @@ use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{client, sweep};
 
 use super::{all_or, for_each};
-use crate::exit::Result;
+use crate::exit::{self, Result};
 
 /// Remove devices
 ///
@@ -38,7 +38,7 @@ impl Args {
         let force = self.force;
         let remove = |entry: &Entry| remove(entry, force);
         // Those that have no size yet are known to the daemon only.
-        if let Some(daemon) = Client::find(&run.file(SOCKET)) {
+        if let Some(daemon) = Client::find(&run.file(SOCKET)?) {
             let names = match self.all {
                 true => daemon.names()?,
                 false => self.names,
@@ -73,7 +73,7 @@ fn remove(entry: &Entry, force: bool) -> Result {
         return client::remove(entry);
     }
     for what in client::remove_by_force(entry)? {
-        eprintln!("uzram: {}: {what}", entry.record.name);
+        exit::tell(format!("{}: {what}", entry.record.name));
     }
     Ok(())
 }

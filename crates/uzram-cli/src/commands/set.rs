@@ -7,7 +7,7 @@ use uzram::compress::AlgorithmSpec;
 use uzram_control::zram::{Attribute, AttributePlace, Owner};
 use uzram_control::{Request, size, to_hex};
 
-use uzram_runtime::choice;
+use uzram_runtime::{choice, files};
 use uzram_spec::{BackingSpec, Erase, MemLimit};
 
 use super::ask;
@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// Make the disk smaller although it is in use: whoever uses it loses what lies beyond the new end
     #[arg(long)]
     force: bool,
+    /// Allow a backing or a dictionary that another user owns or may write to, who can then read or change what the device
+    /// holds
+    #[arg(long)]
+    allow_foreign_files: bool,
 }
 
 #[derive(Clone)]
@@ -120,8 +124,9 @@ impl FromStr for Setting {
 impl Args {
     pub(crate) fn run(self) -> Result {
         // All files are read before anything is changed.
-        let force = self.force;
-        let steps: Result<Vec<Step>> = self.settings.into_iter().map(|s| s.step(force)).collect();
+        let (force, allow_foreign) = (self.force, self.allow_foreign_files);
+        let steps = self.settings.into_iter();
+        let steps: Result<Vec<Step>> = steps.map(|s| s.step(force, allow_foreign)).collect();
         let steps = steps?;
         for (done, step) in steps.iter().enumerate() {
             step.take(&self.name).map_err(|failure| match done {
@@ -159,7 +164,7 @@ impl Step {
 }
 
 impl Setting {
-    fn step(self, force: bool) -> Result<Step> {
+    fn step(self, force: bool, allow_foreign: bool) -> Result<Step> {
         Ok(Step::Request(match self {
             Setting::Attribute(attribute, value) => return Ok(Step::Attribute(attribute, value)),
             Setting::MemLimit(MemLimit::Pool(bytes)) => Request::SetMemLimit { bytes: bytes.0 },
@@ -174,21 +179,25 @@ impl Setting {
             Setting::Backing(backing) => {
                 let (path, size_bytes) =
                     backing.map_or((None, None), |b| (Some(b.path), b.size.map(|size| size.0)));
-                Request::SetBacking { path, size_bytes }
+                Request::SetBacking {
+                    path,
+                    size_bytes,
+                    allow_foreign,
+                }
             }
             Setting::WritebackLimit(pages) => Request::SetWritebackLimit { pages },
             Setting::TrackAges(on) => Request::TrackAges { on },
             Setting::Dedup(on) => Request::SetDedup { on },
-            Setting::Algorithm(spec) => set_algorithm(0, spec)?,
-            Setting::RecompAlgorithm(spec) => set_secondary(spec)?,
+            Setting::Algorithm(spec) => set_algorithm(0, spec, allow_foreign)?,
+            Setting::RecompAlgorithm(spec) => set_secondary(spec, allow_foreign)?,
         }))
     }
 }
 
-fn set_secondary(mut spec: AlgorithmSpec) -> Result<Request> {
+fn set_secondary(mut spec: AlgorithmSpec, allow_foreign: bool) -> Result<Request> {
     let priority = choice::take_priority(&mut spec)?.unwrap_or(1);
     if spec.name != "none" {
-        return set_algorithm(priority, spec);
+        return set_algorithm(priority, spec, allow_foreign);
     }
     if let Some((key, _)) = spec.params.first() {
         let message = format!("'none' has no parameter '{key}' (it takes: priority)");
@@ -201,7 +210,11 @@ fn set_secondary(mut spec: AlgorithmSpec) -> Result<Request> {
     })
 }
 
-fn set_algorithm(priority: usize, mut spec: AlgorithmSpec) -> Result<Request> {
+fn set_algorithm(priority: usize, mut spec: AlgorithmSpec, allow_foreign: bool) -> Result<Request> {
+    let dictionary = spec.params.iter().find(|(key, _)| key == "dict");
+    if let Some((_, path)) = dictionary.filter(|(_, path)| !path.is_empty()) {
+        files::check_one("dictionary", &std::path::absolute(path)?, allow_foreign)?;
+    }
     let dictionary = choice::take_dictionary(&mut spec)?;
     // Found now and not when half of the settings are made.
     let check = uzram::Device::builder(4096).choose(choice::with(spec.clone(), &dictionary));

@@ -19,7 +19,7 @@ use uzram_runtime::zram::Local;
 use uzram_spec::AUTO;
 
 use super::create;
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{self, Failure, Kind, Result};
 use crate::frontend_args::frontend_name;
 use uzram_runtime::sweep;
 
@@ -73,7 +73,7 @@ impl Args {
         options.programs = !self.no_modprobe;
         options.swap_warning = !self.allow_unsafe_swap;
         let run = sweep::swept_run_dir()?;
-        let ran = match Client::find(&run.file(SOCKET)) {
+        let ran = match Client::find(&run.file(SOCKET)?) {
             Some(daemon) if self.frontend.is_none() && !self.more => {
                 let daemon = Arc::new(daemon);
                 let ran = shim::run(daemon.clone(), &options, &command);
@@ -95,7 +95,7 @@ impl Args {
         };
         let code = match ran {
             Err(error @ uzram_sysfs::Error::Command { .. }) => {
-                eprintln!("uzram: {error}");
+                exit::tell(&error);
                 not_executed(&error)
             }
             ran => code(ran?),
@@ -117,7 +117,7 @@ fn with_own_devices(
 ) -> Result<std::result::Result<ExitStatus, uzram_sysfs::Error>> {
     all.make()?;
     clear_dead(all)?;
-    let dir = all.file(&format!("{PREFIX}{}", std::process::id()));
+    let dir = all.file(&format!("{PREFIX}{}", std::process::id()))?;
     let run = RunDir::new(&dir);
     run.make()?;
     let alive = File::create(dir.join(ALIVE))?;
@@ -138,12 +138,12 @@ fn with_own_devices(
         let removed = local.store(Owner::Control, "hot_remove", id.to_string().as_bytes());
         match removed {
             Ok(()) => {}
-            Err(Errno::BUSY) => eprintln!(
-                "uzram: zram{id} ({}) is in use and stays until the next shim ends; UZRAM_RUN_DIR={} uzram list shows it",
+            Err(Errno::BUSY) => exit::tell(format!(
+                "zram{id} ({}) is in use and stays until the next shim ends; UZRAM_RUN_DIR={} uzram list shows it",
                 device.path,
                 dir.display()
-            ),
-            Err(errno) => eprintln!("uzram: removing zram{id}: {errno}"),
+            )),
+            Err(errno) => exit::tell(format!("removing zram{id}: {errno}")),
         }
     }
     clear(&dir)?;
@@ -156,17 +156,17 @@ fn tell_of_swap(view: &dyn View, is_ours: impl Fn(&SwapArea, &Path) -> bool) {
     for device in view.devices().unwrap_or_default() {
         let (id, node) = (device.id, Path::new(&device.path));
         if node.is_absolute() && swap_on(node).is_some_and(|area| is_ours(&area, node)) {
-            eprintln!(
-                "uzram: zram{id} is still swap, and /dev/zram{id} was its name in the shim alone: swapoff {}",
+            exit::tell(format!(
+                "zram{id} is still swap, and /dev/zram{id} was its name in the shim alone: swapoff {}",
                 node.display()
-            );
+            ));
         }
     }
 }
 
 /// Takes down what shims left that were killed, or whose devices were in use.
 fn clear_dead(all: &RunDir) -> Result {
-    let dir = all.file("");
+    let dir = all.path()?;
     for entry in std::fs::read_dir(&dir)?.flatten() {
         let is_shim = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let Ok(alive) = File::open(entry.path().join(ALIVE)) else {

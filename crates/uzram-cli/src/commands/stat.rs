@@ -8,6 +8,7 @@ use uzram_control::stat::Stat;
 use super::{list, print, print_json, to_json};
 use crate::exit::Result;
 use uzram_runtime::{client, sweep, users};
+use uzram_spec::printable_line;
 
 /// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
 /// its own.
@@ -75,11 +76,15 @@ impl Args {
             format!(", {ratio:.3} x the compressed data")
         };
         let mut rows = vec![
-            ("name", record.name.clone()),
-            ("path", record.path.clone()),
+            ("name", printable_line(&record.name).into_owned()),
+            ("path", printable_line(&record.path).into_owned()),
             (
                 "frontend",
-                format!("{}, server process {}", record.frontend, record.pid),
+                format!(
+                    "{}, server process {}",
+                    printable_line(&record.frontend),
+                    record.pid
+                ),
             ),
             (
                 "mounted at",

@@ -14,7 +14,7 @@ use crate::exit::{Failure, Kind, Result};
 /// The daemon's interface, or one of this process where no daemon runs.
 pub(super) fn view() -> Result<Arc<dyn View>> {
     let run = swept_run_dir()?;
-    if let Some(daemon) = Client::find(&run.file(SOCKET)) {
+    if let Some(daemon) = Client::find(&run.file(SOCKET)?) {
         return Ok(Arc::new(daemon));
     }
     Ok(Local::new(run, AUTO, true, None))

@@ -18,6 +18,8 @@ pub(super) struct Requests {
     pub(super) image: i32,
     /// Descriptor of a swap device's description.
     pub(super) spec: Option<i32>,
+    /// The device's identity.
+    pub(super) identity: String,
     /// The file [`super::UPGRADE`].
     pub(super) upgrade: PathBuf,
 }
@@ -46,6 +48,10 @@ impl Requests {
 }
 
 impl Handler for Requests {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
     fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
         let error = |errno, message| Err(ControlError { errno, message });
         match request {

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use uzram_control::{Request, Response, SERVER_SOCKET};
+use uzram_control::{Request, Response};
 use uzram_spec::{Failure, Result};
 
 use super::{Keeper, KeeperState, UPGRADE};
@@ -23,7 +23,7 @@ impl Keeper {
     /// Lets a server go, so that another can take its place.
     pub(super) fn end_server(&mut self, pid: u32) {
         let end = pidfd(pid);
-        let asked = uzram_control::call(&self.claim.file(SERVER_SOCKET), &Request::HandOver);
+        let asked = self.ask_server(&Request::HandOver);
         let ended = |end: &OwnedFd| wait_for_end_within(end, HAND_OVER);
         if let Some(end) = end
             && (!matches!(asked, Ok(Response::Done)) || !ended(&end))

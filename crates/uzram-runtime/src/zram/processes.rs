@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uzram::compress::AlgorithmSpec;
+use uzram_control::trust::{self, Distrust};
 use uzram_control::zram::{Chosen, Config, Engine, Errno, Live};
 use uzram_control::{Claim, ControlError, Entry, Request, Response, RunDir, number, to_hex};
 
@@ -90,7 +91,7 @@ impl Processes {
         let gone: Vec<u32> = state
             .known
             .iter()
-            .filter(|(_, served)| !served.entry.dir.exists())
+            .filter(|(_, served)| served.entry.is_gone())
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
@@ -298,7 +299,13 @@ impl Engine for Owned {
     }
 
     fn check_backing(&self, path: &Path) -> Result<(), Errno> {
-        backing::check_beneath(path, &self.0.run).map_err(|why| {
+        // What is not there has an errno of its own, later.
+        let whose = match trust::check_file(path) {
+            Ok(()) | Err(Distrust::System { .. }) => Ok(()),
+            Err(why) => Err(why.to_string()),
+        };
+        let checked = whose.and_then(|()| backing::check_beneath(path, &self.0.run));
+        checked.map_err(|why| {
             tracing::warn!("{why}");
             Errno::INVAL
         })
@@ -319,6 +326,7 @@ impl Live for Served {
         // Another server may have put the device behind another node.
         let now = Claim::adopt(&self.entry.dir).ok();
         now.and_then(|claim| claim.record())
+            .filter(|record| record.identity == self.entry.record.identity)
             .map_or_else(|| self.entry.record.path.clone(), |record| record.path)
     }
 

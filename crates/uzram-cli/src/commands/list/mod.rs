@@ -10,6 +10,7 @@ use uzram_control::Entry;
 use uzram_control::size;
 use uzram_control::stat::Stat;
 use uzram_runtime::{client, sweep, users};
+use uzram_spec::printable_line;
 
 use super::{print, print_json};
 use crate::exit::{Failure, Kind, Result};
@@ -94,7 +95,7 @@ impl Args {
         let stats = client::survey(&entries);
         // A server that does not answer is worth a word, unless it is going just now.
         let asked = || entries.iter().zip(&stats);
-        while asked().any(|(entry, stat)| stat.is_err() && entry.dir.exists())
+        while asked().any(|(entry, stat)| stat.is_err() && !entry.is_gone())
             && begin.elapsed() < client::SURVEY
         {
             std::thread::sleep(Duration::from_millis(10));
@@ -104,7 +105,7 @@ impl Args {
         let mut rows: Vec<Row> = entries
             .into_iter()
             .zip(stats)
-            .filter(|(entry, stat)| stat.is_ok() || entry.dir.exists())
+            .filter(|(entry, stat)| stat.is_ok() || !entry.is_gone())
             .map(|(entry, stat)| Row {
                 mounts: users::mounts(&survey, &entry),
                 entry,
@@ -159,7 +160,7 @@ impl Args {
 
     fn table(&self, columns: &[&Column], rows: &[Row]) -> String {
         let show = |cell: Cell| match cell {
-            Cell::Text(text) => (text, false),
+            Cell::Text(text) => (printable_line(&text).into_owned(), false),
             Cell::Count(n) => (n.to_string(), true),
             Cell::Bytes(n) if self.bytes => (n.to_string(), true),
             Cell::Bytes(n) => (size::human(n), true),

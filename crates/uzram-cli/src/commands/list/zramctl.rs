@@ -97,7 +97,7 @@ fn free(view: &dyn View) -> Result<u32> {
 }
 
 fn print_free() -> Result {
-    let Some(daemon) = Client::find(&RunDir::of_user().file(SOCKET)) else {
+    let Some(daemon) = Client::find(&RunDir::of_user().file(SOCKET)?) else {
         let message = "without uzramd, which would keep it, a device is found with its --size only";
         return Err(Failure::new(Kind::Usage, message));
     };

@@ -72,7 +72,12 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
             Some(backing) => (Some(backing.path), backing.size_bytes),
             None => (None, None),
         };
-        ask(&*live, Request::SetBacking { path, size_bytes })?;
+        let request = Request::SetBacking {
+            path,
+            size_bytes,
+            allow_foreign: false,
+        };
+        ask(&*live, request)?;
     } else if let Some(backing) = &backing {
         subject.host.engine().check_backing(&backing.path)?;
         if is_block_device(&backing.path) {
