@@ -32,10 +32,10 @@ fn options(json: &[u8]) {
     let Ok(options) = serde_json::from_slice(json) else {
         return;
     };
-    let Ok(mut spec) = DeviceSpec::from_options(&options, &["listen", "number", "poll"]) else {
+    let of_frontends = ["listen", "number", "poll"];
+    let Ok(spec) = DeviceSpec::from_options(&options, &of_frontends, "/x".as_ref(), &[]) else {
         return;
     };
-    spec.resolve_paths("/x".as_ref());
     description(&spec.to_json());
 }
 

@@ -151,14 +151,15 @@ impl From<std::io::Error> for Failure {
 fn kind_of_backing(error: &uzram::BackingError) -> FailureKind {
     use rustix::io::Errno;
     use uzram::BackingError;
+    use uzram::uzram_backing::OpenError;
     match error {
         BackingError::InUse | BackingError::Locked => FailureKind::Busy,
-        BackingError::FileType | BackingError::Foreign | BackingError::Empty => FailureKind::Usage,
-        BackingError::Open(open) => match open {
-            uzram::uzram_backing::OpenError::Size { .. }
-            | uzram::uzram_backing::OpenError::Short { .. } => FailureKind::Usage,
-            _ => FailureKind::Failed,
-        },
+        BackingError::FileType
+        | BackingError::Foreign
+        | BackingError::Empty
+        | BackingError::Open(OpenError::Size { .. } | OpenError::Short { .. }) => {
+            FailureKind::Usage
+        }
         BackingError::Io(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG) => {
             FailureKind::Usage
         }

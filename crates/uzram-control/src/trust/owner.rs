@@ -206,7 +206,7 @@ fn others_may_write(fd: &OwnedFd, stat: &Stat) -> bool {
     if stat.st_mode & 0o002 != 0 {
         return true;
     }
-    stat.st_mode & 0o020 != 0 && !(is_own_group(stat) && !has_acl(fd))
+    stat.st_mode & 0o020 != 0 && (!is_own_group(stat) || has_acl(fd))
 }
 
 /// Whether an access control list names further users: the group's bits are the most that it grants.
