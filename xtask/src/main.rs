@@ -7,6 +7,7 @@ mod canary;
 mod docs;
 mod guest;
 mod packages;
+mod python;
 mod run;
 mod setup;
 mod sh;

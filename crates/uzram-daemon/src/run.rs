@@ -17,7 +17,7 @@ use uzram_spec::{Failure, FailureKind, Result};
 use crate::config::{Config, NewDevice};
 use crate::devices::Daemon;
 use crate::hold::{Holder, own_copy};
-use crate::server::{bind, serve};
+use crate::http::{Limits, bind, serve};
 use crate::setup::{generated, set_up};
 use crate::{SOCKET, notify};
 
@@ -82,7 +82,7 @@ impl Run {
         let daemon = Arc::new(Daemon {
             local: local.clone(),
         });
-        serve(listener, daemon.clone())?;
+        serve(listener, daemon.clone(), Limits::default())?;
         // Dropped, it is unmounted.
         let _sysfs = match &config.daemon.sysfs {
             Some(at) => Some(uzram_sysfs::mount_at(
