@@ -1,6 +1,6 @@
 //! What commands and the daemon ask of a device that runs: its server, its keeper, its description in JSON.
 //!
-//! A process that died is waited for a moment, since it is about to be started again.
+//! A process that died is waited for a moment, since it is about to be started again, unless nobody is left to do so.
 
 use std::io;
 use std::path::Path;
@@ -55,6 +55,7 @@ pub(crate) fn call_patiently(
                     error.kind(),
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
                 ) && entry.dir.exists()
+                    && !entry.is_dead()
                     && begin.elapsed() < RESTART =>
             {
                 std::thread::sleep(Duration::from_millis(10));
@@ -71,6 +72,9 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
+    if let Some(failure) = death(entry) {
+        return Err(failure);
+    }
     let kind = FailureKind::from_io(&error);
     let message = format!("the {who} of {name} does not answer: {error}");
     let failure = Failure::new(kind, message);
@@ -89,6 +93,18 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         "see {}; its contents are kept: uzram recover {name}",
         log.display()
     )))
+}
+
+/// What is to be said of a device that nobody can serve again.
+pub(crate) fn death(entry: &Entry) -> Option<Failure> {
+    let message = format!(
+        "server and keeper of {} have died and nobody holds its memory: its contents are lost",
+        entry.record.name
+    );
+    entry.is_dead().then(|| {
+        Failure::new(FailureKind::NoDevice, message)
+            .with_hint("uzram list clears what is left of it")
+    })
 }
 
 /// Whether another server takes the place of one that died. What is asked too soon still ends up with the dead one.

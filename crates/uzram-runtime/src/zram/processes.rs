@@ -49,9 +49,12 @@ pub fn ask(entry: &Entry, request: &Request) -> Result<Response, ControlError> {
     match client::call_patiently(entry, &entry.socket(), request) {
         Ok(Response::Error(error)) => Err(error),
         Ok(response) => Ok(response),
-        Err(e) => Err(ControlError {
-            errno: 5,
-            message: format!("the server of {} does not answer: {e}", entry.record.name),
+        Err(e) => Err(match client::death(entry) {
+            Some(failure) => failure.into(),
+            None => ControlError {
+                errno: 5,
+                message: format!("the server of {} does not answer: {e}", entry.record.name),
+            },
         }),
     }
 }
