@@ -10,7 +10,7 @@ mod frontend_args;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use uzram::compress::Registry;
 
 /// Compressed RAM disks in user space, in the manner of zram.
@@ -109,11 +109,31 @@ enum Command {
 pub fn main_with(algorithms: Registry) -> ExitCode {
     let first = uzram_control::zram::provide_algorithms(algorithms);
     assert!(first, "algorithms are provided before anything else");
-    main()
+    run(commands::daemon::Args::run)
 }
 
-/// Runs the program with this process's arguments.
+/// Runs the program with this process's arguments. Its daemon is another program ([`daemon_main`]).
 pub fn main() -> ExitCode {
+    run(commands::daemon::Args::exec)
+}
+
+/// Runs `uzramd` with this process's arguments.
+pub fn daemon_main() -> ExitCode {
+    use commands::daemon::Args as Daemon;
+    let name = clap::Command::new("uzramd").version(env!("CARGO_PKG_VERSION"));
+    let all = Args::command();
+    let log = all
+        .get_arguments()
+        .find(|argument| argument.get_id() == "log");
+    let matches = Daemon::augment_args(name).args(log).get_matches();
+    let log = matches
+        .get_one::<String>("log")
+        .map_or("info", String::as_str);
+    let daemon = Daemon::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    ended(daemon.run_alone(log))
+}
+
+fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),
@@ -138,7 +158,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Sysfs(command) => command.run(),
         Command::Shim(command) => command.run(),
-        Command::Daemon(command) => command.run(&args.log),
+        Command::Daemon(command) => daemon(command, &args.log),
         Command::Keep { state } => return ExitCode::from(uzram_runtime::keep(state.as_deref())),
         Command::Serve { state } => return ExitCode::from(uzram_runtime::serve(&state)),
         Command::CheckImage(command) => command.run(),
@@ -146,6 +166,10 @@ pub fn main() -> ExitCode {
         Command::UblkOwner(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
+    ended(result)
+}
+
+fn ended(result: exit::Result) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(&failure),
