@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use uzram_spec::number;
 
@@ -176,6 +176,17 @@ impl Entry {
         };
         // Without a record its directory is going, or another's is coming.
         record_of(&dir).is_some_and(|record| record.identity != self.record.identity)
+    }
+
+    /// Whether nobody holds the device any more: server and keeper have died, and no daemon has copies of what they held. Its
+    /// contents are lost then.
+    pub fn is_dead(&self) -> bool {
+        // Nothing is made here: a lock that is not there is that of a device that was removed.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(lock) = rustix::fs::open(self.dir.join("lock"), flags, Mode::empty()) else {
+            return false;
+        };
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
     }
 
     /// The path of the server's control socket.

@@ -6,21 +6,22 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
+use nix::sys::socket::UnixCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SendFlags;
-use rustix::net::sockopt::socket_peercred;
 
 use super::{Handler, REQUEST};
 use crate::protocol::{ControlError, Progress, Request, Response, to_line};
+use crate::trust;
 
 /// Who is at the other end of a control socket, for the log.
 #[derive(Clone, Copy)]
-struct Peer(Option<rustix::net::UCred>);
+struct Peer(Option<UnixCredentials>);
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Some(peer) => write!(f, "pid {} uid {}", peer.pid, peer.uid.as_raw()),
+            Some(peer) => write!(f, "pid {} uid {}", peer.pid(), peer.uid()),
             None => f.write_str("unknown"),
         }
     }
@@ -45,7 +46,7 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub(super) fn new(stream: UnixStream, progress: bool) -> Conversation {
-        let peer = Peer(socket_peercred(&stream).ok());
+        let peer = Peer(trust::credentials(&stream).ok());
         Conversation {
             stream,
             progress,

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{UnixCredentials, getsockopt};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -39,12 +41,17 @@ fn connect_with(path: &Path, flags: SocketFlags) -> io::Result<UnixStream> {
 
 /// The number of the user at the other end, unless that is root or this user.
 pub(crate) fn check_peer(stream: impl AsFd) -> Result<(), u32> {
-    let peer = rustix::net::sockopt::socket_peercred(stream);
-    let uid = peer.map_err(|_| u32::MAX)?.uid;
-    match uid.is_root() || uid == rustix::process::geteuid() {
+    let uid = credentials(&stream).map_err(|_| u32::MAX)?.uid();
+    match uid == 0 || uid == rustix::process::geteuid().as_raw() {
         true => Ok(()),
-        false => Err(uid.as_raw()),
+        false => Err(uid),
     }
+}
+
+/// Process and user at the other end. The process's number is 0 where it is in another PID namespace: rustix's type for it
+/// excludes that.
+pub(crate) fn credentials(stream: impl AsFd) -> io::Result<UnixCredentials> {
+    Ok(getsockopt(&stream, PeerCredentials)?)
 }
 
 /// Listens at a path, for this user alone. A socket that is there is replaced: who calls this has the directory for itself.
