@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use uzram_daemon::Config;
 use uzram_fuzz::deep;
-use uzram_fuzz::peer::Place;
+use uzram_fuzz::peer::ScratchDir;
 
-static PLACE: LazyLock<Place> = LazyLock::new(Place::new);
+static PLACE: LazyLock<ScratchDir> = LazyLock::new(ScratchDir::new);
 
 fuzz_target!(|text: &[u8]| {
     let path = PLACE.path("uzram.toml");
