@@ -80,12 +80,12 @@ impl WriteQueue for MemoryQueue {
 }
 
 /// A disk with objects on it: owners, places, lengths.
-struct Template {
+struct DiskTemplate {
     bytes: Vec<u8>,
     objects: Vec<(u32, Location, usize)>,
 }
 
-static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
+static TEMPLATE: LazyLock<DiskTemplate> = LazyLock::new(|| {
     let disk = MemoryDisk::default();
     disk.bytes().resize(MIN_BACKING_BYTES as usize, 0);
     let backing = Backing::create(Arc::new(disk.clone()), MIN_BACKING_BYTES, ID).unwrap();
@@ -102,7 +102,7 @@ static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
     }
     drop(writer);
     let bytes = disk.bytes().clone();
-    Template { bytes, objects }
+    DiskTemplate { bytes, objects }
 });
 
 fuzz_target!(|data: &[u8]| {

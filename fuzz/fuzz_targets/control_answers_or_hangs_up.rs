@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use libfuzzer_sys::fuzz_target;
 use uzram::Device;
 use uzram_control::{ControlError, ControlServer, Handler, Request, Response, execute};
-use uzram_fuzz::peer::{Place, talk};
+use uzram_fuzz::peer::{ScratchDir, talk};
 use uzram_fuzz::{deep, registry};
 
 /// Carries out requests on a device that each input has for itself.
@@ -36,18 +36,18 @@ impl Handler for OnDevice {
     }
 }
 
-struct Control {
+struct FuzzedControl {
     socket: PathBuf,
     handler: Arc<OnDevice>,
-    _place: Place,
+    _place: ScratchDir,
 }
 
-static CONTROL: LazyLock<Control> = LazyLock::new(|| {
-    let place = Place::new();
+static CONTROL: LazyLock<FuzzedControl> = LazyLock::new(|| {
+    let place = ScratchDir::new();
     let socket = place.path("control.sock");
     let handler = Arc::new(OnDevice(Mutex::new(device())));
     ControlServer::start(&socket, handler.clone()).expect("a control server");
-    Control {
+    FuzzedControl {
         socket,
         handler,
         _place: place,

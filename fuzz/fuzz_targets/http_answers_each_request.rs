@@ -79,9 +79,8 @@ impl View for InMemory {
     }
 }
 
-static ALGORITHMS: LazyLock<bool> = LazyLock::new(|| {
-    uzram_control::zram::provide_algorithms(uzram_fuzz::registry())
-});
+static ALGORITHMS: LazyLock<bool> =
+    LazyLock::new(|| uzram_control::zram::provide_algorithms(uzram_fuzz::registry()));
 
 fuzz_target!(|said: &[u8]| {
     let _ = *ALGORITHMS;
@@ -94,9 +93,14 @@ fuzz_target!(|said: &[u8]| {
     if heard.is_empty() {
         return;
     }
-    let status = heard.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+    let status = heard
+        .strip_prefix(b"HTTP/1.")
+        .and_then(|rest| rest.get(2..5));
     let status = status.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
-    assert!(status.is_some_and(|status| (200..600).contains(&status)), "no status");
+    assert!(
+        status.is_some_and(|status| (200..600).contains(&status)),
+        "no status"
+    );
     let head = heard.windows(4).any(|bytes| bytes == b"\r\n\r\n");
     assert!(head, "a head without end");
     assert_ne!(status, Some(500), "a request failed within");

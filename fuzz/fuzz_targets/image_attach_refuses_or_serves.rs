@@ -22,21 +22,22 @@ const RECORD_SUM: usize = 8;
 const HEADER_SUM: usize = 12;
 
 /// A valid image: those of its bytes that are there, and its length.
-struct Template {
+struct ImageTemplate {
     /// Offsets and bytes. The first begins with header, state and codecs.
     parts: Vec<(u64, Vec<u8>)>,
     len: u64,
 }
 
-static TEMPLATE: LazyLock<Template> = LazyLock::new(|| Template::new().expect("a template"));
+static TEMPLATE: LazyLock<ImageTemplate> =
+    LazyLock::new(|| ImageTemplate::new().expect("a template"));
 
 fn memfd() -> rustix::io::Result<OwnedFd> {
     memfd_create("uzram-fuzz", MemfdFlags::CLOEXEC)
 }
 
-impl Template {
+impl ImageTemplate {
     /// Of a device with objects of two codecs, shared ones, same-filled and incompressible pages, and a dictionary.
-    fn new() -> Result<Template, Box<dyn std::error::Error>> {
+    fn new() -> Result<ImageTemplate, Box<dyn std::error::Error>> {
         let file = memfd()?;
         let copy = file.try_clone()?;
         let dictionary: Vec<u8> = (0..512u32).map(|at| (at * 7 / 3) as u8).collect();
@@ -75,7 +76,7 @@ impl Template {
             parts.push((begin, bytes));
             at = end;
         }
-        Ok(Template { parts, len })
+        Ok(ImageTemplate { parts, len })
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use uzram_daemon::generator;
 use uzram_fuzz::deep;
-use uzram_fuzz::peer::Place;
+use uzram_fuzz::peer::ScratchDir;
 
-static PLACE: LazyLock<Place> = LazyLock::new(|| {
-    let place = Place::new();
+static PLACE: LazyLock<ScratchDir> = LazyLock::new(|| {
+    let place = ScratchDir::new();
     fs::create_dir_all(place.path("etc/systemd")).expect("a directory");
     place
 });

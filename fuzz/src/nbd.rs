@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uzram::Device;
 use uzram_nbd::{Export, RunningServer, Server};
 
-use crate::peer::{Place, talk};
+use crate::peer::{ScratchDir, talk};
 
 /// Small, so that an input full of long reads does not take seconds.
 const SIZE_BYTES: u64 = 256 << 10;
@@ -24,7 +24,7 @@ const ERRORS: [u32; 9] = [0, 1, 5, 12, 22, 28, 75, 95, 108];
 /// A server that lives as long as the process.
 pub struct Nbd {
     socket: PathBuf,
-    _place: Place,
+    _place: ScratchDir,
     _server: RunningServer,
 }
 
@@ -41,7 +41,7 @@ impl Nbd {
         reason = "a target without a server can do nothing"
     )]
     pub fn new() -> Nbd {
-        let place = Place::new();
+        let place = ScratchDir::new();
         let socket = place.path("nbd.sock");
         let device = Device::builder(SIZE_BYTES).build().expect("a device");
         let device = Arc::new(device);

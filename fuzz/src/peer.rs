@@ -12,29 +12,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub const MOST: usize = 32 << 10;
 
 /// A socket's directory, which goes with the value. In memory where that is to be had.
-pub struct Place {
+pub struct ScratchDir {
     dir: tempfile::TempDir,
 }
 
-impl Default for Place {
-    fn default() -> Place {
-        Place::new()
+impl Default for ScratchDir {
+    fn default() -> ScratchDir {
+        ScratchDir::new()
     }
 }
 
-impl Place {
+impl ScratchDir {
     /// Makes a directory.
     #[expect(
         clippy::expect_used,
         reason = "a target without a directory can do nothing"
     )]
-    pub fn new() -> Place {
+    pub fn new() -> ScratchDir {
         let memory = Path::new("/dev/shm");
         let dir = match memory.is_dir() {
             true => tempfile::tempdir_in(memory),
             false => tempfile::tempdir(),
         };
-        Place {
+        ScratchDir {
             dir: dir.expect("a temporary directory"),
         }
     }

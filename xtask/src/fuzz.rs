@@ -27,7 +27,7 @@ const SAID: &str = "the planted fault";
 const STEP_SECONDS: u64 = 10;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct FuzzOptions {
     /// Targets, by the beginning of their names; 'all', or none, means every one
     targets: Vec<String>,
     /// How long to fuzz each
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     list: bool,
 }
 
-pub(crate) fn fuzz(options: &Options) -> Result<()> {
+pub(crate) fn fuzz(options: &FuzzOptions) -> Result<()> {
     let all = targets()?;
     if options.list {
         println!("{}", all.join("\n"));

@@ -52,7 +52,7 @@ enum Task {
     #[command(disable_help_flag = true)]
     Corpus(Rest),
     /// Fuzz what uzram reads from others, guided by coverage
-    Fuzz(fuzz::Options),
+    Fuzz(fuzz::FuzzOptions),
     /// Check licences, bans and sources of all dependencies
     Deny,
     /// Add one algorithm and the like in a copy of the tree, and see it taken everywhere

@@ -26,18 +26,18 @@ pub fn unsafe_swap(name: &str, node: &str, frontend: &str) -> String {
 }
 
 /// Where a device may be swapped to.
-enum Place {
+enum SwapPlace {
     Node(PathBuf),
     /// On any NBD client of this machine that shows these contents.
     Client(Arc<Device>),
 }
 
-impl Place {
+impl SwapPlace {
     /// The node to call `swapoff` with, if the device is swap.
     fn swap(&self) -> Option<PathBuf> {
         match self {
-            Place::Node(node) => swap_on(node).map(|_| node.clone()),
-            Place::Client(device) => {
+            SwapPlace::Node(node) => swap_on(node).map(|_| node.clone()),
+            SwapPlace::Client(device) => {
                 let area = swap_on_nbd_client(device.size_bytes())?;
                 let is_it = is_swap_area(|bytes, at| device.read_at(bytes, at).is_ok());
                 is_it.then_some(area.path)
@@ -52,8 +52,8 @@ pub(crate) fn start(name: &str, path: &str, frontend: &dyn Frontend, device: &Ar
         return;
     }
     let place = match Path::new(path).is_absolute() {
-        true => Place::Node(path.into()),
-        false => Place::Client(device.clone()),
+        true => SwapPlace::Node(path.into()),
+        false => SwapPlace::Client(device.clone()),
     };
     let (name, frontend) = (name.to_owned(), frontend.name());
     let thread = std::thread::Builder::new().name("swap-watch".into());
@@ -62,7 +62,7 @@ pub(crate) fn start(name: &str, path: &str, frontend: &dyn Frontend, device: &Ar
     }
 }
 
-fn watch(name: &str, place: &Place, frontend: &str) {
+fn watch(name: &str, place: &SwapPlace, frontend: &str) {
     let mut table = match SwapWatch::open() {
         Ok(table) => table,
         // A kernel without swap.
