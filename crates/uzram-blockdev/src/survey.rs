@@ -75,6 +75,8 @@ pub struct Survey {
     blocks: Blocks,
     /// Own namespace first.
     mounts: Vec<Mounted>,
+    /// For each table, the indexes of the mounts at a path, the topmost last.
+    at: Vec<HashMap<PathBuf, Vec<usize>>>,
     /// One for each table of `mounts`; `None` for this process's.
     namespaces: Vec<Option<Namespace>>,
     /// What lies directly on each block device.
@@ -103,6 +105,7 @@ impl Survey {
             active: active(&blocks, &sets),
             blocks,
             mounts: Vec::new(),
+            at: Vec::new(),
             namespaces,
             stacked: HashMap::new(),
             swaps: BTreeMap::new(),
@@ -118,8 +121,11 @@ impl Survey {
 
     fn add_table(&mut self, table: usize, mounts: Vec<MountPoint>, sets: &[Vec<Dev>]) {
         let first = self.mounts.len();
+        self.at.push(HashMap::new());
         for mount in mounts {
             let devices = self.devices_of(&mount, table, sets);
+            let here = self.at[table].entry(mount.path.clone()).or_default();
+            here.push(self.mounts.len());
             self.mounts.push(Mounted {
                 mount,
                 table,
@@ -191,15 +197,10 @@ impl Survey {
 
     /// The mount of a table that a path lies on: the one with the longest path, the topmost of several. `except` is left out.
     fn mount_of(&self, path: &Path, table: usize, except: Option<usize>) -> Option<usize> {
-        let mounts = self.mounts.iter().enumerate();
-        mounts
-            .filter(|(index, mounted)| {
-                mounted.table == table
-                    && Some(*index) != except
-                    && path.starts_with(&mounted.mount.path)
-            })
-            .max_by_key(|(index, mounted)| (mounted.mount.path.components().count(), *index))
-            .map(|(index, _)| index)
+        path.ancestors().find_map(|at| {
+            let mut here = self.at[table].get(at)?.iter().rev().copied();
+            here.find(|index| Some(*index) != except)
+        })
     }
 
     /// The number of the block device at a path, unless to look could take long.

@@ -648,6 +648,7 @@ fn the_daemon_makes_nothing_smaller_or_removes_it_while_it_is_in_use() {
     );
     assert_eq!(disk.bench.count("zram0", "disksize"), (256 << 20) - 4096);
     disk.umount();
+    sh(&format!("blkdiscard -f {}", disk.node));
     curl("-X PUT -d 128M", "/attributes/disksize");
     assert_eq!(disk.bench.count("zram0", "disksize"), 128 << 20);
     // A reset device of zram's interface has no size and no node, and is refused as well what lies on another.

@@ -126,3 +126,40 @@ fn loop_devices_are_kept_by_number() {
     assert_eq!(front.node(), Path::new("/dev/loop4000"));
     front.remove().unwrap();
 }
+
+/// The driver notes a detach while anybody has the device open, and carries it out later. A refusal takes that note back,
+/// also where nobody sees who has the device open: here the process that asks.
+#[test]
+fn a_user_that_nobody_sees_keeps_the_device_for_good() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let device = Arc::new(Device::builder(1 << 20).build().unwrap());
+    let mount = dir.path().join("mnt-0123");
+    let mut front = FuseLoop::create(device, "kept", &mount, &LoopOptions::default()).unwrap();
+    let path = front.node().display().to_string();
+    let looks = || run("losetup", &["-n", "-O", "AUTOCLEAR,DIO,BACK-FILE", &path]);
+    let (before, opened) = (looks(), std::fs::File::open(&path).unwrap());
+    assert!(before.contains("mnt-0123/disk-0123"), "{before}");
+    let error = front.remove().unwrap_err();
+    assert!(
+        matches!(error, Error::Node(NodeError::Busy { .. })),
+        "{error}"
+    );
+    assert_eq!(looks(), before);
+    drop(opened);
+    assert_eq!(looks(), before, "after the last user");
+    run(
+        "dd",
+        &[
+            &format!("if={path}"),
+            "of=/dev/null",
+            "bs=4096",
+            "count=1",
+            "iflag=direct",
+        ],
+    );
+    front.remove().unwrap();
+    assert!(!mount.exists());
+}
