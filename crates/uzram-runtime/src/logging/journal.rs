@@ -58,13 +58,20 @@ impl Journal {
     }
 
     fn turn_over(&mut self) -> io::Result<()> {
-        rustix::fs::flock(&self.file, FlockOperation::LockExclusive)?;
+        let full = self.file.try_clone()?;
+        rustix::fs::flock(&full, FlockOperation::LockExclusive)?;
+        let turned = self.turn_over_alone();
+        // Whoever else has it open waits for this.
+        rustix::fs::flock(&full, FlockOperation::Unlock)?;
+        turned
+    }
+
+    fn turn_over_alone(&mut self) -> io::Result<()> {
         match self.has_name()? {
             Some(true) => {
                 let mut old = self.path.clone().into_os_string();
                 old.push(".old");
                 std::fs::rename(&self.path, old)?;
-                // The lock goes with the old file.
                 self.file = open(&self.path, true)?;
             }
             Some(false) => self.file = open(&self.path, false)?,
