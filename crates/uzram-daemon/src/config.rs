@@ -211,7 +211,16 @@ impl Config {
             None => named(&format!("{}", index + 1)),
         };
         match read_all(&origin, entries) {
-            Ok(device) => self.devices.push(device),
+            Ok(device) => {
+                let same = |known: &&NewDevice| known.spec.name == device.spec.name;
+                match self.devices.iter().find(same) {
+                    Some(known) => {
+                        let message = format!("name: it is that of {} already", known.origin);
+                        self.problems.push(origin.usage(message));
+                    }
+                    None => self.devices.push(device),
+                }
+            }
             Err(failures) => {
                 let problems = failures.into_iter().map(|failure| origin.problem(failure));
                 self.problems.extend(problems);

@@ -84,7 +84,7 @@ impl Wanted {
         let name = device.spec.name.as_deref().unwrap_or_default();
         for other in &self.devices {
             if other.spec.name == device.spec.name {
-                let message = format!("name: {name} is in {} already", other.origin);
+                let message = format!("name: it is that of {} already", other.origin);
                 return Some(Failure::usage(message));
             }
             if let (Some(at), Some(same)) = (mount_point(device), mount_point(other))
