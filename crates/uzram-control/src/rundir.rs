@@ -178,6 +178,16 @@ impl Entry {
         record_of(&dir).is_some_and(|record| record.identity != self.record.identity)
     }
 
+    /// Whether nobody holds the device any more: server and keeper have died, and no daemon has copies of what they held. Its
+    /// contents are lost then.
+    pub fn is_dead(&self) -> bool {
+        // Nothing is made here: a lock that is not there is that of a device that was removed.
+        let Ok(lock) = File::open(self.dir.join("lock")) else {
+            return false;
+        };
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+    }
+
     /// The path of the server's control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join(SERVER_SOCKET)

@@ -1,7 +1,7 @@
 //! What commands and the daemon ask of a device that runs: its server, its keeper, its description in JSON.
 //!
-//! A process that died is waited for a moment, since it is about to be started again. One that stands still is given up,
-//! and does not carry out later what was given up.
+//! A process that died is waited for a moment, since it is about to be started again, unless nobody is left to do so. One
+//! that stands still is given up, and does not carry out later what was given up.
 
 use std::io;
 use std::path::Path;
@@ -59,6 +59,7 @@ pub(crate) fn call_patiently(
                     error.kind(),
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
                 ) && !entry.is_gone()
+                    && !entry.is_dead()
                     && begin.elapsed() < RESTART =>
             {
                 std::thread::sleep(Duration::from_millis(10));
@@ -75,6 +76,9 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
+    if let Some(failure) = death(entry) {
+        return Err(failure);
+    }
     if entry.is_gone() {
         return Err(Failure::new(
             FailureKind::NoDevice,
@@ -101,6 +105,18 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         "see {}; its contents are kept: uzram recover {name}",
         log.display()
     )))
+}
+
+/// What is to be said of a device that nobody can serve again.
+pub(crate) fn death(entry: &Entry) -> Option<Failure> {
+    let message = format!(
+        "server and keeper of {} have died and nobody holds its memory: its contents are lost",
+        entry.record.name
+    );
+    entry.is_dead().then(|| {
+        Failure::new(FailureKind::NoDevice, message)
+            .with_hint("uzram list clears what is left of it")
+    })
 }
 
 /// The failure of a process that does not answer.

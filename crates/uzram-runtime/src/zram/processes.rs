@@ -59,12 +59,15 @@ pub fn ask(entry: &Entry, request: &Request) -> Result<Response, ControlError> {
     match client::call_patiently(entry, &entry.socket(), request) {
         Ok(Response::Error(error)) => Err(error),
         Ok(response) => Ok(response),
-        Err(e) => Err(ControlError {
-            errno: match e.kind() {
-                std::io::ErrorKind::TimedOut => 110,
-                _ => 5,
+        Err(e) => Err(match client::death(entry) {
+            Some(failure) => failure.into(),
+            None => ControlError {
+                errno: match e.kind() {
+                    std::io::ErrorKind::TimedOut => 110,
+                    _ => 5,
+                },
+                message: format!("the server of {} does not answer: {e}", entry.record.name),
             },
-            message: format!("the server of {} does not answer: {e}", entry.record.name),
         }),
     }
 }
