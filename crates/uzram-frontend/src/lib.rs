@@ -92,6 +92,11 @@ pub trait Frontend: Sync {
     /// The options that it takes.
     fn options(&self) -> &'static [FrontendOption];
 
+    /// Refuses options of values that can be seen to be impossible here, each of which is one that it takes.
+    fn check(&self, _spec: &FrontendSpec) -> Result {
+        Ok(())
+    }
+
     /// Whether the device can be swap: nothing between the kernel and this process waits for memory.
     fn can_swap(&self) -> bool {
         false

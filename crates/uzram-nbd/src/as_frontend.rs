@@ -212,6 +212,16 @@ impl Frontend for NbdFrontend {
         ]
     }
 
+    fn check(&self, spec: &FrontendSpec) -> Result {
+        match spec.text(LISTEN.name) {
+            Some(given) => {
+                let listen: Listen = given.parse()?;
+                Ok(listen.check(spec.flag(ALLOW_REMOTE.name))?)
+            }
+            None => Ok(()),
+        }
+    }
+
     fn handover(&self) -> Handover {
         Handover::Reconnects
     }

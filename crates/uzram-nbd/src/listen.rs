@@ -105,6 +105,32 @@ fn escape(bytes: &[u8]) -> String {
     out
 }
 
+impl Listen {
+    /// Refuses a place where nobody can listen, as far as that is seen without trying.
+    pub(crate) fn check(&self, allow_remote: bool) -> Result<(), Error> {
+        let wrong = |source| Error::Bind {
+            listen: self.to_string(),
+            source,
+        };
+        match self {
+            Listen::Tcp(addr) if !addr.ip().is_loopback() && !allow_remote => {
+                Err(Error::NotLoopback { addr: *addr })
+            }
+            Listen::Tcp(_) => Ok(()),
+            Listen::Unix(path) => {
+                net::SocketAddrUnix::new(path).map_err(|error| wrong(error.into()))?;
+                let directory = path.parent().map(std::fs::metadata);
+                match directory.transpose().map_err(wrong)? {
+                    Some(directory) if !directory.is_dir() => {
+                        Err(wrong(io::ErrorKind::NotADirectory.into()))
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
 /// A listening socket; dropping it removes the file of a unix socket.
 #[derive(Debug)]
 pub(crate) struct Listener {

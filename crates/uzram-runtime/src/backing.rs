@@ -7,6 +7,7 @@ use std::process::Command;
 
 use uzram_blockdev::{MountPoint, Survey, chain};
 use uzram_control::RunDir;
+use uzram_spec::BackingSpec;
 
 use crate::users;
 
@@ -67,6 +68,27 @@ fn real(path: &Path) -> PathBuf {
     let to_be_made = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     let found = path.canonicalize().ok();
     found.or_else(to_be_made).unwrap_or_else(|| path.into())
+}
+
+/// Refuses a file or device that is not there and cannot be made.
+pub(crate) fn check_there(given: &BackingSpec) -> Result<(), String> {
+    let shown = given.path.display();
+    match (given.path.metadata(), given.size) {
+        (Ok(meta), _) if meta.is_file() || meta.file_type().is_block_device() => Ok(()),
+        (Ok(_), _) => Err(format!(
+            "backing: {shown} is neither a file nor a block device"
+        )),
+        (Err(error), None) => Err(format!(
+            "backing: {shown}: {error}; a file is made where it has a size, as in {shown},8G"
+        )),
+        (Err(_), Some(_)) => match given.path.parent() {
+            Some(directory) if !directory.is_dir() => Err(format!(
+                "backing: {}: no such directory",
+                directory.display()
+            )),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// The file system or partition table on a disk, as blkid finds it. Without blkid none is found.

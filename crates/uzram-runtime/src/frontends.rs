@@ -134,7 +134,9 @@ pub fn resolve(
     swap: bool,
 ) -> Result<(&'static dyn Frontend, FrontendSpec, Option<String>)> {
     let (frontend, why) = choose(spec, swap)?;
-    Ok((frontend, checked(frontend, spec)?, why))
+    let spec = checked(frontend, spec)?;
+    frontend.check(&spec)?;
+    Ok((frontend, spec, why))
 }
 
 fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Option<String>)> {

@@ -37,7 +37,14 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
 /// Refuses what can be seen to be impossible before anything is made.
 pub fn check(spec: &DeviceSpec) -> Result {
     spec.check()?;
+    if let Some(swap) = &spec.swap {
+        swap::check_room(size(spec), swap.reserve.0)?;
+    }
     try_out(spec)?;
+    if let Some(given) = &spec.backing {
+        backing::check(&given.path, None).map_err(Failure::usage)?;
+        backing::check_there(given).map_err(Failure::usage)?;
+    }
     let (_, frontend, _) = frontends::resolve(&spec.frontend, spec.is_swap())?;
     let spec = DeviceSpec {
         frontend,
