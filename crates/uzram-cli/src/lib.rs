@@ -10,7 +10,7 @@ mod frontend_args;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use uzram::compress::Registry;
 use uzram_runtime::{limits, logging};
 
@@ -114,20 +114,45 @@ enum Command {
 pub fn main_with(algorithms: Registry) -> ExitCode {
     let first = uzram_control::zram::provide_algorithms(algorithms);
     assert!(first, "algorithms are provided before anything else");
-    main()
+    run(commands::daemon::Args::run)
 }
 
-/// Runs the program with this process's arguments.
+/// Runs the program with this process's arguments. Its daemon is another program ([`daemon_main`]).
 pub fn main() -> ExitCode {
+    run(commands::daemon::Args::exec)
+}
+
+/// Runs `uzramd` with this process's arguments.
+pub fn daemon_main() -> ExitCode {
+    use commands::daemon::Args as Daemon;
+    let name = clap::Command::new("uzramd").version(env!("CARGO_PKG_VERSION"));
+    let all = Args::command();
+    let log = all
+        .get_arguments()
+        .find(|argument| argument.get_id() == "log");
+    let matches = Daemon::augment_args(name).args(log).get_matches();
+    let log = matches
+        .get_one::<String>("log")
+        .map_or("info", String::as_str);
+    let daemon = Daemon::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    within_limits(|| ended(daemon.run_alone(log)))
+}
+
+fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
+    within_limits(|| run_command(daemon))
+}
+
+/// Runs the program where the limits of the shell or unit allow it to, and writes out what it logged.
+fn within_limits(program: impl FnOnce() -> ExitCode) -> ExitCode {
     if let Err(failure) = limits::begin() {
         return exit::report(&failure);
     }
-    let code = run();
+    let code = program();
     logging::flush();
     code
 }
 
-fn run() -> ExitCode {
+fn run_command(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),
@@ -152,7 +177,7 @@ fn run() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Sysfs(command) => command.run(),
         Command::Shim(command) => command.run(),
-        Command::Daemon(command) => command.run(&args.log),
+        Command::Daemon(command) => daemon(command, &args.log),
         Command::Keep { state } => return ExitCode::from(uzram_runtime::keep(state.as_deref())),
         Command::Serve { state } => return ExitCode::from(uzram_runtime::serve(&state)),
         Command::CheckImage(command) => command.run(),
@@ -160,6 +185,10 @@ fn run() -> ExitCode {
         Command::UblkOwner(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
+    ended(result)
+}
+
+fn ended(result: exit::Result) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(&failure),

@@ -164,7 +164,7 @@ pub fn restart_keeper(dir: &Path, image: i32) -> Result<u32> {
 
 /// Starts a keeper that goes on from there.
 pub(crate) fn start(state: &KeeperState) -> std::io::Result<std::process::Child> {
-    Command::new("/proc/self/exe")
+    Command::new(process::program())
         .arg0("uzram")
         .args(state.arguments())
         .stdin(Stdio::null())

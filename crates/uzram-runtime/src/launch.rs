@@ -40,7 +40,7 @@ const UNDOING: Duration = Duration::from_secs(20);
 /// Makes a device in that run directory and returns when it can be used. `note` is told what its user should know
 /// meanwhile, such as which frontend was chosen and why.
 ///
-/// The running program is started anew as the device's keeper (`uzram keep`), which starts the server. A swap device is
+/// The program ([`process::serve_with`]) is started anew as the device's keeper (`uzram keep`), which starts the server. A swap device is
 /// also switched on. Fails with what keeper or server say; then nothing is left of the device.
 pub fn launch(spec: &DeviceSpec, run: &RunDir, note: &mut dyn FnMut(&str)) -> Result<Created> {
     launch_announced(spec, run, note, |_| Ok(()))
@@ -68,7 +68,7 @@ pub fn launch_announced(
         let _alone = process::alone_to_spawn();
         // The keeper lives long: it must not keep this process's locks and pipes.
         close_fds::set_fds_cloexec(3, &[]);
-        Command::new("/proc/self/exe")
+        Command::new(process::program())
             .arg0("uzram")
             .arg("keep")
             .stdin(Stdio::piped())

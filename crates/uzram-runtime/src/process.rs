@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -19,6 +19,21 @@ use uzram_spec::Result;
 pub fn pidfd(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// The program that keeps and serves devices, where it is not the running one.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has another program than the running one keep and serve the devices that this process makes. The first call counts.
+pub fn serve_with(program: PathBuf) {
+    let _ = PROGRAM.set(program);
+}
+
+/// The program that keeps and serves devices.
+pub(crate) fn program() -> &'static Path {
+    PROGRAM
+        .get()
+        .map_or(Path::new("/proc/self/exe"), PathBuf::as_path)
 }
 
 /// Calls this process by the program's name. Started as `/proc/self/exe` it would be known as "exe".

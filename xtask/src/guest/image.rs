@@ -36,6 +36,7 @@ const MODULES: &str = "\
 /// Our own programs: the package, and where what cargo builds of it then lies.
 const OURS: &[(&str, &str)] = &[
     ("uzram-cli", "uzram"),
+    ("uzram-cli", "uzramd"),
     ("uzram-testkit", "examples/memhog"),
     ("uzram-cli", "examples/stopwatch"),
     ("uzram-nbd-kernel", "examples/nbd-kernel"),

@@ -1,10 +1,15 @@
 //! `uzram daemon`, known as `uzramd`.
 
+use std::fs::File;
+use std::os::fd::IntoRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use uzram_daemon::Run;
+use uzram_runtime::process;
 
-use crate::exit::Result;
+use crate::exit::{Failure, Kind, Result};
 
 /// Run uzramd, the daemon that owns the devices
 ///
@@ -12,6 +17,12 @@ use crate::exit::Result;
 /// hot-added and hot-removed through zram's own interface, and holds every device's memory: the contents outlive the
 /// death of server and keeper at once. `uzram create` makes devices through it while it runs. When it ends the devices
 /// stay, and a new daemon finds them.
+///
+/// An entry of the configuration that is wrong keeps no other from being made: it is logged, with file and section.
+///
+/// The API takes 64 connections with one request each, whose head has at most 16 KiB and 64 headers, and whose body at
+/// most 1 MiB. A client has 10 s to send it and 10 s to read the answer. Of clients that keep it waiting the oldest
+/// gives its place to a new one.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,12 +35,17 @@ pub(crate) struct Args {
     /// made
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only check the configuration: uzram.toml, and zram-generator.conf where that says so
+    /// Only check the configuration: uzram.toml, and zram-generator.conf where that says so. Lists all that is wrong; the exit
+    /// code is then that of "uzram create"
     #[arg(long)]
     check: bool,
 }
 
+/// Its name.
+const PROGRAM: &str = "uzramd";
+
 impl Args {
+    /// Runs the daemon in this process.
     pub(crate) fn run(self, log: &str) -> Result {
         let run = Run {
             config: self.config,
@@ -38,4 +54,60 @@ impl Args {
         };
         run.run()
     }
+
+    /// Runs the daemon in this process, and has the `uzram` beside it keep and serve what it makes, as whatever
+    /// `uzram create` makes.
+    pub(crate) fn run_alone(self, log: &str) -> Result {
+        if !self.check {
+            process::serve_with(server()?);
+        }
+        self.run(log)
+    }
+
+    /// Becomes the daemon, which is a program of its own; returns where that fails.
+    pub(crate) fn exec(self, log: &str) -> Result {
+        let program = beside(PROGRAM).unwrap_or_else(|| PROGRAM.into());
+        let mut command = Command::new(&program);
+        command.args(["--log", log]);
+        if let Some(config) = self.config {
+            command.arg("--config").arg(config);
+        }
+        if self.check {
+            command.arg("--check");
+        }
+        let error = command.exec();
+        let message = format!(
+            "cannot execute {}: {error}: it is installed beside uzram",
+            program.display()
+        );
+        Err(Failure::new(Kind::Impossible, message))
+    }
+}
+
+/// The program that serves, as an open file: it stays the same if another is installed in its place.
+fn server() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = || {
+        let mut places = std::env::split_paths(&path).map(|dir| dir.join("uzram"));
+        places.find(|file| file.is_file())
+    };
+    let missing = || {
+        let message = "no program uzram, which serves the devices, beside uzramd or on PATH";
+        Failure::new(Kind::Impossible, message)
+    };
+    let program = beside("uzram").or_else(on_path).ok_or_else(missing)?;
+    let opened = File::open(&program).map_err(|error| {
+        Failure::new(
+            Kind::from_io(&error),
+            format!("{}: {error}", program.display()),
+        )
+    })?;
+    // For as long as this process lives.
+    Ok(format!("/proc/self/fd/{}", opened.into_raw_fd()).into())
+}
+
+/// A program beside this one.
+fn beside(name: &str) -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.with_file_name(name);
+    path.is_file().then_some(path)
 }
