@@ -11,6 +11,7 @@
 //! only then begins. So either the client finds that the server may have begun, or the server finds that it must not. No
 //! clock is compared. A client that does not ask for progress, such as one written by hand, gives up by closing.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uzram::{
     ClassStats, CompactReport, PageKind, PromoteReport, RecompressReport, TrainReport,
@@ -26,7 +27,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub(crate) const MAX_LINE: usize = 3 << 20;
 
 /// What a server can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Request {
@@ -167,10 +168,17 @@ pub enum Request {
     },
 }
 
+/// The words for kinds of pages.
+fn page_kinds(_: &mut SchemaGenerator) -> Schema {
+    use PageKind::{All, Huge, HugeIdle, Idle, Incompressible};
+    json_schema!({"enum": [All, Idle, Huge, HugeIdle, Incompressible]})
+}
+
 /// Which pages to compress anew, and with what: the fields of zram's `recompress`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RecompressRequest {
     /// Any but `incompressible`.
+    #[schemars(schema_with = "page_kinds")]
     pub kind: PageKind,
     /// Only with the secondary of this priority.
     pub priority: Option<usize>,
@@ -183,9 +191,10 @@ pub struct RecompressRequest {
 }
 
 /// Which pages to write back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WritebackRequest {
     /// By what they are.
+    #[schemars(schema_with = "page_kinds")]
     pub kind: PageKind,
     /// Only those with numbers in one of these ranges, the last not included; empty: all.
     pub pages: Vec<(u64, u64)>,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::{DeviceSpec, SwapSpec};
 
 /// The schema of a type, all in one piece, so that it can stand anywhere in another document.
-fn schema_of<T: JsonSchema>() -> Value {
+pub fn schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;

@@ -20,7 +20,7 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// The same without waiting: the stream does not block, and nor does this. `WouldBlock`: the server's queue is full.
-pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     connect_with(path, SocketFlags::NONBLOCK)
 }
 
