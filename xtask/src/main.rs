@@ -9,6 +9,7 @@ mod docs;
 mod fuzz;
 mod guest;
 mod packages;
+mod python;
 mod run;
 mod setup;
 mod sh;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::sh;
+use crate::{python, sh};
 
 /// What a package is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,7 @@ libnbd-bin             test  nbdinfo, nbdcopy, nbdfuse
 nbdkit                 test  an NBD server to copy from, and a rival to measure
 python3                test  a process whose memory the benchmark samples
 python3-libnbd         test  nbdsh
+python3-venv           guest a place below target/ for programs of Python's package index
 perl-base              test  another process whose memory the benchmark samples
 qemu-utils             test  qemu-img, qemu-io
 qemu-system-x86        guest runs the guest, without KVM
@@ -67,6 +68,14 @@ fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)
 
 /// Installs what is missing for `purpose`.
 pub(crate) fn setup(purpose: Purpose) -> Result<()> {
+    debian(purpose)?;
+    match purpose {
+        Purpose::Run | Purpose::Test => Ok(()),
+        Purpose::Guest => python::install(),
+    }
+}
+
+fn debian(purpose: Purpose) -> Result<()> {
     let missing = needed(purpose).filter(|(name, _)| !installed(name));
     let missing: Vec<_> = missing.collect();
     if missing.is_empty() {

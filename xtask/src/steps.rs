@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, canary, deny, docs, fuzz, guest, packages, sh, tidy};
+use crate::{acid, canary, deny, docs, fuzz, guest, packages, python, sh, tidy};
 
 /// One step.
 pub(crate) struct Step {
@@ -180,6 +180,9 @@ fn tests(scope: &Scope) -> StepOutcome {
     if scope.peers {
         command.env("UZRAM_REQUIRE_PEERS", "1");
     }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let programs = python::programs();
+    command.env("PATH", format!("{path}:{}", programs.display()));
     let mut done = sh::run(command);
     if scope.slow && done.is_ok() {
         let vanished = [

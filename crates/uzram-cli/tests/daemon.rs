@@ -300,7 +300,7 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
     assert!(!sh("losetup -a").contains(bench.run_dir().to_str().unwrap()));
 }
 
-/// Without a daemon, this loses the contents.
+/// Without a daemon, this loses the contents. It is there from the moment on at which the device is.
 #[test]
 fn contents_outlive_server_and_keeper_killed_at_once() {
     let name = "contents_outlive_server_and_keeper_killed_at_once";
@@ -310,7 +310,6 @@ fn contents_outlive_server_and_keeper_killed_at_once() {
     let bench = Bench::new();
     let _daemon = Daemon::start(&bench, "");
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
-    held(&bench);
     for round in 1..=3 {
         sh(&format!(
             "qemu-io -f raw -c 'write -P {round} 0 16M' '{uri}'"
@@ -321,26 +320,6 @@ fn contents_outlive_server_and_keeper_killed_at_once() {
         sh(&format!(
             "qemu-io -f raw -c 'read -P {round} 0 16M' '{uri}'"
         ));
-    }
-}
-
-/// Waits until the daemon holds zram0's memory.
-fn held(bench: &Bench) {
-    let lock = bench.run_dir().join("zram0/lock");
-    let holds = |process: PathBuf| {
-        let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten();
-        let mut open = open.flatten().map(|fd| std::fs::read_link(fd.path()));
-        name == "uzramd\n" && open.any(|to| to.is_ok_and(|to| to == lock))
-    };
-    let begin = Instant::now();
-    while !std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .any(|process| holds(process.path()))
-    {
-        assert!(begin.elapsed().as_secs() < 20, "the memory is not held");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -645,4 +624,261 @@ fn a_daemon_begins_where_a_dead_one_ended() {
     assert_eq!(count(&daemon), 0);
     daemon.terminate();
     assert!(!at.join("block").exists(), "it was unmounted");
+}
+
+/// A device's record as it is now.
+fn record(bench: &Bench, name: &str) -> Value {
+    let path = bench.run_dir().join(name).join("device.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// What the daemon says goes to a file.
+fn logged(bench: &Bench) -> (std::fs::File, PathBuf) {
+    let path = bench.path("daemon.log");
+    (std::fs::File::create(&path).unwrap(), path)
+}
+
+fn wait_until(what: &str, mut it: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !it() {
+        assert!(begin.elapsed().as_secs() < 30, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Each device is held before anybody is told that it is there.
+#[test]
+fn a_new_device_is_held_at_once() {
+    let bench = Bench::new();
+    let _daemon = Daemon::start(&bench, "");
+    for name in ["zram0", "zram1", "zram2", "zram3"] {
+        bench.create(&["--size", "1M", "--frontend", "nbd", "--name", name]);
+        let old = record(&bench, name);
+        let both = format!("{} {}", old["pid"], old["keeper"]);
+        sh(&format!("kill -STOP {both}; kill -9 {both}"));
+        bench.wait_for(name, |record| record["pid"] != old["pid"]);
+    }
+}
+
+/// A foreground server has no keeper, and nothing of it is held.
+#[test]
+fn a_dead_device_that_nobody_holds_is_said_to_be_dead_at_once() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    let mut server = bench
+        .command(&[
+            "create",
+            "--size",
+            "1M",
+            "--frontend",
+            "nbd",
+            "--foreground",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the device", || {
+        daemon.http("GET", "/v1/devices/zram0", "").0 == 200
+    });
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let begin = Instant::now();
+    let path = "/v1/devices/zram0/requests";
+    let said = daemon.refused("POST", path, r#"{"op":"stat"}"#, "ENODEV");
+    assert!(said.contains("its contents are lost"), "{said}");
+    daemon.get("/v1/devices");
+    // A server that is about to come back is waited for, for five seconds each time.
+    assert!(begin.elapsed() < Duration::from_secs(4));
+}
+
+const GOOD: &str = "[[device]]\nname = \"zram7\"\nsize = \"1M\"\nfrontend = \"nbd\"\n";
+
+/// A configuration in which much is wrong, and a zram-generator.conf likewise; and the words for each problem.
+fn broken(bench: &Bench) -> (String, Vec<String>) {
+    let generator = bench.path("root/etc/systemd/zram-generator.conf");
+    std::fs::create_dir_all(generator.parent().unwrap()).unwrap();
+    std::fs::create_dir_all(bench.path("root/proc")).unwrap();
+    std::fs::write(bench.path("root/proc/meminfo"), "MemTotal: 100000 kB\n").unwrap();
+    let text = "[zram20]\nzram-size = ram +\n[zram21]\nzram-size = 1\nfs-type = no-such-fs\n\
+        [zram22]\nzram-size = 1\nfs-type = ext2\nwriteback-device = /dev/no-such-device\n\
+        [zram7]\nzram-size = 1\nfs-type = ext2\n";
+    std::fs::write(&generator, text).unwrap();
+    let config = format!(
+        "[daemon]\nfrontend = \"bogus\"\nzram_generator = true\nsysfs = \"relative\"\n{GOOD}\
+         [[device]]\nname = \"zram8\"\nalgorithm = \"bogus\"\n\
+         [[device]]\nname = \"zram9\"\nsize = \"8X\"\n\
+         [[device]]\nname = \"zram10\"\nsize = \"1M\"\nfrontend = \"nbd\"\nlisten = \"unix:/no/such/dir/socket\"\n\
+         [[device]]\nname = \"zram11\"\nsize = \"1M\"\nfrontend = \"nbd\"\nlisten = \"tcp:0.0.0.0\"\n\
+         [[device]]\nname = \"zram12\"\nsize = \"1M\"\nbacking = \"/no/such/file\"\n\
+         [[device]]\nname = \"zram13\"\nmount-owner = \"no-such-user\"\nmount-point = \"/no/such/place\"\n\
+         {GOOD}"
+    );
+    let (file, generator) = (bench.path("uzram.toml"), generator.display().to_string());
+    let file = file.display();
+    let said = vec![
+        format!("{file}: [daemon]: frontend: "),
+        format!("{file}: [daemon]: sysfs: "),
+        format!("{file}: [[device]] zram8: "),
+        format!("{file}: [[device]] zram9: "),
+        format!("{file}: [[device]] zram10: "),
+        format!("{file}: [[device]] zram11: "),
+        format!("{file}: [[device]] zram12: "),
+        format!("{file}: [[device]] zram13: mount-owner: "),
+        format!("{file}: [[device]] zram7: name: "),
+        format!("{generator}: [zram20]: zram-size: "),
+        format!("{generator}: [zram21]: fs-type: "),
+        format!("{generator}: [zram22]: backing: "),
+        format!("{generator}: [zram7]: name: "),
+    ];
+    (config, said)
+}
+
+#[test]
+fn one_bad_entry_costs_no_other_and_is_named() {
+    let bench = Bench::new();
+    let (config, said) = broken(&bench);
+    let (log, path) = logged(&bench);
+    let root = bench.path("root");
+    let daemon = Daemon::start_as(&bench, &config, |command| {
+        command.env("ZRAM_GENERATOR_ROOT", &root).stderr(log)
+    });
+    wait_until("the good device", || {
+        daemon.http("GET", "/v1/devices/zram7", "").0 == 200
+    });
+    let ready = || std::fs::read_to_string(&path).unwrap().contains(": ready");
+    wait_until("it is ready", ready);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for words in &said {
+        let lines = text.lines().filter(|line| line.contains(words.as_str()));
+        assert_eq!(lines.count(), 1, "{words}:\n{text}");
+    }
+    let made = daemon.json("/v1/control/devices");
+    assert_eq!(made.as_array().unwrap().len(), 1, "{made}");
+    // The same when it is read again: what is good is made.
+    let more = format!("{config}{}", GOOD.replace("zram7", "zram30"));
+    std::fs::write(bench.path("uzram.toml"), more).unwrap();
+    sh(&format!("kill -HUP {}", daemon.process.id()));
+    wait_until("the new device", || {
+        daemon.http("GET", "/v1/devices/zram30", "").0 == 200
+    });
+    // And where the file is broken as such.
+    let broken = format!("[[device]\nname\n{}", GOOD.replace("zram7", "zram31"));
+    std::fs::write(bench.path("uzram.toml"), broken).unwrap();
+    sh(&format!("kill -HUP {}", daemon.process.id()));
+    wait_until("the new device", || {
+        daemon.http("GET", "/v1/devices/zram31", "").0 == 200
+    });
+}
+
+#[test]
+fn a_check_lists_all_that_is_wrong() {
+    let bench = Bench::new();
+    let (config, said) = broken(&bench);
+    let file = bench.path("uzram.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = bench
+            .command(&["daemon", "--check", "--config"])
+            .arg(&file)
+            .env("ZRAM_GENERATOR_ROOT", bench.path("root"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, text) = check(&config);
+    assert_eq!(code, 2, "{text}");
+    for words in &said {
+        let lines = text.lines().filter(|line| line.contains(words.as_str()));
+        assert_eq!(lines.count(), 1, "{words}:\n{text}");
+    }
+    assert!(text.contains(&format!("{} problems", said.len())), "{text}");
+    assert_eq!(check(GOOD), (0, String::new()));
+    // What create says of it, and with its exit code.
+    if uzram_runtime::frontends::by_name("ublk").is_some_and(|ublk| ublk.probe().is_err()) {
+        let (code, text) = check("[[device]]\nname = \"zram0\"\nsize = \"64M\"\nswap = true\n");
+        assert_eq!(code, 5, "{text}");
+        let said = bench.fails(5, &["create", "--size", "64M", "--swap"]);
+        let why = said.lines().last().unwrap_or_default();
+        let why = why.trim_start_matches("uzram: ");
+        assert!(text.contains(why), "{text}\n{said}");
+    }
+    // Nothing was made by any of it.
+    assert_eq!(bench.uzram(&["list", "--noheadings"]), "");
+    assert!(!Path::new("/no").exists());
+}
+
+/// It once was silent, and did nothing.
+#[test]
+fn a_generator_configuration_that_is_not_read_is_mentioned() {
+    if Path::new("/etc/uzram.toml").exists() {
+        return;
+    }
+    let bench = Bench::new();
+    broken(&bench);
+    let output = bench
+        .command(&["daemon", "--check"])
+        .env("ZRAM_GENERATOR_ROOT", bench.path("root"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("zram_generator = true"), "{said}");
+}
+
+#[test]
+fn mounts_are_made_in_order_and_as_they_were_asked_for() {
+    let name = "mounts_are_made_in_order_and_as_they_were_asked_for";
+    if !have(name, &["mkfs.ext4", "mkfs.minix", "findmnt"], true) {
+        return;
+    }
+    let bench = Bench::new();
+    let at = bench.path("a").display().to_string();
+    let device = |name: &str, rest: &str| {
+        format!("[[device]]\nname = \"{name}\"\nsize = \"16M\"\nfrontend = \"fuse-loop\"\n{rest}\n")
+    };
+    let config = [
+        device("zram1", &format!("mount-point = \"{at}/b/c\"")),
+        device(
+            "zram2",
+            &format!(
+                "mount-point = \"{at}/./b/\"\nlabel = \"lbl\"\nmkfs-options = [\"-O\", \"^has_journal\"]\n\
+                 mount-options = \"nodev,discard\"\nmount-owner = \"1234:4321\"\nmount-mode = \"1777\""
+            ),
+        ),
+        device("zram3", &format!("mount-point = \"{at}//b\"")),
+        device("zram4", &format!("mount-point = \"{at}\"")),
+        device("zram5", "block-size = 512\nfs-type = \"minix\""),
+    ]
+    .concat();
+    let (log, path) = logged(&bench);
+    let daemon = Daemon::start_as(&bench, &config, |command| command.stderr(log));
+    let text = || std::fs::read_to_string(&path).unwrap();
+    wait_until("it is ready", || text().contains(": ready"));
+    let show = |line: &str| sh(line).trim().to_owned();
+    for (place, name) in [("", "zram4"), ("/b", "zram2"), ("/b/c", "zram1")] {
+        let node = record(&bench, name)["path"].as_str().unwrap().to_owned();
+        let found = show(&format!("findmnt -n -o SOURCE {at}{place}"));
+        assert_eq!(found, node, "{place}\n{}", text());
+    }
+    assert_eq!(
+        show(&format!("stat -c '%a %u %g' {at}/b")),
+        "1777 1234 4321"
+    );
+    assert!(show(&format!("findmnt -n -o OPTIONS {at}/b")).contains("nodev"));
+    let node = record(&bench, "zram2")["path"].as_str().unwrap().to_owned();
+    assert_eq!(show(&format!("blkid -p -o value -s LABEL {node}")), "lbl");
+    let node = record(&bench, "zram5")["path"].as_str().unwrap().to_owned();
+    assert_eq!(show(&format!("blkid -p -o value -s TYPE {node}")), "minix");
+    assert!(
+        text().contains("[[device]] zram3: mount-point: "),
+        "{}",
+        text()
+    );
+    assert_eq!(
+        daemon.json("/v1/control/devices").as_array().unwrap().len(),
+        4
+    );
+    sh(&format!("umount {at}/b/c {at}/b {at}"));
 }

@@ -1,5 +1,9 @@
 //! The API: one table of paths, and what each does.
 
+use std::borrow::Cow;
+
+use hyper::{StatusCode, Uri};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uzram_control::zram::{ATTRIBUTES, AttributePlace, Errno, Owner, View};
@@ -42,21 +46,24 @@ pub trait Devices: Send + Sync {
 pub(crate) struct Call<'a> {
     devices: &'a dyn Devices,
     /// What stands for `{name}` and `{attribute}` in the path, in this order.
-    names: Vec<&'a str>,
-    query: &'a str,
+    names: &'a [String],
+    query: &'a [(String, String)],
     body: &'a [u8],
 }
 
 /// What is answered.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Answer {
-    Json(u16, Value),
+    Json(StatusCode, Value),
     /// Bytes as the kernel shows them.
     Text(Vec<u8>),
     /// Lines of `block_state` and the slot to go on from.
     Lines(Vec<u8>, u64),
     Done,
 }
+
+/// What a device's server or keeper is not asked through the API.
+pub(crate) const OF_KEEPERS: &[&str] = &["remove", "hand_over", "recover", "upgrade"];
 
 type Handled = Result<Answer, Body>;
 
@@ -90,7 +97,7 @@ const ROUTES: &[Route] = &[
         handle: |_| {
             let version =
                 json!({"program": "uzramd", "version": env!("CARGO_PKG_VERSION"), "api": 1});
-            Ok(Answer::Json(200, version))
+            Ok(Answer::Json(StatusCode::OK, version))
         },
     },
     Route {
@@ -99,23 +106,28 @@ const ROUTES: &[Route] = &[
         about: "This API as an OpenAPI document",
         body: "",
         answer: "object",
-        handle: |_| Ok(Answer::Json(200, openapi::document())),
+        handle: |_| Ok(Answer::Json(StatusCode::OK, openapi::document())),
     },
     Route {
         method: "GET",
         path: "/v1/attributes",
         about: "Every attribute of zram's interface, with its documentation",
         body: "",
-        answer: "array",
-        handle: |_| Ok(Answer::Json(200, openapi::attributes())),
+        answer: "Attribute[]",
+        handle: |_| Ok(Answer::Json(StatusCode::OK, openapi::attributes())),
     },
     Route {
         method: "GET",
         path: "/v1/devices",
         about: "The devices with their statistics, also those that are not initialised",
         body: "",
-        answer: "array",
-        handle: |call| Ok(Answer::Json(200, call.devices.describe(None)?.into())),
+        answer: "Device[]",
+        handle: |call| {
+            Ok(Answer::Json(
+                StatusCode::OK,
+                call.devices.describe(None)?.into(),
+            ))
+        },
     },
     Route {
         method: "POST",
@@ -130,10 +142,13 @@ const ROUTES: &[Route] = &[
         path: "/v1/devices/{name}",
         about: "A device with its statistics",
         body: "",
-        answer: "object",
+        answer: "Device",
         handle: |call| {
-            let mut found = call.devices.describe(Some(call.names[0]))?;
-            Ok(Answer::Json(200, found.pop().unwrap_or_default()))
+            let mut found = call.devices.describe(Some(device(call)?))?;
+            Ok(Answer::Json(
+                StatusCode::OK,
+                found.pop().unwrap_or_default(),
+            ))
         },
     },
     Route {
@@ -143,7 +158,7 @@ const ROUTES: &[Route] = &[
         body: "",
         answer: "",
         handle: |call| {
-            call.devices.remove(call.names[0])?;
+            call.devices.remove(device(call)?)?;
             Ok(Answer::Done)
         },
     },
@@ -160,7 +175,7 @@ const ROUTES: &[Route] = &[
         path: "/v1/devices/{name}/attributes",
         about: "All attributes that can be read, as one object of texts",
         body: "",
-        answer: "object",
+        answer: "Values",
         handle: all_attributes,
     },
     Route {
@@ -171,7 +186,7 @@ const ROUTES: &[Route] = &[
         answer: "text",
         handle: |call| {
             let owner = owner(call)?;
-            let shown = call.devices.view().show(owner, call.names[1]);
+            let shown = call.devices.view().show(owner, &call.names[1]);
             shown.map(Answer::Text).map_err(Body::of)
         },
     },
@@ -183,7 +198,7 @@ const ROUTES: &[Route] = &[
         answer: "",
         handle: |call| {
             let owner = owner(call)?;
-            let stored = call.devices.view().store(owner, call.names[1], call.body);
+            let stored = call.devices.view().store(owner, &call.names[1], call.body);
             stored.map(|()| Answer::Done).map_err(Body::of)
         },
     },
@@ -202,7 +217,7 @@ const ROUTES: &[Route] = &[
         body: "",
         answer: "text",
         handle: |call| {
-            let id = id(call.names[0])?;
+            let id = id(&call.names[0])?;
             call.devices
                 .view()
                 .classes(id)
@@ -215,10 +230,10 @@ const ROUTES: &[Route] = &[
         path: "/v1/control/devices",
         about: "The devices' numbers, sizes and nodes, and nothing that their servers would have to be asked",
         body: "",
-        answer: "array",
+        answer: "Shown[]",
         handle: |call| {
             let shown = call.devices.view().devices().map_err(Body::of)?;
-            Ok(Answer::Json(200, json!(shown)))
+            Ok(Answer::Json(StatusCode::OK, json!(shown)))
         },
     },
     Route {
@@ -248,53 +263,109 @@ const ROUTES: &[Route] = &[
     },
 ];
 
-/// Answers one request.
-pub(crate) fn handle(devices: &dyn Devices, method: &str, url: &str, body: &[u8]) -> Handled {
-    let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    let path = path.strip_suffix('/').unwrap_or(path);
-    let mut others = Vec::new();
-    for route in ROUTES {
-        let Some(names) = matches(route.path, path) else {
-            continue;
-        };
-        if route.method != method {
-            others.push(route.method);
-            continue;
+/// A request for something that the API has.
+pub(crate) struct Asked {
+    route: &'static Route,
+    names: Vec<String>,
+    query: Vec<(String, String)>,
+}
+
+impl Asked {
+    /// Looks up what is asked for. What looks and has no body may be asked for with `HEAD`, too.
+    pub(crate) fn find(method: &str, uri: &Uri) -> Result<Asked, Body> {
+        let path = uri.path();
+        let segments = segments(path)?;
+        let wanted = if method == "HEAD" { "GET" } else { method };
+        let mut others = Vec::new();
+        for route in ROUTES {
+            let Some(names) = matches(route.path, &segments) else {
+                continue;
+            };
+            if route.method != wanted {
+                others.push(route.method);
+                continue;
+            }
+            let query = uri.query().unwrap_or_default();
+            let query = form_urlencoded::parse(query.as_bytes());
+            return Ok(Asked {
+                route,
+                names,
+                query: query.into_owned().collect(),
+            });
         }
-        let call = Call {
-            devices,
-            names,
-            query,
-            body,
-        };
-        return (route.handle)(&call);
+        if others.is_empty() {
+            let message = format!("no path {path}: see /v1/openapi.json");
+            return Err(Body::new(Errno::NOENT, message));
+        }
+        if others.contains(&"GET") {
+            others.push("HEAD");
+        }
+        let message = format!("{path} knows {}, not {method}", others.join(" and "));
+        Err(Body::new(Errno::OPNOTSUPP, message)
+            .with_status(StatusCode::METHOD_NOT_ALLOWED)
+            .allowing(others.join(", ")))
     }
-    Err(match others.as_slice() {
-        [] => Body::new(
-            Errno::NOENT,
-            format!("no path {path}: see /v1/openapi.json"),
-        ),
-        others => Body::new(
-            Errno::OPNOTSUPP,
-            format!("{path} knows {}, not {method}", others.join(" and ")),
-        ),
-    })
+
+    /// Whether it changes anything.
+    pub(crate) fn changes(&self) -> bool {
+        self.route.method != "GET"
+    }
+
+    /// Does what is asked for. May take long.
+    pub(crate) fn answer(&self, devices: &dyn Devices, body: &[u8]) -> Handled {
+        // A write(2) of nothing stores nothing either.
+        if !self.route.body.is_empty() && body.is_empty() {
+            return Err(Body::new(Errno::INVAL, "the request has no body"));
+        }
+        (self.route.handle)(&Call {
+            devices,
+            names: &self.names,
+            query: &self.query,
+            body,
+        })
+    }
+}
+
+/// The parts of a path between its slashes, decoded one by one: a slash that is encoded separates nothing.
+fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, Body> {
+    let bad = || {
+        let message = format!("{path}: after % stand two hexadecimal digits, of UTF-8");
+        Body::new(Errno::INVAL, message)
+    };
+    let path = path.strip_suffix('/').unwrap_or(path);
+    path.split('/')
+        .map(|part| {
+            let mut after = part.split('%').skip(1).map(str::as_bytes);
+            let whole =
+                |code: &[u8]| code.len() >= 2 && code[..2].iter().all(u8::is_ascii_hexdigit);
+            if !after.all(whole) {
+                return Err(bad());
+            }
+            percent_decode_str(part).decode_utf8().map_err(|_| bad())
+        })
+        .collect()
 }
 
 /// What stands for the names in a route's path, if the path is that route's.
-fn matches<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
+fn matches(pattern: &str, path: &[Cow<'_, str>]) -> Option<Vec<String>> {
     let mut names = Vec::new();
-    let mut given = path.split('/');
+    let mut given = path.iter();
     for part in pattern.split('/') {
         let word = given.next()?;
         match part.starts_with('{') {
             true if word.is_empty() => return None,
-            true => names.push(word),
+            true => names.push(word.clone().into_owned()),
             false if part != word => return None,
             false => {}
         }
     }
     given.next().is_none().then_some(names)
+}
+
+/// The name of a device, which is nothing but `zram` and a number.
+fn device<'a>(call: &'a Call<'_>) -> Result<&'a str, Body> {
+    let name = &call.names[0];
+    id(name).map(|_| name.as_str())
 }
 
 /// N of `zramN`.
@@ -303,7 +374,7 @@ fn id(name: &str) -> Result<u32, Body> {
 }
 
 fn owner(call: &Call<'_>) -> Result<Owner, Body> {
-    id(call.names[0]).map(Owner::Device)
+    id(&call.names[0]).map(Owner::Device)
 }
 
 fn json_of<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Body> {
@@ -321,7 +392,7 @@ fn create(call: &Call<'_>) -> Handled {
     }
     let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
     let created = call.devices.create(&spec)?;
-    Ok(Answer::Json(201, json!(created)))
+    Ok(Answer::Json(StatusCode::CREATED, json!(created)))
 }
 
 fn ask(call: &Call<'_>) -> Handled {
@@ -336,11 +407,11 @@ fn ask(call: &Call<'_>) -> Handled {
             Err(Body::new(Errno::INVAL, message))
         }
         request => {
-            let response = call.devices.ask(call.names[0], &request)?;
+            let response = call.devices.ask(device(call)?, &request)?;
             if let Response::Error(error) = response {
                 return Err(error.into());
             }
-            Ok(Answer::Json(200, json!(response)))
+            Ok(Answer::Json(StatusCode::OK, json!(response)))
         }
     }
 }
@@ -356,24 +427,17 @@ fn all_attributes(call: &Call<'_>) -> Handled {
             all.insert(attribute.name.into(), text.into());
         }
     }
-    Ok(Answer::Json(200, all.into()))
+    Ok(Answer::Json(StatusCode::OK, all.into()))
 }
 
 fn block_state(call: &Call<'_>) -> Handled {
-    let id = id(call.names[0])?;
+    let id = id(&call.names[0])?;
     let number = |key: &str, default: u64| {
-        let pairs = call
-            .query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='));
-        let value = pairs
-            .filter(|(name, _)| *name == key)
-            .map(|(_, v)| v)
-            .next();
-        value.map_or(Ok(default), |value| {
-            value
-                .parse()
-                .map_err(|_| Body::new(Errno::INVAL, format!("{key}: '{value}' is no number")))
+        let mut pairs = call.query.iter();
+        let value = pairs.find(|(name, _)| name == key);
+        value.map_or(Ok(default), |(_, value)| {
+            let wrong = || Body::new(Errno::INVAL, format!("{key}: '{value}' is no number"));
+            value.parse().map_err(|_| wrong())
         })
     };
     let from = number("from", 0)?;
@@ -390,18 +454,49 @@ fn block_state(call: &Call<'_>) -> Handled {
 mod tests {
     use super::*;
 
+    fn find(method: &str, path: &str) -> Result<Asked, Body> {
+        Asked::find(method, &path.parse().unwrap())
+    }
+
     #[test]
-    fn paths_match_as_a_whole() {
-        let pattern = "/v1/devices/{name}/attributes/{attribute}";
-        let found = matches(pattern, "/v1/devices/zram0/attributes/disksize");
-        assert_eq!(found, Some(vec!["zram0", "disksize"]));
+    fn paths_match_as_a_whole_and_decoded() {
         for path in [
-            "/v1/devices/zram0",
-            "/v1/devices//attributes/x",
-            "/v1/devices/a/attributes/b/c",
+            "/v1/devices/zram0/attributes/disksize",
+            "/v1/devices/zram0/attributes/disksize/",
+            "/v1/%64evices/zram%30/attributes/disk%73ize?x=%20",
         ] {
-            assert_eq!(matches(pattern, path), None, "{path}");
+            let found = find("GET", path).unwrap_or_else(|error| panic!("{path}: {error:?}"));
+            assert_eq!(found.names, ["zram0", "disksize"]);
         }
+        for (path, status) in [
+            ("/v1/devices//attributes/x", 404),
+            ("/v1/devices/a/attributes/b/c", 404),
+            ("/v1/devices%2Fzram0", 404),
+            ("/v1/devices/zram%3", 400),
+            ("/v1/devices/zram%zz", 400),
+            ("/v1/devices/%ff", 400),
+        ] {
+            let error = find("GET", path).err().unwrap_or_else(|| panic!("{path}"));
+            assert_eq!(error.status().as_u16(), status, "{path}: {error:?}");
+        }
+        let found = find("GET", "/v1/devices/zram0/block_state?from=%31&max=2+").unwrap();
+        assert_eq!(found.query[0], ("from".into(), "1".into()));
+    }
+
+    #[test]
+    fn a_path_says_which_methods_it_knows() {
+        let error = find("PATCH", "/v1/devices").err().unwrap();
+        assert_eq!(error.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(error.allow.as_deref(), Some("GET, POST, HEAD"));
+        assert_eq!(
+            find("HEAD", "/v1/control/hot_add")
+                .err()
+                .unwrap()
+                .allow
+                .as_deref(),
+            Some("POST")
+        );
+        assert!(find("HEAD", "/v1/devices").is_ok_and(|found| !found.changes()));
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! The API's client: what the program's commands, the sysfs view and the shim use where a daemon runs.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 use uzram_control::ControlError;
+use uzram_control::trust::connect_at_once;
 use uzram_control::zram::{Errno, Owner, Shown, View};
 use uzram_spec::{DeviceSpec, Failure, FailureKind};
 
@@ -14,6 +22,10 @@ use crate::error::Body;
 
 /// How long a look may take. What changes something may take as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a daemon may take to say that it is there.
+const PRESENCE: Duration = Duration::from_secs(5);
+/// Longest answer.
+const MAX_ANSWER: usize = 16 << 20;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +72,7 @@ pub struct Client {
 }
 
 struct Reply {
-    body: Vec<u8>,
+    body: Bytes,
     next_slot: Option<u64>,
 }
 
@@ -70,7 +82,8 @@ impl Client {
         let client = Client {
             socket: socket.into(),
         };
-        client.call("GET", "/v1", &[]).is_ok().then_some(client)
+        let there = client.call_within(Some(PRESENCE), "GET", "/v1", &[]);
+        there.is_ok().then_some(client)
     }
 
     /// Makes a device.
@@ -95,76 +108,66 @@ impl Client {
     }
 
     fn call(&self, method: &str, path: &str, body: &[u8]) -> Result<Reply> {
-        let mut stream = uzram_control::trust::connect(&self.socket)?;
-        stream.set_read_timeout((method == "GET").then_some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: uzramd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(&[head.as_bytes(), body].concat())?;
-        let mut reply = Vec::new();
-        stream.read_to_end(&mut reply)?;
-        parse_reply(&reply)
+        let patience = (method == "GET").then_some(PATIENCE);
+        self.call_within(patience, method, path, body)
+    }
+
+    /// One request on a connection of its own. The caller's thread does all of it.
+    fn call_within(
+        &self,
+        patience: Option<Duration>,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Reply> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "uzramd")
+            .body(Full::new(Bytes::copy_from_slice(body)))
+            .map_err(ClientError::nonsense)?;
+        runtime.block_on(async {
+            let call = self.exchange(request);
+            match patience {
+                None => call.await,
+                Some(patience) => timeout(patience, call).await.unwrap_or_else(|_| {
+                    let message = format!("it does not answer within {} s", patience.as_secs());
+                    Err(io::Error::new(io::ErrorKind::TimedOut, message).into())
+                }),
+            }
+        })
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply> {
+        // Who answers there is asked first.
+        let stream = connect_at_once(&self.socket)?;
+        let stream = TokioIo::new(UnixStream::from_std(stream)?);
+        let broken = |error: hyper::Error| ClientError::from(io::Error::other(error));
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(ClientError::nonsense)?.to_bytes();
+        connection.abort();
+        if !head.status.is_success() {
+            let Body { errno, message, .. } = parse(&body)?;
+            return Err(ClientError::Refused(ControlError { errno, message }));
+        }
+        let next_slot = head.headers.get("next-slot");
+        Ok(Reply {
+            body,
+            next_slot: next_slot.and_then(|text| text.to_str().ok()?.parse().ok()),
+        })
     }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(ClientError::nonsense)
-}
-
-fn parse_reply(bytes: &[u8]) -> Result<Reply> {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    let head = match response.parse(bytes).map_err(ClientError::nonsense)? {
-        httparse::Status::Complete(head) => head,
-        httparse::Status::Partial => return Err(ClientError::nonsense("cut short")),
-    };
-    let header = |name: &str| {
-        let found = response
-            .headers
-            .iter()
-            .find(|h| h.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(found.value).ok()
-    };
-    let rest = &bytes[head..];
-    let body = match header("Content-Length").map(str::parse::<usize>) {
-        Some(Ok(length)) if length == rest.len() => rest.to_vec(),
-        Some(_) => return Err(ClientError::nonsense("cut short")),
-        None => match header("Transfer-Encoding") {
-            Some("chunked") => dechunk(rest)?,
-            _ => rest.to_vec(),
-        },
-    };
-    let next_slot = header("Next-Slot").and_then(|text| text.parse().ok());
-    match response.code.unwrap_or(500) {
-        200..=299 => Ok(Reply { body, next_slot }),
-        _ => {
-            let Body { errno, message, .. } = parse(&body)?;
-            Err(ClientError::Refused(ControlError { errno, message }))
-        }
-    }
-}
-
-/// The bytes of a chunked body.
-fn dechunk(mut bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    loop {
-        let size = httparse::parse_chunk_size(bytes);
-        let Ok(httparse::Status::Complete((start, size))) = size else {
-            return Err(ClientError::nonsense("a broken chunk"));
-        };
-        if size == 0 {
-            return Ok(out);
-        }
-        let end = start.saturating_add(size as usize);
-        let chunk = bytes
-            .get(start..end)
-            .zip(bytes.get(end.saturating_add(2)..));
-        let (chunk, rest) = chunk.ok_or_else(|| ClientError::nonsense("cut short"))?;
-        out.extend_from_slice(chunk);
-        bytes = rest;
-    }
 }
 
 fn device(id: u32) -> String {
@@ -193,7 +196,9 @@ impl View for Client {
             Owner::Device(_) => "GET",
         };
         let reply = self.call(method, &attribute_path(owner, attribute), &[]);
-        reply.map(|reply| reply.body).map_err(|error| error.errno())
+        reply
+            .map(|reply| reply.body.into())
+            .map_err(|error| error.errno())
     }
 
     fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> std::result::Result<(), Errno> {
@@ -212,38 +217,54 @@ impl View for Client {
             .call("GET", &path, &[])
             .map_err(|error| error.errno())?;
         let next = reply.next_slot.ok_or(Errno::IO)?;
-        Ok((reply.body, next))
+        Ok((reply.body.into(), next))
     }
 
     fn classes(&self, id: u32) -> std::result::Result<Vec<u8>, Errno> {
         let reply = self.call("GET", &format!("{}/classes", device(id)), &[]);
-        reply.map(|reply| reply.body).map_err(|error| error.errno())
+        reply
+            .map(|reply| reply.body.into())
+            .map_err(|error| error.errno())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+
+    /// What the client makes of an answer that a server gives byte by byte as it stands here.
+    fn read(answer: &[u8]) -> Result<Reply> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let answer = answer.to_vec();
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(&answer).unwrap();
+        });
+        let reply = Client { socket }.call("GET", "/v1", &[]);
+        server.join().unwrap();
+        reply
+    }
 
     #[test]
     fn answers_are_read_whole_or_refused() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nNext-Slot: 7\r\n\r\nab";
-        let reply = parse_reply(whole).unwrap();
-        assert_eq!(
-            (reply.body.as_slice(), reply.next_slot),
-            (&b"ab"[..], Some(7))
-        );
-        assert!(parse_reply(&whole[..whole.len() - 1]).is_err());
-        assert!(parse_reply(b"HTTP/1.1 200 OK\r\nCont").is_err());
-        assert!(parse_reply(b"nonsense").is_err());
+        let reply = read(whole).unwrap();
+        assert_eq!((&reply.body[..], reply.next_slot), (&b"ab"[..], Some(7)));
+        assert!(read(&whole[..whole.len() - 1]).is_err());
+        assert!(read(b"HTTP/1.1 200 OK\r\nCont").is_err());
+        assert!(read(b"nonsense").is_err());
         let chunked =
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
-        assert_eq!(parse_reply(chunked).unwrap().body, b"abc");
+        assert_eq!(&read(chunked).unwrap().body[..], b"abc");
         let broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nab";
-        assert!(parse_reply(broken).is_err());
+        assert!(read(broken).is_err());
         let refused =
-            b"HTTP/1.1 409 No\r\nContent-Length: 28\r\n\r\n{\"errno\":16,\"message\":\"used\"}";
-        let refused = parse_reply(&refused[..]);
-        assert!(refused.is_err());
+            b"HTTP/1.1 409 No\r\nContent-Length: 29\r\n\r\n{\"errno\":16,\"message\":\"used\"}";
+        let refused = read(refused).err().unwrap();
+        assert_eq!(refused.errno(), Errno::BUSY, "{refused}");
     }
 }

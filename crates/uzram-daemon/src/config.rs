@@ -12,17 +12,30 @@
 //! name = "zram7"
 //! size = "8G"
 //! algorithm = "zstd(level=1)"
-//! mount-point = "/var/cache/build"
 //! fs-type = "ext4"
+//! mkfs-options = ["-m", "0"]
+//! label = "cache"
+//! mount-point = "/var/cache/build"
 //! mount-options = "discard"
+//! mount-owner = "build:build"
+//! mount-mode = "0755"
 //! ```
+//!
+//! Reading it never fails as a whole: what is wrong is a list of problems, each of which keeps its own entry from being
+//! used, and no other.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use uzram_runtime::frontends;
-use uzram_spec::{DeviceSpec, Failure, FailureKind};
+use uzram_runtime::{frontends, logging};
+use uzram_spec::{DeviceSpec, Failure, Result};
+
+use crate::filesystem::{FileSystem, Mount};
+use crate::problem::{Origin, Problem};
+
+/// Most devices that are there at first and not initialised.
+const MAX_NUM_DEVICES: u32 = 1024;
 
 /// The daemon's configuration.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +44,8 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// The devices to make.
     pub devices: Vec<NewDevice>,
+    /// What is wrong with the rest.
+    pub problems: Vec<Problem>,
 }
 
 /// What the daemon does.
@@ -61,130 +76,366 @@ impl Default for DaemonSettings {
     }
 }
 
+impl DaemonSettings {
+    /// Reads one of them.
+    fn one(key: &str, value: &Value) -> std::result::Result<(), String> {
+        let alone = Map::from_iter([(key.to_owned(), value.clone())]);
+        let settings = DaemonSettings::deserialize(Value::Object(alone));
+        let settings = settings.map_err(|error| error.to_string())?;
+        frontends::check_name(&settings.frontend)?;
+        if settings.sysfs.is_some_and(|at| !at.is_absolute()) {
+            return Err("an absolute path".into());
+        }
+        if settings.num_devices > MAX_NUM_DEVICES {
+            return Err(format!("at most {MAX_NUM_DEVICES}"));
+        }
+        Ok(())
+    }
+
+    /// Takes what can be taken. What cannot has its default.
+    fn read(origin: &Origin, section: &Value, problems: &mut Vec<Problem>) -> DaemonSettings {
+        let Value::Object(entries) = section else {
+            problems.push(origin.usage("a table"));
+            return DaemonSettings::default();
+        };
+        let mut good = entries.clone();
+        for (key, value) in entries {
+            if let Err(message) = DaemonSettings::one(key, value) {
+                problems.push(origin.usage(format!("{key}: {message}")));
+                good.remove(key);
+            }
+        }
+        DaemonSettings::deserialize(Value::Object(good)).unwrap_or_default()
+    }
+}
+
 /// A device to be made, and what is done with it then.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewDevice {
+    /// Where it was asked for.
+    pub origin: Origin,
     /// What it is. It has a name, by which it is known again.
     pub spec: DeviceSpec,
-    /// Where a file system is made on it and mounted.
-    pub mount_point: Option<PathBuf>,
-    /// Which.
-    pub fs_type: Option<String>,
-    /// Options of `mount`.
-    pub mount_options: Option<String>,
-}
-
-/// A `[[device]]` as it stands in the file.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Section {
-    name: Option<String>,
-    mount_point: Option<PathBuf>,
-    fs_type: Option<String>,
-    mount_options: Option<String>,
-    /// Options of `uzram create` by name.
-    #[serde(flatten)]
-    options: Map<String, Value>,
-}
-
-/// What a section has beside the options of `uzram create`.
-const OF_SECTION: &[&str] = &["mount-point", "fs-type", "mount-options"];
-
-/// The file as it stands.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sections {
-    #[serde(default)]
-    daemon: DaemonSettings,
-    #[serde(default)]
-    device: Vec<Section>,
-}
-
-/// Why a configuration is not one.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {message}", path.display())]
-pub struct ConfigError {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub message: String,
+    /// The file system that is made on it.
+    pub filesystem: Option<FileSystem>,
 }
 
 impl Config {
-    /// Reads the file. Without one: the defaults.
-    pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        let error = |message: String| ConfigError {
-            path: path.into(),
-            message,
-        };
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
-            Err(e) => return Err(error(e.to_string())),
-        };
-        let sections: Sections = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
-        let mut devices: Vec<NewDevice> = Vec::new();
-        for section in sections.device {
-            let Some(name) = section.name.clone() else {
-                let message =
-                    "a [[device]] needs a name, such as zram0, by which it is known again";
-                return Err(error(message.into()));
-            };
-            if devices
-                .iter()
-                .any(|known| known.spec.name.as_ref() == Some(&name))
-            {
-                return Err(error(format!("two devices are {name}")));
-            }
-            let device = NewDevice::from_section(section);
-            devices.push(device.map_err(|message| error(format!("{name}: {message}")))?);
+    /// Reads the file. `None`: there is none.
+    pub fn read(path: &Path) -> Option<Config> {
+        match std::fs::read(path) {
+            Ok(bytes) => Some(Config::parse(path, &bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(Config {
+                problems: vec![Origin::new(path, "").problem(error.into())],
+                ..Config::default()
+            }),
         }
-        Ok(Config {
-            daemon: sections.daemon,
-            devices,
+    }
+
+    /// Reads what stands in a file of that path.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Config {
+        let whole = Origin::new(path, "");
+        let mut config = Config::default();
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+            Err(error) => {
+                config.problems.push(whole.usage(error));
+                return config;
+            }
+        };
+        let pieces = match toml::from_str(text) {
+            Ok(sections) => vec![(sections, 0)],
+            Err(_) => config.pieces(path, text),
+        };
+        let mut settled = false;
+        for (sections, first) in pieces {
+            for (key, section) in sections {
+                let origin = Origin::new(path, format!("[{key}]"));
+                match (key.as_str(), section) {
+                    ("daemon", _) if settled => {
+                        config.problems.push(origin.usage("it is there already"));
+                    }
+                    ("daemon", section) => {
+                        settled = true;
+                        config.daemon =
+                            DaemonSettings::read(&origin, &section, &mut config.problems);
+                    }
+                    ("device", Value::Array(devices)) => {
+                        for (index, device) in devices.into_iter().enumerate() {
+                            config.add(path, first + index, device);
+                        }
+                    }
+                    ("device", _) => config.problems.push(origin.usage("a list: [[device]]")),
+                    _ => {
+                        let message = "not known: there are [daemon] and [[device]]";
+                        config.problems.push(origin.usage(message));
+                    }
+                }
+            }
+        }
+        config
+    }
+
+    /// Reads a file that is broken somewhere: each section by itself, so that what is broken costs no other. Gives what is in
+    /// each, and how many devices stand before it.
+    fn pieces(&mut self, path: &Path, text: &str) -> Vec<(Map<String, Value>, usize)> {
+        let mut pieces = Vec::new();
+        let mut devices = 0;
+        for piece in pieces_of(text) {
+            match toml::from_str(&piece.text) {
+                Ok(sections) => pieces.push((sections, devices)),
+                Err(error) => {
+                    let at = error.span().map_or(0, |span| span.start);
+                    let before = piece.text.get(..at).unwrap_or_default();
+                    let line = piece.line + before.matches('\n').count();
+                    let section = piece.label(devices);
+                    let message = format!("line {line}: {}", error.message());
+                    self.problems
+                        .push(Origin::new(path, section).usage(message));
+                }
+            }
+            devices += usize::from(piece.is_device());
+        }
+        pieces
+    }
+
+    fn add(&mut self, path: &Path, index: usize, section: Value) {
+        let named = |name: &str| Origin::new(path, format!("[[device]] {name}"));
+        let Value::Object(entries) = section else {
+            let origin = named(&format!("{}", index + 1));
+            return self.problems.push(origin.usage("a table"));
+        };
+        let origin = match entries.get("name").and_then(Value::as_str) {
+            Some(name) => named(name),
+            None => named(&format!("{}", index + 1)),
+        };
+        match read_all(&origin, entries) {
+            Ok(device) => {
+                let same = |known: &&NewDevice| known.spec.name == device.spec.name;
+                match self.devices.iter().find(same) {
+                    Some(known) => {
+                        let message = format!("name: it is that of {} already", known.origin);
+                        self.problems.push(origin.usage(message));
+                    }
+                    None => self.devices.push(device),
+                }
+            }
+            Err(failures) => {
+                let problems = failures.into_iter().map(|failure| origin.problem(failure));
+                self.problems.extend(problems);
+            }
+        }
+    }
+}
+
+/// Reads a device, or says all that is wrong with it: what one entry is to blame for is told, and then what the others are.
+fn read_all(
+    origin: &Origin,
+    mut entries: Map<String, Value>,
+) -> std::result::Result<NewDevice, Vec<Failure>> {
+    let mut failures = Vec::new();
+    loop {
+        let failure = match NewDevice::read(origin, &entries) {
+            Ok(device) if failures.is_empty() => return Ok(device),
+            Ok(_) => return Err(failures),
+            Err(failure) => failure,
+        };
+        let is_to_blame = |key: &&String| {
+            let mut others = entries.clone();
+            others.remove(*key);
+            NewDevice::read(origin, &others) != Err(failure.clone())
+        };
+        let blamed = entries.keys().find(is_to_blame).cloned();
+        failures.push(failure);
+        match blamed.filter(|key| key != "name") {
+            Some(key) => entries.remove(&key),
+            None => return Err(failures),
+        };
+    }
+}
+
+/// What a section has beside the options of `uzram create`.
+const OF_SECTION: [&str; 7] = [
+    "fs-type",
+    "mkfs-options",
+    "label",
+    "mount-point",
+    "mount-options",
+    "mount-owner",
+    "mount-mode",
+];
+
+impl NewDevice {
+    fn read(origin: &Origin, entries: &Map<String, Value>) -> Result<NewDevice> {
+        let mut options = entries.clone();
+        let mut take = |name: &str| {
+            let underscored = options.remove(&name.replace('-', "_"));
+            options.remove(name).or(underscored)
+        };
+        let own = OF_SECTION.map(&mut take);
+        let filesystem = filesystem(own)?;
+        let spec = spec_from_options(&options, &OF_SECTION)?;
+        logging::parse(&spec.log)?;
+        if filesystem.is_some() && spec.is_swap() {
+            return Err(Failure::usage(
+                "swap: a device is swap or has a file system",
+            ));
+        }
+        if !entries.contains_key("name") {
+            let message = "name: a device has one, such as zram0, by which it is known again";
+            return Err(Failure::usage(message));
+        }
+        Ok(NewDevice {
+            origin: origin.clone(),
+            spec,
+            filesystem,
         })
     }
 }
 
-impl NewDevice {
-    fn from_section(section: Section) -> Result<NewDevice, String> {
-        if section
-            .mount_point
-            .as_ref()
-            .is_some_and(|at| !at.is_absolute())
-        {
-            return Err("mount-point: an absolute path".into());
+fn text(name: &str, value: Option<Value>) -> Result<Option<String>> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Failure::usage(format!("{name}: a text in quotes"))),
+    }
+}
+
+/// The file system that a section asks for, if any.
+fn filesystem(
+    [kind, mkfs_options, label, at, options, owner, mode]: [Option<Value>; 7],
+) -> Result<Option<FileSystem>> {
+    let words = |name: &str, value: Option<Value>| match value {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(text.split_whitespace().map(str::to_owned).collect()),
+        Some(Value::Array(words)) => words
+            .into_iter()
+            .map(|word| text(name, Some(word)).map(Option::unwrap_or_default))
+            .collect(),
+        Some(_) => Err(Failure::usage(format!("{name}: a list of texts"))),
+    };
+    let kind = text("fs-type", kind)?;
+    let mkfs_options = words("mkfs-options", mkfs_options)?;
+    let label = text("label", label)?;
+    let at = text("mount-point", at)?;
+    let options = text("mount-options", options)?;
+    let owner = text("mount-owner", owner)?;
+    let mode = text("mount-mode", mode)?;
+    if at.is_none() && (options.is_some() || owner.is_some() || mode.is_some()) {
+        let message =
+            "mount-options, mount-owner and mount-mode are for a device with a mount-point";
+        return Err(Failure::usage(message));
+    }
+    if kind.is_none() && at.is_none() {
+        return match label.is_some() || !mkfs_options.is_empty() {
+            true => Err(Failure::usage(
+                "label and mkfs-options are for a device with an fs-type",
+            )),
+            false => Ok(None),
+        };
+    }
+    let mount = match at {
+        None => None,
+        Some(at) => Some(Mount {
+            at: Mount::point(&at)?,
+            options: options.unwrap_or_else(|| "discard".into()),
+            owner,
+            mode: mode.as_deref().map(Mount::mode).transpose()?,
+        }),
+    };
+    Ok(Some(FileSystem {
+        kind: kind.unwrap_or_else(|| "ext4".into()),
+        mkfs_options,
+        label,
+        mount,
+    }))
+}
+
+/// A section of a file as it is written, with those that stand within it.
+struct Piece {
+    /// Its first line's number, from 1.
+    line: usize,
+    text: String,
+}
+
+/// The sections of a file.
+fn pieces_of(text: &str) -> Vec<Piece> {
+    let mut pieces = vec![Piece {
+        line: 1,
+        text: String::new(),
+    }];
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        if header(line).is_some_and(|name| !name.contains('.')) {
+            pieces.push(Piece {
+                line: index + 1,
+                text: String::new(),
+            });
         }
-        if section.mount_point.is_none()
-            && (section.fs_type.is_some() || section.mount_options.is_some())
-        {
-            return Err("fs-type and mount-options are for a device with a mount-point".into());
+        if let Some(piece) = pieces.last_mut() {
+            piece.text.push_str(line);
         }
-        let mut options = section.options;
-        if let Some(name) = section.name {
-            options.insert("name".into(), name.into());
+    }
+    pieces
+}
+
+/// What stands in the brackets of a line that begins a section, whether or not they are closed.
+fn header(line: &str) -> Option<&str> {
+    let name = line.trim().strip_prefix('[')?;
+    let name = name.strip_prefix('[').unwrap_or(name).trim_start();
+    let end = name.find([']', '#']).unwrap_or(name.len());
+    let name = name[..end].trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    (begins && name.chars().all(plain)).then_some(name)
+}
+
+impl Piece {
+    fn header(&self) -> &str {
+        self.text
+            .lines()
+            .next()
+            .and_then(header)
+            .unwrap_or_default()
+    }
+
+    fn is_device(&self) -> bool {
+        self.header() == "device"
+    }
+
+    /// What tells it from others, where so many devices stand before it.
+    fn label(&self, devices: usize) -> String {
+        match self.header() {
+            "" => String::new(),
+            "device" => {
+                let mut names = self.text.lines().filter_map(|line| {
+                    let value = line.trim().strip_prefix("name")?.trim_start();
+                    value
+                        .strip_prefix('=')?
+                        .trim()
+                        .strip_prefix('"')?
+                        .split('"')
+                        .next()
+                });
+                let name = names.next_back().map(str::to_owned);
+                format!(
+                    "[[device]] {}",
+                    name.unwrap_or_else(|| (devices + 1).to_string())
+                )
+            }
+            name => format!("[{name}]"),
         }
-        Ok(NewDevice {
-            spec: spec_from_options(&options, OF_SECTION).map_err(|failure| failure.to_string())?,
-            mount_point: section.mount_point,
-            fs_type: section.fs_type,
-            mount_options: section.mount_options,
-        })
     }
 }
 
 /// The description that options of `uzram create` by name stand for. Relative paths are relative to `directory`, if that is
 /// among them, else to the root. `also` are further names that can be given where these options are.
-pub(crate) fn spec_from_options(
-    options: &Map<String, Value>,
-    also: &[&str],
-) -> uzram_spec::Result<DeviceSpec> {
+pub(crate) fn spec_from_options(options: &Map<String, Value>, also: &[&str]) -> Result<DeviceSpec> {
     let mut options = options.clone();
-    let usage = |message: &str| Failure::new(FailureKind::Usage, message);
     let directory = match options.remove("directory") {
         None | Some(Value::Null) => PathBuf::from("/"),
         Some(Value::String(path)) if path.starts_with('/') => path.into(),
-        Some(_) => return Err(usage("directory: an absolute path")),
+        Some(_) => return Err(Failure::usage("directory: an absolute path")),
     };
     let of_frontends = frontends::option_names();
     let mut spec = DeviceSpec::from_options(&options, &of_frontends, &directory, also)?;
@@ -196,46 +447,148 @@ pub(crate) fn spec_from_options(
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Config, ConfigError> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        Config::read(file.path())
+    fn read(text: &str) -> Config {
+        Config::parse(Path::new("/uzram.toml"), text.as_bytes())
+    }
+
+    fn names(config: &Config) -> Vec<&str> {
+        let names = config
+            .devices
+            .iter()
+            .map(|device| device.spec.name.as_deref());
+        names.map(Option::unwrap_or_default).collect()
     }
 
     #[test]
     fn a_file_is_read() {
         let config = read(
-            "[daemon]\nnum_devices = 2\n[[device]]\nname = \"zram7\"\nsize = \"8G\"\nswap = true\n\
-             [[device]]\nname = \"zram8\"\nsize = 4096\nmount-point = \"/mnt\"\nfs-type = \"ext4\"\n",
+            "\u{feff}[daemon]\nnum_devices = 2\n[[device]]\nname = \"zram7\"\nsize = \"8G\"\nswap = true\n\
+             [[device]]\nname = \"zram8\"\nsize = 4096\nmount-point = \"/mnt/./a/\"\nfs-type = \"ext4\"\n\
+             mkfs-options = [\"-m\", \"0\"]\nlabel = \"l\"\nmount-owner = \"0:0\"\nmount-mode = \"1777\"\n\
+             [[device]]\nname = \"zram9\"\nfs_type = \"xfs\"\nmkfs_options = \"-m crc=0\"\n",
         );
-        let config = config.unwrap();
+        assert_eq!(config.problems, []);
         assert_eq!(config.daemon.num_devices, 2);
         assert!(config.daemon.strict);
         let spec = &config.devices[0].spec;
         assert_eq!(spec.name.as_deref(), Some("zram7"));
         assert_eq!(spec.size, Some(uzram_spec::Bytes(8 << 30)));
         assert!(spec.is_swap());
-        assert_eq!(config.devices[1].fs_type.as_deref(), Some("ext4"));
+        let filesystem = config.devices[1].filesystem.as_ref().unwrap();
+        assert_eq!(filesystem.kind, "ext4");
+        assert_eq!(filesystem.mkfs_options, ["-m", "0"]);
+        let mount = filesystem.mount.as_ref().unwrap();
+        assert_eq!(
+            (mount.at.as_path(), mount.mode),
+            (Path::new("/mnt/a"), Some(0o1777))
+        );
+        assert_eq!(mount.options, "discard");
+        let filesystem = config.devices[2].filesystem.as_ref().unwrap();
+        assert_eq!(filesystem.mkfs_options, ["-m", "crc=0"]);
+        assert_eq!(filesystem.mount, None);
+        assert_eq!(Config::read(Path::new("/no/such/file")), None);
+        assert_eq!(read(""), Config::default());
+    }
+
+    /// One that is wrong is one problem, which names it, and the others are there.
+    #[test]
+    fn a_bad_entry_costs_no_other() {
+        let good = |name: &str| format!("[[device]]\nname = \"{name}\"\nsize = \"1M\"\n");
+        for (bad, word) in [
+            ("sise = 4096", "sise"),
+            ("size = \"4X\"", "4X"),
+            ("algorithm = 7", "algorithm"),
+            ("log = \"=\"", "log"),
+            ("mount-point = \"mnt\"", "mnt"),
+            ("mount-mode = 1777\nmount-point = \"/m\"", "mount-mode"),
+            ("mount-options = \"discard\"", "mount-options"),
+            ("label = \"x\"", "label"),
+            ("fs-type = 4", "fs-type"),
+            ("mkfs-options = [1]\nfs-type = \"ext4\"", "mkfs-options"),
+            ("swap = true\nmount-point = \"/m\"", "swap"),
+            ("size = ", "line 8"),
+            ("size = \"1M\"\nsize = \"2M\"", "line 9"),
+            ("size", "line 8"),
+            ("size = \"1M", "line 8"),
+        ] {
+            let text = format!(
+                "[daemon]\nnum_devices = 1\n{}[[device]]\nname = \"zram8\"\n{bad}\n{}",
+                good("zram7"),
+                good("zram9")
+            );
+            let config = read(&text);
+            assert_eq!(
+                names(&config),
+                ["zram7", "zram9"],
+                "{text}\n{:?}",
+                config.problems
+            );
+            assert_eq!(config.daemon.num_devices, 1);
+            let said = config.problems[0].to_string();
+            assert!(said.starts_with("/uzram.toml: [[device]] "), "{said}");
+            assert!(said.contains(word), "{bad}: {said}");
+            assert_eq!(config.problems.len(), 1, "{bad}: {:?}", config.problems);
+        }
+        // What would swallow the rest of the file ends with its section.
+        for bad in [
+            "size = [1,",
+            "label = \"\"\"",
+            "x = {",
+            "[[device",
+            "name = \"x\"\n[daemon]\n[daemon]",
+        ] {
+            let text = format!("{}[[device]]\n{bad}\n{}", good("zram7"), good("zram9"));
+            let config = read(&text);
+            assert_eq!(names(&config), ["zram7", "zram9"], "{bad}: {config:?}");
+            assert!(!config.problems.is_empty(), "{bad}");
+        }
+        let within =
+            "[[device]]\nname = \"zram7\"\n[device.backing]\npath = \"/x\"\n[[device]]\nbroken\n";
+        let config = read(within);
+        assert_eq!(names(&config), ["zram7"]);
+        assert!(config.devices[0].spec.backing.is_some());
     }
 
     #[test]
-    fn no_file_is_the_defaults_and_nonsense_is_refused() {
-        assert_eq!(
-            Config::read(Path::new("/no/such/file")).unwrap(),
-            Config::default()
+    fn all_that_is_wrong_is_said() {
+        let config = read(
+            "demon = 1\n[daemon]\nnum_device = 2\nfrontend = \"x\"\nstrict = false\nsysfs = \"sys\"\nnum_devices = 4000000000\n\
+             [[device]]\nsize = \"4X\"\nalgorithm = 7\nmem-limit = \"x\"\n[other]\n",
         );
-        for text in [
-            "[daemon]\nnum_device = 2\n",
-            "[demon]\n",
-            "x",
-            "[[device]]\nname = \"zram0\"\nfs-type = \"ext4\"\n",
-            "[[device]]\nsize = 4096\n",
-            "[[device]]\nname = \"zram0\"\n[[device]]\nname = \"zram0\"\n",
-            "[[device]]\nname = \"zram0\"\nmount-point = \"mnt\"\n",
-            "[[device]]\nname = \"zram0\"\nsise = 4096\n",
-            "[[device]]\nname = \"zram0\"\nsize = \"4X\"\n",
+        let said: Vec<String> = config.problems.iter().map(Problem::to_string).collect();
+        for word in [
+            "num_device:",
+            "frontend:",
+            "sysfs:",
+            "num_devices:",
+            "name:",
+            "4X",
+            "algorithm",
+            "mem-limit",
+            "[other]",
+            "[demon]",
         ] {
-            assert!(read(text).is_err(), "{text}");
+            assert!(
+                said.iter().any(|line| line.contains(word)),
+                "{word}: {said:#?}"
+            );
         }
+        assert_eq!(said.len(), 10, "{said:#?}");
+        assert!(!config.daemon.strict, "what is good is taken");
+        assert_eq!(config.daemon.frontend, "auto");
+        let config = Config::parse(Path::new("/x"), b"\xff");
+        assert_eq!(config.problems.len(), 1);
+    }
+
+    #[test]
+    fn the_file_that_is_shipped_is_read() {
+        let text = include_str!("../../../dist/uzram.toml");
+        assert_eq!(read(text), Config::default());
+        let all = text.replace("\n# sysfs", "\nsysfs");
+        let (settings, examples) = all.split_once("\n# [[device]]").unwrap();
+        let examples = examples.replace("\n#", "\n");
+        let config = read(&format!("{settings}\n[[device]]{examples}"));
+        assert_eq!(config.problems, []);
+        assert_eq!(config.devices.len(), 2);
     }
 }

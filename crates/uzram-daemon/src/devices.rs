@@ -4,17 +4,49 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use uzram_blockdev::Survey;
-use uzram_control::zram::{Owner, Shown, View};
+use uzram_control::zram::{Errno, Owner, Shown, View};
 use uzram_control::{ControlError, Entry, Request, Response};
 use uzram_runtime::zram::Local;
 use uzram_runtime::{client, launch, users};
 use uzram_spec::{DeviceSpec, Failure};
 
 use crate::api::{Created, Devices};
+use crate::hold::SharedHolder;
 
 /// The daemon's devices.
 pub(crate) struct Daemon {
     pub(crate) local: Arc<Local>,
+    held: Arc<HeldView>,
+}
+
+/// zram's interface to the daemon's devices. One that comes to be by it is held before that is answered.
+struct HeldView {
+    local: Arc<Local>,
+    holder: Arc<SharedHolder>,
+}
+
+impl View for HeldView {
+    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+        self.local.devices()
+    }
+
+    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+        self.local.show(owner, attribute)
+    }
+
+    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+        let stored = self.local.store(owner, attribute, value);
+        self.holder.hold_new();
+        stored
+    }
+
+    fn block_state(&self, id: u32, from: u64, max_bytes: usize) -> Result<(Vec<u8>, u64), Errno> {
+        self.local.block_state(id, from, max_bytes)
+    }
+
+    fn classes(&self, id: u32) -> Result<Vec<u8>, Errno> {
+        self.local.classes(id)
+    }
 }
 
 pub(crate) fn error(errno: i32, message: impl std::fmt::Display) -> ControlError {
@@ -25,7 +57,23 @@ pub(crate) fn error(errno: i32, message: impl std::fmt::Display) -> ControlError
 }
 
 impl Daemon {
-    fn entry(&self, name: &str) -> std::result::Result<Entry, ControlError> {
+    pub(crate) fn new(local: Arc<Local>, holder: Arc<SharedHolder>) -> Daemon {
+        let held = HeldView {
+            local: local.clone(),
+            holder,
+        };
+        Daemon {
+            local,
+            held: Arc::new(held),
+        }
+    }
+
+    /// zram's interface to them.
+    pub(crate) fn held(&self) -> Arc<dyn View> {
+        self.held.clone()
+    }
+
+    fn entry(&self, name: &str) -> Result<Entry, ControlError> {
         let found = self.local.run.find(name);
         found.map_err(|e| Failure::from(e).into())
     }
@@ -44,14 +92,15 @@ impl Daemon {
 
 impl Devices for Daemon {
     fn view(&self) -> &dyn View {
-        &*self.local
+        &*self.held
     }
 
-    fn create(&self, spec: &DeviceSpec) -> std::result::Result<Created, ControlError> {
+    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError> {
         let mut notes = Vec::new();
         let created = launch(spec, &self.local.run, &mut |note| {
             notes.push(note.to_owned())
         })?;
+        self.held.holder.hold_new();
         self.local.sync();
         Ok(Created {
             name: created.name,
@@ -60,7 +109,7 @@ impl Devices for Daemon {
         })
     }
 
-    fn remove(&self, name: &str) -> std::result::Result<(), ControlError> {
+    fn remove(&self, name: &str) -> Result<(), ControlError> {
         self.local.sync();
         let id = name.strip_prefix("zram").unwrap_or(name);
         let removed = self
@@ -77,11 +126,11 @@ impl Devices for Daemon {
         })
     }
 
-    fn ask(&self, name: &str, request: &Request) -> std::result::Result<Response, ControlError> {
+    fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError> {
         uzram_runtime::zram::ask(&self.entry(name)?, request)
     }
 
-    fn describe(&self, name: Option<&str>) -> std::result::Result<Vec<Value>, ControlError> {
+    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
         let shown = self.local.devices();
         let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
         let entries = self.local.run.devices().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Errors of the API: an errno, as everywhere in zram, words, and the HTTP status that says it best.
 
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use uzram_control::ControlError;
 use uzram_control::zram::Errno;
@@ -27,6 +28,7 @@ const NAMES: &[(i32, &str)] = &[
     (71, "EPROTO"),
     (75, "EOVERFLOW"),
     (95, "EOPNOTSUPP"),
+    (110, "ETIMEDOUT"),
 ];
 
 /// The name of an errno, such as `EBUSY`; `EIO` for one that this program does not use.
@@ -45,6 +47,12 @@ pub(crate) struct Body {
     pub(crate) name: String,
     /// In words.
     pub(crate) message: String,
+    /// The HTTP status, where it is not the errno's.
+    #[serde(skip)]
+    status: Option<StatusCode>,
+    /// The methods that a path knows.
+    #[serde(skip)]
+    pub(crate) allow: Option<String>,
 }
 
 impl From<ControlError> for Body {
@@ -53,6 +61,8 @@ impl From<ControlError> for Body {
             errno: error.errno,
             name: errno_name(error.errno).into(),
             message: error.message,
+            status: None,
+            allow: None,
         }
     }
 }
@@ -77,18 +87,44 @@ impl Body {
         Body::new(errno, said)
     }
 
-    /// The HTTP status.
-    pub(crate) fn status(&self) -> u16 {
-        match self.name.as_str() {
-            "EINVAL" | "ERANGE" | "E2BIG" | "ENOTBLK" | "EPROTO" | "EOVERFLOW" | "EISDIR" => 400,
-            "EACCES" | "EPERM" | "EROFS" => 403,
-            "ENOENT" | "ENODEV" | "ENXIO" => 404,
-            "EBUSY" | "EEXIST" | "EAGAIN" | "ETXTBSY" => 409,
-            "EOPNOTSUPP" => 405,
-            "ENOMEM" | "ENOSPC" => 507,
-            _ => 500,
-        }
+    /// The same with that HTTP status.
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Body {
+        self.status = Some(status);
+        self
     }
+
+    /// The same with a list of the methods that would have been understood.
+    pub(crate) fn allowing(mut self, methods: String) -> Body {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| status_of(&self.name))
+    }
+}
+
+/// The HTTP status of an errno.
+pub(crate) fn status_of(name: &str) -> StatusCode {
+    match name {
+        "EINVAL" | "ERANGE" | "E2BIG" | "ENOTBLK" | "EPROTO" | "EOVERFLOW" | "EISDIR" => {
+            StatusCode::BAD_REQUEST
+        }
+        "EACCES" | "EPERM" | "EROFS" => StatusCode::FORBIDDEN,
+        "ENOENT" | "ENODEV" | "ENXIO" => StatusCode::NOT_FOUND,
+        "EBUSY" | "EEXIST" | "ETXTBSY" => StatusCode::CONFLICT,
+        "EOPNOTSUPP" => StatusCode::NOT_IMPLEMENTED,
+        "EAGAIN" => StatusCode::SERVICE_UNAVAILABLE,
+        "ETIMEDOUT" => StatusCode::GATEWAY_TIMEOUT,
+        "ENOMEM" | "ENOSPC" => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Every errno that an error may name.
+pub(crate) fn names() -> Vec<&'static str> {
+    NAMES.iter().map(|(_, name)| *name).collect()
 }
 
 #[cfg(test)]
@@ -99,11 +135,11 @@ mod tests {
     fn errors_have_names_words_and_a_status() {
         let busy = Body::of(Errno::BUSY);
         assert_eq!(
-            (busy.errno, busy.name.as_str(), busy.status()),
+            (busy.errno, busy.name.as_str(), busy.status().as_u16()),
             (16, "EBUSY", 409)
         );
         assert_eq!(busy.message, "Device or resource busy");
-        assert_eq!(Body::of(Errno::NODEV).status(), 404);
+        assert_eq!(Body::of(Errno::NODEV).status(), StatusCode::NOT_FOUND);
         assert_eq!(errno_name(9999), "EIO");
     }
 }

@@ -1,426 +1,553 @@
-//! `zram-generator.conf` as systemd's zram-generator reads it: where it is looked for, its keys, and its arithmetic.
+//! `zram-generator.conf`, read as systemd's zram-generator reads it: by the same crates in the same order.
+//!
+//! Its own library cannot serve: it fails as a whole over one line, and its errors name neither file nor section (see
+//! `docs/design/48-configuration.md`). What it makes of a configuration without errors is what is made of it here, and
+//! a test holds the two together. Here an error costs its section, or its variable and what uses that, and nothing else.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use ini::{Ini, ParseOption};
+use fasteval::{EvalNamespace, Evaler, ExpressionI, Parser, Slab};
+use ini::{Ini, Properties};
 use uzram::compress::AlgorithmSpec;
-use uzram_spec::{BackingSpec, Bytes, DeviceSpec, SwapSpec};
+use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, Result, SwapSpec};
 
 use crate::config::NewDevice;
+use crate::filesystem::{FileSystem, Mount};
+use crate::problem::{Origin, Problem};
 
 /// Directories below the root, the strongest last.
 const DIRS: &[&str] = &["usr/lib", "usr/local/lib", "etc", "run"];
 const FILE: &str = "systemd/zram-generator.conf";
-/// MB; the size without `zram-size` is `min(ram / 2, 4096)`.
-const DEFAULT_MAX: f64 = 4096.0;
+const MB: f64 = 1024.0 * 1024.0;
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{place}: {message}")]
-pub struct Error {
-    /// File or section.
-    pub place: String,
-    /// What is wrong.
-    pub message: String,
+/// What the files ask for.
+#[derive(Default)]
+pub struct Generated {
+    /// Sections that make a device.
+    pub sections: Vec<Section>,
+    /// What is wrong with others.
+    pub problems: Vec<Problem>,
+    /// What there is to say about those that make none, and about what is ignored.
+    pub notes: Vec<String>,
 }
 
-impl Error {
-    fn at(place: impl std::fmt::Display, message: impl std::fmt::Display) -> Error {
-        Error {
-            place: place.to_string(),
-            message: message.to_string(),
+/// A section, in zram-generator's own words.
+#[derive(Default)]
+pub struct Section {
+    /// Its name.
+    pub name: String,
+    /// The last file that has it.
+    pub file: PathBuf,
+    /// `host-memory-limit`.
+    pub host_memory_limit_mb: Option<u64>,
+    /// `zram-size`, or what it was before there was one: in bytes.
+    pub disksize: u64,
+    /// `zram-resident-limit` in bytes; 0 for none.
+    pub mem_limit: u64,
+    /// Names and parameters: the first compresses, the others compress anew.
+    pub compression_algorithms: Vec<(String, String)>,
+    /// What is to be compressed anew.
+    pub recompression_global: String,
+    /// `writeback-device`.
+    pub writeback_dev: Option<PathBuf>,
+    /// `swap-priority`.
+    pub swap_priority: i32,
+    /// `mount-point`.
+    pub mount_point: Option<PathBuf>,
+    /// `fs-type`.
+    pub fs_type: Option<String>,
+    /// Of `mount` or `swapon`.
+    pub options: String,
+    zram_size: Option<Expression>,
+    zram_resident_limit: Option<Expression>,
+    zram_fraction: Option<f64>,
+    max_zram_size_mb: Option<Option<u64>>,
+    /// Whether it has an error.
+    broken: bool,
+}
+
+/// Arithmetic that is evaluated when all variables are known.
+struct Expression {
+    text: String,
+    parsed: ExpressionI,
+    slab: Slab,
+}
+
+impl Expression {
+    fn parse(text: &str) -> std::result::Result<Expression, String> {
+        let mut slab = Slab::new();
+        let parsed = Parser::new().parse_noclear(text, &mut slab.ps);
+        Ok(Expression {
+            text: text.into(),
+            parsed: parsed.map_err(|error| format!("'{text}': {error}"))?,
+            slab,
+        })
+    }
+
+    /// Its value, which is in MB, in bytes.
+    fn bytes(&self, variables: &mut Variables) -> std::result::Result<u64, String> {
+        let value = self.parsed.from(&self.slab.ps).eval(&self.slab, variables);
+        match value {
+            // So that not even a NaN gets by.
+            Ok(mb) if mb >= 0.0 => Ok((mb * MB) as u64),
+            Ok(mb) => Err(format!("'{}' is {mb} MB", self.text)),
+            Err(error) => Err(format!("'{}': {error}", self.text)),
         }
     }
 }
 
-type Result<T> = std::result::Result<T, Error>;
+/// What expressions may name.
+struct Variables {
+    ram_mb: u64,
+    set: BTreeMap<String, f64>,
+}
 
-/// A section: keys and values, later files' over earlier ones'.
-type Section = BTreeMap<String, String>;
-
-/// The devices that the configuration below `root` (usually `/`) asks for on a machine of `ram_mb` MB, and what there is
-/// to say about it.
-pub fn devices(root: &Path, ram_mb: u64) -> Result<(Vec<NewDevice>, Vec<String>)> {
-    let (sections, globals) = read(root)?;
-    let mut variables = BTreeMap::from([("ram".to_owned(), ram_mb as f64)]);
-    for (key, command) in &globals {
-        if let Some(name) = key.strip_prefix("set!") {
-            variables.insert(name.into(), run(name, command)?);
+impl EvalNamespace for Variables {
+    fn lookup(&mut self, name: &str, args: Vec<f64>, _: &mut String) -> Option<f64> {
+        match name {
+            _ if !args.is_empty() => None,
+            "ram" => Some(self.ram_mb as f64),
+            name => self.set.get(name).copied(),
         }
     }
-    let (mut devices, mut notes) = (Vec::new(), Vec::new());
-    for (name, section) in &sections {
-        match device(name, section, &variables, &mut notes) {
-            Ok(device) => devices.extend(device),
-            // The others can be made all the same.
-            Err(error) => notes.push(format!("not made: {error}")),
-        }
+}
+
+/// Whether any of the files is there.
+pub(crate) fn is_there(root: &Path) -> bool {
+    !files(root).is_empty()
+}
+
+/// Reads the files below `root`, which is usually `/`, for the machine that `proc` below it describes, else for this one.
+pub fn read(root: &Path) -> Generated {
+    let mut generated = Generated::default();
+    let by_kernel = kernel_option(root);
+    if by_kernel == Some(false) {
+        let note =
+            "no device of zram-generator.conf is made: the kernel was started with systemd.zram=0";
+        generated.notes.push(note.into());
+        return generated;
     }
-    Ok((devices, notes))
+    let ram_mb = memory_mb(&root.join("proc/meminfo")).unwrap_or_else(own_memory_mb);
+    let mut reader = Reader {
+        variables: Variables {
+            ram_mb,
+            set: BTreeMap::new(),
+        },
+        sections: Vec::new(),
+        generated,
+    };
+    for path in files(root).into_values() {
+        reader.file(&path);
+    }
+    if by_kernel == Some(true) {
+        reader.section("zram0", &root.join("proc/cmdline"));
+    }
+    reader.finish()
+}
+
+/// `systemd.zram` on the kernel's command line; the last one counts.
+fn kernel_option(root: &Path) -> Option<bool> {
+    let text = std::fs::read_to_string(root.join("proc/cmdline")).ok()?;
+    let values = text.split_whitespace().rev();
+    let mut values = values.filter_map(|word| match word.strip_prefix("systemd.zram")? {
+        "" | "=1" | "=yes" | "=true" | "=on" => Some(true),
+        "=0" | "=no" | "=false" | "=off" => Some(false),
+        _ => None,
+    });
+    values.next()
+}
+
+fn memory_mb(meminfo: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(meminfo).ok()?;
+    let total = text.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        (fields.next()? == "MemTotal:").then(|| fields.next())?
+    });
+    Some(total?.parse::<u64>().ok()? / 1024)
+}
+
+/// Of this machine, where the root has no word of it.
+fn own_memory_mb() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) >> 20
 }
 
 /// The files that count, in the order in which they are read.
-fn files(root: &Path) -> Vec<PathBuf> {
-    let main = DIRS.iter().rev().map(|dir| root.join(dir).join(FILE));
-    let mut files: Vec<PathBuf> = main.filter(|path| path.exists()).take(1).collect();
-    // Of fragments of the same name the strongest directory's counts.
-    let mut fragments = BTreeMap::new();
-    for dir in DIRS {
-        let found = std::fs::read_dir(root.join(dir).join(format!("{FILE}.d")));
-        for entry in found.into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "conf")
-            {
-                fragments.insert(entry.file_name(), path);
-            }
-        }
+fn files(root: &Path) -> BTreeMap<OsString, PathBuf> {
+    let dirs: Vec<PathBuf> = DIRS.iter().map(|dir| root.join(dir)).collect();
+    let mut files = liboverdrop::scan(&dirs, format!("{FILE}.d"), &["conf"], true);
+    let main = dirs.iter().rev().map(|dir| dir.join(FILE));
+    if let Some(path) = main.into_iter().find(|path| path.exists()) {
+        // Before all others.
+        files.insert(OsString::new(), path);
     }
-    files.extend(fragments.into_values());
     files
 }
 
-fn read(root: &Path) -> Result<(BTreeMap<String, Section>, Section)> {
-    let (mut sections, mut globals) = (BTreeMap::new(), Section::new());
-    for path in files(root) {
-        // A link to /dev/null masks: nothing is in it.
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::at(path.display(), e))?;
-        let options = ParseOption {
-            enabled_quote: false,
-            enabled_escape: false,
-            ..ParseOption::default()
-        };
-        let ini = Ini::load_from_str_opt(&text, options)
-            .map_err(|error| Error::at(path.display(), error))?;
-        for (name, properties) in &ini {
-            let section = match name {
-                Some(name) => sections.entry(name.to_owned()).or_insert_with(Section::new),
-                None => &mut globals,
-            };
-            let pairs = properties.iter();
-            section.extend(pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())));
-        }
-    }
-    Ok((sections, globals))
+struct Reader {
+    variables: Variables,
+    sections: Vec<Section>,
+    generated: Generated,
 }
 
-/// A variable is what a shell command prints.
-fn run(name: &str, command: &str) -> Result<f64> {
-    let error = |what: String| Error::at(format!("set!{name}"), what);
-    let output = Command::new("/bin/sh").args(["-c", command]).output();
-    let output = output.map_err(|e| error(e.to_string()))?;
-    if !output.status.success() {
-        return Err(error(format!("'{command}' failed: {}", output.status)));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let number = text.trim().parse();
-    number.map_err(|_| error(format!("'{command}' printed '{}', no number", text.trim())))
-}
-
-fn device(
-    name: &str,
-    section: &Section,
-    variables: &BTreeMap<String, f64>,
-    notes: &mut Vec<String>,
-) -> Result<Option<NewDevice>> {
-    if uzram_control::number(name).is_none() {
-        notes.push(format!(
-            "[{name}]: ignored, since it is not zram and a number"
-        ));
-        return Ok(None);
-    }
-    let mut known = Known::new(name, section);
-    let ram = variables.get("ram").copied().unwrap_or_default();
-    let limit = known.take(&["host-memory-limit", "memory-limit"]);
-    if let Some(limit) = limit.filter(|limit| limit != "none") {
-        let limit: f64 = limit
-            .parse()
-            .map_err(|_| known.error("host-memory-limit", "MB, or none"))?;
-        if ram > limit {
-            notes.push(format!(
-                "{name}: not made, since the machine has more than {limit} MB"
-            ));
-            return Ok(None);
-        }
-    }
-    let size = size(&mut known, variables, ram)?;
-    if size == 0 {
-        notes.push(format!("{name}: not made, since its size is 0"));
-        return Ok(None);
-    }
-    let mut spec = DeviceSpec {
-        name: Some(name.into()),
-        size: Some(Bytes(size)),
-        ..DeviceSpec::default()
-    };
-    if let Some(limit) = known.expression("zram-resident-limit", variables)? {
-        spec.mem_limit = Bytes(limit).into();
-    }
-    if let Some(algorithms) = known.take(&["compression-algorithm"]) {
-        set_algorithms(&known, &algorithms, &mut spec, notes)?;
-    }
-    if let Some(device) = known.take(&["writeback-device"]) {
-        let backing = BackingSpec::parse(&device);
-        spec.backing = Some(backing.map_err(|why| known.error("writeback-device", &why))?);
-    }
-    let mut device = NewDevice::default();
-    let kind = known.take(&["fs-type"]);
-    let mount = known.take(&["options"]);
-    let priority = known.take(&["swap-priority"]);
-    match (known.take(&["mount-point"]), kind.as_deref()) {
-        (None, None | Some("swap")) => {
-            let mut swap = SwapSpec::default();
-            if let Some(priority) = priority {
-                swap.priority = priority
-                    .parse()
-                    .map_err(|_| known.error("swap-priority", "a number from -1 to 32767"))?;
+impl Reader {
+    fn file(&mut self, path: &Path) {
+        match Ini::load_from_file(path) {
+            Ok(ini) => self.ini(path, &ini),
+            Err(ini::Error::Io(error)) => {
+                let problem = Origin::new(path, "").problem(error.into());
+                self.generated.problems.push(problem);
             }
-            spec.swap = Some(swap);
-            if mount.as_deref().is_some_and(|options| options != "discard") {
-                notes.push(format!("{name}: swap is always switched on with discard"));
+            Err(ini::Error::Parse(_)) => self.pieces(path),
+        }
+    }
+
+    /// Reads a file that is broken somewhere: each section by itself.
+    fn pieces(&mut self, path: &Path) {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let mut pieces = vec![String::new()];
+        for line in text.split_inclusive('\n') {
+            if line.trim_start().starts_with('[') {
+                pieces.push(String::new());
+            }
+            if let Some(piece) = pieces.last_mut() {
+                piece.push_str(line);
             }
         }
-        (None, Some(_)) => return Err(known.error("mount-point", "wanted with fs-type")),
-        (Some(at), kind) => {
-            if !at.starts_with('/') {
-                return Err(known.error("mount-point", "an absolute path"));
-            }
-            device.mount_point = Some(at.into());
-            device.fs_type = Some(kind.unwrap_or("ext2").into());
-            device.mount_options = Some(mount.unwrap_or_else(|| "discard".into()));
-        }
-    }
-    for key in known.rest() {
-        notes.push(format!("{name}: the key '{key}' is not known and ignored"));
-    }
-    spec.check()
-        .map_err(|failure| Error::at(format!("[{name}]"), failure))?;
-    device.spec = spec;
-    Ok(Some(device))
-}
-
-/// `zram-size`, or what it was before there was one, in bytes.
-fn size(known: &mut Known<'_>, variables: &BTreeMap<String, f64>, ram: f64) -> Result<u64> {
-    let old: Vec<Option<f64>> = ["zram-fraction", "max-zram-size"]
-        .into_iter()
-        .map(|key| {
-            let value = known.take(&[key]).filter(|value| value != "none");
-            let number = value.map(|v| v.parse().map_err(|_| known.error(key, "a number")));
-            number.transpose()
-        })
-        .collect::<Result<_>>()?;
-    if let Some(bytes) = known.expression("zram-size", variables)? {
-        return Ok(bytes);
-    }
-    let (fraction, max) = (old[0].unwrap_or(0.5), old[1].unwrap_or(DEFAULT_MAX));
-    Ok(to_bytes((ram * fraction).min(max)))
-}
-
-fn to_bytes(mb: f64) -> u64 {
-    (mb * (1 << 20) as f64) as u64
-}
-
-/// `zstd(level=3) lz4hc (type=idle)`: the first is the primary, the others are for recompression; parentheses that
-/// stand alone say what is to be recompressed.
-fn set_algorithms(
-    known: &Known<'_>,
-    text: &str,
-    spec: &mut DeviceSpec,
-    notes: &mut Vec<String>,
-) -> Result<()> {
-    let mut words = words(text)
-        .ok_or_else(|| known.error("compression-algorithm", "a parenthesis is not closed"))?;
-    words.retain(|word| {
-        if word.starts_with('(') {
-            notes.push(format!(
-                "{}: {word} is not used, as by zram-generator; see policy in uzram.toml",
-                known.name
-            ));
-        }
-        !word.starts_with('(')
-    });
-    let mut words = words.into_iter();
-    let read = |word: String| {
-        let parsed = word.parse::<AlgorithmSpec>();
-        parsed.map_err(|error| known.error("compression-algorithm", &error.to_string()))
-    };
-    if let Some(primary) = words.next() {
-        spec.algorithm = read(primary)?;
-    }
-    spec.recomp_algorithm = words.map(read).collect::<Result<_>>()?;
-    if spec.recomp_algorithm.len() > 3 {
-        return Err(known.error("compression-algorithm", "at most 4 algorithms"));
-    }
-    Ok(())
-}
-
-/// Words at blanks outside of parentheses; `None` if one is not closed.
-fn words(text: &str) -> Option<Vec<String>> {
-    let (mut words, mut word, mut inside) = (Vec::new(), String::new(), false);
-    for c in text.chars() {
-        match c {
-            '(' => inside = true,
-            ')' => inside = false,
-            _ => {}
-        }
-        match c.is_whitespace() && !inside {
-            true if word.is_empty() => {}
-            true => words.push(std::mem::take(&mut word)),
-            // Blanks between parameters mean nothing.
-            false if c.is_whitespace() => {}
-            false => word.push(c),
-        }
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    (!inside).then_some(words)
-}
-
-/// A section's keys, each of which is taken once.
-struct Known<'a> {
-    name: &'a str,
-    left: Section,
-}
-
-impl<'a> Known<'a> {
-    fn new(name: &'a str, section: &Section) -> Known<'a> {
-        let left = section.clone();
-        Known { name, left }
-    }
-
-    /// The first of these keys that is there and not empty.
-    fn take(&mut self, keys: &[&str]) -> Option<String> {
-        let values: Vec<_> = keys.iter().filter_map(|k| self.left.remove(*k)).collect();
-        values.into_iter().find(|value| !value.is_empty())
-    }
-
-    /// An expression in MB, in bytes.
-    fn expression(&mut self, key: &str, variables: &BTreeMap<String, f64>) -> Result<Option<u64>> {
-        let Some(text) = self.take(&[key]) else {
-            return Ok(None);
-        };
-        let mut names = variables.clone();
-        let mb = fasteval::ez_eval(&text, &mut names)
-            .map_err(|error| self.error(key, &format!("'{text}': {error}")))?;
-        if !mb.is_finite() || mb < 0.0 {
-            return Err(self.error(key, &format!("'{text}' is {mb} MB")));
-        }
-        Ok(Some(to_bytes(mb)))
-    }
-
-    fn error(&self, key: &str, wanted: &str) -> Error {
-        Error::at(format!("[{}] {key}", self.name), wanted)
-    }
-
-    fn rest(self) -> Vec<String> {
-        self.left.into_keys().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn made(files: &[(&str, &str)], ram_mb: u64) -> Result<(Vec<NewDevice>, Vec<String>)> {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = root.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        devices(root.path(), ram_mb)
-    }
-
-    fn one(text: &str) -> NewDevice {
-        let (mut devices, _) = made(&[("etc/systemd/zram-generator.conf", text)], 8000).unwrap();
-        devices.pop().unwrap()
-    }
-
-    #[test]
-    fn sizes_are_arithmetic_in_mb() {
-        let size = |text: &str| one(&format!("[zram0]\n{text}")).spec.size.unwrap().0 >> 20;
-        assert_eq!(size(""), 4000);
-        assert_eq!(size("zram-size = min(ram / 10, 2048)"), 800);
-        assert_eq!(size("zram-size = ram"), 8000);
-        assert_eq!(size("zram-fraction = 0.25\nmax-zram-size = none"), 2000);
-        let with_variable = "set!half=echo 0.5\n[zram0]\nzram-size = ram * half";
-        assert_eq!(one(with_variable).spec.size, Some(Bytes(4000 << 20)));
-    }
-
-    #[test]
-    fn a_section_becomes_a_description() {
-        let swap = one(
-            "[zram0]\ncompression-algorithm = zstd(level=3, dict=/x) lz4hc (type=idle)\nswap-priority = 7\n\
-             zram-resident-limit = 100\nwriteback-device = /dev/sdx\n",
-        );
-        let spec = swap.spec;
-        assert_eq!(spec.algorithm.to_string(), "zstd(level=3,dict=/x)");
-        assert_eq!(spec.recomp_algorithm, ["lz4hc".parse().unwrap()]);
-        assert_eq!(spec.swap.unwrap().priority, 7);
-        assert_eq!(spec.mem_limit, Bytes(100 << 20));
-        assert_eq!(spec.backing.unwrap().path, Path::new("/dev/sdx"));
-        let mount = one("[zram1]\nmount-point = /var/tmp\n");
-        assert_eq!(mount.fs_type.as_deref(), Some("ext2"));
-        assert_eq!(mount.mount_options.as_deref(), Some("discard"));
-        assert!(!mount.spec.is_swap());
-    }
-
-    #[test]
-    fn the_strongest_file_counts_and_fragments_add() {
-        let files = [
-            (
-                "usr/lib/systemd/zram-generator.conf",
-                "[zram0]\nzram-size = 1\n",
-            ),
-            (
-                "etc/systemd/zram-generator.conf",
-                "[zram0]\nzram-size = 2\nswap-priority = 5\n",
-            ),
-            (
-                "usr/lib/systemd/zram-generator.conf.d/10.conf",
-                "[zram0]\nzram-size = 3\n",
-            ),
-            (
-                "run/systemd/zram-generator.conf.d/10.conf",
-                "[zram0]\nzram-size = 4\n[zram1]\n",
-            ),
-        ];
-        let (devices, _) = made(&files, 100).unwrap();
-        assert_eq!(devices.len(), 2);
-        assert_eq!(devices[0].spec.size, Some(Bytes(4 << 20)));
-        assert_eq!(devices[0].spec.swap.as_ref().unwrap().priority, 5);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, place) in [
-            ("[zram0]\nzram-size = ram +\n", "zram-size"),
-            ("[zram0]\nzram-size = 0 - 5\n", "zram-size"),
-            ("[zram0]\nhost-memory-limit = x\n", "host-memory-limit"),
-            (
-                "[zram0]\ncompression-algorithm = zstd(level=3\n",
-                "compression-algorithm",
-            ),
-            ("[zram0]\nfs-type = ext4\n", "mount-point"),
-            ("[zram0]\nmount-point = tmp\n", "mount-point"),
-            ("set!x=exit 3\n[zram0]\n", "set!x"),
-        ] {
-            let said = match made(&[("etc/systemd/zram-generator.conf", text)], 100) {
-                Ok((devices, notes)) => {
-                    assert!(devices.is_empty(), "{text}");
-                    notes.join("; ")
+        for piece in pieces {
+            match Ini::load_from_str(&piece) {
+                Ok(ini) => self.ini(path, &ini),
+                Err(error) => {
+                    let header = piece.lines().next().unwrap_or_default().trim();
+                    let header = if header.starts_with('[') { header } else { "" };
+                    let origin = Origin::new(path, header);
+                    self.generated.problems.push(origin.usage(error.msg));
+                    let name = header.trim_start_matches('[').trim_end_matches(']').trim();
+                    if is_name(name) {
+                        self.section(name, path).broken = true;
+                    }
                 }
-                Err(error) => error.to_string(),
-            };
-            assert!(said.contains(place), "{text}: {said}");
+            }
         }
-        let limited = "[zram0]\nhost-memory-limit = 50\n[sda]\nx = 1\n";
-        let (devices, notes) = made(&[("etc/systemd/zram-generator.conf", limited)], 100).unwrap();
-        assert!(devices.is_empty());
-        assert_eq!(notes.len(), 2);
     }
+
+    fn ini(&mut self, path: &Path, ini: &Ini) {
+        for (name, properties) in ini {
+            match name {
+                None => self.directives(path, properties),
+                Some(name) if is_name(name) => self.properties(name, path, properties),
+                Some(name) => {
+                    let note = format!(
+                        "{}: [{name}]: ignored, since it is not zram and a number",
+                        path.display()
+                    );
+                    self.generated.notes.push(note);
+                }
+            }
+        }
+    }
+
+    fn directives(&mut self, path: &Path, properties: &Properties) {
+        for (key, value) in properties {
+            match key.split_once('!') {
+                Some(("set", name)) => match evaluate(value, &mut self.variables) {
+                    Ok((value, note)) => {
+                        self.variables.set.insert(name.into(), value);
+                        let notes = note.map(|note| format!("{}: {key}: {note}", path.display()));
+                        self.generated.notes.extend(notes);
+                    }
+                    Err(message) => {
+                        let problem = Origin::new(path, key).usage(message);
+                        self.generated.problems.push(problem);
+                    }
+                },
+                _ => {
+                    let note = format!("{}: {key}: ignored, outside of a section", path.display());
+                    self.generated.notes.push(note);
+                }
+            }
+        }
+    }
+
+    fn properties(&mut self, name: &str, path: &Path, properties: &Properties) {
+        let origin = Origin::new(path, format!("[{name}]"));
+        let (mut problems, mut notes) = (Vec::new(), Vec::new());
+        let section = self.section(name, path);
+        for (key, value) in properties {
+            match section.set(key, value) {
+                Ok(true) => {}
+                Ok(false) => notes.push(format!("{origin}: {key}: not known and ignored")),
+                Err(message) => {
+                    problems.push(origin.usage(format!("{key}: {message}")));
+                    section.broken = true;
+                }
+            }
+        }
+        self.generated.problems.extend(problems);
+        self.generated.notes.extend(notes);
+    }
+
+    /// The section of that name, new or from an earlier file.
+    fn section(&mut self, name: &str, path: &Path) -> &mut Section {
+        let known = self.sections.iter().position(|known| known.name == name);
+        let index = known.unwrap_or_else(|| {
+            self.sections.push(Section::new(name));
+            self.sections.len() - 1
+        });
+        let section = &mut self.sections[index];
+        section.file = path.into();
+        section
+    }
+
+    fn finish(mut self) -> Generated {
+        for mut section in self.sections {
+            let origin = section.origin();
+            if section.broken {
+                continue;
+            }
+            let ram_mb = self.variables.ram_mb;
+            if let Some(limit) = section.host_memory_limit_mb.filter(|limit| *limit < ram_mb) {
+                let note =
+                    format!("{origin}: not made, since the machine has more than {limit} MB");
+                self.generated.notes.push(note);
+                continue;
+            }
+            if let Err(message) = section.evaluate(&mut self.variables) {
+                self.generated.problems.push(origin.usage(message));
+                continue;
+            }
+            if section.disksize == 0 {
+                let note = format!("{origin}: not made, since its size is 0");
+                self.generated.notes.push(note);
+                continue;
+            }
+            self.generated.sections.push(section);
+        }
+        self.generated
+    }
+}
+
+/// What a shell command prints, as an expression; and what there is to say about that.
+fn evaluate(
+    command: &str,
+    variables: &mut Variables,
+) -> std::result::Result<(f64, Option<String>), String> {
+    let output = Command::new("/bin/sh")
+        .args(["-c", "--", command])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("'{command}': {error}"))?;
+    let exit = output.status.code();
+    let exit = exit.unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+    // Its output counts all the same.
+    let note = (exit != 0).then(|| format!("'{command}' exited with {exit}"));
+    let text = String::from_utf8(output.stdout)
+        .map_err(|error| format!("what '{command}' printed: {error}"))?;
+    let failed = |error| {
+        let exit = note.as_ref().map_or("", |_| ", and failed");
+        format!("'{command}' printed '{}'{exit}: {error}", text.trim())
+    };
+    let mut slab = Slab::new();
+    let parsed = Parser::new().parse(&text, &mut slab.ps).map_err(&failed)?;
+    let value = parsed.from(&slab.ps).eval(&slab, variables);
+    Ok((value.map_err(&failed)?, note))
+}
+
+/// Whether it is a section's that is a device.
+fn is_name(name: &str) -> bool {
+    name.strip_prefix("zram")
+        .is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+impl Section {
+    fn new(name: &str) -> Section {
+        Section {
+            name: name.into(),
+            swap_priority: 100,
+            options: "discard".into(),
+            ..Section::default()
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::new(&self.file, format!("[{}]", self.name))
+    }
+
+    /// Takes a key's value. False for a key that is not known.
+    fn set(&mut self, key: &str, value: &str) -> std::result::Result<bool, String> {
+        match key {
+            "host-memory-limit" | "memory-limit" => {
+                self.host_memory_limit_mb = size_or_none(value)?;
+            }
+            "zram-size" => self.zram_size = Some(Expression::parse(value)?),
+            "zram-resident-limit" => self.zram_resident_limit = Some(Expression::parse(value)?),
+            "compression-algorithm" => {
+                (self.compression_algorithms, self.recompression_global) = algorithms(value);
+            }
+            "writeback-device" => self.writeback_dev = Some(absolute(value)?),
+            "swap-priority" => {
+                let priority = value.parse().ok();
+                let priority = priority.filter(|number| (-1..=0x7FFF).contains(number));
+                self.swap_priority =
+                    priority.ok_or_else(|| format!("'{value}': a number from -1 to 32767"))?;
+            }
+            "mount-point" => self.mount_point = Some(absolute(value)?),
+            "fs-type" => self.fs_type = Some(value.into()),
+            "options" => self.options = value.into(),
+            "zram-fraction" => {
+                let fraction = value.parse().ok().filter(|number| *number >= 0.0);
+                let fraction = fraction.ok_or_else(|| format!("'{value}': a number"))?;
+                self.zram_fraction = Some(fraction);
+            }
+            "max-zram-size" => self.max_zram_size_mb = Some(size_or_none(value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn evaluate(&mut self, variables: &mut Variables) -> std::result::Result<(), String> {
+        let ram_mb = variables.ram_mb as f64;
+        self.disksize = if self.zram_fraction.is_some() || self.max_zram_size_mb.is_some() {
+            let most = self.max_zram_size_mb.flatten().unwrap_or(u64::MAX);
+            let mb = (self.zram_fraction.unwrap_or(0.5) * ram_mb) as u64;
+            mb.min(most).saturating_mul(1 << 20)
+        } else {
+            match &self.zram_size {
+                Some(size) => size
+                    .bytes(variables)
+                    .map_err(|message| format!("zram-size: {message}"))?,
+                None => ((ram_mb / 2.0).min(4096.0) * MB) as u64,
+            }
+        };
+        self.mem_limit = match &self.zram_resident_limit {
+            Some(limit) => limit
+                .bytes(variables)
+                .map_err(|message| format!("zram-resident-limit: {message}"))?,
+            None => 0,
+        };
+        Ok(())
+    }
+
+    /// Whether the device is swap.
+    pub fn is_swap(&self) -> bool {
+        self.mount_point.is_none() && self.fs_type.as_deref().is_none_or(|kind| kind == "swap")
+    }
+
+    /// The device that it asks for, and what there is to say about what is not as zram-generator has it.
+    pub(crate) fn device(
+        &self,
+        notes: &mut Vec<String>,
+    ) -> std::result::Result<NewDevice, Problem> {
+        let origin = self.origin();
+        match self.description(notes) {
+            Ok((spec, filesystem)) => Ok(NewDevice {
+                origin,
+                spec,
+                filesystem,
+            }),
+            Err(failure) => Err(origin.problem(failure)),
+        }
+    }
+
+    fn description(&self, notes: &mut Vec<String>) -> Result<(DeviceSpec, Option<FileSystem>)> {
+        let origin = self.origin();
+        let mut spec = DeviceSpec {
+            name: Some(self.name.clone()),
+            size: Some(Bytes(self.disksize)),
+            mem_limit: Bytes(self.mem_limit).into(),
+            ..DeviceSpec::default()
+        };
+        let mut algorithms = self.compression_algorithms.iter().map(algorithm);
+        if let Some(primary) = algorithms.next() {
+            spec.algorithm = primary?;
+        }
+        spec.recomp_algorithm = algorithms.collect::<Result<_>>()?;
+        if !self.recompression_global.is_empty() {
+            notes.push(format!(
+                "{origin}: compression-algorithm: ({}) is not used: see policy in uzram.toml",
+                self.recompression_global
+            ));
+        }
+        spec.backing = self
+            .writeback_dev
+            .clone()
+            .map(|path| BackingSpec { path, size: None });
+        let filesystem = if self.is_swap() {
+            spec.swap = Some(SwapSpec {
+                priority: self.swap_priority,
+                ..SwapSpec::default()
+            });
+            if self.options != "discard" {
+                notes.push(format!(
+                    "{origin}: options: swap is always switched on with discard"
+                ));
+            }
+            None
+        } else {
+            Some(FileSystem {
+                kind: self.fs_type.clone().unwrap_or_else(|| "ext2".into()),
+                mount: self.mount_point.clone().map(|at| Mount {
+                    at,
+                    options: self.options.clone(),
+                    ..Mount::default()
+                }),
+                ..FileSystem::default()
+            })
+        };
+        spec.check()?;
+        Ok((spec, filesystem))
+    }
+}
+
+/// An algorithm with parameters that are separated by blanks.
+fn algorithm((name, params): &(String, String)) -> Result<AlgorithmSpec> {
+    let params = params.split_whitespace().map(|param| {
+        let pair = param.split_once('=');
+        let pair = pair.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        pair.ok_or_else(|| {
+            let message = format!(
+                "compression-algorithm: '{param}' of {name}: a parameter is a key, '=' and a value"
+            );
+            Failure::usage(message)
+        })
+    });
+    Ok(AlgorithmSpec {
+        name: name.clone(),
+        params: params.collect::<Result<_>>()?,
+    })
+}
+
+/// `zstd(level=3,x=y) lz4hc (type=idle)`: algorithms with their parameters, and what stands alone in parentheses.
+fn algorithms(text: &str) -> (Vec<(String, String)>, String) {
+    let (mut algorithms, mut global) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        let (name, params) = word.split_once('(').unwrap_or((word, ""));
+        let params = params.strip_suffix(')').unwrap_or(params);
+        let params = params.replace(',', " ");
+        match name.is_empty() {
+            true => global = params,
+            false => algorithms.push((name.to_owned(), params)),
+        }
+    }
+    (algorithms, global)
+}
+
+fn size_or_none(value: &str) -> std::result::Result<Option<u64>, String> {
+    match value {
+        "none" => Ok(None),
+        value => match value.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(format!("'{value}': MB, or none")),
+        },
+    }
+}
+
+fn absolute(value: &str) -> std::result::Result<PathBuf, String> {
+    Mount::point(value).map_err(|_| format!("'{value}': an absolute path without '..'"))
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::FdFlags;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
@@ -25,9 +26,46 @@ struct Held {
     started: u32,
 }
 
+/// What is held of all devices of a run directory, for all threads: who makes a device has it held before he says so.
+pub(crate) struct SharedHolder {
+    run: RunDir,
+    holder: Mutex<Holder>,
+}
+
+impl SharedHolder {
+    /// Holds what systemd kept: see [`Holder::from_received`].
+    pub(crate) fn from_received(run: &RunDir, received: &[(i32, String)]) -> SharedHolder {
+        SharedHolder {
+            run: run.clone(),
+            holder: Mutex::new(Holder::from_received(run, received)),
+        }
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Holder> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at all devices: holds new ones, lets go of those that are gone, serves again those that died.
+    pub(crate) fn look(&self) {
+        let mut holder = self.holder();
+        holder.hold_new(&self.run);
+        holder.look();
+    }
+
+    /// Holds new devices.
+    pub(crate) fn hold_new(&self) {
+        self.holder().hold_new(&self.run);
+    }
+
+    /// How many devices are held.
+    pub(crate) fn len(&self) -> usize {
+        self.holder().held.len()
+    }
+}
+
 /// What is held of all devices.
 #[derive(Default)]
-pub(crate) struct Holder {
+struct Holder {
     held: BTreeMap<String, Held>,
     /// Devices whose memory could not be had: said once.
     refused: Vec<(String, u32)>,
@@ -36,7 +74,7 @@ pub(crate) struct Holder {
 impl Holder {
     /// Holds what systemd kept, given by name and number of descriptors that this process inherited. Devices whose processes
     /// were all killed, the last daemon among them, are served again when they are looked at.
-    pub(crate) fn from_received(run: &RunDir, received: &[(i32, String)]) -> Holder {
+    fn from_received(run: &RunDir, received: &[(i32, String)]) -> Holder {
         let mut holder = Holder::default();
         for (_, stored) in received {
             let Some(name) = stored.strip_prefix("image-") else {
@@ -72,8 +110,9 @@ impl Holder {
         holder
     }
 
-    /// Looks at all devices: holds new ones, lets go of those that are gone, serves again those that died.
-    pub(crate) fn look(&mut self, run: &RunDir) {
+    fn hold_new(&mut self, run: &RunDir) {
+        // One of the same name may have been there before.
+        self.let_go();
         for entry in run.devices().unwrap_or_default() {
             let record = &entry.record;
             let seen = (record.name.clone(), record.keeper);
@@ -99,6 +138,9 @@ impl Holder {
                 }
             }
         }
+    }
+
+    fn let_go(&mut self) {
         self.held.retain(|name, held| {
             let stays = !held.claim.is_released();
             if !stays {
@@ -106,14 +148,12 @@ impl Holder {
             }
             stays
         });
+    }
+
+    fn look(&mut self) {
         for (name, held) in &mut self.held {
             held.look(name);
         }
-    }
-
-    /// How many devices are held.
-    pub(crate) fn len(&self) -> usize {
-        self.held.len()
     }
 }
 

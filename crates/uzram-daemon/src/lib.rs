@@ -15,21 +15,25 @@ mod client;
 mod config;
 mod devices;
 mod error;
+mod filesystem;
 pub mod generator;
 mod hold;
+mod http;
 pub mod notify;
 mod openapi;
+mod problem;
 mod run;
-mod server;
 mod setup;
 
 pub use api::{Created, Devices, Route, routes};
 pub use client::{Client, ClientError};
-pub use config::{Config, ConfigError, DaemonSettings, NewDevice};
+pub use config::{Config, DaemonSettings, NewDevice};
 pub use error::errno_name;
+pub use filesystem::{FileSystem, Mount};
+pub use http::{Limits, bind, converse, serve};
 pub use openapi::document;
+pub use problem::{Origin, Problem};
 pub use run::Run;
-pub use server::{bind, serve};
 
 /// File name of the daemon's socket in the run directory.
 pub const SOCKET: &str = "uzramd.sock";

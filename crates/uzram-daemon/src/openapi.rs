@@ -1,23 +1,71 @@
 //! The OpenAPI document, made of the table of paths, the registry of attributes and the schema of descriptions.
 
 use serde_json::{Value, json};
+use uzram_control::Request;
 use uzram_control::zram::{ATTRIBUTES, AttributePlace};
 use uzram_runtime::frontends;
-use uzram_spec::options_schema;
+use uzram_spec::{options_schema, schema_of};
 
-use crate::api::routes;
+use crate::api::{self, Route, routes};
+use crate::error;
+use crate::http::Limits;
+
+/// What every request can be answered: it is malformed, too slow, too large, or the daemon is at its limits.
+const ANY: &[u16] = &[400, 408, 413, 414, 431, 500, 503];
+/// What a request that concerns a device can be answered, too.
+const OF_DEVICES: &[u16] = &[403, 404, 409, 501, 504, 507];
+
+/// What a status says, where an error has it.
+const STATUSES: &[(u16, &str)] = &[
+    (
+        400,
+        "Malformed: not HTTP, not JSON, or a value that cannot be",
+    ),
+    (
+        403,
+        "Not allowed: an attribute that cannot be read, or written",
+    ),
+    (404, "No such path, device or attribute"),
+    (
+        405,
+        "The path does not know the method: Allow lists those that it knows",
+    ),
+    (408, "The request did not come whole in time"),
+    (
+        409,
+        "The device, its name or its node is in use, or there already",
+    ),
+    (413, "The body is too long"),
+    (414, "The path is too long"),
+    (431, "The head is too long, or has too many headers"),
+    (500, "Something failed that should not"),
+    (
+        501,
+        "This machine or this user cannot: a driver or a permission is missing",
+    ),
+    (
+        503,
+        "The daemon or the device has too much to do: try again",
+    ),
+    (504, "The device's server does not answer"),
+    (507, "No memory or no space is left for it"),
+];
 
 /// The document.
 pub fn document() -> Value {
     let mut paths = serde_json::Map::new();
     for route in routes() {
+        let mut responses = serde_json::Map::new();
+        let status = success(route.method, route.answer);
+        responses.insert(status.into(), response(route));
+        for status in errors(route) {
+            let reference = format!("#/components/responses/{status}");
+            responses.insert(status.to_string(), json!({"$ref": reference}));
+        }
         let mut operation = json!({
             "summary": route.about,
             "parameters": parameters(route.path),
-            "responses": {
-                success(route.method, route.answer): response(route.answer),
-                "default": { "description": "refused", "content": content("Error") },
-            },
+            "responses": responses,
         });
         if !route.body.is_empty() {
             operation["requestBody"] = json!({"required": true, "content": content(route.body)});
@@ -25,17 +73,54 @@ pub fn document() -> Value {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.to_lowercase()] = operation;
     }
+    let limits = Limits::default();
+    let description = format!(
+        "Compressed RAM disks in the manner of zram. The server listens on a unix socket: \
+         curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices\n\n\
+         A connection carries one request, whose head has at most {} bytes and {} headers, and whose body at most {}. It \
+         comes whole within {} s. {} connections are served at once. HEAD is answered wherever GET is. What is not \
+         HTTP is answered with 400, 414 or 431, or 408 where it does not come to an end, and no body.",
+        limits.head_bytes,
+        limits.headers,
+        limits.body_bytes,
+        limits.sending.as_secs(),
+        limits.connections,
+    );
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "uzramd",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Compressed RAM disks in the manner of zram. The server listens on a unix socket: \
-                curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices",
+            "description": description,
         },
         "paths": paths,
-        "components": { "schemas": schemas() },
+        "components": { "schemas": schemas(), "responses": responses() },
     })
+}
+
+/// The statuses of errors that a path can answer.
+fn errors(route: &Route) -> Vec<u16> {
+    let of_devices = route.path.contains("/devices") || route.path.contains("/control/");
+    let more = if of_devices { OF_DEVICES } else { &[] };
+    let mut all = [ANY, more].concat();
+    all.sort_unstable();
+    all
+}
+
+fn responses() -> Value {
+    let response = |(status, about): &(u16, &str)| {
+        let mut response = json!({"description": about, "content": content("Error")});
+        if *status == 405 {
+            response["headers"] =
+                json!({"Allow": {"required": true, "schema": {"type": "string"}}});
+        }
+        (status.to_string(), response)
+    };
+    STATUSES
+        .iter()
+        .map(response)
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// All attributes with their documentation.
@@ -63,17 +148,30 @@ fn success(method: &str, answer: &str) -> &'static str {
     }
 }
 
-fn response(answer: &str) -> Value {
-    match answer {
-        "" => json!({"description": "done"}),
-        answer => json!({"description": "done", "content": content(answer)}),
+fn response(route: &Route) -> Value {
+    let mut response = json!({"description": "done"});
+    if !route.answer.is_empty() {
+        response["content"] = content(route.answer);
     }
+    if route.path.ends_with("/block_state") {
+        response["headers"] = json!({"Next-Slot": {
+            "required": true,
+            "description": "the slot to go on from",
+            "schema": {"type": "integer"},
+        }});
+    }
+    response
 }
 
 fn content(schema: &str) -> Value {
     match schema {
         "text" => json!({"text/plain": {"schema": {"type": "string"}}}),
-        "array" | "object" => json!({"application/json": {"schema": {"type": schema}}}),
+        "object" => json!({"application/json": {"schema": {"type": "object"}}}),
+        name if name.ends_with("[]") => {
+            let reference = format!("#/components/schemas/{}", name.trim_end_matches("[]"));
+            let items = json!({"$ref": reference});
+            json!({"application/json": {"schema": {"type": "array", "items": items}}})
+        }
         name => {
             let reference = format!("#/components/schemas/{name}");
             json!({"application/json": {"schema": {"$ref": reference}}})
@@ -93,7 +191,9 @@ fn parameters(path: &str) -> Value {
             .collect();
         let schema = match name {
             "attribute" => json!({"type": "string", "enum": values}),
-            _ => json!({"type": "string", "pattern": "^zram[0-9]+$"}),
+            _ => {
+                json!({"type": "string", "pattern": "^zram(0|[1-9][0-9]*)$", "examples": ["zram0"]})
+            }
         };
         json!({"name": name, "in": "path", "required": true, "schema": schema})
     };
@@ -133,22 +233,71 @@ fn schemas() -> Value {
                 "api": {"type": "integer"},
             },
         },
-        "Request": {
+        "Device": {
             "type": "object",
-            "required": ["op"],
-            "properties": {"op": {"type": "string"}},
-            "additionalProperties": true,
+            "description": "A device with its record and its statistics, by their names in `uzram stat --json`, \
+                where it is initialised",
+            "required": ["name", "id", "disksize", "path"],
+            "properties": {
+                "name": {"type": "string"},
+                "id": {"type": "integer"},
+                "disksize": {"type": "integer"},
+                "path": {"type": "string"},
+            },
         },
+        "Shown": {
+            "type": "object",
+            "required": ["id", "disksize", "path"],
+            "properties": {
+                "id": {"type": "integer", "description": "N of zramN"},
+                "disksize": {"type": "integer", "description": "0 while it is not initialised"},
+                "path": {"type": "string", "description": "node or URI, empty without one"},
+                "rdev": {
+                    "type": ["array", "null"],
+                    "items": {"type": "integer"},
+                    "description": "major and minor number of its node",
+                },
+            },
+        },
+        "Attribute": {
+            "type": "object",
+            "required": ["name", "of", "mode", "about", "docs"],
+            "properties": {
+                "name": {"type": "string"},
+                "of": {"enum": ["device", "zram-control"]},
+                "mode": {"type": "string", "description": "of its file, in octal"},
+                "about": {"type": "string"},
+                "docs": {"type": "string"},
+            },
+        },
+        "Values": {
+            "type": "object",
+            "description": "Attributes by name, as the kernel shows them",
+            "additionalProperties": {"type": "string"},
+        },
+        "Request": request(),
         "Error": {
             "type": "object",
             "required": ["errno", "name", "message"],
             "properties": {
                 "errno": {"type": "integer"},
-                "name": {"type": "string", "examples": ["EBUSY"]},
+                "name": {"enum": error::names()},
                 "message": {"type": "string"},
             },
         },
     })
+}
+
+/// What a device's server can be asked here: all but what is an affair of its keeper, or of other paths.
+fn request() -> Value {
+    let mut schema = schema_of::<Request>();
+    if let Some(forms) = schema["oneOf"].as_array_mut() {
+        forms.retain(|form| {
+            let op = form["properties"]["op"]["const"].as_str();
+            !op.is_some_and(|op| api::OF_KEEPERS.contains(&op))
+        });
+    }
+    schema
 }
 
 #[cfg(test)]
@@ -163,12 +312,38 @@ mod tests {
             assert_eq!(operation["summary"], route.about, "{}", route.path);
         }
         let text = document.to_string();
-        for reference in text.split("#/components/schemas/").skip(1) {
-            let name = reference.split('"').next().unwrap_or_default();
+        for reference in text.split("#/components/").skip(1) {
+            let place = reference.split('"').next().unwrap_or_default();
+            let found = document.pointer(&format!("/components/{place}"));
+            assert!(found.is_some_and(Value::is_object), "{place}");
+        }
+    }
+
+    #[test]
+    fn every_error_and_every_request_is_in_it() {
+        for name in error::names() {
+            let status = error::status_of(name).as_u16();
             assert!(
-                document["components"]["schemas"][name].is_object(),
-                "{name}"
+                [ANY, OF_DEVICES].concat().contains(&status),
+                "{name}: {status}"
             );
+        }
+        let listed: Vec<u16> = STATUSES.iter().map(|(status, _)| *status).collect();
+        for status in [ANY, OF_DEVICES, &[405]].concat() {
+            assert!(listed.contains(&status), "{status}");
+        }
+        let requests = request();
+        let forms = requests["oneOf"].as_array().unwrap();
+        let known: Vec<_> = forms
+            .iter()
+            .filter_map(|form| form["properties"]["op"]["const"].as_str())
+            .collect();
+        for op in ["stat", "compact", "writeback", "set_policy"] {
+            assert!(known.contains(&op), "{known:?}");
+        }
+        assert_eq!(known.len(), forms.len());
+        for op in api::OF_KEEPERS {
+            assert!(!known.contains(op), "{op}");
         }
     }
 }

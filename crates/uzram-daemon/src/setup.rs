@@ -1,25 +1,133 @@
-//! The devices that the daemon's configuration asks for, and what is done with them: file systems and mounts.
+//! What the configuration asks for as a whole, from both files, and making it.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 
-use uzram_control::ControlError;
+use uzram_control::RunDir;
+use uzram_spec::{Failure, Result};
 
 use crate::api::Devices;
-use crate::config::NewDevice;
-use crate::devices::{Daemon, error};
+use crate::config::{Config, DaemonSettings, NewDevice};
+use crate::devices::Daemon;
 use crate::generator;
+use crate::problem::Problem;
 
-/// The devices that zram-generator.conf asks for, and what there is to say about it.
-pub(crate) fn generated() -> Result<(Vec<NewDevice>, Vec<String>), generator::Error> {
-    let root = std::env::var_os("ZRAM_GENERATOR_ROOT").unwrap_or_else(|| "/".into());
-    let info = rustix::system::sysinfo();
-    let ram_mb = (info.totalram as u64 * u64::from(info.mem_unit)) >> 20;
-    generator::devices(Path::new(&root), ram_mb)
+/// Where the configuration is looked for.
+const DEFAULT: &str = "/etc/uzram.toml";
+
+/// What the configuration asks for.
+pub(crate) struct Wanted {
+    pub(crate) settings: DaemonSettings,
+    /// What can be made, in the order in which it is made: what is mounted below another mount point comes after that.
+    pub(crate) devices: Vec<NewDevice>,
+    /// What is wrong with the rest.
+    pub(crate) problems: Vec<Problem>,
+    /// What else there is to say.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Wanted {
+    /// Reads both files, and checks what can be checked without making anything. Fails only where a file that was named is
+    /// not there.
+    pub(crate) fn read(named: Option<&Path>, run: &RunDir) -> Result<Wanted> {
+        let path = named.unwrap_or(Path::new(DEFAULT));
+        let config = Config::read(path);
+        if config.is_none() && named.is_some() {
+            return Err(Failure::usage(format!("{}: no such file", path.display())));
+        }
+        let there = config.is_some();
+        let config = config.unwrap_or_default();
+        let mut wanted = Wanted {
+            settings: config.daemon,
+            devices: Vec::new(),
+            problems: config.problems,
+            notes: Vec::new(),
+        };
+        let mut devices = config.devices;
+        let root = std::env::var_os("ZRAM_GENERATOR_ROOT").unwrap_or_else(|| "/".into());
+        let root = PathBuf::from(root);
+        if wanted.settings.zram_generator {
+            devices.extend(wanted.generated(&root));
+        } else if !there && generator::is_there(&root) {
+            wanted.notes.push(format!(
+                "zram-generator.conf is not read, as there is no {DEFAULT}, which would say \"zram_generator = true\" \
+                 below [daemon]"
+            ));
+        }
+        for device in devices {
+            match wanted.refuses(&device, run) {
+                None => wanted.devices.push(device),
+                Some(failure) => wanted.problems.push(device.origin.problem(failure)),
+            }
+        }
+        wanted
+            .devices
+            .sort_by(|a, b| mount_point(a).cmp(&mount_point(b)));
+        Ok(wanted)
+    }
+
+    fn generated(&mut self, root: &Path) -> Vec<NewDevice> {
+        let generated = generator::read(root);
+        self.problems.extend(generated.problems);
+        self.notes.extend(generated.notes);
+        let mut devices = Vec::new();
+        for section in &generated.sections {
+            match section.device(&mut self.notes) {
+                Ok(device) => devices.push(device),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        devices
+    }
+
+    /// Why a device cannot be made, as far as that can be seen.
+    fn refuses(&self, device: &NewDevice, run: &RunDir) -> Option<Failure> {
+        let name = device.spec.name.as_deref().unwrap_or_default();
+        for other in &self.devices {
+            if other.spec.name == device.spec.name {
+                let message = format!("name: it is that of {} already", other.origin);
+                return Some(Failure::usage(message));
+            }
+            if let (Some(at), Some(same)) = (mount_point(device), mount_point(other))
+                && at == same
+            {
+                let (at, other) = (at.display(), &other.origin);
+                let message = format!("mount-point: {at} is in {other} already");
+                return Some(Failure::usage(message));
+            }
+        }
+        // One that is there has shown that it can be.
+        if run.find(name).is_ok() {
+            return None;
+        }
+        let checked = uzram_runtime::check(&device.spec);
+        let checked = checked.and_then(|()| match &device.filesystem {
+            Some(filesystem) => filesystem.check(),
+            None => Ok(()),
+        });
+        checked.err()
+    }
+
+    /// Makes the devices that are not there yet, and says what is not as it was asked for.
+    pub(crate) fn make(&self, daemon: &Daemon) {
+        for note in &self.notes {
+            tracing::warn!("{note}");
+        }
+        for problem in &self.problems {
+            tracing::error!("{problem}");
+        }
+        for device in &self.devices {
+            set_up(daemon, device);
+        }
+    }
+}
+
+fn mount_point(device: &NewDevice) -> Option<&Path> {
+    let filesystem = device.filesystem.as_ref()?;
+    Some(&filesystem.mount.as_ref()?.at)
 }
 
 /// Makes a device, unless it is there. One that fails keeps nothing else from being made.
-pub(crate) fn set_up(daemon: &Daemon, device: &NewDevice) {
+fn set_up(daemon: &Daemon, device: &NewDevice) {
     let name = device.spec.name.as_deref().unwrap_or_default();
     if daemon.local.run.find(name).is_ok() {
         tracing::info!(name, "is there already");
@@ -27,45 +135,19 @@ pub(crate) fn set_up(daemon: &Daemon, device: &NewDevice) {
     }
     match make(daemon, device) {
         Ok(path) => tracing::info!(name, path, "made"),
-        Err(error) => tracing::error!(name, "not made: {error}"),
+        Err(failure) => tracing::error!("{}", device.origin.problem(failure)),
     }
 }
 
-fn make(daemon: &Daemon, device: &NewDevice) -> Result<String, ControlError> {
+fn make(daemon: &Daemon, device: &NewDevice) -> Result<String> {
     let created = daemon.create(&device.spec)?;
     if !created.notes.is_empty() {
         tracing::info!(created.name, "{}", created.notes);
     }
-    if let Some(at) = &device.mount_point {
-        let kind = device.fs_type.as_deref().unwrap_or("ext4");
-        let options = device.mount_options.as_deref().unwrap_or("discard");
-        mount(&created.path, kind, options, at).inspect_err(|_| {
+    if let Some(filesystem) = &device.filesystem {
+        filesystem.make(&created.path).inspect_err(|_| {
             let _ = daemon.remove(&created.name);
         })?;
     }
     Ok(created.path)
-}
-
-fn mount(node: &str, kind: &str, options: &str, at: &Path) -> Result<(), ControlError> {
-    let made = std::fs::create_dir_all(at);
-    made.map_err(|e| error(5, format!("making {}: {e}", at.display())))?;
-    run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(node))?;
-    run(Command::new("mount")
-        .args(["-t", kind, "-o", options, node])
-        .arg(at))
-}
-
-fn run(command: &mut Command) -> Result<(), ControlError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| error(5, format!("{program}: {e}")))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(error(5, format!("{program}: {}", said.trim())))
-        }
-    }
 }

@@ -1,0 +1,174 @@
+//! From a request to its answer: what HTTP itself demands, the body, the work on another thread, and the answer's form.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+use uzram_control::zram::Errno;
+
+use super::connection::Phase;
+use super::recorded::Head;
+use super::{Limits, Seat, Server};
+use crate::api::{Answer, Asked};
+use crate::error::Body;
+
+/// The answer to a head that does not come to its end.
+pub(super) const TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Answers one request.
+pub(super) async fn answer(
+    seat: &Seat,
+    head: &Head,
+    phase: &watch::Sender<Phase>,
+    begin: Instant,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    phase.send_replace(Phase::Body);
+    let server = &*seat.server;
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let answered = match accept(&server.limits, head, begin, request).await {
+        Ok((asked, body)) => {
+            phase.send_replace(Phase::Work);
+            seat.works(true);
+            let worked = work(server, asked, body).await;
+            seat.works(false);
+            worked
+        }
+        Err(error) => Err(error),
+    };
+    if !matches!(method, Method::GET | Method::HEAD) {
+        match &answered {
+            Ok(_) => tracing::info!(%method, path, "done"),
+            Err(error) => tracing::info!(%method, path, error.name, error.message, "refused"),
+        }
+    }
+    response(answered)
+}
+
+/// Reads a request, and refuses what is none of the API's.
+async fn accept(
+    limits: &Limits,
+    head: &Head,
+    begin: Instant,
+    request: Request<Incoming>,
+) -> Result<(Asked, Bytes), Body> {
+    if !head.has_one_length(limits.headers) {
+        let message = "a request says once how long its body is: one Content-Length, or Transfer-Encoding: chunked";
+        return Err(Body::new(Errno::PROTO, message));
+    }
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(Body::new(Errno::PROTO, "a request has one Host"));
+    }
+    let asked = Asked::find(request.method().as_str(), request.uri())?;
+    let body = read(limits, begin, request.into_body()).await?;
+    Ok((asked, body))
+}
+
+/// Reads the body whole.
+async fn read(limits: &Limits, begin: Instant, body: Incoming) -> Result<Bytes, Body> {
+    let too_large = || {
+        let message = format!("a body has at most {} bytes", limits.body_bytes);
+        Body::new(Errno::TOOBIG, message).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+    };
+    if body.size_hint().lower() > limits.body_bytes as u64 {
+        return Err(too_large());
+    }
+    let whole = Limited::new(body, limits.body_bytes).collect();
+    match timeout_at(begin + limits.sending, whole).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Body::new(Errno::PROTO, format!("the body: {error}"))),
+        Err(_) => {
+            let message = format!(
+                "the request did not come whole within {} s",
+                limits.sending.as_secs()
+            );
+            Err(Body::new(Errno::TIMEDOUT, message).with_status(StatusCode::REQUEST_TIMEOUT))
+        }
+    }
+}
+
+/// Has the request carried out by another thread, once one is free.
+async fn work(server: &Server, asked: Asked, body: Bytes) -> Result<Answer, Body> {
+    let share: &Semaphore = match asked.changes() {
+        true => &server.changes,
+        false => &server.looks,
+    };
+    let devices = Arc::clone(&server.devices);
+    let failed = || {
+        Body::new(
+            Errno::IO,
+            "the request failed within the daemon: see its log",
+        )
+    };
+    let Ok(_place) = share.acquire().await else {
+        return Err(failed());
+    };
+    let worked = tokio::task::spawn_blocking(move || asked.answer(&*devices, &body)).await;
+    worked.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request failed");
+        Err(failed())
+    })
+}
+
+fn response(answered: Result<Answer, Body>) -> Response<Full<Bytes>> {
+    let mut headers = HeaderMap::new();
+    let (status, bytes) = match answered {
+        Ok(Answer::Done) => (StatusCode::NO_CONTENT, Vec::new()),
+        Ok(Answer::Json(status, value)) => (status, json(&mut headers, &value)),
+        Ok(Answer::Text(bytes)) => (StatusCode::OK, text(&mut headers, bytes)),
+        Ok(Answer::Lines(bytes, next)) => {
+            headers.insert(HeaderName::from_static("next-slot"), next.into());
+            (StatusCode::OK, text(&mut headers, bytes))
+        }
+        Err(error) => {
+            if let Some(methods) = &error.allow
+                && let Ok(methods) = HeaderValue::from_str(methods)
+            {
+                headers.insert(ALLOW, methods);
+            }
+            let value = serde_json::to_value(&error).unwrap_or_default();
+            (error.status(), json(&mut headers, &value))
+        }
+    };
+    let mut response = Response::new(Full::new(bytes.into()));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn json(headers: &mut HeaderMap, value: &serde_json::Value) -> Vec<u8> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn text(headers: &mut HeaderMap, bytes: Vec<u8>) -> Vec<u8> {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(CONTENT_TYPE, plain);
+    bytes
+}
+
+/// Tells a client for which there is no place to come again. Nothing waits for it.
+pub(super) fn refuse(stream: &tokio::net::UnixStream, connections: usize) {
+    let error = Body::new(
+        Errno::AGAIN,
+        format!("{connections} requests are at work: try again"),
+    );
+    let body = serde_json::to_string(&error).unwrap_or_default();
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let head = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\n{RETRY_AFTER}: 1\r\n{CONTENT_TYPE}: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.try_write(head.as_bytes());
+}

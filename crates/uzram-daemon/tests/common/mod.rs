@@ -1,0 +1,193 @@
+//! An API over devices that live in the test's own process, and a client that sends bytes as they stand.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uzram_control::zram::{Errno, Host, HostOptions, InProcess, Owner, View};
+use uzram_control::{ControlError, Request, Response};
+use uzram_daemon::{Created, Devices, Limits, bind, serve};
+use uzram_spec::DeviceSpec;
+
+/// Devices without nodes.
+pub(crate) struct Fake {
+    host: Host,
+    /// Whether a device that is to be made waits.
+    pub(crate) gate: Mutex<bool>,
+    pub(crate) opened: Condvar,
+}
+
+fn error(errno: Errno) -> ControlError {
+    ControlError {
+        errno: errno.raw_os_error(),
+        message: errno.to_string(),
+    }
+}
+
+fn id(name: &str) -> Result<u32, ControlError> {
+    uzram_control::number(name).ok_or_else(|| error(Errno::NODEV))
+}
+
+impl Fake {
+    pub(crate) fn new() -> Arc<Fake> {
+        let host = Host::new(Box::new(InProcess::new()), HostOptions { strict: true });
+        Arc::new(Fake {
+            host,
+            gate: Mutex::new(false),
+            opened: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn close_gate(&self, closed: bool) {
+        *self.gate.lock().unwrap() = closed;
+        self.opened.notify_all();
+    }
+}
+
+impl Devices for Fake {
+    fn view(&self) -> &dyn View {
+        &self.host
+    }
+
+    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError> {
+        let closed = self.gate.lock().unwrap();
+        drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
+        spec.check()?;
+        let added = self.host.show(Owner::Control, "hot_add").map_err(error)?;
+        let name = format!("zram{}", String::from_utf8(added).unwrap().trim());
+        let size = spec.size.map_or(1 << 20, |size| size.0).to_string();
+        let owner = Owner::Device(id(&name)?);
+        let made = self.host.store(owner, "disksize", size.as_bytes());
+        made.map_err(|errno| {
+            let _ = self.remove(&name);
+            error(errno)
+        })?;
+        Ok(Created {
+            name,
+            path: String::new(),
+            notes: String::new(),
+        })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), ControlError> {
+        let id = id(name)?.to_string();
+        let removed = self.host.store(Owner::Control, "hot_remove", id.as_bytes());
+        removed.map_err(error)
+    }
+
+    fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError> {
+        self.describe(Some(name))?;
+        match request {
+            Request::Ping => Ok(Response::Done),
+            _ => Err(error(Errno::OPNOTSUPP)),
+        }
+    }
+
+    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
+        let shown = self.host.devices().map_err(error)?;
+        let all = shown.iter().map(|shown| {
+            let name = format!("zram{}", shown.id);
+            json!({"name": name, "id": shown.id, "disksize": shown.disksize, "path": shown.path})
+        });
+        let found: Vec<Value> = all
+            .filter(|device| name.is_none_or(|name| device["name"] == name))
+            .collect();
+        match name {
+            Some(_) if found.is_empty() => Err(error(Errno::NODEV)),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// A server on a socket of its own.
+pub(crate) struct Api {
+    _dir: tempfile::TempDir,
+    pub(crate) socket: PathBuf,
+    pub(crate) devices: Arc<Fake>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answered {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut found = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value)
+    }
+
+    pub(crate) fn parse(text: &str) -> Answered {
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        Answered {
+            status: status.unwrap_or_else(|| panic!("no status: {text:?}")),
+            head: head.into(),
+            body: body.into(),
+        }
+    }
+}
+
+impl Api {
+    pub(crate) fn new(limits: Limits) -> Api {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let devices = Fake::new();
+        serve(bind(&socket).unwrap(), devices.clone(), limits).unwrap();
+        Api {
+            _dir: dir,
+            socket,
+            devices,
+        }
+    }
+
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        let patience = Some(Duration::from_secs(60));
+        stream.set_read_timeout(patience).unwrap();
+        stream.set_write_timeout(patience).unwrap();
+        stream
+    }
+
+    /// Sends these bytes on a connection of their own; gives the whole answer.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Answered {
+        let mut stream = self.connect();
+        // Who is refused early may not be read to the end.
+        let _ = stream.write_all(bytes);
+        finish(stream)
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answered {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        self.send(request.as_bytes())
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answered {
+        self.ask("GET", path, "")
+    }
+}
+
+/// Reads the answer.
+pub(crate) fn finish(mut stream: UnixStream) -> Answered {
+    let mut answer = Vec::new();
+    let ended = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer);
+    if text.is_empty() {
+        panic!("no answer: {ended:?}");
+    }
+    Answered::parse(&text)
+}

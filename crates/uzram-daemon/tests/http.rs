@@ -1,0 +1,464 @@
+//! The API as HTTP: what is refused and how, and that no client costs another one anything.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Answered, Api, Fake, finish};
+use serde_json::Value;
+use uzram_daemon::{Limits, converse};
+use uzram_testkit::Random;
+
+fn patient() -> Api {
+    Api::new(Limits::default())
+}
+
+/// Deadlines that a test can wait for.
+fn hasty() -> Api {
+    Api::new(Limits {
+        sending: Duration::from_millis(300),
+        ..Limits::default()
+    })
+}
+
+fn name_of(answered: &Answered) -> String {
+    let error: Value = serde_json::from_str(&answered.body).unwrap();
+    error["name"].as_str().unwrap().into()
+}
+
+#[test]
+fn a_request_that_claims_two_lengths_is_refused() {
+    let api = patient();
+    for lengths in [
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 4\r\nContent-Length: 4",
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: chunked, identity",
+        "Content-Length: -1",
+        "Content-Length: +4",
+        "Content-Length: 4, 4",
+        "Content-Length: 99999999999999999999",
+    ] {
+        let request = format!("POST /v1/devices HTTP/1.1\r\nHost: x\r\n{lengths}\r\n\r\n0\r\n\r\n");
+        assert_eq!(api.send(request.as_bytes()).status, 400, "{lengths}");
+    }
+    // What hangs behind a request is not another one.
+    let two = "GET /v1 HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/devices HTTP/1.1\r\nHost: x\r\n\r\n";
+    let answered = api.send(two.as_bytes());
+    assert_eq!(answered.status, 200);
+    assert!(!answered.body.contains("HTTP/1.1"), "{answered:?}");
+}
+
+#[test]
+fn heads_and_bodies_have_limits() {
+    let api = patient();
+    let limits = Limits::default();
+    // By what is claimed, with nothing sent and nothing allocated.
+    for length in ["1048577", "18446744073709551600", "1000000000000"] {
+        let request =
+            format!("POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let answered = api.send(request.as_bytes());
+        assert_eq!(
+            (answered.status, name_of(&answered).as_str()),
+            (413, "E2BIG")
+        );
+    }
+    // By what comes.
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let chunked = "POST /v1/devices HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let too_long = chunked.to_owned() + &chunk.repeat(40);
+    assert_eq!(api.send(too_long.as_bytes()).status, 413);
+    let whole = format!("{chunked}2\r\n{{}}\r\n0\r\n\r\n");
+    assert_eq!(api.send(whole.as_bytes()).status, 201);
+    // The client writes on while it is refused, and still reads why.
+    assert_eq!(
+        api.ask("POST", "/v1/devices", &"x".repeat(3 << 20)).status,
+        413
+    );
+    assert_eq!(
+        api.ask("POST", "/v1/devices", &" ".repeat(limits.body_bytes))
+            .status,
+        400
+    );
+
+    let with = |headers: &str| {
+        let request = format!("GET /v1 HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        api.send(request.as_bytes()).status
+    };
+    assert_eq!(with(&"X: y\r\n".repeat(limits.headers - 1)), 200);
+    assert_eq!(with(&"X: y\r\n".repeat(limits.headers)), 431);
+    assert_eq!(
+        with(&format!("X: {}\r\n", "y".repeat(limits.head_bytes))),
+        431
+    );
+    // A head that never ends is answered as soon as it is too long.
+    let endless =
+        "GET /v1 HTTP/1.1\r\n".to_owned() + &"X: yyyyyyyyyyyyyyyyyyyyyyyy\r\n".repeat(1 << 16);
+    assert_eq!(api.send(endless.as_bytes()).status, 431);
+    let path = format!("/v1/{}", "a".repeat(8 << 10));
+    assert_eq!(api.get(&path).status, 404);
+}
+
+#[test]
+fn methods_paths_and_hosts_are_as_http_has_them() {
+    let api = patient();
+    for (method, path, allowed) in [
+        ("PUT", "/v1/devices", "GET, POST, HEAD"),
+        ("POST", "/v1", "GET, HEAD"),
+        ("OPTIONS", "/v1/devices/zram0", "GET, DELETE, HEAD"),
+        ("TRACE", "/v1", "GET, HEAD"),
+        ("BREW", "/v1", "GET, HEAD"),
+        ("HEAD", "/v1/control/hot_add", "POST"),
+    ] {
+        let answered = api.ask(method, path, "");
+        assert_eq!(answered.status, 405, "{method} {path}");
+        assert_eq!(answered.header("allow"), Some(allowed), "{method} {path}");
+    }
+    let (got, head) = (api.get("/v1"), api.ask("HEAD", "/v1", ""));
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    for name in ["content-length", "content-type"] {
+        assert_eq!(got.header(name), head.header(name), "{name}");
+    }
+    assert_eq!(api.ask("HEAD", "/v1/nothing", "").status, 404);
+    assert_eq!(api.ask("POST", "/v1/devices", "{}").status, 201);
+    assert_eq!(api.get("/v1/%64evices/zram%30").status, 200);
+    assert_eq!(api.get("/v1/devices/zram%300").status, 404);
+    assert_eq!(api.get("/v1/devices/zram0%2F").status, 404);
+    assert_eq!(api.get("/v1/devices/zram0%2Fattributes").status, 404);
+    assert_eq!(api.get("/v1/devices/..%2Fzram0").status, 404);
+    assert_eq!(api.get("/v1/devices/zram%").status, 400);
+    assert_eq!(
+        api.get("/v1/devices/zram0/block_state?from=%30&max=%31%32")
+            .status,
+        200
+    );
+    assert_eq!(api.get("/v1/devices/zram0/block_state?from=x").status, 400);
+    assert_eq!(api.get("http://localhost/v1").status, 200);
+    assert_eq!(api.send(b"GET /v1 HTTP/1.1\r\n\r\n").status, 400, "no host");
+    assert_eq!(
+        api.send(b"GET /v1 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+            .status,
+        400
+    );
+    assert_eq!(api.send(b"GET /v1 HTTP/1.0\r\n\r\n").status, 200);
+    for nonsense in [
+        &b"GET\r\n\r\n"[..],
+        b"\xff\xff\xff\r\n\r\n",
+        b"GET /v1 HTTP/9.9\r\n\r\n",
+    ] {
+        assert_eq!(api.send(nonsense).status, 400);
+    }
+    // Nothing that a keeper alone may be asked.
+    for op in ["remove", "hand_over", "recover"] {
+        let body = format!("{{\"op\":\"{op}\"}}");
+        assert_eq!(
+            api.ask("POST", "/v1/devices/zram0/requests", &body).status,
+            400
+        );
+    }
+    let not_here = api.ask(
+        "POST",
+        "/v1/devices/zram0/requests",
+        r#"{"op":"count_idle"}"#,
+    );
+    assert_eq!(
+        (not_here.status, name_of(&not_here).as_str()),
+        (501, "EOPNOTSUPP")
+    );
+}
+
+#[test]
+fn who_is_too_slow_is_told_so() {
+    let api = hasty();
+    let silent = api.connect();
+    let mut head = api.connect();
+    head.write_all(b"GET /v1 HT").unwrap();
+    let mut body = api.connect();
+    body.write_all(b"POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        .unwrap();
+    let mut trickle = api.connect();
+    trickle.write_all(b"GET /v1 HTTP/1.1\r\n").unwrap();
+    let mut writer = trickle.try_clone().unwrap();
+    let drops = std::thread::spawn(move || {
+        while writer.write_all(b"X: y\r\n").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(finish(head).status, 408);
+    let late = finish(body);
+    assert_eq!((late.status, name_of(&late).as_str()), (408, "ETIMEDOUT"));
+    assert_eq!(finish(trickle).status, 408);
+    drops.join().unwrap();
+    // Nothing was asked, and nothing is said.
+    let mut said = Vec::new();
+    (&silent).read_to_end(&mut said).unwrap();
+    assert!(said.is_empty());
+}
+
+/// Two hundred bodies that do not come once shut everybody else out.
+#[test]
+fn stalled_clients_delay_nobody() {
+    let api = patient();
+    let begin = Instant::now();
+    let half = b"POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{";
+    let stall = |bytes: &[u8]| -> Vec<UnixStream> {
+        let one = |_| {
+            let mut stream = api.connect();
+            let _ = stream.write_all(bytes);
+            stream
+        };
+        (0..200).map(one).collect()
+    };
+    let stalled = [stall(half), stall(b"GET /v1"), stall(b"")];
+    for _ in 0..20 {
+        assert_eq!(api.get("/v1").status, 200);
+    }
+    // None of them had to come to its deadline for that.
+    assert!(
+        begin.elapsed() < Limits::default().sending,
+        "{:?}",
+        begin.elapsed()
+    );
+    drop(stalled);
+    assert_eq!(api.get("/v1").status, 200);
+}
+
+/// A client that does not read its answer holds its place only for a while.
+#[test]
+fn answers_that_nobody_reads_delay_nobody() {
+    let api = Api::new(Limits {
+        reading: Duration::from_millis(300),
+        connections: 4,
+        ..Limits::default()
+    });
+    let mut deaf: Vec<UnixStream> = (0..40).map(|_| api.connect()).collect();
+    for stream in &mut deaf {
+        let _ = stream.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    // At first all four may be at work, which is said.
+    let begin = Instant::now();
+    let mut served = 0;
+    while served < 20 {
+        served += usize::from(api.get("/v1").status == 200);
+        assert!(begin.elapsed() < Duration::from_secs(20), "{served}");
+    }
+}
+
+#[test]
+fn what_takes_long_delays_no_look_and_keeps_its_place() {
+    let api = Api::new(Limits {
+        connections: 12,
+        ..Limits::default()
+    });
+    api.devices.close_gate(true);
+    let make = || {
+        let mut stream = api.connect();
+        let request = "POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    // More than are worked on at once.
+    let makers: Vec<UnixStream> = (0..11).map(|_| make()).collect();
+    for _ in 0..50 {
+        assert_eq!(api.get("/v1").status, 200);
+    }
+    let last = make();
+    // All places are at work now, as soon as the last request has been read.
+    let begin = Instant::now();
+    loop {
+        let answered = api.get("/v1");
+        if answered.status == 503 {
+            assert_eq!(answered.header("retry-after"), Some("1"));
+            assert_eq!(name_of(&answered), "EAGAIN");
+            break;
+        }
+        assert_eq!(answered.status, 200);
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+    api.devices.close_gate(false);
+    for maker in makers.into_iter().chain([last]) {
+        assert_eq!(finish(maker).status, 201);
+    }
+    assert_eq!(api.get("/v1").status, 200);
+}
+
+/// A client may end its side once it has asked.
+#[test]
+fn a_half_closed_connection_is_answered() {
+    let api = patient();
+    let mut stream = api.connect();
+    stream
+        .write_all(b"GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(finish(stream).status, 200);
+}
+
+/// Whatever is sent, the answer is HTTP or nothing, and the next client is served.
+#[test]
+fn prop_no_bytes_disturb_the_server() {
+    let seed = 20261129;
+    let mut random = Random::new(seed);
+    let devices = Fake::new();
+    let parts: &[&[u8]] = &[
+        b"GET ",
+        b"POST ",
+        b"/v1",
+        b"/v1/devices",
+        b"%2",
+        b" HTTP/1.1",
+        b"\r\n",
+        b"\n",
+        b"\r\n\r\n",
+        b"Host: x\r\n",
+        b"Content-Length: 3\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b"Expect: 100-continue\r\n",
+        b"\0",
+        b"\xff",
+        b"{}",
+        b": ",
+        b"?from=1",
+    ];
+    let limits = Limits {
+        sending: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    for round in 0..400 {
+        let mut bytes = Vec::new();
+        for _ in 0..random.below(12) {
+            bytes.extend_from_slice(parts[random.below(parts.len() as u64) as usize]);
+        }
+        let answer = converse(&bytes, devices.clone(), limits.clone()).unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        assert!(
+            text.is_empty() || text.starts_with("HTTP/1.1 "),
+            "seed {seed}, round {round}: {bytes:?}: {text}"
+        );
+    }
+}
+
+#[test]
+fn interop_curl_sees_what_http_promises() {
+    if !uzram_testkit::peers::have("interop_curl_sees_what_http_promises", &["curl"]) {
+        return;
+    }
+    let api = patient();
+    let curl = |args: &[&str]| {
+        let output = Command::new("curl")
+            .args([
+                "-sS",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "--unix-socket",
+            ])
+            .arg(&api.socket)
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(curl(&["http://x/v1"]), "200");
+    assert_eq!(curl(&["-I", "http://x/v1"]), "200");
+    // It asks before it sends so much.
+    let dir = tempfile::tempdir().unwrap();
+    let large = dir.path().join("large");
+    std::fs::write(&large, vec![b' '; 5 << 20]).unwrap();
+    let data = format!("@{}", large.display());
+    assert_eq!(
+        curl(&["--data-binary", &data, "http://x/v1/devices"]),
+        "413"
+    );
+    let in_chunks = [
+        "-H",
+        "Transfer-Encoding: chunked",
+        "-d",
+        "{}",
+        "http://x/v1/devices",
+    ];
+    assert_eq!(curl(&in_chunks), "201");
+}
+
+/// schemathesis asks for everything that the OpenAPI document has, in ways that it allows and in others, and compares the
+/// answers with it.
+#[test]
+fn interop_schemathesis_finds_the_document_true() {
+    let name = "interop_schemathesis_finds_the_document_true";
+    if !uzram_testkit::peers::have(name, &["schemathesis"]) {
+        return;
+    }
+    let api = patient();
+    for _ in 0..2 {
+        assert_eq!(api.ask("POST", "/v1/devices", "{}").status, 201);
+    }
+    // It speaks TCP alone.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = api.socket.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = UnixStream::connect(&socket) else {
+                continue;
+            };
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let (mut client, mut server) = (client, server);
+                let _ = std::io::copy(&mut server, &mut client);
+                let _ = client.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("schemathesis.toml");
+    // What this machine cannot do, or has no room for, is no error of the server.
+    std::fs::write(
+        &config,
+        "[checks]\nnot_a_server_error.expected-statuses = [\"2xx\", \"3xx\", \"4xx\", 501, 507]\n",
+    )
+    .unwrap();
+    let output = Command::new("schemathesis")
+        .arg("--config-file")
+        .arg(&config)
+        .args(["run", &format!("http://{address}/v1/openapi.json")])
+        // A device that a test has made is not one that its name finds later; and much that the document allows is not
+        // possible here.
+        .args([
+            "--checks",
+            "all",
+            "--exclude-checks",
+            "positive_data_acceptance",
+        ])
+        .args([
+            "--max-examples",
+            "8",
+            "--seed",
+            "7",
+            "--phases",
+            "examples,coverage,fuzzing",
+        ])
+        .args(["--request-timeout", "30", "--no-color"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(api.get("/v1").status, 200);
+}
