@@ -89,7 +89,7 @@ retry 60 gave_up
 expect_exit 1 uzram stat zram0 2>&1 | tee said
 grep -q 'its contents are kept: uzram recover zram0' said
 expect_exit 1 uzram recover zram0
-uzram list
+expect_exit 1 uzram list
 expect_exit 3 uzram remove zram0
 mv /dev/away /dev/ublk-control
 equal "$(uzram recover zram0)" "$disk" "what recover says"

@@ -75,13 +75,13 @@ fn a_low_port_and_a_strangers_directory_are_had_all_the_same() {
     let theirs = dir.display();
     sh(&format!("chown 12345:12345 {theirs} && chmod 755 {theirs}"));
     let listen = format!("unix:{theirs}/disk.sock");
-    bench.create(&[&nbd[..], &[&listen]].concat());
+    bench.create(&[&nbd[..], &[&listen, "--allow-foreign-files"]].concat());
     assert_has(&bench, DAC_OVERRIDE);
     bench.uzram(&["remove", "zram0"]);
     // What comes later is refused in words.
     bench.create(&["--size", "16M", "--frontend", "nbd"]);
     let backing = format!("backing={theirs}/pages,64M");
-    let stderr = bench.fails(2, &["set", "zram0", &backing]);
+    let stderr = bench.fails(2, &["set", "--allow-foreign-files", "zram0", &backing]);
     assert!(stderr.contains("CAP_DAC_OVERRIDE"), "{stderr}");
     bench.uzram(&["remove", "zram0"]);
     bench.assert_clean();

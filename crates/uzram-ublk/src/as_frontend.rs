@@ -85,6 +85,7 @@ fn options(serving: &Serving<'_>) -> UblkOptions {
         _ => Buffers::UserCopy,
     });
     options.write_cache = spec.flag(WRITE_CACHE.name);
+    options.partscan = spec.flag(PARTSCAN.name);
     options
 }
 

@@ -57,6 +57,9 @@ pub struct UblkOptions {
     pub buffers: Option<Buffers>,
     /// Announces a volatile write cache, so that flushes and FUA arrive here. Off by default: memory needs no flush.
     pub write_cache: bool,
+    /// Has the driver read the partition table, at the start and whenever a tool tells it to. Off by default: a server that is
+    /// killed during the first reading can never be replaced (Linux 6.12).
+    pub partscan: bool,
     /// Brings buffers and stacks into memory before the first request, as swap needs it. Locking them is up to the caller.
     pub prefault: bool,
     /// Called by each queue's thread when it has all its memory, before its first request.
@@ -75,6 +78,7 @@ impl UblkOptions {
             max_io_bytes: 512 << 10,
             buffers: None,
             write_cache: false,
+            partscan: false,
             prefault: false,
             on_ready: None,
             tag,

@@ -28,6 +28,7 @@ pub(crate) struct QueueSetup {
     pub(crate) max_io_bytes: usize,
     pub(crate) buffers: Buffers,
     pub(crate) prefault: bool,
+    pub(crate) partscan: bool,
     pub(crate) on_ready: Option<fn()>,
     pub(crate) cpus: Option<CpuSet>,
     pub(crate) char_device: Arc<File>,
@@ -56,7 +57,9 @@ pub(crate) fn run(setup: QueueSetup, ready: &SyncSender<io::Result<()>>) -> io::
         // The queue works from any CPU.
         tracing::debug!(%error, queue = setup.number, "cannot pin the thread");
     }
-    drop_privilege();
+    if !setup.partscan {
+        drop_privilege();
+    }
     let begun = Queue::new(setup).and_then(|mut queue| {
         queue.fetch_all()?;
         // Only after the tags: their refusal tells `Ublk::recover` the queue's state, while this is refused wherever a
@@ -82,7 +85,7 @@ pub(crate) fn run(setup: QueueSetup, ready: &SyncSender<io::Result<()>>) -> io::
 
 /// Drops CAP_SYS_ADMIN of this thread, which does not need it. The driver then does not scan for partitions when the device
 /// starts. Were the server killed during that scan, driver and process would wait for each other for ever (Linux 6.12: the
-/// start holds the lock that aborting the reads takes). zram has no partitions either.
+/// start holds the lock that aborting the reads takes).
 fn drop_privilege() {
     let dropped = rustix::thread::capabilities(None).and_then(|mut sets| {
         sets.effective.remove(CapabilitySet::SYS_ADMIN);

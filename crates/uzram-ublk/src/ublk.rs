@@ -174,6 +174,7 @@ impl Ublk {
                 },
                 cpus: self.control.affinity(self.id, number).ok(),
                 prefault: options.prefault,
+                partscan: options.partscan,
                 on_ready: options.on_ready,
                 char_device: char_device.clone(),
                 device: device.clone(),
