@@ -1,7 +1,7 @@
 # about: swap on a frontend that is not safe for it: said once, loudly, by whatever way it came
 # boot: shared
 # modules: loop fuse nbd
-# timeout: 120
+# timeout: 180
 # allow-dmesg: nbd0
 
 # Whether so many warnings of a device are in its log: is_logged COUNT NODE
@@ -18,6 +18,8 @@ for frontend in fuse-loop nbd-kernel; do
     check swapon "$disk"
     retry 10 is_logged 1 "$disk"
     check swapoff "$disk"
+    # The log counts what is said again within ten seconds.
+    sleep 11
     check swapon ./other
     retry 10 is_logged 2 "$disk"
     check swapoff "$disk"

@@ -98,7 +98,7 @@ fn uzramd_works_with_the_capabilities_of_its_unit() {
     let devices = format!(
         "[[device]]\nname = \"zram0\"\nsize = \"64M\"\nfrontend = \"fuse-loop\"\nmount-point = \"{}\"\n\
          [[device]]\nname = \"zram1\"\nsize = \"16M\"\nfrontend = \"nbd\"\nlisten = \"tcp:127.0.0.8:812\"\n\
-         [[device]]\nname = \"zram2\"\nsize = \"16M\"\nfrontend = \"nbd\"\nlisten = \"unix:{}/disk.sock\"\n",
+         [[device]]\nname = \"zram2\"\nsize = \"16M\"\nfrontend = \"nbd\"\nlisten = \"unix:{}/disk.sock\"\nallow-foreign-files = true\n",
         at.display(),
         theirs.display()
     );

@@ -1,6 +1,6 @@
 //! From a description to a device of the library: the builder's settings, dictionaries, defaults.
 
-use uzram::{Builder, Device};
+use uzram::{Builder, Device, PolicySettings};
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, FailureKind, MemLimit, Result};
 
 use crate::{backing, choice, files, frontends, limits, note, swap};
@@ -67,6 +67,15 @@ fn try_out(spec: &DeviceSpec) -> Result {
     Ok(())
 }
 
+/// What a device does in the background. The default compacts, but not swap: a move takes memory from the stock that writes
+/// live on while memory is short, and then they fail.
+fn policy(spec: &DeviceSpec) -> PolicySettings {
+    match spec.is_swap() && spec.policy == PolicySettings::standard() {
+        true => PolicySettings::default(),
+        false => spec.policy,
+    }
+}
+
 /// The settings of a device to be made. Reads the files of dictionaries. `dir` is the device's directory, if it has one.
 pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Result<Builder> {
     let mut device = with_algorithms(spec, Device::builder(size(spec)))
@@ -74,7 +83,7 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
         .erase_on_free(spec.erase == Erase::OnFree)
         .dedup(spec.dedup)
         .logical_block_size(spec.block_size)
-        .policy(spec.policy);
+        .policy(policy(spec));
     device = match spec.mem_limit {
         MemLimit::Pool(bytes) => device.mem_limit_bytes(bytes.0),
         MemLimit::Total(bytes) => device.total_limit_bytes(bytes.0),

@@ -10,7 +10,7 @@ use crate::exit::Result;
 
 /// What policies are, for the help of those who set them.
 pub(crate) const HELP: &str = "\
-What to do in the background: \"auto\" for everything, \"default\" for compaction alone, \"none\", or what of it, \
+What to do in the background: \"auto\" for everything, \"default\" for compaction alone (on a swap device for nothing), \"none\", or what of it, \
 separated by commas, such as \
 recompress=300,compact=on or auto,cpu=20,writeback=off:
 
