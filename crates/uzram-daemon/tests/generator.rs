@@ -167,10 +167,11 @@ fn what_is_written_in_odd_ways_is_read_as_there() {
         "set!a = echo 3\nset!a = echo a + 1\n[zram0]\nzram-size = a\n",
         "set!a = echo 3; exit 7\nset!ram = echo 1\n[zram0]\nzram-size = a\nzram-resident-limit = ram\n",
         "x = y\nget!a = 1\n[zram0]\n",
-        "; c\n# c\n[zram0] # c\nzram-size = 5 ; c\n",
+        "; c\n# c\n[zram0]\n; c\nzram-size = 5\n# c\n",
         "[zram0]\nzram-size = 5 \\\n + 6\n",
         "[zram0]\nwriteback-device = /dev/./x\n",
-        // A bracket that is not closed swallows the next section.
+        // A bracket that is not closed, and a key without a value, swallow what follows.
+        "[zram0]\n[zram1]\nnonsense\n[zram2]\nzram-size = 12\n",
         "[zram0]\n[zram1\nzram-size = 5\n[zram2]\n[zram3]\n",
     ] {
         let root = root_with(&[(ETC, text)]);
@@ -289,7 +290,7 @@ fn one_bad_section_costs_no_other() {
         ),
         ("[zram1]\nzram-fraction = -1\n", "[zram1]", "zram-fraction"),
         ("[zram1]\nmax-zram-size = 1.5\n", "[zram1]", "max-zram-size"),
-        ("[zram1]\nnonsense\n", "[zram1]", ""),
+        ("[zram1] # c\nzram-size = 5\n", "[zram1] # c", "comment"),
     ] {
         let text = format!("[zram0]\nzram-size = 10\n{bad}[zram2]\nzram-size = 12\n");
         let root = root_with(&[(ETC, text.as_str())]);
@@ -433,7 +434,7 @@ fn prop_random_configurations_come_out_as_there() {
     let seed = 48;
     let mut random = Random::new(seed);
     let (mut whole, mut broken) = (0, 0);
-    for round in 0..400 {
+    for round in 0..150 {
         let files = random_files(&mut random);
         let root = written(&files, |_| true, |_, _| true);
         let (all, generated) = ours(root.path());
@@ -471,8 +472,5 @@ fn prop_random_configurations_come_out_as_there() {
             }
         }
     }
-    assert!(
-        whole > 100 && broken > 100,
-        "{whole} whole, {broken} broken"
-    );
+    assert!(whole > 30 && broken > 30, "{whole} whole, {broken} broken");
 }
