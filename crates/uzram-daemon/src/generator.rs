@@ -227,7 +227,8 @@ impl Reader {
                     let header = if header.starts_with('[') { header } else { "" };
                     let origin = Origin::new(path, header);
                     self.generated.problems.push(origin.usage(error.msg));
-                    let name = header.trim_start_matches('[').trim_end_matches(']').trim();
+                    let name = header.trim_start_matches('[').split(']').next();
+                    let name = name.unwrap_or_default().trim();
                     if is_name(name) {
                         self.section(name, path).broken = true;
                     }

@@ -438,7 +438,7 @@ fn prop_random_configurations_come_out_as_there() {
     let seed = 48;
     let mut random = Random::new(seed);
     let (mut whole, mut broken) = (0, 0);
-    for round in 0..400 {
+    for round in 0..150 {
         let files = random_files(&mut random);
         let root = written(&files, |_| true, |_, _| true);
         let (all, generated) = ours(root.path());
@@ -476,8 +476,5 @@ fn prop_random_configurations_come_out_as_there() {
             }
         }
     }
-    assert!(
-        whole > 100 && broken > 100,
-        "{whole} whole, {broken} broken"
-    );
+    assert!(whole > 30 && broken > 30, "{whole} whole, {broken} broken");
 }

@@ -30,7 +30,7 @@ impl PrivateDir {
     pub fn open(path: &Path) -> Result<Option<PrivateDir>, Distrust> {
         let place = walk(path, false)?;
         match place.found {
-            Some((fd, _)) => PrivateDir::from_found(&fd, place.real).map(Some),
+            Some((fd, stat)) => PrivateDir::from_found(&fd, &stat, place.real).map(Some),
             None => Ok(None),
         }
     }
@@ -39,13 +39,15 @@ impl PrivateDir {
     pub fn make(path: &Path) -> Result<PrivateDir, Distrust> {
         let place = walk(path, true)?;
         match place.found {
-            Some((fd, _)) => PrivateDir::from_found(&fd, place.real),
+            Some((fd, stat)) => PrivateDir::from_found(&fd, &stat, place.real),
             None => Err(Distrust::system(path, Errno::NOENT)),
         }
     }
 
     /// Reopens what the walk found, which is for looking only, and judges it.
-    fn from_found(fd: &OwnedFd, path: PathBuf) -> Result<PrivateDir, Distrust> {
+    fn from_found(fd: &OwnedFd, stat: &Stat, path: PathBuf) -> Result<PrivateDir, Distrust> {
+        // What another user may not even search is refused for its owner.
+        check(&path, stat)?;
         PrivateDir::open_at(fd, OsStr::new("."), path)
     }
 
