@@ -51,8 +51,8 @@ for frontend in ublk nbd-kernel fuse-loop; do
     check blockdev --rereadpt "$disk"
     echo "0 65536 linear $disk 0" | check dmsetup create over
     used "held by /dev/dm-0"
-    check mkfs.ext4 -q /dev/mapper/over
-    check mount /dev/mapper/over /mnt
+    check mkfs.ext4 -q /dev/dm-0
+    check mount /dev/dm-0 /mnt
     used "below /dev/dm-0, which is mounted at /mnt"
     truncate -s 8M /mnt/file
     top=$(losetup -f --show /mnt/file)
