@@ -1,6 +1,6 @@
 # about: swap on ublk under real memory pressure, three times the guest's memory, every byte checked
 # memory: 1G
 # modules: ublk_drv
-# timeout: 200
+# timeout: 300
 
 swap_under_pressure 6G

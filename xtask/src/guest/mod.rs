@@ -71,7 +71,7 @@ pub(crate) struct GuestOptions {
 }
 
 pub(crate) fn guest(options: &GuestOptions) -> Result<ExitCode> {
-    let mut specs = specs()?;
+    let mut specs = specs_of(options.guests)?;
     if options.list {
         for spec in &specs {
             let ci = match spec.ci {
@@ -126,9 +126,18 @@ pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
 
 /// All tests of CI, the slow ones too if asked for; whether all passed.
 pub(crate) fn ci(slow: bool) -> Result<bool> {
-    let specs = specs()?;
+    let specs = specs_of(GUESTS)?;
     let chosen = spec::select(&specs, &[], slow)?;
     run(&specs, &chosen, &Parameters::default(), GUESTS)
+}
+
+/// The tests where so many guests share this machine's processors: each may take that much longer.
+fn specs_of(guests: usize) -> Result<Vec<TestSpec>> {
+    let mut specs = specs()?;
+    for spec in &mut specs {
+        spec.timeout *= guests.max(1) as u64;
+    }
+    Ok(specs)
 }
 
 /// Reads all tests' headers.
