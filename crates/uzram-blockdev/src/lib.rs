@@ -6,13 +6,14 @@
 //! finds those that the kernel lets pass: loop devices on a device, and plain openers.
 //!
 //! This crate knows nothing about how a block device is served or what is on it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod blocks;
 mod busy;
 mod error;
 mod mountinfo;
 mod open;
+mod partitions;
 mod survey;
 mod swaps;
 mod wait;
@@ -21,6 +22,7 @@ pub use busy::{Busy, Users, busy};
 pub use error::{Error, StepError};
 pub use mountinfo::{MountPoint, is_mount_point, mounts};
 pub use open::{open_exclusive, open_rw, read_first_block};
+pub use partitions::delete_partitions;
 pub use survey::{Layer, Survey, chain};
 pub use swaps::{SwapArea, SwapWatch, is_swap_area, swap_areas, swap_on, swap_on_nbd_client};
 pub use wait::{wait_until, wait_until_gone, wait_until_present};

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
-use uzram_blockdev::{Busy, Error as NodeError, StepError, Survey, open_rw, wait_until_gone};
+use uzram_blockdev::{
+    Busy, Error as NodeError, StepError, Survey, delete_partitions, open_rw, wait_until_gone,
+};
 
 use crate::{Error, sys};
 
@@ -174,26 +176,6 @@ pub(crate) fn detach_with_last_user(node: &Path) -> Result<(), Error> {
     }
     let step = format!("detaching {}", node.display());
     Ok(sys::clear(&device).map_err(StepError::at(step))?)
-}
-
-/// Deletes the partitions of a loop device that nobody has open. The driver leaves them to the next file otherwise, unless
-/// it made them. Returns how many stay.
-fn delete_partitions(device: &File, node: &Path) -> usize {
-    let name = node.file_name().unwrap_or_default();
-    let entries = fs::read_dir(Path::new("/sys/block").join(name));
-    let mut stay = 0;
-    for entry in entries.into_iter().flatten().flatten() {
-        let number = fs::read_to_string(entry.path().join("partition"));
-        let Some(number) = number.ok().and_then(|n| n.trim().parse().ok()) else {
-            continue;
-        };
-        if let Err(error) = sys::delete_partition(device, number) {
-            let partition = entry.file_name();
-            tracing::info!(%error, "{} is not deleted", partition.display());
-            stay += 1;
-        }
-    }
-    stay
 }
 
 /// Whether `file` is behind the loop device.

@@ -1,6 +1,6 @@
-//! The loop driver's ioctls, and the one that deletes a partition: the one file of this crate with unsafe code.
+//! The loop driver's ioctls: the one file of this crate with unsafe code.
 //!
-//! Layouts are those of the kernel's `uapi/linux/loop.h` and `blkpg.h`, asserted below.
+//! Layouts are those of the kernel's `uapi/linux/loop.h`, asserted below.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -15,9 +15,6 @@ const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_ADD: libc::Ioctl = 0x4C80;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
-const BLKPG: libc::Ioctl = 0x1269;
-/// `op` of [`PartitionOrder`]: delete.
-const BLKPG_DEL_PARTITION: libc::c_int = 2;
 
 /// The kernel detaches the file when the last user closes the loop device.
 pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -54,27 +51,7 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// `struct blkpg_partition`.
-#[repr(C)]
-struct Partition {
-    start: i64,
-    length: i64,
-    number: libc::c_int,
-    names: [u8; 128],
-}
-
-/// `struct blkpg_ioctl_arg`.
-#[repr(C)]
-struct PartitionOrder {
-    op: libc::c_int,
-    flags: libc::c_int,
-    len: libc::c_int,
-    partition: *mut Partition,
-}
-
 const _: () = {
-    assert!(size_of::<Partition>() == 152);
-    assert!(size_of::<PartitionOrder>() == 24);
     assert!(size_of::<LoopInfo>() == 232);
     assert!(size_of::<LoopConfig>() == 304);
     assert!(std::mem::offset_of!(LoopInfo, flags) == 52);
@@ -162,25 +139,6 @@ pub(crate) fn set_status(device: impl AsFd, info: &LoopInfo) -> Result<(), Errno
     let info: *const LoopInfo = info;
     // SAFETY: LOOP_SET_STATUS64 reads one `struct loop_info64`, which `info` points to.
     check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_SET_STATUS64, info) }).map(drop)
-}
-
-/// Deletes a partition of any block device. EBUSY: it is open. ENXIO: there is none of that number.
-pub(crate) fn delete_partition(disk: impl AsFd, number: i32) -> Result<(), Errno> {
-    let mut partition = Partition {
-        start: 0,
-        length: 0,
-        number,
-        names: [0; 128],
-    };
-    let order = PartitionOrder {
-        op: BLKPG_DEL_PARTITION,
-        flags: 0,
-        len: size_of::<Partition>() as libc::c_int,
-        partition: &raw mut partition,
-    };
-    // SAFETY: BLKPG reads one `struct blkpg_ioctl_arg` and the `struct blkpg_partition` that it points to, which live
-    // until the call returns.
-    check(unsafe { libc::ioctl(disk.as_fd().as_raw_fd(), BLKPG, &raw const order) }).map(drop)
 }
 
 /// Whether no file is attached to the loop device.

@@ -172,7 +172,8 @@ impl KernelNbd {
             return Ok(());
         }
         // Held until the kernel has dropped the connections, so that nobody mounts the device in between.
-        if let Some(_held) = self.exclusive()? {
+        if let Some(held) = self.exclusive()? {
+            uzram_blockdev::delete_partitions(&held, &self.node);
             let removing = &self.attachment.removing;
             removing.store(true, Ordering::Release);
             let index = self.attachment.index;
