@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uzram_frontend::{
     CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving,
@@ -168,6 +168,8 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         .fold(builder, ServerBuilder::allow_uid)
 }
 
+/// How long a client that has hung up may still be counted.
+const HANGING_UP: Duration = Duration::from_millis(500);
 /// Most clients that a message names.
 const MAX_NAMED: usize = 3;
 
@@ -279,10 +281,17 @@ impl Front for NbdFront {
 
     fn hold_idle(&self) -> Result<Option<File>> {
         let uri = &self.uri;
-        let peers = self
-            .handle
-            .as_ref()
-            .map_or_else(Vec::new, RunningServer::peers);
+        let connected = || {
+            let handle = self.handle.as_ref();
+            handle.map_or_else(Vec::new, RunningServer::peers)
+        };
+        // Who has just hung up is still here until its thread has noticed.
+        let begin = Instant::now();
+        let mut peers = connected();
+        while !peers.is_empty() && begin.elapsed() < HANGING_UP {
+            std::thread::sleep(Duration::from_millis(5));
+            peers = connected();
+        }
         let clients = match peers.len() {
             0 => return Ok(None),
             1 => "1 NBD client is".into(),
