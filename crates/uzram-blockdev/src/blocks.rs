@@ -4,9 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dev, makedev};
+use rustix::fs::{AtFlags, CWD, Dev, FileType, StatxFlags, makedev, statx};
 
 const SYS: &str = "/sys/dev/block";
+
+/// The number of the block device at `path`, from attributes that the kernel has: a server might be asked otherwise that
+/// waits for this process.
+pub(crate) fn number_of(path: &Path) -> Option<Dev> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
+    let kind = FileType::from_raw_mode(found.stx_mode.into());
+    (kind == FileType::BlockDevice).then(|| makedev(found.stx_rdev_major, found.stx_rdev_minor))
+}
 
 /// One block device.
 #[derive(Debug, Clone, Default)]

@@ -12,10 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, CWD, Dev, FileType, StatxFlags, makedev, statx};
+use rustix::fs::Dev;
 
-use crate::blocks::{Blocks, names_in, parse_number};
+use crate::blocks::{Blocks, names_in, number_of, parse_number};
 use crate::mountinfo::{MountPoint, mounts, read, unescape};
+use crate::swaps::swap_areas;
 use crate::{Busy, Users};
 
 /// Kinds of file system that no process serves and no network is behind.
@@ -215,22 +216,10 @@ impl Survey {
         local.then(|| number_of(path)).flatten()
     }
 
-    /// Reads the table of path, type, size, used and priority.
     fn read_swaps(&self) -> BTreeMap<Dev, u64> {
-        let swaps = fs::read("/proc/swaps").unwrap_or_default();
-        let lines = swaps.split(|byte| *byte == b'\n').skip(1);
-        lines
-            .filter_map(|line| {
-                let mut words = line
-                    .split(u8::is_ascii_whitespace)
-                    .filter(|w| !w.is_empty());
-                let number = self.number_here(&unescape(words.next()?))?;
-                let used = std::str::from_utf8(words.nth(2)?)
-                    .ok()?
-                    .parse::<u64>()
-                    .ok()?;
-                Some((number, used << 10))
-            })
+        let areas = swap_areas().into_iter();
+        areas
+            .filter_map(|area| Some((self.number_here(&area.path)?, area.used_bytes)))
             .collect()
     }
 
@@ -499,14 +488,6 @@ impl Survey {
         let local = LOCAL.contains(&mount.kind.as_str()) && !nodev;
         local.then(|| number_of(fd)).flatten()
     }
-}
-
-/// The number of the block device at `path`, from attributes that the kernel has.
-fn number_of(path: &Path) -> Option<Dev> {
-    let flags = AtFlags::STATX_DONT_SYNC;
-    let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
-    let kind = FileType::from_raw_mode(found.stx_mode.into());
-    (kind == FileType::BlockDevice).then(|| makedev(found.stx_rdev_major, found.stx_rdev_minor))
 }
 
 fn processes() -> impl Iterator<Item = u32> {

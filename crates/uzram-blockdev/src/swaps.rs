@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, CWD, Dev, StatxFlags, major, makedev, minor, statx};
+use rustix::fs::{Dev, major, minor};
 
+use crate::blocks::{number_of, parse_number};
 use crate::mountinfo::unescape;
 
 /// Major number of the kernel's NBD client.
@@ -80,14 +81,14 @@ pub fn swap_on(node: &Path) -> Option<SwapArea> {
 /// does not say: whoever asks compares contents, [`is_swap_area`].
 pub fn swap_on_nbd_client(device_bytes: u64) -> Option<SwapArea> {
     let is_client = |area: &SwapArea| {
-        let number = area.is_device.then(|| device_number(&area.path)).flatten();
+        let number = area.is_device.then(|| number_of(&area.path)).flatten();
         number.is_some_and(|number| major(number) == NBD) && fits(area, device_bytes)
     };
     swap_areas().into_iter().find(is_client)
 }
 
 fn lies_on(area: &SwapArea, disk: Dev, node: &Path) -> bool {
-    let named = area.is_device.then(|| device_number(&area.path)).flatten();
+    let named = area.is_device.then(|| number_of(&area.path)).flatten();
     match named {
         Some(number) if number == disk || disk_of(number) == Some(disk) => true,
         // Another device that may well be the one that the table means.
@@ -117,25 +118,13 @@ fn has_signature(node: &Path) -> bool {
     is_swap_area(|bytes, at| file.is_ok_and(|file| file.read_exact_at(bytes, at).is_ok()))
 }
 
-/// The number of the block device at `path`, from the kernel's cached attributes: a server might be asked otherwise that waits
-/// for this process.
-fn device_number(path: &Path) -> Option<Dev> {
-    let flags = AtFlags::STATX_DONT_SYNC;
-    let found = statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
-    let is_block = rustix::fs::FileType::from_raw_mode(found.stx_mode.into())
-        == rustix::fs::FileType::BlockDevice;
-    is_block.then(|| makedev(found.stx_rdev_major, found.stx_rdev_minor))
-}
-
 /// The disk that a device is a partition of.
 fn disk_of(number: Dev) -> Option<Dev> {
     let dir = sys(number);
     if !dir.join("partition").exists() {
         return None;
     }
-    let text = fs::read_to_string(dir.join("../dev")).ok()?;
-    let (major, minor) = text.trim().split_once(':')?;
-    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+    parse_number(fs::read_to_string(dir.join("../dev")).ok()?.trim())
 }
 
 fn size_bytes(number: Dev) -> Option<u64> {

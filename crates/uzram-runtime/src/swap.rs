@@ -245,9 +245,8 @@ pub fn swap_on(node: &str, priority: i32) -> Result {
 
 /// Switches a swap area off, if it is one.
 pub(crate) fn switch_off(node: &str) {
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let is_it = |line: &str| line.split_whitespace().next() == Some(node);
-    if swaps.lines().any(is_it)
+    let mut areas = uzram_blockdev::swap_areas().into_iter();
+    if areas.any(|area| area.path == Path::new(node))
         && let Err(failure) = run("swapoff", &[node])
     {
         tracing::warn!("{failure}");

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::quantity::SIZE_PATTERN;
+use crate::quantity::{BytesVisitor, SIZE_PATTERN};
 use crate::size::SizeError;
 use crate::{Bytes, size};
 
@@ -91,15 +91,12 @@ impl Visitor<'_> for LimitVisitor {
         f.write_str("a number of bytes, or a text such as 512M or total:512M")
     }
 
-    fn visit_u64<E>(self, bytes: u64) -> Result<MemLimit, E> {
-        Ok(Bytes(bytes).into())
+    fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<MemLimit, E> {
+        BytesVisitor.visit_u64(bytes).map(MemLimit::Pool)
     }
 
     fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<MemLimit, E> {
-        let negative = |_| E::custom(format!("{bytes} is not a size: it is negative"));
-        u64::try_from(bytes)
-            .map(|bytes| Bytes(bytes).into())
-            .map_err(negative)
+        BytesVisitor.visit_i64(bytes).map(MemLimit::Pool)
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MemLimit, E> {

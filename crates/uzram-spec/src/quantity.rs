@@ -17,7 +17,7 @@ pub(crate) const SIZE_PATTERN: &str = "[0-9]+(([.][0-9]+)?[KMGTPEkmgtpe]([iI]?[B
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
-struct BytesVisitor;
+pub(crate) struct BytesVisitor;
 
 impl Visitor<'_> for BytesVisitor {
     type Value = Bytes;
