@@ -1,5 +1,5 @@
-//! `bench churn`: how random overwrites fragment a device's memory, with and without the compaction that every device of
-//! the program has by default, what that costs the writer in speed and in its slowest writes, and what erasing costs.
+//! `bench churn`: how random overwrites fragment a device's memory, with and without the compaction that is on by default.
+//! Measures what compaction costs the writer, in speed and in its slowest writes, and what erasing costs.
 //!
 //! Three devices are filled with the same pages and then overwritten at random, many times over, with the same pages in the
 //! same order, in turns. The second has the agent with the default policy, which rests while another device is written to,

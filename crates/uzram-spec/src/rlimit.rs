@@ -1,5 +1,5 @@
-//! The limits that a shell or a service manager sets for a process (`ulimit`, `LimitNOFILE=`), by the names that people know
-//! them by, so that no error for lack of something leaves open which limit it was.
+//! Names the limits that a shell or a service manager sets for a process: `ulimit`, `LimitNOFILE=`. An error for lack of
+//! something says by them which limit it was.
 
 use std::error::Error;
 
