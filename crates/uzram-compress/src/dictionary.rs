@@ -2,8 +2,9 @@
 //!
 //! The trainer is libzstd's (ZDICT, its fast cover): it selects the segments that occur most often in the samples and
 //! puts the best ones last, where the shortest offsets reach them. For zstd a header with entropy tables goes in front;
-//! algorithms without entropy coding (lz4, lz4hc) take the content alone. Training takes some megabytes and about a
-//! tenth of a second for each thousand pages: never call it on a hot path. Named ffi file.
+//! algorithms without entropy coding (lz4, lz4hc) take the content alone. lzhs has a trainer of its own, which makes sets
+//! of code lengths. Training takes some megabytes and about a tenth of a second for each thousand pages: never call it on a
+//! hot path. Named ffi file.
 #![cfg_attr(feature = "zstd", allow(unsafe_code))]
 
 use std::fmt;
@@ -14,6 +15,8 @@ use crate::{Error, TrainingError};
 pub const DEFAULT_BYTES: usize = 16 << 10;
 /// The shortest dictionary: a shorter one has no room for anything that could match.
 pub const MIN_BYTES: usize = 256;
+/// The shortest collection: two sets of literals and one of tokens.
+pub(crate) const MIN_COLLECTION_BYTES: usize = 589;
 /// The fewest samples that a trainer can use.
 const MIN_SAMPLES: usize = 16;
 
@@ -25,6 +28,8 @@ pub enum DictionaryForm {
     Content,
     /// zstd's own format (RFC 8878): entropy tables, then content. Any other bytes are taken as content.
     Zstd,
+    /// What lzhs calls a collection: sets of code lengths, of which each page takes the best. There is no content.
+    Collection,
 }
 
 /// Which dictionaries an algorithm takes.
@@ -37,24 +42,32 @@ pub struct DictionarySpec {
 }
 
 impl DictionarySpec {
+    /// The shortest in bytes.
+    pub fn min_bytes(&self) -> usize {
+        match self.form {
+            DictionaryForm::Content | DictionaryForm::Zstd => MIN_BYTES,
+            DictionaryForm::Collection => MIN_COLLECTION_BYTES,
+        }
+    }
+
     /// Whether a dictionary may have that length.
     pub fn accepts_len(&self, bytes: usize) -> bool {
-        (MIN_BYTES..=self.max_bytes).contains(&bytes)
+        (self.min_bytes()..=self.max_bytes).contains(&bytes)
     }
 }
 
 impl fmt::Display for DictionarySpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{MIN_BYTES} to {} bytes", self.max_bytes)
+        write!(f, "{} to {} bytes", self.min_bytes(), self.max_bytes)
     }
 }
 
 /// Trains a dictionary of at most `max_bytes` from `samples`, each such an input as will be compressed with it. `level` is
 /// the level that zstd's entropy tables are made for; plain content does not depend on it.
 ///
-/// Samples beyond 64 MiB are ignored. [`Error::Training`] where there are fewer than 16 samples or they have nothing in
-/// common, where the length is out of the algorithm's range, and in a build without the feature `zstd`, which has the
-/// trainer.
+/// Samples beyond 64 MiB are ignored, and for a collection all but some 3000 pages. [`Error::Training`] where there are
+/// fewer than 16 samples or they have nothing in common, where the length is out of the algorithm's range, and in a build
+/// without the feature that has the trainer: `zstd`, for a collection `lzhs`.
 pub fn train(
     spec: DictionarySpec,
     level: i32,
@@ -84,10 +97,14 @@ fn train_inner(
             needed: MIN_SAMPLES,
         });
     }
-    let trained = trainer::fast_cover(samples, max_bytes, level)?;
+    let fast_cover = || trainer::fast_cover(samples, max_bytes, level);
     let dictionary = match spec.form {
-        DictionaryForm::Zstd => trained,
-        DictionaryForm::Content => trainer::content(&trained)?.to_vec(),
+        DictionaryForm::Zstd => fast_cover()?,
+        DictionaryForm::Content => trainer::content(&fast_cover()?)?.to_vec(),
+        #[cfg(feature = "lzhs")]
+        DictionaryForm::Collection => crate::backends::train_collection(samples, max_bytes)?,
+        #[cfg(not(feature = "lzhs"))]
+        DictionaryForm::Collection => return Err(TrainingError::NoTrainer),
     };
     if !spec.accepts_len(dictionary.len()) {
         return Err(TrainingError::NothingInCommon);

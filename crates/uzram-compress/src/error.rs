@@ -157,8 +157,8 @@ pub enum TrainingError {
     /// The trainer's own answer.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// The build lacks the feature `zstd`, which has the trainer.
-    #[error("this build has no trainer: it is in the feature zstd")]
+    /// The build lacks the feature that has the trainer.
+    #[error("this build has no trainer: it is in the feature zstd, for lzhs in the feature lzhs")]
     NoTrainer,
 }
 

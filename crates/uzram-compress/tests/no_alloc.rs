@@ -5,7 +5,7 @@
 mod malloc;
 
 use malloc::CALLS;
-use uzram_compress::{ParamKind, Registry, Settings};
+use uzram_compress::{DictionaryForm, ParamKind, Registry, Settings, dictionary};
 
 #[test]
 fn compress_and_decompress_allocate_nothing() {
@@ -29,9 +29,16 @@ fn compress_and_decompress_allocate_nothing() {
         for params in choices {
             let alone = Settings::new(&**algorithm, 4096, params.clone()).unwrap();
             let content: Vec<u8> = pages[1..].concat();
-            let with = algorithm.dictionary().map(|_| {
+            let with = algorithm.dictionary().map(|spec| {
+                let samples: Vec<&[u8]> = content.chunks(256).collect();
+                let dictionary = match spec.form {
+                    DictionaryForm::Collection => {
+                        dictionary::train(spec, 0, &samples, spec.max_bytes).unwrap()
+                    }
+                    _ => content,
+                };
                 let settings = alone.clone();
-                settings.with_dictionary(&**algorithm, content.into())
+                settings.with_dictionary(&**algorithm, dictionary.into())
             });
             for settings in [Some(Ok(alone)), with].into_iter().flatten() {
                 let mut tfm = algorithm

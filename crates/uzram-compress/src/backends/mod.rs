@@ -16,12 +16,16 @@ mod lzo1x;
     feature = "lzo-rle",
     feature = "842",
     feature = "lz4-uzram",
-    feature = "zstd-uzram"
+    feature = "zstd-uzram",
+    feature = "lzhs"
 ))]
 mod positions;
 
-#[cfg(any(feature = "lz4-uzram", feature = "zstd-uzram"))]
+#[cfg(any(feature = "lz4-uzram", feature = "zstd-uzram", feature = "lzhs"))]
 mod matches;
+
+#[cfg(feature = "lzhs")]
+pub(crate) use lzhs::train as train_collection;
 
 /// The plain text of the known answers. A build may lack every backend that uses it.
 #[allow(dead_code)]
@@ -108,6 +112,7 @@ cfg_if! {
         #[cfg(feature = "lz4hc")] mod lz4hc;
         #[cfg(feature = "zstd")] mod zstd;
         #[cfg(feature = "zstd-uzram")] mod zstd_uzram;
+        #[cfg(feature = "lzhs")] mod lzhs;
         #[cfg(feature = "deflate")] mod deflate;
         #[cfg(feature = "842")] mod sw842;
         #[cfg(feature = "wk64")] mod wk64;

@@ -4,17 +4,17 @@
 use std::sync::Arc;
 
 use super::{
-    BLOCK, ConformanceFailure, GUARD, ROOM, blocks, hostile_input, independent_tfms,
+    BLOCK, ConformanceFailure, GUARD, ROOM, blocks, hostile_input, independent_tfms, inputs,
     parameter_corners, round_trip, small_outputs,
 };
-use crate::{Algorithm, DictionarySpec, Prepared, Settings, dictionary};
+use crate::{Algorithm, DictionaryForm, DictionarySpec, Prepared, Settings, dictionary};
 
 /// For an algorithm that takes no dictionary, checks that it refuses one.
 pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> {
     let Some(spec) = algorithm.dictionary() else {
         return refuses(algorithm, 4096);
     };
-    refuses(algorithm, dictionary::MIN_BYTES - 1)?;
+    refuses(algorithm, spec.min_bytes() - 1)?;
     refuses(algorithm, spec.max_bytes + 1)?;
     for (kind, bytes) in dictionaries(spec) {
         let label = |e: ConformanceFailure| e.within(format_args!("with a dictionary of {kind}"));
@@ -33,8 +33,8 @@ pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> 
         small_outputs(&*prepared).map_err(label)?;
         hostile_input(&*prepared).map_err(label)?;
         independent_tfms(&*prepared).map_err(label)?;
-        wrong_dictionary(algorithm, &*prepared, &bytes).map_err(label)?;
-        pays(algorithm, &*prepared, &bytes).map_err(label)?;
+        wrong_dictionary(algorithm, &*prepared, spec, &bytes).map_err(label)?;
+        pays(algorithm, &*prepared, spec, &bytes).map_err(label)?;
     }
     Ok(())
 }
@@ -57,8 +57,21 @@ fn refuses(algorithm: &dyn Algorithm, bytes: usize) -> Result<(), ConformanceFai
     }
 }
 
-/// The shortest and the longest of plain content, blocks as such, and a trained one where this build has a trainer.
+/// A trained one where this build has a trainer; and where any bytes serve, the shortest and the longest of plain content
+/// and blocks as such, else the shortest and the longest trained ones.
 fn dictionaries(spec: DictionarySpec) -> Vec<(&'static str, Vec<u8>)> {
+    let samples: Vec<Vec<u8>> = (0..32)
+        .flat_map(|seed| blocks(seed % 4))
+        .map(|(_, b)| b)
+        .collect();
+    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+    let trained = |kind, bytes| Some((kind, dictionary::train(spec, 1, &samples, bytes).ok()?));
+    let usual = trained("the trainer's", dictionary::DEFAULT_BYTES);
+    if spec.form == DictionaryForm::Collection {
+        let shortest = trained("the shortest length", spec.min_bytes());
+        let longest = trained("the longest length", spec.max_bytes);
+        return [shortest, longest, usual].into_iter().flatten().collect();
+    }
     // Without the zeros; it ends with noise, and so do its repetitions at the usual limits.
     let content: Vec<u8> = blocks(2)
         .into_iter()
@@ -71,7 +84,7 @@ fn dictionaries(spec: DictionarySpec) -> Vec<(&'static str, Vec<u8>)> {
         .cycle()
         .take(spec.max_bytes)
         .collect();
-    let mut all = vec![
+    let all = vec![
         (
             "the shortest length",
             content[..dictionary::MIN_BYTES].to_vec(),
@@ -79,15 +92,25 @@ fn dictionaries(spec: DictionarySpec) -> Vec<(&'static str, Vec<u8>)> {
         ("the longest length", longest),
         ("blocks", content),
     ];
-    let samples: Vec<Vec<u8>> = (0..32)
-        .flat_map(|seed| blocks(seed % 4))
-        .map(|(_, b)| b)
-        .collect();
-    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
-    if let Ok(trained) = dictionary::train(spec, 1, &samples, dictionary::DEFAULT_BYTES) {
-        all.push(("the trainer's", trained));
+    all.into_iter().chain(usual).collect()
+}
+
+/// Another dictionary, of the same length where any bytes serve.
+fn other(spec: DictionarySpec, bytes: &[u8]) -> Option<Vec<u8>> {
+    if spec.form != DictionaryForm::Collection {
+        return Some(bytes.iter().map(|b| b ^ 0x55).collect());
     }
-    all
+    let samples: Vec<Vec<u8>> = (50..80).map(|seed| inputs::input(seed, BLOCK)).collect();
+    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+    dictionary::train(spec, 1, &samples, spec.max_bytes).ok()
+}
+
+/// What a dictionary serves well: its own last bytes where it has content, else what it was trained with.
+fn served(spec: DictionarySpec, bytes: &[u8]) -> Vec<u8> {
+    if spec.form != DictionaryForm::Collection {
+        return bytes[bytes.len() - dictionary::MIN_BYTES..].to_vec();
+    }
+    blocks(2).swap_remove(1).1
 }
 
 /// Without the dictionary, or with another of the same length, an object becomes an error or other bytes; neither
@@ -95,18 +118,18 @@ fn dictionaries(spec: DictionarySpec) -> Vec<(&'static str, Vec<u8>)> {
 fn wrong_dictionary(
     algorithm: &dyn Algorithm,
     prepared: &dyn Prepared,
+    spec: DictionarySpec,
     bytes: &[u8],
 ) -> Result<(), ConformanceFailure> {
-    let other: Vec<u8> = bytes.iter().map(|b| b ^ 0x55).collect();
-    let wrong = [
-        super::prepare(algorithm, &[])?,
-        prepare(algorithm, &[], &other)?,
-    ];
+    let mut wrong = vec![super::prepare(algorithm, &[])?];
+    if let Some(other) = other(spec, bytes) {
+        wrong.push(prepare(algorithm, &[], &other)?);
+    }
     let mut tfm = prepared.tfm()?;
-    // A part of the dictionary makes an object that can hardly do without it.
-    let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
+    // What it serves well makes an object that can hardly do without it.
+    let plain = served(spec, bytes);
     let mut object = [0; ROOM];
-    let len = tfm.compress(plain, &mut object)?;
+    let len = tfm.compress(&plain, &mut object)?;
     for wrong in &wrong {
         let mut tfm = wrong.tfm()?;
         let decoders: [&mut dyn FnMut(&mut [u8]) -> Result<usize, crate::Error>; 2] =
@@ -121,7 +144,7 @@ fn wrong_dictionary(
             if out[plain.len()..].iter().any(|b| *b != GUARD) {
                 return Err("the wrong dictionary made it write past the end".into());
             }
-            if result.is_ok_and(|n| out[..n] == *plain) {
+            if result.is_ok_and(|n| out[..n] == plain) {
                 return Err("the object came back without its dictionary".into());
             }
         }
@@ -129,24 +152,25 @@ fn wrong_dictionary(
     Ok(())
 }
 
-/// The dictionary's own bytes compress better with it than without.
+/// What the dictionary serves well compresses better with it than without.
 fn pays(
     algorithm: &dyn Algorithm,
     prepared: &dyn Prepared,
+    spec: DictionarySpec,
     bytes: &[u8],
 ) -> Result<(), ConformanceFailure> {
-    let plain = &bytes[bytes.len() - dictionary::MIN_BYTES..];
+    let plain = served(spec, bytes);
     let mut lens = [0; 2];
     for (len, prepared) in lens
         .iter_mut()
         .zip([&*super::prepare(algorithm, &[])?, prepared])
     {
         let mut tfm = prepared.tfm()?;
-        *len = tfm.compress(plain, &mut [0; ROOM])?;
+        *len = tfm.compress(&plain, &mut [0; ROOM])?;
     }
     let [alone, with] = lens;
     if with >= alone {
-        return Err(format!("its own last bytes take {with} bytes, without it {alone}").into());
+        return Err(format!("what it serves takes {with} bytes, without it {alone}").into());
     }
     Ok(())
 }

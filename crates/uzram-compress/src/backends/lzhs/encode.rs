@@ -1,0 +1,351 @@
+//! Encodes an object: the search, the choice of sets, then the streams.
+
+use super::collection::{Collection, Costs, MAX_SETS, TokenCodes};
+use super::header::{
+    self, FOUR_HEADER, FOUR_STREAMS, Header, MARK_BYTES, MAX_BYTES, ONE_HEADER, STREAMS,
+};
+use super::search::{Found, Search};
+use super::token::{ESCAPE, ESCAPED_BITS, PAGE, Token};
+
+/// Literals and tokens that are looked at to choose a set, about.
+const SAMPLED_LITERALS: usize = 96;
+const SAMPLED_TOKENS: usize = 96;
+/// Costs of so many symbols are summed in bytes: none is above 20 bits.
+const SUMMED: usize = 12;
+/// A set of sub literals is taken where it costs less than so many hundredths of the best plain one's: it takes longer to
+/// read.
+const SUB_GAIN: u32 = 96;
+/// Codes between two flushes.
+const TOKEN_TURN: usize = 5;
+const LITERAL_TURN: usize = 5;
+
+/// Room for a part that is worth keeping, and for what one write puts behind it.
+const ROOM: usize = PAGE;
+const SLACK: usize = 8;
+type Out = [u8; ROOM + SLACK];
+
+/// One worker's state.
+pub(super) struct Encode {
+    search: Search,
+    out: Box<Out>,
+    extra: Box<Out>,
+}
+
+impl Encode {
+    pub(super) fn new() -> Encode {
+        Encode {
+            search: Search::new(),
+            out: Box::new([0; _]),
+            extra: Box::new([0; _]),
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(self)
+            + self.search.memory_bytes()
+            + size_of_val(&*self.out)
+            + size_of_val(&*self.extra)
+    }
+
+    /// Encodes a block. `None` where the object does not fit.
+    pub(super) fn compress(
+        &mut self,
+        collection: &Collection,
+        src: &[u8],
+        dst: &mut [u8],
+    ) -> Option<usize> {
+        if src.len() <= PAGE {
+            return self.object(collection, src, dst);
+        }
+        let mut length = MARK_BYTES;
+        dst.get_mut(..length)?
+            .copy_from_slice(&header::parts_mark());
+        for part in src.chunks(PAGE) {
+            let (own, rest) = dst.get_mut(length..)?.split_first_chunk_mut()?;
+            let count = self.object(collection, part, rest)?;
+            *own = (count as u16).to_le_bytes();
+            length += own.len() + count;
+        }
+        if length == PAGE {
+            *dst.get_mut(length)? = 0;
+            length += 1;
+        }
+        Some(length)
+    }
+
+    /// Encodes at most a page.
+    fn object(&mut self, collection: &Collection, src: &[u8], dst: &mut [u8]) -> Option<usize> {
+        let mark = match src.len() {
+            0 => return Some(0),
+            PAGE => [0; MARK_BYTES],
+            plain => header::coded_mark(plain),
+        };
+        let mark = if src.len() == PAGE { &mark[..0] } else { &mark };
+        let (mark, bytes) = match self.part(collection, src) {
+            Some(length) => (mark, &self.out[..length]),
+            None if src.len() == PAGE => (mark, src),
+            None => (&header::raw_mark(src.len())[..], src),
+        };
+        let (first, rest) = dst
+            .get_mut(..mark.len() + bytes.len())?
+            .split_at_mut(mark.len());
+        first.copy_from_slice(mark);
+        rest.copy_from_slice(bytes);
+        Some(mark.len() + bytes.len())
+    }
+
+    /// Encodes a part to `out`. `None` where that gains nothing.
+    fn part(&mut self, collection: &Collection, src: &[u8]) -> Option<usize> {
+        self.search.run(src);
+        let found = self.search.found();
+        let token_set = token_set(collection, found.tokens);
+        let (literal_set, literals) = literal_set(collection, &found);
+        let four = literals.len() >= FOUR_STREAMS;
+        let begin = if four { FOUR_HEADER } else { ONE_HEADER };
+
+        let codes = collection.token_codes(token_set)?;
+        let (mut end, extra_begin) =
+            write_tokens(found.tokens, codes, &mut self.out, begin, &mut self.extra);
+        let token_bytes = end - begin;
+        let codes = collection.literal_codes(literal_set)?;
+        let mut streams = [0; STREAMS];
+        if four {
+            for (stream, bytes) in streams.iter_mut().enumerate() {
+                let before = end;
+                let some = literals[stream..].iter().step_by(STREAMS);
+                end = write_literals(some, codes, &mut self.out, end);
+                *bytes = end - before;
+            }
+        } else {
+            end = write_literals(literals.iter(), codes, &mut self.out, end);
+        }
+        let extra = &self.extra[extra_begin..ROOM];
+        let length = end + extra.len();
+        let [first, second, third, _] = streams;
+        let fits = [token_bytes, first, second, third]
+            .iter()
+            .all(|bytes| *bytes <= MAX_BYTES);
+        if !fits || extra_begin < SLACK || length >= src.len() {
+            return None;
+        }
+        self.out[end..length].copy_from_slice(extra);
+        let header = Header {
+            literal_set,
+            token_set,
+            tokens: found.tokens.len(),
+            token_bytes,
+            streams: four.then_some([first, second, third]),
+            bytes: begin,
+        };
+        let word = header.to_word().to_le_bytes();
+        self.out[..begin].copy_from_slice(&word[..begin]);
+        Some(length)
+    }
+}
+
+/// Sums of costs by set.
+#[derive(Default)]
+struct Sums {
+    sums: [u16; MAX_SETS],
+}
+
+impl Sums {
+    /// Sums the costs of some symbols.
+    #[inline(always)]
+    fn of<'a>(costs: impl Iterator<Item = &'a Costs>) -> Sums {
+        let mut all = Sums::default();
+        let mut costs = costs.fuse();
+        while let Some(first) = costs.next() {
+            let mut some = *first;
+            for costs in costs.by_ref().take(SUMMED - 1) {
+                for (sum, cost) in some.iter_mut().zip(costs) {
+                    *sum = sum.wrapping_add(*cost);
+                }
+            }
+            for (sum, some) in all.sums.iter_mut().zip(&some) {
+                *sum += u16::from(*some);
+            }
+        }
+        all
+    }
+
+    /// The cheapest set of a range, and its cost.
+    #[inline(always)]
+    fn cheapest(&self, sets: std::ops::Range<usize>) -> Option<(u32, usize)> {
+        let costs = self.sums.get(sets.clone())?.iter().zip(sets);
+        costs.map(|(cost, set)| (u32::from(*cost), set)).min()
+    }
+}
+
+/// Every how many of `count` are looked at for about `sampled` of them.
+fn step(count: usize, sampled: usize) -> usize {
+    count / sampled + 1
+}
+
+/// Chooses a set of tokens.
+#[inline(always)]
+fn token_set(collection: &Collection, tokens: &[Token]) -> usize {
+    let costs = &collection.token_costs;
+    let sampled = tokens.iter().step_by(step(tokens.len(), SAMPLED_TOKENS));
+    let sums = Sums::of(sampled.map(|token| &costs[usize::from(token.symbol) % costs.len()]));
+    let (_, sets) = collection.sets();
+    sums.cheapest(0..sets).map_or(0, |(_, set)| set)
+}
+
+/// Chooses a set of literals, and so which of both sorts is coded.
+#[inline(always)]
+fn literal_set<'a>(collection: &Collection, found: &Found<'a>) -> (usize, &'a [u8]) {
+    let costs = &collection.literal_costs;
+    let step = step(found.literals.len(), SAMPLED_LITERALS);
+    let sums = |literals: &[u8]| {
+        Sums::of(
+            literals
+                .iter()
+                .step_by(step)
+                .map(|literal| &costs[usize::from(*literal)]),
+        )
+    };
+    let (sets, _) = collection.sets();
+    let plain = sums(found.literals).cheapest(0..collection.plain_sets());
+    let (cost, set) = plain.unwrap_or_default();
+    match sums(found.subs).cheapest(collection.plain_sets()..sets) {
+        Some((sub_cost, sub)) if sub_cost * 100 < cost * SUB_GAIN => (sub, found.subs),
+        _ => (set, found.literals),
+    }
+}
+
+/// Writes the tokens' codes from `at` on, and their extra fields down from the end of `extra`. The end of the codes, and
+/// the beginning of the fields, which is below [`SLACK`] where they may not have fitted.
+#[inline(always)]
+fn write_tokens(
+    tokens: &[Token],
+    codes: &TokenCodes,
+    out: &mut Out,
+    at: usize,
+    extra: &mut Out,
+) -> (usize, usize) {
+    let mut bits = BitWriter::new(at);
+    let mut fields = DownWriter::new();
+    for turn in tokens.chunks(TOKEN_TURN) {
+        for token in turn {
+            let mut code = codes[usize::from(token.symbol) % codes.len()];
+            if code == 0 {
+                code = codes[ESCAPE];
+                fields.add(token.symbol.into(), ESCAPED_BITS);
+            }
+            bits.add(u64::from(code >> 4), u32::from(code & 15));
+            let (field, count) = token.extra();
+            fields.add(field, count);
+            fields.flush(extra);
+        }
+        bits.flush(out);
+    }
+    (bits.finish(out), fields.finish(extra))
+}
+
+/// Writes a stream of literals from `at` on. Its end.
+#[inline(always)]
+fn write_literals<'a>(
+    literals: impl ExactSizeIterator<Item = &'a u8>,
+    codes: &[u16; 256],
+    out: &mut Out,
+    at: usize,
+) -> usize {
+    let mut bits = BitWriter::new(at);
+    let mut literals = literals;
+    while literals.len() >= LITERAL_TURN {
+        for literal in literals.by_ref().take(LITERAL_TURN) {
+            let code = codes[usize::from(*literal)];
+            bits.add(u64::from(code >> 4), u32::from(code & 15));
+        }
+        bits.flush(out);
+    }
+    for literal in literals {
+        let code = codes[usize::from(*literal)];
+        bits.add(u64::from(code >> 4), u32::from(code & 15));
+    }
+    bits.finish(out)
+}
+
+/// Writes bits upwards, lowest first.
+struct BitWriter {
+    bits: u64,
+    count: u32,
+    at: usize,
+}
+
+impl BitWriter {
+    fn new(at: usize) -> BitWriter {
+        BitWriter {
+            bits: 0,
+            count: 0,
+            at,
+        }
+    }
+
+    /// Adds the low `count` bits of `bits`, which has no others. A flush is due after at most 56.
+    #[inline(always)]
+    fn add(&mut self, bits: u64, count: u32) {
+        self.bits |= bits << (self.count & 63);
+        self.count += count;
+    }
+
+    /// Writes the whole bytes. What does not fit is dropped, and noticed by the part's length.
+    #[inline(always)]
+    fn flush(&mut self, out: &mut Out) {
+        let at = self.at.min(ROOM);
+        out[at..at + SLACK].copy_from_slice(&self.bits.to_le_bytes());
+        self.at = at + (self.count / 8) as usize;
+        self.bits >>= (self.count & !7) & 63;
+        self.count &= 7;
+    }
+
+    #[inline(always)]
+    fn finish(mut self, out: &mut Out) -> usize {
+        self.count += 7;
+        self.flush(out);
+        self.at.min(ROOM)
+    }
+}
+
+/// Writes fields downwards from the end: each one below the one before.
+struct DownWriter {
+    /// The bits that do not fill a byte yet, from the highest down.
+    bits: u64,
+    count: u32,
+    at: usize,
+}
+
+impl DownWriter {
+    fn new() -> DownWriter {
+        DownWriter {
+            bits: 0,
+            count: 0,
+            at: ROOM,
+        }
+    }
+
+    /// Adds a field of `count` bits, which has no others. A flush is due after at most 56.
+    #[inline(always)]
+    fn add(&mut self, field: u64, count: u32) {
+        self.count += count;
+        self.bits |= field << (64u32.wrapping_sub(self.count) & 63);
+    }
+
+    #[inline(always)]
+    fn flush(&mut self, out: &mut Out) {
+        let at = self.at.max(SLACK);
+        out[at - SLACK..at].copy_from_slice(&self.bits.to_le_bytes());
+        self.at = at - (self.count / 8) as usize;
+        self.bits <<= (self.count & !7) & 63;
+        self.count &= 7;
+    }
+
+    /// Ends with zeros down to a whole byte.
+    #[inline(always)]
+    fn finish(mut self, out: &mut Out) -> usize {
+        self.count += 7;
+        self.flush(out);
+        self.at
+    }
+}

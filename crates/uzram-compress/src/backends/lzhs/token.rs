@@ -1,0 +1,213 @@
+//! Tokens: what one code of the token stream stands for. A *token* is a run of literals, then a match; its *symbol* joins
+//! the class of the run's length, the class of the match's length and the kind of the offset. Encoder, decoder and trainer
+//! take every number of this file from here.
+
+use std::hint::select_unpredictable;
+
+/// Bytes of a page, the longest part that is coded as one.
+pub(super) const PAGE: usize = 4096;
+/// The most tokens of a part: the header's greatest number marks another form.
+pub(super) const MAX_TOKENS: usize = 1022;
+/// The offsets that a part begins with: the last one, and the one before.
+pub(super) const FIRST_OFFSETS: [u16; 2] = [1, 4];
+/// The least distance of the byte that a *sub* literal is the difference to.
+pub(super) const MIN_SUB_DISTANCE: u16 = 8;
+
+/// Literals' classes: the least length of each, and its extra bits.
+pub(super) const LITERAL_CLASSES: [(u16, u32); 10] = [
+    (0, 0),
+    (1, 0),
+    (2, 0),
+    (3, 0),
+    (4, 0),
+    (5, 0),
+    (6, 0),
+    (7, 1),
+    (9, 3),
+    (17, 12),
+];
+/// Matches' classes, likewise.
+pub(super) const MATCH_CLASSES: [(u16, u32); 16] = [
+    (4, 0),
+    (5, 0),
+    (6, 0),
+    (7, 0),
+    (8, 0),
+    (9, 0),
+    (10, 0),
+    (11, 0),
+    (12, 0),
+    (13, 0),
+    (14, 0),
+    (15, 1),
+    (17, 3),
+    (25, 4),
+    (41, 6),
+    (105, 12),
+];
+/// The last offset, and the one before.
+pub(super) const LAST: u16 = 0;
+pub(super) const BEFORE: u16 = 1;
+/// A new offset that is a multiple of 8, and any other.
+pub(super) const EIGHTS: u16 = 2;
+pub(super) const ANY: u16 = 3;
+pub(super) const KINDS: usize = 4;
+/// Bits of the offset's field, by kind: the offset less 1, for [`EIGHTS`] in units of 8.
+pub(super) const OFFSET_BITS: [u32; KINDS] = [0, 0, 9, 12];
+
+/// Symbols that stand for tokens.
+pub(super) const SYMBOLS: usize = LITERAL_CLASSES.len() * MATCH_CLASSES.len() * KINDS;
+/// The symbol of a token whose own symbol has no code: that follows as a number of [`ESCAPED_BITS`] bits.
+pub(super) const ESCAPE: usize = SYMBOLS;
+pub(super) const ESCAPED_BITS: u32 = 10;
+/// The longest codes in bits.
+pub(super) const TOKEN_LIMIT: u32 = 10;
+pub(super) const LITERAL_LIMIT: u32 = 11;
+
+const _: () = assert!(SYMBOLS < 1 << ESCAPED_BITS);
+
+/// The longest length that [`LITERAL_CLASS`] and [`MATCH_CLASS`] have an entry for.
+const BY_TABLE: usize = 127;
+const LITERAL_CLASS: [u8; BY_TABLE + 1] = by_table(&LITERAL_CLASSES);
+const MATCH_CLASS: [u8; BY_TABLE + 1] = by_table(&MATCH_CLASSES);
+
+/// The class of each short length.
+const fn by_table(classes: &[(u16, u32)]) -> [u8; BY_TABLE + 1] {
+    let mut table = [0; BY_TABLE + 1];
+    let (mut class, mut length) = (0, 0);
+    while length <= BY_TABLE {
+        while class + 1 < classes.len() && classes[class + 1].0 as usize <= length {
+            class += 1;
+        }
+        table[length] = class as u8;
+        length += 1;
+    }
+    table
+}
+
+/// The class of a run's length.
+#[inline(always)]
+pub(super) fn literal_class(length: u16) -> usize {
+    usize::from(LITERAL_CLASS[usize::from(length).min(BY_TABLE)])
+}
+
+/// The class of a match's length.
+#[inline(always)]
+pub(super) fn match_class(length: u16) -> usize {
+    usize::from(MATCH_CLASS[usize::from(length).min(BY_TABLE)])
+}
+
+/// What a symbol stands for, as one word for encoder and decoder.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Layout(pub(super) u32);
+
+/// By symbol; the last one is [`ESCAPE`]'s.
+pub(super) static LAYOUTS: [Layout; SYMBOLS + 1] = layouts();
+
+impl Layout {
+    /// A word of bits, from the lowest on: 4 for the length of a code; 5 and 7 for the least lengths of the run and of the
+    /// match; 4 each for the extra bits of the run, of the match and of the offset; 2 for the kind; 1 for an escape.
+    const fn new(symbol: usize) -> Layout {
+        let class = symbol / KINDS;
+        let (literals, literal_bits) = LITERAL_CLASSES[class / MATCH_CLASSES.len()];
+        let (length, length_bits) = MATCH_CLASSES[class % MATCH_CLASSES.len()];
+        let kind = symbol % KINDS;
+        let least = (literals as u32) << 4 | (length as u32) << 9;
+        let extra = literal_bits << 16 | length_bits << 20 | OFFSET_BITS[kind] << 24;
+        Layout(least | extra | (kind as u32) << 28)
+    }
+
+    /// Adds the length of a code.
+    pub(super) const fn with_code(self, bits: u32) -> Layout {
+        Layout(self.0 & !15 | bits)
+    }
+    #[inline(always)]
+    pub(super) const fn code_bits(self) -> u32 {
+        self.0 & 15
+    }
+    #[inline(always)]
+    pub(super) const fn literals(self) -> u32 {
+        self.0 >> 4 & 31
+    }
+    #[inline(always)]
+    pub(super) const fn length(self) -> u32 {
+        self.0 >> 9 & 127
+    }
+    #[inline(always)]
+    pub(super) const fn literal_bits(self) -> u32 {
+        self.0 >> 16 & 15
+    }
+    #[inline(always)]
+    pub(super) const fn length_bits(self) -> u32 {
+        self.0 >> 20 & 15
+    }
+    #[inline(always)]
+    pub(super) const fn offset_bits(self) -> u32 {
+        self.0 >> 24 & 15
+    }
+    #[inline(always)]
+    pub(super) const fn kind(self) -> u32 {
+        self.0 >> 28 & 3
+    }
+    #[inline(always)]
+    pub(super) const fn is_escape(self) -> bool {
+        self.0 >> 30 != 0
+    }
+}
+
+const fn layouts() -> [Layout; SYMBOLS + 1] {
+    let mut all = [Layout(1 << 30); SYMBOLS + 1];
+    let mut symbol = 0;
+    while symbol < SYMBOLS {
+        all[symbol] = Layout::new(symbol);
+        symbol += 1;
+    }
+    all
+}
+
+/// A token as the search finds it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Token {
+    /// Number of literals.
+    pub(super) literals: u16,
+    /// Length of the match.
+    pub(super) length: u16,
+    /// The offset's field.
+    pub(super) offset: u16,
+    /// The token's symbol.
+    pub(super) symbol: u16,
+}
+
+impl Token {
+    /// Makes a token, and updates the recent offsets.
+    #[inline(always)]
+    pub(super) fn new(recent: &mut [u16; 2], literals: u16, offset: u16, length: u16) -> Token {
+        let [last, before] = *recent;
+        let eights = offset % 8 == 0;
+        let kind = select_unpredictable(eights, EIGHTS, ANY);
+        let kind = select_unpredictable(offset == before, BEFORE, kind);
+        let kind = select_unpredictable(offset == last, LAST, kind);
+        recent[1] = select_unpredictable(kind == LAST, before, last);
+        recent[0] = offset;
+        let field = offset.wrapping_sub(1) >> select_unpredictable(eights, 3, 0);
+        let classes = literal_class(literals) * MATCH_CLASSES.len() + match_class(length);
+        Token {
+            literals,
+            length,
+            offset: select_unpredictable(kind >= EIGHTS, field, 0),
+            symbol: (classes * KINDS) as u16 + kind,
+        }
+    }
+
+    /// The extra field and its number of bits: from the lowest on those of the match's length, of the run's length, of
+    /// the offset.
+    #[inline(always)]
+    pub(super) fn extra(&self) -> (u64, u32) {
+        let layout = LAYOUTS[usize::from(self.symbol).min(SYMBOLS)];
+        let literals = u64::from(self.literals).wrapping_sub(u64::from(layout.literals()));
+        let length = u64::from(self.length).wrapping_sub(u64::from(layout.length()));
+        let field = u64::from(self.offset) << layout.literal_bits() | literals;
+        let bits = layout.literal_bits() + layout.length_bits() + layout.offset_bits();
+        (field << layout.length_bits() | length, bits)
+    }
+}
