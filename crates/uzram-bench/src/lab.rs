@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::output::Outcome;
 use crate::report::Report;
+#[cfg(feature = "contention")]
+use crate::contention;
 use crate::{api, attach, churn, codecs, core, policy, rivals};
 
 /// All of them, in the order of the list.
@@ -22,6 +24,8 @@ pub const EXPERIMENTS: &[Experiment] = &[
     attach::EXPERIMENT,
     churn::EXPERIMENT,
     policy::EXPERIMENT,
+    #[cfg(feature = "contention")]
+    contention::EXPERIMENT,
 ];
 
 /// Is told what is under way.

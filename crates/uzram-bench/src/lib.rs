@@ -10,6 +10,8 @@ pub mod api;
 pub mod attach;
 pub mod churn;
 pub mod codecs;
+#[cfg(feature = "contention")]
+mod contention;
 pub mod core;
 pub mod corpus;
 mod failure;

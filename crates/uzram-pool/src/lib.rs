@@ -35,6 +35,7 @@ mod bin;
 mod class;
 mod class_stats;
 mod compact;
+pub mod contention;
 mod erase;
 mod object;
 mod pool;

@@ -6,13 +6,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crossbeam_utils::CachePadded;
 
 use crate::PAGE;
 use crate::bin::{Bin, FreeStack};
 use crate::class::{CLASS_COUNT, SPAN_BYTES};
+use crate::contention::{self, Lock};
 use crate::object::{Error, Object};
 use crate::region::Region;
 use crate::span::{HIDDEN, LISTED, PageSet, Span, SpanMeta};
@@ -453,9 +454,7 @@ impl Pool {
     }
 
     pub(crate) fn lock(&self, index: usize) -> MutexGuard<'_, Bin> {
-        // A panic under the lock is a bug in this crate; the lists are as good as they were.
-        self.bins[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        // A panic under it is a bug in this crate; the lists are as good as they were.
+        contention::lock(&self.bins[index], Lock::Bin)
     }
 }

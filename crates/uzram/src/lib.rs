@@ -153,6 +153,8 @@ pub use slots::Slot;
 pub use train::{Rule, TrainReport, Training, pays};
 pub use uzram_backing;
 pub use uzram_compress as compress;
+#[cfg(feature = "contention")]
+pub use uzram_pool::contention;
 pub use uzram_pool::{ClassStats, Gate};
 
 /// Bytes in a page, the unit of compression.

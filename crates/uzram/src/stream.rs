@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 use uzram_compress::{Error, Tfm};
+use uzram_pool::contention::{self, Lock};
 
 use crate::PAGE_SIZE;
 
@@ -75,7 +76,13 @@ impl<T> PerCpu<T> {
     /// Takes the one of this CPU, or the next that is free.
     pub(crate) fn get(&self, cpu: usize) -> MutexGuard<'_, T> {
         let count = self.slots.len();
-        let free = (0..count).find_map(|i| self.slots[(cpu + i) % count].try_lock().ok());
+        let free = (0..count).find_map(|i| {
+            let free = self.slots[(cpu + i) % count].try_lock().ok();
+            if i == 0 {
+                contention::note(Lock::Stream, free.is_none());
+            }
+            free
+        });
         // A panic in the middle of a page (none is known) leaves buffers whose content does not matter.
         free.unwrap_or_else(|| {
             self.slots[cpu % count]

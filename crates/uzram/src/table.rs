@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::thread::futex;
 use uzram_pool::Region;
+use uzram_pool::contention::{self, Lock};
 
 use crate::PAGE_SIZE;
 use crate::layout::ImageGeometry;
@@ -243,6 +244,7 @@ impl SlotTable {
                 .compare_exchange(old, old & KEPT | word, AcqRel, Relaxed)
                 .is_ok()
         {
+            contention::note(Lock::Slot, false);
             self.touch(page);
             return Content::decode(old);
         }
@@ -257,6 +259,7 @@ impl SlotTable {
     fn lock_when_clear(&self, page: u64, blockers: u64) -> SlotGuard<'_> {
         let slot = self.word(page);
         let mut spins = 0;
+        let mut taken = false;
         loop {
             let word = slot.load(Relaxed);
             if word & blockers == 0 {
@@ -265,6 +268,7 @@ impl SlotTable {
                     .compare_exchange_weak(word, word | LOCKED, Acquire, Relaxed)
                     .is_ok()
                 {
+                    contention::note(Lock::Slot, taken);
                     self.touch(page);
                     return SlotGuard {
                         table: self,
@@ -272,7 +276,11 @@ impl SlotTable {
                         word: word & !WAITERS,
                     };
                 }
-            } else if spins < SPINS {
+                taken = true;
+                continue;
+            }
+            taken = true;
+            if spins < SPINS {
                 spins += 1;
                 std::hint::spin_loop();
             } else {
