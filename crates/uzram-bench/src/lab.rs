@@ -9,11 +9,11 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::output::Outcome;
-use crate::report::Report;
 #[cfg(feature = "contention")]
 use crate::contention;
-use crate::{api, attach, churn, codecs, core, policy, rivals};
+use crate::output::Outcome;
+use crate::report::Report;
+use crate::{api, attach, churn, codecs, core, policy, rivals, scale};
 
 /// All of them, in the order of the list.
 pub const EXPERIMENTS: &[Experiment] = &[
@@ -24,6 +24,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     attach::EXPERIMENT,
     churn::EXPERIMENT,
     policy::EXPERIMENT,
+    scale::EXPERIMENT,
     #[cfg(feature = "contention")]
     contention::EXPERIMENT,
 ];

@@ -25,6 +25,7 @@ mod program;
 pub mod report;
 mod rival;
 pub mod rivals;
+mod scale;
 mod zram;
 
 pub use program::{main, main_with};

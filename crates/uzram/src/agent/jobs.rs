@@ -21,6 +21,9 @@ const COMPACT_PART: u64 = 8192;
 const COMPACT_TURN: u32 = 256;
 /// Compaction pays where it gains this part of the memory in use, and at least so many bytes.
 const WORTH_PART: u64 = 64;
+/// The part while writes change what there is to gain. A page that is given back now is asked for again soon, by a page fault
+/// of a write: see design note 44.
+const WORTH_PART_BUSY: u64 = 18;
 const WORTH_BYTES: u64 = 128 << 10;
 /// How long compaction rests after it gained less than a quarter of what it was to gain: the estimate counts what it
 /// cannot move. Doubles each time.
@@ -34,6 +37,10 @@ const BACKING_REST: Duration = Duration::from_secs(30);
 /// Compaction pays from so many bytes on.
 pub(super) fn worth_compacting(device: &Device) -> u64 {
     (device.pool.used_bytes() / WORTH_PART).max(WORTH_BYTES)
+}
+
+fn worth_while_busy(device: &Device) -> u64 {
+    (device.pool.used_bytes() / WORTH_PART_BUSY).max(WORTH_BYTES)
 }
 
 pub(super) fn has_secondary(device: &Device) -> bool {
@@ -189,12 +196,16 @@ impl<'a> Worker<'a> {
         // What the last compaction could not gain the next one cannot either.
         let left = status.compaction_left.load(Relaxed).min(gain);
         status.compaction_left.store(left, Relaxed);
-        let (promised, worth) = (gain - left, worth_compacting(self.device));
+        let promised = gain - left;
+        let worth = match self.patience < *LOOK.end() {
+            true => worth_while_busy(self.device),
+            false => worth_compacting(self.device),
+        };
         let rest = self
             .compaction_due
             .saturating_duration_since(Instant::now());
         if promised < worth || !rest.is_zero() {
-            let grown = promised.saturating_sub(self.promised) >= worth / 8;
+            let grown = promised.saturating_sub(self.promised) >= worth_compacting(self.device) / 8;
             let patience = if grown {
                 *LOOK.start()
             } else {
