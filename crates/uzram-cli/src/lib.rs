@@ -76,18 +76,6 @@ enum Command {
     Sysfs(commands::sysfs::Args),
     Shim(commands::shim::Args),
     Daemon(commands::daemon::Args),
-    /// Keep a device's memory and its server. Not for users
-    #[command(hide = true)]
-    Keep {
-        /// What to go on from; without it a device is ordered on stdin
-        state: Option<String>,
-    },
-    /// Serve a device whose memory a keeper holds. Not for users
-    #[command(hide = true)]
-    Serve {
-        /// What to start from
-        state: String,
-    },
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
     #[command(hide = true)]
@@ -96,6 +84,39 @@ enum Command {
     UblkOwner(commands::ublk_owner::Args),
     Man(commands::man::Args),
     Help(commands::help::Args),
+}
+
+/// The processes of a device. They have a parser of their own: the other one's tree of commands and help would stay in the
+/// heap of each, which a device that serves as swap locks.
+#[derive(Debug, Parser)]
+#[command(name = "uzram")]
+enum DeviceProcess {
+    /// Keep a device's memory and its server. Not for users
+    Keep {
+        /// What to go on from; without it a device is ordered on stdin
+        state: Option<String>,
+    },
+    /// Serve a device whose memory a keeper holds. Not for users
+    Serve {
+        /// What to start from
+        state: String,
+    },
+}
+
+impl DeviceProcess {
+    /// Whether this process's arguments are those of one.
+    fn is_meant() -> bool {
+        std::env::args_os()
+            .nth(1)
+            .is_some_and(|command| command == "keep" || command == "serve")
+    }
+
+    fn run(self) -> ExitCode {
+        ExitCode::from(match self {
+            DeviceProcess::Keep { state } => uzram_runtime::keep(state.as_deref()),
+            DeviceProcess::Serve { state } => uzram_runtime::serve(&state),
+        })
+    }
 }
 
 /// Runs the program with this process's arguments and other algorithms than the built-in ones: a program of one's own
@@ -153,6 +174,9 @@ fn daemon() -> ExitCode {
 }
 
 fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
+    if DeviceProcess::is_meant() {
+        return DeviceProcess::parse().run();
+    }
     let args = Args::parse();
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),
@@ -178,8 +202,6 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::Sysfs(command) => command.run(),
         Command::Shim(command) => command.run(),
         Command::Daemon(command) => daemon(command, &args.log),
-        Command::Keep { state } => return ExitCode::from(uzram_runtime::keep(state.as_deref())),
-        Command::Serve { state } => return ExitCode::from(uzram_runtime::serve(&state)),
         Command::CheckImage(command) => command.run(),
         Command::CheckDevice(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
