@@ -29,8 +29,11 @@ const GIB: u64 = 1 << 30;
 const WITH_OBJECT: u64 = 64;
 /// Pages of a write.
 const BATCH: u64 = 256;
-/// Times that the cost of a slot on the smallest device may be exceeded: nothing grows faster than the size does.
+/// What a slot of the largest device may cost over one of the second smallest, whose table is larger than a cache: nothing
+/// grows faster than the size does.
 const LINEAR: f64 = 1.25;
+/// Costs below this, for each slot, are of calls that take microseconds whatever the size.
+const NOTHING: f64 = 0.1;
 
 /// What is measured, each for a slot in use and in nanoseconds.
 const COSTS: [&str; 6] = [
@@ -48,7 +51,7 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
         "bench scale",
         "same-filled pages, and an object of some ten bytes for every 64th".into(),
     );
-    let mut least: Option<[f64; COSTS.len()]> = None;
+    let mut each = Vec::new();
     for gib in sizes {
         progress(&format!("a device of {gib} GiB"));
         let slots = gib * GIB / PAGE as u64 / 4;
@@ -72,19 +75,11 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
             ensure!(again.stats().same_pages == stats.same_pages, "another one");
             Ok(())
         })?;
-        let least = *least.get_or_insert(costs);
-        for ((what, cost), least) in COSTS.iter().zip(costs).zip(least) {
-            let each = 1e9 * cost / slots as f64;
-            let begin = least / (sizes[0] * GIB / PAGE as u64 / 4) as f64 * 1e9;
-            // What takes microseconds is not measured well on the smallest.
-            let bound = ((begin * LINEAR).max(0.1) * 100.0).ceil() / 100.0;
-            report.at_most(
-                format!("{gib} GiB: {what}, ns for each slot in use"),
-                each,
-                bound,
-            );
+        let costs = costs.map(|seconds| 1e9 * seconds / slots as f64);
+        for (what, cost) in COSTS.iter().zip(costs) {
+            report.add(format!("{gib} GiB: {what}, ns for each slot in use"), cost);
         }
-        let rate = *gib as f64 / 4.0 / costs[5];
+        let rate = 1e9 * PAGE as f64 / GIB as f64 / costs[5];
         let what = format!("{gib} GiB: attach, GiB/s of what is in use");
         report.at_least(what, rate, 20.0);
         let bytes = all_memory(&stats);
@@ -100,6 +95,12 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
                 ),
             ],
         );
+        each.push(costs);
+    }
+    let (small, large) = (each[1], each[each.len() - 1]);
+    for ((what, small), large) in COSTS.iter().zip(small).zip(large) {
+        let what = format!("{what}: a slot of the largest over one of the second smallest");
+        report.at_most(what, large.max(NOTHING) / small.max(NOTHING), LINEAR);
     }
     Ok(Box::new(report))
 }
