@@ -14,7 +14,6 @@ pub mod core;
 pub mod corpus;
 mod failure;
 pub mod fio;
-mod guest;
 pub mod lab;
 pub mod measure;
 pub mod output;

@@ -17,7 +17,7 @@ pub use look::Look;
 pub use text::text;
 
 use crate::report::{Report, Row};
-use crate::{fio, guest, lab};
+use crate::{fio, lab};
 
 /// Which files to write.
 #[derive(Debug, Clone, Default)]
@@ -188,7 +188,6 @@ pub fn read(path: &Path) -> Result<Box<dyn Outcome>> {
     let read = match lab::EXPERIMENTS.iter().find(of) {
         Some(experiment) => experiment.read,
         None if name == fio::NAME => lab::read::<fio::FioRecord>,
-        None if name == guest::NAME => lab::read::<guest::GuestRecord>,
         None => lab::read::<Report>,
     };
     read(any).with_context(|| format!("{shown} is of another version"))

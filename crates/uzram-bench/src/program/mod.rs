@@ -20,7 +20,7 @@ use crate::corpus::stored;
 use crate::failure::{Failure, Result, failed};
 use crate::lab::How;
 use crate::output::{self, Files, Outcome, file, text};
-use crate::{api, core, guest};
+use crate::{api, core};
 
 /// Measure devices beside others, the compress API, the library
 ///
@@ -75,8 +75,6 @@ enum Benchmark {
     Render(Render),
     #[command(hide = true)]
     Lab(lab::Args),
-    #[command(hide = true)]
-    Guest(Guest),
     #[command(hide = true)]
     Man(Man),
 }
@@ -199,16 +197,6 @@ struct FileArgs {
     html: Option<PathBuf>,
 }
 
-/// Make the record of what "cargo xtask bench guest" measured
-#[derive(clap::Args)]
-struct Guest {
-    /// The folder with what was saved
-    #[arg(value_name = "DIR")]
-    saved: PathBuf,
-    #[command(flatten)]
-    files: FileArgs,
-}
-
 /// Write the manual pages of what this program serves
 #[derive(clap::Args)]
 struct Man {
@@ -272,7 +260,6 @@ impl Args {
             Benchmark::Corpus(args) => args.run(),
             Benchmark::Render(args) => args.run(),
             Benchmark::Lab(args) => args.run(),
-            Benchmark::Guest(args) => args.run(),
             Benchmark::Man(args) => args.run(),
         }
     }
@@ -343,14 +330,6 @@ impl Render {
             true => Ok(()),
             false => print(&text(&*outcome)),
         }
-    }
-}
-
-impl Guest {
-    fn run(self) -> Result {
-        let files = self.files.checked()?;
-        let record = guest::GuestRecord::read(&self.saved).map_err(failed)?;
-        hand_out(&record, &files)
     }
 }
 
