@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use uzram_control::ControlError;
 use uzram_control::zram::{Errno, Owner, Shown, View};
-use uzram_spec::{DeviceSpec, Failure, FailureKind};
+use uzram_spec::{DeviceSpec, Failure};
 
 use crate::api::Created;
 use crate::error::Body;
@@ -57,7 +57,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match error {
             ClientError::Refused(error) => error.into(),
-            error => Failure::new(FailureKind::Failed, error),
+            error => Failure::failed(error),
         }
     }
 }

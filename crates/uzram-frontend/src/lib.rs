@@ -203,7 +203,7 @@ pub trait Front: Send {
     /// Refuses where whoever uses the device cannot be told another size while it is served.
     fn can_resize(&self) -> Result {
         let message = format!("{} cannot change its size while it is served", self.path());
-        Err(Failure::new(FailureKind::Impossible, message))
+        Err(Failure::impossible(message))
     }
 
     /// Tells the size, which was changed, to whoever uses the device.

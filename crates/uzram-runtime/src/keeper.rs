@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use uzram_control::{
     Claim, ControlServer, Entry, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
 };
-use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::launch::{Created, KEEP, Order, created};
 use crate::logging::{Journal, LogPipe};
@@ -178,7 +178,7 @@ fn resumed(state: &str) -> Result {
     note::to_log();
     let state: KeeperState = serde_json::from_str(state).map_err(|error| {
         let message = format!("the keeper's state '{state}': {error}");
-        Failure::new(FailureKind::Usage, message)
+        Failure::usage(message)
     })?;
     let (events, inbox) = channel();
     let keeper = Keeper {
@@ -209,9 +209,8 @@ fn begun() -> Result {
         .by_ref()
         .take(MAX_ORDER)
         .read_until(b'\n', &mut order)?;
-    let order: Order = serde_json::from_slice(&order).map_err(|error| {
-        Failure::new(FailureKind::Usage, format!("the order on stdin: {error}"))
-    })?;
+    let order: Order = serde_json::from_slice(&order)
+        .map_err(|error| Failure::usage(format!("the order on stdin: {error}")))?;
     let mut spec = order.spec;
     logging::parse(&spec.log)?;
     let run = RunDir::new(order.run);
@@ -415,12 +414,8 @@ impl Keeper {
     fn start_from_file(&mut self, resume: bool) -> Result<String> {
         let mut command = self.server_command(resume, false)?;
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut server = started.map_err(|error| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("cannot start the server: {error}"),
-            )
-        })?;
+        let mut server = started
+            .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
         let ready = match server.stdout.take().map(BufReader::new) {
             Some(mut reports) => created(&mut reports, &mut |text| self.pass_on(text)),
             None => Ok(None),
@@ -434,7 +429,7 @@ impl Keeper {
             Err(failure) => failure,
             Ok(_) => {
                 let message = format!("the server ended before it served: {status}");
-                Failure::new(FailureKind::Failed, message)
+                Failure::failed(message)
             }
         };
         if !resume {
@@ -591,7 +586,7 @@ impl Keeper {
     /// Takes down a device whose server could not be started.
     fn remove_unserved(&self, force: bool) -> Result {
         if self.server.is_some() {
-            return Err(Failure::new(FailureKind::Failed, "its server runs again"));
+            return Err(Failure::failed("its server runs again"));
         }
         if let Some(record) = self.claim.record()
             && !force
@@ -603,7 +598,7 @@ impl Keeper {
             true => sweep::clear_by_force(&self.claim.dir),
             false => sweep::clear(&self.claim.dir),
         };
-        cleared.map_err(|e| Failure::new(FailureKind::Failed, e))?;
+        cleared.map_err(Failure::failed)?;
         tracing::info!("removed");
         Ok(self.claim.release()?)
     }

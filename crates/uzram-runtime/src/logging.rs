@@ -21,7 +21,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
 
 pub use journal::Journal;
 use repeats::{Repeats, WINDOW};
@@ -124,8 +124,7 @@ fn start(filter: &str, log: Log) -> Result {
 
 /// Checks a filter without beginning to log.
 pub fn parse(filter: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(filter)
-        .map_err(|error| Failure::new(FailureKind::Usage, format!("--log '{filter}': {error}")))
+    EnvFilter::try_new(filter).map_err(|error| Failure::usage(format!("--log '{filter}': {error}")))
 }
 
 /// The log of this process.

@@ -52,8 +52,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use uzram_spec::FailureKind;
-
     use super::*;
 
     #[test]
@@ -64,7 +62,7 @@ mod tests {
                 name: "zram0".into(),
                 path: "/dev/loop0".into(),
             },
-            Report::Failed(Failure::new(FailureKind::Busy, "in use").with_hint("umount")),
+            Report::Failed(Failure::busy("in use").with_hint("umount")),
             Report::Forked(7),
         ];
         let lines: String = all

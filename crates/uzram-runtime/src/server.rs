@@ -18,7 +18,7 @@ use uzram_control::{
     SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
-use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::keeper::KeeperState;
 use crate::logging::{Journal, LogPipe};
@@ -124,7 +124,7 @@ pub fn run_in_foreground(
 fn frontend_of(name: &str) -> Result<&'static dyn Frontend> {
     frontends::by_name(name).ok_or_else(|| {
         let message = format!("this program has no frontend '{name}'");
-        Failure::new(FailureKind::Impossible, message)
+        Failure::impossible(message)
     })
 }
 
@@ -135,7 +135,7 @@ pub fn serve(state: &str) -> u8 {
     let served = serde_json::from_str::<ServerState>(state)
         .map_err(|error| {
             let message = format!("the server's state '{state}': {error}");
-            Failure::new(FailureKind::Usage, message)
+            Failure::usage(message)
         })
         .and_then(|state| state.run());
     match served {

@@ -11,7 +11,7 @@ use crate::report::Goal;
 use uzram_control::size;
 
 use super::{FileArgs, bar, hand_out, print, say, uzram};
-use crate::failure::{Failure, Kind, Result, failed};
+use crate::failure::{Failure, Result, failed};
 use crate::output::Files;
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
@@ -185,10 +185,10 @@ impl Args {
         match record.failed.as_slice() {
             [] if record.figures.is_empty() => {
                 let message = format!("nothing could be measured: {}", list(&record.skipped));
-                Err(Failure::new(Kind::Impossible, message))
+                Err(Failure::impossible(message))
             }
             [] => Ok(()),
-            failed => Err(Failure::new(Kind::Failed, list(failed))),
+            failed => Err(Failure::failed(list(failed))),
         }
     }
 
@@ -223,19 +223,18 @@ impl Args {
             .into_iter()
             .filter(|cell| self.only.is_empty() || self.only.contains(cell));
         let demanded = self.targets.is_some();
-        let usage = |message: String| Failure::usage(message);
         let targets = match self.targets {
             Some(Targets(targets)) => targets,
-            None => TargetSpec::list(DEFAULT_TARGETS).map_err(usage)?,
+            None => TargetSpec::list(DEFAULT_TARGETS).map_err(Failure::usage)?,
         };
         let mut skipped = Vec::new();
         let mut fitting = Vec::new();
         for target in targets {
-            target.check().map_err(usage)?;
+            target.check().map_err(Failure::usage)?;
             check_device(&target)?;
             match target.fits(size, &self.buffers) {
                 Ok(()) => fitting.push(target),
-                Err(why) if demanded => return Err(usage(why)),
+                Err(why) if demanded => return Err(Failure::usage(why)),
                 Err(why) => skipped.push(Missing::new(target.name, why)),
             }
         }
@@ -244,7 +243,7 @@ impl Args {
             if !targets.iter().any(|target| target.name == *beside) {
                 let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
                 let names = names.join(", ");
-                return Err(usage(format!(
+                return Err(Failure::usage(format!(
                     "--beside {beside} is not possible: it takes one of the targets, {names}"
                 )));
             }
@@ -286,10 +285,7 @@ fn check_device(target: &TargetSpec) -> Result {
         command.args(value.map(|value| format!("{option}={value}")));
     }
     let output = command.output().map_err(|error| {
-        Failure::new(
-            Kind::Impossible,
-            format!("cannot run {}: {error}", program.display()),
-        )
+        Failure::impossible(format!("cannot run {}: {error}", program.display()))
     })?;
     match output.status.success() {
         true => Ok(()),
