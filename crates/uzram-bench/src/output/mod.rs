@@ -19,14 +19,17 @@ pub use text::text;
 use crate::report::{Report, Row};
 use crate::{fio, lab};
 
-/// Which files to write.
-#[derive(Debug, Clone, Default)]
+/// Where results go beside stdout: options of most benchmarks.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Files {
-    /// The record.
+    /// Write the record: every figure with machine, commit and compiler
+    #[arg(long, visible_alias = "record", value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// The figures, a line each.
+    /// Write the figures, a line each
+    #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// The page with pictures.
+    /// Write one page with tables and pictures, which needs no network
+    #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 

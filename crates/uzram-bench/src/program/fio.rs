@@ -10,7 +10,7 @@ use crate::fio::{
 use crate::report::Goal;
 use uzram_control::size;
 
-use super::{FileArgs, bar, hand_out, print, say, uzram};
+use super::{bar, check_files, hand_out, print, say, uzram};
 use crate::failure::{Failure, Result, failed};
 use crate::output::Files;
 
@@ -104,7 +104,7 @@ pub(super) struct Args {
     #[arg(long)]
     series: bool,
     #[command(flatten)]
-    files: FileArgs,
+    files: Files,
 }
 
 /// In types of their own: clap takes a `Vec` for an option that may be repeated.
@@ -157,7 +157,7 @@ impl Args {
     pub(super) fn run(self) -> Result {
         let series = self.series;
         let (options, files) = self.options()?;
-        let files = files.checked()?;
+        check_files(&files)?;
         let bar = bar("{bar:40} {pos}/{len} {msg} {eta}");
         let record = fio::run(&options, &mut |progress| {
             bar.set_length(progress.of as u64);
@@ -192,7 +192,7 @@ impl Args {
         }
     }
 
-    fn options(self) -> Result<(FioOptions, FileArgs)> {
+    fn options(self) -> Result<(FioOptions, Files)> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         let default_jobs = if self.quick { 1 } else { cpus.min(4) };
         let size = self

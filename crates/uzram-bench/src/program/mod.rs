@@ -113,7 +113,7 @@ struct Api {
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
     #[command(flatten)]
-    files: FileArgs,
+    files: Files,
 }
 
 /// Measure the library against its codecs
@@ -128,7 +128,7 @@ struct Core {
     #[command(flatten)]
     size: Size,
     #[command(flatten)]
-    files: FileArgs,
+    files: Files,
 }
 
 /// How much to measure.
@@ -181,20 +181,6 @@ struct Render {
     /// Write the first picture as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-}
-
-/// Where results go beside stdout.
-#[derive(clap::Args)]
-struct FileArgs {
-    /// Write the record: every figure with machine, commit and compiler
-    #[arg(long, visible_alias = "record", value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the figures, a line each
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-    /// Write one page with tables and pictures, which needs no network
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
 }
 
 /// Write the manual pages of what this program serves
@@ -288,13 +274,13 @@ impl Compare {
 
 impl Api {
     fn run(self) -> Result {
-        lab::measure(&api::EXPERIMENT, &self.size.how(self.corpus), self.files)
+        lab::measure(&api::EXPERIMENT, &self.size.how(self.corpus), &self.files)
     }
 }
 
 impl Core {
     fn run(self) -> Result {
-        lab::measure(&core::EXPERIMENT, &self.size.how(None), self.files)
+        lab::measure(&core::EXPERIMENT, &self.size.how(None), &self.files)
     }
 }
 
@@ -343,15 +329,11 @@ impl Corpus {
     }
 }
 
-impl FileArgs {
-    /// The files to write, once each is known to be writable.
-    fn checked(self) -> Result<Files> {
-        let FileArgs { json, csv, html } = self;
-        let files = Files { json, csv, html };
-        let unwritable = |error| Failure::usage(format!("{error:#}"));
-        files.check().map_err(unwritable)?;
-        Ok(files)
-    }
+/// Demands that each of the files is known to be writable.
+fn check_files(files: &Files) -> Result {
+    files
+        .check()
+        .map_err(|error| Failure::usage(format!("{error:#}")))
 }
 
 /// Writes the files, then prints: results are not lost if stdout is closed.
