@@ -23,6 +23,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use uzram_spec::{Failure, Result};
 
+use crate::process;
+
 pub use journal::Journal;
 use repeats::{Repeats, WINDOW};
 
@@ -98,8 +100,7 @@ impl LogPipe {
                 line.clear();
             }
         };
-        std::thread::Builder::new().name("log".into()).spawn(work)?;
-        Ok(())
+        Ok(process::spawn("log", work)?)
     }
 }
 
@@ -219,9 +220,7 @@ impl Log {
                 log.lines().end_windows();
             }
         };
-        let thread = std::thread::Builder::new().name("log-counts".into());
-        thread.spawn(work)?;
-        Ok(())
+        Ok(process::spawn("log-counts", work)?)
     }
 }
 

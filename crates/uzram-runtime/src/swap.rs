@@ -27,6 +27,8 @@ use uzram::Device;
 use uzram_control::size;
 use uzram_spec::{Failure, Result, rlimit};
 
+use crate::process::{self, run};
+
 /// What server, keeper and standby take themselves, about.
 const PROCESSES: u64 = 32 << 20;
 /// How long the stock is left alone while nothing is written.
@@ -170,10 +172,7 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
             }
         }
     };
-    std::thread::Builder::new()
-        .name("stock".into())
-        .spawn(work)?;
-    Ok(())
+    Ok(process::spawn("stock", work)?)
 }
 
 fn become_real_time() -> std::io::Result<()> {
@@ -260,21 +259,6 @@ pub(crate) fn switch_off_unused(node: &str) {
     if unused && let Err(failure) = run("swapoff", &[node]) {
         tracing::warn!("{failure}");
     }
-}
-
-fn run(program: &str, args: &[&str]) -> Result {
-    let output = std::process::Command::new(program).args(args).output();
-    let failed = |why: String| {
-        let message = format!("{program} {}: {why}", args.join(" "));
-        Failure::failed(message)
-    };
-    let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(failed(
-        String::from_utf8_lossy(&output.stderr).trim().into(),
-    ))
 }
 
 #[cfg(test)]
