@@ -2,7 +2,7 @@
 //! laboratory. Options, the progress bar and where results go are here; what is measured is in the crate's other modules.
 
 mod advise;
-mod fio;
+pub(crate) mod fio;
 mod lab;
 mod recipes;
 
@@ -225,7 +225,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The program that devices are made with: the one that started this, or the one beside it, or `uzram` on `PATH`.
-fn uzram() -> PathBuf {
+pub(crate) fn uzram() -> PathBuf {
     if let Some(program) = std::env::var_os("UZRAM_PROGRAM").filter(|program| !program.is_empty()) {
         return program.into();
     }
