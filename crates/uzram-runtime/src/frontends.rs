@@ -161,11 +161,7 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
             Ok(()) => Ok((frontend, None)),
             Err(need) => {
                 let message = format!("no frontend {} here: {}", frontend.name(), need.missing);
-                let failure = Failure::impossible(message);
-                Err(match need.help {
-                    Some(help) => failure.with_hint(help),
-                    None => failure,
-                })
+                Err(Failure::impossible(message))
             }
         };
     }
