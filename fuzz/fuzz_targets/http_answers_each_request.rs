@@ -6,11 +6,12 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use uzram_control::zram::{Errno, Host, HostOptions, InProcess, Owner, View};
+use uzram_control::zram::{Errno, Host, HostOptions, Owner, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{Created, Devices, Limits, converse};
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
+use uzram_testkit::zram::InProcess;
 
 /// Devices in this process.
 struct InMemory(Host);

@@ -5,8 +5,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, InProcess, Owner, View};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, Owner, View};
 use uzram_fuzz::deep;
+use uzram_testkit::zram::InProcess;
 
 /// Whether it reads and writes no file of the user's.
 fn is_harmless(name: &str, value: &[u8]) -> bool {

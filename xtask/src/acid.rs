@@ -308,15 +308,23 @@ impl Broken {
 /// cargo what it built. What an earlier run's patches added is removed.
 pub(crate) fn copy(name: &str) -> Result<PathBuf> {
     let tree = sh::target().join(name);
-    let names = files(&sh::root())?;
-    for name in &names {
-        let (from, to) = (sh::root().join(name), tree.join(name));
-        // Deleted here, but not yet in the index.
-        if from.is_file() {
-            copy_changed(&from, &to).with_context(|| name.to_owned())?;
-        }
+    fs::create_dir_all(&tree)?;
+    let git = |index: &str, args: &[&str]| {
+        let mut git = sh::command("git", args);
+        // Neither changes what this tree has staged.
+        git.env("GIT_INDEX_FILE", tree.with_extension(index));
+        git
+    };
+    sh::run(git("here", &["add", "--all"]))?;
+    let files = sh::output(git("here", &["write-tree"]))?;
+    for args in [
+        &["read-tree", "--reset", "-u", files.trim()][..],
+        &["clean", "-ffdxq"],
+    ] {
+        let mut there = git("there", args);
+        there.env("GIT_WORK_TREE", &tree);
+        sh::run(there)?;
     }
-    remove_others(&tree, &tree, &names)?;
     Ok(tree)
 }
 
@@ -361,42 +369,6 @@ fn git_apply(tree: &Path, patch: &Path, options: &[&str]) -> Result<String> {
     git.env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
     git.current_dir(tree);
     sh::output(git)
-}
-
-/// The files of a work tree that git knows or would.
-fn files(root: &Path) -> Result<Vec<String>> {
-    let options = ["-z", "--cached", "--others", "--exclude-standard"];
-    let mut git = Command::new("git");
-    git.arg("ls-files").args(options).current_dir(root);
-    let names = sh::output(git)?;
-    Ok(names.split_terminator('\0').map(str::to_owned).collect())
-}
-
-fn copy_changed(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from)?;
-    if fs::read(to).is_ok_and(|old| old == bytes) {
-        return Ok(());
-    }
-    let Some(folder) = to.parent() else {
-        bail!("no folder")
-    };
-    fs::create_dir_all(folder)?;
-    Ok(fs::write(to, bytes)?)
-}
-
-/// Removes the files of a copy that are not of these names.
-fn remove_others(tree: &Path, dir: &Path, names: &[String]) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            remove_others(tree, &path, names)?;
-            // Only where it has become empty.
-            let _ = fs::remove_dir(&path);
-        } else if !names.iter().any(|name| tree.join(name) == path) {
-            fs::remove_file(path)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

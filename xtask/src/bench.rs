@@ -2,11 +2,11 @@
 //! asked for its list; `guest` measures ublk beside the kernel's zram in a virtual machine, `chart` draws the README's
 //! picture.
 
-mod guest;
-mod others;
+use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
+use crate::guest::{self, Parameters};
 use crate::{setup, sh};
 
 /// Builds `uzram-bench` for speed, with all rivals, and runs an experiment of the laboratory.
@@ -29,12 +29,12 @@ pub(crate) const PROGRAM: &[&str] = LIBRARY.split_at(LIBRARY.len() - 1).0;
 const CHART: [&str; 2] = ["bench/record/codecs.json", "docs/ratio-speed.svg"];
 
 const OWN: &str = "
-  guest       ublk beside the kernel's zram, in a virtual machine; --rounds N
+  guest       ublk beside the kernel's zram, in a virtual machine; rounds=N, seconds=N, cells=few, --record FILE
   chart       draw docs/ratio-speed.svg, the README's picture, from its record";
 
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
     match args {
-        ["guest", rest @ ..] => guest::bench(rest),
+        ["guest", rest @ ..] => in_guest(rest),
         ["chart"] => {
             let [record, picture] = CHART;
             sh::run(sh::cargo(
@@ -59,4 +59,23 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
             sh::run(sh::cargo(&[LIBRARY, args].concat()))
         }
     }
+}
+
+/// Runs the recipe `ublk` of the laboratory in a virtual machine, and prints its record.
+fn in_guest(args: &[&str]) -> Result<()> {
+    let (rest, parameters) = Parameters::split(args)?;
+    let copy = match rest.as_slice() {
+        [] => None,
+        ["--record", file] => Some(file),
+        _ => bail!(
+            "'{}' is not understood; guest takes:\n{OWN}",
+            rest.join(" ")
+        ),
+    };
+    let record = guest::measure("bench-ublk", &parameters)?.join("ublk.json");
+    if let Some(copy) = copy {
+        fs::copy(&record, copy).with_context(|| format!("writing {copy}"))?;
+    }
+    let record = record.display().to_string();
+    sh::run(sh::cargo(&[PROGRAM, &["render", &record]].concat()))
 }

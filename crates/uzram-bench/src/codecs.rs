@@ -5,21 +5,18 @@
 //! The kernel's figures include the block layer. Its cost is measured as well, on a device that is given only same-filled
 //! pages, which it scans or fills and does not store. The difference is taken as the time of codec and pool.
 
-mod contestant;
-
-use std::hint::black_box;
-
-use anyhow::{Result, ensure};
-use contestant::{Contestant, FLOOR, HUGE};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use uzram::compress::{Algorithm, ParamKind};
 use uzram_control::zram::algorithms;
 
 use crate::corpus::{self, Corpus, PAGE};
-use crate::lab::{self, Amount, Experiment, How, LabResult, Progress};
-use crate::measure::{Rounds, turn};
+use crate::field::{BLOCK_LAYER, Field, Participant, Turns};
+use crate::holder::{Bare, KernelHolder, Pages};
+use crate::lab::{self, Experiment, How, LabResult, Progress};
 use crate::output::{Chart, Figure, FigureRecord, Look, Series, distinct, maybe, number};
 use crate::report::Report;
-use crate::zram::Aligned;
+use crate::rival::Raw;
 
 /// `bench codecs`.
 pub(crate) const EXPERIMENT: Experiment = Experiment {
@@ -32,6 +29,8 @@ pub(crate) const EXPERIMENT: Experiment = Experiment {
     )
 };
 
+/// Levels beside the default, where an algorithm has them.
+const LEVELS: [i64; 3] = [1, 3, 9];
 /// The libraries behind the algorithms.
 const RAW: [&str; 3] = ["lzo", "lz4", "zstd"];
 /// What the kernel's zram is measured with.
@@ -66,29 +65,29 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let corpora = corpora(amount.megabytes)?;
     let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
     let mut report = Report::new("bench codecs", names.join("; "));
-    let mut contestants = contestants(progress)?;
-    let names: Vec<_> = contestants.iter().map(|one| one.name.clone()).collect();
-    contestants.retain(|contestant| contestant.name.contains(&how.only));
-    ensure!(
-        !contestants.is_empty(),
-        "no contestant's name contains '{}'; there are: {}",
-        how.only,
-        names.join(", ")
-    );
-    let mut figures = Vec::new();
+    let (mut figures, mut left_out) = (Vec::new(), Vec::new());
     for corpus in &corpora {
         progress(&corpus.name);
-        let turns = CodecRounds::run(corpus, &mut contestants, amount)?;
-        figures.extend((0..turns.names.len()).map(|who| turns.figure(who)));
-        turns.beside_kernel(&mut report);
-        turns.beside_libraries(&mut report);
-        turns.beside_drivers(&mut report);
+        let pages = Pages::from_pages(corpus.pages());
+        let mut field = Field::new(&corpus.name, &pages, &how.only);
+        add_all(&mut field)?;
+        field.check()?;
+        let order: Vec<usize> = (0..pages.pages().len()).collect();
+        // Far apart, so that few rounds see all of the corpus.
+        let turns = field.turns(1, (&order, 7), amount, |_| true)?;
+        left_out.append(&mut field.left_out);
+        figures.extend(turns.who.iter().map(|place| figure(&turns, place)));
+        beside_kernel(&turns, &mut report);
+        beside_libraries(&turns, &mut report);
+        beside_drivers(&turns, &mut report);
     }
+    left_out.sort();
+    left_out.dedup();
     Ok(Box::new(FigureRecord {
         report,
         note: NOTE.into(),
         figures,
-        left_out: Vec::new(),
+        left_out,
     }))
 }
 
@@ -106,169 +105,137 @@ pub(crate) fn corpora(megabytes: usize) -> Result<Vec<Corpus>> {
     Ok(corpora.iter().map(named).collect())
 }
 
-/// Every driver of the registry, the libraries and the kernel.
-fn contestants(progress: Progress<'_>) -> Result<Vec<Contestant>> {
-    let registry = algorithms();
-    let mut all = Vec::new();
-    for algorithm in registry.iter() {
-        all.extend(Contestant::from_driver(registry, &**algorithm)?);
+/// Adds every driver of the registry, at its default level and others, the libraries and the kernel.
+fn add_all(field: &mut Field<'_>) -> Result<()> {
+    let count = field.pages.pages().len();
+    for algorithm in algorithms().iter() {
+        let driver = algorithm.driver_name();
+        for level in levels(&**algorithm) {
+            let name = level.map_or(String::new(), |level| format!(" level={level}"));
+            let params = level.map(|level| ("level", level.to_string()));
+            field.add(format!("uzram {driver}{name}"), || {
+                let tfm = algorithms().prepare(driver, PAGE, params)?.tfm()?;
+                Ok(Bare::new(tfm, count, true))
+            })?;
+        }
     }
     for library in RAW {
-        match Contestant::from_library(library) {
-            Some(contestant) => all.push(contestant),
-            None => progress(&format!(
-                "left out: raw {library}, whose library is missing"
-            )),
-        }
+        field.add(format!("raw {library}"), || {
+            let raw = Raw::new(library).context("the library is missing")?;
+            Ok(Bare::new(Box::new(raw), count, true))
+        })?;
     }
-    let kernel = KERNEL.map(Contestant::from_kernel);
-    for mut contestant in std::iter::once(Contestant::floor()).chain(kernel) {
-        match contestant.fill(&[Aligned([0; PAGE])]) {
-            Ok(()) => all.push(contestant),
-            Err(error) => progress(&format!("left out: {}: {error:#}", contestant.name)),
-        }
+    field.add(BLOCK_LAYER.into(), || KernelHolder::block_layer(count, 1))?;
+    for algorithm in KERNEL {
+        let name = format!("kernel {algorithm}");
+        field.add(name, || KernelHolder::new(algorithm, count))?;
     }
-    Ok(all)
+    Ok(())
 }
 
-/// The rounds on a corpus.
-struct CodecRounds<'a> {
-    corpus: &'a Corpus,
-    names: Vec<String>,
-    /// The ratio, and the ratio by the kernel's rule for huge pages.
-    ratios: Vec<[Option<f64>; 2]>,
-    context_bytes: Vec<Option<usize>>,
-    compress: Rounds,
-    decompress: Rounds,
-    batch_bytes: usize,
-}
-
-impl CodecRounds<'_> {
-    fn run<'a>(
-        corpus: &'a Corpus,
-        contestants: &mut [Contestant],
-        amount: Amount,
-    ) -> Result<CodecRounds<'a>> {
-        let pages: Vec<Aligned> = corpus.pages().iter().map(|page| Aligned(*page)).collect();
-        let batch_pages = amount.batch.min(pages.len());
-        // Far apart, so that few rounds see all of the corpus.
-        let batch = |round| turn(round, 7, batch_pages, pages.len());
-        let mut ratios = Vec::new();
-        for contestant in &mut *contestants {
-            contestant.fill(&pages)?;
-            let ratio = |huge| contestant.ratio(pages.len(), huge);
-            ratios.push([ratio(PAGE)?, ratio(HUGE)?]);
-        }
-        let compress = Rounds::of(amount.rounds, contestants, |contestant, round| {
-            contestant.compress(&pages, batch(round));
-        });
-        let decompress = Rounds::of(amount.rounds, contestants, |contestant, round| {
-            contestant.decompress(batch(round), |page| {
-                black_box(page);
-            });
-        });
-        Ok(CodecRounds {
-            corpus,
-            names: contestants.iter().map(|c| c.name.clone()).collect(),
-            ratios,
-            context_bytes: contestants.iter().map(Contestant::context_bytes).collect(),
-            compress,
-            decompress,
-            batch_bytes: batch_pages * PAGE,
+/// The levels to measure; `None` is the default.
+fn levels(algorithm: &dyn Algorithm) -> Vec<Option<i64>> {
+    let level = algorithm.params().iter().find(|spec| spec.name == "level");
+    let others = LEVELS.into_iter().filter(|level_of| {
+        level.is_some_and(|spec| match spec.kind {
+            ParamKind::Int { min, max, default } => {
+                (min..=max).contains(level_of) && *level_of != default
+            }
+            _ => false,
         })
-    }
+    });
+    std::iter::once(None).chain(others.map(Some)).collect()
+}
 
-    fn figure(&self, who: usize) -> CodecFigure {
-        CodecFigure {
-            corpus: self.corpus.name.clone(),
-            contestant: self.names[who].clone(),
-            ratio: self.ratios[who][0],
-            compress_mb_s: self.compress.mb_s(who, self.batch_bytes),
-            decompress_mb_s: self.decompress.mb_s(who, self.batch_bytes),
-            context_bytes: self.context_bytes[who],
+fn figure(turns: &Turns<'_>, place: &Participant) -> CodecFigure {
+    CodecFigure {
+        corpus: turns.corpus.into(),
+        contestant: place.name.clone(),
+        ratio: place.ratio,
+        compress_mb_s: turns.write_mb_s(place).unwrap_or_default(),
+        decompress_mb_s: turns.read_mb_s(place),
+        context_bytes: place.context_bytes,
+    }
+}
+
+/// The contestant that is an algorithm's default driver at its default level.
+fn ours<'a>(turns: &'a Turns<'_>, algorithm: &str) -> Option<&'a Participant> {
+    let ours = algorithms().find(algorithm).ok()?;
+    turns.find(&format!("uzram {}", ours.driver_name()))
+}
+
+const WAYS: [&str; 2] = ["compress", "decompress"];
+
+/// Adds rows beside the kernel's zram. lzo and lzo-rle must be faster than the kernel's whole path, at no lower ratio.
+fn beside_kernel(turns: &Turns<'_>, report: &mut Report) {
+    for algorithm in KERNEL {
+        let kernel = turns.find(&format!("kernel {algorithm}"));
+        let (Some(ours), Some(kernel), Some(floor)) =
+            (ours(turns, algorithm), kernel, turns.find(BLOCK_LAYER))
+        else {
+            continue;
+        };
+        let name = format!("{}: {algorithm}", turns.corpus);
+        let mut goal = |label: String, value: f64| match algorithm {
+            "lzo" | "lzo-rle" => report.at_least(label, value, 1.0),
+            _ => report.add(label, value),
+        };
+        let speeds = turns.speeds(ours, kernel).into_iter().flatten();
+        for (way, speed) in WAYS.into_iter().zip(speeds) {
+            goal(format!("{name} {way}, speed over kernel zram's"), speed);
+        }
+        if let (Some(ours), Some(kernel)) = (ours.kernel_ratio, kernel.kernel_ratio) {
+            goal(format!("{name} ratio over kernel zram's"), ours / kernel);
+        }
+        // All of them are written and read, in the same order.
+        let [ours, kernel, floor] = [ours, kernel, floor].map(|place| place.read);
+        for (way, rounds) in WAYS.into_iter().zip([&turns.write, &turns.read]) {
+            let label = format!("{name} {way}, speed over kernel zram's less the block layer");
+            let less = rounds.median(|at, n| (at(kernel, n) - at(floor, n)) / at(ours, n));
+            report.add(label, less);
         }
     }
+}
 
-    fn find(&self, name: &str) -> Option<usize> {
-        self.names.iter().position(|other| other == name)
-    }
-
-    /// The contestant that is an algorithm's default driver at its default level.
-    fn ours(&self, algorithm: &str) -> Option<usize> {
-        let ours = algorithms().find(algorithm).ok()?;
-        self.find(&format!("uzram {}", ours.driver_name()))
-    }
-
-    /// Adds rows beside the kernel's zram. lzo and lzo-rle must be faster than the kernel's whole path, at no lower ratio.
-    fn beside_kernel(&self, report: &mut Report) {
-        for algorithm in KERNEL {
-            let kernel = self.find(&format!("kernel {algorithm}"));
-            let (Some(ours), Some(kernel), Some(floor)) =
-                (self.ours(algorithm), kernel, self.find(FLOOR))
-            else {
-                continue;
-            };
-            let name = format!("{}: {algorithm}", self.corpus.name);
-            let mut goal = |label: String, value: f64| match algorithm {
-                "lzo" | "lzo-rle" => report.at_least(label, value, 1.0),
-                _ => report.add(label, value),
-            };
-            for (what, rounds) in self.both() {
-                let label = format!("{name} {what}, speed over kernel zram's");
-                goal(label, rounds.ratio(kernel, ours));
-            }
-            if let (Some(ours), Some(kernel)) = (self.ratios[ours][1], self.ratios[kernel][1]) {
-                goal(format!("{name} ratio over kernel zram's"), ours / kernel);
-            }
-            for (what, rounds) in self.both() {
-                let label = format!("{name} {what}, speed over kernel zram's less the block layer");
-                let less = rounds.median(|at, n| (at(kernel, n) - at(floor, n)) / at(ours, n));
-                report.add(label, less);
-            }
+/// Adds rows of the other drivers over the default driver, at the default level.
+fn beside_drivers(turns: &Turns<'_>, report: &mut Report) {
+    for algorithm in algorithms().iter() {
+        let driver = algorithm.driver_name();
+        let other = turns.find(&format!("uzram {driver}"));
+        if let (Some(other), Some(ours)) = (other, ours(turns, algorithm.name()))
+            && other.name != ours.name
+        {
+            over(turns, driver, other, ours, "the default driver's", report);
         }
     }
+}
 
-    fn both(&self) -> [(&'static str, &Rounds); 2] {
-        [
-            ("compress", &self.compress),
-            ("decompress", &self.decompress),
-        ]
-    }
-
-    /// Adds rows of the other drivers over the default driver, at the default level.
-    fn beside_drivers(&self, report: &mut Report) {
-        for algorithm in algorithms().iter() {
-            let driver = algorithm.driver_name();
-            let other = self.find(&format!("uzram {driver}"));
-            let ours = self.ours(algorithm.name());
-            if let (Some(other), Some(ours)) = (other, ours)
-                && other != ours
-            {
-                self.over(driver, other, ours, "the default driver's", report);
-            }
+/// Adds rows of the default drivers over the libraries.
+fn beside_libraries(turns: &Turns<'_>, report: &mut Report) {
+    for library in RAW {
+        let raw = turns.find(&format!("raw {library}"));
+        if let (Some(ours), Some(raw)) = (ours(turns, library), raw) {
+            over(turns, library, ours, raw, "the library's", report);
         }
     }
+}
 
-    /// Adds rows of the default drivers over the libraries.
-    fn beside_libraries(&self, report: &mut Report) {
-        for library in RAW {
-            let raw = self.find(&format!("raw {library}"));
-            if let (Some(ours), Some(raw)) = (self.ours(library), raw) {
-                self.over(library, ours, raw, "the library's", report);
-            }
-        }
+/// Adds speeds and ratio of one contestant over those of another.
+fn over(
+    turns: &Turns<'_>,
+    name: &str,
+    one: &Participant,
+    base: &Participant,
+    whose: &str,
+    report: &mut Report,
+) {
+    let name = format!("{}: {name}", turns.corpus);
+    let speeds = turns.speeds(one, base).into_iter().flatten();
+    for (way, speed) in WAYS.into_iter().zip(speeds) {
+        report.add(format!("{name} {way}, speed over {whose}"), speed);
     }
-
-    /// Adds speeds and ratio of one contestant over those of another.
-    fn over(&self, name: &str, one: usize, base: usize, whose: &str, report: &mut Report) {
-        let name = format!("{}: {name}", self.corpus.name);
-        for (what, rounds) in self.both() {
-            let label = format!("{name} {what}, speed over {whose}");
-            report.add(label, rounds.ratio(base, one));
-        }
-        if let (Some(ours), Some(base)) = (self.ratios[one][0], self.ratios[base][0]) {
-            report.add(format!("{name} ratio over {whose}"), ours / base);
-        }
+    if let (Some(ours), Some(base)) = (one.ratio, base.ratio) {
+        report.add(format!("{name} ratio over {whose}"), ours / base);
     }
 }
 

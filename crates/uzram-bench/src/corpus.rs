@@ -69,64 +69,28 @@ impl Corpus {
     }
 }
 
-/// The work that fills the heaps. Each program fills its memory, says `ready` and waits for its input to end.
-const WORK: &[(&str, &str, &str, &str)] = &[
+/// The work that fills the heaps: a name, and the program with its arguments. Each program fills its memory, says `ready`
+/// and waits for its input to end.
+const WORK: [(&str, [&str; 3]); 4] = [
     (
         "python3 syntax trees",
-        "python3",
-        "-c",
-        "import ast, glob, os, sys
-keep, used = [], lambda: int(open('/proc/self/statm').read().split()[1]) * 4096
-files = sorted(glob.glob(os.path.dirname(os.__file__) + '/**/*.py', recursive=True))
-while used() < LIMIT:
-    for f in files:
-        try: keep.append(ast.parse(open(f, encoding='utf8').read()))
-        except Exception: pass
-        if used() >= LIMIT: break
-print('ready', flush=True); sys.stdin.read()",
+        [
+            "python3",
+            "-c",
+            include_str!("corpus/programs/syntax_trees.py"),
+        ],
     ),
     (
         "python3 JSON",
-        "python3",
-        "-c",
-        "import json, sys, random
-r, keep, used = random.Random(7), {}, lambda: int(open('/proc/self/statm').read().split()[1]) * 4096
-i = 0
-while i % 1000 or used() < LIMIT:
-    i += 1
-    doc = {'id': i, 'name': 'user%d' % r.randrange(10**6), 'score': r.random(),
-           'tags': [r.choice(['red', 'green', 'blue', 'old', 'new']) for _ in range(r.randrange(6))],
-           'text': ' '.join(r.choice(['lorem', 'ipsum', 'dolor', 'sit', 'amet']) for _ in range(20))}
-    keep[doc['name']] = json.loads(json.dumps(doc)); keep[i] = json.dumps(doc)
-print('ready', flush=True); sys.stdin.read()",
+        ["python3", "-c", include_str!("corpus/programs/json.py")],
     ),
     (
         "SQLite",
-        "python3",
-        "-c",
-        "import sqlite3, sys, random
-r = random.Random(9); db = sqlite3.connect(':memory:')
-db.execute('create table t(a integer primary key, b text, c real, d blob)')
-used = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096
-while used() < LIMIT:
-    db.executemany('insert into t(b, c, d) values(?, ?, ?)',
-        [('customer %d street %d' % (r.randrange(10**6), r.randrange(900)), r.gauss(0, 1),
-          bytes(r.randrange(256) for _ in range(r.randrange(40)))) for _ in range(5000)])
-    db.execute('create index if not exists i on t(b)')
-print('ready', flush=True); sys.stdin.read()",
+        ["python3", "-c", include_str!("corpus/programs/sqlite.py")],
     ),
     (
         "perl hashes",
-        "perl",
-        "-e",
-        "$| = 1; srand(5); my %h;
-sub used { open my $f, '<', '/proc/self/statm'; return (split ' ', <$f>)[1] * 4096 }
-my $i = 0;
-while ($i % 1000 || used() < LIMIT) {
-    $i++; my $k = sprintf('/srv/data/%x/%d.log', int rand 65536, $i);
-    $h{$k} = { size => int rand 1e6, mode => 33188, lines => [map { 'word' . int rand 500 } 1..8] };
-}
-print qq(ready\n); my @rest = <STDIN>;",
+        ["perl", "-e", include_str!("corpus/programs/hashes.pl")],
     ),
 ];
 
@@ -140,10 +104,14 @@ pub fn process_memory(megabytes: usize) -> Result<Corpus> {
 
 /// Collects about `megabytes` of heap of each kind of work, a corpus each.
 pub(crate) fn heaps(megabytes: usize) -> Result<Vec<Corpus>> {
-    let heap = |(name, program, flag, text): &(&str, &str, &str, &str)| {
-        from_process(name, program, &[flag, text], megabytes)
-    };
-    WORK.iter().map(heap).collect()
+    let numbers = 0..WORK.len();
+    numbers.map(|number| heap(number, megabytes)).collect()
+}
+
+/// Collects about `megabytes` of heap of one kind of work.
+fn heap(number: usize, megabytes: usize) -> Result<Corpus> {
+    let (name, [program, args @ ..]) = &WORK[number];
+    from_process(name, program, args, megabytes)
 }
 
 /// Collects about `megabytes` of the resident heap of one process. It must do what `WORK` describes; `LIMIT` in its
@@ -301,16 +269,7 @@ pub(crate) fn files(
 
 /// Reads about `megabytes` of this machine's shared libraries, and as much source text.
 pub(crate) fn libraries_and_text(megabytes: usize) -> Result<[Corpus; 2]> {
-    let library = |path: &Path| path.to_string_lossy().contains(".so");
-    let python = |path: &Path| path.extension().is_some_and(|e| e == "py");
-    let of = |name, folder, wanted: &dyn Fn(&Path) -> bool| {
-        files(name, Path::new(folder), megabytes, wanted)
-    };
-    Ok([
-        of("shared libraries", "/usr/lib/x86_64-linux-gnu", &library)?,
-        of("source text", "/usr/lib/python3", &python)
-            .or_else(|_| of("source text", "/usr/lib", &python))?,
-    ])
+    Ok([works::libraries(megabytes)?, works::text(megabytes)?])
 }
 
 /// Generates alternating runs of zeros and noise: the best and the worst case of every codec.

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use cell::{Buffer, CELLS, Cell, Setting, Shape};
@@ -31,88 +31,30 @@ pub use series::{Column, compare};
 pub use targets::{DEFAULT as DEFAULT_TARGETS, TargetMemory, TargetSpec};
 
 use crate::measure::order;
-use crate::report::{Goal, Report};
+use crate::program::fio::Args as FioOptions;
+use crate::program::uzram;
+use crate::report::Report;
 use curve::Sampler;
 use job::Job;
 use perf::Perf;
 use record::TargetRuns;
 use targets::{Means, Target};
 
-/// What to measure.
-#[derive(Debug, Clone)]
-pub struct FioOptions {
-    /// The uzram program, which devices are made with.
-    pub program: PathBuf,
-    /// The targets.
-    pub targets: Vec<TargetSpec>,
-    /// Whether a target that cannot be had is a failure, and not merely left out.
-    pub demanded: bool,
-    /// Targets that were left out already, and why.
-    pub skipped: Vec<Missing>,
-    /// Bytes of each target.
-    pub size_bytes: u64,
-    /// How long a cell runs.
-    pub length: Length,
-    /// The buffers.
-    pub buffers: Vec<Buffer>,
-    /// The shapes of request.
-    pub shapes: Vec<Shape>,
-    /// The numbers of jobs.
-    pub jobs: Vec<u32>,
-    /// The cells.
-    pub cells: Vec<Cell>,
-    /// fio's engine for block devices and files at depths above 1.
-    pub engine: String,
-    /// How often all take turns.
-    pub rounds: usize,
-    /// Whether the contents of a given path may be overwritten.
-    pub overwrite: bool,
-    /// Names of targets that the others' throughput and memory are laid beside, besides the first.
-    pub beside: Vec<String>,
-    /// Goals for the rows.
-    pub goals: Vec<Goal>,
-}
-
-/// How far the run is.
-#[derive(Debug, Clone)]
-pub struct FioProgress {
-    /// TargetRuns of fio that are done.
-    pub done: usize,
-    /// Of how many.
-    pub of: usize,
-    /// The current run.
-    pub what: String,
-}
+/// Is told before each run of fio: how many are done, of how many, and which comes.
+pub(crate) type FioProgress<'a> = &'a mut dyn FnMut(usize, usize, &str);
 
 const NOTE: &str = "Every round measures every target, in a changing order; figures are medians over rounds, ratios \
     medians of the ratio within a round. sync on block devices and files at depth 1, fio's nbd engine on sockets. TargetMemory is \
     that after every block was written once. perf counts fio itself, not a server. MB are 10^6 bytes.";
 
-/// The settings, in the order of the run.
-fn settings(options: &FioOptions) -> Vec<Setting> {
-    let mut settings = Vec::new();
-    for buffer in &options.buffers {
-        for shape in &options.shapes {
-            for jobs in &options.jobs {
-                settings.push(Setting {
-                    buffer: *buffer,
-                    shape: *shape,
-                    jobs: *jobs,
-                });
-            }
-        }
-    }
-    settings
-}
-
-/// Measures all targets. Calls `progress` before each run of fio.
-pub fn run(options: &FioOptions, progress: &mut dyn FnMut(&FioProgress)) -> Result<FioRecord> {
+/// Measures all targets. `skipped` are those that were left out already, and why.
+pub(crate) fn run(
+    options: &FioOptions,
+    targets: &[TargetSpec],
+    skipped: Vec<Missing>,
+    progress: FioProgress<'_>,
+) -> Result<FioRecord> {
     let fio = job::version()?;
-    let settings = settings(options);
-    ensure!(
-        !settings.is_empty() && !options.cells.is_empty() && options.rounds > 0,
-        "nothing to measure: it takes at least one buffer, size, depth, number of jobs, cell and round"
-    );
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("catching signals")?;
@@ -124,12 +66,12 @@ pub fn run(options: &FioOptions, progress: &mut dyn FnMut(&FioProgress)) -> Resu
         report: Report::new(record::NAME, corpus),
         note: NOTE.into(),
         fio,
-        size_bytes: options.size_bytes,
-        length: options.length,
-        rounds: options.rounds,
+        size_bytes: options.size_bytes(),
+        length: options.length(),
+        rounds: options.rounds(),
         load_average: load_average(),
         targets: Vec::new(),
-        skipped: options.skipped.clone(),
+        skipped,
         failed: Vec::new(),
         figures: Vec::new(),
         totals: Vec::new(),
@@ -141,16 +83,20 @@ pub fn run(options: &FioOptions, progress: &mut dyn FnMut(&FioProgress)) -> Resu
         record.skipped.push(missing);
     }
     let mut bench = FioSession {
+        settings: options.settings(),
+        cells: options.cells(),
+        program: uzram(),
         options,
+        targets,
         perf,
         dir: tempfile::Builder::new().prefix("uzram-bench").tempdir()?,
         stop,
-        out: vec![false; options.targets.len()],
+        out: vec![false; targets.len()],
         runs: Vec::new(),
         done: 0,
         record,
     };
-    bench.rounds(&settings, progress);
+    bench.rounds(progress);
     Ok(bench.finish())
 }
 
@@ -163,6 +109,11 @@ fn load_average() -> f64 {
 
 struct FioSession<'a> {
     options: &'a FioOptions,
+    targets: &'a [TargetSpec],
+    settings: Vec<Setting>,
+    cells: Vec<Cell>,
+    /// The uzram program, which devices are made with.
+    program: PathBuf,
     perf: Perf,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -174,12 +125,11 @@ struct FioSession<'a> {
 }
 
 impl FioSession<'_> {
-    fn rounds(&mut self, settings: &[Setting], progress: &mut dyn FnMut(&FioProgress)) {
-        let targets = self.options.targets.len();
-        for round in 0..self.options.rounds {
-            for setting in settings {
-                for who in order(round, targets) {
-                    self.turn(who, setting, round, settings.len(), progress);
+    fn rounds(&mut self, progress: FioProgress<'_>) {
+        for round in 0..self.options.rounds() {
+            for setting in self.settings.clone() {
+                for who in order(round, self.targets.len()) {
+                    self.turn(who, &setting, round, progress);
                     if self.stop.load(Ordering::Relaxed) {
                         // What was measured is handed out.
                         let why = "interrupted; the targets were taken away";
@@ -192,33 +142,22 @@ impl FioSession<'_> {
     }
 
     /// TargetRuns a target's turn in a setting.
-    fn turn(
-        &mut self,
-        who: usize,
-        setting: &Setting,
-        round: usize,
-        settings: usize,
-        progress: &mut dyn FnMut(&FioProgress),
-    ) {
-        let cells = self.options.cells.len();
+    fn turn(&mut self, who: usize, setting: &Setting, round: usize, progress: FioProgress<'_>) {
+        let cells = self.cells.len();
         if self.out[who] {
             self.done += cells;
             return;
         }
-        let spec = &self.options.targets[who];
-        let of = self.options.rounds * settings * self.options.targets.len() * cells;
+        let spec = &self.targets[who];
+        let of = self.options.rounds() * self.settings.len() * self.targets.len() * cells;
         let before = self.done;
-        let mut tell = |what: String| {
-            progress(&FioProgress {
-                done: self.done,
-                of,
-                what,
-            });
+        let mut tell = |what: &str| {
+            progress(self.done, of, what);
             self.done += 1;
         };
         let means = Means {
-            size_bytes: self.options.size_bytes,
-            program: &self.options.program,
+            size_bytes: self.options.size_bytes(),
+            program: &self.program,
             dir: self.dir.path(),
             overwrite: self.options.overwrite,
         };
@@ -232,7 +171,7 @@ impl FioSession<'_> {
             Err(error) => {
                 self.out[who] = true;
                 let known = self.record.names().contains(&&*spec.name);
-                match self.options.demanded || known {
+                match self.options.targets.is_some() || known {
                     true => self.record.failed.push(failed(&error)),
                     false => self.record.skipped.push(failed(&error)),
                 }
@@ -248,13 +187,14 @@ impl FioSession<'_> {
                 let sampler = (round == 0).then(|| Sampler::start(target.probe()));
                 let work = TurnWork {
                     options: self.options,
+                    cells: &self.cells,
                     perf: &self.perf,
                     dir: self.dir.path(),
                     stop: &self.stop,
                 };
                 let what = format!("{spec}: {setting}");
                 let mut result = work.cells(&*target, setting, &mut runs_of, &mut |cell| {
-                    tell(format!("{what}, {cell}"));
+                    tell(&format!("{what}, {cell}"));
                 });
                 if result.is_ok() {
                     runs_of.after.extend(target.probe().read());
@@ -280,16 +220,11 @@ impl FioSession<'_> {
 
     /// Orders the results by target and setting, and adds ratios and goals.
     fn finish(mut self) -> FioRecord {
-        let place = |name: &str| {
-            self.options
-                .targets
-                .iter()
-                .position(|spec| spec.name == name)
-        };
+        let place = |name: &str| self.targets.iter().position(|spec| spec.name == name);
         self.record
             .targets
             .sort_by_key(|about| place(&about.target));
-        for setting in settings(self.options) {
+        for setting in self.settings {
             let all = self.runs.iter().filter(|runs| runs.setting == setting);
             let mut all: Vec<&TargetRuns> = all.collect();
             all.sort_by_key(|runs| place(&runs.target));
@@ -309,7 +244,7 @@ impl FioSession<'_> {
                 }
             }
         }
-        for goal in &self.options.goals {
+        for goal in &self.options.goal {
             if self.record.report.demand(goal) == 0 {
                 let why = "no row has this in its text";
                 let missing = Missing::new(format!("goal '{goal}'"), why);
@@ -323,6 +258,7 @@ impl FioSession<'_> {
 /// What all cells of a turn have in common.
 struct TurnWork<'a> {
     options: &'a FioOptions,
+    cells: &'a [Cell],
     perf: &'a Perf,
     dir: &'a std::path::Path,
     stop: &'a AtomicBool,
@@ -337,10 +273,10 @@ impl TurnWork<'_> {
         runs: &mut TargetRuns,
         tell: &mut dyn FnMut(Cell),
     ) -> Result<()> {
-        let (place, options) = (target.place(), self.options);
+        let (place, length) = (target.place(), self.options.length());
         let mut filled = false;
-        let whole = matches!(options.length, Length::Loops(_));
-        if !(whole && options.cells[0] == Cell::SeqWrite) {
+        let whole = matches!(length, Length::Loops(_));
+        if !(whole && self.cells[0] == Cell::SeqWrite) {
             // In large requests: it is not measured.
             let shape = Shape {
                 block_bytes: 128 << 10,
@@ -352,15 +288,15 @@ impl TurnWork<'_> {
                 ..*setting
             };
             let fill = self.job(&place, Cell::SeqWrite, setting, Length::Loops(1), &NOTHING);
-            fill.run(&job::engine(&place, 1, &options.engine))
+            fill.run(&job::engine(&place, 1, &self.options.engine))
                 .context("filling it")?;
             runs.memory.extend(target.probe().read());
             filled = true;
         }
-        for cell in &options.cells {
+        for cell in self.cells {
             tell(*cell);
-            let engine = job::engine(&place, setting.shape.depth, &options.engine);
-            let job = self.job(&place, *cell, *setting, options.length, self.perf);
+            let engine = job::engine(&place, setting.shape.depth, &self.options.engine);
+            let job = self.job(&place, *cell, *setting, length, self.perf);
             let run = job.run(&engine).with_context(|| cell.name())?;
             if !std::mem::replace(&mut filled, true) {
                 runs.memory.extend(target.probe().read());
@@ -385,7 +321,7 @@ impl TurnWork<'_> {
             place,
             cell,
             setting,
-            size_bytes: self.options.size_bytes,
+            size_bytes: self.options.size_bytes(),
             length,
             perf,
             dir: self.dir,

@@ -20,10 +20,10 @@ use rustix::time::{ClockId, clock_gettime};
 use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
 
 use crate::corpus::{self, Corpus, PAGE};
+use crate::holder::{Holder, KernelHolder, Pages};
 use crate::lab::{Amount, Experiment, How, LabResult, Progress};
 use crate::measure::{Random, all_memory, fill, median, order};
 use crate::report::Report;
-use crate::zram::{Aligned, Zram};
 
 /// `bench policy`.
 pub(crate) const EXPERIMENT: Experiment = Experiment::new(
@@ -86,7 +86,7 @@ fn policy(text: &str) -> Result<PolicySettings> {
 fn density(pages: &[&[u8; PAGE]], report: &mut Report, progress: Progress<'_>) -> Result<()> {
     progress("density: kernel zram");
     let data = (pages.len() * PAGE) as f64;
-    let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")? as f64;
+    let kernel = kernel_bytes(pages).context("there is no kernel zram to compare with")?;
     progress("density: the agent works");
     let settled = settle(pages, 0)?;
     let (before, after, done) = (settled.before, settled.after, &settled.done);
@@ -167,16 +167,18 @@ fn verify(device: &Device, pages: &[&[u8; PAGE]]) -> Result<()> {
     Ok(())
 }
 
-fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<u64> {
-    let zram = Zram::new("lz4", pages.len())?;
+fn kernel_bytes(pages: &[&[u8; PAGE]]) -> Result<f64> {
+    let mut zram = KernelHolder::new("lz4", pages.len())?;
+    let mut aligned = Pages::new(1);
     for (number, page) in pages.iter().enumerate() {
-        zram.write(number, &Aligned(**page))?;
+        aligned.bytes_mut().copy_from_slice(*page);
+        zram.write(number, aligned.bytes())?;
     }
-    zram.used_bytes()
+    zram.memory()?.1.context("it does not tell its memory")
 }
 
 /// All memory of a device.
-pub(crate) fn memory(device: &Device) -> f64 {
+fn memory(device: &Device) -> f64 {
     all_memory(&device.stats())
 }
 

@@ -11,21 +11,21 @@
 //! and what requests lose while an agent works `bench policy`.
 
 mod goals;
-pub(crate) mod holder;
 
-use std::hint::black_box;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use self::holder::{Bare, Holder, KernelHolder, LibraryHolder, Pages};
 use crate::corpus::stored::{self, Source};
 use crate::corpus::{self, Corpus, PAGE};
+use crate::field::{BLOCK_LAYER, Field, Participant, Turns};
+use crate::holder::{Bare, KernelHolder, LibraryHolder, Pages};
 use crate::lab::{self, Amount, Experiment, How, Progress};
-use crate::measure::{Rounds, shuffled, turn};
+use crate::measure::shuffled;
 use crate::output::{Figure, FigureRecord, maybe, number};
 use crate::report::Report;
+use crate::rival::Raw;
 
 /// `bench rivals`.
 pub(crate) const EXPERIMENT: Experiment = Experiment {
@@ -62,7 +62,6 @@ const SETTLED: [(&str, u16); 2] = [
     ("uzram lz4, --policy auto, settled", 0),
     ("uzram lz4, --policy auto,least=1216, settled", 1216),
 ];
-const BLOCK_LAYER: &str = "kernel, same-filled pages";
 
 /// A contestant's figures on a corpus, with requests of one size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,18 +111,22 @@ pub fn run(
     for corpus in &corpora {
         progress(&format!("{}: filling", corpus.name));
         let pages = Pages::from_pages(corpus.without_same_filled().pages());
-        let mut field = Field::new(&corpus.name, &pages, fill_bytes, &mut left_out)?;
-        field.leave_out_who_loses(&mut left_out);
+        let mut field = Field::new(&corpus.name, &pages, "");
+        add_all(&mut field, fill_bytes)?;
+        field.check()?;
         for request in REQUESTS {
             let kib = request * PAGE / 1024;
             progress(&format!("{}: requests of {kib} KiB", corpus.name));
-            let turns = RivalRounds::run(&mut field, request, amount)?;
-            figures.extend((0..turns.who.len()).map(|who| turns.figure(who)));
-            turns.goals(&mut report);
+            let order = shuffled(pages.pages().len() / request);
+            let takes_part = |name: &str| request == 1 || !name.starts_with("raw");
+            let turns = field.turns(request, (&order, 1), amount, takes_part)?;
+            figures.extend(turns.who.iter().map(|place| figure(&turns, place)));
+            goals::speed(&turns, &mut report);
             if request == 1 {
-                turns.density(&mut report);
+                goals::density(&turns, &mut report);
             }
         }
+        left_out.append(&mut field.left_out);
     }
     left_out.sort();
     left_out.dedup();
@@ -159,248 +162,68 @@ fn kept(dir: &Path, megabytes: usize) -> Result<Vec<Corpus>> {
         .collect()
 }
 
-/// All contestants, holding the pages of a corpus.
-struct Field<'a> {
-    corpus: &'a str,
-    pages: &'a Pages,
-    holders: Vec<(String, Box<dyn Holder>)>,
-    /// Ratios of data to objects and to all memory, of large devices.
-    ratios: Vec<(String, [f64; 2])>,
-}
-
-impl<'a> Field<'a> {
-    fn new(
-        corpus: &'a str,
-        pages: &'a Pages,
-        fill_bytes: usize,
-        left_out: &mut Vec<String>,
-    ) -> Result<Field<'a>> {
-        let count = pages.pages().len();
-        let mut field = Field {
-            corpus,
-            pages,
-            holders: Vec::new(),
-            ratios: Vec::new(),
-        };
-        for name in RAW {
-            match Bare::new(name, count) {
-                Some(bare) => field.add(format!("raw {name}"), bare)?,
-                None => left_out.push(format!("raw {name}: {NOT_BUILT}")),
-            }
-        }
-        // All pages equally often: the same ratio as that of the pages.
-        let fill = (fill_bytes / PAGE / count).max(1) * count;
-        for algorithm in LIBRARY {
-            let name = format!("uzram {algorithm}");
-            field.weigh(&name, fill, LibraryHolder::new(algorithm, fill)?)?;
-            field.add(name, LibraryHolder::new(algorithm, count)?)?;
-        }
-        let all = pages.pages().iter().cycle();
-        let all: Vec<_> = all.take(fill).collect();
-        for (name, least) in SETTLED {
-            let settled = LibraryHolder::settled(&all, least)?;
-            let ratios = ratios(all.len(), &settled)?;
-            field.ratios.push((name.into(), ratios));
-            field.holders.push((name.into(), Box::new(settled)));
-        }
-        trueno(&mut field, left_out)?;
-        for algorithm in KERNEL {
-            let name = format!("kernel {algorithm}");
-            match KernelHolder::new(algorithm, fill) {
-                Ok(kernel) => {
-                    field.weigh(&name, fill, kernel)?;
-                    field.add(name, KernelHolder::new(algorithm, count)?)?;
-                }
-                Err(error) => left_out.push(format!("{name}: {error:#}")),
-            }
-        }
-        match KernelHolder::block_layer(count, REQUESTS[REQUESTS.len() - 1]) {
-            Ok(layer) => field.add(BLOCK_LAYER.into(), layer)?,
-            Err(error) => left_out.push(format!("{BLOCK_LAYER}: {error:#}")),
-        }
-        Ok(field)
+/// Adds everybody, and measures the memory of devices of so many bytes.
+fn add_all(field: &mut Field<'_>, fill_bytes: usize) -> Result<()> {
+    let count = field.pages.pages().len();
+    for name in RAW {
+        field.add(format!("raw {name}"), || {
+            let raw = Raw::new(name).context(NOT_BUILT)?;
+            Ok(Bare::new(Box::new(raw), count, false))
+        })?;
     }
-
-    /// Fills a contestant and adds it.
-    fn add(&mut self, name: String, mut holder: impl Holder + 'static) -> Result<()> {
-        let filled = fill(&mut holder, self.pages, self.pages.pages().len());
-        filled.with_context(|| format!("{name}, {}", self.corpus))?;
-        self.holders.push((name, Box::new(holder)));
-        Ok(())
+    // All pages equally often: the same ratio as that of the pages.
+    let fill = (fill_bytes / PAGE / count).max(1) * count;
+    for algorithm in LIBRARY {
+        let name = format!("uzram {algorithm}");
+        field.weigh(&name, fill, LibraryHolder::new(algorithm, fill)?)?;
+        field.add(name, || LibraryHolder::new(algorithm, count))?;
     }
-
-    /// Fills a large device to measure its memory.
-    fn weigh(&mut self, name: &str, count: usize, mut holder: impl Holder) -> Result<()> {
-        fill(&mut holder, self.pages, count)?;
-        self.ratios.push((name.into(), ratios(count, &holder)?));
-        Ok(())
+    let all = field.pages.pages().iter().cycle();
+    let all: Vec<_> = all.take(fill).collect();
+    for (name, least) in SETTLED {
+        field.add_filled(name, fill, LibraryHolder::settled(&all, least)?)?;
     }
-
-    /// Ratios of data to objects, and to all memory if there is any.
-    fn ratios(&self, name: &str, holder: &dyn Holder) -> Result<[Option<f64>; 2]> {
-        if let Some((_, ratios)) = self.ratios.iter().find(|(of, _)| of == name) {
-            return Ok(ratios.map(Some));
+    trueno(field)?;
+    for algorithm in KERNEL {
+        let name = format!("kernel {algorithm}");
+        if let Ok(kernel) = KernelHolder::new(algorithm, fill) {
+            field.weigh(&name, fill, kernel)?;
         }
-        let ratios = ratios(self.pages.pages().len(), holder)?;
-        Ok(ratios.map(|ratio| Some(ratio).filter(|ratio| ratio.is_finite())))
+        field.add(name, || KernelHolder::new(algorithm, count))?;
     }
-
-    /// Reads all pages back, and leaves out whoever loses one.
-    fn leave_out_who_loses(&mut self, left_out: &mut Vec<String>) {
-        let (corpus, pages) = (self.corpus, self.pages);
-        self.holders.retain_mut(|(name, holder)| {
-            let lost = if name == BLOCK_LAYER {
-                0
-            } else {
-                lost(&mut **holder, pages)
-            };
-            if lost > 0 {
-                let of = pages.pages().len();
-                left_out.push(format!("{name}: loses {lost} of {of} pages, {corpus}"));
-            }
-            lost == 0
-        });
-    }
+    let largest = REQUESTS[REQUESTS.len() - 1];
+    let layer = || KernelHolder::block_layer(count, largest);
+    field.add(BLOCK_LAYER.into(), layer)
 }
 
 const NOT_BUILT: &str = "this program was built without the feature \"rivals\"";
 
 #[cfg(feature = "rivals")]
-fn trueno(field: &mut Field<'_>, _: &mut Vec<String>) -> Result<()> {
+fn trueno(field: &mut Field<'_>) -> Result<()> {
+    use crate::holder::Trueno;
     use trueno_zram_core::Algorithm::{Lz4, Zstd};
     let count = field.pages.pages().len();
     for (name, algorithm) in [("lz4", Lz4), ("zstd-1", Zstd { level: 1 })] {
-        field.add(
-            format!("trueno {name}"),
-            holder::Trueno::new(algorithm, count)?,
-        )?;
+        field.add(format!("trueno {name}"), || Trueno::new(algorithm, count))?;
     }
     Ok(())
 }
 
 #[cfg(not(feature = "rivals"))]
-fn trueno(_: &mut Field<'_>, left_out: &mut Vec<String>) -> Result<()> {
-    left_out.push(format!("trueno: {NOT_BUILT}"));
+fn trueno(field: &mut Field<'_>) -> Result<()> {
+    field.left_out.push(format!("trueno: {NOT_BUILT}"));
     Ok(())
 }
 
-/// Writes `count` pages, repeating them as needed.
-fn fill(holder: &mut dyn Holder, pages: &Pages, count: usize) -> Result<()> {
-    let pages = pages.pages().iter().cycle().take(count);
-    for (number, page) in pages.enumerate() {
-        holder.write(number, page)?;
-    }
-    Ok(())
-}
-
-/// Bytes of pages over bytes of objects, and over all memory; infinite where there are none.
-fn ratios(pages: usize, holder: &dyn Holder) -> Result<[f64; 2]> {
-    let (objects, memory) = holder.memory()?;
-    let data = (pages * PAGE) as f64;
-    Ok([data / objects, data / memory.unwrap_or(0.0)])
-}
-
-/// How many pages are not what was written.
-fn lost(holder: &mut dyn Holder, pages: &Pages) -> usize {
-    let mut back = Pages::new(1);
-    let numbered = pages.pages().iter().enumerate();
-    let kept = numbered.filter(|(number, page)| {
-        let read = holder.read(*number, back.bytes_mut());
-        read.is_ok() && back.bytes() == &page[..]
-    });
-    pages.pages().len() - kept.count()
-}
-
-/// The rounds of all contestants with requests of one size.
-struct RivalRounds<'a> {
-    corpus: &'a str,
-    who: Vec<Participant>,
-    request: usize,
-    batch_bytes: usize,
-    write: Rounds,
-    read: Rounds,
-}
-
-/// A contestant's index in the rounds, and its ratios. Read-only ones have no index for writing.
-struct Participant {
-    name: String,
-    write: Option<usize>,
-    read: usize,
-    ratio: Option<f64>,
-    memory_ratio: Option<f64>,
-}
-
-impl<'a> RivalRounds<'a> {
-    fn run(field: &mut Field<'a>, request: usize, amount: Amount) -> Result<RivalRounds<'a>> {
-        let pages = field.pages;
-        // Batches end where requests do.
-        let requests = pages.pages().len() / request;
-        let batch = (amount.batch / request).min(requests);
-        ensure!(batch > 0, "{} has too few pages", field.corpus);
-        let order = shuffled(requests);
-        let turn = |round: usize| {
-            let numbers = &order[turn(round, 1, batch, requests)];
-            numbers.iter().map(|number| number * request)
-        };
-        let takes_part = |name: &str| request == 1 || !name.starts_with("raw");
-        let (mut written, mut who) = (0, Vec::new());
-        let here = field.holders.iter().filter(|(name, _)| takes_part(name));
-        for (read, (name, holder)) in here.enumerate() {
-            let [ratio, memory_ratio] = field.ratios(name, &**holder)?;
-            let write = (!holder.is_read_only()).then_some(written);
-            written += usize::from(write.is_some());
-            who.push(Participant {
-                name: name.clone(),
-                write,
-                read,
-                ratio,
-                memory_ratio,
-            });
-        }
-        let mut here: Vec<_> = field
-            .holders
-            .iter_mut()
-            .filter(|(name, _)| takes_part(name))
-            .collect();
-        let mut writable: Vec<_> = here
-            .iter_mut()
-            .filter(|(_, holder)| !holder.is_read_only())
-            .collect();
-        let write = Rounds::of(amount.rounds, &mut writable, |(_, holder), round| {
-            for first in turn(round) {
-                let bytes = &pages.bytes()[first * PAGE..(first + request) * PAGE];
-                holder.write(first, bytes).expect("it was written before");
-            }
-        });
-        let mut back = Pages::new(request);
-        let read = Rounds::of(amount.rounds, &mut here, |(_, holder), round| {
-            for first in turn(round) {
-                let read = holder.read(first, back.bytes_mut());
-                read.expect("it was read before");
-                black_box(back.bytes());
-            }
-        });
-        Ok(RivalRounds {
-            corpus: field.corpus,
-            who,
-            request,
-            batch_bytes: batch * request * PAGE,
-            write,
-            read,
-        })
-    }
-
-    fn figure(&self, who: usize) -> RivalFigure {
-        let place = &self.who[who];
-        RivalFigure {
-            corpus: self.corpus.into(),
-            contestant: place.name.clone(),
-            request_bytes: self.request * PAGE,
-            write_mb_s: place.write.map(|at| self.write.mb_s(at, self.batch_bytes)),
-            read_mb_s: self.read.mb_s(place.read, self.batch_bytes),
-            ratio: place.ratio,
-            memory_ratio: place.memory_ratio,
-        }
+fn figure(turns: &Turns<'_>, place: &Participant) -> RivalFigure {
+    RivalFigure {
+        corpus: turns.corpus.into(),
+        contestant: place.name.clone(),
+        request_bytes: turns.request * PAGE,
+        write_mb_s: turns.write_mb_s(place),
+        read_mb_s: turns.read_mb_s(place),
+        ratio: place.ratio,
+        memory_ratio: place.memory_ratio,
     }
 }
 

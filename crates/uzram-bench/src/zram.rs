@@ -13,11 +13,6 @@ use crate::corpus::PAGE;
 
 const CONTROL: &str = "/sys/class/zram-control";
 
-/// A page aligned for direct I/O.
-#[derive(Clone)]
-#[repr(align(4096))]
-pub(crate) struct Aligned(pub(crate) [u8; PAGE]);
-
 /// A device, removed when dropped or when this process ends.
 pub(crate) struct Zram {
     number: u32,
@@ -54,14 +49,6 @@ impl Zram {
 
     fn file(&self) -> Result<&File> {
         self.file.as_ref().context("not open")
-    }
-
-    pub(crate) fn write(&self, number: usize, page: &Aligned) -> Result<()> {
-        self.write_at(&page.0, number)
-    }
-
-    pub(crate) fn read(&self, number: usize, page: &mut Aligned) -> Result<()> {
-        self.read_at(&mut page.0, number)
     }
 
     /// Writes pages from that number on in one request. They lie at a multiple of a page.

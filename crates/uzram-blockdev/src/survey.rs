@@ -25,11 +25,21 @@ const LOCAL: &[&str] = &[
     "tmpfs", "xfs",
 ];
 
-/// A process of another mount namespace.
+/// A process of another mount namespace, or one that has a block device open.
 #[derive(Debug, Clone)]
-struct Namespace {
+struct Process {
     pid: u32,
     name: String,
+}
+
+impl Process {
+    fn new(pid: u32) -> Process {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Process {
+            pid,
+            name: name.trim_end().into(),
+        }
+    }
 }
 
 /// A mount, and the block devices that its file system lies on.
@@ -47,13 +57,6 @@ enum Stacked {
     Partition,
     Holder,
     Loop,
-}
-
-/// A process that has a block device open.
-#[derive(Debug, Clone)]
-struct Opener {
-    pid: u32,
-    name: String,
 }
 
 /// A block device or a file that a path lies on. See [`Survey::beneath`].
@@ -79,7 +82,7 @@ pub struct Survey {
     /// For each table, the indexes of the mounts at a path, the topmost last.
     at: Vec<HashMap<PathBuf, Vec<usize>>>,
     /// One for each table of `mounts`; `None` for this process's.
-    namespaces: Vec<Option<Namespace>>,
+    namespaces: Vec<Option<Process>>,
     /// What lies directly on each block device.
     stacked: HashMap<Dev, Vec<(Dev, Stacked)>>,
     /// Device and kind of each file system that is active, whether or not a mount of it is to be seen.
@@ -87,7 +90,7 @@ pub struct Survey {
     /// With the bytes that are swapped out to each.
     swaps: BTreeMap<Dev, u64>,
     /// Read when it is first asked for, as it takes longest.
-    openers: OnceLock<HashMap<Dev, Vec<Opener>>>,
+    openers: OnceLock<HashMap<Dev, Vec<Process>>>,
 }
 
 impl Default for Survey {
@@ -204,16 +207,27 @@ impl Survey {
         })
     }
 
+    /// The mounts that a path lies on: that of this process's table, and with `anywhere` of all others.
+    fn mounts_of(&self, path: &Path, anywhere: bool) -> impl Iterator<Item = usize> {
+        let tables = if anywhere { self.namespaces.len() } else { 1 };
+        (0..tables).filter_map(move |table| self.mount_of(path, table, None))
+    }
+
     /// The number of the block device at a path, unless to look could take long.
     fn number_here(&self, path: &Path) -> Option<Dev> {
         if let Some(number) = self.blocks.at_path(path) {
             return Some(number);
         }
-        let at = self.mount_of(path, 0, None)?;
-        let mount = &self.mounts[at].mount;
-        let nodev = mount.options.split(',').any(|option| option == "nodev");
-        let local = LOCAL.contains(&mount.kind.as_str()) && !nodev;
-        local.then(|| number_of(path)).flatten()
+        self.may_hold_nodes(path).then(|| number_of(path)).flatten()
+    }
+
+    /// Whether a path lies on a file system of the kernel's own that block devices can have nodes on.
+    fn may_hold_nodes(&self, path: &Path) -> bool {
+        self.mounts_of(path, false).any(|at| {
+            let mount = &self.mounts[at].mount;
+            let nodev = mount.options.split(',').any(|option| option == "nodev");
+            LOCAL.contains(&mount.kind.as_str()) && !nodev
+        })
     }
 
     fn read_swaps(&self) -> BTreeMap<Dev, u64> {
@@ -297,7 +311,7 @@ impl Survey {
         }
         if with_openers {
             let openers = self.openers.get_or_init(|| self.read_openers());
-            for Opener { pid, name } in openers.get(&device).into_iter().flatten() {
+            for Process { pid, name } in openers.get(&device).into_iter().flatten() {
                 users.push(Busy::Open {
                     pid: *pid,
                     name: name.clone(),
@@ -318,7 +332,7 @@ impl Survey {
             }
             users.push(match &self.namespaces[mounted.table] {
                 None => Busy::Mounted(at.clone()),
-                Some(Namespace { pid, name }) => Busy::MountedElsewhere {
+                Some(Process { pid, name }) => Busy::MountedElsewhere {
                     at: at.clone(),
                     pid: *pid,
                     name: name.clone(),
@@ -376,9 +390,8 @@ impl Survey {
         if let Some(number) = self.number_here(file) {
             return vec![number];
         }
-        let tables = if anywhere { self.namespaces.len() } else { 1 };
-        (0..tables)
-            .filter_map(|table| self.mount_of(file, table, None))
+        let mounts = self.mounts_of(file, anywhere);
+        mounts
             .flat_map(|at| self.mounts[at].devices.clone())
             .collect()
     }
@@ -438,12 +451,7 @@ impl Survey {
 
     fn file_layer(&self, file: &Path, above: Option<usize>) -> Layer {
         // The first layer is a path of this process, others are loop devices' files.
-        let tables = if above.is_some() {
-            self.namespaces.len()
-        } else {
-            1
-        };
-        let found = (0..tables).filter_map(|table| self.mount_of(file, table, None));
+        let found = self.mounts_of(file, above.is_some());
         Layer {
             path: file.into(),
             device: None,
@@ -454,8 +462,8 @@ impl Survey {
 
     /// Reads who has block devices open. Follows no path: a link of `/proc/PID/fd` leads to the open file itself, and only
     /// what lies where a node can lie is looked at, by attributes that the kernel has.
-    fn read_openers(&self) -> HashMap<Dev, Vec<Opener>> {
-        let mut openers: HashMap<Dev, Vec<Opener>> = HashMap::new();
+    fn read_openers(&self) -> HashMap<Dev, Vec<Process>> {
+        let mut openers: HashMap<Dev, Vec<Process>> = HashMap::new();
         let own = std::process::id();
         for pid in processes().filter(|pid| *pid != own) {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"));
@@ -465,8 +473,7 @@ impl Survey {
                 };
                 let known = openers.entry(device).or_default();
                 if known.last().is_none_or(|last| last.pid != pid) {
-                    let name = name_of(pid);
-                    known.push(Opener { pid, name });
+                    known.push(Process::new(pid));
                 }
             }
         }
@@ -482,11 +489,7 @@ impl Survey {
         if to.starts_with("/dev") {
             return number_of(fd);
         }
-        let at = self.mount_of(&to, 0, None)?;
-        let mount = &self.mounts[at].mount;
-        let nodev = mount.options.split(',').any(|option| option == "nodev");
-        let local = LOCAL.contains(&mount.kind.as_str()) && !nodev;
-        local.then(|| number_of(fd)).flatten()
+        self.may_hold_nodes(&to).then(|| number_of(fd)).flatten()
     }
 }
 
@@ -495,13 +498,8 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn name_of(pid: u32) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    name.trim_end().into()
-}
-
 /// The mount table of this process, then one for each other mount namespace and root directory that a process has.
-fn tables() -> (Vec<Vec<MountPoint>>, Vec<Option<Namespace>>) {
+fn tables() -> (Vec<Vec<MountPoint>>, Vec<Option<Process>>) {
     let view = |pid: &str| {
         let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
         let root = fs::read_link(format!("/proc/{pid}/root")).ok()?;
@@ -520,10 +518,7 @@ fn tables() -> (Vec<Vec<MountPoint>>, Vec<Option<Namespace>>) {
     let (mut tables, mut namespaces) = (vec![mounts()], vec![None]);
     for pid in others.into_values() {
         tables.push(read(Path::new(&format!("/proc/{pid}/mountinfo"))));
-        namespaces.push(Some(Namespace {
-            pid,
-            name: name_of(pid),
-        }));
+        namespaces.push(Some(Process::new(pid)));
     }
     (tables, namespaces)
 }

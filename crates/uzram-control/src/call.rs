@@ -49,19 +49,8 @@ pub fn call(socket: &Path, request: &Request) -> io::Result<Response> {
 /// The same for the device of that identity. Another one that has the name and so the socket by now refuses it: ENODEV.
 pub fn call_device(socket: &Path, identity: &str, request: &Request) -> io::Result<Response> {
     let mut answers = call_devices(&[(socket, identity)], request, Deadline::default());
-    answers
-        .pop()
-        .unwrap_or_else(|| Err(io::Error::other("nobody was asked")))
-}
-
-/// Sends one request to all these servers at once, whichever devices they serve: [`call_devices`].
-pub fn call_all(
-    sockets: &[impl AsRef<Path>],
-    request: &Request,
-    deadline: Deadline,
-) -> Vec<io::Result<Response>> {
-    let whichever: Vec<_> = sockets.iter().map(|socket| (socket, "")).collect();
-    call_devices(&whichever, request, deadline)
+    let nobody = || Err(io::Error::other("nobody was asked"));
+    answers.pop().unwrap_or_else(nobody)
 }
 
 /// Sends one request to the servers of all these devices at once, given by socket and identity. The answers stand in the

@@ -22,121 +22,95 @@ pub const RECOMPRESSION: &str = "zstd";
 
 /// Carries a request out. EINVAL for one that is not about a device alone.
 pub fn execute(device: &Device, request: &Request) -> Result<Response, ControlError> {
-    let answer = match about_settings(device, request) {
-        Some(set) => set.map(|()| Response::Done),
-        None => about_contents(device, request).unwrap_or_else(|| {
-            Err(Error::Invalid {
-                what: "the request",
-                given: format!("{request:?}"),
-                accepted: "what this server knows".into(),
-            })
-        }),
-    };
-    answer.map_err(|error| ControlError {
+    set(device, request).map_err(|error| ControlError {
         errno: error.errno(),
         message: error.to_string(),
     })
 }
 
-/// Requests that set something; `None` for others.
-fn about_settings(device: &Device, request: &Request) -> Option<Result<(), Error>> {
-    Some(match request {
-        Request::Ping => Ok(()),
-        Request::Reset => {
-            device.reset();
-            Ok(())
-        }
-        Request::SetMemLimit { bytes } => {
-            device.set_mem_limit_bytes(*bytes);
-            Ok(())
-        }
-        Request::SetTotalLimit { bytes } => {
-            device.set_total_limit_bytes(*bytes);
-            Ok(())
-        }
-        Request::SetErase { on_free } => {
-            device.set_erase_on_free(*on_free);
-            Ok(())
-        }
-        Request::ResetMemUsedMax => {
-            device.zram().reset_mem_used_max();
-            Ok(())
-        }
-        Request::SetDedup { on } => device.set_dedup(*on),
-        Request::TrackAges { on } => device.zram().track_ages(*on),
+/// Requests that set something; others go on to [`answer`].
+fn set(device: &Device, request: &Request) -> Result<Response, Error> {
+    let zram = device.zram();
+    match request {
+        Request::Ping => {}
+        Request::Reset => device.reset(),
+        Request::SetMemLimit { bytes } => device.set_mem_limit_bytes(*bytes),
+        Request::SetTotalLimit { bytes } => device.set_total_limit_bytes(*bytes),
+        Request::SetErase { on_free } => device.set_erase_on_free(*on_free),
+        Request::ResetMemUsedMax => zram.reset_mem_used_max(),
+        Request::SetDedup { on } => device.set_dedup(*on)?,
+        Request::TrackAges { on } => zram.track_ages(*on)?,
         Request::SetAlgorithm {
             priority,
             algorithm,
             dictionary,
-        } => set_algorithm(device, *priority, algorithm, dictionary),
-        Request::Resize { bytes, .. } => device.resize(*bytes),
+        } => set_algorithm(device, *priority, algorithm, dictionary)?,
+        Request::Resize { bytes, .. } => device.resize(*bytes)?,
         Request::SetBacking {
             path: Some(path),
             size_bytes,
             ..
-        } => device.zram().attach_backing(path, *size_bytes),
-        Request::SetBacking { path: None, .. } => device.zram().detach_backing().map(drop),
-        Request::SetWritebackLimit { pages } => {
-            device.zram().set_writeback_limit(*pages);
-            Ok(())
-        }
-        Request::SetPolicy { spec } => set_policy(device, spec),
-        _ => return None,
-    })
+        } => zram.attach_backing(path, *size_bytes)?,
+        Request::SetBacking { path: None, .. } => drop(zram.detach_backing()?),
+        Request::SetWritebackLimit { pages } => zram.set_writeback_limit(*pages),
+        Request::SetPolicy { spec } => set_policy(device, spec)?,
+        _ => return answer(device, request),
+    }
+    Ok(Response::Done)
 }
 
-/// Requests about what is stored, and those that have an answer; `None` for others.
-fn about_contents(device: &Device, request: &Request) -> Option<Result<Response, Error>> {
-    Some(match request {
-        Request::Stat => Ok(Response::Stat(Box::new(Stat::new(device)))),
+/// Requests about what is stored, and those that have an answer.
+fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
+    let zram = device.zram();
+    Ok(match request {
+        Request::Stat => Response::Stat(Box::new(Stat::new(device))),
         Request::Train {
             priority,
             dictionary_bytes,
             dry_run,
-        } => {
-            let training = Training {
-                priority: *priority,
-                dictionary_bytes: *dictionary_bytes,
-                dry_run: *dry_run,
-                ..Training::default()
-            };
-            let report = device.jobs().train(&training);
-            report.map(Response::Trained)
-        }
+        } => Response::Trained(device.jobs().train(&Training {
+            priority: *priority,
+            dictionary_bytes: *dictionary_bytes,
+            dry_run: *dry_run,
+            ..Training::default()
+        })?),
         Request::CountIdle => {
-            let idle = device.zram().slots(0).filter(|slot| slot.idle).count();
-            Ok(Response::Marked { pages: idle as u64 })
+            let idle = zram.slots(0).filter(|slot| slot.idle).count();
+            Response::Marked { pages: idle as u64 }
         }
-        Request::MarkIdle { age_seconds } => device
-            .zram()
-            .mark_idle(age_seconds.map(Duration::from_secs))
-            .map(|pages| Response::Marked { pages }),
-        Request::MarkIdleExactly { age_seconds } => device
-            .zram()
-            .mark_idle_exactly(Duration::from_secs(*age_seconds))
-            .map(|pages| Response::Marked { pages }),
-        Request::Recompress(what) => recompress(device, what).map(Response::Recompressed),
+        Request::MarkIdle { age_seconds } => {
+            let pages = zram.mark_idle(age_seconds.map(Duration::from_secs))?;
+            Response::Marked { pages }
+        }
+        Request::MarkIdleExactly { age_seconds } => {
+            let pages = zram.mark_idle_exactly(Duration::from_secs(*age_seconds))?;
+            Response::Marked { pages }
+        }
+        Request::Recompress(what) => Response::Recompressed(recompress(device, what)?),
         Request::Compact { max_bytes } => {
-            let report = device.jobs().compact((*max_bytes).min(COMPACTION_SLICE));
-            Ok(Response::Compacted(report))
+            let most = (*max_bytes).min(COMPACTION_SLICE);
+            Response::Compacted(device.jobs().compact(most))
         }
-        Request::Writeback(what) => writeback(device, what).map(Response::WrittenBack),
+        Request::Writeback(what) => Response::WrittenBack(writeback(device, what)?),
         Request::Promote { pages } => {
             let pages = pages.map(|(first, end)| first..end);
-            let promoted = device
-                .zram()
-                .promote(pages, &mut |_| ControlFlow::Continue(()));
-            promoted.map(Response::Promoted)
+            Response::Promoted(zram.promote(pages, &mut |_| ControlFlow::Continue(()))?)
         }
         Request::BlockState { from, max_bytes } => {
             let (lines, next) = zram::block_state_lines(device, *from, *max_bytes);
-            Ok(Response::BlockState { lines, next })
+            Response::BlockState { lines, next }
         }
-        Request::PoolClasses => Ok(Response::PoolClasses {
-            classes: device.zram().pool_classes(),
-        }),
-        Request::Policy { plan } => Ok(Response::Policy(Box::new(Policy::new(device, *plan)))),
-        _ => return None,
+        Request::PoolClasses => Response::PoolClasses {
+            classes: zram.pool_classes(),
+        },
+        Request::Policy { plan } => Response::Policy(Box::new(Policy::new(device, *plan))),
+        _ => {
+            return Err(Error::Invalid {
+                what: "the request",
+                given: format!("{request:?}"),
+                accepted: "what this server knows".into(),
+            });
+        }
     })
 }
 

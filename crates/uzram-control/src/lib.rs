@@ -4,8 +4,8 @@
 //! and its log. The lock is held by the server for its life, so that "is it alive" is asked of the kernel and
 //! not guessed from a process number. What a dead server left is found by the next command ([`RunDir::sweep`]).
 //!
-//! The control protocol ([`Request`], [`Response`]) is a line of JSON each way. [`call()`] asks one server, [`call_all`]
-//! many at once; both give up one that stands still.
+//! The control protocol ([`Request`], [`Response`]) is a line of JSON each way. [`call()`] asks one server,
+//! [`call_devices`] many at once; both give up one that stands still.
 //!
 //! This crate knows nothing about the protocols that the data goes through.
 #![forbid(unsafe_code)]
@@ -21,7 +21,7 @@ pub mod stat;
 pub mod trust;
 pub mod zram;
 
-pub use call::{CALL_SILENCE, Deadline, call, call_all, call_device, call_devices};
+pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices};
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
     ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest,

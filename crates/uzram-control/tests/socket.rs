@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use uzram_control::{
-    ControlError, ControlServer, Deadline, Handler, Request, Response, call, call_all,
+    ControlError, ControlServer, Deadline, Handler, Request, Response, call, call_devices,
 };
 
 /// Counts what is carried out. Jobs wait for a word each; `BlockState` has an answer that fills any buffer.
@@ -159,7 +159,9 @@ fn what_was_given_up_is_not_carried_out() {
         restart: false,
     };
     std::thread::sleep(Duration::from_millis(500));
-    let given_up = call_all(&[&bench.socket], &job, deadline).pop().unwrap();
+    let given_up = call_devices(&[(&bench.socket, "")], &job, deadline)
+        .pop()
+        .unwrap();
     let error = given_up.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     assert!(error.to_string().contains("will not carry out"), "{error}");
@@ -189,7 +191,9 @@ fn a_job_that_takes_longer_than_the_silence_is_waited_for() {
         ..Deadline::default()
     };
     let job = Request::Compact { max_bytes: 1 };
-    let answer = call_all(&[&bench.socket], &job, deadline).pop().unwrap();
+    let answer = call_devices(&[(&bench.socket, "")], &job, deadline)
+        .pop()
+        .unwrap();
     assert_eq!(answer.unwrap(), Response::Done);
     later.join().unwrap();
 }
@@ -214,7 +218,8 @@ fn many_are_asked_at_once_and_the_dead_hold_up_nobody() {
         restart: true,
     };
     let begin = Instant::now();
-    let answers = call_all(&sockets, &Request::Reset, deadline);
+    let devices: Vec<_> = sockets.iter().map(|socket| (socket, "")).collect();
+    let answers = call_devices(&devices, &Request::Reset, deadline);
     assert!(begin.elapsed() < Duration::from_secs(10));
     let done = answers.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(done, 200);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use uzram_control::zram::{
-    ATTRIBUTES, Attribute, AttributePlace, Errno, Host, HostOptions, InProcess, Owner, Saved, View,
-    When,
+    ATTRIBUTES, Attribute, AttributePlace, Errno, Host, HostOptions, Owner, Saved, View, When,
 };
 use uzram_testkit::data::noise;
+use uzram_testkit::zram::InProcess;
 
 fn hosts(strict: bool) -> (Host, InProcess) {
     let engine = InProcess::new();

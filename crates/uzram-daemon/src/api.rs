@@ -66,6 +66,7 @@ pub(crate) enum Answer {
 pub(crate) const OF_KEEPERS: &[&str] = &["remove", "hand_over", "recover", "upgrade"];
 
 type Handled = Result<Answer, Body>;
+type Handle = fn(&Call<'_>) -> Handled;
 
 /// A path of the API.
 pub struct Route {
@@ -79,7 +80,7 @@ pub struct Route {
     pub body: &'static str,
     /// The schema of the answer, likewise.
     pub answer: &'static str,
-    handle: fn(&Call<'_>) -> Handled,
+    handle: Handle,
 }
 
 /// All paths of version 1.
@@ -88,180 +89,176 @@ pub fn routes() -> &'static [Route] {
 }
 
 const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/v1",
-        about: "The program, its version, and that of the API",
-        body: "",
-        answer: "Version",
-        handle: |_| {
-            let version =
-                json!({"program": "uzramd", "version": env!("CARGO_PKG_VERSION"), "api": 1});
-            Ok(Answer::Json(StatusCode::OK, version))
+    Route::get(
+        "/v1",
+        "The program, its version, and that of the API",
+        "Version",
+        |_| {
+            let version = env!("CARGO_PKG_VERSION");
+            ok(json!({"program": "uzramd", "version": version, "api": 1}))
         },
-    },
-    Route {
-        method: "GET",
-        path: "/v1/openapi.json",
-        about: "This API as an OpenAPI document",
-        body: "",
-        answer: "object",
-        handle: |_| Ok(Answer::Json(StatusCode::OK, openapi::document())),
-    },
-    Route {
-        method: "GET",
-        path: "/v1/attributes",
-        about: "Every attribute of zram's interface, with its documentation",
-        body: "",
-        answer: "Attribute[]",
-        handle: |_| Ok(Answer::Json(StatusCode::OK, openapi::attributes())),
-    },
-    Route {
-        method: "GET",
-        path: "/v1/devices",
-        about: "The devices with their statistics, also those that are not initialised",
-        body: "",
-        answer: "Device[]",
-        handle: |call| {
-            Ok(Answer::Json(
-                StatusCode::OK,
-                call.devices.describe(None)?.into(),
-            ))
-        },
-    },
-    Route {
-        method: "POST",
-        path: "/v1/devices",
-        about: "Make a device",
-        body: "Create",
-        answer: "Created",
-        handle: create,
-    },
-    Route {
-        method: "GET",
-        path: "/v1/devices/{name}",
-        about: "A device with its statistics",
-        body: "",
-        answer: "Device",
-        handle: |call| {
-            let mut found = call.devices.describe(Some(device(call)?))?;
-            Ok(Answer::Json(
-                StatusCode::OK,
-                found.pop().unwrap_or_default(),
-            ))
-        },
-    },
-    Route {
-        method: "DELETE",
-        path: "/v1/devices/{name}",
-        about: "Take a device down; EBUSY while it is in use",
-        body: "",
-        answer: "",
-        handle: |call| {
-            call.devices.remove(device(call)?)?;
-            Ok(Answer::Done)
-        },
-    },
-    Route {
-        method: "POST",
-        path: "/v1/devices/{name}/requests",
-        about: "Ask the device's server: the control protocol, such as {\"op\":\"compact\",\"max_bytes\":1000000}",
-        body: "Request",
-        answer: "object",
-        handle: ask,
-    },
-    Route {
-        method: "GET",
-        path: "/v1/devices/{name}/attributes",
-        about: "All attributes that can be read, as one object of texts",
-        body: "",
-        answer: "Values",
-        handle: all_attributes,
-    },
-    Route {
-        method: "GET",
-        path: "/v1/devices/{name}/attributes/{attribute}",
-        about: "An attribute, to the byte as the kernel shows it",
-        body: "",
-        answer: "text",
-        handle: |call| {
-            let owner = owner(call)?;
-            let shown = call.devices.view().show(owner, &call.names[1]);
-            shown.map(Answer::Text).map_err(Body::of)
-        },
-    },
-    Route {
-        method: "PUT",
-        path: "/v1/devices/{name}/attributes/{attribute}",
-        about: "Write an attribute: the body is what one write(2) would be given",
-        body: "text",
-        answer: "",
-        handle: |call| {
-            let owner = owner(call)?;
-            let stored = call.devices.view().store(owner, &call.names[1], call.body);
-            stored.map(|()| Answer::Done).map_err(Body::of)
-        },
-    },
-    Route {
-        method: "GET",
-        path: "/v1/devices/{name}/block_state",
-        about: "Lines of block_state: ?from=SLOT&max=BYTES; the header Next-Slot says where to go on",
-        body: "",
-        answer: "text",
-        handle: block_state,
-    },
-    Route {
-        method: "GET",
-        path: "/v1/devices/{name}/classes",
-        about: "The size classes of the device's pool, as zsmalloc shows its own in debugfs",
-        body: "",
-        answer: "text",
-        handle: |call| {
-            let id = id(&call.names[0])?;
-            call.devices
-                .view()
-                .classes(id)
-                .map(Answer::Text)
-                .map_err(Body::of)
-        },
-    },
-    Route {
-        method: "GET",
-        path: "/v1/control/devices",
-        about: "The devices' numbers, sizes and nodes, and nothing that their servers would have to be asked",
-        body: "",
-        answer: "Shown[]",
-        handle: |call| {
-            let shown = call.devices.view().devices().map_err(Body::of)?;
-            Ok(Answer::Json(StatusCode::OK, json!(shown)))
-        },
-    },
-    Route {
-        method: "POST",
-        path: "/v1/control/hot_add",
-        about: "Add a device that is not initialised; answers its number",
-        body: "",
-        answer: "text",
-        handle: |call| {
-            let shown = call.devices.view().show(Owner::Control, "hot_add");
-            shown.map(Answer::Text).map_err(Body::of)
-        },
-    },
-    Route {
-        method: "PUT",
-        path: "/v1/control/hot_remove",
-        about: "Remove the device whose number is the body",
-        body: "text",
-        answer: "",
-        handle: |call| {
-            let stored = call
-                .devices
-                .view()
-                .store(Owner::Control, "hot_remove", call.body);
-            stored.map(|()| Answer::Done).map_err(Body::of)
-        },
-    },
+    ),
+    Route::get(
+        "/v1/openapi.json",
+        "This API as an OpenAPI document",
+        "object",
+        |_| ok(openapi::document()),
+    ),
+    Route::get(
+        "/v1/attributes",
+        "Every attribute of zram's interface, with its documentation",
+        "Attribute[]",
+        |_| ok(openapi::attributes()),
+    ),
+    Route::get(
+        "/v1/devices",
+        "The devices with their statistics, also those that are not initialised",
+        "Device[]",
+        |call| ok(call.devices.describe(None)?),
+    ),
+    Route::of(
+        "POST",
+        "/v1/devices",
+        "Make a device",
+        "Create",
+        "Created",
+        create,
+    ),
+    Route::get(
+        "/v1/devices/{name}",
+        "A device with its statistics",
+        "Device",
+        |call| ok(call.devices.describe(Some(call.device()?))?.pop()),
+    ),
+    Route::of(
+        "DELETE",
+        "/v1/devices/{name}",
+        "Take a device down; EBUSY while it is in use",
+        "",
+        "",
+        |call| Ok(call.devices.remove(call.device()?).map(|()| Answer::Done)?),
+    ),
+    Route::of(
+        "POST",
+        "/v1/devices/{name}/requests",
+        "Ask the device's server: the control protocol, such as {\"op\":\"compact\",\"max_bytes\":1000000}",
+        "Request",
+        "object",
+        ask,
+    ),
+    Route::get(
+        "/v1/devices/{name}/attributes",
+        "All attributes that can be read, as one object of texts",
+        "Values",
+        all_attributes,
+    ),
+    Route::get(
+        "/v1/devices/{name}/attributes/{attribute}",
+        "An attribute, to the byte as the kernel shows it",
+        "text",
+        |call| call.show(Owner::Device(call.id()?), &call.names[1]),
+    ),
+    Route::put(
+        "/v1/devices/{name}/attributes/{attribute}",
+        "Write an attribute: the body is what one write(2) would be given",
+        |call| call.store(Owner::Device(call.id()?), &call.names[1]),
+    ),
+    Route::get(
+        "/v1/devices/{name}/block_state",
+        "Lines of block_state: ?from=SLOT&max=BYTES; the header Next-Slot says where to go on",
+        "text",
+        block_state,
+    ),
+    Route::get(
+        "/v1/devices/{name}/classes",
+        "The size classes of the device's pool, as zsmalloc shows its own in debugfs",
+        "text",
+        |call| Ok(Answer::Text(call.view().classes(call.id()?)?)),
+    ),
+    Route::get(
+        "/v1/control/devices",
+        "The devices' numbers, sizes and nodes, and nothing that their servers would have to be asked",
+        "Shown[]",
+        |call| ok(call.view().devices()?),
+    ),
+    Route::of(
+        "POST",
+        "/v1/control/hot_add",
+        "Add a device that is not initialised; answers its number",
+        "",
+        "text",
+        |call| call.show(Owner::Control, "hot_add"),
+    ),
+    Route::put(
+        "/v1/control/hot_remove",
+        "Remove the device whose number is the body",
+        |call| call.store(Owner::Control, "hot_remove"),
+    ),
 ];
+
+impl Route {
+    /// One that is asked for without a body.
+    const fn get(
+        path: &'static str,
+        about: &'static str,
+        answer: &'static str,
+        handle: Handle,
+    ) -> Route {
+        Route::of("GET", path, about, "", answer, handle)
+    }
+
+    /// One that takes bytes and answers none.
+    const fn put(path: &'static str, about: &'static str, handle: Handle) -> Route {
+        Route::of("PUT", path, about, "text", "", handle)
+    }
+
+    const fn of(
+        method: &'static str,
+        path: &'static str,
+        about: &'static str,
+        body: &'static str,
+        answer: &'static str,
+        handle: Handle,
+    ) -> Route {
+        Route {
+            method,
+            path,
+            about,
+            body,
+            answer,
+            handle,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    fn view(&self) -> &'a dyn View {
+        self.devices.view()
+    }
+
+    /// The name of the device that is meant, which is nothing but `zram` and a number.
+    fn device(&self) -> Result<&'a str, Body> {
+        self.id().map(|_| self.names[0].as_str())
+    }
+
+    /// Its number.
+    fn id(&self) -> Result<u32, Body> {
+        id(&self.names[0])
+    }
+
+    fn show(&self, owner: Owner, attribute: &str) -> Handled {
+        Ok(Answer::Text(self.view().show(owner, attribute)?))
+    }
+
+    fn store(&self, owner: Owner, attribute: &str) -> Handled {
+        self.view().store(owner, attribute, self.body)?;
+        Ok(Answer::Done)
+    }
+}
+
+fn ok(answer: impl Serialize) -> Handled {
+    Ok(Answer::Json(StatusCode::OK, json!(answer)))
+}
 
 /// A request for something that the API has.
 pub(crate) struct Asked {
@@ -362,19 +359,9 @@ fn matches(pattern: &str, path: &[Cow<'_, str>]) -> Option<Vec<String>> {
     given.next().is_none().then_some(names)
 }
 
-/// The name of a device, which is nothing but `zram` and a number.
-fn device<'a>(call: &'a Call<'_>) -> Result<&'a str, Body> {
-    let name = &call.names[0];
-    id(name).map(|_| name.as_str())
-}
-
 /// N of `zramN`.
 fn id(name: &str) -> Result<u32, Body> {
     number(name).ok_or_else(|| Body::new(Errno::NODEV, format!("no device '{name}'")))
-}
-
-fn owner(call: &Call<'_>) -> Result<Owner, Body> {
-    id(&call.names[0]).map(Owner::Device)
 }
 
 fn json_of<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Body> {
@@ -406,32 +393,28 @@ fn ask(call: &Call<'_>) -> Handled {
             let message = "not a request for the server of a device here; DELETE takes one down";
             Err(Body::new(Errno::INVAL, message))
         }
-        request => {
-            let response = call.devices.ask(device(call)?, &request)?;
-            if let Response::Error(error) = response {
-                return Err(error.into());
-            }
-            Ok(Answer::Json(StatusCode::OK, json!(response)))
-        }
+        request => match call.devices.ask(call.device()?, &request)? {
+            Response::Error(error) => Err(error.into()),
+            response => ok(response),
+        },
     }
 }
 
 fn all_attributes(call: &Call<'_>) -> Handled {
-    let owner = owner(call)?;
-    let view = call.devices.view();
+    let owner = Owner::Device(call.id()?);
     let mut all = serde_json::Map::new();
     for attribute in ATTRIBUTES {
         if attribute.place == AttributePlace::Device && attribute.mode & 0o400 != 0 {
-            let shown = view.show(owner, attribute.name).map_err(Body::of)?;
+            let shown = call.view().show(owner, attribute.name)?;
             let text = String::from_utf8_lossy(&shown).into_owned();
             all.insert(attribute.name.into(), text.into());
         }
     }
-    Ok(Answer::Json(StatusCode::OK, all.into()))
+    ok(all)
 }
 
 fn block_state(call: &Call<'_>) -> Handled {
-    let id = id(&call.names[0])?;
+    let id = call.id()?;
     let number = |key: &str, default: u64| {
         let mut pairs = call.query.iter();
         let value = pairs.find(|(name, _)| name == key);
@@ -442,11 +425,7 @@ fn block_state(call: &Call<'_>) -> Handled {
     };
     let from = number("from", 0)?;
     let max = number("max", MAX_BLOCK_STATE as u64)?.min(MAX_BLOCK_STATE as u64);
-    let (lines, next) = call
-        .devices
-        .view()
-        .block_state(id, from, max as usize)
-        .map_err(Body::of)?;
+    let (lines, next) = call.view().block_state(id, from, max as usize)?;
     Ok(Answer::Lines(lines, next))
 }
 

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use uzram_control::ControlError;
 use uzram_control::zram::{Errno, Owner, Shown, View};
-use uzram_spec::{DeviceSpec, Failure, FailureKind};
+use uzram_spec::{DeviceSpec, Failure};
 
 use crate::api::Created;
 use crate::error::Body;
@@ -57,12 +57,18 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match error {
             ClientError::Refused(error) => error.into(),
-            error => Failure::new(FailureKind::Failed, error),
+            error => Failure::failed(error),
         }
     }
 }
 
-type Result<T> = std::result::Result<T, ClientError>;
+impl From<ClientError> for Errno {
+    fn from(error: ClientError) -> Errno {
+        error.errno()
+    }
+}
+
+type Result<T, E = ClientError> = std::result::Result<T, E>;
 
 /// A daemon to talk to. Each call is a connection.
 #[derive(Debug, Clone)]
@@ -90,14 +96,14 @@ impl Client {
         parse(&self.call("POST", "/v1/devices", &spec.to_json())?.body)
     }
 
+    fn shown(&self) -> Result<Vec<Shown>> {
+        parse(&self.call("GET", "/v1/control/devices", &[])?.body)
+    }
+
     /// The names of all devices, also of those that are not initialised.
     pub fn names(&self) -> Result<Vec<String>> {
-        let reply = self.call("GET", "/v1/control/devices", &[])?;
-        let shown: Vec<Shown> = parse(&reply.body)?;
-        Ok(shown
-            .iter()
-            .map(|shown| format!("zram{}", shown.id))
-            .collect())
+        let names = |shown: &Shown| format!("zram{}", shown.id);
+        Ok(self.shown()?.iter().map(names).collect())
     }
 
     /// Takes a device down.
@@ -181,49 +187,35 @@ fn attribute_path(owner: Owner, attribute: &str) -> String {
 }
 
 impl View for Client {
-    fn devices(&self) -> std::result::Result<Vec<Shown>, Errno> {
-        let reply = self.call("GET", "/v1/control/devices", &[]);
-        reply
-            .and_then(|reply| parse(&reply.body))
-            .map_err(|error| error.errno())
+    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+        Ok(self.shown()?)
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> std::result::Result<Vec<u8>, Errno> {
+    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
         // Reading this one changes something.
         let method = match owner {
             Owner::Control => "POST",
             Owner::Device(_) => "GET",
         };
-        let reply = self.call(method, &attribute_path(owner, attribute), &[]);
-        reply
-            .map(|reply| reply.body.into())
-            .map_err(|error| error.errno())
+        let reply = self.call(method, &attribute_path(owner, attribute), &[])?;
+        Ok(reply.body.into())
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> std::result::Result<(), Errno> {
-        let reply = self.call("PUT", &attribute_path(owner, attribute), value);
-        reply.map(drop).map_err(|error| error.errno())
+    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+        self.call("PUT", &attribute_path(owner, attribute), value)?;
+        Ok(())
     }
 
-    fn block_state(
-        &self,
-        id: u32,
-        from: u64,
-        max_bytes: usize,
-    ) -> std::result::Result<(Vec<u8>, u64), Errno> {
-        let path = format!("{}/block_state?from={from}&max={max_bytes}", device(id));
-        let reply = self
-            .call("GET", &path, &[])
-            .map_err(|error| error.errno())?;
+    fn block_state(&self, id: u32, from: u64, max: usize) -> Result<(Vec<u8>, u64), Errno> {
+        let path = format!("{}/block_state?from={from}&max={max}", device(id));
+        let reply = self.call("GET", &path, &[])?;
         let next = reply.next_slot.ok_or(Errno::IO)?;
         Ok((reply.body.into(), next))
     }
 
-    fn classes(&self, id: u32) -> std::result::Result<Vec<u8>, Errno> {
-        let reply = self.call("GET", &format!("{}/classes", device(id)), &[]);
-        reply
-            .map(|reply| reply.body.into())
-            .map_err(|error| error.errno())
+    fn classes(&self, id: u32) -> Result<Vec<u8>, Errno> {
+        let reply = self.call("GET", &format!("{}/classes", device(id)), &[])?;
+        Ok(reply.body.into())
     }
 }
 

@@ -27,6 +27,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use uzram_runtime::{frontends, logging};
 use uzram_spec::{DeviceSpec, Failure, Result};
@@ -182,7 +183,8 @@ impl Config {
     fn pieces(&mut self, path: &Path, text: &str) -> Vec<(Map<String, Value>, usize)> {
         let mut pieces = Vec::new();
         let mut devices = 0;
-        for piece in pieces_of(text) {
+        let begins = |line: &str| header(line).is_some_and(|name| !name.contains('.'));
+        for piece in pieces_of(text, begins) {
             match toml::from_str(&piece.text) {
                 Ok(sections) => pieces.push((sections, devices)),
                 Err(error) => {
@@ -258,12 +260,7 @@ fn read_all(
 impl NewDevice {
     fn read(origin: &Origin, entries: &Map<String, Value>) -> Result<NewDevice> {
         let mut options = entries.clone();
-        let mut take = |name: &str| {
-            let underscored = options.remove(&name.replace('-', "_"));
-            options.remove(name).or(underscored)
-        };
-        let own = OF_SECTION.map(&mut take);
-        let filesystem = filesystem(own)?;
+        let filesystem = filesystem(&mut options)?;
         let spec = spec_from_options(&options, &OF_SECTION)?;
         logging::parse(&spec.log)?;
         if filesystem.is_some() && spec.is_swap() {
@@ -283,14 +280,6 @@ impl NewDevice {
     }
 }
 
-fn text(name: &str, value: Option<Value>) -> Result<Option<String>> {
-    match value {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Failure::usage(format!("{name}: a text in quotes"))),
-    }
-}
-
 /// What a section has beside the options of `uzram create`.
 const OF_SECTION: [&str; 7] = [
     "fs-type",
@@ -302,26 +291,40 @@ const OF_SECTION: [&str; 7] = [
     "mount-mode",
 ];
 
-/// The file system that a section asks for, if any: the values of [`OF_SECTION`].
-fn filesystem(
-    [kind, mkfs_options, label, at, options, owner, mode]: [Option<Value>; 7],
-) -> Result<Option<FileSystem>> {
-    let words = |name: &str, value: Option<Value>| match value {
-        None => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(text.split_whitespace().map(str::to_owned).collect()),
-        Some(Value::Array(words)) => words
-            .into_iter()
-            .map(|word| text(name, Some(word)).map(Option::unwrap_or_default))
-            .collect(),
-        Some(_) => Err(Failure::usage(format!("{name}: a list of texts"))),
+/// Takes one of these, which may have underscores instead of dashes.
+fn take<T: DeserializeOwned>(
+    entries: &mut Map<String, Value>,
+    name: &str,
+    what: &str,
+) -> Result<Option<T>> {
+    let underscored = entries.remove(&name.replace('-', "_"));
+    let value = entries.remove(name).or(underscored);
+    let wrong = |_| Failure::usage(format!("{name}: {what}"));
+    value.map(serde_json::from_value).transpose().map_err(wrong)
+}
+
+/// Words in a list, or in one text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Words {
+    Text(String),
+    List(Vec<String>),
+}
+
+/// The file system that a section asks for, if any: takes what is in [`OF_SECTION`].
+fn filesystem(entries: &mut Map<String, Value>) -> Result<Option<FileSystem>> {
+    let mkfs_options = match take(entries, "mkfs-options", "a list of texts")? {
+        None => Vec::new(),
+        Some(Words::Text(text)) => text.split_whitespace().map(str::to_owned).collect(),
+        Some(Words::List(words)) => words,
     };
-    let kind = text("fs-type", kind)?;
-    let mkfs_options = words("mkfs-options", mkfs_options)?;
-    let label = text("label", label)?;
-    let at = text("mount-point", at)?;
-    let options = text("mount-options", options)?;
-    let owner = text("mount-owner", owner)?;
-    let mode = text("mount-mode", mode)?;
+    let mut text = |name| take::<String>(entries, name, "a text in quotes");
+    let kind = text("fs-type")?;
+    let label = text("label")?;
+    let at = text("mount-point")?;
+    let options = text("mount-options")?;
+    let owner = text("mount-owner")?;
+    let mode = text("mount-mode")?;
     if at.is_none() && (options.is_some() || owner.is_some() || mode.is_some()) {
         let message =
             "mount-options, mount-owner and mount-mode are for a device with a mount-point";
@@ -353,20 +356,20 @@ fn filesystem(
 }
 
 /// A section of a file as it is written, with those that stand within it.
-struct Piece {
+pub(crate) struct Piece {
     /// Its first line's number, from 1.
     line: usize,
-    text: String,
+    pub(crate) text: String,
 }
 
-/// The sections of a file.
-fn pieces_of(text: &str) -> Vec<Piece> {
+/// The sections of a file, and what stands before them. `begins` tells a line with which one begins.
+pub(crate) fn pieces_of(text: &str, begins: impl Fn(&str) -> bool) -> Vec<Piece> {
     let mut pieces = vec![Piece {
         line: 1,
         text: String::new(),
     }];
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        if header(line).is_some_and(|name| !name.contains('.')) {
+        if begins(line) {
             pieces.push(Piece {
                 line: index + 1,
                 text: String::new(),

@@ -5,36 +5,44 @@ use serde::{Deserialize, Serialize};
 use uzram_control::ControlError;
 use uzram_control::zram::Errno;
 
-const NAMES: &[(i32, &str)] = &[
-    (1, "EPERM"),
-    (2, "ENOENT"),
-    (4, "EINTR"),
-    (5, "EIO"),
-    (6, "ENXIO"),
-    (7, "E2BIG"),
-    (11, "EAGAIN"),
-    (12, "ENOMEM"),
-    (13, "EACCES"),
-    (15, "ENOTBLK"),
-    (16, "EBUSY"),
-    (17, "EEXIST"),
-    (19, "ENODEV"),
-    (21, "EISDIR"),
-    (22, "EINVAL"),
-    (26, "ETXTBSY"),
-    (28, "ENOSPC"),
-    (30, "EROFS"),
-    (34, "ERANGE"),
-    (71, "EPROTO"),
-    (75, "EOVERFLOW"),
-    (95, "EOPNOTSUPP"),
-    (110, "ETIMEDOUT"),
+/// Every errno that an error may name: the number, the name, and the HTTP status that says it best.
+pub(crate) const ERRNOS: &[(i32, &str, u16)] = &[
+    (1, "EPERM", 403),
+    (2, "ENOENT", 404),
+    (4, "EINTR", 500),
+    (5, "EIO", 500),
+    (6, "ENXIO", 404),
+    (7, "E2BIG", 400),
+    (11, "EAGAIN", 503),
+    (12, "ENOMEM", 507),
+    (13, "EACCES", 403),
+    (15, "ENOTBLK", 400),
+    (16, "EBUSY", 409),
+    (17, "EEXIST", 409),
+    (19, "ENODEV", 404),
+    (21, "EISDIR", 400),
+    (22, "EINVAL", 400),
+    (26, "ETXTBSY", 409),
+    (28, "ENOSPC", 507),
+    (30, "EROFS", 403),
+    (34, "ERANGE", 400),
+    (71, "EPROTO", 400),
+    (75, "EOVERFLOW", 400),
+    (95, "EOPNOTSUPP", 501),
+    (110, "ETIMEDOUT", 504),
 ];
+
+/// The name and the status of an errno; those of `EIO` for one that this program does not use.
+fn known(errno: i32) -> (&'static str, u16) {
+    let mut known = ERRNOS.iter().filter(|(number, ..)| *number == errno);
+    known
+        .next()
+        .map_or(("EIO", 500), |&(_, name, status)| (name, status))
+}
 
 /// The name of an errno, such as `EBUSY`; `EIO` for one that this program does not use.
 pub fn errno_name(errno: i32) -> &'static str {
-    let known = NAMES.iter().find(|(number, _)| *number == errno);
-    known.map_or("EIO", |(_, name)| name)
+    known(errno).0
 }
 
 /// An error as it stands in an answer.
@@ -67,6 +75,15 @@ impl From<ControlError> for Body {
     }
 }
 
+impl From<Errno> for Body {
+    fn from(errno: Errno) -> Body {
+        let said = std::io::Error::from(errno).to_string();
+        // Without "(os error 16)": the number has a field of its own.
+        let said = said.split(" (os error").next();
+        Body::new(errno, said.unwrap_or_default())
+    }
+}
+
 impl Body {
     pub(crate) fn new(errno: Errno, message: impl Into<String>) -> Body {
         ControlError {
@@ -74,17 +91,6 @@ impl Body {
             message: message.into(),
         }
         .into()
-    }
-
-    pub(crate) fn of(errno: Errno) -> Body {
-        let said = std::io::Error::from(errno).to_string();
-        // Without "(os error 16)": the number has a field of its own.
-        let said = said
-            .split(" (os error")
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-        Body::new(errno, said)
     }
 
     /// The same with that HTTP status.
@@ -101,30 +107,10 @@ impl Body {
 
     /// The HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
-        self.status.unwrap_or_else(|| status_of(&self.name))
+        let of_errno = || StatusCode::from_u16(known(self.errno).1);
+        let status = self.status.ok_or(()).or_else(|()| of_errno());
+        status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
-}
-
-/// The HTTP status of an errno.
-pub(crate) fn status_of(name: &str) -> StatusCode {
-    match name {
-        "EINVAL" | "ERANGE" | "E2BIG" | "ENOTBLK" | "EPROTO" | "EOVERFLOW" | "EISDIR" => {
-            StatusCode::BAD_REQUEST
-        }
-        "EACCES" | "EPERM" | "EROFS" => StatusCode::FORBIDDEN,
-        "ENOENT" | "ENODEV" | "ENXIO" => StatusCode::NOT_FOUND,
-        "EBUSY" | "EEXIST" | "ETXTBSY" => StatusCode::CONFLICT,
-        "EOPNOTSUPP" => StatusCode::NOT_IMPLEMENTED,
-        "EAGAIN" => StatusCode::SERVICE_UNAVAILABLE,
-        "ETIMEDOUT" => StatusCode::GATEWAY_TIMEOUT,
-        "ENOMEM" | "ENOSPC" => StatusCode::INSUFFICIENT_STORAGE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// Every errno that an error may name.
-pub(crate) fn names() -> Vec<&'static str> {
-    NAMES.iter().map(|(_, name)| *name).collect()
 }
 
 #[cfg(test)]
@@ -133,13 +119,13 @@ mod tests {
 
     #[test]
     fn errors_have_names_words_and_a_status() {
-        let busy = Body::of(Errno::BUSY);
+        let busy = Body::from(Errno::BUSY);
         assert_eq!(
             (busy.errno, busy.name.as_str(), busy.status().as_u16()),
             (16, "EBUSY", 409)
         );
         assert_eq!(busy.message, "Device or resource busy");
-        assert_eq!(Body::of(Errno::NODEV).status(), StatusCode::NOT_FOUND);
+        assert_eq!(Body::from(Errno::NODEV).status(), StatusCode::NOT_FOUND);
         assert_eq!(errno_name(9999), "EIO");
     }
 }

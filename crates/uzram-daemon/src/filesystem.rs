@@ -107,7 +107,7 @@ impl FileSystem {
         let program = format!("mkfs.{}", self.kind);
         find(&program).ok_or_else(|| {
             let message = format!("fs-type: no {program} on this machine");
-            Failure::new(FailureKind::Impossible, message)
+            Failure::impossible(message)
         })
     }
 
@@ -237,7 +237,7 @@ fn run(command: &mut Command) -> Result {
         .unwrap_or(OsStr::new(""))
         .to_string_lossy()
         .into_owned();
-    let failed = |what: String| Failure::new(FailureKind::Failed, format!("{program}: {what}"));
+    let failed = |what: String| Failure::failed(format!("{program}: {what}"));
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| failed(error.to_string()))?;
     if output.status.success() {

@@ -11,7 +11,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use uzram_control::{Claim, RunDir};
 use uzram_runtime::process::{alone_to_spawn, pidfd, wait_for_end_within};
 use uzram_runtime::restart_keeper;
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
 
 use crate::notify;
 
@@ -83,8 +83,7 @@ impl Holder {
             let taken = |what: &str| {
                 let wanted = stored_name(what, name);
                 let found = received.iter().find(|(_, name)| *name == wanted);
-                let missing =
-                    || Failure::new(FailureKind::Failed, format!("systemd kept no {what}"));
+                let missing = || Failure::failed(format!("systemd kept no {what}"));
                 own_copy(found.ok_or_else(missing)?.0)
             };
             let held = run.find(name).map_err(Failure::from).and_then(|entry| {
@@ -198,7 +197,7 @@ fn forget(device: &str) {
 
 /// A copy of one of this process's own descriptors.
 pub(crate) fn own_copy(fd: i32) -> Result<OwnedFd> {
-    let gone = || Failure::new(FailureKind::Failed, "no pidfd of this process");
+    let gone = || Failure::failed("no pidfd of this process");
     let process = pidfd(std::process::id()).ok_or_else(gone)?;
     let copy = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty());
     Ok(copy.map_err(std::io::Error::from)?)
@@ -210,7 +209,7 @@ fn is_alive(pid: u32) -> bool {
 
 /// Takes copies of a keeper's descriptors.
 fn hold(dir: &Path, keeper: u32) -> Result<Held> {
-    let gone = || Failure::new(FailureKind::Failed, format!("its keeper {keeper} is gone"));
+    let gone = || Failure::failed(format!("its keeper {keeper} is gone"));
     let process = pidfd(keeper).ok_or_else(gone)?;
     let (mut image, mut lock) = (None, None);
     for entry in std::fs::read_dir(format!("/proc/{keeper}/fd"))?.flatten() {
@@ -232,8 +231,7 @@ fn hold(dir: &Path, keeper: u32) -> Result<Held> {
         *place = Some(copy.map_err(std::io::Error::from)?);
     }
     let claim = Claim::adopt(dir)?;
-    let missing =
-        |what: &str| Failure::new(FailureKind::Failed, format!("its keeper has no {what}"));
+    let missing = |what: &str| Failure::failed(format!("its keeper has no {what}"));
     Ok(Held {
         claim,
         image: image.ok_or_else(|| missing("memory file"))?,

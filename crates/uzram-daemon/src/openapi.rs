@@ -7,7 +7,7 @@ use uzram_runtime::frontends;
 use uzram_spec::{options_schema, schema_of};
 
 use crate::api::{self, Route, routes};
-use crate::error;
+use crate::error::ERRNOS;
 use crate::http::Limits;
 
 /// What every request can be answered: it is malformed, too slow, too large, or the daemon is at its limits.
@@ -208,84 +208,19 @@ fn parameters(path: &str) -> Value {
     all.into()
 }
 
+/// The schemas: those of a file, and what the program's own types and tables have.
 fn schemas() -> Value {
+    let mut schemas: Value = serde_json::from_str(include_str!("schemas.json")).unwrap_or_default();
     let mut create = options_schema(frontends::option_schemas());
     create["description"] =
         "A device: the options of `uzram create` by name, with dashes or underscores".into();
     create["properties"]["directory"] =
         json!({"type": "string", "description": "what relative paths are relative to"});
-    json!({
-        "Create": create,
-        "Created": {
-            "type": "object",
-            "required": ["name", "path", "notes"],
-            "properties": {
-                "name": {"type": "string"},
-                "path": {"type": "string", "description": "node or URI"},
-                "notes": {"type": "string"},
-            },
-        },
-        "Version": {
-            "type": "object",
-            "properties": {
-                "program": {"type": "string"},
-                "version": {"type": "string"},
-                "api": {"type": "integer"},
-            },
-        },
-        "Device": {
-            "type": "object",
-            "description": "A device with its record and its statistics, by their names in `uzram stat --json`, \
-                where it is initialised",
-            "required": ["name", "id", "disksize", "path"],
-            "properties": {
-                "name": {"type": "string"},
-                "id": {"type": "integer"},
-                "disksize": {"type": "integer"},
-                "path": {"type": "string"},
-            },
-        },
-        "Shown": {
-            "type": "object",
-            "required": ["id", "disksize", "path"],
-            "properties": {
-                "id": {"type": "integer", "description": "N of zramN"},
-                "disksize": {"type": "integer", "description": "0 while it is not initialised"},
-                "path": {"type": "string", "description": "node or URI, empty without one"},
-                "rdev": {
-                    "type": ["array", "null"],
-                    "items": {"type": "integer"},
-                    "description": "major and minor number of its node",
-                },
-            },
-        },
-        "Attribute": {
-            "type": "object",
-            "required": ["name", "of", "mode", "about", "docs"],
-            "properties": {
-                "name": {"type": "string"},
-                "of": {"enum": ["device", "zram-control"]},
-                "mode": {"type": "string", "description": "of its file, in octal"},
-                "about": {"type": "string"},
-                "docs": {"type": "string"},
-            },
-        },
-        "Values": {
-            "type": "object",
-            "description": "Attributes by name, as the kernel shows them",
-            "additionalProperties": {"type": "string"},
-        },
-        "Request": request(),
-        "Error": {
-            "type": "object",
-            "required": ["errno", "name", "message"],
-            "properties": {
-                "errno": {"type": "integer"},
-                "name": {"enum": error::names()},
-                "message": {"type": "string"},
-            },
-        },
-    })
+    schemas["Create"] = create;
+    schemas["Request"] = request();
+    schemas["Error"]["properties"]["name"] =
+        json!({"enum": ERRNOS.iter().map(|(_, name, _)| name).collect::<Vec<_>>()});
+    schemas
 }
 
 /// What a device's server can be asked here: all but what is an affair of its keeper, or of other paths.
@@ -321,10 +256,9 @@ mod tests {
 
     #[test]
     fn every_error_and_every_request_is_in_it() {
-        for name in error::names() {
-            let status = error::status_of(name).as_u16();
+        for (_, name, status) in ERRNOS {
             assert!(
-                [ANY, OF_DEVICES].concat().contains(&status),
+                [ANY, OF_DEVICES].concat().contains(status),
                 "{name}: {status}"
             );
         }

@@ -12,7 +12,7 @@ use uzram_runtime::logging;
 use uzram_runtime::process::when_told;
 use uzram_runtime::sweep::swept_run_dir;
 use uzram_runtime::zram::Local;
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
 
 use crate::devices::Daemon;
 use crate::hold::{SharedHolder, own_copy};
@@ -121,7 +121,7 @@ fn activated(fd: i32) -> Result<std::os::unix::net::UnixListener> {
     // Anything but a listening unix socket is refused here and not at the first connection.
     listener.local_addr().map_err(|error| {
         let message = format!("systemd handed over no unix socket: {error}");
-        Failure::new(FailureKind::Failed, message)
+        Failure::failed(message)
     })?;
     Ok(listener)
 }

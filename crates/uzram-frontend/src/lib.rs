@@ -23,28 +23,18 @@ pub use rustix::thread::CapabilitySet;
 
 pub use option::{FrontendOption, NUMBER, OptionKind, PARTSCAN};
 
-/// Why this machine or this user cannot have a frontend, and what would help.
+/// Why this machine or this user cannot have a frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     /// What is missing.
     pub missing: String,
-    /// How to get it, as far as the frontend knows.
-    pub help: Option<String>,
 }
 
 impl Need {
-    /// Something is missing and nothing is known to help.
+    /// That is missing.
     pub fn new(missing: impl std::fmt::Display) -> Need {
-        Need {
-            missing: missing.to_string(),
-            help: None,
-        }
-    }
-
-    /// The same, with what helps.
-    pub fn with_help(mut self, help: impl Into<String>) -> Need {
-        self.help = Some(help.into());
-        self
+        let missing = missing.to_string();
+        Need { missing }
     }
 }
 
@@ -203,7 +193,7 @@ pub trait Front: Send {
     /// Refuses where whoever uses the device cannot be told another size while it is served.
     fn can_resize(&self) -> Result {
         let message = format!("{} cannot change its size while it is served", self.path());
-        Err(Failure::new(FailureKind::Impossible, message))
+        Err(Failure::impossible(message))
     }
 
     /// Tells the size, which was changed, to whoever uses the device.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use uzram_spec::{Failure, FailureKind, OptionValue, Result, size};
+use uzram_spec::{Failure, OptionValue, Result, size};
 
 /// An option of a frontend.
 pub struct FrontendOption {
@@ -107,7 +107,7 @@ impl FrontendOption {
                 OptionValue::Text(text) => text.clone(),
             };
             let message = format!("--{} {given} is not possible: {accepted}", self.name);
-            Failure::new(FailureKind::Usage, message)
+            Failure::usage(message)
         })
     }
 
@@ -129,6 +129,8 @@ impl FrontendOption {
 
 #[cfg(test)]
 mod tests {
+    use uzram_spec::FailureKind;
+
     use super::*;
 
     #[test]

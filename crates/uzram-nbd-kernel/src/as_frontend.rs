@@ -71,19 +71,16 @@ impl Frontend for NbdKernelFrontend {
         let most = std::fs::read_to_string("/sys/module/nbd/parameters/max_part");
         if serving.spec.flag(PARTSCAN.name) && most.is_ok_and(|most| most.trim() == "0") {
             let message = "the module nbd was loaded with max_part=0 and makes no partitions";
-            return Err(Failure::new(FailureKind::Impossible, message));
+            return Err(Failure::impossible(message));
         }
         let front = KernelNbd::attach(adopter(serving)?, &options(serving))?;
         Ok(Box::new(front))
     }
 
     fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>> {
-        let index = word.parse::<u32>().map_err(|_| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("no number of an nbd node: '{word}'"),
-            )
-        })?;
+        let index = word
+            .parse::<u32>()
+            .map_err(|_| Failure::failed(format!("no number of an nbd node: '{word}'")))?;
         let front = KernelNbd::reattach(adopter(serving)?, index, &options(serving))?;
         Ok(Box::new(front))
     }

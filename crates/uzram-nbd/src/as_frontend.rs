@@ -302,7 +302,7 @@ impl Front for NbdFront {
             named.push_str(", ...");
         }
         let message = format!("{uri} is in use: {clients} connected: {named}");
-        Err(Failure::new(FailureKind::Busy, message))
+        Err(Failure::busy(message))
     }
 
     fn clients(&self) -> Option<u64> {
@@ -368,20 +368,19 @@ fn kind_of_bind(error: &std::io::Error) -> FailureKind {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match &error {
-            Error::NotLoopback { .. } => {
-                Failure::new(FailureKind::Usage, error).with_hint("with --allow-remote")
-            }
+            Error::NotLoopback { .. } => Failure::usage(error).with_hint("with --allow-remote"),
             Error::UsersOverTcp { .. } => {
-                Failure::new(FailureKind::Usage, error).with_hint("with --listen unix:PATH")
+                Failure::usage(error).with_hint("with --listen unix:PATH")
             }
-            Error::Unreachable { .. } => Failure::new(FailureKind::Usage, error)
-                .with_hint("--listen unix:PATH chooses the socket"),
+            Error::Unreachable { .. } => {
+                Failure::usage(error).with_hint("--listen unix:PATH chooses the socket")
+            }
             Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
-                Failure::new(FailureKind::Usage, error)
+                Failure::usage(error)
             }
-            Error::InUse { .. } => Failure::new(FailureKind::Busy, error),
+            Error::InUse { .. } => Failure::busy(error),
             Error::Bind { source, .. } => Failure::new(kind_of_bind(source), error),
-            _ => Failure::new(FailureKind::Failed, error),
+            _ => Failure::failed(error),
         }
     }
 }

@@ -210,12 +210,7 @@ impl<'a> Connection<'a> {
             // After a failure the rest of the payload is skipped.
             if done.is_ok() {
                 let at = request.offset + position;
-                done = self
-                    .session
-                    .export
-                    .device
-                    .write_at(piece, at)
-                    .map_err(Into::into);
+                done = self.session.store(piece, at);
             }
         })?;
         let done = done.and_then(|()| self.session.persist(request));

@@ -112,6 +112,11 @@ impl Session {
         }
     }
 
+    /// Reads from the device.
+    fn load(&self, piece: &mut [u8], offset: u64) -> Result<(), uzram::Error> {
+        self.export.device.read_at(piece, offset)
+    }
+
     /// Writes a piece of a WRITE that was checked.
     pub(crate) fn store(&self, piece: &[u8], offset: u64) -> Result<(), Failure> {
         Ok(self.export.device.write_at(piece, offset)?)
@@ -152,15 +157,11 @@ impl Session {
             cmd::WRITE_ZEROES => {
                 // Zeroing stores nothing and is always faster than a write, so FAST_ZERO needs no check.
                 let keep = request.flags & cmd_flag::NO_HOLE != 0 && self.export.no_hole;
-                device.write_zeroes(
-                    offset,
-                    len,
-                    if keep {
-                        Zeroes::Allocate
-                    } else {
-                        Zeroes::Deallocate
-                    },
-                )?;
+                let how = match keep {
+                    true => Zeroes::Allocate,
+                    false => Zeroes::Deallocate,
+                };
+                device.write_zeroes(offset, len, how)?;
             }
             // The data is in RAM already, so CACHE has nothing to do.
             cmd::CACHE => {}
@@ -180,18 +181,16 @@ impl Session {
 
     fn read_simple(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
         let header = proto::simple_reply(request.cookie, None);
-        let device = &self.export.device;
         if !fits(request.len) {
             return out.stream(&header, request.offset, request.len, |piece, position| {
-                device
-                    .read_at(piece, request.offset + position)
-                    .map_err(Close::ReadFailed)
+                let read = self.load(piece, request.offset + position);
+                read.map_err(Close::ReadFailed)
             });
         }
         let total = SIMPLE_REPLY_LEN + request.len as usize;
         let room = out.room(total)?;
         room[..SIMPLE_REPLY_LEN].copy_from_slice(&header);
-        match device.read_at(&mut room[SIMPLE_REPLY_LEN..], request.offset) {
+        match self.load(&mut room[SIMPLE_REPLY_LEN..], request.offset) {
             Ok(()) => out.commit(total),
             Err(e) => return self.fail(request, &e.into(), out),
         }
@@ -240,19 +239,11 @@ impl Session {
         let total = CHUNK_LEN + 8 + len as usize;
         let room = out.room(total)?;
         room[..CHUNK_LEN + 8].copy_from_slice(&data_header(request, offset, len, done));
-        Ok(
-            match self
-                .export
-                .device
-                .read_at(&mut room[CHUNK_LEN + 8..], offset)
-            {
-                Ok(()) => {
-                    out.commit(total);
-                    Ok(())
-                }
-                Err(e) => Err(e.into()),
-            },
-        )
+        let read = self.load(&mut room[CHUNK_LEN + 8..], offset);
+        if read.is_ok() {
+            out.commit(total);
+        }
+        Ok(read.map_err(Failure::from))
     }
 
     /// Sends a structured reply with one content chunk, as DF asks.
@@ -268,16 +259,8 @@ impl Session {
             // Not final: a read may still fail while the chunk is being sent. Zeros then fill the rest.
             let header = data_header(request, request.offset, request.len, false);
             out.stream(&header, request.offset, request.len, |piece, position| {
-                let read = match failed {
-                    None => self
-                        .export
-                        .device
-                        .read_at(piece, request.offset + position)
-                        .err(),
-                    Some(_) => None,
-                };
-                if read.is_some() {
-                    failed = read;
+                if failed.is_none() {
+                    failed = self.load(piece, request.offset + position).err();
                 }
                 if failed.is_some() {
                     piece.fill(0);

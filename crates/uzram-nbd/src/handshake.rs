@@ -103,12 +103,13 @@ impl Handshake<'_> {
         let mut data = vec![0; len as usize];
         self.receive(&mut data, false)?;
         tracing::debug!(option, len, "option");
-        let session = match option {
+        let mut session = None;
+        match option {
             // It has no way to say no.
             opt::EXPORT_NAME if let Some(refusal) = self.refusal => {
                 return Err(Close::Refused(refusal));
             }
-            opt::EXPORT_NAME => Some(self.export_name(&data)?),
+            opt::EXPORT_NAME => session = Some(self.export_name(&data)?),
             opt::ABORT => {
                 self.reply(option, rep::ACK, &[]);
                 // Some clients close without waiting for this.
@@ -117,40 +118,24 @@ impl Handshake<'_> {
             }
             _ if self.stop.is_set() => {
                 self.refuse(option, rep::ERR_SHUTDOWN, "the server is stopping");
-                None
             }
             opt::LIST | opt::INFO | opt::GO if let Some(refusal) = self.refusal => {
                 // The client closes, as some do only after an option to say so.
                 self.refuse(option, rep::ERR_POLICY, &format!("refused: {refusal}"));
-                None
             }
             opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS if !data.is_empty() => {
                 self.refuse(option, rep::ERR_INVALID, "this option has no data");
-                None
             }
-            opt::LIST => {
-                self.list();
-                None
-            }
+            opt::LIST => self.list(),
             opt::STRUCTURED_REPLY => {
                 self.structured = true;
                 self.reply(option, rep::ACK, &[]);
-                None
             }
-            opt::INFO | opt::GO => self.info(option, &data),
-            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => {
-                self.meta_context(option, &data);
-                None
-            }
-            opt::STARTTLS => {
-                self.refuse(option, rep::ERR_UNSUP, "this server has no TLS");
-                None
-            }
-            _ => {
-                self.refuse(option, rep::ERR_UNSUP, "unknown option");
-                None
-            }
-        };
+            opt::INFO | opt::GO => session = self.info(option, &data),
+            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.meta_context(option, &data),
+            opt::STARTTLS => self.refuse(option, rep::ERR_UNSUP, "this server has no TLS"),
+            _ => self.refuse(option, rep::ERR_UNSUP, "unknown option"),
+        }
         self.send()?;
         Ok(session)
     }

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use uzram::Choice;
 use uzram::compress::AlgorithmSpec;
 
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
 
 /// The longest dictionary that any algorithm takes.
 const MAX_DICTIONARY: usize = 1 << 20;
@@ -23,7 +23,7 @@ pub fn take_priority(spec: &mut AlgorithmSpec) -> Result<Option<usize>> {
         Ok(priority @ 1..uzram::PRIORITIES) => Ok(Some(priority)),
         _ => {
             let message = format!("priority={text} is not possible: it takes 1 to 3");
-            Err(Failure::new(FailureKind::Usage, message))
+            Err(Failure::usage(message))
         }
     }
 }
@@ -33,8 +33,7 @@ pub fn take_dictionary(spec: &mut AlgorithmSpec) -> Result<Vec<u8>> {
     let Some(path) = spec.take("dict") else {
         return Ok(Vec::new());
     };
-    let refused =
-        |why: String| Failure::new(FailureKind::Usage, format!("the dictionary {path}: {why}"));
+    let refused = |why: String| Failure::usage(format!("the dictionary {path}: {why}"));
     let bytes = read_file(&path).map_err(|error| refused(error.to_string()))?;
     match bytes.len() {
         0 => Err(refused("it is empty".into())),

@@ -40,7 +40,7 @@ pub fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
             "{} has no keeper: it runs in the foreground",
             entry.record.name
         );
-        return Err(Failure::new(FailureKind::Impossible, message));
+        return Err(Failure::impossible(message));
     }
     ask_at(entry, &entry.keeper_socket(), "keeper", request)
 }
@@ -77,10 +77,7 @@ fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<
         Err(error) => error,
     };
     if entry.is_gone() {
-        return Err(Failure::new(
-            FailureKind::NoDevice,
-            format!("{name} is gone"),
-        ));
+        return Err(Failure::no_device(format!("{name} is gone")));
     }
     if let Some(failure) = death(entry) {
         return Err(failure);
@@ -119,10 +116,9 @@ pub(crate) fn death(entry: &Entry) -> Option<Failure> {
         "server and keeper of {} have died and nobody holds its memory: its contents are lost",
         entry.record.name
     );
-    entry.is_dead().then(|| {
-        Failure::new(FailureKind::NoDevice, message)
-            .with_hint("uzram list clears what is left of it")
-    })
+    entry
+        .is_dead()
+        .then(|| Failure::no_device(message).with_hint("uzram list clears what is left of it"))
 }
 
 /// Whether another server takes the place of one that died. What is asked too soon still ends up with the dead one.
@@ -198,10 +194,7 @@ fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec
 /// The failure of an answer that belongs to another request.
 pub fn unexpected(entry: &Entry, answer: &Response) -> Failure {
     let name = &entry.record.name;
-    Failure::new(
-        FailureKind::Failed,
-        format!("the server of {name} answered {answer:?}"),
-    )
+    Failure::failed(format!("the server of {name} answered {answer:?}"))
 }
 
 /// Takes a device down and waits until its directory is gone.
@@ -232,7 +225,7 @@ fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
     while !entry.is_gone() {
         if begin.elapsed() > REMOVAL {
             let message = format!("the server of {} does not end", entry.record.name);
-            return Err(Failure::new(FailureKind::Failed, message));
+            return Err(Failure::failed(message));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -251,9 +244,7 @@ pub fn silent_to_json(survey: &Survey, entry: &Entry, failure: &Failure) -> Resu
 }
 
 fn json(survey: &Survey, entry: &Entry, more: serde_json::Result<Value>) -> Result<Value> {
-    let value = |what: serde_json::Result<Value>| {
-        what.map_err(|error| Failure::new(FailureKind::Failed, error))
-    };
+    let value = |what: serde_json::Result<Value>| what.map_err(Failure::failed);
     let mut object = value(serde_json::to_value(&entry.record))?;
     let more = value(more)?;
     if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use uzram_control::Claim;
-use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::swap;
 
@@ -30,7 +30,7 @@ pub(crate) fn read(dir: &Path, inherited: Option<i32>) -> Result<DeviceSpec> {
     let json = json.map_err(|error| {
         let path = path(dir, inherited);
         let message = format!("the device's description {}: {error}", path.display());
-        Failure::new(FailureKind::Failed, message)
+        Failure::failed(message)
     })?;
     DeviceSpec::parse(&json)
 }

@@ -105,7 +105,7 @@ fn checked(frontend: &dyn Frontend, spec: &FrontendSpec) -> Result<FrontendSpec>
                 ),
                 None => format!("no frontend has an option '{name}'"),
             };
-            return Err(Failure::new(FailureKind::Usage, message));
+            return Err(Failure::usage(message));
         };
         let value = option.check(value, Path::new("/"))?;
         stored.options.insert(name.clone(), value);
@@ -161,11 +161,7 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
             Ok(()) => Ok((frontend, None)),
             Err(need) => {
                 let message = format!("no frontend {} here: {}", frontend.name(), need.missing);
-                let failure = Failure::new(FailureKind::Impossible, message);
-                Err(match need.help {
-                    Some(help) => failure.with_hint(help),
-                    None => failure,
-                })
+                Err(Failure::impossible(message))
             }
         };
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use uzram_control::{
     Claim, ControlServer, Entry, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
 };
-use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::launch::{Created, KEEP, Order, created};
 use crate::logging::{Journal, LogPipe};
@@ -30,7 +30,7 @@ use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when
 use crate::report::Report;
 use crate::server::ServerState;
 use crate::standby::Standby;
-use crate::{description, logging, make, note, process, swap, sweep, users, watermark};
+use crate::{description, logging, make, note, process, report, swap, sweep, users, watermark};
 use requests::Requests;
 
 /// Failed starts in a row after which the keeper waits for `uzram recover`.
@@ -46,7 +46,7 @@ pub const UPGRADE: &str = "upgrade";
 
 /// What a keeper of a device that is there already starts from: its only argument, as JSON. Programs of other versions
 /// read it, too: a field is never renamed, and one that is unknown is ignored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeeperState {
     /// The device's directory.
     pub(crate) dir: PathBuf,
@@ -134,15 +134,7 @@ pub fn keep(state: Option<&str>) -> u8 {
         Some(state) => resumed(state),
         None => begun(),
     };
-    match kept {
-        Ok(()) => 0,
-        Err(failure) => {
-            tracing::error!("{failure}");
-            let code = failure.kind.exit_code();
-            let _ = Report::Failed(failure).send();
-            code
-        }
-    }
+    report::exit_code(kept)
 }
 
 /// Starts a keeper for a device that has none. Image and lock are to be inherited. Returns its process number.
@@ -150,11 +142,7 @@ pub fn restart_keeper(dir: &Path, image: i32) -> Result<u32> {
     let state = KeeperState {
         dir: dir.into(),
         image,
-        spec: None,
-        server: None,
-        hand_over: false,
-        rollback: None,
-        log_pipe: None,
+        ..KeeperState::default()
     };
     let keeper = start(&state)?;
     let pid = keeper.id();
@@ -176,26 +164,10 @@ pub(crate) fn start(state: &KeeperState) -> std::io::Result<std::process::Child>
 /// Keeps a device that is there: its keeper died, or this is its keeper's new program.
 fn resumed(state: &str) -> Result {
     note::to_log();
-    let state: KeeperState = serde_json::from_str(state).map_err(|error| {
-        let message = format!("the keeper's state '{state}': {error}");
-        Failure::new(FailureKind::Usage, message)
-    })?;
-    let (events, inbox) = channel();
-    let keeper = Keeper {
-        claim: Claim::adopt(&state.dir)?,
-        image: state.image,
-        spec: description::read(&state.dir, state.spec)?,
-        inherited_spec: state.spec,
-        events,
-        inbox,
-        server: state.server,
-        failures: 0,
-        deaths: VecDeque::new(),
-        standby: None,
-        standby_failures: 0,
-        log_pipe: state.log_pipe,
-    };
-    keeper.go_on(&state)
+    let state: KeeperState = process::state("keeper", state)?;
+    let claim = Claim::adopt(&state.dir)?;
+    let spec = description::read(&state.dir, state.spec)?;
+    Keeper::from_state(claim, spec, &state).go_on(&state)
 }
 
 /// Makes the device that stdin orders, and keeps it.
@@ -209,9 +181,8 @@ fn begun() -> Result {
         .by_ref()
         .take(MAX_ORDER)
         .read_until(b'\n', &mut order)?;
-    let order: Order = serde_json::from_slice(&order).map_err(|error| {
-        Failure::new(FailureKind::Usage, format!("the order on stdin: {error}"))
-    })?;
+    let order: Order = serde_json::from_slice(&order)
+        .map_err(|error| Failure::usage(format!("the order on stdin: {error}")))?;
     let mut spec = order.spec;
     logging::parse(&spec.log)?;
     let run = RunDir::new(order.run);
@@ -242,7 +213,6 @@ fn undo(claim: &Claim) {
 impl Keeper {
     /// The keeper of a new device, with memory for its image.
     fn new(claim: Claim, spec: DeviceSpec) -> Result<Keeper> {
-        let (events, inbox) = channel();
         claim.pass_on_lock()?;
         // Inherited by every server: no CLOEXEC.
         let image: OwnedFd = if let Some(swap) = &spec.swap {
@@ -258,21 +228,32 @@ impl Keeper {
         };
         let stored = description::store(&spec, &claim)?;
         let log_pipe = spec.is_swap().then(LogPipe::new).transpose()?;
-        Ok(Keeper {
+        let state = KeeperState {
             // Both stay open as long as this process and its children live.
             image: image.into_raw_fd(),
-            inherited_spec: stored.map(IntoRawFd::into_raw_fd),
+            spec: stored.map(IntoRawFd::into_raw_fd),
+            log_pipe,
+            ..KeeperState::default()
+        };
+        Ok(Keeper::from_state(claim, spec, &state))
+    }
+
+    fn from_state(claim: Claim, spec: DeviceSpec, state: &KeeperState) -> Keeper {
+        let (events, inbox) = channel();
+        Keeper {
             claim,
+            image: state.image,
             spec,
+            inherited_spec: state.spec,
             events,
             inbox,
-            server: None,
+            server: state.server,
             failures: 0,
             deaths: VecDeque::new(),
             standby: None,
             standby_failures: 0,
-            log_pipe,
-        })
+            log_pipe: state.log_pipe,
+        }
     }
 
     /// Starts a new device's server, reports the device, and keeps it once somebody was told of it.
@@ -340,9 +321,8 @@ impl Keeper {
             image: self.image,
             spec: self.inherited_spec,
             server: self.server,
-            hand_over: false,
-            rollback: None,
             log_pipe: self.log_pipe,
+            ..KeeperState::default()
         }
     }
 
@@ -415,12 +395,8 @@ impl Keeper {
     fn start_from_file(&mut self, resume: bool) -> Result<String> {
         let mut command = self.server_command(resume, false)?;
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut server = started.map_err(|error| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("cannot start the server: {error}"),
-            )
-        })?;
+        let mut server = started
+            .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
         let ready = match server.stdout.take().map(BufReader::new) {
             Some(mut reports) => created(&mut reports, &mut |text| self.pass_on(text)),
             None => Ok(None),
@@ -434,7 +410,7 @@ impl Keeper {
             Err(failure) => failure,
             Ok(_) => {
                 let message = format!("the server ended before it served: {status}");
-                Failure::new(FailureKind::Failed, message)
+                Failure::failed(message)
             }
         };
         if !resume {
@@ -486,8 +462,7 @@ impl Keeper {
             }
             let _ = events.send(Event::Ended(pid));
         };
-        let thread = std::thread::Builder::new().name("server-watch".into());
-        if let Err(error) = thread.spawn(watch) {
+        if let Err(error) = process::spawn("server-watch", watch) {
             tracing::error!(%error, "nobody watches the server");
         }
     }
@@ -546,9 +521,7 @@ impl Keeper {
                 let _ = events.send(Event::Unwanted);
             }
         };
-        let thread = std::thread::Builder::new().name("orderer-watch".into());
-        thread.spawn(wait)?;
-        Ok(())
+        Ok(process::spawn("orderer-watch", wait)?)
     }
 
     /// Takes down a device that nobody knows of. Those who look at every new disk let go of it in a moment.
@@ -591,7 +564,7 @@ impl Keeper {
     /// Takes down a device whose server could not be started.
     fn remove_unserved(&self, force: bool) -> Result {
         if self.server.is_some() {
-            return Err(Failure::new(FailureKind::Failed, "its server runs again"));
+            return Err(Failure::failed("its server runs again"));
         }
         if let Some(record) = self.claim.record()
             && !force
@@ -603,7 +576,7 @@ impl Keeper {
             true => sweep::clear_by_force(&self.claim.dir),
             false => sweep::clear(&self.claim.dir),
         };
-        cleared.map_err(|e| Failure::new(FailureKind::Failed, e))?;
+        cleared.map_err(Failure::failed)?;
         tracing::info!("removed");
         Ok(self.claim.release()?)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uzram_control::RunDir;
-use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::report::Report;
 use crate::{process, swap};
@@ -62,7 +62,7 @@ pub fn launch_announced(
         run: run.path()?,
         spec: spec.clone(),
     };
-    let mut order = serde_json::to_vec(&order).map_err(|e| Failure::new(FailureKind::Failed, e))?;
+    let mut order = serde_json::to_vec(&order).map_err(Failure::failed)?;
     order.push(b'\n');
     let mut keeper = {
         let _alone = process::alone_to_spawn();
@@ -74,12 +74,7 @@ pub fn launch_announced(
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::Failed,
-                    format!("cannot start a keeper: {error}"),
-                )
-            })?
+            .map_err(|error| Failure::failed(format!("cannot start a keeper: {error}")))?
     };
     let pid = keeper.id();
     let mut orders = keeper.stdin.take();
@@ -99,7 +94,7 @@ pub fn launch_announced(
         Ok(None) => {
             let status = keeper.wait()?;
             let message = format!("the keeper ended before the device was there: {status}");
-            return Err(Failure::new(FailureKind::Failed, message));
+            return Err(Failure::failed(message));
         }
         Err(failure) => {
             // It ends after this report.

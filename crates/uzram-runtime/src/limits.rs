@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGXCPU, SIGXFSZ};
 use uzram_control::size;
-use uzram_spec::{Failure, FailureKind, Result, rlimit};
+use uzram_spec::{Failure, Result, rlimit};
 
 /// Address space of a process beside a device's image: program, stacks, what threads reserve for their heaps.
 const PROCESS: u64 = 512 << 20;
@@ -79,6 +79,6 @@ fn at_least(resource: Resource, needed: u64, show: fn(u64) -> String) -> Result 
 }
 
 fn refused(named: String, why: String) -> Failure {
-    Failure::new(FailureKind::Impossible, format!("{named}, and {why}"))
+    Failure::impossible(format!("{named}, and {why}"))
         .with_hint("raise it in the shell or in the unit")
 }

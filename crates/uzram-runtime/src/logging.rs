@@ -21,7 +21,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
+
+use crate::process;
 
 pub use journal::Journal;
 use repeats::{Repeats, WINDOW};
@@ -98,8 +100,7 @@ impl LogPipe {
                 line.clear();
             }
         };
-        std::thread::Builder::new().name("log".into()).spawn(work)?;
-        Ok(())
+        Ok(process::spawn("log", work)?)
     }
 }
 
@@ -124,8 +125,7 @@ fn start(filter: &str, log: Log) -> Result {
 
 /// Checks a filter without beginning to log.
 pub fn parse(filter: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(filter)
-        .map_err(|error| Failure::new(FailureKind::Usage, format!("--log '{filter}': {error}")))
+    EnvFilter::try_new(filter).map_err(|error| Failure::usage(format!("--log '{filter}': {error}")))
 }
 
 /// The log of this process.
@@ -220,9 +220,7 @@ impl Log {
                 log.lines().end_windows();
             }
         };
-        let thread = std::thread::Builder::new().name("log-counts".into());
-        thread.spawn(work)?;
-        Ok(())
+        Ok(process::spawn("log-counts", work)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a description to a device of the library: the builder's settings, dictionaries, defaults.
 
 use uzram::{Builder, Device, PolicySettings};
-use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, FailureKind, MemLimit, Result};
+use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result};
 
 use crate::{backing, choice, files, frontends, limits, note, swap};
 
@@ -95,7 +95,7 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
         device = device.max_size_bytes(bytes.0);
     }
     if let Some(given) = &spec.backing {
-        let usage = |message| Failure::new(FailureKind::Usage, message);
+        let usage = |message| Failure::usage(message);
         backing::check(&given.path, dir).map_err(usage)?;
         device = device.backing(&given.path, given.size.map(|size| size.0));
     }
@@ -108,7 +108,7 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
             .unwrap_or_default();
         if taken.contains(&priority) {
             let message = format!("two algorithms for recompression have priority {priority}");
-            return Err(Failure::new(FailureKind::Usage, message));
+            return Err(Failure::usage(message));
         }
         taken.push(priority);
         device = device.secondary(priority, choice::read(algorithm)?);

@@ -13,7 +13,31 @@ use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, WaitOptions};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use uzram_spec::Result;
+use serde::de::DeserializeOwned;
+use uzram_spec::{Failure, Result};
+
+/// Reads what a process of a device starts from.
+pub(crate) fn state<T: DeserializeOwned>(whose: &str, state: &str) -> Result<T> {
+    let wrong = |error| Failure::usage(format!("the {whose}'s state '{state}': {error}"));
+    serde_json::from_str(state).map_err(wrong)
+}
+
+/// Starts a thread of that name, which nobody waits for.
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(work).map(drop)
+}
+
+/// Runs a program; a failure has what it says on stderr.
+pub(crate) fn run(program: &str, args: &[&str]) -> Result {
+    let failed = |why: &str| Failure::failed(format!("{program} {}: {why}", args.join(" ")));
+    let output = std::process::Command::new(program).args(args).output();
+    let output = output.map_err(|error| failed(&error.to_string()))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(failed(String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
 
 /// A descriptor of the process with that number; `None` where there is none.
 pub fn pidfd(pid: u32) -> Option<OwnedFd> {
@@ -109,11 +133,7 @@ pub fn hold_interrupts() -> Result<Arc<AtomicBool>> {
 /// Has `tell` called, by a thread, for each of these signals.
 pub fn when_told(which: &[i32], tell: impl FnMut(i32) + Send + 'static) -> Result {
     let mut signals = signal_hook::iterator::Signals::new(which)?;
-    let listen = move || signals.forever().for_each(tell);
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(listen)?;
-    Ok(())
+    Ok(spawn("signals", move || signals.forever().for_each(tell))?)
 }
 
 /// Takes a dead child's remains, if it was a child.
@@ -141,8 +161,7 @@ pub fn alone_to_spawn() -> MutexGuard<'static, ()> {
 
 /// Takes a child's remains when it ends, from a thread of its own. Its end is noticed by looking, not by this.
 pub fn reap_later(mut child: Child) {
-    let reaper = std::thread::Builder::new().name("reaper".into());
-    if let Err(error) = reaper.spawn(move || child.wait()) {
+    if let Err(error) = spawn("reaper", move || drop(child.wait())) {
         tracing::warn!(%error, "a child stays a zombie until this process ends");
     }
 }

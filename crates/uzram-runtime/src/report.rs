@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
-use uzram_spec::Failure;
+use uzram_spec::{Failure, Result};
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,15 @@ pub(crate) enum Report {
     Forked(u32),
     /// From a standby: that server has ended.
     Ended(u32),
+}
+
+/// What a process of a device ends with: its failure is logged and reported, and the exit code is that of its kind.
+pub(crate) fn exit_code(result: Result) -> u8 {
+    let Err(failure) = result else { return 0 };
+    tracing::error!("{failure}");
+    let code = failure.kind.exit_code();
+    let _ = Report::Failed(failure).send();
+    code
 }
 
 impl Report {
@@ -52,8 +61,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use uzram_spec::FailureKind;
-
     use super::*;
 
     #[test]
@@ -64,7 +71,7 @@ mod tests {
                 name: "zram0".into(),
                 path: "/dev/loop0".into(),
             },
-            Report::Failed(Failure::new(FailureKind::Busy, "in use").with_hint("umount")),
+            Report::Failed(Failure::busy("in use").with_hint("umount")),
             Report::Forked(7),
         ];
         let lines: String = all

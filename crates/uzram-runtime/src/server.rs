@@ -18,15 +18,15 @@ use uzram_control::{
     SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
-use uzram_spec::{DeviceSpec, Failure, FailureKind, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::keeper::KeeperState;
 use crate::logging::{Journal, LogPipe};
 use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
 use crate::report::Report;
 use crate::{
-    description, frontends, keeper, limits, logging, make, note, privileges, requests, standby,
-    swap, swap_watch, watermark,
+    description, frontends, keeper, limits, logging, make, note, privileges, process, report,
+    requests, standby, swap, swap_watch, watermark,
 };
 
 /// How long a predecessor may take to die.
@@ -124,7 +124,7 @@ pub fn run_in_foreground(
 fn frontend_of(name: &str) -> Result<&'static dyn Frontend> {
     frontends::by_name(name).ok_or_else(|| {
         let message = format!("this program has no frontend '{name}'");
-        Failure::new(FailureKind::Impossible, message)
+        Failure::impossible(message)
     })
 }
 
@@ -132,21 +132,8 @@ fn frontend_of(name: &str) -> Result<&'static dyn Frontend> {
 pub fn serve(state: &str) -> u8 {
     take_name();
     note::to_reports();
-    let served = serde_json::from_str::<ServerState>(state)
-        .map_err(|error| {
-            let message = format!("the server's state '{state}': {error}");
-            Failure::new(FailureKind::Usage, message)
-        })
-        .and_then(|state| state.run());
-    match served {
-        Ok(()) => 0,
-        Err(failure) => {
-            tracing::error!("{failure}");
-            let code = failure.kind.exit_code();
-            let _ = Report::Failed(failure).send();
-            code
-        }
-    }
+    let state = process::state::<ServerState>("server", state);
+    report::exit_code(state.and_then(ServerState::run))
 }
 
 impl ServerState {
@@ -244,9 +231,8 @@ impl ServerState {
             image: self.image,
             spec: self.spec,
             server: Some(std::process::id()),
-            hand_over: false,
-            rollback: None,
             log_pipe: self.log_pipe,
+            ..KeeperState::default()
         };
         let (first, resume) = (self.keeper, self.resume);
         let watch = move || {
@@ -278,8 +264,7 @@ impl ServerState {
                 std::thread::sleep(Duration::from_millis(100));
             }
         };
-        let thread = std::thread::Builder::new().name("keeper-watch".into());
-        if let Err(error) = thread.spawn(watch) {
+        if let Err(error) = process::spawn("keeper-watch", watch) {
             tracing::error!(%error, "nobody watches the keeper");
         }
     }

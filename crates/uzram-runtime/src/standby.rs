@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::process::{pidfd, reap};
 use crate::report::Report;
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
 
 /// How long a server that is forked may take to serve. It waits 20 s for its predecessor's end itself.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -50,14 +50,14 @@ impl Standby {
     /// Makes it a server. Returns that one's process number and the device's path.
     pub(crate) fn serve(&mut self) -> Result<(u32, String)> {
         self.say("serve")?;
-        let ended = || Failure::new(FailureKind::Failed, "the server ended before it served");
+        let ended = || Failure::failed("the server ended before it served");
         let mut server = None;
         loop {
             self.wait_for_answer()?;
             match Report::read(&mut self.answers)? {
                 None => {
                     let message = "the standby server is gone";
-                    return Err(Failure::new(FailureKind::Failed, message));
+                    return Err(Failure::failed(message));
                 }
                 Some(Report::Note(text)) => tracing::warn!("{text}"),
                 Some(Report::Failed(failure)) => return Err(failure),
@@ -82,10 +82,7 @@ impl Standby {
         let limit = rustix::event::Timespec::try_from(PATIENCE).ok();
         let mut fds = [PollFd::new(self.answers.get_ref(), PollFlags::IN)];
         match rustix::event::poll(&mut fds, limit.as_ref()) {
-            Ok(0) => Err(Failure::new(
-                FailureKind::Failed,
-                "the standby server does not answer",
-            )),
+            Ok(0) => Err(Failure::failed("the standby server does not answer")),
             // A signal is the business of another thread.
             _ => Ok(()),
         }

@@ -25,7 +25,9 @@ use thread_priority::unix::{
 };
 use uzram::Device;
 use uzram_control::size;
-use uzram_spec::{Failure, FailureKind, Result, rlimit};
+use uzram_spec::{Failure, Result, rlimit};
+
+use crate::process::{self, run};
 
 /// What server, keeper and standby take themselves, about.
 const PROCESSES: u64 = 32 << 20;
@@ -72,7 +74,7 @@ pub(crate) fn protect() {
 /// Refuses a swap device that would take more memory than there is, before its process is protected from those who would
 /// be killed for it: what is brought in at once is the slot table, the pool's books and the reserve.
 pub(crate) fn check_room(size: u64, reserve: u64) -> Result {
-    let refused = |message: String| Err(Failure::new(FailureKind::Usage, message));
+    let refused = |message: String| Err(Failure::usage(message));
     // 8 bytes for each page, and 64 for each span of the arena, which is four times the size.
     let books = size / 512 + size / 4096;
     let needed = books.saturating_add(reserve).saturating_add(PROCESSES);
@@ -170,10 +172,7 @@ pub(crate) fn keep_stock(device: &Arc<Device>) -> Result {
             }
         }
     };
-    std::thread::Builder::new()
-        .name("stock".into())
-        .spawn(work)?;
-    Ok(())
+    Ok(process::spawn("stock", work)?)
 }
 
 fn become_real_time() -> std::io::Result<()> {
@@ -260,21 +259,6 @@ pub(crate) fn switch_off_unused(node: &str) {
     if unused && let Err(failure) = run("swapoff", &[node]) {
         tracing::warn!("{failure}");
     }
-}
-
-fn run(program: &str, args: &[&str]) -> Result {
-    let output = std::process::Command::new(program).args(args).output();
-    let failed = |why: String| {
-        let message = format!("{program} {}: {why}", args.join(" "));
-        Failure::new(FailureKind::Failed, message)
-    };
-    let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(failed(
-        String::from_utf8_lossy(&output.stderr).trim().into(),
-    ))
 }
 
 #[cfg(test)]

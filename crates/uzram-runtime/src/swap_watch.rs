@@ -10,7 +10,7 @@ use uzram::Device;
 use uzram_blockdev::{SwapWatch, is_swap_area, swap_on, swap_on_nbd_client};
 use uzram_frontend::Frontend;
 
-use crate::frontends;
+use crate::{frontends, process};
 
 /// What is wrong with it, and what to do. `zram0` and `/dev/loop0` are device and node.
 pub fn unsafe_swap(name: &str, node: &str, frontend: &str) -> String {
@@ -56,8 +56,8 @@ pub(crate) fn start(name: &str, path: &str, frontend: &dyn Frontend, device: &Ar
         false => SwapPlace::Client(device.clone()),
     };
     let (name, frontend) = (name.to_owned(), frontend.name());
-    let thread = std::thread::Builder::new().name("swap-watch".into());
-    if let Err(error) = thread.spawn(move || watch(&name, &place, frontend)) {
+    let work = move || watch(&name, &place, frontend);
+    if let Err(error) = process::spawn("swap-watch", work) {
         tracing::warn!(%error, "nobody will say if this device is used as swap");
     }
 }

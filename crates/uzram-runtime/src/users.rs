@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use uzram_blockdev::{Survey, Users};
 use uzram_control::Entry;
-use uzram_spec::{Failure, FailureKind, Result};
+use uzram_spec::{Failure, Result};
 
 use crate::frontends;
 
@@ -65,7 +65,7 @@ pub fn check_unused(entry: &Entry, but: &str) -> Result {
         return Ok(());
     }
     let message = format!("{} is in use: {by}{but}", entry.record.path);
-    Err(Failure::new(FailureKind::Busy, message))
+    Err(Failure::busy(message))
 }
 
 /// Whether the block device that `entry` is, or was while a server lived, has this number.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
 
-use crate::{Bytes, Failure, FailureKind, FrontendSpec, MemLimit, Result, size, text};
+use crate::{Bytes, Failure, FrontendSpec, MemLimit, Result, size, text};
 
 /// The newest version of a description that this program reads, and the one that it writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -256,12 +256,7 @@ impl Default for SwapSpec {
 impl DeviceSpec {
     /// Reads a stored description. One of a newer version is refused in words.
     pub fn parse(json: &[u8]) -> Result<DeviceSpec> {
-        let refused = |why: String| {
-            Failure::new(
-                FailureKind::Usage,
-                format!("the device's description: {why}"),
-            )
-        };
+        let refused = |why: String| Failure::usage(format!("the device's description: {why}"));
         let value: serde_json::Value =
             serde_json::from_slice(json).map_err(|e| refused(format!("it is not JSON: {e}")))?;
         match value.get("version") {
@@ -284,7 +279,7 @@ impl DeviceSpec {
 
     /// Refuses what no device can have, as far as the description alone shows it.
     pub fn check(&self) -> Result {
-        let usage = |message: String| Err(Failure::new(FailureKind::Usage, message));
+        let usage = |message: String| Err(Failure::usage(message));
         for (what, path) in self.paths() {
             // A description is JSON, and its processes have another directory.
             if path.to_str().is_none() {
@@ -367,7 +362,7 @@ pub(crate) fn check_version(version: &serde_json::Value) -> Result {
         env!("CARGO_PKG_VERSION")
     );
     let hint = "use the program that made the device, or a newer one";
-    Err(Failure::new(FailureKind::Usage, message).with_hint(hint))
+    Err(Failure::usage(message).with_hint(hint))
 }
 
 /// N of `zramN`, written without needless zeros; `None` for what is no device's name.
@@ -379,6 +374,7 @@ pub fn number(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use crate::FailureKind;
     use super::*;
 
     #[test]

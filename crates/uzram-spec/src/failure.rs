@@ -106,9 +106,29 @@ impl Failure {
         }
     }
 
+    /// A failure of what should have worked.
+    pub fn failed(message: impl Display) -> Failure {
+        Failure::new(FailureKind::Failed, message)
+    }
+
     /// A failure of what was asked for.
     pub fn usage(message: impl Display) -> Failure {
         Failure::new(FailureKind::Usage, message)
+    }
+
+    /// A failure because something is in use.
+    pub fn busy(message: impl Display) -> Failure {
+        Failure::new(FailureKind::Busy, message)
+    }
+
+    /// A failure to find a device.
+    pub fn no_device(message: impl Display) -> Failure {
+        Failure::new(FailureKind::NoDevice, message)
+    }
+
+    /// A failure of this machine or this user.
+    pub fn impossible(message: impl Display) -> Failure {
+        Failure::new(FailureKind::Impossible, message)
     }
 
     /// The same with a hint at what helps.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use uzram::compress::{AlgorithmSpec, parse_params};
 
 use crate::device::check_version;
-use crate::{BackingSpec, DeviceSpec, Failure, FailureKind, Result, options_schema};
+use crate::{BackingSpec, DeviceSpec, Failure, Result, options_schema};
 
 /// Options of swap and what they are called in a description.
 const SWAP: &[(&str, &str)] = &[
@@ -17,10 +17,6 @@ const SWAP: &[(&str, &str)] = &[
     ("swap_priority", "priority"),
     ("keep_min_free", "keep_min_free"),
 ];
-
-fn usage(message: impl std::fmt::Display) -> Failure {
-    Failure::new(FailureKind::Usage, message)
-}
 
 /// What a stored description has beside options: the program sets it.
 const OWN: &[&str] = &["version", "identity"];
@@ -39,7 +35,7 @@ fn check_names(options: &Map<String, Value>, of_frontends: &[&str], also: &[&str
     known.sort();
     let is_known = |name: &str| OWN.contains(&name) || known.contains(&name.replace('_', "-"));
     match options.keys().find(|name| !is_known(name)) {
-        Some(unknown) => Err(usage(format!(
+        Some(unknown) => Err(Failure::usage(format!(
             "no option '{unknown}' (there are: {})",
             known.join(", ")
         ))),
@@ -80,7 +76,7 @@ impl DeviceSpec {
             } else if key == "algorithm_params" {
                 let text = value.as_str();
                 params = Some(
-                    text.ok_or_else(|| usage("algorithm-params: a text"))?
+                    text.ok_or_else(|| Failure::usage("algorithm-params: a text"))?
                         .to_owned(),
                 );
             } else {
@@ -89,15 +85,15 @@ impl DeviceSpec {
         }
         if let Some(Value::String(text)) = fields.get("backing") {
             let backing = BackingSpec::parse_in(text, directory)
-                .map_err(|error| usage(format!("backing: {error}")))?;
+                .map_err(|error| Failure::usage(format!("backing: {error}")))?;
             fields.insert("backing".into(), json!(backing));
         }
         set_swap(&mut fields, swap)?;
         set_frontend(&mut fields, frontend)?;
         let mut spec: DeviceSpec = serde_path_to_error::deserialize(Value::Object(fields))
             .map_err(|error| match error.path().to_string().as_str() {
-                "." => usage(error.inner()),
-                path => usage(format!("{}: {}", path.replace('_', "-"), error.inner())),
+                "." => Failure::usage(error.inner()),
+                path => Failure::usage(format!("{}: {}", path.replace('_', "-"), error.inner())),
             })?;
         if let Some(params) = params {
             let more = parse_params(&params).map_err(uzram::Error::from)?;
@@ -127,7 +123,9 @@ fn resolve_dictionary(algorithm: &mut AlgorithmSpec, directory: &Path) -> Result
             let path: PathBuf = directory.join(&*value);
             let text = path.to_str();
             *value = text
-                .ok_or_else(|| usage(format!("dictionary: the path {path:?} is not UTF-8")))?
+                .ok_or_else(|| {
+                    Failure::usage(format!("dictionary: the path {path:?} is not UTF-8"))
+                })?
                 .to_owned();
         }
     }
@@ -148,13 +146,13 @@ fn set_swap(fields: &mut Map<String, Value>, options: Map<String, Value>) -> Res
             if let Some((given, _)) = options.iter().next() {
                 let option = SWAP.iter().find(|(_, name)| name == given);
                 let option = option.map_or(given.as_str(), |(option, _)| option);
-                return Err(usage(format!(
+                return Err(Failure::usage(format!(
                     "{} is for a device with swap",
                     option.replace('_', "-")
                 )));
             }
         }
-        Some(_) => return Err(usage("swap: true, false, or an object")),
+        Some(_) => return Err(Failure::usage("swap: true, false, or an object")),
     }
     Ok(())
 }
@@ -172,10 +170,18 @@ fn set_frontend(fields: &mut Map<String, Value>, options: Map<String, Value>) ->
             let all = all.map_or(Some(Map::new()), |all| all.as_object().cloned());
             match (kind, all, object.keys().next()) {
                 (Some(kind), Some(all), None) => (kind, all),
-                _ => return Err(usage("frontend: a name, or an object of kind and options")),
+                _ => {
+                    return Err(Failure::usage(
+                        "frontend: a name, or an object of kind and options",
+                    ));
+                }
             }
         }
-        Some(_) => return Err(usage("frontend: a name, or an object of kind and options")),
+        Some(_) => {
+            return Err(Failure::usage(
+                "frontend: a name, or an object of kind and options",
+            ));
+        }
     };
     all.extend(options);
     all.retain(|_, value| *value != Value::Bool(false));

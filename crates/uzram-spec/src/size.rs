@@ -101,6 +101,19 @@ pub fn human(bytes: u64) -> String {
     }
 }
 
+/// Writes a number with a comma before each group of three digits: `1,234`.
+pub fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -191,5 +204,11 @@ mod tests {
             let back = value * 1024f64.powi(power as i32);
             prop_assert!((back / bytes as f64 - 1.0).abs() < 0.05, "{} {}", text, bytes);
         }
+    }
+
+    #[test]
+    fn thousands_are_parted() {
+        let texts = [0, 999, 1000, 57_055_302_552].map(thousands);
+        assert_eq!(texts, ["0", "999", "1,000", "57,055,302,552"]);
     }
 }

@@ -11,8 +11,9 @@ use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{Fake, possible, skip};
-use uzram_control::zram::{Host, InProcess};
+use uzram_control::zram::Host;
 use uzram_sysfs::{Error, STAND_IN_MAJOR, shim};
+use uzram_testkit::zram::InProcess;
 
 /// These tests compare the state of the whole machine, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());

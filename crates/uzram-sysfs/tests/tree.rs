@@ -14,8 +14,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Fake, possible, skip};
 use rustix::fs::{CWD, Mode, OFlags};
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, InProcess};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions};
 use uzram_sysfs::{Error, Mounted, STAND_IN_MAJOR, Tree};
+use uzram_testkit::zram::InProcess;
 
 fn mount(view: &Arc<Fake>) -> (tempfile::TempDir, Mounted) {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! What the workspace's tests, examples and benchmarks share: a pseudo-random generator ([`Random`]), data of every
 //! compressibility ([`data`]), the rule for missing peers ([`peers`]), a public API under test ([`api`]) and, with the
-//! features `disk` and `program`, a disk that fails on demand and a program that makes devices.
+//! features `disk`, `program` and `zram`, a disk that fails on demand, a program that makes devices, and zram's devices
+//! without processes.
 //!
 //! A dev-dependency of the other crates, never published and never part of the program. Without features it depends on
 //! none of them, so that each may use it. Everything is reproducible: the same seed gives the same bytes on every machine.
@@ -14,5 +15,7 @@ pub mod peers;
 #[cfg(feature = "program")]
 pub mod program;
 mod random;
+#[cfg(feature = "zram")]
+pub mod zram;
 
 pub use random::Random;

@@ -165,19 +165,16 @@ impl Frontend for UblkFrontend {
         if serving.spec.flag(PARTSCAN.name) && !rustix::process::geteuid().is_root() {
             // It trusts a user's server with no partition table.
             let message = "the ublk driver reads partition tables only of root's devices";
-            return Err(Failure::new(FailureKind::Impossible, message));
+            return Err(Failure::impossible(message));
         }
         let front = Ublk::create(serving.device.clone(), &options(serving), &on_death())?;
         Ok(Box::new(front))
     }
 
     fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>> {
-        let id = word.parse::<u32>().map_err(|_| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("no number of a ublk node: '{word}'"),
-            )
-        })?;
+        let id = word
+            .parse::<u32>()
+            .map_err(|_| Failure::failed(format!("no number of a ublk node: '{word}'")))?;
         let options = options(serving);
         let begun = serving.file(TAKING_OVER);
         let device = serving.device;

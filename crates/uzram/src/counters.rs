@@ -158,7 +158,7 @@ struct OfCodec {
 }
 
 /// What one page contributes to the counters that follow the contents.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Weight {
     stored: i64,
     same: i64,
@@ -174,12 +174,8 @@ struct Weight {
 fn weight(content: Content) -> Weight {
     let mut weight = Weight {
         stored: 1,
-        same: 0,
-        huge: 0,
-        backed: 0,
-        backed_bytes: 0,
         codec: content.codec().map(usize::from),
-        bytes: 0,
+        ..Weight::default()
     };
     match content {
         Content::Empty => weight.stored = 0,

@@ -38,7 +38,7 @@ const OURS: &[(&str, &str)] = &[
     ("uzram-cli", "uzram"),
     ("uzram-cli", "uzramd"),
     ("uzram-testkit", "examples/memhog"),
-    ("uzram-cli", "examples/stopwatch"),
+    ("uzram-bench", "uzram-bench"),
     ("uzram-nbd-kernel", "examples/nbd-kernel"),
     ("uzram-control", "examples/zram-differential"),
 ];
@@ -106,7 +106,7 @@ pub(crate) fn build(
     }
     let guest = sh::root().join("guest");
     archive.file("init", &read(&guest.join("init"))?)?;
-    for file in ["bench.sh", "left.sh", "lib.sh", "run"] {
+    for file in ["left.sh", "lib.sh", "run"] {
         archive.file(&format!("guest/{file}"), &read(&guest.join(file))?)?;
     }
     let rules = "90-uzram-ublk.rules";

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{
-    Corpus, PAGE, WORK, compiler_heap, files, from_fed, from_process, program, zeros_and_noise,
+    Corpus, PAGE, WORK, compiler_heap, files, from_fed, from_process, heap, program,
+    zeros_and_noise,
 };
 
 /// Where the pages of a corpus come from.
@@ -25,10 +26,10 @@ pub(super) type Kind = (&'static str, Source, fn(usize) -> Result<Corpus>);
 
 /// All kinds, in the order of the manifest.
 pub(super) const KINDS: [Kind; 14] = [
-    (WORK[0].0, Source::Process, |megabytes| work(0, megabytes)),
-    (WORK[1].0, Source::Process, |megabytes| work(1, megabytes)),
-    (WORK[2].0, Source::Process, |megabytes| work(2, megabytes)),
-    (WORK[3].0, Source::Process, |megabytes| work(3, megabytes)),
+    (WORK[0].0, Source::Process, |megabytes| heap(0, megabytes)),
+    (WORK[1].0, Source::Process, |megabytes| heap(1, megabytes)),
+    (WORK[2].0, Source::Process, |megabytes| heap(2, megabytes)),
+    (WORK[3].0, Source::Process, |megabytes| heap(3, megabytes)),
     ("Node.js objects", Source::Process, node),
     ("Java collections", Source::Process, java),
     ("gcc heap", Source::Process, gcc),
@@ -41,36 +42,27 @@ pub(super) const KINDS: [Kind; 14] = [
     ("zeros and noise", Source::Made, |n| Ok(zeros_and_noise(n))),
 ];
 
-fn work(number: usize, megabytes: usize) -> Result<Corpus> {
-    let (name, program, flag, text) = WORK[number];
-    from_process(name, program, &[flag, text], megabytes)
-}
-
-fn libraries(megabytes: usize) -> Result<Corpus> {
+pub(super) fn libraries(megabytes: usize) -> Result<Corpus> {
     let library = |path: &Path| path.to_string_lossy().contains(".so");
     // Debian's folder first, then that of other distributions.
     let of = |dir: &str| files("shared libraries", Path::new(dir), megabytes, &library);
     of("/usr/lib/x86_64-linux-gnu").or_else(|_| of("/usr/lib64"))
 }
 
-fn text(megabytes: usize) -> Result<Corpus> {
+pub(super) fn text(megabytes: usize) -> Result<Corpus> {
     let text = |path: &Path| path.extension().is_some_and(|e| e == "py" || e == "h");
     let of = |dir: &str| files("source text", Path::new(dir), megabytes, &text);
     of("/usr/lib/python3").or_else(|_| of("/usr/include"))
 }
 
-const NODE: &str = "const keep = new Map(); let i = 0, seed = 7;
-const next = n => (seed = (seed * 1103515245 + 12345) % 2147483648) % n;
-while (i % 1000 || process.memoryUsage().rss < LIMIT) {
-  const doc = { id: i++, name: 'user' + next(1e6), score: next(1e6) / 1e6, tags: ['red', 'green', 'blue'].slice(next(3)),
-    text: Array.from({ length: 12 }, () => ['lorem', 'ipsum', 'dolor', 'sit', 'amet'][next(5)]).join(' ') };
-  keep.set(doc.name, JSON.parse(JSON.stringify(doc))); keep.set(i, JSON.stringify(doc));
-}
-console.log('ready'); process.stdin.resume();";
-
 fn node(megabytes: usize) -> Result<Corpus> {
     // The program itself has some tens of megabytes before it does anything.
-    from_process("Node.js objects", "node", &["-e", NODE], megabytes + 48)
+    from_process(
+        "Node.js objects",
+        "node",
+        &["-e", include_str!("programs/objects.js")],
+        megabytes + 48,
+    )
 }
 
 fn gcc(megabytes: usize) -> Result<Corpus> {
@@ -78,26 +70,10 @@ fn gcc(megabytes: usize) -> Result<Corpus> {
     compiler_heap(megabytes + 24)
 }
 
-const JAVA: &str = "import java.util.*;
-class Heap {
-  record Item(long id, String name, double score, List<String> tags) {}
-  public static void main(String[] a) throws Exception {
-    long limit = Long.parseLong(a[0]); var random = new Random(7); var keep = new HashMap<String, Item>();
-    var own = Runtime.getRuntime(); String[] tags = {\"red\", \"green\", \"blue\", \"old\", \"new\"};
-    for (int i = 0; i % 1000 != 0 || own.totalMemory() - own.freeMemory() < limit; i++) {
-      var some = new ArrayList<String>();
-      for (int n = random.nextInt(6); n > 0; n--) some.add(tags[random.nextInt(5)] + n);
-      keep.put(\"/srv/data/\" + i + \".log\", new Item(i, \"user\" + random.nextInt(1000000), random.nextDouble(), some));
-    }
-    System.out.println(\"ready\"); System.in.read(); if (keep.size() < 1) System.exit(1);
-  }
-}
-";
-
 fn java(megabytes: usize) -> Result<Corpus> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("Heap.java");
-    std::fs::write(&path, JAVA)?;
+    std::fs::write(&path, include_str!("programs/Heap.java"))?;
     let most = format!("-Xmx{}m", 2 * megabytes + 128);
     let path = path.display().to_string();
     // No file of counters that others could read.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use uzram_spec::size::thousands;
 
 use super::cell::{CELLS, Setting};
 use super::job::Side;
@@ -143,19 +144,6 @@ fn counts(text: &mut String, columns: &[Column], setting: &Setting) {
     }
 }
 
-/// Formats a count with a comma before each group of three digits, as perf does.
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,11 +179,5 @@ mod tests {
             error.contains("bench core") && error.contains("bench fio"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn thousands_are_parted() {
-        let texts = [0, 999, 1000, 57_055_302_552].map(thousands);
-        assert_eq!(texts, ["0", "999", "1,000", "57,055,302,552"]);
     }
 }

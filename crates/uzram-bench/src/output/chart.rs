@@ -6,6 +6,7 @@ mod labels;
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -262,50 +263,11 @@ impl Chart {
 /// Draws a line with the gaps of its look.
 fn line(area: &Area<'_>, look: Look, places: &[(i32, i32)]) -> Drawn {
     let style = look.colour().stroke_width(2);
-    for piece in pieces(places, look.dash()) {
-        area.draw(&PathElement::new(piece, style))?;
+    let places = places.to_vec();
+    match look.dash() {
+        None => area.draw(&PathElement::new(places, style)),
+        Some((dash, gap)) => area.draw(&DashedPathElement::new(places, dash, gap, style)),
     }
-    Ok(())
-}
-
-/// Cuts a line into the dashes of a pattern.
-fn pieces(places: &[(i32, i32)], pattern: &[f64]) -> Vec<Vec<(i32, i32)>> {
-    if pattern.is_empty() || places.is_empty() {
-        return vec![places.to_vec()];
-    }
-    let round = |(x, y): (f64, f64)| (x.round() as i32, y.round() as i32);
-    let (mut pieces, mut piece) = (Vec::new(), vec![places[0]]);
-    // Where in the pattern, and how much of that dash or gap is left.
-    let (mut at, mut left) = (0, pattern[0]);
-    for ends in places.windows(2) {
-        let [from, to] = [ends[0], ends[1]].map(|(x, y)| (f64::from(x), f64::from(y)));
-        let long = (to.0 - from.0).hypot(to.1 - from.1);
-        let mut done = 0.0;
-        while long - done > left {
-            done += left;
-            let part = done / long;
-            let here = (
-                from.0 + (to.0 - from.0) * part,
-                from.1 + (to.1 - from.1) * part,
-            );
-            if at % 2 == 0 {
-                piece.push(round(here));
-                pieces.push(std::mem::take(&mut piece));
-            } else {
-                piece = vec![round(here)];
-            }
-            at = (at + 1) % pattern.len();
-            left = pattern[at];
-        }
-        left -= long - done;
-        if at % 2 == 0 {
-            piece.push(ends[1]);
-        }
-    }
-    if piece.len() > 1 {
-        pieces.push(piece);
-    }
-    pieces
 }
 
 /// Draws a marker.
@@ -406,17 +368,16 @@ mod tests {
 
     #[test]
     fn a_dashed_line_has_gaps_and_a_solid_one_none() {
-        let places = [(0, 0), (10, 0), (10, 20)];
-        assert_eq!(pieces(&places, &[]), [places.to_vec()]);
-        let dashed = pieces(&places, &[8.0, 4.0]);
-        assert_eq!(
-            dashed,
-            [
-                vec![(0, 0), (8, 0)],
-                vec![(10, 2), (10, 10)],
-                vec![(10, 14), (10, 20)]
-            ]
-        );
+        let strokes = |member| {
+            let points = vec![(0.0, 0.0), (10.0, 10.0)];
+            let chart = Chart {
+                lines: true,
+                series: vec![Series::new("a", Look::new(0, member), points)],
+                ..Chart::default()
+            };
+            chart.svg().unwrap().matches("stroke-width=\"2\"").count()
+        };
+        assert!(strokes(1) > strokes(0) + 10);
     }
 
     #[test]

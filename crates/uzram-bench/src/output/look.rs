@@ -17,8 +17,8 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(60, 60, 60),
 ];
 
-/// Lengths of dash, gap, dash, gap and so on, in pixels; none for a solid line.
-const DASHES: [&[f64]; 4] = [&[], &[8.0, 4.0], &[2.0, 3.0], &[10.0, 3.0, 2.0, 3.0]];
+/// Lengths of dash and gap, in pixels; none for a solid line.
+const DASHES: [Option<(i32, i32)>; 4] = [None, Some((8, 4)), Some((2, 3)), Some((16, 3))];
 
 /// What stands at each point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,7 +66,7 @@ impl Look {
         COLOURS[self.colour]
     }
 
-    pub(super) fn dash(self) -> &'static [f64] {
+    pub(super) fn dash(self) -> Option<(i32, i32)> {
         DASHES[self.dash]
     }
 

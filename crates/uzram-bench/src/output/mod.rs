@@ -17,16 +17,19 @@ pub use look::Look;
 pub use text::text;
 
 use crate::report::{Report, Row};
-use crate::{fio, guest, lab};
+use crate::{fio, lab};
 
-/// Which files to write.
-#[derive(Debug, Clone, Default)]
+/// Where results go beside stdout: options of most benchmarks.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Files {
-    /// The record.
+    /// Write the record: every figure with machine, commit and compiler
+    #[arg(long, visible_alias = "record", value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// The figures, a line each.
+    /// Write the figures, a line each
+    #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// The page with pictures.
+    /// Write one page with tables and pictures, which needs no network
+    #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
@@ -188,7 +191,6 @@ pub fn read(path: &Path) -> Result<Box<dyn Outcome>> {
     let read = match lab::EXPERIMENTS.iter().find(of) {
         Some(experiment) => experiment.read,
         None if name == fio::NAME => lab::read::<fio::FioRecord>,
-        None if name == guest::NAME => lab::read::<guest::GuestRecord>,
         None => lab::read::<Report>,
     };
     read(any).with_context(|| format!("{shown} is of another version"))

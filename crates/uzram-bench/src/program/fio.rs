@@ -5,13 +5,13 @@ use std::str::FromStr;
 use std::process::Command;
 
 use crate::fio::{
-    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, FioOptions, Length, Missing, Shape, TargetSpec,
+    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Setting, Shape, TargetSpec,
 };
 use crate::report::Goal;
 use uzram_control::size;
 
-use super::{FileArgs, bar, hand_out, print, say, uzram};
-use crate::failure::{Failure, Kind, Result, failed};
+use super::{bar, check_files, hand_out, print, say, uzram};
+use crate::failure::{Failure, Result, failed};
 use crate::output::Files;
 
 /// Measure with fio: zram-perf-test's table for devices, the kernel's zram, nbdkit, tmpfs, any path
@@ -47,11 +47,11 @@ Examples:
   uzram bench fio --targets 'uzram:nbd:zstd(level=1),nbdkit-memory:allocator=zstd' --buffers 50% --only rand-write
   uzram bench fio --quick --targets nbdkit-memory:allocator=zstd,uzram:nbd:zstd --goal 'rand-read >= 1' --goal 'memory after <= 1'
   uzram bench fio --targets /dev/nullb0 --overwrite --engine io_uring --iodepth 32")]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// What to measure, separated by commas [default: kernel-zram, uzram, nbdkit-memory:allocator=zstd and tmpfs, as far
     /// as this machine has them]
     #[arg(long, value_name = "TARGETS", value_parser = parse_targets)]
-    targets: Option<Targets>,
+    pub(crate) targets: Option<Targets>,
     /// Size of each target [default: 256M; with --quick 16M]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     size: Option<u64>,
@@ -72,7 +72,7 @@ pub(super) struct Args {
     iodepth: List,
     /// fio's engine for block devices and files where --iodepth is above 1
     #[arg(long, value_name = "ENGINE", default_value = "libaio", value_parser = ["libaio", "io_uring"])]
-    engine: String,
+    pub(crate) engine: String,
     /// What is written: static, or how much of it compresses, as in 50%
     #[arg(
         long,
@@ -80,7 +80,7 @@ pub(super) struct Args {
         default_value = "static,11%",
         value_delimiter = ','
     )]
-    buffers: Vec<Buffer>,
+    pub(crate) buffers: Vec<Buffer>,
     /// Only these cells: seq-write, rand-write, seq-read, rand-read, mixed-rand, mixed-seq
     #[arg(long, value_name = "CELLS", value_delimiter = ',')]
     only: Vec<Cell>,
@@ -89,27 +89,27 @@ pub(super) struct Args {
     rounds: Option<u32>,
     /// Lay the others beside this target, too, and not only beside the first; may be repeated
     #[arg(long, value_name = "TARGET")]
-    beside: Vec<String>,
+    pub(crate) beside: Vec<String>,
     /// A goal, 'TEXT >= NUMBER' or 'TEXT <= NUMBER', for the rows whose text contains TEXT; may be repeated. Where
     /// several fit a row the last counts. One that fits no row is an error, one that is missed is not
     #[arg(long, value_name = "GOAL")]
-    goal: Vec<Goal>,
+    pub(crate) goal: Vec<Goal>,
     /// A small run, one job: its figures mean little
     #[arg(long)]
     quick: bool,
     /// What is on a path that is measured may be lost
     #[arg(long)]
-    overwrite: bool,
+    pub(crate) overwrite: bool,
     /// Print the series' format, a column for each target, instead of the table
     #[arg(long)]
     series: bool,
     #[command(flatten)]
-    files: FileArgs,
+    files: Files,
 }
 
 /// In types of their own: clap takes a `Vec` for an option that may be repeated.
 #[derive(Debug, Clone)]
-struct Targets(Vec<TargetSpec>);
+pub(crate) struct Targets(Vec<TargetSpec>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct List(Vec<u32>);
@@ -155,24 +155,23 @@ impl FromStr for List {
 
 impl Args {
     pub(super) fn run(self) -> Result {
-        let series = self.series;
-        let (options, files) = self.options()?;
-        let files = files.checked()?;
+        let (targets, skipped) = self.check()?;
+        check_files(&self.files)?;
         let bar = bar("{bar:40} {pos}/{len} {msg} {eta}");
-        let record = fio::run(&options, &mut |progress| {
-            bar.set_length(progress.of as u64);
-            bar.set_position(progress.done as u64);
-            say(&bar, &progress.what);
+        let record = fio::run(&self, &targets, skipped, &mut |done, of, what| {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+            say(&bar, what);
         });
         bar.finish_and_clear();
         let record = record.map_err(failed)?;
         // A record that is there stays, unless by a whole one.
         let files = match (record.figures.is_empty(), record.is_interrupted()) {
             (true, _) => Files::default(),
-            (_, true) => files.partial(),
-            _ => files,
+            (_, true) => self.files.partial(),
+            _ => self.files,
         };
-        if series {
+        if self.series {
             files.write(&record).map_err(failed)?;
             print(&record.series())?;
         } else {
@@ -185,19 +184,17 @@ impl Args {
         match record.failed.as_slice() {
             [] if record.figures.is_empty() => {
                 let message = format!("nothing could be measured: {}", list(&record.skipped));
-                Err(Failure::new(Kind::Impossible, message))
+                Err(Failure::impossible(message))
             }
             [] => Ok(()),
-            failed => Err(Failure::new(Kind::Failed, list(failed))),
+            failed => Err(Failure::failed(list(failed))),
         }
     }
 
-    fn options(self) -> Result<(FioOptions, FileArgs)> {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
-        let default_jobs = if self.quick { 1 } else { cpus.min(4) };
-        let size = self
-            .size
-            .unwrap_or(if self.quick { 16 << 20 } else { 256 << 20 });
+    /// Refuses what is not possible. Returns the targets that there is memory for, and those that were not demanded and are
+    /// left out.
+    fn check(&self) -> Result<(Vec<TargetSpec>, Vec<Missing>)> {
+        let size = self.size_bytes();
         let most = self.bs.iter().copied().max().unwrap_or(0);
         if !size.is_multiple_of(4096) || size < most.max(1 << 20) {
             let message = format!(
@@ -211,66 +208,74 @@ impl Args {
                 "--bs {bytes} is not possible: direct I/O takes multiples of 512"
             )));
         }
-        let mut shapes = Vec::new();
-        for block_bytes in &self.bs {
-            let of = |depth: &u32| Shape {
-                block_bytes: *block_bytes,
-                depth: *depth,
-            };
-            shapes.extend(self.iodepth.0.iter().map(of));
-        }
-        let cells = CELLS
-            .into_iter()
-            .filter(|cell| self.only.is_empty() || self.only.contains(cell));
-        let demanded = self.targets.is_some();
-        let usage = |message: String| Failure::usage(message);
-        let targets = match self.targets {
-            Some(Targets(targets)) => targets,
-            None => TargetSpec::list(DEFAULT_TARGETS).map_err(usage)?,
+        let wanted = match &self.targets {
+            Some(Targets(targets)) => targets.clone(),
+            None => TargetSpec::list(DEFAULT_TARGETS).map_err(Failure::usage)?,
         };
-        let mut skipped = Vec::new();
-        let mut fitting = Vec::new();
-        for target in targets {
-            target.check().map_err(usage)?;
+        let (mut targets, mut skipped) = (Vec::new(), Vec::new());
+        for target in wanted {
+            target.check().map_err(Failure::usage)?;
             check_device(&target)?;
             match target.fits(size, &self.buffers) {
-                Ok(()) => fitting.push(target),
-                Err(why) if demanded => return Err(usage(why)),
+                Ok(()) => targets.push(target),
+                Err(why) if self.targets.is_some() => return Err(Failure::usage(why)),
                 Err(why) => skipped.push(Missing::new(target.name, why)),
             }
         }
-        let targets = fitting;
         for beside in &self.beside {
             if !targets.iter().any(|target| target.name == *beside) {
                 let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
                 let names = names.join(", ");
-                return Err(usage(format!(
+                return Err(Failure::usage(format!(
                     "--beside {beside} is not possible: it takes one of the targets, {names}"
                 )));
             }
         }
-        let options = FioOptions {
-            program: uzram(),
-            targets,
-            demanded,
-            skipped,
-            size_bytes: size,
-            length: self
-                .seconds
-                .map_or(Length::Loops(self.loops), Length::Seconds),
-            buffers: self.buffers,
-            shapes,
-            jobs: self
-                .jobs
-                .map_or_else(|| (1..=default_jobs).collect(), |List(jobs)| jobs),
-            cells: cells.collect(),
-            engine: self.engine,
-            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }) as usize,
-            overwrite: self.overwrite,
-            beside: self.beside,
-            goals: self.goal,
-        };
-        Ok((options, self.files))
+        Ok((targets, skipped))
+    }
+
+    /// Bytes of each target.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        let default = if self.quick { 16 << 20 } else { 256 << 20 };
+        self.size.unwrap_or(default)
+    }
+
+    /// How long a cell runs.
+    pub(crate) fn length(&self) -> Length {
+        let loops = Length::Loops(self.loops);
+        self.seconds.map_or(loops, Length::Seconds)
+    }
+
+    /// How often all take turns.
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 }) as usize
+    }
+
+    pub(crate) fn cells(&self) -> Vec<Cell> {
+        let wanted = |cell: &Cell| self.only.is_empty() || self.only.contains(cell);
+        CELLS.into_iter().filter(wanted).collect()
+    }
+
+    /// The settings, in the order of the run.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        let most = if self.quick { 1 } else { cpus.min(4) };
+        let default = List((1..=most).collect());
+        let List(all_jobs) = self.jobs.as_ref().unwrap_or(&default);
+        let mut settings = Vec::new();
+        for &buffer in &self.buffers {
+            for &block_bytes in &self.bs {
+                for &depth in &self.iodepth.0 {
+                    let shape = Shape { block_bytes, depth };
+                    settings.extend(all_jobs.iter().map(|&jobs| Setting {
+                        buffer,
+                        shape,
+                        jobs,
+                    }));
+                }
+            }
+        }
+        settings
     }
 }
 
@@ -286,10 +291,7 @@ fn check_device(target: &TargetSpec) -> Result {
         command.args(value.map(|value| format!("{option}={value}")));
     }
     let output = command.output().map_err(|error| {
-        Failure::new(
-            Kind::Impossible,
-            format!("cannot run {}: {error}", program.display()),
-        )
+        Failure::impossible(format!("cannot run {}: {error}", program.display()))
     })?;
     match output.status.success() {
         true => Ok(()),

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches, value_parser};
 
 use super::recipes::RECIPES;
-use super::{FileArgs, hand_out, print, watched};
+use super::{check_files, hand_out, print, watched};
 use crate::failure::{Failure, Result};
 use crate::lab::{EXPERIMENTS, Experiment, How};
+use crate::output::Files;
 
 /// Repeat this project's own experiments
 #[derive(clap::Args)]
@@ -29,8 +30,8 @@ impl Args {
         }
         if let Some(experiment) = EXPERIMENTS.iter().find(|one| one.name == name) {
             let matches = command(experiment).get_matches_from(&self.words);
-            let files = FileArgs::from_arg_matches(&matches).map_err(Failure::usage)?;
-            return measure(experiment, &how(&matches), files);
+            let files = Files::from_arg_matches(&matches).map_err(Failure::usage)?;
+            return measure(experiment, &how(&matches), &files);
         }
         match RECIPES.iter().find(|recipe| recipe.name == name) {
             Some(recipe) => recipe.run(rest),
@@ -43,10 +44,10 @@ impl Args {
 }
 
 /// Runs an experiment, writes its files and prints the outcome.
-pub(super) fn measure(experiment: &Experiment, how: &How, files: FileArgs) -> Result {
-    let files = files.checked()?;
+pub(super) fn measure(experiment: &Experiment, how: &How, files: &Files) -> Result {
+    check_files(files)?;
     let outcome = watched(|progress| (experiment.run)(how, progress))?;
-    hand_out(&*outcome, &files)
+    hand_out(&*outcome, files)
 }
 
 /// The list of all experiments and recipes.
@@ -88,7 +89,7 @@ fn command(experiment: &Experiment) -> Command {
         .args(experiment.rounds.then_some(rounds))
         .args(experiment.only.then_some(only))
         .args(experiment.corpus.then_some(corpus));
-    FileArgs::augment_args(command)
+    Files::augment_args(command)
 }
 
 fn how(matches: &ArgMatches) -> How {

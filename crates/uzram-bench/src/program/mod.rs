@@ -2,7 +2,7 @@
 //! laboratory. Options, the progress bar and where results go are here; what is measured is in the crate's other modules.
 
 mod advise;
-mod fio;
+pub(crate) mod fio;
 mod lab;
 mod recipes;
 
@@ -20,7 +20,7 @@ use crate::corpus::stored;
 use crate::failure::{Failure, Result, failed};
 use crate::lab::How;
 use crate::output::{self, Files, Outcome, file, text};
-use crate::{api, core, guest};
+use crate::{api, core};
 
 /// Measure devices beside others, the compress API, the library
 ///
@@ -76,8 +76,6 @@ enum Benchmark {
     #[command(hide = true)]
     Lab(lab::Args),
     #[command(hide = true)]
-    Guest(Guest),
-    #[command(hide = true)]
     Man(Man),
 }
 
@@ -115,7 +113,7 @@ struct Api {
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
     #[command(flatten)]
-    files: FileArgs,
+    files: Files,
 }
 
 /// Measure the library against its codecs
@@ -130,7 +128,7 @@ struct Core {
     #[command(flatten)]
     size: Size,
     #[command(flatten)]
-    files: FileArgs,
+    files: Files,
 }
 
 /// How much to measure.
@@ -185,30 +183,6 @@ struct Render {
     svg: Option<PathBuf>,
 }
 
-/// Where results go beside stdout.
-#[derive(clap::Args)]
-struct FileArgs {
-    /// Write the record: every figure with machine, commit and compiler
-    #[arg(long, visible_alias = "record", value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the figures, a line each
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-    /// Write one page with tables and pictures, which needs no network
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-}
-
-/// Make the record of what "cargo xtask bench guest" measured
-#[derive(clap::Args)]
-struct Guest {
-    /// The folder with what was saved
-    #[arg(value_name = "DIR")]
-    saved: PathBuf,
-    #[command(flatten)]
-    files: FileArgs,
-}
-
 /// Write the manual pages of what this program serves
 #[derive(clap::Args)]
 struct Man {
@@ -251,7 +225,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The program that devices are made with: the one that started this, or the one beside it, or `uzram` on `PATH`.
-fn uzram() -> PathBuf {
+pub(crate) fn uzram() -> PathBuf {
     if let Some(program) = std::env::var_os("UZRAM_PROGRAM").filter(|program| !program.is_empty()) {
         return program.into();
     }
@@ -272,7 +246,6 @@ impl Args {
             Benchmark::Corpus(args) => args.run(),
             Benchmark::Render(args) => args.run(),
             Benchmark::Lab(args) => args.run(),
-            Benchmark::Guest(args) => args.run(),
             Benchmark::Man(args) => args.run(),
         }
     }
@@ -301,13 +274,13 @@ impl Compare {
 
 impl Api {
     fn run(self) -> Result {
-        lab::measure(&api::EXPERIMENT, &self.size.how(self.corpus), self.files)
+        lab::measure(&api::EXPERIMENT, &self.size.how(self.corpus), &self.files)
     }
 }
 
 impl Core {
     fn run(self) -> Result {
-        lab::measure(&core::EXPERIMENT, &self.size.how(None), self.files)
+        lab::measure(&core::EXPERIMENT, &self.size.how(None), &self.files)
     }
 }
 
@@ -346,14 +319,6 @@ impl Render {
     }
 }
 
-impl Guest {
-    fn run(self) -> Result {
-        let files = self.files.checked()?;
-        let record = guest::GuestRecord::read(&self.saved).map_err(failed)?;
-        hand_out(&record, &files)
-    }
-}
-
 impl Corpus {
     fn run(self) -> Result {
         let make = |progress: &mut dyn FnMut(&str)| {
@@ -364,15 +329,11 @@ impl Corpus {
     }
 }
 
-impl FileArgs {
-    /// The files to write, once each is known to be writable.
-    fn checked(self) -> Result<Files> {
-        let FileArgs { json, csv, html } = self;
-        let files = Files { json, csv, html };
-        let unwritable = |error| Failure::usage(format!("{error:#}"));
-        files.check().map_err(unwritable)?;
-        Ok(files)
-    }
+/// Demands that each of the files is known to be writable.
+fn check_files(files: &Files) -> Result {
+    files
+        .check()
+        .map_err(|error| Failure::usage(format!("{error:#}")))
 }
 
 /// Writes the files, then prints: results are not lost if stdout is closed.

@@ -54,6 +54,16 @@ pub(super) const RECIPES: &[Recipe] = &[
             nbdkit-memory:allocator=zstd,tmpfs --jobs 1,2 --rounds 3",
         goals: Vec::new,
     },
+    Recipe {
+        name: "ublk",
+        about: "ublk beside the kernel's zram; cargo xtask bench guest runs it in a virtual machine",
+        options: "--size 64M --buffers 50% --jobs 1,2 --only rand-write,rand-read --targets \
+            kernel-zram:lz4,kernel-zram:zstd,kernel-zram:deflate,\
+            uzram:ublk:lz4,uzram:ublk:zstd,uzram:ublk:deflate,uzram:ublk:null \
+            --beside kernel-zram:zstd --beside kernel-zram:deflate --beside uzram:ublk:null \
+            --bs 4K,128K --iodepth 1,32 --seconds 1 --rounds 5",
+        goals: Vec::new,
+    },
 ];
 
 const ZSTD: &str = "nbdkit-memory:allocator=zstd";

@@ -7,7 +7,7 @@ use uzram_runtime::frontends;
 use uzram_spec::DeviceSpec;
 
 use super::print;
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Say whether this program can serve an image
 #[derive(clap::Args)]
@@ -28,13 +28,13 @@ impl Args {
                 "the device was made by uzram 0.1, which this program (uzram {}) cannot take over";
             let message = message.replace("{}", env!("CARGO_PKG_VERSION"));
             let hint = "it goes on as it is; to change, remove it and make it anew";
-            return Err(Failure::new(Kind::Impossible, message).with_hint(hint));
+            return Err(Failure::impossible(message).with_hint(hint));
         };
         let json = std::fs::read(&spec)?;
         let spec = DeviceSpec::parse(&json)?;
         frontends::check_name(&spec.frontend.kind).map_err(|why| {
             let message = format!("no frontend {}: {why}", spec.frontend.kind);
-            Failure::new(Kind::Impossible, message)
+            Failure::impossible(message)
         })?;
         let path = format!("/proc/self/fd/{}", self.image);
         let file = OpenOptions::new().read(true).open(path)?.into();

@@ -12,7 +12,7 @@ use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep
 use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SwapSpec, printable_line};
 
 use super::{policy, print};
-use crate::exit::{self, Failure, Kind, Result};
+use crate::exit::{self, Failure, Result};
 use crate::frontend_args::FrontendArgs;
 
 /// In the environment of a shim's command whose devices are its own.
@@ -149,21 +149,21 @@ impl Args {
             if interrupted.load(Ordering::Relaxed) {
                 daemon.remove(&created.name)?;
                 let message = format!("interrupted: {} was removed", created.name);
-                return Err(Failure::new(Kind::Failed, message));
+                return Err(Failure::failed(message));
             }
             return print(&format!("{}\n", created.path));
         }
         if std::env::var_os(IN_SHIM).is_some() {
             let message = "in a shim devices are made through /sys/block and zramctl, or by uzramd, which does not run: \
                 a server that is started here would see nothing but the shim";
-            return Err(Failure::new(Kind::Impossible, message));
+            return Err(Failure::impossible(message));
         }
         // A device whose path nobody learns is worth nothing.
         let created = launch_announced(&spec, &run, &mut tell, |created| {
             let mut stdout = std::io::stdout().lock();
             let path = printable_line(&created.path);
             let printed = writeln!(stdout, "{path}").and_then(|()| stdout.flush());
-            printed.map_err(|e| Failure::new(Kind::Failed, format!("cannot print the path: {e}")))
+            printed.map_err(|e| Failure::failed(format!("cannot print the path: {e}")))
         });
         created.map(drop)
     }

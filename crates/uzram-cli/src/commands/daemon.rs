@@ -80,7 +80,7 @@ impl Args {
             "cannot execute {}: {error}: it is installed beside uzram",
             program.display()
         );
-        Err(Failure::new(Kind::Impossible, message))
+        Err(Failure::impossible(message))
     }
 }
 
@@ -93,7 +93,7 @@ fn server() -> Result<PathBuf> {
     };
     let missing = || {
         let message = "no program uzram, which serves the devices, beside uzramd or on PATH";
-        Failure::new(Kind::Impossible, message)
+        Failure::impossible(message)
     };
     let program = beside("uzram").or_else(on_path).ok_or_else(missing)?;
     let opened = File::open(&program).map_err(|error| {

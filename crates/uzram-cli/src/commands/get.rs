@@ -4,7 +4,7 @@ use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace, Owner};
 
 use super::view::{failed, id, view};
 use super::{print, print_json};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Print attributes of a device as the kernel's zram shows them
 ///
@@ -41,7 +41,7 @@ impl Args {
             if Attribute::find(AttributePlace::Device, &name).is_none() {
                 let known: Vec<_> = readable().map(|a| a.name).collect();
                 let message = format!("no attribute '{name}' (there are: {})", known.join(", "));
-                return Err(Failure::new(Kind::Usage, message));
+                return Err(Failure::usage(message));
             }
             let value = view.show(Owner::Device(id), &name);
             let value = value.map_err(|errno| failed(&format!("zram{id}: {name}"), errno))?;

@@ -3,7 +3,7 @@
 use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace};
 
 use super::{bench, print};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Explain a command, or an attribute of zram's interface
 #[derive(clap::Args)]
@@ -75,7 +75,7 @@ fn unknown(name: &str) -> Failure {
     let message = format!(
         "no command and no attribute '{name}' (see \"uzram --help\" and \"uzram help attributes\")"
     );
-    Failure::new(Kind::Usage, message)
+    Failure::usage(message)
 }
 
 fn describe(attribute: &Attribute) -> String {

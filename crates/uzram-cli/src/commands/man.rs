@@ -12,7 +12,7 @@ use uzram_control::zram::{ATTRIBUTES, AttributePlace};
 use uzram_manual::roff::{Roff, bold, roman};
 
 use super::{bench, print};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Write the manual pages
 #[derive(clap::Args)]
@@ -33,7 +33,7 @@ impl Args {
             return print(&own);
         };
         write(&dir, &program, &own)
-            .map_err(|error| Failure::new(Kind::Failed, format!("{}: {error}", dir.display())))?;
+            .map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
         bench::man(&dir)
     }
 }

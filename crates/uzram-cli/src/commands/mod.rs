@@ -34,7 +34,7 @@ use uzram_runtime::client::{ask, ask_keeper, to_json, unexpected};
 use uzram_runtime::sweep;
 use uzram_spec::{printable, printable_json};
 
-use crate::exit::{self, Failure, Kind, Result};
+use crate::exit::{self, Failure, Result};
 
 /// The devices of these names, each found or not, or all.
 fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<Entry>>> {
@@ -113,12 +113,12 @@ impl std::str::FromStr for Pages {
 }
 
 fn to_value(value: &impl serde::Serialize) -> Result<serde_json::Value> {
-    serde_json::to_value(value).map_err(|error| Failure::new(Kind::Failed, error))
+    serde_json::to_value(value).map_err(Failure::failed)
 }
 
 /// Prints JSON and a newline.
 fn print_json(value: &serde_json::Value) -> Result {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Kind::Failed, e))?;
+    let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
     print(&format!("{}\n", printable_json(&text)))
 }
 

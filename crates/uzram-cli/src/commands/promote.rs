@@ -4,7 +4,7 @@ use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
 use super::{Pages, job, print_json, print_outcome};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Bring a device's pages from its backing back into memory
 ///
@@ -54,6 +54,6 @@ impl Args {
             "{words}; {failed} could not be brought back and stay on the backing: {}{more}",
             first.join("; ")
         );
-        Err(Failure::new(Kind::Failed, message))
+        Err(Failure::failed(message))
     }
 }

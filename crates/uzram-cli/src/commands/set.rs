@@ -12,7 +12,7 @@ use uzram_spec::{BackingSpec, Erase, MemLimit};
 
 use super::ask;
 use super::view::{failed, id, view};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 use uzram_runtime::sweep;
 
 /// Change settings of a device that is in use
@@ -201,7 +201,7 @@ fn set_secondary(mut spec: AlgorithmSpec, allow_foreign: bool) -> Result<Request
     }
     if let Some((key, _)) = spec.params.first() {
         let message = format!("'none' has no parameter '{key}' (it takes: priority)");
-        return Err(Failure::new(Kind::Usage, message));
+        return Err(Failure::usage(message));
     }
     Ok(Request::SetAlgorithm {
         priority,

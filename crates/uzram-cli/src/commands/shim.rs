@@ -19,7 +19,7 @@ use uzram_runtime::zram::Local;
 use uzram_spec::AUTO;
 
 use super::create;
-use crate::exit::{self, Failure, Kind, Result};
+use crate::exit::{self, Failure, Result};
 use crate::frontend_args::frontend_name;
 use uzram_runtime::sweep;
 
@@ -83,7 +83,7 @@ impl Args {
             }
             Some(_) => {
                 let message = "--frontend and --more are for devices without uzramd, which runs: see its configuration";
-                return Err(Failure::new(Kind::Usage, message));
+                return Err(Failure::usage(message));
             }
             None => with_own_devices(
                 &run,

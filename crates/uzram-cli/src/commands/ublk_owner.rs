@@ -1,7 +1,7 @@
 //! `uzram ublk-owner`: what udev asks to give a user's ublk device to its user. Not for users.
 
 use super::print;
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Say whose a ublk device is: user and group number, and exit code 1 for root's
 #[derive(clap::Args)]
@@ -14,10 +14,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         match uzram_runtime::frontends::owner(&self.node)? {
             Some((user, group)) => print(&format!("{user} {group}\n")),
-            None => Err(Failure::new(
-                Kind::Failed,
-                format!("{} is root's", self.node),
-            )),
+            None => Err(Failure::failed(format!("{} is root's", self.node))),
         }
     }
 }

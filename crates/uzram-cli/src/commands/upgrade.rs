@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use uzram_control::{Entry, Request, RunDir};
 
 use super::{all_or, ask_keeper, for_each, print};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 use uzram_frontend::Handover;
 use uzram_runtime::{UPGRADE, frontends, sweep, users};
 
@@ -72,7 +72,7 @@ fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
     let name = &old.record.name;
     let failed = |why: &str| {
         let message = format!("{name}: {why}; the old program serves on");
-        Failure::new(Kind::Failed, message)
+        Failure::failed(message)
     };
     loop {
         if let Ok(new) = run.find(name) {
@@ -92,7 +92,7 @@ fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
         if begin.elapsed() > PATIENCE {
             let log = old.dir.join("log");
             let message = format!("{name} is not served again: see {}", log.display());
-            return Err(Failure::new(Kind::Failed, message));
+            return Err(Failure::failed(message));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

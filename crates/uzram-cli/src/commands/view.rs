@@ -30,8 +30,7 @@ pub(super) fn id(view: &dyn View, name: &str) -> Result<u32> {
         }
     }
     let entry = RunDir::of_user().find(name)?;
-    number(&entry.record.name)
-        .ok_or_else(|| Failure::new(Kind::NoDevice, format!("no device '{name}'")))
+    number(&entry.record.name).ok_or_else(|| Failure::no_device(format!("no device '{name}'")))
 }
 
 pub(super) fn failed(what: &str, errno: Errno) -> Failure {

@@ -6,7 +6,7 @@ use uzram_control::size::human;
 use uzram_control::{Request, Response};
 
 use super::{Pages, job, print_outcome};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Write a device's pages back to its backing
 ///
@@ -55,9 +55,8 @@ impl Args {
         })?;
         print_outcome(self.json, &done, show(&done, self.dry_run))?;
         match done.ended {
-            Some(Ended::Full) => Err(Failure::new(Kind::Failed, "the backing is full")),
-            Some(Ended::Failing) => Err(Failure::new(
-                Kind::Failed,
+            Some(Ended::Full) => Err(Failure::failed("the backing is full")),
+            Some(Ended::Failing) => Err(Failure::failed(
                 "the backing refuses writes or does not answer; the pages stayed in memory",
             )),
             _ => Ok(()),

@@ -71,6 +71,20 @@ pub struct Attribute {
 }
 
 impl Attribute {
+    /// What most have in common: it is a device's, is no number with a unit, and can be written at any time, where it can.
+    pub(crate) const OF_DEVICE: Attribute = Attribute {
+        name: "",
+        mode: 0,
+        unit: "",
+        since: "",
+        about: "",
+        docs: "",
+        place: AttributePlace::Device,
+        when: When::Always,
+        show: None,
+        store: None,
+    };
+
     /// The file's permissions: the kernel's if `strict`, otherwise those for all that uzram can do.
     pub fn mode_in(&self, strict: bool) -> u16 {
         match self.show {

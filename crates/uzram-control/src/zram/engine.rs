@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Config, Errno};
 use crate::protocol::{ControlError, Request, Response};
 
-/// Makes devices. There is an engine for each way to serve them: as a process with a block device each, or in memory only
-/// ([`super::InProcess`]).
+/// Makes devices. There is an engine for each way to serve them: as a process with a block device each, or, for tests, in
+/// memory only.
 pub trait Engine: Send + Sync {
     /// Reserves a number for a device that is not initialised yet. Returns major and minor number of the node reserved with
     /// it, if there is one. EEXIST if the number is taken.

@@ -16,7 +16,6 @@ mod config;
 mod device;
 mod engine;
 mod host;
-mod in_process;
 pub mod parse;
 mod view;
 
@@ -33,5 +32,4 @@ pub use config::{Backing, Chosen, Config, Params};
 pub use device::Zram;
 pub use engine::{Engine, Live};
 pub use host::{Host, HostOptions, Saved, SavedDevice};
-pub use in_process::{InProcess, OpenDevice};
 pub use view::{Owner, Shown, View};

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, InProcess, Owner, View};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, Owner, View};
+use uzram_testkit::zram::InProcess;
 
 const PAGE: usize = 4096;
 const BLOCK_STATE: &str = "/sys/kernel/debug/zram/zram0/block_state";

@@ -9,10 +9,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use uzram_control::zram::{Errno, Host, HostOptions, InProcess, Owner, View};
+use uzram_control::zram::{Errno, Host, HostOptions, Owner, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{Created, Devices, Limits, bind, serve};
 use uzram_spec::DeviceSpec;
+use uzram_testkit::zram::InProcess;
 
 /// Devices without nodes.
 pub(crate) struct Fake {

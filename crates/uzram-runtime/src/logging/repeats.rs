@@ -8,6 +8,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use uzram_spec::size::thousands;
+
 /// How long lines are compared with each other.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// Lines of one kind that are written within a window.
@@ -100,19 +102,6 @@ impl Kind {
         }
         (self.same, self.alike) = (0, 0);
     }
-}
-
-/// A number as people read it, such as `1,234`.
-fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Whether each line is wanted although others differ from it in values only: whoever asks for these asks for all.

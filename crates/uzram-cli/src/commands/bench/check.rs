@@ -5,7 +5,7 @@ use uzram::Device;
 use uzram::compress::AlgorithmSpec;
 use uzram_runtime::{choice, frontends};
 
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// Say whether this program knows a frontend and an algorithm
 #[derive(clap::Args)]
@@ -23,10 +23,7 @@ impl Args {
         if let Some(name) = self.frontend {
             let known = frontends::check_name(&name);
             known.map_err(|there_are| {
-                Failure::new(
-                    Kind::Usage,
-                    format!("unknown frontend '{name}'; {there_are}"),
-                )
+                Failure::usage(format!("unknown frontend '{name}'; {there_are}"))
             })?;
         }
         if let Some(spec) = self.algorithm {

@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// The commands that `uzram-bench` serves.
 pub(crate) const COMMANDS: [&str; 2] = ["advise", "bench"];
@@ -62,10 +62,7 @@ pub(crate) fn man(dir: &Path) -> Result {
     let status = status.map_err(|error| missing(&command, &error))?;
     match status.success() {
         true => Ok(()),
-        false => Err(Failure::new(
-            Kind::Failed,
-            format!("{PROGRAM} man: {status}"),
-        )),
+        false => Err(Failure::failed(format!("{PROGRAM} man: {status}"))),
     }
 }
 
@@ -101,5 +98,5 @@ fn missing(command: &Command, error: &io::Error) -> Failure {
         ),
         _ => format!("cannot execute {program}: {error}"),
     };
-    Failure::new(Kind::Impossible, message)
+    Failure::impossible(message)
 }

@@ -33,7 +33,7 @@ pub(super) enum Cell {
 
 pub(super) struct Column {
     pub(super) name: &'static str,
-    /// CellOf where no columns are asked for.
+    /// Whether it is shown where no columns are asked for.
     pub(super) usual: bool,
     pub(super) doc: &'static str,
     pub(super) cell: CellOf,
@@ -47,179 +47,64 @@ pub(super) enum CellOf {
     /// From what the server says.
     Asked(fn(&Row, &Stat) -> Cell),
 }
+use Cell::{Bytes, Count, Text};
 use CellOf::{Asked, Known};
 
+/// A row for each column: whether it is shown where none are asked for, its name, where its cells come from, what it shows.
+macro_rules! columns {
+    (usual) => { true };
+    (asked) => { false };
+    ($($shown:ident $name:tt: $cell:expr, $doc:literal;)*) => {
+        &[$(Column {
+            name: $name,
+            usual: columns!($shown),
+            doc: $doc,
+            cell: $cell,
+        }),*]
+    };
+}
+
 /// zramctl's columns in zramctl's order, and what it lacks.
-pub(super) const COLUMNS: &[Column] = &[
-    Column {
-        name: "NAME",
-        usual: true,
-        doc: "the device's name",
-        cell: Known(|r| text(&r.entry.record.name)),
-    },
-    Column {
-        name: "PATH",
-        usual: true,
-        doc: "its node, or the URI of its socket",
-        cell: Known(|r| text(&r.entry.record.path)),
-    },
-    Column {
-        name: "ALGORITHM",
-        usual: true,
-        doc: "the compression algorithm",
-        cell: Asked(|_, s| text(&s.algorithm)),
-    },
-    Column {
-        name: "DISKSIZE",
-        usual: true,
-        doc: "the size of the disk",
-        cell: Asked(|_, s| Cell::Bytes(s.disksize)),
-    },
-    Column {
-        name: "DATA",
-        usual: true,
-        doc: "data that is stored",
-        cell: Asked(|_, s| Cell::Bytes(s.counters.orig_data_size_bytes)),
-    },
-    Column {
-        name: "COMPR",
-        usual: true,
-        doc: "the same compressed",
-        cell: Asked(|_, s| Cell::Bytes(s.counters.compr_data_size_bytes)),
-    },
-    Column {
-        name: "TOTAL",
-        usual: true,
-        doc: "all memory: pool, table, books, streams",
-        cell: Asked(|_, s| Cell::Bytes(s.all_memory())),
-    },
-    Column {
-        name: "STREAMS",
-        usual: true,
-        doc: "compression streams",
-        cell: Asked(|_, s| Cell::Count(s.streams)),
-    },
-    Column {
-        name: "ZERO-PAGES",
-        usual: false,
-        doc: "same-filled pages",
-        cell: Asked(|_, s| Cell::Count(s.counters.same_pages)),
-    },
-    Column {
-        name: "MEM-LIMIT",
-        usual: false,
-        doc: "limit on pool memory, or on all where that was set",
-        cell: Asked(|_, s| {
-            let counters = &s.counters;
-            Cell::Bytes(counters.mem_limit_bytes.max(counters.total_limit_bytes))
-        }),
-    },
-    Column {
-        name: "MEM-USED",
-        usual: false,
-        doc: "the most pool memory that was in use",
-        cell: Asked(|_, s| Cell::Bytes(s.counters.mem_used_max_bytes)),
-    },
-    Column {
-        name: "MIGRATED",
-        usual: false,
-        doc: "pages freed by compaction",
-        cell: Asked(|_, s| Cell::Count(s.counters.pages_compacted)),
-    },
-    Column {
-        name: "COMP-RATIO",
-        usual: false,
-        doc: "DATA over POOL",
-        cell: Asked(|_, s| Cell::Text(ratio(s))),
-    },
-    Column {
-        name: "HUGE-PAGES",
-        usual: false,
-        doc: "pages stored uncompressed",
-        cell: Asked(|_, s| Cell::Count(s.counters.huge_pages)),
-    },
-    Column {
-        name: IDLE_PAGES,
-        usual: false,
-        doc: "pages that are marked idle",
-        cell: Asked(|r, _| Cell::Count(r.idle.unwrap_or_default())),
-    },
-    Column {
-        name: "RECOMPRESSED",
-        usual: false,
-        doc: "pages that recompression made smaller",
-        cell: Asked(|_, s| Cell::Count(s.counters.recompressed_pages)),
-    },
-    Column {
-        name: "WRITTEN-BACK",
-        usual: false,
-        doc: "pages that are on the backing",
-        cell: Asked(|_, s| Cell::Count(s.counters.backed_pages)),
-    },
-    Column {
-        name: "BACKING",
-        usual: false,
-        doc: "file or device of the backing",
-        cell: Asked(|_, s| text(&backing(s))),
-    },
-    Column {
-        name: "POOL",
-        usual: false,
-        doc: "pool memory in use, as in mm_stat",
-        cell: Asked(|_, s| Cell::Bytes(s.counters.mem_used_total_bytes)),
-    },
-    Column {
-        name: "MEMORY",
-        usual: false,
-        doc: "as TOTAL",
-        cell: Asked(|_, s| Cell::Bytes(s.all_memory())),
-    },
-    Column {
-        name: "DRIVER",
-        usual: false,
-        doc: "the algorithm's driver",
-        cell: Asked(|_, s| text(&s.driver)),
-    },
-    Column {
-        name: "CODECS",
-        usual: false,
-        doc: "all algorithms with parameters and dictionaries, the primary in brackets",
-        cell: Asked(|_, s| Cell::Text(codecs(s))),
-    },
-    Column {
-        name: "DICTIONARY",
-        usual: false,
-        doc: "bytes of dictionaries",
-        cell: Asked(|_, s| Cell::Bytes(s.counters.dictionary_bytes)),
-    },
-    Column {
-        name: "FRONTEND",
-        usual: false,
-        doc: "how the device is served",
-        cell: Known(|r| text(&r.entry.record.frontend)),
-    },
-    Column {
-        name: "PID",
-        usual: false,
-        doc: "the server's process number",
-        cell: Known(|r| Cell::Count(r.entry.record.pid.into())),
-    },
-    Column {
-        name: "KEEPER",
-        usual: false,
-        doc: "the process number of its keeper, 0 for none",
-        cell: Known(|r| Cell::Count(r.entry.record.keeper.into())),
-    },
-    Column {
-        name: "MOUNTPOINT",
-        usual: true,
-        doc: "where it is mounted, and dead nodes and partitions of it",
-        cell: Known(|r| Cell::Text(r.mounts.mount_points(false).join(","))),
-    },
-];
+pub(super) const COLUMNS: &[Column] = columns! {
+    usual "NAME": Known(|r| text(&r.entry.record.name)), "the device's name";
+    usual "PATH": Known(|r| text(&r.entry.record.path)), "its node, or the URI of its socket";
+    usual "ALGORITHM": Asked(|_, s| text(&s.algorithm)), "the compression algorithm";
+    usual "DISKSIZE": Asked(|_, s| Bytes(s.disksize)), "the size of the disk";
+    usual "DATA": Asked(|_, s| Bytes(s.counters.orig_data_size_bytes)), "data that is stored";
+    usual "COMPR": Asked(|_, s| Bytes(s.counters.compr_data_size_bytes)), "the same compressed";
+    usual "TOTAL": Asked(|_, s| Bytes(s.all_memory())), "all memory: pool, table, books, streams";
+    usual "STREAMS": Asked(|_, s| Count(s.streams)), "compression streams";
+    asked "ZERO-PAGES": Asked(|_, s| Count(s.counters.same_pages)), "same-filled pages";
+    asked "MEM-LIMIT": Asked(|_, s| Bytes(limit(s))), "limit on pool memory, or on all where that was set";
+    asked "MEM-USED": Asked(|_, s| Bytes(s.counters.mem_used_max_bytes)), "the most pool memory that was in use";
+    asked "MIGRATED": Asked(|_, s| Count(s.counters.pages_compacted)), "pages freed by compaction";
+    asked "COMP-RATIO": Asked(|_, s| Text(ratio(s))), "DATA over POOL";
+    asked "HUGE-PAGES": Asked(|_, s| Count(s.counters.huge_pages)), "pages stored uncompressed";
+    asked IDLE_PAGES: Asked(|r, _| Count(r.idle.unwrap_or_default())), "pages that are marked idle";
+    asked "RECOMPRESSED": Asked(|_, s| Count(s.counters.recompressed_pages)), "pages that recompression made smaller";
+    asked "WRITTEN-BACK": Asked(|_, s| Count(s.counters.backed_pages)), "pages that are on the backing";
+    asked "BACKING": Asked(|_, s| text(&backing(s))), "file or device of the backing";
+    asked "POOL": Asked(|_, s| Bytes(s.counters.mem_used_total_bytes)), "pool memory in use, as in mm_stat";
+    asked "MEMORY": Asked(|_, s| Bytes(s.all_memory())), "as TOTAL";
+    asked "DRIVER": Asked(|_, s| text(&s.driver)), "the algorithm's driver";
+    asked "CODECS": Asked(|_, s| Text(codecs(s))),
+        "all algorithms with parameters and dictionaries, the primary in brackets";
+    asked "DICTIONARY": Asked(|_, s| Bytes(s.counters.dictionary_bytes)), "bytes of dictionaries";
+    asked "FRONTEND": Known(|r| text(&r.entry.record.frontend)), "how the device is served";
+    asked "PID": Known(|r| Count(r.entry.record.pid.into())), "the server's process number";
+    asked "KEEPER": Known(|r| Count(r.entry.record.keeper.into())), "the process number of its keeper, 0 for none";
+    usual "MOUNTPOINT": Known(|r| Text(r.mounts.mount_points(false).join(","))),
+        "where it is mounted, and dead nodes and partitions of it";
+};
 
 fn text(text: &str) -> Cell {
     Cell::Text(text.into())
+}
+
+/// The limit on all memory where that was set, else on the pool.
+fn limit(stat: &Stat) -> u64 {
+    let counters = &stat.counters;
+    counters.mem_limit_bytes.max(counters.total_limit_bytes)
 }
 
 fn backing(stat: &Stat) -> String {

@@ -13,7 +13,7 @@ use uzram_runtime::{client, sweep, users};
 use uzram_spec::printable_line;
 
 use super::{print, print_json};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 use columns::{COLUMNS, Cell, CellOf, Column, IDLE_PAGES, Row};
 
 pub(super) use columns::ratio;
@@ -152,7 +152,7 @@ impl Args {
             columns.push(found.ok_or_else(|| {
                 let known: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
                 let message = format!("no column '{name}' (there are: {})", known.join(", "));
-                Failure::new(Kind::Usage, message)
+                Failure::usage(message)
             })?);
         }
         Ok(columns)

@@ -6,7 +6,7 @@ use uzram_daemon::{Client, SOCKET};
 
 use super::super::print;
 use super::super::view::{failed, id, view};
-use crate::exit::{Failure, Kind, Result};
+use crate::exit::{Failure, Result};
 
 /// zramctl's other options
 #[derive(clap::Args)]
@@ -48,10 +48,7 @@ impl Setup {
                 let id = id(&*view, device)?;
                 self.set_up(&*view, id, size)
             }),
-            _ => Err(Failure::new(
-                Kind::Usage,
-                "--size is for one device, or for --find",
-            )),
+            _ => Err(Failure::usage("--size is for one device, or for --find")),
         })
     }
 
@@ -93,13 +90,13 @@ fn free(view: &dyn View) -> Result<u32> {
     let added = added.map_err(|errno| failed("hot_add", errno))?;
     let text = String::from_utf8_lossy(&added);
     let id = text.trim().parse();
-    id.map_err(|_| Failure::new(Kind::Failed, format!("hot_add said '{text}'")))
+    id.map_err(|_| Failure::failed(format!("hot_add said '{text}'")))
 }
 
 fn print_free() -> Result {
     let Some(daemon) = Client::find(&RunDir::of_user().file(SOCKET)?) else {
         let message = "without uzramd, which would keep it, a device is found with its --size only";
-        return Err(Failure::new(Kind::Usage, message));
+        return Err(Failure::usage(message));
     };
     print(&format!("/dev/zram{}\n", free(&daemon)?))
 }

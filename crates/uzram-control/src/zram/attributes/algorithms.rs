@@ -10,7 +10,7 @@ use crate::protocol::Request;
 use crate::zram::config::{Params, chosen};
 use crate::zram::device::{Change, Zram, ask};
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, AttributePlace, Errno, Subject, When, algorithms};
+use crate::zram::{Attribute, Errno, Subject, When, algorithms};
 
 /// Names of this length or more are refused before they are looked up.
 const MAX_NAME: usize = 128;
@@ -20,16 +20,15 @@ const MAX_DICTIONARY: u64 = 1 << 20;
 pub(in crate::zram) const COMP_ALGORITHM: Attribute = Attribute {
     name: "comp_algorithm",
     mode: 0o644,
-    unit: "",
     since: "3.15",
     about: "the compression algorithm",
     docs: "Shows the names of all algorithms, the chosen one in brackets, a space behind each. Takes a name from that list. \
            E2BIG for 128 bytes or more, EINVAL for an unknown name, then EBUSY where the device is initialised. Not strict, \
            an initialised device compresses with it from now on, and `null` (no compression) is an algorithm, too.",
-    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_comp),
     store: Some(store_comp),
+    ..Attribute::OF_DEVICE
 };
 
 /// Reads the present algorithms by priority.
@@ -89,16 +88,15 @@ fn apply(change: &Change<'_>, priority: usize, name: &str, params: &Params) -> R
 pub(in crate::zram) const RECOMP_ALGORITHM: Attribute = Attribute {
     name: "recomp_algorithm",
     mode: 0o644,
-    unit: "",
     since: "6.2",
     about: "the algorithms for recompression",
     docs: "Takes `algo=NAME [priority=1..3]`, priority 1 if none is said. Shows a line for each priority that has one: \
            `#1: `, then as comp_algorithm. EINVAL for a key without value, without algo=, for another priority; then as \
            comp_algorithm. Unknown keys are ignored, as in Linux up to 7.0. Not strict, it can be set at any time.",
-    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_recomp),
     store: Some(store_recomp),
+    ..Attribute::OF_DEVICE
 };
 
 fn show_recomp(subject: &Subject<'_>) -> Result<String, Errno> {
@@ -130,7 +128,6 @@ fn store_recomp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
 pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
     name: "algorithm_params",
     mode: 0o200,
-    unit: "",
     since: "6.12",
     about: "parameters of an algorithm: level, dictionary, window",
     docs: "Takes `[priority=0..3 | algo=NAME] [level=N] [dict=PATH] [deflate.winbits=N]`: of the primary algorithm if \
@@ -140,10 +137,9 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
            or ERANGE for a bad number. An initialised device refuses it (EBUSY) as Linux 7.1 does; before that it was \
            accepted without effect. Levels beyond an algorithm's are taken for the nearest; deflate refuses them at \
            disksize. Not strict, it changes what an initialised device compresses with from now on.",
-    place: AttributePlace::Device,
     when: When::Uninit,
-    show: None,
     store: Some(store_params),
+    ..Attribute::OF_DEVICE
 };
 
 fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
@@ -207,10 +203,9 @@ pub(in crate::zram) const MAX_COMP_STREAMS: Attribute = Attribute {
     about: "the number of compression streams; kept for old tools",
     docs: "Shows how many streams there are, one for each CPU. Takes anything, without effect, as Linux did from 4.7 until \
            it dropped the file in 6.15. `zramctl --streams` writes it.",
-    place: AttributePlace::Device,
-    when: When::Always,
     show: Some(show_streams),
     store: Some(store_streams),
+    ..Attribute::OF_DEVICE
 };
 
 fn show_streams(subject: &Subject<'_>) -> Result<String, Errno> {

@@ -9,16 +9,14 @@ const PAGE: u64 = uzram::PAGE_SIZE as u64;
 pub(in crate::zram) const HOT_ADD: Attribute = Attribute {
     name: "hot_add",
     mode: 0o400,
-    unit: "",
     since: "4.2",
     about: "reading it adds a device and shows its number",
     docs: "Reading it adds an uninitialised device with the lowest free number and shows that number. Each read \
            adds one. ENOMEM or the frontend's error where no device can be made. uzram skips the numbers of devices that \
            were made in another way.",
     place: AttributePlace::Control,
-    when: When::Always,
     show: Some(show_hot_add),
-    store: None,
+    ..Attribute::OF_DEVICE
 };
 
 fn show_hot_add(subject: &Subject<'_>) -> Result<String, Errno> {
@@ -28,16 +26,14 @@ fn show_hot_add(subject: &Subject<'_>) -> Result<String, Errno> {
 pub(in crate::zram) const HOT_REMOVE: Attribute = Attribute {
     name: "hot_remove",
     mode: 0o200,
-    unit: "",
     since: "4.2",
     about: "removes the device of a number, with its contents",
     docs: "Takes the number of a device, initialised or not, and removes it with its contents. EINVAL for a negative number \
            or none, ERANGE for one beyond 32 bits, ENODEV where there is no such device, EBUSY while somebody has it open \
            (mounted, swap, any descriptor).",
     place: AttributePlace::Control,
-    when: When::Always,
-    show: None,
     store: Some(store_hot_remove),
+    ..Attribute::OF_DEVICE
 };
 
 fn store_hot_remove(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
@@ -58,10 +54,10 @@ pub(in crate::zram) const DISKSIZE: Attribute = Attribute {
            (EINVAL), all algorithms and parameters return to the defaults, as in the kernel. Not strict, an initialised \
            device is resized where its frontend can: EBUSY where something is stored beyond the new end, \
            and where it would become smaller while somebody uses it.",
-    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_disksize),
     store: Some(store_disksize),
+    ..Attribute::OF_DEVICE
 };
 
 fn show_disksize(subject: &Subject<'_>) -> Result<String, Errno> {
@@ -133,14 +129,11 @@ fn initialise(
 pub(in crate::zram) const INITSTATE: Attribute = Attribute {
     name: "initstate",
     mode: 0o444,
-    unit: "",
     since: "2.6.37",
     about: "1 if the device is initialised, 0 if not",
     docs: "Shows 1 after disksize was set and 0 before that and after a reset.",
-    place: AttributePlace::Device,
-    when: When::Always,
     show: Some(show_initstate),
-    store: None,
+    ..Attribute::OF_DEVICE
 };
 
 fn show_initstate(subject: &Subject<'_>) -> Result<String, Errno> {
@@ -151,7 +144,6 @@ fn show_initstate(subject: &Subject<'_>) -> Result<String, Errno> {
 pub(in crate::zram) const RESET: Attribute = Attribute {
     name: "reset",
     mode: 0o200,
-    unit: "",
     since: "2.6.37",
     about: "drops the contents and all settings but those of writeback",
     docs: "Takes a number other than 0 and makes the device uninitialised again: contents, statistics, disksize, \
@@ -159,10 +151,8 @@ pub(in crate::zram) const RESET: Attribute = Attribute {
            writeback_batch_size and compressed_writeback stay, as in the kernel (whose documentation says otherwise). EINVAL \
            for 0 and anything but a number, ERANGE above 65535, EBUSY while somebody has the device open. Waits for a \
            running recompression, writeback or compaction.",
-    place: AttributePlace::Device,
-    when: When::Always,
-    show: None,
     store: Some(store_reset),
+    ..Attribute::OF_DEVICE
 };
 
 fn store_reset(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {

@@ -2,7 +2,7 @@
 
 use crate::protocol::{Request, Response};
 use crate::zram::device::ask;
-use crate::zram::{Attribute, AttributePlace, Errno, Subject, When, parse};
+use crate::zram::{Attribute, Errno, Subject, When, parse};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -16,10 +16,9 @@ pub(in crate::zram) const MEM_LIMIT: Attribute = Attribute {
            but a size. Shown as the fourth number of mm_stat. A write that finds no memory below the limit fails, and the \
            page keeps its contents. A reset drops the limit. uzram never exceeds it, while the kernel checks after it has \
            allocated. Not strict, it can be read.",
-    place: AttributePlace::Device,
-    when: When::Always,
     show: Some(show_limit),
     store: Some(store_limit),
+    ..Attribute::OF_DEVICE
 };
 
 fn show_limit(subject: &Subject<'_>) -> Result<String, Errno> {
@@ -45,15 +44,12 @@ fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
 pub(in crate::zram) const MEM_USED_MAX: Attribute = Attribute {
     name: "mem_used_max",
     mode: 0o200,
-    unit: "",
     since: "3.18",
     about: "resets the maximum of memory used",
     docs: "Takes 0 and sets the maximum (the fifth number of mm_stat) to the memory in use now. EINVAL for anything else. \
            Without effect on an uninitialised device.",
-    place: AttributePlace::Device,
-    when: When::Always,
-    show: None,
     store: Some(store_used_max),
+    ..Attribute::OF_DEVICE
 };
 
 fn store_used_max(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
@@ -70,16 +66,14 @@ fn store_used_max(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
 pub(in crate::zram) const COMPACT: Attribute = Attribute {
     name: "compact",
     mode: 0o200,
-    unit: "",
     since: "4.2",
     about: "moves objects together and gives memory back",
     docs: "Takes anything. Returns when no more memory can be gained, or when every object could have been moved once. \
            EINVAL before disksize is set. The seventh number of mm_stat counts the pages that were given back. Statistics do \
            not wait for it.",
-    place: AttributePlace::Device,
     when: When::Init,
-    show: None,
     store: Some(store_compact),
+    ..Attribute::OF_DEVICE
 };
 
 fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {

@@ -10,14 +10,13 @@ use crate::zram::backing::{is_block_device, take};
 use crate::zram::config::Backing;
 use crate::zram::device::{Zram, ask, stat};
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, AttributePlace, Errno, Live, Subject, When};
+use crate::zram::{Attribute, Errno, Live, Subject, When};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
 pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
     name: "backing_dev",
     mode: 0o644,
-    unit: "",
     since: "4.14",
     about: "the block device that writeback writes to",
     docs: "Takes the absolute path of a block device and opens it for this device alone; another path replaces it. Shows \
@@ -25,10 +24,10 @@ pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
            opening it (ENOENT; EBUSY where it is mounted or in use); ENOTBLK for anything but a block device; EINVAL for one \
            of less than a page, or that lies on a uzram device. Not strict, it also takes a regular file, as PATH or PATH,SIZE, and an initialised device \
            uses it at once; `none` then brings everything back into memory and closes it.",
-    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(show_backing),
     store: Some(store_backing),
+    ..Attribute::OF_DEVICE
 };
 
 fn show_backing(subject: &Subject<'_>) -> Result<String, Errno> {
@@ -115,7 +114,6 @@ fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
 pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
     name: "writeback",
     mode: 0o200,
-    unit: "",
     since: "4.20",
     about: "writes pages to the backing",
     docs: "Takes `type=idle|huge|huge_idle|incompressible` (or that word alone, as before Linux 6.16), and before it any \
@@ -125,10 +123,9 @@ pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
            full; what was written by then stays written. Pages are written compressed, several in a block; a page that the \
            disk refuses stays in memory. One writeback or recompression works at a time, the next one waits (EAGAIN up to \
            Linux 6.18); statistics do not wait for it.",
-    place: AttributePlace::Device,
     when: When::Init,
-    show: None,
     store: Some(store_writeback),
+    ..Attribute::OF_DEVICE
 };
 
 /// The pages to write back: those in these ranges, and those of that kind.
@@ -229,10 +226,9 @@ pub(in crate::zram) const WRITEBACK_LIMIT: Attribute = Attribute {
     docs: "Takes and shows a number of pages of 4 KiB. Each page that is written back counts it down while \
            writeback_limit_enable is 1; at 0 writeback ends with EIO. EINVAL for anything but a number of 64 bits. A reset \
            leaves it.",
-    place: AttributePlace::Device,
-    when: When::Always,
     show: Some(show_limit),
     store: Some(store_limit),
+    ..Attribute::OF_DEVICE
 };
 
 /// Reads what is left of the limit, which the device counts down while it is in force.
@@ -272,12 +268,9 @@ fn set_limit(zram: &Zram, pages: Option<u64>, enable: Option<bool>) -> Result<()
 pub(in crate::zram) const WRITEBACK_LIMIT_ENABLE: Attribute = Attribute {
     name: "writeback_limit_enable",
     mode: 0o644,
-    unit: "",
     since: "5.0",
     about: "whether writeback_limit is in force",
     docs: "Takes a number, where 0 means no, and shows 0 or 1. EINVAL for anything else. A reset leaves it.",
-    place: AttributePlace::Device,
-    when: When::Always,
     show: Some(|subject| {
         let on = subject.zram()?.state().config.writeback_limit_enable;
         Ok(format!("{}\n", u8::from(on)))
@@ -286,6 +279,7 @@ pub(in crate::zram) const WRITEBACK_LIMIT_ENABLE: Attribute = Attribute {
         let number = parse::kstrtoull(text, 10).map_err(|_| Errno::INVAL)?;
         set_limit(subject.zram()?, None, Some(number != 0))
     }),
+    ..Attribute::OF_DEVICE
 };
 
 pub(in crate::zram) const WRITEBACK_BATCH_SIZE: Attribute = Attribute {
@@ -296,8 +290,6 @@ pub(in crate::zram) const WRITEBACK_BATCH_SIZE: Attribute = Attribute {
     about: "how many writes to the backing are in flight at a time",
     docs: "Takes and shows a number of at least 1; 32 by default. EINVAL for anything else. A reset leaves it. uzram only \
            remembers it: it writes 256 KiB at a time and has four such writes in flight.",
-    place: AttributePlace::Device,
-    when: When::Always,
     show: Some(|subject| {
         let size = subject.zram()?.state().config.writeback_batch_size;
         Ok(format!("{size}\n"))
@@ -311,17 +303,16 @@ pub(in crate::zram) const WRITEBACK_BATCH_SIZE: Attribute = Attribute {
         change.set(|config| config.writeback_batch_size = size);
         Ok(())
     }),
+    ..Attribute::OF_DEVICE
 };
 
 pub(in crate::zram) const COMPRESSED_WRITEBACK: Attribute = Attribute {
     name: "compressed_writeback",
     mode: 0o644,
-    unit: "",
     since: "7.0",
     about: "whether pages go to the backing compressed",
     docs: "Takes y, t, 1, on or n, f, 0, off and shows 0 or 1; 0 by default. EINVAL for anything else, EBUSY where the device \
            is initialised. A reset leaves it. uzram only remembers it: it always writes pages compressed.",
-    place: AttributePlace::Device,
     when: When::Uninit,
     show: Some(|subject| {
         let on = subject.zram()?.state().config.compressed_writeback;
@@ -336,6 +327,7 @@ pub(in crate::zram) const COMPRESSED_WRITEBACK: Attribute = Attribute {
         change.set(|config| config.compressed_writeback = on);
         Ok(())
     }),
+    ..Attribute::OF_DEVICE
 };
 
 #[cfg(test)]

@@ -80,22 +80,12 @@ impl DevFilesystem {
 
     /// The path of an entry to make, remove or rename. EPERM for our own entries.
     fn changeable(&self, parent: INodeNo, name: &OsStr) -> Result<PathBuf, Errno> {
-        let path = self.child(parent, name)?;
-        if is_ours(&path) {
-            Err(Errno::PERM)
-        } else {
-            Ok(path)
-        }
+        not_ours(self.child(parent, name)?)
     }
 
     /// The path of an entry to change. EPERM for our own entries.
     fn changeable_at(&self, ino: INodeNo) -> Result<PathBuf, Errno> {
-        let path = self.path(ino)?;
-        if is_ours(&path) {
-            Err(Errno::PERM)
-        } else {
-            Ok(path)
-        }
+        not_ours(self.path(ino)?)
     }
 
     /// Looks an entry up, and gives it an inode number.
@@ -165,6 +155,13 @@ impl DevFilesystem {
 /// Whether the entry is our own: a device of the view or the toolbox, directly in `/dev`.
 fn is_ours(path: &Path) -> bool {
     path == Path::new(HIDDEN) || path.to_str().is_some_and(is_zram)
+}
+
+fn not_ours(path: PathBuf) -> Result<PathBuf, Errno> {
+    match is_ours(&path) {
+        true => Err(Errno::PERM),
+        false => Ok(path),
+    }
 }
 
 fn attr_of(stat: &Stat) -> FileAttr {

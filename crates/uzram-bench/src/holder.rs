@@ -1,15 +1,20 @@
-//! The contestants of `bench rivals`. Each holds the same pages, serves requests of one page or more, and reports its
-//! memory.
+//! The contestants of `bench codecs` and `bench rivals`. Each holds the same pages, serves requests of one page or more,
+//! and reports its memory.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use uzram::compress::Tfm;
 use uzram::{Choice, Device};
 
 use crate::corpus::PAGE;
+use crate::measure::all_memory;
 use crate::policy;
-use crate::rival::Raw;
 use crate::zram::Zram;
+
+/// The kernel stores what compresses to no less than this as a whole page (zsmalloc's classes of chains of 8).
+const HUGE: usize = 3625;
 
 /// Page-aligned pages, as direct I/O needs them.
 pub(crate) struct Pages {
@@ -54,9 +59,19 @@ pub(crate) trait Holder {
     fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()>;
     /// Bytes of the objects, and of all memory; `None` for a store without memory of its own.
     fn memory(&self) -> Result<(f64, Option<f64>)>;
+    /// Bytes of the objects, where those that the kernel stores as pages count as pages.
+    fn object_bytes_by_kernel(&self) -> Result<f64> {
+        Ok(self.memory()?.0)
+    }
     /// Whether it is written once, before the rounds.
     fn is_read_only(&self) -> bool {
         false
+    }
+    /// Is called once all pages are there.
+    fn filled(&mut self) {}
+    /// Bytes of a worker's context; `None` if unknown.
+    fn context_bytes(&self) -> Option<usize> {
+        None
     }
 }
 
@@ -96,7 +111,7 @@ impl Holder for LibraryHolder {
 
     fn memory(&self) -> Result<(f64, Option<f64>)> {
         let compressed = self.device.stats().compr_data_size_bytes as f64;
-        Ok((compressed, Some(policy::memory(&self.device))))
+        Ok((compressed, Some(all_memory(&self.device.stats()))))
     }
 
     fn is_read_only(&self) -> bool {
@@ -153,57 +168,81 @@ impl Holder for KernelHolder {
 
 /// A codec that is called directly, with room for each page's object.
 pub(crate) struct Bare {
-    raw: Raw,
+    tfm: Box<dyn Tfm>,
     objects: Vec<u8>,
     lens: Vec<u16>,
     out: Box<[u8; 2 * PAGE]>,
+    /// Whether what is compressed is stored as well.
+    stores: bool,
+    /// Whether that ends once all pages are there.
+    only_compresses: bool,
 }
 
 /// Room for an object: no raw codec makes more of a page.
 const ROOM: usize = PAGE + PAGE / 4;
 
 impl Bare {
-    /// `None` where the codec is missing.
-    pub(crate) fn new(codec: &str, pages: usize) -> Option<Bare> {
-        Some(Bare {
-            raw: Raw::new(codec)?,
+    /// With `only_compresses` it stores objects until all pages are there, and from then on compresses and stores nothing.
+    pub(crate) fn new(tfm: Box<dyn Tfm>, pages: usize, only_compresses: bool) -> Bare {
+        Bare {
+            tfm,
             objects: vec![0; pages * ROOM],
             lens: vec![0; pages],
             out: Box::new([0; 2 * PAGE]),
-        })
+            stores: true,
+            only_compresses,
+        }
+    }
+
+    /// Bytes of all objects, where those of `huge` bytes and more count as pages.
+    fn object_bytes(&self, huge: usize) -> f64 {
+        let bytes = |len: &u16| match usize::from(*len) {
+            len if len >= huge => PAGE,
+            len => len,
+        };
+        self.lens.iter().map(bytes).sum::<usize>() as f64
     }
 }
 
 impl Holder for Bare {
     fn write(&mut self, first: usize, pages: &[u8]) -> Result<()> {
-        for (number, page) in pages.as_chunks::<PAGE>().0.iter().enumerate() {
-            let len = self.raw.compress(page, &mut self.out[..]);
-            let at = (first + number) * ROOM;
-            let object = self.out.get(..len).filter(|object| !object.is_empty());
-            let object = object.context("it does not compress a page")?;
-            let place = self.objects[at..at + ROOM].get_mut(..len);
-            place
-                .context("an object is far larger than a page")?
-                .copy_from_slice(object);
-            self.lens[first + number] = len as u16;
+        for (number, page) in (first..).zip(pages.as_chunks::<PAGE>().0) {
+            let len = self.tfm.compress(page, &mut self.out[..])?;
+            let object = black_box(&self.out[..len]);
+            if self.stores {
+                let place = self.objects[number * ROOM..][..ROOM].get_mut(..len);
+                let place = place.context("an object is far larger than a page")?;
+                place.copy_from_slice(object);
+                self.lens[number] = len as u16;
+            }
         }
         Ok(())
     }
 
     fn read(&mut self, first: usize, pages: &mut [u8]) -> Result<()> {
-        for (number, page) in pages.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
-            let at = (first + number) * ROOM;
-            let len = usize::from(self.lens[first + number]);
-            let whole = self.raw.decompress(&self.objects[at..at + len], page);
-            anyhow::ensure!(whole, "its own object does not decompress");
+        for (number, page) in (first..).zip(pages.as_chunks_mut::<PAGE>().0) {
+            let object = &self.objects[number * ROOM..][..self.lens[number].into()];
+            let whole = self.tfm.decompress(object, page)? == PAGE;
+            ensure!(whole, "its own object does not decompress");
         }
         Ok(())
     }
 
     fn memory(&self) -> Result<(f64, Option<f64>)> {
         // No object counts as more than a page.
-        let bytes = |len: &u16| f64::from(*len).min(PAGE as f64);
-        Ok((self.lens.iter().map(bytes).sum(), None))
+        Ok((self.object_bytes(PAGE), None))
+    }
+
+    fn object_bytes_by_kernel(&self) -> Result<f64> {
+        Ok(self.object_bytes(HUGE))
+    }
+
+    fn filled(&mut self) {
+        self.stores = !self.only_compresses;
+    }
+
+    fn context_bytes(&self) -> Option<usize> {
+        Some(self.tfm.memory_bytes()).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -258,6 +297,7 @@ impl Holder for Trueno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rival::Raw;
 
     #[test]
     fn whoever_holds_pages_gives_them_back() {
@@ -268,8 +308,8 @@ mod tests {
         assert!(pages.bytes().as_ptr().addr().is_multiple_of(PAGE));
         let mut holders: Vec<Box<dyn Holder>> = vec![
             Box::new(LibraryHolder::new("zstd(level=1)", 4).unwrap()),
-            Box::new(Bare::new("zstd-1", 4).unwrap()),
-            Box::new(Bare::new("null", 4).unwrap()),
+            Box::new(Bare::new(Box::new(Raw::new("zstd-1").unwrap()), 4, false)),
+            Box::new(Bare::new(Box::new(Raw::new("null").unwrap()), 4, false)),
         ];
         for holder in &mut holders {
             holder.write(1, &pages.bytes()[PAGE..]).unwrap();

@@ -1,13 +1,12 @@
-//! An engine whose devices live in this process and have no node: for tests, and for programs that embed a zram.
+//! An engine of zram's interface whose devices live in this process and have no node.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uzram::{Choice, Device};
 
-use super::{Config, Engine, Errno, Live, algorithms};
-use crate::execute;
-use crate::protocol::{ControlError, Request, Response};
+use uzram_control::zram::{Config, Engine, Errno, Live, algorithms};
+use uzram_control::{ControlError, Request, Response, execute};
 
 /// An engine whose devices are [`uzram::Device`]s in this process. Clones share them.
 #[derive(Clone, Default)]
@@ -70,7 +69,7 @@ fn build(config: &Config) -> Result<Device, ControlError> {
         errno: error.errno(),
         message: error.to_string(),
     };
-    let mut builder = Device::builder(config.disksize).registry(algorithms::registry().clone());
+    let mut builder = Device::builder(config.disksize).registry(algorithms().clone());
     for chosen in config.chosen().map_err(invalid)? {
         let mut choice: Choice = chosen.text.parse().map_err(refused)?;
         if !chosen.dictionary.is_empty() {
