@@ -9,8 +9,8 @@ use std::hint::select_unpredictable;
 use super::collection::{Collection, LiteralTable, TokenTable};
 use super::header::{Form, Header, STREAMS};
 use super::token::{
-    BEFORE, EIGHTS, ESCAPED_BITS, FIRST_OFFSETS, LAST, LAYOUTS, Layout, MAX_TOKENS,
-    MIN_SUB_DISTANCE, PAGE, SYMBOLS,
+    ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, Fields, LAST, LAYOUTS, MAX_TOKENS,
+    MIN_SUB_DISTANCE, OFFSET_BITS, PAGE, RARE, SYMBOLS,
 };
 use crate::Error;
 
@@ -33,9 +33,9 @@ type Window = [u8; BEHIND + PAGE + COPY];
 /// A token as the first pass leaves it to the third.
 #[derive(Clone, Copy, Default)]
 struct Copy {
-    literals: u16,
-    length: u16,
-    offset: u16,
+    /// Number of literals in the low half, length of the match in the high half.
+    lengths: u32,
+    offset: u32,
 }
 
 /// A damaged object.
@@ -130,20 +130,21 @@ impl Decode {
             input: &self.input,
             table: tokens,
             token_at: 8 * begin,
-            extra_at: 8 * src.len() as isize,
+            extra_at: 8 * src.len(),
             last: FIRST_OFFSETS[0].into(),
             before: FIRST_OFFSETS[1].into(),
             literals: 0,
-            position: 0,
-            bad: false,
+            lengths: 0,
         };
         read.read(copies);
-        let position = read.position as usize;
-        if read.bad || read.token_at > 8 * end || position > plain {
+        let (extra_at, literal_count) = (read.extra_at, read.literals);
+        // More fields than there are bytes wrap around.
+        if read.token_at > 8 * end || extra_at > 8 * src.len() {
             return Err(Damaged);
         }
-        let rest = plain - position;
-        let count = read.literals as usize + rest;
+        let rest = plain.checked_sub(read.literals + read.lengths);
+        let rest = rest.ok_or(Damaged)?;
+        let count = literal_count + rest;
         let ends = match header.streams {
             Some(bytes) => {
                 let mut begins = [end; STREAMS];
@@ -159,7 +160,7 @@ impl Decode {
             }
             None => read_one(&self.input, literals, &mut self.literals, count, end),
         };
-        if read.extra_at < 0 || ends > read.extra_at as usize {
+        if ends > extra_at {
             return Err(Damaged);
         }
         let copies = &self.copies[..header.tokens];
@@ -167,7 +168,6 @@ impl Decode {
             false => copy::<false>(copies, &self.literals, &mut self.window, rest),
             true => copy::<true>(copies, &self.literals, &mut self.window, rest),
         }
-        Ok(())
     }
 }
 
@@ -185,6 +185,25 @@ fn bits(input: &Input, position: usize) -> u64 {
     u64::from_le_bytes(word) >> (position % 8)
 }
 
+/// The low bits of a word, by number.
+static MASKS: [u64; 64] = masks();
+
+const fn masks() -> [u64; 64] {
+    let mut masks = [0; 64];
+    let mut bits = 0;
+    while bits < 64 {
+        masks[bits] = (1 << bits) - 1;
+        bits += 1;
+    }
+    masks
+}
+
+/// The low bits of a word.
+#[inline(always)]
+fn low(word: u64, bits: u8) -> u64 {
+    word & MASKS[usize::from(bits) % MASKS.len()]
+}
+
 /// Reads tokens: their codes upwards, their extra fields downwards.
 struct TokenReader<'a> {
     input: &'a Input,
@@ -192,76 +211,90 @@ struct TokenReader<'a> {
     /// The next bit of the codes.
     token_at: usize,
     /// The first bit of the last extra field.
-    extra_at: isize,
+    extra_at: usize,
     /// The last offset, and the one before.
     last: u32,
     before: u32,
-    /// Number of literals so far, and bytes up to the last match's end.
-    literals: u32,
-    position: u32,
-    /// Whether an offset reached back too far.
-    bad: bool,
+    /// Number of literals so far, and bytes of matches.
+    literals: usize,
+    lengths: usize,
 }
 
 impl TokenReader<'_> {
     /// Reads all tokens.
-    #[inline(always)]
+    #[inline(never)]
     fn read(&mut self, copies: &mut [Copy]) {
         let (turns, rest) = copies.as_chunks_mut::<TURN>();
         for turn in turns {
-            let mut word = bits(self.input, self.token_at);
-            for copy in turn {
-                *copy = self.next(&mut word);
-            }
+            self.turn(turn);
         }
+        self.turn(rest);
+    }
+
+    /// Reads up to [`TURN`] tokens. Their sums fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
+    #[inline(always)]
+    fn turn(&mut self, copies: &mut [Copy]) {
         let mut word = bits(self.input, self.token_at);
-        for copy in rest {
-            *copy = self.next(&mut word);
+        let (mut entries, mut lengths) = (0u32, 0u32);
+        for copy in copies {
+            let entry = self.table[word as usize % self.table.len()];
+            word >>= entry & 63;
+            entries += u32::from(entry);
+            *copy = self.token(usize::from(entry >> 6));
+            lengths += copy.lengths;
         }
+        self.token_at += (entries & 63) as usize;
+        self.literals += (lengths & 0xFFFF) as usize;
+        self.lengths += (lengths >> 16) as usize;
     }
 
     #[inline(always)]
-    fn next(&mut self, word: &mut u64) -> Copy {
-        let mut layout = self.table[(*word % self.table.len() as u64) as usize];
-        *word >>= layout.code_bits();
-        self.token_at += layout.code_bits() as usize;
-        if layout.is_escape() {
-            self.extra_at -= ESCAPED_BITS as isize;
-            layout = escaped(self.input, self.extra_at);
+    fn token(&mut self, symbol: usize) -> Copy {
+        let layout = &LAYOUTS[symbol.min(ESCAPE)];
+        let (mut lengths, mut offset, mut kind) = (layout.least, 0, layout.kind);
+        if kind >= RARE {
+            (lengths, offset, kind) = self.rare(symbol);
+        } else {
+            self.extra_at = self.extra_at.wrapping_sub(layout.all_bits.into());
+            let field = low(bits(self.input, self.extra_at), layout.all_bits);
+            lengths += (low(field, layout.bits) as u32) << (layout.shift & 31);
+            offset = (field >> (layout.bits & 63)) as u32 + 1;
         }
-        let (run_bits, length_bits) = (layout.literal_bits(), layout.length_bits());
-        let extra_bits = run_bits + length_bits + layout.offset_bits();
-        self.extra_at -= extra_bits as isize;
-        let mut field = bits(self.input, self.extra_at as usize);
-        let low = |field: u64, bits: u32| field as u32 & !(!0 << bits);
-        let length = layout.length() + low(field, length_bits);
-        field >>= length_bits;
-        let run = layout.literals() + low(field, run_bits);
-        field >>= run_bits;
-        let kind = layout.kind();
-        let unit = select_unpredictable(kind == EIGHTS.into(), 3, 0);
-        let offset = (low(field, layout.offset_bits()) + 1) << unit;
-        let offset = select_unpredictable(kind == BEFORE.into(), self.before, offset);
-        let offset = select_unpredictable(kind == LAST.into(), self.last, offset);
-        self.before = select_unpredictable(kind == LAST.into(), self.before, self.last);
+        let (last, before) = (self.last, self.before);
+        let kind = u16::from(kind);
+        offset = select_unpredictable(kind == EIGHTS, offset * 8, offset);
+        offset = select_unpredictable(kind == BEFORE, before, offset);
+        offset = select_unpredictable(kind == LAST, last, offset);
+        self.before = select_unpredictable(kind == LAST, before, last);
         self.last = offset;
-        self.literals += run;
-        self.position += run;
-        self.bad |= offset > self.position;
-        self.position += length;
-        Copy {
-            literals: run as u16,
-            length: length as u16,
-            offset: offset as u16,
-        }
+        Copy { lengths, offset }
     }
-}
 
-/// The layout of a symbol that has no code. One that there is not is taken for an escape, whose length of 0 does no harm.
-#[cold]
-fn escaped(input: &Input, position: isize) -> Layout {
-    let symbol = bits(input, position as usize) as usize & ((1 << ESCAPED_BITS) - 1);
-    LAYOUTS[symbol.min(SYMBOLS)]
+    /// Both lengths, the offset's field plus 1, and its kind, of a token that is escaped or has two extra lengths. An escape
+    /// of an escape is a token of no bytes, and an error by its position.
+    #[cold]
+    fn rare(&mut self, symbol: usize) -> (u32, u32, u8) {
+        let mut field = |bits: u32| {
+            self.extra_at = self.extra_at.wrapping_sub(bits as usize);
+            low(self::bits(self.input, self.extra_at), bits as u8) as u32
+        };
+        let symbol = match symbol {
+            ESCAPE.. => field(ESCAPED_BITS) as usize,
+            symbol => symbol,
+        };
+        if symbol >= SYMBOLS {
+            return (0, u32::from(u16::MAX), ANY as u8);
+        }
+        let Fields {
+            literals,
+            length,
+            kind,
+        } = Fields::of(symbol);
+        let offset = field(OFFSET_BITS[kind]) + 1;
+        let run = u32::from(literals.0) + field(literals.1);
+        let length = u32::from(length.0) + field(length.1);
+        (run | length << 16, offset, kind as u8)
+    }
 }
 
 /// Reads `count` literals from a single stream. The bit behind them.
@@ -294,51 +327,72 @@ fn read_four(
     begins: [usize; STREAMS],
 ) -> [usize; STREAMS] {
     let mut at = begins.map(|begin| 8 * begin);
-    let mut turns = literals[..count.min(PAGE)].chunks_exact_mut(STREAMS * TURN);
-    let next = |word: &mut u64, at: &mut usize| {
-        let entry = table[(*word % table.len() as u64) as usize];
-        *word >>= entry & 15;
-        *at += usize::from(entry & 15);
-        (entry >> 8) as u8
-    };
-    for turn in &mut turns {
-        let mut words = at.map(|at| bits(input, at));
-        for four in turn.as_chunks_mut::<STREAMS>().0 {
-            for stream in 0..STREAMS {
-                four[stream] = next(&mut words[stream], &mut at[stream]);
-            }
-        }
+    let (turns, rest) = literals[..count.min(PAGE)].as_chunks_mut::<{ STREAMS * TURN }>();
+    for turn in turns {
+        four_turn(input, table, turn, &mut at);
     }
-    let mut words = at.map(|at| bits(input, at));
-    for (place, literal) in turns.into_remainder().iter_mut().enumerate() {
-        let stream = place % STREAMS;
-        *literal = next(&mut words[stream], &mut at[stream]);
-    }
+    four_turn(input, table, rest, &mut at);
     at
 }
 
-/// Makes the page of checked tokens, and of `rest` literals behind the last one.
+/// Reads up to [`TURN`] literals of each stream. The lengths of their codes sum up in the entries' low bytes.
 #[inline(always)]
-fn copy<const SUB: bool>(copies: &[Copy], literals: &Literals, window: &mut Window, rest: usize) {
+fn four_turn(input: &Input, table: &LiteralTable, literals: &mut [u8], at: &mut [usize; STREAMS]) {
+    let mut words = at.map(|at| bits(input, at));
+    let mut entries = [0u32; STREAMS];
+    let mut next = |stream: usize| {
+        let entry = table[words[stream] as usize % table.len()];
+        words[stream] >>= entry & 63;
+        entries[stream] += u32::from(entry);
+        (entry >> 8) as u8
+    };
+    let (fours, rest) = literals.as_chunks_mut::<STREAMS>();
+    for four in fours {
+        *four = [next(0), next(1), next(2), next(3)];
+    }
+    for (stream, literal) in rest.iter_mut().enumerate() {
+        *literal = next(stream);
+    }
+    for (at, entries) in at.iter_mut().zip(entries) {
+        *at += (entries & 0xFF) as usize;
+    }
+}
+
+/// Makes the page of tokens that come to its length, with `rest` literals behind the last one.
+#[inline(never)]
+fn copy<const SUB: bool>(
+    copies: &[Copy],
+    literals: &Literals,
+    window: &mut Window,
+    rest: usize,
+) -> Result<(), Damaged> {
+    // Both stay below the page's end while anything is left.
     let (mut at, mut from) = (0usize, 0usize);
-    let mut distance = usize::from(FIRST_OFFSETS[0].max(MIN_SUB_DISTANCE));
+    let mut distance = u32::from(FIRST_OFFSETS[0].max(MIN_SUB_DISTANCE));
     for copy in copies {
-        let (run, length) = (usize::from(copy.literals), usize::from(copy.length));
-        put::<SUB>(window, literals, (at, from), run, distance);
-        at += run;
-        from += run;
-        let offset = usize::from(copy.offset);
+        let (run, length) = (
+            (copy.lengths & 0xFFFF) as usize,
+            (copy.lengths >> 16) as usize,
+        );
+        put::<SUB>(window, literals, (at, from), run, distance as usize);
+        at = (at + run) % PAGE;
+        from = (from + run) % PAGE;
+        let offset = copy.offset as usize;
+        if offset > at {
+            return Err(Damaged);
+        }
         let chunk = chunk(window, at - offset);
         store(window, at, chunk);
         if length > COPY.min(offset) {
             long(window, at, offset, length, chunk);
         }
-        at += length;
-        distance = usize::from(copy.offset.max(MIN_SUB_DISTANCE));
+        at = (at + length) % PAGE;
+        distance = copy.offset.max(MIN_SUB_DISTANCE.into());
     }
     if rest > 0 {
-        put::<SUB>(window, literals, (at, from), rest, distance);
+        put::<SUB>(window, literals, (at, from), rest, distance as usize);
     }
+    Ok(())
 }
 
 /// Puts a run of literals.
