@@ -54,7 +54,8 @@ pub struct CodecFigure {
     pub context_bytes: Option<usize>,
 }
 
-const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages of 4 KiB, direct I/O, queue depth 1; \
+const NOTE: &str = "Ratios: no object counts as more than a page. trained: with a collection of every second run of 128 \
+    pages. kernel: pages of 4 KiB, direct I/O, queue depth 1; \
     its time less the block layer's is its time less that of the same I/O on a device of the same kind that is given \
     same-filled pages. Ratios beside the kernel's count objects of 3625 bytes and more as a page, as it does. Medians of \
     rounds in which all take turns; figures over others are medians of the quotient within a round.";
@@ -112,6 +113,7 @@ fn contestants(progress: Progress<'_>) -> Result<Vec<Contestant>> {
     let mut all = Vec::new();
     for algorithm in registry.iter() {
         all.extend(Contestant::from_driver(registry, &**algorithm)?);
+        all.extend(Contestant::from_trained(algorithm)?);
     }
     for library in RAW {
         match Contestant::from_library(library) {
@@ -321,7 +323,9 @@ fn ratio_against(figures: &[CodecFigure], what: &str, speed: Speed) -> Chart {
         let ours = format!("uzram {}", algorithm.driver_name());
         let variants = names.iter().filter(|c| {
             let level = c.strip_prefix(&*ours);
-            level.is_some_and(|rest| rest.is_empty() || rest.starts_with(" level"))
+            level.is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with(" level") || rest == " trained"
+            })
         });
         let place = |c: &&str| {
             let label = if *c == ours { name } else { "" };

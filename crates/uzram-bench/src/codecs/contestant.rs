@@ -3,9 +3,10 @@
 
 use std::hint::black_box;
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use uzram::compress::{Algorithm, ParamKind, Registry, Tfm};
+use uzram::compress::{Algorithm, DictionaryForm, ParamKind, Registry, Settings, Tfm, dictionary};
 
 use crate::corpus::PAGE;
 use crate::rival::Raw;
@@ -28,6 +29,8 @@ pub(super) struct Contestant {
 enum ContestantKind {
     /// A codec, and its objects.
     Codec(Box<dyn Tfm>, ObjectStore),
+    /// An algorithm that trains its tables on every second run of pages that it is given.
+    Trained(Arc<dyn Algorithm>, Box<dyn Tfm>, ObjectStore),
     /// The kernel's zram.
     Kernel(KernelContestant),
 }
@@ -86,6 +89,22 @@ impl ObjectStore {
     }
 }
 
+/// Pages of a run that a collection is trained on, or not.
+const RUN: usize = 128;
+
+/// A tfm with a collection of every second run of pages; with the built-in one where that is too little.
+fn prepare_trained(algorithm: &dyn Algorithm, pages: &[Aligned]) -> Result<Box<dyn Tfm>> {
+    let mut settings = Settings::new(algorithm, PAGE, [("", ""); 0])?;
+    let samples = pages.chunks(RUN).step_by(2).flatten();
+    let samples: Vec<&[u8]> = samples.map(|page| &page.0[..]).collect();
+    if let Some(spec) = algorithm.dictionary()
+        && let Ok(trained) = dictionary::train(spec, 0, &samples, dictionary::DEFAULT_BYTES)
+    {
+        settings = settings.with_dictionary(algorithm, trained.into())?;
+    }
+    Ok(algorithm.prepare(&settings)?.tfm()?)
+}
+
 impl Contestant {
     /// Contestants of a driver: its default level, and others.
     pub(super) fn from_driver(
@@ -114,6 +133,18 @@ impl Contestant {
             Ok(Contestant::from_codec(format!("uzram {driver}{name}"), tfm))
         };
         levels.into_iter().map(contestant).collect()
+    }
+
+    /// A driver whose collection is trained on the pages; `None` where it takes none.
+    pub(super) fn from_trained(algorithm: &Arc<dyn Algorithm>) -> Result<Option<Contestant>> {
+        let spec = algorithm.dictionary();
+        if spec.is_none_or(|spec| spec.form != DictionaryForm::Collection) {
+            return Ok(None);
+        }
+        let name = format!("uzram {} trained", algorithm.driver_name());
+        let tfm = prepare_trained(&**algorithm, &[])?;
+        let subject = ContestantKind::Trained(algorithm.clone(), tfm, ObjectStore::default());
+        Ok(Some(Contestant { name, subject }))
     }
 
     fn from_codec(name: String, tfm: Box<dyn Tfm>) -> Contestant {
@@ -150,6 +181,10 @@ impl Contestant {
     pub(super) fn fill(&mut self, pages: &[Aligned]) -> Result<()> {
         match &mut self.subject {
             ContestantKind::Codec(tfm, store) => *store = ObjectStore::fill(pages, &mut **tfm),
+            ContestantKind::Trained(algorithm, tfm, store) => {
+                *tfm = prepare_trained(&**algorithm, pages)?;
+                *store = ObjectStore::fill(pages, &mut **tfm);
+            }
             ContestantKind::Kernel(kernel) => {
                 kernel.zram = None;
                 kernel.zram = Some(Zram::new(kernel.algorithm, pages.len())?);
@@ -174,7 +209,9 @@ impl Contestant {
         for number in batch {
             let page = &pages[number];
             match &mut self.subject {
-                ContestantKind::Codec(tfm, _) => drop(black_box(tfm.compress(&page.0, &mut out))),
+                ContestantKind::Codec(tfm, _) | ContestantKind::Trained(_, tfm, _) => {
+                    drop(black_box(tfm.compress(&page.0, &mut out)));
+                }
                 ContestantKind::Kernel(kernel) => {
                     kernel.write(number, page).expect("the device has room");
                 }
@@ -187,7 +224,7 @@ impl Contestant {
     pub(super) fn decompress(&mut self, batch: Range<usize>, mut to: impl FnMut(&[u8; PAGE])) {
         let mut page = Aligned([0; PAGE]);
         match &mut self.subject {
-            ContestantKind::Codec(tfm, store) => {
+            ContestantKind::Codec(tfm, store) | ContestantKind::Trained(_, tfm, store) => {
                 for object in store.objects(batch) {
                     let len = tfm.decompress(object, &mut page.0);
                     assert_eq!(len, Ok(PAGE), "its own object");
@@ -208,7 +245,9 @@ impl Contestant {
     /// its zram; `None` without objects.
     pub(super) fn ratio(&self, pages: usize, huge: usize) -> Result<Option<f64>> {
         Ok(match &self.subject {
-            ContestantKind::Codec(_, store) => Some(store.ratio(huge)),
+            ContestantKind::Codec(_, store) | ContestantKind::Trained(_, _, store) => {
+                Some(store.ratio(huge))
+            }
             ContestantKind::Kernel(kernel) if kernel.floor => None,
             ContestantKind::Kernel(kernel) => {
                 Some((pages * PAGE) as f64 / kernel.zram().compressed_bytes()? as f64)
@@ -219,7 +258,9 @@ impl Contestant {
     /// Bytes of a worker's context; `None` if unknown.
     pub(super) fn context_bytes(&self) -> Option<usize> {
         match &self.subject {
-            ContestantKind::Codec(tfm, _) => Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0),
+            ContestantKind::Codec(tfm, _) | ContestantKind::Trained(_, tfm, _) => {
+                Some(tfm.memory_bytes()).filter(|bytes| *bytes > 0)
+            }
             ContestantKind::Kernel(_) => None,
         }
     }

@@ -126,17 +126,7 @@ impl Decode {
         let copies = self.copies.get_mut(..header.tokens).ok_or(Damaged)?;
         let begin = header.bytes;
         let end = begin + header.token_bytes;
-        let mut read = TokenReader {
-            input: &self.input,
-            table: tokens,
-            token_at: 8 * begin,
-            extra_at: 8 * src.len(),
-            last: FIRST_OFFSETS[0].into(),
-            before: FIRST_OFFSETS[1].into(),
-            literals: 0,
-            lengths: 0,
-        };
-        read.read(copies);
+        let read = read_tokens(&self.input, tokens, copies, 8 * begin, 8 * src.len());
         let (extra_at, literal_count) = (read.extra_at, read.literals);
         // More fields than there are bytes wrap around.
         if read.token_at > 8 * end || extra_at > 8 * src.len() {
@@ -186,10 +176,10 @@ fn bits(input: &Input, position: usize) -> u64 {
 }
 
 /// The low bits of a word, by number.
-static MASKS: [u64; 64] = masks();
+static MASKS: [u64; 256] = masks();
 
-const fn masks() -> [u64; 64] {
-    let mut masks = [0; 64];
+const fn masks() -> [u64; 256] {
+    let mut masks = [u64::MAX; 256];
     let mut bits = 0;
     while bits < 64 {
         masks[bits] = (1 << bits) - 1;
@@ -201,13 +191,13 @@ const fn masks() -> [u64; 64] {
 /// The low bits of a word.
 #[inline(always)]
 fn low(word: u64, bits: u8) -> u64 {
-    word & MASKS[usize::from(bits) % MASKS.len()]
+    word & MASKS[usize::from(bits)]
 }
 
-/// Reads tokens: their codes upwards, their extra fields downwards.
-struct TokenReader<'a> {
-    input: &'a Input,
-    table: &'a TokenTable,
+/// Where tokens are read: their codes upwards, their extra fields downwards. It is kept in registers, and so never
+/// referred to.
+#[derive(Clone, Copy)]
+struct TokenState {
     /// The next bit of the codes.
     token_at: usize,
     /// The first bit of the last extra field.
@@ -220,80 +210,139 @@ struct TokenReader<'a> {
     lengths: usize,
 }
 
-impl TokenReader<'_> {
-    /// Reads all tokens.
-    #[inline(never)]
-    fn read(&mut self, copies: &mut [Copy]) {
-        let (turns, rest) = copies.as_chunks_mut::<TURN>();
-        for turn in turns {
-            self.turn(turn);
-        }
-        self.turn(rest);
+/// Reads all tokens: codes from bit `token_at` on, extra fields down from bit `extra_at`.
+#[inline(never)]
+fn read_tokens(
+    input: &Input,
+    table: &TokenTable,
+    copies: &mut [Copy],
+    token_at: usize,
+    extra_at: usize,
+) -> TokenState {
+    let mut state = TokenState {
+        token_at,
+        extra_at,
+        last: FIRST_OFFSETS[0].into(),
+        before: FIRST_OFFSETS[1].into(),
+        literals: 0,
+        lengths: 0,
+    };
+    let (turns, rest) = copies.as_chunks_mut::<TURN>();
+    for [a, b, c, d, e] in turns {
+        let mut turn = Turn::new(bits(input, state.token_at));
+        (state, turn, *a) = read_token(input, table, state, turn);
+        (state, turn, *b) = read_token(input, table, state, turn);
+        (state, turn, *c) = read_token(input, table, state, turn);
+        (state, turn, *d) = read_token(input, table, state, turn);
+        (state, turn, *e) = read_token(input, table, state, turn);
+        state = turn.end(state);
     }
+    let mut turn = Turn::new(bits(input, state.token_at));
+    for copy in rest {
+        (state, turn, *copy) = read_token(input, table, state, turn);
+    }
+    turn.end(state)
+}
 
-    /// Reads up to [`TURN`] tokens. Their sums fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
+/// Up to [`TURN`] tokens. Their sums fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
+#[derive(Clone, Copy)]
+struct Turn {
+    word: u64,
+    entries: u32,
+    lengths: u32,
+}
+
+impl Turn {
     #[inline(always)]
-    fn turn(&mut self, copies: &mut [Copy]) {
-        let mut word = bits(self.input, self.token_at);
-        let (mut entries, mut lengths) = (0u32, 0u32);
-        for copy in copies {
-            let entry = self.table[word as usize % self.table.len()];
-            word >>= entry & 63;
-            entries += u32::from(entry);
-            *copy = self.token(usize::from(entry >> 6));
-            lengths += copy.lengths;
+    fn new(word: u64) -> Turn {
+        Turn {
+            word,
+            entries: 0,
+            lengths: 0,
         }
-        self.token_at += (entries & 63) as usize;
-        self.literals += (lengths & 0xFFFF) as usize;
-        self.lengths += (lengths >> 16) as usize;
     }
 
     #[inline(always)]
-    fn token(&mut self, symbol: usize) -> Copy {
-        let layout = &LAYOUTS[symbol.min(ESCAPE)];
-        let (mut lengths, mut offset, mut kind) = (layout.least, 0, layout.kind);
-        if kind >= RARE {
-            (lengths, offset, kind) = self.rare(symbol);
-        } else {
-            self.extra_at = self.extra_at.wrapping_sub(layout.all_bits.into());
-            let field = low(bits(self.input, self.extra_at), layout.all_bits);
-            lengths += (low(field, layout.bits) as u32) << (layout.shift & 31);
-            offset = (field >> (layout.bits & 63)) as u32 + 1;
-        }
-        let (last, before) = (self.last, self.before);
-        let kind = u16::from(kind);
-        offset = select_unpredictable(kind == EIGHTS, offset * 8, offset);
-        offset = select_unpredictable(kind == BEFORE, before, offset);
-        offset = select_unpredictable(kind == LAST, last, offset);
-        self.before = select_unpredictable(kind == LAST, before, last);
-        self.last = offset;
-        Copy { lengths, offset }
+    fn end(self, mut state: TokenState) -> TokenState {
+        state.token_at += (self.entries & 63) as usize;
+        state.literals += (self.lengths & 0xFFFF) as usize;
+        state.lengths += (self.lengths >> 16) as usize;
+        state
     }
+}
 
-    /// Both lengths, the offset's field plus 1, and its kind, of a token that is escaped or has two extra lengths. An escape
-    /// of an escape is a token of no bytes, and an error by its position.
-    #[cold]
-    fn rare(&mut self, symbol: usize) -> (u32, u32, u8) {
-        let mut field = |bits: u32| {
-            self.extra_at = self.extra_at.wrapping_sub(bits as usize);
-            low(self::bits(self.input, self.extra_at), bits as u8) as u32
-        };
-        let symbol = match symbol {
-            ESCAPE.. => field(ESCAPED_BITS) as usize,
-            symbol => symbol,
-        };
-        if symbol >= SYMBOLS {
-            return (0, u32::from(u16::MAX), ANY as u8);
-        }
-        let Fields {
-            literals,
-            length,
-            kind,
-        } = Fields::of(symbol);
-        let offset = field(OFFSET_BITS[kind]) + 1;
-        let run = u32::from(literals.0) + field(literals.1);
-        let length = u32::from(length.0) + field(length.1);
-        (run | length << 16, offset, kind as u8)
+#[inline(always)]
+fn read_token(
+    input: &Input,
+    table: &TokenTable,
+    mut state: TokenState,
+    mut turn: Turn,
+) -> (TokenState, Turn, Copy) {
+    let entry = table[turn.word as usize % table.len()];
+    turn.word >>= entry & 63;
+    turn.entries += u32::from(entry);
+    let layout = &LAYOUTS[usize::from(entry >> 6)];
+    let (lengths, mut offset, kind);
+    if layout.kind >= RARE {
+        let token = rare(input, entry >> 6, state.extra_at);
+        (state.extra_at, kind) = (token.extra_at, token.kind);
+        (lengths, offset) = (token.lengths, token.offset);
+    } else {
+        state.extra_at = state.extra_at.wrapping_sub(layout.all_bits.into());
+        let field = low(bits(input, state.extra_at), layout.all_bits);
+        lengths = layout.least + ((low(field, layout.bits) as u32) << (layout.shift & 31));
+        offset = (field >> (layout.bits & 63)) as u32 + 1;
+        kind = layout.kind;
+    }
+    let (last, before) = (state.last, state.before);
+    let kind = u16::from(kind);
+    offset = select_unpredictable(kind == EIGHTS, offset * 8, offset);
+    offset = select_unpredictable(kind == BEFORE, before, offset);
+    offset = select_unpredictable(kind == LAST, last, offset);
+    state.before = select_unpredictable(kind == LAST, before, last);
+    state.last = offset;
+    turn.lengths += lengths;
+    (state, turn, Copy { lengths, offset })
+}
+
+/// A token that is escaped, or whose lengths both have extra bits.
+struct RareToken {
+    extra_at: usize,
+    lengths: u32,
+    /// The offset's field plus 1.
+    offset: u32,
+    kind: u8,
+}
+
+/// Reads the extra fields of a rare token. An escape of an escape is a token of no bytes, and an error by its offset.
+#[cold]
+#[inline(never)]
+fn rare(input: &Input, symbol: u16, mut extra_at: usize) -> RareToken {
+    let mut field = |bits: u32| {
+        extra_at = extra_at.wrapping_sub(bits as usize);
+        low(self::bits(input, extra_at), bits as u8) as u32
+    };
+    let symbol = match usize::from(symbol) {
+        ESCAPE.. => field(ESCAPED_BITS) as usize,
+        symbol => symbol,
+    };
+    let Fields {
+        literals,
+        length,
+        kind,
+    } = Fields::of(symbol);
+    let offset = field(OFFSET_BITS[kind]) + 1;
+    let run = u32::from(literals.0) + field(literals.1);
+    let length = u32::from(length.0) + field(length.1);
+    let (lengths, offset, kind) = match symbol {
+        0..SYMBOLS => (run | length << 16, offset, kind as u8),
+        _ => (0, u32::from(u16::MAX), ANY as u8),
+    };
+    RareToken {
+        extra_at,
+        lengths,
+        offset,
+        kind,
     }
 }
 
@@ -384,7 +433,15 @@ fn copy<const SUB: bool>(
         let chunk = chunk(window, at - offset);
         store(window, at, chunk);
         if length > COPY.min(offset) {
-            long(window, at, offset, length, chunk);
+            if offset >= COPY {
+                let chunk = self::chunk(window, at + COPY - offset);
+                store(window, at + COPY, chunk);
+                if length > 2 * COPY {
+                    far(window, at, offset, length);
+                }
+            } else {
+                overlapping(window, at, offset, length, chunk);
+            }
         }
         at = (at + length) % PAGE;
         distance = copy.offset.max(MIN_SUB_DISTANCE.into());
@@ -404,26 +461,57 @@ fn put<const SUB: bool>(
     run: usize,
     distance: usize,
 ) {
-    let step = if SUB { MIN_SUB_DISTANCE as usize } else { COPY };
-    let mut done = 0;
-    loop {
-        if SUB {
-            let sub = eight(literals, (from + done) % PAGE);
-            let place = (BEHIND + at + done - distance) % PAGE;
-            let sum = add_bytes(sub, eight(window, place));
-            let to = BEHIND + (at + done) % PAGE;
-            window[to..to + 8].copy_from_slice(&sum.to_le_bytes());
-        } else {
-            let from = (from + done) % PAGE;
-            let some = *literals[from..from + COPY]
-                .first_chunk()
-                .unwrap_or(&[0; COPY]);
-            store(window, at + done, some);
+    put_some::<SUB>(window, literals, (at, from), distance);
+    if SUB {
+        // The second eight may need the first.
+        if run > SUB_STEP {
+            put_some::<SUB>(window, literals, (at + SUB_STEP, from + SUB_STEP), distance);
         }
+    }
+    if run > COPY {
+        put_rest::<SUB>(window, literals, (at, from), run, distance);
+    }
+}
+
+/// Puts what a run has beyond [`COPY`] literals.
+#[inline(never)]
+fn put_rest<const SUB: bool>(
+    window: &mut Window,
+    literals: &Literals,
+    (at, from): (usize, usize),
+    run: usize,
+    distance: usize,
+) {
+    let step = if SUB { SUB_STEP } else { COPY };
+    let mut done = COPY;
+    while done < run {
+        put_some::<SUB>(window, literals, (at + done, from + done), distance);
         done += step;
-        if done >= run {
-            break;
-        }
+    }
+}
+
+/// Literals of one step where they are sub: no more than their distance.
+const SUB_STEP: usize = MIN_SUB_DISTANCE as usize;
+
+/// Puts one step of a run.
+#[inline(always)]
+fn put_some<const SUB: bool>(
+    window: &mut Window,
+    literals: &Literals,
+    (at, from): (usize, usize),
+    distance: usize,
+) {
+    let from = from % PAGE;
+    if SUB {
+        let before = (BEHIND + at - distance) % PAGE;
+        let sum = add_bytes(eight(literals, from), eight(window, before));
+        let to = BEHIND + at % PAGE;
+        window[to..to + SUB_STEP].copy_from_slice(&sum.to_le_bytes());
+    } else {
+        let some = *literals[from..from + COPY]
+            .first_chunk()
+            .unwrap_or(&[0; COPY]);
+        store(window, at, some);
     }
 }
 
@@ -452,24 +540,23 @@ fn store(window: &mut Window, at: usize, bytes: [u8; COPY]) {
     window[at..at + COPY].copy_from_slice(&bytes);
 }
 
-/// Copies a match whose first [`COPY`] bytes, or as many as its offset, are there.
-#[inline(always)]
-fn long(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8; COPY]) {
-    if offset >= COPY {
-        let mut done = COPY;
-        while done < length {
-            let some = chunk(window, at + done - offset);
-            store(window, at + done, some);
-            done += COPY;
-        }
-    } else if offset >= 8 && offset != 8 {
-        let mut done = offset;
-        while done < length {
-            store(window, at + done, first);
-            done += offset;
-        }
-    } else {
-        // The pattern repeated to 8 bytes, and the whole repetitions that one store advances by.
+/// Copies what a match has beyond twice [`COPY`] bytes; its offset is no less than one.
+#[inline(never)]
+fn far(window: &mut Window, at: usize, offset: usize, length: usize) {
+    let mut done = 2 * COPY;
+    while done < length {
+        let some = chunk(window, at + done - offset);
+        store(window, at + done, some);
+        done += COPY;
+    }
+}
+
+/// Copies a match that is longer than its offset, which is less than [`COPY`]. `first` is the bytes before it.
+#[inline(never)]
+fn overlapping(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8; COPY]) {
+    // A pattern of whole repetitions of the offset's bytes, and as many bytes of it as one store advances by.
+    let (mut pattern, mut step) = (first, offset);
+    if offset <= 8 {
         const REPEAT: [u64; 9] = [
             0,
             0x0101_0101_0101_0101,
@@ -482,20 +569,15 @@ fn long(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8
             1,
         ];
         let word = u64::from_le_bytes(*first.first_chunk().unwrap_or(&[0; 8]));
-        let word = word & (!0 >> (64 - 8 * offset.max(1)));
+        let word = low(word, 8 * offset as u8);
         let word = word.wrapping_mul(REPEAT[offset % 9]).to_le_bytes();
-        let mut pattern = [0; COPY];
         pattern[..8].copy_from_slice(&word);
         pattern[8..].copy_from_slice(&word);
-        let step = if offset.is_power_of_two() {
-            COPY
-        } else {
-            8 / offset.max(1) * offset
-        };
-        let mut done = 0;
-        while done < length {
-            store(window, at + done, pattern);
-            done += step;
-        }
+        step = [0, COPY, COPY, 6, COPY, 5, 6, 7, COPY][offset % 9];
+    }
+    let mut done = 0;
+    while done < length {
+        store(window, at + done, pattern);
+        done += step.max(1);
     }
 }

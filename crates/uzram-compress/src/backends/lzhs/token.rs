@@ -116,10 +116,10 @@ pub(super) struct Layout {
 /// Marks symbols whose run and match both have extra bits, and the escape.
 pub(super) const RARE: u8 = 4;
 
-/// By symbol; the last one is [`ESCAPE`]'s.
-pub(super) static LAYOUTS: [Layout; SYMBOLS + 1] = layouts();
+/// By symbol, and of whatever 10 bits say: those that are no symbol are as [`ESCAPE`].
+pub(super) static LAYOUTS: [Layout; 1 << ESCAPED_BITS] = layouts();
 
-const fn layouts() -> [Layout; SYMBOLS + 1] {
+const fn layouts() -> [Layout; 1 << ESCAPED_BITS] {
     let rare = Layout {
         least: 0,
         bits: 0,
@@ -127,7 +127,7 @@ const fn layouts() -> [Layout; SYMBOLS + 1] {
         all_bits: 0,
         kind: RARE,
     };
-    let mut all = [rare; SYMBOLS + 1];
+    let mut all = [rare; 1 << ESCAPED_BITS];
     let mut symbol = 0;
     while symbol < SYMBOLS {
         let Fields {
@@ -171,10 +171,8 @@ impl Fields {
 /// A token as the search finds it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Token {
-    /// Number of literals.
-    pub(super) literals: u16,
-    /// Length of the match.
-    pub(super) length: u16,
+    /// Number of literals in the low half, length of the match in the high half.
+    pub(super) lengths: u32,
     /// The offset's field.
     pub(super) offset: u16,
     /// The token's symbol.
@@ -195,8 +193,7 @@ impl Token {
         let field = offset.wrapping_sub(1) >> select_unpredictable(eights, 3, 0);
         let classes = literal_class(literals) * MATCH_CLASSES.len() + match_class(length);
         Token {
-            literals,
-            length,
+            lengths: u32::from(literals) | u32::from(length) << 16,
             offset: select_unpredictable(kind >= EIGHTS, field, 0),
             symbol: (classes * KINDS) as u16 + kind,
         }
@@ -206,14 +203,26 @@ impl Token {
     /// the offset.
     #[inline(always)]
     pub(super) fn extra(&self) -> (u64, u32) {
+        let layout = &LAYOUTS[usize::from(self.symbol) % LAYOUTS.len()];
+        if layout.kind == RARE {
+            return self.rare_extra();
+        }
+        let more = self.lengths.wrapping_sub(layout.least) >> (layout.shift & 31);
+        let field = u64::from(self.offset) << (layout.bits & 63) | u64::from(more);
+        (field, layout.all_bits.into())
+    }
+
+    #[cold]
+    fn rare_extra(&self) -> (u64, u32) {
         let Fields {
             literals,
             length,
             kind,
         } = Fields::of(self.symbol.into());
+        let (run, matched) = (self.lengths & 0xFFFF, self.lengths >> 16);
         let field = u64::from(self.offset) << literals.1;
-        let field = field | u64::from(self.literals - literals.0);
-        let field = field << length.1 | u64::from(self.length - length.0);
+        let field = field | u64::from(run - u32::from(literals.0));
+        let field = field << length.1 | u64::from(matched - u32::from(length.0));
         (field, OFFSET_BITS[kind] + literals.1 + length.1)
     }
 }
