@@ -1,14 +1,18 @@
 //! No object makes a decoder write past its output, or give what depends on what was there before; and what an encoder makes
 //! of an input comes back.
 //!
-//! An input is an algorithm's name and a newline, a byte that says what to do, and an object or a plain text.
+//! An input is an algorithm's name and a newline, a byte that says what to do, and an object or a plain text. An algorithm
+//! that takes a collection has two names: with `+own` behind it, it has one of fewer sets than the built-in one.
 #![no_main]
 
 use std::cell::RefCell;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use uzram_compress::{Prepared, Registry, Tfm};
+use uzram_compress::conformance::input;
+use uzram_compress::{
+    DictionaryForm, DictionarySpec, Prepared, Registry, Settings, Tfm, dictionary,
+};
 use uzram_fuzz::deep;
 use uzram_fuzz::input::Input;
 
@@ -17,12 +21,34 @@ const GUARD: u8 = 0xA5;
 /// Bytes watched behind an output.
 const BEHIND: usize = 64;
 
-static PREPARED: LazyLock<Vec<(&str, Arc<dyn Prepared>)>> = LazyLock::new(|| {
+static PREPARED: LazyLock<Vec<(String, Arc<dyn Prepared>)>> = LazyLock::new(|| {
     let registry = Registry::builtin();
-    let none: [(&str, &str); 0] = [];
-    let prepare = |name| (name, registry.prepare(name, BLOCK, none).expect("defaults"));
-    registry.iter().map(|a| prepare(a.driver_name())).collect()
+    let mut all = Vec::new();
+    for algorithm in registry.iter() {
+        let algorithm = &**algorithm;
+        let settings = Settings::new(algorithm, BLOCK, [("", ""); 0]).expect("defaults");
+        let name = algorithm.driver_name();
+        all.push((
+            name.to_owned(),
+            algorithm.prepare(&settings).expect("defaults"),
+        ));
+        let spec = algorithm.dictionary();
+        if let Some(spec) = spec.filter(|spec| spec.form == DictionaryForm::Collection) {
+            let settings = settings.with_dictionary(algorithm, collection(spec));
+            let own = algorithm.prepare(&settings.expect("its length"));
+            all.push((format!("{name}+own"), own.expect("the trainer's")));
+        }
+    }
+    all
 });
+
+/// A collection of few sets.
+fn collection(spec: DictionarySpec) -> Arc<[u8]> {
+    let samples: Vec<Vec<u8>> = (1..100).map(|seed| input(seed, BLOCK)).collect();
+    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+    let trained = dictionary::train(spec, 0, &samples, 4096);
+    trained.expect("enough samples").into()
+}
 
 thread_local! {
     static TFMS: RefCell<Vec<Box<dyn Tfm>>> =

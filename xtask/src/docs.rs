@@ -212,7 +212,8 @@ impl Daemon {
         // It may not listen yet.
         let options = "--silent --show-error --fail --retry 20 --retry-all-errors --unix-socket";
         let mut curl = Command::new("curl");
-        curl.args(options.split(' ')).arg(self.dir.join("uzramd.sock"));
+        curl.args(options.split(' '))
+            .arg(self.dir.join("uzramd.sock"));
         curl.arg(format!("http://localhost{path}"));
         sh::output(curl)
     }

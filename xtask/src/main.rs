@@ -51,6 +51,8 @@ enum Task {
     /// Make corpora of pages in target/corpus from processes and files; --megabytes N of each
     #[command(disable_help_flag = true)]
     Corpus(Rest),
+    /// Train the collection that lzhs has built in, with the corpora in target/corpus; makes those where there are none
+    Collection,
     /// Fuzz what uzram reads from others, guided by coverage
     Fuzz(fuzz::FuzzOptions),
     /// Check licences, bans and sources of all dependencies
@@ -101,6 +103,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Test(options) => return test::test(&options),
         Task::Bench(rest) => bench::bench(&rest.words())?,
         Task::Corpus(rest) => corpus(&rest.words())?,
+        Task::Collection => collection()?,
         Task::Fuzz(options) => fuzz::fuzz(&options)?,
         Task::Deny => deny::deny()?,
         Task::Acid { names } => acid::acid(&names)?,
@@ -119,6 +122,28 @@ fn corpus(args: &[&str]) -> Result<()> {
     sh::run(sh::cargo(&[bench::PROGRAM, &make, args].concat()))?;
     println!("in {dir}");
     Ok(())
+}
+
+/// Where the collection is that lzhs includes.
+const COLLECTION: &str = "crates/uzram-compress/src/backends/lzhs/collection.bin";
+
+/// Trains lzhs's built-in collection. The mix is all corpora of processes and files, each with the same weight.
+fn collection() -> Result<()> {
+    let dir = sh::target().join("corpus");
+    if !dir.join("manifest.json").exists() {
+        corpus(&[])?;
+    }
+    let out = sh::root().join(COLLECTION).display().to_string();
+    let example = [
+        "run",
+        "--release",
+        "--package",
+        "uzram-compress",
+        "--example",
+        "collection",
+    ];
+    let args = ["--", &out, &dir.display().to_string()];
+    sh::run(sh::cargo(&[&example[..], &args].concat()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use uzram::compress::{Algorithm, ParamKind};
+use uzram::compress::{
+    Algorithm, DictionaryForm, DictionarySpec, ParamKind, Settings, Tfm, dictionary,
+};
 use uzram_control::zram::algorithms;
 
 use crate::corpus::{self, Corpus, PAGE};
@@ -53,7 +55,8 @@ pub struct CodecFigure {
     pub context_bytes: Option<usize>,
 }
 
-const NOTE: &str = "Ratios: no object counts as more than a page. kernel: pages of 4 KiB, direct I/O, queue depth 1; \
+const NOTE: &str = "Ratios: no object counts as more than a page. trained: with a collection of every second run of 128 \
+    pages. kernel: pages of 4 KiB, direct I/O, queue depth 1; \
     its time less the block layer's is its time less that of the same I/O on a device of the same kind that is given \
     same-filled pages. Ratios beside the kernel's count objects of 3625 bytes and more as a page, as it does. Medians of \
     rounds in which all take turns; figures over others are medians of the quotient within a round.";
@@ -118,6 +121,14 @@ fn add_all(field: &mut Field<'_>) -> Result<()> {
                 Ok(Bare::new(tfm, count, true))
             })?;
         }
+        if let Some(spec) = algorithm.dictionary()
+            && spec.form == DictionaryForm::Collection
+        {
+            let pages = field.pages;
+            field.add(format!("uzram {driver} trained"), || {
+                Ok(Bare::new(trained(&**algorithm, spec, pages)?, count, true))
+            })?;
+        }
     }
     for library in RAW {
         field.add(format!("raw {library}"), || {
@@ -131,6 +142,19 @@ fn add_all(field: &mut Field<'_>) -> Result<()> {
         field.add(name, || KernelHolder::new(algorithm, count))?;
     }
     Ok(())
+}
+
+/// Pages of a run that a collection is trained on, or not.
+const RUN: usize = 128;
+
+/// A tfm with a collection of every second run of pages.
+fn trained(algorithm: &dyn Algorithm, spec: DictionarySpec, pages: &Pages) -> Result<Box<dyn Tfm>> {
+    let samples = pages.pages().chunks(RUN).step_by(2).flatten();
+    let samples: Vec<&[u8]> = samples.map(|page| &page[..]).collect();
+    let collection = dictionary::train(spec, 0, &samples, dictionary::DEFAULT_BYTES)?;
+    let settings = Settings::new(algorithm, PAGE, [("", ""); 0])?;
+    let settings = settings.with_dictionary(algorithm, collection.into())?;
+    Ok(algorithm.prepare(&settings)?.tfm()?)
 }
 
 /// The levels to measure; `None` is the default.
@@ -288,7 +312,9 @@ fn ratio_against(figures: &[CodecFigure], what: &str, speed: Speed) -> Chart {
         let ours = format!("uzram {}", algorithm.driver_name());
         let variants = names.iter().filter(|c| {
             let level = c.strip_prefix(&*ours);
-            level.is_some_and(|rest| rest.is_empty() || rest.starts_with(" level"))
+            level.is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with(" level") || rest == " trained"
+            })
         });
         let place = |c: &&str| {
             let label = if *c == ours { name } else { "" };

@@ -374,8 +374,8 @@ pub fn number(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use crate::FailureKind;
     use super::*;
+    use crate::FailureKind;
 
     #[test]
     fn a_description_of_everything_reads_back() {

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use malloc::CALLS;
-use uzram::compress::Registry;
+use uzram::compress::{DictionaryForm, Registry, dictionary};
 use uzram::{Choice, Device, Zeroes};
 use uzram_testkit::Random;
 
@@ -36,9 +36,15 @@ fn requests_allocate_nothing() {
     malloc::assert_counting();
     for algorithm in Registry::builtin().iter() {
         let mut choice = Choice::new(algorithm.driver_name());
-        if algorithm.dictionary().is_some() {
+        if let Some(spec) = algorithm.dictionary() {
             let text: Vec<u8> = (0..16_384).map(|i| (i / 9) as u8).collect();
-            choice = choice.dictionary(text);
+            let samples: Vec<&[u8]> = text.chunks(512).collect();
+            choice = choice.dictionary(match spec.form {
+                DictionaryForm::Collection => {
+                    dictionary::train(spec, 0, &samples, spec.max_bytes).unwrap()
+                }
+                _ => text,
+            });
         }
         let device = Device::builder(16 << 20)
             .algorithm(algorithm.driver_name())

@@ -112,10 +112,10 @@ cfg_if! {
         #[cfg(feature = "lz4hc")] mod lz4hc;
         #[cfg(feature = "zstd")] mod zstd;
         #[cfg(feature = "zstd-uzram")] mod zstd_uzram;
-        #[cfg(feature = "lzhs")] mod lzhs;
         #[cfg(feature = "deflate")] mod deflate;
         #[cfg(feature = "842")] mod sw842;
         #[cfg(feature = "wk64")] mod wk64;
+        #[cfg(feature = "lzhs")] mod lzhs;
         #[cfg(feature = "null")] mod null;
     }
 }

@@ -7,8 +7,8 @@ use uzram::compress::{Algorithm, Error, Registry};
 
 use crate::stat::Stat;
 
-/// Names that no kernel has: our own format, and no compression.
-const OURS_ALONE: &[&str] = &["wk64", "null"];
+/// Names that no kernel has: our own formats, and no compression.
+const OURS_ALONE: &[&str] = &["wk64", "lzhs", "null"];
 
 /// The algorithms, and why built-in ones were left out.
 static REGISTRY: OnceLock<(Registry, Vec<Error>)> = OnceLock::new();

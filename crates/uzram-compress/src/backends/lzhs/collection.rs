@@ -3,7 +3,7 @@
 //! Only code lengths are kept. Codes are canonical: shorter ones first, those of one length in the order of the symbols.
 //! All tables together are the memory that workers share, and are never changed.
 
-use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, LITERAL_LIMIT, Layout, SYMBOLS, TOKEN_LIMIT};
+use super::token::{ESCAPE, ESCAPED_BITS, LITERAL_LIMIT, SYMBOLS, TOKEN_LIMIT};
 
 /// The most sets of each sort.
 pub(super) const MAX_SETS: usize = 32;
@@ -27,10 +27,10 @@ pub(super) type LiteralLengths = [u8; 256];
 /// A set's code lengths of tokens: 0 for a symbol that is escaped, which [`ESCAPE`] is not.
 pub(super) type TokenLengths = [u8; TOKEN_LENGTHS];
 
-/// A decoder's entry for each next bits: a literal, and the length of its code below.
+/// A decoder's entry for each next bits: a literal, above the 8 bits of the length of its code.
 pub(super) type LiteralTable = [u16; LITERAL_ENTRIES];
-/// A decoder's entry for each next bits.
-pub(super) type TokenTable = [Layout; TOKEN_ENTRIES];
+/// Likewise a symbol, above the 6 bits of the length of its code.
+pub(super) type TokenTable = [u16; TOKEN_ENTRIES];
 /// An encoder's codes, each above its length's 4 bits.
 pub(super) type LiteralCodes = [u16; 256];
 /// Likewise; 0 for an escaped symbol.
@@ -241,10 +241,10 @@ fn literal_table(lengths: &LiteralLengths) -> LiteralTable {
 }
 
 fn token_table(lengths: &TokenLengths) -> TokenTable {
-    let mut table = [Layout::default(); TOKEN_ENTRIES];
+    let mut table = [0; TOKEN_ENTRIES];
     for (symbol, length, code) in canonical(lengths) {
         for entry in table[code..].iter_mut().step_by(1 << length) {
-            *entry = LAYOUTS[symbol].with_code(length);
+            *entry = (symbol as u16) << 6 | length as u16;
         }
     }
     table

@@ -9,8 +9,8 @@ use std::hint::select_unpredictable;
 use super::collection::{Collection, LiteralTable, TokenTable};
 use super::header::{Form, Header, STREAMS};
 use super::token::{
-    BEFORE, EIGHTS, ESCAPED_BITS, FIRST_OFFSETS, LAST, LAYOUTS, Layout, MAX_TOKENS,
-    MIN_SUB_DISTANCE, PAGE, SYMBOLS,
+    ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, Fields, LAST, LAYOUTS, MAX_TOKENS,
+    MIN_SUB_DISTANCE, OFFSET_BITS, PAGE, RARE, SYMBOLS,
 };
 use crate::Error;
 
@@ -33,9 +33,9 @@ type Window = [u8; BEHIND + PAGE + COPY];
 /// A token as the first pass leaves it to the third.
 #[derive(Clone, Copy, Default)]
 struct Copy {
-    literals: u16,
-    length: u16,
-    offset: u16,
+    /// Number of literals in the low half, length of the match in the high half.
+    lengths: u32,
+    offset: u32,
 }
 
 /// A damaged object.
@@ -126,24 +126,15 @@ impl Decode {
         let copies = self.copies.get_mut(..header.tokens).ok_or(Damaged)?;
         let begin = header.bytes;
         let end = begin + header.token_bytes;
-        let mut read = TokenReader {
-            input: &self.input,
-            table: tokens,
-            token_at: 8 * begin,
-            extra_at: 8 * src.len() as isize,
-            last: FIRST_OFFSETS[0].into(),
-            before: FIRST_OFFSETS[1].into(),
-            literals: 0,
-            position: 0,
-            bad: false,
-        };
-        read.read(copies);
-        let position = read.position as usize;
-        if read.bad || read.token_at > 8 * end || position > plain {
+        let read = read_tokens(&self.input, tokens, copies, 8 * begin, 8 * src.len());
+        let (extra_at, literal_count) = (read.extra_at, read.literals);
+        // More fields than there are bytes wrap around.
+        if read.token_at > 8 * end || extra_at > 8 * src.len() {
             return Err(Damaged);
         }
-        let rest = plain - position;
-        let count = read.literals as usize + rest;
+        let rest = plain.checked_sub(read.literals + read.lengths);
+        let rest = rest.ok_or(Damaged)?;
+        let count = literal_count + rest;
         let ends = match header.streams {
             Some(bytes) => {
                 let mut begins = [end; STREAMS];
@@ -159,7 +150,7 @@ impl Decode {
             }
             None => read_one(&self.input, literals, &mut self.literals, count, end),
         };
-        if read.extra_at < 0 || ends > read.extra_at as usize {
+        if ends > extra_at {
             return Err(Damaged);
         }
         let copies = &self.copies[..header.tokens];
@@ -167,7 +158,6 @@ impl Decode {
             false => copy::<false>(copies, &self.literals, &mut self.window, rest),
             true => copy::<true>(copies, &self.literals, &mut self.window, rest),
         }
-        Ok(())
     }
 }
 
@@ -185,83 +175,175 @@ fn bits(input: &Input, position: usize) -> u64 {
     u64::from_le_bytes(word) >> (position % 8)
 }
 
-/// Reads tokens: their codes upwards, their extra fields downwards.
-struct TokenReader<'a> {
-    input: &'a Input,
-    table: &'a TokenTable,
+/// The low bits of a word, by number.
+static MASKS: [u64; 256] = masks();
+
+const fn masks() -> [u64; 256] {
+    let mut masks = [u64::MAX; 256];
+    let mut bits = 0;
+    while bits < 64 {
+        masks[bits] = (1 << bits) - 1;
+        bits += 1;
+    }
+    masks
+}
+
+/// The low bits of a word.
+#[inline(always)]
+fn low(word: u64, bits: u8) -> u64 {
+    word & MASKS[usize::from(bits)]
+}
+
+/// Where tokens are read: their codes upwards, their extra fields downwards. It is kept in registers, and so never
+/// referred to.
+#[derive(Clone, Copy)]
+struct TokenState {
     /// The next bit of the codes.
     token_at: usize,
     /// The first bit of the last extra field.
-    extra_at: isize,
+    extra_at: usize,
     /// The last offset, and the one before.
     last: u32,
     before: u32,
-    /// Number of literals so far, and bytes up to the last match's end.
-    literals: u32,
-    position: u32,
-    /// Whether an offset reached back too far.
-    bad: bool,
+    /// Number of literals so far, and bytes of matches.
+    literals: usize,
+    lengths: usize,
 }
 
-impl TokenReader<'_> {
-    /// Reads all tokens.
+/// Reads all tokens: codes from bit `token_at` on, extra fields down from bit `extra_at`.
+#[inline(never)]
+fn read_tokens(
+    input: &Input,
+    table: &TokenTable,
+    copies: &mut [Copy],
+    token_at: usize,
+    extra_at: usize,
+) -> TokenState {
+    let mut state = TokenState {
+        token_at,
+        extra_at,
+        last: FIRST_OFFSETS[0].into(),
+        before: FIRST_OFFSETS[1].into(),
+        literals: 0,
+        lengths: 0,
+    };
+    let (turns, rest) = copies.as_chunks_mut::<TURN>();
+    for [a, b, c, d, e] in turns {
+        let mut turn = Turn::new(bits(input, state.token_at));
+        (state, turn, *a) = read_token(input, table, state, turn);
+        (state, turn, *b) = read_token(input, table, state, turn);
+        (state, turn, *c) = read_token(input, table, state, turn);
+        (state, turn, *d) = read_token(input, table, state, turn);
+        (state, turn, *e) = read_token(input, table, state, turn);
+        state = turn.end(state);
+    }
+    let mut turn = Turn::new(bits(input, state.token_at));
+    for copy in rest {
+        (state, turn, *copy) = read_token(input, table, state, turn);
+    }
+    turn.end(state)
+}
+
+/// Up to [`TURN`] tokens. Their sums fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
+#[derive(Clone, Copy)]
+struct Turn {
+    word: u64,
+    entries: u32,
+    lengths: u32,
+}
+
+impl Turn {
     #[inline(always)]
-    fn read(&mut self, copies: &mut [Copy]) {
-        let (turns, rest) = copies.as_chunks_mut::<TURN>();
-        for turn in turns {
-            let mut word = bits(self.input, self.token_at);
-            for copy in turn {
-                *copy = self.next(&mut word);
-            }
-        }
-        let mut word = bits(self.input, self.token_at);
-        for copy in rest {
-            *copy = self.next(&mut word);
+    fn new(word: u64) -> Turn {
+        Turn {
+            word,
+            entries: 0,
+            lengths: 0,
         }
     }
 
     #[inline(always)]
-    fn next(&mut self, word: &mut u64) -> Copy {
-        let mut layout = self.table[(*word % self.table.len() as u64) as usize];
-        *word >>= layout.code_bits();
-        self.token_at += layout.code_bits() as usize;
-        if layout.is_escape() {
-            self.extra_at -= ESCAPED_BITS as isize;
-            layout = escaped(self.input, self.extra_at);
-        }
-        let (run_bits, length_bits) = (layout.literal_bits(), layout.length_bits());
-        let extra_bits = run_bits + length_bits + layout.offset_bits();
-        self.extra_at -= extra_bits as isize;
-        let mut field = bits(self.input, self.extra_at as usize);
-        let low = |field: u64, bits: u32| field as u32 & !(!0 << bits);
-        let length = layout.length() + low(field, length_bits);
-        field >>= length_bits;
-        let run = layout.literals() + low(field, run_bits);
-        field >>= run_bits;
-        let kind = layout.kind();
-        let unit = select_unpredictable(kind == EIGHTS.into(), 3, 0);
-        let offset = (low(field, layout.offset_bits()) + 1) << unit;
-        let offset = select_unpredictable(kind == BEFORE.into(), self.before, offset);
-        let offset = select_unpredictable(kind == LAST.into(), self.last, offset);
-        self.before = select_unpredictable(kind == LAST.into(), self.before, self.last);
-        self.last = offset;
-        self.literals += run;
-        self.position += run;
-        self.bad |= offset > self.position;
-        self.position += length;
-        Copy {
-            literals: run as u16,
-            length: length as u16,
-            offset: offset as u16,
-        }
+    fn end(self, mut state: TokenState) -> TokenState {
+        state.token_at += (self.entries & 63) as usize;
+        state.literals += (self.lengths & 0xFFFF) as usize;
+        state.lengths += (self.lengths >> 16) as usize;
+        state
     }
 }
 
-/// The layout of a symbol that has no code. One that there is not is taken for an escape, whose length of 0 does no harm.
+#[inline(always)]
+fn read_token(
+    input: &Input,
+    table: &TokenTable,
+    mut state: TokenState,
+    mut turn: Turn,
+) -> (TokenState, Turn, Copy) {
+    let entry = table[turn.word as usize % table.len()];
+    turn.word >>= entry & 63;
+    turn.entries += u32::from(entry);
+    let layout = &LAYOUTS[usize::from(entry >> 6)];
+    let (lengths, mut offset, kind);
+    if layout.kind >= RARE {
+        let token = rare(input, entry >> 6, state.extra_at);
+        (state.extra_at, kind) = (token.extra_at, token.kind);
+        (lengths, offset) = (token.lengths, token.offset);
+    } else {
+        state.extra_at = state.extra_at.wrapping_sub(layout.all_bits.into());
+        let field = low(bits(input, state.extra_at), layout.all_bits);
+        lengths = layout.least + ((low(field, layout.bits) as u32) << (layout.shift & 31));
+        offset = (field >> (layout.bits & 63)) as u32 + 1;
+        kind = layout.kind;
+    }
+    let (last, before) = (state.last, state.before);
+    let kind = u16::from(kind);
+    offset = select_unpredictable(kind == EIGHTS, offset * 8, offset);
+    offset = select_unpredictable(kind == BEFORE, before, offset);
+    offset = select_unpredictable(kind == LAST, last, offset);
+    state.before = select_unpredictable(kind == LAST, before, last);
+    state.last = offset;
+    turn.lengths += lengths;
+    (state, turn, Copy { lengths, offset })
+}
+
+/// A token that is escaped, or whose lengths both have extra bits.
+struct RareToken {
+    extra_at: usize,
+    lengths: u32,
+    /// The offset's field plus 1.
+    offset: u32,
+    kind: u8,
+}
+
+/// Reads the extra fields of a rare token. An escape of an escape is a token of no bytes, and an error by its offset.
 #[cold]
-fn escaped(input: &Input, position: isize) -> Layout {
-    let symbol = bits(input, position as usize) as usize & ((1 << ESCAPED_BITS) - 1);
-    LAYOUTS[symbol.min(SYMBOLS)]
+#[inline(never)]
+fn rare(input: &Input, symbol: u16, mut extra_at: usize) -> RareToken {
+    let mut field = |bits: u32| {
+        extra_at = extra_at.wrapping_sub(bits as usize);
+        low(self::bits(input, extra_at), bits as u8) as u32
+    };
+    let symbol = match usize::from(symbol) {
+        ESCAPE.. => field(ESCAPED_BITS) as usize,
+        symbol => symbol,
+    };
+    let Fields {
+        literals,
+        length,
+        kind,
+    } = Fields::of(symbol);
+    let offset = field(OFFSET_BITS[kind]) + 1;
+    let run = u32::from(literals.0) + field(literals.1);
+    let length = u32::from(length.0) + field(length.1);
+    let (lengths, offset, kind) = match symbol {
+        0..SYMBOLS => (run | length << 16, offset, kind as u8),
+        _ => (0, u32::from(u16::MAX), ANY as u8),
+    };
+    RareToken {
+        extra_at,
+        lengths,
+        offset,
+        kind,
+    }
 }
 
 /// Reads `count` literals from a single stream. The bit behind them.
@@ -294,51 +376,80 @@ fn read_four(
     begins: [usize; STREAMS],
 ) -> [usize; STREAMS] {
     let mut at = begins.map(|begin| 8 * begin);
-    let mut turns = literals[..count.min(PAGE)].chunks_exact_mut(STREAMS * TURN);
-    let next = |word: &mut u64, at: &mut usize| {
-        let entry = table[(*word % table.len() as u64) as usize];
-        *word >>= entry & 15;
-        *at += usize::from(entry & 15);
-        (entry >> 8) as u8
-    };
-    for turn in &mut turns {
-        let mut words = at.map(|at| bits(input, at));
-        for four in turn.as_chunks_mut::<STREAMS>().0 {
-            for stream in 0..STREAMS {
-                four[stream] = next(&mut words[stream], &mut at[stream]);
-            }
-        }
+    let (turns, rest) = literals[..count.min(PAGE)].as_chunks_mut::<{ STREAMS * TURN }>();
+    for turn in turns {
+        four_turn(input, table, turn, &mut at);
     }
-    let mut words = at.map(|at| bits(input, at));
-    for (place, literal) in turns.into_remainder().iter_mut().enumerate() {
-        let stream = place % STREAMS;
-        *literal = next(&mut words[stream], &mut at[stream]);
-    }
+    four_turn(input, table, rest, &mut at);
     at
 }
 
-/// Makes the page of checked tokens, and of `rest` literals behind the last one.
+/// Reads up to [`TURN`] literals of each stream. The lengths of their codes sum up in the entries' low bytes.
 #[inline(always)]
-fn copy<const SUB: bool>(copies: &[Copy], literals: &Literals, window: &mut Window, rest: usize) {
+fn four_turn(input: &Input, table: &LiteralTable, literals: &mut [u8], at: &mut [usize; STREAMS]) {
+    let mut words = at.map(|at| bits(input, at));
+    let mut entries = [0u32; STREAMS];
+    let mut next = |stream: usize| {
+        let entry = table[words[stream] as usize % table.len()];
+        words[stream] >>= entry & 63;
+        entries[stream] += u32::from(entry);
+        (entry >> 8) as u8
+    };
+    let (fours, rest) = literals.as_chunks_mut::<STREAMS>();
+    for four in fours {
+        *four = [next(0), next(1), next(2), next(3)];
+    }
+    for (stream, literal) in rest.iter_mut().enumerate() {
+        *literal = next(stream);
+    }
+    for (at, entries) in at.iter_mut().zip(entries) {
+        *at += (entries & 0xFF) as usize;
+    }
+}
+
+/// Makes the page of tokens that come to its length, with `rest` literals behind the last one.
+#[inline(never)]
+fn copy<const SUB: bool>(
+    copies: &[Copy],
+    literals: &Literals,
+    window: &mut Window,
+    rest: usize,
+) -> Result<(), Damaged> {
+    // Both stay below the page's end while anything is left.
     let (mut at, mut from) = (0usize, 0usize);
-    let mut distance = usize::from(FIRST_OFFSETS[0].max(MIN_SUB_DISTANCE));
+    let mut distance = u32::from(FIRST_OFFSETS[0].max(MIN_SUB_DISTANCE));
     for copy in copies {
-        let (run, length) = (usize::from(copy.literals), usize::from(copy.length));
-        put::<SUB>(window, literals, (at, from), run, distance);
-        at += run;
-        from += run;
-        let offset = usize::from(copy.offset);
+        let (run, length) = (
+            (copy.lengths & 0xFFFF) as usize,
+            (copy.lengths >> 16) as usize,
+        );
+        put::<SUB>(window, literals, (at, from), run, distance as usize);
+        at = (at + run) % PAGE;
+        from = (from + run) % PAGE;
+        let offset = copy.offset as usize;
+        if offset > at {
+            return Err(Damaged);
+        }
         let chunk = chunk(window, at - offset);
         store(window, at, chunk);
         if length > COPY.min(offset) {
-            long(window, at, offset, length, chunk);
+            if offset >= COPY {
+                let chunk = self::chunk(window, at + COPY - offset);
+                store(window, at + COPY, chunk);
+                if length > 2 * COPY {
+                    far(window, at, offset, length);
+                }
+            } else {
+                overlapping(window, at, offset, length, chunk);
+            }
         }
-        at += length;
-        distance = usize::from(copy.offset.max(MIN_SUB_DISTANCE));
+        at = (at + length) % PAGE;
+        distance = copy.offset.max(MIN_SUB_DISTANCE.into());
     }
     if rest > 0 {
-        put::<SUB>(window, literals, (at, from), rest, distance);
+        put::<SUB>(window, literals, (at, from), rest, distance as usize);
     }
+    Ok(())
 }
 
 /// Puts a run of literals.
@@ -350,26 +461,57 @@ fn put<const SUB: bool>(
     run: usize,
     distance: usize,
 ) {
-    let step = if SUB { MIN_SUB_DISTANCE as usize } else { COPY };
-    let mut done = 0;
-    loop {
-        if SUB {
-            let sub = eight(literals, (from + done) % PAGE);
-            let place = (BEHIND + at + done - distance) % PAGE;
-            let sum = add_bytes(sub, eight(window, place));
-            let to = BEHIND + (at + done) % PAGE;
-            window[to..to + 8].copy_from_slice(&sum.to_le_bytes());
-        } else {
-            let from = (from + done) % PAGE;
-            let some = *literals[from..from + COPY]
-                .first_chunk()
-                .unwrap_or(&[0; COPY]);
-            store(window, at + done, some);
+    put_some::<SUB>(window, literals, (at, from), distance);
+    if SUB {
+        // The second eight may need the first.
+        if run > SUB_STEP {
+            put_some::<SUB>(window, literals, (at + SUB_STEP, from + SUB_STEP), distance);
         }
+    }
+    if run > COPY {
+        put_rest::<SUB>(window, literals, (at, from), run, distance);
+    }
+}
+
+/// Puts what a run has beyond [`COPY`] literals.
+#[inline(never)]
+fn put_rest<const SUB: bool>(
+    window: &mut Window,
+    literals: &Literals,
+    (at, from): (usize, usize),
+    run: usize,
+    distance: usize,
+) {
+    let step = if SUB { SUB_STEP } else { COPY };
+    let mut done = COPY;
+    while done < run {
+        put_some::<SUB>(window, literals, (at + done, from + done), distance);
         done += step;
-        if done >= run {
-            break;
-        }
+    }
+}
+
+/// Literals of one step where they are sub: no more than their distance.
+const SUB_STEP: usize = MIN_SUB_DISTANCE as usize;
+
+/// Puts one step of a run.
+#[inline(always)]
+fn put_some<const SUB: bool>(
+    window: &mut Window,
+    literals: &Literals,
+    (at, from): (usize, usize),
+    distance: usize,
+) {
+    let from = from % PAGE;
+    if SUB {
+        let before = (BEHIND + at - distance) % PAGE;
+        let sum = add_bytes(eight(literals, from), eight(window, before));
+        let to = BEHIND + at % PAGE;
+        window[to..to + SUB_STEP].copy_from_slice(&sum.to_le_bytes());
+    } else {
+        let some = *literals[from..from + COPY]
+            .first_chunk()
+            .unwrap_or(&[0; COPY]);
+        store(window, at, some);
     }
 }
 
@@ -398,24 +540,23 @@ fn store(window: &mut Window, at: usize, bytes: [u8; COPY]) {
     window[at..at + COPY].copy_from_slice(&bytes);
 }
 
-/// Copies a match whose first [`COPY`] bytes, or as many as its offset, are there.
-#[inline(always)]
-fn long(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8; COPY]) {
-    if offset >= COPY {
-        let mut done = COPY;
-        while done < length {
-            let some = chunk(window, at + done - offset);
-            store(window, at + done, some);
-            done += COPY;
-        }
-    } else if offset >= 8 && offset != 8 {
-        let mut done = offset;
-        while done < length {
-            store(window, at + done, first);
-            done += offset;
-        }
-    } else {
-        // The pattern repeated to 8 bytes, and the whole repetitions that one store advances by.
+/// Copies what a match has beyond twice [`COPY`] bytes; its offset is no less than one.
+#[inline(never)]
+fn far(window: &mut Window, at: usize, offset: usize, length: usize) {
+    let mut done = 2 * COPY;
+    while done < length {
+        let some = chunk(window, at + done - offset);
+        store(window, at + done, some);
+        done += COPY;
+    }
+}
+
+/// Copies a match that is longer than its offset, which is less than [`COPY`]. `first` is the bytes before it.
+#[inline(never)]
+fn overlapping(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8; COPY]) {
+    // A pattern of whole repetitions of the offset's bytes, and as many bytes of it as one store advances by.
+    let (mut pattern, mut step) = (first, offset);
+    if offset <= 8 {
         const REPEAT: [u64; 9] = [
             0,
             0x0101_0101_0101_0101,
@@ -428,20 +569,15 @@ fn long(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8
             1,
         ];
         let word = u64::from_le_bytes(*first.first_chunk().unwrap_or(&[0; 8]));
-        let word = word & (!0 >> (64 - 8 * offset.max(1)));
+        let word = low(word, 8 * offset as u8);
         let word = word.wrapping_mul(REPEAT[offset % 9]).to_le_bytes();
-        let mut pattern = [0; COPY];
         pattern[..8].copy_from_slice(&word);
         pattern[8..].copy_from_slice(&word);
-        let step = if offset.is_power_of_two() {
-            COPY
-        } else {
-            8 / offset.max(1) * offset
-        };
-        let mut done = 0;
-        while done < length {
-            store(window, at + done, pattern);
-            done += step;
-        }
+        step = [0, COPY, COPY, 6, COPY, 5, 6, 7, COPY][offset % 9];
+    }
+    let mut done = 0;
+    while done < length {
+        store(window, at + done, pattern);
+        done += step.max(1);
     }
 }

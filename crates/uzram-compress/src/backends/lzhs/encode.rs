@@ -1,6 +1,6 @@
 //! Encodes an object: the search, the choice of sets, then the streams.
 
-use super::collection::{Collection, Costs, MAX_SETS, TokenCodes};
+use super::collection::{Collection, Costs, LiteralCodes, MAX_SETS, TokenCodes};
 use super::header::{
     self, FOUR_HEADER, FOUR_STREAMS, Header, MARK_BYTES, MAX_BYTES, ONE_HEADER, STREAMS,
 };
@@ -112,12 +112,11 @@ impl Encode {
         if four {
             for (stream, bytes) in streams.iter_mut().enumerate() {
                 let before = end;
-                let some = literals[stream..].iter().step_by(STREAMS);
-                end = write_literals(some, codes, &mut self.out, end);
+                end = write_literals::<STREAMS>(literals, stream, codes, &mut self.out, end);
                 *bytes = end - before;
             }
         } else {
-            end = write_literals(literals.iter(), codes, &mut self.out, end);
+            end = write_literals::<1>(literals, 0, codes, &mut self.out, end);
         }
         let extra = &self.extra[extra_begin..ROOM];
         let length = end + extra.len();
@@ -243,26 +242,29 @@ fn write_tokens(
     (bits.finish(out), fields.finish(extra))
 }
 
-/// Writes a stream of literals from `at` on. Its end.
+/// Writes the literals of a stream, every one of so many, from `at` on. Its end.
 #[inline(always)]
-fn write_literals<'a>(
-    literals: impl ExactSizeIterator<Item = &'a u8>,
-    codes: &[u16; 256],
+fn write_literals<const EVERY: usize>(
+    literals: &[u8],
+    stream: usize,
+    codes: &LiteralCodes,
     out: &mut Out,
     at: usize,
 ) -> usize {
     let mut bits = BitWriter::new(at);
-    let mut literals = literals;
-    while literals.len() >= LITERAL_TURN {
-        for literal in literals.by_ref().take(LITERAL_TURN) {
-            let code = codes[usize::from(*literal)];
-            bits.add(u64::from(code >> 4), u32::from(code & 15));
+    let add = |bits: &mut BitWriter, literal: u8| {
+        let code = codes[usize::from(literal)];
+        bits.add(u64::from(code >> 4), u32::from(code & 15));
+    };
+    let mut turns = literals.chunks_exact(EVERY * LITERAL_TURN);
+    for turn in &mut turns {
+        for row in turn.as_chunks::<EVERY>().0 {
+            add(&mut bits, row[stream % EVERY]);
         }
         bits.flush(out);
     }
-    for literal in literals {
-        let code = codes[usize::from(*literal)];
-        bits.add(u64::from(code >> 4), u32::from(code & 15));
+    for literal in turns.remainder().iter().skip(stream).step_by(EVERY) {
+        add(&mut bits, *literal);
     }
     bits.finish(out)
 }

@@ -97,81 +97,82 @@ pub(super) fn match_class(length: u16) -> usize {
     usize::from(MATCH_CLASS[usize::from(length).min(BY_TABLE)])
 }
 
-/// What a symbol stands for, as one word for encoder and decoder.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Layout(pub(super) u32);
-
-/// By symbol; the last one is [`ESCAPE`]'s.
-pub(super) static LAYOUTS: [Layout; SYMBOLS + 1] = layouts();
-
-impl Layout {
-    /// A word of bits, from the lowest on: 4 for the length of a code; 5 and 7 for the least lengths of the run and of the
-    /// match; 4 each for the extra bits of the run, of the match and of the offset; 2 for the kind; 1 for an escape.
-    const fn new(symbol: usize) -> Layout {
-        let class = symbol / KINDS;
-        let (literals, literal_bits) = LITERAL_CLASSES[class / MATCH_CLASSES.len()];
-        let (length, length_bits) = MATCH_CLASSES[class % MATCH_CLASSES.len()];
-        let kind = symbol % KINDS;
-        let least = (literals as u32) << 4 | (length as u32) << 9;
-        let extra = literal_bits << 16 | length_bits << 20 | OFFSET_BITS[kind] << 24;
-        Layout(least | extra | (kind as u32) << 28)
-    }
-
-    /// Adds the length of a code.
-    pub(super) const fn with_code(self, bits: u32) -> Layout {
-        Layout(self.0 & !15 | bits)
-    }
-    #[inline(always)]
-    pub(super) const fn code_bits(self) -> u32 {
-        self.0 & 15
-    }
-    #[inline(always)]
-    pub(super) const fn literals(self) -> u32 {
-        self.0 >> 4 & 31
-    }
-    #[inline(always)]
-    pub(super) const fn length(self) -> u32 {
-        self.0 >> 9 & 127
-    }
-    #[inline(always)]
-    pub(super) const fn literal_bits(self) -> u32 {
-        self.0 >> 16 & 15
-    }
-    #[inline(always)]
-    pub(super) const fn length_bits(self) -> u32 {
-        self.0 >> 20 & 15
-    }
-    #[inline(always)]
-    pub(super) const fn offset_bits(self) -> u32 {
-        self.0 >> 24 & 15
-    }
-    #[inline(always)]
-    pub(super) const fn kind(self) -> u32 {
-        self.0 >> 28 & 3
-    }
-    #[inline(always)]
-    pub(super) const fn is_escape(self) -> bool {
-        self.0 >> 30 != 0
-    }
+/// What a symbol stands for: a field for each number that encoder and decoder need, since to load one costs less than to
+/// extract it.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// The least length of the run in the low half, that of the match in the high half.
+    pub(super) least: u32,
+    /// Bits of the lengths' extra field.
+    pub(super) bits: u8,
+    /// By how much it is shifted before it is added: 0 or 16.
+    pub(super) shift: u8,
+    /// Bits of both fields, the offset's included.
+    pub(super) all_bits: u8,
+    /// The offset's kind; [`RARE`] where the symbol needs more than this.
+    pub(super) kind: u8,
 }
 
-const fn layouts() -> [Layout; SYMBOLS + 1] {
-    let mut all = [Layout(1 << 30); SYMBOLS + 1];
+/// Marks symbols whose run and match both have extra bits, and the escape.
+pub(super) const RARE: u8 = 4;
+
+/// By symbol, and of whatever 10 bits say: those that are no symbol are as [`ESCAPE`].
+pub(super) static LAYOUTS: [Layout; 1 << ESCAPED_BITS] = layouts();
+
+const fn layouts() -> [Layout; 1 << ESCAPED_BITS] {
+    let rare = Layout {
+        least: 0,
+        bits: 0,
+        shift: 0,
+        all_bits: 0,
+        kind: RARE,
+    };
+    let mut all = [rare; 1 << ESCAPED_BITS];
     let mut symbol = 0;
     while symbol < SYMBOLS {
-        all[symbol] = Layout::new(symbol);
+        let Fields {
+            literals,
+            length,
+            kind,
+        } = Fields::of(symbol);
+        if literals.1 == 0 || length.1 == 0 {
+            let bits = literals.1 + length.1;
+            all[symbol] = Layout {
+                least: literals.0 as u32 | (length.0 as u32) << 16,
+                bits: bits as u8,
+                shift: if length.1 > 0 { 16 } else { 0 },
+                all_bits: (bits + OFFSET_BITS[kind]) as u8,
+                kind: kind as u8,
+            };
+        }
         symbol += 1;
     }
     all
 }
 
+/// A symbol's parts: both classes, and the kind of the offset.
+pub(super) struct Fields {
+    pub(super) literals: (u16, u32),
+    pub(super) length: (u16, u32),
+    pub(super) kind: usize,
+}
+
+impl Fields {
+    pub(super) const fn of(symbol: usize) -> Fields {
+        let class = symbol / KINDS;
+        Fields {
+            literals: LITERAL_CLASSES[class / MATCH_CLASSES.len() % LITERAL_CLASSES.len()],
+            length: MATCH_CLASSES[class % MATCH_CLASSES.len()],
+            kind: symbol % KINDS,
+        }
+    }
+}
+
 /// A token as the search finds it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Token {
-    /// Number of literals.
-    pub(super) literals: u16,
-    /// Length of the match.
-    pub(super) length: u16,
+    /// Number of literals in the low half, length of the match in the high half.
+    pub(super) lengths: u32,
     /// The offset's field.
     pub(super) offset: u16,
     /// The token's symbol.
@@ -192,8 +193,7 @@ impl Token {
         let field = offset.wrapping_sub(1) >> select_unpredictable(eights, 3, 0);
         let classes = literal_class(literals) * MATCH_CLASSES.len() + match_class(length);
         Token {
-            literals,
-            length,
+            lengths: u32::from(literals) | u32::from(length) << 16,
             offset: select_unpredictable(kind >= EIGHTS, field, 0),
             symbol: (classes * KINDS) as u16 + kind,
         }
@@ -203,11 +203,26 @@ impl Token {
     /// the offset.
     #[inline(always)]
     pub(super) fn extra(&self) -> (u64, u32) {
-        let layout = LAYOUTS[usize::from(self.symbol).min(SYMBOLS)];
-        let literals = u64::from(self.literals).wrapping_sub(u64::from(layout.literals()));
-        let length = u64::from(self.length).wrapping_sub(u64::from(layout.length()));
-        let field = u64::from(self.offset) << layout.literal_bits() | literals;
-        let bits = layout.literal_bits() + layout.length_bits() + layout.offset_bits();
-        (field << layout.length_bits() | length, bits)
+        let layout = &LAYOUTS[usize::from(self.symbol) % LAYOUTS.len()];
+        if layout.kind == RARE {
+            return self.rare_extra();
+        }
+        let more = self.lengths.wrapping_sub(layout.least) >> (layout.shift & 31);
+        let field = u64::from(self.offset) << (layout.bits & 63) | u64::from(more);
+        (field, layout.all_bits.into())
+    }
+
+    #[cold]
+    fn rare_extra(&self) -> (u64, u32) {
+        let Fields {
+            literals,
+            length,
+            kind,
+        } = Fields::of(self.symbol.into());
+        let (run, matched) = (self.lengths & 0xFFFF, self.lengths >> 16);
+        let field = u64::from(self.offset) << literals.1;
+        let field = field | u64::from(run - u32::from(literals.0));
+        let field = field << length.1 | u64::from(matched - u32::from(length.0));
+        (field, OFFSET_BITS[kind] + literals.1 + length.1)
     }
 }

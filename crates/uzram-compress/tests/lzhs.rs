@@ -1,0 +1,273 @@
+//! lzhs against the program that was written from the description of its format, each reading what the other wrote; and its
+//! collections: damaged ones, and what training is worth.
+#![cfg(feature = "lzhs")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use uzram_compress::conformance::{input, inputs};
+use uzram_compress::{DictionarySpec, Error, Registry, Settings, Tfm, dictionary};
+use uzram_testkit::Random;
+use uzram_testkit::data::heap;
+use uzram_testkit::peers::have;
+
+const NAME: &str = "lzhs";
+const PAGE: usize = 4096;
+
+fn builtin() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backends/lzhs/collection.bin")
+}
+
+fn spec() -> DictionarySpec {
+    let registry = Registry::builtin();
+    registry.find(NAME).unwrap().dictionary().unwrap()
+}
+
+fn with(collection: Option<&[u8]>) -> Result<Box<dyn Tfm>, Error> {
+    let registry = Registry::builtin();
+    let algorithm = &**registry.find(NAME)?;
+    let mut settings = Settings::new(algorithm, PAGE, [("", ""); 0])?;
+    if let Some(collection) = collection {
+        settings = settings.with_dictionary(algorithm, Arc::from(collection))?;
+    }
+    algorithm.prepare(&settings)?.tfm()
+}
+
+fn compress(tfm: &mut dyn Tfm, plain: &[u8]) -> Vec<u8> {
+    let mut object = vec![0; 2 * plain.len() + 64];
+    let len = tfm.compress(plain, &mut object).unwrap();
+    object.truncate(len);
+    object
+}
+
+fn comes_back(tfm: &mut dyn Tfm, plain: &[u8]) -> usize {
+    let object = compress(tfm, plain);
+    let mut back = vec![0xA5; plain.len() + 1];
+    let read = tfm.decompress(&object, &mut back[..plain.len()]);
+    assert_eq!(read, Ok(plain.len()));
+    assert!(back[..plain.len()] == *plain, "other bytes come back");
+    assert_eq!(back[plain.len()], 0xA5, "past its end");
+    object.len()
+}
+
+/// Runs the witness. `None` where it refuses.
+fn witness(what: &str, collection: &Path, input: &[u8]) -> Option<Vec<u8>> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lzhs.py");
+    let mut child = Command::new("python3")
+        .arg(script)
+        .arg(what)
+        .arg(collection)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() || error.contains("refused"),
+        "{error}"
+    );
+    output.status.success().then_some(output.stdout)
+}
+
+/// Pages of several kinds.
+fn samples() -> Vec<Vec<u8>> {
+    let heaps = (1..40).map(|seed| heap(seed, PAGE));
+    heaps.chain((1..40).map(|seed| input(seed, PAGE))).collect()
+}
+
+fn trained(max_bytes: usize) -> Vec<u8> {
+    let samples = samples();
+    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+    dictionary::train(spec(), 0, &samples, max_bytes).unwrap()
+}
+
+/// Both ways, with the built-in collection and with a trained one, on each form that an object has.
+#[test]
+fn the_witness_agrees() {
+    if !have("the_witness_agrees", &["python3"]) {
+        return;
+    }
+    let file = std::env::temp_dir().join(format!("lzhs-{}.collection", std::process::id()));
+    let own = trained(dictionary::DEFAULT_BYTES);
+    std::fs::write(&file, &own).unwrap();
+    let noise = Random::new(4).bytes(PAGE);
+    for (collection, path) in [(None, builtin()), (Some(&own[..]), file.clone())] {
+        let mut tfm = with(collection).unwrap();
+        let mut plains = vec![noise.clone(), noise[..100].to_vec(), vec![7; PAGE]];
+        plains.extend([1, 7, 33, 300, 4095, 4096, 9000].map(|len| heap(len as u64, len)));
+        plains.extend([3, 4, 5, 6].map(|seed| input(seed, PAGE)));
+        for plain in plains {
+            let ours = compress(&mut *tfm, &plain);
+            let read = witness("decompress", &path, &ours);
+            assert!(
+                read.as_ref() == Some(&plain),
+                "{} bytes, decompressed",
+                plain.len()
+            );
+            let theirs = witness("compress", &path, &plain).unwrap();
+            let mut back = vec![0; plain.len()];
+            assert_eq!(tfm.decompress(&theirs, &mut back), Ok(plain.len()));
+            assert!(back == plain, "{} bytes, compressed", plain.len());
+        }
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+/// What one refuses the other refuses, and what both accept is the same.
+#[test]
+fn the_witness_agrees_on_damaged_objects() {
+    if !have("the_witness_agrees_on_damaged_objects", &["python3"]) {
+        return;
+    }
+    let mut random = Random::new(9);
+    let mut tfm = with(None).unwrap();
+    let mut accepted = 0;
+    for round in 0..60 {
+        let plain = heap(round, 300 + 40 * round as usize);
+        let mut object = compress(&mut *tfm, &plain);
+        // Near the beginning, where the header is and tokens are, and at the end, where their fields are.
+        let near = match round % 3 {
+            0 => random.index(12),
+            1 => random.index(object.len()),
+            _ => object.len() - 1 - random.index(6),
+        };
+        object[near] ^= 1 << random.index(8);
+        let mut back = vec![0; 2 * PAGE];
+        let ours = tfm.decompress(&object, &mut back).ok();
+        let ours = ours.map(|len| back[..len].to_vec());
+        let theirs = witness("decompress", &builtin(), &object);
+        accepted += usize::from(ours.is_some());
+        assert!(ours == theirs, "round {round}");
+    }
+    assert!((1..60).contains(&accepted), "{accepted} accepted");
+}
+
+#[test]
+fn blocks_of_any_length_come_back() {
+    let mut random = Random::new(3);
+    let mut tfm = with(None).unwrap();
+    for len in (0..80).chain([4095, 4096, 4097, 8192, 65_536, 200_000]) {
+        comes_back(&mut *tfm, &vec![0; len]);
+        comes_back(&mut *tfm, &input(random.next(), len));
+        comes_back(&mut *tfm, &heap(random.next(), len));
+        comes_back(&mut *tfm, &random.bytes(len));
+    }
+}
+
+/// Matches that overlap themselves at each offset, of lengths around where classes and copies begin.
+#[test]
+fn every_short_offset_and_length_comes_back() {
+    let mut random = Random::new(5);
+    let mut tfm = with(None).unwrap();
+    for offset in 1..40 {
+        for length in [4, 5, 8, 15, 16, 17, 24, 25, 40, 41, 104, 105, 500, 3000] {
+            for before in [0, 1, 7, 8, 9, 16, 17, 40] {
+                let mut plain = random.bytes(before + offset);
+                for _ in 0..length {
+                    plain.push(plain[plain.len() - offset]);
+                }
+                plain.extend(random.bytes(20));
+                comes_back(&mut *tfm, &plain);
+            }
+        }
+    }
+}
+
+#[test]
+fn as_many_tokens_as_there_can_be_come_back() {
+    let mut random = Random::new(6);
+    let mut tfm = with(None).unwrap();
+    for _ in 0..20 {
+        // Four bytes of few, over and over: hardly a match is longer.
+        let words: Vec<[u8; 4]> = (0..60)
+            .map(|_| (random.next() as u32).to_le_bytes())
+            .collect();
+        let plain: Vec<u8> = (0..PAGE / 4)
+            .flat_map(|_| words[random.index(60)])
+            .collect();
+        comes_back(&mut *tfm, &plain);
+    }
+}
+
+/// A page whose every byte follows the one 8 before by a constant: sub literals alone make it small.
+#[test]
+fn sub_literals_pay() {
+    let mut tfm = with(None).unwrap();
+    let plain: Vec<u8> = (0..PAGE)
+        .map(|at| (at / 8 * (at % 8 + 1) + at % 8 * 50) as u8)
+        .collect();
+    let len = comes_back(&mut *tfm, &plain);
+    assert!(len < PAGE * 3 / 4, "{len} bytes");
+}
+
+#[test]
+fn damaged_collections_are_refused() {
+    let good = std::fs::read(builtin()).unwrap();
+    assert!(with(Some(&good)).is_ok());
+    let mut random = Random::new(8);
+    for _ in 0..300 {
+        let mut bad = good.clone();
+        bad[random.index(good.len())] ^= 1 << random.index(8);
+        let error = with(Some(&bad)).err();
+        assert_eq!(error, Some(Error::DamagedDictionary { algorithm: NAME }));
+    }
+    // Right checksums do not save lengths that are no code.
+    for at in [5, 6, 7, 12, 200, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        let sum = crc32fast::hash(&[&bad[..8], &bad[12..]].concat());
+        bad[8..12].copy_from_slice(&sum.to_le_bytes());
+        assert!(with(Some(&bad)).is_err(), "byte {at}");
+    }
+    for bytes in [&good[..good.len() - 1], &vec![7; 1000]] {
+        assert!(with(Some(bytes)).is_err());
+    }
+}
+
+#[test]
+fn training_is_reproducible_and_pays() {
+    let own = trained(spec().max_bytes);
+    assert!(
+        own == trained(spec().max_bytes),
+        "another collection of the same samples"
+    );
+    assert!(trained(2000).len() <= 2000);
+    let (mut alone, mut with_own) = (with(None).unwrap(), with(Some(&own)).unwrap());
+    let (mut before, mut after) = (0, 0);
+    for seed in 1000..1040 {
+        for page in [heap(seed, PAGE), input(seed, PAGE)] {
+            before += comes_back(&mut *alone, &page);
+            after += comes_back(&mut *with_own, &page);
+        }
+    }
+    assert!(after * 100 < before * 99, "{after} bytes, {before} without");
+    let few: Vec<&[u8]> = vec![&[0; PAGE]; 15];
+    assert!(dictionary::train(spec(), 0, &few, 8192).is_err());
+    let same: Vec<&[u8]> = vec![&[0; PAGE]; 100];
+    // Pages of zeros have tokens as well; nothing but literals has none.
+    assert!(dictionary::train(spec(), 0, &same, 8192).is_ok());
+    let noise = Random::new(2).bytes(100 * PAGE);
+    let noise: Vec<&[u8]> = noise.chunks(PAGE).collect();
+    assert!(dictionary::train(spec(), 0, &noise, 8192).is_err());
+}
+
+#[test]
+fn every_input_comes_back() {
+    let mut tfm = with(None).unwrap();
+    for plain in inputs(1..600) {
+        comes_back(&mut *tfm, &plain);
+    }
+}
+
+proptest! {
+    #[test]
+    fn prop_lzhs_any_block_comes_back(seed: u64, len in 0..=PAGE) {
+        comes_back(&mut *with(None).unwrap(), &input(seed, len));
+    }
+}
