@@ -34,6 +34,11 @@ pub trait Algorithm: Send + Sync {
     fn dictionary(&self) -> Option<DictionarySpec> {
         None
     }
+    /// Whether a device trains the dictionary of this algorithm by itself, from what is written to it. Only where its
+    /// compression is good without one, and with one no slower.
+    fn trains_itself(&self) -> bool {
+        false
+    }
     /// At least one vector for the self-test.
     fn known_answers(&self) -> &'static [KnownAnswer];
     /// Builds what all workers share, dictionary included. The [`Settings`] are checked already, except for a

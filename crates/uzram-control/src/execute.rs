@@ -37,6 +37,7 @@ fn set(device: &Device, request: &Request) -> Result<Response, Error> {
         Request::SetMemLimit { bytes } => device.set_mem_limit_bytes(*bytes),
         Request::SetTotalLimit { bytes } => device.set_total_limit_bytes(*bytes),
         Request::SetErase { on_free } => device.set_erase_on_free(*on_free),
+        Request::SetSelfTraining { on } => device.jobs().set_self_training(*on),
         Request::ResetMemUsedMax => zram.reset_mem_used_max(),
         Request::SetDedup { on } => device.set_dedup(*on)?,
         Request::TrackAges { on } => zram.track_ages(*on)?,
@@ -69,10 +70,9 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
             dictionary_bytes,
             dry_run,
         } => Response::Trained(device.jobs().train(&Training {
-            priority: *priority,
             dictionary_bytes: *dictionary_bytes,
             dry_run: *dry_run,
-            ..Training::default()
+            ..device.jobs().training_for(*priority)
         })?),
         Request::CountIdle => {
             let idle = zram.slots(0).filter(|slot| slot.idle).count();

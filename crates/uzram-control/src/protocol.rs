@@ -57,6 +57,11 @@ pub enum Request {
         /// Whether.
         on_free: bool,
     },
+    /// Let an algorithm that trains itself do so, or no more.
+    SetSelfTraining {
+        /// Whether.
+        on: bool,
+    },
     /// Compress with another algorithm from now on, or set the one for recompression.
     SetAlgorithm {
         /// 0 for the primary, 1 to 3 for a secondary.

@@ -23,6 +23,12 @@ pub struct Stat {
     /// What of it was done last, and why.
     #[serde(default)]
     pub policy_last: String,
+    /// Whether an algorithm that trains itself may: `auto`, or `off`.
+    #[serde(default)]
+    pub train: String,
+    /// What its training waits for; empty where the algorithm does not train itself.
+    #[serde(default)]
+    pub train_waits_for: String,
     /// Pages that may still be written back; `None`: no limit.
     #[serde(default)]
     pub writeback_limit: Option<u64>,
@@ -61,6 +67,13 @@ impl Stat {
             counters: device.stats(),
             policy: device.jobs().policy().to_string(),
             policy_last: device.jobs().agent_stats().last,
+            train: if device.jobs().self_training() {
+                "auto"
+            } else {
+                "off"
+            }
+            .into(),
+            train_waits_for: device.jobs().self_training_waits_for(),
             writeback_limit: device.zram().writeback_limit(),
             backing: device.zram().backing(),
             tracks_ages: device.zram().tracks_ages(),

@@ -1,7 +1,7 @@
 //! From a description to a device of the library: the builder's settings, dictionaries, defaults.
 
 use uzram::{Builder, Device, PolicySettings};
-use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result};
+use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
 use crate::{backing, choice, files, frontends, limits, note, swap};
 
@@ -81,6 +81,7 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
     let mut device = with_algorithms(spec, Device::builder(size(spec)))
         .choose(choice::read(spec.algorithm.clone())?)
         .erase_on_free(spec.erase == Erase::OnFree)
+        .self_training(spec.train == SelfTraining::Auto)
         .dedup(spec.dedup)
         .logical_block_size(spec.block_size)
         .policy(policy(spec));

@@ -58,6 +58,9 @@ pub struct DeviceSpec {
     #[serde(default = "PolicySettings::standard", with = "text")]
     #[schemars(with = "String")]
     pub policy: PolicySettings,
+    /// Whether an algorithm that trains itself does so on what is written: `auto`, the default, or `off`.
+    #[serde(default, skip_serializing_if = "SelfTraining::is_auto")]
+    pub train: SelfTraining,
     /// Whether pages of the same contents share memory.
     #[serde(default)]
     pub dedup: bool,
@@ -125,6 +128,7 @@ impl Default for DeviceSpec {
             mem_limit: MemLimit::default(),
             erase: Erase::Off,
             policy: PolicySettings::standard(),
+            train: SelfTraining::Auto,
             dedup: false,
             backing: None,
             allow_foreign_files: false,
@@ -163,6 +167,36 @@ impl FromStr for Erase {
             "off" => Ok(Erase::Off),
             "on-free" => Ok(Erase::OnFree),
             _ => Err(format!("erase is on-free or off, not '{text}'")),
+        }
+    }
+}
+
+/// Whether an algorithm that trains itself may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum SelfTraining {
+    /// It is trained on the first pages that are written, and again when what is written has drifted.
+    #[default]
+    Auto,
+    /// It stays as it is.
+    Off,
+}
+
+impl SelfTraining {
+    fn is_auto(&self) -> bool {
+        *self == SelfTraining::Auto
+    }
+}
+
+impl FromStr for SelfTraining {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<SelfTraining, String> {
+        match text {
+            "auto" => Ok(SelfTraining::Auto),
+            "off" => Ok(SelfTraining::Off),
+            _ => Err(format!("train is auto or off, not '{text}'")),
         }
     }
 }
@@ -389,6 +423,7 @@ mod tests {
             mem_limit: MemLimit::Total(Bytes(1 << 30)),
             erase: Erase::OnFree,
             policy: PolicySettings::auto(),
+            train: SelfTraining::Off,
             backing: Some(BackingSpec {
                 path: "/var/tmp/b".into(),
                 size: Some(Bytes(1 << 34)),

@@ -256,6 +256,7 @@ mod tests {
             (json!({"swap": 1}), "swap: true, false"),
             (json!({"frontend": 7}), "frontend: a name"),
             (json!({"policy": "sometimes"}), "policy"),
+            (json!({"train": "on"}), "expected `auto` or `off`"),
             (json!({"dedup": true, "swap": true}), "exclude each other"),
         ] {
             let failure = from(options.clone()).unwrap_err().to_string();

@@ -58,6 +58,22 @@ pub fn record_page(seed: u64) -> [u8; PAGE] {
     records(seed, PAGE).try_into().unwrap_or([0; PAGE])
 }
 
+/// Phrases of a dialect, and bytes of each.
+const PHRASES: u64 = 96;
+const PHRASE: usize = 64;
+
+/// A page of a dialect: phrases that recur from page to page, and hardly on one page. It compresses to about half of its
+/// size, and with a dictionary that was trained on this dialect, and on no other, to a small part of that.
+pub fn dialect_page(dialect: u64, seed: u64) -> [u8; PAGE] {
+    let mut page = [0; PAGE];
+    let mut random = Random::new(seed ^ dialect << 40);
+    for phrase in page.as_chunks_mut::<PHRASE>().0 {
+        let mut words = Random::new(random.below(PHRASES) << 20 ^ dialect ^ 0x5EED);
+        phrase.fill_with(|| b"0123456789abcdef"[words.below(16) as usize]);
+    }
+    page
+}
+
 /// Something like a heap: pointers into few places, small numbers, zeros, now and then a text.
 pub fn heap(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
@@ -100,5 +116,7 @@ mod tests {
         assert_ne!(record_page(1), record_page(2));
         assert!(record_page(1).is_ascii());
         assert_eq!(heap(1, 1001).len(), 1001);
+        assert_ne!(dialect_page(1, 1), dialect_page(1, 2));
+        assert_ne!(dialect_page(1, 1), dialect_page(2, 1));
     }
 }

@@ -184,6 +184,13 @@ impl Builder {
         let what = "no version knows its policy";
         let policy =
             PolicySettings::from_words(policy).ok_or(HeaderError::Inconsistent { what })?;
+        let self_training = match state[state::NO_SELF_TRAINING].load(Relaxed) {
+            off @ (0 | 1) => off == 0,
+            _ => {
+                let what = "whether it trains itself";
+                return Err(HeaderError::Inconsistent { what }.into());
+            }
+        };
         let (base, len) = (geometry.arena_offset, geometry.arena_bytes);
         let shards = shards(pages * PAGE_SIZE as u64);
         let mut restore =
@@ -230,7 +237,7 @@ impl Builder {
             dedup,
         };
         let mut device = self.assemble(loaded, parts)?;
-        device.policy = AgentShared::new(policy);
+        device.policy = AgentShared::new(policy, self_training);
         device.backing.set(backing.flatten());
         device.set_limit_word(device.state()[state::MEM_LIMIT].load(Relaxed));
         if device.state()[state::ERASE].load(Relaxed) == 1 {

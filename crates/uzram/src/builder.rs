@@ -59,6 +59,7 @@ pub struct Builder {
     dedup: bool,
     bad_priority: Option<usize>,
     policy: PolicySettings,
+    self_training: bool,
 }
 
 impl Builder {
@@ -78,6 +79,7 @@ impl Builder {
             dedup: false,
             bad_priority: None,
             policy: PolicySettings::default(),
+            self_training: true,
         }
     }
 
@@ -169,6 +171,13 @@ impl Builder {
     /// Policies for an [`crate::Agent`] (default: none).
     pub fn policy(mut self, settings: PolicySettings) -> Builder {
         self.policy = settings;
+        self
+    }
+
+    /// Whether an [`crate::Agent`] trains an algorithm that trains itself: see [`crate::JobsApi::set_self_training`]. On by
+    /// default.
+    pub fn self_training(mut self, on: bool) -> Builder {
+        self.self_training = on;
         self
     }
 
@@ -281,6 +290,7 @@ impl Builder {
             device.check_total_limit(self.total_limit_bytes)?;
         }
         device.jobs().set_policy(self.policy)?;
+        device.jobs().set_self_training(self.self_training);
         self.fill_stock(&device)?;
         if let Some((path, size_bytes)) = &self.backing {
             device.zram().attach_backing(path, *size_bytes)?;
@@ -366,10 +376,13 @@ impl Builder {
         let capacity = parts.table.capacity();
         let ages = Ages::new(capacity).map_err(refused("the pages' ages", capacity * 4))?;
         let encoder_bytes = streams.get(0).encoder.tfm.memory_bytes() * count;
+        let mut tallies = Vec::with_capacity(count);
+        streams.for_each(|stream| tallies.push(stream.encoder.tally.clone()));
         Ok(Device {
             table: parts.table,
             pool: parts.pool,
             streams,
+            tallies,
             codecs,
             counters: parts.counters,
             discarded_bytes: 0.into(),

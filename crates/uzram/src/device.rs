@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crossbeam_utils::CachePadded;
 use uzram_compress::Registry;
 use uzram_pool::{Pool, Region, current_cpu};
 
@@ -17,7 +18,7 @@ use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::state;
-use crate::stream::{PerCpu, Stream};
+use crate::stream::{PerCpu, Stream, Tally, Written};
 use crate::table::SlotTable;
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
@@ -48,6 +49,8 @@ pub struct Device {
     pub(crate) pool: Pool,
     /// Each stream's encoder is of the primary codec, or of the one before while that is being changed.
     pub(crate) streams: PerCpu<Stream>,
+    /// What the streams' encoders made.
+    pub(crate) tallies: Vec<Arc<CachePadded<Tally>>>,
     pub(crate) codecs: Codecs,
     pub(crate) counters: Counters,
     /// Object bytes discarded since the last trim.
@@ -157,6 +160,11 @@ impl Device {
         primary
             .expect("a device has a primary codec from the first to the last")
             .1
+    }
+
+    /// What was compressed since the present primary is the primary.
+    pub(crate) fn written(&self) -> Written {
+        Tally::sum(&self.tallies)
     }
 
     /// Number of compression streams.

@@ -121,8 +121,10 @@ pub(crate) mod state {
     pub(crate) const AGES: usize = DEDUP + 1;
     /// Whether objects are erased as they are freed: 1, or 0.
     pub(crate) const ERASE: usize = AGES + 1;
+    /// Whether an algorithm that trains itself is not to: 1, or 0, which images of before this word have.
+    pub(crate) const NO_SELF_TRAINING: usize = ERASE + 1;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = ERASE + 1;
+    pub(crate) const WORDS: usize = NO_SELF_TRAINING + 1;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
 }

@@ -61,6 +61,10 @@
 //! A new process attaches to what a dead one left ([`Builder::attach`]): it reads every word once and derives the
 //! rest. A lock on the image's file admits one process at a time.
 //!
+//! Some algorithms train themselves ([`compress::Algorithm::trains_itself`]): an [`Agent`] trains their dictionary from the
+//! first pages that are written, and again when what is written has drifted. Each training that is adopted makes a
+//! [`Generation`], a codec of its own: nothing that the rules above do not cover.
+//!
 //! # Lock order
 //!
 //! stream, then *writing*, then a reader's contexts, then *locked*, then a shard of the dedup index, then a pool bin.
@@ -118,6 +122,7 @@ mod builder;
 mod codec;
 mod compact;
 mod counters;
+mod cpu_time;
 mod dedup;
 mod device;
 mod erase;
@@ -141,7 +146,7 @@ pub use backing::{
     BackingInfo, BackingStats, Ended, PageFailure, PromoteReport, Writeback, WritebackReport,
 };
 pub use builder::{Builder, MAX_SIZE_BYTES};
-pub use codec::{Choice, CodecStats, PRIORITIES};
+pub use codec::{Choice, CodecStats, Generation, PRIORITIES};
 pub use compact::CompactReport;
 pub use counters::{Counter, CounterKind, Stats, Unit};
 pub use device::{Device, Zeroes};
@@ -150,7 +155,7 @@ pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
 pub use slots::Slot;
-pub use train::{Rule, TrainReport, Training, pays};
+pub use train::{Rule, TrainReport, Training, pays, pays_unasked};
 pub use uzram_backing;
 pub use uzram_compress as compress;
 #[cfg(feature = "contention")]

@@ -221,9 +221,13 @@ impl Device {
                 self.prefetch_free(page);
                 match compressed {
                     Ok(len) if len < HUGE_THRESHOLD => {
+                        encoder.tally.add(len);
                         self.place_object(page, encoder.codec, &encoder.object[..len], cpu)?
                     }
-                    _ => self.place_object(page, 0, data, cpu)?,
+                    _ => {
+                        encoder.tally.add(PAGE_SIZE);
+                        self.place_object(page, 0, data, cpu)?
+                    }
                 }
             }
         };

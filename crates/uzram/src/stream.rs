@@ -3,7 +3,9 @@
 //! A request takes the stream of its CPU. If that is held (its holder was descheduled in the middle of a page), it
 //! takes the next free one; it waits only when all are held.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 use uzram_compress::{Error, Tfm};
@@ -28,6 +30,51 @@ pub(crate) struct StreamEncoder {
     pub(crate) codec: u8,
     pub(crate) tfm: Box<dyn Tfm>,
     pub(crate) object: Box<[u8; BUFFER]>,
+    /// What this encoder has made.
+    pub(crate) tally: Arc<CachePadded<Tally>>,
+}
+
+/// Pages that one stream's encoder compressed, and the bytes of their objects; a page that did not compress counts with
+/// all of its bytes.
+///
+/// Only the holder of the stream's lock writes, with plain loads and stores: counting takes no locked instruction. Others
+/// read without the lock. Begins anew with each encoder.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What a device's streams compressed since they have their encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Written {
+    pub(crate) pages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Tally {
+    /// Counts a page.
+    #[inline]
+    pub(crate) fn add(&self, bytes: usize) {
+        self.pages.store(self.pages.load(Relaxed) + 1, Relaxed);
+        let total = self.bytes.load(Relaxed) + bytes as u64;
+        self.bytes.store(total, Relaxed);
+    }
+
+    pub(crate) fn reset(&self) {
+        self.pages.store(0, Relaxed);
+        self.bytes.store(0, Relaxed);
+    }
+
+    /// The sum over streams. A page may be in one of the two numbers and not yet in the other.
+    pub(crate) fn sum(tallies: &[Arc<CachePadded<Tally>>]) -> Written {
+        let mut written = Written::default();
+        for tally in tallies {
+            written.pages += tally.pages.load(Relaxed);
+            written.bytes += tally.bytes.load(Relaxed);
+        }
+        written
+    }
 }
 
 impl Stream {
@@ -36,7 +83,12 @@ impl Stream {
         // Not zeros: a device that serves as swap must have touched its buffers.
         let object = Box::new([0xA5; BUFFER]);
         Stream {
-            encoder: StreamEncoder { codec, tfm, object },
+            encoder: StreamEncoder {
+                codec,
+                tfm,
+                object,
+                tally: Arc::default(),
+            },
             page: Box::new([0xA5; PAGE_SIZE]),
         }
     }
@@ -65,6 +117,15 @@ impl<T> PerCpu<T> {
     pub(crate) fn for_each(&self, mut work: impl FnMut(&mut T)) {
         for slot in &self.slots {
             work(&mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// As [`PerCpu::for_each`], for what takes something out: that is dropped when the lock is free again. To give memory
+    /// back can wait for whoever reclaims memory, which on a swap device waits for requests.
+    pub(crate) fn take_from_each<R>(&self, mut take: impl FnMut(&mut T) -> R) {
+        for slot in &self.slots {
+            let taken = take(&mut slot.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(taken);
         }
     }
 

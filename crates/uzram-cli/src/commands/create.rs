@@ -9,7 +9,9 @@ use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
-use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SwapSpec, printable_line};
+use uzram_spec::{
+    BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SelfTraining, SwapSpec, printable_line,
+};
 
 use super::{policy, print};
 use crate::exit::{self, Failure, Result};
@@ -72,6 +74,10 @@ pub(crate) struct Args {
     /// What to do in the background, such as auto or none; see --help [default: compact=on]
     #[arg(long, value_name = "POLICY", long_help = policy::HELP)]
     policy: Option<PolicySettings>,
+    /// Whether an algorithm that trains itself does so, on the first pages that are written and again when what is written
+    /// has drifted: auto, or off. Others are trained by "uzram train"
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    train: SelfTraining,
     /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
     #[arg(long, value_name = "BACKING", value_parser = BackingSpec::parse)]
     backing: Option<BackingSpec>,
@@ -191,6 +197,7 @@ impl Args {
             mem_limit: self.mem_limit,
             erase: self.erase,
             policy: self.policy.unwrap_or_else(PolicySettings::standard),
+            train: self.train,
             dedup: self.dedup,
             backing: self.backing,
             allow_foreign_files: self.allow_foreign_files,

@@ -8,7 +8,7 @@ use uzram_control::zram::{Attribute, AttributePlace, Owner};
 use uzram_control::{Request, size, to_hex};
 
 use uzram_runtime::{choice, files};
-use uzram_spec::{BackingSpec, Erase, MemLimit};
+use uzram_spec::{BackingSpec, Erase, MemLimit, SelfTraining};
 
 use super::ask;
 use super::view::{failed, id, view};
@@ -35,8 +35,8 @@ pub(crate) struct Args {
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
     /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE or total:SIZE, 0 for none; disksize=SIZE;
     /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE (what is on it is lost), "none" to bring all back and give it up;
-    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY, dedup=on or off and erase=on-free or
-    /// off, as for "uzram create"
+    /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY, train=auto or off, dedup=on or off
+    /// and erase=on-free or off, as for "uzram create"
     #[arg(required = true, value_name = "SETTING")]
     settings: Vec<Setting>,
     /// Make the disk smaller although it is in use: whoever uses it loses what lies beyond the new end
@@ -54,6 +54,7 @@ enum Setting {
     RecompAlgorithm(AlgorithmSpec),
     MemLimit(MemLimit),
     Erase(Erase),
+    Train(SelfTraining),
     Policy(PolicySettings),
     Disksize(u64),
     Backing(Option<BackingSpec>),
@@ -81,6 +82,7 @@ impl FromStr for Setting {
                 limit.map(Setting::MemLimit).map_err(|e| e.to_string())
             }
             Some(("erase", value)) => value.parse().map(Setting::Erase),
+            Some(("train", value)) => value.parse().map(Setting::Train),
             Some(("policy", value)) => {
                 let settings: std::result::Result<_, uzram::Error> = value.parse();
                 settings.map(Setting::Policy).map_err(|e| e.to_string())
@@ -112,7 +114,7 @@ impl FromStr for Setting {
                 }
                 _ => Err(format!(
                     "no setting '{key}' (there are: algorithm, recomp_algorithm, mem_limit, disksize, backing, \
-                     writeback_limit, track_ages, policy, dedup, erase, and the attributes of zram's interface that can be \
+                     writeback_limit, track_ages, policy, train, dedup, erase, and the attributes of zram's interface that can be \
                      written: \"uzram help attributes\")"
                 )),
             },
@@ -171,6 +173,9 @@ impl Setting {
             Setting::MemLimit(MemLimit::Total(bytes)) => Request::SetTotalLimit { bytes: bytes.0 },
             Setting::Erase(erase) => Request::SetErase {
                 on_free: erase == Erase::OnFree,
+            },
+            Setting::Train(train) => Request::SetSelfTraining {
+                on: train == SelfTraining::Auto,
             },
             Setting::Policy(settings) => Request::SetPolicy {
                 spec: settings.to_string(),

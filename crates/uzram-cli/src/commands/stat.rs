@@ -166,6 +166,10 @@ impl Args {
             ("io_stat", stat.io_stat().trim_end().into()),
             ("log", entry.dir.join("log").display().to_string()),
         ]);
+        if let Some(training) = training(&stat, now_seconds()) {
+            let after_policy = rows.iter().position(|(name, _)| *name == "policy");
+            rows.insert(after_policy.map_or(0, |at| at + 1), ("training", training));
+        }
         if let Some(microseconds) = stat.poll_microseconds {
             let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
             rows.insert(
@@ -226,6 +230,45 @@ fn policy(stat: &Stat) -> String {
     }
 }
 
+fn now_seconds() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+/// What the primary was trained on, and what the next training waits for; `None` where it neither was trained nor trains
+/// itself.
+fn training(stat: &Stat, now_seconds: u64) -> Option<String> {
+    let is_primary = |codec: &&CodecStats| codec.priorities.contains(&0);
+    let primary = stat.codecs.iter().find(is_primary);
+    let generation = primary.and_then(|codec| codec.generation);
+    let was = match generation {
+        Some(g) => format!(
+            "generation {}, trained {} ago on {} pages; ratio {:.3} before, {:.3} after",
+            g.number,
+            span(now_seconds.saturating_sub(g.at_seconds)),
+            g.pages_trained,
+            g.ratio_before(),
+            g.ratio_after()
+        ),
+        None => "none".into(),
+    };
+    match stat.train_waits_for.as_str() {
+        "" => generation.map(|_| was),
+        next => Some(format!("{was}\n{:12} {}; next: {next}", "", stat.train)),
+    }
+}
+
+/// Seconds in the largest unit that leaves two of it.
+fn span(seconds: u64) -> String {
+    let (unit, times) = match seconds {
+        0..120 => ("s", 1),
+        120..7200 => ("min", 60),
+        7200..172_800 => ("h", 3600),
+        _ => ("days", 86_400),
+    };
+    format!("{} {unit}", seconds / times)
+}
+
 fn dedup(stat: &Stat) -> String {
     let on = if stat.dedup { "on" } else { "off" };
     if !stat.dedup && stat.counters.dup_pages == 0 {
@@ -281,8 +324,12 @@ fn codecs(stat: &Stat) -> String {
         };
         let (bytes, memory) = (human(codec.object_bytes), human(codec.memory_bytes));
         let objects = codec.objects;
+        let generation = match codec.generation {
+            Some(generation) => format!(", generation {}", generation.number),
+            None => String::new(),
+        };
         format!(
-            "{codec}{driver}: {}; {objects} objects of {bytes}, costs {memory}",
+            "{codec}{driver}{generation}: {}; {objects} objects of {bytes}, costs {memory}",
             roles.join(", ")
         )
     };
@@ -293,6 +340,32 @@ fn codecs(stat: &Stat) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trainings_are_told_with_their_gain_and_what_comes_next() {
+        let mut stat = Stat {
+            train: "auto".into(),
+            train_waits_for: "8388608 bytes of 4096 objects (now 0 of 0)".into(),
+            codecs: vec![CodecStats {
+                priorities: vec![0],
+                ..CodecStats::default()
+            }],
+            ..Stat::default()
+        };
+        let next = format!("none\n{:12} auto; next: 8388608 bytes of 4096 objects", "");
+        assert!(training(&stat, 100).unwrap().starts_with(&next));
+        let generation = r#"{"number":2,"at_seconds":1000,"pages_trained":2048,"pages_judged":1000,
+            "bytes_before":2048000,"bytes_after":1024000}"#;
+        stat.codecs[0].generation = serde_json::from_str(generation).unwrap();
+        stat.train_waits_for = String::new();
+        assert_eq!(
+            training(&stat, 1000 + 600).unwrap(),
+            "generation 2, trained 10 min ago on 2048 pages; ratio 2.000 before, 4.000 after"
+        );
+        assert_eq!(training(&Stat::default(), 100), None);
+        assert_eq!(span(119), "119 s");
+        assert_eq!(span(400_000), "4 days");
+    }
 
     /// A counter that was renamed is shown twice, one that is gone nowhere: the list has none but those of the table.
     #[test]

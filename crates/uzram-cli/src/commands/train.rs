@@ -13,6 +13,9 @@ use crate::exit::Result;
 /// half. If it makes pages 3 % smaller at about the same speed, or compression 1.15 times as fast at the same size,
 /// what is written from now on is compressed with it. What is stored stays as it is until it is written again. Takes
 /// some seconds, in which the device serves as always.
+///
+/// An algorithm that trains itself needs no command for it: see "uzram create --train" and the line "training" of "uzram
+/// stat". For that one it takes 2 % smaller at the same speed.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,10 +55,9 @@ impl Args {
 }
 
 fn show(trained: &TrainReport) -> String {
-    let verdict = if trained.adopted {
-        "in use now"
-    } else {
-        "not taken into use"
+    let verdict = match trained.adopted {
+        true => format!("in use now as generation {}", trained.generation),
+        false => "not taken into use".into(),
     };
     let (sampled, judged) = (trained.pages_sampled, trained.pages_judged);
     let (before, after) = (trained.ratio_before, trained.ratio_after);

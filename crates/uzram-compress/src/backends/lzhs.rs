@@ -61,6 +61,9 @@ impl Algorithm for Backend {
             compressed: b"\x02\xF0\x3F\x00abc",
         }],
     }
+    fn trains_itself(&self) -> bool {
+        true
+    }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let Some(bytes) = settings.dictionary() else {
             return Ok(Arc::new(Lzhs(builtin()?)));

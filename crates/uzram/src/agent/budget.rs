@@ -6,9 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::settings::PolicySettings;
+use crate::cpu_time::cpu_time;
 
 /// Multiplies both budgets above a watermark. Processor time stays within one CPU.
 pub(super) const PRESSURE_FACTOR: u32 = 5;
@@ -26,7 +25,10 @@ pub(super) struct Budget {
     cpu_debt: f64,
     io_debt: f64,
     at: Instant,
+    /// The thread's own clock at the last charge.
     used: Duration,
+    /// Processor time that other threads used for the agent.
+    lent: Duration,
 }
 
 impl Budget {
@@ -38,6 +40,7 @@ impl Budget {
             io_debt: 0.0,
             at: Instant::now(),
             used: cpu_time(),
+            lent: Duration::ZERO,
         };
         budget.set(&PolicySettings::default(), false);
         budget
@@ -61,6 +64,12 @@ impl Budget {
         self.pay(elapsed, worked, bytes as f64);
     }
 
+    /// Charges processor time of another thread that worked for the agent.
+    pub(super) fn charge_for_another(&mut self, used: Duration) {
+        self.lent += used;
+        self.pay(0.0, used.as_secs_f64(), 0.0);
+    }
+
     fn pay(&mut self, elapsed: f64, worked: f64, bytes: f64) {
         let settle = |debt: f64, rate: f64| (debt - elapsed * rate).max(-CREDIT * rate);
         self.cpu_debt = settle(self.cpu_debt + worked, self.cpu);
@@ -76,15 +85,10 @@ impl Budget {
         }
     }
 
-    /// Processor time of this thread at the last charge.
+    /// Processor time of this thread at the last charge, and of those that worked for it.
     pub(super) fn used(&self) -> Duration {
-        self.used
+        self.used + self.lent
     }
-}
-
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(test)]
@@ -118,6 +122,15 @@ mod tests {
         budget.pay(0.0, 0.0, f64::from(32 << 20));
         // Less what was not used before, as far as that counts.
         assert_eq!(millis(&budget), 980.0);
+    }
+
+    #[test]
+    fn what_another_thread_did_is_paid_too() {
+        let mut budget = budget();
+        let used = budget.used();
+        budget.charge_for_another(Duration::from_millis(10));
+        assert_eq!(millis(&budget), 100.0);
+        assert_eq!(budget.used(), used + Duration::from_millis(10));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! training of dictionaries, promotion, compaction.
 //!
 //! `settings` are the policies, `budget` limits its use of CPU and disk, `pressure` tells when memory is short,
-//! `training` decides when to train. `worker` is its loop, `jobs` the jobs in it, `relief` the loop while memory is
+//! `training` decides when to train for recompression. `drift` decides when a primary that trains itself is due, and
+//! `self_training` carries that out. `worker` is its loop, `jobs` the jobs in it, `relief` the loop while memory is
 //! short. `plan` is the dry run, `status` the counters.
 //!
 //! It is a caller of the device like any other. It works in slices, each of which takes the device's locks for
@@ -10,10 +11,12 @@
 //! watermark it polls every 10 ms, to act before the limit is hit.
 
 mod budget;
+mod drift;
 mod jobs;
 mod plan;
 mod pressure;
 mod relief;
+mod self_training;
 mod settings;
 mod status;
 mod training;
@@ -52,6 +55,8 @@ pub(crate) struct AgentShared {
 #[derive(Default, Clone, Copy)]
 struct Told {
     settings: PolicySettings,
+    /// Whether a primary that trains itself may.
+    self_training: bool,
     /// Incremented with every change.
     generation: u64,
 }
@@ -62,14 +67,21 @@ impl AgentShared {
     }
 
     /// With the settings of an image.
-    pub(crate) fn new(settings: PolicySettings) -> AgentShared {
+    pub(crate) fn new(settings: PolicySettings, self_training: bool) -> AgentShared {
         AgentShared {
             told: Mutex::new(Told {
                 settings,
+                self_training,
                 generation: 0,
             }),
             ..AgentShared::default()
         }
+    }
+
+    /// Lets the agent look again: something that it has to do with has changed.
+    pub(crate) fn wake(&self) {
+        self.told().generation += 1;
+        self.changed.notify_all();
     }
 
     /// Waits for `patience`, a change of the settings since `generation`, or `stop`.
@@ -102,13 +114,37 @@ impl JobsApi<'_> {
         Ok(())
     }
 
+    /// Lets the agent train a primary that trains itself ([`uzram_compress::Algorithm::trains_itself`]), or no more: from
+    /// the first pages that are written, and again when what is written has drifted. What was trained stays in use. Part of
+    /// the image. On by default; without effect for other algorithms, and while no [`Agent`] runs.
+    pub fn set_self_training(self, on: bool) {
+        self.0.state()[state::NO_SELF_TRAINING].store((!on).into(), Relaxed);
+        self.0.policy.told().self_training = on;
+        self.0.policy.wake();
+    }
+
+    /// Whether a primary that trains itself may.
+    pub fn self_training(self) -> bool {
+        self.0.policy.told().self_training
+    }
+
+    /// What the device's own training waits for, in words; empty where the primary does not train itself, or no agent has
+    /// looked yet.
+    pub fn self_training_waits_for(self) -> String {
+        match self.0.primary().algorithm.trains_itself() {
+            true => self.0.policy.status.self_training(),
+            false => String::new(),
+        }
+    }
+
     /// The agent's counters. Never waits.
     pub fn agent_stats(self) -> AgentStats {
         self.0.policy.status.read()
     }
 }
 
-/// Carries out a device's policies in a thread of its own, until it is dropped. Sleeps while the policy is `none`.
+/// Carries out a device's policies in a thread of its own, until it is dropped. Sleeps while the policy is `none`, but for
+/// a look now and then at a primary that trains itself ([`JobsApi::set_self_training`]).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -151,6 +187,7 @@ impl Agent {
                 let _ = rustix::process::nice(NICE);
             }
             Worker::new(&for_thread, &stopped, &say).run();
+            for_thread.policy.status.wait_for_training(String::new());
             for_thread.policy.status.running.store(false, Relaxed);
         };
         let thread = std::thread::Builder::new().name("agent".into()).spawn(run);
@@ -167,7 +204,8 @@ impl Agent {
         })
     }
 
-    /// Stops the agent and waits for its current slice: some milliseconds, or about a second for a training.
+    /// Stops the agent and waits for its current slice: some milliseconds, or about a second for a training for
+    /// recompression. A training of the primary is given up: its thread ends by itself and changes nothing.
     pub fn stop(self) {}
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct Status {
     pub(super) compaction_left: AtomicU64,
     cpu_nanoseconds: AtomicU64,
     last: Mutex<String>,
+    /// What the training of a primary that trains itself waits for.
+    self_training: Mutex<String>,
 }
 
 impl Status {
@@ -69,6 +71,17 @@ impl Status {
         let other = *last != text;
         *last = text;
         other
+    }
+
+    /// Records what the device's own training waits for.
+    pub(super) fn wait_for_training(&self, text: String) {
+        let now = self.self_training.lock();
+        *now.unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    pub(super) fn self_training(&self) -> String {
+        let now = self.self_training.lock();
+        now.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn read(&self) -> AgentStats {

@@ -20,7 +20,7 @@ const PASSES: u64 = 4;
 const MIN_SAVING: f64 = 0.03;
 const MIN_SPEED: f64 = 0.5;
 /// Pages to sample in a device that serves as swap: the memory for them is locked.
-const SWAP_SAMPLES: usize = 1024;
+pub(super) const SWAP_SAMPLES: usize = 1024;
 
 /// State after the last training.
 struct LastTraining {

@@ -1,5 +1,5 @@
 //! The agent's loop. While memory is short it relieves that; otherwise it compacts where that pays, trains where that
-//! is due, and continues a pass over the table for pages that are old enough.
+//! is due (without any policy, too), and continues a pass over the table for pages that are old enough.
 //!
 //! A pass goes by pieces, so that a slow job (recompression within a small budget) does not delay the others until
 //! the end of a large device. Every job ends early when memory becomes short, the settings change, or the agent
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::budget::Budget;
 use super::jobs::{NO_BACKING, NO_SECONDARY, has_secondary};
 use super::pressure::{Gauge, Pressure};
+use super::self_training::SelfTrainer;
 use super::settings::PolicySettings;
 use super::status::Status;
 use super::training::TrainingSchedule;
@@ -38,9 +39,10 @@ pub(super) struct Worker<'a> {
     say: &'a dyn Fn(&str),
     pub(super) settings: PolicySettings,
     generation: u64,
-    budget: Budget,
+    pub(super) budget: Budget,
     pressure: Pressure,
     pub(super) schedule: TrainingSchedule,
+    pub(super) trainer: SelfTrainer,
     /// Whether the current work relieves pressure.
     pub(super) relieving: bool,
     /// Whether this agent turned tracking of ages on.
@@ -77,6 +79,7 @@ impl<'a> Worker<'a> {
             budget: Budget::new(),
             pressure: Pressure::new(),
             schedule: TrainingSchedule::default(),
+            trainer: SelfTrainer::default(),
             relieving: false,
             ages: false,
             at: None,
@@ -95,7 +98,7 @@ impl<'a> Worker<'a> {
         while !self.stop.load(Relaxed) {
             self.listen();
             let pause = match self.settings.is_none() {
-                true => Duration::MAX,
+                true => self.train_primary(),
                 false => self.round(),
             };
             let _ = self.rest(pause);
@@ -164,6 +167,7 @@ impl<'a> Worker<'a> {
         if self.settings.train {
             self.train_if_due();
         }
+        pause = pause.min(self.train_primary());
         pause.min(self.pass())
     }
 

@@ -43,24 +43,31 @@ impl Device {
         changing.retire_unused(&self.counters);
     }
 
-    /// Gives a codec a priority, if `instead_of` has it or is `None`. Returns whether it did.
+    /// Gives a codec a priority, if `instead_of` has it or is `None`. Returns the number of its generation, 0 where its
+    /// dictionary was not trained; `None`: another codec has the priority.
     pub(crate) fn set_codec(
         &self,
         priority: usize,
         codec: Codec,
         instead_of: Option<&Arc<Codec>>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<u32>, Error> {
         let changing = self.codecs.change();
         let current = self.codecs.by_priority(priority);
-        let is_current = |expected| current.is_some_and(|(_, now)| Arc::ptr_eq(&now, expected));
+        let is_current =
+            |expected| (current.as_ref()).is_some_and(|(_, now)| Arc::ptr_eq(now, expected));
         if !instead_of.is_none_or(is_current) {
-            return Ok(false);
+            return Ok(None);
         }
+        let generation = || {
+            let codec = self.codecs.by_priority(priority);
+            let generation = codec.and_then(|(_, codec)| codec.generation);
+            generation.map_or(0, |generation| generation.number)
+        };
         if priority > 0 {
             changing.retire_unused(&self.counters);
             let index = changing.admit(codec)?;
             self.set_role(&changing, priority, Some(index));
-            return Ok(true);
+            return Ok(Some(generation()));
         }
         // Dropping unused codecs makes room.
         changing.retire_unused(&self.counters);
@@ -69,17 +76,23 @@ impl Device {
             encoders.push(codec.context()?);
         }
         let encoder_bytes: usize = encoders.iter().map(|tfm| tfm.memory_bytes()).sum();
+        let trained_itself =
+            (current.as_ref()).is_some_and(|(_, now)| now.algorithm.trains_itself());
+        let begins = codec.algorithm.trains_itself() && !trained_itself;
         let index = changing.admit(codec)?;
         // The grace period: each stream's lock is taken once, so every write with an old encoder is over.
-        self.streams.for_each(|stream| {
-            if let Some(tfm) = encoders.pop() {
-                stream.encoder.tfm = tfm;
-                stream.encoder.codec = index;
-            }
+        self.streams.take_from_each(|stream| {
+            let tfm = encoders.pop()?;
+            stream.encoder.codec = index;
+            stream.encoder.tally.reset();
+            Some(std::mem::replace(&mut stream.encoder.tfm, tfm))
         });
         self.encoder_bytes.store(encoder_bytes as u64, Relaxed);
         self.set_role(&changing, 0, Some(index));
-        Ok(true)
+        if begins {
+            self.policy.wake();
+        }
+        Ok(Some(generation()))
     }
 
     /// The device's codecs, by index: those with a priority, and those with objects left.

@@ -1,9 +1,10 @@
 //! What pages are compressed with: a choice is what a caller asks for, a codec is a choice checked and prepared.
 //!
 //! `record` is a codec's form in the image, `table` holds the up to 16 codecs that words can name, `change` changes
-//! those of a device in use.
+//! those of a device in use, `generation` tells of a trained dictionary.
 
 mod change;
+mod generation;
 mod record;
 mod table;
 
@@ -14,6 +15,7 @@ use uzram_compress::{
 };
 
 pub(crate) use change::check_secondary;
+pub use generation::Generation;
 pub(crate) use record::{AREA_BYTES, CodecRecord, RECORDS_BYTES, Records};
 pub use table::CodecStats;
 pub(crate) use table::{Changing, Codecs, Contexts, Loaded, load_roles};
@@ -96,6 +98,8 @@ pub(crate) struct Codec {
     pub(crate) algorithm: Arc<dyn Algorithm>,
     pub(crate) settings: Settings,
     pub(crate) prepared: Arc<dyn Prepared>,
+    /// Where its dictionary was trained on the device's pages.
+    pub(crate) generation: Option<Generation>,
 }
 
 impl Codec {
@@ -119,6 +123,7 @@ impl Codec {
             algorithm,
             settings,
             prepared,
+            generation: None,
         })
     }
 

@@ -16,7 +16,7 @@ use uzram_pool::Region;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{CODECS, Codec};
+use super::{CODECS, Codec, Generation};
 use crate::layout::ImageGeometry;
 use crate::{Error, HeaderError, PAGE_SIZE};
 
@@ -47,8 +47,19 @@ pub(crate) struct CodecRecord {
     driver: [u8; 32],
     /// The parameters that differ from the algorithm's defaults, as `key=value` separated by commas.
     params: [u8; 128],
+    /// The number of the dictionary's generation; 0, and the next five fields 0, for one that was not trained by the
+    /// device. Images of before these fields have zeros here, and older programs do not look: the layout's version stays.
+    generation: U32,
+    /// Pages that it was trained on.
+    pages_trained: U32,
+    /// When it was adopted, in seconds since 1970.
+    trained_at_seconds: U64,
+    /// Pages that it was judged by, and bytes of their objects with the codec before and with this one.
+    pages_judged: U32,
+    bytes_before: U32,
+    bytes_after: U32,
     /// Zero.
-    reserved: [u8; 32],
+    reserved: [u8; 4],
 }
 
 const RECORD_WORDS: usize = size_of::<CodecRecord>() / 8;
@@ -59,11 +70,13 @@ const _: () = {
     assert!(size_of::<CodecRecord>() * CODECS == RECORDS_BYTES as usize);
     assert!(std::mem::offset_of!(CodecRecord, dictionary_checksum) == CHECKED);
     assert!(std::mem::offset_of!(CodecRecord, name) == 32);
+    assert!(std::mem::offset_of!(CodecRecord, generation) == 224);
 };
 
 impl CodecRecord {
     fn new(codec: &Codec, offset: u64) -> Result<CodecRecord, Error> {
         let dictionary = codec.dictionary();
+        let generation = codec.generation.unwrap_or_default();
         let mut record = CodecRecord {
             state: 0.into(),
             checksum: 0.into(),
@@ -73,7 +86,13 @@ impl CodecRecord {
             name: padded("algorithm name", codec.algorithm.name())?,
             driver: padded("driver name", codec.algorithm.driver_name())?,
             params: padded("set of parameters", &codec.params_text())?,
-            reserved: [0; 32],
+            generation: generation.number.into(),
+            pages_trained: generation.pages_trained.into(),
+            trained_at_seconds: generation.at_seconds.into(),
+            pages_judged: generation.pages_judged.into(),
+            bytes_before: generation.bytes_before.into(),
+            bytes_after: generation.bytes_after.into(),
+            reserved: [0; 4],
         };
         if dictionary.len() as u64 > AREA_BYTES {
             return Err(Error::Invalid {
@@ -116,7 +135,21 @@ impl CodecRecord {
         if !dictionary.is_empty() {
             settings = settings.with_dictionary(&*algorithm, Arc::from(dictionary))?;
         }
-        Ok(Codec::from_settings(algorithm, settings)?)
+        let mut codec = Codec::from_settings(algorithm, settings)?;
+        codec.generation = self.generation();
+        Ok(codec)
+    }
+
+    fn generation(&self) -> Option<Generation> {
+        let generation = Generation {
+            number: self.generation.get(),
+            at_seconds: self.trained_at_seconds.get(),
+            pages_trained: self.pages_trained.get(),
+            pages_judged: self.pages_judged.get(),
+            bytes_before: self.bytes_before.get(),
+            bytes_after: self.bytes_after.get(),
+        };
+        (generation.number > 0).then_some(generation)
     }
 
     fn check(&self, area: u64) -> Result<(), &'static str> {

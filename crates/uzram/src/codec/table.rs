@@ -21,9 +21,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use uzram_compress::{Decoder, Error as CodecError};
+use uzram_compress::{Algorithm, Decoder, Error as CodecError};
 
-use super::{CODECS, Codec, PRIORITIES, Records};
+use super::generation::last_generation;
+use super::{CODECS, Codec, Generation, PRIORITIES, Records};
 use crate::counters::Counters;
 use crate::stream::PerCpu;
 use crate::table::SlotGuard;
@@ -53,6 +54,9 @@ pub struct CodecStats {
     pub object_bytes: u64,
     /// Its priorities: 0 for the primary, 1 to 3 for a secondary. Empty: kept only for its objects.
     pub priorities: Vec<usize>,
+    /// Where its dictionary was trained on the device's pages.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub generation: Option<Generation>,
 }
 
 /// The command line's form, with only the length of the dictionary: `zstd(level=1,dict:16384)`.
@@ -239,6 +243,16 @@ impl Codecs {
         self.roster().entries.iter().flatten().map(of).sum()
     }
 
+    /// How many generations of an algorithm there are, the one without a trained dictionary among them, and whether there
+    /// is an entry for another.
+    pub(crate) fn generations(&self, algorithm: &dyn Algorithm) -> (usize, bool) {
+        let roster = self.roster();
+        let entries = roster.entries.iter().flatten();
+        let same = entries.filter(|entry| entry.codec.algorithm.name() == algorithm.name());
+        let free = roster.entries.iter().any(Option::is_none);
+        (same.count(), free)
+    }
+
     pub(crate) fn stats(&self, counters: &Counters) -> Vec<CodecStats> {
         let roster = self.roster();
         let entries = roster.entries.iter().enumerate();
@@ -256,6 +270,7 @@ impl Codecs {
                     objects,
                     object_bytes,
                     priorities: roster.roles.priorities_of(index).collect(),
+                    generation: entry.codec.generation,
                 })
             })
             .collect()
@@ -275,12 +290,16 @@ impl RosterEntry {
 }
 
 impl Changing<'_> {
-    /// Returns the index of an equal codec, or adds this one: writes its record and makes contexts for all readers.
-    /// No effect where this fails.
-    pub(crate) fn admit(&self, codec: Codec) -> Result<u8, Error> {
+    /// Returns the index of an equal codec, or adds this one: numbers its generation, writes its record and makes contexts
+    /// for all readers. No effect where this fails.
+    pub(crate) fn admit(&self, mut codec: Codec) -> Result<u8, Error> {
         let table = self.codecs;
         let (same, free) = {
             let entries = &table.roster().entries;
+            if let Some(generation) = &mut codec.generation {
+                let others = entries.iter().flatten().map(|entry| &*entry.codec);
+                generation.number = last_generation(&*codec.algorithm, others) + 1;
+            }
             let same = |entry: &Option<RosterEntry>| {
                 entry
                     .as_ref()
@@ -368,10 +387,14 @@ impl Changing<'_> {
         table.records.remove(index);
         table.shared[index].store(std::ptr::null_mut(), Release);
         table.with_context.fetch_and(!(1 << index), Relaxed);
-        table.readers.for_each(|reader| reader.0[index] = None);
+        table
+            .readers
+            .take_from_each(|reader| reader.0[index].take());
         let mut roster = table.roster();
-        roster.entries[index] = None;
+        let entry = roster.entries[index].take();
         table.note_leaving(&roster);
+        drop(roster);
+        drop(entry);
     }
 }
 

@@ -3,19 +3,24 @@
 //!
 //! `sample` reads the pages, `compare` evaluates. No lock is held meanwhile, so requests only share the processor
 //! with it. The number of samples bounds its memory.
+//!
+//! It has three steps, since the second takes nearly all of the time and needs no device, so that any thread can do it:
+//! a [`Lesson`] is sampled, learnt from, and what was [`Learnt`] is adopted.
 
 mod compare;
 mod sample;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use uzram_compress::dictionary;
+use uzram_compress::{DictionaryForm, DictionarySpec, dictionary};
 
-pub use compare::pays;
+use compare::Verdict;
+pub use compare::{pays, pays_unasked};
 
 use crate::apis::JobsApi;
-use crate::codec::{Codec, PRIORITIES};
+use crate::codec::{Codec, Generation, PRIORITIES};
+use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
 /// Most pages that are sampled, 64 MiB.
@@ -37,7 +42,7 @@ pub struct Training {
     /// How long sampling may take; it goes on with what it has then. Training and judging take about as long as
     /// compressing the samples ten times. Default: 5 s.
     pub patience: Duration,
-    /// What decides whether the dictionary is adopted. Default: [`pays`].
+    /// What decides whether the dictionary is adopted. Default: [`pays`]; see [`JobsApi::training_for`].
     pub rule: Rule,
     /// Only find out whether it would pay.
     pub dry_run: bool,
@@ -79,6 +84,60 @@ pub struct TrainReport {
     pub adopted: bool,
     /// Why, or why not.
     pub reason: String,
+    /// The number of the generation that was adopted; 0: none was.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub generation: u32,
+}
+
+/// Pages to learn from, and for which codec.
+pub(crate) struct Lesson {
+    current: Arc<Codec>,
+    spec: DictionarySpec,
+    dictionary_bytes: usize,
+    pages: Vec<[u8; PAGE_SIZE]>,
+}
+
+/// A codec with a new dictionary, and how it compares with the one in use.
+pub(crate) struct Learnt {
+    current: Arc<Codec>,
+    candidate: Codec,
+    verdict: Verdict,
+    pages_sampled: usize,
+    pages_judged: usize,
+}
+
+impl Learnt {
+    /// The part of the stored bytes that it saves.
+    pub(crate) fn saving(&self) -> f64 {
+        1.0 - self.verdict.bytes_after as f64 / self.verdict.bytes_before as f64
+    }
+
+    /// Speed of compression over that of the codec in use.
+    pub(crate) fn speed_ratio(&self) -> f64 {
+        self.verdict.speed_ratio
+    }
+}
+
+impl Lesson {
+    /// Trains on every second page and judges by the others. Takes processor time and memory, and no lock.
+    pub(crate) fn learn(self) -> Result<Learnt, Error> {
+        let level = self.current.settings.c_int("level");
+        let (samples, judged): (Vec<&[u8]>, Vec<_>) = self
+            .pages
+            .chunks_exact(2)
+            .map(|pair| (&pair[0][..], &pair[1]))
+            .unzip();
+        let bytes = dictionary::train(self.spec, level, &samples, self.dictionary_bytes)?;
+        let candidate = self.current.with_dictionary(Arc::from(bytes))?;
+        let verdict = compare::compare(&self.current, &candidate, &judged)?;
+        Ok(Learnt {
+            verdict,
+            candidate,
+            pages_sampled: self.pages.len(),
+            pages_judged: judged.len(),
+            current: self.current,
+        })
+    }
 }
 
 impl JobsApi<'_> {
@@ -90,53 +149,105 @@ impl JobsApi<'_> {
     /// [`Error::Compress`] where the pages are too few or have nothing in common, or the length is out of range. Else
     /// as [`Device::set_algorithm`](crate::Device::set_algorithm).
     pub fn train(self, training: &Training) -> Result<TrainReport, Error> {
-        let current = self.codec_to_train(training.priority)?;
+        let lesson = self.lesson(training, false)?;
+        self.adopt(lesson.learn()?, training)
+    }
+
+    /// The defaults for the algorithm of a priority: one that trains itself has another rule ([`pays_unasked`]).
+    pub fn training_for(self, priority: usize) -> Training {
+        let codec = (priority < PRIORITIES).then(|| self.0.codecs.by_priority(priority));
+        let trains_itself = codec
+            .flatten()
+            .is_some_and(|(_, codec)| codec.algorithm.trains_itself());
+        Training {
+            priority,
+            rule: if trains_itself { pays_unasked } else { pays },
+            ..Training::default()
+        }
+    }
+
+    /// Samples pages. With `latest` those that the present codec compressed, as long as they are enough, since they are the
+    /// best guess at what will be written.
+    pub(crate) fn lesson(self, training: &Training, latest: bool) -> Result<Lesson, Error> {
+        let (index, current) = self.codec_to_train(training.priority)?;
         let spec = current
             .algorithm
             .dictionary()
             .ok_or_else(|| self.no_dictionary(&current))?;
         let deadline = Instant::now() + training.patience;
-        let pages = sample::sample(self.0, training.sample_pages.min(MAX_PAGES), deadline);
-        let level = current.settings.c_int("level");
-        let (samples, judged): (Vec<&[u8]>, Vec<_>) = pages
-            .chunks_exact(2)
-            .map(|pair| (&pair[0][..], &pair[1]))
-            .unzip();
-        let bytes = dictionary::train(spec, level, &samples, training.dictionary_bytes)?;
-        let dictionary_bytes = bytes.len();
-        let candidate = current.with_dictionary(Arc::from(bytes))?;
-        let verdict = compare::compare(&current, &candidate, &judged)?;
+        let wanted = training.sample_pages.min(MAX_PAGES);
+        let enough = self.0.counters.codec_totals(index.into()).0 >= wanted as u64;
+        let suits = |content: Content| {
+            !(latest && enough) || content.is_huge() || content.codec() == Some(index)
+        };
+        // A collection has its own size, and is no worse for being allowed more.
+        let most = match spec.form {
+            DictionaryForm::Collection => spec.max_bytes,
+            _ => usize::MAX,
+        };
+        Ok(Lesson {
+            pages: sample::sample(self.0, wanted, deadline, suits),
+            current,
+            spec,
+            dictionary_bytes: training.dictionary_bytes.min(most),
+        })
+    }
+
+    /// Compresses with what was learnt from now on, if it pays.
+    pub(crate) fn adopt(self, learnt: Learnt, training: &Training) -> Result<TrainReport, Error> {
+        let Learnt {
+            current,
+            mut candidate,
+            verdict,
+            pages_sampled,
+            pages_judged,
+            ..
+        } = learnt;
         let memory_cost_bytes = self.cost(&candidate)?;
-        let plain = (judged.len() * PAGE_SIZE) as f64;
+        let plain = (pages_judged * PAGE_SIZE) as f64;
         let mut report = TrainReport {
-            pages_sampled: pages.len(),
-            pages_judged: judged.len(),
+            pages_sampled,
+            pages_judged,
             ratio_before: plain / verdict.bytes_before as f64,
             ratio_after: plain / verdict.bytes_after as f64,
             speed_ratio: verdict.speed_ratio,
-            dictionary_bytes,
+            dictionary_bytes: candidate.dictionary().len(),
             memory_cost_bytes,
             adopted: false,
             reason: String::new(),
+            generation: 0,
         };
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        candidate.generation = Some(Generation {
+            // Numbered when it is admitted.
+            number: 0,
+            at_seconds: since_1970.map_or(0, |since| since.as_secs()),
+            pages_trained: (pages_sampled - pages_judged) as u32,
+            pages_judged: pages_judged as u32,
+            bytes_before: verdict.bytes_before as u32,
+            bytes_after: verdict.bytes_after as u32,
+        });
         let size_ratio = verdict.bytes_after as f64 / verdict.bytes_before as f64;
         report.reason = match (training.rule)(size_ratio, verdict.speed_ratio) {
             Err(reason) => reason,
             Ok(reason) if training.dry_run => format!("{reason}; only tried"),
-            Ok(reason)
-                if self
+            Ok(reason) => {
+                match self
                     .0
-                    .set_codec(training.priority, candidate, Some(&current))? =>
-            {
-                report.adopted = true;
-                reason
+                    .set_codec(training.priority, candidate, Some(&current))?
+                {
+                    Some(number) => {
+                        (report.adopted, report.generation) = (true, number);
+                        reason
+                    }
+                    None => "the algorithm was changed meanwhile".into(),
+                }
             }
-            Ok(_) => "the algorithm was changed meanwhile".into(),
         };
         Ok(report)
     }
 
-    fn codec_to_train(self, priority: usize) -> Result<Arc<Codec>, Error> {
+    fn codec_to_train(self, priority: usize) -> Result<(u8, Arc<Codec>), Error> {
         let codec = (priority < PRIORITIES).then(|| self.0.codecs.by_priority(priority));
         let missing = || Error::Invalid {
             what: "training for priority",
@@ -144,7 +255,7 @@ impl JobsApi<'_> {
             accepted: "0 for the primary algorithm, or the priority of a secondary that is set"
                 .into(),
         };
-        Ok(codec.flatten().ok_or_else(missing)?.1)
+        codec.flatten().ok_or_else(missing)
     }
 
     fn no_dictionary(self, codec: &Codec) -> Error {
@@ -154,6 +265,11 @@ impl JobsApi<'_> {
             driver: codec.algorithm.driver_name(),
             takers: names.join(", "),
         }
+    }
+
+    /// What adopting it would cost in memory, for whoever has not asked for it.
+    pub(crate) fn cost_of(self, learnt: &Learnt) -> Result<u64, Error> {
+        self.cost(&learnt.candidate)
     }
 
     /// Memory that a codec with a dictionary takes beyond the encoders of the one before.

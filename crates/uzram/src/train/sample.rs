@@ -8,6 +8,7 @@ use uzram_pool::current_cpu;
 use crate::PAGE_SIZE;
 use crate::codec::Contexts;
 use crate::device::Device;
+use crate::word::Content;
 
 /// Tables up to this many slots are gone through in a random order; in larger ones slots are drawn.
 const SHUFFLED: u64 = 1 << 20;
@@ -28,12 +29,18 @@ impl SampleRandom {
     }
 }
 
-/// Up to `wanted` different pages that are compressed or huge, in a random order; fewer if there are no more or
-/// the deadline comes.
-pub(super) fn sample(device: &Device, wanted: usize, deadline: Instant) -> Vec<[u8; PAGE_SIZE]> {
+/// Up to `wanted` different pages that are compressed or huge and that `suits`, in a random order; fewer if there are no
+/// more or the deadline comes.
+pub(super) fn sample(
+    device: &Device,
+    wanted: usize,
+    deadline: Instant,
+    suits: impl Fn(Content) -> bool,
+) -> Vec<[u8; PAGE_SIZE]> {
     let runs: Vec<(u64, u64)> = device.table.resident().collect();
     let total: u64 = runs.iter().map(|(_, count)| count).sum();
-    let mut pages = Vec::new();
+    // In one piece, which goes back to the system as a whole.
+    let mut pages = Vec::with_capacity(wanted.min(total as usize));
     if total == 0 {
         return pages;
     }
@@ -49,14 +56,17 @@ pub(super) fn sample(device: &Device, wanted: usize, deadline: Instant) -> Vec<[
         let Some(page) = slot_at(&runs, number).filter(|page| *page < device.table.pages()) else {
             continue;
         };
-        let matters = device.table.peek(page).is_in_pool();
-        if !matters || !seen.insert(page) {
+        let content = device.table.peek(page);
+        if !content.is_in_pool() || !suits(content) || !seen.insert(page) {
             continue;
         }
         let mut bytes = [0; PAGE_SIZE];
-        // Taken anew for each page: requests need the readers' contexts, too.
+        // Taken anew for each page: requests need the readers' contexts, too. Dropped before anything touches new memory:
+        // on a swap device that may wait for requests.
         let mut contexts = Contexts::unnoticed(&device.codecs, current_cpu());
-        if device.read_page(page, &mut bytes, &mut contexts).is_ok() {
+        let read = device.read_page(page, &mut bytes, &mut contexts);
+        drop(contexts);
+        if read.is_ok() {
             pages.push(bytes);
         }
     }

@@ -84,13 +84,14 @@ fn for_seeds(test: &str, needed: &[&str], mut run: impl FnMut(u64) -> Result<Tot
 }
 
 /// What sequences are to have done.
-const DONE: [&str; 16] = [
+const DONE: [&str; 17] = [
     "recompressed",
     "written back",
     "promoted",
     "objects moved",
     "segments emptied",
     "trained",
+    "changes of generation",
     "detached",
     "reopened",
     "resizes",

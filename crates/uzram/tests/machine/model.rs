@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use uzram::{Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
+use uzram::{CodecStats, Error, PAGE_SIZE, PageKind, Stats, Writeback, Zeroes};
 use uzram_testkit::disk::{Fault, FaultRule};
 
 use crate::op::{FaultKind, Op};
@@ -54,6 +54,7 @@ pub(crate) struct Model {
     capacity: u64,
     secondaries: [bool; 3],
     limit: bool,
+    self_training: bool,
     ages: bool,
     read_faults: bool,
     write_faults: bool,
@@ -76,6 +77,7 @@ impl Model {
             subject,
             secondaries: setup.secondaries.map(|choice| choice.is_some()),
             limit: setup.limit_bytes > 0,
+            self_training: true,
             ages: false,
             read_faults: false,
             write_faults: false,
@@ -416,9 +418,24 @@ impl Model {
         let limit = self.subject.device().zram().writeback_limit();
         let erases = self.subject.device().erase_on_free();
         let before = self.stats();
+        let codecs = self.subject.device().codecs();
         self.subject.close();
         self.subject.open().map_err(text)?;
         let after = self.stats();
+        // With its generations, and what was trained by whom.
+        let found = self.subject.device().codecs();
+        let alike = |a: &CodecStats, b: &CodecStats| {
+            let is = |c: &CodecStats| (c.index, c.generation, c.objects, c.dictionary_bytes);
+            is(a) == is(b) && a.priorities == b.priorities && a.driver == b.driver
+        };
+        ensure!(
+            codecs.len() == found.len() && codecs.iter().zip(&found).all(|(a, b)| alike(a, b)),
+            "{codecs:?} became {found:?}"
+        );
+        ensure!(
+            self.self_training == self.subject.device().jobs().self_training(),
+            "whether it trains itself"
+        );
         let kept = |s: &Stats| {
             let sizes = (
                 s.orig_data_size_bytes,

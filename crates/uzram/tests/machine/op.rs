@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use uzram::{Choice, PAGE_SIZE, PageKind, Recompress, Writeback, Zeroes};
+use uzram_testkit::algorithm::SELF_TRAINED;
 use uzram_testkit::disk::Fault;
 
 use crate::random::{Fill, Random};
@@ -77,9 +78,12 @@ pub(crate) enum Memory {
     },
     Detach,
     Compact(u64),
+    /// Trains on a small sample, and adopts whatever comes of it: a change of generation.
     Train {
         priority: usize,
     },
+    /// Whether a primary that trains itself may. No agent runs here: it is part of the image.
+    SelfTraining(bool),
     SetAlgorithm(u64),
     SetSecondary {
         priority: usize,
@@ -105,7 +109,7 @@ pub(crate) struct FaultKind {
 /// What algorithms are chosen from: with and without contexts, parameters and dictionaries.
 pub(crate) fn choice(number: u64) -> Choice {
     let dictionary = Fill::Text(number % 4).bytes(1000 + number as usize % 3 * 4000);
-    match number % 8 {
+    match number % 10 {
         0 => Choice::new("lz4"),
         1 => Choice::new("zstd").param("level", "-1"),
         2 => Choice::new("deflate"),
@@ -115,6 +119,8 @@ pub(crate) fn choice(number: u64) -> Choice {
             .dictionary(dictionary),
         5 => Choice::new("lzo-rle"),
         6 => Choice::new("zstd").param("level", "3"),
+        7 => Choice::new(SELF_TRAINED),
+        8 => Choice::new("lzhs"),
         _ => Choice::new("lz4hc"),
     }
 }
@@ -134,7 +140,8 @@ impl Maker {
 
     fn op(&mut self) -> Op {
         match self.random.below(100) {
-            0..52 => self.request(),
+            0..50 => self.request(),
+            50..52 => self.drift(),
             52..86 => Op::Memory(self.memory()),
             86 => Op::Resize {
                 pages: self.random.within(self.pages / 2, self.pages * 2),
@@ -164,6 +171,16 @@ impl Maker {
                 len,
                 how: *self.random.pick(&[Zeroes::Allocate, Zeroes::Deallocate]),
             },
+        }
+    }
+
+    /// Pages of one dialect: what was trained on another one does not suit them.
+    fn drift(&mut self) -> Op {
+        let (page, random) = (PAGE_SIZE as u64, &mut self.random);
+        Op::Write {
+            at: random.below(self.pages) * page,
+            len: random.within(8, 80) * page,
+            fill: Fill::Dialect(random.below(6), random.next()),
         }
     }
 
@@ -257,9 +274,9 @@ impl Maker {
                 segments: self.random.within(4, 40),
             },
             24 => Memory::Detach,
-            25..29 => Memory::Compact(self.random.within(1, 400_000)),
-            29 => Memory::Train {
-                priority: self.random.below(3) as usize,
+            25..28 => Memory::Compact(self.random.within(1, 400_000)),
+            28..30 => Memory::Train {
+                priority: *self.random.pick(&[0, 0, 0, 1, 2]),
             },
             30 => Memory::SetAlgorithm(self.random.below(64)),
             31..33 => Memory::SetSecondary {
@@ -275,6 +292,7 @@ impl Maker {
             37 => Memory::TotalLimit(self.random.within(90, 120)),
             38..40 => Memory::Erase(self.random.percent(70)),
             34 => Memory::WritebackLimit(None),
+            35 => Memory::SelfTraining(self.random.percent(50)),
             _ => Memory::WritebackLimit(self.random.percent(60).then(|| self.random.below(200))),
         }
     }

@@ -2,6 +2,7 @@
 
 use uzram::PAGE_SIZE;
 pub(crate) use uzram_testkit::Random;
+use uzram_testkit::data::dialect_page;
 
 /// What is written: contents of every compressibility.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +17,8 @@ pub(crate) enum Fill {
     Noisy(u64, u8),
     /// Incompressible.
     Noise(u64),
+    /// Pages of a dialect.
+    Dialect(u64, u64),
 }
 
 impl Fill {
@@ -62,6 +65,11 @@ impl Fill {
             }
             Fill::Noisy(seed, noisy) => mixed(seed, noisy),
             Fill::Noise(seed) => mixed(seed, 16),
+            Fill::Dialect(dialect, seed) => {
+                let pages = (0..len.div_ceil(PAGE_SIZE) as u64)
+                    .flat_map(|number| dialect_page(dialect, seed ^ number));
+                pages.take(len).collect()
+            }
         }
     }
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SeekFrom};
 use uzram::{
-    CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, Training,
-    WritebackReport,
+    CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, TrainReport,
+    Training, WritebackReport,
 };
 use uzram_backing::{FileDisk, FileOptions};
+use uzram_testkit::algorithm::with_self_trained;
 use uzram_testkit::disk::FaultyDisk;
 
 use crate::op::{Memory, choice};
@@ -84,7 +85,7 @@ pub(crate) enum Report {
     Promoted(PromoteReport),
     Emptied(usize),
     Compacted(CompactReport),
-    Trained(bool),
+    Trained(TrainReport),
 }
 
 /// Stops a job after that many slices.
@@ -130,6 +131,7 @@ impl Subject {
             .erase_on_free(setup.erase)
             .max_size_bytes(setup.size_pages.max(setup.window()) * PAGE)
             .streams(setup.streams)
+            .registry(with_self_trained())
             .choose(choice(setup.algorithm))
             .mem_limit_bytes(setup.limit_bytes);
         for (at, number) in setup.secondaries.iter().enumerate() {
@@ -250,6 +252,7 @@ pub(crate) fn attach(image: &std::path::Path, streams: usize) -> Result<Device, 
     patiently(|| {
         let file = std::fs::File::options().read(true).write(true).open(image);
         Device::builder(0)
+            .registry(with_self_trained())
             .streams(streams)
             .attach(file.expect("the image").into())
     })
@@ -302,7 +305,11 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
                 rule: |_, _| Ok("always".into()),
                 ..Training::default()
             };
-            Report::Trained(device.jobs().train(&training)?.adopted)
+            Report::Trained(device.jobs().train(&training)?)
+        }
+        Memory::SelfTraining(on) => {
+            device.jobs().set_self_training(*on);
+            Report::Nothing
         }
         Memory::SetAlgorithm(number) => {
             device.set_algorithm(&choice(*number))?;

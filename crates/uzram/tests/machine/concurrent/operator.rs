@@ -133,7 +133,7 @@ impl<'a> Operator<'a> {
             Report::Emptied(segments) => ("segments emptied", *segments as u64),
             Report::Compacted(r) => ("objects moved", r.objects_moved),
             Report::Marked(marked) => ("marked", *marked),
-            Report::Trained(adopted) => ("trained", u64::from(*adopted)),
+            Report::Trained(report) => ("trained", u64::from(report.adopted)),
             Report::Nothing => ("other", 1),
         };
         self.world.count(what, by);

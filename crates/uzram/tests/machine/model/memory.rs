@@ -1,6 +1,6 @@
 //! What is done to memory, and what it says it has done: the counters have changed by exactly that.
 
-use uzram::{Ended, Error, PageKind, Stats, Writeback, WritebackReport};
+use uzram::{CodecStats, Ended, Error, PageKind, Stats, TrainReport, Writeback, WritebackReport};
 
 use super::{Model, Wrong};
 use crate::op::Memory;
@@ -35,6 +35,7 @@ impl Model {
             Memory::SetSecondary { priority, choice } => {
                 self.secondaries[priority - 1] = choice.is_some()
             }
+            Memory::SelfTraining(on) => self.self_training = *on,
             Memory::Limit(percent) => self.limit = *percent > 0,
             Memory::TotalLimit(_) => self.limit = true,
             Memory::TrackAges(on) => self.ages = *on,
@@ -153,8 +154,10 @@ impl Model {
                 self.check_marks(*marked, matches!(memory, Memory::MarkIdle(None)))?;
                 (0, 0)
             }
-            Report::Trained(adopted) => {
-                self.count("trained", u64::from(*adopted));
+            Report::Trained(report) => {
+                self.check_generation(memory, report)?;
+                self.count("trained", u64::from(report.adopted));
+                self.count("changes of generation", u64::from(report.generation > 1));
                 (0, 0)
             }
             Report::Nothing => (0, 0),
@@ -162,6 +165,31 @@ impl Model {
         ensure!((gained, went) == (gain, gone), "{}", wrong());
         Ok(())
     }
+
+    /// A generation that was adopted has its priority, and a number above those of all others of its algorithm.
+    fn check_generation(&self, memory: &Memory, report: &TrainReport) -> Result<(), Wrong> {
+        let codecs = self.subject.device().codecs();
+        let number = |codec: &CodecStats| codec.generation.map_or(0, |it| it.number);
+        let Memory::Train { priority } = memory else {
+            return Ok(());
+        };
+        let Some(trained) = codecs.iter().find(|c| c.priorities.contains(priority)) else {
+            return Err(format!("{report:?}, and nothing has the priority"));
+        };
+        let same = |other: &&CodecStats| other.algorithm == trained.algorithm;
+        let most = codecs.iter().filter(same).map(number).max();
+        ensure!(
+            !report.adopted || report.generation == number(trained),
+            "{report:?}, {codecs:?}"
+        );
+        // The same dictionary as before is the same generation.
+        ensure!(
+            !report.adopted || most == Some(number(trained)) || trained.objects > 0,
+            "{report:?}, {codecs:?}"
+        );
+        Ok(())
+    }
+
     fn check_writeback(&mut self, r: &WritebackReport) -> Result<(), Wrong> {
         ensure!(
             r.candidates == r.written + r.failed && r.changed == 0,
