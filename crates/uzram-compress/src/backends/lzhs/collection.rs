@@ -27,9 +27,9 @@ pub(super) type LiteralLengths = [u8; 256];
 /// A set's code lengths of tokens: 0 for a symbol that is escaped, which [`ESCAPE`] is not.
 pub(super) type TokenLengths = [u8; TOKEN_LENGTHS];
 
-/// A decoder's entry for each next bits: a literal, above the 8 bits of the length of its code.
+/// A decoder's entry for each next bits: the length of a literal's code, above the literal.
 pub(super) type LiteralTable = [u16; LITERAL_ENTRIES];
-/// Likewise a symbol, above the 6 bits of the length of its code.
+/// Likewise, but a symbol above the 6 bits of the length of its code.
 pub(super) type TokenTable = [u16; TOKEN_ENTRIES];
 /// An encoder's codes, each above its length's 4 bits.
 pub(super) type LiteralCodes = [u16; 256];
@@ -234,7 +234,7 @@ fn literal_table(lengths: &LiteralLengths) -> LiteralTable {
     let mut table = [0; LITERAL_ENTRIES];
     for (symbol, length, code) in canonical(lengths) {
         for entry in table[code..].iter_mut().step_by(1 << length) {
-            *entry = (symbol as u16) << 8 | length as u16;
+            *entry = (length as u16) << 8 | symbol as u16;
         }
     }
     table

@@ -32,7 +32,7 @@ type Window = [u8; BEHIND + PAGE + COPY];
 
 /// A token as the first pass leaves it to the third.
 #[derive(Clone, Copy, Default)]
-struct Copy {
+struct Step {
     /// Number of literals in the low half, length of the match in the high half.
     lengths: u32,
     offset: u32,
@@ -44,7 +44,7 @@ struct Damaged;
 /// One worker's scratch.
 pub(super) struct Decode {
     input: Input,
-    copies: [Copy; MAX_TOKENS],
+    copies: [Step; MAX_TOKENS],
     literals: Literals,
     window: Window,
 }
@@ -53,7 +53,7 @@ impl Decode {
     pub(super) fn new() -> Decode {
         Decode {
             input: [0; _],
-            copies: [Copy::default(); _],
+            copies: [Step::default(); _],
             literals: [0; _],
             window: [0; _],
         }
@@ -215,7 +215,7 @@ struct TokenState {
 fn read_tokens(
     input: &Input,
     table: &TokenTable,
-    copies: &mut [Copy],
+    copies: &mut [Step],
     token_at: usize,
     extra_at: usize,
 ) -> TokenState {
@@ -277,7 +277,7 @@ fn read_token(
     table: &TokenTable,
     mut state: TokenState,
     mut turn: Turn,
-) -> (TokenState, Turn, Copy) {
+) -> (TokenState, Turn, Step) {
     let entry = table[turn.word as usize % table.len()];
     turn.word >>= entry & 63;
     turn.entries += u32::from(entry);
@@ -302,7 +302,7 @@ fn read_token(
     state.before = select_unpredictable(kind == LAST, before, last);
     state.last = offset;
     turn.lengths += lengths;
-    (state, turn, Copy { lengths, offset })
+    (state, turn, Step { lengths, offset })
 }
 
 /// A token that is escaped, or whose lengths both have extra bits.
@@ -358,13 +358,19 @@ fn read_one(
     for turn in literals[..count.min(PAGE)].chunks_mut(TURN) {
         let mut word = bits(input, at);
         for literal in turn {
-            let entry = table[(word % table.len() as u64) as usize];
-            word >>= entry & 15;
-            at += usize::from(entry & 15);
-            *literal = (entry >> 8) as u8;
+            *literal = read_literal(table, &mut word, &mut at);
         }
     }
     at
+}
+
+/// Reads a literal.
+#[inline(always)]
+fn read_literal(table: &LiteralTable, word: &mut u64, at: &mut usize) -> u8 {
+    let entry = table[*word as usize % table.len()];
+    *word >>= entry >> 8 & 63;
+    *at += usize::from(entry >> 8);
+    entry as u8
 }
 
 /// Reads `count` literals from four streams in turn. The bits behind them.
@@ -384,33 +390,31 @@ fn read_four(
     at
 }
 
-/// Reads up to [`TURN`] literals of each stream. The lengths of their codes sum up in the entries' low bytes.
+/// Reads up to [`TURN`] literals of each stream.
 #[inline(always)]
-fn four_turn(input: &Input, table: &LiteralTable, literals: &mut [u8], at: &mut [usize; STREAMS]) {
+fn four_turn(
+    input: &Input,
+    table: &LiteralTable,
+    literals: &mut [u8],
+    at: &mut [usize; STREAMS],
+) {
     let mut words = at.map(|at| bits(input, at));
-    let mut entries = [0u32; STREAMS];
-    let mut next = |stream: usize| {
-        let entry = table[words[stream] as usize % table.len()];
-        words[stream] >>= entry & 63;
-        entries[stream] += u32::from(entry);
-        (entry >> 8) as u8
-    };
     let (fours, rest) = literals.as_chunks_mut::<STREAMS>();
     for four in fours {
-        *four = [next(0), next(1), next(2), next(3)];
+        four[0] = read_literal(table, &mut words[0], &mut at[0]);
+        four[1] = read_literal(table, &mut words[1], &mut at[1]);
+        four[2] = read_literal(table, &mut words[2], &mut at[2]);
+        four[3] = read_literal(table, &mut words[3], &mut at[3]);
     }
-    for (stream, literal) in rest.iter_mut().enumerate() {
-        *literal = next(stream);
-    }
-    for (at, entries) in at.iter_mut().zip(entries) {
-        *at += (entries & 0xFF) as usize;
+    for ((literal, word), at) in rest.iter_mut().zip(&mut words).zip(at) {
+        *literal = read_literal(table, word, at);
     }
 }
 
 /// Makes the page of tokens that come to its length, with `rest` literals behind the last one.
 #[inline(never)]
 fn copy<const SUB: bool>(
-    copies: &[Copy],
+    copies: &[Step],
     literals: &Literals,
     window: &mut Window,
     rest: usize,

@@ -359,3 +359,39 @@ fn package_merge(mut weights: Vec<(usize, f32)>, limit: u32, lengths: &mut [u8])
         taken = 2 * (taken - symbols);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bits of all symbols by a code of these lengths.
+    fn cost(weights: &[f32], lengths: &[u8]) -> f32 {
+        let each = weights.iter().zip(lengths);
+        each.map(|(weight, length)| weight * f32::from(*length))
+            .sum()
+    }
+
+    #[test]
+    fn lengths_are_the_best_that_the_limit_allows() {
+        let weights = [1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0];
+        let lengths = |limit| {
+            let mut lengths = [0; 8];
+            package_merge(weights.into_iter().enumerate().collect(), limit, &mut lengths);
+            lengths
+        };
+        // Huffman's own, then shorter ones.
+        assert_eq!(lengths(10), [7, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(lengths(3), [3; 8]);
+        let short = lengths(4);
+        let kraft: u32 = short.iter().map(|length| 1 << 4 >> length).sum();
+        assert_eq!(kraft, 1 << 4);
+        assert_eq!(cost(&weights, &short), 135.0);
+    }
+
+    #[test]
+    fn a_lone_symbol_has_a_code() {
+        let mut lengths = [0; 3];
+        package_merge(vec![(2, 1.0)], 10, &mut lengths);
+        assert_eq!(lengths, [1, 0, 1]);
+    }
+}
