@@ -33,8 +33,11 @@ const BUILTIN: &[u8] = include_bytes!("lzhs/collection.bin");
 
 pub(crate) const DICTIONARY: DictionarySpec = DictionarySpec {
     form: DictionaryForm::Collection,
-    max_bytes: train::MAX_BYTES,
+    max_bytes: MAX_BYTES,
 };
+/// What may be given as a length for training. A collection has at most 14,380 bytes, and is no shorter for a longer one.
+const MAX_BYTES: usize = 1 << 16;
+const _: () = assert!(train::MAX_BYTES <= dictionary::DEFAULT_BYTES);
 const _: () = assert!(train::MIN_BYTES == dictionary::MIN_COLLECTION_BYTES);
 
 pub(crate) struct Backend;

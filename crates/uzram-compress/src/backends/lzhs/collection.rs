@@ -118,7 +118,7 @@ fn unpack<const COUNT: usize>(packed: &[u8]) -> Option<[u8; COUNT]> {
             .get(place / 2)
             .map_or(0, |byte| byte >> (place % 2 * 4) & 15)
     };
-    (at(COUNT) == 0 || COUNT % 2 == 0).then(|| std::array::from_fn(at))
+    (at(COUNT) == 0 || COUNT.is_multiple_of(2)).then(|| std::array::from_fn(at))
 }
 
 /// Whether all lengths are in range and every sequence of bits is a code: Kraft's sum is 1.

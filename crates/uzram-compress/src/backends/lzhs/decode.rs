@@ -126,10 +126,10 @@ impl Decode {
         let copies = self.copies.get_mut(..header.tokens).ok_or(Damaged)?;
         let begin = header.bytes;
         let end = begin + header.token_bytes;
-        let read = read_tokens(&self.input, tokens, copies, 8 * begin, 8 * src.len());
+        let read = read_tokens(&self.input, tokens, copies, begin, src.len());
         let (extra_at, literal_count) = (read.extra_at, read.literals);
         // More fields than there are bytes wrap around.
-        if read.token_at > 8 * end || extra_at > 8 * src.len() {
+        if read.codes.end() > 8 * end || extra_at > 8 * src.len() {
             return Err(Damaged);
         }
         let rest = plain.checked_sub(read.literals + read.lengths);
@@ -175,6 +175,43 @@ fn bits(input: &Input, position: usize) -> u64 {
     u64::from_le_bytes(word) >> (position % 8)
 }
 
+/// A stream of codes, read upwards: a word of its next bits, which a refill tops up. Where it loads from is known long
+/// before, so that nothing waits for the load.
+#[derive(Clone, Copy)]
+struct Codes {
+    word: u64,
+    /// Bits of the word that are valid; above are others of the stream, which a refill repeats.
+    count: u32,
+    /// The byte that is loaded next.
+    next: usize,
+}
+
+impl Codes {
+    #[inline(always)]
+    fn new(begin: usize) -> Codes {
+        Codes {
+            word: 0,
+            count: 0,
+            next: begin,
+        }
+    }
+
+    /// Makes 56 bits or more valid.
+    #[inline(always)]
+    fn refill(&mut self, input: &Input) {
+        let at = self.next % PAGE;
+        let loaded = u64::from_le_bytes(*input[at..at + 8].first_chunk().unwrap_or(&[0; 8]));
+        self.word |= loaded << (self.count & 63);
+        self.next += ((63 - self.count) / 8) as usize;
+        self.count |= 56;
+    }
+
+    /// The bit behind the last code.
+    fn end(&self) -> usize {
+        8 * self.next - self.count as usize
+    }
+}
+
 /// The low bits of a word, by number.
 static MASKS: [u64; 256] = masks();
 
@@ -198,8 +235,7 @@ fn low(word: u64, bits: u8) -> u64 {
 /// referred to.
 #[derive(Clone, Copy)]
 struct TokenState {
-    /// The next bit of the codes.
-    token_at: usize,
+    codes: Codes,
     /// The first bit of the last extra field.
     extra_at: usize,
     /// The last offset, and the one before.
@@ -210,18 +246,18 @@ struct TokenState {
     lengths: usize,
 }
 
-/// Reads all tokens: codes from bit `token_at` on, extra fields down from bit `extra_at`.
+/// Reads all tokens: codes from byte `begin` on, extra fields down from byte `end`.
 #[inline(never)]
 fn read_tokens(
     input: &Input,
     table: &TokenTable,
     copies: &mut [Step],
-    token_at: usize,
-    extra_at: usize,
+    begin: usize,
+    end: usize,
 ) -> TokenState {
     let mut state = TokenState {
-        token_at,
-        extra_at,
+        codes: Codes::new(begin),
+        extra_at: 8 * end,
         last: FIRST_OFFSETS[0].into(),
         before: FIRST_OFFSETS[1].into(),
         literals: 0,
@@ -229,7 +265,8 @@ fn read_tokens(
     };
     let (turns, rest) = copies.as_chunks_mut::<TURN>();
     for [a, b, c, d, e] in turns {
-        let mut turn = Turn::new(bits(input, state.token_at));
+        let mut turn = Turn::default();
+        state.codes.refill(input);
         (state, turn, *a) = read_token(input, table, state, turn);
         (state, turn, *b) = read_token(input, table, state, turn);
         (state, turn, *c) = read_token(input, table, state, turn);
@@ -237,34 +274,25 @@ fn read_tokens(
         (state, turn, *e) = read_token(input, table, state, turn);
         state = turn.end(state);
     }
-    let mut turn = Turn::new(bits(input, state.token_at));
+    let mut turn = Turn::default();
+    state.codes.refill(input);
     for copy in rest {
         (state, turn, *copy) = read_token(input, table, state, turn);
     }
     turn.end(state)
 }
 
-/// Up to [`TURN`] tokens. Their sums fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
-#[derive(Clone, Copy)]
+/// Sums of up to [`TURN`] tokens. They fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
+#[derive(Clone, Copy, Default)]
 struct Turn {
-    word: u64,
     entries: u32,
     lengths: u32,
 }
 
 impl Turn {
     #[inline(always)]
-    fn new(word: u64) -> Turn {
-        Turn {
-            word,
-            entries: 0,
-            lengths: 0,
-        }
-    }
-
-    #[inline(always)]
     fn end(self, mut state: TokenState) -> TokenState {
-        state.token_at += (self.entries & 63) as usize;
+        state.codes.count -= self.entries & 63;
         state.literals += (self.lengths & 0xFFFF) as usize;
         state.lengths += (self.lengths >> 16) as usize;
         state
@@ -278,8 +306,8 @@ fn read_token(
     mut state: TokenState,
     mut turn: Turn,
 ) -> (TokenState, Turn, Step) {
-    let entry = table[turn.word as usize % table.len()];
-    turn.word >>= entry & 63;
+    let entry = table[state.codes.word as usize % table.len()];
+    state.codes.word >>= entry & 63;
     turn.entries += u32::from(entry);
     let layout = &LAYOUTS[usize::from(entry >> 6)];
     let (lengths, mut offset, kind);
@@ -354,26 +382,28 @@ fn read_one(
     count: usize,
     begin: usize,
 ) -> usize {
-    let mut at = 8 * begin;
+    let mut codes = Codes::new(begin);
     for turn in literals[..count.min(PAGE)].chunks_mut(TURN) {
-        let mut word = bits(input, at);
+        codes.refill(input);
         for literal in turn {
-            *literal = read_literal(table, &mut word, &mut at);
+            *literal = read_literal(table, &mut codes);
         }
     }
-    at
+    codes.end()
 }
 
 /// Reads a literal.
 #[inline(always)]
-fn read_literal(table: &LiteralTable, word: &mut u64, at: &mut usize) -> u8 {
-    let entry = table[*word as usize % table.len()];
-    *word >>= entry >> 8 & 63;
-    *at += usize::from(entry >> 8);
+fn read_literal(table: &LiteralTable, codes: &mut Codes) -> u8 {
+    let entry = table[codes.word as usize % table.len()];
+    let length = u32::from(entry >> 8);
+    codes.word >>= length & 63;
+    codes.count -= length;
     entry as u8
 }
 
 /// Reads `count` literals from four streams in turn. The bits behind them.
+#[inline(never)]
 fn read_four(
     input: &Input,
     table: &LiteralTable,
@@ -381,13 +411,13 @@ fn read_four(
     count: usize,
     begins: [usize; STREAMS],
 ) -> [usize; STREAMS] {
-    let mut at = begins.map(|begin| 8 * begin);
+    let mut codes = begins.map(Codes::new);
     let (turns, rest) = literals[..count.min(PAGE)].as_chunks_mut::<{ STREAMS * TURN }>();
     for turn in turns {
-        four_turn(input, table, turn, &mut at);
+        four_turn(input, table, turn, &mut codes);
     }
-    four_turn(input, table, rest, &mut at);
-    at
+    four_turn(input, table, rest, &mut codes);
+    codes.map(|codes| codes.end())
 }
 
 /// Reads up to [`TURN`] literals of each stream.
@@ -396,18 +426,20 @@ fn four_turn(
     input: &Input,
     table: &LiteralTable,
     literals: &mut [u8],
-    at: &mut [usize; STREAMS],
+    codes: &mut [Codes; STREAMS],
 ) {
-    let mut words = at.map(|at| bits(input, at));
+    for codes in &mut *codes {
+        codes.refill(input);
+    }
     let (fours, rest) = literals.as_chunks_mut::<STREAMS>();
     for four in fours {
-        four[0] = read_literal(table, &mut words[0], &mut at[0]);
-        four[1] = read_literal(table, &mut words[1], &mut at[1]);
-        four[2] = read_literal(table, &mut words[2], &mut at[2]);
-        four[3] = read_literal(table, &mut words[3], &mut at[3]);
+        four[0] = read_literal(table, &mut codes[0]);
+        four[1] = read_literal(table, &mut codes[1]);
+        four[2] = read_literal(table, &mut codes[2]);
+        four[3] = read_literal(table, &mut codes[3]);
     }
-    for ((literal, word), at) in rest.iter_mut().zip(&mut words).zip(at) {
-        *literal = read_literal(table, word, at);
+    for (literal, codes) in rest.iter_mut().zip(codes) {
+        *literal = read_literal(table, codes);
     }
 }
 

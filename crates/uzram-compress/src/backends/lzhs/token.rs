@@ -184,7 +184,7 @@ impl Token {
     #[inline(always)]
     pub(super) fn new(recent: &mut [u16; 2], literals: u16, offset: u16, length: u16) -> Token {
         let [last, before] = *recent;
-        let eights = offset % 8 == 0;
+        let eights = offset.is_multiple_of(8);
         let kind = select_unpredictable(eights, EIGHTS, ANY);
         let kind = select_unpredictable(offset == before, BEFORE, kind);
         let kind = select_unpredictable(offset == last, LAST, kind);

@@ -20,7 +20,7 @@ const TOKEN_SMOOTHING: f32 = 60.0;
 /// A sub set has to be so much cheaper, as in the encoder.
 const SUB_PENALTY: f32 = 1.04;
 /// Symbols rarer than one in so many tokens of a set are escaped.
-const RARE: f32 = 4000.0;
+const RARE: f32 = 8000.0;
 
 /// The most bytes of a collection, and the fewest.
 pub(super) const MAX_BYTES: usize = Lengths::bytes(MAX_SETS, MAX_SETS);
@@ -376,7 +376,11 @@ mod tests {
         let weights = [1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0];
         let lengths = |limit| {
             let mut lengths = [0; 8];
-            package_merge(weights.into_iter().enumerate().collect(), limit, &mut lengths);
+            package_merge(
+                weights.into_iter().enumerate().collect(),
+                limit,
+                &mut lengths,
+            );
             lengths
         };
         // Huffman's own, then shorter ones.
