@@ -84,12 +84,17 @@ class Down:
         return self.number >> self.at & (1 << bits) - 1
 
 
+def fewer_bits(number, short):
+    """By how many bits the offset's field of token number so many is shorter."""
+    return 2 if number < 5 * short[0] else 1 if number < 5 * sum(short) else 0
+
+
 def decode_part(collection, data, plain):
     check(4 <= len(data) < PAGE)
     word = int.from_bytes(data[:4], "little")
     literal_set, token_set, four = word & 31, word >> 5 & 31, word >> 10 & 1
-    tokens, token_bytes, begin = word >> 12 & 1023, word >> 22, 4
-    check(not word >> 11 & 1 and tokens < MARK)
+    tokens, token_bytes, begin, short = word >> 12 & 1023, word >> 22, 4, (0, 0)
+    check(tokens < MARK)
     check(literal_set < len(collection.literals) and token_set < len(collection.tokens))
     begins = []
     if four:
@@ -97,17 +102,20 @@ def decode_part(collection, data, plain):
         high, begin = int.from_bytes(data[4:8], "little"), 8
         check(not high >> 30)
         begins = [high & 1023, high >> 10 & 1023, high >> 20]
+    if word >> 11 & 1:
+        check(len(data) >= begin + 2)
+        short, begin = tuple(data[begin:begin + 2]), begin + 2
     begins = [begin + token_bytes + sum(begins[:n]) for n in range(4 if four else 1)]
     invert = lambda codes: {code: symbol for symbol, code in codes.items()}
     codes, up, down = invert(collection.tokens[token_set]), Up(data, begin), Down(data)
     found, position, recent = [], 0, [1, 4]
-    for _ in range(tokens):
-        symbol = up.symbol(codes)
+    for number in range(tokens):
+        symbol, fewer = up.symbol(codes), fewer_bits(number, short)
         if symbol == ESCAPE:
             symbol = down.field(10)
             check(symbol < ESCAPE)
         run, match, kind = symbol // 64, symbol // 4 % 16, symbol % 4
-        offset = down.field(OFFSET_BITS[kind]) + 1
+        offset = down.field(max(OFFSET_BITS[kind] - fewer, 0)) + 1
         run = RUNS[run][0] + down.field(RUNS[run][1])
         match = MATCHES[match][0] + down.field(MATCHES[match][1])
         if kind < 2:
@@ -211,6 +219,14 @@ def encode_part(collection, data):
         value = [0, 0, offset // 8 - 1, offset - 1][kind]
         fields.append([(value, OFFSET_BITS[kind]), (run - RUNS[a][0], RUNS[a][1]),
                        (match - MATCHES[b][0], MATCHES[b][1])])
+    # The most turns of each length; every third part goes without.
+    short, reach = [0, 0], [three[0][0] << (0 if three[0][1] == 12 else 3) for three in fields]
+    for turn in range(0, len(found) if len(data) % 3 else 0, 5):
+        if max(reach[turn:turn + 5]) >= 2048:
+            break
+        short[1 if short[1] or max(reach[turn:turn + 5]) >= 1024 else 0] += 1
+    fields = [[(three[0][0], max(three[0][1] - fewer_bits(n, short), 0)), *three[1:]]
+              for n, three in enumerate(fields)]
     cost = lambda codes, some: sum(len(codes.get(s, codes.get(ESCAPE, "") + 10 * "0")) for s in some)
     token_set = min(range(len(collection.tokens)), key=lambda n: cost(collection.tokens[n], symbols))
     of = lambda n: plain if n < collection.plain else sub
@@ -229,10 +245,13 @@ def encode_part(collection, data):
     streams = [pack("".join(collection.literals[literal_set][s] for s in literals[n::count])) for n in range(count)]
     if max(map(len, [tokens, *streams[:-1]])) > 1023:
         return data
-    header = literal_set | token_set << 5 | (count == 4) << 10 | len(found) << 12 | len(tokens) << 22
+    header = literal_set | token_set << 5 | (count == 4) << 10 | (short != [0, 0]) << 11
+    header |= len(found) << 12 | len(tokens) << 22
     header = header.to_bytes(4, "little")
     if count == 4:
         header += (len(streams[0]) | len(streams[1]) << 10 | len(streams[2]) << 20).to_bytes(4, "little")
+    if short != [0, 0]:
+        header += bytes(short)
     return header + tokens + b"".join(streams) + extra
 
 

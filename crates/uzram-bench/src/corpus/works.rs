@@ -25,7 +25,7 @@ pub enum Source {
 pub(super) type Kind = (&'static str, Source, fn(usize) -> Result<Corpus>);
 
 /// All kinds, in the order of the manifest.
-pub(super) const KINDS: [Kind; 14] = [
+pub(super) const KINDS: [Kind; 16] = [
     (WORK[0].0, Source::Process, |megabytes| heap(0, megabytes)),
     (WORK[1].0, Source::Process, |megabytes| heap(1, megabytes)),
     (WORK[2].0, Source::Process, |megabytes| heap(2, megabytes)),
@@ -35,7 +35,9 @@ pub(super) const KINDS: [Kind; 14] = [
     ("gcc heap", Source::Process, gcc),
     ("sqlite3 in memory", Source::Process, sqlite),
     ("shared libraries", Source::Files, libraries),
+    ("programs", Source::Files, programs),
     ("source text", Source::Files, text),
+    ("documentation", Source::Files, documentation),
     ("SQLite file", Source::Files, sqlite_file),
     ("random", Source::Made, random),
     ("zeros", Source::Made, zeros),
@@ -53,6 +55,26 @@ pub(super) fn text(megabytes: usize) -> Result<Corpus> {
     let text = |path: &Path| path.extension().is_some_and(|e| e == "py" || e == "h");
     let of = |dir: &str| files("source text", Path::new(dir), megabytes, &text);
     of("/usr/lib/python3").or_else(|_| of("/usr/include"))
+}
+
+fn programs(megabytes: usize) -> Result<Corpus> {
+    files("programs", Path::new("/usr/bin"), megabytes, &|_| true)
+}
+
+fn documentation(megabytes: usize) -> Result<Corpus> {
+    // Most of what has another extension is compressed.
+    let text = |path: &Path| match path.extension() {
+        Some(extension) => ["txt", "html", "md", "rst", "xml"]
+            .iter()
+            .any(|e| extension == *e),
+        None => true,
+    };
+    files(
+        "documentation",
+        Path::new("/usr/share/doc"),
+        megabytes,
+        &text,
+    )
 }
 
 fn node(megabytes: usize) -> Result<Corpus> {

@@ -33,8 +33,8 @@ pub(super) type LiteralTable = [u16; LITERAL_ENTRIES];
 pub(super) type TokenTable = [u16; TOKEN_ENTRIES];
 /// An encoder's codes, each above its length's 4 bits.
 pub(super) type LiteralCodes = [u16; 256];
-/// Likewise; 0 for an escaped symbol.
-pub(super) type TokenCodes = [u16; TOKEN_LENGTHS];
+/// Likewise; 0 for an escaped symbol. As many as a mask keeps an index below.
+pub(super) type TokenCodes = [u16; 1 << ESCAPED_BITS];
 /// What a symbol costs in bits, by set.
 pub(super) type Costs = [u8; MAX_SETS];
 
@@ -141,7 +141,8 @@ pub(super) struct Collection {
     literal_codes: Box<[LiteralCodes]>,
     token_codes: Box<[TokenCodes]>,
     pub(super) literal_costs: Box<[Costs; 256]>,
-    pub(super) token_costs: Box<[Costs; SYMBOLS]>,
+    /// As many as a mask keeps an index below.
+    pub(super) token_costs: Box<[Costs; 1 << ESCAPED_BITS]>,
     /// The first set of sub literals.
     plain_sets: usize,
 }
@@ -156,7 +157,7 @@ impl Collection {
                 costs[set % MAX_SETS] = *length;
             }
         }
-        let mut token_costs = Box::new([[u8::MAX; MAX_SETS]; SYMBOLS]);
+        let mut token_costs = Box::new([[u8::MAX; MAX_SETS]; 1 << ESCAPED_BITS]);
         for (set, lengths) in lengths.tokens.iter().enumerate() {
             let escaped = lengths[ESCAPE] + ESCAPED_BITS as u8;
             for (costs, length) in token_costs.iter_mut().zip(lengths) {
@@ -250,8 +251,8 @@ fn token_table(lengths: &TokenLengths) -> TokenTable {
     table
 }
 
-fn encoder_codes<const COUNT: usize>(lengths: &[u8; COUNT]) -> [u16; COUNT] {
-    let mut codes = [0; COUNT];
+fn encoder_codes<const COUNT: usize, const ROOM: usize>(lengths: &[u8; COUNT]) -> [u16; ROOM] {
+    let mut codes = [0; ROOM];
     for (symbol, length, code) in canonical(lengths) {
         codes[symbol] = (code as u16) << 4 | length as u16;
     }

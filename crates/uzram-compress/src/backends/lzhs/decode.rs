@@ -9,13 +9,13 @@ use std::hint::select_unpredictable;
 use super::collection::{Collection, LiteralTable, TokenTable};
 use super::header::{Form, Header, STREAMS};
 use super::token::{
-    ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, Fields, LAST, LAYOUTS, MAX_TOKENS,
-    MIN_SUB_DISTANCE, OFFSET_BITS, PAGE, RARE, SYMBOLS,
+    ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, Fields, LAST, LAYOUTS, Layouts,
+    MAX_TOKENS, MIN_SUB_DISTANCE, PAGE, RARE, SYMBOLS, TURN, offset_bits,
 };
 use crate::Error;
 
-/// Tokens and literals of a stream between two refills: 5 codes of 11 bits leave room for the bits of a started byte.
-const TURN: usize = 5;
+/// Literals of a stream between two refills: 5 codes of 11 bits leave room for the bits of a started byte.
+const LITERAL_TURN: usize = 5;
 /// Bytes of one copy.
 const COPY: usize = 16;
 /// Zeros before the page.
@@ -126,7 +126,13 @@ impl Decode {
         let copies = self.copies.get_mut(..header.tokens).ok_or(Damaged)?;
         let begin = header.bytes;
         let end = begin + header.token_bytes;
-        let read = read_tokens(&self.input, tokens, copies, begin, src.len());
+        let read = read_tokens(
+            &self.input,
+            tokens,
+            copies,
+            header.short_turns,
+            (begin, src.len()),
+        );
         let (extra_at, literal_count) = (read.extra_at, read.literals);
         // More fields than there are bytes wrap around.
         if read.codes.end() > 8 * end || extra_at > 8 * src.len() {
@@ -252,8 +258,8 @@ fn read_tokens(
     input: &Input,
     table: &TokenTable,
     copies: &mut [Step],
-    begin: usize,
-    end: usize,
+    short_turns: [usize; 2],
+    (begin, end): (usize, usize),
 ) -> TokenState {
     let mut state = TokenState {
         codes: Codes::new(begin),
@@ -263,23 +269,29 @@ fn read_tokens(
         literals: 0,
         lengths: 0,
     };
-    let (turns, rest) = copies.as_chunks_mut::<TURN>();
-    for [a, b, c, d, e] in turns {
+    let (first, rest) = copies.split_at_mut((short_turns[0] * TURN).min(copies.len()));
+    let (second, third) = rest.split_at_mut((short_turns[1] * TURN).min(rest.len()));
+    for (fewer, steps) in [(2, first), (1, second), (0, third)] {
+        let layouts = &LAYOUTS[fewer];
+        let (turns, rest) = steps.as_chunks_mut::<TURN>();
+        for [a, b, c, d, e] in turns {
+            let mut turn = Turn::default();
+            state.codes.refill(input);
+            (state, turn, *a) = read_token(input, table, layouts, fewer, state, turn);
+            (state, turn, *b) = read_token(input, table, layouts, fewer, state, turn);
+            (state, turn, *c) = read_token(input, table, layouts, fewer, state, turn);
+            (state, turn, *d) = read_token(input, table, layouts, fewer, state, turn);
+            (state, turn, *e) = read_token(input, table, layouts, fewer, state, turn);
+            state = turn.end(state);
+        }
         let mut turn = Turn::default();
         state.codes.refill(input);
-        (state, turn, *a) = read_token(input, table, state, turn);
-        (state, turn, *b) = read_token(input, table, state, turn);
-        (state, turn, *c) = read_token(input, table, state, turn);
-        (state, turn, *d) = read_token(input, table, state, turn);
-        (state, turn, *e) = read_token(input, table, state, turn);
+        for step in rest {
+            (state, turn, *step) = read_token(input, table, layouts, fewer, state, turn);
+        }
         state = turn.end(state);
     }
-    let mut turn = Turn::default();
-    state.codes.refill(input);
-    for copy in rest {
-        (state, turn, *copy) = read_token(input, table, state, turn);
-    }
-    turn.end(state)
+    state
 }
 
 /// Sums of up to [`TURN`] tokens. They fit into parts of a word: 5 codes of 10 bits, 5 lengths below 2^13.
@@ -303,16 +315,18 @@ impl Turn {
 fn read_token(
     input: &Input,
     table: &TokenTable,
+    layouts: &Layouts,
+    fewer: usize,
     mut state: TokenState,
     mut turn: Turn,
 ) -> (TokenState, Turn, Step) {
     let entry = table[state.codes.word as usize % table.len()];
     state.codes.word >>= entry & 63;
     turn.entries += u32::from(entry);
-    let layout = &LAYOUTS[usize::from(entry >> 6)];
+    let layout = &layouts[usize::from(entry >> 6)];
     let (lengths, mut offset, kind);
     if layout.kind >= RARE {
-        let token = rare(input, entry >> 6, state.extra_at);
+        let token = rare(input, entry >> 6, fewer as u32, state.extra_at);
         (state.extra_at, kind) = (token.extra_at, token.kind);
         (lengths, offset) = (token.lengths, token.offset);
     } else {
@@ -345,7 +359,7 @@ struct RareToken {
 /// Reads the extra fields of a rare token. An escape of an escape is a token of no bytes, and an error by its offset.
 #[cold]
 #[inline(never)]
-fn rare(input: &Input, symbol: u16, mut extra_at: usize) -> RareToken {
+fn rare(input: &Input, symbol: u16, fewer: u32, mut extra_at: usize) -> RareToken {
     let mut field = |bits: u32| {
         extra_at = extra_at.wrapping_sub(bits as usize);
         low(self::bits(input, extra_at), bits as u8) as u32
@@ -359,7 +373,7 @@ fn rare(input: &Input, symbol: u16, mut extra_at: usize) -> RareToken {
         length,
         kind,
     } = Fields::of(symbol);
-    let offset = field(OFFSET_BITS[kind]) + 1;
+    let offset = field(offset_bits(kind, fewer)) + 1;
     let run = u32::from(literals.0) + field(literals.1);
     let length = u32::from(length.0) + field(length.1);
     let (lengths, offset, kind) = match symbol {
@@ -383,7 +397,7 @@ fn read_one(
     begin: usize,
 ) -> usize {
     let mut codes = Codes::new(begin);
-    for turn in literals[..count.min(PAGE)].chunks_mut(TURN) {
+    for turn in literals[..count.min(PAGE)].chunks_mut(LITERAL_TURN) {
         codes.refill(input);
         for literal in turn {
             *literal = read_literal(table, &mut codes);
@@ -412,7 +426,7 @@ fn read_four(
     begins: [usize; STREAMS],
 ) -> [usize; STREAMS] {
     let mut codes = begins.map(Codes::new);
-    let (turns, rest) = literals[..count.min(PAGE)].as_chunks_mut::<{ STREAMS * TURN }>();
+    let (turns, rest) = literals[..count.min(PAGE)].as_chunks_mut::<{ STREAMS * LITERAL_TURN }>();
     for turn in turns {
         four_turn(input, table, turn, &mut codes);
     }
@@ -420,7 +434,7 @@ fn read_four(
     codes.map(|codes| codes.end())
 }
 
-/// Reads up to [`TURN`] literals of each stream.
+/// Reads up to [`LITERAL_TURN`] literals of each stream.
 #[inline(always)]
 fn four_turn(
     input: &Input,

@@ -1,11 +1,9 @@
 //! Encodes an object: the search, the choice of sets, then the streams.
 
 use super::collection::{Collection, Costs, LiteralCodes, MAX_SETS, TokenCodes};
-use super::header::{
-    self, FOUR_HEADER, FOUR_STREAMS, Header, MARK_BYTES, MAX_BYTES, ONE_HEADER, STREAMS,
-};
+use super::header::{self, FOUR_STREAMS, Header, MARK_BYTES, MAX_BYTES, SHORT_BYTES, STREAMS};
 use super::search::{Found, Search};
-use super::token::{ESCAPE, ESCAPED_BITS, PAGE, Token};
+use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, PAGE, TURN, Token};
 
 /// Literals and tokens that are looked at to choose a set, about.
 const SAMPLED_LITERALS: usize = 96;
@@ -15,8 +13,7 @@ const SUMMED: usize = 12;
 /// A set of sub literals is taken where it costs less than so many hundredths of the best plain one's: it takes longer to
 /// read.
 const SUB_GAIN: u32 = 96;
-/// Codes between two flushes.
-const TOKEN_TURN: usize = 5;
+/// Literals between two flushes.
 const LITERAL_TURN: usize = 5;
 
 /// Room for a part that is worth keeping, and for what one write puts behind it.
@@ -101,11 +98,22 @@ impl Encode {
         let token_set = token_set(collection, found.tokens);
         let (literal_set, literals) = literal_set(collection, &found);
         let four = literals.len() >= FOUR_STREAMS;
-        let begin = if four { FOUR_HEADER } else { ONE_HEADER };
+        let short_turns = short_turns(found.tokens);
+        let begin = Header::length(four, short_turns);
 
         let codes = collection.token_codes(token_set)?;
-        let (mut end, extra_begin) =
-            write_tokens(found.tokens, codes, &mut self.out, begin, &mut self.extra);
+        let mut writer = TokenWriter {
+            codes,
+            bits: BitWriter::new(begin),
+            fields: DownWriter::new(),
+        };
+        let (first, rest) = split(found.tokens, short_turns[0]);
+        let (second, third) = split(rest, short_turns[1]);
+        for (fewer, tokens) in [(2, first), (1, second), (0, third)] {
+            writer.write(tokens, fewer, &mut self.out, &mut self.extra);
+        }
+        let mut end = writer.bits.finish(&mut self.out);
+        let extra_begin = writer.fields.finish(&mut self.extra);
         let token_bytes = end - begin;
         let codes = collection.literal_codes(literal_set)?;
         let mut streams = [0; STREAMS];
@@ -129,6 +137,7 @@ impl Encode {
         }
         self.out[end..length].copy_from_slice(extra);
         let header = Header {
+            short_turns,
             literal_set,
             token_set,
             tokens: found.tokens.len(),
@@ -136,8 +145,7 @@ impl Encode {
             streams: four.then_some([first, second, third]),
             bytes: begin,
         };
-        let word = header.to_word().to_le_bytes();
-        self.out[..begin].copy_from_slice(&word[..begin]);
+        header.write(&mut self.out[..]);
         Some(length)
     }
 }
@@ -216,33 +224,66 @@ fn literal_set<'a>(collection: &Collection, found: &Found<'a>) -> (usize, &'a [u
     }
 }
 
-/// Writes the tokens' codes from `at` on, and their extra fields down from the end of `extra`. The end of the codes, and
-/// the beginning of the fields, which is below [`SLACK`] where they may not have fitted.
+/// The first turns, of [`TURN`] tokens each, and the rest.
+fn split(tokens: &[Token], turns: usize) -> (&[Token], &[Token]) {
+    tokens.split_at((turns * TURN).min(tokens.len()))
+}
+
+/// The number of turns whose offsets are below 2^10, and of those after them below 2^11. None where that gains nothing.
 #[inline(always)]
-fn write_tokens(
-    tokens: &[Token],
-    codes: &TokenCodes,
-    out: &mut Out,
-    at: usize,
-    extra: &mut Out,
-) -> (usize, usize) {
-    let mut bits = BitWriter::new(at);
-    let mut fields = DownWriter::new();
-    for turn in tokens.chunks(TOKEN_TURN) {
+fn short_turns(tokens: &[Token]) -> [usize; 2] {
+    let (mut turns, mut gain) = ([0; 2], 0);
+    for turn in tokens.chunks(TURN) {
+        let (mut reach, mut fields) = (0, 0);
         for token in turn {
-            let mut code = codes[usize::from(token.symbol) % codes.len()];
-            if code == 0 {
-                code = codes[ESCAPE];
-                fields.add(token.symbol.into(), ESCAPED_BITS);
-            }
-            bits.add(u64::from(code >> 4), u32::from(code & 15));
-            let (field, count) = token.extra();
-            fields.add(field, count);
-            fields.flush(extra);
+            reach |= token.reach();
+            fields += usize::from(token.has_field());
         }
-        bits.flush(out);
+        if reach < 1 << 10 && turns[1] == 0 {
+            turns[0] += 1;
+            gain += 2 * fields;
+        } else if reach < 1 << 11 {
+            turns[1] += 1;
+            gain += fields;
+        } else {
+            break;
+        }
     }
-    (bits.finish(out), fields.finish(extra))
+    if gain <= 8 * SHORT_BYTES {
+        return [0; 2];
+    }
+    turns
+}
+
+/// Writes tokens: their codes upwards, their extra fields downwards.
+struct TokenWriter<'a> {
+    codes: &'a TokenCodes,
+    bits: BitWriter,
+    fields: DownWriter,
+}
+
+impl TokenWriter<'_> {
+    /// Writes tokens whose offsets' fields are shorter by `fewer` bits. All but the last are whole turns.
+    #[inline(always)]
+    fn write(&mut self, tokens: &[Token], fewer: usize, out: &mut Out, extra: &mut Out) {
+        let layouts = &LAYOUTS[fewer % LAYOUTS.len()];
+        let (mut bits, mut fields) = (self.bits, self.fields);
+        for turn in tokens.chunks(TURN) {
+            for token in turn {
+                let mut code = self.codes[usize::from(token.symbol) % self.codes.len()];
+                if code == 0 {
+                    code = self.codes[ESCAPE];
+                    fields.add(token.symbol.into(), ESCAPED_BITS);
+                }
+                bits.add(u64::from(code >> 4), u32::from(code & 15));
+                let (field, count) = token.extra(layouts, fewer);
+                fields.add(field, count);
+                fields.flush(extra);
+            }
+            bits.flush(out);
+        }
+        (self.bits, self.fields) = (bits, fields);
+    }
 }
 
 /// Writes the literals of a stream, every one of so many, from `at` on. Its end.
@@ -273,6 +314,7 @@ fn write_literals<const EVERY: usize>(
 }
 
 /// Writes bits upwards, lowest first.
+#[derive(Clone, Copy)]
 struct BitWriter {
     bits: u64,
     count: u32,
@@ -314,6 +356,7 @@ impl BitWriter {
 }
 
 /// Writes fields downwards from the end: each one below the one before.
+#[derive(Clone, Copy)]
 struct DownWriter {
     /// The bits that do not fill a byte yet, from the highest down.
     bits: u64,

@@ -7,8 +7,10 @@ pub(super) const STREAMS: usize = 4;
 /// From so many literals on there are four streams.
 pub(super) const FOUR_STREAMS: usize = 48;
 /// Bytes of the header of a part with one stream of literals, and with four.
-pub(super) const ONE_HEADER: usize = 4;
-pub(super) const FOUR_HEADER: usize = 8;
+const ONE_HEADER: usize = 4;
+const FOUR_HEADER: usize = 8;
+/// Bytes that short turns add to it.
+pub(super) const SHORT_BYTES: usize = 2;
 /// The most that a field for a number of bytes holds.
 pub(super) const MAX_BYTES: usize = 1023;
 
@@ -106,6 +108,8 @@ pub(super) struct Header {
     pub(super) tokens: usize,
     /// Bytes of the tokens' stream.
     pub(super) token_bytes: usize,
+    /// Turns of tokens whose offsets' fields are two bits shorter, and those after them where they are one bit shorter.
+    pub(super) short_turns: [usize; 2],
     /// Bytes of the first three streams of literals, where there are four.
     pub(super) streams: Option<[usize; STREAMS - 1]>,
     /// The header's own bytes.
@@ -113,17 +117,14 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// A header of 32 bits, from the lowest on: 5 and 5 for the sets of literals and of tokens; 1 for four streams; 1 that
-    /// is 0; 10 and 10 for the number of tokens and the bytes of their stream. With four streams 32 more: 10 each for the
-    /// bytes of the first three, and 2 that are 0.
+    /// A header of 32 bits, from the lowest on: 5 and 5 for the sets of literals and of tokens; 1 for four streams; 1 for
+    /// short turns; 10 and 10 for the number of tokens and the bytes of their stream. With four streams 32 more: 10 each
+    /// for the bytes of the first three, and 2 that are 0. With short turns 16 more: 8 for each number.
     #[inline(always)]
     pub(super) fn read(part: &[u8]) -> Option<Header> {
         let low = u32::from_le_bytes(*part.first_chunk()?);
         let field = |word: u32, at: u32, bits: u32| (word >> at) as usize & ((1 << bits) - 1);
         let four = field(low, 10, 1) == 1;
-        if field(low, 11, 1) != 0 {
-            return None;
-        }
         let (mut streams, mut bytes) = (None, ONE_HEADER);
         if four {
             let high = u32::from_le_bytes(*part.get(ONE_HEADER..)?.first_chunk()?);
@@ -133,7 +134,14 @@ impl Header {
             streams = Some([0, 10, 20].map(|at| field(high, at, 10)));
             bytes = FOUR_HEADER;
         }
+        let mut short_turns = [0; 2];
+        if field(low, 11, 1) == 1 {
+            let turns: &[u8; SHORT_BYTES] = part.get(bytes..)?.first_chunk()?;
+            short_turns = turns.map(usize::from);
+            bytes += SHORT_BYTES;
+        }
         Some(Header {
+            short_turns,
             literal_set: field(low, 0, 5),
             token_set: field(low, 5, 5),
             tokens: field(low, 12, 10),
@@ -143,13 +151,29 @@ impl Header {
         })
     }
 
-    /// The header as a number, whose low `bytes` bytes are written.
-    pub(super) fn to_word(&self) -> u64 {
+    /// Bytes of a header.
+    pub(super) fn length(four: bool, short_turns: [usize; 2]) -> usize {
+        let short = if short_turns == [0; 2] {
+            0
+        } else {
+            SHORT_BYTES
+        };
+        short + if four { FOUR_HEADER } else { ONE_HEADER }
+    }
+
+    /// Writes the header's `bytes`.
+    pub(super) fn write(&self, to: &mut [u8]) {
         let streams = self.streams.unwrap_or_default();
         let high = streams[0] | streams[1] << 10 | streams[2] << 20;
         let low = self.literal_set | self.token_set << 5;
         let low = low | usize::from(self.streams.is_some()) << 10;
         let low = low | self.tokens << 12 | self.token_bytes << 22;
-        (low | high << 32) as u64
+        let short = self.short_turns != [0; 2];
+        let word = (low | usize::from(short) << 11 | high << 32) as u64;
+        let first = self.bytes - if short { SHORT_BYTES } else { 0 };
+        to[..first].copy_from_slice(&word.to_le_bytes()[..first]);
+        if short {
+            to[first..self.bytes].copy_from_slice(&self.short_turns.map(|turns| turns as u8));
+        }
     }
 }

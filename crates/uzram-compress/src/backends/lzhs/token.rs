@@ -55,6 +55,11 @@ pub(super) const KINDS: usize = 4;
 /// Bits of the offset's field, by kind: the offset less 1, for [`EIGHTS`] in units of 8.
 pub(super) const OFFSET_BITS: [u32; KINDS] = [0, 0, 9, 12];
 
+/// Tokens between two refills of a decoder: 5 codes of 10 bits leave room for the bits of a started byte.
+pub(super) const TURN: usize = 5;
+/// By how many bits the fields of offsets are shorter in a part's first turns, at most: these refer to what is near.
+pub(super) const MAX_FEWER: usize = 2;
+
 /// Symbols that stand for tokens.
 pub(super) const SYMBOLS: usize = LITERAL_CLASSES.len() * MATCH_CLASSES.len() * KINDS;
 /// The symbol of a token whose own symbol has no code: that follows as a number of [`ESCAPED_BITS`] bits.
@@ -107,7 +112,7 @@ pub(super) struct Layout {
     pub(super) bits: u8,
     /// By how much it is shifted before it is added: 0 or 16.
     pub(super) shift: u8,
-    /// Bits of both fields, the offset's included.
+    /// Bits of the whole extra field, with the offset's.
     pub(super) all_bits: u8,
     /// The offset's kind; [`RARE`] where the symbol needs more than this.
     pub(super) kind: u8,
@@ -117,9 +122,12 @@ pub(super) struct Layout {
 pub(super) const RARE: u8 = 4;
 
 /// By symbol, and of whatever 10 bits say: those that are no symbol are as [`ESCAPE`].
-pub(super) static LAYOUTS: [Layout; 1 << ESCAPED_BITS] = layouts();
+pub(super) type Layouts = [Layout; 1 << ESCAPED_BITS];
 
-const fn layouts() -> [Layout; 1 << ESCAPED_BITS] {
+/// By how many bits offsets' fields are shorter.
+pub(super) static LAYOUTS: [Layouts; MAX_FEWER + 1] = [layouts(0), layouts(1), layouts(2)];
+
+const fn layouts(fewer: u32) -> Layouts {
     let rare = Layout {
         least: 0,
         bits: 0,
@@ -141,13 +149,18 @@ const fn layouts() -> [Layout; 1 << ESCAPED_BITS] {
                 least: literals.0 as u32 | (length.0 as u32) << 16,
                 bits: bits as u8,
                 shift: if length.1 > 0 { 16 } else { 0 },
-                all_bits: (bits + OFFSET_BITS[kind]) as u8,
+                all_bits: (bits + offset_bits(kind, fewer)) as u8,
                 kind: kind as u8,
             };
         }
         symbol += 1;
     }
     all
+}
+
+/// Bits of an offset's field where those are shorter by `fewer`.
+pub(super) const fn offset_bits(kind: usize, fewer: u32) -> u32 {
+    OFFSET_BITS[kind].saturating_sub(fewer)
 }
 
 /// A symbol's parts: both classes, and the kind of the offset.
@@ -199,13 +212,26 @@ impl Token {
         }
     }
 
-    /// The extra field and its number of bits: from the lowest on those of the match's length, of the run's length, of
-    /// the offset.
+    /// The offset's field in the units of [`ANY`], which tells how many bits it needs.
     #[inline(always)]
-    pub(super) fn extra(&self) -> (u64, u32) {
-        let layout = &LAYOUTS[usize::from(self.symbol) % LAYOUTS.len()];
+    pub(super) fn reach(&self) -> u16 {
+        let eights = self.symbol % KINDS as u16 == EIGHTS;
+        self.offset << select_unpredictable(eights, 3, 0)
+    }
+
+    /// Whether there is an offset's field.
+    #[inline(always)]
+    pub(super) fn has_field(&self) -> bool {
+        self.symbol % KINDS as u16 >= EIGHTS
+    }
+
+    /// The extra field and its number of bits: from the lowest on those of the match's length, of the run's length, of
+    /// the offset, which is shorter by `fewer` bits.
+    #[inline(always)]
+    pub(super) fn extra(&self, layouts: &Layouts, fewer: usize) -> (u64, u32) {
+        let layout = &layouts[usize::from(self.symbol) % layouts.len()];
         if layout.kind == RARE {
-            return self.rare_extra();
+            return self.rare_extra(fewer as u32);
         }
         let more = self.lengths.wrapping_sub(layout.least) >> (layout.shift & 31);
         let field = u64::from(self.offset) << (layout.bits & 63) | u64::from(more);
@@ -213,7 +239,7 @@ impl Token {
     }
 
     #[cold]
-    fn rare_extra(&self) -> (u64, u32) {
+    fn rare_extra(&self, fewer: u32) -> (u64, u32) {
         let Fields {
             literals,
             length,
@@ -223,6 +249,6 @@ impl Token {
         let field = u64::from(self.offset) << literals.1;
         let field = field | u64::from(run - u32::from(literals.0));
         let field = field << length.1 | u64::from(matched - u32::from(length.0));
-        (field, OFFSET_BITS[kind] + literals.1 + length.1)
+        (field, offset_bits(kind, fewer) + literals.1 + length.1)
     }
 }

@@ -15,8 +15,8 @@ const TURNS: usize = 10;
 /// The samples that a set needs to be worth its bytes.
 const PAGES_PER_SET: usize = 6;
 /// How many of all literals and of all tokens are mixed into each set.
-const LITERAL_SMOOTHING: f32 = 200.0;
-const TOKEN_SMOOTHING: f32 = 60.0;
+const LITERAL_SMOOTHING: f32 = 400.0;
+const TOKEN_SMOOTHING: f32 = 200.0;
 /// A sub set has to be so much cheaper, as in the encoder.
 const SUB_PENALTY: f32 = 1.04;
 /// Symbols rarer than one in so many tokens of a set are escaped.
