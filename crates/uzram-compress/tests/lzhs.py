@@ -173,12 +173,14 @@ def decompress(collection, data, whole=True):
 
 
 def tokens_of(data):
-    """Runs, matches and offsets: any division will do; this one is greedy and takes the nearest of the longest."""
+    """Runs, matches and offsets: any division will do; this one is greedy and looks near, and as far as it can."""
     found, at, begin = [], 1, 0
     while at + 4 <= len(data) and len(found) < 1022:
         best, offset = 3, 0
-        for distance in range(1, at + 1):
+        for distance in [*range(1, min(at, 300) + 1), at]:
             count = 0
+            if best == 4200 or data[at:at + 4] != data[at - distance:at - distance + 4]:
+                continue
             while at + count < len(data) and count < 4200 and data[at + count] == data[at + count - distance]:
                 count += 1
             if count > best:

@@ -82,7 +82,7 @@ fn builtin_has_every_backend_and_none_failed() {
     assert_eq!(failed, []);
     // The kernel's order, which listings keep; what the kernel has not comes last.
     let names = [
-        "lzo-rle", "lzo", "lz4", "lz4hc", "zstd", "deflate", "842", "wk64", "null",
+        "lzo-rle", "lzo", "lz4", "lz4hc", "zstd", "deflate", "842", "wk64", "lzhs", "null",
     ];
     assert_eq!(registry.names(), names);
 }
