@@ -57,6 +57,15 @@ pub const PARTSCAN: FrontendOption = FrontendOption {
     chooses: false,
 };
 
+/// How many requests a queue has in flight, for frontends with a queue for each CPU.
+pub const QUEUE_DEPTH: FrontendOption = FrontendOption {
+    name: "queue-depth",
+    value_name: "N",
+    kind: OptionKind::Integer(0, u16::MAX as u64),
+    help: "Requests in flight of one queue, 1 to 4096 [default: 128, for swap 32, by FUSE over io_uring 32]",
+    chooses: false,
+};
+
 impl FrontendOption {
     /// Reads a value. Paths in it are relative to `directory`.
     pub fn parse(&self, text: &str, directory: &Path) -> std::result::Result<OptionValue, String> {
