@@ -67,8 +67,10 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
     let words = |rest: &[&'static str]| [&CREATE[..], rest].concat();
     let stderr = bench.fails(2, &words(&["--queue-depth", "0"]));
     assert!(stderr.contains("1 to 4096"), "{stderr}");
-    let stderr = bench.fails(2, &words(&["--queue-depth", "8", "--fuse-uring", "off"]));
-    assert!(stderr.contains("--fuse-uring off forbids"), "{stderr}");
+    for option in ["--queue-depth", "--poll"] {
+        let stderr = bench.fails(2, &words(&[option, "8", "--fuse-uring", "off"]));
+        assert!(stderr.contains("--fuse-uring off forbids"), "{stderr}");
+    }
     // As a kernel without it, and as a container's.
     let hidden = "mount -t tmpfs none /sys/module/fuse/parameters";
     let read_only = format!(

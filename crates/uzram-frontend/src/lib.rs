@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod option;
+mod poll;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,11 @@ use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 pub use rustix::thread::CapabilitySet;
 
-pub use option::{FrontendOption, NUMBER, OptionKind, PARTSCAN, QUEUE_DEPTH};
+pub use poll::{PollPermits, PollSource, Poller};
+
+pub use option::{
+    DEFAULT_POLL, FrontendOption, NUMBER, OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, poll_time,
+};
 
 /// Why this machine or this user cannot have a frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]

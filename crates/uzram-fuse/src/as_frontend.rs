@@ -10,7 +10,8 @@ use std::time::Duration;
 use uzram_blockdev::{Busy, Error as NodeError, Survey, Users};
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
-    OptionKind, PARTSCAN, QUEUE_DEPTH, ReservedNode, Serving, kind_of_missing, kind_of_node,
+    OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, ReservedNode, Serving, kind_of_missing, kind_of_node,
+    poll_time,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
@@ -57,6 +58,7 @@ fn options(spec: &FrontendSpec) -> LoopOptions {
         partscan: spec.flag(PARTSCAN.name),
         fuse_uring: fuse_uring(spec),
         queue_depth: spec.small(QUEUE_DEPTH.name).unwrap_or(default.queue_depth),
+        poll: poll_time(spec),
         // The keeper starts another server.
         on_death: Some(|| std::process::abort()),
     }
@@ -84,24 +86,26 @@ impl Frontend for FuseLoopFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[NUMBER, PARTSCAN, FUSE_URING, QUEUE_DEPTH]
+        &[NUMBER, PARTSCAN, FUSE_URING, QUEUE_DEPTH, POLL]
     }
 
     fn check(&self, spec: &FrontendSpec) -> Result {
-        let usage = |message: String| Err(Failure::new(FailureKind::Usage, message));
         let uring = fuse_uring(spec);
         if let Some(depth) = spec.integer(QUEUE_DEPTH.name) {
             if !(1..=MAX_QUEUE_DEPTH).contains(&depth) {
-                return usage(format!(
+                return Err(Failure::usage(format!(
                     "--queue-depth {depth} is not possible: 1 to {MAX_QUEUE_DEPTH}"
-                ));
+                )));
             }
-            if uring == FuseUring::Off {
-                return usage(
-                    "--queue-depth is for FUSE over io_uring, which --fuse-uring off forbids"
-                        .into(),
-                );
-            }
+        }
+        let given = |option: &&FrontendOption| spec.options.contains_key(option.name);
+        if uring == FuseUring::Off
+            && let Some(option) = [&QUEUE_DEPTH, &POLL].into_iter().find(given)
+        {
+            return Err(Failure::usage(format!(
+                "--{} is for FUSE over io_uring, which --fuse-uring off forbids",
+                option.name
+            )));
         }
         if uring == FuseUring::On {
             crate::probe_uring().map_err(|error| {

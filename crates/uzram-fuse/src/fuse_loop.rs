@@ -57,19 +57,23 @@ pub struct LoopOptions {
     pub fuse_uring: FuseUring,
     /// Requests in flight of one queue of FUSE over io_uring, at least 1.
     pub queue_depth: u16,
+    /// Longest time that a queue of FUSE over io_uring polls for the next request before it sleeps. Zero never polls.
+    pub poll: Duration,
     /// Called when a queue cannot go on, after all requests of the device have failed. The contents are there: the callee
     /// may end the process so that another one serves them.
     pub on_death: Option<fn()>,
 }
 
 impl Default for LoopOptions {
-    /// Any number, no partitions, FUSE over io_uring where it can be, 32 requests in flight of a queue.
+    /// Any number, no partitions, FUSE over io_uring where it can be, 32 requests in flight of a queue, which polls for up to
+    /// 100 microseconds.
     fn default() -> LoopOptions {
         LoopOptions {
             number: None,
             partscan: false,
             fuse_uring: FuseUring::Auto,
             queue_depth: 32,
+            poll: Duration::from_micros(100),
             on_death: None,
         }
     }
@@ -308,13 +312,23 @@ impl FuseMount<'_> {
         let filesystem = DiskFilesystem::with_uring(self.disk.clone(), agreed.clone());
         // One thread for what still comes by /dev/fuse: forgotten inodes and interrupts.
         let session = self.begin(filesystem, 1)?;
-        if !agreed.load(Relaxed) {
-            // Dropped, it unmounts.
-            return Err(refused("the kernel does not offer it".into()));
-        }
-        let depth = self.options.queue_depth;
-        let queues = Queues::start(session.as_fd(), self.disk, depth, &self.on_death());
-        let queues = queues.map_err(|error| refused(error.to_string()))?;
+        let queues = match agreed.load(Relaxed) {
+            true => {
+                let (depth, poll) = (self.options.queue_depth, self.options.poll);
+                Queues::start(session.as_fd(), self.disk, depth, poll, &self.on_death())
+                    .map_err(|error| error.to_string())
+            }
+            false => Err("the kernel does not offer it".into()),
+        };
+        let queues = queues.map_err(|why| {
+            // Whoever looked at the mount meanwhile waits for the queues, and those that are there for the connection's
+            // end.
+            let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
+            if let Err(error) = rustix::mount::unmount(self.dir, flags) {
+                tracing::warn!(%error, "a mount without io_uring stays: {}", self.dir.display());
+            }
+            refused(why)
+        })?;
         let switched = switch.was_off();
         drop(switch);
         Ok((

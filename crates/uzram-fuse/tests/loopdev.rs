@@ -153,9 +153,12 @@ fn loop_devices_are_kept_by_number() {
 /// also where nobody sees who has the device open: here the process that asks.
 #[test]
 fn a_user_that_nobody_sees_keeps_the_device_for_good() {
-    for (options, _) in transports() {
-        is_kept(&options);
-    }
+    // Each gives up only after seconds.
+    std::thread::scope(|scope| {
+        for (options, _) in transports() {
+            scope.spawn(move || is_kept(&options));
+        }
+    });
 }
 
 fn is_kept(options: &LoopOptions) {

@@ -17,8 +17,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use uzram_blockdev::StepError;
+use uzram_frontend::PollPermits;
 
 use crate::disk::DiskFile;
 use queue::QueueSetup;
@@ -56,6 +58,7 @@ impl Queues {
         connection: BorrowedFd<'_>,
         disk: &Arc<DiskFile>,
         depth: u16,
+        poll: Duration,
         on_death: &OnDeath,
     ) -> Result<Queues, StepError> {
         let connection = connection.try_clone_to_owned();
@@ -67,6 +70,8 @@ impl Queues {
             threads: Vec::new(),
         };
         let count = shares.len();
+        // Never on a machine with one CPU, and on no more than half of them.
+        let permits = Arc::new(PollPermits::new(count / 2));
         for (cpu, entries) in shares {
             let setup = QueueSetup {
                 cpu,
@@ -74,6 +79,8 @@ impl Queues {
                 payload_bytes: MAX_PAYLOAD as usize,
                 connection: connection.clone(),
                 disk: disk.clone(),
+                poll,
+                permits: permits.clone(),
             };
             let (ready, on_death) = (ready.clone(), on_death.clone());
             let serve = move || {

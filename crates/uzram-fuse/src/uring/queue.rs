@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use rustix::thread::CpuSet;
+use uzram_frontend::{PollPermits, PollSource, Poller};
 
 use super::request;
 use super::ring::EntryRing;
@@ -25,10 +27,14 @@ pub(crate) struct QueueSetup {
     /// The FUSE connection.
     pub(crate) connection: Arc<File>,
     pub(crate) disk: Arc<DiskFile>,
+    /// Longest time to poll for the next request.
+    pub(crate) poll: Duration,
+    pub(crate) permits: Arc<PollPermits>,
 }
 
 struct Queue {
     ring: EntryRing,
+    poller: Poller,
     setup: QueueSetup,
 }
 
@@ -54,17 +60,44 @@ pub(crate) fn run(setup: QueueSetup, ready: &SyncSender<io::Result<()>>) -> io::
 
 fn pin(cpu: u16) {
     let mut cpus = CpuSet::new();
-    cpus.set(cpu.into());
+    if usize::from(cpu) < CpuSet::MAX_CPU {
+        cpus.set(cpu.into());
+    }
     if let Err(error) = rustix::thread::sched_setaffinity(None, &cpus) {
         // The queue works from any CPU.
         tracing::debug!(%error, cpu, "cannot pin the thread");
     }
 }
 
+/// The next completions of a ring.
+impl PollSource for EntryRing {
+    type Item = ();
+
+    fn take(&mut self) -> io::Result<Option<()>> {
+        if !self.is_ready() {
+            // Whoever waits for a reply gets it before this looks for more.
+            self.submit()?;
+            if !self.is_ready() {
+                return Ok(None);
+            }
+        }
+        self.wait().map(Some)
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
+        self.wait()
+    }
+}
+
 impl Queue {
     fn new(setup: QueueSetup) -> io::Result<Queue> {
         let ring = EntryRing::new(&setup.connection, setup.entries.len(), setup.payload_bytes)?;
-        Ok(Queue { ring, setup })
+        let poller = Poller::new(setup.poll, setup.permits.clone());
+        Ok(Queue {
+            ring,
+            poller,
+            setup,
+        })
     }
 
     /// Gives all entries to the kernel for the first time, which refuses at once if it does.
@@ -86,7 +119,7 @@ impl Queue {
     fn serve(&mut self) -> io::Result<()> {
         let mut entries = self.setup.entries.len();
         while entries > 0 {
-            self.ring.wait()?;
+            self.poller.wait(&mut self.ring)?;
             let mut unsent = 0;
             while let Some((entry, result)) = self.ring.next_completion() {
                 if result < 0 {

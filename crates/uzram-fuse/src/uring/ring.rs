@@ -175,6 +175,9 @@ impl EntryRing {
 
     /// Submits what is queued.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
+        if self.ring.submission().is_empty() {
+            return Ok(());
+        }
         self.ring.submit().map(drop)
     }
 

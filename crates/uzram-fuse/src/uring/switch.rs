@@ -79,9 +79,11 @@ impl SwitchedOn {
         if !is_on()? {
             let mark = mark(at);
             fs::write(&mark, []).map_err(|error| format!("writing {}: {error}", mark.display()))?;
+            if let Err(error) = fs::write(PARAMETER, "Y") {
+                let _ = fs::remove_file(&mark);
+                return Err(cannot(&error));
+            }
             this.mark = Some(mark);
-            // Dropped after a failure it takes the mark away.
-            fs::write(PARAMETER, "Y").map_err(|error| cannot(&error))?;
         }
         Ok(this)
     }
