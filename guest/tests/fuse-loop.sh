@@ -5,6 +5,9 @@
 
 disk=$(uzram create --size 256M --frontend fuse-loop)
 say "disk $disk"
+# This kernel has no FUSE over io_uring.
+equal "$(uzram stat "$disk" | sed -n 's/^transport *//p')" /dev/fuse "the transport"
+expect_exit 5 uzram create --size 16M --frontend fuse-loop --fuse-uring on
 check mkfs.ext4 -q "$disk"
 check mount "$disk" /mnt
 check dd if=/dev/urandom of=/mnt/random bs=1M count=16 status=none

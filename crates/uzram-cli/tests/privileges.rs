@@ -95,8 +95,8 @@ fn a_loop_device_works_without_what_it_does_not_need() {
     }
     let bench = Bench::new();
     let node = bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
-    // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_MKNOD.
-    assert_has(&bench, 1 << 2 | 1 << 19 | 1 << 21 | 1 << 27);
+    // CAP_DAC_READ_SEARCH, CAP_IPC_LOCK, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_MKNOD.
+    assert_has(&bench, 1 << 2 | 1 << 14 | 1 << 19 | 1 << 21 | 1 << 27);
     let mut user = std::process::Command::new("sleep")
         .arg("60")
         .stdin(std::fs::File::open(&node).unwrap())

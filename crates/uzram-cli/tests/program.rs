@@ -68,8 +68,8 @@ fn bad_input_is_refused_with_the_reason() {
             "--listen is for --frontend nbd",
         ),
         (
-            &["create", "--frontend", "fuse-loop", "--poll", "50"],
-            "--poll is for --frontend nbd-kernel or nbd, not fuse-loop",
+            &["create", "--frontend", "fuse-loop", "--queues", "2"],
+            "--queues is for --frontend ublk, not fuse-loop",
         ),
         (
             &["create", "--frontend", "nbd", "--poll", "1001"],

@@ -51,6 +51,9 @@ pub struct Stat {
     /// frontend has no such setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_microseconds: Option<u64>,
+    /// How requests reach the server, `io_uring` or `/dev/fuse`; `None` where the frontend has only one way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// NBD clients that are connected; `None` where the device is a node of the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<u64>,
@@ -82,6 +85,7 @@ impl Stat {
             codecs: device.codecs(),
             // Whoever serves the device knows.
             poll_microseconds: None,
+            transport: None,
             clients: None,
         }
     }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod option;
+mod poll;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,11 @@ use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 pub use rustix::thread::CapabilitySet;
 
-pub use option::{FrontendOption, NUMBER, OptionKind, PARTSCAN};
+pub use poll::{PollPermits, PollSource, Poller};
+
+pub use option::{
+    DEFAULT_POLL, FrontendOption, NUMBER, OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, poll_time,
+};
 
 /// Why this machine or this user cannot have a frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +193,16 @@ pub trait Front: Send {
     /// How many clients are connected; `None` where clients are the kernel's affair.
     fn clients(&self) -> Option<u64> {
         None
+    }
+
+    /// How requests reach this process, in a word; `None` where the frontend has only one way.
+    fn transport(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What whoever makes the device should know of that, such as what was changed on the machine for it.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Refuses where whoever uses the device cannot be told another size while it is served.

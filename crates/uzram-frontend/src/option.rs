@@ -2,9 +2,10 @@
 //! are made of this.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use uzram_spec::{Failure, OptionValue, Result, size};
+use uzram_spec::{Failure, FrontendSpec, OptionValue, Result, size};
 
 /// An option of a frontend.
 pub struct FrontendOption {
@@ -56,6 +57,34 @@ pub const PARTSCAN: FrontendOption = FrontendOption {
     help: "Have the kernel read the disk's partition table and make nodes such as /dev/loop0p1, whenever a tool like sfdisk         tells it to and after the server was replaced. nbd-kernel always does; ublk can for root",
     chooses: false,
 };
+
+/// How many requests a queue has in flight, for frontends with a queue for each CPU.
+pub const QUEUE_DEPTH: FrontendOption = FrontendOption {
+    name: "queue-depth",
+    value_name: "N",
+    kind: OptionKind::Integer(0, u16::MAX as u64),
+    help: "Requests in flight of one queue, 1 to 4096 [default: 128, for swap 32, by FUSE over io_uring 32]",
+    chooses: false,
+};
+
+/// The default of [`POLL`].
+pub const DEFAULT_POLL: Duration = Duration::from_micros(100);
+
+/// How long the server polls for the next request: for frontends that can poll.
+pub const POLL: FrontendOption = FrontendOption {
+    name: "poll",
+    value_name: "MICROSECONDS",
+    kind: OptionKind::Integer(0, 1000),
+    help: "Longest time to poll for a client's next request before the server sleeps, 0 to 1000 microseconds. It polls \
+        only while requests come that soon, and takes most of a CPU meanwhile. 0 never polls [default: 100]",
+    chooses: false,
+};
+
+/// The value of [`POLL`].
+pub fn poll_time(spec: &FrontendSpec) -> Duration {
+    let given = spec.integer(POLL.name).map(Duration::from_micros);
+    given.unwrap_or(DEFAULT_POLL)
+}
 
 impl FrontendOption {
     /// Reads a value. Paths in it are relative to `directory`.

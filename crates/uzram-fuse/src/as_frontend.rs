@@ -9,12 +9,29 @@ use std::time::Duration;
 
 use uzram_blockdev::{Busy, Error as NodeError, Survey, Users};
 use uzram_frontend::{
-    BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN,
-    ReservedNode, Serving, kind_of_missing, kind_of_node,
+    BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
+    OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, ReservedNode, Serving, kind_of_missing, kind_of_node,
+    poll_time,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
-use crate::{Error, FuseLoop, LoopNumber, LoopOptions};
+use crate::{Error, FuseLoop, FuseUring, LoopNumber, LoopOptions, Transport};
+
+/// Most entries of a queue.
+const MAX_QUEUE_DEPTH: u64 = 4096;
+
+const ON: &str = "on";
+const OFF: &str = "off";
+
+const FUSE_URING: FrontendOption = FrontendOption {
+    name: "fuse-uring",
+    value_name: "WHEN",
+    kind: OptionKind::Choice(&["auto", ON, OFF]),
+    help: "Whether requests come by FUSE over io_uring (Linux 6.14 or newer), with a queue and a thread for each CPU: on, off, \
+        or auto, where it can be. Where the kernel's enable_uring is off, it is switched on while the device is made, and off \
+        again [default: auto]",
+    chooses: false,
+};
 
 /// The frontend `fuse-loop`.
 pub struct FuseLoopFrontend;
@@ -26,13 +43,30 @@ struct LoopFront {
     dir: PathBuf,
 }
 
-fn serve(serving: &Serving<'_>, number: Option<u32>) -> Result<Box<dyn Front>> {
+fn fuse_uring(spec: &FrontendSpec) -> FuseUring {
+    match spec.text(FUSE_URING.name) {
+        Some(ON) => FuseUring::On,
+        Some(OFF) => FuseUring::Off,
+        _ => FuseUring::Auto,
+    }
+}
+
+fn options(spec: &FrontendSpec) -> LoopOptions {
+    let default = LoopOptions::default();
+    LoopOptions {
+        number: spec.small(NUMBER.name),
+        partscan: spec.flag(PARTSCAN.name),
+        fuse_uring: fuse_uring(spec),
+        queue_depth: spec.small(QUEUE_DEPTH.name).unwrap_or(default.queue_depth),
+        poll: poll_time(spec),
+        // The keeper starts another server.
+        on_death: Some(|| std::process::abort()),
+    }
+}
+
+fn serve(serving: &Serving<'_>, options: &LoopOptions) -> Result<Box<dyn Front>> {
     let at = crate::new_mount_dir(serving.dir)?;
-    let options = LoopOptions {
-        number,
-        partscan: serving.spec.flag(PARTSCAN.name),
-    };
-    let front = FuseLoop::create(serving.device.clone(), serving.name, &at, &options);
+    let front = FuseLoop::create(serving.device.clone(), serving.name, &at, options);
     let front = front.inspect_err(|_| {
         let _ = std::fs::remove_dir(&at);
     })?;
@@ -52,16 +86,46 @@ impl Frontend for FuseLoopFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[NUMBER, PARTSCAN]
+        &[NUMBER, PARTSCAN, FUSE_URING, QUEUE_DEPTH, POLL]
+    }
+
+    fn check(&self, spec: &FrontendSpec) -> Result {
+        let uring = fuse_uring(spec);
+        if let Some(depth) = spec.integer(QUEUE_DEPTH.name) {
+            if !(1..=MAX_QUEUE_DEPTH).contains(&depth) {
+                return Err(Failure::usage(format!(
+                    "--queue-depth {depth} is not possible: 1 to {MAX_QUEUE_DEPTH}"
+                )));
+            }
+        }
+        let given = |option: &&FrontendOption| spec.options.contains_key(option.name);
+        if uring == FuseUring::Off
+            && let Some(option) = [&QUEUE_DEPTH, &POLL].into_iter().find(given)
+        {
+            return Err(Failure::usage(format!(
+                "--{} is for FUSE over io_uring, which --fuse-uring off forbids",
+                option.name
+            )));
+        }
+        if uring == FuseUring::On {
+            crate::probe_uring().map_err(|error| {
+                Failure::from(error).with_hint("--fuse-uring auto does without")
+            })?;
+        }
+        Ok(())
     }
 
     fn handover(&self) -> Handover {
         Handover::Replaced
     }
 
-    /// Where there is no devtmpfs it makes the node itself.
-    fn capabilities(&self, _spec: &FrontendSpec) -> CapabilitySet {
-        BLOCK_DEVICE | CapabilitySet::MKNOD
+    /// Where there is no devtmpfs it makes the node itself. The buffers of FUSE over io_uring are locked.
+    fn capabilities(&self, spec: &FrontendSpec) -> CapabilitySet {
+        let own = BLOCK_DEVICE | CapabilitySet::MKNOD;
+        match fuse_uring(spec) {
+            FuseUring::Off => own,
+            FuseUring::Auto | FuseUring::On => own | CapabilitySet::IPC_LOCK,
+        }
     }
 
     fn probe(&self) -> std::result::Result<(), Need> {
@@ -69,7 +133,7 @@ impl Frontend for FuseLoopFrontend {
     }
 
     fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
-        serve(serving, serving.spec.small(NUMBER.name))
+        serve(serving, &options(serving.spec))
     }
 
     fn resume(&self, serving: &Serving<'_>, old: &str) -> Result<Box<dyn Front>> {
@@ -78,8 +142,20 @@ impl Frontend for FuseLoopFrontend {
             // Its user must unmount it. The contents are behind the new node.
             tracing::warn!("{old} is replaced: {node} is dead and stays until its user lets go");
         }
+        let mut options = options(serving.spec);
+        if options.fuse_uring == FuseUring::On
+            && let Err(error) = crate::probe_uring()
+        {
+            tracing::error!(
+                "the contents come first: the device is served by /dev/fuse, with {error}"
+            );
+            options.fuse_uring = FuseUring::Auto;
+        }
         // The old number if it is free, otherwise another.
-        self.start(serving).or_else(|_| serve(serving, None))
+        serve(serving, &options).or_else(|_| {
+            options.number = None;
+            serve(serving, &options)
+        })
     }
 
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
@@ -166,6 +242,21 @@ impl Front for LoopFront {
         Ok(self.front.exclusive()?)
     }
 
+    fn transport(&self) -> Option<&'static str> {
+        Some(match self.front.transport() {
+            Transport::IoUring => "io_uring",
+            Transport::DevFuse => "/dev/fuse",
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let switched = "FUSE over io_uring: enable_uring of module fuse was switched on for a moment, and is off again";
+        match self.front.switched_uring_on() {
+            true => vec![switched.into()],
+            false => Vec::new(),
+        }
+    }
+
     fn can_resize(&self) -> Result {
         Ok(())
     }
@@ -205,9 +296,10 @@ impl From<Error> for Failure {
         let kind = match &error {
             Error::Node(error) => kind_of_node(error),
             Error::Taken { .. } => FailureKind::Busy,
-            Error::Unavailable { .. } | Error::NeedsRoot | Error::NoDirectIo { .. } => {
-                FailureKind::Impossible
-            }
+            Error::Unavailable { .. }
+            | Error::NeedsRoot
+            | Error::NoUring { .. }
+            | Error::NoDirectIo { .. } => FailureKind::Impossible,
             Error::NoneFree { .. } => FailureKind::Failed,
             Error::System(step) => kind_of_missing(&step.source),
         };

@@ -38,6 +38,12 @@ pub enum Error {
         /// How many devices were tried.
         tries: usize,
     },
+    /// FUSE over io_uring was demanded and cannot be had.
+    #[error("no FUSE over io_uring: {why}")]
+    NoUring {
+        /// What is missing.
+        why: String,
+    },
     /// The loop device came up without direct I/O, which would keep a second copy of everything in the page cache.
     #[error("{} does not do direct I/O on this kernel: the page cache would hold everything twice", path.display())]
     NoDirectIo {

@@ -1,23 +1,23 @@
-//! The FUSE file system with one file, which holds the device's bytes.
+//! [`DiskFile`] by fuser: all requests of a mount without FUSE over io_uring, and of one with it the few that still come by
+//! `/dev/fuse`, INIT among them.
 
 use std::cell::RefCell;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, WriteFlags,
 };
-use uzram::{Device, ExtentKind, Zeroes};
 
-const FILE: INodeNo = INodeNo(2);
-/// How long the kernel may cache names and attributes: they never change.
-const FOREVER: Duration = Duration::from_secs(1 << 30);
+use crate::disk::{self, BLOCK, DiskFile, FOREVER};
+use crate::uring;
+
+const FILE: INodeNo = INodeNo(disk::FILE);
 /// Largest write that is asked of the kernel; the loop driver sends up to this much.
 const MAX_WRITE: u32 = 1 << 20;
 /// Requests in flight at once; fuser's default of 16 is below one queue's depth.
@@ -29,60 +29,47 @@ thread_local! {
 }
 
 pub(crate) struct DiskFilesystem {
-    device: Arc<Device>,
-    /// The file's name.
-    name: OsString,
-    born: SystemTime,
-    /// The second since `born` in which a failure was last logged, plus one.
-    logged: AtomicU64,
+    disk: Arc<DiskFile>,
+    /// Where requests are to come by io_uring: set once kernel and server have agreed on it.
+    uring: Option<Arc<AtomicBool>>,
 }
 
 impl DiskFilesystem {
-    pub(crate) fn new(device: Arc<Device>, name: OsString) -> DiskFilesystem {
-        DiskFilesystem {
-            device,
-            name,
-            born: SystemTime::now(),
-            logged: AtomicU64::new(0),
-        }
+    /// All requests come by `/dev/fuse`.
+    pub(crate) fn new(disk: Arc<DiskFile>) -> DiskFilesystem {
+        DiskFilesystem { disk, uring: None }
     }
 
-    /// Logs a failed request, at most one a second: a full device fails every write, and the log may lie in RAM. The
-    /// statistics count all of them.
-    fn log_failure(&self, what: &str, error: &uzram::Error, offset: u64, len: usize) {
-        let second = self.born.elapsed().map_or(1, |age| age.as_secs() + 1);
-        if self.logged.swap(second, Relaxed) != second {
-            tracing::warn!(%error, offset, len, "{what} failed; more in this second are not logged");
-        }
+    /// Requests come by io_uring once `agreed` is set and the queues are there.
+    pub(crate) fn with_uring(disk: Arc<DiskFile>, agreed: Arc<AtomicBool>) -> DiskFilesystem {
+        let uring = Some(agreed);
+        DiskFilesystem { disk, uring }
     }
 
     fn attr(&self, ino: INodeNo) -> FileAttr {
         let (kind, perm, size) = match ino {
-            FILE => (FileType::RegularFile, 0o600, self.device.size_bytes()),
+            FILE => (FileType::RegularFile, 0o600, self.disk.size_bytes()),
             _ => (FileType::Directory, 0o700, 0),
         };
+        let born = self.disk.born();
         FileAttr {
             ino,
             size,
             blocks: size / 512,
-            atime: self.born,
-            mtime: self.born,
-            ctime: self.born,
-            crtime: self.born,
+            atime: born,
+            mtime: born,
+            ctime: born,
+            crtime: born,
             kind,
             perm,
             nlink: 1,
             uid: 0,
             gid: 0,
             rdev: 0,
-            blksize: 4096,
+            blksize: BLOCK,
             flags: 0,
         }
     }
-}
-
-fn errno(error: &uzram::Error) -> Errno {
-    Errno::from_i32(error.errno())
 }
 
 /// Refuses requests on anything but the file.
@@ -94,17 +81,30 @@ macro_rules! only_file {
     };
 }
 
+fn finish(reply: ReplyEmpty, result: Result<(), disk::Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(Errno::from_i32(errno)),
+    }
+}
+
 impl Filesystem for DiskFilesystem {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut max_write = MAX_WRITE;
+        if let Some(agreed) = &self.uring {
+            let flag = InitFlags::FUSE_OVER_IO_URING;
+            agreed.store(config.add_capabilities(flag).is_ok(), Relaxed);
+            max_write = uring::MAX_PAYLOAD;
+        }
         // The kernel may decline each of these; its own smaller limit then stays in force.
-        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_write(max_write);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent == INodeNo::ROOT && name == self.name {
+        if parent == INodeNo::ROOT && name == self.disk.name() {
             reply.entry(&FOREVER, &self.attr(FILE), Generation(0));
         } else {
             reply.error(Errno::ENOENT);
@@ -134,7 +134,7 @@ impl Filesystem for DiskFilesystem {
         let entries = [
             (INodeNo::ROOT, FileType::Directory, OsStr::new(".")),
             (INodeNo::ROOT, FileType::Directory, OsStr::new("..")),
-            (FILE, FileType::RegularFile, &self.name),
+            (FILE, FileType::RegularFile, self.disk.name()),
         ];
         for (index, (ino, kind, name)) in entries.into_iter().enumerate().skip(offset as usize) {
             if reply.add(ino, index as u64 + 1, kind, name) {
@@ -156,22 +156,14 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyData,
     ) {
         only_file!(ino, reply);
-        // As for any file, a read across the end is short.
-        let len = self
-            .device
-            .size_bytes()
-            .saturating_sub(offset)
-            .min(u64::from(size)) as usize;
+        let len = self.disk.read_len(offset, size);
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < len {
                 buffer.resize(len, 0);
             }
-            match self.device.read_at(&mut buffer[..len], offset) {
+            match self.disk.read(&mut buffer[..len], offset) {
                 Ok(()) => reply.data(&buffer[..len]),
-                Err(error) => {
-                    self.log_failure("read", &error, offset, len);
-                    reply.error(errno(&error));
-                }
+                Err(errno) => reply.error(Errno::from_i32(errno)),
             }
         });
     }
@@ -189,18 +181,9 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyWrite,
     ) {
         only_file!(ino, reply);
-        match self.device.write_at(data, offset) {
+        match self.disk.write(data, offset) {
             Ok(()) => reply.written(data.len() as u32),
-            Err(error) => {
-                self.log_failure("write", &error, offset, data.len());
-                // The file cannot grow: past its end there is no space.
-                let past_end = matches!(error, uzram::Error::OutOfRange { .. });
-                reply.error(if past_end {
-                    Errno::ENOSPC
-                } else {
-                    errno(&error)
-                });
-            }
+            Err(errno) => reply.error(Errno::from_i32(errno)),
         }
     }
 
@@ -223,16 +206,12 @@ impl Filesystem for DiskFilesystem {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        match self.device.flush() {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        finish(reply, self.disk.flush());
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        // The loop driver derives its discard granularity from the block size.
-        let blocks = self.device.size_bytes() / 4096;
-        reply.statfs(blocks, 0, 0, 1, 0, 4096, 255, 4096);
+        let blocks = self.disk.size_bytes() / u64::from(BLOCK);
+        reply.statfs(blocks, 0, 0, 1, 0, BLOCK, 255, BLOCK);
     }
 
     fn fallocate(
@@ -246,16 +225,7 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyEmpty,
     ) {
         only_file!(ino, reply);
-        let mode = mode & !libc::FALLOC_FL_KEEP_SIZE;
-        let how = match mode {
-            // The second is `blkdiscard -z`. Nothing is set aside for a page of zeros either way, and a hole costs no slot.
-            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => Zeroes::Deallocate,
-            _ => return reply.error(Errno::EOPNOTSUPP),
-        };
-        match self.device.write_zeroes(offset, length, how) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        finish(reply, self.disk.allocate(mode, offset, length));
     }
 
     fn lseek(
@@ -268,21 +238,10 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyLseek,
     ) {
         only_file!(ino, reply);
-        let end = self.device.size_bytes();
-        let from = u64::try_from(offset).unwrap_or(u64::MAX);
-        let (data, otherwise) = match whence {
-            libc::SEEK_DATA => (true, None),
-            libc::SEEK_HOLE => (false, Some(end)),
-            _ => return reply.error(Errno::EINVAL),
-        };
-        let Some(Ok(mut extents)) = (from < end).then(|| self.device.extents(from, end - from))
-        else {
-            return reply.error(Errno::ENXIO);
-        };
-        let found = extents.find(|extent| (extent.kind == ExtentKind::Data) == data);
-        match found.map(|extent| extent.offset).or(otherwise) {
-            Some(at) => reply.offset(at as i64),
-            None => reply.error(Errno::ENXIO),
+        // A negative offset is beyond every end.
+        match self.disk.seek(offset as u64, whence) {
+            Ok(at) => reply.offset(at as i64),
+            Err(errno) => reply.error(Errno::from_i32(errno)),
         }
     }
 }

@@ -5,6 +5,9 @@
 //! Write-back under memory pressure does not come back to this process either, which is the classic deadlock. A loop device
 //! without direct I/O is refused.
 //!
+//! *Requests* come by FUSE over io_uring where kernel and user allow it ([`FuseUring`]), with a queue and a thread for each
+//! CPU. Else fuser reads them from `/dev/fuse`.
+//!
 //! *Discard* arrives as `fallocate(PUNCH_HOLE)` on the file and frees memory.
 //!
 //! *Not for swap*: the FUSE path allocates memory in the kernel on the way to this process.
@@ -13,6 +16,7 @@
 #![deny(unsafe_code)]
 
 mod as_frontend;
+mod disk;
 mod error;
 mod filesystem;
 mod fuse_loop;
@@ -20,9 +24,10 @@ mod loop_number;
 mod loopdev;
 mod stale;
 mod sys;
+mod uring;
 
 pub use as_frontend::FuseLoopFrontend;
 pub use error::Error;
-pub use fuse_loop::{FuseLoop, LoopOptions, probe};
+pub use fuse_loop::{FuseLoop, FuseUring, LoopOptions, Transport, probe, probe_uring};
 pub use loop_number::{LoopNumber, is_free};
 pub use stale::{abandon, clear_stale, new_mount_dir, nodes, set_aside};

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::UnmountFlags;
 use uzram_blockdev::{Error as NodeError, StepError, Survey, is_mount_point};
 
-use crate::{Error, loopdev};
+use crate::{Error, loopdev, uring};
 
 /// What the names of mount directories begin with. A device of uzram 0.2 has one of just this name.
 const PREFIX: &str = "mnt";
@@ -70,6 +70,7 @@ pub fn nodes(dir: &Path, survey: &Survey) -> Vec<PathBuf> {
 /// [`Error::Node`] where something still uses one of the loop devices; then nothing was cleared. Its data is lost, but
 /// unmounting it is up to its user.
 pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
+    uring::restore(dir);
     let mut held = Vec::new();
     for at in mount_dirs(dir) {
         let file = disk_file(&at);
@@ -97,6 +98,7 @@ pub fn clear_stale(dir: &Path) -> Result<Vec<String>, Error> {
 /// last user. Their mounts go, since a program that looks at every mount or loop device fails at a dead one; their
 /// directories stay, so that [`nodes`] knows them. Returns the nodes that stay.
 pub fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    uring::restore(dir);
     let mut kept = Vec::new();
     for at in mount_dirs(dir) {
         let file = disk_file(&at);

@@ -1,4 +1,4 @@
-//! A real FUSE mount and a real loop device. Needs root; a reported skip without.
+//! A real FUSE mount and a real loop device, by each transport that the machine has. Needs root; a reported skip without.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -8,12 +8,31 @@ use std::sync::Arc;
 
 use uzram::Device;
 use uzram_blockdev::{Busy, Error as NodeError, busy};
-use uzram_fuse::{Error, FuseLoop, LoopNumber, LoopOptions, clear_stale, is_free, probe};
+use uzram_fuse::{
+    Error, FuseLoop, FuseUring, LoopNumber, LoopOptions, Transport, clear_stale, is_free, probe,
+    probe_uring,
+};
 use uzram_testkit::peers;
 
 /// Whether the machine can run these tests. Where peers are required, a missing one is a failure.
 fn possible() -> bool {
     peers::possible("loop on FUSE", probe())
+}
+
+/// The options for each transport that this machine has.
+fn transports() -> Vec<(LoopOptions, Transport)> {
+    let with = |fuse_uring| LoopOptions {
+        fuse_uring,
+        ..LoopOptions::default()
+    };
+    let mut all = Vec::new();
+    if possible() {
+        all.push((with(FuseUring::Off), Transport::DevFuse));
+        if peers::possible("FUSE over io_uring", probe_uring()) {
+            all.push((with(FuseUring::On), Transport::IoUring));
+        }
+    }
+    all
 }
 
 fn run(program: &str, args: &[&str]) -> String {
@@ -24,15 +43,18 @@ fn run(program: &str, args: &[&str]) -> String {
 
 #[test]
 fn bytes_pass_discards_free_and_removal_leaves_nothing() {
-    if !possible() {
-        return;
+    for (options, transport) in transports() {
+        passes(&options, transport);
     }
+}
+
+fn passes(options: &LoopOptions, transport: Transport) {
     let dir = tempfile::tempdir().unwrap();
     // A path that the mount table escapes.
     let mount = dir.path().join("a b\\c \u{e4}");
     let device = Arc::new(Device::builder(64 << 20).build().unwrap());
-    let mut front =
-        FuseLoop::create(device.clone(), "test0", &mount, &LoopOptions::default()).unwrap();
+    let mut front = FuseLoop::create(device.clone(), "test0", &mount, options).unwrap();
+    assert_eq!(front.transport(), transport);
     let node = front.node().to_owned();
     let path = node.to_str().unwrap().to_owned();
     assert_eq!(
@@ -131,13 +153,19 @@ fn loop_devices_are_kept_by_number() {
 /// also where nobody sees who has the device open: here the process that asks.
 #[test]
 fn a_user_that_nobody_sees_keeps_the_device_for_good() {
-    if !possible() {
-        return;
-    }
+    // Each gives up only after seconds.
+    std::thread::scope(|scope| {
+        for (options, _) in transports() {
+            scope.spawn(move || is_kept(&options));
+        }
+    });
+}
+
+fn is_kept(options: &LoopOptions) {
     let dir = tempfile::tempdir().unwrap();
     let device = Arc::new(Device::builder(1 << 20).build().unwrap());
     let mount = dir.path().join("mnt-0123");
-    let mut front = FuseLoop::create(device, "kept", &mount, &LoopOptions::default()).unwrap();
+    let mut front = FuseLoop::create(device, "kept", &mount, options).unwrap();
     let path = front.node().display().to_string();
     let looks = || run("losetup", &["-n", "-O", "AUTOCLEAR,DIO,BACK-FILE", &path]);
     let (before, opened) = (looks(), std::fs::File::open(&path).unwrap());
@@ -162,4 +190,179 @@ fn a_user_that_nobody_sees_keeps_the_device_for_good() {
     );
     front.remove().unwrap();
     assert!(!mount.exists());
+}
+
+const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// Opens a node for direct requests, each of which reaches the server as it is.
+fn direct(node: &Path) -> std::fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
+        .custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32)
+        .open(node)
+        .unwrap()
+}
+
+/// Bytes at an address that direct requests accept.
+struct Aligned(Vec<u8>, usize);
+
+impl Aligned {
+    fn new(len: usize) -> Aligned {
+        let bytes = vec![0; len + 4096];
+        let from = bytes.as_ptr().align_offset(4096);
+        Aligned(bytes, from)
+    }
+
+    fn get(&mut self, len: usize) -> &mut [u8] {
+        &mut self.0[self.1..][..len]
+    }
+}
+
+/// Requests of all sizes from many threads at once, each of which knows what its part of the device has.
+#[test]
+fn many_requests_at_once_each_have_their_own_bytes() {
+    const PART: usize = 4 << 20;
+    const THREADS: usize = 6;
+    for (options, _) in transports() {
+        // Fewer entries than requests: some wait in the kernel.
+        let options = LoopOptions {
+            queue_depth: 3,
+            ..options
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let size = (PART * THREADS) as u64;
+        let device = Arc::new(Device::builder(size).build().unwrap());
+        let mount = dir.path().join("many");
+        let mut front = FuseLoop::create(device, "many", &mount, &options).unwrap();
+        let node = front.node().to_owned();
+        let work = |thread: usize| {
+            let file = direct(&node);
+            let mut expected = vec![0; PART];
+            let mut buffer = Aligned::new(1 << 20);
+            for round in 0..60 {
+                let seed = (thread * 1000 + round) as u64;
+                let noise = uzram_testkit::data::noise(seed);
+                let len = 4096 << (noise[0] % 9);
+                let page = usize::from(noise[1]) * 4 % ((PART - len) / 4096 + 1);
+                let at = page * 4096;
+                let data = uzram_testkit::data::records(seed, len);
+                buffer.get(len).copy_from_slice(&data);
+                let offset = (thread * PART + at) as u64;
+                file.write_all_at(buffer.get(len), offset).unwrap();
+                expected[at..at + len].copy_from_slice(&data);
+                let from = usize::from(noise[2]) % (PART / len) * len;
+                let offset = (thread * PART + from) as u64;
+                file.read_exact_at(buffer.get(len), offset).unwrap();
+                assert!(buffer.get(len) == &expected[from..from + len], "{seed}");
+            }
+        };
+        let work = &work;
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                scope.spawn(move || work(thread));
+            }
+        });
+        front.remove().unwrap();
+    }
+}
+
+/// A connection that is cut while requests are under way fails them all, and the device can be removed.
+#[test]
+fn an_abort_fails_requests_that_are_under_way_and_ends_the_server() {
+    for (options, transport) in transports() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Arc::new(Device::builder(64 << 20).build().unwrap());
+        let mount = dir.path().join("cut");
+        let mut front = FuseLoop::create(device, "cut", &mount, &options).unwrap();
+        let node = front.node().to_owned();
+        let begun = std::sync::Barrier::new(5);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (node, begun) = (&node, &begun);
+                scope.spawn(move || {
+                    let file = direct(node);
+                    let mut buffer = Aligned::new(128 << 10);
+                    buffer.get(128 << 10).fill(thread as u8);
+                    let mut ask = |at: u64| {
+                        let offset = (thread << 24) + ((at % 64) << 17);
+                        file.write_all_at(buffer.get(128 << 10), offset)
+                    };
+                    ask(0).unwrap();
+                    begun.wait();
+                    let error = (1..).find_map(|at| ask(at).err()).unwrap();
+                    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+                });
+            }
+            begun.wait();
+            // Busy it stays mounted, but without a connection.
+            let _ = Command::new("umount").arg("-f").arg(&mount).output();
+        });
+        front.remove().unwrap();
+        assert!(!mount.exists(), "{transport:?}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(dir.path().to_str().unwrap()));
+    }
+}
+
+/// Where the kernel refuses the rings, `auto` does without, and `on` is refused and leaves nothing. The switch is as before.
+#[test]
+fn a_ring_that_is_refused_is_done_without() {
+    if transports().len() < 2 {
+        return;
+    }
+    let options = |fuse_uring| LoopOptions {
+        fuse_uring,
+        // More than a ring can have.
+        queue_depth: 40_000,
+        ..LoopOptions::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let device = Arc::new(Device::builder(1 << 20).build().unwrap());
+    let mount = dir.path().join("refused");
+    let on = options(FuseUring::On);
+    let error = FuseLoop::create(device.clone(), "refused", &mount, &on);
+    let error = error.map(drop).unwrap_err();
+    assert!(matches!(error, Error::NoUring { .. }), "{error}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(dir.path().to_str().unwrap()));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let auto = options(FuseUring::Auto);
+    let mut front = FuseLoop::create(device.clone(), "refused", &mount, &auto).unwrap();
+    assert_eq!(front.transport(), Transport::DevFuse);
+    front.remove().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A server that was killed while it had the switch on leaves a mark, and whoever clears up after it switches it off.
+#[test]
+fn the_switch_is_as_it_was() {
+    if transports().len() < 2 || std::fs::read_to_string(SWITCH).unwrap() != "N\n" {
+        return;
+    }
+    let is_off = || {
+        // Another test may have it on at this moment.
+        let off = || std::fs::read_to_string(SWITCH).unwrap() == "N\n";
+        (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            off()
+        })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let device = Arc::new(Device::builder(1 << 20).build().unwrap());
+    let mount = dir.path().join("mnt-0123");
+    let on = LoopOptions {
+        fuse_uring: FuseUring::On,
+        ..LoopOptions::default()
+    };
+    let mut front = FuseLoop::create(device, "switch", &mount, &on).unwrap();
+    assert!(is_off(), "with a device that uses it");
+    front.remove().unwrap();
+    let mark = dir.path().join("mnt-0123.switched-on");
+    assert!(!mark.exists());
+    std::fs::write(&mark, []).unwrap();
+    std::fs::write(SWITCH, "Y").unwrap();
+    clear_stale(dir.path()).unwrap();
+    assert!(is_off() && !mark.exists());
 }

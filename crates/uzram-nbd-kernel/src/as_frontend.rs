@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN,
-    Serving, kind_of_node,
+    POLL, Serving, kind_of_node, poll_time,
 };
 use uzram_nbd::{Adopter, Export};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
@@ -48,7 +48,7 @@ impl Frontend for NbdKernelFrontend {
     }
 
     fn options(&self) -> &'static [FrontendOption] {
-        &[uzram_nbd::POLL, NUMBER, PARTSCAN]
+        &[POLL, NUMBER, PARTSCAN]
     }
 
     fn handover(&self) -> Handover {
@@ -56,7 +56,7 @@ impl Frontend for NbdKernelFrontend {
     }
 
     fn poll(&self, spec: &FrontendSpec) -> Option<Duration> {
-        Some(uzram_nbd::poll_time(spec))
+        Some(poll_time(spec))
     }
 
     fn capabilities(&self, _spec: &FrontendSpec) -> CapabilitySet {

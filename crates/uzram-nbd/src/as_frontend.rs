@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use uzram_frontend::{
-    CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, Serving,
+    CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, POLL, Serving,
+    poll_time,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 use crate::{
-    DEFAULT_POLL, Error, Export, Listen, RunningServer, Server, ServerBuilder,
+    Error, Export, Listen, RunningServer, Server, ServerBuilder,
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
 };
 
@@ -77,22 +78,6 @@ const SEND_TIMEOUT: FrontendOption = FrontendOption {
         vanished is gone after 60 seconds, or after this if it is longer [default: 60]",
     chooses: false,
 };
-
-/// How long the server polls for the next request: an option of every frontend that this crate serves.
-pub const POLL: FrontendOption = FrontendOption {
-    name: "poll",
-    value_name: "MICROSECONDS",
-    kind: OptionKind::Integer(0, 1000),
-    help: "Longest time to poll for a client's next request before the server sleeps, 0 to 1000 microseconds. It polls \
-        only while requests come that soon, and takes most of a CPU meanwhile. 0 never polls [default: 100]",
-    chooses: false,
-};
-
-/// The value of [`POLL`].
-pub fn poll_time(spec: &FrontendSpec) -> Duration {
-    let given = spec.integer(POLL.name).map(Duration::from_micros);
-    given.unwrap_or(DEFAULT_POLL)
-}
 
 /// Parses an address and makes its path absolute, since the server has another working directory.
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {

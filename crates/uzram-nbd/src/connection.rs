@@ -24,7 +24,6 @@ use crate::{
     divide::DividedWrites,
     execute::Session,
     lock::lock,
-    poll::Poller,
     proto::Request,
     receive::{Batch, Next, Receiver},
     reply::Replies,
@@ -41,6 +40,7 @@ use std::{
     thread,
     time::Instant,
 };
+use uzram_frontend::Poller;
 
 /// Most work (see [`Request::cost`]) that the leader does at once: compressing 32 KiB takes about as long as waking another
 /// worker. Measured against 4 and 16 KiB with 1 to 64 requests of 4 KiB in flight.

@@ -26,7 +26,6 @@ use crate::{
     limits::{self, Admission, Holder, Refusal},
     lock::lock,
     peer::Peer,
-    poll::{PollPermits, Poller},
     settings::ServerSettings,
     socket::Socket,
     stop::{Dismissal, Stop},
@@ -44,6 +43,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use uzram_frontend::{PollPermits, Poller};
 
 /// Most connections that exist only to tell a client why it is refused.
 const MAX_REFUSALS: usize = 8;

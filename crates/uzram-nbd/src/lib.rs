@@ -72,7 +72,7 @@ mod socket;
 mod stop;
 
 pub use adopter::Adopter;
-pub use as_frontend::{NbdFrontend, POLL, poll_time, server_builder};
+pub use as_frontend::{NbdFrontend, server_builder};
 pub use error::Error;
 pub use export::Export;
 pub use listen::Listen;

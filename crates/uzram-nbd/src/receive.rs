@@ -13,12 +13,13 @@
 use crate::{
     close::Close,
     divide::Piece,
-    poll::Poller,
+    poll::NextBytes,
     proto::{REQUEST_LEN, Request, cmd},
     socket::Socket,
     stop::Stop,
 };
 use std::{collections::VecDeque, ops::Range, sync::Arc};
+use uzram_frontend::Poller;
 
 /// Bytes of a receive buffer: room for a WRITE of 256 KiB (nbdcopy's) and more behind it.
 const CAPACITY: usize = 512 << 10;
@@ -279,7 +280,8 @@ impl Receiver {
         if room.is_empty() {
             return Ok(0);
         }
-        let n = self.poller.recv(socket, room).map_err(Close::receive)?;
+        let mut next = NextBytes { socket, buf: room };
+        let n = self.poller.wait(&mut next).map_err(Close::receive)?;
         self.unparsed.end += n;
         self.allowance = self.allowance.map(|bytes| bytes - n as u64);
         Ok(n)

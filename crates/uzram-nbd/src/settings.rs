@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How long a connection polls for the next request unless [`ServerBuilder::poll`](crate::ServerBuilder::poll) says
 /// otherwise.
-pub const DEFAULT_POLL: Duration = Duration::from_micros(100);
+pub const DEFAULT_POLL: Duration = uzram_frontend::DEFAULT_POLL;
 
 /// Most connections at a time unless [`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections) says otherwise.
 pub(crate) const DEFAULT_MAX_CONNECTIONS: usize = 64;

@@ -65,6 +65,8 @@ struct Served {
     front: Mutex<Box<dyn Front>>,
     /// How long it looks for the next request; `None` where the frontend has no such setting.
     poll: Option<Duration>,
+    /// How requests reach it; `None` where the frontend has only one way.
+    transport: Option<&'static str>,
     /// The device's identity.
     identity: String,
     /// Whether files of other users are allowed.
@@ -312,6 +314,10 @@ fn serve_device(
     keep_private();
     // Dropped, it ends.
     let _agent = start_agent(device);
+    for text in front.notes() {
+        tracing::info!("{text}");
+        note::tell(&text);
+    }
     let path = front.path();
     let record = Record {
         version: 1,
@@ -327,6 +333,7 @@ fn serve_device(
     let served = Arc::new(Served {
         device: device.clone(),
         dir: claim.dir.clone(),
+        transport: front.transport(),
         front: Mutex::new(front),
         poll: placed.frontend.poll(&spec.frontend),
         identity: spec.identity.clone(),
@@ -467,6 +474,7 @@ impl Handler for Served {
                 if let Response::Stat(stat) = &mut answer {
                     let micros = |poll: Duration| poll.as_micros() as u64;
                     stat.poll_microseconds = self.poll.map(micros);
+                    stat.transport = self.transport.map(str::to_owned);
                     // Not waited for: whoever takes the device down may wait for who asks this.
                     stat.clients = self.front.try_lock().ok().and_then(|front| front.clients());
                 }

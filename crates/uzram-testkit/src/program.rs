@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+/// The variable that says by which transport devices of `fuse-loop` are served where a test does not care: a value of
+/// `--fuse-uring`.
+pub const FUSE_URING: &str = "UZRAM_TEST_FUSE_URING";
+
 /// A run directory; dropped, it unmounts and removes every device in it.
 pub struct Bench {
     program: PathBuf,
@@ -33,6 +37,14 @@ impl Bench {
             .args(args)
             .env("UZRAM_RUN_DIR", self.run_dir())
             .stdin(Stdio::null());
+        let has = |part: &str| args.iter().any(|arg| arg.contains(part));
+        if args.first() == Some(&"create")
+            && has("fuse-loop")
+            && !has("--fuse-uring")
+            && let Some(when) = std::env::var_os(FUSE_URING)
+        {
+            command.arg("--fuse-uring").arg(when);
+        }
         command
     }
 

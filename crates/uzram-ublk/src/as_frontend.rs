@@ -8,7 +8,7 @@ use std::sync::Arc;
 use uzram::Device;
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
-    OptionKind, PARTSCAN, Serving, kind_of_node,
+    OptionKind, PARTSCAN, QUEUE_DEPTH, Serving, kind_of_node,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
@@ -28,14 +28,6 @@ const QUEUES: FrontendOption = FrontendOption {
     value_name: "N",
     kind: OptionKind::Integer(0, u16::MAX as u64),
     help: "Hardware queues, each with a thread [default: one for each CPU, which is also the most]",
-    chooses: false,
-};
-
-const QUEUE_DEPTH: FrontendOption = FrontendOption {
-    name: "queue-depth",
-    value_name: "N",
-    kind: OptionKind::Integer(0, u16::MAX as u64),
-    help: "Requests in flight of one queue, 1 to 4096 [default: 128, for swap 32]",
     chooses: false,
 };
 

@@ -18,6 +18,7 @@ impl TargetSpec {
             TargetKind::Uzram {
                 frontend,
                 algorithm,
+                ..
             } => Some((frontend.as_deref(), algorithm.as_deref())),
             _ => None,
         }

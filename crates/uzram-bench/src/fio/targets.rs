@@ -20,7 +20,7 @@ pub(super) use path::{MAGIC as TMPFS_MAGIC, TMPFS};
 /// The targets that are measured unless others are named.
 pub const DEFAULT: &str = "kernel-zram,uzram,nbdkit-memory:allocator=zstd,tmpfs";
 
-const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[:ALGORITHM]], nbdkit-memory[:allocator=zstd|malloc|sparse], \
+const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[(OPTION=VALUE,...)][:ALGORITHM]], nbdkit-memory[:allocator=zstd|malloc|sparse], \
     tmpfs, or a path with a / in it";
 
 /// A target as the command line names it.
@@ -38,6 +38,8 @@ pub(super) enum TargetKind {
     },
     Uzram {
         frontend: Option<String>,
+        /// Names and values of the frontend's options.
+        options: Vec<(String, String)>,
         algorithm: Option<String>,
     },
     NbdkitMemory {
@@ -175,9 +177,11 @@ impl TargetSpec {
             }
             TargetKind::Uzram {
                 frontend,
+                options,
                 algorithm,
             } => Box::new(uzram::Uzram::new(
                 frontend.as_deref(),
+                options,
                 algorithm.as_deref(),
                 means,
             )?),
@@ -188,6 +192,19 @@ impl TargetSpec {
             TargetKind::Path(path) => Box::new(path::Given::new(path, means)?),
         })
     }
+}
+
+/// Reads `FRONTEND` or `FRONTEND(NAME=VALUE,...)`.
+fn with_options(text: &str) -> Option<(String, Vec<(String, String)>)> {
+    let Some((frontend, rest)) = text.split_once('(') else {
+        return Some((text.into(), Vec::new()));
+    };
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    let options = rest.strip_suffix(')')?.split(',').map(pair);
+    Some((frontend.into(), options.collect::<Option<_>>()?))
 }
 
 impl fmt::Display for TargetSpec {
@@ -214,10 +231,18 @@ impl FromStr for TargetSpec {
         let kind = match kind {
             _ if text.contains('/') && !text.starts_with("uzram:") => TargetKind::Path(text.into()),
             "kernel-zram" if second.is_none() => TargetKind::KernelZram { algorithm: first },
-            "uzram" => TargetKind::Uzram {
-                frontend: first,
-                algorithm: second,
-            },
+            "uzram" => {
+                let (frontend, options) = match first.as_deref().map(with_options) {
+                    None => (None, Vec::new()),
+                    Some(Some((frontend, options))) => (Some(frontend), options),
+                    Some(None) => return wrong("options are NAME=VALUE in parentheses"),
+                };
+                TargetKind::Uzram {
+                    frontend,
+                    options,
+                    algorithm: second,
+                }
+            }
             "nbdkit-memory" if second.is_none() => {
                 let allocator = match first.as_deref().map(|word| word.strip_prefix("allocator=")) {
                     None => None,
@@ -256,7 +281,18 @@ mod tests {
             list[1].kind,
             TargetKind::Uzram {
                 frontend,
+                options: Vec::new(),
                 algorithm
+            }
+        );
+        let looped = TargetSpec::list("uzram:fuse-loop(fuse-uring=on,number=7):lz4,tmpfs").unwrap();
+        let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            looped[0].kind,
+            TargetKind::Uzram {
+                frontend: Some("fuse-loop".into()),
+                options: vec![option("fuse-uring", "on"), option("number", "7")],
+                algorithm: Some("lz4".into()),
             }
         );
         assert_eq!(list[3].kind, TargetKind::Path("/dev/sdz".into()));
@@ -266,6 +302,7 @@ mod tests {
             bare.kind,
             TargetKind::Uzram {
                 frontend: None,
+                options: Vec::new(),
                 algorithm: None
             }
         );
@@ -279,6 +316,8 @@ mod tests {
             "tmpfs:x",
             "nbdkit-memory:zstd",
             "kernel-zram:lz4:9",
+            "uzram:fuse-loop(fuse-uring):lz4",
+            "uzram:fuse-loop(fuse-uring=on:lz4",
         ] {
             let error = text.parse::<TargetSpec>().unwrap_err();
             assert!(error.contains("kernel-zram[:ALGORITHM]"), "{text}: {error}");

@@ -21,7 +21,8 @@ use crate::output::Files;
 /// their turn and taken away after it:
 ///
 ///   kernel-zram[:ALGORITHM]            /dev/zram0, where it is free; it is reset before and after
-///   uzram[:FRONTEND[:ALGORITHM]]       a device of this program, as of "uzram create --private"
+///   uzram[:FRONTEND[:ALGORITHM]]       a device of this program, as of "uzram create --private";
+///                                      FRONTEND(NAME=VALUE,...) gives options, as of --NAME VALUE
 ///   nbdkit-memory[:allocator=NAME]     nbdkit's memory plugin: sparse, malloc, zstd
 ///   tmpfs                              a file in /dev/shm
 ///   PATH                               a block device or file, which is overwritten

@@ -43,8 +43,10 @@ pub(super) const RECIPES: &[Recipe] = &[
         name: "loop",
         about: "loop on FUSE beside the kernel's zram",
         options: "--size 256M --buffers 50% --jobs 1 --only rand-write,rand-read --targets \
-            kernel-zram:lz4,uzram:fuse-loop:lz4,uzram:fuse-loop:wk64,uzram:fuse-loop:null \
-            --beside uzram:fuse-loop:null --bs 4K,128K --iodepth 1,8,32 --seconds 0.7 --rounds 5",
+            kernel-zram:lz4,uzram:fuse-loop(fuse-uring=on):lz4,uzram:fuse-loop(fuse-uring=off):lz4,\
+            uzram:fuse-loop(fuse-uring=on):wk64,uzram:fuse-loop(fuse-uring=on):null \
+            --beside uzram:fuse-loop(fuse-uring=on):null --beside uzram:fuse-loop(fuse-uring=off):lz4 \
+            --bs 4K,128K --iodepth 1,8,32 --seconds 0.7 --rounds 5",
         goals: on_loop,
     },
     Recipe {
@@ -68,8 +70,11 @@ pub(super) const RECIPES: &[Recipe] = &[
 
 const ZSTD: &str = "nbdkit-memory:allocator=zstd";
 const MALLOC: &str = "nbdkit-memory:allocator=malloc";
+/// Requests by FUSE over io_uring, and by `/dev/fuse`.
+const URING: &str = "uzram:fuse-loop(fuse-uring=on):lz4";
+const DEV_FUSE: &str = "uzram:fuse-loop(fuse-uring=off):lz4";
 /// An uncompressed RAM file on the same path as the device.
-const FLOOR: &str = "uzram:fuse-loop:null";
+const FLOOR: &str = "uzram:fuse-loop(fuse-uring=on):null";
 const RANDOM: [&str; 2] = ["rand-write", "rand-read"];
 
 /// The goal that `ours` reaches at least `least` times the throughput of `theirs`.
@@ -104,15 +109,20 @@ fn nbd() -> Vec<String> {
 }
 
 fn on_loop() -> Vec<String> {
-    let at = |kib, depth, theirs: &'static str, least| {
-        RANDOM.map(|cell| goal(cell, kib, depth, "uzram:fuse-loop:lz4", theirs, least))
+    let at = |kib, depth, theirs: &'static str, least: [f64; 2]| {
+        let cells = [(RANDOM[0], least[0]), (RANDOM[1], least[1])];
+        cells.map(|(cell, least)| goal(cell, kib, depth, URING, theirs, least))
     };
-    let goals = [
-        at(128, 8, "kernel-zram:lz4", 0.9),
-        at(4, 32, "kernel-zram:lz4", 0.5),
-        at(4, 1, FLOOR, 0.9),
+    let kernel = [
+        at(128, 8, "kernel-zram:lz4", [1.3, 1.3]),
+        at(4, 32, "kernel-zram:lz4", [0.7, 0.8]),
+        at(4, 1, "kernel-zram:lz4", [0.15, 0.2]),
+        at(4, 1, FLOOR, [0.9, 0.9]),
     ];
-    goals.concat()
+    let settings = [4, 128].map(|kib| [1, 8, 32].map(|depth| (kib, depth)));
+    let settings = settings.as_flattened().iter();
+    let dev_fuse = settings.flat_map(|(kib, depth)| at(*kib, *depth, DEV_FUSE, [1.0, 1.0]));
+    kernel.concat().into_iter().chain(dev_fuse).collect()
 }
 
 // The command line of `uzram bench fio`, whose help is that of its arguments.
@@ -194,10 +204,9 @@ mod tests {
                 found.map_or("", |(_, value)| value)
             };
             let has = |list: &str, part: &str| value(list).split(',').any(|one| one == part);
-            let bases = [
-                value("--targets").split(',').next().unwrap(),
-                value("--beside"),
-            ];
+            let beside = recipe.options().filter(|(option, _)| *option == "--beside");
+            let mut bases: Vec<&str> = beside.map(|(_, target)| target).collect();
+            bases.push(value("--targets").split(',').next().unwrap());
             for goal in (recipe.goals)() {
                 let (ours, theirs) = goal.split_once(" over ").unwrap();
                 let theirs = theirs.split(',').next().unwrap();

@@ -170,13 +170,14 @@ impl Args {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             rows.insert(after_policy.map_or(0, |at| at + 1), ("training", training));
         }
-        if let Some(microseconds) = stat.poll_microseconds {
-            let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
-            rows.insert(
-                after_frontend.map_or(0, |at| at + 1),
-                ("poll", poll(microseconds)),
-            );
-        }
+        let transport = stat.transport.map(|transport| ("transport", transport));
+        let poll = stat.poll_microseconds.map(|long| ("poll", poll(long)));
+        let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
+        let after_frontend = after_frontend.map_or(0, |at| at + 1);
+        rows.splice(
+            after_frontend..after_frontend,
+            transport.into_iter().chain(poll),
+        );
         let rows = rows
             .iter()
             .map(|(name, value)| format!("{name:12} {value}\n"));

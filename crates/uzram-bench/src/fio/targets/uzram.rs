@@ -22,6 +22,7 @@ pub(super) struct Uzram {
 impl Uzram {
     pub(super) fn new(
         frontend: Option<&str>,
+        options: &[(String, String)],
         algorithm: Option<&str>,
         means: &Means<'_>,
     ) -> Result<Uzram> {
@@ -38,6 +39,11 @@ impl Uzram {
         for (option, value) in [("--frontend", frontend), ("--algorithm", algorithm)] {
             words.extend(value.into_iter().flat_map(|value| [option, value]));
         }
+        let options: Vec<_> = options
+            .iter()
+            .map(|(name, value)| format!("--{name}={value}"))
+            .collect();
+        words.extend(options.iter().map(String::as_str));
         uzram.path = uzram.say(&words)?.trim().to_owned();
         let entry = RunDir::new(&uzram.run).find(&uzram.path)?;
         uzram.socket = entry.socket();

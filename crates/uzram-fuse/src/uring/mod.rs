@@ -1,0 +1,136 @@
+//! Requests by FUSE over io_uring, Linux 6.14 or newer: a queue and a pinned thread for each CPU.
+//!
+//! fuser mounts and negotiates, and its thread receives the few requests that still come by `/dev/fuse`. Once each CPU's queue
+//! has entries the kernel sends every other request there: to the queue of the CPU on which it arises, into an entry's memory.
+//! Request and reply cost no copy beyond the kernel's own, and no wake-up of another CPU.
+
+mod abi;
+mod cpus;
+mod queue;
+mod request;
+mod ring;
+mod switch;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use uzram_blockdev::StepError;
+use uzram_frontend::PollPermits;
+
+use crate::disk::DiskFile;
+use queue::QueueSetup;
+
+pub(crate) use switch::{SwitchedOn, restore};
+
+/// Largest read or write that is asked of the kernel. Each entry has so much memory, of which what is used stays resident.
+pub(crate) const MAX_PAYLOAD: u32 = 256 << 10;
+/// Entries of a CPU that is not there, and may come.
+const SPARE_DEPTH: usize = 4;
+
+/// Called when a queue cannot go on, so that its requests would wait for ever.
+pub(crate) type OnDeath = Arc<dyn Fn(&io::Error) + Send + Sync>;
+
+/// The threads that serve a connection's queues. They end with the connection.
+pub(crate) struct Queues {
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Says why this machine or user cannot have FUSE over io_uring, if so. Changes nothing.
+pub(crate) fn check() -> Result<(), String> {
+    switch::check()?;
+    let ring = ring::command_ring(1);
+    ring.map(drop).map_err(|error| refused(&error))
+}
+
+fn refused(error: &io::Error) -> String {
+    format!("io_uring is refused here (see the sysctl kernel.io_uring_disabled): {error}")
+}
+
+impl Queues {
+    /// Registers a queue of `depth` entries for each CPU on a connection that agreed to io_uring, and serves them. When it
+    /// returns, the kernel uses them.
+    pub(crate) fn start(
+        connection: BorrowedFd<'_>,
+        disk: &Arc<DiskFile>,
+        depth: u16,
+        poll: Duration,
+        on_death: &OnDeath,
+    ) -> Result<Queues, StepError> {
+        let connection = connection.try_clone_to_owned();
+        let connection = connection.map_err(StepError::at("duplicating a FUSE connection"))?;
+        let connection = Arc::new(File::from(connection));
+        let shares = share(&cpus::possible()?, &cpus::online()?, depth);
+        let (ready, inbox) = sync_channel(shares.len());
+        let mut queues = Queues {
+            threads: Vec::new(),
+        };
+        let count = shares.len();
+        // Never on a machine with one CPU, and on no more than half of them.
+        let permits = Arc::new(PollPermits::new(count / 2));
+        for (cpu, entries) in shares {
+            let setup = QueueSetup {
+                cpu,
+                entries,
+                payload_bytes: MAX_PAYLOAD as usize,
+                connection: connection.clone(),
+                disk: disk.clone(),
+                poll,
+                permits: permits.clone(),
+            };
+            let (ready, on_death) = (ready.clone(), on_death.clone());
+            let serve = move || {
+                if let Err(error) = queue::run(setup, &ready) {
+                    on_death(&error);
+                }
+            };
+            let thread = thread::Builder::new()
+                .name(format!("fuse-q{cpu}"))
+                .spawn(serve)
+                .map_err(StepError::at("starting a queue's thread"))?;
+            queues.threads.push(thread);
+        }
+        // Those that were accepted end with the connection, which the caller ends.
+        let outcomes = (0..count).map(|_| inbox.recv().unwrap_or(Ok(())));
+        let all: io::Result<()> = outcomes.collect();
+        all.map_err(StepError::at("registering a queue of FUSE over io_uring"))?;
+        Ok(queues)
+    }
+
+    /// Waits for the threads, which end once the connection does.
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The threads' CPUs, and the queue of each of their entries. A CPU that is there has a thread. The queues of others go to
+/// these in turn: all must be registered before the kernel uses any.
+fn share(possible: &[u16], online: &[u16], depth: u16) -> Vec<(u16, Vec<u16>)> {
+    let own = |cpu: &u16| (*cpu, vec![*cpu; usize::from(depth)]);
+    let mut shares: Vec<(u16, Vec<u16>)> = online.iter().map(own).collect();
+    let count = shares.len();
+    let absent = possible.iter().filter(|cpu| !online.contains(cpu));
+    for (index, cpu) in absent.enumerate() {
+        shares[index % count].1.extend([*cpu; SPARE_DEPTH]);
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_possible_cpu_has_a_queue() {
+        let shares = share(&[0, 1, 2, 3, 4], &[1, 3], 2);
+        assert_eq!(shares.len(), 2);
+        assert_eq!(shares[0], (1, vec![1, 1, 0, 0, 0, 0, 4, 4, 4, 4]));
+        assert_eq!(shares[1], (3, vec![3, 3, 2, 2, 2, 2]));
+    }
+}
