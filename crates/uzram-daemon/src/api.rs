@@ -12,6 +12,7 @@ use uzram_spec::DeviceSpec;
 
 use crate::config::spec_from_options;
 use crate::error::Body;
+use crate::http::Limits;
 use crate::openapi;
 
 /// Most bytes of `block_state` in one answer.
@@ -26,16 +27,26 @@ pub struct Created {
     pub path: String,
     /// What was said meanwhile, such as which frontend was chosen and why.
     pub notes: String,
+    /// What tells it from any other device that ever had its name. Empty in the answer of an older daemon.
+    #[serde(default)]
+    pub identity: String,
 }
+
+/// The process that asked for a device and is to confirm that it knows of it. 0: it is in another PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker(pub u32);
 
 /// What the API steers: the daemon's devices.
 pub trait Devices: Send + Sync {
     /// zram's interface to them.
     fn view(&self) -> &dyn View;
-    /// Makes a device.
-    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError>;
-    /// Takes a device down and forgets it; EBUSY while it is in use.
-    fn remove(&self, name: &str) -> Result<(), ControlError>;
+    /// Makes a device. One that somebody is to confirm is taken down again if he ends before [`Devices::confirm`] comes,
+    /// or takes too long.
+    fn create(&self, spec: &DeviceSpec, asker: Option<Asker>) -> Result<Created, ControlError>;
+    /// Keeps a device that was to be confirmed. ENODEV where none of that identity is.
+    fn confirm(&self, name: &str, identity: &str) -> Result<(), ControlError>;
+    /// Takes a device down and forgets it; EBUSY while it is in use. With an identity, no other device of the name: ENODEV.
+    fn remove(&self, name: &str, identity: Option<&str>) -> Result<(), ControlError>;
     /// Asks the server of a device.
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
     /// A device with its record and statistics, or all of them.
@@ -49,6 +60,15 @@ pub(crate) struct Call<'a> {
     names: &'a [String],
     query: &'a [(String, String)],
     body: &'a [u8],
+    asker: Asker,
+}
+
+impl Call<'_> {
+    /// The value of a key of the query.
+    fn asked(&self, key: &str) -> Option<&str> {
+        let found = self.query.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str())
+    }
 }
 
 /// What is answered.
@@ -79,6 +99,8 @@ pub struct Route {
     pub body: &'static str,
     /// The schema of the answer, likewise.
     pub answer: &'static str,
+    /// What may stand in the query: each name with its JSON schema, and whether it must be there.
+    pub query: &'static [(&'static str, &'static str, bool)],
     handle: fn(&Call<'_>) -> Handled,
 }
 
@@ -87,6 +109,9 @@ pub fn routes() -> &'static [Route] {
     ROUTES
 }
 
+/// Slots and bytes in a query.
+const COUNT: &str = r#"{"type": "integer", "minimum": 0}"#;
+
 const ROUTES: &[Route] = &[
     Route {
         method: "GET",
@@ -94,6 +119,7 @@ const ROUTES: &[Route] = &[
         about: "The program, its version, and that of the API",
         body: "",
         answer: "Version",
+        query: &[],
         handle: |_| {
             let version =
                 json!({"program": "uzramd", "version": env!("CARGO_PKG_VERSION"), "api": 1});
@@ -106,6 +132,7 @@ const ROUTES: &[Route] = &[
         about: "This API as an OpenAPI document",
         body: "",
         answer: "object",
+        query: &[],
         handle: |_| Ok(Answer::Json(StatusCode::OK, openapi::document())),
     },
     Route {
@@ -114,6 +141,7 @@ const ROUTES: &[Route] = &[
         about: "Every attribute of zram's interface, with its documentation",
         body: "",
         answer: "Attribute[]",
+        query: &[],
         handle: |_| Ok(Answer::Json(StatusCode::OK, openapi::attributes())),
     },
     Route {
@@ -122,6 +150,7 @@ const ROUTES: &[Route] = &[
         about: "The devices with their statistics, also those that are not initialised",
         body: "",
         answer: "Device[]",
+        query: &[],
         handle: |call| {
             Ok(Answer::Json(
                 StatusCode::OK,
@@ -132,10 +161,31 @@ const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/devices",
-        about: "Make a device",
+        about: "Make a device. With ?confirm=true it is taken down again if the process that asked ends, or 60 s pass, before \
+            .../confirm",
         body: "Create",
         answer: "Created",
+        query: &[("confirm", r#"{"type": "boolean"}"#, false)],
         handle: create,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/devices/{name}/confirm",
+        about: "Keep a device that was made with ?confirm=true: whoever asked knows of it now",
+        body: "",
+        answer: "",
+        query: &[("identity", r#"{"type": "string"}"#, true)],
+        handle: |call| {
+            let missing = || {
+                Body::new(
+                    Errno::INVAL,
+                    "?identity= is missing: that of the answer to POST /v1/devices",
+                )
+            };
+            let identity = call.asked("identity").ok_or_else(missing)?;
+            call.devices.confirm(device(call)?, identity)?;
+            Ok(Answer::Done)
+        },
     },
     Route {
         method: "GET",
@@ -143,6 +193,7 @@ const ROUTES: &[Route] = &[
         about: "A device with its statistics",
         body: "",
         answer: "Device",
+        query: &[],
         handle: |call| {
             let mut found = call.devices.describe(Some(device(call)?))?;
             Ok(Answer::Json(
@@ -154,11 +205,12 @@ const ROUTES: &[Route] = &[
     Route {
         method: "DELETE",
         path: "/v1/devices/{name}",
-        about: "Take a device down; EBUSY while it is in use",
+        about: "Take a device down; EBUSY while it is in use. With ?identity= no other device that has the name by now",
         body: "",
         answer: "",
+        query: &[("identity", r#"{"type": "string"}"#, false)],
         handle: |call| {
-            call.devices.remove(device(call)?)?;
+            call.devices.remove(device(call)?, call.asked("identity"))?;
             Ok(Answer::Done)
         },
     },
@@ -168,6 +220,7 @@ const ROUTES: &[Route] = &[
         about: "Ask the device's server: the control protocol, such as {\"op\":\"compact\",\"max_bytes\":1000000}",
         body: "Request",
         answer: "object",
+        query: &[],
         handle: ask,
     },
     Route {
@@ -176,6 +229,7 @@ const ROUTES: &[Route] = &[
         about: "All attributes that can be read, as one object of texts",
         body: "",
         answer: "Values",
+        query: &[],
         handle: all_attributes,
     },
     Route {
@@ -184,6 +238,7 @@ const ROUTES: &[Route] = &[
         about: "An attribute, to the byte as the kernel shows it",
         body: "",
         answer: "text",
+        query: &[],
         handle: |call| {
             let owner = owner(call)?;
             let shown = call.devices.view().show(owner, &call.names[1]);
@@ -196,6 +251,7 @@ const ROUTES: &[Route] = &[
         about: "Write an attribute: the body is what one write(2) would be given",
         body: "text",
         answer: "",
+        query: &[],
         handle: |call| {
             let owner = owner(call)?;
             let stored = call.devices.view().store(owner, &call.names[1], call.body);
@@ -208,6 +264,7 @@ const ROUTES: &[Route] = &[
         about: "Lines of block_state: ?from=SLOT&max=BYTES; the header Next-Slot says where to go on",
         body: "",
         answer: "text",
+        query: &[("from", COUNT, false), ("max", COUNT, false)],
         handle: block_state,
     },
     Route {
@@ -216,6 +273,7 @@ const ROUTES: &[Route] = &[
         about: "The size classes of the device's pool, as zsmalloc shows its own in debugfs",
         body: "",
         answer: "text",
+        query: &[],
         handle: |call| {
             let id = id(&call.names[0])?;
             call.devices
@@ -231,6 +289,7 @@ const ROUTES: &[Route] = &[
         about: "The devices' numbers, sizes and nodes, and nothing that their servers would have to be asked",
         body: "",
         answer: "Shown[]",
+        query: &[],
         handle: |call| {
             let shown = call.devices.view().devices().map_err(Body::of)?;
             Ok(Answer::Json(StatusCode::OK, json!(shown)))
@@ -242,6 +301,7 @@ const ROUTES: &[Route] = &[
         about: "Add a device that is not initialised; answers its number",
         body: "",
         answer: "text",
+        query: &[],
         handle: |call| {
             let shown = call.devices.view().show(Owner::Control, "hot_add");
             shown.map(Answer::Text).map_err(Body::of)
@@ -253,6 +313,7 @@ const ROUTES: &[Route] = &[
         about: "Remove the device whose number is the body",
         body: "text",
         answer: "",
+        query: &[],
         handle: |call| {
             let stored = call
                 .devices
@@ -306,13 +367,13 @@ impl Asked {
             .allowing(others.join(", ")))
     }
 
-    /// Whether it changes anything.
+    /// Whether it changes anything, which may take long. The word that a device is known does not.
     pub(crate) fn changes(&self) -> bool {
-        self.route.method != "GET"
+        self.route.method != "GET" && !self.route.path.ends_with("/confirm")
     }
 
     /// Does what is asked for. May take long.
-    pub(crate) fn answer(&self, devices: &dyn Devices, body: &[u8]) -> Handled {
+    pub(crate) fn answer(&self, devices: &dyn Devices, body: &[u8], asker: Asker) -> Handled {
         // A write(2) of nothing stores nothing either.
         if !self.route.body.is_empty() && body.is_empty() {
             return Err(Body::new(Errno::INVAL, "the request has no body"));
@@ -322,7 +383,16 @@ impl Asked {
             names: &self.names,
             query: &self.query,
             body,
+            asker,
         })
+    }
+
+    /// The longest body that this request may have: one for a device's server may bring a dictionary.
+    pub(crate) fn body_bytes(&self, limits: &Limits) -> usize {
+        match self.route.body {
+            "Request" => limits.request_bytes,
+            _ => limits.body_bytes,
+        }
     }
 }
 
@@ -391,7 +461,15 @@ fn create(call: &Call<'_>) -> Handled {
         return Err(Body::new(Errno::INVAL, message));
     }
     let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
-    let created = call.devices.create(&spec)?;
+    let asker = match call.asked("confirm") {
+        None | Some("false") => None,
+        Some("true") => Some(call.asker),
+        Some(other) => {
+            let message = format!("confirm: '{other}' is neither true nor false");
+            return Err(Body::new(Errno::INVAL, message));
+        }
+    };
+    let created = call.devices.create(&spec, asker)?;
     Ok(Answer::Json(StatusCode::CREATED, json!(created)))
 }
 
@@ -433,9 +511,7 @@ fn all_attributes(call: &Call<'_>) -> Handled {
 fn block_state(call: &Call<'_>) -> Handled {
     let id = id(&call.names[0])?;
     let number = |key: &str, default: u64| {
-        let mut pairs = call.query.iter();
-        let value = pairs.find(|(name, _)| name == key);
-        value.map_or(Ok(default), |(_, value)| {
+        call.asked(key).map_or(Ok(default), |value| {
             let wrong = || Body::new(Errno::INVAL, format!("{key}: '{value}' is no number"));
             value.parse().map_err(|_| wrong())
         })

@@ -86,6 +86,13 @@ fn heads_and_bodies_have_limits() {
             .status,
         400
     );
+    // A device's server may be brought a dictionary.
+    let requests = |bytes: usize| {
+        let answered = api.ask("POST", "/v1/devices/zram0/requests", &" ".repeat(bytes));
+        answered.status
+    };
+    assert_eq!(requests(limits.request_bytes), 400);
+    assert_eq!(requests(limits.request_bytes + 1), 413);
 
     let with = |headers: &str| {
         let request = format!("GET /v1 HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
