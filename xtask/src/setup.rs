@@ -50,6 +50,8 @@ xz-utils               test  unpacks the kernel's selftests, and modules for the
 xfsprogs               guest mkfs.xfs and xfs_repair, in the guest
 btrfs-progs            test  mkfs.btrfs, here and in the guest
 dmsetup                guest stacks device mapper on a device, in the guest
+mdadm                  guest stacks md on a device, in the guest
+bcache-tools           guest stacks bcache on a device, in the guest
 ";
 
 /// The packages for a purpose, with what each is for.

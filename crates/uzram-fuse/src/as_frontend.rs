@@ -5,12 +5,11 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use uzram_blockdev::{Busy, Error as NodeError, Survey, Users};
+use uzram_blockdev::{Node, Survey, Users};
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need, PARTSCAN,
-    ReservedNode, Serving, kind_of_missing, kind_of_node,
+    ReservedNode, Serving, check_dead, kind_of_missing, kind_of_node, users_of_dead, words_of_dead,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
@@ -96,7 +95,7 @@ impl Frontend for FuseLoopFrontend {
         Ok(left.iter().map(word).collect())
     }
 
-    fn nodes(&self, dir: &Path, survey: &Survey) -> Option<Vec<PathBuf>> {
+    fn nodes(&self, dir: &Path, survey: &Survey) -> Option<Vec<Node>> {
         Some(crate::nodes(dir, survey))
     }
 
@@ -124,31 +123,15 @@ impl ReservedNode for LoopNumber {
 impl LoopFront {
     /// Who still uses nodes that dead servers left.
     fn dead_users(&self) -> Users {
-        let mut users = Users::default();
-        // udev looks at a node that was unmounted.
-        for _ in 0..50 {
-            let survey = Survey::new();
-            let mut nodes = crate::nodes(&self.dir, &survey);
-            nodes.retain(|node| node != self.front.node());
-            users = survey.users_of_dead(&nodes);
-            if !users.is_passing() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        users
+        users_of_dead(|survey| {
+            let mut nodes = crate::nodes(&self.dir, survey);
+            nodes.retain(|node| node.path != self.front.node());
+            nodes
+        })
     }
 
-    /// Refuses while a dead node is in use: its user has not moved to the new one, and the contents are his.
     fn check_dead(&self) -> Result {
-        match self.dead_users() {
-            none if none.is_empty() => Ok(()),
-            by => Err(Error::Node(NodeError::Busy {
-                path: self.front.node().into(),
-                by,
-            })
-            .into()),
-        }
+        check_dead(self.front.node(), self.dead_users())
     }
 }
 
@@ -189,14 +172,7 @@ impl Front for LoopFront {
         let dead = self.dead_users();
         self.front.remove()?;
         crate::abandon(&self.dir)?;
-        let word = |by: &Busy| match by {
-            Busy::Dead { node, by } => {
-                let node = node.display();
-                format!("{node}, which is dead, stays {by:#}, and goes with its last user")
-            }
-            other => format!("{other:#}"),
-        };
-        Ok(dead.0.iter().map(word).collect())
+        Ok(words_of_dead(&dead))
     }
 }
 
