@@ -78,7 +78,7 @@ settled() {
     no_process || [ -S /run/uzram/zram0/keeper.sock ]
 }
 killed=0
-for ((n = 0; n < ${CREATES:-30}; n++)); do
+for ((n = 0; n < ${CREATES:-16}; n++)); do
     uzram create --size 16M --frontend ublk >path 2>said &
     create=$!
     sleep "0.$((RANDOM % 7))$((RANDOM % 10))"
