@@ -97,6 +97,7 @@ check mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --metadata=1.2 "$
 retry 10 test -b /dev/md0
 on_top /dev/md0
 check mdadm --stop /dev/md0
+rm -r /run/mdadm
 check uzram remove zram0
 
 say "bcache"
