@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, canary, deny, docs, fuzz, guest, packages, python, sh, tidy};
+use crate::{acid, binaries, canary, deny, docs, fuzz, guest, packages, python, sh, tidy};
 
 /// One step.
 pub(crate) struct Step {
@@ -167,23 +167,17 @@ fn rustdoc() -> StepOutcome {
     outcome(sh::run(command))
 }
 
-/// Where only what is inside of the libraries is asked for, cargo builds no more than that.
 fn tests(scope: &Scope) -> StepOutcome {
-    let mut args = [&["test", "--no-fail-fast"], sh::WORKSPACE].concat();
-    if scope.units_only {
-        args.push("--lib");
-    }
-    let mut command = sh::cargo(&args);
-    if scope.slow {
-        command.env("UZRAM_MACHINE_SECONDS", MACHINE_SECONDS);
-    }
-    if scope.peers {
-        command.env("UZRAM_REQUIRE_PEERS", "1");
-    }
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = python::programs();
-    command.env("PATH", format!("{path}:{}", programs.display()));
-    let mut done = sh::run(command);
+    let mut variables = vec![("PATH", format!("{path}:{}", programs.display()))];
+    if scope.slow {
+        variables.push(("UZRAM_MACHINE_SECONDS", MACHINE_SECONDS.into()));
+    }
+    if scope.peers {
+        variables.push(("UZRAM_REQUIRE_PEERS", "1".into()));
+    }
+    let mut done = binaries::run(scope.units_only, &variables);
     if scope.slow && done.is_ok() {
         let vanished = [
             "test",
