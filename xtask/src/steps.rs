@@ -16,6 +16,8 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) run: fn(&Scope) -> StepOutcome,
+    /// Whether it needs what a build needs and no more: it runs while other packages are being installed.
+    pub(crate) bare: bool,
 }
 
 /// What a step came to.
@@ -41,27 +43,39 @@ pub(crate) struct Scope {
 const MACHINE_SECONDS: &str = "300";
 
 const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
-    Step { name, about, run }
+    Step {
+        name,
+        about,
+        run,
+        bare: false,
+    }
+}
+
+const fn bare(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
+    Step {
+        bare: true,
+        ..step(name, about, run)
+    }
 }
 
 /// What the benchmarks' steps say of themselves.
 const SMOKE: &str = "the benchmark runs; its figures mean little";
 
 pub(crate) const STEPS: &[Step] = &[
-    step("format", "every file is as rustfmt writes it", |_| {
+    bare("format", "every file is as rustfmt writes it", |_| {
         cargo(&["fmt", "--all", "--check"])
     }),
-    step("lints", "clippy, all targets of the workspace", |_| {
+    bare("lints", "clippy, all targets of the workspace", |_| {
         let deny = ["--all-targets", "--", "-D", "warnings"];
         cargo(&[&["clippy"], sh::WORKSPACE, &deny].concat())
     }),
-    step(
+    bare(
         "lints-alone",
         "clippy, uzram-compress with each algorithm alone",
         |_| outcome(each_algorithm_alone()),
     ),
-    step("docs", "rustdoc without warnings", |_| rustdoc()),
-    step("tidy", "what compilers do not check", |_| {
+    bare("docs", "rustdoc without warnings", |_| rustdoc()),
+    bare("tidy", "what compilers do not check", |_| {
         outcome(tidy::tidy())
     }),
     step(
