@@ -840,6 +840,8 @@ fn a_device_is_removed_by_its_identity() {
         daemon.json("/v1/devices/zram0")["identity"],
         second.as_str()
     );
+    // After this the daemon has written down what it knows.
+    daemon.put("/v1/devices/zram0/attributes/mem_limit", "1M");
     assert_eq!(daemon.http("DELETE", &by(&second), "").0, 204);
     daemon.refused("DELETE", &by(&second), "", "ENODEV");
     assert_eq!(daemon.json("/v1/devices").as_array().unwrap().len(), 0);
