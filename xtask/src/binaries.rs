@@ -1,6 +1,9 @@
 //! Runs the workspace's test binaries, as many at once as there are CPUs. cargo runs one after the other, and a test that waits
 //! for a process or a deadline leaves the machine idle, as does the last test of each binary.
 //!
+//! Tests that make devices and mounts see those of others, and some of their tools fail at a dead one. So their binaries run
+//! one after the other, beside those that only compute.
+//!
 //! What a binary prints is shown when it has ended, and stays in `target/tests`. Documentation tests are one more run among them.
 
 use std::collections::VecDeque;
@@ -17,8 +20,16 @@ use serde::Deserialize;
 
 use crate::sh;
 
-/// Those that take longest, which begin first.
-const LONG: &[&str] = &[];
+/// The packages whose tests change what all of the machine sees: loop devices, mounts, `/dev/zram0`.
+const ALONE: &[&str] = &[
+    "uzram-bench",
+    "uzram-blockdev",
+    "uzram-cli",
+    "uzram-control",
+    "uzram-fuse",
+    "uzram-runtime",
+    "uzram-sysfs",
+];
 /// How many of the longest are listed at the end.
 const LISTED: usize = 10;
 
@@ -26,7 +37,26 @@ const LISTED: usize = 10;
 struct Run {
     /// Package and target, as in `uzram-cli::users`.
     name: String,
+    /// Whether no other such one may run beside it.
+    alone: bool,
     command: Command,
+}
+
+/// What is to be run.
+struct Queue {
+    todo: VecDeque<Run>,
+    /// Whether one that has to be alone is being run.
+    alone: bool,
+}
+
+impl Queue {
+    /// What can be run now. `None`: whoever runs one that has to be alone does the rest.
+    fn next(&mut self) -> Option<Run> {
+        let at = self.todo.iter().position(|run| !(run.alone && self.alone));
+        let run = self.todo.remove(at?)?;
+        self.alone |= run.alone;
+        Some(run)
+    }
 }
 
 /// What came of it.
@@ -71,6 +101,7 @@ impl Message {
         command.env("CARGO_MANIFEST_DIR", package);
         let name = package.file_name()?.to_string_lossy();
         Some(Run {
+            alone: ALONE.contains(&&*name),
             name: format!("{name}::{}", self.target.name),
             command,
         })
@@ -84,11 +115,12 @@ pub(crate) fn run(units_only: bool, variables: &[(&str, String)]) -> Result<()> 
         let arguments = [&["test", "--doc", "--quiet"], sh::WORKSPACE].concat();
         runs.push(Run {
             name: "documentation".into(),
+            alone: false,
             command: sh::cargo(&arguments),
         });
     }
-    let place = |run: &Run| LONG.iter().position(|long| *long == run.name);
-    runs.sort_by_key(|run| place(run).unwrap_or(LONG.len()));
+    // They are the longer way.
+    runs.sort_by_key(|run| !run.alone);
     for run in &mut runs {
         run.command
             .envs(variables.iter().map(|(name, value)| (name, value)));
@@ -141,16 +173,20 @@ fn logs() -> PathBuf {
 fn run_all(runs: Vec<Run>) -> Result<Vec<Ran>> {
     fs::create_dir_all(logs())?;
     let at_once = thread::available_parallelism().map_or(1, usize::from);
-    let todo = Mutex::new(VecDeque::from(runs));
-    let next = || {
-        todo.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
-    };
+    let queue = Mutex::new(Queue {
+        todo: runs.into(),
+        alone: false,
+    });
+    let queue = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let next = || queue().next();
     let work = || {
         let mut ran = Vec::new();
         while let Some(run) = next() {
+            let alone = run.alone;
             ran.push(run.run()?);
+            if alone {
+                queue().alone = false;
+            }
         }
         Ok(ran)
     };
@@ -212,12 +248,32 @@ mod tests {
     }
 
     #[test]
+    fn no_two_run_that_have_to_be_alone() {
+        let run = |name: &str, alone| Run {
+            name: name.into(),
+            alone,
+            command: Command::new("true"),
+        };
+        let todo = [run("a", true), run("b", true), run("c", false)];
+        let mut queue = Queue {
+            todo: todo.into(),
+            alone: false,
+        };
+        let mut next = || queue.next().map(|run| run.name);
+        let names = [next(), next(), next()];
+        assert_eq!(names, [Some("a".into()), Some("c".into()), None]);
+        queue.alone = false;
+        assert_eq!(queue.next().map(|run| run.name), Some("b".into()));
+    }
+
+    #[test]
     fn a_run_that_fails_is_told_from_one_that_passes() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
             Run {
                 name: script.into(),
+                alone: script == "exit 0",
                 command,
             }
         };
