@@ -78,6 +78,17 @@ kill_of() {
     kill -KILL "$(record "$1" "$2")"
 }
 
+# Kills zram0's server and keeper so that neither can start the other.
+kill_both() {
+    local both
+    both="$(record zram0 keeper) $(record zram0 pid)"
+    # shellcheck disable=SC2086
+    kill -STOP $both
+    # shellcheck disable=SC2086
+    kill -KILL $both
+    retry 10 no_process
+}
+
 # Kills a device's server at once or after a part of a second, and waits until another one serves: kill_server DEVICE
 kill_server() {
     local old

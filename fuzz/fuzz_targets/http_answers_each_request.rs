@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use uzram_control::zram::{Errno, Host, HostOptions, Owner, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Created, Devices, Limits, converse};
+use uzram_daemon::{Asker, Created, Devices, Limits, converse};
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -21,17 +21,22 @@ impl Devices for InMemory {
         self
     }
 
-    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError> {
+    fn create(&self, spec: &DeviceSpec, _: Option<Asker>) -> Result<Created, ControlError> {
         deep("a device is described");
         spec.check()?;
         Ok(Created {
             name: "zram9".into(),
             path: "/dev/null".into(),
             notes: String::new(),
+            identity: String::new(),
         })
     }
 
-    fn remove(&self, _: &str) -> Result<(), ControlError> {
+    fn confirm(&self, _: &str, _: &str) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &str, _: Option<&str>) -> Result<(), ControlError> {
         Ok(())
     }
 

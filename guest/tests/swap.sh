@@ -1,4 +1,5 @@
 # about: swap on ublk under real memory pressure, three times the guest's memory, every byte checked
+# ci: slow
 # memory: 1G
 # modules: ublk_drv
 # timeout: 300

@@ -5,15 +5,6 @@
 # allow-dmesg: ublkb
 # allow-dmesg: Aborting journal|EXT4-fs
 
-# Kills server and keeper so that neither can start the other.
-kill_both() {
-    local both
-    both="$(record zram0 keeper) $(record zram0 pid)"
-    kill -STOP $both
-    kill -KILL $both
-    retry 10 no_process
-}
-
 say "both killed while idle"
 disk=$(uzram create --size 64M --frontend ublk)
 kill_both
@@ -42,13 +33,52 @@ cat read_error write_error
 check umount /mnt
 nothing_left
 
+say "a node that had to be replaced under a mount is known as dead"
+disk=$(uzram create --size 64M --frontend ublk)
+check mkfs.ext4 -q "$disk"
+check mount "$disk" /mnt
+keeper=$(record zram0 keeper)
+old=$(record zram0 pid)
+kill -STOP "$keeper"
+kill -KILL "$old"
+# Somebody deletes the ublk device: a namespace whose run directory says that its server and keeper died.
+cp /run/uzram/zram0/device.json device.json
+# shellcheck disable=SC2016
+check unshare -m sh -euc '
+    mount -t tmpfs -o mode=0700 none /run/uzram
+    mkdir -m 700 /run/uzram/zram0
+    cp device.json /run/uzram/zram0
+    uzram list
+'
+kill -CONT "$keeper"
+retry 60 served_by_other zram0 pid "$old"
+new=$(record zram0 path)
+retry 10 test -b "$new"
+check uzram list
+words="behind $disk, a dead node that is mounted at /mnt"
+for command in "remove zram0" "reset zram0"; do
+    # shellcheck disable=SC2086
+    expect_exit 3 uzram $command 2>said
+    cat said
+    grep -qF "$words" said || fail "no '$words' from uzram $command"
+done
+equal "$(uzram list --noheadings --output mountpoint)" "/mnt (dead $disk)" "the mount point of a dead node"
+grep -qF "$words" <(uzram stat zram0) || fail "no '$words' from uzram stat"
+check umount /mnt
+# The contents are behind the new node.
+check mount "$new" /mnt
+check umount /mnt
+equal "$(uzram list --noheadings --output mountpoint)" "" "no mount point"
+check uzram remove zram0
+nothing_left
+
 say "interrupted creates"
 # Nothing is being started or taken down any more.
 settled() {
     no_process || [ -S /run/uzram/zram0/keeper.sock ]
 }
 killed=0
-for ((n = 0; n < ${CREATES:-30}; n++)); do
+for ((n = 0; n < ${CREATES:-16}; n++)); do
     uzram create --size 16M --frontend ublk >path 2>said &
     create=$!
     sleep "0.$((RANDOM % 7))$((RANDOM % 10))"

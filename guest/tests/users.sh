@@ -1,8 +1,8 @@
-# about: who uses a device: partitions, swap by another node, device mapper, loop; none is left behind a removal
+# about: who uses a device: partitions, swap by another node, device mapper, loop, md, bcache; none is left behind
 # boot: shared
-# modules: ublk_drv nbd loop fuse dm_mod ext4
-# timeout: 240
-# allow-dmesg: loop[0-9]
+# modules: ublk_drv nbd loop fuse dm_mod ext4 md_mod raid1 bcache
+# timeout: 300
+# allow-dmesg: loop[0-9]|nbd0|md/raid1
 
 # A partition of 64 MiB on a disk with sectors of 4096 bytes.
 partition() {
@@ -76,3 +76,46 @@ for frontend in ublk nbd-kernel fuse-loop; do
     check uzram remove zram0
     retry 10 test ! -e "${disk}p1"
 done
+
+# A holder, what is mounted on it, and the way down from a file there: on_top NODE
+on_top() {
+    local top
+    used "held by $1"
+    check mkfs.ext4 -q "$1"
+    check mount "$1" /mnt
+    used "below $1, which is mounted at /mnt"
+    truncate -s 8M /mnt/file
+    expect_exit 2 uzram set zram0 backing=/mnt/file 2>said
+    grep -qF "(/mnt/file, on $1, on $disk)" said || { cat said; fail "another way"; }
+    check umount /mnt
+}
+
+say "md"
+disk=$(uzram create --size 128M --frontend ublk)
+export MDADM_NO_UDEV=1
+check mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --metadata=1.2 "$disk" missing
+retry 10 test -b /dev/md0
+on_top /dev/md0
+check mdadm --stop /dev/md0
+rm -r /run/mdadm
+check uzram remove zram0
+
+say "bcache"
+disk=$(uzram create --size 128M --frontend ublk)
+check make-bcache -B "$disk"
+[ -e /dev/bcache0 ] || echo "$disk" >/sys/fs/bcache/register
+retry 10 test -b /dev/bcache0
+on_top /dev/bcache0
+echo 1 >/sys/block/bcache0/bcache/stop
+retry 10 test ! -e /sys/block/bcache0
+check uzram remove zram0
+
+say "partitions of an nbd device that died for good"
+disk=$(uzram create --size 128M --frontend nbd-kernel --partscan)
+partition "$disk"
+kill_both
+uzram list 2>said
+cat said
+grep -qF "cleared nbd device $disk" said || fail "nothing was cleared"
+retry 10 test ! -e "/sys/class/block/${disk#/dev/}p1"
+test ! -e "${disk}p1"

@@ -3,6 +3,7 @@
 
 mod acid;
 mod bench;
+mod binaries;
 mod canary;
 mod deny;
 mod docs;

@@ -12,6 +12,8 @@ use crate::{python, sh};
 pub(crate) enum Purpose {
     /// Building and running.
     Run,
+    /// Building all of the workspace.
+    Build,
     /// Testing and benchmarking.
     Test,
     /// Testing in a virtual machine as well.
@@ -28,6 +30,7 @@ fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)
         let (needed, why) = rest.trim_start().split_once(' ')?;
         let needed = match needed {
             "run" => Purpose::Run,
+            "build" => Purpose::Build,
             "test" => Purpose::Test,
             _ => Purpose::Guest,
         };
@@ -39,7 +42,7 @@ fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)
 pub(crate) fn setup(purpose: Purpose) -> Result<()> {
     debian(purpose)?;
     match purpose {
-        Purpose::Run | Purpose::Test => Ok(()),
+        Purpose::Run | Purpose::Build | Purpose::Test => Ok(()),
         Purpose::Guest => python::install(),
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, canary, deny, docs, fuzz, guest, packages, python, sh, tidy};
+use crate::{acid, binaries, canary, deny, docs, fuzz, guest, packages, python, sh, tidy};
 
 /// One step.
 pub(crate) struct Step {
@@ -16,6 +16,8 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) run: fn(&Scope) -> StepOutcome,
+    /// Whether it needs what a build needs and no more: it runs while other packages are being installed.
+    pub(crate) bare: bool,
 }
 
 /// What a step came to.
@@ -41,27 +43,39 @@ pub(crate) struct Scope {
 const MACHINE_SECONDS: &str = "300";
 
 const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
-    Step { name, about, run }
+    Step {
+        name,
+        about,
+        run,
+        bare: false,
+    }
+}
+
+const fn bare(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
+    Step {
+        bare: true,
+        ..step(name, about, run)
+    }
 }
 
 /// What the benchmarks' steps say of themselves.
 const SMOKE: &str = "the benchmark runs; its figures mean little";
 
 pub(crate) const STEPS: &[Step] = &[
-    step("format", "every file is as rustfmt writes it", |_| {
+    bare("format", "every file is as rustfmt writes it", |_| {
         cargo(&["fmt", "--all", "--check"])
     }),
-    step("lints", "clippy, all targets of the workspace", |_| {
+    bare("lints", "clippy, all targets of the workspace", |_| {
         let deny = ["--all-targets", "--", "-D", "warnings"];
         cargo(&[&["clippy"], sh::WORKSPACE, &deny].concat())
     }),
-    step(
+    bare(
         "lints-alone",
         "clippy, uzram-compress with each algorithm alone",
         |_| outcome(each_algorithm_alone()),
     ),
-    step("docs", "rustdoc without warnings", |_| rustdoc()),
-    step("tidy", "what compilers do not check", |_| {
+    bare("docs", "rustdoc without warnings", |_| rustdoc()),
+    bare("tidy", "what compilers do not check", |_| {
         outcome(tidy::tidy())
     }),
     step(
@@ -167,23 +181,17 @@ fn rustdoc() -> StepOutcome {
     outcome(sh::run(command))
 }
 
-/// Where only what is inside of the libraries is asked for, cargo builds no more than that.
 fn tests(scope: &Scope) -> StepOutcome {
-    let mut args = [&["test", "--no-fail-fast"], sh::WORKSPACE].concat();
-    if scope.units_only {
-        args.push("--lib");
-    }
-    let mut command = sh::cargo(&args);
-    if scope.slow {
-        command.env("UZRAM_MACHINE_SECONDS", MACHINE_SECONDS);
-    }
-    if scope.peers {
-        command.env("UZRAM_REQUIRE_PEERS", "1");
-    }
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = python::programs();
-    command.env("PATH", format!("{path}:{}", programs.display()));
-    let mut done = sh::run(command);
+    let mut variables = vec![("PATH", format!("{path}:{}", programs.display()))];
+    if scope.slow {
+        variables.push(("UZRAM_MACHINE_SECONDS", MACHINE_SECONDS.into()));
+    }
+    if scope.peers {
+        variables.push(("UZRAM_REQUIRE_PEERS", "1".into()));
+    }
+    let mut done = binaries::run(scope.units_only, &variables);
     if scope.slow && done.is_ok() {
         let vanished = [
             "test",

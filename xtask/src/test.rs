@@ -1,11 +1,12 @@
-//! `cargo xtask test` and `check`: runs steps of [`STEPS`], one after the other. Stops for nothing: each step is run, and the
-//! end says which failed, and what each one took.
+//! `cargo xtask test` and `check`: runs steps of [`STEPS`], one after the other, the first ones while packages are being
+//! installed. Stops for no failure: each step is run, and the end says which failed, and what each one took.
 
 use std::fs;
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::setup;
 pub(crate) use crate::steps::StepOutcome;
@@ -35,32 +36,31 @@ pub(crate) fn test(options: &TestOptions) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let steps = select(&options.only)?;
+    let mut installing = None;
     if !options.no_setup {
-        setup::setup(setup::Purpose::Guest)?;
+        setup::setup(setup::Purpose::Build)?;
+        // Waits for the network and the disk more than it works: the first steps run meanwhile.
+        installing = Some(thread::spawn(|| setup::setup(setup::Purpose::Guest)));
     }
-    Ok(run(
-        &steps,
-        &Scope {
-            slow: options.slow,
-            peers: true,
-            units_only: false,
-            named: !options.only.is_empty(),
-        },
-    ))
+    let scope = Scope {
+        slow: options.slow,
+        peers: true,
+        units_only: false,
+        named: !options.only.is_empty(),
+    };
+    run(&steps, &scope, installing)
 }
 
 /// What a change should pass before anything else is tried: no root, no packages, minutes.
 pub(crate) fn check() -> Result<ExitCode> {
     let names = ["format", "lints", "tidy", "tests"].map(str::to_owned);
-    Ok(run(
-        &select(&names)?,
-        &Scope {
-            slow: false,
-            peers: false,
-            units_only: true,
-            named: true,
-        },
-    ))
+    let scope = Scope {
+        slow: false,
+        peers: false,
+        units_only: true,
+        named: true,
+    };
+    run(&select(&names)?, &scope, None)
 }
 
 /// The steps of these names, or all, in the table's order.
@@ -75,10 +75,18 @@ fn select(names: &[String]) -> Result<Vec<&'static Step>> {
     Ok(STEPS.iter().filter(wanted).collect())
 }
 
-fn run(steps: &[&Step], scope: &Scope) -> ExitCode {
+/// A set-up that goes on by itself.
+type Installing = Option<JoinHandle<Result<()>>>;
+
+fn run(steps: &[&Step], scope: &Scope, mut installing: Installing) -> Result<ExitCode> {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut lines = Vec::new();
     for step in steps {
+        if !step.bare
+            && let Some(installing) = installing.take()
+        {
+            wait_for(installing)?;
+        }
         eprintln!("\n==== {}: {}", step.name, step.about);
         let (begin, cpu) = (Instant::now(), cpu_seconds());
         let outcome = (step.run)(scope);
@@ -99,12 +107,23 @@ fn run(steps: &[&Step], scope: &Scope) -> ExitCode {
             }
         });
     }
+    if let Some(installing) = installing {
+        wait_for(installing)?;
+    }
     println!("\n{}", lines.join("\n"));
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    match failed {
+    Ok(match failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
-    }
+    })
+}
+
+fn wait_for(installing: JoinHandle<Result<()>>) -> Result<()> {
+    let begin = Instant::now();
+    let done = installing.join();
+    let seconds = begin.elapsed().as_secs();
+    eprintln!("setup: waited {seconds} s for the rest");
+    done.map_err(|_| anyhow!("the set-up panicked"))?
 }
 
 /// What this process's ended children have taken of all CPUs: on a busy machine a better measure than the time that passed.

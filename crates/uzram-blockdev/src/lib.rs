@@ -23,6 +23,6 @@ pub use error::{Error, StepError};
 pub use mountinfo::{MountPoint, is_mount_point, mounts};
 pub use open::{open_exclusive, open_rw, read_first_block};
 pub use partitions::delete_partitions;
-pub use survey::{Layer, Survey, chain};
+pub use survey::{Layer, Node, Survey, chain};
 pub use swaps::{SwapArea, SwapWatch, is_swap_area, swap_areas, swap_on, swap_on_nbd_client};
 pub use wait::{wait_until, wait_until_gone, wait_until_present};

@@ -59,6 +59,27 @@ enum Stacked {
     Loop,
 }
 
+/// A node of a block device, and the number that it had: that of a device which the kernel has dropped stays with those who
+/// still use it, when the path is gone, or is another device's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its path.
+    pub path: PathBuf,
+    /// The device's number.
+    pub number: Dev,
+}
+
+impl Node {
+    /// The node at a path, if it is that of a block device.
+    pub fn at(path: &Path) -> Option<Node> {
+        let number = number_of(path)?;
+        Some(Node {
+            path: path.into(),
+            number,
+        })
+    }
+}
+
 /// A block device or a file that a path lies on. See [`Survey::beneath`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
@@ -260,26 +281,48 @@ impl Survey {
         Users(found.unwrap_or_default())
     }
 
+    /// Whether the kernel has a block device of a number.
+    pub fn has(&self, number: Dev) -> bool {
+        self.blocks.all.contains_key(&number)
+    }
+
     /// Finds who uses nodes that dead servers left: each user as [`Busy::Dead`].
-    pub fn users_of_dead(&self, nodes: &[PathBuf]) -> Users {
-        self.dead(nodes, Survey::users)
+    pub fn users_of_dead(&self, nodes: &[Node]) -> Users {
+        self.dead(nodes, true)
     }
 
     /// Like [`Survey::users_of_dead`], without processes that have one open.
-    pub fn users_of_dead_but_openers(&self, nodes: &[PathBuf]) -> Users {
-        self.dead(nodes, Survey::users_but_openers)
+    pub fn users_of_dead_but_openers(&self, nodes: &[Node]) -> Users {
+        self.dead(nodes, false)
     }
 
-    fn dead(&self, nodes: &[PathBuf], users: impl Fn(&Survey, &Path) -> Users) -> Users {
-        let of = |node: &PathBuf| {
-            let users = users(self, node).0.into_iter();
-            let node = node.clone();
-            users.map(move |by| Busy::Dead {
-                node: node.clone(),
+    fn dead(&self, nodes: &[Node], with_openers: bool) -> Users {
+        let of = |node: &Node| {
+            let number = node.number;
+            let mut users = self.collect(number, &mut BTreeSet::from([number]), with_openers);
+            if !self.has(number) {
+                users.extend(self.mounts_from(&node.path));
+            }
+            let path = node.path.clone();
+            users.into_iter().map(move |by| Busy::Dead {
+                node: path.clone(),
                 by: Box::new(by),
             })
         };
         Users(nodes.iter().flat_map(of).collect())
+    }
+
+    /// The mounts whose source is a path that means no device any more, such as those of a btrfs, which has no number of
+    /// its device.
+    fn mounts_from(&self, source: &Path) -> Vec<Busy> {
+        let is_from =
+            |mounted: &&Mounted| mounted.devices.is_empty() && mounted.mount.source == source;
+        let mut paths = BTreeSet::new();
+        let found = self.mounts.iter().filter(is_from);
+        found
+            .filter(|mounted| paths.insert(&mounted.mount.path))
+            .map(|mounted| self.mounted(mounted))
+            .collect()
     }
 
     fn collect(&self, device: Dev, seen: &mut BTreeSet<Dev>, with_openers: bool) -> Vec<Busy> {
@@ -330,14 +373,7 @@ impl Survey {
             if !mounted.devices.contains(&device) || !paths.insert(at) {
                 continue;
             }
-            users.push(match &self.namespaces[mounted.table] {
-                None => Busy::Mounted(at.clone()),
-                Some(Process { pid, name }) => Busy::MountedElsewhere {
-                    at: at.clone(),
-                    pid: *pid,
-                    name: name.clone(),
-                },
-            });
+            users.push(self.mounted(mounted));
         }
         if users.is_empty()
             && let Some((_, kind)) = self.active.iter().find(|(number, _)| *number == device)
@@ -345,6 +381,18 @@ impl Survey {
             users.push(Busy::Filesystem(kind.clone()));
         }
         users
+    }
+
+    fn mounted(&self, mounted: &Mounted) -> Busy {
+        let at = mounted.mount.path.clone();
+        match &self.namespaces[mounted.table] {
+            None => Busy::Mounted(at),
+            Some(Process { pid, name }) => Busy::MountedElsewhere {
+                at,
+                pid: *pid,
+                name: name.clone(),
+            },
+        }
     }
 
     fn find_stacked(&self) -> HashMap<Dev, Vec<(Dev, Stacked)>> {
@@ -378,10 +426,15 @@ impl Survey {
     }
 
     /// The node of each loop device with a file, and that file's path as the kernel tells it.
-    pub fn loops(&self) -> impl Iterator<Item = (PathBuf, &Path)> {
-        let blocks = self.blocks.all.values();
-        blocks
-            .filter_map(|block| Some((Path::new("/dev").join(&block.name), block.file.as_deref()?)))
+    pub fn loops(&self) -> impl Iterator<Item = (Node, &Path)> {
+        let node = |number: Dev, name: &str| Node {
+            path: Path::new("/dev").join(name),
+            number,
+        };
+        let blocks = self.blocks.all.iter();
+        blocks.filter_map(move |(number, block)| {
+            Some((node(*number, &block.name), block.file.as_deref()?))
+        })
     }
 
     /// The block devices directly beneath a file: itself if it is a node, else those of the file system. `anywhere`: the

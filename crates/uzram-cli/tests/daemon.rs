@@ -795,6 +795,12 @@ fn a_check_lists_all_that_is_wrong() {
     }
     assert!(text.contains(&format!("{} problems", said.len())), "{text}");
     assert_eq!(check(GOOD), (0, String::new()));
+    // A terminal shows what stands in it, and does not obey.
+    let (_, text) = check("[[device]]\nname = \"zram1\\u001b[2J\"\n");
+    assert!(
+        text.contains("zram1\\u{1b}[2J") && !text.contains('\u{1b}'),
+        "{text:?}"
+    );
     // What create says of it, and with its exit code.
     if uzram_runtime::frontends::by_name("ublk").is_some_and(|ublk| ublk.probe().is_err()) {
         let (code, text) = check("[[device]]\nname = \"zram0\"\nsize = \"64M\"\nswap = true\n");
@@ -807,6 +813,66 @@ fn a_check_lists_all_that_is_wrong() {
     // Nothing was made by any of it.
     assert_eq!(bench.uzram(&["list", "--noheadings"]), "");
     assert!(!Path::new("/no").exists());
+}
+
+/// A name is used again; an identity is not.
+#[test]
+fn a_device_is_removed_by_its_identity() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    let make = || {
+        let body = "{\"size\":\"1M\",\"frontend\":\"nbd\"}";
+        let (status, made) = daemon.http("POST", "/v1/devices", body);
+        assert_eq!(status, 201, "{made}");
+        let made: Value = serde_json::from_str(&made).unwrap();
+        assert_eq!(made["name"], "zram0");
+        made["identity"].as_str().unwrap().to_owned()
+    };
+    let first = make();
+    assert_eq!(daemon.json("/v1/devices/zram0")["identity"], first.as_str());
+    let by = |identity: &str| format!("/v1/devices/zram0?identity={identity}");
+    assert_eq!(daemon.http("DELETE", &by(&first), "").0, 204);
+    let second = make();
+    assert_ne!(first, second);
+    let said = daemon.refused("DELETE", &by(&first), "", "ENODEV");
+    assert!(said.contains("another device"), "{said}");
+    assert_eq!(
+        daemon.json("/v1/devices/zram0")["identity"],
+        second.as_str()
+    );
+    // After this the daemon has written down what it knows.
+    daemon.put("/v1/devices/zram0/attributes/mem_limit", "1M");
+    assert_eq!(daemon.http("DELETE", &by(&second), "").0, 204);
+    daemon.refused("DELETE", &by(&second), "", "ENODEV");
+    assert_eq!(daemon.json("/v1/devices").as_array().unwrap().len(), 0);
+    // It does not come back with another daemon as one that has no size.
+    daemon.terminate();
+    let daemon = Daemon::start(&bench, "");
+    assert_eq!(daemon.json("/v1/devices").as_array().unwrap().len(), 0);
+}
+
+/// The largest dictionary that there can be is twice as long in hexadecimal.
+#[test]
+fn a_dictionary_fits_into_a_request() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    let body = "{\"size\":\"1M\",\"frontend\":\"nbd\",\"algorithm\":\"zstd\"}";
+    assert_eq!(daemon.http("POST", "/v1/devices", body).0, 201);
+    let set = |bytes: usize| {
+        let dictionary = "5a".repeat(bytes);
+        let body = format!(
+            "{{\"op\":\"set_algorithm\",\"priority\":0,\"algorithm\":\"zstd\",\"dictionary\":\"{dictionary}\"}}"
+        );
+        daemon.http("POST", "/v1/devices/zram0/requests", &body)
+    };
+    for bytes in [700 << 10, 1 << 20] {
+        let (status, said) = set(bytes);
+        assert_eq!(status, 200, "{said}");
+    }
+    let (status, said) = set(2 << 20);
+    assert_eq!(status, 413, "{said}");
+    assert!(said.contains("at most 3145728 bytes"), "{said}");
+    assert_eq!(daemon.http("DELETE", "/v1/devices/zram0", "").0, 204);
 }
 
 /// It once was silent, and did nothing.

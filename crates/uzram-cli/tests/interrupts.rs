@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, have, sh};
@@ -109,14 +109,10 @@ fn an_interrupted_create_leaves_nothing_or_what_it_printed() {
     bench.assert_clean();
 }
 
-/// Where uzramd makes the device, the command waits for its answer and takes the device back. What cannot be waited for
-/// is SIGKILL.
-#[test]
-fn an_interrupted_create_leaves_nothing_with_the_daemon() {
-    let bench = Bench::new();
+fn start_daemon(bench: &Bench) -> Child {
     let mut daemon = bench.command(&["daemon"]);
     daemon.stderr(Stdio::null());
-    let mut daemon = daemon.spawn().unwrap();
+    let daemon = daemon.spawn().unwrap();
     let begin = Instant::now();
     while !bench.run_dir().join("uzramd.json").exists() {
         assert!(
@@ -125,7 +121,16 @@ fn an_interrupted_create_leaves_nothing_with_the_daemon() {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
-    interrupts(&bench, "nbd", &ALL[..3]);
+    daemon
+}
+
+/// Where uzramd makes the device, the command waits for its answer and takes the device back. One that is killed has not
+/// confirmed that it knows the device.
+#[test]
+fn an_interrupted_create_leaves_nothing_with_the_daemon() {
+    let bench = Bench::new();
+    let mut daemon = start_daemon(&bench);
+    interrupts(&bench, "nbd", ALL);
     let pid = daemon.id();
     sh(&format!("kill {pid}"));
     daemon.wait().unwrap();
@@ -145,10 +150,31 @@ fn an_interrupted_create_leaves_no_loop_device_nobody_knows() {
     }
 }
 
-/// The moment that no signal hits by chance: the device is there, and whoever wanted it ends before it says so.
 #[test]
 fn a_device_that_is_made_for_nobody_goes() {
     let bench = Bench::new();
+    made_for_nobody(&bench);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_device_that_the_daemon_made_for_nobody_goes() {
+    let bench = Bench::new();
+    let mut daemon = start_daemon(&bench);
+    made_for_nobody(&bench);
+    // One that is known stays.
+    let path = bench.create(&["--size", "16M", "--frontend", "nbd"]);
+    bench.uzram(&["stat", &path]);
+    bench.uzram(&["remove", &path]);
+    let pid = daemon.id();
+    sh(&format!("kill {pid}"));
+    daemon.wait().unwrap();
+    assert_eq!(devices(&bench), [""; 0]);
+}
+
+/// The moment that no signal hits by chance: the device is there, and whoever wanted it ends before it says so.
+fn made_for_nobody(bench: &Bench) {
+    let others = processes(bench);
     let (reader, writer) = std::io::pipe().unwrap();
     let mut create = bench.command(&["create", "--size", "16M", "--frontend", "nbd"]);
     // Its stdout is full: it waits there, with the device made and not told of.
@@ -166,10 +192,10 @@ fn a_device_that_is_made_for_nobody_goes() {
     std::thread::sleep(Duration::from_millis(200));
     child.kill().unwrap();
     child.wait().unwrap();
-    while !devices(&bench).is_empty() || !processes(&bench).is_empty() {
-        assert!(begin.elapsed().as_secs() < 30, "{:?}", devices(&bench));
+    let left = || processes(bench).iter().any(|pid| !others.contains(pid));
+    while !devices(bench).is_empty() || left() {
+        assert!(begin.elapsed().as_secs() < 30, "{:?}", devices(bench));
         std::thread::sleep(Duration::from_millis(5));
     }
     drop(reader);
-    bench.assert_clean();
 }

@@ -290,7 +290,8 @@ fn file_systems_recover_from_a_full_device() {
         }
         let node = bench.create(&["--size=1G", "--frontend=fuse-loop", "--mem-limit=total:32M"]);
         sh(&format!(
-            "{mkfs} {node} > /dev/null 2>&1; mount -o discard {node} {mount}"
+            "for try in $(seq 100); do {mkfs} {node} > /dev/null 2>&1 && break; sleep 0.1; done
+            mount -o discard {node} {mount}"
         ));
         let sum = |file: &str| sh(&format!("sha256sum < {mount}/{file}"));
         sh(&format!(

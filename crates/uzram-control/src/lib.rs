@@ -24,8 +24,8 @@ pub mod zram;
 pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices};
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
-    ControlError, PROTOCOL_VERSION, RecompressRequest, Request, Response, WritebackRequest,
-    from_hex, to_hex,
+    ControlError, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
+    WritebackRequest, from_hex, to_hex,
 };
 pub use rundir::{
     Claim, Entry, Error, KEEPER_SOCKET, MAX_RECORD, Record, RunDir, SERVER_SOCKET, Swept,

@@ -24,7 +24,7 @@ use crate::stat::Stat;
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Longest line that either side accepts: room for a dictionary of 1 MiB in hexadecimal.
-pub(crate) const MAX_LINE: usize = 3 << 20;
+pub const MAX_LINE: usize = 3 << 20;
 
 /// What a server can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -12,6 +12,7 @@ use uzram_spec::DeviceSpec;
 
 use crate::config::spec_from_options;
 use crate::error::Body;
+use crate::http::Limits;
 use crate::openapi;
 
 /// Most bytes of `block_state` in one answer.
@@ -26,16 +27,26 @@ pub struct Created {
     pub path: String,
     /// What was said meanwhile, such as which frontend was chosen and why.
     pub notes: String,
+    /// What tells it from any other device that ever had its name. Empty in the answer of an older daemon.
+    #[serde(default)]
+    pub identity: String,
 }
+
+/// The process that asked for a device and is to confirm that it knows of it. 0: it is in another PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker(pub u32);
 
 /// What the API steers: the daemon's devices.
 pub trait Devices: Send + Sync {
     /// zram's interface to them.
     fn view(&self) -> &dyn View;
-    /// Makes a device.
-    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError>;
-    /// Takes a device down and forgets it; EBUSY while it is in use.
-    fn remove(&self, name: &str) -> Result<(), ControlError>;
+    /// Makes a device. One that somebody is to confirm is taken down again if he ends before [`Devices::confirm`] comes,
+    /// or takes too long.
+    fn create(&self, spec: &DeviceSpec, asker: Option<Asker>) -> Result<Created, ControlError>;
+    /// Keeps a device that was to be confirmed. ENODEV where none of that identity is.
+    fn confirm(&self, name: &str, identity: &str) -> Result<(), ControlError>;
+    /// Takes a device down and forgets it; EBUSY while it is in use. With an identity, no other device of the name: ENODEV.
+    fn remove(&self, name: &str, identity: Option<&str>) -> Result<(), ControlError>;
     /// Asks the server of a device.
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
     /// A device with its record and statistics, or all of them.
@@ -49,6 +60,15 @@ pub(crate) struct Call<'a> {
     names: &'a [String],
     query: &'a [(String, String)],
     body: &'a [u8],
+    asker: Asker,
+}
+
+impl Call<'_> {
+    /// The value of a key of the query.
+    fn asked(&self, key: &str) -> Option<&str> {
+        let found = self.query.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str())
+    }
 }
 
 /// What is answered.
@@ -68,6 +88,9 @@ pub(crate) const OF_KEEPERS: &[&str] = &["remove", "hand_over", "recover", "upgr
 type Handled = Result<Answer, Body>;
 type Handle = fn(&Call<'_>) -> Handled;
 
+/// A name in a query, its JSON schema, and whether it must be there.
+pub(crate) type Parameter = (&'static str, &'static str, bool);
+
 /// A path of the API.
 pub struct Route {
     /// The HTTP method.
@@ -80,6 +103,8 @@ pub struct Route {
     pub body: &'static str,
     /// The schema of the answer, likewise.
     pub answer: &'static str,
+    /// What may stand in the query.
+    pub(crate) query: &'static [Parameter],
     handle: Handle,
 }
 
@@ -87,6 +112,11 @@ pub struct Route {
 pub fn routes() -> &'static [Route] {
     ROUTES
 }
+
+/// Slots and bytes in a query.
+const COUNT: &str = r#"{"type": "integer", "minimum": 0}"#;
+/// A device's identity there.
+const IDENTITY: &str = r#"{"type": "string"}"#;
 
 const ROUTES: &[Route] = &[
     Route::get(
@@ -119,11 +149,22 @@ const ROUTES: &[Route] = &[
     Route::of(
         "POST",
         "/v1/devices",
-        "Make a device",
+        "Make a device. With ?confirm=true it is taken down again if the process that asked ends, or 60 s pass, before \
+            .../confirm",
         "Create",
         "Created",
         create,
-    ),
+    )
+    .asked(&[("confirm", r#"{"type": "boolean"}"#, false)]),
+    Route::of(
+        "POST",
+        "/v1/devices/{name}/confirm",
+        "Keep a device that was made with ?confirm=true: whoever asked knows of it now",
+        "",
+        "",
+        confirm,
+    )
+    .asked(&[("identity", IDENTITY, true)]),
     Route::get(
         "/v1/devices/{name}",
         "A device with its statistics",
@@ -133,11 +174,12 @@ const ROUTES: &[Route] = &[
     Route::of(
         "DELETE",
         "/v1/devices/{name}",
-        "Take a device down; EBUSY while it is in use",
+        "Take a device down; EBUSY while it is in use. With ?identity= no other device that has the name by now",
         "",
         "",
-        |call| Ok(call.devices.remove(call.device()?).map(|()| Answer::Done)?),
-    ),
+        remove,
+    )
+    .asked(&[("identity", IDENTITY, false)]),
     Route::of(
         "POST",
         "/v1/devices/{name}/requests",
@@ -168,7 +210,8 @@ const ROUTES: &[Route] = &[
         "Lines of block_state: ?from=SLOT&max=BYTES; the header Next-Slot says where to go on",
         "text",
         block_state,
-    ),
+    )
+    .asked(&[("from", COUNT, false), ("max", COUNT, false)]),
     Route::get(
         "/v1/devices/{name}/classes",
         "The size classes of the device's pool, as zsmalloc shows its own in debugfs",
@@ -226,8 +269,15 @@ impl Route {
             about,
             body,
             answer,
+            query: &[],
             handle,
         }
+    }
+
+    /// The same, with what may stand in the query.
+    const fn asked(mut self, query: &'static [Parameter]) -> Route {
+        self.query = query;
+        self
     }
 }
 
@@ -254,6 +304,22 @@ impl<'a> Call<'a> {
         self.view().store(owner, attribute, self.body)?;
         Ok(Answer::Done)
     }
+}
+
+fn confirm(call: &Call<'_>) -> Handled {
+    let missing = || {
+        let message = "?identity= is missing: that of the answer to POST /v1/devices";
+        Body::new(Errno::INVAL, message)
+    };
+    let identity = call.asked("identity").ok_or_else(missing)?;
+    call.devices.confirm(call.device()?, identity)?;
+    Ok(Answer::Done)
+}
+
+fn remove(call: &Call<'_>) -> Handled {
+    call.devices
+        .remove(call.device()?, call.asked("identity"))?;
+    Ok(Answer::Done)
 }
 
 fn ok(answer: impl Serialize) -> Handled {
@@ -303,13 +369,13 @@ impl Asked {
             .allowing(others.join(", ")))
     }
 
-    /// Whether it changes anything.
+    /// Whether it changes anything, which may take long. The word that a device is known does not.
     pub(crate) fn changes(&self) -> bool {
-        self.route.method != "GET"
+        self.route.method != "GET" && !self.route.path.ends_with("/confirm")
     }
 
     /// Does what is asked for. May take long.
-    pub(crate) fn answer(&self, devices: &dyn Devices, body: &[u8]) -> Handled {
+    pub(crate) fn answer(&self, devices: &dyn Devices, body: &[u8], asker: Asker) -> Handled {
         // A write(2) of nothing stores nothing either.
         if !self.route.body.is_empty() && body.is_empty() {
             return Err(Body::new(Errno::INVAL, "the request has no body"));
@@ -319,7 +385,16 @@ impl Asked {
             names: &self.names,
             query: &self.query,
             body,
+            asker,
         })
+    }
+
+    /// The longest body that this request may have: one for a device's server may bring a dictionary.
+    pub(crate) fn body_bytes(&self, limits: &Limits) -> usize {
+        match self.route.body {
+            "Request" => limits.request_bytes,
+            _ => limits.body_bytes,
+        }
     }
 }
 
@@ -378,7 +453,15 @@ fn create(call: &Call<'_>) -> Handled {
         return Err(Body::new(Errno::INVAL, message));
     }
     let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
-    let created = call.devices.create(&spec)?;
+    let asker = match call.asked("confirm") {
+        None | Some("false") => None,
+        Some("true") => Some(call.asker),
+        Some(other) => {
+            let message = format!("confirm: '{other}' is neither true nor false");
+            return Err(Body::new(Errno::INVAL, message));
+        }
+    };
+    let created = call.devices.create(&spec, asker)?;
     Ok(Answer::Json(StatusCode::CREATED, json!(created)))
 }
 
@@ -416,9 +499,7 @@ fn all_attributes(call: &Call<'_>) -> Handled {
 fn block_state(call: &Call<'_>) -> Handled {
     let id = call.id()?;
     let number = |key: &str, default: u64| {
-        let mut pairs = call.query.iter();
-        let value = pairs.find(|(name, _)| name == key);
-        value.map_or(Ok(default), |(_, value)| {
+        call.asked(key).map_or(Ok(default), |value| {
             let wrong = || Body::new(Errno::INVAL, format!("{key}: '{value}' is no number"));
             value.parse().map_err(|_| wrong())
         })

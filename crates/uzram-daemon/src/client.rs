@@ -91,9 +91,33 @@ impl Client {
         there.is_ok().then_some(client)
     }
 
-    /// Makes a device.
+    /// Makes a device. The daemon takes it down again unless [`Client::confirm`] follows.
     pub fn create(&self, spec: &DeviceSpec) -> Result<Created> {
-        parse(&self.call("POST", "/v1/devices", &spec.to_json())?.body)
+        let path = "/v1/devices?confirm=true";
+        parse(&self.call("POST", path, &spec.to_json())?.body)
+    }
+
+    /// Says that a device is known that was made for this process.
+    pub fn confirm(&self, created: &Created) -> Result<()> {
+        let Created { name, identity, .. } = created;
+        // An older daemon waits for nothing.
+        if identity.is_empty() {
+            return Ok(());
+        }
+        let path = format!("/v1/devices/{name}/confirm?identity={identity}");
+        self.call("POST", &path, &[]).map(drop)
+    }
+
+    /// Takes a device back that was made for this process.
+    pub fn take_back(&self, created: &Created) -> Result<()> {
+        let Created { name, identity, .. } = created;
+        match identity.is_empty() {
+            true => self.remove(name),
+            false => {
+                let path = format!("/v1/devices/{name}?identity={identity}");
+                self.call("DELETE", &path, &[]).map(drop)
+            }
+        }
     }
 
     fn shown(&self) -> Result<Vec<Shown>> {

@@ -1,28 +1,47 @@
 //! The daemon's devices: what the API steers.
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use serde_json::{Value, json};
 use uzram_blockdev::Survey;
 use uzram_control::zram::{Errno, Owner, Shown, View};
 use uzram_control::{ControlError, Entry, Request, Response};
 use uzram_runtime::zram::Local;
-use uzram_runtime::{client, launch, users};
-use uzram_spec::{DeviceSpec, Failure};
+use uzram_runtime::{client, launch, launch_announced, users};
+use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 
-use crate::api::{Created, Devices};
+use crate::api::{Asker, Created, Devices};
+use crate::confirm::Unconfirmed;
 use crate::hold::SharedHolder;
 
 /// The daemon's devices.
 pub(crate) struct Daemon {
     pub(crate) local: Arc<Local>,
     held: Arc<HeldView>,
+    unconfirmed: Arc<Unconfirmed>,
 }
 
 /// zram's interface to the daemon's devices. One that comes to be by it is held before that is answered.
 struct HeldView {
     local: Arc<Local>,
     holder: Arc<SharedHolder>,
+}
+
+impl HeldView {
+    /// Holds a new device and shows it.
+    fn taken_note_of(&self, created: uzram_runtime::Created, notes: &[String]) -> Outcome<Created> {
+        self.holder.hold_new();
+        self.local.sync();
+        let uzram_runtime::Created { name, path } = created;
+        Ok(Created {
+            identity: self.local.run.find(&name)?.record.identity,
+            name,
+            path,
+            notes: notes.join("\n"),
+        })
+    }
 }
 
 impl View for HeldView {
@@ -65,12 +84,47 @@ impl Daemon {
         Daemon {
             local,
             held: Arc::new(held),
+            unconfirmed: Arc::default(),
         }
     }
 
     /// zram's interface to them.
     pub(crate) fn held(&self) -> Arc<dyn View> {
         self.held.clone()
+    }
+
+    /// Makes a device by a thread that waits for the word that it is known. Without that the keeper takes it down, as it
+    /// does where this process ends.
+    fn create_unconfirmed(&self, spec: &DeviceSpec, asker: Asker) -> Result<Created, ControlError> {
+        let (tell, told) = sync_channel(1);
+        let (spec, held, unconfirmed) = (spec.clone(), self.held.clone(), self.unconfirmed.clone());
+        let make = move || {
+            let notes = RefCell::new(Vec::new());
+            let mut waiting = None;
+            let note = &mut |note: &str| notes.borrow_mut().push(note.to_owned());
+            let made = launch_announced(&spec, &held.local.run, note, |created| {
+                let created = held.taken_note_of(created.clone(), &notes.borrow())?;
+                let wait = unconfirmed.wait_for(&created, asker);
+                let _ = tell.send(Ok(created));
+                waiting = Some(wait.until_confirmed()?);
+                Ok(())
+            });
+            match (made, waiting) {
+                // Only now the keeper keeps it, whatever becomes of this process.
+                (Ok(_), Some(confirmed)) => confirmed.answer(),
+                (Ok(_), None) => {}
+                (Err(failure), _) => {
+                    tracing::info!("{failure}");
+                    // Nobody listens where the device had been told of.
+                    let _ = tell.try_send(Err(failure));
+                }
+            }
+            held.local.sync();
+        };
+        let thread = std::thread::Builder::new().name("create".into());
+        thread.spawn(make).map_err(Failure::from)?;
+        let made = told.recv();
+        Ok(made.unwrap_or_else(|_| Err(Failure::new(FailureKind::Failed, "a panic")))?)
     }
 
     fn entry(&self, name: &str) -> Result<Entry, ControlError> {
@@ -95,22 +149,41 @@ impl Devices for Daemon {
         &*self.held
     }
 
-    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError> {
-        let mut notes = Vec::new();
-        let created = launch(spec, &self.local.run, &mut |note| {
-            notes.push(note.to_owned())
-        })?;
-        self.held.holder.hold_new();
-        self.local.sync();
-        Ok(Created {
-            name: created.name,
-            path: created.path,
-            notes: notes.join("\n"),
-        })
+    fn create(&self, spec: &DeviceSpec, asker: Option<Asker>) -> Result<Created, ControlError> {
+        match asker {
+            Some(asker) => self.create_unconfirmed(spec, asker),
+            None => {
+                let mut notes = Vec::new();
+                let note = &mut |note: &str| notes.push(note.to_owned());
+                let created = launch(spec, &self.local.run, note)?;
+                Ok(self.held.taken_note_of(created, &notes)?)
+            }
+        }
     }
 
-    fn remove(&self, name: &str) -> Result<(), ControlError> {
+    fn confirm(&self, name: &str, identity: &str) -> Result<(), ControlError> {
+        match self.unconfirmed.confirm(identity) {
+            true => Ok(()),
+            false => {
+                let message =
+                    format!("{name} is not waited for: it was taken down, or is confirmed already");
+                Err(error(19, message))
+            }
+        }
+    }
+
+    fn remove(&self, name: &str, identity: Option<&str>) -> Result<(), ControlError> {
         self.local.sync();
+        if let Some(identity) = identity {
+            let entry = self.entry(name)?;
+            if entry.record.identity != identity {
+                return Err(error(19, format!("{name} is another device by now")));
+            }
+            // Its server compares the identity once more.
+            let removed = client::remove(&entry);
+            self.local.sync();
+            return Ok(removed?);
+        }
         let id = name.strip_prefix("zram").unwrap_or(name);
         let removed = self
             .local

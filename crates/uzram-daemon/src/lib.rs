@@ -13,6 +13,7 @@
 mod api;
 mod client;
 mod config;
+mod confirm;
 mod devices;
 mod error;
 mod filesystem;
@@ -25,7 +26,7 @@ mod problem;
 mod run;
 mod setup;
 
-pub use api::{Created, Devices, Route, routes};
+pub use api::{Asker, Created, Devices, Route, routes};
 pub use client::{Client, ClientError};
 pub use config::{Config, DaemonSettings, NewDevice};
 pub use error::errno_name;

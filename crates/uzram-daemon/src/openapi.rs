@@ -64,7 +64,7 @@ pub fn document() -> Value {
         }
         let mut operation = json!({
             "summary": route.about,
-            "parameters": parameters(route.path),
+            "parameters": parameters(route),
             "responses": responses,
         });
         if !route.body.is_empty() {
@@ -77,12 +77,13 @@ pub fn document() -> Value {
     let description = format!(
         "Compressed RAM disks in the manner of zram. The server listens on a unix socket: \
          curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices\n\n\
-         A connection carries one request, whose head has at most {} bytes and {} headers, and whose body at most {}. It \
-         comes whole within {} s. {} connections are served at once. HEAD is answered wherever GET is. What is not \
+         A connection carries one request, whose head has at most {} bytes and {} headers, and whose body at most {}, or \
+         {} where it asks a device's server, and may bring a dictionary. It comes whole within {} s. {} connections are served at once. HEAD is answered wherever GET is. What is not \
          HTTP is answered with 400, 414 or 431, or 408 where it does not come to an end, and no body.",
         limits.head_bytes,
         limits.headers,
         limits.body_bytes,
+        limits.request_bytes,
         limits.sending.as_secs(),
         limits.connections,
     );
@@ -179,8 +180,9 @@ fn content(schema: &str) -> Value {
     }
 }
 
-fn parameters(path: &str) -> Value {
-    let names = path
+fn parameters(route: &Route) -> Value {
+    let names = route
+        .path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let parameter = |name: &str| {
@@ -198,12 +200,9 @@ fn parameters(path: &str) -> Value {
         json!({"name": name, "in": "path", "required": true, "schema": schema})
     };
     let mut all: Vec<Value> = names.map(parameter).collect();
-    if path.ends_with("/block_state") {
-        for name in ["from", "max"] {
-            all.push(
-                json!({"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}),
-            );
-        }
+    for (name, schema, required) in route.query {
+        let schema: Value = serde_json::from_str(schema).unwrap_or_default();
+        all.push(json!({"name": name, "in": "query", "required": required, "schema": schema}));
     }
     all.into()
 }

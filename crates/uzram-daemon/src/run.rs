@@ -12,7 +12,7 @@ use uzram_runtime::logging;
 use uzram_runtime::process::when_told;
 use uzram_runtime::sweep::swept_run_dir;
 use uzram_runtime::zram::Local;
-use uzram_spec::{Failure, Result};
+use uzram_spec::{Failure, Result, printable};
 
 use crate::devices::Daemon;
 use crate::hold::{SharedHolder, own_copy};
@@ -45,7 +45,7 @@ impl Run {
         if self.check {
             let problems = wanted.problems.iter().map(Problem::to_string);
             for line in wanted.notes.iter().cloned().chain(problems) {
-                eprintln!("{line}");
+                eprintln!("{}", printable(&line));
             }
             return summary(&wanted.problems).map_or(Ok(()), Err);
         }

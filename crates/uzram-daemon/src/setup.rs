@@ -140,13 +140,13 @@ fn set_up(daemon: &Daemon, device: &NewDevice) {
 }
 
 fn make(daemon: &Daemon, device: &NewDevice) -> Result<String> {
-    let created = daemon.create(&device.spec)?;
+    let created = daemon.create(&device.spec, None)?;
     if !created.notes.is_empty() {
         tracing::info!(created.name, "{}", created.notes);
     }
     if let Some(filesystem) = &device.filesystem {
         filesystem.make(&created.path).inspect_err(|_| {
-            let _ = daemon.remove(&created.name);
+            let _ = daemon.remove(&created.name, Some(&created.identity));
         })?;
     }
     Ok(created.path)

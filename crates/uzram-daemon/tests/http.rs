@@ -33,21 +33,24 @@ fn name_of(answered: &Answered) -> String {
 #[test]
 fn a_request_that_claims_two_lengths_is_refused() {
     let api = patient();
-    for lengths in [
-        "Content-Length: 4\r\nContent-Length: 5",
-        "Content-Length: 4\r\nContent-Length: 4",
-        "Content-Length: 4\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: chunked\r\nContent-Length: 4",
-        "Transfer-Encoding: gzip",
-        "Transfer-Encoding: chunked, identity",
-        "Content-Length: -1",
-        "Content-Length: +4",
-        "Content-Length: 4, 4",
-        "Content-Length: 99999999999999999999",
+    // Whichever claim counts, the body makes a device.
+    let (plain, chunked) = ("{}   ", "2\r\n{}\r\n0\r\n\r\n");
+    for (lengths, body) in [
+        ("Content-Length: 4\r\nContent-Length: 5", plain),
+        ("Content-Length: 5\r\nContent-Length: 5", plain),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", chunked),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5", chunked),
+        ("Transfer-Encoding: gzip", chunked),
+        ("Transfer-Encoding: chunked, identity", chunked),
+        ("Content-Length: -1", plain),
+        ("Content-Length: +5", plain),
+        ("Content-Length: 5, 5", plain),
+        ("Content-Length: 99999999999999999999", plain),
     ] {
-        let request = format!("POST /v1/devices HTTP/1.1\r\nHost: x\r\n{lengths}\r\n\r\n0\r\n\r\n");
+        let request = format!("POST /v1/devices HTTP/1.1\r\nHost: x\r\n{lengths}\r\n\r\n{body}");
         assert_eq!(api.send(request.as_bytes()).status, 400, "{lengths}");
     }
+    assert_eq!(api.get("/v1/devices").body.trim(), "[]");
     // What hangs behind a request is not another one.
     let two = "GET /v1 HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/devices HTTP/1.1\r\nHost: x\r\n\r\n";
     let answered = api.send(two.as_bytes());
@@ -86,6 +89,13 @@ fn heads_and_bodies_have_limits() {
             .status,
         400
     );
+    // A device's server may be brought a dictionary.
+    let requests = |bytes: usize| {
+        let answered = api.ask("POST", "/v1/devices/zram0/requests", &" ".repeat(bytes));
+        answered.status
+    };
+    assert_eq!(requests(limits.request_bytes), 400);
+    assert_eq!(requests(limits.request_bytes + 1), 413);
 
     let with = |headers: &str| {
         let request = format!("GET /v1 HTTP/1.1\r\nHost: x\r\n{headers}\r\n");

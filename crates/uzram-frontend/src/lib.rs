@@ -8,6 +8,7 @@
 //! This crate knows nothing about any protocol, and nothing about processes.
 #![forbid(unsafe_code)]
 
+mod dead;
 mod option;
 mod poll;
 
@@ -17,11 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use uzram::Device;
-use uzram_blockdev::Survey;
+use uzram_blockdev::{Node, Survey};
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 pub use rustix::thread::CapabilitySet;
 
+pub use dead::{check_dead, users_of_dead, words_of_dead};
 pub use poll::{PollPermits, PollSource, Poller};
 
 pub use option::{
@@ -138,8 +140,14 @@ pub trait Frontend: Sync {
 
     /// The nodes of the device at `dir`, those included that dead servers left and that are still there. `None` where the
     /// frontend cannot tell, and only the record does. Whoever uses a dead node has its contents in the device.
-    fn nodes(&self, _dir: &Path, _survey: &Survey) -> Option<Vec<PathBuf>> {
+    fn nodes(&self, _dir: &Path, _survey: &Survey) -> Option<Vec<Node>> {
         None
+    }
+
+    /// Where the frontend cannot tell all nodes: those of the device at `dir` that are not there any more, since the device
+    /// was put behind another, and that somebody may still use.
+    fn dead_nodes(&self, _dir: &Path, _survey: &Survey) -> Vec<Node> {
+        Vec::new()
     }
 
     /// Clears nodes of other users that nobody serves and their users cannot clear; for root. Says what was cleared.

@@ -5,13 +5,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use uzram_blockdev::{Busy, Error as NodeError, Survey, Users};
+use uzram_blockdev::{Node, Survey, Users};
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
-    OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, ReservedNode, Serving, kind_of_missing, kind_of_node,
-    poll_time,
+    OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, ReservedNode, Serving, check_dead, kind_of_missing,
+    kind_of_node, poll_time, users_of_dead, words_of_dead,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
@@ -91,12 +90,12 @@ impl Frontend for FuseLoopFrontend {
 
     fn check(&self, spec: &FrontendSpec) -> Result {
         let uring = fuse_uring(spec);
-        if let Some(depth) = spec.integer(QUEUE_DEPTH.name) {
-            if !(1..=MAX_QUEUE_DEPTH).contains(&depth) {
-                return Err(Failure::usage(format!(
-                    "--queue-depth {depth} is not possible: 1 to {MAX_QUEUE_DEPTH}"
-                )));
-            }
+        if let Some(depth) = spec.integer(QUEUE_DEPTH.name)
+            && !(1..=MAX_QUEUE_DEPTH).contains(&depth)
+        {
+            return Err(Failure::usage(format!(
+                "--queue-depth {depth} is not possible: 1 to {MAX_QUEUE_DEPTH}"
+            )));
         }
         let given = |option: &&FrontendOption| spec.options.contains_key(option.name);
         if uring == FuseUring::Off
@@ -172,7 +171,7 @@ impl Frontend for FuseLoopFrontend {
         Ok(left.iter().map(word).collect())
     }
 
-    fn nodes(&self, dir: &Path, survey: &Survey) -> Option<Vec<PathBuf>> {
+    fn nodes(&self, dir: &Path, survey: &Survey) -> Option<Vec<Node>> {
         Some(crate::nodes(dir, survey))
     }
 
@@ -200,31 +199,15 @@ impl ReservedNode for LoopNumber {
 impl LoopFront {
     /// Who still uses nodes that dead servers left.
     fn dead_users(&self) -> Users {
-        let mut users = Users::default();
-        // udev looks at a node that was unmounted.
-        for _ in 0..50 {
-            let survey = Survey::new();
-            let mut nodes = crate::nodes(&self.dir, &survey);
-            nodes.retain(|node| node != self.front.node());
-            users = survey.users_of_dead(&nodes);
-            if !users.is_passing() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        users
+        users_of_dead(|survey| {
+            let mut nodes = crate::nodes(&self.dir, survey);
+            nodes.retain(|node| node.path != self.front.node());
+            nodes
+        })
     }
 
-    /// Refuses while a dead node is in use: its user has not moved to the new one, and the contents are his.
     fn check_dead(&self) -> Result {
-        match self.dead_users() {
-            none if none.is_empty() => Ok(()),
-            by => Err(Error::Node(NodeError::Busy {
-                path: self.front.node().into(),
-                by,
-            })
-            .into()),
-        }
+        check_dead(self.front.node(), self.dead_users())
     }
 }
 
@@ -280,14 +263,7 @@ impl Front for LoopFront {
         let dead = self.dead_users();
         self.front.remove()?;
         crate::abandon(&self.dir)?;
-        let word = |by: &Busy| match by {
-            Busy::Dead { node, by } => {
-                let node = node.display();
-                format!("{node}, which is dead, stays {by:#}, and goes with its last user")
-            }
-            other => format!("{other:#}"),
-        };
-        Ok(dead.0.iter().map(word).collect())
+        Ok(words_of_dead(&dead))
     }
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::UnmountFlags;
-use uzram_blockdev::{Error as NodeError, StepError, Survey, is_mount_point};
+use uzram_blockdev::{Error as NodeError, Node, StepError, Survey, is_mount_point};
 
 use crate::{Error, loopdev, uring};
 
@@ -57,7 +57,7 @@ fn mount_dirs(dir: &Path) -> Vec<PathBuf> {
 
 /// The nodes of the device at `dir`: the one that is served, and those that servers left when they died and that are still
 /// there.
-pub fn nodes(dir: &Path, survey: &Survey) -> Vec<PathBuf> {
+pub fn nodes(dir: &Path, survey: &Survey) -> Vec<Node> {
     let files: Vec<PathBuf> = mount_dirs(dir).iter().map(|at| disk_file(at)).collect();
     let is_ours = |behind: &Path| files.iter().any(|file| loopdev::is_file(behind, file));
     let loops = survey.loops().filter(|(_, behind)| is_ours(behind));

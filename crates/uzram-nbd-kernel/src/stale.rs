@@ -1,6 +1,8 @@
 //! Finds and disconnects a device by the name that the kernel keeps with it, also after its server has died.
 
-use uzram_blockdev::{Busy, Error as NodeError, Survey};
+use std::path::Path;
+
+use uzram_blockdev::{Busy, Error as NodeError, Survey, delete_partitions, open_rw};
 
 use crate::client::NbdClient;
 use crate::kernel_nbd::wait_until_free;
@@ -13,6 +15,20 @@ pub fn find(name: &str) -> Option<u32> {
     let identifier = KernelNbdOptions::new(name).identifier();
     let found = |index: &u32| SysfsDisk::new(*index).is_connected_to(&identifier, true);
     indexes().into_iter().filter(found).min()
+}
+
+/// Deletes the partitions of a device that nobody is connected to: the driver leaves them where they are, and they would
+/// reach into what the node is next. Before, an open would have waited for a server.
+fn drop_partitions(path: &Path) {
+    match open_rw(path) {
+        Ok(disk) => {
+            let left = delete_partitions(&disk, path);
+            if left > 0 {
+                tracing::warn!(path = %path.display(), left, "partitions stay until they are let go");
+            }
+        }
+        Err(error) => tracing::warn!("the partitions of a dead device stay: {error}"),
+    }
 }
 
 /// Disconnects `/dev/nbdN` if it is the device of this name, whose server has died for good. Requests that wait for a reply
@@ -43,6 +59,10 @@ pub fn clear_stale(index: u32, name: &str) -> Result<Vec<String>, Error> {
             }
             Err(NodeError::Busy { path, by }.into())
         }
-        freed => freed.map(|()| vec![format!("nbd device {}", path.display())]),
+        freed => {
+            freed?;
+            drop_partitions(&path);
+            Ok(vec![format!("nbd device {}", path.display())])
+        }
     }
 }

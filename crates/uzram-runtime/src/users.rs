@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use uzram_blockdev::{Survey, Users};
+use uzram_blockdev::{Node, Survey, Users};
 use uzram_control::Entry;
 use uzram_spec::{Failure, Result};
 
@@ -16,7 +16,7 @@ pub(crate) struct Nodes {
     /// `None` where there is none, or what the record names is another's by now.
     pub(crate) living: Option<PathBuf>,
     /// Dead ones.
-    pub(crate) dead: Vec<PathBuf>,
+    pub(crate) dead: Vec<Node>,
 }
 
 impl Nodes {
@@ -26,16 +26,16 @@ impl Nodes {
         let frontend = frontends::by_name(&entry.record.frontend);
         match frontend.and_then(|frontend| frontend.nodes(&entry.dir, survey)) {
             Some(nodes) => {
-                let (living, dead) = nodes.into_iter().partition(|node| *node == path);
-                let living: Vec<PathBuf> = living;
+                let (living, dead): (Vec<_>, _) =
+                    nodes.into_iter().partition(|node| node.path == path);
                 Nodes {
-                    living: living.into_iter().next(),
+                    living: living.into_iter().next().map(|node| node.path),
                     dead,
                 }
             }
             None => Nodes {
                 living: Some(path),
-                dead: Vec::new(),
+                dead: frontend.map_or(Vec::new(), |f| f.dead_nodes(&entry.dir, survey)),
             },
         }
     }
@@ -77,5 +77,5 @@ pub(crate) fn has_number(survey: &Survey, entry: &Entry, number: u64) -> bool {
         std::fs::metadata(node)
             .is_ok_and(|node| node.file_type().is_block_device() && node.st_rdev() == number)
     };
-    living.iter().chain(&dead).any(|node| is_it(node))
+    living.iter().any(|node| is_it(node)) || dead.iter().any(|node| node.number == number)
 }

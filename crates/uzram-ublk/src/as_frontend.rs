@@ -1,14 +1,16 @@
 //! [`Ublk`] as a frontend: `ublk`. The kernel holds requests of a server that died until a new one takes over.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use uzram::Device;
+use uzram_blockdev::{Node, Survey, Users};
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
-    OptionKind, PARTSCAN, QUEUE_DEPTH, Serving, kind_of_node,
+    OptionKind, PARTSCAN, QUEUE_DEPTH, Serving, check_dead, kind_of_node, users_of_dead,
+    words_of_dead,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
@@ -16,6 +18,25 @@ use crate::{Buffers, Error, OnDeath, Tag, Ublk, UblkOptions};
 
 /// The frontend `ublk`.
 pub struct UblkFrontend;
+
+/// A device with its node, and those that it had.
+struct UblkFront {
+    front: Ublk,
+    /// The device's directory.
+    dir: PathBuf,
+}
+
+/// Notes the node before anybody can use it.
+fn noted(front: Ublk, dir: &Path) -> Box<dyn Front> {
+    if let Err(error) = crate::replaced::note(dir, front.node()) {
+        let node = front.node().display();
+        tracing::warn!("who uses {node} will not be seen once it is replaced: {error}");
+    }
+    Box::new(UblkFront {
+        front,
+        dir: dir.into(),
+    })
+}
 
 /// File that exists during a takeover: one that was itself killed must not be begun again.
 const TAKING_OVER: &str = "taking-over";
@@ -160,7 +181,7 @@ impl Frontend for UblkFrontend {
             return Err(Failure::impossible(message));
         }
         let front = Ublk::create(serving.device.clone(), &options(serving), &on_death())?;
-        Ok(Box::new(front))
+        Ok(noted(front, serving.dir))
     }
 
     fn resume(&self, serving: &Serving<'_>, word: &str) -> Result<Box<dyn Front>> {
@@ -175,14 +196,19 @@ impl Frontend for UblkFrontend {
                 tracing::error!(
                     "{error}; it is replaced: who had it open gets I/O errors, the contents are in the new one"
                 );
-                Ok(Box::new(replace(device, id, &options, &begun)?))
+                let front = replace(device, id, &options, &begun)?;
+                Ok(noted(front, serving.dir))
             }
-            other => Ok(Box::new(other?)),
+            other => Ok(noted(other?, serving.dir)),
         }
     }
 
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
         crate::clear_stale(Tag::from_path(dir)).map_err(|error| error.to_string())
+    }
+
+    fn dead_nodes(&self, dir: &Path, survey: &Survey) -> Vec<Node> {
+        crate::replaced::dead_nodes(dir, survey)
     }
 
     fn clear_of_users(&self) -> Vec<String> {
@@ -203,21 +229,40 @@ impl Frontend for UblkFrontend {
     }
 }
 
-impl Front for Ublk {
+impl UblkFront {
+    /// Who still uses nodes that the device had.
+    fn dead_users(&self) -> Users {
+        users_of_dead(|survey| crate::replaced::dead_nodes(&self.dir, survey))
+    }
+
+    fn check_dead(&self) -> Result {
+        check_dead(self.front.node(), self.dead_users())
+    }
+}
+
+impl Front for UblkFront {
     fn path(&self) -> String {
-        self.node().display().to_string()
+        self.front.node().display().to_string()
     }
 
     fn resume_word(&self) -> String {
-        self.id().to_string()
+        self.front.id().to_string()
     }
 
     fn hold_idle(&self) -> Result<Option<File>> {
-        Ok(self.exclusive()?)
+        self.check_dead()?;
+        Ok(self.front.exclusive()?)
     }
 
     fn remove(&mut self) -> Result {
-        Ok(Ublk::remove(self)?)
+        self.check_dead()?;
+        Ok(self.front.remove()?)
+    }
+
+    fn remove_by_force(&mut self) -> Result<Vec<String>> {
+        let dead = self.dead_users();
+        self.front.remove()?;
+        Ok(words_of_dead(&dead))
     }
 }
 

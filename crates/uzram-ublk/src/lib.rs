@@ -24,6 +24,7 @@ mod node;
 mod options;
 mod queue;
 mod recover;
+mod replaced;
 mod request;
 mod stale;
 mod sys;

@@ -99,7 +99,8 @@ impl Ublk {
         let mut info = DevInfo::default();
         let quiesced = wait_until(DEATH_LIMIT, LONGEST_PAUSE, || {
             info = self.control.info(id).map_err(|error| match error.errno() {
-                Some(Errno::NODEV | Errno::INVAL) => Error::Gone { id },
+                // ENOENT: of the char device's path, by which the driver checks who asks.
+                Some(Errno::NODEV | Errno::INVAL | Errno::NOENT) => Error::Gone { id },
                 _ => error,
             })?;
             if info.server_flags != tag.0 {

@@ -22,7 +22,7 @@ const FORMAT: u32 = 1;
 /// Programs of this machine that the guest has. busybox stands in for what is not here.
 const PROGRAMS: &str = "\
     bash blkdiscard blkid blockdev btrfs busybox cmp cp dd diff dmsetup dumpe2fs e2fsck fallocate \
-    findmnt fio fsfreeze fstrim losetup lsblk mkfs.btrfs mkfs.ext4 mkfs.xfs mkswap mount \
+    findmnt fio fsfreeze fstrim losetup lsblk make-bcache mdadm mkfs.btrfs mkfs.ext4 mkfs.xfs mkswap mount \
     nbd-client prlimit setpriv sha256sum stat swapoff swapon sync timeout truncate tune2fs \
     udevadm umount xfs_repair zramctl";
 

@@ -13,7 +13,7 @@ use uzram_spec::{
     BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SelfTraining, SwapSpec, printable_line,
 };
 
-use super::{policy, print};
+use super::policy;
 use crate::exit::{self, Failure, Result};
 use crate::frontend_args::FrontendArgs;
 
@@ -148,29 +148,29 @@ impl Args {
         }
         let run = RunDir::of_user();
         if !private && let Some(daemon) = Client::find(&run.file(SOCKET)?) {
-            // The daemon goes on whatever happens here: an interrupt waits for its answer.
+            // An interrupt waits for the daemon's answer. Should this process end before it confirms, the daemon takes
+            // the device down.
             let interrupted = process::hold_interrupts()?;
             let created = daemon.create(&spec)?;
             created.notes.lines().for_each(tell);
             if interrupted.load(Ordering::Relaxed) {
-                daemon.remove(&created.name)?;
+                daemon.take_back(&created)?;
                 let message = format!("interrupted: {} was removed", created.name);
                 return Err(Failure::failed(message));
             }
-            return print(&format!("{}\n", created.path));
+            announce(&created.path)?;
+            return daemon.confirm(&created).map_err(|error| {
+                let message = format!("{} was printed, but not confirmed: {error}", created.path);
+                let hint = "uzram list says whether it is still there";
+                Failure::failed(message).with_hint(hint)
+            });
         }
         if std::env::var_os(IN_SHIM).is_some() {
             let message = "in a shim devices are made through /sys/block and zramctl, or by uzramd, which does not run: \
                 a server that is started here would see nothing but the shim";
             return Err(Failure::impossible(message));
         }
-        // A device whose path nobody learns is worth nothing.
-        let created = launch_announced(&spec, &run, &mut tell, |created| {
-            let mut stdout = std::io::stdout().lock();
-            let path = printable_line(&created.path);
-            let printed = writeln!(stdout, "{path}").and_then(|()| stdout.flush());
-            printed.map_err(|e| Failure::failed(format!("cannot print the path: {e}")))
-        });
+        let created = launch_announced(&spec, &run, &mut tell, |created| announce(&created.path));
         created.map(drop)
     }
 
@@ -211,6 +211,13 @@ impl Args {
         spec.resolve_paths(&std::env::current_dir()?)?;
         Ok(spec)
     }
+}
+
+/// Prints a path. A device whose path nobody learns is worth nothing: fails also where nobody reads.
+fn announce(path: &str) -> Result {
+    let mut stdout = std::io::stdout().lock();
+    let printed = writeln!(stdout, "{}", printable_line(path)).and_then(|()| stdout.flush());
+    printed.map_err(|e| Failure::failed(format!("cannot print the path: {e}")))
 }
 
 fn tell(note: &str) {

@@ -21,7 +21,7 @@ use crate::exit::{Failure, Kind, Result};
 /// An entry of the configuration that is wrong keeps no other from being made: it is logged, with file and section.
 ///
 /// The API takes 64 connections with one request each, whose head has at most 16 KiB and 64 headers, and whose body at
-/// most 1 MiB. A client has 10 s to send it and 10 s to read the answer. Of clients that keep it waiting the oldest
+/// most 1 MiB, or 3 MiB where it asks the server of a device. A client has 10 s to send it and 10 s to read the answer. Of clients that keep it waiting the oldest
 /// gives its place to a new one.
 #[derive(clap::Args)]
 #[command(after_help = "\

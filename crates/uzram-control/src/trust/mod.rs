@@ -14,5 +14,5 @@ mod socket;
 
 pub use dir::{FileIdentity, PrivateDir};
 pub use owner::{Distrust, check_file};
-pub use socket::{bind, connect};
-pub(crate) use socket::{check_peer, connect_at_once, credentials};
+pub use socket::{bind, connect, credentials};
+pub(crate) use socket::{check_peer, connect_at_once};

@@ -50,7 +50,7 @@ pub(crate) fn check_peer(stream: impl AsFd) -> Result<(), u32> {
 
 /// Process and user at the other end. The process's number is 0 where it is in another PID namespace: rustix's type for it
 /// excludes that.
-pub(crate) fn credentials(stream: impl AsFd) -> io::Result<UnixCredentials> {
+pub fn credentials(stream: impl AsFd) -> io::Result<UnixCredentials> {
     Ok(getsockopt(&stream, PeerCredentials)?)
 }
 

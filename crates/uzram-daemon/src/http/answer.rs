@@ -13,7 +13,7 @@ use uzram_control::zram::Errno;
 use super::connection::Phase;
 use super::recorded::Head;
 use super::{Limits, Seat, Server};
-use crate::api::{Answer, Asked};
+use crate::api::{Answer, Asked, Asker};
 use crate::error::Body;
 
 /// The answer to a head that does not come to its end.
@@ -24,6 +24,7 @@ pub(super) const TOO_SLOW: &[u8] =
 pub(super) async fn answer(
     seat: &Seat,
     head: &Head,
+    asker: Asker,
     phase: &watch::Sender<Phase>,
     begin: Instant,
     request: Request<Incoming>,
@@ -36,7 +37,7 @@ pub(super) async fn answer(
         Ok((asked, body)) => {
             phase.send_replace(Phase::Work);
             seat.works(true);
-            let worked = work(server, asked, body).await;
+            let worked = work(server, asked, body, asker).await;
             seat.works(false);
             worked
         }
@@ -67,20 +68,26 @@ async fn accept(
         return Err(Body::new(Errno::PROTO, "a request has one Host"));
     }
     let asked = Asked::find(request.method().as_str(), request.uri())?;
-    let body = read(limits, begin, request.into_body()).await?;
+    let longest = asked.body_bytes(limits);
+    let body = read(limits, longest, begin, request.into_body()).await?;
     Ok((asked, body))
 }
 
 /// Reads the body whole.
-async fn read(limits: &Limits, begin: Instant, body: Incoming) -> Result<Bytes, Body> {
+async fn read(
+    limits: &Limits,
+    longest: usize,
+    begin: Instant,
+    body: Incoming,
+) -> Result<Bytes, Body> {
     let too_large = || {
-        let message = format!("a body has at most {} bytes", limits.body_bytes);
+        let message = format!("the body of this request has at most {longest} bytes");
         Body::new(Errno::TOOBIG, message).with_status(StatusCode::PAYLOAD_TOO_LARGE)
     };
-    if body.size_hint().lower() > limits.body_bytes as u64 {
+    if body.size_hint().lower() > longest as u64 {
         return Err(too_large());
     }
-    let whole = Limited::new(body, limits.body_bytes).collect();
+    let whole = Limited::new(body, longest).collect();
     match timeout_at(begin + limits.sending, whole).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
@@ -96,7 +103,7 @@ async fn read(limits: &Limits, begin: Instant, body: Incoming) -> Result<Bytes, 
 }
 
 /// Has the request carried out by another thread, once one is free.
-async fn work(server: &Server, asked: Asked, body: Bytes) -> Result<Answer, Body> {
+async fn work(server: &Server, asked: Asked, body: Bytes, asker: Asker) -> Result<Answer, Body> {
     let share: &Semaphore = match asked.changes() {
         true => &server.changes,
         false => &server.looks,
@@ -111,7 +118,7 @@ async fn work(server: &Server, asked: Asked, body: Bytes) -> Result<Answer, Body
     let Ok(_place) = share.acquire().await else {
         return Err(failed());
     };
-    let worked = tokio::task::spawn_blocking(move || asked.answer(&*devices, &body)).await;
+    let worked = tokio::task::spawn_blocking(move || asked.answer(&*devices, &body, asker)).await;
     worked.unwrap_or_else(|error| {
         tracing::error!(%error, "a request failed");
         Err(failed())

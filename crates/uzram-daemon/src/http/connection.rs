@@ -13,9 +13,12 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use uzram_control::trust;
+
 use super::Seat;
 use super::answer::{TOO_SLOW, answer};
 use super::recorded::{Head, Recorded};
+use crate::api::Asker;
 
 /// How long a client that was answered may go on sending. Closed at once, a unix socket would take the answer from a
 /// client that still writes.
@@ -38,6 +41,7 @@ pub(super) async fn serve(seat: Seat, stream: UnixStream) {
     let begin = Instant::now();
     let limits = seat.server.limits.clone();
     let head = Head::new(limits.head_bytes);
+    let asker = asker(&stream);
     let recorded = Recorded {
         stream,
         head: head.clone(),
@@ -48,7 +52,7 @@ pub(super) async fn serve(seat: Seat, stream: UnixStream) {
     let service = service_fn(|request| {
         let (seat, head, phase) = (seat.clone(), head.clone(), phase.clone());
         Box::pin(async move {
-            let answered = answer(&seat, &head, &phase, begin, request).await;
+            let answered = answer(&seat, &head, asker, &phase, begin, request).await;
             phase.send_replace(Phase::Answered(Instant::now()));
             Ok::<_, Infallible>(answered)
         })
@@ -86,6 +90,12 @@ pub(super) async fn serve(seat: Seat, stream: UnixStream) {
     if in_time || late {
         let _ = timeout(LINGER, read_to_the_end(&mut stream)).await;
     }
+}
+
+/// The process at the other end.
+fn asker(stream: &UnixStream) -> Asker {
+    let pid = trust::credentials(stream).map_or(0, |peer| peer.pid());
+    Asker(u32::try_from(pid).unwrap_or(0))
 }
 
 async fn passed(deadline: Option<Instant>) {

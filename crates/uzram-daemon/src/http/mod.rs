@@ -39,6 +39,8 @@ pub struct Limits {
     pub headers: usize,
     /// Longest body, in bytes.
     pub body_bytes: usize,
+    /// The same of what a device's server is asked, which may bring a dictionary.
+    pub request_bytes: usize,
     /// How long a client may take to send its request, from the first byte to the last.
     pub sending: Duration,
     /// How long it may take to read the answer.
@@ -56,6 +58,7 @@ impl Default for Limits {
             head_bytes: 16 << 10,
             headers: 64,
             body_bytes: 1 << 20,
+            request_bytes: uzram_control::MAX_LINE,
             sending: Duration::from_secs(10),
             reading: Duration::from_secs(10),
             changes: 8,

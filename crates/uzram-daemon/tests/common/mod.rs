@@ -11,9 +11,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uzram_control::zram::{Errno, Host, HostOptions, Owner, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Created, Devices, Limits, bind, serve};
+use uzram_daemon::{Asker, Created, Devices, Limits, bind, serve};
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
+
+/// The identity of each of them.
+const IDENTITY: &str = "1d";
 
 /// Devices without nodes.
 pub(crate) struct Fake {
@@ -55,7 +58,7 @@ impl Devices for Fake {
         &self.host
     }
 
-    fn create(&self, spec: &DeviceSpec) -> Result<Created, ControlError> {
+    fn create(&self, spec: &DeviceSpec, _: Option<Asker>) -> Result<Created, ControlError> {
         let closed = self.gate.lock().unwrap();
         drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
         spec.check()?;
@@ -65,17 +68,29 @@ impl Devices for Fake {
         let owner = Owner::Device(id(&name)?);
         let made = self.host.store(owner, "disksize", size.as_bytes());
         made.map_err(|errno| {
-            let _ = self.remove(&name);
+            let _ = self.remove(&name, None);
             error(errno)
         })?;
         Ok(Created {
             name,
             path: String::new(),
             notes: String::new(),
+            identity: IDENTITY.into(),
         })
     }
 
-    fn remove(&self, name: &str) -> Result<(), ControlError> {
+    fn confirm(&self, name: &str, identity: &str) -> Result<(), ControlError> {
+        self.describe(Some(name))?;
+        match identity {
+            IDENTITY => Ok(()),
+            _ => Err(error(Errno::NODEV)),
+        }
+    }
+
+    fn remove(&self, name: &str, identity: Option<&str>) -> Result<(), ControlError> {
+        if identity.is_some_and(|identity| identity != IDENTITY) {
+            return Err(error(Errno::NODEV));
+        }
         let id = id(name)?.to_string();
         let removed = self.host.store(Owner::Control, "hot_remove", id.as_bytes());
         removed.map_err(error)

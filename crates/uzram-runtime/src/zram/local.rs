@@ -54,8 +54,16 @@ impl Local {
 
     /// Takes note of devices that were made or removed by others.
     pub fn sync(&self) {
+        if self.look() {
+            self.save();
+        }
+    }
+
+    /// Whether anything has come or gone.
+    fn look(&self) -> bool {
         let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let (made, gone) = self.engine.changes();
+        let changed = !(made.is_empty() && gone.is_empty());
         for id in gone {
             self.host.forget(id);
         }
@@ -66,6 +74,7 @@ impl Local {
                 self.engine.lose(id);
             }
         }
+        changed
     }
 
     /// Writes down what has to outlive this process, if that changed.
