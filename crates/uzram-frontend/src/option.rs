@@ -76,7 +76,7 @@ pub const POLL: FrontendOption = FrontendOption {
     value_name: "MICROSECONDS",
     kind: OptionKind::Integer(0, 1000),
     help: "Longest time to poll for a client's next request before the server sleeps, 0 to 1000 microseconds. It polls \
-        only while requests come that soon, and takes most of a CPU meanwhile. 0 never polls [default: 100]",
+        only while requests come that soon, and takes most of a CPU meanwhile. 0 never polls [default: 100, for fuse-loop 0]",
     chooses: false,
 };
 

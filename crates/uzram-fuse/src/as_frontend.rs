@@ -10,7 +10,7 @@ use uzram_blockdev::{Node, Survey, Users};
 use uzram_frontend::{
     BLOCK_DEVICE, CapabilitySet, Front, Frontend, FrontendOption, Handover, NUMBER, Need,
     OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, ReservedNode, Serving, check_dead, kind_of_missing,
-    kind_of_node, poll_time, users_of_dead, words_of_dead,
+    kind_of_node, users_of_dead, words_of_dead,
 };
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
@@ -57,7 +57,9 @@ fn options(spec: &FrontendSpec) -> LoopOptions {
         partscan: spec.flag(PARTSCAN.name),
         fuse_uring: fuse_uring(spec),
         queue_depth: spec.small(QUEUE_DEPTH.name).unwrap_or(default.queue_depth),
-        poll: poll_time(spec),
+        poll: spec
+            .integer(POLL.name)
+            .map_or(default.poll, Duration::from_micros),
         // The keeper starts another server.
         on_death: Some(|| std::process::abort()),
     }

@@ -65,15 +65,14 @@ pub struct LoopOptions {
 }
 
 impl Default for LoopOptions {
-    /// Any number, no partitions, FUSE over io_uring where it can be, 32 requests in flight of a queue, which polls for up to
-    /// 100 microseconds.
+    /// Any number, no partitions, FUSE over io_uring where it can be, 32 requests in flight of a queue, which never polls.
     fn default() -> LoopOptions {
         LoopOptions {
             number: None,
             partscan: false,
             fuse_uring: FuseUring::Auto,
             queue_depth: 32,
-            poll: Duration::from_micros(100),
+            poll: Duration::ZERO,
             on_death: None,
         }
     }
