@@ -1,6 +1,6 @@
-//! Decodes an object in three passes: all tokens to an array, which checks them; all literals; then the copies.
+//! Decodes an object in three passes: all tokens to an array; all literals; then the copies, which check the offsets.
 //!
-//! The first pass has no branch that depends on the data but for escapes, so the processor runs ahead; a pass that also
+//! The first pass has no branch that depends on the data but for rare tokens, so the processor runs ahead; a pass that also
 //! copied would lose that at every mispredicted length. A page is made in a window with slack on both sides and copied to
 //! the caller's buffer: copies may write too much, and no address needs a check that a mask does not give.
 
