@@ -6,7 +6,7 @@
 //!
 //! Numbers may differ, and so may the device: the first output that shows `/dev/ublkb0` where this machine has `/dev/loop3`
 //! makes one of the other, in later commands as well. A line `...` stands for any lines, a word `...` for the rest of a line,
-//! and the note on the choice of a frontend is left out. A page must remove what it makes.
+//! and the notes on a frontend are left out. A page must remove what it makes.
 //!
 //! A block that cannot run here is `console,guest` (a test in the guest does the same) or `console,no-run`, with the reason
 //! in a comment `<!-- not run: … -->` above it.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uzram_blockdev::{Node, Survey, Users};
 use uzram_frontend::{
@@ -235,7 +236,7 @@ impl Front for LoopFront {
     }
 
     fn notes(&self) -> Vec<String> {
-        let switched = "FUSE over io_uring: enable_uring of module fuse was switched on for a moment, and is off again";
+        let switched = "frontend fuse-loop: enable_uring of module fuse was switched on for a moment, and is off again";
         match self.front.switched_uring_on() {
             true => vec![switched.into()],
             false => Vec::new(),
