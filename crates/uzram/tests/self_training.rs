@@ -160,7 +160,8 @@ fn a_device_trains_itself_from_its_first_pages_and_again_when_they_drift() {
     check(&device, 0..1000, 2);
     assert_eq!(device.codecs().len(), 2);
     // The pause: whatever is written now, nothing is trained.
-    assert!(!waits_for(&device, "under way"));
+    wait_for(&device, "the pause", || !waits_for(&device, "under way"));
+    assert_eq!(generation(&device), 2);
     agent.stop();
 }
 
