@@ -1,6 +1,6 @@
-//! `cargo xtask bench NAME`: each benchmark by one short command. All but two are the laboratory of `uzram-bench`, which is
-//! asked for its list; `guest` measures ublk beside the kernel's zram in a virtual machine, `chart` draws the README's
-//! picture.
+//! `cargo xtask bench NAME`: each benchmark by one short command. All but three are the laboratory of `uzram-bench`, which is
+//! asked for its list; `guest` measures ublk beside the kernel's zram in a virtual machine, `contention` is in a build of its
+//! own, `chart` draws the README's picture.
 
 use std::fs;
 
@@ -29,12 +29,24 @@ pub(crate) const PROGRAM: &[&str] = LIBRARY.split_at(LIBRARY.len() - 1).0;
 const CHART: [&str; 2] = ["bench/record/codecs.json", "docs/ratio-speed.svg"];
 
 const OWN: &str = "
+  contention  how often requests find a bin, a slot or a stream taken: in a build that counts
   guest       ublk beside the kernel's zram, in a virtual machine; rounds=N, seconds=N, cells=few, --record FILE
   chart       draw docs/ratio-speed.svg, the README's picture, from its record";
 
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
     match args {
         ["guest", rest @ ..] => in_guest(rest),
+        ["contention", ..] => {
+            let counting = [
+                "--target-dir",
+                "target/contention",
+                "--features",
+                "uzram-bench/contention",
+            ];
+            let (run, lab) = LIBRARY.split_at(LIBRARY.len() - 4);
+            let lab = &lab[lab.len() - 2..];
+            sh::run(sh::cargo(&[run, &counting, lab, args].concat()))
+        }
         ["chart"] => {
             let [record, picture] = CHART;
             sh::run(sh::cargo(
