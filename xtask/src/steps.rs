@@ -205,9 +205,9 @@ fn tests(scope: &Scope) -> StepOutcome {
         done = sh::run(sh::cargo(&vanished));
     }
     if scope.slow && done.is_ok() {
-        // As on a kernel without FUSE over io_uring.
+        // Loop devices by the other transport.
         let mut programs = sh::cargo(&["test", "--no-fail-fast", "-p", "uzram-cli"]);
-        programs.env("UZRAM_TEST_FUSE_URING", "off");
+        programs.env("UZRAM_TEST_FUSE_URING", "auto");
         done = sh::run(programs);
     }
     outcome(done)
