@@ -70,7 +70,7 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
 }
 
 /// Opens the same memory as another process would.
-fn reopen(image: &OwnedFd) -> std::io::Result<File> {
+pub(crate) fn reopen(image: &OwnedFd) -> std::io::Result<File> {
     let path = format!("/proc/self/fd/{}", image.as_fd().as_raw_fd());
     OpenOptions::new().read(true).write(true).open(path)
 }

@@ -4,14 +4,14 @@
 //! some ten bytes: so slot table and books are those of a device of that size, and its contents fit into a laboratory's
 //! memory. Costs are for each slot in use. What grows with the size alone grows for each as well.
 
-use std::fs::{File, OpenOptions};
 use std::hint::black_box;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use uzram::{Device, Writeback};
 
+use crate::attach::reopen;
 use crate::corpus::PAGE;
 use crate::lab::{Experiment, How, LabResult, Progress};
 use crate::measure::{all_memory, median};
@@ -135,10 +135,4 @@ fn times<T>(rounds: usize, mut call: impl FnMut() -> Result<T>) -> Result<f64> {
         seconds.push(begin.elapsed().as_secs_f64());
     }
     Ok(median(seconds))
-}
-
-/// Opens the same memory as another process would.
-fn reopen(image: &OwnedFd) -> std::io::Result<File> {
-    let path = format!("/proc/self/fd/{}", image.as_fd().as_raw_fd());
-    OpenOptions::new().read(true).write(true).open(path)
 }

@@ -36,11 +36,11 @@ const BACKING_REST: Duration = Duration::from_secs(30);
 
 /// Compaction pays from so many bytes on.
 pub(super) fn worth_compacting(device: &Device) -> u64 {
-    (device.pool.used_bytes() / WORTH_PART).max(WORTH_BYTES)
+    worth_of(device, WORTH_PART)
 }
 
-fn worth_while_busy(device: &Device) -> u64 {
-    (device.pool.used_bytes() / WORTH_PART_BUSY).max(WORTH_BYTES)
+fn worth_of(device: &Device, part: u64) -> u64 {
+    (device.pool.used_bytes() / part).max(WORTH_BYTES)
 }
 
 pub(super) fn has_secondary(device: &Device) -> bool {
@@ -197,15 +197,16 @@ impl<'a> Worker<'a> {
         let left = status.compaction_left.load(Relaxed).min(gain);
         status.compaction_left.store(left, Relaxed);
         let promised = gain - left;
+        let quiet = worth_compacting(self.device);
         let worth = match self.patience < *LOOK.end() {
-            true => worth_while_busy(self.device),
-            false => worth_compacting(self.device),
+            true => worth_of(self.device, WORTH_PART_BUSY),
+            false => quiet,
         };
         let rest = self
             .compaction_due
             .saturating_duration_since(Instant::now());
         if promised < worth || !rest.is_zero() {
-            let grown = promised.saturating_sub(self.promised) >= worth_compacting(self.device) / 8;
+            let grown = promised.saturating_sub(self.promised) >= quiet / 8;
             let patience = if grown {
                 *LOOK.start()
             } else {
