@@ -16,8 +16,18 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) run: fn(&Scope) -> StepOutcome,
-    /// Whether it needs what a build needs and no more: it runs while other packages are being installed.
-    pub(crate) bare: bool,
+    pub(crate) when: When,
+}
+
+/// When all steps are run: after one another, but for these.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// It needs what a build needs and no more: it runs while other packages are being installed.
+    WhileInstalling,
+    InTurn,
+    /// It computes, makes nothing that the machine sees, and leaves the other steps' programs as they are: it runs beside
+    /// those that wait for devices and guests.
+    Beside,
 }
 
 /// What a step came to.
@@ -47,13 +57,20 @@ const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOu
         name,
         about,
         run,
-        bare: false,
+        when: When::InTurn,
     }
 }
 
 const fn bare(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
     Step {
-        bare: true,
+        when: When::WhileInstalling,
+        ..step(name, about, run)
+    }
+}
+
+const fn beside(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
+    Step {
+        when: When::Beside,
         ..step(name, about, run)
     }
 }
@@ -93,16 +110,6 @@ pub(crate) const STEPS: &[Step] = &[
         "the book's pages are as the program has them",
         |_| outcome(docs::docs(true)),
     ),
-    step(
-        "canaries",
-        "the state machine finds each rule that the core can be told to break",
-        |_| outcome(canary::canaries()),
-    ),
-    step(
-        "fuzz",
-        "what uzram reads from others, for seconds; planted faults are found",
-        |_| outcome(fuzz::step()),
-    ),
     step("acid", "one thing more is one file more", |_| {
         outcome(acid::acid(&[]))
     }),
@@ -115,15 +122,25 @@ pub(crate) const STEPS: &[Step] = &[
         },
     ),
     step("guest", "tests under a kernel of their own", in_guest),
-    step("miri", "the pool under Miri", |_| miri()),
-    step(
+    beside("miri", "the pool under Miri", |_| miri()),
+    beside(
         "tsan",
         "the pool and the core under ThreadSanitizer",
         |_| tsan(),
     ),
-    step("bench-core", SMOKE, |_| bench_smoke("core")),
-    step("bench-codecs", SMOKE, |_| bench_smoke("codecs")),
-    step("bench-rivals", SMOKE, |_| bench_smoke("rivals")),
+    beside(
+        "canaries",
+        "the state machine finds each rule that the core can be told to break",
+        |_| outcome(canary::canaries()),
+    ),
+    beside(
+        "fuzz",
+        "what uzram reads from others, for seconds; planted faults are found",
+        |_| outcome(fuzz::step()),
+    ),
+    beside("bench-core", SMOKE, |_| bench_smoke("core")),
+    beside("bench-codecs", SMOKE, |_| bench_smoke("codecs")),
+    beside("bench-rivals", SMOKE, |_| bench_smoke("rivals")),
 ];
 
 fn in_guest(scope: &Scope) -> StepOutcome {
@@ -236,10 +253,13 @@ fn tsan() -> StepOutcome {
     let packages = ["--package", "uzram-pool", "--package", "uzram"];
     let triple = "x86_64-unknown-linux-gnu";
     let to = ["--target", triple, "--target-dir", &target];
-    // Dependencies are built again for this; the C libraries would take most of the time.
-    let build = ["+nightly", "test", "--quiet", "--config"];
-    let build = [&build[..], &["profile.dev.package.'*'.opt-level=1"]].concat();
-    let args = [&build[..], &packages, &to, &tests].concat();
+    // Dependencies are built again for this; the C libraries, of which it sees nothing, would take most of the time.
+    let fast: Vec<String> = ["libdeflate-sys", "lz4-sys", "zstd-sys"]
+        .map(|name| format!("--config=profile.dev.package.{name}.opt-level=1"))
+        .into();
+    let fast: Vec<&str> = fast.iter().map(String::as_str).collect();
+    let build = ["+nightly", "test", "--quiet"];
+    let args = [&build[..], &fast, &packages, &to, &tests].concat();
     let mut command = sh::command("cargo", &args);
     // The cargo that runs this pins its own toolchain by these.
     command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");

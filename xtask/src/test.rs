@@ -1,16 +1,20 @@
-//! `cargo xtask test` and `check`: runs steps of [`STEPS`], one after the other, the first ones while packages are being
-//! installed. Stops for no failure: each step is run, and the end says which failed, and what each one took.
+//! `cargo xtask test` and `check`: runs steps of [`STEPS`], the first ones while packages are being installed. Stops for no
+//! failure: each step is run, and the end says which failed, and what each one took.
+//!
+//! Devices and guests wait for much, and leave half a processor idle. So where all steps are run, another process of this
+//! program runs those that compute ([`When::Beside`]), one after the other, when the packages are there. What it prints is
+//! shown when the others have ended.
 
-use std::fs;
-use std::process::ExitCode;
+use std::fs::{self, File};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
-use crate::setup;
 pub(crate) use crate::steps::StepOutcome;
-use crate::steps::{STEPS, Scope, Step};
+use crate::steps::{STEPS, Scope, Step, When};
+use crate::{setup, sh};
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct TestOptions {
@@ -78,14 +82,21 @@ fn select(names: &[String]) -> Result<Vec<&'static Step>> {
 /// A set-up that goes on by itself.
 type Installing = Option<JoinHandle<Result<()>>>;
 
-fn run(steps: &[&Step], scope: &Scope, mut installing: Installing) -> Result<ExitCode> {
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+fn run(steps: &[&'static Step], scope: &Scope, mut installing: Installing) -> Result<ExitCode> {
+    let all = steps.len() == STEPS.len();
+    let (beside, steps): (Vec<&'static Step>, Vec<&'static Step>) = steps
+        .iter()
+        .partition(|step| all && step.when == When::Beside);
+    let mut other = None;
     let mut lines = Vec::new();
     for step in steps {
-        if !step.bare
-            && let Some(installing) = installing.take()
-        {
-            wait_for(installing)?;
+        if step.when != When::WhileInstalling {
+            if let Some(installing) = installing.take() {
+                wait_for(installing)?;
+            }
+            if other.is_none() && !beside.is_empty() {
+                other = Some(Beside::start(&beside, scope)?);
+            }
         }
         eprintln!("\n==== {}: {}", step.name, step.about);
         let (begin, cpu) = (Instant::now(), cpu_seconds());
@@ -93,29 +104,78 @@ fn run(steps: &[&Step], scope: &Scope, mut installing: Installing) -> Result<Exi
         let (seconds, cpu) = (begin.elapsed().as_secs(), cpu_seconds() - cpu);
         let took = format!("{} ({seconds} s, {cpu} s of CPU)", step.name);
         lines.push(match outcome {
-            StepOutcome::Passed => {
-                passed += 1;
-                format!("ok      {took}")
-            }
-            StepOutcome::Skipped(why) => {
-                skipped += 1;
-                format!("SKIP    {took}: {why}")
-            }
-            StepOutcome::Failed(why) => {
-                failed += 1;
-                format!("FAILED  {took}: {why}")
-            }
+            StepOutcome::Passed => format!("{OK}{took}"),
+            StepOutcome::Skipped(why) => format!("{SKIP}{took}: {why}"),
+            StepOutcome::Failed(why) => format!("{FAILED}{took}: {why}"),
         });
     }
     if let Some(installing) = installing {
         wait_for(installing)?;
     }
+    if let Some(other) = other {
+        lines.extend(other.end()?);
+    }
+    let count = |word| lines.iter().filter(|line| line.starts_with(word)).count();
+    let (passed, failed, skipped) = (count(OK), count(FAILED), count(SKIP));
     println!("\n{}", lines.join("\n"));
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(match failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// What the lines at the end begin with.
+const OK: &str = "ok      ";
+const SKIP: &str = "SKIP    ";
+const FAILED: &str = "FAILED  ";
+
+/// The process that runs steps beside the others.
+struct Beside {
+    child: Child,
+    names: Vec<&'static str>,
+}
+
+impl Beside {
+    fn start(steps: &[&'static Step], scope: &Scope) -> Result<Beside> {
+        let names: Vec<_> = steps.iter().map(|step| step.name).collect();
+        eprintln!("\n==== beside what follows: {}", names.join(" "));
+        let log = File::create(Self::log()).with_context(|| Self::log().display().to_string())?;
+        // What waits for guests and devices has deadlines, and goes first.
+        let mut command = Command::new("nice");
+        command.args(["-n", "5"]).arg(std::env::current_exe()?);
+        command.args(["test", "--no-setup"]);
+        command.args(scope.slow.then_some("--slow"));
+        command.args(names.iter().flat_map(|name| ["--only", name]));
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context("cannot run nice")?;
+        Ok(Beside { child, names })
+    }
+
+    /// Waits for its end, shows what it printed, and returns the lines of its steps.
+    fn end(mut self) -> Result<Vec<String>> {
+        eprintln!("\n==== {}", self.names.join(" "));
+        let status = self.child.wait()?;
+        let log = fs::read_to_string(Self::log()).context("what the steps beside printed")?;
+        print!("{log}");
+        let mut lines = Vec::new();
+        for name in &self.names {
+            let is_of = |line: &&str| {
+                let rest = [OK, SKIP, FAILED]
+                    .iter()
+                    .find_map(|word| line.strip_prefix(word));
+                rest.is_some_and(|rest| rest.starts_with(&format!("{name} (")))
+            };
+            let line = log.lines().rev().find(is_of).map(str::to_owned);
+            lines.push(line.unwrap_or_else(|| format!("{FAILED}{name}: it did not end: {status}")));
+        }
+        Ok(lines)
+    }
+
+    fn log() -> std::path::PathBuf {
+        sh::target().join("beside.log")
+    }
 }
 
 fn wait_for(installing: JoinHandle<Result<()>>) -> Result<()> {
