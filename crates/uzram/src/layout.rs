@@ -294,7 +294,12 @@ impl Header {
                 && dictionaries.is_multiple_of(AREA_BYTES),
             "table, dictionaries and arena overlap",
         )?;
-        rule(self.arena_bytes.get() <= MAX_ARENA, "the arena is too long")
+        rule(self.arena_bytes.get() <= MAX_ARENA, "the arena is too long")?;
+        let end = self.arena_offset.get().checked_add(self.arena_bytes.get());
+        rule(
+            end.is_some_and(|end| end <= i64::MAX as u64),
+            "the arena ends beyond any file",
+        )
     }
 
     /// The most pages that the device may have.
@@ -390,6 +395,8 @@ mod tests {
             sealed(|h| h.codecs_offset = 0.into()),
             sealed(|h| h.page_capacity = 0.into()),
             sealed(|h| h.table_bytes = u64::MAX.into()),
+            sealed(|h| h.arena_offset = (u64::MAX - SPAN_BYTES as u64 + 1).into()),
+            sealed(|h| h.arena_bytes = u64::MAX.into()),
         ] {
             assert!(
                 matches!(broken, HeaderError::Inconsistent { .. }),
