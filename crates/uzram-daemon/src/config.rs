@@ -550,6 +550,11 @@ mod tests {
         let config = read(within);
         assert_eq!(names(&config), ["zram7"]);
         assert!(config.devices[0].spec.backing.is_some());
+        // A byte order mark hides no header.
+        let config =
+            read("\u{feff}[[device]]\nname = \"zram7\"\nbroken\n[[device]]\nname = \"zram8\"\n");
+        assert_eq!(names(&config), ["zram8"]);
+        assert!(config.problems[0].origin.section.contains("zram7"));
     }
 
     #[test]

@@ -234,7 +234,8 @@ fn hold(dir: &Path, keeper: u32) -> Result<Held> {
     let missing = |what: &str| Failure::failed(format!("its keeper has no {what}"));
     Ok(Held {
         claim,
-        image: image.ok_or_else(|| missing("memory file"))?,
+        image: image
+            .ok_or_else(|| missing("memory file that may be held (those of swap have none)"))?,
         lock: lock.ok_or_else(|| missing("lock"))?,
         dead: 0,
         started: 0,

@@ -14,6 +14,14 @@ pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
+/// The configuration is being read again, until [`ready`].
+pub fn reloading() {
+    let mut state = vec![NotifyState::Reloading];
+    // Which reload it is: `Type=notify-reload` wants to know.
+    state.extend(NotifyState::monotonic_usec_now());
+    tell(&state);
+}
+
 /// The service ends.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -99,10 +99,15 @@ impl Run {
             }
             match inbox.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(SIGHUP) => match read() {
-                    Ok(wanted) => wanted.make(&daemon),
-                    Err(failure) => tracing::error!("the old configuration stays: {failure}"),
-                },
+                Ok(SIGHUP) => {
+                    notify::reloading();
+                    match read() {
+                        Ok(wanted) => wanted.make(&daemon),
+                        Err(failure) => tracing::error!("the old configuration stays: {failure}"),
+                    }
+                    notify::ready("serving");
+                    said = usize::MAX;
+                }
                 _ => break,
             }
         }

@@ -296,7 +296,8 @@ fn one_bad_section_costs_no_other() {
             "inline comment",
         ),
     ] {
-        let text = format!("[zram0]\nzram-size = 10\n{bad}[zram2]\nzram-size = 12\n");
+        // With a byte order mark, which must not cost the first section.
+        let text = format!("\u{feff}[zram0]\nzram-size = 10\n{bad}[zram2]\nzram-size = 12\n");
         let root = root_with(&[(ETC, text.as_str())]);
         assert!(theirs(root.path()).is_err(), "{text}");
         let (all, generated) = ours(root.path());

@@ -6,9 +6,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Answered, Api, Fake, finish};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Value;
 use uzram_daemon::{Limits, converse};
 use uzram_testkit::Random;
@@ -239,7 +241,7 @@ fn stalled_clients_delay_nobody() {
     assert_eq!(api.get("/v1").status, 200);
 }
 
-/// A client that does not read its answer holds its place only for a while.
+/// A client that does not read its answer holds its place only for a while, or until somebody wants it.
 #[test]
 fn answers_that_nobody_reads_delay_nobody() {
     let api = Api::new(Limits {
@@ -247,10 +249,16 @@ fn answers_that_nobody_reads_delay_nobody() {
         connections: 4,
         ..Limits::default()
     });
-    let mut deaf: Vec<UnixStream> = (0..40).map(|_| api.connect()).collect();
-    for stream in &mut deaf {
-        let _ = stream.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n");
-    }
+    assert_eq!(api.ask("POST", "/v1/devices", "{}").status, 201);
+    // More than a socket holds.
+    let answer_bytes = 1 << 20;
+    api.devices.padding.store(answer_bytes, Ordering::Relaxed);
+    let deaf = || {
+        let mut stream = api.connect();
+        let _ = stream.write_all(b"GET /v1/devices HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream
+    };
+    let all: Vec<UnixStream> = (0..40).map(|_| deaf()).collect();
     // At first all four may be at work, which is said.
     let begin = Instant::now();
     let mut served = 0;
@@ -258,6 +266,15 @@ fn answers_that_nobody_reads_delay_nobody() {
         served += usize::from(api.get("/v1").status == 200);
         assert!(begin.elapsed() < Duration::from_secs(20), "{served}");
     }
+    drop(all);
+    // Nobody wants its place, and it goes all the same.
+    let mut alone = deaf();
+    let mut gone = [PollFd::new(&alone, PollFlags::HUP)];
+    let patience = Timespec::try_from(Duration::from_secs(20)).unwrap();
+    assert_eq!(rustix::event::poll(&mut gone, Some(&patience)), Ok(1));
+    let mut got = Vec::new();
+    let _ = alone.read_to_end(&mut got);
+    assert!((1..answer_bytes).contains(&got.len()), "{}", got.len());
 }
 
 #[test]
@@ -310,33 +327,56 @@ fn a_half_closed_connection_is_answered() {
     assert_eq!(finish(stream).status, 200);
 }
 
-/// Whatever is sent, the answer is HTTP or nothing, and the next client is served.
+fn pick<'a>(random: &mut Random, from: &[&'a [u8]]) -> &'a [u8] {
+    from[random.below(from.len() as u64) as usize]
+}
+
+/// Whatever is sent, the answer is HTTP or nothing, and nothing panics: tokio would keep that to the one connection.
 #[test]
 fn prop_no_bytes_disturb_the_server() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let (this, usual) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        // That of other tests, which run meanwhile, is theirs.
+        if std::thread::current().id() == this {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        usual(panic);
+    }));
     let seed = 20261129;
     let mut random = Random::new(seed);
     let devices = Fake::new();
-    let parts: &[&[u8]] = &[
-        b"GET ",
-        b"POST ",
-        b"/v1",
-        b"/v1/devices",
-        b"%2",
-        b" HTTP/1.1",
-        b"\r\n",
-        b"\n",
-        b"\r\n\r\n",
-        b"Host: x\r\n",
-        b"Content-Length: 3\r\n",
-        b"Transfer-Encoding: chunked\r\n",
-        b"3\r\nabc\r\n",
-        b"0\r\n\r\n",
-        b"Expect: 100-continue\r\n",
+    // Each with what may stand there in a request.
+    let shape: [&[&[u8]]; 8] = [
+        &[b"GET ", b"POST ", b"DELETE ", b"BREW "],
+        &[
+            b"/v1",
+            b"/v1/devices",
+            b"/v1/devices/zram0",
+            b"/v1/%2",
+            b"*",
+        ],
+        &[b"", b"", b"?from=1", b"?\xff"],
+        &[b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b" HTTP/9.9\r\n"],
+        &[b"Host: x\r\n", b"Host: x\r\n", b""],
+        &[
+            b"",
+            b"Content-Length: 3\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Expect: 100-continue\r\n",
+        ],
+        &[b"\r\n", b"\n"],
+        &[b"", b"{} ", b"3\r\n{} \r\n0\r\n\r\n"],
+    ];
+    let noise: &[&[u8]] = &[
         b"\0",
         b"\xff",
-        b"{}",
+        b"\r\n",
+        b"\n",
         b": ",
-        b"?from=1",
+        b"%2",
+        b"{}",
+        b"HTTP/1.1",
     ];
     let limits = Limits {
         sending: Duration::from_millis(50),
@@ -344,15 +384,22 @@ fn prop_no_bytes_disturb_the_server() {
     };
     for round in 0..400 {
         let mut bytes = Vec::new();
-        for _ in 0..random.below(12) {
-            bytes.extend_from_slice(parts[random.below(parts.len() as u64) as usize]);
+        for place in shape {
+            bytes.extend_from_slice(pick(&mut random, place));
+        }
+        for _ in 0..round % 3 {
+            let noise = pick(&mut random, noise).iter().copied();
+            let at = random.below(bytes.len() as u64 + 1) as usize;
+            bytes.splice(at..at, noise);
         }
         let answer = converse(&bytes, devices.clone(), limits.clone()).unwrap();
         let text = String::from_utf8_lossy(&answer);
         assert!(
-            text.is_empty() || text.starts_with("HTTP/1.1 "),
+            text.is_empty() || text.starts_with("HTTP/1."),
             "seed {seed}, round {round}: {bytes:?}: {text}"
         );
+        let panics = PANICS.load(Ordering::Relaxed);
+        assert_eq!(panics, 0, "seed {seed}, round {round}: {bytes:?}");
     }
 }
 

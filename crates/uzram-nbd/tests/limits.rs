@@ -449,20 +449,21 @@ fn given_sockets_have_no_limits() {
             server_flags: 0,
         }
     };
-    let (mut idle, mut stalled) = (given(), given());
-    stalled.send(&many_reads(32, 1 << 20));
     let (ours, theirs) = UnixStream::pair().unwrap();
     server.negotiate(ours.into(), || {}).unwrap();
     let mut negotiated = Client::greeted(theirs.into(), 3);
     negotiated.go("");
+    let (mut idle, mut stalled) = (given(), given());
+    for client in [&mut stalled, &mut negotiated] {
+        client.send(&many_reads(32, 1 << 20));
+    }
     thread::sleep(20 * short);
     assert_eq!(server.connections(), 3);
-    for _ in 0..32 {
-        assert!(matches!(
-            stalled.message(),
-            Message::Simple { error: 0, .. }
-        ));
-        stalled.bytes(1 << 20);
+    for client in [&mut stalled, &mut negotiated] {
+        for _ in 0..32 {
+            assert!(matches!(client.message(), Message::Simple { error: 0, .. }));
+            client.bytes(1 << 20);
+        }
     }
     for client in [&mut idle, &mut stalled, &mut negotiated] {
         assert_eq!(client.read(MIB, 1).data.len(), 1);

@@ -30,6 +30,22 @@ fn a_client_takes_a_bounded_amount_of_memory() {
     let fixture = Fixture::with(64 * MIB, |b| b.workers(WORKERS));
     fixture.device.write_at(&noise(1, 32 << 20), 0).unwrap();
     let payload = noise(2, 256 << 10);
+    let mut write = request(0, cmd::WRITE, 1, 32 << 20, payload.len() as u32);
+    write.extend(&payload);
+    let burst = write.repeat(2 * WORKERS);
+    let before = resident_bytes();
+    // One that takes its replies has its buffers used again.
+    let mut busy = fixture.simple();
+    for _ in 0..64 {
+        busy.send(&burst);
+        for _ in 0..2 * WORKERS {
+            assert!(matches!(busy.message(), Message::Simple { error: 0, .. }));
+        }
+    }
+    let taken = resident_bytes().saturating_sub(before);
+    eprintln!("a busy client: {} KiB", taken >> 10);
+    assert!(taken < 2 * BOUND, "{taken} bytes");
+    drop(busy);
     let before = resident_bytes();
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| fixture.simple()).collect();
     for client in &clients {
@@ -47,8 +63,7 @@ fn a_client_takes_a_bounded_amount_of_memory() {
         send(client, &reads(i).collect::<Vec<_>>().concat());
     }
     // Each of these is received into another buffer, which its worker keeps until its reply is sent.
-    let mut burst = request(0, cmd::WRITE, 1, 32 << 20, payload.len() as u32);
-    burst.extend(&payload);
+    let mut burst = write;
     burst.extend(request(0, cmd::READ, 2, 0, 256 << 10));
     for _ in 0..2 * WORKERS {
         std::thread::sleep(std::time::Duration::from_millis(100));

@@ -152,8 +152,13 @@ fn done(result: Result<()>, reply: ReplyEmpty) {
     answer!(reply, result, () => reply.ok());
 }
 
-/// What is not answered; the kernel does not ask again.
-const NOT_ANSWERED: Errno = Errno::NOSYS;
+/// The answer about extended attributes. Where none is given, the kernel does not ask again.
+fn xattr_error<T: FileTree>(answer: Errno) -> fuser::Errno {
+    to_fuse(match T::ANSWERS_XATTR {
+        true => answer,
+        false => Errno::NOSYS,
+    })
+}
 
 impl<T: FileTree> Filesystem for Fuse<T> {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -415,12 +420,7 @@ impl<T: FileTree> Filesystem for Fuse<T> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let answer = if T::ANSWERS_XATTR {
-            Errno::NOTSUP
-        } else {
-            NOT_ANSWERED
-        };
-        reply.error(to_fuse(answer));
+        reply.error(xattr_error::<T>(Errno::NOTSUP));
     }
 
     fn getxattr(
@@ -431,17 +431,12 @@ impl<T: FileTree> Filesystem for Fuse<T> {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        let answer = if T::ANSWERS_XATTR {
-            Errno::NODATA
-        } else {
-            NOT_ANSWERED
-        };
-        reply.error(to_fuse(answer));
+        reply.error(xattr_error::<T>(Errno::NODATA));
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
         match (T::ANSWERS_XATTR, size) {
-            (false, _) => reply.error(to_fuse(NOT_ANSWERED)),
+            (false, _) => reply.error(to_fuse(Errno::NOSYS)),
             (true, 0) => reply.size(0),
             (true, _) => reply.data(&[]),
         }

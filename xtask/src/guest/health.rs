@@ -91,6 +91,7 @@ const SICK: &[&str] = &[
     "invoked oom-killer",
     "segfault at",
     "page allocation failure",
+    "Found ordering cycle",
 ];
 
 /// Whether a line of the log tells of sickness.

@@ -23,8 +23,16 @@ const FORMAT: u32 = 1;
 const PROGRAMS: &str = "\
     bash blkdiscard blkid blockdev btrfs busybox cmp cp dd diff dmsetup dumpe2fs e2fsck fallocate \
     findmnt fio fsfreeze fstrim losetup lsblk make-bcache mdadm mkfs.btrfs mkfs.ext4 mkfs.xfs mkswap mount \
-    nbd-client prlimit setpriv sha256sum stat swapoff swapon sync timeout truncate tune2fs \
+    nbd-client prlimit setpriv sha256sum stat swapoff swapon sync systemctl timeout truncate tune2fs \
     udevadm umount xfs_repair zramctl";
+
+/// systemd and the least that it boots and ends with, for tests whose header says `boot: systemd`.
+const SYSTEMD: &str = "/lib/systemd";
+const SYSTEMD_PROGRAMS: &[&str] = &["systemd", "systemd-shutdown"];
+const SYSTEMD_UNITS: &str = "\
+    basic.target final.target local-fs.target modprobe@.service multi-user.target paths.target poweroff.target \
+    shutdown.target slices.target sockets.target swap.target sysinit.target systemd-poweroff.service timers.target \
+    umount.target";
 
 /// Libraries that are loaded by name, so that ldd does not show them: pthread_cancel needs this one.
 const LIBRARIES: &[&str] = &["/lib/x86_64-linux-gnu/libgcc_s.so.1"];
@@ -41,6 +49,13 @@ const OURS: &[(&str, &str)] = &[
     ("uzram-bench", "uzram-bench"),
     ("uzram-nbd-kernel", "examples/nbd-kernel"),
     ("uzram-control", "examples/zram-differential"),
+];
+
+/// What `dist` has for users to install, and tests do.
+const DIST: &[&str] = &[
+    "90-uzram-ublk.rules",
+    "systemd/uzramd.service",
+    "systemd/uzramd.socket",
 ];
 
 /// How our programs are built.
@@ -109,9 +124,11 @@ pub(crate) fn build(
     for file in ["left.sh", "lib.sh", "run"] {
         archive.file(&format!("guest/{file}"), &read(&guest.join(file))?)?;
     }
-    let rules = "90-uzram-ublk.rules";
-    let file = sh::root().join("dist").join(rules);
-    archive.file(&format!("guest/{rules}"), &read(&file)?)?;
+    for file in DIST {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        let file = sh::root().join("dist").join(file);
+        archive.file(&format!("guest/{name}"), &read(&file)?)?;
+    }
     for spec in specs {
         let file = format!("tests/{}.sh", spec.name);
         archive.file(&format!("guest/{file}"), &read(&guest.join(&file))?)?;
@@ -134,15 +151,21 @@ fn base(work: &Path, kernel: &Kernel, specs: &[TestSpec]) -> Result<PathBuf> {
     }
     // Destination to source.
     let mut files = BTreeMap::new();
-    for name in PROGRAMS.split_whitespace() {
-        let path = program(name)?;
+    let programs = PROGRAMS.split_whitespace().map(program);
+    let systemd = Path::new(SYSTEMD);
+    let of_systemd = SYSTEMD_PROGRAMS.iter().map(|name| Ok(systemd.join(name)));
+    for path in programs.chain(of_systemd) {
+        let path = path?;
         for library in libraries(&path)? {
             files.insert(merged(&library), library);
         }
         files.insert(merged(&path), path);
     }
-    for library in LIBRARIES {
-        files.insert(merged(Path::new(library)), PathBuf::from(library));
+    let libraries = LIBRARIES.iter().map(PathBuf::from);
+    let units = SYSTEMD_UNITS.split_whitespace();
+    let units = units.map(|name| systemd.join("system").join(name));
+    for path in libraries.chain(units) {
+        files.insert(merged(&path), path);
     }
     let key = key(kernel, &wanted, &files)?;
     let path = work.join("base.cpio");

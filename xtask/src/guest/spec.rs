@@ -77,8 +77,9 @@ impl TestSpec {
                 "boot" => {
                     spec.shares = match value {
                         "shared" => true,
-                        "own" => false,
-                        _ => bail!("{} (shared or own)", wrong()),
+                        // guest/init reads which of the two it is.
+                        "own" | "systemd" => false,
+                        _ => bail!("{} (shared, own or systemd)", wrong()),
                     }
                 }
                 "memory" => {

@@ -32,10 +32,7 @@ impl Args {
         let request = Request::MarkIdle {
             age_seconds: self.older_than,
         };
-        let pages = job(&self.name, &request, |answer| match answer {
-            Response::Marked { pages } => Ok(pages),
-            other => Err(other),
-        })?;
+        let pages = job!(&self.name, &request, Response::Marked { pages } => pages);
         let value = serde_json::json!({ "idle_pages": pages });
         print_outcome(
             self.json,

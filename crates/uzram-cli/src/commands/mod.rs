@@ -29,9 +29,8 @@ pub(crate) mod writeback;
 
 use std::io;
 
-use uzram_control::{Entry, Request, Response, RunDir};
+use uzram_control::{Entry, RunDir};
 use uzram_runtime::client::{ask, ask_keeper, to_json, unexpected};
-use uzram_runtime::sweep;
 use uzram_spec::{printable, printable_json};
 
 use crate::exit::{self, Failure, Result};
@@ -74,14 +73,16 @@ fn all_failures(several: bool, mut failures: Vec<Failure>) -> Result {
 }
 
 /// What a job came to: finds the device, asks its server, and picks the answer that belongs to the request.
-fn job<T>(
-    name: &str,
-    request: &Request,
-    pick: impl FnOnce(Response) -> std::result::Result<T, Response>,
-) -> Result<T> {
-    let entry = sweep::swept_run_dir()?.find(name)?;
-    pick(ask(&entry, request)?).map_err(|other| unexpected(&entry, &other))
+macro_rules! job {
+    ($name:expr, $request:expr, $answer:pat => $done:expr) => {{
+        let entry = uzram_runtime::sweep::swept_run_dir()?.find($name)?;
+        match uzram_runtime::client::ask(&entry, $request)? {
+            $answer => $done,
+            other => return Err(uzram_runtime::client::unexpected(&entry, &other)),
+        }
+    }};
 }
+use job;
 
 /// Prints what a job came to: as JSON, or in words.
 fn print_outcome(json: bool, value: &impl serde::Serialize, words: String) -> Result {

@@ -47,10 +47,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         let request = Request::Policy { plan: self.dry_run };
-        let policy = job(&self.name, &request, |answer| match answer {
-            Response::Policy(policy) => Ok(policy),
-            other => Err(other),
-        })?;
+        let policy = job!(&self.name, &request, Response::Policy(policy) => policy);
         print_outcome(self.json, &policy, text(&policy))
     }
 }

@@ -30,10 +30,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let pages = self.pages.map(|pages| pages.0);
         let request = Request::Promote { pages };
-        let report = job(&self.name, &request, |answer| match answer {
-            Response::Promoted(report) => Ok(report),
-            other => Err(other),
-        })?;
+        let report = job!(&self.name, &request, Response::Promoted(report) => report);
         let (pages, failed) = (report.pages, report.failed);
         let value = serde_json::json!({
             "pages": pages, "bytes": report.bytes, "failed": failed, "failures": report.failures,

@@ -52,10 +52,7 @@ impl Args {
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
-        let done = job(&self.name, &request, |answer| match answer {
-            Response::Recompressed(done) => Ok(done),
-            other => Err(other),
-        })?;
+        let done = job!(&self.name, &request, Response::Recompressed(done) => done);
         print_outcome(self.json, &done, show(&done, self.dry_run))
     }
 }

@@ -46,10 +46,7 @@ impl Args {
             dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
         };
-        let trained = job(&self.name, &request, |answer| match answer {
-            Response::Trained(trained) => Ok(trained),
-            other => Err(other),
-        })?;
+        let trained = job!(&self.name, &request, Response::Trained(trained) => trained);
         print_outcome(self.json, &trained, show(&trained))
     }
 }

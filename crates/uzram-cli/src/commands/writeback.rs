@@ -49,10 +49,7 @@ impl Args {
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
-        let done = job(&self.name, &request, |answer| match answer {
-            Response::WrittenBack(done) => Ok(done),
-            other => Err(other),
-        })?;
+        let done = job!(&self.name, &request, Response::WrittenBack(done) => done);
         print_outcome(self.json, &done, show(&done, self.dry_run))?;
         match done.ended {
             Some(Ended::Full) => Err(Failure::failed("the backing is full")),

@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(crate) struct Fake {
     /// Whether a device that is to be made waits.
     pub(crate) gate: Mutex<bool>,
     pub(crate) opened: Condvar,
+    /// Bytes that a device's description has beside the others.
+    pub(crate) padding: AtomicUsize,
 }
 
 fn error(errno: Errno) -> ControlError {
@@ -44,6 +47,7 @@ impl Fake {
             host,
             gate: Mutex::new(false),
             opened: Condvar::new(),
+            padding: AtomicUsize::new(0),
         })
     }
 
@@ -106,9 +110,11 @@ impl Devices for Fake {
 
     fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
         let shown = self.host.devices().map_err(error)?;
+        let padding = self.padding.load(Ordering::Relaxed);
         let all = shown.iter().map(|shown| {
             let name = format!("zram{}", shown.id);
-            json!({"name": name, "id": shown.id, "disksize": shown.disksize, "path": shown.path})
+            let path = shown.path.clone() + &"x".repeat(padding);
+            json!({"name": name, "id": shown.id, "disksize": shown.disksize, "path": path})
         });
         let found: Vec<Value> = all
             .filter(|device| name.is_none_or(|name| device["name"] == name))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::worker::{Go, Worker};
 use crate::codec::PRIORITIES;
 use crate::device::Device;
-use crate::{Ended, PAGE_SIZE, Recompress, Writeback};
+use crate::{Ended, Error, PAGE_SIZE, Pace, Recompress, Writeback, ZramApi};
 
 pub(super) const NO_SECONDARY: &str =
     "there is no secondary algorithm (recomp_algorithm) to recompress with";
@@ -61,8 +61,7 @@ impl<'a> Worker<'a> {
         age: Duration,
         done: EndCheck<'_, 'a>,
     ) -> bool {
-        let device = self.device;
-        if !has_secondary(device) {
+        if !has_secondary(self.device) {
             return false;
         }
         let what = Recompress {
@@ -71,34 +70,18 @@ impl<'a> Worker<'a> {
             least: self.settings.least(self.relieving),
             ..Recompress::default()
         };
-        let (mut tried, mut ended) = (0, false);
-        let mut pace = |pages| {
-            tried += pages;
-            ended = done(self, tried);
-            self.pace_unless(ended)
-        };
-        let report = match device.zram().recompress(&what, &mut pace) {
-            Ok(report) => report,
-            Err(error) => {
-                self.note(format!("policy: recompression: {error}"));
-                return false;
-            }
+        let run = |zram: ZramApi<'_>, pace: Pace<'_>| zram.recompress(&what, pace);
+        let Some((report, ended)) = self.paced("recompression", done, run) else {
+            return false;
         };
         self.schedule.note(&report);
-        let status = self.status();
-        let (pages, saved) = (
-            report.recompressed,
-            report.bytes_before - report.bytes_after,
-        );
-        status.pages_recompressed.fetch_add(pages, Relaxed);
-        status.bytes_saved.fetch_add(saved, Relaxed);
-        if pages > 0 && !self.relieving {
-            status.say(format!(
-                "recompressed pages not used for {} s",
-                age.as_secs()
-            ));
-        }
-        ended && report.recompressed + report.incompressible > 0
+        let pages = report.recompressed;
+        self.status().count(|stats| {
+            stats.pages_recompressed += pages;
+            stats.bytes_saved += report.bytes_before - report.bytes_after;
+        });
+        self.did(pages, "recompressed pages not used for", age);
+        ended && pages + report.incompressible > 0
     }
 
     /// Writes back pages of at least that age. Returns whether `done` ended it after some progress.
@@ -108,8 +91,7 @@ impl<'a> Worker<'a> {
         age: Duration,
         done: EndCheck<'_, 'a>,
     ) -> bool {
-        let device = self.device;
-        if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
+        if self.backing_rests() {
             return false;
         }
         let what = Writeback {
@@ -117,27 +99,17 @@ impl<'a> Worker<'a> {
             older_than: Some(age),
             ..Writeback::default()
         };
-        let (mut written, mut ended) = (0, false);
-        let mut pace = |pages| {
-            written += pages;
-            ended = done(self, written);
-            self.pace_unless(ended)
+        let run = |zram: ZramApi<'_>, pace: Pace<'_>| zram.writeback(&what, pace);
+        let Some((report, ended)) = self.paced("writeback", done, run) else {
+            return false;
         };
-        let report = match device.zram().writeback(&what, &mut pace) {
-            Ok(report) => report,
-            Err(error) => {
-                self.note(format!("policy: writeback: {error}"));
-                return false;
-            }
-        };
-        let status = self.status();
-        status.pages_written_back.fetch_add(report.written, Relaxed);
-        status.bytes_written_back.fetch_add(report.bytes, Relaxed);
-        if let Some(ended) = report.ended {
-            self.no_writeback_before = Instant::now() + BACKING_REST;
-            self.note(format!("policy: writeback: {}", why(ended)));
-        } else if report.written > 0 && !self.relieving {
-            status.say(format!("wrote back pages not used for {} s", age.as_secs()));
+        self.status().count(|stats| {
+            stats.pages_written_back += report.written;
+            stats.bytes_written_back += report.bytes;
+        });
+        match report.ended {
+            Some(ended) => self.rest_backing(format!("policy: writeback: {}", why(ended))),
+            None => self.did(report.written, "wrote back pages not used for", age),
         }
         ended && report.written > 0
     }
@@ -149,44 +121,71 @@ impl<'a> Worker<'a> {
         age: Duration,
         done: EndCheck<'_, 'a>,
     ) -> bool {
-        let device = self.device;
-        if device.backing.get().is_none() || Instant::now() < self.no_writeback_before {
+        if self.backing_rests() {
             return false;
         }
-        let (mut promoted, mut ended) = (0, false);
-        let mut pace = |pages| {
-            promoted += pages;
-            ended = done(self, promoted);
-            self.pace_unless(ended)
+        let run = |zram: ZramApi<'_>, pace: Pace<'_>| {
+            zram.promote_where(pages, zram.used_within(age), pace)
         };
-        let report =
-            match device
-                .zram()
-                .promote_where(pages, device.zram().used_within(age), &mut pace)
-            {
-                Ok(report) => report,
-                Err(error) => {
-                    self.no_writeback_before = Instant::now() + BACKING_REST;
-                    self.note(format!("policy: promotion: {error}"));
-                    return false;
-                }
-            };
-        let status = self.status();
-        status.pages_promoted.fetch_add(report.pages, Relaxed);
-        if report.failed > 0 {
+        let Some((report, ended)) = self.paced("promotion", done, run) else {
             self.no_writeback_before = Instant::now() + BACKING_REST;
+            return false;
+        };
+        let (pages, failed) = (report.pages, report.failed);
+        self.status().count(|stats| stats.pages_promoted += pages);
+        if failed > 0 {
             let why = report.failures.first().map_or("", |first| &first.why);
-            self.note(format!(
-                "policy: promotion: {} pages cannot come back: {why}",
-                report.failed
+            self.rest_backing(format!(
+                "policy: promotion: {failed} pages cannot come back: {why}"
             ));
-        } else if report.pages > 0 {
-            status.say(format!(
-                "brought back pages read within {} s",
-                age.as_secs()
-            ));
+        } else {
+            self.did(pages, "brought back pages read within", age);
         }
-        ended && report.pages > 0
+        ended && pages > 0
+    }
+
+    /// Has the device do a job at the agent's pace, until `done` ends it. Returns what it came to and whether `done` did; an
+    /// error is noted.
+    fn paced<R>(
+        &mut self,
+        what: &str,
+        done: EndCheck<'_, 'a>,
+        run: impl FnOnce(ZramApi<'a>, Pace<'_>) -> Result<R, Error>,
+    ) -> Option<(R, bool)> {
+        let zram = self.device.zram();
+        let (mut sum, mut ended) = (0, false);
+        let mut pace = |pages| {
+            sum += pages;
+            ended = done(self, sum);
+            match ended {
+                true => Go::Break(()),
+                false => self.pace(),
+            }
+        };
+        match run(zram, &mut pace) {
+            Ok(report) => Some((report, ended)),
+            Err(error) => {
+                self.note(format!("policy: {what}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Says what was done to pages of that age, unless relief did it, which has words of its own.
+    fn did(&self, pages: u64, what: &str, age: Duration) {
+        if pages > 0 && !self.relieving {
+            self.status().say(format!("{what} {} s", age.as_secs()));
+        }
+    }
+
+    /// Whether there is no backing, or it is left alone.
+    fn backing_rests(&self) -> bool {
+        self.device.backing.get().is_none() || Instant::now() < self.no_writeback_before
+    }
+
+    fn rest_backing(&mut self, why: String) {
+        self.no_writeback_before = Instant::now() + BACKING_REST;
+        self.note(why);
     }
 
     /// Compacts if that pays. Returns how long it need not be asked again.
@@ -242,8 +241,8 @@ impl<'a> Worker<'a> {
             let slice = COMPACT_BYTES.max(self.device.pool.used_bytes() / COMPACT_PART);
             let report = self.device.jobs().compact(slice);
             pages += report.pages_freed;
-            let compacted = &self.status().pages_compacted;
-            compacted.fetch_add(report.pages_freed, Relaxed);
+            self.status()
+                .count(|stats| stats.pages_compacted += report.pages_freed);
             let ended = done(self, pages);
             if report.finished {
                 let _ = self.pace();
@@ -261,14 +260,14 @@ impl<'a> Worker<'a> {
         };
         let trained = self.schedule.train(self.device);
         let status = self.status();
-        status.trainings.fetch_add(1, Relaxed);
+        status.count(|stats| stats.trainings += 1);
         match trained {
             Ok(report) => {
                 let (verb, taken) = match report.adopted {
                     true => ("took", 1),
                     false => ("did not take", 0),
                 };
-                status.dictionaries.fetch_add(taken, Relaxed);
+                status.count(|stats| stats.dictionaries += taken);
                 let reason = report.reason;
                 self.note(format!(
                     "policy: {verb} a dictionary, since {why}: {reason}"
@@ -277,14 +276,6 @@ impl<'a> Worker<'a> {
             Err(error) => self.note(format!("policy: no dictionary: {error}")),
         }
         let _ = self.pace();
-    }
-
-    /// Ends the job, or paces it as [`Worker::pace`] does.
-    fn pace_unless(&mut self, ended: bool) -> Go {
-        match ended {
-            true => Go::Break(()),
-            false => self.pace(),
-        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The agent's work while memory is short: its usual jobs on pages of any age, oldest first, with a larger budget,
 //! until memory is no longer short or nothing is left to do.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::jobs::{PageJob, has_secondary};
@@ -17,7 +16,7 @@ impl<'a> Worker<'a> {
     /// Reduces memory until the gauge is low: recompression, then compaction, then writeback, as far as they are on.
     pub(super) fn relieve(&mut self) {
         self.set_relieving(true);
-        self.status().reliefs.fetch_add(1, Relaxed);
+        self.status().count(|stats| stats.reliefs += 1);
         self.note("policy: memory is short: pages of any age, oldest first".into());
         if self.settings.recompress_seconds.is_some() && has_secondary(self.device) {
             self.by_age(Worker::recompress);

@@ -10,7 +10,6 @@
 //! reclaim needs. Should memory become short while it learns, it may wait for reclaim like any process: it holds nothing
 //! that a request waits for. Encoders and contexts are made before a stream's lock is taken, and freed after.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -113,7 +112,7 @@ impl Worker<'_> {
             true => SWAP_SAMPLES,
             false => FIRST_PAGES as usize,
         };
-        self.status().trainings.fetch_add(1, Relaxed);
+        self.status().count(|stats| stats.trainings += 1);
         self.status()
             .wait_for_training(format!("the training under way, since {why}"));
         let lesson = device.jobs().lesson(&training, true);
@@ -201,7 +200,7 @@ impl Worker<'_> {
         self.trainer.next_look = None;
         self.trainer.patience = Duration::ZERO;
         let status = self.status();
-        status.dictionaries.fetch_add(adopted.into(), Relaxed);
+        status.count(|stats| stats.dictionaries += u64::from(adopted));
         self.note(match report {
             Ok(report) if adopted => format!(
                 "training: took generation {}, since {why}: {}",

@@ -1,10 +1,8 @@
-//! The agent's counters, and the reason of its last step in words. Reading waits for nothing but the copy of a short
-//! text.
+//! The agent's counters, and the reason of its last step in words. Reading waits for nothing but a copy of both.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a device's agent did since it was started: see [`crate::JobsApi::agent_stats`].
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,34 +40,29 @@ pub struct AgentStats {
 #[derive(Default)]
 pub(crate) struct Status {
     pub(super) running: AtomicBool,
-    pub(super) runs: AtomicU64,
-    pub(super) reliefs: AtomicU64,
-    pub(super) pages_recompressed: AtomicU64,
-    pub(super) bytes_saved: AtomicU64,
-    pub(super) pages_written_back: AtomicU64,
-    pub(super) bytes_written_back: AtomicU64,
-    pub(super) pages_promoted: AtomicU64,
-    pub(super) pages_compacted: AtomicU64,
-    pub(super) trainings: AtomicU64,
-    pub(super) dictionaries: AtomicU64,
     /// Bytes that the last compaction was to gain and could not.
     pub(super) compaction_left: AtomicU64,
-    cpu_nanoseconds: AtomicU64,
-    last: Mutex<String>,
+    /// All but `running`.
+    stats: Mutex<AgentStats>,
     /// What the training of a primary that trains itself waits for.
     self_training: Mutex<String>,
 }
 
 impl Status {
-    pub(super) fn set_cpu(&self, used: Duration) {
-        self.cpu_nanoseconds.store(used.as_nanos() as u64, Relaxed);
+    fn stats(&self) -> MutexGuard<'_, AgentStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to counters.
+    pub(super) fn count(&self, add: impl FnOnce(&mut AgentStats)) {
+        add(&mut self.stats());
     }
 
     /// Records a reason. Returns whether it differs from the last.
     pub(super) fn say(&self, text: String) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = *last != text;
-        *last = text;
+        let mut stats = self.stats();
+        let other = stats.last != text;
+        stats.last = text;
         other
     }
 
@@ -85,25 +78,9 @@ impl Status {
     }
 
     pub(crate) fn read(&self) -> AgentStats {
-        let get = |counter: &AtomicU64| counter.load(Relaxed);
         AgentStats {
             running: self.running.load(Relaxed),
-            runs: get(&self.runs),
-            reliefs: get(&self.reliefs),
-            pages_recompressed: get(&self.pages_recompressed),
-            bytes_saved: get(&self.bytes_saved),
-            pages_written_back: get(&self.pages_written_back),
-            bytes_written_back: get(&self.bytes_written_back),
-            pages_promoted: get(&self.pages_promoted),
-            pages_compacted: get(&self.pages_compacted),
-            trainings: get(&self.trainings),
-            dictionaries: get(&self.dictionaries),
-            cpu_seconds: Duration::from_nanos(get(&self.cpu_nanoseconds)).as_secs_f64(),
-            last: self
-                .last
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            ..self.stats().clone()
         }
     }
 }

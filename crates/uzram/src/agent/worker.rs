@@ -204,7 +204,8 @@ impl<'a> Worker<'a> {
         let written = bytes_written(self.device);
         self.budget.charge(written.saturating_sub(self.written));
         self.written = written;
-        self.status().set_cpu(self.budget.used());
+        let used = self.budget.used().as_secs_f64();
+        self.status().count(|stats| stats.cpu_seconds = used);
         self.rest(self.budget.rest())
     }
 
@@ -263,7 +264,7 @@ impl<'a> Worker<'a> {
                 None => PASS_MOST,
             };
             self.next_pass = Instant::now() + (least / PASS_PART).clamp(PASS_LEAST, most);
-            self.status().runs.fetch_add(1, Relaxed);
+            self.status().count(|stats| stats.runs += 1);
         }
         // The walk costs, too, where it found nothing.
         let _ = self.pace();
