@@ -224,7 +224,7 @@ fn tests(scope: &Scope) -> StepOutcome {
     if scope.slow && done.is_ok() {
         // Loop devices by the other transport.
         let mut programs = sh::cargo(&["test", "--no-fail-fast", "-p", "uzram-cli"]);
-        programs.env("UZRAM_TEST_FUSE_URING", "auto");
+        programs.env("UZRAM_TEST_FUSE_URING", "off");
         done = sh::run(programs);
     }
     outcome(done)

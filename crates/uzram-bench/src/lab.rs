@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::contention;
 use crate::output::Outcome;
 use crate::report::Report;
-use crate::{api, attach, churn, codecs, core, policy, rivals, scale};
+use crate::{api, attach, churn, codecs, core, devices, policy, rivals, scale};
 
 /// All of them, in the order of the list.
 pub const EXPERIMENTS: &[Experiment] = &[
@@ -25,6 +25,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     churn::EXPERIMENT,
     policy::EXPERIMENT,
     scale::EXPERIMENT,
+    devices::EXPERIMENT,
     #[cfg(feature = "contention")]
     contention::EXPERIMENT,
 ];

@@ -14,6 +14,7 @@ pub mod codecs;
 mod contention;
 pub mod core;
 pub mod corpus;
+mod devices;
 mod failure;
 mod field;
 pub mod fio;

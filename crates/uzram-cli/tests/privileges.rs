@@ -98,7 +98,7 @@ fn a_loop_device_works_without_what_it_does_not_need() {
     let node = bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
     // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_MKNOD; the buffers of FUSE over io_uring take CAP_IPC_LOCK.
     let own = 1 << 2 | 1 << 19 | 1 << 21 | 1 << 27;
-    let locks = std::env::var_os(FUSE_URING).is_some_and(|when| when != "off");
+    let locks = std::env::var_os(FUSE_URING).is_none_or(|when| when != "off");
     assert_has(&bench, own | u64::from(locks) << 14);
     let mut user = std::process::Command::new("sleep")
         .arg("60")

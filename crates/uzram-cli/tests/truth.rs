@@ -225,6 +225,34 @@ fn a_limit_may_be_on_all_memory() {
     bench.assert_clean();
 }
 
+/// Starting takes some hundred KiB of heap, for self-tests' tables above all. A device's processes give them back.
+#[test]
+fn processes_keep_little_of_what_starting_took() {
+    let bench = Bench::new();
+    bench.create(&["--size=64M", "--frontend=nbd"]);
+    let stat = bench.stat("zram0");
+    for process in ["pid", "keeper"] {
+        let path = format!("/proc/{}/smaps", stat[process].as_u64().unwrap());
+        // Where /proc/PID is another user's.
+        let Ok(maps) = std::fs::read_to_string(path) else {
+            continue;
+        };
+        let heap = maps.lines().skip_while(|line| !line.ends_with("[heap]"));
+        let dirty = heap
+            .into_iter()
+            .find_map(|line| line.strip_prefix("Private_Dirty:"));
+        let kb: u32 = dirty
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        assert!(kb < 256, "{process} has {kb} kB of heap");
+    }
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
 #[test]
 fn what_is_in_a_device_stays_in_it() {
     let bench = Bench::new();

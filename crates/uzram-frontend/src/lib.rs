@@ -6,8 +6,9 @@
 //! this trait and one line in the runtime's table.
 //!
 //! This crate knows nothing about any protocol, and nothing about processes.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod buffers;
 mod dead;
 mod option;
 mod poll;
@@ -23,6 +24,7 @@ use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
 
 pub use rustix::thread::CapabilitySet;
 
+pub use buffers::RequestBuffers;
 pub use dead::{check_dead, users_of_dead, words_of_dead};
 pub use poll::{PollPermits, PollSource, Poller};
 

@@ -28,9 +28,8 @@ const FUSE_URING: FrontendOption = FrontendOption {
     value_name: "WHEN",
     kind: OptionKind::Choice(&["auto", ON, OFF]),
     help: "Whether requests come by FUSE over io_uring (Linux 6.14 or newer), with a queue and a thread for each CPU: on, off, \
-        or auto, where it can be. Small requests are faster by it, large ones in great number slower. Where the kernel's \
-        enable_uring is off, it is switched on while the device is made, and off again [default: off; auto with \
-        --queue-depth or --poll]",
+        or auto, where it can be. Where the kernel's enable_uring is off, it is switched on while the device is made, and \
+        off again [default: auto]",
     chooses: false,
 };
 
@@ -44,18 +43,10 @@ struct LoopFront {
     dir: PathBuf,
 }
 
-/// Off, where nothing asks for it: requests that come from one CPU are served by that CPU's queue alone, which costs large ones
-/// a quarter of their speed.
 fn fuse_uring(spec: &FrontendSpec) -> FuseUring {
-    let tuned = || {
-        [QUEUE_DEPTH, POLL]
-            .iter()
-            .any(|option| spec.options.contains_key(option.name))
-    };
     match spec.text(FUSE_URING.name) {
         Some(ON) => FuseUring::On,
         Some(OFF) => FuseUring::Off,
-        None if !tuned() => FuseUring::Off,
         _ => FuseUring::Auto,
     }
 }

@@ -1,4 +1,5 @@
-//! The file that holds the device's bytes, apart from how requests for it arrive: what each operation does, and its errno.
+//! The file that holds the device's bytes, and its directory, apart from how requests arrive: what each operation does, and its
+//! errno.
 //!
 //! There are two ways for requests: `filesystem.rs` has fuser's, `uring/request.rs` that of FUSE over io_uring.
 
@@ -18,6 +19,22 @@ pub(crate) const FILE: u64 = 2;
 pub(crate) const FOREVER: Duration = Duration::from_secs(1 << 30);
 /// The block size of file and file system. The loop driver derives its discard granularity from the latter.
 pub(crate) const BLOCK: u32 = 4096;
+
+/// What the kernel is told of the directory or the file. Its times are all [`DiskFile::born`], its owner is root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) is_dir: bool,
+    /// Permission bits.
+    pub(crate) permissions: u16,
+    pub(crate) size_bytes: u64,
+}
+
+impl Attributes {
+    /// In sectors of 512 bytes.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.size_bytes / 512
+    }
+}
 
 /// An errno, positive.
 pub(crate) type Errno = i32;
@@ -49,10 +66,6 @@ impl DiskFile {
         }
     }
 
-    pub(crate) fn name(&self) -> &OsStr {
-        &self.name
-    }
-
     /// When directory and file were made.
     pub(crate) fn born(&self) -> SystemTime {
         self.born
@@ -60,6 +73,44 @@ impl DiskFile {
 
     pub(crate) fn size_bytes(&self) -> u64 {
         self.device.size_bytes()
+    }
+
+    /// Describes the directory or the file. `ENOENT`: there is nothing else.
+    pub(crate) fn attributes(&self, inode: u64) -> Result<Attributes, Errno> {
+        let (is_dir, permissions, size_bytes) = match inode {
+            ROOT => (true, 0o700, 0),
+            FILE => (false, 0o600, self.size_bytes()),
+            _ => return Err(libc::ENOENT),
+        };
+        Ok(Attributes {
+            is_dir,
+            permissions,
+            size_bytes,
+        })
+    }
+
+    /// Finds a name in a directory. Returns the inode's number.
+    pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<u64, Errno> {
+        match parent == ROOT && name == self.name {
+            true => Ok(FILE),
+            false => Err(libc::ENOENT),
+        }
+    }
+
+    /// The directory's entries from an offset on: inode, whether it is a directory, name. The offset after each is one more.
+    pub(crate) fn entries(&self, from: u64) -> impl Iterator<Item = (u64, (u64, bool, &OsStr))> {
+        let all = [
+            (ROOT, true, OsStr::new(".")),
+            (ROOT, true, OsStr::new("..")),
+            (FILE, false, &*self.name),
+        ];
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        (1..).zip(all).skip(from)
+    }
+
+    /// How many blocks the file system has, all of them in use.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.size_bytes() / u64::from(BLOCK)
     }
 
     /// Logs a failed request, at most one a second: a full device fails every write, and the log may lie in RAM. The

@@ -46,29 +46,33 @@ impl DiskFilesystem {
         DiskFilesystem { disk, uring }
     }
 
-    fn attr(&self, ino: INodeNo) -> FileAttr {
-        let (kind, perm, size) = match ino {
-            FILE => (FileType::RegularFile, 0o600, self.disk.size_bytes()),
-            _ => (FileType::Directory, 0o700, 0),
-        };
+    fn attr(&self, inode: u64) -> Result<FileAttr, Errno> {
+        let attributes = self.disk.attributes(inode).map_err(Errno::from_i32)?;
         let born = self.disk.born();
-        FileAttr {
-            ino,
-            size,
-            blocks: size / 512,
+        Ok(FileAttr {
+            ino: INodeNo(inode),
+            size: attributes.size_bytes,
+            blocks: attributes.blocks(),
             atime: born,
             mtime: born,
             ctime: born,
             crtime: born,
-            kind,
-            perm,
+            kind: kind(attributes.is_dir),
+            perm: attributes.permissions,
             nlink: 1,
             uid: 0,
             gid: 0,
             rdev: 0,
             blksize: BLOCK,
             flags: 0,
-        }
+        })
+    }
+}
+
+fn kind(is_dir: bool) -> FileType {
+    match is_dir {
+        true => FileType::Directory,
+        false => FileType::RegularFile,
     }
 }
 
@@ -104,17 +108,17 @@ impl Filesystem for DiskFilesystem {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent == INodeNo::ROOT && name == self.disk.name() {
-            reply.entry(&FOREVER, &self.attr(FILE), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
+        let found = self.disk.lookup(parent.0, name).map_err(Errno::from_i32);
+        match found.and_then(|inode| self.attr(inode)) {
+            Ok(attr) => reply.entry(&FOREVER, &attr, Generation(0)),
+            Err(errno) => reply.error(errno),
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match ino {
-            INodeNo::ROOT | FILE => reply.attr(&FOREVER, &self.attr(ino)),
-            _ => reply.error(Errno::ENOENT),
+        match self.attr(ino.0) {
+            Ok(attr) => reply.attr(&FOREVER, &attr),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -131,13 +135,8 @@ impl Filesystem for DiskFilesystem {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = [
-            (INodeNo::ROOT, FileType::Directory, OsStr::new(".")),
-            (INodeNo::ROOT, FileType::Directory, OsStr::new("..")),
-            (FILE, FileType::RegularFile, self.disk.name()),
-        ];
-        for (index, (ino, kind, name)) in entries.into_iter().enumerate().skip(offset as usize) {
-            if reply.add(ino, index as u64 + 1, kind, name) {
+        for (next, (inode, is_dir, name)) in self.disk.entries(offset) {
+            if reply.add(INodeNo(inode), next, kind(is_dir), name) {
                 break;
             }
         }
@@ -210,8 +209,7 @@ impl Filesystem for DiskFilesystem {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.disk.size_bytes() / u64::from(BLOCK);
-        reply.statfs(blocks, 0, 0, 1, 0, BLOCK, 255, BLOCK);
+        reply.statfs(self.disk.blocks(), 0, 0, 1, 0, BLOCK, 255, BLOCK);
     }
 
     fn fallocate(

@@ -152,8 +152,7 @@ pub fn restart_keeper(dir: &Path, image: i32) -> Result<u32> {
 
 /// Starts a keeper that goes on from there.
 pub(crate) fn start(state: &KeeperState) -> std::io::Result<std::process::Child> {
-    Command::new(process::program())
-        .arg0("uzram")
+    process::device_process()
         .args(state.arguments())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,9 +1,8 @@
 //! [`launch`]: from a description to a device that works, in processes of its own.
 
 use std::io::{BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -68,8 +67,7 @@ pub fn launch_announced(
         let _alone = process::alone_to_spawn();
         // The keeper lives long: it must not keep this process's locks and pipes.
         close_fds::set_fds_cloexec(3, &[]);
-        Command::new(process::program())
-            .arg0("uzram")
+        process::device_process()
             .arg("keep")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

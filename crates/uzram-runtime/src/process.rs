@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io
 /// Runs a program; a failure has what it says on stderr.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result {
     let failed = |why: &str| Failure::failed(format!("{program} {}: {why}", args.join(" ")));
-    let output = std::process::Command::new(program).args(args).output();
+    let output = Command::new(program).args(args).output();
     let output = output.map_err(|error| failed(&error.to_string()))?;
     match output.status.success() {
         true => Ok(()),
@@ -58,6 +59,23 @@ pub(crate) fn program() -> &'static Path {
     PROGRAM
         .get()
         .map_or(Path::new("/proc/self/exe"), PathBuf::as_path)
+}
+
+/// How glibc's heap is to be in the processes of a device, which start with some hundred KiB of tables, texts and trees that
+/// nobody needs afterwards, and have threads that hardly allocate. What is freed goes back to the system (by default 128 KiB and
+/// more stay), and there is one heap instead of one for each thread. No request allocates.
+const HEAP: &str = "glibc.malloc.mmap_threshold=16384:glibc.malloc.trim_threshold=16384:\
+    glibc.malloc.top_pad=4096:glibc.malloc.arena_max=1";
+const TUNABLES: &str = "GLIBC_TUNABLES";
+
+/// The program as a process of a device. What its user says about the heap counts.
+pub(crate) fn device_process() -> Command {
+    let mut command = Command::new(program());
+    command.arg0("uzram");
+    if std::env::var_os(TUNABLES).is_none() {
+        command.env(TUNABLES, HEAP);
+    }
+    command
 }
 
 /// Calls this process by the program's name. Started as `/proc/self/exe` it would be known as "exe".

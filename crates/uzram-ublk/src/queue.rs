@@ -11,11 +11,12 @@ use io_uring::IoUring;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CpuSet};
 use uzram::Device;
+use uzram_frontend::RequestBuffers;
 
 use crate::abi::{IO_RES_OK, IoDescriptor, op, user_copy_offset};
 use crate::options::Buffers;
 use crate::request::{UblkRequest, failed};
-use crate::sys::{Arena, Descriptors, give_tag};
+use crate::sys::{Descriptors, give_tag};
 
 /// How many completions are submitted together while more requests are at hand. One system call then serves several, and
 /// the first of a burst does not wait for the last.
@@ -35,10 +36,10 @@ pub(crate) struct QueueSetup {
     pub(crate) device: Arc<Device>,
 }
 
-/// Fields are dropped in order: the ring, through which the driver reaches the arena, is dropped first.
+/// Fields are dropped in order: the ring, through which the driver reaches the memory, is dropped first.
 struct Queue {
     ring: IoUring,
-    arena: Arena,
+    memory: RequestBuffers,
     setup: QueueSetup,
 }
 
@@ -111,15 +112,19 @@ impl Queue {
             Buffers::UserCopy => setup.max_io_bytes,
             Buffers::Mapped => setup.max_io_bytes * usize::from(setup.depth),
         };
-        let mut arena = Arena::new(bytes)?;
+        let mut memory = RequestBuffers::new(bytes)?;
         if setup.prefault {
-            arena.part(0, bytes).fill(0);
+            memory.part(0, bytes).fill(0);
             touch_stack();
         }
-        Ok(Queue { ring, arena, setup })
+        Ok(Queue {
+            ring,
+            memory,
+            setup,
+        })
     }
 
-    /// Offset of a tag's buffer in the arena.
+    /// Offset of a tag's buffer in the memory.
     fn buffer_offset(&self, tag: u16) -> usize {
         match self.setup.buffers {
             Buffers::UserCopy => 0,
@@ -130,7 +135,10 @@ impl Queue {
     fn give(&mut self, first: bool, tag: u16, result: i32) -> io::Result<()> {
         let addr = match self.setup.buffers {
             Buffers::UserCopy => 0,
-            Buffers::Mapped => self.arena.address(self.buffer_offset(tag)),
+            Buffers::Mapped => {
+                let (at, len) = (self.buffer_offset(tag), self.setup.max_io_bytes);
+                self.memory.address(at, len).addr().get() as u64
+            }
         };
         give_tag(&mut self.ring, first, self.setup.number, tag, result, addr)
     }
@@ -188,7 +196,7 @@ impl Queue {
         let at = self.buffer_offset(tag);
         let user_copy = self.setup.buffers == Buffers::UserCopy;
         let offset = user_copy_offset(self.setup.number, tag);
-        let buffer = self.arena.part(at, len);
+        let buffer = self.memory.part(at, len);
         let copy_failed =
             |error: io::Error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO));
         if user_copy

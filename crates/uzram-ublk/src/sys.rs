@@ -1,4 +1,4 @@
-//! The one file of this crate with unsafe code: ring entries that carry addresses, and mappings shared with the driver.
+//! The one file of this crate with unsafe code: ring entries that carry addresses, and a mapping shared with the driver.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -55,45 +55,33 @@ pub(crate) fn control(
     }
 }
 
-/// Mapped memory, unmapped on drop.
-struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: memory is not bound to a thread.
-unsafe impl Send for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped with this length; borrows of it do not outlive it.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
-
-fn mapping(address: *mut core::ffi::c_void, len: usize) -> Mapping {
-    Mapping {
-        base: NonNull::new(address.cast()).expect("mmap does not map at 0"),
-        len,
-    }
-}
-
 /// A queue's request descriptors, one for each tag: written by the driver, read only here.
 pub(crate) struct Descriptors {
-    map: Mapping,
+    base: NonNull<IoDescriptor>,
     depth: u16,
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length; there are no borrows of it.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), mapped_len(self.depth)) };
+    }
+}
+
+/// Bytes of a queue's descriptors as they are mapped.
+fn mapped_len(depth: u16) -> usize {
+    (usize::from(depth) * size_of::<IoDescriptor>()).next_multiple_of(4096)
 }
 
 impl Descriptors {
     pub(crate) fn map(char_device: &File, queue: u16, depth: u16) -> io::Result<Descriptors> {
-        let len = (usize::from(depth) * size_of::<IoDescriptor>()).next_multiple_of(4096);
         let offset = crate::abi::descriptors_offset(queue);
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
-                len,
+                mapped_len(depth),
                 ProtFlags::READ,
                 flags,
                 char_device,
@@ -101,7 +89,7 @@ impl Descriptors {
             )?
         };
         Ok(Descriptors {
-            map: mapping(address, len),
+            base: NonNull::new(address.cast()).expect("mmap does not map at 0"),
             depth,
         })
     }
@@ -111,55 +99,7 @@ impl Descriptors {
         assert!(tag < self.depth, "tag {tag} of {}", self.depth);
         // SAFETY: in bounds, and aligned since the mapping begins at a page. The driver wrote it before it completed
         // the fetch, and does not write it again before the tag is given back; any bits are valid.
-        unsafe {
-            self.map
-                .base
-                .cast::<IoDescriptor>()
-                .add(usize::from(tag))
-                .read_volatile()
-        }
-    }
-}
-
-/// Buffers for requests' bytes: page-aligned memory that becomes resident on first use.
-pub(crate) struct Arena {
-    map: Mapping,
-}
-
-impl Arena {
-    pub(crate) fn new(len: usize) -> io::Result<Arena> {
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let address = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                len,
-                prot,
-                flags | MapFlags::NORESERVE,
-            )?
-        };
-        Ok(Arena {
-            map: mapping(address, len),
-        })
-    }
-
-    /// The address at an offset, for the driver.
-    pub(crate) fn address(&self, offset: usize) -> u64 {
-        assert!(offset < self.map.len, "inside the arena");
-        self.map.base.as_ptr() as u64 + offset as u64
-    }
-
-    /// The bytes at an offset. The caller must not ask for a tag's part while the driver owns the tag and may write there: it
-    /// holds the tag's request, or no tag uses the part.
-    pub(crate) fn part(&mut self, offset: usize, len: usize) -> &mut [u8] {
-        let inside = offset
-            .checked_add(len)
-            .is_some_and(|end| end <= self.map.len);
-        assert!(inside, "inside the arena");
-        // SAFETY: in bounds and initialised (pages appear as zeros); `&mut self` excludes everybody in this process.
-        // The driver writes a tag's part only while the tag is its own: see `Queue`, which asks for a part only
-        // between a tag's completion and its commit.
-        unsafe { std::slice::from_raw_parts_mut(self.map.base.as_ptr().add(offset), len) }
+        unsafe { self.base.add(usize::from(tag)).read_volatile() }
     }
 }
 
@@ -185,7 +125,7 @@ pub(crate) fn give_tag(
         .cmd(bytes)
         .build()
         .user_data(tag.into());
-    // SAFETY: `addr` is a tag's part of an `Arena` that lives longer than the ring (see `Queue`'s field order).
+    // SAFETY: `addr` is a tag's part of the `RequestBuffers` that lives longer than the ring (see `Queue`'s field order).
     unsafe { ring.submission().push(&entry) }
         .map_err(|_| io::Error::other("the ring has fewer entries than the queue has tags"))
 }

@@ -16,7 +16,7 @@ mod search;
 mod token;
 mod train;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use collection::{Collection, Lengths};
 use decode::Decode;
@@ -76,11 +76,18 @@ impl Algorithm for Backend {
     }
 }
 
-/// The tables of the built-in collection: all devices share them.
+/// The tables of the built-in collection. All devices share them, and they go with the last: processes that serve other
+/// algorithms make them once, for the self-test.
 fn builtin() -> Result<Arc<Collection>, Error> {
-    static BUILT: LazyLock<Option<Arc<Collection>>> =
-        LazyLock::new(|| Lengths::from_bytes(BUILTIN).map(|l| Arc::new(Collection::new(&l))));
-    BUILT.clone().ok_or_else(damaged)
+    static BUILT: Mutex<Weak<Collection>> = Mutex::new(Weak::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(collection) = built.upgrade() {
+        return Ok(collection);
+    }
+    let lengths = Lengths::from_bytes(BUILTIN).ok_or_else(damaged)?;
+    let collection = Arc::new(Collection::new(&lengths));
+    *built = Arc::downgrade(&collection);
+    Ok(collection)
 }
 
 fn damaged() -> Error {

@@ -23,6 +23,8 @@ const BLOCK: usize = 4096;
 const ROOM: usize = 2 * BLOCK;
 /// Sentinel written behind output buffers.
 const GUARD: u8 = 0xA5;
+/// A buffer with nothing but that: slices are compared faster than bytes, and each process of a device makes the self-test.
+static UNTOUCHED: [u8; ROOM] = [GUARD; ROOM];
 
 /// Known answers, and a round trip of four kinds of block at the default parameters.
 pub fn self_test(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> {
@@ -122,9 +124,7 @@ fn decompresses_to(
             Err(format!("{how}: {n} bytes instead of {}", plain.len()).into())
         }
         Ok(n) if out[..n] != *plain => Err(format!("{how}: wrong bytes").into()),
-        Ok(n) if out[n..].iter().any(|b| *b != GUARD) => {
-            Err(format!("{how}: wrote past the end").into())
-        }
+        Ok(n) if out[n..] != UNTOUCHED[n..] => Err(format!("{how}: wrote past the end").into()),
         Ok(_) => Ok(()),
     };
     let mut out = [GUARD; ROOM];

@@ -2,14 +2,16 @@
 //!
 //! fuser mounts and negotiates, and its thread receives the few requests that still come by `/dev/fuse`. Once each CPU's queue
 //! has entries the kernel sends every other request there: to the queue of the CPU on which it arises, into an entry's memory.
-//! Request and reply cost no copy beyond the kernel's own, and no wake-up of another CPU.
+//! Request and reply cost no copy beyond the kernel's own. They wake no other CPU where one is enough ([`team`]).
 
 mod abi;
 mod cpus;
+mod entries;
 mod queue;
 mod request;
 mod ring;
 mod switch;
+mod team;
 
 use std::fs::File;
 use std::io;
@@ -23,7 +25,9 @@ use uzram_blockdev::StepError;
 use uzram_frontend::PollPermits;
 
 use crate::disk::DiskFile;
+use entries::{BacklogOwner, EntryMemory};
 use queue::QueueSetup;
+use team::Team;
 
 pub(crate) use switch::{SwitchedOn, restore};
 
@@ -43,7 +47,7 @@ pub(crate) struct Queues {
 /// Says why this machine or user cannot have FUSE over io_uring, if so. Changes nothing.
 pub(crate) fn check() -> Result<(), String> {
     switch::check()?;
-    let ring = ring::command_ring(1);
+    let ring = ring::command_ring(1, 1);
     ring.map(drop).map_err(|error| refused(&error))
 }
 
@@ -65,18 +69,24 @@ impl Queues {
         let connection = connection.map_err(StepError::at("duplicating a FUSE connection"))?;
         let connection = Arc::new(File::from(connection));
         let shares = share(&cpus::possible()?, &cpus::online()?, depth);
-        let (ready, inbox) = sync_channel(shares.len());
+        let (team, backlogs) = team(&shares).map_err(StepError::at("reserving buffers"))?;
+        let count = shares.len();
+        let (ready, inbox) = sync_channel(count);
         let mut queues = Queues {
             threads: Vec::new(),
         };
-        let count = shares.len();
         // Never on a machine with one CPU, and on no more than half of them.
         let permits = Arc::new(PollPermits::new(count / 2));
-        for (cpu, entries) in shares {
+        let mut end = 0;
+        for (member, ((cpu, entries), backlog)) in shares.into_iter().zip(backlogs).enumerate() {
+            let begin = end;
+            end += entries.len() as u32;
             let setup = QueueSetup {
+                member,
                 cpu,
-                entries,
-                payload_bytes: MAX_PAYLOAD as usize,
+                entries: begin..end,
+                backlog,
+                team: team.clone(),
                 connection: connection.clone(),
                 disk: disk.clone(),
                 poll,
@@ -120,6 +130,29 @@ fn share(possible: &[u16], online: &[u16], depth: u16) -> Vec<(u16, Vec<u16>)> {
         shares[index % count].1.extend([*cpu; SPARE_DEPTH]);
     }
     shares
+}
+
+/// What the threads share, and a backlog for each.
+fn team(shares: &[(u16, Vec<u16>)]) -> io::Result<(Arc<Team>, Vec<BacklogOwner>)> {
+    let queues: Vec<u16> = shares
+        .iter()
+        .flat_map(|(_, queues)| queues)
+        .copied()
+        .collect();
+    let home = |(member, (_, queues)): (usize, &(u16, Vec<u16>))| {
+        std::iter::repeat_n(member as u16, queues.len())
+    };
+    let homes = shares.iter().enumerate().flat_map(home).collect();
+    let backlogs: Vec<_> = shares
+        .iter()
+        .map(|(_, queues)| BacklogOwner::new(queues.len()))
+        .collect();
+    let shared = backlogs
+        .iter()
+        .map(|backlog| backlog.shared().clone())
+        .collect();
+    let memory = EntryMemory::new(queues, MAX_PAYLOAD as usize)?;
+    Ok((Arc::new(Team::new(memory, homes, shared)), backlogs))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! A thread and its ring, which serve the queue of one CPU, and of others that are not there.
+//! A thread and its ring, which serve the queue of one CPU, and of others that are not there, and help other threads.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -9,21 +10,32 @@ use std::time::Duration;
 use rustix::thread::CpuSet;
 use uzram_frontend::{PollPermits, PollSource, Poller};
 
+use super::entries::{BacklogOwner, Entry};
 use super::request;
-use super::ring::EntryRing;
+use super::ring::{EntryRing, Event};
+use super::team::Team;
 use crate::disk::DiskFile;
 
-/// How many completions are submitted together while more requests are at hand. One system call then serves several, and
-/// the first of a burst does not wait for the last.
+/// Replies to so many requests, or for so many bytes, are submitted together while more requests are at hand. One system call
+/// then serves several, and the first of a burst does not wait for the last.
 const BATCH: usize = 16;
+const BATCH_BYTES: usize = 64 << 10;
+/// A thread that sleeps is asked for help for so many bytes beyond the request that is executed next. To compress or
+/// decompress them takes longer than to wake a thread.
+const HELP_BYTES: usize = 16 << 10;
+/// So many requests of another CPU's queue, each of which comes alone while that CPU's thread sleeps, and their entry goes home.
+const HOMESICK: u32 = 2;
 
 /// What a queue's thread starts with.
 pub(crate) struct QueueSetup {
+    /// Its number in the team.
+    pub(crate) member: usize,
     /// The CPU to run on.
     pub(crate) cpu: u16,
-    /// The queue of each entry.
-    pub(crate) entries: Vec<u16>,
-    pub(crate) payload_bytes: usize,
+    /// The entries that it registers.
+    pub(crate) entries: Range<u32>,
+    pub(crate) backlog: BacklogOwner,
+    pub(crate) team: Arc<Team>,
     /// The FUSE connection.
     pub(crate) connection: Arc<File>,
     pub(crate) disk: Arc<DiskFile>,
@@ -36,6 +48,13 @@ struct Queue {
     ring: EntryRing,
     poller: Poller,
     setup: QueueSetup,
+    /// Replies that are queued, and for how many bytes.
+    unsent: usize,
+    unsent_bytes: usize,
+    /// Who asked last for help.
+    friend: usize,
+    /// How many requests came for [`HOMESICK`].
+    alone: u32,
 }
 
 /// Serves until the kernel has taken all entries back, as it does when the connection ends. Reports on `ready` whether it
@@ -91,57 +110,129 @@ impl PollSource for EntryRing {
 
 impl Queue {
     fn new(setup: QueueSetup) -> io::Result<Queue> {
-        let ring = EntryRing::new(&setup.connection, setup.entries.len(), setup.payload_bytes)?;
-        let poller = Poller::new(setup.poll, setup.permits.clone());
+        let ring = EntryRing::new(&setup.connection, &setup.team, setup.entries.len() as u32)?;
+        setup.team.join(setup.member, ring.ring())?;
         Ok(Queue {
             ring,
-            poller,
+            poller: Poller::new(setup.poll, setup.permits.clone()),
+            unsent: 0,
+            unsent_bytes: 0,
+            friend: setup.member,
+            alone: 0,
             setup,
         })
     }
 
-    /// Gives all entries to the kernel for the first time, which refuses at once if it does.
+    /// Gives its entries to the kernel for the first time, which refuses at once if it does.
     fn register_all(&mut self) -> io::Result<()> {
-        for (entry, queue) in self.setup.entries.iter().enumerate() {
-            self.ring.register(entry, *queue)?;
+        for entry in self.setup.entries.clone() {
+            self.ring.register(entry)?;
         }
         self.ring.submit()?;
-        while let Some((entry, result)) = self.ring.next_completion() {
-            if result < 0 {
-                return Err(io::Error::from_raw_os_error(-result));
+        while let Some(event) = self.ring.next_event() {
+            match event {
+                Event::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                // All queues are there, and somebody looks at the mount already.
+                Event::Request(entry) => self.answer(entry, false)?,
+                Event::Commit(entry) => self.ring.commit(entry)?,
+                Event::Help(_) | Event::Awake => {}
             }
-            // All queues are there, and somebody looks at the mount already.
-            self.answer(entry)?;
         }
         Ok(())
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        let mut entries = self.setup.entries.len();
-        while entries > 0 {
-            self.poller.wait(&mut self.ring)?;
-            let mut unsent = 0;
-            while let Some((entry, result)) = self.ring.next_completion() {
-                if result < 0 {
-                    // The connection ends: the kernel keeps the entry.
-                    entries -= 1;
+        let (team, member) = (self.setup.team.clone(), self.setup.member);
+        while !(team.has_ended() && self.ring.under_way() == 0) {
+            team.set_idle(member, true);
+            let waited = self.poller.wait(&mut self.ring);
+            team.set_idle(member, false);
+            waited?;
+            (self.unsent, self.unsent_bytes) = (0, 0);
+            loop {
+                let came = self.receive()?;
+                if let Some(entry) = team.backlog(member).take() {
+                    self.answer(entry, came == 1)?;
                     continue;
                 }
-                self.answer(entry)?;
-                unsent += 1;
-                if unsent == BATCH {
-                    unsent = 0;
-                    self.ring.submit()?;
+                if team.backlog(self.friend).is_empty() {
+                    break;
+                }
+                // What it has done does not wait for what it does for another one.
+                self.submit()?;
+                if !self.ring.is_ready()
+                    && let Some(entry) = team.backlog(self.friend).take()
+                {
+                    self.answer(entry, false)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Executes an entry's request and queues the reply.
-    fn answer(&mut self, entry: usize) -> io::Result<()> {
-        let (header, payload) = self.ring.entry(entry);
+    /// Puts what came into the backlog, and asks for help where that is much. Returns how many requests came.
+    fn receive(&mut self) -> io::Result<usize> {
+        let backlog = self.setup.team.backlog(self.setup.member);
+        // The oldest is executed next.
+        let mut is_first = backlog.is_empty();
+        let (mut came, mut surplus) = (0, 0);
+        while !self.setup.backlog.is_full()
+            && let Some(event) = self.ring.next_event()
+        {
+            match event {
+                Event::Request(mut entry) => {
+                    came += 1;
+                    if !is_first {
+                        surplus += request::bytes(self.setup.team.memory.get(&mut entry).0);
+                    }
+                    is_first = false;
+                    if let Err(entry) = self.setup.backlog.put(entry) {
+                        self.answer(entry, false)?;
+                    }
+                }
+                Event::Refused(_) => self.setup.team.end(self.setup.member, &mut self.ring)?,
+                Event::Help(member) => self.friend = member,
+                Event::Commit(entry) => self.ring.commit(entry)?,
+                Event::Awake => {}
+            }
+        }
+        while surplus >= HELP_BYTES
+            && let Some(idle) = self.setup.team.find_idle(self.setup.member)
+        {
+            self.ring.ask_for_help(idle, self.setup.member)?;
+            self.submit()?;
+            surplus -= HELP_BYTES;
+        }
+        Ok(came)
+    }
+
+    /// Executes an entry's request and queues the reply. `alone`: it is the only one that came.
+    fn answer(&mut self, mut entry: Entry, alone: bool) -> io::Result<()> {
+        let team = &self.setup.team;
+        let (header, payload) = team.memory.get(&mut entry);
+        let bytes = request::bytes(header);
         request::serve(&self.setup.disk, header, payload);
-        self.ring.commit(entry, self.setup.entries[entry])
+        let home = team.home(&entry);
+        if home != self.setup.member {
+            let homesick = alone && team.is_idle(home);
+            self.alone = if homesick { self.alone + 1 } else { 0 };
+            if self.alone >= HOMESICK {
+                self.alone = 0;
+                self.ring.hand_to(home, entry)?;
+                return self.submit();
+            }
+        }
+        self.ring.commit(entry)?;
+        self.unsent += 1;
+        self.unsent_bytes += bytes;
+        match self.unsent >= BATCH || self.unsent_bytes >= BATCH_BYTES {
+            true => self.submit(),
+            false => Ok(()),
+        }
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        (self.unsent, self.unsent_bytes) = (0, 0);
+        self.ring.submit()
     }
 }

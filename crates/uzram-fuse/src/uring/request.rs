@@ -4,6 +4,7 @@
 //! Bytes of the device are decompressed into the payload and compressed out of it. What comes is the kernel's and so can be
 //! trusted; all the same, no bits of it make a panic.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::UNIX_EPOCH;
 
@@ -13,7 +14,7 @@ use super::abi::{
     Attr, AttrOut, Dirent, EntryHeader, EntryOut, FallocateIn, InHeader, LseekIn, LseekOut,
     OpenOut, OutHeader, ReadIn, StatfsOut, WriteIn, WriteOut, op,
 };
-use crate::disk::{BLOCK, DiskFile, Errno, FILE, FOREVER, ROOT};
+use crate::disk::{BLOCK, DiskFile, Errno, FILE, FOREVER};
 
 /// Executes the request in an entry's memory and puts the reply there.
 pub(crate) fn serve(disk: &DiskFile, header: &mut EntryHeader, payload: &mut [u8]) {
@@ -30,6 +31,16 @@ pub(crate) fn serve(disk: &DiskFile, header: &mut EntryHeader, payload: &mut [u8
     };
     header.in_out[..size_of::<OutHeader>()].copy_from_slice(reply.as_bytes());
     header.entry.payload_bytes = payload_bytes;
+}
+
+/// How many of the device's bytes a request reads or writes.
+pub(crate) fn bytes(header: &EntryHeader) -> usize {
+    let request: InHeader = prefix(&header.in_out);
+    match request.opcode {
+        op::READ => prefix::<ReadIn>(&header.op_in).size as usize,
+        op::WRITE => header.entry.payload_bytes as usize,
+        _ => 0,
+    }
 }
 
 /// The structure that a header's field begins with.
@@ -102,30 +113,27 @@ fn execute(
         op::LOOKUP => {
             let name = payload.get(..data_bytes).unwrap_or_default();
             let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-            if nodeid != ROOT || name != disk.name().as_bytes() {
-                return Err(libc::ENOENT);
-            }
+            let found = disk.lookup(nodeid, OsStr::from_bytes(name))?;
             let reply = EntryOut {
-                nodeid: FILE,
+                nodeid: found,
                 generation: 0,
                 entry_valid: FOREVER.as_secs(),
                 attr_valid: FOREVER.as_secs(),
                 entry_valid_nsec: 0,
                 attr_valid_nsec: 0,
-                attr: attr(disk, FILE),
+                attr: attr(disk, found)?,
             };
             put(payload, &reply)
         }
-        op::GETATTR if matches!(nodeid, ROOT | FILE) => {
+        op::GETATTR => {
             let reply = AttrOut {
                 attr_valid: FOREVER.as_secs(),
                 attr_valid_nsec: 0,
                 dummy: 0,
-                attr: attr(disk, nodeid),
+                attr: attr(disk, nodeid)?,
             };
             put(payload, &reply)
         }
-        op::GETATTR => Err(libc::ENOENT),
         op::OPEN => {
             only_file()?;
             put(payload, &OPENED)
@@ -134,7 +142,7 @@ fn execute(
         op::READDIR => Ok(list(disk, &prefix(op_in), payload)),
         op::STATFS => {
             let reply = StatfsOut {
-                blocks: disk.size_bytes() / u64::from(BLOCK),
+                blocks: disk.blocks(),
                 bfree: 0,
                 bavail: 0,
                 files: 1,
@@ -159,49 +167,49 @@ const OPENED: OpenOut = OpenOut {
     backing_id: 0,
 };
 
-fn attr(disk: &DiskFile, ino: u64) -> Attr {
-    let (mode, size) = match ino {
-        FILE => (libc::S_IFREG | 0o600, disk.size_bytes()),
-        _ => (libc::S_IFDIR | 0o700, 0),
+fn attr(disk: &DiskFile, inode: u64) -> Result<Attr, Errno> {
+    let attributes = disk.attributes(inode)?;
+    let kind = match attributes.is_dir {
+        true => libc::S_IFDIR,
+        false => libc::S_IFREG,
     };
     let born = disk.born().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (seconds, nanos) = (born.as_secs(), born.subsec_nanos());
-    Attr {
-        ino,
-        size,
-        blocks: size / 512,
+    Ok(Attr {
+        ino: inode,
+        size: attributes.size_bytes,
+        blocks: attributes.blocks(),
         atime: seconds,
         mtime: seconds,
         ctime: seconds,
         atime_nsec: nanos,
         mtime_nsec: nanos,
         ctime_nsec: nanos,
-        mode,
+        mode: kind | u32::from(attributes.permissions),
         nlink: 1,
         uid: 0,
         gid: 0,
         rdev: 0,
         blksize: BLOCK,
         flags: 0,
-    }
+    })
 }
 
 /// Lists the directory from an offset on, as far as there is room. Returns the bytes of the list.
 fn list(disk: &DiskFile, read: &ReadIn, payload: &mut [u8]) -> usize {
     let room = payload.len().min(read.size as usize);
-    let all: [(u64, u32, &[u8]); 3] = [
-        (ROOT, u32::from(libc::DT_DIR), b"."),
-        (ROOT, u32::from(libc::DT_DIR), b".."),
-        (FILE, u32::from(libc::DT_REG), disk.name().as_bytes()),
-    ];
     let mut len = 0;
-    let from = usize::try_from(read.offset).unwrap_or(usize::MAX);
-    for (index, (ino, kind, name)) in all.into_iter().enumerate().skip(from) {
+    for (off, (ino, is_dir, name)) in disk.entries(read.offset) {
+        let name = name.as_bytes();
+        let kind = match is_dir {
+            true => libc::DT_DIR,
+            false => libc::DT_REG,
+        };
         let dirent = Dirent {
             ino,
-            off: index as u64 + 1,
+            off,
             namelen: name.len() as u32,
-            kind,
+            kind: kind.into(),
         };
         let name_at = len + size_of::<Dirent>();
         let end = name_at + name.len().next_multiple_of(8);
@@ -224,6 +232,7 @@ mod tests {
     use zerocopy::FromZeros;
 
     use super::*;
+    use crate::disk::ROOT;
 
     struct Entry {
         disk: DiskFile,

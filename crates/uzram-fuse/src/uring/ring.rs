@@ -1,183 +1,195 @@
-//! A ring and the memory of its entries. The only file of `uring` with unsafe code: ring entries carry addresses.
+//! A thread's ring: commands for entries, and messages to the rings of other threads.
 //!
-//! The duty is discharged by ownership. [`EntryRing`] has both the ring and the memory that the ring's commands name. The ring
-//! is dropped first, and neither can be had without the other. The kernel copies into and out of that memory only in calls of
-//! this file, on behalf of the thread that makes them, so that nobody holds a borrow of it meanwhile.
+//! With `entries.rs` the two files of `uring` with unsafe code: ring entries carry addresses, and a completion gives an
+//! [`Entry`]. The addresses are of the [`Team`]'s memory, which the ring keeps. It is dropped before that.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::ptr::NonNull;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
-use io_uring::squeue::Entry128;
-use io_uring::types::Fixed;
+use io_uring::squeue::{Entry128, Flags};
+use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode};
-use rustix::mm::{MapFlags, MlockFlags, ProtFlags};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
-use super::abi::{CommandRequest, EntryHeader, RingCommand};
+use super::abi::{CommandRequest, RingCommand};
+use super::entries::Entry;
+use super::team::Team;
 
 /// Commands of FUSE over io_uring need entries with room for 80 bytes.
 type CommandRing = IoUring<Entry128, cqueue::Entry>;
 
-/// `struct iovec`: address and length.
-type Iovec = [u64; 2];
 /// Where `struct io_uring_sqe` has the field `len`, for which `UringCmd80` has no setter.
 const SQE_LEN_AT: usize = 24;
+/// Most entries of a submission queue: what is queued is submitted when it is full.
+const MOST_QUEUED: u32 = 256;
 
-const _: () = {
-    assert!(size_of::<libc::iovec>() == size_of::<Iovec>());
-    assert!(std::mem::offset_of!(libc::iovec, iov_len) == size_of::<u64>());
-    assert!(size_of::<Entry128>() == 128);
-};
+const _: () = assert!(size_of::<Entry128>() == 128);
 
-/// A ring for commands on a FUSE connection, and entries with a header and a payload each. It must be used by the thread that
-/// made it. Fields are dropped in order: the ring first.
+/// What came by a ring.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An entry has a request.
+    Request(Entry),
+    /// An entry was refused, with this errno: the connection ends.
+    Refused(i32),
+    /// The member of this number has more requests at hand than it can soon execute.
+    Help(usize),
+    /// Another thread has executed the entry's request. The reply is to be committed here.
+    Commit(Entry),
+    /// Somebody wants this thread to look around, or a message has not arrived.
+    Awake,
+}
+
+/// What a completion is: the upper half of its user data. The lower half is the number of an entry or a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+enum Kind {
+    /// A command of an entry's, by this ring.
+    Command = 0,
+    /// Messages of another thread's.
+    Help,
+    Commit,
+    Awake,
+    /// This ring's own message that has not arrived: with a reply to commit, or without.
+    Returned,
+    Lost,
+}
+
+impl Kind {
+    fn with(self, number: u32) -> u64 {
+        (self as u64) << 32 | u64::from(number)
+    }
+
+    fn split(user_data: u64) -> (Kind, u32) {
+        let kind = match user_data >> 32 {
+            0 => Kind::Command,
+            1 => Kind::Help,
+            2 => Kind::Commit,
+            3 => Kind::Awake,
+            4 => Kind::Returned,
+            _ => Kind::Lost,
+        };
+        (kind, user_data as u32)
+    }
+}
+
+/// A ring for commands on a FUSE connection. It must be used by the thread that made it. Fields are dropped in order: the ring
+/// first.
 pub(crate) struct EntryRing {
     ring: CommandRing,
-    memory: EntryMemory,
-}
-
-/// Mapped memory that is zero at first and becomes resident, and locked, on first use; unmapped on drop.
-struct EntryMemory {
-    base: NonNull<u8>,
-    len: usize,
-    entries: usize,
-    payload_bytes: usize,
-    /// Two for each entry, which the kernel reads when the entry is registered.
-    iovecs: Vec<[Iovec; 2]>,
-}
-
-impl Drop for EntryMemory {
-    fn drop(&mut self) {
-        // SAFETY: mapped with this length; borrows of it do not outlive it, and the ring was dropped before.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
-
-impl EntryMemory {
-    fn new(entries: usize, payload_bytes: usize) -> io::Result<EntryMemory> {
-        let headers = headers_len(entries);
-        let payloads = entries.checked_mul(payload_bytes);
-        let len = payloads.and_then(|payloads| payloads.checked_add(headers));
-        let len = len.ok_or(io::ErrorKind::OutOfMemory)?;
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let address = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                len,
-                prot,
-                flags | MapFlags::NORESERVE,
-            )?
-        };
-        // SAFETY: the range was just mapped. Locking changes no contents.
-        let locked = unsafe { rustix::mm::mlock_with(address, len, MlockFlags::ONFAULT) };
-        if let Err(error) = locked {
-            tracing::debug!(%error, "buffers are not locked");
-        }
-        let base = NonNull::new(address.cast::<u8>()).expect("mmap does not map at 0");
-        let begin = base.as_ptr() as u64;
-        let iovec = |entry: usize| {
-            let header = begin + (entry * size_of::<EntryHeader>()) as u64;
-            let payload = begin + (headers + entry * payload_bytes) as u64;
-            [
-                [header, size_of::<EntryHeader>() as u64],
-                [payload, payload_bytes as u64],
-            ]
-        };
-        Ok(EntryMemory {
-            base,
-            len,
-            entries,
-            payload_bytes,
-            iovecs: (0..entries).map(iovec).collect(),
-        })
-    }
-
-    fn entry(&mut self, entry: usize) -> (&mut EntryHeader, &mut [u8]) {
-        assert!(entry < self.entries, "entry {entry} of {}", self.entries);
-        // SAFETY: the whole mapping, initialised (pages appear as zeros); `&mut self` excludes everybody in this
-        // process, and the kernel's copies: see the file's head.
-        let all = unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) };
-        let (headers, payloads) = all.split_at_mut(headers_len(self.entries));
-        let header = &mut headers[entry * size_of::<EntryHeader>()..];
-        let header = EntryHeader::mut_from_prefix(header);
-        let (header, _) = header.expect("a mapping is aligned, and the entry is inside");
-        let payload = &mut payloads[entry * self.payload_bytes..][..self.payload_bytes];
-        (header, payload)
-    }
-}
-
-/// Bytes of all headers, up to the page at which payloads begin.
-fn headers_len(entries: usize) -> usize {
-    (entries * size_of::<EntryHeader>()).next_multiple_of(4096)
+    team: Arc<Team>,
+    /// Commands under way: entries that the kernel has by this ring.
+    under_way: usize,
 }
 
 /// A ring for commands on a connection.
-pub(crate) fn command_ring(entries: u32) -> io::Result<CommandRing> {
+pub(crate) fn command_ring(queued: u32, completions: u32) -> io::Result<CommandRing> {
     let mut builder = IoUring::builder();
     builder
         .setup_single_issuer()
         .setup_coop_taskrun()
         .setup_defer_taskrun()
         .setup_taskrun_flag()
+        .setup_cqsize(completions)
         .dontfork();
-    builder.build(entries)
+    builder.build(queued)
 }
 
 impl EntryRing {
-    /// A ring on a FUSE connection with that many entries, none of which is registered.
-    pub(crate) fn new(
-        connection: &File,
-        entries: usize,
-        payload_bytes: usize,
-    ) -> io::Result<EntryRing> {
-        let ring = command_ring(u32::try_from(entries).unwrap_or(u32::MAX))?;
+    /// A ring on a FUSE connection, for a thread that is about to register `own` entries of the team's.
+    pub(crate) fn new(connection: &File, team: &Arc<Team>, own: u32) -> io::Result<EntryRing> {
+        // Entries of others come by this ring, too. The kernel keeps what it has no room for.
+        let completions = own.saturating_mul(4).min(team.entries());
+        let ring = command_ring(own.min(MOST_QUEUED), completions)?;
         ring.submitter().register_files(&[connection.as_raw_fd()])?;
-        let memory = EntryMemory::new(entries, payload_bytes)?;
-        Ok(EntryRing { ring, memory })
+        Ok(EntryRing {
+            ring,
+            team: team.clone(),
+            under_way: 0,
+        })
     }
 
-    /// Header and payload of an entry. They hold a request between the entry's completion and its commit.
-    pub(crate) fn entry(&mut self, entry: usize) -> (&mut EntryHeader, &mut [u8]) {
-        self.memory.entry(entry)
+    /// How many entries the kernel has by this ring.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way
     }
 
-    /// Queues the registration of an entry with a FUSE queue.
-    pub(crate) fn register(&mut self, entry: usize, queue: u16) -> io::Result<()> {
-        let iovecs = &raw const self.memory.iovecs[entry];
+    /// Queues the registration of an entry.
+    pub(crate) fn register(&mut self, entry: u32) -> io::Result<()> {
+        let memory = &self.team.memory;
+        let (queue, iovecs) = (memory.queue(entry), memory.iovecs(entry));
         let command = command(RingCommand::Register, queue, 0).addr(Some(iovecs as u64));
-        let mut sqe = command.build().user_data(entry as u64);
+        let mut sqe = command.build().user_data(Kind::Command.with(entry));
         // SAFETY: in bounds of the 128 bytes, and aligned: the structure is, and so is the field in it.
         unsafe {
             let len = (&raw mut sqe).byte_add(SQE_LEN_AT).cast::<u32>();
             len.write(2);
         }
-        self.push(sqe)
+        self.push(sqe)?;
+        self.under_way += 1;
+        Ok(())
     }
 
-    /// Queues the completion of an entry's request, and the fetch of the next one.
-    pub(crate) fn commit(&mut self, entry: usize, queue: u16) -> io::Result<()> {
-        let (header, _) = self.memory.entry(entry);
-        let commit_id = header.entry.commit_id;
-        let command = command(RingCommand::CommitAndFetch, queue, commit_id);
-        self.push(command.build().user_data(entry as u64))
+    /// Queues the completion of an entry's request, and the fetch of the next one, which comes by this ring.
+    pub(crate) fn commit(&mut self, mut entry: Entry) -> io::Result<()> {
+        let memory = &self.team.memory;
+        let commit_id = memory.get(&mut entry).0.entry.commit_id;
+        let number = entry.number();
+        let command = command(RingCommand::CommitAndFetch, memory.queue(number), commit_id);
+        self.push(command.build().user_data(Kind::Command.with(number)))?;
+        self.under_way += 1;
+        Ok(())
+    }
+
+    /// Asks `member` to take from the backlog of `from`.
+    pub(crate) fn ask_for_help(&mut self, member: usize, from: usize) -> io::Result<()> {
+        self.message(member, Kind::Help.with(from as u32), Kind::Lost.with(0))
+    }
+
+    /// Has `member` commit the reply of an entry.
+    pub(crate) fn hand_to(&mut self, member: usize, entry: Entry) -> io::Result<()> {
+        let number = entry.number();
+        let (theirs, ours) = (Kind::Commit.with(number), Kind::Returned.with(number));
+        self.message(member, theirs, ours)
+    }
+
+    /// Wakes `member`.
+    pub(crate) fn wake(&mut self, member: usize) -> io::Result<()> {
+        self.message(member, Kind::Awake.with(0), Kind::Lost.with(0))
+    }
+
+    /// Queues a message: a completion of `theirs` there, or one of `ours` here where that cannot be.
+    fn message(&mut self, member: usize, theirs: u64, ours: u64) -> io::Result<()> {
+        // One that is not there yet looks around by itself.
+        let ring = self
+            .team
+            .ring_of(member)
+            .map_or(-1, |ring| ring.as_raw_fd());
+        let sqe = opcode::MsgRingData::new(Fd(ring), 0, theirs, None).build();
+        let sqe = sqe.flags(Flags::SKIP_SUCCESS).user_data(ours);
+        self.push(sqe.into())
     }
 
     fn push(&mut self, sqe: Entry128) -> io::Result<()> {
-        // SAFETY: commands name memory of `self.memory`, which lives longer than the ring; its iovecs do not move. The
-        // connection is a registered file.
+        if self.ring.submission().is_full() {
+            self.ring.submit()?;
+        }
+        // SAFETY: commands name memory of the team, which lives longer than the ring; its iovecs do not move. The connection is a
+        // registered file, and the team keeps the rings that messages go to.
         unsafe { self.ring.submission().push(&sqe) }
-            .map_err(|_| io::Error::other("the ring has fewer places than entries"))
+            .map_err(|_| io::Error::other("the kernel takes nothing from the ring"))
     }
 
-    /// Submits what is queued.
+    /// Submits what is queued, and receives what is ready.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
-        if self.ring.submission().is_empty() {
+        let submission = self.ring.submission();
+        if submission.is_empty() && !submission.taskrun() {
             return Ok(());
         }
+        drop(submission);
         self.ring.submit().map(drop)
     }
 
@@ -196,10 +208,31 @@ impl EntryRing {
         !self.ring.completion().is_empty() || self.ring.submission().taskrun()
     }
 
-    /// The next completion: an entry, and zero if it has a request or else a negative errno.
-    pub(crate) fn next_completion(&mut self) -> Option<(usize, i32)> {
+    /// What came next.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         let done = self.ring.completion().next()?;
-        Some((done.user_data() as usize, done.result()))
+        let (kind, number) = Kind::split(done.user_data());
+        // SAFETY: the kernel completes a command once. A message has the entry of a caller of `hand_to`, who has no longer got it,
+        // and either arrives or comes back.
+        let entry = || unsafe { Entry::new(number) };
+        Some(match kind {
+            Kind::Command => {
+                self.under_way -= 1;
+                match done.result() {
+                    0.. => Event::Request(entry()),
+                    error => Event::Refused(-error),
+                }
+            }
+            Kind::Help => Event::Help(number as usize),
+            Kind::Commit | Kind::Returned => Event::Commit(entry()),
+            Kind::Awake | Kind::Lost => Event::Awake,
+        })
+    }
+
+    /// The ring, for others' messages.
+    pub(crate) fn ring(&self) -> BorrowedFd<'_> {
+        // SAFETY: open as long as the ring.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 
@@ -219,19 +252,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_have_memory_of_their_own() {
-        let mut memory = EntryMemory::new(20, 8192).unwrap();
-        for entry in 0..20 {
-            let (header, payload) = memory.entry(entry);
-            header.entry.commit_id = entry as u64;
-            payload.fill(entry as u8);
-            let at = [std::ptr::from_mut(header) as u64, payload.as_ptr() as u64];
-            assert_eq!(memory.iovecs[entry].map(|[address, _]| address), at);
-        }
-        for entry in 0..20 {
-            let (header, payload) = memory.entry(entry);
-            assert_eq!(header.entry.commit_id, entry as u64);
-            assert!(payload.len() == 8192 && payload.iter().all(|byte| *byte == entry as u8));
+    fn completions_say_what_they_are() {
+        use Kind::*;
+        for kind in [Command, Help, Commit, Awake, Returned, Lost] {
+            assert_eq!(Kind::split(kind.with(0xFFFF_FFFE)), (kind, 0xFFFF_FFFE));
         }
     }
 
