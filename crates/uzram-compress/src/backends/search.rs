@@ -11,7 +11,7 @@
 
 use std::hint::select_unpredictable;
 
-use super::matches::{BACK, Match, SKIP_BITS, SLOTS, TURN, common_suffix, copy, extend, hash};
+use super::matches::{BACK, Match, SLOTS, TURN, common_suffix, copy, extend, hash};
 
 /// Bytes that the hash takes, and the shortest match that is found by it.
 const MIN_MATCH: u32 = 5;
@@ -73,6 +73,8 @@ pub(super) struct Sequence {
 pub(super) trait Sink<const SPACE: usize, const ROOM: usize> {
     /// Whether a match of 8 bytes or more that begins a byte later is preferred to a shorter one.
     const LOOKS_AHEAD: bool;
+    /// After every `1 << SKIP_BITS` bytes without a match, a turn skips one more position.
+    const SKIP_BITS: u32;
     /// Takes a sequence. Whether there is room for another.
     fn take(&mut self, block: &PaddedBlock<SPACE, ROOM>, sequence: Sequence) -> bool;
     /// Takes the last literals, from position `at` on; `offset` is that of the last match.
@@ -107,7 +109,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
             // Position 0 is in every slot already.
             let mut at = 1;
             while at <= last {
-                let Some(mut found) = self.find(at, literals_at, last, recent) else {
+                let Some(mut found) = self.find::<S>(at, literals_at, last, recent) else {
                     break;
                 };
                 if S::LOOKS_AHEAD {
@@ -141,7 +143,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
 
     /// Finds the first match from `at` on, which is not behind `last`, as no turn begins there.
     #[inline(always)]
-    fn find(
+    fn find<S: Sink<SPACE, ROOM>>(
         &mut self,
         mut at: usize,
         literals_at: usize,
@@ -169,7 +171,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
             if found.is_some() {
                 return found;
             }
-            at += TURN + ((at - literals_at) >> SKIP_BITS);
+            at += TURN + ((at - literals_at) >> S::SKIP_BITS);
             if at > last {
                 return None;
             }

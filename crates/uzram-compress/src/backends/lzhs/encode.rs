@@ -7,13 +7,15 @@ use super::search::{Found, Search};
 use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, Layouts, PAGE, TURN, Token};
 
 /// Literals and tokens that are looked at to choose a set, about.
-const SAMPLED_LITERALS: usize = 64;
-const SAMPLED_TOKENS: usize = 64;
+const SAMPLED_LITERALS: usize = 48;
+const SAMPLED_TOKENS: usize = 48;
 /// Costs of so many symbols are summed in bytes: none is above 20 bits.
 const SUMMED: usize = 12;
 /// A set of sub literals is taken where it costs less than so many hundredths of the best plain one's: it takes longer to
 /// read.
 const SUB_GAIN: u32 = 92;
+/// A part is coded where that saves more than one in so many of its bytes.
+const LEAST_SAVED: usize = 32;
 /// From so many literals on, their bits are estimated well by the ones that are looked at.
 const MANY_LITERALS: usize = 1024;
 /// Literals between two flushes.
@@ -100,7 +102,9 @@ impl Encode {
         let found = self.search.found();
         let token_set = token_set(collection, found.tokens);
         let (literal_set, literals, literal_bits) = literal_set(collection, &found);
-        if literals.len() >= MANY_LITERALS && literal_bits >= 8 * src.len() {
+        // What saves less would take as long to read as any other page.
+        let most = src.len() - src.len() / LEAST_SAVED;
+        if literals.len() >= MANY_LITERALS && literal_bits >= 8 * most {
             return None;
         }
         let four = literals.len() >= FOUR_STREAMS;
@@ -138,7 +142,7 @@ impl Encode {
         let fits = [token_bytes, first, second, third]
             .iter()
             .all(|bytes| *bytes <= MAX_BYTES);
-        if !fits || extra_begin < SLACK || length >= src.len() {
+        if !fits || extra_begin < SLACK || length >= most {
             return None;
         }
         self.out[end..length].copy_from_slice(extra);
@@ -387,7 +391,7 @@ impl BitWriter {
         }
     }
 
-    /// Adds the high bits of `bits`, as many as the lowest 6 bits of `count` say. A flush is due after at most 56.
+    /// Adds the high bits of `bits`, as many as the lowest 6 bits of `count` say. A flush is due before there are 64.
     #[inline(always)]
     fn add(&mut self, bits: u64, count: u32) {
         self.bits = self.bits >> (count & 63) | bits;

@@ -8,7 +8,7 @@
 
 use std::hint::select_unpredictable;
 
-use super::super::matches::BACK;
+use super::super::matches::{BACK, SKIP_BITS};
 use super::super::search::{self, PaddedBlock, Sink, room};
 
 /// The longest block in bytes: larger ones are libzstd's, and every worker has memory for this.
@@ -104,6 +104,7 @@ struct Keeper<'a> {
 
 impl Sink<SPACE, ROOM> for Keeper<'_> {
     const LOOKS_AHEAD: bool = true;
+    const SKIP_BITS: u32 = SKIP_BITS;
 
     #[inline(always)]
     fn take(&mut self, block: &Block, found: search::Sequence) -> bool {
