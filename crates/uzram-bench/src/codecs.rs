@@ -69,7 +69,9 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let names: Vec<_> = corpora.iter().map(|corpus| corpus.name.as_str()).collect();
     let mut report = Report::new("bench codecs", names.join("; "));
     let (mut figures, mut left_out) = (Vec::new(), Vec::new());
-    for corpus in &corpora {
+    let mut over_level_1 = Vec::new();
+    let all = in_turn(&corpora);
+    for corpus in corpora.iter().chain([&all]) {
         progress(&corpus.name);
         let pages = Pages::from_pages(corpus.pages());
         let mut field = Field::new(&corpus.name, &pages, &how.only);
@@ -79,11 +81,17 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
         // Far apart, so that few rounds see all of the corpus.
         let turns = field.turns(1, (&order, 7), amount, |_| true)?;
         left_out.append(&mut field.left_out);
+        let quotients = beside_level_1(&turns, &mut report);
+        if corpus.name == IN_TURN {
+            continue;
+        }
+        over_level_1.extend(quotients);
         figures.extend(turns.who.iter().map(|place| figure(&turns, place)));
         beside_kernel(&turns, &mut report);
         beside_libraries(&turns, &mut report);
         beside_drivers(&turns, &mut report);
     }
+    means(&over_level_1, &mut report);
     left_out.sort();
     left_out.dedup();
     Ok(Box::new(FigureRecord {
@@ -92,6 +100,25 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
         figures,
         left_out,
     }))
+}
+
+/// A corpus of pages of all others, which takes their tables out of the processor's caches.
+const IN_TURN: &str = "all in turn";
+
+/// A page of each corpus in turn, as many in all as a corpus has.
+fn in_turn(corpora: &[Corpus]) -> Corpus {
+    let pages = corpora.iter().map(|corpus| corpus.pages());
+    let mut pages: Vec<_> = pages.map(|of| of.iter().step_by(corpora.len())).collect();
+    let mut bytes = Vec::new();
+    loop {
+        let before = bytes.len();
+        for page in pages.iter_mut().filter_map(Iterator::next) {
+            bytes.extend_from_slice(page);
+        }
+        if bytes.len() == before {
+            return Corpus::new(IN_TURN, bytes);
+        }
+    }
 }
 
 /// Pages of each kind without the same-filled ones, which no codec sees.
@@ -230,6 +257,58 @@ fn beside_drivers(turns: &Turns<'_>, report: &mut Report) {
             && other.name != ours.name
         {
             over(turns, driver, other, ours, "the default driver's", report);
+        }
+    }
+}
+
+/// What a page codec with shared tables is measured by.
+const LEVEL_1: &str = "uzram zstd-libzstd level=1";
+const PAGE_CODECS: [&str; 2] = ["uzram lzhs-uzram", "uzram lzhs-uzram trained"];
+const QUOTIENTS: [&str; 3] = ["density", "compress", "decompress"];
+
+/// Adds rows of the page codec over libzstd's level 1. Its place among them, and density and both speeds as quotients.
+fn beside_level_1(turns: &Turns<'_>, report: &mut Report) -> Vec<(usize, [f64; 3])> {
+    let mut all = Vec::new();
+    let base = turns.find(LEVEL_1);
+    for (place, name) in PAGE_CODECS.into_iter().enumerate() {
+        let (Some(ours), Some(base)) = (turns.find(name), base) else {
+            continue;
+        };
+        let (Some(ratio), Some(base_ratio)) = (ours.ratio, base.ratio) else {
+            continue;
+        };
+        let Some([write, read]) = turns.speeds(ours, base) else {
+            continue;
+        };
+        let quotients = [ratio / base_ratio, write, read];
+        for (what, quotient) in QUOTIENTS.into_iter().zip(quotients) {
+            let label = format!("{}: {name} {what}, over libzstd's level 1", turns.corpus);
+            match (turns.corpus, what) {
+                (IN_TURN, "decompress") => report.at_least(label, quotient, 1.6),
+                _ => report.add(label, quotient),
+            }
+        }
+        all.push((place, quotients));
+    }
+    all
+}
+
+/// Adds the geometric means of what [`beside_level_1`] found.
+fn means(all: &[(usize, [f64; 3])], report: &mut Report) {
+    for (place, name) in PAGE_CODECS.into_iter().enumerate() {
+        let of: Vec<_> = all.iter().filter(|(of, _)| *of == place).collect();
+        if of.is_empty() {
+            continue;
+        }
+        for (at, (what, least)) in QUOTIENTS.into_iter().zip([1.07, 2.0, 2.0]).enumerate() {
+            let logarithms: f64 = of.iter().map(|(_, quotients)| quotients[at].ln()).sum();
+            let mean = (logarithms / of.len() as f64).exp();
+            let label = format!("{name} {what}, over libzstd's level 1, geometric mean");
+            // Goals are for what a device trains.
+            match place {
+                0 => report.add(label, mean),
+                _ => report.at_least(label, mean, least),
+            }
         }
     }
 }

@@ -141,6 +141,51 @@ const KNOWN: &[u8] = &[
     0x26, 0x04, 0xdc, 0x00, 0x05, 0x14, 0x40, 0x02,
 ];
 
+/// As many literals as there are with codes of the most bits, 11: what a flush has to take is longest with them.
+fn steep_collection() -> Vec<u8> {
+    let mut bytes = b"lzhs\x01\x01\x01\x01\0\0\0\0".to_vec();
+    let mut literals = [11; 256];
+    literals[..6].copy_from_slice(&[1, 2, 4, 4, 9, 10]);
+    let pack = |lengths: &[u8]| {
+        lengths
+            .chunks(2)
+            .map(|p| p[0] | p[1] << 4)
+            .collect::<Vec<u8>>()
+    };
+    bytes.extend([pack(&literals), pack(&literals)].concat());
+    bytes.extend_from_slice(&flat_collection()[12 + 2 * 128..]);
+    let sum = crc32fast::hash(&[&bytes[..8], &bytes[12..]].concat());
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn the_longest_codes_come_back() {
+    let mut tfm = with(Some(&steep_collection())).unwrap();
+    let mut random = Random::new(11);
+    for round in 0..400 {
+        let mut plain = Vec::new();
+        while plain.len() < PAGE {
+            let run = 1 + random.index(60);
+            plain.extend((0..run).map(|_| 6 + random.index(250) as u8));
+            plain.resize(plain.len() + 8 + random.index(120), 0);
+        }
+        plain.truncate(PAGE - round % 80);
+        let len = comes_back(&mut *tfm, &plain);
+        assert!(len < plain.len(), "not coded");
+    }
+}
+
+/// Noise is not coded to be thrown away; what is a little better than noise is coded.
+#[test]
+fn noise_is_stored_as_it_is() {
+    let mut tfm = with(None).unwrap();
+    let noise = Random::new(12).bytes(PAGE);
+    assert_eq!(comes_back(&mut *tfm, &noise), PAGE);
+    let letters: Vec<u8> = noise.iter().map(|byte| b'a' + byte % 26).collect();
+    assert!(comes_back(&mut *tfm, &letters) < PAGE);
+}
+
 /// What the witness made once, and what this encoder makes: the format does not change by accident.
 #[test]
 fn a_known_object_reads() {

@@ -1,4 +1,5 @@
-//! What the match searches of lz4-uzram and zstd-uzram share: hashing a position, and comparing the bytes of two.
+//! What the match searches of lz4-uzram, and of zstd-uzram and lzhs, share: hashing a position, and comparing the bytes of
+//! two.
 //!
 //! Both search a copy of the block with padding on both sides, by 8 bytes at a time and without bounds checks. Where a
 //! match begins and which candidates are tried differ: each file says why. Everything here is inlined into both loops.
@@ -43,10 +44,21 @@ pub(super) fn hash<const MIN: u32>(next: u64) -> u32 {
     (next.wrapping_mul(factor) >> 32) as u32
 }
 
+/// Copies a block to where there is room for it, in two halves: from 4096 bytes on C libraries copy by an instruction that
+/// takes several times as long where the addresses do not suit it.
+#[inline(always)]
+pub(super) fn copy(from: &[u8], to: &mut [u8]) {
+    let half = from.len() / 2;
+    let (first, second) = from.split_at(half);
+    to[..half].copy_from_slice(first);
+    to[half..from.len()].copy_from_slice(second);
+}
+
 /// Number of equal bytes at the end of two words, at most 7.
 #[inline(always)]
 pub(super) fn common_suffix(differ: u64) -> usize {
-    ((differ | 1).leading_zeros() / 8) as usize
+    // Trailing zeros are counted by an instruction that every processor knows and most do fast; leading zeros are not.
+    ((differ.swap_bytes() | 1 << 56).trailing_zeros() / 8) as usize
 }
 
 /// Extends a match that has `count` bytes: its length, or `limit - begin` or some bytes more. `at` reads 16 bytes.

@@ -15,14 +15,15 @@ mod lzo1x;
     feature = "lzo",
     feature = "lzo-rle",
     feature = "842",
-    feature = "lz4-uzram",
-    feature = "zstd-uzram",
-    feature = "lzhs"
+    feature = "lz4-uzram"
 ))]
 mod positions;
 
 #[cfg(any(feature = "lz4-uzram", feature = "zstd-uzram", feature = "lzhs"))]
 mod matches;
+
+#[cfg(any(feature = "zstd-uzram", feature = "lzhs"))]
+mod search;
 
 #[cfg(feature = "lzhs")]
 pub(crate) use lzhs::train as train_collection;

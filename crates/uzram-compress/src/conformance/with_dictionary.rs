@@ -34,7 +34,10 @@ pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> 
         hostile_input(&*prepared).map_err(label)?;
         independent_tfms(&*prepared).map_err(label)?;
         wrong_dictionary(algorithm, &*prepared, spec, &bytes).map_err(label)?;
-        pays(algorithm, &*prepared, spec, &bytes).map_err(label)?;
+        // The shortest collection has a set or two, where the built-in one has many: it need not be the better one.
+        if spec.form != DictionaryForm::Collection || bytes.len() > spec.min_bytes() {
+            pays(algorithm, &*prepared, spec, &bytes).map_err(label)?;
+        }
     }
     Ok(())
 }

@@ -27,12 +27,12 @@ pub(super) type LiteralLengths = [u8; 256];
 /// A set's code lengths of tokens: 0 for a symbol that is escaped, which [`ESCAPE`] is not.
 pub(super) type TokenLengths = [u8; TOKEN_LENGTHS];
 
-/// A decoder's entry for each next bits: the length of a literal's code, above the literal.
+/// A decoder's entry for each next bits: a literal, above the length of its code.
 pub(super) type LiteralTable = [u16; LITERAL_ENTRIES];
 /// Likewise, but a symbol above the 6 bits of the length of its code.
 pub(super) type TokenTable = [u16; TOKEN_ENTRIES];
-/// An encoder's codes, each above its length's 4 bits.
-pub(super) type LiteralCodes = [u16; 256];
+/// An encoder's codes: each the highest bits of its entry, whose lowest are its length.
+pub(super) type LiteralCodes = [u64; 256];
 /// Likewise; 0 for an escaped symbol. As many as a mask keeps an index below.
 pub(super) type TokenCodes = [u16; 1 << ESCAPED_BITS];
 /// What a symbol costs in bits, by set.
@@ -167,8 +167,8 @@ impl Collection {
         Collection {
             literal_tables: literals().map(literal_table).collect(),
             token_tables: lengths.tokens.iter().map(token_table).collect(),
-            literal_codes: literals().map(encoder_codes).collect(),
-            token_codes: lengths.tokens.iter().map(encoder_codes).collect(),
+            literal_codes: literals().map(literal_codes).collect(),
+            token_codes: lengths.tokens.iter().map(token_codes).collect(),
             literal_costs,
             token_costs,
             plain_sets: lengths.plain.len(),
@@ -235,7 +235,7 @@ fn literal_table(lengths: &LiteralLengths) -> LiteralTable {
     let mut table = [0; LITERAL_ENTRIES];
     for (symbol, length, code) in canonical(lengths) {
         for entry in table[code..].iter_mut().step_by(1 << length) {
-            *entry = (length as u16) << 8 | symbol as u16;
+            *entry = (symbol as u16) << 8 | length as u16;
         }
     }
     table
@@ -251,10 +251,18 @@ fn token_table(lengths: &TokenLengths) -> TokenTable {
     table
 }
 
-fn encoder_codes<const COUNT: usize, const ROOM: usize>(lengths: &[u8; COUNT]) -> [u16; ROOM] {
-    let mut codes = [0; ROOM];
+fn literal_codes(lengths: &LiteralLengths) -> LiteralCodes {
+    let mut codes = [0; 256];
     for (symbol, length, code) in canonical(lengths) {
-        codes[symbol] = (code as u16) << 4 | length as u16;
+        codes[symbol] = (code as u64) << (64 - length) | u64::from(length);
+    }
+    codes
+}
+
+fn token_codes(lengths: &TokenLengths) -> TokenCodes {
+    let mut codes = [0; 1 << ESCAPED_BITS];
+    for (symbol, length, code) in canonical(lengths) {
+        codes[symbol] = (code as u16) << (16 - length) | length as u16;
     }
     codes
 }

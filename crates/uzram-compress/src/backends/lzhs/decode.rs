@@ -6,6 +6,7 @@
 
 use std::hint::select_unpredictable;
 
+use super::super::matches;
 use super::collection::{Collection, LiteralTable, TokenTable};
 use super::header::{Form, Header, STREAMS};
 use super::token::{
@@ -97,8 +98,7 @@ impl Decode {
         let (src, count) = match part {
             Form::Raw(bytes) => {
                 let dst = dst.get_mut(..bytes.len());
-                dst.ok_or(Error::OutputTooSmall { got })?
-                    .copy_from_slice(bytes);
+                matches::copy(bytes, dst.ok_or(Error::OutputTooSmall { got })?);
                 return Ok(bytes.len());
             }
             Form::Coded { part, plain } => (part, plain),
@@ -106,7 +106,7 @@ impl Decode {
         };
         let dst = dst.get_mut(..count).ok_or(Error::OutputTooSmall { got })?;
         match self.coded(collection, src, count) {
-            Ok(()) => dst.copy_from_slice(&self.window[BEHIND..][..count]),
+            Ok(()) => matches::copy(&self.window[BEHIND..][..count], dst),
             Err(Damaged) => return Err(corrupt()),
         }
         Ok(count)
@@ -399,21 +399,22 @@ fn read_one(
     let mut codes = Codes::new(begin);
     for turn in literals[..count.min(PAGE)].chunks_mut(LITERAL_TURN) {
         codes.refill(input);
+        let mut sum = 0;
         for literal in turn {
-            *literal = read_literal(table, &mut codes);
+            *literal = read_literal(table, &mut codes.word, &mut sum);
         }
+        codes.count -= sum & 63;
     }
     codes.end()
 }
 
-/// Reads a literal.
+/// Reads a literal. The sum of entries has the bits that were read in its lowest 6.
 #[inline(always)]
-fn read_literal(table: &LiteralTable, codes: &mut Codes) -> u8 {
-    let entry = table[codes.word as usize % table.len()];
-    let length = u32::from(entry >> 8);
-    codes.word >>= length & 63;
-    codes.count -= length;
-    entry as u8
+fn read_literal(table: &LiteralTable, word: &mut u64, sum: &mut u32) -> u8 {
+    let entry = table[*word as usize % table.len()];
+    *word >>= entry & 63;
+    *sum += u32::from(entry);
+    (entry >> 8) as u8
 }
 
 /// Reads `count` literals from four streams in turn. The bits behind them.
@@ -442,18 +443,22 @@ fn four_turn(
     literals: &mut [u8],
     codes: &mut [Codes; STREAMS],
 ) {
+    let mut sums = [0; STREAMS];
     for codes in &mut *codes {
         codes.refill(input);
     }
     let (fours, rest) = literals.as_chunks_mut::<STREAMS>();
     for four in fours {
-        four[0] = read_literal(table, &mut codes[0]);
-        four[1] = read_literal(table, &mut codes[1]);
-        four[2] = read_literal(table, &mut codes[2]);
-        four[3] = read_literal(table, &mut codes[3]);
+        four[0] = read_literal(table, &mut codes[0].word, &mut sums[0]);
+        four[1] = read_literal(table, &mut codes[1].word, &mut sums[1]);
+        four[2] = read_literal(table, &mut codes[2].word, &mut sums[2]);
+        four[3] = read_literal(table, &mut codes[3].word, &mut sums[3]);
     }
-    for (literal, codes) in rest.iter_mut().zip(codes) {
-        *literal = read_literal(table, codes);
+    for ((literal, codes), sum) in rest.iter_mut().zip(&mut *codes).zip(&mut sums) {
+        *literal = read_literal(table, &mut codes.word, sum);
+    }
+    for (codes, sum) in codes.iter_mut().zip(sums) {
+        codes.count -= sum & 63;
     }
 }
 
@@ -490,7 +495,7 @@ fn copy<const SUB: bool>(
                     far(window, at, offset, length);
                 }
             } else {
-                overlapping(window, at, offset, length, chunk);
+                overlapping(window, at, offset, length);
             }
         }
         at = (at + length) % PAGE;
@@ -603,7 +608,9 @@ fn far(window: &mut Window, at: usize, offset: usize, length: usize) {
 
 /// Copies a match that is longer than its offset, which is less than [`COPY`]. `first` is the bytes before it.
 #[inline(never)]
-fn overlapping(window: &mut Window, at: usize, offset: usize, length: usize, first: [u8; COPY]) {
+fn overlapping(window: &mut Window, at: usize, offset: usize, length: usize) {
+    // What was copied already.
+    let first = chunk(window, at);
     // A pattern of whole repetitions of the offset's bytes, and as many bytes of it as one store advances by.
     let (mut pattern, mut step) = (first, offset);
     if offset <= 8 {

@@ -1,18 +1,23 @@
 //! Encodes an object: the search, the choice of sets, then the streams.
 
+use super::super::matches;
 use super::collection::{Collection, Costs, LiteralCodes, MAX_SETS, TokenCodes};
 use super::header::{self, FOUR_STREAMS, Header, MARK_BYTES, MAX_BYTES, SHORT_BYTES, STREAMS};
 use super::search::{Found, Search};
-use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, PAGE, TURN, Token};
+use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, Layouts, PAGE, TURN, Token};
 
 /// Literals and tokens that are looked at to choose a set, about.
-const SAMPLED_LITERALS: usize = 96;
-const SAMPLED_TOKENS: usize = 96;
+const SAMPLED_LITERALS: usize = 48;
+const SAMPLED_TOKENS: usize = 48;
 /// Costs of so many symbols are summed in bytes: none is above 20 bits.
 const SUMMED: usize = 12;
 /// A set of sub literals is taken where it costs less than so many hundredths of the best plain one's: it takes longer to
 /// read.
-const SUB_GAIN: u32 = 96;
+const SUB_GAIN: u32 = 92;
+/// A part is coded where that saves more than one in so many of its bytes.
+const LEAST_SAVED: usize = 32;
+/// From so many literals on, their bits are estimated well by the ones that are looked at.
+const MANY_LITERALS: usize = 1024;
 /// Literals between two flushes.
 const LITERAL_TURN: usize = 5;
 
@@ -87,7 +92,7 @@ impl Encode {
             .get_mut(..mark.len() + bytes.len())?
             .split_at_mut(mark.len());
         first.copy_from_slice(mark);
-        rest.copy_from_slice(bytes);
+        matches::copy(bytes, rest);
         Some(mark.len() + bytes.len())
     }
 
@@ -96,7 +101,12 @@ impl Encode {
         self.search.run(src);
         let found = self.search.found();
         let token_set = token_set(collection, found.tokens);
-        let (literal_set, literals) = literal_set(collection, &found);
+        let (literal_set, literals, literal_bits) = literal_set(collection, &found);
+        // What saves less would take as long to read as any other page.
+        let most = src.len() - src.len() / LEAST_SAVED;
+        if literals.len() >= MANY_LITERALS && literal_bits >= 8 * most {
+            return None;
+        }
         let four = literals.len() >= FOUR_STREAMS;
         let short_turns = short_turns(found.tokens);
         let begin = Header::length(four, short_turns);
@@ -132,7 +142,7 @@ impl Encode {
         let fits = [token_bytes, first, second, third]
             .iter()
             .all(|bytes| *bytes <= MAX_BYTES);
-        if !fits || extra_begin < SLACK || length >= src.len() {
+        if !fits || extra_begin < SLACK || length >= most {
             return None;
         }
         self.out[end..length].copy_from_slice(extra);
@@ -202,9 +212,9 @@ fn token_set(collection: &Collection, tokens: &[Token]) -> usize {
     sums.cheapest(0..sets).map_or(0, |(_, set)| set)
 }
 
-/// Chooses a set of literals, and so which of both sorts is coded.
+/// Chooses a set of literals, and so which of both sorts is coded. Estimates the bits that they take.
 #[inline(always)]
-fn literal_set<'a>(collection: &Collection, found: &Found<'a>) -> (usize, &'a [u8]) {
+fn literal_set<'a>(collection: &Collection, found: &Found<'a>) -> (usize, &'a [u8], usize) {
     let costs = &collection.literal_costs;
     let step = step(found.literals.len(), SAMPLED_LITERALS);
     let sums = |literals: &[u8]| {
@@ -218,10 +228,11 @@ fn literal_set<'a>(collection: &Collection, found: &Found<'a>) -> (usize, &'a [u
     let (sets, _) = collection.sets();
     let plain = sums(found.literals).cheapest(0..collection.plain_sets());
     let (cost, set) = plain.unwrap_or_default();
-    match sums(found.subs).cheapest(collection.plain_sets()..sets) {
-        Some((sub_cost, sub)) if sub_cost * 100 < cost * SUB_GAIN => (sub, found.subs),
-        _ => (set, found.literals),
-    }
+    let (bits, set, literals) = match sums(found.subs).cheapest(collection.plain_sets()..sets) {
+        Some((sub_cost, sub)) if sub_cost * 100 < cost * SUB_GAIN => (sub_cost, sub, found.subs),
+        _ => (cost, set, found.literals),
+    };
+    (set, literals, bits as usize * step)
 }
 
 /// The first turns, of [`TURN`] tokens each, and the rest.
@@ -235,9 +246,10 @@ fn short_turns(tokens: &[Token]) -> [usize; 2] {
     let (mut turns, mut gain) = ([0; 2], 0);
     for turn in tokens.chunks(TURN) {
         let (mut reach, mut fields) = (0, 0);
+        // A recent offset is no farther than what it was new at.
         for token in turn {
-            reach |= token.reach();
-            fields += usize::from(token.has_field());
+            reach |= token.offset;
+            fields += token.fields();
         }
         if reach < 1 << 10 && turns[1] == 0 {
             turns[0] += 1;
@@ -267,23 +279,64 @@ impl TokenWriter<'_> {
     #[inline(always)]
     fn write(&mut self, tokens: &[Token], fewer: usize, out: &mut Out, extra: &mut Out) {
         let layouts = &LAYOUTS[fewer % LAYOUTS.len()];
-        let (mut bits, mut fields) = (self.bits, self.fields);
-        for turn in tokens.chunks(TURN) {
-            for token in turn {
-                let mut code = self.codes[usize::from(token.symbol) % self.codes.len()];
-                if code == 0 {
-                    code = self.codes[ESCAPE];
-                    fields.add(token.symbol.into(), ESCAPED_BITS);
-                }
-                bits.add(u64::from(code >> 4), u32::from(code & 15));
-                let (field, count) = token.extra(layouts, fewer);
-                fields.add(field, count);
-                fields.flush(extra);
-            }
-            bits.flush(out);
+        let (turns, rest) = tokens.as_chunks::<TURN>();
+        for [a, b, c, d, e] in turns {
+            self.add(a, layouts, fewer, extra);
+            self.add(b, layouts, fewer, extra);
+            self.fields.flush(extra);
+            self.add(c, layouts, fewer, extra);
+            self.add(d, layouts, fewer, extra);
+            self.fields.flush(extra);
+            self.add(e, layouts, fewer, extra);
+            self.fields.flush(extra);
+            self.bits.flush(out);
         }
-        (self.bits, self.fields) = (bits, fields);
+        for token in rest {
+            self.add(token, layouts, fewer, extra);
+            self.fields.flush(extra);
+        }
+        self.bits.flush(out);
     }
+
+    /// Adds a token: up to 10 bits, and up to 24 bits of fields. More are flushed.
+    #[inline(always)]
+    fn add(&mut self, token: &Token, layouts: &Layouts, fewer: usize, extra: &mut Out) {
+        let code = self.codes[usize::from(token.symbol) % self.codes.len()];
+        match token.extra(layouts) {
+            Some((field, count)) if code != 0 => {
+                self.bits.add(u64::from(code & !15) << 48, code.into());
+                self.fields.add(field, count);
+            }
+            _ => {
+                let bits = &mut self.bits;
+                (*bits, self.fields) = rare(self.codes, *bits, self.fields, token, fewer, extra);
+            }
+        }
+    }
+}
+
+/// Adds a token that is escaped, or whose lengths both have extra bits.
+#[cold]
+#[inline(never)]
+fn rare(
+    codes: &TokenCodes,
+    mut bits: BitWriter,
+    mut fields: DownWriter,
+    token: &Token,
+    fewer: usize,
+    extra: &mut Out,
+) -> (BitWriter, DownWriter) {
+    fields.flush(extra);
+    let mut code = codes[usize::from(token.symbol) % codes.len()];
+    if code == 0 {
+        code = codes[ESCAPE];
+        fields.add(token.symbol.into(), ESCAPED_BITS);
+    }
+    bits.add(u64::from(code & !15) << 48, code.into());
+    let (field, count) = token.rare_extra(fewer as u32);
+    fields.add(field, count);
+    fields.flush(extra);
+    (bits, fields)
 }
 
 /// Writes the literals of a stream, every one of so many, from `at` on. Its end.
@@ -296,19 +349,25 @@ fn write_literals<const EVERY: usize>(
     at: usize,
 ) -> usize {
     let mut bits = BitWriter::new(at);
-    let add = |bits: &mut BitWriter, literal: u8| {
+    let add = |bits: &mut BitWriter, literal: u8, mask: u64| {
         let code = codes[usize::from(literal)];
-        bits.add(u64::from(code >> 4), u32::from(code & 15));
+        bits.add(code & mask, code as u32);
     };
     let mut turns = literals.chunks_exact(EVERY * LITERAL_TURN);
     for turn in &mut turns {
-        for row in turn.as_chunks::<EVERY>().0 {
-            add(&mut bits, row[stream % EVERY]);
+        for (row, literals) in turn.as_chunks::<EVERY>().0.iter().enumerate() {
+            // The length in an entry's lowest bits is below what is written, but for the last one's.
+            let mask = if row + 1 < LITERAL_TURN {
+                u64::MAX
+            } else {
+                !15
+            };
+            add(&mut bits, literals[stream % EVERY], mask);
         }
         bits.flush(out);
     }
     for literal in turns.remainder().iter().skip(stream).step_by(EVERY) {
-        add(&mut bits, *literal);
+        add(&mut bits, *literal, !15);
     }
     bits.finish(out)
 }
@@ -316,7 +375,9 @@ fn write_literals<const EVERY: usize>(
 /// Writes bits upwards, lowest first.
 #[derive(Clone, Copy)]
 struct BitWriter {
+    /// The last bits are the highest. Those below the ones that count mean nothing.
     bits: u64,
+    /// How many are not written yet, in its lowest 6 bits.
     count: u32,
     at: usize,
 }
@@ -330,26 +391,30 @@ impl BitWriter {
         }
     }
 
-    /// Adds the low `count` bits of `bits`, which has no others. A flush is due after at most 56.
+    /// Adds the high bits of `bits`, as many as the lowest 6 bits of `count` say. A flush is due before there are 64.
     #[inline(always)]
     fn add(&mut self, bits: u64, count: u32) {
-        self.bits |= bits << (self.count & 63);
-        self.count += count;
+        self.bits = self.bits >> (count & 63) | bits;
+        self.count = self.count.wrapping_add(count);
     }
 
     /// Writes the whole bytes. What does not fit is dropped, and noticed by the part's length.
     #[inline(always)]
     fn flush(&mut self, out: &mut Out) {
         let at = self.at.min(ROOM);
-        out[at..at + SLACK].copy_from_slice(&self.bits.to_le_bytes());
+        // Without bits, what is written does not count.
+        let bits = self.bits >> (self.count.wrapping_neg() & 63);
+        out[at..at + SLACK].copy_from_slice(&bits.to_le_bytes());
+        self.count &= 63;
         self.at = at + (self.count / 8) as usize;
-        self.bits >>= (self.count & !7) & 63;
         self.count &= 7;
     }
 
+    /// Ends with zeros up to a whole byte.
     #[inline(always)]
     fn finish(mut self, out: &mut Out) -> usize {
-        self.count += 7;
+        self.flush(out);
+        self.add(0, self.count.wrapping_neg() & 7);
         self.flush(out);
         self.at.min(ROOM)
     }
@@ -358,8 +423,9 @@ impl BitWriter {
 /// Writes fields downwards from the end: each one below the one before.
 #[derive(Clone, Copy)]
 struct DownWriter {
-    /// The bits that do not fill a byte yet, from the highest down.
+    /// The last bits are the lowest.
     bits: u64,
+    /// How many are not written yet.
     count: u32,
     at: usize,
 }
@@ -376,23 +442,24 @@ impl DownWriter {
     /// Adds a field of `count` bits, which has no others. A flush is due after at most 56.
     #[inline(always)]
     fn add(&mut self, field: u64, count: u32) {
+        self.bits = self.bits << (count & 63) | field;
         self.count += count;
-        self.bits |= field << (64u32.wrapping_sub(self.count) & 63);
     }
 
     #[inline(always)]
     fn flush(&mut self, out: &mut Out) {
         let at = self.at.max(SLACK);
-        out[at - SLACK..at].copy_from_slice(&self.bits.to_le_bytes());
+        let bits = self.bits << (self.count.wrapping_neg() & 63);
+        out[at - SLACK..at].copy_from_slice(&bits.to_le_bytes());
         self.at = at - (self.count / 8) as usize;
-        self.bits <<= (self.count & !7) & 63;
         self.count &= 7;
     }
 
     /// Ends with zeros down to a whole byte.
     #[inline(always)]
     fn finish(mut self, out: &mut Out) -> usize {
-        self.count += 7;
+        self.flush(out);
+        self.add(0, self.count.wrapping_neg() & 7);
         self.flush(out);
         self.at
     }

@@ -55,6 +55,9 @@ pub(super) const KINDS: usize = 4;
 /// Bits of the offset's field, by kind: the offset less 1, for [`EIGHTS`] in units of 8.
 pub(super) const OFFSET_BITS: [u32; KINDS] = [0, 0, 9, 12];
 
+/// How far the offset less 1 is shifted down to its field.
+const OFFSET_SHIFTS: [u8; KINDS] = [16, 16, 3, 0];
+
 /// Tokens between two refills of a decoder: 5 codes of 10 bits leave room for the bits of a started byte.
 pub(super) const TURN: usize = 5;
 /// By how many bits the fields of offsets are shorter in a part's first turns, at most: these refer to what is near.
@@ -71,35 +74,23 @@ pub(super) const LITERAL_LIMIT: u32 = 11;
 
 const _: () = assert!(SYMBOLS < 1 << ESCAPED_BITS);
 
-/// The longest length that [`LITERAL_CLASS`] and [`MATCH_CLASS`] have an entry for.
-const BY_TABLE: usize = 127;
-const LITERAL_CLASS: [u8; BY_TABLE + 1] = by_table(&LITERAL_CLASSES);
-const MATCH_CLASS: [u8; BY_TABLE + 1] = by_table(&MATCH_CLASSES);
+/// What a run's length adds to the symbol, by length: its class above the other parts.
+static LITERAL_PART: [u16; PAGE] = parts(&LITERAL_CLASSES, (MATCH_CLASSES.len() * KINDS) as u16);
+/// What a match's length adds.
+static MATCH_PART: [u16; PAGE] = parts(&MATCH_CLASSES, KINDS as u16);
 
-/// The class of each short length.
-const fn by_table(classes: &[(u16, u32)]) -> [u8; BY_TABLE + 1] {
-    let mut table = [0; BY_TABLE + 1];
+/// The class of each length, times `unit`.
+const fn parts(classes: &[(u16, u32)], unit: u16) -> [u16; PAGE] {
+    let mut table = [0; PAGE];
     let (mut class, mut length) = (0, 0);
-    while length <= BY_TABLE {
+    while length < PAGE {
         while class + 1 < classes.len() && classes[class + 1].0 as usize <= length {
             class += 1;
         }
-        table[length] = class as u8;
+        table[length] = class as u16 * unit;
         length += 1;
     }
     table
-}
-
-/// The class of a run's length.
-#[inline(always)]
-pub(super) fn literal_class(length: u16) -> usize {
-    usize::from(LITERAL_CLASS[usize::from(length).min(BY_TABLE)])
-}
-
-/// The class of a match's length.
-#[inline(always)]
-pub(super) fn match_class(length: u16) -> usize {
-    usize::from(MATCH_CLASS[usize::from(length).min(BY_TABLE)])
 }
 
 /// What a symbol stands for: a field for each number that encoder and decoder need, since to load one costs less than to
@@ -186,67 +177,62 @@ impl Fields {
 pub(super) struct Token {
     /// Number of literals in the low half, length of the match in the high half.
     pub(super) lengths: u32,
-    /// The offset's field.
+    /// The offset less 1.
     pub(super) offset: u16,
     /// The token's symbol.
     pub(super) symbol: u16,
 }
 
 impl Token {
-    /// Makes a token, and updates the recent offsets.
+    /// Makes a token; `recent` is the last offset and the one before.
     #[inline(always)]
-    pub(super) fn new(recent: &mut [u16; 2], literals: u16, offset: u16, length: u16) -> Token {
-        let [last, before] = *recent;
+    pub(super) fn new(
+        [last, before]: [usize; 2],
+        literals: usize,
+        offset: usize,
+        length: usize,
+    ) -> Token {
         let eights = offset.is_multiple_of(8);
         let kind = select_unpredictable(eights, EIGHTS, ANY);
         let kind = select_unpredictable(offset == before, BEFORE, kind);
         let kind = select_unpredictable(offset == last, LAST, kind);
-        recent[1] = select_unpredictable(kind == LAST, before, last);
-        recent[0] = offset;
-        let field = offset.wrapping_sub(1) >> select_unpredictable(eights, 3, 0);
-        let classes = literal_class(literals) * MATCH_CLASSES.len() + match_class(length);
         Token {
-            lengths: u32::from(literals) | u32::from(length) << 16,
-            offset: select_unpredictable(kind >= EIGHTS, field, 0),
-            symbol: (classes * KINDS) as u16 + kind,
+            lengths: literals as u32 | (length as u32) << 16,
+            offset: (offset - 1) as u16,
+            symbol: LITERAL_PART[literals % PAGE] + MATCH_PART[length % PAGE] + kind,
         }
     }
 
-    /// The offset's field in the units of [`ANY`], which tells how many bits it needs.
+    /// The number of fields of offsets: 1 or 0.
     #[inline(always)]
-    pub(super) fn reach(&self) -> u16 {
-        let eights = self.symbol % KINDS as u16 == EIGHTS;
-        self.offset << select_unpredictable(eights, 3, 0)
-    }
-
-    /// Whether there is an offset's field.
-    #[inline(always)]
-    pub(super) fn has_field(&self) -> bool {
-        self.symbol % KINDS as u16 >= EIGHTS
+    pub(super) fn fields(&self) -> usize {
+        usize::from(self.symbol / EIGHTS % 2)
     }
 
     /// The extra field and its number of bits: from the lowest on those of the match's length, of the run's length, of
-    /// the offset, which is shorter by `fewer` bits.
+    /// the offset. `None` where the symbol is [`RARE`].
     #[inline(always)]
-    pub(super) fn extra(&self, layouts: &Layouts, fewer: usize) -> (u64, u32) {
+    pub(super) fn extra(&self, layouts: &Layouts) -> Option<(u64, u32)> {
         let layout = &layouts[usize::from(self.symbol) % layouts.len()];
         if layout.kind == RARE {
-            return self.rare_extra(fewer as u32);
+            return None;
         }
         let more = self.lengths.wrapping_sub(layout.least) >> (layout.shift & 31);
-        let field = u64::from(self.offset) << (layout.bits & 63) | u64::from(more);
-        (field, layout.all_bits.into())
+        let offset =
+            u64::from(u32::from(self.offset) >> OFFSET_SHIFTS[usize::from(layout.kind) % KINDS]);
+        let field = offset << (layout.bits & 63) | u64::from(more);
+        Some((field, layout.all_bits.into()))
     }
 
-    #[cold]
-    fn rare_extra(&self, fewer: u32) -> (u64, u32) {
+    /// The same of any symbol, where the offset's field is shorter by `fewer` bits.
+    pub(super) fn rare_extra(&self, fewer: u32) -> (u64, u32) {
         let Fields {
             literals,
             length,
             kind,
         } = Fields::of(self.symbol.into());
         let (run, matched) = (self.lengths & 0xFFFF, self.lengths >> 16);
-        let field = u64::from(self.offset) << literals.1;
+        let field = u64::from(u32::from(self.offset) >> OFFSET_SHIFTS[kind]) << literals.1;
         let field = field | u64::from(run - u32::from(literals.0));
         let field = field << length.1 | u64::from(matched - u32::from(length.0));
         (field, offset_bits(kind, fewer) + literals.1 + length.1)

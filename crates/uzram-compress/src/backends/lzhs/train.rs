@@ -18,7 +18,7 @@ const PAGES_PER_SET: usize = 6;
 const LITERAL_SMOOTHING: f32 = 400.0;
 const TOKEN_SMOOTHING: f32 = 200.0;
 /// A sub set has to be so much cheaper, as in the encoder.
-const SUB_PENALTY: f32 = 1.04;
+const SUB_PENALTY: f32 = 1.08;
 /// Symbols rarer than one in so many tokens of a set are escaped.
 const RARE: f32 = 8000.0;
 
