@@ -96,11 +96,12 @@ def decode_part(collection, data, plain):
     tokens, token_bytes, begin, short = word >> 12 & 1023, word >> 22, 4, (0, 0)
     check(tokens < MARK)
     check(literal_set < len(collection.literals) and token_set < len(collection.tokens))
-    begins = []
+    begins, raw = [], False
     if four:
         check(len(data) >= 8)
         high, begin = int.from_bytes(data[4:8], "little"), 8
-        check(not high >> 30)
+        raw = high == 1 << 30 and not literal_set
+        check(raw or not high >> 30)
         begins = [high & 1023, high >> 10 & 1023, high >> 20]
     if word >> 11 & 1:
         check(len(data) >= begin + 2)
@@ -130,10 +131,14 @@ def decode_part(collection, data, plain):
         found.append((run, match, offset))
     check(position <= plain and up.end() <= 8 * (begin + token_bytes))
     count = plain - position + sum(run for run, _, _ in found)
-    codes, streams = invert(collection.literals[literal_set]), [Up(data, at) for at in begins]
-    literals = [streams[n % len(streams)].symbol(codes) for n in range(count)]
-    ends = [8 * at for at in begins[1:]] + [down.at]
-    check(all(stream.end() <= end for stream, end in zip(streams, ends)))
+    if raw:
+        literals = list(data[begins[0]:begins[0] + count])
+        check(8 * (begins[0] + count) <= down.at)
+    else:
+        codes, streams = invert(collection.literals[literal_set]), [Up(data, at) for at in begins]
+        literals = [streams[n % len(streams)].symbol(codes) for n in range(count)]
+        ends = [8 * at for at in begins[1:]] + [down.at]
+        check(all(stream.end() <= end for stream, end in zip(streams, ends)))
     out, last = bytearray(), 1
     for run, match, offset in found + [(plain - position, 0, 1)]:
         for literal in literals[:run]:

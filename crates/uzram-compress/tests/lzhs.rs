@@ -163,17 +163,27 @@ fn steep_collection() -> Vec<u8> {
 fn the_longest_codes_come_back() {
     let mut tfm = with(Some(&steep_collection())).unwrap();
     let mut random = Random::new(11);
+    let mut coded = 0;
     for round in 0..400 {
         let mut plain = Vec::new();
+        // As many bits of short codes between, or the literals would be kept as bytes.
         while plain.len() < PAGE {
-            let run = 1 + random.index(60);
+            let run = 20 + random.index(40);
             plain.extend((0..run).map(|_| 6 + random.index(250) as u8));
-            plain.resize(plain.len() + 8 + random.index(120), 0);
+            let run = 100 + random.index(100);
+            plain.extend((0..run).map(|_| random.index(6) as u8));
         }
         plain.truncate(PAGE - round % 80);
-        let len = comes_back(&mut *tfm, &plain);
-        assert!(len < plain.len(), "not coded");
+        comes_back(&mut *tfm, &plain);
+        let object = compress(&mut *tfm, &plain);
+        let header = if plain.len() < PAGE {
+            &object[4..]
+        } else {
+            &object[..]
+        };
+        coded += usize::from(object.len() < plain.len() && header[7] & 0x40 == 0);
     }
+    assert!(coded > 300, "{coded} have codes");
 }
 
 /// Noise is not coded to be thrown away; what is a little better than noise is coded.
@@ -184,6 +194,57 @@ fn noise_is_stored_as_it_is() {
     assert_eq!(comes_back(&mut *tfm, &noise), PAGE);
     let letters: Vec<u8> = noise.iter().map(|byte| b'a' + byte % 26).collect();
     assert!(comes_back(&mut *tfm, &letters) < PAGE);
+}
+
+/// Runs of zeros between noise: nothing is gained by codes for the literals.
+fn zeros_and_noise(seed: u64) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    let mut plain = Vec::new();
+    while plain.len() < PAGE {
+        plain.resize(plain.len() + 20 + random.index(200), 0);
+        let run = 100 + random.index(200);
+        plain.extend(random.bytes(run));
+    }
+    plain.truncate(PAGE);
+    plain
+}
+
+#[test]
+fn raw_literals_come_back_and_are_checked() {
+    let have = have("raw_literals_come_back_and_are_checked", &["python3"]);
+    let mut tfm = with(None).unwrap();
+    for seed in 1..200 {
+        comes_back(&mut *tfm, &zeros_and_noise(seed));
+    }
+    let plain = zeros_and_noise(7);
+    let object = compress(&mut *tfm, &plain);
+    assert!(object.len() < PAGE * 9 / 10, "{} bytes", object.len());
+    let (low, high) = (
+        u32::from_le_bytes(*object.first_chunk().unwrap()),
+        &object[4..8],
+    );
+    assert_eq!(
+        (low & 31, low >> 10 & 1, high),
+        (0, 1, &[0, 0, 0, 0x40][..])
+    );
+    let mut back = vec![0; PAGE];
+    if have {
+        let read = witness("decompress", &builtin(), &object);
+        assert!(read.as_ref() == Some(&plain));
+    }
+    // A set, a stream's length, the bit that is reserved, literals that are not all there.
+    for (at, bit) in [(0, 0), (4, 0), (7, 5), (7, 7)] {
+        let mut bad = object.clone();
+        bad[at] ^= 1 << bit;
+        assert!(
+            tfm.decompress(&bad, &mut back).is_err(),
+            "byte {at}, bit {bit}"
+        );
+        assert!(!have || witness("decompress", &builtin(), &bad).is_none());
+    }
+    let mut short = object.clone();
+    short.truncate(object.len() / 2);
+    assert!(tfm.decompress(&short, &mut back).is_err());
 }
 
 /// What the witness made once, and what this encoder makes: the format does not change by accident.

@@ -8,7 +8,7 @@ use std::hint::select_unpredictable;
 
 use super::super::matches;
 use super::collection::{Collection, LiteralTable, TokenTable};
-use super::header::{Form, Header, STREAMS};
+use super::header::{self, Form, Header, STREAMS};
 use super::token::{
     ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, Fields, LAST, LAYOUTS, Layouts,
     MAX_TOKENS, MIN_SUB_DISTANCE, PAGE, RARE, SYMBOLS, TURN, offset_bits,
@@ -141,8 +141,8 @@ impl Decode {
         let rest = plain.checked_sub(read.literals + read.lengths);
         let rest = rest.ok_or(Damaged)?;
         let count = literal_count + rest;
-        let ends = match header.streams {
-            Some(bytes) => {
+        let ends = match header.literals {
+            header::Literals::Four(bytes) => {
                 let mut begins = [end; STREAMS];
                 for stream in 1..STREAMS {
                     begins[stream] = begins[stream - 1] + bytes[stream - 1];
@@ -154,7 +154,15 @@ impl Decode {
                 }
                 ends[3]
             }
-            None => read_one(&self.input, literals, &mut self.literals, count, end),
+            header::Literals::One => {
+                read_one(&self.input, literals, &mut self.literals, count, end)
+            }
+            header::Literals::Raw => {
+                let bytes = self.input.get(end..end + count).ok_or(Damaged)?;
+                let literals = self.literals.get_mut(..count).ok_or(Damaged)?;
+                literals.copy_from_slice(bytes);
+                8 * (end + count)
+            }
         };
         if ends > extra_at {
             return Err(Damaged);

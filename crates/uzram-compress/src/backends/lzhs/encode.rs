@@ -2,7 +2,9 @@
 
 use super::super::matches;
 use super::collection::{Collection, Costs, LiteralCodes, MAX_SETS, TokenCodes};
-use super::header::{self, FOUR_STREAMS, Header, MARK_BYTES, MAX_BYTES, SHORT_BYTES, STREAMS};
+use super::header::{
+    self, FOUR_STREAMS, Header, Literals, MARK_BYTES, MAX_BYTES, SHORT_BYTES, STREAMS,
+};
 use super::search::{Found, Search};
 use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, Layouts, PAGE, TURN, Token};
 
@@ -18,6 +20,8 @@ const SUB_GAIN: u32 = 92;
 const LEAST_SAVED: usize = 32;
 /// From so many literals on, their bits are estimated well by the ones that are looked at.
 const MANY_LITERALS: usize = 1024;
+/// From so many literals on they are kept as bytes where codes gain nothing: those are read sooner.
+const RAW_LITERALS: usize = 256;
 /// Literals between two flushes.
 const LITERAL_TURN: usize = 5;
 
@@ -107,9 +111,11 @@ impl Encode {
         if literals.len() >= MANY_LITERALS && literal_bits >= 8 * most {
             return None;
         }
-        let four = literals.len() >= FOUR_STREAMS;
         let short_turns = short_turns(found.tokens);
-        let begin = Header::length(four, short_turns);
+        let raw = literals.len() >= RAW_LITERALS
+            && literal_bits >= 8 * (literals.len() - literals.len() / LEAST_SAVED);
+        let four = literals.len() >= FOUR_STREAMS;
+        let begin = Header::length(raw || four, short_turns);
 
         let codes = collection.token_codes(token_set)?;
         let mut writer = TokenWriter {
@@ -127,12 +133,21 @@ impl Encode {
         let token_bytes = end - begin;
         let codes = collection.literal_codes(literal_set)?;
         let mut streams = [0; STREAMS];
-        if four {
+        let (mut literal_set, mut kept) = (literal_set, Literals::One);
+        if raw {
+            (literal_set, kept) = (0, Literals::Raw);
+            let begin = end;
+            end += found.literals.len();
+            self.out
+                .get_mut(begin..end)?
+                .copy_from_slice(found.literals);
+        } else if four {
             for (stream, bytes) in streams.iter_mut().enumerate() {
                 let before = end;
                 end = write_literals::<STREAMS>(literals, stream, codes, &mut self.out, end);
                 *bytes = end - before;
             }
+            kept = Literals::Four([streams[0], streams[1], streams[2]]);
         } else {
             end = write_literals::<1>(literals, 0, codes, &mut self.out, end);
         }
@@ -152,7 +167,7 @@ impl Encode {
             token_set,
             tokens: found.tokens.len(),
             token_bytes,
-            streams: four.then_some([first, second, third]),
+            literals: kept,
             bytes: begin,
         };
         header.write(&mut self.out[..]);

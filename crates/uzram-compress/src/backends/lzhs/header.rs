@@ -11,6 +11,8 @@ const ONE_HEADER: usize = 4;
 const FOUR_HEADER: usize = 8;
 /// Bytes that short turns add to it.
 pub(super) const SHORT_BYTES: usize = 2;
+/// The upper half of a long header where the literals are bytes.
+const RAW_LITERALS: u32 = 1 << 30;
 /// The most that a field for a number of bytes holds.
 pub(super) const MAX_BYTES: usize = 1023;
 
@@ -100,6 +102,23 @@ pub(super) fn parts_mark() -> [u8; MARK_BYTES] {
     mark(PARTS, 1)
 }
 
+/// How a part's literals are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Literals {
+    /// As codes in one stream.
+    One,
+    /// As codes in four streams, of which the first three have so many bytes.
+    Four([usize; STREAMS - 1]),
+    /// As bytes.
+    Raw,
+}
+
+impl Literals {
+    fn has_long_header(self) -> bool {
+        self != Literals::One
+    }
+}
+
 /// How a coded part begins.
 pub(super) struct Header {
     pub(super) literal_set: usize,
@@ -110,8 +129,8 @@ pub(super) struct Header {
     pub(super) token_bytes: usize,
     /// Turns of tokens whose offsets' fields are two bits shorter, and those after them where they are one bit shorter.
     pub(super) short_turns: [usize; 2],
-    /// Bytes of the first three streams of literals, where there are four.
-    pub(super) streams: Option<[usize; STREAMS - 1]>,
+    /// How the literals are kept.
+    pub(super) literals: Literals,
     /// The header's own bytes.
     pub(super) bytes: usize,
 }
@@ -119,19 +138,20 @@ pub(super) struct Header {
 impl Header {
     /// A header of 32 bits, from the lowest on: 5 and 5 for the sets of literals and of tokens; 1 for four streams; 1 for
     /// short turns; 10 and 10 for the number of tokens and the bytes of their stream. With four streams 32 more: 10 each
-    /// for the bytes of the first three, and 2 that are 0. With short turns 16 more: 8 for each number.
+    /// for the bytes of the first three, 1 for raw literals, which have neither these nor a set, and 1 that is 0. With short turns 16 more: 8 for each number.
     #[inline(always)]
     pub(super) fn read(part: &[u8]) -> Option<Header> {
         let low = u32::from_le_bytes(*part.first_chunk()?);
         let field = |word: u32, at: u32, bits: u32| (word >> at) as usize & ((1 << bits) - 1);
         let four = field(low, 10, 1) == 1;
-        let (mut streams, mut bytes) = (None, ONE_HEADER);
+        let (mut literals, mut bytes) = (Literals::One, ONE_HEADER);
         if four {
             let high = u32::from_le_bytes(*part.get(ONE_HEADER..)?.first_chunk()?);
-            if field(high, 30, 2) != 0 {
-                return None;
-            }
-            streams = Some([0, 10, 20].map(|at| field(high, at, 10)));
+            literals = match field(high, 30, 2) {
+                0 => Literals::Four([0, 10, 20].map(|at| field(high, at, 10))),
+                1 if high == RAW_LITERALS && field(low, 0, 5) == 0 => Literals::Raw,
+                _ => return None,
+            };
             bytes = FOUR_HEADER;
         }
         let mut short_turns = [0; 2];
@@ -146,27 +166,30 @@ impl Header {
             token_set: field(low, 5, 5),
             tokens: field(low, 12, 10),
             token_bytes: field(low, 22, 10),
-            streams,
+            literals,
             bytes,
         })
     }
 
     /// Bytes of a header.
-    pub(super) fn length(four: bool, short_turns: [usize; 2]) -> usize {
+    pub(super) fn length(is_long: bool, short_turns: [usize; 2]) -> usize {
         let short = if short_turns == [0; 2] {
             0
         } else {
             SHORT_BYTES
         };
-        short + if four { FOUR_HEADER } else { ONE_HEADER }
+        short + if is_long { FOUR_HEADER } else { ONE_HEADER }
     }
 
     /// Writes the header's `bytes`.
     pub(super) fn write(&self, to: &mut [u8]) {
-        let streams = self.streams.unwrap_or_default();
-        let high = streams[0] | streams[1] << 10 | streams[2] << 20;
+        let high = match self.literals {
+            Literals::One => 0,
+            Literals::Four(streams) => streams[0] | streams[1] << 10 | streams[2] << 20,
+            Literals::Raw => RAW_LITERALS as usize,
+        };
         let low = self.literal_set | self.token_set << 5;
-        let low = low | usize::from(self.streams.is_some()) << 10;
+        let low = low | usize::from(self.literals.has_long_header()) << 10;
         let low = low | self.tokens << 12 | self.token_bytes << 22;
         let short = self.short_turns != [0; 2];
         let word = (low | usize::from(short) << 11 | high << 32) as u64;
