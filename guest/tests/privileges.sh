@@ -34,9 +34,9 @@ lives_with $((node | 1 << 14)) --frontend ublk
 check uzram remove zram0
 lives_with "$node" --frontend nbd-kernel
 check uzram remove zram0
-lives_with $((node | 1 << 27)) --frontend fuse-loop
+lives_with $((node | 1 << 27)) --frontend fuse-loop --fuse-uring off
 check uzram remove zram0
-lives_with $((node | 1 << 14 | 1 << 27)) --frontend fuse-loop --fuse-uring auto
+lives_with $((node | 1 << 14 | 1 << 27)) --frontend fuse-loop
 check uzram remove zram0
 lives_with 0 --frontend nbd
 check uzram remove zram0

@@ -9,6 +9,7 @@ pub(super) const SLOTS: usize = 4096;
 /// Positions that one turn of a search looks at.
 pub(super) const TURN: usize = 4;
 /// After every `1 << SKIP_BITS` bytes without a match, a turn skips one more position.
+#[cfg(any(feature = "lz4-uzram", feature = "zstd-uzram"))]
 pub(super) const SKIP_BITS: u32 = 6;
 /// Padding in front of the block: the bytes before a position are compared 8 at a time.
 pub(super) const BACK: usize = 8;
@@ -42,16 +43,6 @@ impl Match {
 pub(super) fn hash<const MIN: u32>(next: u64) -> u32 {
     let factor = 0x9E37_79B1_85EB_CA87 << (64 - 8 * MIN);
     (next.wrapping_mul(factor) >> 32) as u32
-}
-
-/// Copies a block to where there is room for it, in two halves: from 4096 bytes on C libraries copy by an instruction that
-/// takes several times as long where the addresses do not suit it.
-#[inline(always)]
-pub(super) fn copy(from: &[u8], to: &mut [u8]) {
-    let half = from.len() / 2;
-    let (first, second) = from.split_at(half);
-    to[..half].copy_from_slice(first);
-    to[half..from.len()].copy_from_slice(second);
 }
 
 /// Number of equal bytes at the end of two words, at most 7.

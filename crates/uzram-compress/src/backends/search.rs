@@ -11,7 +11,7 @@
 
 use std::hint::select_unpredictable;
 
-use super::matches::{BACK, Match, SLOTS, TURN, common_suffix, copy, extend, hash};
+use super::matches::{BACK, Match, SLOTS, TURN, common_suffix, extend, hash};
 
 /// Bytes that the hash takes, and the shortest match that is found by it.
 const MIN_MATCH: u32 = 5;
@@ -24,6 +24,16 @@ const DIRECT: usize = 24;
 const FIRST_OFFSETS: [usize; 2] = [1, 4];
 /// Bytes that are read behind a position, and behind the byte after it.
 const BEHIND: usize = DIRECT + 16;
+
+/// Copies a block to where there is room for it, in two halves: from 4096 bytes on C libraries copy by an instruction that
+/// takes several times as long where the addresses do not suit it.
+#[inline(always)]
+pub(super) fn copy(from: &[u8], to: &mut [u8]) {
+    let half = from.len() / 2;
+    let (first, second) = from.split_at(half);
+    to[..half].copy_from_slice(first);
+    to[half..from.len()].copy_from_slice(second);
+}
 
 /// Where the byte behind a position is.
 const NEXT: usize = BACK + 1;
@@ -66,6 +76,10 @@ pub(super) struct Sequence {
     pub(super) offset: usize,
     pub(super) length: usize,
     /// The offset of the match before, and the one before that differed from it.
+    #[cfg_attr(
+        not(feature = "lzhs"),
+        expect(dead_code, reason = "zstd-uzram keeps its own")
+    )]
     pub(super) recent: [usize; 2],
 }
 

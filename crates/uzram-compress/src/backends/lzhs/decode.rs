@@ -6,7 +6,7 @@
 
 use std::hint::select_unpredictable;
 
-use super::super::matches;
+use super::super::search;
 use super::collection::{Collection, LiteralTable, TokenTable};
 use super::header::{self, Form, Header, STREAMS};
 use super::token::{
@@ -98,7 +98,7 @@ impl Decode {
         let (src, count) = match part {
             Form::Raw(bytes) => {
                 let dst = dst.get_mut(..bytes.len());
-                matches::copy(bytes, dst.ok_or(Error::OutputTooSmall { got })?);
+                search::copy(bytes, dst.ok_or(Error::OutputTooSmall { got })?);
                 return Ok(bytes.len());
             }
             Form::Coded { part, plain } => (part, plain),
@@ -106,7 +106,7 @@ impl Decode {
         };
         let dst = dst.get_mut(..count).ok_or(Error::OutputTooSmall { got })?;
         match self.coded(collection, src, count) {
-            Ok(()) => matches::copy(&self.window[BEHIND..][..count], dst),
+            Ok(()) => search::copy(&self.window[BEHIND..][..count], dst),
             Err(Damaged) => return Err(corrupt()),
         }
         Ok(count)

@@ -1,6 +1,6 @@
 //! Encodes an object: the search, the choice of sets, then the streams.
 
-use super::super::matches;
+use super::super::search;
 use super::collection::{Collection, Costs, LiteralCodes, MAX_SETS, TokenCodes};
 use super::header::{
     self, FOUR_STREAMS, Header, Literals, MARK_BYTES, MAX_BYTES, SHORT_BYTES, STREAMS,
@@ -96,7 +96,7 @@ impl Encode {
             .get_mut(..mark.len() + bytes.len())?
             .split_at_mut(mark.len());
         first.copy_from_slice(mark);
-        matches::copy(bytes, rest);
+        search::copy(bytes, rest);
         Some(mark.len() + bytes.len())
     }
 
