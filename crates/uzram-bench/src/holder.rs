@@ -91,6 +91,15 @@ impl LibraryHolder {
         })
     }
 
+    /// Holds `count` pages; the algorithm has trained itself on these, with which it is filled.
+    pub(crate) fn trained(choice: &str, pages: &Pages, count: usize) -> Result<LibraryHolder> {
+        let mut this = LibraryHolder::new(choice, count)?;
+        this.write(0, pages.bytes())?;
+        let jobs = this.device.jobs();
+        jobs.train(&jobs.training_for(0))?;
+        Ok(this)
+    }
+
     /// With the default algorithm, after an agent recompressed all objects of at least `least` bytes.
     pub(crate) fn settled(pages: &[&[u8; PAGE]], least: u16) -> Result<LibraryHolder> {
         Ok(LibraryHolder {

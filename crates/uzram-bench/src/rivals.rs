@@ -45,14 +45,17 @@ pub(crate) const EXPERIMENT: Experiment = Experiment {
 /// The sizes of requests in pages.
 const REQUESTS: [usize; 2] = [1, 32];
 /// What the library is measured with: what it takes unless it is told otherwise comes first.
-const LIBRARY: [&str; 6] = [
+const LIBRARY: [&str; 7] = [
     "lz4",
     "lz4-uzram",
     "wk64",
     "lzo-rle",
+    "lzhs",
     "zstd(level=1)",
     "zstd",
 ];
+/// What it is measured with once more when it has trained itself on the pages.
+const TRAINED: [&str; 1] = ["lzhs"];
 /// What the kernel's zram is measured with: what it takes unless it is told otherwise comes first.
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
 /// The codecs that are called directly; null is a copy.
@@ -177,6 +180,13 @@ fn add_all(field: &mut Field<'_>, fill_bytes: usize) -> Result<()> {
         let name = format!("uzram {algorithm}");
         field.weigh(&name, fill, LibraryHolder::new(algorithm, fill)?)?;
         field.add(name, || LibraryHolder::new(algorithm, count))?;
+    }
+    for algorithm in TRAINED {
+        let name = format!("uzram {algorithm}, trained");
+        let trained = |count| LibraryHolder::trained(algorithm, field.pages, count);
+        let (large, small) = (trained(fill)?, trained(count)?);
+        field.weigh(&name, fill, large)?;
+        field.add(name, || Ok(small))?;
     }
     let all = field.pages.pages().iter().cycle();
     let all: Vec<_> = all.take(fill).collect();
