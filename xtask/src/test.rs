@@ -6,6 +6,7 @@
 //! shown when the others have ended.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -157,7 +158,9 @@ impl Beside {
     fn end(mut self) -> Result<Vec<String>> {
         eprintln!("\n==== {}", self.names.join(" "));
         let status = self.child.wait()?;
-        let log = fs::read_to_string(Self::log()).context("what the steps beside printed")?;
+        // Programs under test may print any bytes.
+        let log = fs::read(Self::log()).context("what the steps beside printed")?;
+        let log = String::from_utf8_lossy(&log);
         print!("{log}");
         let mut lines = Vec::new();
         for name in &self.names {
@@ -173,7 +176,7 @@ impl Beside {
         Ok(lines)
     }
 
-    fn log() -> std::path::PathBuf {
+    fn log() -> PathBuf {
         sh::target().join("beside.log")
     }
 }
