@@ -14,6 +14,7 @@ const LIBRARIES: &[&str] = &[
     "uzram-nbd",
     "uzram-nbd-kernel",
     "uzram-pool",
+    "uzram-snapshot",
     "uzram-spec",
     "uzram-ublk",
 ];
