@@ -13,7 +13,7 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, MountOption, Session};
 use rustix::mount::UnmountFlags;
 use uzram::Device;
-use uzram_blockdev::{StepError, open_rw, read_first_block};
+use uzram_blockdev::{StepError, is_mount_point, open_rw, read_first_block};
 
 use crate::disk::DiskFile;
 use crate::filesystem::DiskFilesystem;
@@ -234,7 +234,8 @@ impl FuseLoop {
         }
         if let Some(mounted) = self.mounted.take() {
             let step = format!("unmounting {}", self.dir.display());
-            mounted.unmount().map_err(StepError::at(step))?;
+            let unmounted = mounted.unmount(self.dir.clone());
+            unmounted.map_err(StepError::at(step))?;
         }
         // It may be gone already.
         let _ = fs::remove_dir(&self.dir);
@@ -363,10 +364,17 @@ impl Mounted {
     /// Unmounts and waits for the session's end, at most [`SESSION_END`]. A mount namespace that was made meanwhile (a
     /// container's, a service's) may hold a copy of the mount and so keep the session. Nobody uses that copy, and it goes with
     /// this process.
-    fn unmount(self) -> io::Result<()> {
+    fn unmount(self, dir: PathBuf) -> io::Result<()> {
         let (done, inbox) = std::sync::mpsc::channel();
         let end = move || {
-            let ended = self.session.umount_and_join();
+            let ended = self.session.umount_and_join().or_else(|error| {
+                // Where the connection was cut, how the session's threads ended says nothing of the mount.
+                if is_mount_point(&dir) {
+                    return Err(error);
+                }
+                tracing::info!(%error, "the FUSE session had ended before its mount");
+                Ok(())
+            });
             if ended.is_ok()
                 && let Some(queues) = self.queues
             {

@@ -166,7 +166,13 @@ impl Mounted {
         }
         let step = format!("unmounting {}", self.at.display());
         let unmounted = match unmount(&self.at, UnmountFlags::NOFOLLOW) {
-            Ok(()) => session.join(),
+            Ok(()) => {
+                // Where the connection was cut, how the session ended says nothing of the mount.
+                if let Err(error) = session.join() {
+                    tracing::info!(%error, "the FUSE session had ended before its mount");
+                }
+                Ok(())
+            }
             // In use: its server goes on for its users.
             Err(Errno::BUSY) => {
                 let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
