@@ -176,9 +176,9 @@ impl Mounted {
             // In use: its server goes on for its users.
             Err(Errno::BUSY) => {
                 let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-                unmount(&self.at, flags).map_err(Into::into)
+                unmount(&self.at, flags)
             }
-            Err(errno) => Err(errno.into()),
+            Err(errno) => Err(errno),
         };
         Ok(unmounted.map_err(StepError::at(step))?)
     }
