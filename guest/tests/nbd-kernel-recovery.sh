@@ -30,7 +30,7 @@ finished() {
 }
 
 start --request-timeout 4
-load 12
+load 8
 tell drop 1
 equal "$answer" ok takeover
 tell drop 3
@@ -38,7 +38,7 @@ equal "$answer" ok takeover
 finished
 
 # The server is stopped until the kernel gives its connections up: it makes them anew.
-load 14
+load 11
 kill -STOP "$server"
 sleep 7
 kill -CONT "$server"
@@ -59,7 +59,7 @@ for wrong in "--name other" "--name real --size-mib 32" "--name real --block-siz
     cat refused
 done
 grep -q lives refused || fail "$(cat refused)"
-load 20
+load 14
 kill -KILL "$server"
 wait "$server" || true
 for wrong in "--name other" "--name real --size-mib 32" "--name real --block-size 512"; do

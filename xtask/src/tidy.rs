@@ -26,6 +26,16 @@ pub(crate) fn tidy() -> Result<()> {
         if !has_paragraph(&architecture, &name) {
             wrong.push(format!("ARCHITECTURE.md has no paragraph on {name}"));
         }
+        let manifest = read(&format!("crates/{name}/Cargo.toml"))?;
+        let mut examples = false;
+        for file in files(&format!("crates/{name}/src/*.rs"))? {
+            examples |= has_example(&read(&file)?);
+        }
+        if examples == manifest.contains("doctest = false") {
+            wrong.push(format!(
+                "crates/{name}/Cargo.toml: `doctest = false` stands where no example is in the docs, and nowhere else"
+            ));
+        }
     }
     if let Err(error) = guest::specs() {
         wrong.push(format!("{error:#}"));
@@ -69,6 +79,16 @@ fn has_paragraph(text: &str, name: &str) -> bool {
 
 /// What stands before the first word of a paragraph.
 const MARKUP: [char; 5] = ['#', '*', '|', '-', ' '];
+
+/// Whether a source file's docs have a code block, or are a page that may have one.
+fn has_example(source: &str) -> bool {
+    let docs = |line: &str| {
+        let text = line.trim_start();
+        let text = text.strip_prefix("///").or(text.strip_prefix("//!"));
+        text.is_some_and(|text| text.trim_start().starts_with("```"))
+    };
+    source.lines().any(docs) || source.contains("#[doc = include_str!")
+}
 
 /// The files of this work tree that git knows or would, and that are there.
 fn files(pattern: &str) -> Result<Vec<String>> {
@@ -124,6 +144,20 @@ mod tests {
         }
         for name in ["a", "c", "X"] {
             assert!(!has_paragraph(text, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn examples_are_found() {
+        for source in [
+            "//! ```\n//! x();\n",
+            "mod x {\n    /// ```text\n",
+            "#[doc = include_str!(\"../README.md\")]",
+        ] {
+            assert!(has_example(source), "{source}");
+        }
+        for source in ["/// `x`\n", "// ```\n", "let text = \"```\";"] {
+            assert!(!has_example(source), "{source}");
         }
     }
 
