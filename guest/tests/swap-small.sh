@@ -1,5 +1,5 @@
 # about: swap on ublk under real memory pressure, twice the memory of a small guest whose kernel keeps next to nothing free
-# memory: 640M
+# memory: 768M
 # modules: ublk_drv
 # timeout: 300
 

@@ -16,7 +16,7 @@ mod search;
 mod token;
 mod train;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use collection::{Collection, Lengths};
 use decode::Decode;
@@ -28,9 +28,6 @@ use crate::{
 };
 
 const NAME: &str = "lzhs";
-/// The collection that a device begins with: `cargo xtask collection` makes it.
-const BUILTIN: &[u8] = include_bytes!("lzhs/collection.bin");
-
 pub(crate) const DICTIONARY: DictionarySpec = DictionarySpec {
     form: DictionaryForm::Collection,
     max_bytes: MAX_BYTES,
@@ -68,26 +65,12 @@ impl Algorithm for Backend {
         true
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
-        let Some(bytes) = settings.dictionary() else {
-            return Ok(Arc::new(Lzhs(builtin()?)));
+        let collection = match settings.dictionary() {
+            None => Collection::builtin(),
+            Some(bytes) => Collection::new(&Lengths::from_bytes(bytes).ok_or_else(damaged)?),
         };
-        let lengths = Lengths::from_bytes(bytes).ok_or_else(damaged)?;
-        Ok(Arc::new(Lzhs(Arc::new(Collection::new(&lengths)))))
+        Ok(Arc::new(Lzhs(Arc::new(collection))))
     }
-}
-
-/// The tables of the built-in collection. All devices share them, and they go with the last: processes that serve other
-/// algorithms make them once, for the self-test.
-fn builtin() -> Result<Arc<Collection>, Error> {
-    static BUILT: Mutex<Weak<Collection>> = Mutex::new(Weak::new());
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(collection) = built.upgrade() {
-        return Ok(collection);
-    }
-    let lengths = Lengths::from_bytes(BUILTIN).ok_or_else(damaged)?;
-    let collection = Arc::new(Collection::new(&lengths));
-    *built = Arc::downgrade(&collection);
-    Ok(collection)
 }
 
 fn damaged() -> Error {
