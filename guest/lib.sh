@@ -142,7 +142,8 @@ parameter() {
     echo "$2"
 }
 
-# Swaps so many times the memory of the guest on a device of that size, every byte checked: swap_under_pressure SIZE TIMES
+# Uses so many percent of the guest's memory with swap on a device of that size, every byte checked: swap_under_pressure
+# SIZE PERCENT
 swap_under_pressure() {
     local kept_free disk server keeper pid before total hog
     kept_free=$(sysctl -n vm.min_free_kbytes)
@@ -164,7 +165,7 @@ swap_under_pressure() {
     # An emulated processor takes half a millisecond to fault one page in: fault in 32.
     check sysctl -q vm.page-cluster=5
     total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
-    check memhog $((total * $2)) 1 &
+    check memhog $((total * $2 / 100)) 1 &
     hog=$!
     while kill -0 $hog 2>/dev/null; do
         sleep 5

@@ -8,7 +8,7 @@ disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
 equal "$(grep warning warnings || :)" "" "warnings of a server that may do everything"
 check sysctl -q vm.page-cluster=5
 total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
-check memhog $((total * 3 / 2)) 2 &
+check memhog $((total * 3 / 2)) 1 &
 hog=$!
 while [ "$(awk '/SwapFree/ { print int($2 / 1024) }' /proc/meminfo)" -gt $((4096 - total / 2)) ]; do
     kill -0 $hog || fail "memhog ended early"

@@ -4,4 +4,4 @@
 # modules: ublk_drv
 # timeout: 300
 
-swap_under_pressure 6G 3
+swap_under_pressure 6G 300
