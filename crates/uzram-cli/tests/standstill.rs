@@ -101,7 +101,7 @@ fn what_a_command_gave_up_is_not_done_when_the_server_goes_on() {
     drop(stopped);
     let stat = bench.stat("zram0");
     assert_eq!(stat["mem_limit"], 0);
-    assert_eq!(stat["algorithm"], "lz4");
+    assert_eq!(stat["algorithm"], "lzhs");
     let log = std::fs::read_to_string(bench.run_dir().join("zram0/log")).unwrap();
     assert!(!log.contains("SetMemLimit"), "{log}");
     assert!(log.contains("given up before its turn came"), "{log}");

@@ -95,8 +95,11 @@ fn block_size() -> u32 {
     4096
 }
 
+/// The algorithm of a device that names none. Why it is this one: `docs/design/58-default-algorithm.md`.
+pub const DEFAULT_ALGORITHM: &str = "lzhs";
+
 fn algorithm() -> AlgorithmSpec {
-    AlgorithmSpec::new("lz4")
+    AlgorithmSpec::new(DEFAULT_ALGORITHM)
 }
 
 fn log() -> String {

@@ -20,7 +20,9 @@ pub mod size;
 mod terminal;
 mod text;
 
-pub use device::{BackingSpec, DeviceSpec, Erase, SPEC_VERSION, SelfTraining, SwapSpec, number};
+pub use device::{
+    BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, SPEC_VERSION, SelfTraining, SwapSpec, number,
+};
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};
 pub use limit::MemLimit;

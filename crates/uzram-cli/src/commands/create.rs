@@ -10,7 +10,8 @@ use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
 use uzram_spec::{
-    BackingSpec, Bytes, DeviceSpec, Erase, MemLimit, SelfTraining, SwapSpec, printable_line,
+    BackingSpec, Bytes, DEFAULT_ALGORITHM, DeviceSpec, Erase, MemLimit, SelfTraining, SwapSpec,
+    printable_line,
 };
 
 use super::policy;
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     size: Option<u64>,
     /// Compression algorithm: a name or driver name, with parameters as in zstd(level=1,dict=FILE). See "uzram
     /// algorithms"
-    #[arg(long, short, default_value = "lz4", value_name = "ALGORITHM")]
+    #[arg(long, short, default_value = DEFAULT_ALGORITHM, value_name = "ALGORITHM")]
     algorithm: AlgorithmSpec,
     /// Algorithm for recompression, in the same form; may be given three times. Takes priorities from 1 on, or the one
     /// that is said, as in zstd(level=9,priority=2)
