@@ -14,35 +14,34 @@ while [ "$(awk '/SwapFree/ { print int($2 / 1024) }' /proc/meminfo)" -gt $((4096
     kill -0 $hog || fail "memhog ended early"
     sleep 0.2
 done
-kills=0
-for who in pid pid keeper pid pid keeper pid pid; do
-    old=$(record zram0 $who)
-    say "killing $who $old, $(awk '/SwapFree/ { print int($2 / 1024) }' /proc/meminfo) MiB of swap free"
-    kill -KILL "$old"
-    retry 60 served_by_other zram0 $who "$old"
-    [ $who = keeper ] || kills=$((kills + 1))
-    sleep 1
-done
-# The standby dies; the next server has to come from a new one.
+# The server that is not the record's.
 standby_of() {
     local pid
     for pid in $(processes serve); do
         if [ "$pid" != "$(record zram0 pid)" ]; then echo "$pid"; fi
     done
 }
-# A server that was killed takes its time to go while memory is short.
-one_standby() { [ "$(standby_of | wc -w)" = 1 ]; }
-retry 60 one_standby
+# Whether there is one, locked in memory. Two processes that die before that are one too many. And a server that was killed
+# takes its time to go while memory is short.
+stands_by() {
+    [ "$(standby_of | wc -w)" = 1 ] && [ "$(awk '/VmLck/ { print $2 }' "/proc/$(standby_of)/status")" -gt 1000 ]
+}
+kills=0
+for who in pid pid keeper pid pid keeper pid pid; do
+    retry 60 stands_by
+    old=$(record zram0 $who)
+    say "killing $who $old, $(awk '/SwapFree/ { print int($2 / 1024) }' /proc/meminfo) MiB of swap free"
+    kill -KILL "$old"
+    retry 60 served_by_other zram0 $who "$old"
+    [ $who = keeper ] || kills=$((kills + 1))
+done
+# The standby dies; the next server has to come from a new one.
+retry 60 stands_by
 standby=$(standby_of)
 say "killing the standby $standby"
 kill -KILL "$standby"
-other_standby() {
-    local now
-    now=$(standby_of)
-    [ -n "$now" ] && [ "$now" != "$standby" ]
-}
-retry 60 other_standby
-sleep 1
+other_stands_by() { stands_by && [ "$(standby_of)" != "$standby" ]; }
+retry 60 other_stands_by
 old=$(record zram0 pid)
 kill -KILL "$old"
 retry 60 served_by_other zram0 pid "$old"

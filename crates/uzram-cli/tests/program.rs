@@ -38,7 +38,7 @@ fn bad_input_is_refused_with_the_reason() {
             "unknown algorithm 'lzma' (known: lzo-rle, lzo, lz4,",
         ),
         (
-            &["create", "--algorithm-params", "level=99,x=1"],
+            &["create", "-a", "lz4", "--algorithm-params", "level=99,x=1"],
             "no parameter 'x' (it takes: level)",
         ),
         (
