@@ -9,21 +9,25 @@ use anyhow::{Context, Result, bail};
 use crate::guest::{self, Parameters};
 use crate::{setup, sh};
 
-/// Builds `uzram-bench` for speed, with all rivals, and runs an experiment of the laboratory.
-const LIBRARY: &[&str] = &[
-    "run",
-    "--release",
-    "--quiet",
-    "--bin",
-    "uzram-bench",
+/// Builds `uzram-bench` for speed, and runs it.
+const RUN: &[&str] = &["run", "--release", "--quiet", "--bin", "uzram-bench"];
+const RIVALS: &[&str] = &["--features", "uzram-bench/rivals"];
+/// The build that counts has a directory of its own: others would be built anew after it.
+const CONTENTION: &[&str] = &[
+    "--target-dir",
+    "target/contention",
     "--features",
-    "uzram-bench/rivals",
-    "--",
-    "lab",
+    "uzram-bench/contention",
 ];
 
-/// The same, for any of its commands.
-pub(crate) const PROGRAM: &[&str] = LIBRARY.split_at(LIBRARY.len() - 1).0;
+/// Runs a command of `uzram-bench`, with all rivals.
+pub(crate) fn program(args: &[&str]) -> Result<()> {
+    built_with(RIVALS, args)
+}
+
+fn built_with(features: &[&str], args: &[&str]) -> Result<()> {
+    sh::run(sh::cargo(&[RUN, features, &["--"], args].concat()))
+}
 
 /// The record that is drawn, and where its picture is.
 const CHART: [&str; 2] = ["bench/record/codecs.json", "docs/ratio-speed.svg"];
@@ -36,25 +40,13 @@ const OWN: &str = "
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
     match args {
         ["guest", rest @ ..] => in_guest(rest),
-        ["contention", ..] => {
-            let counting = [
-                "--target-dir",
-                "target/contention",
-                "--features",
-                "uzram-bench/contention",
-            ];
-            let (run, lab) = LIBRARY.split_at(LIBRARY.len() - 4);
-            let lab = &lab[lab.len() - 2..];
-            sh::run(sh::cargo(&[run, &counting, lab, args].concat()))
-        }
+        ["contention", ..] => built_with(CONTENTION, &[&["lab"], args].concat()),
         ["chart"] => {
             let [record, picture] = CHART;
-            sh::run(sh::cargo(
-                &[PROGRAM, &["render", record, "--svg", picture]].concat(),
-            ))
+            program(&["render", record, "--svg", picture])
         }
         [] | ["--help" | "-h" | "help"] => {
-            sh::run(sh::cargo(&[LIBRARY, &["--help"]].concat()))?;
+            program(&["lab", "--help"])?;
             println!("{OWN}");
             Ok(())
         }
@@ -68,7 +60,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
                 "--features",
                 "uzram-bench/rivals",
             ]))?;
-            sh::run(sh::cargo(&[LIBRARY, args].concat()))
+            program(&[&["lab"], args].concat())
         }
     }
 }
@@ -89,5 +81,5 @@ fn in_guest(args: &[&str]) -> Result<()> {
         fs::copy(&record, copy).with_context(|| format!("writing {copy}"))?;
     }
     let record = record.display().to_string();
-    sh::run(sh::cargo(&[PROGRAM, &["render", &record]].concat()))
+    program(&["render", &record])
 }

@@ -120,7 +120,7 @@ fn corpus(args: &[&str]) -> Result<()> {
     setup::setup(setup::Purpose::Test)?;
     let dir = sh::target().join("corpus").display().to_string();
     let make = ["corpus", "--dir", &dir];
-    sh::run(sh::cargo(&[bench::PROGRAM, &make, args].concat()))?;
+    bench::program(&[&make, args].concat())?;
     println!("in {dir}");
     Ok(())
 }
