@@ -4,7 +4,7 @@
 # timeout: 240
 
 # The root file system and /run are tmpfs here: program, libraries, log and record are swapped out as well.
-disk=$(uzram create --size 4G --swap --frontend ublk 2>warnings)
+disk=$(uzram create --size 4G --swap --frontend ublk --algorithm lz4 2>warnings)
 equal "$(grep warning warnings || :)" "" "warnings of a server that may do everything"
 check sysctl -q vm.page-cluster=5
 total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)

@@ -1,5 +1,5 @@
 //! Memory for requests' bytes, which a driver or the kernel reaches by address: ublk's and FUSE's rings name it in their
-//! commands. The one file of this crate with unsafe code.
+//! commands. With `resident.rs` all unsafe code of this crate.
 #![allow(unsafe_code)]
 
 use std::io;

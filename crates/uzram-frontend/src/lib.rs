@@ -12,6 +12,7 @@ mod buffers;
 mod dead;
 mod option;
 mod poll;
+mod resident;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use rustix::thread::CapabilitySet;
 pub use buffers::RequestBuffers;
 pub use dead::{check_dead, users_of_dead, words_of_dead};
 pub use poll::{PollPermits, PollSource, Poller};
+pub use resident::keep_resident;
 
 pub use option::{
     DEFAULT_POLL, FrontendOption, NUMBER, OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, poll_time,

@@ -4,6 +4,8 @@
 //! * Its allocations in the kernel do not start I/O (`PR_SET_IO_FLUSHER`), which might be on its own device.
 //! * Its memory stays where it is: program and heap are locked now, and what is mapped later as it is touched. (Locking
 //!   the arena whole would make a compressed device cost its full size.)
+//! * So do the pages of program and libraries from which a process is started, for a keeper and a standby that have to be
+//!   started anew.
 //! * It is a real-time task while it starts (keeper and standby, which do next to nothing, stay one), since then the kernel
 //!   gives it what others may not have: a server that takes over from one that was killed needs memory while nothing can
 //!   be swapped out.
@@ -11,6 +13,8 @@
 //! Real-time tasks have half of what the kernel keeps free below its `min` watermark (`vm.min_free_kbytes`) when they
 //! allocate. The upper half of that is the stock's ([`keep_stock`]), the lower half is for servers that start.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +29,7 @@ use thread_priority::unix::{
 };
 use uzram::Device;
 use uzram_control::size;
+use uzram_frontend::keep_resident;
 use uzram_spec::{Failure, Result, rlimit};
 
 use crate::process::{self, run};
@@ -117,6 +122,57 @@ pub(crate) fn lock() {
             error.into(),
         );
     }
+    if let Err(error) = keep_program() {
+        tracing::debug!(%error, "parts of the program may be swapped out while it runs");
+    }
+}
+
+/// Keeps in memory what a process of this program is started from. What is locked of a program that runs are its own copies
+/// of what it has written to, initialised data above all: the pages in the file are not, and on a tmpfs they are swapped out.
+fn keep_program() -> std::io::Result<()> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    for (path, ranges) in program_files(&maps) {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        for (offset, len) in ranges {
+            keep_resident(&file, offset, len)?;
+        }
+    }
+    // Where the loader looks libraries up.
+    let cache = File::open("/etc/ld.so.cache")?;
+    let len = cache.metadata()?.len() as usize;
+    keep_resident(&cache, 0, len)
+}
+
+/// The files of which something is executed, and what is mapped of them: offset and length. As proc_pid_maps(5) has it.
+fn program_files(maps: &str) -> BTreeMap<&str, BTreeSet<(u64, usize)>> {
+    let mut files: BTreeMap<&str, BTreeSet<(u64, usize)>> = BTreeMap::new();
+    let mut executed = BTreeSet::new();
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let mut field = || fields.next().unwrap_or_default();
+        let (range, rights, offset) = (field(), field(), field());
+        let path = line.find('/').map_or("", |at| &line[at..]);
+        let hex = |digits| u64::from_str_radix(digits, 16).ok();
+        let Some((begin, end)) = range.split_once('-') else {
+            continue;
+        };
+        let (Some(begin), Some(end), Some(offset)) = (hex(begin), hex(end), hex(offset)) else {
+            continue;
+        };
+        if path.is_empty() || path.ends_with(" (deleted)") || path.starts_with("/dev/") {
+            continue;
+        }
+        if rights.contains('x') {
+            executed.insert(path);
+        }
+        let len = usize::try_from(end.saturating_sub(begin)).unwrap_or_default();
+        files.entry(path).or_default().insert((offset, len));
+    }
+    files.retain(|path, _| executed.contains(path));
+    files
 }
 
 /// A file of memory for a swap device: one that is never swapped out itself, not even while the device has no server and
@@ -264,6 +320,41 @@ pub(crate) fn switch_off_unused(node: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_executed_is_kept_with_its_data_and_nothing_else() {
+        let maps = "\
+00400000-00500000 r--p 00000000 fe:00 12345                              /usr/bin/u z
+00500000-00900000 r-xp 00100000 fe:00 12345                              /usr/bin/u z
+00900000-00910000 rw-p 00500000 fe:00 12345                              /usr/bin/u z
+01000000-01020000 rw-p 00000000 00:00 0                                  [heap]
+7f0000000000-7f0000100000 rw-s 00000000 00:01 7                          /memfd:uzram (deleted)
+7f0000200000-7f0000201000 r-xp 00000000 fe:00 9                          /usr/lib/old.so (deleted)
+7f0000300000-7f0000301000 r--p 00000000 fe:00 10                         /usr/lib/locale/C.utf8
+7f0000400000-7f0000401000 rwxs 00000000 00:05 11                         /dev/zero
+7ffc00000000-7ffc00001000 r-xp 00000000 00:00 0                          [vdso]
+";
+        let files = program_files(maps);
+        let ranges = BTreeSet::from([(0, 1 << 20), (1 << 20, 4 << 20), (5 << 20, 1 << 16)]);
+        assert_eq!(files, BTreeMap::from([("/usr/bin/u z", ranges)]));
+    }
+
+    #[test]
+    fn the_program_that_runs_is_found() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let own = std::env::current_exe().unwrap();
+        assert!(program_files(&maps).contains_key(own.to_str().unwrap()));
+        if let Err(error) = keep_program() {
+            // Without rights there is a limit on locked memory.
+            assert!(!rustix::process::geteuid().is_root(), "{error}");
+            return;
+        }
+        let now = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let own = own.to_str().unwrap();
+        // The program's initialised data, mapped once more and shared with whoever executes it.
+        let kept = |line: &str| line.ends_with(own) && line.contains(" r--s ");
+        assert!(now.lines().any(kept), "{now}");
+    }
 
     #[test]
     fn free_memory_is_what_the_zones_give_without_making_room() {
