@@ -108,9 +108,13 @@ fn available() -> Option<u64> {
 
 /// Locks this process in memory.
 pub(crate) fn lock() {
-    // First what there is, wholly; then, on top, what comes, as it is touched.
-    let locked = rustix::mm::mlockall(MlockAllFlags::CURRENT)
-        .and_then(|()| rustix::mm::mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT));
+    // First what there is, wholly; then, on top, what comes, as it is touched. In between what is to be there untouched.
+    let locked = rustix::mm::mlockall(MlockAllFlags::CURRENT).and_then(|()| {
+        if let Err(error) = keep_program() {
+            tracing::debug!(%error, "parts of the program may be swapped out while it runs");
+        }
+        rustix::mm::mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+    });
     if let Err(error) = locked {
         let _ = rustix::mm::munlockall();
         let limit = rlimit::named(rustix::process::Resource::Memlock).unwrap_or_default();
@@ -122,13 +126,11 @@ pub(crate) fn lock() {
             error.into(),
         );
     }
-    if let Err(error) = keep_program() {
-        tracing::debug!(%error, "parts of the program may be swapped out while it runs");
-    }
 }
 
 /// Keeps in memory what a process of this program is started from. What is locked of a program that runs are its own copies
 /// of what it has written to, initialised data above all: the pages in the file are not, and on a tmpfs they are swapped out.
+/// To be called before what is mapped is locked as it is touched.
 fn keep_program() -> std::io::Result<()> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     for (path, ranges) in program_files(&maps) {
@@ -141,15 +143,22 @@ fn keep_program() -> std::io::Result<()> {
         }
     }
     // Where the loader looks libraries up.
-    let cache = File::open("/etc/ld.so.cache")?;
-    let len = cache.metadata()?.len() as usize;
-    keep_resident(&cache, 0, len)
+    if !maps.contains(LIBRARIES) {
+        let cache = File::open(LIBRARIES)?;
+        keep_resident(&cache, 0, cache.metadata()?.len() as usize)?;
+    }
+    Ok(())
 }
 
-/// The files of which something is executed, and what is mapped of them: offset and length. As proc_pid_maps(5) has it.
+/// The rights of what [`keep_resident`] maps.
+const KEPT: &str = "r--s";
+const LIBRARIES: &str = "/etc/ld.so.cache";
+
+/// The files of which something is executed, and what is mapped of them: offset and length. As proc_pid_maps(5) has it. A
+/// file that is kept already, as a fork inherits it, is left out.
 fn program_files(maps: &str) -> BTreeMap<&str, BTreeSet<(u64, usize)>> {
     let mut files: BTreeMap<&str, BTreeSet<(u64, usize)>> = BTreeMap::new();
-    let mut executed = BTreeSet::new();
+    let (mut executed, mut kept) = (BTreeSet::new(), BTreeSet::new());
     for line in maps.lines() {
         let mut fields = line.split_ascii_whitespace();
         let mut field = || fields.next().unwrap_or_default();
@@ -169,9 +178,12 @@ fn program_files(maps: &str) -> BTreeMap<&str, BTreeSet<(u64, usize)>> {
             executed.insert(path);
         }
         let len = usize::try_from(end.saturating_sub(begin)).unwrap_or_default();
+        if rights == KEPT {
+            kept.insert(path);
+        }
         files.entry(path).or_default().insert((offset, len));
     }
-    files.retain(|path, _| executed.contains(path));
+    files.retain(|path, _| executed.contains(path) && !kept.contains(path));
     files
 }
 
@@ -327,6 +339,8 @@ mod tests {
 00400000-00500000 r--p 00000000 fe:00 12345                              /usr/bin/u z
 00500000-00900000 r-xp 00100000 fe:00 12345                              /usr/bin/u z
 00900000-00910000 rw-p 00500000 fe:00 12345                              /usr/bin/u z
+00a00000-00a01000 r-xp 00000000 fe:00 12346                              /usr/lib/kept.so
+00b00000-00b01000 r--s 00000000 fe:00 12346                              /usr/lib/kept.so
 01000000-01020000 rw-p 00000000 00:00 0                                  [heap]
 7f0000000000-7f0000100000 rw-s 00000000 00:01 7                          /memfd:uzram (deleted)
 7f0000200000-7f0000201000 r-xp 00000000 fe:00 9                          /usr/lib/old.so (deleted)
