@@ -19,6 +19,7 @@ pub(crate) mod remove;
 pub(crate) mod reset;
 pub(crate) mod set;
 pub(crate) mod shim;
+pub(crate) mod snapshot;
 pub(crate) mod stat;
 pub(crate) mod sysfs;
 pub(crate) mod train;
