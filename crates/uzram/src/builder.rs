@@ -19,6 +19,7 @@ use crate::device::Device;
 use crate::error::errno;
 use crate::idle::Ages;
 use crate::layout::{Header, ImageGeometry, state};
+use crate::snapshot::CutSlot;
 use crate::stream::{PerCpu, Stream};
 use crate::table::SlotTable;
 use crate::{Error, PAGE_SIZE};
@@ -400,6 +401,7 @@ impl Builder {
             post: Mutex::default(),
             resizing: Mutex::default(),
             policy: AgentShared::default(),
+            cut: CutSlot::default(),
         })
     }
 }

@@ -18,6 +18,7 @@ use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::state;
+use crate::snapshot::CutSlot;
 use crate::stream::{PerCpu, Stream, Tally, Written};
 use crate::table::SlotTable;
 use crate::word::Content;
@@ -75,6 +76,8 @@ pub struct Device {
     /// Serialises changes of the size.
     pub(crate) resizing: Mutex<()>,
     pub(crate) policy: AgentShared,
+    /// What a snapshot is being taken from.
+    pub(crate) cut: CutSlot,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -273,23 +276,31 @@ impl Device {
         let (first, end) = (offset.div_ceil(page), (offset + len) / page);
         let (mut freed, mut emptied) = (0, 0);
         let mut at = first;
+        // Under a stream, as every change of contents: who takes all streams finds none in the middle. For some slots at a
+        // time, so that he waits for no discard of terabytes.
+        let mut stream = None;
         while at < end {
+            let slots = crate::table::SLOTS_PER_PAGE;
+            if at.is_multiple_of(slots) {
+                stream = None;
+            }
             if how == Zeroes::Deallocate && !self.table.is_touched(at) {
                 // A discard of terabytes that were never written costs nothing.
-                let slots = crate::table::SLOTS_PER_PAGE;
                 at = (at / slots + 1) * slots;
                 continue;
             }
+            let stream = stream.get_or_insert_with(|| self.streams.get(cpu));
             // At a limit on all memory a page of zeros that has no slot becomes a hole.
             let how = match how {
                 Zeroes::Allocate if self.admit_slot(at).is_err() => Zeroes::Deallocate,
                 how => how,
             };
-            let old = self.clear_page(at, how, cpu);
-            freed += old.object().map_or(0, |(_, len)| len as u64);
+            let (old, object_bytes) = self.clear_page(at, how, stream, cpu);
+            freed += object_bytes;
             emptied += u64::from(how == Zeroes::Deallocate && old != Content::Empty);
             at += 1;
         }
+        drop(stream);
         let count = i64::try_from(end.saturating_sub(first)).unwrap_or(i64::MAX);
         self.counters
             .shard(cpu)

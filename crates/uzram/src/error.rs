@@ -199,6 +199,29 @@ pub enum Error {
         /// The reserve.
         bytes: u64,
     },
+    /// A snapshot is being taken (EBUSY).
+    #[error("a snapshot of the device is being taken: wait for its end, or cancel it")]
+    Snapshot,
+    /// A device with a reserve takes no snapshots (EINVAL).
+    #[error(
+        "no snapshot can be taken of a device with a reserve (swap): its requests may not wait for one"
+    )]
+    SnapshotWithReserve,
+    /// More was overwritten while a snapshot was taken than may be kept for it (ENOMEM).
+    #[error(
+        "the snapshot was given up: what was overwritten while it was taken takes more than the {limit_bytes} bytes that \
+         may be kept for it; allow more, or take it while less is written"
+    )]
+    SnapshotMemory {
+        /// Most that may be kept.
+        limit_bytes: u64,
+    },
+    /// A snapshot was in the way of requests (ENOMEM).
+    #[error("the snapshot was given up: {why}")]
+    SnapshotGivenUp {
+        /// Why, in words.
+        why: &'static str,
+    },
     /// The operating system started no thread for the agent (ENOMEM).
     #[error("cannot start the agent's thread: {source}")]
     Thread {
@@ -284,6 +307,7 @@ impl Error {
             | Error::HasAgent
             | Error::NoAges
             | Error::DedupWithReserve
+            | Error::SnapshotWithReserve
             | Error::NoDictionary { .. }
             | Error::NoSecondary { .. }
             | Error::Image(_) => 22,
@@ -296,8 +320,12 @@ impl Error {
             | Error::PagesLeft { .. }
             | Error::BackingHeld { .. } => 5,
             Error::NotEmpty { .. } => 17,
-            Error::InUse | Error::CodecsFull | Error::TailInUse { .. } => 16,
-            Error::Reserve { .. } | Error::StockShort { .. } | Error::Thread { .. } => 12,
+            Error::InUse | Error::CodecsFull | Error::TailInUse { .. } | Error::Snapshot => 16,
+            Error::Reserve { .. }
+            | Error::StockShort { .. }
+            | Error::SnapshotMemory { .. }
+            | Error::SnapshotGivenUp { .. }
+            | Error::Thread { .. } => 12,
         }
     }
 }

@@ -68,6 +68,7 @@
 //! # Lock order
 //!
 //! stream, then *writing*, then a reader's contexts, then *locked*, then a shard of the dedup index, then a pool bin.
+//! A cut takes the locks on post-processing, on resizing and on changes of codecs, and then all streams by ascending number.
 //! A change of codecs takes a lock of its own and, below it, a stream, a reader's contexts or the roster, never two
 //! of these at once. No other lock is taken between a request and its reply. Nothing allocates from the heap or makes
 //! a system call, unless a slot is contended or the memory limit is hit.
@@ -80,6 +81,12 @@
 //! [`JobsApi::compact`] moves objects together under I/O. It follows a writer's protocol but keeps the flags and
 //! *writing*: it locks the slot that owns an object, checks that the word names that object, copies, publishes the
 //! word with the new handle, and frees the old object last.
+//!
+//! # Snapshots
+//!
+//! [`Device::cut`] holds every stream at once: no write, discard or zeroing is in flight then, since each holds a stream.
+//! After that a writer who finds the cut in its stream keeps what it replaces, instead of freeing it, until the walk has
+//! copied it. Without a cut that is one branch on a line that the writer owns. See `snapshot/state.rs`.
 //!
 //! # Policies
 //!
@@ -134,6 +141,7 @@ mod limit;
 mod page;
 mod recompress;
 mod slots;
+mod snapshot;
 mod stream;
 mod table;
 mod train;
@@ -155,6 +163,7 @@ pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
 pub use slots::Slot;
+pub use snapshot::{Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, FRAME_PAGES};
 pub use train::{Rule, TrainReport, Training, pays, pays_unasked};
 pub use uzram_backing;
 pub use uzram_compress as compress;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::device::Device;
 use crate::layout::state;
+use crate::page::LIMIT_MET;
 use crate::{Error, PAGE_SIZE};
 
 /// In the image: the limit is on all memory.
@@ -88,6 +89,9 @@ impl Device {
         self.pool.set_outside_bytes(outside);
         let limit_bytes = self.pool.limit_bytes();
         if self.pool.limited_bytes() > limit_bytes && !self.pool.has_stock() {
+            self.pool.trim();
+        }
+        if self.pool.limited_bytes() > limit_bytes && self.give_up_cut(LIMIT_MET) {
             self.pool.trim();
         }
         let used_bytes = self.pool.limited_bytes();

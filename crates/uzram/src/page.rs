@@ -10,6 +10,7 @@ use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 
 use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
+use crate::snapshot::StreamCut;
 use crate::stream::{Stream, StreamEncoder};
 use crate::table::SlotGuard;
 use crate::word::Content;
@@ -17,6 +18,10 @@ use crate::{Corruption, Error, PAGE_SIZE};
 
 /// How long a write to a swap device waits for a refill of the stock, once for each time that it runs dry.
 const STOCK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Why a snapshot is given up that a write found in its way.
+pub(crate) const LIMIT_MET: &str = "a write met the limit on the device's memory, and what was kept for the snapshot \
+                                    was in its way. Raise the limit, or take it while less is written";
 
 /// The 64-bit word that the whole page repeats, if it does.
 fn same_filled(page: &[u8; PAGE_SIZE]) -> Option<u64> {
@@ -160,8 +165,15 @@ impl Device {
         self.table.prefetch(page);
         self.admit_slot(page)?;
         let word = self.place(page, data, &mut stream.encoder, cpu)?;
-        let old = self.table.replace(page, word);
-        self.replaced(old, word, cpu);
+        match &stream.cut {
+            None => {
+                let old = self.table.replace(page, word);
+                self.replaced(old, word, cpu);
+            }
+            Some(cut) => {
+                self.publish_after_cut(cut, page, self.table.lock_to_write(page), word, cpu);
+            }
+        }
         Ok(())
     }
 
@@ -179,26 +191,69 @@ impl Device {
         let Stream {
             encoder,
             page: whole,
+            cut,
         } = stream;
         self.read_page(page, whole, &mut Contexts::unnoticed(&self.codecs, cpu))?;
         whole[offset..offset + data.len()].copy_from_slice(data);
         let word = self.place(page, whole, encoder, cpu)?;
-        let old = writing.publish(word);
-        self.replaced(old, word, cpu);
+        match cut {
+            None => self.replaced(writing.publish(word), word, cpu),
+            Some(cut) => {
+                self.publish_after_cut(cut, page, writing.into_slot(), word, cpu);
+            }
+        }
         Ok(())
     }
 
-    /// Makes a page empty, or same-filled with zeros. Returns what it held.
-    pub(crate) fn clear_page(&self, page: u64, how: Zeroes, cpu: usize) -> Content {
+    /// Makes a page empty, or same-filled with zeros. Returns what it held, and the bytes of its object that came free.
+    pub(crate) fn clear_page(
+        &self,
+        page: u64,
+        how: Zeroes,
+        stream: &Stream,
+        cpu: usize,
+    ) -> (Content, u64) {
         let word = match how {
             // A partial write in flight publishes after this, as if it had come later.
-            Zeroes::Deallocate if self.table.peek(page) == Content::Empty => return Content::Empty,
+            Zeroes::Deallocate if self.table.peek(page) == Content::Empty => {
+                return (Content::Empty, 0);
+            }
             Zeroes::Deallocate => 0,
             Zeroes::Allocate => Content::Same(0).encode().unwrap_or_default(),
         };
-        let old = self.table.replace(page, word);
-        self.replaced(old, word, cpu);
-        old
+        let (old, kept) = match &stream.cut {
+            None => {
+                let old = self.table.replace(page, word);
+                self.replaced(old, word, cpu);
+                (old, false)
+            }
+            Some(cut) => {
+                self.publish_after_cut(cut, page, self.table.lock_to_write(page), word, cpu)
+            }
+        };
+        let object = old.object().filter(|_| !kept);
+        (old, object.map_or(0, |(_, len)| len as u64))
+    }
+
+    /// Publishes new contents of a page, and keeps the old ones for the snapshot that is being taken, if it has not got
+    /// them. Returns what they were, and whether they are kept.
+    #[cold]
+    fn publish_after_cut(
+        &self,
+        cut: &StreamCut,
+        page: u64,
+        slot: SlotGuard<'_>,
+        word: u64,
+        cpu: usize,
+    ) -> (Content, bool) {
+        let kept = cut.keep(page, &slot);
+        let old = slot.publish(word);
+        if !kept {
+            self.free(old);
+        }
+        let new = Content::decode(word);
+        self.counters.shard(cpu).replaced(old, new);
+        (old, kept)
     }
 
     /// Compresses a page and stores its object. Returns the word to publish, which from now on stands for the
@@ -244,6 +299,11 @@ impl Device {
         let result = self.pool.store(cpu, bytes, owner).or_else(|error| {
             // A request to a swap device makes no system call; it waits for a moment if that may help.
             if !self.pool.has_stock() {
+                self.pool.trim();
+                let again = self.pool.store(cpu, bytes, owner);
+                if again.is_ok() || !self.give_up_cut(LIMIT_MET) {
+                    return again;
+                }
                 self.pool.trim();
                 return self.pool.store(cpu, bytes, owner);
             }
@@ -298,6 +358,26 @@ impl Device {
         }
     }
 
+    /// Copies a locked slot's object. Returns its length; `None` if it has none in the pool.
+    pub(crate) fn copy_locked(&self, slot: &SlotGuard<'_>, out: &mut [u8]) -> Option<usize> {
+        let (handle, len) = slot.content().object()?;
+        #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
+        // SAFETY: as in `read_locked`.
+        out[..len].copy_from_slice(unsafe { self.pool.shared_bytes(handle, len) });
+        Some(len)
+    }
+
+    /// Copies the object of a word that was replaced and kept, and frees it. Returns its length.
+    pub(crate) fn copy_and_free(&self, kept: Content, out: &mut [u8]) -> Option<usize> {
+        let (handle, len) = kept.object()?;
+        #[expect(unsafe_code, reason = "whoever took out a kept word owns what it names")]
+        // SAFETY: `CutState::take_kept` gave this content to the caller alone. It was put there instead of being freed, so
+        // its object, or the reference to a shared one, is there until `free` below. Nobody writes it: no word names it.
+        out[..len].copy_from_slice(unsafe { self.pool.shared_bytes(handle, len) });
+        self.free(kept);
+        Some(len)
+    }
+
     /// Starts post-processing (`SlotTable::begin_post`) of a slot whose content `suits` and is not shared, and copies
     /// its object. Returns the object's length; `None` if there is nothing to do.
     pub(crate) fn copy_object(
@@ -308,11 +388,7 @@ impl Device {
     ) -> Option<usize> {
         let sole = |content, flags| suits(content, flags) && self.is_sole(content);
         let slot = self.table.begin_post(page, sole)?;
-        let (handle, len) = slot.content().object()?;
-        #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
-        // SAFETY: as in `read_locked`.
-        bytes[..len].copy_from_slice(unsafe { self.pool.shared_bytes(handle, len) });
-        Some(len)
+        self.copy_locked(&slot, bytes)
     }
 
     /// Publishes another form of a slot's content and ends post-processing (`SlotTable::begin_post`). Returns `false`

@@ -162,7 +162,8 @@ impl ZramApi<'_> {
     /// such jobs and writebacks one works at a time.
     ///
     /// [`Error::NoSecondary`] where there is no such secondary, or none at all; [`Error::Invalid`] for another priority or
-    /// a threshold of a page or more, [`Error::NoAges`] for an age while ages are not kept.
+    /// a threshold of a page or more, [`Error::NoAges`] for an age while ages are not kept, [`Error::Snapshot`] while a
+    /// snapshot is taken.
     pub fn recompress(self, what: &Recompress, pace: Pace<'_>) -> Result<RecompressReport, Error> {
         let mut job = RecompressJob::new(self.0, what)?;
         let end = self.0.table.pages();
@@ -348,6 +349,7 @@ impl<'a> RecompressJob<'a> {
             {
                 // One slice at a time: a slot that is found marked was marked by this job.
                 let _alone = self.device.post_processing();
+                self.device.refuse_during_cut()?;
                 let changing = self.device.codecs.change();
                 if !self.is_current() {
                     (self.targets, self.priorities) = self.targets(&changing)?;

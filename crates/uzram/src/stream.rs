@@ -12,6 +12,7 @@ use uzram_compress::{Error, Tfm};
 use uzram_pool::contention::{self, Lock};
 
 use crate::PAGE_SIZE;
+use crate::snapshot::StreamCut;
 
 /// Room for an object that grew: two pages, as in the kernel.
 const BUFFER: usize = 2 * PAGE_SIZE;
@@ -21,6 +22,8 @@ pub(crate) struct Stream {
     pub(crate) encoder: StreamEncoder,
     /// Buffer in which partial writes assemble the page.
     pub(crate) page: Box<[u8; PAGE_SIZE]>,
+    /// While a snapshot is taken: what is overwritten is kept for it.
+    pub(crate) cut: Option<StreamCut>,
 }
 
 /// The part of a stream that makes objects.
@@ -90,6 +93,7 @@ impl Stream {
                 tally: Arc::default(),
             },
             page: Box::new([0xA5; PAGE_SIZE]),
+            cut: None,
         }
     }
 }
@@ -127,6 +131,14 @@ impl<T> PerCpu<T> {
             let taken = take(&mut slot.lock().unwrap_or_else(PoisonError::into_inner));
             drop(taken);
         }
+    }
+
+    /// All of them at once, by ascending number. Only for who holds none: others hold one at a time.
+    pub(crate) fn hold_all(&self) -> Vec<MutexGuard<'_, T>> {
+        let slots = self.slots.iter();
+        slots
+            .map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner))
+            .collect()
     }
 
     /// How many there are.

@@ -455,13 +455,18 @@ impl Drop for SlotGuard<'_> {
     }
 }
 
-impl WriteGuard<'_> {
+impl<'a> WriteGuard<'a> {
     /// Publishes new contents and lets other writers in. Returns what was there, as [`SlotGuard::publish`].
     pub(crate) fn publish(self, word: u64) -> Content {
+        self.into_slot().publish(word)
+    }
+
+    /// Locks the slot; unlocked, it lets other writers in.
+    pub(crate) fn into_slot(self) -> SlotGuard<'a> {
         let this = std::mem::ManuallyDrop::new(self);
         let mut slot = this.table.lock(this.page);
         slot.word &= !WRITING;
-        slot.publish(word)
+        slot
     }
 }
 

@@ -61,7 +61,7 @@ impl<'a> Worker<'a> {
         age: Duration,
         done: EndCheck<'_, 'a>,
     ) -> bool {
-        if !has_secondary(self.device) {
+        if !has_secondary(self.device) || self.device.cut_progress().is_some() {
             return false;
         }
         let what = Recompress {
@@ -178,9 +178,11 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Whether there is no backing, or it is left alone.
+    /// Whether there is no backing, or it is left alone, as while a snapshot is taken.
     fn backing_rests(&self) -> bool {
-        self.device.backing.get().is_none() || Instant::now() < self.no_writeback_before
+        self.device.backing.get().is_none()
+            || self.device.cut_progress().is_some()
+            || Instant::now() < self.no_writeback_before
     }
 
     fn rest_backing(&mut self, why: String) {

@@ -12,12 +12,15 @@ const RELIEF_REST: Duration = Duration::from_secs(1);
 /// Pages between two estimates of what is gained.
 const ESTIMATE_EVERY: u64 = 256;
 
+const MEMORY_SHORT: &str = "memory became short, and the device's policy is to give it back; take the snapshot later";
+
 impl<'a> Worker<'a> {
     /// Reduces memory until the gauge is low: recompression, then compaction, then writeback, as far as they are on.
     pub(super) fn relieve(&mut self) {
         self.set_relieving(true);
         self.status().count(|stats| stats.reliefs += 1);
         self.note("policy: memory is short: pages of any age, oldest first".into());
+        self.device.give_up_cut(MEMORY_SHORT);
         if self.settings.recompress_seconds.is_some() && has_secondary(self.device) {
             self.by_age(Worker::recompress);
         }

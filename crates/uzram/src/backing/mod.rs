@@ -197,6 +197,7 @@ impl ZramApi<'_> {
     /// [`Error::Backing`] says what is wrong with it; [`Error::HasBacking`] if there is one already.
     pub fn attach_backing(self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
         let _alone = self.0.post_processing();
+        self.0.refuse_during_cut()?;
         self.refuse_second()?;
         let new = !path.exists();
         let disk = open(path, Duration::ZERO)?;
@@ -232,6 +233,7 @@ impl ZramApi<'_> {
         size_bytes: u64,
     ) -> Result<(), Error> {
         let _alone = self.0.post_processing();
+        self.0.refuse_during_cut()?;
         self.refuse_second()?;
         self.take_backing(path.into(), disk, size_bytes)
     }
@@ -277,6 +279,7 @@ impl ZramApi<'_> {
         let mut go_on = |_| std::ops::ControlFlow::Continue(());
         let mut report = self.promote(None, &mut go_on)?;
         let _alone = self.0.post_processing();
+        self.0.refuse_during_cut()?;
         // Writeback is excluded from here on; pages written back in between come back now. Two kinds of page remain
         // for a moment: one that a partial write holds, and one that was replaced but not yet freed.
         let deadline = Instant::now() + REQUESTS_PATIENCE;
@@ -380,6 +383,40 @@ impl Device {
         }
         let result = contexts.decompress(&slot, object, out);
         self.whole_page(page, result).map(|()| true)
+    }
+
+    /// Copies an object from the backing as it is. `false`: it has moved, look again. `still` says whether the location is
+    /// still that object's.
+    pub(crate) fn copy_backed(
+        &self,
+        page: u64,
+        backed: Backed,
+        out: &mut [u8],
+        still: impl Fn() -> bool,
+    ) -> Result<bool, Error> {
+        let attached = self.backing.get().ok_or(Error::Corrupt {
+            page,
+            source: Corruption::NoBacking,
+        })?;
+        let location = location(backed, page)?;
+        let mut buffer = attached.readers.get(current_cpu());
+        // As in `read_backed`.
+        let Some(_hold) = attached.backing.hold(location) else {
+            return Ok(false);
+        };
+        if !still() {
+            return Ok(false);
+        }
+        let (len, owner) = (usize::from(backed.len), page as u32);
+        match attached
+            .backing
+            .read_while(location, len, owner, &mut buffer, still)
+        {
+            Ok(object) => out[..len].copy_from_slice(object),
+            Err(ReadError::Moved) => return Ok(false),
+            Err(source) => return Err(attached.read_error(page, source)),
+        }
+        Ok(true)
     }
 
     /// Frees the backed object of a word that was replaced.

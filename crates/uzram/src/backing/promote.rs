@@ -84,7 +84,8 @@ impl<'a> ZramApi<'a> {
     /// Brings objects from the backing back into memory: those of the pages with these numbers, or all.
     ///
     /// A page that cannot be read, or for which there is no memory, stays on the backing, and the others come back: the
-    /// report counts and names such pages. [`Error::NoBacking`] if there is none.
+    /// report counts and names such pages. [`Error::NoBacking`] if there is none, [`Error::Snapshot`] while a snapshot is
+    /// taken.
     pub fn promote(
         self,
         pages: Option<Range<u64>>,
@@ -108,6 +109,7 @@ impl<'a> ZramApi<'a> {
             let before = promotion.report.pages;
             {
                 let _alone = self.0.post_processing();
+                self.0.refuse_during_cut()?;
                 if !Arc::ptr_eq(&attached, &self.0.attached()?) {
                     break;
                 }

@@ -137,7 +137,8 @@ impl ZramApi<'_> {
     /// Writes pages back: moves their objects from memory to the backing. Of several such jobs and recompressions one
     /// works at a time.
     ///
-    /// [`Error::NoBacking`] if there is none, [`Error::NoAges`] for an age while ages are not kept. Errors of the
+    /// [`Error::NoBacking`] if there is none, [`Error::NoAges`] for an age while ages are not kept, [`Error::Snapshot`]
+    /// while a snapshot is taken. Errors of the
     /// disk are no error of the call: the report and the counters have them, and the pages stay in memory.
     pub fn writeback(self, what: &Writeback, pace: Pace<'_>) -> Result<WritebackReport, Error> {
         let attached = self.0.attached()?;
@@ -151,6 +152,7 @@ impl ZramApi<'_> {
             let before = report;
             {
                 let _alone = self.0.post_processing();
+                self.0.refuse_during_cut()?;
                 if !Arc::ptr_eq(&attached, &self.0.attached()?) {
                     break;
                 }

@@ -26,6 +26,7 @@ use uzram_compress::{Algorithm, Decoder, Error as CodecError};
 use super::generation::last_generation;
 use super::{CODECS, Codec, Generation, PRIORITIES, Records};
 use crate::counters::Counters;
+use crate::snapshot::CutCodec;
 use crate::stream::PerCpu;
 use crate::table::SlotGuard;
 use crate::word::Content;
@@ -251,6 +252,25 @@ impl Codecs {
         let same = entries.filter(|entry| entry.codec.algorithm.name() == algorithm.name());
         let free = roster.entries.iter().any(Option::is_none);
         (same.count(), free)
+    }
+
+    /// The codecs that have objects or a priority, for who holds all streams: no object is made or counted meanwhile.
+    pub(crate) fn at_cut(&self, counters: &Counters) -> Vec<CutCodec> {
+        let roster = self.roster();
+        let entries = roster.entries.iter().enumerate();
+        let of = |(index, entry): (usize, &Option<RosterEntry>)| {
+            let codec = &*entry.as_ref()?.codec;
+            let has_role = roster.roles.priorities_of(index).next().is_some();
+            let is_used = has_role || counters.codec_totals(index).0 > 0;
+            is_used.then(|| CutCodec {
+                index: index as u8,
+                algorithm: codec.algorithm.name().into(),
+                driver: codec.algorithm.driver_name().into(),
+                params: codec.params_text(),
+                dictionary: codec.settings.dictionary().cloned(),
+            })
+        };
+        entries.filter_map(of).collect()
     }
 
     pub(crate) fn stats(&self, counters: &Counters) -> Vec<CodecStats> {

@@ -1,0 +1,170 @@
+//! A device's contents at one moment, while requests go on: what a snapshot is written from.
+//!
+//! [`Device::cut`] takes every stream once. That is the moment: each request is before it or after it as a whole. From then
+//! on whoever replaces a word that is not captured yet keeps the old one, with its object (`state`). The holder of the
+//! [`Cut`] walks through the device frame by frame, and captures the rest (`walk`).
+//!
+//! Nothing of a cut is in the image. When the process dies, what was kept is named by no word, and who attaches drops it as
+//! any other object that nobody names.
+
+mod state;
+mod walk;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub(crate) use state::{CutState, StreamCut};
+pub use walk::{Cut, CutFrame, CutPage, FRAME_PAGES};
+
+use crate::Error;
+use crate::device::Device;
+
+/// What may be kept for a cut: this part of the memory in use, and at least so many bytes.
+const KEPT_PART: u64 = 16;
+const KEPT_LEAST: u64 = 64 << 20;
+
+/// How a cut is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CutOptions {
+    /// Most bytes that may be kept of what requests overwrite meanwhile. `None`: 1/16 of the memory in use, and at least
+    /// 64 MiB.
+    pub kept_bytes_max: Option<u64>,
+}
+
+impl CutOptions {
+    /// With a bound on what may be kept; `None` for the default.
+    pub fn new(kept_bytes_max: Option<u64>) -> CutOptions {
+        CutOptions { kept_bytes_max }
+    }
+}
+
+/// A codec as it is at the cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutCodec {
+    /// The number by which [`CutPage::Object`] names it.
+    pub index: u8,
+    /// The algorithm's name.
+    pub algorithm: String,
+    /// The driver's name.
+    pub driver: String,
+    /// The parameters that differ from the defaults, as `level=1`; empty for none.
+    pub params: String,
+    /// Its dictionary.
+    pub dictionary: Option<Arc<[u8]>>,
+}
+
+/// How far a cut has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+pub struct CutProgress {
+    /// Pages that are captured, or hold nothing.
+    pub done_pages: u64,
+    /// Pages of the device at the cut.
+    pub pages: u64,
+    /// Bytes that are kept now of what requests overwrote.
+    pub kept_bytes: u64,
+    /// Most bytes that may be.
+    pub kept_bytes_max: u64,
+}
+
+/// The cut of a device, if there is one. Locked for moments only: never while a stream is waited for.
+#[derive(Default)]
+pub(crate) struct CutSlot(Mutex<Option<Arc<CutState>>>);
+
+impl CutSlot {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<CutState>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<CutState>> {
+        self.lock().clone()
+    }
+}
+
+impl Device {
+    /// Cuts: what the device holds now is what the [`Cut`] yields, whatever is written later. Requests wait as long as the
+    /// longest one in flight, and no longer for a larger device.
+    ///
+    /// Recompression, writeback, promotion and a change of the backing are refused with [`Error::Snapshot`] until the
+    /// cut is dropped; an agent's rest.
+    ///
+    /// [`Error::Snapshot`] while there is another, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
+    /// where the system refuses address space.
+    pub fn cut(&self, options: &CutOptions) -> Result<Cut<'_>, Error> {
+        if self.pool.has_stock() {
+            return Err(Error::SnapshotWithReserve);
+        }
+        // Neither can change what a word or an index means, or how many pages there are, before every stream has the cut.
+        let _alone = self.post_processing();
+        let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _codecs = self.codecs.change();
+        let used = self.pool.used_bytes() + self.table.used_bytes();
+        let bound = options.kept_bytes_max;
+        let bound = bound.unwrap_or_else(|| (used / KEPT_PART).max(KEPT_LEAST));
+        let state = CutState::new(self.table.pages(), self.streams.count(), bound)?;
+        let state = Arc::new(state);
+        {
+            let mut slot = self.cut.lock();
+            if slot.is_some() {
+                return Err(Error::Snapshot);
+            }
+            *slot = Some(state.clone());
+        }
+        // From here on it ends when it is dropped.
+        let mut cut = Cut::new(self, state.clone());
+        let begin = Instant::now();
+        let mut streams = self.streams.hold_all();
+        cut.codecs = self.codecs.at_cut(&self.counters);
+        for (number, stream) in streams.iter_mut().enumerate() {
+            stream.cut = Some(StreamCut::new(state.clone(), number));
+        }
+        drop(streams);
+        cut.pause = begin.elapsed();
+        Ok(cut)
+    }
+
+    /// How far the cut has come, if there is one. Never waits for requests.
+    pub fn cut_progress(&self) -> Option<CutProgress> {
+        Some(self.cut.get()?.progress())
+    }
+
+    /// Refuses a job that would change what the words of an uncaptured page mean. Asked by the holder of `post`.
+    pub(crate) fn refuse_during_cut(&self) -> Result<(), Error> {
+        match self.cut.get() {
+            Some(_) => Err(Error::Snapshot),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the cut up if anything is kept for it, and frees that. Returns whether something came free.
+    #[cold]
+    pub(crate) fn give_up_cut(&self, why: &'static str) -> bool {
+        let Some(state) = self.cut.get() else {
+            return false;
+        };
+        if state.progress().kept_bytes == 0 {
+            return false;
+        }
+        state.give_up(why);
+        self.free_kept(&state)
+    }
+
+    /// Frees what is kept. Returns whether there was anything.
+    fn free_kept(&self, state: &CutState) -> bool {
+        let mut freed = false;
+        state.drain(|content| {
+            self.free(content);
+            freed = true;
+        });
+        freed
+    }
+}
+
+impl Cut<'_> {
+    /// How long requests waited for it.
+    pub fn pause(&self) -> Duration {
+        self.pause
+    }
+}
