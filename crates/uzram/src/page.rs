@@ -370,7 +370,10 @@ impl Device {
     /// Copies the object of a word that was replaced and kept, and frees it. Returns its length.
     pub(crate) fn copy_and_free(&self, kept: Content, out: &mut [u8]) -> Option<usize> {
         let (handle, len) = kept.object()?;
-        #[expect(unsafe_code, reason = "whoever took out a kept word owns what it names")]
+        #[expect(
+            unsafe_code,
+            reason = "whoever took out a kept word owns what it names"
+        )]
         // SAFETY: `CutState::take_kept` gave this content to the caller alone. It was put there instead of being freed, so
         // its object, or the reference to a shared one, is there until `free` below. Nobody writes it: no word names it.
         out[..len].copy_from_slice(unsafe { self.pool.shared_bytes(handle, len) });

@@ -12,7 +12,8 @@ const RELIEF_REST: Duration = Duration::from_secs(1);
 /// Pages between two estimates of what is gained.
 const ESTIMATE_EVERY: u64 = 256;
 
-const MEMORY_SHORT: &str = "memory became short, and the device's policy is to give it back; take the snapshot later";
+const MEMORY_SHORT: &str =
+    "memory became short, and the device's policy is to give it back; take the snapshot later";
 
 impl<'a> Worker<'a> {
     /// Reduces memory until the gauge is low: recompression, then compaction, then writeback, as far as they are on.

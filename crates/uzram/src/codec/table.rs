@@ -260,14 +260,15 @@ impl Codecs {
         let entries = roster.entries.iter().enumerate();
         let of = |(index, entry): (usize, &Option<RosterEntry>)| {
             let codec = &*entry.as_ref()?.codec;
-            let has_role = roster.roles.priorities_of(index).next().is_some();
-            let is_used = has_role || counters.codec_totals(index).0 > 0;
+            let priorities: Vec<usize> = roster.roles.priorities_of(index).collect();
+            let is_used = !priorities.is_empty() || counters.codec_totals(index).0 > 0;
             is_used.then(|| CutCodec {
                 index: index as u8,
                 algorithm: codec.algorithm.name().into(),
                 driver: codec.algorithm.driver_name().into(),
                 params: codec.params_text(),
                 dictionary: codec.settings.dictionary().cloned(),
+                priorities,
             })
         };
         entries.filter_map(of).collect()

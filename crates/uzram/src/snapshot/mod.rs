@@ -52,6 +52,8 @@ pub struct CutCodec {
     pub params: String,
     /// Its dictionary.
     pub dictionary: Option<Arc<[u8]>>,
+    /// Its priorities: 0 for the primary, 1 to 3 for a secondary.
+    pub priorities: Vec<usize>,
 }
 
 /// How far a cut has come.

@@ -1,0 +1,560 @@
+//! A cut against a copy of what the device held at that moment: by random sequences, beside threads that write, given up, and
+//! after a death in the middle.
+//!
+//! `UZRAM_SNAPSHOT_SEEDS=N` runs that many seeds of the random sequences; a failure names its seed, and
+//! `UZRAM_SNAPSHOT_SEED=S` runs that one.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+
+use common::{memfd, reopen};
+use uzram::compress::{Decoder, Registry};
+use uzram::{
+    Choice, Cut, CutOptions, CutPage, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, Training,
+    Writeback, Zeroes,
+};
+use uzram_backing::{FileDisk, FileOptions};
+use uzram_testkit::Random;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// Decompresses what a cut yields, by its own description of the codecs.
+struct Decoders(BTreeMap<u8, Box<dyn Decoder>>);
+
+impl Decoders {
+    fn of(cut: &Cut<'_>) -> Decoders {
+        let registry = Registry::builtin();
+        let decoder = |codec: &uzram::CutCodec| {
+            let algorithm = registry.find(&codec.driver).unwrap();
+            let params = codec.params.split(',').filter(|param| !param.is_empty());
+            let params = params.map(|param| param.split_once('=').unwrap());
+            let mut settings =
+                uzram::compress::Settings::new(&**algorithm, PAGE_SIZE, params).unwrap();
+            if let Some(dictionary) = &codec.dictionary {
+                settings = settings
+                    .with_dictionary(&**algorithm, dictionary.clone())
+                    .unwrap();
+            }
+            let prepared = algorithm.prepare(&settings).unwrap();
+            (codec.index, prepared.decoder().unwrap())
+        };
+        Decoders(cut.codecs().iter().map(decoder).collect())
+    }
+
+    fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {
+        let mut out = vec![0; PAGE_SIZE];
+        match page {
+            CutPage::Zero => {}
+            CutPage::Same(word) => out.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
+            CutPage::Raw(bytes) => out.copy_from_slice(bytes),
+            CutPage::Object { codec, bytes } => {
+                let decoder = self.0.get_mut(&codec).expect("a codec of the cut's list");
+                assert_eq!(decoder.decompress(bytes, &mut out), Ok(PAGE_SIZE));
+            }
+        }
+        out
+    }
+}
+
+/// Takes up to `frames` frames of a cut into `found`. `false` behind the last.
+fn walk(
+    cut: &mut Cut<'_>,
+    decoders: &mut Decoders,
+    found: &mut BTreeMap<u64, Vec<u8>>,
+    frames: usize,
+) -> Result<bool, Error> {
+    for _ in 0..frames {
+        let Some(frame) = cut.next_frame()? else {
+            return Ok(false);
+        };
+        let first = u64::from(frame.number()) * FRAME_PAGES as u64;
+        for (page, contents) in (first..).zip(frame.pages()) {
+            found.insert(page, decoders.read(contents));
+        }
+    }
+    Ok(true)
+}
+
+fn compare(expected: &[u8], found: &BTreeMap<u64, Vec<u8>>) {
+    let zeros = vec![0; PAGE_SIZE];
+    for (page, bytes) in expected.chunks(PAGE_SIZE).enumerate() {
+        let got = found.get(&(page as u64)).unwrap_or(&zeros);
+        assert!(got == bytes, "page {page} is not what it was at the cut");
+    }
+    assert!(found.keys().all(|page| page * PAGE < expected.len() as u64));
+}
+
+/// When nothing is stored any more there is nothing left: no object in memory, none on the backing.
+fn nothing_leaks(device: &Device) {
+    device.discard(0, device.size_bytes()).unwrap();
+    let stats = device.stats();
+    assert_eq!(stats.mem_used_total_bytes, 0, "{stats:?}");
+    assert_eq!((stats.dup_pages, stats.backed_pages), (0, 0), "{stats:?}");
+    if let Some(backing) = device.zram().backing() {
+        assert_eq!(backing.stats.live_objects, 0);
+    }
+}
+
+fn contents(random: &mut Random, kind: u64) -> [u8; PAGE_SIZE] {
+    let seed = random.next();
+    match kind {
+        0 => [0; PAGE_SIZE],
+        1 => uzram_testkit::data::same_filled(seed % 1000),
+        // A word that takes an object.
+        2 => uzram_testkit::data::same_filled(seed | 1 << 62 | 1),
+        3 => uzram_testkit::data::noise(seed),
+        4 => uzram_testkit::data::partly_noise(seed % 8, 3),
+        n => uzram_testkit::data::partly_noise(seed, n),
+    }
+}
+
+fn choice(number: u64) -> Choice {
+    let text: Vec<u8> = (0..6000u64).map(|at| (at / 7 + number) as u8).collect();
+    match number % 5 {
+        0 => Choice::new("lz4"),
+        1 => Choice::new("zstd").param("level", "-1"),
+        2 => Choice::new("zstd").dictionary(text),
+        3 => Choice::new("lz4hc"),
+        _ => Choice::new("deflate"),
+    }
+}
+
+/// A device and the bytes that it must hold.
+struct Mirrored {
+    device: Arc<Device>,
+    bytes: Vec<u8>,
+    pages: u64,
+}
+
+impl Mirrored {
+    fn write(&mut self, random: &mut Random) {
+        let page = random.below(self.pages);
+        let count = random.within(1, 24).min(self.pages - page);
+        for page in page..page + count {
+            let kind = random.below(12);
+            let bytes = contents(random, kind);
+            let (from, len) = match random.below(4) {
+                0 => (random.below(4000), random.within(1, 96)),
+                _ => (0, PAGE),
+            };
+            let at = page * PAGE + from;
+            let bytes = &bytes[..len as usize];
+            self.device.write_at(bytes, at).unwrap();
+            self.bytes[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    fn clear(&mut self, random: &mut Random) {
+        let page = random.below(self.pages);
+        let count = random.within(1, self.pages - page);
+        let (at, len) = (page * PAGE, count * PAGE);
+        match random.below(3) {
+            0 => self.device.discard(at, len).unwrap(),
+            1 => self
+                .device
+                .write_zeroes(at, len, Zeroes::Deallocate)
+                .unwrap(),
+            _ => self.device.write_zeroes(at, len, Zeroes::Allocate).unwrap(),
+        }
+        self.bytes[at as usize..][..len as usize].fill(0);
+    }
+
+    fn resize(&mut self, random: &mut Random) {
+        let pages = random.within(self.pages / 2, self.pages * 2);
+        if pages < self.pages {
+            let len = (self.pages - pages) * PAGE;
+            self.device.discard(pages * PAGE, len).unwrap();
+        }
+        self.device.resize(pages * PAGE).unwrap();
+        self.bytes.resize((pages * PAGE) as usize, 0);
+        self.pages = pages;
+    }
+
+    /// Work on the memory; during a cut most of it is refused.
+    fn job(&mut self, random: &mut Random, during_cut: bool) {
+        let zram = self.device.zram();
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let done = match random.below(9) {
+            0 => zram.recompress(&Recompress::default(), go_on).map(drop),
+            1 => zram.writeback(&Writeback::default(), go_on).map(drop),
+            2 => zram.promote(None, go_on).map(drop),
+            3 => zram.compact_backing(4).map(drop),
+            4 => self.device.set_algorithm(&choice(random.below(5))),
+            5 => self.device.set_secondary(1, Some(&choice(random.below(5)))),
+            6 => {
+                let training = Training {
+                    dictionary_bytes: 2048,
+                    sample_pages: 64,
+                    rule: |_, _| Ok("always".into()),
+                    ..Training::default()
+                };
+                // Not every algorithm takes a dictionary.
+                let _ = self.device.jobs().train(&training);
+                return;
+            }
+            7 => self.device.set_dedup(random.percent(50)),
+            _ => {
+                self.device.jobs().compact(random.within(1, 300_000));
+                return;
+            }
+        };
+        match done {
+            Ok(()) | Err(Error::NoSecondary { .. }) => {}
+            Err(Error::Snapshot) if during_cut => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn any(&mut self, random: &mut Random, during_cut: bool) {
+        match random.below(10) {
+            0..5 => self.write(random),
+            5..7 => self.clear(random),
+            7 => self.resize(random),
+            _ => self.job(random, during_cut),
+        }
+    }
+}
+
+fn sequence(seed: u64) {
+    let mut random = Random::new(seed);
+    let random = &mut random;
+    let pages = random.within(1, 700);
+    let directory = tempfile::tempdir().unwrap();
+    let device = Device::builder(pages * PAGE)
+        .max_size_bytes(1 << 30)
+        .streams(random.within(1, 3) as usize)
+        .choose(choice(random.below(5)))
+        .dedup(random.percent(40))
+        .erase_on_free(random.percent(30))
+        .build()
+        .unwrap();
+    let path = directory.path().join("store");
+    let disk = FileDisk::open(&path, FileOptions::default()).unwrap();
+    let disk = Arc::new(disk);
+    device.zram().attach_disk(&path, disk, 16 << 20).unwrap();
+    let device = Arc::new(device);
+    let mut mirrored = Mirrored {
+        bytes: vec![0; (pages * PAGE) as usize],
+        device: device.clone(),
+        pages,
+    };
+    for _ in 0..random.within(1, 3) {
+        for _ in 0..random.within(0, 30) {
+            mirrored.any(random, false);
+        }
+        let expected = mirrored.bytes.clone();
+        let mut cut = device.cut(&CutOptions::default()).unwrap();
+        let second = device.cut(&CutOptions::default());
+        assert_eq!(second.unwrap_err(), Error::Snapshot);
+        assert_eq!(cut.page_count() * PAGE, expected.len() as u64);
+        let mut decoders = Decoders::of(&cut);
+        let mut found = BTreeMap::new();
+        let gives_up = random.percent(20);
+        loop {
+            for _ in 0..random.within(0, 6) {
+                mirrored.any(random, true);
+            }
+            if gives_up && random.percent(30) {
+                break;
+            }
+            let frames = random.within(1, 4) as usize;
+            if !walk(&mut cut, &mut decoders, &mut found, frames).unwrap() {
+                compare(&expected, &found);
+                break;
+            }
+        }
+        drop(cut);
+        assert_eq!(device.cut_progress(), None);
+        let mut now = vec![0; mirrored.bytes.len()];
+        device.read_at(&mut now, 0).unwrap();
+        assert!(now == mirrored.bytes, "the device itself");
+    }
+    nothing_leaks(&device);
+}
+
+#[test]
+fn a_cut_is_what_was_there() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    if let Some(seed) = number("UZRAM_SNAPSHOT_SEED") {
+        return sequence(seed);
+    }
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = clock.map_or(1, |now| now.as_micros() as u64);
+    for seed in first..first + number("UZRAM_SNAPSHOT_SEEDS").unwrap_or(20) {
+        let run = std::panic::catch_unwind(|| sequence(seed));
+        assert!(run.is_ok(), "UZRAM_SNAPSHOT_SEED={seed} repeats it");
+    }
+}
+
+/// Pages that are written and discarded together, and those of one thread.
+const RUN: u64 = 8;
+const RUNS: u64 = 24;
+const THREADS: u64 = 3;
+
+/// Contents that say which version of a page they are; of four versions one is no contents, but a discard.
+fn version(page: u64, version: u64) -> [u8; PAGE_SIZE] {
+    if version.is_multiple_of(4) {
+        return [0; PAGE_SIZE];
+    }
+    let mut bytes = uzram_testkit::data::partly_noise(version % 4, version % 3 * 5);
+    bytes[..8].copy_from_slice(&page.to_le_bytes());
+    bytes[8..16].copy_from_slice(&version.to_le_bytes());
+    bytes
+}
+
+fn version_of(page: u64, bytes: &[u8]) -> Option<u64> {
+    let number = u64::from_le_bytes(*bytes[8..].first_chunk()?);
+    (version(page, number) == *bytes).then_some(number)
+}
+
+/// Threads write and discard runs of pages, each run in one request. Each cut has each run of one version, which was the last
+/// when the cut was made. A version is never older than one that was acknowledged before.
+#[test]
+fn a_cut_is_one_moment_of_requests_in_flight() {
+    let device = Device::builder(THREADS * RUNS * RUN * PAGE)
+        .streams(2)
+        .dedup(true)
+        .build()
+        .unwrap();
+    let stop = AtomicBool::new(false);
+    let runs = || (0..THREADS * RUNS).map(|_| AtomicU64::new(0)).collect();
+    let (begun, done): (Vec<AtomicU64>, Vec<AtomicU64>) = (runs(), runs());
+    let writer = |thread: u64| {
+        let mut random = Random::new(thread);
+        while !stop.load(Acquire) {
+            let run = thread * RUNS + random.below(RUNS);
+            let next = begun[run as usize].fetch_add(1, AcqRel) + 1;
+            let first = run * RUN;
+            let bytes: Vec<u8> = (first..first + RUN)
+                .flat_map(|page| version(page, next))
+                .collect();
+            match next % 4 {
+                0 => device.discard(first * PAGE, RUN * PAGE).unwrap(),
+                _ => device.write_at(&bytes, first * PAGE).unwrap(),
+            }
+            done[run as usize].store(next, Release);
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let writer = &writer;
+            scope.spawn(move || writer(thread));
+        }
+        let end = Instant::now() + Duration::from_secs(3);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut cuts = 0;
+            while cuts < 20 || Instant::now() < end && cuts < 400 {
+                let before: Vec<u64> = done.iter().map(|run| run.load(Acquire)).collect();
+                let mut cut = device.cut(&CutOptions::default()).unwrap();
+                let after: Vec<u64> = begun.iter().map(|run| run.load(Acquire)).collect();
+                let mut decoders = Decoders::of(&cut);
+                let mut found = BTreeMap::new();
+                while walk(&mut cut, &mut decoders, &mut found, 1).unwrap() {}
+                cuts += 1;
+                for run in 0..THREADS * RUNS {
+                    let versions: Vec<Option<u64>> = (run * RUN..(run + 1) * RUN)
+                        .map(|page| {
+                            found
+                                .get(&page)
+                                .map_or(Some(0), |bytes| version_of(page, bytes))
+                        })
+                        .collect();
+                    let first = versions[0].expect("a version of that page");
+                    assert!(
+                        versions.iter().all(|version| *version == Some(first)),
+                        "run {run}: {versions:?}"
+                    );
+                    let (before, after) = (before[run as usize], after[run as usize]);
+                    let may = |version: u64| match first {
+                        0 => version.is_multiple_of(4),
+                        first => version == first,
+                    };
+                    assert!(
+                        (before..=after).any(may),
+                        "run {run}: version {first}, not {before} to {after}"
+                    );
+                }
+            }
+            assert!(cuts >= 20);
+        }));
+        stop.store(true, Release);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    nothing_leaks(&device);
+}
+
+/// What is overwritten has a bound: beyond it the snapshot is given up, in words, and the device goes on.
+#[test]
+fn more_than_may_be_kept_gives_it_up() {
+    let device = Device::builder(16 << 20).streams(2).build().unwrap();
+    let mut random = Random::new(7);
+    let noise = random.bytes(16 << 20);
+    device.write_at(&noise, 0).unwrap();
+    let options = CutOptions::new(Some(1 << 20));
+    let mut cut = device.cut(&options).unwrap();
+    assert!(cut.next_frame().unwrap().is_some());
+    let other = random.bytes(4 << 20);
+    device.write_at(&other, 8 << 20).unwrap();
+    let progress = device.cut_progress().unwrap();
+    assert!(progress.kept_bytes <= 1 << 20 && progress.kept_bytes > 900 << 10);
+    let limit_bytes = 1 << 20;
+    let given_up = Error::SnapshotMemory { limit_bytes };
+    assert_eq!(cut.next_frame().unwrap_err(), given_up);
+    assert_eq!(cut.check(), Err(given_up));
+    drop(cut);
+    let mut now = vec![0; 4 << 20];
+    device.read_at(&mut now, 8 << 20).unwrap();
+    assert!(now == other);
+    // The walker's own progress makes room: as much again, a part at a time.
+    let mut cut = device.cut(&options).unwrap();
+    let mut frames = 0;
+    while cut.next_frame().unwrap().is_some() {
+        frames += 1;
+        if frames < 48 {
+            // 256 KiB that are captured next but one.
+            let at = (frames + 2) * FRAME_PAGES as u64 * PAGE;
+            device
+                .write_at(&other[..FRAME_PAGES * PAGE_SIZE], at)
+                .unwrap();
+        }
+    }
+    assert_eq!(frames, 64);
+    drop(cut);
+    nothing_leaks(&device);
+}
+
+/// A write that meets the limit is not refused for what is kept: the snapshot gives way.
+#[test]
+fn a_write_at_the_limit_gives_it_up() {
+    for all in [false, true] {
+        let device = Device::builder(16 << 20).streams(1).build().unwrap();
+        let mut random = Random::new(3);
+        device.write_at(&random.bytes(4 << 20), 0).unwrap();
+        let cut = device.cut(&CutOptions::default()).unwrap();
+        match all {
+            true => device.set_total_limit_bytes(device.stats().all_memory_bytes() + (1 << 20)),
+            false => device.set_mem_limit_bytes(device.stats().mem_used_total_bytes + (1 << 20)),
+        }
+        for _ in 0..3 {
+            device.write_at(&random.bytes(4 << 20), 0).unwrap();
+        }
+        let given_up = cut.check().unwrap_err();
+        assert!(
+            matches!(given_up, Error::SnapshotGivenUp { .. }),
+            "{given_up}"
+        );
+        drop(cut);
+        // Where nothing is kept it is in nobody's way, and a device that is full has a snapshot all the same.
+        let mut cut = device.cut(&CutOptions::default()).unwrap();
+        let full = device.write_at(&random.bytes(4 << 20), 8 << 20);
+        assert!(matches!(full, Err(Error::NoSpace { .. })), "{full:?}");
+        while cut.next_frame().unwrap().is_some() {}
+        drop(cut);
+        nothing_leaks(&device);
+    }
+}
+
+/// The codecs are those of the cut, whatever the device does with theirs: here the last objects of one go, it is dropped, and
+/// another takes its number.
+#[test]
+fn codecs_are_those_of_the_cut() {
+    let device = Device::builder(4 << 20).choose(choice(2)).build().unwrap();
+    let expected: Vec<u8> = (0..1024u64)
+        .flat_map(|page| uzram_testkit::data::partly_noise(page, 5))
+        .collect();
+    device.write_at(&expected, 0).unwrap();
+    let mut cut = device.cut(&CutOptions::default()).unwrap();
+    let index = device.codecs()[0].index;
+    device.set_algorithm(&choice(3)).unwrap();
+    device.write_at(&vec![7; 4 << 20], 0).unwrap();
+    assert_eq!(device.codecs().len(), 1, "the first one is dropped");
+    device.set_secondary(1, Some(&choice(4))).unwrap();
+    let taken = device
+        .codecs()
+        .into_iter()
+        .find(|codec| codec.index == index);
+    assert_eq!(taken.map(|codec| codec.algorithm), Some("deflate".into()));
+    let mut decoders = Decoders::of(&cut);
+    let mut found = BTreeMap::new();
+    while walk(&mut cut, &mut decoders, &mut found, 64).unwrap() {}
+    compare(&expected, &found);
+}
+
+/// A process that dies in the middle leaves what it kept to nobody: who attaches has what the words name, and no more.
+#[test]
+fn a_death_in_the_middle_leaks_nothing() {
+    let file = memfd();
+    let mut random = Random::new(11);
+    let (first, second) = (random.bytes(2 << 20), random.bytes(1 << 20));
+    let written = |device: &Device| {
+        device.write_at(&first, 0).unwrap();
+        device.discard(0, 64 << 10).unwrap();
+    };
+    let overwritten = |device: &Device| {
+        device.write_at(&second, 512 << 10).unwrap();
+        device.discard(1 << 20, 256 << 10).unwrap();
+    };
+    let builder = || Device::builder(4 << 20).streams(1).dedup(true);
+    let device = builder().build_in(reopen(&file)).unwrap();
+    written(&device);
+    let mut cut = device.cut(&CutOptions::default()).unwrap();
+    assert!(cut.next_frame().unwrap().is_some());
+    overwritten(&device);
+    assert!(device.cut_progress().unwrap().kept_bytes > 1 << 20);
+    // Another process may not have the image while this one has: a copy of it at this moment is what a death leaves.
+    let copy = memfd();
+    copy_image(&file, &copy);
+    let attached = Device::builder(0).streams(1).attach(reopen(&copy)).unwrap();
+    // The same without a cut, attached to as well: then both have only what the words name.
+    let file = memfd();
+    let never_cut = builder().build_in(reopen(&file)).unwrap();
+    written(&never_cut);
+    overwritten(&never_cut);
+    drop(never_cut);
+    let never_cut = Device::builder(0).streams(1).attach(reopen(&file)).unwrap();
+    let (dead, alive) = (attached.stats(), never_cut.stats());
+    assert_eq!(dead.mem_used_total_bytes, alive.mem_used_total_bytes);
+    assert_eq!(dead.compr_data_size_bytes, alive.compr_data_size_bytes);
+    let read = |device: &Device| {
+        let mut bytes = vec![0; 4 << 20];
+        device.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert!(read(&attached) == read(&never_cut));
+    assert_eq!(attached.cut_progress(), None);
+    attached.cut(&CutOptions::default()).unwrap();
+    nothing_leaks(&attached);
+    while cut.next_frame().unwrap().is_some() {}
+}
+
+fn copy_image(from: &std::os::fd::OwnedFd, to: &std::os::fd::OwnedFd) {
+    use rustix::fs::SeekFrom;
+    let len = rustix::fs::fstat(from).unwrap().st_size as u64;
+    rustix::fs::ftruncate(to, len).unwrap();
+    let mut at = 0;
+    while let Ok(first) = rustix::fs::seek(from, SeekFrom::Data(at)) {
+        let end = rustix::fs::seek(from, SeekFrom::Hole(first)).unwrap();
+        let mut bytes = vec![0; (end - first) as usize];
+        rustix::io::pread(from, &mut bytes, first).unwrap();
+        rustix::io::pwrite(to, &bytes, first).unwrap();
+        at = end;
+    }
+}
+
+#[test]
+fn a_swap_device_has_no_snapshots() {
+    let device = Device::builder(4 << 20)
+        .reserve_bytes(1 << 20)
+        .build()
+        .unwrap();
+    let refused = device.cut(&CutOptions::default()).unwrap_err();
+    assert_eq!(refused, Error::SnapshotWithReserve);
+}
