@@ -3,13 +3,16 @@
 //! No step waits for a single server: connecting, writing and reading never block, and one poll waits for all. What is
 //! given up is not carried out later: the header of the protocol's module says how.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::protocol::{Envelope, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line};
 use crate::trust;
@@ -53,11 +56,33 @@ pub fn call_device(socket: &Path, identity: &str, request: &Request) -> io::Resu
     answers.pop().unwrap_or_else(nobody)
 }
 
+/// The same with a file that goes with the request: the server gets a descriptor of it.
+pub fn call_with_file(
+    socket: &Path,
+    identity: &str,
+    request: &Request,
+    file: BorrowedFd<'_>,
+) -> io::Result<Response> {
+    let device = [(socket, identity)];
+    let mut answers = call_all(&device, request, Some(file), Deadline::default());
+    let nobody = || Err(io::Error::other("nobody was asked"));
+    answers.pop().unwrap_or_else(nobody)
+}
+
 /// Sends one request to the servers of all these devices at once, given by socket and identity. The answers stand in the
 /// order of the devices. No server waits for another, and none is waited for longer than the deadline.
 pub fn call_devices(
     devices: &[(impl AsRef<Path>, impl AsRef<str>)],
     request: &Request,
+    deadline: Deadline,
+) -> Vec<io::Result<Response>> {
+    call_all(devices, request, None, deadline)
+}
+
+fn call_all(
+    devices: &[(impl AsRef<Path>, impl AsRef<str>)],
+    request: &Request,
+    file: Option<BorrowedFd<'_>>,
     deadline: Deadline,
 ) -> Vec<io::Result<Response>> {
     let lines: Vec<_> = devices
@@ -67,7 +92,8 @@ pub fn call_devices(
     let begin = Instant::now();
     let mut calls = Vec::new();
     for ((socket, _), line) in devices.iter().zip(&lines) {
-        let mut call = Call::new(socket.as_ref(), line.as_deref().unwrap_or_default(), begin);
+        let line_bytes = line.as_deref().unwrap_or_default();
+        let mut call = Call::new(socket.as_ref(), line_bytes, file, begin);
         if let Err(message) = line {
             let error = io::Error::new(ErrorKind::InvalidInput, message.clone());
             call.answer = Some(Err(error));
@@ -135,6 +161,8 @@ fn wait(calls: &[Call<'_>], deadline: &Deadline, begin: Instant) {
 struct Call<'a> {
     socket: &'a Path,
     line: &'a [u8],
+    /// What goes with its first bytes.
+    file: Option<BorrowedFd<'a>>,
     /// `None`: not connected yet.
     stream: Option<UnixStream>,
     /// Bytes of the line that are sent.
@@ -151,10 +179,16 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(socket: &'a Path, line: &'a [u8], begin: Instant) -> Call<'a> {
+    fn new(
+        socket: &'a Path,
+        line: &'a [u8],
+        file: Option<BorrowedFd<'a>>,
+        begin: Instant,
+    ) -> Call<'a> {
         Call {
             socket,
             line,
+            file,
             stream: None,
             sent: 0,
             inbox: Vec::new(),
@@ -199,7 +233,12 @@ impl<'a> Call<'a> {
             return Ok(());
         };
         while self.sent < self.line.len() {
-            match stream.write(&self.line[self.sent..]) {
+            let rest = &self.line[self.sent..];
+            let sent = match self.file.filter(|_| self.sent == 0) {
+                Some(file) => send_with_file(stream, rest, file),
+                None => stream.write(rest),
+            };
+            match sent {
                 Ok(n) => self.sent += n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -283,6 +322,20 @@ impl<'a> Call<'a> {
         };
         self.answer = Some(Err(io::Error::new(ErrorKind::TimedOut, message)));
     }
+}
+
+fn send_with_file(stream: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+    let files = [file];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    let bytes = [IoSlice::new(bytes)];
+    Ok(rustix::net::sendmsg(
+        stream,
+        &bytes,
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 fn is_for_a_moment(error: &io::Error) -> bool {

@@ -21,10 +21,10 @@ pub mod stat;
 pub mod trust;
 pub mod zram;
 
-pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices};
+pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_file};
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
-    ControlError, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
+    ControlError, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response, SnapshotReport,
     WritebackRequest, from_hex, to_hex,
 };
 pub use rundir::{

@@ -162,6 +162,14 @@ pub enum Request {
         /// Also say what would be done now.
         plan: bool,
     },
+    /// Write what the device holds at this moment to the file whose descriptor comes with the request. A client that goes
+    /// cancels it.
+    Snapshot {
+        /// Most bytes that may be kept of what is overwritten meanwhile; `None`: 1/16 of the memory in use, and at least
+        /// 64 MiB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept_bytes_max: Option<u64>,
+    },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
     /// To a keeper: start the server if it does not run, and wait until it serves.
@@ -210,7 +218,8 @@ pub struct WritebackRequest {
 }
 
 impl Request {
-    /// Whether it waits for other processes, such as those who use the device: then nothing else may wait for it.
+    /// Whether it waits for other processes, such as those who use the device or read a pipe: then nothing else may wait
+    /// for it.
     pub(crate) fn waits_for_others(&self) -> bool {
         matches!(
             self,
@@ -219,6 +228,7 @@ impl Request {
                 | Request::RemoveByForce
                 | Request::Recover
                 | Request::Upgrade { .. }
+                | Request::Snapshot { .. }
         )
     }
 
@@ -279,6 +289,8 @@ pub enum Response {
         /// Those that are.
         classes: Vec<ClassStats>,
     },
+    /// A snapshot was written.
+    Snapshot(SnapshotReport),
     /// The policies.
     Policy(Box<Policy>),
     /// Done, and this was done to others.
@@ -288,6 +300,28 @@ pub enum Response {
     },
     /// Not done.
     Error(ControlError),
+}
+
+/// A snapshot that was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SnapshotReport {
+    /// Its name: a hash of what it holds.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes of its index among them.
+    pub index_bytes: u64,
+    /// Size of the device.
+    pub disk_bytes: u64,
+    /// Pages that have an object.
+    pub object_pages: u64,
+    /// Bytes of their objects.
+    pub object_bytes: u64,
+    /// Pages that repeat a word other than zero.
+    pub same_pages: u64,
+    /// How long requests waited for the moment that it is of.
+    pub pause_microseconds: u64,
 }
 
 /// Bytes as they stand in a request.

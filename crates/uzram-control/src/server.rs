@@ -8,7 +8,9 @@
 
 mod conversation;
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::protocol::{
     ControlError, Envelope, MAX_LINE, Progress, Request, Response, parse_request,
@@ -44,6 +46,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub trait Handler: Send + Sync {
     /// Carries out a request. The answer is sent, then [`Handler::answered`] is called.
     fn handle(&self, request: Request) -> Result<Response, ControlError>;
+    /// Carries out a request that came with a file. `is_gone` tells whether the client waits no more: then it is cancelled.
+    fn handle_with_file(
+        &self,
+        _request: Request,
+        _file: OwnedFd,
+        _is_gone: &dyn Fn() -> bool,
+    ) -> Result<Response, ControlError> {
+        Err(ControlError {
+            errno: 22,
+            message: "nobody here writes to a file".into(),
+        })
+    }
     /// The device's identity: requests that mean another device are refused. Empty where none is known.
     fn identity(&self) -> &str {
         ""
@@ -65,7 +79,7 @@ impl ControlServer {
         let worker = handler.clone();
         let work = move || {
             for (conversation, request) in inbox {
-                conversation.answer(request, &*worker);
+                conversation.answer(request, None, &*worker);
             }
         };
         std::thread::Builder::new()
@@ -93,7 +107,26 @@ impl ControlServer {
 struct Sending {
     stream: UnixStream,
     received: Vec<u8>,
+    /// The first file that came with it.
+    file: Option<OwnedFd>,
     deadline: Instant,
+}
+
+/// Receives what there is, and keeps the first file that comes with it. Others are closed.
+fn receive_with_file(client: &mut Sending, chunk: &mut [u8]) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut buffers = [IoSliceMut::new(chunk)];
+    let received = rustix::net::recvmsg(&client.stream, &mut buffers, &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(files) = message {
+            for file in files {
+                client.file.get_or_insert(file);
+            }
+        }
+    }
+    Ok(received.bytes)
 }
 
 /// A client that is slow to read its answer.
@@ -197,6 +230,7 @@ impl Control {
                     self.clients.push(Sending {
                         stream,
                         received: Vec::new(),
+                        file: None,
                         deadline: Instant::now() + REQUEST,
                     });
                     // Most have sent theirs by now.
@@ -228,9 +262,9 @@ impl Control {
         let mut chunk = [0; 16 << 10];
         loop {
             let client = &mut self.clients[index];
-            match rustix::net::recv(&client.stream, &mut chunk, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return self.refuse(index, 71, "no request: line cut short".into()),
-                Ok((n, _)) => {
+            match receive_with_file(client, &mut chunk) {
+                Ok(0) => return self.refuse(index, 71, "no request: line cut short".into()),
+                Ok(n) => {
                     let new = &chunk[..n];
                     let end = new.iter().position(|byte| *byte == b'\n');
                     client.received.extend_from_slice(&new[..end.unwrap_or(n)]);
@@ -274,6 +308,10 @@ impl Control {
             Err(error) => return Conversation::new(client.stream, false).refuse(error),
         };
         let conversation = Conversation::new(client.stream, progress);
+        // Of a request that takes none it is closed.
+        let file = client
+            .file
+            .filter(|_| matches!(request, Request::Snapshot { .. }));
         if !request.takes_long() && !request.waits_for_others() {
             if let Some(rest) = conversation.answer_at_once(request, &*self.handler) {
                 if self.readers.len() == MAX_CLIENTS {
@@ -309,7 +347,7 @@ impl Control {
             let (handler, waits) = (self.handler.clone(), self.waiting.clone());
             let asked = conversation.clone();
             let work = move || {
-                asked.answer(request, &*handler);
+                asked.answer(request, file, &*handler);
                 drop(waits);
             };
             let thread = std::thread::Builder::new().name("ending".into());

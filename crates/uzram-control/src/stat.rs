@@ -1,7 +1,7 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
 use serde::{Deserialize, Serialize};
-use uzram::{BackingInfo, CodecStats, Device, Stats};
+use uzram::{BackingInfo, CodecStats, CutProgress, Device, Stats};
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub struct Stat {
     /// How requests reach the server, `io_uring` or `/dev/fuse`; `None` where the frontend has only one way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
+    /// How far a snapshot has come that is being taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<CutProgress>,
     /// NBD clients that are connected; `None` where the device is a node of the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<u64>,
@@ -83,6 +86,7 @@ impl Stat {
             dedup: device.dedup(),
             erase_on_free: device.erase_on_free(),
             codecs: device.codecs(),
+            snapshot: device.cut_progress(),
             // Whoever serves the device knows.
             poll_microseconds: None,
             transport: None,

@@ -4,6 +4,7 @@
 //! that stands still is given up, and does not carry out later what was given up.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,16 @@ pub const SURVEY: Duration = Duration::from_secs(1);
 /// Sends a request to a device's server.
 pub fn ask(entry: &Entry, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.socket(), "server", request)
+}
+
+/// Has a device's server write a snapshot to a file that is open.
+pub fn ask_with_file(entry: &Entry, request: &Request, file: BorrowedFd<'_>) -> Result<Response> {
+    let socket = entry.socket();
+    // Whoever is being started anew is waited for, as for any other request.
+    ask_at(entry, &socket, "server", &Request::Ping)?;
+    let identity = &entry.record.identity;
+    let answer = uzram_control::call_with_file(&socket, identity, request, file);
+    answered(entry, &socket, "server", answer)
 }
 
 /// Whether a device has a server, or gets one within a moment.
@@ -70,8 +81,18 @@ pub(crate) fn call_patiently(
 }
 
 fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<Response> {
+    answered(entry, socket, who, call_patiently(entry, socket, request))
+}
+
+/// What came of a request, in words where it failed.
+fn answered(
+    entry: &Entry,
+    socket: &Path,
+    who: &str,
+    answer: io::Result<Response>,
+) -> Result<Response> {
     let name = &entry.record.name;
-    let error = match call_patiently(entry, socket, request) {
+    let error = match answer {
         Ok(Response::Error(error)) => return Err(error.into()),
         Ok(response) => return Ok(response),
         Err(error) => error,

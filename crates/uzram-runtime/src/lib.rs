@@ -28,6 +28,7 @@ pub mod process;
 mod report;
 mod requests;
 mod server;
+pub mod snapshot;
 pub mod snapshot_notes;
 mod standby;
 mod swap;

@@ -4,6 +4,7 @@
 //! what is there, or makes it. Should the keeper die, the server starts another.
 
 use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use uzram::{Agent, Device};
+use uzram::{Agent, CutOptions, Device};
 use uzram_control::{
     Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
     SERVER_SOCKET,
@@ -26,7 +27,7 @@ use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_en
 use crate::report::Report;
 use crate::{
     description, frontends, keeper, limits, logging, make, note, privileges, process, report,
-    requests, standby, swap, swap_watch, watermark,
+    requests, snapshot, standby, swap, swap_watch, watermark,
 };
 
 /// How long a predecessor may take to die.
@@ -67,7 +68,8 @@ struct Served {
     poll: Option<Duration>,
     /// How requests reach it; `None` where the frontend has only one way.
     transport: Option<&'static str>,
-    /// The device's identity.
+    /// The device's name and identity.
+    name: String,
     identity: String,
     /// Whether files of other users are allowed.
     allow_foreign_files: bool,
@@ -336,6 +338,7 @@ fn serve_device(
         transport: front.transport(),
         front: Mutex::new(front),
         poll: placed.frontend.poll(&spec.frontend),
+        name: claim.name.clone(),
         identity: spec.identity.clone(),
         allow_foreign_files: spec.allow_foreign_files,
         events: Mutex::new(events),
@@ -480,9 +483,33 @@ impl Handler for Served {
                 }
                 return Ok(answer);
             }
+            Request::Snapshot { .. } => {
+                return Err(ControlError {
+                    errno: 22,
+                    message: "a snapshot is written to a file, and none came with the request"
+                        .into(),
+                });
+            }
             other => return self.carry_out(&other),
         }
         Ok(Response::Done)
+    }
+
+    fn handle_with_file(
+        &self,
+        request: Request,
+        file: OwnedFd,
+        is_gone: &dyn Fn() -> bool,
+    ) -> std::result::Result<Response, ControlError> {
+        let Request::Snapshot { kept_bytes_max } = request else {
+            return self.handle(request);
+        };
+        let options = CutOptions::new(kept_bytes_max);
+        tracing::info!("a snapshot is being taken");
+        let report = snapshot::take_for_client(&self.device, &self.name, &options, file, is_gone)?;
+        let (name, bytes, pause) = (&report.name, report.bytes, report.pause_microseconds);
+        tracing::info!(name, bytes, pause, "snapshot taken");
+        Ok(Response::Snapshot(report))
     }
 
     fn answered(&self, request: &Request, done: bool) {

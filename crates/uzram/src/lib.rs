@@ -163,7 +163,9 @@ pub use extents::{Extent, ExtentKind};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
 pub use slots::Slot;
-pub use snapshot::{Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, FRAME_PAGES};
+pub use snapshot::{
+    Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, CutWatch, FRAME_PAGES,
+};
 pub use train::{Rule, TrainReport, Training, pays, pays_unasked};
 pub use uzram_backing;
 pub use uzram_compress as compress;

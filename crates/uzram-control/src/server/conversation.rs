@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
@@ -107,14 +108,23 @@ impl Conversation {
     }
 
     /// Carries the request out and answers, unless it was given up. Waits for a client that is slow to read.
-    pub(super) fn answer(&self, request: Request, handler: &dyn Handler) {
-        if let Some(rest) = self.answer_at_once(request, handler) {
+    pub(super) fn answer(&self, request: Request, file: Option<OwnedFd>, handler: &dyn Handler) {
+        if let Some(rest) = self.answer_with(request, file, handler) {
             self.send_rest(&rest);
         }
     }
 
     /// The same without waiting: what the client has no room for is left to be sent.
     pub(super) fn answer_at_once(&self, request: Request, handler: &dyn Handler) -> Option<Rest> {
+        self.answer_with(request, None, handler)
+    }
+
+    fn answer_with(
+        &self,
+        request: Request,
+        file: Option<OwnedFd>,
+        handler: &dyn Handler,
+    ) -> Option<Rest> {
         let peer = self.peer;
         let span = tracing::info_span!("request", %peer);
         let _span = span.enter();
@@ -122,7 +132,10 @@ impl Conversation {
             tracing::info!("a request was given up before its turn came: not carried out");
             return None;
         }
-        let result = handler.handle(request.clone());
+        let result = match file {
+            Some(file) => handler.handle_with_file(request.clone(), file, &|| self.is_gone()),
+            None => handler.handle(request.clone()),
+        };
         let done = result.is_ok();
         let rest = self.reply(&result.unwrap_or_else(refused));
         handler.answered(&request, done);

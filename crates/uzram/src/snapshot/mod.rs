@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use state::{CutState, StreamCut};
-pub use walk::{Cut, CutFrame, CutPage, FRAME_PAGES};
+pub use walk::{Cut, CutFrame, CutPage, CutWatch, FRAME_PAGES};
 
 use crate::Error;
 use crate::device::Device;

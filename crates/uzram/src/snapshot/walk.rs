@@ -35,6 +35,23 @@ pub struct Cut<'d> {
     freed_bytes: u64,
 }
 
+/// Tells whether a cut can still be finished. It may be asked after that has ended.
+#[derive(Clone)]
+pub struct CutWatch(Arc<CutState>);
+
+impl CutWatch {
+    /// An error says why it was given up.
+    pub fn check(&self) -> Result<(), Error> {
+        self.0.check()
+    }
+}
+
+impl std::fmt::Debug for CutWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("CutWatch").field(&self.check()).finish()
+    }
+}
+
 /// What a page is, with its bytes elsewhere.
 #[derive(Clone, Copy, Default)]
 enum Captured {
@@ -141,6 +158,11 @@ impl<'d> Cut<'d> {
     /// Whether it can still be finished: an error says why it was given up.
     pub fn check(&self) -> Result<(), Error> {
         self.state.check()
+    }
+
+    /// Tells the same of it while a frame is being written.
+    pub fn watch(&self) -> CutWatch {
+        CutWatch(self.state.clone())
     }
 
     /// The next frame that is not all zeros; `None` behind the last.

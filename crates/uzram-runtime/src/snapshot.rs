@@ -1,0 +1,233 @@
+//! Takes snapshots: what a device holds at one moment ([`Device::cut`]), in the format of `uzram-snapshot`.
+//!
+//! [`take`] is the library call; the server of a device calls it with the file that its client has opened. It runs in a
+//! thread of its own at a low priority. Whoever asked for it cancels it by going.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use uzram::{CutCodec, CutFrame, CutOptions, CutPage, CutWatch, Device};
+use uzram_control::{ControlError, SnapshotReport};
+use uzram_snapshot::{
+    CodecSource, DictionaryName, DictionarySource, DiskSource, Page, SnapshotWriter,
+};
+
+use crate::snapshot_notes::{CodecRole, SnapshotNotes};
+
+/// How much less than requests the thread that writes is given of a CPU.
+const NICE: i32 = 5;
+/// What is written to a pipe at a time: so much fits where a poll says that there is room.
+const PIPE_BYTES: usize = 4096;
+/// How often it is looked whether anybody still waits for it.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Why no snapshot was taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The device refused it, or it was given up.
+    Device(uzram::Error),
+    /// It could not be written.
+    Snapshot(uzram_snapshot::Error),
+}
+
+impl std::fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SnapshotError::Device(error) => error.fmt(f),
+            SnapshotError::Snapshot(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+impl From<uzram::Error> for SnapshotError {
+    fn from(error: uzram::Error) -> SnapshotError {
+        SnapshotError::Device(error)
+    }
+}
+
+impl From<uzram_snapshot::Error> for SnapshotError {
+    fn from(error: uzram_snapshot::Error) -> SnapshotError {
+        SnapshotError::Snapshot(error)
+    }
+}
+
+impl From<SnapshotError> for ControlError {
+    fn from(error: SnapshotError) -> ControlError {
+        use uzram_snapshot::Error::Io;
+        let errno = match &error {
+            SnapshotError::Device(error) => error.errno(),
+            SnapshotError::Snapshot(Io { source, .. }) => source.raw_os_error().unwrap_or(5),
+            SnapshotError::Snapshot(_) => 22,
+        };
+        let message = error.to_string();
+        ControlError { errno, message }
+    }
+}
+
+/// Writes what the device of that name holds at this moment. Requests go on meanwhile; what they may make it keep is bounded
+/// by `options`. Does not flush or sync `to`. `watched` is told of the cut before anything is written.
+///
+/// After an error what was written is no snapshot, and every reader says so.
+pub fn take<W: Write>(
+    device: &Device,
+    name: &str,
+    options: &CutOptions,
+    to: impl FnOnce(CutWatch) -> W,
+) -> Result<(W, SnapshotReport), SnapshotError> {
+    let mut cut = device.cut(options)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let codecs: Vec<CodecSource<'_>> = cut.codecs().iter().map(source).collect();
+    let notes = SnapshotNotes {
+        name: name.into(),
+        block_size: device.logical_block_size(),
+        roles: cut.codecs().iter().flat_map(roles).collect(),
+    };
+    let disk = DiskSource {
+        pages: cut.page_count(),
+        taken_at_seconds: now.map_or(0, |now| now.as_secs()),
+        is_basis: false,
+        codecs: &codecs,
+        notes: &notes.to_json(),
+    };
+    let mut writer = SnapshotWriter::new(to(cut.watch()), &disk)?;
+    drop(codecs);
+    while let Some(frame) = cut.next_frame()? {
+        write_frame(&mut writer, &frame)?;
+    }
+    let (disk_bytes, pause) = (cut.page_count() * uzram::PAGE_SIZE as u64, cut.pause());
+    // All is copied: what is kept can go while the rest is written.
+    drop(cut);
+    let (to, written) = writer.finish()?;
+    let report = SnapshotReport {
+        name: written.name.to_string(),
+        bytes: written.bytes,
+        index_bytes: written.index_bytes,
+        disk_bytes,
+        object_pages: written.totals.object_pages,
+        object_bytes: written.totals.object_bytes,
+        same_pages: written.totals.same_pages,
+        pause_microseconds: pause.as_micros() as u64,
+    };
+    Ok((to, report))
+}
+
+fn source(codec: &CutCodec) -> CodecSource<'_> {
+    let dictionary = codec.dictionary.as_deref();
+    CodecSource {
+        number: codec.index,
+        algorithm: &codec.algorithm,
+        driver: &codec.driver,
+        params: &codec.params,
+        dictionary: dictionary.map(DictionarySource::Bytes),
+    }
+}
+
+fn roles(codec: &CutCodec) -> impl Iterator<Item = CodecRole> + '_ {
+    let name = |dictionary: &[u8]| Some(DictionaryName::of(dictionary).ok()?.name.to_string());
+    let dictionary = codec.dictionary.as_deref().and_then(name);
+    codec.priorities.iter().map(move |priority| CodecRole {
+        priority: *priority,
+        algorithm: codec.algorithm.clone(),
+        driver: codec.driver.clone(),
+        params: codec.params.clone(),
+        dictionary: dictionary.clone(),
+    })
+}
+
+fn write_frame<W: Write>(
+    writer: &mut SnapshotWriter<W>,
+    frame: &CutFrame<'_>,
+) -> Result<(), uzram_snapshot::Error> {
+    let mut pages = [Page::Zero; uzram::FRAME_PAGES];
+    let found = frame.pages();
+    let count = found.len();
+    for (page, found) in pages.iter_mut().zip(found) {
+        *page = match found {
+            CutPage::Zero => Page::Zero,
+            CutPage::Same(word) => Page::Same(word),
+            CutPage::Raw(bytes) => Page::Raw(bytes),
+            CutPage::Object { codec, bytes } => Page::Object { codec, bytes },
+        };
+    }
+    writer.frame(frame.number(), &pages[..count])
+}
+
+/// Takes one for a client that has opened the file, until it is synced or the client is gone.
+pub(crate) fn take_for_client(
+    device: &Device,
+    name: &str,
+    options: &CutOptions,
+    file: OwnedFd,
+    is_gone: &dyn Fn() -> bool,
+) -> Result<SnapshotReport, ControlError> {
+    // Of this thread alone, which ends with the request.
+    let _ = rustix::process::nice(NICE);
+    let file = File::from(file);
+    let is_regular = file.metadata().is_ok_and(|found| found.is_file());
+    let to = |watch| ClientFile {
+        file,
+        is_regular,
+        watch,
+        is_gone,
+    };
+    let (to, report) = take(device, name, options, to)?;
+    if is_regular {
+        to.file.sync_all().map_err(|source| {
+            let what = "sync";
+            SnapshotError::Snapshot(uzram_snapshot::Error::Io { what, source })
+        })?;
+    }
+    Ok(report)
+}
+
+/// A client's file or pipe.
+struct ClientFile<'a> {
+    file: File,
+    is_regular: bool,
+    watch: CutWatch,
+    is_gone: &'a dyn Fn() -> bool,
+}
+
+impl ClientFile<'_> {
+    /// Refuses to go on with what nobody waits for, or what was given up.
+    fn check(&self) -> io::Result<()> {
+        if (self.is_gone)() {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
+        self.watch.check().map_err(io::Error::other)
+    }
+
+    /// Waits until a pipe has room. Its reader may take as long as it likes, but nobody waits for it who need not.
+    fn wait_for_room(&self) -> io::Result<()> {
+        loop {
+            let mut fds = [PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::OUT)];
+            let patience = Timespec::try_from(LOOK).ok();
+            match rustix::event::poll(&mut fds, patience.as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => self.check()?,
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Write for ClientFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_regular {
+            self.check()?;
+            return self.file.write(bytes);
+        }
+        self.wait_for_room()?;
+        self.file.write(&bytes[..bytes.len().min(PIPE_BYTES)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
