@@ -1,6 +1,6 @@
 //! `uzram stat`: everything known of one device.
 
-use uzram::{CodecStats, Counter, Stats, Unit};
+use uzram::{CodecStats, Counter, CutProgress, Stats, Unit};
 use uzram_blockdev::{Busy, Survey, Users};
 use uzram_control::size::human;
 use uzram_control::stat::Stat;
@@ -170,6 +170,10 @@ impl Args {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             rows.insert(after_policy.map_or(0, |at| at + 1), ("training", training));
         }
+        if let Some(cut) = stat.snapshot {
+            let after_policy = rows.iter().position(|(name, _)| *name == "policy");
+            rows.insert(after_policy.unwrap_or(0), ("snapshot", snapshot(cut)));
+        }
         let transport = stat.transport.map(|transport| ("transport", transport));
         let poll = stat.poll_microseconds.map(|long| ("poll", poll(long)));
         let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
@@ -229,6 +233,16 @@ fn policy(stat: &Stat) -> String {
         "" => stat.policy.clone(),
         last => format!("{}; last: {last}", stat.policy),
     }
+}
+
+fn snapshot(cut: CutProgress) -> String {
+    format!(
+        "is being taken: {} of {} pages, {} of at most {} kept of what is overwritten",
+        cut.done_pages,
+        cut.pages,
+        human(cut.kept_bytes),
+        human(cut.kept_bytes_max)
+    )
 }
 
 fn now_seconds() -> u64 {

@@ -2,17 +2,32 @@
 //!
 //! One file for each subcommand.
 
+mod take;
 mod verify;
 
 use clap::Subcommand;
 
-use crate::exit::Result;
+use crate::exit::{Failure, Result};
 
-/// Check files that hold snapshots, and show what is in them
+/// Write what a device holds at this moment to a file, or check such files
+///
+/// The device serves as always meanwhile: what requests overwrite is kept until it is written. Pages are written as they
+/// are stored; nothing is compressed anew. The file gets its name when it is whole.
 #[derive(clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  uzram snapshot zram0 zram0.snap
+  uzram snapshot zram0 - | ssh other 'cat > zram0.snap'
+  uzram snapshot verify zram0.snap"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    look: Look,
+    look: Option<Look>,
+    #[command(flatten)]
+    take: Option<take::Args>,
 }
 
 /// What looks at files.
@@ -23,8 +38,10 @@ enum Look {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        match self.look {
-            Look::Verify(command) => command.run(),
+        match (self.look, self.take) {
+            (Some(Look::Verify(command)), _) => command.run(),
+            (None, Some(take)) => take.run(),
+            (None, None) => Err(Failure::usage("name a device and a file")),
         }
     }
 }

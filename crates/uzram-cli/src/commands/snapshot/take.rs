@@ -1,0 +1,319 @@
+//! `uzram snapshot NAME FILE`: has a device's server write what the device holds at this moment.
+//!
+//! This program opens the file, by the rights of who calls it, and the server gets its descriptor. The file has no name, or a
+//! temporary one, until it is whole and synced.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use uzram_control::size::{self, human};
+use uzram_control::{Entry, Request, Response, SnapshotReport};
+use uzram_runtime::{client, process, sweep};
+
+use super::super::{print, print_json, to_value, unexpected};
+use crate::exit::{self, Failure, Result};
+
+/// How often a terminal is told how far it has come.
+const TOLD: Duration = Duration::from_millis(250);
+/// The mode of a new file: it holds what the device holds.
+const MODE: u32 = 0o600;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI
+    #[arg(value_name = "NAME")]
+    device: String,
+    /// The file to write, which must not be there; "-" for stdout
+    #[arg(value_name = "FILE", required_unless_present = "to")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    to: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long, short)]
+    force: bool,
+    /// Most memory that may be kept of what is overwritten meanwhile; the default is 1/16 of the memory in use, and at
+    /// least 64M
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+    /// Print JSON
+    #[arg(long, short = 'J')]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let ((Some(path), _) | (None, Some(path))) = (&self.file, &self.to) else {
+            return Err(Failure::usage("name a file, or - for stdout"));
+        };
+        let entry = sweep::swept_run_dir()?.find(&self.device)?;
+        if path == Path::new("-") {
+            let stdout = std::io::stdout();
+            if stdout.is_terminal() {
+                let message =
+                    "a snapshot is not for a terminal: name a file, or send stdout to one";
+                return Err(Failure::usage(message));
+            }
+            let report = self.take(&entry, stdout.as_fd().try_clone_to_owned()?)?;
+            // Stdout has the snapshot.
+            let words = match self.json {
+                true => format!("{:#}\n", to_value(&report)?),
+                false => words(&entry, &report),
+            };
+            let _ = std::io::stderr().write_all(words.as_bytes());
+            return Ok(());
+        }
+        let target = Target::new(path, self.force)?;
+        let report = self.take(&entry, target.file.try_clone()?.into())?;
+        target.keep()?;
+        match self.json {
+            true => print_json(&to_value(&report)?),
+            false => print(&words(&entry, &report)),
+        }
+    }
+
+    fn take(&self, entry: &Entry, file: OwnedFd) -> Result<SnapshotReport> {
+        let request = Request::Snapshot {
+            kept_bytes_max: self.memory,
+        };
+        let progress = Progress::start(entry);
+        let answer = client::ask_with_file(entry, &request, file.as_fd());
+        drop(progress);
+        match answer? {
+            Response::Snapshot(report) => Ok(report),
+            other => Err(unexpected(entry, &other)),
+        }
+    }
+}
+
+fn words(entry: &Entry, report: &SnapshotReport) -> String {
+    format!(
+        "{}: {} of {} in {} pages; {}, requests waited {:.1} ms\n",
+        report.name,
+        human(report.object_bytes),
+        entry.record.name,
+        report.object_pages + report.same_pages,
+        human(report.bytes),
+        report.pause_microseconds as f64 / 1000.0
+    )
+}
+
+/// The file that is to be.
+struct Target {
+    path: PathBuf,
+    file: File,
+    force: bool,
+    stage: Stage,
+}
+
+/// How it gets its name.
+enum Stage {
+    /// It is no regular file, and has one.
+    Named,
+    /// It has none yet.
+    Unnamed,
+    /// It has a temporary one beside it.
+    Temporary(PathBuf),
+    /// It is whole.
+    Kept,
+}
+
+impl Target {
+    fn new(path: &Path, force: bool) -> Result<Target> {
+        let told = |error: std::io::Error| {
+            let kind = exit::Kind::from_io(&error);
+            Failure::new(kind, format!("{}: {error}", path.display()))
+        };
+        if let Ok(found) = std::fs::metadata(path) {
+            let kind = found.file_type();
+            let is_stream = kind.is_fifo() || kind.is_char_device();
+            if is_stream || kind.is_block_device() && force {
+                let file = OpenOptions::new().write(true).open(path).map_err(told)?;
+                return Ok(Target {
+                    path: path.into(),
+                    file,
+                    force,
+                    stage: Stage::Named,
+                });
+            }
+            if !kind.is_file() {
+                let message = format!("{}: not a file that a snapshot may replace", path.display());
+                return Err(Failure::usage(message));
+            }
+        }
+        if !force && path.symlink_metadata().is_ok() {
+            return Err(exists(path));
+        }
+        // Where a link leads, so that the link stays.
+        let path = path.canonicalize().unwrap_or_else(|_| path.into());
+        let (file, stage) = match open_unnamed(dir_of(&path)) {
+            Some(file) => (file, Stage::Unnamed),
+            None => {
+                let temporary = beside(&path);
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(MODE)
+                    .open(&temporary)
+                    .map_err(told)?;
+                let left = temporary.clone();
+                process::when_told_to_end(move || {
+                    let _ = std::fs::remove_file(&left);
+                    exit::tell("cancelled");
+                    std::process::exit(1);
+                })?;
+                (file, Stage::Temporary(temporary))
+            }
+        };
+        Ok(Target {
+            path,
+            file,
+            force,
+            stage,
+        })
+    }
+
+    /// Gives it its name. The server has synced it.
+    fn keep(mut self) -> Result {
+        let failed = |error: std::io::Error| {
+            let kind = exit::Kind::from_io(&error);
+            Failure::new(kind, format!("{}: {error}", self.path.display()))
+        };
+        match &self.stage {
+            Stage::Named | Stage::Kept => return Ok(()),
+            Stage::Unnamed => {
+                let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                let link = |to: &Path| {
+                    let flags = AtFlags::SYMLINK_FOLLOW;
+                    rustix::fs::linkat(CWD, &*unnamed, CWD, to, flags)
+                };
+                match link(&self.path) {
+                    Err(rustix::io::Errno::EXIST) if self.force => {
+                        let temporary = beside(&self.path);
+                        link(&temporary).map_err(|error| failed(error.into()))?;
+                        let renamed = std::fs::rename(&temporary, &self.path);
+                        if renamed.is_err() {
+                            let _ = std::fs::remove_file(&temporary);
+                        }
+                        renamed.map_err(failed)?;
+                    }
+                    Err(rustix::io::Errno::EXIST) => return Err(exists(&self.path)),
+                    other => other.map_err(|error| failed(error.into()))?,
+                }
+            }
+            Stage::Temporary(temporary) => {
+                if !self.force {
+                    // Fails where it has come to be meanwhile.
+                    OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(MODE)
+                        .open(&self.path)
+                        .map_err(failed)?;
+                }
+                std::fs::rename(temporary, &self.path).map_err(failed)?;
+            }
+        }
+        self.stage = Stage::Kept;
+        // The name, too, is to be there after a power cut.
+        File::open(dir_of(&self.path))
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Stage::Temporary(temporary) = &self.stage {
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+fn exists(path: &Path) -> Failure {
+    let message = format!("{} is there already: --force replaces it", path.display());
+    Failure::usage(message)
+}
+
+fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// A temporary name in the same directory.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.part", std::process::id()))
+}
+
+/// A file without a name: nothing of it stays if this program ends before it is whole. Not every file system has them.
+fn open_unnamed(dir: &Path) -> Option<File> {
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let file = rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR);
+    file.ok().map(File::from)
+}
+
+/// Tells a terminal how far it has come.
+struct Progress {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Progress {
+    fn start(entry: &Entry) -> Progress {
+        let nobody = Progress {
+            stop: None,
+            thread: None,
+        };
+        if !std::io::stderr().is_terminal() {
+            return nobody;
+        }
+        let (stop, stopped) = mpsc::channel();
+        let entry = entry.clone();
+        let begin = Instant::now();
+        let tell = move || {
+            let mut told = false;
+            while stopped.recv_timeout(TOLD) == Err(RecvTimeoutError::Timeout) {
+                let Ok(stat) = client::stat(&entry) else {
+                    continue;
+                };
+                let Some(cut) = stat.snapshot else { continue };
+                let percent = cut.done_pages * 100 / cut.pages.max(1);
+                let seconds = begin.elapsed().as_secs();
+                let kept = human(cut.kept_bytes);
+                let line =
+                    format!("\r{percent:3} %, {seconds} s, {kept} kept of what is overwritten ");
+                let _ = std::io::stderr().write_all(line.as_bytes());
+                told = true;
+            }
+            if told {
+                let _ = std::io::stderr().write_all(b"\r\x1b[K");
+            }
+        };
+        let thread = std::thread::Builder::new().name("progress".into());
+        match thread.spawn(tell) {
+            Ok(thread) => Progress {
+                stop: Some(stop),
+                thread: Some(thread),
+            },
+            Err(_) => nobody,
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
