@@ -5,6 +5,8 @@
 //! `UZRAM_SNAPSHOT_SEED=S` runs that one.
 
 mod common;
+#[path = "common/cut.rs"]
+mod cut;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,72 +16,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use common::{memfd, reopen};
-use uzram::compress::{Decoder, Registry};
+use cut::{Decoders, walk};
+use uzram::compress::Registry;
 use uzram::{
-    Choice, Cut, CutOptions, CutPage, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, Training,
-    Writeback, Zeroes,
+    Choice, CutOptions, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, Training, Writeback,
+    Zeroes,
 };
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::Random;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-
-/// Decompresses what a cut yields, by its own description of the codecs.
-struct Decoders(BTreeMap<u8, Box<dyn Decoder>>);
-
-impl Decoders {
-    fn of(cut: &Cut<'_>) -> Decoders {
-        let registry = Registry::builtin();
-        let decoder = |codec: &uzram::CutCodec| {
-            let algorithm = registry.find(&codec.driver).unwrap();
-            let params = codec.params.split(',').filter(|param| !param.is_empty());
-            let params = params.map(|param| param.split_once('=').unwrap());
-            let mut settings =
-                uzram::compress::Settings::new(&**algorithm, PAGE_SIZE, params).unwrap();
-            if let Some(dictionary) = &codec.dictionary {
-                settings = settings
-                    .with_dictionary(&**algorithm, dictionary.clone())
-                    .unwrap();
-            }
-            let prepared = algorithm.prepare(&settings).unwrap();
-            (codec.index, prepared.decoder().unwrap())
-        };
-        Decoders(cut.codecs().iter().map(decoder).collect())
-    }
-
-    fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {
-        let mut out = vec![0; PAGE_SIZE];
-        match page {
-            CutPage::Zero => {}
-            CutPage::Same(word) => out.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
-            CutPage::Raw(bytes) => out.copy_from_slice(bytes),
-            CutPage::Object { codec, bytes } => {
-                let decoder = self.0.get_mut(&codec).expect("a codec of the cut's list");
-                assert_eq!(decoder.decompress(bytes, &mut out), Ok(PAGE_SIZE));
-            }
-        }
-        out
-    }
-}
-
-/// Takes up to `frames` frames of a cut into `found`. `false` behind the last.
-fn walk(
-    cut: &mut Cut<'_>,
-    decoders: &mut Decoders,
-    found: &mut BTreeMap<u64, Vec<u8>>,
-    frames: usize,
-) -> Result<bool, Error> {
-    for _ in 0..frames {
-        let Some(frame) = cut.next_frame()? else {
-            return Ok(false);
-        };
-        let first = u64::from(frame.number()) * FRAME_PAGES as u64;
-        for (page, contents) in (first..).zip(frame.pages()) {
-            found.insert(page, decoders.read(contents));
-        }
-    }
-    Ok(true)
-}
 
 fn compare(expected: &[u8], found: &BTreeMap<u64, Vec<u8>>) {
     let zeros = vec![0; PAGE_SIZE];
@@ -253,7 +199,7 @@ fn sequence(seed: u64) {
         let second = device.cut(&CutOptions::default());
         assert_eq!(second.unwrap_err(), Error::Snapshot);
         assert_eq!(cut.page_count() * PAGE, expected.len() as u64);
-        let mut decoders = Decoders::of(&cut);
+        let mut decoders = Decoders::of(&cut, &Registry::builtin());
         let mut found = BTreeMap::new();
         let gives_up = random.percent(20);
         loop {
@@ -353,7 +299,7 @@ fn a_cut_is_one_moment_of_requests_in_flight() {
                 let before: Vec<u64> = done.iter().map(|run| run.load(Acquire)).collect();
                 let mut cut = device.cut(&CutOptions::default()).unwrap();
                 let after: Vec<u64> = begun.iter().map(|run| run.load(Acquire)).collect();
-                let mut decoders = Decoders::of(&cut);
+                let mut decoders = Decoders::of(&cut, &Registry::builtin());
                 let mut found = BTreeMap::new();
                 while walk(&mut cut, &mut decoders, &mut found, 1).unwrap() {}
                 cuts += 1;
@@ -482,7 +428,7 @@ fn codecs_are_those_of_the_cut() {
         .into_iter()
         .find(|codec| codec.index == index);
     assert_eq!(taken.map(|codec| codec.algorithm), Some("deflate".into()));
-    let mut decoders = Decoders::of(&cut);
+    let mut decoders = Decoders::of(&cut, &Registry::builtin());
     let mut found = BTreeMap::new();
     while walk(&mut cut, &mut decoders, &mut found, 64).unwrap() {}
     compare(&expected, &found);

@@ -17,6 +17,8 @@
 
 mod concurrent;
 mod crash;
+#[path = "../common/cut.rs"]
+mod cut;
 mod ledger;
 mod model;
 mod op;
@@ -84,7 +86,7 @@ fn for_seeds(test: &str, needed: &[&str], mut run: impl FnMut(u64) -> Result<Tot
 }
 
 /// What sequences are to have done.
-const DONE: [&str; 17] = [
+const DONE: [&str; 19] = [
     "recompressed",
     "written back",
     "promoted",
@@ -102,10 +104,12 @@ const DONE: [&str; 17] = [
     "changed under writeback",
     "all discarded",
     "failed promotions",
+    "snapshots",
+    "refused by snapshots",
 ];
 
 /// What threads are to have done.
-const DONE_AT_ONCE: [&str; 10] = [
+const DONE_AT_ONCE: [&str; 11] = [
     "recompressed",
     "written back",
     "promoted",
@@ -116,6 +120,7 @@ const DONE_AT_ONCE: [&str; 10] = [
     "faults",
     "changed under promotion",
     "changed under writeback",
+    "snapshots",
 ];
 
 /// How long a failing sequence is made shorter.

@@ -27,6 +27,7 @@ macro_rules! ensure {
 mod check;
 mod memory;
 mod run;
+mod snapshot;
 
 pub(crate) use run::{panic_text, run, shrink};
 
@@ -121,6 +122,7 @@ impl Model {
                 writeback,
                 requests,
             } => self.hang(writeback, requests)?,
+            Op::Snapshot { steps, to_its_end } => self.snapshot(steps, *to_its_end)?,
             Op::Reopen => self.reopen()?,
             Op::Check => self.check_all()?,
         }

@@ -48,6 +48,12 @@ pub(crate) enum Op {
         writeback: Writeback,
         requests: Vec<Op>,
     },
+    /// A snapshot is taken. Before so many of its frames are taken each of these is done; after the last the rest is taken,
+    /// or it is given up.
+    Snapshot {
+        steps: Vec<(usize, Op)>,
+        to_its_end: bool,
+    },
     /// The device is dropped and the image attached to.
     Reopen,
     /// Everything is compared.
@@ -149,7 +155,8 @@ impl Maker {
             87 if self.random.percent(40) => Op::Reset,
             87..91 => Op::Fault(self.fault()),
             91..94 => Op::Heal,
-            94..97 => self.hang(),
+            94..96 => self.hang(),
+            96 => self.snapshot(),
             97 => Op::Reopen,
             _ => Op::Check,
         }
@@ -318,6 +325,24 @@ impl Maker {
             skip: random.below(10),
             times,
             fault,
+        }
+    }
+
+    fn snapshot(&mut self) -> Op {
+        let step = |maker: &mut Maker| {
+            let op = match maker.random.below(10) {
+                0..7 => maker.request(),
+                7 => Op::Resize {
+                    pages: maker.random.within(maker.pages / 2, maker.pages * 2),
+                },
+                _ => Op::Memory(maker.memory()),
+            };
+            (maker.random.below(4) as usize, op)
+        };
+        let steps = self.random.within(0, 40);
+        Op::Snapshot {
+            steps: (0..steps).map(|_| step(self)).collect(),
+            to_its_end: self.random.percent(85),
         }
     }
 

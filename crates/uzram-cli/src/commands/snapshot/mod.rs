@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     look: Option<Look>,
     #[command(flatten)]
-    take: Option<take::Args>,
+    take: Option<take::Take>,
 }
 
 /// What looks at files.

@@ -25,7 +25,7 @@ const TOLD: Duration = Duration::from_millis(250);
 const MODE: u32 = 0o600;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct Take {
     /// The device: its name, its path or its URI
     #[arg(value_name = "NAME")]
     device: String,
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-impl Args {
+impl Take {
     pub(crate) fn run(self) -> Result {
         let ((Some(path), _) | (None, Some(path))) = (&self.file, &self.to) else {
             return Err(Failure::usage("name a file, or - for stdout"));

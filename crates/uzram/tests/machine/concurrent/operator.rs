@@ -1,16 +1,19 @@
 //! A thread that does to the memory what can be done to it, causes faults and limits for a while, and changes the size.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use uzram::{Corruption, Error, PAGE_SIZE, Writeback};
+use uzram::{Corruption, CutOptions, Error, PAGE_SIZE, Writeback};
+use uzram_testkit::algorithm::with_self_trained;
 use uzram_testkit::disk::{Fault, FaultRule, FaultyDisk};
 
-use super::{RUN, World};
+use super::{RUN, VERSIONED, World};
+use crate::cut::{Decoders, walk};
 use crate::model::{Wrong, page_of};
 use crate::op::{Maker, Memory};
-use crate::random::{Random, version};
+use crate::random::{Random, is_discard, version, version_of};
 use crate::subject::{self, PAGE, Report};
 
 /// A thread that does what is done to memory.
@@ -50,7 +53,8 @@ impl<'a> Operator<'a> {
                 2 => self.limit()?,
                 3 if self.number == 0 => self.resize()?,
                 4 => self.look(),
-                5..20 if self.number == 1 => self.race()?,
+                5 => self.snapshot()?,
+                6..20 if self.number == 1 => self.race()?,
                 _ => {
                     let memory = self.maker.memory();
                     self.memory(&memory)?;
@@ -108,7 +112,8 @@ impl<'a> Operator<'a> {
                 | Error::NoDictionary { .. }
                 | Error::CodecsFull
                 | Error::NoBacking
-                | Error::NoSecondary { .. },
+                | Error::NoSecondary { .. }
+                | Error::Snapshot,
             ) => {}
             Err(Error::Compress(_)) if matches!(memory, Memory::Train { .. }) => {}
             Err(Error::PagesLeft { .. }) if limit() || failing() => {}
@@ -258,6 +263,53 @@ impl<'a> Operator<'a> {
         device.discard(last, PAGE).map_err(failed)?;
         self.world.count("resizes", 1);
         device.resize(size).map_err(failed)
+    }
+
+    /// A snapshot: each page is a version that it may have had when that was begun.
+    fn snapshot(&mut self) -> Result<(), Wrong> {
+        let world = self.world;
+        let (limit, failing) = (world.limit.watch(), world.failing.watch());
+        let ledger = world.ledger;
+        let before: Vec<u32> = (0..ledger.pages())
+            .map(|p| ledger.acknowledged(p))
+            .collect();
+        let mut cut = match world.device.cut(&CutOptions::default()) {
+            Err(Error::Snapshot) => return Ok(()),
+            cut => cut.map_err(|error| format!("snapshot: {error}"))?,
+        };
+        let after: Vec<u32> = (0..ledger.pages()).map(|page| ledger.begun(page)).collect();
+        let mut decoders = Decoders::of(&cut, &with_self_trained());
+        let mut found = BTreeMap::new();
+        loop {
+            match walk(&mut cut, &mut decoders, &mut found, 1) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(Error::SnapshotGivenUp { .. }) if limit() => return Ok(()),
+                Err(Error::BackingRead { .. }) if failing() => return Ok(()),
+                Err(error) => return Err(format!("snapshot: {error}")),
+            }
+        }
+        drop(cut);
+        let zeros = [0; PAGE_SIZE];
+        for page in (0..ledger.pages()).filter(|page| page % RUN < VERSIONED) {
+            let bytes = found.get(&page).map_or(&zeros[..], |bytes| bytes);
+            let bytes = bytes.first_chunk().ok_or("a short page")?;
+            let (before, after) = (before[page as usize], after[page as usize]);
+            let mut versions = before..=after;
+            let right = match version_of(page, bytes) {
+                Some(0) => versions.any(is_discard),
+                Some(version) => versions.contains(&version),
+                None => false,
+            };
+            if !right {
+                let version = version_of(page, bytes);
+                return Err(format!(
+                    "the snapshot has of page {page} {version:?}, not a version from {before} to {after}"
+                ));
+            }
+        }
+        world.count("snapshots", 1);
+        Ok(())
     }
 
     /// Everything that only looks.

@@ -1,0 +1,62 @@
+//! Reads what a cut yields, by its own description of the codecs: as a restore on another machine would.
+
+use std::collections::BTreeMap;
+
+use uzram::compress::{Decoder, Registry};
+use uzram::{Cut, CutPage, Error, FRAME_PAGES, PAGE_SIZE};
+
+/// Decompresses what a cut yields, by its own description of the codecs.
+pub(crate) struct Decoders(BTreeMap<u8, Box<dyn Decoder>>);
+
+impl Decoders {
+    pub(crate) fn of(cut: &Cut<'_>, registry: &Registry) -> Decoders {
+        let decoder = |codec: &uzram::CutCodec| {
+            let algorithm = registry.find(&codec.driver).unwrap();
+            let params = codec.params.split(',').filter(|param| !param.is_empty());
+            let params = params.map(|param| param.split_once('=').unwrap());
+            let mut settings =
+                uzram::compress::Settings::new(&**algorithm, PAGE_SIZE, params).unwrap();
+            if let Some(dictionary) = &codec.dictionary {
+                settings = settings
+                    .with_dictionary(&**algorithm, dictionary.clone())
+                    .unwrap();
+            }
+            let prepared = algorithm.prepare(&settings).unwrap();
+            (codec.index, prepared.decoder().unwrap())
+        };
+        Decoders(cut.codecs().iter().map(decoder).collect())
+    }
+
+    pub(crate) fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {
+        let mut out = vec![0; PAGE_SIZE];
+        match page {
+            CutPage::Zero => {}
+            CutPage::Same(word) => out.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
+            CutPage::Raw(bytes) => out.copy_from_slice(bytes),
+            CutPage::Object { codec, bytes } => {
+                let decoder = self.0.get_mut(&codec).expect("a codec of the cut's list");
+                assert_eq!(decoder.decompress(bytes, &mut out), Ok(PAGE_SIZE));
+            }
+        }
+        out
+    }
+}
+
+/// Takes up to `frames` frames of a cut into `found`. `false` behind the last.
+pub(crate) fn walk(
+    cut: &mut Cut<'_>,
+    decoders: &mut Decoders,
+    found: &mut BTreeMap<u64, Vec<u8>>,
+    frames: usize,
+) -> Result<bool, Error> {
+    for _ in 0..frames {
+        let Some(frame) = cut.next_frame()? else {
+            return Ok(false);
+        };
+        let first = u64::from(frame.number()) * FRAME_PAGES as u64;
+        for (page, contents) in (first..).zip(frame.pages()) {
+            found.insert(page, decoders.read(contents));
+        }
+    }
+    Ok(true)
+}
