@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use crate::protocol::{Envelope, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line};
+use crate::protocol::{
+    Envelope, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line,
+};
 use crate::trust;
 
 /// How long [`call()`] waits for a sign of life: one that works gives one each second.
@@ -56,15 +58,15 @@ pub fn call_device(socket: &Path, identity: &str, request: &Request) -> io::Resu
     answers.pop().unwrap_or_else(nobody)
 }
 
-/// The same with a file that goes with the request: the server gets a descriptor of it.
-pub fn call_with_file(
+/// The same with files that go with the request, at most [`MAX_FILES`](crate::MAX_FILES): the server gets descriptors of them.
+pub fn call_with_files(
     socket: &Path,
     identity: &str,
     request: &Request,
-    file: BorrowedFd<'_>,
+    files: &[BorrowedFd<'_>],
 ) -> io::Result<Response> {
     let device = [(socket, identity)];
-    let mut answers = call_all(&device, request, Some(file), Deadline::default());
+    let mut answers = call_all(&device, request, files, Deadline::default());
     let nobody = || Err(io::Error::other("nobody was asked"));
     answers.pop().unwrap_or_else(nobody)
 }
@@ -76,13 +78,13 @@ pub fn call_devices(
     request: &Request,
     deadline: Deadline,
 ) -> Vec<io::Result<Response>> {
-    call_all(devices, request, None, deadline)
+    call_all(devices, request, &[], deadline)
 }
 
 fn call_all(
     devices: &[(impl AsRef<Path>, impl AsRef<str>)],
     request: &Request,
-    file: Option<BorrowedFd<'_>>,
+    files: &[BorrowedFd<'_>],
     deadline: Deadline,
 ) -> Vec<io::Result<Response>> {
     let lines: Vec<_> = devices
@@ -93,7 +95,7 @@ fn call_all(
     let mut calls = Vec::new();
     for ((socket, _), line) in devices.iter().zip(&lines) {
         let line_bytes = line.as_deref().unwrap_or_default();
-        let mut call = Call::new(socket.as_ref(), line_bytes, file, begin);
+        let mut call = Call::new(socket.as_ref(), line_bytes, files, begin);
         if let Err(message) = line {
             let error = io::Error::new(ErrorKind::InvalidInput, message.clone());
             call.answer = Some(Err(error));
@@ -162,7 +164,7 @@ struct Call<'a> {
     socket: &'a Path,
     line: &'a [u8],
     /// What goes with its first bytes.
-    file: Option<BorrowedFd<'a>>,
+    files: &'a [BorrowedFd<'a>],
     /// `None`: not connected yet.
     stream: Option<UnixStream>,
     /// Bytes of the line that are sent.
@@ -182,13 +184,13 @@ impl<'a> Call<'a> {
     fn new(
         socket: &'a Path,
         line: &'a [u8],
-        file: Option<BorrowedFd<'a>>,
+        files: &'a [BorrowedFd<'a>],
         begin: Instant,
     ) -> Call<'a> {
         Call {
             socket,
             line,
-            file,
+            files,
             stream: None,
             sent: 0,
             inbox: Vec::new(),
@@ -234,9 +236,9 @@ impl<'a> Call<'a> {
         };
         while self.sent < self.line.len() {
             let rest = &self.line[self.sent..];
-            let sent = match self.file.filter(|_| self.sent == 0) {
-                Some(file) => send_with_file(stream, rest, file),
-                None => stream.write(rest),
+            let sent = match self.sent == 0 && !self.files.is_empty() {
+                true => send_with_files(stream, rest, self.files),
+                false => stream.write(rest),
             };
             match sent {
                 Ok(n) => self.sent += n,
@@ -324,11 +326,17 @@ impl<'a> Call<'a> {
     }
 }
 
-fn send_with_file(stream: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
-    let files = [file];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send_with_files(
+    stream: &UnixStream,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&files));
+    if !control.push(SendAncillaryMessage::ScmRights(files)) {
+        let message = format!("{} files for a request: {MAX_FILES} at most", files.len());
+        return Err(io::Error::new(ErrorKind::InvalidInput, message));
+    }
     let bytes = [IoSlice::new(bytes)];
     Ok(rustix::net::sendmsg(
         stream,

@@ -21,11 +21,11 @@ pub mod stat;
 pub mod trust;
 pub mod zram;
 
-pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_file};
+pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_files};
 pub use execute::{RECOMPRESSION, execute};
 pub use protocol::{
-    ControlError, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response, SnapshotReport,
-    WritebackRequest, from_hex, to_hex,
+    ControlError, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
+    SnapshotReport, WritebackRequest, from_hex, to_hex,
 };
 pub use rundir::{
     Claim, Entry, Error, KEEPER_SOCKET, MAX_RECORD, Record, RunDir, SERVER_SOCKET, Swept,

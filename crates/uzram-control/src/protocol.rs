@@ -25,6 +25,8 @@ use crate::stat::Stat;
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Longest line that either side accepts: room for a dictionary of 1 MiB in hexadecimal.
 pub const MAX_LINE: usize = 3 << 20;
+/// Most files that go with a request.
+pub const MAX_FILES: usize = 64;
 
 /// What a server can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -162,13 +164,19 @@ pub enum Request {
         /// Also say what would be done now.
         plan: bool,
     },
-    /// Write what the device holds at this moment to the file whose descriptor comes with the request. A client that goes
-    /// cancels it.
+    /// Write what the device holds at this moment to the file whose descriptor comes with the request, the first of them. A
+    /// client that goes cancels it.
     Snapshot {
         /// Most bytes that may be kept of what is overwritten meanwhile; `None`: 1/16 of the memory in use, and at least
         /// 64 MiB.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kept_bytes_max: Option<u64>,
+        /// Track changes from then on.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        track: bool,
+        /// Only what changed since the snapshot in the second file. The files of that one's parents follow.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        since: bool,
     },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
@@ -320,6 +328,8 @@ pub struct SnapshotReport {
     pub object_bytes: u64,
     /// Pages that repeat a word other than zero.
     pub same_pages: u64,
+    /// The snapshot that it was made since; empty for none.
+    pub parent: String,
     /// How long requests waited for the moment that it is of.
     pub pause_microseconds: u64,
 }

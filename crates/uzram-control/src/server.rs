@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::protocol::{
-    ControlError, Envelope, MAX_LINE, Progress, Request, Response, parse_request,
+    ControlError, Envelope, MAX_FILES, MAX_LINE, Progress, Request, Response, parse_request,
 };
 use crate::trust;
 use conversation::{Conversation, Rest};
@@ -46,11 +46,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub trait Handler: Send + Sync {
     /// Carries out a request. The answer is sent, then [`Handler::answered`] is called.
     fn handle(&self, request: Request) -> Result<Response, ControlError>;
-    /// Carries out a request that came with a file. `is_gone` tells whether the client waits no more: then it is cancelled.
-    fn handle_with_file(
+    /// Carries out a request that came with files. `is_gone` tells whether the client waits no more: then it is cancelled.
+    fn handle_with_files(
         &self,
         _request: Request,
-        _file: OwnedFd,
+        _files: Vec<OwnedFd>,
         _is_gone: &dyn Fn() -> bool,
     ) -> Result<Response, ControlError> {
         Err(ControlError {
@@ -79,7 +79,7 @@ impl ControlServer {
         let worker = handler.clone();
         let work = move || {
             for (conversation, request) in inbox {
-                conversation.answer(request, None, &*worker);
+                conversation.answer(request, Vec::new(), &*worker);
             }
         };
         std::thread::Builder::new()
@@ -107,23 +107,22 @@ impl ControlServer {
 struct Sending {
     stream: UnixStream,
     received: Vec<u8>,
-    /// The first file that came with it.
-    file: Option<OwnedFd>,
+    /// The files that came with it.
+    files: Vec<OwnedFd>,
     deadline: Instant,
 }
 
-/// Receives what there is, and keeps the first file that comes with it. Others are closed.
-fn receive_with_file(client: &mut Sending, chunk: &mut [u8]) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// Receives what there is, and keeps the files that come with it. Too many are closed.
+fn receive_with_files(client: &mut Sending, chunk: &mut [u8]) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let mut buffers = [IoSliceMut::new(chunk)];
     let received = rustix::net::recvmsg(&client.stream, &mut buffers, &mut control, flags)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(files) = message {
-            for file in files {
-                client.file.get_or_insert(file);
-            }
+            let room = MAX_FILES - client.files.len();
+            client.files.extend(files.take(room));
         }
     }
     Ok(received.bytes)
@@ -230,7 +229,7 @@ impl Control {
                     self.clients.push(Sending {
                         stream,
                         received: Vec::new(),
-                        file: None,
+                        files: Vec::new(),
                         deadline: Instant::now() + REQUEST,
                     });
                     // Most have sent theirs by now.
@@ -262,7 +261,7 @@ impl Control {
         let mut chunk = [0; 16 << 10];
         loop {
             let client = &mut self.clients[index];
-            match receive_with_file(client, &mut chunk) {
+            match receive_with_files(client, &mut chunk) {
                 Ok(0) => return self.refuse(index, 71, "no request: line cut short".into()),
                 Ok(n) => {
                     let new = &chunk[..n];
@@ -308,10 +307,11 @@ impl Control {
             Err(error) => return Conversation::new(client.stream, false).refuse(error),
         };
         let conversation = Conversation::new(client.stream, progress);
-        // Of a request that takes none it is closed.
-        let file = client
-            .file
-            .filter(|_| matches!(request, Request::Snapshot { .. }));
+        // Those of a request that takes none are closed.
+        let files = match request {
+            Request::Snapshot { .. } => client.files,
+            _ => Vec::new(),
+        };
         if !request.takes_long() && !request.waits_for_others() {
             if let Some(rest) = conversation.answer_at_once(request, &*self.handler) {
                 if self.readers.len() == MAX_CLIENTS {
@@ -347,7 +347,7 @@ impl Control {
             let (handler, waits) = (self.handler.clone(), self.waiting.clone());
             let asked = conversation.clone();
             let work = move || {
-                asked.answer(request, file, &*handler);
+                asked.answer(request, files, &*handler);
                 drop(waits);
             };
             let thread = std::thread::Builder::new().name("ending".into());

@@ -29,13 +29,17 @@ pub fn ask(entry: &Entry, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.socket(), "server", request)
 }
 
-/// Has a device's server write a snapshot to a file that is open.
-pub fn ask_with_file(entry: &Entry, request: &Request, file: BorrowedFd<'_>) -> Result<Response> {
+/// Has a device's server write a snapshot to a file that is open, the first of these.
+pub fn ask_with_files(
+    entry: &Entry,
+    request: &Request,
+    files: &[BorrowedFd<'_>],
+) -> Result<Response> {
     let socket = entry.socket();
     // Whoever is being started anew is waited for, as for any other request.
     ask_at(entry, &socket, "server", &Request::Ping)?;
     let identity = &entry.record.identity;
-    let answer = uzram_control::call_with_file(&socket, identity, request, file);
+    let answer = uzram_control::call_with_files(&socket, identity, request, files);
     answered(entry, &socket, "server", answer)
 }
 

@@ -495,18 +495,30 @@ impl Handler for Served {
         Ok(Response::Done)
     }
 
-    fn handle_with_file(
+    fn handle_with_files(
         &self,
         request: Request,
-        file: OwnedFd,
+        files: Vec<OwnedFd>,
         is_gone: &dyn Fn() -> bool,
     ) -> std::result::Result<Response, ControlError> {
-        let Request::Snapshot { kept_bytes_max } = request else {
+        let Request::Snapshot {
+            kept_bytes_max,
+            track,
+            since,
+        } = request
+        else {
             return self.handle(request);
         };
-        let options = CutOptions::new(kept_bytes_max);
+        let mut options = CutOptions::new(kept_bytes_max);
+        options.track = track;
         tracing::info!("a snapshot is being taken");
-        let report = snapshot::take_for_client(&self.device, &self.name, &options, file, is_gone)?;
+        let taking = snapshot::ForClient {
+            device: &self.device,
+            name: &self.name,
+            options,
+            since,
+        };
+        let report = taking.take(files, is_gone)?;
         let (name, bytes, pause) = (&report.name, report.bytes, report.pause_microseconds);
         tracing::info!(name, bytes, pause, "snapshot taken");
         Ok(Response::Snapshot(report))

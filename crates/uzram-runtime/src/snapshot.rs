@@ -1,6 +1,6 @@
 //! Takes snapshots: what a device holds at one moment ([`Device::cut`]), in the format of `uzram-snapshot`.
 //!
-//! [`take`] is the library call; the server of a device calls it with the file that its client has opened. It runs in a
+//! [`Taking`] is the library call; the server of a device calls it with the file that its client has opened. It runs in a
 //! thread of its own at a low priority. Whoever asked for it cancels it by going.
 
 use std::fs::File;
@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use uzram::{CutCodec, CutFrame, CutOptions, CutPage, CutWatch, Device};
+use uzram::{CutCodec, CutFrame, CutOptions, CutPage, CutWatch, Device, SnapshotId};
 use uzram_control::{ControlError, SnapshotReport};
 use uzram_snapshot::{
-    CodecSource, DictionaryName, DictionarySource, DiskSource, Page, SnapshotWriter,
+    CodecSource, DictionaryName, DictionarySource, Digest, DiskSource, Page, Snapshot,
+    SnapshotWriter,
 };
 
 use crate::snapshot_notes::{CodecRole, SnapshotNotes};
@@ -70,51 +71,100 @@ impl From<SnapshotError> for ControlError {
     }
 }
 
-/// Writes what the device of that name holds at this moment. Requests go on meanwhile; what they may make it keep is bounded
-/// by `options`. Does not flush or sync `to`. `watched` is told of the cut before anything is written.
-///
-/// After an error what was written is no snapshot, and every reader says so.
-pub fn take<W: Write>(
-    device: &Device,
-    name: &str,
-    options: &CutOptions,
-    to: impl FnOnce(CutWatch) -> W,
-) -> Result<(W, SnapshotReport), SnapshotError> {
-    let mut cut = device.cut(options)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let codecs: Vec<CodecSource<'_>> = cut.codecs().iter().map(source).collect();
-    let notes = SnapshotNotes {
-        name: name.into(),
-        block_size: device.logical_block_size(),
-        roles: cut.codecs().iter().flat_map(roles).collect(),
-    };
-    let disk = DiskSource {
-        pages: cut.page_count(),
-        taken_at_seconds: now.map_or(0, |now| now.as_secs()),
-        is_basis: false,
-        codecs: &codecs,
-        notes: &notes.to_json(),
-    };
-    let mut writer = SnapshotWriter::new(to(cut.watch()), &disk)?;
-    drop(codecs);
-    while let Some(frame) = cut.next_frame()? {
-        write_frame(&mut writer, &frame)?;
+/// What is taken, of which device.
+pub struct Taking<'d> {
+    /// The device.
+    pub device: &'d Device,
+    /// Its name, which the snapshot keeps.
+    pub name: &'d str,
+    /// How the cut is made. What it is since is the parent's business.
+    pub options: CutOptions,
+    /// Only what changed since this one, which the device must have tracked changes since.
+    pub parent: Option<Snapshot>,
+}
+
+impl Taking<'_> {
+    /// Writes what the device holds at this moment. Requests go on meanwhile; what they may make it keep is bounded by the
+    /// options. Neither flushes nor syncs: `safe` does, and is called last. Where changes are tracked, they are since this
+    /// snapshot only if that succeeds. `to` is told of the cut before anything is written.
+    ///
+    /// After an error what was written is no snapshot, and every reader says so.
+    pub fn write<W: Write>(
+        self,
+        to: impl FnOnce(CutWatch) -> W,
+        safe: impl FnOnce(W) -> io::Result<()>,
+    ) -> Result<SnapshotReport, SnapshotError> {
+        let mut options = self.options;
+        let parent = self.parent.as_ref().map(Snapshot::name);
+        options.since = parent.map(id_of);
+        let mut cut = self.device.cut(&options)?;
+        let (watch, found) = (cut.watch(), cut.codecs().to_vec());
+        let codecs: Vec<CodecSource<'_>> = found.iter().map(source).collect();
+        let notes = SnapshotNotes {
+            name: self.name.into(),
+            block_size: self.device.logical_block_size(),
+            roles: found.iter().flat_map(roles).collect(),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let disk = DiskSource {
+            pages: cut.page_count(),
+            taken_at_seconds: now.map_or(0, |now| now.as_secs()),
+            is_basis: false,
+            codecs: &codecs,
+            notes: &notes.to_json(),
+        };
+        // Where it was given up, the sink's refusal to go on is not the reason.
+        let given_up = |error: uzram_snapshot::Error| match watch.check() {
+            Err(why) => SnapshotError::Device(why),
+            Ok(()) => SnapshotError::Snapshot(error),
+        };
+        let to = to(cut.watch());
+        let writer = match self.parent {
+            Some(parent) => {
+                let mut writer = SnapshotWriter::since(to, &disk, parent).map_err(given_up)?;
+                while let Some(frame) = cut.next_changed_frame(|frame, changed| {
+                    writer
+                        .needs(frame, changed)
+                        .map_err(SnapshotError::Snapshot)
+                })? {
+                    write_frame(&mut writer, &frame).map_err(given_up)?;
+                }
+                writer
+            }
+            None => {
+                let mut writer = SnapshotWriter::new(to, &disk).map_err(given_up)?;
+                while let Some(frame) = cut.next_frame()? {
+                    write_frame(&mut writer, &frame).map_err(given_up)?;
+                }
+                writer
+            }
+        };
+        // All is copied: what is left to be done may take as long as it likes.
+        cut.let_go();
+        let (to, written) = writer.finish()?;
+        safe(to).map_err(|source| {
+            let what = "sync";
+            uzram_snapshot::Error::Io { what, source }
+        })?;
+        let report = SnapshotReport {
+            name: written.name.to_string(),
+            bytes: written.bytes,
+            index_bytes: written.index_bytes,
+            disk_bytes: cut.page_count() * uzram::PAGE_SIZE as u64,
+            object_pages: written.totals.object_pages,
+            object_bytes: written.totals.object_bytes,
+            same_pages: written.totals.same_pages,
+            parent: parent.map_or(String::new(), |name| name.to_string()),
+            pause_microseconds: cut.pause().as_micros() as u64,
+        };
+        cut.record(&id_of(written.name));
+        Ok(report)
     }
-    let (disk_bytes, pause) = (cut.page_count() * uzram::PAGE_SIZE as u64, cut.pause());
-    // All is copied: what is kept can go while the rest is written.
-    drop(cut);
-    let (to, written) = writer.finish()?;
-    let report = SnapshotReport {
-        name: written.name.to_string(),
-        bytes: written.bytes,
-        index_bytes: written.index_bytes,
-        disk_bytes,
-        object_pages: written.totals.object_pages,
-        object_bytes: written.totals.object_bytes,
-        same_pages: written.totals.same_pages,
-        pause_microseconds: pause.as_micros() as u64,
-    };
-    Ok((to, report))
+}
+
+/// By what a device knows a snapshot.
+fn id_of(name: Digest) -> SnapshotId {
+    name.0.first_chunk().copied().unwrap_or_default()
 }
 
 fn source(codec: &CutCodec) -> CodecSource<'_> {
@@ -153,37 +203,77 @@ fn write_frame<W: Write>(
             CutPage::Same(word) => Page::Same(word),
             CutPage::Raw(bytes) => Page::Raw(bytes),
             CutPage::Object { codec, bytes } => Page::Object { codec, bytes },
+            CutPage::Unchanged => Page::Unchanged,
         };
     }
     writer.frame(frame.number(), &pages[..count])
 }
 
-/// Takes one for a client that has opened the file, until it is synced or the client is gone.
-pub(crate) fn take_for_client(
-    device: &Device,
-    name: &str,
-    options: &CutOptions,
-    file: OwnedFd,
-    is_gone: &dyn Fn() -> bool,
-) -> Result<SnapshotReport, ControlError> {
-    // Of this thread alone, which ends with the request.
-    let _ = rustix::process::nice(NICE);
-    let file = File::from(file);
-    let is_regular = file.metadata().is_ok_and(|found| found.is_file());
-    let to = |watch| ClientFile {
-        file,
-        is_regular,
-        watch,
-        is_gone,
-    };
-    let (to, report) = take(device, name, options, to)?;
-    if is_regular {
-        to.file.sync_all().map_err(|source| {
-            let what = "sync";
-            SnapshotError::Snapshot(uzram_snapshot::Error::Io { what, source })
-        })?;
+/// A snapshot for a client that has opened the files.
+pub(crate) struct ForClient<'d> {
+    pub(crate) device: &'d Device,
+    pub(crate) name: &'d str,
+    pub(crate) options: CutOptions,
+    pub(crate) since: bool,
+}
+
+impl ForClient<'_> {
+    /// Takes it, until it is synced or the client is gone. The first file is written; the others are those of the parents.
+    pub(crate) fn take(
+        self,
+        files: Vec<OwnedFd>,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<SnapshotReport, ControlError> {
+        // Of this thread alone, which ends with the request.
+        let _ = rustix::process::nice(NICE);
+        let mut files = files.into_iter().map(File::from);
+        let file = files.next().ok_or_else(no_file)?;
+        let parent = match self.since {
+            true => {
+                let found = chain(files).map_err(SnapshotError::Snapshot)?;
+                Some(found.ok_or_else(no_file)?)
+            }
+            false => None,
+        };
+        let is_regular = file.metadata().is_ok_and(|found| found.is_file());
+        let to = |watch| ClientFile {
+            file,
+            is_regular,
+            watch,
+            is_gone,
+        };
+        let safe = |to: ClientFile<'_>| match is_regular {
+            true => to.file.sync_all(),
+            false => Ok(()),
+        };
+        let taking = Taking {
+            device: self.device,
+            name: self.name,
+            options: self.options,
+            parent,
+        };
+        Ok(taking.write(to, safe)?)
     }
-    Ok(report)
+}
+
+fn no_file() -> ControlError {
+    ControlError {
+        errno: 22,
+        message: "a file of the request is missing".into(),
+    }
+}
+
+/// The snapshot of the first file, with its parents, which the others are, the nearest first.
+fn chain(files: impl Iterator<Item = File>) -> Result<Option<Snapshot>, uzram_snapshot::Error> {
+    let mut first: Option<Snapshot> = None;
+    for file in files {
+        let next = Snapshot::open(file)?;
+        first = Some(match first {
+            Some(first) => first.with_parent(next)?,
+            None => next,
+        });
+    }
+    Ok(first)
 }
 
 /// A client's file or pipe.

@@ -230,6 +230,7 @@ impl Builder {
         let parts = DeviceParts {
             logical_block_size: header.logical_block_size(),
             region,
+            geometry,
             table,
             pool: restore.finish(),
             records,
@@ -251,7 +252,7 @@ impl Builder {
         // The last process may have died before it gave them back.
         device.release_table();
         device.zram().keep_ages(false)?;
-        device.state()[state::ATTACHED].fetch_add(1, Relaxed);
+        device.resume_tracking();
         Ok(device)
     }
 }

@@ -278,6 +278,7 @@ impl Builder {
         let parts = DeviceParts {
             logical_block_size: self.logical_block_size,
             region,
+            geometry,
             table,
             pool,
             records,
@@ -394,6 +395,7 @@ impl Builder {
             logical_block_size: parts.logical_block_size,
             limits_all: false.into(),
             region: parts.region,
+            geometry: parts.geometry,
             backing: BackingSlot::default(),
             dedup: parts.dedup,
             ages,
@@ -410,6 +412,7 @@ impl Builder {
 pub(crate) struct DeviceParts {
     pub(crate) logical_block_size: u32,
     pub(crate) region: Arc<Region>,
+    pub(crate) geometry: ImageGeometry,
     pub(crate) table: SlotTable,
     pub(crate) pool: Pool,
     pub(crate) records: Records,

@@ -17,7 +17,7 @@ use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
 use crate::idle::Ages;
-use crate::layout::state;
+use crate::layout::{ImageGeometry, state};
 use crate::snapshot::CutSlot;
 use crate::stream::{PerCpu, Stream, Tally, Written};
 use crate::table::SlotTable;
@@ -66,6 +66,7 @@ pub struct Device {
     /// Whether there is a limit on all memory: what each write asks, in a line that nobody else writes.
     pub(crate) limits_all: AtomicBool,
     pub(crate) region: Arc<Region>,
+    pub(crate) geometry: ImageGeometry,
     pub(crate) dedup: Dedup,
     pub(crate) ages: Ages,
     /// When tracking of ages began, in seconds of their clock.

@@ -207,6 +207,22 @@ pub enum Error {
         "no snapshot can be taken of a device with a reserve (swap): its requests may not wait for one"
     )]
     SnapshotWithReserve,
+    /// Changes are not tracked (EINVAL).
+    #[error(
+        "what changed since that snapshot is not known: the device does not track changes, or a program that does not has \
+         served it meanwhile. Take a complete one that tracks them from then on"
+    )]
+    SnapshotUntracked,
+    /// Changes are tracked since another snapshot (EINVAL).
+    #[error(
+        "the device knows what changed since another snapshot, whose name begins with {}: name that one, or take a \
+         complete one",
+        hex(.tracked)
+    )]
+    SnapshotSince {
+        /// What changes are tracked since.
+        tracked: crate::SnapshotId,
+    },
     /// More was overwritten while a snapshot was taken than may be kept for it (ENOMEM).
     #[error(
         "the snapshot was given up: what was overwritten while it was taken takes more than the {limit_bytes} bytes that \
@@ -228,6 +244,10 @@ pub enum Error {
         /// The system's error.
         source: Errno,
     },
+}
+
+fn hex(id: &crate::SnapshotId) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is wrong with a stored page.
@@ -308,6 +328,8 @@ impl Error {
             | Error::NoAges
             | Error::DedupWithReserve
             | Error::SnapshotWithReserve
+            | Error::SnapshotUntracked
+            | Error::SnapshotSince { .. }
             | Error::NoDictionary { .. }
             | Error::NoSecondary { .. }
             | Error::Image(_) => 22,

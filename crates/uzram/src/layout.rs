@@ -16,6 +16,9 @@ const MAGIC: [u8; 8] = *b"UZRAMIMG";
 /// table or span format.
 const VERSION: u32 = 4;
 
+/// Of the optional features: two bitmaps of pages that were written lie behind the arena. See `snapshot/dirty.rs`.
+const DIRTY_BITMAPS: u64 = 1;
+
 /// The first page of an image. All offsets and lengths in bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -26,7 +29,7 @@ pub struct Header {
     checksum: U32,
     /// Features that a reader must know to read the image. None is defined: 0.
     features_required: U64,
-    /// Features that a reader may ignore. None is defined: 0.
+    /// Features that a reader may ignore: see [`DIRTY_BITMAPS`].
     features_optional: U64,
     page_bytes: U32,
     span_bytes: U32,
@@ -123,10 +126,17 @@ pub(crate) mod state {
     pub(crate) const ERASE: usize = AGES + 1;
     /// Whether an algorithm that trains itself is not to: 1, or 0, which images of before this word have.
     pub(crate) const NO_SELF_TRAINING: usize = ERASE + 1;
+    /// Whether changes are tracked, and how: see `snapshot/dirty.rs`, as for the next two.
+    pub(crate) const TRACKING: usize = NO_SELF_TRAINING + 1;
+    /// What they are tracked since: two words of a snapshot's name.
+    pub(crate) const SINCE: usize = TRACKING + 1;
+    /// The count of attaches when a program that tracks attached last.
+    pub(crate) const TRACKED_BY: usize = SINCE + 2;
     /// Number of words of that kind.
-    pub(crate) const WORDS: usize = NO_SELF_TRAINING + 1;
+    pub(crate) const WORDS: usize = TRACKED_BY + 1;
     /// Where the record of the backing device begins, in words. See `backing/record.rs`.
     pub(crate) const BACKING: usize = 16;
+    const _: () = assert!(WORDS <= BACKING);
 }
 
 /// Where the parts of an image are, in bytes from its beginning.
@@ -139,6 +149,8 @@ pub(crate) struct ImageGeometry {
     pub(crate) dictionaries_offset: u64,
     pub(crate) arena_offset: u64,
     pub(crate) arena_bytes: u64,
+    /// Whether two bitmaps of pages that were written lie behind the arena.
+    pub(crate) has_dirty: bool,
 }
 
 /// The records follow the state, the table follows the records.
@@ -147,6 +159,9 @@ const TABLE_OFFSET: u64 = CODECS_OFFSET + RECORDS_BYTES;
 
 /// The largest arena that handles can address.
 const MAX_ARENA: u64 = 4 << 40;
+
+/// More than two bitmaps of 2^32 pages take.
+const MAX_DIRTY: u64 = 2 << 30;
 
 impl ImageGeometry {
     /// The parts of an image for at most `pages` pages and `shards` pool shards. The arena is reserved address space,
@@ -170,12 +185,27 @@ impl ImageGeometry {
             dictionaries_offset,
             arena_offset,
             arena_bytes,
+            has_dirty: true,
         }
     }
 
     /// Bytes of the whole image.
     pub(crate) fn image_bytes(&self) -> u64 {
-        self.arena_offset + self.arena_bytes
+        match self.has_dirty {
+            true => self.dirty_offset(2),
+            false => self.arena_offset + self.arena_bytes,
+        }
+    }
+
+    /// Where a bitmap of pages that were written begins.
+    pub(crate) fn dirty_offset(&self, which: usize) -> u64 {
+        let end = self.arena_offset + self.arena_bytes;
+        end.next_multiple_of(PAGE_SIZE as u64) + which as u64 * self.dirty_bytes()
+    }
+
+    /// Bytes of one of them: a bit a page, in whole pages.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        (self.pages.div_ceil(64) * 8).next_multiple_of(PAGE_SIZE as u64)
     }
 
     /// Where the codecs' records begin.
@@ -197,7 +227,10 @@ impl Header {
             version: VERSION.into(),
             checksum: 0.into(),
             features_required: 0.into(),
-            features_optional: 0.into(),
+            features_optional: match geometry.has_dirty {
+                true => DIRTY_BITMAPS.into(),
+                false => 0.into(),
+            },
             page_bytes: (PAGE_SIZE as u32).into(),
             span_bytes: (SPAN_BYTES as u32).into(),
             class_count: (CLASS_COUNT as u32).into(),
@@ -296,6 +329,8 @@ impl Header {
         )?;
         rule(self.arena_bytes.get() <= MAX_ARENA, "the arena is too long")?;
         let end = self.arena_offset.get().checked_add(self.arena_bytes.get());
+        // With the bitmaps, whose length is bounded by the pages'.
+        let end = end.and_then(|end| end.checked_add(MAX_DIRTY));
         rule(
             end.is_some_and(|end| end <= i64::MAX as u64),
             "the arena ends beyond any file",
@@ -325,6 +360,7 @@ impl Header {
             dictionaries_offset: self.dictionaries_offset.get(),
             arena_offset: self.arena_offset.get(),
             arena_bytes: self.arena_bytes.get(),
+            has_dirty: self.features_optional.get() & DIRTY_BITMAPS != 0,
         }
     }
 }

@@ -61,9 +61,9 @@ impl Device {
         self.codec_bytes() + self.dedup.memory_bytes() + ages
     }
 
-    /// Memory of the slot table, with header and state before it.
+    /// Memory of the slot table, with header and state before it, and of the bitmaps behind the arena.
     pub(crate) fn table_bytes(&self) -> u64 {
-        self.table.used_bytes() + self.table.offset()
+        self.table.used_bytes() + self.table.offset() + self.dirty_map_bytes()
     }
 
     /// Tells the pool what a limit on all memory counts outside of it.

@@ -11,7 +11,7 @@ use uzram_pool::{Error as PoolError, HUGE_THRESHOLD};
 use crate::codec::Contexts;
 use crate::device::{Device, Zeroes};
 use crate::snapshot::StreamCut;
-use crate::stream::{Stream, StreamEncoder};
+use crate::stream::{Stream, StreamEncoder, Watch};
 use crate::table::SlotGuard;
 use crate::word::Content;
 use crate::{Corruption, Error, PAGE_SIZE};
@@ -165,13 +165,13 @@ impl Device {
         self.table.prefetch(page);
         self.admit_slot(page)?;
         let word = self.place(page, data, &mut stream.encoder, cpu)?;
-        match &stream.cut {
+        match &stream.watch {
             None => {
                 let old = self.table.replace(page, word);
                 self.replaced(old, word, cpu);
             }
-            Some(cut) => {
-                self.publish_after_cut(cut, page, self.table.lock_to_write(page), word, cpu);
+            Some(watch) => {
+                self.replace_watched(watch, page, word, cpu);
             }
         }
         Ok(())
@@ -191,15 +191,23 @@ impl Device {
         let Stream {
             encoder,
             page: whole,
-            cut,
+            watch,
         } = stream;
         self.read_page(page, whole, &mut Contexts::unnoticed(&self.codecs, cpu))?;
         whole[offset..offset + data.len()].copy_from_slice(data);
         let word = self.place(page, whole, encoder, cpu)?;
-        match cut {
+        match watch {
             None => self.replaced(writing.publish(word), word, cpu),
-            Some(cut) => {
-                self.publish_after_cut(cut, page, writing.into_slot(), word, cpu);
+            Some(watch) => {
+                if let Some(dirty) = &watch.dirty {
+                    dirty.note(page);
+                }
+                match &watch.cut {
+                    None => self.replaced(writing.publish(word), word, cpu),
+                    Some(cut) => {
+                        self.publish_after_cut(cut, page, writing.into_slot(), word, cpu);
+                    }
+                }
             }
         }
         Ok(())
@@ -221,7 +229,27 @@ impl Device {
             Zeroes::Deallocate => 0,
             Zeroes::Allocate => Content::Same(0).encode().unwrap_or_default(),
         };
-        let (old, kept) = match &stream.cut {
+        let (old, kept) = match &stream.watch {
+            None => {
+                let old = self.table.replace(page, word);
+                self.replaced(old, word, cpu);
+                (old, false)
+            }
+            Some(watch) => self.replace_watched(watch, page, word, cpu),
+        };
+        let object = old.object().filter(|_| !kept);
+        (old, object.map_or(0, |(_, len)| len as u64))
+    }
+
+    /// Publishes new contents of a page as [`SlotTable::replace`](crate::table::SlotTable::replace) does, with what snapshots
+    /// want. Returns what was there, and whether it is kept.
+    #[inline(never)]
+    fn replace_watched(&self, watch: &Watch, page: u64, word: u64, cpu: usize) -> (Content, bool) {
+        // Before the word: see `snapshot/dirty.rs`.
+        if let Some(dirty) = &watch.dirty {
+            dirty.note(page);
+        }
+        match &watch.cut {
             None => {
                 let old = self.table.replace(page, word);
                 self.replaced(old, word, cpu);
@@ -230,9 +258,7 @@ impl Device {
             Some(cut) => {
                 self.publish_after_cut(cut, page, self.table.lock_to_write(page), word, cpu)
             }
-        };
-        let object = old.object().filter(|_| !kept);
-        (old, object.map_or(0, |(_, len)| len as u64))
+        }
     }
 
     /// Publishes new contents of a page, and keeps the old ones for the snapshot that is being taken, if it has not got

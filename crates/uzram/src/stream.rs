@@ -12,7 +12,7 @@ use uzram_compress::{Error, Tfm};
 use uzram_pool::contention::{self, Lock};
 
 use crate::PAGE_SIZE;
-use crate::snapshot::StreamCut;
+use crate::snapshot::{DirtyMap, StreamCut};
 
 /// Room for an object that grew: two pages, as in the kernel.
 const BUFFER: usize = 2 * PAGE_SIZE;
@@ -22,8 +22,17 @@ pub(crate) struct Stream {
     pub(crate) encoder: StreamEncoder,
     /// Buffer in which partial writes assemble the page.
     pub(crate) page: Box<[u8; PAGE_SIZE]>,
-    /// While a snapshot is taken: what is overwritten is kept for it.
+    /// What else is to be done when contents change. Without snapshots, none.
+    pub(crate) watch: Option<Watch>,
+}
+
+/// What snapshots want of a writer.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// While one is taken: what is overwritten is kept for it.
     pub(crate) cut: Option<StreamCut>,
+    /// Where changes are tracked since one.
+    pub(crate) dirty: Option<DirtyMap>,
 }
 
 /// The part of a stream that makes objects.
@@ -93,8 +102,27 @@ impl Stream {
                 tally: Arc::default(),
             },
             page: Box::new([0xA5; PAGE_SIZE]),
-            cut: None,
+            watch: None,
         }
+    }
+}
+
+impl Stream {
+    pub(crate) fn watch_mut(&mut self) -> &mut Watch {
+        self.watch.get_or_insert_default()
+    }
+
+    /// Ends a cut. What is given back is dropped when the stream's lock is free.
+    pub(crate) fn end_cut(&mut self) -> Option<StreamCut> {
+        let cut = self.watch.as_mut()?.cut.take();
+        if self
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.dirty.is_none())
+        {
+            self.watch = None;
+        }
+        cut
     }
 }
 

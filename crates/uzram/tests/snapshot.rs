@@ -19,8 +19,8 @@ use common::{memfd, reopen};
 use cut::{Decoders, walk};
 use uzram::compress::Registry;
 use uzram::{
-    Choice, CutOptions, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, Training, Writeback,
-    Zeroes,
+    Choice, CutOptions, CutPage, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, SnapshotId,
+    Training, Writeback, Zeroes,
 };
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::Random;
@@ -236,6 +236,138 @@ fn a_cut_is_what_was_there() {
         let run = std::panic::catch_unwind(|| sequence(seed));
         assert!(run.is_ok(), "UZRAM_SNAPSHOT_SEED={seed} repeats it");
     }
+}
+
+/// The pages that changed since the snapshot before, applied to what that held, are what there is now. Some snapshots fail,
+/// and some processes die: then the next is since the same one as before.
+fn chain(seed: u64) {
+    let mut random = Random::new(seed);
+    let random = &mut random;
+    let pages = random.within(1, 700);
+    let image = memfd();
+    let builder = || {
+        Device::builder(pages * PAGE)
+            .max_size_bytes(1 << 30)
+            .streams(2)
+            .dedup(seed.is_multiple_of(3))
+    };
+    let mut mirrored = Mirrored {
+        bytes: vec![0; (pages * PAGE) as usize],
+        device: Arc::new(builder().build_in(reopen(&image)).unwrap()),
+        pages,
+    };
+    let mut before: Option<(SnapshotId, Vec<u8>)> = None;
+    for number in 1..random.within(3, 9) as u8 {
+        for _ in 0..random.within(0, 12) {
+            match random.below(8) {
+                0..5 => mirrored.write(random),
+                5..7 => mirrored.clear(random),
+                _ => mirrored.resize(random),
+            }
+        }
+        if random.percent(25) {
+            // As a death leaves it, or an end: nothing of the process is needed.
+            let device = mirrored.device;
+            drop(Arc::into_inner(device).unwrap());
+            let device = Device::builder(0).streams(2).attach(reopen(&image));
+            mirrored.device = Arc::new(device.unwrap());
+        }
+        let device = mirrored.device.clone();
+        let mut options = CutOptions::new(None);
+        options.track = true;
+        options.since = before.as_ref().map(|(id, _)| *id);
+        let mut cut = device.cut(&options).unwrap();
+        let expected = mirrored.bytes.clone();
+        let mut decoders = Decoders::of(&cut, &Registry::builtin());
+        let mut found = BTreeMap::new();
+        if before.is_some() {
+            let mut changed = 0;
+            loop {
+                for _ in 0..random.below(3) {
+                    mirrored.write(random);
+                }
+                // All of the frame, or only what changed.
+                let all = random.percent(30);
+                let needs = |_, bits: u64| {
+                    changed += bits.count_ones();
+                    Ok::<u64, Error>(if all { u64::MAX } else { bits })
+                };
+                let Some(frame) = cut.next_changed_frame(needs).unwrap() else {
+                    break;
+                };
+                let first = u64::from(frame.number()) * FRAME_PAGES as u64;
+                for (page, contents) in (first..).zip(frame.pages()) {
+                    if contents != CutPage::Unchanged {
+                        found.insert(page, decoders.read(contents));
+                    }
+                }
+            }
+        } else {
+            while walk(&mut cut, &mut decoders, &mut found, 1).unwrap() {
+                mirrored.write(random);
+            }
+        }
+        if random.percent(30) {
+            // It failed.
+            drop(cut);
+            continue;
+        }
+        let mut now = before.take().map_or(Vec::new(), |(_, bytes)| bytes);
+        now.resize(expected.len(), 0);
+        for (page, bytes) in found {
+            now[page as usize * PAGE_SIZE..][..PAGE_SIZE].copy_from_slice(&bytes);
+        }
+        assert!(now == expected, "snapshot {number}");
+        cut.record(&[number; 16]);
+        assert_eq!(device.tracked_since(), Some([number; 16]));
+        before = Some(([number; 16], expected));
+    }
+    nothing_leaks(&mirrored.device);
+}
+
+#[test]
+fn changes_make_of_the_snapshot_before_what_there_is() {
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = clock.map_or(1, |now| now.as_micros() as u64);
+    for seed in first..first + 40 {
+        let run = std::panic::catch_unwind(|| chain(seed));
+        assert!(run.is_ok(), "chain({seed}) repeats it");
+    }
+}
+
+/// Changes are asked for since what they are known since, or refused in words that say what helps.
+#[test]
+fn changes_since_anything_else_are_refused() {
+    let device = Device::builder(4 << 20).streams(1).build().unwrap();
+    let since = |id: u8| {
+        let mut options = CutOptions::default();
+        options.since = Some([id; 16]);
+        options
+    };
+    assert_eq!(device.tracked_since(), None);
+    assert_eq!(device.cut(&since(1)).unwrap_err(), Error::SnapshotUntracked);
+    let mut track = CutOptions::default();
+    track.track = true;
+    let cut = device.cut(&track).unwrap();
+    drop(cut);
+    // It was not recorded: there is none that changes are since.
+    assert_eq!(device.tracked_since(), Some([0; 16]));
+    assert_eq!(device.cut(&since(0)).unwrap_err(), Error::SnapshotUntracked);
+    device.cut(&track).unwrap().record(&[1; 16]);
+    let tracked = [1; 16];
+    let other = device.cut(&since(2)).unwrap_err();
+    assert_eq!(other, Error::SnapshotSince { tracked });
+    assert!(other.to_string().contains("begins with 0101"), "{other}");
+    // A plain one does not touch what is tracked.
+    drop(device.cut(&CutOptions::default()).unwrap());
+    device.write_at(&[1; 4096], 4096).unwrap();
+    let mut cut = device.cut(&since(1)).unwrap();
+    let only = |frame, bits| {
+        assert_eq!((frame, bits), (0, 2));
+        Ok::<u64, Error>(bits)
+    };
+    assert!(cut.next_changed_frame(only).unwrap().is_some());
+    assert!(cut.next_changed_frame(only).unwrap().is_none());
 }
 
 /// Pages that are written and discarded together, and those of one thread.

@@ -108,21 +108,21 @@ impl Conversation {
     }
 
     /// Carries the request out and answers, unless it was given up. Waits for a client that is slow to read.
-    pub(super) fn answer(&self, request: Request, file: Option<OwnedFd>, handler: &dyn Handler) {
-        if let Some(rest) = self.answer_with(request, file, handler) {
+    pub(super) fn answer(&self, request: Request, files: Vec<OwnedFd>, handler: &dyn Handler) {
+        if let Some(rest) = self.answer_with(request, files, handler) {
             self.send_rest(&rest);
         }
     }
 
     /// The same without waiting: what the client has no room for is left to be sent.
     pub(super) fn answer_at_once(&self, request: Request, handler: &dyn Handler) -> Option<Rest> {
-        self.answer_with(request, None, handler)
+        self.answer_with(request, Vec::new(), handler)
     }
 
     fn answer_with(
         &self,
         request: Request,
-        file: Option<OwnedFd>,
+        files: Vec<OwnedFd>,
         handler: &dyn Handler,
     ) -> Option<Rest> {
         let peer = self.peer;
@@ -132,9 +132,9 @@ impl Conversation {
             tracing::info!("a request was given up before its turn came: not carried out");
             return None;
         }
-        let result = match file {
-            Some(file) => handler.handle_with_file(request.clone(), file, &|| self.is_gone()),
-            None => handler.handle(request.clone()),
+        let result = match files.is_empty() {
+            false => handler.handle_with_files(request.clone(), files, &|| self.is_gone()),
+            true => handler.handle(request.clone()),
         };
         let done = result.is_ok();
         let rest = self.reply(&result.unwrap_or_else(refused));

@@ -7,12 +7,15 @@
 //! Nothing of a cut is in the image. When the process dies, what was kept is named by no word, and who attaches drops it as
 //! any other object that nobody names.
 
+mod dirty;
 mod state;
 mod walk;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use dirty::DirtyMap;
+pub use dirty::SnapshotId;
 pub(crate) use state::{CutState, StreamCut};
 pub use walk::{Cut, CutFrame, CutPage, CutWatch, FRAME_PAGES};
 
@@ -30,12 +33,20 @@ pub struct CutOptions {
     /// Most bytes that may be kept of what requests overwrite meanwhile. `None`: 1/16 of the memory in use, and at least
     /// 64 MiB.
     pub kept_bytes_max: Option<u64>,
+    /// Tracks changes from this cut on: once [`Cut::record`] has been told what came of it, a later one can be `since` that.
+    /// Costs each write a look at a bit, until the device is gone.
+    pub track: bool,
+    /// Only what changed since this one: see [`Cut::next_changed_frame`]. Implies `track`.
+    pub since: Option<SnapshotId>,
 }
 
 impl CutOptions {
     /// With a bound on what may be kept; `None` for the default.
     pub fn new(kept_bytes_max: Option<u64>) -> CutOptions {
-        CutOptions { kept_bytes_max }
+        CutOptions {
+            kept_bytes_max,
+            ..CutOptions::default()
+        }
     }
 }
 
@@ -93,7 +104,8 @@ impl Device {
     /// cut is dropped; an agent's rest.
     ///
     /// [`Error::Snapshot`] while there is another, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
-    /// where the system refuses address space.
+    /// where the system refuses address space; [`Error::SnapshotUntracked`] and [`Error::SnapshotSince`] where changes are
+    /// not tracked since what is asked for.
     pub fn cut(&self, options: &CutOptions) -> Result<Cut<'_>, Error> {
         if self.pool.has_stock() {
             return Err(Error::SnapshotWithReserve);
@@ -105,7 +117,19 @@ impl Device {
         let used = self.pool.used_bytes() + self.table.used_bytes();
         let bound = options.kept_bytes_max;
         let bound = bound.unwrap_or_else(|| (used / KEPT_PART).max(KEPT_LEAST));
-        let state = CutState::new(self.table.pages(), self.streams.count(), bound)?;
+        if self.cut.get().is_some() {
+            return Err(Error::Snapshot);
+        }
+        if let Some(since) = &options.since {
+            self.check_since(since)?;
+        }
+        let dirty = match options.track || options.since.is_some() {
+            true => Some(self.dirty_cut().ok_or(Error::SnapshotUntracked)?),
+            false => None,
+        };
+        let changed = dirty.as_ref().filter(|_| options.since.is_some());
+        let changed = changed.map(|dirty| dirty.older.clone());
+        let state = CutState::new(self.table.pages(), self.streams.count(), bound, changed)?;
         let state = Arc::new(state);
         {
             let mut slot = self.cut.lock();
@@ -119,11 +143,19 @@ impl Device {
         let begin = Instant::now();
         let mut streams = self.streams.hold_all();
         cut.codecs = self.codecs.at_cut(&self.counters);
+        if let Some(dirty) = &dirty {
+            self.exchange_dirty(dirty);
+        }
         for (number, stream) in streams.iter_mut().enumerate() {
-            stream.cut = Some(StreamCut::new(state.clone(), number));
+            let watch = stream.watch_mut();
+            watch.cut = Some(StreamCut::new(state.clone(), number));
+            if let Some(dirty) = &dirty {
+                watch.dirty = Some(dirty.newer.clone());
+            }
         }
         drop(streams);
         cut.pause = begin.elapsed();
+        cut.began(dirty);
         Ok(cut)
     }
 

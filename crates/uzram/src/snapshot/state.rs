@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_utils::CachePadded;
 use uzram_pool::{Region, class_size};
 
-use super::{CutProgress, FRAME_PAGES};
+use super::{CutProgress, DirtyMap, FRAME_PAGES};
 use crate::Error;
 use crate::builder::refused;
 use crate::table::SlotGuard;
@@ -44,6 +44,8 @@ pub(crate) struct CutState {
     /// What each stream has taken and not used. Only the stream's holder writes.
     credits: Box<[CachePadded<AtomicU64>]>,
     credit_bytes: u64,
+    /// Where only changes are wanted: frames without a bit are not.
+    pub(super) changed: Option<DirtyMap>,
     is_given_up: AtomicBool,
     why: OnceLock<Error>,
 }
@@ -61,7 +63,12 @@ fn charge_of(content: Content) -> u64 {
 }
 
 impl CutState {
-    pub(super) fn new(pages: u64, streams: usize, bound: u64) -> Result<CutState, Error> {
+    pub(super) fn new(
+        pages: u64,
+        streams: usize,
+        bound: u64,
+        changed: Option<DirtyMap>,
+    ) -> Result<CutState, Error> {
         let region = |len: u64| {
             let reserved = Region::private(len.next_multiple_of(crate::PAGE_SIZE as u64));
             reserved.map_err(refused("the snapshot's books", len))
@@ -75,6 +82,7 @@ impl CutState {
             room: AtomicU64::new(bound),
             credits: (0..streams).map(|_| CachePadded::default()).collect(),
             credit_bytes: (bound / 8 / streams as u64).min(CREDIT_BYTES),
+            changed,
             is_given_up: AtomicBool::new(false),
             why: OnceLock::new(),
         })
@@ -204,6 +212,11 @@ impl StreamCut {
         // Acquire: who sees that a page was passed may free what was copied.
         let passed = page < state.done_pages.load(Acquire);
         if page >= state.pages || passed || state.is_captured(page) {
+            return false;
+        }
+        if let Some(changed) = &state.changed
+            && changed.bits(page / FRAME_PAGES as u64) == 0
+        {
             return false;
         }
         let content = slot.content();

@@ -4,12 +4,14 @@
 //! the lock: whoever replaced it has set the page's bit before. A page on the backing is read without the lock, and the slot
 //! looked at again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::fence;
 use std::time::Duration;
 
-use super::{CutCodec, CutState};
+use super::dirty::DirtyCut;
+use super::{CutCodec, CutState, SnapshotId};
 use crate::device::Device;
 use crate::table::SLOTS_PER_PAGE;
 use crate::word::{Backed, Content};
@@ -33,6 +35,11 @@ pub struct Cut<'d> {
     bytes: Box<[u8]>,
     /// Object bytes freed since memory was given back.
     freed_bytes: u64,
+    /// Where changes are tracked.
+    dirty: Option<DirtyCut>,
+    /// The frames that may have changed, the next ones last.
+    changed: Vec<Range<u64>>,
+    let_go: bool,
 }
 
 /// Tells whether a cut can still be finished. It may be asked after that has ended.
@@ -57,6 +64,7 @@ impl std::fmt::Debug for CutWatch {
 enum Captured {
     #[default]
     Zero,
+    Unchanged,
     Same(u64),
     Raw,
     Object {
@@ -75,6 +83,8 @@ pub struct CutFrame<'c> {
 /// What a page held at the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CutPage<'c> {
+    /// Not asked for, of [`Cut::next_changed_frame`].
+    Unchanged,
     /// Zeros.
     Zero,
     /// It repeats this word, as 8 bytes of which the first is the lowest.
@@ -104,6 +114,7 @@ impl<'c> CutFrame<'c> {
             .zip(bytes)
             .map(|(page, bytes)| match *page {
                 Captured::Zero => CutPage::Zero,
+                Captured::Unchanged => CutPage::Unchanged,
                 Captured::Same(word) => CutPage::Same(word),
                 Captured::Raw => CutPage::Raw(bytes),
                 Captured::Object { codec, len } => CutPage::Object {
@@ -142,7 +153,24 @@ impl<'d> Cut<'d> {
             pages: [Captured::Zero; FRAME_PAGES],
             bytes: vec![0; FRAME_PAGES * PAGE_SIZE].into(),
             freed_bytes: 0,
+            dirty: None,
+            changed: Vec::new(),
+            let_go: false,
         }
+    }
+
+    /// Takes out what would be recorded or merged at its end, as a death does.
+    #[cfg(test)]
+    pub(super) fn dirty_for_tests(&mut self) -> DirtyCut {
+        self.dirty.take().expect("it tracks")
+    }
+
+    pub(super) fn began(&mut self, dirty: Option<DirtyCut>) {
+        if let Some(changed) = &self.state.changed {
+            self.changed = changed.frames().collect();
+            self.changed.reverse();
+        }
+        self.dirty = dirty;
     }
 
     /// Pages of the device at the cut.
@@ -196,6 +224,64 @@ impl<'d> Cut<'d> {
             }
         }
         Ok(None)
+    }
+
+    /// The next frame of which something may have changed since the snapshot before; `None` behind the last. `needs` is told
+    /// its number and which of its pages those are, a bit each, and says which are to be captured.
+    ///
+    /// As [`Cut::next_frame`]; without [`CutOptions::since`] there is none.
+    pub fn next_changed_frame<E: From<Error>>(
+        &mut self,
+        mut needs: impl FnMut(u32, u64) -> Result<u64, E>,
+    ) -> Result<Option<CutFrame<'_>>, E> {
+        let frames = self.state.pages.div_ceil(FRAME_PAGES as u64);
+        while let Some(range) = self.changed.last_mut() {
+            let Some(frame) = range.next().filter(|frame| *frame < frames) else {
+                self.changed.pop();
+                continue;
+            };
+            let first = frame * FRAME_PAGES as u64;
+            let count = (self.state.pages - first).min(FRAME_PAGES as u64) as usize;
+            let bits = self.state.changed.as_ref();
+            let bits = bits.map_or(0, |changed| changed.bits(frame)) & u64::MAX >> (64 - count);
+            if bits == 0 {
+                continue;
+            }
+            let needed = needs(frame as u32, bits)?;
+            for at in 0..count {
+                self.pages[at] = match needed >> at & 1 {
+                    1 => self.capture(first + at as u64, at)?,
+                    _ => Captured::Unchanged,
+                };
+            }
+            self.state.check()?;
+            self.pass(first + count as u64);
+            return Ok(Some(CutFrame {
+                number: frame as u32,
+                pages: &self.pages[..count],
+                bytes: &self.bytes,
+            }));
+        }
+        self.pass(self.state.pages);
+        Ok(None)
+    }
+
+    /// Lets writers be, when nothing more is to be captured: what they overwrite is not kept any more.
+    pub fn let_go(&mut self) {
+        if !std::mem::replace(&mut self.let_go, true) {
+            let device = self.device;
+            // When a stream was taken once, nobody keeps anything more.
+            device.streams.take_from_each(|stream| stream.end_cut());
+            device.free_kept(&self.state);
+        }
+    }
+
+    /// Records that what came of it is safe, under this name: changes are since that from now on. Without
+    /// [`CutOptions::track`] nothing is recorded. A cut that ends without this leaves what was tracked before as it was.
+    pub fn record(mut self, name: &SnapshotId) {
+        if let Some(dirty) = self.dirty.take() {
+            self.device.record_since(&dirty, name);
+        }
     }
 
     /// Whether a page's worth of slots held nothing at the cut.
@@ -320,9 +406,10 @@ fn captured(content: Content, bytes: &[u8]) -> Captured {
 impl Drop for Cut<'_> {
     fn drop(&mut self) {
         let device = self.device;
-        // When a stream was taken once, nobody keeps anything more.
-        device.streams.take_from_each(|stream| stream.cut.take());
-        device.free_kept(&self.state);
+        self.let_go();
+        if let Some(dirty) = self.dirty.take() {
+            device.merge_dirty(&dirty);
+        }
         *device.cut.lock() = None;
         device.give_all_back();
     }

@@ -30,7 +30,7 @@ impl Decoders {
     pub(crate) fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {
         let mut out = vec![0; PAGE_SIZE];
         match page {
-            CutPage::Zero => {}
+            CutPage::Zero | CutPage::Unchanged => {}
             CutPage::Same(word) => out.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
             CutPage::Raw(bytes) => out.copy_from_slice(bytes),
             CutPage::Object { codec, bytes } => {

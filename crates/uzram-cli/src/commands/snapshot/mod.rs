@@ -19,9 +19,12 @@ use crate::exit::{Failure, Result};
     subcommand_negates_reqs = true,
     after_help = "\
 Examples:
-  uzram snapshot zram0 zram0.snap
-  uzram snapshot zram0 - | ssh other 'cat > zram0.snap'
-  uzram snapshot verify zram0.snap"
+  uzram snapshot zram0 zram0.uzsnap
+  uzram snapshot zram0 - | ssh other 'cat > zram0.uzsnap'
+  uzram snapshot zram0 sunday.uzsnap --track
+  uzram snapshot zram0 monday.uzsnap --since sunday.uzsnap
+  uzram snapshot zram0 tuesday.uzsnap --since monday.uzsnap --parent sunday.uzsnap
+  uzram snapshot verify zram0.uzsnap"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]

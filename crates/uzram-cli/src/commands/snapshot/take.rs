@@ -38,6 +38,15 @@ pub(crate) struct Take {
     /// Replace a file that is there
     #[arg(long, short)]
     force: bool,
+    /// Remember from now on what changes, so that a later one can be made with --since this. Each write looks at a bit then
+    #[arg(long)]
+    track: bool,
+    /// Only what changed since the snapshot in this file, after which the device must have tracked changes
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
+    /// What that one was made since in its turn, and so on to the first, which is complete: a file each
+    #[arg(long, value_name = "FILE", requires = "since")]
+    parent: Vec<PathBuf>,
     /// Most memory that may be kept of what is overwritten meanwhile; the default is 1/16 of the memory in use, and at
     /// least 64M
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -81,9 +90,22 @@ impl Take {
     fn take(&self, entry: &Entry, file: OwnedFd) -> Result<SnapshotReport> {
         let request = Request::Snapshot {
             kept_bytes_max: self.memory,
+            track: self.track,
+            since: self.since.is_some(),
         };
+        let parents = self.since.iter().chain(&self.parent);
+        let parents = parents.map(|path| {
+            File::open(path).map_err(|error| {
+                let kind = exit::Kind::from_io(&error);
+                Failure::new(kind, format!("{}: {error}", path.display()))
+            })
+        });
+        let parents = parents.collect::<Result<Vec<File>>>()?;
+        let files: Vec<_> = std::iter::once(file.as_fd())
+            .chain(parents.iter().map(File::as_fd))
+            .collect();
         let progress = Progress::start(entry);
-        let answer = client::ask_with_file(entry, &request, file.as_fd());
+        let answer = client::ask_with_files(entry, &request, &files);
         drop(progress);
         match answer? {
             Response::Snapshot(report) => Ok(report),
