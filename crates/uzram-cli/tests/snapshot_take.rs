@@ -39,6 +39,11 @@ fn filled(bench: &Bench) -> Vec<u8> {
 
 /// What a snapshot holds, page by page, decompressed as it says itself.
 fn read(path: &Path) -> Vec<u8> {
+    read_onto(path, Vec::new())
+}
+
+/// The same where the snapshot has only what changed of this.
+fn read_onto(path: &Path, mut bytes: Vec<u8>) -> Vec<u8> {
     let reader = SnapshotReader::new(std::fs::File::open(path).unwrap()).unwrap();
     let registry = Registry::builtin();
     let mut decoders: BTreeMap<u8, Box<dyn Decoder>> = BTreeMap::new();
@@ -48,16 +53,19 @@ fn read(path: &Path) -> Vec<u8> {
         let params = params.map(|param| param.split_once('=').unwrap());
         let mut settings = Settings::new(&**algorithm, PAGE, params).unwrap();
         if let Some(dictionary) = reader.dictionary(codec.number) {
-            settings = settings.with_dictionary(&**algorithm, dictionary).unwrap();
+            settings = settings
+                .with_dictionary(&**algorithm, dictionary.into())
+                .unwrap();
         }
         let prepared = algorithm.prepare(&settings).unwrap();
         decoders.insert(codec.number, prepared.decoder().unwrap());
     }
-    let mut bytes = vec![0; reader.head().pages as usize * PAGE];
+    bytes.resize(reader.head().pages as usize * PAGE, 0);
     let put = |number: u64, page: Page<'_>| {
         let out = &mut bytes[number as usize * PAGE..][..PAGE];
         match page {
             Page::Same(word) => out.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
+            Page::Zero => out.fill(0),
             Page::Raw(raw) => out.copy_from_slice(raw),
             Page::Object { codec, bytes } => {
                 let decoder = decoders.get_mut(&codec).unwrap();
@@ -160,6 +168,75 @@ fn a_snapshot_has_what_the_device_holds() {
         ["piped", "zram0.snap"],
         "nothing is left beside"
     );
+    bench.uzram(&["remove", "zram0"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn changes_are_since_another_snapshot() {
+    let name = "changes_are_since_another_snapshot";
+    if !have(name, &["qemu-img", "qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let mut bytes = filled(&bench);
+    bytes.resize(16 << 20, 0);
+    let at = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+    let (first, second, third) = (at("first"), at("second"), at("third"));
+    bench.uzram(&["snapshot", "zram0", &first]);
+    let said = bench.fails(2, &["snapshot", "zram0", &second, "--since", &first]);
+    assert!(
+        said.contains("Take a complete one that tracks them from then on"),
+        "{said}"
+    );
+    bench.uzram(&["snapshot", "zram0", &first, "--force", "--track"]);
+    let uri = bench.stat("zram0")["path"].as_str().unwrap().to_owned();
+    let write = |page: usize, byte: u8| {
+        let line = format!("write -P {byte} {} 4096", page * PAGE);
+        let io = ["-f", "raw", "-c", &line, &uri];
+        let done = Command::new("qemu-io")
+            .args(io)
+            .stdout(Stdio::null())
+            .status();
+        assert!(done.unwrap().success());
+    };
+    for page in [3, 700, 3000] {
+        write(page, 7);
+        bytes[page * PAGE..][..PAGE].fill(7);
+    }
+    // The server that goes on knows what changed before it.
+    bench.kill("zram0", "pid");
+    let said = bench.uzram(&["snapshot", "zram0", &second, "--since", &first, "--json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["parent"].as_str().unwrap().len(), 64);
+    let size = |path: &str| std::fs::metadata(path).unwrap().len();
+    assert!(
+        size(&second) * 5 < size(&first),
+        "{} of {}",
+        size(&second),
+        size(&first)
+    );
+    let now = read_onto(second.as_ref(), read(first.as_ref()));
+    assert!(now == bytes);
+    // Of a chain all files are named, and what the device knows is since the last.
+    write(9, 8);
+    bytes[9 * PAGE..][..PAGE].fill(8);
+    let said = bench.fails(2, &["snapshot", "zram0", &third, "--since", &first]);
+    assert!(
+        said.contains("the device knows what changed since another snapshot"),
+        "{said}"
+    );
+    bench.uzram(&[
+        "snapshot", "zram0", &third, "--since", &second, "--parent", &first,
+    ]);
+    assert!(read_onto(third.as_ref(), now) == bytes);
+    let said = bench.fails(
+        2,
+        &["snapshot", "zram0", &at("x"), "--since", "/etc/passwd"],
+    );
+    assert!(said.contains("it holds no uzram snapshot"), "{said}");
+    let said = bench.fails(1, &["snapshot", "zram0", &at("x"), "--since", &at("y")]);
+    assert!(said.contains("No such file or directory"), "{said}");
     bench.uzram(&["remove", "zram0"]);
     bench.assert_clean();
 }

@@ -1,11 +1,12 @@
 //! A process in which everything happens at once (`concurrent`) is killed at a random moment, several times on one image: each
 //! page is the version that was acknowledged last, or the one that was begun, and the image goes on.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use uzram::{Error, PAGE_SIZE};
+use uzram::{CutOptions, Error, PAGE_SIZE, SnapshotId};
 
 use crate::concurrent::{World, settle, setup};
 use crate::ledger::Ledger;
@@ -38,12 +39,77 @@ pub(crate) fn one(seed: u64) -> Result<Totals, Wrong> {
             .map_err(|error| format!("after kill {kill}: {error}\n{setup:?}"))?;
         let versions = check(&subject, &setup)
             .map_err(|wrong| format!("after kill {kill}: {wrong}\n{setup:?}"))?;
+        *totals.entry("unchanged").or_default() += check_changes(&subject)
+            .map_err(|wrong| format!("after kill {kill}: {wrong}\n{setup:?}"))?;
         *totals.entry("kills").or_default() += 1;
         *totals.entry("versions").or_default() += versions;
         *totals.entry("on the backing").or_default() += subject.device().stats().backed_pages;
     }
     settle(&subject).map_err(|wrong| format!("at the end: {wrong}\n{setup:?}"))?;
     Ok(totals)
+}
+
+/// Keeps which versions a snapshot has, for who finds the image later.
+pub(crate) fn save_basis(
+    directory: &Path,
+    id: &SnapshotId,
+    versions: &BTreeMap<u64, Option<u32>>,
+) -> Result<(), Wrong> {
+    let line = |(page, version): (&u64, &Option<u32>)| {
+        let version = version.unwrap_or_default();
+        format!("{page} {version}\n")
+    };
+    let text: String = versions.iter().map(line).collect();
+    std::fs::write(basis_path(directory, id), text).map_err(|e| e.to_string())
+}
+
+fn basis_path(directory: &Path, id: &SnapshotId) -> PathBuf {
+    let name: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    directory.join(format!("basis-{name}"))
+}
+
+/// What is not marked as changed since a snapshot is what that has. Returns how many pages are.
+fn check_changes(subject: &Subject) -> Result<u64, Wrong> {
+    let device = subject.device();
+    let Some(since) = device.tracked_since().filter(|id| *id != [0; 16]) else {
+        return Ok(0);
+    };
+    let text = |error: Error| error.to_string();
+    let basis = std::fs::read_to_string(basis_path(&subject.directory(), &since));
+    let basis = basis.map_err(|error| format!("what changes are since: {error}"))?;
+    let mut options = CutOptions::new(None);
+    options.since = Some(since);
+    let mut cut = device.cut(&options).map_err(text)?;
+    let mut changed = BTreeMap::new();
+    let mut note = |frame: u32, bits: u64| {
+        changed.insert(u64::from(frame), bits);
+        Ok::<u64, Error>(bits)
+    };
+    while cut.next_changed_frame(&mut note).map_err(text)?.is_some() {}
+    // It is not recorded: the next one is since the same.
+    drop(cut);
+    let mut unchanged = 0;
+    for line in basis.lines() {
+        let (page, version) = line.split_once(' ').ok_or("a line of a basis")?;
+        let page: u64 = page.parse().map_err(|_| "a page of a basis")?;
+        let version: u32 = version.parse().map_err(|_| "a version of a basis")?;
+        if changed
+            .get(&(page / 64))
+            .is_some_and(|bits| bits >> (page % 64) & 1 == 1)
+        {
+            continue;
+        }
+        let mut bytes = [0xEE; PAGE_SIZE];
+        device.read_at(&mut bytes, page * PAGE).map_err(text)?;
+        if version_of(page, &bytes) != Some(version) {
+            let now = version_of(page, &bytes);
+            return Err(format!(
+                "page {page} was version {version} in the snapshot, is {now:?}, and is not marked as changed"
+            ));
+        }
+        unchanged += 1;
+    }
+    Ok(unchanged)
 }
 
 fn run_child(subject: &Subject, seed: u64, time: Duration) -> Result<(), Wrong> {

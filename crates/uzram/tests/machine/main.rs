@@ -176,7 +176,7 @@ fn concurrent() {
 fn crash() {
     for_seeds(
         "crash",
-        &["kills", "versions", "on the backing"],
+        &["kills", "versions", "on the backing", "unchanged"],
         crash::one,
     );
 }

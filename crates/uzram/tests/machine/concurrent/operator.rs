@@ -273,15 +273,21 @@ impl<'a> Operator<'a> {
         let before: Vec<u32> = (0..ledger.pages())
             .map(|p| ledger.acknowledged(p))
             .collect();
-        let mut cut = match world.device.cut(&CutOptions::default()) {
+        let mut options = CutOptions::new(None);
+        // Who finds the image after a death knows what changed since.
+        options.track = world.told.is_some();
+        let mut cut = match world.device.cut(&options) {
             Err(Error::Snapshot) => return Ok(()),
             cut => cut.map_err(|error| format!("snapshot: {error}"))?,
         };
         let after: Vec<u32> = (0..ledger.pages()).map(|page| ledger.begun(page)).collect();
         let mut decoders = Decoders::of(&cut, &with_self_trained());
         let mut found = BTreeMap::new();
+        // Some are given up in the middle.
+        let given_up = self.maker.random.percent(20);
         loop {
             match walk(&mut cut, &mut decoders, &mut found, 1) {
+                Ok(true) if given_up && self.maker.random.percent(30) => return Ok(()),
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(Error::SnapshotGivenUp { .. }) if limit() => return Ok(()),
@@ -289,8 +295,8 @@ impl<'a> Operator<'a> {
                 Err(error) => return Err(format!("snapshot: {error}")),
             }
         }
-        drop(cut);
         let zeros = [0; PAGE_SIZE];
+        let mut versions_found = BTreeMap::new();
         for page in (0..ledger.pages()).filter(|page| page % RUN < VERSIONED) {
             let bytes = found.get(&page).map_or(&zeros[..], |bytes| bytes);
             let bytes = bytes.first_chunk().ok_or("a short page")?;
@@ -307,6 +313,14 @@ impl<'a> Operator<'a> {
                     "the snapshot has of page {page} {version:?}, not a version from {before} to {after}"
                 ));
             }
+            versions_found.insert(page, version_of(page, bytes));
+        }
+        if options.track {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&(self.maker.random.next() | 1).to_le_bytes());
+            let directory = world.store.parent().ok_or("a directory")?;
+            crate::crash::save_basis(directory, &id, &versions_found)?;
+            cut.record(&id);
         }
         world.count("snapshots", 1);
         Ok(())
