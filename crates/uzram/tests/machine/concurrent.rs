@@ -279,8 +279,14 @@ pub(crate) fn settle(subject: &Subject) -> Result<(), Wrong> {
     check(!device.codecs().iter().any(needless), "codecs are left")?;
     device.reset();
     let stats = device.stats();
+    // A bit a page, twice.
+    let bitmap = (device.max_size_bytes() / PAGE).div_ceil(64) * 8;
+    let bitmaps = match device.tracked_since() {
+        Some(_) => 2 * bitmap.next_multiple_of(PAGE),
+        None => 0,
+    };
     check(
-        (stats.mem_used_total_bytes, stats.table_bytes) == (0, 3 * PAGE),
+        (stats.mem_used_total_bytes, stats.table_bytes) == (0, 3 * PAGE + bitmaps),
         "memory is left",
     )
 }
