@@ -213,6 +213,12 @@ pub enum Error {
          served it meanwhile. Take a complete one that tracks them from then on"
     )]
     SnapshotUntracked,
+    /// The image has no room to track changes (EINVAL).
+    #[error(
+        "changes cannot be tracked: an older program made the device, and its image has no room for that. A device that is \
+         restored from a complete snapshot has"
+    )]
+    SnapshotUntrackable,
     /// Changes are tracked since another snapshot (EINVAL).
     #[error(
         "the device knows what changed since another snapshot, whose name begins with {}: name that one, or take a \
@@ -329,6 +335,7 @@ impl Error {
             | Error::DedupWithReserve
             | Error::SnapshotWithReserve
             | Error::SnapshotUntracked
+            | Error::SnapshotUntrackable
             | Error::SnapshotSince { .. }
             | Error::NoDictionary { .. }
             | Error::NoSecondary { .. }

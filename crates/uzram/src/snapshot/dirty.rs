@@ -330,6 +330,30 @@ mod tests {
         assert_eq!(changed(&device, &OLD), Ok(both | 1 << 5));
     }
 
+    /// An image of before the bitmaps is served as ever, and says that it cannot track.
+    #[test]
+    fn an_older_image_has_no_bitmaps() {
+        use zerocopy::IntoBytes;
+        let file = rustix::fs::memfd_create("uzram-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let builder = Device::builder(1 << 20).streams(1);
+        let device = builder.build_in(reopen(&file)).unwrap();
+        write(&device, 1);
+        let mut geometry = device.geometry;
+        geometry.has_dirty = false;
+        drop(device);
+        let header = crate::layout::Header::new(&geometry, 4096);
+        rustix::io::pwrite(&file, header.as_bytes(), 0).unwrap();
+        rustix::fs::ftruncate(&file, geometry.image_bytes()).unwrap();
+        let device = Device::builder(0).streams(1).attach(file).unwrap();
+        let mut track = CutOptions::default();
+        track.track = true;
+        assert_eq!(device.cut(&track).unwrap_err(), Error::SnapshotUntrackable);
+        assert_eq!(changed(&device, &OLD), Err(Error::SnapshotUntracked));
+        write(&device, 2);
+        let mut cut = device.cut(&CutOptions::default()).unwrap();
+        assert!(cut.next_frame().unwrap().is_some());
+    }
+
     /// A program that does not track counts itself and no more.
     #[test]
     fn what_another_program_served_meanwhile_is_not_known() {

@@ -105,7 +105,7 @@ impl Device {
     ///
     /// [`Error::Snapshot`] while there is another, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
     /// where the system refuses address space; [`Error::SnapshotUntracked`] and [`Error::SnapshotSince`] where changes are
-    /// not tracked since what is asked for.
+    /// not tracked since what is asked for, [`Error::SnapshotUntrackable`] where they cannot be.
     pub fn cut(&self, options: &CutOptions) -> Result<Cut<'_>, Error> {
         if self.pool.has_stock() {
             return Err(Error::SnapshotWithReserve);
@@ -124,7 +124,7 @@ impl Device {
             self.check_since(since)?;
         }
         let dirty = match options.track || options.since.is_some() {
-            true => Some(self.dirty_cut().ok_or(Error::SnapshotUntracked)?),
+            true => Some(self.dirty_cut().ok_or(Error::SnapshotUntrackable)?),
             false => None,
         };
         let changed = dirty.as_ref().filter(|_| options.since.is_some());

@@ -148,6 +148,15 @@ enum Stage {
 
 impl Target {
     fn new(path: &Path, force: bool) -> Result<Target> {
+        Target::open(path, force, open_unnamed)
+    }
+
+    /// `unnamed` opens a file without a name, where the file system has such.
+    fn open(
+        path: &Path,
+        force: bool,
+        unnamed: impl FnOnce(&Path) -> Option<File>,
+    ) -> Result<Target> {
         let told = |error: std::io::Error| {
             let kind = exit::Kind::from_io(&error);
             Failure::new(kind, format!("{}: {error}", path.display()))
@@ -174,7 +183,7 @@ impl Target {
         }
         // Where a link leads, so that the link stays.
         let path = path.canonicalize().unwrap_or_else(|_| path.into());
-        let (file, stage) = match open_unnamed(dir_of(&path)) {
+        let (file, stage) = match unnamed(dir_of(&path)) {
             Some(file) => (file, Stage::Unnamed),
             None => {
                 let temporary = beside(&path);
@@ -336,6 +345,56 @@ impl Drop for Progress {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With and without files that have no name: nothing is there before it is whole, and nothing is left beside it.
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        for has_unnamed in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x");
+            let open = |force| {
+                let unnamed = |dir: &Path| open_unnamed(dir).filter(|_| has_unnamed);
+                Target::open(&path, force, unnamed)
+            };
+            let write = |target: &mut Target, text: &[u8]| target.file.write_all(text).unwrap();
+            let files = || std::fs::read_dir(dir.path()).unwrap().count();
+
+            // Given up.
+            let mut target = open(false).unwrap();
+            write(&mut target, b"half");
+            assert!(!path.exists());
+            drop(target);
+            assert_eq!(files(), 0);
+
+            let mut target = open(false).unwrap();
+            write(&mut target, b"one");
+            target.keep().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"one");
+            assert!(open(false).is_err());
+
+            // The old one stays until the new one is whole.
+            let mut target = open(true).unwrap();
+            write(&mut target, b"two");
+            assert_eq!(std::fs::read(&path).unwrap(), b"one");
+            target.keep().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"two");
+            assert_eq!(files(), 1);
+
+            // One that came to be meanwhile stays.
+            std::fs::remove_file(&path).unwrap();
+            let mut target = open(false).unwrap();
+            write(&mut target, b"three");
+            std::fs::write(&path, b"mine").unwrap();
+            assert!(target.keep().is_err());
+            assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+            assert_eq!(files(), 1);
         }
     }
 }
