@@ -218,6 +218,10 @@ fn changes_are_since_another_snapshot() {
     );
     let now = read_onto(second.as_ref(), read(first.as_ref()));
     assert!(now == bytes);
+    let name = said["name"].as_str().unwrap();
+    let words = bench.uzram(&["stat", "zram0"]);
+    let since = format!("changes      tracked since snapshot {}...", &name[..32]);
+    assert!(words.contains(&since), "{words}");
     // Of a chain all files are named, and what the device knows is since the last.
     write(9, 8);
     bytes[9 * PAGE..][..PAGE].fill(8);

@@ -1,5 +1,6 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
+use crate::protocol::to_hex;
 use serde::{Deserialize, Serialize};
 use uzram::{BackingInfo, CodecStats, CutProgress, Device, Stats};
 
@@ -57,6 +58,10 @@ pub struct Stat {
     /// How far a snapshot has come that is being taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<CutProgress>,
+    /// Where changes are tracked: how the name of the snapshot begins that they are since; empty where a complete one has to
+    /// come first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracked_since: Option<String>,
     /// NBD clients that are connected; `None` where the device is a node of the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<u64>,
@@ -87,6 +92,10 @@ impl Stat {
             erase_on_free: device.erase_on_free(),
             codecs: device.codecs(),
             snapshot: device.cut_progress(),
+            tracked_since: device.tracked_since().map(|id| match id == [0; 16] {
+                true => String::new(),
+                false => to_hex(&id),
+            }),
             // Whoever serves the device knows.
             poll_microseconds: None,
             transport: None,

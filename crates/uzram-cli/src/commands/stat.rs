@@ -170,6 +170,14 @@ impl Args {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             rows.insert(after_policy.map_or(0, |at| at + 1), ("training", training));
         }
+        if let Some(since) = &stat.tracked_since {
+            let after_policy = rows.iter().position(|(name, _)| *name == "policy");
+            let since = match since.as_str() {
+                "" => "tracked; a complete snapshot with --track has to come first".into(),
+                since => format!("tracked since snapshot {since}..."),
+            };
+            rows.insert(after_policy.unwrap_or(0), ("changes", since));
+        }
         if let Some(cut) = stat.snapshot {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             rows.insert(after_policy.unwrap_or(0), ("snapshot", snapshot(cut)));
