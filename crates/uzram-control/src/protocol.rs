@@ -170,7 +170,7 @@ pub enum Request {
         /// Most bytes that may be kept of what is overwritten meanwhile; `None`: 1/16 of the memory in use, and at least
         /// 64 MiB.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        kept_bytes_max: Option<u64>,
+        kept_max_bytes: Option<u64>,
         /// Track changes from then on.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         track: bool,

@@ -502,14 +502,14 @@ impl Handler for Served {
         is_gone: &dyn Fn() -> bool,
     ) -> std::result::Result<Response, ControlError> {
         let Request::Snapshot {
-            kept_bytes_max,
+            kept_max_bytes,
             track,
             since,
         } = request
         else {
             return self.handle(request);
         };
-        let mut options = CutOptions::new(kept_bytes_max);
+        let mut options = CutOptions::new(kept_max_bytes);
         options.track = track;
         tracing::info!("a snapshot is being taken");
         let taking = snapshot::ForClient {

@@ -249,7 +249,7 @@ fn snapshot(cut: CutProgress) -> String {
         cut.done_pages,
         cut.pages,
         human(cut.kept_bytes),
-        human(cut.kept_bytes_max)
+        human(cut.kept_max_bytes)
     )
 }
 

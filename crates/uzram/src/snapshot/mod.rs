@@ -32,7 +32,7 @@ const KEPT_LEAST: u64 = 64 << 20;
 pub struct CutOptions {
     /// Most bytes that may be kept of what requests overwrite meanwhile. `None`: 1/16 of the memory in use, and at least
     /// 64 MiB.
-    pub kept_bytes_max: Option<u64>,
+    pub kept_max_bytes: Option<u64>,
     /// Tracks changes from this cut on: once [`Cut::record`] has been told what came of it, a later one can be `since` that.
     /// Costs each write a look at a bit, until the device is gone.
     pub track: bool,
@@ -42,9 +42,9 @@ pub struct CutOptions {
 
 impl CutOptions {
     /// With a bound on what may be kept; `None` for the default.
-    pub fn new(kept_bytes_max: Option<u64>) -> CutOptions {
+    pub fn new(kept_max_bytes: Option<u64>) -> CutOptions {
         CutOptions {
-            kept_bytes_max,
+            kept_max_bytes,
             ..CutOptions::default()
         }
     }
@@ -79,7 +79,7 @@ pub struct CutProgress {
     /// Bytes that are kept now of what requests overwrote.
     pub kept_bytes: u64,
     /// Most bytes that may be.
-    pub kept_bytes_max: u64,
+    pub kept_max_bytes: u64,
 }
 
 /// The cut of a device, if there is one. Locked for moments only: never while a stream is waited for.
@@ -115,7 +115,7 @@ impl Device {
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let _codecs = self.codecs.change();
         let used = self.pool.used_bytes() + self.table.used_bytes();
-        let bound = options.kept_bytes_max;
+        let bound = options.kept_max_bytes;
         let bound = bound.unwrap_or_else(|| (used / KEPT_PART).max(KEPT_LEAST));
         if self.cut.get().is_some() {
             return Err(Error::Snapshot);

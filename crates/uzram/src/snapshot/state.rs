@@ -38,7 +38,7 @@ pub(crate) struct CutState {
     kept: Region,
     /// All pages before this one are copied.
     done_pages: AtomicU64,
-    kept_bytes_max: u64,
+    kept_max_bytes: u64,
     /// What no stream has taken yet.
     room: AtomicU64,
     /// What each stream has taken and not used. Only the stream's holder writes.
@@ -78,7 +78,7 @@ impl CutState {
             captured: region(pages.div_ceil(64) * 8)?,
             kept: region(pages * 8)?,
             done_pages: AtomicU64::new(0),
-            kept_bytes_max: bound,
+            kept_max_bytes: bound,
             room: AtomicU64::new(bound),
             credits: (0..streams).map(|_| CachePadded::default()).collect(),
             credit_bytes: (bound / 8 / streams as u64).min(CREDIT_BYTES),
@@ -148,8 +148,8 @@ impl CutState {
         CutProgress {
             done_pages: self.done_pages.load(Relaxed),
             pages: self.pages,
-            kept_bytes: self.kept_bytes_max.saturating_sub(unused),
-            kept_bytes_max: self.kept_bytes_max,
+            kept_bytes: self.kept_max_bytes.saturating_sub(unused),
+            kept_max_bytes: self.kept_max_bytes,
         }
     }
 
@@ -228,7 +228,7 @@ impl StreamCut {
             return false;
         }
         if !state.charge(self.number, charge_of(content)) {
-            let limit_bytes = state.kept_bytes_max;
+            let limit_bytes = state.kept_max_bytes;
             state.fail(|| Error::SnapshotMemory { limit_bytes });
             return false;
         }

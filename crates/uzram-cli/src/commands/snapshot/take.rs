@@ -89,7 +89,7 @@ impl Take {
 
     fn take(&self, entry: &Entry, file: OwnedFd) -> Result<SnapshotReport> {
         let request = Request::Snapshot {
-            kept_bytes_max: self.memory,
+            kept_max_bytes: self.memory,
             track: self.track,
             since: self.since.is_some(),
         };
