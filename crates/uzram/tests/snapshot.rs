@@ -340,13 +340,13 @@ fn changes_make_of_the_snapshot_before_what_there_is() {
 fn changes_since_anything_else_are_refused() {
     let device = Device::builder(4 << 20).streams(1).build().unwrap();
     let since = |id: u8| {
-        let mut options = CutOptions::default();
+        let mut options = CutOptions::new(None);
         options.since = Some([id; 16]);
         options
     };
     assert_eq!(device.tracked_since(), None);
     assert_eq!(device.cut(&since(1)).unwrap_err(), Error::SnapshotUntracked);
-    let mut track = CutOptions::default();
+    let mut track = CutOptions::new(None);
     track.track = true;
     let cut = device.cut(&track).unwrap();
     drop(cut);

@@ -254,7 +254,7 @@ mod tests {
 
     /// The pages of the first frame that changed since a snapshot.
     fn changed(device: &Device, since: &SnapshotId) -> Result<u64, Error> {
-        let mut options = CutOptions::default();
+        let mut options = CutOptions::new(None);
         options.since = Some(*since);
         let mut cut = device.cut(&options)?;
         let mut found = 0;
@@ -274,7 +274,7 @@ mod tests {
         let file = rustix::fs::memfd_create("uzram-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let builder = Device::builder(1 << 20).streams(1);
         let device = builder.build_in(reopen(&file)).unwrap();
-        let mut track = CutOptions::default();
+        let mut track = CutOptions::new(None);
         track.track = true;
         device.cut(&track).unwrap().record(&OLD);
         write(&device, 1);
@@ -345,7 +345,7 @@ mod tests {
         rustix::io::pwrite(&file, header.as_bytes(), 0).unwrap();
         rustix::fs::ftruncate(&file, geometry.image_bytes()).unwrap();
         let device = Device::builder(0).streams(1).attach(file).unwrap();
-        let mut track = CutOptions::default();
+        let mut track = CutOptions::new(None);
         track.track = true;
         assert_eq!(device.cut(&track).unwrap_err(), Error::SnapshotUntrackable);
         assert_eq!(changed(&device, &OLD), Err(Error::SnapshotUntracked));
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(device.tracked_since(), None);
         assert_eq!(changed(&device, &OLD), Err(Error::SnapshotUntracked));
         // From a new complete one on it is known again, whatever is left in the bitmaps.
-        let mut track = CutOptions::default();
+        let mut track = CutOptions::new(None);
         track.track = true;
         device.cut(&track).unwrap().record(&NEW);
         write(&device, 4);
