@@ -24,6 +24,7 @@ impl Model {
             "a second one at once"
         );
         ensure!(cut.page_count() == pages, "{} pages", cut.page_count());
+        self.memory_during_cut(&Memory::Attach { segments: 4 })?;
         let mut decoders = Decoders::of(&cut, &with_self_trained());
         let mut found = BTreeMap::new();
         let rest = (usize::MAX, Op::Check);
