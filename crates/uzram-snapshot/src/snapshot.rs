@@ -170,11 +170,12 @@ impl Snapshot {
             }
             chain.push(before);
         }
-        let opened = chain.into_iter().rev().reduce(|parent, mut child| {
-            child.parent = Some(Box::new(parent));
-            child
-        });
-        opened.ok_or(Error::Foreign)
+        let mut opened = chain.pop().ok_or(Error::Foreign)?;
+        while let Some(mut child) = chain.pop() {
+            child.link(opened)?;
+            opened = child;
+        }
+        Ok(opened)
     }
 
     /// Opens the snapshot that ends at `size`.
@@ -253,6 +254,25 @@ impl Snapshot {
         let found = parent.name;
         if expected != found {
             return Err(Error::OtherParent { expected, found });
+        }
+        self.link(parent)
+    }
+
+    /// Takes its parent, whose segments and codecs it must have under the same numbers.
+    fn link(&mut self, parent: Snapshot) -> Result<(), Error> {
+        let at = self.begin + self.contents.0.last().map_or(0, |last| last.offset);
+        let damaged = Error::damaged(Kind::Manifest, at);
+        let (own, before) = (&self.manifest, &parent.manifest);
+        let of = |segment: &SegmentSummary| (segment.name, segment.bytes);
+        let is_same = own.head.segments_before as usize == before.segments.len()
+            && (own.segments.iter().zip(&before.segments))
+                .all(|(own, of_parent)| of(own) == of(of_parent));
+        if !is_same {
+            return Err(damaged("it lists other segments than its parent"));
+        }
+        let mut codecs = before.head.codecs.iter();
+        if !codecs.all(|codec| own.head.codecs.contains(codec)) {
+            return Err(damaged("it lists other codecs than its parent"));
         }
         self.parent = Some(Box::new(parent));
         Ok(())
