@@ -199,3 +199,88 @@ impl Contents {
         Ok(contents)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(frame: u32, offset: u32, bytes: u32) -> DirectoryEntry {
+        DirectoryEntry {
+            frame,
+            offset,
+            bytes,
+            hash: Digest([1; 32]),
+        }
+    }
+
+    /// The body of a record.
+    fn body(record: &Record) -> &[u8] {
+        &record.bytes[HEADER..record.bytes.len() - SUM]
+    }
+
+    #[test]
+    fn frames_of_a_directory_lie_one_after_another() {
+        let parse = |entries: &[DirectoryEntry]| {
+            let record = Directory(entries.to_vec()).record();
+            Directory::parse(body(&record)).map(drop)
+        };
+        assert_eq!(parse(&[entry(3, 24, 100), entry(7, 124, 55)]), Ok(()));
+        let least = MIN_FRAME_BYTES as u32;
+        let most = MAX_FRAME_BYTES as u32;
+        for wrong in [
+            &[][..],
+            &[entry(3, 25, 100)],
+            &[entry(3, 24, least - 1)],
+            &[entry(3, 24, most + 1)],
+            &[entry(3, 24, 100), entry(3, 124, 100)],
+            &[entry(3, 24, 100), entry(2, 124, 100)],
+            &[entry(3, 24, 100), entry(4, 123, 100)],
+            &[entry(3, 24, 100), entry(4, 125, 100)],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        let many = |count: u32| (0..count).map(|at| entry(at, 24 + at * most, most));
+        let fits = (MAX_SEGMENT_BYTES as u32 - 24) / most;
+        assert_eq!(parse(&many(fits).collect::<Vec<_>>()), Ok(()));
+        assert!(parse(&many(fits + 1).collect::<Vec<_>>()).is_err());
+    }
+
+    #[test]
+    fn a_table_of_contents_is_in_order_and_ends_with_the_manifest() {
+        let parse = |items: &[(Kind, u64, u64)]| {
+            let mut contents = Contents::default();
+            let items = items.iter();
+            items.for_each(|(kind, at, bytes)| contents.push(*kind, *at, *bytes, Digest([2; 32])));
+            Contents::parse(body(&contents.record()), 1000).map(drop)
+        };
+        use Kind::{Index, Manifest, Segment};
+        assert_eq!(parse(&[(Segment, 24, 100), (Manifest, 124, 876)]), Ok(()));
+        for wrong in [
+            &[][..],
+            &[(Segment, 24, 100)],
+            &[(Manifest, 24, 100), (Segment, 124, 100)],
+            &[(Manifest, 24, 100), (Manifest, 124, 100)],
+            &[(Manifest, 23, 100)],
+            &[(Manifest, 24, 23)],
+            &[(Manifest, 24, 977)],
+            &[(Manifest, u64::MAX, 100)],
+            &[(Index, 24, 100), (Manifest, 123, 100)],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_lengths_of_an_end_mark_agree() {
+        assert_eq!(parse_end_mark(body(&end_mark(500, 60))), Ok((500, 60)));
+        for lengths in [
+            [500, 60, 641],
+            [500, 60, 639],
+            [u64::MAX, 60, 139],
+            [0, 0, 0],
+        ] {
+            let body: Vec<u8> = lengths.into_iter().flat_map(u64::to_le_bytes).collect();
+            assert!(parse_end_mark(&body).is_err(), "{lengths:?}");
+        }
+    }
+}

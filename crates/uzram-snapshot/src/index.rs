@@ -200,3 +200,156 @@ impl IndexBlock {
         Ok(block)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::HEADER;
+
+    fn place(mask: u64) -> Place {
+        Place {
+            mask,
+            segment: 0,
+            offset: HEADER as u32,
+            bytes: 200,
+            hash: [7; 16],
+        }
+    }
+
+    /// An entry of these places, each with one page, and so many words, each of which a page repeats.
+    fn entry(places: usize, words: usize) -> FrameEntry {
+        let mut entry = FrameEntry::empty();
+        for at in 0..places {
+            entry.places.push(place(1 << at));
+            entry.pages[at] = Descriptor::object(1, 30);
+        }
+        for word in 0..words {
+            entry.words.push(word as u64 + 1);
+            entry.pages[20 + word] = Descriptor::inline(word % MAX_WORDS);
+        }
+        entry
+    }
+
+    /// As [`FrameEntry::encode`], of what it refuses to write, too.
+    fn bytes(entry: &FrameEntry) -> Vec<u8> {
+        let mut out = 0u16.to_le_bytes().to_vec();
+        out.extend([entry.places.len() as u8, entry.words.len() as u8]);
+        for place in &entry.places {
+            out.extend_from_slice(&place.mask.to_le_bytes());
+            for field in [place.segment, place.offset, place.bytes] {
+                out.extend_from_slice(&field.to_le_bytes());
+            }
+            out.extend_from_slice(&place.hash);
+        }
+        entry
+            .pages
+            .iter()
+            .for_each(|page| out.extend(page.0.to_le_bytes()));
+        entry
+            .words
+            .iter()
+            .for_each(|word| out.extend(word.to_le_bytes()));
+        out
+    }
+
+    fn parse(entry: &FrameEntry) -> Result<FrameEntry, &'static str> {
+        FrameEntry::parse(&mut Fields(&bytes(entry))).map(|(_, entry)| entry)
+    }
+
+    #[test]
+    fn an_entry_has_as_many_words_and_places_as_it_has_room_for() {
+        for (places, most) in [(0, 13), (1, 11), (2, 7), (3, 2)] {
+            assert_eq!(max_words(places), most);
+            let full = entry(places, most);
+            assert_eq!(parse(&full), Ok(full.clone()));
+            let mut written = Vec::new();
+            full.encode(0, &mut written);
+            assert_eq!(written, bytes(&full));
+            assert!(written.len() <= MAX_ENTRY_BYTES);
+            assert!(parse(&entry(places, most + 1)).is_err(), "{places} places");
+        }
+        assert!(parse(&entry(4, 0)).is_err());
+    }
+
+    #[test]
+    fn a_place_is_within_a_segment_and_has_pages_of_its_own() {
+        type Change = fn(&mut Place);
+        let good: [Change; 3] = [
+            |place| place.segment = MAX_SEGMENTS as u32 - 1,
+            |place| place.bytes = MAX_FRAME_BYTES as u32,
+            |place| place.offset = (MAX_SEGMENT_BYTES - 200) as u32,
+        ];
+        let wrong: [Change; 9] = [
+            |place| place.segment = MAX_SEGMENTS as u32,
+            |place| place.bytes = MAX_FRAME_BYTES as u32 + 1,
+            |place| place.bytes = MIN_FRAME_BYTES as u32 - 1,
+            |place| place.offset = HEADER as u32 - 1,
+            |place| place.offset = (MAX_SEGMENT_BYTES - 199) as u32,
+            |place| place.offset = u32::MAX,
+            |place| place.mask = 0,
+            |place| place.mask = 0b11,
+            |place| place.mask = 0b101,
+        ];
+        let changed = |change: Change| {
+            let mut entry = entry(2, 1);
+            change(&mut entry.places[0]);
+            parse(&entry)
+        };
+        assert!(good.into_iter().all(|change| changed(change).is_ok()));
+        for (nth, change) in wrong.into_iter().enumerate() {
+            assert!(changed(change).is_err(), "{nth}");
+        }
+    }
+
+    #[test]
+    fn pages_places_and_words_agree() {
+        type Change = fn(&mut FrameEntry);
+        let wrong: [Change; 6] = [
+            |entry| entry.pages[0] = Descriptor::ZERO,
+            |entry| entry.pages[9] = Descriptor::RAW,
+            |entry| entry.pages[9] = Descriptor::WORD,
+            |entry| entry.pages[9] = Descriptor::inline(1),
+            |entry| entry.words[0] = 0,
+            |entry| *entry = FrameEntry::empty(),
+        ];
+        for (nth, change) in wrong.into_iter().enumerate() {
+            let mut entry = entry(1, 1);
+            change(&mut entry);
+            assert!(parse(&entry).is_err(), "{nth}");
+        }
+    }
+
+    #[test]
+    fn what_is_trimmed_is_zeros_and_has_no_place() {
+        let mut entry = entry(3, 2);
+        entry.places[1].mask |= 1 << 40;
+        entry.pages[40] = Descriptor::RAW;
+        entry.trim((1 << 21) - 1 - 1);
+        assert_eq!(entry.pages[0], Descriptor::ZERO);
+        assert_eq!(entry.pages[40], Descriptor::ZERO);
+        assert_eq!(entry.pages[21], Descriptor::ZERO);
+        assert_eq!(entry.word(20), Some(1));
+        let masks: Vec<u64> = entry.places.iter().map(|place| place.mask).collect();
+        assert_eq!(masks, [0b10, 0b100]);
+        assert_eq!(parse(&entry), Ok(entry.clone()));
+        entry.trim(0);
+        assert!(entry.is_zero() && entry.places.is_empty());
+    }
+
+    #[test]
+    fn frames_of_a_block_ascend() {
+        let block = |frames: &[u16]| {
+            let mut body = [0u32.to_le_bytes(), (frames.len() as u32).to_le_bytes()].concat();
+            for frame in frames {
+                let mut one = bytes(&entry(1, 0));
+                one[..2].copy_from_slice(&frame.to_le_bytes());
+                body.extend(one);
+            }
+            IndexBlock::parse(&body)
+        };
+        assert!(block(&[0, 1, 1023]).is_ok());
+        for wrong in [&[1, 1][..], &[2, 1], &[1024]] {
+            assert!(block(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -200,3 +200,106 @@ pub(crate) fn check_block(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::SnapshotCodec;
+    use crate::index::Place;
+    use crate::page::Descriptor;
+
+    /// A disk of 70,000 pages: two blocks, and a last frame of 48 pages.
+    fn manifest() -> Manifest {
+        let codec = SnapshotCodec {
+            number: 5,
+            algorithm: "lz4".into(),
+            driver: String::new(),
+            params: String::new(),
+            dictionary: None,
+        };
+        let segment = SegmentSummary {
+            name: Digest([1; 32]),
+            bytes: 5000,
+            live_bytes: 5000,
+        };
+        let block = BlockSummary {
+            name: Digest([2; 32]),
+            bytes: 500,
+        };
+        Manifest {
+            head: Head {
+                pages: 70_000,
+                taken_at_seconds: 0,
+                is_basis: false,
+                parent: Some(Digest([3; 32])),
+                segments_before: 1,
+                codecs: vec![codec],
+                notes: Vec::new(),
+            },
+            totals: Totals::default(),
+            segments: vec![segment; 2],
+            blocks: BTreeMap::from([(0, block), (1, block)]),
+        }
+    }
+
+    fn parse(manifest: &Manifest) -> Result<Manifest, &'static str> {
+        let record = manifest.record();
+        Manifest::parse(&record.bytes[HEADER..record.bytes.len() - SUM])
+    }
+
+    #[test]
+    fn what_a_manifest_lists_can_be() {
+        type Change = fn(&mut Manifest);
+        assert_eq!(parse(&manifest()), Ok(manifest()));
+        let longest = (HEADER + SUM) as u32 + Kind::Index.max_body() as u32;
+        let wrong: [Change; 6] = [
+            |of| of.segments[1].bytes = MAX_SEGMENT_BYTES + 1,
+            |of| of.segments[1].live_bytes = 5001,
+            |of| of.segments.truncate(0),
+            |of| of.head.segments_before = 3,
+            |of| of.blocks = BTreeMap::from([(2, of.blocks[&0])]),
+            |of| of.head.pages = 65_536,
+        ];
+        for (nth, change) in wrong.into_iter().enumerate() {
+            let mut changed = manifest();
+            change(&mut changed);
+            assert!(parse(&changed).is_err(), "{nth}");
+        }
+        for (bytes, is_good) in [(longest, true), (longest + 1, false)] {
+            let mut changed = manifest();
+            changed.blocks.get_mut(&1).unwrap().bytes = bytes;
+            assert_eq!(parse(&changed).is_ok(), is_good);
+        }
+        // The numbers of two blocks, exchanged.
+        let record = manifest().record();
+        let mut body = record.bytes[HEADER..record.bytes.len() - SUM].to_vec();
+        let at = body.len() - 2 * 40;
+        body.swap(at, at + 40);
+        assert!(Manifest::parse(&body).is_err());
+    }
+
+    #[test]
+    fn a_block_names_what_is_listed() {
+        let block = |frame: u16, page: usize, codec: u8, segment: u32| {
+            let mut entry = FrameEntry::empty();
+            entry.pages[page] = Descriptor::object(codec, 9);
+            entry.places.push(Place {
+                mask: 1 << page,
+                segment,
+                offset: 24,
+                bytes: 100,
+                hash: [0; 16],
+            });
+            let mut block = IndexBlock::new(1);
+            block.entries.insert(frame, entry);
+            manifest().check_block(&block)
+        };
+        assert_eq!(block(0, 0, 5, 1), Ok(()));
+        assert!(block(0, 0, 4, 1).is_err(), "another codec");
+        assert!(block(0, 0, 5, 2).is_err(), "another segment");
+        // 70,000 is page 48 of frame 1093, which is the 69th of block 1.
+        assert_eq!(block(69, 47, 5, 1), Ok(()));
+        assert!(block(69, 48, 5, 1).is_err(), "beyond the disk's end");
+        assert!(block(70, 0, 5, 1).is_err(), "beyond the disk's end");
+    }
+}

@@ -283,3 +283,32 @@ fn edited_fields_behind_right_hashes_are_refused() {
         }
     }
 }
+
+/// Two fields that are edited so that their sum, or their difference, stays.
+#[test]
+fn edited_pairs_of_fields_are_refused() {
+    let disk = disk();
+    let file = write(&disk, None);
+    let parts = parts(&file);
+    for part in &parts {
+        let name = String::from_utf8_lossy(&part.magic).into_owned();
+        if !["uzramDI\0", "uzramSE\0", "uzramTC\0", "uzramEN\0"].contains(&&*name) {
+            continue;
+        }
+        let fields: Vec<usize> = (part.begin + HEADER..part.end - 3).step_by(4).collect();
+        for (nth, one) in fields.iter().enumerate() {
+            for other in fields[nth + 1..].iter().take(4) {
+                for (first, second) in [(1, 1), (1, -1), (8, 8), (-8, 8), (-1, 1)] {
+                    let mut edited = file.clone();
+                    for (at, by) in [(*one, first), (*other, second)] {
+                        let new = (number(&file, at) as u32).wrapping_add_signed(by);
+                        edited[at..at + 4].copy_from_slice(&new.to_le_bytes());
+                    }
+                    seal(&mut edited, &parts);
+                    let what = format!("{name} + {} {first}, {other} {second}", one - part.begin);
+                    is_noticed(&edited, &disk.contents, None, &Pages::new(), &what);
+                }
+            }
+        }
+    }
+}
