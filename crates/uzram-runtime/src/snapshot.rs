@@ -16,7 +16,7 @@ use uzram_snapshot::{
     SnapshotWriter,
 };
 
-use crate::snapshot_notes::{CodecRole, SnapshotNotes};
+use crate::snapshot_notes::{CodecNote, SnapshotNotes};
 
 /// How much less than requests the thread that writes is given of a CPU.
 const NICE: i32 = 5;
@@ -103,7 +103,7 @@ impl Taking<'_> {
         let notes = SnapshotNotes {
             name: self.name.into(),
             block_size: self.device.logical_block_size(),
-            roles: found.iter().flat_map(roles).collect(),
+            codecs: codec_notes(self.device, &found),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let disk = DiskSource {
@@ -178,16 +178,23 @@ fn source(codec: &CutCodec) -> CodecSource<'_> {
     }
 }
 
-fn roles(codec: &CutCodec) -> impl Iterator<Item = CodecRole> + '_ {
-    let name = |dictionary: &[u8]| Some(DictionaryName::of(dictionary).ok()?.name.to_string());
-    let dictionary = codec.dictionary.as_deref().and_then(name);
-    codec.priorities.iter().map(move |priority| CodecRole {
-        priority: *priority,
-        algorithm: codec.algorithm.clone(),
-        driver: codec.driver.clone(),
-        params: codec.params.clone(),
-        dictionary: dictionary.clone(),
-    })
+/// What is to be said of the codecs. The cut keeps them, so that each is still the device's.
+fn codec_notes(device: &Device, codecs: &[CutCodec]) -> Vec<CodecNote> {
+    let stats = device.codecs();
+    let note = |codec: &CutCodec| {
+        let name = |dictionary: &[u8]| Some(DictionaryName::of(dictionary).ok()?.name.to_string());
+        let index = usize::from(codec.index);
+        let found = stats.iter().find(|stats| stats.index == index);
+        CodecNote {
+            algorithm: codec.algorithm.clone(),
+            driver: codec.driver.clone(),
+            params: codec.params.clone(),
+            dictionary: codec.dictionary.as_deref().and_then(name),
+            priorities: codec.priorities.clone(),
+            generation: found.and_then(|stats| stats.generation),
+        }
+    };
+    codecs.iter().map(note).collect()
 }
 
 fn write_frame<W: Write>(

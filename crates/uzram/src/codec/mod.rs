@@ -39,6 +39,7 @@ pub const PRIORITIES: usize = 4;
 pub struct Choice {
     spec: AlgorithmSpec,
     dictionary: Option<Arc<[u8]>>,
+    generation: Option<Generation>,
 }
 
 impl Choice {
@@ -59,6 +60,13 @@ impl Choice {
         self
     }
 
+    /// Says that the dictionary was trained on the device's own pages, as [`crate::CodecStats`] had it: it may be replaced by
+    /// another generation where the algorithm trains itself.
+    pub fn generation(mut self, generation: Generation) -> Choice {
+        self.generation = Some(generation);
+        self
+    }
+
     pub(crate) fn name_mut(&mut self) -> &mut String {
         &mut self.spec.name
     }
@@ -69,6 +77,7 @@ impl From<AlgorithmSpec> for Choice {
         Choice {
             spec,
             dictionary: None,
+            generation: None,
         }
     }
 }
@@ -111,7 +120,12 @@ impl Codec {
         if let Some(dictionary) = &choice.dictionary {
             settings = settings.with_dictionary(&*algorithm, dictionary.clone())?;
         }
-        Codec::from_settings(algorithm, settings)
+        let mut codec = Codec::from_settings(algorithm, settings)?;
+        let trained = choice.dictionary.is_some();
+        codec.generation = choice
+            .generation
+            .filter(|generation| trained && generation.number > 0);
+        Ok(codec)
     }
 
     pub(crate) fn from_settings(

@@ -314,13 +314,19 @@ impl Changing<'_> {
     /// Returns the index of an equal codec, or adds this one: numbers its generation, writes its record and makes contexts
     /// for all readers. No effect where this fails.
     pub(crate) fn admit(&self, mut codec: Codec) -> Result<u8, Error> {
+        if let Some(generation) = &mut codec.generation {
+            let entries = &self.codecs.roster().entries;
+            let others = entries.iter().flatten().map(|entry| &*entry.codec);
+            generation.number = last_generation(&*codec.algorithm, others) + 1;
+        }
+        self.admit_as_numbered(codec)
+    }
+
+    /// The same, with the number that its generation has.
+    pub(crate) fn admit_as_numbered(&self, codec: Codec) -> Result<u8, Error> {
         let table = self.codecs;
         let (same, free) = {
             let entries = &table.roster().entries;
-            if let Some(generation) = &mut codec.generation {
-                let others = entries.iter().flatten().map(|entry| &*entry.codec);
-                generation.number = last_generation(&*codec.algorithm, others) + 1;
-            }
             let same = |entry: &Option<RosterEntry>| {
                 entry
                     .as_ref()
