@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use uzram_control::{
     Claim, ControlServer, Entry, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
 };
-use uzram_spec::{DeviceSpec, Failure, Result};
+use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
 
 use crate::launch::{Created, KEEP, Order, created};
 use crate::logging::{Journal, LogPipe};
@@ -121,6 +121,10 @@ struct Keeper {
     standby_failures: u32,
     /// What a swap device's processes log to.
     log_pipe: Option<LogPipe>,
+    /// What a new device is filled with. Its first server does it, and no other.
+    contents: Option<SnapshotSource>,
+    /// Where whoever ordered the device can be heard to be gone, while that is done.
+    orderer: Option<File>,
 }
 
 /// Runs the keeper of a device until that is taken down. `state` is the device that is there already; without one, a new
@@ -187,11 +191,16 @@ fn begun() -> Result {
     let run = RunDir::new(order.run);
     sweep::sweep(&run)?;
     make::complete(&mut spec)?;
+    // Read once: no later server is to need the file.
+    let contents = spec.from.take();
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
     let dir = claim.dir.clone();
     match Keeper::new(claim, spec) {
-        Ok(keeper) => keeper.begin(orders),
+        Ok(mut keeper) => {
+            keeper.contents = contents;
+            keeper.begin(orders)
+        }
         Err(failure) => {
             if let Ok(claim) = Claim::adopt(&dir) {
                 undo(&claim);
@@ -252,12 +261,14 @@ impl Keeper {
             standby: None,
             standby_failures: 0,
             log_pipe: state.log_pipe,
+            contents: None,
+            orderer: None,
         }
     }
 
     /// Starts a new device's server, reports the device, and keeps it once somebody was told of it.
     fn begin(mut self, orders: BufReader<File>) -> Result {
-        let path = match self.start_server(false) {
+        let path = match self.start_first(&orders) {
             Ok(path) => path,
             Err(failure) => {
                 undo(&self.claim);
@@ -285,6 +296,16 @@ impl Keeper {
 }
 
 impl Keeper {
+    /// Starts a new device's server. That may take as long as a snapshot takes to be read.
+    fn start_first(&mut self, orders: &BufReader<File>) -> Result<String> {
+        if self.contents.is_some() {
+            self.orderer = Some(orders.get_ref().try_clone()?);
+        }
+        let path = self.start_server(false)?;
+        (self.contents, self.orderer) = (None, None);
+        Ok(path)
+    }
+
     /// Goes on with a device that is there.
     fn go_on(mut self, state: &KeeperState) -> Result {
         if self.spec.is_swap() {
@@ -379,6 +400,7 @@ impl Keeper {
             resume,
             standby,
             log_pipe: self.log_pipe,
+            contents: self.contents.clone().filter(|_| !resume),
         };
         let mut command = Command::new("/proc/self/exe");
         command.arg0("uzram").args(state.arguments());
@@ -393,7 +415,8 @@ impl Keeper {
 
     fn start_from_file(&mut self, resume: bool) -> Result<String> {
         let mut command = self.server_command(resume, false)?;
-        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let stdin = self.orderer.take().map_or_else(Stdio::null, Stdio::from);
+        let started = command.stdin(stdin).stdout(Stdio::piped()).spawn();
         let mut server = started
             .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
         let ready = match server.stdout.take().map(BufReader::new) {

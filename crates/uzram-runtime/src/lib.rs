@@ -14,6 +14,7 @@
 mod backing;
 pub mod choice;
 pub mod client;
+pub mod contents;
 mod description;
 pub mod files;
 pub mod frontends;

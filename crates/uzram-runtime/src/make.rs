@@ -3,6 +3,7 @@
 use uzram::{Builder, Device, PolicySettings};
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
+use crate::contents::{Contents, OpenSource};
 use crate::{backing, choice, files, frontends, limits, note, swap};
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.
@@ -19,13 +20,14 @@ fn size(spec: &DeviceSpec) -> u64 {
 /// Fills in what the description leaves open, and refuses what this machine has no driver or memory for.
 pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
     spec.check()?;
+    let contents = read_contents(spec)?;
     spec.size = Some(Bytes(size(spec)));
     spec.identify()?;
     if let Some(swap) = &spec.swap {
         swap::check_room(size(spec), swap.reserve.0)?;
     }
     // A wrong value is told alone, before any note.
-    try_out(spec)?;
+    try_out(spec, contents.as_ref())?;
     let (frontend, checked, why) = frontends::resolve(&spec.frontend, spec.is_swap())?;
     if let Some(why) = why {
         note::tell(&format!("frontend {}: {why}", frontend.name()));
@@ -37,10 +39,13 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
 /// Refuses what can be seen to be impossible before anything is made.
 pub fn check(spec: &DeviceSpec) -> Result {
     spec.check()?;
+    let mut spec = spec.clone();
+    let contents = read_contents(&mut spec)?;
+    let spec = &spec;
     if let Some(swap) = &spec.swap {
         swap::check_room(size(spec), swap.reserve.0)?;
     }
-    try_out(spec)?;
+    try_out(spec, contents.as_ref())?;
     if let Some(given) = &spec.backing {
         backing::check(&given.path, None).map_err(Failure::usage)?;
         backing::check_there(given).map_err(Failure::usage)?;
@@ -53,18 +58,44 @@ pub fn check(spec: &DeviceSpec) -> Result {
     files::check(&spec)
 }
 
+/// Looks at the snapshot that the device is made of, and fills in what the description leaves to it. Of a pipe that was done
+/// already, by who has its other end.
+fn read_contents(spec: &mut DeviceSpec) -> Result<Option<Contents>> {
+    let Some(source) = &spec.from else {
+        return Ok(None);
+    };
+    let opened = OpenSource::open(source)?;
+    if !opened.is_file() {
+        if spec.size.is_none() {
+            let message = format!("{} is a pipe", source.file.display());
+            let hint = "uzram restore reads from one";
+            return Err(Failure::usage(message).with_hint(hint));
+        }
+        return Ok(None);
+    }
+    let contents = opened.read()?;
+    contents.fill_in(spec)?;
+    Ok(Some(contents))
+}
+
 /// Makes the device in memory of this process, which it leaves untouched, and drops it.
-fn try_out(spec: &DeviceSpec) -> Result {
+fn try_out(spec: &DeviceSpec, contents: Option<&Contents>) -> Result {
     // Neither a backing nor a reserve is to be taken.
     let bare = DeviceSpec {
         backing: None,
         swap: None,
         ..spec.clone()
     };
-    let builder = builder(&bare, None)?;
+    let mut builder = builder(&bare, None)?;
     limits::check_device(builder.image_bytes()?)?;
-    builder.build()?;
-    Ok(())
+    if let Some(contents) = contents {
+        builder = contents.choose(builder);
+    }
+    let mut device = builder.build()?;
+    match contents {
+        Some(contents) => contents.try_out(&mut device),
+        None => Ok(()),
+    }
 }
 
 /// What a device does in the background. The default compacts, but not swap: a move takes memory from the stock that writes

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -19,8 +20,9 @@ use uzram_control::{
     SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
-use uzram_spec::{DeviceSpec, Failure, Result};
+use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
 
+use crate::contents::{Contents, OpenSource};
 use crate::keeper::KeeperState;
 use crate::logging::{Journal, LogPipe};
 use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
@@ -50,6 +52,10 @@ pub(crate) struct ServerState {
     pub(crate) standby: bool,
     /// Descriptors of the pipe to log to.
     pub(crate) log_pipe: Option<LogPipe>,
+    /// What a new device is to be filled with before it is served. Then stdin is closed by whoever waits for it when that is
+    /// gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) contents: Option<SnapshotSource>,
 }
 
 /// What ends a server.
@@ -108,7 +114,20 @@ pub fn run_in_foreground(
     // may go, and the device goes with it.
     let events = events_of_signals(&[SIGINT, SIGTERM, SIGHUP])?;
     // Settings that are impossible are found before anything else is made.
-    let device = Arc::new(make::builder(&spec, None)?.build()?);
+    let source = spec.from.take().map(|source| OpenSource::open(&source));
+    let contents = source.transpose()?.map(OpenSource::read).transpose()?;
+    let mut builder = make::builder(&spec, None)?;
+    if let Some(contents) = &contents {
+        builder = contents.choose(builder);
+    }
+    let mut device = builder.build()?;
+    if let Some(contents) = contents {
+        contents.install(&mut device, &mut || match events.1.try_recv() {
+            Ok(_) => Err(Failure::failed("interrupted: nothing was made")),
+            Err(_) => Ok(()),
+        })?;
+    }
+    let device = Arc::new(device);
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
     logging::to_stderr(&spec.log)?;
@@ -159,6 +178,8 @@ impl ServerState {
         if self.standby {
             standby::wait(|| record = claim.record())?;
         }
+        // With the rights of whoever ordered the device.
+        let source = self.contents.as_ref().map(OpenSource::open).transpose()?;
         let kind = record.as_ref().map(|record| &record.frontend);
         let frontend = frontend_of(kind.unwrap_or(&spec.frontend.kind))?;
         // Before there is another thread, be it one of the kernel's for a ring.
@@ -170,7 +191,7 @@ impl ServerState {
             }
             swap::lock();
         }
-        let device = Arc::new(self.device(&spec)?);
+        let device = Arc::new(self.device(&spec, source)?);
         match self.log_pipe {
             Some(pipe) => logging::to_pipe(&spec.log, pipe)?,
             None => {
@@ -203,8 +224,29 @@ impl ServerState {
         })
     }
 
-    /// The device in the keeper's memory, made or as a predecessor left it.
-    fn device(&self, spec: &DeviceSpec) -> Result<Device> {
+    /// The device in the keeper's memory, made and filled, or as a predecessor left it.
+    fn device(&self, spec: &DeviceSpec, source: Option<OpenSource>) -> Result<Device> {
+        let contents = source.map(OpenSource::read).transpose()?;
+        let mut device = self.bare_device(spec, contents.as_ref())?;
+        if let Some(contents) = contents {
+            let keeper = pidfd(self.keeper);
+            contents.install(&mut device, &mut || self.is_wanted(keeper.as_ref()))?;
+        }
+        Ok(device)
+    }
+
+    /// Whether keeper and whoever ordered the device still wait for it.
+    fn is_wanted(&self, keeper: Option<&OwnedFd>) -> Result {
+        let stdin = rustix::stdio::stdin();
+        let mut fds = vec![PollFd::new(&stdin, PollFlags::empty())];
+        fds.extend(keeper.map(|keeper| PollFd::new(keeper, PollFlags::IN)));
+        match rustix::event::poll(&mut fds, Some(&Timespec::default())) {
+            Ok(1..) => Err(Failure::failed("nobody waits for the device any more")),
+            _ => Ok(()),
+        }
+    }
+
+    fn bare_device(&self, spec: &DeviceSpec, contents: Option<&Contents>) -> Result<Device> {
         let begin = Instant::now();
         loop {
             let path = format!("/proc/self/fd/{}", self.image);
@@ -215,7 +257,11 @@ impl ServerState {
                 // The image says what was set since the device was made.
                 make::resumer(spec).attach(image.into())
             } else {
-                make::builder(spec, Some(&self.dir))?.build_in(image.into())
+                let mut builder = make::builder(spec, Some(&self.dir))?;
+                if let Some(contents) = contents {
+                    builder = contents.choose(builder);
+                }
+                builder.build_in(image.into())
             };
             match result {
                 // The last of a killed process's threads may still be on its way out.

@@ -78,6 +78,17 @@ pub enum Error {
         /// Its name.
         name: Digest,
     },
+    /// The program lacks an algorithm that pages are compressed with.
+    #[cfg(feature = "device")]
+    #[error("pages of it are compressed with {algorithm}, which cannot be read here: {source}")]
+    Algorithm {
+        /// Its name.
+        algorithm: String,
+        /// Number of the codec.
+        number: u8,
+        /// What is in the way.
+        source: Box<uzram::Error>,
+    },
     /// The disk has no such page count.
     #[error("a disk of {pages} pages: a snapshot takes 1 to {MAX_PAGES}")]
     Size {

@@ -22,7 +22,8 @@
 //!
 //! **Memory bounds** are in the docs of each type. None of them grows with the objects.
 //!
-//! This crate knows nothing about devices, codecs, frontends or stores: a codec is a number with a description.
+//! This crate knows nothing about devices, codecs, frontends or stores: a codec is a number with a description. Only the
+//! module `device`, behind the feature of that name, fills a device of the `uzram` library.
 //!
 //! ```
 //! # use uzram_snapshot::{DiskSource, Page, SnapshotReader, SnapshotWriter};
@@ -40,6 +41,8 @@
 #![forbid(unsafe_code)]
 
 mod contents;
+#[cfg(feature = "device")]
+pub mod device;
 mod error;
 mod format;
 mod head;

@@ -124,9 +124,15 @@ fn write(disk: &Disk, parent: Option<(&[u8], &[u64])>) -> Vec<u8> {
 fn forward(bytes: &[u8], parent: &Pages) -> Option<Pages> {
     let mut pages = parent.clone();
     let reader = SnapshotReader::new(bytes).ok()?;
-    let disk = reader.head().pages;
-    pages.retain(|page, _| *page < disk);
-    let restored = reader.restore(|page, content| keep(&mut pages, page, content));
+    let head = reader.head().clone();
+    pages.retain(|page, _| *page < head.pages);
+    let restored = reader.restore(|page, content| {
+        assert!(page < head.pages, "a page beyond the disk's end");
+        if let Page::Object { codec, .. } = content {
+            assert!(head.codec(codec).is_some(), "an object of no codec");
+        }
+        keep(&mut pages, page, content)
+    });
     (!restored.ok()?.is_basis).then_some(pages)
 }
 

@@ -67,6 +67,10 @@ pub struct DeviceSpec {
     /// Where pages are written back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing: Option<BackingSpec>,
+    /// Where the contents come from: a file that holds a snapshot. The rest of the description is then asked for once, too:
+    /// who makes the device takes this out, and no later start reads the file again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<SnapshotSource>,
     /// Whether other users may own, or may write to, the backing, the dictionaries and the directory of a socket.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_foreign_files: bool,
@@ -134,6 +138,7 @@ impl Default for DeviceSpec {
             train: SelfTraining::Auto,
             dedup: false,
             backing: None,
+            from: None,
             allow_foreign_files: false,
             swap: None,
             allow_unsafe_swap: false,
@@ -266,6 +271,73 @@ impl<'de> Deserialize<'de> for BackingSpec {
     }
 }
 
+/// A snapshot that a device is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct SnapshotSource {
+    /// Absolute path of the file that holds it.
+    pub file: PathBuf,
+    /// Files with the snapshots that it was made since, in any order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<PathBuf>,
+    /// Whether what is written is compressed with the description's algorithm, else with that of the snapshot's device.
+    #[serde(default)]
+    pub own_algorithm: bool,
+    /// The same of the algorithms for recompression.
+    #[serde(default)]
+    pub own_recomp_algorithm: bool,
+    /// Whether the logical block size is the description's, else that of the snapshot's device.
+    #[serde(default)]
+    pub own_block_size: bool,
+}
+
+impl SnapshotSource {
+    /// The files that it names.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.file)
+            .chain(&self.parents)
+            .map(PathBuf::as_path)
+    }
+}
+
+impl<'de> Deserialize<'de> for SnapshotSource {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<SnapshotSource, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            file: PathBuf,
+            #[serde(default)]
+            parents: Vec<PathBuf>,
+            #[serde(default)]
+            own_algorithm: bool,
+            #[serde(default)]
+            own_recomp_algorithm: bool,
+            #[serde(default)]
+            own_block_size: bool,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            File(PathBuf),
+            Fields(Fields),
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::File(file) => SnapshotSource {
+                file,
+                ..SnapshotSource::default()
+            },
+            Form::Fields(fields) => SnapshotSource {
+                file: fields.file,
+                parents: fields.parents,
+                own_algorithm: fields.own_algorithm,
+                own_recomp_algorithm: fields.own_recomp_algorithm,
+                own_block_size: fields.own_block_size,
+            },
+        })
+    }
+}
+
 /// What is particular to a swap device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -317,7 +389,9 @@ impl DeviceSpec {
     /// Refuses what no device can have, as far as the description alone shows it.
     pub fn check(&self) -> Result {
         let usage = |message: String| Err(Failure::usage(message));
-        for (what, path) in self.paths() {
+        let sources = self.from.iter().flat_map(SnapshotSource::paths);
+        let sources = sources.map(|path| ("snapshot", path.to_owned()));
+        for (what, path) in self.paths().into_iter().chain(sources) {
             // A description is JSON, and its processes have another directory.
             if path.to_str().is_none() {
                 return usage(format!("{what}: the path {path:?} is not UTF-8"));
@@ -345,6 +419,11 @@ impl DeviceSpec {
                 "swap-priority {} is not possible: it takes -1 to 32767",
                 swap.priority
             ));
+        }
+        if self.from.is_some() {
+            return usage(
+                "a snapshot and swap exclude each other: what was swapped out belonged to processes that are gone".into(),
+            );
         }
         if self.dedup {
             return usage("dedup and swap exclude each other: sharing may have to wait".into());
@@ -431,6 +510,7 @@ mod tests {
                 path: "/var/tmp/b".into(),
                 size: Some(Bytes(1 << 34)),
             }),
+            from: None,
             swap: Some(SwapSpec::default()),
             frontend: FrontendSpec::new("ublk")
                 .option("queues", 2u64)
@@ -489,6 +569,40 @@ mod tests {
         spec.resolve_paths(Path::new("/d")).unwrap();
         assert_eq!(spec.paths(), [("dictionary", "/d/a".into())]);
         assert_eq!(spec.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_snapshot_is_a_path_or_more_and_never_swap() {
+        let parse =
+            |from: &str| DeviceSpec::parse(format!(r#"{{"version":1,"from":{from}}}"#).as_bytes());
+        let spec = parse(r#""/s""#).unwrap();
+        let source = spec.from.clone().unwrap();
+        assert_eq!(
+            (source.file.as_path(), source.own_algorithm),
+            (Path::new("/s"), false)
+        );
+        assert_eq!(DeviceSpec::parse(&spec.to_json()), Ok(spec.clone()));
+        let whole = parse(r#"{"file":"/s","parents":["/p"],"own_algorithm":true}"#).unwrap();
+        assert_eq!(whole.from.clone().unwrap().parents, [Path::new("/p")]);
+        assert_eq!(DeviceSpec::parse(&whole.to_json()), Ok(whole));
+        for (from, said) in [
+            (r#""s""#, "relative"),
+            (r#"{"file":"/s","parents":["p"]}"#, "relative"),
+            (r#"{"parents":[]}"#, "from"),
+        ] {
+            let failure = parse(from).unwrap_err();
+            assert!(failure.message.contains(said), "{from}: {failure}");
+        }
+        let swap = DeviceSpec {
+            swap: Some(SwapSpec::default()),
+            ..spec
+        };
+        assert!(
+            swap.check()
+                .unwrap_err()
+                .message
+                .contains("exclude each other")
+        );
     }
 
     #[test]

@@ -21,7 +21,8 @@ mod terminal;
 mod text;
 
 pub use device::{
-    BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, SPEC_VERSION, SelfTraining, SwapSpec, number,
+    BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, SPEC_VERSION, SelfTraining, SnapshotSource,
+    SwapSpec, number,
 };
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};

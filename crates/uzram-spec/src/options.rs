@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use uzram::compress::{AlgorithmSpec, parse_params};
 
 use crate::device::check_version;
-use crate::{BackingSpec, DeviceSpec, Failure, Result, options_schema};
+use crate::{BackingSpec, DeviceSpec, Failure, Result, SnapshotSource, options_schema};
 
 /// Options of swap and what they are called in a description.
 const SWAP: &[(&str, &str)] = &[
@@ -88,6 +88,7 @@ impl DeviceSpec {
                 .map_err(|error| Failure::usage(format!("backing: {error}")))?;
             fields.insert("backing".into(), json!(backing));
         }
+        set_source(&mut fields, params.is_some());
         set_swap(&mut fields, swap)?;
         set_frontend(&mut fields, frontend)?;
         let mut spec: DeviceSpec = serde_path_to_error::deserialize(Value::Object(fields))
@@ -113,6 +114,11 @@ impl DeviceSpec {
         if let Some(backing) = &mut self.backing {
             backing.path = directory.join(&backing.path);
         }
+        if let Some(SnapshotSource { file, parents, .. }) = &mut self.from {
+            for path in std::iter::once(file).chain(parents) {
+                *path = directory.join(&*path);
+            }
+        }
         Ok(())
     }
 }
@@ -130,6 +136,26 @@ fn resolve_dictionary(algorithm: &mut AlgorithmSpec, directory: &Path) -> Result
         }
     }
     Ok(())
+}
+
+/// `"from": FILE` becomes an object. What stands beside it counts, what does not is the snapshot's.
+fn set_source(fields: &mut Map<String, Value>, has_params: bool) {
+    let given = |name: &str| fields.contains_key(name);
+    let own = [
+        ("own_algorithm", given("algorithm") || has_params),
+        ("own_recomp_algorithm", given("recomp_algorithm")),
+        ("own_block_size", given("block_size")),
+    ];
+    if let Some(source) = fields.get_mut("from") {
+        if source.is_string() {
+            *source = json!({"file": source.take()});
+        }
+        if let Some(object) = source.as_object_mut() {
+            for (name, is_given) in own {
+                object.entry(name).or_insert(is_given.into());
+            }
+        }
+    }
 }
 
 /// `"swap": true` and its options side by side become one object.
@@ -272,6 +298,25 @@ mod tests {
             assert_eq!(spec.algorithm.to_string(), "zstd(dict=/home/x/a.dict)");
             assert_eq!(spec.backing.unwrap().path, Path::new("/home/x/b"));
         }
+    }
+
+    #[test]
+    fn what_stands_beside_a_snapshot_counts() {
+        let own = |options| {
+            let source = from(options).unwrap().from.unwrap();
+            (source.file, source.own_algorithm, source.own_block_size)
+        };
+        let file = PathBuf::from("/home/x/s");
+        assert_eq!(own(json!({"from": "s"})), (file.clone(), false, false));
+        let options = json!({"from": {"file": "s"}, "algorithm-params": "level=3"});
+        assert_eq!(own(options), (file.clone(), true, false));
+        let options = json!({"from": "s", "algorithm": "lz4", "block-size": 512});
+        assert_eq!(own(options), (file.clone(), true, true));
+        // As the command sends it, all of it.
+        let mut spec = from(json!({"from": "s"})).unwrap();
+        assert_eq!(from(serde_json::to_value(&spec).unwrap()), Ok(spec.clone()));
+        spec.from.as_mut().unwrap().own_block_size = true;
+        assert_eq!(from(serde_json::to_value(&spec).unwrap()), Ok(spec));
     }
 
     /// The names are those that are written in files, and all of them.

@@ -35,6 +35,7 @@ pub fn options_schema(of_frontends: Map<String, Value>) -> Value {
         ("swap", "boolean"),
         ("frontend", "string"),
         ("backing", "string"),
+        ("from", "string"),
     ] {
         let object = properties[name].take();
         let mut either = json!({"anyOf": [{"type": simple}, object]});

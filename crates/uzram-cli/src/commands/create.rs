@@ -1,23 +1,36 @@
 //! `uzram create`: reads a device's description from the command line and has it made, by the daemon where one runs, else
 //! by this process.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use uzram::PolicySettings;
 use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
+use uzram_runtime::contents::{self, Piped};
 use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
 use uzram_spec::{
-    BackingSpec, Bytes, DEFAULT_ALGORITHM, DeviceSpec, Erase, MemLimit, SelfTraining, SwapSpec,
-    printable_line,
+    BackingSpec, Bytes, DEFAULT_ALGORITHM, DeviceSpec, Erase, MemLimit, SelfTraining,
+    SnapshotSource, SwapSpec, printable_line,
 };
 
 use super::policy;
 use crate::exit::{self, Failure, Result};
 use crate::frontend_args::FrontendArgs;
 
+fn algorithm_help() -> String {
+    format!(
+        "Compression algorithm: a name or driver name, with parameters as in zstd(level=1,dict=FILE). See \"uzram \
+         algorithms\" [default: {DEFAULT_ALGORITHM}; with a snapshot that of its device]"
+    )
+}
+
+/// What "-" stands for.
+const STDIN: &str = "/proc/self/fd/0";
 /// In the environment of a shim's command whose devices are its own.
 pub(crate) const IN_SHIM: &str = "UZRAM_IN_SHIM";
 
@@ -34,16 +47,45 @@ Examples:
   uzram create --size 2G --algorithm zstd --swap
   uzram create --size 8G --mem-limit 2G --policy auto
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
+  uzram create --from /var/backup/zram0.uzsnap
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
+    /// Make the device of a snapshot: a file, or - for stdin. As "uzram restore", which says more
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
+    #[arg(long, exclusive = true)]
+    schema: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Args {
+    pub(crate) fn run(self, log: &str) -> Result {
+        if self.schema {
+            return super::print_json(&uzram_spec::spec_schema());
+        }
+        if self.from.is_none() && !self.options.parent.is_empty() {
+            return Err(Failure::usage(
+                "--parent is for a snapshot, which --from names",
+            ));
+        }
+        self.options.make(self.from, log)
+    }
+}
+
+/// What a device can be, wherever its contents come from.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// A file with the snapshot that another one was made since; may be given several times
+    #[arg(long, value_name = "FILE")]
+    parent: Vec<PathBuf>,
     /// Size of the disk: a number of bytes, or with K, M, G, T. Rounded up to 4096. May exceed the machine's
-    /// memory [default: half of the memory, at most 4G]
+    /// memory [default: half of the memory, at most 4G; of a snapshot its own]
     #[arg(long, short, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     size: Option<u64>,
-    /// Compression algorithm: a name or driver name, with parameters as in zstd(level=1,dict=FILE). See "uzram
-    /// algorithms"
-    #[arg(long, short, default_value = DEFAULT_ALGORITHM, value_name = "ALGORITHM")]
-    algorithm: AlgorithmSpec,
+    #[arg(long, short, value_name = "ALGORITHM", help = algorithm_help())]
+    algorithm: Option<AlgorithmSpec>,
     /// Algorithm for recompression, in the same form; may be given three times. Takes priorities from 1 on, or the one
     /// that is said, as in zstd(level=9,priority=2)
     #[arg(long, value_name = "ALGORITHM")]
@@ -93,9 +135,9 @@ pub(crate) struct Args {
     /// other: who writes to the device can find out, from time or memory, whether a page that he guesses is on it
     #[arg(long, conflicts_with = "swap")]
     dedup: bool,
-    /// Logical block size: 512 or 4096 bytes
-    #[arg(long, default_value_t = 4096, value_name = "BYTES")]
-    block_size: u32,
+    /// Logical block size: 512 or 4096 bytes [default: 4096; with a snapshot that of its device]
+    #[arg(long, value_name = "BYTES")]
+    block_size: Option<u32>,
     /// Name of the device: zram and a number [default: the lowest that is free]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -124,22 +166,23 @@ pub(crate) struct Args {
     /// Say nothing if somebody uses the device as swap though its frontend is not safe for that: only ublk is
     #[arg(long, conflicts_with = "swap")]
     allow_unsafe_swap: bool,
-    /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
-    #[arg(long, exclusive = true)]
-    schema: bool,
     #[command(flatten)]
     frontend: FrontendArgs,
 }
 
-impl Args {
-    pub(crate) fn run(self, log: &str) -> Result {
-        if self.schema {
-            return super::print_json(&uzram_spec::spec_schema());
-        }
+impl Options {
+    /// Makes a device, of a snapshot if there is one, and prints its path.
+    pub(crate) fn make(self, from: Option<PathBuf>, log: &str) -> Result {
         logging::parse(log)?;
         let foreground = self.foreground;
-        let private = self.private;
-        let spec = self.spec(log)?;
+        let mut private = self.private;
+        let is_stdin = from.as_deref() == Some(Path::new("-"));
+        let from = from.map(|file| if is_stdin { STDIN.into() } else { file });
+        let mut spec = self.spec(from, log)?;
+        // Until the device is there.
+        let piped = pass_on_pipe(&mut spec, is_stdin)?;
+        // The daemon does not have this process's pipes.
+        private |= piped.is_some();
         if foreground {
             let run = sweep::swept_run_dir()?;
             return run_in_foreground(&spec, &run, |path| {
@@ -176,8 +219,16 @@ impl Args {
     }
 
     /// The description of the device that was asked for.
-    fn spec(self, log: &str) -> Result<DeviceSpec> {
-        let mut algorithm = self.algorithm;
+    fn spec(self, from: Option<PathBuf>, log: &str) -> Result<DeviceSpec> {
+        let standard = DeviceSpec::default();
+        let from = from.map(|file| SnapshotSource {
+            file,
+            parents: self.parent,
+            own_algorithm: self.algorithm.is_some() || !self.algorithm_params.is_empty(),
+            own_recomp_algorithm: !self.recomp_algorithm.is_empty(),
+            own_block_size: self.block_size.is_some(),
+        });
+        let mut algorithm = self.algorithm.unwrap_or(standard.algorithm);
         let more = parse_params(&self.algorithm_params).map_err(uzram::Error::from)?;
         algorithm.params.extend(more);
         let swap = self.swap.then(|| {
@@ -192,7 +243,7 @@ impl Args {
             name: self.name,
             size: self.size.map(Bytes),
             max_size: self.max_size.map(Bytes),
-            block_size: self.block_size,
+            block_size: self.block_size.unwrap_or(standard.block_size),
             algorithm,
             recomp_algorithm: self.recomp_algorithm,
             mem_limit: self.mem_limit,
@@ -201,6 +252,7 @@ impl Args {
             train: self.train,
             dedup: self.dedup,
             backing: self.backing,
+            from,
             allow_foreign_files: self.allow_foreign_files,
             swap,
             allow_unsafe_swap: self.allow_unsafe_swap,
@@ -212,6 +264,31 @@ impl Args {
         spec.resolve_paths(&std::env::current_dir()?)?;
         Ok(spec)
     }
+}
+
+/// Reads a snapshot that comes by a pipe, this process's stdin or a named one, on behalf of the device's server.
+fn pass_on_pipe(spec: &mut DeviceSpec, is_stdin: bool) -> Result<Option<Piped>> {
+    let Some(source) = &spec.from else {
+        return Ok(None);
+    };
+    if is_stdin {
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            let message = "stdin is a terminal: give a file, or have a snapshot piped in";
+            return Err(Failure::usage(message));
+        }
+        return contents::pass_on(stdin, spec).map(Some);
+    }
+    let is_pipe = source
+        .file
+        .metadata()
+        .is_ok_and(|of| of.file_type().is_fifo());
+    if !is_pipe {
+        return Ok(None);
+    }
+    // Waits for whoever writes to it.
+    let pipe = File::open(&source.file)?;
+    contents::pass_on(pipe, spec).map(Some)
 }
 
 /// Prints a path. A device whose path nobody learns is worth nothing: fails also where nobody reads.

@@ -17,6 +17,7 @@ pub(crate) mod recompress;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod reset;
+pub(crate) mod restore;
 pub(crate) mod set;
 pub(crate) mod shim;
 pub(crate) mod snapshot;

@@ -1,0 +1,166 @@
+//! Fills a device of the `uzram` library with a snapshot's pages. With the feature `device`.
+//!
+//! It is here, and not in `uzram`, so that a device does not need the format; and not in the programs, so that who embeds a
+//! device can restore one, too. Objects go to the device as they are. What is left to the caller is which codec the device
+//! compresses with: [`choice`] makes one of a snapshot's codecs that [`uzram::Builder`] takes.
+//!
+//! **Memory bound**: the reader's, and the device's.
+
+use std::io::{self, Read};
+
+use uzram::compress::{AlgorithmSpec, Registry, parse_params};
+use uzram::{Choice, Device, Install, StoredPage};
+
+use crate::format::{Kind, MAX_CODECS};
+use crate::{DictionaryName, Error, Page, Snapshot, SnapshotCodec, SnapshotReader};
+
+/// A snapshot's codec as a device takes it: by its driver or, if these algorithms lack that, by another one of the algorithm.
+///
+/// [`Error::Algorithm`] where there is none.
+pub fn choice(
+    codec: &SnapshotCodec,
+    dictionary: Option<&[u8]>,
+    algorithms: &Registry,
+) -> Result<Choice, Error> {
+    let refused = |source: uzram::Error| Error::Algorithm {
+        algorithm: codec.algorithm.clone(),
+        number: codec.number,
+        source: Box::new(source),
+    };
+    // A driver of another algorithm would read something else.
+    let own = algorithms.find(&codec.driver).ok();
+    let own = own.filter(|found| found.name() == codec.algorithm);
+    let found = match own {
+        Some(found) => Ok(found),
+        None => algorithms.find(&codec.algorithm),
+    };
+    let found = found.map_err(|error| refused(error.into()))?;
+    let params = parse_params(&codec.params).map_err(|error| refused(error.into()))?;
+    let mut spec = AlgorithmSpec::new(found.driver_name());
+    spec.params = params;
+    let choice = Choice::from(spec);
+    Ok(match dictionary {
+        Some(bytes) => choice.dictionary(bytes),
+        None => choice,
+    })
+}
+
+/// Fills a device with the pages of a snapshot, or of several, of which each is the parent of the next.
+///
+/// ```
+/// # use uzram_snapshot::{CodecSource, DiskSource, Page, SnapshotReader, SnapshotWriter};
+/// # let disk = DiskSource { pages: 64, taken_at_seconds: 0, is_basis: false, codecs: &[], notes: b"" };
+/// # let mut writer = SnapshotWriter::new(Vec::new(), &disk)?;
+/// # writer.frame(0, &[Page::Same(7); 64])?;
+/// # let file = writer.finish()?.0;
+/// use uzram::{Device, compress::Registry};
+/// use uzram_snapshot::device::Filler;
+///
+/// let reader = SnapshotReader::new(&file[..])?;
+/// let mut device = Device::builder(reader.head().pages * 4096).build()?;
+/// let mut filler = Filler::new(&mut device);
+/// filler.add_codecs(reader.choices(&Registry::builtin())?)?;
+/// reader.restore(|page, content| filler.page(page, content))?;
+/// # drop(filler);
+/// # let mut word = [0; 8];
+/// # device.read_at(&mut word, 63 * 4096)?;
+/// # assert_eq!(word, 7u64.to_ne_bytes());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Filler<'a> {
+    install: Install<'a>,
+    /// The device's index of each codec of the snapshot.
+    codecs: [Option<u8>; MAX_CODECS],
+}
+
+impl<'a> Filler<'a> {
+    /// Takes the device for itself.
+    pub fn new(device: &'a mut Device) -> Filler<'a> {
+        Filler {
+            install: device.install(),
+            codecs: [None; MAX_CODECS],
+        }
+    }
+
+    /// Has codecs ready, each under its number in the snapshot.
+    pub fn add_codecs(
+        &mut self,
+        codecs: impl IntoIterator<Item = (u8, Choice)>,
+    ) -> Result<(), uzram::Error> {
+        for (number, choice) in codecs {
+            let index = self.install.codec(&choice)?;
+            if let Some(slot) = self.codecs.get_mut(usize::from(number)) {
+                *slot = Some(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a page. An error of the device is the source of the result's.
+    pub fn page(&self, page: u64, content: Page<'_>) -> io::Result<()> {
+        let stored = match content {
+            Page::Zero => StoredPage::Empty,
+            Page::Same(word) => StoredPage::Same(word),
+            Page::Raw(bytes) => StoredPage::Raw(bytes),
+            Page::Object { codec, bytes } => {
+                let index = self.codecs.get(usize::from(codec)).copied().flatten();
+                let missing = || io::Error::other(format!("nobody told of codec {codec}"));
+                let codec = index.ok_or_else(missing)?;
+                StoredPage::Object { codec, bytes }
+            }
+            Page::Unchanged => return Ok(()),
+        };
+        self.install.page(page, stored).map_err(io::Error::other)
+    }
+}
+
+impl<R: Read> SnapshotReader<R> {
+    /// The codecs by number, as a device takes them.
+    ///
+    /// [`Error::Algorithm`] where these algorithms lack one, [`Error::Missing`] where a dictionary is in the parent's file.
+    pub fn choices(&self, algorithms: &Registry) -> Result<Vec<(u8, Choice)>, Error> {
+        let codecs = self.head().codecs.iter();
+        codecs
+            .map(|codec| Ok((codec.number, self.choice(codec, algorithms)?)))
+            .collect()
+    }
+
+    /// The same of one codec.
+    pub fn choice(&self, codec: &SnapshotCodec, algorithms: &Registry) -> Result<Choice, Error> {
+        let dictionary = self.dictionary(codec.number);
+        if let (Some(DictionaryName { name, .. }), None) = (codec.dictionary, dictionary) {
+            let kind = Kind::Dictionary;
+            return Err(Error::Missing { kind, name });
+        }
+        choice(codec, dictionary, algorithms)
+    }
+}
+
+impl Snapshot {
+    /// The codecs by number, as a device takes them. Their dictionaries are in this file or a parent's.
+    ///
+    /// [`Error::Algorithm`] where these algorithms lack one; and as [`Snapshot::dictionary`].
+    pub fn choices(&self, algorithms: &Registry) -> Result<Vec<(u8, Choice)>, Error> {
+        let one = |codec: &SnapshotCodec| {
+            let dictionary = self.dictionary(codec.number)?;
+            Ok((
+                codec.number,
+                choice(codec, dictionary.as_deref(), algorithms)?,
+            ))
+        };
+        self.head().codecs.iter().map(one).collect()
+    }
+
+    /// Fills a new device, whichever files the pages are in. Its size must be that of the snapshot or larger.
+    pub fn restore_to(&mut self, device: &mut Device, algorithms: &Registry) -> Result<(), Error> {
+        let choices = self.choices(algorithms)?;
+        let mut filler = Filler::new(device);
+        let added = filler.add_codecs(choices);
+        added.map_err(|source| Error::Target {
+            page: 0,
+            source: io::Error::other(source),
+        })?;
+        self.restore(|page, content| filler.page(page, content))
+    }
+}
