@@ -18,7 +18,7 @@ use crate::head::Head;
 use crate::index::{FrameEntry, IndexBlock, Place};
 use crate::manifest::{Manifest, SegmentSummary, Totals};
 use crate::page::{Frame, Page, ones};
-use crate::reader::SnapshotReader;
+use crate::reader::{Restored, SnapshotReader};
 
 /// What a snapshot can be read from at any place.
 pub trait ReadAt: Send + Sync {
@@ -311,6 +311,21 @@ impl Snapshot {
         }
     }
 
+    /// The snapshot that it was made since, if that is in the same file or was given.
+    pub fn parent(&self) -> Option<&Snapshot> {
+        self.parent.as_deref()
+    }
+
+    /// Bytes of this snapshot alone, without those before it in the file.
+    pub fn bytes(&self) -> u64 {
+        self.end - self.begin
+    }
+
+    /// Whether other snapshots are before it in the file, the last of which is its parent.
+    pub fn has_one_before(&self) -> bool {
+        self.begin > 0
+    }
+
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -450,25 +465,40 @@ impl Snapshot {
         Ok(frames)
     }
 
-    /// Reads and checks everything: each byte of the file, and what is carried over from the parents, if they were given.
-    pub fn verify(&mut self) -> Result<Verified, Error> {
+    /// Reads all of it forward, but for others in the file.
+    fn read_through(&self) -> Result<Restored, Error> {
         let from = ForwardFrom {
             source: &*self.source,
             at: self.begin,
         };
         let read = SnapshotReader::new(from)?.restore(|_, _| Ok(()))?;
-        if read.name != self.name {
-            let at = read.bytes;
-            return Err(Error::damaged(Kind::End, at)(
-                "another snapshot is before it",
-            ));
+        match read.name == self.name {
+            true => Ok(read),
+            false => {
+                let damaged = Error::damaged(Kind::End, self.begin + read.bytes);
+                Err(damaged("another snapshot is before it"))
+            }
         }
+    }
+
+    /// Reads and checks everything: each byte of the file, and what is carried over from the parents, if they were given.
+    pub fn verify(&mut self) -> Result<Verified, Error> {
         let mut verified = Verified {
-            bytes: read.bytes,
-            frames: read.frames,
+            bytes: 0,
+            frames: 0,
             carried_frames: 0,
             is_complete: self.missing_parent().is_none(),
         };
+        let mut of = &*self;
+        loop {
+            let read = of.read_through()?;
+            verified.bytes += read.bytes;
+            verified.frames += read.frames;
+            match &of.parent {
+                Some(before) if of.begin > 0 => of = before,
+                _ => break,
+            }
+        }
         if self.manifest.head.parent.is_none() || !verified.is_complete {
             return Ok(verified);
         }

@@ -69,7 +69,7 @@ fn seal(bytes: &mut [u8], parts: &[Part]) {
 /// Two segments, two index blocks, a frame with words of its own, words in the index, a page as it is, two dictionaries.
 fn disk() -> Disk {
     let mut disk = Disk::new(65_600);
-    for page in [0, 1, 5, 63, 70, 65_537, 65_599] {
+    for page in [0, 1, 5, 63, 70, 300, 65_537, 65_599] {
         let codec = (page % 3) as u8;
         disk.set(page, Some(Content::Object(codec, vec![page as u8; 20])));
     }
@@ -99,7 +99,7 @@ fn write(disk: &Disk, parent: Option<(&[u8], &[u64])>) -> Vec<u8> {
     };
     let changed = |page: u64| parent.is_none_or(|(_, changed)| changed.contains(&page));
     let last = disk.pages.div_ceil(64) as u32;
-    for frame in (0..last).filter(|frame| *frame < 4 || *frame >= 1024) {
+    for frame in (0..last).filter(|frame| *frame < 5 || *frame >= 1024) {
         let first = u64::from(frame) * 64;
         let pages = first..(first + 64).min(disk.pages);
         let mask = pages
@@ -191,7 +191,13 @@ fn each_byte(file: &[u8], good: &Pages, parent: Option<&[u8]>, before: &Pages, b
 fn an_edited_byte_behind_right_hashes_is_refused_or_content() {
     let disk = disk();
     let file = write(&disk, None);
-    each_byte(&file, &disk.contents, None, &Pages::new(), &[0x01, 0x80]);
+    each_byte(
+        &file,
+        &disk.contents,
+        None,
+        &Pages::new(),
+        &[0x01, 0x10, 0x80],
+    );
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //!
 //! One file for each subcommand.
 
+mod files;
+mod list;
+mod show;
 mod take;
 mod verify;
 
@@ -37,12 +40,16 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Look {
     Verify(verify::Args),
+    List(list::Args),
+    Show(show::Args),
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result {
         match (self.look, self.take) {
             (Some(Look::Verify(command)), _) => command.run(),
+            (Some(Look::List(command)), _) => command.run(),
+            (Some(Look::Show(command)), _) => command.run(),
             (None, Some(take)) => take.run(),
             (None, None) => Err(Failure::usage("name a device and a file")),
         }

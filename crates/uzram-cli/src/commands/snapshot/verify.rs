@@ -1,35 +1,116 @@
 //! `uzram snapshot verify`: reads snapshots as a restore would, and keeps nothing.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use uzram_control::size::human;
-use uzram_snapshot::{Snapshot, Verified};
+use uzram_runtime::contents;
+use uzram_snapshot::{Error, Restored, SnapshotReader};
 
-use super::super::{for_each, print};
+use super::super::{for_each, print, print_json};
+use super::files;
 use crate::exit::{Failure, Result};
 
 /// Read all of a snapshot and compare every checksum
+///
+/// Each byte of the files is read and checked, and that what belongs together does. Of a snapshot since another one the
+/// pages that it shares with that are checked, too, where its file is given with --parent. Exits with 1 if one is damaged or
+/// cut off.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Files that hold snapshots
+    /// Files that hold snapshots, or - for stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// A file with the snapshot that another one was made since; may be given several times
+    #[arg(long, value_name = "FILE")]
+    parent: Vec<PathBuf>,
+    /// Print JSON: one object a file
+    #[arg(long, short = 'J')]
+    json: bool,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result {
         for_each(self.files, |path| {
-            let verified = verify(&path)
-                .map_err(|why| Failure::failed(format!("{}: {why}", path.display())))?;
-            let bytes = human(verified.bytes);
-            print(&format!("{}: good, {bytes}\n", path.display()))
+            let found = match path == Path::new("-") {
+                true => through(&path, std::io::stdin().lock()),
+                false => match contents::open(&path)? {
+                    (_, true) => in_file(&path, &self.parent),
+                    (pipe, false) => through(&path, pipe),
+                },
+            }?;
+            let words = match &found["parent"] {
+                serde_json::Value::String(parent) if found["is_complete"] == false => {
+                    format!("; what it shares with {parent} was not read: --parent FILE")
+                }
+                _ => String::new(),
+            };
+            let (bytes, frames) = (&found["bytes"], &found["frames"]);
+            let size = human(bytes.as_u64().unwrap_or_default());
+            match self.json {
+                true => print_json(&found),
+                false => print(&format!(
+                    "{}: good, {size} in {frames} frames{words}\n",
+                    path.display()
+                )),
+            }
         })
     }
 }
 
-fn verify(path: &Path) -> std::result::Result<Verified, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let snapshot = Snapshot::open(file).and_then(|mut snapshot| snapshot.verify());
-    snapshot.map_err(|error| error.to_string())
+fn in_file(path: &Path, parents: &[PathBuf]) -> Result<serde_json::Value> {
+    let mut snapshot = files::open(path, parents)?;
+    let verified = snapshot.verify();
+    let verified = verified.map_err(|error| contents::refused(path, &error))?;
+    Ok(json!({
+        "file": path,
+        "name": snapshot.name().to_string(),
+        "parent": snapshot.missing_parent().map(|parent| parent.to_string()),
+        "bytes": verified.bytes,
+        "frames": verified.frames,
+        "carried_frames": verified.carried_frames,
+        "is_complete": verified.is_complete,
+    }))
+}
+
+/// Reads forward to the end, each snapshot that is there.
+fn through(path: &Path, mut from: impl std::io::Read) -> Result<serde_json::Value> {
+    let refused = |error: Error| contents::refused(path, &error);
+    let (mut bytes, mut frames, mut parent) = (0, 0, None);
+    let mut last: Option<Restored> = None;
+    loop {
+        let mut first = [0];
+        let begun = match (std::io::Read::read(&mut from, &mut first)?, last) {
+            (0, Some(last)) if last.is_basis => return Err(refused(Error::Cut { at: bytes })),
+            (0, Some(last)) => {
+                return Ok(json!({
+                    "file": path,
+                    "name": last.name.to_string(),
+                    "parent": parent,
+                    "bytes": bytes,
+                    "frames": frames,
+                    "carried_frames": 0,
+                    "is_complete": parent.is_none(),
+                }));
+            }
+            (0, None) => return Err(refused(Error::Cut { at: 0 })),
+            _ => std::io::Read::chain(&first[..], &mut from),
+        };
+        let reader = SnapshotReader::new(begun).map_err(refused)?;
+        let head = reader.head();
+        match last {
+            None => parent = head.parent.map(|parent| parent.to_string()),
+            Some(last) if head.parent != Some(last.name) => {
+                let message = format!(
+                    "{}: what follows the first {bytes} bytes was not made since those",
+                    path.display()
+                );
+                return Err(Failure::failed(message));
+            }
+            Some(_) => {}
+        }
+        let read = reader.restore(|_, _| Ok(())).map_err(refused)?;
+        (bytes, frames) = (bytes + read.bytes, frames + read.frames);
+        last = Some(read);
+    }
 }

@@ -1,0 +1,107 @@
+//! What the commands that look at snapshots have in common: opening their files, and what is said of one snapshot.
+
+use std::path::{Path, PathBuf};
+
+use uzram_runtime::contents;
+use uzram_runtime::snapshot_notes::SnapshotNotes;
+use uzram_snapshot::{Head, PAGE_BYTES, Snapshot, SnapshotCodec};
+use uzram_spec::printable_line;
+
+use crate::exit::{Failure, Result};
+
+/// Opens a file with its parents.
+pub(super) fn open(path: &Path, parents: &[PathBuf]) -> Result<Snapshot> {
+    let file = regular(path)?;
+    let parents = parents.iter();
+    let parents = parents.map(|path| Ok((path.clone(), regular(path)?)));
+    contents::open_chain(path, file, parents.collect::<Result<_>>()?)
+}
+
+fn regular(path: &Path) -> Result<std::fs::File> {
+    match contents::open(path)? {
+        (file, true) => Ok(file),
+        (_, false) => {
+            let message = format!("{} is a pipe: this needs a file", path.display());
+            Err(Failure::usage(message))
+        }
+    }
+}
+
+/// The snapshots of a file, the first one first; not those of its parents' files.
+pub(super) fn all(last: &Snapshot) -> Vec<&Snapshot> {
+    let mut all = vec![last];
+    let mut of = last;
+    while of.has_one_before()
+        && let Some(before) = of.parent()
+    {
+        all.push(before);
+        of = before;
+    }
+    all.reverse();
+    all
+}
+
+/// What can be said of a snapshot by its head.
+pub(super) fn head_json(head: &Head) -> serde_json::Value {
+    let notes = SnapshotNotes::of(head);
+    serde_json::json!({
+        "device": notes.name,
+        "taken_at_seconds": head.taken_at_seconds,
+        "size_bytes": head.pages * PAGE_BYTES as u64,
+        "block_size": notes.block_size,
+        "parent": head.parent.map(|parent| parent.to_string()),
+        "is_basis": head.is_basis,
+    })
+}
+
+/// A codec as `uzram stat` writes it: `zstd(level=1,dict:16384)`.
+pub(super) fn codec_words(codec: &SnapshotCodec) -> String {
+    let dictionary = codec.dictionary.map(|of| format!("dict:{}", of.bytes));
+    let words = [codec.params.clone(), dictionary.unwrap_or_default()];
+    let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    let text = match words.is_empty() {
+        true => codec.algorithm.clone(),
+        false => format!("{}({})", codec.algorithm, words.join(",")),
+    };
+    printable_line(&text).into_owned()
+}
+
+/// A moment, of UTC.
+pub(super) fn time(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March, so that a leap day is the last: 146,097 days in 400 years. After Howard Hinnant.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = match month {
+        0..10 => (month + 3, 0),
+        _ => (month - 9, 1),
+    };
+    let year = era * 400 + year + next;
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_those_of_date() {
+        for (seconds, said) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_399, "2000-02-28 23:59:59Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (951_868_800, "2000-03-01 00:00:00Z"),
+            (1_796_000_000, "2026-11-30 00:53:20Z"),
+            (4_102_444_799, "2099-12-31 23:59:59Z"),
+        ] {
+            assert_eq!(time(seconds), said);
+        }
+        // A damaged head may say anything.
+        time(u64::MAX);
+    }
+}
