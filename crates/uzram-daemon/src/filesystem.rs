@@ -130,6 +130,16 @@ impl FileSystem {
     }
 }
 
+impl FileSystem {
+    /// Mounts what is there already, of whatever type: nothing is made on a device that has contents.
+    pub fn mount_what_is_there(&self, node: &str) -> Result {
+        match &self.mount {
+            Some(mount) => mount.mount("auto", node),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Mount {
     /// Reads a mount point: an absolute path that does not climb. `/./` and doubled slashes mean nothing.
     pub fn point(text: &str) -> Result<PathBuf> {

@@ -145,7 +145,12 @@ fn make(daemon: &Daemon, device: &NewDevice) -> Result<String> {
         tracing::info!(created.name, "{}", created.notes);
     }
     if let Some(filesystem) = &device.filesystem {
-        filesystem.make(&created.path).inspect_err(|_| {
+        let made = match &device.spec.from {
+            // What a snapshot holds is not to be overwritten.
+            Some(_) => filesystem.mount_what_is_there(&created.path),
+            None => filesystem.make(&created.path),
+        };
+        made.inspect_err(|_| {
             let _ = daemon.remove(&created.name, Some(&created.identity));
         })?;
     }
