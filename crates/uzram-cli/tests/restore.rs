@@ -608,3 +608,86 @@ fn a_file_system_comes_back() {
     files.bench.uzram(&["remove", "--all"]);
     files.bench.assert_clean();
 }
+
+/// By the program's own snapshot: trained dictionaries, algorithms for recompression, and what is written then.
+#[test]
+fn a_device_comes_back_with_its_codecs() {
+    let test = "a_device_comes_back_with_its_codecs";
+    if !have(test, &["nbdcopy"], false) {
+        return;
+    }
+    let files = Files::new();
+    let bench = &files.bench;
+    let write = |uri: &str, bytes: &[u8]| {
+        let file = files.write("to-write", bytes);
+        let status = Command::new("nbdcopy").args(["--", &file, uri]).status();
+        assert!(status.unwrap().success());
+    };
+    let dialect: Vec<u8> = (0..2048)
+        .flat_map(|page| data::dialect_page(1, page))
+        .collect();
+    let uri = bench.create(&[
+        "--size",
+        "8M",
+        "--frontend",
+        "nbd",
+        "-a",
+        "zstd",
+        "--recomp-algorithm",
+        "lz4hc(priority=2)",
+        "--block-size",
+        "512",
+        "--train",
+        "off",
+    ]);
+    write(&uri, &dialect);
+    bench.uzram(&["train", "zram0"]);
+    write(
+        &uri,
+        &[&dialect[..4 << 20], &files.disk[4 << 20..]].concat(),
+    );
+    let before = bench.stat("zram0");
+    assert_eq!(before["codecs"][1]["generation"]["number"], 1, "{before:#}");
+    let file = files.text("own");
+    bench.uzram(&["snapshot", "zram0", &file]);
+    let found = contents(&uri).unwrap();
+    bench.uzram(&["remove", "zram0"]);
+
+    let uri = files.restore(&[&file]);
+    assert!(contents(&uri).unwrap() == found);
+    let after = bench.stat("zram0");
+    let codecs = |stat: &serde_json::Value| {
+        let codecs = stat["codecs"].as_array().unwrap().iter();
+        let mut all: Vec<String> = codecs
+            .map(|codec| {
+                let mut codec = codec.clone();
+                let fields = codec.as_object_mut().unwrap();
+                fields.remove("index");
+                codec.to_string()
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(codecs(&after), codecs(&before));
+    for same in [
+        "same_pages",
+        "huge_pages",
+        "orig_data_size",
+        "compr_data_size",
+    ] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    // What is written now is compressed with the dictionary, too, and by whichever server.
+    write(&uri, &dialect);
+    bench.kill("zram0", "pid");
+    let stat = bench.stat("zram0");
+    let primary = stat["codecs"].as_array().unwrap().iter();
+    let primary = primary
+        .filter(|codec| codec["priorities"][0] == 0)
+        .next()
+        .unwrap();
+    assert_eq!(primary["objects"], 2048, "{stat:#}");
+    let uri = stat["path"].as_str().unwrap();
+    assert!(contents(uri).unwrap() == dialect);
+}
