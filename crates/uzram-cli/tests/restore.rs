@@ -691,3 +691,60 @@ fn a_device_comes_back_with_its_codecs() {
     let uri = stat["path"].as_str().unwrap();
     assert!(contents(uri).unwrap() == dialect);
 }
+
+/// uzramd makes a device of a snapshot that its configuration names, and mounts what is in it. It must not format it.
+#[test]
+fn a_configured_device_is_restored_and_mounted() {
+    let test = "a_configured_device_is_restored_and_mounted";
+    if !have(test, &["mkfs.ext4", "mount"], true) {
+        return;
+    }
+    let files = Files::new();
+    let image = files.text("image");
+    let source = env!("CARGO_MANIFEST_DIR");
+    sh(&format!(
+        "truncate -s 32M {image} && mkfs.ext4 -q -d {source}/src {image}"
+    ));
+    let file = files.write(
+        "ext4",
+        &snapshot(&fs::read(&image).unwrap(), None, false, "").0,
+    );
+    let at = files.text("at");
+    let config = files.write(
+        "uzram.toml",
+        format!(
+            "[[device]]\nname = \"zram4\"\nfrom = \"{file}\"\nfrontend = \"fuse-loop\"\nmem-limit = \"1G\"\n\
+             mount-point = \"{at}\"\n\
+             [[device]]\nname = \"zram5\"\nfrom = \"{file}.missing\"\nfrontend = \"nbd\"\n"
+        )
+        .as_bytes(),
+    );
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_uzramd"));
+    daemon
+        .args(["--config", &config])
+        .env("UZRAM_RUN_DIR", files.bench.run_dir());
+    let log = fs::File::create(files.path("daemon.log")).unwrap();
+    let mut daemon = daemon.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let begin = Instant::now();
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+    while !mounts().contains(&at) && begin.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log = || fs::read_to_string(files.path("daemon.log")).unwrap();
+    assert!(mounts().contains(&at), "{}", log());
+    sh(&format!("diff -r {source}/src {at} -x lost+found"));
+    assert!(log().contains("ext4.missing: No such file"), "{}", log());
+    // By the API as well, with the path of the command's own directory.
+    let words = files
+        .bench
+        .command(&["restore", "ext4", "--frontend", "nbd"])
+        .current_dir(files.path(""))
+        .output();
+    let words = words.unwrap();
+    assert!(words.status.success(), "{words:?}");
+    let piped = files.piped(&["restore", "-", "--frontend", "nbd"], &files.read("whole"));
+    assert!(piped.status.success(), "{piped:?}");
+    sh(&format!("umount {at}; kill {}", daemon.id()));
+    daemon.wait().unwrap();
+    files.bench.uzram(&["remove", "--all"]);
+}
