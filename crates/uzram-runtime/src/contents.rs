@@ -334,7 +334,15 @@ impl Known {
         }
         let text = |number: u8| {
             let codec = self.head.codec(number)?;
-            let mut text = AlgorithmSpec::new(codec.algorithm.clone());
+            let algorithms = uzram_control::zram::algorithms();
+            // By its driver only where that is not the one that the name stands for.
+            let usual = algorithms.find(&codec.algorithm);
+            let is_usual = usual.is_ok_and(|found| found.driver_name() == codec.driver);
+            let name = match algorithms.find(&codec.driver) {
+                Ok(found) if !is_usual && found.name() == codec.algorithm => &codec.driver,
+                _ => &codec.algorithm,
+            };
+            let mut text = AlgorithmSpec::new(name.clone());
             text.params = uzram::compress::parse_params(&codec.params).ok()?;
             Some(text)
         };
