@@ -591,7 +591,7 @@ fn a_file_system_comes_back() {
     let image = files.text("image");
     let source = env!("CARGO_MANIFEST_DIR");
     sh(&format!(
-        "truncate -s 32M {image} && mkfs.ext4 -q -d {source}/src {image}"
+        "truncate -s 32M {image} && mkfs.ext4 -q -b 4096 -d {source}/src {image}"
     ));
     let disk = fs::read(&image).unwrap();
     let file = files.write("ext4", &snapshot(&disk, None, false, "").0);
@@ -692,6 +692,16 @@ fn a_device_comes_back_with_its_codecs() {
     assert!(contents(uri).unwrap() == dialect);
 }
 
+/// A process that a failed test leaves is killed.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// uzramd makes a device of a snapshot that its configuration names, and mounts what is in it. It must not format it.
 #[test]
 fn a_configured_device_is_restored_and_mounted() {
@@ -703,7 +713,7 @@ fn a_configured_device_is_restored_and_mounted() {
     let image = files.text("image");
     let source = env!("CARGO_MANIFEST_DIR");
     sh(&format!(
-        "truncate -s 32M {image} && mkfs.ext4 -q -d {source}/src {image}"
+        "truncate -s 32M {image} && mkfs.ext4 -q -b 4096 -d {source}/src {image}"
     ));
     let file = files.write(
         "ext4",
@@ -724,7 +734,11 @@ fn a_configured_device_is_restored_and_mounted() {
         .args(["--config", &config])
         .env("UZRAM_RUN_DIR", files.bench.run_dir());
     let log = fs::File::create(files.path("daemon.log")).unwrap();
-    let mut daemon = daemon.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    daemon
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    let mut daemon = Killed(daemon.spawn().unwrap());
     let begin = Instant::now();
     let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
     while !mounts().contains(&at) && begin.elapsed() < Duration::from_secs(30) {
@@ -744,7 +758,7 @@ fn a_configured_device_is_restored_and_mounted() {
     assert!(words.status.success(), "{words:?}");
     let piped = files.piped(&["restore", "-", "--frontend", "nbd"], &files.read("whole"));
     assert!(piped.status.success(), "{piped:?}");
-    sh(&format!("umount {at}; kill {}", daemon.id()));
-    daemon.wait().unwrap();
+    sh(&format!("umount {at}; kill {}", daemon.0.id()));
+    daemon.0.wait().unwrap();
     files.bench.uzram(&["remove", "--all"]);
 }
