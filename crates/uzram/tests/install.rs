@@ -115,7 +115,7 @@ fn equal_pages_share_where_that_is_on() {
             .unwrap();
     }
     drop(install);
-    assert!(device.stats().used_bytes < 16 << 10);
+    assert!(device.stats().mem_used_total_bytes < 16 << 10);
     assert!(read(&device, 49) == data::record_page(1));
 }
 
