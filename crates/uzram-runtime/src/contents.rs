@@ -57,7 +57,7 @@ enum Form {
     /// A pipe, and what is to be there before it.
     Pipe {
         file: Arc<File>,
-        reader: SnapshotReader<Pipe>,
+        reader: Box<SnapshotReader<Pipe>>,
         parent: Option<Box<Snapshot>>,
     },
 }
@@ -259,7 +259,7 @@ impl OpenSource {
             let parent = parent.map(Box::new);
             let form = Form::Pipe {
                 file,
-                reader,
+                reader: Box::new(reader),
                 parent,
             };
             (form, head, choices)
@@ -477,7 +477,7 @@ impl Contents {
                         file: file.clone(),
                         first,
                     };
-                    reader = SnapshotReader::new(next).map_err(failed)?;
+                    *reader = SnapshotReader::new(next).map_err(failed)?;
                     follows(&path, &known.head, &restored, reader.head())?;
                     let new = own_choices(&reader, &choices).map_err(failed)?;
                     filler.add_codecs(new.iter().cloned())?;
