@@ -682,11 +682,8 @@ fn a_device_comes_back_with_its_codecs() {
     write(&uri, &dialect);
     bench.kill("zram0", "pid");
     let stat = bench.stat("zram0");
-    let primary = stat["codecs"].as_array().unwrap().iter();
-    let primary = primary
-        .filter(|codec| codec["priorities"][0] == 0)
-        .next()
-        .unwrap();
+    let mut codecs = stat["codecs"].as_array().unwrap().iter();
+    let primary = codecs.find(|codec| codec["priorities"][0] == 0).unwrap();
     assert_eq!(primary["objects"], 2048, "{stat:#}");
     let uri = stat["path"].as_str().unwrap();
     assert!(contents(uri).unwrap() == dialect);
