@@ -191,7 +191,11 @@ fn there_and_back(codecs: &[Codec], what: &str) {
             .objects;
         assert_eq!(
             of_primary,
-            device.codecs().iter().map(|codec| codec.objects).sum()
+            device
+                .codecs()
+                .iter()
+                .map(|codec| codec.objects)
+                .sum::<u64>()
         );
     }
 }
