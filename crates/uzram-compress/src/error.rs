@@ -89,13 +89,12 @@ pub enum Error {
         accepted: DictionarySpec,
     },
     /// The dictionary begins like one of the algorithm's own format, and the rest is not valid.
-    #[error(
-        "the dictionary for '{algorithm}' is damaged: it is neither plain content nor what a \
-         trainer makes, though it begins like that"
-    )]
+    #[error("the dictionary for '{algorithm}' is damaged: {reason}; train another")]
     DamagedDictionary {
         /// The algorithm's name.
         algorithm: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// No dictionary came of the samples.
     #[error("no dictionary can be made of {samples} samples: {source}")]

@@ -357,7 +357,7 @@ fn damaged_collections_are_refused() {
         let mut bad = good.clone();
         bad[random.index(good.len())] ^= 1 << random.index(8);
         let error = with(Some(&bad)).err();
-        assert_eq!(error, Some(Error::DamagedDictionary { algorithm: NAME }));
+        assert!(matches!(error, Some(Error::DamagedDictionary { .. })));
     }
     // Right checksums do not save lengths that are no code.
     for at in [5, 6, 7, 12, 200, good.len() - 1] {

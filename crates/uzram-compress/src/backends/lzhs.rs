@@ -74,7 +74,10 @@ impl Algorithm for Backend {
 }
 
 fn damaged() -> Error {
-    Error::DamagedDictionary { algorithm: NAME }
+    Error::DamagedDictionary {
+        algorithm: NAME,
+        reason: "it is not what a trainer made",
+    }
 }
 
 /// Trains a collection of at most `max_bytes`.

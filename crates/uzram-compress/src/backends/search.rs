@@ -8,6 +8,10 @@
 //!
 //! What is made of a sequence is the [`Sink`]'s: it is inlined into the loop, where its work hides behind mispredicted
 //! branches.
+//!
+//! A block may have a dictionary's content before it, [`Primed`] once for all: positions count from the content's
+//! beginning, and the table of hashes is copied, which takes a fiftieth of a page's time. So the loop knows nothing of
+//! it. A second table to look positions up in would cost every position a load and a branch.
 
 use std::hint::select_unpredictable;
 
@@ -95,33 +99,104 @@ pub(super) trait Sink<const SPACE: usize, const ROOM: usize> {
     fn end(&mut self, block: &PaddedBlock<SPACE, ROOM>, at: usize, literals: usize, offset: usize);
 }
 
+/// A dictionary's content as a search needs it before a block: shared, since it does not change.
+#[cfg_attr(
+    not(feature = "zstd-uzram"),
+    expect(dead_code, reason = "lzhs has no content")
+)]
+pub(super) struct Primed<const TABLE: usize> {
+    /// By hash the content's last position that has it, or 0.
+    slots: Box<[u16; TABLE]>,
+    /// Bytes of content: the block's first position.
+    len: usize,
+    /// The first offsets to try.
+    recent: [usize; 2],
+}
+
 /// The search's own state: one allocation, so that a register refers to all of it.
-pub(super) struct Search<const SPACE: usize, const ROOM: usize> {
+pub(super) struct Search<const SPACE: usize, const ROOM: usize, const TABLE: usize = SLOTS> {
     /// By hash the last position that had it, or 0.
-    slots: [u16; SLOTS],
-    /// The current block, followed by stale bytes of earlier ones, which change nothing.
+    slots: [u16; TABLE],
+    /// A dictionary's content, if there is one, and the current block, followed by stale bytes of earlier ones, which change nothing.
     block: PaddedBlock<SPACE, ROOM>,
 }
 
-impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
+#[cfg(feature = "zstd-uzram")]
+impl<const TABLE: usize> Primed<TABLE> {
+    /// Prepares content of at least a byte. `recent` are the offsets of matches before the block, the last one first.
+    pub(super) fn new(content: &[u8], recent: [usize; 2]) -> Primed<TABLE> {
+        let mut slots = Box::new([0; TABLE]);
+        for (at, bytes) in content.windows(MIN_MATCH as usize).enumerate() {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            slots[slot::<TABLE>(u64::from_le_bytes(word))] = at as u16;
+        }
+        // The search subtracts the first one from positions in the block, and checks the second itself.
+        let [offset, before] = recent;
+        let offset = if offset > content.len() { 1 } else { offset };
+        Primed {
+            slots,
+            len: content.len(),
+            recent: [offset, before],
+        }
+    }
+
+    /// Bytes of content.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.slots)
+    }
+}
+
+/// The slot of a position by its next bytes.
+#[inline(always)]
+fn slot<const TABLE: usize>(next: u64) -> usize {
+    (hash::<MIN_MATCH>(next) >> (32 - TABLE.ilog2())) as usize
+}
+
+impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> Search<SPACE, ROOM, TABLE> {
     pub(super) fn new() -> Box<Self> {
-        const { assert!(ROOM == room(SPACE) && SPACE <= 1 << 16) };
+        const { assert!(ROOM == room(SPACE) && SPACE <= 1 << 16 && TABLE.is_power_of_two()) };
         Box::new(Search {
             slots: [0; _],
             block: PaddedBlock([0; _]),
         })
     }
 
-    /// Divides `src`, of at most `SPACE` bytes, into literals and matches.
+    /// Puts a dictionary's content before all blocks.
+    #[cfg(feature = "zstd-uzram")]
+    pub(super) fn load(&mut self, content: &[u8]) {
+        self.block.0[BACK..BACK + content.len()].copy_from_slice(content);
+    }
+
+    /// Divides `src` into literals and matches. With what [`Search::load`] put before it, it has at most `SPACE` bytes.
     #[inline(always)]
-    pub(super) fn run<S: Sink<SPACE, ROOM>>(&mut self, src: &[u8], mut sink: S) -> S {
-        copy(src, &mut self.block.0[BACK..]);
-        self.slots.fill(0);
-        let mut recent = FIRST_OFFSETS;
-        let mut literals_at = 0;
-        if let Some(last) = src.len().checked_sub(TAIL + TURN) {
+    pub(super) fn run<S: Sink<SPACE, ROOM>>(
+        &mut self,
+        primed: Option<&Primed<TABLE>>,
+        src: &[u8],
+        mut sink: S,
+    ) -> S {
+        let (begin, mut recent) = match primed {
+            None => {
+                self.slots.fill(0);
+                (0, FIRST_OFFSETS)
+            }
+            Some(primed) => {
+                self.slots.copy_from_slice(&*primed.slots);
+                (primed.len, primed.recent)
+            }
+        };
+        copy(src, &mut self.block.0[BACK + begin..]);
+        let limit = begin + src.len();
+        let mut literals_at = begin;
+        if src.len() >= TAIL + TURN {
+            let last = limit - TAIL - TURN;
             // Position 0 is in every slot already.
-            let mut at = 1;
+            let mut at = begin.max(1);
             while at <= last {
                 let Some(mut found) = self.find::<S>(at, literals_at, last, recent) else {
                     break;
@@ -130,7 +205,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
                     found = self.look_ahead(found);
                 }
                 let Match { begin, from, .. } = found;
-                let end = src.len().min(begin + self.length(&found, src.len()));
+                let end = limit.min(begin + self.length(&found, limit));
                 let before = begin - literals_at;
                 let back = self.back(begin, from, before);
                 let offset = begin - from;
@@ -151,7 +226,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
                 self.replace(inside, self.block.word::<BACK>(inside));
             }
         }
-        sink.end(&self.block, literals_at, src.len() - literals_at, recent[0]);
+        sink.end(&self.block, literals_at, limit - literals_at, recent[0]);
         sink
     }
 
@@ -164,7 +239,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
         last: usize,
         [offset, before]: [usize; 2],
     ) -> Option<Match> {
-        // Right behind a match the offset before the last one; at the beginning that is farther than there are bytes.
+        // Right behind a match the offset before the last one; at the beginning that may be farther than there are bytes.
         let next = self.block.word::<BACK>(at);
         let from = at.wrapping_sub(before);
         let differ = self.block.word::<BACK>(from) ^ next;
@@ -248,8 +323,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
     /// Inserts a position and returns the one that had its hash before, or 0. Positions are inserted in ascending order.
     #[inline(always)]
     fn replace(&mut self, at: usize, next: u64) -> usize {
-        let hash = hash::<MIN_MATCH>(next);
-        let slot = &mut self.slots[(hash >> (32 - SLOTS.ilog2())) as usize];
+        let slot = &mut self.slots[slot::<TABLE>(next)];
         usize::from(std::mem::replace(slot, at as u16))
     }
 
@@ -277,7 +351,7 @@ impl<const SPACE: usize, const ROOM: usize> Search<SPACE, ROOM> {
         equal + (differ.trailing_zeros() / 8) as usize
     }
 
-    /// Equal bytes before both positions, at most `most` and down to the block's beginning. Nothing waits for it.
+    /// Equal bytes before both positions, at most `most` and down to the first position. Nothing waits for it.
     #[inline(always)]
     fn back(&self, begin: usize, from: usize, most: usize) -> usize {
         let count = common_suffix(self.block.word::<0>(begin) ^ self.block.word::<0>(from));

@@ -45,7 +45,7 @@ pub(crate) struct Backend;
 struct Zstd {
     level: i32,
     block_size: usize,
-    dictionary: Option<Arc<DigestedDictionary>>,
+    dictionary: Option<(Arc<EncoderDictionary>, Arc<DecoderDictionary>)>,
 }
 
 /// The half of a tfm that compresses: libzstd's or our own.
@@ -60,7 +60,7 @@ pub(super) trait FrameEncoder: Send {
 pub(super) struct ZstdDecoder {
     dctx: DCtx<'static>,
     /// What the context refers to: declared, and so dropped, after it.
-    _dictionary: Option<Arc<DigestedDictionary>>,
+    _dictionary: Option<Arc<DecoderDictionary>>,
 }
 
 /// One worker's context: an encoder and libzstd's decoder.
@@ -72,27 +72,53 @@ pub(super) struct ZstdTfm<E> {
 struct LibzstdEncoder {
     cctx: CCtx<'static>,
     /// As in [`ZstdDecoder`].
-    _dictionary: Option<Arc<DigestedDictionary>>,
+    _dictionary: Option<Arc<EncoderDictionary>>,
 }
 
-/// A dictionary digested for both ways. Both forms refer to the bytes, which are dropped after them.
-struct DigestedDictionary {
-    compress: CDict<'static>,
-    decompress: DDict<'static>,
+/// A dictionary digested for compression. It refers to the bytes, which are dropped after it.
+struct EncoderDictionary {
+    digested: CDict<'static>,
+    _bytes: Arc<[u8]>,
+}
+
+/// A dictionary digested for decompression. As [`EncoderDictionary`].
+pub(super) struct DecoderDictionary {
+    digested: DDict<'static>,
     bytes: Arc<[u8]>,
 }
 
-impl DigestedDictionary {
-    fn new(bytes: &Arc<[u8]>, level: i32) -> Result<DigestedDictionary, Error> {
-        let damaged = Error::DamagedDictionary { algorithm: NAME };
-        // SAFETY: an Arc's bytes neither move nor change while anyone holds it, and the value that this becomes
-        // part of holds it for longer than it holds what refers to the bytes.
-        let shared: &'static [u8] = unsafe { &*Arc::as_ptr(bytes) };
-        Ok(DigestedDictionary {
-            compress: CDict::try_create_by_reference(shared, level).ok_or(damaged.clone())?,
-            decompress: DDict::try_create_by_reference(shared).ok_or(damaged)?,
+/// The bytes for what is dropped before `bytes` is.
+fn unbound(bytes: &Arc<[u8]>) -> &'static [u8] {
+    // SAFETY: an Arc's bytes neither move nor change while anyone holds it. Both callers put what refers to the bytes into
+    // a value that holds the Arc for longer.
+    unsafe { &*Arc::as_ptr(bytes) }
+}
+
+const DAMAGED: Error = Error::DamagedDictionary {
+    algorithm: NAME,
+    reason: "it begins like a trained one, and the rest is not valid",
+};
+
+impl EncoderDictionary {
+    fn new(bytes: &Arc<[u8]>, level: i32) -> Result<EncoderDictionary, Error> {
+        Ok(EncoderDictionary {
+            digested: CDict::try_create_by_reference(unbound(bytes), level).ok_or(DAMAGED)?,
+            _bytes: bytes.clone(),
+        })
+    }
+}
+
+impl DecoderDictionary {
+    pub(super) fn new(bytes: &Arc<[u8]>) -> Result<DecoderDictionary, Error> {
+        Ok(DecoderDictionary {
+            digested: DDict::try_create_by_reference(unbound(bytes)).ok_or(DAMAGED)?,
             bytes: bytes.clone(),
         })
+    }
+
+    /// With the bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.digested.sizeof() + self.bytes.len()
     }
 }
 
@@ -108,7 +134,10 @@ impl Algorithm for Backend {
     }
     fn prepare(&self, settings: &Settings) -> Result<Arc<dyn Prepared>, Error> {
         let (level, block_size) = (settings.c_int("level"), settings.block_size());
-        let digest = |bytes| DigestedDictionary::new(bytes, level).map(Arc::new);
+        let digest = |bytes| {
+            let encoder = EncoderDictionary::new(bytes, level)?;
+            Ok((Arc::new(encoder), Arc::new(DecoderDictionary::new(bytes)?)))
+        };
         let dictionary = settings.dictionary().map(digest).transpose()?;
         Ok(Arc::new(Zstd {
             level,
@@ -120,17 +149,7 @@ impl Algorithm for Backend {
 
 impl Zstd {
     fn new_decoder(&self) -> Result<ZstdDecoder, Error> {
-        let mut decoder = ZstdDecoder::new()?;
-        if let Some(dictionary) = &self.dictionary {
-            // SAFETY: the context refers to what is in this Arc, and the decoder holds it for longer than the context.
-            let shared: &'static DigestedDictionary = unsafe { &*Arc::as_ptr(dictionary) };
-            decoder
-                .dctx
-                .ref_ddict(&shared.decompress)
-                .map_err(refused)?;
-        }
-        decoder._dictionary.clone_from(&self.dictionary);
-        Ok(decoder)
+        ZstdDecoder::new(self.dictionary.as_ref().map(|(_, decoder)| decoder))
     }
 }
 
@@ -162,14 +181,15 @@ impl Prepared for Zstd {
                 cctx.set_parameter(parameter).map_err(refused)?;
             }
         }
-        if let Some(dictionary) = &self.dictionary {
+        let dictionary = self.dictionary.as_ref().map(|(encoder, _)| encoder);
+        if let Some(dictionary) = dictionary {
             // SAFETY: the context refers to what is in this Arc, and the encoder holds it for longer than the context.
-            let shared: &'static DigestedDictionary = unsafe { &*Arc::as_ptr(dictionary) };
-            cctx.ref_cdict(&shared.compress).map_err(refused)?;
+            let shared: &'static EncoderDictionary = unsafe { &*Arc::as_ptr(dictionary) };
+            cctx.ref_cdict(&shared.digested).map_err(refused)?;
         }
         let encoder = LibzstdEncoder {
             cctx,
-            _dictionary: self.dictionary.clone(),
+            _dictionary: dictionary.cloned(),
         };
         let mut tfm = ZstdTfm::new(encoder, self.new_decoder()?);
         // libzstd allocates its workspace at the first call. Make that call here, off the hot path.
@@ -183,10 +203,9 @@ impl Prepared for Zstd {
         Ok(Box::new(self.new_decoder()?))
     }
     fn memory_bytes(&self) -> usize {
-        let bytes = |d: &Arc<DigestedDictionary>| {
-            d.compress.sizeof() + d.decompress.sizeof() + d.bytes.len()
-        };
-        self.dictionary.as_ref().map_or(0, bytes)
+        self.dictionary.as_ref().map_or(0, |(encoder, decoder)| {
+            encoder.digested.sizeof() + decoder.memory_bytes()
+        })
     }
 }
 
@@ -198,14 +217,18 @@ fn refused(code: zstd_safe::ErrorCode) -> Error {
 }
 
 impl ZstdDecoder {
-    /// Without a dictionary.
-    pub(super) fn new() -> Result<ZstdDecoder, Error> {
+    pub(super) fn new(dictionary: Option<&Arc<DecoderDictionary>>) -> Result<ZstdDecoder, Error> {
         let mut dctx = DCtx::try_create().ok_or(Error::OutOfMemory { algorithm: NAME })?;
         dctx.set_parameter(DParameter::Format(FrameFormat::Magicless))
             .map_err(refused)?;
+        if let Some(dictionary) = dictionary {
+            // SAFETY: the context refers to what is in this Arc, and the decoder holds it for longer than the context.
+            let shared: &'static DecoderDictionary = unsafe { &*Arc::as_ptr(dictionary) };
+            dctx.ref_ddict(&shared.digested).map_err(refused)?;
+        }
         Ok(ZstdDecoder {
             dctx,
-            _dictionary: None,
+            _dictionary: dictionary.cloned(),
         })
     }
 }

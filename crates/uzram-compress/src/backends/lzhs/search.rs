@@ -77,7 +77,7 @@ impl Search {
         };
         let Keeper {
             tokens, literals, ..
-        } = self.search.run(src, keeper);
+        } = self.search.run(None, src, keeper);
         (self.tokens, self.literals) = (tokens, literals);
     }
 }

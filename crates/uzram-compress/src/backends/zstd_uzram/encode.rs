@@ -1,5 +1,8 @@
-//! Encodes a frame of one block.
+//! Encodes a frame of one block, with a dictionary or without.
 
+use std::sync::Arc;
+
+use super::dictionary::{Dictionary, Entropy};
 use super::literals::LiteralsEncoder;
 use super::out::Out;
 use super::search::Search;
@@ -16,21 +19,23 @@ const COMPRESSED: u64 = 2 << 1;
 const FRAME_HEADER: usize = 2;
 const BLOCK_HEADER: usize = 3;
 
-/// One worker's state.
-pub(super) struct Encoder {
+/// One worker's state. The numbers are those of the [`Search`].
+pub(super) struct Encoder<const SPACE: usize, const ROOM: usize, const TABLE: usize> {
     window_descriptor: u8,
-    search: Search,
+    dictionary: Option<Arc<Dictionary<TABLE>>>,
+    search: Search<SPACE, ROOM, TABLE>,
     literals: LiteralsEncoder,
     sequences: SequencesEncoder,
     out: Out,
 }
 
-impl Encoder {
-    pub(super) fn new(window_log: u32) -> Encoder {
+impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> Encoder<SPACE, ROOM, TABLE> {
+    pub(super) fn new(window_log: u32, dictionary: Option<Arc<Dictionary<TABLE>>>) -> Self {
         Encoder {
             // Exponent above 1 KiB, no mantissa.
             window_descriptor: (window_log.saturating_sub(10) as u8) << 3,
-            search: Search::new(),
+            search: Search::new(dictionary.as_ref().map_or(&[], |d| d.content())),
+            dictionary,
             literals: LiteralsEncoder::new(),
             sequences: SequencesEncoder::new(),
             out: Out::new(),
@@ -38,20 +43,27 @@ impl Encoder {
     }
 }
 
-impl super::super::zstd::FrameEncoder for Encoder {
+impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> super::super::zstd::FrameEncoder
+    for Encoder<SPACE, ROOM, TABLE>
+{
     /// `None` also where `src` is longer than [`MAX_BLOCK`].
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        if src.len() > MAX_BLOCK {
+        let dictionary = self.dictionary.as_deref();
+        let content = dictionary.map_or(0, |dictionary| dictionary.content().len());
+        if src.len() > MAX_BLOCK.min(SPACE - content) {
             return None;
         }
-        self.search.run(src);
+        self.search.run(dictionary.map(|d| &d.before), src);
         let (literals, sequences) = self.search.found();
         let out = &mut self.out;
         out.truncate(0);
         out.number(u64::from(self.window_descriptor) << 8, FRAME_HEADER);
         out.number(0, BLOCK_HEADER);
-        self.literals.encode(literals, out);
-        self.sequences.encode(sequences, out);
+        let entropy = dictionary.and_then(|dictionary| dictionary.entropy.as_ref());
+        let huffman = entropy.and_then(|entropy| entropy.huffman.as_ref());
+        let tables = entropy.map(|entropy: &Entropy| &*entropy.tables);
+        self.literals.encode(literals, huffman, out);
+        self.sequences.encode(sequences, tables, out);
         let mut len = out.len() - FRAME_HEADER - BLOCK_HEADER;
         let mut block_type = COMPRESSED;
         if out.is_full() || len >= src.len() {

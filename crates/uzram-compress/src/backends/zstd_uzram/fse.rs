@@ -113,6 +113,136 @@ pub(super) fn write_description(norm: &[i16], log: u32, out: &mut Out) {
     bits.finish(out);
 }
 
+/// Reads a table description: the normalized counts, their logarithm and the bytes that it takes. `None` where it is not
+/// valid: cut short, more than `symbols` symbols, or a logarithm above `most`.
+pub(super) fn read_description(
+    bytes: &[u8],
+    symbols: usize,
+    most: u32,
+) -> Option<(NormalizedCounts, u32, usize)> {
+    let mut at = 0;
+    let mut read = |count: u32| {
+        let value = low_bits(bytes, at as isize, count);
+        at += count as usize;
+        (value as i32, at)
+    };
+    let log = read(4).0 as u32 + 5;
+    if log > most {
+        return None;
+    }
+    let mut norm = [0; SYMBOLS];
+    let mut remaining = (1i32 << log) + 1;
+    let mut symbol = 0;
+    let mut end = 0;
+    let mut zero = false;
+    while remaining > 1 {
+        if zero {
+            loop {
+                let (run, _) = read(2);
+                symbol += run as usize;
+                if run < 3 || symbol >= symbols {
+                    break;
+                }
+            }
+        }
+        if symbol >= symbols.min(SYMBOLS) {
+            return None;
+        }
+        let width = remaining.ilog2();
+        let threshold = 1i32 << width;
+        let fewer = 2 * threshold - 1 - remaining;
+        // One bit less for the values that leave no doubt.
+        let (low, _) = read(width);
+        let value = if low < fewer {
+            low
+        } else {
+            let (high, _) = read(1);
+            let value = low | high << width;
+            value - if high == 1 { fewer } else { 0 }
+        };
+        (_, end) = read(0);
+        let part = value - 1;
+        norm[symbol] = part as i16;
+        symbol += 1;
+        remaining -= part.abs();
+        zero = part == 0;
+    }
+    let len = end.div_ceil(8);
+    (remaining == 1 && len <= bytes.len()).then_some((norm, log, len))
+}
+
+/// Decodes a bitstream of two interleaved states, which ends where its bits do: the weights of a Huffman tree. `None` where
+/// it is not valid, or there are more symbols than `out` holds.
+pub(super) fn decode_interleaved(
+    norm: &NormalizedCounts,
+    log: u32,
+    bytes: &[u8],
+    out: &mut [u8],
+) -> Option<usize> {
+    let table = DecodingTable::new(norm, log);
+    let last = bytes.last().filter(|last| **last != 0)?;
+    // The highest bit marks the end.
+    let mut at = bytes.len() as isize * 8 - 1 - last.leading_zeros() as isize;
+    let mut read = |count: u32| {
+        at -= count as isize;
+        (low_bits(bytes, at, count) as usize, at)
+    };
+    let mut states = [read(log).0, read(log).0];
+    if read(0).1 < 0 {
+        return None;
+    }
+    let mut count = 0;
+    loop {
+        let current = count % 2;
+        let [symbol, bits, base] = table.cells[states[current] % table.cells.len()];
+        *out.get_mut(count)? = symbol as u8;
+        let (value, left) = read(bits.into());
+        states[current] = usize::from(base) + value;
+        count += 1;
+        if left < 0 {
+            let [symbol, ..] = table.cells[states[1 - current] % table.cells.len()];
+            *out.get_mut(count)? = symbol as u8;
+            return Some(count + 1);
+        }
+    }
+}
+
+/// `count` bits from bit `at` on, the lowest first; those outside of the bytes are 0.
+fn low_bits(bytes: &[u8], at: isize, count: u32) -> u32 {
+    let bit = |at: isize| {
+        let byte = usize::try_from(at >> 3).ok().and_then(|at| bytes.get(at));
+        u32::from(byte.copied().unwrap_or(0)) >> (at & 7) & 1
+    };
+    (0..count).map(|place| bit(at + place as isize) << place).sum()
+}
+
+/// A decoding table of up to 2^[`MAX_LOG`] states.
+struct DecodingTable {
+    /// By state its symbol, the number of bits to read, and what is added to them for the next state.
+    cells: [[u16; 3]; 1 << MAX_LOG],
+}
+
+impl DecodingTable {
+    fn new(norm: &NormalizedCounts, log: u32) -> DecodingTable {
+        let mut cells = [[0; 3]; 1 << MAX_LOG];
+        // The states of an encoding table are the same, by symbol.
+        let mut table = FseTable::new();
+        table.build(norm, log);
+        let mut rank = 0;
+        for (symbol, part) in norm.iter().enumerate() {
+            let count = part.unsigned_abs();
+            for next in count..2 * count {
+                let state = table.states[rank % (1 << MAX_LOG)];
+                let bits = log - u32::from(next).ilog2();
+                let base = (u32::from(next) << bits) - (1 << log);
+                cells[usize::from(state) % (1 << log)] = [symbol as u16, bits as u16, base as u16];
+                rank += 1;
+            }
+        }
+        DecodingTable { cells }
+    }
+}
+
 impl FseTable {
     pub(super) fn new() -> FseTable {
         FseTable {

@@ -4,6 +4,7 @@
 //! would need neither, but made 0.2 % more bytes in 2 % less time. RLE_Literals_Block is not used: a block that it would
 //! suit has few literals.
 
+use super::cost::{BIT, log2};
 use super::fse::{self, FseTable};
 use super::out::{BitWriter, Out};
 use super::search::MAX_BLOCK;
@@ -11,11 +12,16 @@ use super::search::MAX_BLOCK;
 const _: () = assert!(MAX_BLOCK < 1 << 14);
 
 /// The format's longest code in bits.
-const MAX_BITS: u32 = 11;
+pub(super) const MAX_BITS: u32 = 11;
 /// From so many literals on there are four streams, which a decoder reads side by side.
 const FOUR_STREAMS: usize = 256;
-/// Fewer literals are not worth a code.
+/// Fewer literals are not worth a code of their own.
 const MIN_HUFFMAN: usize = 64;
+/// Fewer literals are not worth the dictionary's code, whose header takes two bytes more.
+const MIN_TREELESS: usize = 8;
+/// What a tree description takes for each symbol, and in all.
+const TREE_SYMBOL: u32 = 4 * BIT;
+const TREE: u32 = 64 * BIT;
 /// Codes of at most 11 bits between two flushes.
 const TURN: usize = 5;
 
@@ -25,12 +31,50 @@ const NEVER: u32 = 1 << 30;
 /// Literals_Block_Type.
 const RAW: u64 = 0;
 const COMPRESSED: u64 = 2;
+const TREELESS: u64 = 3;
+
+/// By symbol: a code in the low 16 bits, its length above.
+type Codes = [u32; 256];
+
+/// A dictionary's Huffman code.
+pub(super) struct Huffman {
+    codes: Codes,
+    /// The lengths alone, 0 for symbols without a code.
+    lens: [u8; 256],
+}
+
+impl Huffman {
+    /// From all symbols' lengths, which are those of a complete code, 0 to [`MAX_BITS`].
+    pub(super) fn new(lens: [u8; 256]) -> Huffman {
+        let mut ranks = [0; 16];
+        for len in lens.iter().filter(|len| **len > 0) {
+            ranks[usize::from(*len) % 16] += 1;
+        }
+        let mut codes = [0; 256];
+        let with_code = lens.iter().enumerate().filter(|(_, len)| **len > 0);
+        assign(
+            &ranks,
+            with_code.map(|(symbol, len)| (symbol as u8, *len)),
+            &mut codes,
+        );
+        Huffman { codes, lens }
+    }
+
+    /// What literals cost that occur so often, in bits; `None` where one has no code.
+    fn cost(&self, counts: &Counts) -> Option<u32> {
+        let (mut bits, mut without) = (0, 0);
+        for (count, len) in counts.iter().zip(&self.lens) {
+            bits += u32::from(*count) * u32::from(*len);
+            without |= if *len == 0 { *count } else { 0 };
+        }
+        (without == 0).then_some(bits)
+    }
+}
 
 /// One worker's memory.
 pub(super) struct LiteralsEncoder {
     weights: FseTable,
-    /// By symbol: a code in the low 16 bits, its length above.
-    codes: [u32; 256],
+    codes: Codes,
 }
 
 impl LiteralsEncoder {
@@ -41,61 +85,71 @@ impl LiteralsEncoder {
         }
     }
 
-    /// Writes the literals section.
-    pub(super) fn encode(&mut self, literals: &[u8], out: &mut Out) {
-        if literals.len() >= MIN_HUFFMAN {
-            let mut alphabet = Alphabet::new(literals);
-            // An almost uniform distribution: no code would gain anything.
-            let uneven = usize::from(alphabet.largest()) > (literals.len() >> 7) + 4;
-            if uneven && alphabet.count > 1 && self.huffman(literals, &mut alphabet, out) {
-                return;
+    /// Writes the literals section; with the dictionary's code where that is smaller than one of their own.
+    pub(super) fn encode(&mut self, literals: &[u8], huffman: Option<&Huffman>, out: &mut Out) {
+        let written = match huffman {
+            None => literals.len() >= MIN_HUFFMAN && self.own(literals, u32::MAX, out),
+            Some(huffman) => {
+                literals.len() >= MIN_TREELESS && self.cheaper(literals, huffman, out)
             }
+        };
+        if !written {
+            write_raw_header(literals.len(), out);
+            out.slice(literals);
         }
-        write_raw_header(literals.len(), out);
-        out.slice(literals);
     }
 
-    /// Writes a Compressed_Literals_Block. Returns false, and writes nothing, where that gains too little.
-    fn huffman(&mut self, literals: &[u8], alphabet: &mut Alphabet, out: &mut Out) -> bool {
+    /// Writes the literals by the dictionary's code or by their own. Returns false, and writes nothing, where both gain too
+    /// little.
+    fn cheaper(&mut self, literals: &[u8], huffman: &Huffman, out: &mut Out) -> bool {
+        let counts = count(literals);
+        let treeless = huffman.cost(&counts).unwrap_or(u32::MAX);
+        let enough = literals.len() >= MIN_HUFFMAN;
+        if enough && least_own(&counts, literals.len() as u32) < treeless {
+            let mut alphabet = Alphabet::new(&counts);
+            if self.huffman(literals, &mut alphabet, treeless, out) {
+                return true;
+            }
+        }
+        // Without a code for each it would cost more than the literals take.
+        treeless / 8 < literals.len() as u32
+            && write_streams(TREELESS, literals, &huffman.codes, out.len(), out)
+    }
+
+    /// As [`LiteralsEncoder::huffman`], for literals that are not spread too evenly.
+    fn own(&mut self, literals: &[u8], limit: u32, out: &mut Out) -> bool {
+        let mut alphabet = Alphabet::new(&count(literals));
+        // An almost uniform distribution: no code would gain anything.
+        let uneven = usize::from(alphabet.largest()) > (literals.len() >> 7) + 4;
+        uneven && self.huffman(literals, &mut alphabet, limit, out)
+    }
+
+    /// Writes a Compressed_Literals_Block. Returns false, and writes nothing, where that gains too little, or tree and codes
+    /// take `limit` bits or more.
+    fn huffman(
+        &mut self,
+        literals: &[u8],
+        alphabet: &mut Alphabet,
+        limit: u32,
+        out: &mut Out,
+    ) -> bool {
+        if alphabet.count < 2 {
+            return false;
+        }
         let begin = out.len();
-        let count = literals.len();
-        let four = count >= FOUR_STREAMS;
-        let header = 3 + usize::from(count >= 1 << 10);
-        out.number(0, header);
-        alphabet.compute_lens(count);
-        if !self.write_tree(alphabet, out) {
+        alphabet.compute_lens(literals.len());
+        out.number(0, header_len(literals.len()));
+        let tree = out.len();
+        let described = self.write_tree(alphabet, out);
+        let bits = (out.len() - tree) as u32 * 8 + alphabet.bits();
+        if !described || bits >= limit {
             out.truncate(begin);
             return false;
         }
-        self.assign(alphabet);
-        if four {
-            let jump_table = out.len();
-            out.number(0, 6);
-            let mut ends = [0u16; 4];
-            for (piece, end) in literals.chunks(count.div_ceil(4)).zip(&mut ends) {
-                let before = out.len();
-                self.stream(piece, out);
-                *end = (out.len() - before) as u16;
-            }
-            for (number, end) in ends.iter().take(3).enumerate() {
-                out.patch(jump_table + 2 * number, &end.to_le_bytes());
-            }
-        } else {
-            self.stream(literals, out);
-        }
-        let compressed = out.len() - begin - header;
-        if out.is_full() || compressed + (count >> 6) + 2 >= count {
-            out.truncate(begin);
-            return false;
-        }
-        let (count, compressed) = (count as u64, compressed as u64);
-        let number = match header {
-            3 => COMPRESSED | u64::from(four) << 2 | count << 4 | compressed << 14,
-            // Size_Format 3 is for more literals than a block has.
-            _ => COMPRESSED | 2 << 2 | count << 4 | compressed << 18,
-        };
-        out.patch(begin, &number.to_le_bytes()[..header]);
-        true
+        let all = alphabet.symbols().iter().zip(&alphabet.lens);
+        let all = all.map(|(symbol, len)| (*symbol, *len));
+        assign(&alphabet.ranks, all, &mut self.codes);
+        write_streams(COMPRESSED, literals, &self.codes, begin, out)
     }
 
     /// Writes the Huffman tree description: weights of all symbols but the last, which the others imply. Returns false
@@ -187,39 +241,90 @@ impl LiteralsEncoder {
         true
     }
 
-    /// Assigns the codes: those of one length are consecutive, in the order of the symbols, longer ones first.
-    fn assign(&mut self, alphabet: &Alphabet) {
-        let mut next = [0u16; 16];
-        let mut code = 0;
-        for len in (1..=MAX_BITS as usize).rev() {
-            next[len] = code;
-            code = (code + alphabet.ranks[len]) >> 1;
-        }
-        for (symbol, len) in alphabet.symbols().iter().zip(&alphabet.lens) {
-            let next = &mut next[usize::from(*len) % 16];
-            self.codes[usize::from(*symbol)] = u32::from(*next) | u32::from(*len) << 16;
-            *next += 1;
-        }
-    }
+}
 
-    /// Writes one stream, the last literal first: a decoder reads it backwards.
-    fn stream(&self, literals: &[u8], out: &mut Out) {
-        let mut bits = BitWriter::default();
-        let mut turns = literals.rchunks_exact(TURN);
-        for turn in &mut turns {
-            for literal in turn.iter().rev() {
-                let code = self.codes[usize::from(*literal)];
-                bits.add(u64::from(code & 0xFFFF), code >> 16);
-            }
-            bits.flush(out);
+/// Assigns the codes: those of one length are consecutive, in the order of the symbols, longer ones first.
+fn assign(ranks: &[u16; 16], lens: impl Iterator<Item = (u8, u8)>, codes: &mut Codes) {
+    let mut next = [0u16; 16];
+    let mut code = 0;
+    for len in (1..=MAX_BITS as usize).rev() {
+        next[len] = code;
+        code = (code + ranks[len]) >> 1;
+    }
+    for (symbol, len) in lens {
+        let next = &mut next[usize::from(len) % 16];
+        codes[usize::from(symbol)] = u32::from(*next) | u32::from(len) << 16;
+        *next += 1;
+    }
+}
+
+/// Bytes of the header of coded literals.
+fn header_len(count: usize) -> usize {
+    3 + usize::from(count >= 1 << 10)
+}
+
+/// Writes the streams of a block that begins at `begin` with its header and, if it has one, its tree, or nothing yet; and
+/// the header. Returns false, and takes all of the block back, where that gains too little.
+fn write_streams(
+    block_type: u64,
+    literals: &[u8],
+    codes: &Codes,
+    begin: usize,
+    out: &mut Out,
+) -> bool {
+    let count = literals.len();
+    let four = count >= FOUR_STREAMS;
+    let header = header_len(count);
+    if out.len() == begin {
+        out.number(0, header);
+    }
+    if four {
+        let jump_table = out.len();
+        out.number(0, 6);
+        let mut ends = [0u16; 4];
+        for (piece, end) in literals.chunks(count.div_ceil(4)).zip(&mut ends) {
+            let before = out.len();
+            write_stream(piece, codes, out);
+            *end = (out.len() - before) as u16;
         }
-        for literal in turns.remainder().iter().rev() {
-            let code = self.codes[usize::from(*literal)];
+        for (number, end) in ends.iter().take(3).enumerate() {
+            out.patch(jump_table + 2 * number, &end.to_le_bytes());
+        }
+    } else {
+        write_stream(literals, codes, out);
+    }
+    let compressed = out.len() - begin - header;
+    if out.is_full() || compressed + (count >> 6) + 2 >= count {
+        out.truncate(begin);
+        return false;
+    }
+    let (count, compressed) = (count as u64, compressed as u64);
+    let number = match header {
+        3 => block_type | u64::from(four) << 2 | count << 4 | compressed << 14,
+        // Size_Format 3 is for more literals than a block has.
+        _ => block_type | 2 << 2 | count << 4 | compressed << 18,
+    };
+    out.patch(begin, &number.to_le_bytes()[..header]);
+    true
+}
+
+/// Writes one stream, the last literal first: a decoder reads it backwards.
+fn write_stream(literals: &[u8], codes: &Codes, out: &mut Out) {
+    let mut bits = BitWriter::default();
+    let mut turns = literals.rchunks_exact(TURN);
+    for turn in &mut turns {
+        for literal in turn.iter().rev() {
+            let code = codes[usize::from(*literal)];
             bits.add(u64::from(code & 0xFFFF), code >> 16);
         }
         bits.flush(out);
-        bits.close(out);
     }
+    for literal in turns.remainder().iter().rev() {
+        let code = codes[usize::from(*literal)];
+        bits.add(u64::from(code & 0xFFFF), code >> 16);
+    }
+    bits.flush(out);
+    bits.close(out);
 }
 
 /// Writes the header of a Raw_Literals_Block.
@@ -245,21 +350,38 @@ struct Alphabet {
     ranks: [u16; 16],
 }
 
+/// By symbol, how often it occurs.
+type Counts = [u16; 256];
+
+/// Counts literals, fewer than 2^16. Four tables: equal bytes in a row do not wait for each other.
+fn count(literals: &[u8]) -> Counts {
+    let mut counts = [[0u16; 256]; 4];
+    let mut fours = literals.chunks_exact(4);
+    for four in &mut fours {
+        for (byte, counts) in four.iter().zip(&mut counts) {
+            counts[usize::from(*byte)] += 1;
+        }
+    }
+    for byte in fours.remainder() {
+        counts[0][usize::from(*byte)] += 1;
+    }
+    let [a, b, c, d] = &counts;
+    std::array::from_fn(|at| a[at] + b[at] + c[at] + d[at])
+}
+
+/// About the fewest bits that `total` literals take by a code of their own, with its tree.
+fn least_own(counts: &Counts, total: u32) -> u32 {
+    let (mut own, mut symbols) = (0, 0);
+    for count in counts {
+        let count = u32::from(*count);
+        own += count * log2(count);
+        symbols += u32::from(count > 0);
+    }
+    (total * log2(total)).saturating_sub(own).saturating_add(symbols * TREE_SYMBOL + TREE) / BIT
+}
+
 impl Alphabet {
-    /// Counts literals, fewer than 2^16. Four tables: equal bytes in a row do not wait for each other.
-    fn new(literals: &[u8]) -> Alphabet {
-        let mut counts = [[0u16; 256]; 4];
-        let mut fours = literals.chunks_exact(4);
-        for four in &mut fours {
-            for (byte, counts) in four.iter().zip(&mut counts) {
-                counts[usize::from(*byte)] += 1;
-            }
-        }
-        for byte in fours.remainder() {
-            counts[0][usize::from(*byte)] += 1;
-        }
-        let [a, b, c, d] = &counts;
-        let sums: [u16; 256] = std::array::from_fn(|at| a[at] + b[at] + c[at] + d[at]);
+    fn new(counts: &Counts) -> Alphabet {
         let mut alphabet = Alphabet {
             symbols: [0; _],
             count: 0,
@@ -267,7 +389,7 @@ impl Alphabet {
             lens: [0; _],
             ranks: [0; _],
         };
-        for (symbol, times) in sums.iter().enumerate() {
+        for (symbol, times) in counts.iter().enumerate() {
             let at = alphabet.count % 256;
             alphabet.symbols[at] = symbol as u8;
             alphabet.times[at] = *times;
@@ -282,6 +404,13 @@ impl Alphabet {
 
     fn times(&self) -> &[u16] {
         &self.times[..self.count.min(256)]
+    }
+
+    /// What the literals take, in bits.
+    fn bits(&self) -> u32 {
+        let all = self.times().iter().zip(&self.lens);
+        all.map(|(times, len)| u32::from(*times) * u32::from(*len))
+            .sum()
     }
 
     fn largest(&self) -> u16 {

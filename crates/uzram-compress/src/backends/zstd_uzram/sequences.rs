@@ -1,12 +1,16 @@
 //! Writes the sequences section: literals lengths, match lengths and offsets, each as a code by finite state entropy and
 //! extra bits: RFC 8878, chapter 3.1.1.3.2.
 
+use super::cost::{self, BIT, log2};
 use super::fse::{self, FseTable, SYMBOLS};
 use super::out::{BitWriter, Out};
 use super::search::{MAX_SEQUENCES, Sequence};
 
 const _: () = assert!(MAX_SEQUENCES < 0x7F00);
 
+/// What the description of a table takes for each symbol, and in all.
+const TABLE_SYMBOL: u32 = 5 * BIT;
+const TABLE: u32 = 16 * BIT;
 /// The format's shortest match.
 const FORMAT_MIN_MATCH: u16 = 3;
 /// Lengths below these have their codes in a table.
@@ -98,37 +102,74 @@ const fn bits<const COUNT: usize>(codes: &[u8; COUNT], first: usize, count: u8) 
 }
 
 /// The three symbol types in the format's order.
-const KINDS: usize = 3;
-const LITERALS: usize = 0;
-const OFFSETS: usize = 1;
-const LENGTHS: usize = 2;
+pub(super) const KINDS: usize = 3;
+pub(super) const LITERALS: usize = 0;
+pub(super) const OFFSETS: usize = 1;
+pub(super) const LENGTHS: usize = 2;
 
-/// Symbol compression modes. Repeat_Mode is not used: a frame has one block.
+/// Symbol compression modes. A frame has one block: what Repeat_Mode repeats is the dictionary's.
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Predefined = 0,
     Rle = 1,
     FseCompressed = 2,
+    Repeat = 3,
+}
+
+/// A table that is there before the block, with the cost of its symbols.
+pub(super) struct KnownTable {
+    table: FseTable,
+    /// In 256ths of a bit.
+    costs: [u16; SYMBOLS],
+    /// A bit for each symbol that it has.
+    symbols: u64,
+    /// What the states take.
+    states: u32,
+}
+
+impl KnownTable {
+    pub(super) fn new(norm: &[i16], log: u32) -> KnownTable {
+        let mut known = KnownTable {
+            table: FseTable::new(),
+            costs: [0; _],
+            symbols: 0,
+            states: log * BIT,
+        };
+        known.table.build(norm, log);
+        for (symbol, part) in norm.iter().enumerate().filter(|(_, part)| **part != 0) {
+            known.symbols |= 1 << symbol;
+            known.costs[symbol] = (log * BIT - log2(part.unsigned_abs().into())) as u16;
+        }
+        known
+    }
+
+    /// What symbols cost that occur so often; `present` are those that do. `None` where it lacks one.
+    fn cost(&self, counts: &[u32; SYMBOLS], present: u64) -> Option<u32> {
+        let all = counts.iter().zip(&self.costs);
+        let sum: u32 = all.map(|(count, cost)| count * u32::from(*cost)).sum();
+        (present & !self.symbols == 0).then_some(sum + self.states)
+    }
 }
 
 /// One worker's memory.
 pub(super) struct SequencesEncoder {
     codes: Box<[[u8; KINDS]; MAX_SEQUENCES]>,
     counts: [[u32; SYMBOLS]; KINDS],
-    predefined: Box<[FseTable; KINDS]>,
+    predefined: Box<[KnownTable; KINDS]>,
     own: Box<[FseTable; KINDS]>,
 }
 
 impl SequencesEncoder {
     pub(super) fn new() -> SequencesEncoder {
-        let mut predefined = Box::new([(); KINDS].map(|()| FseTable::new()));
-        predefined[LITERALS].build(&LITERALS_NORM, 6);
-        predefined[OFFSETS].build(&OFFSETS_NORM, 5);
-        predefined[LENGTHS].build(&LENGTHS_NORM, 6);
+        let predefined = [
+            KnownTable::new(&LITERALS_NORM, 6),
+            KnownTable::new(&OFFSETS_NORM, 5),
+            KnownTable::new(&LENGTHS_NORM, 6),
+        ];
         SequencesEncoder {
             codes: Box::new([[0; KINDS]; _]),
             counts: [[0; SYMBOLS]; KINDS],
-            predefined,
+            predefined: Box::new(predefined),
             own: Box::new([(); KINDS].map(|()| FseTable::new())),
         }
     }
@@ -137,8 +178,13 @@ impl SequencesEncoder {
         size_of_val(&*self.codes) + size_of_val(&*self.predefined) + size_of_val(&*self.own)
     }
 
-    /// Writes the sequences section.
-    pub(super) fn encode(&mut self, sequences: &[Sequence], out: &mut Out) {
+    /// Writes the sequences section; with the dictionary's tables where they are smaller than others.
+    pub(super) fn encode(
+        &mut self,
+        sequences: &[Sequence],
+        dictionary: Option<&[KnownTable; KINDS]>,
+        out: &mut Out,
+    ) {
         let count = sequences.len();
         match count {
             0 => return out.byte(0),
@@ -153,14 +199,19 @@ impl SequencesEncoder {
         out.byte(0);
         let mut modes = [Mode::Predefined; KINDS];
         for kind in 0..KINDS {
-            modes[kind] = self.table(kind, count as u32, last[kind], out);
+            let (total, last) = (count as u32, last[kind]);
+            modes[kind] = match dictionary {
+                None => self.table(kind, total, last, out),
+                Some(known) => self.cheapest(kind, total, last, &known[kind], out),
+            };
         }
         let byte = (modes[LITERALS] as u8) << 6
             | (modes[OFFSETS] as u8) << 4
             | (modes[LENGTHS] as u8) << 2;
         out.patch(modes_at, &[byte]);
         let of = |kind: usize| match modes[kind] {
-            Mode::Predefined => &self.predefined[kind],
+            Mode::Predefined => &self.predefined[kind].table,
+            Mode::Repeat => dictionary.map_or(&self.own[kind], |known| &known[kind].table),
             _ => &self.own[kind],
         };
         write_bitstream(
@@ -195,22 +246,62 @@ impl SequencesEncoder {
         self.codes[..sequences.len()].last().copied()
     }
 
+    /// As [`SequencesEncoder::table`], by the costs, where there is a dictionary's table.
+    fn cheapest(
+        &mut self,
+        kind: usize,
+        total: u32,
+        last: u8,
+        known: &KnownTable,
+        out: &mut Out,
+    ) -> Mode {
+        let counts = &self.counts[kind];
+        let mut present = 0u64;
+        for (symbol, count) in counts.iter().enumerate() {
+            present |= u64::from(*count > 0) << symbol;
+        }
+        let repeat = known.cost(counts, present).unwrap_or(u32::MAX);
+        let predefined = self.predefined[kind].cost(counts, present);
+        let predefined = predefined.unwrap_or(u32::MAX);
+        let symbols = present.count_ones();
+        let own = match symbols {
+            1 => 8 * BIT,
+            _ => cost::entropy(counts, total) + symbols * TABLE_SYMBOL + TABLE,
+        };
+        if own < repeat.min(predefined) {
+            return self.own(kind, total, last, out);
+        }
+        if repeat <= predefined {
+            Mode::Repeat
+        } else {
+            Mode::Predefined
+        }
+    }
+
     /// Chooses a mode, and builds and writes its table.
     fn table(&mut self, kind: usize, total: u32, last: u8, out: &mut Out) -> Mode {
-        let counts = &mut self.counts[kind];
-        let most = counts.iter().max().copied().unwrap_or(0);
+        let most = self.counts[kind].iter().max().copied().unwrap_or(0);
         if most == total {
             if total <= 2 {
                 return Mode::Predefined;
             }
-            self.own[kind].build_rle();
-            out.byte(last);
-            return Mode::Rle;
+            return self.own(kind, total, last, out);
         }
         // As libzstd does for its fast strategies: too few symbols, or too evenly spread.
         let predefined_log = if kind == OFFSETS { 5 } else { 6 };
         if total < 1 << predefined_log || most < total >> (predefined_log - 1) {
             return Mode::Predefined;
+        }
+        self.own(kind, total, last, out)
+    }
+
+    /// Builds and writes a table of the block's own.
+    fn own(&mut self, kind: usize, total: u32, last: u8, out: &mut Out) -> Mode {
+        let counts = &mut self.counts[kind];
+        if counts[usize::from(last) % SYMBOLS] == total {
+            self.own[kind].build_rle();
+            out.byte(last);
+            return Mode::Rle;
         }
         // The last sequence's code initialises the state and costs nothing.
         let mut total = total;
@@ -263,10 +354,13 @@ fn write_bitstream(
 #[inline(always)]
 fn write_extra_bits(sequence: &Sequence, codes: &[u8; KINDS], bits: &mut BitWriter) {
     let [literals, offset, length] = codes.map(|code| usize::from(code) % SYMBOLS);
-    let mut add = |value: u16, count: u32| bits.add(u64::from(value) & ((1 << count) - 1), count);
-    add(sequence.literals, u32::from(LITERALS_BITS[literals]));
+    let mut add = |value: u32, count: u32| bits.add(u64::from(value) & ((1 << count) - 1), count);
     add(
-        sequence.length - FORMAT_MIN_MATCH,
+        sequence.literals.into(),
+        u32::from(LITERALS_BITS[literals]),
+    );
+    add(
+        u32::from(sequence.length - FORMAT_MIN_MATCH),
         u32::from(LENGTHS_BITS[length]),
     );
     add(sequence.offset, offset as u32);
