@@ -2,7 +2,8 @@
 //! of an input comes back.
 //!
 //! An input is an algorithm's name and a newline, a byte that says what to do, and an object or a plain text. An algorithm
-//! that takes a collection has two names: with `+own` behind it, it has one of fewer sets than the built-in one.
+//! that takes a dictionary has two names: with `+own` behind it, it has a trained one; of a collection, one of fewer sets
+//! than the built-in one.
 #![no_main]
 
 use std::cell::RefCell;
@@ -10,9 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use uzram_compress::conformance::input;
-use uzram_compress::{
-    DictionaryForm, DictionarySpec, Prepared, Registry, Settings, Tfm, dictionary,
-};
+use uzram_compress::{DictionarySpec, Prepared, Registry, Settings, Tfm, dictionary};
 use uzram_fuzz::deep;
 use uzram_fuzz::input::Input;
 
@@ -32,9 +31,8 @@ static PREPARED: LazyLock<Vec<(String, Arc<dyn Prepared>)>> = LazyLock::new(|| {
             name.to_owned(),
             algorithm.prepare(&settings).expect("defaults"),
         ));
-        let spec = algorithm.dictionary();
-        if let Some(spec) = spec.filter(|spec| spec.form == DictionaryForm::Collection) {
-            let settings = settings.with_dictionary(algorithm, collection(spec));
+        if let Some(spec) = algorithm.dictionary() {
+            let settings = settings.with_dictionary(algorithm, trained(spec));
             let own = algorithm.prepare(&settings.expect("its length"));
             all.push((format!("{name}+own"), own.expect("the trainer's")));
         }
@@ -42,8 +40,8 @@ static PREPARED: LazyLock<Vec<(String, Arc<dyn Prepared>)>> = LazyLock::new(|| {
     all
 });
 
-/// A collection of few sets.
-fn collection(spec: DictionarySpec) -> Arc<[u8]> {
+/// A dictionary; a collection of few sets.
+fn trained(spec: DictionarySpec) -> Arc<[u8]> {
     let samples: Vec<Vec<u8>> = (1..100).map(|seed| input(seed, BLOCK)).collect();
     let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
     let trained = dictionary::train(spec, 0, &samples, 4096);

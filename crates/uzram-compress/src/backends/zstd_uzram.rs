@@ -24,9 +24,7 @@ use dictionary::Dictionary;
 use encode::{Encoder, MAX_BLOCK};
 use search::{SLOTS, SPACE, room};
 
-use super::zstd::{
-    self, DICTIONARY, DecoderDictionary, KNOWN, NAME, PARAMS, ZstdDecoder, ZstdTfm,
-};
+use super::zstd::{self, DICTIONARY, DecoderDictionary, KNOWN, NAME, PARAMS, ZstdDecoder, ZstdTfm};
 use crate::{Algorithm, Decoder, Error, Prepared, Settings, Tfm};
 
 pub(crate) struct Backend;
@@ -116,7 +114,10 @@ impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> Prepared
     for PageZstd<SPACE, ROOM, TABLE>
 {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
-        let dictionary = self.dictionary.as_ref().map(|shared| shared.encoder.clone());
+        let dictionary = self
+            .dictionary
+            .as_ref()
+            .map(|shared| shared.encoder.clone());
         let window_log = zstd::window_log(self.block_size);
         let encoder = Encoder::<SPACE, ROOM, TABLE>::new(window_log, dictionary);
         Ok(Box::new(ZstdTfm::new(encoder, self.new_decoder()?)))

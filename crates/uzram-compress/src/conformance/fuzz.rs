@@ -5,7 +5,7 @@
 //! be the same each time: so it depends on nothing but the object.
 
 use super::inputs::{Noise, spans};
-use super::{BLOCK, ConformanceFailure, GUARD, parameter_corners, prepare};
+use super::{BLOCK, ConformanceFailure, GUARD, parameter_corners, prepare, with_dictionary};
 use crate::{Algorithm, Error, Prepared, Tfm};
 
 /// The most room for the output of a mutant: more than a block.
@@ -28,18 +28,25 @@ pub struct FuzzCounts {
     pub accepted: u64,
 }
 
-/// Fuzzes with `rounds` inputs from `seed` on, at the parameters' defaults and at the ends of their ranges in turn.
+/// Fuzzes with `rounds` inputs from `seed` on, at the parameters' defaults and at the ends of their ranges in turn; where the
+/// algorithm takes a dictionary, then the same with one.
 pub fn fuzz(
     algorithm: &dyn Algorithm,
     seed: u64,
     rounds: u64,
 ) -> Result<FuzzCounts, ConformanceFailure> {
     let corners = parameter_corners(algorithm);
+    let dictionary = with_dictionary::usual(algorithm);
     let mut counts = FuzzCounts::default();
     let mut corpus: Vec<Vec<u8>> = Vec::new();
     for (turn, first) in (seed..seed + rounds).step_by(INPUTS as usize).enumerate() {
         let params = &corners[turn % corners.len()];
-        let prepared = prepare(algorithm, params)?;
+        let prepared = match &dictionary {
+            Some(bytes) if turn / corners.len() % 2 == 1 => {
+                with_dictionary::prepare(algorithm, params, bytes)?
+            }
+            _ => prepare(algorithm, params)?,
+        };
         let mut tfm = prepared.tfm()?;
         for seed in first..(first + INPUTS).min(seed + rounds) {
             one(&*prepared, &mut *tfm, seed, &mut corpus, &mut counts)

@@ -42,7 +42,12 @@ pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> 
     Ok(())
 }
 
-fn prepare(
+/// A trained dictionary, or what a build without a trainer has; `None` where the algorithm takes none.
+pub(super) fn usual(algorithm: &dyn Algorithm) -> Option<Vec<u8>> {
+    dictionaries(algorithm.dictionary()?).pop()
+}
+
+pub(super) fn prepare(
     algorithm: &dyn Algorithm,
     params: &[(String, String)],
     dictionary: &[u8],

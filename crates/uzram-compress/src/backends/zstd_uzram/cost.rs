@@ -37,10 +37,30 @@ pub(super) fn log2(number: u32) -> u32 {
     u32::from(LOG2[(number >> shift) as usize % 256]) + shift * BIT
 }
 
+/// Numbers below 256 by their logarithms.
+const PRODUCTS: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut number = 0;
+    while number < 256 {
+        table[number] = number as u32 * LOG2[number] as u32;
+        number += 1;
+    }
+    table
+};
+
+/// A number by its logarithm. Most are small, and 0 is one.
+#[inline(always)]
+pub(super) fn product(number: u32) -> u32 {
+    match PRODUCTS.get(number as usize) {
+        Some(product) => *product,
+        None => number * log2(number),
+    }
+}
+
 /// What symbols cost that occur so often, with a code that is made for them: Shannon's bound.
 pub(super) fn entropy(counts: &[u32; SYMBOLS], total: u32) -> u32 {
-    let own: u32 = counts.iter().map(|count| count * log2(*count)).sum();
-    total * log2(total) - own.min(total * log2(total))
+    let own: u32 = counts.iter().map(|count| product(*count)).sum();
+    product(total).saturating_sub(own)
 }
 
 #[cfg(test)]

@@ -213,7 +213,9 @@ fn low_bits(bytes: &[u8], at: isize, count: u32) -> u32 {
         let byte = usize::try_from(at >> 3).ok().and_then(|at| bytes.get(at));
         u32::from(byte.copied().unwrap_or(0)) >> (at & 7) & 1
     };
-    (0..count).map(|place| bit(at + place as isize) << place).sum()
+    (0..count)
+        .map(|place| bit(at + place as isize) << place)
+        .sum()
 }
 
 /// A decoding table of up to 2^[`MAX_LOG`] states.

@@ -4,7 +4,7 @@
 //! would need neither, but made 0.2 % more bytes in 2 % less time. RLE_Literals_Block is not used: a block that it would
 //! suit has few literals.
 
-use super::cost::{BIT, log2};
+use super::cost::{BIT, product};
 use super::fse::{self, FseTable};
 use super::out::{BitWriter, Out};
 use super::search::MAX_BLOCK;
@@ -19,9 +19,9 @@ const FOUR_STREAMS: usize = 256;
 const MIN_HUFFMAN: usize = 64;
 /// Fewer literals are not worth the dictionary's code, whose header takes two bytes more.
 const MIN_TREELESS: usize = 8;
-/// What a tree description takes for each symbol, and in all.
+/// What a tree of their own takes for each symbol, and what it must save besides: it takes time to build and to read.
 const TREE_SYMBOL: u32 = 4 * BIT;
-const TREE: u32 = 64 * BIT;
+const TREE: u32 = 100 * 8 * BIT;
 /// Codes of at most 11 bits between two flushes.
 const TURN: usize = 5;
 
@@ -89,9 +89,7 @@ impl LiteralsEncoder {
     pub(super) fn encode(&mut self, literals: &[u8], huffman: Option<&Huffman>, out: &mut Out) {
         let written = match huffman {
             None => literals.len() >= MIN_HUFFMAN && self.own(literals, u32::MAX, out),
-            Some(huffman) => {
-                literals.len() >= MIN_TREELESS && self.cheaper(literals, huffman, out)
-            }
+            Some(huffman) => literals.len() >= MIN_TREELESS && self.cheaper(literals, huffman, out),
         };
         if !written {
             write_raw_header(literals.len(), out);
@@ -240,7 +238,6 @@ impl LiteralsEncoder {
         bits.close(out);
         true
     }
-
 }
 
 /// Assigns the codes: those of one length are consecutive, in the order of the symbols, longer ones first.
@@ -369,15 +366,18 @@ fn count(literals: &[u8]) -> Counts {
     std::array::from_fn(|at| a[at] + b[at] + c[at] + d[at])
 }
 
-/// About the fewest bits that `total` literals take by a code of their own, with its tree.
+/// The bits that `total` literals take by a code of their own, and what that must save besides.
 fn least_own(counts: &Counts, total: u32) -> u32 {
     let (mut own, mut symbols) = (0, 0);
     for count in counts {
         let count = u32::from(*count);
-        own += count * log2(count);
+        own += product(count);
         symbols += u32::from(count > 0);
     }
-    (total * log2(total)).saturating_sub(own).saturating_add(symbols * TREE_SYMBOL + TREE) / BIT
+    product(total)
+        .saturating_sub(own)
+        .saturating_add(symbols * TREE_SYMBOL + TREE)
+        / BIT
 }
 
 impl Alphabet {

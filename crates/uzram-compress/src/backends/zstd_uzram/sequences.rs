@@ -8,9 +8,10 @@ use super::search::{MAX_SEQUENCES, Sequence};
 
 const _: () = assert!(MAX_SEQUENCES < 0x7F00);
 
-/// What the description of a table takes for each symbol, and in all.
+/// What a table of the block's own takes for each symbol, and what it must save besides: it takes time to build and to
+/// read.
 const TABLE_SYMBOL: u32 = 5 * BIT;
-const TABLE: u32 = 16 * BIT;
+const TABLE: u32 = 25 * 8 * BIT;
 /// The format's shortest match.
 const FORMAT_MIN_MATCH: u16 = 3;
 /// Lengths below these have their codes in a table.
@@ -119,10 +120,8 @@ enum Mode {
 /// A table that is there before the block, with the cost of its symbols.
 pub(super) struct KnownTable {
     table: FseTable,
-    /// In 256ths of a bit.
+    /// In 256ths of a bit; 0 for symbols that it lacks.
     costs: [u16; SYMBOLS],
-    /// A bit for each symbol that it has.
-    symbols: u64,
     /// What the states take.
     states: u32,
 }
@@ -132,22 +131,23 @@ impl KnownTable {
         let mut known = KnownTable {
             table: FseTable::new(),
             costs: [0; _],
-            symbols: 0,
             states: log * BIT,
         };
         known.table.build(norm, log);
         for (symbol, part) in norm.iter().enumerate().filter(|(_, part)| **part != 0) {
-            known.symbols |= 1 << symbol;
             known.costs[symbol] = (log * BIT - log2(part.unsigned_abs().into())) as u16;
         }
         known
     }
 
-    /// What symbols cost that occur so often; `present` are those that do. `None` where it lacks one.
-    fn cost(&self, counts: &[u32; SYMBOLS], present: u64) -> Option<u32> {
-        let all = counts.iter().zip(&self.costs);
-        let sum: u32 = all.map(|(count, cost)| count * u32::from(*cost)).sum();
-        (present & !self.symbols == 0).then_some(sum + self.states)
+    /// What symbols cost that occur so often; `None` where it lacks one.
+    fn cost(&self, counts: &[u32; SYMBOLS]) -> Option<u32> {
+        let (mut sum, mut lacking) = (self.states, 0);
+        for (count, cost) in counts.iter().zip(&self.costs) {
+            sum += count * u32::from(*cost);
+            lacking |= if *cost == 0 { *count } else { 0 };
+        }
+        (lacking == 0).then_some(sum)
     }
 }
 
@@ -256,14 +256,9 @@ impl SequencesEncoder {
         out: &mut Out,
     ) -> Mode {
         let counts = &self.counts[kind];
-        let mut present = 0u64;
-        for (symbol, count) in counts.iter().enumerate() {
-            present |= u64::from(*count > 0) << symbol;
-        }
-        let repeat = known.cost(counts, present).unwrap_or(u32::MAX);
-        let predefined = self.predefined[kind].cost(counts, present);
-        let predefined = predefined.unwrap_or(u32::MAX);
-        let symbols = present.count_ones();
+        let repeat = known.cost(counts).unwrap_or(u32::MAX);
+        let predefined = self.predefined[kind].cost(counts).unwrap_or(u32::MAX);
+        let symbols: u32 = counts.iter().map(|count| u32::from(*count > 0)).sum();
         let own = match symbols {
             1 => 8 * BIT,
             _ => cost::entropy(counts, total) + symbols * TABLE_SYMBOL + TABLE,
@@ -339,7 +334,10 @@ fn write_bitstream(
         for kind in [OFFSETS, LENGTHS, LITERALS] {
             states[kind] = tables[kind].encode(states[kind], codes[kind], &mut bits);
         }
-        bits.flush(out);
+        // Three states have at most 26 bits, and 7 may be left.
+        if extra_bits(codes) > 30 {
+            bits.flush(out);
+        }
         write_extra_bits(sequence, codes, &mut bits);
         bits.flush(out);
     }
@@ -350,15 +348,19 @@ fn write_bitstream(
     bits.close(out);
 }
 
+/// The number of extra bits of a sequence.
+#[inline(always)]
+fn extra_bits(codes: &[u8; KINDS]) -> u32 {
+    let [literals, offset, length] = codes.map(|code| usize::from(code) % SYMBOLS);
+    u32::from(LITERALS_BITS[literals]) + u32::from(LENGTHS_BITS[length]) + offset as u32
+}
+
 /// Writes the extra bits of a sequence.
 #[inline(always)]
 fn write_extra_bits(sequence: &Sequence, codes: &[u8; KINDS], bits: &mut BitWriter) {
     let [literals, offset, length] = codes.map(|code| usize::from(code) % SYMBOLS);
     let mut add = |value: u32, count: u32| bits.add(u64::from(value) & ((1 << count) - 1), count);
-    add(
-        sequence.literals.into(),
-        u32::from(LITERALS_BITS[literals]),
-    );
+    add(sequence.literals.into(), u32::from(LITERALS_BITS[literals]));
     add(
         u32::from(sequence.length - FORMAT_MIN_MATCH),
         u32::from(LENGTHS_BITS[length]),
