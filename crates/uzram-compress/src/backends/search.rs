@@ -10,7 +10,7 @@
 //! branches.
 //!
 //! A block may have a dictionary's content before it, [`Primed`] once for all: positions count from the content's
-//! beginning, and the table of hashes is copied, which takes a fiftieth of a page's time. So the loop knows nothing of
+//! beginning, and the table of hashes is copied, which takes some hundredths of a page's time. So the loop knows nothing of
 //! it. A second table to look positions up in would cost every position a load and a branch.
 
 use std::hint::select_unpredictable;

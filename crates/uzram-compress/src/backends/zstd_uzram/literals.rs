@@ -101,17 +101,18 @@ impl LiteralsEncoder {
     /// little.
     fn cheaper(&mut self, literals: &[u8], huffman: &Huffman, out: &mut Out) -> bool {
         let counts = count(literals);
+        let total = literals.len() as u32;
+        // More would gain too little.
+        let most = 8 * (total - (total >> 6)).saturating_sub(2);
         let treeless = huffman.cost(&counts).unwrap_or(u32::MAX);
         let enough = literals.len() >= MIN_HUFFMAN;
-        if enough && least_own(&counts, literals.len() as u32) < treeless {
+        if enough && least_own(&counts, total) < treeless.min(most) {
             let mut alphabet = Alphabet::new(&counts);
             if self.huffman(literals, &mut alphabet, treeless, out) {
                 return true;
             }
         }
-        // Without a code for each it would cost more than the literals take.
-        treeless / 8 < literals.len() as u32
-            && write_streams(TREELESS, literals, &huffman.codes, out.len(), out)
+        treeless < most && write_streams(TREELESS, literals, &huffman.codes, out.len(), out)
     }
 
     /// As [`LiteralsEncoder::huffman`], for literals that are not spread too evenly.
@@ -139,8 +140,8 @@ impl LiteralsEncoder {
         out.number(0, header_len(literals.len()));
         let tree = out.len();
         let described = self.write_tree(alphabet, out);
-        let bits = (out.len() - tree) as u32 * 8 + alphabet.bits();
-        if !described || bits >= limit {
+        let bits = |alphabet: &Alphabet| (out.len() - tree) as u32 * 8 + alphabet.bits();
+        if !described || limit < u32::MAX && bits(alphabet) >= limit {
             out.truncate(begin);
             return false;
         }
