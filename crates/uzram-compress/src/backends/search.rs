@@ -10,8 +10,8 @@
 //! branches.
 //!
 //! A block may have a dictionary's content before it, [`Primed`] once for all: positions count from the content's
-//! beginning, and the table of hashes is copied, which takes some hundredths of a page's time. So the loop knows nothing of
-//! it. A second table to look positions up in would cost every position a load and a branch.
+//! beginning, and the table of hashes is copied, which takes some hundredths of a page's time. So the loop is the same.
+//! A second table to look positions up in would cost every position a load and a branch.
 
 use std::hint::select_unpredictable;
 

@@ -16,7 +16,7 @@ const LOG2: [u16; 256] = {
         let mut log = whole as u16;
         let mut bit = 0;
         while bit < BIT.ilog2() {
-            rest = (rest >> 8) * (rest >> 8) >> 16;
+            rest = ((rest >> 8) * (rest >> 8)) >> 16;
             log <<= 1;
             if rest >= 2 << 32 {
                 log |= 1;

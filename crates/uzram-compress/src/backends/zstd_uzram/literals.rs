@@ -140,8 +140,8 @@ impl LiteralsEncoder {
         out.number(0, header_len(literals.len()));
         let tree = out.len();
         let described = self.write_tree(alphabet, out);
-        let bits = |alphabet: &Alphabet| (out.len() - tree) as u32 * 8 + alphabet.bits();
-        if !described || limit < u32::MAX && bits(alphabet) >= limit {
+        let dear = || (out.len() - tree) as u32 * 8 + alphabet.bits() >= limit;
+        if !described || (limit < u32::MAX && dear()) {
             out.truncate(begin);
             return false;
         }
