@@ -44,7 +44,8 @@ pub(super) fn full(algorithm: &dyn Algorithm) -> Result<(), ConformanceFailure> 
 
 /// A trained dictionary, or what a build without a trainer has; `None` where the algorithm takes none.
 pub(super) fn usual(algorithm: &dyn Algorithm) -> Option<Vec<u8>> {
-    dictionaries(algorithm.dictionary()?).pop()
+    let (_, bytes) = dictionaries(algorithm.dictionary()?).pop()?;
+    Some(bytes)
 }
 
 pub(super) fn prepare(

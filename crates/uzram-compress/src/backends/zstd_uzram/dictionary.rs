@@ -64,7 +64,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parts<'_>, &'static str> {
         .ok_or("it ends before its repeat offsets do")?;
     let (numbers, _) = numbers.as_chunks::<4>();
     let repeat: [u32; 3] = std::array::from_fn(|at| u32::from_le_bytes(numbers[at]));
-    if repeat.iter().any(|offset| *offset == 0) {
+    if repeat.contains(&0) {
         return Err("one of its repeat offsets is 0");
     }
     if repeat.iter().any(|offset| *offset as usize > content.len()) {
