@@ -103,10 +103,6 @@ pub(super) trait Sink<const SPACE: usize, const ROOM: usize> {
 }
 
 /// A dictionary's content as a search needs it before a block: shared, since it does not change.
-#[cfg_attr(
-    not(feature = "zstd-uzram"),
-    expect(dead_code, reason = "lzhs has no content")
-)]
 pub(super) struct Primed<const TABLE: usize> {
     /// By hash the content's last position that has it, or 0.
     slots: Box<[u16; TABLE]>,
