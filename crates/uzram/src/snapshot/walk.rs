@@ -229,7 +229,7 @@ impl<'d> Cut<'d> {
     /// The next frame of which something may have changed since the snapshot before; `None` behind the last. `needs` is told
     /// its number and which of its pages those are, a bit each, and says which are to be captured.
     ///
-    /// As [`Cut::next_frame`]; without [`CutOptions::since`] there is none.
+    /// As [`Cut::next_frame`]; without [`CutOptions::since`](super::CutOptions::since) there is none.
     pub fn next_changed_frame<E: From<Error>>(
         &mut self,
         mut needs: impl FnMut(u32, u64) -> Result<u64, E>,
@@ -277,7 +277,7 @@ impl<'d> Cut<'d> {
     }
 
     /// Records that what came of it is safe, under this name: changes are since that from now on. Without
-    /// [`CutOptions::track`] nothing is recorded. A cut that ends without this leaves what was tracked before as it was.
+    /// [`CutOptions::track`](super::CutOptions::track) nothing is recorded. A cut that ends without this leaves what was tracked before as it was.
     pub fn record(mut self, name: &SnapshotId) {
         if let Some(dirty) = self.dirty.take() {
             self.device.record_since(&dirty, name);
