@@ -141,7 +141,7 @@ impl FioSession<'_> {
         }
     }
 
-    /// TargetRuns a target's turn in a setting.
+    /// Runs a target's turn in a setting.
     fn turn(&mut self, who: usize, setting: &Setting, round: usize, progress: FioProgress<'_>) {
         let cells = self.cells.len();
         if self.out[who] {

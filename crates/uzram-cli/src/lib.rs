@@ -26,15 +26,15 @@ Examples:
   uzram list                                      what it holds and what that takes
   umount /mnt && uzram remove zram0
 
-A device's contents live in memory that its keeper process holds. They outlive its server, which is
-started anew if it dies; they are gone when the device is removed or the machine stops.
+A device's contents live in memory that its keeper process holds. They outlive its server, which is started anew if it \
+dies; they are gone when the device is removed or the machine stops.
 
-A server or keeper that gives no sign of life for 10 seconds, to \"list\" for 1 second, is given up, and
-does not carry out later what it was asked. Of its own clients at most 64 may be sending a request, each
-for 5 seconds and 3 MiB at most.
+A server or keeper that gives no sign of life for 10 seconds, to \"list\" for 1 second, is given up, and does not carry \
+out later what it was asked. Of its own clients at most 64 may be sending a request, each for 5 seconds and 3 MiB at \
+most.
 
-Exit codes: 0 done; 1 failed; 2 usage or a value that is not possible; 3 the device is in use;
-4 no such device; 5 this machine or user cannot do it (missing driver or permission).",
+Exit codes: 0 done; 1 failed; 2 usage or a value that is not possible; 3 the device is in use; 4 no such device; 5 this \
+machine or user cannot do it (missing driver or permission).",
     arg_required_else_help = true,
     disable_help_subcommand = true
 )]

@@ -97,7 +97,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// No dictionary came of the samples.
-    #[error("no dictionary can be made of {samples} samples: {source}")]
+    #[error("{}", no_dictionary(*.samples, source))]
     Training {
         /// Number of samples.
         samples: usize,
@@ -159,6 +159,14 @@ pub enum TrainingError {
     /// The build lacks the feature that has the trainer.
     #[error("this build has no trainer: it is in the feature zstd, for lzhs in the feature lzhs")]
     NoTrainer,
+}
+
+/// A length that is not possible has nothing to do with the samples.
+fn no_dictionary(samples: usize, source: &TrainingError) -> String {
+    match source {
+        TrainingError::Length { .. } => source.to_string(),
+        _ => format!("no dictionary can be made of {samples} samples: {source}"),
+    }
 }
 
 /// What a C library answered.

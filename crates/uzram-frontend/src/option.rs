@@ -54,7 +54,7 @@ pub const PARTSCAN: FrontendOption = FrontendOption {
     name: "partscan",
     value_name: "",
     kind: OptionKind::Flag,
-    help: "Have the kernel read the disk's partition table and make nodes such as /dev/loop0p1, whenever a tool like sfdisk         tells it to and after the server was replaced. nbd-kernel always does; ublk can for root",
+    help: "Have the kernel read the disk's partition table and make nodes such as /dev/loop0p1, whenever a tool like sfdisk tells it to and after the server was replaced. nbd-kernel always does; ublk can for root",
     chooses: false,
 };
 

@@ -25,7 +25,8 @@ pub struct DeviceSpec {
     /// Version of the description.
     #[serde(default = "version")]
     pub version: u32,
-    /// Random, and never used again: two devices of the same name have different ones. Empty until the device is made.
+    /// Random, and never used again: two devices of the same name have different ones. Empty until the device is made; who makes
+    /// one does not choose it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub identity: String,
     /// Name of the device: zram and a number. Default: the lowest that is free.

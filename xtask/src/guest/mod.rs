@@ -56,7 +56,7 @@ pub(crate) struct GuestOptions {
     /// A shell in the guest; /guest/run TEST runs a test, exit ends it
     #[arg(long, conflicts_with_all = ["words", "selftest"])]
     shell: bool,
-    /// TestRun the tests that must fail, and demand that each does for its reason
+    /// Run the tests that must fail, and demand that each does for its reason
     #[arg(long, conflicts_with = "words")]
     selftest: bool,
     /// With the tests of CI those that take long and seldom fail

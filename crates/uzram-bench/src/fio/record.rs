@@ -67,7 +67,7 @@ pub struct Total {
     pub perf: Vec<(String, f64)>,
 }
 
-/// TargetMemory after the fill.
+/// Memory after the fill.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Taken {
     /// The target.
@@ -85,7 +85,7 @@ pub struct Taken {
     pub after_bytes: Option<u64>,
 }
 
-/// TargetMemory over time, in the first round.
+/// Memory over time, in the first round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Curve {
     /// The target.
@@ -143,9 +143,9 @@ pub struct FioRecord {
     pub figures: Vec<CellFigure>,
     /// Totals of all cells.
     pub totals: Vec<Total>,
-    /// TargetMemory.
+    /// Memory.
     pub memory: Vec<Taken>,
-    /// TargetMemory over time.
+    /// Memory over time.
     pub curves: Vec<Curve>,
 }
 

@@ -69,7 +69,7 @@ pub(super) enum TargetPath {
     Uri(String),
 }
 
-/// TargetMemory that a target takes.
+/// Memory that a target takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetMemory {
     /// Bytes of data, if the target reports them.

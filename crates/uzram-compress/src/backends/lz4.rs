@@ -57,7 +57,7 @@ impl Algorithm for Backend {
         name: NAME,
         driver_name: "lz4-liblz4",
         priority: 200,
-        summary: "fast, the default; liblz4",
+        summary: "the fastest; liblz4",
         params: PARAMS,
         dictionary: DICTIONARY,
         known_answers: super::LZ4_KNOWN,

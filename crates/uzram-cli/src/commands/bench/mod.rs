@@ -58,8 +58,16 @@ pub(crate) fn help(command: &str) -> Result {
 /// Lets the program write its pages of the manual to a directory.
 pub(crate) fn man(dir: &Path) -> Result {
     let mut command = command();
-    let status = command.arg("man").arg(dir).status();
-    let status = status.map_err(|error| missing(&command, &error))?;
+    let status = match command.arg("man").arg(dir).status() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let pages = COMMANDS.join(" and ");
+            eprintln!(
+                "uzram: no pages on {pages}: {PROGRAM}, which writes them, is neither beside uzram nor on PATH"
+            );
+            return Ok(());
+        }
+        status => status.map_err(|error| missing(&command, &error))?,
+    };
     match status.success() {
         true => Ok(()),
         false => Err(Failure::failed(format!("{PROGRAM} man: {status}"))),

@@ -11,7 +11,7 @@ use super::super::positions::{CHUNK, Positions};
 use super::RUN_MAX;
 use super::out::{LzoOut, SHORT};
 
-/// PaddedChunk that the hash takes, and the shortest match.
+/// Bytes that the hash takes, and the shortest match.
 const MIN_MATCH: usize = 4;
 /// No match begins among the last bytes of a chunk, so that one comparison of 8 bytes tells most matches' length.
 const TAIL: usize = 2 * MIN_MATCH;
