@@ -340,6 +340,39 @@ fn tables_are_repeated_where_they_serve() {
     }
 }
 
+/// Tables that lack nearly all symbols serve only what they have: `a` and `b` for literals, the first two codes of each kind
+/// for sequences, half of the states each.
+#[test]
+fn tables_that_lack_symbols_serve_what_they_have() {
+    let mut random = Random::new(31);
+    let mut dictionary = vec![0x37, 0xA4, 0x30, 0xEC, 1, 2, 3, 4];
+    // Weights of the symbols up to `a`, two a byte; they imply that of `b`.
+    dictionary.push(127 + 98);
+    dictionary.extend([0; 48]);
+    dictionary.push(0x01);
+    dictionary.extend([0x10, 0x3F].repeat(3));
+    dictionary.extend([1, 4, 8u32].iter().flat_map(|offset| offset.to_le_bytes()));
+    dictionary.extend(random.bytes(1000));
+    let mut tfm = ours(PAGE, &dictionary);
+    let noise: Vec<u8> = (0..200).map(|_| b"ab"[random.index(2)]).collect();
+    assert_eq!(modes(&object(&mut *tfm, &noise)).0, 3);
+    for literals in [&noise[..], &b"c".repeat(3), &random.bytes(300)] {
+        for matches in 0..20 {
+            let mut plain = literals.to_vec();
+            for _ in 0..matches {
+                plain.extend(&dictionary[80 + random.index(900)..][..5 + random.index(20)]);
+                plain.extend(&noise[random.index(190)..][..random.index(10)]);
+            }
+            is_read(&mut *tfm, &dictionary, &plain);
+        }
+    }
+    for seed in 0..50 {
+        for plain in pages_for(&dictionary, seed, PAGE) {
+            is_read(&mut *tfm, &dictionary, &plain);
+        }
+    }
+}
+
 /// The levels up to 3 are one and the same; what is beyond the limits is libzstd's.
 #[test]
 fn levels_and_limits() {
