@@ -112,7 +112,7 @@ impl Mirrored {
     }
 
     fn resize(&mut self, random: &mut Random) {
-        let pages = random.within(self.pages / 2, self.pages * 2);
+        let pages = random.within(self.pages.div_ceil(2), self.pages * 2);
         if pages < self.pages {
             let len = (self.pages - pages) * PAGE;
             self.device.discard(pages * PAGE, len).unwrap();
