@@ -20,6 +20,8 @@ pub(crate) fn canaries() -> Result<()> {
     test.args(["--", "--exact", "canary::every_canary_is_heard"]);
     test.arg("--nocapture");
     test.current_dir(&tree)
-        .env("CARGO_TARGET_DIR", sh::target());
+        .env("CARGO_TARGET_DIR", sh::target())
+        // cargo tells a workspace's crates from those of its copy by their profile alone. The dependencies' is another one.
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
     sh::run(test)
 }
