@@ -511,22 +511,37 @@ impl Claim {
     }
 }
 
+/// How often a directory is emptied anew that somebody has put something into meanwhile.
+const REMOVALS: u32 = 1000;
+
 /// Removes a device's directory: plain files and empty directories in it only, so that nothing is ever deleted
-/// through a link, or through a mount that was overlooked. The lock goes last.
+/// through a link, or through a mount that was overlooked. The lock goes last. A process of the device that is on its way
+/// out may still write: what it leaves goes, too.
 fn remove_device(all: &PrivateDir, dir: &PrivateDir, name: &str) -> io::Result<()> {
+    let mut removals = 0;
+    loop {
+        empty(dir)?;
+        removals += 1;
+        match all.remove(OsStr::new(name)) {
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty && removals < REMOVALS => {}
+            removed => return removed,
+        }
+    }
+}
+
+fn empty(dir: &PrivateDir) -> io::Result<()> {
     let last = [OsStr::new(RECORD), OsStr::new(LOCK)];
+    let remove = |name: &OsStr| match dir.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
     for entry in dir.names()? {
         if !last.contains(&&*entry) {
-            dir.remove(&entry)?;
+            remove(&entry)?;
         }
     }
-    for name in last {
-        match dir.remove(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    all.remove(OsStr::new(name))
+    last.into_iter().try_for_each(remove)
 }
 
 /// `None` if somebody else holds it.

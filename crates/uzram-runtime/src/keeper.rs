@@ -546,26 +546,34 @@ impl Keeper {
         Ok(process::spawn("orderer-watch", wait)?)
     }
 
-    /// Takes down a device that nobody knows of. Those who look at every new disk let go of it in a moment.
+    /// Takes down a device that nobody knows of, and waits for its end: a server whose keeper goes before it starts another.
+    /// Those who look at every new disk let go of it in a moment.
     fn remove_unwanted(&self) {
         tracing::warn!("whoever wanted the device is gone before it was told of it");
         let begin = Instant::now();
+        let mut is_told = false;
         while !self.claim.is_released() {
             if self.spec.is_swap()
                 && let Some(record) = self.claim.record()
             {
                 swap::switch_off(&record.path);
             }
-            let why = match self.ask_server(&Request::Remove) {
-                Ok(Response::Error(error)) => error.to_string(),
-                Ok(_) => return,
-                Err(error) => error.to_string(),
+            let why = match is_told {
+                true => "its server was told, and does not end".into(),
+                false => match self.ask_server(&Request::Remove) {
+                    Ok(Response::Error(error)) => error.to_string(),
+                    Ok(_) => {
+                        is_told = true;
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
             };
             if begin.elapsed() > UNWANTED {
                 tracing::error!("it stays: {why}");
                 return;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(if is_told { 2 } else { 50 }));
         }
     }
 
