@@ -1,7 +1,7 @@
 # about: server and keeper of a swap device are killed while half of the guest's memory is swapped out to it
 # memory: 1G
 # modules: ublk_drv
-# timeout: 240
+# timeout: 400
 
 # The root file system and /run are tmpfs here: program, libraries, log and record are swapped out as well.
 disk=$(uzram create --size 4G --swap --frontend ublk --algorithm lz4 2>warnings)

@@ -2,7 +2,7 @@
 # memory: 768M
 # modules: ublk_drv
 # allow-dmesg: ublkb0
-# timeout: 240
+# timeout: 400
 
 kept_free=$(sysctl -n vm.min_free_kbytes)
 disk=$(uzram create --size 1G --swap --frontend ublk 2>warnings)
