@@ -381,25 +381,16 @@ impl<'a> Canonical<'a> {
 }
 
 const fn literal_table(lengths: &LiteralLengths) -> LiteralTable {
-    let mut table = [0; LITERAL_ENTRIES];
-    let mut codes = Canonical::new(lengths);
-    while let Some(Code {
-        symbol,
-        length,
-        code,
-    }) = codes.next()
-    {
-        let mut at = code;
-        while at < LITERAL_ENTRIES {
-            table[at] = (symbol as u16) << 8 | length as u16;
-            at += 1 << length;
-        }
-    }
-    table
+    decoding_table::<LITERAL_ENTRIES>(lengths, 8)
 }
 
 const fn token_table(lengths: &TokenLengths) -> TokenTable {
-    let mut table = [0; TOKEN_ENTRIES];
+    decoding_table::<TOKEN_ENTRIES>(lengths, 6)
+}
+
+/// For each next bits the symbol whose code they begin with, above the length of that in so many bits.
+const fn decoding_table<const ENTRIES: usize>(lengths: &[u8], length_bits: u32) -> [u16; ENTRIES] {
+    let mut table = [0; ENTRIES];
     let mut codes = Canonical::new(lengths);
     while let Some(Code {
         symbol,
@@ -408,8 +399,8 @@ const fn token_table(lengths: &TokenLengths) -> TokenTable {
     }) = codes.next()
     {
         let mut at = code;
-        while at < TOKEN_ENTRIES {
-            table[at] = (symbol as u16) << 6 | length as u16;
+        while at < ENTRIES {
+            table[at] = (symbol as u16) << length_bits | length as u16;
             at += 1 << length;
         }
     }
