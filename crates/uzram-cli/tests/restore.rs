@@ -136,6 +136,17 @@ impl Files {
         fs::read(self.path(name)).unwrap()
     }
 
+    /// An ext4 of what is in the sources of a crate, and a snapshot of it.
+    fn file_system(&self, source: &str) -> (String, String) {
+        let image = self.text("image");
+        sh(&format!(
+            "truncate -s 32M {image} && mkfs.ext4 -q -b 4096 -d {source}/src {image}"
+        ));
+        let (bytes, _) = snapshot(&self.read("image"), None, false, "");
+        let file = self.write("ext4", &bytes);
+        (image, file)
+    }
+
     /// Restores to an NBD socket; gives the path.
     fn restore(&self, args: &[&str]) -> String {
         let path = self
@@ -588,13 +599,8 @@ fn a_file_system_comes_back() {
         return;
     }
     let files = Files::new();
-    let image = files.text("image");
     let source = env!("CARGO_MANIFEST_DIR");
-    sh(&format!(
-        "truncate -s 32M {image} && mkfs.ext4 -q -b 4096 -d {source}/src {image}"
-    ));
-    let disk = fs::read(&image).unwrap();
-    let file = files.write("ext4", &snapshot(&disk, None, false, "").0);
+    let (image, file) = files.file_system(source);
     let path = files
         .bench
         .uzram(&["restore", &file, "--frontend", "fuse-loop"]);
@@ -707,15 +713,8 @@ fn a_configured_device_is_restored_and_mounted() {
         return;
     }
     let files = Files::new();
-    let image = files.text("image");
     let source = env!("CARGO_MANIFEST_DIR");
-    sh(&format!(
-        "truncate -s 32M {image} && mkfs.ext4 -q -b 4096 -d {source}/src {image}"
-    ));
-    let file = files.write(
-        "ext4",
-        &snapshot(&fs::read(&image).unwrap(), None, false, "").0,
-    );
+    let (_, file) = files.file_system(source);
     let at = files.text("at");
     let config = files.write(
         "uzram.toml",
