@@ -27,7 +27,7 @@ pub(crate) const EXPERIMENT: Experiment = Experiment {
     )
 };
 
-const ALGORITHMS: [&str; 2] = ["lz4", "zstd"];
+const ALGORITHMS: [&str; 3] = ["lz4", "zstd", "lzhs"];
 /// Turns of each device in half a disksize.
 const TURNS: usize = 4;
 /// The devices.

@@ -1,7 +1,7 @@
 //! `bench policy`: what background recompression gains, and what it costs requests meanwhile.
 //!
 //! Density: pages of process memory go to a device that compresses with lz4, and to the kernel's zram with lz4. Then the
-//! device's agent trains a dictionary, recompresses with zstd and compacts until it has nothing left to do. What counts
+//! device's agent trains itself, recompresses with what `--policy auto` takes and compacts until it has nothing left to do. What counts
 //! is the data over all memory that the device takes, and over `mem_used_total` of the kernel's, which leaves its table
 //! out.
 //!
@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-use uzram::{Agent, AgentStats, Choice, Device, PolicySettings, Recompress};
+use uzram::{Agent, AgentStats, Device, PolicySettings, Recompress};
+use uzram_control::default_recompression;
 
 use crate::corpus::{self, Corpus, PAGE};
 use crate::holder::{Holder, KernelHolder, Pages};
@@ -32,7 +33,8 @@ pub(crate) const EXPERIMENT: Experiment = Experiment::new(
     run,
 );
 
-const SECONDARY: &str = "zstd";
+/// What requests are compressed with.
+const PRIMARY: &str = "lz4";
 /// Does all pending work at once.
 const SETTLE: &str = "recompress=0,train=on,compact=on,cpu=100";
 /// Works within the default budget.
@@ -72,7 +74,9 @@ fn run(how: &How, progress: Progress<'_>) -> LabResult {
 }
 
 fn builder(pages: usize) -> uzram::Builder {
-    Device::builder((pages * PAGE) as u64).secondary(1, Choice::new(SECONDARY))
+    let secondary = default_recompression(PRIMARY).expect("another one than lz4");
+    let device = Device::builder((pages * PAGE) as u64).algorithm(PRIMARY);
+    device.secondary(1, secondary)
 }
 
 fn write(device: &Device, number: usize, page: &[u8; PAGE]) -> Result<(), uzram::Error> {
@@ -118,8 +122,7 @@ pub(crate) struct Settled {
     done: AgentStats,
 }
 
-/// Writes the pages with lz4, then lets an agent finish recompression (with zstd and a dictionary, objects of at least
-/// `least` bytes) and compaction.
+/// Writes the pages with lz4, then lets an agent finish recompression (objects of at least `least` bytes) and compaction.
 pub(crate) fn settle(pages: &[&[u8; PAGE]], least: u16) -> Result<Settled> {
     let device = Arc::new(builder(pages.len()).build()?);
     fill(&device, pages.iter().copied())?;

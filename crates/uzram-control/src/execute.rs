@@ -18,7 +18,13 @@ use crate::zram;
 /// Most bytes that one request moves: some hundredths of a second. Whoever asks next does not wait for long.
 const COMPACTION_SLICE: u64 = 32 << 20;
 /// What recompresses where nobody chose anything.
-pub const RECOMPRESSION: &str = "zstd";
+const RECOMPRESSION: &str = "lzhs";
+
+/// The algorithm for recompression where nobody chose one. A device whose primary it is gets none: its pages would be
+/// compressed once more for nothing.
+pub fn default_recompression(primary: &str) -> Option<Choice> {
+    (primary != RECOMPRESSION).then(|| Choice::new(RECOMPRESSION))
+}
 
 /// Carries a request out. EINVAL for one that is not about a device alone.
 pub fn execute(device: &Device, request: &Request) -> Result<Response, ControlError> {
@@ -141,9 +147,14 @@ fn set_algorithm(
 /// Sets what is done in the background, and what that needs.
 fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     let settings: PolicySettings = spec.parse()?;
+    let codecs = device.codecs();
     let is_secondary = |codec: &CodecStats| codec.priorities.iter().any(|p| *p > 0);
-    if settings.recompress_seconds.is_some() && !device.codecs().iter().any(is_secondary) {
-        device.set_secondary(1, Some(&Choice::new(RECOMPRESSION)))?;
+    let primary = codecs.iter().find(|codec| codec.priorities.contains(&0));
+    if settings.recompress_seconds.is_some()
+        && !codecs.iter().any(is_secondary)
+        && let Some(choice) = primary.and_then(|codec| default_recompression(&codec.algorithm))
+    {
+        device.set_secondary(1, Some(&choice))?;
     }
     device.jobs().set_policy(settings)
 }

@@ -22,7 +22,7 @@ pub mod trust;
 pub mod zram;
 
 pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_files};
-pub use execute::{RECOMPRESSION, execute};
+pub use execute::{default_recompression, execute};
 pub use protocol::{
     ControlError, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
     SnapshotReport, WritebackRequest, from_hex, to_hex,

@@ -65,11 +65,6 @@ pub fn read(mut spec: AlgorithmSpec) -> Result<Choice> {
     Ok(with(spec, &dictionary))
 }
 
-/// What recompresses where nobody chose anything.
-pub fn for_recompression() -> Choice {
-    Choice::new(uzram_control::RECOMPRESSION)
-}
-
 /// The algorithm with parameters and a dictionary that was read, empty for none.
 pub fn with(spec: AlgorithmSpec, dictionary: &[u8]) -> Choice {
     let choice = Choice::from(spec);

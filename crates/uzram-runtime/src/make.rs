@@ -1,6 +1,7 @@
 //! From a description to a device of the library: the builder's settings, dictionaries, defaults.
 
 use uzram::{Builder, Device, PolicySettings};
+use uzram_control::default_recompression;
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
 use crate::contents::{Contents, OpenSource};
@@ -120,8 +121,11 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
         MemLimit::Pool(bytes) => device.mem_limit_bytes(bytes.0),
         MemLimit::Total(bytes) => device.total_limit_bytes(bytes.0),
     };
-    if spec.policy.recompress_seconds.is_some() && spec.recomp_algorithm.is_empty() {
-        device = device.secondary(1, choice::for_recompression());
+    if spec.policy.recompress_seconds.is_some()
+        && spec.recomp_algorithm.is_empty()
+        && let Some(choice) = default_recompression(&spec.algorithm.name)
+    {
+        device = device.secondary(1, choice);
     }
     if let Some(bytes) = spec.max_size {
         device = device.max_size_bytes(bytes.0);

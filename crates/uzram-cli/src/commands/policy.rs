@@ -15,7 +15,7 @@ separated by commas, such as \
 recompress=300,compact=on or auto,cpu=20,writeback=off:
 
 recompress=AGE  compress pages anew that were not used for so many seconds (or 5m, 2h, 1d), with the algorithms for \
-recompression; zstd becomes one if there is none
+recompression; lzhs becomes one if there is none
 least=BYTES     of them only those whose objects have at least so many bytes (a multiple of 64): less dense, and \
 faster to read, since the small ones, which save little, stay as they are; memory that is short takes all
 train=on        train a dictionary for that, and take it if it pays
