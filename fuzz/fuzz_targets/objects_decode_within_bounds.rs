@@ -15,6 +15,8 @@ use uzram_compress::{DictionarySpec, Prepared, Registry, Settings, Tfm, dictiona
 use uzram_fuzz::deep;
 use uzram_fuzz::input::Input;
 
+/// The only algorithm, where it is set: an input that names none, or another, is one of its then.
+const ONLY: &str = "UZRAM_FUZZ_ALGORITHM";
 const BLOCK: usize = 4096;
 const GUARD: u8 = 0xA5;
 /// Bytes watched behind an output.
@@ -23,8 +25,12 @@ const BEHIND: usize = 64;
 static PREPARED: LazyLock<Vec<(String, Arc<dyn Prepared>)>> = LazyLock::new(|| {
     let registry = Registry::builtin();
     let mut all = Vec::new();
+    let only = std::env::var(ONLY).ok();
     for algorithm in registry.iter() {
         let algorithm = &**algorithm;
+        if only.as_deref().is_some_and(|only| only != algorithm.name()) {
+            continue;
+        }
         let settings = Settings::new(algorithm, BLOCK, [("", ""); 0]).expect("defaults");
         let name = algorithm.driver_name();
         all.push((
