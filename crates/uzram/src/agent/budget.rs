@@ -3,6 +3,9 @@
 //!
 //! Both kinds are debts, paid by elapsed time, asleep or not. Credit is capped at some hundredths of a second, so an
 //! agent that was idle for long does not start with a burst.
+//!
+//! What another thread did for the agent is paid beside its own work, at half of the rate, and out of idle time. A training
+//! takes tenths of a second: paid at once, it would keep compaction waiting for seconds while memory grows.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,8 @@ pub(super) struct Budget {
     /// Seconds of processor time that were used beyond the budget.
     cpu_debt: f64,
     io_debt: f64,
+    /// Seconds of processor time that other threads used, and that are not paid yet.
+    lent_debt: f64,
     at: Instant,
     /// The thread's own clock at the last charge.
     used: Duration,
@@ -38,6 +43,7 @@ impl Budget {
             io: 1.0,
             cpu_debt: 0.0,
             io_debt: 0.0,
+            lent_debt: 0.0,
             at: Instant::now(),
             used: cpu_time(),
             lent: Duration::ZERO,
@@ -67,13 +73,17 @@ impl Budget {
     /// Charges processor time of another thread that worked for the agent.
     pub(super) fn charge_for_another(&mut self, used: Duration) {
         self.lent += used;
-        self.pay(0.0, used.as_secs_f64(), 0.0);
+        self.lent_debt += used.as_secs_f64();
     }
 
     fn pay(&mut self, elapsed: f64, worked: f64, bytes: f64) {
-        let settle = |debt: f64, rate: f64| (debt - elapsed * rate).max(-CREDIT * rate);
-        self.cpu_debt = settle(self.cpu_debt + worked, self.cpu);
-        self.io_debt = settle(self.io_debt + bytes, self.io);
+        let share = worked.min(self.lent_debt);
+        let cpu_debt = self.cpu_debt + worked + share - elapsed * self.cpu;
+        self.cpu_debt = cpu_debt.max(-CREDIT * self.cpu);
+        let idle = self.cpu_debt - cpu_debt;
+        self.lent_debt = (self.lent_debt - share - idle).max(0.0);
+        let io_debt = self.io_debt + bytes - elapsed * self.io;
+        self.io_debt = io_debt.max(-CREDIT * self.io);
     }
 
     /// How long to rest until the debt is paid; zero for a rest that is too short.
@@ -125,12 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn what_another_thread_did_is_paid_too() {
+    fn what_another_thread_did_is_paid_beside_its_own_work() {
         let mut budget = budget();
         let used = budget.used();
-        budget.charge_for_another(Duration::from_millis(10));
-        assert_eq!(millis(&budget), 100.0);
-        assert_eq!(budget.used(), used + Duration::from_millis(10));
+        budget.charge_for_another(Duration::from_millis(30));
+        assert_eq!(budget.used(), used + Duration::from_millis(30));
+        assert_eq!(millis(&budget), 0.0, "its own work does not wait");
+        budget.pay(0.0, 0.010, 0.0);
+        assert_eq!(millis(&budget), 200.0);
+        // 200 ms pay what is owed, 20 ms fill the credit, and 100 ms pay for the other thread.
+        budget.pay(0.320, 0.0, 0.0);
+        budget.pay(0.020, 0.0, 0.0);
+        budget.pay(0.0, 0.020, 0.0);
+        assert_eq!(millis(&budget), 180.0 + 80.0);
     }
 
     #[test]
