@@ -1,4 +1,5 @@
 # about: swap on ublk under real memory pressure: 1.5 times the memory of a small guest, whose kernel keeps next to nothing free
+# ci: slow
 # memory: 768M
 # modules: ublk_drv
 # timeout: 400

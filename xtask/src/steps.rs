@@ -49,6 +49,16 @@ pub(crate) struct Scope {
     pub(crate) named: bool,
 }
 
+impl Scope {
+    /// Runs what takes long and seldom fails, where that was asked for.
+    fn rarely(&self, run: fn() -> StepOutcome) -> StepOutcome {
+        match self.slow || self.named {
+            true => run(),
+            false => StepOutcome::Skipped("it takes long, and seldom fails".into()),
+        }
+    }
+}
+
 /// How long each of the core's state machines looks for a sequence that fails, of which it has a few seconds otherwise.
 const MACHINE_SECONDS: &str = "300";
 
@@ -116,17 +126,14 @@ pub(crate) const STEPS: &[Step] = &[
     step(
         "packages",
         "each library builds from its package; with --slow, or where it is named",
-        |scope| match scope.slow || scope.named {
-            true => outcome(packages::packages()),
-            false => StepOutcome::Skipped("it takes long, and seldom fails".into()),
-        },
+        |scope| scope.rarely(|| outcome(packages::packages())),
     ),
     step("guest", "tests under a kernel of their own", in_guest),
     beside("miri", "the pool under Miri", |_| miri()),
     beside(
         "tsan",
-        "the pool and the core under ThreadSanitizer",
-        |_| tsan(),
+        "the pool and the core under ThreadSanitizer; with --slow, or where it is named",
+        |scope| scope.rarely(tsan),
     ),
     beside(
         "canaries",
