@@ -25,6 +25,7 @@ fn policies_are_set_shown_carried_out_and_outlive_the_server() {
     let uri = bench.create(&[
         "--size=16M",
         "--frontend=nbd",
+        "--algorithm=lz4",
         "--policy=recompress=1d,cpu=50",
     ]);
     let settings = "recompress=86400,cpu=50,io=32M";
@@ -34,6 +35,15 @@ fn policies_are_set_shown_carried_out_and_outlive_the_server() {
         stat.contains(settings) && stat.contains("recompression, priority 1"),
         "{stat}"
     );
+    // What would recompress is the primary there already.
+    bench.create(&["--size=16M", "--frontend=nbd", "--policy=recompress=1d"]);
+    bench.create(&["--size=16M", "--frontend=nbd"]);
+    bench.uzram(&["set", "zram2", "policy=recompress=1d"]);
+    for name in ["zram1", "zram2"] {
+        let stat = bench.uzram(&["stat", name]);
+        assert!(!stat.contains("recompression, priority"), "{stat}");
+        bench.uzram(&["remove", name]);
+    }
     let path = bench.path("text");
     let words = ["inventory", "customer", "warehouse", "session"];
     let line = |n: usize| format!("{} {}\n", words[n * 7919 % 10_007 % 4], n * 7919 % 10_007);

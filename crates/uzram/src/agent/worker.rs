@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::budget::Budget;
-use super::jobs::{NO_BACKING, NO_SECONDARY, has_secondary};
+use super::jobs::NO_BACKING;
 use super::pressure::{Gauge, Pressure};
 use super::self_training::SelfTrainer;
 use super::settings::PolicySettings;
@@ -117,18 +117,9 @@ impl<'a> Worker<'a> {
         self.keep_ages(self.settings.wants_ages());
         self.at = None;
         self.next_pass = Instant::now();
-        let lacking = [
-            (
-                self.settings.recompress_seconds.is_some() && !has_secondary(self.device),
-                NO_SECONDARY,
-            ),
-            (
-                self.settings.writeback_seconds.is_some() && self.device.backing.get().is_none(),
-                NO_BACKING,
-            ),
-        ];
-        for (_, what) in lacking.iter().filter(|(lacks, _)| *lacks) {
-            self.note(format!("policy: {what}"));
+        // Without an algorithm for recompression there may be nothing to gain by one: a plan says so, and no log.
+        if self.settings.writeback_seconds.is_some() && self.device.backing.get().is_none() {
+            self.note(format!("policy: {NO_BACKING}"));
         }
         if self.pressure.read(self.device, &self.settings) == Gauge::NoPsi {
             self.note("policy: psi has no effect, the kernel has no /proc/pressure/memory".into());
