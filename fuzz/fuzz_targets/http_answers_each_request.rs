@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use uzram_control::zram::{Errno, Host, HostOptions, Owner, View};
+use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Asker, Created, Devices, Limits, converse};
+use uzram_daemon::{Asker, CreateAnswer, Devices, Limits, converse};
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -21,10 +21,10 @@ impl Devices for InMemory {
         self
     }
 
-    fn create(&self, spec: &DeviceSpec, _: Option<Asker>) -> Result<Created, ControlError> {
+    fn create(&self, spec: &DeviceSpec, _: Option<Asker>) -> Result<CreateAnswer, ControlError> {
         deep("a device is described");
         spec.check()?;
-        Ok(Created {
+        Ok(CreateAnswer {
             name: "zram9".into(),
             path: "/dev/null".into(),
             notes: String::new(),
@@ -60,15 +60,15 @@ impl Devices for InMemory {
 }
 
 impl View for InMemory {
-    fn devices(&self) -> Result<Vec<uzram_control::zram::Shown>, Errno> {
+    fn devices(&self) -> Result<Vec<uzram_control::zram::ShownDevice>, Errno> {
         self.0.devices()
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno> {
         self.0.show(owner, attribute)
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         let of_files = matches!(attribute, "backing_dev" | "algorithm_params");
         if of_files && value.contains(&b'/') {
             return Err(Errno::PERM);
@@ -93,7 +93,7 @@ fuzz_target!(|said: &[u8]| {
     let engine = InProcess::new();
     let host = Host::new(Box::new(engine), HostOptions { strict: false });
     host.hot_add().expect("a device");
-    let _ = host.store(Owner::Device(0), "disksize", b"256K");
+    let _ = host.store(AttributeOwner::Device(0), "disksize", b"256K");
     let devices = Arc::new(InMemory(host));
     let heard = converse(said, devices, Limits::default()).expect("a conversation");
     if heard.is_empty() {

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use uzram::compress::AlgorithmSpec;
 use uzram::{Choice, PolicySettings};
-use uzram_control::{Record, RunDir, from_hex, number};
+use uzram_control::{DeviceRecord, RunDir, from_hex, number};
 use uzram_fuzz::deep;
 use uzram_fuzz::input::Input;
 use uzram_fuzz::peer::ScratchDir;
@@ -51,7 +51,7 @@ fn record(json: &[u8]) {
     let _ = run.find("/dev/zram0");
     for entry in run.devices().unwrap_or_default() {
         let text = serde_json::to_vec(&entry.record).expect("a record is written");
-        let again: Record = serde_json::from_slice(&text).expect("and read");
+        let again: DeviceRecord = serde_json::from_slice(&text).expect("and read");
         assert_eq!(entry.record, again);
         deep("a record is good");
     }

@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use uzram_daemon::Config;
+use uzram_daemon::DaemonConfig;
 use uzram_fuzz::deep;
 
 fuzz_target!(|text: &[u8]| {
-    let config = Config::parse(Path::new("/etc/uzram.toml"), text);
+    let config = DaemonConfig::parse(Path::new("/etc/uzram.toml"), text);
     for problem in &config.problems {
         assert!(!problem.to_string().is_empty());
     }

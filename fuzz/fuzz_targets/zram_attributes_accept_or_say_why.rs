@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, Owner, View};
+use uzram_control::zram::{ATTRIBUTES, AttributeOwner, AttributePlace, Host, HostOptions, View};
 use uzram_fuzz::deep;
 use uzram_testkit::zram::InProcess;
 
@@ -36,8 +36,8 @@ fuzz_target!(|data: &[u8]| {
             continue;
         };
         let owner = match attribute.place {
-            AttributePlace::Control => Owner::Control,
-            AttributePlace::Device => Owner::Device(0),
+            AttributePlace::Control => AttributeOwner::Control,
+            AttributePlace::Device => AttributeOwner::Device(0),
         };
         if is_harmless(attribute.name, value) {
             let _ = host.store(owner, attribute.name, value);
@@ -45,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
     }
     for attribute in ATTRIBUTES {
         if attribute.place == AttributePlace::Device {
-            let _ = host.show(Owner::Device(0), attribute.name);
+            let _ = host.show(AttributeOwner::Device(0), attribute.name);
         }
     }
     let _ = host.block_state(0, 0, 4096);

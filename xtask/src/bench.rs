@@ -51,7 +51,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
             Ok(())
         }
         _ => {
-            setup::setup(setup::Purpose::Test)?;
+            setup::setup(setup::PackagePurpose::Test)?;
             // The devices that are measured.
             sh::run(sh::cargo(&[
                 "build",

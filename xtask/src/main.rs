@@ -97,8 +97,8 @@ fn main() -> ExitCode {
 
 fn dispatch(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup { run: true } => setup::setup(setup::Purpose::Run)?,
-        Task::Setup { run: false } => setup::setup(setup::Purpose::Guest)?,
+        Task::Setup { run: true } => setup::setup(setup::PackagePurpose::Run)?,
+        Task::Setup { run: false } => setup::setup(setup::PackagePurpose::Guest)?,
         Task::Run(rest) => return run::run(&rest.args),
         Task::Check => return test::check(),
         Task::Test(options) => return test::test(&options),
@@ -117,7 +117,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
 
 /// Lets the program make corpora, in a folder that git does not see.
 fn corpus(args: &[&str]) -> Result<()> {
-    setup::setup(setup::Purpose::Test)?;
+    setup::setup(setup::PackagePurpose::Test)?;
     let dir = sh::target().join("corpus").display().to_string();
     let make = ["corpus", "--dir", &dir];
     bench::program(&[&make, args].concat())?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::{setup, sh};
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    setup::setup(setup::Purpose::Run)?;
+    setup::setup(setup::PackagePurpose::Run)?;
     sh::run(sh::cargo(&["build", "--release"]))?;
     let program = sh::target().join("release/uzram");
     let mut command = std::process::Command::new(&program);

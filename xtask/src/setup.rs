@@ -9,7 +9,7 @@ use crate::{python, sh};
 
 /// What a package is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Purpose {
+pub(crate) enum PackagePurpose {
     /// Building and running.
     Run,
     /// Building all of the workspace.
@@ -24,30 +24,30 @@ pub(crate) enum Purpose {
 const PACKAGES: &str = include_str!("../packages.txt");
 
 /// The packages for a purpose, with what each is for.
-fn needed(purpose: Purpose) -> impl Iterator<Item = (&'static str, &'static str)> {
+fn needed(purpose: PackagePurpose) -> impl Iterator<Item = (&'static str, &'static str)> {
     PACKAGES.lines().filter_map(move |line| {
         let (name, rest) = line.split_once(' ')?;
         let (needed, why) = rest.trim_start().split_once(' ')?;
         let needed = match needed {
-            "run" => Purpose::Run,
-            "build" => Purpose::Build,
-            "test" => Purpose::Test,
-            _ => Purpose::Guest,
+            "run" => PackagePurpose::Run,
+            "build" => PackagePurpose::Build,
+            "test" => PackagePurpose::Test,
+            _ => PackagePurpose::Guest,
         };
         (needed <= purpose).then_some((name, why.trim_start()))
     })
 }
 
 /// Installs what is missing for `purpose`.
-pub(crate) fn setup(purpose: Purpose) -> Result<()> {
+pub(crate) fn setup(purpose: PackagePurpose) -> Result<()> {
     debian(purpose)?;
     match purpose {
-        Purpose::Run | Purpose::Build | Purpose::Test => Ok(()),
-        Purpose::Guest => python::install(),
+        PackagePurpose::Run | PackagePurpose::Build | PackagePurpose::Test => Ok(()),
+        PackagePurpose::Guest => python::install(),
     }
 }
 
-fn debian(purpose: Purpose) -> Result<()> {
+fn debian(purpose: PackagePurpose) -> Result<()> {
     let missing = needed(purpose).filter(|(name, _)| !installed(name));
     let missing: Vec<_> = missing.collect();
     if missing.is_empty() {
@@ -94,7 +94,7 @@ fn debian(purpose: Purpose) -> Result<()> {
 
 /// Our packages that are installed at a version beyond what the package sources have (in an image that was made with
 /// sources that it does not keep, such as backports): name, that version, and the sources' newest.
-fn strays(purpose: Purpose) -> Vec<(&'static str, String, String)> {
+fn strays(purpose: PackagePurpose) -> Vec<(&'static str, String, String)> {
     let stray = |(name, _)| {
         let version = query("dpkg-query", &["-W", "-f", "${Version}", name])?;
         let newest = newest(&query("apt-cache", &["madison", name])?)?;
@@ -141,9 +141,14 @@ mod tests {
     #[test]
     fn every_package_has_a_purpose_and_a_reason() {
         let count = |purpose| needed(purpose).count();
-        assert_eq!(count(Purpose::Guest), PACKAGES.lines().count());
-        assert!(0 < count(Purpose::Run) && count(Purpose::Run) < count(Purpose::Test));
-        assert!(needed(Purpose::Guest).all(|(name, why)| !name.is_empty() && !why.is_empty()));
+        assert_eq!(count(PackagePurpose::Guest), PACKAGES.lines().count());
+        assert!(
+            0 < count(PackagePurpose::Run)
+                && count(PackagePurpose::Run) < count(PackagePurpose::Test)
+        );
+        assert!(
+            needed(PackagePurpose::Guest).all(|(name, why)| !name.is_empty() && !why.is_empty())
+        );
     }
 
     #[test]

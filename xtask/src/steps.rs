@@ -16,12 +16,12 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) run: fn(&Scope) -> StepOutcome,
-    pub(crate) when: When,
+    pub(crate) when: StepOrder,
 }
 
 /// When all steps are run: after one another, but for these.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum When {
+pub(crate) enum StepOrder {
     /// It needs what a build needs and no more: it runs while other packages are being installed.
     WhileInstalling,
     InTurn,
@@ -67,20 +67,20 @@ const fn step(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOu
         name,
         about,
         run,
-        when: When::InTurn,
+        when: StepOrder::InTurn,
     }
 }
 
 const fn bare(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
     Step {
-        when: When::WhileInstalling,
+        when: StepOrder::WhileInstalling,
         ..step(name, about, run)
     }
 }
 
 const fn beside(name: &'static str, about: &'static str, run: fn(&Scope) -> StepOutcome) -> Step {
     Step {
-        when: When::Beside,
+        when: StepOrder::Beside,
         ..step(name, about, run)
     }
 }

@@ -2,7 +2,7 @@
 //! failure: each step is run, and the end says which failed, and what each one took.
 //!
 //! Devices and guests wait for much, and leave half a processor idle. So where all steps are run, another process of this
-//! program runs those that compute ([`When::Beside`]), one after the other, when the packages are there. What it prints is
+//! program runs those that compute ([`StepOrder::Beside`]), one after the other, when the packages are there. What it prints is
 //! shown when the others have ended.
 
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 
 pub(crate) use crate::steps::StepOutcome;
-use crate::steps::{STEPS, Scope, Step, When};
+use crate::steps::{STEPS, Scope, Step, StepOrder};
 use crate::{setup, sh};
 
 #[derive(Debug, Default, clap::Args)]
@@ -43,9 +43,9 @@ pub(crate) fn test(options: &TestOptions) -> Result<ExitCode> {
     let steps = select(&options.only)?;
     let mut installing = None;
     if !options.no_setup {
-        setup::setup(setup::Purpose::Build)?;
+        setup::setup(setup::PackagePurpose::Build)?;
         // Waits for the network and the disk more than it works: the first steps run meanwhile.
-        installing = Some(thread::spawn(|| setup::setup(setup::Purpose::Guest)));
+        installing = Some(thread::spawn(|| setup::setup(setup::PackagePurpose::Guest)));
     }
     let scope = Scope {
         slow: options.slow,
@@ -87,11 +87,11 @@ fn run(steps: &[&'static Step], scope: &Scope, mut installing: Installing) -> Re
     let all = steps.len() == STEPS.len();
     let (beside, steps): (Vec<&'static Step>, Vec<&'static Step>) = steps
         .iter()
-        .partition(|step| all && step.when == When::Beside);
+        .partition(|step| all && step.when == StepOrder::Beside);
     let mut other = None;
     let mut lines = Vec::new();
     for step in steps {
-        if step.when != When::WhileInstalling {
+        if step.when != StepOrder::WhileInstalling {
             if let Some(installing) = installing.take() {
                 wait_for(installing)?;
             }

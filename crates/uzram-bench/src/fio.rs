@@ -23,11 +23,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-pub use cell::{Buffer, CELLS, Cell, Setting, Shape};
+pub use cell::{BufferContents, CELLS, Cell, Setting, Shape};
 pub use job::{Length, Side};
 pub(crate) use record::NAME;
 pub use record::{About, CellFigure, Curve, FioRecord, Missing, Taken, Total};
-pub use series::{Column, compare};
+pub use series::{TargetColumn, compare};
 pub use targets::{DEFAULT as DEFAULT_TARGETS, TargetMemory, TargetSpec};
 
 use crate::measure::order;
@@ -60,7 +60,11 @@ pub(crate) fn run(
         signal_hook::flag::register(signal, stop.clone()).context("catching signals")?;
     }
     let perf = Perf::probe();
-    let buffers: Vec<String> = options.buffers.iter().map(Buffer::to_string).collect();
+    let buffers: Vec<String> = options
+        .buffers
+        .iter()
+        .map(BufferContents::to_string)
+        .collect();
     let corpus = format!("fio's buffers: {}", buffers.join(", "));
     let mut record = FioRecord {
         report: Report::new(record::NAME, corpus),

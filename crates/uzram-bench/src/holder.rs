@@ -11,7 +11,7 @@ use uzram::{Choice, Device};
 use crate::corpus::PAGE;
 use crate::measure::all_memory;
 use crate::policy;
-use crate::zram::Zram;
+use crate::zram::KernelZram;
 
 /// The kernel stores what compresses to no less than this as a whole page (zsmalloc's classes of chains of 8).
 const HUGE: usize = 3625;
@@ -130,14 +130,14 @@ impl Holder for LibraryHolder {
 
 /// The kernel's zram.
 pub(crate) struct KernelHolder {
-    zram: Zram,
+    zram: KernelZram,
     /// What is written instead of what is given.
     instead: Option<Pages>,
 }
 
 impl KernelHolder {
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<KernelHolder> {
-        let zram = Zram::new(algorithm, pages)?;
+        let zram = KernelZram::new(algorithm, pages)?;
         let instead = None;
         Ok(KernelHolder { zram, instead })
     }
@@ -148,7 +148,7 @@ impl KernelHolder {
         let mut ones = Pages::new(largest);
         ones.bytes_mut().fill(1);
         let instead = Some(ones);
-        let zram = Zram::new("lzo", pages)?;
+        let zram = KernelZram::new("lzo", pages)?;
         Ok(KernelHolder { zram, instead })
     }
 }

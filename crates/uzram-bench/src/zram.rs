@@ -14,18 +14,18 @@ use crate::corpus::PAGE;
 const CONTROL: &str = "/sys/class/zram-control";
 
 /// A device, removed when dropped or when this process ends.
-pub(crate) struct Zram {
+pub(crate) struct KernelZram {
     number: u32,
     file: Option<File>,
     guard: Child,
 }
 
-impl Zram {
+impl KernelZram {
     /// Adds a device. Fails without a kernel zram, the algorithm, or root's rights.
-    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<Zram> {
+    pub(crate) fn new(algorithm: &str, pages: usize) -> Result<KernelZram> {
         let number = fs::read_to_string(format!("{CONTROL}/hot_add")).context("no kernel zram")?;
         let number = number.trim().parse()?;
-        let mut zram = Zram {
+        let mut zram = KernelZram {
             number,
             file: None,
             guard: guard(number)?,
@@ -99,7 +99,7 @@ fn guard(number: u32) -> Result<Child> {
     guard.context("cannot run sh")
 }
 
-impl Drop for Zram {
+impl Drop for KernelZram {
     fn drop(&mut self) {
         self.file = None;
         drop(self.guard.stdin.take());

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use uzram_bench::corpus::stored::{Kept, Manifest, Source};
+use uzram_bench::corpus::stored::{CorporaManifest, Kept, Source};
 use uzram_bench::lab::{Amount, How};
 use uzram_bench::rivals::run;
 use uzram_testkit::{Random, peers};
 
 /// Two corpora of pages that compress, but not too well: numbers and words.
 fn keep(dir: &Path) {
-    let mut manifest = Manifest::default();
+    let mut manifest = CorporaManifest::default();
     let mut random = Random::new(7);
     for (name, source) in [("heap", Source::Process), ("files", Source::Files)] {
         let mut bytes = Vec::new();

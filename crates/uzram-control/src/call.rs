@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::protocol::{
-    Envelope, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, Progress, Request, Response, to_line,
+    Envelope, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, Request, RequestProgress, Response, to_line,
 };
 use crate::trust;
 
@@ -284,8 +284,8 @@ impl<'a> Call<'a> {
                 io::Error::new(ErrorKind::InvalidData, message)
             };
             if line.starts_with(b"{\"progress\":") {
-                let progress: Progress = serde_json::from_slice(&line).map_err(nonsense)?;
-                self.begun |= progress == Progress::Begun;
+                let progress: RequestProgress = serde_json::from_slice(&line).map_err(nonsense)?;
+                self.begun |= progress == RequestProgress::Begun;
                 continue;
             }
             self.answer = Some(serde_json::from_slice(&line).map_err(nonsense));

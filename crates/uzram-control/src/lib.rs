@@ -28,7 +28,8 @@ pub use protocol::{
     SnapshotReport, WritebackRequest, from_hex, to_hex,
 };
 pub use rundir::{
-    Claim, Entry, Error, KEEPER_SOCKET, MAX_RECORD, Record, RunDir, SERVER_SOCKET, Swept,
+    Claim, DeviceRecord, Error, KEEPER_SOCKET, MAX_RECORD, RunDir, RunningDevice, SERVER_SOCKET,
+    Swept,
 };
 pub use server::{ControlServer, Handler};
 pub use uzram_spec::{number, size};

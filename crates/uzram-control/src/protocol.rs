@@ -3,7 +3,7 @@
 //! A request carries the protocol's version; a server answers one of another version with an error that names
 //! both, so that an old client and a new server part in words.
 //!
-//! A request that asks for `progress` gets lines of [`Progress`] before its answer: one when the server begins, one a
+//! A request that asks for `progress` gets lines of [`RequestProgress`] before its answer: one when the server begins, one a
 //! second while the request waits or is worked on. So a client tells a server that works from one that stands still.
 //!
 //! *What a client gives up is not carried out.* The client shuts its side of the connection, and then looks whether the
@@ -366,7 +366,7 @@ pub struct ControlError {
 /// What a server says of a request before its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "progress", rename_all = "snake_case")]
-pub(crate) enum Progress {
+pub(crate) enum RequestProgress {
     /// It waits for others.
     Waiting,
     /// The server begins with it, or works on it.

@@ -31,7 +31,7 @@ pub const KEEPER_SOCKET: &str = "keeper.sock";
 
 /// What is known of a running device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct DeviceRecord {
     /// Version of this record: 1.
     pub version: u32,
     /// The device's name, such as `zram0`.
@@ -147,11 +147,11 @@ pub struct Claim {
 
 /// A device that runs.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct RunningDevice {
     /// Its directory.
     pub dir: PathBuf,
     /// Its record.
-    pub record: Record,
+    pub record: DeviceRecord,
 }
 
 /// What was found dead and cleared, or could not be.
@@ -163,7 +163,7 @@ pub struct Swept {
     pub outcome: Result<Vec<String>, String>,
 }
 
-impl Entry {
+impl RunningDevice {
     /// Whether the device is gone: its directory, or the name, which another device has now.
     pub fn is_gone(&self) -> bool {
         let dir = match PrivateDir::open(&self.dir) {
@@ -200,7 +200,7 @@ impl Entry {
     }
 }
 
-fn record_of(dir: &PrivateDir) -> Option<Record> {
+fn record_of(dir: &PrivateDir) -> Option<DeviceRecord> {
     let text = dir.read(RECORD, MAX_RECORD).ok()?;
     serde_json::from_slice(&text).ok()
 }
@@ -311,13 +311,13 @@ impl RunDir {
     }
 
     /// The devices that run, by number. One that is still being made has no record yet and is left out.
-    pub fn devices(&self) -> Result<Vec<Entry>, Error> {
+    pub fn devices(&self) -> Result<Vec<RunningDevice>, Error> {
         let listed = self.listed()?.into_iter();
         Ok(listed.map(|(entry, _)| entry).collect())
     }
 
     /// The devices that run, and when each was first said to be where it is.
-    fn listed(&self) -> Result<Vec<(Entry, SystemTime)>, Error> {
+    fn listed(&self) -> Result<Vec<(RunningDevice, SystemTime)>, Error> {
         let mut entries = Vec::new();
         let Some(all) = self.open()? else {
             return Ok(entries);
@@ -332,9 +332,9 @@ impl RunDir {
             let Ok((text, since)) = dir.read_with_time(RECORD, MAX_RECORD) else {
                 continue;
             };
-            match serde_json::from_slice::<Record>(&text) {
+            match serde_json::from_slice::<DeviceRecord>(&text) {
                 Ok(record) if record.version == 1 && record.name == name => {
-                    entries.push((Entry { dir: path, record }, since));
+                    entries.push((RunningDevice { dir: path, record }, since));
                 }
                 _ => tracing::warn!("{}: not a record of version 1", path.display()),
             }
@@ -343,11 +343,11 @@ impl RunDir {
     }
 
     /// The device of that name, path or URI.
-    pub fn find(&self, name: &str) -> Result<Entry, Error> {
+    pub fn find(&self, name: &str) -> Result<RunningDevice, Error> {
         let entries = self.listed()?;
         let bare = name.strip_prefix("/dev/").unwrap_or(name);
-        let by_name = |(entry, _): &&(Entry, SystemTime)| entry.record.name == bare;
-        let by_path = |(entry, _): &&(Entry, SystemTime)| entry.record.path == name;
+        let by_name = |(entry, _): &&(RunningDevice, SystemTime)| entry.record.name == bare;
+        let by_path = |(entry, _): &&(RunningDevice, SystemTime)| entry.record.path == name;
         // A device that is being removed still has the path in its record while the next one has it already.
         let newest = || {
             entries
@@ -486,12 +486,12 @@ impl Claim {
     }
 
     /// The record, if there is one.
-    pub fn record(&self) -> Option<Record> {
+    pub fn record(&self) -> Option<DeviceRecord> {
         record_of(&self.held)
     }
 
     /// Writes the record: from now on the device is listed.
-    pub fn publish(&self, record: &Record) -> Result<(), Error> {
+    pub fn publish(&self, record: &DeviceRecord) -> Result<(), Error> {
         let write = || self.write(RECORD, &serde_json::to_vec_pretty(record)?);
         write().map_err(Error::at("writing", &self.file(RECORD)))
     }

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::protocol::{
-    ControlError, Envelope, MAX_FILES, MAX_LINE, Progress, Request, Response, parse_request,
+    ControlError, Envelope, MAX_FILES, MAX_LINE, Request, RequestProgress, Response, parse_request,
 };
 use crate::trust;
 use conversation::{Conversation, Rest};
@@ -363,7 +363,7 @@ impl Control {
         if self.working.is_empty() {
             self.next_heartbeat = Instant::now() + HEARTBEAT;
         }
-        conversation.say(Progress::Waiting);
+        conversation.say(RequestProgress::Waiting);
         self.working.push(Arc::downgrade(conversation));
     }
 

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use uzram_control::{
-    ControlError, ControlServer, Error, Handler, Record, Request, Response, RunDir, call,
+    ControlError, ControlServer, DeviceRecord, Error, Handler, Request, Response, RunDir, call,
     call_device,
 };
 
-fn record(name: &str) -> Record {
-    Record {
+fn record(name: &str) -> DeviceRecord {
+    DeviceRecord {
         version: 1,
         name: name.into(),
         pid: std::process::id(),
@@ -220,7 +220,7 @@ fn the_newest_device_has_the_path() {
     for claim in [&claims[2], &claims[0], &claims[1]] {
         std::thread::sleep(std::time::Duration::from_millis(20));
         let path = "/dev/loop7".into();
-        let record = Record {
+        let record = DeviceRecord {
             path,
             ..record(&claim.name)
         };
@@ -241,7 +241,7 @@ fn another_device_of_the_same_name_is_not_the_one_that_was_meant() {
     assert!(entry.is_gone());
     let next = run.claim(None).unwrap();
     let identity = "2233".into();
-    next.publish(&Record {
+    next.publish(&DeviceRecord {
         identity,
         ..record("zram0")
     })

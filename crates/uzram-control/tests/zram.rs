@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use uzram_control::zram::{
-    ATTRIBUTES, Attribute, AttributePlace, Errno, Host, HostOptions, Owner, Saved, View, When,
+    ATTRIBUTES, Attribute, AttributeOwner, AttributePlace, Errno, Host, HostOptions, Saved, View,
+    WritableWhen,
 };
 use uzram_testkit::data::noise;
 use uzram_testkit::zram::InProcess;
@@ -18,12 +19,12 @@ fn hosts(strict: bool) -> (Host, InProcess) {
 }
 
 fn show(host: &Host, name: &str) -> String {
-    let text = host.show(Owner::Device(0), name);
+    let text = host.show(AttributeOwner::Device(0), name);
     String::from_utf8(text.unwrap_or_else(|error| panic!("{name}: {error}"))).unwrap()
 }
 
 fn store(host: &Host, name: &str, text: &str) -> Result<(), Errno> {
-    host.store(Owner::Device(0), name, text.as_bytes())
+    host.store(AttributeOwner::Device(0), name, text.as_bytes())
 }
 
 /// A page that compresses to some hundred bytes, different for each number.
@@ -36,7 +37,10 @@ fn page(number: u32) -> Vec<u8> {
 #[test]
 fn an_uninitialised_device_reads_as_the_kernels() {
     let (host, _) = hosts(true);
-    assert_eq!(host.show(Owner::Control, "hot_add").unwrap(), b"0\n");
+    assert_eq!(
+        host.show(AttributeOwner::Control, "hot_add").unwrap(),
+        b"0\n"
+    );
     for (name, text) in [
         ("disksize", "0\n"),
         ("initstate", "0\n"),
@@ -118,7 +122,7 @@ fn a_devices_life() {
     assert_eq!(store(&host, "disksize", "rubbish"), Err(Errno::INVAL));
     let opened = engine.open(0).unwrap();
     assert_eq!(store(&host, "reset", "1"), Err(Errno::BUSY));
-    let remove = |text: &str| host.store(Owner::Control, "hot_remove", text.as_bytes());
+    let remove = |text: &str| host.store(AttributeOwner::Control, "hot_remove", text.as_bytes());
     assert_eq!(remove("0"), Err(Errno::BUSY));
     drop(opened);
     assert_eq!(store(&host, "reset", "1\n"), Ok(()));
@@ -132,7 +136,7 @@ fn a_devices_life() {
     assert_eq!(remove("x"), Err(Errno::INVAL));
     assert_eq!(remove("99999999999"), Err(Errno::RANGE));
     assert_eq!(
-        host.show(Owner::Device(0), "disksize"),
+        host.show(AttributeOwner::Device(0), "disksize"),
         Err(Errno::NOENT),
         "it is gone"
     );
@@ -256,16 +260,19 @@ fn errors_are_the_kernels() {
     check(&uninit, "before disksize");
     for name in ["reset", "mem_limit", "compact", "recompress", "idle"] {
         assert_eq!(
-            host.show(Owner::Device(0), name),
+            host.show(AttributeOwner::Device(0), name),
             Err(Errno::ACCESS),
             "{name}"
         );
     }
     assert_eq!(
-        host.store(Owner::Control, "hot_add", b"1"),
+        host.store(AttributeOwner::Control, "hot_add", b"1"),
         Err(Errno::ACCESS)
     );
-    assert_eq!(host.show(Owner::Control, "hot_remove"), Err(Errno::ACCESS));
+    assert_eq!(
+        host.show(AttributeOwner::Control, "hot_remove"),
+        Err(Errno::ACCESS)
+    );
     assert_eq!(host.block_state(0, 0, 4096), Err(Errno::INVAL));
     assert_eq!(host.classes(0), Err(Errno::NOENT));
     // An empty write does nothing, where writing is allowed at all.
@@ -374,7 +381,8 @@ fn what_is_saved_comes_back() {
     store(&host, "comp_algorithm", "zstd").unwrap();
     store(&host, "writeback_limit", "9").unwrap();
     store(&host, "disksize", "1M").unwrap();
-    host.store(Owner::Device(3), "mem_limit", b"8K").unwrap();
+    host.store(AttributeOwner::Device(3), "mem_limit", b"8K")
+        .unwrap();
     let saved = host.saved();
     let text = serde_json::to_string(&saved).unwrap();
     let saved: Saved = serde_json::from_str(&text).unwrap();
@@ -394,7 +402,10 @@ fn what_is_saved_comes_back() {
     assert!(show(&after, "comp_algorithm").contains("[lzo-rle]"));
     assert_eq!(show(&after, "writeback_limit"), "9\n");
     after.forget(0);
-    assert_eq!(after.show(Owner::Device(0), "disksize"), Err(Errno::NOENT));
+    assert_eq!(
+        after.show(AttributeOwner::Device(0), "disksize"),
+        Err(Errno::NOENT)
+    );
 }
 
 /// What uzram can do beyond the kernel when it is not strict.
@@ -458,7 +469,7 @@ fn every_attribute_has_its_words() {
             "{name}"
         );
         assert!(
-            attribute.store.is_some() || attribute.when == When::Always,
+            attribute.store.is_some() || attribute.when == WritableWhen::Always,
             "{name}"
         );
         let same = |other: &&Attribute| other.name == *name && other.place == attribute.place;
@@ -483,7 +494,7 @@ fn devices_are_used_by_many_at_once() {
             scope.spawn(|| {
                 for _ in 0..25 {
                     let id = host.hot_add().unwrap();
-                    let device = Owner::Device(id);
+                    let device = AttributeOwner::Device(id);
                     host.store(device, "disksize", b"1M").unwrap();
                     assert_eq!(host.store(device, "disksize", b"1M"), Err(Errno::BUSY));
                     assert!(engine.open(id).is_some());
@@ -509,8 +520,8 @@ proptest! {
         for (number, text) in writes {
             let attribute = &ATTRIBUTES[number];
             let owner = match attribute.place {
-                AttributePlace::Control => Owner::Control,
-                AttributePlace::Device => Owner::Device(0),
+                AttributePlace::Control => AttributeOwner::Control,
+                AttributePlace::Device => AttributeOwner::Device(0),
             };
             let done = host.store(owner, attribute.name, text.as_bytes());
             if attribute.store.is_none() {
@@ -520,7 +531,7 @@ proptest! {
                 host.add_device(0).unwrap();
             }
             for readable in ATTRIBUTES.iter().filter(|a| a.place == AttributePlace::Device && a.mode & 0o444 != 0) {
-                prop_assert!(host.show(Owner::Device(0), readable.name).is_ok(), "{}", readable.name);
+                prop_assert!(host.show(AttributeOwner::Device(0), readable.name).is_ok(), "{}", readable.name);
             }
         }
     }

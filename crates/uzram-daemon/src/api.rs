@@ -6,7 +6,7 @@ use hyper::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Errno, Owner, View};
+use uzram_control::zram::{ATTRIBUTES, AttributeOwner, AttributePlace, Errno, View};
 use uzram_control::{ControlError, Request, Response, number};
 use uzram_spec::DeviceSpec;
 
@@ -20,7 +20,7 @@ const MAX_BLOCK_STATE: usize = 1 << 20;
 
 /// A device that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Created {
+pub struct CreateAnswer {
     /// Its name.
     pub name: String,
     /// Its node or URI.
@@ -42,7 +42,8 @@ pub trait Devices: Send + Sync {
     fn view(&self) -> &dyn View;
     /// Makes a device. One that somebody is to confirm is taken down again if he ends before [`Devices::confirm`] comes,
     /// or takes too long.
-    fn create(&self, spec: &DeviceSpec, asker: Option<Asker>) -> Result<Created, ControlError>;
+    fn create(&self, spec: &DeviceSpec, asker: Option<Asker>)
+    -> Result<CreateAnswer, ControlError>;
     /// Keeps a device that was to be confirmed. ENODEV where none of that identity is.
     fn confirm(&self, name: &str, identity: &str) -> Result<(), ControlError>;
     /// Takes a device down and forgets it; EBUSY while it is in use. With an identity, no other device of the name: ENODEV.
@@ -198,12 +199,12 @@ const ROUTES: &[Route] = &[
         "/v1/devices/{name}/attributes/{attribute}",
         "An attribute, to the byte as the kernel shows it",
         "text",
-        |call| call.show(Owner::Device(call.id()?), &call.names[1]),
+        |call| call.show(AttributeOwner::Device(call.id()?), &call.names[1]),
     ),
     Route::put(
         "/v1/devices/{name}/attributes/{attribute}",
         "Write an attribute: the body is what one write(2) would be given",
-        |call| call.store(Owner::Device(call.id()?), &call.names[1]),
+        |call| call.store(AttributeOwner::Device(call.id()?), &call.names[1]),
     ),
     Route::get(
         "/v1/devices/{name}/block_state",
@@ -230,12 +231,12 @@ const ROUTES: &[Route] = &[
         "Add a device that is not initialised; answers its number",
         "",
         "text",
-        |call| call.show(Owner::Control, "hot_add"),
+        |call| call.show(AttributeOwner::Control, "hot_add"),
     ),
     Route::put(
         "/v1/control/hot_remove",
         "Remove the device whose number is the body",
-        |call| call.store(Owner::Control, "hot_remove"),
+        |call| call.store(AttributeOwner::Control, "hot_remove"),
     ),
 ];
 
@@ -296,11 +297,11 @@ impl<'a> Call<'a> {
         id(&self.names[0])
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Handled {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Handled {
         Ok(Answer::Text(self.view().show(owner, attribute)?))
     }
 
-    fn store(&self, owner: Owner, attribute: &str) -> Handled {
+    fn store(&self, owner: AttributeOwner, attribute: &str) -> Handled {
         self.view().store(owner, attribute, self.body)?;
         Ok(Answer::Done)
     }
@@ -484,7 +485,7 @@ fn ask(call: &Call<'_>) -> Handled {
 }
 
 fn all_attributes(call: &Call<'_>) -> Handled {
-    let owner = Owner::Device(call.id()?);
+    let owner = AttributeOwner::Device(call.id()?);
     let mut all = serde_json::Map::new();
     for attribute in ATTRIBUTES {
         if attribute.place == AttributePlace::Device && attribute.mode & 0o400 != 0 {

@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use uzram_control::ControlError;
-use uzram_control::zram::{Errno, Owner, Shown, View};
+use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
 use uzram_spec::{DeviceSpec, Failure};
 
-use crate::api::Created;
+use crate::api::CreateAnswer;
 use crate::error::Body;
 
 /// How long a look may take. What changes something may take as long as it takes.
@@ -92,14 +92,14 @@ impl Client {
     }
 
     /// Makes a device. The daemon takes it down again unless [`Client::confirm`] follows.
-    pub fn create(&self, spec: &DeviceSpec) -> Result<Created> {
+    pub fn create(&self, spec: &DeviceSpec) -> Result<CreateAnswer> {
         let path = "/v1/devices?confirm=true";
         parse(&self.call("POST", path, &spec.to_json())?.body)
     }
 
     /// Says that a device is known that was made for this process.
-    pub fn confirm(&self, created: &Created) -> Result<()> {
-        let Created { name, identity, .. } = created;
+    pub fn confirm(&self, created: &CreateAnswer) -> Result<()> {
+        let CreateAnswer { name, identity, .. } = created;
         // An older daemon waits for nothing.
         if identity.is_empty() {
             return Ok(());
@@ -109,8 +109,8 @@ impl Client {
     }
 
     /// Takes a device back that was made for this process.
-    pub fn take_back(&self, created: &Created) -> Result<()> {
-        let Created { name, identity, .. } = created;
+    pub fn take_back(&self, created: &CreateAnswer) -> Result<()> {
+        let CreateAnswer { name, identity, .. } = created;
         match identity.is_empty() {
             true => self.remove(name),
             false => {
@@ -120,13 +120,13 @@ impl Client {
         }
     }
 
-    fn shown(&self) -> Result<Vec<Shown>> {
+    fn shown(&self) -> Result<Vec<ShownDevice>> {
         parse(&self.call("GET", "/v1/control/devices", &[])?.body)
     }
 
     /// The names of all devices, also of those that are not initialised.
     pub fn names(&self) -> Result<Vec<String>> {
-        let names = |shown: &Shown| format!("zram{}", shown.id);
+        let names = |shown: &ShownDevice| format!("zram{}", shown.id);
         Ok(self.shown()?.iter().map(names).collect())
     }
 
@@ -203,29 +203,29 @@ fn device(id: u32) -> String {
     format!("/v1/devices/zram{id}")
 }
 
-fn attribute_path(owner: Owner, attribute: &str) -> String {
+fn attribute_path(owner: AttributeOwner, attribute: &str) -> String {
     match owner {
-        Owner::Control => format!("/v1/control/{attribute}"),
-        Owner::Device(id) => format!("{}/attributes/{attribute}", device(id)),
+        AttributeOwner::Control => format!("/v1/control/{attribute}"),
+        AttributeOwner::Device(id) => format!("{}/attributes/{attribute}", device(id)),
     }
 }
 
 impl View for Client {
-    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno> {
         Ok(self.shown()?)
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno> {
         // Reading this one changes something.
         let method = match owner {
-            Owner::Control => "POST",
-            Owner::Device(_) => "GET",
+            AttributeOwner::Control => "POST",
+            AttributeOwner::Device(_) => "GET",
         };
         let reply = self.call(method, &attribute_path(owner, attribute), &[])?;
         Ok(reply.body.into())
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         self.call("PUT", &attribute_path(owner, attribute), value)?;
         Ok(())
     }

@@ -40,7 +40,7 @@ const MAX_NUM_DEVICES: u32 = 1024;
 
 /// The daemon's configuration.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Config {
+pub struct DaemonConfig {
     /// What the daemon does.
     pub daemon: DaemonSettings,
     /// The devices to make.
@@ -121,23 +121,23 @@ pub struct NewDevice {
     pub filesystem: Option<FileSystem>,
 }
 
-impl Config {
+impl DaemonConfig {
     /// Reads the file. `None`: there is none.
-    pub fn read(path: &Path) -> Option<Config> {
+    pub fn read(path: &Path) -> Option<DaemonConfig> {
         match std::fs::read(path) {
-            Ok(bytes) => Some(Config::parse(path, &bytes)),
+            Ok(bytes) => Some(DaemonConfig::parse(path, &bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => Some(Config {
+            Err(error) => Some(DaemonConfig {
                 problems: vec![Origin::new(path, "").problem(error.into())],
-                ..Config::default()
+                ..DaemonConfig::default()
             }),
         }
     }
 
     /// Reads what stands in a file of that path.
-    pub fn parse(path: &Path, bytes: &[u8]) -> Config {
+    pub fn parse(path: &Path, bytes: &[u8]) -> DaemonConfig {
         let whole = Origin::new(path, "");
-        let mut config = Config::default();
+        let mut config = DaemonConfig::default();
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
             Err(error) => {
@@ -356,21 +356,21 @@ fn filesystem(entries: &mut Map<String, Value>) -> Result<Option<FileSystem>> {
 }
 
 /// A section of a file as it is written, with those that stand within it.
-pub(crate) struct Piece {
+pub(crate) struct ConfigSection {
     /// Its first line's number, from 1.
     line: usize,
     pub(crate) text: String,
 }
 
 /// The sections of a file, and what stands before them. `begins` tells a line with which one begins.
-pub(crate) fn pieces_of(text: &str, begins: impl Fn(&str) -> bool) -> Vec<Piece> {
-    let mut pieces = vec![Piece {
+pub(crate) fn pieces_of(text: &str, begins: impl Fn(&str) -> bool) -> Vec<ConfigSection> {
+    let mut pieces = vec![ConfigSection {
         line: 1,
         text: String::new(),
     }];
     for (index, line) in text.split_inclusive('\n').enumerate() {
         if begins(line) {
-            pieces.push(Piece {
+            pieces.push(ConfigSection {
                 line: index + 1,
                 text: String::new(),
             });
@@ -393,7 +393,7 @@ fn header(line: &str) -> Option<&str> {
     (begins && name.chars().all(plain)).then_some(name)
 }
 
-impl Piece {
+impl ConfigSection {
     fn header(&self) -> &str {
         self.text
             .lines()
@@ -450,11 +450,11 @@ pub(crate) fn spec_from_options(options: &Map<String, Value>, also: &[&str]) -> 
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Config {
-        Config::parse(Path::new("/uzram.toml"), text.as_bytes())
+    fn read(text: &str) -> DaemonConfig {
+        DaemonConfig::parse(Path::new("/uzram.toml"), text.as_bytes())
     }
 
-    fn names(config: &Config) -> Vec<&str> {
+    fn names(config: &DaemonConfig) -> Vec<&str> {
         let names = config
             .devices
             .iter()
@@ -489,8 +489,8 @@ mod tests {
         let filesystem = config.devices[2].filesystem.as_ref().unwrap();
         assert_eq!(filesystem.mkfs_options, ["-m", "crc=0"]);
         assert_eq!(filesystem.mount, None);
-        assert_eq!(Config::read(Path::new("/no/such/file")), None);
-        assert_eq!(read(""), Config::default());
+        assert_eq!(DaemonConfig::read(Path::new("/no/such/file")), None);
+        assert_eq!(read(""), DaemonConfig::default());
     }
 
     /// One that is wrong is one problem, which names it, and the others are there.
@@ -584,14 +584,14 @@ mod tests {
         assert_eq!(said.len(), 10, "{said:#?}");
         assert!(!config.daemon.strict, "what is good is taken");
         assert_eq!(config.daemon.frontend, "auto");
-        let config = Config::parse(Path::new("/x"), b"\xff");
+        let config = DaemonConfig::parse(Path::new("/x"), b"\xff");
         assert_eq!(config.problems.len(), 1);
     }
 
     #[test]
     fn the_file_that_is_shipped_is_read() {
         let text = include_str!("../../../dist/uzram.toml");
-        assert_eq!(read(text), Config::default());
+        assert_eq!(read(text), DaemonConfig::default());
         let all = text.replace("\n# sysfs", "\nsysfs");
         let (settings, examples) = all.split_once("\n# [[device]]").unwrap();
         let examples = examples.replace("\n#", "\n");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use uzram_runtime::process::{pidfd, wait_for_end_within};
 use uzram_spec::{Failure, FailureKind, Result};
 
-use crate::api::{Asker, Created};
+use crate::api::{Asker, CreateAnswer};
 
 /// How long a device is kept for an asker that lives and says nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ impl Unconfirmed {
     }
 
     /// Lets a device wait.
-    pub(crate) fn wait_for(self: &Arc<Self>, created: &Created, asker: Asker) -> Waiting {
+    pub(crate) fn wait_for(self: &Arc<Self>, created: &CreateAnswer, asker: Asker) -> Waiting {
         let (sender, inbox) = sync_channel(1);
         self.waiting().insert(created.identity.clone(), sender);
         Waiting {
@@ -116,8 +116,8 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
 
-    fn device(identity: &str) -> Created {
-        Created {
+    fn device(identity: &str) -> CreateAnswer {
+        CreateAnswer {
             name: "zram0".into(),
             path: String::new(),
             notes: String::new(),

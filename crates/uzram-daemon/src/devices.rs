@@ -6,13 +6,13 @@ use std::sync::mpsc::sync_channel;
 
 use serde_json::{Value, json};
 use uzram_blockdev::Survey;
-use uzram_control::zram::{Errno, Owner, Shown, View};
-use uzram_control::{ControlError, Entry, Request, Response};
+use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
+use uzram_control::{ControlError, Request, Response, RunningDevice};
 use uzram_runtime::zram::Local;
 use uzram_runtime::{client, launch, launch_announced, users};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 
-use crate::api::{Asker, Created, Devices};
+use crate::api::{Asker, CreateAnswer, Devices};
 use crate::confirm::Unconfirmed;
 use crate::hold::SharedHolder;
 
@@ -31,11 +31,15 @@ struct HeldView {
 
 impl HeldView {
     /// Holds a new device and shows it.
-    fn taken_note_of(&self, created: uzram_runtime::Created, notes: &[String]) -> Outcome<Created> {
+    fn taken_note_of(
+        &self,
+        created: uzram_runtime::Created,
+        notes: &[String],
+    ) -> Outcome<CreateAnswer> {
         self.holder.hold_new();
         self.local.sync();
         let uzram_runtime::Created { name, path } = created;
-        Ok(Created {
+        Ok(CreateAnswer {
             identity: self.local.run.find(&name)?.record.identity,
             name,
             path,
@@ -45,15 +49,15 @@ impl HeldView {
 }
 
 impl View for HeldView {
-    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno> {
         self.local.devices()
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno> {
         self.local.show(owner, attribute)
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         let stored = self.local.store(owner, attribute, value);
         self.holder.hold_new();
         stored
@@ -95,7 +99,11 @@ impl Daemon {
 
     /// Makes a device by a thread that waits for the word that it is known. Without that the keeper takes it down, as it
     /// does where this process ends.
-    fn create_unconfirmed(&self, spec: &DeviceSpec, asker: Asker) -> Result<Created, ControlError> {
+    fn create_unconfirmed(
+        &self,
+        spec: &DeviceSpec,
+        asker: Asker,
+    ) -> Result<CreateAnswer, ControlError> {
         let (tell, told) = sync_channel(1);
         let (spec, held, unconfirmed) = (spec.clone(), self.held.clone(), self.unconfirmed.clone());
         let make = move || {
@@ -127,13 +135,13 @@ impl Daemon {
         Ok(made.unwrap_or_else(|_| Err(Failure::new(FailureKind::Failed, "a panic")))?)
     }
 
-    fn entry(&self, name: &str) -> Result<Entry, ControlError> {
+    fn entry(&self, name: &str) -> Result<RunningDevice, ControlError> {
         let found = self.local.run.find(name);
         found.map_err(|e| Failure::from(e).into())
     }
 
     /// What is known of a device that is not initialised.
-    fn bare(shown: &Shown) -> Value {
+    fn bare(shown: &ShownDevice) -> Value {
         json!({
             "name": format!("zram{}", shown.id),
             "id": shown.id,
@@ -149,7 +157,11 @@ impl Devices for Daemon {
         &*self.held
     }
 
-    fn create(&self, spec: &DeviceSpec, asker: Option<Asker>) -> Result<Created, ControlError> {
+    fn create(
+        &self,
+        spec: &DeviceSpec,
+        asker: Option<Asker>,
+    ) -> Result<CreateAnswer, ControlError> {
         match asker {
             Some(asker) => self.create_unconfirmed(spec, asker),
             None => {
@@ -187,7 +199,7 @@ impl Devices for Daemon {
         let id = name.strip_prefix("zram").unwrap_or(name);
         let removed = self
             .local
-            .store(Owner::Control, "hot_remove", id.as_bytes());
+            .store(AttributeOwner::Control, "hot_remove", id.as_bytes());
         removed.map_err(|errno| match (errno.raw_os_error(), self.entry(name)) {
             // Who uses it?
             (16, Ok(entry)) => match users::users(&Survey::new(), &entry) {
@@ -207,7 +219,7 @@ impl Devices for Daemon {
         let shown = self.local.devices();
         let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
         let entries = self.local.run.devices().unwrap_or_default();
-        let wanted: Vec<Entry> = entries
+        let wanted: Vec<RunningDevice> = entries
             .into_iter()
             .filter(|entry| name.is_none_or(|name| entry.record.name == name))
             .collect();

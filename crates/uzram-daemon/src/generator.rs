@@ -15,7 +15,7 @@ use ini::{Ini, Properties};
 use uzram::compress::AlgorithmSpec;
 use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, Result, SwapSpec};
 
-use crate::config::{NewDevice, Piece, pieces_of};
+use crate::config::{ConfigSection, NewDevice, pieces_of};
 use crate::filesystem::{FileSystem, Mount};
 use crate::problem::{Origin, Problem};
 
@@ -211,7 +211,7 @@ impl Reader {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let begins = |line: &str| line.trim_start().starts_with('[');
-        for Piece { text: piece, .. } in pieces_of(text, begins) {
+        for ConfigSection { text: piece, .. } in pieces_of(text, begins) {
             match Ini::load_from_str(&piece) {
                 Ok(ini) => self.ini(path, &ini),
                 Err(error) => {

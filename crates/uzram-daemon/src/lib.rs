@@ -1,5 +1,5 @@
 //! `uzramd`, which owns devices ([`Run`]): an API over HTTP on a unix socket ([`serve`]), its client ([`Client`]), the
-//! configuration ([`Config`]), zram-generator's configuration ([`generator`]), what systemd is told ([`notify`]), and the
+//! configuration ([`DaemonConfig`]), zram-generator's configuration ([`generator`]), what systemd is told ([`notify`]), and the
 //! memory of every device, held so that not even the death of server and keeper at once loses it.
 //!
 //! Devices do not depend on it: each has its server and keeper, which go on when the daemon ends.
@@ -26,9 +26,9 @@ mod problem;
 mod run;
 mod setup;
 
-pub use api::{Asker, Created, Devices, Route, routes};
+pub use api::{Asker, CreateAnswer, Devices, Route, routes};
 pub use client::{Client, ClientError};
-pub use config::{Config, DaemonSettings, NewDevice};
+pub use config::{DaemonConfig, DaemonSettings, NewDevice};
 pub use error::errno_name;
 pub use filesystem::{FileSystem, Mount};
 pub use http::{Limits, bind, converse, serve};

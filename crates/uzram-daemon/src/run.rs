@@ -82,7 +82,7 @@ impl Run {
         wanted.make(&daemon);
         let there = local.devices().map_or(0, |devices| devices.len());
         for _ in there..settings.num_devices as usize {
-            let added = local.show(uzram_control::zram::Owner::Control, "hot_add");
+            let added = local.show(uzram_control::zram::AttributeOwner::Control, "hot_add");
             if let Err(errno) = added {
                 tracing::error!("num_devices: adding a device: {errno}");
                 break;

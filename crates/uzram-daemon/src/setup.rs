@@ -6,7 +6,7 @@ use uzram_control::RunDir;
 use uzram_spec::{Failure, Result};
 
 use crate::api::Devices;
-use crate::config::{Config, DaemonSettings, NewDevice};
+use crate::config::{DaemonConfig, DaemonSettings, NewDevice};
 use crate::devices::Daemon;
 use crate::generator;
 use crate::problem::Problem;
@@ -30,7 +30,7 @@ impl Wanted {
     /// not there.
     pub(crate) fn read(named: Option<&Path>, run: &RunDir) -> Result<Wanted> {
         let path = named.unwrap_or(Path::new(DEFAULT));
-        let config = Config::read(path);
+        let config = DaemonConfig::read(path);
         if config.is_none() && named.is_some() {
             return Err(Failure::usage(format!("{}: no such file", path.display())));
         }

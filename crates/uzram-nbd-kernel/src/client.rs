@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::netlink::{Family, NetlinkRequest, Refusal, attribute, u32_at};
+use crate::netlink::{Family, NetlinkRefusal, NetlinkRequest, attribute, u32_at};
 use crate::{Error, KernelNbdOptions, sysfs};
 
 const NAME: &str = "nbd";
@@ -91,7 +91,7 @@ impl NbdClient {
         self.put_identifier(&mut request, options);
         match self.0.send(request) {
             Ok(_) => Ok(true),
-            Err(Refusal {
+            Err(NetlinkRefusal {
                 errno: Errno::INVAL,
                 ..
             }) => Ok(false),
@@ -151,7 +151,7 @@ fn seconds(time: std::time::Duration) -> u32 {
     whole.min(MOST) as u32
 }
 
-fn refused(step: &str, device: &Path, refusal: Refusal) -> Error {
+fn refused(step: &str, device: &Path, refusal: NetlinkRefusal) -> Error {
     let hint = match refusal.errno {
         Errno::PERM => Some("it takes CAP_SYS_ADMIN, outside of containers"),
         Errno::NODEV | Errno::OPNOTSUPP => Some("the nbd module is being unloaded"),
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn refusals_say_why() {
         let why = |errno, words: Option<&str>| {
-            let refusal = Refusal {
+            let refusal = NetlinkRefusal {
                 errno,
                 words: words.map(str::to_owned),
             };

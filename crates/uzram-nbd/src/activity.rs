@@ -13,7 +13,7 @@ pub(crate) const STALLED: Duration = Duration::from_secs(1);
 
 /// What a connection does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ConnectionPhase {
     /// It has been negotiating for so long.
     Negotiating(Duration),
     /// It holds no request, and nothing has come for so long.
@@ -24,13 +24,13 @@ pub(crate) enum Phase {
     Busy,
 }
 
-impl Phase {
+impl ConnectionPhase {
     /// Whether waiting for this connection to end by itself may take for ever.
     pub(crate) fn is_stuck(&self) -> bool {
         match self {
-            Phase::Negotiating(time) => *time > STALLED,
-            Phase::Stalled(_) => true,
-            Phase::Idle(_) | Phase::Busy => false,
+            ConnectionPhase::Negotiating(time) => *time > STALLED,
+            ConnectionPhase::Stalled(_) => true,
+            ConnectionPhase::Idle(_) | ConnectionPhase::Busy => false,
         }
     }
 }
@@ -106,18 +106,18 @@ impl Activity {
     }
 
     /// What the connection does now.
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> ConnectionPhase {
         if self.negotiating.load(Relaxed) {
-            return Phase::Negotiating(self.begun.elapsed());
+            return ConnectionPhase::Negotiating(self.begun.elapsed());
         }
         if let Some(time) = self.blocked().filter(|time| *time > STALLED) {
-            return Phase::Stalled(time);
+            return ConnectionPhase::Stalled(time);
         }
         // The leader that waits for bytes holds the leadership: every other worker that does not wait for it has a share.
         let others_wait = self.workers.load(Relaxed) <= self.waiting.load(Relaxed) + 1;
         match self.receives.get(self.begun) {
-            Some(time) if others_wait => Phase::Idle(time),
-            _ => Phase::Busy,
+            Some(time) if others_wait => ConnectionPhase::Idle(time),
+            _ => ConnectionPhase::Busy,
         }
     }
 }
@@ -129,30 +129,34 @@ mod tests {
     #[test]
     fn a_connection_is_idle_only_while_no_worker_has_a_share() {
         let activity = Activity::new(true);
-        assert!(matches!(activity.phase(), Phase::Negotiating(_)));
+        assert!(matches!(activity.phase(), ConnectionPhase::Negotiating(_)));
         activity.negotiated();
-        assert_eq!(activity.phase(), Phase::Busy);
+        assert_eq!(activity.phase(), ConnectionPhase::Busy);
         activity.begin_receive();
-        assert!(matches!(activity.phase(), Phase::Idle(_)));
+        assert!(matches!(activity.phase(), ConnectionPhase::Idle(_)));
         activity.workers.store(2, Relaxed);
-        assert_eq!(activity.phase(), Phase::Busy, "the other executes");
+        assert_eq!(
+            activity.phase(),
+            ConnectionPhase::Busy,
+            "the other executes"
+        );
         activity.waiting.store(1, Relaxed);
-        assert!(matches!(activity.phase(), Phase::Idle(_)));
+        assert!(matches!(activity.phase(), ConnectionPhase::Idle(_)));
         activity.end_receive();
-        assert_eq!(activity.phase(), Phase::Busy);
+        assert_eq!(activity.phase(), ConnectionPhase::Busy);
     }
 
     #[test]
     fn a_client_stalls_once_it_has_taken_nothing_for_a_while() {
         let activity = Activity::new(false);
         activity.send_blocks();
-        assert_eq!(activity.phase(), Phase::Busy, "not yet");
+        assert_eq!(activity.phase(), ConnectionPhase::Busy, "not yet");
         let earlier = Activity {
             begun: Instant::now() - 2 * STALLED,
             ..activity
         };
         assert!(earlier.phase().is_stuck());
         earlier.send_progresses();
-        assert_eq!(earlier.phase(), Phase::Busy);
+        assert_eq!(earlier.phase(), ConnectionPhase::Busy);
     }
 }

@@ -1,6 +1,6 @@
 //! Why a connection ended. Each connection ends with exactly one of these, and it is logged once.
 
-use crate::limits::Refusal;
+use crate::limits::AdmissionRefusal;
 use std::{io, time::Duration};
 use thiserror::Error;
 
@@ -25,7 +25,7 @@ pub(crate) enum Close {
     #[error("no export is named {0:?}")]
     UnknownExport(String),
     #[error("refused: {0}")]
-    Refused(Refusal),
+    Refused(AdmissionRefusal),
     #[error("there was no request for {} seconds, the limit", .0.as_secs_f64())]
     Idle(Duration),
     #[error("its peer had more than half of the places, and another peer wanted one")]

@@ -24,7 +24,7 @@ use crate::{
     divide::DividedWrites,
     execute::Session,
     lock::lock,
-    proto::Request,
+    proto::RequestHeader,
     receive::{Batch, Next, Receiver},
     reply::Replies,
     socket::Socket,
@@ -42,7 +42,7 @@ use std::{
 };
 use uzram_frontend::Poller;
 
-/// Most work (see [`Request::cost`]) that the leader does at once: compressing 32 KiB takes about as long as waking another
+/// Most work (see [`RequestHeader::cost`]) that the leader does at once: compressing 32 KiB takes about as long as waking another
 /// worker. Measured against 4 and 16 KiB with 1 to 64 requests of 4 KiB in flight.
 const MAX_INLINE: usize = 32 << 10;
 /// Bytes of work after which replies are sent, so that the first of a share does not wait for the last.
@@ -201,7 +201,7 @@ impl<'a> Connection<'a> {
     /// Executes a WRITE that does not fit in the receive buffer, as its payload arrives.
     fn stream(
         &self,
-        request: &Request,
+        request: &RequestHeader,
         receiver: &mut Receiver,
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {

@@ -18,12 +18,12 @@
 
 use crate::{
     Error,
-    activity::Phase,
+    activity::ConnectionPhase,
     close::Close,
     connection,
     execute::Session,
     handshake,
-    limits::{self, Admission, Holder, Refusal},
+    limits::{self, Admission, AdmissionRefusal, PlacedConnection},
     lock::lock,
     peer::Peer,
     settings::ServerSettings,
@@ -57,7 +57,7 @@ enum Begin {
     /// With the handshake, in which the client chooses the export.
     Negotiate,
     /// With the handshake, in which the client is told why it is refused.
-    Refuse(Refusal),
+    Refuse(AdmissionRefusal),
     /// With requests, as agreed elsewhere.
     Transmit(Session),
 }
@@ -163,11 +163,11 @@ impl Connections {
     }
 
     /// Finds a place for a newcomer. A connection that has to give back its own is told to end.
-    fn admit(&self, newcomer: &Peer) -> Result<(), Refusal> {
+    fn admit(&self, newcomer: &Peer) -> Result<(), AdmissionRefusal> {
         if let Peer::Process { uid, .. } = newcomer
             && !self.settings.allows(*uid)
         {
-            return Err(Refusal::User(*uid));
+            return Err(AdmissionRefusal::User(*uid));
         }
         let Some(owner) = newcomer.owner() else {
             return Ok(());
@@ -175,7 +175,7 @@ impl Connections {
         let mut entries = lock(&self.entries);
         let placed = entries.values().filter_map(|entry| {
             let client = (entry.standing == Standing::Placed).then_some(&entry.client)?;
-            Some(Holder {
+            Some(PlacedConnection {
                 id: client.id,
                 owner: client.peer.owner()?,
                 phase: client.socket.activity.phase(),
@@ -314,7 +314,7 @@ impl Connections {
         let mut again = |after: Duration| next = Some(next.map_or(after, |next| next.min(after)));
         for entry in lock(&self.entries).values_mut() {
             let idle = match entry.client.socket.activity.phase() {
-                Phase::Idle(time) => time,
+                ConnectionPhase::Idle(time) => time,
                 _ => Duration::ZERO,
             };
             match (entry.standing, self.settings.idle_timeout) {

@@ -5,7 +5,7 @@
 //! finishes the last one replies. Waking a worker pays only for slow algorithms, so their speed is learned from the writes
 //! before.
 
-use crate::{execute::Failure, lock::lock};
+use crate::{execute::ErrorReply, lock::lock};
 use std::{
     sync::{
         Mutex,
@@ -36,12 +36,12 @@ pub(crate) struct DividedWrites {
 struct WriteSlot {
     /// The number of unfinished pieces plus one; 0 while the slot is free.
     left: AtomicU32,
-    failure: Mutex<Option<Failure>>,
+    failure: Mutex<Option<ErrorReply>>,
 }
 
 /// Marks an item as a piece of a divided write.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece {
+pub(crate) struct WritePiece {
     /// The slot of the divided write.
     pub(crate) write: usize,
     /// Where the piece begins on the device.
@@ -92,8 +92,8 @@ impl DividedWrites {
     pub(crate) fn end_piece(
         &self,
         write: usize,
-        done: Result<(), Failure>,
-    ) -> Option<Result<(), Failure>> {
+        done: Result<(), ErrorReply>,
+    ) -> Option<Result<(), ErrorReply>> {
         let write = &self.writes[write];
         if let Err(failure) = done {
             *lock(&write.failure) = Some(failure);

@@ -7,8 +7,8 @@ use crate::{
     close::Close,
     export::Export,
     proto::{
-        self, CHUNK_LEN, Errno, MAX_PAYLOAD, Request, SIMPLE_REPLY_LEN, allocation, chunk, cmd,
-        cmd_flag,
+        self, CHUNK_LEN, MAX_PAYLOAD, RequestHeader, SIMPLE_REPLY_LEN, WireErrno, allocation,
+        chunk, cmd, cmd_flag,
     },
     reply::{PIECE, Replies, fits},
 };
@@ -28,22 +28,22 @@ pub(crate) struct Session {
 }
 
 /// An error that is sent to the client.
-pub(crate) struct Failure {
-    errno: Errno,
+pub(crate) struct ErrorReply {
+    errno: WireErrno,
     message: Cow<'static, str>,
 }
 
-impl From<uzram::Error> for Failure {
+impl From<uzram::Error> for ErrorReply {
     fn from(error: uzram::Error) -> Self {
-        Failure {
-            errno: Errno::from_system(error.errno()),
+        ErrorReply {
+            errno: WireErrno::from_system(error.errno()),
             message: error.to_string().into(),
         }
     }
 }
 
-fn refuse<T>(errno: Errno, message: &'static str) -> Result<T, Failure> {
-    Err(Failure {
+fn refuse<T>(errno: WireErrno, message: &'static str) -> Result<T, ErrorReply> {
+    Err(ErrorReply {
         errno,
         message: message.into(),
     })
@@ -51,7 +51,7 @@ fn refuse<T>(errno: Errno, message: &'static str) -> Result<T, Failure> {
 
 impl Session {
     /// Checks whether the request may be executed.
-    pub(crate) fn check(&self, request: &Request) -> Result<(), Failure> {
+    pub(crate) fn check(&self, request: &RequestHeader) -> Result<(), ErrorReply> {
         // Some clients set FUA on everything, so it is allowed everywhere.
         let (flags, writes) = match request.kind {
             cmd::READ if self.structured => (cmd_flag::DF, false),
@@ -59,30 +59,42 @@ impl Session {
             cmd::WRITE | cmd::TRIM => (0, true),
             cmd::WRITE_ZEROES => (cmd_flag::NO_HOLE | cmd_flag::FAST_ZERO, true),
             cmd::BLOCK_STATUS if self.allocation => (cmd_flag::REQ_ONE, false),
-            cmd::BLOCK_STATUS => return refuse(Errno::Inval, "no metadata context was selected"),
+            cmd::BLOCK_STATUS => {
+                return refuse(WireErrno::Inval, "no metadata context was selected");
+            }
             cmd::FLUSH => (0, false),
-            _ => return refuse(Errno::Inval, "unknown command"),
+            _ => return refuse(WireErrno::Inval, "unknown command"),
         };
         if request.flags & !(flags | cmd_flag::FUA) != 0 {
-            return refuse(Errno::Inval, "this command does not take these flags");
+            return refuse(WireErrno::Inval, "this command does not take these flags");
         }
         if request.kind == cmd::FLUSH {
             return Ok(());
         }
         if writes && self.export.read_only {
-            return refuse(Errno::Perm, "the export is read-only");
+            return refuse(WireErrno::Perm, "the export is read-only");
         }
         if matches!(request.kind, cmd::READ | cmd::WRITE) && request.len > MAX_PAYLOAD {
-            return refuse(Errno::Inval, "a read or write has at most 33554432 bytes");
+            return refuse(
+                WireErrno::Inval,
+                "a read or write has at most 33554432 bytes",
+            );
         }
         if request.kind == cmd::BLOCK_STATUS && request.len == 0 {
-            return refuse(Errno::Inval, "a status request covers at least one byte");
+            return refuse(
+                WireErrno::Inval,
+                "a status request covers at least one byte",
+            );
         }
         let end = request.offset.checked_add(request.len.into());
         if end.is_none_or(|end| end > self.export.device.size_bytes()) {
             let grows = matches!(request.kind, cmd::WRITE | cmd::WRITE_ZEROES);
             return refuse(
-                if grows { Errno::NoSpc } else { Errno::Inval },
+                if grows {
+                    WireErrno::NoSpc
+                } else {
+                    WireErrno::Inval
+                },
                 "past the end of the export",
             );
         }
@@ -92,7 +104,7 @@ impl Session {
     /// Executes one request. Its payload, if it has one, is complete.
     pub(crate) fn execute(
         &self,
-        request: &Request,
+        request: &RequestHeader,
         payload: &[u8],
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
@@ -118,15 +130,15 @@ impl Session {
     }
 
     /// Writes a piece of a WRITE that was checked.
-    pub(crate) fn store(&self, piece: &[u8], offset: u64) -> Result<(), Failure> {
+    pub(crate) fn store(&self, piece: &[u8], offset: u64) -> Result<(), ErrorReply> {
         Ok(self.export.device.write_at(piece, offset)?)
     }
 
     /// Replies to a command whose reply has no payload.
     pub(crate) fn conclude(
         &self,
-        request: &Request,
-        done: Result<(), Failure>,
+        request: &RequestHeader,
+        done: Result<(), ErrorReply>,
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
         match done {
@@ -137,8 +149,8 @@ impl Session {
 
     fn fail(
         &self,
-        request: &Request,
-        failure: &Failure,
+        request: &RequestHeader,
+        failure: &ErrorReply,
         out: &mut Replies<'_>,
     ) -> Result<(), Close> {
         tracing::debug!(?request, errno = ?failure.errno, "{}", failure.message);
@@ -149,7 +161,7 @@ impl Session {
         }
     }
 
-    fn change(&self, request: &Request, payload: &[u8]) -> Result<(), Failure> {
+    fn change(&self, request: &RequestHeader, payload: &[u8]) -> Result<(), ErrorReply> {
         let (device, offset, len) = (&self.export.device, request.offset, u64::from(request.len));
         match request.kind {
             cmd::WRITE => device.write_at(payload, offset)?,
@@ -171,7 +183,7 @@ impl Session {
     }
 
     /// Does what FUA asks for after a write.
-    pub(crate) fn persist(&self, request: &Request) -> Result<(), Failure> {
+    pub(crate) fn persist(&self, request: &RequestHeader) -> Result<(), ErrorReply> {
         let fua = request.flags & cmd_flag::FUA != 0;
         if fua && matches!(request.kind, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES) {
             self.export.device.flush()?;
@@ -179,7 +191,7 @@ impl Session {
         Ok(())
     }
 
-    fn read_simple(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+    fn read_simple(&self, request: &RequestHeader, out: &mut Replies<'_>) -> Result<(), Close> {
         let header = proto::simple_reply(request.cookie, None);
         if !fits(request.len) {
             return out.stream(&header, request.offset, request.len, |piece, position| {
@@ -198,7 +210,7 @@ impl Session {
     }
 
     /// Sends a structured reply with a chunk for each run of zeros and one or more for each run of data.
-    fn read_chunks(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+    fn read_chunks(&self, request: &RequestHeader, out: &mut Replies<'_>) -> Result<(), Close> {
         let (offset, len) = (request.offset, request.len);
         if len == 0 {
             return out.none_chunk(request.cookie);
@@ -230,12 +242,12 @@ impl Session {
 
     fn data_chunk(
         &self,
-        request: &Request,
+        request: &RequestHeader,
         offset: u64,
         len: u32,
         done: bool,
         out: &mut Replies<'_>,
-    ) -> Result<Result<(), Failure>, Close> {
+    ) -> Result<Result<(), ErrorReply>, Close> {
         let total = CHUNK_LEN + 8 + len as usize;
         let room = out.room(total)?;
         room[..CHUNK_LEN + 8].copy_from_slice(&data_header(request, offset, len, done));
@@ -243,11 +255,15 @@ impl Session {
         if read.is_ok() {
             out.commit(total);
         }
-        Ok(read.map_err(Failure::from))
+        Ok(read.map_err(ErrorReply::from))
     }
 
     /// Sends a structured reply with one content chunk, as DF asks.
-    fn read_unfragmented(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+    fn read_unfragmented(
+        &self,
+        request: &RequestHeader,
+        out: &mut Replies<'_>,
+    ) -> Result<(), Close> {
         if fits(request.len) && request.len > 0 {
             return match self.data_chunk(request, request.offset, request.len, true, out)? {
                 Ok(()) => Ok(()),
@@ -274,7 +290,7 @@ impl Session {
         }
     }
 
-    fn block_status(&self, request: &Request, out: &mut Replies<'_>) -> Result<(), Close> {
+    fn block_status(&self, request: &RequestHeader, out: &mut Replies<'_>) -> Result<(), Close> {
         let extents = match self
             .export
             .device
@@ -313,7 +329,7 @@ fn status_flags(kind: ExtentKind) -> u32 {
     }
 }
 
-fn data_header(request: &Request, offset: u64, len: u32, done: bool) -> [u8; CHUNK_LEN + 8] {
+fn data_header(request: &RequestHeader, offset: u64, len: u32, done: bool) -> [u8; CHUNK_LEN + 8] {
     let mut header = [0; CHUNK_LEN + 8];
     let chunk = proto::chunk_header(request.cookie, chunk::OFFSET_DATA, done, len + 8);
     header[..CHUNK_LEN].copy_from_slice(&chunk);

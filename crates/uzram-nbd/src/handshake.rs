@@ -10,7 +10,7 @@ use crate::{
     close::Close,
     execute::Session,
     export::Export,
-    limits::Refusal,
+    limits::AdmissionRefusal,
     proto::{
         self, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at, u64_at,
     },
@@ -32,7 +32,7 @@ pub(crate) fn negotiate(
     exports: &[Export],
     stop: &Stop,
     limit: Duration,
-    refusal: Option<Refusal>,
+    refusal: Option<AdmissionRefusal>,
 ) -> Result<Session, Close> {
     let deadline = Instant::now() + limit;
     let mut handshake = Handshake {
@@ -61,7 +61,7 @@ struct Handshake<'a> {
     exports: &'a [Export],
     stop: &'a Stop,
     deadline: Instant,
-    refusal: Option<Refusal>,
+    refusal: Option<AdmissionRefusal>,
     no_zeroes: bool,
     structured: bool,
     /// The export (by index) for which `base:allocation` was selected last.

@@ -13,16 +13,16 @@
 //! So an owner with at most half of the places never loses one to others, and one that has none gets one whenever somebody
 //! else has more than half.
 
-use crate::{activity::Phase, peer::Owner};
+use crate::{activity::ConnectionPhase, peer::QuotaOwner};
 use std::{fmt, time::Duration};
 
 /// A connection that has a place.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
+pub(crate) struct PlacedConnection {
     /// Later connections have higher numbers.
     pub(crate) id: u64,
-    pub(crate) owner: Owner,
-    pub(crate) phase: Phase,
+    pub(crate) owner: QuotaOwner,
+    pub(crate) phase: ConnectionPhase,
 }
 
 /// What becomes of a newcomer.
@@ -31,31 +31,31 @@ pub(crate) enum Admission {
     Free,
     /// The connection of this number ends for it.
     Instead(u64),
-    Refused(Refusal),
+    Refused(AdmissionRefusal),
 }
 
 /// Why a newcomer is refused, as it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum AdmissionRefusal {
     /// Every place is taken by those who may keep it.
     Full { most: usize },
     /// This user is not allowed.
     User(u32),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for AdmissionRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Full { most: 1 } => {
+            AdmissionRefusal::Full { most: 1 } => {
                 f.write_str("1 client is connected, the limit (--max-connections)")
             }
-            Refusal::Full { most } => {
+            AdmissionRefusal::Full { most } => {
                 write!(
                     f,
                     "{most} clients are connected, the limit (--max-connections)"
                 )
             }
-            Refusal::User(uid) => {
+            AdmissionRefusal::User(uid) => {
                 write!(
                     f,
                     "uid {uid} may not use this disk (--allow-uid {uid} permits it)"
@@ -71,30 +71,38 @@ pub(crate) fn half(most: usize) -> usize {
 }
 
 /// Decides about a newcomer. `leaving` connections have lost their places and have not ended yet.
-pub(crate) fn admit(newcomer: Owner, most: usize, present: &[Holder], leaving: usize) -> Admission {
+pub(crate) fn admit(
+    newcomer: QuotaOwner,
+    most: usize,
+    present: &[PlacedConnection],
+    leaving: usize,
+) -> Admission {
     if present.len() < most {
         return Admission::Free;
     }
-    let own = |holder: &&Holder| holder.owner == newcomer;
-    let slow = present
-        .iter()
-        .filter(own)
-        .filter(|holder| matches!(holder.phase, Phase::Negotiating(_)) && holder.phase.is_stuck());
+    let own = |holder: &&PlacedConnection| holder.owner == newcomer;
+    let slow = present.iter().filter(own).filter(|holder| {
+        matches!(holder.phase, ConnectionPhase::Negotiating(_)) && holder.phase.is_stuck()
+    });
     let victim = slow.min_by_key(|holder| holder.id);
     match victim.or_else(|| on_loan(newcomer, most, present)) {
         // Those that leave still have memory and threads: they are bounded, too.
         Some(victim) if leaving < half(most) => Admission::Instead(victim.id),
-        _ => Admission::Refused(Refusal::Full { most }),
+        _ => Admission::Refused(AdmissionRefusal::Full { most }),
     }
 }
 
 /// A connection of an owner other than `newcomer` beyond half of the places: the one that ends with the least harm.
-fn on_loan(newcomer: Owner, most: usize, present: &[Holder]) -> Option<&Holder> {
-    let of = |owner: Owner| present.iter().filter(move |holder| holder.owner == owner);
+fn on_loan(
+    newcomer: QuotaOwner,
+    most: usize,
+    present: &[PlacedConnection],
+) -> Option<&PlacedConnection> {
+    let of = |owner: QuotaOwner| present.iter().filter(move |holder| holder.owner == owner);
     // No two can have more than half.
     let greedy = present.iter().map(|holder| holder.owner);
     let greedy = { greedy }.find(|owner| *owner != newcomer && of(*owner).count() > half(most))?;
-    let mut theirs: Vec<&Holder> = of(greedy).collect();
+    let mut theirs: Vec<&PlacedConnection> = of(greedy).collect();
     theirs.sort_by_key(|holder| holder.id);
     theirs
         .split_off(half(most))
@@ -103,12 +111,12 @@ fn on_loan(newcomer: Owner, most: usize, present: &[Holder]) -> Option<&Holder> 
 }
 
 /// The higher, the less harm is in the end of a connection.
-fn harmless(holder: &&Holder) -> (u8, Duration, u64) {
+fn harmless(holder: &&PlacedConnection) -> (u8, Duration, u64) {
     let (rank, time) = match holder.phase {
-        Phase::Negotiating(time) => (3, time),
-        Phase::Idle(time) => (2, time),
-        Phase::Stalled(time) => (1, time),
-        Phase::Busy => (0, Duration::ZERO),
+        ConnectionPhase::Negotiating(time) => (3, time),
+        ConnectionPhase::Idle(time) => (2, time),
+        ConnectionPhase::Stalled(time) => (1, time),
+        ConnectionPhase::Busy => (0, Duration::ZERO),
     };
     (rank, time, holder.id)
 }
@@ -118,22 +126,22 @@ mod tests {
     use super::*;
     use Admission::{Free, Instead, Refused};
 
-    const A: Owner = Owner::User(1);
-    const B: Owner = Owner::User(2);
-    const C: Owner = Owner::User(3);
-    const FULL: Admission = Refused(Refusal::Full { most: 8 });
+    const A: QuotaOwner = QuotaOwner::User(1);
+    const B: QuotaOwner = QuotaOwner::User(2);
+    const C: QuotaOwner = QuotaOwner::User(3);
+    const FULL: Admission = Refused(AdmissionRefusal::Full { most: 8 });
 
-    fn idle(seconds: u64) -> Phase {
-        Phase::Idle(Duration::from_secs(seconds))
+    fn idle(seconds: u64) -> ConnectionPhase {
+        ConnectionPhase::Idle(Duration::from_secs(seconds))
     }
 
     /// Connections 0, 1, 2, … of these owners in these phases.
-    fn holders(of: &[(Owner, usize, Phase)]) -> Vec<Holder> {
+    fn holders(of: &[(QuotaOwner, usize, ConnectionPhase)]) -> Vec<PlacedConnection> {
         let all = of
             .iter()
             .flat_map(|&(owner, count, phase)| std::iter::repeat_n((owner, phase), count));
         all.enumerate()
-            .map(|(id, (owner, phase))| Holder {
+            .map(|(id, (owner, phase))| PlacedConnection {
                 id: id as u64,
                 owner,
                 phase,
@@ -143,7 +151,10 @@ mod tests {
 
     #[test]
     fn anybody_may_take_all_places_that_nobody_else_wants() {
-        assert_eq!(admit(A, 8, &holders(&[(A, 7, Phase::Busy)]), 0), Free);
+        assert_eq!(
+            admit(A, 8, &holders(&[(A, 7, ConnectionPhase::Busy)]), 0),
+            Free
+        );
         assert_eq!(admit(A, 8, &holders(&[(A, 8, idle(99))]), 0), FULL);
     }
 
@@ -152,23 +163,23 @@ mod tests {
         // The first four are its own, however idle.
         let all = holders(&[(A, 4, idle(99)), (A, 4, idle(1))]);
         assert!(matches!(admit(B, 8, &all, 0), Instead(4..)));
-        let all = holders(&[(A, 6, Phase::Busy), (B, 2, idle(99))]);
+        let all = holders(&[(A, 6, ConnectionPhase::Busy), (B, 2, idle(99))]);
         assert_eq!(admit(B, 8, &all, 0), Instead(5), "the last of the busy");
         assert_eq!(admit(C, 8, &all, 0), Instead(5));
         assert_eq!(admit(A, 8, &all, 0), FULL, "not from others");
-        let all = holders(&[(A, 4, Phase::Busy), (B, 4, idle(99))]);
+        let all = holders(&[(A, 4, ConnectionPhase::Busy), (B, 4, idle(99))]);
         assert_eq!(admit(C, 8, &all, 0), FULL, "half is kept");
     }
 
     #[test]
     fn the_one_that_ends_is_the_one_that_it_hurts_least() {
         let long = Duration::from_secs(9);
-        let mut all = holders(&[(A, 4, idle(99)), (A, 4, Phase::Busy)]);
+        let mut all = holders(&[(A, 4, idle(99)), (A, 4, ConnectionPhase::Busy)]);
         for (victim, phase) in [
-            (5, Phase::Stalled(long)),
+            (5, ConnectionPhase::Stalled(long)),
             (4, idle(1)),
             (6, idle(2)),
-            (7, Phase::Negotiating(Duration::ZERO)),
+            (7, ConnectionPhase::Negotiating(Duration::ZERO)),
         ] {
             all[victim].phase = phase;
             assert_eq!(admit(B, 8, &all, 0), Instead(victim as u64));
@@ -177,8 +188,8 @@ mod tests {
 
     #[test]
     fn slow_negotiations_make_room_for_their_own_owner_only() {
-        let slow = Phase::Negotiating(Duration::from_secs(2));
-        let fast = Phase::Negotiating(Duration::from_millis(2));
+        let slow = ConnectionPhase::Negotiating(Duration::from_secs(2));
+        let fast = ConnectionPhase::Negotiating(Duration::from_millis(2));
         let all = holders(&[(B, 4, slow), (A, 1, fast), (A, 2, slow), (A, 1, slow)]);
         assert_eq!(admit(A, 8, &all, 0), Instead(5), "the oldest");
         assert_eq!(admit(C, 8, &all, 0), FULL);
@@ -198,13 +209,13 @@ mod tests {
     fn prop_half_is_safe_and_more_is_on_loan() {
         let mut random = uzram_testkit::Random::new(17);
         for most in [1, 2, 3, 8, 9] {
-            let mut present: Vec<Holder> = Vec::new();
+            let mut present: Vec<PlacedConnection> = Vec::new();
             for id in 0..2000 {
-                let newcomer = Owner::User(random.below(4) as u32);
+                let newcomer = QuotaOwner::User(random.below(4) as u32);
                 let phases = [
-                    Phase::Busy,
+                    ConnectionPhase::Busy,
                     idle(1),
-                    Phase::Negotiating(Duration::from_secs(5)),
+                    ConnectionPhase::Negotiating(Duration::from_secs(5)),
                 ];
                 for holder in &mut present {
                     holder.phase = phases[random.below(3) as usize];
@@ -225,10 +236,10 @@ mod tests {
                         continue;
                     }
                 }
-                present.push(Holder {
+                present.push(PlacedConnection {
                     id,
                     owner: newcomer,
-                    phase: Phase::Busy,
+                    phase: ConnectionPhase::Busy,
                 });
                 assert!(present.len() <= most);
             }

@@ -24,7 +24,7 @@ pub(crate) enum Peer {
 
 /// What connections are counted by: nobody should take all places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Owner {
+pub(crate) enum QuotaOwner {
     User(u32),
     Address(IpAddr),
 }
@@ -47,10 +47,10 @@ impl Peer {
     }
 
     /// Whom the connection counts for; `None` for a given socket, which has no limits.
-    pub(crate) fn owner(&self) -> Option<Owner> {
+    pub(crate) fn owner(&self) -> Option<QuotaOwner> {
         match self {
-            Peer::Process { uid, .. } => Some(Owner::User(*uid)),
-            Peer::Remote(addr) => Some(Owner::Address(addr.ip().to_canonical())),
+            Peer::Process { uid, .. } => Some(QuotaOwner::User(*uid)),
+            Peer::Remote(addr) => Some(QuotaOwner::Address(addr.ip().to_canonical())),
             Peer::Given => None,
         }
     }
@@ -69,11 +69,11 @@ impl fmt::Display for Peer {
     }
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for QuotaOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Owner::User(uid) => write!(f, "uid {uid}"),
-            Owner::Address(addr) => write!(f, "{addr}"),
+            QuotaOwner::User(uid) => write!(f, "uid {uid}"),
+            QuotaOwner::Address(addr) => write!(f, "{addr}"),
         }
     }
 }

@@ -125,7 +125,7 @@ pub(crate) mod allocation {
 /// The error values that NBD allows on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Errno {
+pub(crate) enum WireErrno {
     Perm = 1,
     Io = 5,
     NoMem = 12,
@@ -136,29 +136,29 @@ pub(crate) enum Errno {
     Shutdown = 108,
 }
 
-impl Errno {
+impl WireErrno {
     /// The legal value nearest to a system errno.
     pub(crate) fn from_system(errno: i32) -> Self {
         const EROFS: i32 = 30;
         const EFBIG: i32 = 27;
         const EDQUOT: i32 = 122;
         match errno {
-            1 | EROFS => Errno::Perm,
-            12 => Errno::NoMem,
-            22 => Errno::Inval,
-            28 | EFBIG | EDQUOT => Errno::NoSpc,
-            75 => Errno::Overflow,
-            95 => Errno::NotSup,
-            108 => Errno::Shutdown,
+            1 | EROFS => WireErrno::Perm,
+            12 => WireErrno::NoMem,
+            22 => WireErrno::Inval,
+            28 | EFBIG | EDQUOT => WireErrno::NoSpc,
+            75 => WireErrno::Overflow,
+            95 => WireErrno::NotSup,
+            108 => WireErrno::Shutdown,
             // The client cannot act upon any other.
-            _ => Errno::Io,
+            _ => WireErrno::Io,
         }
     }
 }
 
 /// A request, without the payload that follows a WRITE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct RequestHeader {
     pub(crate) flags: u16,
     pub(crate) kind: u16,
     pub(crate) cookie: u64,
@@ -166,14 +166,14 @@ pub(crate) struct Request {
     pub(crate) len: u32,
 }
 
-impl Request {
+impl RequestHeader {
     /// Parses a request. The error is the number that stood in the magic's place.
     pub(crate) fn parse(bytes: &[u8; REQUEST_LEN]) -> Result<Self, u32> {
         let magic = u32_at(bytes, 0);
         if magic != REQUEST_MAGIC {
             return Err(magic);
         }
-        Ok(Request {
+        Ok(RequestHeader {
             flags: u16_at(bytes, 4),
             kind: u16_at(bytes, 6),
             cookie: u64_at(bytes, 8),
@@ -204,7 +204,7 @@ impl Request {
 }
 
 /// The header of a simple reply; no error means success.
-pub(crate) fn simple_reply(cookie: u64, error: Option<Errno>) -> [u8; SIMPLE_REPLY_LEN] {
+pub(crate) fn simple_reply(cookie: u64, error: Option<WireErrno>) -> [u8; SIMPLE_REPLY_LEN] {
     let mut out = [0; SIMPLE_REPLY_LEN];
     out[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
     out[4..8].copy_from_slice(&error.map_or(0, |e| e as u32).to_be_bytes());
@@ -270,8 +270,8 @@ mod tests {
             0x25, 0x60, 0x95, 0x13, 0x00, 0x03, 0x00, 0x01, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0,
             1, 0, 0, 0, 0, 0x10, 0,
         ];
-        let request = Request::parse(&bytes).unwrap();
-        let expected = Request {
+        let request = RequestHeader::parse(&bytes).unwrap();
+        let expected = RequestHeader {
             flags: cmd_flag::FUA | cmd_flag::NO_HOLE,
             kind: cmd::WRITE,
             cookie: 0x0102_0304_0506_0708,
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(request, expected);
         assert_eq!(request.payload_len(), 4096);
         assert_eq!(
-            Request {
+            RequestHeader {
                 kind: cmd::READ,
                 ..request
             }
@@ -290,14 +290,14 @@ mod tests {
         );
         let mut bad = bytes;
         bad[0] = 0;
-        assert_eq!(Request::parse(&bad), Err(0x0060_9513));
+        assert_eq!(RequestHeader::parse(&bad), Err(0x0060_9513));
     }
 
     #[test]
     fn reply_headers_stand_where_the_protocol_puts_them() {
         let cookie = 0x1122_3344_5566_7788;
         assert_eq!(
-            simple_reply(cookie, Some(Errno::NoSpc)),
+            simple_reply(cookie, Some(WireErrno::NoSpc)),
             [
                 0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88
             ]
@@ -328,7 +328,11 @@ mod tests {
             (122, 28),
             (110, 5),
         ] {
-            assert_eq!(Errno::from_system(system) as u32, wire, "errno {system}");
+            assert_eq!(
+                WireErrno::from_system(system) as u32,
+                wire,
+                "errno {system}"
+            );
         }
     }
 }

@@ -12,9 +12,9 @@
 
 use crate::{
     close::Close,
-    divide::Piece,
+    divide::WritePiece,
     poll::NextBytes,
-    proto::{REQUEST_LEN, Request, cmd},
+    proto::{REQUEST_LEN, RequestHeader, cmd},
     socket::Socket,
     stop::Stop,
 };
@@ -31,14 +31,14 @@ const MAX_SKIP: u32 = 64 << 20;
 /// A complete request, and where its payload lies in the buffer.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkItem {
-    pub(crate) request: Request,
+    pub(crate) request: RequestHeader,
     payload: Range<usize>,
     /// Which part of a divided WRITE this is.
-    pub(crate) piece: Option<Piece>,
+    pub(crate) piece: Option<WritePiece>,
 }
 
 impl WorkItem {
-    /// Estimates how long the item takes, as [`Request::cost`].
+    /// Estimates how long the item takes, as [`RequestHeader::cost`].
     pub(crate) fn cost(&self) -> usize {
         match self.piece {
             Some(_) => self.payload.len(),
@@ -79,7 +79,7 @@ pub(crate) enum Next {
     /// At least one item is pending.
     Pending,
     /// A WRITE that must be streamed before anything else.
-    Stream(Request),
+    Stream(RequestHeader),
 }
 
 pub(crate) struct Receiver {
@@ -117,7 +117,7 @@ impl Receiver {
         self.pending.len()
     }
 
-    /// Whether everything pending costs no more than `most` (see [`Request::cost`]).
+    /// Whether everything pending costs no more than `most` (see [`RequestHeader::cost`]).
     pub(crate) fn costs_at_most(&self, most: usize) -> bool {
         let mut total = 0;
         self.pending.iter().all(|item| {
@@ -127,7 +127,7 @@ impl Receiver {
     }
 
     /// The only pending request, if it is a WRITE with its payload.
-    pub(crate) fn lone_write(&self) -> Option<&Request> {
+    pub(crate) fn lone_write(&self) -> Option<&RequestHeader> {
         let item = self.pending.front().filter(|_| self.pending.len() == 1)?;
         let whole = item.request.kind == cmd::WRITE && item.piece.is_none();
         whole.then_some(&item.request)
@@ -155,7 +155,7 @@ impl Receiver {
             self.pending.push_back(WorkItem {
                 request,
                 payload: payload.start + begin..payload.start + end(piece + 1),
-                piece: Some(Piece {
+                piece: Some(WritePiece {
                     write,
                     offset: request.offset + begin as u64,
                 }),
@@ -202,7 +202,7 @@ impl Receiver {
             let Some(header) = buffer[self.unparsed.clone()].first_chunk::<REQUEST_LEN>() else {
                 break;
             };
-            let request = Request::parse(header).map_err(Close::RequestMagic)?;
+            let request = RequestHeader::parse(header).map_err(Close::RequestMagic)?;
             if request.kind == cmd::DISC {
                 // Nothing may follow, and whatever does is ignored.
                 self.disconnecting = true;
@@ -291,7 +291,7 @@ impl Receiver {
     /// boundaries of the device, so that no page is compressed twice.
     pub(crate) fn stream(
         &mut self,
-        request: &Request,
+        request: &RequestHeader,
         socket: &Socket,
         stop: &Stop,
         mut store: impl FnMut(&[u8], u64),
@@ -336,7 +336,7 @@ enum Parsed {
     /// The first unparsed request has `needed` bytes, and some are still missing.
     Incomplete { needed: usize },
     /// A WRITE that does not fit in a buffer. Its payload comes next.
-    Large(Request),
+    Large(RequestHeader),
 }
 
 fn new_buffer() -> Arc<Box<[u8]>> {
@@ -407,7 +407,7 @@ mod tests {
         ] {
             let mut receiver =
                 Receiver::new(Poller::new(std::time::Duration::ZERO, Arc::default()));
-            let request = Request {
+            let request = RequestHeader {
                 flags: 0,
                 kind: cmd::WRITE,
                 cookie: 1,

@@ -5,7 +5,7 @@
 
 use crate::{
     close::Close,
-    proto::{self, CHUNK_LEN, Errno, SIMPLE_REPLY_LEN, chunk},
+    proto::{self, CHUNK_LEN, SIMPLE_REPLY_LEN, WireErrno, chunk},
     socket::Socket,
 };
 
@@ -62,7 +62,7 @@ impl<'a> Replies<'a> {
     }
 
     /// Adds a simple reply without payload; no error means success.
-    pub(crate) fn simple(&mut self, cookie: u64, error: Option<Errno>) -> Result<(), Close> {
+    pub(crate) fn simple(&mut self, cookie: u64, error: Option<WireErrno>) -> Result<(), Close> {
         self.push(&proto::simple_reply(cookie, error))
     }
 
@@ -75,7 +75,7 @@ impl<'a> Replies<'a> {
     pub(crate) fn error_chunk(
         &mut self,
         cookie: u64,
-        error: Errno,
+        error: WireErrno,
         message: &str,
     ) -> Result<(), Close> {
         let message = &message[..message.floor_char_boundary(proto::MAX_STRING)];

@@ -24,7 +24,7 @@ impl Lock {
 
 /// How often a lock was taken, and how often it was somebody else's at that moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Found {
+pub struct LockContention {
     /// Times that the lock was asked for.
     pub asked: u64,
     /// Times that it was found taken.
@@ -59,14 +59,15 @@ mod counted {
     use std::cell::Cell;
     use std::sync::{Mutex, PoisonError};
 
-    use super::{Found, Lock};
+    use super::{Lock, LockContention};
 
-    type Counts = [Found; Lock::ALL.len()];
+    type Counts = [LockContention; Lock::ALL.len()];
 
-    static ALL: Mutex<Counts> = Mutex::new([Found { asked: 0, taken: 0 }; Lock::ALL.len()]);
+    static ALL: Mutex<Counts> =
+        Mutex::new([LockContention { asked: 0, taken: 0 }; Lock::ALL.len()]);
 
     thread_local! {
-        static OWN: Cell<Counts> = const { Cell::new([Found { asked: 0, taken: 0 }; Lock::ALL.len()]) };
+        static OWN: Cell<Counts> = const { Cell::new([LockContention { asked: 0, taken: 0 }; Lock::ALL.len()]) };
     }
 
     pub(super) fn note(lock: Lock, taken: bool) {

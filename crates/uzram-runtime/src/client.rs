@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
-use uzram_control::{Deadline, Entry, Request, Response, call_devices};
+use uzram_control::{Deadline, Request, Response, RunningDevice, call_devices};
 use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::users;
@@ -25,13 +25,13 @@ const REMOVAL: Duration = Duration::from_secs(10);
 pub const SURVEY: Duration = Duration::from_secs(1);
 
 /// Sends a request to a device's server.
-pub fn ask(entry: &Entry, request: &Request) -> Result<Response> {
+pub fn ask(entry: &RunningDevice, request: &Request) -> Result<Response> {
     ask_at(entry, &entry.socket(), "server", request)
 }
 
 /// Has a device's server write a snapshot to a file that is open, the first of these.
 pub fn ask_with_files(
-    entry: &Entry,
+    entry: &RunningDevice,
     request: &Request,
     files: &[BorrowedFd<'_>],
 ) -> Result<Response> {
@@ -44,12 +44,12 @@ pub fn ask_with_files(
 }
 
 /// Whether a device has a server, or gets one within a moment.
-pub fn serves(entry: &Entry) -> bool {
+pub fn serves(entry: &RunningDevice) -> bool {
     ask(entry, &Request::Ping).is_ok()
 }
 
 /// Sends a request to a device's keeper.
-pub fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
+pub fn ask_keeper(entry: &RunningDevice, request: &Request) -> Result<Response> {
     if entry.record.keeper == 0 {
         let message = format!(
             "{} has no keeper: it runs in the foreground",
@@ -62,7 +62,7 @@ pub fn ask_keeper(entry: &Entry, request: &Request) -> Result<Response> {
 
 /// Calls a socket of a device, and again for a moment while nobody listens there.
 pub(crate) fn call_patiently(
-    entry: &Entry,
+    entry: &RunningDevice,
     socket: &Path,
     request: &Request,
 ) -> io::Result<Response> {
@@ -84,13 +84,13 @@ pub(crate) fn call_patiently(
     }
 }
 
-fn ask_at(entry: &Entry, socket: &Path, who: &str, request: &Request) -> Result<Response> {
+fn ask_at(entry: &RunningDevice, socket: &Path, who: &str, request: &Request) -> Result<Response> {
     answered(entry, socket, who, call_patiently(entry, socket, request))
 }
 
 /// What came of a request, in words where it failed.
 fn answered(
-    entry: &Entry,
+    entry: &RunningDevice,
     socket: &Path,
     who: &str,
     answer: io::Result<Response>,
@@ -136,7 +136,7 @@ fn silent(name: &str, who: &str, error: &io::Error) -> Failure {
 }
 
 /// What is to be said of a device that nobody can serve again.
-pub(crate) fn death(entry: &Entry) -> Option<Failure> {
+pub(crate) fn death(entry: &RunningDevice) -> Option<Failure> {
     let message = format!(
         "server and keeper of {} have died and nobody holds its memory: its contents are lost",
         entry.record.name
@@ -147,7 +147,7 @@ pub(crate) fn death(entry: &Entry) -> Option<Failure> {
 }
 
 /// Whether another server takes the place of one that died. What is asked too soon still ends up with the dead one.
-fn serves_again(entry: &Entry, socket: &Path) -> bool {
+fn serves_again(entry: &RunningDevice, socket: &Path) -> bool {
     let begin = Instant::now();
     loop {
         match call_patiently(entry, socket, &Request::Ping) {
@@ -167,7 +167,7 @@ fn died(error: &io::Error) -> bool {
 }
 
 /// Reads a device's statistics.
-pub fn stat(entry: &Entry) -> Result<Stat> {
+pub fn stat(entry: &RunningDevice) -> Result<Stat> {
     match ask(entry, &Request::Stat)? {
         Response::Stat(stat) => Ok(*stat),
         other => Err(unexpected(entry, &other)),
@@ -176,7 +176,7 @@ pub fn stat(entry: &Entry) -> Result<Stat> {
 
 /// Asks the servers of all these devices at once for their statistics. None is waited for longer than [`SURVEY`]. The
 /// answers stand in the order of the devices.
-pub fn survey(entries: &[Entry]) -> Vec<Result<Stat>> {
+pub fn survey(entries: &[RunningDevice]) -> Vec<Result<Stat>> {
     let whole = Some(SURVEY);
     let asked = ask_all(entries, &Request::Stat, whole);
     let pick = |(entry, answer)| match answer {
@@ -189,7 +189,7 @@ pub fn survey(entries: &[Entry]) -> Vec<Result<Stat>> {
 
 /// How many pages of each of these devices are marked idle; `None` where the server does not say. They are counted now, by
 /// all servers at once, which takes as long as it takes.
-pub fn count_idle(entries: &[Entry]) -> Vec<Option<u64>> {
+pub fn count_idle(entries: &[RunningDevice]) -> Vec<Option<u64>> {
     let pick = |answer| match answer {
         Ok(Response::Marked { pages }) => Some(pages),
         _ => None,
@@ -199,15 +199,19 @@ pub fn count_idle(entries: &[Entry]) -> Vec<Option<u64>> {
 }
 
 /// Asks the servers of all these devices at once. One that gives no sign of life within [`SURVEY`] is given up.
-fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec<Result<Response>> {
-    let device = |entry: &Entry| (entry.socket(), entry.record.identity.clone());
+fn ask_all(
+    entries: &[RunningDevice],
+    request: &Request,
+    whole: Option<Duration>,
+) -> Vec<Result<Response>> {
+    let device = |entry: &RunningDevice| (entry.socket(), entry.record.identity.clone());
     let devices: Vec<_> = entries.iter().map(device).collect();
     let deadline = Deadline {
         silence: SURVEY,
         whole,
         restart: true,
     };
-    let pick = |(entry, answer): (&Entry, io::Result<Response>)| match answer {
+    let pick = |(entry, answer): (&RunningDevice, io::Result<Response>)| match answer {
         Ok(Response::Error(error)) => Err(error.into()),
         Ok(response) => Ok(response),
         Err(error) => Err(silent(&entry.record.name, "server", &error)),
@@ -217,26 +221,26 @@ fn ask_all(entries: &[Entry], request: &Request, whole: Option<Duration>) -> Vec
 }
 
 /// The failure of an answer that belongs to another request.
-pub fn unexpected(entry: &Entry, answer: &Response) -> Failure {
+pub fn unexpected(entry: &RunningDevice, answer: &Response) -> Failure {
     let name = &entry.record.name;
     Failure::failed(format!("the server of {name} answered {answer:?}"))
 }
 
 /// Takes a device down and waits until its directory is gone.
-pub fn remove(entry: &Entry) -> Result {
+pub fn remove(entry: &RunningDevice) -> Result {
     take_down(entry, &Request::Remove).map(drop)
 }
 
 /// Takes a device down although NBD clients are connected or a dead node is in use. Says in words what was done to whom.
 /// Refused as [`remove`] is while a file system is mounted on the device.
-pub fn remove_by_force(entry: &Entry) -> Result<Vec<String>> {
+pub fn remove_by_force(entry: &RunningDevice) -> Result<Vec<String>> {
     match take_down(entry, &Request::RemoveByForce)? {
         Response::Did { what } => Ok(what),
         _ => Ok(Vec::new()),
     }
 }
 
-fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
+fn take_down(entry: &RunningDevice, request: &Request) -> Result<Response> {
     // Where no server can be started the keeper does it. One that stands still is there, and would go on.
     let socket = entry.socket();
     let answer = match call_patiently(entry, &socket, &Request::Ping) {
@@ -258,17 +262,17 @@ fn take_down(entry: &Entry, request: &Request) -> Result<Response> {
 }
 
 /// A device, its statistics and its users as one JSON object. One survey serves all devices.
-pub fn to_json(survey: &Survey, entry: &Entry, stat: &Stat) -> Result<Value> {
+pub fn to_json(survey: &Survey, entry: &RunningDevice, stat: &Stat) -> Result<Value> {
     json(survey, entry, serde_json::to_value(stat))
 }
 
 /// The same for a device whose server does not answer: without statistics, and with the reason as `error`.
-pub fn silent_to_json(survey: &Survey, entry: &Entry, failure: &Failure) -> Result<Value> {
+pub fn silent_to_json(survey: &Survey, entry: &RunningDevice, failure: &Failure) -> Result<Value> {
     let error = serde_json::json!({ "error": failure.to_string() });
     json(survey, entry, Ok(error))
 }
 
-fn json(survey: &Survey, entry: &Entry, more: serde_json::Result<Value>) -> Result<Value> {
+fn json(survey: &Survey, entry: &RunningDevice, more: serde_json::Result<Value>) -> Result<Value> {
     let value = |what: serde_json::Result<Value>| what.map_err(Failure::failed);
     let mut object = value(serde_json::to_value(&entry.record))?;
     let more = value(more)?;

@@ -38,7 +38,7 @@ pub(crate) struct OpenSource {
 }
 
 /// A snapshot whose head was read.
-pub(crate) struct Contents {
+pub(crate) struct OpenedSnapshot {
     known: Known,
     form: Form,
 }
@@ -230,7 +230,7 @@ impl OpenSource {
     }
 
     /// Reads the heads, and finds the algorithms.
-    pub(crate) fn read(self) -> Result<Contents> {
+    pub(crate) fn read(self) -> Result<OpenedSnapshot> {
         let path = self.of.file.clone();
         let algorithms = uzram_control::zram::algorithms();
         let failed = |error: Error| refused(&path, &error);
@@ -270,7 +270,7 @@ impl OpenSource {
             head,
             choices,
         };
-        Ok(Contents { known, form })
+        Ok(OpenedSnapshot { known, form })
     }
 }
 
@@ -419,7 +419,7 @@ impl Known {
     }
 }
 
-impl Contents {
+impl OpenedSnapshot {
     /// Fills in what the description leaves to the snapshot. Refuses a device that is too small.
     pub(crate) fn fill_in(&self, spec: &mut DeviceSpec) -> Result {
         self.known.fill_in(spec)

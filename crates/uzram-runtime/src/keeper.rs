@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uzram_control::{
-    Claim, ControlServer, Entry, KEEPER_SOCKET, Request, Response, RunDir, SERVER_SOCKET,
+    Claim, ControlServer, KEEPER_SOCKET, Request, Response, RunDir, RunningDevice, SERVER_SOCKET,
 };
 use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
 
 use crate::launch::{Created, KEEP, Order, created};
 use crate::logging::{Journal, LogPipe};
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when_told_to_end};
-use crate::report::Report;
+use crate::report::StartReport;
 use crate::server::ServerState;
 use crate::standby::Standby;
 use crate::{description, logging, make, note, process, report, swap, sweep, users, watermark};
@@ -80,7 +80,7 @@ impl KeeperState {
     }
 }
 
-enum Event {
+enum KeeperEvent {
     /// The server with this process number ended.
     Ended(u32),
     /// Told to end.
@@ -107,8 +107,8 @@ struct Keeper {
     spec: DeviceSpec,
     /// Descriptor of a swap device's description.
     inherited_spec: Option<i32>,
-    events: Sender<Event>,
-    inbox: Receiver<Event>,
+    events: Sender<KeeperEvent>,
+    inbox: Receiver<KeeperEvent>,
     /// The server's process number while it runs.
     server: Option<u32>,
     /// Starts that failed, since one that did not.
@@ -277,7 +277,7 @@ impl Keeper {
         };
         let announced = self.serve_requests().and_then(|()| {
             let name = self.claim.name.clone();
-            Ok(Report::Ready { name, path }.send()?)
+            Ok(StartReport::Ready { name, path }.send()?)
         });
         if let Err(failure) = announced {
             // A device whose path nobody learns is worth nothing.
@@ -475,14 +475,14 @@ impl Keeper {
         process::leave_terminal()
     }
 
-    /// Sends [`Event::Ended`] when the process ends, whether it is a child or not.
+    /// Sends [`KeeperEvent::Ended`] when the process ends, whether it is a child or not.
     fn watch_server(&self, pid: u32) {
         let events = self.events.clone();
         let watch = move || {
             if let Some(end) = pidfd(pid) {
                 wait_for_end(&end);
             }
-            let _ = events.send(Event::Ended(pid));
+            let _ = events.send(KeeperEvent::Ended(pid));
         };
         if let Err(error) = process::spawn("server-watch", watch) {
             tracing::error!(%error, "nobody watches the server");
@@ -496,14 +496,16 @@ impl Keeper {
         }
         let events = self.events.clone();
         when_told_to_end(move || {
-            let _ = events.send(Event::Signal);
+            let _ = events.send(KeeperEvent::Signal);
         })?;
         while let Ok(event) = self.inbox.recv() {
             match event {
-                Event::Ended(pid) if self.standby.as_ref().is_some_and(|s| s.pid() == pid) => {
+                KeeperEvent::Ended(pid)
+                    if self.standby.as_ref().is_some_and(|s| s.pid() == pid) =>
+                {
                     self.standby_ended();
                 }
-                Event::Ended(pid) => {
+                KeeperEvent::Ended(pid) => {
                     reap(pid);
                     if self.claim.is_released() {
                         break;
@@ -514,33 +516,33 @@ impl Keeper {
                         self.start_again();
                     }
                 }
-                Event::Signal => self.remove(),
-                Event::Recover(answer) => {
+                KeeperEvent::Signal => self.remove(),
+                KeeperEvent::Recover(answer) => {
                     let result = match self.server {
                         Some(_) => Ok(()),
                         None => self.start_server(true).map(drop),
                     };
                     let _ = answer.send(result);
                 }
-                Event::Remove { answer, force } => {
+                KeeperEvent::Remove { answer, force } => {
                     let _ = answer.send(self.remove_unserved(force));
                 }
-                Event::Removed => break,
-                Event::Unwanted => self.remove_unwanted(),
-                Event::Upgrade(program) => self.become_program(&program),
+                KeeperEvent::Removed => break,
+                KeeperEvent::Unwanted => self.remove_unwanted(),
+                KeeperEvent::Upgrade(program) => self.become_program(&program),
             }
         }
         Ok(())
     }
 
-    /// Sends [`Event::Unwanted`] if whoever ordered the device ends without the word that it is known.
+    /// Sends [`KeeperEvent::Unwanted`] if whoever ordered the device ends without the word that it is known.
     fn wait_for_word(&self, mut orders: BufReader<File>) -> Result {
         let events = self.events.clone();
         let wait = move || {
             let mut word = String::new();
             let read = orders.by_ref().take(KEEP.len() as u64).read_line(&mut word);
             if read.is_err() || word != KEEP {
-                let _ = events.send(Event::Unwanted);
+                let _ = events.send(KeeperEvent::Unwanted);
             }
         };
         Ok(process::spawn("orderer-watch", wait)?)
@@ -600,7 +602,7 @@ impl Keeper {
             && !force
         {
             let dir = self.claim.dir.clone();
-            users::check_unused(&Entry { dir, record }, "")?;
+            users::check_unused(&RunningDevice { dir, record }, "")?;
         }
         let cleared = match force {
             true => sweep::clear_by_force(&self.claim.dir),

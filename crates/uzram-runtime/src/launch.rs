@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uzram_control::RunDir;
 use uzram_spec::{DeviceSpec, Failure, Result};
 
-use crate::report::Report;
+use crate::report::StartReport;
 use crate::{process, swap};
 
 /// A device that was made.
@@ -133,11 +133,11 @@ pub(crate) fn created(
     note: &mut dyn FnMut(&str),
 ) -> Result<Option<Created>> {
     loop {
-        match Report::read(reports)? {
-            Some(Report::Note(text)) => note(&text),
-            Some(Report::Ready { name, path }) => return Ok(Some(Created { name, path })),
-            Some(Report::Failed(failure)) => return Err(failure),
-            Some(Report::Forked(_) | Report::Ended(_)) => {}
+        match StartReport::read(reports)? {
+            Some(StartReport::Note(text)) => note(&text),
+            Some(StartReport::Ready { name, path }) => return Ok(Some(Created { name, path })),
+            Some(StartReport::Failed(failure)) => return Err(failure),
+            Some(StartReport::Forked(_) | StartReport::Ended(_)) => {}
             None => return Ok(None),
         }
     }

@@ -30,7 +30,7 @@ use repeats::{Repeats, WINDOW};
 
 /// Begins logging to stderr with that filter.
 pub fn to_stderr(filter: &str) -> Result {
-    start(filter, Log::new(Place::Stderr))
+    start(filter, Log::new(LogTarget::Stderr))
 }
 
 /// Opens a device's log for what a child writes there before it logs by itself.
@@ -41,14 +41,14 @@ pub fn open(path: &Path) -> Result<File> {
 
 /// Begins logging to a file.
 pub fn to_file(filter: &str, journal: Journal) -> Result {
-    start(filter, Log::new(Place::File(journal)))
+    start(filter, Log::new(LogTarget::File(journal)))
 }
 
 /// Begins logging to a pipe whose other end the keeper writes to the file, for swap devices: a page of the file may be
 /// swapped out, and who waits for that is waiting for the server. A server that is killed while one of its threads waits
 /// for itself could never be followed by another. What does not fit the pipe is lost.
 pub fn to_pipe(filter: &str, pipe: LogPipe) -> Result {
-    start(filter, Log::new(Place::Pipe(pipe.writer()?)))
+    start(filter, Log::new(LogTarget::Pipe(pipe.writer()?)))
 }
 
 /// Writes what was counted and not written: to be called before this process ends or becomes another program.
@@ -87,7 +87,7 @@ impl LogPipe {
     /// Writes to a log file what comes, in a thread of its own.
     pub fn drain_to(self, journal: Journal) -> Result {
         let mut pipe = BufReader::new(File::open(fd_path(self.read))?);
-        let log = Log::new(Place::File(journal));
+        let log = Log::new(LogTarget::File(journal));
         log.tell_in_time()?;
         let work = move || {
             let mut line = Vec::new();
@@ -132,34 +132,34 @@ pub fn parse(filter: &str) -> Result<EnvFilter> {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Where lines go.
-enum Place {
+enum LogTarget {
     Stderr,
     File(Journal),
     /// To the keeper, which counts, and knows the time.
     Pipe(File),
 }
 
-impl Place {
+impl LogTarget {
     /// Writes a line. Nobody can be told of one that cannot be written.
     fn write(&mut self, line: &str) {
         let mut text = String::with_capacity(line.len() + 32);
-        if !matches!(self, Place::Pipe(_)) {
+        if !matches!(self, LogTarget::Pipe(_)) {
             let _ = SystemTime.format_time(&mut Writer::new(&mut text));
             text.push(' ');
         }
         text.push_str(line);
         text.push('\n');
         let _ = match self {
-            Place::Stderr => io::stderr().lock().write_all(text.as_bytes()),
-            Place::File(journal) => journal.append(text.as_bytes()),
-            Place::Pipe(pipe) => pipe.write_all(text.as_bytes()),
+            LogTarget::Stderr => io::stderr().lock().write_all(text.as_bytes()),
+            LogTarget::File(journal) => journal.append(text.as_bytes()),
+            LogTarget::Pipe(pipe) => pipe.write_all(text.as_bytes()),
         };
     }
 }
 
 /// A place and what was counted on the way to it.
 struct Lines {
-    place: Place,
+    place: LogTarget,
     repeats: Repeats,
 }
 
@@ -168,7 +168,7 @@ impl Lines {
         let line = line::clean(line);
         let Lines { place, repeats } = self;
         match place {
-            Place::Pipe(_) => place.write(&line),
+            LogTarget::Pipe(_) => place.write(&line),
             _ => repeats.take(&line, Instant::now(), &mut |line| place.write(line)),
         }
     }
@@ -188,7 +188,7 @@ impl Lines {
 struct Log(Arc<(Mutex<Lines>, Condvar)>);
 
 impl Log {
-    fn new(place: Place) -> Log {
+    fn new(place: LogTarget) -> Log {
         let lines = Lines {
             place,
             repeats: Repeats::default(),
@@ -206,7 +206,7 @@ impl Log {
 
     /// Writes counts when their time comes, from a thread of its own that sleeps as long as there are none.
     fn tell_in_time(&self) -> Result {
-        if matches!(self.lines().place, Place::Pipe(_)) {
+        if matches!(self.lines().place, LogTarget::Pipe(_)) {
             return Ok(());
         }
         let log = self.clone();

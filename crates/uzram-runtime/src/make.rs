@@ -4,7 +4,7 @@ use uzram::{Builder, Device, PolicySettings};
 use uzram_control::default_recompression;
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
-use crate::contents::{Contents, OpenSource};
+use crate::contents::{OpenSource, OpenedSnapshot};
 use crate::{backing, choice, files, frontends, limits, note, swap};
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.
@@ -61,7 +61,7 @@ pub fn check(spec: &DeviceSpec) -> Result {
 
 /// Looks at the snapshot that the device is made of, and fills in what the description leaves to it. Of a pipe that was done
 /// already, by who has its other end.
-fn read_contents(spec: &mut DeviceSpec) -> Result<Option<Contents>> {
+fn read_contents(spec: &mut DeviceSpec) -> Result<Option<OpenedSnapshot>> {
     let Some(source) = &spec.from else {
         return Ok(None);
     };
@@ -80,7 +80,7 @@ fn read_contents(spec: &mut DeviceSpec) -> Result<Option<Contents>> {
 }
 
 /// Makes the device in memory of this process, which it leaves untouched, and drops it.
-fn try_out(spec: &DeviceSpec, contents: Option<&Contents>) -> Result {
+fn try_out(spec: &DeviceSpec, contents: Option<&OpenedSnapshot>) -> Result {
     // Neither a backing nor a reserve is to be taken.
     let bare = DeviceSpec {
         backing: None,

@@ -36,7 +36,7 @@ pub(crate) fn tell(text: &str) {
     match *SINK.lock().unwrap_or_else(PoisonError::into_inner) {
         Sink::Stderr => eprintln!("uzram: {}", uzram_spec::printable(text)),
         // Who listened may be gone; the log has it all the same.
-        Sink::Reports => drop(crate::report::Report::Note(text.into()).send()),
+        Sink::Reports => drop(crate::report::StartReport::Note(text.into()).send()),
         Sink::Log => {}
     }
 }

@@ -8,7 +8,7 @@ use uzram_spec::{Failure, Result};
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Report {
+pub(crate) enum StartReport {
     /// Something that whoever makes the device should know.
     Note(String),
     /// The device is served.
@@ -31,11 +31,11 @@ pub(crate) fn exit_code(result: Result) -> u8 {
     let Err(failure) = result else { return 0 };
     tracing::error!("{failure}");
     let code = failure.kind.exit_code();
-    let _ = Report::Failed(failure).send();
+    let _ = StartReport::Failed(failure).send();
     code
 }
 
-impl Report {
+impl StartReport {
     /// Writes it to stdout.
     pub(crate) fn send(&self) -> io::Result<()> {
         let mut line = serde_json::to_vec(self)?;
@@ -46,7 +46,7 @@ impl Report {
     }
 
     /// Reads the next one; `None` at the end, or where what comes is none.
-    pub(crate) fn read(from: &mut impl BufRead) -> io::Result<Option<Report>> {
+    pub(crate) fn read(from: &mut impl BufRead) -> io::Result<Option<StartReport>> {
         let mut line = String::new();
         from.read_line(&mut line)?;
         if line.is_empty() {
@@ -66,13 +66,13 @@ mod tests {
     #[test]
     fn reports_read_back_and_nonsense_is_named() {
         let all = [
-            Report::Note("a\nb".into()),
-            Report::Ready {
+            StartReport::Note("a\nb".into()),
+            StartReport::Ready {
                 name: "zram0".into(),
                 path: "/dev/loop0".into(),
             },
-            Report::Failed(Failure::busy("in use").with_hint("umount")),
-            Report::Forked(7),
+            StartReport::Failed(Failure::busy("in use").with_hint("umount")),
+            StartReport::Forked(7),
         ];
         let lines: String = all
             .iter()
@@ -80,10 +80,10 @@ mod tests {
             .collect();
         let mut lines = lines.as_bytes();
         for report in all {
-            assert_eq!(Report::read(&mut lines).unwrap(), Some(report));
+            assert_eq!(StartReport::read(&mut lines).unwrap(), Some(report));
         }
-        assert_eq!(Report::read(&mut lines).unwrap(), None);
-        let error = Report::read(&mut &b"/dev/loop0\n"[..]).unwrap_err();
+        assert_eq!(StartReport::read(&mut lines).unwrap(), None);
+        let error = StartReport::read(&mut &b"/dev/loop0\n"[..]).unwrap_err();
         assert!(error.to_string().contains("/dev/loop0"), "{error}");
     }
 }

@@ -16,17 +16,17 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uzram::{Agent, CutOptions, Device};
 use uzram_control::{
-    Claim, ControlError, ControlServer, Handler, KEEPER_SOCKET, Record, Request, Response, RunDir,
-    SERVER_SOCKET,
+    Claim, ControlError, ControlServer, DeviceRecord, Handler, KEEPER_SOCKET, Request, Response,
+    RunDir, SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
 use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
 
-use crate::contents::{Contents, OpenSource};
+use crate::contents::{OpenSource, OpenedSnapshot};
 use crate::keeper::KeeperState;
 use crate::logging::{Journal, LogPipe};
 use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
-use crate::report::Report;
+use crate::report::StartReport;
 use crate::{
     description, frontends, keeper, limits, logging, make, note, privileges, process, report,
     requests, snapshot, standby, swap, swap_watch, watermark,
@@ -59,7 +59,7 @@ pub(crate) struct ServerState {
 }
 
 /// What ends a server.
-enum Event {
+enum ServerEvent {
     Signal,
     Removed,
     HandOver,
@@ -79,7 +79,7 @@ struct Served {
     identity: String,
     /// Whether files of other users are allowed.
     allow_foreign_files: bool,
-    events: Mutex<Sender<Event>>,
+    events: Mutex<Sender<ServerEvent>>,
 }
 
 /// The device that a server serves, beside its memory.
@@ -90,7 +90,7 @@ struct Placed<'a> {
     /// Whether to serve again what is there already.
     resume: bool,
     /// What the record said of it.
-    record: Option<Record>,
+    record: Option<DeviceRecord>,
     /// The keeper's process number, 0 for none.
     keeper: u32,
 }
@@ -210,7 +210,7 @@ impl ServerState {
         let events = events_of_signals(&[SIGINT, SIGTERM])?;
         serve_device(&placed, &device, events, |placed, path| {
             let (name, path) = (placed.claim.name.clone(), path.to_owned());
-            let reported = Report::Ready { name, path }.send();
+            let reported = StartReport::Ready { name, path }.send();
             // Who started us may be gone, interrupted: then nobody would know of a new device. An old one is known.
             if let Err(error) = reported
                 && !placed.resume
@@ -246,7 +246,7 @@ impl ServerState {
         }
     }
 
-    fn bare_device(&self, spec: &DeviceSpec, contents: Option<&Contents>) -> Result<Device> {
+    fn bare_device(&self, spec: &DeviceSpec, contents: Option<&OpenedSnapshot>) -> Result<Device> {
         let begin = Instant::now();
         loop {
             let path = format!("/proc/self/fd/{}", self.image);
@@ -304,7 +304,7 @@ impl ServerState {
                     Ok(mut keeper) => {
                         if let Some(record) = claim.record() {
                             let keeper = keeper.id();
-                            let _ = claim.publish(&Record { keeper, ..record });
+                            let _ = claim.publish(&DeviceRecord { keeper, ..record });
                         }
                         let _ = keeper.wait();
                     }
@@ -321,14 +321,14 @@ impl ServerState {
 }
 
 /// What ends a server.
-type Events = (Sender<Event>, Receiver<Event>);
+type Events = (Sender<ServerEvent>, Receiver<ServerEvent>);
 
 /// Makes events of signals, so that none can end the process with a mount left behind.
 fn events_of_signals(signals: &[i32]) -> Result<Events> {
     let (events, inbox) = channel();
     let from_signals = events.clone();
     when_told(signals, move |_| {
-        let _ = from_signals.send(Event::Signal);
+        let _ = from_signals.send(ServerEvent::Signal);
     })?;
     Ok((events, inbox))
 }
@@ -367,7 +367,7 @@ fn serve_device(
         note::tell(&text);
     }
     let path = front.path();
-    let record = Record {
+    let record = DeviceRecord {
         version: 1,
         name: claim.name.clone(),
         pid: std::process::id(),
@@ -408,12 +408,12 @@ fn serve_device(
     }
     for event in inbox {
         match event {
-            Event::Removed => break,
-            Event::Signal => match served.remove() {
+            ServerEvent::Removed => break,
+            ServerEvent::Signal => match served.remove() {
                 Ok(()) => break,
                 Err(failure) => tracing::warn!("told to end, but {failure}"),
             },
-            Event::HandOver => {
+            ServerEvent::HandOver => {
                 tracing::info!(name, "handing over");
                 served.front().hand_over();
                 logging::flush();
@@ -572,8 +572,8 @@ impl Handler for Served {
 
     fn answered(&self, request: &Request, done: bool) {
         let event = match request {
-            Request::Remove | Request::RemoveByForce if done => Event::Removed,
-            Request::HandOver if done => Event::HandOver,
+            Request::Remove | Request::RemoveByForce if done => ServerEvent::Removed,
+            Request::HandOver if done => ServerEvent::HandOver,
             _ => return,
         };
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,7 +19,7 @@ use fork::Fork;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::process::{pidfd, reap};
-use crate::report::Report;
+use crate::report::StartReport;
 use uzram_spec::{Failure, Result};
 
 /// How long a server that is forked may take to serve. It waits 20 s for its predecessor's end itself.
@@ -54,18 +54,18 @@ impl Standby {
         let mut server = None;
         loop {
             self.wait_for_answer()?;
-            match Report::read(&mut self.answers)? {
+            match StartReport::read(&mut self.answers)? {
                 None => {
                     let message = "the standby server is gone";
                     return Err(Failure::failed(message));
                 }
-                Some(Report::Note(text)) => tracing::warn!("{text}"),
-                Some(Report::Failed(failure)) => return Err(failure),
-                Some(Report::Forked(pid)) => server = Some(pid),
-                Some(Report::Ended(pid)) if server == Some(pid) => return Err(ended()),
+                Some(StartReport::Note(text)) => tracing::warn!("{text}"),
+                Some(StartReport::Failed(failure)) => return Err(failure),
+                Some(StartReport::Forked(pid)) => server = Some(pid),
+                Some(StartReport::Ended(pid)) if server == Some(pid) => return Err(ended()),
                 // An old one, whose end is known.
-                Some(Report::Ended(_)) => {}
-                Some(Report::Ready { path, .. }) => {
+                Some(StartReport::Ended(_)) => {}
+                Some(StartReport::Ready { path, .. }) => {
                     if let Some(pid) = server {
                         return Ok((pid, path));
                     }
@@ -142,7 +142,7 @@ pub(crate) fn wait(mut look: impl FnMut()) -> Result {
         };
         if ended && let Some((pid, _)) = server.take() {
             reap(pid);
-            Report::Ended(pid).send()?;
+            StartReport::Ended(pid).send()?;
             continue;
         }
         match next_word()?.as_str() {
@@ -150,7 +150,7 @@ pub(crate) fn wait(mut look: impl FnMut()) -> Result {
                 Fork::Child => return Ok(()),
                 Fork::Parent(pid) => {
                     let pid = pid.unsigned_abs();
-                    Report::Forked(pid).send()?;
+                    StartReport::Forked(pid).send()?;
                     server = pidfd(pid).map(|end| (pid, end));
                 }
             },

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use uzram_blockdev::{Node, Survey, Users};
-use uzram_control::Entry;
+use uzram_control::RunningDevice;
 use uzram_spec::{Failure, Result};
 
 use crate::frontends;
@@ -21,7 +21,7 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// Those of a device.
-    pub(crate) fn of(survey: &Survey, entry: &Entry) -> Nodes {
+    pub(crate) fn of(survey: &Survey, entry: &RunningDevice) -> Nodes {
         let path = PathBuf::from(&entry.record.path);
         let frontend = frontends::by_name(&entry.record.frontend);
         match frontend.and_then(|frontend| frontend.nodes(&entry.dir, survey)) {
@@ -42,7 +42,7 @@ impl Nodes {
 }
 
 /// Finds who uses a device: its node, what lies on that, and nodes that dead servers left.
-pub fn users(survey: &Survey, entry: &Entry) -> Users {
+pub fn users(survey: &Survey, entry: &RunningDevice) -> Users {
     let Nodes { living, dead } = Nodes::of(survey, entry);
     let mut users = living.map_or_else(Users::default, |node| survey.users(&node));
     users.0.extend(survey.users_of_dead(&dead).0);
@@ -51,7 +51,7 @@ pub fn users(survey: &Survey, entry: &Entry) -> Users {
 
 /// Finds where a device is mounted, swapped on or stacked on: like [`users`], without processes that have it open, which
 /// take longest to find.
-pub fn mounts(survey: &Survey, entry: &Entry) -> Users {
+pub fn mounts(survey: &Survey, entry: &RunningDevice) -> Users {
     let Nodes { living, dead } = Nodes::of(survey, entry);
     let mut users = living.map_or_else(Users::default, |node| survey.users_but_openers(&node));
     users.0.extend(survey.users_of_dead_but_openers(&dead).0);
@@ -59,7 +59,7 @@ pub fn mounts(survey: &Survey, entry: &Entry) -> Users {
 }
 
 /// Refuses if anybody uses a device; `but` is said after who it is.
-pub fn check_unused(entry: &Entry, but: &str) -> Result {
+pub fn check_unused(entry: &RunningDevice, but: &str) -> Result {
     let by = users(&Survey::new(), entry);
     if by.is_empty() {
         return Ok(());
@@ -69,7 +69,7 @@ pub fn check_unused(entry: &Entry, but: &str) -> Result {
 }
 
 /// Whether the block device that `entry` is, or was while a server lived, has this number.
-pub(crate) fn has_number(survey: &Survey, entry: &Entry, number: u64) -> bool {
+pub(crate) fn has_number(survey: &Survey, entry: &RunningDevice, number: u64) -> bool {
     use std::os::linux::fs::MetadataExt;
     use std::os::unix::fs::FileTypeExt;
     let Nodes { living, dead } = Nodes::of(survey, entry);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use uzram::{Choice, Device};
 
-use uzram_control::zram::{Config, Engine, Errno, Live, algorithms};
+use uzram_control::zram::{Engine, Errno, Live, ZramConfig, algorithms};
 use uzram_control::{ControlError, Request, Response, execute};
 
 /// An engine whose devices are [`uzram::Device`]s in this process. Clones share them.
@@ -60,7 +60,7 @@ impl InProcess {
 }
 
 /// Makes a device by its configuration.
-fn build(config: &Config) -> Result<Device, ControlError> {
+fn build(config: &ZramConfig) -> Result<Device, ControlError> {
     let invalid = |_: Errno| ControlError {
         errno: Errno::INVAL.raw_os_error(),
         message: "an algorithm refuses its parameters".into(),
@@ -101,7 +101,7 @@ impl Engine for InProcess {
 
     fn unreserve(&self, _: u32) {}
 
-    fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError> {
+    fn start(&self, id: u32, config: &ZramConfig) -> Result<Arc<dyn Live>, ControlError> {
         let local = Arc::new(LocalDevice {
             device: Arc::new(build(config)?),
             id,

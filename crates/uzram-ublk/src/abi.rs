@@ -111,10 +111,10 @@ pub(crate) struct DevInfo {
     pub(crate) reserved: [u64; 2],
 }
 
-/// `attrs` of [`Params`].
+/// `attrs` of [`UblkParams`].
 pub(crate) const ATTR_VOLATILE_CACHE: u32 = 1 << 2;
 pub(crate) const ATTR_FUA: u32 = 1 << 3;
-/// `types` of [`Params`]: basic and discard.
+/// `types` of [`UblkParams`]: basic and discard.
 pub(crate) const PARAM_TYPES: u32 = 1 | 2;
 
 /// `struct ublk_params` up to its `discard` part: `ublk_param_basic` and `ublk_param_discard`, flat.
@@ -122,7 +122,7 @@ pub(crate) const PARAM_TYPES: u32 = 1 | 2;
     Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub(crate) struct Params {
+pub(crate) struct UblkParams {
     pub(crate) len: u32,
     pub(crate) types: u32,
     pub(crate) attrs: u32,
@@ -181,9 +181,9 @@ const _: () = {
     assert!(size_of::<ControlCommand>() == 32);
     assert!(size_of::<DevInfo>() == 64);
     assert!(std::mem::offset_of!(DevInfo, flags) == 24);
-    assert!(size_of::<Params>() == 64);
-    assert!(std::mem::offset_of!(Params, dev_sectors) == 24);
-    assert!(std::mem::offset_of!(Params, discard_alignment) == 40);
+    assert!(size_of::<UblkParams>() == 64);
+    assert!(std::mem::offset_of!(UblkParams, dev_sectors) == 24);
+    assert!(std::mem::offset_of!(UblkParams, discard_alignment) == 40);
     assert!(size_of::<IoDescriptor>() == 24);
     assert!(size_of::<IoCommand>() == 16);
     // As the kernel's header computes them.

@@ -10,11 +10,11 @@ use uzram_blockdev::StepError;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
-use crate::abi::{Command, ControlCommand, DevInfo, Params, flags};
+use crate::abi::{Command, ControlCommand, DevInfo, UblkParams, flags};
 use crate::sys::{self, ControlRing};
 
 const PATH: &str = "/dev/ublk-control";
-/// Length of [`Params`] without its padding, as the driver counts it.
+/// Length of [`UblkParams`] without its padding, as the driver counts it.
 const PARAMS_LEN: u32 = 60;
 
 /// The open control device.
@@ -133,18 +133,18 @@ impl Control {
         self.unprivileged = unprivileged.then_some(info.dev_id);
     }
 
-    pub(crate) fn set_params(&mut self, id: u32, params: &Params) -> Result<(), Error> {
-        let mut params = Params {
+    pub(crate) fn set_params(&mut self, id: u32, params: &UblkParams) -> Result<(), Error> {
+        let mut params = UblkParams {
             len: PARAMS_LEN,
             ..*params
         };
         self.device(Command::SetParams, id, 0, params.as_mut_bytes())
     }
 
-    pub(crate) fn params(&mut self, id: u32) -> Result<Params, Error> {
-        let mut params = Params {
+    pub(crate) fn params(&mut self, id: u32) -> Result<UblkParams, Error> {
+        let mut params = UblkParams {
             len: PARAMS_LEN,
-            ..Params::default()
+            ..UblkParams::default()
         };
         self.device(Command::GetParams, id, 0, params.as_mut_bytes())?;
         Ok(params)
@@ -196,10 +196,10 @@ impl Control {
     }
 }
 
-const _: () = assert!(PARAMS_LEN as usize <= size_of::<Params>());
+const _: () = assert!(PARAMS_LEN as usize <= size_of::<UblkParams>());
 /// `info` and `params` are read into types of which any bytes are valid.
 const _: fn() = || {
     fn any_bytes<T: FromBytes>() {}
     any_bytes::<DevInfo>();
-    any_bytes::<Params>();
+    any_bytes::<UblkParams>();
 };

@@ -6,7 +6,8 @@ use uzram::Device;
 
 use crate::Error;
 use crate::abi::{
-    ATTR_FUA, ATTR_VOLATILE_CACHE, MAX_DEVICES, MAX_IO_BYTES, MAX_QUEUE_DEPTH, PARAM_TYPES, Params,
+    ATTR_FUA, ATTR_VOLATILE_CACHE, MAX_DEVICES, MAX_IO_BYTES, MAX_QUEUE_DEPTH, PARAM_TYPES,
+    UblkParams,
 };
 
 /// Largest discard: the block layer's own limit.
@@ -112,13 +113,13 @@ impl UblkOptions {
         rule(fits, "max-io", max.into(), accepted)
     }
 
-    pub(crate) fn params(&self, device: &Device) -> Params {
+    pub(crate) fn params(&self, device: &Device) -> UblkParams {
         let attrs = if self.write_cache {
             ATTR_VOLATILE_CACHE | ATTR_FUA
         } else {
             0
         };
-        Params {
+        UblkParams {
             types: PARAM_TYPES,
             attrs,
             logical_bs_shift: device.logical_block_size().trailing_zeros() as u8,
@@ -131,7 +132,7 @@ impl UblkOptions {
             max_discard_sectors: MAX_DISCARD_SECTORS,
             max_write_zeroes_sectors: MAX_DISCARD_SECTORS,
             max_discard_segments: 1,
-            ..Params::default()
+            ..UblkParams::default()
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::{ImageGeometry, state};
 use crate::snapshot::CutSlot;
-use crate::stream::{PerCpu, Stream, Tally, Written};
+use crate::stream::{PerCpu, Stream, StreamTotals, Tally};
 use crate::table::SlotTable;
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
@@ -167,7 +167,7 @@ impl Device {
     }
 
     /// What was compressed since the present primary is the primary.
-    pub(crate) fn written(&self) -> Written {
+    pub(crate) fn written(&self) -> StreamTotals {
         Tally::sum(&self.tallies)
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Tally {
 
 /// What a device's streams compressed since they have their encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Written {
+pub(crate) struct StreamTotals {
     pub(crate) pages: u64,
     pub(crate) bytes: u64,
 }
@@ -79,8 +79,8 @@ impl Tally {
     }
 
     /// The sum over streams. A page may be in one of the two numbers and not yet in the other.
-    pub(crate) fn sum(tallies: &[Arc<CachePadded<Tally>>]) -> Written {
-        let mut written = Written::default();
+    pub(crate) fn sum(tallies: &[Arc<CachePadded<Tally>>]) -> StreamTotals {
+        let mut written = StreamTotals::default();
         for tally in tallies {
             written.pages += tally.pages.load(Relaxed);
             written.bytes += tally.bytes.load(Relaxed);

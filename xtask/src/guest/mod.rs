@@ -237,7 +237,7 @@ impl<'a> Ran<'a> {
 
 impl GuestBench {
     fn new(specs: &[TestSpec], build: Build) -> Result<Self> {
-        setup::setup(setup::Purpose::Guest)?;
+        setup::setup(setup::PackagePurpose::Guest)?;
         let work = sh::target().join("guest");
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
         let lock = File::create(work.join("lock"))?;

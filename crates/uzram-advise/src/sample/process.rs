@@ -9,7 +9,7 @@ use super::{Reservoir, Sample, check_count};
 use crate::{Error, PAGE};
 
 /// A page of a process: the process's place in the list, and the page's address.
-type Place = (usize, u64);
+type PageAddress = (usize, u64);
 
 /// Bits of an entry of `/proc/PID/pagemap`.
 const PRESENT: u64 = 1 << 63;
@@ -62,7 +62,7 @@ fn name_of(pid: u32) -> String {
     }
 }
 
-fn find_pages(pid: u32, index: usize, found: &mut Reservoir<Place>) -> io::Result<()> {
+fn find_pages(pid: u32, index: usize, found: &mut Reservoir<PageAddress>) -> io::Result<()> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     let mut bytes = vec![0; ENTRIES * 8];

@@ -31,7 +31,7 @@ pub struct Kept {
 
 /// What the folder holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Manifest {
+pub struct CorporaManifest {
     /// The corpora.
     pub kept: Vec<Kept>,
     /// What could not be had, and why.
@@ -39,14 +39,18 @@ pub struct Manifest {
 }
 
 /// Collects all corpora anew, about `megabytes` of each. Calls `progress` with the name of each.
-pub fn make(dir: &Path, megabytes: usize, progress: &mut dyn FnMut(&str)) -> Result<Manifest> {
+pub fn make(
+    dir: &Path,
+    megabytes: usize,
+    progress: &mut dyn FnMut(&str),
+) -> Result<CorporaManifest> {
     ensure!(megabytes > 0, "a corpus of no megabytes is none");
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir);
     made.with_context(|| format!("making {}", dir.display()))?;
-    let mut manifest = Manifest::default();
+    let mut manifest = CorporaManifest::default();
     for (name, source, pages) in works::KINDS {
         progress(name);
         let mut corpus = match pages(megabytes) {
@@ -86,7 +90,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Reads the folder's manifest.
-pub fn manifest(dir: &Path) -> Result<Manifest> {
+pub fn manifest(dir: &Path) -> Result<CorporaManifest> {
     let path = dir.join(MANIFEST);
     let text = fs::read(&path)
         .with_context(|| format!("{} (uzram bench corpus makes it)", path.display()))?;
@@ -132,7 +136,7 @@ pub(crate) fn load_of(dir: &Path, source: Source, megabytes: usize) -> Result<Co
     ))
 }
 
-impl std::fmt::Display for Manifest {
+impl std::fmt::Display for CorporaManifest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
@@ -165,7 +169,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let pages = |n: u8| [[n; PAGE], [n + 1; PAGE], [n + 2; PAGE], [n + 3; PAGE]].concat();
-        let mut manifest = Manifest::default();
+        let mut manifest = CorporaManifest::default();
         for (name, source) in [
             ("a", Source::Process),
             ("b", Source::Made),

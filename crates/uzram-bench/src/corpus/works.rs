@@ -22,10 +22,10 @@ pub enum Source {
 }
 
 /// A kind of corpus: its name, its source, and the function that collects about so many megabytes.
-pub(super) type Kind = (&'static str, Source, fn(usize) -> Result<Corpus>);
+pub(super) type CorpusKind = (&'static str, Source, fn(usize) -> Result<Corpus>);
 
 /// All kinds, in the order of the manifest.
-pub(super) const KINDS: [Kind; 16] = [
+pub(super) const KINDS: [CorpusKind; 16] = [
     (WORK[0].0, Source::Process, |megabytes| heap(0, megabytes)),
     (WORK[1].0, Source::Process, |megabytes| heap(1, megabytes)),
     (WORK[2].0, Source::Process, |megabytes| heap(2, megabytes)),

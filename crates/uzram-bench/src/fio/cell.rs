@@ -82,43 +82,45 @@ impl FromStr for Cell {
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub enum Buffer {
+pub enum BufferContents {
     /// The series' static buffer: one word over and over, which zram keeps as a same-filled page.
     Static,
     /// That many percent of each block are zeros, the rest noise. The series' own has 11.
     Compressible(u8),
 }
 
-impl Buffer {
+impl BufferContents {
     /// fio's options for it.
     pub(super) fn options(self) -> Vec<String> {
         let pattern = match self {
-            Buffer::Static => "--buffer_pattern=0xbadc0ffee".into(),
-            Buffer::Compressible(percent) => format!("--buffer_compress_percentage={percent}"),
+            BufferContents::Static => "--buffer_pattern=0xbadc0ffee".into(),
+            BufferContents::Compressible(percent) => {
+                format!("--buffer_compress_percentage={percent}")
+            }
         };
         vec![pattern, "--scramble_buffers=0".into()]
     }
 }
 
-impl fmt::Display for Buffer {
+impl fmt::Display for BufferContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Buffer::Static => f.write_str("static"),
-            Buffer::Compressible(percent) => write!(f, "{percent}%"),
+            BufferContents::Static => f.write_str("static"),
+            BufferContents::Compressible(percent) => write!(f, "{percent}%"),
         }
     }
 }
 
-impl FromStr for Buffer {
+impl FromStr for BufferContents {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Buffer, String> {
+    fn from_str(text: &str) -> Result<BufferContents, String> {
         if text == "static" {
-            return Ok(Buffer::Static);
+            return Ok(BufferContents::Static);
         }
         let percent = text.strip_suffix('%').and_then(|n| n.parse().ok());
         match percent {
-            Some(percent @ 0..=100) => Ok(Buffer::Compressible(percent)),
+            Some(percent @ 0..=100) => Ok(BufferContents::Compressible(percent)),
             _ => Err(format!(
                 "'{text}' is no kind of buffer; it takes static, or how much of it compresses, as in 11%"
             )),
@@ -126,16 +128,16 @@ impl FromStr for Buffer {
     }
 }
 
-impl From<Buffer> for String {
-    fn from(buffer: Buffer) -> String {
+impl From<BufferContents> for String {
+    fn from(buffer: BufferContents) -> String {
         buffer.to_string()
     }
 }
 
-impl TryFrom<String> for Buffer {
+impl TryFrom<String> for BufferContents {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Buffer, String> {
+    fn try_from(text: String) -> Result<BufferContents, String> {
         text.parse()
     }
 }
@@ -163,7 +165,7 @@ impl fmt::Display for Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// What is written.
-    pub buffer: Buffer,
+    pub buffer: BufferContents,
     /// Size and depth of the requests.
     #[serde(flatten)]
     pub shape: Shape,
@@ -193,7 +195,7 @@ mod tests {
             let json = serde_json::to_value(cell).unwrap();
             assert_eq!(json, cell.name());
         }
-        for buffer in [Buffer::Static, Buffer::Compressible(11)] {
+        for buffer in [BufferContents::Static, BufferContents::Compressible(11)] {
             assert_eq!(buffer.to_string().parse(), Ok(buffer));
         }
         assert!(
@@ -204,7 +206,7 @@ mod tests {
         );
         for text in ["11", "101%", "-1%", "random"] {
             assert!(
-                text.parse::<Buffer>().unwrap_err().contains("11%"),
+                text.parse::<BufferContents>().unwrap_err().contains("11%"),
                 "{text}"
             );
         }

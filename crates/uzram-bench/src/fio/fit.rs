@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::{statfs, statvfs};
 use uzram_control::size::human;
 
-use super::cell::Buffer;
+use super::cell::BufferContents;
 use super::targets::{TMPFS, TMPFS_MAGIC, TargetKind, TargetSpec, kernel_algorithms};
 
 /// Percent of the size that a target takes beyond the pages: tables, metadata, a server.
@@ -43,7 +43,7 @@ impl TargetSpec {
     }
 
     /// Refuses a size that exceeds memory. Targets exist one at a time, so each may take all of it.
-    pub fn fits(&self, size_bytes: u64, buffers: &[Buffer]) -> Result<(), String> {
+    pub fn fits(&self, size_bytes: u64, buffers: &[BufferContents]) -> Result<(), String> {
         let percent = self.memory_percent(buffers);
         for (has, what) in self.memory() {
             let need = (u128::from(size_bytes) * u128::from(percent) / 100) as u64;
@@ -63,7 +63,7 @@ impl TargetSpec {
     }
 
     /// Percent of its size that it may take in memory; 0 for a target that is not in memory.
-    fn memory_percent(&self, buffers: &[Buffer]) -> u64 {
+    fn memory_percent(&self, buffers: &[BufferContents]) -> u64 {
         let compresses = match &self.kind {
             TargetKind::Path(path) if !is_new_on_tmpfs(path) => return 0,
             TargetKind::Path(_) | TargetKind::Tmpfs => false,
@@ -73,11 +73,11 @@ impl TargetSpec {
                 .as_deref()
                 .is_some_and(|name| name.starts_with("null")),
         };
-        let pages = |buffer: &Buffer| match buffer {
+        let pages = |buffer: &BufferContents| match buffer {
             // A word for each page, or an object that is hardly more.
-            Buffer::Static if compresses => 5,
+            BufferContents::Static if compresses => 5,
             // What is rewritten leaves holes, in nbdkit above all; what compresses little is stored as it is.
-            Buffer::Compressible(percent) if compresses => {
+            BufferContents::Compressible(percent) if compresses => {
                 (u64::from(100 - (*percent).min(100)) * 8 / 5).min(100)
             }
             _ => 100,
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said_with_what_does() {
         const HUGE: u64 = 1 << 60;
-        let half = [Buffer::Compressible(50)];
+        let half = [BufferContents::Compressible(50)];
         for target in [
             "tmpfs",
             "kernel-zram",

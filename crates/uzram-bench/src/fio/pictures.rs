@@ -2,7 +2,7 @@
 //! time.
 
 use super::record::{CellFigure, FioRecord};
-use super::{Buffer, CELLS, Cell, Length, Setting, Shape};
+use super::{BufferContents, CELLS, Cell, Length, Setting, Shape};
 use crate::output::{self, Chart, Look, Outcome, Series, Table, distinct, number};
 use crate::report::{Report, Row};
 
@@ -129,7 +129,7 @@ impl FioRecord {
     }
 
     /// A line for each target and cell, over the numbers of jobs of a buffer and shape.
-    fn throughput(&self, (buffer, shape): (Buffer, Shape)) -> Chart {
+    fn throughput(&self, (buffer, shape): (BufferContents, Shape)) -> Chart {
         let here = |one: &Setting| (one.buffer, one.shape) == (buffer, shape);
         let settings = self.settings().into_iter().filter(here);
         let mut jobs: Vec<u32> = settings.map(|one| one.jobs).collect();

@@ -347,7 +347,7 @@ fn used(memory: &[TargetMemory]) -> Option<f64> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::fio::{Buffer, Shape};
+    use crate::fio::{BufferContents, Shape};
 
     fn run(mb_s: f64, mixed: bool) -> JobRun {
         let side = Side {
@@ -382,7 +382,7 @@ pub(super) mod tests {
         TargetRuns {
             target: target.into(),
             setting: Setting {
-                buffer: Buffer::Static,
+                buffer: BufferContents::Static,
                 shape,
                 jobs: 1,
             },

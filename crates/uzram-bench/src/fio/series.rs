@@ -14,7 +14,7 @@ use crate::output::distinct;
 
 /// A target of a run.
 #[derive(Debug, Clone)]
-pub struct Column {
+pub struct TargetColumn {
     /// The name that the heading gives it.
     pub heading: String,
     target: String,
@@ -22,10 +22,10 @@ pub struct Column {
 }
 
 /// The columns of a record: all targets, or only the named one.
-fn columns(record: &FioRecord, of: &str, only: Option<&str>) -> Vec<Column> {
+fn columns(record: &FioRecord, of: &str, only: Option<&str>) -> Vec<TargetColumn> {
     let names = record.names().into_iter();
     let wanted = names.filter(|name| only.is_none_or(|only| only == *name));
-    let column = |target: &str| Column {
+    let column = |target: &str| TargetColumn {
         heading: format!("{of}{target}"),
         target: target.to_owned(),
         record: record.clone(),
@@ -61,7 +61,7 @@ pub fn compare(paths: &[impl AsRef<Path>], target: Option<&str>) -> Result<Strin
     Ok(print(&all))
 }
 
-fn print(columns: &[Column]) -> String {
+fn print(columns: &[TargetColumn]) -> String {
     let mut text = String::new();
     for column in columns {
         let _ = writeln!(text, "Processing {}", column.heading);
@@ -91,8 +91,8 @@ fn row(
     text: &mut String,
     label: &str,
     (first, width): (usize, usize),
-    columns: &[Column],
-    value: &dyn Fn(&Column) -> Option<String>,
+    columns: &[TargetColumn],
+    value: &dyn Fn(&TargetColumn) -> Option<String>,
 ) {
     let values = columns
         .iter()
@@ -103,14 +103,14 @@ fn row(
     text.push('\n');
 }
 
-fn throughput(text: &mut String, columns: &[Column], setting: &Setting) {
+fn throughput(text: &mut String, columns: &[TargetColumn], setting: &Setting) {
     let name = format!("#jobs{}", setting.jobs);
     row(text, &name, (15, 15), columns, &|_| Some(String::new()));
     for cell in CELLS {
         let sides: [(&str, fn(&super::CellFigure) -> Option<Side>); 2] =
             [("READ:", |f| f.read), ("WRITE:", |f| f.write)];
         for (label, side) in sides {
-            let value = |column: &Column| {
+            let value = |column: &TargetColumn| {
                 let figure = column.record.figure(&column.target, setting, cell)?;
                 Some(format!("{:.1}MB/s", side(figure)?.mb_s))
             };
@@ -121,13 +121,13 @@ fn throughput(text: &mut String, columns: &[Column], setting: &Setting) {
     }
 }
 
-fn total<'a>(column: &'a Column, setting: &Setting) -> Option<&'a Total> {
+fn total<'a>(column: &'a TargetColumn, setting: &Setting) -> Option<&'a Total> {
     let mut totals = column.record.totals.iter();
     totals.find(|total| total.target == column.target && total.setting == *setting)
 }
 
 /// Adds perf's counts, if there are any.
-fn counts(text: &mut String, columns: &[Column], setting: &Setting) {
+fn counts(text: &mut String, columns: &[TargetColumn], setting: &Setting) {
     let totals = columns.iter().filter_map(|column| total(column, setting));
     let events = distinct(totals.flat_map(|total| &total.perf).map(|(event, _)| event));
     if events.is_empty() {

@@ -1,13 +1,13 @@
 //! The tables on stdout: a line for each cell and number of jobs, a column for each target.
 
 use super::record::{CellFigure, FioRecord};
-use super::{Buffer, CELLS, Cell, Setting, Shape};
+use super::{BufferContents, CELLS, Cell, Setting, Shape};
 use crate::output::Table;
 
 impl FioRecord {
     /// Speeds for each buffer and shape of request, and memory.
     pub(super) fn pivot(&self) -> Vec<Table> {
-        let mut tables: Vec<((Buffer, Shape), Table)> = Vec::new();
+        let mut tables: Vec<((BufferContents, Shape), Table)> = Vec::new();
         for setting in self.settings() {
             let block = (setting.buffer, setting.shape);
             let rows = CELLS

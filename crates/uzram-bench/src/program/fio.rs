@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::process::Command;
 
 use crate::fio::{
-    self, Buffer, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Setting, Shape, TargetSpec,
+    self, BufferContents, CELLS, Cell, DEFAULT_TARGETS, Length, Missing, Setting, Shape, TargetSpec,
 };
 use crate::report::Goal;
 use uzram_control::size;
@@ -81,7 +81,7 @@ pub(crate) struct Args {
         default_value = "static,11%",
         value_delimiter = ','
     )]
-    pub(crate) buffers: Vec<Buffer>,
+    pub(crate) buffers: Vec<BufferContents>,
     /// Only these cells: seq-write, rand-write, seq-read, rand-read, mixed-rand, mixed-seq
     #[arg(long, value_name = "CELLS", value_delimiter = ',')]
     only: Vec<Cell>,

@@ -1,6 +1,6 @@
 //! `uzram get`: attributes as the kernel's zram shows them.
 
-use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace, Owner};
+use uzram_control::zram::{ATTRIBUTES, Attribute, AttributeOwner, AttributePlace};
 
 use super::view::{failed, id, view};
 use super::{print, print_json};
@@ -43,7 +43,7 @@ impl Args {
                 let message = format!("no attribute '{name}' (there are: {})", known.join(", "));
                 return Err(Failure::usage(message));
             }
-            let value = view.show(Owner::Device(id), &name);
+            let value = view.show(AttributeOwner::Device(id), &name);
             let value = value.map_err(|errno| failed(&format!("zram{id}: {name}"), errno))?;
             let value = String::from_utf8_lossy(&value).into_owned();
             if all {

@@ -31,14 +31,14 @@ pub(crate) mod writeback;
 
 use std::io;
 
-use uzram_control::{Entry, RunDir};
+use uzram_control::{RunDir, RunningDevice};
 use uzram_runtime::client::{ask, ask_keeper, to_json, unexpected};
 use uzram_spec::{printable, printable_json};
 
 use crate::exit::{self, Failure, Result};
 
 /// The devices of these names, each found or not, or all.
-fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<Entry>>> {
+fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<RunningDevice>>> {
     Ok(match all {
         true => run.devices()?.into_iter().map(Ok).collect(),
         false => names.iter().map(|name| Ok(run.find(name)?)).collect(),

@@ -1,6 +1,6 @@
 //! `uzram recover`: serves devices again whose server is gone and whose memory is kept.
 
-use uzram_control::{Entry, Request};
+use uzram_control::{Request, RunningDevice};
 
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::Result;
@@ -41,6 +41,6 @@ impl Args {
     }
 }
 
-fn path(entry: &Entry) -> String {
+fn path(entry: &RunningDevice) -> String {
     entry.record.path.clone()
 }

@@ -1,6 +1,6 @@
 //! `uzram remove`: takes devices down.
 
-use uzram_control::Entry;
+use uzram_control::RunningDevice;
 use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{client, sweep};
 
@@ -36,7 +36,7 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let run = sweep::swept_run_dir()?;
         let force = self.force;
-        let remove = |entry: &Entry| remove(entry, force);
+        let remove = |entry: &RunningDevice| remove(entry, force);
         // Those that have no size yet are known to the daemon only.
         if let Some(daemon) = Client::find(&run.file(SOCKET)?) {
             let names = match self.all {
@@ -59,7 +59,7 @@ impl Args {
 }
 
 /// Says which of several devices a failure is of, whatever else it names.
-fn named(several: bool, entry: &Entry, result: Result) -> Result {
+fn named(several: bool, entry: &RunningDevice, result: Result) -> Result {
     result.map_err(|mut failure| {
         if several {
             failure.message = format!("{}: {}", entry.record.name, failure.message);
@@ -68,7 +68,7 @@ fn named(several: bool, entry: &Entry, result: Result) -> Result {
     })
 }
 
-fn remove(entry: &Entry, force: bool) -> Result {
+fn remove(entry: &RunningDevice, force: bool) -> Result {
     if !force {
         return client::remove(entry);
     }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
-use uzram_control::zram::{Attribute, AttributePlace, Owner};
+use uzram_control::zram::{Attribute, AttributeOwner, AttributePlace};
 use uzram_control::{Request, size, to_hex};
 
 use uzram_runtime::{choice, files};
@@ -158,7 +158,7 @@ impl Step {
             Step::Attribute(attribute, value) => {
                 let view = view()?;
                 let id = id(&*view, name)?;
-                let stored = view.store(Owner::Device(id), attribute, value.as_bytes());
+                let stored = view.store(AttributeOwner::Device(id), attribute, value.as_bytes());
                 stored.map_err(|errno| failed(&format!("zram{id}: {attribute}"), errno))
             }
         }

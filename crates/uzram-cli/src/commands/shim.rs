@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 use uzram_blockdev::{SwapArea, swap_on};
 use uzram_control::RunDir;
-use uzram_control::zram::{Errno, Owner, View};
+use uzram_control::zram::{AttributeOwner, Errno, View};
 use uzram_daemon::{Client, SOCKET};
 use uzram_sysfs::shim;
 
@@ -135,7 +135,11 @@ fn with_own_devices(
     // First those that have no size: their loop devices are kept by this process.
     for device in local.devices().unwrap_or_default() {
         let id = device.id;
-        let removed = local.store(Owner::Control, "hot_remove", id.to_string().as_bytes());
+        let removed = local.store(
+            AttributeOwner::Control,
+            "hot_remove",
+            id.to_string().as_bytes(),
+        );
         match removed {
             Ok(()) => {}
             Err(Errno::BUSY) => exit::tell(format!(

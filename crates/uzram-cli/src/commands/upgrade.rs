@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use uzram_control::{Entry, Request, RunDir};
+use uzram_control::{Request, RunDir, RunningDevice};
 
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Result};
@@ -68,7 +68,7 @@ impl Args {
 }
 
 /// Waits until the new program's server answers.
-fn wait_for_server(run: &RunDir, old: &Entry, begin: Instant) -> Result<Entry> {
+fn wait_for_server(run: &RunDir, old: &RunningDevice, begin: Instant) -> Result<RunningDevice> {
     let name = &old.record.name;
     let failed = |why: &str| {
         let message = format!("{name}: {why}; the old program serves on");

@@ -1,6 +1,6 @@
 //! What `lz4` and `lz4hc` share of liblz4: streams, dictionaries, tfms and the block decoder. Named ffi file.
 //!
-//! The two encoders have calls of their own ([`Encoder`]) and one life: a stream is allocated once, kept from call to
+//! The two encoders have calls of their own ([`Liblz4Encoder`]) and one life: a stream is allocated once, kept from call to
 //! call, and a dictionary is loaded into a stream that nobody changes afterwards. Each tfm owns one stream and uses it
 //! either with its dictionary or without any, never both. Decompression needs no context.
 #![allow(unsafe_code)]
@@ -38,7 +38,7 @@ pub(super) const DICTIONARY: DictionarySpec = DictionarySpec {
 };
 
 /// The calls in which liblz4's encoders differ.
-pub(super) trait Encoder: Send + Sync + Sized + 'static {
+pub(super) trait Liblz4Encoder: Send + Sync + Sized + 'static {
     /// The algorithm's name.
     const NAME: &'static str;
 
@@ -73,7 +73,7 @@ pub(super) struct Lz4Stream<E> {
     encoder: PhantomData<E>,
 }
 
-impl<E: Encoder> Lz4Stream<E> {
+impl<E: Liblz4Encoder> Lz4Stream<E> {
     fn new() -> Result<Lz4Stream<E>, Error> {
         let mut stream = Lz4Stream {
             words: vec![0; E::stream_bytes().div_ceil(8)].into_boxed_slice(),
@@ -135,7 +135,7 @@ pub(super) struct LoadedDictionary<E> {
     bytes: Arc<[u8]>,
 }
 
-impl<E: Encoder> LoadedDictionary<E> {
+impl<E: Liblz4Encoder> LoadedDictionary<E> {
     fn new(bytes: &Arc<[u8]>, level: c_int) -> Result<LoadedDictionary<E>, Error> {
         let (mut stream, bytes) = (Lz4Stream::new()?, bytes.clone());
         // SAFETY: this value owns the stream and the bytes, which an Arc neither moves nor changes. Copies of the stream
@@ -148,7 +148,7 @@ impl<E: Encoder> LoadedDictionary<E> {
     }
 }
 
-fn refused<E: Encoder>(call: &'static str) -> Error {
+fn refused<E: Liblz4Encoder>(call: &'static str) -> Error {
     Error::Setup {
         algorithm: E::NAME,
         source: LibraryError::new(call, "refused"),
@@ -169,7 +169,7 @@ struct Lz4Tfm<E> {
 }
 
 /// Prepares a driver for a level of its own scale and for the settings' dictionary.
-pub(super) fn prepare<E: Encoder>(
+pub(super) fn prepare<E: Liblz4Encoder>(
     settings: &Settings,
     level: c_int,
 ) -> Result<Arc<dyn Prepared>, Error> {
@@ -178,7 +178,7 @@ pub(super) fn prepare<E: Encoder>(
     Ok(Arc::new(Lz4 { level, dictionary }))
 }
 
-impl<E: Encoder> Prepared for Lz4<E> {
+impl<E: Liblz4Encoder> Prepared for Lz4<E> {
     fn tfm(&self) -> Result<Box<dyn Tfm>, Error> {
         Ok(Box::new(Lz4Tfm {
             stream: Lz4Stream::<E>::new()?,
@@ -195,13 +195,13 @@ impl<E: Encoder> Prepared for Lz4<E> {
     }
 }
 
-impl<E: Encoder> Decompress for Lz4<E> {
+impl<E: Liblz4Encoder> Decompress for Lz4<E> {
     fn decompress(&self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         decompress_with(self.dictionary.as_deref(), src, dst)
     }
 }
 
-impl<E: Encoder> Tfm for Lz4Tfm<E> {
+impl<E: Liblz4Encoder> Tfm for Lz4Tfm<E> {
     fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
         let got = dst.len();
         let too_small = Error::OutputTooSmall { got };
@@ -227,7 +227,7 @@ impl<E: Encoder> Tfm for Lz4Tfm<E> {
     }
 }
 
-fn decompress_with<E: Encoder>(
+fn decompress_with<E: Liblz4Encoder>(
     dictionary: Option<&LoadedDictionary<E>>,
     src: &[u8],
     dst: &mut [u8],

@@ -12,7 +12,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
-use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
+use super::liblz4::{self, DICTIONARY, Liblz4Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
 use crate::{Algorithm, Error, ParamSpec, Prepared, Settings};
 
 unsafe extern "C" {
@@ -70,7 +70,7 @@ impl Algorithm for Backend {
 /// liblz4's encoder of levels by acceleration.
 struct Fast;
 
-impl Encoder for Fast {
+impl Liblz4Encoder for Fast {
     const NAME: &'static str = NAME;
 
     fn stream_bytes() -> usize {

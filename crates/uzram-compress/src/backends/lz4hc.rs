@@ -9,7 +9,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
-use super::liblz4::{self, DICTIONARY, Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
+use super::liblz4::{self, DICTIONARY, Liblz4Encoder, LoadedDictionary, Lz4Block, Lz4Stream};
 use crate::{Algorithm, Error, ParamSpec, Prepared, Settings};
 
 unsafe extern "C" {
@@ -70,7 +70,7 @@ impl Algorithm for Backend {
 /// liblz4's encoder of hash chains.
 struct HighCompression;
 
-impl Encoder for HighCompression {
+impl Liblz4Encoder for HighCompression {
     const NAME: &'static str = NAME;
 
     fn stream_bytes() -> usize {

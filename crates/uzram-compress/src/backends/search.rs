@@ -76,7 +76,7 @@ impl<const SPACE: usize, const ROOM: usize> PaddedBlock<SPACE, ROOM> {
 }
 
 /// Literals, then a match.
-pub(super) struct Sequence {
+pub(super) struct FoundSequence {
     /// The position of the first literal.
     pub(super) at: usize,
     pub(super) literals: usize,
@@ -97,7 +97,7 @@ pub(super) trait Sink<const SPACE: usize, const ROOM: usize> {
     /// After every `1 << SKIP_BITS` bytes without a match, a turn skips one more position.
     const SKIP_BITS: u32;
     /// Takes a sequence. Whether there is room for another.
-    fn take(&mut self, block: &PaddedBlock<SPACE, ROOM>, sequence: Sequence) -> bool;
+    fn take(&mut self, block: &PaddedBlock<SPACE, ROOM>, sequence: FoundSequence) -> bool;
     /// Takes the last literals, from position `at` on; `offset` is that of the last match.
     fn end(&mut self, block: &PaddedBlock<SPACE, ROOM>, at: usize, literals: usize, offset: usize);
 }
@@ -211,7 +211,7 @@ impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> Search<SPACE, RO
                 let before = begin - literals_at;
                 let back = self.back(begin, from, before);
                 let offset = begin - from;
-                let sequence = Sequence {
+                let sequence = FoundSequence {
                     at: literals_at,
                     literals: before - back,
                     offset,

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SendFlags;
 
 use super::{Handler, REQUEST};
-use crate::protocol::{ControlError, Progress, Request, Response, to_line};
+use crate::protocol::{ControlError, Request, RequestProgress, Response, to_line};
 use crate::trust;
 
 /// Who is at the other end of a control socket, for the log.
@@ -57,7 +57,7 @@ impl Conversation {
     }
 
     /// Says how it goes, without waiting. Whether the client can be told more.
-    pub(super) fn say(&self, progress: Progress) -> bool {
+    pub(super) fn say(&self, progress: RequestProgress) -> bool {
         if !self.progress {
             return true;
         }
@@ -79,8 +79,8 @@ impl Conversation {
             return true;
         };
         match *stage {
-            Stage::Waiting => self.say(Progress::Waiting),
-            Stage::Begun => self.say(Progress::Begun),
+            Stage::Waiting => self.say(RequestProgress::Waiting),
+            Stage::Begun => self.say(RequestProgress::Begun),
             Stage::Answered => false,
         }
     }
@@ -100,7 +100,7 @@ impl Conversation {
     /// Says that it begins, unless the client has gone: see the header of the protocol.
     fn begins(&self) -> bool {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_gone() || !self.say(Progress::Begun) || self.is_gone() {
+        if self.is_gone() || !self.say(RequestProgress::Begun) || self.is_gone() {
             return false;
         }
         *stage = Stage::Begun;

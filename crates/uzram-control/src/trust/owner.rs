@@ -56,7 +56,7 @@ impl Distrust {
 }
 
 /// Where a path leads.
-pub(super) struct Place {
+pub(super) struct ResolvedPath {
     /// The path without symbolic links or `..`.
     pub(super) real: PathBuf,
     /// A descriptor of what is there, for looking only; `None` where there is nothing yet.
@@ -66,7 +66,7 @@ pub(super) struct Place {
 /// Follows an absolute path. Each directory and link on the way must be root's or this user's, and no one else may write
 /// to a directory, unless it is sticky as `/tmp`: there only the owner of an entry can move it. What the path leads to is
 /// for the caller to judge. With `make`, directories that are not there are made, for this user alone.
-pub(super) fn walk(path: &Path, make: bool) -> Result<Place, Distrust> {
+pub(super) fn walk(path: &Path, make: bool) -> Result<ResolvedPath, Distrust> {
     let root = open(CWD, Path::new("/")).map_err(|e| Distrust::system(path, e))?;
     let trusted = Trusted::new(&root.1);
     let mut todo = names(path);
@@ -105,7 +105,7 @@ pub(super) fn walk(path: &Path, make: bool) -> Result<Place, Distrust> {
         let (fd, stat) = match found {
             Ok(found) => found,
             Err(Errno::NOENT) if todo.is_empty() => {
-                return Ok(Place {
+                return Ok(ResolvedPath {
                     real: at,
                     found: None,
                 });
@@ -131,7 +131,7 @@ pub(super) fn walk(path: &Path, make: bool) -> Result<Place, Distrust> {
         }
         todo.extend(names(&target).into_iter().rev());
     }
-    Ok(Place {
+    Ok(ResolvedPath {
         real,
         found: way.pop(),
     })

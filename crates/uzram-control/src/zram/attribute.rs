@@ -16,7 +16,7 @@ pub enum AttributePlace {
 
 /// When an attribute can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum When {
+pub enum WritableWhen {
     /// Always.
     Always,
     /// Before `disksize` is set.
@@ -63,7 +63,7 @@ pub struct Attribute {
     /// The directory that it is in.
     pub place: AttributePlace,
     /// When it can be written.
-    pub when: When,
+    pub when: WritableWhen,
     /// Reads it. May be present although the kernel's permissions forbid reading: see [`Attribute::mode_in`].
     pub show: Option<Show>,
     /// Writes it.
@@ -80,7 +80,7 @@ impl Attribute {
         about: "",
         docs: "",
         place: AttributePlace::Device,
-        when: When::Always,
+        when: WritableWhen::Always,
         show: None,
         store: None,
     };
@@ -97,9 +97,9 @@ impl Attribute {
     pub fn allowed(&self) -> &'static str {
         match (self.store, self.when) {
             (None, _) => "read only",
-            (Some(_), When::Always) => "at any time",
-            (Some(_), When::Uninit) => "before disksize is set",
-            (Some(_), When::Init) => "after disksize is set",
+            (Some(_), WritableWhen::Always) => "at any time",
+            (Some(_), WritableWhen::Uninit) => "before disksize is set",
+            (Some(_), WritableWhen::Init) => "after disksize is set",
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Errno, algorithms};
 
 /// Parameters of one algorithm, as `algorithm_params` sets them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Params {
+pub struct AlgorithmParams {
     /// `level=`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<i32>,
@@ -24,7 +24,7 @@ pub struct Params {
 
 /// A backing device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backing {
+pub struct BackingConfig {
     /// Its absolute path.
     pub path: PathBuf,
     /// The length to give a regular file; `None` leaves it as it is.
@@ -35,17 +35,17 @@ pub struct Backing {
 /// Everything that a device remembers besides its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
+pub struct ZramConfig {
     /// The size in bytes that it was initialised with; 0 before.
     pub disksize: u64,
     /// Names of the algorithms by priority: the primary one, then those for recompression.
     pub algorithms: [Option<String>; PRIORITIES],
     /// The algorithms' parameters, by priority.
-    pub params: [Params; PRIORITIES],
+    pub params: [AlgorithmParams; PRIORITIES],
     /// Limit on the pool in bytes, whole pages; 0 for none.
     pub mem_limit: u64,
     /// The backing device.
-    pub backing: Option<Backing>,
+    pub backing: Option<BackingConfig>,
     /// Pages that may still be written back, if that is limited.
     pub writeback_limit: u64,
     /// Whether the writeback limit is in force.
@@ -58,9 +58,9 @@ pub struct Config {
     pub track_ages: bool,
 }
 
-impl Default for Config {
-    fn default() -> Config {
-        Config {
+impl Default for ZramConfig {
+    fn default() -> ZramConfig {
+        ZramConfig {
             disksize: 0,
             algorithms: [Some(algorithms::default_name().into()), None, None, None],
             params: Default::default(),
@@ -86,23 +86,23 @@ pub struct Chosen {
     pub dictionary: Vec<u8>,
 }
 
-impl Config {
+impl ZramConfig {
     /// The configuration after a reset: as in the kernel, only the settings of writeback stay.
     #[must_use]
-    pub fn after_reset(&self) -> Config {
-        Config {
+    pub fn after_reset(&self) -> ZramConfig {
+        ZramConfig {
             writeback_limit: self.writeback_limit,
             writeback_limit_enable: self.writeback_limit_enable,
             writeback_batch_size: self.writeback_batch_size,
             compressed_writeback: self.compressed_writeback,
             track_ages: self.track_ages,
-            ..Config::default()
+            ..ZramConfig::default()
         }
     }
 
     /// Resets all algorithms and their parameters to the defaults.
     pub(crate) fn drop_algorithms(&mut self) {
-        let fresh = Config::default();
+        let fresh = ZramConfig::default();
         self.algorithms = fresh.algorithms;
         self.params = fresh.params;
     }
@@ -125,7 +125,11 @@ impl Config {
     }
 }
 
-pub(crate) fn chosen(priority: usize, name: &str, params: &Params) -> Result<Chosen, Errno> {
+pub(crate) fn chosen(
+    priority: usize,
+    name: &str,
+    params: &AlgorithmParams,
+) -> Result<Chosen, Errno> {
     let algorithm = algorithms::find(name).ok_or(Errno::INVAL)?;
     let range = |key: &str| {
         let found = algorithm.params().iter().find(|spec| spec.name == key);
@@ -188,7 +192,7 @@ mod tests {
     #[test]
     fn levels_become_ours() {
         let text = |name: &str, level, winbits| {
-            let params = Params {
+            let params = AlgorithmParams {
                 level,
                 winbits,
                 dictionary: b"words".to_vec(),
@@ -221,15 +225,15 @@ mod tests {
 
     #[test]
     fn a_configuration_reads_back_from_json() {
-        let mut config = Config::default();
+        let mut config = ZramConfig::default();
         config.algorithms[2] = Some("zstd".into());
         config.params[2].dictionary = vec![0, 255];
         config.writeback_limit = 7;
         let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        assert_eq!(serde_json::from_str::<ZramConfig>(&text).unwrap(), config);
         assert_eq!(
-            serde_json::from_str::<Config>("{}").unwrap(),
-            Config::default()
+            serde_json::from_str::<ZramConfig>("{}").unwrap(),
+            ZramConfig::default()
         );
         let reset = config.after_reset();
         assert_eq!(

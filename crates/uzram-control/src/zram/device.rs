@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Config, Errno, Live};
+use super::{Errno, Live, ZramConfig};
 use crate::protocol::{ControlError, Request, Response};
 use crate::stat::Stat;
 
@@ -21,7 +21,7 @@ pub struct Zram {
 
 /// A device's configuration, and what it holds now.
 pub(crate) struct ZramState {
-    pub(crate) config: Config,
+    pub(crate) config: ZramConfig,
     pub(crate) live: Option<Arc<dyn Live>>,
     /// Major and minor number of the node reserved for it.
     pub(crate) node: Option<(u32, u32)>,
@@ -51,7 +51,7 @@ pub(crate) fn errno(error: &ControlError) -> Errno {
 }
 
 impl Zram {
-    pub(crate) fn new(id: u32, config: Config, node: Option<(u32, u32)>) -> Zram {
+    pub(crate) fn new(id: u32, config: ZramConfig, node: Option<(u32, u32)>) -> Zram {
         Zram {
             id,
             jobs: Mutex::new(()),
@@ -72,7 +72,7 @@ impl Zram {
     }
 
     /// Its configuration.
-    pub fn config(&self) -> Config {
+    pub fn config(&self) -> ZramConfig {
         self.state().config.clone()
     }
 
@@ -157,7 +157,7 @@ impl Change<'_> {
     }
 
     /// Changes its configuration.
-    pub(crate) fn set(&self, change: impl FnOnce(&mut Config)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut ZramConfig)) {
         change(&mut self.zram.state_mut().config);
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Config, Errno};
+use super::{Errno, ZramConfig};
 use crate::protocol::{ControlError, Request, Response};
 
 /// Makes devices. There is an engine for each way to serve them: as a process with a block device each, or, for tests, in
@@ -17,7 +17,7 @@ pub trait Engine: Send + Sync {
     fn unreserve(&self, id: u32);
 
     /// Makes the device by its configuration, `config.disksize` bytes large. A reserved node becomes its node.
-    fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError>;
+    fn start(&self, id: u32, config: &ZramConfig) -> Result<Arc<dyn Live>, ControlError>;
 
     /// Refuses what no device of this engine can have as its backing. EINVAL: it lies on such a device.
     fn check_backing(&self, _path: &Path) -> Result<(), Errno> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use serde::{Deserialize, Serialize};
 
 use super::device::{Zram, stat};
-use super::{Config, Engine, Errno, Live, algorithms, backing};
+use super::{Engine, Errno, Live, ZramConfig, algorithms, backing};
 
 /// How the interface behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct SavedDevice {
     /// Whether it was initialised.
     pub initialised: bool,
     /// What it remembers.
-    pub config: Config,
+    pub config: ZramConfig,
 }
 
 /// zram's devices. See the module [`crate::zram`].
@@ -100,7 +100,7 @@ impl Host {
                 (0..).find(|id| !table.contains_key(id) && !taken.contains(id))
             };
             let id = id.ok_or(Errno::NOSPC)?;
-            match self.insert(id, Config::default()) {
+            match self.insert(id, ZramConfig::default()) {
                 // Another process took the number first.
                 Err(Errno::EXIST) => taken.push(id),
                 other => return other.map(|()| id),
@@ -114,10 +114,10 @@ impl Host {
         if self.table().contains_key(&id) || self.engine.taken().contains(&id) {
             return Err(Errno::EXIST);
         }
-        self.insert(id, Config::default())
+        self.insert(id, ZramConfig::default())
     }
 
-    fn insert(&self, id: u32, config: Config) -> Result<(), Errno> {
+    fn insert(&self, id: u32, config: ZramConfig) -> Result<(), Errno> {
         let node = self.engine.reserve(id)?;
         let zram = Zram::new(id, config, node);
         // The backing of a saved device. If it is gone, setting disksize reports that.
@@ -147,7 +147,7 @@ impl Host {
         let _alone = self.adding();
         let stat = stat(&*live)?;
         if self.device(id).is_none() {
-            let zram = Zram::new(id, Config::default(), None);
+            let zram = Zram::new(id, ZramConfig::default(), None);
             self.table_mut().insert(id, Arc::new(zram));
         }
         let zram = self.found(id, Errno::NODEV)?;

@@ -25,11 +25,11 @@ pub use algorithms::{
     default_name as default_algorithm, left_out as algorithms_left_out, names as algorithm_names,
     provide_algorithms, registry as algorithms,
 };
-pub use attribute::{Attribute, AttributePlace, Show, Store, Subject, When};
+pub use attribute::{Attribute, AttributePlace, Show, Store, Subject, WritableWhen};
 pub use attributes::ATTRIBUTES;
 pub(crate) use block_state::lines as block_state_lines;
-pub use config::{Backing, Chosen, Config, Params};
+pub use config::{AlgorithmParams, BackingConfig, Chosen, ZramConfig};
 pub use device::Zram;
 pub use engine::{Engine, Live};
 pub use host::{Host, HostOptions, Saved, SavedDevice};
-pub use view::{Owner, Shown, View};
+pub use view::{AttributeOwner, ShownDevice, View};

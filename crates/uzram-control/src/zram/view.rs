@@ -8,7 +8,7 @@ use crate::protocol::{Request, Response};
 
 /// Whose attribute is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Owner {
+pub enum AttributeOwner {
     /// The directory `zram-control`: `hot_add`, `hot_remove`.
     Control,
     /// The device of that number.
@@ -17,7 +17,7 @@ pub enum Owner {
 
 /// What a directory and a node show of a device.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Shown {
+pub struct ShownDevice {
     /// N of `zramN`.
     pub id: u32,
     /// Its size in bytes, 0 while it is not initialised.
@@ -34,16 +34,16 @@ pub struct Shown {
 /// Every call stands for one `open`, `show` or `store` of the kernel: no call sees half of another's change.
 pub trait View: Send + Sync {
     /// Lists the devices by number.
-    fn devices(&self) -> Result<Vec<Shown>, Errno>;
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno>;
 
     /// Reads a whole attribute. ENOENT: no such device or attribute; EACCES: it cannot be read.
     ///
     /// Reading `hot_add` adds a device.
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno>;
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno>;
 
     /// Writes an attribute with the `value` of one `write`, at most 4096 bytes. ENOENT: no such device or attribute; EACCES:
     /// it cannot be written.
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno>;
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno>;
 
     /// Reads lines of the device's `block_state` from the slot `from` on: whole lines, at most `max_bytes` together. Also
     /// returns the slot to continue from. No lines mean the end. EINVAL: the device is not initialised.
@@ -57,12 +57,14 @@ impl Host {
     /// Finds an attribute and what it is read from.
     fn subject(
         &self,
-        owner: Owner,
+        owner: AttributeOwner,
         name: &str,
     ) -> Result<(&'static Attribute, Subject<'_>), Errno> {
         let (place, zram) = match owner {
-            Owner::Control => (AttributePlace::Control, None),
-            Owner::Device(id) => (AttributePlace::Device, Some(self.found(id, Errno::NOENT)?)),
+            AttributeOwner::Control => (AttributePlace::Control, None),
+            AttributeOwner::Device(id) => {
+                (AttributePlace::Device, Some(self.found(id, Errno::NOENT)?))
+            }
         };
         let attribute = Attribute::find(place, name).ok_or(Errno::NOENT)?;
         Ok((attribute, Subject { host: self, zram }))
@@ -70,19 +72,19 @@ impl Host {
 }
 
 impl View for Host {
-    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno> {
         let all: Vec<Arc<Zram>> = self.table().values().cloned().collect();
         Ok(all.iter().map(|zram| shown(zram)).collect())
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno> {
         let (attribute, subject) = self.subject(owner, attribute)?;
         let readable = attribute.mode_in(self.options().strict) & 0o444 != 0;
         let show = attribute.show.filter(|_| readable).ok_or(Errno::ACCESS)?;
         show(&subject).map(String::into_bytes)
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         let (attribute, subject) = self.subject(owner, attribute)?;
         let store = attribute.store.ok_or(Errno::ACCESS)?;
         // The kernel does not call an attribute for an empty write.
@@ -110,20 +112,20 @@ impl View for Host {
     }
 }
 
-fn shown(zram: &Zram) -> Shown {
+fn shown(zram: &Zram) -> ShownDevice {
     let (live, node, known) = {
         let state = zram.state();
         (state.live.clone(), state.node, state.config.disksize)
     };
     let Some(live) = live else {
-        return Shown {
+        return ShownDevice {
             id: zram.id(),
             disksize: 0,
             path: String::new(),
             rdev: node,
         };
     };
-    Shown {
+    ShownDevice {
         id: zram.id(),
         // A server that does not answer still has the size that it had.
         disksize: stat(&*live).map_or(known, |stat| stat.disksize),

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Host, HostOptions, Owner, View};
+use uzram_control::zram::{ATTRIBUTES, AttributeOwner, AttributePlace, Host, HostOptions, View};
 use uzram_testkit::zram::InProcess;
 
 const PAGE: usize = 4096;
@@ -226,10 +226,10 @@ impl Model {
     }
 }
 
-fn owner(name: &str) -> (Owner, &str) {
+fn owner(name: &str) -> (AttributeOwner, &str) {
     match name.strip_prefix("zram-control/") {
-        Some(name) => (Owner::Control, name),
-        None => (Owner::Device(0), name),
+        Some(name) => (AttributeOwner::Control, name),
+        None => (AttributeOwner::Device(0), name),
     }
 }
 
@@ -245,7 +245,7 @@ impl Side for Model {
         let (owner, name) = owner(name);
         let done = self.host.store(owner, name, value);
         if let ("reset", Ok(()), Some(default)) = (name, done, &self.default) {
-            let owner = Owner::Device(0);
+            let owner = AttributeOwner::Device(0);
             let set = self.host.store(owner, "comp_algorithm", default.as_bytes());
             set.map_err(|error| error.raw_os_error())?;
         }

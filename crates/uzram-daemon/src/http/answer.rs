@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use uzram_control::zram::Errno;
 
-use super::connection::Phase;
-use super::recorded::Head;
+use super::connection::RequestPhase;
+use super::recorded::RecordedHead;
 use super::{Limits, Seat, Server};
 use crate::api::{Answer, Asked, Asker};
 use crate::error::Body;
@@ -23,19 +23,19 @@ pub(super) const TOO_SLOW: &[u8] =
 /// Answers one request.
 pub(super) async fn answer(
     seat: &Seat,
-    head: &Head,
+    head: &RecordedHead,
     asker: Asker,
-    phase: &watch::Sender<Phase>,
+    phase: &watch::Sender<RequestPhase>,
     begin: Instant,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    phase.send_replace(Phase::Body);
+    phase.send_replace(RequestPhase::Body);
     let server = &*seat.server;
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let answered = match accept(&server.limits, head, begin, request).await {
         Ok((asked, body)) => {
-            phase.send_replace(Phase::Work);
+            phase.send_replace(RequestPhase::Work);
             seat.works(true);
             let worked = work(server, asked, body, asker).await;
             seat.works(false);
@@ -55,7 +55,7 @@ pub(super) async fn answer(
 /// Reads a request, and refuses what is none of the API's.
 async fn accept(
     limits: &Limits,
-    head: &Head,
+    head: &RecordedHead,
     begin: Instant,
     request: Request<Incoming>,
 ) -> Result<(Asked, Bytes), Body> {

@@ -17,7 +17,7 @@ use uzram_control::trust;
 
 use super::Seat;
 use super::answer::{TOO_SLOW, answer};
-use super::recorded::{Head, Recorded};
+use super::recorded::{Recorded, RecordedHead};
 use crate::api::Asker;
 
 /// How long a client that was answered may go on sending. Closed at once, a unix socket would take the answer from a
@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum RequestPhase {
     /// Its head is not whole.
     Head,
     /// Its body is read, which has a deadline where that is done.
@@ -40,20 +40,20 @@ pub(super) enum Phase {
 pub(super) async fn serve(seat: Seat, stream: UnixStream) {
     let begin = Instant::now();
     let limits = seat.server.limits.clone();
-    let head = Head::new(limits.head_bytes);
+    let head = RecordedHead::new(limits.head_bytes);
     let asker = asker(&stream);
     let recorded = Recorded {
         stream,
         head: head.clone(),
     };
-    let (phase, mut phases) = watch::channel(Phase::Head);
+    let (phase, mut phases) = watch::channel(RequestPhase::Head);
     let phase = Rc::new(phase);
     let seat = Rc::new(seat);
     let service = service_fn(|request| {
         let (seat, head, phase) = (seat.clone(), head.clone(), phase.clone());
         Box::pin(async move {
             let answered = answer(&seat, &head, asker, &phase, begin, request).await;
-            phase.send_replace(Phase::Answered(Instant::now()));
+            phase.send_replace(RequestPhase::Answered(Instant::now()));
             Ok::<_, Infallible>(answered)
         })
     });
@@ -66,9 +66,9 @@ pub(super) async fn serve(seat: Seat, stream: UnixStream) {
         .serve_connection(TokioIo::new(recorded), service);
     let in_time = loop {
         let deadline = match *phases.borrow_and_update() {
-            Phase::Head => Some(begin + limits.sending),
-            Phase::Body | Phase::Work => None,
-            Phase::Answered(at) => Some(at + limits.reading),
+            RequestPhase::Head => Some(begin + limits.sending),
+            RequestPhase::Body | RequestPhase::Work => None,
+            RequestPhase::Answered(at) => Some(at + limits.reading),
         };
         tokio::select! {
             ended = poll_fn(|context| connection.poll_without_shutdown(context)) => {
@@ -83,7 +83,7 @@ pub(super) async fn serve(seat: Seat, stream: UnixStream) {
         }
     };
     let mut stream = connection.into_parts().io.into_inner().stream;
-    let late = !in_time && *phase.borrow() == Phase::Head;
+    let late = !in_time && *phase.borrow() == RequestPhase::Head;
     if late && !head.is_empty() {
         let _ = timeout(limits.reading, stream.write_all(TOO_SLOW)).await;
     }

@@ -156,10 +156,10 @@ struct Server {
 #[derive(Default)]
 struct Places {
     next: u64,
-    taken: BTreeMap<u64, Place>,
+    taken: BTreeMap<u64, ConnectionPlace>,
 }
 
-struct Place {
+struct ConnectionPlace {
     /// Whether its request has come whole and is not answered yet. Such a one is never sent away.
     works: bool,
     /// Ends it.
@@ -204,7 +204,9 @@ impl Server {
             number,
         };
         let task = tokio::task::spawn_local(connection::serve(seat, stream)).abort_handle();
-        places.taken.insert(number, Place { works: false, task });
+        places
+            .taken
+            .insert(number, ConnectionPlace { works: false, task });
     }
 }
 

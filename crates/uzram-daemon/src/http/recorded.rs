@@ -14,14 +14,14 @@ use tokio::net::UnixStream;
 
 /// What was read first, up to the longest head.
 #[derive(Clone)]
-pub(super) struct Head {
+pub(super) struct RecordedHead {
     bytes: Rc<RefCell<Vec<u8>>>,
     longest: usize,
 }
 
-impl Head {
-    pub(super) fn new(longest: usize) -> Head {
-        Head {
+impl RecordedHead {
+    pub(super) fn new(longest: usize) -> RecordedHead {
+        RecordedHead {
             bytes: Rc::default(),
             longest,
         }
@@ -62,7 +62,7 @@ pub(super) fn has_one_length(head: &[u8], headers: usize) -> bool {
 
 pub(super) struct Recorded {
     pub(super) stream: UnixStream,
-    pub(super) head: Head,
+    pub(super) head: RecordedHead,
 }
 
 impl AsyncRead for Recorded {

@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use uzram_control::zram::{Errno, Host, HostOptions, Owner, View};
+use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Asker, Created, Devices, Limits, bind, serve};
+use uzram_daemon::{Asker, CreateAnswer, Devices, Limits, bind, serve};
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
 
@@ -62,20 +62,23 @@ impl Devices for Fake {
         &self.host
     }
 
-    fn create(&self, spec: &DeviceSpec, _: Option<Asker>) -> Result<Created, ControlError> {
+    fn create(&self, spec: &DeviceSpec, _: Option<Asker>) -> Result<CreateAnswer, ControlError> {
         let closed = self.gate.lock().unwrap();
         drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
         spec.check()?;
-        let added = self.host.show(Owner::Control, "hot_add").map_err(error)?;
+        let added = self
+            .host
+            .show(AttributeOwner::Control, "hot_add")
+            .map_err(error)?;
         let name = format!("zram{}", String::from_utf8(added).unwrap().trim());
         let size = spec.size.map_or(1 << 20, |size| size.0).to_string();
-        let owner = Owner::Device(id(&name)?);
+        let owner = AttributeOwner::Device(id(&name)?);
         let made = self.host.store(owner, "disksize", size.as_bytes());
         made.map_err(|errno| {
             let _ = self.remove(&name, None);
             error(errno)
         })?;
-        Ok(Created {
+        Ok(CreateAnswer {
             name,
             path: String::new(),
             notes: String::new(),
@@ -96,7 +99,9 @@ impl Devices for Fake {
             return Err(error(Errno::NODEV));
         }
         let id = id(name)?.to_string();
-        let removed = self.host.store(Owner::Control, "hot_remove", id.as_bytes());
+        let removed = self
+            .host
+            .store(AttributeOwner::Control, "hot_remove", id.as_bytes());
         removed.map_err(error)
     }
 

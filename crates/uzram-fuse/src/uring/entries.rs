@@ -1,9 +1,9 @@
 //! The entries of a connection: their memory, and who may use it.
 //!
-//! An [`Entry`] is the right to an entry's memory. There is one from the kernel's completion, by which the entry has a request,
+//! A [`HeldEntry`] is the right to an entry's memory. There is one from the kernel's completion, by which the entry has a request,
 //! to the commit of the reply. Whoever has it may execute the request: the thread whose ring the completion came by, or another
 //! one that took it from a [`Backlog`]. The kernel copies into and out of an entry's memory only in system calls of a thread that
-//! has given its [`Entry`] away by a command.
+//! has given its [`HeldEntry`] away by a command.
 //!
 //! This file and `ring.rs` are the two of `uring` with unsafe code.
 #![allow(unsafe_code)]
@@ -28,13 +28,13 @@ const _: () = {
 
 /// An entry that has a request: the right to its memory. Not to be copied.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry(u32);
+pub(crate) struct HeldEntry(u32);
 
-impl Entry {
+impl HeldEntry {
     /// # Safety
     /// The kernel has completed a command of this entry, and this is the only value for that completion.
-    pub(super) unsafe fn new(number: u32) -> Entry {
-        Entry(number)
+    pub(super) unsafe fn new(number: u32) -> HeldEntry {
+        HeldEntry(number)
     }
 
     pub(crate) fn number(&self) -> u32 {
@@ -103,7 +103,10 @@ impl EntryMemory {
     }
 
     /// Header and payload of an entry of this connection.
-    pub(crate) fn get<'a>(&'a self, entry: &'a mut Entry) -> (&'a mut EntryHeader, &'a mut [u8]) {
+    pub(crate) fn get<'a>(
+        &'a self,
+        entry: &'a mut HeldEntry,
+    ) -> (&'a mut EntryHeader, &'a mut [u8]) {
         let (header, payload) = self.offsets(entry.0);
         let header = self.buffers.address(header, size_of::<EntryHeader>());
         let payload = self.buffers.address(payload, self.payload_bytes);
@@ -164,7 +167,7 @@ impl BacklogOwner {
     }
 
     /// Puts an entry in, or gives it back where there is no room.
-    pub(crate) fn put(&mut self, entry: Entry) -> Result<(), Entry> {
+    pub(crate) fn put(&mut self, entry: HeldEntry) -> Result<(), HeldEntry> {
         if self.is_full() {
             return Err(entry);
         }
@@ -186,7 +189,7 @@ impl Backlog {
     }
 
     /// Takes the oldest out.
-    pub(crate) fn take(&self) -> Option<Entry> {
+    pub(crate) fn take(&self) -> Option<HeldEntry> {
         let mut taken = self.taken.load(Acquire);
         loop {
             if self.put.load(Acquire) == taken {
@@ -199,7 +202,7 @@ impl Backlog {
                 .taken
                 .compare_exchange_weak(taken, next, AcqRel, Acquire)
             {
-                Ok(_) => return Some(Entry(number)),
+                Ok(_) => return Some(HeldEntry(number)),
                 Err(now) => taken = now,
             }
         }
@@ -216,7 +219,7 @@ mod tests {
     #[test]
     fn entries_have_memory_of_their_own() {
         let memory = EntryMemory::new(vec![0; 20], 8192).unwrap();
-        let mut entries: Vec<Entry> = (0..20).map(Entry).collect();
+        let mut entries: Vec<HeldEntry> = (0..20).map(HeldEntry).collect();
         for entry in &mut entries {
             let number = entry.number();
             let (header, payload) = memory.get(entry);
@@ -241,11 +244,11 @@ mod tests {
         for round in 0..10 {
             for number in 0..4 {
                 assert!(!owner.is_full());
-                owner.put(Entry(round * 4 + number)).unwrap();
+                owner.put(HeldEntry(round * 4 + number)).unwrap();
             }
-            assert_eq!(owner.put(Entry(99)), Err(Entry(99)));
+            assert_eq!(owner.put(HeldEntry(99)), Err(HeldEntry(99)));
             for number in 0..4 {
-                assert_eq!(backlog.take(), Some(Entry(round * 4 + number)));
+                assert_eq!(backlog.take(), Some(HeldEntry(round * 4 + number)));
             }
             assert_eq!(backlog.take(), None);
         }
@@ -280,7 +283,7 @@ mod tests {
             while goes_on() {
                 for (number, is_free) in is_free.iter().enumerate() {
                     if put < ROUNDS && !owner.is_full() && is_free.swap(false, AcqRel) {
-                        owner.put(Entry(number as u32)).unwrap();
+                        owner.put(HeldEntry(number as u32)).unwrap();
                         put += 1;
                     }
                 }

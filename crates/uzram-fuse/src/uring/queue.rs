@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustix::thread::CpuSet;
 use uzram_frontend::{PollPermits, PollSource, Poller};
 
-use super::entries::{BacklogOwner, Entry};
+use super::entries::{BacklogOwner, HeldEntry};
 use super::request;
-use super::ring::{EntryRing, Event};
+use super::ring::{EntryRing, RingEvent};
 use super::team::Team;
 use crate::disk::DiskFile;
 
@@ -131,11 +131,11 @@ impl Queue {
         self.ring.submit()?;
         while let Some(event) = self.ring.next_event() {
             match event {
-                Event::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                RingEvent::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
                 // All queues are there, and somebody looks at the mount already.
-                Event::Request(entry) => self.answer(entry, false)?,
-                Event::Commit(entry) => self.ring.commit(entry)?,
-                Event::Help(_) | Event::Awake => {}
+                RingEvent::Request(entry) => self.answer(entry, false)?,
+                RingEvent::Commit(entry) => self.ring.commit(entry)?,
+                RingEvent::Help(_) | RingEvent::Awake => {}
             }
         }
         Ok(())
@@ -180,7 +180,7 @@ impl Queue {
             && let Some(event) = self.ring.next_event()
         {
             match event {
-                Event::Request(mut entry) => {
+                RingEvent::Request(mut entry) => {
                     came += 1;
                     if !is_first {
                         surplus += request::bytes(self.setup.team.memory.get(&mut entry).0);
@@ -190,10 +190,10 @@ impl Queue {
                         self.answer(entry, false)?;
                     }
                 }
-                Event::Refused(_) => self.setup.team.end(self.setup.member, &mut self.ring)?,
-                Event::Help(member) => self.friend = member,
-                Event::Commit(entry) => self.ring.commit(entry)?,
-                Event::Awake => {}
+                RingEvent::Refused(_) => self.setup.team.end(self.setup.member, &mut self.ring)?,
+                RingEvent::Help(member) => self.friend = member,
+                RingEvent::Commit(entry) => self.ring.commit(entry)?,
+                RingEvent::Awake => {}
             }
         }
         while surplus >= HELP_BYTES
@@ -207,7 +207,7 @@ impl Queue {
     }
 
     /// Executes an entry's request and queues the reply. `alone`: it is the only one that came.
-    fn answer(&mut self, mut entry: Entry, alone: bool) -> io::Result<()> {
+    fn answer(&mut self, mut entry: HeldEntry, alone: bool) -> io::Result<()> {
         let team = &self.setup.team;
         let (header, payload) = team.memory.get(&mut entry);
         let bytes = request::bytes(header);

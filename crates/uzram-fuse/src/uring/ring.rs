@@ -1,7 +1,7 @@
 //! A thread's ring: commands for entries, and messages to the rings of other threads.
 //!
 //! With `entries.rs` the two files of `uring` with unsafe code: ring entries carry addresses, and a completion gives an
-//! [`Entry`]. The addresses are of the [`Team`]'s memory, which the ring keeps. It is dropped before that.
+//! [`HeldEntry`]. The addresses are of the [`Team`]'s memory, which the ring keeps. It is dropped before that.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use io_uring::{IoUring, cqueue, opcode};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::abi::{CommandRequest, RingCommand};
-use super::entries::Entry;
+use super::entries::HeldEntry;
 use super::team::Team;
 
 /// Commands of FUSE over io_uring need entries with room for 80 bytes.
@@ -30,15 +30,15 @@ const _: () = assert!(size_of::<Entry128>() == 128);
 
 /// What came by a ring.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum RingEvent {
     /// An entry has a request.
-    Request(Entry),
+    Request(HeldEntry),
     /// An entry was refused, with this errno: the connection ends.
     Refused(i32),
     /// The member of this number has more requests at hand than it can soon execute.
     Help(usize),
     /// Another thread has executed the entry's request. The reply is to be committed here.
-    Commit(Entry),
+    Commit(HeldEntry),
     /// Somebody wants this thread to look around, or a message has not arrived.
     Awake,
 }
@@ -46,7 +46,7 @@ pub(crate) enum Event {
 /// What a completion is: the upper half of its user data. The lower half is the number of an entry or a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
-enum Kind {
+enum MessageKind {
     /// A command of an entry's, by this ring.
     Command = 0,
     /// Messages of another thread's.
@@ -58,19 +58,19 @@ enum Kind {
     Lost,
 }
 
-impl Kind {
+impl MessageKind {
     fn with(self, number: u32) -> u64 {
         (self as u64) << 32 | u64::from(number)
     }
 
-    fn split(user_data: u64) -> (Kind, u32) {
+    fn split(user_data: u64) -> (MessageKind, u32) {
         let kind = match user_data >> 32 {
-            0 => Kind::Command,
-            1 => Kind::Help,
-            2 => Kind::Commit,
-            3 => Kind::Awake,
-            4 => Kind::Returned,
-            _ => Kind::Lost,
+            0 => MessageKind::Command,
+            1 => MessageKind::Help,
+            2 => MessageKind::Commit,
+            3 => MessageKind::Awake,
+            4 => MessageKind::Returned,
+            _ => MessageKind::Lost,
         };
         (kind, user_data as u32)
     }
@@ -122,7 +122,7 @@ impl EntryRing {
         let memory = &self.team.memory;
         let (queue, iovecs) = (memory.queue(entry), memory.iovecs(entry));
         let command = command(RingCommand::Register, queue, 0).addr(Some(iovecs as u64));
-        let mut sqe = command.build().user_data(Kind::Command.with(entry));
+        let mut sqe = command.build().user_data(MessageKind::Command.with(entry));
         // SAFETY: in bounds of the 128 bytes, and aligned: the structure is, and so is the field in it.
         unsafe {
             let len = (&raw mut sqe).byte_add(SQE_LEN_AT).cast::<u32>();
@@ -134,31 +134,42 @@ impl EntryRing {
     }
 
     /// Queues the completion of an entry's request, and the fetch of the next one, which comes by this ring.
-    pub(crate) fn commit(&mut self, mut entry: Entry) -> io::Result<()> {
+    pub(crate) fn commit(&mut self, mut entry: HeldEntry) -> io::Result<()> {
         let memory = &self.team.memory;
         let commit_id = memory.get(&mut entry).0.entry.commit_id;
         let number = entry.number();
         let command = command(RingCommand::CommitAndFetch, memory.queue(number), commit_id);
-        self.push(command.build().user_data(Kind::Command.with(number)))?;
+        self.push(command.build().user_data(MessageKind::Command.with(number)))?;
         self.under_way += 1;
         Ok(())
     }
 
     /// Asks `member` to take from the backlog of `from`.
     pub(crate) fn ask_for_help(&mut self, member: usize, from: usize) -> io::Result<()> {
-        self.message(member, Kind::Help.with(from as u32), Kind::Lost.with(0))
+        self.message(
+            member,
+            MessageKind::Help.with(from as u32),
+            MessageKind::Lost.with(0),
+        )
     }
 
     /// Has `member` commit the reply of an entry.
-    pub(crate) fn hand_to(&mut self, member: usize, entry: Entry) -> io::Result<()> {
+    pub(crate) fn hand_to(&mut self, member: usize, entry: HeldEntry) -> io::Result<()> {
         let number = entry.number();
-        let (theirs, ours) = (Kind::Commit.with(number), Kind::Returned.with(number));
+        let (theirs, ours) = (
+            MessageKind::Commit.with(number),
+            MessageKind::Returned.with(number),
+        );
         self.message(member, theirs, ours)
     }
 
     /// Wakes `member`.
     pub(crate) fn wake(&mut self, member: usize) -> io::Result<()> {
-        self.message(member, Kind::Awake.with(0), Kind::Lost.with(0))
+        self.message(
+            member,
+            MessageKind::Awake.with(0),
+            MessageKind::Lost.with(0),
+        )
     }
 
     /// Queues a message: a completion of `theirs` there, or one of `ours` here where that cannot be.
@@ -209,23 +220,23 @@ impl EntryRing {
     }
 
     /// What came next.
-    pub(crate) fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<RingEvent> {
         let done = self.ring.completion().next()?;
-        let (kind, number) = Kind::split(done.user_data());
+        let (kind, number) = MessageKind::split(done.user_data());
         // SAFETY: the kernel completes a command once. A message has the entry of a caller of `hand_to`, who has no longer got it,
         // and either arrives or comes back.
-        let entry = || unsafe { Entry::new(number) };
+        let entry = || unsafe { HeldEntry::new(number) };
         Some(match kind {
-            Kind::Command => {
+            MessageKind::Command => {
                 self.under_way -= 1;
                 match done.result() {
-                    0.. => Event::Request(entry()),
-                    error => Event::Refused(-error),
+                    0.. => RingEvent::Request(entry()),
+                    error => RingEvent::Refused(-error),
                 }
             }
-            Kind::Help => Event::Help(number as usize),
-            Kind::Commit | Kind::Returned => Event::Commit(entry()),
-            Kind::Awake | Kind::Lost => Event::Awake,
+            MessageKind::Help => RingEvent::Help(number as usize),
+            MessageKind::Commit | MessageKind::Returned => RingEvent::Commit(entry()),
+            MessageKind::Awake | MessageKind::Lost => RingEvent::Awake,
         })
     }
 
@@ -253,9 +264,12 @@ mod tests {
 
     #[test]
     fn completions_say_what_they_are() {
-        use Kind::*;
+        use MessageKind::*;
         for kind in [Command, Help, Commit, Awake, Returned, Lost] {
-            assert_eq!(Kind::split(kind.with(0xFFFF_FFFE)), (kind, 0xFFFF_FFFE));
+            assert_eq!(
+                MessageKind::split(kind.with(0xFFFF_FFFE)),
+                (kind, 0xFFFF_FFFE)
+            );
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 
-use super::entries::{Backlog, Entry, EntryMemory};
+use super::entries::{Backlog, EntryMemory, HeldEntry};
 use super::ring::EntryRing;
 
 /// How many members, those after one, it may ask for help. More CPUs than these are another node's, or far at any rate.
@@ -58,7 +58,7 @@ impl Team {
     }
 
     /// The member whose queue an entry belongs to.
-    pub(crate) fn home(&self, entry: &Entry) -> usize {
+    pub(crate) fn home(&self, entry: &HeldEntry) -> usize {
         self.homes[entry.number() as usize].into()
     }
 

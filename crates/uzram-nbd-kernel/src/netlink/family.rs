@@ -39,15 +39,15 @@ pub(crate) struct Family {
 }
 
 /// The kernel's refusal of a request.
-pub(crate) struct Refusal {
+pub(crate) struct NetlinkRefusal {
     pub(crate) errno: Errno,
     /// The kernel's own explanation, where it gave one.
     pub(crate) words: Option<String>,
 }
 
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Refusal {
-        Refusal { errno, words: None }
+impl From<Errno> for NetlinkRefusal {
+    fn from(errno: Errno) -> NetlinkRefusal {
+        NetlinkRefusal { errno, words: None }
     }
 }
 
@@ -66,7 +66,7 @@ impl Family {
         request.string(control::ATTR_FAMILY_NAME, name);
         let answer = match family.send(request) {
             Ok(answer) => answer,
-            Err(Refusal {
+            Err(NetlinkRefusal {
                 errno: Errno::NOENT,
                 ..
             }) => return Ok(None),
@@ -90,7 +90,7 @@ impl Family {
     }
 
     /// Sends a request and waits for the kernel's verdict. Returns the attributes of its answer, none if there was none.
-    pub(crate) fn send(&mut self, request: NetlinkRequest) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn send(&mut self, request: NetlinkRequest) -> Result<Vec<u8>, NetlinkRefusal> {
         self.sequence += 1;
         let request = request.finish(self.sequence);
         retry(|| net::send(&self.socket, &request, net::SendFlags::empty()))?;
@@ -104,7 +104,9 @@ impl Family {
                     _ if sequence != self.sequence => {}
                     NetlinkReply::Answer(attributes) => answer = attributes.to_vec(),
                     NetlinkReply::Ack(Ok(())) => return Ok(answer),
-                    NetlinkReply::Ack(Err((errno, words))) => return Err(Refusal { errno, words }),
+                    NetlinkReply::Ack(Err((errno, words))) => {
+                        return Err(NetlinkRefusal { errno, words });
+                    }
                 }
             }
         }

@@ -3,5 +3,5 @@
 mod family;
 mod message;
 
-pub(crate) use family::{Family, Refusal};
+pub(crate) use family::{Family, NetlinkRefusal};
 pub(crate) use message::{NetlinkRequest, attribute, u32_at};

@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use uzram_control::{ControlError, Handler, Request, Response};
 use uzram_spec::Result;
 
-use super::Event;
+use super::KeeperEvent;
 use crate::check_program;
 
 /// What is asked of a keeper through its socket.
 pub(super) struct Requests {
-    pub(super) events: Mutex<Sender<Event>>,
+    pub(super) events: Mutex<Sender<KeeperEvent>>,
     /// The device's directory.
     pub(super) dir: PathBuf,
     pub(super) image: i32,
@@ -25,7 +25,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    fn send(&self, event: Event) {
+    fn send(&self, event: KeeperEvent) {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = events.send(event);
     }
@@ -33,7 +33,7 @@ impl Requests {
     /// Sends an event and waits for what became of it.
     fn ask(
         &self,
-        event: impl FnOnce(Sender<Result>) -> Event,
+        event: impl FnOnce(Sender<Result>) -> KeeperEvent,
     ) -> std::result::Result<Response, ControlError> {
         let error = |errno, message| Err(ControlError { errno, message });
         let (answer, inbox) = channel();
@@ -56,10 +56,10 @@ impl Handler for Requests {
         let error = |errno, message| Err(ControlError { errno, message });
         match request {
             Request::Ping => Ok(Response::Done),
-            Request::Recover => self.ask(Event::Recover),
+            Request::Recover => self.ask(KeeperEvent::Recover),
             Request::Remove | Request::RemoveByForce => {
                 let force = request == Request::RemoveByForce;
-                self.ask(|answer| Event::Remove { answer, force })
+                self.ask(|answer| KeeperEvent::Remove { answer, force })
             }
             Request::Upgrade { program } => {
                 match check_program(&program, &self.dir, self.image, self.spec) {
@@ -77,8 +77,10 @@ impl Handler for Requests {
 
     fn answered(&self, request: &Request, done: bool) {
         match request {
-            Request::Upgrade { program } if done => self.send(Event::Upgrade(program.clone())),
-            Request::Remove | Request::RemoveByForce if done => self.send(Event::Removed),
+            Request::Upgrade { program } if done => {
+                self.send(KeeperEvent::Upgrade(program.clone()))
+            }
+            Request::Remove | Request::RemoveByForce if done => self.send(KeeperEvent::Removed),
             _ => {}
         }
     }

@@ -18,7 +18,7 @@ const BURST: u32 = 16;
 const KINDS: usize = 32;
 
 /// Lines that differ only in values.
-struct Kind {
+struct RepeatedLine {
     key: u64,
     begin: Instant,
     /// The last one that was written.
@@ -32,7 +32,7 @@ struct Kind {
 
 #[derive(Default)]
 pub(super) struct Repeats {
-    kinds: Vec<Kind>,
+    kinds: Vec<RepeatedLine>,
 }
 
 impl Repeats {
@@ -56,7 +56,7 @@ impl Repeats {
         if self.kinds.len() == KINDS {
             self.kinds.remove(0).tell(write);
         }
-        self.kinds.push(Kind {
+        self.kinds.push(RepeatedLine {
             key,
             begin: now,
             line: line.into(),
@@ -89,7 +89,7 @@ impl Repeats {
     }
 }
 
-impl Kind {
+impl RepeatedLine {
     /// Writes how often it came, if that is not written yet.
     fn tell(&mut self, write: &mut dyn FnMut(&str)) {
         let line = &self.line;

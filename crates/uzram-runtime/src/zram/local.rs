@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_control::RunDir;
-use uzram_control::zram::{Errno, Host, HostOptions, Owner, Saved, Shown, View};
+use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, Saved, ShownDevice, View};
 
 use super::processes::{Owned, Processes, SharedProcesses};
 
@@ -106,22 +106,22 @@ fn read(state: &Path) -> Option<Saved> {
 }
 
 impl View for Local {
-    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno> {
         self.sync();
         self.host.devices()
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno> {
         self.sync();
         let shown = self.host.show(owner, attribute);
         // Reading this one changes something.
-        if owner == Owner::Control {
+        if owner == AttributeOwner::Control {
             self.save();
         }
         shown
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         self.sync();
         let stored = self.host.store(owner, attribute, value);
         self.save();

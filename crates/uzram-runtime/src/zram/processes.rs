@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use uzram::compress::AlgorithmSpec;
 use uzram_control::trust::{self, Distrust};
-use uzram_control::zram::{Chosen, Config, Engine, Errno, Live};
-use uzram_control::{Claim, ControlError, Entry, Request, Response, RunDir, number, to_hex};
+use uzram_control::zram::{Chosen, Engine, Errno, Live, ZramConfig};
+use uzram_control::{
+    Claim, ControlError, Request, Response, RunDir, RunningDevice, number, to_hex,
+};
 
 use uzram_frontend::{NUMBER, ReservedNode};
 use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, FrontendSpec};
@@ -50,12 +52,12 @@ pub(super) type SharedProcesses = Arc<Processes>;
 /// A device that a server of its own serves.
 pub(crate) struct Served {
     id: u32,
-    entry: Entry,
+    entry: RunningDevice,
     engine: SharedProcesses,
 }
 
 /// Sends a request to a device's server.
-pub fn ask(entry: &Entry, request: &Request) -> Result<Response, ControlError> {
+pub fn ask(entry: &RunningDevice, request: &Request) -> Result<Response, ControlError> {
     match client::call_patiently(entry, &entry.socket(), request) {
         Ok(Response::Error(error)) => Err(error),
         Ok(response) => Ok(response),
@@ -102,14 +104,14 @@ impl Processes {
         }
         let now = Instant::now();
         state.silent.retain(|_, until| *until > now);
-        let is_new = |entry: &Entry| {
+        let is_new = |entry: &RunningDevice| {
             id_of(entry).is_some_and(|id| {
                 !state.starting.contains(&id)
                     && !state.known.contains_key(&id)
                     && !state.silent.contains_key(&id)
             })
         };
-        let new: Vec<Entry> = entries.into_iter().filter(is_new).collect();
+        let new: Vec<RunningDevice> = entries.into_iter().filter(is_new).collect();
         drop(state);
         // Whoever takes note of a device asks its server: one that stands still would hold up all others each time.
         let answers = client::survey(&new);
@@ -145,7 +147,7 @@ impl Processes {
         self.state().known.remove(&id);
     }
 
-    fn served(self: &Arc<Self>, id: u32, entry: Entry) -> Arc<Served> {
+    fn served(self: &Arc<Self>, id: u32, entry: RunningDevice) -> Arc<Served> {
         Arc::new(Served {
             id,
             entry,
@@ -154,7 +156,11 @@ impl Processes {
     }
 
     /// Makes the device on the node that is kept for it, unless somebody else takes that at this very moment.
-    fn start_one(self: &Arc<Self>, id: u32, config: &Config) -> Result<Arc<Served>, ControlError> {
+    fn start_one(
+        self: &Arc<Self>,
+        id: u32,
+        config: &ZramConfig,
+    ) -> Result<Arc<Served>, ControlError> {
         let kept = self.state().kept.remove(&id);
         let number = kept.as_ref().map(|node| node.number());
         drop(kept);
@@ -183,7 +189,7 @@ impl Processes {
     fn start_on(
         self: &Arc<Self>,
         id: u32,
-        config: &Config,
+        config: &ZramConfig,
         number: Option<u32>,
     ) -> Result<Arc<Served>, ControlError> {
         let chosen = config.chosen().map_err(|errno| ControlError {
@@ -206,7 +212,7 @@ impl Processes {
     fn spec(
         &self,
         id: u32,
-        config: &Config,
+        config: &ZramConfig,
         chosen: &[Chosen],
         number: Option<u32>,
     ) -> Result<DeviceSpec, ControlError> {
@@ -248,7 +254,11 @@ fn is_free(number: u32) -> bool {
 }
 
 /// Sets what a description does not say.
-fn finish(entry: &Entry, config: &Config, chosen: &[Chosen]) -> Result<(), ControlError> {
+fn finish(
+    entry: &RunningDevice,
+    config: &ZramConfig,
+    chosen: &[Chosen],
+) -> Result<(), ControlError> {
     for algorithm in chosen.iter().filter(|a| !a.dictionary.is_empty()) {
         let request = Request::SetAlgorithm {
             priority: algorithm.priority,
@@ -266,7 +276,7 @@ fn finish(entry: &Entry, config: &Config, chosen: &[Chosen]) -> Result<(), Contr
     Ok(())
 }
 
-fn id_of(entry: &Entry) -> Option<u32> {
+fn id_of(entry: &RunningDevice) -> Option<u32> {
     number(&entry.record.name)
 }
 
@@ -285,7 +295,7 @@ impl Engine for Owned {
         state.last.remove(&id);
     }
 
-    fn start(&self, id: u32, config: &Config) -> Result<Arc<dyn Live>, ControlError> {
+    fn start(&self, id: u32, config: &ZramConfig) -> Result<Arc<dyn Live>, ControlError> {
         self.0.state().starting.insert(id);
         let started = self.0.start_one(id, config);
         let mut state = self.0.state();

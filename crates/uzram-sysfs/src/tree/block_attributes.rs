@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
 use rustix::fs::{Mode, OFlags, openat};
-use uzram_control::zram::{Errno, Shown};
+use uzram_control::zram::{Errno, ShownDevice};
 
 /// Attributes are at most a page.
 const PAGE_SIZE: usize = 4096;
@@ -29,12 +29,12 @@ pub(crate) static BLOCK_ATTRIBUTES: LazyLock<Vec<BlockAttribute>> = LazyLock::ne
 pub const STAND_IN_MAJOR: u32 = 4000;
 
 /// Major and minor number under which a device is shown.
-pub(crate) fn number(shown: &Shown) -> (u32, u32) {
+pub(crate) fn number(shown: &ShownDevice) -> (u32, u32) {
     shown.rdev.unwrap_or((STAND_IN_MAJOR, shown.id))
 }
 
 /// Path below `/sys` of the real directory of the device's node. `None` while it has no node or no size.
-pub(crate) fn real_dir(shown: &Shown) -> Option<String> {
+pub(crate) fn real_dir(shown: &ShownDevice) -> Option<String> {
     let (major, minor) = shown.rdev.filter(|_| shown.disksize != 0)?;
     Some(format!("dev/block/{major}:{minor}"))
 }
@@ -50,7 +50,7 @@ impl BlockAttribute {
         })
     }
 
-    pub(crate) fn show(&self, sys: &OwnedFd, shown: &Shown) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn show(&self, sys: &OwnedFd, shown: &ShownDevice) -> Result<Vec<u8>, Errno> {
         let (major, minor) = number(shown);
         if self.value == "{number}" {
             return Ok(format!("{major}:{minor}\n").into());
@@ -82,7 +82,12 @@ impl BlockAttribute {
 
     /// Writes to the node's own attribute. While there is no node, accepts a setting and forgets it: the node will have the
     /// settings of its driver.
-    pub(crate) fn store(&self, sys: &OwnedFd, shown: &Shown, value: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn store(
+        &self,
+        sys: &OwnedFd,
+        shown: &ShownDevice,
+        value: &[u8],
+    ) -> Result<(), Errno> {
         let Some(dir) = real_dir(shown) else {
             return Ok(());
         };

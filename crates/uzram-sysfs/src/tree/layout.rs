@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
-use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace, Errno, Owner, Shown, View};
+use uzram_control::zram::{
+    ATTRIBUTES, Attribute, AttributeOwner, AttributePlace, Errno, ShownDevice, View,
+};
 
 use super::block_attributes::{BLOCK_ATTRIBUTES, BlockAttribute, number, real_dir};
 
@@ -21,7 +23,7 @@ pub(crate) enum TreeEntry {
 /// Where a file's contents come from and go to.
 #[derive(Clone)]
 pub(crate) enum FileSource {
-    Attribute(Owner, &'static str),
+    Attribute(AttributeOwner, &'static str),
     Block(u32, &'static BlockAttribute),
     BlockState(u32),
     Classes(u32),
@@ -71,7 +73,7 @@ impl TreeLayout {
             ["class", "zram-control", name] => {
                 let attribute =
                     Attribute::find(AttributePlace::Control, name).ok_or(Errno::NOENT)?;
-                let source = FileSource::Attribute(Owner::Control, attribute.name);
+                let source = FileSource::Attribute(AttributeOwner::Control, attribute.name);
                 Ok(file(attribute.mode_in(self.strict), source))
             }
             ["block", name] | ["class", "block", name] if is_zram(name) => {
@@ -104,7 +106,7 @@ impl TreeLayout {
         }
     }
 
-    fn of_device(&self, shown: &Shown, path: &str) -> Result<TreeEntry, Errno> {
+    fn of_device(&self, shown: &ShownDevice, path: &str) -> Result<TreeEntry, Errno> {
         if DIRS.contains(&path) {
             return Ok(TreeEntry::Dir);
         }
@@ -112,7 +114,7 @@ impl TreeLayout {
             return Ok(TreeEntry::Link("../../class/block".into()));
         }
         if let Some(attribute) = Attribute::find(AttributePlace::Device, path) {
-            let source = FileSource::Attribute(Owner::Device(shown.id), attribute.name);
+            let source = FileSource::Attribute(AttributeOwner::Device(shown.id), attribute.name);
             return Ok(file(attribute.mode_in(self.strict), source));
         }
         if let Some(attribute) = BLOCK_ATTRIBUTES.iter().find(|one| one.path == path) {
@@ -150,7 +152,7 @@ impl TreeLayout {
                 let devices = self.beside_real()?;
                 let numbers = path == "dev/block";
                 let kind = if path == "block" { Directory } else { Symlink };
-                let name = |shown: &Shown| match numbers {
+                let name = |shown: &ShownDevice| match numbers {
                     true => device_number_name(shown),
                     false => format!("zram{}", shown.id),
                 };
@@ -207,26 +209,26 @@ impl TreeLayout {
     }
 
     /// Finds the device of that name.
-    pub(crate) fn device(&self, name: &str) -> Result<Shown, Errno> {
+    pub(crate) fn device(&self, name: &str) -> Result<ShownDevice, Errno> {
         let id = uzram_control::number(name).ok_or(Errno::NOENT)?;
         self.device_of(id)
     }
 
-    pub(crate) fn device_of(&self, id: u32) -> Result<Shown, Errno> {
+    pub(crate) fn device_of(&self, id: u32) -> Result<ShownDevice, Errno> {
         let devices = self.view.devices()?;
         let found = devices.into_iter().find(|shown| shown.id == id);
         found.ok_or(Errno::NOENT)
     }
 
     /// Lists the devices for a directory that may also show real ones. There an error of the view hides only ours.
-    fn beside_real(&self) -> Result<Vec<Shown>, Errno> {
+    fn beside_real(&self) -> Result<Vec<ShownDevice>, Errno> {
         match self.view.devices() {
             Err(_) if self.merged => Ok(Vec::new()),
             devices => devices,
         }
     }
 
-    fn numbered(&self, name: &str) -> Result<Option<Shown>, Errno> {
+    fn numbered(&self, name: &str) -> Result<Option<ShownDevice>, Errno> {
         let devices = self.beside_real()?;
         Ok(devices
             .into_iter()
@@ -289,7 +291,7 @@ fn links(sys: &OwnedFd, path: &str) -> Vec<String> {
         .collect()
 }
 
-fn device_number_name(shown: &Shown) -> String {
+fn device_number_name(shown: &ShownDevice) -> String {
     let (major, minor) = number(shown);
     format!("{major}:{minor}")
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use uzram_control::zram::{Errno, Owner};
+use uzram_control::zram::{AttributeOwner, Errno};
 
 use super::layout::{FileSource, TreeLayout};
 use crate::inodes::lock;
@@ -39,7 +39,10 @@ impl OpenFile {
 
     /// Whether reading it may take long: reading `hot_add` makes a device.
     pub(crate) fn is_slow_to_read(&self) -> bool {
-        matches!(self.source, FileSource::Attribute(Owner::Control, _))
+        matches!(
+            self.source,
+            FileSource::Attribute(AttributeOwner::Control, _)
+        )
     }
 
     /// Returns the result of one `read`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 
-use uzram_control::zram::{Errno, Owner, Shown, View};
+use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
 pub use uzram_testkit::peers::skip;
 
 /// Whether this machine and user can mount FUSE. Where peers are required, a missing one is a failure.
@@ -76,9 +76,9 @@ impl Fake {
 }
 
 impl View for Fake {
-    fn devices(&self) -> Result<Vec<Shown>, Errno> {
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno> {
         let devices = self.devices.lock().unwrap();
-        let shown = devices.iter().map(|(id, (disksize, rdev))| Shown {
+        let shown = devices.iter().map(|(id, (disksize, rdev))| ShownDevice {
             id: *id,
             disksize: *disksize,
             path: String::new(),
@@ -87,27 +87,27 @@ impl View for Fake {
         Ok(shown.collect())
     }
 
-    fn show(&self, owner: Owner, attribute: &str) -> Result<Vec<u8>, Errno> {
+    fn show(&self, owner: AttributeOwner, attribute: &str) -> Result<Vec<u8>, Errno> {
         self.shows.fetch_add(1, Relaxed);
         match (owner, attribute) {
-            (Owner::Control, "hot_add") => Ok(format!("{}\n", self.add()).into()),
-            (Owner::Device(id), "disksize") => {
+            (AttributeOwner::Control, "hot_add") => Ok(format!("{}\n", self.add()).into()),
+            (AttributeOwner::Device(id), "disksize") => {
                 let devices = self.devices.lock().unwrap();
                 let (size, _) = devices.get(&id).ok_or(Errno::NODEV)?;
                 Ok(format!("{size}\n").into())
             }
-            (Owner::Device(_), "comp_algorithm") => Ok(b"[lzo-rle] lzo lz4 \n".into()),
-            (Owner::Device(_), "initstate") => Ok(b"0\n".into()),
+            (AttributeOwner::Device(_), "comp_algorithm") => Ok(b"[lzo-rle] lzo lz4 \n".into()),
+            (AttributeOwner::Device(_), "initstate") => Ok(b"0\n".into()),
             _ => Ok(b"1 2 3\n".into()),
         }
     }
 
-    fn store(&self, owner: Owner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
         let seen = (attribute.to_owned(), value.to_vec());
         self.stores.lock().unwrap().push(seen);
         let text = String::from_utf8_lossy(value);
         match (owner, attribute) {
-            (Owner::Control, "hot_remove") => {
+            (AttributeOwner::Control, "hot_remove") => {
                 let id: u32 = text.trim().parse().map_err(|_| Errno::INVAL)?;
                 if self.busy.lock().unwrap().contains(&id) {
                     return Err(Errno::BUSY);
@@ -115,14 +115,18 @@ impl View for Fake {
                 let gone = self.devices.lock().unwrap().remove(&id);
                 gone.map(drop).ok_or(Errno::NODEV)
             }
-            (Owner::Device(id), "disksize") => {
+            (AttributeOwner::Device(id), "disksize") => {
                 let size = text.trim().parse().map_err(|_| Errno::INVAL)?;
                 self.set_size(id, size);
                 Ok(())
             }
-            (Owner::Device(_), "comp_algorithm") if value.len() > 127 => Err(Errno::TOOBIG),
-            (Owner::Device(_), "comp_algorithm") if text.trim() == "nonsense" => Err(Errno::INVAL),
-            (Owner::Device(_), "recompress") => {
+            (AttributeOwner::Device(_), "comp_algorithm") if value.len() > 127 => {
+                Err(Errno::TOOBIG)
+            }
+            (AttributeOwner::Device(_), "comp_algorithm") if text.trim() == "nonsense" => {
+                Err(Errno::INVAL)
+            }
+            (AttributeOwner::Device(_), "recompress") => {
                 let held = self.held.lock().unwrap();
                 drop(self.released.wait_while(held, |held| *held).unwrap());
                 Ok(())

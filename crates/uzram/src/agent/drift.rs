@@ -14,7 +14,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stream::Written;
+use crate::stream::StreamTotals;
 
 /// Bytes of objects for the first training: 30 to 50 MiB of memory, of which the sample is a fifth.
 pub(super) const FIRST_BYTES: u64 = 8 << 20;
@@ -52,7 +52,7 @@ pub(super) struct Seen {
     pub(super) pages: u64,
     pub(super) bytes: u64,
     /// What was written with this codec.
-    pub(super) written: Written,
+    pub(super) written: StreamTotals,
     /// Generations that are alive.
     pub(super) live: usize,
     /// Whether there is an entry for another codec.
@@ -83,8 +83,8 @@ pub(super) struct Drift {
     codec: Option<(u8, u32)>,
     last: Option<LastSelfTraining>,
     /// What had been written at the last training, and at the begin of the window.
-    since: Written,
-    window: Written,
+    since: StreamTotals,
+    window: StreamTotals,
     /// Mean object of the first window.
     measure: Option<f64>,
     /// Mean object of the last window.
@@ -171,8 +171,8 @@ impl Drift {
         }
         // Somebody has set another, trained by hand, or started this process.
         self.begin(seen);
-        self.window = Written::default();
-        self.since = Written::default();
+        self.window = StreamTotals::default();
+        self.since = StreamTotals::default();
         self.last = (seen.generation > 0).then_some(LastSelfTraining {
             pages: seen.pages,
             at: None,
@@ -245,7 +245,7 @@ mod tests {
             given: false,
             pages: 20_000,
             bytes: 20_000 * MEAN,
-            written: Written {
+            written: StreamTotals {
                 pages: written,
                 bytes: written * mean,
             },

@@ -23,7 +23,7 @@ const STARTED_BY: &str = "UZRAM_PROGRAM";
 /// Measure devices beside others, the compress API, the library
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
-pub(crate) struct Bench {
+pub(crate) struct BenchArgs {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
 }
@@ -31,18 +31,18 @@ pub(crate) struct Bench {
 /// Say which algorithms fit given memory, and why
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
-pub(crate) struct Advise {
+pub(crate) struct AdviseArgs {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
 }
 
-impl Bench {
+impl BenchArgs {
     pub(crate) fn run(self) -> Result {
         exec(self.words)
     }
 }
 
-impl Advise {
+impl AdviseArgs {
     pub(crate) fn run(self) -> Result {
         let advise = std::iter::once("advise".into());
         exec(advise.chain(self.words))

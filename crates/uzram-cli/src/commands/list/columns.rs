@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use uzram::CodecStats;
-use uzram_control::Entry;
+use uzram_control::RunningDevice;
 use uzram_control::stat::Stat;
 
 use uzram_blockdev::{Survey, Users};
@@ -14,8 +14,8 @@ use crate::exit::Result;
 pub(super) const IDLE_PAGES: &str = "IDLE-PAGES";
 
 /// One row's source.
-pub(super) struct Row {
-    pub(super) entry: Entry,
+pub(super) struct DeviceRow {
+    pub(super) entry: RunningDevice,
     /// What its server said, or why it said nothing.
     pub(super) stat: Result<Stat>,
     /// Where it is mounted.
@@ -25,7 +25,7 @@ pub(super) struct Row {
 }
 
 /// What a column shows.
-pub(super) enum Cell {
+pub(super) enum CellValue {
     Text(String),
     Count(u64),
     Bytes(u64),
@@ -43,12 +43,12 @@ pub(super) struct Column {
 #[derive(Clone, Copy)]
 pub(super) enum CellOf {
     /// From what is known without the server.
-    Known(fn(&Row) -> Cell),
+    Known(fn(&DeviceRow) -> CellValue),
     /// From what the server says.
-    Asked(fn(&Row, &Stat) -> Cell),
+    Asked(fn(&DeviceRow, &Stat) -> CellValue),
 }
-use Cell::{Bytes, Count, Text};
 use CellOf::{Asked, Known};
+use CellValue::{Bytes, Count, Text};
 
 /// A row for each column: whether it is shown where none are asked for, its name, where its cells come from, what it shows.
 macro_rules! columns {
@@ -97,8 +97,8 @@ pub(super) const COLUMNS: &[Column] = columns! {
         "where it is mounted, and dead nodes and partitions of it";
 };
 
-fn text(text: &str) -> Cell {
-    Cell::Text(text.into())
+fn text(text: &str) -> CellValue {
+    CellValue::Text(text.into())
 }
 
 /// The limit on all memory where that was set, else on the pool.
@@ -127,10 +127,10 @@ pub(in super::super) fn ratio(stat: &Stat) -> String {
         .map_or(String::new(), |ratio| format!("{ratio:.4}"))
 }
 
-impl Row {
+impl DeviceRow {
     /// A row of nothing, to ask a column for its kind.
-    pub(super) fn blank() -> Row {
-        let record = uzram_control::Record {
+    pub(super) fn blank() -> DeviceRow {
+        let record = uzram_control::DeviceRecord {
             version: 1,
             name: String::new(),
             pid: 0,
@@ -141,8 +141,8 @@ impl Row {
             resume: String::new(),
             identity: String::new(),
         };
-        Row {
-            entry: Entry {
+        DeviceRow {
+            entry: RunningDevice {
                 dir: std::path::PathBuf::new(),
                 record,
             },

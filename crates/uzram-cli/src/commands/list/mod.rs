@@ -6,7 +6,7 @@ mod zramctl;
 use std::time::{Duration, Instant};
 
 use uzram_blockdev::Survey;
-use uzram_control::Entry;
+use uzram_control::RunningDevice;
 use uzram_control::size;
 use uzram_control::stat::Stat;
 use uzram_runtime::{client, sweep, users};
@@ -14,7 +14,7 @@ use uzram_spec::printable_line;
 
 use super::{print, print_json};
 use crate::exit::{Failure, Result};
-use columns::{COLUMNS, Cell, CellOf, Column, IDLE_PAGES, Row};
+use columns::{COLUMNS, CellOf, CellValue, Column, DeviceRow, IDLE_PAGES};
 
 pub(super) use columns::ratio;
 
@@ -61,7 +61,7 @@ pub(crate) struct Args {
 }
 
 /// Has the pages counted that are marked idle: nobody keeps count of them, and the servers look at all pages.
-fn count_idle(rows: &mut [Row]) {
+fn count_idle(rows: &mut [DeviceRow]) {
     let (answering, entries): (Vec<_>, Vec<_>) = rows
         .iter_mut()
         .filter(|row| row.stat.is_ok())
@@ -90,7 +90,7 @@ impl Args {
         let columns = self.columns()?;
         let run = sweep::swept_run_dir()?;
         let entries = super::all_or(&run, self.devices.is_empty(), &self.devices)?;
-        let entries: Vec<Entry> = entries.into_iter().collect::<Result<_>>()?;
+        let entries: Vec<RunningDevice> = entries.into_iter().collect::<Result<_>>()?;
         let begin = Instant::now();
         let stats = client::survey(&entries);
         // A server that does not answer is worth a word, unless it is going just now.
@@ -102,11 +102,11 @@ impl Args {
         }
         // One look at the machine for all.
         let survey = Survey::new();
-        let mut rows: Vec<Row> = entries
+        let mut rows: Vec<DeviceRow> = entries
             .into_iter()
             .zip(stats)
             .filter(|(entry, stat)| stat.is_ok() || !entry.is_gone())
-            .map(|(entry, stat)| Row {
+            .map(|(entry, stat)| DeviceRow {
                 mounts: users::mounts(&survey, &entry),
                 entry,
                 stat,
@@ -117,7 +117,7 @@ impl Args {
             count_idle(&mut rows);
         }
         if self.json {
-            let object = |row: &Row| row.to_json(&survey);
+            let object = |row: &DeviceRow| row.to_json(&survey);
             let objects: Result<Vec<_>> = rows.iter().map(object).collect();
             print_json(&objects?.into())?;
         } else {
@@ -158,15 +158,15 @@ impl Args {
         Ok(columns)
     }
 
-    fn table(&self, columns: &[&Column], rows: &[Row]) -> String {
-        let show = |cell: Cell| match cell {
-            Cell::Text(text) => (printable_line(&text).into_owned(), false),
-            Cell::Count(n) => (n.to_string(), true),
-            Cell::Bytes(n) if self.bytes => (n.to_string(), true),
-            Cell::Bytes(n) => (size::human(n), true),
+    fn table(&self, columns: &[&Column], rows: &[DeviceRow]) -> String {
+        let show = |cell: CellValue| match cell {
+            CellValue::Text(text) => (printable_line(&text).into_owned(), false),
+            CellValue::Count(n) => (n.to_string(), true),
+            CellValue::Bytes(n) if self.bytes => (n.to_string(), true),
+            CellValue::Bytes(n) => (size::human(n), true),
         };
         // Numbers stand to the right, and so do their headings.
-        let cell = |row: &Row, column: &&Column| match (&row.stat, column.cell) {
+        let cell = |row: &DeviceRow, column: &&Column| match (&row.stat, column.cell) {
             (_, CellOf::Known(cell)) => show(cell(row)),
             (Ok(stat), CellOf::Asked(cell)) => show(cell(row, stat)),
             (Err(_), CellOf::Asked(cell)) => ("?".to_owned(), show(cell(row, &Stat::default())).1),
@@ -176,7 +176,7 @@ impl Args {
             .map(|row| columns.iter().map(|c| cell(row, c)).collect())
             .collect();
         if !self.noheadings {
-            let blank = Row::blank();
+            let blank = DeviceRow::blank();
             let heading = |c: &&Column| (c.name.to_owned(), cell(&blank, c).1);
             lines.insert(0, columns.iter().map(heading).collect());
         }

@@ -1,6 +1,6 @@
 //! What zramctl does beside listing: set up, find, reset. All through zram's own interface.
 
-use uzram_control::zram::{Owner, View};
+use uzram_control::zram::{AttributeOwner, View};
 use uzram_control::{RunDir, size};
 use uzram_daemon::{Client, SOCKET};
 
@@ -63,7 +63,7 @@ impl Setup {
 
     fn set_up(&self, view: &dyn View, id: u32, size: u64) -> Result {
         let store = |attribute: &str, value: &str| {
-            let stored = view.store(Owner::Device(id), attribute, value.as_bytes());
+            let stored = view.store(AttributeOwner::Device(id), attribute, value.as_bytes());
             stored.map_err(|errno| failed(&format!("zram{id}: {attribute} = {value}"), errno))
         };
         store("reset", "1")?;
@@ -86,7 +86,7 @@ fn free(view: &dyn View) -> Result<u32> {
     if let Some(free) = shown.iter().find(|device| device.disksize == 0) {
         return Ok(free.id);
     }
-    let added = view.show(Owner::Control, "hot_add");
+    let added = view.show(AttributeOwner::Control, "hot_add");
     let added = added.map_err(|errno| failed("hot_add", errno))?;
     let text = String::from_utf8_lossy(&added);
     let id = text.trim().parse();
@@ -105,10 +105,14 @@ fn reset(devices: &[String]) -> Result {
     let view = view()?;
     for device in devices {
         let id = id(&*view, device)?;
-        let stored = view.store(Owner::Device(id), "reset", b"1");
+        let stored = view.store(AttributeOwner::Device(id), "reset", b"1");
         stored.map_err(|errno| failed(&format!("{device}: reset"), errno))?;
         // As zramctl: whether it also goes is not asked.
-        let _ = view.store(Owner::Control, "hot_remove", id.to_string().as_bytes());
+        let _ = view.store(
+            AttributeOwner::Control,
+            "hot_remove",
+            id.to_string().as_bytes(),
+        );
     }
     Ok(())
 }

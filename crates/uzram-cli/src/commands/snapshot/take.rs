@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use uzram_control::size::{self, human};
-use uzram_control::{Entry, Request, Response, SnapshotReport};
+use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
 use uzram_runtime::{client, process, sweep};
 
 use super::super::{print, print_json, to_value, unexpected};
@@ -87,7 +87,7 @@ impl Take {
         }
     }
 
-    fn take(&self, entry: &Entry, file: OwnedFd) -> Result<SnapshotReport> {
+    fn take(&self, entry: &RunningDevice, file: OwnedFd) -> Result<SnapshotReport> {
         let request = Request::Snapshot {
             kept_max_bytes: self.memory,
             track: self.track,
@@ -114,7 +114,7 @@ impl Take {
     }
 }
 
-fn words(entry: &Entry, report: &SnapshotReport) -> String {
+fn words(entry: &RunningDevice, report: &SnapshotReport) -> String {
     format!(
         "{}: {} of {} in {} pages; {}, requests waited {:.1} ms\n",
         report.name,
@@ -299,7 +299,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn start(entry: &Entry) -> Progress {
+    fn start(entry: &RunningDevice) -> Progress {
         let nobody = Progress {
             stop: None,
             thread: None,

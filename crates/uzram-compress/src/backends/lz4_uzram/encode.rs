@@ -88,7 +88,7 @@ impl Encoder {
         }
         self.block[BACK..BACK + src.len()].copy_from_slice(src);
         self.positions.clear();
-        let search = Search::<MIN> {
+        let search = BlockSearch::<MIN> {
             block: &self.block,
             positions: &mut self.positions,
             skip,
@@ -102,7 +102,7 @@ impl Encoder {
 /// Writes all sequences that have a match. Returns the bytes of `src` that they cover and those of `dst` that they take.
 #[inline(always)]
 fn write_sequences<const MIN: u32>(
-    mut search: Search<MIN>,
+    mut search: BlockSearch<MIN>,
     src: &[u8],
     dst: &mut [u8],
 ) -> Option<(usize, usize)> {
@@ -165,14 +165,14 @@ fn write_sequences<const MIN: u32>(
 }
 
 /// The block and its hash table.
-struct Search<'a, const MIN: u32> {
+struct BlockSearch<'a, const MIN: u32> {
     block: &'a PaddedBlock,
     positions: &'a mut Positions<SLOTS>,
     /// Positions that every turn skips.
     skip: u16,
 }
 
-impl<'a, const MIN: u32> Search<'a, MIN> {
+impl<'a, const MIN: u32> BlockSearch<'a, MIN> {
     /// Finds the first match from `at` on. No turn begins behind `last`.
     #[inline(always)]
     fn find(&mut self, mut at: u16, literals_at: u16, last: usize) -> Option<Match> {

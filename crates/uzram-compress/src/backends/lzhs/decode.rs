@@ -8,10 +8,10 @@ use std::hint::select_unpredictable;
 
 use super::super::search;
 use super::collection::{Collection, LiteralTable, TokenTable};
-use super::header::{self, Form, Header, STREAMS};
+use super::header::{self, ObjectForm, PartHeader, STREAMS};
 use super::token::{
-    ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, Fields, LAST, LAYOUTS, Layouts,
-    MAX_TOKENS, MIN_SUB_DISTANCE, PAGE, RARE, SYMBOLS, TURN, offset_bits,
+    ANY, BEFORE, EIGHTS, ESCAPE, ESCAPED_BITS, FIRST_OFFSETS, LAST, LAYOUTS, Layouts, MAX_TOKENS,
+    MIN_SUB_DISTANCE, PAGE, RARE, SYMBOLS, SymbolFields, TURN, offset_bits,
 };
 use crate::Error;
 
@@ -67,12 +67,12 @@ impl Decode {
         src: &[u8],
         dst: &mut [u8],
     ) -> Result<usize, Error> {
-        match Form::read(src) {
-            Some(Form::Parts(mut parts)) => {
+        match ObjectForm::read(src) {
+            Some(ObjectForm::Parts(mut parts)) => {
                 let mut done = 0;
                 for part in &mut parts {
-                    let part = match Form::read(part) {
-                        Some(Form::Parts(_)) | None => return Err(corrupt()),
+                    let part = match ObjectForm::read(part) {
+                        Some(ObjectForm::Parts(_)) | None => return Err(corrupt()),
                         Some(part) => part,
                     };
                     done += self.part(collection, part, &mut dst[done..])?;
@@ -91,18 +91,18 @@ impl Decode {
     fn part(
         &mut self,
         collection: &Collection,
-        part: Form<'_>,
+        part: ObjectForm<'_>,
         dst: &mut [u8],
     ) -> Result<usize, Error> {
         let got = dst.len();
         let (src, count) = match part {
-            Form::Raw(bytes) => {
+            ObjectForm::Raw(bytes) => {
                 let dst = dst.get_mut(..bytes.len());
                 search::copy(bytes, dst.ok_or(Error::OutputTooSmall { got })?);
                 return Ok(bytes.len());
             }
-            Form::Coded { part, plain } => (part, plain),
-            Form::Parts(_) => return Err(corrupt()),
+            ObjectForm::Coded { part, plain } => (part, plain),
+            ObjectForm::Parts(_) => return Err(corrupt()),
         };
         let dst = dst.get_mut(..count).ok_or(Error::OutputTooSmall { got })?;
         match self.coded(collection, src, count) {
@@ -114,7 +114,7 @@ impl Decode {
 
     /// Decodes a coded part of `plain` bytes, at most [`PAGE`], to the window.
     fn coded(&mut self, collection: &Collection, src: &[u8], plain: usize) -> Result<(), Damaged> {
-        let header = Header::read(src).ok_or(Damaged)?;
+        let header = PartHeader::read(src).ok_or(Damaged)?;
         let tokens = collection.token_table(header.token_set).ok_or(Damaged)?;
         let (literals, is_sub) = collection
             .literal_table(header.literal_set)
@@ -376,11 +376,11 @@ fn rare(input: &Input, symbol: u16, fewer: u32, mut extra_at: usize) -> RareToke
         ESCAPE.. => field(ESCAPED_BITS) as usize,
         symbol => symbol,
     };
-    let Fields {
+    let SymbolFields {
         literals,
         length,
         kind,
-    } = Fields::of(symbol);
+    } = SymbolFields::of(symbol);
     let offset = field(offset_bits(kind, fewer)) + 1;
     let run = u32::from(literals.0) + field(literals.1);
     let length = u32::from(length.0) + field(length.1);

@@ -3,9 +3,9 @@
 use super::super::search;
 use super::collection::{Collection, Costs, LiteralCodes, MAX_SETS, TokenCodes};
 use super::header::{
-    self, FOUR_STREAMS, Header, Literals, MARK_BYTES, MAX_BYTES, SHORT_BYTES, STREAMS,
+    self, FOUR_STREAMS, Literals, MARK_BYTES, MAX_BYTES, PartHeader, SHORT_BYTES, STREAMS,
 };
-use super::search::{Found, Search};
+use super::search::{FoundTokens, TokenSearch};
 use super::token::{ESCAPE, ESCAPED_BITS, LAYOUTS, Layouts, PAGE, TURN, Token};
 
 /// Literals and tokens that are looked at to choose a set, about.
@@ -32,7 +32,7 @@ type Out = [u8; ROOM + SLACK];
 
 /// One worker's state.
 pub(super) struct Encode {
-    search: Search,
+    search: TokenSearch,
     out: Box<Out>,
     extra: Box<Out>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Encode {
 impl Encode {
     pub(super) fn new() -> Encode {
         Encode {
-            search: Search::new(),
+            search: TokenSearch::new(),
             out: Box::new([0; _]),
             extra: Box::new([0; _]),
         }
@@ -115,7 +115,7 @@ impl Encode {
         let raw = literals.len() >= RAW_LITERALS
             && literal_bits >= 8 * (literals.len() - literals.len() / LEAST_SAVED);
         let four = literals.len() >= FOUR_STREAMS;
-        let begin = Header::length(raw || four, short_turns);
+        let begin = PartHeader::length(raw || four, short_turns);
 
         let codes = collection.token_codes(token_set)?;
         let mut writer = TokenWriter {
@@ -161,7 +161,7 @@ impl Encode {
             return None;
         }
         self.out[end..length].copy_from_slice(extra);
-        let header = Header {
+        let header = PartHeader {
             short_turns,
             literal_set,
             token_set,
@@ -229,7 +229,7 @@ fn token_set(collection: &Collection, tokens: &[Token]) -> usize {
 
 /// Chooses a set of literals, and so which of both sorts is coded. Estimates the bits that they take.
 #[inline(always)]
-fn literal_set<'a>(collection: &Collection, found: &Found<'a>) -> (usize, &'a [u8], usize) {
+fn literal_set<'a>(collection: &Collection, found: &FoundTokens<'a>) -> (usize, &'a [u8], usize) {
     let costs = &collection.literal_costs;
     let step = step(found.literals.len(), SAMPLED_LITERALS);
     let sums = |literals: &[u8]| {

@@ -25,19 +25,19 @@ const CODED: u32 = 1;
 const PARTS: u32 = 2;
 
 /// What an object is.
-pub(super) enum Form<'a> {
+pub(super) enum ObjectForm<'a> {
     /// The bytes as they are.
     Raw(&'a [u8]),
     /// A coded part of so many bytes.
     Coded { part: &'a [u8], plain: usize },
     /// Objects one after another.
-    Parts(Parts<'a>),
+    Parts(ObjectParts<'a>),
 }
 
 /// The objects that an object of more than a page consists of.
-pub(super) struct Parts<'a>(&'a [u8]);
+pub(super) struct ObjectParts<'a>(&'a [u8]);
 
-impl<'a> Iterator for Parts<'a> {
+impl<'a> Iterator for ObjectParts<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -49,23 +49,23 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-impl Parts<'_> {
+impl ObjectParts<'_> {
     /// Whether nothing is left, or a single 0, which keeps the object from being as long as a page.
     pub(super) fn is_whole(&self) -> bool {
         self.0.is_empty() || self.0 == [0]
     }
 }
 
-impl<'a> Form<'a> {
+impl<'a> ObjectForm<'a> {
     /// Tells the form of an object. `None` where it has none.
     #[inline(always)]
-    pub(super) fn read(src: &'a [u8]) -> Option<Form<'a>> {
+    pub(super) fn read(src: &'a [u8]) -> Option<ObjectForm<'a>> {
         if src.is_empty() || src.len() == PAGE {
-            return Some(Form::Raw(src));
+            return Some(ObjectForm::Raw(src));
         }
         let word = u32::from_le_bytes(*src.first_chunk()?);
         if word >> 12 & 1023 != MARK {
-            let form = Form::Coded {
+            let form = ObjectForm::Coded {
                 part: src,
                 plain: PAGE,
             };
@@ -74,9 +74,9 @@ impl<'a> Form<'a> {
         let plain = (word & 0xFFF) as usize + 1;
         let part = &src[MARK_BYTES..];
         match word >> 22 {
-            RAW if part.len() == plain => Some(Form::Raw(part)),
-            CODED if part.len() < PAGE => Some(Form::Coded { part, plain }),
-            PARTS if plain == 1 => Some(Form::Parts(Parts(part))),
+            RAW if part.len() == plain => Some(ObjectForm::Raw(part)),
+            CODED if part.len() < PAGE => Some(ObjectForm::Coded { part, plain }),
+            PARTS if plain == 1 => Some(ObjectForm::Parts(ObjectParts(part))),
             _ => None,
         }
     }
@@ -120,7 +120,7 @@ impl Literals {
 }
 
 /// How a coded part begins.
-pub(super) struct Header {
+pub(super) struct PartHeader {
     pub(super) literal_set: usize,
     pub(super) token_set: usize,
     /// Number of tokens.
@@ -135,12 +135,12 @@ pub(super) struct Header {
     pub(super) bytes: usize,
 }
 
-impl Header {
+impl PartHeader {
     /// A header of 32 bits, from the lowest on: 5 and 5 for the sets of literals and of tokens; 1 for four streams; 1 for
     /// short turns; 10 and 10 for the number of tokens and the bytes of their stream. With four streams 32 more: 10 each
     /// for the bytes of the first three, 1 for raw literals, which have neither these nor a set, and 1 that is 0. With short turns 16 more: 8 for each number.
     #[inline(always)]
-    pub(super) fn read(part: &[u8]) -> Option<Header> {
+    pub(super) fn read(part: &[u8]) -> Option<PartHeader> {
         let low = u32::from_le_bytes(*part.first_chunk()?);
         let field = |word: u32, at: u32, bits: u32| (word >> at) as usize & ((1 << bits) - 1);
         let four = field(low, 10, 1) == 1;
@@ -160,7 +160,7 @@ impl Header {
             short_turns = turns.map(usize::from);
             bytes += SHORT_BYTES;
         }
-        Some(Header {
+        Some(PartHeader {
             short_turns,
             literal_set: field(low, 0, 5),
             token_set: field(low, 5, 5),

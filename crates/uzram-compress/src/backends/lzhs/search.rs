@@ -4,7 +4,7 @@
 //! (*sub* literals). Which of the two is coded is decided afterwards.
 
 use super::super::matches::BACK;
-use super::super::search::{self, PaddedBlock, Sequence, Sink, room};
+use super::super::search::{self, FoundSequence, PaddedBlock, Sink, room};
 use super::token::{MAX_TOKENS, MIN_SUB_DISTANCE, PAGE, Token};
 
 /// Up to so many literals are kept with one copy of as many bytes.
@@ -17,7 +17,7 @@ type Block = PaddedBlock<PAGE, ROOM>;
 
 const _: () = assert!(MIN_SUB_DISTANCE as usize == BACK);
 
-pub(super) struct Search {
+pub(super) struct TokenSearch {
     search: Box<search::Search<PAGE, ROOM>>,
     lists: Box<Lists>,
     tokens: usize,
@@ -33,16 +33,16 @@ struct Lists {
 }
 
 /// What a page was divided into.
-pub(super) struct Found<'a> {
+pub(super) struct FoundTokens<'a> {
     pub(super) tokens: &'a [Token],
     pub(super) literals: &'a [u8],
     /// The same literals as differences.
     pub(super) subs: &'a [u8],
 }
 
-impl Search {
-    pub(super) fn new() -> Search {
-        Search {
+impl TokenSearch {
+    pub(super) fn new() -> TokenSearch {
+        TokenSearch {
             search: search::Search::new(),
             lists: Box::new(Lists {
                 tokens: [Token::default(); _],
@@ -59,9 +59,9 @@ impl Search {
     }
 
     /// All tokens and literals of the last page.
-    pub(super) fn found(&self) -> Found<'_> {
+    pub(super) fn found(&self) -> FoundTokens<'_> {
         let count = self.literals.min(PAGE);
-        Found {
+        FoundTokens {
             tokens: &self.lists.tokens[..self.tokens.min(MAX_TOKENS)],
             literals: &self.lists.literals[..count],
             subs: &self.lists.subs[..count],
@@ -95,8 +95,8 @@ impl Sink<PAGE, ROOM> for Keeper<'_> {
     const SKIP_BITS: u32 = 5;
 
     #[inline(always)]
-    fn take(&mut self, block: &Block, sequence: Sequence) -> bool {
-        let Sequence {
+    fn take(&mut self, block: &Block, sequence: FoundSequence) -> bool {
+        let FoundSequence {
             at,
             literals,
             offset,

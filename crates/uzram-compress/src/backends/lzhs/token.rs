@@ -129,11 +129,11 @@ const fn layouts(fewer: u32) -> Layouts {
     let mut all = [rare; 1 << ESCAPED_BITS];
     let mut symbol = 0;
     while symbol < SYMBOLS {
-        let Fields {
+        let SymbolFields {
             literals,
             length,
             kind,
-        } = Fields::of(symbol);
+        } = SymbolFields::of(symbol);
         if literals.1 == 0 || length.1 == 0 {
             let bits = literals.1 + length.1;
             all[symbol] = Layout {
@@ -155,16 +155,16 @@ pub(super) const fn offset_bits(kind: usize, fewer: u32) -> u32 {
 }
 
 /// A symbol's parts: both classes, and the kind of the offset.
-pub(super) struct Fields {
+pub(super) struct SymbolFields {
     pub(super) literals: (u16, u32),
     pub(super) length: (u16, u32),
     pub(super) kind: usize,
 }
 
-impl Fields {
-    pub(super) const fn of(symbol: usize) -> Fields {
+impl SymbolFields {
+    pub(super) const fn of(symbol: usize) -> SymbolFields {
         let class = symbol / KINDS;
-        Fields {
+        SymbolFields {
             literals: LITERAL_CLASSES[class / MATCH_CLASSES.len() % LITERAL_CLASSES.len()],
             length: MATCH_CLASSES[class % MATCH_CLASSES.len()],
             kind: symbol % KINDS,
@@ -226,11 +226,11 @@ impl Token {
 
     /// The same of any symbol, where the offset's field is shorter by `fewer` bits.
     pub(super) fn rare_extra(&self, fewer: u32) -> (u64, u32) {
-        let Fields {
+        let SymbolFields {
             literals,
             length,
             kind,
-        } = Fields::of(self.symbol.into());
+        } = SymbolFields::of(self.symbol.into());
         let (run, matched) = (self.lengths & 0xFFFF, self.lengths >> 16);
         let field = u64::from(u32::from(self.offset) >> OFFSET_SHIFTS[kind]) << literals.1;
         let field = field | u64::from(run - u32::from(literals.0));

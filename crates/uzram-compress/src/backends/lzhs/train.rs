@@ -5,7 +5,7 @@
 //! symbols of its samples. Symbols of all samples are mixed into each set, so that it codes what it did not see.
 
 use super::collection::{Lengths, LiteralLengths, MAX_SETS, TOKEN_LENGTHS, TokenLengths};
-use super::search::Search;
+use super::search::TokenSearch;
 use super::token::{ESCAPE, ESCAPED_BITS, LITERAL_LIMIT, PAGE, SYMBOLS, TOKEN_LIMIT};
 
 /// The most pages of the samples that are looked at, evenly spread: training takes less than a second.
@@ -81,7 +81,7 @@ fn histograms(samples: &[&[u8]]) -> Vec<PageSymbols> {
         .iter()
         .flat_map(|sample| sample.chunks(PAGE))
         .collect();
-    let mut search = Search::new();
+    let mut search = TokenSearch::new();
     let mut counts = vec![0u16; SYMBOLS.max(256)];
     let mut all = Vec::new();
     for page in pages.iter().step_by(pages.len() / MAX_PAGES + 1) {

@@ -1,16 +1,16 @@
 //! Writes and reads bits, most significant first, in words of 8 bytes.
 
 /// Writes bits. The output is always whole words.
-pub(super) struct Writer<'a> {
+pub(super) struct BitWriter<'a> {
     dst: &'a mut [u8],
     len: usize,
     word: u64,
     used: u32,
 }
 
-impl<'a> Writer<'a> {
-    pub(super) fn new(dst: &'a mut [u8]) -> Writer<'a> {
-        Writer {
+impl<'a> BitWriter<'a> {
+    pub(super) fn new(dst: &'a mut [u8]) -> BitWriter<'a> {
+        BitWriter {
             dst,
             len: 0,
             word: 0,
@@ -49,14 +49,14 @@ impl<'a> Writer<'a> {
 }
 
 /// Reads bits.
-pub(super) struct Reader<'a> {
+pub(super) struct BitReader<'a> {
     src: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(src: &'a [u8]) -> Reader<'a> {
-        Reader { src, at: 0 }
+impl<'a> BitReader<'a> {
+    pub(super) fn new(src: &'a [u8]) -> BitReader<'a> {
+        BitReader { src, at: 0 }
     }
 
     /// Reads `count` bits, 1 to 32; `None` where fewer are left.
@@ -103,13 +103,13 @@ mod tests {
             })
             .collect();
         let mut out = [0; 1024];
-        let mut writer = Writer::new(&mut out);
+        let mut writer = BitWriter::new(&mut out);
         for (value, count) in &values {
             writer.put(*value, *count).unwrap();
         }
         let len = writer.finish().unwrap();
         assert_eq!(len % 8, 0);
-        let mut reader = Reader::new(&out[..len]);
+        let mut reader = BitReader::new(&out[..len]);
         for (value, count) in &values {
             assert_eq!(reader.take(*count), Some(*value as u32));
         }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn nothing_beyond_the_end_is_read() {
-        let mut reader = Reader::new(&[0xFF; 3]);
+        let mut reader = BitReader::new(&[0xFF; 3]);
         assert_eq!(reader.take(20), Some(0xF_FFFF));
         assert_eq!(reader.take(5), None);
         assert_eq!(reader.take(4), Some(0xF));

@@ -1,7 +1,7 @@
 //! The decoder. It takes any bytes: every read is from `src` or from its own output, every write is inside `dst`, and the
 //! output counts only if its CRC is right.
 
-use super::bits::Reader;
+use super::bits::BitReader;
 use super::{
     BLOCK, HALVES, NAME, REPEAT_BITS, SHORT_BITS, TEMPLATE_BITS, crc, index_bits, template, window,
 };
@@ -13,7 +13,7 @@ const CORRUPT: Error = Error::Corrupt { algorithm: NAME };
 pub(super) fn decompress(src: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
     let got = dst.len();
     let mut out = Decoded { dst, len: 0 };
-    let mut reader = Reader::new(src);
+    let mut reader = BitReader::new(src);
     let no_room = || Error::OutputTooSmall { got };
     loop {
         let number = reader.take(TEMPLATE_BITS).ok_or(CORRUPT)?;
@@ -67,7 +67,7 @@ impl Decoded<'_> {
     }
 
     /// Decodes the last bytes of an output that is no multiple of 8.
-    fn short(&mut self, reader: &mut Reader, no_room: impl Fn() -> Error) -> Result<(), Error> {
+    fn short(&mut self, reader: &mut BitReader, no_room: impl Fn() -> Error) -> Result<(), Error> {
         let count = reader.take(SHORT_BITS).ok_or(CORRUPT)? as usize;
         if count == 0 {
             return Err(CORRUPT);
@@ -82,8 +82,8 @@ impl Decoded<'_> {
 
     /// Decodes half a block, coded in the way of that number ([`super::Half`]).
     #[inline(always)]
-    fn half(&self, way: u32, reader: &mut Reader, to: &mut [u8]) -> Result<(), Error> {
-        let data = |reader: &mut Reader| Some((reader.take(16)? as u16).to_be_bytes());
+    fn half(&self, way: u32, reader: &mut BitReader, to: &mut [u8]) -> Result<(), Error> {
+        let data = |reader: &mut BitReader| Some((reader.take(16)? as u16).to_be_bytes());
         let [a, b] = match way {
             0 => {
                 to.copy_from_slice(&reader.take(32).ok_or(CORRUPT)?.to_be_bytes());
@@ -103,7 +103,7 @@ impl Decoded<'_> {
 
     /// Reads an index. Returns the bytes that it refers to.
     #[inline(always)]
-    fn index<const SIZE: usize>(&self, reader: &mut Reader) -> Result<[u8; SIZE], Error> {
+    fn index<const SIZE: usize>(&self, reader: &mut BitReader) -> Result<[u8; SIZE], Error> {
         let index = reader.take(index_bits(SIZE)).ok_or(CORRUPT)?;
         let offset = index as usize * SIZE;
         // The last position before the current one that is `offset` modulo the window.

@@ -2,7 +2,7 @@
 //! 8 bytes; an index refers to it while it is in the window.
 
 use super::super::positions::{CHUNK, Positions};
-use super::bits::Writer;
+use super::bits::BitWriter;
 use super::{
     BLOCK, HALVES, Half, REPEAT_BITS, SHORT_BITS, TEMPLATE_BITS, crc, index_bits, template, window,
 };
@@ -34,7 +34,7 @@ impl Encoder {
 
     /// Compresses all of `src`; `None` where the stream does not fit.
     pub(super) fn compress(&mut self, src: &[u8], dst: &mut [u8]) -> Option<usize> {
-        let mut out = Writer::new(dst);
+        let mut out = BitWriter::new(dst);
         let (blocks, rest) = src.as_chunks::<BLOCK>();
         let mut before = None;
         for (number, chunk) in blocks.chunks(CHUNK / BLOCK).enumerate() {
@@ -62,7 +62,7 @@ impl Encoder {
         blocks: &'a [[u8; BLOCK]],
         base: usize,
         mut before: Option<&'a [u8; BLOCK]>,
-        out: &mut Writer,
+        out: &mut BitWriter,
     ) -> Option<()> {
         let mut number = 0;
         while let Some(block) = blocks.get(number) {
@@ -112,7 +112,7 @@ impl Encoder {
         blocks: &[[u8; BLOCK]],
         at: usize,
         base: usize,
-        out: &mut Writer,
+        out: &mut BitWriter,
     ) -> Option<()> {
         let chunk = blocks.as_flattened();
         let eight = index(chunk, block, self.eights.last(hash8(block)), at, base);

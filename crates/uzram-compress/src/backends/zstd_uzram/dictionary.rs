@@ -21,7 +21,7 @@ const ID: usize = 4;
 const MOST_BITS: u32 = 12;
 
 /// The parts of a dictionary.
-pub(super) struct Parts<'a> {
+pub(super) struct DictionaryParts<'a> {
     /// `None` where there is content alone.
     pub(super) entropy: Option<Entropy>,
     /// Offsets of at least 1, at most the content's length.
@@ -45,9 +45,9 @@ pub(super) struct Dictionary<const TABLE: usize> {
 }
 
 /// Divides a dictionary into its parts, or says what is wrong with it.
-pub(super) fn parse(bytes: &[u8]) -> Result<Parts<'_>, &'static str> {
+pub(super) fn parse(bytes: &[u8]) -> Result<DictionaryParts<'_>, &'static str> {
     let Some(rest) = bytes.strip_prefix(&MAGIC) else {
-        return Ok(Parts {
+        return Ok(DictionaryParts {
             entropy: None,
             repeat: FIRST_REPEAT,
             content: bytes,
@@ -78,7 +78,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parts<'_>, &'static str> {
         };
         KnownTable::new(norm, *log)
     });
-    Ok(Parts {
+    Ok(DictionaryParts {
         entropy: Some(Entropy {
             huffman,
             tables: Box::new(tables),
@@ -145,7 +145,7 @@ fn huffman(bytes: &mut &[u8]) -> Option<Option<Huffman>> {
 impl<const TABLE: usize> Dictionary<TABLE> {
     /// `most` is the content that the search has room for: of more, the end.
     pub(super) fn new(bytes: &Arc<[u8]>, most: usize) -> Result<Dictionary<TABLE>, &'static str> {
-        let Parts {
+        let DictionaryParts {
             entropy,
             repeat,
             content,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::dictionary::{Dictionary, Entropy};
 use super::literals::LiteralsEncoder;
 use super::out::Out;
-use super::search::Search;
+use super::search::SequenceSearch;
 use super::sequences::SequencesEncoder;
 
 pub(super) use super::search::MAX_BLOCK;
@@ -19,11 +19,11 @@ const COMPRESSED: u64 = 2 << 1;
 const FRAME_HEADER: usize = 2;
 const BLOCK_HEADER: usize = 3;
 
-/// One worker's state. The numbers are those of the [`Search`].
+/// One worker's state. The numbers are those of the [`SequenceSearch`].
 pub(super) struct Encoder<const SPACE: usize, const ROOM: usize, const TABLE: usize> {
     window_descriptor: u8,
     dictionary: Option<Arc<Dictionary<TABLE>>>,
-    search: Search<SPACE, ROOM, TABLE>,
+    search: SequenceSearch<SPACE, ROOM, TABLE>,
     literals: LiteralsEncoder,
     sequences: SequencesEncoder,
     out: Out,
@@ -34,7 +34,7 @@ impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> Encoder<SPACE, R
         Encoder {
             // Exponent above 1 KiB, no mantissa.
             window_descriptor: (window_log.saturating_sub(10) as u8) << 3,
-            search: Search::new(dictionary.as_ref().map_or(&[], |d| d.content())),
+            search: SequenceSearch::new(dictionary.as_ref().map_or(&[], |d| d.content())),
             dictionary,
             literals: LiteralsEncoder::new(),
             sequences: SequencesEncoder::new(),

@@ -42,7 +42,7 @@ const _: () = assert!(MAX_BLOCK / 4 <= MAX_SEQUENCES && MAX_BLOCK < SPACE && MAX
 /// The format's first repeat offsets.
 pub(super) const FIRST_REPEAT: [u32; 3] = [1, 4, 8];
 
-pub(super) struct Search<const SPACE: usize, const ROOM: usize, const TABLE: usize> {
+pub(super) struct SequenceSearch<const SPACE: usize, const ROOM: usize, const TABLE: usize> {
     search: Box<search::Search<SPACE, ROOM, TABLE>>,
     lists: Box<Lists>,
     sequences: usize,
@@ -62,12 +62,12 @@ pub(super) struct Before<const TABLE: usize> {
     pub(super) repeat: [u32; 3],
 }
 
-impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> Search<SPACE, ROOM, TABLE> {
+impl<const SPACE: usize, const ROOM: usize, const TABLE: usize> SequenceSearch<SPACE, ROOM, TABLE> {
     /// With a dictionary's content, which each block has before it. Both together have at most `SPACE` bytes.
     pub(super) fn new(content: &[u8]) -> Self {
         let mut search = search::Search::new();
         search.load(content);
-        Search {
+        SequenceSearch {
             search,
             lists: Box::new(Lists {
                 sequences: [Sequence::default(); _],
@@ -126,7 +126,7 @@ impl<const SPACE: usize, const ROOM: usize> Sink<SPACE, ROOM> for Keeper<'_> {
     const SKIP_BITS: u32 = SKIP_BITS;
 
     #[inline(always)]
-    fn take(&mut self, block: &PaddedBlock<SPACE, ROOM>, found: search::Sequence) -> bool {
+    fn take(&mut self, block: &PaddedBlock<SPACE, ROOM>, found: search::FoundSequence) -> bool {
         let offset = found.offset as u32;
         let sequence = sequence(&mut self.repeat, found.literals, offset, found.length);
         self.lists.sequences[self.sequences % MAX_SEQUENCES] = sequence;

@@ -7,10 +7,10 @@ use std::path::Path;
 use uzram::PRIORITIES;
 
 use crate::protocol::Request;
-use crate::zram::config::{Params, chosen};
+use crate::zram::config::{AlgorithmParams, chosen};
 use crate::zram::device::{Change, Zram, ask};
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, Errno, Subject, When, algorithms};
+use crate::zram::{Attribute, Errno, Subject, WritableWhen, algorithms};
 
 /// Names of this length or more are refused before they are looked up.
 const MAX_NAME: usize = 128;
@@ -25,7 +25,7 @@ pub(in crate::zram) const COMP_ALGORITHM: Attribute = Attribute {
     docs: "Shows the names of all algorithms, the chosen one in brackets, a space behind each. Takes a name from that list. \
            E2BIG for 128 bytes or more, EINVAL for an unknown name, then EBUSY where the device is initialised. Not strict, \
            an initialised device compresses with it from now on, and `null` (no compression) is an algorithm, too.",
-    when: When::Uninit,
+    when: WritableWhen::Uninit,
     show: Some(show_comp),
     store: Some(store_comp),
     ..Attribute::OF_DEVICE
@@ -72,7 +72,12 @@ fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Errno>
 }
 
 /// Sets the algorithm of the device behind it, if there is one.
-fn apply(change: &Change<'_>, priority: usize, name: &str, params: &Params) -> Result<(), Errno> {
+fn apply(
+    change: &Change<'_>,
+    priority: usize,
+    name: &str,
+    params: &AlgorithmParams,
+) -> Result<(), Errno> {
     let Some(live) = change.live() else {
         return Ok(());
     };
@@ -93,7 +98,7 @@ pub(in crate::zram) const RECOMP_ALGORITHM: Attribute = Attribute {
     docs: "Takes `algo=NAME [priority=1..3]`, priority 1 if none is said. Shows a line for each priority that has one: \
            `#1: `, then as comp_algorithm. EINVAL for a key without value, without algo=, for another priority; then as \
            comp_algorithm. Unknown keys are ignored, as in Linux up to 7.0. Not strict, it can be set at any time.",
-    when: When::Uninit,
+    when: WritableWhen::Uninit,
     show: Some(show_recomp),
     store: Some(store_recomp),
     ..Attribute::OF_DEVICE
@@ -137,14 +142,14 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
            or ERANGE for a bad number. An initialised device refuses it (EBUSY) as Linux 7.1 does; before that it was \
            accepted without effect. Levels beyond an algorithm's are taken for the nearest; deflate refuses them at \
            disksize. Not strict, it changes what an initialised device compresses with from now on.",
-    when: When::Uninit,
+    when: WritableWhen::Uninit,
     store: Some(store_params),
     ..Attribute::OF_DEVICE
 };
 
 fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let (mut priority, mut algo, mut dictionary) = (0, None, None);
-    let mut params = Params::default();
+    let mut params = AlgorithmParams::default();
     for arg in KeyValues::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
@@ -169,7 +174,7 @@ fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     if change.live().is_some() && subject.strict() {
         return Err(Errno::BUSY);
     }
-    change.set(|config| config.params[priority] = Params::default());
+    change.set(|config| config.params[priority] = AlgorithmParams::default());
     if let Some(path) = dictionary {
         params.dictionary = read_dictionary(&path).ok_or(Errno::INVAL)?;
     }

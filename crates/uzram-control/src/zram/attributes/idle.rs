@@ -5,7 +5,7 @@ use uzram::PageKind;
 use crate::protocol::{RecompressRequest, Request, Response};
 use crate::zram::device::ask;
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, Errno, Subject, When};
+use crate::zram::{Attribute, Errno, Subject, WritableWhen};
 
 pub(in crate::zram) const IDLE: Attribute = Attribute {
     name: "idle",
@@ -17,7 +17,7 @@ pub(in crate::zram) const IDLE: Attribute = Attribute {
            CONFIG_ZRAM_TRACK_ENTRY_ACTIME), and marks the pages that have an object in memory and were not used for that \
            long; an age also unmarks those that were used since. Reading or writing a page unmarks it, too. EINVAL for \
            anything else, before disksize is set, and for an age where ages are not tracked.",
-    when: When::Init,
+    when: WritableWhen::Init,
     store: Some(store_idle),
     ..Attribute::OF_DEVICE
 };
@@ -45,7 +45,7 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
            threshold of about a page or more, where there is no such algorithm; EINVAL or ERANGE for a bad number; ENOMEM \
            where there was no memory for a smaller object. One recompression or writeback works at a time, the next one waits \
            (EAGAIN up to Linux 6.18); statistics do not wait for it.",
-    when: When::Init,
+    when: WritableWhen::Init,
     store: Some(store_recompress),
     ..Attribute::OF_DEVICE
 };

@@ -2,7 +2,7 @@
 
 use crate::protocol::Request;
 use crate::zram::device::{Change, Zram, ask, errno};
-use crate::zram::{Attribute, AttributePlace, Errno, Subject, When, backing, parse};
+use crate::zram::{Attribute, AttributePlace, Errno, Subject, WritableWhen, backing, parse};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -54,7 +54,7 @@ pub(in crate::zram) const DISKSIZE: Attribute = Attribute {
            (EINVAL), all algorithms and parameters return to the defaults, as in the kernel. Not strict, an initialised \
            device is resized where its frontend can: EBUSY where something is stored beyond the new end, \
            and where it would become smaller while somebody uses it.",
-    when: When::Uninit,
+    when: WritableWhen::Uninit,
     show: Some(show_disksize),
     store: Some(store_disksize),
     ..Attribute::OF_DEVICE

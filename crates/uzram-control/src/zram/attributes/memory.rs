@@ -2,7 +2,7 @@
 
 use crate::protocol::{Request, Response};
 use crate::zram::device::ask;
-use crate::zram::{Attribute, Errno, Subject, When, parse};
+use crate::zram::{Attribute, Errno, Subject, WritableWhen, parse};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -13,7 +13,7 @@ pub(in crate::zram) const MEM_LIMIT: Attribute = Attribute {
     since: "3.18",
     about: "the limit on memory; 0 for none",
     docs: "Takes a size as disksize does, rounded up to 4096; 0 for no limit, which is the default. EINVAL for anything \
-           but a size. Shown as the fourth number of mm_stat. A write that finds no memory below the limit fails, and the \
+           but a size. ShownDevice as the fourth number of mm_stat. A write that finds no memory below the limit fails, and the \
            page keeps its contents. A reset drops the limit. uzram never exceeds it, while the kernel checks after it has \
            allocated. Not strict, it can be read.",
     show: Some(show_limit),
@@ -71,7 +71,7 @@ pub(in crate::zram) const COMPACT: Attribute = Attribute {
     docs: "Takes anything. Returns when no more memory can be gained, or when every object could have been moved once. \
            EINVAL before disksize is set. The seventh number of mm_stat counts the pages that were given back. Statistics do \
            not wait for it.",
-    when: When::Init,
+    when: WritableWhen::Init,
     store: Some(store_compact),
     ..Attribute::OF_DEVICE
 };

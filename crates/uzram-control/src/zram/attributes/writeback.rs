@@ -7,10 +7,10 @@ use uzram::{Ended, PageKind};
 
 use crate::protocol::{Request, Response, WritebackRequest};
 use crate::zram::backing::{is_block_device, take};
-use crate::zram::config::Backing;
+use crate::zram::config::BackingConfig;
 use crate::zram::device::{Zram, ask, stat};
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, Errno, Live, Subject, When};
+use crate::zram::{Attribute, Errno, Live, Subject, WritableWhen};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -24,7 +24,7 @@ pub(in crate::zram) const BACKING_DEV: Attribute = Attribute {
            opening it (ENOENT; EBUSY where it is mounted or in use); ENOTBLK for anything but a block device; EINVAL for one \
            of less than a page, or that lies on a uzram device. Not strict, it also takes a regular file, as PATH or PATH,SIZE, and an initialised device \
            uses it at once; `none` then brings everything back into memory and closes it.",
-    when: When::Uninit,
+    when: WritableWhen::Uninit,
     show: Some(show_backing),
     store: Some(store_backing),
     ..Attribute::OF_DEVICE
@@ -57,7 +57,7 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         subject.host.engine().check_backing(&path)?;
         let mut state = zram.state_mut();
         state.held = Some(file);
-        state.config.backing = Some(Backing {
+        state.config.backing = Some(BackingConfig {
             path,
             size_bytes: None,
         });
@@ -90,7 +90,7 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
 }
 
 /// Parses `none`, `PATH` or `PATH,SIZE`.
-fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
+fn parse_backing(text: &[u8]) -> Result<Option<BackingConfig>, Errno> {
     let text = std::str::from_utf8(text).map_err(|_| Errno::NOENT)?;
     if text == "none" {
         return Ok(None);
@@ -103,7 +103,7 @@ fn parse_backing(text: &[u8]) -> Result<Option<Backing>, Errno> {
         None => (text, None),
     };
     match Path::new(path).is_absolute() {
-        true => Ok(Some(Backing {
+        true => Ok(Some(BackingConfig {
             path: path.into(),
             size_bytes,
         })),
@@ -123,7 +123,7 @@ pub(in crate::zram) const WRITEBACK: Attribute = Attribute {
            full; what was written by then stays written. Pages are written compressed, several in a block; a page that the \
            disk refuses stays in memory. One writeback or recompression works at a time, the next one waits (EAGAIN up to \
            Linux 6.18); statistics do not wait for it.",
-    when: When::Init,
+    when: WritableWhen::Init,
     store: Some(store_writeback),
     ..Attribute::OF_DEVICE
 };
@@ -313,7 +313,7 @@ pub(in crate::zram) const COMPRESSED_WRITEBACK: Attribute = Attribute {
     about: "whether pages go to the backing compressed",
     docs: "Takes y, t, 1, on or n, f, 0, off and shows 0 or 1; 0 by default. EINVAL for anything else, EBUSY where the device \
            is initialised. A reset leaves it. uzram only remembers it: it always writes pages compressed.",
-    when: When::Uninit,
+    when: WritableWhen::Uninit,
     show: Some(|subject| {
         let on = subject.zram()?.state().config.compressed_writeback;
         Ok(format!("{}\n", u8::from(on)))
