@@ -54,7 +54,7 @@ pub(super) const RECIPES: &[Recipe] = &[
         about: "zram-perf-test's table: the kernel's zram, loop on FUSE, NBD, nbdkit, tmpfs",
         options: "--size 112M --targets kernel-zram:lzo-rle,kernel-zram:lz4,uzram:fuse-loop:lzhs,\
             uzram:fuse-loop:lz4,uzram:nbd:lzhs,nbdkit-memory:allocator=zstd,tmpfs --beside kernel-zram:lz4 \
-            --jobs 1-10 --seconds 0.5 --rounds 3",
+            --buffers 11% --jobs 1-10 --seconds 0.25 --rounds 3",
         goals: Vec::new,
     },
     Recipe {
