@@ -7,6 +7,8 @@
 //! num_devices = 1            # not initialised, as of the kernel's module
 //! sysfs = "/run/uzram/sys"   # where to show zram's interface
 //! zram_generator = true      # make the devices of zram-generator.conf, too
+//! persist = false            # whether devices are saved when the machine goes down, unless they say
+//! persist_dir = "/var/lib/uzram"
 //!
 //! [[device]]                 # any option of `uzram create` by its name, and:
 //! name = "zram7"
@@ -19,6 +21,9 @@
 //! mount-options = "discard"
 //! mount-owner = "build:build"
 //! mount-mode = "0755"
+//! persist = true             # saved to /var/lib/uzram/zram7.uzsnap, and made of that
+//! persist-dir = "/srv/saved" # not there but here
+//! persist-or-empty = true    # made empty if that is damaged
 //! ```
 //!
 //! Reading it never fails as a whole: what is wrong is a list of problems, each of which keeps its own entry from being
@@ -33,6 +38,7 @@ use uzram_runtime::{frontends, logging};
 use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::filesystem::{FileSystem, Mount};
+use crate::persist::Persist;
 use crate::problem::{Origin, Problem};
 
 /// Most devices that are there at first and not initialised.
@@ -63,6 +69,10 @@ pub struct DaemonSettings {
     pub sysfs: Option<PathBuf>,
     /// Whether the devices of zram-generator.conf are made.
     pub zram_generator: bool,
+    /// Whether a `[[device]]` that does not say is saved when the machine goes down.
+    pub persist: bool,
+    /// Where to.
+    pub persist_dir: PathBuf,
 }
 
 impl Default for DaemonSettings {
@@ -73,6 +83,8 @@ impl Default for DaemonSettings {
             num_devices: 0,
             sysfs: None,
             zram_generator: false,
+            persist: false,
+            persist_dir: "/var/lib/uzram".into(),
         }
     }
 }
@@ -85,6 +97,9 @@ impl DaemonSettings {
         let settings = settings.map_err(|error| error.to_string())?;
         frontends::check_name(&settings.frontend)?;
         if settings.sysfs.is_some_and(|at| !at.is_absolute()) {
+            return Err("an absolute path".into());
+        }
+        if !settings.persist_dir.is_absolute() {
             return Err("an absolute path".into());
         }
         if settings.num_devices > MAX_NUM_DEVICES {
@@ -119,6 +134,8 @@ pub struct NewDevice {
     pub spec: DeviceSpec,
     /// The file system that is made on it.
     pub filesystem: Option<FileSystem>,
+    /// Whether it outlives the machine, and where.
+    pub persist: Persist,
 }
 
 impl DaemonConfig {
@@ -261,12 +278,22 @@ impl NewDevice {
     fn read(origin: &Origin, entries: &Map<String, Value>) -> Result<NewDevice> {
         let mut options = entries.clone();
         let filesystem = filesystem(&mut options)?;
+        let mut persist = persist(&mut options)?;
         let spec = spec_from_options(&options, &OF_SECTION)?;
         logging::parse(&spec.log)?;
         if filesystem.is_some() && spec.is_swap() {
             return Err(Failure::usage(
                 "swap: a device is swap or has a file system",
             ));
+        }
+        if persist.wanted == Some(true) && spec.is_swap() {
+            let message = "persist: swap is not saved: what was swapped out belongs to processes that are gone by then";
+            return Err(Failure::usage(message));
+        }
+        if !spec.is_swap() {
+            // As if the section had `from`: what it says itself counts, the rest is the snapshot's.
+            options.insert("from".into(), "/".into());
+            persist.source = spec_from_options(&options, &OF_SECTION)?.from;
         }
         if !entries.contains_key("name") {
             let message = "name: a device has one, such as zram0, by which it is known again";
@@ -276,12 +303,13 @@ impl NewDevice {
             origin: origin.clone(),
             spec,
             filesystem,
+            persist,
         })
     }
 }
 
 /// What a section has beside the options of `uzram create`.
-const OF_SECTION: [&str; 7] = [
+const OF_SECTION: [&str; 10] = [
     "fs-type",
     "mkfs-options",
     "label",
@@ -289,6 +317,9 @@ const OF_SECTION: [&str; 7] = [
     "mount-options",
     "mount-owner",
     "mount-mode",
+    "persist",
+    "persist-dir",
+    "persist-or-empty",
 ];
 
 /// Takes one of these, which may have underscores instead of dashes.
@@ -353,6 +384,22 @@ fn filesystem(entries: &mut Map<String, Value>) -> Result<Option<FileSystem>> {
         label,
         mount,
     }))
+}
+
+/// Whether a section has its device saved, and where: takes what is in [`OF_SECTION`].
+fn persist(entries: &mut Map<String, Value>) -> Result<Persist> {
+    let wanted = take(entries, "persist", "true or false")?;
+    let dir: Option<PathBuf> = take(entries, "persist-dir", "a text in quotes")?;
+    let or_empty = take(entries, "persist-or-empty", "true or false")?;
+    if dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+        return Err(Failure::usage("persist-dir: an absolute path"));
+    }
+    Ok(Persist {
+        wanted,
+        dir,
+        or_empty: or_empty.unwrap_or_default(),
+        source: None,
+    })
 }
 
 /// A section of a file as it is written, with those that stand within it.
@@ -509,6 +556,10 @@ mod tests {
             ("fs-type = 4", "fs-type"),
             ("mkfs-options = [1]\nfs-type = \"ext4\"", "mkfs-options"),
             ("swap = true\nmount-point = \"/m\"", "swap"),
+            ("swap = true\npersist = true", "swap is not saved"),
+            ("persist = 1", "persist: true or false"),
+            ("persist-dir = \"saved\"", "persist-dir"),
+            ("persist-or-empty = \"yes\"", "persist-or-empty"),
             ("size = ", "line 8"),
             ("size = \"1M\"\nsize = \"2M\"", "line 9"),
             ("size", "line 8"),
@@ -555,6 +606,33 @@ mod tests {
             read("\u{feff}[[device]]\nname = \"zram7\"\nbroken\n[[device]]\nname = \"zram8\"\n");
         assert_eq!(names(&config), ["zram8"]);
         assert!(config.problems[0].origin.section.contains("zram7"));
+    }
+
+    #[test]
+    fn a_device_is_saved_where_it_or_the_daemon_says_so() {
+        let config = read(
+            "[[device]]\nname = \"zram0\"\n\
+             [[device]]\nname = \"zram1\"\npersist = false\n\
+             [[device]]\nname = \"zram2\"\nswap = true\n\
+             [[device]]\nname = \"zram3\"\npersist_dir = \"/b\"\npersist = true\nalgorithm = \"zstd\"\n\
+             [daemon]\npersist = true\npersist_dir = \"/a\"\n",
+        );
+        assert_eq!(config.problems, []);
+        let places = |settings: &DaemonSettings| {
+            let places = config
+                .devices
+                .iter()
+                .map(|device| Some(device.place(settings)?.file()));
+            places.collect::<Vec<_>>()
+        };
+        let file = |path: &str| Some(PathBuf::from(path));
+        let all = [file("/a/zram0.uzsnap"), None, None, file("/b/zram3.uzsnap")];
+        assert_eq!(places(&config.daemon), all);
+        let own = [None, None, None, file("/b/zram3.uzsnap")];
+        assert_eq!(places(&DaemonSettings::default()), own);
+        let sources = [0, 3].map(|at: usize| config.devices[at].persist.source.as_ref().unwrap());
+        assert!(!sources[0].own_algorithm && sources[1].own_algorithm);
+        assert_eq!(config.devices[0].spec.from, None);
     }
 
     #[test]

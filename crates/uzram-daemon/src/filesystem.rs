@@ -241,7 +241,7 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-fn run(command: &mut Command) -> Result {
+pub(crate) fn run(command: &mut Command) -> Result {
     let program = Path::new(command.get_program())
         .file_name()
         .unwrap_or(OsStr::new(""))

@@ -17,6 +17,7 @@ use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, Result, SwapSpec};
 
 use crate::config::{ConfigSection, NewDevice, pieces_of};
 use crate::filesystem::{FileSystem, Mount};
+use crate::persist::Persist;
 use crate::problem::{Origin, Problem};
 
 /// Directories below the root, the strongest last.
@@ -443,6 +444,7 @@ impl Section {
                 origin,
                 spec,
                 filesystem,
+                persist: Persist::never(),
             }),
             Err(failure) => Err(origin.problem(failure)),
         }

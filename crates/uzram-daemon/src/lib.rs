@@ -22,6 +22,7 @@ mod hold;
 mod http;
 pub mod notify;
 mod openapi;
+mod persist;
 mod problem;
 mod run;
 mod setup;
@@ -33,8 +34,9 @@ pub use error::errno_name;
 pub use filesystem::{FileSystem, Mount};
 pub use http::{Limits, bind, converse, serve};
 pub use openapi::document;
+pub use persist::Persist;
 pub use problem::{Origin, Problem};
-pub use run::Run;
+pub use run::{Run, Task};
 
 /// File name of the daemon's socket in the run directory.
 pub const SOCKET: &str = "uzramd.sock";

@@ -19,7 +19,7 @@ use crate::hold::{SharedHolder, own_copy};
 use crate::http::{Limits, bind, serve};
 use crate::problem::{Problem, summary};
 use crate::setup::Wanted;
-use crate::{SOCKET, notify};
+use crate::{SOCKET, notify, persist};
 
 /// How often the devices are looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -30,24 +30,49 @@ const STATE: &str = "uzramd.json";
 pub struct Run {
     /// The configuration; `None` for `/etc/uzram.toml`, if there is one.
     pub config: Option<PathBuf>,
-    /// Whether to check the configuration and do nothing else.
-    pub check: bool,
+    /// What to do.
+    pub task: Task,
     /// What to log.
     pub log: String,
 }
 
+/// What `uzramd` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Serve until it is told to end.
+    Serve,
+    /// Check the configuration.
+    Check,
+    /// Save the devices that are to outlive the machine.
+    Save {
+        /// What was mounted by the configuration is unmounted before.
+        unmount: bool,
+    },
+}
+
 impl Run {
-    /// Runs the daemon until it is told to end.
+    /// Runs the daemon until it is told to end, or does what else is asked for.
     pub fn run(self) -> Result {
         let run = RunDir::of_user();
-        let read = || Wanted::read(self.config.as_deref(), &run);
+        let to_save = matches!(self.task, Task::Save { .. });
+        let read = || Wanted::read(self.config.as_deref(), &run, to_save);
         let wanted = read()?;
-        if self.check {
-            let problems = wanted.problems.iter().map(Problem::to_string);
-            for line in wanted.notes.iter().cloned().chain(problems) {
-                eprintln!("{}", printable(&line));
+        match self.task {
+            Task::Serve => {}
+            Task::Check => {
+                for line in persist::plans(&wanted) {
+                    println!("{}", printable(&line));
+                }
+                let problems = wanted.problems.iter().map(Problem::to_string);
+                for line in wanted.notes.iter().cloned().chain(problems) {
+                    eprintln!("{}", printable(&line));
+                }
+                return summary(&wanted.problems).map_or(Ok(()), Err);
             }
-            return summary(&wanted.problems).map_or(Ok(()), Err);
+            Task::Save { unmount } => {
+                logging::to_stderr(&self.log)?;
+                return persist::save_all(&wanted, &run, unmount);
+            }
         }
         let settings = &wanted.settings;
         let _ = rustix::thread::set_name(c"uzramd");

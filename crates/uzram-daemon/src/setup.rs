@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use uzram_control::RunDir;
-use uzram_spec::{Failure, Result};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
-use crate::api::Devices;
+use crate::api::{Created, Devices};
 use crate::config::{DaemonConfig, DaemonSettings, NewDevice};
 use crate::devices::Daemon;
 use crate::generator;
+use crate::persist::Place;
 use crate::problem::Problem;
 
 /// Where the configuration is looked for.
@@ -26,9 +27,10 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Reads both files, and checks what can be checked without making anything. Fails only where a file that was named is
-    /// not there.
-    pub(crate) fn read(named: Option<&Path>, run: &RunDir) -> Result<Wanted> {
+    /// Reads both files, and checks what can be checked without making anything. To save devices neither zram-generator's is
+    /// read, which has none to be saved, nor is it asked whether they could be made. Fails only where a file that was named
+    /// is not there.
+    pub(crate) fn read(named: Option<&Path>, run: &RunDir, to_save: bool) -> Result<Wanted> {
         let path = named.unwrap_or(Path::new(DEFAULT));
         let config = DaemonConfig::read(path);
         if config.is_none() && named.is_some() {
@@ -45,16 +47,16 @@ impl Wanted {
         let mut devices = config.devices;
         let root = std::env::var_os("ZRAM_GENERATOR_ROOT").unwrap_or_else(|| "/".into());
         let root = PathBuf::from(root);
-        if wanted.settings.zram_generator {
+        if wanted.settings.zram_generator && !to_save {
             devices.extend(wanted.generated(&root));
-        } else if !there && generator::is_there(&root) {
+        } else if !there && !to_save && generator::is_there(&root) {
             wanted.notes.push(format!(
                 "zram-generator.conf is not read, as there is no {DEFAULT}, which would say \"zram_generator = true\" \
                  below [daemon]"
             ));
         }
         for device in devices {
-            match wanted.refuses(&device, run) {
+            match wanted.refuses(&device, run, to_save) {
                 None => wanted.devices.push(device),
                 Some(failure) => wanted.problems.push(device.origin.problem(failure)),
             }
@@ -80,7 +82,7 @@ impl Wanted {
     }
 
     /// Why a device cannot be made, as far as that can be seen.
-    fn refuses(&self, device: &NewDevice, run: &RunDir) -> Option<Failure> {
+    fn refuses(&self, device: &NewDevice, run: &RunDir, to_save: bool) -> Option<Failure> {
         let name = device.spec.name.as_deref().unwrap_or_default();
         for other in &self.devices {
             if other.spec.name == device.spec.name {
@@ -95,11 +97,19 @@ impl Wanted {
                 return Some(Failure::usage(message));
             }
         }
-        // One that is there has shown that it can be.
-        if run.find(name).is_ok() {
+        if to_save {
             return None;
         }
-        let checked = uzram_runtime::check(&device.spec);
+        let place = device.place(&self.settings);
+        let saved = place.as_ref().map_or(Ok(None), Place::saved);
+        // One that is there has shown that it can be.
+        if run.find(name).is_ok() {
+            return saved.err();
+        }
+        let checked = match &place {
+            Some(place) => place.check(&device.spec),
+            None => uzram_runtime::check(&device.spec),
+        };
         let checked = checked.and_then(|()| match &device.filesystem {
             Some(filesystem) => filesystem.check(),
             None => Ok(()),
@@ -116,39 +126,44 @@ impl Wanted {
             tracing::error!("{problem}");
         }
         for device in &self.devices {
-            set_up(daemon, device);
+            set_up(daemon, device, device.place(&self.settings).as_ref());
         }
     }
 }
 
-fn mount_point(device: &NewDevice) -> Option<&Path> {
+pub(crate) fn mount_point(device: &NewDevice) -> Option<&Path> {
     let filesystem = device.filesystem.as_ref()?;
     Some(&filesystem.mount.as_ref()?.at)
 }
 
 /// Makes a device, unless it is there. One that fails keeps nothing else from being made.
-fn set_up(daemon: &Daemon, device: &NewDevice) {
+fn set_up(daemon: &Daemon, device: &NewDevice, place: Option<&Place>) {
     let name = device.spec.name.as_deref().unwrap_or_default();
     if daemon.local.run.find(name).is_ok() {
         tracing::info!(name, "is there already");
         return;
     }
-    match make(daemon, device) {
+    match make(daemon, device, place) {
         Ok(path) => tracing::info!(name, path, "made"),
         Err(failure) => tracing::error!("{}", device.origin.problem(failure)),
     }
 }
 
-fn make(daemon: &Daemon, device: &NewDevice) -> Result<String> {
-    let created = daemon.create(&device.spec, None)?;
+fn make(daemon: &Daemon, device: &NewDevice, place: Option<&Place>) -> Result<String> {
+    let create = |spec: &DeviceSpec| -> Result<Created> { Ok(daemon.create(spec, None)?) };
+    let is_new = device.spec.from.is_none();
+    let (created, is_new) = match place {
+        Some(place) => place.create(&device.spec, &daemon.local.run, create)?,
+        None => (create(&device.spec)?, is_new),
+    };
     if !created.notes.is_empty() {
         tracing::info!(created.name, "{}", created.notes);
     }
     if let Some(filesystem) = &device.filesystem {
-        let made = match &device.spec.from {
+        let made = match is_new {
+            true => filesystem.make(&created.path),
             // What a snapshot holds is not to be overwritten.
-            Some(_) => filesystem.mount_what_is_there(&created.path),
-            None => filesystem.make(&created.path),
+            false => filesystem.mount_what_is_there(&created.path),
         };
         made.inspect_err(|_| {
             let _ = daemon.remove(&created.name, Some(&created.identity));

@@ -159,6 +159,20 @@ pub fn open_chain(path: &Path, file: File, parents: Vec<(PathBuf, File)>) -> Res
     with_parents(path, snapshot, parents)
 }
 
+/// What is wrong with the bytes of a snapshot in a file. `None`: nothing, or it cannot be told. Reads all of it.
+pub fn damage(path: &Path) -> Option<Failure> {
+    let (file, true) = open(path).ok()? else {
+        return None;
+    };
+    let verified = Snapshot::open(file).and_then(|mut snapshot| snapshot.verify());
+    match verified {
+        Err(error @ (Error::Foreign | Error::Cut { .. } | Error::Damaged { .. })) => {
+            Some(refused(path, &error))
+        }
+        _ => None,
+    }
+}
+
 fn with_parents(
     path: &Path,
     mut snapshot: Snapshot,

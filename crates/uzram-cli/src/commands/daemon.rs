@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use uzram_daemon::Run;
+use uzram_daemon::{Run, Task};
 use uzram_runtime::process;
 
 use crate::exit::{Failure, Kind, Result};
@@ -17,6 +17,9 @@ use crate::exit::{Failure, Kind, Result};
 /// hot-added and hot-removed through zram's own interface, and holds every device's memory: the contents outlive the
 /// death of server and keeper at once. `uzram create` makes devices through it while it runs. When it ends the devices
 /// stay, and a new daemon finds them.
+///
+/// Devices with "persist = true" in the configuration are made of what --save saved of them. uzramd-persist.service calls
+/// "uzramd --save --unmount" when the machine goes down; that uzramd ends saves nothing.
 ///
 /// An entry of the configuration that is wrong keeps no other from being made: it is logged, with file and section.
 ///
@@ -35,10 +38,17 @@ pub(crate) struct Args {
     /// made
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only check the configuration: uzram.toml, and zram-generator.conf where that says so. Lists all that is wrong; the exit
-    /// code is then that of "uzram create"
+    /// Only check the configuration: uzram.toml, and zram-generator.conf where that says so. Lists what would be saved and
+    /// where, and all that is wrong; the exit code is then that of "uzram create"
     #[arg(long)]
     check: bool,
+    /// Only save the devices that have "persist", each to its file, and end. A file system that is mounted is saved as a power
+    /// cut would leave it
+    #[arg(long, conflicts_with = "check")]
+    save: bool,
+    /// Unmount before what is mounted at the mount-point of such a device, as when the machine goes down
+    #[arg(long, requires = "save")]
+    unmount: bool,
 }
 
 /// Its name.
@@ -49,7 +59,13 @@ impl Args {
     pub(crate) fn run(self, log: &str) -> Result {
         let run = Run {
             config: self.config,
-            check: self.check,
+            task: match (self.check, self.save) {
+                (true, _) => Task::Check,
+                (_, true) => Task::Save {
+                    unmount: self.unmount,
+                },
+                _ => Task::Serve,
+            },
             log: log.into(),
         };
         run.run()
@@ -58,7 +74,7 @@ impl Args {
     /// Runs the daemon in this process, and has the `uzram` beside it keep and serve what it makes, as whatever
     /// `uzram create` makes.
     pub(crate) fn run_alone(self, log: &str) -> Result {
-        if !self.check {
+        if !self.check && !self.save {
             process::serve_with(server()?);
         }
         self.run(log)
@@ -72,9 +88,17 @@ impl Args {
         if let Some(config) = self.config {
             command.arg("--config").arg(config);
         }
-        if self.check {
-            command.arg("--check");
-        }
+        let flags = [
+            (self.check, "--check"),
+            (self.save, "--save"),
+            (self.unmount, "--unmount"),
+        ];
+        command.args(
+            flags
+                .iter()
+                .filter(|(given, _)| *given)
+                .map(|(_, flag)| flag),
+        );
         let error = command.exec();
         let message = format!(
             "cannot execute {}: {error}: it is installed beside uzram",
