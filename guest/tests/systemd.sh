@@ -48,9 +48,9 @@ all_there() {
 
 if [ ! -d /run/systemd/system ]; then
     say "before the machine boots: install as docs/howto/daemon.md says"
-    mkdir -p /usr/local/bin /root/var
+    mkdir -p /usr/local/bin /root/var/lib
     ln /usr/bin/uzram /usr/bin/uzramd /usr/local/bin
-    cp /guest/uzramd.* /etc/systemd/system
+    cp /guest/uzramd* /etc/systemd/system
     cat >/etc/uzram.toml <<'END'
 [[device]]
 name = "zram0"
@@ -61,8 +61,9 @@ swap = true
 name = "zram1"
 size = "64M"
 mount-point = "/var/cache/disk"
+persist = true
 END
-    check systemctl enable uzramd.socket uzramd.service
+    check systemctl enable uzramd.socket uzramd.service uzramd-persist.service
     # What others have in /etc/fstab: /var is mounted, and a tmpfs, which comes after all swap areas.
     printf '[Mount]\nWhat=/root/var\nWhere=/var\nType=none\nOptions=bind\n' >/etc/systemd/system/var.mount
     printf '[Mount]\nWhat=tmpfs\nWhere=/srv\nType=tmpfs\n' >/etc/systemd/system/srv.mount
@@ -155,4 +156,14 @@ check umount /mnt
 check uzram remove zram2 zram3 zram5 zram6
 kept 2
 equal "$(of_devices | wc -l)" 3 "the number of devices"
+
+say "what a machine does that goes down, and comes up again"
+check systemctl stop uzramd-persist.service
+grep -q " /var/cache/disk " /proc/self/mounts && fail "/var/cache/disk is still mounted"
+check uzram remove zram1
+check systemctl restart uzramd.service
+retry 20 found zram1
+check grep " /var/cache/disk " /proc/self/mounts
+equal "$(sha256sum </var/cache/disk/file)" "$contents" "the contents of /var/cache/disk/file"
+check systemctl start uzramd-persist.service
 # The machine goes down with the rest, and nothing may hold it up.

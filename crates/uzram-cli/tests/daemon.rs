@@ -156,6 +156,92 @@ fn interop_curl_speaks_the_api() {
 }
 
 #[test]
+fn interop_curl_takes_a_snapshot_and_restores_it() {
+    let name = "interop_curl_takes_a_snapshot_and_restores_it";
+    if !have(name, &["curl", "qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    let socket = daemon.socket.clone();
+    let curl = |args: &str, path: &str| {
+        let line =
+            format!("curl -sS --fail-with-body --unix-socket {socket} {args} 'http://localhost{path}'");
+        Command::new("sh").args(["-c", &line]).output().unwrap()
+    };
+    let options = r#"{"size":"64M","frontend":"nbd"}"#;
+    let made = curl(&format!("-d '{options}'"), "/v1/devices");
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let io = |uri: &Value, what: &str| {
+        let uri = uri.as_str().unwrap();
+        sh(&format!("qemu-io -f raw -c '{what}' '{uri}'"));
+    };
+    io(&made["path"], "write -P 7 1M 16M");
+    let file = bench.path("snapshot");
+    let at = file.display();
+    let taken = curl(&format!("-o {at}"), "/v1/devices/zram0/snapshot?memory=32M&track=true");
+    assert!(taken.status.success(), "{taken:?}");
+    bench.uzram(&["snapshot", "verify", file.to_str().unwrap()]);
+    assert!(bench.stat("zram0")["tracked_since"].is_string());
+    let good = std::fs::read(&file).unwrap();
+
+    let send = |how: &str, options: &str| {
+        let options: String = form_urlencoded(options);
+        curl(&format!("-X POST {how}"), &format!("/v1/restore?options={options}"))
+    };
+    // With its length, and in chunks as it comes.
+    for how in [
+        format!("--data-binary @{at}"),
+        format!("-H 'Transfer-Encoding: chunked' -T - <{at}"),
+    ] {
+        let restored = send(&how, r#"{"frontend":"nbd","name":"zram5"}"#);
+        assert!(restored.status.success(), "{restored:?}");
+        let restored: Value = serde_json::from_slice(&restored.stdout).unwrap();
+        assert_eq!(restored["name"], "zram5");
+        io(&restored["path"], "read -P 7 1M 16M");
+        io(&restored["path"], "read -P 0 17M 47M");
+        bench.uzram(&["remove", "zram5"]);
+    }
+    // What is damaged, cut or too large for where it is to go makes no device.
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for (bytes, options, words) in [
+        (&flipped[..], r#"{"frontend":"nbd"}"#, "damaged"),
+        (&good[..good.len() / 2], r#"{"frontend":"nbd"}"#, "cut off"),
+        (&good[..], r#"{"frontend":"nbd","size":"1M"}"#, "too little"),
+        (&good[..], r#"{"frontend":"nbd","swap":true}"#, "swap"),
+        (&[b'x'; 4096][..], "{}", "no uzram snapshot"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let refused = send(&format!("--data-binary @{at}"), options);
+        assert!(!refused.status.success(), "{refused:?}");
+        let said = String::from_utf8_lossy(&refused.stdout);
+        assert!(said.contains(words), "{words}: {said}");
+        assert_eq!(daemon.json("/v1/devices").as_array().unwrap().len(), 1);
+    }
+    // A client that goes in the middle of an answer ends the snapshot.
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    io(&made["path"], "write -s /dev/urandom 0 32M");
+    write!(stream, "GET /v1/devices/zram0/snapshot HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 100]).unwrap();
+    let busy = curl("", "/v1/devices/zram0/snapshot");
+    let said = String::from_utf8_lossy(&busy.stdout);
+    assert!(said.contains("a snapshot of the device is being taken"), "{said}");
+    drop(stream);
+    let begin = Instant::now();
+    while bench.stat("zram0")["snapshot"].is_object() {
+        assert!(begin.elapsed().as_secs() < 20, "it goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    daemon.terminate();
+}
+
+/// As it stands in a query.
+fn form_urlencoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[test]
 fn what_is_wrong_has_an_errno_and_words() {
     let bench = Bench::new();
     let daemon = Daemon::start(&bench, "");

@@ -177,6 +177,10 @@ pub enum Request {
         /// Only what changed since the snapshot in the second file. The files of that one's parents follow.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         since: bool,
+        /// First write all of the device while it changes, then what changed meanwhile, at one moment. The file is new, and can
+        /// be read. Without this it is done where the snapshot would be given up for what it must keep.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        basis: bool,
     },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,
@@ -332,6 +336,8 @@ pub struct SnapshotReport {
     pub parent: String,
     /// How long requests waited for the moment that it is of.
     pub pause_microseconds: u64,
+    /// Bytes that were written while the device changed, where it has a basis; 0 for none.
+    pub basis_bytes: u64,
 }
 
 /// Bytes as they stand in a request.

@@ -1,13 +1,16 @@
 //! The API: one table of paths, and what each does.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+use std::io::Read;
 
 use hyper::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use uzram_control::zram::{ATTRIBUTES, AttributeOwner, AttributePlace, Errno, View};
-use uzram_control::{ControlError, Request, Response, number};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, Errno, AttributeOwner, View};
+use uzram_control::{ControlError, Request, Response, number, size};
 use uzram_spec::DeviceSpec;
 
 use crate::config::spec_from_options;
@@ -36,6 +39,21 @@ pub struct CreateAnswer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker(pub u32);
 
+/// Bytes that are answered as they come to be.
+pub trait ByteStream: Send {
+    /// The next of them, which may be waited for; `None` behind the last. After an error what came before is not whole.
+    fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError>;
+}
+
+/// How a snapshot is taken that is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotOptions {
+    /// Most bytes that may be kept of what is overwritten meanwhile; `None` for the server's default.
+    pub kept_max_bytes: Option<u64>,
+    /// Whether changes are tracked from then on.
+    pub track: bool,
+}
+
 /// What the API steers: the daemon's devices.
 pub trait Devices: Send + Sync {
     /// zram's interface to them.
@@ -52,6 +70,25 @@ pub trait Devices: Send + Sync {
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
     /// A device with its record and statistics, or all of them.
     fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError>;
+    /// What a device holds at this moment, as a snapshot. Dropped, it is given up.
+    fn snapshot(
+        &self,
+        name: &str,
+        options: SnapshotOptions,
+    ) -> Result<Box<dyn ByteStream>, ControlError>;
+    /// Makes a device of a snapshot. `spec.from` says what counts beside the snapshot's own.
+    fn restore(
+        &self,
+        spec: DeviceSpec,
+        snapshot: Box<dyn Read + Send>,
+    ) -> Result<Created, ControlError>;
+}
+
+/// What a request has behind its head.
+pub(crate) enum Brought {
+    Whole(hyper::body::Bytes),
+    /// Bytes that are read as they come.
+    Streamed(Box<dyn Read + Send>),
 }
 
 /// What a request brings.
@@ -61,6 +98,10 @@ pub(crate) struct Call<'a> {
     names: &'a [String],
     query: &'a [(String, String)],
     body: &'a [u8],
+    /// Of a route whose body is streamed.
+    streamed: Cell<Option<Box<dyn Read + Send>>>,
+    /// Whether only the head of the answer is asked for.
+    is_head: bool,
     asker: Asker,
 }
 
@@ -73,18 +114,43 @@ impl Call<'_> {
 }
 
 /// What is answered.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Answer {
     Json(StatusCode, Value),
     /// Bytes as the kernel shows them.
     Text(Vec<u8>),
     /// Lines of `block_state` and the slot to go on from.
     Lines(Vec<u8>, u64),
+    Streamed(Streamed),
     Done,
 }
 
+/// Bytes that come to be while they are sent.
+pub(crate) struct Streamed {
+    pub(crate) first: Vec<u8>,
+    pub(crate) rest: Box<dyn ByteStream>,
+}
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.first.len();
+        f.debug_struct("Streamed")
+            .field("first", &first)
+            .finish_non_exhaustive()
+    }
+}
+
+/// No bytes.
+struct Nothing;
+
+impl ByteStream for Nothing {
+    fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+        Ok(None)
+    }
+}
+
 /// What a device's server or keeper is not asked through the API.
-pub(crate) const OF_KEEPERS: &[&str] = &["remove", "hand_over", "recover", "upgrade"];
+pub(crate) const OF_OTHERS: &[&str] = &["remove", "hand_over", "recover", "upgrade", "snapshot"];
 
 type Handled = Result<Answer, Body>;
 type Handle = fn(&Call<'_>) -> Handled;
@@ -100,7 +166,8 @@ pub struct Route {
     pub path: &'static str,
     /// What it does, in one line.
     pub about: &'static str,
-    /// The schema of the request's body in the OpenAPI document, `text` for bytes, empty for none.
+    /// The schema of the request's body in the OpenAPI document, `text` for bytes, `stream` for bytes without a limit, empty for
+    /// none.
     pub body: &'static str,
     /// The schema of the answer, likewise.
     pub answer: &'static str,
@@ -118,6 +185,12 @@ pub fn routes() -> &'static [Route] {
 const COUNT: &str = r#"{"type": "integer", "minimum": 0}"#;
 /// A device's identity there.
 const IDENTITY: &str = r#"{"type": "string"}"#;
+/// Yes or no there.
+const SWITCH: &str = r#"{"type": "boolean"}"#;
+/// A size there.
+const SIZE: &str = r#"{"type": "string", "examples": ["64M"]}"#;
+/// A description in JSON there: by a schema's name, it is a JSON text.
+const CREATE: &str = r##"{"$ref": "#/components/schemas/Create"}"##;
 
 const ROUTES: &[Route] = &[
     Route::get(
@@ -156,7 +229,7 @@ const ROUTES: &[Route] = &[
         "Created",
         create,
     )
-    .asked(&[("confirm", r#"{"type": "boolean"}"#, false)]),
+    .asked(&[("confirm", SWITCH, false)]),
     Route::of(
         "POST",
         "/v1/devices/{name}/confirm",
@@ -219,6 +292,25 @@ const ROUTES: &[Route] = &[
         "text",
         |call| Ok(Answer::Text(call.view().classes(call.id()?)?)),
     ),
+    Route::get(
+        "/v1/devices/{name}/snapshot",
+        "What the device holds at this moment, as a file of `uzram snapshot`. ?memory=SIZE bounds what is kept of what is \
+            overwritten meanwhile; ?track=true tracks changes from then on. If it fails in the middle the answer is cut: the \
+            last chunk and the snapshot's end mark are missing",
+        "stream",
+        snapshot,
+    )
+    .asked(&[("memory", SIZE, false), ("track", SWITCH, false)]),
+    Route::of(
+        "POST",
+        "/v1/restore",
+        "Make a device of the snapshot that is the body. ?options= has the options of `uzram create` as JSON, as the body of \
+            POST /v1/devices. The device is there whole, or not at all",
+        "stream",
+        "Created",
+        restore,
+    )
+    .asked(&[("options", CREATE, false)]),
     Route::get(
         "/v1/control/devices",
         "The devices' numbers, sizes and nodes, and nothing that their servers would have to be asked",
@@ -297,6 +389,18 @@ impl<'a> Call<'a> {
         id(&self.names[0])
     }
 
+    /// Whether a key of the query says yes.
+    fn switch(&self, key: &str) -> Result<bool, Body> {
+        match self.asked(key) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                let message = format!("{key}: '{other}' is neither true nor false");
+                Err(Body::new(Errno::INVAL, message))
+            }
+        }
+    }
+
     fn show(&self, owner: AttributeOwner, attribute: &str) -> Handled {
         Ok(Answer::Text(self.view().show(owner, attribute)?))
     }
@@ -330,6 +434,7 @@ fn ok(answer: impl Serialize) -> Handled {
 /// A request for something that the API has.
 pub(crate) struct Asked {
     route: &'static Route,
+    is_head: bool,
     names: Vec<String>,
     query: Vec<(String, String)>,
 }
@@ -353,6 +458,7 @@ impl Asked {
             let query = form_urlencoded::parse(query.as_bytes());
             return Ok(Asked {
                 route,
+                is_head: method == "HEAD",
                 names,
                 query: query.into_owned().collect(),
             });
@@ -375,17 +481,28 @@ impl Asked {
         self.route.method != "GET" && !self.route.path.ends_with("/confirm")
     }
 
+    /// Whether its body is read while the request is carried out.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.route.body == "stream"
+    }
+
     /// Does what is asked for. May take long.
-    pub(crate) fn answer(&self, devices: &dyn Devices, body: &[u8], asker: Asker) -> Handled {
+    pub(crate) fn answer(&self, devices: &dyn Devices, body: Brought, asker: Asker) -> Handled {
+        let (body, streamed) = match body {
+            Brought::Whole(body) => (body, None),
+            Brought::Streamed(body) => (hyper::body::Bytes::new(), Some(body)),
+        };
         // A write(2) of nothing stores nothing either.
-        if !self.route.body.is_empty() && body.is_empty() {
+        if !self.route.body.is_empty() && body.is_empty() && streamed.is_none() {
             return Err(Body::new(Errno::INVAL, "the request has no body"));
         }
         (self.route.handle)(&Call {
             devices,
             names: &self.names,
             query: &self.query,
-            body,
+            body: &body,
+            streamed: Cell::new(streamed),
+            is_head: self.is_head,
             asker,
         })
     }
@@ -454,15 +571,48 @@ fn create(call: &Call<'_>) -> Handled {
         return Err(Body::new(Errno::INVAL, message));
     }
     let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
-    let asker = match call.asked("confirm") {
-        None | Some("false") => None,
-        Some("true") => Some(call.asker),
-        Some(other) => {
-            let message = format!("confirm: '{other}' is neither true nor false");
-            return Err(Body::new(Errno::INVAL, message));
-        }
-    };
+    let asker = call.switch("confirm")?.then_some(call.asker);
     let created = call.devices.create(&spec, asker)?;
+    Ok(Answer::Json(StatusCode::CREATED, json!(created)))
+}
+
+fn snapshot(call: &Call<'_>) -> Handled {
+    let kept_max_bytes = call.asked("memory").map(|text| {
+        let wrong = |error| Body::new(Errno::INVAL, format!("memory: {error}"));
+        size::parse(text).map_err(wrong)
+    });
+    let options = SnapshotOptions {
+        kept_max_bytes: kept_max_bytes.transpose()?,
+        track: call.switch("track")?,
+    };
+    let name = call.device()?;
+    if call.is_head {
+        call.devices.describe(Some(name))?;
+        let (first, rest) = (Vec::new(), Box::new(Nothing));
+        return Ok(Answer::Streamed(Streamed { first, rest }));
+    }
+    let mut rest = call.devices.snapshot(name, options)?;
+    // What is refused is refused before the answer begins.
+    let first = rest.next()?.unwrap_or_default();
+    Ok(Answer::Streamed(Streamed { first, rest }))
+}
+
+fn restore(call: &Call<'_>) -> Handled {
+    let mut options: Map<String, Value> = match call.asked("options") {
+        None => Map::new(),
+        Some(text) => serde_json::from_str(text)
+            .map_err(|error| Body::new(Errno::INVAL, format!("options: {error}")))?,
+    };
+    if options.contains_key("from") {
+        let message = "options: from: the snapshot is the request's body";
+        return Err(Body::new(Errno::INVAL, message));
+    }
+    // What stands in the place of a file's path until there is a pipe.
+    options.insert("from".into(), "/proc/self/fd/0".into());
+    let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
+    let missing = || Body::new(Errno::INVAL, "the request has no body");
+    let snapshot = call.streamed.take().ok_or_else(missing)?;
+    let created = call.devices.restore(spec, snapshot)?;
     Ok(Answer::Json(StatusCode::CREATED, json!(created)))
 }
 
@@ -473,8 +623,10 @@ fn ask(call: &Call<'_>) -> Handled {
         | Request::RemoveByForce
         | Request::HandOver
         | Request::Recover
+        | Request::Snapshot { .. }
         | Request::Upgrade { .. } => {
-            let message = "not a request for the server of a device here; DELETE takes one down";
+            let message = "not a request for the server of a device here: DELETE takes one down, and GET .../snapshot takes a \
+                snapshot";
             Err(Body::new(Errno::INVAL, message))
         }
         request => match call.devices.ask(call.device()?, &request)? {

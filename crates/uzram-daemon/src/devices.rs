@@ -1,20 +1,26 @@
 //! The daemon's devices: what the API steers.
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use serde_json::{Value, json};
 use uzram_blockdev::Survey;
 use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response, RunningDevice};
 use uzram_runtime::zram::Local;
-use uzram_runtime::{client, launch, launch_announced, users};
+use uzram_runtime::{client, contents, launch, launch_announced, users};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 
-use crate::api::{Asker, CreateAnswer, Devices};
+use crate::api::{Asker, ByteStream, CreateAnswer, Devices, SnapshotOptions};
 use crate::confirm::Unconfirmed;
 use crate::hold::SharedHolder;
+
+/// Bytes of a snapshot that are answered at a time.
+const CHUNK: usize = 64 << 10;
 
 /// The daemon's devices.
 pub(crate) struct Daemon {
@@ -152,6 +158,47 @@ impl Daemon {
     }
 }
 
+/// A snapshot that a device's server writes to a pipe. Dropped, the pipe breaks, and the server gives it up.
+struct Taken {
+    pipe: File,
+    /// What the server said when it had ended.
+    told: Receiver<Outcome<Response>>,
+}
+
+impl Taken {
+    fn start(entry: RunningDevice, request: Request) -> Outcome<Taken> {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(std::io::Error::from)?;
+        let (tell, told) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("snapshot".into());
+        thread.spawn(move || {
+            let answer = client::ask_with_files(&entry, &request, &[writer.as_fd()]);
+            // The answer first: whoever reads to the end looks for it then.
+            let _ = tell.send(answer);
+            drop(writer);
+        })?;
+        let pipe = File::from(reader);
+        Ok(Taken { pipe, told })
+    }
+}
+
+impl ByteStream for Taken {
+    fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let read = (&mut self.pipe).take(CHUNK as u64).read_to_end(&mut chunk);
+        read.map_err(Failure::from)?;
+        if !chunk.is_empty() {
+            return Ok(Some(chunk));
+        }
+        match self.told.try_recv() {
+            Ok(Ok(Response::Snapshot(_))) => Ok(None),
+            Ok(Ok(other)) => Err(error(5, format!("the server answered {other:?}"))),
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(_) => Err(error(5, "the snapshot came to no end")),
+        }
+    }
+}
+
 impl Devices for Daemon {
     fn view(&self) -> &dyn View {
         &*self.held
@@ -248,5 +295,29 @@ impl Devices for Daemon {
             Some(name) if all.is_empty() => Err(error(19, format!("no device '{name}'"))),
             _ => Ok(all),
         }
+    }
+
+    fn snapshot(
+        &self,
+        name: &str,
+        options: SnapshotOptions,
+    ) -> Result<Box<dyn ByteStream>, ControlError> {
+        let request = Request::Snapshot {
+            kept_max_bytes: options.kept_max_bytes,
+            track: options.track,
+            since: false,
+            basis: false,
+        };
+        Ok(Box::new(Taken::start(self.entry(name)?, request)?))
+    }
+
+    fn restore(
+        &self,
+        mut spec: DeviceSpec,
+        snapshot: Box<dyn Read + Send>,
+    ) -> Result<CreateAnswer, ControlError> {
+        // Open until the server of the new device has it.
+        let _piped = contents::pass_on(snapshot, &mut spec)?;
+        self.create(&spec, None)
     }
 }

@@ -78,7 +78,9 @@ pub fn document() -> Value {
         "Compressed RAM disks in the manner of zram. The server listens on a unix socket: \
          curl --unix-socket /run/uzram/uzramd.sock http://localhost/v1/devices\n\n\
          A connection carries one request, whose head has at most {} bytes and {} headers, and whose body at most {}, or \
-         {} where it asks a device's server, and may bring a dictionary. It comes whole within {} s. {} connections are served at once. HEAD is answered wherever GET is. What is not \
+         {} where it asks a device's server, and may bring a dictionary. It comes whole within {} s. A snapshot, to be \
+         answered or restored, has any length, and goes on as long as each part of it is taken, or sent, within that time. \
+         {} connections are served at once. HEAD is answered wherever GET is. What is not \
          HTTP is answered with 400, 414 or 431, or 408 where it does not come to an end, and no body.",
         limits.head_bytes,
         limits.headers,
@@ -101,7 +103,9 @@ pub fn document() -> Value {
 
 /// The statuses of errors that a path can answer.
 fn errors(route: &Route) -> Vec<u16> {
-    let of_devices = route.path.contains("/devices") || route.path.contains("/control/");
+    let of_devices = ["/devices", "/control/", "/restore"]
+        .iter()
+        .any(|part| route.path.contains(part));
     let more = if of_devices { OF_DEVICES } else { &[] };
     let mut all = [ANY, more].concat();
     all.sort_unstable();
@@ -167,6 +171,7 @@ fn response(route: &Route) -> Value {
 fn content(schema: &str) -> Value {
     match schema {
         "text" => json!({"text/plain": {"schema": {"type": "string"}}}),
+        "stream" => json!({"application/octet-stream": {}}),
         "object" => json!({"application/json": {"schema": {"type": "object"}}}),
         name if name.ends_with("[]") => {
             let reference = format!("#/components/schemas/{}", name.trim_end_matches("[]"));
@@ -202,7 +207,12 @@ fn parameters(route: &Route) -> Value {
     let mut all: Vec<Value> = names.map(parameter).collect();
     for (name, schema, required) in route.query {
         let schema: Value = serde_json::from_str(schema).unwrap_or_default();
-        all.push(json!({"name": name, "in": "query", "required": required, "schema": schema}));
+        let mut parameter = json!({"name": name, "in": "query", "required": required});
+        match schema.get("$ref") {
+            Some(_) => parameter["content"] = json!({"application/json": {"schema": schema}}),
+            None => parameter["schema"] = schema,
+        }
+        all.push(parameter);
     }
     all.into()
 }
@@ -228,7 +238,7 @@ fn request() -> Value {
     if let Some(forms) = schema["oneOf"].as_array_mut() {
         forms.retain(|form| {
             let op = form["properties"]["op"]["const"].as_str();
-            !op.is_some_and(|op| api::OF_KEEPERS.contains(&op))
+            !op.is_some_and(|op| api::OF_OTHERS.contains(&op))
         });
     }
     schema
@@ -275,7 +285,7 @@ mod tests {
             assert!(known.contains(&op), "{known:?}");
         }
         assert_eq!(known.len(), forms.len());
-        for op in api::OF_KEEPERS {
+        for op in api::OF_OTHERS {
             assert!(!known.contains(op), "{op}");
         }
     }

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use uzram_blockdev::Survey;
 use uzram_control::trust::{self, Distrust, PrivateDir};
-use uzram_control::{Claim, Entry, Request, Response, RunDir, SnapshotReport, size};
+use uzram_control::{Claim, RunningDevice, Request, Response, RunDir, SnapshotReport, size};
 use uzram_runtime::{client, contents, users};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result, SnapshotSource};
 
-use crate::api::Created;
+use crate::api::CreateAnswer;
 use crate::config::{DaemonSettings, NewDevice};
 use crate::filesystem;
 use crate::problem::summary;
@@ -169,8 +169,8 @@ impl Place {
         &self,
         spec: &DeviceSpec,
         run: &RunDir,
-        create: impl Fn(&DeviceSpec) -> Result<Created>,
-    ) -> Result<(Created, bool)> {
+        create: impl Fn(&DeviceSpec) -> Result<CreateAnswer>,
+    ) -> Result<(CreateAnswer, bool)> {
         if let Some(file) = self.saved()? {
             match create(&self.restored(spec, &file)) {
                 Ok(created) => {
@@ -193,7 +193,7 @@ impl Place {
     }
 
     /// Has the device's server write it. The file before stays until the new one is whole.
-    fn write(&self, entry: &Entry) -> Result<SnapshotReport> {
+    fn write(&self, entry: &RunningDevice) -> Result<SnapshotReport> {
         let file = self.file();
         let failed = |error: io::Error| told(&file, &error);
         let part = self.dir.join(format!(".{}.part", self.file_name()));
@@ -201,7 +201,8 @@ impl Place {
         remove(&part).map_err(failed)?;
         let written = || -> Result<SnapshotReport> {
             let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(MODE);
+            // Readable, so that the server can write it in two passes.
+            options.read(true).write(true).create_new(true).mode(MODE);
             let target = options.open(&part).map_err(failed)?;
             let report = take(entry, &target).map_err(|failure| {
                 let message = format!("persist: {}: {}", file.display(), failure.message);
@@ -223,7 +224,7 @@ impl Place {
 
     /// Gives a file that is about to be replaced another name, too, if the device has nothing to do with it. One such is kept,
     /// the first.
-    fn keep_foreign(&self, entry: &Entry, file: &Path) -> io::Result<()> {
+    fn keep_foreign(&self, entry: &RunningDevice, file: &Path) -> io::Result<()> {
         if file.symlink_metadata().is_err() || is_saved(entry, file) {
             return Ok(());
         }
@@ -251,7 +252,7 @@ impl Place {
 }
 
 /// Notes what a device was made of, or saved to, for as long as it lives.
-fn note_saved(entry: &Entry, file: &Path) {
+fn note_saved(entry: &RunningDevice, file: &Path) {
     let claim = Claim::adopt(&entry.dir).map_err(io::Error::other);
     let noted = claim.and_then(|claim| claim.write(SAVED, file.as_os_str().as_bytes()));
     if let Err(error) = noted {
@@ -260,18 +261,19 @@ fn note_saved(entry: &Entry, file: &Path) {
     }
 }
 
-fn is_saved(entry: &Entry, file: &Path) -> bool {
+fn is_saved(entry: &RunningDevice, file: &Path) -> bool {
     let claim = Claim::adopt(&entry.dir).ok();
     let noted = claim.and_then(|claim| claim.read(SAVED).ok());
     noted.is_some_and(|noted| noted == file.as_os_str().as_bytes())
 }
 
 /// The server syncs it.
-fn take(entry: &Entry, target: &File) -> Result<SnapshotReport> {
+fn take(entry: &RunningDevice, target: &File) -> Result<SnapshotReport> {
     let request = Request::Snapshot {
         kept_max_bytes: None,
         track: false,
         since: false,
+        basis: false,
     };
     match client::ask_with_files(entry, &request, &[target.as_fd()])? {
         Response::Snapshot(report) => Ok(report),
@@ -341,7 +343,7 @@ pub(crate) fn plans(wanted: &Wanted) -> Vec<String> {
 struct Save<'a> {
     device: &'a NewDevice,
     place: Place,
-    entry: Entry,
+    entry: RunningDevice,
 }
 
 /// The directories that this program alone writes to now, by their real paths.
@@ -385,7 +387,7 @@ pub(crate) fn save_all(wanted: &Wanted, run: &RunDir, unmount: bool) -> Result {
             continue;
         };
         let at = mount_point(device).filter(|_| unmount);
-        let mut ready = || -> Result<Option<(Entry, PathBuf)>> {
+        let mut ready = || -> Result<Option<(RunningDevice, PathBuf)>> {
             let Some(entry) = prepare(&place, run, at)? else {
                 return Ok(None);
             };
@@ -427,7 +429,7 @@ pub(crate) fn save_all(wanted: &Wanted, run: &RunDir, unmount: bool) -> Result {
 }
 
 /// Finds a device, and unmounts it there. `None`: it is not there.
-fn prepare(place: &Place, run: &RunDir, unmounted: Option<&Path>) -> Result<Option<Entry>> {
+fn prepare(place: &Place, run: &RunDir, unmounted: Option<&Path>) -> Result<Option<RunningDevice>> {
     let name = &place.name;
     let entry = match run.find(name).map_err(Failure::from) {
         Ok(entry) => entry,
@@ -446,7 +448,7 @@ fn prepare(place: &Place, run: &RunDir, unmounted: Option<&Path>) -> Result<Opti
 }
 
 /// Has all that was written to a device reach it.
-fn settle(entry: &Entry) {
+fn settle(entry: &RunningDevice) {
     // What was written through the node, and what a file system has not written yet.
     if let Ok(node) = File::open(&entry.record.path) {
         let _ = node.sync_all();
@@ -477,12 +479,12 @@ impl Save<'_> {
 }
 
 /// Where a device is mounted.
-fn mounts(entry: &Entry) -> Vec<String> {
+fn mounts(entry: &RunningDevice) -> Vec<String> {
     users::mounts(&Survey::new(), entry).mount_points(true)
 }
 
 /// Unmounts a device there, if it is. systemd may do the same at the same time.
-fn unmount(entry: &Entry, at: &Path) -> Result {
+fn unmount(entry: &RunningDevice, at: &Path) -> Result {
     let real = at.canonicalize().unwrap_or_else(|_| at.into());
     let is_there = || mounts(entry).iter().any(|point| Path::new(point) == real);
     let begin = Instant::now();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use uzram_control::RunDir;
 use uzram_spec::{DeviceSpec, Failure, Result};
 
-use crate::api::{Created, Devices};
+use crate::api::{CreateAnswer, Devices};
 use crate::config::{DaemonConfig, DaemonSettings, NewDevice};
 use crate::devices::Daemon;
 use crate::generator;
@@ -150,7 +150,7 @@ fn set_up(daemon: &Daemon, device: &NewDevice, place: Option<&Place>) {
 }
 
 fn make(daemon: &Daemon, device: &NewDevice, place: Option<&Place>) -> Result<String> {
-    let create = |spec: &DeviceSpec| -> Result<Created> { Ok(daemon.create(spec, None)?) };
+    let create = |spec: &DeviceSpec| -> Result<CreateAnswer> { Ok(daemon.create(spec, None)?) };
     let is_new = device.spec.from.is_none();
     let (created, is_new) = match place {
         Some(place) => place.create(&device.spec, &daemon.local.run, create)?,

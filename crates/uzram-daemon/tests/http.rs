@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Answered, Api, Fake, finish};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Value;
+use uzram_control::zram::Errno;
 use uzram_daemon::{Limits, converse};
 use uzram_testkit::Random;
 
@@ -444,6 +445,156 @@ fn interop_curl_sees_what_http_promises() {
         "http://x/v1/devices",
     ];
     assert_eq!(curl(&in_chunks), "201");
+}
+
+/// The chunks of an answer put together, and whether it came to its end.
+fn dechunk(mut body: &[u8]) -> (Vec<u8>, bool) {
+    let mut whole = Vec::new();
+    loop {
+        let Some(at) = body.windows(2).position(|two| two == b"\r\n") else {
+            return (whole, false);
+        };
+        let length = std::str::from_utf8(&body[..at]).unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap();
+        let chunk = &body[at + 2..];
+        if length == 0 {
+            return (whole, chunk == b"\r\n");
+        }
+        if chunk.len() < length + 2 {
+            return (whole, false);
+        }
+        whole.extend_from_slice(&chunk[..length]);
+        body = &chunk[length + 2..];
+    }
+}
+
+fn eventually(what: &str, it: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !it() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_snapshot_is_answered_as_it_comes_and_cut_where_it_fails() {
+    let api = Api::new(Limits {
+        reading: Duration::from_millis(300),
+        ..Limits::default()
+    });
+    assert_eq!(api.ask("POST", "/v1/devices", "{}").status, 201);
+    let path = "/v1/devices/zram0/snapshot";
+    let ask = || api.get(path);
+    let set = |chunks| *api.devices.chunks.lock().unwrap() = chunks;
+
+    // Text, so that what is answered can be read as such.
+    let chunk = |n: usize| vec![b'a' + n as u8; 50_000];
+    set((0..20).map(|n| Ok(chunk(n))).collect());
+    let answered = ask();
+    assert_eq!(answered.status, 200);
+    let kind = answered.header("content-type");
+    assert_eq!(kind, Some("application/octet-stream"));
+    let whole: Vec<u8> = (0..20).flat_map(chunk).collect();
+    assert!(dechunk(answered.body.as_bytes()) == (whole, true));
+    assert!(api.devices.dropped.load(Ordering::SeqCst));
+
+    // Refused before it has begun: an error as any other.
+    set(vec![Err(Errno::BUSY)]);
+    let answered = ask();
+    assert_eq!((answered.status, name_of(&answered).as_str()), (409, "EBUSY"));
+
+    // In the middle: no end.
+    set(vec![Ok(chunk(0)), Ok(chunk(1)), Err(Errno::NOMEM)]);
+    let answered = ask();
+    assert_eq!(answered.status, 200);
+    let (bytes, whole) = dechunk(answered.body.as_bytes());
+    assert!(!whole && bytes.len() <= 100_000, "{}", bytes.len());
+
+    // Whoever looks takes none.
+    api.devices.dropped.store(false, Ordering::SeqCst);
+    let answered = api.ask("HEAD", path, "");
+    assert_eq!((answered.status, answered.body.as_str()), (200, ""));
+    assert!(!api.devices.dropped.load(Ordering::SeqCst));
+    for (query, status) in [
+        ("?memory=64M&track=true", 200),
+        ("?memory=much", 400),
+        ("?track=yes", 400),
+    ] {
+        set(vec![Ok(chunk(0))]);
+        assert_eq!(api.get(&format!("{path}{query}")).status, status, "{query}");
+    }
+    assert_eq!(api.get("/v1/devices/zram7/snapshot").status, 404);
+
+    // A client that takes nothing, and one that goes, end it.
+    set((0..1000).map(|n| Ok(chunk(n % 20))).collect());
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    for stays in [true, false] {
+        api.devices.dropped.store(false, Ordering::SeqCst);
+        let mut stream = api.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        let stays = stays.then_some(stream);
+        eventually("it goes on", || api.devices.dropped.load(Ordering::SeqCst));
+        drop(stays);
+    }
+}
+
+#[test]
+fn a_restore_takes_a_body_of_any_length_as_it_comes() {
+    let api = hasty();
+    let restored = || api.devices.restored.lock().unwrap().clone();
+    let mut body = common::MAGIC.to_vec();
+    body.resize(5 << 20, b'x');
+    let head = |lengths: &str| {
+        format!("POST /v1/restore HTTP/1.1\r\nHost: x\r\n{lengths}\r\n\r\n").into_bytes()
+    };
+    let length = format!("Content-Length: {}", body.len());
+    let answered = api.send(&[head(&length), body.clone()].concat());
+    assert_eq!(answered.status, 201, "{answered:?}");
+    assert!(restored() == (body, None));
+
+    // In chunks, by a client that takes longer than a request may, but goes on.
+    let chunked = head("Transfer-Encoding: chunked");
+    let mut stream = api.connect();
+    stream.write_all(&chunked).unwrap();
+    for _ in 0..8 {
+        stream.write_all(b"8\r\nsnapshot\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    assert_eq!(finish(stream).status, 201);
+    assert!(restored() == (common::MAGIC.repeat(8), None));
+
+    // One that is silent, and one that ends too early.
+    let devices = api.get("/v1/devices").body;
+    for goes in [false, true] {
+        let mut stream = api.connect();
+        stream.write_all(&chunked).unwrap();
+        stream.write_all(b"8\r\nsnapshot\r\n").unwrap();
+        if goes {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let answered = finish(stream);
+        assert!(answered.status >= 400, "{answered:?}");
+        let (read, failed) = restored();
+        assert_eq!(read, common::MAGIC);
+        assert!(failed.is_some());
+    }
+    // What is refused while more of it comes is told.
+    let length = format!("Content-Length: {}", 64 << 20);
+    let answered = api.send(&[head(&length), vec![b'y'; 1 << 20]].concat());
+    assert_eq!((answered.status, name_of(&answered).as_str()), (400, "EINVAL"));
+    // Options as those of a new device, but for where the contents come from.
+    for (options, status) in [
+        ("%7B%22name%22:%22zram9%22%7D", 201),
+        ("%7B%22from%22:%22/etc/passwd%22%7D", 400),
+        ("%7B%22no-such-option%22:1%7D", 400),
+        ("7", 400),
+    ] {
+        let path = format!("/v1/restore?options={options}");
+        assert_eq!(api.ask("POST", &path, "snapshot").status, status, "{options}");
+    }
+    assert_ne!(api.get("/v1/devices").body, devices);
 }
 
 /// schemathesis asks for everything that the OpenAPI document has, in ways that it allows and in others, and compares the

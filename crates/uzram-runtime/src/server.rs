@@ -551,6 +551,7 @@ impl Handler for Served {
             kept_max_bytes,
             track,
             since,
+            basis,
         } = request
         else {
             return self.handle(request);
@@ -563,6 +564,7 @@ impl Handler for Served {
             name: &self.name,
             options,
             since,
+            basis,
         };
         let report = taking.take(files, is_gone)?;
         let (name, bytes, pause) = (&report.name, report.bytes, report.pause_microseconds);

@@ -4,12 +4,13 @@
 //! thread of its own at a low priority. Whoever asked for it cancels it by going.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use uzram::{CutCodec, CutFrame, CutOptions, CutPage, CutWatch, Device, SnapshotId};
+use rustix::fs::OFlags;
+use uzram::{Cut, CutCodec, CutFrame, CutOptions, CutPage, CutWatch, Device, SnapshotId};
 use uzram_control::{ControlError, SnapshotReport};
 use uzram_snapshot::{
     CodecSource, DictionaryName, DictionarySource, Digest, DiskSource, Page, Snapshot,
@@ -83,6 +84,45 @@ pub struct Taking<'d> {
     pub parent: Option<Snapshot>,
 }
 
+/// What a snapshot is of, as its writer wants to be told.
+struct Source {
+    codecs: Vec<CutCodec>,
+    notes: Vec<u8>,
+    pages: u64,
+    is_basis: bool,
+}
+
+impl Source {
+    /// Hands over the description of the disk.
+    fn with<T>(&self, use_it: impl FnOnce(&DiskSource<'_>) -> T) -> T {
+        let codecs: Vec<CodecSource<'_>> = self.codecs.iter().map(source).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        use_it(&DiskSource {
+            pages: self.pages,
+            taken_at_seconds: now.map_or(0, |now| now.as_secs()),
+            is_basis: self.is_basis,
+            codecs: &codecs,
+            notes: &self.notes,
+        })
+    }
+}
+
+/// Where something was given up, the sink's refusal to go on is not the reason.
+fn given_up(watch: &CutWatch) -> impl Fn(uzram_snapshot::Error) -> SnapshotError + '_ {
+    move |error| match watch.check() {
+        Err(why) => SnapshotError::Device(why),
+        Ok(()) => SnapshotError::Snapshot(error),
+    }
+}
+
+/// What a basis came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Before {
+    is_there: bool,
+    bytes: u64,
+    index_bytes: u64,
+}
+
 impl Taking<'_> {
     /// Writes what the device holds at this moment. Requests go on meanwhile; what they may make it keep is bounded by the
     /// options. Neither flushes nor syncs: `safe` does, and is called last. Where changes are tracked, they are since this
@@ -90,51 +130,103 @@ impl Taking<'_> {
     ///
     /// After an error what was written is no snapshot, and every reader says so.
     pub fn write<W: Write>(
-        self,
+        mut self,
         to: impl FnOnce(CutWatch) -> W,
         safe: impl FnOnce(W) -> io::Result<()>,
     ) -> Result<SnapshotReport, SnapshotError> {
         let mut options = self.options;
-        let parent = self.parent.as_ref().map(Snapshot::name);
-        options.since = parent.map(id_of);
-        let mut cut = self.device.cut(&options)?;
-        let (watch, found) = (cut.watch(), cut.codecs().to_vec());
-        let codecs: Vec<CodecSource<'_>> = found.iter().map(source).collect();
+        options.since = self.parent.as_ref().map(|parent| id_of(parent.name()));
+        let cut = self.device.cut(&options)?;
+        let parent = self.parent.take();
+        self.write_cut(cut, parent, to, safe, Before::default())
+    }
+
+    /// The same in two passes: all that the device holds, while it changes, and then, at one moment, what changed during that.
+    /// So less has to be kept, and it takes a little more room in the file. `file`, which `to` appends to, is empty, and is
+    /// read in between. A [`parent`](Taking::parent) is refused.
+    pub fn write_after_basis<W: Write>(
+        self,
+        file: &File,
+        mut to: impl FnMut(CutWatch) -> W,
+        safe: impl FnOnce(W) -> io::Result<()>,
+    ) -> Result<SnapshotReport, SnapshotError> {
+        if self.parent.is_some() {
+            return Err(SnapshotError::Device(uzram::Error::Invalid {
+                what: "a snapshot",
+                given: "with a basis and since another one".into(),
+                accepted: "one of the two".into(),
+            }));
+        }
+        let mut basis = self.device.basis()?;
+        let watch = basis.watch();
+        let source = self.source(basis.codecs(), basis.page_count(), true);
+        let writer = source.with(|disk| SnapshotWriter::new(to(basis.watch()), disk));
+        let mut writer = writer.map_err(given_up(&watch))?;
+        while let Some(frame) = basis.next_frame()? {
+            write_frame(&mut writer, &frame).map_err(given_up(&watch))?;
+        }
+        let (sink, written) = writer.finish().map_err(given_up(&watch))?;
+        drop(sink);
+        let before = Before {
+            is_there: true,
+            bytes: written.bytes,
+            index_bytes: written.index_bytes,
+        };
+        let file = file.try_clone().map_err(|source| {
+            let what = "read";
+            uzram_snapshot::Error::Io { what, source }
+        })?;
+        let parent = Snapshot::open_basis(file)?;
+        let cut = basis.cut(&self.options)?;
+        self.write_cut(cut, Some(parent), to, safe, before)
+    }
+
+    fn source(&self, codecs: &[CutCodec], pages: u64, is_basis: bool) -> Source {
         let notes = SnapshotNotes {
             name: self.name.into(),
             block_size: self.device.logical_block_size(),
-            codecs: codec_notes(self.device, &found),
+            codecs: codec_notes(self.device, codecs),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let disk = DiskSource {
-            pages: cut.page_count(),
-            taken_at_seconds: now.map_or(0, |now| now.as_secs()),
-            is_basis: false,
-            codecs: &codecs,
-            notes: &notes.to_json(),
-        };
-        // Where it was given up, the sink's refusal to go on is not the reason.
-        let given_up = |error: uzram_snapshot::Error| match watch.check() {
-            Err(why) => SnapshotError::Device(why),
-            Ok(()) => SnapshotError::Snapshot(error),
-        };
+        Source {
+            codecs: codecs.to_vec(),
+            notes: notes.to_json(),
+            pages,
+            is_basis,
+        }
+    }
+
+    fn write_cut<W: Write>(
+        &self,
+        mut cut: Cut<'_>,
+        parent: Option<Snapshot>,
+        to: impl FnOnce(CutWatch) -> W,
+        safe: impl FnOnce(W) -> io::Result<()>,
+        before: Before,
+    ) -> Result<SnapshotReport, SnapshotError> {
+        let watch = cut.watch();
+        let source = self.source(cut.codecs(), cut.page_count(), false);
+        let named = parent.as_ref().map(Snapshot::name);
+        // A basis is in the same file, and no parent that anybody has to give.
+        let named = named.filter(|_| !before.is_there);
         let to = to(cut.watch());
-        let writer = match self.parent {
+        let writer = match parent {
             Some(parent) => {
-                let mut writer = SnapshotWriter::since(to, &disk, parent).map_err(given_up)?;
+                let writer = source.with(|disk| SnapshotWriter::since(to, disk, parent));
+                let mut writer = writer.map_err(given_up(&watch))?;
                 while let Some(frame) = cut.next_changed_frame(|frame, changed| {
                     writer
                         .needs(frame, changed)
                         .map_err(SnapshotError::Snapshot)
                 })? {
-                    write_frame(&mut writer, &frame).map_err(given_up)?;
+                    write_frame(&mut writer, &frame).map_err(given_up(&watch))?;
                 }
                 writer
             }
             None => {
-                let mut writer = SnapshotWriter::new(to, &disk).map_err(given_up)?;
+                let writer = source.with(|disk| SnapshotWriter::new(to, disk));
+                let mut writer = writer.map_err(given_up(&watch))?;
                 while let Some(frame) = cut.next_frame()? {
-                    write_frame(&mut writer, &frame).map_err(given_up)?;
+                    write_frame(&mut writer, &frame).map_err(given_up(&watch))?;
                 }
                 writer
             }
@@ -148,14 +240,15 @@ impl Taking<'_> {
         })?;
         let report = SnapshotReport {
             name: written.name.to_string(),
-            bytes: written.bytes,
-            index_bytes: written.index_bytes,
+            bytes: before.bytes + written.bytes,
+            index_bytes: before.index_bytes + written.index_bytes,
             disk_bytes: cut.page_count() * uzram::PAGE_SIZE as u64,
             object_pages: written.totals.object_pages,
             object_bytes: written.totals.object_bytes,
             same_pages: written.totals.same_pages,
-            parent: parent.map_or(String::new(), |name| name.to_string()),
+            parent: named.map_or(String::new(), |name| name.to_string()),
             pause_microseconds: cut.pause().as_micros() as u64,
+            basis_bytes: before.bytes,
         };
         cut.record(&id_of(written.name));
         Ok(report)
@@ -222,10 +315,12 @@ pub(crate) struct ForClient<'d> {
     pub(crate) name: &'d str,
     pub(crate) options: CutOptions,
     pub(crate) since: bool,
+    pub(crate) basis: bool,
 }
 
 impl ForClient<'_> {
-    /// Takes it, until it is synced or the client is gone. The first file is written; the others are those of the parents.
+    /// Takes it, until it is synced or the client is gone. The first file is written; the others are those of the parents. What
+    /// is given up for memory is tried once more with a basis, if the file allows it.
     pub(crate) fn take(
         self,
         files: Vec<OwnedFd>,
@@ -243,24 +338,59 @@ impl ForClient<'_> {
             false => None,
         };
         let is_regular = file.metadata().is_ok_and(|found| found.is_file());
-        let to = |watch| ClientFile {
-            file,
-            is_regular,
-            watch,
-            is_gone,
-        };
-        let safe = |to: ClientFile<'_>| match is_regular {
-            true => to.file.sync_all(),
-            false => Ok(()),
-        };
-        let taking = Taking {
+        let can_have_basis = !self.since && is_new(&file);
+        if self.basis && !can_have_basis {
+            return Err(ControlError {
+                errno: 22,
+                message: "a snapshot with a basis goes to a new file that can be read as well, and is not since another one"
+                    .into(),
+            });
+        }
+        let taking = |parent| Taking {
             device: self.device,
             name: self.name,
             options: self.options,
             parent,
         };
-        Ok(taking.write(to, safe)?)
+        let safe = |to: ClientFile<'_>| match is_regular {
+            true => to.file.sync_all(),
+            false => Ok(()),
+        };
+        let to = |watch| ClientFile {
+            file: &file,
+            is_regular,
+            watch,
+            is_gone,
+        };
+        if !self.basis {
+            match taking(parent).write(to, safe) {
+                Err(SnapshotError::Device(error @ uzram::Error::SnapshotMemory { .. }))
+                    if can_have_basis =>
+                {
+                    tracing::info!("{error}: tried once more with a basis");
+                    let again = file.set_len(0);
+                    again
+                        .and_then(|()| (&file).seek(SeekFrom::Start(0)))
+                        .map_err(|source| {
+                            let what = "empty";
+                            SnapshotError::Snapshot(uzram_snapshot::Error::Io { what, source })
+                        })?;
+                }
+                taken => return Ok(taken?),
+            }
+        }
+        Ok(taking(None).write_after_basis(&file, to, safe)?)
     }
+}
+
+/// Whether a file has nothing in it yet, and what is written to it can be read.
+fn is_new(file: &File) -> bool {
+    let flags = rustix::fs::fcntl_getfl(file).unwrap_or(OFlags::WRONLY);
+    let found = file.metadata();
+    found.is_ok_and(|found| found.is_file() && found.len() == 0)
+        && flags & OFlags::ACCMODE == OFlags::RDWR
+        && !flags.contains(OFlags::APPEND)
+        && rustix::fs::tell(file) == Ok(0)
 }
 
 fn no_file() -> ControlError {
@@ -285,7 +415,7 @@ fn chain(files: impl Iterator<Item = File>) -> Result<Option<Snapshot>, uzram_sn
 
 /// A client's file or pipe.
 struct ClientFile<'a> {
-    file: File,
+    file: &'a File,
     is_regular: bool,
     watch: CutWatch,
     is_gone: &'a dyn Fn() -> bool,

@@ -139,6 +139,7 @@ counters! {
         metadata_bytes "metadata_bytes" Gauge Bytes "Memory of the pool's books, dedup index, streams, contexts and dictionaries."
         dictionary_bytes "dictionary_bytes" Gauge Bytes "Bytes of the dictionaries in the image."
         dedup_index_bytes "dedup_index_bytes" Gauge Bytes "Memory of the dedup index; part of metadata_bytes."
+        snapshot_bytes "snapshot_bytes" Gauge Bytes "Memory of the books of a snapshot that is being taken, beside what it keeps of what is overwritten; part of metadata_bytes."
     }
 }
 

@@ -401,6 +401,7 @@ impl Device {
             table_bytes: self.table_bytes(),
             metadata_bytes: pool.metadata_bytes + self.book_bytes(),
             dedup_index_bytes: self.dedup.memory_bytes(),
+            snapshot_bytes: self.cut.book_bytes(),
             dictionary_bytes: self.codecs.dictionary_bytes(),
             ..Stats::default()
         };

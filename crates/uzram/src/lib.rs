@@ -166,7 +166,8 @@ pub use layout::{Header, HeaderError};
 pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
 pub use slots::Slot;
 pub use snapshot::{
-    Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, CutWatch, FRAME_PAGES, SnapshotId,
+    Basis, Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, CutWatch, FRAME_PAGES,
+    SnapshotId,
 };
 pub use train::{Rule, TrainReport, Training, pays, pays_unasked};
 pub use uzram_backing;

@@ -55,10 +55,10 @@ impl Device {
         self.limits_all.store(self.pool.limits_all(), Relaxed);
     }
 
-    /// Memory of the device's books beside the pool's: codecs, dedup index, ages.
+    /// Memory of the device's books beside the pool's: codecs, dedup index, ages, and those of a snapshot that is taken.
     pub(crate) fn book_bytes(&self) -> u64 {
         let ages = self.ages.memory_bytes(self.table.used_bytes());
-        self.codec_bytes() + self.dedup.memory_bytes() + ages
+        self.codec_bytes() + self.dedup.memory_bytes() + ages + self.cut.book_bytes()
     }
 
     /// Memory of the slot table, with header and state before it, and of the bitmaps behind the arena.

@@ -274,9 +274,12 @@ impl Device {
     ) -> (Content, bool) {
         let kept = cut.keep(page, &slot);
         let old = slot.publish(word);
-        if !kept {
-            self.free(old);
+        match kept {
+            None => self.free(old),
+            Some(0) => {}
+            Some(grown) => self.cut_books_grew(grown),
         }
+        let kept = kept.is_some();
         let new = Content::decode(word);
         self.counters.shard(cpu).replaced(old, new);
         (old, kept)

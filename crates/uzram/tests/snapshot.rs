@@ -335,6 +335,167 @@ fn changes_make_of_the_snapshot_before_what_there_is() {
     }
 }
 
+/// A basis and what changed while it was copied are what there is at the cut after it, and nothing is kept before that.
+fn after_basis(seed: u64) {
+    let mut random = Random::new(seed);
+    let random = &mut random;
+    let pages = random.within(1, 700);
+    let directory = tempfile::tempdir().unwrap();
+    let device = Device::builder(pages * PAGE)
+        .max_size_bytes(1 << 30)
+        .streams(random.within(1, 3) as usize)
+        .choose(choice(random.below(5)))
+        .dedup(random.percent(40))
+        .build()
+        .unwrap();
+    let path = directory.path().join("store");
+    let disk = FileDisk::open(&path, FileOptions::default()).unwrap();
+    let disk = Arc::new(disk);
+    device.zram().attach_disk(&path, disk, 16 << 20).unwrap();
+    let device = Arc::new(device);
+    let mut mirrored = Mirrored {
+        bytes: vec![0; (pages * PAGE) as usize],
+        device: device.clone(),
+        pages,
+    };
+    let id = [seed as u8 | 1; 16];
+    for _ in 0..random.within(1, 3) {
+        for _ in 0..random.within(0, 30) {
+            mirrored.any(random, false);
+        }
+        let change = |mirrored: &mut Mirrored, random: &mut Random| match random.below(10) {
+            0..5 => mirrored.write(random),
+            5..7 => mirrored.clear(random),
+            _ => mirrored.job(random, true),
+        };
+        let mut basis = device.basis().unwrap();
+        assert_eq!(device.basis().unwrap_err(), Error::Snapshot);
+        let refused = device.cut(&CutOptions::default()).unwrap_err();
+        assert_eq!(refused, Error::Snapshot);
+        let mut decoders = Decoders::of_codecs(basis.codecs(), &Registry::builtin());
+        let mut found = BTreeMap::new();
+        loop {
+            for _ in 0..random.within(0, 3) {
+                change(&mut mirrored, random);
+            }
+            let progress = device.cut_progress().unwrap();
+            assert!(progress.is_basis && progress.kept_bytes == 0);
+            let Some(frame) = basis.next_frame().unwrap() else {
+                break;
+            };
+            let first = u64::from(frame.number()) * FRAME_PAGES as u64;
+            for (page, contents) in (first..).zip(frame.pages()) {
+                found.insert(page, decoders.read(contents));
+            }
+        }
+        if random.percent(20) {
+            drop(basis);
+            assert_eq!(device.cut_progress(), None);
+            continue;
+        }
+        if random.percent(10) {
+            mirrored.resize(random);
+            if mirrored.bytes.len() as u64 != basis.page_count() * PAGE {
+                let refused = basis.cut(&CutOptions::default()).unwrap_err();
+                assert!(matches!(refused, Error::SnapshotGivenUp { .. }), "{refused}");
+                assert_eq!(device.cut_progress(), None);
+                continue;
+            }
+        }
+        let mut options = CutOptions::default();
+        options.track = random.percent(50);
+        let mut cut = basis.cut(&options).unwrap();
+        let expected = mirrored.bytes.clone();
+        let mut decoders = Decoders::of(&cut, &Registry::builtin());
+        loop {
+            for _ in 0..random.within(0, 3) {
+                change(&mut mirrored, random);
+            }
+            let all = random.percent(30);
+            let needs = |_, bits: u64| Ok::<u64, Error>(if all { u64::MAX } else { bits });
+            let Some(frame) = cut.next_changed_frame(needs).unwrap() else {
+                break;
+            };
+            let first = u64::from(frame.number()) * FRAME_PAGES as u64;
+            for (page, contents) in (first..).zip(frame.pages()) {
+                if contents != CutPage::Unchanged {
+                    found.insert(page, decoders.read(contents));
+                }
+            }
+        }
+        compare(&expected, &found);
+        match options.track {
+            true => cut.record(&id),
+            false => drop(cut),
+        }
+        assert_eq!(device.cut_progress(), None);
+        let mut now = vec![0; mirrored.bytes.len()];
+        device.read_at(&mut now, 0).unwrap();
+        assert!(now == mirrored.bytes, "the device itself");
+    }
+    nothing_leaks(&device);
+}
+
+#[test]
+fn a_basis_and_what_changed_are_what_was_there() {
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = clock.map_or(1, |now| now.as_micros() as u64);
+    for seed in first..first + 40 {
+        let run = std::panic::catch_unwind(|| after_basis(seed));
+        assert!(run.is_ok(), "after_basis({seed}) repeats it");
+    }
+}
+
+/// With a basis less is kept: here nothing, where nobody writes after it.
+#[test]
+fn what_is_written_before_the_moment_is_not_kept() {
+    let device = Device::builder(4 << 20).streams(1).build().unwrap();
+    let write = |page: u64, seed: u64| {
+        let bytes = uzram_testkit::data::noise(seed);
+        device.write_at(&bytes, page * PAGE).unwrap();
+    };
+    for page in 0..1024 {
+        write(page, page);
+    }
+    let options = CutOptions::new(Some(100 * PAGE));
+    let mut cut = device.cut(&options).unwrap();
+    for page in 0..512 {
+        write(page, page + 1);
+    }
+    let given_up = cut.next_frame().unwrap_err();
+    assert!(matches!(given_up, Error::SnapshotMemory { .. }), "{given_up}");
+    drop(cut);
+    let mut basis = device.basis().unwrap();
+    for page in 0..512 {
+        write(page, page + 2);
+    }
+    while basis.next_frame().unwrap().is_some() {}
+    let mut cut = basis.cut(&options).unwrap();
+    // In frames that did not change nothing has to be kept.
+    for page in 512..1024 {
+        write(page, page + 2);
+    }
+    let mut frames = 0;
+    while cut
+        .next_changed_frame(|_, bits| Ok::<u64, Error>(bits))
+        .unwrap()
+        .is_some()
+    {
+        frames += 1;
+    }
+    assert_eq!(frames, 512 / FRAME_PAGES);
+    cut.check().unwrap();
+    let mut since = CutOptions::default();
+    since.since = Some([1; 16]);
+    drop(cut);
+    let refused = device.basis().unwrap().cut(&since).unwrap_err();
+    assert!(
+        matches!(refused, Error::SnapshotUntracked | Error::Invalid { .. }),
+        "{refused}"
+    );
+    assert_eq!(device.cut_progress(), None);
+}
+
 /// Changes are asked for since what they are known since, or refused in words that say what helps.
 #[test]
 fn changes_since_anything_else_are_refused() {
@@ -542,6 +703,55 @@ fn a_write_at_the_limit_gives_it_up() {
 
 /// The codecs are those of the cut, whatever the device does with theirs: here the last objects of one go, it is dropped, and
 /// another takes its number.
+/// The books of a cut are counted as they are touched, as part of all memory, and are gone with it.
+#[test]
+fn a_cuts_books_are_in_the_statistics_and_in_the_limit_on_all_memory() {
+    let device = Device::builder(64 << 20).streams(2).build().unwrap();
+    let pages = device.size_bytes() / PAGE;
+    let write = |page: u64, seed: u64| {
+        let bytes = uzram_testkit::data::partly_noise(seed, 6);
+        device.write_at(&bytes, page * PAGE)
+    };
+    for page in 0..pages {
+        write(page, page).unwrap();
+    }
+    let before = device.stats();
+    assert_eq!(before.snapshot_bytes, 0);
+    let mut cut = device.cut(&CutOptions::default()).unwrap();
+    let bitmap = device.stats().snapshot_bytes;
+    assert!((1..3 * PAGE).contains(&bitmap), "{bitmap}");
+    // A page of books for each 512 pages, however many of them are overwritten.
+    for page in [0, 1, 511, 512, pages - 1, 0] {
+        write(page, 7).unwrap();
+    }
+    let stats = device.stats();
+    assert_eq!(stats.snapshot_bytes, bitmap + 3 * PAGE);
+    let grown = stats.metadata_bytes - before.metadata_bytes;
+    assert_eq!(grown, stats.snapshot_bytes);
+    // What the walk has passed takes none.
+    while cut.next_frame().unwrap().is_some() {}
+    write(1024, 8).unwrap();
+    assert_eq!(device.stats().snapshot_bytes, bitmap + 3 * PAGE);
+    drop(cut);
+    let after = device.stats();
+    assert_eq!(after.snapshot_bytes, 0);
+    assert_eq!(after.metadata_bytes, before.metadata_bytes);
+
+    // With room for what is there and half of the books the cut is given up, and no write fails.
+    let room = 20 * PAGE;
+    device.set_total_limit_bytes(after.all_memory_bytes() + room);
+    let cut = device.cut(&CutOptions::default()).unwrap();
+    for page in (0..pages).step_by(512) {
+        write(page, page + 1).unwrap();
+        assert!(device.stats().all_memory_bytes() <= after.all_memory_bytes() + room + 2 * PAGE);
+    }
+    assert!(cut.check().is_err());
+    drop(cut);
+    for page in 0..512 {
+        write(page, page + 2).unwrap();
+    }
+}
+
 #[test]
 fn codecs_are_those_of_the_cut() {
     let device = Device::builder(4 << 20).choose(choice(2)).build().unwrap();

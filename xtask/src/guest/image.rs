@@ -54,6 +54,7 @@ const OURS: &[(&str, &str)] = &[
 /// What `dist` has for users to install, and tests do.
 const DIST: &[&str] = &[
     "90-uzram-ublk.rules",
+    "systemd/uzramd-persist.service",
     "systemd/uzramd.service",
     "systemd/uzramd.socket",
 ];

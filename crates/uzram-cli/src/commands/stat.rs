@@ -38,6 +38,7 @@ const SHOWN: &[&str] = &[
     "metadata_bytes",
     "dictionary_bytes",
     "dedup_index_bytes",
+    "snapshot_bytes",
 ];
 
 /// Show everything about one device
@@ -180,7 +181,8 @@ impl Args {
         }
         if let Some(cut) = stat.snapshot {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
-            rows.insert(after_policy.unwrap_or(0), ("snapshot", snapshot(cut)));
+            let books = stat.counters.snapshot_bytes;
+            rows.insert(after_policy.unwrap_or(0), ("snapshot", snapshot(cut, books)));
         }
         let transport = stat.transport.map(|transport| ("transport", transport));
         let poll = stat.poll_microseconds.map(|long| ("poll", poll(long)));
@@ -243,13 +245,18 @@ fn policy(stat: &Stat) -> String {
     }
 }
 
-fn snapshot(cut: CutProgress) -> String {
+fn snapshot(cut: CutProgress, books: u64) -> String {
+    if cut.is_basis {
+        let (done, pages, books) = (cut.done_pages, cut.pages, human(books));
+        return format!("is being taken: {done} of {pages} pages of the basis, books {books}");
+    }
     format!(
-        "is being taken: {} of {} pages, {} of at most {} kept of what is overwritten",
+        "is being taken: {} of {} pages, {} of at most {} kept of what is overwritten, books {}",
         cut.done_pages,
         cut.pages,
         human(cut.kept_bytes),
-        human(cut.kept_max_bytes)
+        human(cut.kept_max_bytes),
+        human(books)
     )
 }
 

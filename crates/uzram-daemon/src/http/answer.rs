@@ -1,8 +1,9 @@
 //! From a request to its answer: what HTTP itself demands, the body, the work on another thread, and the answer's form.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -12,8 +13,9 @@ use uzram_control::zram::Errno;
 
 use super::connection::RequestPhase;
 use super::recorded::RecordedHead;
+use super::stream::{self, Sent};
 use super::{Limits, Seat, Server};
-use crate::api::{Answer, Asked, Asker};
+use crate::api::{Answer, Asked, Asker, Brought};
 use crate::error::Body;
 
 /// The answer to a head that does not come to its end.
@@ -22,13 +24,13 @@ pub(super) const TOO_SLOW: &[u8] =
 
 /// Answers one request.
 pub(super) async fn answer(
-    seat: &Seat,
+    seat: &Rc<Seat>,
     head: &RecordedHead,
     asker: Asker,
-    phase: &watch::Sender<RequestPhase>,
+    phase: &Rc<watch::Sender<RequestPhase>>,
     begin: Instant,
     request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+) -> Response<Sent> {
     phase.send_replace(RequestPhase::Body);
     let server = &*seat.server;
     let method = request.method().clone();
@@ -37,7 +39,16 @@ pub(super) async fn answer(
         Ok((asked, body)) => {
             phase.send_replace(RequestPhase::Work);
             seat.works(true);
-            let worked = work(server, asked, body, asker).await;
+            let worked = match body {
+                Read::Whole(body) => work(server, asked, Brought::Whole(body), asker).await,
+                Read::Not(body) => {
+                    let (sent, received) = stream::body();
+                    let brought = Brought::Streamed(Box::new(received));
+                    let worked = work(server, asked, brought, asker);
+                    // Ended with the request, which may not want all of it.
+                    sent.beside(body, server.limits.sending, worked).await
+                }
+            };
             seat.works(false);
             worked
         }
@@ -49,7 +60,14 @@ pub(super) async fn answer(
             Err(error) => tracing::info!(%method, path, error.name, error.message, "refused"),
         }
     }
-    response(answered)
+    response(answered, seat, phase)
+}
+
+/// A request's body.
+enum Read {
+    Whole(Bytes),
+    /// It is read while the request is carried out.
+    Not(Incoming),
 }
 
 /// Reads a request, and refuses what is none of the API's.
@@ -58,7 +76,7 @@ async fn accept(
     head: &RecordedHead,
     begin: Instant,
     request: Request<Incoming>,
-) -> Result<(Asked, Bytes), Body> {
+) -> Result<(Asked, Read), Body> {
     if !head.has_one_length(limits.headers) {
         let message = "a request says once how long its body is: one Content-Length, or Transfer-Encoding: chunked";
         return Err(Body::new(Errno::PROTO, message));
@@ -68,9 +86,12 @@ async fn accept(
         return Err(Body::new(Errno::PROTO, "a request has one Host"));
     }
     let asked = Asked::find(request.method().as_str(), request.uri())?;
+    if asked.is_streamed() {
+        return Ok((asked, Read::Not(request.into_body())));
+    }
     let longest = asked.body_bytes(limits);
     let body = read(limits, longest, begin, request.into_body()).await?;
-    Ok((asked, body))
+    Ok((asked, Read::Whole(body)))
 }
 
 /// Reads the body whole.
@@ -103,7 +124,12 @@ async fn read(
 }
 
 /// Has the request carried out by another thread, once one is free.
-async fn work(server: &Server, asked: Asked, body: Bytes, asker: Asker) -> Result<Answer, Body> {
+async fn work(
+    server: &Server,
+    asked: Asked,
+    body: Brought,
+    asker: Asker,
+) -> Result<Answer, Body> {
     let share: &Semaphore = match asked.changes() {
         true => &server.changes,
         false => &server.looks,
@@ -118,16 +144,26 @@ async fn work(server: &Server, asked: Asked, body: Bytes, asker: Asker) -> Resul
     let Ok(_place) = share.acquire().await else {
         return Err(failed());
     };
-    let worked = tokio::task::spawn_blocking(move || asked.answer(&*devices, &body, asker)).await;
+    let worked = tokio::task::spawn_blocking(move || asked.answer(&*devices, body, asker)).await;
     worked.unwrap_or_else(|error| {
         tracing::error!(%error, "a request failed");
         Err(failed())
     })
 }
 
-fn response(answered: Result<Answer, Body>) -> Response<Full<Bytes>> {
+fn response(
+    answered: Result<Answer, Body>,
+    seat: &Rc<Seat>,
+    phase: &Rc<watch::Sender<RequestPhase>>,
+) -> Response<Sent> {
     let mut headers = HeaderMap::new();
     let (status, bytes) = match answered {
+        Ok(Answer::Streamed(streamed)) => {
+            let mut response = Response::new(Sent::streamed(streamed, seat, phase));
+            let bytes = HeaderValue::from_static("application/octet-stream");
+            response.headers_mut().insert(CONTENT_TYPE, bytes);
+            return response;
+        }
         Ok(Answer::Done) => (StatusCode::NO_CONTENT, Vec::new()),
         Ok(Answer::Json(status, value)) => (status, json(&mut headers, &value)),
         Ok(Answer::Text(bytes)) => (StatusCode::OK, text(&mut headers, bytes)),
@@ -145,7 +181,7 @@ fn response(answered: Result<Answer, Body>) -> Response<Full<Bytes>> {
             (error.status(), json(&mut headers, &value))
         }
     };
-    let mut response = Response::new(Full::new(bytes.into()));
+    let mut response = Response::new(Sent::whole(bytes));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

@@ -9,6 +9,7 @@
 mod answer;
 mod connection;
 mod recorded;
+mod stream;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

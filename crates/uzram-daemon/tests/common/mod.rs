@@ -5,14 +5,14 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Asker, CreateAnswer, Devices, Limits, bind, serve};
+use uzram_daemon::{Asker, ByteStream, CreateAnswer, Devices, Limits, SnapshotOptions, bind, serve};
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
 
@@ -27,6 +27,33 @@ pub(crate) struct Fake {
     pub(crate) opened: Condvar,
     /// Bytes that a device's description has beside the others.
     pub(crate) padding: AtomicUsize,
+    /// What a snapshot answers.
+    pub(crate) chunks: Mutex<Vec<Result<Vec<u8>, Errno>>>,
+    /// Whether the last snapshot's stream was dropped.
+    pub(crate) dropped: Arc<AtomicBool>,
+    /// What the last restore read, and how that ended.
+    pub(crate) restored: Mutex<(Vec<u8>, Option<std::io::ErrorKind>)>,
+}
+
+/// What a device's snapshot begins with here.
+pub(crate) const MAGIC: &[u8] = b"snapshot";
+
+/// A stream of chunks.
+struct Chunks {
+    left: std::vec::IntoIter<Result<Vec<u8>, Errno>>,
+    dropped: Arc<AtomicBool>,
+}
+
+impl ByteStream for Chunks {
+    fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+        self.left.next().transpose().map_err(error)
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        self.dropped.store(true, Ordering::SeqCst);
+    }
 }
 
 fn error(errno: Errno) -> ControlError {
@@ -48,6 +75,9 @@ impl Fake {
             gate: Mutex::new(false),
             opened: Condvar::new(),
             padding: AtomicUsize::new(0),
+            chunks: Mutex::new(vec![Ok(MAGIC.to_vec())]),
+            dropped: Arc::default(),
+            restored: Mutex::default(),
         })
     }
 
@@ -111,6 +141,36 @@ impl Devices for Fake {
             Request::Ping => Ok(Response::Done),
             _ => Err(error(Errno::OPNOTSUPP)),
         }
+    }
+
+    fn snapshot(
+        &self,
+        name: &str,
+        _: SnapshotOptions,
+    ) -> Result<Box<dyn ByteStream>, ControlError> {
+        self.describe(Some(name))?;
+        self.dropped.store(false, Ordering::SeqCst);
+        Ok(Box::new(Chunks {
+            left: self.chunks.lock().unwrap().clone().into_iter(),
+            dropped: self.dropped.clone(),
+        }))
+    }
+
+    fn restore(
+        &self,
+        spec: DeviceSpec,
+        mut snapshot: Box<dyn Read + Send>,
+    ) -> Result<CreateAnswer, ControlError> {
+        let mut read = vec![0; MAGIC.len()];
+        let begins = snapshot.read_exact(&mut read).is_ok() && read == MAGIC;
+        if !begins {
+            return Err(error(Errno::INVAL));
+        }
+        let ended = snapshot.read_to_end(&mut read);
+        let failed = ended.as_ref().err().map(std::io::Error::kind);
+        *self.restored.lock().unwrap() = (read, failed);
+        ended.map_err(|_| error(Errno::IO))?;
+        self.create(&spec, None)
     }
 
     fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {

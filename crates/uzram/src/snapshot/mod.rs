@@ -7,15 +7,21 @@
 //! Nothing of a cut is in the image. When the process dies, what was kept is named by no word, and who attaches drops it as
 //! any other object that nobody names.
 
+mod basis;
 mod dirty;
 mod state;
 mod walk;
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use basis::Basis;
+use dirty::DirtyCut;
 pub(crate) use dirty::DirtyMap;
 pub use dirty::SnapshotId;
+use state::Changed;
 pub(crate) use state::{CutState, StreamCut};
 pub use walk::{Cut, CutFrame, CutPage, CutWatch, FRAME_PAGES};
 
@@ -80,15 +86,26 @@ pub struct CutProgress {
     pub kept_bytes: u64,
     /// Most bytes that may be.
     pub kept_max_bytes: u64,
+    /// Whether it is a [`Basis`], which a cut follows.
+    pub is_basis: bool,
 }
 
-/// The cut of a device, if there is one. Locked for moments only: never while a stream is waited for.
+/// The cut of a device, if there is one.
 #[derive(Default)]
-pub(crate) struct CutSlot(Mutex<Option<Arc<CutState>>>);
+pub(crate) struct CutSlot {
+    /// Locked for moments only: never while a stream is waited for.
+    state: Mutex<Option<Arc<CutState>>>,
+    /// Memory of its books, beside what is kept.
+    book_bytes: AtomicU64,
+}
 
 impl CutSlot {
     fn lock(&self) -> MutexGuard<'_, Option<Arc<CutState>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn book_bytes(&self) -> u64 {
+        self.book_bytes.load(Relaxed)
     }
 
     pub(crate) fn get(&self) -> Option<Arc<CutState>> {
@@ -107,6 +124,32 @@ impl Device {
     /// where the system refuses address space; [`Error::SnapshotUntracked`] and [`Error::SnapshotSince`] where changes are
     /// not tracked since what is asked for, [`Error::SnapshotUntrackable`] where they cannot be.
     pub fn cut(&self, options: &CutOptions) -> Result<Cut<'_>, Error> {
+        self.cut_after(options, None)
+    }
+
+    /// Begins to copy what the device holds while it changes, for a [`Basis::cut`] that has little left to copy. Requests wait
+    /// for it once as for a cut, and nothing is kept. What is refused during a cut is refused from here on.
+    ///
+    /// [`Error::Snapshot`] while there is another, or a cut, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
+    /// where the system refuses address space.
+    pub fn basis(&self) -> Result<Basis<'_>, Error> {
+        if self.pool.has_stock() {
+            return Err(Error::SnapshotWithReserve);
+        }
+        let _alone = self.post_processing();
+        let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _codecs = self.codecs.change();
+        let mut state = CutState::new(self.table.pages(), self.streams.count(), 0, None)?;
+        state.is_basis = true;
+        Ok(Basis(self.begin_cut(Arc::new(state), None, None)?))
+    }
+
+    /// Cuts, in the place of a basis where there is one.
+    fn cut_after(
+        &self,
+        options: &CutOptions,
+        basis: Option<&Arc<CutState>>,
+    ) -> Result<Cut<'_>, Error> {
         if self.pool.has_stock() {
             return Err(Error::SnapshotWithReserve);
         }
@@ -117,30 +160,60 @@ impl Device {
         let used = self.pool.used_bytes() + self.table.used_bytes();
         let bound = options.kept_max_bytes;
         let bound = bound.unwrap_or_else(|| (used / KEPT_PART).max(KEPT_LEAST));
-        if self.cut.get().is_some() {
+        if self.cut.get().is_some() && basis.is_none() {
             return Err(Error::Snapshot);
         }
         if let Some(since) = &options.since {
             self.check_since(since)?;
         }
+        if let Some(basis) = basis {
+            if options.since.is_some() {
+                return Err(Error::Invalid {
+                    what: "a snapshot",
+                    given: "with a basis and since another one".into(),
+                    accepted: "one of the two".into(),
+                });
+            }
+            if basis.pages != self.table.pages() {
+                let why = "the device got another size meanwhile";
+                return Err(Error::SnapshotGivenUp { why });
+            }
+        }
         let dirty = match options.track || options.since.is_some() {
             true => Some(self.dirty_cut().ok_or(Error::SnapshotUntrackable)?),
             false => None,
         };
-        let changed = dirty.as_ref().filter(|_| options.since.is_some());
-        let changed = changed.map(|dirty| dirty.older.clone());
+        let since = dirty.as_ref().filter(|_| options.since.is_some());
+        let since = since.map(|dirty| Changed::Since(dirty.older.clone()));
+        let changed = basis.cloned().map(Changed::Basis).or(since);
         let state = CutState::new(self.table.pages(), self.streams.count(), bound, changed)?;
-        let state = Arc::new(state);
+        self.begin_cut(Arc::new(state), basis, dirty)
+    }
+
+    /// Has every stream know of a cut from one moment on. The caller has the right to change the size and the codecs.
+    fn begin_cut(
+        &self,
+        state: Arc<CutState>,
+        basis: Option<&Arc<CutState>>,
+        dirty: Option<DirtyCut>,
+    ) -> Result<Cut<'_>, Error> {
         {
             let mut slot = self.cut.lock();
-            if slot.is_some() {
+            let is_free = match (&*slot, basis) {
+                (None, None) => true,
+                (Some(now), Some(basis)) => Arc::ptr_eq(now, basis),
+                _ => false,
+            };
+            if !is_free {
                 return Err(Error::Snapshot);
             }
             *slot = Some(state.clone());
         }
+        self.cut_books_grew(state.bitmap_bytes());
         // From here on it ends when it is dropped.
         let mut cut = Cut::new(self, state.clone());
         let begin = Instant::now();
+        let mut replaced = Vec::with_capacity(self.streams.count());
         let mut streams = self.streams.hold_all();
         cut.codecs = self.codecs.at_cut(&self.counters);
         if let Some(dirty) = &dirty {
@@ -148,15 +221,24 @@ impl Device {
         }
         for (number, stream) in streams.iter_mut().enumerate() {
             let watch = stream.watch_mut();
-            watch.cut = Some(StreamCut::new(state.clone(), number));
+            let cut = StreamCut::new(state.clone(), number);
+            replaced.push(watch.cut.replace(cut));
             if let Some(dirty) = &dirty {
                 watch.dirty = Some(dirty.newer.clone());
             }
         }
         drop(streams);
         cut.pause = begin.elapsed();
+        // The basis itself is in the cut: nothing is given back here.
+        drop(replaced);
         cut.began(dirty);
         Ok(cut)
+    }
+
+    /// Counts memory of a cut's books that is new.
+    pub(crate) fn cut_books_grew(&self, bytes: u64) {
+        self.cut.book_bytes.fetch_add(bytes, Relaxed);
+        self.tell_books();
     }
 
     /// How far the cut has come, if there is one. Never waits for requests.

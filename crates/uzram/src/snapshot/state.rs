@@ -1,5 +1,9 @@
 //! What the holders of streams and the walker share during a cut: which pages are captured, and which words are kept.
 //!
+//! A *basis* is the walk without the moment. Whoever replaces a word sets the bit and keeps nothing. The walker leaves out
+//! what has a bit, and copies the rest, which is what was there when the basis began. The cut that follows takes its place in
+//! the streams, and has to write only what has a bit.
+//!
 //! # Who may free what
 //!
 //! A word that is kept names an object that no slot names any more. Whoever takes it out, by an exchange with 0, owns the
@@ -9,8 +13,9 @@
 //! sees the new word sees the bit. The walker sets the bit of what it captures under the same lock.
 //!
 //! **Memory bound**: what is kept has its bound, in bytes of objects. Bitmap and words are reserved address space of
-//! 0.2 % of the device, touched where pages are overwritten.
+//! 0.2 % of the device, touched where pages are overwritten. What is touched is counted, by the page of memory.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
@@ -21,7 +26,7 @@ use uzram_pool::{Region, class_size};
 use super::{CutProgress, DirtyMap, FRAME_PAGES};
 use crate::Error;
 use crate::builder::refused;
-use crate::table::SlotGuard;
+use crate::table::{SLOTS_PER_PAGE, SlotGuard};
 use crate::word::Content;
 
 /// Most that a stream takes from what may be kept, for itself alone.
@@ -36,6 +41,8 @@ pub(crate) struct CutState {
     captured: Region,
     /// A word a page: what it held at the cut, if that is kept.
     kept: Region,
+    /// A bit for each page of memory of these words that was touched.
+    touched: Box<[AtomicU64]>,
     /// All pages before this one are copied.
     done_pages: AtomicU64,
     kept_max_bytes: u64,
@@ -45,9 +52,38 @@ pub(crate) struct CutState {
     credits: Box<[CachePadded<AtomicU64>]>,
     credit_bytes: u64,
     /// Where only changes are wanted: frames without a bit are not.
-    pub(super) changed: Option<DirtyMap>,
+    pub(super) changed: Option<Changed>,
+    /// Whether it is of no moment: what is overwritten is not kept, but marked as captured, and left to the cut that follows.
+    pub(super) is_basis: bool,
     is_given_up: AtomicBool,
     why: OnceLock<Error>,
+}
+
+/// What may have changed.
+#[derive(Clone)]
+pub(super) enum Changed {
+    /// Since a snapshot, as the image has it.
+    Since(DirtyMap),
+    /// Since a basis began.
+    Basis(Arc<CutState>),
+}
+
+impl Changed {
+    /// The bits of a frame's pages.
+    pub(super) fn bits(&self, frame: u64) -> u64 {
+        match self {
+            Changed::Since(dirty) => dirty.bits(frame),
+            Changed::Basis(basis) => basis.captured_bits(frame).load(Relaxed),
+        }
+    }
+
+    /// The frames that may have bits.
+    pub(super) fn frames(&self) -> Vec<Range<u64>> {
+        match self {
+            Changed::Since(dirty) => dirty.frames().collect(),
+            Changed::Basis(basis) => vec![0..basis.pages.div_ceil(FRAME_PAGES as u64)],
+        }
+    }
 }
 
 /// A cut as a stream has it.
@@ -67,22 +103,28 @@ impl CutState {
         pages: u64,
         streams: usize,
         bound: u64,
-        changed: Option<DirtyMap>,
+        changed: Option<Changed>,
     ) -> Result<CutState, Error> {
         let region = |len: u64| {
             let reserved = Region::private(len.next_multiple_of(crate::PAGE_SIZE as u64));
             reserved.map_err(refused("the snapshot's books", len))
         };
+        let kept = region(pages * 8)?;
+        let memory_pages = (kept.len() / crate::PAGE_SIZE as u64) as usize;
         Ok(CutState {
             pages,
             captured: region(pages.div_ceil(64) * 8)?,
-            kept: region(pages * 8)?,
+            kept,
+            touched: (0..memory_pages.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             done_pages: AtomicU64::new(0),
             kept_max_bytes: bound,
             room: AtomicU64::new(bound),
             credits: (0..streams).map(|_| CachePadded::default()).collect(),
             credit_bytes: (bound / 8 / streams as u64).min(CREDIT_BYTES),
             changed,
+            is_basis: false,
             is_given_up: AtomicBool::new(false),
             why: OnceLock::new(),
         })
@@ -104,6 +146,26 @@ impl CutState {
         let bit = 1 << (page % FRAME_PAGES as u64);
         let bits = self.captured_bits(page / FRAME_PAGES as u64);
         bits.fetch_or(bit, Release);
+    }
+
+    /// Marks a page that the walker has copied. The caller has its slot's lock. In a basis the marks are those of writers.
+    pub(super) fn set_copied(&self, page: u64) {
+        if !self.is_basis {
+            self.set_captured(page);
+        }
+    }
+
+    /// Memory of the books before anything is kept: the bitmap counts as a whole, which the walk comes to touch.
+    pub(super) fn bitmap_bytes(&self) -> u64 {
+        self.captured.len() + (self.touched.len() * 8) as u64
+    }
+
+    /// Notes that a page's word is about to be kept. Returns how many bytes of memory that takes.
+    fn touch(&self, page: u64) -> u64 {
+        let at = page / SLOTS_PER_PAGE;
+        let (word, bit) = (&self.touched[(at / 64) as usize], 1 << (at % 64));
+        let is_new = word.load(Relaxed) & bit == 0 && word.fetch_or(bit, Relaxed) & bit == 0;
+        if is_new { crate::PAGE_SIZE as u64 } else { 0 }
     }
 
     fn kept(&self, page: u64) -> &AtomicU64 {
@@ -150,6 +212,7 @@ impl CutState {
             pages: self.pages,
             kept_bytes: self.kept_max_bytes.saturating_sub(unused),
             kept_max_bytes: self.kept_max_bytes,
+            is_basis: self.is_basis,
         }
     }
 
@@ -205,35 +268,43 @@ impl StreamCut {
         StreamCut { state, number }
     }
 
-    /// Keeps what a locked slot holds, which is about to be replaced, if it is not captured yet. Returns whether the old
-    /// object is kept; if not, it is the caller's to free.
-    pub(crate) fn keep(&self, page: u64, slot: &SlotGuard<'_>) -> bool {
+    /// Keeps what a locked slot holds, which is about to be replaced, if it is not captured yet. Returns by how many bytes the
+    /// books grew for it; `None` where the old object is not kept, and the caller's to free.
+    pub(crate) fn keep(&self, page: u64, slot: &SlotGuard<'_>) -> Option<u64> {
         let state = &*self.state;
+        if state.is_basis {
+            // Behind the walk, too.
+            if page < state.pages && !state.is_captured(page) {
+                state.set_captured(page);
+            }
+            return None;
+        }
         // Acquire: who sees that a page was passed may free what was copied.
         let passed = page < state.done_pages.load(Acquire);
         if page >= state.pages || passed || state.is_captured(page) {
-            return false;
+            return None;
         }
         if let Some(changed) = &state.changed
             && changed.bits(page / FRAME_PAGES as u64) == 0
         {
-            return false;
+            return None;
         }
         let content = slot.content();
         let Some(word) = content.encode().filter(|word| *word != 0) else {
             state.set_captured(page);
-            return false;
+            return None;
         };
         if state.is_given_up.load(Relaxed) {
-            return false;
+            return None;
         }
         if !state.charge(self.number, charge_of(content)) {
             let limit_bytes = state.kept_max_bytes;
             state.fail(|| Error::SnapshotMemory { limit_bytes });
-            return false;
+            return None;
         }
+        let grown = state.touch(page);
         state.kept(page).store(word, Release);
         state.set_captured(page);
-        true
+        Some(grown)
     }
 }

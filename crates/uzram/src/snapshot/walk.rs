@@ -11,7 +11,7 @@ use std::sync::atomic::fence;
 use std::time::Duration;
 
 use super::dirty::DirtyCut;
-use super::{CutCodec, CutState, SnapshotId};
+use super::{CutCodec, CutOptions, CutState, SnapshotId};
 use crate::device::Device;
 use crate::table::SLOTS_PER_PAGE;
 use crate::word::{Backed, Content};
@@ -40,6 +40,8 @@ pub struct Cut<'d> {
     /// The frames that may have changed, the next ones last.
     changed: Vec<Range<u64>>,
     let_go: bool,
+    /// Of a basis: whether a cut has taken its place.
+    is_replaced: bool,
 }
 
 /// Tells whether a cut can still be finished. It may be asked after that has ended.
@@ -156,7 +158,15 @@ impl<'d> Cut<'d> {
             dirty: None,
             changed: Vec::new(),
             let_go: false,
+            is_replaced: false,
         }
+    }
+
+    /// The cut that takes the place of a basis.
+    pub(super) fn cut_after_this(&mut self, options: &CutOptions) -> Result<Cut<'d>, Error> {
+        let cut = self.device.cut_after(options, Some(&self.state))?;
+        self.is_replaced = true;
+        Ok(cut)
     }
 
     /// Takes out what would be recorded or merged at its end, as a death does.
@@ -167,7 +177,7 @@ impl<'d> Cut<'d> {
 
     pub(super) fn began(&mut self, dirty: Option<DirtyCut>) {
         if let Some(changed) = &self.state.changed {
-            self.changed = changed.frames().collect();
+            self.changed = changed.frames();
             self.changed.reverse();
         }
         self.dirty = dirty;
@@ -310,7 +320,10 @@ impl<'d> Cut<'d> {
     fn capture(&mut self, page: u64, at: usize) -> Result<Captured, Error> {
         loop {
             if self.state.is_captured(page) {
-                return self.take_kept(page, at);
+                return match self.state.is_basis {
+                    true => Ok(Captured::Zero),
+                    false => self.take_kept(page, at),
+                };
             }
             let content = self.device.table.peek(page);
             // Where its page of the table was given back meanwhile, as in `is_blank`.
@@ -325,7 +338,7 @@ impl<'d> Cut<'d> {
                     let read = self.device.copy_backed(page, backed, out, still)?;
                     let slot = self.device.table.lock(page);
                     if read && !self.state.is_captured(page) && slot.content() == content {
-                        self.state.set_captured(page);
+                        self.state.set_copied(page);
                         return Ok(of_backed(backed));
                     }
                 }
@@ -337,7 +350,7 @@ impl<'d> Cut<'d> {
                     let out = &mut self.bytes[at * PAGE_SIZE..][..PAGE_SIZE];
                     let content = slot.content();
                     if self.device.copy_locked(&slot, out).is_some() {
-                        self.state.set_captured(page);
+                        self.state.set_copied(page);
                         return Ok(captured(content, out));
                     }
                 }
@@ -405,12 +418,17 @@ fn captured(content: Content, bytes: &[u8]) -> Captured {
 
 impl Drop for Cut<'_> {
     fn drop(&mut self) {
+        if self.is_replaced {
+            return;
+        }
         let device = self.device;
         self.let_go();
         if let Some(dirty) = self.dirty.take() {
             device.merge_dirty(&dirty);
         }
+        device.cut.book_bytes.store(0, Relaxed);
         *device.cut.lock() = None;
+        device.tell_books();
         device.give_all_back();
     }
 }

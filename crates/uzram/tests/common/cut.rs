@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 
 use uzram::compress::{Decoder, Registry};
-use uzram::{Cut, CutPage, Error, FRAME_PAGES, PAGE_SIZE};
+use uzram::{Cut, CutCodec, CutPage, Error, FRAME_PAGES, PAGE_SIZE};
 
 /// Decompresses what a cut yields, by its own description of the codecs.
 pub(crate) struct Decoders(BTreeMap<u8, Box<dyn Decoder>>);
 
 impl Decoders {
     pub(crate) fn of(cut: &Cut<'_>, registry: &Registry) -> Decoders {
-        let decoder = |codec: &uzram::CutCodec| {
+        Decoders::of_codecs(cut.codecs(), registry)
+    }
+
+    pub(crate) fn of_codecs(codecs: &[CutCodec], registry: &Registry) -> Decoders {
+        let decoder = |codec: &CutCodec| {
             let algorithm = registry.find(&codec.driver).unwrap();
             let params = codec.params.split(',').filter(|param| !param.is_empty());
             let params = params.map(|param| param.split_once('=').unwrap());
@@ -24,7 +28,7 @@ impl Decoders {
             let prepared = algorithm.prepare(&settings).unwrap();
             (codec.index, prepared.decoder().unwrap())
         };
-        Decoders(cut.codecs().iter().map(decoder).collect())
+        Decoders(codecs.iter().map(decoder).collect())
     }
 
     pub(crate) fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {

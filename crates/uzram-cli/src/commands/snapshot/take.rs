@@ -51,6 +51,10 @@ pub(crate) struct Take {
     /// least 64M
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     memory: Option<u64>,
+    /// Write the device twice: first all of it while it changes, then, at one moment, only what changed meanwhile. Less memory
+    /// is kept then. For a file; done by itself where a snapshot would be given up for what it must keep
+    #[arg(long, conflicts_with = "since")]
+    basis: bool,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -92,6 +96,7 @@ impl Take {
             kept_max_bytes: self.memory,
             track: self.track,
             since: self.since.is_some(),
+            basis: self.basis,
         };
         let parents = self.since.iter().chain(&self.parent);
         let parents = parents.map(|path| {
@@ -115,8 +120,12 @@ impl Take {
 }
 
 fn words(entry: &RunningDevice, report: &SnapshotReport) -> String {
+    let basis = match report.basis_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of it before the moment that it is of", human(bytes)),
+    };
     format!(
-        "{}: {} of {} in {} pages; {}, requests waited {:.1} ms\n",
+        "{}: {} of {} in {} pages; {}{basis}, requests waited {:.1} ms\n",
         report.name,
         human(report.object_bytes),
         entry.record.name,
@@ -188,6 +197,7 @@ impl Target {
             None => {
                 let temporary = beside(&path);
                 let file = OpenOptions::new()
+                    .read(true)
                     .write(true)
                     .create_new(true)
                     .mode(MODE)
@@ -287,7 +297,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// A file without a name: nothing of it stays if this program ends before it is whole. Not every file system has them.
 fn open_unnamed(dir: &Path) -> Option<File> {
-    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    // What has a basis is read in between.
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     let file = rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR);
     file.ok().map(File::from)
 }
@@ -319,9 +330,13 @@ impl Progress {
                 let Some(cut) = stat.snapshot else { continue };
                 let percent = cut.done_pages * 100 / cut.pages.max(1);
                 let seconds = begin.elapsed().as_secs();
-                let kept = human(cut.kept_bytes);
-                let line =
-                    format!("\r{percent:3} %, {seconds} s, {kept} kept of what is overwritten ");
+                let line = match cut.is_basis {
+                    true => format!("\r{percent:3} % of the basis, {seconds} s "),
+                    false => {
+                        let kept = human(cut.kept_bytes);
+                        format!("\r{percent:3} %, {seconds} s, {kept} kept of what is overwritten ")
+                    }
+                };
                 let _ = std::io::stderr().write_all(line.as_bytes());
                 told = true;
             }
