@@ -2,13 +2,14 @@
 //! the path says.
 #![no_main]
 
+use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Asker, CreateAnswer, Devices, Limits, converse};
+use uzram_daemon::{Asker, ByteStream, CreateAnswer, Devices, Limits, SnapshotOptions, converse};
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -56,6 +57,28 @@ impl Devices for InMemory {
 
     fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
         Ok(vec![json!({ "name": name })])
+    }
+
+    fn snapshot(
+        &self,
+        name: &str,
+        _: SnapshotOptions,
+    ) -> Result<Box<dyn ByteStream>, ControlError> {
+        deep("a snapshot is asked for");
+        Err(ControlError {
+            errno: 19,
+            message: name.into(),
+        })
+    }
+
+    fn restore(
+        &self,
+        spec: DeviceSpec,
+        mut snapshot: Box<dyn Read + Send>,
+    ) -> Result<CreateAnswer, ControlError> {
+        let mut read = Vec::new();
+        let _ = snapshot.read_to_end(&mut read);
+        self.create(&spec, None)
     }
 }
 

@@ -165,8 +165,9 @@ fn interop_curl_takes_a_snapshot_and_restores_it() {
     let daemon = Daemon::start(&bench, "");
     let socket = daemon.socket.clone();
     let curl = |args: &str, path: &str| {
-        let line =
-            format!("curl -sS --fail-with-body --unix-socket {socket} {args} 'http://localhost{path}'");
+        let line = format!(
+            "curl -sS --fail-with-body --unix-socket {socket} {args} 'http://localhost{path}'"
+        );
         Command::new("sh").args(["-c", &line]).output().unwrap()
     };
     let options = r#"{"size":"64M","frontend":"nbd"}"#;
@@ -179,7 +180,10 @@ fn interop_curl_takes_a_snapshot_and_restores_it() {
     io(&made["path"], "write -P 7 1M 16M");
     let file = bench.path("snapshot");
     let at = file.display();
-    let taken = curl(&format!("-o {at}"), "/v1/devices/zram0/snapshot?memory=32M&track=true");
+    let taken = curl(
+        &format!("-o {at}"),
+        "/v1/devices/zram0/snapshot?memory=32M&track=true",
+    );
     assert!(taken.status.success(), "{taken:?}");
     bench.uzram(&["snapshot", "verify", file.to_str().unwrap()]);
     assert!(bench.stat("zram0")["tracked_since"].is_string());
@@ -187,7 +191,10 @@ fn interop_curl_takes_a_snapshot_and_restores_it() {
 
     let send = |how: &str, options: &str| {
         let options: String = form_urlencoded(options);
-        curl(&format!("-X POST {how}"), &format!("/v1/restore?options={options}"))
+        curl(
+            &format!("-X POST {how}"),
+            &format!("/v1/restore?options={options}"),
+        )
     };
     // With its length, and in chunks as it comes.
     for how in [
@@ -222,11 +229,18 @@ fn interop_curl_takes_a_snapshot_and_restores_it() {
     // A client that goes in the middle of an answer ends the snapshot.
     let mut stream = UnixStream::connect(&socket).unwrap();
     io(&made["path"], "write -s /dev/urandom 0 32M");
-    write!(stream, "GET /v1/devices/zram0/snapshot HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /v1/devices/zram0/snapshot HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
+    .unwrap();
     stream.read_exact(&mut [0; 100]).unwrap();
     let busy = curl("", "/v1/devices/zram0/snapshot");
     let said = String::from_utf8_lossy(&busy.stdout);
-    assert!(said.contains("a snapshot of the device is being taken"), "{said}");
+    assert!(
+        said.contains("a snapshot of the device is being taken"),
+        "{said}"
+    );
     drop(stream);
     let begin = Instant::now();
     while bench.stat("zram0")["snapshot"].is_object() {

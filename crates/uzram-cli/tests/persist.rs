@@ -439,7 +439,10 @@ fn several_are_saved_at_once_and_one_that_fails_keeps_no_other_from_it() {
     let (daemon, _) = host.start();
     let write = |name: &str, at: usize| {
         let command = format!("write -P {} 0 1M", at + 1);
-        sh(&format!("qemu-io -f raw -c '{command}' '{}'", host.path_of(name)));
+        sh(&format!(
+            "qemu-io -f raw -c '{command}' '{}'",
+            host.path_of(name)
+        ));
     };
     for (at, name) in names.iter().enumerate() {
         write(name, at);
@@ -467,7 +470,10 @@ fn several_are_saved_at_once_and_one_that_fails_keeps_no_other_from_it() {
     for (at, name) in names.iter().enumerate() {
         let pattern = if name == "zram3" { 0 } else { at + 101 };
         let command = format!("read -P {pattern} 0 1M");
-        sh(&format!("qemu-io -f raw -c '{command}' '{}'", host.path_of(name)));
+        sh(&format!(
+            "qemu-io -f raw -c '{command}' '{}'",
+            host.path_of(name)
+        ));
     }
     daemon.terminate();
 }

@@ -258,7 +258,11 @@ fn a_basis_is_less_to_keep() {
     let at = |name: &str| bench.path(name).to_str().unwrap().to_owned();
     let file = at("basis");
     let taken = |more: &[&str]| -> Value {
-        let args = [&["snapshot", "zram0", file.as_str(), "--json", "--force"], more].concat();
+        let args = [
+            &["snapshot", "zram0", file.as_str(), "--json", "--force"],
+            more,
+        ]
+        .concat();
         serde_json::from_str(&bench.uzram(&args)).unwrap()
     };
     // All that a restore of it makes, by another device.
@@ -274,7 +278,11 @@ fn a_basis_is_less_to_keep() {
     assert!(said["basis_bytes"].as_u64().unwrap() > 0, "{said}");
     assert_eq!(said["parent"], "");
     assert_eq!(said["bytes"], std::fs::metadata(&file).unwrap().len());
-    assert!(bench.uzram(&["snapshot", "verify", &file]).contains(": good, "));
+    assert!(
+        bench
+            .uzram(&["snapshot", "verify", &file])
+            .contains(": good, ")
+    );
     assert!(restored() == bytes);
     assert_eq!(taken(&[])["basis_bytes"], 0);
 
@@ -283,20 +291,33 @@ fn a_basis_is_less_to_keep() {
     assert_eq!(said.status.code(), Some(2), "{said:?}");
     let said = String::from_utf8(said.stderr).unwrap();
     assert!(said.contains("goes to a new file"), "{said}");
-    bench.fails(2, &["snapshot", "zram0", &at("x"), "--basis", "--since", &file]);
+    bench.fails(
+        2,
+        &["snapshot", "zram0", &at("x"), "--basis", "--since", &file],
+    );
 
     // A writer that no snapshot has room for, which stops when the second one is on its way.
     let uri = bench.stat("zram0")["path"].as_str().unwrap().to_owned();
     let mut writes = Vec::new();
     for round in 0..400 {
-        writes.extend(["-c".to_owned(), format!("write -P {} 0 8M", round % 200 + 1)]);
+        writes.extend([
+            "-c".to_owned(),
+            format!("write -P {} 0 8M", round % 200 + 1),
+        ]);
     }
     let mut writer = Command::new("qemu-io");
     writer.args(["-f", "raw"]).args(&writes).arg(&uri);
     let mut writer = writer.stdout(Stdio::null()).spawn().unwrap();
     let mut basis = 0;
     for _ in 0..100 {
-        let args = ["snapshot", "zram0", &file, "--json", "--force", "--memory=64K"];
+        let args = [
+            "snapshot",
+            "zram0",
+            &file,
+            "--json",
+            "--force",
+            "--memory=64K",
+        ];
         let output = bench.output(&args);
         let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         basis = said["basis_bytes"].as_u64().unwrap_or(0);
@@ -307,7 +328,11 @@ fn a_basis_is_less_to_keep() {
     let _ = writer.kill();
     writer.wait().unwrap();
     if basis > 0 {
-        assert!(bench.uzram(&["snapshot", "verify", &file]).contains(": good, "));
+        assert!(
+            bench
+                .uzram(&["snapshot", "verify", &file])
+                .contains(": good, ")
+        );
         let now = restored();
         assert!(now[8 << 20..] == bytes[8 << 20..]);
     }

@@ -9,7 +9,7 @@ use hyper::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use uzram_control::zram::{ATTRIBUTES, AttributePlace, Errno, AttributeOwner, View};
+use uzram_control::zram::{ATTRIBUTES, AttributeOwner, AttributePlace, Errno, View};
 use uzram_control::{ControlError, Request, Response, number, size};
 use uzram_spec::DeviceSpec;
 
@@ -81,7 +81,7 @@ pub trait Devices: Send + Sync {
         &self,
         spec: DeviceSpec,
         snapshot: Box<dyn Read + Send>,
-    ) -> Result<Created, ControlError>;
+    ) -> Result<CreateAnswer, ControlError>;
 }
 
 /// What a request has behind its head.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use uzram_blockdev::Survey;
 use uzram_control::trust::{self, Distrust, PrivateDir};
-use uzram_control::{Claim, RunningDevice, Request, Response, RunDir, SnapshotReport, size};
+use uzram_control::{Claim, Request, Response, RunDir, RunningDevice, SnapshotReport, size};
 use uzram_runtime::{client, contents, users};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result, SnapshotSource};
 
@@ -421,7 +421,9 @@ pub(crate) fn save_all(wanted: &Wanted, run: &RunDir, unmount: bool) -> Result {
             scope.spawn(work);
         }
     });
-    let problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let problems = problems
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     match summary(&problems) {
         Some(failure) => Err(Failure::new(failure.kind, "not everything was saved")),
         None => Ok(()),

@@ -501,7 +501,10 @@ fn a_snapshot_is_answered_as_it_comes_and_cut_where_it_fails() {
     // Refused before it has begun: an error as any other.
     set(vec![Err(Errno::BUSY)]);
     let answered = ask();
-    assert_eq!((answered.status, name_of(&answered).as_str()), (409, "EBUSY"));
+    assert_eq!(
+        (answered.status, name_of(&answered).as_str()),
+        (409, "EBUSY")
+    );
 
     // In the middle: no end.
     set(vec![Ok(chunk(0)), Ok(chunk(1)), Err(Errno::NOMEM)]);
@@ -583,7 +586,10 @@ fn a_restore_takes_a_body_of_any_length_as_it_comes() {
     // What is refused while more of it comes is told.
     let length = format!("Content-Length: {}", 64 << 20);
     let answered = api.send(&[head(&length), vec![b'y'; 1 << 20]].concat());
-    assert_eq!((answered.status, name_of(&answered).as_str()), (400, "EINVAL"));
+    assert_eq!(
+        (answered.status, name_of(&answered).as_str()),
+        (400, "EINVAL")
+    );
     // Options as those of a new device, but for where the contents come from.
     for (options, status) in [
         ("%7B%22name%22:%22zram9%22%7D", 201),
@@ -592,7 +598,11 @@ fn a_restore_takes_a_body_of_any_length_as_it_comes() {
         ("7", 400),
     ] {
         let path = format!("/v1/restore?options={options}");
-        assert_eq!(api.ask("POST", &path, "snapshot").status, status, "{options}");
+        assert_eq!(
+            api.ask("POST", &path, "snapshot").status,
+            status,
+            "{options}"
+        );
     }
     assert_ne!(api.get("/v1/devices").body, devices);
 }

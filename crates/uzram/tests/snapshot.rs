@@ -397,7 +397,10 @@ fn after_basis(seed: u64) {
             mirrored.resize(random);
             if mirrored.bytes.len() as u64 != basis.page_count() * PAGE {
                 let refused = basis.cut(&CutOptions::default()).unwrap_err();
-                assert!(matches!(refused, Error::SnapshotGivenUp { .. }), "{refused}");
+                assert!(
+                    matches!(refused, Error::SnapshotGivenUp { .. }),
+                    "{refused}"
+                );
                 assert_eq!(device.cut_progress(), None);
                 continue;
             }
@@ -463,7 +466,10 @@ fn what_is_written_before_the_moment_is_not_kept() {
         write(page, page + 1);
     }
     let given_up = cut.next_frame().unwrap_err();
-    assert!(matches!(given_up, Error::SnapshotMemory { .. }), "{given_up}");
+    assert!(
+        matches!(given_up, Error::SnapshotMemory { .. }),
+        "{given_up}"
+    );
     drop(cut);
     let mut basis = device.basis().unwrap();
     for page in 0..512 {

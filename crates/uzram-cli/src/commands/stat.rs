@@ -182,7 +182,10 @@ impl Args {
         if let Some(cut) = stat.snapshot {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             let books = stat.counters.snapshot_bytes;
-            rows.insert(after_policy.unwrap_or(0), ("snapshot", snapshot(cut, books)));
+            rows.insert(
+                after_policy.unwrap_or(0),
+                ("snapshot", snapshot(cut, books)),
+            );
         }
         let transport = stat.transport.map(|transport| ("transport", transport));
         let poll = stat.poll_microseconds.map(|long| ("poll", poll(long)));

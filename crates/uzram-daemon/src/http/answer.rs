@@ -124,12 +124,7 @@ async fn read(
 }
 
 /// Has the request carried out by another thread, once one is free.
-async fn work(
-    server: &Server,
-    asked: Asked,
-    body: Brought,
-    asker: Asker,
-) -> Result<Answer, Body> {
+async fn work(server: &Server, asked: Asked, body: Brought, asker: Asker) -> Result<Answer, Body> {
     let share: &Semaphore = match asked.changes() {
         true => &server.changes,
         false => &server.looks,

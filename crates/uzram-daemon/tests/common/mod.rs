@@ -12,7 +12,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Asker, ByteStream, CreateAnswer, Devices, Limits, SnapshotOptions, bind, serve};
+use uzram_daemon::{
+    Asker, ByteStream, CreateAnswer, Devices, Limits, SnapshotOptions, bind, serve,
+};
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
 
