@@ -11,7 +11,7 @@ pub enum Error {
     /// The file, the pipe or the sink refused an operation.
     #[error("cannot {what} the snapshot: {source}")]
     Io {
-        /// The operation: read or write.
+        /// The operation: read, write, fetch or sync.
         what: &'static str,
         /// Its error.
         source: io::Error,

@@ -14,7 +14,8 @@
 //! Snapshots may follow one another in a file or a pipe, each the parent of the next. So a disk that is written meanwhile can
 //! be saved as a *basis*, which is of no one moment, and then what changed since.
 //!
-//! **Reading** is forward by [`SnapshotReader`], as a pipe needs, or at any place by [`Snapshot`].
+//! **Reading** is forward by [`SnapshotReader`], as a pipe needs, or at any place by [`Snapshot`]. [`RemoteSnapshot`] fetches
+//! what is read from a [`Source`], which files are, or a store.
 //!
 //! **What is believed.** Nothing: a file may come from anybody. Each length is compared with the bound of its kind before it
 //! is used, memory is taken as bytes arrive, every part has a hash, and what belongs together is named by hashes. Every error
@@ -50,7 +51,9 @@ mod index;
 mod manifest;
 mod page;
 mod reader;
+mod remote;
 mod snapshot;
+mod source;
 mod writer;
 
 pub use contents::Item;
@@ -64,7 +67,9 @@ pub use head::{DictionaryName, Head, SnapshotCodec};
 pub use manifest::{SegmentSummary, Totals};
 pub use page::Page;
 pub use reader::{Restored, SnapshotReader};
+pub use remote::{PIECE_BYTES, RemoteSnapshot};
 pub use snapshot::{FrameContents, ReadAt, Snapshot, Verified};
+pub use source::Source;
 pub use writer::{CodecSource, DictionarySource, DiskSource, SnapshotSummary, SnapshotWriter};
 
 /// The README's snippet is tested with the documentation.

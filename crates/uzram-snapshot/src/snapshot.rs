@@ -115,6 +115,20 @@ pub struct FrameContents {
 }
 
 impl FrameContents {
+    pub(crate) fn new(
+        number: u32,
+        pages: usize,
+        entry: FrameEntry,
+        frames: Vec<Frame>,
+    ) -> FrameContents {
+        FrameContents {
+            number,
+            pages,
+            entry,
+            frames,
+        }
+    }
+
     /// The number of its first page.
     pub fn first_page(&self) -> u64 {
         u64::from(self.number) * FRAME_PAGES as u64
@@ -421,17 +435,14 @@ impl Snapshot {
         );
         let mut bytes = Vec::new();
         stream.append(&mut bytes, place.bytes.into())?;
-        let frame = Frame::parse(bytes).map_err(&damaged)?;
-        if frame.number != number || frame.sum().short() != place.hash {
-            return Err(damaged("it is another frame than the index says"));
-        }
-        let is_same = |page: usize| {
-            frame.mask >> page & 1 != 0 && frame.descriptor(page) == entry.pages[page]
-        };
-        match ones(place.mask).all(is_same) {
-            true => Ok(frame),
-            false => Err(damaged("its pages are others than the index says")),
-        }
+        check_place(bytes, number, place, entry, at)
+    }
+
+    /// Which file has something, where in it, and how many bytes that is.
+    pub(crate) fn locate(&self, kind: Kind, name: Digest) -> io::Result<(&dyn ReadAt, u64, u64)> {
+        let found = self.find(kind, name);
+        let (of, item) = found.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+        Ok((&*of.source, of.begin + item.offset, item.bytes))
     }
 
     /// Hands each page that is not zeros to `target`, in ascending order, whichever file it is in.
@@ -522,6 +533,27 @@ impl Snapshot {
             return Err(Error::damaged(Kind::Manifest, at)("its totals are wrong"));
         }
         Ok(verified)
+    }
+}
+
+/// Checks that bytes are the frame that an entry's place names. `at`: where they begin, for errors.
+pub(crate) fn check_place(
+    bytes: Vec<u8>,
+    number: u32,
+    place: &Place,
+    entry: &FrameEntry,
+    at: u64,
+) -> Result<Frame, Error> {
+    let damaged = Error::damaged(Kind::Frame, at);
+    let frame = Frame::parse(bytes).map_err(&damaged)?;
+    if frame.number != number || frame.sum().short() != place.hash {
+        return Err(damaged("it is another frame than the index says"));
+    }
+    let is_same =
+        |page: usize| frame.mask >> page & 1 != 0 && frame.descriptor(page) == entry.pages[page];
+    match ones(place.mask).all(is_same) {
+        true => Ok(frame),
+        false => Err(damaged("its pages are others than the index says")),
     }
 }
 
