@@ -17,6 +17,8 @@ use crate::zram;
 
 /// Most bytes that one request moves: some hundredths of a second. Whoever asks next does not wait for long.
 const COMPACTION_SLICE: u64 = 32 << 20;
+/// Most pages that one request brings: 32 MiB.
+const HYDRATE_SLICE: u64 = 8192;
 /// What recompresses where nobody chose anything.
 const RECOMPRESSION: &str = "lzhs";
 
@@ -101,6 +103,16 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
         Request::Promote { pages } => {
             let pages = pages.map(|(first, end)| first..end);
             Response::Promoted(zram.promote(pages, &mut |_| ControlFlow::Continue(()))?)
+        }
+        Request::Hydrate => {
+            let mut left = HYDRATE_SLICE;
+            Response::Hydrated(device.jobs().hydrate(&mut |pages| {
+                left = left.saturating_sub(pages);
+                match left {
+                    0 => ControlFlow::Break(()),
+                    _ => ControlFlow::Continue(()),
+                }
+            })?)
         }
         Request::BlockState { from, max_bytes } => {
             let (lines, next) = zram::block_state_lines(device, *from, *max_bytes);

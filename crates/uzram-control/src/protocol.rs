@@ -14,8 +14,8 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uzram::{
-    ClassStats, CompactReport, PageKind, PromoteReport, RecompressReport, TrainReport,
-    WritebackReport,
+    ClassStats, CompactReport, HydrateReport, PageKind, PromoteReport, RecompressReport,
+    TrainReport, WritebackReport,
 };
 
 use crate::policy::Policy;
@@ -138,6 +138,8 @@ pub enum Request {
         /// Those with these numbers, the last not included; `None`: all.
         pages: Option<(u64, u64)>,
     },
+    /// Bring some of what is still remote: up to 32 MiB of the disk.
+    Hydrate,
     /// Move objects together and give memory back.
     Compact {
         /// Most bytes to move. The server may set itself a lower limit.
@@ -260,6 +262,7 @@ impl Request {
                 | Request::SetErase { .. }
                 | Request::Writeback(_)
                 | Request::Promote { .. }
+                | Request::Hydrate
                 | Request::Policy { .. }
         )
     }
@@ -287,6 +290,8 @@ pub enum Response {
     WrittenBack(WritebackReport),
     /// What came back into memory.
     Promoted(PromoteReport),
+    /// What was brought, and what is left.
+    Hydrated(HydrateReport),
     /// What came of a compaction.
     Compacted(CompactReport),
     /// What slots hold.

@@ -13,6 +13,7 @@ mod dead;
 mod option;
 mod poll;
 mod resident;
+mod waiters;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub use buffers::RequestBuffers;
 pub use dead::{check_dead, users_of_dead, words_of_dead};
 pub use poll::{PollPermits, PollSource, Poller};
 pub use resident::keep_resident;
+pub use waiters::Waiters;
 
 pub use option::{
     DEFAULT_POLL, FrontendOption, NUMBER, OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, poll_time,
@@ -100,6 +102,12 @@ pub trait Frontend: Sync {
 
     /// Whether the device can be swap: nothing between the kernel and this process waits for memory.
     fn can_swap(&self) -> bool {
+        false
+    }
+
+    /// Whether a request that waits for a clone's source holds up no other: then the device may have remote pages
+    /// ([`Device::must_fetch`]).
+    fn can_wait(&self) -> bool {
         false
     }
 

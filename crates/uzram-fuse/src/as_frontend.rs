@@ -117,6 +117,10 @@ impl Frontend for FuseLoopFrontend {
         Ok(())
     }
 
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn handover(&self) -> Handover {
         Handover::Replaced
     }

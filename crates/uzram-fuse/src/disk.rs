@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
-use uzram::{Device, ExtentKind, Zeroes};
+use uzram::{Access, Device, ExtentKind, Zeroes};
 
 /// Inode number of the directory.
 pub(crate) const ROOT: u64 = 1;
@@ -127,6 +127,16 @@ impl DiskFile {
         self.size_bytes()
             .saturating_sub(offset)
             .min(u64::from(size)) as usize
+    }
+
+    /// Whether any request may wait for the source of a clone.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.device.remote_pages() > 0
+    }
+
+    /// Whether a request waits for the source of a clone.
+    pub(crate) fn must_wait(&self, access: Access, offset: u64, len: usize) -> bool {
+        self.device.must_fetch(access, offset, len as u64)
     }
 
     /// Reads [`DiskFile::read_len`] bytes.

@@ -14,6 +14,9 @@ use fuser::{
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, WriteFlags,
 };
 
+use uzram::Access;
+use uzram_frontend::Waiters;
+
 use crate::disk::{self, BLOCK, DiskFile, FOREVER};
 use crate::uring;
 
@@ -30,6 +33,8 @@ thread_local! {
 
 pub(crate) struct DiskFilesystem {
     disk: Arc<DiskFile>,
+    /// For what waits for the source of a clone.
+    waiters: Waiters,
     /// Where requests are to come by io_uring: set once kernel and server have agreed on it.
     uring: Option<Arc<AtomicBool>>,
 }
@@ -37,13 +42,19 @@ pub(crate) struct DiskFilesystem {
 impl DiskFilesystem {
     /// All requests come by `/dev/fuse`.
     pub(crate) fn new(disk: Arc<DiskFile>) -> DiskFilesystem {
-        DiskFilesystem { disk, uring: None }
+        DiskFilesystem {
+            disk,
+            waiters: Waiters::default(),
+            uring: None,
+        }
     }
 
     /// Requests come by io_uring once `agreed` is set and the queues are there.
     pub(crate) fn with_uring(disk: Arc<DiskFile>, agreed: Arc<AtomicBool>) -> DiskFilesystem {
-        let uring = Some(agreed);
-        DiskFilesystem { disk, uring }
+        DiskFilesystem {
+            uring: Some(agreed),
+            ..DiskFilesystem::new(disk)
+        }
     }
 
     fn attr(&self, inode: u64) -> Result<FileAttr, Errno> {
@@ -156,6 +167,16 @@ impl Filesystem for DiskFilesystem {
     ) {
         only_file!(ino, reply);
         let len = self.disk.read_len(offset, size);
+        if self.disk.must_wait(Access::Read, offset, len) {
+            let disk = self.disk.clone();
+            return self.waiters.run(move || {
+                let mut buffer = vec![0; len];
+                match disk.read(&mut buffer, offset) {
+                    Ok(()) => reply.data(&buffer),
+                    Err(errno) => reply.error(Errno::from_i32(errno)),
+                }
+            });
+        }
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < len {
                 buffer.resize(len, 0);
@@ -180,10 +201,16 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyWrite,
     ) {
         only_file!(ino, reply);
-        match self.disk.write(data, offset) {
-            Ok(()) => reply.written(data.len() as u32),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
+        let write =
+            move |disk: &DiskFile, data: &[u8], reply: ReplyWrite| match disk.write(data, offset) {
+                Ok(()) => reply.written(data.len() as u32),
+                Err(errno) => reply.error(Errno::from_i32(errno)),
+            };
+        if self.disk.must_wait(Access::Write, offset, data.len()) {
+            let (disk, data) = (self.disk.clone(), data.to_vec());
+            return self.waiters.run(move || write(&disk, &data, reply));
         }
+        write(&self.disk, data, reply);
     }
 
     fn flush(
@@ -223,6 +250,12 @@ impl Filesystem for DiskFilesystem {
         reply: ReplyEmpty,
     ) {
         only_file!(ino, reply);
+        let len = usize::try_from(length).unwrap_or(usize::MAX);
+        if self.disk.must_wait(Access::Write, offset, len) {
+            let disk = self.disk.clone();
+            let wait = move || finish(reply, disk.allocate(mode, offset, length));
+            return self.waiters.run(wait);
+        }
         finish(reply, self.disk.allocate(mode, offset, length));
     }
 

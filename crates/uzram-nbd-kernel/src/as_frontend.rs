@@ -51,6 +51,10 @@ impl Frontend for NbdKernelFrontend {
         &[POLL, NUMBER, PARTSCAN]
     }
 
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn handover(&self) -> Handover {
         Handover::Survives
     }

@@ -209,6 +209,10 @@ impl Frontend for NbdFrontend {
         }
     }
 
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn handover(&self) -> Handover {
         Handover::Reconnects
     }

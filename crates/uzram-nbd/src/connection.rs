@@ -9,6 +9,8 @@
 //! When more has arrived, the leader takes its share, gives up the leadership with the rest still pending, and executes. The
 //! next leader begins with that rest. Replies are sent in the order in which they are ready, as NBD allows.
 //!
+//! A request that waits for the source of a clone gets a thread of its own ([`Connection::hand_off`]).
+//!
 //! # Lock order
 //!
 //! Receiver, then the socket's send lock. A worker that holds the send lock never waits for the receiver.
@@ -22,10 +24,10 @@
 use crate::{
     close::Close,
     divide::DividedWrites,
-    execute::Session,
+    execute::{ErrorReply, Session},
     lock::lock,
     proto::RequestHeader,
-    receive::{Batch, Next, Receiver},
+    receive::{Batch, MAX_PENDING, Next, Receiver},
     reply::Replies,
     socket::Socket,
     stop::Stop,
@@ -56,6 +58,8 @@ struct Connection<'a> {
     workers: usize,
     receiver: Mutex<Receiver>,
     divided: DividedWrites,
+    /// How many requests have a thread of their own.
+    handed_off: AtomicUsize,
     /// How many workers were started.
     started: AtomicUsize,
     end: OnceLock<Close>,
@@ -78,6 +82,7 @@ pub(crate) fn serve(
         workers,
         receiver: Mutex::new(Receiver::new(poller)),
         divided: DividedWrites::new(workers),
+        handed_off: AtomicUsize::new(0),
         started: AtomicUsize::new(1),
         end: OnceLock::new(),
     };
@@ -124,7 +129,8 @@ impl<'a> Connection<'a> {
                 match receiver.next(self.socket, self.stop) {
                     Ok(Next::Pending) => {}
                     Ok(Next::Stream(request)) => {
-                        if let Err(reason) = self.stream(&request, &mut receiver, &mut out) {
+                        let streamed = self.stream(&request, &mut receiver, &mut out, scope);
+                        if let Err(reason) = streamed {
                             self.finish(reason);
                             return Ok(());
                         }
@@ -146,21 +152,33 @@ impl<'a> Connection<'a> {
                 }
                 let all = receiver.pending();
                 receiver.take(all, &mut batch);
-                self.execute(&mut batch, &mut out)?;
+                self.execute(&mut batch, &mut out, scope)?;
             }
             drop(receiver);
             self.start_another(scope);
-            self.execute(&mut batch, &mut out)?;
+            self.execute(&mut batch, &mut out, scope)?;
         }
     }
 
     /// Executes a share and sends its replies.
-    fn execute(&self, batch: &mut Batch, out: &mut Replies<'_>) -> Result<(), Close> {
+    fn execute<'scope>(
+        &'scope self,
+        batch: &mut Batch,
+        out: &mut Replies<'_>,
+        scope: &'scope thread::Scope<'scope, '_>,
+    ) -> Result<(), Close> {
         let mut work = 0;
         for item in &batch.items {
             let payload = batch.payload(item);
             let begin = DividedWrites::measures(payload.len()).then(Instant::now);
             match &item.piece {
+                None if self.session.must_fetch(&item.request) => {
+                    let payload: Box<[u8]> = payload.into();
+                    let request = item.request;
+                    self.hand_off(scope, move |out| {
+                        self.session.execute_when_fetched(&request, &payload, out)
+                    });
+                }
                 None => self.session.execute(&item.request, payload, out)?,
                 Some(piece) => {
                     let done = self.session.store(payload, piece.offset);
@@ -192,30 +210,95 @@ impl<'a> Connection<'a> {
         if len >= 2 * uzram::PAGE_SIZE * workers
             && self.divided.pays(len, workers)
             && self.session.check(request).is_ok()
+            && !self.session.must_fetch(request)
             && let Some(write) = self.divided.begin(workers as u32)
         {
             receiver.divide(workers, write);
         }
     }
 
-    /// Executes a WRITE that does not fit in the receive buffer, as its payload arrives.
-    fn stream(
-        &self,
+    /// Gives work that waits for the source of a clone a thread of its own. Where there are too many, it is done here.
+    fn hand_off<'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        work: impl FnOnce(&mut Replies<'_>) -> Result<(), Close> + Send + 'scope,
+    ) {
+        let work = move || {
+            self.contain(|| work(&mut Replies::new(self.socket)));
+            self.handed_off.fetch_sub(1, Ordering::Relaxed);
+        };
+        if self.handed_off.fetch_add(1, Ordering::Relaxed) >= MAX_PENDING {
+            return work();
+        }
+        let name = format!("nbd{}.fetch", self.id);
+        let work = Mutex::new(Some(work));
+        let taken = std::sync::Arc::new(work);
+        let theirs = taken.clone();
+        let run = move || {
+            let work = lock(&theirs).take();
+            if let Some(work) = work {
+                work();
+            }
+        };
+        if let Err(e) = thread::Builder::new().name(name).spawn_scoped(scope, run) {
+            tracing::debug!(connection = self.id, "cannot start a thread: {e}");
+            let work = lock(&taken).take();
+            if let Some(work) = work {
+                work();
+            }
+        }
+    }
+
+    /// Executes a WRITE that does not fit in the receive buffer, as its payload arrives. What of it waits for the source of a
+    /// clone, parts of the first and the last page, is written last, by a thread of its own.
+    fn stream<'scope>(
+        &'scope self,
         request: &RequestHeader,
         receiver: &mut Receiver,
         out: &mut Replies<'_>,
+        scope: &'scope thread::Scope<'scope, '_>,
     ) -> Result<(), Close> {
         let mut done = self.session.check(request);
+        let waits = done.is_ok() && self.session.must_fetch(request);
+        let mut parts: Vec<(u64, Box<[u8]>)> = Vec::new();
+        let page = uzram::PAGE_SIZE as u64;
         receiver.stream(request, self.socket, self.stop, |piece, position| {
             // After a failure the rest of the payload is skipped.
-            if done.is_ok() {
-                let at = request.offset + position;
+            if done.is_err() {
+                return;
+            }
+            let at = request.offset + position;
+            if !waits {
                 done = self.session.store(piece, at);
+                return;
+            }
+            let head = ((page - at % page) % page).min(piece.len() as u64) as usize;
+            let (head, rest) = piece.split_at(head);
+            let tail = rest.len() / page as usize * page as usize;
+            let (middle, tail) = rest.split_at(tail);
+            if !head.is_empty() {
+                parts.push((at, head.into()));
+            }
+            let middle_at = at + head.len() as u64;
+            done = self.session.store(middle, middle_at);
+            if !tail.is_empty() {
+                parts.push((middle_at + middle.len() as u64, tail.into()));
             }
         })?;
-        let done = done.and_then(|()| self.session.persist(request));
-        self.session.conclude(request, done, out)?;
-        out.flush()
+        let request = *request;
+        let conclude = move |mut done: Result<(), ErrorReply>, out: &mut Replies<'_>| {
+            for (at, part) in &parts {
+                done = done.and_then(|()| self.session.store(part, *at));
+            }
+            let done = done.and_then(|()| self.session.persist(&request));
+            self.session.conclude(&request, done, out)?;
+            out.flush()
+        };
+        if waits {
+            self.hand_off(scope, move |out| conclude(done, out));
+            return Ok(());
+        }
+        conclude(done, out)
     }
 
     /// Starts one more worker unless the limit is reached. Only clients with several requests in flight get here.
@@ -273,6 +356,7 @@ mod tests {
                 Arc::default(),
             ))),
             divided: DividedWrites::new(2),
+            handed_off: AtomicUsize::new(0),
             started: AtomicUsize::new(1),
             end: OnceLock::new(),
         };

@@ -13,7 +13,7 @@ use crate::{
     reply::{PIECE, Replies, fits},
 };
 use std::borrow::Cow;
-use uzram::{Extent, ExtentKind, Zeroes};
+use uzram::{Access, Extent, ExtentKind, Zeroes};
 
 /// Most descriptors in one BLOCK_STATUS reply. The client asks again for what follows.
 const MAX_DESCRIPTORS: usize = 4096;
@@ -99,6 +99,31 @@ impl Session {
             );
         }
         Ok(())
+    }
+
+    /// Whether a request would wait for the source of a clone.
+    pub(crate) fn must_fetch(&self, request: &RequestHeader) -> bool {
+        let access = access(request);
+        access.is_some_and(|access| {
+            let device = &self.export.device;
+            device.must_fetch(access, request.offset, request.len.into())
+        })
+    }
+
+    /// Executes one request once what it needs of a clone's source is here.
+    pub(crate) fn execute_when_fetched(
+        &self,
+        request: &RequestHeader,
+        payload: &[u8],
+        out: &mut Replies<'_>,
+    ) -> Result<(), Close> {
+        let (offset, len) = (request.offset, u64::from(request.len));
+        let fetched = access(request).map(|access| self.export.device.fetch(access, offset, len));
+        match (self.check(request), fetched) {
+            (Ok(()), Some(Err(error))) => self.fail(request, &error.into(), out)?,
+            _ => self.execute(request, payload, out)?,
+        }
+        out.flush()
     }
 
     /// Executes one request. Its payload, if it has one, is complete.
@@ -318,6 +343,15 @@ impl Session {
         room[CHUNK_LEN..CHUNK_LEN + 4].copy_from_slice(&allocation::ID.to_be_bytes());
         out.commit(used);
         Ok(())
+    }
+}
+
+/// What a request needs of the contents.
+fn access(request: &RequestHeader) -> Option<Access> {
+    match request.kind {
+        cmd::READ => Some(Access::Read),
+        cmd::WRITE | cmd::WRITE_ZEROES => Some(Access::Write),
+        _ => None,
     }
 }
 

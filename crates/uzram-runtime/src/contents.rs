@@ -23,6 +23,7 @@ use uzram_snapshot::{
 };
 use uzram_spec::{Bytes, DeviceSpec, Failure, FailureKind, Result, SnapshotSource, size};
 
+use crate::clone::CloneSource;
 use crate::process;
 use crate::snapshot_notes::SnapshotNotes;
 
@@ -46,6 +47,8 @@ pub(crate) struct OpenedSnapshot {
 /// What its head says, and its codecs.
 struct Known {
     source: SnapshotSource,
+    /// The snapshot's name, if it is in a file.
+    name: Digest,
     head: Head,
     notes: SnapshotNotes,
     choices: Vec<(u8, Choice)>,
@@ -243,11 +246,26 @@ impl OpenSource {
         self.is_file
     }
 
+    /// The snapshot of a file, with its parents.
+    pub(crate) fn into_snapshot(self) -> Result<Snapshot> {
+        let path = self.of.file;
+        if !self.is_file {
+            let message = format!("{}: a clone needs a file, not a pipe", name(&path));
+            return Err(Failure::usage(message));
+        }
+        let snapshot = open_chain(&path, self.file, self.parents)?;
+        match snapshot.missing_parent() {
+            Some(parent) => Err(refused(&path, &Error::MissingParent { parent })),
+            None => Ok(snapshot),
+        }
+    }
+
     /// Reads the heads, and finds the algorithms.
     pub(crate) fn read(self) -> Result<OpenedSnapshot> {
         let path = self.of.file.clone();
         let algorithms = uzram_control::zram::algorithms();
         let failed = |error: Error| refused(&path, &error);
+        let mut name = Digest([0; 32]);
         let (form, head, choices) = if self.is_file {
             let snapshot = open_chain(&path, self.file, self.parents)?;
             if let Some(parent) = snapshot.missing_parent() {
@@ -255,6 +273,7 @@ impl OpenSource {
             }
             let choices = snapshot.choices(algorithms).map_err(failed)?;
             let head = snapshot.head().clone();
+            name = snapshot.name();
             (Form::Files(Box::new(snapshot)), head, choices)
         } else {
             let file = Arc::new(self.file);
@@ -280,6 +299,7 @@ impl OpenSource {
         };
         let known = Known {
             source: self.of,
+            name,
             notes: SnapshotNotes::of(&head),
             head,
             choices,
@@ -342,6 +362,11 @@ impl Known {
             }
             Some(_) => {}
             None => spec.size = Some(Bytes(bytes)),
+        }
+        if self.source.lazy
+            && let Some(from) = &mut spec.from
+        {
+            from.snapshot = self.name.to_string();
         }
         if !self.source.own_block_size && matches!(self.notes.block_size, 512 | 4096) {
             spec.block_size = self.notes.block_size;
@@ -449,8 +474,25 @@ impl OpenedSnapshot {
         self.known.try_out(device)
     }
 
-    /// Fills the device. `wanted` is asked now and then whether to go on.
+    /// Makes the device a clone, which fetches its pages when they are needed.
+    fn clone_to(self, device: &mut Device) -> Result {
+        let Form::Files(snapshot) = self.form else {
+            return Err(Failure::usage("a clone needs the snapshot in a file"));
+        };
+        let source = self.known.source;
+        let pages = crate::clone::pages_of(&source, *snapshot)?;
+        pages.clone_to(device)?;
+        let source = CloneSource::new(source, pages);
+        let options = source.options();
+        device.set_source(Arc::new(source), options);
+        Ok(())
+    }
+
+    /// Fills the device, or leaves that for later where it is to be a clone. `wanted` is asked now and then whether to go on.
     pub(crate) fn install(self, device: &mut Device, wanted: &mut dyn FnMut() -> Result) -> Result {
+        if self.known.source.lazy {
+            return self.clone_to(device);
+        }
         let known = self.known;
         let path = known.source.file.clone();
         let mut filler = Filler::new(device);
@@ -575,8 +617,14 @@ pub fn pass_on(mut from: impl Read + Send + 'static, spec: &mut DeviceSpec) -> R
     choices.extend(own_choices(&reader, &choices).map_err(failed)?);
     let head = reader.head().clone();
     drop(reader);
+    if source.lazy {
+        let message =
+            "a clone needs the snapshot in a file: from a pipe it cannot be fetched later";
+        return Err(Failure::usage(message));
+    }
     let known = Known {
         notes: SnapshotNotes::of(&head),
+        name: Digest([0; 32]),
         source,
         head,
         choices,

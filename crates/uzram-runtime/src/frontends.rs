@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use uzram_frontend::{Frontend, FrontendOption, Need, ReservedNode};
-use uzram_spec::{AUTO, Failure, FailureKind, FrontendSpec, Result};
+use uzram_spec::{AUTO, DeviceSpec, Failure, FailureKind, FrontendSpec, Result};
 
 /// All frontends, best first.
 pub fn all() -> &'static [&'static dyn Frontend] {
@@ -128,18 +128,41 @@ fn missing(frontend: &dyn Frontend, need: &Need) -> String {
     format!("no {}: {}", frontend.name(), need.missing)
 }
 
+/// What a device needs of its frontend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs {
+    /// That it can be swap.
+    pub swap: bool,
+    /// That a request may wait for a clone's source.
+    pub waits: bool,
+}
+
+impl Needs {
+    /// Those of a description.
+    pub fn of(spec: &DeviceSpec) -> Needs {
+        Needs {
+            swap: spec.is_swap(),
+            waits: spec.from.as_ref().is_some_and(|from| from.lazy),
+        }
+    }
+
+    fn are_met(self, frontend: &dyn Frontend) -> bool {
+        (frontend.can_swap() || !self.swap) && (frontend.can_wait() || !self.waits)
+    }
+}
+
 /// The frontend that a description means and its options as they are stored; for `auto` also the reason.
 pub fn resolve(
     spec: &FrontendSpec,
-    swap: bool,
+    needs: Needs,
 ) -> Result<(&'static dyn Frontend, FrontendSpec, Option<String>)> {
-    let (frontend, why) = choose(spec, swap)?;
+    let (frontend, why) = choose(spec, needs)?;
     let spec = checked(frontend, spec)?;
     frontend.check(&spec)?;
     Ok((frontend, spec, why))
 }
 
-fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Option<String>)> {
+fn choose(spec: &FrontendSpec, needs: Needs) -> Result<(&'static dyn Frontend, Option<String>)> {
     let refused = |kind, message: String| Err(Failure::new(kind, message));
     if spec.kind != AUTO {
         let Some(frontend) = by_name(&spec.kind) else {
@@ -147,11 +170,15 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
             let message = format!("no frontend '{}': {there_are}", spec.kind);
             return refused(FailureKind::Usage, message);
         };
-        if swap && !frontend.can_swap() {
-            let fit = all().iter().filter(|f| f.can_swap());
+        if !needs.are_met(frontend) {
+            let fit = all().iter().filter(|f| needs.are_met(**f));
             let fit: Vec<_> = fit.map(|f| f.name()).collect();
+            let what = match needs.swap {
+                true => "be swap",
+                false => "serve a clone that is lazy: a request that waits would hold up others",
+            };
             let message = format!(
-                "frontend {} cannot be swap; these can: {}",
+                "frontend {} cannot {what}; these can: {}",
                 frontend.name(),
                 fit.join(", ")
             );
@@ -165,7 +192,7 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
             }
         };
     }
-    for frontend in all().iter().filter(|_| !swap) {
+    for frontend in all().iter().filter(|f| !needs.swap && needs.are_met(**f)) {
         let chooses =
             |option: &&FrontendOption| option.chooses && spec.options.contains_key(option.name);
         if let Some(option) = frontend.options().iter().find(chooses) {
@@ -173,7 +200,7 @@ fn choose(spec: &FrontendSpec, swap: bool) -> Result<(&'static dyn Frontend, Opt
         }
     }
     let mut lacking = Vec::new();
-    for frontend in all().iter().filter(|f| f.can_swap() || !swap) {
+    for frontend in all().iter().filter(|f| needs.are_met(**f)) {
         match frontend.probe() {
             Ok(()) if lacking.is_empty() => {
                 return Ok((

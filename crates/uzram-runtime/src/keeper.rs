@@ -191,8 +191,9 @@ fn begun() -> Result {
     let run = RunDir::new(order.run);
     sweep::sweep(&run)?;
     make::complete(&mut spec)?;
-    // Read once: no later server is to need the file.
-    let contents = spec.from.take();
+    // Read once: no later server is to need the file. Those of a clone are.
+    let contents = spec.from.clone();
+    spec.from = spec.from.filter(|from| from.lazy);
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
     let dir = claim.dir.clone();

@@ -14,6 +14,7 @@
 mod backing;
 pub mod choice;
 pub mod client;
+mod clone;
 pub mod contents;
 mod description;
 pub mod files;

@@ -5,6 +5,7 @@ use uzram_control::default_recompression;
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
 use crate::contents::{OpenSource, OpenedSnapshot};
+use crate::frontends::Needs;
 use crate::{backing, choice, files, frontends, limits, note, swap};
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.
@@ -29,7 +30,7 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
     }
     // A wrong value is told alone, before any note.
     try_out(spec, contents.as_ref())?;
-    let (frontend, checked, why) = frontends::resolve(&spec.frontend, spec.is_swap())?;
+    let (frontend, checked, why) = frontends::resolve(&spec.frontend, Needs::of(spec))?;
     if let Some(why) = why {
         note::tell(&format!("frontend {}: {why}", frontend.name()));
     }
@@ -51,7 +52,7 @@ pub fn check(spec: &DeviceSpec) -> Result {
         backing::check(&given.path, None).map_err(Failure::usage)?;
         backing::check_there(given).map_err(Failure::usage)?;
     }
-    let (_, frontend, _) = frontends::resolve(&spec.frontend, spec.is_swap())?;
+    let (_, frontend, _) = frontends::resolve(&spec.frontend, Needs::of(spec))?;
     let spec = DeviceSpec {
         frontend,
         ..spec.clone()
@@ -115,6 +116,7 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
         .erase_on_free(spec.erase == Erase::OnFree)
         .self_training(spec.train == SelfTraining::Auto)
         .dedup(spec.dedup)
+        .lazy(spec.from.as_ref().is_some_and(|from| from.lazy))
         .logical_block_size(spec.block_size)
         .policy(policy(spec));
     device = match spec.mem_limit {

@@ -75,11 +75,18 @@ fn paths(frontend: &dyn Frontend, spec: &DeviceSpec, dir: &Path) -> Vec<(PathBuf
         .filter(|(key, _)| key == "dict")
         .map(|(_, path)| (PathBuf::from(path), Access::READ_OK));
     let backing = spec.backing.iter().map(|b| (b.path.clone(), write));
+    // A clone's are opened again where they were away.
+    let source = spec.from.iter().flat_map(|from| from.paths());
+    let source = source.map(|path| (path.to_owned(), Access::READ_OK));
     let own = frontend.opens(&spec.frontend);
     // Its directory may lie in one of somebody else's.
     let own = own.into_iter().chain([dir.join(SERVER_SOCKET)]);
     let own = own.map(|path| (path, write));
-    dictionaries.chain(backing).chain(own).collect()
+    dictionaries
+        .chain(backing)
+        .chain(source)
+        .chain(own)
+        .collect()
 }
 
 /// Whether this process may not do that with a file, or may not make it where there is none: it belongs to somebody else,

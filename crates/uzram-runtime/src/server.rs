@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use uzram::{Agent, CutOptions, Device};
+use uzram::{Access, Agent, CutOptions, Device, Fetchers};
 use uzram_control::{
     Claim, ControlError, ControlServer, DeviceRecord, Handler, KEEPER_SOCKET, Request, Response,
     RunDir, SERVER_SOCKET,
@@ -22,6 +22,7 @@ use uzram_control::{
 use uzram_frontend::{Front, Frontend, Serving};
 use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
 
+use crate::clone::CloneSource;
 use crate::contents::{OpenSource, OpenedSnapshot};
 use crate::keeper::KeeperState;
 use crate::logging::{Journal, LogPipe};
@@ -114,7 +115,7 @@ pub fn run_in_foreground(
     // may go, and the device goes with it.
     let events = events_of_signals(&[SIGINT, SIGTERM, SIGHUP])?;
     // Settings that are impossible are found before anything else is made.
-    let source = spec.from.take().map(|source| OpenSource::open(&source));
+    let source = spec.from.as_ref().map(OpenSource::open);
     let contents = source.transpose()?.map(OpenSource::read).transpose()?;
     let mut builder = make::builder(&spec, None)?;
     if let Some(contents) = &contents {
@@ -179,7 +180,14 @@ impl ServerState {
             standby::wait(|| record = claim.record())?;
         }
         // With the rights of whoever ordered the device.
-        let source = self.contents.as_ref().map(OpenSource::open).transpose()?;
+        let source = match (&self.contents, &spec.from) {
+            (Some(contents), _) => Some(OpenSource::open(contents)?),
+            // Where it is away, requests wait for it, and nothing else.
+            (None, Some(from)) => OpenSource::open(from)
+                .inspect_err(|failure| tracing::warn!("the clone's source: {failure}"))
+                .ok(),
+            (None, None) => None,
+        };
         let kind = record.as_ref().map(|record| &record.frontend);
         let frontend = frontend_of(kind.unwrap_or(&spec.frontend.kind))?;
         // Before there is another thread, be it one of the kernel's for a ring.
@@ -226,6 +234,15 @@ impl ServerState {
 
     /// The device in the keeper's memory, made and filled, or as a predecessor left it.
     fn device(&self, spec: &DeviceSpec, source: Option<OpenSource>) -> Result<Device> {
+        if self.resume {
+            let device = self.bare_device(spec, None)?;
+            if let Some(from) = spec.from.as_ref().filter(|_| device.remote_pages() > 0) {
+                let source = CloneSource::resume(from, source)?;
+                let options = source.options();
+                device.set_source(Arc::new(source), options);
+            }
+            return Ok(device);
+        }
         let contents = source.map(OpenSource::read).transpose()?;
         let mut device = self.bare_device(spec, contents.as_ref())?;
         if let Some(contents) = contents {
@@ -344,6 +361,8 @@ fn serve_device(
     if spec.is_swap() {
         swap::keep_stock(device)?;
     }
+    // As long as the device is served.
+    let _fetchers = fetch(device, placed.resume)?;
     let serving = Serving {
         device,
         name: &claim.name,
@@ -427,6 +446,19 @@ fn serve_device(
         claim.release()?;
     }
     Ok(())
+}
+
+/// Starts what fetches the pages of a clone. A new one has its first page then: whoever serves it next can do so without the
+/// source.
+fn fetch(device: &Arc<Device>, resume: bool) -> Result<Option<Fetchers>> {
+    if device.remote_pages() == 0 {
+        return Ok(None);
+    }
+    let fetchers = Fetchers::start(device)?;
+    if !resume {
+        device.fetch(Access::Read, 0, uzram::PAGE_SIZE as u64)?;
+    }
+    Ok(Some(fetchers))
 }
 
 /// Starts what carries out the device's policies. A device serves without it, too.

@@ -4,15 +4,20 @@
 //! device can restore one, too. Objects go to the device as they are. What is left to the caller is which codec the device
 //! compresses with: [`choice`] makes one of a snapshot's codecs that [`uzram::Builder`] takes.
 //!
+//! A device can also be a *clone*, whose pages are fetched when they are needed: [`RemotePages`].
+//!
 //! **Memory bound**: the reader's, and the device's.
 
 use std::io::{self, Read};
 
 use uzram::compress::{AlgorithmSpec, Registry, parse_params};
-use uzram::{Choice, Device, Install, StoredPage};
+use uzram::{Choice, Device, Install, RemoteError, RemoteSource, StoredPage};
 
 use crate::format::{Kind, MAX_CODECS};
-use crate::{DictionaryName, Error, Page, Snapshot, SnapshotCodec, SnapshotReader};
+use crate::{
+    DictionaryName, Error, FRAME_PAGES, Page, RemoteSnapshot, Snapshot, SnapshotCodec,
+    SnapshotReader,
+};
 
 /// A snapshot's codec as a device takes it: by its driver or, if these algorithms lack that, by another one of the algorithm.
 ///
@@ -100,18 +105,146 @@ impl<'a> Filler<'a> {
     /// Stores a page. An error of the device is the source of the result's.
     pub fn page(&self, page: u64, content: Page<'_>) -> io::Result<()> {
         let stored = match content {
-            Page::Zero => StoredPage::Empty,
-            Page::Same(word) => StoredPage::Same(word),
-            Page::Raw(bytes) => StoredPage::Raw(bytes),
             Page::Object { codec, bytes } => {
                 let index = self.codecs.get(usize::from(codec)).copied().flatten();
                 let missing = || io::Error::other(format!("nobody told of codec {codec}"));
                 let codec = index.ok_or_else(missing)?;
                 StoredPage::Object { codec, bytes }
             }
-            Page::Unchanged => return Ok(()),
+            other => match stored(other) {
+                Some(stored) => stored,
+                None => return Ok(()),
+            },
         };
         self.install.page(page, stored).map_err(io::Error::other)
+    }
+
+    /// Leaves these pages where the snapshot is: see [`RemotePages`].
+    fn remote(&self, pages: std::ops::Range<u64>) -> Result<(), uzram::Error> {
+        self.install.remote(pages)
+    }
+}
+
+/// A page as a device takes it, its codec under the snapshot's number.
+fn stored(page: Page<'_>) -> Option<StoredPage<'_>> {
+    Some(match page {
+        Page::Zero => StoredPage::Empty,
+        Page::Same(word) => StoredPage::Same(word),
+        Page::Raw(bytes) => StoredPage::Raw(bytes),
+        Page::Object { codec, bytes } => StoredPage::Object { codec, bytes },
+        Page::Unchanged => return None,
+    })
+}
+
+/// A snapshot as the source of a clone's pages: each is fetched when it is needed, and checked by the hash that the index has
+/// of it.
+///
+/// ```
+/// # use uzram_snapshot::{DiskSource, Page, SnapshotWriter};
+/// # let disk = DiskSource { pages: 64, taken_at_seconds: 0, is_basis: false, codecs: &[], notes: b"" };
+/// # let mut writer = SnapshotWriter::new(Vec::new(), &disk)?;
+/// # writer.frame(0, &[Page::Same(7); 64])?;
+/// # let file = writer.finish()?.0;
+/// use std::sync::Arc;
+/// use uzram::{Device, Fetchers, RemoteOptions, compress::Registry};
+/// use uzram_snapshot::{RemoteSnapshot, Snapshot, device::RemotePages};
+///
+/// let snapshot = Snapshot::open(file)?;
+/// let name = snapshot.name();
+/// let snapshot = RemoteSnapshot::open(Arc::new(snapshot), name)?;
+/// let mut device = Device::builder(snapshot.head().pages * 4096).lazy(true).build()?;
+/// let pages = RemotePages::new(snapshot, &Registry::builtin(), "a file".into())?;
+/// pages.clone_to(&mut device)?;
+/// device.set_source(Arc::new(pages), RemoteOptions::default());
+/// let device = Arc::new(device);
+/// let _fetchers = Fetchers::start(&device)?;
+/// let mut word = [0; 8];
+/// device.read_at(&mut word, 63 * 4096)?;
+/// assert_eq!(word, 7u64.to_ne_bytes());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct RemotePages {
+    snapshot: RemoteSnapshot,
+    choices: Vec<(u8, Choice)>,
+    name: String,
+}
+
+impl RemotePages {
+    /// Finds the codecs, and fetches their dictionaries. `name` is for messages.
+    ///
+    /// [`Error::Algorithm`] where these algorithms lack one.
+    pub fn new(
+        snapshot: RemoteSnapshot,
+        algorithms: &Registry,
+        name: String,
+    ) -> Result<RemotePages, Error> {
+        let one = |codec: &SnapshotCodec| {
+            let dictionary = snapshot.dictionary(codec.number)?;
+            let choice = choice(codec, dictionary.as_deref(), algorithms)?;
+            Ok((codec.number, choice))
+        };
+        let codecs = snapshot.head().codecs.iter();
+        Ok(RemotePages {
+            choices: codecs.map(one).collect::<Result<_, Error>>()?,
+            snapshot,
+            name,
+        })
+    }
+
+    /// The snapshot.
+    pub fn snapshot(&self) -> &RemoteSnapshot {
+        &self.snapshot
+    }
+
+    /// Makes a new device a clone, of at least the snapshot's size: all its pages that may hold anything are remote. Fetches
+    /// nothing.
+    pub fn clone_to(&self, device: &mut Device) -> Result<(), uzram::Error> {
+        let mut filler = Filler::new(device);
+        filler.add_codecs(self.choices.iter().cloned())?;
+        for frames in self.snapshot.frame_ranges() {
+            let page = |frame: u32| u64::from(frame) * FRAME_PAGES as u64;
+            let end = page(frames.end).min(self.snapshot.head().pages);
+            filler.remote(page(frames.start)..end)?;
+        }
+        Ok(())
+    }
+}
+
+impl RemoteSource for RemotePages {
+    fn fetch(
+        &self,
+        frames: &[u32],
+        page: &mut dyn FnMut(u64, StoredPage<'_>),
+    ) -> Result<(), RemoteError> {
+        let fetched = self.snapshot.frames(frames);
+        let fetched = fetched.map_err(|error| RemoteError {
+            // A store may be away, or be asked before it has everything.
+            passes: matches!(error, Error::Io { .. } | Error::Missing { .. }),
+            message: format!("{}: {error}", self.name),
+        })?;
+        for contents in &fetched {
+            for (number, content) in (contents.first_page()..).zip(contents.pages()) {
+                if let Some(stored) = stored(content) {
+                    page(number, stored);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn codec(&self, number: u8) -> Result<Choice, RemoteError> {
+        let mut choices = self.choices.iter();
+        let found = choices.find(|(other, _)| *other == number);
+        let found = found.map(|(_, choice)| choice.clone());
+        found.ok_or_else(|| RemoteError {
+            message: format!("{}: it lists no codec {number}", self.name),
+            passes: false,
+        })
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
     }
 }
 

@@ -69,7 +69,7 @@ pub struct DeviceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing: Option<BackingSpec>,
     /// Where the contents come from: a file that holds a snapshot. The rest of the description is then asked for once, too:
-    /// who makes the device takes this out, and no later start reads the file again.
+    /// who makes the device takes this out, and no later start reads the file again; but for a clone, which is lazy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<SnapshotSource>,
     /// Whether other users may own, or may write to, the backing, the dictionaries and the directory of a socket.
@@ -289,6 +289,17 @@ pub struct SnapshotSource {
     /// Whether the logical block size is the description's, else that of the snapshot's device.
     #[serde(default)]
     pub own_block_size: bool,
+    /// Whether the device is a clone: what is read is fetched when it is needed. Then the description keeps this, and the files
+    /// are needed as long as the device has remote pages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lazy: bool,
+    /// Of a clone: how long a request waits for the files, in seconds. Default: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub remote_timeout_seconds: Option<u32>,
+    /// Of a clone: the snapshot's name, which is filled in when it is made. Other contents are refused from then on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub snapshot: String,
 }
 
 impl SnapshotSource {
@@ -316,6 +327,12 @@ impl<'de> Deserialize<'de> for SnapshotSource {
             own_recomp_algorithm: bool,
             #[serde(default)]
             own_block_size: bool,
+            #[serde(default)]
+            lazy: bool,
+            #[serde(default)]
+            remote_timeout_seconds: Option<u32>,
+            #[serde(default)]
+            snapshot: String,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -334,6 +351,9 @@ impl<'de> Deserialize<'de> for SnapshotSource {
                 own_algorithm: fields.own_algorithm,
                 own_recomp_algorithm: fields.own_recomp_algorithm,
                 own_block_size: fields.own_block_size,
+                lazy: fields.lazy,
+                remote_timeout_seconds: fields.remote_timeout_seconds,
+                snapshot: fields.snapshot,
             },
         })
     }
@@ -412,9 +432,24 @@ impl DeviceSpec {
                 size::human(self.log_max.0)
             ));
         }
+        if let Some(seconds) = self
+            .from
+            .as_ref()
+            .and_then(|from| from.remote_timeout_seconds)
+            && !(1..=86400).contains(&seconds)
+        {
+            return usage(format!(
+                "remote-timeout {seconds} is not possible: it takes 1 to 86400 seconds"
+            ));
+        }
         let Some(swap) = &self.swap else {
             return Ok(());
         };
+        if self.from.as_ref().is_some_and(|from| from.lazy) {
+            return usage(
+                "--lazy and swap exclude each other: swap must not wait for a source".into(),
+            );
+        }
         if !(-1..=32767).contains(&swap.priority) {
             return usage(format!(
                 "swap-priority {} is not possible: it takes -1 to 32767",

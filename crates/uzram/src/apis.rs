@@ -1,7 +1,7 @@
 //! What a device does besides serving requests, by subject. Each type borrows the device and costs nothing.
 //!
 //! The calls are defined beside their implementation: [`ZramApi`]'s in `idle`, `recompress`, `slots` and `backing`,
-//! [`JobsApi`]'s in `compact`, `train` and `agent`; [`SwapApi`]'s here.
+//! [`JobsApi`]'s in `compact`, `train`, `remote` and `agent`; [`SwapApi`]'s here.
 
 use std::time::Duration;
 

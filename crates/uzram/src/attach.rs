@@ -146,6 +146,10 @@ impl Found {
                 continue;
             }
             if counters.codec_totals(index).0 == 0 {
+                // Remote pages may be in it.
+                if counters.remote_pages() > 0 && self.loaded.codecs[index].is_some() {
+                    continue;
+                }
                 self.loaded.codecs[index] = None;
                 records.remove(index);
             } else if let Some(error) = self.missing[index].take() {
@@ -216,6 +220,7 @@ impl Builder {
             backing: backing.as_ref(),
             counters: &counters,
             codecs: found.known(),
+            may_be_remote: geometry.has_remote,
         };
         scan.run()?;
         let backed = counters.backed_pages();
@@ -238,6 +243,10 @@ impl Builder {
             dedup,
         };
         let mut device = self.assemble(loaded, parts)?;
+        if device.remote_pages() > 0 {
+            device.is_lazy.store(true, Relaxed);
+            device.codecs.keep(u16::MAX);
+        }
         device.policy = AgentShared::new(policy, self_training);
         device.backing.set(backing.flatten());
         device.set_limit_word(device.state()[state::MEM_LIMIT].load(Relaxed));
@@ -266,6 +275,7 @@ struct Scan<'a> {
     counters: &'a Counters,
     /// A bit for each codec that words may name.
     codecs: u16,
+    may_be_remote: bool,
 }
 
 impl Scan<'_> {
@@ -311,7 +321,7 @@ impl Scan<'_> {
             return Ok(());
         }
         let unknown = || format!("its word is {word:#x}");
-        let content = Content::try_decode(word).ok_or_else(unknown)?;
+        let content = Content::decode(word);
         let has_object = content.object().is_some();
         if content.encode() != Some(word & !FLAGS) || !has_object && word & FLAGS != 0 {
             return Err(unknown());
@@ -330,6 +340,9 @@ impl Scan<'_> {
         } else if let Some((handle, len)) = content.object() {
             let added = self.restore.add(handle, len);
             added.map_err(|damage| damage.to_string())?;
+        }
+        if content == Content::Remote && !self.may_be_remote {
+            return Err("it is remote, and the image says that no page is".into());
         }
         if let Content::Backed(backed) = content {
             let backing = self

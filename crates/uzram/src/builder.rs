@@ -19,6 +19,7 @@ use crate::device::Device;
 use crate::error::errno;
 use crate::idle::Ages;
 use crate::layout::{Header, ImageGeometry, state};
+use crate::remote::Remote;
 use crate::snapshot::CutSlot;
 use crate::stream::{PerCpu, Stream};
 use crate::table::SlotTable;
@@ -55,6 +56,7 @@ pub struct Builder {
     streams: Option<usize>,
     max_size_bytes: Option<u64>,
     backing: Option<(PathBuf, Option<u64>)>,
+    lazy: bool,
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
     dedup: bool,
@@ -75,6 +77,7 @@ impl Builder {
             streams: None,
             max_size_bytes: None,
             backing: None,
+            lazy: false,
             reserve_bytes: None,
             registry: None,
             dedup: false,
@@ -155,6 +158,13 @@ impl Builder {
         self
     }
 
+    /// Whether pages may be remote ([`crate::Install::remote`]). Programs that know nothing of that do not attach to its image.
+    /// Not with a reserve: swap must not wait for a source.
+    pub fn lazy(mut self, on: bool) -> Builder {
+        self.lazy = on;
+        self
+    }
+
     /// Number of compression streams (default: one for each CPU that this process may use).
     pub fn streams(mut self, count: usize) -> Builder {
         self.streams = Some(count);
@@ -225,7 +235,10 @@ impl Builder {
 
     fn geometry(&self, pages: u64) -> Result<ImageGeometry, Error> {
         let shards = shards(self.size_bytes);
-        Ok(ImageGeometry::new(self.capacity(pages)?, shards))
+        Ok(ImageGeometry {
+            has_remote: self.lazy,
+            ..ImageGeometry::new(self.capacity(pages)?, shards)
+        })
     }
 
     fn make(self, reserve: impl FnOnce(u64) -> std::io::Result<Region>) -> Result<Device, Error> {
@@ -249,6 +262,9 @@ impl Builder {
         self.policy.check()?;
         if self.dedup && self.reserve_bytes.is_some() {
             return Err(Error::DedupWithReserve);
+        }
+        if self.lazy && self.reserve_bytes.is_some() {
+            return Err(Error::RemoteWithReserve);
         }
         let capacity = self.capacity(pages)?;
         let loaded = self.codecs()?;
@@ -394,6 +410,7 @@ impl Builder {
             registry: self.algorithms(),
             logical_block_size: parts.logical_block_size,
             limits_all: false.into(),
+            is_lazy: false.into(),
             region: parts.region,
             geometry: parts.geometry,
             backing: BackingSlot::default(),
@@ -404,6 +421,7 @@ impl Builder {
             resizing: Mutex::default(),
             policy: AgentShared::default(),
             cut: CutSlot::default(),
+            remote: Remote::default(),
         })
     }
 }

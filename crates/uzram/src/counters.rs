@@ -91,7 +91,8 @@ macro_rules! counters {
         pub(crate) struct Shard {
             stored_pages: AtomicI64,
             $(pub(crate) $field: AtomicI64,)*
-            codecs: [OfCodec; CODECS],
+            /// Those of each codec; the last are remote pages.
+            codecs: [OfCodec; CODECS + 1],
         }
 
         impl Shard {
@@ -122,6 +123,8 @@ counters! {
         backed_data_size_bytes "backed_data_size" Gauge Bytes "Bytes of the objects on the backing."
         backed_reads "backed_reads" Total Pages "Pages read from the backing since the device was made or reset."
         backed_writes "backed_writes" Total Pages "Pages written back since the device was made or reset."
+        fetched_pages "fetched_pages" Total Pages "Pages of a clone fetched from its source since the device was made or reset."
+        failed_fetches "failed_fetches" Total Pages "Pages of frames that did not come when they were fetched, each try counted."
         failed_writebacks "failed_writebacks" Total Pages "Pages that could not be written back and stayed in memory."
         recompressed_pages "recompressed_pages" Total Pages "Pages that recompression made smaller."
         pages_compacted "pages_compacted" Total Pages "Pages freed by compaction (mm_stat 7)."
@@ -131,6 +134,7 @@ counters! {
     derived {
         orig_data_size_bytes "orig_data_size" Gauge Bytes "Bytes of all written pages (mm_stat 1)."
         compr_data_size_bytes "compr_data_size" Gauge Bytes "Bytes of the stored objects, shared ones once (mm_stat 2)."
+        remote_pages "remote_pages" Gauge Pages "Pages of a clone that were not fetched yet; some may prove to be zeros."
         mem_used_total_bytes "mem_used_total" Gauge Bytes "Pool memory in use (mm_stat 3)."
         mem_limit_bytes "mem_limit" Gauge Bytes "Limit on pool memory, 0 for none (mm_stat 4)."
         total_limit_bytes "mem_limit_total" Gauge Bytes "Limit on all memory (pool, table and books), 0 for none."
@@ -180,6 +184,8 @@ fn weight(content: Content) -> Weight {
     };
     match content {
         Content::Empty => weight.stored = 0,
+        // Whatever codec it has elsewhere: counted as if it were one more.
+        Content::Remote => (weight.stored, weight.codec) = (0, Some(CODECS)),
         Content::Same(_) | Content::SameObject { .. } => weight.same = 1,
         Content::Compressed { len, .. } => weight.bytes = len.into(),
         Content::Huge { .. } => weight.huge = 1,
@@ -281,6 +287,7 @@ impl Counters {
         self.add_counted(stats);
         stats.orig_data_size_bytes = self.sum(|shard| &shard.stored_pages) * PAGE_SIZE as u64;
         let compressed: u64 = (0..CODECS).map(|index| self.codec_totals(index).1).sum();
+        stats.remote_pages = self.remote_pages();
         let all = compressed + stats.huge_pages * PAGE_SIZE as u64;
         stats.compr_data_size_bytes = all.saturating_sub(stats.dup_data_size_bytes);
     }
@@ -290,6 +297,17 @@ impl Counters {
     pub(crate) fn codec_totals(&self, index: usize) -> (u64, u64) {
         let objects = self.sum(|shard| &shard.codecs[index].objects);
         (objects, self.sum(|shard| &shard.codecs[index].bytes))
+    }
+
+    /// Remote pages. Never less than there are: they only become fewer.
+    pub(crate) fn remote_pages(&self) -> u64 {
+        self.sum(|shard| &shard.codecs[CODECS].objects)
+    }
+
+    /// Notes that pages became remote that were empty.
+    pub(crate) fn became_remote(&self, pages: u64) {
+        let remote = &self.shard(0).codecs[CODECS].objects;
+        remote.fetch_add(pages as i64, Relaxed);
     }
 
     /// Pages that hold something.

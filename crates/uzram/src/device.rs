@@ -18,6 +18,7 @@ use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
 use crate::idle::Ages;
 use crate::layout::{ImageGeometry, state};
+use crate::remote::{Access, Remote};
 use crate::snapshot::CutSlot;
 use crate::stream::{PerCpu, Stream, StreamTotals, Tally};
 use crate::table::SlotTable;
@@ -65,6 +66,8 @@ pub struct Device {
     pub(crate) logical_block_size: u32,
     /// Whether there is a limit on all memory: what each write asks, in a line that nobody else writes.
     pub(crate) limits_all: AtomicBool,
+    /// Whether any page may be remote: what each request asks, in the same line.
+    pub(crate) is_lazy: AtomicBool,
     pub(crate) region: Arc<Region>,
     pub(crate) geometry: ImageGeometry,
     pub(crate) dedup: Dedup,
@@ -79,6 +82,8 @@ pub struct Device {
     pub(crate) policy: AgentShared,
     /// What a snapshot is being taken from.
     pub(crate) cut: CutSlot,
+    /// Where pages are that are not here.
+    pub(crate) remote: Remote,
 }
 
 /// The part of a request that lies in one page: the page, where in it the part begins, how long it is.
@@ -178,10 +183,15 @@ impl Device {
 
     /// Fills `buf` from byte `offset`, of any alignment. After an error the buffer's content is undefined.
     ///
-    /// [`Error::OutOfRange`], or [`Error::Corrupt`] where a stored object does not decompress.
+    /// [`Error::OutOfRange`], [`Error::Corrupt`] where a stored object does not decompress, or [`Error::Remote`] where a page
+    /// is [remote](Device::remote_pages) and does not come in time.
     pub fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), Error> {
         self.check_range(offset, buf.len() as u64)?;
         let cpu = current_cpu();
+        if self.is_lazy.load(Relaxed) {
+            let brought = self.bring(Access::Read, offset, buf.len() as u64);
+            brought.inspect_err(|_| self.count_failed_read(cpu))?;
+        }
         let mut contexts = Contexts::new(&self.codecs, cpu, self.ages.now());
         let end = (offset + buf.len() as u64).div_ceil(PAGE_SIZE as u64);
         let mut expected = offset / PAGE_SIZE as u64;
@@ -210,10 +220,16 @@ impl Device {
     /// Stores `buf` at byte `offset`, of any alignment.
     ///
     /// [`Error::OutOfRange`] with no effect; [`Error::NoSpace`] and [`Error::ArenaFull`] name the page that did
-    /// not fit: it and the pages after it keep their old contents, those before it are written.
+    /// not fit: it and the pages after it keep their old contents, those before it are written. [`Error::Remote`] with no effect
+    /// where part of a page is written that is remote and does not come in time.
     pub fn write_at(&self, mut buf: &[u8], offset: u64) -> Result<(), Error> {
         self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
+        // Before the stream: what a page is patched with is not waited for under it.
+        if self.is_lazy.load(Relaxed) {
+            let brought = self.bring(Access::Write, offset, buf.len() as u64);
+            brought.inspect_err(|_| self.count_failed_write(cpu))?;
+        }
         let mut stream = self.streams.get(cpu);
         // Under the stream: shrinking takes each stream once, after which no write is in flight that saw the old
         // size.

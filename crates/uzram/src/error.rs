@@ -108,6 +108,28 @@ pub enum Error {
         /// What is wrong.
         source: ReadError,
     },
+    /// A page is remote and does not come (EIO).
+    #[error("page {page} is still where the device was cloned from, and does not come: {why}")]
+    Remote {
+        /// The page (slot index), or one of its frame.
+        page: u64,
+        /// What is in the way.
+        why: String,
+    },
+    /// What is asked for needs all pages, and some are remote (EBUSY).
+    #[error("{pages} pages are still remote; bring them first (`uzram hydrate`)")]
+    RemotePages {
+        /// How many.
+        pages: u64,
+    },
+    /// Swap cannot wait for a source of remote pages (EINVAL).
+    #[error(
+        "a device with a reserve (swap) cannot have remote pages: requests on it may wait for nothing"
+    )]
+    RemoteWithReserve,
+    /// The image has no room for the word that says so (EINVAL).
+    #[error("the device was not made for remote pages")]
+    NotLazy,
     /// Pages on the backing cannot come back into memory (EIO). All others did; the backing stays attached.
     #[error(
         "{promoted} pages are back in memory, {pages} cannot come back from backing {}: {first}; it stays attached with \
@@ -269,6 +291,9 @@ pub enum Corruption {
     /// Its word names a backing that there is not.
     #[error("it is on a backing that the device does not have")]
     NoBacking,
+    /// It is remote, and was not brought before it was read.
+    #[error("it is remote, and nobody had it brought")]
+    Remote,
     /// Its word names no place on the backing.
     #[error("its location on the backing is none")]
     Location,
@@ -334,6 +359,8 @@ impl Error {
             | Error::NoAges
             | Error::DedupWithReserve
             | Error::SnapshotWithReserve
+            | Error::RemoteWithReserve
+            | Error::NotLazy
             | Error::SnapshotUntracked
             | Error::SnapshotUntrackable
             | Error::SnapshotSince { .. }
@@ -346,10 +373,15 @@ impl Error {
             | Error::Access { .. }
             | Error::Backing { .. }
             | Error::BackingRead { .. }
+            | Error::Remote { .. }
             | Error::PagesLeft { .. }
             | Error::BackingHeld { .. } => 5,
             Error::NotEmpty { .. } => 17,
-            Error::InUse | Error::CodecsFull | Error::TailInUse { .. } | Error::Snapshot => 16,
+            Error::InUse
+            | Error::CodecsFull
+            | Error::TailInUse { .. }
+            | Error::Snapshot
+            | Error::RemotePages { .. } => 16,
             Error::Reserve { .. }
             | Error::StockShort { .. }
             | Error::SnapshotMemory { .. }

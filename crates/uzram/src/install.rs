@@ -5,10 +5,14 @@
 //!
 //! An object is taken as it is. One that its codec did not make is found when the page is read ([`Error::Corrupt`]).
 
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
 use uzram_pool::current_cpu;
 
 use crate::codec::{CODECS, Changing, Choice, Codec};
 use crate::device::Device;
+use crate::table::SLOTS_PER_PAGE;
 use crate::word::Content;
 use crate::{Error, PAGE_SIZE};
 
@@ -96,32 +100,16 @@ impl Install<'_> {
             return Ok(());
         }
         device.admit_slot(page)?;
-        let content = match stored {
-            StoredPage::Empty => Content::Empty,
-            StoredPage::Same(word) if Content::Same(word).encode().is_some() => Content::Same(word),
-            StoredPage::Same(word) => Content::SameObject {
-                handle: device.store(page, &word.to_ne_bytes(), cpu)?,
-            },
-            StoredPage::Raw(bytes) if bytes.len() == PAGE_SIZE => {
-                device.place_object(page, 0, bytes, cpu)?
-            }
-            StoredPage::Object { codec, bytes }
-                if (1..PAGE_SIZE).contains(&bytes.len()) && self.has(codec) =>
-            {
-                device.place_object(page, codec, bytes, cpu)?
-            }
-            StoredPage::Raw(bytes) => return Err(refused("a page as it is", bytes)),
-            StoredPage::Object { codec, bytes } if self.has(codec) => {
-                return Err(refused("an object", bytes));
-            }
-            StoredPage::Object { codec, .. } => {
-                return Err(Error::Invalid {
-                    what: "an object of codec",
-                    given: codec.to_string(),
-                    accepted: "those that were announced".into(),
-                });
-            }
-        };
+        if let StoredPage::Object { codec, .. } = stored
+            && !self.has(codec)
+        {
+            return Err(Error::Invalid {
+                what: "an object of codec",
+                given: codec.to_string(),
+                accepted: "those that were announced".into(),
+            });
+        }
+        let content = device.content_of(page, stored, cpu)?;
         let word = content.encode().unwrap_or_default();
         let old = device.table.replace(page, word);
         device.free(old);
@@ -129,8 +117,58 @@ impl Install<'_> {
         Ok(())
     }
 
+    /// Leaves the empty ones of these pages where the device is cloned from, until they are needed: see
+    /// [`Device::set_source`](crate::Device::set_source). Takes 8 bytes of memory for each.
+    ///
+    /// [`Error::NotLazy`] where the device was not built for that ([`crate::Builder::lazy`]), [`Error::OutOfRange`],
+    /// [`Error::NoSpace`] where the limit is on all memory, and too little for the table.
+    pub fn remote(&self, pages: Range<u64>) -> Result<(), Error> {
+        let device = self.device;
+        if !device.geometry.has_remote {
+            return Err(Error::NotLazy);
+        }
+        let (page, count) = (PAGE_SIZE as u64, pages.end.saturating_sub(pages.start));
+        device.check_range(pages.start.saturating_mul(page), count.saturating_mul(page))?;
+        let mut at = pages.start;
+        while at < pages.end {
+            device.admit_slot(at)?;
+            let end = pages.end.min((at / SLOTS_PER_PAGE + 1) * SLOTS_PER_PAGE);
+            let made = device.table.make_remote(at, end);
+            device.counters.became_remote(made);
+            at = end;
+        }
+        device.is_lazy.store(true, Relaxed);
+        Ok(())
+    }
+
     fn has(&self, codec: u8) -> bool {
         usize::from(codec) < CODECS && self.codecs >> codec & 1 == 1
+    }
+}
+
+impl Device {
+    /// Stores what a page is to hold. The result's object is the caller's until it is published.
+    pub(crate) fn content_of(
+        &self,
+        page: u64,
+        stored: StoredPage<'_>,
+        cpu: usize,
+    ) -> Result<Content, Error> {
+        Ok(match stored {
+            StoredPage::Empty => Content::Empty,
+            StoredPage::Same(word) if Content::Same(word).encode().is_some() => Content::Same(word),
+            StoredPage::Same(word) => Content::SameObject {
+                handle: self.store(page, &word.to_ne_bytes(), cpu)?,
+            },
+            StoredPage::Raw(bytes) if bytes.len() == PAGE_SIZE => {
+                self.place_object(page, 0, bytes, cpu)?
+            }
+            StoredPage::Object { codec, bytes } if (1..PAGE_SIZE).contains(&bytes.len()) => {
+                self.place_object(page, codec, bytes, cpu)?
+            }
+            StoredPage::Raw(bytes) => return Err(refused("a page as it is", bytes)),
+            StoredPage::Object { bytes, .. } => return Err(refused("an object", bytes)),
+        })
     }
 }
 
@@ -143,8 +181,11 @@ fn refused(what: &'static str, bytes: &[u8]) -> Error {
 }
 
 impl Drop for Install<'_> {
-    /// Drops codecs of which no page came.
+    /// Drops codecs of which no page came, unless remote pages may be in them.
     fn drop(&mut self) {
+        if self.device.is_lazy.load(Relaxed) {
+            self.device.codecs.keep(self.codecs);
+        }
         self.changing.retire_unused(&self.device.counters);
     }
 }

@@ -19,6 +19,9 @@ const VERSION: u32 = 4;
 /// Of the optional features: two bitmaps of pages that were written lie behind the arena. See `snapshot/dirty.rs`.
 const DIRTY_BITMAPS: u64 = 1;
 
+/// Of the required features: words may say *remote*. See `remote/mod.rs`. An older program would have no such word.
+const REMOTE_PAGES: u64 = 1;
+
 /// The first page of an image. All offsets and lengths in bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -27,7 +30,7 @@ pub struct Header {
     version: U32,
     /// CRC-32 of the whole header with this field zero.
     checksum: U32,
-    /// Features that a reader must know to read the image. None is defined: 0.
+    /// Features that a reader must know to read the image: see [`REMOTE_PAGES`].
     features_required: U64,
     /// Features that a reader may ignore: see [`DIRTY_BITMAPS`].
     features_optional: U64,
@@ -151,6 +154,8 @@ pub(crate) struct ImageGeometry {
     pub(crate) arena_bytes: u64,
     /// Whether two bitmaps of pages that were written lie behind the arena.
     pub(crate) has_dirty: bool,
+    /// Whether pages may be remote.
+    pub(crate) has_remote: bool,
 }
 
 /// The records follow the state, the table follows the records.
@@ -186,6 +191,7 @@ impl ImageGeometry {
             arena_offset,
             arena_bytes,
             has_dirty: true,
+            has_remote: false,
         }
     }
 
@@ -226,7 +232,10 @@ impl Header {
             magic: MAGIC,
             version: VERSION.into(),
             checksum: 0.into(),
-            features_required: 0.into(),
+            features_required: match geometry.has_remote {
+                true => REMOTE_PAGES.into(),
+                false => 0.into(),
+            },
             features_optional: match geometry.has_dirty {
                 true => DIRTY_BITMAPS.into(),
                 false => 0.into(),
@@ -271,10 +280,9 @@ impl Header {
         if header.checksum.get() != header.expected_checksum() {
             return Err(HeaderError::Damaged);
         }
-        if header.features_required.get() != 0 {
-            return Err(HeaderError::Features {
-                bits: header.features_required.get(),
-            });
+        let unknown = header.features_required.get() & !REMOTE_PAGES;
+        if unknown != 0 {
+            return Err(HeaderError::Features { bits: unknown });
         }
         header
             .consistent()
@@ -361,6 +369,7 @@ impl Header {
             arena_offset: self.arena_offset.get(),
             arena_bytes: self.arena_bytes.get(),
             has_dirty: self.features_optional.get() & DIRTY_BITMAPS != 0,
+            has_remote: self.features_required.get() & REMOTE_PAGES != 0,
         }
     }
 }

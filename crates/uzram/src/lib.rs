@@ -88,6 +88,12 @@
 //! After that a writer who finds the cut in its stream keeps what it replaces, instead of freeing it, until the walk has
 //! copied it. Without a cut that is one branch on a line that the writer owns. See `snapshot/state.rs`.
 //!
+//! # Remote pages
+//!
+//! A clone's pages may be *remote* ([`Install::remote`]): they stay where the clone's snapshot is until they are needed. A
+//! request has what it needs brought before it takes a stream or locks a slot, so that nothing waits for a source that others
+//! wait for. A page is never remote again. See `remote/mod.rs`.
+//!
 //! # Policies
 //!
 //! An [`Agent`] works in the background, within a budget, by the rules of [`JobsApi::set_policy`]: it recompresses
@@ -141,6 +147,7 @@ mod layout;
 mod limit;
 mod page;
 mod recompress;
+mod remote;
 mod slots;
 mod snapshot;
 mod stream;
@@ -164,6 +171,7 @@ pub use extents::{Extent, ExtentKind};
 pub use install::{Install, StoredPage};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
+pub use remote::{Access, Fetchers, HydrateReport, RemoteError, RemoteOptions, RemoteSource};
 pub use slots::Slot;
 pub use snapshot::{
     Basis, Cut, CutCodec, CutFrame, CutOptions, CutPage, CutProgress, CutWatch, FRAME_PAGES,

@@ -119,8 +119,13 @@ impl Device {
         let content = slot.content();
         let Some((handle, len)) = content.object() else {
             // It was discarded, or became same-filled, since the unlocked peek.
-            fill_without_object(content, out);
-            return Ok(());
+            return match fill_without_object(content, out) {
+                true => Ok(()),
+                false => Err(Error::Corrupt {
+                    page,
+                    source: Corruption::Remote,
+                }),
+            };
         };
         #[expect(unsafe_code, reason = "the slot's lock is the right to its object")]
         // SAFETY: the word names an object that was stored by `place`, which nobody writes any more. It is freed only by

@@ -43,7 +43,7 @@ impl<'a> ZramApi<'a> {
             .filter_map(move |page| {
                 let (content, flags) = self.0.table.peek_flags(page);
                 let backed = match content {
-                    Content::Empty => return None,
+                    Content::Empty | Content::Remote => return None,
                     Content::Backed(backed) => Some(backed),
                     _ => None,
                 };

@@ -95,6 +95,25 @@ impl SlotTable {
         word & !(CONTROL | POST)
     }
 
+    /// Makes the empty ones of these slots remote, and returns how many they are. Only before the device is in use.
+    pub(crate) fn make_remote(&self, first: u64, end: u64) -> u64 {
+        let Some(remote) = Content::Remote.encode() else {
+            return 0;
+        };
+        let mut made = 0;
+        for page in first..end {
+            let slot = self.word(page);
+            if slot.load(Relaxed) == 0 {
+                slot.store(remote, Relaxed);
+                made += 1;
+            }
+        }
+        if first < end {
+            self.touch(first);
+        }
+        made
+    }
+
     /// Makes the slots from `first` to the last of the device resident.
     pub(crate) fn populate(&self, first: u64) -> std::io::Result<()> {
         let first = first / SLOTS_PER_PAGE * SLOTS_PER_PAGE;

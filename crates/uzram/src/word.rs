@@ -5,7 +5,7 @@
 //! | 63 | locked |
 //! | 62 | waiters |
 //! | 61 | writing |
-//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge, 5 on the backing device, 6 shared (compressed or huge, and known to the dedup index); 7 is reserved |
+//! | 60..58 | state: 0 empty, 1 same-filled, 2 same-filled with the word in an object, 3 compressed, 4 huge, 5 on the backing device, 6 shared (compressed or huge, and known to the dedup index), 7 remote (see `remote/mod.rs`; the bits below are 0) |
 //! | 57 | idle: not read or written since it was marked |
 //! | 56 | under post-processing: somebody recompresses, writes back or promotes what the slot holds |
 //! | 55 | incompressible: no recompression made it smaller |
@@ -50,6 +50,7 @@ const COMPRESSED: u64 = 3 << STATE;
 const HUGE: u64 = 4 << STATE;
 const BACKED: u64 = 5 << STATE;
 const SHARED: u64 = 6 << STATE;
+const REMOTE: u64 = 7 << STATE;
 
 /// The content that a word describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub(crate) enum Content {
         handle: u64,
         len: u16,
     },
+    /// Not here yet: see `remote/mod.rs`.
+    Remote,
 }
 
 /// An object on the backing device: the bytes that were in the pool.
@@ -98,7 +101,7 @@ impl Content {
     /// The handle and the length in bytes of its object in the pool, if there is one.
     pub(crate) fn object(self) -> Option<(u64, usize)> {
         match self {
-            Content::Empty | Content::Same(_) | Content::Backed(_) => None,
+            Content::Empty | Content::Same(_) | Content::Backed(_) | Content::Remote => None,
             Content::SameObject { handle } => Some((handle, 8)),
             Content::Compressed { handle, len, .. } => Some((handle, usize::from(len))),
             Content::Huge { handle } => Some((handle, crate::PAGE_SIZE)),
@@ -159,21 +162,16 @@ impl Content {
                 handle,
                 len,
             } => SHARED | u64::from(algorithm & 15) << ALGORITHM | object(handle, u64::from(len)),
+            Content::Remote => REMOTE,
         })
     }
 
-    /// Reads a word that this process wrote or has checked; flags and control bits are ignored.
+    /// Reads a word; flags and control bits are ignored. One that another process left is checked by encoding it again.
     pub(crate) fn decode(word: u64) -> Content {
-        // Only this crate writes words, and none that it does not know.
-        Content::try_decode(word).unwrap_or_else(|| unreachable!("slot word {word:#x}"))
-    }
-
-    /// Reads a word that another process left. `None`: no version so far wrote such a word.
-    pub(crate) fn try_decode(word: u64) -> Option<Content> {
         let handle = word & HANDLE_MASK;
         let algorithm = (word >> ALGORITHM & 15) as u8;
         let len = (word >> LEN & 0xFFF) as u16 + 1;
-        Some(match word >> STATE & 7 {
+        match word >> STATE & 7 {
             0 => Content::Empty,
             1 => Content::Same(decode_same(word)),
             2 => Content::SameObject { handle },
@@ -193,8 +191,8 @@ impl Content {
                 handle,
                 len,
             },
-            _ => return None,
-        })
+            _ => Content::Remote,
+        }
     }
 }
 
@@ -251,6 +249,7 @@ mod tests {
         let handle = 0..=HANDLE_MASK;
         prop_oneof![
             Just(Content::Empty),
+            Just(Content::Remote),
             any::<u64>().prop_map(Content::Same),
             handle
                 .clone()

@@ -48,11 +48,20 @@ Examples:
   uzram create --size 8G --mem-limit 2G --policy auto
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
   uzram create --from /var/backup/zram0.uzsnap
+  uzram create --from /srv/warm-cache.uzsnap --lazy
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
     /// Make the device of a snapshot: a file, or - for stdin. As "uzram restore", which says more
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// Make a clone: the device is there at once, and what is read is fetched from the snapshot's file when it is needed. The
+    /// file must stay where it is until "uzram hydrate" has brought all of it. By all frontends but ublk; not for swap
+    #[arg(long, requires = "from")]
+    lazy: bool,
+    /// How long a request on a clone waits for the snapshot's file before it fails, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", requires = "lazy",
+          value_parser = clap::value_parser!(u32).range(1..=86400))]
+    remote_timeout: Option<u32>,
     /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
     #[arg(long, exclusive = true)]
     schema: bool,
@@ -70,8 +79,19 @@ impl Args {
                 "--parent is for a snapshot, which --from names",
             ));
         }
-        self.options.make(self.from, log)
+        let clone = CloneOptions {
+            lazy: self.lazy,
+            remote_timeout_seconds: self.remote_timeout,
+        };
+        self.options.make(self.from, clone, log)
     }
+}
+
+/// What is said of a clone.
+#[derive(Default)]
+pub(crate) struct CloneOptions {
+    lazy: bool,
+    remote_timeout_seconds: Option<u32>,
 }
 
 /// What a device can be, wherever its contents come from.
@@ -172,13 +192,13 @@ pub(crate) struct Options {
 
 impl Options {
     /// Makes a device, of a snapshot if there is one, and prints its path.
-    pub(crate) fn make(self, from: Option<PathBuf>, log: &str) -> Result {
+    pub(crate) fn make(self, from: Option<PathBuf>, clone: CloneOptions, log: &str) -> Result {
         logging::parse(log)?;
         let foreground = self.foreground;
         let mut private = self.private;
         let is_stdin = from.as_deref() == Some(Path::new("-"));
         let from = from.map(|file| if is_stdin { STDIN.into() } else { file });
-        let mut spec = self.spec(from, log)?;
+        let mut spec = self.spec(from, clone, log)?;
         // Until the device is there.
         let piped = pass_on_pipe(&mut spec, is_stdin)?;
         // The daemon does not have this process's pipes.
@@ -219,7 +239,7 @@ impl Options {
     }
 
     /// The description of the device that was asked for.
-    fn spec(self, from: Option<PathBuf>, log: &str) -> Result<DeviceSpec> {
+    fn spec(self, from: Option<PathBuf>, clone: CloneOptions, log: &str) -> Result<DeviceSpec> {
         let standard = DeviceSpec::default();
         let from = from.map(|file| SnapshotSource {
             file,
@@ -227,6 +247,9 @@ impl Options {
             own_algorithm: self.algorithm.is_some() || !self.algorithm_params.is_empty(),
             own_recomp_algorithm: !self.recomp_algorithm.is_empty(),
             own_block_size: self.block_size.is_some(),
+            lazy: clone.lazy,
+            remote_timeout_seconds: clone.remote_timeout_seconds,
+            snapshot: String::new(),
         });
         let mut algorithm = self.algorithm.unwrap_or(standard.algorithm);
         let more = parse_params(&self.algorithm_params).map_err(uzram::Error::from)?;

@@ -8,6 +8,7 @@ pub(crate) mod create;
 pub(crate) mod daemon;
 pub(crate) mod get;
 pub(crate) mod help;
+pub(crate) mod hydrate;
 pub(crate) mod idle;
 pub(crate) mod list;
 pub(crate) mod man;

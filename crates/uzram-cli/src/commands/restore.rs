@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::create::Options;
+use super::create::{CloneOptions, Options};
 use crate::exit::Result;
 
 /// Make a device of a snapshot and print its path
@@ -34,6 +34,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, log: &str) -> Result {
-        self.options.make(Some(self.file), log)
+        self.options
+            .make(Some(self.file), CloneOptions::default(), log)
     }
 }

@@ -217,7 +217,7 @@ impl Processes {
         number: Option<u32>,
     ) -> Result<DeviceSpec, ControlError> {
         let wanted = FrontendSpec::new(self.frontend.as_str());
-        let (frontend, mut own, _) = frontends::resolve(&wanted, false)?;
+        let (frontend, mut own, _) = frontends::resolve(&wanted, frontends::Needs::default())?;
         if let Some(number) = number.filter(|_| frontends::reserves(frontend.name())) {
             own = own.option(NUMBER.name, number);
         }

@@ -132,6 +132,8 @@ pub(crate) struct Codecs {
     with_context: AtomicU16,
     /// Entries without a priority.
     leaving: AtomicU16,
+    /// Entries that stay without objects, since remote pages may be in them.
+    kept: AtomicU16,
     readers: PerCpu<ReaderContexts>,
     roster: Mutex<Roster>,
     changing: Mutex<()>,
@@ -158,6 +160,7 @@ impl Codecs {
             shared: [const { AtomicPtr::new(std::ptr::null_mut()) }; CODECS],
             with_context: AtomicU16::new(0),
             leaving: AtomicU16::new(0),
+            kept: AtomicU16::new(0),
             readers: PerCpu::new(count, || Ok(ReaderContexts([const { None }; CODECS])))?,
             roster: Mutex::default(),
             changing: Mutex::new(()),
@@ -225,7 +228,12 @@ impl Codecs {
 
     /// Whether some entries are kept only for their objects.
     pub(crate) fn has_leaving(&self) -> bool {
-        self.leaving.load(Relaxed) != 0
+        self.leaving.load(Relaxed) & !self.kept.load(Relaxed) != 0
+    }
+
+    /// Has these entries (a bit for each), and no others, stay without objects.
+    pub(crate) fn keep(&self, entries: u16) {
+        self.kept.store(entries, Relaxed);
     }
 
     /// Memory of dictionaries and readers' contexts, and of the dictionaries in the image.
@@ -348,6 +356,19 @@ impl Changing<'_> {
         Ok(index as u8)
     }
 
+    /// The codec of an index.
+    pub(crate) fn codec(&self, index: u8) -> Option<Arc<Codec>> {
+        let roster = self.codecs.roster();
+        let entry = roster.entries.get(usize::from(index))?.as_ref()?;
+        Some(entry.codec.clone())
+    }
+
+    /// Whether an index is still this codec's.
+    pub(crate) fn has(&self, index: u8, codec: &Arc<Codec>) -> bool {
+        self.codec(index)
+            .is_some_and(|now| Arc::ptr_eq(&now, codec))
+    }
+
     /// Loads an image's codecs, before the device is in use.
     pub(crate) fn load(&self, loaded: Loaded) -> Result<(), Error> {
         let readers = self.codecs.readers.count();
@@ -401,7 +422,8 @@ impl Changing<'_> {
     /// stream's encoder is of a codec with a priority.
     pub(crate) fn retire_unused(&self, counters: &Counters) {
         for index in 0..CODECS {
-            let leaving = self.codecs.leaving.load(Relaxed) >> index & 1 == 1;
+            let leaving = self.codecs.leaving.load(Relaxed) & !self.codecs.kept.load(Relaxed);
+            let leaving = leaving >> index & 1 == 1;
             if leaving && counters.codec_totals(index).0 == 0 {
                 self.retire(index);
             }

@@ -120,7 +120,8 @@ impl Device {
     /// Recompression, writeback, promotion and a change of the backing are refused with [`Error::Snapshot`] until the
     /// cut is dropped; an agent's rest.
     ///
-    /// [`Error::Snapshot`] while there is another, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
+    /// [`Error::Snapshot`] while there is another, [`Error::SnapshotWithReserve`] for a swap device, [`Error::RemotePages`] while
+    /// a page is remote, [`Error::Reserve`]
     /// where the system refuses address space; [`Error::SnapshotUntracked`] and [`Error::SnapshotSince`] where changes are
     /// not tracked since what is asked for, [`Error::SnapshotUntrackable`] where they cannot be.
     pub fn cut(&self, options: &CutOptions) -> Result<Cut<'_>, Error> {
@@ -152,6 +153,11 @@ impl Device {
     ) -> Result<Cut<'_>, Error> {
         if self.pool.has_stock() {
             return Err(Error::SnapshotWithReserve);
+        }
+        // None comes back: who walks finds none.
+        match self.remote_pages() {
+            0 => {}
+            pages => return Err(Error::RemotePages { pages }),
         }
         // Neither can change what a word or an index means, or how many pages there are, before every stream has the cut.
         let _alone = self.post_processing();
