@@ -58,6 +58,9 @@ pub struct Stat {
     /// How far a snapshot has come that is being taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<CutProgress>,
+    /// What the device is a clone of, as long as some of it is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_of: Option<String>,
     /// Where changes are tracked: how the name of the snapshot begins that they are since; empty where a complete one has to
     /// come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +95,7 @@ impl Stat {
             erase_on_free: device.erase_on_free(),
             codecs: device.codecs(),
             snapshot: device.cut_progress(),
+            clone_of: device.source_name().filter(|_| device.remote_pages() > 0),
             tracked_since: device.tracked_since().map(|id| match id == [0; 16] {
                 true => String::new(),
                 false => to_hex(&id),

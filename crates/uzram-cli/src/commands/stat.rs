@@ -39,6 +39,9 @@ const SHOWN: &[&str] = &[
     "dictionary_bytes",
     "dedup_index_bytes",
     "snapshot_bytes",
+    "remote_pages",
+    "fetched_pages",
+    "failed_fetches",
 ];
 
 /// Show everything about one device
@@ -179,6 +182,10 @@ impl Args {
             };
             rows.insert(after_policy.unwrap_or(0), ("changes", since));
         }
+        if let Some(of) = &stat.clone_of {
+            let after_size = rows.iter().position(|(name, _)| *name == "disk size");
+            rows.insert(after_size.unwrap_or(0), ("clone of", clone_of(of, &stat)));
+        }
         if let Some(cut) = stat.snapshot {
             let after_policy = rows.iter().position(|(name, _)| *name == "policy");
             let books = stat.counters.snapshot_bytes;
@@ -260,6 +267,18 @@ fn snapshot(cut: CutProgress, books: u64) -> String {
         human(cut.kept_bytes),
         human(cut.kept_max_bytes),
         human(books)
+    )
+}
+
+/// What a clone is of, and how much of it is still there.
+fn clone_of(of: &str, stat: &Stat) -> String {
+    format!(
+        "{}, {} still remote\n{:12} {} pages fetched, {} tried in vain",
+        printable_line(of),
+        human(stat.counters.remote_pages * uzram::PAGE_SIZE as u64),
+        "",
+        stat.counters.fetched_pages,
+        stat.counters.failed_fetches
     )
 }
 
