@@ -15,21 +15,21 @@ const IDLE: Duration = Duration::from_secs(5);
 /// A request decompresses on it.
 const STACK_BYTES: usize = 256 << 10;
 
-type Work = Box<dyn FnOnce() + Send>;
+type WaiterWork = Box<dyn FnOnce() + Send>;
 
 /// Runs what may wait.
 #[derive(Clone, Default)]
-pub struct Waiters(Arc<Shared>);
+pub struct Waiters(Arc<WaiterPool>);
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct WaiterPool {
+    state: Mutex<WaiterQueue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    queue: VecDeque<Work>,
+struct WaiterQueue {
+    queue: VecDeque<WaiterWork>,
     threads: usize,
     idle: usize,
 }
@@ -41,8 +41,8 @@ impl std::fmt::Debug for Waiters {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl WaiterPool {
+    fn state(&self) -> MutexGuard<'_, WaiterQueue> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

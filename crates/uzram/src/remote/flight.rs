@@ -11,13 +11,13 @@ use crate::Error;
 /// All fetches of a device.
 #[derive(Default)]
 pub(super) struct Flights {
-    state: Mutex<State>,
+    state: Mutex<FlightBoard>,
     /// Something was added to the queue, or the last of it is done.
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct FlightBoard {
     under_way: HashMap<u32, Arc<Flight>>,
     /// What requests wait for and nobody fetches yet, in their order.
     demand: VecDeque<u32>,
@@ -30,30 +30,30 @@ struct State {
 pub(super) struct Flight {
     /// Requests that wait for it. Changed under the lock of the state.
     waiting: AtomicUsize,
-    outcome: Mutex<Outcome>,
+    outcome: Mutex<FlightOutcome>,
     ended: Condvar,
 }
 
 #[derive(Default)]
-struct Outcome {
+struct FlightOutcome {
     done: Option<Result<(), Error>>,
     /// What the last try that failed said.
     said: Option<String>,
 }
 
 /// A request's share in a flight.
-pub(super) struct Wait<'a> {
+pub(super) struct FlightWait<'a> {
     flights: &'a Flights,
     flight: Arc<Flight>,
 }
 
 impl Flights {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FlightBoard> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for a frame, unless somebody did.
-    pub(super) fn join(&self, frame: u32) -> Wait<'_> {
+    pub(super) fn join(&self, frame: u32) -> FlightWait<'_> {
         let mut state = self.state();
         let state = &mut *state;
         let flight = state.under_way.entry(frame).or_insert_with(|| {
@@ -62,7 +62,7 @@ impl Flights {
             Arc::default()
         });
         flight.waiting.fetch_add(1, Relaxed);
-        Wait {
+        FlightWait {
             flights: self,
             flight: flight.clone(),
         }
@@ -95,7 +95,7 @@ impl Flights {
     /// Waits until no request waits for a frame, at most so long.
     pub(super) fn stand_back(&self, patience: Duration) -> bool {
         let state = self.state();
-        let busy = |state: &mut State| state.demanded > 0 || !state.demand.is_empty();
+        let busy = |state: &mut FlightBoard| state.demanded > 0 || !state.demand.is_empty();
         let waited = self.changed.wait_timeout_while(state, patience, busy);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.demanded == 0 && state.demand.is_empty()
@@ -164,7 +164,7 @@ impl Flights {
 }
 
 impl Flight {
-    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+    fn outcome(&self) -> MutexGuard<'_, FlightOutcome> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -179,7 +179,7 @@ impl Flight {
     }
 }
 
-impl Wait<'_> {
+impl FlightWait<'_> {
     /// Waits for the frame. The error of the wait is what the last try said, if there was one.
     pub(super) fn until(&self, deadline: Instant) -> Result<Result<(), Error>, Option<String>> {
         let mut outcome = self.flight.outcome();
@@ -197,7 +197,7 @@ impl Wait<'_> {
     }
 }
 
-impl Drop for Wait<'_> {
+impl Drop for FlightWait<'_> {
     fn drop(&mut self) {
         let _state = self.flights.state();
         self.flight.waiting.fetch_sub(1, Relaxed);

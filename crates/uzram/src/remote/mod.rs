@@ -106,7 +106,7 @@ pub enum Access {
 #[derive(Default)]
 pub(crate) struct Remote {
     flights: Flights,
-    set: Mutex<Set>,
+    set: Mutex<SourceSetting>,
     /// Pages before this one are not remote: where a hydration begins.
     none_below: AtomicU64,
     /// Of the source's codecs those that the device has admitted: their index, and the codec for as long as it is that one.
@@ -114,13 +114,13 @@ pub(crate) struct Remote {
 }
 
 #[derive(Default)]
-struct Set {
+struct SourceSetting {
     source: Option<Arc<dyn RemoteSource>>,
     options: RemoteOptions,
 }
 
 impl Remote {
-    fn set(&self) -> MutexGuard<'_, Set> {
+    fn set(&self) -> MutexGuard<'_, SourceSetting> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -144,7 +144,7 @@ fn unreachable(page: u64, why: impl Into<String>) -> Error {
 impl Device {
     /// Sets where remote pages are, and how they are fetched. Takes effect with the next fetch; [`Fetchers`] are needed, too.
     pub fn set_source(&self, source: Arc<dyn RemoteSource>, options: RemoteOptions) {
-        *self.remote.set() = Set {
+        *self.remote.set() = SourceSetting {
             source: Some(source),
             options,
         };

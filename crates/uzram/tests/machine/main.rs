@@ -6,15 +6,17 @@
 //! * `lying_disk`: the same, where the disk also says it has written what it has not: pages may be lost, never wrong.
 //! * `concurrent`: threads with pages of their own, and operators that do everything to the memory meanwhile.
 //! * `crash`: such a process killed at any moment, its image attached to.
+//! * `clones`: a clone whose source refuses, delays and returns damage, beside all of that.
 //!
 //! | variable | meaning |
 //! | --- | --- |
 //! | `UZRAM_MACHINE_SEED` | the first seed; the next are those that follow. Default: from the clock |
-//! | `UZRAM_MACHINE_SECONDS` | seconds for each of the four; 0: one seed. Default: 4 |
+//! | `UZRAM_MACHINE_SECONDS` | seconds for each of the five; 0: one seed. Default: 4 |
 //!
 //! A failure says the command that repeats it. The machine is tested, too: `xtask/canary/canaries.patch` makes the core of a
 //! copy of this tree break one rule after another, and each must be found.
 
+mod clone;
 mod concurrent;
 mod crash;
 #[path = "../common/cut.rs"]
@@ -178,6 +180,15 @@ fn crash() {
         "crash",
         &["kills", "versions", "on the backing", "unchanged"],
         crash::one,
+    );
+}
+
+#[test]
+fn clones() {
+    for_seeds(
+        "clones",
+        &["reopened", "refused", "fetched pages", "hydrated"],
+        clone::one,
     );
 }
 
