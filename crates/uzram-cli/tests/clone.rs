@@ -253,11 +253,13 @@ fn damage_in_the_file_is_an_error_where_it_is() {
     for frame in 0..64usize {
         let at = frame * 256 << 10;
         let page = cloned.path("page");
+        let (_, socket) = uri.split_once("socket=").unwrap();
         let read = Command::new("qemu-img")
-            .args(["dd", "-f", "raw", "-O", "raw", "bs=4096", "count=64"])
-            .arg(format!("skip={}", at / 4096))
-            .arg(format!("if={uri}"))
-            .arg(format!("of={}", page.display()))
+            .args(["convert", "-O", "raw", "--image-opts"])
+            .arg(format!(
+                "driver=raw,offset={at},size=262144,file.driver=nbd,file.path={socket},file.export=zram0"
+            ))
+            .arg(&page)
             .output()
             .unwrap();
         match read.status.success() {
@@ -294,7 +296,7 @@ fn what_cannot_be_a_clone_is_refused() {
         &[&lazy[..], &["--frontend=ublk"]].concat(),
         "ublk cannot serve a clone",
     );
-    cloned.refuses(2, &["--from", "-", "--lazy", "--frontend=nbd"], "");
+    cloned.refuses(2, &["--from", "-", "--lazy", "--frontend=nbd"], "from a pipe");
     cloned.refuses(
         2,
         &[&lazy[..], &["--frontend=nbd", "--size=1M"]].concat(),

@@ -598,6 +598,10 @@ pub fn pass_on(mut from: impl Read + Send + 'static, spec: &mut DeviceSpec) -> R
     let Some(source) = spec.from.clone() else {
         return Err(Failure::usage("no snapshot was asked for"));
     };
+    if source.lazy {
+        let message = "a clone needs the snapshot in a file: from a pipe it cannot be fetched later";
+        return Err(Failure::usage(message));
+    }
     let path = source.file.clone();
     let failed = |error: Error| refused(&path, &error);
     let mut kept = Vec::new();
@@ -617,11 +621,6 @@ pub fn pass_on(mut from: impl Read + Send + 'static, spec: &mut DeviceSpec) -> R
     choices.extend(own_choices(&reader, &choices).map_err(failed)?);
     let head = reader.head().clone();
     drop(reader);
-    if source.lazy {
-        let message =
-            "a clone needs the snapshot in a file: from a pipe it cannot be fetched later";
-        return Err(Failure::usage(message));
-    }
     let known = Known {
         notes: SnapshotNotes::of(&head),
         name: Digest([0; 32]),
