@@ -251,7 +251,7 @@ fn damage_in_the_file_is_an_error_where_it_is() {
         .unwrap();
     let mut failed = 0;
     for frame in 0..64usize {
-        let at = frame * 256 << 10;
+        let at = frame * (256 << 10);
         let page = cloned.path("page");
         let (_, socket) = uri.split_once("socket=").unwrap();
         let read = Command::new("qemu-img")
@@ -296,7 +296,11 @@ fn what_cannot_be_a_clone_is_refused() {
         &[&lazy[..], &["--frontend=ublk"]].concat(),
         "ublk cannot serve a clone",
     );
-    cloned.refuses(2, &["--from", "-", "--lazy", "--frontend=nbd"], "from a pipe");
+    cloned.refuses(
+        2,
+        &["--from", "-", "--lazy", "--frontend=nbd"],
+        "from a pipe",
+    );
     cloned.refuses(
         2,
         &[&lazy[..], &["--frontend=nbd", "--size=1M"]].concat(),

@@ -599,7 +599,8 @@ pub fn pass_on(mut from: impl Read + Send + 'static, spec: &mut DeviceSpec) -> R
         return Err(Failure::usage("no snapshot was asked for"));
     };
     if source.lazy {
-        let message = "a clone needs the snapshot in a file: from a pipe it cannot be fetched later";
+        let message =
+            "a clone needs the snapshot in a file: from a pipe it cannot be fetched later";
         return Err(Failure::usage(message));
     }
     let path = source.file.clone();

@@ -304,17 +304,21 @@ mod tests {
     #[test]
     fn auto_takes_the_frontend_that_an_option_means() {
         let spec = FrontendSpec::default().option("listen", "tcp:127.0.0.1:0");
-        let (frontend, _, why) = resolve(&spec, false).unwrap();
+        let (frontend, _, why) = resolve(&spec, Needs::default()).unwrap();
         assert_eq!(frontend.name(), "nbd");
         assert_eq!(why.as_deref(), Some("--listen was given"));
-        let wrong = resolve(&FrontendSpec::new("floppy"), false)
+        let wrong = resolve(&FrontendSpec::new("floppy"), Needs::default())
             .map(|_| ())
             .unwrap_err();
         assert!(
             wrong.to_string().contains("there are: auto, ublk"),
             "{wrong}"
         );
-        let nbd = resolve(&FrontendSpec::new("nbd"), true)
+        let swap = Needs {
+            swap: true,
+            ..Needs::default()
+        };
+        let nbd = resolve(&FrontendSpec::new("nbd"), swap)
             .map(|_| ())
             .unwrap_err();
         assert!(nbd.to_string().contains("cannot be swap"), "{nbd}");

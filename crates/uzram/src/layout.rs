@@ -389,6 +389,25 @@ mod tests {
         assert_eq!(parsed.geometry(), ImageGeometry::new(1000, 2));
     }
 
+    /// An older program knows no required feature, and refuses the image by this bit.
+    #[test]
+    fn an_image_says_that_pages_may_be_remote() {
+        let geometry = ImageGeometry {
+            has_remote: true,
+            ..ImageGeometry::new(1000, 2)
+        };
+        let mut header = Header::new(&geometry, 4096);
+        assert_eq!(header.as_bytes()[16..24], 1u64.to_le_bytes());
+        assert_eq!(
+            Header::parse(header.as_bytes()).unwrap().geometry(),
+            geometry
+        );
+        header.features_required = 3.into();
+        header.checksum = header.expected_checksum().into();
+        let refused = Header::parse(header.as_bytes()).unwrap_err();
+        assert_eq!(refused, HeaderError::Features { bits: 2 });
+    }
+
     #[test]
     fn first_bytes_are_the_documented_ones() {
         let header = header();
