@@ -97,6 +97,24 @@ fn a_device_trains_itself_and_killed_servers_lose_nothing() {
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
+    // What it has learnt serves another device from its first page.
+    let file = bench.path("pages.dict");
+    let save = ["train", "zram0", "--save", file.to_str().unwrap()];
+    let said = bench.uzram(&save);
+    assert!(said.contains("saved") && said.contains("14"), "{said}");
+    let refused = bench.fails(3, &save);
+    assert!(refused.contains("File exists"), "{refused}");
+    let algorithm = format!("--algorithm=lzhs(dict={})", file.display());
+    bench.create(&["--size=1M", "--frontend=nbd", &algorithm]);
+    let text = bench.uzram(&["stat", "zram1"]);
+    assert!(text.contains("lzhs(dict:"), "{text}");
+    let none = bench.path("none.dict");
+    bench.create(&["--size=1M", "--frontend=nbd", "--algorithm=lz4"]);
+    bench.fails(1, &["train", "zram2", "--save", none.to_str().unwrap()]);
+    assert!(!none.exists(), "an empty file is left");
+    for name in ["zram1", "zram2"] {
+        bench.uzram(&["remove", name]);
+    }
     // By hand it is judged as by itself: on the same pages another collection gains nothing.
     let tried = bench.uzram(&["train", "zram0", "--dry-run"]);
     assert!(

@@ -10,7 +10,7 @@ use uzram::{
 
 use crate::policy::Policy;
 use crate::protocol::{
-    ControlError, RecompressRequest, Request, Response, WritebackRequest, from_hex,
+    ControlError, RecompressRequest, Request, Response, WritebackRequest, from_hex, to_hex,
 };
 use crate::stat::Stat;
 use crate::zram;
@@ -82,6 +82,12 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
             dry_run: *dry_run,
             ..device.jobs().training_for(*priority)
         })?),
+        Request::Dictionary { priority } => {
+            let bytes = device.jobs().dictionary(*priority).unwrap_or_default();
+            Response::Dictionary {
+                bytes: to_hex(&bytes),
+            }
+        }
         Request::CountIdle => {
             let idle = zram.slots(0).filter(|slot| slot.idle).count();
             Response::Marked { pages: idle as u64 }

@@ -74,6 +74,11 @@ pub enum Request {
         #[serde(default)]
         dictionary: String,
     },
+    /// The dictionary in use at a priority.
+    Dictionary {
+        /// 0 for the primary algorithm, 1 to 3 for a secondary.
+        priority: usize,
+    },
     /// Train a dictionary, and compress with it from now on if it pays.
     Train {
         /// 0 for the primary algorithm, 1 to 3 for a secondary.
@@ -279,6 +284,11 @@ pub enum Response {
     Stat(Box<Stat>),
     /// What came of a training.
     Trained(TrainReport),
+    /// A dictionary.
+    Dictionary {
+        /// It, in hexadecimal; empty for none.
+        bytes: String,
+    },
     /// How many pages are marked idle.
     Marked {
         /// Pages.

@@ -1,8 +1,14 @@
 //! `uzram train`: makes a dictionary of what a device holds, and takes it into use if it pays.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
 use uzram::TrainReport;
 use uzram_control::size::{self, human};
-use uzram_control::{Request, Response};
+use uzram_control::{Request, Response, from_hex};
+use uzram_spec::{Failure, FailureKind};
 
 use super::{job, print_outcome};
 use crate::exit::Result;
@@ -21,11 +27,12 @@ use crate::exit::Result;
 Examples:
   uzram train zram0
   uzram train zram0 --priority 1
-  uzram train zram0 --dictionary-size 32K --dry-run")]
+  uzram train zram0 --dictionary-size 32K --dry-run
+  uzram train zram0 --save heap.dict && uzram create --algorithm 'lzhs(dict=heap.dict)'")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
-    /// Longest dictionary
+    /// Longest dictionary; lzhs takes 14 KiB, whatever is allowed beyond that
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = size::parse)]
     dictionary_size: u64,
     /// Train for the algorithm of this priority: 0 compresses what is written, 1 to 3 are for recompression
@@ -34,6 +41,9 @@ pub(crate) struct Args {
     /// Only find out whether it pays
     #[arg(long)]
     dry_run: bool,
+    /// Write the dictionary that is in use then to a new file, for "dict=FILE". It has parts of pages, but for that of lzhs
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    save: Option<PathBuf>,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -46,12 +56,52 @@ impl Args {
             dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
         };
+        // A file that cannot be is said before the work.
+        let file = self.save.as_deref().map(create).transpose()?;
         let trained = job!(&self.name, &request, Response::Trained(trained) => trained);
-        print_outcome(self.json, &trained, show(&trained))
+        let saved = file.map(|file| self.save_to(file)).transpose()?;
+        print_outcome(self.json, &trained, show(&trained, saved))
+    }
+
+    /// Writes the dictionary in use, and says how long it is.
+    fn save_to(&self, (path, mut file): (&Path, File)) -> Result<(PathBuf, u64)> {
+        let request = Request::Dictionary {
+            priority: self.priority,
+        };
+        let bytes = job!(&self.name, &request, Response::Dictionary { bytes } => bytes);
+        let bytes = from_hex(&bytes).unwrap_or_default();
+        let written = match bytes.is_empty() {
+            true => Err(Failure::failed(format!(
+                "{}: not written, since no dictionary is in use: none paid on these pages",
+                path.display()
+            ))),
+            false => file
+                .write_all(&bytes)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| in_file(path, error)),
+        };
+        if written.is_err() {
+            let _ = std::fs::remove_file(path);
+        }
+        written.map(|()| (path.to_owned(), bytes.len() as u64))
     }
 }
 
-fn show(trained: &TrainReport) -> String {
+/// A new file for its owner alone: it has parts of pages.
+fn create(path: &Path) -> Result<(&Path, File)> {
+    let mut options = File::options();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    Ok((path, file.map_err(|error| in_file(path, error))?))
+}
+
+fn in_file(path: &Path, error: std::io::Error) -> Failure {
+    Failure::new(
+        FailureKind::from_io(&error),
+        format!("{}: {error}", path.display()),
+    )
+}
+
+fn show(trained: &TrainReport, saved: Option<(PathBuf, u64)>) -> String {
     let verdict = match trained.adopted {
         true => format!("in use now as generation {}", trained.generation),
         false => "not taken into use".into(),
@@ -71,6 +121,10 @@ fn show(trained: &TrainReport) -> String {
         ("costs", format!("{cost} of memory")),
         ("verdict", format!("{verdict}: {}", trained.reason)),
     ];
-    rows.map(|(name, value)| format!("{name:12} {value}\n"))
-        .concat()
+    let saved =
+        saved.map(|(path, bytes)| ("saved", format!("{} ({})", path.display(), human(bytes))));
+    rows.into_iter()
+        .chain(saved)
+        .map(|(name, value)| format!("{name:12} {value}\n"))
+        .collect()
 }

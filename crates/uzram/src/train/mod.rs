@@ -166,6 +166,14 @@ impl JobsApi<'_> {
         }
     }
 
+    /// The dictionary in use at a priority, as its algorithm takes it; `None` where there is none.
+    pub fn dictionary(self, priority: usize) -> Option<Vec<u8>> {
+        let codec = (priority < PRIORITIES).then(|| self.0.codecs.by_priority(priority));
+        let (_, codec) = codec.flatten()?;
+        let bytes = codec.dictionary();
+        (!bytes.is_empty()).then(|| bytes.to_vec())
+    }
+
     /// Samples pages. With `latest` those that the present codec compressed, as long as they are enough, since they are the
     /// best guess at what will be written.
     pub(crate) fn lesson(self, training: &Training, latest: bool) -> Result<Lesson, Error> {
