@@ -13,6 +13,7 @@ pub mod api;
 pub mod data;
 #[cfg(feature = "disk")]
 pub mod disk;
+mod expand;
 pub mod peers;
 #[cfg(feature = "program")]
 pub mod program;
