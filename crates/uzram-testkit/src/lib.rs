@@ -18,6 +18,8 @@ pub mod peers;
 #[cfg(feature = "program")]
 pub mod program;
 mod random;
+#[cfg(feature = "schema")]
+pub mod schema;
 #[cfg(feature = "zram")]
 pub mod zram;
 
