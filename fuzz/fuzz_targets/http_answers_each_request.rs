@@ -6,10 +6,11 @@ use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use serde_json::{Value, json};
-use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
+use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response};
-use uzram_daemon::{Asker, ByteStream, CreateAnswer, Devices, Limits, SnapshotOptions, converse};
+use uzram_daemon::{
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, SnapshotOptions, converse,
+};
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -55,8 +56,14 @@ impl Devices for InMemory {
         }
     }
 
-    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
-        Ok(vec![json!({ "name": name })])
+    fn describe(&self, _: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError> {
+        let answer = |shown: ShownDevice| DeviceAnswer {
+            described: None,
+            name: shown.name(),
+            shown,
+        };
+        let shown = self.0.devices().unwrap_or_default();
+        Ok(shown.into_iter().map(answer).collect())
     }
 
     fn snapshot(
@@ -83,7 +90,7 @@ impl Devices for InMemory {
 }
 
 impl View for InMemory {
-    fn devices(&self) -> Result<Vec<uzram_control::zram::ShownDevice>, Errno> {
+    fn devices(&self) -> Result<Vec<ShownDevice>, Errno> {
         self.0.devices()
     }
 

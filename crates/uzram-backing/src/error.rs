@@ -17,7 +17,7 @@ pub enum OpenError {
         source: Errno,
     },
     /// The size asked for is outside of what a backing can have.
-    #[error("a backing of {size_bytes} bytes: it takes {min} to {max}")]
+    #[error("a backing of {size_bytes} bytes: it takes {} MiB to {} TiB", .min >> 20, .max >> 40)]
     Size {
         /// Bytes asked for.
         size_bytes: u64,

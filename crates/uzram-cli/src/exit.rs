@@ -13,6 +13,17 @@ pub(crate) fn tell(note: impl Display) {
     let _ = writeln!(std::io::stderr(), "uzram: {}", printable(&note.to_string()));
 }
 
+/// The arguments, or the end of the program: with what is wrong with them, or with the help that was asked for.
+pub(crate) fn parsed<T>(arguments: std::result::Result<T, clap::Error>) -> T {
+    arguments.unwrap_or_else(|error| match uzram_manual::complaint(&error) {
+        Some(complaint) => {
+            tell(complaint);
+            std::process::exit(Kind::Usage.exit_code().into())
+        }
+        None => error.exit(),
+    })
+}
+
 /// Prints a failure and gives its exit code.
 pub(crate) fn report(failure: &Failure) -> ExitCode {
     match (&failure.hint, rlimit::behind_words(&failure.message)) {

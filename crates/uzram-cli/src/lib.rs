@@ -168,19 +168,19 @@ fn daemon() -> ExitCode {
     let log = all
         .get_arguments()
         .find(|argument| argument.get_id() == "log");
-    let matches = Daemon::augment_args(name).args(log).get_matches();
+    let matches = exit::parsed(Daemon::augment_args(name).args(log).try_get_matches());
     let log = matches
         .get_one::<String>("log")
         .map_or("info", String::as_str);
-    let daemon = Daemon::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let daemon = exit::parsed(Daemon::from_arg_matches(&matches));
     ended(daemon.run_alone(log))
 }
 
 fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
     if DeviceProcess::is_meant() {
-        return DeviceProcess::parse().run();
+        return exit::parsed(DeviceProcess::try_parse()).run();
     }
-    let args = Args::parse();
+    let args = exit::parsed(Args::try_parse());
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),
         Command::List(command) => command.run(),

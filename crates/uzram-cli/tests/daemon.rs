@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Bench, have, sh};
 use serde_json::Value;
+use uzram_testkit::schema::fits;
 
 /// A daemon of a test's own run directory. Killed when dropped.
 struct Daemon {
@@ -141,6 +142,9 @@ fn interop_curl_speaks_the_api() {
     assert_eq!(bench.count("zram0", "mem_limit"), 1 << 20);
     let document: Value = serde_json::from_str(&curl("", "/v1/openapi.json")).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(fits(&schemas["Device"], &device), Ok(()));
+    assert_eq!(fits(&schemas["Created"], &made), Ok(()));
     let options = &document["components"]["schemas"]["Create"]["properties"];
     assert_eq!(options["block_size"]["type"], "integer");
     assert_eq!(options["dedup"]["type"], "boolean");

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram_spec::number;
 
@@ -30,9 +31,10 @@ pub const SERVER_SOCKET: &str = "control.sock";
 pub const KEEPER_SOCKET: &str = "keeper.sock";
 
 /// What is known of a running device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceRecord {
-    /// Version of this record: 1.
+    /// Version of this record: 1. Of no interest to whoever is told of a device.
+    #[schemars(skip)]
     pub version: u32,
     /// The device's name, such as `zram0`.
     pub name: String,

@@ -1,11 +1,13 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
 use crate::protocol::to_hex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram::{BackingInfo, CodecStats, CutProgress, Device, Stats};
+use uzram_spec::SelfTraining;
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stat {
     /// Size of the device.
     pub disksize: u64,
@@ -24,9 +26,9 @@ pub struct Stat {
     /// What of it was done last, and why.
     #[serde(default)]
     pub policy_last: String,
-    /// Whether an algorithm that trains itself may: `auto`, or `off`.
+    /// Whether an algorithm that trains itself may.
     #[serde(default)]
-    pub train: String,
+    pub train: SelfTraining,
     /// What its training waits for; empty where the algorithm does not train itself.
     #[serde(default)]
     pub train_waits_for: String,
@@ -81,12 +83,10 @@ impl Stat {
             counters: device.stats(),
             policy: device.jobs().policy().to_string(),
             policy_last: device.jobs().agent_stats().last,
-            train: if device.jobs().self_training() {
-                "auto"
-            } else {
-                "off"
-            }
-            .into(),
+            train: match device.jobs().self_training() {
+                true => SelfTraining::Auto,
+                false => SelfTraining::Off,
+            },
             train_waits_for: device.jobs().self_training_waits_for(),
             writeback_limit: device.zram().writeback_limit(),
             backing: device.zram().backing(),

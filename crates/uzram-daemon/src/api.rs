@@ -2,15 +2,20 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 
 use hyper::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use uzram_control::zram::{ATTRIBUTES, AttributeOwner, AttributePlace, Errno, View};
+use uzram_control::zram::{
+    ATTRIBUTES, Attribute, AttributeOwner, AttributePlace, Errno, ShownDevice, View,
+};
 use uzram_control::{ControlError, Request, Response, number, size};
+use uzram_runtime::client::DescribedDevice;
 use uzram_spec::DeviceSpec;
 
 use crate::config::spec_from_options;
@@ -22,7 +27,7 @@ use crate::openapi;
 const MAX_BLOCK_STATE: usize = 1 << 20;
 
 /// A device that was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CreateAnswer {
     /// Its name.
     pub name: String,
@@ -34,6 +39,79 @@ pub struct CreateAnswer {
     #[serde(default)]
     pub identity: String,
 }
+
+/// A device with its record and its statistics, by their names in `uzram stat --json`, where it is initialised.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DeviceAnswer {
+    /// What its record, its server and its users say.
+    #[serde(flatten)]
+    pub described: Option<DescribedDevice>,
+    /// Its name.
+    pub name: String,
+    /// What is known of it in any case.
+    #[serde(flatten)]
+    pub shown: ShownDevice,
+}
+
+/// The program that answers.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct VersionAnswer {
+    /// `uzramd`.
+    program: &'static str,
+    /// Its version.
+    version: &'static str,
+    /// The API's version: N of the paths that begin with `/vN`.
+    api: u32,
+}
+
+/// An attribute of zram's interface.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AttributeAnswer {
+    /// Its name.
+    name: &'static str,
+    /// Where it is.
+    of: AttributeHolder,
+    /// Its file's permissions, in octal.
+    mode: String,
+    /// The unit of its number, empty for none.
+    unit: &'static str,
+    /// The kernel's version that brought it.
+    since: &'static str,
+    /// When it can be written.
+    allowed: &'static str,
+    /// What it is, in one line.
+    about: &'static str,
+    /// What it takes and shows, when, and with which errors.
+    docs: &'static str,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum AttributeHolder {
+    Device,
+    ZramControl,
+}
+
+impl From<&Attribute> for AttributeAnswer {
+    fn from(attribute: &Attribute) -> AttributeAnswer {
+        AttributeAnswer {
+            name: attribute.name,
+            of: match attribute.place {
+                AttributePlace::Device => AttributeHolder::Device,
+                AttributePlace::Control => AttributeHolder::ZramControl,
+            },
+            mode: format!("{:04o}", attribute.mode),
+            unit: attribute.unit,
+            since: attribute.since,
+            allowed: attribute.allowed(),
+            about: attribute.about,
+            docs: attribute.docs,
+        }
+    }
+}
+
+/// Attributes by name, as the kernel shows them.
+pub(crate) type Values = BTreeMap<String, String>;
 
 /// The process that asked for a device and is to confirm that it knows of it. 0: it is in another PID namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +147,7 @@ pub trait Devices: Send + Sync {
     /// Asks the server of a device.
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
     /// A device with its record and statistics, or all of them.
-    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError>;
+    fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError>;
     /// What a device holds at this moment, as a snapshot. Dropped, it is given up.
     fn snapshot(
         &self,
@@ -198,8 +276,11 @@ const ROUTES: &[Route] = &[
         "The program, its version, and that of the API",
         "Version",
         |_| {
-            let version = env!("CARGO_PKG_VERSION");
-            ok(json!({"program": "uzramd", "version": version, "api": 1}))
+            ok(VersionAnswer {
+                program: "uzramd",
+                version: env!("CARGO_PKG_VERSION"),
+                api: 1,
+            })
         },
     ),
     Route::get(
@@ -212,7 +293,7 @@ const ROUTES: &[Route] = &[
         "/v1/attributes",
         "Every attribute of zram's interface, with its documentation",
         "Attribute[]",
-        |_| ok(openapi::attributes()),
+        |_| ok(ATTRIBUTES.iter().map(|attribute| AttributeAnswer::from(attribute)).collect::<Vec<_>>()),
     ),
     Route::get(
         "/v1/devices",
@@ -638,12 +719,12 @@ fn ask(call: &Call<'_>) -> Handled {
 
 fn all_attributes(call: &Call<'_>) -> Handled {
     let owner = AttributeOwner::Device(call.id()?);
-    let mut all = serde_json::Map::new();
+    let mut all = Values::new();
     for attribute in ATTRIBUTES {
         if attribute.place == AttributePlace::Device && attribute.mode & 0o400 != 0 {
             let shown = call.view().show(owner, attribute.name)?;
             let text = String::from_utf8_lossy(&shown).into_owned();
-            all.insert(attribute.name.into(), text.into());
+            all.insert(attribute.name.into(), text);
         }
     }
     ok(all)

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use serde_json::{Value, json};
 use uzram_blockdev::Survey;
 use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response, RunningDevice};
@@ -15,7 +14,7 @@ use uzram_runtime::zram::Local;
 use uzram_runtime::{client, contents, launch, launch_announced, users};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 
-use crate::api::{Asker, ByteStream, CreateAnswer, Devices, SnapshotOptions};
+use crate::api::{Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, SnapshotOptions};
 use crate::confirm::Unconfirmed;
 use crate::hold::SharedHolder;
 
@@ -145,17 +144,6 @@ impl Daemon {
         let found = self.local.run.find(name);
         found.map_err(|e| Failure::from(e).into())
     }
-
-    /// What is known of a device that is not initialised.
-    fn bare(shown: &ShownDevice) -> Value {
-        json!({
-            "name": format!("zram{}", shown.id),
-            "id": shown.id,
-            "disksize": shown.disksize,
-            "path": shown.path,
-            "rdev": shown.rdev,
-        })
-    }
 }
 
 /// A snapshot that a device's server writes to a pipe. Dropped, the pipe breaks, and the server gives it up.
@@ -262,7 +250,7 @@ impl Devices for Daemon {
         uzram_runtime::zram::ask(&self.entry(name)?, request)
     }
 
-    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
+    fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError> {
         let shown = self.local.devices();
         let shown = shown.map_err(|errno| error(errno.raw_os_error(), "listing the devices"))?;
         let entries = self.local.run.devices().unwrap_or_default();
@@ -275,21 +263,20 @@ impl Devices for Daemon {
         let survey = Survey::new();
         let mut all = Vec::new();
         for device in &shown {
-            let bare = Daemon::bare(device);
-            if name.is_some_and(|name| bare["name"] != name) {
+            let bare = device.name();
+            if name.is_some_and(|name| name != bare) {
                 continue;
             }
             let asked = wanted.iter().zip(&stats);
-            let mut found = asked.filter(|(entry, _)| bare["name"] == entry.record.name.as_str());
-            let described = found.next().and_then(|(entry, stat)| match stat {
-                Ok(stat) => client::to_json(&survey, entry, stat).ok(),
-                Err(failure) => client::silent_to_json(&survey, entry, failure).ok(),
+            let mut found = asked.filter(|(entry, _)| bare == entry.record.name);
+            let described = found
+                .next()
+                .map(|(entry, stat)| client::describe(&survey, entry, stat));
+            all.push(DeviceAnswer {
+                described,
+                name: bare,
+                shown: device.clone(),
             });
-            let mut object = described.unwrap_or_else(|| json!({}));
-            if let (Some(object), Value::Object(bare)) = (object.as_object_mut(), bare) {
-                object.extend(bare);
-            }
-            all.push(object);
         }
         match name {
             Some(name) if all.is_empty() => Err(error(19, format!("no device '{name}'"))),

@@ -1,6 +1,7 @@
 //! Errors of the API: an errno, as everywhere in zram, words, and the HTTP status that says it best.
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram_control::ControlError;
 use uzram_control::zram::Errno;
@@ -46,7 +47,7 @@ pub fn errno_name(errno: i32) -> &'static str {
 }
 
 /// An error as it stands in an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Body {
     /// The number.
     pub(crate) errno: i32,

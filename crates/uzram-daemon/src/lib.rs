@@ -27,7 +27,9 @@ mod problem;
 mod run;
 mod setup;
 
-pub use api::{Asker, ByteStream, CreateAnswer, Devices, Route, SnapshotOptions, routes};
+pub use api::{
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Route, SnapshotOptions, routes,
+};
 pub use client::{Client, ClientError};
 pub use config::{DaemonConfig, DaemonSettings, NewDevice};
 pub use error::errno_name;

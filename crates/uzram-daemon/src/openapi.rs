@@ -1,13 +1,15 @@
-//! The OpenAPI document, made of the table of paths, the registry of attributes and the schema of descriptions.
+//! The OpenAPI document, made of the table of paths, the registry of attributes and the types that are sent.
 
 use serde_json::{Value, json};
 use uzram_control::Request;
-use uzram_control::zram::{ATTRIBUTES, AttributePlace};
+use uzram_control::zram::{ATTRIBUTES, AttributePlace, ShownDevice};
 use uzram_runtime::frontends;
-use uzram_spec::{options_schema, schema_of};
+use uzram_spec::{answer_schema_of, options_schema, schema_of};
 
-use crate::api::{self, Route, routes};
-use crate::error::ERRNOS;
+use crate::api::{
+    self, AttributeAnswer, CreateAnswer, DeviceAnswer, Route, Values, VersionAnswer, routes,
+};
+use crate::error::{Body, ERRNOS};
 use crate::http::Limits;
 
 /// What every request can be answered: it is malformed, too slow, too large, or the daemon is at its limits.
@@ -128,23 +130,6 @@ fn responses() -> Value {
         .into()
 }
 
-/// All attributes with their documentation.
-pub(crate) fn attributes() -> Value {
-    let all = ATTRIBUTES.iter().map(|attribute| {
-        json!({
-            "name": attribute.name,
-            "of": if attribute.place == AttributePlace::Device { "device" } else { "zram-control" },
-            "mode": format!("{:04o}", attribute.mode),
-            "unit": attribute.unit,
-            "since": attribute.since,
-            "allowed": attribute.allowed(),
-            "about": attribute.about,
-            "docs": attribute.docs,
-        })
-    });
-    all.collect()
-}
-
 fn success(method: &str, answer: &str) -> &'static str {
     match (method, answer) {
         (_, "") => "204",
@@ -217,19 +202,29 @@ fn parameters(route: &Route) -> Value {
     all.into()
 }
 
-/// The schemas: those of a file, and what the program's own types and tables have.
+/// The schemas of what is asked and answered: those of the types that are sent.
 fn schemas() -> Value {
-    let mut schemas: Value = serde_json::from_str(include_str!("schemas.json")).unwrap_or_default();
     let mut create = options_schema(frontends::option_schemas());
     create["description"] =
         "A device: the options of `uzram create` by name, with dashes or underscores".into();
     create["properties"]["directory"] =
         json!({"type": "string", "description": "what relative paths are relative to"});
-    schemas["Create"] = create;
-    schemas["Request"] = request();
-    schemas["Error"]["properties"]["name"] =
-        json!({"enum": ERRNOS.iter().map(|(_, name, _)| name).collect::<Vec<_>>()});
-    schemas
+    let mut error = answer_schema_of::<Body>();
+    let names: Vec<&str> = ERRNOS.iter().map(|(_, name, _)| *name).collect();
+    error["properties"]["name"]["enum"] = names.into();
+    let mut values = answer_schema_of::<Values>();
+    values["description"] = "Attributes by name, as the kernel shows them".into();
+    json!({
+        "Attribute": answer_schema_of::<AttributeAnswer>(),
+        "Create": create,
+        "Created": answer_schema_of::<CreateAnswer>(),
+        "Device": answer_schema_of::<DeviceAnswer>(),
+        "Error": error,
+        "Request": request(),
+        "Shown": answer_schema_of::<ShownDevice>(),
+        "Values": values,
+        "Version": answer_schema_of::<VersionAnswer>(),
+    })
 }
 
 /// What a device's server can be asked here: all but what is an affair of its keeper, or of other paths.

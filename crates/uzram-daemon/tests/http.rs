@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Value;
 use uzram_control::zram::Errno;
 use uzram_daemon::{Limits, converse};
-use uzram_testkit::Random;
+use uzram_testkit::{Random, schema::fits};
 
 fn patient() -> Api {
     Api::new(Limits::default())
@@ -605,6 +605,46 @@ fn a_restore_takes_a_body_of_any_length_as_it_comes() {
         );
     }
     assert_ne!(api.get("/v1/devices").body, devices);
+}
+
+/// What can be looked at is answered as the document says, to the property. Devices that are served are compared where some are.
+#[test]
+fn the_document_has_every_property_of_every_answer() {
+    let api = patient();
+    api.send(b"POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}");
+    let json = |path: &str| -> Value { serde_json::from_str(&api.get(path).body).unwrap() };
+    let document = json("/v1/openapi.json");
+    let schema_of = |schema: &Value| {
+        let reference = schema["$ref"].as_str().unwrap();
+        let pointer = reference.trim_start_matches('#');
+        document.pointer(pointer).unwrap().clone()
+    };
+    let mut compared = 0;
+    for route in uzram_daemon::routes() {
+        if route.method != "GET" {
+            continue;
+        }
+        let operation = &document["paths"][route.path]["get"];
+        let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+        // Text and bytes have none, and the document is of a form of its own.
+        if schema["$ref"].is_null() && schema["items"].is_null() {
+            continue;
+        }
+        let answer = json(&route.path.replace("{name}", "zram0"));
+        let (schema, answers) = match answer {
+            Value::Array(all) => (schema_of(&schema["items"]), all),
+            one => (schema_of(schema), vec![one]),
+        };
+        assert!(!answers.is_empty(), "{}", route.path);
+        for answer in answers {
+            assert_eq!(fits(&schema, &answer), Ok(()), "{}", route.path);
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "{compared}");
+    let error: Value = serde_json::from_str(&api.get("/v1/devices/zram7").body).unwrap();
+    let schema = &document["components"]["schemas"]["Error"];
+    assert_eq!(fits(schema, &error), Ok(()));
 }
 
 /// schemathesis asks for everything that the OpenAPI document has, in ways that it allows and in others, and compares the

@@ -1,4 +1,5 @@
-//! Manual pages of a program and its commands, rendered from the clap definitions that help comes from.
+//! What the clap definitions that help comes from are rendered as: manual pages of a program and its commands, and what is
+//! said of wrong arguments.
 //!
 //! A crate of its own because two programs write pages of one manual: `uzram`, and `uzram-bench` for the commands that
 //! it serves. It knows nothing about what the commands do.
@@ -19,6 +20,25 @@ pub fn commands(program: &Command) -> Vec<&Command> {
     shown
         .flat_map(|command| std::iter::once(command).chain(commands(command)))
         .collect()
+}
+
+/// What is wrong with the arguments, for the program to say as it says every failure; `None` where help or the version was
+/// asked for, or is shown for want of arguments.
+pub fn complaint(error: &clap::Error) -> Option<String> {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+    };
+    let help = [
+        DisplayHelp,
+        DisplayHelpOnMissingArgumentOrSubcommand,
+        DisplayVersion,
+    ];
+    if help.contains(&error.kind()) {
+        return None;
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    Some(text.trim_end().into())
 }
 
 /// The page's name: `uzram`, or `uzram-COMMAND`.

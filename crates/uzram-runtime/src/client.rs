@@ -8,10 +8,12 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use schemars::JsonSchema;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
-use uzram_control::{Deadline, Request, Response, RunningDevice, call_devices};
+use uzram_control::{Deadline, DeviceRecord, Request, Response, RunningDevice, call_devices};
 use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::users;
@@ -261,29 +263,97 @@ fn take_down(entry: &RunningDevice, request: &Request) -> Result<Response> {
     Ok(answer)
 }
 
-/// A device, its statistics and its users as one JSON object. One survey serves all devices.
-pub fn to_json(survey: &Survey, entry: &RunningDevice, stat: &Stat) -> Result<Value> {
-    json(survey, entry, serde_json::to_value(stat))
+/// A device as JSON tells of it, to users of the commands and of the API.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DescribedDevice {
+    #[serde(flatten, serialize_with = "without_version")]
+    #[schemars(with = "DeviceRecord")]
+    record: DeviceRecord,
+    #[serde(flatten)]
+    stat: Option<Stat>,
+    /// Why there are no statistics: its server does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Where it is mounted, and `[SWAP]` where it is swapped to.
+    mountpoints: Vec<String>,
+    /// Who uses it, in words.
+    users: Vec<String>,
 }
 
-/// The same for a device whose server does not answer: without statistics, and with the reason as `error`.
-pub fn silent_to_json(survey: &Survey, entry: &RunningDevice, failure: &Failure) -> Result<Value> {
-    let error = serde_json::json!({ "error": failure.to_string() });
-    json(survey, entry, Ok(error))
-}
-
-fn json(survey: &Survey, entry: &RunningDevice, more: serde_json::Result<Value>) -> Result<Value> {
-    let value = |what: serde_json::Result<Value>| what.map_err(Failure::failed);
-    let mut object = value(serde_json::to_value(&entry.record))?;
-    let more = value(more)?;
-    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
-        object.remove("version");
-        object.extend(more);
-        let users = users::users(survey, entry);
-        let mounts = users.mount_points(true);
-        object.insert("mountpoints".into(), mounts.into());
-        let words = users.0.iter().map(|by| format!("{by:#}"));
-        object.insert("users".into(), words.collect());
+/// What is known of a device, its statistics and its users. One survey serves all devices.
+pub fn describe(survey: &Survey, entry: &RunningDevice, stat: &Result<Stat>) -> DescribedDevice {
+    let users = users::users(survey, entry);
+    DescribedDevice {
+        record: entry.record.clone(),
+        stat: stat.as_ref().ok().cloned(),
+        error: stat.as_ref().err().map(Failure::to_string),
+        mountpoints: users.mount_points(true),
+        users: users.0.iter().map(|by| format!("{by:#}")).collect(),
     }
-    Ok(object)
+}
+
+fn without_version<S: Serializer>(
+    record: &DeviceRecord,
+    to: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    let mut value = serde_json::to_value(record).map_err(S::Error::custom)?;
+    if let Some(object) = value.as_object_mut() {
+        object.remove("version");
+    }
+    value.serialize(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uzram::{BackingInfo, CodecStats, CutProgress};
+    use uzram_spec::answer_schema_of;
+    use uzram_testkit::schema::fits;
+
+    /// With all that may be there, and without it.
+    #[test]
+    fn a_described_device_is_what_its_schema_says() {
+        let record: DeviceRecord = serde_json::from_str(
+            r#"{"version":1,"name":"zram0","pid":1,"frontend":"nbd","path":"nbd://","program":"0"}"#,
+        )
+        .unwrap();
+        let mut codec = CodecStats::default();
+        codec.priorities.push(0);
+        codec.generation = Some(serde_json::from_str("{}").unwrap());
+        let stat = Stat {
+            writeback_limit: Some(1),
+            backing: Some(BackingInfo {
+                path: "/x".into(),
+                io: "io_uring".into(),
+                stats: serde_json::from_str("{}").unwrap(),
+            }),
+            codecs: vec![codec],
+            poll_microseconds: Some(1),
+            transport: Some("io_uring".into()),
+            snapshot: Some(CutProgress::default()),
+            tracked_since: Some(String::new()),
+            clients: Some(1),
+            ..Stat::default()
+        };
+        let all = DescribedDevice {
+            record: record.clone(),
+            stat: Some(stat),
+            error: None,
+            mountpoints: vec!["/mnt".into()],
+            users: vec!["it".into()],
+        };
+        let silent = DescribedDevice {
+            record,
+            stat: None,
+            error: Some("silent".into()),
+            mountpoints: Vec::new(),
+            users: Vec::new(),
+        };
+        let schema = answer_schema_of::<DescribedDevice>();
+        for device in [all, silent] {
+            let json = serde_json::to_value(device).unwrap();
+            assert_eq!(fits(&schema, &json), Ok(()), "{json:#}");
+            assert_eq!(json.get("version"), None);
+        }
+    }
 }

@@ -16,8 +16,7 @@ const COMMAND: u64 = 64 << 20;
 /// Books of a device for each byte of its image: a 256th is more than there are.
 const BOOKS: u64 = 256;
 /// What helps where a device is too large.
-const SMALLER: &str =
-    "raise it in the shell or in the unit, or choose a smaller --size or --max-size";
+const SMALLER: &str = "raise it by ulimit in the shell or by Limit...= in the unit, or choose a smaller --size or --max-size";
 /// The least stack with which this program's first thread does not overflow it.
 const STACK: u64 = 512 << 10;
 /// Files that a command has open.
@@ -80,5 +79,5 @@ fn at_least(resource: Resource, needed: u64, show: fn(u64) -> String) -> Result 
 
 fn refused(named: String, why: String) -> Failure {
     Failure::impossible(format!("{named}, and {why}"))
-        .with_hint("raise it in the shell or in the unit")
+        .with_hint("raise it by ulimit in the shell or by Limit...= in the unit")
 }

@@ -30,12 +30,22 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
     }
     // A wrong value is told alone, before any note.
     try_out(spec, contents.as_ref())?;
+    check_backing(spec)?;
     let (frontend, checked, why) = frontends::resolve(&spec.frontend, Needs::of(spec))?;
+    spec.frontend = checked;
+    files::check(spec)?;
     if let Some(why) = why {
         note::tell(&format!("frontend {}: {why}", frontend.name()));
     }
-    spec.frontend = checked;
-    files::check(spec)
+    Ok(())
+}
+
+fn check_backing(spec: &DeviceSpec) -> Result {
+    let Some(given) = &spec.backing else {
+        return Ok(());
+    };
+    let checked = backing::check_there(given).and_then(|()| backing::check(&given.path, None));
+    checked.map_err(Failure::usage)
 }
 
 /// Refuses what can be seen to be impossible before anything is made.
@@ -48,10 +58,7 @@ pub fn check(spec: &DeviceSpec) -> Result {
         swap::check_room(size(spec), swap.reserve.0)?;
     }
     try_out(spec, contents.as_ref())?;
-    if let Some(given) = &spec.backing {
-        backing::check(&given.path, None).map_err(Failure::usage)?;
-        backing::check_there(given).map_err(Failure::usage)?;
-    }
+    check_backing(spec)?;
     let (_, frontend, _) = frontends::resolve(&spec.frontend, Needs::of(spec))?;
     let spec = DeviceSpec {
         frontend,

@@ -5,6 +5,7 @@
 //! up to its own, for ever; `crates/uzram-cli/tests/specs` holds one description of each, with an image. A field that is
 //! added does not change the version; a field whose meaning changes does.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -190,6 +191,15 @@ pub enum SelfTraining {
     Auto,
     /// It stays as it is.
     Off,
+}
+
+impl fmt::Display for SelfTraining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SelfTraining::Auto => "auto",
+            SelfTraining::Off => "off",
+        })
+    }
 }
 
 impl SelfTraining {

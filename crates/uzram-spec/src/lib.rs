@@ -28,7 +28,7 @@ pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};
 pub use limit::MemLimit;
 pub use quantity::Bytes;
-pub use schema::{options_schema, schema_of, spec_schema};
+pub use schema::{answer_schema_of, options_schema, schema_of, spec_schema};
 pub use terminal::{printable, printable_json, printable_line};
 
 /// The README's example is one that compiles.

@@ -8,7 +8,18 @@ use crate::{DeviceSpec, SwapSpec};
 
 /// The schema of a type, all in one piece, so that it can stand anywhere in another document.
 pub fn schema_of<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
+    in_one_piece::<T>(SchemaSettings::draft2020_12())
+}
+
+/// The same of a type that is only sent: what is always there is required, and there are no defaults.
+pub fn answer_schema_of<T: JsonSchema>() -> Value {
+    let mut schema = in_one_piece::<T>(SchemaSettings::draft2020_12().for_serialize());
+    without_defaults(&mut schema);
+    schema
+}
+
+fn in_one_piece<T: JsonSchema>(settings: SchemaSettings) -> Value {
+    let settings = settings.with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
@@ -16,6 +27,24 @@ pub fn schema_of<T: JsonSchema>() -> Value {
         .into_generator()
         .into_root_schema_for::<T>()
         .to_value()
+}
+
+fn without_defaults(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    object.remove("default");
+    if let Some(Value::Object(properties)) = object.get_mut("properties") {
+        properties.values_mut().for_each(without_defaults);
+    }
+    if let Some(items) = object.get_mut("items") {
+        without_defaults(items);
+    }
+    for several in ["anyOf", "oneOf"] {
+        if let Some(Value::Array(forms)) = object.get_mut(several) {
+            forms.iter_mut().for_each(without_defaults);
+        }
+    }
 }
 
 /// The schema of a stored description.

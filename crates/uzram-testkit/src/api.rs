@@ -1,11 +1,18 @@
 //! The public API of a library crate as a listing under test: what is public is deliberate.
 //!
 //! The workspace warns of `pub` items that nobody outside can reach (`unreachable_pub`), so every `pub` in the source is a
-//! part of the API. The listing is read from the source, as rustfmt lays it out: no nightly toolchain is needed.
+//! part of the API. The listing is read from the source, as rustfmt lays it out: no nightly toolchain is needed. Where a
+//! macro makes public items, the source is what the macro expands to.
 //! `UZRAM_BLESS=1` writes the listing anew; the review of its difference is the point.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use proc_macro2::TokenStream;
+
+use crate::expand::Macros;
 
 /// Compares the crate's public items with `tests/public_api.txt`.
 ///
@@ -44,16 +51,53 @@ pub fn listing(folder: &Path) -> String {
     let mut files = Vec::new();
     walk(folder, &mut files);
     files.sort();
-    let mut text = String::new();
-    for file in files {
+    let read = |file: PathBuf| {
         let source = fs::read_to_string(&file).unwrap_or_default();
-        let items = items(&source);
+        (file, source)
+    };
+    let files: Vec<(PathBuf, String)> = files.into_iter().map(read).collect();
+    let mut macros = Macros::default();
+    for (file, source) in &files {
+        macros.define(&tokens(file, source));
+    }
+    let mut text = String::new();
+    for (file, source) in files {
+        let items = match macros.expand(tokens(&file, &source)) {
+            Some(expanded) => items(&laid_out(&expanded.to_string())),
+            None => items(&source),
+        };
         if !items.is_empty() {
             let name = file.strip_prefix(folder).unwrap_or(&file);
             text += &format!("# {}\n{}\n", name.display(), items.join("\n"));
         }
     }
     text
+}
+
+fn tokens(file: &Path, source: &str) -> TokenStream {
+    let parsed = source.parse();
+    parsed.unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// Code as rustfmt lays it out.
+fn laid_out(code: &str) -> String {
+    let child = Command::new("rustfmt")
+        .args(["--edition", "2024"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap_or_else(|e| panic!("rustfmt, which the listing needs: {e}"));
+    let written = child
+        .stdin
+        .take()
+        .map(|mut to| to.write_all(code.as_bytes()));
+    let output = child.wait_with_output();
+    match (written, output) {
+        (Some(Ok(())), Ok(output)) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+        (written, output) => panic!("rustfmt: {written:?}, {output:?}"),
+    }
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -242,5 +286,68 @@ pub fn never() {}
                 "impl<T> Shown<T>: pub fn short() -> u8",
             ]
         );
+    }
+
+    /// The listing of a crate with two files: macros, and where they are invoked.
+    fn listed(macros: &str, source: &str) -> String {
+        let folder =
+            std::env::temp_dir().join(format!("uzram-api-{}-{}", std::process::id(), source.len()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("a.rs"), macros).unwrap();
+        fs::write(folder.join("b.rs"), source).unwrap();
+        let text = std::panic::catch_unwind(|| listing(&folder));
+        fs::remove_dir_all(&folder).unwrap();
+        text.unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    }
+
+    const TABLE: &str = "\
+macro_rules! table {
+    ($(#[$meta:meta])* $vis:vis $of:ident { $($name:ident: $type:ty = $value:literal;)* } $(also $more:expr),*) => {
+        $(#[$meta])* $vis struct $of { $(#[doc = $value] $vis $name: $type,)* hidden: u8 }
+        impl $of {
+            $vis const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+            pub fn all(&self) -> usize { [$($more),*].len() }
+            method! { }
+        }
+    };
+}
+macro_rules! method {
+    () => { pub fn made(&self, long: u8) {} };
+}
+";
+
+    #[test]
+    fn what_macros_make_is_found_too() {
+        let source = "\
+thread_local! { static X: u8 = 0; }
+table! {
+    #[derive(Debug)]
+    pub Made { one: Map<u8, u8> = \"One.\"; two: u8 = \"Two.\"; } also 1 + 2, also 3
+}
+table! { pub(crate) Inner { three: u8 = \"x\"; } }
+fn private() {
+    table!(nothing that it knows);
+}
+";
+        assert_eq!(
+            listed(TABLE, source),
+            "\
+# b.rs
+pub struct Made
+Made: pub one: Map<u8, u8>
+Made: pub two: u8
+impl Made: pub const NAMES: &'static [&'static str]
+impl Made: pub fn all(&self) -> usize
+impl Made: pub fn made(&self, long: u8)
+impl Inner: pub fn all(&self) -> usize
+impl Inner: pub fn made(&self, long: u8)
+"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "others! is not this crate's")]
+    fn what_another_crates_macro_may_make_is_no_secret() {
+        listed("", "others! { pub struct X; }");
     }
 }

@@ -13,10 +13,13 @@ pub mod api;
 pub mod data;
 #[cfg(feature = "disk")]
 pub mod disk;
+mod expand;
 pub mod peers;
 #[cfg(feature = "program")]
 pub mod program;
 mod random;
+#[cfg(feature = "schema")]
+pub mod schema;
 #[cfg(feature = "zram")]
 pub mod zram;
 

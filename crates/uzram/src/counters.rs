@@ -58,6 +58,7 @@ macro_rules! counters {
         /// The device's counters at one moment, in the terms of zram's `mm_stat` and `io_stat`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         // A process of another version may lack some.
         #[cfg_attr(feature = "serde", serde(default))]
         #[non_exhaustive]

@@ -254,7 +254,7 @@ pub enum Error {
     /// More was overwritten while a snapshot was taken than may be kept for it (ENOMEM).
     #[error(
         "the snapshot was given up: what was overwritten while it was taken takes more than the {limit_bytes} bytes that \
-         may be kept for it; allow more, or take it while less is written"
+         may be kept for it; allow more (--memory of uzram snapshot), or take it while less is written"
     )]
     SnapshotMemory {
         /// Most that may be kept.

@@ -212,9 +212,15 @@ pub fn main() -> ExitCode {
     }
     let words: Vec<OsString> = std::env::args_os().collect();
     let result = match words.get(1) {
-        Some(word) if word == "advise" => Advise::parse_from(&words[1..]).advise.run(),
-        _ => Args::parse().run(),
+        Some(word) if word == "advise" => {
+            Advise::try_parse_from(&words[1..]).map(|args| args.advise.run())
+        }
+        _ => Args::try_parse().map(Args::run),
     };
+    let result = result.unwrap_or_else(|error| match uzram_manual::complaint(&error) {
+        Some(complaint) => Err(Failure::usage(complaint)),
+        None => error.exit(),
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -33,7 +33,7 @@ pub(crate) mod writeback;
 use std::io;
 
 use uzram_control::{RunDir, RunningDevice};
-use uzram_runtime::client::{ask, ask_keeper, to_json, unexpected};
+use uzram_runtime::client::{ask, ask_keeper, unexpected};
 use uzram_spec::{printable, printable_json};
 
 use crate::exit::{self, Failure, Result};

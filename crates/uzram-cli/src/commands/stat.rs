@@ -5,7 +5,7 @@ use uzram_blockdev::{Busy, Survey, Users};
 use uzram_control::size::human;
 use uzram_control::stat::Stat;
 
-use super::{list, print, print_json, to_json};
+use super::{list, print, print_json, to_value};
 use crate::exit::Result;
 use uzram_runtime::{client, sweep, users};
 use uzram_spec::printable_line;
@@ -64,7 +64,8 @@ impl Args {
         let stat = client::stat(&entry)?;
         let survey = Survey::new();
         if self.json {
-            return print_json(&to_json(&survey, &entry, &stat)?);
+            let device = client::describe(&survey, &entry, &Ok(stat));
+            return print_json(&to_value(&device)?);
         }
         let users = users::users(&survey, &entry);
         let record = &entry.record;
@@ -396,7 +397,6 @@ mod tests {
     #[test]
     fn trainings_are_told_with_their_gain_and_what_comes_next() {
         let mut stat = Stat {
-            train: "auto".into(),
             train_waits_for: "8388608 bytes of 4096 objects (now 0 of 0)".into(),
             codecs: vec![CodecStats {
                 priorities: vec![0],

@@ -16,7 +16,9 @@ pub enum AttributeOwner {
 }
 
 /// What a directory and a node show of a device.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct ShownDevice {
     /// N of `zramN`.
     pub id: u32,
@@ -27,6 +29,13 @@ pub struct ShownDevice {
     /// Major and minor number of its node. An uninitialised device may have one, too: that of a loop device reserved for it.
     /// `None`: there is no block device (an NBD socket, or nothing to open).
     pub rdev: Option<(u32, u32)>,
+}
+
+impl ShownDevice {
+    /// `zramN`.
+    pub fn name(&self) -> String {
+        format!("zram{}", self.id)
+    }
 }
 
 /// What zram's interface shows, and how it is changed.

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{
-    Asker, ByteStream, CreateAnswer, Devices, Limits, SnapshotOptions, bind, serve,
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, SnapshotOptions, bind, serve,
 };
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -175,16 +174,20 @@ impl Devices for Fake {
         self.create(&spec, None)
     }
 
-    fn describe(&self, name: Option<&str>) -> Result<Vec<Value>, ControlError> {
+    fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError> {
         let shown = self.host.devices().map_err(error)?;
         let padding = self.padding.load(Ordering::Relaxed);
         let all = shown.iter().map(|shown| {
-            let name = format!("zram{}", shown.id);
-            let path = shown.path.clone() + &"x".repeat(padding);
-            json!({"name": name, "id": shown.id, "disksize": shown.disksize, "path": path})
+            let mut shown = shown.clone();
+            shown.path += &"x".repeat(padding);
+            DeviceAnswer {
+                described: None,
+                name: shown.name(),
+                shown,
+            }
         });
-        let found: Vec<Value> = all
-            .filter(|device| name.is_none_or(|name| device["name"] == name))
+        let found: Vec<DeviceAnswer> = all
+            .filter(|device| name.is_none_or(|name| device.name == name))
             .collect();
         match name {
             Some(_) if found.is_empty() => Err(error(Errno::NODEV)),

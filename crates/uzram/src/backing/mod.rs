@@ -110,6 +110,7 @@ impl BackingSlot {
 /// A device's backing and its statistics: see [`ZramApi::backing`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BackingInfo {
     /// The file or block device.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]

@@ -35,6 +35,7 @@ use crate::{Error, HeaderError};
 /// One codec of a device and its statistics. See [`crate::Device::codecs`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CodecStats {
     /// Its index in the slots' words.
     #[cfg_attr(feature = "serde", serde(default))]

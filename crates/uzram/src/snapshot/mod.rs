@@ -76,6 +76,7 @@ pub struct CutCodec {
 /// How far a cut has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", serde(default))]
 pub struct CutProgress {
     /// Pages that are captured, or hold nothing.

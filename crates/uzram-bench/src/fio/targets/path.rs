@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{OFlags, SeekFrom, fstatfs, seek};
+use uzram_control::size;
 
 use super::{Means, Probe, Target, TargetPath};
 
@@ -83,8 +84,9 @@ impl Given {
         let bytes = seek(&file, SeekFrom::End(0))?;
         ensure!(
             bytes >= means.size_bytes,
-            "{shown} has {bytes} bytes, fewer than the {} of --size",
-            means.size_bytes
+            "{shown} has {}, less than the {} of --size",
+            size::human(bytes),
+            size::human(means.size_bytes)
         );
         Ok(given)
     }

@@ -1,12 +1,10 @@
 //! The columns of `uzram list`: zramctl's, by its names, and what it lacks.
 
-use serde_json::Value;
 use uzram::CodecStats;
 use uzram_control::RunningDevice;
 use uzram_control::stat::Stat;
 
-use uzram_blockdev::{Survey, Users};
-use uzram_runtime::client::{silent_to_json, to_json};
+use uzram_blockdev::Users;
 
 use crate::exit::Result;
 
@@ -149,14 +147,6 @@ impl DeviceRow {
             stat: Ok(Stat::default()),
             mounts: Users::default(),
             idle: None,
-        }
-    }
-
-    /// The device as JSON. One whose server does not answer has only what is known without it, and why.
-    pub(super) fn to_json(&self, survey: &Survey) -> Result<Value> {
-        match &self.stat {
-            Ok(stat) => to_json(survey, &self.entry, stat),
-            Err(failure) => silent_to_json(survey, &self.entry, failure),
         }
     }
 }

@@ -12,7 +12,7 @@ use uzram_control::stat::Stat;
 use uzram_runtime::{client, sweep, users};
 use uzram_spec::printable_line;
 
-use super::{print, print_json};
+use super::{print, print_json, to_value};
 use crate::exit::{Failure, Result};
 use columns::{COLUMNS, CellOf, CellValue, Column, DeviceRow, IDLE_PAGES};
 
@@ -117,9 +117,9 @@ impl Args {
             count_idle(&mut rows);
         }
         if self.json {
-            let object = |row: &DeviceRow| row.to_json(&survey);
-            let objects: Result<Vec<_>> = rows.iter().map(object).collect();
-            print_json(&objects?.into())?;
+            let object = |row: &DeviceRow| client::describe(&survey, &row.entry, &row.stat);
+            let objects: Vec<_> = rows.iter().map(object).collect();
+            print_json(&to_value(&objects)?)?;
         } else {
             print(&self.table(&columns, &rows))?;
         }

@@ -13,7 +13,7 @@ pub(in crate::zram) const MEM_LIMIT: Attribute = Attribute {
     since: "3.18",
     about: "the limit on memory; 0 for none",
     docs: "Takes a size as disksize does, rounded up to 4096; 0 for no limit, which is the default. EINVAL for anything \
-           but a size. ShownDevice as the fourth number of mm_stat. A write that finds no memory below the limit fails, and the \
+           but a size. Shown as the fourth number of mm_stat. A write that finds no memory below the limit fails, and the \
            page keeps its contents. A reset drops the limit. uzram never exceeds it, while the kernel checks after it has \
            allocated. Not strict, it can be read.",
     show: Some(show_limit),
