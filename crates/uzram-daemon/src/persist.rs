@@ -131,6 +131,8 @@ impl Place {
     fn restored(&self, spec: &DeviceSpec, file: &Path) -> DeviceSpec {
         let from = SnapshotSource {
             file: file.into(),
+            // The next save replaces the file, so no clone of it may be left.
+            lazy: false,
             ..self.source.clone()
         };
         DeviceSpec {
@@ -267,8 +269,15 @@ fn is_saved(entry: &RunningDevice, file: &Path) -> bool {
     noted.is_some_and(|noted| noted == file.as_os_str().as_bytes())
 }
 
-/// The server syncs it.
+/// Brings what of a clone is still elsewhere, and has a snapshot taken. The server syncs it.
 fn take(entry: &RunningDevice, target: &File) -> Result<SnapshotReport> {
+    while client::stat(entry)?.counters.remote_pages > 0 {
+        match client::ask(entry, &Request::Hydrate)? {
+            Response::Hydrated(report) if report.pages > 0 || report.left == 0 => {}
+            Response::Hydrated(_) => std::thread::sleep(AGAIN),
+            other => return Err(client::unexpected(entry, &other)),
+        }
+    }
     let request = Request::Snapshot {
         kept_max_bytes: None,
         track: false,

@@ -122,8 +122,7 @@ impl Device {
     /// cut is dropped; an agent's rest.
     ///
     /// [`Error::Snapshot`] while there is another, [`Error::SnapshotWithReserve`] for a swap device, [`Error::RemotePages`] while
-    /// a page is remote, [`Error::Reserve`]
-    /// where the system refuses address space; [`Error::SnapshotUntracked`] and [`Error::SnapshotSince`] where changes are
+    /// a page is remote, [`Error::Reserve`] where the system refuses address space; [`Error::SnapshotUntracked`] and [`Error::SnapshotSince`] where changes are
     /// not tracked since what is asked for, [`Error::SnapshotUntrackable`] where they cannot be.
     pub fn cut(&self, options: &CutOptions) -> Result<Cut<'_>, Error> {
         self.cut_after(options, None)
@@ -132,18 +131,27 @@ impl Device {
     /// Begins to copy what the device holds while it changes, for a [`Basis::cut`] that has little left to copy. Requests wait
     /// for it once as for a cut, and nothing is kept. What is refused during a cut is refused from here on.
     ///
-    /// [`Error::Snapshot`] while there is another, or a cut, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
-    /// where the system refuses address space.
+    /// [`Error::Snapshot`] while there is another, or a cut, [`Error::SnapshotWithReserve`] for a swap device,
+    /// [`Error::RemotePages`] while a page is remote, [`Error::Reserve`] where the system refuses address space.
     pub fn basis(&self) -> Result<Basis<'_>, Error> {
         if self.pool.has_stock() {
             return Err(Error::SnapshotWithReserve);
         }
+        self.refuse_remote()?;
         let _alone = self.post_processing();
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let _codecs = self.codecs.change();
         let mut state = CutState::new(self.table.pages(), self.streams.count(), 0, None)?;
         state.is_basis = true;
         Ok(Basis(self.begin_cut(Arc::new(state), None, None)?))
+    }
+
+    /// Refuses to walk through pages that are not here. None becomes remote later.
+    fn refuse_remote(&self) -> Result<(), Error> {
+        match self.remote_pages() {
+            0 => Ok(()),
+            pages => Err(Error::RemotePages { pages }),
+        }
     }
 
     /// Cuts, in the place of a basis where there is one.
@@ -155,11 +163,7 @@ impl Device {
         if self.pool.has_stock() {
             return Err(Error::SnapshotWithReserve);
         }
-        // None comes back: who walks finds none.
-        match self.remote_pages() {
-            0 => {}
-            pages => return Err(Error::RemotePages { pages }),
-        }
+        self.refuse_remote()?;
         // Neither can change what a word or an index means, or how many pages there are, before every stream has the cut.
         let _alone = self.post_processing();
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
