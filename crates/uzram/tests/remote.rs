@@ -373,6 +373,8 @@ fn hydration_brings_the_rest_and_stands_back_for_requests() {
     device.write_at(&[5; 4096], 300 * 4096).unwrap();
     let refused = device.cut(&CutOptions::new(None)).map(drop);
     assert_eq!(refused, Err(Error::RemotePages { pages: PAGES - 65 }));
+    let refused = device.basis().map(drop);
+    assert_eq!(refused, Err(Error::RemotePages { pages: PAGES - 65 }));
     // A request waits: nothing else is fetched.
     let (arrival, go_on) = store.stop_next();
     std::thread::scope(|scope| {

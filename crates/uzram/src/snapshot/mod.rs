@@ -131,12 +131,10 @@ impl Device {
     /// Begins to copy what the device holds while it changes, for a [`Basis::cut`] that has little left to copy. Requests wait
     /// for it once as for a cut, and nothing is kept. What is refused during a cut is refused from here on.
     ///
-    /// [`Error::Snapshot`] while there is another, or a cut, [`Error::SnapshotWithReserve`] for a swap device, [`Error::Reserve`]
-    /// where the system refuses address space.
+    /// [`Error::Snapshot`] while there is another, or a cut, [`Error::SnapshotWithReserve`] for a swap device,
+    /// [`Error::RemotePages`] while a page is remote, [`Error::Reserve`] where the system refuses address space.
     pub fn basis(&self) -> Result<Basis<'_>, Error> {
-        if self.pool.has_stock() {
-            return Err(Error::SnapshotWithReserve);
-        }
+        self.check_cuttable()?;
         let _alone = self.post_processing();
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let _codecs = self.codecs.change();
@@ -145,20 +143,25 @@ impl Device {
         Ok(Basis(self.begin_cut(Arc::new(state), None, None)?))
     }
 
+    /// Refuses what can have no snapshot.
+    fn check_cuttable(&self) -> Result<(), Error> {
+        if self.pool.has_stock() {
+            return Err(Error::SnapshotWithReserve);
+        }
+        // None comes back: who walks finds none.
+        match self.remote_pages() {
+            0 => Ok(()),
+            pages => Err(Error::RemotePages { pages }),
+        }
+    }
+
     /// Cuts, in the place of a basis where there is one.
     fn cut_after(
         &self,
         options: &CutOptions,
         basis: Option<&Arc<CutState>>,
     ) -> Result<Cut<'_>, Error> {
-        if self.pool.has_stock() {
-            return Err(Error::SnapshotWithReserve);
-        }
-        // None comes back: who walks finds none.
-        match self.remote_pages() {
-            0 => {}
-            pages => return Err(Error::RemotePages { pages }),
-        }
+        self.check_cuttable()?;
         // Neither can change what a word or an index means, or how many pages there are, before every stream has the cut.
         let _alone = self.post_processing();
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
