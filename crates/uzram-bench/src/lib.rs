@@ -28,6 +28,7 @@ pub mod report;
 mod rival;
 pub mod rivals;
 mod scale;
+mod snapshot;
 mod zram;
 
 pub use program::{main, main_with};

@@ -458,3 +458,110 @@ impl Write for ClientFile<'_> {
         self.file.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const PAGE: usize = uzram::PAGE_SIZE;
+    const PAGES: u64 = 1024;
+
+    /// A page that no algorithm makes smaller.
+    fn noise(seed: u64) -> [u8; PAGE] {
+        let mut state = seed | 1 << 40;
+        let mut page = [0; PAGE];
+        for word in page.as_chunks_mut::<8>().0 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *word = state.to_le_bytes();
+        }
+        page
+    }
+
+    /// A device of noise, which is written to as its snapshot is: `is_gone` is asked before each piece of the file.
+    fn taken(
+        basis: bool,
+        writes: u32,
+        file: &File,
+    ) -> (Device, Result<SnapshotReport, ControlError>) {
+        let device = Device::builder(PAGES * PAGE as u64).algorithm("lz4");
+        let device = device.build().unwrap();
+        let write = |page: u64, seed: u64| {
+            let bytes = noise(seed);
+            device.write_at(&bytes, page * PAGE as u64).unwrap();
+        };
+        (0..PAGES).for_each(|page| write(page, page));
+        let left = Cell::new(writes);
+        let is_gone = || {
+            if let Some(fewer) = left.get().checked_sub(1) {
+                left.set(fewer);
+                // Behind the walk and before it.
+                for page in (u64::from(fewer) % 7..PAGES).step_by(64) {
+                    write(page, page + u64::from(fewer) * PAGES);
+                }
+            }
+            false
+        };
+        let taking = ForClient {
+            device: &device,
+            name: "zram0",
+            options: CutOptions::new(Some(128 << 10)),
+            since: false,
+            basis,
+        };
+        let report = taking.take(vec![file.try_clone().unwrap().into()], &is_gone);
+        (device, report)
+    }
+
+    fn is_the_device(device: &Device, file: &File) {
+        let mut snapshot = Snapshot::open(file.try_clone().unwrap()).unwrap();
+        snapshot.verify().unwrap();
+        let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let restored = snapshot.restore(|page, content| {
+            match content {
+                Page::Raw(bytes) => drop(found.insert(page, bytes.to_vec())),
+                other => panic!("{other:?}"),
+            }
+            Ok(())
+        });
+        restored.unwrap();
+        let mut now = vec![0; PAGE];
+        for page in 0..PAGES {
+            device.read_at(&mut now, page * PAGE as u64).unwrap();
+            assert!(found[&page] == now, "page {page}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_for_memory_is_taken_again_with_a_basis() {
+        // Nothing is written: one pass.
+        let file = tempfile::tempfile().unwrap();
+        let (device, report) = taken(false, 0, &file);
+        assert_eq!(report.unwrap().basis_bytes, 0);
+        is_the_device(&device, &file);
+        // As long as the first pass takes to be given up, and into the basis.
+        for basis in [false, true] {
+            let file = tempfile::tempfile().unwrap();
+            let (device, report) = taken(basis, 15, &file);
+            let report = report.unwrap();
+            assert!(report.basis_bytes > 0);
+            assert_eq!(report.bytes, file.metadata().unwrap().len());
+            assert_eq!(report.parent, "");
+            is_the_device(&device, &file);
+        }
+        // Without end: it is refused in words, and so it is where the file cannot be read.
+        let file = tempfile::tempfile().unwrap();
+        let refused = taken(false, u32::MAX, &file).1.unwrap_err();
+        assert!(refused.message.contains("more than"), "{refused}");
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::create(directory.path().join("file")).unwrap();
+        let refused = taken(false, 15, &file).1.unwrap_err();
+        assert!(refused.message.contains("more than"), "{refused}");
+        let refused = taken(true, 0, &file).1.unwrap_err();
+        assert!(refused.message.contains("goes to a new file"), "{refused}");
+    }
+}

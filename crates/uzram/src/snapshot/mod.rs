@@ -134,10 +134,7 @@ impl Device {
     /// [`Error::Snapshot`] while there is another, or a cut, [`Error::SnapshotWithReserve`] for a swap device,
     /// [`Error::RemotePages`] while a page is remote, [`Error::Reserve`] where the system refuses address space.
     pub fn basis(&self) -> Result<Basis<'_>, Error> {
-        if self.pool.has_stock() {
-            return Err(Error::SnapshotWithReserve);
-        }
-        self.refuse_remote()?;
+        self.check_cuttable()?;
         let _alone = self.post_processing();
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let _codecs = self.codecs.change();
@@ -146,8 +143,12 @@ impl Device {
         Ok(Basis(self.begin_cut(Arc::new(state), None, None)?))
     }
 
-    /// Refuses to walk through pages that are not here. None becomes remote later.
-    fn refuse_remote(&self) -> Result<(), Error> {
+    /// Refuses what can have no snapshot.
+    fn check_cuttable(&self) -> Result<(), Error> {
+        if self.pool.has_stock() {
+            return Err(Error::SnapshotWithReserve);
+        }
+        // None comes back: who walks finds none.
         match self.remote_pages() {
             0 => Ok(()),
             pages => Err(Error::RemotePages { pages }),
@@ -160,10 +161,7 @@ impl Device {
         options: &CutOptions,
         basis: Option<&Arc<CutState>>,
     ) -> Result<Cut<'_>, Error> {
-        if self.pool.has_stock() {
-            return Err(Error::SnapshotWithReserve);
-        }
-        self.refuse_remote()?;
+        self.check_cuttable()?;
         // Neither can change what a word or an index means, or how many pages there are, before every stream has the cut.
         let _alone = self.post_processing();
         let _size = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);

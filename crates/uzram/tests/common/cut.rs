@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use uzram::compress::{Decoder, Registry};
-use uzram::{Cut, CutCodec, CutPage, Error, FRAME_PAGES, PAGE_SIZE};
+use uzram::{Basis, Cut, CutCodec, CutFrame, CutPage, Error, FRAME_PAGES, PAGE_SIZE};
 
 /// Decompresses what a cut yields, by its own description of the codecs.
 pub(crate) struct Decoders(BTreeMap<u8, Box<dyn Decoder>>);
@@ -31,6 +31,16 @@ impl Decoders {
         Decoders(codecs.iter().map(decoder).collect())
     }
 
+    /// Adds what a frame holds.
+    pub(crate) fn keep(&mut self, frame: &CutFrame<'_>, found: &mut BTreeMap<u64, Vec<u8>>) {
+        let first = u64::from(frame.number()) * FRAME_PAGES as u64;
+        for (page, contents) in (first..).zip(frame.pages()) {
+            if contents != CutPage::Unchanged {
+                found.insert(page, self.read(contents));
+            }
+        }
+    }
+
     pub(crate) fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {
         let mut out = vec![0; PAGE_SIZE];
         match page {
@@ -53,13 +63,48 @@ pub(crate) fn walk(
     found: &mut BTreeMap<u64, Vec<u8>>,
     frames: usize,
 ) -> Result<bool, Error> {
+    walk_by(frames, || {
+        Ok(cut
+            .next_frame()?
+            .map(|frame| decoders.keep(&frame, found))
+            .is_some())
+    })
+}
+
+/// The same of a basis.
+#[allow(dead_code, reason = "each test program uses a part")]
+pub(crate) fn walk_basis(
+    basis: &mut Basis<'_>,
+    decoders: &mut Decoders,
+    found: &mut BTreeMap<u64, Vec<u8>>,
+    frames: usize,
+) -> Result<bool, Error> {
+    walk_by(frames, || {
+        Ok(basis
+            .next_frame()?
+            .map(|frame| decoders.keep(&frame, found))
+            .is_some())
+    })
+}
+
+/// The same of what changed before a cut.
+#[allow(dead_code, reason = "each test program uses a part")]
+pub(crate) fn walk_changed(
+    cut: &mut Cut<'_>,
+    decoders: &mut Decoders,
+    found: &mut BTreeMap<u64, Vec<u8>>,
+    frames: usize,
+) -> Result<bool, Error> {
+    walk_by(frames, || {
+        let frame = cut.next_changed_frame(|_, bits| Ok::<u64, Error>(bits))?;
+        Ok(frame.map(|frame| decoders.keep(&frame, found)).is_some())
+    })
+}
+
+fn walk_by(frames: usize, mut next: impl FnMut() -> Result<bool, Error>) -> Result<bool, Error> {
     for _ in 0..frames {
-        let Some(frame) = cut.next_frame()? else {
+        if !next()? {
             return Ok(false);
-        };
-        let first = u64::from(frame.number()) * FRAME_PAGES as u64;
-        for (page, contents) in (first..).zip(frame.pages()) {
-            found.insert(page, decoders.read(contents));
         }
     }
     Ok(true)

@@ -88,7 +88,7 @@ fn for_seeds(test: &str, needed: &[&str], mut run: impl FnMut(u64) -> Result<Tot
 }
 
 /// What sequences are to have done.
-const DONE: [&str; 19] = [
+const DONE: [&str; 20] = [
     "recompressed",
     "written back",
     "promoted",
@@ -108,6 +108,7 @@ const DONE: [&str; 19] = [
     "failed promotions",
     "snapshots",
     "refused by snapshots",
+    "snapshots with a basis",
 ];
 
 /// What threads are to have done.

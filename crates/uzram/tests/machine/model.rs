@@ -122,7 +122,11 @@ impl Model {
                 writeback,
                 requests,
             } => self.hang(writeback, requests)?,
-            Op::Snapshot { steps, to_its_end } => self.snapshot(steps, *to_its_end)?,
+            Op::Snapshot {
+                basis,
+                steps,
+                to_its_end,
+            } => self.snapshot(*basis, steps, *to_its_end)?,
             Op::Reopen => self.reopen()?,
             Op::Check => self.check_all()?,
         }

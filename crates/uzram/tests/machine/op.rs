@@ -49,8 +49,9 @@ pub(crate) enum Op {
         requests: Vec<Op>,
     },
     /// A snapshot is taken. Before so many of its frames are taken each of these is done; after the last the rest is taken,
-    /// or it is given up.
+    /// or it is given up. The first so many are done while its basis is, if there are any.
     Snapshot {
+        basis: usize,
         steps: Vec<(usize, Op)>,
         to_its_end: bool,
     },
@@ -341,6 +342,10 @@ impl Maker {
         };
         let steps = self.random.within(0, 40);
         Op::Snapshot {
+            basis: match self.random.percent(40) {
+                true => self.random.below(steps + 1) as usize,
+                false => 0,
+            },
             steps: (0..steps).map(|_| step(self)).collect(),
             to_its_end: self.random.percent(85),
         }

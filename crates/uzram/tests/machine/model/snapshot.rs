@@ -2,23 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use uzram::{CutOptions, Error, PAGE_SIZE, Stats};
+use uzram::{Cut, CutOptions, Device, Error, PAGE_SIZE, Stats};
 use uzram_testkit::algorithm::with_self_trained;
 
 use super::{Model, Wrong, text};
-use crate::cut::{Decoders, walk};
+use crate::cut::{Decoders, walk, walk_basis, walk_changed};
 use crate::op::{Memory, Op};
 use crate::subject::PAGE;
 
 impl Model {
     pub(super) fn snapshot(
         &mut self,
+        basis: usize,
         steps: &[(usize, Op)],
         to_its_end: bool,
     ) -> Result<(), Wrong> {
         let device = self.subject.device().clone();
+        let (before, steps) = steps.split_at(basis.min(steps.len()));
+        let mut found = BTreeMap::new();
+        let mut cut = match before.is_empty() {
+            true => device.cut(&CutOptions::default()).map_err(text)?,
+            false => match self.basis(&device, before, &mut found)? {
+                Some(cut) => cut,
+                None => return Ok(()),
+            },
+        };
         let (expected, pages) = (self.bytes.clone(), self.size_pages);
-        let mut cut = device.cut(&CutOptions::default()).map_err(text)?;
         ensure!(
             device.cut(&CutOptions::default()).err() == Some(Error::Snapshot),
             "a second one at once"
@@ -26,7 +35,11 @@ impl Model {
         ensure!(cut.page_count() == pages, "{} pages", cut.page_count());
         self.memory_during_cut(&Memory::Attach { segments: 4 })?;
         let mut decoders = Decoders::of(&cut, &with_self_trained());
-        let mut found = BTreeMap::new();
+        let walk = if before.is_empty() {
+            walk
+        } else {
+            walk_changed
+        };
         let rest = (usize::MAX, Op::Check);
         for (frames, op) in steps.iter().chain(to_its_end.then_some(&rest)) {
             let had_limit = self.limit;
@@ -41,12 +54,7 @@ impl Model {
                     return Ok(());
                 }
             }
-            match op {
-                Op::Memory(memory) => self.memory_during_cut(memory)?,
-                Op::Resize { pages } => self.resize(*pages)?,
-                Op::Check => {}
-                request => self.request(request)?,
-            }
+            self.during_cut(op)?;
         }
         if !to_its_end {
             return Ok(());
@@ -65,7 +73,44 @@ impl Model {
         let extra = beyond.find(|(page, bytes)| *page * PAGE >= pages * PAGE || *bytes != zeros);
         ensure!(extra.is_none(), "the snapshot has {:?}", extra.map(|e| e.0));
         self.count("snapshots", 1);
+        if !before.is_empty() {
+            self.count("snapshots with a basis", 1);
+        }
         Ok(())
+    }
+
+    /// Copies the device while it changes, and cuts. `None`: it had to be given up.
+    fn basis<'d>(
+        &mut self,
+        device: &'d Device,
+        steps: &[(usize, Op)],
+        found: &mut BTreeMap<u64, Vec<u8>>,
+    ) -> Result<Option<Cut<'d>>, Wrong> {
+        let mut basis = device.basis().map_err(text)?;
+        let mut decoders = Decoders::of_codecs(basis.codecs(), &with_self_trained());
+        let rest = (usize::MAX, Op::Check);
+        for (frames, op) in steps.iter().chain([&rest]) {
+            if let Err(error) = walk_basis(&mut basis, &mut decoders, found, *frames) {
+                self.check_error(&error)?;
+                return Ok(None);
+            }
+            self.during_cut(op)?;
+        }
+        let is_resized = basis.page_count() != self.size_pages;
+        match basis.cut(&CutOptions::default()) {
+            Err(Error::SnapshotGivenUp { .. }) if is_resized => Ok(None),
+            Ok(_) if is_resized => Err("a basis of another size".into()),
+            cut => cut.map(Some).map_err(text),
+        }
+    }
+
+    fn during_cut(&mut self, op: &Op) -> Result<(), Wrong> {
+        match op {
+            Op::Memory(memory) => self.memory_during_cut(memory),
+            Op::Resize { pages } => self.resize(*pages),
+            Op::Check => Ok(()),
+            request => self.request(request),
+        }
     }
 
     /// What would change what words mean is refused, and has changed nothing.
