@@ -293,7 +293,7 @@ const ROUTES: &[Route] = &[
         "/v1/attributes",
         "Every attribute of zram's interface, with its documentation",
         "Attribute[]",
-        |_| ok(ATTRIBUTES.iter().map(|attribute| AttributeAnswer::from(attribute)).collect::<Vec<_>>()),
+        |_| ok(ATTRIBUTES.iter().map(AttributeAnswer::from).collect::<Vec<_>>()),
     ),
     Route::get(
         "/v1/devices",

@@ -26,7 +26,7 @@ fn contents(version: u64) -> Vec<[u8; 4096]> {
         2 => data::noise(page),
         // Half of the frames change.
         _ => data::record_page(
-            page + if page / 64 % 2 == 0 {
+            page + if (page / 64).is_multiple_of(2) {
                 version * 10_000
             } else {
                 0

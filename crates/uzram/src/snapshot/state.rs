@@ -81,7 +81,10 @@ impl Changed {
     pub(super) fn frames(&self) -> Vec<Range<u64>> {
         match self {
             Changed::Since(dirty) => dirty.frames().collect(),
-            Changed::Basis(basis) => vec![0..basis.pages.div_ceil(FRAME_PAGES as u64)],
+            Changed::Basis(basis) => {
+                let frames = 0..basis.pages.div_ceil(FRAME_PAGES as u64);
+                std::iter::once(frames).collect()
+            }
         }
     }
 }
