@@ -57,7 +57,7 @@ pub(crate) const HEADER: usize = 24;
 pub(crate) const SUM: usize = 32;
 
 /// What a snapshot consists of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
     /// What the disk and its codecs are; a file begins with it.

@@ -50,10 +50,12 @@ mod head;
 mod index;
 mod manifest;
 mod page;
+mod parts;
 mod reader;
 mod remote;
 mod snapshot;
 mod source;
+mod stored;
 mod writer;
 
 pub use contents::Item;
@@ -66,10 +68,15 @@ pub use format::{
 pub use head::{DictionaryName, Head, SnapshotCodec};
 pub use manifest::{SegmentSummary, Totals};
 pub use page::Page;
+pub use parts::{Part, PartsReader, check_segment};
 pub use reader::{Restored, SnapshotReader};
 pub use remote::{PIECE_BYTES, RemoteSnapshot};
 pub use snapshot::{FrameContents, ReadAt, Snapshot, Verified};
 pub use source::Source;
+pub use stored::{
+    NamedPart, SEGMENT_FOOTER_BYTES, StoredManifest, check_dictionary, check_directory,
+    segment_directory,
+};
 pub use writer::{CodecSource, DictionarySource, DiskSource, SnapshotSummary, SnapshotWriter};
 
 /// The README's snippet is tested with the documentation.

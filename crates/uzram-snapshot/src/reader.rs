@@ -182,7 +182,7 @@ impl<R: Read> SnapshotReader<R> {
 }
 
 /// Reads the table of contents, which must say what was read, and the end mark.
-fn read_end<R: Read>(stream: &mut Stream<R>, contents: &Contents) -> Result<(), Error> {
+pub(crate) fn read_end<R: Read>(stream: &mut Stream<R>, contents: &Contents) -> Result<(), Error> {
     let at = stream.at();
     let (body, _) = stream.record(Kind::Contents)?;
     let damaged = Error::damaged(Kind::Contents, at);
