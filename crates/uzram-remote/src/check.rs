@@ -44,7 +44,9 @@ impl Checking {
         let of = format!("{}/{}", remote.name, tag.tag);
         let manifest = remote.manifest(name);
         let manifest = manifest.map_err(|error| match error {
-            Error::Store(error) if error.kind == StoreErrorKind::NotFound => missing(error.key, &of),
+            Error::Store(error) if error.kind == StoreErrorKind::NotFound => {
+                missing(error.key, &of)
+            }
             other => other,
         })?;
         let mut parts = manifest.parts();
@@ -54,7 +56,9 @@ impl Checking {
             parts: parts.len() + 1,
             bytes: parts.iter().map(|part| part.bytes).sum(),
         };
-        for_all(&parts, LOOKERS / 2, |part| self.check_part(remote, &manifest, part, &of))?;
+        for_all(&parts, LOOKERS / 2, |part| {
+            self.check_part(remote, &manifest, part, &of)
+        })?;
         if self.read {
             // That the frames are those which the index says, and that the totals are right.
             let opened = remote.open_tag(&tag.tag, "check")?;
@@ -95,8 +99,12 @@ impl Checking {
                 let (at, bytes) = segment_directory(part.bytes, &footer).map_err(bad)?;
                 check_directory(part.name, at, &read(at, at + bytes)?).map_err(bad)
             }
-            Kind::Index => manifest.check_block(part, &read(0, part.bytes)?).map_err(bad),
-            _ => check_dictionary(part.name, &read(0, part.bytes)?).map(drop).map_err(bad),
+            Kind::Index => manifest
+                .check_block(part, &read(0, part.bytes)?)
+                .map_err(bad),
+            _ => check_dictionary(part.name, &read(0, part.bytes)?)
+                .map(drop)
+                .map_err(bad),
         }
     }
 }

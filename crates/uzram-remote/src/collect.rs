@@ -190,7 +190,9 @@ fn mark(remote: &Remote, marked: &mut Marked, now: u64, dead: &mut Vec<Meta>) ->
         })?;
         marked.parts.insert((Kind::Manifest, name));
         let parts = manifest.parts();
-        marked.parts.extend(parts.iter().map(|part| (part.kind, part.name)));
+        marked
+            .parts
+            .extend(parts.iter().map(|part| (part.kind, part.name)));
     }
     Ok(())
 }

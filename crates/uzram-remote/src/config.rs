@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use uzram_control::trust::check_file;
 
 use crate::error::{Error, Result};
-use crate::wire::Place;
 
 /// Version of the files.
 const VERSION: u64 = 1;
@@ -20,48 +19,20 @@ const VERSION: u64 = 1;
 const SYSTEM: &str = "/etc/uzram/remotes";
 /// Most bytes of a file.
 const MAX_BYTES: u64 = 64 << 10;
-/// For how long a call is tried again, if nothing else is said. A store that lost its master answers after half a minute.
-pub const PATIENCE_SECONDS: u64 = 90;
-
 /// A remote: where it is, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteConfig {
     /// Version of the file.
     pub version: u64,
-    /// `s3://bucket/prefix`, or `file:/directory`.
+    /// `file:/directory`.
     pub url: String,
-    /// The address of the service, if it is not Amazon's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// Its region.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    /// The profile of the files that have the credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
     /// Whether conditional writes are honoured, as a race has shown.
     #[serde(default)]
     pub conditional: bool,
     /// Whether nothing is written there.
     #[serde(default)]
     pub read_only: bool,
-    /// For how long a call is tried again.
-    #[serde(default = "patience")]
-    pub patience_seconds: u64,
-}
-
-fn patience() -> u64 {
-    PATIENCE_SECONDS
-}
-
-/// Where the objects of a remote are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// In a directory.
-    Dir(PathBuf),
-    /// In a bucket.
-    S3(Place),
 }
 
 impl RemoteConfig {
@@ -70,71 +41,23 @@ impl RemoteConfig {
         RemoteConfig {
             version: VERSION,
             url: url.into(),
-            endpoint: None,
-            region: None,
-            profile: None,
             conditional: false,
             read_only: false,
-            patience_seconds: PATIENCE_SECONDS,
         }
     }
 
-    /// Reads the address. What no address can be is refused in words.
-    pub fn address(&self) -> Result<Address> {
-        let usage = |why: &str| {
-            Err(Error::Usage(format!(
-                "{} is no address of a remote: {why}. It takes s3://BUCKET/PREFIX or file:/DIRECTORY",
+    /// Reads the address: a directory. What no address can be is refused in words.
+    pub fn directory(&self) -> Result<PathBuf> {
+        let path = self.url.strip_prefix("file:");
+        // As in file:///directory.
+        let path = path.map(|path| Path::new(path.strip_prefix("//").unwrap_or(path)));
+        match path {
+            Some(path) if path.is_absolute() => Ok(path.into()),
+            _ => Err(Error::Usage(format!(
+                "{} is no address of a remote: it takes file:/DIRECTORY",
                 self.url
-            )))
-        };
-        if let Some(path) = self.url.strip_prefix("file:") {
-            // As in file:///directory.
-            let path = path.strip_prefix("//").unwrap_or(path);
-            let path = Path::new(path);
-            if self.endpoint.is_some() || self.region.is_some() || self.profile.is_some() {
-                return usage("a directory has no endpoint, region or profile");
-            }
-            return match path.is_absolute() {
-                true => Ok(Address::Dir(path.into())),
-                false => usage("the directory must begin with /"),
-            };
+            ))),
         }
-        let Some(rest) = self.url.strip_prefix("s3://") else {
-            return usage("it begins with neither s3:// nor file:");
-        };
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let prefix = prefix.trim_end_matches('/');
-        let is_bucket = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-        if bucket.is_empty() || !bucket.bytes().all(is_bucket) {
-            return usage("a bucket's name has letters, digits, dots and hyphens");
-        }
-        let is_prefix = |byte: u8| is_bucket(byte) || b"/+=".contains(&byte);
-        let parts = || prefix.split('/');
-        let is_part = |part: &str| !part.is_empty() && part != "." && part != "..";
-        if !prefix.bytes().all(is_prefix) || !prefix.is_empty() && !parts().all(is_part) {
-            return usage("a prefix has letters, digits and . - _ + = /, and no empty part");
-        }
-        if let Some(endpoint) = &self.endpoint {
-            let host = endpoint.strip_prefix("https://");
-            let host = host.or_else(|| endpoint.strip_prefix("http://"));
-            if host.is_none_or(str::is_empty) {
-                let message = format!("{endpoint} is no endpoint: it begins with https:// or http://");
-                return Err(Error::Usage(message));
-            }
-            if host.is_some_and(|host| host.contains('@')) {
-                let message = "an endpoint takes no user and no password: credentials come from AWS_ACCESS_KEY_ID and \
-                    AWS_SECRET_ACCESS_KEY, or from the files of a profile";
-                return Err(Error::Usage(message.into()));
-            }
-        }
-        Ok(Address::S3(Place {
-            bucket: bucket.into(),
-            prefix: prefix.into(),
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            profile: self.profile.clone(),
-            patience_seconds: self.patience_seconds,
-        }))
     }
 }
 
@@ -175,7 +98,9 @@ impl Remotes {
     /// Whether a text is the name of a remote, there or not: a letter, and letters, digits, `-` and `_`.
     pub fn is_name(text: &str) -> bool {
         let mut bytes = text.bytes();
-        bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
+        bytes
+            .next()
+            .is_some_and(|first| first.is_ascii_alphabetic())
             && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
             && text.len() <= 64
     }
@@ -245,10 +170,15 @@ impl Remotes {
             )));
         }
         let Some(dir) = self.dirs.first() else {
-            return Err(Error::Usage("there is no place for remotes: set HOME".into()));
+            return Err(Error::Usage(
+                "there is no place for remotes: set HOME".into(),
+            ));
         };
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(dir);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir);
         made.map_err(Error::io(dir.display().to_string()))?;
         let path = dir.join(format!("{name}.json"));
         let failed = |error: io::Error| match error.kind() {
@@ -292,24 +222,11 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_nonsense_is_not() {
-        let dir = |url: &str| RemoteConfig::new(url).address();
-        assert_eq!(dir("file:/srv/x").unwrap(), Address::Dir("/srv/x".into()));
-        assert_eq!(dir("file:///srv/x").unwrap(), Address::Dir("/srv/x".into()));
-        let Address::S3(place) = dir("s3://b.c-d/e/f/").unwrap() else {
-            panic!();
-        };
-        assert_eq!((place.bucket.as_str(), place.prefix.as_str()), ("b.c-d", "e/f"));
-        for wrong in [
-            "", "/srv", "file:srv", "http://x", "s3://", "s3:///x", "s3://b/../x", "s3://b/a//b", "s3://b c",
-            "s3://b/x?y",
-        ] {
+        let dir = |url: &str| RemoteConfig::new(url).directory();
+        assert_eq!(dir("file:/srv/x").unwrap(), Path::new("/srv/x"));
+        assert_eq!(dir("file:///srv/x").unwrap(), Path::new("/srv/x"));
+        for wrong in ["", "/srv", "file:", "file:srv", "http://x"] {
             assert!(dir(wrong).is_err(), "{wrong}");
-        }
-        let mut config = RemoteConfig::new("s3://b");
-        for wrong in ["localhost:1", "ftp://x", "http://", "http://user:secret@host"] {
-            config.endpoint = Some(wrong.into());
-            let error = config.address().unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
         }
     }
 
@@ -321,7 +238,10 @@ mod tests {
         assert!(remotes.names().unwrap().is_empty());
         let config = RemoteConfig::new("file:/srv");
         remotes.add("ci", &config).unwrap();
-        assert!(matches!(remotes.add("ci", &config), Err(Error::RemoteExists { .. })));
+        assert!(matches!(
+            remotes.add("ci", &config),
+            Err(Error::RemoteExists { .. })
+        ));
         for wrong in ["", "1", "a/b", "..", "a b", "-a"] {
             assert!(remotes.add(wrong, &config).is_err(), "{wrong}");
         }
@@ -333,7 +253,10 @@ mod tests {
         assert!(matches!(remotes.find("ci"), Err(Error::Distrust(_))));
         set(0o644);
         fs::write(&path, r#"{"version":2,"url":"file:/x"}"#).unwrap();
-        assert!(matches!(remotes.find("ci"), Err(Error::Newer { found: 2, .. })));
+        assert!(matches!(
+            remotes.find("ci"),
+            Err(Error::Newer { found: 2, .. })
+        ));
         remotes.remove("ci").unwrap();
         assert!(matches!(remotes.find("ci"), Err(Error::NoRemote { .. })));
     }

@@ -24,7 +24,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// No remote has this name.
-    #[error("there is no remote {name}: \"uzram remote list\" names them, \"uzram remote add\" makes one")]
+    #[error(
+        "there is no remote {name}: \"uzram remote list\" names them, \"uzram remote add\" makes one"
+    )]
     NoRemote {
         /// The name.
         name: String,
@@ -62,7 +64,9 @@ pub enum Error {
         why: String,
     },
     /// The prefix is in use by something else.
-    #[error("{place} holds what uzram has not written, such as {key}: give it a prefix or a directory of its own")]
+    #[error(
+        "{place} holds what uzram has not written, such as {key}: give it a prefix or a directory of its own"
+    )]
     InUse {
         /// The address.
         place: String,
@@ -89,8 +93,10 @@ pub enum Error {
         may_force: bool,
     },
     /// Somebody else wrote the tag meanwhile.
-    #[error("{remote}/{tag} was written by somebody else meanwhile ({by}): what this one sent is in the store, and sent again \
-        by nobody who repeats it")]
+    #[error(
+        "{remote}/{tag} was written by somebody else meanwhile ({by}): what this one sent is in the store, and sent again \
+        by nobody who repeats it"
+    )]
     TagMoved {
         /// The remote.
         remote: String,
@@ -100,7 +106,9 @@ pub enum Error {
         by: String,
     },
     /// Several hosts have written one tag.
-    #[error("{remote}/{tag} was written more than once, by {by}: name one as {tag}~ID, or remove others")]
+    #[error(
+        "{remote}/{tag} was written more than once, by {by}: name one as {tag}~ID, or remove others"
+    )]
     TagAmbiguous {
         /// The remote.
         remote: String,
@@ -162,9 +170,6 @@ pub enum Error {
         /// The remote.
         name: String,
     },
-    /// The process that talks to the store.
-    #[error("{0}")]
-    Client(String),
 }
 
 impl Error {

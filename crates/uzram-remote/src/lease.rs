@@ -21,7 +21,7 @@ use crate::store::{Meta, Store, StoreErrorKind, When};
 /// For how long a lease holds after it was written.
 pub(crate) const LEASE_SECONDS: u64 = 900;
 /// For how long a sweep is believed to go on after its lease was written.
-pub(crate) const SWEEP_SECONDS: u64 = 300;
+pub(crate) const SWEEP_SECONDS: u64 = 120;
 /// Most seconds between two looks whether a sweep has ended.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -43,13 +43,19 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
 impl Shared {
     fn write(&self, when: &When) -> Result<()> {
-        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let body = self
+            .body
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let begin = Instant::now();
         let written = self.store.put(&self.key, &objects::to_json(&body), when);
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +76,14 @@ impl Lease {
     /// Takes a lease, and waits until no sweep goes on that may not have seen it. `why` is for people.
     pub(crate) fn take(store: &Arc<dyn Store>, why: &str, manifests: Vec<String>) -> Result<Lease> {
         let id = id::random();
-        let lease = Lease::write(store, format!("lease/{id}"), id, why, manifests, LEASE_SECONDS)?;
+        let lease = Lease::write(
+            store,
+            format!("lease/{id}"),
+            id,
+            why,
+            manifests,
+            LEASE_SECONDS,
+        )?;
         lease.wait_for_sweep()?;
         Ok(lease)
     }
@@ -151,7 +164,11 @@ impl Lease {
 
     /// Names a manifest as well, and waits for a sweep that may not have seen that.
     pub(crate) fn add(&self, manifest: String) -> Result<()> {
-        let mut body = self.shared.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut body = self
+            .shared
+            .body
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         body.manifests.push(manifest);
         drop(body);
         self.shared.write(&When::Always)?;
@@ -160,8 +177,17 @@ impl Lease {
 
     /// Whether it still holds for some time.
     pub fn check(&self) -> Result<()> {
-        let seconds = self.shared.body.lock().unwrap_or_else(PoisonError::into_inner).seconds;
-        let renewed = self.shared.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = self
+            .shared
+            .body
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .seconds;
+        let renewed = self
+            .shared
+            .renewed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Half of it is for what is on its way when it is asked.
         match renewed.0.elapsed().as_secs() < seconds / 2 {
             true => Ok(()),
@@ -223,7 +249,9 @@ pub(crate) fn read(store: &Arc<dyn Store>, key: &str) -> Result<Option<(LeaseBod
 
 /// For how many seconds a lease holds; 0 if it does not.
 pub(crate) fn seconds_left(body: &LeaseBody, meta: &Meta, now_ms: u64) -> u64 {
-    let end = meta.modified_ms.saturating_add(body.seconds.saturating_mul(1000));
+    let end = meta
+        .modified_ms
+        .saturating_add(body.seconds.saturating_mul(1000));
     end.saturating_sub(now_ms).div_ceil(1000)
 }
 

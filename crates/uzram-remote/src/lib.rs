@@ -1,15 +1,15 @@
-//! Snapshots in an object store or a shared directory: what is stored under which key, how a snapshot is committed, what keeps
+//! Snapshots in a shared directory, laid out as objects of a store: what is stored under which key, how a snapshot is committed, what keeps
 //! one that is used from being collected, and which remotes a user has.
 //!
-//! A [`Remote`] is a [`Store`] with snapshots in it. A store in a directory is read and written by this process; one that is
-//! reached by S3 by a process of its own ([`client`]), so that nothing of it is in a server's memory or on the way of a request.
+//! A [`Remote`] is a [`Store`] with snapshots in it. The command reads and writes it; nothing of it is in a server's memory or on
+//! the way of a request.
 //!
 //! **Commit**: parts under the names that their hashes give them, in any order; the manifest; and only when all that it needs
 //! is there, the tag, on the condition that nobody else wrote it meanwhile. So a tag names what is whole, wherever it was
 //! interrupted, and whoever repeats an upload sends what is missing.
 //!
-//! **Collection**: what neither a tag nor a lease needs, and is older than a grace period, is removed ([`lease`] says why nothing
-//! is removed that is used).
+//! **Collection**: what neither a tag nor a lease needs, and is older than a grace period, is removed. `lease.rs` says why
+//! nothing is removed that is used.
 //!
 //! Nothing that is read is believed before its hash is compared. Whoever can write to the store can remove or replace what is in
 //! it, and can name another snapshot by a tag.
@@ -18,24 +18,22 @@
 #![forbid(unsafe_code)]
 
 mod check;
-pub mod client;
 mod collect;
 mod config;
 mod dir;
 mod error;
 mod id;
-pub mod lease;
+mod lease;
 mod objects;
 mod probe;
 mod read;
 mod remote;
 mod store;
 mod upload;
-pub mod wire;
 
 pub use check::{Checked, Checking};
 pub use collect::{Collected, Collecting, GRACE_SECONDS};
-pub use config::{Address, PATIENCE_SECONDS, RemoteConfig, Remotes};
+pub use config::{RemoteConfig, Remotes};
 pub use dir::DirStore;
 pub use error::{Error, Result};
 pub use lease::Lease;

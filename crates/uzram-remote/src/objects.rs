@@ -180,7 +180,9 @@ mod tests {
         for good in ["warm", "v1.2-rc+3", "a_b", "7", "warm~0123abcd"] {
             assert!(is_tag(good), "{good}");
         }
-        for wrong in ["", ".", "..", "-x", "a/b", "a b", "a~", "~a", "a~b~c", "é", "a\n"] {
+        for wrong in [
+            "", ".", "..", "-x", "a/b", "a b", "a~", "~a", "a~b~c", "é", "a\n",
+        ] {
             assert!(!is_tag(wrong), "{wrong}");
         }
         assert!(!is_tag(&"x".repeat(129)));
@@ -196,8 +198,18 @@ mod tests {
             parse(r#"{"uzram":"remote","version":2}"#),
             Err(Error::Newer { found: 2, .. })
         ));
-        for wrong in ["", "{}", "[]", r#"{"uzram":"tag","version":1}"#, r#"{"uzram":"remote"}"#, &own[..9]] {
-            assert!(matches!(parse(wrong), Err(Error::Foreign { .. })), "{wrong}");
+        for wrong in [
+            "",
+            "{}",
+            "[]",
+            r#"{"uzram":"tag","version":1}"#,
+            r#"{"uzram":"remote"}"#,
+            &own[..9],
+        ] {
+            assert!(
+                matches!(parse(wrong), Err(Error::Foreign { .. })),
+                "{wrong}"
+            );
         }
     }
 }

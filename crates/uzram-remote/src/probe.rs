@@ -23,20 +23,31 @@ pub(crate) fn is_conditional(store: &dyn Store) -> Result<bool> {
 }
 
 fn races(store: &dyn Store, key: &str) -> Result<bool> {
-    let Some(version) = race(store, key, &When::New)? else {
+    let Some(version) = race(store, key, b'a', &When::New)? else {
         return Ok(false);
     };
-    Ok(race(store, key, &When::Unchanged(version))?.is_some())
+    Ok(race(store, key, b'A', &When::Unchanged(version))?.is_some())
 }
 
-/// The version that a race left, if the store decided it.
-fn race(store: &dyn Store, key: &str, when: &When) -> Result<Option<Version>> {
+/// The version that a race left, if the store decided it. What is written begins with `first`: no two writes are of the same, of which a version may be made.
+fn race(store: &dyn Store, key: &str, first: u8, when: &When) -> Result<Option<Version>> {
     let results: Vec<(u8, Result<Version, StoreError>)> = std::thread::scope(|scope| {
         let racers: Vec<_> = (0..RACERS)
-            .map(|racer| (racer, scope.spawn(move || store.put(key, &[b'0' + racer], when))))
+            .map(|racer| {
+                (
+                    racer,
+                    scope.spawn(move || store.put(key, &[first + racer], when)),
+                )
+            })
             .collect();
         let ended = |(racer, thread): (u8, std::thread::ScopedJoinHandle<'_, _>)| {
-            let lost = || Err(StoreError::new(StoreErrorKind::Failed, key, "a thread ended"));
+            let lost = || {
+                Err(StoreError::new(
+                    StoreErrorKind::Failed,
+                    key,
+                    "a thread ended",
+                ))
+            };
             (racer, thread.join().unwrap_or_else(|_| lost()))
         };
         racers.into_iter().map(ended).collect()
@@ -52,6 +63,6 @@ fn race(store: &dyn Store, key: &str, when: &When) -> Result<Option<Version>> {
         }
     }
     let (found, version) = store.get(key, 16)?;
-    let is_fair = winners.len() == 1 && found == [b'0' + winners[0]];
+    let is_fair = winners.len() == 1 && found == [first + winners[0]];
     Ok(is_fair.then_some(version))
 }

@@ -39,7 +39,9 @@ pub struct Opened {
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = f.debug_struct("Opened");
-        out.field("remote", &self.remote).field("tag", &self.tag).finish_non_exhaustive()
+        out.field("remote", &self.remote)
+            .field("tag", &self.tag)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +139,10 @@ impl Shared {
                 return;
             }
             let Some(place) = state.todo.pop_front() else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(state);
@@ -187,7 +192,10 @@ impl Shared {
                 Some(Piece::Fetching) => {}
                 None => self.want(&mut state, place),
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -239,7 +247,11 @@ impl Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self
+            .shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         state.is_over = true;
         self.shared.changed.notify_all();
     }

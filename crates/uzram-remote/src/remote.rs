@@ -3,19 +3,19 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use uzram_snapshot::{Digest, Kind, Source, StoredManifest};
 
-use crate::client::ClientStore;
-use crate::config::{Address, RemoteConfig};
+use crate::config::RemoteConfig;
 use crate::dir::DirStore;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::objects::{self, MARKER, MAX_JSON_BYTES, Marker, PREFIXES, Tag, key_of};
 use crate::store::{Store, StoreErrorKind, Version, When};
-use crate::wire::MAX_BODY_BYTES;
+
+/// Most bytes of a manifest.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// A store with snapshots in it.
 #[derive(Clone)]
@@ -45,9 +45,9 @@ pub struct FoundTag {
 }
 
 impl Remote {
-    /// Opens a remote. `program` talks to a store that is not in a directory. Asks the store whether it is uzram's.
-    pub fn open(name: &str, config: &RemoteConfig, program: &Path) -> Result<Remote> {
-        let remote = Remote::from_store(name, config.clone(), connect(config, program)?);
+    /// Opens a remote. Asks the store whether it is uzram's.
+    pub fn open(name: &str, config: &RemoteConfig) -> Result<Remote> {
+        let remote = Remote::from_store(name, config.clone(), connect(config)?);
         match remote.marker()? {
             true => Ok(remote),
             false => Err(Error::Foreign {
@@ -69,8 +69,8 @@ impl Remote {
 
     /// Makes a store a remote, if it is none yet, and finds out what it can do. Refuses a place where something else is.
     /// Returns what is to be kept of it ([`crate::Remotes::add`]).
-    pub fn prepare(name: &str, config: &RemoteConfig, program: &Path) -> Result<RemoteConfig> {
-        let store = connect(config, program)?;
+    pub fn prepare(name: &str, config: &RemoteConfig) -> Result<RemoteConfig> {
+        let store = connect(config)?;
         Remote::prepare_store(name, config, store)
     }
 
@@ -99,7 +99,9 @@ impl Remote {
                 let (place, key) = (config.url.clone(), other.key.clone());
                 return Err(Error::InUse { place, key });
             }
-            remote.store.put(MARKER, &objects::to_json(&Marker::new()), &When::Always)?;
+            remote
+                .store
+                .put(MARKER, &objects::to_json(&Marker::new()), &When::Always)?;
         }
         remote.config.conditional = crate::probe::is_conditional(&*remote.store)?;
         Ok(remote.config)
@@ -185,7 +187,9 @@ impl Remote {
             found.extend(self.read_tag(&meta.key)?);
         }
         if found.len() > 1 {
-            let by = found.iter().map(|of| format!("{} ({})", of.body.by, of.tag));
+            let by = found
+                .iter()
+                .map(|of| format!("{} ({})", of.body.by, of.tag));
             return Err(Error::TagAmbiguous {
                 remote: self.name.clone(),
                 tag: tag.into(),
@@ -212,7 +216,9 @@ impl Remote {
 
     /// Reads a manifest.
     pub fn manifest(&self, name: Digest) -> Result<StoredManifest> {
-        let (bytes, _) = self.store.get(&key_of(Kind::Manifest, name), MAX_BODY_BYTES)?;
+        let (bytes, _) = self
+            .store
+            .get(&key_of(Kind::Manifest, name), MAX_MANIFEST_BYTES)?;
         Ok(StoredManifest::parse(name, &bytes)?)
     }
 
@@ -228,11 +234,8 @@ impl Remote {
     }
 }
 
-fn connect(config: &RemoteConfig, program: &Path) -> Result<Arc<dyn Store>> {
-    Ok(match config.address()? {
-        Address::Dir(path) => Arc::new(DirStore::open(path)?),
-        Address::S3(place) => Arc::new(ClientStore::start(program, &place)?),
-    })
+fn connect(config: &RemoteConfig) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(DirStore::open(config.directory()?)?))
 }
 
 impl Source for Remote {

@@ -133,7 +133,10 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Exists => write!(f, "{key} is there already"),
             StoreErrorKind::Changed => write!(f, "{key} was changed meanwhile"),
             StoreErrorKind::Unsettled => {
-                write!(f, "{key}: no answer came, so it may be written or not: {why}")
+                write!(
+                    f,
+                    "{key}: no answer came, so it may be written or not: {why}"
+                )
             }
             StoreErrorKind::NoBucket => write!(f, "there is no such bucket or directory: {why}"),
             StoreErrorKind::Denied => write!(f, "the store does not permit it: {key}: {why}"),

@@ -25,6 +25,8 @@ use crate::store::{Store, StoreError, StoreErrorKind, Version, When};
 const SENDERS: usize = 3;
 /// Calls at a time that only look.
 pub(crate) const LOOKERS: usize = 8;
+/// For how long a tag is tried again. A store that lost its master answers after half a minute.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two tries of the same.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -74,7 +76,9 @@ impl Uploading<'_> {
         remote.to_write()?;
         let tag = self.tag;
         if tag.contains('~') {
-            let message = format!("{tag} is no tag for a new snapshot: ids, which follow a ~, are given by uzram");
+            let message = format!(
+                "{tag} is no tag for a new snapshot: ids, which follow a ~, are given by uzram"
+            );
             return Err(Error::Usage(message));
         }
         let found = remote.find_tag(tag)?;
@@ -90,18 +94,22 @@ impl Uploading<'_> {
     }
 
     /// Uploads the snapshots of a stream, of which each is the parent of the next, and gives the last one the tag.
-    pub fn upload(&self, remote: &Remote, mut from: impl Read, progress: &Progress) -> Result<Uploaded> {
+    pub fn upload(
+        &self,
+        remote: &Remote,
+        mut from: impl Read,
+        progress: &Progress,
+    ) -> Result<Uploaded> {
         let old = self.old_tag(remote)?;
         let why = format!("upload {}", self.tag);
         let lease = Lease::take(&remote.store, &why, Vec::new())?;
         let manifest = self.send(remote, &mut from, progress)?;
-        commit(remote, self, old, &manifest, &lease)
-            .map(|tag| Uploaded {
-                name: manifest.name(),
-                tag,
-                sent_bytes: progress.sent_bytes.load(Ordering::Relaxed),
-                found_bytes: progress.found_bytes.load(Ordering::Relaxed),
-            })
+        commit(remote, self, old, &manifest, &lease).map(|tag| Uploaded {
+            name: manifest.name(),
+            tag,
+            sent_bytes: progress.sent_bytes.load(Ordering::Relaxed),
+            found_bytes: progress.found_bytes.load(Ordering::Relaxed),
+        })
     }
 
     /// Sends all parts, the last manifest included.
@@ -138,7 +146,7 @@ impl Uploading<'_> {
                     let why = "what follows in it was not made since what it begins with";
                     return Err(Error::Usage(why.into()));
                 }
-                manifest = Some(take_apart(&mut reader, &to, progress)?);
+                manifest = Some(take_apart(&mut reader, &to, &failed, progress)?);
             }
             drop(to);
             Ok(())
@@ -155,17 +163,24 @@ impl Uploading<'_> {
 fn take_apart<R: Read>(
     reader: &mut PartsReader<R>,
     to: &SyncSender<Part>,
+    failed: &Mutex<Option<Error>>,
     progress: &Progress,
 ) -> Result<StoredManifest> {
     let mut manifest = None;
     while let Some(part) = reader.next_part()? {
-        progress.read_bytes.fetch_add(part.bytes.len() as u64, Ordering::Relaxed);
+        progress
+            .read_bytes
+            .fetch_add(part.bytes.len() as u64, Ordering::Relaxed);
         if part.kind == Kind::Manifest {
             manifest = Some(StoredManifest::parse(part.name, &part.bytes)?);
         }
-        if to.send(part).is_err() {
-            // All senders have ended, and one says why.
-            return Err(Error::Client("nobody sends any more".into()));
+        let has_failed = failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        if has_failed || to.send(part).is_err() {
+            // A sender says why.
+            return Err(Error::Usage("a part could not be sent".into()));
         }
     }
     manifest.ok_or_else(|| uzram_snapshot::Error::Foreign.into())
@@ -181,7 +196,11 @@ fn send_all(
     loop {
         let part = parts.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(part) = part else { return };
-        if failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+        {
             // Whoever hands parts on finds out at the end; taking them lets it get there.
             continue;
         }
@@ -252,7 +271,6 @@ fn commit(
 /// Writes a tag. An answer that says that somebody else was first, or none at all, is settled by a look.
 fn put_tag(remote: &Remote, tag: &str, body: &Tag, when: &When) -> Result<()> {
     let (key, bytes) = (format!("tag/{tag}"), objects::to_json(body));
-    let patience = Duration::from_secs(remote.config.patience_seconds);
     let begin = Instant::now();
     loop {
         use StoreErrorKind::{Changed, Exists, Unsettled};
@@ -283,7 +301,7 @@ fn put_tag(remote: &Remote, tag: &str, body: &Tag, when: &When) -> Result<()> {
             });
         }
         // It said so though nothing had landed.
-        if begin.elapsed() >= patience {
+        if begin.elapsed() >= PATIENCE {
             return Err(error.into());
         }
         std::thread::sleep(PAUSE);
@@ -294,7 +312,11 @@ fn put_tag(remote: &Remote, tag: &str, body: &Tag, when: &When) -> Result<()> {
 pub(crate) fn check_parts(store: &Arc<dyn Store>, manifest: &StoredManifest) -> Result<()> {
     let mut parts = manifest.parts();
     let whole = store.head(&key_of(Kind::Manifest, manifest.name()));
-    missing(whole.map(drop), &key_of(Kind::Manifest, manifest.name()), manifest)?;
+    missing(
+        whole.map(drop),
+        &key_of(Kind::Manifest, manifest.name()),
+        manifest,
+    )?;
     parts.sort();
     parts.dedup_by_key(|part| (part.kind, part.name));
     for_all(&parts, LOOKERS, |part| {

@@ -24,7 +24,7 @@ pub(crate) fn state<T: DeserializeOwned>(whose: &str, state: &str) -> Result<T> 
 }
 
 /// Starts a thread of that name, which nobody waits for.
-pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name(name.into());
     thread.spawn(work).map(drop)
 }

@@ -4,8 +4,10 @@
 //! thread of its own at a low priority. Whoever asked for it cancels it by going.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -352,9 +354,13 @@ impl ForClient<'_> {
             options: self.options,
             parent,
         };
-        let safe = |to: ClientFile<'_>| match is_regular {
-            true => to.file.sync_all(),
-            false => Ok(()),
+        let is_socket = file
+            .metadata()
+            .is_ok_and(|found| found.file_type().is_socket());
+        let safe = |to: ClientFile<'_>| match (is_regular, is_socket) {
+            (true, _) => to.file.sync_all(),
+            (false, true) => acknowledged(to.file, is_gone),
+            (false, false) => Ok(()),
         };
         let to = |watch| ClientFile {
             file: &file,
@@ -380,6 +386,23 @@ impl ForClient<'_> {
             }
         }
         Ok(taking(None).write_after_basis(&file, to, safe)?)
+    }
+}
+
+/// Waits until whoever reads from a socket says by a byte that all of it is safe.
+fn acknowledged(file: &File, is_gone: &dyn Fn() -> bool) -> io::Result<()> {
+    let mut socket = UnixStream::from(OwnedFd::from(file.try_clone()?));
+    socket.shutdown(std::net::Shutdown::Write)?;
+    socket.set_read_timeout(Some(LOOK))?;
+    let mut byte = [0];
+    loop {
+        match socket.read(&mut byte) {
+            Ok(0) => return Err(io::Error::other("whoever took it did not keep it")),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_gone() => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -64,13 +64,10 @@ impl<R: Read> PartsReader<R> {
         }
         let at = self.stream.at();
         let first: [u8; HEADER] = self.stream.array()?;
-        let kinds = [
-            Kind::Dictionary,
-            Kind::Segment,
-            Kind::Index,
-            Kind::Manifest,
-        ];
-        let kind = kinds.into_iter().find(|kind| first.starts_with(kind.magic()));
+        let kinds = [Kind::Dictionary, Kind::Segment, Kind::Index, Kind::Manifest];
+        let kind = kinds
+            .into_iter()
+            .find(|kind| first.starts_with(kind.magic()));
         let kind = kind.ok_or(Error::Damaged {
             kind: Kind::Segment,
             at,
@@ -116,7 +113,8 @@ impl<R: Read> PartsReader<R> {
             }
             let offset = bytes.len();
             bytes.extend_from_slice(&start);
-            self.stream.append(&mut bytes, (len - FRAME_HEADER) as u64)?;
+            self.stream
+                .append(&mut bytes, (len - FRAME_HEADER) as u64)?;
             let (body, sum) = bytes[offset..].split_at(len - SUM);
             let hash = Digest::of(body);
             if hash.0 != *sum {

@@ -329,7 +329,9 @@ impl Fetching {
 /// Copies what is at `offset`, as much as the buffer takes.
 fn copy(buffer: &mut [u8], bytes: &[u8], offset: u64) -> io::Result<()> {
     let from = bytes.get(offset as usize..).unwrap_or_default();
-    let from = from.get(..buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let from = from
+        .get(..buffer.len())
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
     buffer.copy_from_slice(from);
     Ok(())
 }

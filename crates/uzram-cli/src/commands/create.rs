@@ -18,7 +18,7 @@ use uzram_spec::{
     SnapshotSource, SwapSpec, printable_line,
 };
 
-use super::policy;
+use super::{policy, remote};
 use crate::exit::{self, Failure, Result};
 use crate::frontend_args::FrontendArgs;
 
@@ -51,7 +51,7 @@ Examples:
   uzram create --from /srv/warm-cache.uzsnap --lazy
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
-    /// Make the device of a snapshot: a file, or - for stdin. As "uzram restore", which says more
+    /// Make the device of a snapshot: a file, NAME/TAG of a remote, or - for stdin. As "uzram restore", which says more
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// Make a clone: the device is there at once, and what is read is fetched from the snapshot's file when it is needed. The
@@ -197,10 +197,26 @@ impl Options {
         let foreground = self.foreground;
         let mut private = self.private;
         let is_stdin = from.as_deref() == Some(Path::new("-"));
-        let from = from.map(|file| if is_stdin { STDIN.into() } else { file });
+        let of_remote = from.as_deref().and_then(remote::reference);
+        if of_remote.is_some() && clone.lazy {
+            let message = "a clone needs the snapshot in a file: of a remote, a device is made with all of it";
+            return Err(Failure::usage(message));
+        }
+        if of_remote.is_some() && !self.parent.is_empty() {
+            let message = "a snapshot of a remote needs no --parent: all of it is there";
+            return Err(Failure::usage(message));
+        }
+        let is_passed_on = is_stdin || of_remote.is_some();
+        let from = from.map(|file| if is_passed_on { STDIN.into() } else { file });
         let mut spec = self.spec(from, clone, log)?;
         // Until the device is there.
-        let piped = pass_on_pipe(&mut spec, is_stdin)?;
+        let piped = match of_remote {
+            Some(found) => {
+                let opened = remote::open_tag(found, "restore")?;
+                Some(contents::pass_on(remote::pipe(opened)?, &mut spec)?)
+            }
+            None => pass_on_pipe(&mut spec, is_stdin)?,
+        };
         // The daemon does not have this process's pipes.
         private |= piped.is_some();
         if foreground {

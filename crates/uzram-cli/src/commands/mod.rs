@@ -16,6 +16,7 @@ pub(crate) mod policy;
 pub(crate) mod promote;
 pub(crate) mod recompress;
 pub(crate) mod recover;
+pub(crate) mod remote;
 pub(crate) mod remove;
 pub(crate) mod reset;
 pub(crate) mod restore;

@@ -21,11 +21,12 @@ use crate::exit::Result;
 #[command(after_help = "\
 Examples:
   uzram restore zram0.uzsnap
+  uzram restore ci/warm --frontend nbd --listen unix:/run/warm.sock
   uzram restore monday.uzsnap --parent sunday.uzsnap --mem-limit 4G
   uzram restore zram0.uzsnap --size 16G --algorithm 'zstd(level=1)' --frontend nbd
   ssh host uzram snapshot zram0 - | uzram restore -")]
 pub(crate) struct Args {
-    /// File that holds the snapshot, or - for stdin
+    /// File that holds the snapshot, NAME/TAG of a remote, or - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]

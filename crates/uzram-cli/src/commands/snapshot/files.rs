@@ -7,10 +7,15 @@ use uzram_runtime::snapshot_notes::SnapshotNotes;
 use uzram_snapshot::{Head, PAGE_BYTES, Snapshot, SnapshotCodec};
 use uzram_spec::printable_line;
 
+use super::super::remote;
 use crate::exit::{Failure, Result};
 
 /// Opens a file with its parents.
 pub(super) fn open(path: &Path, parents: &[PathBuf]) -> Result<Snapshot> {
+    if let Some(found) = remote::reference(path) {
+        let opened = remote::open_tag(found, "look")?;
+        return opened.snapshot().map_err(remote::failure);
+    }
     let file = regular(path)?;
     let parents = parents.iter();
     let parents = parents.map(|path| Ok((path.clone(), regular(path)?)));
@@ -67,7 +72,7 @@ pub(super) fn codec_words(codec: &SnapshotCodec) -> String {
 }
 
 /// A moment, of UTC.
-pub(super) fn time(seconds: u64) -> String {
+pub(crate) fn time(seconds: u64) -> String {
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     // Years that begin in March, so that a leap day is the last: 146,097 days in 400 years. After Howard Hinnant.
     let days = days + 719_468;

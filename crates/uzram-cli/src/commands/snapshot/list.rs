@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use uzram_control::size::human;
+use uzram_remote::Remotes;
 use uzram_runtime::snapshot_notes::SnapshotNotes;
 use uzram_snapshot::{PAGE_BYTES, Snapshot};
 use uzram_spec::printable_line;
 
-use super::super::{print, print_json};
+use super::super::{print, print_json, remote};
 use super::files;
 use crate::exit::Result;
 
@@ -18,7 +19,7 @@ use crate::exit::Result;
 /// one begins with that was taken of a device under load: it is good only together with the next.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// File that holds snapshots
+    /// File that holds snapshots, a remote, or NAME/TAG of one
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON, with names of full length
@@ -28,6 +29,11 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        if let Some(name) = self.file.to_str()
+            && Remotes::of_user().has(name)
+        {
+            return remote::show(name, self.json);
+        }
         let last = files::open(&self.file, &[])?;
         let all = files::all(&last);
         if self.json {

@@ -10,6 +10,8 @@ mod verify;
 
 use clap::Subcommand;
 
+pub(crate) use files::time;
+
 use crate::exit::{Failure, Result};
 
 /// Write what a device holds at this moment to a file, or check such files
@@ -27,6 +29,7 @@ Examples:
   uzram snapshot zram0 sunday.uzsnap --track
   uzram snapshot zram0 monday.uzsnap --since sunday.uzsnap
   uzram snapshot zram0 tuesday.uzsnap --since monday.uzsnap --parent sunday.uzsnap
+  uzram snapshot zram0 ci/warm        to a remote: see \"uzram remote\"
   uzram snapshot verify zram0.uzsnap"
 )]
 pub(crate) struct Args {

@@ -17,7 +17,7 @@ use crate::exit::Result;
 /// Reads the index, not the pages: "uzram snapshot verify" says whether they are good.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// File that holds the snapshot
+    /// File that holds the snapshot, or NAME/TAG of a remote
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// A file with the snapshot that it was made since; may be given several times

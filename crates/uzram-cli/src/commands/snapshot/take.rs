@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -14,9 +15,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
+use uzram_remote::Uploading;
 use uzram_runtime::{client, process, sweep};
 
-use super::super::{print, print_json, to_value, unexpected};
+use super::super::{print, print_json, remote, to_value, unexpected};
 use crate::exit::{self, Failure, Result};
 
 /// How often a terminal is told how far it has come.
@@ -29,7 +31,7 @@ pub(crate) struct Take {
     /// The device: its name, its path or its URI
     #[arg(value_name = "NAME")]
     device: String,
-    /// The file to write, which must not be there; "-" for stdout
+    /// The file to write, which must not be there; NAME/TAG of a remote; "-" for stdout
     #[arg(value_name = "FILE", required_unless_present = "to")]
     file: Option<PathBuf>,
     /// The same as FILE
@@ -41,7 +43,7 @@ pub(crate) struct Take {
     /// Remember from now on what changes, so that a later one can be made with --since this. Each write looks at a bit then
     #[arg(long)]
     track: bool,
-    /// Only what changed since the snapshot in this file, after which the device must have tracked changes
+    /// Only what changed since the snapshot in this file, or of this NAME/TAG, after which the device must have tracked changes
     #[arg(long, value_name = "FILE")]
     since: Option<PathBuf>,
     /// What that one was made since in its turn, and so on to the first, which is complete: a file each
@@ -82,6 +84,13 @@ impl Take {
             let _ = std::io::stderr().write_all(words.as_bytes());
             return Ok(());
         }
+        if let Some(found) = remote::reference(path) {
+            let report = self.upload(&entry, found)?;
+            return match self.json {
+                true => print_json(&to_value(&report)?),
+                false => print(&words(&entry, &report)),
+            };
+        }
         let target = Target::new(path, self.force)?;
         let report = self.take(&entry, target.file.try_clone()?.into())?;
         target.keep()?;
@@ -89,6 +98,44 @@ impl Take {
             true => print_json(&to_value(&report)?),
             false => print(&words(&entry, &report)),
         }
+    }
+
+    /// Has the server write into a socket, from which a thread uploads. The server waits for the byte that says that all is
+    /// there: then what changes is since this snapshot, and not before.
+    fn upload(
+        &self,
+        entry: &RunningDevice,
+        (name, tag): (String, String),
+    ) -> Result<SnapshotReport> {
+        if self.basis {
+            return Err(Failure::usage("a snapshot with a basis goes to a file"));
+        }
+        let to = remote::open(&name)?;
+        let device = entry.record.name.clone();
+        let force = self.force;
+        let uploading = Uploading {
+            tag: &tag,
+            force,
+            device: &device,
+        };
+        uploading.check(&to).map_err(remote::failure)?;
+        let (mut own, theirs) = UnixStream::pair()?;
+        std::thread::scope(|scope| {
+            let upload = scope.spawn(move || {
+                let uploaded = uploading.upload(&to, &mut own, &Default::default());
+                if uploaded.is_ok() {
+                    let _ = own.write_all(b"k");
+                }
+                uploaded
+            });
+            let taken = self.take(entry, theirs.into());
+            let ended = upload.join();
+            match ended {
+                // The server learns no more than that nobody reads.
+                Ok(Err(error)) if !cut_by(&taken, &error) => Err(remote::failure(error)),
+                _ => taken,
+            }
+        })
     }
 
     fn take(&self, entry: &RunningDevice, file: OwnedFd) -> Result<SnapshotReport> {
@@ -100,6 +147,9 @@ impl Take {
         };
         let parents = self.since.iter().chain(&self.parent);
         let parents = parents.map(|path| {
+            if let Some(found) = remote::reference(path) {
+                return remote::index(&remote::open_tag(found, "since")?);
+            }
             File::open(path).map_err(|error| {
                 let kind = exit::Kind::from_io(&error);
                 Failure::new(kind, format!("{}: {error}", path.display()))
@@ -117,6 +167,12 @@ impl Take {
             other => Err(unexpected(entry, &other)),
         }
     }
+}
+
+/// Whether an upload failed only because the server stopped, which says why.
+fn cut_by(taken: &Result<SnapshotReport>, error: &uzram_remote::Error) -> bool {
+    use uzram_remote::Error::Snapshot;
+    taken.is_err() && matches!(error, Snapshot(uzram_snapshot::Error::Cut { .. }))
 }
 
 fn words(entry: &RunningDevice, report: &SnapshotReport) -> String {

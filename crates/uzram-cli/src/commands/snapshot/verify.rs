@@ -7,7 +7,7 @@ use uzram_control::size::human;
 use uzram_runtime::contents;
 use uzram_snapshot::{Error, Restored, SnapshotReader};
 
-use super::super::{for_each, print, print_json};
+use super::super::{for_each, print, print_json, remote};
 use super::files;
 use crate::exit::{Failure, Result};
 
@@ -18,7 +18,7 @@ use crate::exit::{Failure, Result};
 /// cut off.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Files that hold snapshots, or - for stdin
+    /// Files that hold snapshots, NAME/TAG of a remote, or - for stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A file with the snapshot that another one was made since; may be given several times
@@ -32,6 +32,9 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result {
         for_each(self.files, |path| {
+            if let Some(found) = remote::reference(&path) {
+                return remote::check(&format!("{}/{}", found.0, found.1), true);
+            }
             let found = match path == Path::new("-") {
                 true => through(&path, std::io::stdin().lock()),
                 false => match contents::open(&path)? {

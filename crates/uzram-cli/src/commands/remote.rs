@@ -1,0 +1,308 @@
+//! `uzram remote`: where snapshots are kept by tags; and what other commands need to go there.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+use uzram_control::size::human;
+use uzram_remote::{
+    Checking, Collecting, Error, Opened, Remote, RemoteConfig, Remotes, StoreErrorKind,
+};
+
+use super::{for_each, print, print_json};
+use crate::exit::{self, Failure, Kind, Result};
+
+/// Keep snapshots in a directory that hosts share, by tags
+///
+/// A remote is a directory, of this machine or of a file server, where snapshots are kept by tags: "uzram snapshot zram0
+/// NAME/TAG" writes one there, "uzram restore NAME/TAG" makes a device of it. What several snapshots have in common is there
+/// once.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram remote add ci file:/srv/uzram
+  uzram snapshot zram0 ci/warm
+  uzram restore ci/warm
+  uzram remote show ci
+  uzram remote remove ci/warm
+  uzram remote collect ci")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a directory a remote, or use one that is one
+    Add {
+        /// What it is called here
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Where it is: file:/DIRECTORY, which is there
+        #[arg(value_name = "URL")]
+        url: String,
+        /// Write nothing there. Then nothing keeps a snapshot that is read from being collected meanwhile
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// List the remotes
+    List {
+        /// Print JSON
+        #[arg(long, short = 'J')]
+        json: bool,
+    },
+    /// List the tags of a remote
+    Show {
+        /// The remote
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Print JSON
+        #[arg(long, short = 'J')]
+        json: bool,
+    },
+    /// Forget a remote, whose contents stay; or remove a tag from it
+    Remove {
+        /// The remote, or NAME/TAG
+        #[arg(value_name = "NAME[/TAG]")]
+        name: String,
+    },
+    /// Remove what no tag needs and nobody uses
+    ///
+    /// What is younger than the grace period stays: an upload may be about to need it. So does what a lease names, which every
+    /// upload and every restore has. A manifest that cannot be read stops it. No host's clock matters: the directory's does.
+    Collect {
+        /// The remote
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// How old something must be, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = uzram_remote::GRACE_SECONDS)]
+        grace: u64,
+        /// Remove nothing, only count
+        #[arg(long, short = 'n')]
+        dry_run: bool,
+        /// Print JSON
+        #[arg(long, short = 'J')]
+        json: bool,
+    },
+    /// Check that all that tags need is there
+    ///
+    /// Reads manifests, indexes and the directories of segments. Exits with 1 if something is missing or damaged.
+    Check {
+        /// The remote, or NAME/TAG
+        #[arg(value_name = "NAME[/TAG]")]
+        name: String,
+        /// Read all bytes
+        #[arg(long)]
+        read: bool,
+    },
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        match self.command {
+            Command::Add {
+                name,
+                url,
+                read_only,
+            } => add(&name, &url, read_only),
+            Command::List { json } => list(json),
+            Command::Show { name, json } => show(&name, json),
+            Command::Remove { name } => match reference(Path::new(&name)) {
+                Some((remote, tag)) => open(&remote)?.remove_tag(&tag).map_err(failure),
+                None => Remotes::of_user().remove(&name).map_err(failure),
+            },
+            Command::Collect {
+                name,
+                grace,
+                dry_run,
+                json,
+            } => collect(&name, Duration::from_secs(grace), dry_run, json),
+            Command::Check { name, read } => check(&name, read),
+        }
+    }
+}
+
+fn add(name: &str, url: &str, read_only: bool) -> Result {
+    let remotes = Remotes::of_user();
+    if remotes.has(name) {
+        return Err(failure(Error::RemoteExists { name: name.into() }));
+    }
+    let mut config = RemoteConfig::new(url);
+    config.read_only = read_only;
+    let config = Remote::prepare(name, &config).map_err(failure)?;
+    remotes.add(name, &config).map_err(failure)?;
+    if !config.conditional && !read_only {
+        exit::tell(format!(
+            "{url} does not honour conditions of writes: tags there get an id each and are not replaced, and one host \
+             should write at a time"
+        ));
+    }
+    Ok(())
+}
+
+fn list(as_json: bool) -> Result {
+    let remotes = Remotes::of_user();
+    let names = remotes.names().map_err(failure)?;
+    let found = |name: &String| Ok((name.clone(), remotes.find(name).map_err(failure)?));
+    let all = names.iter().map(found).collect::<Result<Vec<_>>>()?;
+    if as_json {
+        let object = |(name, of): &(String, RemoteConfig)| json!({"name": name, "url": of.url, "conditional": of.conditional, "read_only": of.read_only});
+        return print_json(&json!(all.iter().map(object).collect::<Vec<_>>()));
+    }
+    let line = |(name, of): &(String, RemoteConfig)| {
+        let mode = if of.read_only { "  read-only" } else { "" };
+        format!("{name:16}  {}{mode}\n", of.url)
+    };
+    print(&all.iter().map(line).collect::<String>())
+}
+
+/// Lists the tags of a remote.
+pub(crate) fn show(name: &str, as_json: bool) -> Result {
+    let (tags, wrong) = open(name)?.tags().map_err(failure)?;
+    wrong.iter().for_each(exit::tell);
+    if as_json {
+        let tags = tags.iter().map(|found| {
+            let of = &found.body;
+            json!({
+                "tag": found.tag, "name": of.manifest, "device": of.device, "parent": of.parent,
+                "taken_at_seconds": of.taken_at_seconds, "size_bytes": of.size_bytes,
+                "object_bytes": of.object_bytes, "by": of.by,
+            })
+        });
+        return print_json(&json!(tags.collect::<Vec<_>>()));
+    }
+    let mut text = format!(
+        "{:24}  {:20}  {:8} {:>7} {:>7}  {:16}\n",
+        "TAG", "TAKEN", "DEVICE", "SIZE", "STORED", "NAME"
+    );
+    for found in &tags {
+        let of = &found.body;
+        let taken = super::snapshot::time(of.taken_at_seconds);
+        let short = of.manifest.get(..16).unwrap_or_default();
+        text += &format!(
+            "{:24}  {taken:20}  {:8} {:>7} {:>7}  {short}\n",
+            format!("{name}/{}", found.tag),
+            of.device,
+            human(of.size_bytes),
+            human(of.object_bytes),
+        );
+    }
+    print(&text)
+}
+
+fn collect(name: &str, grace: Duration, dry_run: bool, as_json: bool) -> Result {
+    let collecting = Collecting { grace, dry_run };
+    let done = collecting.run(&open(name)?).map_err(failure)?;
+    if as_json {
+        return print_json(&json!({
+            "tagged": done.tagged, "leased": done.leased, "kept": done.kept, "kept_bytes": done.kept_bytes,
+            "young": done.young, "young_bytes": done.young_bytes, "removed": done.removed,
+            "removed_bytes": done.removed_bytes, "expired_leases": done.expired_leases,
+        }));
+    }
+    let verb = if dry_run { "would be" } else { "were" };
+    print(&format!(
+        "{name}: {} tags and {} leases need {}; {} of {} {verb} removed, {} are too young\n",
+        done.tagged,
+        done.leased,
+        human(done.kept_bytes),
+        human(done.removed_bytes),
+        human(done.removed_bytes + done.kept_bytes + done.young_bytes),
+        human(done.young_bytes),
+    ))
+}
+
+/// Checks a tag or all of a remote.
+pub(crate) fn check(name: &str, read: bool) -> Result {
+    let (remote, tags) = match reference(Path::new(name)) {
+        Some((remote, tag)) => {
+            let remote = open(&remote)?;
+            let tag = remote.tag(&tag).map_err(failure)?;
+            (remote, vec![tag])
+        }
+        None => {
+            let remote = open(name)?;
+            let (tags, wrong) = remote.tags().map_err(failure)?;
+            if let Some(error) = wrong.into_iter().next() {
+                return Err(failure(error));
+            }
+            (remote, tags)
+        }
+    };
+    for_each(tags, |tag| {
+        let checked = Checking { read }.run(&remote, &tag).map_err(failure)?;
+        let (parts, size) = (checked.parts, human(checked.bytes));
+        print(&format!(
+            "{}/{}: good, {size} in {parts} parts\n",
+            remote.name(),
+            tag.tag
+        ))
+    })
+}
+
+/// Remote and tag, where a text is `NAME/TAG` and there is a remote of that name. A file is meant by `./NAME/TAG`.
+pub(crate) fn reference(path: &Path) -> Option<(String, String)> {
+    let (name, tag) = path.to_str()?.split_once('/')?;
+    let is_one = Remotes::of_user().has(name) && !tag.is_empty();
+    is_one.then(|| (name.into(), tag.into()))
+}
+
+/// Opens a remote.
+pub(crate) fn open(name: &str) -> Result<Remote> {
+    let config = Remotes::of_user().find(name).map_err(failure)?;
+    Remote::open(name, &config).map_err(failure)
+}
+
+/// Opens the snapshot of a tag.
+pub(crate) fn open_tag((remote, tag): (String, String), why: &str) -> Result<Opened> {
+    open(&remote)?.open_tag(&tag, why).map_err(failure)
+}
+
+/// A pipe by which a snapshot comes as a file that is complete in itself. What goes wrong on the way is said on stderr, and
+/// whoever reads finds that it ends too early.
+pub(crate) fn pipe(opened: Opened) -> Result<impl io::Read + Send + 'static> {
+    let (reader, mut writer) = io::pipe()?;
+    let pump = move || {
+        let written = opened.write_complete(&mut writer);
+        if let Err(error) = written.map_err(failure) {
+            exit::tell(error);
+        }
+    };
+    uzram_runtime::process::spawn("remote", pump)?;
+    Ok(reader)
+}
+
+/// A file without a name that has the index of a snapshot, for the next one to be made since it.
+pub(crate) fn index(opened: &Opened) -> Result<File> {
+    let memory = rustix::fs::memfd_create("uzram-index", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut file = File::from(memory.map_err(io::Error::from)?);
+    opened.write_index(&mut file).map_err(failure)?;
+    file.flush()?;
+    Ok(file)
+}
+
+/// A failure in the words and with the exit code of the program.
+pub(crate) fn failure(error: Error) -> Failure {
+    let kind = match &error {
+        Error::NoRemote { .. }
+        | Error::RemoteExists { .. }
+        | Error::Usage(_)
+        | Error::NoTag { .. }
+        | Error::TagExists { .. }
+        | Error::TagAmbiguous { .. }
+        | Error::InUse { .. } => Kind::Usage,
+        Error::Newer { .. } | Error::ReadOnly { .. } => Kind::Impossible,
+        Error::Store(error) => match error.kind {
+            StoreErrorKind::NoBucket => Kind::Usage,
+            StoreErrorKind::Denied | StoreErrorKind::ReadOnly => Kind::Impossible,
+            _ => Kind::Failed,
+        },
+        Error::Io { source, .. } => Kind::from_io(source),
+        Error::Sweeping { .. } => Kind::Busy,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error.to_string())
+}
