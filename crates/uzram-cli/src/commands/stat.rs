@@ -274,7 +274,7 @@ fn snapshot(cut: CutProgress, books: u64) -> String {
 /// What a clone is of, and how much of it is still there.
 fn clone_of(of: &str, stat: &Stat) -> String {
     format!(
-        "{}, {} still remote\n{:12} {} pages fetched, {} tried in vain",
+        "{}, up to {} still remote\n{:12} {} pages fetched, {} tried in vain",
         printable_line(of),
         human(stat.counters.remote_pages * uzram::PAGE_SIZE as u64),
         "",

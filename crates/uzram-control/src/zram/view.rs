@@ -28,6 +28,8 @@ pub struct ShownDevice {
     pub path: String,
     /// Major and minor number of its node. An uninitialised device may have one, too: that of a loop device reserved for it.
     /// `None`: there is no block device (an NBD socket, or nothing to open).
+    // As an array of numbers, since readers of the document stumble over one of places.
+    #[schemars(with = "Option<[u32; 2]>")]
     pub rdev: Option<(u32, u32)>,
 }
 
