@@ -51,39 +51,42 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        // A file that cannot be is said before the work.
+        let file = self.save.as_deref().map(create).transpose()?;
+        let done = self.train(file);
+        if let (Err(_), Some(path)) = (&done, &self.save) {
+            let _ = std::fs::remove_file(path);
+        }
+        let (trained, saved) = done?;
+        print_outcome(self.json, &trained, show(&trained, saved))
+    }
+
+    /// Trains, and writes the dictionary in use to a file if there is one, with its length.
+    fn train(&self, file: Option<(&Path, File)>) -> Result<(TrainReport, Option<(PathBuf, u64)>)> {
         let request = Request::Train {
             priority: self.priority,
             dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
             dry_run: self.dry_run,
         };
-        // A file that cannot be is said before the work.
-        let file = self.save.as_deref().map(create).transpose()?;
         let trained = job!(&self.name, &request, Response::Trained(trained) => trained);
-        let saved = file.map(|file| self.save_to(file)).transpose()?;
-        print_outcome(self.json, &trained, show(&trained, saved))
-    }
-
-    /// Writes the dictionary in use, and says how long it is.
-    fn save_to(&self, (path, mut file): (&Path, File)) -> Result<(PathBuf, u64)> {
+        let Some((path, mut file)) = file else {
+            return Ok((trained, None));
+        };
         let request = Request::Dictionary {
             priority: self.priority,
         };
         let bytes = job!(&self.name, &request, Response::Dictionary { bytes } => bytes);
         let bytes = from_hex(&bytes).unwrap_or_default();
-        let written = match bytes.is_empty() {
-            true => Err(Failure::failed(format!(
-                "{}: not written, since no dictionary is in use: none paid on these pages",
-                path.display()
-            ))),
-            false => file
-                .write_all(&bytes)
-                .and_then(|()| file.sync_all())
-                .map_err(|error| in_file(path, error)),
-        };
-        if written.is_err() {
-            let _ = std::fs::remove_file(path);
+        if bytes.is_empty() {
+            let path = path.display();
+            return Err(Failure::failed(format!(
+                "{path}: not written, since no dictionary is in use: none paid on these pages"
+            )));
         }
-        written.map(|()| (path.to_owned(), bytes.len() as u64))
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|error| in_file(path, error))?;
+        Ok((trained, Some((path.to_owned(), bytes.len() as u64))))
     }
 }
 
