@@ -39,7 +39,7 @@ fn bad_input_is_refused_with_the_reason() {
         ),
         (
             &["create", "-a", "lz4", "--algorithm-params", "level=99,x=1"],
-            "no parameter 'x' (it takes: level)",
+            "no parameter 'x' (it takes: level, dict)",
         ),
         (
             &["create", "-a", "zstd", "-p", "level=23"],

@@ -177,8 +177,15 @@ fn plain_key<'a>(algorithm: &dyn Algorithm, key: &'a str) -> &'a str {
     rest.and_then(|rest| rest.strip_prefix('.')).unwrap_or(key)
 }
 
+/// What front ends call a dictionary's file among the parameters: they load it and hand over the bytes
+/// ([`Settings::with_dictionary`]), so that no schema has it.
+const DICTIONARY_KEY: &str = "dict";
+
 fn unknown_param(algorithm: &dyn Algorithm, key: &str) -> Error {
-    let names: Vec<_> = algorithm.params().iter().map(|spec| spec.name).collect();
+    let mut names: Vec<_> = algorithm.params().iter().map(|spec| spec.name).collect();
+    if algorithm.dictionary().is_some() && key != DICTIONARY_KEY {
+        names.push(DICTIONARY_KEY);
+    }
     Error::UnknownParam {
         algorithm: algorithm.name().into(),
         param: key.into(),

@@ -159,12 +159,34 @@ fn parameters_are_checked_against_the_schema() {
         ("lz4", "level=0", "1 to 65537"),
         ("deflate", "level=13", "-1 to 12"),
         ("zstd", "speed=9", "it takes: level"),
+        ("lzhs", "level=3", "'lzhs' has no parameter 'level' (it takes: dict)"),
         ("null", "level=1", "it takes: no parameters"),
         ("zstd", "level", "key=value"),
         ("zstd", "level=99999999999999999999", "-131072 to 22"),
     ] {
         let error = prepare(name, text).unwrap_err().to_string();
         assert!(error.contains(says), "{name} {text}: {error}");
+    }
+}
+
+#[test]
+fn a_refused_parameter_names_the_dictionary_where_one_is_taken() {
+    let registry = Registry::builtin();
+    for algorithm in registry.iter() {
+        let prepare = |key| registry.prepare(algorithm.driver_name(), 4096, [(key, "1")]);
+        let refusal = |key| prepare(key).map(|_| ()).unwrap_err().to_string();
+        let error = refusal("speed");
+        let names: Vec<_> = algorithm.params().iter().map(|spec| spec.name).collect();
+        let takes = match (names.join(", "), algorithm.dictionary().is_some()) {
+            (names, false) if names.is_empty() => "no parameters".into(),
+            (names, true) if names.is_empty() => "dict".into(),
+            (names, false) => names,
+            (names, true) => format!("{names}, dict"),
+        };
+        assert!(error.ends_with(&format!("(it takes: {takes})")), "{error}");
+        // A file is for a front end to load: here it is unknown, and not what would help.
+        let error = refusal("dict");
+        assert!(!error.contains(", dict)") && !error.contains(": dict)"), "{error}");
     }
 }
 
