@@ -159,7 +159,11 @@ fn parameters_are_checked_against_the_schema() {
         ("lz4", "level=0", "1 to 65537"),
         ("deflate", "level=13", "-1 to 12"),
         ("zstd", "speed=9", "it takes: level"),
-        ("lzhs", "level=3", "'lzhs' has no parameter 'level' (it takes: dict)"),
+        (
+            "lzhs",
+            "level=3",
+            "'lzhs' has no parameter 'level' (it takes: dict)",
+        ),
         ("null", "level=1", "it takes: no parameters"),
         ("zstd", "level", "key=value"),
         ("zstd", "level=99999999999999999999", "-131072 to 22"),
@@ -186,7 +190,10 @@ fn a_refused_parameter_names_the_dictionary_where_one_is_taken() {
         assert!(error.ends_with(&format!("(it takes: {takes})")), "{error}");
         // A file is for a front end to load: here it is unknown, and not what would help.
         let error = refusal("dict");
-        assert!(!error.contains(", dict)") && !error.contains(": dict)"), "{error}");
+        assert!(
+            !error.contains(", dict)") && !error.contains(": dict)"),
+            "{error}"
+        );
     }
 }
 
