@@ -25,6 +25,9 @@ pub(crate) struct TestOptions {
     /// Run what takes long and seldom fails, too: before a release
     #[arg(long)]
     slow: bool,
+    /// The steps are those of a run that runs them beside others: nobody named them
+    #[arg(long, hide = true)]
+    beside: bool,
     /// Install no packages; what needs a missing one fails
     #[arg(long)]
     no_setup: bool,
@@ -51,7 +54,7 @@ pub(crate) fn test(options: &TestOptions) -> Result<ExitCode> {
         slow: options.slow,
         peers: true,
         units_only: false,
-        named: !options.only.is_empty(),
+        named: !options.only.is_empty() && !options.beside,
     };
     run(&steps, &scope, installing)
 }
@@ -145,7 +148,7 @@ impl Beside {
         // What waits for guests and devices has deadlines, and goes first.
         let mut command = Command::new("nice");
         command.args(["-n", "5"]).arg(std::env::current_exe()?);
-        command.args(["test", "--no-setup"]);
+        command.args(["test", "--no-setup", "--beside"]);
         command.args(scope.slow.then_some("--slow"));
         command.args(names.iter().flat_map(|name| ["--only", name]));
         command.stdin(Stdio::null());
