@@ -112,7 +112,7 @@ const DONE: [&str; 20] = [
 ];
 
 /// What threads are to have done.
-const DONE_AT_ONCE: [&str; 11] = [
+const DONE_AT_ONCE: [&str; 12] = [
     "recompressed",
     "written back",
     "promoted",
@@ -124,6 +124,7 @@ const DONE_AT_ONCE: [&str; 11] = [
     "changed under promotion",
     "changed under writeback",
     "snapshots",
+    "snapshots with a basis",
 ];
 
 /// How long a failing sequence is made shorter.

@@ -5,12 +5,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use uzram::{Corruption, CutOptions, Error, PAGE_SIZE, Writeback};
+use uzram::{Corruption, Cut, CutOptions, Error, PAGE_SIZE, Writeback};
 use uzram_testkit::algorithm::with_self_trained;
 use uzram_testkit::disk::{Fault, FaultRule, FaultyDisk};
 
 use super::{RUN, VERSIONED, World};
-use crate::cut::{Decoders, walk};
+use crate::cut::{Decoders, walk, walk_basis, walk_changed};
 use crate::model::{Wrong, page_of};
 use crate::op::{Maker, Memory};
 use crate::random::{Random, is_discard, version, version_of};
@@ -270,19 +270,22 @@ impl<'a> Operator<'a> {
         let world = self.world;
         let (limit, failing) = (world.limit.watch(), world.failing.watch());
         let ledger = world.ledger;
-        let before: Vec<u32> = (0..ledger.pages())
-            .map(|p| ledger.acknowledged(p))
-            .collect();
         let mut options = CutOptions::new(None);
         // Who finds the image after a death knows what changed since.
         options.track = world.told.is_some();
-        let mut cut = match world.device.cut(&options) {
+        let has_basis = self.maker.random.percent(30);
+        let mut found = BTreeMap::new();
+        let (mut cut, before) = match self.cut(&options, has_basis, &mut found) {
+            Ok(begun) => begun,
             Err(Error::Snapshot) => return Ok(()),
-            cut => cut.map_err(|error| format!("snapshot: {error}"))?,
+            // The other operator has changed the size.
+            Err(Error::SnapshotGivenUp { .. }) if has_basis => return Ok(()),
+            Err(Error::BackingRead { .. }) if has_basis && failing() => return Ok(()),
+            Err(error) => return Err(format!("snapshot: {error}")),
         };
         let after: Vec<u32> = (0..ledger.pages()).map(|page| ledger.begun(page)).collect();
         let mut decoders = Decoders::of(&cut, &with_self_trained());
-        let mut found = BTreeMap::new();
+        let walk = if has_basis { walk_changed } else { walk };
         // Some are given up in the middle.
         let given_up = self.maker.random.percent(20);
         loop {
@@ -323,7 +326,30 @@ impl<'a> Operator<'a> {
             cut.record(&id);
         }
         world.count("snapshots", 1);
+        world.count("snapshots with a basis", has_basis.into());
         Ok(())
+    }
+
+    /// Cuts, with a basis after a copy into `found` of what changes meanwhile. Returns also which versions were acknowledged
+    /// before.
+    fn cut(
+        &self,
+        options: &CutOptions,
+        has_basis: bool,
+        found: &mut BTreeMap<u64, Vec<u8>>,
+    ) -> Result<(Cut<'a>, Vec<u32>), Error> {
+        let (device, ledger) = (self.world.device, self.world.ledger);
+        let pages = 0..ledger.pages();
+        let acknowledged = || pages.map(|page| ledger.acknowledged(page)).collect();
+        if !has_basis {
+            let before = acknowledged();
+            return Ok((device.cut(options)?, before));
+        }
+        let mut basis = device.basis()?;
+        let mut decoders = Decoders::of_codecs(basis.codecs(), &with_self_trained());
+        while walk_basis(&mut basis, &mut decoders, found, 1)? {}
+        let before = acknowledged();
+        Ok((basis.cut(options)?, before))
     }
 
     /// Everything that only looks.
