@@ -105,20 +105,26 @@ enum DeviceProcess {
         /// What to start from
         state: String,
     },
+    /// Read a remote for a server. Not for users
+    ReadRemote {
+        /// What to open
+        state: String,
+    },
 }
 
 impl DeviceProcess {
     /// Whether this process's arguments are those of one.
     fn is_meant() -> bool {
-        std::env::args_os()
-            .nth(1)
-            .is_some_and(|command| command == "keep" || command == "serve")
+        let all = ["keep", "serve", "read-remote"];
+        let command = std::env::args_os().nth(1);
+        command.is_some_and(|command| all.iter().any(|own| command == *own))
     }
 
     fn run(self) -> ExitCode {
         ExitCode::from(match self {
             DeviceProcess::Keep { state } => uzram_runtime::keep(state.as_deref()),
             DeviceProcess::Serve { state } => uzram_runtime::serve(&state),
+            DeviceProcess::ReadRemote { state } => commands::remote::read_for_device(&state),
         })
     }
 }

@@ -4,8 +4,9 @@ mod common;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use common::{Bench, have, text};
+use common::{Bench, have, sh, text};
 
 /// Runs the program with remotes of its own.
 fn run(bench: &Bench, args: &[&str]) -> Output {
@@ -105,4 +106,176 @@ fn a_device_goes_by_way_of_a_remote() {
     assert_eq!(devices.lines().count(), 2, "{devices}");
     works(&bench, &["remote", "remove", "ci"]);
     assert_eq!(works(&bench, &["remote", "list"]), "");
+}
+
+/// The processes that read this test's remotes for devices.
+fn readers(bench: &Bench) -> Vec<u32> {
+    let remotes = bench.path("remotes");
+    let is_reader = |pid: &u32| {
+        let read = |what| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+        let (line, environment) = (read("cmdline"), read("environ"));
+        let remotes = format!("UZRAM_REMOTES={}", remotes.display()).into_bytes();
+        line.split(|byte| *byte == 0)
+            .any(|word| word == b"read-remote")
+            && environment
+                .split(|byte| *byte == 0)
+                .any(|word| word == remotes)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_reader).collect()
+}
+
+fn wait_until(what: &str, mut it: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !it() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Reads some of a device. Whether it could.
+fn reads(uri: &str, what: &str) -> bool {
+    let args = ["-f", "raw", "-t", "none", "-c", what, uri];
+    let output = Command::new("qemu-io").args(args).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success() && !words.contains("rror") && !words.contains("failed")
+}
+
+#[test]
+fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
+    if !have("a clone of a tag", &["qemu-img", "qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let store = bench.path("store");
+    std::fs::create_dir(&store).unwrap();
+    let url = format!("file:{}", store.display());
+    works(&bench, &["remote", "add", "ci", &url]);
+    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
+    let (first, second) = (bench.path("first"), bench.path("second"));
+    std::fs::write(&first, text(4096)).unwrap();
+    std::fs::write(&second, [&[9; 4096][..], &text(4095)].concat()).unwrap();
+    fill(&uri, &first);
+    works(&bench, &["snapshot", "zram0", "ci/warm"]);
+
+    let create = |args: &[&str]| {
+        let own = ["create", "--private", "--frontend=nbd", "--policy=none"];
+        works(&bench, &[&own[..], args].concat())
+            .trim_end()
+            .to_owned()
+    };
+    let clone = create(&["--from=ci/warm", "--lazy", "--remote-timeout=2"]);
+    let stat = || -> serde_json::Value {
+        serde_json::from_str(&works(&bench, &["stat", "--json", "zram1"])).unwrap()
+    };
+    assert_eq!(stat()["clone_of"], "ci/warm");
+    assert!(stat()["remote_pages"].as_u64().unwrap() > 3900);
+    let leases = || std::fs::read_dir(store.join("lease")).unwrap().count();
+    assert_eq!((readers(&bench).len(), leases()), (1, 1));
+
+    // The tag becomes another snapshot's, and nothing but the lease needs the first one's parts.
+    fill(&uri, &second);
+    works(&bench, &["snapshot", "zram0", "ci/warm", "--force"]);
+    works(&bench, &["remote", "collect", "ci", "--grace=0"]);
+    assert!(reads(&clone, "read 2M 64k"));
+
+    // Its reader dies, and then its server with the reader's other end.
+    sh(&format!("kill -9 {}", readers(&bench)[0]));
+    assert!(reads(&clone, "read 4M 64k"));
+    assert_eq!(readers(&bench).len(), 1);
+    bench.kill("zram1", "pid");
+    works(&bench, &["remote", "collect", "ci", "--grace=0"]);
+    assert!(reads(&clone, "read 6M 64k"));
+
+    // The store is away: what needs it fails, and the rest goes on.
+    let (parts, away) = (store.join("seg"), store.join("away"));
+    std::fs::rename(&parts, &away).unwrap();
+    assert!(!reads(&clone, "read 8M 64k"));
+    assert!(reads(&clone, "read 6M 64k") && reads(&clone, "write -P 5 9M 64k"));
+    std::fs::rename(&away, &parts).unwrap();
+    assert!(reads(&clone, "read 8M 64k"));
+
+    // When all of it is here, nobody reads the remote any more.
+    works(&bench, &["hydrate", "zram1"]);
+    wait_until("the reader ends", || readers(&bench).is_empty());
+    let mut expected = std::fs::read(&first).unwrap();
+    expected[9 << 20..][..64 << 10].fill(5);
+    std::fs::write(&first, &expected).unwrap();
+    assert!(is_same(&clone, first.to_str().unwrap()));
+
+    // A device with all of the tag, and one that is removed while it is remote.
+    let whole = create(&["--from=ci/warm"]);
+    assert!(is_same(&whole, second.to_str().unwrap()));
+    let lazy = create(&["--from=ci/warm", "--lazy"]);
+    assert!(reads(&lazy, "read 1M 4k"));
+    works(&bench, &["remove", "--all"]);
+    wait_until("the reader ends", || readers(&bench).is_empty());
+    bench.assert_clean();
+
+    for (args, words) in [
+        (["--from=ci/none", "--lazy"], "there is no ci/none"),
+        (["--from=ci/warm", "--parent=x"], "needs no --parent"),
+    ] {
+        let own = ["create", "--private", "--frontend=nbd"];
+        let failed = fails(&bench, 2, &[&own[..], &args].concat());
+        assert!(failed.contains(words), "{failed}");
+    }
+    works(&bench, &["remote", "remove", "ci"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn the_configuration_names_a_tag() {
+    if !have("a tag in uzram.toml", &["qemu-img"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let store = bench.path("store");
+    std::fs::create_dir(&store).unwrap();
+    works(
+        &bench,
+        &["remote", "add", "ci", &format!("file:{}", store.display())],
+    );
+    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
+    let data = bench.path("data");
+    std::fs::write(&data, text(4096)).unwrap();
+    fill(&uri, &data);
+    works(&bench, &["snapshot", "zram0", "ci/warm"]);
+
+    let config = bench.path("uzram.toml");
+    let daemon = |args: &[&str]| {
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_uzramd"));
+        daemon.arg("--config").arg(&config).args(args);
+        daemon.env("UZRAM_RUN_DIR", bench.run_dir());
+        daemon.env("UZRAM_REMOTES", bench.path("remotes"));
+        daemon
+    };
+    let device = |name: &str, from: &str| {
+        format!("[[device]]\nname = \"{name}\"\nfrontend = \"nbd\"\nfrom = {from}\n")
+    };
+    std::fs::write(&config, device("zram4", "\"ci/none\"")).unwrap();
+    let checked = daemon(&["--check"]).output().unwrap();
+    let words = String::from_utf8_lossy(&checked.stderr);
+    assert!(
+        !checked.status.success() && words.contains("there is no ci/none"),
+        "{words}"
+    );
+
+    let lazy = "{ remote = \"ci/warm\", lazy = true }";
+    let devices = device("zram4", "\"ci/warm\"") + &device("zram5", lazy);
+    std::fs::write(&config, devices).unwrap();
+    let mut running = daemon(&[]).spawn().unwrap();
+    let there = |name: &str| bench.run_dir().join(name).join("device.json").exists();
+    wait_until("both are made", || there("zram4") && there("zram5"));
+    let stat = |name: &str| bench.stat(name)["remote_pages"].as_u64().unwrap();
+    assert_eq!(stat("zram4"), 0);
+    assert!(stat("zram5") > 3900);
+    for name in ["zram4", "zram5"] {
+        let path = works(&bench, &["list", "--noheadings", "--output=PATH", name]);
+        assert!(is_same(path.trim(), data.to_str().unwrap()), "{name}");
+    }
+    sh(&format!("kill -TERM {}", running.id()));
+    assert!(running.wait().unwrap().success());
+    works(&bench, &["remove", "--all"]);
 }

@@ -131,6 +131,7 @@ impl Place {
     fn restored(&self, spec: &DeviceSpec, file: &Path) -> DeviceSpec {
         let from = SnapshotSource {
             file: file.into(),
+            remote: String::new(),
             // The next save replaces the file, so no clone of it may be left.
             lazy: false,
             ..self.source.clone()

@@ -58,15 +58,20 @@ impl Remote {
             lease,
         })
     }
+
+    /// Where the parts of a snapshot are. One that is read from its beginning to its end is fetched ahead, if it is far.
+    pub fn parts(&self, manifest: &StoredManifest, in_order: bool) -> Result<Arc<dyn Source>> {
+        Ok(match in_order && !self.store.is_near() {
+            true => Arc::new(Ahead::new(self.clone(), manifest)?),
+            false => Arc::new(self.clone()),
+        })
+    }
 }
 
 impl Opened {
     /// The snapshot, whose parts are fetched when they are read, those of segments ahead.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let source: Arc<dyn Source> = match self.remote.store.is_near() {
-            true => Arc::new(self.remote.clone()),
-            false => Arc::new(Ahead::new(self.remote.clone(), &self.manifest)?),
-        };
+        let source = self.remote.parts(&self.manifest, true)?;
         Ok(self.manifest.open(source)?)
     }
 

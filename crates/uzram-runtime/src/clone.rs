@@ -1,75 +1,84 @@
-//! The source of a clone: the file of its snapshot, with those of that one's parents.
+//! The source of a clone: the file of its snapshot with those of that one's parents, or the process that reads the remote
+//! that has it.
 //!
-//! They are opened when the device is made, and again by each server that takes the device over. Where that fails, or the files do
-//! not answer, they are opened anew with the next fetch: a file that was away may come back. What they hold is believed only
-//! if it is the snapshot that the device was made of; its name, a hash, is in the device's description.
+//! Files are opened, and the process is started, when the device is made, and again by each server that takes the device over.
+//! Where that fails, or they do not answer, it is done anew with the next fetch: what was away may come back. What they hold is
+//! believed only if it is the snapshot that the device was made of; its name, a hash, is in the device's description.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uzram::{Choice, RemoteError, RemoteOptions, RemoteSource, StoredPage};
 use uzram_snapshot::device::RemotePages;
-use uzram_snapshot::{Digest, RemoteSnapshot, Snapshot};
+use uzram_snapshot::{Digest, RemoteSnapshot};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
-use crate::contents::{self, OpenSource};
+use crate::contents::{self, OpenSource, StoredParts};
 
-/// The files of a clone's snapshot.
+/// Where a clone's pages come from.
 pub(crate) struct CloneSource {
     of: SnapshotSource,
     snapshot: Digest,
-    /// As long as they answer.
-    opened: Mutex<Option<Arc<RemotePages>>>,
-    /// What was opened last, for its codecs.
-    last: Mutex<Option<Arc<RemotePages>>>,
+    /// What is open and was not read yet. Held while it is read: who needs it waits for whoever opens it.
+    opening: Mutex<Option<OpenSource>>,
+    /// What answered last. Never held for long: codecs are asked for by who may not wait.
+    opened: Mutex<Opened>,
+}
+
+#[derive(Default)]
+struct Opened {
+    last: Option<(StoredParts, Arc<RemotePages>)>,
+    /// Whether it is to be opened anew.
+    is_stale: bool,
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A snapshot whose files are open, as the source of pages.
-pub(crate) fn pages_of(of: &SnapshotSource, snapshot: Snapshot) -> Result<RemotePages> {
-    let name = snapshot.name();
-    let refused = |error: uzram_snapshot::Error| contents::refused(&of.file, &error);
-    let snapshot = RemoteSnapshot::open(Arc::new(snapshot), name).map_err(refused)?;
+/// A snapshot whose parts are there, as the source of pages.
+pub(crate) fn pages_of(
+    of: &SnapshotSource,
+    parts: &StoredParts,
+    name: Digest,
+) -> Result<RemotePages> {
+    let place = of.place();
+    let refused = |error: uzram_snapshot::Error| contents::refused(place, &error);
+    let snapshot = RemoteSnapshot::open(parts.source(), name).map_err(refused)?;
     let algorithms = uzram_control::zram::algorithms();
-    let words = format!("the snapshot {}", of.file.display());
+    let words = format!("the snapshot {}", place.display());
     RemotePages::new(snapshot, algorithms, words).map_err(refused)
 }
 
 impl CloneSource {
     /// Of a device that is being made.
-    pub(crate) fn new(of: SnapshotSource, pages: RemotePages) -> CloneSource {
-        let snapshot = pages.snapshot().name();
-        let pages = Arc::new(pages);
+    pub(crate) fn new(of: SnapshotSource, parts: StoredParts, pages: RemotePages) -> CloneSource {
         CloneSource {
             of,
-            snapshot,
-            opened: Mutex::new(Some(pages.clone())),
-            last: Mutex::new(Some(pages)),
+            snapshot: pages.snapshot().name(),
+            opening: Mutex::default(),
+            opened: Mutex::new(Opened {
+                last: Some((parts, Arc::new(pages))),
+                is_stale: false,
+            }),
         }
     }
 
-    /// Of a device that is there. `opened` are the files, if they could be opened; what is wrong with them is found when they
-    /// are needed.
-    pub(crate) fn resume(of: &SnapshotSource, opened: Option<OpenSource>) -> Result<CloneSource> {
+    /// Of a device that is there. `open` is what is open already, if that could be had. What is wrong with it is found when it
+    /// is needed.
+    pub(crate) fn resume(of: &SnapshotSource, open: Option<OpenSource>) -> Result<CloneSource> {
         let snapshot = of.snapshot.parse();
         let snapshot = snapshot.map_err(|error| {
             Failure::failed(format!(
                 "the description names no snapshot of the clone: {error}"
             ))
         })?;
-        let source = CloneSource {
+        Ok(CloneSource {
             of: of.clone(),
             snapshot,
+            opening: Mutex::new(open),
             opened: Mutex::default(),
-            last: Mutex::default(),
-        };
-        if let Some(Err(failure)) = opened.map(|opened| source.take(opened)) {
-            tracing::warn!("the clone's source: {failure}");
-        }
-        Ok(source)
+        })
     }
 
     /// How long requests wait.
@@ -81,32 +90,63 @@ impl CloneSource {
         options
     }
 
-    fn take(&self, opened: OpenSource) -> Result<Arc<RemotePages>> {
-        let snapshot = opened.into_snapshot()?;
-        if snapshot.name() != self.snapshot {
+    fn open(&self, open: Option<OpenSource>) -> Result<(StoredParts, RemotePages)> {
+        let open = match open {
+            Some(open) => open,
+            None => OpenSource::open(&self.of)?,
+        };
+        let (parts, found) = open.into_parts()?;
+        if found != self.snapshot {
             let message = format!(
-                "{} holds {}, and the device is a clone of {}",
-                self.of.file.display(),
-                snapshot.name(),
+                "{} holds {found}, and the device is a clone of {}",
+                self.of.place().display(),
                 self.snapshot
             );
             return Err(Failure::failed(message));
         }
-        let pages = Arc::new(pages_of(&self.of, snapshot)?);
-        *lock(&self.last) = Some(pages.clone());
-        *lock(&self.opened) = Some(pages.clone());
-        Ok(pages)
+        let pages = pages_of(&self.of, &parts, found)?;
+        Ok((parts, pages))
+    }
+
+    fn ready(&self) -> Option<Arc<RemotePages>> {
+        let opened = lock(&self.opened);
+        let last = opened.last.as_ref().filter(|_| !opened.is_stale)?;
+        Some(last.1.clone())
     }
 
     fn pages(&self) -> std::result::Result<Arc<RemotePages>, RemoteError> {
-        if let Some(pages) = &*lock(&self.opened) {
-            return Ok(pages.clone());
+        if let Some(pages) = self.ready() {
+            return Ok(pages);
         }
-        let opened = OpenSource::open(&self.of).and_then(|opened| self.take(opened));
-        opened.map_err(|failure| RemoteError {
+        let mut opening = lock(&self.opening);
+        // Somebody else may have opened it meanwhile.
+        if let Some(pages) = self.ready() {
+            return Ok(pages);
+        }
+        let opened = self.open(opening.take());
+        let (parts, pages) = opened.map_err(|failure| RemoteError {
             message: failure.message,
             passes: true,
-        })
+        })?;
+        let pages = Arc::new(pages);
+        let opened = Opened {
+            last: Some((parts, pages.clone())),
+            is_stale: false,
+        };
+        let before = std::mem::replace(&mut *lock(&self.opened), opened);
+        drop(before);
+        Ok(pages)
+    }
+
+    /// Has it opened anew where that may help.
+    fn failed(&self, pages: &Arc<RemotePages>) {
+        let mut opened = lock(&self.opened);
+        if let Some((parts, last)) = &opened.last
+            && Arc::ptr_eq(last, pages)
+            && parts.may_be_stale()
+        {
+            opened.is_stale = true;
+        }
     }
 }
 
@@ -119,14 +159,16 @@ impl RemoteSource for CloneSource {
         let pages = self.pages()?;
         let fetched = pages.fetch(frames, page);
         if fetched.is_err() {
-            // What is there now may be better.
-            *lock(&self.opened) = None;
+            self.failed(&pages);
         }
         fetched
     }
 
     fn codec(&self, number: u8) -> std::result::Result<Choice, RemoteError> {
-        let last = lock(&self.last).clone();
+        let last = lock(&self.opened)
+            .last
+            .as_ref()
+            .map(|(_, pages)| pages.clone());
         let last = last.ok_or_else(|| RemoteError {
             message: "nothing of it was opened yet".into(),
             passes: true,
@@ -135,6 +177,6 @@ impl RemoteSource for CloneSource {
     }
 
     fn name(&self) -> String {
-        self.of.file.display().to_string()
+        self.of.place().display().to_string()
     }
 }

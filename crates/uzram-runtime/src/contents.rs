@@ -1,6 +1,6 @@
-//! What a new device is filled with: the snapshot of a file, with those that it was made since, or of a pipe.
+//! What a new device is filled with: the snapshot of a file, with those that it was made since, of a remote, or of a pipe.
 //!
-//! A file is read where it holds what the snapshot needs; a pipe forward, with each page stored as its frame was checked. Both
+//! A file or a remote is read where it holds what the snapshot needs; a pipe forward, with each page stored as its frame was checked. Both
 //! end in the same place ([`Filler`]). Nobody sees the device before all of it was read and found good: its server fills it
 //! before it starts the frontend, and a failure ends the server, with the memory.
 //!
@@ -19,23 +19,34 @@ use uzram::compress::AlgorithmSpec;
 use uzram::{Builder, Choice, Device};
 use uzram_snapshot::device::Filler;
 use uzram_snapshot::{
-    Digest, Error, Head, PAGE_BYTES, Page, Restored, Snapshot, SnapshotCodec, SnapshotReader,
+    Digest, Error, Head, Kind, PAGE_BYTES, Page, Restored, Snapshot, SnapshotCodec, SnapshotReader,
+    Source, StoredManifest,
 };
 use uzram_spec::{Bytes, DeviceSpec, Failure, FailureKind, Result, SnapshotSource, size};
 
 use crate::clone::CloneSource;
 use crate::process;
+use crate::remote_process::{RemoteOrder, RemoteProcess};
 use crate::snapshot_notes::SnapshotNotes;
 
 /// Pages after which whoever waits for the device is asked whether it still does.
 const PAGES_BETWEEN_LOOKS: u64 = 1024;
 
-/// The open files of a snapshot. Not read yet.
+/// A snapshot of which what is needed to read it is open. Not read yet.
 pub(crate) struct OpenSource {
     of: SnapshotSource,
-    file: File,
-    is_file: bool,
-    parents: Vec<(PathBuf, File)>,
+    open: Open,
+}
+
+enum Open {
+    /// In a file, or by a pipe.
+    File {
+        file: File,
+        is_file: bool,
+        parents: Vec<(PathBuf, File)>,
+    },
+    /// In a remote, which another process reads.
+    Remote(Arc<RemoteProcess>),
 }
 
 /// A snapshot whose head was read.
@@ -55,8 +66,8 @@ struct Known {
 }
 
 enum Form {
-    /// Everything is in files.
-    Files(Box<Snapshot>),
+    /// Everything is in files, or in a remote.
+    Stored(Box<Snapshot>, Option<Arc<RemoteProcess>>),
     /// A pipe, and what is to be there before it.
     Pipe {
         file: Arc<File>,
@@ -220,8 +231,17 @@ fn no_others(path: &Path, missing: Option<Digest>, others: &[(PathBuf, Snapshot)
 }
 
 impl OpenSource {
-    /// Opens the files. A process that gives up privileges does it before.
+    /// Opens the files, or starts the process that opens the remote. A process that gives up privileges does it before.
     pub(crate) fn open(of: &SnapshotSource) -> Result<OpenSource> {
+        if of.is_remote() {
+            let snapshot = (!of.snapshot.is_empty()).then(|| of.snapshot.clone());
+            let order = RemoteOrder::new(&of.remote, snapshot, !of.lazy);
+            let process = RemoteProcess::start(&order)?;
+            return Ok(OpenSource {
+                of: of.clone(),
+                open: Open::Remote(Arc::new(process)),
+            });
+        }
         let (file, is_file) = open(&of.file)?;
         let parents = of.parents.iter().map(|path| {
             let (file, is_file) = open(path)?;
@@ -233,69 +253,96 @@ impl OpenSource {
                 }
             }
         });
+        let parents = parents.collect::<Result<_>>()?;
         Ok(OpenSource {
             of: of.clone(),
-            file,
-            is_file,
-            parents: parents.collect::<Result<_>>()?,
+            open: Open::File {
+                file,
+                is_file,
+                parents,
+            },
         })
     }
 
     /// Whether reading it leaves it as it is.
-    pub(crate) fn is_file(&self) -> bool {
-        self.is_file
+    pub(crate) fn is_stored(&self) -> bool {
+        match &self.open {
+            Open::File { is_file, .. } => *is_file,
+            Open::Remote(_) => true,
+        }
     }
 
-    /// The snapshot of a file, with its parents.
-    pub(crate) fn into_snapshot(self) -> Result<Snapshot> {
-        let path = self.of.file;
-        if !self.is_file {
-            let message = format!("{}: a clone needs a file, not a pipe", name(&path));
-            return Err(Failure::usage(message));
-        }
-        let snapshot = open_chain(&path, self.file, self.parents)?;
-        match snapshot.missing_parent() {
-            Some(parent) => Err(refused(&path, &Error::MissingParent { parent })),
-            None => Ok(snapshot),
+    /// Where the parts of a stored snapshot are, and its name.
+    pub(crate) fn into_parts(self) -> Result<(StoredParts, Digest)> {
+        let path = self.of.place();
+        match self.open {
+            Open::Remote(process) => {
+                let snapshot = process.snapshot()?;
+                Ok((StoredParts::Remote(process), snapshot))
+            }
+            Open::File { is_file: false, .. } => {
+                let message = format!("{}: a clone needs a file, not a pipe", name(path));
+                Err(Failure::usage(message))
+            }
+            Open::File { file, parents, .. } => {
+                let snapshot = open_whole(path, file, parents)?;
+                let found = snapshot.name();
+                Ok((StoredParts::Files(Arc::new(snapshot)), found))
+            }
         }
     }
 
     /// Reads the heads, and finds the algorithms.
     pub(crate) fn read(self) -> Result<OpenedSnapshot> {
-        let path = self.of.file.clone();
+        let path = self.of.place().to_owned();
         let algorithms = uzram_control::zram::algorithms();
         let failed = |error: Error| refused(&path, &error);
         let mut name = Digest([0; 32]);
-        let (form, head, choices) = if self.is_file {
-            let snapshot = open_chain(&path, self.file, self.parents)?;
-            if let Some(parent) = snapshot.missing_parent() {
-                return Err(failed(Error::MissingParent { parent }));
-            }
+        let stored = |snapshot: Snapshot, process| {
             let choices = snapshot.choices(algorithms).map_err(failed)?;
-            let head = snapshot.head().clone();
-            name = snapshot.name();
-            (Form::Files(Box::new(snapshot)), head, choices)
-        } else {
-            let file = Arc::new(self.file);
-            let pipe = Pipe {
-                file: file.clone(),
-                first: None,
-            };
-            let reader = SnapshotReader::new(pipe).map_err(failed)?;
-            let parent = parent_of(&path, reader.head(), self.parents)?;
-            let mut choices = match &parent {
-                Some(parent) => parent.choices(algorithms).map_err(failed)?,
-                None => Vec::new(),
-            };
-            choices.extend(own_choices(&reader, &choices).map_err(failed)?);
-            let head = reader.head().clone();
-            let parent = parent.map(Box::new);
-            let form = Form::Pipe {
+            let (head, name) = (snapshot.head().clone(), snapshot.name());
+            let form = Form::Stored(Box::new(snapshot), process);
+            Ok::<_, Failure>((form, head, choices, name))
+        };
+        let (form, head, choices) = match self.open {
+            Open::Remote(process) => {
+                let snapshot = stored_in(process.clone()).map_err(failed)?;
+                let (form, head, choices, found) = stored(snapshot?, Some(process))?;
+                name = found;
+                (form, head, choices)
+            }
+            Open::File {
                 file,
-                reader: Box::new(reader),
-                parent,
-            };
-            (form, head, choices)
+                is_file: true,
+                parents,
+            } => {
+                let snapshot = open_whole(&path, file, parents)?;
+                let (form, head, choices, found) = stored(snapshot, None)?;
+                name = found;
+                (form, head, choices)
+            }
+            Open::File { file, parents, .. } => {
+                let file = Arc::new(file);
+                let pipe = Pipe {
+                    file: file.clone(),
+                    first: None,
+                };
+                let reader = SnapshotReader::new(pipe).map_err(failed)?;
+                let parent = parent_of(&path, reader.head(), parents)?;
+                let mut choices = match &parent {
+                    Some(parent) => parent.choices(algorithms).map_err(failed)?,
+                    None => Vec::new(),
+                };
+                choices.extend(own_choices(&reader, &choices).map_err(failed)?);
+                let head = reader.head().clone();
+                let parent = parent.map(Box::new);
+                let form = Form::Pipe {
+                    file,
+                    reader: Box::new(reader),
+                    parent,
+                };
+                (form, head, choices)
+            }
         };
         let known = Known {
             source: self.of,
@@ -305,6 +352,53 @@ impl OpenSource {
             choices,
         };
         Ok(OpenedSnapshot { known, form })
+    }
+}
+
+/// Where the parts of a stored snapshot are.
+#[derive(Clone)]
+pub(crate) enum StoredParts {
+    Files(Arc<Snapshot>),
+    Remote(Arc<RemoteProcess>),
+}
+
+impl StoredParts {
+    pub(crate) fn source(&self) -> Arc<dyn Source> {
+        match self {
+            StoredParts::Files(snapshot) => snapshot.clone(),
+            StoredParts::Remote(process) => process.clone(),
+        }
+    }
+
+    /// Whether they have to be opened anew after a failure: a file may have been replaced, and a process have ended.
+    pub(crate) fn may_be_stale(&self) -> bool {
+        match self {
+            StoredParts::Files(_) => true,
+            StoredParts::Remote(process) => process.is_broken(),
+        }
+    }
+}
+
+/// The snapshot that a process reads.
+fn stored_in(process: Arc<RemoteProcess>) -> std::result::Result<Result<Snapshot>, Error> {
+    let name = match process.snapshot() {
+        Ok(name) => name,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    let kind = Kind::Manifest;
+    let fetched = process.size_bytes(kind, name);
+    let fetched = fetched.and_then(|bytes| process.get_range(kind, name, 0..bytes));
+    let what = "fetch the manifest";
+    let record = fetched.map_err(|source| Error::Io { what, source })?;
+    StoredManifest::parse(name, &record)?.open(process).map(Ok)
+}
+
+/// The snapshot of a file, which with its parents' is to be all of it.
+fn open_whole(path: &Path, file: File, parents: Vec<(PathBuf, File)>) -> Result<Snapshot> {
+    let snapshot = open_chain(path, file, parents)?;
+    match snapshot.missing_parent() {
+        Some(parent) => Err(refused(path, &Error::MissingParent { parent })),
+        None => Ok(snapshot),
     }
 }
 
@@ -363,7 +457,8 @@ impl Known {
             Some(_) => {}
             None => spec.size = Some(Bytes(bytes)),
         }
-        if self.source.lazy
+        // The tag may name another one by the time its server opens it.
+        if (self.source.lazy || self.source.is_remote())
             && let Some(from) = &mut spec.from
         {
             from.snapshot = self.name.to_string();
@@ -476,13 +571,17 @@ impl OpenedSnapshot {
 
     /// Makes the device a clone, which fetches its pages when they are needed.
     fn clone_to(self, device: &mut Device) -> Result {
-        let Form::Files(snapshot) = self.form else {
-            return Err(Failure::usage("a clone needs the snapshot in a file"));
+        let parts = match self.form {
+            Form::Stored(_, Some(process)) => StoredParts::Remote(process),
+            Form::Stored(snapshot, None) => StoredParts::Files(Arc::from(snapshot)),
+            Form::Pipe { .. } => {
+                return Err(Failure::usage("a clone needs the snapshot in a file"));
+            }
         };
         let source = self.known.source;
-        let pages = crate::clone::pages_of(&source, *snapshot)?;
+        let pages = crate::clone::pages_of(&source, &parts, self.known.name)?;
         pages.clone_to(device)?;
-        let source = CloneSource::new(source, pages);
+        let source = CloneSource::new(source, parts, pages);
         let options = source.options();
         device.set_source(Arc::new(source), options);
         Ok(())
@@ -494,7 +593,7 @@ impl OpenedSnapshot {
             return self.clone_to(device);
         }
         let known = self.known;
-        let path = known.source.file.clone();
+        let path = known.source.place().to_owned();
         let mut filler = Filler::new(device);
         filler.add_codecs(known.all_choices())?;
         let mut pages = 0;
@@ -507,7 +606,7 @@ impl OpenedSnapshot {
         };
         let failed = |error| failed(&path, error);
         match self.form {
-            Form::Files(mut snapshot) => {
+            Form::Stored(mut snapshot, _) => {
                 let restored = snapshot.restore(|page, content| store(&filler, page, content));
                 restored.map_err(failed)
             }

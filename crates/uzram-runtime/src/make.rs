@@ -74,9 +74,9 @@ fn read_contents(spec: &mut DeviceSpec) -> Result<Option<OpenedSnapshot>> {
         return Ok(None);
     };
     let opened = OpenSource::open(source)?;
-    if !opened.is_file() {
+    if !opened.is_stored() {
         if spec.size.is_none() {
-            let message = format!("{} is a pipe", source.file.display());
+            let message = format!("{} is a pipe", source.place().display());
             let hint = "uzram restore reads from one";
             return Err(Failure::usage(message).with_hint(hint));
         }

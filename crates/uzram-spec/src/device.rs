@@ -285,8 +285,12 @@ impl<'de> Deserialize<'de> for BackingSpec {
 /// A snapshot that a device is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SnapshotSource {
-    /// Absolute path of the file that holds it.
+    /// Absolute path of the file that holds it. Empty where it is in a remote.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub file: PathBuf,
+    /// The remote that holds it and its tag there: `NAME/TAG`. The remote is looked up by the processes of the device.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remote: String,
     /// Files with the snapshots that it was made since, in any order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<PathBuf>,
@@ -312,12 +316,77 @@ pub struct SnapshotSource {
     pub snapshot: String,
 }
 
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
 impl SnapshotSource {
+    /// A source as a text names it: a file, or `NAME/TAG` of a remote. A path with one slash, which is not at its beginning,
+    /// names a remote, and `./DIRECTORY/FILE` a file.
+    pub fn named(text: &Path) -> SnapshotSource {
+        let parts = text.to_str().and_then(|text| text.split_once('/'));
+        let is_name = |name: &str| name.starts_with(|first: char| first.is_ascii_alphabetic());
+        let is_remote =
+            |(name, tag): &(&str, &str)| is_name(name) && !tag.is_empty() && !tag.contains('/');
+        match parts.filter(is_remote) {
+            Some((name, tag)) => SnapshotSource::tag(name, tag),
+            None => SnapshotSource::file(text),
+        }
+    }
+
+    /// A file.
+    pub fn file(file: impl Into<PathBuf>) -> SnapshotSource {
+        SnapshotSource {
+            file: file.into(),
+            ..SnapshotSource::default()
+        }
+    }
+
+    /// A tag of a remote.
+    pub fn tag(remote: &str, tag: &str) -> SnapshotSource {
+        SnapshotSource {
+            remote: format!("{remote}/{tag}"),
+            ..SnapshotSource::default()
+        }
+    }
+
+    /// Whether a remote has it.
+    pub fn is_remote(&self) -> bool {
+        !self.remote.is_empty()
+    }
+
+    /// Where it is, as whoever ordered the device knows it.
+    pub fn place(&self) -> &Path {
+        match self.is_remote() {
+            true => Path::new(&self.remote),
+            false => &self.file,
+        }
+    }
+
+    /// Refuses what names nothing, or too much.
+    fn check(&self) -> Result {
+        let place = self.place();
+        let usage = |why: &str| Err(Failure::usage(format!("from: {why}")));
+        match self.is_remote() {
+            false if is_empty(place) => usage("it takes a file, or NAME/TAG of a remote"),
+            false => Ok(()),
+            true if !SnapshotSource::named(place).is_remote() => {
+                let place = place.display();
+                usage(&format!(
+                    "{place} is no snapshot of a remote: it takes NAME/TAG"
+                ))
+            }
+            true if !self.parents.is_empty() || !is_empty(&self.file) => {
+                usage("a snapshot of a remote needs no files: all of it is there")
+            }
+            true => Ok(()),
+        }
+    }
+
     /// The files that it names.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(&self.file)
-            .chain(&self.parents)
-            .map(PathBuf::as_path)
+        let file = (!self.is_remote()).then_some(&self.file);
+        file.into_iter().chain(&self.parents).map(PathBuf::as_path)
     }
 }
 
@@ -328,7 +397,10 @@ impl<'de> Deserialize<'de> for SnapshotSource {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Fields {
+            #[serde(default)]
             file: PathBuf,
+            #[serde(default)]
+            remote: String,
             #[serde(default)]
             parents: Vec<PathBuf>,
             #[serde(default)]
@@ -351,12 +423,10 @@ impl<'de> Deserialize<'de> for SnapshotSource {
             Fields(Fields),
         }
         Ok(match Form::deserialize(deserializer)? {
-            Form::File(file) => SnapshotSource {
-                file,
-                ..SnapshotSource::default()
-            },
+            Form::File(file) => SnapshotSource::named(&file),
             Form::Fields(fields) => SnapshotSource {
                 file: fields.file,
+                remote: fields.remote,
                 parents: fields.parents,
                 own_algorithm: fields.own_algorithm,
                 own_recomp_algorithm: fields.own_recomp_algorithm,
@@ -420,6 +490,9 @@ impl DeviceSpec {
     /// Refuses what no device can have, as far as the description alone shows it.
     pub fn check(&self) -> Result {
         let usage = |message: String| Err(Failure::usage(message));
+        if let Some(from) = &self.from {
+            from.check()?;
+        }
         let sources = self.from.iter().flat_map(SnapshotSource::paths);
         let sources = sources.map(|path| ("snapshot", path.to_owned()));
         for (what, path) in self.paths().into_iter().chain(sources) {
@@ -631,10 +704,23 @@ mod tests {
         let whole = parse(r#"{"file":"/s","parents":["/p"],"own_algorithm":true}"#).unwrap();
         assert_eq!(whole.from.clone().unwrap().parents, [Path::new("/p")]);
         assert_eq!(DeviceSpec::parse(&whole.to_json()), Ok(whole));
+        for from in [r#""ci/warm""#, r#"{"remote":"ci/warm"}"#] {
+            let tag = parse(from).unwrap();
+            assert_eq!(tag.from, Some(SnapshotSource::tag("ci", "warm")));
+            assert_eq!(DeviceSpec::parse(&tag.to_json()), Ok(tag));
+        }
+        for file in ["/a/b", "a", "./a/b", "a/b/c", "a/", "../b", "7/b"] {
+            let named = SnapshotSource::named(Path::new(file));
+            assert_eq!(named, SnapshotSource::file(file));
+        }
         for (from, said) in [
             (r#""s""#, "relative"),
             (r#"{"file":"/s","parents":["p"]}"#, "relative"),
-            (r#"{"parents":[]}"#, "from"),
+            (r#"{"parents":[]}"#, "it takes a file"),
+            (r#"{"remote":"ci"}"#, "it takes NAME/TAG"),
+            (r#"{"remote":"/ci/warm"}"#, "it takes NAME/TAG"),
+            (r#"{"remote":"ci/warm","file":"/s"}"#, "needs no files"),
+            (r#"{"remote":"ci/warm","parents":["/p"]}"#, "needs no files"),
         ] {
             let failure = parse(from).unwrap_err();
             assert!(failure.message.contains(said), "{from}: {failure}");

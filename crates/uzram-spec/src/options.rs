@@ -114,8 +114,9 @@ impl DeviceSpec {
         if let Some(backing) = &mut self.backing {
             backing.path = directory.join(&backing.path);
         }
-        if let Some(SnapshotSource { file, parents, .. }) = &mut self.from {
-            for path in std::iter::once(file).chain(parents) {
+        if let Some(from) = &mut self.from {
+            let file = from.remote.is_empty().then_some(&mut from.file);
+            for path in file.into_iter().chain(&mut from.parents) {
                 *path = directory.join(&*path);
             }
         }
@@ -138,7 +139,7 @@ fn resolve_dictionary(algorithm: &mut AlgorithmSpec, directory: &Path) -> Result
     Ok(())
 }
 
-/// `"from": FILE` becomes an object. What stands beside it counts, what does not is the snapshot's.
+/// `"from": FILE` or `"from": NAME/TAG` becomes an object. What stands beside it counts, what does not is the snapshot's.
 fn set_source(fields: &mut Map<String, Value>, has_params: bool) {
     let given = |name: &str| fields.contains_key(name);
     let own = [
@@ -147,8 +148,12 @@ fn set_source(fields: &mut Map<String, Value>, has_params: bool) {
         ("own_block_size", given("block_size")),
     ];
     if let Some(source) = fields.get_mut("from") {
-        if source.is_string() {
-            *source = json!({"file": source.take()});
+        if let Some(text) = source.as_str() {
+            let named = SnapshotSource::named(Path::new(text));
+            *source = match named.is_remote() {
+                true => json!({"remote": named.remote}),
+                false => json!({"file": named.file}),
+            };
         }
         if let Some(object) = source.as_object_mut() {
             for (name, is_given) in own {

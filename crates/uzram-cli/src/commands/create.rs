@@ -49,16 +49,17 @@ Examples:
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
   uzram create --from /var/backup/zram0.uzsnap
   uzram create --from /srv/warm-cache.uzsnap --lazy
+  uzram create --from ci/warm --lazy
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
     /// Make the device of a snapshot: a file, NAME/TAG of a remote, or - for stdin. As "uzram restore", which says more
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// Make a clone: the device is there at once, and what is read is fetched from the snapshot's file when it is needed. The
-    /// file must stay where it is until "uzram hydrate" has brought all of it. By all frontends but ublk; not for swap
+    /// Make a clone: the device is there at once, and what is read is fetched from the snapshot when it is needed. Its file or
+    /// remote must stay until "uzram hydrate" has brought all of it. By all frontends but ublk; not for swap
     #[arg(long, requires = "from")]
     lazy: bool,
-    /// How long a request on a clone waits for the snapshot's file before it fails, in seconds [default: 30]
+    /// How long a request on a clone waits for the snapshot before it fails, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", requires = "lazy",
           value_parser = clap::value_parser!(u32).range(1..=86400))]
     remote_timeout: Option<u32>,
@@ -198,23 +199,19 @@ impl Options {
         let mut private = self.private;
         let is_stdin = from.as_deref() == Some(Path::new("-"));
         let of_remote = from.as_deref().and_then(remote::reference);
-        if of_remote.is_some() && clone.lazy {
-            let message = "a clone needs the snapshot in a file: of a remote, a device is made with all of it";
-            return Err(Failure::usage(message));
-        }
         if of_remote.is_some() && !self.parent.is_empty() {
             let message = "a snapshot of a remote needs no --parent: all of it is there";
             return Err(Failure::usage(message));
         }
-        let is_passed_on = is_stdin || of_remote.is_some();
-        let from = from.map(|file| if is_passed_on { STDIN.into() } else { file });
+        let from = from.map(|file| match &of_remote {
+            _ if is_stdin => SnapshotSource::file(STDIN),
+            None => SnapshotSource::file(file),
+            Some((name, tag)) => SnapshotSource::tag(name, tag),
+        });
         let mut spec = self.spec(from, clone, log)?;
         // Until the device is there.
         let piped = match of_remote {
-            Some(found) => {
-                let opened = remote::open_tag(found, "restore")?;
-                Some(contents::pass_on(remote::pipe(opened)?, &mut spec)?)
-            }
+            Some(_) => None,
             None => pass_on_pipe(&mut spec, is_stdin)?,
         };
         // The daemon does not have this process's pipes.
@@ -255,17 +252,21 @@ impl Options {
     }
 
     /// The description of the device that was asked for.
-    fn spec(self, from: Option<PathBuf>, clone: CloneOptions, log: &str) -> Result<DeviceSpec> {
+    fn spec(
+        self,
+        from: Option<SnapshotSource>,
+        clone: CloneOptions,
+        log: &str,
+    ) -> Result<DeviceSpec> {
         let standard = DeviceSpec::default();
-        let from = from.map(|file| SnapshotSource {
-            file,
+        let from = from.map(|from| SnapshotSource {
             parents: self.parent,
             own_algorithm: self.algorithm.is_some() || !self.algorithm_params.is_empty(),
             own_recomp_algorithm: !self.recomp_algorithm.is_empty(),
             own_block_size: self.block_size.is_some(),
             lazy: clone.lazy,
             remote_timeout_seconds: clone.remote_timeout_seconds,
-            snapshot: String::new(),
+            ..from
         });
         let mut algorithm = self.algorithm.unwrap_or(standard.algorithm);
         let more = parse_params(&self.algorithm_params).map_err(uzram::Error::from)?;

@@ -74,8 +74,11 @@ impl Args {
     /// Runs the daemon in this process, and has the `uzram` beside it keep and serve what it makes, as whatever
     /// `uzram create` makes.
     pub(crate) fn run_alone(self, log: &str) -> Result {
-        if !self.check && !self.save {
-            process::serve_with(server()?);
+        match server() {
+            Ok(server) => process::serve_with(server),
+            // Without one a configuration can be checked, but for what is in remotes, and devices be saved.
+            Err(_) if self.check || self.save => {}
+            Err(failure) => return Err(failure),
         }
         self.run(log)
     }

@@ -12,6 +12,9 @@ use uzram_remote::{
     Checking, Collecting, Error, Opened, Remote, RemoteConfig, Remotes, StoreErrorKind,
 };
 
+use uzram_runtime::{OpenRemote, RemoteOrder, read_remote};
+use uzram_snapshot::Digest;
+
 use super::{for_each, print, print_json};
 use crate::exit::{self, Failure, Kind, Result};
 
@@ -261,18 +264,31 @@ pub(crate) fn open_tag((remote, tag): (String, String), why: &str) -> Result<Ope
     open(&remote)?.open_tag(&tag, why).map_err(failure)
 }
 
-/// A pipe by which a snapshot comes as a file that is complete in itself. What goes wrong on the way is said on stderr, and
-/// whoever reads finds that it ends too early.
-pub(crate) fn pipe(opened: Opened) -> Result<impl io::Read + Send + 'static> {
-    let (reader, mut writer) = io::pipe()?;
-    let pump = move || {
-        let written = opened.write_complete(&mut writer);
-        if let Err(error) = written.map_err(failure) {
-            exit::tell(error);
-        }
+/// Reads a remote for a device, as a process of its own. Its failures are told to the device.
+pub(crate) fn read_for_device(state: &str) -> u8 {
+    u8::from(read_remote(state, open_for_device).is_err())
+}
+
+fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
+    let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
+    let remote = open(remote)?;
+    let known = order.snapshot.as_deref().map(str::parse::<Digest>);
+    let snapshot = match known.transpose() {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => remote
+            .tag(tag)
+            .and_then(|found| found.body.name())
+            .map_err(failure)?,
+        Err(error) => return Err(Failure::failed(error)),
     };
-    uzram_runtime::process::spawn("remote", pump)?;
-    Ok(reader)
+    let lease = remote.lease(snapshot, "a device").map_err(failure)?;
+    let manifest = remote.manifest(snapshot).map_err(failure)?;
+    let source = remote.parts(&manifest, order.in_order).map_err(failure)?;
+    Ok(OpenRemote {
+        snapshot,
+        source,
+        lease: Box::new(lease),
+    })
 }
 
 /// A file without a name that has the index of a snapshot, for the next one to be made since it.

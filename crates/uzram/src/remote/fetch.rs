@@ -204,11 +204,14 @@ impl Device {
         Ok(index)
     }
 
-    /// Notes that nothing is remote any more, if so: requests do not ask again.
+    /// Notes that nothing is remote any more, if so: requests do not ask again, and the source is let go of.
     pub(super) fn note_whether_remote(&self) {
         if self.is_lazy.load(Relaxed) && self.counters.remote_pages() == 0 {
             self.is_lazy.store(false, Relaxed);
             self.codecs.keep(0);
+            let source = self.remote.set().source.take();
+            // It may have something to do when it ends, which nobody is to wait for.
+            drop(source);
         }
     }
 

@@ -143,6 +143,7 @@ fn unreachable(page: u64, why: impl Into<String>) -> Error {
 
 impl Device {
     /// Sets where remote pages are, and how they are fetched. Takes effect with the next fetch; [`Fetchers`] are needed, too.
+    /// When the last of them has come, the source is dropped.
     pub fn set_source(&self, source: Arc<dyn RemoteSource>, options: RemoteOptions) {
         *self.remote.set() = SourceSetting {
             source: Some(source),
@@ -155,7 +156,7 @@ impl Device {
         self.remote.set().options
     }
 
-    /// What the source is called; `None` where none was set.
+    /// What the source is called; `None` where there is none, or none is needed any more.
     pub fn source_name(&self) -> Option<String> {
         self.remote.source().map(|source| source.name())
     }

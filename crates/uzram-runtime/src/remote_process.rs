@@ -1,0 +1,491 @@
+//! The process that reads a remote for a device: `uzram read-remote`.
+//!
+//! A server has the rights and the memory of its device, and must not wait for a store's client, nor keep its credentials. So a
+//! process beside it opens the remote, holds the lease, and answers what a [`Source`] is asked. The two speak over sockets that
+//! nobody else has: one for life and death, and some for requests, one at a time each. So a demand never queues behind a
+//! hydration.
+//!
+//! It ends with its sockets. Where the other side said goodbye it gives its lease back; else it leaves that to expire, so that who
+//! takes the device over finds the snapshot.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize};
+use uzram_snapshot::{Digest, Kind, Source};
+use uzram_spec::{Failure, Result};
+
+use crate::process;
+
+/// Requests at once: those of four threads that fetch for requests, and of those that hydrate.
+const CHANNELS: usize = 8;
+/// Most bytes of an answer: more than any part has.
+const MAX_ANSWER_BYTES: u64 = 128 << 20;
+/// Most bytes of words.
+const MAX_WORDS_BYTES: u64 = 64 << 10;
+/// Says goodbye.
+const BYE: u8 = b'.';
+/// Bytes of a request: what is asked, the part's kind and name, and the range.
+const REQUEST_BYTES: usize = 2 + 32 + 16;
+/// Kinds of parts that are asked for, by their code.
+const KINDS: [Kind; 4] = [Kind::Manifest, Kind::Index, Kind::Dictionary, Kind::Segment];
+/// How long the process may take to take its sockets.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the process is to open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteOrder {
+    /// The remote and the tag, `NAME/TAG`.
+    pub remote: String,
+    /// The snapshot's name, where the tag may name another one by now.
+    pub snapshot: Option<String>,
+    /// Whether it will be read from its beginning to its end.
+    pub in_order: bool,
+    /// Whether the process has let go of what it inherited.
+    #[serde(default)]
+    bare: bool,
+}
+
+impl RemoteOrder {
+    pub(crate) fn new(remote: &str, snapshot: Option<String>, in_order: bool) -> RemoteOrder {
+        RemoteOrder {
+            remote: remote.into(),
+            snapshot,
+            in_order,
+            bare: false,
+        }
+    }
+
+    fn arguments(&self) -> [String; 2] {
+        let state = serde_json::to_string(self).unwrap_or_default();
+        ["read-remote".into(), state]
+    }
+}
+
+/// What a process of this kind serves.
+pub struct OpenRemote {
+    /// The snapshot's name.
+    pub snapshot: Digest,
+    /// Where its parts are.
+    pub source: Arc<dyn Source>,
+    /// Kept until goodbye is said.
+    pub lease: Box<dyn std::any::Any + Send>,
+}
+
+impl std::fmt::Debug for OpenRemote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("OpenRemote");
+        out.field("snapshot", &self.snapshot)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The process, from the side of the device.
+pub(crate) struct RemoteProcess {
+    child: Option<Child>,
+    life: UnixStream,
+    channels: Mutex<Vec<UnixStream>>,
+    freed: Condvar,
+    /// The snapshot's name, or why there is none.
+    opened: OnceLock<Result<Digest>>,
+    is_broken: AtomicBool,
+    remote: String,
+}
+
+impl RemoteProcess {
+    /// Starts it. Whether it can open the remote is not waited for.
+    pub(crate) fn start(order: &RemoteOrder) -> Result<RemoteProcess> {
+        let failed = |error: io::Error| {
+            Failure::failed(format!(
+                "{}: the process that reads it cannot be started: {error}",
+                order.remote
+            ))
+        };
+        let (life, stdin) = UnixStream::pair().map_err(failed)?;
+        let mut command = process::device_process();
+        command.args(order.arguments()).stdin(OwnedFd::from(stdin));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // An interrupt is for whoever waits for the device, who says goodbye.
+        command.process_group(0);
+        let child = {
+            let _alone = process::alone_to_spawn();
+            command.spawn().map_err(failed)?
+        };
+        // What its command holds of the other socket would keep that open.
+        drop(command);
+        let mut process = RemoteProcess {
+            child: Some(child),
+            life,
+            channels: Mutex::default(),
+            freed: Condvar::new(),
+            opened: OnceLock::new(),
+            is_broken: AtomicBool::new(false),
+            remote: order.remote.clone(),
+        };
+        let pairs: io::Result<Vec<_>> = (0..CHANNELS).map(|_| UnixStream::pair()).collect();
+        let (own, others): (Vec<_>, Vec<_>) = pairs.map_err(failed)?.into_iter().unzip();
+        send_files(&process.life, &others).map_err(failed)?;
+        *process
+            .channels
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner) = own;
+        Ok(process)
+    }
+
+    /// The snapshot's name, once the process has opened the remote.
+    pub(crate) fn snapshot(&self) -> Result<Digest> {
+        let opened = self.opened.get_or_init(|| self.hear());
+        opened.clone()
+    }
+
+    fn hear(&self) -> Result<Digest> {
+        let heard = read_words(&mut &self.life);
+        let heard = heard.inspect_err(|_| self.is_broken.store(true, Relaxed));
+        let words = heard.map_err(|error| self.ended(&error))?;
+        let said: Result<String> = serde_json::from_slice(&words)
+            .map_err(|error| Failure::failed(format!("{}: {error}", self.remote)))?;
+        let name = said.inspect_err(|_| self.is_broken.store(true, Relaxed))?;
+        name.parse()
+            .map_err(|error| Failure::failed(format!("{}: its name: {error}", self.remote)))
+    }
+
+    fn ended(&self, error: &io::Error) -> Failure {
+        Failure::failed(format!(
+            "{}: the process that reads it has ended ({error})",
+            self.remote
+        ))
+    }
+
+    /// Whether another one must be started.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken.load(Relaxed)
+    }
+
+    fn ask(&self, request: &Request) -> io::Result<Vec<u8>> {
+        self.snapshot().map_err(io::Error::other)?;
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channel = loop {
+            match channels.pop() {
+                Some(channel) => break channel,
+                None if self.is_broken() => {
+                    return Err(io::Error::other(self.ended(&ErrorKind::BrokenPipe.into())));
+                }
+                None => {
+                    channels = self
+                        .freed
+                        .wait(channels)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
+        drop(channels);
+        let answered = channel
+            .write_all(&request.bytes())
+            .and_then(|()| read_answer(&mut channel));
+        match answered {
+            Ok(answer) => {
+                let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+                channels.push(channel);
+                self.freed.notify_one();
+                answer
+            }
+            Err(error) => {
+                self.is_broken.store(true, Relaxed);
+                self.freed.notify_all();
+                Err(io::Error::other(self.ended(&error)))
+            }
+        }
+    }
+}
+
+impl Source for RemoteProcess {
+    fn size_bytes(&self, kind: Kind, name: Digest) -> io::Result<u64> {
+        let answer = self.ask(&Request::size(kind, name))?;
+        let bytes = <[u8; 8]>::try_from(&answer[..]);
+        bytes
+            .map(u64::from_le_bytes)
+            .map_err(|_| ErrorKind::InvalidData.into())
+    }
+
+    fn get_range(&self, kind: Kind, name: Digest, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.ask(&Request::range(kind, name, range))
+    }
+}
+
+impl Drop for RemoteProcess {
+    fn drop(&mut self) {
+        let _ = self.life.write_all(&[BYE]);
+        let _ = self.life.shutdown(std::net::Shutdown::Write);
+        if let Some(child) = self.child.take() {
+            process::reap_later(child);
+        }
+    }
+}
+
+/// What is asked of the process.
+struct Request {
+    asks_size: bool,
+    kind: Kind,
+    name: Digest,
+    range: Range<u64>,
+}
+
+impl Request {
+    fn size(kind: Kind, name: Digest) -> Request {
+        let (asks_size, range) = (true, 0..0);
+        Request {
+            asks_size,
+            kind,
+            name,
+            range,
+        }
+    }
+
+    fn range(kind: Kind, name: Digest, range: Range<u64>) -> Request {
+        let asks_size = false;
+        Request {
+            asks_size,
+            kind,
+            name,
+            range,
+        }
+    }
+
+    fn bytes(&self) -> [u8; REQUEST_BYTES] {
+        let mut bytes = [0; REQUEST_BYTES];
+        bytes[0] = self.asks_size.into();
+        let code = KINDS.iter().position(|kind| *kind == self.kind);
+        bytes[1] = code.map_or(u8::MAX, |code| code as u8);
+        bytes[2..34].copy_from_slice(&self.name.0);
+        bytes[34..42].copy_from_slice(&self.range.start.to_le_bytes());
+        bytes[42..].copy_from_slice(&self.range.end.to_le_bytes());
+        bytes
+    }
+
+    fn parse(bytes: &[u8; REQUEST_BYTES]) -> Option<Request> {
+        let number = |at: usize| {
+            let bytes = bytes[at..].first_chunk();
+            bytes.copied().map(u64::from_le_bytes)
+        };
+        let range = number(34)?..number(42)?;
+        let is_range = range.start <= range.end && range.end - range.start <= MAX_ANSWER_BYTES;
+        is_range.then_some(())?;
+        Some(Request {
+            asks_size: bytes[0] == 1,
+            kind: *KINDS.get(usize::from(bytes[1]))?,
+            name: Digest(*bytes[2..].first_chunk()?),
+            range,
+        })
+    }
+
+    fn answer(&self, source: &dyn Source) -> io::Result<Vec<u8>> {
+        match self.asks_size {
+            true => {
+                let size = source.size_bytes(self.kind, self.name)?;
+                Ok(size.to_le_bytes().into())
+            }
+            false => source.get_range(self.kind, self.name, self.range.clone()),
+        }
+    }
+}
+
+/// How a failure is told: what a [`Source`] tells apart.
+const TOLD: [ErrorKind; 3] = [
+    ErrorKind::Other,
+    ErrorKind::NotFound,
+    ErrorKind::UnexpectedEof,
+];
+
+/// An answer is a byte that says what it is, its length, and its bytes: those of a part, or words.
+fn write_answer(to: &mut impl Write, answer: io::Result<Vec<u8>>) -> io::Result<()> {
+    let (code, bytes) = match answer {
+        Ok(bytes) => (0, bytes),
+        Err(error) => {
+            let told = TOLD.iter().position(|kind| *kind == error.kind());
+            (1 + told.unwrap_or(0) as u8, error.to_string().into_bytes())
+        }
+    };
+    let mut head = [code; 9];
+    head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    to.write_all(&head)?;
+    to.write_all(&bytes)
+}
+
+fn read_answer(from: &mut impl Read) -> io::Result<io::Result<Vec<u8>>> {
+    let mut code = [0];
+    from.read_exact(&mut code)?;
+    let most = if code[0] == 0 {
+        MAX_ANSWER_BYTES
+    } else {
+        MAX_WORDS_BYTES
+    };
+    let bytes = read_counted(from, most)?;
+    Ok(match code[0].checked_sub(1) {
+        None => Ok(bytes),
+        Some(told) => {
+            let kind = TOLD.get(usize::from(told)).copied();
+            let kind = kind.ok_or(ErrorKind::InvalidData)?;
+            Err(io::Error::new(kind, String::from_utf8_lossy(&bytes)))
+        }
+    })
+}
+
+fn write_words(to: &mut impl Write, words: &[u8]) -> io::Result<()> {
+    to.write_all(&(words.len() as u64).to_le_bytes())?;
+    to.write_all(words)
+}
+
+fn read_words(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    read_counted(from, MAX_WORDS_BYTES)
+}
+
+fn read_counted(from: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut count = [0; 8];
+    from.read_exact(&mut count)?;
+    let count = u64::from_le_bytes(count);
+    if count > most {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; count as usize];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn send_files(life: &UnixStream, files: &[UnixStream]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHANNELS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let bytes = [IoSlice::new(b"c")];
+    rustix::net::sendmsg(life, &bytes, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive_files(life: &UnixStream) -> io::Result<Vec<UnixStream>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHANNELS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(life, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            files.extend(received.map(UnixStream::from));
+        }
+    }
+    Ok(files)
+}
+
+/// Runs `uzram read-remote`: opens the remote and answers until its sockets are closed. `open` is told what.
+pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRemote>) -> Result {
+    let mut order: RemoteOrder = process::state("reader", state)?;
+    if !order.bare {
+        // What a device's processes inherit from each other, its lock and its memory, is not to outlive them here.
+        close_fds::set_fds_cloexec(3, &[]);
+        order.bare = true;
+        let mut again = process::device_process();
+        return Err(again.args(order.arguments()).exec().into());
+    }
+    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
+    let life = UnixStream::from(stdin.map_err(io::Error::from)?);
+    process::leave_terminal()?;
+    life.set_read_timeout(Some(PATIENCE))?;
+    let channels = receive_files(&life)?;
+    life.set_read_timeout(None)?;
+    let opened = open(&order);
+    let said = opened.as_ref().map(|opened| opened.snapshot.to_string());
+    let words = serde_json::to_vec(&said).map_err(Failure::failed)?;
+    write_words(&mut &life, &words)?;
+    let opened = opened?;
+    for mut channel in channels {
+        let source = opened.source.clone();
+        process::spawn("channel", move || {
+            let mut request = [0; REQUEST_BYTES];
+            while channel.read_exact(&mut request).is_ok() {
+                let answer = match Request::parse(&request) {
+                    Some(request) => request.answer(&*source),
+                    None => Err(ErrorKind::InvalidInput.into()),
+                };
+                if write_answer(&mut channel, answer).is_err() {
+                    return;
+                }
+            }
+        })?;
+    }
+    let mut bye = [0];
+    let is_bye = matches!((&life).read(&mut bye), Ok(1)) && bye[0] == BYE;
+    if !is_bye {
+        // It expires.
+        std::mem::forget(opened.lease);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_back_and_nonsense_is_not() {
+        let name = Digest([7; 32]);
+        for request in [
+            Request::size(Kind::Manifest, name),
+            Request::range(Kind::Segment, name, 5..1 << 20),
+            Request::range(Kind::Index, name, 9..9),
+        ] {
+            let back = Request::parse(&request.bytes()).unwrap();
+            assert_eq!(back.asks_size, request.asks_size);
+            assert_eq!(
+                (back.kind, back.name, back.range),
+                (request.kind, request.name, request.range)
+            );
+        }
+        for wrong in [5..4, 0..MAX_ANSWER_BYTES + 1, 0..u64::MAX] {
+            let bytes = Request::range(Kind::Segment, name, wrong).bytes();
+            assert!(Request::parse(&bytes).is_none());
+        }
+        assert!(Request::parse(&[0xFF; REQUEST_BYTES]).is_none());
+    }
+
+    #[test]
+    fn answers_tell_what_a_source_tells() {
+        let back = |answer| {
+            let mut bytes = Vec::new();
+            write_answer(&mut bytes, answer).unwrap();
+            read_answer(&mut &bytes[..]).unwrap()
+        };
+        assert_eq!(back(Ok(vec![1, 2, 3])).unwrap(), [1, 2, 3]);
+        for (kind, told) in [
+            (ErrorKind::NotFound, ErrorKind::NotFound),
+            (ErrorKind::UnexpectedEof, ErrorKind::UnexpectedEof),
+            (ErrorKind::TimedOut, ErrorKind::Other),
+        ] {
+            let error = back(Err(io::Error::new(kind, "words"))).unwrap_err();
+            assert_eq!((error.kind(), error.to_string()), (told, "words".into()));
+        }
+        // Cut, too long, of no kind.
+        for wrong in [
+            &[0][..],
+            &[0, 9, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[0xFF; 9],
+            &[9, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert!(read_answer(&mut &wrong[..]).is_err(), "{wrong:?}");
+        }
+    }
+}
