@@ -18,14 +18,14 @@ use crate::contents::{self, OpenSource};
 pub(crate) struct CloneSource {
     of: SnapshotSource,
     snapshot: Digest,
-    /// As long as they answer.
-    opened: Mutex<Option<Arc<RemotePages>>>,
-    /// What was opened last, for its codecs.
-    last: Mutex<Option<Arc<RemotePages>>>,
+    opened: Mutex<Option<Opened>>,
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
+/// What was opened last. Its codecs are good for as long as it is the last, whether the files answer or not.
+struct Opened {
+    pages: Arc<RemotePages>,
+    /// Until a fetch fails.
+    answers: bool,
 }
 
 /// A snapshot whose files are open, as the source of pages.
@@ -46,8 +46,10 @@ impl CloneSource {
         CloneSource {
             of,
             snapshot,
-            opened: Mutex::new(Some(pages.clone())),
-            last: Mutex::new(Some(pages)),
+            opened: Mutex::new(Some(Opened {
+                pages,
+                answers: true,
+            })),
         }
     }
 
@@ -64,7 +66,6 @@ impl CloneSource {
             of: of.clone(),
             snapshot,
             opened: Mutex::default(),
-            last: Mutex::default(),
         };
         if let Some(Err(failure)) = opened.map(|opened| source.take(opened)) {
             tracing::warn!("the clone's source: {failure}");
@@ -93,14 +94,22 @@ impl CloneSource {
             return Err(Failure::failed(message));
         }
         let pages = Arc::new(pages_of(&self.of, snapshot)?);
-        *lock(&self.last) = Some(pages.clone());
-        *lock(&self.opened) = Some(pages.clone());
+        *self.opened() = Some(Opened {
+            pages: pages.clone(),
+            answers: true,
+        });
         Ok(pages)
     }
 
+    fn opened(&self) -> MutexGuard<'_, Option<Opened>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pages(&self) -> std::result::Result<Arc<RemotePages>, RemoteError> {
-        if let Some(pages) = &*lock(&self.opened) {
-            return Ok(pages.clone());
+        if let Some(opened) = &*self.opened()
+            && opened.answers
+        {
+            return Ok(opened.pages.clone());
         }
         let opened = OpenSource::open(&self.of).and_then(|opened| self.take(opened));
         opened.map_err(|failure| RemoteError {
@@ -118,15 +127,17 @@ impl RemoteSource for CloneSource {
     ) -> std::result::Result<(), RemoteError> {
         let pages = self.pages()?;
         let fetched = pages.fetch(frames, page);
-        if fetched.is_err() {
+        if fetched.is_err()
+            && let Some(opened) = &mut *self.opened()
+        {
             // What is there now may be better.
-            *lock(&self.opened) = None;
+            opened.answers = false;
         }
         fetched
     }
 
     fn codec(&self, number: u8) -> std::result::Result<Choice, RemoteError> {
-        let last = lock(&self.last).clone();
+        let last = self.opened().as_ref().map(|last| last.pages.clone());
         let last = last.ok_or_else(|| RemoteError {
             message: "nothing of it was opened yet".into(),
             passes: true,
