@@ -12,7 +12,7 @@ use uzram_snapshot::device::RemotePages;
 use uzram_snapshot::{Digest, RemoteSnapshot, Snapshot};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
-use crate::contents::{self, OpenSource};
+use crate::snapshot_files::{self, OpenSource};
 
 /// The files of a clone's snapshot.
 pub(crate) struct CloneSource {
@@ -31,7 +31,7 @@ struct Opened {
 /// A snapshot whose files are open, as the source of pages.
 pub(crate) fn pages_of(of: &SnapshotSource, snapshot: Snapshot) -> Result<RemotePages> {
     let name = snapshot.name();
-    let refused = |error: uzram_snapshot::Error| contents::refused(&of.file, &error);
+    let refused = |error: uzram_snapshot::Error| snapshot_files::refused(&of.file, &error);
     let snapshot = RemoteSnapshot::open(Arc::new(snapshot), name).map_err(refused)?;
     let algorithms = uzram_control::zram::algorithms();
     let words = format!("the snapshot {}", of.file.display());
