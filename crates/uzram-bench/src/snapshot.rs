@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use uzram::compress::Registry;
-use uzram::{CutFrame, CutOptions, CutPage, Device, FRAME_PAGES, SnapshotId};
+use uzram::{CutOptions, Device};
+use uzram_snapshot::device::id_of;
 use uzram_snapshot::{
-    CodecSource, DictionarySource, DiskSource, PAGE_BYTES, Page, Snapshot, SnapshotSummary,
-    SnapshotWriter,
+    CodecSource, DiskSource, PAGE_BYTES, Snapshot, SnapshotSummary, SnapshotWriter,
 };
 
 use crate::corpus::{self, Corpus, PAGE};
@@ -115,25 +115,13 @@ struct Taken {
 
 /// Takes a snapshot.
 fn take(device: &Device, to: impl Write, parent: Option<Snapshot>) -> Result<Taken> {
-    let id = |snapshot: &uzram_snapshot::Digest| -> SnapshotId {
-        snapshot.0.first_chunk().copied().unwrap_or_default()
-    };
     let mut options = CutOptions::default();
     options.track = true;
-    options.since = parent.as_ref().map(|parent| id(&parent.name()));
+    options.since = parent.as_ref().map(|parent| id_of(parent.name()));
     let mut cut = device.cut(&options)?;
     let pause = cut.pause();
     let codecs = cut.codecs().to_vec();
-    let codecs: Vec<CodecSource<'_>> = codecs
-        .iter()
-        .map(|codec| CodecSource {
-            number: codec.index,
-            algorithm: &codec.algorithm,
-            driver: &codec.driver,
-            params: &codec.params,
-            dictionary: codec.dictionary.as_deref().map(DictionarySource::Bytes),
-        })
-        .collect();
+    let codecs: Vec<CodecSource<'_>> = codecs.iter().map(CodecSource::from).collect();
     let disk = DiskSource {
         pages: cut.page_count(),
         taken_at_seconds: 0,
@@ -141,43 +129,14 @@ fn take(device: &Device, to: impl Write, parent: Option<Snapshot>) -> Result<Tak
         codecs: &codecs,
         notes: b"",
     };
-    let writer = match parent {
-        Some(parent) => {
-            let mut writer = SnapshotWriter::since(to, &disk, parent)?;
-            while let Some(frame) = cut.next_changed_frame(|frame, changed| {
-                Ok::<u64, anyhow::Error>(writer.needs(frame, changed)?)
-            })? {
-                write_frame(&mut writer, &frame)?;
-            }
-            writer
-        }
-        None => {
-            let mut writer = SnapshotWriter::new(to, &disk)?;
-            while let Some(frame) = cut.next_frame()? {
-                write_frame(&mut writer, &frame)?;
-            }
-            writer
-        }
+    let mut writer = match parent {
+        Some(parent) => SnapshotWriter::since(to, &disk, parent)?,
+        None => SnapshotWriter::new(to, &disk)?,
     };
+    writer.write_cut::<anyhow::Error>(&mut cut)?;
     let (_, written) = writer.finish()?;
-    cut.record(&id(&written.name));
+    cut.record(&id_of(written.name));
     Ok(Taken { written, pause })
-}
-
-fn write_frame<W: Write>(writer: &mut SnapshotWriter<W>, frame: &CutFrame<'_>) -> Result<()> {
-    let mut pages = [Page::Zero; FRAME_PAGES];
-    let found = frame.pages();
-    let count = found.len();
-    for (page, found) in pages.iter_mut().zip(found) {
-        *page = match found {
-            CutPage::Zero => Page::Zero,
-            CutPage::Same(word) => Page::Same(word),
-            CutPage::Raw(bytes) => Page::Raw(bytes),
-            CutPage::Object { codec, bytes } => Page::Object { codec, bytes },
-            CutPage::Unchanged => Page::Unchanged,
-        };
-    }
-    Ok(writer.frame(frame.number(), &pages[..count])?)
 }
 
 /// Takes a first snapshot, and says how large it is. Returns its bytes.

@@ -20,7 +20,7 @@ use rustix::fs::FlockOperation;
 use uzram_blockdev::Survey;
 use uzram_control::trust::{self, Distrust, PrivateDir};
 use uzram_control::{Claim, Request, Response, RunDir, RunningDevice, SnapshotReport, size};
-use uzram_runtime::{client, contents, users};
+use uzram_runtime::{client, snapshot_files, users};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result, SnapshotSource};
 
 use crate::api::CreateAnswer;
@@ -144,7 +144,7 @@ impl Place {
 
     /// Whether a file of which no device could be made is to be put aside. Fails with why none could be made if not.
     fn is_given_up(&self, file: &Path, failure: Failure) -> Result<Failure> {
-        match contents::damage(file) {
+        match snapshot_files::damage(file) {
             None => Err(failure),
             Some(_) if !self.or_empty => Err(failure.with_hint(
                 "it stays, and the device is not made: move it away, or set persist-or-empty, and the device is made empty",

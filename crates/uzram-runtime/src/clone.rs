@@ -13,7 +13,7 @@ use uzram_snapshot::device::RemotePages;
 use uzram_snapshot::{Digest, RemoteSnapshot};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
-use crate::contents::{self, OpenSource, StoredParts};
+use crate::snapshot_source::{OpenSource, StoredParts, refused_of};
 
 /// Where a clone's pages come from.
 pub(crate) struct CloneSource {
@@ -43,7 +43,7 @@ pub(crate) fn pages_of(
     name: Digest,
 ) -> Result<RemotePages> {
     let place = of.place();
-    let refused = |error: uzram_snapshot::Error| contents::refused(place, &error);
+    let refused = |error: uzram_snapshot::Error| refused_of(of, &error);
     let snapshot = RemoteSnapshot::open(parts.source(), name).map_err(refused)?;
     let algorithms = uzram_control::zram::algorithms();
     let words = format!("the snapshot {}", place.display());

@@ -18,7 +18,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use uzram_control::{
     Claim, ControlServer, KEEPER_SOCKET, Request, Response, RunDir, RunningDevice, SERVER_SOCKET,
 };
@@ -28,8 +27,8 @@ use crate::launch::{Created, KEEP, Order, created};
 use crate::logging::{Journal, LogPipe};
 use crate::process::{pidfd, reap, stop_inheriting, take_name, wait_for_end, when_told_to_end};
 use crate::report::StartReport;
-use crate::server::ServerState;
 use crate::standby::Standby;
+use crate::state::{KeeperState, ServerState};
 use crate::{description, logging, make, note, process, report, swap, sweep, users, watermark};
 use requests::Requests;
 
@@ -43,42 +42,6 @@ const MAX_ORDER: u64 = 4 << 20;
 const UNWANTED: Duration = Duration::from_secs(10);
 /// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
 pub const UPGRADE: &str = "upgrade";
-
-/// What a keeper of a device that is there already starts from: its only argument, as JSON. Programs of other versions
-/// read it, too: a field is never renamed, and one that is unknown is ignored.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct KeeperState {
-    /// The device's directory.
-    pub(crate) dir: PathBuf,
-    /// Descriptor of its image.
-    pub(crate) image: i32,
-    /// Descriptor of a swap device's description.
-    #[serde(default)]
-    pub(crate) spec: Option<i32>,
-    /// Its server's process number, if one runs.
-    #[serde(default)]
-    pub(crate) server: Option<u32>,
-    /// Whether that server is to hand over to a new one.
-    #[serde(default)]
-    pub(crate) hand_over: bool,
-    /// The program to go back to if the new server does not start.
-    #[serde(default)]
-    pub(crate) rollback: Option<PathBuf>,
-    /// Descriptors of the pipe that a swap device's processes log to.
-    #[serde(default)]
-    pub(crate) log_pipe: Option<LogPipe>,
-}
-
-impl KeeperState {
-    /// The arguments of a keeper that starts from here.
-    pub(crate) fn arguments(&self) -> [String; 2] {
-        // Paths of devices are the run directory's, which was a text.
-        [
-            "keep".into(),
-            serde_json::to_string(self).unwrap_or_default(),
-        ]
-    }
-}
 
 enum KeeperEvent {
     /// The server with this process number ended.
@@ -148,20 +111,10 @@ pub fn restart_keeper(dir: &Path, image: i32) -> Result<u32> {
         image,
         ..KeeperState::default()
     };
-    let keeper = start(&state)?;
+    let keeper = state.start()?;
     let pid = keeper.id();
     process::reap_later(keeper);
     Ok(pid)
-}
-
-/// Starts a keeper that goes on from there.
-pub(crate) fn start(state: &KeeperState) -> std::io::Result<std::process::Child> {
-    process::device_process()
-        .args(state.arguments())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
 }
 
 /// Keeps a device that is there: its keeper died, or this is its keeper's new program.

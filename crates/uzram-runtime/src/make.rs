@@ -4,8 +4,9 @@ use uzram::{Builder, Device, PolicySettings};
 use uzram_control::default_recompression;
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
-use crate::contents::{OpenSource, OpenedSnapshot};
+use crate::contents::OpenedSnapshot;
 use crate::frontends::Needs;
+use crate::snapshot_source::OpenSource;
 use crate::{backing, choice, files, frontends, limits, note, swap};
 
 /// Half of the memory, at most 4 GiB: zram-generator's rule.
@@ -82,7 +83,7 @@ fn read_contents(spec: &mut DeviceSpec) -> Result<Option<OpenedSnapshot>> {
         }
         return Ok(None);
     }
-    let contents = opened.read()?;
+    let contents = OpenedSnapshot::read(opened)?;
     contents.fill_in(spec)?;
     Ok(Some(contents))
 }

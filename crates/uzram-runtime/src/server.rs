@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uzram::{Access, Agent, CutOptions, Device, Fetchers};
 use uzram_control::{
@@ -20,44 +19,22 @@ use uzram_control::{
     RunDir, SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
-use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
+use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::clone::CloneSource;
-use crate::contents::{OpenSource, OpenedSnapshot};
-use crate::keeper::KeeperState;
-use crate::logging::{Journal, LogPipe};
+use crate::contents::OpenedSnapshot;
+use crate::logging::Journal;
 use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
 use crate::report::StartReport;
+use crate::snapshot_source::OpenSource;
+use crate::state::{KeeperState, ServerState};
 use crate::{
-    description, frontends, keeper, limits, logging, make, note, privileges, process, report,
-    requests, snapshot, standby, swap, swap_watch, watermark,
+    description, frontends, limits, logging, make, note, privileges, process, report, requests,
+    snapshot, standby, swap, swap_watch, watermark,
 };
 
 /// How long a predecessor may take to die.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What a server starts from: its only argument, as JSON.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ServerState {
-    /// The device's directory.
-    pub(crate) dir: PathBuf,
-    /// Descriptor of the image.
-    pub(crate) image: i32,
-    /// Descriptor of a swap device's description.
-    pub(crate) spec: Option<i32>,
-    /// Process number of the keeper.
-    pub(crate) keeper: u32,
-    /// Whether the device is there already and is to be served again.
-    pub(crate) resume: bool,
-    /// Whether to wait to be needed.
-    pub(crate) standby: bool,
-    /// Descriptors of the pipe to log to.
-    pub(crate) log_pipe: Option<LogPipe>,
-    /// What a new device is to be filled with before it is served. Then stdin is closed by whoever waits for it when that is
-    /// gone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) contents: Option<SnapshotSource>,
-}
 
 /// What ends a server.
 enum ServerEvent {
@@ -116,7 +93,7 @@ pub fn run_in_foreground(
     let events = events_of_signals(&[SIGINT, SIGTERM, SIGHUP])?;
     // Settings that are impossible are found before anything else is made.
     let source = spec.from.as_ref().map(OpenSource::open);
-    let contents = source.transpose()?.map(OpenSource::read).transpose()?;
+    let contents = source.transpose()?.map(OpenedSnapshot::read).transpose()?;
     let mut builder = make::builder(&spec, None)?;
     if let Some(contents) = &contents {
         builder = contents.choose(builder);
@@ -161,14 +138,6 @@ pub fn serve(state: &str) -> u8 {
 }
 
 impl ServerState {
-    /// The arguments of a server that starts from here.
-    pub(crate) fn arguments(&self) -> [String; 2] {
-        [
-            "serve".into(),
-            serde_json::to_string(self).unwrap_or_default(),
-        ]
-    }
-
     fn run(self) -> Result {
         let spec = description::read(&self.dir, self.spec)?;
         let claim = Claim::adopt(&self.dir)?;
@@ -243,7 +212,7 @@ impl ServerState {
             }
             return Ok(device);
         }
-        let contents = source.map(OpenSource::read).transpose()?;
+        let contents = source.map(OpenedSnapshot::read).transpose()?;
         let mut device = self.bare_device(spec, contents.as_ref())?;
         if let Some(contents) = contents {
             let keeper = pidfd(self.keeper);
@@ -317,7 +286,7 @@ impl ServerState {
                     return;
                 }
                 tracing::warn!("the keeper died: starting another");
-                match keeper::start(&state) {
+                match state.start() {
                     Ok(mut keeper) => {
                         if let Some(record) = claim.record() {
                             let keeper = keeper.id();

@@ -12,12 +12,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
-use uzram::{Cut, CutCodec, CutFrame, CutOptions, CutPage, CutWatch, Device, SnapshotId};
+use uzram::{Cut, CutCodec, CutOptions, CutWatch, Device};
 use uzram_control::{ControlError, SnapshotReport};
-use uzram_snapshot::{
-    CodecSource, DictionaryName, DictionarySource, Digest, DiskSource, Page, Snapshot,
-    SnapshotWriter,
-};
+use uzram_snapshot::device::id_of;
+use uzram_snapshot::{CodecSource, DictionaryName, DiskSource, Snapshot, SnapshotWriter};
 
 use crate::snapshot_notes::{CodecNote, SnapshotNotes};
 
@@ -97,7 +95,7 @@ struct Source {
 impl Source {
     /// Hands over the description of the disk.
     fn with<T>(&self, use_it: impl FnOnce(&DiskSource<'_>) -> T) -> T {
-        let codecs: Vec<CodecSource<'_>> = self.codecs.iter().map(source).collect();
+        let codecs: Vec<CodecSource<'_>> = self.codecs.iter().map(CodecSource::from).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         use_it(&DiskSource {
             pages: self.pages,
@@ -109,11 +107,11 @@ impl Source {
     }
 }
 
-/// Where something was given up, the sink's refusal to go on is not the reason.
-fn given_up(watch: &CutWatch) -> impl Fn(uzram_snapshot::Error) -> SnapshotError + '_ {
-    move |error| match watch.check() {
-        Err(why) => SnapshotError::Device(why),
-        Ok(()) => SnapshotError::Snapshot(error),
+/// Why it failed: where it was given up, the sink's refusal to go on is not the reason.
+fn reason(watch: &CutWatch, error: SnapshotError) -> SnapshotError {
+    match (&error, watch.check()) {
+        (SnapshotError::Snapshot(_), Err(why)) => SnapshotError::Device(why),
+        _ => error,
     }
 }
 
@@ -162,12 +160,13 @@ impl Taking<'_> {
         let mut basis = self.device.basis()?;
         let watch = basis.watch();
         let source = self.source(basis.codecs(), basis.page_count(), true);
-        let writer = source.with(|disk| SnapshotWriter::new(to(basis.watch()), disk));
-        let mut writer = writer.map_err(given_up(&watch))?;
-        while let Some(frame) = basis.next_frame()? {
-            write_frame(&mut writer, &frame).map_err(given_up(&watch))?;
-        }
-        let (sink, written) = writer.finish().map_err(given_up(&watch))?;
+        let to_basis = to(basis.watch());
+        let written = || -> Result<_, SnapshotError> {
+            let mut writer = source.with(|disk| SnapshotWriter::new(to_basis, disk))?;
+            writer.write_basis::<SnapshotError>(&mut basis)?;
+            Ok(writer.finish()?)
+        };
+        let (sink, written) = written().map_err(|error| reason(&watch, error))?;
         drop(sink);
         let before = Before {
             is_there: true,
@@ -211,28 +210,15 @@ impl Taking<'_> {
         // A basis is in the same file, and no parent that anybody has to give.
         let named = named.filter(|_| !before.is_there);
         let to = to(cut.watch());
-        let writer = match parent {
-            Some(parent) => {
-                let writer = source.with(|disk| SnapshotWriter::since(to, disk, parent));
-                let mut writer = writer.map_err(given_up(&watch))?;
-                while let Some(frame) = cut.next_changed_frame(|frame, changed| {
-                    writer
-                        .needs(frame, changed)
-                        .map_err(SnapshotError::Snapshot)
-                })? {
-                    write_frame(&mut writer, &frame).map_err(given_up(&watch))?;
-                }
-                writer
-            }
-            None => {
-                let writer = source.with(|disk| SnapshotWriter::new(to, disk));
-                let mut writer = writer.map_err(given_up(&watch))?;
-                while let Some(frame) = cut.next_frame()? {
-                    write_frame(&mut writer, &frame).map_err(given_up(&watch))?;
-                }
-                writer
-            }
+        let written = || -> Result<_, SnapshotError> {
+            let mut writer = source.with(|disk| match parent {
+                Some(parent) => SnapshotWriter::since(to, disk, parent),
+                None => SnapshotWriter::new(to, disk),
+            })?;
+            writer.write_cut::<SnapshotError>(&mut cut)?;
+            Ok(writer)
         };
+        let writer = written().map_err(|error| reason(&watch, error))?;
         // All is copied: what is left to be done may take as long as it likes.
         cut.let_go();
         let (to, written) = writer.finish()?;
@@ -257,22 +243,6 @@ impl Taking<'_> {
     }
 }
 
-/// By what a device knows a snapshot.
-fn id_of(name: Digest) -> SnapshotId {
-    name.0.first_chunk().copied().unwrap_or_default()
-}
-
-fn source(codec: &CutCodec) -> CodecSource<'_> {
-    let dictionary = codec.dictionary.as_deref();
-    CodecSource {
-        number: codec.index,
-        algorithm: &codec.algorithm,
-        driver: &codec.driver,
-        params: &codec.params,
-        dictionary: dictionary.map(DictionarySource::Bytes),
-    }
-}
-
 /// What is to be said of the codecs. The cut keeps them, so that each is still the device's.
 fn codec_notes(device: &Device, codecs: &[CutCodec]) -> Vec<CodecNote> {
     let stats = device.codecs();
@@ -290,25 +260,6 @@ fn codec_notes(device: &Device, codecs: &[CutCodec]) -> Vec<CodecNote> {
         }
     };
     codecs.iter().map(note).collect()
-}
-
-fn write_frame<W: Write>(
-    writer: &mut SnapshotWriter<W>,
-    frame: &CutFrame<'_>,
-) -> Result<(), uzram_snapshot::Error> {
-    let mut pages = [Page::Zero; uzram::FRAME_PAGES];
-    let found = frame.pages();
-    let count = found.len();
-    for (page, found) in pages.iter_mut().zip(found) {
-        *page = match found {
-            CutPage::Zero => Page::Zero,
-            CutPage::Same(word) => Page::Same(word),
-            CutPage::Raw(bytes) => Page::Raw(bytes),
-            CutPage::Object { codec, bytes } => Page::Object { codec, bytes },
-            CutPage::Unchanged => Page::Unchanged,
-        };
-    }
-    writer.frame(frame.number(), &pages[..count])
 }
 
 /// A snapshot for a client that has opened the files.
@@ -486,6 +437,8 @@ impl Write for ClientFile<'_> {
 mod tests {
     use std::cell::Cell;
     use std::collections::BTreeMap;
+
+    use uzram_snapshot::Page;
 
     use super::*;
 

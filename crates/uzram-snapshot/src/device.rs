@@ -1,12 +1,18 @@
-//! Fills a device of the `uzram` library with a snapshot's pages. With the feature `device`.
+//! Fills a device of the `uzram` library with a snapshot's pages, and writes what one holds. With the feature `device`.
 //!
 //! It is here, and not in `uzram`, so that a device does not need the format; and not in the programs, so that who embeds a
-//! device can restore one, too. Objects go to the device as they are. What is left to the caller is which codec the device
+//! device can save and restore one, too. A snapshot of a device is written by [`SnapshotWriter::write_cut`].
+//!
+//! Objects go to the device as they are. What is left to the caller is which codec the device
 //! compresses with: [`choice`] makes one of a snapshot's codecs that [`uzram::Builder`] takes.
 //!
 //! A device can also be a *clone*, whose pages are fetched when they are needed: [`RemotePages`].
 //!
-//! **Memory bound**: the reader's, and the device's.
+//! **Memory bound**: the reader's or the writer's, and the device's.
+//!
+//! [`SnapshotWriter::write_cut`]: crate::SnapshotWriter::write_cut
+
+mod cut;
 
 use std::io::{self, Read};
 
@@ -18,6 +24,8 @@ use crate::{
     DictionaryName, Error, FRAME_PAGES, Page, RemoteSnapshot, Snapshot, SnapshotCodec,
     SnapshotReader,
 };
+
+pub use cut::id_of;
 
 /// A snapshot's codec as a device takes it: by its driver or, if these algorithms lack that, by another one of the algorithm.
 ///

@@ -172,6 +172,16 @@ impl IndexBlock {
         self.number * BLOCK_FRAMES as u32
     }
 
+    /// A frame's number in its block.
+    pub(crate) fn key(frame: u32) -> u16 {
+        (frame as usize % BLOCK_FRAMES) as u16
+    }
+
+    /// The entry of a frame of this block. `None`: all of it is zeros.
+    pub(crate) fn entry(&self, frame: u32) -> Option<&FrameEntry> {
+        self.entries.get(&IndexBlock::key(frame))
+    }
+
     pub(crate) fn record(&self) -> Record {
         let mut body = self.number.to_le_bytes().to_vec();
         body.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());

@@ -24,7 +24,7 @@
 //! **Memory bounds** are in the docs of each type. None of them grows with the objects.
 //!
 //! This crate knows nothing about devices, codecs, frontends or stores: a codec is a number with a description. Only the
-//! module `device`, behind the feature of that name, fills a device of the `uzram` library.
+//! module `device`, behind the feature of that name, fills a device of the `uzram` library and writes what one holds.
 //!
 //! ```
 //! # use uzram_snapshot::{DiskSource, Page, SnapshotReader, SnapshotWriter};

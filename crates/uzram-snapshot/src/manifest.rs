@@ -161,44 +161,46 @@ impl Manifest {
         }
     }
 
+    /// The block of this number, which the manifest lists, from the body of its record. Checked.
+    pub(crate) fn parse_block(&self, number: u32, body: &[u8]) -> Result<IndexBlock, &'static str> {
+        let block = IndexBlock::parse(body)?;
+        if block.number != number {
+            return Err("it is another block than the manifest says");
+        }
+        self.check_block(&block)?;
+        Ok(block)
+    }
+
     /// Checks what only the manifest can know of a block: that its frames are on the disk, its segments and codecs listed.
     pub(crate) fn check_block(&self, block: &IndexBlock) -> Result<(), &'static str> {
-        check_block(&self.head, self.segments.len(), block)
-    }
-}
-
-/// As [`Manifest::check_block`], where there is no manifest yet.
-pub(crate) fn check_block(
-    head: &Head,
-    segments: usize,
-    block: &IndexBlock,
-) -> Result<(), &'static str> {
-    let codecs = head
-        .codecs
-        .iter()
-        .fold(0u32, |mask, codec| mask | 1 << codec.number);
-    for (frame, entry) in &block.entries {
-        let mask = head.mask(block.first_frame() + u32::from(*frame));
-        for page in 0..FRAME_PAGES {
-            let descriptor = entry.pages[page];
-            if mask >> page & 1 == 0 && descriptor.describe() != Described::Zero {
-                return Err("a page of it is beyond the disk's end");
-            }
-            if let Described::Object { codec } = descriptor.describe()
-                && codecs >> codec & 1 == 0
-            {
-                return Err("a page of it has a codec that is not listed");
-            }
-        }
-        if entry
-            .places
+        let head = &self.head;
+        let codecs = head
+            .codecs
             .iter()
-            .any(|place| place.segment as usize >= segments)
-        {
-            return Err("a frame of it is in a segment that is not listed");
+            .fold(0u32, |mask, codec| mask | 1 << codec.number);
+        for (frame, entry) in &block.entries {
+            let mask = head.mask(block.first_frame() + u32::from(*frame));
+            for page in 0..FRAME_PAGES {
+                let descriptor = entry.pages[page];
+                if mask >> page & 1 == 0 && descriptor.describe() != Described::Zero {
+                    return Err("a page of it is beyond the disk's end");
+                }
+                if let Described::Object { codec } = descriptor.describe()
+                    && codecs >> codec & 1 == 0
+                {
+                    return Err("a page of it has a codec that is not listed");
+                }
+            }
+            if entry
+                .places
+                .iter()
+                .any(|place| place.segment as usize >= self.segments.len())
+            {
+                return Err("a frame of it is in a segment that is not listed");
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::format::{
 };
 use crate::head::Head;
 use crate::index::{FrameEntry, IndexBlock, Place};
-use crate::manifest::{BlockSummary, Manifest, SegmentSummary, Totals, check_block};
+use crate::manifest::{BlockSummary, Manifest, SegmentSummary, Totals};
 use crate::page::{
     Described, Descriptor, FRAME_HEADER, FRAME_MAGIC, Frame, Page, frame_bytes, ones,
 };
@@ -356,8 +356,8 @@ impl<T: FnMut(u64, Page<'_>) -> io::Result<()>> Pass<T> {
 
     fn block(&mut self, body: &[u8], summary: BlockSummary) -> Result<(), BlockError> {
         let block = IndexBlock::parse(body)?;
+        self.manifest.check_block(&block)?;
         let head = &self.manifest.head;
-        check_block(head, self.manifest.segments.len(), &block)?;
         let blocks = head.frames().div_ceil(BLOCK_FRAMES as u32);
         if block.number < self.next_block || block.number >= blocks {
             return Err("it is out of order, or beyond the disk's end".into());

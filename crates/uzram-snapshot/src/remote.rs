@@ -128,13 +128,8 @@ impl RemoteSnapshot {
         }
         let size = Some(u64::from(summary.bytes));
         let body = record(&*self.source, Kind::Index, summary.name, size)?;
-        let damaged = Error::damaged(Kind::Index, 0);
-        let block = IndexBlock::parse(&body).map_err(&damaged)?;
-        if block.number != number {
-            return Err(damaged("it is another block than the manifest says"));
-        }
-        self.manifest.check_block(&block).map_err(&damaged)?;
-        let block = Arc::new(block);
+        let block = self.manifest.parse_block(number, &body);
+        let block = Arc::new(block.map_err(Error::damaged(Kind::Index, 0))?);
         if shelf.len() == SHELF_BLOCKS {
             shelf.remove(0);
         }
@@ -149,8 +144,7 @@ impl RemoteSnapshot {
 
     fn entry(&self, frame: u32) -> Result<FrameEntry, Error> {
         let block = self.block(frame / BLOCK_FRAMES as u32)?;
-        let at = (frame as usize % BLOCK_FRAMES) as u16;
-        let entry = block.and_then(|block| block.entries.get(&at).cloned());
+        let entry = block.and_then(|block| block.entry(frame).cloned());
         Ok(entry.unwrap_or_else(FrameEntry::empty))
     }
 

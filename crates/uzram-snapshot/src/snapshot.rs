@@ -378,22 +378,24 @@ impl Snapshot {
         let Some(summary) = self.manifest.blocks.get(&number) else {
             return Ok(None);
         };
-        if self
-            .block
-            .as_ref()
-            .is_none_or(|block| block.number != number)
-        {
+        let is_there = |block: &IndexBlock| block.number == number;
+        if !self.block.as_ref().is_some_and(is_there) {
             let (of, item) = self.find(Kind::Index, summary.name)?;
             let (body, _) = read_item(&*of.source, of.begin, item)?;
             let damaged = Error::damaged(Kind::Index, of.begin + item.offset);
-            let block = IndexBlock::parse(&body).map_err(&damaged)?;
-            if block.number != number || item.bytes != u64::from(summary.bytes) {
+            if item.bytes != u64::from(summary.bytes) {
                 return Err(damaged("it is another block than the manifest says"));
             }
-            self.manifest.check_block(&block).map_err(&damaged)?;
-            self.block = Some(block);
+            self.block = Some(self.manifest.parse_block(number, &body).map_err(damaged)?);
         }
         Ok(self.block.as_ref())
+    }
+
+    /// What the index says of a frame.
+    fn entry(&mut self, frame: u32) -> Result<FrameEntry, Error> {
+        let block = self.block(frame / BLOCK_FRAMES as u32)?;
+        let entry = block.and_then(|block| block.entry(frame).cloned());
+        Ok(entry.unwrap_or_else(FrameEntry::empty))
     }
 
     /// Reads one frame: at most three places.
@@ -403,10 +405,7 @@ impl Snapshot {
             let frames = self.head().frames();
             return Err(Error::Order { frame, frames });
         }
-        let at = (frame as usize % BLOCK_FRAMES) as u16;
-        let block = self.block(frame / BLOCK_FRAMES as u32)?;
-        let entry = block.and_then(|block| block.entries.get(&at).cloned());
-        let entry = entry.unwrap_or_else(FrameEntry::empty);
+        let entry = self.entry(frame)?;
         let places = entry.places.iter();
         let frames = places.map(|place| self.read_place(frame, place, &entry));
         Ok(FrameContents {

@@ -261,11 +261,11 @@ impl<W: Write> SnapshotWriter<W> {
             self.manifest.count(old, false);
         }
         self.manifest.count(&entry, true);
-        let at = (frame as usize % BLOCK_FRAMES) as u16;
         if let Some(block) = &mut self.block {
-            block.entries.remove(&at);
+            let key = IndexBlock::key(frame);
+            block.entries.remove(&key);
             if !entry.is_zero() {
-                block.entries.insert(at, entry);
+                block.entries.insert(key, entry);
             }
         }
         self.next = frame + 1;
@@ -336,8 +336,7 @@ impl<W: Write> SnapshotWriter<W> {
 
     /// What the parent has of a frame.
     fn old(&self, frame: u32) -> Option<FrameEntry> {
-        let at = (frame as usize % BLOCK_FRAMES) as u16;
-        self.block.as_ref()?.entries.get(&at).cloned()
+        self.block.as_ref()?.entry(frame).cloned()
     }
 
     /// Goes to the block that a frame is in.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use uzram_runtime::contents;
+use uzram_runtime::snapshot_files;
 use uzram_runtime::snapshot_notes::SnapshotNotes;
 use uzram_snapshot::{Head, PAGE_BYTES, Snapshot, SnapshotCodec};
 use uzram_spec::printable_line;
@@ -19,11 +19,11 @@ pub(super) fn open(path: &Path, parents: &[PathBuf]) -> Result<Snapshot> {
     let file = regular(path)?;
     let parents = parents.iter();
     let parents = parents.map(|path| Ok((path.clone(), regular(path)?)));
-    contents::open_chain(path, file, parents.collect::<Result<_>>()?)
+    snapshot_files::open_chain(path, file, parents.collect::<Result<_>>()?)
 }
 
 fn regular(path: &Path) -> Result<std::fs::File> {
-    match contents::open(path)? {
+    match snapshot_files::open(path)? {
         (file, true) => Ok(file),
         (_, false) => {
             let message = format!("{} is a pipe: this needs a file", path.display());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use uzram_control::size::human;
-use uzram_runtime::contents;
+use uzram_runtime::snapshot_files;
 use uzram_snapshot::{Error, Restored, SnapshotReader};
 
 use super::super::{for_each, print, print_json, remote};
@@ -37,7 +37,7 @@ impl Args {
             }
             let found = match path == Path::new("-") {
                 true => through(&path, std::io::stdin().lock()),
-                false => match contents::open(&path)? {
+                false => match snapshot_files::open(&path)? {
                     (_, true) => in_file(&path, &self.parent),
                     (pipe, false) => through(&path, pipe),
                 },
@@ -64,7 +64,7 @@ impl Args {
 fn in_file(path: &Path, parents: &[PathBuf]) -> Result<serde_json::Value> {
     let mut snapshot = files::open(path, parents)?;
     let verified = snapshot.verify();
-    let verified = verified.map_err(|error| contents::refused(path, &error))?;
+    let verified = verified.map_err(|error| snapshot_files::refused(path, &error))?;
     Ok(json!({
         "file": path,
         "name": snapshot.name().to_string(),
@@ -78,7 +78,7 @@ fn in_file(path: &Path, parents: &[PathBuf]) -> Result<serde_json::Value> {
 
 /// Reads forward to the end, each snapshot that is there.
 fn through(path: &Path, mut from: impl std::io::Read) -> Result<serde_json::Value> {
-    let refused = |error: Error| contents::refused(path, &error);
+    let refused = |error: Error| snapshot_files::refused(path, &error);
     let (mut bytes, mut frames, mut parent) = (0, 0, None);
     let mut last: Option<Restored> = None;
     loop {
