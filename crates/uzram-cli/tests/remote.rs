@@ -212,6 +212,8 @@ fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
     works(&bench, &["remove", "--all"]);
     wait_until("the reader ends", || readers(&bench).is_empty());
     bench.assert_clean();
+    // The reader that was killed and that of the killed server left theirs, to expire.
+    assert_eq!(leases(), 2);
 
     for (args, words) in [
         (["--from=ci/none", "--lazy"], "there is no ci/none"),
@@ -278,4 +280,77 @@ fn the_configuration_names_a_tag() {
     sh(&format!("kill -TERM {}", running.id()));
     assert!(running.wait().unwrap().success());
     works(&bench, &["remove", "--all"]);
+}
+
+#[test]
+fn what_a_first_clone_reads_the_next_one_fetches_ahead() {
+    if !have("a trace", &["qemu-img", "qemu-io"], false) {
+        return;
+    }
+    let bench = Bench::new();
+    let store = bench.path("store");
+    std::fs::create_dir(&store).unwrap();
+    let url = format!("file:{}", store.display());
+    works(&bench, &["remote", "add", "ci", &url]);
+    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
+    let data = bench.path("data");
+    std::fs::write(&data, text(4096)).unwrap();
+    fill(&uri, &data);
+    works(&bench, &["snapshot", "zram0", "ci/warm"]);
+    let clone = |from: &str| {
+        let args = ["create", "--private", "--frontend=nbd", "--policy=none"];
+        let own = ["--name=zram1", "--lazy", "--trace=boot", "--from", from];
+        works(&bench, &[&args[..], &own].concat())
+            .trim_end()
+            .to_owned()
+    };
+    let fetched = || bench.stat("zram1")["fetched_pages"].as_u64().unwrap();
+
+    let first = clone("ci/warm");
+    for at in ["3M", "3100k", "9M", "12M"] {
+        assert!(reads(&first, &format!("read {at} 4k")));
+    }
+    works(&bench, &["remove", "zram1"]);
+    let traces = || {
+        let files = std::fs::read_dir(store.join("trace")).into_iter().flatten();
+        files.flatten().collect::<Vec<_>>()
+    };
+    let trace = traces()[0].path();
+    assert!(trace.to_str().unwrap().ends_with("~boot"));
+    let noted = std::fs::read_to_string(&trace).unwrap();
+    // Frames of 256 KiB; the first is what a server begins with.
+    assert!(noted.contains("[[0,1],[12,1],[36,1],[48,1]]"), "{noted}");
+
+    let second = clone("ci/warm");
+    wait_until("four frames are fetched ahead", || fetched() == 4 * 64);
+    assert!(reads(&second, "read 5M 4k"));
+    works(&bench, &["remove", "zram1"]);
+    let noted = std::fs::read_to_string(&trace).unwrap();
+    assert!(noted.contains("[20,1]"), "{noted}");
+
+    // Who may not write there uses it all the same; damage costs the trace, and nothing else.
+    works(&bench, &["remote", "add", "ro", &url, "--read-only"]);
+    let third = clone("ro/warm");
+    wait_until("five frames are fetched ahead", || fetched() == 5 * 64);
+    assert!(reads(&third, "read 7M 4k"));
+    works(&bench, &["remove", "zram1"]);
+    assert_eq!(std::fs::read_to_string(&trace).unwrap(), noted);
+    std::fs::write(&trace, "[20,1]").unwrap();
+    let fourth = clone("ci/warm");
+    assert!(is_same(&fourth, data.to_str().unwrap()));
+    works(&bench, &["remove", "--all"]);
+
+    let own = ["create", "--private", "--frontend=nbd", "--from=ci/warm"];
+    for (args, words) in [
+        (&["--trace=boot"][..], "--lazy"),
+        (&["--lazy", "--trace=a/b"], "a name of letters"),
+    ] {
+        let failed = fails(&bench, 2, &[&own[..], args].concat());
+        assert!(failed.contains(words), "{failed}");
+    }
+    wait_until("the readers end", || readers(&bench).is_empty());
+    works(&bench, &["remote", "remove", "ci/warm"]);
+    works(&bench, &["remote", "collect", "ci", "--grace=0"]);
+    assert!(traces().is_empty());
+    bench.assert_clean();
 }

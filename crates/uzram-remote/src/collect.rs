@@ -16,6 +16,7 @@ use crate::lease::{self, Lease, seconds_left, store_now};
 use crate::objects::{SWEEP, name_in, prefix_of};
 use crate::remote::Remote;
 use crate::store::Meta;
+use crate::trace;
 use crate::upload::{LOOKERS, for_all};
 
 /// How old something must be to be removed, if nothing else is said: longer than any upload takes.
@@ -91,17 +92,29 @@ impl Collecting {
             expired_leases: dead.len(),
             ..Collected::default()
         };
+        let is_old = |meta: &Meta| {
+            let age_ms = now.saturating_sub(meta.modified_ms);
+            meta.modified_ms <= now && Duration::from_millis(age_ms) >= self.grace
+        };
+        let mut traces = remote.store.list(trace::PREFIX)?;
+        traces.retain(|meta| {
+            let of = trace::manifest_in(&meta.key);
+            let is_needed = of.is_some_and(|name| marked.manifests.contains(&name));
+            !is_needed && is_old(meta)
+        });
+        if !self.dry_run {
+            remove(remote, &traces, &sweep)?;
+        }
         // Segments last: what names them goes before them.
         for kind in [Kind::Manifest, Kind::Index, Kind::Dictionary, Kind::Segment] {
             let mut garbage = Vec::new();
             for meta in remote.store.list(prefix_of(kind))? {
                 let name = name_in(&meta.key);
                 let is_needed = name.is_some_and(|name| marked.parts.contains(&(kind, name)));
-                let age_ms = now.saturating_sub(meta.modified_ms);
                 if is_needed {
                     collected.kept += 1;
                     collected.kept_bytes += meta.bytes;
-                } else if Duration::from_millis(age_ms) < self.grace || meta.modified_ms > now {
+                } else if !is_old(&meta) {
                     collected.young += 1;
                     collected.young_bytes += meta.bytes;
                 } else {

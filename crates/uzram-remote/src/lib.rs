@@ -29,6 +29,7 @@ mod probe;
 mod read;
 mod remote;
 mod store;
+mod trace;
 mod upload;
 
 pub use check::{Checked, Checking};

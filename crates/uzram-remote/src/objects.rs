@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `uzram.json` | says that the prefix is uzram's, in which version |
 //! | `seg/NAME`, `idx/NAME`, `dict/NAME`, `man/NAME` | parts of snapshots, named by hashes |
+//! | `trace/NAME~TRACE` | which frames of a manifest a workload reads |
 //! | `tag/TAG`, or `tag/TAG~ID` where conditional writes are not honoured | which manifest a tag is |
 //! | `lease/ID` | which manifests are in use, and until when |
 //! | `lease/sweep` | that a collection removes things |
@@ -26,7 +27,8 @@ pub(crate) const MARKER: &str = "uzram.json";
 /// The key of the lease of who collects.
 pub(crate) const SWEEP: &str = "lease/sweep";
 /// What the keys of everything begin with.
-pub(crate) const PREFIXES: [&str; 6] = ["seg/", "idx/", "dict/", "man/", "tag/", "lease/"];
+pub(crate) const PREFIXES: [&str; 7] =
+    ["seg/", "idx/", "dict/", "man/", "tag/", "lease/", "trace/"];
 /// What the keys of a kind of parts begin with.
 pub(crate) fn prefix_of(kind: Kind) -> &'static str {
     match kind {

@@ -5,6 +5,7 @@
 //! Where that fails, or they do not answer, it is done anew with the next fetch: what was away may come back. What they hold is
 //! believed only if it is the snapshot that the device was made of; its name, a hash, is in the device's description.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use uzram_snapshot::device::RemotePages;
 use uzram_snapshot::{Digest, RemoteSnapshot};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
+use crate::remote_process::TraceStore;
 use crate::snapshot_source::{OpenSource, StoredParts, refused_of};
 
 /// Where a clone's pages come from.
@@ -21,6 +23,8 @@ pub(crate) struct CloneSource {
     snapshot: Digest,
     /// What is open and was not read yet. Held while it is read: who needs it waits for whoever opens it.
     opening: Mutex<Option<OpenSource>>,
+    /// Frames that requests waited for, where there is a trace.
+    demanded: Mutex<BTreeSet<u32>>,
     /// What answered last. Never held for long: codecs are asked for by who may not wait.
     opened: Mutex<Opened>,
 }
@@ -57,6 +61,7 @@ impl CloneSource {
             of,
             snapshot: pages.snapshot().name(),
             opening: Mutex::default(),
+            demanded: Mutex::default(),
             opened: Mutex::new(Opened {
                 last: Some((parts, Arc::new(pages))),
                 is_stale: false,
@@ -77,6 +82,7 @@ impl CloneSource {
             of: of.clone(),
             snapshot,
             opening: Mutex::new(open),
+            demanded: Mutex::default(),
             opened: Mutex::default(),
         })
     }
@@ -138,6 +144,35 @@ impl CloneSource {
         Ok(pages)
     }
 
+    /// Says that the device is gone.
+    pub(crate) fn say_goodbye(&self) {
+        let opened = lock(&self.opened);
+        if let Some((parts, _)) = &opened.last {
+            parts.say_goodbye();
+        }
+    }
+
+    /// The name of its trace; empty if it has none.
+    pub(crate) fn trace_name(&self) -> &str {
+        &self.of.trace
+    }
+
+    /// The frames that requests waited for up to now.
+    pub(crate) fn demanded_frames(&self) -> Vec<u32> {
+        lock(&self.demanded).iter().copied().collect()
+    }
+
+    /// Where its trace is kept. Opens the source if need be.
+    pub(crate) fn trace(&self) -> std::result::Result<Arc<dyn TraceStore>, RemoteError> {
+        self.pages()?;
+        let opened = lock(&self.opened);
+        let trace = opened.last.as_ref().and_then(|(parts, _)| parts.trace());
+        trace.ok_or_else(|| RemoteError {
+            message: "a file has no traces".into(),
+            passes: false,
+        })
+    }
+
     /// Has it opened anew where that may help.
     fn failed(&self, pages: &Arc<RemotePages>) {
         let mut opened = lock(&self.opened);
@@ -174,6 +209,12 @@ impl RemoteSource for CloneSource {
             passes: true,
         })?;
         last.codec(number)
+    }
+
+    fn demanded(&self, frame: u32) {
+        if !self.of.trace.is_empty() {
+            lock(&self.demanded).insert(frame);
+        }
     }
 
     fn name(&self) -> String {

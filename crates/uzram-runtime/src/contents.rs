@@ -129,7 +129,7 @@ impl OpenedSnapshot {
     }
 
     /// Makes the device a clone, which fetches its pages when they are needed.
-    fn clone_to(self, device: &mut Device) -> Result {
+    fn clone_to(self, device: &mut Device) -> Result<Arc<CloneSource>> {
         let Form::Stored(snapshot, process) = self.form else {
             return Err(Failure::usage("a clone needs the snapshot in a file"));
         };
@@ -140,17 +140,25 @@ impl OpenedSnapshot {
         };
         let pages = crate::clone::pages_of(&source, &parts, name)?;
         pages.clone_to(device)?;
-        let source = CloneSource::new(source, parts, pages);
-        let options = source.options();
-        device.set_source(Arc::new(source), options);
-        Ok(())
+        let source = Arc::new(CloneSource::new(source, parts, pages));
+        device.set_source(source.clone(), source.options());
+        Ok(source)
     }
 
-    /// Fills the device, or leaves that for later where it is to be a clone. `wanted` is asked now and then whether to go on.
-    pub(crate) fn install(self, device: &mut Device, wanted: &mut dyn FnMut() -> Result) -> Result {
-        if self.known.source.lazy {
-            return self.clone_to(device);
+    /// Fills the device, or leaves that for later where it is to be a clone, whose source is returned. `wanted` is asked now and
+    /// then whether to go on.
+    pub(crate) fn install(
+        self,
+        device: &mut Device,
+        wanted: &mut dyn FnMut() -> Result,
+    ) -> Result<Option<Arc<CloneSource>>> {
+        match self.known.source.lazy {
+            true => self.clone_to(device).map(Some),
+            false => self.fill(device, wanted).map(|()| None),
         }
+    }
+
+    fn fill(self, device: &mut Device, wanted: &mut dyn FnMut() -> Result) -> Result {
         let known = self.known;
         let path = known.source.place().to_owned();
         let mut filler = Filler::new(device);

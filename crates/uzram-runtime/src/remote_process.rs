@@ -26,7 +26,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 use uzram_snapshot::{Digest, Kind, Source};
-use uzram_spec::{Failure, Result};
+use uzram_spec::{Failure, Result, SnapshotSource};
 
 use crate::process;
 
@@ -54,17 +54,22 @@ pub struct RemoteOrder {
     pub snapshot: Option<String>,
     /// Whether it will be read from its beginning to its end.
     pub in_order: bool,
+    /// The trace that is read and written, if there is one.
+    #[serde(default)]
+    pub trace: Option<String>,
     /// Whether the process has let go of what it inherited.
     #[serde(default)]
     bare: bool,
 }
 
 impl RemoteOrder {
-    pub(crate) fn new(remote: &str, snapshot: Option<String>, in_order: bool) -> RemoteOrder {
+    pub(crate) fn new(of: &SnapshotSource) -> RemoteOrder {
+        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
         RemoteOrder {
-            remote: remote.into(),
-            snapshot,
-            in_order,
+            remote: of.remote.clone(),
+            snapshot: given(&of.snapshot),
+            in_order: !of.lazy,
+            trace: given(&of.trace),
             bare: false,
         }
     }
@@ -75,12 +80,23 @@ impl RemoteOrder {
     }
 }
 
+/// A place for one trace: frames of a snapshot that a workload needs.
+pub trait TraceStore: Send + Sync {
+    /// The frames; none where there is no trace yet.
+    fn load(&self) -> io::Result<Vec<u32>>;
+
+    /// Adds frames to those that are there.
+    fn add(&self, frames: &[u32]) -> io::Result<()>;
+}
+
 /// What a process of this kind serves.
 pub struct OpenRemote {
     /// The snapshot's name.
     pub snapshot: Digest,
     /// Where its parts are.
     pub source: Arc<dyn Source>,
+    /// Where its trace is.
+    pub trace: Arc<dyn TraceStore>,
     /// Kept until goodbye is said.
     pub lease: Box<dyn std::any::Any + Send>,
 }
@@ -174,7 +190,7 @@ impl RemoteProcess {
         self.is_broken.load(Relaxed)
     }
 
-    fn ask(&self, request: &Request) -> io::Result<Vec<u8>> {
+    fn ask(&self, request: &Request, payload: &[u8]) -> io::Result<Vec<u8>> {
         self.snapshot().map_err(io::Error::other)?;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let mut channel = loop {
@@ -194,6 +210,7 @@ impl RemoteProcess {
         drop(channels);
         let answered = channel
             .write_all(&request.bytes())
+            .and_then(|()| channel.write_all(payload))
             .and_then(|()| read_answer(&mut channel));
         match answered {
             Ok(answer) => {
@@ -213,7 +230,7 @@ impl RemoteProcess {
 
 impl Source for RemoteProcess {
     fn size_bytes(&self, kind: Kind, name: Digest) -> io::Result<u64> {
-        let answer = self.ask(&Request::size(kind, name))?;
+        let answer = self.ask(&Request::Size(kind, name), &[])?;
         let bytes = <[u8; 8]>::try_from(&answer[..]);
         bytes
             .map(u64::from_le_bytes)
@@ -221,14 +238,33 @@ impl Source for RemoteProcess {
     }
 
     fn get_range(&self, kind: Kind, name: Digest, range: Range<u64>) -> io::Result<Vec<u8>> {
-        self.ask(&Request::range(kind, name, range))
+        self.ask(&Request::Range(kind, name, range), &[])
+    }
+}
+
+impl TraceStore for RemoteProcess {
+    fn load(&self) -> io::Result<Vec<u32>> {
+        Ok(to_frames(&self.ask(&Request::LoadTrace, &[])?))
+    }
+
+    fn add(&self, frames: &[u32]) -> io::Result<()> {
+        let payload = to_bytes(frames);
+        let request = Request::AddToTrace(payload.len() as u64);
+        self.ask(&request, &payload).map(drop)
+    }
+}
+
+impl RemoteProcess {
+    /// Tells it that nobody will need it any more.
+    pub(crate) fn say_goodbye(&self) {
+        let _ = (&self.life).write_all(&[BYE]);
+        let _ = self.life.shutdown(std::net::Shutdown::Write);
     }
 }
 
 impl Drop for RemoteProcess {
     fn drop(&mut self) {
-        let _ = self.life.write_all(&[BYE]);
-        let _ = self.life.shutdown(std::net::Shutdown::Write);
+        self.say_goodbye();
         if let Some(child) = self.child.take() {
             process::reap_later(child);
         }
@@ -236,42 +272,31 @@ impl Drop for RemoteProcess {
 }
 
 /// What is asked of the process.
-struct Request {
-    asks_size: bool,
-    kind: Kind,
-    name: Digest,
-    range: Range<u64>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Request {
+    Size(Kind, Digest),
+    Range(Kind, Digest, Range<u64>),
+    LoadTrace,
+    /// So many bytes follow.
+    AddToTrace(u64),
 }
 
 impl Request {
-    fn size(kind: Kind, name: Digest) -> Request {
-        let (asks_size, range) = (true, 0..0);
-        Request {
-            asks_size,
-            kind,
-            name,
-            range,
-        }
-    }
-
-    fn range(kind: Kind, name: Digest, range: Range<u64>) -> Request {
-        let asks_size = false;
-        Request {
-            asks_size,
-            kind,
-            name,
-            range,
-        }
-    }
-
     fn bytes(&self) -> [u8; REQUEST_BYTES] {
+        let none = (0, Kind::Manifest, Digest([0; 32]), 0..0);
+        let (what, kind, name, range) = match self {
+            Request::Size(kind, name) => (1, *kind, *name, 0..0),
+            Request::Range(kind, name, range) => (2, *kind, *name, range.clone()),
+            Request::LoadTrace => (3, none.1, none.2, none.3),
+            Request::AddToTrace(bytes) => (4, none.1, none.2, 0..*bytes),
+        };
         let mut bytes = [0; REQUEST_BYTES];
-        bytes[0] = self.asks_size.into();
-        let code = KINDS.iter().position(|kind| *kind == self.kind);
+        bytes[0] = what;
+        let code = KINDS.iter().position(|other| *other == kind);
         bytes[1] = code.map_or(u8::MAX, |code| code as u8);
-        bytes[2..34].copy_from_slice(&self.name.0);
-        bytes[34..42].copy_from_slice(&self.range.start.to_le_bytes());
-        bytes[42..].copy_from_slice(&self.range.end.to_le_bytes());
+        bytes[2..34].copy_from_slice(&name.0);
+        bytes[34..42].copy_from_slice(&range.start.to_le_bytes());
+        bytes[42..].copy_from_slice(&range.end.to_le_bytes());
         bytes
     }
 
@@ -283,23 +308,54 @@ impl Request {
         let range = number(34)?..number(42)?;
         let is_range = range.start <= range.end && range.end - range.start <= MAX_ANSWER_BYTES;
         is_range.then_some(())?;
-        Some(Request {
-            asks_size: bytes[0] == 1,
-            kind: *KINDS.get(usize::from(bytes[1]))?,
-            name: Digest(*bytes[2..].first_chunk()?),
-            range,
+        let kind = *KINDS.get(usize::from(bytes[1]))?;
+        let name = Digest(*bytes[2..].first_chunk()?);
+        Some(match bytes[0] {
+            1 => Request::Size(kind, name),
+            2 => Request::Range(kind, name, range),
+            3 => Request::LoadTrace,
+            4 => Request::AddToTrace(range.end),
+            _ => return None,
         })
     }
 
-    fn answer(&self, source: &dyn Source) -> io::Result<Vec<u8>> {
-        match self.asks_size {
-            true => {
-                let size = source.size_bytes(self.kind, self.name)?;
-                Ok(size.to_le_bytes().into())
+    /// Answers it. What is wrong with the connection is the outer error.
+    fn answer(&self, opened: &Answering, from: &mut impl Read) -> io::Result<io::Result<Vec<u8>>> {
+        Ok(match self {
+            Request::Size(kind, name) => {
+                let size = opened.source.size_bytes(*kind, *name);
+                size.map(|size| size.to_le_bytes().into())
             }
-            false => source.get_range(self.kind, self.name, self.range.clone()),
-        }
+            Request::Range(kind, name, range) => {
+                opened.source.get_range(*kind, *name, range.clone())
+            }
+            Request::LoadTrace => opened.trace.load().map(|frames| to_bytes(&frames)),
+            Request::AddToTrace(bytes) => {
+                let mut frames = vec![0; *bytes as usize];
+                from.read_exact(&mut frames)?;
+                opened.trace.add(&to_frames(&frames)).map(|()| Vec::new())
+            }
+        })
     }
+}
+
+/// What answers come from.
+#[derive(Clone)]
+struct Answering {
+    source: Arc<dyn Source>,
+    trace: Arc<dyn TraceStore>,
+}
+
+fn to_bytes(frames: &[u32]) -> Vec<u8> {
+    frames
+        .iter()
+        .flat_map(|frame| frame.to_le_bytes())
+        .collect()
+}
+
+fn to_frames(bytes: &[u8]) -> Vec<u32> {
+    let numbers = bytes.as_chunks::<4>().0.iter();
+    numbers.map(|number| u32::from_le_bytes(*number)).collect()
 }
 
 /// How a failure is told: what a [`Source`] tells apart.
@@ -412,16 +468,22 @@ pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRe
     let words = serde_json::to_vec(&said).map_err(Failure::failed)?;
     write_words(&mut &life, &words)?;
     let opened = opened?;
+    let answering = Answering {
+        source: opened.source,
+        trace: opened.trace,
+    };
     for mut channel in channels {
-        let source = opened.source.clone();
+        let answering = answering.clone();
         process::spawn("channel", move || {
             let mut request = [0; REQUEST_BYTES];
             while channel.read_exact(&mut request).is_ok() {
-                let answer = match Request::parse(&request) {
-                    Some(request) => request.answer(&*source),
-                    None => Err(ErrorKind::InvalidInput.into()),
+                // Nonsense ends the connection: nobody knows where the next request begins.
+                let Some(request) = Request::parse(&request) else {
+                    return;
                 };
-                if write_answer(&mut channel, answer).is_err() {
+                let answered = request.answer(&answering, &mut channel);
+                let answered = answered.and_then(|answer| write_answer(&mut channel, answer));
+                if answered.is_err() {
                     return;
                 }
             }
@@ -444,22 +506,21 @@ mod tests {
     fn requests_are_read_back_and_nonsense_is_not() {
         let name = Digest([7; 32]);
         for request in [
-            Request::size(Kind::Manifest, name),
-            Request::range(Kind::Segment, name, 5..1 << 20),
-            Request::range(Kind::Index, name, 9..9),
+            Request::Size(Kind::Manifest, name),
+            Request::Range(Kind::Segment, name, 5..1 << 20),
+            Request::Range(Kind::Index, name, 9..9),
+            Request::LoadTrace,
+            Request::AddToTrace(400),
         ] {
-            let back = Request::parse(&request.bytes()).unwrap();
-            assert_eq!(back.asks_size, request.asks_size);
-            assert_eq!(
-                (back.kind, back.name, back.range),
-                (request.kind, request.name, request.range)
-            );
+            assert_eq!(Request::parse(&request.bytes()), Some(request));
         }
         for wrong in [5..4, 0..MAX_ANSWER_BYTES + 1, 0..u64::MAX] {
-            let bytes = Request::range(Kind::Segment, name, wrong).bytes();
+            let bytes = Request::Range(Kind::Segment, name, wrong).bytes();
             assert!(Request::parse(&bytes).is_none());
         }
         assert!(Request::parse(&[0xFF; REQUEST_BYTES]).is_none());
+        assert!(Request::parse(&[0; REQUEST_BYTES]).is_none());
+        assert_eq!(to_frames(&to_bytes(&[0, 7, u32::MAX])), [0, 7, u32::MAX]);
     }
 
     #[test]

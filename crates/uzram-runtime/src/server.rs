@@ -28,6 +28,7 @@ use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_en
 use crate::report::StartReport;
 use crate::snapshot_source::OpenSource;
 use crate::state::{KeeperState, ServerState};
+use crate::trace::Tracing;
 use crate::{
     description, frontends, limits, logging, make, note, privileges, process, report, requests,
     snapshot, standby, swap, swap_watch, watermark,
@@ -99,12 +100,13 @@ pub fn run_in_foreground(
         builder = contents.choose(builder);
     }
     let mut device = builder.build()?;
-    if let Some(contents) = contents {
-        contents.install(&mut device, &mut || match events.1.try_recv() {
+    let clone = match contents {
+        Some(contents) => contents.install(&mut device, &mut || match events.1.try_recv() {
             Ok(_) => Err(Failure::failed("interrupted: nothing was made")),
             Err(_) => Ok(()),
-        })?;
-    }
+        })?,
+        None => None,
+    };
     let device = Arc::new(device);
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
@@ -117,7 +119,7 @@ pub fn run_in_foreground(
         record: None,
         keeper: 0,
     };
-    let result = serve_device(&placed, &device, events, |_, path| Ok(print(path)?));
+    let result = serve_device(&placed, &device, clone, events, |_, path| Ok(print(path)?));
     let released = claim.release();
     result.and(released.map_err(Failure::from))
 }
@@ -168,7 +170,8 @@ impl ServerState {
             }
             swap::lock();
         }
-        let device = Arc::new(self.device(&spec, source)?);
+        let (device, clone) = self.device(&spec, source)?;
+        let device = Arc::new(device);
         match self.log_pipe {
             Some(pipe) => logging::to_pipe(&spec.log, pipe)?,
             None => {
@@ -185,7 +188,7 @@ impl ServerState {
             keeper: self.keeper,
         };
         let events = events_of_signals(&[SIGINT, SIGTERM])?;
-        serve_device(&placed, &device, events, |placed, path| {
+        serve_device(&placed, &device, clone, events, |placed, path| {
             let (name, path) = (placed.claim.name.clone(), path.to_owned());
             let reported = StartReport::Ready { name, path }.send();
             // Who started us may be gone, interrupted: then nobody would know of a new device. An old one is known.
@@ -201,24 +204,34 @@ impl ServerState {
         })
     }
 
-    /// The device in the keeper's memory, made and filled, or as a predecessor left it.
-    fn device(&self, spec: &DeviceSpec, source: Option<OpenSource>) -> Result<Device> {
+    /// The device in the keeper's memory, made and filled, or as a predecessor left it; and where a clone's pages are.
+    fn device(
+        &self,
+        spec: &DeviceSpec,
+        source: Option<OpenSource>,
+    ) -> Result<(Device, Option<Arc<CloneSource>>)> {
         if self.resume {
             let device = self.bare_device(spec, None)?;
-            if let Some(from) = spec.from.as_ref().filter(|_| device.remote_pages() > 0) {
-                let source = CloneSource::resume(from, source)?;
-                let options = source.options();
-                device.set_source(Arc::new(source), options);
+            let from = spec.from.as_ref().filter(|_| device.remote_pages() > 0);
+            let clone = from
+                .map(|from| CloneSource::resume(from, source))
+                .transpose()?;
+            let clone = clone.map(Arc::new);
+            if let Some(clone) = &clone {
+                device.set_source(clone.clone(), clone.options());
             }
-            return Ok(device);
+            return Ok((device, clone));
         }
         let contents = source.map(OpenedSnapshot::read).transpose()?;
         let mut device = self.bare_device(spec, contents.as_ref())?;
-        if let Some(contents) = contents {
-            let keeper = pidfd(self.keeper);
-            contents.install(&mut device, &mut || self.is_wanted(keeper.as_ref()))?;
-        }
-        Ok(device)
+        let clone = match contents {
+            Some(contents) => {
+                let keeper = pidfd(self.keeper);
+                contents.install(&mut device, &mut || self.is_wanted(keeper.as_ref()))?
+            }
+            None => None,
+        };
+        Ok((device, clone))
     }
 
     /// Whether keeper and whoever ordered the device still wait for it.
@@ -323,6 +336,7 @@ fn events_of_signals(signals: &[i32]) -> Result<Events> {
 fn serve_device(
     placed: &Placed<'_>,
     device: &Arc<Device>,
+    clone: Option<Arc<CloneSource>>,
     (events, inbox): Events,
     ready: impl FnOnce(&Placed<'_>, &str) -> Result,
 ) -> Result {
@@ -332,6 +346,12 @@ fn serve_device(
     }
     // As long as the device is served.
     let _fetchers = fetch(device, placed.resume)?;
+    // Not held: when all has come, the device lets go of it.
+    let source = clone.as_ref().map(Arc::downgrade);
+    let traced = clone.filter(|clone| !clone.trace_name().is_empty());
+    let tracing = traced
+        .map(|clone| Tracing::start(device, &clone))
+        .transpose()?;
     let serving = Serving {
         device,
         name: &claim.name,
@@ -404,10 +424,16 @@ fn serve_device(
             ServerEvent::HandOver => {
                 tracing::info!(name, "handing over");
                 served.front().hand_over();
+                drop(tracing);
                 logging::flush();
                 std::process::exit(0);
             }
         }
+    }
+    // Adds what was read, while the source is there.
+    drop(tracing);
+    if let Some(source) = source.and_then(|source| source.upgrade()) {
+        source.say_goodbye();
     }
     tracing::info!(name, "removed");
     watermark::give_back(&claim.dir);

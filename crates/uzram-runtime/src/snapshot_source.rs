@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uzram_snapshot::{Digest, Error, Kind, Snapshot, Source, StoredManifest};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
-use crate::remote_process::{RemoteOrder, RemoteProcess};
+use crate::remote_process::{RemoteOrder, RemoteProcess, TraceStore};
 use crate::snapshot_files::{name, open, open_whole, refused};
 
 /// What is needed to read a snapshot. Not read yet.
@@ -40,9 +40,7 @@ impl OpenSource {
             open,
         };
         if of.is_remote() {
-            let snapshot = (!of.snapshot.is_empty()).then(|| of.snapshot.clone());
-            let order = RemoteOrder::new(&of.remote, snapshot, !of.lazy);
-            let process = RemoteProcess::start(&order)?;
+            let process = RemoteProcess::start(&RemoteOrder::new(of))?;
             return Ok(with(Open::Remote(Arc::new(process))));
         }
         let (file, is_file) = open(&of.file)?;
@@ -95,6 +93,21 @@ impl StoredParts {
         match self {
             StoredParts::Files(snapshot) => snapshot.clone(),
             StoredParts::Remote(process) => process.clone(),
+        }
+    }
+
+    /// Lets go of what others keep for them.
+    pub(crate) fn say_goodbye(&self) {
+        if let StoredParts::Remote(process) = self {
+            process.say_goodbye();
+        }
+    }
+
+    /// Where a trace is kept.
+    pub(crate) fn trace(&self) -> Option<Arc<dyn TraceStore>> {
+        match self {
+            StoredParts::Files(_) => None,
+            StoredParts::Remote(process) => Some(process.clone()),
         }
     }
 

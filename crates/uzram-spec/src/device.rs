@@ -311,6 +311,10 @@ pub struct SnapshotSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub remote_timeout_seconds: Option<u32>,
+    /// Of a clone of a remote's snapshot: the name of a trace there, a note of what was read. What it lists is fetched ahead; what
+    /// is read beside that is added to it. Letters, digits and `. _ + -`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trace: String,
     /// Of a clone: the snapshot's name, which is filled in when it is made. Other contents are refused from then on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub snapshot: String,
@@ -367,6 +371,19 @@ impl SnapshotSource {
     fn check(&self) -> Result {
         let place = self.place();
         let usage = |why: &str| Err(Failure::usage(format!("from: {why}")));
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+        let trace = self.trace.as_bytes();
+        if !trace.iter().all(|byte| is_word(*byte))
+            || trace.first().is_some_and(|b| b".-".contains(b))
+            || trace.len() > 64
+        {
+            return usage("trace: it takes a name of letters, digits and . _ + -, at most 64");
+        }
+        if !trace.is_empty() && !(self.lazy && self.is_remote()) {
+            return usage(
+                "trace: only clones of a remote's snapshots have traces: with --lazy, of NAME/TAG",
+            );
+        }
         match self.is_remote() {
             false if is_empty(place) => usage("it takes a file, or NAME/TAG of a remote"),
             false => Ok(()),
@@ -414,6 +431,8 @@ impl<'de> Deserialize<'de> for SnapshotSource {
             #[serde(default)]
             remote_timeout_seconds: Option<u32>,
             #[serde(default)]
+            trace: String,
+            #[serde(default)]
             snapshot: String,
         }
         #[derive(Deserialize)]
@@ -433,6 +452,7 @@ impl<'de> Deserialize<'de> for SnapshotSource {
                 own_block_size: fields.own_block_size,
                 lazy: fields.lazy,
                 remote_timeout_seconds: fields.remote_timeout_seconds,
+                trace: fields.trace,
                 snapshot: fields.snapshot,
             },
         })
@@ -718,6 +738,12 @@ mod tests {
             (r#"{"file":"/s","parents":["p"]}"#, "relative"),
             (r#"{"parents":[]}"#, "it takes a file"),
             (r#"{"remote":"ci"}"#, "it takes NAME/TAG"),
+            (r#"{"remote":"ci/warm","trace":"boot"}"#, "--lazy"),
+            (r#"{"file":"/s","lazy":true,"trace":"boot"}"#, "of NAME/TAG"),
+            (
+                r#"{"remote":"ci/warm","lazy":true,"trace":"a/b"}"#,
+                "a name",
+            ),
             (r#"{"remote":"/ci/warm"}"#, "it takes NAME/TAG"),
             (r#"{"remote":"ci/warm","file":"/s"}"#, "needs no files"),
             (r#"{"remote":"ci/warm","parents":["/p"]}"#, "needs no files"),

@@ -49,7 +49,7 @@ Examples:
   uzram create --size 1G --frontend nbd --listen unix:/tmp/disk.sock
   uzram create --from /var/backup/zram0.uzsnap
   uzram create --from /srv/warm-cache.uzsnap --lazy
-  uzram create --from ci/warm --lazy
+  uzram create --from ci/warm --lazy --trace boot
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
     /// Make the device of a snapshot: a file, NAME/TAG of a remote, or - for stdin. As "uzram restore", which says more
@@ -63,6 +63,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", requires = "lazy",
           value_parser = clap::value_parser!(u32).range(1..=86400))]
     remote_timeout: Option<u32>,
+    /// Fetch ahead what the trace of that name lists, which is kept beside the snapshot in its remote, and add what is read beside
+    /// that. The first clone with a name makes the trace
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "lazy",
+        default_value = "",
+        hide_default_value = true
+    )]
+    trace: String,
     /// Print the JSON schema of a device's description, which the API takes as well, and make nothing
     #[arg(long, exclusive = true)]
     schema: bool,
@@ -83,6 +93,7 @@ impl Args {
         let clone = CloneOptions {
             lazy: self.lazy,
             remote_timeout_seconds: self.remote_timeout,
+            trace: self.trace,
         };
         self.options.make(self.from, clone, log)
     }
@@ -93,6 +104,7 @@ impl Args {
 pub(crate) struct CloneOptions {
     lazy: bool,
     remote_timeout_seconds: Option<u32>,
+    trace: String,
 }
 
 /// What a device can be, wherever its contents come from.
@@ -266,6 +278,7 @@ impl Options {
             own_block_size: self.block_size.is_some(),
             lazy: clone.lazy,
             remote_timeout_seconds: clone.remote_timeout_seconds,
+            trace: clone.trace,
             ..from
         });
         let mut algorithm = self.algorithm.unwrap_or(standard.algorithm);

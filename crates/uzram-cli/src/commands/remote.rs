@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -12,7 +13,7 @@ use uzram_remote::{
     Checking, Collecting, Error, Opened, Remote, RemoteConfig, Remotes, StoreErrorKind,
 };
 
-use uzram_runtime::{OpenRemote, RemoteOrder, read_remote};
+use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote};
 use uzram_snapshot::Digest;
 
 use super::{for_each, print, print_json};
@@ -269,6 +270,29 @@ pub(crate) fn read_for_device(state: &str) -> u8 {
     u8::from(read_remote(state, open_for_device).is_err())
 }
 
+/// The trace of a device.
+struct RemoteTrace {
+    remote: Remote,
+    snapshot: Digest,
+    name: String,
+}
+
+impl TraceStore for RemoteTrace {
+    fn load(&self) -> io::Result<Vec<u32>> {
+        let frames = self.remote.trace(self.snapshot, &self.name);
+        frames.map_err(io::Error::other)
+    }
+
+    fn add(&self, frames: &[u32]) -> io::Result<()> {
+        // Who may only read uses what others have noted.
+        if self.remote.config().read_only {
+            return Ok(());
+        }
+        let added = self.remote.add_to_trace(self.snapshot, &self.name, frames);
+        added.map(drop).map_err(io::Error::other)
+    }
+}
+
 fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
     let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
     let remote = open(remote)?;
@@ -284,9 +308,15 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
     let lease = remote.lease(snapshot, "a device").map_err(failure)?;
     let manifest = remote.manifest(snapshot).map_err(failure)?;
     let source = remote.parts(&manifest, order.in_order).map_err(failure)?;
+    let trace = RemoteTrace {
+        remote,
+        snapshot,
+        name: order.trace.clone().unwrap_or_default(),
+    };
     Ok(OpenRemote {
         snapshot,
         source,
+        trace: Arc::new(trace),
         lease: Box::new(lease),
     })
 }

@@ -88,6 +88,9 @@ pub(super) enum FetchError {
 impl Device {
     /// Fetches a frame again and again, as long as a request waits for it and that may help.
     fn fetch_for_requests(&self, frame: u32, flight: &Flight, stop: &AtomicBool) {
+        if let Some(source) = self.remote.source() {
+            source.demanded(frame);
+        }
         let (mut pause, mut damaged) = (FIRST_PAUSE, 0);
         let outcome = loop {
             let error = match self.fetch_frames(&[frame]) {

@@ -85,6 +85,36 @@ impl JobsApi<'_> {
         Ok(report(device))
     }
 
+    /// Brings these frames, of 64 pages each, in their order and up to 2 MiB of the disk at once, as far as they are still remote:
+    /// what a workload is known to need. As [`JobsApi::hydrate`]; several may go on at once, each with frames of its own.
+    pub fn fetch_ahead(self, frames: &[u32], pace: Pace<'_>) -> Result<HydrateReport, Error> {
+        let device = self.0;
+        let mut pages = 0;
+        let mut rest = frames;
+        while let Some(first) = rest.first().copied() {
+            let is_near =
+                |frame: &u32| (first..first.saturating_add(TOGETHER as u32)).contains(frame);
+            let count = rest
+                .iter()
+                .take(TOGETHER)
+                .take_while(|frame| is_near(frame))
+                .count();
+            let (now, later) = rest.split_at(count);
+            let was = device.remote_pages();
+            if device.remote.flights.stand_back(PATIENCE) {
+                self.fetch_together(now, pace)?;
+                rest = later;
+            }
+            let came = was.saturating_sub(device.remote_pages());
+            pages += came;
+            if pace(came).is_break() || was == 0 {
+                break;
+            }
+        }
+        let left = device.remote_pages();
+        Ok(HydrateReport { pages, left })
+    }
+
     /// The next frames with a remote page, from a page on.
     fn remote_frames(self, from: u64) -> Vec<u32> {
         let mut frames: Vec<u32> = Vec::with_capacity(TOGETHER);

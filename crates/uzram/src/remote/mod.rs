@@ -55,6 +55,9 @@ pub trait RemoteSource: Send + Sync {
 
     /// What it is called, in messages.
     fn name(&self) -> String;
+
+    /// Told of each frame that is about to be fetched because a request waits for it. Must not block.
+    fn demanded(&self, _frame: u32) {}
 }
 
 /// Why a source did not give what was asked for.
