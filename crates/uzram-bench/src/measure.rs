@@ -4,9 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use uzram::{Device, Stats};
-
-use crate::corpus::PAGE;
+use uzram::{Device, PAGE_SIZE, Stats};
 
 /// The contestants of a round, in the order of their turns.
 ///
@@ -96,9 +94,9 @@ pub(crate) fn turn(round: usize, stride: usize, batch: usize, count: usize) -> R
 /// Writes pages to a device from its beginning on.
 pub(crate) fn fill<'a>(
     device: &Device,
-    pages: impl IntoIterator<Item = &'a [u8; PAGE]>,
+    pages: impl IntoIterator<Item = &'a [u8; PAGE_SIZE]>,
 ) -> Result<(), uzram::Error> {
-    let mut pages = (0..).step_by(PAGE).zip(pages);
+    let mut pages = (0..).step_by(PAGE_SIZE).zip(pages);
     pages.try_for_each(|(at, page)| device.write_at(page, at))
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, have};
+use common::{Bench, needs};
 use serde_json::Value;
 
 /// Records as a program has them in memory, 4 MiB.
@@ -80,8 +80,7 @@ fn what_was_set_outlives_server_and_upgrade() {
         stat.contains("codecs       lz4(level=7): primary; 0 objects"),
         "{stat}"
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
@@ -125,10 +124,7 @@ fn what_is_not_possible_is_named() {
 
 #[test]
 fn training_tells_gain_and_cost() {
-    let name = "training_tells_gain_and_cost";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size=16M", "--frontend=nbd", "--algorithm=zstd(level=1)"]);
     let file = bench.path("records");
@@ -159,6 +155,5 @@ fn training_tells_gain_and_cost() {
         1,
         "the last object of the old codec is gone"
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh, text};
+use common::{Bench, needs, sh, text};
 
 const SIZE: usize = 16 << 20;
 
@@ -133,9 +133,7 @@ const PEERS: [&str; 3] = ["qemu-img", "qemu-io", "nbdcopy"];
 
 #[test]
 fn a_clone_fetches_what_is_read_and_keeps_what_is_written() {
-    if !have("a clone", &PEERS, false) {
-        return;
-    }
+    needs!(&PEERS);
     let cloned = Cloned::new();
     let uri = cloned.clone(&[]);
     // Its first frame, which a server begins with.
@@ -177,9 +175,7 @@ fn a_clone_fetches_what_is_read_and_keeps_what_is_written() {
 
 #[test]
 fn a_source_that_is_away_fails_what_needs_it_and_nothing_else() {
-    if !have("a source that is away", &PEERS, false) {
-        return;
-    }
+    needs!(&PEERS);
     let cloned = Cloned::new();
     let uri = cloned.clone(&["--remote-timeout", "1"]);
     good(&io(&uri, &["read 5M 4k"]));
@@ -235,9 +231,7 @@ fn a_source_that_is_away_fails_what_needs_it_and_nothing_else() {
 /// A byte of the file flipped where it is: no wrong byte is read, and the rest is.
 #[test]
 fn damage_in_the_file_is_an_error_where_it_is() {
-    if !have("damage of a clone", &PEERS, false) {
-        return;
-    }
+    needs!(&PEERS);
     let cloned = Cloned::new();
     let uri = cloned.clone(&["--remote-timeout", "2"]);
     let file = cloned.path("snapshot");
@@ -277,9 +271,7 @@ fn damage_in_the_file_is_an_error_where_it_is() {
 
 #[test]
 fn what_cannot_be_a_clone_is_refused() {
-    if !have("refused clones", &PEERS, false) {
-        return;
-    }
+    needs!(&PEERS);
     let cloned = Cloned::new();
     let file = cloned.text("snapshot");
     let lazy = ["--from", &file, "--lazy"];
@@ -312,9 +304,7 @@ fn what_cannot_be_a_clone_is_refused() {
 /// A server that dies again and again while a client reads everything.
 #[test]
 fn kills_during_fetches_lose_nothing() {
-    if !have("kills of a clone", &PEERS, false) {
-        return;
-    }
+    needs!(&PEERS);
     let cloned = Cloned::new();
     let mut expected = cloned.disk.clone();
     let uri = cloned.clone(&[]);
@@ -340,9 +330,7 @@ fn kills_during_fetches_lose_nothing() {
 #[test]
 fn a_file_system_is_mounted_lazily() {
     let needs = ["mkfs.ext4", "e2fsck", "mount", "qemu-img", "cmp"];
-    if !have("a lazy file system", &needs, true) {
-        return;
-    }
+    needs!(&needs, fuse_loop);
     let cloned = Cloned::new();
     let (image, source) = (cloned.text("image"), env!("CARGO_MANIFEST_DIR"));
     sh(&format!(
@@ -380,9 +368,7 @@ fn a_file_system_is_mounted_lazily() {
 #[test]
 #[ignore = "takes a minute"]
 fn fio_finds_nothing_wrong_on_a_clone() {
-    if !have("fio on a clone", &["fio", "qemu-img", "cmp"], true) {
-        return;
-    }
+    needs!(&["fio", "qemu-img", "cmp"], fuse_loop);
     let cloned = Cloned::new();
     let image = cloned.text("big");
     sh(&format!(

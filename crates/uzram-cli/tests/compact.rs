@@ -5,17 +5,14 @@ mod common;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::{Bench, have, text};
+use common::{Bench, needs, text};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
 
 #[test]
 fn compaction_gives_back_what_scattered_discards_leave() {
-    let name = "compaction_gives_back_what_scattered_discards_leave";
-    if !have(name, &["qemu-img", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-img", "qemu-io"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
     let path = bench.path("text");
@@ -62,6 +59,5 @@ fn compaction_gives_back_what_scattered_discards_leave() {
     std::fs::write(&path, &bytes).unwrap();
     img(&["compare", "-f", "raw", "-F", "raw", file, &uri]);
     assert!(bench.fails(4, &["compact", "zram7"]).contains("no device"));
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

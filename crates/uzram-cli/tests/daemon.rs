@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 use serde_json::Value;
 use uzram_testkit::schema::fits;
 
@@ -105,9 +105,7 @@ impl Drop for Daemon {
 
 #[test]
 fn interop_curl_speaks_the_api() {
-    if !have("interop_curl_speaks_the_api", &["curl", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["curl", "qemu-io"]);
     let bench = Bench::new();
     let daemon = Daemon::start(&bench, "");
     let mode = sh(&format!("stat -c %a {}", daemon.socket));
@@ -162,9 +160,7 @@ fn interop_curl_speaks_the_api() {
 #[test]
 fn interop_curl_takes_a_snapshot_and_restores_it() {
     let name = "interop_curl_takes_a_snapshot_and_restores_it";
-    if !have(name, &["curl", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["curl", "qemu-io"]);
     let bench = Bench::new();
     let daemon = Daemon::start(&bench, "");
     let socket = daemon.socket.clone();
@@ -351,9 +347,7 @@ fn create_goes_through_the_daemon_where_it_runs() {
 #[test]
 fn devices_are_hot_added_and_outlive_the_daemon() {
     let name = "devices_are_hot_added_and_outlive_the_daemon";
-    if !have(name, &["mkfs.ext4"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4"], fuse_loop);
     let bench = Bench::new();
     let config = "[daemon]\nfrontend = \"fuse-loop\"\n";
     let daemon = Daemon::start(&bench, config);
@@ -407,10 +401,7 @@ fn devices_are_hot_added_and_outlive_the_daemon() {
 /// Without a daemon, this loses the contents. It is there from the moment on at which the device is.
 #[test]
 fn contents_outlive_server_and_keeper_killed_at_once() {
-    let name = "contents_outlive_server_and_keeper_killed_at_once";
-    if !have(name, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let _daemon = Daemon::start(&bench, "");
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
@@ -430,10 +421,7 @@ fn contents_outlive_server_and_keeper_killed_at_once() {
 /// What systemd is told, and that what it keeps brings a device back when every process has died, the daemon among them.
 #[test]
 fn contents_outlive_everything_with_systemds_store() {
-    let name = "contents_outlive_everything_with_systemds_store";
-    if !have(name, &["qemu-io", "bash", "python3"], false) {
-        return;
-    }
+    needs!(&["qemu-io", "bash", "python3"]);
     let bench = Bench::new();
     std::fs::create_dir(bench.run_dir()).unwrap();
     let notify = bench.path("notify.sock");
@@ -522,9 +510,7 @@ child.wait()
 #[test]
 fn the_configuration_makes_devices() {
     let name = "the_configuration_makes_devices";
-    if !have(name, &["mkfs.ext4"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4"], fuse_loop);
     let bench = Bench::new();
     let (one, two) = (bench.path("one"), bench.path("two"));
     let generator = bench.path("root/etc/systemd/zram-generator.conf");
@@ -617,10 +603,7 @@ fn systemd_is_told_when_it_is_ready() {
 
 #[test]
 fn interop_systemd_listens_for_the_daemon() {
-    let name = "interop_systemd_listens_for_the_daemon";
-    if !have(name, &["systemd-socket-activate", "systemd-analyze"], false) {
-        return;
-    }
+    needs!(&["systemd-socket-activate", "systemd-analyze"]);
     let bench = Bench::new();
     std::fs::create_dir(bench.run_dir()).unwrap();
     let socket = bench.run_dir().join("uzramd.sock").display().to_string();
@@ -668,9 +651,7 @@ fn interop_systemd_listens_for_the_daemon() {
 #[test]
 fn a_daemon_begins_where_a_dead_one_ended() {
     let name = "a_daemon_begins_where_a_dead_one_ended";
-    if !have(name, &["findmnt"], true) {
-        return;
-    }
+    needs!(&["findmnt"], fuse_loop);
     let bench = Bench::new();
     let at = bench.path("sys");
     let config = |devices: &str| {
@@ -1000,9 +981,7 @@ fn a_generator_configuration_that_is_not_read_is_mentioned() {
 #[test]
 fn mounts_are_made_in_order_and_as_they_were_asked_for() {
     let name = "mounts_are_made_in_order_and_as_they_were_asked_for";
-    if !have(name, &["mkfs.ext4", "mkfs.minix", "findmnt"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "mkfs.minix", "findmnt"], fuse_loop);
     let bench = Bench::new();
     let at = bench.path("a").display().to_string();
     let device = |name: &str, rest: &str| {

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Bench, have, sh};
+use common::{Bench, have, needs, sh};
 
 /// Bytes of real files to copy.
 const TREE_BYTES: u64 = 200 << 20;
@@ -41,9 +41,7 @@ fn copied(at: &Path, index: usize) -> String {
 #[test]
 fn a_source_tree_survives_on_a_real_file_system() {
     let needs = ["mkfs.ext4", "e2fsck", "fstrim", "diff", "mount"];
-    if !have("a_source_tree_survives_on_a_real_file_system", &needs, true) {
-        return;
-    }
+    needs!(&needs, fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size", "3G"]);
     let at = bench.path("mnt");
@@ -111,8 +109,7 @@ fn a_source_tree_survives_on_a_real_file_system() {
         left * 50 < memory,
         "{left} of {memory} after discarding all"
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// Random reads and writes by four jobs, each in its quarter of the whole device, every block verified.
@@ -138,8 +135,7 @@ fn interop_fio_verifies_the_loop_device() {
         let bench = Bench::new();
         let node = bench.create(&["--size", "256M"]);
         fio_verify(&format!("--filename={node} --ioengine=libaio --direct=1"));
-        bench.uzram(&["remove", "zram0"]);
-        bench.assert_clean();
+        bench.remove_last("zram0");
     }
 }
 
@@ -149,7 +145,6 @@ fn interop_fio_verifies_the_nbd_socket() {
         let bench = Bench::new();
         let uri = bench.create(&["--size", "256M", "--frontend", "nbd", "--algorithm", "zstd"]);
         fio_verify(&format!("--ioengine=nbd '--uri={uri}'"));
-        bench.uzram(&["remove", "zram0"]);
-        bench.assert_clean();
+        bench.remove_last("zram0");
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 use serde_json::Value;
 
 /// A loop device on a file whose writes fail now and then, while the file `failing` is there: a RAM disk of nbdkit behind its
@@ -80,9 +80,7 @@ fn wait_until(done: impl Fn() -> bool) {
 #[test]
 fn fio_finds_what_it_wrote_with_everything_on() {
     let name = "fio_finds_what_it_wrote_with_everything_on";
-    if !have(name, &["fio", "nbdkit", "nbdfuse", "losetup"], true) {
-        return;
-    }
+    needs!(&["fio", "nbdkit", "nbdfuse", "losetup"], fuse_loop);
     let bench = Bench::new();
     let disk = FaultyDisk::new(&bench.path(""), "24M", "10%");
     let node = bench.create(&[
@@ -128,6 +126,5 @@ fn fio_finds_what_it_wrote_with_everything_on() {
         keys.iter().all(|key| stat(key) > 0)
     });
     assert_eq!(stat("failed_reads"), 0);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

@@ -6,7 +6,7 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bench, have, sh};
+use common::{Bench, have, needs, sh};
 use uzram_spec::FrontendSpec;
 use uzram_testkit::peers;
 use uzram_testkit::program::FUSE_URING;
@@ -66,9 +66,7 @@ fn stat_says_which_transport_a_device_has() {
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_made() {
     let name = "what_cannot_be_is_refused_before_anything_is_made";
-    if !have(name, &["unshare", "mount"], true) {
-        return;
-    }
+    needs!(&["unshare", "mount"], fuse_loop);
     let bench = Bench::new();
     let words = |rest: &[&'static str]| [&CREATE[..], rest].concat();
     let stderr = bench.fails(2, &words(&["--queue-depth", "0"]));
@@ -205,7 +203,6 @@ fn a_device_survives_death_and_upgrade_by_either_transport() {
         let new = bench.stat("zram0")["path"].as_str().unwrap().to_owned();
         let read = format!("dd if={new} bs=64k count=128 iflag=direct status=none | sha256sum");
         assert_eq!(sh(&read), sums, "{when}, after the upgrade");
-        bench.uzram(&["remove", "zram0"]);
-        bench.assert_clean();
+        bench.remove_last("zram0");
     }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Bench, have, sh, text};
+use common::{Bench, needs, sh, text};
 use serde_json::Value;
 
 const PAGES: usize = 4096;
@@ -27,10 +27,7 @@ fn number(value: &Value, key: &str) -> u64 {
 
 #[test]
 fn pages_become_smaller_leave_memory_and_come_back() {
-    let name = "pages_become_smaller_leave_memory_and_come_back";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let store = bench.path("store");
     let backing = format!("backing={},8M", store.display());
@@ -127,16 +124,12 @@ fn pages_become_smaller_leave_memory_and_come_back() {
             .fails(2, &["writeback", "zram0", "--pages=9-3"])
             .contains("FIRST-LAST")
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_file_system_grows_with_its_device() {
-    let name = "a_file_system_grows_with_its_device";
-    if !have(name, &["mkfs.ext4", "resize2fs", "e2fsck"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "resize2fs", "e2fsck"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size=64M", "--frontend=fuse-loop", "--max-size=128M"]);
     sh(&format!("mkfs.ext4 -q {node}"));
@@ -157,17 +150,13 @@ fn a_file_system_grows_with_its_device() {
     );
     let refused = bench.fails(2, &["set", "zram0", "disksize=129M"]);
     assert!(refused.contains("1 to 134217728"), "{refused}");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A device that waits for itself would wait for ever; and a disk with a file system on it is somebody's.
 #[test]
 fn a_backing_is_no_device_of_ours_and_nothing_in_use() {
-    let name = "a_backing_is_no_device_of_ours_and_nothing_in_use";
-    if !have(name, &["mkfs.ext4", "losetup", "blkid"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "losetup", "blkid"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size=64M", "--frontend=fuse-loop"]);
     let own = sh(&format!(
@@ -209,6 +198,5 @@ fn a_backing_is_no_device_of_ours_and_nothing_in_use() {
     bench.uzram(&["set", "zram0", &format!("backing={disk}")]);
     bench.uzram(&["set", "zram0", "backing=none"]);
     sh(&format!("losetup -d {disk}"));
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

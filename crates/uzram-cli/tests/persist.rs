@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh};
+use common::{Bench, have, needs, sh};
 use uzram_testkit::data;
 
 /// A host with a directory for what is saved.
@@ -155,10 +155,7 @@ const NBD: &str = "size = \"64M\"\nfrontend = \"nbd\"";
 
 #[test]
 fn a_file_system_comes_back_and_a_restart_costs_nothing() {
-    let test = "a_file_system_comes_back_and_a_restart_costs_nothing";
-    if !have(test, &["mkfs.ext4", "mount"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "mount"], fuse_loop);
     let host = Host::new();
     let at = host.bench.path("at").display().to_string();
     let rest =
@@ -223,10 +220,7 @@ fn a_file_system_comes_back_and_a_restart_costs_nothing() {
 
 #[test]
 fn damage_is_said_and_nothing_is_made_empty_unasked() {
-    let test = "damage_is_said_and_nothing_is_made_empty_unasked";
-    if !have(test, &["qemu-io", "qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-io", "qemu-img"]);
     let host = Host::new();
     host.configure(NBD);
     let (daemon, _) = host.start();
@@ -332,10 +326,7 @@ impl Drop for Unmount {
 
 #[test]
 fn who_is_killed_while_saving_leaves_the_file_before() {
-    let test = "who_is_killed_while_saving_leaves_the_file_before";
-    if !have(test, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let host = Host::new();
     host.configure(NBD);
     let (daemon, _) = host.start();
@@ -373,10 +364,7 @@ fn who_is_killed_while_saving_leaves_the_file_before() {
 
 #[test]
 fn what_a_device_was_not_made_of_is_kept() {
-    let test = "what_a_device_was_not_made_of_is_kept";
-    if !have(test, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let host = Host::new();
     host.configure(NBD);
     let (daemon, _) = host.start();
@@ -422,10 +410,7 @@ fn what_a_device_was_not_made_of_is_kept() {
 
 #[test]
 fn several_are_saved_at_once_and_one_that_fails_keeps_no_other_from_it() {
-    let test = "several_are_saved_at_once_and_one_that_fails_keeps_no_other_from_it";
-    if !have(test, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let host = Host::new();
     let dir = host.dir().display().to_string();
     let mut text = format!("[daemon]\npersist = true\npersist_dir = \"{dir}\"\n");

@@ -5,7 +5,7 @@ mod common;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Bench, have};
+use common::{Bench, needs};
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -18,9 +18,7 @@ fn shown(bench: &Bench, args: &[&str]) -> Value {
 #[test]
 fn policies_are_set_shown_carried_out_and_outlive_the_server() {
     let name = "policies_are_set_shown_carried_out_and_outlive_the_server";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let uri = bench.create(&[
         "--size=16M",
@@ -123,6 +121,5 @@ fn policies_are_set_shown_carried_out_and_outlive_the_server() {
         ])
         .status();
     assert!(same.unwrap().success());
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

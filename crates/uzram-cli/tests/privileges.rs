@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 use uzram_testkit::program::FUSE_URING;
 
 /// A line of a process's status.
@@ -55,16 +55,12 @@ fn an_nbd_server_has_no_capability() {
     assert_has(&bench, 0);
     bench.uzram(&["upgrade", "zram0"]);
     assert_has(&bench, 0);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_low_port_and_a_strangers_directory_are_had_all_the_same() {
-    let name = "a_low_port_and_a_strangers_directory_are_had_all_the_same";
-    if !have(name, &["chown"], true) {
-        return;
-    }
+    needs!(&["chown"], fuse_loop);
     let bench = Bench::new();
     let nbd = ["--size", "16M", "--frontend", "nbd", "--listen"];
     bench.create(&[&nbd[..], &["tcp:127.0.0.7:809"]].concat());
@@ -84,16 +80,12 @@ fn a_low_port_and_a_strangers_directory_are_had_all_the_same() {
     let backing = format!("backing={theirs}/pages,64M");
     let stderr = bench.fails(2, &["set", "--allow-foreign-files", "zram0", &backing]);
     assert!(stderr.contains("CAP_DAC_OVERRIDE"), "{stderr}");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_loop_device_works_without_what_it_does_not_need() {
-    let name = "a_loop_device_works_without_what_it_does_not_need";
-    if !have(name, &["losetup"], true) {
-        return;
-    }
+    needs!(&["losetup"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
     // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_MKNOD; the buffers of FUSE over io_uring take CAP_IPC_LOCK.
@@ -114,6 +106,5 @@ fn a_loop_device_works_without_what_it_does_not_need() {
     user.wait().unwrap();
     bench.kill("zram0", "keeper");
     bench.kill("zram0", "pid");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

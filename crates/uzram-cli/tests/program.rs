@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Bench, have, sh};
+use common::{Bench, have, needs, sh};
 
 #[test]
 fn bad_input_is_refused_with_the_reason() {
@@ -199,13 +199,7 @@ fn an_nbd_device_lives_from_create_to_remove() {
 
 #[test]
 fn a_connected_nbd_client_keeps_the_device() {
-    if !have(
-        "a_connected_nbd_client_keeps_the_device",
-        &["qemu-io"],
-        false,
-    ) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size", "1M", "--frontend", "nbd"]);
     let mut client = Command::new("qemu-io");
@@ -228,19 +222,12 @@ fn a_connected_nbd_client_keeps_the_device() {
     while busy() {
         std::thread::yield_now();
     }
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_mounted_loop_device_is_not_removed() {
-    if !have(
-        "a_mounted_loop_device_is_not_removed",
-        &["mkfs.ext4", "mount"],
-        true,
-    ) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "mount"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size", "64M", "--frontend", "fuse-loop"]);
     assert!(node.starts_with("/dev/loop"), "{node}");
@@ -270,13 +257,7 @@ fn a_mounted_loop_device_is_not_removed() {
 
 #[test]
 fn after_a_kill_the_next_command_clears_up() {
-    if !have(
-        "after_a_kill_the_next_command_clears_up",
-        &["losetup"],
-        true,
-    ) {
-        return;
-    }
+    needs!(&["losetup"], fuse_loop);
     let bench = Bench::new();
     for frontend in ["fuse-loop", "nbd"] {
         bench.create(&["--size", "16M", "--frontend", frontend]);
@@ -367,13 +348,7 @@ fn a_foreground_server_ends_at_a_signal() {
 /// A mount that this mount namespace does not show still counts: the kernel is asked, not only the mount table.
 #[test]
 fn a_mount_in_another_namespace_keeps_the_device() {
-    if !have(
-        "a_mount_in_another_namespace_keeps_the_device",
-        &["unshare", "mkfs.ext4"],
-        true,
-    ) {
-        return;
-    }
+    needs!(&["unshare", "mkfs.ext4"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size", "32M", "--frontend", "fuse-loop"]);
     let at = bench.path("hidden");
@@ -403,20 +378,13 @@ fn a_mount_in_another_namespace_keeps_the_device() {
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
     assert_eq!(line, "ready\ndata\n", "what was stored is still there");
     assert!(hidden.wait().unwrap().success());
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A node that somebody detached belongs to whoever gets it next.
 #[test]
 fn a_node_that_became_anothers_is_left_alone() {
-    if !have(
-        "a_node_that_became_anothers_is_left_alone",
-        &["losetup"],
-        true,
-    ) {
-        return;
-    }
+    needs!(&["losetup"], fuse_loop);
     let bench = Bench::new();
     // One that no other test takes in the moment when it is free.
     let node = bench.create(&[
@@ -445,9 +413,7 @@ fn a_node_that_became_anothers_is_left_alone() {
 /// are cleared like any other.
 #[test]
 fn the_server_stands_on_its_own() {
-    if !have("the_server_stands_on_its_own", &["flock"], true) {
-        return;
-    }
+    needs!(&["flock"], fuse_loop);
     let bench = Bench::new();
     let real = bench.path("a real place");
     std::fs::create_dir(&real).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh, text};
+use common::{Bench, needs, sh, text};
 
 /// Runs the program with remotes of its own.
 fn run(bench: &Bench, args: &[&str]) -> Output {
@@ -48,9 +48,7 @@ fn is_same(one: &str, other: &str) -> bool {
 
 #[test]
 fn a_device_goes_by_way_of_a_remote() {
-    if !have("remote", &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let store = bench.path("store");
     std::fs::create_dir(&store).unwrap();
@@ -144,9 +142,7 @@ fn reads(uri: &str, what: &str) -> bool {
 
 #[test]
 fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
-    if !have("a clone of a tag", &["qemu-img", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-img", "qemu-io"]);
     let bench = Bench::new();
     let store = bench.path("store");
     std::fs::create_dir(&store).unwrap();
@@ -229,9 +225,7 @@ fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
 
 #[test]
 fn the_configuration_names_a_tag() {
-    if !have("a tag in uzram.toml", &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let store = bench.path("store");
     std::fs::create_dir(&store).unwrap();

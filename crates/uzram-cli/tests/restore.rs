@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh};
+use common::{Bench, have, needs, sh};
 use uzram::compress::{Registry, Settings};
 use uzram_snapshot::{CodecSource, DiskSource, Page, Snapshot, SnapshotSummary, SnapshotWriter};
 use uzram_testkit::data;
@@ -594,10 +594,7 @@ fn whoever_dies_in_the_middle_leaves_nothing() {
 
 #[test]
 fn a_file_system_comes_back() {
-    let test = "a_file_system_comes_back";
-    if !have(test, &["mkfs.ext4", "e2fsck", "mount"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "e2fsck", "mount"], fuse_loop);
     let files = Files::new();
     let source = env!("CARGO_MANIFEST_DIR");
     let (image, file) = files.file_system(source);
@@ -618,10 +615,7 @@ fn a_file_system_comes_back() {
 /// By the program's own snapshot: trained dictionaries, algorithms for recompression, and what is written then.
 #[test]
 fn a_device_comes_back_with_its_codecs() {
-    let test = "a_device_comes_back_with_its_codecs";
-    if !have(test, &["nbdcopy"], false) {
-        return;
-    }
+    needs!(&["nbdcopy"]);
     let files = Files::new();
     let bench = &files.bench;
     let write = |uri: &str, bytes: &[u8]| {
@@ -708,10 +702,7 @@ impl Drop for Killed {
 /// uzramd makes a device of a snapshot that its configuration names, and mounts what is in it. It must not format it.
 #[test]
 fn a_configured_device_is_restored_and_mounted() {
-    let test = "a_configured_device_is_restored_and_mounted";
-    if !have(test, &["mkfs.ext4", "mount"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "mount"], fuse_loop);
     let files = Files::new();
     let source = env!("CARGO_MANIFEST_DIR");
     let (_, file) = files.file_system(source);

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh, text};
+use common::{Bench, needs, sh, text};
 use serde_json::Value;
 use uzram::compress::{Decoder, Registry, Settings};
 use uzram_snapshot::{Page, SnapshotReader};
@@ -117,9 +117,7 @@ fn stderr_of(mut child: Child) -> (Option<i32>, String) {
 #[test]
 fn a_snapshot_has_what_the_device_holds() {
     let name = "a_snapshot_has_what_the_device_holds";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
     bytes.resize(16 << 20, 0);
@@ -168,16 +166,13 @@ fn a_snapshot_has_what_the_device_holds() {
         ["piped", "zram0.snap"],
         "nothing is left beside"
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn changes_are_since_another_snapshot() {
     let name = "changes_are_since_another_snapshot";
-    if !have(name, &["qemu-img", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-img", "qemu-io"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
     bytes.resize(16 << 20, 0);
@@ -241,17 +236,14 @@ fn changes_are_since_another_snapshot() {
     assert!(said.contains("it holds no uzram snapshot"), "{said}");
     let said = bench.fails(1, &["snapshot", "zram0", &at("x"), "--since", &at("y")]);
     assert!(said.contains("No such file or directory"), "{said}");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// In two passes it is the same. (That one which is given up for memory is made of two by itself is tested in the runtime.)
 #[test]
 fn a_snapshot_with_a_basis_is_the_same() {
     let name = "a_snapshot_with_a_basis_is_the_same";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
     bytes.resize(16 << 20, 0);
@@ -296,16 +288,13 @@ fn a_snapshot_with_a_basis_is_the_same() {
         &["snapshot", "zram0", &at("x"), "--basis", "--since", &file],
     );
 
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn what_cannot_be_is_refused_and_leaves_nothing() {
     let name = "what_cannot_be_is_refused_and_leaves_nothing";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     filled(&bench);
     let dir = bench.path("out");
@@ -331,16 +320,12 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     soon("it ends", || bench.stat("zram0")["snapshot"].is_null());
     assert_eq!(files(&dir), [""; 0]);
     bench.uzram(&["snapshot", "zram0", &at("good")]);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn one_is_taken_at_a_time_and_ends_with_who_waits_for_it() {
-    let name = "one_is_taken_at_a_time_and_ends_with_who_waits_for_it";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     filled(&bench);
     let good = bench.path("good");
@@ -367,16 +352,12 @@ fn one_is_taken_at_a_time_and_ends_with_who_waits_for_it() {
         bench.stat("zram0")["snapshot"].is_null()
     });
     bench.uzram(&["snapshot", "zram0", good]);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_server_that_dies_leaves_no_file_and_nothing_else() {
-    let name = "a_server_that_dies_leaves_no_file_and_nothing_else";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
     bytes.resize(16 << 20, 0);
@@ -388,8 +369,7 @@ fn a_server_that_dies_leaves_no_file_and_nothing_else() {
     let good = bench.path("good");
     bench.uzram(&["snapshot", "zram0", good.to_str().unwrap()]);
     assert!(read(&good) == bytes);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// fio writes and verifies while snapshots are taken, each of which verifies. Then a mounted file system under load: e2fsck
@@ -398,9 +378,7 @@ fn a_server_that_dies_leaves_no_file_and_nothing_else() {
 #[ignore = "takes minutes"]
 fn fio_finds_nothing_wrong_beside_snapshots() {
     let name = "fio_finds_nothing_wrong_beside_snapshots";
-    if !have(name, &["fio"], true) {
-        return;
-    }
+    needs!(&["fio"], fuse_loop);
     let count = std::env::var("UZRAM_SNAPSHOTS").map_or(20, |n| n.parse().unwrap());
     let bench = Bench::new();
     let node = bench.create(&["--size=256M", "--frontend=fuse-loop", "--policy=none"]);
@@ -456,17 +434,13 @@ fn fio_finds_nothing_wrong_beside_snapshots() {
         bench.count("zram0", "failed_reads"),
         bench.count("zram0", "failed_writes")
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 #[ignore = "takes a minute"]
 fn a_file_system_under_load_is_whole_in_each_snapshot() {
-    let name = "a_file_system_under_load_is_whole_in_each_snapshot";
-    if !have(name, &["mkfs.ext4", "e2fsck"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "e2fsck"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size=256M", "--frontend=fuse-loop", "--policy=none"]);
     let (at, path) = (bench.path("mnt"), bench.path("snap"));
@@ -496,6 +470,5 @@ fn a_file_system_under_load_is_whole_in_each_snapshot() {
     load.kill().unwrap();
     load.wait().unwrap();
     sh(&format!("sleep 1; umount {mount}"));
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -83,10 +83,7 @@ fn image(path: &Path) -> File {
 
 #[test]
 fn every_version_of_a_description_is_served() {
-    let name = "every_version_of_a_description_is_served";
-    if !have(name, &["nbdcopy"], false) {
-        return;
-    }
+    needs!(&["nbdcopy"]);
     let mut versions: Vec<_> = std::fs::read_dir(specs())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -124,8 +121,7 @@ fn every_version_of_a_description_is_served() {
         assert_eq!(stat["identity"].as_str().map(str::len), Some(32));
         let copied = std::fs::read(&copy).unwrap();
         assert!(copied == content(), "{}: other contents", spec.display());
-        bench.uzram(&["remove", "zram0"]);
-        bench.assert_clean();
+        bench.remove_last("zram0");
         keeper.wait().unwrap();
     }
 }
@@ -142,8 +138,7 @@ fn a_description_of_a_newer_version_is_refused_in_words() {
     assert!(said.contains("it is of version 99"), "{said}");
     // A refusal changes nothing.
     assert_eq!(bench.count("zram0", "pid"), pid);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]

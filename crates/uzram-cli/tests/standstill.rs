@@ -105,8 +105,7 @@ fn what_a_command_gave_up_is_not_done_when_the_server_goes_on() {
     let log = std::fs::read_to_string(bench.run_dir().join("zram0/log")).unwrap();
     assert!(!log.contains("SetMemLimit"), "{log}");
     assert!(log.contains("given up before its turn came"), "{log}");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
@@ -128,8 +127,7 @@ fn a_keeper_that_stands_still_is_given_up() {
     drop(stopped);
     bench.uzram(&["recover", "zram0"]);
     assert_eq!(bench.count("zram0", "pid"), server, "not upgraded later");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A stopped server does not end by being asked to hand over.
@@ -141,6 +139,5 @@ fn an_upgrade_gets_rid_of_a_server_that_stands_still() {
     sh(&format!("kill -STOP {old}"));
     bench.uzram(&["upgrade", "zram0"]);
     assert_ne!(bench.count("zram0", "pid"), old);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

@@ -8,7 +8,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{Bench, have};
+use common::{Bench, have, needs};
 use uzram_testkit::peers;
 
 const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
@@ -148,9 +148,7 @@ fn interop_zramctl_finds_sets_up_shows_and_resets() {
 /// `uzram list` with zramctl's words does the same outside of the shim.
 #[test]
 fn list_stands_in_for_zramctl() {
-    if !have("list_stands_in_for_zramctl", &["losetup"], true) {
-        return;
-    }
+    needs!(&["losetup"], fuse_loop);
     let bench = Bench::new();
     let node = bench.uzram(&[
         "list", "-f", "-s", "64M", "-a", "zstd", "-p", "level=1", "-t", "2",

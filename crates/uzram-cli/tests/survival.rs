@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 
 /// Writes or checks a pattern of 16 MiB through the socket.
 fn qemu_io(uri: &str, command: &str) {
@@ -14,13 +14,7 @@ fn qemu_io(uri: &str, command: &str) {
 
 #[test]
 fn nbd_clients_find_their_data_after_a_kill() {
-    if !have(
-        "nbd_clients_find_their_data_after_a_kill",
-        &["qemu-io"],
-        false,
-    ) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd", "-a", "zstd"]);
     for round in 1..=5 {
@@ -30,17 +24,14 @@ fn nbd_clients_find_their_data_after_a_kill() {
         qemu_io(&uri, &format!("read -P {round} 0 16M"));
     }
     assert_eq!(bench.count("zram0", "orig_data_size"), 16 << 20);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A name that is used again at once is a new device's: nothing of the old one comes back, whoever takes its end for a death.
 #[test]
 fn a_name_that_is_used_again_is_a_new_device() {
     let name = "a_name_that_is_used_again_is_a_new_device";
-    if !have(name, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     for round in 1..=12 {
         let uri = bench.create(&["--size", "16M", "--frontend", "nbd", "--name", "zram3"]);
@@ -57,13 +48,7 @@ fn a_name_that_is_used_again_is_a_new_device() {
 /// what was written, and none holds anything else but nothing.
 #[test]
 fn interop_nbdsh_acknowledged_writes_outlive_kills() {
-    if !have(
-        "interop_nbdsh_acknowledged_writes_outlive_kills",
-        &["nbdsh"],
-        false,
-    ) {
-        return;
-    }
+    needs!(&["nbdsh"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
     let script = bench.path("client.py");
@@ -83,8 +68,7 @@ fn interop_nbdsh_acknowledged_writes_outlive_kills() {
     }
     std::fs::write(bench.path("stop"), "").unwrap();
     assert!(client.wait().unwrap().success());
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// Four writes in flight at a time; connects again when the server is gone.
@@ -133,13 +117,7 @@ h.shutdown()
 
 #[test]
 fn a_keeper_is_replaced_and_the_new_one_keeps() {
-    if !have(
-        "a_keeper_is_replaced_and_the_new_one_keeps",
-        &["qemu-io"],
-        false,
-    ) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
     qemu_io(&uri, "write -P 7 0 16M");
@@ -148,8 +126,7 @@ fn a_keeper_is_replaced_and_the_new_one_keeps() {
         bench.kill("zram0", "pid");
     }
     qemu_io(&uri, "read -P 7 0 16M");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
@@ -165,16 +142,12 @@ fn recover_says_the_path_and_does_nothing_to_the_healthy() {
             .fails(4, &["recover", "zram9"])
             .contains("no device 'zram9' (there are: zram0)")
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_job_whose_server_died_is_told_that_another_serves() {
-    let test = "a_job_whose_server_died_is_told_that_another_serves";
-    if !have(test, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let file = bench.path("text");
     std::fs::write(&file, common::text(16 << 8)).unwrap();
@@ -210,20 +183,13 @@ fn a_job_whose_server_died_is_told_that_another_serves() {
     assert!(!stderr.contains("uzram recover"), "{stderr}");
     // As it says.
     bench.uzram(&recompress);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// The socket's place is taken by something that cannot be removed: five starts fail, the keeper gives up.
 #[test]
 fn what_was_given_up_is_recovered_or_removed() {
-    if !have(
-        "what_was_given_up_is_recovered_or_removed",
-        &["qemu-io"],
-        false,
-    ) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let socket = bench.path("data.sock");
     let block = |socket: &Path| sh(&format!("rm {0} && mkdir -p {0}/x", socket.display()));
@@ -255,19 +221,12 @@ fn what_was_given_up_is_recovered_or_removed() {
     block(&socket);
     sh(&format!("kill -9 {pid}"));
     gave_up();
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn an_upgrade_keeps_data_and_refuses_what_will_not_do() {
-    if !have(
-        "an_upgrade_keeps_data_and_refuses_what_will_not_do",
-        &["qemu-io"],
-        false,
-    ) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size", "64M", "--frontend", "nbd"]);
     qemu_io(&uri, "write -P 7 0 16M");
@@ -303,8 +262,7 @@ fn an_upgrade_keeps_data_and_refuses_what_will_not_do() {
     qemu_io(&uri, "read -P 7 0 16M");
     bench.uzram(&["upgrade", "zram0"]);
     qemu_io(&uri, "read -P 7 0 16M");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
@@ -324,20 +282,13 @@ fn a_program_that_ends_at_once_does_not_get_the_device() {
     );
     assert_eq!(bench.count("zram0", "pid"), pid);
     bench.uzram(&["upgrade", "zram0"]);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A loop device cannot change its file: whoever has the old node gets I/O errors, the data are behind a new one.
 #[test]
 fn a_loop_device_has_its_data_after_a_kill() {
-    if !have(
-        "a_loop_device_has_its_data_after_a_kill",
-        &["mkfs.ext4", "mount"],
-        true,
-    ) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "mount"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size", "64M", "--frontend", "fuse-loop"]);
     sh(&format!(
@@ -351,17 +302,13 @@ fn a_loop_device_has_its_data_after_a_kill() {
         )),
         sh("yes data | dd bs=64k count=16 iflag=fullblock status=none | sha256sum")
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A namespace that was made while the device was there has a copy of its FUSE mount, which outlives the unmounting.
 #[test]
 fn a_mount_namespace_elsewhere_does_not_keep_a_device() {
-    let name = "a_mount_namespace_elsewhere_does_not_keep_a_device";
-    if !have(name, &["unshare", "losetup"], true) {
-        return;
-    }
+    needs!(&["unshare", "losetup"], fuse_loop);
     let bench = Bench::new();
     bench.create(&["--size", "16M", "--frontend", "fuse-loop"]);
     let mut elsewhere = std::process::Command::new("unshare")
@@ -379,8 +326,7 @@ fn a_mount_namespace_elsewhere_does_not_keep_a_device() {
         .unwrap();
     let mut there = [0; 6];
     std::io::Read::read_exact(elsewhere.stdout.as_mut().unwrap(), &mut there).unwrap();
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
     drop(elsewhere.stdin.take());
     elsewhere.wait().unwrap();
 }
@@ -388,10 +334,7 @@ fn a_mount_namespace_elsewhere_does_not_keep_a_device() {
 /// Who looks for the users of a device meets files of a shim's /dev, whose server may not answer.
 #[test]
 fn a_shim_that_stands_still_holds_nobody_up() {
-    let name = "a_shim_that_stands_still_holds_nobody_up";
-    if !have(name, &["losetup"], true) {
-        return;
-    }
+    needs!(&["losetup"], fuse_loop);
     let bench = Bench::new();
     let mut shim = bench
         .command(&[
@@ -410,8 +353,7 @@ fn a_shim_that_stands_still_holds_nobody_up() {
     sh(&format!("kill -STOP {}", shim.id()));
     let other = Bench::new();
     other.create(&["--size", "16M", "--frontend", "fuse-loop"]);
-    other.uzram(&["remove", "zram0"]);
-    other.assert_clean();
+    other.remove_last("zram0");
     sh(&format!("kill -CONT {}", shim.id()));
     drop(shim.stdin.take());
     assert!(shim.wait().unwrap().success());

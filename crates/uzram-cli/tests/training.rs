@@ -6,7 +6,7 @@ mod common;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Bench, have};
+use common::{Bench, needs};
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -44,9 +44,7 @@ fn qemu_img(args: &[&str]) {
 #[test]
 fn a_device_trains_itself_and_killed_servers_lose_nothing() {
     let name = "a_device_trains_itself_and_killed_servers_lose_nothing";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size=128M", "--frontend=nbd", "--algorithm=lzhs"]);
     let file = bench.path("records");
@@ -121,8 +119,7 @@ fn a_device_trains_itself_and_killed_servers_lose_nothing() {
         tried.contains("not taken into use") && tried.contains("2 % smaller"),
         "{tried}"
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
@@ -153,6 +150,5 @@ fn off_is_off_and_outlives_the_server() {
     bench.uzram(&["set", "zram0", "algorithm=lz4", "train=auto"]);
     assert_eq!(next(&bench.stat("zram0")), "");
     assert!(!bench.uzram(&["stat", "zram0"]).contains("training"));
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }

@@ -290,8 +290,7 @@ fn texts_of_others_are_escaped() {
     fs::write(&path, record.to_string()).unwrap();
     let wrong = bench.output(&["remove", "zram\u{1b}[2J"]);
     refused(&wrong, 4, "\\u{1b}");
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// A record that is read just before its device goes names another device a moment later: that one must not be touched.
@@ -319,8 +318,7 @@ fn another_device_of_the_name_is_not_touched() {
     }
     fs::write(&path, &text).unwrap();
     assert_eq!(bench.count("zram0", "mem_limit"), 0);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// Who answers at a device's socket, or at the daemon's, is asked nothing if he is another user.

@@ -6,7 +6,7 @@ mod common;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh, text};
+use common::{Bench, needs, sh, text};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -33,10 +33,7 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn compaction_is_on_unless_it_is_turned_off() {
-    let name = "compaction_is_on_unless_it_is_turned_off";
-    if !have(name, &["qemu-img", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-img", "qemu-io"]);
     let bench = Bench::new();
     for policy in [None, Some("--policy=none")] {
         let args = [&["--size=32M", "--frontend=nbd"][..], policy.as_slice()].concat();
@@ -82,10 +79,7 @@ fn compaction_is_on_unless_it_is_turned_off() {
 
 #[test]
 fn zeroing_and_discarding_a_large_device_costs_no_memory() {
-    let name = "zeroing_and_discarding_a_large_device_costs_no_memory";
-    if !have(name, &["blkdiscard", "fallocate"], true) {
-        return;
-    }
+    needs!(&["blkdiscard", "fallocate"], fuse_loop);
     let bench = Bench::new();
     let node = bench.create(&["--size=64G", "--frontend=fuse-loop"]);
     let least = total(&bench);
@@ -129,17 +123,13 @@ fn zeroing_and_discarding_a_large_device_costs_no_memory() {
     bench.uzram(&["reset", "zram0"]);
     assert_eq!(bench.count("zram0", "mem_used_total"), 0);
     assert!(total(&bench) < least + MIB);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// Some bytes of the backing are overwritten by somebody else: the pages that lie there are lost, and no others.
 #[test]
 fn one_bad_page_keeps_no_other_out_of_memory() {
-    let name = "one_bad_page_keeps_no_other_out_of_memory";
-    if !have(name, &["qemu-img"], false) {
-        return;
-    }
+    needs!(&["qemu-img"]);
     let bench = Bench::new();
     let store = bench.path("store");
     let backing = format!("--backing={},16M", store.display());
@@ -172,16 +162,12 @@ fn one_bad_page_keeps_no_other_out_of_memory() {
     // Written anew, nothing is on it any more.
     copy(&bench, &uri, &text(4096));
     bench.uzram(&["set", "zram0", "backing=none"]);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
 fn a_limit_may_be_on_all_memory() {
-    let name = "a_limit_may_be_on_all_memory";
-    if !have(name, &["qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-io"]);
     let bench = Bench::new();
     let said = bench.fails(2, &["create", "--frontend=nbd", "--mem-limit=all:1G"]);
     assert!(said.contains("not a size"), "{said}");
@@ -221,8 +207,7 @@ fn a_limit_may_be_on_all_memory() {
         Some("50331648"),
         "{mm_stat}"
     );
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// Starting takes some hundred KiB of heap, for self-tests' tables above all. A device's processes give them back.
@@ -249,8 +234,7 @@ fn processes_keep_little_of_what_starting_took() {
             .unwrap();
         assert!(kb < 256, "{process} has {kb} kB of heap");
     }
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 #[test]
@@ -291,17 +275,13 @@ fn what_is_in_a_device_stays_in_it() {
     // The image says so to the next server.
     bench.kill("zram0", "pid");
     assert_eq!(bench.stat("zram0")["erase_on_free"], true);
-    bench.uzram(&["remove", "zram0"]);
-    bench.assert_clean();
+    bench.remove_last("zram0");
 }
 
 /// ext4 and xfs stop at the limit, and come back with everything that was synced once it is raised.
 #[test]
 fn file_systems_recover_from_a_full_device() {
-    let name = "file_systems_recover_from_a_full_device";
-    if !have(name, &["mkfs.ext4", "e2fsck"], true) {
-        return;
-    }
+    needs!(&["mkfs.ext4", "e2fsck"], fuse_loop);
     let bench = Bench::new();
     let mount = bench.path("mounted");
     std::fs::create_dir(&mount).unwrap();

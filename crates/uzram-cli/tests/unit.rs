@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 
 fn unit() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/systemd/uzramd.service")
@@ -15,10 +15,7 @@ fn unit() -> PathBuf {
 
 #[test]
 fn interop_systemd_finds_the_unit_hardened() {
-    let name = "interop_systemd_finds_the_unit_hardened";
-    if !have(name, &["systemd-analyze"], false) {
-        return;
-    }
+    needs!(&["systemd-analyze"]);
     let output = Command::new("systemd-analyze")
         .args(["security", "--offline=true", "--no-pager", "--threshold=50"])
         .arg(unit())
@@ -76,9 +73,7 @@ impl Drop for Daemon {
 #[test]
 fn uzramd_works_with_the_capabilities_of_its_unit() {
     let name = "uzramd_works_with_the_capabilities_of_its_unit";
-    if !have(name, &["setpriv", "mkfs.ext4", "mount", "chown"], true) {
-        return;
-    }
+    needs!(&["setpriv", "mkfs.ext4", "mount", "chown"], fuse_loop);
     let text = std::fs::read_to_string(unit()).unwrap();
     let lines = text.lines();
     let kept: Vec<String> = lines

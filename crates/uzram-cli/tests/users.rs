@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, sh};
+use common::{Bench, needs, sh};
 
 /// A device of 256 MiB on fuse-loop, with a directory to mount it at.
 struct Disk {
@@ -153,9 +153,7 @@ const MKFS: &[&str] = &["mkfs.ext4", "mkfs.btrfs", "losetup", "partx", "unshare"
 
 #[test]
 fn a_mounted_file_system_is_found_whatever_it_calls_its_device() {
-    if !have("a_mounted_file_system_is_found", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     for kind in ["ext4", "btrfs"] {
         let disk = Disk::mounted(kind);
         let at = format!("mounted at {}", disk.at.display());
@@ -169,9 +167,7 @@ fn a_mounted_file_system_is_found_whatever_it_calls_its_device() {
 /// An overlay keeps the file system alive when that is not mounted any more itself.
 #[test]
 fn an_overlay_and_a_lazy_unmount_are_uses() {
-    if !have("an_overlay_and_a_lazy_unmount_are_uses", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::mounted("ext4");
     let over = disk.bench.path("over");
     let at = disk.at.display();
@@ -200,9 +196,7 @@ fn an_overlay_and_a_lazy_unmount_are_uses() {
 
 #[test]
 fn a_mount_in_another_namespace_is_found_with_a_process() {
-    if !have("a_mount_in_another_namespace_is_found", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     for kind in ["ext4", "btrfs"] {
         let disk = Disk::mounted(kind);
         let (other, _) = Running::start("exec unshare -m sh -c 'echo there; exec sleep 600'");
@@ -217,13 +211,7 @@ fn a_mount_in_another_namespace_is_found_with_a_process() {
 
 #[test]
 fn partitions_are_part_of_the_device_and_go_with_it() {
-    if !have(
-        "partitions_are_part_of_the_device_and_go_with_it",
-        MKFS,
-        true,
-    ) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::new(&[]);
     partition(&disk.node, 128 << 20);
     let part = format!("{}p1", disk.node);
@@ -258,9 +246,7 @@ fn partitions_are_part_of_the_device_and_go_with_it() {
 /// A loop device's number goes to whoever is next, and so would what was left of the last one's partitions.
 #[test]
 fn another_ones_partitions_do_not_reach_into_a_new_device() {
-    if !have("another_ones_partitions_do_not_reach", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::new(&[]);
     let file = disk.bench.path("file");
     // A number that nobody else takes meanwhile.
@@ -284,9 +270,7 @@ fn another_ones_partitions_do_not_reach_into_a_new_device() {
 
 #[test]
 fn partscan_is_the_loop_devices_or_refused() {
-    if !have("partscan_is_the_loop_devices_or_refused", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::new(&["--partscan"]);
     let scans = |node: &str| sh(&format!("losetup -n -O PARTSCAN {node}"));
     assert_eq!(scans(&disk.node).trim(), "1");
@@ -310,9 +294,7 @@ fn partscan_is_the_loop_devices_or_refused() {
 /// asked before all users are known.
 #[test]
 fn a_loop_device_on_top_keeps_the_device() {
-    if !have("a_loop_device_on_top_keeps_the_device", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::new(&[]);
     let top = sh(&format!("losetup -f --show {}", disk.node));
     let top = top.trim();
@@ -337,9 +319,7 @@ fn a_loop_device_on_top_keeps_the_device() {
 
 #[test]
 fn an_open_node_is_named_with_its_process() {
-    if !have("an_open_node_is_named_with_its_process", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::new(&[]);
     // By a node of another name.
     let other = disk.bench.path("node");
@@ -375,9 +355,7 @@ impl Disk {
 /// The contents are in the device, and whoever has the dead node mounted has not moved to the new one.
 #[test]
 fn a_mounted_dead_node_keeps_the_contents() {
-    if !have("a_mounted_dead_node_keeps_the_contents", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     for kind in ["ext4", "btrfs"] {
         let disk = Disk::mounted(kind);
         sh(&format!(
@@ -407,9 +385,7 @@ fn a_mounted_dead_node_keeps_the_contents() {
 
 #[test]
 fn force_gives_a_dead_node_up_and_says_so() {
-    if !have("force_gives_a_dead_node_up_and_says_so", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::mounted("ext4");
     disk.bench.kill("zram0", "pid");
     let output = disk.bench.output(&["remove", "--force", "zram0"]);
@@ -424,9 +400,7 @@ fn force_gives_a_dead_node_up_and_says_so() {
 
 #[test]
 fn force_makes_smaller_what_is_in_use() {
-    if !have("force_makes_smaller_what_is_in_use", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::mounted("ext4");
     let said = disk.bench.fails(3, &["set", "zram0", "disksize=255M"]);
     assert!(said.contains("--force"), "{said}");
@@ -483,9 +457,7 @@ fn clients_of_a_socket_are_counted_and_disconnected_by_force() {
 
 #[test]
 fn a_removal_of_several_goes_on_past_one_that_fails() {
-    if !have("a_removal_of_several_goes_on", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::mounted("ext4");
     for name in ["zram1", "zram2"] {
         let name = format!("--name={name}");
@@ -510,9 +482,7 @@ fn a_removal_of_several_goes_on_past_one_that_fails() {
 
 #[test]
 fn a_backing_that_lies_on_a_device_is_refused_however_deep() {
-    if !have("a_backing_that_lies_on_a_device_is_refused", MKFS, true) {
-        return;
-    }
+    needs!(MKFS, fuse_loop);
     let disk = Disk::mounted("btrfs");
     let at = disk.at.display();
     sh(&format!("truncate -s 64M {at}/file"));
@@ -578,9 +548,7 @@ fn a_backing_that_lies_on_a_device_is_refused_however_deep() {
 /// Two containers may each have a `/run/uzram` of their own.
 #[test]
 fn a_death_in_one_namespace_leaves_the_devices_of_another_alone() {
-    if !have("a_death_in_one_namespace", &["unshare", "losetup"], true) {
-        return;
-    }
+    needs!(&["unshare", "losetup"], fuse_loop);
     let bench = Bench::new();
     std::fs::create_dir(bench.run_dir()).unwrap();
     let run = bench.run_dir();
@@ -616,9 +584,7 @@ fn a_death_in_one_namespace_leaves_the_devices_of_another_alone() {
 #[test]
 fn the_daemon_makes_nothing_smaller_or_removes_it_while_it_is_in_use() {
     let needs = [MKFS, &["curl"]].concat();
-    if !have("the_daemon_makes_nothing_smaller", &needs, true) {
-        return;
-    }
+    needs!(&needs, fuse_loop);
     let disk = Disk::mounted("btrfs");
     let config = disk.bench.path("uzram.toml");
     std::fs::write(&config, "[daemon]\nstrict = false\n").unwrap();

@@ -8,10 +8,9 @@ use uzram::{
     Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training, WritebackReport,
 };
 
+use crate::hex::{from_hex, to_hex};
 use crate::policy::Policy;
-use crate::protocol::{
-    ControlError, RecompressRequest, Request, Response, WritebackRequest, from_hex, to_hex,
-};
+use crate::protocol::{ControlError, RecompressRequest, Request, Response, WritebackRequest};
 use crate::stat::Stat;
 use crate::zram;
 

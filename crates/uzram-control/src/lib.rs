@@ -13,6 +13,7 @@
 mod call;
 mod execute;
 mod failure;
+mod hex;
 pub mod policy;
 mod protocol;
 mod rundir;
@@ -23,9 +24,10 @@ pub mod zram;
 
 pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_files};
 pub use execute::{default_recompression, execute};
+pub use hex::{from_hex, to_hex};
 pub use protocol::{
     ControlError, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
-    SnapshotReport, WritebackRequest, from_hex, to_hex,
+    SnapshotReport, WritebackRequest,
 };
 pub use rundir::{
     Claim, DeviceRecord, Error, KEEPER_SOCKET, MAX_RECORD, RunDir, RunningDevice, SERVER_SOCKET,

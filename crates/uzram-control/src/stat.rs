@@ -1,6 +1,6 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
-use crate::protocol::to_hex;
+use crate::hex::to_hex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram::{BackingInfo, CodecStats, CutProgress, Device, Stats};

@@ -1,27 +1,30 @@
 //! The API: one table of paths, and what each does.
 
-use std::borrow::Cow;
+mod asked;
+mod streams;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read;
 
-use hyper::{StatusCode, Uri};
-use percent_encoding::percent_decode_str;
+use hyper::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uzram_control::zram::{
     ATTRIBUTES, Attribute, AttributeOwner, AttributePlace, Errno, ShownDevice, View,
 };
-use uzram_control::{ControlError, Request, Response, number, size};
+use uzram_control::{ControlError, Request, Response, number};
 use uzram_runtime::client::DescribedDevice;
 use uzram_spec::DeviceSpec;
 
 use crate::config::spec_from_options;
 use crate::error::Body;
-use crate::http::Limits;
 use crate::openapi;
+
+pub(crate) use asked::Asked;
+pub(crate) use streams::{Brought, Streamed};
+pub use streams::{ByteStream, SnapshotOptions};
 
 /// Most bytes of `block_state` in one answer.
 const MAX_BLOCK_STATE: usize = 1 << 20;
@@ -117,21 +120,6 @@ pub(crate) type Values = BTreeMap<String, String>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker(pub u32);
 
-/// Bytes that are answered as they come to be.
-pub trait ByteStream: Send {
-    /// The next of them, which may be waited for; `None` behind the last. After an error what came before is not whole.
-    fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError>;
-}
-
-/// How a snapshot is taken that is answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SnapshotOptions {
-    /// Most bytes that may be kept of what is overwritten meanwhile; `None` for the server's default.
-    pub kept_max_bytes: Option<u64>,
-    /// Whether changes are tracked from then on.
-    pub track: bool,
-}
-
 /// What the API steers: the daemon's devices.
 pub trait Devices: Send + Sync {
     /// zram's interface to them.
@@ -160,13 +148,6 @@ pub trait Devices: Send + Sync {
         spec: DeviceSpec,
         snapshot: Box<dyn Read + Send>,
     ) -> Result<CreateAnswer, ControlError>;
-}
-
-/// What a request has behind its head.
-pub(crate) enum Brought {
-    Whole(hyper::body::Bytes),
-    /// Bytes that are read as they come.
-    Streamed(Box<dyn Read + Send>),
 }
 
 /// What a request brings.
@@ -201,30 +182,6 @@ pub(crate) enum Answer {
     Lines(Vec<u8>, u64),
     Streamed(Streamed),
     Done,
-}
-
-/// Bytes that come to be while they are sent.
-pub(crate) struct Streamed {
-    pub(crate) first: Vec<u8>,
-    pub(crate) rest: Box<dyn ByteStream>,
-}
-
-impl fmt::Debug for Streamed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self.first.len();
-        f.debug_struct("Streamed")
-            .field("first", &first)
-            .finish_non_exhaustive()
-    }
-}
-
-/// No bytes.
-struct Nothing;
-
-impl ByteStream for Nothing {
-    fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
-        Ok(None)
-    }
 }
 
 /// What a device's server or keeper is not asked through the API.
@@ -379,7 +336,7 @@ const ROUTES: &[Route] = &[
             overwritten meanwhile; ?track=true tracks changes from then on. If it fails in the middle the answer is cut: the \
             last chunk and the snapshot's end mark are missing",
         "stream",
-        snapshot,
+        streams::snapshot,
     )
     .asked(&[("memory", SIZE, false), ("track", SWITCH, false)]),
     Route::of(
@@ -389,7 +346,7 @@ const ROUTES: &[Route] = &[
             POST /v1/devices. The device is there whole, or not at all",
         "stream",
         "Created",
-        restore,
+        streams::restore,
     )
     .asked(&[("options", CREATE, false)]),
     Route::get(
@@ -512,127 +469,6 @@ fn ok(answer: impl Serialize) -> Handled {
     Ok(Answer::Json(StatusCode::OK, json!(answer)))
 }
 
-/// A request for something that the API has.
-pub(crate) struct Asked {
-    route: &'static Route,
-    is_head: bool,
-    names: Vec<String>,
-    query: Vec<(String, String)>,
-}
-
-impl Asked {
-    /// Looks up what is asked for. What looks and has no body may be asked for with `HEAD`, too.
-    pub(crate) fn find(method: &str, uri: &Uri) -> Result<Asked, Body> {
-        let path = uri.path();
-        let segments = segments(path)?;
-        let wanted = if method == "HEAD" { "GET" } else { method };
-        let mut others = Vec::new();
-        for route in ROUTES {
-            let Some(names) = matches(route.path, &segments) else {
-                continue;
-            };
-            if route.method != wanted {
-                others.push(route.method);
-                continue;
-            }
-            let query = uri.query().unwrap_or_default();
-            let query = form_urlencoded::parse(query.as_bytes());
-            return Ok(Asked {
-                route,
-                is_head: method == "HEAD",
-                names,
-                query: query.into_owned().collect(),
-            });
-        }
-        if others.is_empty() {
-            let message = format!("no path {path}: see /v1/openapi.json");
-            return Err(Body::new(Errno::NOENT, message));
-        }
-        if others.contains(&"GET") {
-            others.push("HEAD");
-        }
-        let message = format!("{path} knows {}, not {method}", others.join(" and "));
-        Err(Body::new(Errno::OPNOTSUPP, message)
-            .with_status(StatusCode::METHOD_NOT_ALLOWED)
-            .allowing(others.join(", ")))
-    }
-
-    /// Whether it changes anything, which may take long. The word that a device is known does not.
-    pub(crate) fn changes(&self) -> bool {
-        self.route.method != "GET" && !self.route.path.ends_with("/confirm")
-    }
-
-    /// Whether its body is read while the request is carried out.
-    pub(crate) fn is_streamed(&self) -> bool {
-        self.route.body == "stream"
-    }
-
-    /// Does what is asked for. May take long.
-    pub(crate) fn answer(&self, devices: &dyn Devices, body: Brought, asker: Asker) -> Handled {
-        let (body, streamed) = match body {
-            Brought::Whole(body) => (body, None),
-            Brought::Streamed(body) => (hyper::body::Bytes::new(), Some(body)),
-        };
-        // A write(2) of nothing stores nothing either.
-        if !self.route.body.is_empty() && body.is_empty() && streamed.is_none() {
-            return Err(Body::new(Errno::INVAL, "the request has no body"));
-        }
-        (self.route.handle)(&Call {
-            devices,
-            names: &self.names,
-            query: &self.query,
-            body: &body,
-            streamed: Cell::new(streamed),
-            is_head: self.is_head,
-            asker,
-        })
-    }
-
-    /// The longest body that this request may have: one for a device's server may bring a dictionary.
-    pub(crate) fn body_bytes(&self, limits: &Limits) -> usize {
-        match self.route.body {
-            "Request" => limits.request_bytes,
-            _ => limits.body_bytes,
-        }
-    }
-}
-
-/// The parts of a path between its slashes, decoded one by one: a slash that is encoded separates nothing.
-fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, Body> {
-    let bad = || {
-        let message = format!("{path}: after % stand two hexadecimal digits, of UTF-8");
-        Body::new(Errno::INVAL, message)
-    };
-    let path = path.strip_suffix('/').unwrap_or(path);
-    path.split('/')
-        .map(|part| {
-            let mut after = part.split('%').skip(1).map(str::as_bytes);
-            let whole =
-                |code: &[u8]| code.len() >= 2 && code[..2].iter().all(u8::is_ascii_hexdigit);
-            if !after.all(whole) {
-                return Err(bad());
-            }
-            percent_decode_str(part).decode_utf8().map_err(|_| bad())
-        })
-        .collect()
-}
-
-/// What stands for the names in a route's path, if the path is that route's.
-fn matches(pattern: &str, path: &[Cow<'_, str>]) -> Option<Vec<String>> {
-    let mut names = Vec::new();
-    let mut given = path.iter();
-    for part in pattern.split('/') {
-        let word = given.next()?;
-        match part.starts_with('{') {
-            true if word.is_empty() => return None,
-            true => names.push(word.clone().into_owned()),
-            false if part != word => return None,
-            false => {}
-        }
-    }
-    given.next().is_none().then_some(names)
-}
-
 /// N of `zramN`.
 fn id(name: &str) -> Result<u32, Body> {
     number(name).ok_or_else(|| Body::new(Errno::NODEV, format!("no device '{name}'")))
@@ -654,46 +490,6 @@ fn create(call: &Call<'_>) -> Handled {
     let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
     let asker = call.switch("confirm")?.then_some(call.asker);
     let created = call.devices.create(&spec, asker)?;
-    Ok(Answer::Json(StatusCode::CREATED, json!(created)))
-}
-
-fn snapshot(call: &Call<'_>) -> Handled {
-    let kept_max_bytes = call.asked("memory").map(|text| {
-        let wrong = |error| Body::new(Errno::INVAL, format!("memory: {error}"));
-        size::parse(text).map_err(wrong)
-    });
-    let options = SnapshotOptions {
-        kept_max_bytes: kept_max_bytes.transpose()?,
-        track: call.switch("track")?,
-    };
-    let name = call.device()?;
-    if call.is_head {
-        call.devices.describe(Some(name))?;
-        let (first, rest) = (Vec::new(), Box::new(Nothing));
-        return Ok(Answer::Streamed(Streamed { first, rest }));
-    }
-    let mut rest = call.devices.snapshot(name, options)?;
-    // What is refused is refused before the answer begins.
-    let first = rest.next()?.unwrap_or_default();
-    Ok(Answer::Streamed(Streamed { first, rest }))
-}
-
-fn restore(call: &Call<'_>) -> Handled {
-    let mut options: Map<String, Value> = match call.asked("options") {
-        None => Map::new(),
-        Some(text) => serde_json::from_str(text)
-            .map_err(|error| Body::new(Errno::INVAL, format!("options: {error}")))?,
-    };
-    if options.contains_key("from") {
-        let message = "options: from: the snapshot is the request's body";
-        return Err(Body::new(Errno::INVAL, message));
-    }
-    // What stands in the place of a file's path until there is a pipe.
-    options.insert("from".into(), "/proc/self/fd/0".into());
-    let spec = spec_from_options(&options, &["directory"]).map_err(ControlError::from)?;
-    let missing = || Body::new(Errno::INVAL, "the request has no body");
-    let snapshot = call.streamed.take().ok_or_else(missing)?;
-    let created = call.devices.restore(spec, snapshot)?;
     Ok(Answer::Json(StatusCode::CREATED, json!(created)))
 }
 
@@ -747,51 +543,6 @@ fn block_state(call: &Call<'_>) -> Handled {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn find(method: &str, path: &str) -> Result<Asked, Body> {
-        Asked::find(method, &path.parse().unwrap())
-    }
-
-    #[test]
-    fn paths_match_as_a_whole_and_decoded() {
-        for path in [
-            "/v1/devices/zram0/attributes/disksize",
-            "/v1/devices/zram0/attributes/disksize/",
-            "/v1/%64evices/zram%30/attributes/disk%73ize?x=%20",
-        ] {
-            let found = find("GET", path).unwrap_or_else(|error| panic!("{path}: {error:?}"));
-            assert_eq!(found.names, ["zram0", "disksize"]);
-        }
-        for (path, status) in [
-            ("/v1/devices//attributes/x", 404),
-            ("/v1/devices/a/attributes/b/c", 404),
-            ("/v1/devices%2Fzram0", 404),
-            ("/v1/devices/zram%3", 400),
-            ("/v1/devices/zram%zz", 400),
-            ("/v1/devices/%ff", 400),
-        ] {
-            let error = find("GET", path).err().unwrap_or_else(|| panic!("{path}"));
-            assert_eq!(error.status().as_u16(), status, "{path}: {error:?}");
-        }
-        let found = find("GET", "/v1/devices/zram0/block_state?from=%31&max=2+").unwrap();
-        assert_eq!(found.query[0], ("from".into(), "1".into()));
-    }
-
-    #[test]
-    fn a_path_says_which_methods_it_knows() {
-        let error = find("PATCH", "/v1/devices").err().unwrap();
-        assert_eq!(error.status(), StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(error.allow.as_deref(), Some("GET, POST, HEAD"));
-        assert_eq!(
-            find("HEAD", "/v1/control/hot_add")
-                .err()
-                .unwrap()
-                .allow
-                .as_deref(),
-            Some("POST")
-        );
-        assert!(find("HEAD", "/v1/devices").is_ok_and(|found| !found.changes()));
-    }
 
     #[test]
     fn device_names_are_read_and_nonsense_is_not() {

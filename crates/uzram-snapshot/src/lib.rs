@@ -44,6 +44,7 @@
 mod contents;
 #[cfg(feature = "device")]
 pub mod device;
+mod disk;
 mod error;
 mod format;
 mod head;
@@ -51,6 +52,7 @@ mod index;
 mod manifest;
 mod page;
 mod parts;
+mod plan;
 mod reader;
 mod remote;
 mod snapshot;
@@ -59,6 +61,7 @@ mod stored;
 mod writer;
 
 pub use contents::Item;
+pub use disk::{CodecSource, DictionarySource, DiskSource};
 pub use error::Error;
 pub use format::{
     BLOCK_FRAMES, Digest, FRAME_PAGES, Kind, MAX_CHAIN, MAX_CODECS, MAX_DELTA_PAGES,
@@ -77,7 +80,7 @@ pub use stored::{
     NamedPart, SEGMENT_FOOTER_BYTES, StoredManifest, check_dictionary, check_directory,
     segment_directory,
 };
-pub use writer::{CodecSource, DictionarySource, DiskSource, SnapshotSummary, SnapshotWriter};
+pub use writer::{SnapshotSummary, SnapshotWriter};
 
 /// The README's snippet is tested with the documentation.
 #[cfg(doctest)]

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contents::{Contents, Directory, END_BYTES, FOOTER_BYTES, end_mark, parse_footer};
+use crate::disk::{CodecSource, DictionarySource, DiskSource};
 use crate::format::{Digest, HEADER, Kind, Record, SUM, Stream};
 use crate::head::{DictionaryName, Head};
 use crate::index::IndexBlock;
@@ -17,7 +18,7 @@ use crate::manifest::{Manifest, SegmentSummary, Totals};
 use crate::page::Page;
 use crate::snapshot::{ReadAt, Snapshot};
 use crate::source::Source;
-use crate::writer::{CodecSource, DictionarySource, DiskSource, SnapshotSummary, SnapshotWriter};
+use crate::writer::{SnapshotSummary, SnapshotWriter};
 use crate::{Error, FRAME_PAGES};
 
 /// A thing that a snapshot needs.

@@ -8,71 +8,21 @@ use std::io::Write;
 
 use crate::Error;
 use crate::contents::{Contents, Directory, DirectoryEntry, FOOTER_BYTES, end_mark, footer};
+use crate::disk::{DictionarySource, DiskSource, merge};
 use crate::format::{
     BLOCK_FRAMES, Digest, FRAME_PAGES, HEADER, Kind, MAX_CODECS, MAX_DELTA_PAGES,
-    MAX_DICTIONARY_BYTES, MAX_PLACES, MAX_SEGMENT_BYTES, MAX_SEGMENT_FRAMES, MAX_SEGMENTS,
-    PAGE_BYTES, Record, SEGMENT_BYTES, SUM, header,
+    MAX_SEGMENT_BYTES, MAX_SEGMENT_FRAMES, MAX_SEGMENTS, PAGE_BYTES, Record, SEGMENT_BYTES, SUM,
+    header,
 };
-use crate::head::{DictionaryName, Head, SnapshotCodec};
-use crate::index::{FrameEntry, IndexBlock, Place, max_words};
+use crate::head::Head;
+use crate::index::{FrameEntry, IndexBlock, Place};
 use crate::manifest::{BlockSummary, Manifest, SegmentSummary, Totals};
-use crate::page::{Descriptor, Frame, MAX_FRAME_BYTES, Page};
+use crate::page::{Frame, MAX_FRAME_BYTES, Page};
+use crate::plan::{Own, fits, plan, with_smallest_places};
 use crate::snapshot::Snapshot;
 
 /// Index blocks that wait for the end of a segment: then it is ended.
 const MAX_WAITING_BYTES: usize = 4 << 20;
-
-/// A codec of the disk that a snapshot is taken of.
-#[derive(Debug, Clone)]
-pub struct CodecSource<'a> {
-    /// The number by which [`Page::Object`] names it.
-    pub number: u8,
-    /// Its algorithm.
-    pub algorithm: &'a str,
-    /// Its driver.
-    pub driver: &'a str,
-    /// Its parameters.
-    pub params: &'a str,
-    /// Its dictionary.
-    pub dictionary: Option<DictionarySource<'a>>,
-}
-
-/// A codec's dictionary.
-#[derive(Debug, Clone, Copy)]
-pub enum DictionarySource<'a> {
-    /// Is written.
-    Bytes(&'a [u8]),
-    /// Is in the parent, or wherever the reader has it from.
-    Named(DictionaryName),
-}
-
-impl DictionaryName {
-    /// What a dictionary is called.
-    pub fn of(dictionary: &[u8]) -> Result<DictionaryName, Error> {
-        let bytes = dictionary.len();
-        if !(1..=MAX_DICTIONARY_BYTES).contains(&bytes) {
-            return Err(Error::Dictionary { bytes });
-        }
-        let name = Record::new(Kind::Dictionary, dictionary).name;
-        let bytes = bytes as u32;
-        Ok(DictionaryName { name, bytes })
-    }
-}
-
-/// The disk that a snapshot is taken of.
-#[derive(Debug, Clone)]
-pub struct DiskSource<'a> {
-    /// Its pages of 4096 bytes.
-    pub pages: u64,
-    /// When the snapshot is taken, in seconds since 1970.
-    pub taken_at_seconds: u64,
-    /// Whether it is not of one moment, since the disk is written meanwhile: only the basis of the one that follows.
-    pub is_basis: bool,
-    /// Its codecs.
-    pub codecs: &'a [CodecSource<'a>],
-    /// What is to be kept with the snapshot, such as a description of the device.
-    pub notes: &'a [u8],
-}
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +203,7 @@ impl<W: Write> SnapshotWriter<W> {
             let why = "its frame must be given whole: ask for what it needs";
             return Err(Error::Page { page, why });
         }
-        let (mut entry, own) = self.plan(pages, old.as_ref(), changed);
+        let (mut entry, own) = plan(&self.codecs, pages, old.as_ref(), changed);
         if !own.is_empty() {
             entry.places.push(self.store(frame, &own)?);
         }
@@ -448,63 +398,6 @@ impl<W: Write> SnapshotWriter<W> {
         self.sink.write(&record.bytes)
     }
 
-    /// An entry without a place for `own`, and the pages that are to be stored.
-    fn plan<'a>(
-        &self,
-        pages: &[Page<'a>],
-        old: Option<&FrameEntry>,
-        changed: u64,
-    ) -> (FrameEntry, Vec<(usize, Own<'a>)>) {
-        let mut entry = FrameEntry::empty();
-        let mut own: Vec<(usize, Own<'a>)> = Vec::new();
-        let mut same = Vec::new();
-        for (at, page) in pages.iter().enumerate() {
-            match *page {
-                Page::Zero | Page::Same(0) => {}
-                Page::Same(word) => same.push((at, word)),
-                Page::Raw(bytes) => own.push((at, Own::Bytes(Descriptor::RAW, bytes))),
-                Page::Object { codec, bytes } => {
-                    let codec = self.codecs[usize::from(codec)].unwrap_or_default();
-                    let descriptor = Descriptor::object(codec, bytes.len());
-                    own.push((at, Own::Bytes(descriptor, bytes)));
-                }
-                Page::Unchanged => {
-                    let unchanged = old.map_or(Descriptor::ZERO, |old| old.pages[at]);
-                    match old.and_then(|old| old.word(at)) {
-                        Some(word) => same.push((at, word)),
-                        None => entry.pages[at] = unchanged,
-                    }
-                }
-            }
-        }
-        if let Some(old) = old {
-            entry.places = kept(old, changed);
-        }
-        let mut words: Vec<u64> = Vec::new();
-        for (_, word) in &same {
-            if !words.contains(word) {
-                words.push(*word);
-            }
-        }
-        let kept = entry.places.len();
-        if !own.is_empty() || words.len() > max_words(kept) {
-            // The others go to the frame.
-            words.truncate(max_words(kept + 1));
-        }
-        for (at, word) in same {
-            match words.iter().position(|of| *of == word) {
-                Some(index) => entry.pages[at] = Descriptor::inline(index),
-                None => own.push((at, Own::Word(word.to_le_bytes()))),
-            }
-        }
-        entry.words = words;
-        own.sort_by_key(|(at, _)| *at);
-        for (at, page) in &own {
-            entry.pages[*at] = page.descriptor();
-        }
-        (entry, own)
-    }
-
     /// Writes a frame of these pages.
     fn store(&mut self, frame: u32, own: &[(usize, Own<'_>)]) -> Result<Place, Error> {
         if self.segment.is_none() {
@@ -582,99 +475,6 @@ const _: () = assert!(
         <= MAX_SEGMENT_BYTES
 );
 
-/// A page that is to be stored.
-enum Own<'a> {
-    Bytes(Descriptor, &'a [u8]),
-    Word([u8; 8]),
-}
-
-impl Own<'_> {
-    fn descriptor(&self) -> Descriptor {
-        match self {
-            Own::Bytes(descriptor, _) => *descriptor,
-            Own::Word(_) => Descriptor::WORD,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Own::Bytes(_, bytes) => bytes,
-            Own::Word(word) => word,
-        }
-    }
-}
-
 fn first_page(frame: u32) -> u64 {
     u64::from(frame) * FRAME_PAGES as u64
-}
-
-/// The places that pages which did not change are in.
-fn kept(old: &FrameEntry, changed: u64) -> Vec<Place> {
-    let mut places = old.places.clone();
-    places.iter_mut().for_each(|place| place.mask &= !changed);
-    places.retain(|place| place.mask != 0);
-    places
-}
-
-/// Whether there is a place left for what changed.
-fn fits(old: &FrameEntry, changed: u64) -> bool {
-    kept(old, changed).len() < MAX_PLACES
-}
-
-/// What changed, and the pages of the smallest places, until there is a place left.
-fn with_smallest_places(old: &FrameEntry, changed: u64) -> u64 {
-    let mut needed = changed;
-    loop {
-        let kept = kept(old, needed);
-        let smallest = kept.iter().min_by_key(|place| place.mask.count_ones());
-        match smallest {
-            Some(smallest) if kept.len() >= MAX_PLACES => needed |= smallest.mask,
-            _ => return needed,
-        }
-    }
-}
-
-/// Adds the disk's codecs to those of the parent. Returns the number that each of the disk's got.
-fn merge(
-    into: &mut Vec<SnapshotCodec>,
-    codecs: &[CodecSource<'_>],
-) -> Result<[Option<u8>; MAX_CODECS], Error> {
-    let mut numbers = [None; MAX_CODECS];
-    for source in codecs {
-        let number = source.number;
-        let refuse = |why| Error::Codec { number, why };
-        let mut codec = SnapshotCodec {
-            number,
-            algorithm: source.algorithm.into(),
-            driver: source.driver.into(),
-            params: source.params.into(),
-            dictionary: match source.dictionary {
-                Some(DictionarySource::Bytes(bytes)) => Some(DictionaryName::of(bytes)?),
-                Some(DictionarySource::Named(name)) => Some(name),
-                None => None,
-            },
-        };
-        codec.check().map_err(refuse)?;
-        let place = numbers.get_mut(usize::from(number));
-        let place = place.ok_or_else(|| refuse("numbers are less than 16"))?;
-        if place.is_some() {
-            return Err(refuse("its number is another codec's, too"));
-        }
-        let is_taken = |number: u8| into.iter().any(|other| other.number == number);
-        let found = into.iter().find(|other| codec.is_same(other));
-        *place = Some(match found {
-            Some(found) => found.number,
-            None => {
-                // Its own number, if that is free.
-                let mut all = std::iter::once(number).chain(0..MAX_CODECS as u8);
-                let free = all.find(|number| !is_taken(*number));
-                codec.number = free.ok_or(Error::TooManyCodecs)?;
-                let number = codec.number;
-                into.push(codec);
-                number
-            }
-        });
-    }
-    into.sort_by_key(|codec| codec.number);
-    Ok(numbers)
 }

@@ -35,6 +35,17 @@ pub fn possible<E: Display>(test: impl Display, probe: Result<(), E>) -> bool {
     }
 }
 
+/// The name of the test that this stands in.
+#[macro_export]
+macro_rules! test_name {
+    () => {{
+        fn here() {}
+        let path = std::any::type_name_of_val(&here);
+        let path = path.trim_end_matches("::here");
+        path.rsplit("::").next().unwrap_or(path)
+    }};
+}
+
 /// Whether all these programs are installed. Skips `test` where one is not.
 #[track_caller]
 pub fn have(test: impl Display, programs: &[&str]) -> bool {
@@ -62,6 +73,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
+        assert_eq!(test_name!(), "what_is_missing_is_named");
         assert_eq!(installed(&["sh"]), Ok(()));
         assert_eq!(
             installed(&["sh", "no-such-program"]),

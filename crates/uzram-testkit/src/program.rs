@@ -121,6 +121,12 @@ impl Bench {
             .unwrap_or_else(|| panic!("{key} of {name}"))
     }
 
+    /// Removes the last device, and demands that nothing is left.
+    pub fn remove_last(&self, name: &str) {
+        self.uzram(&["remove", name]);
+        self.assert_clean();
+    }
+
     /// Demands that nothing is left: no device, no loop device, no mount, no file.
     pub fn assert_clean(&self) {
         let own = self.run_dir().to_str().unwrap().to_owned();

@@ -13,14 +13,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{memfd, reopen};
 use cut::{Decoders, walk};
+use tempfile::TempDir;
 use uzram::compress::Registry;
 use uzram::{
-    Choice, CutOptions, CutPage, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, SnapshotId,
-    Training, Writeback, Zeroes,
+    Choice, CutOptions, Device, Error, FRAME_PAGES, PAGE_SIZE, Recompress, SnapshotId, Training,
+    Writeback, Zeroes,
 };
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::Random;
@@ -76,9 +77,47 @@ struct Mirrored {
     device: Arc<Device>,
     bytes: Vec<u8>,
     pages: u64,
+    /// Of its backing.
+    _directory: Option<TempDir>,
 }
 
 impl Mirrored {
+    fn new(device: Device) -> Mirrored {
+        Mirrored {
+            bytes: vec![0; device.size_bytes() as usize],
+            pages: device.size_bytes() / PAGE,
+            device: Arc::new(device),
+            _directory: None,
+        }
+    }
+
+    /// Any device, with a backing.
+    fn any_device(random: &mut Random) -> Mirrored {
+        let device = Device::builder(random.within(1, 700) * PAGE)
+            .max_size_bytes(1 << 30)
+            .streams(random.within(1, 3) as usize)
+            .choose(choice(random.below(5)))
+            .dedup(random.percent(40))
+            .erase_on_free(random.percent(30))
+            .build()
+            .unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let disk = FileDisk::open(&path, FileOptions::default()).unwrap();
+        let disk = Arc::new(disk);
+        device.zram().attach_disk(&path, disk, 16 << 20).unwrap();
+        Mirrored {
+            _directory: Some(directory),
+            ..Mirrored::new(device)
+        }
+    }
+
+    fn is_what_it_must_hold(&self) {
+        let mut now = vec![0; self.bytes.len()];
+        self.device.read_at(&mut now, 0).unwrap();
+        assert!(now == self.bytes, "the device itself");
+    }
+
     fn write(&mut self, random: &mut Random) {
         let page = random.below(self.pages);
         let count = random.within(1, 24).min(self.pages - page);
@@ -170,26 +209,8 @@ impl Mirrored {
 fn sequence(seed: u64) {
     let mut random = Random::new(seed);
     let random = &mut random;
-    let pages = random.within(1, 700);
-    let directory = tempfile::tempdir().unwrap();
-    let device = Device::builder(pages * PAGE)
-        .max_size_bytes(1 << 30)
-        .streams(random.within(1, 3) as usize)
-        .choose(choice(random.below(5)))
-        .dedup(random.percent(40))
-        .erase_on_free(random.percent(30))
-        .build()
-        .unwrap();
-    let path = directory.path().join("store");
-    let disk = FileDisk::open(&path, FileOptions::default()).unwrap();
-    let disk = Arc::new(disk);
-    device.zram().attach_disk(&path, disk, 16 << 20).unwrap();
-    let device = Arc::new(device);
-    let mut mirrored = Mirrored {
-        bytes: vec![0; (pages * PAGE) as usize],
-        device: device.clone(),
-        pages,
-    };
+    let mut mirrored = Mirrored::any_device(random);
+    let device = mirrored.device.clone();
     for _ in 0..random.within(1, 3) {
         for _ in 0..random.within(0, 30) {
             mirrored.any(random, false);
@@ -217,9 +238,7 @@ fn sequence(seed: u64) {
         }
         drop(cut);
         assert_eq!(device.cut_progress(), None);
-        let mut now = vec![0; mirrored.bytes.len()];
-        device.read_at(&mut now, 0).unwrap();
-        assert!(now == mirrored.bytes, "the device itself");
+        mirrored.is_what_it_must_hold();
     }
     nothing_leaks(&device);
 }
@@ -230,11 +249,19 @@ fn a_cut_is_what_was_there() {
     if let Some(seed) = number("UZRAM_SNAPSHOT_SEED") {
         return sequence(seed);
     }
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let count = number("UZRAM_SNAPSHOT_SEEDS").unwrap_or(20);
+    new_seeds(count, sequence, |seed| {
+        format!("UZRAM_SNAPSHOT_SEED={seed}")
+    });
+}
+
+/// Runs so many seeds that no run had before. One that fails says by what it is repeated.
+fn new_seeds(count: u64, run: fn(u64), by: fn(u64) -> String) {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
     let first = clock.map_or(1, |now| now.as_micros() as u64);
-    for seed in first..first + number("UZRAM_SNAPSHOT_SEEDS").unwrap_or(20) {
-        let run = std::panic::catch_unwind(|| sequence(seed));
-        assert!(run.is_ok(), "UZRAM_SNAPSHOT_SEED={seed} repeats it");
+    for seed in first..first + count {
+        let done = std::panic::catch_unwind(|| run(seed));
+        assert!(done.is_ok(), "{} repeats it", by(seed));
     }
 }
 
@@ -251,11 +278,7 @@ fn chain(seed: u64) {
             .streams(2)
             .dedup(seed.is_multiple_of(3))
     };
-    let mut mirrored = Mirrored {
-        bytes: vec![0; (pages * PAGE) as usize],
-        device: Arc::new(builder().build_in(reopen(&image)).unwrap()),
-        pages,
-    };
+    let mut mirrored = Mirrored::new(builder().build_in(reopen(&image)).unwrap());
     let mut before: Option<(SnapshotId, Vec<u8>)> = None;
     for number in 1..random.within(3, 9) as u8 {
         for _ in 0..random.within(0, 12) {
@@ -295,12 +318,7 @@ fn chain(seed: u64) {
                 let Some(frame) = cut.next_changed_frame(needs).unwrap() else {
                     break;
                 };
-                let first = u64::from(frame.number()) * FRAME_PAGES as u64;
-                for (page, contents) in (first..).zip(frame.pages()) {
-                    if contents != CutPage::Unchanged {
-                        found.insert(page, decoders.read(contents));
-                    }
-                }
+                decoders.keep(&frame, &mut found);
             }
         } else {
             while walk(&mut cut, &mut decoders, &mut found, 1).unwrap() {
@@ -327,37 +345,15 @@ fn chain(seed: u64) {
 
 #[test]
 fn changes_make_of_the_snapshot_before_what_there_is() {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let first = clock.map_or(1, |now| now.as_micros() as u64);
-    for seed in first..first + 40 {
-        let run = std::panic::catch_unwind(|| chain(seed));
-        assert!(run.is_ok(), "chain({seed}) repeats it");
-    }
+    new_seeds(40, chain, |seed| format!("chain({seed})"));
 }
 
 /// A basis and what changed while it was copied are what there is at the cut after it, and nothing is kept before that.
 fn after_basis(seed: u64) {
     let mut random = Random::new(seed);
     let random = &mut random;
-    let pages = random.within(1, 700);
-    let directory = tempfile::tempdir().unwrap();
-    let device = Device::builder(pages * PAGE)
-        .max_size_bytes(1 << 30)
-        .streams(random.within(1, 3) as usize)
-        .choose(choice(random.below(5)))
-        .dedup(random.percent(40))
-        .build()
-        .unwrap();
-    let path = directory.path().join("store");
-    let disk = FileDisk::open(&path, FileOptions::default()).unwrap();
-    let disk = Arc::new(disk);
-    device.zram().attach_disk(&path, disk, 16 << 20).unwrap();
-    let device = Arc::new(device);
-    let mut mirrored = Mirrored {
-        bytes: vec![0; (pages * PAGE) as usize],
-        device: device.clone(),
-        pages,
-    };
+    let mut mirrored = Mirrored::any_device(random);
+    let device = mirrored.device.clone();
     let id = [seed as u8 | 1; 16];
     for _ in 0..random.within(1, 3) {
         for _ in 0..random.within(0, 30) {
@@ -383,10 +379,7 @@ fn after_basis(seed: u64) {
             let Some(frame) = basis.next_frame().unwrap() else {
                 break;
             };
-            let first = u64::from(frame.number()) * FRAME_PAGES as u64;
-            for (page, contents) in (first..).zip(frame.pages()) {
-                found.insert(page, decoders.read(contents));
-            }
+            decoders.keep(&frame, &mut found);
         }
         if random.percent(20) {
             drop(basis);
@@ -419,12 +412,7 @@ fn after_basis(seed: u64) {
             let Some(frame) = cut.next_changed_frame(needs).unwrap() else {
                 break;
             };
-            let first = u64::from(frame.number()) * FRAME_PAGES as u64;
-            for (page, contents) in (first..).zip(frame.pages()) {
-                if contents != CutPage::Unchanged {
-                    found.insert(page, decoders.read(contents));
-                }
-            }
+            decoders.keep(&frame, &mut found);
         }
         compare(&expected, &found);
         match options.track {
@@ -432,21 +420,14 @@ fn after_basis(seed: u64) {
             false => drop(cut),
         }
         assert_eq!(device.cut_progress(), None);
-        let mut now = vec![0; mirrored.bytes.len()];
-        device.read_at(&mut now, 0).unwrap();
-        assert!(now == mirrored.bytes, "the device itself");
+        mirrored.is_what_it_must_hold();
     }
     nothing_leaks(&device);
 }
 
 #[test]
 fn a_basis_and_what_changed_are_what_was_there() {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let first = clock.map_or(1, |now| now.as_micros() as u64);
-    for seed in first..first + 40 {
-        let run = std::panic::catch_unwind(|| after_basis(seed));
-        assert!(run.is_ok(), "after_basis({seed}) repeats it");
-    }
+    new_seeds(40, after_basis, |seed| format!("after_basis({seed})"));
 }
 
 /// With a basis less is kept: here nothing, where nobody writes after it.
@@ -707,8 +688,6 @@ fn a_write_at_the_limit_gives_it_up() {
     }
 }
 
-/// The codecs are those of the cut, whatever the device does with theirs: here the last objects of one go, it is dropped, and
-/// another takes its number.
 /// The books of a cut are counted as they are touched, as part of all memory, and are gone with it.
 #[test]
 fn a_cuts_books_are_in_the_statistics_and_in_the_limit_on_all_memory() {
@@ -758,6 +737,8 @@ fn a_cuts_books_are_in_the_statistics_and_in_the_limit_on_all_memory() {
     }
 }
 
+/// The codecs are those of the cut, whatever the device does with theirs: here the last objects of one go, it is dropped, and
+/// another takes its number.
 #[test]
 fn codecs_are_those_of_the_cut() {
     let device = Device::builder(4 << 20).choose(choice(2)).build().unwrap();

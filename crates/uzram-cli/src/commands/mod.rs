@@ -12,6 +12,7 @@ pub(crate) mod hydrate;
 pub(crate) mod idle;
 pub(crate) mod list;
 pub(crate) mod man;
+mod moment;
 pub(crate) mod policy;
 pub(crate) mod promote;
 pub(crate) mod recompress;

@@ -16,7 +16,7 @@ use uzram_remote::{
 use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote};
 use uzram_snapshot::Digest;
 
-use super::{for_each, print, print_json};
+use super::{for_each, moment, print, print_json};
 use crate::exit::{self, Failure, Kind, Result};
 
 /// Keep snapshots in a directory that hosts share, by tags
@@ -184,7 +184,7 @@ pub(crate) fn show(name: &str, as_json: bool) -> Result {
     );
     for found in &tags {
         let of = &found.body;
-        let taken = super::snapshot::time(of.taken_at_seconds);
+        let taken = moment::time(of.taken_at_seconds);
         let short = of.manifest.get(..16).unwrap_or_default();
         text += &format!(
             "{:24}  {taken:20}  {:8} {:>7} {:>7}  {short}\n",

@@ -1,10 +1,14 @@
 //! Runs the real program with a run directory of its own, and takes down whatever a test leaves.
 
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test program uses a part"
+)]
 
 use std::ops::Deref;
 
-#[allow(unused_imports, reason = "each test program uses a part")]
 pub(crate) use uzram_testkit::program::sh;
 use uzram_testkit::{peers, program};
 
@@ -25,6 +29,21 @@ impl Deref for Bench {
         &self.0
     }
 }
+
+/// Ends the test unless these programs are there, and a loop device on FUSE if one is wanted: see [`have`].
+macro_rules! needs {
+    ($programs:expr) => {
+        if !$crate::common::have(uzram_testkit::test_name!(), $programs, false) {
+            return;
+        }
+    };
+    ($programs:expr, fuse_loop) => {
+        if !$crate::common::have(uzram_testkit::test_name!(), $programs, true) {
+            return;
+        }
+    };
+}
+pub(crate) use needs;
 
 /// Whether the programs are there, and a loop device on FUSE if one is wanted. What is missing is a reported
 /// skip, or a failure where `UZRAM_REQUIRE_PEERS` is set.

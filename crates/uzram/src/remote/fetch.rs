@@ -26,15 +26,44 @@ const DAMAGED_TRIES: u32 = 3;
 /// Threads that fetch what requests wait for, until this is dropped. A call into the source that is under way then ends by
 /// itself.
 ///
-/// ```no_run
-/// # use std::sync::Arc;
-/// # use uzram::{Device, Fetchers, RemoteOptions, RemoteSource};
-/// # fn source() -> Arc<dyn RemoteSource> { unimplemented!() }
+/// ```
+/// use std::sync::Arc;
+/// use uzram::{Choice, Device, Fetchers, RemoteError, RemoteOptions, RemoteSource, StoredPage};
+///
+/// /// Where each page repeats its own number.
+/// struct Numbers;
+///
+/// impl RemoteSource for Numbers {
+///     fn fetch(
+///         &self,
+///         frames: &[u32],
+///         page: &mut dyn FnMut(u64, StoredPage<'_>),
+///     ) -> Result<(), RemoteError> {
+///         for frame in frames {
+///             let first = u64::from(*frame) * 64;
+///             (first..first + 64).for_each(|number| page(number, StoredPage::Same(number)));
+///         }
+///         Ok(())
+///     }
+///
+///     fn codec(&self, number: u8) -> Result<Choice, RemoteError> {
+///         let message = format!("no page has codec {number}");
+///         Err(RemoteError { message, passes: false })
+///     }
+///
+///     fn name(&self) -> String {
+///         "numbers".into()
+///     }
+/// }
+///
 /// let mut device = Device::builder(1 << 30).lazy(true).build()?;
 /// device.install().remote(0..4096)?;
-/// device.set_source(source(), RemoteOptions::default());
+/// device.set_source(Arc::new(Numbers), RemoteOptions::default());
 /// let device = Arc::new(device);
 /// let fetchers = Fetchers::start(&device)?;
+/// let mut word = [0; 8];
+/// device.read_at(&mut word, 4095 * 4096)?;
+/// assert_eq!(u64::from_le_bytes(word), 4095);
 /// # Ok::<(), uzram::Error>(())
 /// ```
 #[derive(Debug)]

@@ -41,6 +41,15 @@ impl Decoders {
         }
     }
 
+    /// Likewise, where there is one.
+    fn keep_if_any(
+        &mut self,
+        frame: Option<CutFrame<'_>>,
+        found: &mut BTreeMap<u64, Vec<u8>>,
+    ) -> bool {
+        frame.map(|frame| self.keep(&frame, found)).is_some()
+    }
+
     pub(crate) fn read(&mut self, page: CutPage<'_>) -> Vec<u8> {
         let mut out = vec![0; PAGE_SIZE];
         match page {
@@ -63,12 +72,10 @@ pub(crate) fn walk(
     found: &mut BTreeMap<u64, Vec<u8>>,
     frames: usize,
 ) -> Result<bool, Error> {
-    walk_by(frames, || {
-        Ok(cut
-            .next_frame()?
-            .map(|frame| decoders.keep(&frame, found))
-            .is_some())
-    })
+    walk_by(
+        frames,
+        || Ok(decoders.keep_if_any(cut.next_frame()?, found)),
+    )
 }
 
 /// The same of a basis.
@@ -80,10 +87,7 @@ pub(crate) fn walk_basis(
     frames: usize,
 ) -> Result<bool, Error> {
     walk_by(frames, || {
-        Ok(basis
-            .next_frame()?
-            .map(|frame| decoders.keep(&frame, found))
-            .is_some())
+        Ok(decoders.keep_if_any(basis.next_frame()?, found))
     })
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn walk_changed(
 ) -> Result<bool, Error> {
     walk_by(frames, || {
         let frame = cut.next_changed_frame(|_, bits| Ok::<u64, Error>(bits))?;
-        Ok(frame.map(|frame| decoders.keep(&frame, found)).is_some())
+        Ok(decoders.keep_if_any(frame, found))
     })
 }
 

@@ -9,7 +9,7 @@ use uzram_runtime::snapshot_notes::SnapshotNotes;
 use uzram_snapshot::{PAGE_BYTES, Snapshot};
 use uzram_spec::printable_line;
 
-use super::super::{print, print_json, remote};
+use super::super::{moment, print, print_json, remote};
 use super::files;
 use crate::exit::Result;
 
@@ -67,7 +67,7 @@ fn line(snapshot: &Snapshot) -> String {
         (false, None) => "complete",
     };
     let (taken, size) = (
-        files::time(head.taken_at_seconds),
+        moment::time(head.taken_at_seconds),
         human(head.pages * PAGE_BYTES as u64),
     );
     let notes = SnapshotNotes::of(head);

@@ -10,8 +10,6 @@ mod verify;
 
 use clap::Subcommand;
 
-pub(crate) use files::time;
-
 use crate::exit::{Failure, Result};
 
 /// Write what a device holds at this moment to a file, or check such files

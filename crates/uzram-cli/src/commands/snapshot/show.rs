@@ -8,7 +8,7 @@ use uzram_runtime::snapshot_notes::SnapshotNotes;
 use uzram_snapshot::{PAGE_BYTES, Snapshot, SnapshotCodec};
 use uzram_spec::printable_line;
 
-use super::super::{print, print_json};
+use super::super::{moment, print, print_json};
 use super::files;
 use crate::exit::Result;
 
@@ -86,7 +86,7 @@ fn words(snapshot: &Snapshot) -> String {
     let pages = |count: u64| format!("{} pages", size::thousands(count));
     let mut rows: Vec<(&str, String)> = vec![
         ("name", snapshot.name().to_string()),
-        ("taken", files::time(head.taken_at_seconds)),
+        ("taken", moment::time(head.taken_at_seconds)),
     ];
     if !notes.name.is_empty() {
         rows.push(("device", printable_line(&notes.name).into_owned()));
