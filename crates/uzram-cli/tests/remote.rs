@@ -278,9 +278,7 @@ fn the_configuration_names_a_tag() {
 
 #[test]
 fn what_a_first_clone_reads_the_next_one_fetches_ahead() {
-    if !have("a trace", &["qemu-img", "qemu-io"], false) {
-        return;
-    }
+    needs!(&["qemu-img", "qemu-io"]);
     let bench = Bench::new();
     let store = bench.path("store");
     std::fs::create_dir(&store).unwrap();

@@ -379,7 +379,8 @@ impl SnapshotSource {
         {
             return usage("trace: it takes a name of letters, digits and . _ + -, at most 64");
         }
-        if !trace.is_empty() && !(self.lazy && self.is_remote()) {
+        let has_traces = self.lazy && self.is_remote();
+        if !trace.is_empty() && !has_traces {
             return usage(
                 "trace: only clones of a remote's snapshots have traces: with --lazy, of NAME/TAG",
             );
