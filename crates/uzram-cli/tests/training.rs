@@ -43,7 +43,6 @@ fn qemu_img(args: &[&str]) {
 
 #[test]
 fn a_device_trains_itself_and_killed_servers_lose_nothing() {
-    let name = "a_device_trains_itself_and_killed_servers_lose_nothing";
     needs!(&["qemu-img"]);
     let bench = Bench::new();
     let uri = bench.create(&["--size=128M", "--frontend=nbd", "--algorithm=lzhs"]);
