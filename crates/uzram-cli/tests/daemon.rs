@@ -159,7 +159,6 @@ fn interop_curl_speaks_the_api() {
 
 #[test]
 fn interop_curl_takes_a_snapshot_and_restores_it() {
-    let name = "interop_curl_takes_a_snapshot_and_restores_it";
     needs!(&["curl", "qemu-io"]);
     let bench = Bench::new();
     let daemon = Daemon::start(&bench, "");
@@ -346,7 +345,6 @@ fn create_goes_through_the_daemon_where_it_runs() {
 
 #[test]
 fn devices_are_hot_added_and_outlive_the_daemon() {
-    let name = "devices_are_hot_added_and_outlive_the_daemon";
     needs!(&["mkfs.ext4"], fuse_loop);
     let bench = Bench::new();
     let config = "[daemon]\nfrontend = \"fuse-loop\"\n";
@@ -509,7 +507,6 @@ child.wait()
 
 #[test]
 fn the_configuration_makes_devices() {
-    let name = "the_configuration_makes_devices";
     needs!(&["mkfs.ext4"], fuse_loop);
     let bench = Bench::new();
     let (one, two) = (bench.path("one"), bench.path("two"));
@@ -650,7 +647,6 @@ fn interop_systemd_listens_for_the_daemon() {
 /// A daemon that was killed leaves its view of zram's interface, dead; the next one takes its place, and makes nothing twice.
 #[test]
 fn a_daemon_begins_where_a_dead_one_ended() {
-    let name = "a_daemon_begins_where_a_dead_one_ended";
     needs!(&["findmnt"], fuse_loop);
     let bench = Bench::new();
     let at = bench.path("sys");
@@ -980,7 +976,6 @@ fn a_generator_configuration_that_is_not_read_is_mentioned() {
 
 #[test]
 fn mounts_are_made_in_order_and_as_they_were_asked_for() {
-    let name = "mounts_are_made_in_order_and_as_they_were_asked_for";
     needs!(&["mkfs.ext4", "mkfs.minix", "findmnt"], fuse_loop);
     let bench = Bench::new();
     let at = bench.path("a").display().to_string();

@@ -79,7 +79,6 @@ fn wait_until(done: impl Fn() -> bool) {
 
 #[test]
 fn fio_finds_what_it_wrote_with_everything_on() {
-    let name = "fio_finds_what_it_wrote_with_everything_on";
     needs!(&["fio", "nbdkit", "nbdfuse", "losetup"], fuse_loop);
     let bench = Bench::new();
     let disk = FaultyDisk::new(&bench.path(""), "24M", "10%");

@@ -17,7 +17,6 @@ fn shown(bench: &Bench, args: &[&str]) -> Value {
 
 #[test]
 fn policies_are_set_shown_carried_out_and_outlive_the_server() {
-    let name = "policies_are_set_shown_carried_out_and_outlive_the_server";
     needs!(&["qemu-img"]);
     let bench = Bench::new();
     let uri = bench.create(&[

@@ -116,7 +116,6 @@ fn stderr_of(mut child: Child) -> (Option<i32>, String) {
 
 #[test]
 fn a_snapshot_has_what_the_device_holds() {
-    let name = "a_snapshot_has_what_the_device_holds";
     needs!(&["qemu-img"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
@@ -171,7 +170,6 @@ fn a_snapshot_has_what_the_device_holds() {
 
 #[test]
 fn changes_are_since_another_snapshot() {
-    let name = "changes_are_since_another_snapshot";
     needs!(&["qemu-img", "qemu-io"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
@@ -242,7 +240,6 @@ fn changes_are_since_another_snapshot() {
 /// In two passes it is the same. (That one which is given up for memory is made of two by itself is tested in the runtime.)
 #[test]
 fn a_snapshot_with_a_basis_is_the_same() {
-    let name = "a_snapshot_with_a_basis_is_the_same";
     needs!(&["qemu-img"]);
     let bench = Bench::new();
     let mut bytes = filled(&bench);
@@ -293,7 +290,6 @@ fn a_snapshot_with_a_basis_is_the_same() {
 
 #[test]
 fn what_cannot_be_is_refused_and_leaves_nothing() {
-    let name = "what_cannot_be_is_refused_and_leaves_nothing";
     needs!(&["qemu-img"]);
     let bench = Bench::new();
     filled(&bench);
@@ -377,7 +373,6 @@ fn a_server_that_dies_leaves_no_file_and_nothing_else() {
 #[test]
 #[ignore = "takes minutes"]
 fn fio_finds_nothing_wrong_beside_snapshots() {
-    let name = "fio_finds_nothing_wrong_beside_snapshots";
     needs!(&["fio"], fuse_loop);
     let count = std::env::var("UZRAM_SNAPSHOTS").map_or(20, |n| n.parse().unwrap());
     let bench = Bench::new();

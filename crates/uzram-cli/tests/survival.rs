@@ -30,7 +30,6 @@ fn nbd_clients_find_their_data_after_a_kill() {
 /// A name that is used again at once is a new device's: nothing of the old one comes back, whoever takes its end for a death.
 #[test]
 fn a_name_that_is_used_again_is_a_new_device() {
-    let name = "a_name_that_is_used_again_is_a_new_device";
     needs!(&["qemu-io"]);
     let bench = Bench::new();
     for round in 1..=12 {

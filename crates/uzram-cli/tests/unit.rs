@@ -72,7 +72,6 @@ impl Drop for Daemon {
 
 #[test]
 fn uzramd_works_with_the_capabilities_of_its_unit() {
-    let name = "uzramd_works_with_the_capabilities_of_its_unit";
     needs!(&["setpriv", "mkfs.ext4", "mount", "chown"], fuse_loop);
     let text = std::fs::read_to_string(unit()).unwrap();
     let lines = text.lines();
