@@ -14,10 +14,10 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use uzram::{Builder, Device};
+use uzram::Device;
 use uzram_snapshot::device::Filler;
 use uzram_snapshot::{Error, Head, Page, Restored, Snapshot, SnapshotReader};
-use uzram_spec::{DeviceSpec, Failure, Result, SnapshotSource};
+use uzram_spec::{Failure, Result, SnapshotSource};
 
 pub use piped::{Piped, pass_on};
 
@@ -32,7 +32,7 @@ const PAGES_BETWEEN_LOOKS: u64 = 1024;
 
 /// A snapshot whose head was read.
 pub(crate) struct OpenedSnapshot {
-    known: Known,
+    pub(crate) known: Known,
     form: Form,
 }
 
@@ -111,21 +111,6 @@ impl OpenedSnapshot {
         let known = Known::new(source.of, Some(name), head, choices);
         let form = Form::Stored(Box::new(snapshot), process);
         Ok(OpenedSnapshot { known, form })
-    }
-
-    /// Fills in what the description leaves to the snapshot. Refuses a device that is too small.
-    pub(crate) fn fill_in(&self, spec: &mut DeviceSpec) -> Result {
-        self.known.fill_in(spec)
-    }
-
-    /// Has the device go on with the algorithms and the dictionaries of the one that the snapshot is of.
-    pub(crate) fn choose(&self, device: Builder) -> Builder {
-        self.known.choose(device)
-    }
-
-    /// Refuses codecs that a device cannot have, on one that is thrown away.
-    pub(crate) fn try_out(&self, device: &mut Device) -> Result {
-        self.known.try_out(device)
     }
 
     /// Makes the device a clone, which fetches its pages when they are needed.

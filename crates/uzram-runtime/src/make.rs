@@ -84,7 +84,7 @@ fn read_contents(spec: &mut DeviceSpec) -> Result<Option<OpenedSnapshot>> {
         return Ok(None);
     }
     let contents = OpenedSnapshot::read(opened)?;
-    contents.fill_in(spec)?;
+    contents.known.fill_in(spec)?;
     Ok(Some(contents))
 }
 
@@ -99,11 +99,11 @@ fn try_out(spec: &DeviceSpec, contents: Option<&OpenedSnapshot>) -> Result {
     let mut builder = builder(&bare, None)?;
     limits::check_device(builder.image_bytes()?)?;
     if let Some(contents) = contents {
-        builder = contents.choose(builder);
+        builder = contents.known.choose(builder);
     }
     let mut device = builder.build()?;
     match contents {
-        Some(contents) => contents.try_out(&mut device),
+        Some(contents) => contents.known.try_out(&mut device),
         None => Ok(()),
     }
 }

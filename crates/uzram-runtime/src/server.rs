@@ -97,7 +97,7 @@ pub fn run_in_foreground(
     let contents = source.transpose()?.map(OpenedSnapshot::read).transpose()?;
     let mut builder = make::builder(&spec, None)?;
     if let Some(contents) = &contents {
-        builder = contents.choose(builder);
+        builder = contents.known.choose(builder);
     }
     let mut device = builder.build()?;
     let clone = match contents {
@@ -258,7 +258,7 @@ impl ServerState {
             } else {
                 let mut builder = make::builder(spec, Some(&self.dir))?;
                 if let Some(contents) = contents {
-                    builder = contents.choose(builder);
+                    builder = contents.known.choose(builder);
                 }
                 builder.build_in(image.into())
             };

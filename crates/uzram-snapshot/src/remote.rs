@@ -137,11 +137,6 @@ impl RemoteSnapshot {
         Ok(Some(block))
     }
 
-    /// Whether a frame has anything that is to be fetched. May fetch the frame's index block.
-    pub fn has_objects(&self, frame: u32) -> Result<bool, Error> {
-        Ok(!self.entry(frame)?.places.is_empty())
-    }
-
     fn entry(&self, frame: u32) -> Result<FrameEntry, Error> {
         let block = self.block(frame / BLOCK_FRAMES as u32)?;
         let entry = block.and_then(|block| block.entry(frame).cloned());

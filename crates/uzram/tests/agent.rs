@@ -40,6 +40,14 @@ fn check(device: &Device, pages: std::ops::Range<u64>) {
     }
 }
 
+/// Attaches a backing, whose directory is removed with what is returned.
+fn back(device: &Device, bytes: u64) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    device.zram().attach_backing(&path, Some(bytes)).unwrap();
+    dir
+}
+
 fn with_zstd() -> Builder {
     Device::builder(SIZE).secondary(1, Choice::new("zstd"))
 }
@@ -69,12 +77,8 @@ fn step<'a>(plan: &'a Plan, policy: &str) -> &'a PlanStep {
 
 #[test]
 fn pages_that_nobody_uses_are_recompressed_and_written_back() {
-    let dir = tempfile::tempdir().unwrap();
     let device = Arc::new(with_zstd().build().unwrap());
-    device
-        .zram()
-        .attach_backing(&dir.path().join("store"), Some(16 << 20))
-        .unwrap();
+    let _store = back(&device, 16 << 20);
     fill(&device, 0..1000);
     let (said, heard) = channel();
     let agent =
@@ -168,12 +172,8 @@ fn only_large_objects_are_recompressed_while_there_is_memory() {
 /// What is read on the backing is wanted: it comes back, and nothing else does.
 #[test]
 fn pages_that_are_read_come_back() {
-    let dir = tempfile::tempdir().unwrap();
     let device = Arc::new(Device::builder(SIZE).build().unwrap());
-    device
-        .zram()
-        .attach_backing(&dir.path().join("store"), Some(32 << 20))
-        .unwrap();
+    let _store = back(&device, 32 << 20);
     fill(&device, 0..1000);
     let mut go_on = |_| std::ops::ControlFlow::Continue(());
     device
@@ -317,12 +317,8 @@ fn compaction_is_done_where_it_pays() {
 /// With pages of no age at all, so that only the watermark can be the reason.
 #[test]
 fn above_the_watermark_pages_of_any_age_go_before_writes_fail() {
-    let dir = tempfile::tempdir().unwrap();
     let device = with_zstd().build().unwrap();
-    device
-        .zram()
-        .attach_backing(&dir.path().join("store"), Some(32 << 20))
-        .unwrap();
+    let _store = back(&device, 32 << 20);
     fill(&device, 0..4000);
     // A quarter of what is there would go beyond it.
     let used = device.stats().mem_used_total_bytes;
@@ -374,12 +370,8 @@ fn above_the_watermark_pages_of_any_age_go_before_writes_fail() {
 /// What was not used goes first: that is what is on the backing when memory is no longer short.
 #[test]
 fn above_the_watermark_the_oldest_go_first() {
-    let dir = tempfile::tempdir().unwrap();
     let device = Arc::new(Device::builder(SIZE).build().unwrap());
-    device
-        .zram()
-        .attach_backing(&dir.path().join("store"), Some(32 << 20))
-        .unwrap();
+    let _store = back(&device, 32 << 20);
     device
         .jobs()
         .set_policy(policy("writeback=9999,high=80,cpu=100,io=1G"))

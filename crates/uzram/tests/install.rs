@@ -3,22 +3,9 @@
 
 mod common;
 
-use common::{memfd, reopen};
-use uzram::compress::{Registry, Settings};
+use common::{memfd, object, reopen};
 use uzram::{Choice, Device, Error, StoredPage};
 use uzram_testkit::data;
-
-/// The object that an algorithm makes of a page.
-fn object(name: &str, page: &[u8; 4096]) -> Vec<u8> {
-    let registry = Registry::builtin();
-    let algorithm = registry.find(name).unwrap();
-    let none: [(&str, &str); 0] = [];
-    let settings = Settings::new(&**algorithm, 4096, none).unwrap();
-    let prepared = algorithm.prepare(&settings).unwrap();
-    let mut out = [0; 8192];
-    let len = prepared.tfm().unwrap().compress(page, &mut out).unwrap();
-    out[..len].to_vec()
-}
 
 fn read(device: &Device, page: u64) -> [u8; 4096] {
     let mut bytes = [0; 4096];

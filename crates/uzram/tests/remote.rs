@@ -10,8 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{memfd, reopen};
-use uzram::compress::{Registry, Settings};
+use common::{memfd, object, reopen};
 use uzram::{
     Access, Choice, CutOptions, Device, Error, Fetchers, RemoteError, RemoteOptions, RemoteSource,
     StoredPage, Zeroes,
@@ -20,17 +19,6 @@ use uzram_testkit::data;
 
 const PAGES: u64 = 640;
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn zstd(page: &[u8; 4096]) -> Vec<u8> {
-    let registry = Registry::builtin();
-    let algorithm = registry.find("zstd").unwrap();
-    let none: [(&str, &str); 0] = [];
-    let settings = Settings::new(&**algorithm, 4096, none).unwrap();
-    let prepared = algorithm.prepare(&settings).unwrap();
-    let mut out = [0; 8192];
-    let len = prepared.tfm().unwrap().compress(page, &mut out).unwrap();
-    out[..len].to_vec()
-}
 
 fn contents(page: u64) -> [u8; 4096] {
     match page % 8 {
@@ -62,7 +50,7 @@ struct Store {
 
 impl Store {
     fn new() -> Arc<Store> {
-        let object = |page: u64| (page % 8 >= 4).then(|| zstd(&contents(page)));
+        let object = |page: u64| (page % 8 >= 4).then(|| object("zstd", &contents(page)));
         Arc::new(Store {
             pages: (0..PAGES).map(object).collect(),
             asked: Mutex::default(),

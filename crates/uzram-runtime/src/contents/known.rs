@@ -11,7 +11,7 @@ use uzram_spec::{Bytes, DeviceSpec, Failure, Result, SnapshotSource, size};
 use crate::snapshot_notes::SnapshotNotes;
 
 /// What its head says, and its codecs.
-pub(super) struct Known {
+pub(crate) struct Known {
     pub(super) source: SnapshotSource,
     /// The snapshot's name, unless it comes by a pipe.
     pub(super) name: Option<Digest>,
@@ -38,7 +38,7 @@ impl Known {
     }
 
     /// Fills in what the description leaves to the snapshot. Refuses a device that is too small.
-    pub(super) fn fill_in(&self, spec: &mut DeviceSpec) -> Result {
+    pub(crate) fn fill_in(&self, spec: &mut DeviceSpec) -> Result {
         let bytes = self.head.pages * PAGE_BYTES as u64;
         match spec.size {
             Some(Bytes(given)) if given < bytes => {
@@ -122,7 +122,7 @@ impl Known {
     }
 
     /// Has the device go on with the algorithms and the dictionaries of the one that the snapshot is of.
-    pub(super) fn choose(&self, mut device: Builder) -> Builder {
+    pub(crate) fn choose(&self, mut device: Builder) -> Builder {
         if let Some(choice) = self.by_priority(0).and_then(|number| self.choice(number)) {
             device = device.choose(choice);
         }
@@ -141,7 +141,7 @@ impl Known {
     }
 
     /// Refuses codecs that a device cannot have, on one that is thrown away.
-    pub(super) fn try_out(&self, device: &mut Device) -> Result {
+    pub(crate) fn try_out(&self, device: &mut Device) -> Result {
         let mut filler = Filler::new(device);
         Ok(filler.add_codecs(self.all_choices())?)
     }
