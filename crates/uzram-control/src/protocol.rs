@@ -188,6 +188,14 @@ pub enum Request {
         /// be read. Without this it is done where the snapshot would be given up for what it must keep.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         basis: bool,
+        /// Of a device that is sent to another host: another one follows in the same stream, so whoever reads it must not stop
+        /// behind this one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+        /// Of a device that is sent, the last one: nothing changes from then on. When whoever reads it says that all is there, the
+        /// device's contents are another host's; when he goes, all goes on.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        last: bool,
     },
     /// To a server: end without taking the device down; another process serves it from now on.
     HandOver,

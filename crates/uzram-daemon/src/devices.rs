@@ -294,6 +294,8 @@ impl Devices for Daemon {
             track: options.track,
             since: false,
             basis: false,
+            more: false,
+            last: false,
         };
         Ok(Box::new(Taken::start(self.entry(name)?, request)?))
     }

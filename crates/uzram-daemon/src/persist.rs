@@ -284,6 +284,8 @@ fn take(entry: &RunningDevice, target: &File) -> Result<SnapshotReport> {
         track: false,
         since: false,
         basis: false,
+        more: false,
+        last: false,
     };
     match client::ask_with_files(entry, &request, &[target.as_fd()])? {
         Response::Snapshot(report) => Ok(report),

@@ -579,12 +579,15 @@ impl Handler for Served {
             track,
             since,
             basis,
+            more,
+            last,
         } = request
         else {
             return self.handle(request);
         };
         let mut options = CutOptions::new(kept_max_bytes);
         options.track = track;
+        options.freeze = last;
         tracing::info!("a snapshot is being taken");
         let taking = snapshot::ForClient {
             device: &self.device,
@@ -592,10 +595,14 @@ impl Handler for Served {
             options,
             since,
             basis,
+            more,
         };
         let report = taking.take(files, is_gone)?;
         let (name, bytes, pause) = (&report.name, report.bytes, report.pause_microseconds);
         tracing::info!(name, bytes, pause, "snapshot taken");
+        if last {
+            tracing::warn!("handed over: writes fail from now on");
+        }
         Ok(Response::Snapshot(report))
     }
 

@@ -82,6 +82,8 @@ pub struct Taking<'d> {
     pub options: CutOptions,
     /// Only what changed since this one, which the device must have tracked changes since.
     pub parent: Option<Snapshot>,
+    /// Whether another one follows in the same stream: whoever restores it must not stop behind this one.
+    pub more: bool,
 }
 
 /// What a snapshot is of, as its writer wants to be told.
@@ -205,7 +207,7 @@ impl Taking<'_> {
         before: Before,
     ) -> Result<SnapshotReport, SnapshotError> {
         let watch = cut.watch();
-        let source = self.source(cut.codecs(), cut.page_count(), false);
+        let source = self.source(cut.codecs(), cut.page_count(), self.more);
         let named = parent.as_ref().map(Snapshot::name);
         // A basis is in the same file, and no parent that anybody has to give.
         let named = named.filter(|_| !before.is_there);
@@ -219,8 +221,10 @@ impl Taking<'_> {
             Ok(writer)
         };
         let writer = written().map_err(|error| reason(&watch, error))?;
-        // All is copied: what is left to be done may take as long as it likes.
-        cut.let_go();
+        if !self.options.freeze {
+            // All is copied: what is left to be done may take as long as it likes.
+            cut.let_go();
+        }
         let (to, written) = writer.finish()?;
         safe(to).map_err(|source| {
             let what = "sync";
@@ -238,7 +242,10 @@ impl Taking<'_> {
             pause_microseconds: cut.pause().as_micros() as u64,
             basis_bytes: before.bytes,
         };
-        cut.record(&id_of(written.name));
+        match self.options.freeze {
+            true => cut.hand_over(),
+            false => cut.record(&id_of(written.name)),
+        }
         Ok(report)
     }
 }
@@ -269,6 +276,7 @@ pub(crate) struct ForClient<'d> {
     pub(crate) options: CutOptions,
     pub(crate) since: bool,
     pub(crate) basis: bool,
+    pub(crate) more: bool,
 }
 
 impl ForClient<'_> {
@@ -285,7 +293,8 @@ impl ForClient<'_> {
         let file = files.next().ok_or_else(no_file)?;
         let parent = match self.since {
             true => {
-                let found = chain(files).map_err(SnapshotError::Snapshot)?;
+                let is_sent = self.more || self.options.freeze;
+                let found = chain(files, is_sent).map_err(SnapshotError::Snapshot)?;
                 Some(found.ok_or_else(no_file)?)
             }
             false => None,
@@ -304,10 +313,18 @@ impl ForClient<'_> {
             name: self.name,
             options: self.options,
             parent,
+            more: self.more,
         };
         let is_socket = file
             .metadata()
             .is_ok_and(|found| found.file_type().is_socket());
+        if self.options.freeze && !is_socket {
+            return Err(ControlError {
+                errno: 22,
+                message: "a device is handed over by a socket: nothing else says that it arrived"
+                    .into(),
+            });
+        }
         let safe = |to: ClientFile<'_>| match (is_regular, is_socket) {
             (true, _) => to.file.sync_all(),
             (false, true) => acknowledged(to.file, is_gone),
@@ -374,11 +391,18 @@ fn no_file() -> ControlError {
     }
 }
 
-/// The snapshot of the first file, with its parents, which the others are, the nearest first.
-fn chain(files: impl Iterator<Item = File>) -> Result<Option<Snapshot>, uzram_snapshot::Error> {
+/// The snapshot of the first file, with its parents, which the others are, the nearest first. One that was sent is none that
+/// anybody may stop behind.
+fn chain(
+    files: impl Iterator<Item = File>,
+    is_sent: bool,
+) -> Result<Option<Snapshot>, uzram_snapshot::Error> {
     let mut first: Option<Snapshot> = None;
     for file in files {
-        let next = Snapshot::open(file)?;
+        let next = match is_sent {
+            true => Snapshot::open_basis(file)?,
+            false => Snapshot::open(file)?,
+        };
         first = Some(match first {
             Some(first) => first.with_parent(next)?,
             None => next,
@@ -488,6 +512,7 @@ mod tests {
             options: CutOptions::new(Some(128 << 10)),
             since: false,
             basis,
+            more: false,
         };
         let report = taking.take(vec![file.try_clone().unwrap().into()], &is_gone);
         (device, report)

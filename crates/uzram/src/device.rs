@@ -230,7 +230,9 @@ impl Device {
             let brought = self.bring(Access::Write, offset, buf.len() as u64);
             brought.inspect_err(|_| self.count_failed_write(cpu))?;
         }
-        let mut stream = self.streams.get(cpu);
+        let mut stream = self
+            .stream_for_change(cpu)
+            .inspect_err(|_| self.count_failed_write(cpu))?;
         // Under the stream: shrinking takes each stream once, after which no write is in flight that saw the old
         // size.
         self.check_range(offset, buf.len() as u64)?;
@@ -250,6 +252,37 @@ impl Device {
         Ok(())
     }
 
+    /// Takes a stream to change contents with. Waits while nothing may change: see [`CutOptions::freeze`](crate::CutOptions::freeze).
+    #[inline]
+    fn stream_for_change(&self, cpu: usize) -> Result<MutexGuard<'_, Stream>, Error> {
+        let stream = self.streams.get(cpu);
+        match &stream.watch {
+            None => Ok(stream),
+            Some(_) => self.pass_gate(stream, cpu),
+        }
+    }
+
+    #[cold]
+    fn pass_gate<'a>(
+        &'a self,
+        mut stream: MutexGuard<'a, Stream>,
+        cpu: usize,
+    ) -> Result<MutexGuard<'a, Stream>, Error> {
+        loop {
+            let gate = stream
+                .watch
+                .as_ref()
+                .and_then(|watch| watch.cut.as_ref()?.gate());
+            let Some(gate) = gate.cloned() else {
+                return Ok(stream);
+            };
+            // Not held meanwhile: others need it, and who opens the gate takes each once.
+            drop(stream);
+            gate.pass()?;
+            stream = self.streams.get(cpu);
+        }
+    }
+
     /// Waits for the current slice of recompression, writeback or promotion, and excludes the next.
     pub(crate) fn post_processing(&self) -> MutexGuard<'_, ()> {
         self.post.lock().unwrap_or_else(PoisonError::into_inner)
@@ -261,15 +294,14 @@ impl Device {
     /// keeps nothing, the table included.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.check_range(offset, len)?;
-        self.clear(offset, len, Zeroes::Deallocate);
-        Ok(())
+        self.clear(offset, len, Zeroes::Deallocate)
     }
 
     /// Makes the range read as zeros, partial pages included. Fails as [`Device::write_at`] does, and only for
     /// partial pages.
     pub fn write_zeroes(&self, offset: u64, len: u64, how: Zeroes) -> Result<(), Error> {
         self.check_range(offset, len)?;
-        self.clear(offset, len, how);
+        self.clear(offset, len, how)?;
         let ends = [parts(offset, len).next(), last_part(offset, len)];
         let same = ends[0].map(|p| p.page) == ends[1].map(|p| p.page);
         for part in ends.into_iter().flatten().take(if same { 1 } else { 2 }) {
@@ -286,8 +318,8 @@ impl Device {
         self.table.peek(page) != Content::Empty
     }
 
-    /// Clears the whole pages of a range.
-    pub(crate) fn clear(&self, offset: u64, len: u64, how: Zeroes) {
+    /// Clears the whole pages of a range. [`Error::HandedOver`], in the middle of it.
+    pub(crate) fn clear(&self, offset: u64, len: u64, how: Zeroes) -> Result<(), Error> {
         let page = PAGE_SIZE as u64;
         let cpu = current_cpu();
         let (first, end) = (offset.div_ceil(page), (offset + len) / page);
@@ -306,7 +338,10 @@ impl Device {
                 at = (at / slots + 1) * slots;
                 continue;
             }
-            let stream = stream.get_or_insert_with(|| self.streams.get(cpu));
+            let stream = match &mut stream {
+                Some(stream) => stream,
+                None => stream.insert(self.stream_for_change(cpu)?),
+            };
             // At a limit on all memory a page of zeros that has no slot becomes a hole.
             let how = match how {
                 Zeroes::Allocate if self.admit_slot(at).is_err() => Zeroes::Deallocate,
@@ -328,6 +363,7 @@ impl Device {
         if freed + emptied > 0 || self.counters.stored_pages() == 0 && held() {
             self.give_back(freed, emptied);
         }
+        Ok(())
     }
 
     /// Returns memory to the system after `freed` object bytes were discarded and `emptied` slots became empty.
@@ -446,6 +482,9 @@ impl Device {
                 accepted: format!("1 to {most} bytes; the maximum is chosen when a device is made"),
             });
         }
+        if pages != old && self.is_frozen() {
+            return Err(Error::Snapshot);
+        }
         if pages < old {
             self.shrink(old, pages)?;
         } else if pages > old {
@@ -477,7 +516,7 @@ impl Device {
             .inspect_err(|_| self.table.set_pages(old))?;
         // A request that saw the old size may have left pages of zeros: nothing is lost with them.
         let page = PAGE_SIZE as u64;
-        self.clear(pages * page, (old - pages) * page, Zeroes::Deallocate);
+        self.clear(pages * page, (old - pages) * page, Zeroes::Deallocate)?;
         Ok(())
     }
 
@@ -495,7 +534,8 @@ impl Device {
     /// Drops all contents and statistics and gives the pool's memory back. Size, algorithms and limit stay. A page
     /// that is written meanwhile may survive or be dropped.
     pub fn reset(&self) {
-        self.clear(0, self.size_bytes(), Zeroes::Deallocate);
+        // Of another host's there is nothing to free here.
+        let _ = self.clear(0, self.size_bytes(), Zeroes::Deallocate);
         self.pool.trim();
         self.dedup.trim();
         self.release_table();

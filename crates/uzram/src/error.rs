@@ -266,6 +266,9 @@ pub enum Error {
         /// Why, in words.
         why: &'static str,
     },
+    /// The contents are another host's (EIO).
+    #[error("the device was handed over to another host")]
+    HandedOver,
     /// The operating system started no thread for the agent (ENOMEM).
     #[error("cannot start the agent's thread: {source}")]
     Thread {
@@ -374,6 +377,7 @@ impl Error {
             | Error::Backing { .. }
             | Error::BackingRead { .. }
             | Error::Remote { .. }
+            | Error::HandedOver
             | Error::PagesLeft { .. }
             | Error::BackingHeld { .. } => 5,
             Error::NotEmpty { .. } => 17,

@@ -833,3 +833,87 @@ fn a_swap_device_has_no_snapshots() {
     let refused = device.cut(&CutOptions::default()).unwrap_err();
     assert_eq!(refused, Error::SnapshotWithReserve);
 }
+
+/// Nothing changes from a frozen cut on: what the walk found is what the device still holds, and whoever wrote waits. Handed over,
+/// everything that would change it fails, for good.
+#[test]
+fn nothing_changes_behind_a_frozen_cut() {
+    const PAGES: u64 = 512;
+    let device = Device::builder(PAGES * PAGE).streams(2).build().unwrap();
+    let stop = AtomicBool::new(false);
+    let done = AtomicU64::new(0);
+    let writer = |thread: u64| {
+        let mut random = Random::new(thread);
+        while !stop.load(Acquire) {
+            let page = random.below(PAGES - 1) * PAGE;
+            let bytes = contents(&mut random, 5);
+            let changed = match random.below(4) {
+                0 => device.write_at(&bytes[..100], page + 7),
+                1 => device.discard(page, 2 * PAGE),
+                2 => device.write_zeroes(page + 9, PAGE, Zeroes::Allocate),
+                _ => device.write_at(&bytes, page),
+            };
+            match changed {
+                Ok(()) => drop(done.fetch_add(1, AcqRel)),
+                Err(Error::HandedOver) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let mut frozen = CutOptions::default();
+    frozen.freeze = true;
+    let held = || {
+        let mut bytes = vec![0; (PAGES * PAGE) as usize];
+        device.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let writer = &writer;
+            scope.spawn(move || writer(thread));
+        }
+        let moves = || {
+            let (before, begin) = (done.load(Acquire), Instant::now());
+            while done.load(Acquire) < before + 100 {
+                assert!(
+                    begin.elapsed() < Duration::from_secs(30),
+                    "writes do not go on"
+                );
+                std::thread::yield_now();
+            }
+        };
+        let rounds = || {
+            for round in 0..30 {
+                moves();
+                let mut cut = device.cut(&frozen).unwrap();
+                assert_eq!(device.resize(PAGES * PAGE / 2), Err(Error::Snapshot));
+                let mut decoders = Decoders::of(&cut, &Registry::builtin());
+                let mut found = BTreeMap::new();
+                let at_first = held();
+                while walk(&mut cut, &mut decoders, &mut found, 1).unwrap() {}
+                assert!(held() == at_first, "round {round}: something changed");
+                compare(&at_first, &found);
+                if round < 29 {
+                    drop(cut);
+                    continue;
+                }
+                cut.hand_over();
+                stop.store(true, Release);
+                assert_eq!(device.write_at(&[1], 0), Err(Error::HandedOver));
+                assert_eq!(device.discard(0, PAGES * PAGE), Err(Error::HandedOver));
+                let zeroed = device.write_zeroes(0, PAGE, Zeroes::Allocate);
+                assert_eq!(zeroed, Err(Error::HandedOver));
+                assert!(held() == at_first, "something changed that was handed over");
+            }
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(rounds));
+        stop.store(true, Release);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    assert_eq!(
+        device.cut(&CutOptions::default()).err(),
+        Some(Error::Snapshot)
+    );
+}

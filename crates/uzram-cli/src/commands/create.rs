@@ -2,7 +2,7 @@
 //! by this process.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -260,6 +260,29 @@ impl Options {
             return Err(Failure::impossible(message));
         }
         let created = launch_announced(&spec, &run, &mut tell, |created| announce(&created.path));
+        created.map(drop)
+    }
+
+    /// Makes a device of what another host sends, and has its path announced.
+    pub(crate) fn take_over(
+        self,
+        from: impl Read + Send + 'static,
+        log: &str,
+        mut announce: impl FnMut(&str) -> std::io::Result<()>,
+    ) -> Result {
+        logging::parse(log)?;
+        if self.foreground {
+            let message = "what another host hands over is not served in the foreground: no keeper would have it";
+            return Err(Failure::usage(message));
+        }
+        let source = SnapshotSource::file(STDIN);
+        let mut spec = self.spec(Some(source), CloneOptions::default(), log)?;
+        // Until the device is there.
+        let _piped = contents::pass_on(from, &mut spec)?;
+        let created = launch_announced(&spec, &RunDir::of_user(), &mut tell, |created| {
+            let announced = announce(&printable_line(&created.path).to_string());
+            announced.map_err(|error| Failure::failed(format!("the other side is gone: {error}")))
+        });
         created.map(drop)
     }
 

@@ -9,6 +9,7 @@
 
 mod basis;
 mod dirty;
+mod gate;
 mod state;
 mod walk;
 
@@ -21,6 +22,7 @@ pub use basis::Basis;
 use dirty::DirtyCut;
 pub(crate) use dirty::DirtyMap;
 pub use dirty::SnapshotId;
+pub(crate) use gate::Gate;
 use state::Changed;
 pub(crate) use state::{CutState, StreamCut};
 pub use walk::{Cut, CutFrame, CutPage, CutWatch, FRAME_PAGES};
@@ -42,6 +44,9 @@ pub struct CutOptions {
     /// Tracks changes from this cut on: once [`Cut::record`] has been told what came of it, a later one can be `since` that.
     /// Costs each write a look at a bit, until the device is gone.
     pub track: bool,
+    /// Lets nothing change from the cut on: writes and discards wait until it is dropped, or fail once it was [handed
+    /// over](Cut::hand_over). Reads go on.
+    pub freeze: bool,
     /// Only what changed since this one: see [`Cut::next_changed_frame`]. Implies `track`.
     pub since: Option<SnapshotId>,
 }
@@ -195,7 +200,8 @@ impl Device {
         let since = dirty.as_ref().filter(|_| options.since.is_some());
         let since = since.map(|dirty| Changed::Since(dirty.older.clone()));
         let changed = basis.cloned().map(Changed::Basis).or(since);
-        let state = CutState::new(self.table.pages(), self.streams.count(), bound, changed)?;
+        let mut state = CutState::new(self.table.pages(), self.streams.count(), bound, changed)?;
+        state.gate = options.freeze.then(|| Arc::new(Gate::closed()));
         self.begin_cut(Arc::new(state), basis, dirty)
     }
 
@@ -253,6 +259,11 @@ impl Device {
     /// How far the cut has come, if there is one. Never waits for requests.
     pub fn cut_progress(&self) -> Option<CutProgress> {
         Some(self.cut.get()?.progress())
+    }
+
+    /// Whether nothing may change.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.cut.get().is_some_and(|cut| cut.gate.is_some())
     }
 
     /// Refuses a job that would change what the words of an uncaptured page mean. Asked by the holder of `post`.

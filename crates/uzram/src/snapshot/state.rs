@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_utils::CachePadded;
 use uzram_pool::{Region, class_size};
 
+use super::Gate;
 use super::{CutProgress, DirtyMap, FRAME_PAGES};
 use crate::Error;
 use crate::builder::refused;
@@ -55,6 +56,8 @@ pub(crate) struct CutState {
     pub(super) changed: Option<Changed>,
     /// Whether it is of no moment: what is overwritten is not kept, but marked as captured, and left to the cut that follows.
     pub(super) is_basis: bool,
+    /// Where nothing may change: what changes have to pass.
+    pub(super) gate: Option<Arc<Gate>>,
     is_given_up: AtomicBool,
     why: OnceLock<Error>,
 }
@@ -128,6 +131,7 @@ impl CutState {
             credit_bytes: (bound / 8 / streams as u64).min(CREDIT_BYTES),
             changed,
             is_basis: false,
+            gate: None,
             is_given_up: AtomicBool::new(false),
             why: OnceLock::new(),
         })
@@ -267,6 +271,11 @@ impl CutState {
 }
 
 impl StreamCut {
+    /// What a change has to pass first.
+    pub(crate) fn gate(&self) -> Option<&Arc<Gate>> {
+        self.state.gate.as_ref()
+    }
+
     pub(super) fn new(state: Arc<CutState>, number: usize) -> StreamCut {
         StreamCut { state, number }
     }

@@ -276,12 +276,25 @@ impl<'d> Cut<'d> {
         Ok(None)
     }
 
+    /// Has all changes fail from now on that waited for a [frozen](super::CutOptions::freeze) cut, and those that are still to
+    /// come: the device's contents are another host's. This cannot be taken back.
+    pub fn hand_over(self) {
+        if let Some(gate) = &self.state.gate {
+            gate.hand_over();
+            // Streams go on asking the gate.
+            std::mem::forget(self);
+        }
+    }
+
     /// Lets writers be, when nothing more is to be captured: what they overwrite is not kept any more.
     pub fn let_go(&mut self) {
         if !std::mem::replace(&mut self.let_go, true) {
             let device = self.device;
             // When a stream was taken once, nobody keeps anything more.
             device.streams.take_from_each(|stream| stream.end_cut());
+            if let Some(gate) = &self.state.gate {
+                gate.open();
+            }
             device.free_kept(&self.state);
         }
     }

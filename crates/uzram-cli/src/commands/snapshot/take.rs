@@ -144,6 +144,8 @@ impl Take {
             track: self.track,
             since: self.since.is_some(),
             basis: self.basis,
+            more: false,
+            last: false,
         };
         let parents = self.since.iter().chain(&self.parent);
         let parents = parents.map(|path| {
