@@ -139,7 +139,10 @@ impl OtherSide {
     fn connect(address: &str) -> Result<OtherSide> {
         let path = unix_path(address)?;
         let socket = UnixStream::connect(&path).map_err(|error| {
-            let kind = exit::Kind::from_io(&error);
+            let kind = match error.kind() {
+                io::ErrorKind::NotFound => exit::Kind::Usage,
+                _ => exit::Kind::from_io(&error),
+            };
             Failure::new(kind, format!("{address}: {error}"))
         })?;
         Ok(OtherSide {
@@ -251,17 +254,16 @@ impl Sending<'_> {
             more: last.is_none(),
             last: last.is_some(),
         };
-        let (mut own, theirs) = UnixStream::pair()?;
+        let (own, theirs) = UnixStream::pair()?;
         let entry = self.entry;
         let (taken, passed) = std::thread::scope(|scope| {
-            let pass = scope.spawn(|| -> Result<String> {
-                self.pass_on(&own)?;
-                let path = match last {
-                    Some(patience) => self.other.answer(patience)?,
-                    None => String::new(),
-                };
-                own.write_all(b"k")?;
-                Ok(path)
+            let pass = scope.spawn(|| {
+                let passed = self.pass_round(&own, last);
+                if passed.is_err() {
+                    // The server waits for a word, or for room.
+                    let _ = own.shutdown(std::net::Shutdown::Both);
+                }
+                passed
             });
             let files: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd())
                 .chain(since.iter().map(File::as_fd))
@@ -287,6 +289,17 @@ impl Sending<'_> {
             (Err(failure), Ok(_)) => Err(failure),
             (Ok(other), Ok(_)) => Err(unexpected(entry, &other)),
         }
+    }
+
+    /// Passes a round on, and tells the server when the other side has it.
+    fn pass_round(&mut self, mut own: &UnixStream, last: Option<Duration>) -> Result<String> {
+        self.pass_on(own)?;
+        let path = match last {
+            Some(patience) => self.other.answer(patience)?,
+            None => String::new(),
+        };
+        own.write_all(b"k")?;
+        Ok(path)
     }
 
     /// Passes a snapshot on as it comes, and keeps its index.
