@@ -18,9 +18,9 @@ use uzram_control::{ControlError, Request, Response, number};
 use uzram_runtime::client::DescribedDevice;
 use uzram_spec::DeviceSpec;
 
-use crate::config::spec_from_options;
 use crate::error::Body;
 use crate::openapi;
+use crate::options::spec_from_options;
 
 pub(crate) use asked::Asked;
 pub(crate) use streams::{Brought, Streamed};

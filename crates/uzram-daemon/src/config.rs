@@ -38,7 +38,8 @@ use uzram_runtime::{frontends, logging};
 use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::filesystem::{FileSystem, Mount};
-use crate::persist::Persist;
+use crate::options::spec_from_options;
+use crate::persist::{Persist, Place};
 use crate::problem::{Origin, Problem};
 
 /// Most devices that are there at first and not initialised.
@@ -275,6 +276,13 @@ fn read_all(
 }
 
 impl NewDevice {
+    /// Where it is saved; `None` if it is not.
+    pub(crate) fn place(&self, settings: &DaemonSettings) -> Option<Place> {
+        let name = self.spec.name.as_deref()?;
+        self.persist
+            .place(name, settings.persist, &settings.persist_dir)
+    }
+
     fn read(origin: &Origin, entries: &Map<String, Value>) -> Result<NewDevice> {
         let mut options = entries.clone();
         let filesystem = filesystem(&mut options)?;
@@ -476,21 +484,6 @@ impl ConfigSection {
             name => format!("[{name}]"),
         }
     }
-}
-
-/// The description that options of `uzram create` by name stand for. Relative paths are relative to `directory`, if that is
-/// among them, else to the root. `also` are further names that can be given where these options are.
-pub(crate) fn spec_from_options(options: &Map<String, Value>, also: &[&str]) -> Result<DeviceSpec> {
-    let mut options = options.clone();
-    let directory = match options.remove("directory") {
-        None | Some(Value::Null) => PathBuf::from("/"),
-        Some(Value::String(path)) if path.starts_with('/') => path.into(),
-        Some(_) => return Err(Failure::usage("directory: an absolute path")),
-    };
-    let of_frontends = frontends::option_names();
-    let mut spec = DeviceSpec::from_options(&options, &of_frontends, &directory, also)?;
-    frontends::resolve_paths(&mut spec.frontend, &directory);
-    Ok(spec)
 }
 
 #[cfg(test)]

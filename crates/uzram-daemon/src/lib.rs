@@ -20,11 +20,14 @@ mod filesystem;
 pub mod generator;
 mod hold;
 mod http;
+mod limits;
 pub mod notify;
 mod openapi;
+mod options;
 mod persist;
 mod problem;
 mod run;
+mod save;
 mod setup;
 
 pub use api::{
@@ -34,7 +37,8 @@ pub use client::{Client, ClientError};
 pub use config::{DaemonConfig, DaemonSettings, NewDevice};
 pub use error::errno_name;
 pub use filesystem::{FileSystem, Mount};
-pub use http::{Limits, bind, converse, serve};
+pub use http::{bind, converse, serve};
+pub use limits::Limits;
 pub use openapi::document;
 pub use persist::Persist;
 pub use problem::{Origin, Problem};

@@ -10,7 +10,7 @@ use crate::api::{
     self, AttributeAnswer, CreateAnswer, DeviceAnswer, Route, Values, VersionAnswer, routes,
 };
 use crate::error::{Body, ERRNOS};
-use crate::http::Limits;
+use crate::limits::Limits;
 
 /// What every request can be answered: it is malformed, too slow, too large, or the daemon is at its limits.
 const ANY: &[u16] = &[400, 408, 413, 414, 431, 500, 503];

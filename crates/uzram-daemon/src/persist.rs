@@ -1,46 +1,32 @@
-//! Devices that outlive the machine: saved to a file when it goes down, and made of that file when it is up again.
+//! Devices that outlive the machine: the file that one is saved to when the machine goes down, and made of when it is up again.
+//! `save.rs` says when and which.
 //!
 //! A device is not saved when uzramd ends, since it goes on without: see docs/design/59-persist.md. The file stays after the
 //! device was made of it, until the next one is whole. Nothing but damage that reading all of it confirms has a device made
 //! empty, and that only where the configuration says so. What a device was neither made of nor saved to is never overwritten
 //! without a copy: the directory may not have been mounted when the device was made.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use uzram_blockdev::Survey;
 use uzram_control::trust::{self, Distrust, PrivateDir};
-use uzram_control::{Claim, Request, Response, RunDir, RunningDevice, SnapshotReport, size};
-use uzram_runtime::{client, snapshot_files, users};
+use uzram_control::{Claim, Request, Response, RunDir, RunningDevice, SnapshotReport};
+use uzram_runtime::{client, snapshot_files};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result, SnapshotSource};
 
 use crate::api::CreateAnswer;
-use crate::config::{DaemonSettings, NewDevice};
-use crate::filesystem;
-use crate::problem::summary;
-use crate::setup::{Wanted, mount_point};
 
+/// Between two attempts to bring what of a clone others are bringing.
+const PAUSE: Duration = Duration::from_millis(200);
 /// The mode of a file: it holds what the device holds.
 const MODE: u32 = 0o600;
-/// How long a file system that is in use is tried to be unmounted: systemd may be ending its users just now.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often.
-const AGAIN: Duration = Duration::from_millis(200);
-/// File that keeps two of these programs from saving to a directory at once.
-const LOCK: &str = ".lock";
 /// File in a device's run directory: the path of the snapshot that it was made of, or saved to.
 const SAVED: &str = "saved";
-/// Devices that are saved at once: one whose server stands still must not keep the others from it.
-const AT_ONCE: usize = 4;
 
 /// What a section says about its device's life after the machine's end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,35 +49,28 @@ impl Persist {
             ..Persist::default()
         }
     }
+
+    /// Where the device of this name is saved; `None` if it is not. The daemon's settings say what counts where this says
+    /// nothing.
+    pub(crate) fn place(&self, name: &str, wanted: bool, dir: &Path) -> Option<Place> {
+        if !self.wanted.unwrap_or(wanted) {
+            return None;
+        }
+        Some(Place {
+            dir: self.dir.as_deref().unwrap_or(dir).into(),
+            name: name.into(),
+            or_empty: self.or_empty,
+            source: self.source.clone()?,
+        })
+    }
 }
 
 /// Where a device is saved, and what becomes of it.
 pub(crate) struct Place {
-    dir: PathBuf,
-    name: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) name: String,
     or_empty: bool,
     source: SnapshotSource,
-}
-
-impl NewDevice {
-    /// Where it is saved; `None` if it is not.
-    pub(crate) fn place(&self, settings: &DaemonSettings) -> Option<Place> {
-        let Persist {
-            wanted,
-            dir,
-            or_empty,
-            source,
-        } = &self.persist;
-        if !wanted.unwrap_or(settings.persist) {
-            return None;
-        }
-        Some(Place {
-            dir: dir.as_ref().unwrap_or(&settings.persist_dir).clone(),
-            name: self.spec.name.clone()?,
-            or_empty: *or_empty,
-            source: source.clone()?,
-        })
-    }
 }
 
 impl Place {
@@ -196,7 +175,7 @@ impl Place {
     }
 
     /// Has the device's server write it. The file before stays until the new one is whole.
-    fn write(&self, entry: &RunningDevice) -> Result<SnapshotReport> {
+    pub(crate) fn write(&self, entry: &RunningDevice) -> Result<SnapshotReport> {
         let file = self.file();
         let failed = |error: io::Error| told(&file, &error);
         let part = self.dir.join(format!(".{}.part", self.file_name()));
@@ -275,7 +254,7 @@ fn take(entry: &RunningDevice, target: &File) -> Result<SnapshotReport> {
     while client::stat(entry)?.counters.remote_pages > 0 {
         match client::ask(entry, &Request::Hydrate)? {
             Response::Hydrated(report) if report.pages > 0 || report.left == 0 => {}
-            Response::Hydrated(_) => std::thread::sleep(AGAIN),
+            Response::Hydrated(_) => std::thread::sleep(PAUSE),
             other => return Err(client::unexpected(entry, &other)),
         }
     }
@@ -317,12 +296,12 @@ fn put_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(free)
 }
 
-fn told(file: &Path, error: &io::Error) -> Failure {
+pub(crate) fn told(file: &Path, error: &io::Error) -> Failure {
     let message = format!("persist: {}: {error}", file.display());
     Failure::new(FailureKind::from_io(error), message)
 }
 
-fn distrusted(why: &Distrust) -> Failure {
+pub(crate) fn distrusted(why: &Distrust) -> Failure {
     match why {
         Distrust::System { source, .. } => {
             Failure::new(FailureKind::from_io(source), format!("persist: {why}"))
@@ -332,182 +311,4 @@ fn distrusted(why: &Distrust) -> Failure {
         ))
         .with_hint("it takes a directory of the same user's that nobody else may write to"),
     }
-}
-
-/// What would be saved and where, for those who ask.
-pub(crate) fn plans(wanted: &Wanted) -> Vec<String> {
-    let plan = |device: &NewDevice| {
-        let place = device.place(&wanted.settings)?;
-        let what = match place.saved() {
-            Ok(Some(file)) => {
-                let bytes = file.metadata().map_or(0, |found| found.len());
-                format!("it is made of the {} there", size::human(bytes))
-            }
-            _ => "nothing is there yet".into(),
-        };
-        let (name, file) = (&place.name, place.file());
-        Some(format!("{name}: saved to {}; {what}", file.display()))
-    };
-    wanted.devices.iter().filter_map(plan).collect()
-}
-
-/// A device that is about to be saved.
-struct Save<'a> {
-    device: &'a NewDevice,
-    place: Place,
-    entry: RunningDevice,
-}
-
-/// The directories that this program alone writes to now, by their real paths.
-#[derive(Default)]
-struct Locked(BTreeMap<PathBuf, File>);
-
-impl Locked {
-    /// Makes a directory and waits until nobody else saves to it. Returns its real path.
-    fn lock(&mut self, dir: &Path) -> Result<PathBuf> {
-        let dir = PrivateDir::make(dir).map_err(|why| distrusted(&why))?;
-        let path = dir.path().to_owned();
-        if !self.0.contains_key(&path) {
-            let failed = |error: io::Error| told(&path, &error);
-            let lock = dir.lock_file(LOCK).map_err(failed)?;
-            rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-                .map_err(|e| failed(e.into()))?;
-            self.0.insert(path.clone(), lock);
-        }
-        Ok(path)
-    }
-}
-
-/// Saves all devices that are to outlive the machine, whatever happens to the others.
-pub(crate) fn save_all(wanted: &Wanted, run: &RunDir, unmount: bool) -> Result {
-    // One of them may be a device that nobody knows of now.
-    let problems = Mutex::new(wanted.problems.clone());
-    for problem in &wanted.problems {
-        tracing::error!("{problem}");
-    }
-    let failed = |device: &NewDevice, failure: Failure| {
-        let problem = device.origin.problem(failure);
-        tracing::error!("{problem}");
-        let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.push(problem);
-    };
-    let mut saves = Vec::new();
-    let mut locked = Locked::default();
-    // What is mounted below another mount point is unmounted before that.
-    for device in wanted.devices.iter().rev() {
-        let Some(place) = device.place(&wanted.settings) else {
-            continue;
-        };
-        let at = mount_point(device).filter(|_| unmount);
-        let mut ready = || -> Result<Option<(RunningDevice, PathBuf)>> {
-            let Some(entry) = prepare(&place, run, at)? else {
-                return Ok(None);
-            };
-            Ok(Some((entry, locked.lock(&place.dir)?)))
-        };
-        match ready() {
-            Ok(None) => {}
-            Ok(Some((entry, dir))) => {
-                let place = Place { dir, ..place };
-                saves.push(Save {
-                    device,
-                    place,
-                    entry,
-                });
-            }
-            Err(failure) => failed(device, failure),
-        }
-    }
-    let at_once = saves.len().min(AT_ONCE);
-    let left = Mutex::new(saves.into_iter());
-    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        while let Some(save) = next() {
-            if let Err(failure) = save.run() {
-                failed(save.device, failure);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(work);
-        }
-    });
-    let problems = problems
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    match summary(&problems) {
-        Some(failure) => Err(Failure::new(failure.kind, "not everything was saved")),
-        None => Ok(()),
-    }
-}
-
-/// Finds a device, and unmounts it there. `None`: it is not there.
-fn prepare(place: &Place, run: &RunDir, unmounted: Option<&Path>) -> Result<Option<RunningDevice>> {
-    let name = &place.name;
-    let entry = match run.find(name).map_err(Failure::from) {
-        Ok(entry) => entry,
-        Err(failure) if failure.kind == FailureKind::NoDevice => {
-            tracing::warn!(name, "is not there: what was saved of it before stays");
-            return Ok(None);
-        }
-        Err(failure) => return Err(failure),
-    };
-    if let Some(at) = unmounted
-        && let Err(failure) = unmount(&entry, at)
-    {
-        tracing::warn!(name, "{failure}");
-    }
-    Ok(Some(entry))
-}
-
-/// Has all that was written to a device reach it.
-fn settle(entry: &RunningDevice) {
-    // What was written through the node, and what a file system has not written yet.
-    if let Ok(node) = File::open(&entry.record.path) {
-        let _ = node.sync_all();
-    }
-    let mounted = mounts(entry);
-    for at in &mounted {
-        if let Ok(root) = File::open(at) {
-            let _ = rustix::fs::syncfs(&root);
-        }
-    }
-    if !mounted.is_empty() {
-        let (name, at) = (&entry.record.name, mounted.join(", "));
-        tracing::warn!(
-            name,
-            "is mounted at {at}: its file system is saved as a power cut would leave it"
-        );
-    }
-}
-
-impl Save<'_> {
-    fn run(&self) -> Result {
-        settle(&self.entry);
-        let report = self.place.write(&self.entry)?;
-        let (name, file, bytes) = (&self.place.name, self.place.file(), report.bytes);
-        tracing::info!(name, file = %file.display(), bytes, "saved");
-        Ok(())
-    }
-}
-
-/// Where a device is mounted.
-fn mounts(entry: &RunningDevice) -> Vec<String> {
-    users::mounts(&Survey::new(), entry).mount_points(true)
-}
-
-/// Unmounts a device there, if it is. systemd may do the same at the same time.
-fn unmount(entry: &RunningDevice, at: &Path) -> Result {
-    let real = at.canonicalize().unwrap_or_else(|_| at.into());
-    let is_there = || mounts(entry).iter().any(|point| Path::new(point) == real);
-    let begin = Instant::now();
-    while is_there() {
-        match filesystem::run(Command::new("umount").arg(&real)) {
-            Err(failure) if begin.elapsed() > PATIENCE && is_there() => return Err(failure),
-            Err(_) => std::thread::sleep(AGAIN),
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }

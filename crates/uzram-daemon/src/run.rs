@@ -16,10 +16,11 @@ use uzram_spec::{Failure, Result, printable};
 
 use crate::devices::Daemon;
 use crate::hold::{SharedHolder, own_copy};
-use crate::http::{Limits, bind, serve};
+use crate::http::{bind, serve};
+use crate::limits::Limits;
 use crate::problem::{Problem, summary};
 use crate::setup::Wanted;
-use crate::{SOCKET, notify, persist};
+use crate::{SOCKET, notify, save};
 
 /// How often the devices are looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -60,7 +61,7 @@ impl Run {
         match self.task {
             Task::Serve => {}
             Task::Check => {
-                for line in persist::plans(&wanted) {
+                for line in save::plans(&wanted) {
                     println!("{}", printable(&line));
                 }
                 let problems = wanted.problems.iter().map(Problem::to_string);
@@ -71,7 +72,7 @@ impl Run {
             }
             Task::Save { unmount } => {
                 logging::to_stderr(&self.log)?;
-                return persist::save_all(&wanted, &run, unmount);
+                return save::save_all(&wanted, &run, unmount);
             }
         }
         let settings = &wanted.settings;

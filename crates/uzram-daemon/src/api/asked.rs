@@ -9,7 +9,7 @@ use uzram_control::zram::Errno;
 
 use super::{Asker, Brought, Call, Devices, Handled, ROUTES, Route};
 use crate::error::Body;
-use crate::http::Limits;
+use crate::limits::Limits;
 
 /// A request for something that the API has.
 pub(crate) struct Asked {

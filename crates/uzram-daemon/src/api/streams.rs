@@ -9,8 +9,8 @@ use uzram_control::zram::Errno;
 use uzram_control::{ControlError, size};
 
 use super::{Answer, Call, Handled};
-use crate::config::spec_from_options;
 use crate::error::Body;
+use crate::options::spec_from_options;
 
 /// Bytes that are answered as they come to be.
 pub trait ByteStream: Send {

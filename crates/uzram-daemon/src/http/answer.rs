@@ -11,12 +11,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use uzram_control::zram::Errno;
 
-use super::connection::RequestPhase;
+use super::phase::RequestPhase;
 use super::recorded::RecordedHead;
 use super::stream::{self, Sent};
-use super::{Limits, Seat, Server};
+use super::{Seat, Server};
 use crate::api::{Answer, Asked, Asker, Brought};
 use crate::error::Body;
+use crate::limits::Limits;
 
 /// The answer to a head that does not come to its end.
 pub(super) const TOO_SLOW: &[u8] =

@@ -17,25 +17,13 @@ use uzram_control::trust;
 
 use super::Seat;
 use super::answer::{TOO_SLOW, answer};
+use super::phase::RequestPhase;
 use super::recorded::{Recorded, RecordedHead};
 use crate::api::Asker;
 
 /// How long a client that was answered may go on sending. Closed at once, a unix socket would take the answer from a
 /// client that still writes.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// How far a request has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RequestPhase {
-    /// Its head is not whole.
-    Head,
-    /// Its body is read, which has a deadline where that is done.
-    Body,
-    /// It is carried out.
-    Work,
-    /// It was answered then.
-    Answered(Instant),
-}
 
 pub(super) async fn serve(seat: Seat, stream: UnixStream) {
     let begin = Instant::now();

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::Seat;
-use super::connection::RequestPhase;
+use super::phase::RequestPhase;
 use crate::api::Streamed;
 
 /// Chunks that wait for the other side.
