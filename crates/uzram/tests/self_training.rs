@@ -105,6 +105,8 @@ fn a_device_trains_itself_from_its_first_pages_and_again_when_they_drift() {
         line.starts_with("training: took generation 1, since nothing was trained yet: "),
         "{line}"
     );
+    let next = device.jobs().self_training_waits_for();
+    assert!(next.contains("is the measure"), "it is over: {next}");
     let trained = primary(&device);
     let first = trained.generation.unwrap();
     assert_eq!((first.pages_trained, first.pages_judged), (2048, 2048));
@@ -160,7 +162,7 @@ fn a_device_trains_itself_from_its_first_pages_and_again_when_they_drift() {
     check(&device, 0..1000, 2);
     assert_eq!(device.codecs().len(), 2);
     // The pause: whatever is written now, nothing is trained.
-    wait_for(&device, "the pause", || !waits_for(&device, "under way"));
+    assert!(!waits_for(&device, "under way"), "it is over");
     assert_eq!(generation(&device), 2);
     agent.stop();
 }
