@@ -80,6 +80,7 @@ mod tests {
             huge_share: 0.0,
             write_mib_s: 1.0,
             read_mib_s: 1.0,
+            noise: None,
             context_bytes: 0,
         };
         Pick {

@@ -48,6 +48,9 @@ pub struct Measured {
     pub write_mib_s: f64,
     /// Decompression to plain bytes, in MiB a second.
     pub read_mib_s: f64,
+    /// By which part two rounds of the same work differed in speed: the median of rounds that followed each other, of both
+    /// directions. `None` of a single round.
+    pub noise: Option<f64>,
     /// Memory that a worker's context takes, as far as its library tells.
     pub context_bytes: usize,
 }
@@ -251,6 +254,7 @@ impl Runner {
             ratio: pages * PAGE as f64 / compressed,
             capacity: all * PAGE as f64 / (memory + all * WORD),
             huge_share: huge / pages,
+            noise: noise(&[&self.writes, &self.reads]),
             write_mib_s: median(&mut self.writes),
             read_mib_s: median(&mut self.reads),
             context_bytes: self.tfm.memory_bytes(),
@@ -258,7 +262,37 @@ impl Runner {
     }
 }
 
+/// The median part by which speeds that follow each other differ; `None` where none does.
+fn noise(of: &[&[f64]]) -> Option<f64> {
+    let pairs = of.iter().flat_map(|speeds| speeds.windows(2));
+    let mut parts: Vec<f64> = pairs
+        .map(|pair| pair[0].max(pair[1]) / pair[0].min(pair[1]) - 1.0)
+        .collect();
+    (!parts.is_empty()).then(|| median(&mut parts))
+}
+
+/// By which part two rounds of the same work differed in speed: the median of all candidates. Smaller differences between
+/// two of them say nothing. `None` of a single round.
+pub fn noise_of_all(measured: &[Measured]) -> Option<f64> {
+    let mut parts: Vec<f64> = measured.iter().filter_map(|one| one.noise).collect();
+    (!parts.is_empty()).then(|| median(&mut parts))
+}
+
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_what_rounds_of_the_same_work_differ_by() {
+        assert_eq!(noise(&[&[100.0], &[50.0]]), None, "a single round");
+        let of = noise(&[&[100.0, 110.0, 99.0], &[50.0, 50.0, 60.0]]).unwrap();
+        // Parts of 0.1, 0.111, 0 and 0.2.
+        assert!((0.1..0.12).contains(&of), "{of}");
+        assert_eq!(noise_of_all(&[]), None);
+    }
 }

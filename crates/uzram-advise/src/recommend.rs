@@ -165,6 +165,7 @@ mod tests {
             huge_share: 0.0,
             write_mib_s: write,
             read_mib_s: read,
+            noise: None,
             context_bytes: 0,
         }
     }

@@ -263,8 +263,19 @@ fn beside_drivers(turns: &Turns<'_>, report: &mut Report) {
 
 /// What a page codec with shared tables is measured by.
 const LEVEL_1: &str = "uzram zstd-libzstd level=1";
-const PAGE_CODECS: [&str; 2] = ["uzram lzhs-uzram", "uzram lzhs-uzram trained"];
+const BUILT_IN: &str = "uzram lzhs-uzram";
+const PAGE_CODECS: [&str; 2] = [BUILT_IN, "uzram lzhs-uzram trained"];
 const QUOTIENTS: [&str; 3] = ["density", "compress", "decompress"];
+
+/// What a quotient over libzstd's level 1 is to reach: reading while pages of all corpora press the caches, and the density of
+/// what is built in, on every corpus.
+fn least(corpus: &str, place: usize, what: &str) -> Option<f64> {
+    match (corpus, PAGE_CODECS[place], what) {
+        (IN_TURN, _, "decompress") => Some(1.6),
+        (_, BUILT_IN, "density") => Some(0.97),
+        _ => None,
+    }
+}
 
 /// Adds rows of the page codec over libzstd's level 1. Its place among them, and density and both speeds as quotients.
 fn beside_level_1(turns: &Turns<'_>, report: &mut Report) -> Vec<(usize, [f64; 3])> {
@@ -283,9 +294,9 @@ fn beside_level_1(turns: &Turns<'_>, report: &mut Report) -> Vec<(usize, [f64; 3
         let quotients = [ratio / base_ratio, write, read];
         for (what, quotient) in QUOTIENTS.into_iter().zip(quotients) {
             let label = format!("{}: {name} {what}, over libzstd's level 1", turns.corpus);
-            match (turns.corpus, what) {
-                (IN_TURN, "decompress") => report.at_least(label, quotient, 1.6),
-                _ => report.add(label, quotient),
+            match least(turns.corpus, place, what) {
+                Some(goal) => report.at_least(label, quotient, goal),
+                None => report.add(label, quotient),
             }
         }
         all.push((place, quotients));

@@ -60,9 +60,10 @@ const TRAINED: [&str; 1] = ["lzhs"];
 const KERNEL: [&str; 3] = ["lzo-rle", "lzo", "lz4"];
 /// The codecs that are called directly; null is a copy.
 const RAW: [&str; 6] = ["null", "lz4", "lz4_flex", "snap", "zstd-1", "zstd"];
+const AUTO: &str = "uzram lz4, --policy auto, settled";
 /// What an agent has made dense, all of it or only its larger objects (the least bytes of one).
 const SETTLED: [(&str, u16); 2] = [
-    ("uzram lz4, --policy auto, settled", 0),
+    (AUTO, 0),
     ("uzram lz4, --policy auto,least=1216, settled", 1216),
 ];
 

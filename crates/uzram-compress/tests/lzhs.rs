@@ -308,7 +308,9 @@ fn every_short_offset_and_length_comes_back() {
     let mut random = Random::new(5);
     let mut tfm = with(None).unwrap();
     for offset in 1..40 {
-        for length in [4, 5, 8, 15, 16, 17, 24, 25, 40, 41, 104, 105, 500, 3000] {
+        for length in [
+            4, 5, 8, 15, 16, 17, 24, 25, 40, 41, 95, 96, 97, 104, 105, 500, 3000,
+        ] {
             for before in [0, 1, 7, 8, 9, 16, 17, 40] {
                 let mut plain = random.bytes(before + offset);
                 for _ in 0..length {
@@ -316,6 +318,33 @@ fn every_short_offset_and_length_comes_back() {
                 }
                 plain.extend(random.bytes(20));
                 comes_back(&mut *tfm, &plain);
+            }
+        }
+    }
+}
+
+/// Long runs and long matches that do not overlap themselves, up to the last byte of a page and not: the decoder copies these
+/// as wholes. Text of few letters has codes; noise is kept as bytes.
+#[test]
+fn long_runs_and_far_matches_come_back() {
+    let mut random = Random::new(7);
+    let mut tfm = with(None).unwrap();
+    for offset in [96, 97, 100, 111, 112, 113, 500, 1999, 2048] {
+        for length in [95, 96, 97, 112, offset - 1, offset, offset + 1, 2 * offset] {
+            for letters in [20, 256] {
+                for rest in [0, 1, 15, 16, 17, 96, PAGE] {
+                    let mut some = |count: usize| -> Vec<u8> {
+                        (0..count).map(|_| random.index(letters) as u8).collect()
+                    };
+                    let mut plain = some(offset);
+                    for _ in 0..length.min(PAGE - offset) {
+                        plain.push(plain[plain.len() - offset]);
+                    }
+                    plain.extend(some(rest.min(PAGE - plain.len())));
+                    comes_back(&mut *tfm, &plain);
+                    plain.resize(PAGE, 7);
+                    comes_back(&mut *tfm, &plain);
+                }
             }
         }
     }

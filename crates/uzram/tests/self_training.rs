@@ -92,15 +92,22 @@ fn a_device_trains_itself_from_its_first_pages_and_again_when_they_drift() {
     let file = memfd();
     let device = Arc::new(builder().build_in(reopen(&file)).unwrap());
     let (said, heard) = channel();
-    let agent =
-        Agent::start_with(device.clone(), move |text| drop(said.send(text.to_owned()))).unwrap();
+    let looks = Arc::downgrade(&device);
+    let says = move |text: &str| {
+        let waits_for = looks
+            .upgrade()
+            .map(|it| it.jobs().self_training_waits_for());
+        drop(said.send((text.to_owned(), waits_for.unwrap_or_default())));
+    };
+    let agent = Agent::start_with(device.clone(), says).unwrap();
     wait_for(&device, "a look", || waits_for(&device, "now 0 of 0"));
     fill(&device, 0..2000, 1);
     wait_for(&device, "another look", || waits_for(&device, "of 2000"));
     assert_eq!(generation(&device), 0, "too few");
     fill(&device, 2000..ENOUGH, 1);
     wait_for(&device, "training", || generation(&device) == 1);
-    let line = heard.recv_timeout(DEADLINE).unwrap();
+    let (line, next) = heard.recv_timeout(DEADLINE).unwrap();
+    assert!(next.contains("is the measure"), "it is over: {next}");
     assert!(
         line.starts_with("training: took generation 1, since nothing was trained yet: "),
         "{line}"
@@ -160,7 +167,7 @@ fn a_device_trains_itself_from_its_first_pages_and_again_when_they_drift() {
     check(&device, 0..1000, 2);
     assert_eq!(device.codecs().len(), 2);
     // The pause: whatever is written now, nothing is trained.
-    wait_for(&device, "the pause", || !waits_for(&device, "under way"));
+    assert!(!waits_for(&device, "under way"), "it is over");
     assert_eq!(generation(&device), 2);
     agent.stop();
 }

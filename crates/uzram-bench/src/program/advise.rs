@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use uzram::compress::dictionary::{DEFAULT_BYTES, MIN_BYTES};
-use uzram_advise::measure::MeasureOptions;
+use uzram_advise::measure::{MeasureOptions, noise_of_all};
 use uzram_advise::recommend::recommend_for_kernel;
 use uzram_advise::{Advice, Measured, Pick, Sample, kernel, measure, recommend, sample};
 use uzram_control::{RunDir, size, zram};
@@ -18,7 +18,8 @@ use crate::output::{Chart, Look, Series, distinct, file};
 ///
 /// Samples pages, compresses and decompresses them with every algorithm at several levels, with and without a
 /// dictionary trained on the other half of them, and recommends one for writes and one for idle pages. Also prints
-/// what to tell the kernel's own zram. Nothing of the sampled memory is kept.
+/// what to tell the kernel's own zram, and by how much the same work differed in speed. Nothing of the sampled memory
+/// is kept.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("memory").required(true).args(["pid", "file", "device", "cmd"]))]
 #[command(after_help = "\
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     /// Pages to sample
     #[arg(long, value_name = "PAGES", default_value_t = 4096)]
     samples: usize,
-    /// Longest dictionary to train, 0 for none
+    /// Longest dictionary to train, 0 for none; lzhs takes 14 KiB, whatever is allowed beyond that
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_BYTES as u64, value_parser = size::parse)]
     dictionary_size: u64,
     /// Measure only the algorithms' default levels
@@ -212,6 +213,7 @@ fn to_text(
         );
     }
     text += "\nRATIO is of the pages that are not same-filled. CAPACITY is bytes held for each byte of memory, all counted.\n";
+    text += &noise(measured);
     let Some(advice) = advice else { return text };
     text += "\nuzram:\n";
     text += &pairing(advice);
@@ -237,6 +239,20 @@ fn to_text(
         }
     }
     text
+}
+
+/// What speeds are worth: by how much the same work differed.
+fn noise(measured: &[Measured]) -> String {
+    let Some(noise) = noise_of_all(measured) else {
+        return "Speeds are of a single round: how much they differ by chance is not known.\n"
+            .into();
+    };
+    let least = noise.max(0.01) * 100.0;
+    let speeds = format!("{:.1} %", noise * 100.0);
+    format!(
+        "Speeds are medians of rounds; the same work differed by {speeds} from one round to the next, so that differences \
+         below {least:.0} % say nothing.\n"
+    )
 }
 
 /// What this machine's zram offers; nothing where it has none.
@@ -296,6 +312,7 @@ fn to_json(
             "same_filled_share": sample.same_filled_share(),
             "measured_pages": sample.measured().len(),
         },
+        "noise": noise_of_all(measured),
         "measured": measured,
         "advice": advice,
         "create": advice.map(create_line),

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use uzram::TrainReport;
+use uzram::compress::dictionary::DEFAULT_BYTES;
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, from_hex};
 use uzram_spec::{Failure, FailureKind};
@@ -32,9 +33,9 @@ Examples:
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
-    /// Longest dictionary; lzhs takes 14 KiB, whatever is allowed beyond that
-    #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = size::parse)]
-    dictionary_size: u64,
+    /// Longest dictionary [default: 16K]; lzhs takes 14 KiB, whatever is allowed beyond that, and it is said
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    dictionary_size: Option<u64>,
     /// Train for the algorithm of this priority: 0 compresses what is written, 1 to 3 are for recompression
     #[arg(long, value_name = "N", default_value_t = 0)]
     priority: usize,
@@ -58,14 +59,17 @@ impl Args {
             let _ = std::fs::remove_file(path);
         }
         let (trained, saved) = done?;
-        print_outcome(self.json, &trained, show(&trained, saved))
+        let text = show(&trained, self.dictionary_size, saved);
+        print_outcome(self.json, &trained, text)
     }
 
     /// Trains, and writes the dictionary in use to a file if there is one, with its length.
     fn train(&self, file: Option<(&Path, File)>) -> Result<(TrainReport, Option<(PathBuf, u64)>)> {
         let request = Request::Train {
             priority: self.priority,
-            dictionary_bytes: usize::try_from(self.dictionary_size).unwrap_or(usize::MAX),
+            dictionary_bytes: self.dictionary_size.map_or(DEFAULT_BYTES, |asked| {
+                usize::try_from(asked).unwrap_or(usize::MAX)
+            }),
             dry_run: self.dry_run,
         };
         let trained = job!(&self.name, &request, Response::Trained(trained) => trained);
@@ -104,7 +108,20 @@ fn in_file(path: &Path, error: std::io::Error) -> Failure {
     )
 }
 
-fn show(trained: &TrainReport, saved: Option<(PathBuf, u64)>) -> String {
+/// The dictionary's length, and that a longer one was asked for in vain.
+fn length(bytes: u64, asked: Option<u64>) -> String {
+    // Trainers fill what they are given but for some bytes.
+    match asked.filter(|asked| *asked > bytes + bytes / 8) {
+        Some(asked) => format!(
+            "{}, though {} were allowed: no more has a use here",
+            human(bytes),
+            human(asked)
+        ),
+        None => human(bytes),
+    }
+}
+
+fn show(trained: &TrainReport, asked: Option<u64>, saved: Option<(PathBuf, u64)>) -> String {
     let verdict = match trained.adopted {
         true => format!("in use now as generation {}", trained.generation),
         false => "not taken into use".into(),
@@ -120,7 +137,7 @@ fn show(trained: &TrainReport, saved: Option<(PathBuf, u64)>) -> String {
         ),
         ("ratio", ratio),
         ("speed", format!("{:.2} x", trained.speed_ratio)),
-        ("dictionary", human(trained.dictionary_bytes as u64)),
+        ("dictionary", length(trained.dictionary_bytes as u64, asked)),
         ("costs", format!("{cost} of memory")),
         ("verdict", format!("{verdict}: {}", trained.reason)),
     ];
@@ -130,4 +147,17 @@ fn show(trained: &TrainReport, saved: Option<(PathBuf, u64)>) -> String {
         .chain(saved)
         .map(|(name, value)| format!("{name:12} {value}\n"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_allowed_in_vain_is_said() {
+        assert_eq!(length(14_380, None), "14K");
+        assert_eq!(length(16_000, Some(16 << 10)), "15.6K");
+        let said = length(14_380, Some(32 << 10));
+        assert_eq!(said, "14K, though 32K were allowed: no more has a use here");
+    }
 }

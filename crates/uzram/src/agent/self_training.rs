@@ -161,6 +161,9 @@ impl Worker<'_> {
                 source: rustix::io::Errno::CANCELED,
             }),
         };
+        // From here on the new generation may be seen.
+        let verdict = "the verdict on what was learnt".to_owned();
+        self.status().wait_for_training(verdict);
         let report = learnt.and_then(|learnt| self.adopt(learnt, &under_way.training));
         self.end_training(&under_way.why, report);
         let _ = self.pace();
@@ -195,11 +198,15 @@ impl Worker<'_> {
 
     fn end_training(&mut self, why: &str, report: Result<TrainReport, Error>) {
         let adopted = report.as_ref().is_ok_and(|report| report.adopted);
-        let now = Instant::now();
-        self.trainer.drift.trained(&seen(self.device), adopted, now);
+        let (seen, now) = (seen(self.device), Instant::now());
+        self.trainer.drift.trained(&seen, adopted, now);
         self.trainer.next_look = None;
         self.trainer.patience = Duration::ZERO;
         let status = self.status();
+        // The budget may keep the agent from the next look for seconds.
+        if let Due::Not(what) = self.trainer.drift.look(&seen, now) {
+            status.wait_for_training(what);
+        }
         status.count(|stats| stats.dictionaries += u64::from(adopted));
         self.note(match report {
             Ok(report) if adopted => format!(

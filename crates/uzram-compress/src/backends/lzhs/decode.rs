@@ -19,6 +19,8 @@ use crate::Error;
 const LITERAL_TURN: usize = 5;
 /// Bytes of one copy.
 const COPY: usize = 16;
+/// From so many bytes on, one copy by the library takes less time than a loop of short ones.
+const LONG: usize = 96;
 /// Zeros before the page.
 const BEHIND: usize = 8;
 
@@ -545,6 +547,14 @@ fn put_rest<const SUB: bool>(
     run: usize,
     distance: usize,
 ) {
+    if !SUB && run >= LONG {
+        let from = literals.get(from..from + run);
+        let to = window.get_mut(BEHIND + at..BEHIND + at + run);
+        if let (Some(from), Some(to)) = (from, to) {
+            to.copy_from_slice(from);
+        }
+        return;
+    }
     let step = if SUB { SUB_STEP } else { COPY };
     let mut done = COPY;
     while done < run {
@@ -606,6 +616,13 @@ fn store(window: &mut Window, at: usize, bytes: [u8; COPY]) {
 /// Copies what a match has beyond twice [`COPY`] bytes; its offset is no less than one.
 #[inline(never)]
 fn far(window: &mut Window, at: usize, offset: usize, length: usize) {
+    if length >= LONG && offset >= length {
+        let begin = BEHIND + at;
+        if begin + length <= window.len() {
+            window.copy_within(begin - offset..begin - offset + length, begin);
+        }
+        return;
+    }
     let mut done = 2 * COPY;
     while done < length {
         let some = chunk(window, at + done - offset);
@@ -619,6 +636,12 @@ fn far(window: &mut Window, at: usize, offset: usize, length: usize) {
 fn overlapping(window: &mut Window, at: usize, offset: usize, length: usize) {
     // What was copied already.
     let first = chunk(window, at);
+    if offset == 1 && length >= LONG {
+        if let Some(to) = window.get_mut(BEHIND + at..BEHIND + at + length) {
+            to.fill(first[0]);
+        }
+        return;
+    }
     // A pattern of whole repetitions of the offset's bytes, and as many bytes of it as one store advances by.
     let (mut pattern, mut step) = (first, offset);
     if offset <= 8 {
