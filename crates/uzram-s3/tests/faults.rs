@@ -192,6 +192,16 @@ fn a_store_that_is_not_there_is_told_soon() {
         "{words}"
     );
     assert!(begin.elapsed() < Duration::from_secs(30));
+    let args = [
+        "remote",
+        "add",
+        "r",
+        "s3://warm",
+        "--endpoint",
+        "http://127.0.0.1:1",
+    ];
+    let words = Host::new().refused(1, &args);
+    assert!(words.contains("no store answers"), "{words}");
 }
 
 #[test]
