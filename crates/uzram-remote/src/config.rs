@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uzram_control::trust::check_file;
 
 use crate::error::{Error, Result};
+use crate::s3::S3Address;
 
 /// Version of the files.
 const VERSION: u64 = 1;
@@ -25,8 +26,17 @@ const MAX_BYTES: u64 = 64 << 10;
 pub struct RemoteConfig {
     /// Version of the file.
     pub version: u64,
-    /// `file:/directory`.
+    /// `file:/directory`, or `s3://bucket/prefix`.
     pub url: String,
+    /// Of a store that speaks S3: `https://host`. `None`: Amazon's, by the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Of a store that speaks S3: its region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Of a store that speaks S3: the profile of `~/.aws` that has the credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Whether conditional writes are honoured, as a race has shown.
     #[serde(default)]
     pub conditional: bool,
@@ -41,24 +51,73 @@ impl RemoteConfig {
         RemoteConfig {
             version: VERSION,
             url: url.into(),
+            endpoint: None,
+            region: None,
+            profile: None,
             conditional: false,
             read_only: false,
         }
     }
 
-    /// Reads the address: a directory. What no address can be is refused in words.
-    pub fn directory(&self) -> Result<PathBuf> {
+    /// Reads the address. What no address can be is refused in words.
+    pub fn address(&self) -> Result<RemoteAddress> {
+        if self.url.starts_with("s3:") {
+            return Ok(RemoteAddress::S3(self.s3()?));
+        }
+        for (option, value) in [
+            ("--endpoint", &self.endpoint),
+            ("--region", &self.region),
+            ("--profile", &self.profile),
+        ] {
+            if value.is_some() {
+                let message = format!("{option} is for s3://BUCKET/PREFIX");
+                return Err(Error::Usage(message));
+            }
+        }
         let path = self.url.strip_prefix("file:");
         // As in file:///directory.
         let path = path.map(|path| Path::new(path.strip_prefix("//").unwrap_or(path)));
         match path {
-            Some(path) if path.is_absolute() => Ok(path.into()),
+            Some(path) if path.is_absolute() => Ok(RemoteAddress::Directory(path.into())),
+            // What is written before a @ may be a key.
+            _ if self.url.contains('@') => Err(Error::Usage(
+                "no address of a remote: it takes file:/DIRECTORY or s3://BUCKET/PREFIX".into(),
+            )),
             _ => Err(Error::Usage(format!(
-                "{} is no address of a remote: it takes file:/DIRECTORY",
+                "{} is no address of a remote: it takes file:/DIRECTORY or s3://BUCKET/PREFIX",
                 self.url
             ))),
         }
     }
+
+    fn s3(&self) -> Result<S3Address> {
+        let mut address = S3Address::parse(&self.url)?;
+        if let Some(endpoint) = &self.endpoint {
+            address = address.with_endpoint(endpoint)?;
+        }
+        let is_word = |text: &&String| {
+            let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            !text.is_empty() && text.len() <= 64 && text.bytes().all(is_good)
+        };
+        if self.region.as_ref().is_some_and(|region| !is_word(&region)) {
+            return Err(Error::Usage(
+                "a region has letters, digits and hyphens".into(),
+            ));
+        }
+        address.region = self.region.clone();
+        address.profile = self.profile.clone();
+        Ok(address)
+    }
+}
+
+/// Where a remote is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoteAddress {
+    /// In a directory.
+    Directory(PathBuf),
+    /// In a store that speaks S3.
+    S3(S3Address),
 }
 
 /// The remotes that a user has.
@@ -222,12 +281,33 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_nonsense_is_not() {
-        let dir = |url: &str| RemoteConfig::new(url).directory();
-        assert_eq!(dir("file:/srv/x").unwrap(), Path::new("/srv/x"));
-        assert_eq!(dir("file:///srv/x").unwrap(), Path::new("/srv/x"));
-        for wrong in ["", "/srv", "file:", "file:srv", "http://x"] {
-            assert!(dir(wrong).is_err(), "{wrong}");
+        let at = |url: &str| RemoteConfig::new(url).address();
+        for url in ["file:/srv/x", "file:///srv/x"] {
+            assert_eq!(at(url).unwrap(), RemoteAddress::Directory("/srv/x".into()));
         }
+        for wrong in [
+            "", "/srv", "file:", "file:srv", "http://x", "s3:warm", "s3://w",
+        ] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
+        let mut config = RemoteConfig::new("s3://warm/disks");
+        config.endpoint = Some("http://127.0.0.1:8333".into());
+        config.region = Some("eu-north-1".into());
+        let RemoteAddress::S3(address) = config.address().unwrap() else {
+            panic!("{config:?}");
+        };
+        assert_eq!((&*address.bucket, &*address.prefix), ("warm", "disks"));
+        assert_eq!(address.region, config.region);
+        config.url = "file:/srv".into();
+        assert!(
+            config
+                .address()
+                .unwrap_err()
+                .to_string()
+                .contains("--endpoint")
+        );
+        let secret = RemoteConfig::new("https://AKIA1:hush@host/warm").address();
+        assert!(!secret.unwrap_err().to_string().contains("hush"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Snapshots in a shared directory, laid out as objects of a store: what is stored under which key, how a snapshot is committed, what keeps
+//! Snapshots in a shared directory or an object store: what is stored under which key, how a snapshot is committed, what keeps
 //! one that is used from being collected, and which remotes a user has.
 //!
 //! A [`Remote`] is a [`Store`] with snapshots in it. The command reads and writes it; nothing of it is in a server's memory or on
@@ -28,18 +28,21 @@ mod objects;
 mod probe;
 mod read;
 mod remote;
+mod s3;
 mod store;
 mod trace;
 mod upload;
+pub mod wire;
 
 pub use check::{Checked, Checking};
 pub use collect::{Collected, Collecting, GRACE_SECONDS};
-pub use config::{RemoteConfig, Remotes};
+pub use config::{RemoteAddress, RemoteConfig, Remotes};
 pub use dir::DirStore;
 pub use error::{Error, Result};
 pub use lease::Lease;
 pub use objects::{Tag, is_tag, key_of};
 pub use read::Opened;
 pub use remote::{FoundTag, Remote};
+pub use s3::{S3Address, S3Store};
 pub use store::{Meta, Store, StoreError, StoreErrorKind, Version, When};
 pub use upload::{Progress, Uploaded, Uploading};

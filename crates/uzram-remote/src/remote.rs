@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use uzram_snapshot::{Digest, Kind, Source, StoredManifest};
 
-use crate::config::RemoteConfig;
+use crate::config::{RemoteAddress, RemoteConfig};
 use crate::dir::DirStore;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::objects::{self, MARKER, MAX_JSON_BYTES, Marker, PREFIXES, Tag, key_of};
-use crate::store::{Store, StoreErrorKind, Version, When};
+use crate::s3::S3Store;
+use crate::store::{Store, StoreError, StoreErrorKind, Version, When};
 
 /// Most bytes of a manifest.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
@@ -92,19 +93,30 @@ impl Remote {
             }
             return Ok(remote.config);
         }
+        remote.make(is_marked).map_err(|error| match error {
+            Error::Store(StoreError { kind, key, why }) if kind == StoreErrorKind::Denied => {
+                let why = format!("{why} (with --read-only nothing is written there)");
+                StoreError { kind, key, why }.into()
+            }
+            other => other,
+        })?;
+        Ok(remote.config)
+    }
+
+    /// Makes what [`Remote::prepare`] makes.
+    fn make(&mut self, is_marked: bool) -> Result<()> {
         if !is_marked {
-            let all = remote.store.list("")?;
+            let all = self.store.list("")?;
             let is_own = |key: &str| PREFIXES.iter().any(|prefix| key.starts_with(prefix));
             if let Some(other) = all.iter().find(|meta| !is_own(&meta.key)) {
-                let (place, key) = (config.url.clone(), other.key.clone());
+                let (place, key) = (self.config.url.clone(), other.key.clone());
                 return Err(Error::InUse { place, key });
             }
-            remote
-                .store
-                .put(MARKER, &objects::to_json(&Marker::new()), &When::Always)?;
+            let marker = objects::to_json(&Marker::new());
+            self.store.put(MARKER, &marker, &When::Always)?;
         }
-        remote.config.conditional = crate::probe::is_conditional(&*remote.store)?;
-        Ok(remote.config)
+        self.config.conditional = crate::probe::is_conditional(&*self.store)?;
+        Ok(())
     }
 
     /// Whether the store says that it is uzram's. One that says that it is newer is refused.
@@ -235,7 +247,10 @@ impl Remote {
 }
 
 fn connect(config: &RemoteConfig) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(DirStore::open(config.directory()?)?))
+    Ok(match config.address()? {
+        RemoteAddress::Directory(path) => Arc::new(DirStore::open(path)?),
+        RemoteAddress::S3(address) => Arc::new(S3Store::open(&address)?),
+    })
 }
 
 impl Source for Remote {

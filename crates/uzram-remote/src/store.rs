@@ -77,6 +77,8 @@ pub enum StoreErrorKind {
     Denied,
     /// There are no credentials.
     NoCredentials,
+    /// The program that speaks to the store is not there.
+    NoProgram,
     /// It takes nothing more.
     Full,
     /// It takes nothing at all.
@@ -141,10 +143,12 @@ impl fmt::Display for StoreError {
             StoreErrorKind::NoBucket => write!(f, "there is no such bucket or directory: {why}"),
             StoreErrorKind::Denied => write!(f, "the store does not permit it: {key}: {why}"),
             StoreErrorKind::NoCredentials => write!(f, "there are no credentials: {why}"),
+            StoreErrorKind::NoProgram => f.write_str(why),
             StoreErrorKind::Full => write!(f, "the store is full: {key}: {why}"),
             StoreErrorKind::ReadOnly => write!(f, "the store takes nothing: {key}: {why}"),
             StoreErrorKind::Unreachable => write!(f, "no store answers: {why}"),
             StoreErrorKind::Unsupported => write!(f, "the store cannot do that: {key}: {why}"),
+            StoreErrorKind::Failed if key.is_empty() => f.write_str(why),
             StoreErrorKind::Failed => write!(f, "{key}: {why}"),
         }
     }

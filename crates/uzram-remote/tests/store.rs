@@ -161,6 +161,9 @@ struct Faults {
     dies_at: u64,
     loses: u64,
     flips: bool,
+    ignores_conditions: bool,
+    /// Whether a collection that knows no lease goes by when the manifest comes.
+    collects: bool,
 }
 
 impl Faults {
@@ -176,6 +179,15 @@ impl Faults {
 impl Store for Faults {
     fn put(&self, key: &str, bytes: &[u8], when: &When) -> Result<Version, StoreError> {
         let at = self.next(key)?;
+        let when = match self.ignores_conditions {
+            true => &When::Always,
+            false => when,
+        };
+        if self.collects && key.starts_with("man/") {
+            for part in self.inner.list("seg/")? {
+                self.inner.delete(&part.key)?;
+            }
+        }
         let put = self.inner.put(key, bytes, when);
         match at == self.loses {
             true => Err(StoreError::new(StoreErrorKind::Unsettled, key, "lost")),
@@ -215,6 +227,8 @@ fn with_faults(place: &Place, dies_at: u64, loses: u64, flips: bool) -> Remote {
         dies_at,
         loses,
         flips,
+        ignores_conditions: false,
+        collects: false,
     };
     Remote::from_store("r", place.remote.config().clone(), Arc::new(store))
 }
@@ -250,6 +264,33 @@ fn an_upload_that_dies_anywhere_leaves_no_tag_of_what_is_not_whole() {
         assert!(dies_at < 6 || again.found_bytes > 0, "{dies_at}: {again:?}");
         assert_version(&place.remote, "x", |_| 1);
     }
+}
+
+#[test]
+fn a_tag_is_not_written_where_a_part_has_gone_meanwhile() {
+    let place = place();
+    let store = Faults {
+        inner: DirStore::open(place.dir.path()).unwrap(),
+        writes: AtomicU64::new(0),
+        dies_at: u64::MAX,
+        loses: u64::MAX,
+        flips: false,
+        ignores_conditions: false,
+        collects: true,
+    };
+    let remote = Remote::from_store("r", place.remote.config().clone(), Arc::new(store));
+    let refused = upload(&remote, "x", &file(1, None), false);
+    let is_told = matches!(
+        refused,
+        Err(Error::Missing {
+            collected: true,
+            ..
+        })
+    );
+    assert!(is_told, "{refused:?}");
+    assert!(place.remote.find_tag("x").unwrap().is_none());
+    upload(&place.remote, "x", &file(1, None), false).unwrap();
+    assert_version(&place.remote, "x", |_| 1);
 }
 
 #[test]
@@ -378,6 +419,58 @@ fn of_two_hosts_with_one_tag_one_is_told() {
     let won = results.iter().position(Result::is_ok).unwrap() as u32 + 1;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     assert_version(&remote, "x", |_| won);
+}
+
+#[test]
+fn a_store_that_ignores_conditions_loses_no_tag() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Faults {
+        inner: DirStore::open(dir.path()).unwrap(),
+        writes: AtomicU64::new(0),
+        dies_at: u64::MAX,
+        loses: u64::MAX,
+        flips: false,
+        ignores_conditions: true,
+        collects: false,
+    });
+    let kept = Remote::prepare_store("r", &config(&dir), store.clone()).unwrap();
+    assert!(!kept.conditional, "a race has shown it");
+    let remote = Remote::from_store("r", kept, store);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let remote = &remote;
+        let hosts =
+            (1..5).map(|host| scope.spawn(move || upload(remote, "x", &file(host, None), false)));
+        let hosts: Vec<_> = hosts.collect();
+        hosts.into_iter().map(|host| host.join().unwrap()).collect()
+    });
+    // Who began when another had ended was told; whoever was not has a tag of its own.
+    let kept: Vec<_> = (1..5)
+        .zip(&results)
+        .filter_map(|(host, result)| Some((host, result.as_ref().ok()?)))
+        .collect();
+    assert!(!kept.is_empty());
+    for (host, uploaded) in &kept {
+        assert!(uploaded.tag.starts_with("x~"), "{uploaded:?}");
+        assert_version(&remote, &uploaded.tag, |_| *host);
+    }
+    let named = remote.tag("x");
+    match kept.len() {
+        1 => assert_eq!(named.unwrap().tag, kept[0].1.tag),
+        _ => assert!(
+            matches!(named, Err(Error::TagAmbiguous { .. })),
+            "{named:?}"
+        ),
+    }
+    let refused = upload(&remote, "x", &file(9, None), true).unwrap_err();
+    let is_told = matches!(
+        refused,
+        Error::TagExists {
+            may_force: false,
+            ..
+        } | Error::TagAmbiguous { .. }
+    );
+    assert!(is_told, "none is replaced: {refused}");
+    assert_whole(&remote);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use clap::Subcommand;
 use serde_json::json;
 use uzram_control::size::human;
 use uzram_remote::{
-    Checking, Collecting, Error, Opened, Remote, RemoteConfig, Remotes, StoreErrorKind,
+    Checking, Collecting, Error, Opened, Remote, RemoteAddress, RemoteConfig, Remotes,
+    StoreErrorKind,
 };
 
 use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote};
@@ -19,15 +20,16 @@ use uzram_snapshot::Digest;
 use super::{for_each, moment, print, print_json};
 use crate::exit::{self, Failure, Kind, Result};
 
-/// Keep snapshots in a directory that hosts share, by tags
+/// Keep snapshots in a directory or an object store that hosts share, by tags
 ///
-/// A remote is a directory, of this machine or of a file server, where snapshots are kept by tags: "uzram snapshot zram0
-/// NAME/TAG" writes one there, "uzram restore NAME/TAG" makes a device of it. What several snapshots have in common is there
-/// once.
+/// A remote is a directory, of this machine or of a file server, or a bucket of an object store that speaks S3, where snapshots
+/// are kept by tags: "uzram snapshot zram0 NAME/TAG" writes one there, "uzram restore NAME/TAG" makes a device of it. What several
+/// snapshots have in common is there once.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   uzram remote add ci file:/srv/uzram
+  uzram remote add fleet s3://warm/disks --endpoint https://s3.example.org
   uzram snapshot zram0 ci/warm
   uzram restore ci/warm
   uzram remote show ci
@@ -40,14 +42,31 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a directory a remote, or use one that is one
+    /// Make a directory or a bucket a remote, or use one that is one
+    ///
+    /// Credentials for a bucket are never given here, nor kept: each command has them from AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or from a profile of ~/.aws/credentials or ~/.aws/config (AWS_PROFILE; else
+    /// "default"), or from a container's or an EC2 machine's role. Whether the store honours conditions of writes is tried by a
+    /// race of several writers.
     Add {
         /// What it is called here
         #[arg(value_name = "NAME")]
         name: String,
-        /// Where it is: file:/DIRECTORY, which is there
+        /// Where it is: file:/DIRECTORY, or s3://BUCKET/PREFIX. Directory and bucket are there already
         #[arg(value_name = "URL")]
         url: String,
+        /// Where the store answers: https://HOST[:PORT]; without it, Amazon's, by the region. With http:// whoever is on the way
+        /// reads what disks held, and can hand a restore another tag than the store's; keys are not sent, but what was signed
+        /// can be sent again for some minutes. So take http:// on loopback or a network of one's own alone
+        #[arg(long, value_name = "URL")]
+        endpoint: Option<String>,
+        /// The store's region; without it, what AWS_REGION or the profile says, or us-east-1
+        #[arg(long, value_name = "REGION")]
+        region: Option<String>,
+        /// The profile of ~/.aws that has the credentials; without it, the variables have them, or the profile that
+        /// AWS_PROFILE names
+        #[arg(long, value_name = "PROFILE")]
+        profile: Option<String>,
         /// Write nothing there. Then nothing keeps a snapshot that is read from being collected meanwhile
         #[arg(long)]
         read_only: bool,
@@ -76,7 +95,7 @@ enum Command {
     /// Remove what no tag needs and nobody uses
     ///
     /// What is younger than the grace period stays: an upload may be about to need it. So does what a lease names, which every
-    /// upload and every restore has. A manifest that cannot be read stops it. No host's clock matters: the directory's does.
+    /// upload and every restore has. A manifest that cannot be read stops it. No host's clock matters: the directory's or the store's does.
     Collect {
         /// The remote
         #[arg(value_name = "NAME")]
@@ -110,8 +129,18 @@ impl Args {
             Command::Add {
                 name,
                 url,
+                endpoint,
+                region,
+                profile,
                 read_only,
-            } => add(&name, &url, read_only),
+            } => {
+                let mut config = RemoteConfig::new(&url);
+                config.endpoint = endpoint;
+                config.region = region;
+                config.profile = profile;
+                config.read_only = read_only;
+                add(&name, &config)
+            }
             Command::List { json } => list(json),
             Command::Show { name, json } => show(&name, json),
             Command::Remove { name } => match reference(Path::new(&name)) {
@@ -129,19 +158,25 @@ impl Args {
     }
 }
 
-fn add(name: &str, url: &str, read_only: bool) -> Result {
+fn add(name: &str, config: &RemoteConfig) -> Result {
     let remotes = Remotes::of_user();
     if remotes.has(name) {
         return Err(failure(Error::RemoteExists { name: name.into() }));
     }
-    let mut config = RemoteConfig::new(url);
-    config.read_only = read_only;
-    let config = Remote::prepare(name, &config).map_err(failure)?;
+    if let RemoteAddress::S3(address) = config.address().map_err(failure)?
+        && address.is_exposed()
+    {
+        exit::tell(
+            "with http:// whoever is on the way reads what is sent, and can answer in the store's place: https:// is safe",
+        );
+    }
+    let config = Remote::prepare(name, config).map_err(failure)?;
     remotes.add(name, &config).map_err(failure)?;
-    if !config.conditional && !read_only {
+    if !config.conditional && !config.read_only {
         exit::tell(format!(
-            "{url} does not honour conditions of writes: tags there get an id each and are not replaced, and one host \
-             should write at a time"
+            "{} does not honour conditions of writes: tags there get an id each and are not replaced, and one host should \
+             write at a time",
+            config.url
         ));
     }
     Ok(())
@@ -153,12 +188,18 @@ fn list(as_json: bool) -> Result {
     let found = |name: &String| Ok((name.clone(), remotes.find(name).map_err(failure)?));
     let all = names.iter().map(found).collect::<Result<Vec<_>>>()?;
     if as_json {
-        let object = |(name, of): &(String, RemoteConfig)| json!({"name": name, "url": of.url, "conditional": of.conditional, "read_only": of.read_only});
+        let object = |(name, of): &(String, RemoteConfig)| {
+            json!({
+                "name": name, "url": of.url, "endpoint": of.endpoint, "region": of.region, "profile": of.profile,
+                "conditional": of.conditional, "read_only": of.read_only,
+            })
+        };
         return print_json(&json!(all.iter().map(object).collect::<Vec<_>>()));
     }
     let line = |(name, of): &(String, RemoteConfig)| {
+        let at = of.endpoint.as_ref().map(|at| format!("  at {at}"));
         let mode = if of.read_only { "  read-only" } else { "" };
-        format!("{name:16}  {}{mode}\n", of.url)
+        format!("{name:16}  {}{}{mode}\n", of.url, at.unwrap_or_default())
     };
     print(&all.iter().map(line).collect::<String>())
 }
@@ -343,7 +384,10 @@ pub(crate) fn failure(error: Error) -> Failure {
         Error::Newer { .. } | Error::ReadOnly { .. } => Kind::Impossible,
         Error::Store(error) => match error.kind {
             StoreErrorKind::NoBucket => Kind::Usage,
-            StoreErrorKind::Denied | StoreErrorKind::ReadOnly => Kind::Impossible,
+            StoreErrorKind::Denied
+            | StoreErrorKind::ReadOnly
+            | StoreErrorKind::NoCredentials
+            | StoreErrorKind::NoProgram => Kind::Impossible,
             _ => Kind::Failed,
         },
         Error::Io { source, .. } => Kind::from_io(source),

@@ -5,17 +5,21 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
-use uzram_remote::Uploading;
+use uzram_remote::{Progress as UploadProgress, Uploading};
 use uzram_runtime::{client, process, sweep};
 
 use super::super::{print, print_json, remote, to_value, unexpected};
@@ -23,6 +27,8 @@ use crate::exit::{self, Failure, Result};
 
 /// How often a terminal is told how far it has come.
 const TOLD: Duration = Duration::from_millis(250);
+/// For how long an interrupted upload may take to give up.
+const GIVE_UP: Duration = Duration::from_secs(5);
 /// The mode of a new file: it holds what the device holds.
 const MODE: u32 = 0o600;
 
@@ -75,7 +81,7 @@ impl Take {
                     "a snapshot is not for a terminal: name a file, or send stdout to one";
                 return Err(Failure::usage(message));
             }
-            let report = self.take(&entry, stdout.as_fd().try_clone_to_owned()?)?;
+            let report = self.take(&entry, stdout.as_fd().try_clone_to_owned()?, None)?;
             // Stdout has the snapshot.
             let words = match self.json {
                 true => format!("{:#}\n", to_value(&report)?),
@@ -92,7 +98,7 @@ impl Take {
             };
         }
         let target = Target::new(path, self.force)?;
-        let report = self.take(&entry, target.file.try_clone()?.into())?;
+        let report = self.take(&entry, target.file.try_clone()?.into(), None)?;
         target.keep()?;
         match self.json {
             true => print_json(&to_value(&report)?),
@@ -120,25 +126,45 @@ impl Take {
         };
         uploading.check(&to).map_err(remote::failure)?;
         let (mut own, theirs) = UnixStream::pair()?;
-        std::thread::scope(|scope| {
+        let is_cancelled = give_up_when_told(own.try_clone()?)?;
+        let progress = Arc::new(UploadProgress::default());
+        let so_far = progress.clone();
+        let (taken, ended) = std::thread::scope(|scope| {
             let upload = scope.spawn(move || {
-                let uploaded = uploading.upload(&to, &mut own, &Default::default());
+                let uploaded = uploading.upload(&to, &mut own, &so_far);
                 if uploaded.is_ok() {
                     let _ = own.write_all(b"k");
                 }
+                // Whoever waits for an interrupt has this end, too: to drop it would not end the stream.
+                let _ = own.shutdown(Shutdown::Both);
                 uploaded
             });
-            let taken = self.take(entry, theirs.into());
-            let ended = upload.join();
-            match ended {
-                // The server learns no more than that nobody reads.
-                Ok(Err(error)) if !cut_by(&taken, &error) => Err(remote::failure(error)),
-                _ => taken,
-            }
-        })
+            (
+                self.take(entry, theirs.into(), Some(progress)),
+                upload.join(),
+            )
+        });
+        if is_cancelled.load(Ordering::Relaxed) {
+            let message = match ended {
+                Ok(Ok(_)) => format!("cancelled too late: {name}/{tag} is there"),
+                _ => "cancelled: the same command again sends what is missing".into(),
+            };
+            return Err(Failure::failed(message));
+        }
+        match ended {
+            // The server learns no more than that nobody reads.
+            Ok(Err(error)) if !cut_by(&taken, &error) => Err(remote::failure(error)),
+            _ => taken,
+        }
     }
 
-    fn take(&self, entry: &RunningDevice, file: OwnedFd) -> Result<SnapshotReport> {
+    /// Has the server write. `sent` is how far an upload of it has come.
+    fn take(
+        &self,
+        entry: &RunningDevice,
+        file: OwnedFd,
+        sent: Option<Arc<UploadProgress>>,
+    ) -> Result<SnapshotReport> {
         let request = Request::Snapshot {
             kept_max_bytes: self.memory,
             track: self.track,
@@ -161,7 +187,7 @@ impl Take {
         let files: Vec<_> = std::iter::once(file.as_fd())
             .chain(parents.iter().map(File::as_fd))
             .collect();
-        let progress = Progress::start(entry);
+        let progress = Progress::start(entry, sent);
         let answer = client::ask_with_files(entry, &request, &files);
         drop(progress);
         match answer? {
@@ -169,6 +195,21 @@ impl Take {
             other => Err(unexpected(entry, &other)),
         }
     }
+}
+
+/// At an interrupt, ends the stream from which an upload comes: so it gives back its lease and has no tag. One that takes too
+/// long over that ends with this process. Whether it was interrupted is told by what this returns.
+fn give_up_when_told(stream: UnixStream) -> Result<Arc<AtomicBool>> {
+    let is_cancelled = Arc::new(AtomicBool::new(false));
+    let cancelled = is_cancelled.clone();
+    process::when_told_to_end(move || {
+        cancelled.store(true, Ordering::Relaxed);
+        let _ = stream.shutdown(Shutdown::Both);
+        std::thread::sleep(GIVE_UP);
+        exit::tell("cancelled: the same command again sends what is missing");
+        std::process::exit(1);
+    })?;
+    Ok(is_cancelled)
 }
 
 /// Whether an upload failed only because the server stopped, which says why.
@@ -368,7 +409,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn start(entry: &RunningDevice) -> Progress {
+    fn start(entry: &RunningDevice, sent: Option<Arc<UploadProgress>>) -> Progress {
         let nobody = Progress {
             stop: None,
             thread: None,
@@ -378,29 +419,36 @@ impl Progress {
         }
         let (stop, stopped) = mpsc::channel();
         let entry = entry.clone();
-        let begin = Instant::now();
         let tell = move || {
-            let mut told = false;
+            let bar = ProgressBar::new(1);
+            let words = "{bar:20} {percent:>3} %, {elapsed}{wide_msg}";
+            if let Ok(style) = ProgressStyle::with_template(words) {
+                bar.set_style(style);
+            }
             while stopped.recv_timeout(TOLD) == Err(RecvTimeoutError::Timeout) {
-                let Ok(stat) = client::stat(&entry) else {
-                    continue;
-                };
-                let Some(cut) = stat.snapshot else { continue };
-                let percent = cut.done_pages * 100 / cut.pages.max(1);
-                let seconds = begin.elapsed().as_secs();
-                let line = match cut.is_basis {
-                    true => format!("\r{percent:3} % of the basis, {seconds} s "),
-                    false => {
-                        let kept = human(cut.kept_bytes);
-                        format!("\r{percent:3} %, {seconds} s, {kept} kept of what is overwritten ")
-                    }
-                };
-                let _ = std::io::stderr().write_all(line.as_bytes());
-                told = true;
+                let mut message = String::new();
+                // Once all is written there is none, and what is left to be sent goes on.
+                if let Ok(stat) = client::stat(&entry)
+                    && let Some(cut) = stat.snapshot
+                {
+                    bar.set_length(cut.pages.max(1));
+                    bar.set_position(cut.done_pages);
+                    message = match cut.is_basis {
+                        true => " of the basis".into(),
+                        false => format!(", {} kept of what is overwritten", human(cut.kept_bytes)),
+                    };
+                }
+                if let Some(sent) = &sent {
+                    let bytes = |of: &AtomicU64| human(of.load(Ordering::Relaxed));
+                    message += &format!(
+                        ", {} sent, {} there already",
+                        bytes(&sent.sent_bytes),
+                        bytes(&sent.found_bytes)
+                    );
+                }
+                bar.set_message(message);
             }
-            if told {
-                let _ = std::io::stderr().write_all(b"\r\x1b[K");
-            }
+            bar.finish_and_clear();
         };
         let thread = std::thread::Builder::new().name("progress".into());
         match thread.spawn(tell) {
