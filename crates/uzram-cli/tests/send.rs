@@ -185,14 +185,10 @@ fn where_the_other_side_fails_the_device_goes_on_here() {
     hosts.here.fails(2, &["send", "zram0"]);
     hosts.is_still_here();
     // Its server dies while writes wait: the next one has no gate.
-    let mut sending = hosts.here.command(&[
-        "send",
-        "zram0",
-        "--",
-        "sh",
-        "-c",
-        "cat >/dev/null; sleep 3",
-    ]);
+    let mut sending =
+        hosts
+            .here
+            .command(&["send", "zram0", "--", "sh", "-c", "cat >/dev/null; sleep 3"]);
     let sending = sending.stderr(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(1));
     hosts.here.kill("zram0", "pid");

@@ -280,7 +280,7 @@ impl Options {
         // Until the device is there.
         let _piped = contents::pass_on(from, &mut spec)?;
         let created = launch_announced(&spec, &RunDir::of_user(), &mut tell, |created| {
-            let announced = announce(&printable_line(&created.path).to_string());
+            let announced = announce(&printable_line(&created.path));
             announced.map_err(|error| Failure::failed(format!("the other side is gone: {error}")))
         });
         created.map(drop)
