@@ -7,7 +7,7 @@ use crate::head::{DictionaryName, SnapshotCodec};
 /// A codec of the disk that a snapshot is taken of.
 #[derive(Debug, Clone)]
 pub struct CodecSource<'a> {
-    /// The number by which [`Page::Object`] names it.
+    /// The number by which [`Page::Object`](crate::Page::Object) names it.
     pub number: u8,
     /// Its algorithm.
     pub algorithm: &'a str,
