@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -140,48 +140,75 @@ fn reads(uri: &str, what: &str) -> bool {
     output.status.success() && !words.contains("rror") && !words.contains("failed")
 }
 
+/// A remote `ci` in a directory, and a device whose snapshot `ci/warm` is there.
+struct Shared {
+    bench: Bench,
+    store: PathBuf,
+    /// The remote's.
+    url: String,
+    /// The device's.
+    uri: String,
+    /// What the snapshot holds.
+    data: PathBuf,
+}
+
+impl Shared {
+    fn new() -> Shared {
+        let bench = Bench::new();
+        let store = bench.path("store");
+        std::fs::create_dir(&store).unwrap();
+        let url = format!("file:{}", store.display());
+        works(&bench, &["remote", "add", "ci", &url]);
+        let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
+        let data = bench.path("data");
+        std::fs::write(&data, text(4096)).unwrap();
+        fill(&uri, &data);
+        works(&bench, &["snapshot", "zram0", "ci/warm"]);
+        Shared {
+            bench,
+            store,
+            url,
+            uri,
+            data,
+        }
+    }
+}
+
 #[test]
 fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
     needs!(&["qemu-img", "qemu-io"]);
-    let bench = Bench::new();
-    let store = bench.path("store");
-    std::fs::create_dir(&store).unwrap();
-    let url = format!("file:{}", store.display());
-    works(&bench, &["remote", "add", "ci", &url]);
-    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
-    let (first, second) = (bench.path("first"), bench.path("second"));
-    std::fs::write(&first, text(4096)).unwrap();
+    let shared = Shared::new();
+    let (bench, store, uri, first) = (&shared.bench, &shared.store, &shared.uri, &shared.data);
+    let second = bench.path("second");
     std::fs::write(&second, [&[9; 4096][..], &text(4095)].concat()).unwrap();
-    fill(&uri, &first);
-    works(&bench, &["snapshot", "zram0", "ci/warm"]);
 
     let create = |args: &[&str]| {
         let own = ["create", "--private", "--frontend=nbd", "--policy=none"];
-        works(&bench, &[&own[..], args].concat())
+        works(bench, &[&own[..], args].concat())
             .trim_end()
             .to_owned()
     };
     let clone = create(&["--from=ci/warm", "--lazy", "--remote-timeout=2"]);
     let stat = || -> serde_json::Value {
-        serde_json::from_str(&works(&bench, &["stat", "--json", "zram1"])).unwrap()
+        serde_json::from_str(&works(bench, &["stat", "--json", "zram1"])).unwrap()
     };
     assert_eq!(stat()["clone_of"], "ci/warm");
     assert!(stat()["remote_pages"].as_u64().unwrap() > 3900);
     let leases = || std::fs::read_dir(store.join("lease")).unwrap().count();
-    assert_eq!((readers(&bench).len(), leases()), (1, 1));
+    assert_eq!((readers(bench).len(), leases()), (1, 1));
 
     // The tag becomes another snapshot's, and nothing but the lease needs the first one's parts.
-    fill(&uri, &second);
-    works(&bench, &["snapshot", "zram0", "ci/warm", "--force"]);
-    works(&bench, &["remote", "collect", "ci", "--grace=0"]);
+    fill(uri, &second);
+    works(bench, &["snapshot", "zram0", "ci/warm", "--force"]);
+    works(bench, &["remote", "collect", "ci", "--grace=0"]);
     assert!(reads(&clone, "read 2M 64k"));
 
     // Its reader dies, and then its server with the reader's other end.
-    sh(&format!("kill -9 {}", readers(&bench)[0]));
+    sh(&format!("kill -9 {}", readers(bench)[0]));
     assert!(reads(&clone, "read 4M 64k"));
-    assert_eq!(readers(&bench).len(), 1);
+    assert_eq!(readers(bench).len(), 1);
     bench.kill("zram1", "pid");
-    works(&bench, &["remote", "collect", "ci", "--grace=0"]);
+    works(bench, &["remote", "collect", "ci", "--grace=0"]);
     assert!(reads(&clone, "read 6M 64k"));
 
     // The store is away: what needs it fails, and the rest goes on.
@@ -193,11 +220,11 @@ fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
     assert!(reads(&clone, "read 8M 64k"));
 
     // When all of it is here, nobody reads the remote any more.
-    works(&bench, &["hydrate", "zram1"]);
-    wait_until("the reader ends", || readers(&bench).is_empty());
-    let mut expected = std::fs::read(&first).unwrap();
+    works(bench, &["hydrate", "zram1"]);
+    wait_until("the reader ends", || readers(bench).is_empty());
+    let mut expected = std::fs::read(first).unwrap();
     expected[9 << 20..][..64 << 10].fill(5);
-    std::fs::write(&first, &expected).unwrap();
+    std::fs::write(first, &expected).unwrap();
     assert!(is_same(&clone, first.to_str().unwrap()));
 
     // A device with all of the tag, and one that is removed while it is remote.
@@ -205,8 +232,8 @@ fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
     assert!(is_same(&whole, second.to_str().unwrap()));
     let lazy = create(&["--from=ci/warm", "--lazy"]);
     assert!(reads(&lazy, "read 1M 4k"));
-    works(&bench, &["remove", "--all"]);
-    wait_until("the reader ends", || readers(&bench).is_empty());
+    works(bench, &["remove", "--all"]);
+    wait_until("the reader ends", || readers(bench).is_empty());
     bench.assert_clean();
     // The reader that was killed and that of the killed server left theirs, to expire.
     assert_eq!(leases(), 2);
@@ -216,28 +243,18 @@ fn a_clone_of_a_tag_is_there_at_once_and_finds_it_whoever_dies() {
         (["--from=ci/warm", "--parent=x"], "needs no --parent"),
     ] {
         let own = ["create", "--private", "--frontend=nbd"];
-        let failed = fails(&bench, 2, &[&own[..], &args].concat());
+        let failed = fails(bench, 2, &[&own[..], &args].concat());
         assert!(failed.contains(words), "{failed}");
     }
-    works(&bench, &["remote", "remove", "ci"]);
+    works(bench, &["remote", "remove", "ci"]);
     bench.assert_clean();
 }
 
 #[test]
 fn the_configuration_names_a_tag() {
     needs!(&["qemu-img"]);
-    let bench = Bench::new();
-    let store = bench.path("store");
-    std::fs::create_dir(&store).unwrap();
-    works(
-        &bench,
-        &["remote", "add", "ci", &format!("file:{}", store.display())],
-    );
-    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
-    let data = bench.path("data");
-    std::fs::write(&data, text(4096)).unwrap();
-    fill(&uri, &data);
-    works(&bench, &["snapshot", "zram0", "ci/warm"]);
+    let shared = Shared::new();
+    let (bench, data) = (&shared.bench, &shared.data);
 
     let config = bench.path("uzram.toml");
     let daemon = |args: &[&str]| {
@@ -268,31 +285,23 @@ fn the_configuration_names_a_tag() {
     assert_eq!(stat("zram4"), 0);
     assert!(stat("zram5") > 3900);
     for name in ["zram4", "zram5"] {
-        let path = works(&bench, &["list", "--noheadings", "--output=PATH", name]);
+        let path = works(bench, &["list", "--noheadings", "--output=PATH", name]);
         assert!(is_same(path.trim(), data.to_str().unwrap()), "{name}");
     }
     sh(&format!("kill -TERM {}", running.id()));
     assert!(running.wait().unwrap().success());
-    works(&bench, &["remove", "--all"]);
+    works(bench, &["remove", "--all"]);
 }
 
 #[test]
 fn what_a_first_clone_reads_the_next_one_fetches_ahead() {
     needs!(&["qemu-img", "qemu-io"]);
-    let bench = Bench::new();
-    let store = bench.path("store");
-    std::fs::create_dir(&store).unwrap();
-    let url = format!("file:{}", store.display());
-    works(&bench, &["remote", "add", "ci", &url]);
-    let uri = bench.create(&["--size=16M", "--frontend=nbd", "--policy=none"]);
-    let data = bench.path("data");
-    std::fs::write(&data, text(4096)).unwrap();
-    fill(&uri, &data);
-    works(&bench, &["snapshot", "zram0", "ci/warm"]);
+    let shared = Shared::new();
+    let (bench, store, url, data) = (&shared.bench, &shared.store, &shared.url, &shared.data);
     let clone = |from: &str| {
         let args = ["create", "--private", "--frontend=nbd", "--policy=none"];
         let own = ["--name=zram1", "--lazy", "--trace=boot", "--from", from];
-        works(&bench, &[&args[..], &own].concat())
+        works(bench, &[&args[..], &own].concat())
             .trim_end()
             .to_owned()
     };
@@ -302,7 +311,7 @@ fn what_a_first_clone_reads_the_next_one_fetches_ahead() {
     for at in ["3M", "3100k", "9M", "12M"] {
         assert!(reads(&first, &format!("read {at} 4k")));
     }
-    works(&bench, &["remove", "zram1"]);
+    works(bench, &["remove", "zram1"]);
     let traces = || {
         let files = std::fs::read_dir(store.join("trace")).into_iter().flatten();
         files.flatten().collect::<Vec<_>>()
@@ -316,33 +325,33 @@ fn what_a_first_clone_reads_the_next_one_fetches_ahead() {
     let second = clone("ci/warm");
     wait_until("four frames are fetched ahead", || fetched() == 4 * 64);
     assert!(reads(&second, "read 5M 4k"));
-    works(&bench, &["remove", "zram1"]);
+    works(bench, &["remove", "zram1"]);
     let noted = std::fs::read_to_string(&trace).unwrap();
     assert!(noted.contains("[20,1]"), "{noted}");
 
     // Who may not write there uses it all the same; damage costs the trace, and nothing else.
-    works(&bench, &["remote", "add", "ro", &url, "--read-only"]);
+    works(bench, &["remote", "add", "ro", url, "--read-only"]);
     let third = clone("ro/warm");
     wait_until("five frames are fetched ahead", || fetched() == 5 * 64);
     assert!(reads(&third, "read 7M 4k"));
-    works(&bench, &["remove", "zram1"]);
+    works(bench, &["remove", "zram1"]);
     assert_eq!(std::fs::read_to_string(&trace).unwrap(), noted);
     std::fs::write(&trace, "[20,1]").unwrap();
     let fourth = clone("ci/warm");
     assert!(is_same(&fourth, data.to_str().unwrap()));
-    works(&bench, &["remove", "--all"]);
+    works(bench, &["remove", "--all"]);
 
     let own = ["create", "--private", "--frontend=nbd", "--from=ci/warm"];
     for (args, words) in [
         (&["--trace=boot"][..], "--lazy"),
         (&["--lazy", "--trace=a/b"], "a name of letters"),
     ] {
-        let failed = fails(&bench, 2, &[&own[..], args].concat());
+        let failed = fails(bench, 2, &[&own[..], args].concat());
         assert!(failed.contains(words), "{failed}");
     }
-    wait_until("the readers end", || readers(&bench).is_empty());
-    works(&bench, &["remote", "remove", "ci/warm"]);
-    works(&bench, &["remote", "collect", "ci", "--grace=0"]);
+    wait_until("the readers end", || readers(bench).is_empty());
+    works(bench, &["remote", "remove", "ci/warm"]);
+    works(bench, &["remote", "collect", "ci", "--grace=0"]);
     assert!(traces().is_empty());
     bench.assert_clean();
 }

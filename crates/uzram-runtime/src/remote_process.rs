@@ -130,7 +130,11 @@ impl RemoteProcess {
                 order.remote
             ))
         };
+        let pairs: io::Result<Vec<_>> = (0..CHANNELS).map(|_| UnixStream::pair()).collect();
+        let (channels, others): (Vec<_>, Vec<_>) = pairs.map_err(failed)?.into_iter().unzip();
         let (life, stdin) = UnixStream::pair().map_err(failed)?;
+        // They wait there until the process takes them.
+        send_files(&life, &others).map_err(failed)?;
         let mut command = process::device_process();
         command.args(order.arguments()).stdin(OwnedFd::from(stdin));
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -140,25 +144,15 @@ impl RemoteProcess {
             let _alone = process::alone_to_spawn();
             command.spawn().map_err(failed)?
         };
-        // What its command holds of the other socket would keep that open.
-        drop(command);
-        let mut process = RemoteProcess {
+        Ok(RemoteProcess {
             child: Some(child),
             life,
-            channels: Mutex::default(),
+            channels: Mutex::new(channels),
             freed: Condvar::new(),
             opened: OnceLock::new(),
             is_broken: AtomicBool::new(false),
             remote: order.remote.clone(),
-        };
-        let pairs: io::Result<Vec<_>> = (0..CHANNELS).map(|_| UnixStream::pair()).collect();
-        let (own, others): (Vec<_>, Vec<_>) = pairs.map_err(failed)?.into_iter().unzip();
-        send_files(&process.life, &others).map_err(failed)?;
-        *process
-            .channels
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner) = own;
-        Ok(process)
+        })
     }
 
     /// The snapshot's name, once the process has opened the remote.

@@ -364,9 +364,14 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
 
 /// A file without a name that has the index of a snapshot, for the next one to be made since it.
 pub(crate) fn index(opened: &Opened) -> Result<File> {
+    in_memory(|file| opened.write_index(file).map_err(failure))
+}
+
+/// A file of memory with what is written to it.
+pub(crate) fn in_memory(write: impl FnOnce(&mut File) -> Result) -> Result<File> {
     let memory = rustix::fs::memfd_create("uzram-index", rustix::fs::MemfdFlags::CLOEXEC);
     let mut file = File::from(memory.map_err(io::Error::from)?);
-    opened.write_index(&mut file).map_err(failure)?;
+    write(&mut file)?;
     file.flush()?;
     Ok(file)
 }

@@ -22,7 +22,7 @@ use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
 use uzram_runtime::{client, process, sweep, users};
 use uzram_snapshot::{Digest, Kind, NamedPart, PartsReader, StoredManifest};
 
-use super::{print, unexpected};
+use super::{print, remote, unexpected};
 use crate::exit::{self, Failure, Result};
 
 /// A round of so many bytes is short enough to be the last.
@@ -344,23 +344,17 @@ impl Sending<'_> {
     }
 }
 
-/// A file without a name that has the index of a round, for the next one to be made since it.
+/// A file that has the index of a round, for the next one to be made since it.
 fn index(manifest: &StoredManifest, blocks: &HashMap<Digest, Vec<u8>>) -> Result<File> {
-    let memory = rustix::fs::memfd_create("uzram-index", rustix::fs::MemfdFlags::CLOEXEC);
-    let mut file = File::from(memory.map_err(io::Error::from)?);
     let block = |part: &NamedPart| {
-        blocks
-            .get(&part.name)
-            .cloned()
-            .ok_or(uzram_snapshot::Error::Missing {
-                kind: part.kind,
-                name: part.name,
-            })
+        let (kind, name) = (part.kind, part.name);
+        let missing = uzram_snapshot::Error::Missing { kind, name };
+        blocks.get(&name).cloned().ok_or(missing)
     };
-    let written = manifest.write_index(&mut file, block);
-    written.map_err(|error| Failure::failed(format!("the index of a round: {error}")))?;
-    file.flush()?;
-    Ok(file)
+    remote::in_memory(|file| {
+        let written = manifest.write_index(file, block);
+        written.map_err(|error| Failure::failed(format!("the index of a round: {error}")))
+    })
 }
 
 /// Reads, and passes on what was read. What the other side refuses is kept apart from what is wrong with what is read.
