@@ -486,6 +486,12 @@ fn a_snapshot_is_answered_as_it_comes_and_cut_where_it_fails() {
     let path = "/v1/devices/zram0/snapshot";
     let ask = || api.get(path);
     let set = |chunks| *api.devices.chunks.lock().unwrap() = chunks;
+    let begun = || api.devices.begun.load(Ordering::SeqCst);
+    let all_dropped = |what: &str| {
+        eventually(what, || {
+            api.devices.dropped.load(Ordering::SeqCst) == begun()
+        });
+    };
 
     // Text, so that what is answered can be read as such.
     let chunk = |n: usize| vec![b'a' + n as u8; 50_000];
@@ -496,7 +502,7 @@ fn a_snapshot_is_answered_as_it_comes_and_cut_where_it_fails() {
     assert_eq!(kind, Some("application/octet-stream"));
     let whole: Vec<u8> = (0..20).flat_map(chunk).collect();
     assert!(dechunk(answered.body.as_bytes()) == (whole, true));
-    assert!(api.devices.dropped.load(Ordering::SeqCst));
+    all_dropped("an answer that came to its end");
 
     // Refused before it has begun: an error as any other.
     set(vec![Err(Errno::BUSY)]);
@@ -514,10 +520,10 @@ fn a_snapshot_is_answered_as_it_comes_and_cut_where_it_fails() {
     assert!(!whole && bytes.len() <= 100_000, "{}", bytes.len());
 
     // Whoever looks takes none.
-    api.devices.dropped.store(false, Ordering::SeqCst);
+    let before = begun();
     let answered = api.ask("HEAD", path, "");
     assert_eq!((answered.status, answered.body.as_str()), (200, ""));
-    assert!(!api.devices.dropped.load(Ordering::SeqCst));
+    assert_eq!(begun(), before);
     for (query, status) in [
         ("?memory=64M&track=true", 200),
         ("?memory=much", 400),
@@ -532,12 +538,15 @@ fn a_snapshot_is_answered_as_it_comes_and_cut_where_it_fails() {
     set((0..1000).map(|n| Ok(chunk(n % 20))).collect());
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
     for stays in [true, false] {
-        api.devices.dropped.store(false, Ordering::SeqCst);
         let mut stream = api.connect();
         stream.write_all(request.as_bytes()).unwrap();
         stream.read_exact(&mut [0; 12]).unwrap();
         let stays = stays.then_some(stream);
-        eventually("it goes on", || api.devices.dropped.load(Ordering::SeqCst));
+        all_dropped(if stays.is_some() {
+            "a client that takes nothing"
+        } else {
+            "a client that goes"
+        });
         drop(stays);
     }
 }

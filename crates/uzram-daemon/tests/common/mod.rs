@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -30,8 +30,10 @@ pub(crate) struct Fake {
     pub(crate) padding: AtomicUsize,
     /// What a snapshot answers.
     pub(crate) chunks: Mutex<Vec<Result<Vec<u8>, Errno>>>,
-    /// Whether the last snapshot's stream was dropped.
-    pub(crate) dropped: Arc<AtomicBool>,
+    /// How many streams of snapshots were begun.
+    pub(crate) begun: AtomicUsize,
+    /// How many of them were dropped; an answer may be whole before its stream is.
+    pub(crate) dropped: Arc<AtomicUsize>,
     /// What the last restore read, and how that ended.
     pub(crate) restored: Mutex<(Vec<u8>, Option<std::io::ErrorKind>)>,
 }
@@ -42,7 +44,7 @@ pub(crate) const MAGIC: &[u8] = b"snapshot";
 /// A stream of chunks.
 struct Chunks {
     left: std::vec::IntoIter<Result<Vec<u8>, Errno>>,
-    dropped: Arc<AtomicBool>,
+    dropped: Arc<AtomicUsize>,
 }
 
 impl ByteStream for Chunks {
@@ -53,7 +55,7 @@ impl ByteStream for Chunks {
 
 impl Drop for Chunks {
     fn drop(&mut self) {
-        self.dropped.store(true, Ordering::SeqCst);
+        self.dropped.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -77,6 +79,7 @@ impl Fake {
             opened: Condvar::new(),
             padding: AtomicUsize::new(0),
             chunks: Mutex::new(vec![Ok(MAGIC.to_vec())]),
+            begun: AtomicUsize::new(0),
             dropped: Arc::default(),
             restored: Mutex::default(),
         })
@@ -150,7 +153,7 @@ impl Devices for Fake {
         _: SnapshotOptions,
     ) -> Result<Box<dyn ByteStream>, ControlError> {
         self.describe(Some(name))?;
-        self.dropped.store(false, Ordering::SeqCst);
+        self.begun.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Chunks {
             left: self.chunks.lock().unwrap().clone().into_iter(),
             dropped: self.dropped.clone(),
