@@ -57,6 +57,13 @@ equal() {
     if [ "$1" != "$2" ]; then fail "$3: '$1', not '$2'"; fi
 }
 
+# Writes noise, of which no page compresses: noise MEBIBYTES. An emulated processor would take a second for each new one.
+noise() {
+    local n
+    [ -e noise ] || dd if=/dev/urandom of=noise bs=1M count=1 status=none
+    for ((n = 0; n < $1; n++)); do cat noise; done
+}
+
 # Notes a figure: result KEY VALUE. They are lines of the file `results` on the host.
 result() {
     say "result: $*"

@@ -1,5 +1,5 @@
 # about: server and keeper of a swap device are killed while half of the guest's memory is swapped out to it
-# memory: 1G
+# memory: 768M
 # modules: ublk_drv
 # timeout: 400
 

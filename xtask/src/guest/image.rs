@@ -112,13 +112,15 @@ pub(crate) fn build(
     let mut out = BufWriter::new(fs::File::create(&path)?);
     std::io::copy(&mut fs::File::open(&base)?, &mut out)?;
     let mut archive = Archive::new(out);
+    let mut needed = BTreeSet::new();
     for (_, program) in OURS {
         let path = programs.join(program);
         let name = program.rsplit('/').next().unwrap_or(program);
         archive.file(&format!("usr/bin/{name}"), &stripped(&path, work)?)?;
-        for library in libraries(&path)? {
-            archive.file(&merged(&library), &read(&library)?)?;
-        }
+        needed.extend(libraries(&path)?);
+    }
+    for library in needed {
+        archive.file(&merged(&library), &read(&library)?)?;
     }
     let guest = sh::root().join("guest");
     archive.file("init", &read(&guest.join("init"))?)?;
@@ -278,11 +280,12 @@ fn applets() -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// A program without its debug information, which would be most of it.
+/// A program without its symbols, which would be most of it. Tests copy all programs to file systems, and look for each byte
+/// again; a panic says its line without them.
 fn stripped(path: &Path, work: &Path) -> Result<Vec<u8>> {
     let to = work.join("stripped");
     let mut strip = Command::new("strip");
-    strip.args(["--strip-debug", "-o"]).arg(&to).arg(path);
+    strip.args(["--strip-all", "-o"]).arg(&to).arg(path);
     sh::run(strip)?;
     let bytes = read(&to)?;
     fs::remove_file(&to)?;
