@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -16,9 +14,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::host::Host;
 use crate::lab::{Experiment, How, LabResult, Progress};
 use crate::measure::median;
-use crate::program::uzram;
 use crate::report::Report;
 
 /// `bench devices`.
@@ -38,41 +36,9 @@ struct Listed {
     keeper: u32,
 }
 
-/// Devices in a run directory of their own, which end with this value.
-struct Devices {
-    program: PathBuf,
-    run: tempfile::TempDir,
-}
-
-impl Drop for Devices {
-    fn drop(&mut self) {
-        if let Err(error) = self.say(&["remove", "--all"]) {
-            eprintln!("devices stay: {error:#}");
-        }
-    }
-}
-
-impl Devices {
-    fn say(&self, words: &[&str]) -> Result<String> {
-        let output = Command::new(&self.program)
-            .args(["--log", "error"])
-            .args(words)
-            .env("UZRAM_RUN_DIR", self.run.path().join("run"))
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
-        let why = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "uzram {words:?}: {}", why.trim());
-        Ok(String::from_utf8(output.stdout)?)
-    }
-}
-
 fn run(how: &How, progress: Progress<'_>) -> LabResult {
     let count = how.size(200, 4);
-    let devices = Devices {
-        program: uzram(),
-        run: tempfile::tempdir()?,
-    };
+    let devices = Host::new()?;
     let mut report = Report::new(
         "bench devices",
         format!("{count} empty devices of 64 MiB, by NBD"),

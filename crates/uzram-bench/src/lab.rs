@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::contention;
 use crate::output::Outcome;
 use crate::report::Report;
-use crate::{api, attach, churn, codecs, core, devices, policy, rivals, scale, snapshot};
+use crate::{api, attach, churn, clone, codecs, core, devices, policy, rivals, scale, snapshot};
 
 /// All of them, in the order of the list.
 pub const EXPERIMENTS: &[Experiment] = &[
@@ -27,6 +27,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     scale::EXPERIMENT,
     devices::EXPERIMENT,
     snapshot::EXPERIMENT,
+    clone::EXPERIMENT,
     #[cfg(feature = "contention")]
     contention::EXPERIMENT,
 ];

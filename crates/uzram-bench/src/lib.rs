@@ -9,6 +9,7 @@
 pub mod api;
 pub mod attach;
 pub mod churn;
+mod clone;
 pub mod codecs;
 #[cfg(feature = "contention")]
 mod contention;
@@ -19,6 +20,7 @@ mod failure;
 mod field;
 pub mod fio;
 mod holder;
+mod host;
 pub mod lab;
 pub mod measure;
 pub mod output;

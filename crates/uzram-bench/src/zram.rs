@@ -13,6 +13,14 @@ use crate::corpus::PAGE;
 
 const CONTROL: &str = "/sys/class/zram-control";
 
+/// Opens a block device past the page cache: requests lie at multiples of a page, in memory as well.
+pub(crate) fn open_direct(path: &str) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options.custom_flags(OFlags::DIRECT.bits() as i32);
+    options.open(path).with_context(|| path.to_owned())
+}
+
 /// A device, removed when dropped or when this process ends.
 pub(crate) struct KernelZram {
     number: u32,
@@ -32,13 +40,7 @@ impl KernelZram {
         };
         zram.set("comp_algorithm", algorithm)?;
         zram.set("disksize", &(pages * PAGE).to_string())?;
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .custom_flags(OFlags::DIRECT.bits() as i32);
-        let path = format!("/dev/zram{}", zram.number);
-        zram.file = Some(options.open(&path).context(path)?);
+        zram.file = Some(open_direct(&format!("/dev/zram{}", zram.number))?);
         Ok(zram)
     }
 

@@ -125,10 +125,6 @@ impl FuseLoop {
         options: &LoopOptions,
     ) -> Result<FuseLoop, Error> {
         if options.fuse_uring == FuseUring::On {
-            if device.remote_pages() > 0 {
-                let why = "a clone that is not all here is served by /dev/fuse".into();
-                return Err(Error::NoUring { why });
-            }
             probe_uring()?;
         }
         let made = fs::DirBuilder::new()
@@ -265,10 +261,6 @@ impl FuseMount<'_> {
         match self.options.fuse_uring {
             FuseUring::Off => {}
             FuseUring::On => return over_uring(),
-            // A queue would wait with a request for a clone's source, and others with it.
-            FuseUring::Auto if self.disk.may_wait() => {
-                tracing::info!("a clone is served by /dev/fuse until all of it is here");
-            }
             FuseUring::Auto => match over_uring() {
                 Err(Error::NoUring { why }) => tracing::debug!(why, "no FUSE over io_uring"),
                 other => return other,

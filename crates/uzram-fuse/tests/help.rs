@@ -1,6 +1,8 @@
 //! Threads of FUSE over io_uring help each other. In a program of its own, since threads are told apart by their names. Needs
 //! root, two CPUs and FUSE over io_uring; a reported skip without.
 
+mod common;
+
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -10,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::CpuSet;
+use common::{file_of, pin};
 use uzram::Device;
 use uzram_fuse::{FuseLoop, FuseUring, LoopOptions, probe_uring};
 use uzram_testkit::peers;
@@ -18,12 +20,6 @@ use uzram_testkit::peers;
 const LARGE: usize = 256 << 10;
 /// Far more than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn pin(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu);
-    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
-}
 
 /// Nanoseconds that the thread which serves CPU 1 has run.
 fn ran(cpu_1: &Path) -> u64 {
@@ -101,16 +97,10 @@ fn a_queue_gets_help_while_it_needs_it() {
         cpu_1.filter(|task| fs::read_to_string(task.join("comm")).unwrap() == "fuse-q1\n");
     let cpu_1 = cpu_1.next().expect("the thread of CPU 1");
     // The file itself, past the loop driver's worker, which runs anywhere.
-    let path = fs::read_dir(&mount)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECT)
-        .open(path)
+        .open(file_of(&mount))
         .unwrap();
 
     let (begin, before) = (Instant::now(), ran(&cpu_1));

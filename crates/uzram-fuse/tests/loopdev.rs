@@ -1,12 +1,16 @@
 //! A real FUSE mount and a real loop device, by each transport that the machine has. Needs root; a reported skip without.
 
+mod common;
+
 use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
-use uzram::Device;
+use common::{file_of, pin};
+use uzram::{Choice, Device, Fetchers, RemoteError, RemoteOptions, RemoteSource, StoredPage};
 use uzram_blockdev::{Busy, Error as NodeError, busy};
 use uzram_fuse::{
     Error, FuseLoop, FuseUring, LoopNumber, LoopOptions, Transport, clear_stale, is_free, probe,
@@ -365,4 +369,125 @@ fn the_switch_is_as_it_was() {
     std::fs::write(SWITCH, "Y").unwrap();
     clear_stale(dir.path()).unwrap();
     assert!(is_off() && !mark.exists());
+}
+
+/// A source whose frames, but for the first one, come once the gate is open. Each page repeats its number.
+#[derive(Default)]
+struct GatedSource {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl GatedSource {
+    fn set(&self, open: bool) {
+        *self.is_open.lock().unwrap() = open;
+        self.opened.notify_all();
+    }
+}
+
+impl RemoteSource for GatedSource {
+    fn fetch(
+        &self,
+        frames: &[u32],
+        page: &mut dyn FnMut(u64, StoredPage<'_>),
+    ) -> Result<(), RemoteError> {
+        if frames != [0] {
+            let is_open = self.is_open.lock().unwrap();
+            drop(self.opened.wait_while(is_open, |is_open| !*is_open));
+        }
+        for number in frames
+            .iter()
+            .flat_map(|frame| (0..64).map(move |page| u64::from(*frame) * 64 + page))
+        {
+            page(number, StoredPage::Same(number));
+        }
+        Ok(())
+    }
+
+    fn codec(&self, number: u8) -> Result<Choice, RemoteError> {
+        panic!("there are no objects, and so none of codec {number}");
+    }
+
+    fn name(&self) -> String {
+        "a gate".into()
+    }
+}
+
+/// Requests of a clone that wait for its source leave the queues to others, however many they are.
+#[test]
+fn what_waits_for_a_source_holds_up_nothing_else() {
+    for (options, transport) in transports() {
+        const FRAMES: u64 = 64;
+        let size_bytes = FRAMES << 18;
+        let mut device = Device::builder(size_bytes).lazy(true).build().unwrap();
+        device.install().remote(0..FRAMES * 64).unwrap();
+        let source = Arc::new(GatedSource::default());
+        let mut remote = RemoteOptions::default();
+        remote.timeout = Duration::from_secs(60);
+        device.set_source(source.clone(), remote);
+        let device = Arc::new(device);
+        let _fetchers = Fetchers::start(&device).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mount = dir.path().join("m");
+        let mut front = FuseLoop::create(device.clone(), "gated", &mount, &options).unwrap();
+        assert_eq!(front.transport(), transport);
+        // The file itself, past the loop driver's worker, which runs anywhere.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(file_of(&mount))
+            .unwrap();
+        // A page's number, where it has one in each of its words.
+        let read = &|page: u64| {
+            let mut bytes = vec![0; 2 * 4096];
+            let begin = bytes.as_ptr().align_offset(4096);
+            let bytes = &mut bytes[begin..begin + 4096];
+            file.read_exact_at(bytes, page * 4096).unwrap();
+            let words = bytes.as_chunks().0.iter().copied().map(u64::from_ne_bytes);
+            let first = u64::from_ne_bytes(*bytes.first_chunk().unwrap());
+            assert!(words.clone().all(|word| word == first), "page {page}");
+            first
+        };
+        std::thread::scope(|scope| {
+            // More by each CPU's queue than that has entries otherwise.
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            let readers: Vec<_> = (0..100)
+                .map(|reader| {
+                    let page = 64 + reader * 40;
+                    scope.spawn(move || {
+                        pin(reader as usize % cpus);
+                        (read(page), page)
+                    })
+                })
+                .collect();
+            // Most of them arrive meanwhile, however busy the machine.
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(readers.iter().all(|reader| !reader.is_finished()));
+            for cpu in 0..cpus {
+                let here = move || {
+                    pin(cpu);
+                    for page in 0..64 {
+                        assert_eq!(read(page), page);
+                    }
+                };
+                scope.spawn(here).join().unwrap();
+            }
+            let mut bytes = vec![0; 2 * 4096];
+            let at = bytes.as_ptr().align_offset(4096);
+            let bytes = &mut bytes[at..at + 4096];
+            bytes.fill(0xA5);
+            file.write_all_at(bytes, 65 * 4096).unwrap();
+            assert_eq!(read(65), 0xA5A5_A5A5_A5A5_A5A5);
+            assert!(readers.iter().all(|reader| !reader.is_finished()));
+            source.set(true);
+            for reader in readers {
+                let (got, page) = reader.join().unwrap();
+                assert_eq!(got, page);
+            }
+        });
+        assert_eq!(read(65), 0xA5A5_A5A5_A5A5_A5A5);
+        drop(file);
+        front.remove().unwrap();
+    }
 }

@@ -26,7 +26,7 @@ use uzram_frontend::PollPermits;
 
 use crate::disk::DiskFile;
 use entries::{BacklogOwner, EntryMemory};
-use queue::QueueSetup;
+use queue::{QueueSetup, RemoteWaiters};
 use team::Team;
 
 pub(crate) use switch::{SwitchedOn, restore};
@@ -35,6 +35,9 @@ pub(crate) use switch::{SwitchedOn, restore};
 pub(crate) const MAX_PAYLOAD: u32 = 256 << 10;
 /// Entries of a CPU that is not there, and may come.
 const SPARE_DEPTH: usize = 4;
+/// Least entries of a queue whose requests may wait for a clone's source: as many as a loop device has requests, so that there is
+/// one left for a request that need not wait.
+const CLONE_DEPTH: u16 = 129;
 
 /// Called when a queue cannot go on, so that its requests would wait for ever.
 pub(crate) type OnDeath = Arc<dyn Fn(&io::Error) + Send + Sync>;
@@ -68,6 +71,19 @@ impl Queues {
         let connection = connection.try_clone_to_owned();
         let connection = connection.map_err(StepError::at("duplicating a FUSE connection"))?;
         let connection = Arc::new(File::from(connection));
+        let remote = match disk.may_wait() {
+            true => {
+                let waiters = RemoteWaiters::new();
+                Some(Arc::new(
+                    waiters.map_err(StepError::at("making a ring for a clone"))?,
+                ))
+            }
+            false => None,
+        };
+        let depth = match remote {
+            Some(_) => depth.max(CLONE_DEPTH),
+            None => depth,
+        };
         let shares = share(&cpus::possible()?, &cpus::online()?, depth);
         let (team, backlogs) = team(&shares).map_err(StepError::at("reserving buffers"))?;
         let count = shares.len();
@@ -91,6 +107,7 @@ impl Queues {
                 disk: disk.clone(),
                 poll,
                 permits: permits.clone(),
+                remote: remote.clone(),
             };
             let (ready, on_death) = (ready.clone(), on_death.clone());
             let serve = move || {

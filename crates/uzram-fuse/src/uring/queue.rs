@@ -8,11 +8,11 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use rustix::thread::CpuSet;
-use uzram_frontend::{PollPermits, PollSource, Poller};
+use uzram_frontend::{PollPermits, PollSource, Poller, Waiters};
 
 use super::entries::{BacklogOwner, HeldEntry};
 use super::request;
-use super::ring::{EntryRing, RingEvent};
+use super::ring::{EntryRing, Messenger, RingEvent};
 use super::team::Team;
 use crate::disk::DiskFile;
 
@@ -42,6 +42,32 @@ pub(crate) struct QueueSetup {
     /// Longest time to poll for the next request.
     pub(crate) poll: Duration,
     pub(crate) permits: Arc<PollPermits>,
+    /// Where the device is a clone that is not all here.
+    pub(crate) remote: Option<Arc<RemoteWaiters>>,
+}
+
+/// Threads for requests that wait for a clone's source. What they have executed is committed by the entry's own queue.
+pub(crate) struct RemoteWaiters {
+    waiters: Waiters,
+    messenger: Messenger,
+}
+
+impl RemoteWaiters {
+    pub(crate) fn new() -> io::Result<RemoteWaiters> {
+        Ok(RemoteWaiters {
+            waiters: Waiters::default(),
+            messenger: Messenger::new()?,
+        })
+    }
+
+    fn answer(self: Arc<Self>, team: Arc<Team>, disk: Arc<DiskFile>, mut entry: HeldEntry) {
+        let this = self.clone();
+        self.waiters.run(move || {
+            let (header, payload) = team.memory.get(&mut entry);
+            request::serve(&disk, header, payload);
+            this.messenger.hand_home(&team, entry);
+        });
+    }
 }
 
 struct Queue {
@@ -210,6 +236,13 @@ impl Queue {
     fn answer(&mut self, mut entry: HeldEntry, alone: bool) -> io::Result<()> {
         let team = &self.setup.team;
         let (header, payload) = team.memory.get(&mut entry);
+        if let Some(remote) = &self.setup.remote
+            && request::must_wait(&self.setup.disk, header)
+        {
+            let (remote, disk) = (remote.clone(), self.setup.disk.clone());
+            remote.answer(team.clone(), disk, entry);
+            return Ok(());
+        }
         let bytes = request::bytes(header);
         request::serve(&self.setup.disk, header, payload);
         let home = team.home(&entry);

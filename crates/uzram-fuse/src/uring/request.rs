@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::UNIX_EPOCH;
 
+use uzram::Access;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::abi::{
@@ -31,6 +32,32 @@ pub(crate) fn serve(disk: &DiskFile, header: &mut EntryHeader, payload: &mut [u8
     };
     header.in_out[..size_of::<OutHeader>()].copy_from_slice(reply.as_bytes());
     header.entry.payload_bytes = payload_bytes;
+}
+
+/// Whether a request would wait for the source of a clone.
+pub(crate) fn must_wait(disk: &DiskFile, header: &EntryHeader) -> bool {
+    let request: InHeader = prefix(&header.in_out);
+    let (access, offset, len) = match request.opcode {
+        op::READ => {
+            let read: ReadIn = prefix(&header.op_in);
+            (
+                Access::Read,
+                read.offset,
+                disk.read_len(read.offset, read.size),
+            )
+        }
+        op::WRITE => {
+            let write: WriteIn = prefix(&header.op_in);
+            (Access::Write, write.offset, bytes(header))
+        }
+        op::FALLOCATE => {
+            let wanted: FallocateIn = prefix(&header.op_in);
+            let len = usize::try_from(wanted.length).unwrap_or(usize::MAX);
+            (Access::Write, wanted.offset, len)
+        }
+        _ => return false,
+    };
+    disk.must_wait(access, offset, len)
 }
 
 /// How many of the device's bytes a request reads or writes.

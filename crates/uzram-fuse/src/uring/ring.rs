@@ -7,7 +7,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use io_uring::squeue::{Entry128, Flags};
 use io_uring::types::{Fd, Fixed};
@@ -25,6 +26,9 @@ type CommandRing = IoUring<Entry128, cqueue::Entry>;
 const SQE_LEN_AT: usize = 24;
 /// Most entries of a submission queue: what is queued is submitted when it is full.
 const MOST_QUEUED: u32 = 256;
+
+/// When a message that could not be sent is sent again.
+const REPEAT: Duration = Duration::from_millis(10);
 
 const _: () = assert!(size_of::<Entry128>() == 128);
 
@@ -83,6 +87,53 @@ pub(crate) struct EntryRing {
     team: Arc<Team>,
     /// Commands under way: entries that the kernel has by this ring.
     under_way: usize,
+}
+
+/// A ring for messages alone, of threads that serve no queue.
+pub(crate) struct Messenger(Mutex<IoUring>);
+
+impl Messenger {
+    pub(crate) fn new() -> io::Result<Messenger> {
+        IoUring::builder()
+            .dontfork()
+            .build(1)
+            .map(|ring| Messenger(Mutex::new(ring)))
+    }
+
+    /// Has the member whose queue the entry belongs to commit its reply. An entry of a connection that has ended is dropped.
+    pub(crate) fn hand_home(&self, team: &Team, entry: HeldEntry) {
+        let Some(member) = team.ring_of(team.home(&entry)) else {
+            // It has had a request, so its ring has joined.
+            return;
+        };
+        let reply = MessageKind::Commit.with(entry.number());
+        let message = opcode::MsgRingData::new(Fd(member.as_raw_fd()), 0, reply, None).build();
+        while let Err(error) = self.send(&message) {
+            if team.has_ended() {
+                return;
+            }
+            // Memory is short, or the member has more completions than it takes.
+            tracing::debug!(%error, "a reply waits for its queue");
+            std::thread::sleep(REPEAT);
+        }
+    }
+
+    fn send(&self, message: &io_uring::squeue::Entry) -> io::Result<()> {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a message names no memory. The caller keeps the ring that it goes to.
+        unsafe { ring.submission().push(message) }.map_err(io::Error::other)?;
+        loop {
+            match ring.submit_and_wait(1) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) => break,
+            }
+        }
+        match ring.completion().next().map(|done| done.result()) {
+            Some(..0) | None => Err(io::ErrorKind::WouldBlock.into()),
+            Some(0..) => Ok(()),
+        }
+    }
 }
 
 /// A ring for commands on a connection.
