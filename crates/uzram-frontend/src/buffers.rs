@@ -33,6 +33,9 @@ impl RequestBuffers {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags)? };
+        // What is on its way to or from a disk is in no core dump, as what is on it.
+        // SAFETY: the mapping was just made, and this changes no contents.
+        let _ = unsafe { rustix::mm::madvise(address, len, rustix::mm::Advice::LinuxDontDump) };
         Ok(RequestBuffers {
             base: NonNull::new(address.cast()).expect("mmap does not map at 0"),
             len,

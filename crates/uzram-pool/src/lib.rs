@@ -50,7 +50,7 @@ pub use class_stats::{ClassStats, FULLNESS_GROUPS};
 pub use compact::{Compacted, Destination, Mover};
 pub use object::{Error, Object, PoolStats};
 pub use pool::Pool;
-pub use region::{Region, current_cpu};
+pub use region::{Region, current_cpu, undumped_vec};
 pub use restore::{PoolDamage, PoolRestore};
 pub use stock::{Gate, Restocked};
 

@@ -334,12 +334,27 @@ impl Region {
     }
 }
 
-/// Excludes a new mapping from core dumps: a dump would hold all contents in plain bytes, and writing it would touch,
+/// Excludes memory from core dumps: a dump would hold all contents in plain bytes, and writing it would touch,
 /// and so allocate, the whole arena. Where the kernel refuses, `coredump_filter` still can exclude it.
 #[cfg(not(miri))]
 fn keep_out_of_core_dumps(base: *mut std::ffi::c_void, len: usize) {
-    // SAFETY: a mapping that was just made; its contents stay.
+    // SAFETY: this changes no contents, and what is not mapped is an error.
     let _ = unsafe { rustix::mm::madvise(base, len, rustix::mm::Advice::LinuxDontDump) };
+}
+
+/// An empty vector with room for so many values, which core dumps leave out with what else is in its first and its last page: for
+/// contents outside of a region.
+pub fn undumped_vec<T>(capacity: usize) -> Vec<T> {
+    let values = Vec::<T>::with_capacity(capacity);
+    #[cfg(not(miri))]
+    {
+        let begin = values.as_ptr().cast::<u8>();
+        let past = begin.addr() % PAGE;
+        let len = past + values.capacity() * size_of::<T>();
+        let page = begin.wrapping_sub(past).cast_mut();
+        keep_out_of_core_dumps(page.cast(), len.next_multiple_of(PAGE));
+    }
+    values
 }
 
 fn round_up(len: u64) -> io::Result<usize> {
@@ -379,5 +394,35 @@ pub fn current_cpu() -> usize {
         // SAFETY: no arguments, no effects.
         let cpu = unsafe { libc::sched_getcpu() };
         usize::try_from(cpu).unwrap_or(0)
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_to_be_dumped_is_marked() {
+        // Once in a mapping of its own, once in the heap between other values.
+        for capacity in [1 << 20, 10] {
+            let mut values: Vec<[u8; PAGE]> = undumped_vec(capacity);
+            values.push([7; PAGE]);
+            let address = values.as_ptr().addr();
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let range = |line: &str| {
+                let (begin, end) = line.split_whitespace().next()?.split_once('-')?;
+                let number = |text: &str| usize::from_str_radix(text, 16).ok();
+                Some(number(begin)?..number(end)?)
+            };
+            let mut lines = maps.lines();
+            lines
+                .find(|line| range(line).is_some_and(|range| range.contains(&address)))
+                .unwrap();
+            let flags = lines
+                .find_map(|line| line.strip_prefix("VmFlags:"))
+                .unwrap();
+            assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+            assert_eq!(values, [[7; PAGE]]);
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use uzram_pool::current_cpu;
+use uzram_pool::{current_cpu, undumped_vec};
 
 use crate::PAGE_SIZE;
 use crate::codec::Contexts;
@@ -40,7 +40,7 @@ pub(super) fn sample(
     let runs: Vec<(u64, u64)> = device.table.resident().collect();
     let total: u64 = runs.iter().map(|(_, count)| count).sum();
     // In one piece, which goes back to the system as a whole.
-    let mut pages = Vec::with_capacity(wanted.min(total as usize));
+    let mut pages = undumped_vec(wanted.min(total as usize));
     if total == 0 {
         return pages;
     }
