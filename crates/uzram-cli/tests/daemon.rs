@@ -566,6 +566,16 @@ fn the_configuration_makes_devices() {
             .fails(2, &["daemon", "--config", "/nonexistent"])
             .contains("/nonexistent")
     );
+    // What has no end, or no beginning, is not waited for.
+    let pipe = bench.path("pipe").display().to_string();
+    sh(&format!("mkfifo {pipe}"));
+    for (path, word) in [
+        (&*pipe, "no regular file"),
+        ("/dev/zero", "more than 1048576 bytes"),
+    ] {
+        let said = bench.fails(1, &["daemon", "--check", "--config", path]);
+        assert!(said.contains(word), "{path}: {said}");
+    }
     std::fs::write(&bad, "[daemon]\nfrontend = \"x\"\n").unwrap();
     assert!(
         bench

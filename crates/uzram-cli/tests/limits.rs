@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::os::unix::net::UnixStream;
+
 use common::{Bench, sh};
 
 /// Creates a device under a limit of the shell; gives the exit code, `None` for a signal, and what was said.
@@ -46,6 +48,27 @@ fn a_limit_ends_in_a_sentence_that_names_it() {
             assert!(said.contains("ulimit -"), "{said}");
         }
     }
+    // As many clients as are allowed leave room for whoever controls the device.
+    for (limit, args) in [("-n 100", ""), ("-n 256", "--max-connections 4096")] {
+        let args = format!("--size 16M --frontend nbd {args}");
+        let (code, said) = create(&bench, limit, &args);
+        assert_eq!(code, Some(5), "ulimit {limit}; {args}: {said}");
+        assert!(
+            said.contains("RLIMIT_NOFILE") && said.contains("choose --max-connections"),
+            "{said}"
+        );
+    }
+    let (code, said) = create(
+        &bench,
+        "-n 100",
+        "--size 16M --frontend nbd --max-connections 44",
+    );
+    assert_eq!(code, Some(0), "{said}");
+    let socket = bench.run_dir().join("zram0/nbd.sock");
+    let clients: Vec<_> = (0..60).map(|_| UnixStream::connect(&socket)).collect();
+    assert_eq!(bench.stat("zram0")["disksize"], 16 << 20);
+    drop(clients);
+    bench.remove_last("zram0");
     bench.assert_clean();
 }
 

@@ -29,8 +29,11 @@
 //! Reading it never fails as a whole: what is wrong is a list of problems, each of which keeps its own entry from being
 //! used, and no other.
 
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -75,6 +78,9 @@ pub struct DaemonSettings {
     /// Where to.
     pub persist_dir: PathBuf,
 }
+
+/// The most bytes of a configuration.
+const MOST_BYTES: u64 = 1 << 20;
 
 impl Default for DaemonSettings {
     fn default() -> DaemonSettings {
@@ -142,7 +148,7 @@ pub struct NewDevice {
 impl DaemonConfig {
     /// Reads the file. `None`: there is none.
     pub fn read(path: &Path) -> Option<DaemonConfig> {
-        match std::fs::read(path) {
+        match read_bounded(path) {
             Ok(bytes) => Some(DaemonConfig::parse(path, &bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => Some(DaemonConfig {
@@ -154,18 +160,14 @@ impl DaemonConfig {
 
     /// Reads what stands in a file of that path.
     pub fn parse(path: &Path, bytes: &[u8]) -> DaemonConfig {
-        let whole = Origin::new(path, "");
         let mut config = DaemonConfig::default();
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-            Err(error) => {
-                config.problems.push(whole.usage(error));
-                return config;
-            }
-        };
+        // A byte that is not UTF-8 costs its section, as what is broken otherwise does, and in a comment nothing.
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let is_utf8 = std::str::from_utf8(bytes).is_ok();
         let pieces = match toml::from_str(text) {
-            Ok(sections) => vec![(sections, 0)],
-            Err(_) => config.pieces(path, text),
+            Ok(sections) if is_utf8 => vec![(sections, 0)],
+            _ => config.pieces(path, text, is_utf8),
         };
         let mut settled = false;
         for (sections, first) in pieces {
@@ -198,12 +200,30 @@ impl DaemonConfig {
 
     /// Reads a file that is broken somewhere: each section by itself, so that what is broken costs no other. Gives what is in
     /// each, and how many devices stand before it.
-    fn pieces(&mut self, path: &Path, text: &str) -> Vec<(Map<String, Value>, usize)> {
+    fn pieces(
+        &mut self,
+        path: &Path,
+        text: &str,
+        is_utf8: bool,
+    ) -> Vec<(Map<String, Value>, usize)> {
+        // What stands in `text` for bytes that are not.
+        let is_lossy = |sections: &Map<String, Value>| {
+            !is_utf8
+                && Value::Object(sections.clone())
+                    .to_string()
+                    .contains(char::REPLACEMENT_CHARACTER)
+        };
         let mut pieces = Vec::new();
         let mut devices = 0;
         let begins = |line: &str| header(line).is_some_and(|name| !name.contains('.'));
         for piece in pieces_of(text, begins) {
             match toml::from_str(&piece.text) {
+                Ok(sections) if is_lossy(&sections) => {
+                    let section = piece.label(devices);
+                    let message = format!("line {}: what follows is not UTF-8", piece.line);
+                    self.problems
+                        .push(Origin::new(path, section).usage(message));
+                }
                 Ok(sections) => pieces.push((sections, devices)),
                 Err(error) => {
                     let at = error.span().map_or(0, |span| span.start);
@@ -275,6 +295,25 @@ fn read_all(
     }
 }
 
+/// Reads a file, or `/dev/null`, that is no larger than any configuration.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_char_device() {
+        // A pipe might have no writer, and nothing left when SIGHUP has it read again.
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MOST_BYTES {
+        true => Err(std::io::Error::other(format!(
+            "it has more than {MOST_BYTES} bytes"
+        ))),
+        false => Ok(bytes),
+    }
+}
+
 impl NewDevice {
     /// Where it is saved; `None` if it is not.
     pub(crate) fn place(&self, settings: &DaemonSettings) -> Option<Place> {
@@ -293,6 +332,13 @@ impl NewDevice {
             return Err(Failure::usage(
                 "swap: a device is swap or has a file system",
             ));
+        }
+        let frontend = frontends::by_name(&spec.frontend.kind);
+        if filesystem.is_some() && frontend.is_some_and(|frontend| !frontend.has_node()) {
+            return Err(Failure::usage(format!(
+                "frontend: {} makes no block device, and a file system needs one",
+                spec.frontend.kind
+            )));
         }
         if persist.wanted == Some(true) && spec.is_swap() {
             let message = "persist: swap is not saved: what was swapped out belongs to processes that are gone by then";
@@ -380,7 +426,7 @@ fn filesystem(entries: &mut Map<String, Value>) -> Result<Option<FileSystem>> {
     let mount = match at {
         None => None,
         Some(at) => Some(Mount {
-            at: Mount::point(&at)?,
+            at: Mount::place(&at)?,
             options: options.unwrap_or_else(|| "discard".into()),
             owner,
             mode: mode.as_deref().map(Mount::mode).transpose()?,
@@ -549,6 +595,15 @@ mod tests {
             ("fs-type = 4", "fs-type"),
             ("mkfs-options = [1]\nfs-type = \"ext4\"", "mkfs-options"),
             ("swap = true\nmount-point = \"/m\"", "swap"),
+            ("frontend = \"nbd\"\nfs-type = \"ext4\"", "no block device"),
+            ("mount-point = \"/\"", "mount-point"),
+            ("mount-point = \"/proc/x\"", "mount-point"),
+            (
+                "frontend = \"nbd\"\nlisten = \"unix:rel.sock\"",
+                "listen: it is relative",
+            ),
+            ("backing = \"disk,1M\"", "backing: it is relative"),
+            ("algorithm = \"zstd(dict=d)\"", "algorithm: it is relative"),
             ("swap = true\npersist = true", "swap is not saved"),
             ("persist = 1", "persist: true or false"),
             ("persist-dir = \"saved\"", "persist-dir"),
@@ -657,6 +712,18 @@ mod tests {
         assert_eq!(config.daemon.frontend, "auto");
         let config = DaemonConfig::parse(Path::new("/x"), b"\xff");
         assert_eq!(config.problems.len(), 1);
+        // In a comment a byte of another encoding does no harm, elsewhere it costs its section.
+        let config = DaemonConfig::parse(
+            Path::new("/x"),
+            b"[[device]]\nname = \"zram7\"\n# f\xfcr\n[[device]]\nname = \"zram8\"\nlabel = \"\xfc\"\nfs-type=\"ext4\"\n\
+              [[device]]\nname = \"zram9\"\n",
+        );
+        assert_eq!(names(&config), ["zram7", "zram9"]);
+        let said = config.problems[0].to_string();
+        assert!(
+            said.contains("zram8") && said.contains("not UTF-8"),
+            "{said}"
+        );
     }
 
     #[test]

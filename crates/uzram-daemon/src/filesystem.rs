@@ -141,7 +141,7 @@ impl FileSystem {
 }
 
 impl Mount {
-    /// Reads a mount point: an absolute path that does not climb. `/./` and doubled slashes mean nothing.
+    /// Reads an absolute path that does not climb. `/./` and doubled slashes mean nothing.
     pub fn point(text: &str) -> Result<PathBuf> {
         let path = Path::new(text);
         if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
@@ -149,6 +149,21 @@ impl Mount {
             return Err(Failure::usage(message));
         }
         Ok(path.components().collect())
+    }
+
+    /// Reads a mount point that hides nothing which the system needs.
+    pub fn place(text: &str) -> Result<PathBuf> {
+        let path = Mount::point(text)?;
+        let mut kernels = ["/proc", "/sys", "/dev"].into_iter();
+        match kernels.find(|at| path.starts_with(at)) {
+            _ if path == Path::new("/") => Err(Failure::usage(
+                "mount-point: '/': whatever is below it would be hidden",
+            )),
+            Some(kernel) if path != Path::new("/dev/shm") => Err(Failure::usage(format!(
+                "mount-point: '{text}': {kernel} is the kernel's"
+            ))),
+            _ => Ok(path),
+        }
     }
 
     /// Reads a mode in octal.

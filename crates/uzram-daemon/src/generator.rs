@@ -391,7 +391,10 @@ impl Section {
                 self.swap_priority =
                     priority.ok_or_else(|| format!("'{value}': a number from -1 to 32767"))?;
             }
-            "mount-point" => self.mount_point = Some(absolute(value)?),
+            "mount-point" => {
+                let place = Mount::place(value);
+                self.mount_point = Some(place.map_err(|failure| failure.message)?);
+            }
             "fs-type" => self.fs_type = Some(value.into()),
             "options" => self.options = value.into(),
             "zram-fraction" => {

@@ -207,8 +207,7 @@ fn schemas() -> Value {
     let mut create = options_schema(frontends::option_schemas());
     create["description"] =
         "A device: the options of `uzram create` by name, with dashes or underscores".into();
-    create["properties"]["directory"] =
-        json!({"type": "string", "description": "what relative paths are relative to"});
+    create["properties"]["directory"] = json!({"type": "string", "description": "what relative paths are relative to; without it they are refused"});
     let mut error = answer_schema_of::<Body>();
     let names: Vec<&str> = ERRNOS.iter().map(|(_, name, _)| *name).collect();
     error["properties"]["name"]["enum"] = names.into();

@@ -100,6 +100,11 @@ pub trait Frontend: Sync {
         Ok(())
     }
 
+    /// Whether the device is a block device of this machine, which can be mounted here.
+    fn has_node(&self) -> bool {
+        true
+    }
+
     /// Whether the device can be swap: nothing between the kernel and this process waits for memory.
     fn can_swap(&self) -> bool {
         false

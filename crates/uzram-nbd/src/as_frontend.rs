@@ -4,11 +4,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use uzram_frontend::{
     CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, POLL, Serving,
     poll_time,
 };
-use uzram_spec::{Failure, FailureKind, FrontendSpec, Result};
+use uzram_spec::{Failure, FailureKind, FrontendSpec, Result, rlimit};
 
 use crate::{
     Error, Export, Listen, RunningServer, Server, ServerBuilder,
@@ -153,10 +154,36 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         .fold(builder, ServerBuilder::allow_uid)
 }
 
+/// Refuses more clients than this process may have open files for, beside its own and those of whoever controls it: these would
+/// find nobody to answer.
+fn check_files(spec: &FrontendSpec) -> Result {
+    let most: usize = spec
+        .small(MAX_CONNECTIONS.name)
+        .unwrap_or(DEFAULT_MAX_CONNECTIONS);
+    let needed = most as u64 + OWN_FILES;
+    let limit = getrlimit(Resource::Nofile).current;
+    match limit.filter(|limit| *limit < needed) {
+        None => Ok(()),
+        Some(limit) => {
+            let named = rlimit::named(Resource::Nofile).unwrap_or_default();
+            let fit = limit.saturating_sub(OWN_FILES);
+            Err(Failure::impossible(format!(
+                "{named}, and {needed} are needed for {most} clients"
+            ))
+            .with_hint(match fit {
+                0 => "raise it by ulimit in the shell or by LimitNOFILE= in the unit".into(),
+                fit => format!("raise it by ulimit in the shell or by LimitNOFILE= in the unit, or choose --max-connections {fit}"),
+            }))
+        }
+    }
+}
+
 /// How long a client that has hung up may still be counted.
 const HANGING_UP: Duration = Duration::from_millis(500);
 /// Most clients that a message names.
 const MAX_NAMED: usize = 3;
+/// Files that a server has open beside its NBD clients, those who control it included.
+const OWN_FILES: u64 = 56;
 
 /// A device behind a socket.
 struct NbdFront {
@@ -209,6 +236,10 @@ impl Frontend for NbdFrontend {
         }
     }
 
+    fn has_node(&self) -> bool {
+        false
+    }
+
     fn can_wait(&self) -> bool {
         true
     }
@@ -241,6 +272,7 @@ impl Frontend for NbdFrontend {
     }
 
     fn start(&self, serving: &Serving<'_>) -> Result<Box<dyn Front>> {
+        check_files(serving.spec)?;
         let listen = match serving.spec.text(LISTEN.name) {
             Some(given) => given.parse()?,
             None => {

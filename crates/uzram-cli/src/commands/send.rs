@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
-use uzram_runtime::{client, process, sweep, users};
+use uzram_runtime::{client, frontends, process, sweep, users};
 use uzram_snapshot::{Digest, Kind, NamedPart, PartsReader, StoredManifest};
 
 use super::{print, remote, unexpected};
@@ -120,9 +120,9 @@ impl Args {
 
 /// Refuses a device whose node is in use. NBD clients come back to the other host.
 fn check_users(entry: &RunningDevice) -> Result {
-    match entry.record.path.starts_with("/dev/") {
-        true => users::check_unused(entry, "it cannot be handed over"),
-        false => Ok(()),
+    match frontends::by_name(&entry.record.frontend) {
+        Some(frontend) if !frontend.has_node() => Ok(()),
+        _ => users::check_unused(entry, "it cannot be handed over"),
     }
 }
 
