@@ -751,6 +751,23 @@ fn a_new_device_is_held_at_once() {
     }
 }
 
+/// It holds nothing of what is made without it.
+#[test]
+fn a_daemon_that_stands_still_is_gone_past_with_a_word() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    sh(&format!("kill -STOP {}", daemon.process.id()));
+    let made = bench.output(&["create", "--size=1M", "--frontend=nbd"]);
+    sh(&format!("kill -CONT {}", daemon.process.id()));
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success(), "{said}");
+    assert!(
+        said.contains("does not answer within") && said.contains("stopped?"),
+        "{said}"
+    );
+    bench.remove_last("zram0");
+}
+
 /// A foreground server has no keeper, and nothing of it is held.
 #[test]
 fn a_dead_device_that_nobody_holds_is_said_to_be_dead_at_once() {

@@ -82,13 +82,23 @@ struct Reply {
 }
 
 impl Client {
-    /// The daemon at that socket; `None` if none answers.
-    pub fn find(socket: &Path) -> Option<Client> {
+    /// The daemon at that socket; `None` if none answers. `warn` is told of one that is there and says nothing: what is done without
+    /// it, it does not know.
+    pub fn find(socket: &Path, warn: impl FnOnce(String)) -> Option<Client> {
         let client = Client {
             socket: socket.into(),
         };
-        let there = client.call_within(Some(PRESENCE), "GET", "/v1", &[]);
-        there.is_ok().then_some(client)
+        match client.call_within(Some(PRESENCE), "GET", "/v1", &[]) {
+            Ok(_) => return Some(client),
+            Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                let socket = socket.display();
+                warn(format!(
+                    "warning: uzramd is at {socket}, but {error} (stopped?): this is done without it, and it holds no device that is made now"
+                ));
+            }
+            Err(_) => {}
+        }
+        None
     }
 
     /// Makes a device. The daemon takes it down again unless [`Client::confirm`] follows.

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use uzram::PolicySettings;
 use uzram::compress::{AlgorithmSpec, parse_params};
 use uzram_control::{RunDir, size};
-use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::contents::{self, Piped};
 use uzram_runtime::{launch_announced, logging, process, run_in_foreground, sweep};
 use uzram_spec::{
@@ -18,7 +17,7 @@ use uzram_spec::{
     SnapshotSource, SwapSpec, printable_line,
 };
 
-use super::{policy, remote};
+use super::{find_daemon, policy, remote};
 use crate::exit::{self, Failure, Result};
 use crate::frontend_args::FrontendArgs;
 
@@ -236,7 +235,7 @@ impl Options {
             });
         }
         let run = RunDir::of_user();
-        if !private && let Some(daemon) = Client::find(&run.file(SOCKET)?) {
+        if !private && let Some(daemon) = find_daemon(&run)? {
             // An interrupt waits for the daemon's answer. Should this process end before it confirms, the daemon takes
             // the device down.
             let interrupted = process::hold_interrupts()?;

@@ -37,10 +37,16 @@ pub(crate) mod writeback;
 use std::io;
 
 use uzram_control::{RunDir, RunningDevice};
+use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::client::{ask, ask_keeper, unexpected};
 use uzram_spec::{printable, printable_json};
 
 use crate::exit::{self, Failure, Result};
+
+/// The daemon of a run directory, if one runs and answers.
+fn find_daemon(run: &RunDir) -> Result<Option<Client>> {
+    Ok(Client::find(&run.file(SOCKET)?, exit::tell))
+}
 
 /// The devices of these names, each found or not, or all.
 fn all_or(run: &RunDir, all: bool, names: &[String]) -> Result<Vec<Result<RunningDevice>>> {

@@ -1,10 +1,9 @@
 //! `uzram remove`: takes devices down.
 
 use uzram_control::RunningDevice;
-use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::{client, sweep};
 
-use super::{all_or, for_each};
+use super::{all_or, find_daemon, for_each};
 use crate::exit::{self, Result};
 
 /// Remove devices
@@ -38,7 +37,7 @@ impl Args {
         let force = self.force;
         let remove = |entry: &RunningDevice| remove(entry, force);
         // Those that have no size yet are known to the daemon only.
-        if let Some(daemon) = Client::find(&run.file(SOCKET)?) {
+        if let Some(daemon) = find_daemon(&run)? {
             let names = match self.all {
                 true => daemon.names()?,
                 false => self.names,

@@ -11,14 +11,13 @@ use rustix::fs::FlockOperation;
 use uzram_blockdev::{SwapArea, swap_on};
 use uzram_control::RunDir;
 use uzram_control::zram::{AttributeOwner, Errno, View};
-use uzram_daemon::{Client, SOCKET};
 use uzram_sysfs::shim;
 
 use uzram_runtime::client;
 use uzram_runtime::zram::Local;
 use uzram_spec::AUTO;
 
-use super::create;
+use super::{create, find_daemon};
 use crate::exit::{self, Failure, Result};
 use crate::frontend_args::frontend_name;
 use uzram_runtime::sweep;
@@ -73,7 +72,7 @@ impl Args {
         options.programs = !self.no_modprobe;
         options.swap_warning = !self.allow_unsafe_swap;
         let run = sweep::swept_run_dir()?;
-        let ran = match Client::find(&run.file(SOCKET)?) {
+        let ran = match find_daemon(&run)? {
             Some(daemon) if self.frontend.is_none() && !self.more => {
                 let daemon = Arc::new(daemon);
                 let ran = shim::run(daemon.clone(), &options, &command);

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use uzram_control::zram::{Errno, View};
 use uzram_control::{RunDir, number};
-use uzram_daemon::{Client, SOCKET};
 use uzram_runtime::sweep::swept_run_dir;
 use uzram_runtime::zram::Local;
 use uzram_spec::AUTO;
 
+use super::find_daemon;
 use crate::exit::{Failure, Kind, Result};
 
 /// The daemon's interface, or one of this process where no daemon runs.
 pub(super) fn view() -> Result<Arc<dyn View>> {
     let run = swept_run_dir()?;
-    if let Some(daemon) = Client::find(&run.file(SOCKET)?) {
+    if let Some(daemon) = find_daemon(&run)? {
         return Ok(Arc::new(daemon));
     }
     Ok(Local::new(run, AUTO, true, None))

@@ -2,10 +2,10 @@
 
 use uzram_control::zram::{AttributeOwner, View};
 use uzram_control::{RunDir, size};
-use uzram_daemon::{Client, SOCKET};
 
 use super::super::print;
 use super::super::view::{failed, id, view};
+use crate::commands::find_daemon;
 use crate::exit::{Failure, Result};
 
 /// zramctl's other options
@@ -94,7 +94,7 @@ fn free(view: &dyn View) -> Result<u32> {
 }
 
 fn print_free() -> Result {
-    let Some(daemon) = Client::find(&RunDir::of_user().file(SOCKET)?) else {
+    let Some(daemon) = find_daemon(&RunDir::of_user())? else {
         let message = "without uzramd, which would keep it, a device is found with its --size only";
         return Err(Failure::usage(message));
     };
