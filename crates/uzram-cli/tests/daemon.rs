@@ -765,7 +765,7 @@ fn a_daemon_that_stands_still_is_gone_past_with_a_word() {
         said.contains("does not answer within") && said.contains("stopped?"),
         "{said}"
     );
-    bench.remove_last("zram0");
+    bench.uzram(&["remove", "zram0"]);
 }
 
 /// A foreground server has no keeper, and nothing of it is held.
