@@ -2,7 +2,7 @@
 
 mod common;
 
-use uzram_snapshot::{Error, Snapshot, SnapshotReader, VERSION};
+use uzram_snapshot::{Error, Snapshot, SnapshotReader, SEALED_VERSION};
 
 use common::{Content, Disk, Pages, apply, fixtures};
 
@@ -119,14 +119,18 @@ fn foreign_and_newer_files_are_told_apart() {
     assert!(matches!(forward, Err(Error::Foreign)));
     assert!(matches!(seeking, Err(Error::Foreign)));
     let [mut newer, _] = small();
-    newer[8] = VERSION as u8 + 1;
+    newer[8] = SEALED_VERSION as u8 + 1;
     let (forward, seeking) = read(&newer, None);
     for refused in [forward.unwrap_err(), seeking.unwrap_err()] {
         assert_eq!(
             refused.to_string(),
-            "the head has version 2, this program reads up to 1: use a newer uzram"
+            "the head has version 3, this program reads up to 1: use a newer uzram"
         );
     }
+    newer[8] = SEALED_VERSION as u8;
+    let (forward, seeking) = read(&newer, None);
+    assert!(matches!(forward, Err(Error::Sealed)));
+    assert!(matches!(seeking, Err(Error::Sealed)));
 }
 
 /// A frame of one snapshot in another's place: each is whole, but they do not belong together.
