@@ -80,7 +80,7 @@ fn upload(remote: &Remote, tag: &str, bytes: &[u8], force: bool) -> Result<Uploa
 
 /// What a tag holds, page by page.
 fn pages(remote: &Remote, tag: &str) -> Result<Vec<(u64, Vec<u8>)>, Error> {
-    let opened = remote.open_tag(tag, "test")?;
+    let opened = remote.open_tag(tag, None, "test")?;
     let mut copy = Vec::new();
     opened.write_complete(&mut copy)?;
     let mut found = Vec::new();
@@ -119,7 +119,7 @@ fn a_snapshot_and_one_since_it_come_back() {
     assert_version(&remote, "full", |_| 1);
     // As a server makes it: from an index without segments.
     let mut index = Vec::new();
-    let opened = remote.open_tag("full", "test").unwrap();
+    let opened = remote.open_tag("full", None, "test").unwrap();
     opened.write_index(&mut index).unwrap();
     let child = file(2, Some(Snapshot::open(index).unwrap()));
     upload(&remote, "next", &child, false).unwrap();
@@ -340,7 +340,7 @@ fn a_collection_that_dies_anywhere_leaves_tags_whole() {
 fn what_a_lease_names_is_not_collected() {
     let Place { remote, .. } = place();
     upload(&remote, "x", &file(1, None), false).unwrap();
-    let opened = remote.open_tag("x", "test").unwrap();
+    let opened = remote.open_tag("x", None, "test").unwrap();
     remote.remove_tag("x").unwrap();
     let collected = NO_GRACE.run(&remote).unwrap();
     assert_eq!((collected.removed, collected.leased), (0, 1));

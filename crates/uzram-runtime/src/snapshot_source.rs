@@ -22,7 +22,7 @@ pub(crate) enum Open {
     Files(File, Vec<(PathBuf, File)>),
     /// A pipe, and the files of the parents.
     Pipe(File, Vec<(PathBuf, File)>),
-    /// A remote, which another process reads.
+    /// A remote or a sealed file, which another process reads.
     Remote(Arc<RemoteProcess>),
 }
 
@@ -39,7 +39,8 @@ impl OpenSource {
             of: of.clone(),
             open,
         };
-        if of.is_remote() {
+        // What is sealed is read by a process that has the keys.
+        if of.is_remote() || of.is_sealed() {
             let process = RemoteProcess::start(&RemoteOrder::new(of))?;
             return Ok(with(Open::Remote(Arc::new(process))));
         }
@@ -100,6 +101,14 @@ impl StoredParts {
     pub(crate) fn say_goodbye(&self) {
         if let StoredParts::Remote(process) = self {
             process.say_goodbye();
+        }
+    }
+
+    /// What the snapshot is called where it is stored: a description has this.
+    pub(crate) fn stored(&self) -> Result<Digest> {
+        match self {
+            StoredParts::Files(snapshot) => Ok(snapshot.name()),
+            StoredParts::Remote(process) => process.stored(),
         }
     }
 
