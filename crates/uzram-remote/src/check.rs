@@ -5,6 +5,7 @@
 
 use std::io;
 
+use uzram_seal::Keys;
 use uzram_snapshot::{
     Digest, Kind, NamedPart, SEGMENT_FOOTER_BYTES, check_dictionary, check_directory,
     check_segment, segment_directory,
@@ -34,8 +35,8 @@ pub struct Checked {
 }
 
 impl Checking {
-    /// Checks the snapshot of a tag.
-    pub fn run(&self, remote: &Remote, tag: &FoundTag) -> Result<Checked> {
+    /// Checks the snapshot of a tag. With keys it must be sealed, and what is inside is checked, too.
+    pub fn run(&self, remote: &Remote, tag: &FoundTag, keys: Option<&Keys>) -> Result<Checked> {
         let name = tag.body.name()?;
         // Else what is missing might have been collected since.
         let _lease: Option<Lease> = match remote.lease(name, "check") {
@@ -60,9 +61,12 @@ impl Checking {
         for_all(&parts, LOOKERS / 2, |part| {
             self.check_part(remote, &manifest, part, &of)
         })?;
-        if self.read && matches!(manifest, FoundManifest::Plain(_)) {
+        if let Some(keys) = keys {
+            manifest.open(Some(keys), &of)?;
+        }
+        if self.read && (keys.is_some() || matches!(manifest, FoundManifest::Plain(_))) {
             // That the frames are those which the index says, and that the totals are right.
-            let opened = remote.open_tag(&tag.tag, None, "check")?;
+            let opened = remote.open_tag(&tag.tag, keys, "check")?;
             opened.write_complete(io::sink())?;
         }
         Ok(checked)

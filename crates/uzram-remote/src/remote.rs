@@ -294,9 +294,7 @@ impl FoundManifest {
         match (self, keys) {
             (FoundManifest::Plain(manifest), None) => Ok(ReadableManifest::Plain(manifest.clone())),
             (FoundManifest::Plain(_), Some(_)) => Err(refused(uzram_seal::Error::NotSealed)),
-            (FoundManifest::Sealed(_), None) => {
-                Err(refused(uzram_snapshot::Error::Sealed.into()))
-            }
+            (FoundManifest::Sealed(_), None) => Err(refused(uzram_snapshot::Error::Sealed.into())),
             (FoundManifest::Sealed(manifest), Some(keys)) => manifest
                 .open(keys)
                 .map(ReadableManifest::Opened)

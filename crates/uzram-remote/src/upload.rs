@@ -393,11 +393,7 @@ pub(crate) fn check_parts(
     mut parts: Vec<NamedPart>,
 ) -> Result<()> {
     let whole = store.head(&key_of(Kind::Manifest, manifest));
-    missing(
-        whole.map(drop),
-        &key_of(Kind::Manifest, manifest),
-        manifest,
-    )?;
+    missing(whole.map(drop), &key_of(Kind::Manifest, manifest), manifest)?;
     parts.sort();
     parts.dedup_by_key(|part| (part.kind, part.name));
     for_all(&parts, LOOKERS, |part| {

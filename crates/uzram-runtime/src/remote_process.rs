@@ -82,7 +82,10 @@ impl RemoteOrder {
             trace: given(&of.trace),
             files: match of.is_remote() {
                 true => Vec::new(),
-                false => std::iter::once(&of.file).chain(&of.parents).cloned().collect(),
+                false => std::iter::once(&of.file)
+                    .chain(&of.parents)
+                    .cloned()
+                    .collect(),
             },
             identities: of.identities.clone(),
             passphrase_file: of.passphrase_file.clone(),

@@ -28,9 +28,9 @@ pub fn refused(path: &Path, error: &Error) -> Failure {
         Error::MissingParent { .. } | Error::Missing { .. } => {
             failure.with_hint("give the file that holds it with --parent FILE")
         }
-        Error::Sealed => failure.with_hint(
-            "--identity FILE or --seal-passphrase-file FILE names what opens it",
-        ),
+        Error::Sealed => {
+            failure.with_hint("--identity FILE or --seal-passphrase-file FILE names what opens it")
+        }
         Error::OtherParent { .. } => failure.with_hint("--parent takes the files of its parents"),
         _ => failure,
     }

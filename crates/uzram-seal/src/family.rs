@@ -90,7 +90,9 @@ impl Family {
 
     fn wrapped(key: FamilyKey, recipients: &Recipients) -> Result<Family> {
         let mut wrapping = recipients.wrap(Vec::new())?;
-        let wrapped = wrapping.write_all(&key.0[..]).and_then(|()| wrapping.finish());
+        let wrapped = wrapping
+            .write_all(&key.0[..])
+            .and_then(|()| wrapping.finish());
         let envelope = wrapped.map_err(Error::io("wrap a key"))?;
         if envelope.len() > MAX_ENVELOPE_BYTES {
             return Err(Error::Usage("there are too many recipients"));

@@ -74,7 +74,9 @@ impl Recipients {
         match all.len() {
             0 => Err(Error::Usage("the files of --seal-file name no recipient")),
             1..=MAX_RECIPIENTS => Ok(Some(Recipients(To::Keys(all)))),
-            _ => Err(Error::Usage("a snapshot is sealed for at most 64 recipients")),
+            _ => Err(Error::Usage(
+                "a snapshot is sealed for at most 64 recipients",
+            )),
         }
     }
 
@@ -93,7 +95,10 @@ impl Recipients {
             what: "seal",
             source: io::Error::other(error.to_string()),
         };
-        encryptor.map_err(refused)?.wrap_output(to).map_err(Error::io("write"))
+        encryptor
+            .map_err(refused)?
+            .wrap_output(to)
+            .map_err(Error::io("write"))
     }
 }
 
@@ -178,7 +183,9 @@ impl Keys {
                 what: "read",
                 source,
             },
-            DecryptError::UnknownFormat => Error::Broken("what is behind the header is no age file"),
+            DecryptError::UnknownFormat => {
+                Error::Broken("what is behind the header is no age file")
+            }
             _ => Error::Broken("its header is damaged"),
         };
         let decryptor = Decryptor::new(from).map_err(refused)?;

@@ -99,11 +99,17 @@ impl SealedManifest {
         if !SealedManifest::is_one(record) {
             return Err(Error::NotSealed);
         }
-        let Some(sum) = record.len().checked_sub(SUM).filter(|_| record.len() <= MAX_BYTES) else {
+        let Some(sum) = record
+            .len()
+            .checked_sub(SUM)
+            .filter(|_| record.len() <= MAX_BYTES)
+        else {
             return Err(CUT);
         };
         if *blake3::hash(&record[..sum]).as_bytes() != name.0 || record[sum..] != name.0 {
-            return Err(Error::Broken("the manifest is another one than its name says"));
+            return Err(Error::Broken(
+                "the manifest is another one than its name says",
+            ));
         }
         let mut fields = Fields {
             bytes: &record[..sum],
@@ -205,7 +211,9 @@ impl SealedManifest {
         };
         let is_same = needed.len() == self.parts.len();
         if !is_same || !needed.iter().zip(&*self.parts).all(fits) {
-            return Err(Error::Broken("the manifest lists other parts than it needs"));
+            return Err(Error::Broken(
+                "the manifest lists other parts than it needs",
+            ));
         }
         let names = needed.iter().zip(&*self.parts);
         let names = names.map(|(plain, sealed)| ((plain.kind, plain.name), sealed.name));
@@ -285,7 +293,9 @@ pub(crate) fn seal(
     record.extend_from_slice(&sealed);
     record.extend_from_slice(&tag);
     if record.len() + SUM > MAX_BYTES {
-        return Err(Error::Usage("the snapshot has more parts than a sealed one can have"));
+        return Err(Error::Usage(
+            "the snapshot has more parts than a sealed one can have",
+        ));
     }
     let name = Digest(*blake3::hash(&record).as_bytes());
     record.extend_from_slice(&name.0);

@@ -70,8 +70,13 @@ impl Source for SealedSource {
 
     fn get_range(&self, kind: Kind, name: Digest, range: Range<u64>) -> io::Result<Vec<u8>> {
         if (kind, name) == (Kind::Manifest, self.manifest.0) {
-            let part = self.manifest.1.get(range.start as usize..range.end as usize);
-            return part.map(<[u8]>::to_vec).ok_or(io::ErrorKind::UnexpectedEof.into());
+            let part = self
+                .manifest
+                .1
+                .get(range.start as usize..range.end as usize);
+            return part
+                .map(<[u8]>::to_vec)
+                .ok_or(io::ErrorKind::UnexpectedEof.into());
         }
         let of = self.find(kind, name)?;
         if range.start > range.end || range.end > of.bytes {

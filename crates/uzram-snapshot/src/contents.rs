@@ -112,7 +112,9 @@ pub const END_MARK_BYTES: usize = END_BYTES as usize;
 /// asks this before it calls it whole; what it holds is not looked at.
 pub fn is_end(bytes: u64, last: &[u8; END_MARK_BYTES]) -> bool {
     let found = Stream::new(&last[..], 0).record(Kind::End);
-    let marked = found.map_err(drop).and_then(|(body, _)| parse_end_mark(&body).map_err(drop));
+    let marked = found
+        .map_err(drop)
+        .and_then(|(body, _)| parse_end_mark(&body).map_err(drop));
     marked.is_ok_and(|(offset, len)| offset + len + END_BYTES == bytes)
 }
 

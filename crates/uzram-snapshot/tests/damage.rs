@@ -2,7 +2,7 @@
 
 mod common;
 
-use uzram_snapshot::{Error, Snapshot, SnapshotReader, SEALED_VERSION};
+use uzram_snapshot::{Error, SEALED_VERSION, Snapshot, SnapshotReader};
 
 use common::{Content, Disk, Pages, apply, fixtures};
 

@@ -2,9 +2,11 @@
 //!
 //! This program opens the file, by the rights of who calls it, and the server gets its descriptor. The file has no name, or a
 //! temporary one, until it is whole and synced.
+//!
+//! What is sealed goes through this program, which has the key: the server writes into a socket, and knows nothing of a seal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -19,11 +21,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
-use uzram_remote::{Progress as UploadProgress, Uploading};
+use uzram_remote::{Opened, Progress as UploadProgress, Uploading};
 use uzram_runtime::{client, process, sweep};
+use uzram_seal::{Keys, Recipients, Sealing, SealingWriter};
+use uzram_snapshot::END_MARK_BYTES;
 
 use super::super::{print, print_json, remote, to_value, unexpected};
+use super::files;
 use crate::exit::{self, Failure, Result};
+use crate::seal_args::{self, SealArgs};
 
 /// How often a terminal is told how far it has come.
 const TOLD: Duration = Duration::from_millis(250);
@@ -63,9 +69,20 @@ pub(crate) struct Take {
     /// is kept then. For a file; done by itself where a snapshot would be given up for what it must keep
     #[arg(long, conflicts_with = "since")]
     basis: bool,
+    #[command(flatten)]
+    seal: SealArgs,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
+}
+
+/// What a snapshot is made since.
+#[derive(Default)]
+struct Before {
+    /// What the server needs of it.
+    files: Vec<File>,
+    /// Where it is in a remote. Its lease is kept until the new one is there.
+    opened: Option<Opened>,
 }
 
 impl Take {
@@ -74,6 +91,25 @@ impl Take {
             return Err(Failure::usage("name a file, or - for stdout"));
         };
         let entry = sweep::swept_run_dir()?.find(&self.device)?;
+        self.seal.check(self.since.is_some())?;
+        let keys = self.seal.open().keys()?;
+        let recipients = self.seal.recipients()?;
+        if recipients.is_some() && self.basis {
+            let message = "a sealed snapshot has no basis: the server, which has no key, would have to read it";
+            return Err(Failure::usage(message));
+        }
+        let before = self.before(keys.as_ref())?;
+        if let Some(found) = remote::reference(path) {
+            let report = self.upload(&entry, found, &before, recipients.as_ref())?;
+            return match self.json {
+                true => print_json(&to_value(&report)?),
+                false => print(&words(&entry, &report)),
+            };
+        }
+        if keys.is_some() && recipients.is_none() {
+            let message = "what it is since is sealed: --seal says for whom this one is to be";
+            return Err(Failure::usage(message));
+        }
         if path == Path::new("-") {
             let stdout = std::io::stdout();
             if stdout.is_terminal() {
@@ -81,7 +117,13 @@ impl Take {
                     "a snapshot is not for a terminal: name a file, or send stdout to one";
                 return Err(Failure::usage(message));
             }
-            let report = self.take(&entry, stdout.as_fd().try_clone_to_owned()?, None)?;
+            let own = stdout.as_fd().try_clone_to_owned()?;
+            let report = match &recipients {
+                None => self.take(&entry, own, &before.files, None)?,
+                Some(recipients) => {
+                    self.take_sealed(&entry, File::from(own), &before.files, recipients)?
+                }
+            };
             // Stdout has the snapshot.
             let words = match self.json {
                 true => format!("{:#}\n", to_value(&report)?),
@@ -90,15 +132,12 @@ impl Take {
             let _ = std::io::stderr().write_all(words.as_bytes());
             return Ok(());
         }
-        if let Some(found) = remote::reference(path) {
-            let report = self.upload(&entry, found)?;
-            return match self.json {
-                true => print_json(&to_value(&report)?),
-                false => print(&words(&entry, &report)),
-            };
-        }
         let target = Target::new(path, self.force)?;
-        let report = self.take(&entry, target.file.try_clone()?.into(), None)?;
+        let own = target.file.try_clone()?;
+        let report = match &recipients {
+            None => self.take(&entry, own.into(), &before.files, None)?,
+            Some(recipients) => self.take_sealed(&entry, own, &before.files, recipients)?,
+        };
         target.keep()?;
         match self.json {
             true => print_json(&to_value(&report)?),
@@ -112,10 +151,13 @@ impl Take {
         &self,
         entry: &RunningDevice,
         (name, tag): (String, String),
+        before: &Before,
+        recipients: Option<&Recipients>,
     ) -> Result<SnapshotReport> {
         if self.basis {
             return Err(Failure::usage("a snapshot with a basis goes to a file"));
         }
+        let sealing = self.sealing(before, recipients)?;
         let to = remote::open(&name)?;
         let device = entry.record.name.clone();
         let force = self.force;
@@ -131,7 +173,8 @@ impl Take {
         let so_far = progress.clone();
         let (taken, ended) = std::thread::scope(|scope| {
             let upload = scope.spawn(move || {
-                let uploaded = uploading.upload(&to, &mut own, &so_far);
+                let sealing = sealing.as_ref();
+                let uploaded = uploading.upload_sealed(&to, &mut own, sealing, &so_far);
                 if uploaded.is_ok() {
                     let _ = own.write_all(b"k");
                 }
@@ -140,7 +183,7 @@ impl Take {
                 uploaded
             });
             (
-                self.take(entry, theirs.into(), Some(progress)),
+                self.take(entry, theirs.into(), &before.files, Some(progress)),
                 upload.join(),
             )
         });
@@ -154,8 +197,97 @@ impl Take {
         match ended {
             // The server learns no more than that nobody reads.
             Ok(Err(error)) if !cut_by(&taken, &error) => Err(remote::failure(error)),
+            Ok(Ok(uploaded)) if uploaded.stored != uploaded.name => taken.map(|mut report| {
+                // As the store calls them: what is inside is for who has the key.
+                let parent = before
+                    .opened
+                    .as_ref()
+                    .map(|of| of.tag.body.manifest.clone());
+                report.name = uploaded.stored.to_string();
+                report.parent = parent.unwrap_or_default();
+                report
+            }),
             _ => taken,
         }
+    }
+
+    /// How a snapshot of a remote is sealed, if it is: one that is since a sealed one is of its family.
+    fn sealing(&self, before: &Before, recipients: Option<&Recipients>) -> Result<Option<Sealing>> {
+        let opened = before.opened.as_ref();
+        let sealing = match (opened.and_then(|of| of.readable().opened()), recipients) {
+            (Some(parent), recipients) => Sealing::since(parent, recipients),
+            (None, Some(recipients)) if self.since.is_none() => Sealing::new(recipients),
+            (None, None) if self.seal.open().is_empty() => return Ok(None),
+            (None, _) => {
+                let message = "a sealed snapshot of a remote is complete, or since a sealed one of the same remote";
+                return Err(Failure::usage(message));
+            }
+        };
+        sealing.map(Some).map_err(seal_args::failure)
+    }
+
+    /// Has the server write into a socket, from which a thread seals what comes. The server waits for the byte that says that it
+    /// is safe.
+    fn take_sealed(
+        &self,
+        entry: &RunningDevice,
+        to: File,
+        before: &[File],
+        recipients: &Recipients,
+    ) -> Result<SnapshotReport> {
+        let (mut own, theirs) = UnixStream::pair()?;
+        let (taken, sealed) = std::thread::scope(|scope| {
+            let sealed = scope.spawn(move || {
+                let sealed = seal_whole(&mut own, to, recipients);
+                if sealed.is_ok() {
+                    let _ = own.write_all(b"k");
+                }
+                let _ = own.shutdown(Shutdown::Both);
+                sealed
+            });
+            let taken = self.take(entry, theirs.into(), before, None);
+            (taken, sealed.join())
+        });
+        match sealed {
+            Ok(Ok(bytes)) => taken.map(|report| SnapshotReport { bytes, ..report }),
+            Ok(Err(error)) => match (taken, error) {
+                // It stopped, and says why.
+                (Err(taken), uzram_seal::Error::Snapshot(_)) => Err(taken),
+                (_, error) => Err(seal_args::failure(error)),
+            },
+            Err(_) => Err(Failure::failed("the thread that seals ended")),
+        }
+    }
+
+    /// Opens what it is since, with these keys if that is sealed.
+    fn before(&self, keys: Option<&Keys>) -> Result<Before> {
+        let Some(since) = &self.since else {
+            return Ok(Before::default());
+        };
+        if let (Some(_), None) = (keys, remote::reference(since)) {
+            let snapshot = files::open(since, &self.parent, keys)?;
+            return Ok(Before {
+                files: vec![remote::index_of(&snapshot, since)?],
+                opened: None,
+            });
+        }
+        let mut before = Before::default();
+        for path in std::iter::once(since).chain(&self.parent) {
+            let file = match remote::reference(path) {
+                Some(found) => {
+                    let opened = remote::open_tag(found, keys, "since")?;
+                    let index = remote::index(&opened)?;
+                    before.opened.get_or_insert(opened);
+                    index
+                }
+                None => File::open(path).map_err(|error| {
+                    let kind = exit::Kind::from_io(&error);
+                    Failure::new(kind, format!("{}: {error}", path.display()))
+                })?,
+            };
+            before.files.push(file);
+        }
+        Ok(before)
     }
 
     /// Has the server write. `sent` is how far an upload of it has come.
@@ -163,6 +295,7 @@ impl Take {
         &self,
         entry: &RunningDevice,
         file: OwnedFd,
+        before: &[File],
         sent: Option<Arc<UploadProgress>>,
     ) -> Result<SnapshotReport> {
         let request = Request::Snapshot {
@@ -173,19 +306,8 @@ impl Take {
             more: false,
             last: false,
         };
-        let parents = self.since.iter().chain(&self.parent);
-        let parents = parents.map(|path| {
-            if let Some(found) = remote::reference(path) {
-                return remote::index(&remote::open_tag(found, "since")?);
-            }
-            File::open(path).map_err(|error| {
-                let kind = exit::Kind::from_io(&error);
-                Failure::new(kind, format!("{}: {error}", path.display()))
-            })
-        });
-        let parents = parents.collect::<Result<Vec<File>>>()?;
         let files: Vec<_> = std::iter::once(file.as_fd())
-            .chain(parents.iter().map(File::as_fd))
+            .chain(before.iter().map(File::as_fd))
             .collect();
         let progress = Progress::start(entry, sent);
         let answer = client::ask_with_files(entry, &request, &files);
@@ -195,6 +317,61 @@ impl Take {
             other => Err(unexpected(entry, &other)),
         }
     }
+}
+
+/// Bytes that are read at a time: several chunks of a seal.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Counts what is written.
+struct Counted {
+    to: File,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.to.write(bytes)?;
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// Seals a stream, which has to be a snapshot to its end, and syncs the file. Returns its bytes.
+fn seal_whole(
+    from: &mut impl Read,
+    to: File,
+    recipients: &Recipients,
+) -> std::result::Result<u64, uzram_seal::Error> {
+    let failed = |what| move |source| uzram_seal::Error::Io { what, source };
+    let mut to = SealingWriter::new(Counted { to, bytes: 0 }, recipients)?;
+    let (mut bytes, mut tail) = (0u64, [0; END_MARK_BYTES]);
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let piece = &buffer[..count];
+        to.write_all(piece).map_err(failed("write"))?;
+        bytes += count as u64;
+        let last = &piece[count.saturating_sub(END_MARK_BYTES)..];
+        tail.copy_within(last.len().., 0);
+        tail[END_MARK_BYTES - last.len()..].copy_from_slice(last);
+    }
+    if !uzram_snapshot::is_end(bytes, &tail) {
+        return Err(uzram_snapshot::Error::Cut { at: bytes }.into());
+    }
+    let Counted { to, bytes } = to.finish().map_err(failed("write"))?;
+    if to.metadata().is_ok_and(|found| found.is_file()) {
+        to.sync_all().map_err(failed("sync"))?;
+    }
+    Ok(bytes)
 }
 
 /// At an interrupt, ends the stream from which an upload comes: so it gives back its lease and has no tag. One that takes too
