@@ -68,7 +68,7 @@ enum Command {
     Writeback(commands::writeback::Args),
     Idle(commands::idle::Args),
     Recompress(commands::recompress::Args),
-    Snapshot(commands::snapshot::Args),
+    Snapshot(Box<commands::snapshot::Args>),
     Restore(Box<commands::restore::Args>),
     Send(commands::send::Args),
     Receive(Box<commands::receive::Args>),

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use uzram_runtime::process;
-use uzram_seal::{KeyFiles, Keys, Recipients};
+use uzram_seal::{KeyFiles, Keys};
 use uzram_spec::SnapshotSource;
 
 use crate::exit::{Failure, Kind, Result};
@@ -17,23 +17,10 @@ pub(crate) struct OpenArgs {
     /// A file with an age identity that opens a sealed snapshot, as age-keygen makes it; may be given several times. What is
     /// not sealed is refused then
     #[arg(long, value_name = "FILE")]
-    identity: Vec<PathBuf>,
-    /// A file whose first line is the passphrase that a snapshot is sealed by, or is to be
+    pub(crate) identity: Vec<PathBuf>,
+    /// A file whose first line is the passphrase that a snapshot is sealed by
     #[arg(long, value_name = "FILE")]
-    seal_passphrase_file: Option<PathBuf>,
-}
-
-/// What seals a snapshot, and opens the one that it is since.
-#[derive(clap::Args, Debug, Default, Clone)]
-pub(crate) struct SealArgs {
-    /// Seal it for this age recipient; may be given several times. Who keeps it cannot read it then
-    #[arg(long, value_name = "RECIPIENT")]
-    seal: Vec<String>,
-    /// Seal it for the recipients in this file, one a line; may be given several times
-    #[arg(long, value_name = "FILE")]
-    seal_file: Vec<PathBuf>,
-    #[command(flatten)]
-    open: OpenArgs,
+    pub(crate) seal_passphrase_file: Option<PathBuf>,
 }
 
 impl OpenArgs {
@@ -62,32 +49,6 @@ impl OpenArgs {
             identities: self.identity,
             passphrase_file: self.seal_passphrase_file,
             ..from
-        }
-    }
-}
-
-impl SealArgs {
-    /// For whom it is to be sealed, if it is.
-    pub(crate) fn recipients(&self) -> Result<Option<Recipients>> {
-        let passphrase = self.open.seal_passphrase_file.as_deref();
-        if passphrase.is_some() {
-            process::hide_keys();
-        }
-        Recipients::read(&self.seal, &self.seal_file, passphrase).map_err(failure)
-    }
-
-    /// What opens the snapshot that it is since.
-    pub(crate) fn open(&self) -> &OpenArgs {
-        &self.open
-    }
-
-    /// Refuses a key that would open nothing.
-    pub(crate) fn check(&self, is_since: bool) -> Result {
-        match self.open.identity.is_empty() || is_since {
-            true => Ok(()),
-            false => Err(Failure::usage(
-                "--identity opens what --since names; --seal says for whom a snapshot is sealed",
-            )),
         }
     }
 }

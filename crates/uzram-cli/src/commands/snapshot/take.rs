@@ -29,7 +29,7 @@ use uzram_snapshot::END_MARK_BYTES;
 use super::super::{print, print_json, remote, to_value, unexpected};
 use super::files;
 use crate::exit::{self, Failure, Result};
-use crate::seal_args::{self, SealArgs};
+use crate::seal_args::{self, OpenArgs};
 
 /// How often a terminal is told how far it has come.
 const TOLD: Duration = Duration::from_millis(250);
@@ -69,8 +69,19 @@ pub(crate) struct Take {
     /// is kept then. For a file; done by itself where a snapshot would be given up for what it must keep
     #[arg(long, conflicts_with = "since")]
     basis: bool,
-    #[command(flatten)]
-    seal: SealArgs,
+    // Not flattened: clap tells by its direct arguments whether a flattened `Option` is there.
+    /// Seal it for this age recipient; may be given several times. Who keeps it cannot read it then
+    #[arg(long, value_name = "RECIPIENT")]
+    seal: Vec<String>,
+    /// Seal it for the recipients in this file, one a line; may be given several times
+    #[arg(long, value_name = "FILE")]
+    seal_file: Vec<PathBuf>,
+    /// Seal it by the passphrase in the first line of this file, which opens what --since names, too
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seal", "seal_file"])]
+    seal_passphrase_file: Option<PathBuf>,
+    /// A file with an age identity that opens what --since names; may be given several times
+    #[arg(long, value_name = "FILE", requires = "since")]
+    identity: Vec<PathBuf>,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
@@ -91,9 +102,11 @@ impl Take {
             return Err(Failure::usage("name a file, or - for stdout"));
         };
         let entry = sweep::swept_run_dir()?.find(&self.device)?;
-        self.seal.check(self.since.is_some())?;
-        let keys = self.seal.open().keys()?;
-        let recipients = self.seal.recipients()?;
+        let opening = self.opening();
+        let keys = opening.keys()?;
+        let passphrase = self.seal_passphrase_file.as_deref();
+        let recipients = Recipients::read(&self.seal, &self.seal_file, passphrase);
+        let recipients = recipients.map_err(seal_args::failure)?;
         if recipients.is_some() && self.basis {
             let message = "a sealed snapshot has no basis: the server, which has no key, would have to read it";
             return Err(Failure::usage(message));
@@ -217,7 +230,7 @@ impl Take {
         let sealing = match (opened.and_then(|of| of.readable().opened()), recipients) {
             (Some(parent), recipients) => Sealing::since(parent, recipients),
             (None, Some(recipients)) if self.since.is_none() => Sealing::new(recipients),
-            (None, None) if self.seal.open().is_empty() => return Ok(None),
+            (None, None) if self.opening().is_empty() => return Ok(None),
             (None, _) => {
                 let message = "a sealed snapshot of a remote is complete, or since a sealed one of the same remote";
                 return Err(Failure::usage(message));
@@ -256,6 +269,14 @@ impl Take {
                 (_, error) => Err(seal_args::failure(error)),
             },
             Err(_) => Err(Failure::failed("the thread that seals ended")),
+        }
+    }
+
+    /// What opens what it is since.
+    fn opening(&self) -> OpenArgs {
+        OpenArgs {
+            identity: self.identity.clone(),
+            seal_passphrase_file: self.seal_passphrase_file.clone(),
         }
     }
 
