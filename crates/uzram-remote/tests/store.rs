@@ -132,7 +132,7 @@ fn a_snapshot_and_one_since_it_come_back() {
     assert!(collected.removed > 0, "{collected:?}");
     assert_version(&remote, "next", of);
     Checking { read: true }
-        .run(&remote, &remote.tag("next").unwrap())
+        .run(&remote, &remote.tag("next").unwrap(), None)
         .unwrap();
 }
 
@@ -238,7 +238,7 @@ fn assert_whole(remote: &Remote) {
     let (tags, wrong) = remote.tags().unwrap();
     assert!(wrong.is_empty(), "{wrong:?}");
     for tag in tags {
-        Checking { read: true }.run(remote, &tag).unwrap();
+        Checking { read: true }.run(remote, &tag, None).unwrap();
     }
 }
 
@@ -385,7 +385,7 @@ fn an_unreadable_manifest_stops_a_collection() {
 fn a_check_tells_what_is_missing_cut_or_flipped() {
     let place = place();
     upload(&place.remote, "x", &file(1, None), false).unwrap();
-    let check = |read| Checking { read }.run(&place.remote, &place.remote.tag("x").unwrap());
+    let check = |read| Checking { read }.run(&place.remote, &place.remote.tag("x").unwrap(), None);
     check(false).unwrap();
     for kind in ["seg", "idx", "man"] {
         let dir = std::fs::read_dir(place.dir.path().join(kind)).unwrap();

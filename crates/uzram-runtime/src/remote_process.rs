@@ -147,6 +147,8 @@ pub(crate) struct RemoteProcess {
     /// The snapshot's name, and what it is called where it is stored; or why there is none.
     opened: OnceLock<Result<(Digest, Digest)>>,
     is_broken: AtomicBool,
+    /// Whether it reads files.
+    has_files: bool,
     remote: String,
 }
 
@@ -180,6 +182,7 @@ impl RemoteProcess {
             freed: Condvar::new(),
             opened: OnceLock::new(),
             is_broken: AtomicBool::new(false),
+            has_files: !order.files.is_empty(),
             remote: order.place(),
         })
     }
@@ -215,6 +218,11 @@ impl RemoteProcess {
             "{}: the process that reads it has ended ({error})",
             self.remote
         ))
+    }
+
+    /// Whether another one may find what this one did not: a file may have been replaced.
+    pub(crate) fn may_be_stale(&self) -> bool {
+        self.has_files || self.is_broken()
     }
 
     /// Whether another one must be started.
@@ -391,10 +399,12 @@ fn to_frames(bytes: &[u8]) -> Vec<u32> {
 }
 
 /// How a failure is told: what a [`Source`] tells apart.
-const TOLD: [ErrorKind; 3] = [
+const TOLD: [ErrorKind; 4] = [
     ErrorKind::Other,
     ErrorKind::NotFound,
     ErrorKind::UnexpectedEof,
+    // A seal is broken.
+    ErrorKind::InvalidData,
 ];
 
 /// An answer is a byte that says what it is, its length, and its bytes: those of a part, or words.
@@ -572,6 +582,7 @@ mod tests {
         for (kind, told) in [
             (ErrorKind::NotFound, ErrorKind::NotFound),
             (ErrorKind::UnexpectedEof, ErrorKind::UnexpectedEof),
+            (ErrorKind::InvalidData, ErrorKind::InvalidData),
             (ErrorKind::TimedOut, ErrorKind::Other),
         ] {
             let error = back(Err(io::Error::new(kind, "words"))).unwrap_err();

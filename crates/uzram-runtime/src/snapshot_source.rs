@@ -124,7 +124,7 @@ impl StoredParts {
     pub(crate) fn may_be_stale(&self) -> bool {
         match self {
             StoredParts::Files(_) => true,
-            StoredParts::Remote(process) => process.is_broken(),
+            StoredParts::Remote(process) => process.may_be_stale(),
         }
     }
 }
