@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -343,32 +343,57 @@ impl Take {
 /// Bytes that are read at a time: several chunks of a seal.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Counts what is written.
-struct Counted {
-    to: File,
-    bytes: u64,
-}
+/// Pieces on their way from the thread that seals to the one that writes.
+const AHEAD: usize = 16;
 
-impl Write for Counted {
+/// Has another thread write, which leaves with the first error.
+struct Ahead(SyncSender<Vec<u8>>);
+
+impl Write for Ahead {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.to.write(bytes)?;
-        self.bytes += count as u64;
-        Ok(count)
+        let sent = self.0.send(bytes.to_vec());
+        sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        Ok(())
     }
 }
 
 /// Seals a stream, which has to be a snapshot to its end, and syncs the file. Returns its bytes.
 fn seal_whole(
     from: &mut impl Read,
-    to: File,
+    mut to: File,
     recipients: &Recipients,
 ) -> std::result::Result<u64, uzram_seal::Error> {
     let failed = |what| move |source| uzram_seal::Error::Io { what, source };
-    let mut to = SealingWriter::new(Counted { to, bytes: 0 }, recipients)?;
+    let (sender, pieces) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
+    std::thread::scope(|scope| {
+        let written = scope.spawn(move || {
+            let mut bytes = 0;
+            for piece in pieces {
+                to.write_all(&piece)?;
+                bytes += piece.len() as u64;
+            }
+            Ok((to, bytes))
+        });
+        let sealed = seal_stream(from, Ahead(sender), recipients);
+        let written = written.join();
+        let written = written.unwrap_or_else(|_| Err(io::Error::other("a thread ended")));
+        // What could not be written is the reason for what could not be sealed.
+        let (to, bytes) = written.map_err(failed("write"))?;
+        sealed?;
+        if to.metadata().is_ok_and(|found| found.is_file()) {
+            to.sync_all().map_err(failed("sync"))?;
+        }
+        Ok(bytes)
+    })
+}
+
+fn seal_stream(from: &mut impl Read, to: Ahead, recipients: &Recipients) -> uzram_seal::Result {
+    let failed = |what| move |source| uzram_seal::Error::Io { what, source };
+    let mut to = SealingWriter::new(to, recipients)?;
     let (mut bytes, mut tail) = (0u64, [0; END_MARK_BYTES]);
     let mut buffer = vec![0; PIECE_BYTES];
     loop {
@@ -388,11 +413,7 @@ fn seal_whole(
     if !uzram_snapshot::is_end(bytes, &tail) {
         return Err(uzram_snapshot::Error::Cut { at: bytes }.into());
     }
-    let Counted { to, bytes } = to.finish().map_err(failed("write"))?;
-    if to.metadata().is_ok_and(|found| found.is_file()) {
-        to.sync_all().map_err(failed("sync"))?;
-    }
-    Ok(bytes)
+    to.finish().map_err(failed("write")).map(drop)
 }
 
 /// At an interrupt, ends the stream from which an upload comes: so it gives back its lease and has no tag. One that takes too
