@@ -196,7 +196,7 @@ fn a_family_shares_its_parts_and_shows_nothing() {
     assert!(NO_GRACE.run(remote).unwrap().removed > 0);
     assert_eq!(NO_GRACE.run(remote).unwrap().removed, 0);
     let found = pages(remote, "next", Some(&keys)).unwrap();
-    let is_new = |page: u64| page / 64 % 8 == 0;
+    let is_new = |page: u64| (page / 64).is_multiple_of(8);
     for (page, bytes) in &right {
         let same = found[page] == *bytes;
         assert_eq!(same, !is_new(*page) || page % 64 > 0, "page {page}");
