@@ -2,7 +2,7 @@
 
 mod common;
 
-use uzram_snapshot::{Error, SEALED_VERSION, Snapshot, SnapshotReader};
+use uzram_snapshot::{END_MARK_BYTES, Error, SEALED_VERSION, Snapshot, SnapshotReader, is_end};
 
 use common::{Content, Disk, Pages, apply, fixtures};
 
@@ -131,6 +131,28 @@ fn foreign_and_newer_files_are_told_apart() {
     let (forward, seeking) = read(&newer, None);
     assert!(matches!(forward, Err(Error::Sealed)));
     assert!(matches!(seeking, Err(Error::Sealed)));
+}
+
+/// Who passes a stream on without reading it knows by its end whether it was all of a snapshot.
+#[test]
+fn a_stream_that_ended_early_is_no_end() {
+    let [bytes, _] = small();
+    let is_whole = |bytes: &[u8], count: u64| {
+        let last = bytes.last_chunk::<END_MARK_BYTES>();
+        last.is_some_and(|last| is_end(count, last))
+    };
+    let len = bytes.len();
+    assert!(is_whole(&bytes, len as u64));
+    assert!((0..len).all(|len| !is_whole(&bytes[..len], len as u64)));
+    assert!(
+        !is_whole(&bytes, len as u64 - 1),
+        "bytes before it are missing"
+    );
+    for at in len - END_MARK_BYTES..len {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        assert!(!is_whole(&flipped, len as u64), "{at}");
+    }
 }
 
 /// A frame of one snapshot in another's place: each is whole, but they do not belong together.
