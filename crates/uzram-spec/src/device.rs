@@ -749,6 +749,10 @@ mod tests {
             assert_eq!(tag.from, Some(SnapshotSource::tag("ci", "warm")));
             assert_eq!(DeviceSpec::parse(&tag.to_json()), Ok(tag));
         }
+        let keys = r#"{"remote":"ci/warm","identities":["/k"],"passphrase_file":"/p"}"#;
+        let sealed = parse(keys).unwrap();
+        assert!(sealed.from.as_ref().unwrap().is_sealed());
+        assert_eq!(DeviceSpec::parse(&sealed.to_json()), Ok(sealed));
         for file in ["/a/b", "a", "./a/b", "a/b/c", "a/", "../b", "7/b"] {
             let named = SnapshotSource::named(Path::new(file));
             assert_eq!(named, SnapshotSource::file(file));
@@ -756,6 +760,7 @@ mod tests {
         for (from, said) in [
             (r#""s""#, "relative"),
             (r#"{"file":"/s","parents":["p"]}"#, "relative"),
+            (r#"{"file":"/s","identities":["k"]}"#, "relative"),
             (r#"{"parents":[]}"#, "it takes a file"),
             (r#"{"remote":"ci"}"#, "it takes NAME/TAG"),
             (r#"{"remote":"ci/warm","trace":"boot"}"#, "--lazy"),
