@@ -7,6 +7,7 @@
 mod commands;
 mod exit;
 mod frontend_args;
+mod seal_args;
 
 use std::process::ExitCode;
 
@@ -67,7 +68,7 @@ enum Command {
     Writeback(commands::writeback::Args),
     Idle(commands::idle::Args),
     Recompress(commands::recompress::Args),
-    Snapshot(commands::snapshot::Args),
+    Snapshot(Box<commands::snapshot::Args>),
     Restore(Box<commands::restore::Args>),
     Send(commands::send::Args),
     Receive(Box<commands::receive::Args>),
@@ -112,12 +113,17 @@ enum DeviceProcess {
         /// What to open
         state: String,
     },
+    /// Unseal a pipe. Not for users
+    Unseal {
+        /// By which keys
+        state: String,
+    },
 }
 
 impl DeviceProcess {
     /// Whether this process's arguments are those of one.
     fn is_meant() -> bool {
-        let all = ["keep", "serve", "read-remote"];
+        let all = ["keep", "serve", "read-remote", "unseal"];
         let command = std::env::args_os().nth(1);
         command.is_some_and(|command| all.iter().any(|own| command == *own))
     }
@@ -127,6 +133,7 @@ impl DeviceProcess {
             DeviceProcess::Keep { state } => uzram_runtime::keep(state.as_deref()),
             DeviceProcess::Serve { state } => uzram_runtime::serve(&state),
             DeviceProcess::ReadRemote { state } => commands::remote::read_for_device(&state),
+            DeviceProcess::Unseal { state } => seal_args::unseal_pipe(&state),
         })
     }
 }

@@ -24,6 +24,7 @@ use uzram_testkit::peers;
 
 /// What the pages call.
 const PROGRAMS: &[&str] = &[
+    "age-keygen",
     "bash",
     "curl",
     "fio",

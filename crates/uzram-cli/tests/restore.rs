@@ -303,7 +303,7 @@ fn what_is_no_good_snapshot_leaves_nothing() {
     );
     files.refuses(1, &[&files.write("empty", b"")], "cut off at byte 0");
     let mut newer = good.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     files.refuses(5, &[&files.write("newer", &newer)], "use a newer uzram");
     files.refuses_piped(5, &newer, "use a newer uzram");
     files.refuses_piped(

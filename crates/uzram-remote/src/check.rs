@@ -1,18 +1,20 @@
 //! Whether what the tags name is there and whole.
 //!
-//! The index is always read, and each segment's directory; frames only where that is asked for.
+//! The index is always read, and each segment's directory; frames only where that is asked for. Of a sealed snapshot lengths are
+//! compared and, where that is asked for, the hashes of what is stored: for that nobody needs a key.
 
 use std::io;
 
+use uzram_seal::Keys;
 use uzram_snapshot::{
-    Kind, NamedPart, SEGMENT_FOOTER_BYTES, StoredManifest, check_dictionary, check_directory,
+    Digest, Kind, NamedPart, SEGMENT_FOOTER_BYTES, check_dictionary, check_directory,
     check_segment, segment_directory,
 };
 
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::objects::key_of_part;
-use crate::remote::{FoundTag, Remote};
+use crate::remote::{FoundManifest, FoundTag, Remote};
 use crate::store::StoreErrorKind;
 use crate::upload::{LOOKERS, for_all};
 
@@ -33,8 +35,8 @@ pub struct Checked {
 }
 
 impl Checking {
-    /// Checks the snapshot of a tag.
-    pub fn run(&self, remote: &Remote, tag: &FoundTag) -> Result<Checked> {
+    /// Checks the snapshot of a tag. With keys it must be sealed, and what is inside is checked, too.
+    pub fn run(&self, remote: &Remote, tag: &FoundTag, keys: Option<&Keys>) -> Result<Checked> {
         let name = tag.body.name()?;
         // Else what is missing might have been collected since.
         let _lease: Option<Lease> = match remote.lease(name, "check") {
@@ -59,9 +61,12 @@ impl Checking {
         for_all(&parts, LOOKERS / 2, |part| {
             self.check_part(remote, &manifest, part, &of)
         })?;
-        if self.read {
+        if let Some(keys) = keys {
+            manifest.open(Some(keys), &of)?;
+        }
+        if self.read && (keys.is_some() || matches!(manifest, FoundManifest::Plain(_))) {
             // That the frames are those which the index says, and that the totals are right.
-            let opened = remote.open_tag(&tag.tag, "check")?;
+            let opened = remote.open_tag(&tag.tag, keys, "check")?;
             opened.write_complete(io::sink())?;
         }
         Ok(checked)
@@ -70,7 +75,7 @@ impl Checking {
     fn check_part(
         &self,
         remote: &Remote,
-        manifest: &StoredManifest,
+        manifest: &FoundManifest,
         part: &NamedPart,
         of: &str,
     ) -> Result<()> {
@@ -89,6 +94,20 @@ impl Checking {
             why: error.to_string(),
         };
         let read = |from: u64, to: u64| Ok::<_, Error>(remote.store.get_range(&key, from..to)?);
+        let manifest = match manifest {
+            FoundManifest::Plain(manifest) => manifest,
+            FoundManifest::Sealed(_) => {
+                let is_whole = !self.read || {
+                    let bytes = read(0, part.bytes)?;
+                    Digest(*blake3::hash(&bytes).as_bytes()) == part.name
+                };
+                let damaged = uzram_seal::Error::Broken("it is another one than its name says");
+                return is_whole.then_some(()).ok_or(Error::Seal {
+                    of: Some(key),
+                    source: damaged,
+                });
+            }
+        };
         match part.kind {
             Kind::Segment if self.read => {
                 check_segment(part.name, &read(0, part.bytes)?).map_err(bad)

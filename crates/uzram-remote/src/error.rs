@@ -15,6 +15,14 @@ pub enum Error {
     /// What is in the store, or was to be stored, is no good snapshot.
     #[error(transparent)]
     Snapshot(#[from] uzram_snapshot::Error),
+    /// It could not be sealed or unsealed.
+    #[error("{}{source}", of.as_deref().map(|of| format!("{of}: ")).unwrap_or_default())]
+    Seal {
+        /// What: a tag or a part.
+        of: Option<String>,
+        /// Why.
+        source: uzram_seal::Error,
+    },
     /// A file of the machine.
     #[error("{what}: {source}")]
     Io {
@@ -170,6 +178,12 @@ pub enum Error {
         /// The remote.
         name: String,
     },
+}
+
+impl From<uzram_seal::Error> for Error {
+    fn from(source: uzram_seal::Error) -> Error {
+        Error::Seal { of: None, source }
+    }
 }
 
 impl Error {

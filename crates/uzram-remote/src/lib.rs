@@ -42,7 +42,7 @@ pub use error::{Error, Result};
 pub use lease::Lease;
 pub use objects::{Tag, is_tag, key_of};
 pub use read::Opened;
-pub use remote::{FoundTag, Remote};
+pub use remote::{FoundManifest, FoundTag, ReadableManifest, Remote};
 pub use s3::{S3Address, S3Store};
 pub use store::{Meta, Store, StoreError, StoreErrorKind, Version, When};
 pub use upload::{Progress, Uploaded, Uploading};

@@ -98,6 +98,9 @@ pub struct Tag {
     /// The snapshot that it was made since.
     #[serde(default)]
     pub parent: Option<String>,
+    /// Whether the snapshot is sealed. Then the device is not named.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
     /// Who wrote it: host and process.
     pub by: String,
 }
@@ -114,6 +117,7 @@ impl Tag {
             size_bytes: 0,
             object_bytes: 0,
             parent: None,
+            sealed: false,
             by,
         }
     }

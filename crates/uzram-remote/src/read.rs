@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use uzram_seal::Keys;
 use uzram_snapshot::{Digest, Kind, NamedPart, Snapshot, SnapshotSummary, Source, StoredManifest};
 
 use crate::error::Result;
 use crate::lease::Lease;
-use crate::remote::{FoundTag, Remote};
+use crate::remote::{FoundManifest, FoundTag, ReadableManifest, Remote};
 
 /// Bytes of a piece.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -31,8 +32,8 @@ pub struct Opened {
     remote: Remote,
     /// The tag that it was opened by.
     pub tag: FoundTag,
-    /// Its manifest.
-    pub manifest: StoredManifest,
+    found: FoundManifest,
+    readable: ReadableManifest,
     lease: Option<Lease>,
 }
 
@@ -46,24 +47,38 @@ impl std::fmt::Debug for Opened {
 }
 
 impl Remote {
-    /// Opens the snapshot of a tag: reads its manifest, and takes a lease.
-    pub fn open_tag(&self, tag: &str, why: &str) -> Result<Opened> {
-        let found = self.tag(tag)?;
-        let name = found.body.name()?;
+    /// Opens the snapshot of a tag: reads its manifest, and takes a lease. A sealed one needs keys, and with keys it must be
+    /// sealed.
+    pub fn open_tag(&self, tag: &str, keys: Option<&Keys>, why: &str) -> Result<Opened> {
+        let tag = self.tag(tag)?;
+        let name = tag.body.name()?;
         let lease = self.lease(name, why)?;
+        let found = self.manifest(name)?;
+        let readable = found.open(keys, &format!("{}/{}", self.name, tag.tag))?;
         Ok(Opened {
             remote: self.clone(),
-            manifest: self.manifest(name)?,
-            tag: found,
+            found,
+            readable,
+            tag,
             lease,
         })
     }
 
-    /// Where the parts of a snapshot are. One that is read from its beginning to its end is fetched ahead, if it is far.
-    pub fn parts(&self, manifest: &StoredManifest, in_order: bool) -> Result<Arc<dyn Source>> {
-        Ok(match in_order && !self.store.is_near() {
-            true => Arc::new(Ahead::new(self.clone(), manifest)?),
+    /// Where the parts of a snapshot are, by the names that its manifest has. One that is read from its beginning to its end is
+    /// fetched ahead, if it is far.
+    pub fn parts(
+        &self,
+        found: &FoundManifest,
+        readable: &ReadableManifest,
+        in_order: bool,
+    ) -> Result<Arc<dyn Source>> {
+        let stored: Arc<dyn Source> = match in_order && !self.store.is_near() {
+            true => Arc::new(Ahead::new(self.clone(), found.parts())?),
             false => Arc::new(self.clone()),
+        };
+        Ok(match readable.opened() {
+            Some(opened) => Arc::new(opened.source(stored)),
+            None => stored,
         })
     }
 }
@@ -71,8 +86,18 @@ impl Remote {
 impl Opened {
     /// The snapshot, whose parts are fetched when they are read, those of segments ahead.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let source = self.remote.parts(&self.manifest, true)?;
-        Ok(self.manifest.open(source)?)
+        let source = self.remote.parts(&self.found, &self.readable, true)?;
+        Ok(self.manifest().open(source)?)
+    }
+
+    /// The snapshot's manifest.
+    pub fn manifest(&self) -> &StoredManifest {
+        self.readable.manifest()
+    }
+
+    /// The manifest with its seal, if it has one.
+    pub fn readable(&self) -> &ReadableManifest {
+        &self.readable
     }
 
     /// The lease, where one could be taken.
@@ -88,14 +113,15 @@ impl Opened {
 
     /// Writes what the next snapshot needs of it to be made since this one.
     pub fn write_index(&self, to: &mut impl Write) -> Result<()> {
+        let source = self.remote.parts(&self.found, &self.readable, false)?;
         let fetch = |part: &NamedPart| {
-            let bytes = self.remote.get_range(part.kind, part.name, 0..part.bytes);
+            let bytes = source.get_range(part.kind, part.name, 0..part.bytes);
             bytes.map_err(|source| uzram_snapshot::Error::Io {
                 what: "fetch",
                 source,
             })
         };
-        Ok(self.manifest.write_index(to, fetch)?)
+        Ok(self.manifest().write_index(to, fetch)?)
     }
 }
 
@@ -224,8 +250,7 @@ impl Shared {
 }
 
 impl Ahead {
-    fn new(remote: Remote, manifest: &StoredManifest) -> Result<Ahead> {
-        let mut segments = manifest.parts();
+    fn new(remote: Remote, mut segments: Vec<NamedPart>) -> Result<Ahead> {
         segments.retain(|part| part.kind == Kind::Segment);
         let numbers = segments.iter().enumerate();
         let numbers = numbers.map(|(number, part)| (part.name, number)).collect();

@@ -5,7 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use uzram_snapshot::{Digest, Kind, Source, StoredManifest};
+use uzram_seal::{Keys, OpenedManifest, SealedManifest};
+use uzram_snapshot::{Digest, Kind, NamedPart, Source, StoredManifest};
 
 use crate::config::{RemoteAddress, RemoteConfig};
 use crate::dir::DirStore;
@@ -16,7 +17,7 @@ use crate::s3::S3Store;
 use crate::store::{Store, StoreError, StoreErrorKind, Version, When};
 
 /// Most bytes of a manifest.
-const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+const MAX_MANIFEST_BYTES: u64 = 128 << 20;
 
 /// A store with snapshots in it.
 #[derive(Clone)]
@@ -226,12 +227,15 @@ impl Remote {
         Ok(self.store.delete(&found.key)?)
     }
 
-    /// Reads a manifest.
-    pub fn manifest(&self, name: Digest) -> Result<StoredManifest> {
+    /// Reads a manifest, as far as it can be read without a key.
+    pub fn manifest(&self, name: Digest) -> Result<FoundManifest> {
         let (bytes, _) = self
             .store
             .get(&key_of(Kind::Manifest, name), MAX_MANIFEST_BYTES)?;
-        Ok(StoredManifest::parse(name, &bytes)?)
+        Ok(match SealedManifest::is_one(&bytes) {
+            true => FoundManifest::Sealed(SealedManifest::parse(name, &bytes)?),
+            false => FoundManifest::Plain(StoredManifest::parse(name, &bytes)?),
+        })
     }
 
     /// Keeps a snapshot from being collected while it is used. `why` is for people. Fails where it is gone already. `None`
@@ -251,6 +255,70 @@ fn connect(config: &RemoteConfig) -> Result<Arc<dyn Store>> {
         RemoteAddress::Directory(path) => Arc::new(DirStore::open(path)?),
         RemoteAddress::S3(address) => Arc::new(S3Store::open(&address)?),
     })
+}
+
+/// A manifest as it lies in a store.
+#[derive(Debug, Clone)]
+pub enum FoundManifest {
+    /// Of a snapshot that everybody can read.
+    Plain(StoredManifest),
+    /// Of a sealed one.
+    Sealed(SealedManifest),
+}
+
+/// A manifest that can be read.
+#[derive(Debug)]
+pub enum ReadableManifest {
+    /// Everybody can.
+    Plain(StoredManifest),
+    /// A key has opened it.
+    Opened(OpenedManifest),
+}
+
+impl FoundManifest {
+    /// What the snapshot needs, but for the manifest, by the names that the store has.
+    pub fn parts(&self) -> Vec<NamedPart> {
+        match self {
+            FoundManifest::Plain(manifest) => manifest.parts(),
+            FoundManifest::Sealed(manifest) => manifest.parts().to_vec(),
+        }
+    }
+
+    /// Opens it with these keys. A sealed one needs some; with keys, one that is not sealed is refused, since whoever put it there
+    /// did not need any. `of`: what it is, for messages.
+    pub fn open(&self, keys: Option<&Keys>, of: &str) -> Result<ReadableManifest> {
+        let refused = |source| Error::Seal {
+            of: Some(of.into()),
+            source,
+        };
+        match (self, keys) {
+            (FoundManifest::Plain(manifest), None) => Ok(ReadableManifest::Plain(manifest.clone())),
+            (FoundManifest::Plain(_), Some(_)) => Err(refused(uzram_seal::Error::NotSealed)),
+            (FoundManifest::Sealed(_), None) => Err(refused(uzram_snapshot::Error::Sealed.into())),
+            (FoundManifest::Sealed(manifest), Some(keys)) => manifest
+                .open(keys)
+                .map(ReadableManifest::Opened)
+                .map_err(refused),
+        }
+    }
+}
+
+impl ReadableManifest {
+    /// The snapshot's own manifest.
+    pub fn manifest(&self) -> &StoredManifest {
+        match self {
+            ReadableManifest::Plain(manifest) => manifest,
+            ReadableManifest::Opened(opened) => opened.manifest(),
+        }
+    }
+
+    /// The manifest behind a seal.
+    pub fn opened(&self) -> Option<&OpenedManifest> {
+        match self {
+            ReadableManifest::Plain(_) => None,
+            ReadableManifest::Opened(opened) => Some(opened),
+        }
+    }
 }
 
 impl Source for Remote {

@@ -4,7 +4,10 @@
 //! not. Nothing is found by a look that was not there before the tag is written: the last look is at everything that the
 //! manifest needs, by then under a lease.
 //!
-//! **Memory bound**: [`SENDERS`] + 1 parts of at most 64 MiB; of the usual length, 32 MiB, these are 128 MiB.
+//! Parts are sealed by those who send them, so that several are sealed at a time.
+//!
+//! **Memory bound**: [`SENDERS`] + 1 parts of at most 64 MiB; of the usual length, 32 MiB, these are 128 MiB. Those that are sealed
+//! take as much again.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +15,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use uzram_snapshot::{Digest, Kind, Part, PartsReader, StoredManifest};
+use uzram_seal::{SealedManifest, Sealing};
+use uzram_snapshot::{Digest, Kind, NamedPart, Part, PartsReader, StoredManifest};
 
 use crate::error::{Error, Result};
 use crate::id;
@@ -57,6 +61,8 @@ pub struct Uploading<'a> {
 pub struct Uploaded {
     /// The snapshot's name.
     pub name: Digest,
+    /// What the store calls it: another one if it is sealed.
+    pub stored: Digest,
     /// The tag, with its id where tags have one.
     pub tag: String,
     /// Bytes that were sent.
@@ -97,15 +103,40 @@ impl Uploading<'_> {
     pub fn upload(
         &self,
         remote: &Remote,
+        from: impl Read,
+        progress: &Progress,
+    ) -> Result<Uploaded> {
+        self.upload_sealed(remote, from, None, progress)
+    }
+
+    /// The same, sealed on its way.
+    pub fn upload_sealed(
+        &self,
+        remote: &Remote,
         mut from: impl Read,
+        sealing: Option<&Sealing>,
         progress: &Progress,
     ) -> Result<Uploaded> {
         let old = self.old_tag(remote)?;
         let why = format!("upload {}", self.tag);
         let lease = Lease::take(&remote.store, &why, Vec::new())?;
-        let manifest = self.send(remote, &mut from, progress)?;
-        commit(remote, self, old, &manifest, &lease).map(|tag| Uploaded {
+        let manifest = self.send(remote, &mut from, sealing, progress)?;
+        let committed = match sealing {
+            None => Committed::plain(&manifest),
+            Some(sealing) => {
+                let sealed = sealing.manifest(&manifest)?;
+                let sent = send_one(&*remote.store, &sealed)?;
+                let counted = match sent {
+                    true => &progress.sent_bytes,
+                    false => &progress.found_bytes,
+                };
+                counted.fetch_add(sealed.bytes.len() as u64, Ordering::Relaxed);
+                Committed::sealed(&sealed)?
+            }
+        };
+        commit(remote, self, old, &manifest, &committed, &lease).map(|tag| Uploaded {
             name: manifest.name(),
+            stored: committed.name,
             tag,
             sent_bytes: progress.sent_bytes.load(Ordering::Relaxed),
             found_bytes: progress.found_bytes.load(Ordering::Relaxed),
@@ -117,6 +148,7 @@ impl Uploading<'_> {
         &self,
         remote: &Remote,
         mut from: &mut impl Read,
+        sealing: Option<&Sealing>,
         progress: &Progress,
     ) -> Result<StoredManifest> {
         let (to, parts) = sync_channel::<Part>(0);
@@ -125,7 +157,7 @@ impl Uploading<'_> {
         let mut manifest: Option<StoredManifest> = None;
         let taken = std::thread::scope(|scope| {
             for _ in 0..SENDERS {
-                scope.spawn(|| send_all(remote, &parts, &failed, progress));
+                scope.spawn(|| send_all(remote, &parts, &failed, sealing, progress));
             }
             loop {
                 let mut first = [0];
@@ -191,11 +223,12 @@ fn send_all(
     remote: &Remote,
     parts: &Mutex<Receiver<Part>>,
     failed: &Mutex<Option<Error>>,
+    sealing: Option<&Sealing>,
     progress: &Progress,
 ) {
     loop {
         let part = parts.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(part) = part else { return };
+        let Ok(mut part) = part else { return };
         if failed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -204,13 +237,25 @@ fn send_all(
             // Whoever hands parts on finds out at the end; taking them lets it get there.
             continue;
         }
+        let sent = match sealing {
+            None => send_one(&*remote.store, &part).map_err(Error::from),
+            // It is sealed when all else is.
+            Some(_) if part.kind == Kind::Manifest => continue,
+            Some(sealing) => sealing.seal(&part).map_err(Error::from).and_then(|sealed| {
+                // Not needed beside the sealed one.
+                let bytes = std::mem::take(&mut part.bytes);
+                drop(bytes);
+                part = sealed;
+                Ok(send_one(&*remote.store, &part)?)
+            }),
+        };
         let bytes = part.bytes.len() as u64;
-        match send_one(&*remote.store, &part) {
+        match sent {
             Ok(true) => progress.sent_bytes.fetch_add(bytes, Ordering::Relaxed),
             Ok(false) => progress.found_bytes.fetch_add(bytes, Ordering::Relaxed),
             Err(error) => {
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.get_or_insert(error.into());
+                failed.get_or_insert(error);
                 0
             }
         };
@@ -236,29 +281,62 @@ fn send_one(store: &dyn Store, part: &Part) -> Result<bool, StoreError> {
     Ok(true)
 }
 
+/// What is committed, as the store sees it.
+struct Committed {
+    name: Digest,
+    parts: Vec<NamedPart>,
+    parent: Option<Digest>,
+    is_sealed: bool,
+}
+
+impl Committed {
+    fn plain(manifest: &StoredManifest) -> Committed {
+        Committed {
+            name: manifest.name(),
+            parts: manifest.parts(),
+            parent: manifest.head().parent,
+            is_sealed: false,
+        }
+    }
+
+    fn sealed(manifest: &Part) -> Result<Committed> {
+        let found = SealedManifest::parse(manifest.name, &manifest.bytes)?;
+        Ok(Committed {
+            name: manifest.name,
+            parts: found.parts().to_vec(),
+            parent: found.parent(),
+            is_sealed: true,
+        })
+    }
+}
+
 /// Gives the manifest the tag, if all that it needs is there. Returns the tag.
 fn commit(
     remote: &Remote,
     uploading: &Uploading<'_>,
     old: Option<FoundTag>,
     manifest: &StoredManifest,
+    committed: &Committed,
     lease: &Lease,
 ) -> Result<String> {
     let store = &remote.store;
-    lease.add(manifest.name().to_string())?;
-    check_parts(store, manifest)?;
+    lease.add(committed.name.to_string())?;
+    check_parts(store, committed.name, committed.parts.clone())?;
     let id = id::random();
     let tag = match remote.config.conditional {
         true => uploading.tag.to_owned(),
         false => format!("{}~{id}", uploading.tag),
     };
     let head = manifest.head();
-    let mut body = Tag::new(id, manifest.name(), id::holder());
-    body.device = uploading.device.into();
+    let mut body = Tag::new(id, committed.name, id::holder());
+    if !committed.is_sealed {
+        body.device = uploading.device.into();
+    }
+    body.sealed = committed.is_sealed;
     body.taken_at_seconds = head.taken_at_seconds;
     body.size_bytes = head.pages * uzram_snapshot::PAGE_BYTES as u64;
     body.object_bytes = manifest.totals().object_bytes;
-    body.parent = head.parent.map(|parent| parent.to_string());
+    body.parent = committed.parent.map(|parent| parent.to_string());
     let when = match &old {
         Some(old) => When::Unchanged(old.version.clone()),
         None => When::New,
@@ -309,14 +387,13 @@ fn put_tag(remote: &Remote, tag: &str, body: &Tag, when: &When) -> Result<()> {
 }
 
 /// Looks whether all that a manifest needs is there, and as long as it should be.
-pub(crate) fn check_parts(store: &Arc<dyn Store>, manifest: &StoredManifest) -> Result<()> {
-    let mut parts = manifest.parts();
-    let whole = store.head(&key_of(Kind::Manifest, manifest.name()));
-    missing(
-        whole.map(drop),
-        &key_of(Kind::Manifest, manifest.name()),
-        manifest,
-    )?;
+pub(crate) fn check_parts(
+    store: &Arc<dyn Store>,
+    manifest: Digest,
+    mut parts: Vec<NamedPart>,
+) -> Result<()> {
+    let whole = store.head(&key_of(Kind::Manifest, manifest));
+    missing(whole.map(drop), &key_of(Kind::Manifest, manifest), manifest)?;
     parts.sort();
     parts.dedup_by_key(|part| (part.kind, part.name));
     for_all(&parts, LOOKERS, |part| {
@@ -332,11 +409,11 @@ pub(crate) fn check_parts(store: &Arc<dyn Store>, manifest: &StoredManifest) -> 
     })
 }
 
-fn missing(looked: Result<(), StoreError>, key: &str, manifest: &StoredManifest) -> Result<()> {
+fn missing(looked: Result<(), StoreError>, key: &str, manifest: Digest) -> Result<()> {
     match looked {
         Err(error) if error.kind == StoreErrorKind::NotFound => Err(Error::Missing {
             key: key.into(),
-            needed_by: manifest.name().to_string(),
+            needed_by: manifest.to_string(),
             collected: true,
         }),
         looked => Ok(looked?),

@@ -80,7 +80,7 @@ fn upload(remote: &Remote, tag: &str, bytes: &[u8], force: bool) -> Result<Uploa
 
 /// What a tag holds, page by page.
 fn pages(remote: &Remote, tag: &str) -> Result<Vec<(u64, Vec<u8>)>, Error> {
-    let opened = remote.open_tag(tag, "test")?;
+    let opened = remote.open_tag(tag, None, "test")?;
     let mut copy = Vec::new();
     opened.write_complete(&mut copy)?;
     let mut found = Vec::new();
@@ -119,7 +119,7 @@ fn a_snapshot_and_one_since_it_come_back() {
     assert_version(&remote, "full", |_| 1);
     // As a server makes it: from an index without segments.
     let mut index = Vec::new();
-    let opened = remote.open_tag("full", "test").unwrap();
+    let opened = remote.open_tag("full", None, "test").unwrap();
     opened.write_index(&mut index).unwrap();
     let child = file(2, Some(Snapshot::open(index).unwrap()));
     upload(&remote, "next", &child, false).unwrap();
@@ -132,7 +132,7 @@ fn a_snapshot_and_one_since_it_come_back() {
     assert!(collected.removed > 0, "{collected:?}");
     assert_version(&remote, "next", of);
     Checking { read: true }
-        .run(&remote, &remote.tag("next").unwrap())
+        .run(&remote, &remote.tag("next").unwrap(), None)
         .unwrap();
 }
 
@@ -238,7 +238,7 @@ fn assert_whole(remote: &Remote) {
     let (tags, wrong) = remote.tags().unwrap();
     assert!(wrong.is_empty(), "{wrong:?}");
     for tag in tags {
-        Checking { read: true }.run(remote, &tag).unwrap();
+        Checking { read: true }.run(remote, &tag, None).unwrap();
     }
 }
 
@@ -340,7 +340,7 @@ fn a_collection_that_dies_anywhere_leaves_tags_whole() {
 fn what_a_lease_names_is_not_collected() {
     let Place { remote, .. } = place();
     upload(&remote, "x", &file(1, None), false).unwrap();
-    let opened = remote.open_tag("x", "test").unwrap();
+    let opened = remote.open_tag("x", None, "test").unwrap();
     remote.remove_tag("x").unwrap();
     let collected = NO_GRACE.run(&remote).unwrap();
     assert_eq!((collected.removed, collected.leased), (0, 1));
@@ -385,7 +385,7 @@ fn an_unreadable_manifest_stops_a_collection() {
 fn a_check_tells_what_is_missing_cut_or_flipped() {
     let place = place();
     upload(&place.remote, "x", &file(1, None), false).unwrap();
-    let check = |read| Checking { read }.run(&place.remote, &place.remote.tag("x").unwrap());
+    let check = |read| Checking { read }.run(&place.remote, &place.remote.tag("x").unwrap(), None);
     check(false).unwrap();
     for kind in ["seg", "idx", "man"] {
         let dir = std::fs::read_dir(place.dir.path().join(kind)).unwrap();

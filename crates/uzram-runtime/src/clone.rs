@@ -20,7 +20,8 @@ use crate::snapshot_source::{OpenSource, StoredParts, refused_of};
 /// Where a clone's pages come from.
 pub(crate) struct CloneSource {
     of: SnapshotSource,
-    snapshot: Digest,
+    /// What it is called where it is stored.
+    stored: Digest,
     /// What is open and was not read yet. Held while it is read: who needs it waits for whoever opens it.
     opening: Mutex<Option<OpenSource>>,
     /// Frames that requests waited for, where there is a trace.
@@ -56,31 +57,35 @@ pub(crate) fn pages_of(
 
 impl CloneSource {
     /// Of a device that is being made.
-    pub(crate) fn new(of: SnapshotSource, parts: StoredParts, pages: RemotePages) -> CloneSource {
-        CloneSource {
+    pub(crate) fn new(
+        of: SnapshotSource,
+        parts: StoredParts,
+        pages: RemotePages,
+    ) -> Result<CloneSource> {
+        Ok(CloneSource {
             of,
-            snapshot: pages.snapshot().name(),
+            stored: parts.stored()?,
             opening: Mutex::default(),
             demanded: Mutex::default(),
             opened: Mutex::new(Opened {
                 last: Some((parts, Arc::new(pages))),
                 is_stale: false,
             }),
-        }
+        })
     }
 
     /// Of a device that is there. `open` is what is open already, if that could be had. What is wrong with it is found when it
     /// is needed.
     pub(crate) fn resume(of: &SnapshotSource, open: Option<OpenSource>) -> Result<CloneSource> {
-        let snapshot = of.snapshot.parse();
-        let snapshot = snapshot.map_err(|error| {
+        let stored = of.snapshot.parse();
+        let stored = stored.map_err(|error| {
             Failure::failed(format!(
                 "the description names no snapshot of the clone: {error}"
             ))
         })?;
         Ok(CloneSource {
             of: of.clone(),
-            snapshot,
+            stored,
             opening: Mutex::new(open),
             demanded: Mutex::default(),
             opened: Mutex::default(),
@@ -101,16 +106,17 @@ impl CloneSource {
             Some(open) => open,
             None => OpenSource::open(&self.of)?,
         };
-        let (parts, found) = open.into_parts()?;
-        if found != self.snapshot {
+        let (parts, name) = open.into_parts()?;
+        let found = parts.stored()?;
+        if found != self.stored {
             let message = format!(
                 "{} holds {found}, and the device is a clone of {}",
                 self.of.place().display(),
-                self.snapshot
+                self.stored
             );
             return Err(Failure::failed(message));
         }
-        let pages = pages_of(&self.of, &parts, found)?;
+        let pages = pages_of(&self.of, &parts, name)?;
         Ok((parts, pages))
     }
 

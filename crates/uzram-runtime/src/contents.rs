@@ -107,7 +107,9 @@ impl OpenedSnapshot {
         };
         let algorithms = uzram_control::zram::algorithms();
         let choices = snapshot.choices(algorithms).map_err(failed)?;
-        let (name, head) = (snapshot.name(), snapshot.head().clone());
+        let stored = process.as_ref().map(|process| process.stored());
+        let name = stored.transpose()?.unwrap_or_else(|| snapshot.name());
+        let head = snapshot.head().clone();
         let known = Known::new(source.of, Some(name), head, choices);
         let form = Form::Stored(Box::new(snapshot), process);
         Ok(OpenedSnapshot { known, form })
@@ -125,7 +127,7 @@ impl OpenedSnapshot {
         };
         let pages = crate::clone::pages_of(&source, &parts, name)?;
         pages.clone_to(device)?;
-        let source = Arc::new(CloneSource::new(source, parts, pages));
+        let source = Arc::new(CloneSource::new(source, parts, pages)?);
         device.set_source(source.clone(), source.options());
         Ok(source)
     }

@@ -108,6 +108,16 @@ pub(crate) fn keep_private() {
     }
 }
 
+/// Keeps what is in this process out of core dumps and from other users' debuggers, whatever limits say: it is about to hold keys.
+pub fn hide_keys() {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let none = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: rustix::process::getrlimit(Resource::Core).maximum,
+    };
+    let _ = rustix::process::setrlimit(Resource::Core, none);
+}
+
 /// Waits until the process of a pidfd has ended.
 pub fn wait_for_end(process: &OwnedFd) {
     while !wait_for_end_within(process, Duration::from_secs(3600)) {}

@@ -1,9 +1,9 @@
-//! The process that reads a remote for a device: `uzram read-remote`.
+//! The process that reads a remote or a sealed file for a device: `uzram read-remote`.
 //!
 //! A server has the rights and the memory of its device, and must not wait for a store's client, nor keep its credentials. So a
 //! process beside it opens the remote, holds the lease, and answers what a [`Source`] is asked. The two speak over sockets that
 //! nobody else has: one for life and death, and some for requests, one at a time each. So a demand never queues behind a
-//! hydration.
+//! hydration. Of a sealed snapshot this process has the keys, and nobody else: neither keeper nor server.
 //!
 //! It ends with its sockets. Where the other side said goodbye it gives its lease back; else it leaves that to expire, so that who
 //! takes the device over finds the snapshot.
@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -57,6 +58,15 @@ pub struct RemoteOrder {
     /// The trace that is read and written, if there is one.
     #[serde(default)]
     pub trace: Option<String>,
+    /// Instead of a remote: a file, and those of its parents.
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
+    /// Files with identities, of a sealed snapshot.
+    #[serde(default)]
+    pub identities: Vec<PathBuf>,
+    /// And one with its passphrase.
+    #[serde(default)]
+    pub passphrase_file: Option<PathBuf>,
     /// Whether the process has let go of what it inherited.
     #[serde(default)]
     bare: bool,
@@ -70,7 +80,24 @@ impl RemoteOrder {
             snapshot: given(&of.snapshot),
             in_order: !of.lazy,
             trace: given(&of.trace),
+            files: match of.is_remote() {
+                true => Vec::new(),
+                false => std::iter::once(&of.file)
+                    .chain(&of.parents)
+                    .cloned()
+                    .collect(),
+            },
+            identities: of.identities.clone(),
+            passphrase_file: of.passphrase_file.clone(),
             bare: false,
+        }
+    }
+
+    /// Where the snapshot is, for messages.
+    pub fn place(&self) -> String {
+        match self.files.first() {
+            Some(file) => file.display().to_string(),
+            None => self.remote.clone(),
         }
     }
 
@@ -93,6 +120,8 @@ pub trait TraceStore: Send + Sync {
 pub struct OpenRemote {
     /// The snapshot's name.
     pub snapshot: Digest,
+    /// What it is called where it is stored: another one for a sealed snapshot of a remote. A device's description has this.
+    pub stored: Digest,
     /// Where its parts are.
     pub source: Arc<dyn Source>,
     /// Where its trace is.
@@ -115,9 +144,11 @@ pub(crate) struct RemoteProcess {
     life: UnixStream,
     channels: Mutex<Vec<UnixStream>>,
     freed: Condvar,
-    /// The snapshot's name, or why there is none.
-    opened: OnceLock<Result<Digest>>,
+    /// The snapshot's name, and what it is called where it is stored; or why there is none.
+    opened: OnceLock<Result<(Digest, Digest)>>,
     is_broken: AtomicBool,
+    /// Whether it reads files.
+    has_files: bool,
     remote: String,
 }
 
@@ -127,7 +158,7 @@ impl RemoteProcess {
         let failed = |error: io::Error| {
             Failure::failed(format!(
                 "{}: the process that reads it cannot be started: {error}",
-                order.remote
+                order.place()
             ))
         };
         let pairs: io::Result<Vec<_>> = (0..CHANNELS).map(|_| UnixStream::pair()).collect();
@@ -151,25 +182,35 @@ impl RemoteProcess {
             freed: Condvar::new(),
             opened: OnceLock::new(),
             is_broken: AtomicBool::new(false),
-            remote: order.remote.clone(),
+            has_files: !order.files.is_empty(),
+            remote: order.place(),
         })
     }
 
     /// The snapshot's name, once the process has opened the remote.
     pub(crate) fn snapshot(&self) -> Result<Digest> {
         let opened = self.opened.get_or_init(|| self.hear());
-        opened.clone()
+        opened.clone().map(|(snapshot, _)| snapshot)
     }
 
-    fn hear(&self) -> Result<Digest> {
+    /// What it is called where it is stored.
+    pub(crate) fn stored(&self) -> Result<Digest> {
+        let opened = self.opened.get_or_init(|| self.hear());
+        opened.clone().map(|(_, stored)| stored)
+    }
+
+    fn hear(&self) -> Result<(Digest, Digest)> {
         let heard = read_words(&mut &self.life);
         let heard = heard.inspect_err(|_| self.is_broken.store(true, Relaxed));
         let words = heard.map_err(|error| self.ended(&error))?;
-        let said: Result<String> = serde_json::from_slice(&words)
+        let said: Result<[String; 2]> = serde_json::from_slice(&words)
             .map_err(|error| Failure::failed(format!("{}: {error}", self.remote)))?;
-        let name = said.inspect_err(|_| self.is_broken.store(true, Relaxed))?;
-        name.parse()
-            .map_err(|error| Failure::failed(format!("{}: its name: {error}", self.remote)))
+        let [snapshot, stored] = said.inspect_err(|_| self.is_broken.store(true, Relaxed))?;
+        let name = |text: String| {
+            text.parse()
+                .map_err(|error| Failure::failed(format!("{}: its name: {error}", self.remote)))
+        };
+        Ok((name(snapshot)?, name(stored)?))
     }
 
     fn ended(&self, error: &io::Error) -> Failure {
@@ -177,6 +218,11 @@ impl RemoteProcess {
             "{}: the process that reads it has ended ({error})",
             self.remote
         ))
+    }
+
+    /// Whether another one may find what this one did not: a file may have been replaced.
+    pub(crate) fn may_be_stale(&self) -> bool {
+        self.has_files || self.is_broken()
     }
 
     /// Whether another one must be started.
@@ -353,10 +399,12 @@ fn to_frames(bytes: &[u8]) -> Vec<u32> {
 }
 
 /// How a failure is told: what a [`Source`] tells apart.
-const TOLD: [ErrorKind; 3] = [
+const TOLD: [ErrorKind; 4] = [
     ErrorKind::Other,
     ErrorKind::NotFound,
     ErrorKind::UnexpectedEof,
+    // A seal is broken.
+    ErrorKind::InvalidData,
 ];
 
 /// An answer is a byte that says what it is, its length, and its bytes: those of a part, or words.
@@ -457,8 +505,13 @@ pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRe
     life.set_read_timeout(Some(PATIENCE))?;
     let channels = receive_files(&life)?;
     life.set_read_timeout(None)?;
+    if !order.identities.is_empty() || order.passphrase_file.is_some() {
+        process::hide_keys();
+    }
     let opened = open(&order);
-    let said = opened.as_ref().map(|opened| opened.snapshot.to_string());
+    let said = opened
+        .as_ref()
+        .map(|opened| [opened.snapshot.to_string(), opened.stored.to_string()]);
     let words = serde_json::to_vec(&said).map_err(Failure::failed)?;
     write_words(&mut &life, &words)?;
     let opened = opened?;
@@ -529,6 +582,7 @@ mod tests {
         for (kind, told) in [
             (ErrorKind::NotFound, ErrorKind::NotFound),
             (ErrorKind::UnexpectedEof, ErrorKind::UnexpectedEof),
+            (ErrorKind::InvalidData, ErrorKind::InvalidData),
             (ErrorKind::TimedOut, ErrorKind::Other),
         ] {
             let error = back(Err(io::Error::new(kind, "words"))).unwrap_err();

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
+use rustix::net::SendFlags;
 use uzram::{Cut, CutCodec, CutOptions, CutWatch, Device};
 use uzram_control::{ControlError, SnapshotReport};
 use uzram_snapshot::device::id_of;
@@ -333,6 +334,7 @@ impl ForClient<'_> {
         let to = |watch| ClientFile {
             file: &file,
             is_regular,
+            is_socket,
             watch,
             is_gone,
         };
@@ -415,6 +417,7 @@ fn chain(
 struct ClientFile<'a> {
     file: &'a File,
     is_regular: bool,
+    is_socket: bool,
     watch: CutWatch,
     is_gone: &'a dyn Fn() -> bool,
 }
@@ -447,6 +450,15 @@ impl Write for ClientFile<'_> {
         if self.is_regular {
             self.check()?;
             return self.file.write(bytes);
+        }
+        if self.is_socket {
+            // It takes what it has room for, and does not wait.
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(self.file, bytes, flags) {
+                Ok(sent) => return Ok(sent),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         self.wait_for_room()?;
         self.file.write(&bytes[..bytes.len().min(PIPE_BYTES)])

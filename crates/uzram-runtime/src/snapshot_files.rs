@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use uzram_snapshot::{Digest, Error, Head, Snapshot};
+use uzram_snapshot::{Digest, Error, Head, ReadAt, Snapshot};
 use uzram_spec::{Failure, FailureKind, Result};
 
 /// A failure to read a snapshot, in words that name its file.
@@ -15,6 +15,7 @@ pub fn refused(path: &Path, error: &Error) -> Failure {
     let kind = match error {
         Error::Newer { .. } | Error::Algorithm { .. } => FailureKind::Impossible,
         Error::Foreign
+        | Error::Sealed
         | Error::MissingParent { .. }
         | Error::OtherParent { .. }
         | Error::NoParent
@@ -26,6 +27,9 @@ pub fn refused(path: &Path, error: &Error) -> Failure {
     match error {
         Error::MissingParent { .. } | Error::Missing { .. } => {
             failure.with_hint("give the file that holds it with --parent FILE")
+        }
+        Error::Sealed => {
+            failure.with_hint("--identity FILE or --seal-passphrase-file FILE names what opens it")
         }
         Error::OtherParent { .. } => failure.with_hint("--parent takes the files of its parents"),
         _ => failure,
@@ -70,7 +74,11 @@ pub fn open(path: &Path) -> Result<(File, bool)> {
 }
 
 /// Opens a snapshot in a file, with its parents as far as these files hold them. What is no parent of it is refused.
-pub fn open_chain(path: &Path, file: File, parents: Vec<(PathBuf, File)>) -> Result<Snapshot> {
+pub fn open_chain<F: ReadAt + 'static>(
+    path: &Path,
+    file: F,
+    parents: Vec<(PathBuf, F)>,
+) -> Result<Snapshot> {
     let snapshot = Snapshot::open(file).map_err(|error| refused(path, &error))?;
     with_parents(path, snapshot, parents)
 }
@@ -102,10 +110,10 @@ pub fn damage(path: &Path) -> Option<Failure> {
     }
 }
 
-fn with_parents(
+fn with_parents<F: ReadAt + 'static>(
     path: &Path,
     mut snapshot: Snapshot,
-    parents: Vec<(PathBuf, File)>,
+    parents: Vec<(PathBuf, F)>,
 ) -> Result<Snapshot> {
     let mut opened = open_all(parents)?;
     while let Some(missing) = snapshot.missing_parent() {
@@ -120,8 +128,8 @@ fn with_parents(
     Ok(snapshot)
 }
 
-fn open_all(parents: Vec<(PathBuf, File)>) -> Result<Vec<(PathBuf, Snapshot)>> {
-    let open = |(path, file): (PathBuf, File)| {
+fn open_all<F: ReadAt + 'static>(parents: Vec<(PathBuf, F)>) -> Result<Vec<(PathBuf, Snapshot)>> {
+    let open = |(path, file): (PathBuf, F)| {
         let snapshot = Snapshot::open(file).map_err(|error| refused(&path, &error))?;
         Ok((path, snapshot))
     };

@@ -22,7 +22,7 @@ pub(crate) enum Open {
     Files(File, Vec<(PathBuf, File)>),
     /// A pipe, and the files of the parents.
     Pipe(File, Vec<(PathBuf, File)>),
-    /// A remote, which another process reads.
+    /// A remote or a sealed file, which another process reads.
     Remote(Arc<RemoteProcess>),
 }
 
@@ -39,7 +39,8 @@ impl OpenSource {
             of: of.clone(),
             open,
         };
-        if of.is_remote() {
+        // What is sealed is read by a process that has the keys.
+        if of.is_remote() || of.is_sealed() {
             let process = RemoteProcess::start(&RemoteOrder::new(of))?;
             return Ok(with(Open::Remote(Arc::new(process))));
         }
@@ -103,6 +104,14 @@ impl StoredParts {
         }
     }
 
+    /// What the snapshot is called where it is stored: a description has this.
+    pub(crate) fn stored(&self) -> Result<Digest> {
+        match self {
+            StoredParts::Files(snapshot) => Ok(snapshot.name()),
+            StoredParts::Remote(process) => process.stored(),
+        }
+    }
+
     /// Where a trace is kept.
     pub(crate) fn trace(&self) -> Option<Arc<dyn TraceStore>> {
         match self {
@@ -115,7 +124,7 @@ impl StoredParts {
     pub(crate) fn may_be_stale(&self) -> bool {
         match self {
             StoredParts::Files(_) => true,
-            StoredParts::Remote(process) => process.is_broken(),
+            StoredParts::Remote(process) => process.may_be_stale(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::format::{
     Digest, Fields, HEADER, Kind, MAX_BLOCKS, MAX_CODECS, MAX_SEGMENT_BYTES, MAX_SEGMENT_FRAMES,
-    MAX_SEGMENTS, Record, SUM,
+    MAX_SEGMENTS, Record, SUM, Stream,
 };
 use crate::page::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 
@@ -103,6 +103,19 @@ pub(crate) fn parse_end_mark(body: &[u8]) -> Result<(u64, u64), &'static str> {
         true => Ok((offset, bytes)),
         false => Err("its lengths contradict each other"),
     }
+}
+
+/// Bytes of the mark that every snapshot ends with.
+pub const END_MARK_BYTES: usize = END_BYTES as usize;
+
+/// Whether a stream of so many bytes, which ended with these, was a snapshot to its end. Who passes one on without reading it
+/// asks this before it calls it whole; what it holds is not looked at.
+pub fn is_end(bytes: u64, last: &[u8; END_MARK_BYTES]) -> bool {
+    let found = Stream::new(&last[..], 0).record(Kind::End);
+    let marked = found
+        .map_err(drop)
+        .and_then(|(body, _)| parse_end_mark(&body).map_err(drop));
+    marked.is_ok_and(|(offset, len)| offset + len + END_BYTES == bytes)
 }
 
 /// Reads the body of a footer.

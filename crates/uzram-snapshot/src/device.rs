@@ -227,8 +227,11 @@ impl RemoteSource for RemotePages {
     ) -> Result<(), RemoteError> {
         let fetched = self.snapshot.frames(frames);
         let fetched = fetched.map_err(|error| RemoteError {
-            // A store may be away, or be asked before it has everything.
-            passes: matches!(error, Error::Io { .. } | Error::Missing { .. }),
+            // A store may be away, or be asked before it has everything. A broken seal stays broken.
+            passes: match &error {
+                Error::Io { source, .. } => source.kind() != io::ErrorKind::InvalidData,
+                error => matches!(error, Error::Missing { .. }),
+            },
             message: format!("{}: {error}", self.name),
         })?;
         for contents in &fetched {

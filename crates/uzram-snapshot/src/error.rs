@@ -37,6 +37,9 @@ pub enum Error {
         /// The newest that this program reads.
         known: u32,
     },
+    /// It is sealed: whoever has its key unseals it first.
+    #[error("the snapshot is sealed, and no key was given for it")]
+    Sealed,
     /// It ends before its end mark: the copy or the snapshot was interrupted.
     #[error("the snapshot is cut off at byte {at}: it was not written or copied to its end")]
     Cut {

@@ -12,6 +12,8 @@ use crate::Error;
 
 /// Version of everything that this program writes.
 pub const VERSION: u32 = 1;
+/// Version of what begins a sealed file, and of a sealed manifest. A program that cannot unseal refuses it as newer.
+pub const SEALED_VERSION: u32 = 2;
 /// Bytes in a page.
 pub const PAGE_BYTES: usize = 4096;
 /// Pages in a frame, the unit of fetching and checking.
@@ -222,6 +224,9 @@ pub(crate) fn check_header(kind: Kind, header: &[u8; HEADER], at: u64) -> Result
         });
     }
     let version = fields.u32().map_err(&damaged)?;
+    if version == SEALED_VERSION && matches!(kind, Kind::Head | Kind::Manifest) {
+        return Err(Error::Sealed);
+    }
     if version > VERSION {
         let (found, known) = (version, VERSION);
         return Err(Error::Newer { kind, found, known });

@@ -60,13 +60,13 @@ mod source;
 mod stored;
 mod writer;
 
-pub use contents::Item;
+pub use contents::{END_MARK_BYTES, Item, is_end};
 pub use disk::{CodecSource, DictionarySource, DiskSource};
 pub use error::Error;
 pub use format::{
     BLOCK_FRAMES, Digest, FRAME_PAGES, Kind, MAX_CHAIN, MAX_CODECS, MAX_DELTA_PAGES,
     MAX_DICTIONARY_BYTES, MAX_NOTES_BYTES, MAX_PAGES, MAX_PLACES, MAX_SEGMENT_BYTES, PAGE_BYTES,
-    ParseDigestError, SEGMENT_BYTES, VERSION,
+    ParseDigestError, SEALED_VERSION, SEGMENT_BYTES, VERSION,
 };
 pub use head::{DictionaryName, Head, SnapshotCodec};
 pub use manifest::{SegmentSummary, Totals};

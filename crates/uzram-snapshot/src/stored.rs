@@ -67,6 +67,11 @@ impl StoredManifest {
         self.name
     }
 
+    /// All bytes of its record.
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
     /// What the snapshot says of itself.
     pub fn head(&self) -> &Head {
         &self.manifest.head

@@ -2,7 +2,7 @@
 
 mod common;
 
-use uzram_snapshot::{Error, Snapshot, SnapshotReader, VERSION};
+use uzram_snapshot::{END_MARK_BYTES, Error, SEALED_VERSION, Snapshot, SnapshotReader, is_end};
 
 use common::{Content, Disk, Pages, apply, fixtures};
 
@@ -119,13 +119,39 @@ fn foreign_and_newer_files_are_told_apart() {
     assert!(matches!(forward, Err(Error::Foreign)));
     assert!(matches!(seeking, Err(Error::Foreign)));
     let [mut newer, _] = small();
-    newer[8] = VERSION as u8 + 1;
+    newer[8] = SEALED_VERSION as u8 + 1;
     let (forward, seeking) = read(&newer, None);
     for refused in [forward.unwrap_err(), seeking.unwrap_err()] {
         assert_eq!(
             refused.to_string(),
-            "the head has version 2, this program reads up to 1: use a newer uzram"
+            "the head has version 3, this program reads up to 1: use a newer uzram"
         );
+    }
+    newer[8] = SEALED_VERSION as u8;
+    let (forward, seeking) = read(&newer, None);
+    assert!(matches!(forward, Err(Error::Sealed)));
+    assert!(matches!(seeking, Err(Error::Sealed)));
+}
+
+/// Who passes a stream on without reading it knows by its end whether it was all of a snapshot.
+#[test]
+fn a_stream_that_ended_early_is_no_end() {
+    let [bytes, _] = small();
+    let is_whole = |bytes: &[u8], count: u64| {
+        let last = bytes.last_chunk::<END_MARK_BYTES>();
+        last.is_some_and(|last| is_end(count, last))
+    };
+    let len = bytes.len();
+    assert!(is_whole(&bytes, len as u64));
+    assert!((0..len).all(|len| !is_whole(&bytes[..len], len as u64)));
+    assert!(
+        !is_whole(&bytes, len as u64 - 1),
+        "bytes before it are missing"
+    );
+    for at in len - END_MARK_BYTES..len {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        assert!(!is_whole(&flipped, len as u64), "{at}");
     }
 }
 

@@ -294,6 +294,12 @@ pub struct SnapshotSource {
     /// Files with the snapshots that it was made since, in any order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<PathBuf>,
+    /// Of a sealed snapshot: files with identities of age. With keys the snapshot must be sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<PathBuf>,
+    /// Of a sealed snapshot: a file whose first line is the passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
     /// Whether what is written is compressed with the description's algorithm, else with that of the snapshot's device.
     #[serde(default)]
     pub own_algorithm: bool,
@@ -401,10 +407,17 @@ impl SnapshotSource {
         }
     }
 
-    /// The files that it names.
+    /// Whether it is to be sealed: keys were named.
+    pub fn is_sealed(&self) -> bool {
+        !self.identities.is_empty() || self.passphrase_file.is_some()
+    }
+
+    /// The files that it names, those with keys included.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let file = (!self.is_remote()).then_some(&self.file);
-        file.into_iter().chain(&self.parents).map(PathBuf::as_path)
+        let keys = self.identities.iter().chain(&self.passphrase_file);
+        let all = file.into_iter().chain(&self.parents).chain(keys);
+        all.map(PathBuf::as_path)
     }
 }
 
@@ -421,6 +434,10 @@ impl<'de> Deserialize<'de> for SnapshotSource {
             remote: String,
             #[serde(default)]
             parents: Vec<PathBuf>,
+            #[serde(default)]
+            identities: Vec<PathBuf>,
+            #[serde(default)]
+            passphrase_file: Option<PathBuf>,
             #[serde(default)]
             own_algorithm: bool,
             #[serde(default)]
@@ -448,6 +465,8 @@ impl<'de> Deserialize<'de> for SnapshotSource {
                 file: fields.file,
                 remote: fields.remote,
                 parents: fields.parents,
+                identities: fields.identities,
+                passphrase_file: fields.passphrase_file,
                 own_algorithm: fields.own_algorithm,
                 own_recomp_algorithm: fields.own_recomp_algorithm,
                 own_block_size: fields.own_block_size,
@@ -730,6 +749,10 @@ mod tests {
             assert_eq!(tag.from, Some(SnapshotSource::tag("ci", "warm")));
             assert_eq!(DeviceSpec::parse(&tag.to_json()), Ok(tag));
         }
+        let keys = r#"{"remote":"ci/warm","identities":["/k"],"passphrase_file":"/p"}"#;
+        let sealed = parse(keys).unwrap();
+        assert!(sealed.from.as_ref().unwrap().is_sealed());
+        assert_eq!(DeviceSpec::parse(&sealed.to_json()), Ok(sealed));
         for file in ["/a/b", "a", "./a/b", "a/b/c", "a/", "../b", "7/b"] {
             let named = SnapshotSource::named(Path::new(file));
             assert_eq!(named, SnapshotSource::file(file));
@@ -737,6 +760,7 @@ mod tests {
         for (from, said) in [
             (r#""s""#, "relative"),
             (r#"{"file":"/s","parents":["p"]}"#, "relative"),
+            (r#"{"file":"/s","identities":["k"]}"#, "relative"),
             (r#"{"parents":[]}"#, "it takes a file"),
             (r#"{"remote":"ci"}"#, "it takes NAME/TAG"),
             (r#"{"remote":"ci/warm","trace":"boot"}"#, "--lazy"),

@@ -116,7 +116,8 @@ impl DeviceSpec {
         }
         if let Some(from) = &mut self.from {
             let file = from.remote.is_empty().then_some(&mut from.file);
-            for path in file.into_iter().chain(&mut from.parents) {
+            let keys = from.identities.iter_mut().chain(&mut from.passphrase_file);
+            for path in file.into_iter().chain(&mut from.parents).chain(keys) {
                 *path = directory.join(&*path);
             }
         }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 
 use uzram::PolicySettings;
@@ -20,6 +21,7 @@ use uzram_spec::{
 use super::{find_daemon, policy, remote};
 use crate::exit::{self, Failure, Result};
 use crate::frontend_args::FrontendArgs;
+use crate::seal_args::{OpenArgs, UnsealingPipe};
 
 fn algorithm_help() -> String {
     format!(
@@ -89,6 +91,11 @@ impl Args {
                 "--parent is for a snapshot, which --from names",
             ));
         }
+        if self.from.is_none() && self.options.has_keys() {
+            return Err(Failure::usage(
+                "keys are for a sealed snapshot, which --from names",
+            ));
+        }
         let clone = CloneOptions {
             lazy: self.lazy,
             remote_timeout_seconds: self.remote_timeout,
@@ -112,6 +119,8 @@ pub(crate) struct Options {
     /// A file with the snapshot that another one was made since; may be given several times
     #[arg(long, value_name = "FILE")]
     parent: Vec<PathBuf>,
+    #[command(flatten)]
+    keys: OpenArgs,
     /// Size of the disk: a number of bytes, or with K, M, G, T. Rounded up to 4096. May exceed the machine's
     /// memory [default: half of the memory, at most 4G; of a snapshot its own]
     #[arg(long, short, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
@@ -203,6 +212,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Whether keys were named.
+    pub(crate) fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
     /// Makes a device, of a snapshot if there is one, and prints its path.
     pub(crate) fn make(self, from: Option<PathBuf>, clone: CloneOptions, log: &str) -> Result {
         logging::parse(log)?;
@@ -293,6 +307,7 @@ impl Options {
         log: &str,
     ) -> Result<DeviceSpec> {
         let standard = DeviceSpec::default();
+        let from = from.map(|from| self.keys.describe(from));
         let from = from.map(|from| SnapshotSource {
             parents: self.parent,
             own_algorithm: self.algorithm.is_some() || !self.algorithm_params.is_empty(),
@@ -352,7 +367,10 @@ fn pass_on_pipe(spec: &mut DeviceSpec, is_stdin: bool) -> Result<Option<Piped>> 
             let message = "stdin is a terminal: give a file, or have a snapshot piped in";
             return Err(Failure::usage(message));
         }
-        return contents::pass_on(stdin, spec).map(Some);
+        return match source.is_sealed() {
+            false => contents::pass_on(stdin, spec).map(Some),
+            true => pass_on_unsealed(Stdio::inherit(), spec).map(Some),
+        };
     }
     let is_pipe = source
         .file
@@ -363,7 +381,24 @@ fn pass_on_pipe(spec: &mut DeviceSpec, is_stdin: bool) -> Result<Option<Piped>> 
     }
     // Waits for whoever writes to it.
     let pipe = File::open(&source.file)?;
-    contents::pass_on(pipe, spec).map(Some)
+    match source.is_sealed() {
+        false => contents::pass_on(pipe, spec).map(Some),
+        true => pass_on_unsealed(pipe.into(), spec).map(Some),
+    }
+}
+
+/// Passes on what is in the seal of a pipe. The server gets no key, and what it reads is not sealed.
+fn pass_on_unsealed(from: Stdio, spec: &mut DeviceSpec) -> Result<Piped> {
+    let Some(source) = &mut spec.from else {
+        return Err(Failure::usage("no snapshot was asked for"));
+    };
+    if !source.parents.is_empty() {
+        let message = "a sealed snapshot from a pipe must be complete: restore one with parents from its file";
+        return Err(Failure::usage(message));
+    }
+    let pipe = UnsealingPipe::start(source, from)?;
+    (source.identities, source.passphrase_file) = (Vec::new(), None);
+    contents::pass_on(pipe, spec)
 }
 
 /// Prints a path. A device whose path nobody learns is worth nothing: fails also where nobody reads.

@@ -29,6 +29,10 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, log: &str) -> Result {
+        if self.options.has_keys() {
+            let message = "what another host hands over is not sealed: ssh or the like keeps it from others on its way";
+            return Err(Failure::usage(message));
+        }
         let Some(address) = &self.from else {
             let stdin = io::stdin();
             if stdin.is_terminal() {

@@ -14,11 +14,13 @@ use uzram_remote::{
     StoreErrorKind,
 };
 
-use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote};
-use uzram_snapshot::Digest;
+use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote, snapshot_files};
+use uzram_seal::{KeyFiles, Keys};
+use uzram_snapshot::{Digest, Kind as PartKind, Snapshot, Source, StoredManifest};
 
-use super::{for_each, moment, print, print_json};
+use super::{for_each, moment, print, print_json, snapshot};
 use crate::exit::{self, Failure, Kind, Result};
+use crate::seal_args;
 
 /// Keep snapshots in a directory or an object store that hosts share, by tags
 ///
@@ -112,7 +114,8 @@ enum Command {
     },
     /// Check that all that tags need is there
     ///
-    /// Reads manifests, indexes and the directories of segments. Exits with 1 if something is missing or damaged.
+    /// Reads manifests, indexes and the directories of segments. Exits with 1 if something is missing or damaged. Of sealed
+    /// snapshots it looks whether all is there, and with --read whether its hashes are right; that needs no key.
     Check {
         /// The remote, or NAME/TAG
         #[arg(value_name = "NAME[/TAG]")]
@@ -153,7 +156,7 @@ impl Args {
                 dry_run,
                 json,
             } => collect(&name, Duration::from_secs(grace), dry_run, json),
-            Command::Check { name, read } => check(&name, read),
+            Command::Check { name, read } => check(&name, read, None),
         }
     }
 }
@@ -214,7 +217,7 @@ pub(crate) fn show(name: &str, as_json: bool) -> Result {
             json!({
                 "tag": found.tag, "name": of.manifest, "device": of.device, "parent": of.parent,
                 "taken_at_seconds": of.taken_at_seconds, "size_bytes": of.size_bytes,
-                "object_bytes": of.object_bytes, "by": of.by,
+                "object_bytes": of.object_bytes, "sealed": of.sealed, "by": of.by,
             })
         });
         return print_json(&json!(tags.collect::<Vec<_>>()));
@@ -230,7 +233,7 @@ pub(crate) fn show(name: &str, as_json: bool) -> Result {
         text += &format!(
             "{:24}  {taken:20}  {:8} {:>7} {:>7}  {short}\n",
             format!("{name}/{}", found.tag),
-            of.device,
+            if of.sealed { "(sealed)" } else { &of.device },
             human(of.size_bytes),
             human(of.object_bytes),
         );
@@ -261,7 +264,7 @@ fn collect(name: &str, grace: Duration, dry_run: bool, as_json: bool) -> Result 
 }
 
 /// Checks a tag or all of a remote.
-pub(crate) fn check(name: &str, read: bool) -> Result {
+pub(crate) fn check(name: &str, read: bool, keys: Option<&Keys>) -> Result {
     let (remote, tags) = match reference(Path::new(name)) {
         Some((remote, tag)) => {
             let remote = open(&remote)?;
@@ -278,7 +281,9 @@ pub(crate) fn check(name: &str, read: bool) -> Result {
         }
     };
     for_each(tags, |tag| {
-        let checked = Checking { read }.run(&remote, &tag).map_err(failure)?;
+        let checked = Checking { read }
+            .run(&remote, &tag, keys)
+            .map_err(failure)?;
         let (parts, size) = (checked.parts, human(checked.bytes));
         print(&format!(
             "{}/{}: good, {size} in {parts} parts\n",
@@ -301,9 +306,13 @@ pub(crate) fn open(name: &str) -> Result<Remote> {
     Remote::open(name, &config).map_err(failure)
 }
 
-/// Opens the snapshot of a tag.
-pub(crate) fn open_tag((remote, tag): (String, String), why: &str) -> Result<Opened> {
-    open(&remote)?.open_tag(&tag, why).map_err(failure)
+/// Opens the snapshot of a tag, which is sealed if there are keys.
+pub(crate) fn open_tag(
+    (remote, tag): (String, String),
+    keys: Option<&Keys>,
+    why: &str,
+) -> Result<Opened> {
+    open(&remote)?.open_tag(&tag, keys, why).map_err(failure)
 }
 
 /// Reads a remote for a device, as a process of its own. Its failures are told to the device.
@@ -334,7 +343,40 @@ impl TraceStore for RemoteTrace {
     }
 }
 
+/// A file has no traces.
+struct NoTrace;
+
+impl TraceStore for NoTrace {
+    fn load(&self) -> io::Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    fn add(&self, _: &[u32]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
+    let files = KeyFiles {
+        identities: order.identities.clone(),
+        passphrase: order.passphrase_file.clone(),
+    };
+    let keys = files.read().map_err(seal_args::failure)?;
+    if let Some((file, parents)) = order.files.split_first() {
+        let snapshot = snapshot::files::open(file, parents, keys.as_ref())?;
+        if let Some(parent) = snapshot.missing_parent() {
+            let error = uzram_snapshot::Error::MissingParent { parent };
+            return Err(snapshot_files::refused(file, &error));
+        }
+        let name = snapshot.name();
+        return Ok(OpenRemote {
+            snapshot: name,
+            stored: name,
+            source: Arc::new(snapshot),
+            trace: Arc::new(NoTrace),
+            lease: Box::new(()),
+        });
+    }
     let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
     let remote = open(remote)?;
     let known = order.snapshot.as_deref().map(str::parse::<Digest>);
@@ -347,15 +389,20 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
         Err(error) => return Err(Failure::failed(error)),
     };
     let lease = remote.lease(snapshot, "a device").map_err(failure)?;
-    let manifest = remote.manifest(snapshot).map_err(failure)?;
-    let source = remote.parts(&manifest, order.in_order).map_err(failure)?;
+    let found = remote.manifest(snapshot).map_err(failure)?;
+    let readable = found.open(keys.as_ref(), &order.remote).map_err(failure)?;
+    let source = remote.parts(&found, &readable, order.in_order);
+    let source = source.map_err(failure)?;
+    let stored = snapshot;
+    let snapshot = readable.manifest().name();
     let trace = RemoteTrace {
         remote,
-        snapshot,
+        snapshot: stored,
         name: order.trace.clone().unwrap_or_default(),
     };
     Ok(OpenRemote {
         snapshot,
+        stored,
         source,
         trace: Arc::new(trace),
         lease: Box::new(lease),
@@ -365,6 +412,26 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
 /// A file without a name that has the index of a snapshot, for the next one to be made since it.
 pub(crate) fn index(opened: &Opened) -> Result<File> {
     in_memory(|file| opened.write_index(file).map_err(failure))
+}
+
+/// The same of a snapshot in files, which a server could not open itself.
+pub(crate) fn index_of(snapshot: &Snapshot, of: &Path) -> Result<File> {
+    let name = snapshot.name();
+    let refused = |error: uzram_snapshot::Error| snapshot_files::refused(of, &error);
+    let fetch = |kind: PartKind, name: Digest| {
+        let bytes = snapshot.size_bytes(kind, name);
+        let bytes = bytes.and_then(|bytes| snapshot.get_range(kind, name, 0..bytes));
+        bytes.map_err(|source| uzram_snapshot::Error::Io {
+            what: "read",
+            source,
+        })
+    };
+    let record = fetch(PartKind::Manifest, name).map_err(refused)?;
+    let manifest = StoredManifest::parse(name, &record).map_err(refused)?;
+    in_memory(|file| {
+        let written = manifest.write_index(file, |part| fetch(part.kind, part.name));
+        written.map_err(refused)
+    })
 }
 
 /// A file of memory with what is written to it.
@@ -396,6 +463,14 @@ pub(crate) fn failure(error: Error) -> Failure {
             _ => Kind::Failed,
         },
         Error::Io { source, .. } => Kind::from_io(source),
+        Error::Seal { source, .. } if source.is_about_keys() => Kind::Usage,
+        Error::Seal {
+            source: uzram_seal::Error::Snapshot(uzram_snapshot::Error::Sealed),
+            ..
+        } => {
+            let hint = "--identity FILE or --seal-passphrase-file FILE names what opens it";
+            return Failure::usage(error.to_string()).with_hint(hint);
+        }
         Error::Sweeping { .. } => Kind::Busy,
         _ => Kind::Failed,
     };

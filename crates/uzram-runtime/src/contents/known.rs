@@ -13,7 +13,7 @@ use crate::snapshot_notes::SnapshotNotes;
 /// What its head says, and its codecs.
 pub(crate) struct Known {
     pub(super) source: SnapshotSource,
-    /// The snapshot's name, unless it comes by a pipe.
+    /// What the snapshot is called where it is stored, unless it comes by a pipe.
     pub(super) name: Option<Digest>,
     pub(super) head: Head,
     pub(super) notes: SnapshotNotes,

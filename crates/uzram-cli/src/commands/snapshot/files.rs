@@ -4,22 +4,34 @@ use std::path::{Path, PathBuf};
 
 use uzram_runtime::snapshot_files;
 use uzram_runtime::snapshot_notes::SnapshotNotes;
-use uzram_snapshot::{Head, PAGE_BYTES, Snapshot, SnapshotCodec};
+use uzram_seal::{Keys, SealedFile};
+use uzram_snapshot::{Head, PAGE_BYTES, ReadAt, Snapshot, SnapshotCodec};
 use uzram_spec::printable_line;
 
 use super::super::remote;
 use crate::exit::{Failure, Result};
+use crate::seal_args;
 
-/// Opens a file with its parents.
-pub(super) fn open(path: &Path, parents: &[PathBuf]) -> Result<Snapshot> {
+/// Opens a file with its parents, all of them sealed if there are keys.
+pub(crate) fn open(path: &Path, parents: &[PathBuf], keys: Option<&Keys>) -> Result<Snapshot> {
     if let Some(found) = remote::reference(path) {
-        let opened = remote::open_tag(found, "look")?;
+        let opened = remote::open_tag(found, keys, "look")?;
         return opened.snapshot().map_err(remote::failure);
     }
-    let file = regular(path)?;
+    let open = |path: &Path| -> Result<Box<dyn ReadAt>> {
+        let file = regular(path)?;
+        Ok(match keys {
+            None => Box::new(file),
+            Some(keys) => {
+                let opened = SealedFile::open(file, keys);
+                Box::new(opened.map_err(|error| seal_args::failure_of(path, error))?)
+            }
+        })
+    };
     let parents = parents.iter();
-    let parents = parents.map(|path| Ok((path.clone(), regular(path)?)));
-    snapshot_files::open_chain(path, file, parents.collect::<Result<_>>()?)
+    let parents = parents.map(|path| Ok((path.clone(), open(path)?)));
+    let parents = parents.collect::<Result<_>>()?;
+    snapshot_files::open_chain(path, open(path)?, parents)
 }
 
 fn regular(path: &Path) -> Result<std::fs::File> {

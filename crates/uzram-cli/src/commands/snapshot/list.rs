@@ -12,6 +12,7 @@ use uzram_spec::printable_line;
 use super::super::{moment, print, print_json, remote};
 use super::files;
 use crate::exit::Result;
+use crate::seal_args::OpenArgs;
 
 /// List the snapshots in a file
 ///
@@ -22,6 +23,8 @@ pub(crate) struct Args {
     /// File that holds snapshots, a remote, or NAME/TAG of one
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    keys: OpenArgs,
     /// Print JSON, with names of full length
     #[arg(long, short = 'J')]
     json: bool,
@@ -34,7 +37,7 @@ impl Args {
         {
             return remote::show(name, self.json);
         }
-        let last = files::open(&self.file, &[])?;
+        let last = files::open(&self.file, &[], self.keys.keys()?.as_ref())?;
         let all = files::all(&last);
         if self.json {
             let all: Vec<_> = all.into_iter().map(object).collect();

@@ -2,7 +2,7 @@
 //!
 //! One file for each subcommand.
 
-mod files;
+pub(crate) mod files;
 mod list;
 mod show;
 mod take;
@@ -28,6 +28,7 @@ Examples:
   uzram snapshot zram0 monday.uzsnap --since sunday.uzsnap
   uzram snapshot zram0 tuesday.uzsnap --since monday.uzsnap --parent sunday.uzsnap
   uzram snapshot zram0 ci/warm        to a remote: see \"uzram remote\"
+  uzram snapshot zram0 zram0.uzsnap --seal-file recipients
   uzram snapshot verify zram0.uzsnap"
 )]
 pub(crate) struct Args {

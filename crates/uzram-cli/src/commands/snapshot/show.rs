@@ -11,6 +11,7 @@ use uzram_spec::printable_line;
 use super::super::{moment, print, print_json};
 use super::files;
 use crate::exit::Result;
+use crate::seal_args::OpenArgs;
 
 /// Show what a snapshot is of and what it consists of
 ///
@@ -23,6 +24,8 @@ pub(crate) struct Args {
     /// A file with the snapshot that it was made since; may be given several times
     #[arg(long, value_name = "FILE")]
     parent: Vec<PathBuf>,
+    #[command(flatten)]
+    keys: OpenArgs,
     /// Print JSON, with each segment
     #[arg(long, short = 'J')]
     json: bool,
@@ -30,7 +33,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        let snapshot = files::open(&self.file, &self.parent)?;
+        let snapshot = files::open(&self.file, &self.parent, self.keys.keys()?.as_ref())?;
         match self.json {
             true => print_json(&object(&snapshot)),
             false => print(&words(&snapshot)),

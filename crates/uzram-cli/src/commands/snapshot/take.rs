@@ -2,9 +2,11 @@
 //!
 //! This program opens the file, by the rights of who calls it, and the server gets its descriptor. The file has no name, or a
 //! temporary one, until it is whole and synced.
+//!
+//! What is sealed goes through this program, which has the key: the server writes into a socket, and knows nothing of a seal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -12,18 +14,22 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use uzram_control::size::{self, human};
 use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
-use uzram_remote::{Progress as UploadProgress, Uploading};
+use uzram_remote::{Opened, Progress as UploadProgress, Uploading};
 use uzram_runtime::{client, process, sweep};
+use uzram_seal::{Keys, Recipients, Sealing, SealingWriter};
+use uzram_snapshot::END_MARK_BYTES;
 
 use super::super::{print, print_json, remote, to_value, unexpected};
+use super::files;
 use crate::exit::{self, Failure, Result};
+use crate::seal_args::{self, OpenArgs};
 
 /// How often a terminal is told how far it has come.
 const TOLD: Duration = Duration::from_millis(250);
@@ -63,9 +69,31 @@ pub(crate) struct Take {
     /// is kept then. For a file; done by itself where a snapshot would be given up for what it must keep
     #[arg(long, conflicts_with = "since")]
     basis: bool,
+    // Not flattened: clap tells by its direct arguments whether a flattened `Option` is there.
+    /// Seal it for this age recipient; may be given several times. Who keeps it cannot read it then
+    #[arg(long, value_name = "RECIPIENT")]
+    seal: Vec<String>,
+    /// Seal it for the recipients in this file, one a line; may be given several times
+    #[arg(long, value_name = "FILE")]
+    seal_file: Vec<PathBuf>,
+    /// Seal it by the passphrase in the first line of this file, which opens what --since names, too
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seal", "seal_file"])]
+    seal_passphrase_file: Option<PathBuf>,
+    /// A file with an age identity that opens what --since names; may be given several times
+    #[arg(long, value_name = "FILE", requires = "since")]
+    identity: Vec<PathBuf>,
     /// Print JSON
     #[arg(long, short = 'J')]
     json: bool,
+}
+
+/// What a snapshot is made since.
+#[derive(Default)]
+struct Before {
+    /// What the server needs of it.
+    files: Vec<File>,
+    /// Where it is in a remote. Its lease is kept until the new one is there.
+    opened: Option<Opened>,
 }
 
 impl Take {
@@ -74,6 +102,27 @@ impl Take {
             return Err(Failure::usage("name a file, or - for stdout"));
         };
         let entry = sweep::swept_run_dir()?.find(&self.device)?;
+        let opening = self.opening();
+        let keys = opening.keys()?;
+        let passphrase = self.seal_passphrase_file.as_deref();
+        let recipients = Recipients::read(&self.seal, &self.seal_file, passphrase);
+        let recipients = recipients.map_err(seal_args::failure)?;
+        if recipients.is_some() && self.basis {
+            let message = "a sealed snapshot has no basis: the server, which has no key, would have to read it";
+            return Err(Failure::usage(message));
+        }
+        let before = self.before(keys.as_ref())?;
+        if let Some(found) = remote::reference(path) {
+            let report = self.upload(&entry, found, &before, recipients.as_ref())?;
+            return match self.json {
+                true => print_json(&to_value(&report)?),
+                false => print(&words(&entry, &report)),
+            };
+        }
+        if keys.is_some() && recipients.is_none() {
+            let message = "what it is since is sealed: --seal says for whom this one is to be";
+            return Err(Failure::usage(message));
+        }
         if path == Path::new("-") {
             let stdout = std::io::stdout();
             if stdout.is_terminal() {
@@ -81,7 +130,13 @@ impl Take {
                     "a snapshot is not for a terminal: name a file, or send stdout to one";
                 return Err(Failure::usage(message));
             }
-            let report = self.take(&entry, stdout.as_fd().try_clone_to_owned()?, None)?;
+            let own = stdout.as_fd().try_clone_to_owned()?;
+            let report = match &recipients {
+                None => self.take(&entry, own, &before.files, None)?,
+                Some(recipients) => {
+                    self.take_sealed(&entry, File::from(own), &before.files, recipients)?
+                }
+            };
             // Stdout has the snapshot.
             let words = match self.json {
                 true => format!("{:#}\n", to_value(&report)?),
@@ -90,15 +145,12 @@ impl Take {
             let _ = std::io::stderr().write_all(words.as_bytes());
             return Ok(());
         }
-        if let Some(found) = remote::reference(path) {
-            let report = self.upload(&entry, found)?;
-            return match self.json {
-                true => print_json(&to_value(&report)?),
-                false => print(&words(&entry, &report)),
-            };
-        }
         let target = Target::new(path, self.force)?;
-        let report = self.take(&entry, target.file.try_clone()?.into(), None)?;
+        let own = target.file.try_clone()?;
+        let report = match &recipients {
+            None => self.take(&entry, own.into(), &before.files, None)?,
+            Some(recipients) => self.take_sealed(&entry, own, &before.files, recipients)?,
+        };
         target.keep()?;
         match self.json {
             true => print_json(&to_value(&report)?),
@@ -112,10 +164,13 @@ impl Take {
         &self,
         entry: &RunningDevice,
         (name, tag): (String, String),
+        before: &Before,
+        recipients: Option<&Recipients>,
     ) -> Result<SnapshotReport> {
         if self.basis {
             return Err(Failure::usage("a snapshot with a basis goes to a file"));
         }
+        let sealing = self.sealing(before, recipients)?;
         let to = remote::open(&name)?;
         let device = entry.record.name.clone();
         let force = self.force;
@@ -131,7 +186,8 @@ impl Take {
         let so_far = progress.clone();
         let (taken, ended) = std::thread::scope(|scope| {
             let upload = scope.spawn(move || {
-                let uploaded = uploading.upload(&to, &mut own, &so_far);
+                let sealing = sealing.as_ref();
+                let uploaded = uploading.upload_sealed(&to, &mut own, sealing, &so_far);
                 if uploaded.is_ok() {
                     let _ = own.write_all(b"k");
                 }
@@ -140,7 +196,7 @@ impl Take {
                 uploaded
             });
             (
-                self.take(entry, theirs.into(), Some(progress)),
+                self.take(entry, theirs.into(), &before.files, Some(progress)),
                 upload.join(),
             )
         });
@@ -154,8 +210,105 @@ impl Take {
         match ended {
             // The server learns no more than that nobody reads.
             Ok(Err(error)) if !cut_by(&taken, &error) => Err(remote::failure(error)),
+            Ok(Ok(uploaded)) if uploaded.stored != uploaded.name => taken.map(|mut report| {
+                // As the store calls them: what is inside is for who has the key.
+                let parent = before
+                    .opened
+                    .as_ref()
+                    .map(|of| of.tag.body.manifest.clone());
+                report.name = uploaded.stored.to_string();
+                report.parent = parent.unwrap_or_default();
+                report
+            }),
             _ => taken,
         }
+    }
+
+    /// How a snapshot of a remote is sealed, if it is: one that is since a sealed one is of its family.
+    fn sealing(&self, before: &Before, recipients: Option<&Recipients>) -> Result<Option<Sealing>> {
+        let opened = before.opened.as_ref();
+        let sealing = match (opened.and_then(|of| of.readable().opened()), recipients) {
+            (Some(parent), recipients) => Sealing::since(parent, recipients),
+            (None, Some(recipients)) if self.since.is_none() => Sealing::new(recipients),
+            (None, None) if self.opening().is_empty() => return Ok(None),
+            (None, _) => {
+                let message = "a sealed snapshot of a remote is complete, or since a sealed one of the same remote";
+                return Err(Failure::usage(message));
+            }
+        };
+        sealing.map(Some).map_err(seal_args::failure)
+    }
+
+    /// Has the server write into a socket, from which a thread seals what comes. The server waits for the byte that says that it
+    /// is safe.
+    fn take_sealed(
+        &self,
+        entry: &RunningDevice,
+        to: File,
+        before: &[File],
+        recipients: &Recipients,
+    ) -> Result<SnapshotReport> {
+        let (mut own, theirs) = UnixStream::pair()?;
+        let (taken, sealed) = std::thread::scope(|scope| {
+            let sealed = scope.spawn(move || {
+                let sealed = seal_whole(&mut own, to, recipients);
+                if sealed.is_ok() {
+                    let _ = own.write_all(b"k");
+                }
+                let _ = own.shutdown(Shutdown::Both);
+                sealed
+            });
+            let taken = self.take(entry, theirs.into(), before, None);
+            (taken, sealed.join())
+        });
+        match sealed {
+            Ok(Ok(bytes)) => taken.map(|report| SnapshotReport { bytes, ..report }),
+            Ok(Err(error)) => match (taken, error) {
+                // It stopped, and says why.
+                (Err(taken), uzram_seal::Error::Snapshot(_)) => Err(taken),
+                (_, error) => Err(seal_args::failure(error)),
+            },
+            Err(_) => Err(Failure::failed("the thread that seals ended")),
+        }
+    }
+
+    /// What opens what it is since.
+    fn opening(&self) -> OpenArgs {
+        OpenArgs {
+            identity: self.identity.clone(),
+            seal_passphrase_file: self.seal_passphrase_file.clone(),
+        }
+    }
+
+    /// Opens what it is since, with these keys if that is sealed.
+    fn before(&self, keys: Option<&Keys>) -> Result<Before> {
+        let Some(since) = &self.since else {
+            return Ok(Before::default());
+        };
+        if let (Some(_), None) = (keys, remote::reference(since)) {
+            let snapshot = files::open(since, &self.parent, keys)?;
+            return Ok(Before {
+                files: vec![remote::index_of(&snapshot, since)?],
+                opened: None,
+            });
+        }
+        let mut before = Before::default();
+        for path in std::iter::once(since).chain(&self.parent) {
+            let file = match remote::reference(path) {
+                Some(found) => {
+                    let opened = remote::open_tag(found, keys, "since")?;
+                    let index = remote::index(&opened)?;
+                    before.opened.get_or_insert(opened);
+                    index
+                }
+                None => File::open(path).map_err(|error| {
+                    let kind = exit::Kind::from_io(&error);
+                    Failure::new(kind, format!("{}: {error}", path.display()))
+                })?,
+            };
+            before.files.push(file);
+        }
+        Ok(before)
     }
 
     /// Has the server write. `sent` is how far an upload of it has come.
@@ -163,6 +316,7 @@ impl Take {
         &self,
         entry: &RunningDevice,
         file: OwnedFd,
+        before: &[File],
         sent: Option<Arc<UploadProgress>>,
     ) -> Result<SnapshotReport> {
         let request = Request::Snapshot {
@@ -173,19 +327,8 @@ impl Take {
             more: false,
             last: false,
         };
-        let parents = self.since.iter().chain(&self.parent);
-        let parents = parents.map(|path| {
-            if let Some(found) = remote::reference(path) {
-                return remote::index(&remote::open_tag(found, "since")?);
-            }
-            File::open(path).map_err(|error| {
-                let kind = exit::Kind::from_io(&error);
-                Failure::new(kind, format!("{}: {error}", path.display()))
-            })
-        });
-        let parents = parents.collect::<Result<Vec<File>>>()?;
         let files: Vec<_> = std::iter::once(file.as_fd())
-            .chain(parents.iter().map(File::as_fd))
+            .chain(before.iter().map(File::as_fd))
             .collect();
         let progress = Progress::start(entry, sent);
         let answer = client::ask_with_files(entry, &request, &files);
@@ -195,6 +338,82 @@ impl Take {
             other => Err(unexpected(entry, &other)),
         }
     }
+}
+
+/// Bytes that are read at a time: several chunks of a seal.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Pieces on their way from the thread that seals to the one that writes.
+const AHEAD: usize = 16;
+
+/// Has another thread write, which leaves with the first error.
+struct Ahead(SyncSender<Vec<u8>>);
+
+impl Write for Ahead {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.0.send(bytes.to_vec());
+        sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Seals a stream, which has to be a snapshot to its end, and syncs the file. Returns its bytes.
+fn seal_whole(
+    from: &mut impl Read,
+    mut to: File,
+    recipients: &Recipients,
+) -> std::result::Result<u64, uzram_seal::Error> {
+    let failed = |what| move |source| uzram_seal::Error::Io { what, source };
+    let (sender, pieces) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
+    std::thread::scope(|scope| {
+        let written = scope.spawn(move || {
+            let mut bytes = 0;
+            for piece in pieces {
+                to.write_all(&piece)?;
+                bytes += piece.len() as u64;
+            }
+            Ok((to, bytes))
+        });
+        let sealed = seal_stream(from, Ahead(sender), recipients);
+        let written = written.join();
+        let written = written.unwrap_or_else(|_| Err(io::Error::other("a thread ended")));
+        // What could not be written is the reason for what could not be sealed.
+        let (to, bytes) = written.map_err(failed("write"))?;
+        sealed?;
+        if to.metadata().is_ok_and(|found| found.is_file()) {
+            to.sync_all().map_err(failed("sync"))?;
+        }
+        Ok(bytes)
+    })
+}
+
+fn seal_stream(from: &mut impl Read, to: Ahead, recipients: &Recipients) -> uzram_seal::Result {
+    let failed = |what| move |source| uzram_seal::Error::Io { what, source };
+    let mut to = SealingWriter::new(to, recipients)?;
+    let (mut bytes, mut tail) = (0u64, [0; END_MARK_BYTES]);
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let piece = &buffer[..count];
+        to.write_all(piece).map_err(failed("write"))?;
+        bytes += count as u64;
+        let last = &piece[count.saturating_sub(END_MARK_BYTES)..];
+        tail.copy_within(last.len().., 0);
+        tail[END_MARK_BYTES - last.len()..].copy_from_slice(last);
+    }
+    if !uzram_snapshot::is_end(bytes, &tail) {
+        return Err(uzram_snapshot::Error::Cut { at: bytes }.into());
+    }
+    to.finish().map_err(failed("write")).map(drop)
 }
 
 /// At an interrupt, ends the stream from which an upload comes: so it gives back its lease and has no tag. One that takes too

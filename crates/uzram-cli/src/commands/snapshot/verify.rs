@@ -1,15 +1,18 @@
 //! `uzram snapshot verify`: reads snapshots as a restore would, and keeps nothing.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use uzram_control::size::human;
 use uzram_runtime::snapshot_files;
+use uzram_seal::Keys;
 use uzram_snapshot::{Error, Restored, SnapshotReader};
 
 use super::super::{for_each, print, print_json, remote};
 use super::files;
 use crate::exit::{Failure, Result};
+use crate::seal_args::{self, OpenArgs};
 
 /// Read all of a snapshot and compare every checksum
 ///
@@ -24,6 +27,8 @@ pub(crate) struct Args {
     /// A file with the snapshot that another one was made since; may be given several times
     #[arg(long, value_name = "FILE")]
     parent: Vec<PathBuf>,
+    #[command(flatten)]
+    keys: OpenArgs,
     /// Print JSON: one object a file
     #[arg(long, short = 'J')]
     json: bool,
@@ -31,15 +36,17 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result {
+        let keys = self.keys.keys()?;
+        let keys = keys.as_ref();
         for_each(self.files, |path| {
             if let Some(found) = remote::reference(&path) {
-                return remote::check(&format!("{}/{}", found.0, found.1), true);
+                return remote::check(&format!("{}/{}", found.0, found.1), true, keys);
             }
             let found = match path == Path::new("-") {
-                true => through(&path, std::io::stdin().lock()),
+                true => unsealed(&path, std::io::stdin().lock(), keys),
                 false => match snapshot_files::open(&path)? {
-                    (_, true) => in_file(&path, &self.parent),
-                    (pipe, false) => through(&path, pipe),
+                    (_, true) => in_file(&path, &self.parent, keys),
+                    (pipe, false) => unsealed(&path, pipe, keys),
                 },
             }?;
             let words = match &found["parent"] {
@@ -61,8 +68,8 @@ impl Args {
     }
 }
 
-fn in_file(path: &Path, parents: &[PathBuf]) -> Result<serde_json::Value> {
-    let mut snapshot = files::open(path, parents)?;
+fn in_file(path: &Path, parents: &[PathBuf], keys: Option<&Keys>) -> Result<serde_json::Value> {
+    let mut snapshot = files::open(path, parents, keys)?;
     let verified = snapshot.verify();
     let verified = verified.map_err(|error| snapshot_files::refused(path, &error))?;
     Ok(json!({
@@ -74,6 +81,20 @@ fn in_file(path: &Path, parents: &[PathBuf]) -> Result<serde_json::Value> {
         "carried_frames": verified.carried_frames,
         "is_complete": verified.is_complete,
     }))
+}
+
+/// Reads a stream forward, what is in its seal if there are keys.
+fn unsealed(path: &Path, from: impl io::Read, keys: Option<&Keys>) -> Result<serde_json::Value> {
+    match keys {
+        None => through(path, from),
+        Some(keys) => {
+            let from = uzram_seal::unseal(from, keys);
+            through(
+                path,
+                from.map_err(|error| seal_args::failure_of(path, error))?,
+            )
+        }
+    }
 }
 
 /// Reads forward to the end, each snapshot that is there.
