@@ -59,7 +59,12 @@ fn set(device: &Device, request: &Request) -> Result<Response, Error> {
             size_bytes,
             ..
         } => zram.attach_backing(path, *size_bytes)?,
-        Request::SetBacking { path: None, .. } => drop(zram.detach_backing()?),
+        Request::SetBacking { path: None, .. } => {
+            let left = zram.detach_backing()?.left;
+            if !left.is_empty() {
+                return Ok(Response::Did { what: vec![left] });
+            }
+        }
         Request::SetWritebackLimit { pages } => zram.set_writeback_limit(*pages),
         Request::SetPolicy { spec } => set_policy(device, spec)?,
         _ => return answer(device, request),

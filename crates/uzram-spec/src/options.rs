@@ -112,7 +112,9 @@ impl DeviceSpec {
             resolve_dictionary(algorithm, directory)?;
         }
         if let Some(backing) = &mut self.backing {
-            backing.path = directory.join(&backing.path);
+            if !backing.is_remote() {
+                backing.path = directory.join(&backing.path);
+            }
         }
         if let Some(from) = &mut self.from {
             let file = from.remote.is_empty().then_some(&mut from.file);
@@ -297,6 +299,8 @@ mod tests {
 
     #[test]
     fn paths_become_absolute() {
+        let spec = from(json!({"backing": "ci/cold,8G"})).unwrap();
+        assert_eq!(spec.backing.unwrap().remote, "ci/cold");
         for backing in [json!({"path": "b"}), json!("b"), json!("b,4M")] {
             let spec = from(json!({"algorithm": "zstd(dict=a.dict)", "backing": backing}));
             let spec = spec.unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,14 @@ use clap::Subcommand;
 use serde_json::json;
 use uzram_control::size::human;
 use uzram_remote::{
-    Checking, Collecting, Error, Opened, Remote, RemoteAddress, RemoteConfig, Remotes,
-    StoreErrorKind,
+    BackingUser, Checking, Collecting, Error, Opened, Remote, RemoteAddress, RemoteBacking,
+    RemoteConfig, Remotes, StoreErrorKind,
 };
 
-use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote};
+use uzram::uzram_backing::SegmentStore;
+use uzram_runtime::{OpenBacking, OpenRemote, OpenedRemote, RemoteOrder, TraceStore, read_remote};
 use uzram_snapshot::Digest;
+use uzram_spec::BackingSpec;
 
 use super::{for_each, moment, print, print_json};
 use crate::exit::{self, Failure, Kind, Result};
@@ -295,6 +298,14 @@ pub(crate) fn reference(path: &Path) -> Option<(String, String)> {
     is_one.then(|| (name.into(), tag.into()))
 }
 
+/// A backing as it is meant: in a remote only where there is one of that name, as for a snapshot.
+pub(crate) fn known_backing(of: BackingSpec) -> Result<BackingSpec> {
+    match of.is_remote() && reference(Path::new(&of.remote)).is_none() {
+        true => Ok(of.as_file(&std::env::current_dir()?)),
+        false => Ok(of),
+    }
+}
+
 /// Opens a remote.
 pub(crate) fn open(name: &str) -> Result<Remote> {
     let config = Remotes::of_user().find(name).map_err(failure)?;
@@ -334,9 +345,56 @@ impl TraceStore for RemoteTrace {
     }
 }
 
-fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
+/// How long the process tries to delete a backing, at a time.
+const RETIRE: Duration = Duration::from_secs(5);
+
+/// A device's backing, as its process serves it.
+struct DeviceBacking(RemoteBacking);
+
+impl SegmentStore for DeviceBacking {
+    fn put(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        Ok(self.0.put(number, bytes)?)
+    }
+
+    fn get(&self, number: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let found = self.0.get(number, range)?;
+        found.ok_or_else(|| {
+            let what = format!("object {number} is shorter than it was written");
+            io::Error::new(io::ErrorKind::UnexpectedEof, what)
+        })
+    }
+
+    fn delete(&self, number: u64) -> io::Result<()> {
+        Ok(self.0.delete(number)?)
+    }
+
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(self.0.list()?)
+    }
+
+    fn retire(&self) -> Option<String> {
+        self.0.retire(RETIRE).err().map(|error| error.to_string())
+    }
+
+    fn describe(&self) -> String {
+        "a remote".into()
+    }
+}
+
+fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
     let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
     let remote = open(remote)?;
+    if let Some(backing) = &order.backing {
+        let user = BackingUser {
+            id: backing.id,
+            device: backing.device.clone(),
+            identity: backing.identity.clone(),
+            description: backing.description.display().to_string(),
+        };
+        let opened = remote.open_backing(tag, &user, backing.is_new);
+        let backing = DeviceBacking(opened.map_err(failure)?);
+        return Ok(OpenedRemote::Backing(OpenBacking(Arc::new(backing))));
+    }
     let known = order.snapshot.as_deref().map(str::parse::<Digest>);
     let snapshot = match known.transpose() {
         Ok(Some(snapshot)) => snapshot,
@@ -354,12 +412,12 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
         snapshot,
         name: order.trace.clone().unwrap_or_default(),
     };
-    Ok(OpenRemote {
+    Ok(OpenedRemote::Snapshot(OpenRemote {
         snapshot,
         source,
         trace: Arc::new(trace),
         lease: Box::new(lease),
-    })
+    }))
 }
 
 /// A file without a name that has the index of a snapshot, for the next one to be made since it.
@@ -385,6 +443,8 @@ pub(crate) fn failure(error: Error) -> Failure {
         | Error::NoTag { .. }
         | Error::TagExists { .. }
         | Error::TagAmbiguous { .. }
+        | Error::BackingTag { .. }
+        | Error::TagBacking { .. }
         | Error::InUse { .. } => Kind::Usage,
         Error::Newer { .. } | Error::ReadOnly { .. } => Kind::Impossible,
         Error::Store(error) => match error.kind {
@@ -396,7 +456,7 @@ pub(crate) fn failure(error: Error) -> Failure {
             _ => Kind::Failed,
         },
         Error::Io { source, .. } => Kind::from_io(source),
-        Error::Sweeping { .. } => Kind::Busy,
+        Error::Sweeping { .. } | Error::BackingInUse { .. } => Kind::Busy,
         _ => Kind::Failed,
     };
     Failure::new(kind, error.to_string())
