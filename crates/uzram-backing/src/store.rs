@@ -147,9 +147,15 @@ impl<T> Jobs<T> {
         }
     }
 
-    fn add(&self, job: T) {
-        lock(&self.state).todo.push_back(job);
+    /// Hands it back once it is over.
+    fn add(&self, job: T) -> Result<(), T> {
+        let mut state = lock(&self.state);
+        if state.is_over {
+            return Err(job);
+        }
+        state.todo.push_back(job);
         self.changed.notify_one();
+        Ok(())
     }
 
     /// The next one; `None` once it is over.
@@ -409,7 +415,8 @@ impl StoreShared {
         let mut last = io::Error::new(ErrorKind::TimedOut, "the store does not answer");
         loop {
             let (reply, answer) = mpsc::sync_channel(1);
-            self.fetches.add(Fetch {
+            // Where it is over the answer is that nobody will reply.
+            let _ = self.fetches.add(Fetch {
                 number,
                 range: range.clone(),
                 deadline,
@@ -707,7 +714,10 @@ impl WriteQueue for StoreQueue {
     fn submit(&mut self, write: DiskWrite) {
         self.in_flight += 1;
         let reply = self.reply.clone();
-        self.shared.uploads.add(Upload { write, reply });
+        if let Err(Upload { write, reply }) = self.shared.uploads.add(Upload { write, reply }) {
+            let result = Err(ErrorKind::BrokenPipe.into());
+            let _ = reply.send(DiskDone { write, result });
+        }
     }
 
     fn reap(&mut self, timeout: Duration) -> Option<DiskDone> {

@@ -107,7 +107,16 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
         Request::Recompress(what) => Response::Recompressed(recompress(device, what)?),
         Request::Compact { max_bytes } => {
             let most = (*max_bytes).min(COMPACTION_SLICE);
-            Response::Compacted(device.jobs().compact(most))
+            let done = device.jobs().compact(most);
+            if done.finished
+                && zram
+                    .backing()
+                    .is_some_and(|backing| backing.store.is_some())
+            {
+                // What lies in a store costs. What is in the way is in the statistics; the memory was compacted.
+                let _ = zram.compact_backing(usize::MAX);
+            }
+            Response::Compacted(done)
         }
         Request::Writeback(what) => Response::WrittenBack(writeback(device, what)?),
         Request::Promote { pages } => {

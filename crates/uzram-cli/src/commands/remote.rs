@@ -11,8 +11,8 @@ use clap::Subcommand;
 use serde_json::json;
 use uzram_control::size::human;
 use uzram_remote::{
-    BackingUser, Checking, Collecting, Error, Opened, Remote, RemoteAddress, RemoteBacking,
-    RemoteConfig, Remotes, StoreErrorKind,
+    BackingOwner, BackingUser, Checking, Collecting, Error, Opened, Remote, RemoteAddress,
+    RemoteBacking, RemoteConfig, Remotes, StoreErrorKind,
 };
 
 use uzram::uzram_backing::SegmentStore;
@@ -80,25 +80,34 @@ enum Command {
         #[arg(long, short = 'J')]
         json: bool,
     },
-    /// List the tags of a remote
+    /// List the tags of a remote, or its backings
     Show {
         /// The remote
         #[arg(value_name = "NAME")]
         name: String,
+        /// The backings: whose they are, how much is there, and for how long a lease keeps it that is not renewed
+        #[arg(long)]
+        backings: bool,
         /// Print JSON
         #[arg(long, short = 'J')]
         json: bool,
     },
-    /// Forget a remote, whose contents stay; or remove a tag from it
+    /// Forget a remote, whose contents stay; or remove a tag or a backing from it
+    ///
+    /// A device's backing goes with the device, and is removed here only where that is gone with its host. What it had there is
+    /// lost then.
     Remove {
-        /// The remote, or NAME/TAG
+        /// The remote, NAME/TAG, or NAME/PREFIX of a backing
         #[arg(value_name = "NAME[/TAG]")]
         name: String,
+        /// Remove a backing that a lease keeps. A device that lives would lose what it wrote back there
+        #[arg(long)]
+        force: bool,
     },
     /// Remove what no tag needs and nobody uses
     ///
     /// What is younger than the grace period stays: an upload may be about to need it. So does what a lease names, which every
-    /// upload and every restore has. A manifest that cannot be read stops it. No host's clock matters: the directory's or the store's does.
+    /// upload, every restore and every backing has; that of a backing holds for a week after its device was last heard of. A manifest that cannot be read stops it. No host's clock matters: the directory's or the store's does.
     Collect {
         /// The remote
         #[arg(value_name = "NAME")]
@@ -145,9 +154,14 @@ impl Args {
                 add(&name, &config)
             }
             Command::List { json } => list(json),
-            Command::Show { name, json } => show(&name, json),
-            Command::Remove { name } => match reference(Path::new(&name)) {
-                Some((remote, tag)) => open(&remote)?.remove_tag(&tag).map_err(failure),
+            Command::Show {
+                name,
+                backings: true,
+                json,
+            } => show_backings(&name, json),
+            Command::Show { name, json, .. } => show(&name, json),
+            Command::Remove { name, force } => match reference(Path::new(&name)) {
+                Some((remote, tag)) => remove(&remote, &tag, force),
                 None => Remotes::of_user().remove(&name).map_err(failure),
             },
             Command::Collect {
@@ -241,6 +255,57 @@ pub(crate) fn show(name: &str, as_json: bool) -> Result {
     print(&text)
 }
 
+/// Removes a tag, or a backing.
+fn remove(remote: &str, name: &str, force: bool) -> Result {
+    let remote = open(remote)?;
+    let is_tag = remote.find_tag(name).map_err(failure)?.is_some();
+    let is_backing = || {
+        let all = remote.backings().map_err(failure)?;
+        Ok::<_, Failure>(all.iter().any(|of| of.prefix == name))
+    };
+    if is_tag || !is_backing()? {
+        return remote.remove_tag(name).map_err(failure);
+    }
+    remote
+        .remove_backing(name, force)
+        .map(drop)
+        .map_err(failure)
+}
+
+fn show_backings(name: &str, as_json: bool) -> Result {
+    let all = open(name)?.backings().map_err(failure)?;
+    if as_json {
+        let all = all.iter().map(|of| {
+            let owner = of.owner.as_ref();
+            json!({
+                "prefix": of.prefix, "device": owner.map(|owner| &owner.device), "host": owner.map(|owner| &owner.host),
+                "id": owner.map(|owner| &owner.id), "objects": of.objects, "bytes": of.bytes,
+                "leased_seconds": of.leased_seconds,
+            })
+        });
+        return print_json(&json!(all.collect::<Vec<_>>()));
+    }
+    let mut text = format!(
+        "{:24}  {:24}  {:>7} {:>7}  {}\n",
+        "BACKING", "DEVICE", "OBJECTS", "STORED", "KEPT FOR"
+    );
+    for of in &all {
+        let owner = of.owner.as_ref().map(BackingOwner::words);
+        let kept = match of.leased_seconds {
+            0 => "no lease".into(),
+            seconds => format!("{} h", seconds.div_ceil(3600)),
+        };
+        text += &format!(
+            "{:24}  {:24}  {:>7} {:>7}  {kept}\n",
+            format!("{name}/{}", of.prefix),
+            owner.unwrap_or_else(|| "nobody's".into()),
+            of.objects,
+            human(of.bytes),
+        );
+    }
+    print(&text)
+}
+
 fn collect(name: &str, grace: Duration, dry_run: bool, as_json: bool) -> Result {
     let collecting = Collecting { grace, dry_run };
     let done = collecting.run(&open(name)?).map_err(failure)?;
@@ -248,14 +313,14 @@ fn collect(name: &str, grace: Duration, dry_run: bool, as_json: bool) -> Result 
         return print_json(&json!({
             "tagged": done.tagged, "leased": done.leased, "kept": done.kept, "kept_bytes": done.kept_bytes,
             "young": done.young, "young_bytes": done.young_bytes, "removed": done.removed,
-            "removed_bytes": done.removed_bytes, "expired_leases": done.expired_leases,
+            "removed_bytes": done.removed_bytes, "expired_leases": done.expired_leases, "backings": done.backings,
         }));
     }
     let verb = if dry_run { "would be" } else { "were" };
     print(&format!(
         "{name}: {} tags and {} leases need {}; {} of {} {verb} removed, {} are too young\n",
         done.tagged,
-        done.leased,
+        done.leased + done.backings,
         human(done.kept_bytes),
         human(done.removed_bytes),
         human(done.removed_bytes + done.kept_bytes + done.young_bytes),
