@@ -20,7 +20,7 @@ use crate::collect::Collected;
 use crate::error::{Error, Result};
 use crate::id;
 use crate::lease::{self, Lease, seconds_left, store_now};
-use crate::objects::{self, MAX_JSON_BYTES, VERSION, is_tag};
+use crate::objects::{self, MARKER, MAX_JSON_BYTES, VERSION, is_tag};
 use crate::remote::Remote;
 use crate::store::{Meta, Store, StoreError, StoreErrorKind, Version, When};
 use crate::upload::{LOOKERS, for_all};
@@ -352,8 +352,25 @@ impl RemoteBacking {
         &self.remote.store
     }
 
+    /// Fails where a directory is not the remote any more: what is written to a place where nothing is mounted is gone when
+    /// something is, and what is deleted there stays.
+    fn check_there(&self) -> Result<(), StoreError> {
+        if !self.store().is_near() {
+            return Ok(());
+        }
+        let marker = self.store().head(MARKER).map(drop);
+        marker.map_err(|error| match error.kind {
+            StoreErrorKind::NotFound => {
+                let why = format!("{} is not there", self.remote.config.url);
+                StoreError::new(StoreErrorKind::NoBucket, &error.key, why)
+            }
+            _ => error,
+        })
+    }
+
     /// Writes an object. An error where the store did not say that it has it.
     pub fn put(&self, number: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.check_there()?;
         // Nobody else ever writes that key.
         let put = self.store().put(&self.key(number), bytes, &When::Always);
         put.map(drop)
@@ -366,6 +383,7 @@ impl RemoteBacking {
             Ok(bytes) => return Ok(Some(bytes)),
             Err(error) => error,
         };
+        self.check_there()?;
         // Stores have different words for that.
         match self.store().head(&key) {
             Ok(meta) if meta.bytes < range.end => Ok(None),
@@ -375,6 +393,7 @@ impl RemoteBacking {
 
     /// Deletes an object.
     pub fn delete(&self, number: u64) -> Result<(), StoreError> {
+        self.check_there()?;
         self.store().delete(&self.key(number))
     }
 
@@ -386,6 +405,7 @@ impl RemoteBacking {
     }
 
     fn objects(&self) -> Result<Vec<Meta>, StoreError> {
+        self.check_there()?;
         self.store()
             .list(&format!("{COLD}{}/{}/", self.prefix, self.id))
     }

@@ -564,7 +564,8 @@ fn open_backing(
 ) -> Result<BackingRestore, Error> {
     let path = &record.path;
     if let Some(opened) = opener.and_then(|opener| opener.open(path)) {
-        let disk = opened.map_err(|error| failed(path, error))?;
+        let refused = |error: std::io::Error| BackingError::Opener(error.to_string());
+        let disk = opened.map_err(|error| failed(path, refused(error)))?;
         return BackingRestore::open(disk, record.id).map_err(|error| failed(path, error));
     }
     if !path.exists() {
