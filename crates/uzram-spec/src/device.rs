@@ -616,14 +616,14 @@ impl DeviceSpec {
                 "'{name}' is not a device name: it takes 'zram' and a number"
             ));
         }
+        let from = self.from.as_ref();
+        check_timeout(from.and_then(|from| from.remote_timeout_seconds))?;
         if self.log_max.0 < LEAST_LOG {
             return usage(format!(
                 "log-max {} is too little: it takes 64K or more",
                 size::human(self.log_max.0)
             ));
         }
-        let from = self.from.as_ref();
-        check_timeout(from.and_then(|from| from.remote_timeout_seconds))?;
         let Some(swap) = &self.swap else {
             return Ok(());
         };
