@@ -182,7 +182,9 @@ fn what_waits_holds_up_nothing_else() {
                 })
             })
             .collect();
+        let begin = Instant::now();
         while waiting() < 4 * cpus + 8 {
+            assert!(begin.elapsed() < TIMEOUT / 2, "{} wait", waiting());
             std::thread::yield_now();
         }
         let begin = Instant::now();
