@@ -331,6 +331,7 @@ mod tests {
                 path: "/x".into(),
                 io: "io_uring".into(),
                 stats: serde_json::from_str("{}").unwrap(),
+                store: Some(serde_json::from_str("{}").unwrap()),
             }),
             codecs: vec![codec],
             poll_microseconds: Some(1),

@@ -111,10 +111,8 @@ impl DeviceSpec {
         for algorithm in std::iter::once(&mut self.algorithm).chain(secondaries) {
             resolve_dictionary(algorithm, directory)?;
         }
-        if let Some(backing) = &mut self.backing {
-            if !backing.is_remote() {
-                backing.path = directory.join(&backing.path);
-            }
+        if let Some(backing) = self.backing.as_mut().filter(|of| !of.is_remote()) {
+            backing.path = directory.join(&backing.path);
         }
         if let Some(from) = &mut self.from {
             let file = from.remote.is_empty().then_some(&mut from.file);

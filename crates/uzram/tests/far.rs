@@ -45,7 +45,7 @@ impl Far {
         let call = self.calls.fetch_add(1, SeqCst);
         if self.moody.load(SeqCst) {
             std::thread::sleep(Duration::from_micros(call * 7919 % 1500));
-            if call % 11 == 0 {
+            if call.is_multiple_of(11) {
                 return Err(io::Error::other("no store answers"));
             }
         }

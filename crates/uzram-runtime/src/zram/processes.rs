@@ -350,11 +350,10 @@ impl Live for Served {
 
     fn remove(&self) -> Result<(), ControlError> {
         let known = self.engine.state().known.remove(&self.id);
-        let removed = client::remove(&self.entry).map_err(|failure| {
+        let removed = client::remove(&self.entry).inspect_err(|_| {
             if let Some(known) = known {
                 self.engine.state().known.insert(self.id, known);
             }
-            failure
         });
         for left in removed? {
             tracing::warn!("{left}");

@@ -12,6 +12,7 @@
 //! **Memory bound**: the objects that the request needs, in pieces of at most 1 MiB read around them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use uzram_backing::{Hold, ReadError, WantedObject};
 
@@ -69,11 +70,11 @@ impl Brought {
                 continue;
             }
             let segment = attached.backing.segment_of(location);
-            if !self.holds.contains_key(&segment) {
+            if let Entry::Vacant(place) = self.holds.entry(segment) {
                 let Some(hold) = attached.backing.hold(location) else {
                     continue;
                 };
-                self.holds.insert(segment, hold);
+                place.insert(hold);
             }
             // After the hold: from here on the place is that object's.
             if device.table.peek(page) != Content::Backed(backed) {
