@@ -153,7 +153,7 @@ fuzz_target!(|data: &[u8]| {
             continue;
         };
         for object in found {
-            assert_eq!(object.location.segment(), victim.segment());
+            assert_eq!(backing.segment_of(object.location), victim.segment());
             assert!((1..=4096).contains(&object.bytes.len()));
             walked += 1;
             assert!(walked <= 4 * SEGMENT_BYTES / 8, "a walk goes in circles");

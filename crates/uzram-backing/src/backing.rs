@@ -6,12 +6,11 @@ use crate::BLOCK;
 use crate::buffer::{Buffer, ReadBuffer};
 use crate::compact::{Hold, Victim, victims};
 use crate::counters::{BackingStats, count, worth_a_line};
-use crate::disk::{Disk, write_now};
+use crate::disk::{Disk, DiskLayout, write_now};
 use crate::error::{OpenError, ReadError};
-use crate::format::{
-    BackingHeader, Location, ParsedEntry, SegmentGeometry, entry_bytes, read_entry,
-};
-use crate::shared::{BackingShared, check_size};
+use crate::format::{BackingHeader, Location, ParsedEntry, entry_bytes, read_entry};
+use crate::shared::{BackingShared, check_size, geometry};
+use crate::store::StoreStats;
 use crate::writer::{Purpose, Writer};
 
 /// Objects packed on a disk. A clone is the same backing.
@@ -21,7 +20,7 @@ pub struct Backing {
 }
 
 impl Backing {
-    /// Makes a new backing of the first `size_bytes` (1 MiB to 4 TiB, rounded down to blocks) of the disk. What was there
+    /// Makes a new backing of the first `size_bytes` (four segments to 4 TiB, rounded down to blocks) of the disk. What was there
     /// is lost. `id` should be random; whoever opens the backing again must know it.
     ///
     /// Errors: the size is outside of that; the disk is smaller and cannot be made that large; it cannot be written.
@@ -30,12 +29,12 @@ impl Backing {
         size_bytes: u64,
         id: [u8; 16],
     ) -> Result<Backing, OpenError> {
-        let geometry = SegmentGeometry::new(size_bytes)?;
+        let geometry = geometry(&*disk, size_bytes)?;
         disk.reserve(geometry.size_bytes)
             .map_err(OpenError::io("reserve space in"))?;
         check_size(&*disk, geometry)?;
         let mut block = Buffer::new(1);
-        let header = BackingHeader::new(geometry.size_bytes, id);
+        let header = BackingHeader::new(geometry, id);
         zerocopy::IntoBytes::write_to_prefix(&header, block.bytes_mut())
             .expect("the header is smaller than a block");
         write_now(&*disk, block, 0).map_err(OpenError::io("write to"))?;
@@ -43,7 +42,7 @@ impl Backing {
         Ok(Backing { shared })
     }
 
-    /// A writer with up to `depth` (1 to 64) writes in flight, each with a buffer of 256 KiB. Each writer has an open
+    /// A writer with up to `depth` (1 to 64) writes in flight, each with a buffer of a segment's size. Each writer has an open
     /// segment of its own, which is half full on average.
     ///
     /// Errors: the system lacks resources.
@@ -146,13 +145,33 @@ impl Backing {
     /// Take the hold *before* checking that the table names the location: then a read there returns that object and
     /// no other, even if it is freed meanwhile.
     pub fn hold(&self, location: Location) -> Option<Hold> {
-        Hold::new(&self.shared, location.segment(), false)
+        Hold::new(&self.shared, self.segment_of(location), false)
     }
 
     /// Up to `n` segments with the fewest live bytes, the emptiest first, to be emptied: see [`Victim`]. Emptying one
     /// gains its dead bytes, which may be none. Visits every segment.
     pub fn victims(&self, n: usize) -> Vec<Victim> {
         victims(&self.shared, n)
+    }
+
+    /// The segment that a location lies in.
+    pub fn segment_of(&self, location: Location) -> u32 {
+        self.shared.segments.geometry.segment_of(location)
+    }
+
+    /// How the disk is written.
+    pub fn layout(&self) -> DiskLayout {
+        self.shared.disk.layout()
+    }
+
+    /// What the store of objects holds, where the disk is one.
+    pub fn store(&self) -> Option<StoreStats> {
+        self.shared.disk.store()
+    }
+
+    /// Says that nobody will read or write it any more: [`Disk::retire`].
+    pub fn retire(&self) -> Option<String> {
+        self.shared.disk.retire()
     }
 
     /// Contents and counters. Never waits.

@@ -50,13 +50,13 @@ impl Default for ReadBuffer {
     }
 }
 
-/// What [`Victim::objects`](crate::Victim::objects) reads a segment into: 256 KiB.
+/// What [`Victim::objects`](crate::Victim::objects) reads a segment into: 256 KiB, or as much as the disk's segments have.
 pub struct SegmentBuffer(pub(crate) Buffer);
 
 impl SegmentBuffer {
     /// One for each thread that compacts.
     pub fn new() -> SegmentBuffer {
-        SegmentBuffer(segment_buffer())
+        SegmentBuffer(segment_buffer(SEGMENT_BYTES))
     }
 }
 
@@ -66,6 +66,16 @@ impl Default for SegmentBuffer {
     }
 }
 
-pub(crate) fn segment_buffer() -> Buffer {
-    Buffer::new(SEGMENT_BYTES as usize / BLOCK)
+impl SegmentBuffer {
+    /// So many bytes of it, which become its size if it is smaller.
+    pub(crate) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        if self.0.bytes().len() < len {
+            self.0 = segment_buffer(len as u64);
+        }
+        &mut self.0.bytes_mut()[..len]
+    }
+}
+
+pub(crate) fn segment_buffer(segment_bytes: u64) -> Buffer {
+    Buffer::new(segment_bytes.div_ceil(BLOCK as u64) as usize)
 }

@@ -84,13 +84,18 @@ impl Victim {
 
     /// Reads it, with one request, and walks what is in it: see [`Objects`].
     ///
-    /// If the request fails, block by block, leaving out those that cannot be read. An error: none can.
+    /// If the request fails, block by block, leaving out those that cannot be read. An error: none can. Where segments are
+    /// written once, one that cannot be read whole is such an error.
     pub fn objects<'b>(&self, buffer: &'b mut SegmentBuffer) -> Result<Objects<'b>, ReadError> {
         let shared = &*self.hold.shared;
         let range = shared.segments.geometry.range(self.hold.segment);
         let len = (range.end - range.start) as usize;
-        let bytes = &mut buffer.0.bytes_mut()[..len];
+        let bytes = buffer.bytes_mut(len);
         if let Err(error) = shared.fill(bytes, range.start) {
+            if shared.disk.layout().written_once {
+                // Each block would be waited for as long as all of them.
+                return Err(error);
+            }
             let mut lost = 0;
             for (index, block) in bytes.chunks_mut(BLOCK).enumerate() {
                 if shared

@@ -3,7 +3,6 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::format::SEGMENT_BYTES;
 use crate::segment::Segments;
 
 #[derive(Default)]
@@ -78,10 +77,10 @@ impl BackingCounters {
             size_bytes: segments.geometry.size_bytes,
             live_bytes: get(&self.live_bytes),
             live_objects: get(&self.live_objects),
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: segments.geometry.segment_bytes,
             used_segments: segments.used().into(),
             free_segments: segments.free().into(),
-            free_bytes: u64::from(segments.free()) * SEGMENT_BYTES,
+            free_bytes: u64::from(segments.free()) * segments.geometry.segment_bytes,
             quarantined_segments: segments.quarantined().into(),
             reads: get(&self.reads),
             read_errors: get(&self.read_errors),

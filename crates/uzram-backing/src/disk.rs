@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::buffer::Buffer;
+use crate::store::StoreStats;
 
 /// A file or a block device. All offsets and lengths that are asked for are whole blocks.
 pub trait Disk: Send + Sync {
@@ -25,6 +26,50 @@ pub trait Disk: Send + Sync {
 
     /// How reads and writes are done, in a few words, for people.
     fn describe(&self) -> String;
+
+    /// How it is to be written: the same from the first call to the last.
+    fn layout(&self) -> DiskLayout {
+        DiskLayout::default()
+    }
+
+    /// Told that a segment holds nothing any more, where each is written once; it may be given out again as soon as this
+    /// returns. Called by any thread, on the way of requests: must not wait, nor call the system.
+    fn emptied(&self, _segment: u32) {}
+
+    /// Told that nobody will use it any more. May block for some seconds. Returns what is left behind, in words, if anything is.
+    fn retire(&self) -> Option<String> {
+        None
+    }
+
+    /// What a store of objects holds, where it is one.
+    fn store(&self) -> Option<StoreStats> {
+        None
+    }
+}
+
+/// How a disk is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLayout {
+    /// Bytes of a segment: whole blocks, at most 4 MiB.
+    pub segment_bytes: u64,
+    /// Whether a segment is written by one write, and not again before it was empty. Such a disk is slow to answer and may be
+    /// away, so whoever can wait elsewhere does.
+    pub written_once: bool,
+    /// Writes in flight at a time.
+    pub depth: usize,
+    /// How long a writer waits for it, if the disk knows better than the writer.
+    pub patience: Option<Duration>,
+}
+
+impl Default for DiskLayout {
+    fn default() -> DiskLayout {
+        DiskLayout {
+            segment_bytes: crate::SEGMENT_BYTES,
+            written_once: false,
+            depth: 4,
+            patience: None,
+        }
+    }
 }
 
 /// Writes in flight. Used by one thread at a time.

@@ -15,11 +15,14 @@ use crate::error::OpenError;
 /// Most bytes of an object.
 pub const MAX_OBJECT: usize = 4096;
 
-/// Bytes of a segment: one request, large enough for a disk, small enough to be emptied by moving a little.
+/// Bytes of a segment on a disk: one request, large enough for a disk, small enough to be emptied by moving a little.
 pub const SEGMENT_BYTES: u64 = 256 * 1024;
 
-/// The smallest backing: one segment to write, one to compact into, and two that hold something.
-pub const MIN_BACKING_BYTES: u64 = 4 * SEGMENT_BYTES;
+/// The fewest segments: one to write, one to compact into, and two that hold something.
+const MIN_SEGMENTS: u64 = 4;
+
+/// The smallest backing on a disk.
+pub const MIN_BACKING_BYTES: u64 = MIN_SEGMENTS * SEGMENT_BYTES;
 
 /// The largest: what a location reaches.
 pub(crate) const MAX_BACKING_BYTES: u64 = 8 << LOCATION_BITS;
@@ -47,11 +50,6 @@ impl Location {
         self.0
     }
 
-    /// The segment that it lies in.
-    pub fn segment(self) -> u32 {
-        (self.offset() / SEGMENT_BYTES) as u32
-    }
-
     pub(crate) fn at(offset: u64) -> Location {
         debug_assert!(offset.is_multiple_of(UNIT as u64) && offset < MAX_BACKING_BYTES);
         Location(offset / UNIT as u64)
@@ -67,40 +65,49 @@ impl Location {
 pub(crate) struct SegmentGeometry {
     pub(crate) size_bytes: u64,
     pub(crate) segments: u32,
+    pub(crate) segment_bytes: u64,
 }
 
 impl SegmentGeometry {
-    /// Of a backing of this size, rounded down to whole blocks.
-    pub(crate) fn new(size_bytes: u64) -> Result<SegmentGeometry, OpenError> {
-        if !(MIN_BACKING_BYTES..=MAX_BACKING_BYTES).contains(&size_bytes) {
+    /// Of a backing of this size, rounded down to whole blocks, with segments of that size.
+    pub(crate) fn new(size_bytes: u64, segment_bytes: u64) -> Result<SegmentGeometry, OpenError> {
+        let min = MIN_SEGMENTS * segment_bytes;
+        if !(min..=MAX_BACKING_BYTES).contains(&size_bytes) {
             return Err(OpenError::Size {
                 size_bytes,
-                min: MIN_BACKING_BYTES,
+                min,
                 max: MAX_BACKING_BYTES,
             });
         }
         let size_bytes = size_bytes / BLOCK as u64 * BLOCK as u64;
-        let whole = (size_bytes / SEGMENT_BYTES) as u32;
-        let tail = size_bytes % SEGMENT_BYTES >= MIN_SEGMENT_BYTES;
+        let whole = (size_bytes / segment_bytes) as u32;
+        let tail = size_bytes % segment_bytes >= MIN_SEGMENT_BYTES;
         Ok(SegmentGeometry {
             size_bytes,
             segments: whole + u32::from(tail),
+            segment_bytes,
         })
+    }
+
+    /// The segment that a location lies in.
+    pub(crate) fn segment_of(&self, location: Location) -> u32 {
+        (location.offset() / self.segment_bytes) as u32
     }
 
     /// The offsets of the segment's objects; begins and ends at a block.
     pub(crate) fn range(&self, segment: u32) -> Range<u64> {
-        let start = u64::from(segment) * SEGMENT_BYTES;
-        let end = (start + SEGMENT_BYTES).min(self.size_bytes);
+        let start = u64::from(segment) * self.segment_bytes;
+        let end = (start + self.segment_bytes).min(self.size_bytes);
         start.max(BLOCK as u64)..end
     }
 
     /// Whether an object of this length may be there.
     pub(crate) fn contains(&self, location: Location, len: usize) -> bool {
-        if location.segment() >= self.segments || !(1..=MAX_OBJECT).contains(&len) {
+        let segment = self.segment_of(location);
+        if segment >= self.segments || !(1..=MAX_OBJECT).contains(&len) {
             return false;
         }
-        let range = self.range(location.segment());
+        let range = self.range(segment);
         location.offset() >= range.start && location.offset() + entry_bytes(len) as u64 <= range.end
     }
 }
@@ -114,7 +121,7 @@ const VERSION: u32 = 1;
 pub(crate) struct BackingHeader {
     magic: [u8; 8],
     version: U32,
-    /// Bytes of a segment, for who looks at it; fixed in version 1.
+    /// Bytes of a segment: those of the disk's layout.
     segment_bytes: U32,
     /// Bytes of the backing, this block included.
     size_bytes: U64,
@@ -132,12 +139,12 @@ pub fn is_backing(block: &[u8]) -> bool {
 }
 
 impl BackingHeader {
-    pub(crate) fn new(size_bytes: u64, id: [u8; 16]) -> BackingHeader {
+    pub(crate) fn new(geometry: SegmentGeometry, id: [u8; 16]) -> BackingHeader {
         let mut header = BackingHeader {
             magic: MAGIC,
             version: VERSION.into(),
-            segment_bytes: (SEGMENT_BYTES as u32).into(),
-            size_bytes: size_bytes.into(),
+            segment_bytes: (geometry.segment_bytes as u32).into(),
+            size_bytes: geometry.size_bytes.into(),
             id,
             checksum: 0.into(),
         };
@@ -149,8 +156,12 @@ impl BackingHeader {
         crc32fast::hash(&self.as_bytes()[..size_of::<BackingHeader>() - 4])
     }
 
-    /// Checks a header block. The geometry is that of the backing which was formatted.
-    pub(crate) fn check(block: &[u8], id: [u8; 16]) -> Result<SegmentGeometry, OpenError> {
+    /// Checks a header block of a disk with segments of that size. The geometry is that of the backing which was formatted.
+    pub(crate) fn check(
+        block: &[u8],
+        id: [u8; 16],
+        segment_bytes: u64,
+    ) -> Result<SegmentGeometry, OpenError> {
         let (header, _) = BackingHeader::ref_from_prefix(block).map_err(|_| OpenError::Foreign)?;
         if header.magic != MAGIC {
             return Err(OpenError::Foreign);
@@ -162,13 +173,13 @@ impl BackingHeader {
             return Err(OpenError::Version { found, known });
         }
         let whole = header.checksum.get() == header.sum();
-        if !whole || u64::from(header.segment_bytes.get()) != SEGMENT_BYTES {
+        if !whole || u64::from(header.segment_bytes.get()) != segment_bytes {
             return Err(OpenError::Damaged);
         }
         if header.id != id {
             return Err(OpenError::OtherDevice);
         }
-        SegmentGeometry::new(header.size_bytes.get()).map_err(|_| OpenError::Damaged)
+        SegmentGeometry::new(header.size_bytes.get(), segment_bytes).map_err(|_| OpenError::Damaged)
     }
 }
 

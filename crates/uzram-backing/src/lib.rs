@@ -67,11 +67,14 @@ mod disk;
 mod error;
 mod file;
 mod format;
+mod many;
 mod page_cache;
 mod restore;
 mod ring;
 mod segment;
 mod shared;
+mod store;
+mod store_map;
 mod threads;
 mod writer;
 
@@ -79,11 +82,13 @@ pub use backing::Backing;
 pub use buffer::{Buffer, ReadBuffer, SegmentBuffer};
 pub use compact::{Hold, Objects, StoredObject, Victim};
 pub use counters::BackingStats;
-pub use disk::{Disk, DiskDone, DiskWrite, WriteQueue};
+pub use disk::{Disk, DiskDone, DiskLayout, DiskWrite, WriteQueue};
 pub use error::{BackingDamage, OpenError, PushError, ReadError, WriteError};
 pub use file::{FileDisk, FileOptions};
 pub use format::{Location, MAX_OBJECT, MIN_BACKING_BYTES, SEGMENT_BYTES, entry_bytes, is_backing};
+pub use many::WantedObject;
 pub use restore::BackingRestore;
+pub use store::{STORE_SEGMENT_BYTES, SegmentStore, StoreDisk, StoreStats};
 pub use writer::{Purpose, Writer, Written};
 
 /// Bytes in a block: every request begins and ends at a multiple of it.

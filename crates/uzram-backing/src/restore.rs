@@ -33,7 +33,7 @@ impl BackingRestore {
         if got < BLOCK {
             return Err(OpenError::Foreign);
         }
-        let geometry = BackingHeader::check(block.bytes(), id)?;
+        let geometry = BackingHeader::check(block.bytes(), id, disk.layout().segment_bytes)?;
         check_size(&*disk, geometry)?;
         Ok(BackingRestore {
             shared: BackingShared::new(disk, geometry, id),
@@ -56,7 +56,8 @@ impl BackingRestore {
             return Err(BackingDamage::Outside);
         }
         let bytes = entry_bytes(len);
-        if !segments.enter(location.segment(), bytes) {
+        let segment = segments.geometry.segment_of(location);
+        if !segments.enter(segment, bytes) {
             return Err(BackingDamage::Crowded);
         }
         counters.live_bytes.fetch_add(bytes as u64, Relaxed);

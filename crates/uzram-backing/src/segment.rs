@@ -9,24 +9,27 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::disk::Disk;
 use crate::format::{SegmentGeometry, UNIT};
 
-/// Live units of 8 bytes, up to 2^15.
-const LIVE: u64 = 0xFFFF;
+/// Live units of 8 bytes, up to 2^19.
+const LIVE: u64 = 0xF_FFFF;
 /// A hold of a reader.
-pub(crate) const HOLD: u64 = 1 << 16;
-const HOLDS: u64 = 0xFFFF << 16;
+pub(crate) const HOLD: u64 = 1 << 20;
+const HOLDS: u64 = 0xFFFF << 20;
 /// A write in flight.
-pub(crate) const FLIGHT: u64 = 1 << 32;
-const FLIGHTS: u64 = 0xFFFF << 32;
+pub(crate) const FLIGHT: u64 = 1 << 36;
+const FLIGHTS: u64 = 0xFFF << 36;
 /// A writer appends to it.
 pub(crate) const OPEN: u64 = 1 << 48;
 /// A write to it failed since it was opened.
 const SUSPECT: u64 = 1 << 63;
 
-const _: () = assert!(crate::format::SEGMENT_BYTES / UNIT as u64 <= LIVE);
+/// The largest segment whose live bytes the word can count.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = 4 << 20;
+const _: () = assert!(MAX_SEGMENT_BYTES / UNIT as u64 <= LIVE);
 
 /// Live bytes as the word counts them.
 pub(crate) fn live(bytes: usize) -> u64 {
@@ -77,6 +80,8 @@ impl Stack {
 
 pub(crate) struct Segments {
     pub(crate) geometry: SegmentGeometry,
+    /// Who is told of segments that became empty, where each is written once.
+    told: Option<Arc<dyn Disk>>,
     metas: Box<[Meta]>,
     free: Stack,
     quarantine: Stack,
@@ -97,6 +102,7 @@ impl Segments {
         let count = geometry.segments;
         Segments {
             geometry,
+            told: None,
             metas: (0..count).map(|_| Meta::default()).collect(),
             free: Stack::default(),
             quarantine: Stack::default(),
@@ -106,6 +112,11 @@ impl Segments {
             quarantined: AtomicU32::new(0),
             reserve: if count < 16 { 1 } else { 2 },
         }
+    }
+
+    /// Tells the disk of segments that become empty.
+    pub(crate) fn tell(&mut self, disk: &Arc<dyn Disk>) {
+        self.told = Some(disk.clone());
     }
 
     pub(crate) fn used(&self) -> u32 {
@@ -189,6 +200,10 @@ impl Segments {
     }
 
     fn emptied(&self, segment: u32, suspect: bool) {
+        // Before it can be given out again: what is told then is of the next use.
+        if let Some(disk) = &self.told {
+            disk.emptied(segment);
+        }
         // Counted before they can be popped, lest a counter wrap.
         if suspect {
             self.quarantined.fetch_add(1, Relaxed);
@@ -199,8 +214,12 @@ impl Segments {
         self.used.fetch_sub(1, Relaxed);
     }
 
-    /// Marks a segment after a failed write. The caller still has its `FLIGHT`.
+    /// Marks a segment after a failed write. The caller still has its `FLIGHT`. What is written once is written elsewhere the
+    /// next time.
     pub(crate) fn suspect(&self, segment: u32) {
+        if self.told.is_some() {
+            return;
+        }
         self.metas[segment as usize].word.fetch_or(SUSPECT, AcqRel);
     }
 
@@ -256,6 +275,15 @@ impl Segments {
             }
         }
         *self.used.get_mut() = used;
+        // What a process that died had written there, or was about to.
+        if let Some(disk) = &self.told {
+            let unused = |segment: &u32| {
+                let word = self.metas[*segment as usize].word.load(Relaxed);
+                word == 0
+            };
+            let all = 0..self.geometry.segments;
+            all.filter(unused).for_each(|segment| disk.emptied(segment));
+        }
     }
 }
 
@@ -265,7 +293,7 @@ mod tests {
     use crate::format::{MIN_BACKING_BYTES, SEGMENT_BYTES};
 
     fn segments(count: u64) -> Segments {
-        Segments::new(SegmentGeometry::new(count * SEGMENT_BYTES).unwrap())
+        Segments::new(SegmentGeometry::new(count * SEGMENT_BYTES, SEGMENT_BYTES).unwrap())
     }
 
     #[test]

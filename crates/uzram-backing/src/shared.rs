@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::BLOCK;
 use crate::counters::{BackingCounters, count, worth_a_line};
 use crate::disk::{Disk, read_full};
 use crate::error::{OpenError, ReadError, errno};
 use crate::format::{Location, SegmentGeometry, entry_bytes, seed};
-use crate::segment::{Segments, live};
+use crate::segment::{MAX_SEGMENT_BYTES, Segments, live};
 
 /// What the backing, its writers and its holds share.
 pub(crate) struct BackingShared {
@@ -23,10 +24,14 @@ impl BackingShared {
         geometry: SegmentGeometry,
         id: [u8; 16],
     ) -> BackingShared {
+        let mut segments = Segments::new(geometry);
+        if disk.layout().written_once {
+            segments.tell(&disk);
+        }
         BackingShared {
             disk,
             seed: seed(id),
-            segments: Segments::new(geometry),
+            segments,
             counters: BackingCounters::default(),
         }
     }
@@ -34,7 +39,8 @@ impl BackingShared {
     /// Takes an object out of the accounts, and frees its space.
     pub(crate) fn release(&self, location: Location, len: usize) {
         let bytes = entry_bytes(len);
-        if !self.segments.remove(location.segment(), live(bytes)) {
+        let segment = self.segments.geometry.segment_of(location);
+        if !self.segments.remove(segment, live(bytes)) {
             debug_assert!(false, "{location:?} was freed twice");
             return;
         }
@@ -50,6 +56,11 @@ impl BackingShared {
             Ok(got) => Err(ReadError::Short {
                 end: offset + got as u64,
             }),
+            // What came is not what was written, as the disk itself can tell.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                count(&self.counters.corrupt, 1);
+                Err(ReadError::Checksum)
+            }
             Err(error) => Err(ReadError::Io(errno(&error))),
         };
         match &result {
@@ -65,6 +76,13 @@ impl BackingShared {
         }
         result
     }
+}
+
+/// The geometry of a backing of that size on a disk.
+pub(crate) fn geometry(disk: &dyn Disk, size_bytes: u64) -> Result<SegmentGeometry, OpenError> {
+    let segment_bytes = disk.layout().segment_bytes;
+    debug_assert!(segment_bytes <= MAX_SEGMENT_BYTES && segment_bytes.is_multiple_of(BLOCK as u64));
+    SegmentGeometry::new(size_bytes, segment_bytes)
 }
 
 /// Refuses a disk that is shorter than the backing.

@@ -86,7 +86,11 @@ pub struct Writer {
     shared: Arc<BackingShared>,
     queue: Box<dyn WriteQueue>,
     purpose: Purpose,
+    /// Whether a segment is written by one write.
+    once: bool,
     spare: Vec<Buffer>,
+    /// Buffers that may be made yet. Where segments are written once, they are large, and there only while they are needed.
+    unmade: usize,
     spare_entries: Vec<Vec<PendingObject>>,
     open: Option<Open>,
     filling: Option<Filling>,
@@ -100,11 +104,16 @@ impl Writer {
         depth: usize,
         purpose: Purpose,
     ) -> io::Result<Writer> {
+        let layout = shared.disk.layout();
+        let made = if layout.written_once { 0 } else { depth };
+        let buffer = || segment_buffer(layout.segment_bytes);
         Ok(Writer {
             queue: shared.disk.queue(depth)?,
             shared,
             purpose,
-            spare: (0..depth).map(|_| segment_buffer()).collect(),
+            once: layout.written_once,
+            spare: (0..made).map(|_| buffer()).collect(),
+            unmade: depth - made,
             spare_entries: Vec::new(),
             open: None,
             filling: None,
@@ -156,7 +165,7 @@ impl Writer {
 
     /// Takes a spare buffer, and a segment with room for the largest object, after a submit.
     fn make_room(&mut self) -> Result<(), PushError> {
-        if self.spare.is_empty() {
+        if self.spare.is_empty() && self.unmade == 0 {
             return Err(PushError::Busy {
                 in_flight: self.in_flight(),
             });
@@ -172,7 +181,10 @@ impl Writer {
                 end: range.end,
             });
         }
-        let buffer = self.spare.pop().expect("seen above");
+        let buffer = self.spare.pop().unwrap_or_else(|| {
+            self.unmade -= 1;
+            segment_buffer(self.shared.segments.geometry.segment_bytes)
+        });
         let entries = self.spare_entries.pop().unwrap_or_default();
         self.filling = Some(Filling {
             buffer,
@@ -194,7 +206,7 @@ impl Writer {
         let offset = open.next;
         self.shared.segments.add(segment, FLIGHT);
         open.next += end as u64;
-        if open.end - open.next < 2 * BLOCK as u64 {
+        if self.once || open.end - open.next < 2 * BLOCK as u64 {
             self.close();
         }
         let token = self
@@ -214,6 +226,14 @@ impl Writer {
             buffer: filling.buffer,
             range: 0..end,
         });
+    }
+
+    /// Lets go of buffers that nobody needs now, where they are large.
+    fn trim(&mut self) {
+        if self.once && self.filling.is_none() {
+            self.unmade += self.spare.len();
+            self.spare.clear();
+        }
     }
 
     fn close(&mut self) {
@@ -260,6 +280,7 @@ impl Writer {
             }
         }
         self.completed(report);
+        self.trim();
         self.in_flight()
     }
 

@@ -121,7 +121,7 @@ fn nothing_more_is_written_to_a_segment_that_refused_a_write() {
     table.push(3, &[1; 5]).unwrap();
     table.flush();
     assert_eq!(table.failed, 1);
-    let segment = |owner| table.objects[&owner].0.segment();
+    let segment = |owner| table.store.segment_of(table.objects[&owner].0);
     assert_eq!(segment(0), segment(2));
     assert_ne!(segment(0), segment(3));
     table.check_all();
@@ -336,7 +336,7 @@ fn giving_up_gives_everything_back_and_leaves_the_segment() {
     assert_eq!(reports, [(1, 10, hung), (2, 20, hung)]);
     assert_eq!(store.stats().live_objects, 0);
     let next = writer.push(3, &[3; 30]).unwrap();
-    assert_ne!(next.segment(), first.segment());
+    assert_ne!(store.segment_of(next), store.segment_of(first));
     writer.submit();
     assert_eq!(
         writer.wait(LONG, |written| assert_eq!(written.result, Ok(()))),

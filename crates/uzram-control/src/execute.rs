@@ -59,7 +59,12 @@ fn set(device: &Device, request: &Request) -> Result<Response, Error> {
             size_bytes,
             ..
         } => zram.attach_backing(path, *size_bytes)?,
-        Request::SetBacking { path: None, .. } => drop(zram.detach_backing()?),
+        Request::SetBacking { path: None, .. } => {
+            let left = zram.detach_backing()?.left;
+            if !left.is_empty() {
+                return Ok(Response::Did { what: vec![left] });
+            }
+        }
         Request::SetWritebackLimit { pages } => zram.set_writeback_limit(*pages),
         Request::SetPolicy { spec } => set_policy(device, spec)?,
         _ => return answer(device, request),
@@ -102,7 +107,16 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
         Request::Recompress(what) => Response::Recompressed(recompress(device, what)?),
         Request::Compact { max_bytes } => {
             let most = (*max_bytes).min(COMPACTION_SLICE);
-            Response::Compacted(device.jobs().compact(most))
+            let done = device.jobs().compact(most);
+            if done.finished
+                && zram
+                    .backing()
+                    .is_some_and(|backing| backing.store.is_some())
+            {
+                // What lies in a store costs. What is in the way is in the statistics; the memory was compacted.
+                let _ = zram.compact_backing(usize::MAX);
+            }
+            Response::Compacted(done)
         }
         Request::Writeback(what) => Response::WrittenBack(writeback(device, what)?),
         Request::Promote { pages } => {

@@ -121,9 +121,10 @@ pub enum Request {
         /// Whether.
         on: bool,
     },
-    /// Take a file or block device as backing, or give it up.
+    /// Take a file, a block device or a place in a remote as backing, or give it up. Where a store does not let go of all that
+    /// is there, [`Response::Did`] says so.
     SetBacking {
-        /// Its absolute path; `None` to bring everything back and give it up.
+        /// Its absolute path, or `NAME/PREFIX` of a remote; `None` to bring everything back and give it up.
         path: Option<std::path::PathBuf>,
         /// How large a file is to be made.
         size_bytes: Option<u64>,

@@ -229,7 +229,10 @@ impl Devices for Daemon {
             // Its server compares the identity once more.
             let removed = client::remove(&entry);
             self.local.sync();
-            return Ok(removed?);
+            for left in removed? {
+                tracing::warn!("{name}: {left}");
+            }
+            return Ok(());
         }
         let id = name.strip_prefix("zram").unwrap_or(name);
         let removed = self

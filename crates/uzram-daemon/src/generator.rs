@@ -475,7 +475,7 @@ impl Section {
         spec.backing = self
             .writeback_dev
             .clone()
-            .map(|path| BackingSpec { path, size: None });
+            .map(|path| BackingSpec::file(path, None));
         let filesystem = if self.is_swap() {
             spec.swap = Some(SwapSpec {
                 priority: self.swap_priority,

@@ -129,9 +129,9 @@ impl DiskFile {
             .min(u64::from(size)) as usize
     }
 
-    /// Whether any request may wait for the source of a clone.
+    /// Whether any request may wait for the source of a clone, or for a backing in a store.
     pub(crate) fn may_wait(&self) -> bool {
-        self.device.remote_pages() > 0
+        self.device.may_wait()
     }
 
     /// Whether a request waits for the source of a clone.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use uzram_snapshot::{Digest, Kind};
 
+use crate::backing;
 use crate::error::{Error, Result};
 use crate::lease::{self, Lease, seconds_left, store_now};
 use crate::objects::{SWEEP, name_in, prefix_of};
@@ -63,12 +64,15 @@ pub struct Collected {
     pub removed_bytes: u64,
     /// Leases that had expired.
     pub expired_leases: usize,
+    /// Backings that leases name.
+    pub backings: usize,
 }
 
 /// What is needed.
 #[derive(Default)]
 struct Marked {
     manifests: HashSet<Digest>,
+    backings: HashSet<String>,
     parts: HashSet<(Kind, Digest)>,
     tagged: usize,
     leased: usize,
@@ -90,6 +94,7 @@ impl Collecting {
             tagged: marked.tagged,
             leased: marked.leased,
             expired_leases: dead.len(),
+            backings: marked.backings.len(),
             ..Collected::default()
         };
         let is_old = |meta: &Meta| {
@@ -127,7 +132,9 @@ impl Collecting {
                 remove(remote, &garbage, &sweep)?;
             }
         }
+        let cold = backing::garbage(remote, &marked.backings, is_old, &mut collected)?;
         if !self.dry_run {
+            remove(remote, &cold, &sweep)?;
             remove(remote, &dead, &sweep)?;
         }
         Ok(collected)
@@ -170,6 +177,7 @@ fn mark(remote: &Remote, marked: &mut Marked, now: u64, dead: &mut Vec<Meta>) ->
             dead.push(found);
             continue;
         }
+        marked.backings.extend(body.backings);
         for name in &body.manifests {
             let name: Digest = name.parse().map_err(|_| Error::Foreign {
                 what: meta.key.clone(),

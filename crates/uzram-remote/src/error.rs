@@ -172,6 +172,37 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// Another device has the prefix.
+    #[error(
+        "{remote}/{prefix} is the backing of {by}: take another name. If that device is gone, \"uzram remote remove \
+         {remote}/{prefix} --force\" removes what it left"
+    )]
+    BackingInUse {
+        /// The remote.
+        remote: String,
+        /// The prefix.
+        prefix: String,
+        /// Who has it.
+        by: String,
+    },
+    /// A tag has the name.
+    #[error("{remote}/{prefix} is a tag: a backing takes a name that no snapshot has")]
+    BackingTag {
+        /// The remote.
+        remote: String,
+        /// The prefix.
+        prefix: String,
+    },
+    /// A backing has the name.
+    #[error("{remote}/{tag} is the backing of {by}: a tag takes a name that no backing has")]
+    TagBacking {
+        /// The remote.
+        remote: String,
+        /// The tag.
+        tag: String,
+        /// Who has it.
+        by: String,
+    },
     /// The remote takes nothing.
     #[error("the remote {name} was added with --read-only")]
     ReadOnly {

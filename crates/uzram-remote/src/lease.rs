@@ -20,6 +20,8 @@ use crate::store::{Meta, Store, StoreErrorKind, When};
 
 /// For how long a lease holds after it was written.
 pub(crate) const LEASE_SECONDS: u64 = 900;
+/// For how long the lease of a backing holds: what it keeps is nowhere else, and its host may be cut off for days.
+pub(crate) const BACKING_SECONDS: u64 = 7 * 24 * 3600;
 /// For how long a sweep is believed to go on after its lease was written.
 pub(crate) const SWEEP_SECONDS: u64 = 120;
 /// Most seconds between two looks whether a sweep has ended.
@@ -88,6 +90,29 @@ impl Lease {
         Ok(lease)
     }
 
+    /// Takes the lease of a backing, or takes it over from the process that had it before. As [`Lease::take`].
+    pub(crate) fn take_backing(
+        store: &Arc<dyn Store>,
+        key: String,
+        id: String,
+        why: &str,
+        backing: String,
+    ) -> Result<Lease> {
+        let body = LeaseBody {
+            uzram: "lease".into(),
+            version: VERSION,
+            id,
+            by: id::holder(),
+            why: why.into(),
+            seconds: BACKING_SECONDS,
+            manifests: Vec::new(),
+            backings: vec![backing],
+        };
+        let lease = Lease::begin(store, key, body, &When::Always)?;
+        lease.wait_for_sweep()?;
+        Ok(lease)
+    }
+
     /// Takes the lease of who sweeps, which one has at a time. One whose owner is dead is taken over.
     pub(crate) fn take_sweep(store: &Arc<dyn Store>) -> Result<Lease> {
         let id = id::random();
@@ -129,24 +154,31 @@ impl Lease {
         manifests: Vec<String>,
         seconds: u64,
     ) -> Result<Lease> {
+        let body = LeaseBody {
+            uzram: "lease".into(),
+            version: VERSION,
+            id,
+            by: id::holder(),
+            why: why.into(),
+            seconds,
+            manifests,
+            backings: Vec::new(),
+        };
+        Lease::begin(store, key, body, &When::New)
+    }
+
+    /// Writes it and has it renewed.
+    fn begin(store: &Arc<dyn Store>, key: String, body: LeaseBody, when: &When) -> Result<Lease> {
+        let every = Duration::from_secs(body.seconds.min(LEASE_SECONDS) / 4);
         let shared = Arc::new(Shared {
             store: store.clone(),
             key,
-            body: Mutex::new(LeaseBody {
-                uzram: "lease".into(),
-                version: VERSION,
-                id,
-                by: id::holder(),
-                why: why.into(),
-                seconds,
-                manifests,
-            }),
+            body: Mutex::new(body),
             renewed: Mutex::new((Instant::now(), String::new())),
         });
-        shared.write(&When::New)?;
+        shared.write(when)?;
         let (stop, stopped) = mpsc::channel::<()>();
         let own = shared.clone();
-        let every = Duration::from_secs(seconds / 4);
         let renew = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 // Whoever relies on it asks whether it was in time.
@@ -220,12 +252,19 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
+impl Lease {
+    /// Ends its renewal.
+    fn end(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end();
         // What is not removed expires.
         let _ = self.shared.store.delete(&self.shared.key);
     }

@@ -17,6 +17,7 @@
 //! This crate knows nothing about devices, frontends or HTTP.
 #![forbid(unsafe_code)]
 
+mod backing;
 mod check;
 mod collect;
 mod config;
@@ -34,6 +35,7 @@ mod trace;
 mod upload;
 pub mod wire;
 
+pub use backing::{BackingOwner, BackingUser, FoundBacking, RemoteBacking};
 pub use check::{Checked, Checking};
 pub use collect::{Collected, Collecting, GRACE_SECONDS};
 pub use config::{RemoteAddress, RemoteConfig, Remotes};

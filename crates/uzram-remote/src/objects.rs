@@ -6,7 +6,8 @@
 //! | `seg/NAME`, `idx/NAME`, `dict/NAME`, `man/NAME` | parts of snapshots, named by hashes |
 //! | `trace/NAME~TRACE` | which frames of a manifest a workload reads |
 //! | `tag/TAG`, or `tag/TAG~ID` where conditional writes are not honoured | which manifest a tag is |
-//! | `lease/ID` | which manifests are in use, and until when |
+//! | `lease/ID`, `lease/cold-ID` | which manifests or which backing are in use, and until when |
+//! | `cold/PREFIX/...` | a device's backing: see `backing.rs` |
 //! | `lease/sweep` | that a collection removes things |
 //!
 //! The JSON objects say what they are (`uzram`) and their version; fields that are not known are ignored, a newer version is
@@ -27,8 +28,9 @@ pub(crate) const MARKER: &str = "uzram.json";
 /// The key of the lease of who collects.
 pub(crate) const SWEEP: &str = "lease/sweep";
 /// What the keys of everything begin with.
-pub(crate) const PREFIXES: [&str; 7] =
-    ["seg/", "idx/", "dict/", "man/", "tag/", "lease/", "trace/"];
+pub(crate) const PREFIXES: [&str; 8] = [
+    "seg/", "idx/", "dict/", "man/", "tag/", "lease/", "trace/", "cold/",
+];
 /// What the keys of a kind of parts begin with.
 pub(crate) fn prefix_of(kind: Kind) -> &'static str {
     match kind {
@@ -146,6 +148,9 @@ pub(crate) struct LeaseBody {
     pub(crate) seconds: u64,
     /// The manifests that are in use.
     pub(crate) manifests: Vec<String>,
+    /// The backings that are in use: prefix and id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) backings: Vec<String>,
 }
 
 /// Reads one of the JSON objects.

@@ -88,6 +88,13 @@ impl Uploading<'_> {
             return Err(Error::Usage(message));
         }
         let found = remote.find_tag(tag)?;
+        if let Some(owner) = remote.backing_owner(tag)? {
+            return Err(Error::TagBacking {
+                remote: remote.name.clone(),
+                tag: tag.into(),
+                by: owner.words(),
+            });
+        }
         let may_force = remote.config.conditional;
         if found.is_some() && !(self.force && may_force) {
             return Err(Error::TagExists {

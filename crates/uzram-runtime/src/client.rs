@@ -229,17 +229,22 @@ pub fn unexpected(entry: &RunningDevice, answer: &Response) -> Failure {
 }
 
 /// Takes a device down and waits until its directory is gone.
-pub fn remove(entry: &RunningDevice) -> Result {
-    take_down(entry, &Request::Remove).map(drop)
+/// Returns what was left behind, in words.
+pub fn remove(entry: &RunningDevice) -> Result<Vec<String>> {
+    done(take_down(entry, &Request::Remove)?)
+}
+
+fn done(response: Response) -> Result<Vec<String>> {
+    match response {
+        Response::Did { what } => Ok(what),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Takes a device down although NBD clients are connected or a dead node is in use. Says in words what was done to whom.
 /// Refused as [`remove`] is while a file system is mounted on the device.
 pub fn remove_by_force(entry: &RunningDevice) -> Result<Vec<String>> {
-    match take_down(entry, &Request::RemoveByForce)? {
-        Response::Did { what } => Ok(what),
-        _ => Ok(Vec::new()),
-    }
+    done(take_down(entry, &Request::RemoveByForce)?)
 }
 
 fn take_down(entry: &RunningDevice, request: &Request) -> Result<Response> {
@@ -326,6 +331,7 @@ mod tests {
                 path: "/x".into(),
                 io: "io_uring".into(),
                 stats: serde_json::from_str("{}").unwrap(),
+                store: Some(serde_json::from_str("{}").unwrap()),
             }),
             codecs: vec![codec],
             poll_microseconds: Some(1),

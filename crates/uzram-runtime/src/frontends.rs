@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use uzram_frontend::{Frontend, FrontendOption, Need, ReservedNode};
-use uzram_spec::{AUTO, DeviceSpec, Failure, FailureKind, FrontendSpec, Result};
+use uzram_spec::{AUTO, BackingSpec, DeviceSpec, Failure, FailureKind, FrontendSpec, Result};
 
 /// All frontends, best first.
 pub fn all() -> &'static [&'static dyn Frontend] {
@@ -133,7 +133,7 @@ fn missing(frontend: &dyn Frontend, need: &Need) -> String {
 pub struct Needs {
     /// That it can be swap.
     pub swap: bool,
-    /// That a request may wait for a clone's source.
+    /// That a request may wait for a clone's source, or for a backing in a remote.
     pub waits: bool,
 }
 
@@ -142,7 +142,8 @@ impl Needs {
     pub fn of(spec: &DeviceSpec) -> Needs {
         Needs {
             swap: spec.is_swap(),
-            waits: spec.from.as_ref().is_some_and(|from| from.lazy),
+            waits: spec.from.as_ref().is_some_and(|from| from.lazy)
+                || spec.backing.as_ref().is_some_and(BackingSpec::is_remote),
         }
     }
 
@@ -175,7 +176,9 @@ fn choose(spec: &FrontendSpec, needs: Needs) -> Result<(&'static dyn Frontend, O
             let fit: Vec<_> = fit.map(|f| f.name()).collect();
             let what = match needs.swap {
                 true => "be swap",
-                false => "serve a clone that is lazy: a request that waits would hold up others",
+                false => {
+                    "serve a clone that is lazy, or a backing in a remote: a request that waits would hold up others"
+                }
             };
             let message = format!(
                 "frontend {} cannot {what}; these can: {}",

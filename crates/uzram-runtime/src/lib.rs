@@ -15,6 +15,7 @@ mod backing;
 pub mod choice;
 pub mod client;
 mod clone;
+mod cold;
 pub mod contents;
 mod description;
 pub mod files;
@@ -49,7 +50,9 @@ pub use description::check_program;
 pub use keeper::{UPGRADE, keep, restart_keeper};
 pub use launch::{Created, launch, launch_announced};
 pub use make::check;
-pub use remote_process::{OpenRemote, RemoteOrder, TraceStore, read_remote};
+pub use remote_process::{
+    BackingOrder, OpenBacking, OpenRemote, OpenedRemote, RemoteOrder, TraceStore, read_remote,
+};
 pub use server::{run_in_foreground, serve};
 pub use swap::swap_on;
 pub use swap_watch::unsafe_swap;

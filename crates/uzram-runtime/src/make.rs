@@ -42,7 +42,8 @@ pub(crate) fn complete(spec: &mut DeviceSpec) -> Result {
 }
 
 fn check_backing(spec: &DeviceSpec) -> Result {
-    let Some(given) = &spec.backing else {
+    // What is in a remote is looked at by who attaches it.
+    let Some(given) = spec.backing.as_ref().filter(|given| !given.is_remote()) else {
         return Ok(());
     };
     let checked = backing::check_there(given).and_then(|()| backing::check(&given.path, None));
@@ -140,7 +141,7 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
     if let Some(bytes) = spec.max_size {
         device = device.max_size_bytes(bytes.0);
     }
-    if let Some(given) = &spec.backing {
+    if let Some(given) = spec.backing.as_ref().filter(|given| !given.is_remote()) {
         let usage = |message| Failure::usage(message);
         backing::check(&given.path, dir).map_err(usage)?;
         device = device.backing(&given.path, given.size.map(|size| size.0));

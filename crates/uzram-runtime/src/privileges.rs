@@ -74,7 +74,8 @@ fn paths(frontend: &dyn Frontend, spec: &DeviceSpec, dir: &Path) -> Vec<(PathBuf
     let dictionaries = params
         .filter(|(key, _)| key == "dict")
         .map(|(_, path)| (PathBuf::from(path), Access::READ_OK));
-    let backing = spec.backing.iter().map(|b| (b.path.clone(), write));
+    let backing = spec.backing.iter().filter(|b| !b.is_remote());
+    let backing = backing.map(|b| (b.path.clone(), write));
     // A clone's are opened again where they were away.
     let source = spec.from.iter().flat_map(|from| from.paths());
     let source = source.map(|path| (path.to_owned(), Access::READ_OK));

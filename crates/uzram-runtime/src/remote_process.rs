@@ -1,4 +1,4 @@
-//! The process that reads a remote or a sealed file for a device: `uzram read-remote`.
+//! The process that reads a remote or a sealed file for a device, or keeps a device's backing there: `uzram read-remote`.
 //!
 //! A server has the rights and the memory of its device, and must not wait for a store's client, nor keep its credentials. So a
 //! process beside it opens the remote, holds the lease, and answers what a [`Source`] is asked. The two speak over sockets that
@@ -19,19 +19,21 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
+use uzram::uzram_backing::SegmentStore;
 use uzram_snapshot::{Digest, Kind, Source};
 use uzram_spec::{Failure, Result, SnapshotSource};
 
 use crate::process;
 
-/// Requests at once: those of four threads that fetch for requests, and of those that hydrate.
+/// Requests at once: those of four threads that fetch for requests, and of those that hydrate; of a backing, those of five that
+/// read, of two that write, and of one that deletes.
 const CHANNELS: usize = 8;
 /// Most bytes of an answer: more than any part has.
 const MAX_ANSWER_BYTES: u64 = 128 << 20;
@@ -43,6 +45,9 @@ const BYE: u8 = b'.';
 const REQUEST_BYTES: usize = 2 + 32 + 16;
 /// Kinds of parts that are asked for, by their code.
 const KINDS: [Kind; 4] = [Kind::Manifest, Kind::Index, Kind::Dictionary, Kind::Segment];
+/// How long the process tries to delete a backing whose device is gone, and its pauses.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(600);
+const RETIRE_PAUSE: Duration = Duration::from_secs(2);
 /// How long the process may take to take its sockets.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,9 +72,27 @@ pub struct RemoteOrder {
     /// And one with its passphrase.
     #[serde(default)]
     pub passphrase_file: Option<PathBuf>,
+    /// The device's backing there, where it is not a snapshot that is read.
+    #[serde(default)]
+    pub backing: Option<BackingOrder>,
     /// Whether the process has let go of what it inherited.
     #[serde(default)]
     bare: bool,
+}
+
+/// Which backing a process is to open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackingOrder {
+    /// Which place it is: random.
+    pub id: [u8; 16],
+    /// The device.
+    pub device: String,
+    /// Its identity.
+    pub identity: String,
+    /// The file that has its identity, as long as it lives.
+    pub description: PathBuf,
+    /// Whether the prefix is not the device's yet.
+    pub is_new: bool,
 }
 
 impl RemoteOrder {
@@ -89,6 +112,21 @@ impl RemoteOrder {
             },
             identities: of.identities.clone(),
             passphrase_file: of.passphrase_file.clone(),
+            backing: None,
+            bare: false,
+        }
+    }
+
+    pub(crate) fn backing(remote: &str, backing: BackingOrder) -> RemoteOrder {
+        RemoteOrder {
+            remote: remote.into(),
+            snapshot: None,
+            in_order: false,
+            trace: None,
+            files: Vec::new(),
+            identities: Vec::new(),
+            passphrase_file: None,
+            backing: Some(backing),
             bare: false,
         }
     }
@@ -116,7 +154,25 @@ pub trait TraceStore: Send + Sync {
     fn add(&self, frames: &[u32]) -> io::Result<()>;
 }
 
-/// What a process of this kind serves.
+/// What a process of this kind has opened.
+#[derive(Debug)]
+pub enum OpenedRemote {
+    /// A snapshot, to be read.
+    Snapshot(OpenRemote),
+    /// A device's backing.
+    Backing(OpenBacking),
+}
+
+/// A device's backing that a process serves.
+pub struct OpenBacking(pub Arc<dyn SegmentStore>);
+
+impl std::fmt::Debug for OpenBacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenBacking")
+    }
+}
+
+/// A snapshot that a process serves.
 pub struct OpenRemote {
     /// The snapshot's name.
     pub snapshot: Digest,
@@ -225,6 +281,11 @@ impl RemoteProcess {
         self.has_files || self.is_broken()
     }
 
+    /// Waits until it has opened the remote.
+    pub(crate) fn opened(&self) -> Result {
+        self.snapshot().map(drop)
+    }
+
     /// Whether another one must be started.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken.load(Relaxed)
@@ -294,6 +355,35 @@ impl TraceStore for RemoteProcess {
     }
 }
 
+/// Of a backing.
+impl RemoteProcess {
+    pub(crate) fn put_object(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        let request = Request::PutObject(number, bytes.len() as u64);
+        self.ask(&request, bytes).map(drop)
+    }
+
+    pub(crate) fn get_object(&self, number: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.ask(&Request::GetObject(number, range), &[])
+    }
+
+    pub(crate) fn delete_object(&self, number: u64) -> io::Result<()> {
+        self.ask(&Request::DeleteObject(number), &[]).map(drop)
+    }
+
+    pub(crate) fn list_objects(&self) -> io::Result<Vec<u64>> {
+        let answer = self.ask(&Request::ListObjects, &[])?;
+        let numbers = answer.as_chunks::<8>().0.iter();
+        Ok(numbers.map(|number| u64::from_le_bytes(*number)).collect())
+    }
+
+    /// Has everything deleted. Returns what is left, in words.
+    pub(crate) fn retire(&self) -> io::Result<Option<String>> {
+        let words = self.ask(&Request::Retire, &[])?;
+        let words = String::from_utf8_lossy(&words).into_owned();
+        Ok((!words.is_empty()).then_some(words))
+    }
+}
+
 impl RemoteProcess {
     /// Tells it that nobody will need it any more.
     pub(crate) fn say_goodbye(&self) {
@@ -319,6 +409,12 @@ enum Request {
     LoadTrace,
     /// So many bytes follow.
     AddToTrace(u64),
+    /// So many bytes follow, of the object with that number.
+    PutObject(u64, u64),
+    GetObject(u64, Range<u64>),
+    DeleteObject(u64),
+    ListObjects,
+    Retire,
 }
 
 impl Request {
@@ -329,6 +425,11 @@ impl Request {
             Request::Range(kind, name, range) => (2, *kind, *name, range.clone()),
             Request::LoadTrace => (3, none.1, none.2, none.3),
             Request::AddToTrace(bytes) => (4, none.1, none.2, 0..*bytes),
+            Request::PutObject(number, bytes) => (5, none.1, of_number(*number), 0..*bytes),
+            Request::GetObject(number, range) => (6, none.1, of_number(*number), range.clone()),
+            Request::DeleteObject(number) => (7, none.1, of_number(*number), none.3),
+            Request::ListObjects => (8, none.1, none.2, none.3),
+            Request::Retire => (9, none.1, none.2, none.3),
         };
         let mut bytes = [0; REQUEST_BYTES];
         bytes[0] = what;
@@ -355,12 +456,50 @@ impl Request {
             2 => Request::Range(kind, name, range),
             3 => Request::LoadTrace,
             4 => Request::AddToTrace(range.end),
+            5 => Request::PutObject(number(2)?, range.end),
+            6 => Request::GetObject(number(2)?, range),
+            7 => Request::DeleteObject(number(2)?),
+            8 => Request::ListObjects,
+            9 => Request::Retire,
             _ => return None,
         })
     }
 
     /// Answers it. What is wrong with the connection is the outer error.
     fn answer(&self, opened: &Answering, from: &mut impl Read) -> io::Result<io::Result<Vec<u8>>> {
+        match opened {
+            Answering::Snapshot(opened) => self.answer_of_snapshot(opened, from),
+            Answering::Backing(store) => self.answer_of_backing(&**store, from),
+        }
+    }
+
+    fn answer_of_backing(
+        &self,
+        store: &dyn SegmentStore,
+        from: &mut impl Read,
+    ) -> io::Result<io::Result<Vec<u8>>> {
+        Ok(match self {
+            Request::PutObject(number, bytes) => {
+                let mut object = vec![0; *bytes as usize];
+                from.read_exact(&mut object)?;
+                store.put(*number, &object).map(|()| Vec::new())
+            }
+            Request::GetObject(number, range) => store.get(*number, range.clone()),
+            Request::DeleteObject(number) => store.delete(*number).map(|()| Vec::new()),
+            Request::ListObjects => store.list().map(|numbers| {
+                let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+                bytes.collect()
+            }),
+            Request::Retire => Ok(store.retire().unwrap_or_default().into_bytes()),
+            _ => return Err(ErrorKind::InvalidInput.into()),
+        })
+    }
+
+    fn answer_of_snapshot(
+        &self,
+        opened: &AnsweringSnapshot,
+        from: &mut impl Read,
+    ) -> io::Result<io::Result<Vec<u8>>> {
         Ok(match self {
             Request::Size(kind, name) => {
                 let size = opened.source.size_bytes(*kind, *name);
@@ -375,15 +514,29 @@ impl Request {
                 from.read_exact(&mut frames)?;
                 opened.trace.add(&to_frames(&frames)).map(|()| Vec::new())
             }
+            _ => return Err(ErrorKind::InvalidInput.into()),
         })
     }
 }
 
 /// What answers come from.
 #[derive(Clone)]
-struct Answering {
+enum Answering {
+    Snapshot(AnsweringSnapshot),
+    Backing(Arc<dyn SegmentStore>),
+}
+
+#[derive(Clone)]
+struct AnsweringSnapshot {
     source: Arc<dyn Source>,
     trace: Arc<dyn TraceStore>,
+}
+
+/// A number where the name of a part stands.
+fn of_number(number: u64) -> Digest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    Digest(bytes)
 }
 
 fn to_bytes(frames: &[u32]) -> Vec<u8> {
@@ -490,7 +643,7 @@ fn receive_files(life: &UnixStream) -> io::Result<Vec<UnixStream>> {
 }
 
 /// Runs `uzram read-remote`: opens the remote and answers until its sockets are closed. `open` is told what.
-pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRemote>) -> Result {
+pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenedRemote>) -> Result {
     let mut order: RemoteOrder = process::state("reader", state)?;
     if !order.bare {
         // What a device's processes inherit from each other, its lock and its memory, is not to outlive them here.
@@ -509,18 +662,28 @@ pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRe
         process::hide_keys();
     }
     let opened = open(&order);
-    let said = opened
-        .as_ref()
-        .map(|opened| [opened.snapshot.to_string(), opened.stored.to_string()]);
+    let said = opened.as_ref().map(|opened| match opened {
+        OpenedRemote::Snapshot(opened) => {
+            [opened.snapshot, opened.stored].map(|name| name.to_string())
+        }
+        // It has none.
+        OpenedRemote::Backing(_) => [Digest([0; 32]), Digest([0; 32])].map(|name| name.to_string()),
+    });
     let words = serde_json::to_vec(&said).map_err(Failure::failed)?;
     write_words(&mut &life, &words)?;
-    let opened = opened?;
-    let answering = Answering {
-        source: opened.source,
-        trace: opened.trace,
+    let (answering, lease) = match opened? {
+        OpenedRemote::Snapshot(opened) => {
+            let answering = AnsweringSnapshot {
+                source: opened.source,
+                trace: opened.trace,
+            };
+            (Answering::Snapshot(answering), Some(opened.lease))
+        }
+        OpenedRemote::Backing(OpenBacking(store)) => (Answering::Backing(store), None),
     };
+    let is_retired = Arc::new(AtomicBool::new(false));
     for mut channel in channels {
-        let answering = answering.clone();
+        let (answering, is_retired) = (answering.clone(), is_retired.clone());
         process::spawn("channel", move || {
             let mut request = [0; REQUEST_BYTES];
             while channel.read_exact(&mut request).is_ok() {
@@ -528,6 +691,7 @@ pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRe
                 let Some(request) = Request::parse(&request) else {
                     return;
                 };
+                is_retired.fetch_or(request == Request::Retire, Relaxed);
                 let answered = request.answer(&answering, &mut channel);
                 let answered = answered.and_then(|answer| write_answer(&mut channel, answer));
                 if answered.is_err() {
@@ -538,11 +702,27 @@ pub fn read_remote(state: &str, open: impl FnOnce(&RemoteOrder) -> Result<OpenRe
     }
     let mut bye = [0];
     let is_bye = matches!((&life).read(&mut bye), Ok(1)) && bye[0] == BYE;
-    if !is_bye {
+    match answering {
         // It expires.
-        std::mem::forget(opened.lease);
+        Answering::Snapshot(_) if !is_bye => std::mem::forget(lease),
+        Answering::Snapshot(_) => drop(lease),
+        Answering::Backing(store) => {
+            if is_retired.load(Relaxed) {
+                retire(&*store);
+            }
+            // Whoever goes on with the device needs the lease.
+            std::mem::forget(store);
+        }
     }
     Ok(())
+}
+
+/// Deletes what is left of a backing, as long as there is hope.
+fn retire(store: &dyn SegmentStore) {
+    let begin = Instant::now();
+    while store.retire().is_some() && begin.elapsed() < RETIRE_PATIENCE {
+        std::thread::sleep(RETIRE_PAUSE);
+    }
 }
 
 #[cfg(test)]
@@ -558,6 +738,11 @@ mod tests {
             Request::Range(Kind::Index, name, 9..9),
             Request::LoadTrace,
             Request::AddToTrace(400),
+            Request::PutObject(u64::MAX, 4 << 20),
+            Request::GetObject(7, 64..4164),
+            Request::DeleteObject(9),
+            Request::ListObjects,
+            Request::Retire,
         ] {
             assert_eq!(Request::parse(&request.bytes()), Some(request));
         }

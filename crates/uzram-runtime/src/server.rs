@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,9 +19,10 @@ use uzram_control::{
     RunDir, SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
-use uzram_spec::{DeviceSpec, Failure, Result};
+use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, Result};
 
 use crate::clone::CloneSource;
+use crate::cold::{self, ColdDevice, ColdOpener};
 use crate::contents::OpenedSnapshot;
 use crate::logging::Journal;
 use crate::process::{keep_private, leave_terminal, pidfd, take_name, wait_for_end, when_told};
@@ -58,6 +59,8 @@ struct Served {
     identity: String,
     /// Whether files of other users are allowed.
     allow_foreign_files: bool,
+    /// Whether a request that waits holds up no other.
+    can_wait: bool,
     events: Mutex<Sender<ServerEvent>>,
 }
 
@@ -110,6 +113,10 @@ pub fn run_in_foreground(
     let device = Arc::new(device);
     let claim = run.claim(spec.name.as_deref())?;
     spec.name = Some(claim.name.clone());
+    if let Err(failure) = attach_remote(&device, &spec, &claim.dir) {
+        let _ = claim.release();
+        return Err(failure);
+    }
     logging::to_stderr(&spec.log)?;
     let placed = Placed {
         claim: &claim,
@@ -122,6 +129,22 @@ pub fn run_in_foreground(
     let result = serve_device(&placed, &device, clone, events, |_, path| Ok(print(path)?));
     let released = claim.release();
     result.and(released.map_err(Failure::from))
+}
+
+fn cold_device(spec: &DeviceSpec, dir: &Path) -> ColdDevice {
+    ColdDevice {
+        dir: dir.into(),
+        name: spec.name.clone().unwrap_or_default(),
+        identity: spec.identity.clone(),
+    }
+}
+
+/// Gives a new device its backing, where that is in a remote.
+fn attach_remote(device: &Device, spec: &DeviceSpec, dir: &Path) -> Result {
+    match spec.backing.as_ref().filter(|backing| backing.is_remote()) {
+        Some(backing) => cold::attach(device, &cold_device(spec, dir), backing),
+        None => Ok(()),
+    }
 }
 
 fn frontend_of(name: &str) -> Result<&'static dyn Frontend> {
@@ -231,6 +254,7 @@ impl ServerState {
             }
             None => None,
         };
+        attach_remote(&device, spec, &self.dir)?;
         Ok((device, clone))
     }
 
@@ -254,7 +278,9 @@ impl ServerState {
             limits::check_device(image.metadata()?.len())?;
             let result = if self.resume {
                 // The image says what was set since the device was made.
-                make::resumer(spec).attach(image.into())
+                let opener = ColdOpener(cold_device(spec, &self.dir));
+                let resumer = make::resumer(spec).disk_opener(Arc::new(opener));
+                resumer.attach(image.into())
             } else {
                 let mut builder = make::builder(spec, Some(&self.dir))?;
                 if let Some(contents) = contents {
@@ -395,6 +421,7 @@ fn serve_device(
         name: claim.name.clone(),
         identity: spec.identity.clone(),
         allow_foreign_files: spec.allow_foreign_files,
+        can_wait: placed.frontend.can_wait(),
         events: Mutex::new(events),
     });
     let announced = ControlServer::start(&claim.file(SERVER_SOCKET), served.clone())
@@ -470,7 +497,46 @@ impl Served {
     }
 
     fn remove(&self) -> Result {
-        self.front().remove()
+        self.front().remove()?;
+        self.retire();
+        Ok(())
+    }
+
+    /// Gives up a backing in a remote. Returns what is left of it there, in words.
+    fn retire(&self) -> Option<String> {
+        let left = self.device.zram().retire_backing();
+        left.inspect(|left| tracing::warn!("the device goes, and {left}"))
+    }
+
+    /// Takes a place in a remote as backing.
+    fn set_remote_backing(
+        &self,
+        path: &Path,
+        size_bytes: Option<u64>,
+    ) -> std::result::Result<Response, ControlError> {
+        let wrong = |message: String| ControlError { errno: 22, message };
+        if !self.can_wait || self.transport == Some("io_uring") {
+            return Err(wrong(
+                "the frontend serves the device in a way in which a request that waits for a store would hold up others: name \
+                 the backing when the device is created"
+                    .into(),
+            ));
+        }
+        let backing = BackingSpec {
+            remote: path.to_str().unwrap_or_default().into(),
+            size: size_bytes.map(Bytes),
+            ..BackingSpec::default()
+        };
+        let spec = DeviceSpec {
+            backing: Some(backing),
+            name: Some(self.name.clone()),
+            identity: self.identity.clone(),
+            ..DeviceSpec::default()
+        };
+        spec.check().map_err(|failure| wrong(failure.to_string()))?;
+        attach_remote(&self.device, &spec, &self.dir).map_err(refused)?;
+        tracing::info!(?path, "backing taken");
+        Ok(Response::Done)
     }
 
     /// Changes the size. What is in use becomes smaller only by force: the user would lose what lies beyond the new end.
@@ -539,11 +605,22 @@ impl Handler for Served {
                 let _held = front.hold_idle().map_err(refused)?;
                 return self.carry_out(&request);
             }
-            Request::Remove => self.remove().map_err(refused)?,
+            Request::Remove => {
+                self.front().remove().map_err(refused)?;
+                if let Some(left) = self.retire() {
+                    return Ok(Response::Did { what: vec![left] });
+                }
+            }
             Request::RemoveByForce => {
-                let what = self.front().remove_by_force().map_err(refused)?;
+                let mut what = self.front().remove_by_force().map_err(refused)?;
+                what.extend(self.retire());
                 return Ok(Response::Did { what });
             }
+            Request::SetBacking {
+                path: Some(path),
+                size_bytes,
+                ..
+            } if cold::is_remote(&path) => return self.set_remote_backing(&path, size_bytes),
             Request::Resize { bytes, force } => self.resize(bytes, force, &request)?,
             Request::Stat => {
                 let mut answer = self.carry_out(&request)?;

@@ -40,6 +40,59 @@ fn snapshots_go_by_way_of_a_store() {
     told("of_two_hosts_with_one_tag_one_is_told");
     what_is_interrupted_leaves_no_tag(&weed, &host);
     told("what_is_interrupted_leaves_no_tag");
+    idle_pages_go_there_and_come_back(&host);
+    told("idle_pages_go_there_and_come_back");
+}
+
+/// The backings in the remote.
+fn backings(host: &Host) -> serde_json::Value {
+    let shown = host.works(&["remote", "show", "ci", "--backings", "--json"]);
+    serde_json::from_str(&shown).unwrap()
+}
+
+/// A cold tier, with the deaths of all processes that have to do with it, one after another.
+fn idle_pages_go_there_and_come_back(host: &Host) {
+    let mut bytes = noise(40, 24);
+    let cold = ["create", "--size=24M", "--frontend=nbd", "--policy=none"];
+    let with = [
+        &cold[..],
+        &["--private", "--backing=ci/cold", "--remote-timeout=60"],
+    ];
+    let uri = host.works(&with.concat()).trim_end().to_owned();
+    let [id, _] = READER;
+    let words = refused(
+        5,
+        host.with(
+            [id, READER[1]],
+            &[&with.concat()[..], &["--name=zram9"]].concat(),
+        ),
+    );
+    assert!(words.contains("does not permit"), "{words}");
+    host.fill(&uri, &bytes);
+    host.works(&["writeback", "zram0"]);
+    let stat = || -> serde_json::Value {
+        serde_json::from_str(&host.works(&["stat", "--json", "zram0"])).unwrap()
+    };
+    assert_eq!(stat()["compr_data_size"], 0);
+    let objects = backings(host)[0]["objects"].as_u64().unwrap();
+    assert!((6..8).contains(&objects), "{objects} of up to 4 MiB");
+    assert!(host.holds(&uri, &bytes));
+    for process in host.s3_processes() {
+        signal(process, "-9");
+    }
+    assert!(host.holds(&uri, &bytes), "uzram-s3 died");
+    host.kill("zram0", "pid");
+    assert!(host.holds(&uri, &bytes), "the server died");
+    bytes[5 << 20..6 << 20].copy_from_slice(&noise(41, 1));
+    host.fill(&uri, &bytes);
+    host.works(&["writeback", "zram0"]);
+    host.works(&["compact", "zram0"]);
+    assert!(host.holds(&uri, &bytes));
+    host.works(&["remote", "collect", "ci", "--grace=0"]);
+    assert!(host.holds(&uri, &bytes));
+    host.works(&["remove", "zram0"]);
+    assert_eq!(backings(host), serde_json::json!([]));
+    wait_until("the end of uzram-s3", || host.s3_processes().is_empty());
 }
 
 fn a_device_comes_back_on_another_host(weed: &Weed, host: &Host) {
@@ -250,6 +303,51 @@ fn what_is_interrupted_leaves_no_tag(weed: &Weed, host: &Host) {
     );
     host.works(&["remote", "check", "slow", "--read"]);
     host.restores("slow/x", &bytes);
+    host.works(&["remove", "zram0"]);
+}
+
+#[test]
+fn a_cold_tier_outlasts_the_death_of_the_store() {
+    if !have("a_cold_tier_outlasts_the_death_of_the_store", &PEERS) {
+        return;
+    }
+    let mut weed = Weed::start(&["warm"]);
+    let host = Host::new();
+    host.works(&add("ci", "s3://warm/disks", &weed.endpoint()));
+    let bytes = noise(50, 16);
+    let create = [
+        "create",
+        "--private",
+        "--size=16M",
+        "--frontend=nbd",
+        "--policy=none",
+    ];
+    let cold = ["--backing=ci/cold", "--remote-timeout=90"];
+    let uri = host
+        .works(&[&create[..], &cold].concat())
+        .trim_end()
+        .to_owned();
+    host.fill(&uri, &bytes);
+    host.works(&["writeback", "zram0", "--max-pages=2000"]);
+    // It dies, and what goes there or comes from there waits; nothing else does.
+    weed.kill();
+    let writes = Running::start(host.with(OWNER, &["writeback", "zram0"]));
+    let begin = Instant::now();
+    host.works(&["stat", "zram0"]);
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(1));
+    weed.start_again();
+    let ended = writes.end();
+    eprintln!("a writeback over the death of the store: {ended:?}");
+    // Whether it was done or given up: nothing is lost, and the next one does it.
+    host.works(&["writeback", "zram0"]);
+    let stat = host.works(&["stat", "--json", "zram0"]);
+    let stat: serde_json::Value = serde_json::from_str(&stat).unwrap();
+    assert_eq!(stat["compr_data_size"], 0, "{stat}");
+    assert!(host.holds(&uri, &bytes));
+    host.works(&["set", "zram0", "backing=none"]);
+    assert!(host.holds(&uri, &bytes));
+    assert_eq!(backings(&host), serde_json::json!([]));
     host.works(&["remove", "zram0"]);
 }
 

@@ -220,19 +220,50 @@ impl FromStr for SelfTraining {
     }
 }
 
-/// A file or block device that pages are written back to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+/// A file, a block device or a place in a remote that pages are written back to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BackingSpec {
-    /// Its absolute path.
+    /// The absolute path of a file or block device. Empty where it is in a remote.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub path: PathBuf,
-    /// How large a file is to be made; without a size it has one.
+    /// The remote and the name of the backing there: `NAME/PREFIX`. The remote is looked up by the processes of the device.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remote: String,
+    /// How large a file is to be made; without a size it has one. Of a remote, how much may be there; default: an eighth more
+    /// than the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Bytes>,
+    /// Of a remote: how long a request waits for it, in seconds. Default: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub remote_timeout_seconds: Option<u32>,
+}
+
+/// Remote and name, where a text is `NAME/TAG`: it has one slash, which is not at its beginning.
+fn remote_in(text: &Path) -> Option<(&str, &str)> {
+    let parts = text.to_str().and_then(|text| text.split_once('/'));
+    let is_name = |name: &str| name.starts_with(|first: char| first.is_ascii_alphabetic());
+    parts.filter(|(name, tag)| is_name(name) && !tag.is_empty() && !tag.contains('/'))
 }
 
 impl BackingSpec {
-    /// Reads `FILE`, `FILE,SIZE` or `DEVICE`. A relative path is this process's directory's, and becomes absolute: whoever
-    /// uses it has another directory.
+    /// A file or a block device.
+    pub fn file(path: impl Into<PathBuf>, size: Option<Bytes>) -> BackingSpec {
+        BackingSpec {
+            path: path.into(),
+            size,
+            ..BackingSpec::default()
+        }
+    }
+
+    /// Whether it is in a remote.
+    pub fn is_remote(&self) -> bool {
+        !self.remote.is_empty()
+    }
+
+    /// Reads `FILE`, `FILE,SIZE`, `DEVICE`, `NAME/PREFIX` or `NAME/PREFIX,SIZE`. A text with one slash, which is not at its
+    /// beginning, names a remote, and `./DIRECTORY/FILE` a file. A relative path is this process's directory's, and becomes
+    /// absolute: whoever uses it has another directory.
     pub fn parse(value: &str) -> std::result::Result<BackingSpec, String> {
         let here = std::env::current_dir().map_err(|error| error.to_string())?;
         BackingSpec::parse_in(value, &here)
@@ -248,13 +279,59 @@ impl BackingSpec {
             None => (value, None),
         };
         if path.is_empty() {
-            return Err("backing: a file or a block device, as FILE, FILE,SIZE or DEVICE".into());
+            return Err(
+                "backing: FILE, FILE,SIZE, DEVICE, or NAME/PREFIX[,SIZE] of a remote".into(),
+            );
+        }
+        let size = size.map(Bytes);
+        if remote_in(Path::new(path)).is_some() {
+            return Ok(BackingSpec {
+                remote: path.into(),
+                size,
+                ..BackingSpec::default()
+            });
         }
         let path = std::path::absolute(directory.join(path)).map_err(|error| error.to_string())?;
-        Ok(BackingSpec {
-            path,
-            size: size.map(Bytes),
-        })
+        Ok(BackingSpec::file(path, size))
+    }
+
+    /// The same text as a file, for who knows that there is no such remote. `directory` is what a relative path is relative to.
+    pub fn as_file(&self, directory: &Path) -> BackingSpec {
+        match self.is_remote() {
+            true => BackingSpec::file(directory.join(&self.remote), self.size),
+            false => self.clone(),
+        }
+    }
+
+    fn check(&self) -> Result {
+        if !self.is_remote() {
+            return match self.remote_timeout_seconds {
+                Some(_) => Err(Failure::usage(
+                    "remote-timeout is for a backing in a remote",
+                )),
+                None => Ok(()),
+            };
+        }
+        if !is_empty(&self.path) {
+            return Err(Failure::usage("backing: a path, or a remote, but not both"));
+        }
+        if remote_in(Path::new(&self.remote)).is_none() {
+            return Err(Failure::usage(format!(
+                "backing {}: it takes NAME/PREFIX",
+                self.remote
+            )));
+        }
+        check_timeout(self.remote_timeout_seconds)
+    }
+}
+
+/// Refuses a time to wait for a remote that is none.
+fn check_timeout(seconds: Option<u32>) -> Result {
+    match seconds {
+        Some(seconds) if !(1..=86400).contains(&seconds) => Err(Failure::usage(format!(
+            "remote-timeout {seconds} is not possible: it takes 1 to 86400 seconds"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -265,9 +342,14 @@ impl<'de> Deserialize<'de> for BackingSpec {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Fields {
+            #[serde(default)]
             path: PathBuf,
             #[serde(default)]
+            remote: String,
+            #[serde(default)]
             size: Option<Bytes>,
+            #[serde(default)]
+            remote_timeout_seconds: Option<u32>,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -277,7 +359,12 @@ impl<'de> Deserialize<'de> for BackingSpec {
         }
         match Form::deserialize(deserializer)? {
             Form::Text(text) => BackingSpec::parse(&text).map_err(serde::de::Error::custom),
-            Form::Fields(Fields { path, size }) => Ok(BackingSpec { path, size }),
+            Form::Fields(fields) => Ok(BackingSpec {
+                path: fields.path,
+                remote: fields.remote,
+                size: fields.size,
+                remote_timeout_seconds: fields.remote_timeout_seconds,
+            }),
         }
     }
 }
@@ -334,11 +421,7 @@ impl SnapshotSource {
     /// A source as a text names it: a file, or `NAME/TAG` of a remote. A path with one slash, which is not at its beginning,
     /// names a remote, and `./DIRECTORY/FILE` a file.
     pub fn named(text: &Path) -> SnapshotSource {
-        let parts = text.to_str().and_then(|text| text.split_once('/'));
-        let is_name = |name: &str| name.starts_with(|first: char| first.is_ascii_alphabetic());
-        let is_remote =
-            |(name, tag): &(&str, &str)| is_name(name) && !tag.is_empty() && !tag.contains('/');
-        match parts.filter(is_remote) {
+        match remote_in(text) {
             Some((name, tag)) => SnapshotSource::tag(name, tag),
             None => SnapshotSource::file(text),
         }
@@ -533,6 +616,9 @@ impl DeviceSpec {
         if let Some(from) = &self.from {
             from.check()?;
         }
+        if let Some(backing) = &self.backing {
+            backing.check()?;
+        }
         let sources = self.from.iter().flat_map(SnapshotSource::paths);
         let sources = sources.map(|path| ("snapshot", path.to_owned()));
         for (what, path) in self.paths().into_iter().chain(sources) {
@@ -549,20 +635,12 @@ impl DeviceSpec {
                 "'{name}' is not a device name: it takes 'zram' and a number"
             ));
         }
+        let from = self.from.as_ref();
+        check_timeout(from.and_then(|from| from.remote_timeout_seconds))?;
         if self.log_max.0 < LEAST_LOG {
             return usage(format!(
                 "log-max {} is too little: it takes 64K or more",
                 size::human(self.log_max.0)
-            ));
-        }
-        if let Some(seconds) = self
-            .from
-            .as_ref()
-            .and_then(|from| from.remote_timeout_seconds)
-            && !(1..=86400).contains(&seconds)
-        {
-            return usage(format!(
-                "remote-timeout {seconds} is not possible: it takes 1 to 86400 seconds"
             ));
         }
         let Some(swap) = &self.swap else {
@@ -571,6 +649,12 @@ impl DeviceSpec {
         if self.from.as_ref().is_some_and(|from| from.lazy) {
             return usage(
                 "--lazy and swap exclude each other: swap must not wait for a source".into(),
+            );
+        }
+        if self.backing.as_ref().is_some_and(BackingSpec::is_remote) {
+            return usage(
+                "a backing in a remote and swap exclude each other: swap must not wait for a store"
+                    .into(),
             );
         }
         if !(-1..=32767).contains(&swap.priority) {
@@ -600,7 +684,8 @@ impl DeviceSpec {
 
     /// The files that the description names, with what they are: the backing and the dictionaries.
     pub fn paths(&self) -> Vec<(&'static str, PathBuf)> {
-        let backing = self.backing.iter().map(|b| ("backing", b.path.clone()));
+        let backing = self.backing.iter().filter(|b| !b.is_remote());
+        let backing = backing.map(|b| ("backing", b.path.clone()));
         let algorithms = std::iter::once(&self.algorithm).chain(&self.recomp_algorithm);
         let params = algorithms.flat_map(|algorithm| &algorithm.params);
         let dictionaries = params
@@ -665,10 +750,7 @@ mod tests {
             erase: Erase::OnFree,
             policy: PolicySettings::auto(),
             train: SelfTraining::Off,
-            backing: Some(BackingSpec {
-                path: "/var/tmp/b".into(),
-                size: Some(Bytes(1 << 34)),
-            }),
+            backing: Some(BackingSpec::file("/var/tmp/b", Some(Bytes(1 << 34)))),
             from: None,
             swap: Some(SwapSpec::default()),
             frontend: FrontendSpec::new("ublk")
@@ -711,7 +793,7 @@ mod tests {
     fn paths_are_absolute_and_text() {
         let bytes: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"/caf\xe9");
         for (path, said) in [(bytes.into(), r"\xE9"), (PathBuf::from("rel"), "relative")] {
-            let backing = Some(BackingSpec { path, size: None });
+            let backing = Some(BackingSpec::file(path, None));
             let spec = DeviceSpec {
                 backing,
                 ..DeviceSpec::default()
@@ -801,6 +883,44 @@ mod tests {
         assert_eq!(
             (there.path, there.size),
             ("/home/x/rel".into(), Some(Bytes(3 << 19)))
+        );
+        let remote = BackingSpec::parse("ci/cold,64G").unwrap();
+        assert_eq!(
+            (&*remote.remote, remote.path.to_str(), remote.size),
+            ("ci/cold", Some(""), Some(Bytes(64 << 30)))
+        );
+        assert_eq!(
+            remote.as_file(Path::new("/x")).path,
+            Path::new("/x/ci/cold")
+        );
+        for file in ["./ci/cold", "a/b/c", "/ci/cold", "cold"] {
+            assert!(!BackingSpec::parse(file).unwrap().is_remote(), "{file}");
+        }
+        let spec = |backing: &str| {
+            DeviceSpec::parse(format!(r#"{{"version":1,"backing":{backing}}}"#).as_bytes())
+        };
+        let good = spec(r#"{"remote":"ci/cold","remote_timeout_seconds":5}"#).unwrap();
+        assert_eq!(DeviceSpec::parse(&good.to_json()), Ok(good.clone()));
+        assert!(good.paths().is_empty());
+        for (backing, said) in [
+            (r#"{"remote":"ci"}"#, "it takes NAME/PREFIX"),
+            (r#"{"remote":"ci/a","path":"/a"}"#, "but not both"),
+            (r#"{"remote":"ci/a","remote_timeout_seconds":0}"#, "86400"),
+            (r#"{"path":"/a","remote_timeout_seconds":5}"#, "in a remote"),
+            ("{}", "relative"),
+        ] {
+            let failure = spec(backing).unwrap_err();
+            assert!(failure.message.contains(said), "{backing}: {failure}");
+        }
+        let swap = DeviceSpec {
+            swap: Some(SwapSpec::default()),
+            ..good
+        };
+        assert!(
+            swap.check()
+                .unwrap_err()
+                .message
+                .contains("wait for a store")
         );
         assert!(BackingSpec::parse("").is_err());
         assert!(

@@ -111,7 +111,7 @@ impl DeviceSpec {
         for algorithm in std::iter::once(&mut self.algorithm).chain(secondaries) {
             resolve_dictionary(algorithm, directory)?;
         }
-        if let Some(backing) = &mut self.backing {
+        if let Some(backing) = self.backing.as_mut().filter(|of| !of.is_remote()) {
             backing.path = directory.join(&backing.path);
         }
         if let Some(from) = &mut self.from {
@@ -298,6 +298,8 @@ mod tests {
 
     #[test]
     fn paths_become_absolute() {
+        let spec = from(json!({"backing": "ci/cold,8G"})).unwrap();
+        assert_eq!(spec.backing.unwrap().remote, "ci/cold");
         for backing in [json!({"path": "b"}), json!("b"), json!("b,4M")] {
             let spec = from(json!({"algorithm": "zstd(dict=a.dict)", "backing": backing}));
             let spec = spec.unwrap();

@@ -200,7 +200,9 @@ impl Builder {
         let mut restore =
             Pool::restore(region.clone(), base, len, shards).map_err(refused_books(&geometry))?;
         let counters = self.counters();
-        let backing = BackingRecord::read(&region)?.map(Reopened::open);
+        let backing = BackingRecord::read(&region)?;
+        let opener = self.disk_opener.as_ref().map(|opener| &*opener.0);
+        let backing = backing.map(|record| Reopened::open(record, opener));
         let on = match state[state::DEDUP].load(Relaxed) {
             on @ (0 | 1) => on == 1,
             _ => {

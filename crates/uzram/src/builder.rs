@@ -11,7 +11,7 @@ use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
 use crate::agent::{AgentShared, PolicySettings};
-use crate::backing::BackingSlot;
+use crate::backing::{BackingSlot, DiskOpener};
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
 use crate::dedup::Dedup;
@@ -31,6 +31,16 @@ pub const MAX_SIZE_BYTES: u64 = 1 << 44;
 const MIN_LIMIT_BYTES: u64 = 3 * PAGE_SIZE as u64;
 /// Disk bytes for which one more pool shard pays: a shard may leave a partial page in each size class.
 const BYTES_PER_SHARD: u64 = 256 << 20;
+
+/// What opens disks that are neither files nor block devices.
+#[derive(Clone)]
+pub(crate) struct Opener(pub(crate) Arc<dyn DiskOpener>);
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
+}
 
 /// Settings of a device to be made.
 ///
@@ -56,6 +66,7 @@ pub struct Builder {
     streams: Option<usize>,
     max_size_bytes: Option<u64>,
     backing: Option<(PathBuf, Option<u64>)>,
+    pub(crate) disk_opener: Option<Opener>,
     lazy: bool,
     reserve_bytes: Option<u64>,
     registry: Option<Registry>,
@@ -77,6 +88,7 @@ impl Builder {
             streams: None,
             max_size_bytes: None,
             backing: None,
+            disk_opener: None,
             lazy: false,
             reserve_bytes: None,
             registry: None,
@@ -149,6 +161,12 @@ impl Builder {
     /// or its size with a reserve. Costs address space (4 times as much, at most 4 TiB), not memory.
     pub fn max_size_bytes(mut self, bytes: u64) -> Builder {
         self.max_size_bytes = Some(bytes);
+        self
+    }
+
+    /// What opens the disk of a backing that is neither a file nor a block device: for [`Builder::attach`].
+    pub fn disk_opener(mut self, opener: Arc<dyn DiskOpener>) -> Builder {
+        self.disk_opener = Some(Opener(opener));
         self
     }
 

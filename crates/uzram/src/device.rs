@@ -192,7 +192,13 @@ impl Device {
             let brought = self.bring(Access::Read, offset, buf.len() as u64);
             brought.inspect_err(|_| self.count_failed_read(cpu))?;
         }
+        let brought = match self.backing.is_far() {
+            true => self.bring_backed(Access::Read, offset, buf.len() as u64),
+            false => Ok(None),
+        };
+        let brought = brought.inspect_err(|_| self.count_failed_read(cpu))?;
         let mut contexts = Contexts::new(&self.codecs, cpu, self.ages.now());
+        contexts.brought = brought.as_deref();
         let end = (offset + buf.len() as u64).div_ceil(PAGE_SIZE as u64);
         let mut expected = offset / PAGE_SIZE as u64;
         for part in parts(offset, buf.len() as u64) {
@@ -230,6 +236,11 @@ impl Device {
             let brought = self.bring(Access::Write, offset, buf.len() as u64);
             brought.inspect_err(|_| self.count_failed_write(cpu))?;
         }
+        let brought = match self.backing.is_far() {
+            true => self.bring_backed(Access::Write, offset, buf.len() as u64),
+            false => Ok(None),
+        };
+        let brought = brought.inspect_err(|_| self.count_failed_write(cpu))?;
         let mut stream = self
             .stream_for_change(cpu)
             .inspect_err(|_| self.count_failed_write(cpu))?;
@@ -242,7 +253,11 @@ impl Device {
             buf = rest;
             let result = match <&[u8; PAGE_SIZE]>::try_from(piece) {
                 Ok(page) => self.write_page(part.page, page, &mut stream, cpu),
-                Err(_) => self.write_part(part.page, part.offset, piece, &mut stream, cpu),
+                Err(_) => {
+                    let contexts = &mut Contexts::unnoticed(&self.codecs, cpu);
+                    contexts.brought = brought.as_deref();
+                    self.write_part(part.page, part.offset, piece, &mut stream, contexts, cpu)
+                }
             };
             result.inspect_err(|_| self.count_failed_write(cpu))?;
             if let Some(now) = now {

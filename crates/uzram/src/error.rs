@@ -330,6 +330,9 @@ pub enum BackingError {
     /// It holds no backing, or not this device's.
     #[error(transparent)]
     Open(OpenError),
+    /// What opens it says why it cannot.
+    #[error("{0}")]
+    Opener(String),
 }
 
 impl From<std::io::Error> for BackingError {

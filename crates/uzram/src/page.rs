@@ -189,6 +189,7 @@ impl Device {
         offset: usize,
         data: &[u8],
         stream: &mut Stream,
+        contexts: &mut Contexts<'_>,
         cpu: usize,
     ) -> Result<(), Error> {
         self.admit_slot(page)?;
@@ -198,7 +199,7 @@ impl Device {
             page: whole,
             watch,
         } = stream;
-        self.read_page(page, whole, &mut Contexts::unnoticed(&self.codecs, cpu))?;
+        self.read_page(page, whole, contexts)?;
         whole[offset..offset + data.len()].copy_from_slice(data);
         let word = self.place(page, whole, encoder, cpu)?;
         match watch {

@@ -19,7 +19,7 @@ const PAGE: u64 = 4096;
 ///
 /// Overwrites and scattered deletions leave memory that is partly used. This moves objects together and gives back the
 /// pages that become free, until nothing more is to be gained. The device serves as always meanwhile; to interrupt it does
-/// no harm.
+/// no harm. Of a backing in a remote, sparse objects are written together, too, and deleted.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

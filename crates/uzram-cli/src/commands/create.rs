@@ -51,6 +51,7 @@ Examples:
   uzram create --from /var/backup/zram0.uzsnap
   uzram create --from /srv/warm-cache.uzsnap --lazy
   uzram create --from ci/warm --lazy --trace boot
+  uzram create --size 64G --backing fleet/host7 --policy auto,writeback=3600
   uzram create --size 512M --frontend nbd --listen tcp:127.0.0.1:10809 --foreground")]
 pub(crate) struct Args {
     /// Make the device of a snapshot: a file, NAME/TAG of a remote, or - for stdin. As "uzram restore", which says more
@@ -60,8 +61,9 @@ pub(crate) struct Args {
     /// remote must stay until "uzram hydrate" has brought all of it. By all frontends but ublk; not for swap
     #[arg(long, requires = "from")]
     lazy: bool,
-    /// How long a request on a clone waits for the snapshot before it fails, in seconds [default: 30]
-    #[arg(long, value_name = "SECONDS", requires = "lazy",
+    /// How long a request waits for the snapshot of a clone, or for a backing in a remote, before it fails, in seconds [default:
+    /// 30]
+    #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=86400))]
     remote_timeout: Option<u32>,
     /// Fetch ahead what the trace of that name lists, which is kept beside the snapshot in its remote, and add what is read beside
@@ -162,7 +164,8 @@ pub(crate) struct Options {
     /// has drifted: auto, or off. Others are trained by "uzram train"
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     train: SelfTraining,
-    /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE or a block device. See "uzram writeback"
+    /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE, a block device, or NAME/PREFIX[,SIZE] of a
+    /// remote: then pages leave this host. A file whose path reads like that is meant by ./DIRECTORY/FILE. See "uzram writeback"
     #[arg(long, value_name = "BACKING", value_parser = BackingSpec::parse)]
     backing: Option<BackingSpec>,
     /// Allow a backing, a dictionary or a socket's directory that another user owns or may write to. Whoever that is can
@@ -314,8 +317,8 @@ impl Options {
             own_recomp_algorithm: !self.recomp_algorithm.is_empty(),
             own_block_size: self.block_size.is_some(),
             lazy: clone.lazy,
-            remote_timeout_seconds: clone.remote_timeout_seconds,
-            trace: clone.trace,
+            remote_timeout_seconds: clone.remote_timeout_seconds.filter(|_| clone.lazy),
+            trace: clone.trace.clone(),
             ..from
         });
         let mut algorithm = self.algorithm.unwrap_or(standard.algorithm);
@@ -329,6 +332,15 @@ impl Options {
                 keep_min_free: self.keep_min_free,
             }
         });
+        let mut backing = self.backing.map(remote::known_backing).transpose()?;
+        let cold = backing.as_mut().filter(|backing| backing.is_remote());
+        if clone.remote_timeout_seconds.is_some() && !clone.lazy && cold.is_none() {
+            let message = "--remote-timeout is for --lazy, and for --backing NAME/PREFIX";
+            return Err(Failure::usage(message));
+        }
+        if let Some(backing) = cold {
+            backing.remote_timeout_seconds = clone.remote_timeout_seconds;
+        }
         let mut spec = DeviceSpec {
             name: self.name,
             size: self.size.map(Bytes),
@@ -341,7 +353,7 @@ impl Options {
             policy: self.policy.unwrap_or_else(PolicySettings::standard),
             train: self.train,
             dedup: self.dedup,
-            backing: self.backing,
+            backing,
             from,
             allow_foreign_files: self.allow_foreign_files,
             swap,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,17 @@ use clap::Subcommand;
 use serde_json::json;
 use uzram_control::size::human;
 use uzram_remote::{
-    Checking, Collecting, Error, Opened, Remote, RemoteAddress, RemoteConfig, Remotes,
-    StoreErrorKind,
+    BackingOwner, BackingUser, Checking, Collecting, Error, Opened, Remote, RemoteAddress,
+    RemoteBacking, RemoteConfig, Remotes, StoreErrorKind,
 };
 
-use uzram_runtime::{OpenRemote, RemoteOrder, TraceStore, read_remote, snapshot_files};
+use uzram::uzram_backing::SegmentStore;
+use uzram_runtime::{
+    OpenBacking, OpenRemote, OpenedRemote, RemoteOrder, TraceStore, read_remote, snapshot_files,
+};
 use uzram_seal::{KeyFiles, Keys};
 use uzram_snapshot::{Digest, Kind as PartKind, Snapshot, Source, StoredManifest};
+use uzram_spec::BackingSpec;
 
 use super::{for_each, moment, print, print_json, snapshot};
 use crate::exit::{self, Failure, Kind, Result};
@@ -79,25 +84,34 @@ enum Command {
         #[arg(long, short = 'J')]
         json: bool,
     },
-    /// List the tags of a remote
+    /// List the tags of a remote, or its backings
     Show {
         /// The remote
         #[arg(value_name = "NAME")]
         name: String,
+        /// The backings: whose they are, how much is there, and for how long a lease keeps it that is not renewed
+        #[arg(long)]
+        backings: bool,
         /// Print JSON
         #[arg(long, short = 'J')]
         json: bool,
     },
-    /// Forget a remote, whose contents stay; or remove a tag from it
+    /// Forget a remote, whose contents stay; or remove a tag or a backing from it
+    ///
+    /// A device's backing goes with the device, and is removed here only where that is gone with its host. What it had there is
+    /// lost then.
     Remove {
-        /// The remote, or NAME/TAG
+        /// The remote, NAME/TAG, or NAME/PREFIX of a backing
         #[arg(value_name = "NAME[/TAG]")]
         name: String,
+        /// Remove a backing that a lease keeps. A device that lives would lose what it wrote back there
+        #[arg(long)]
+        force: bool,
     },
     /// Remove what no tag needs and nobody uses
     ///
     /// What is younger than the grace period stays: an upload may be about to need it. So does what a lease names, which every
-    /// upload and every restore has. A manifest that cannot be read stops it. No host's clock matters: the directory's or the store's does.
+    /// upload, every restore and every backing has; that of a backing holds for a week after its device was last heard of. A manifest that cannot be read stops it. No host's clock matters: the directory's or the store's does.
     Collect {
         /// The remote
         #[arg(value_name = "NAME")]
@@ -145,9 +159,14 @@ impl Args {
                 add(&name, &config)
             }
             Command::List { json } => list(json),
-            Command::Show { name, json } => show(&name, json),
-            Command::Remove { name } => match reference(Path::new(&name)) {
-                Some((remote, tag)) => open(&remote)?.remove_tag(&tag).map_err(failure),
+            Command::Show {
+                name,
+                backings: true,
+                json,
+            } => show_backings(&name, json),
+            Command::Show { name, json, .. } => show(&name, json),
+            Command::Remove { name, force } => match reference(Path::new(&name)) {
+                Some((remote, tag)) => remove(&remote, &tag, force),
                 None => Remotes::of_user().remove(&name).map_err(failure),
             },
             Command::Collect {
@@ -241,6 +260,57 @@ pub(crate) fn show(name: &str, as_json: bool) -> Result {
     print(&text)
 }
 
+/// Removes a tag, or a backing.
+fn remove(remote: &str, name: &str, force: bool) -> Result {
+    let remote = open(remote)?;
+    let is_tag = remote.find_tag(name).map_err(failure)?.is_some();
+    let is_backing = || {
+        let all = remote.backings().map_err(failure)?;
+        Ok::<_, Failure>(all.iter().any(|of| of.prefix == name))
+    };
+    if is_tag || !is_backing()? {
+        return remote.remove_tag(name).map_err(failure);
+    }
+    remote
+        .remove_backing(name, force)
+        .map(drop)
+        .map_err(failure)
+}
+
+fn show_backings(name: &str, as_json: bool) -> Result {
+    let all = open(name)?.backings().map_err(failure)?;
+    if as_json {
+        let all = all.iter().map(|of| {
+            let owner = of.owner.as_ref();
+            json!({
+                "prefix": of.prefix, "device": owner.map(|owner| &owner.device), "host": owner.map(|owner| &owner.host),
+                "id": owner.map(|owner| &owner.id), "objects": of.objects, "bytes": of.bytes,
+                "leased_seconds": of.leased_seconds,
+            })
+        });
+        return print_json(&json!(all.collect::<Vec<_>>()));
+    }
+    let mut text = format!(
+        "{:24}  {:24}  {:>7} {:>7}  {}\n",
+        "BACKING", "DEVICE", "OBJECTS", "STORED", "KEPT FOR"
+    );
+    for of in &all {
+        let owner = of.owner.as_ref().map(BackingOwner::words);
+        let kept = match of.leased_seconds {
+            0 => "no lease".into(),
+            seconds => format!("{} h", seconds.div_ceil(3600)),
+        };
+        text += &format!(
+            "{:24}  {:24}  {:>7} {:>7}  {kept}\n",
+            format!("{name}/{}", of.prefix),
+            owner.unwrap_or_else(|| "nobody's".into()),
+            of.objects,
+            human(of.bytes),
+        );
+    }
+    print(&text)
+}
+
 fn collect(name: &str, grace: Duration, dry_run: bool, as_json: bool) -> Result {
     let collecting = Collecting { grace, dry_run };
     let done = collecting.run(&open(name)?).map_err(failure)?;
@@ -248,14 +318,14 @@ fn collect(name: &str, grace: Duration, dry_run: bool, as_json: bool) -> Result 
         return print_json(&json!({
             "tagged": done.tagged, "leased": done.leased, "kept": done.kept, "kept_bytes": done.kept_bytes,
             "young": done.young, "young_bytes": done.young_bytes, "removed": done.removed,
-            "removed_bytes": done.removed_bytes, "expired_leases": done.expired_leases,
+            "removed_bytes": done.removed_bytes, "expired_leases": done.expired_leases, "backings": done.backings,
         }));
     }
     let verb = if dry_run { "would be" } else { "were" };
     print(&format!(
         "{name}: {} tags and {} leases need {}; {} of {} {verb} removed, {} are too young\n",
         done.tagged,
-        done.leased,
+        done.leased + done.backings,
         human(done.kept_bytes),
         human(done.removed_bytes),
         human(done.removed_bytes + done.kept_bytes + done.young_bytes),
@@ -298,6 +368,14 @@ pub(crate) fn reference(path: &Path) -> Option<(String, String)> {
     let (name, tag) = path.to_str()?.split_once('/')?;
     let is_one = Remotes::of_user().has(name) && !tag.is_empty();
     is_one.then(|| (name.into(), tag.into()))
+}
+
+/// A backing as it is meant: in a remote only where there is one of that name, as for a snapshot.
+pub(crate) fn known_backing(of: BackingSpec) -> Result<BackingSpec> {
+    match of.is_remote() && reference(Path::new(&of.remote)).is_none() {
+        true => Ok(of.as_file(&std::env::current_dir()?)),
+        false => Ok(of),
+    }
 }
 
 /// Opens a remote.
@@ -356,7 +434,43 @@ impl TraceStore for NoTrace {
     }
 }
 
-fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
+/// How long the process tries to delete a backing, at a time.
+const RETIRE: Duration = Duration::from_secs(5);
+
+/// A device's backing, as its process serves it.
+struct DeviceBacking(RemoteBacking);
+
+impl SegmentStore for DeviceBacking {
+    fn put(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        Ok(self.0.put(number, bytes)?)
+    }
+
+    fn get(&self, number: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let found = self.0.get(number, range)?;
+        found.ok_or_else(|| {
+            let what = format!("object {number} is shorter than it was written");
+            io::Error::new(io::ErrorKind::UnexpectedEof, what)
+        })
+    }
+
+    fn delete(&self, number: u64) -> io::Result<()> {
+        Ok(self.0.delete(number)?)
+    }
+
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(self.0.list()?)
+    }
+
+    fn retire(&self) -> Option<String> {
+        self.0.retire(RETIRE).err().map(|error| error.to_string())
+    }
+
+    fn describe(&self) -> String {
+        "a remote".into()
+    }
+}
+
+fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
     let files = KeyFiles {
         identities: order.identities.clone(),
         passphrase: order.passphrase_file.clone(),
@@ -369,16 +483,27 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
             return Err(snapshot_files::refused(file, &error));
         }
         let name = snapshot.name();
-        return Ok(OpenRemote {
+        return Ok(OpenedRemote::Snapshot(OpenRemote {
             snapshot: name,
             stored: name,
             source: Arc::new(snapshot),
             trace: Arc::new(NoTrace),
             lease: Box::new(()),
-        });
+        }));
     }
     let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
     let remote = open(remote)?;
+    if let Some(backing) = &order.backing {
+        let user = BackingUser {
+            id: backing.id,
+            device: backing.device.clone(),
+            identity: backing.identity.clone(),
+            description: backing.description.display().to_string(),
+        };
+        let opened = remote.open_backing(tag, &user, backing.is_new);
+        let backing = DeviceBacking(opened.map_err(failure)?);
+        return Ok(OpenedRemote::Backing(OpenBacking(Arc::new(backing))));
+    }
     let known = order.snapshot.as_deref().map(str::parse::<Digest>);
     let snapshot = match known.transpose() {
         Ok(Some(snapshot)) => snapshot,
@@ -400,13 +525,13 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenRemote> {
         snapshot: stored,
         name: order.trace.clone().unwrap_or_default(),
     };
-    Ok(OpenRemote {
+    Ok(OpenedRemote::Snapshot(OpenRemote {
         snapshot,
         stored,
         source,
         trace: Arc::new(trace),
         lease: Box::new(lease),
-    })
+    }))
 }
 
 /// A file without a name that has the index of a snapshot, for the next one to be made since it.
@@ -452,6 +577,8 @@ pub(crate) fn failure(error: Error) -> Failure {
         | Error::NoTag { .. }
         | Error::TagExists { .. }
         | Error::TagAmbiguous { .. }
+        | Error::BackingTag { .. }
+        | Error::TagBacking { .. }
         | Error::InUse { .. } => Kind::Usage,
         Error::Newer { .. } | Error::ReadOnly { .. } => Kind::Impossible,
         Error::Store(error) => match error.kind {
@@ -471,7 +598,7 @@ pub(crate) fn failure(error: Error) -> Failure {
             let hint = "--identity FILE or --seal-passphrase-file FILE names what opens it";
             return Failure::usage(error.to_string()).with_hint(hint);
         }
-        Error::Sweeping { .. } => Kind::Busy,
+        Error::Sweeping { .. } | Error::BackingInUse { .. } => Kind::Busy,
         _ => Kind::Failed,
     };
     Failure::new(kind, error.to_string())

@@ -68,10 +68,11 @@ fn named(several: bool, entry: &RunningDevice, result: Result) -> Result {
 }
 
 fn remove(entry: &RunningDevice, force: bool) -> Result {
-    if !force {
-        return client::remove(entry);
-    }
-    for what in client::remove_by_force(entry)? {
+    let did = match force {
+        true => client::remove_by_force(entry)?,
+        false => client::remove(entry)?,
+    };
+    for what in did {
         exit::tell(format!("{}: {what}", entry.record.name));
     }
     Ok(())

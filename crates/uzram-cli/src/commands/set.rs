@@ -5,14 +5,15 @@ use std::str::FromStr;
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
 use uzram_control::zram::{Attribute, AttributeOwner, AttributePlace};
-use uzram_control::{Request, size, to_hex};
+use uzram_control::{Request, Response, size, to_hex};
 
 use uzram_runtime::{choice, files};
 use uzram_spec::{BackingSpec, Erase, MemLimit, SelfTraining};
 
 use super::ask;
+use super::remote::known_backing;
 use super::view::{failed, id, view};
-use crate::exit::{Failure, Result};
+use crate::exit::{self, Failure, Result};
 use uzram_runtime::sweep;
 
 /// Change settings of a device that is in use
@@ -34,7 +35,8 @@ pub(crate) struct Args {
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
     /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE or total:SIZE, 0 for none; disksize=SIZE;
-    /// backing=FILE[,SIZE] (a file is made if it is not there) or backing=DEVICE (what is on it is lost), "none" to bring all back and give it up;
+    /// backing=FILE[,SIZE] (a file is made if it is not there), backing=DEVICE (what is on it is lost) or backing=NAME/PREFIX[,SIZE]
+    /// of a remote, "none" to bring all back and give it up;
     /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY, train=auto or off, dedup=on or off
     /// and erase=on-free or off, as for "uzram create"
     #[arg(required = true, value_name = "SETTING")]
@@ -153,7 +155,10 @@ impl Step {
         match self {
             Step::Request(request) => {
                 let entry = sweep::swept_run_dir()?.find(name)?;
-                ask(&entry, request).map(drop)
+                if let Response::Did { what } = ask(&entry, request)? {
+                    what.iter().for_each(exit::tell);
+                }
+                Ok(())
             }
             Step::Attribute(attribute, value) => {
                 let view = view()?;
@@ -182,8 +187,15 @@ impl Setting {
             },
             Setting::Disksize(bytes) => Request::Resize { bytes, force },
             Setting::Backing(backing) => {
-                let (path, size_bytes) =
-                    backing.map_or((None, None), |b| (Some(b.path), b.size.map(|size| size.0)));
+                let backing = backing.map(known_backing).transpose()?;
+                let (path, size_bytes) = backing.map_or((None, None), |b| {
+                    let path = if b.is_remote() {
+                        b.remote.into()
+                    } else {
+                        b.path
+                    };
+                    (Some(path), b.size.map(|size| size.0))
+                });
                 Request::SetBacking {
                     path,
                     size_bytes,

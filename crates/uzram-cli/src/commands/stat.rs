@@ -1,6 +1,6 @@
 //! `uzram stat`: everything known of one device.
 
-use uzram::{CodecStats, Counter, CutProgress, Stats, Unit};
+use uzram::{CodecStats, Counter, CutProgress, Stats, StoreStats, Unit};
 use uzram_blockdev::{Busy, Survey, Users};
 use uzram_control::size::human;
 use uzram_control::stat::Stat;
@@ -355,7 +355,30 @@ fn backing(stat: &Stat) -> String {
         stat.counters.backed_reads,
         stat.counters.backed_writes,
         stat.counters.failed_writebacks
-    )
+    ) + &backing.store.as_ref().map_or_else(String::new, store)
+}
+
+/// What a backing has in a remote, and what the store last refused.
+fn store(of: &StoreStats) -> String {
+    let mut text = format!(
+        "\n{:12} {} objects of {} in the store; {} sent, {} fetched, {} failed",
+        "",
+        of.objects,
+        human(of.object_bytes),
+        human(of.put_bytes),
+        human(of.get_bytes),
+        of.failed_puts + of.failed_gets + of.failed_deletes
+    );
+    if of.garbage_objects > 0 {
+        text += &format!("; {} to be deleted", of.garbage_objects);
+    }
+    if of.waiting > 0 {
+        text += &format!("; {} reads wait", of.waiting);
+    }
+    if !of.failure.is_empty() {
+        text += &format!("\n{:12} the store: {}", "", of.failure);
+    }
+    text
 }
 
 /// A line for each algorithm that is in use: its role, what it has compressed, what it costs.

@@ -7,11 +7,12 @@ use uzram_control::{Request, Response};
 
 use super::{Pages, job, print_outcome};
 use crate::exit::{Failure, Result};
+use uzram_runtime::{client, sweep};
 
 /// Write a device's pages back to its backing
 ///
-/// Moves compressed pages from memory to the file or block device that "uzram set NAME backing=" gave the device,
-/// several in a block. They are read from there as if they were in memory; "uzram promote" brings them back.
+/// Moves compressed pages from memory to the file, the block device or the remote that "uzram set NAME backing=" gave the
+/// device, several in a block. They are read from there as if they were in memory; "uzram promote" brings them back.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,16 +50,26 @@ impl Args {
             max_pages: self.max_pages,
             dry_run: self.dry_run,
         });
+        let name = self.name.clone();
         let done = job!(&self.name, &request, Response::WrittenBack(done) => done);
         print_outcome(self.json, &done, show(&done, self.dry_run))?;
         match done.ended {
             Some(Ended::Full) => Err(Failure::failed("the backing is full")),
-            Some(Ended::Failing) => Err(Failure::failed(
-                "the backing refuses writes or does not answer; the pages stayed in memory",
-            )),
+            Some(Ended::Failing) => Err(Failure::failed(format!(
+                "the backing refuses writes or does not answer{}; the pages stayed in memory",
+                store_failure(&name).map_or_else(String::new, |why| format!(" ({why})")),
+            ))),
             _ => Ok(()),
         }
     }
+}
+
+/// What the store of the backing last said, where it is one.
+fn store_failure(name: &str) -> Option<String> {
+    let entry = sweep::swept_run_dir().ok()?.find(name).ok()?;
+    let stat = client::stat(&entry).ok()?;
+    let failure = stat.backing?.store?.failure;
+    (!failure.is_empty()).then_some(failure)
 }
 
 fn show(done: &WritebackReport, dry_run: bool) -> String {

@@ -240,10 +240,9 @@ impl Processes {
                 spec.recomp_algorithm.push(parsed);
             }
         }
-        spec.backing = config.backing.as_ref().map(|backing| BackingSpec {
-            path: backing.path.clone(),
-            size: backing.size_bytes.map(Bytes),
-        });
+        let backing = config.backing.as_ref();
+        spec.backing =
+            backing.map(|of| BackingSpec::file(of.path.clone(), of.size_bytes.map(Bytes)));
         Ok(spec)
     }
 }
@@ -351,11 +350,14 @@ impl Live for Served {
 
     fn remove(&self) -> Result<(), ControlError> {
         let known = self.engine.state().known.remove(&self.id);
-        client::remove(&self.entry).map_err(|failure| {
+        let removed = client::remove(&self.entry).inspect_err(|_| {
             if let Some(known) = known {
                 self.engine.state().known.insert(self.id, known);
             }
-            failure.into()
-        })
+        });
+        for left in removed? {
+            tracing::warn!("{left}");
+        }
+        Ok(())
     }
 }

@@ -57,11 +57,56 @@ fn round(device: &Device, attached: &Attached, writers: &mut Writers, most: usiz
     let mut buffer = SegmentBuffer::new();
     let sparse =
         |victim: &Victim| victim.live_bytes() * 8 <= victim.capacity_bytes() * DENSE_EIGHTHS;
+    let mut victims: Vec<Victim> = victims.into_iter().filter(sparse).collect();
+    let patience = attached.backing.layout().patience.unwrap_or(PATIENCE);
+    if attached.is_far() {
+        return merge(device, &mut victims, writers, &mut buffer, patience);
+    }
     let mut emptied = 0;
-    for victim in victims.into_iter().filter(sparse) {
-        emptied += usize::from(empty(device, &victim, &mut writers.moving, &mut buffer));
+    for victim in victims {
+        let writer = &mut writers.moving;
+        emptied += usize::from(empty(device, &victim, writer, &mut buffer, patience));
     }
     emptied
+}
+
+/// As many of these segments as fit fewer, since each is an object that is written anew. Returns how many were emptied, none if
+/// that gains nothing.
+fn merge(
+    device: &Device,
+    victims: &mut Vec<Victim>,
+    writers: &mut Writers,
+    buffer: &mut SegmentBuffer,
+    patience: Duration,
+) -> usize {
+    // The emptiest come first.
+    let needed = |victims: &[Victim]| {
+        let live: u64 = victims.iter().map(Victim::live_bytes).sum();
+        let capacity = victims.first().map_or(1, Victim::capacity_bytes);
+        live.div_ceil(capacity)
+    };
+    while !victims.is_empty() && needed(victims) >= victims.len() as u64 {
+        victims.pop();
+    }
+    let mut moved = Moved {
+        device,
+        patience,
+        failed: 0,
+    };
+    let mut read = 0;
+    for victim in &*victims {
+        // They are packed together: only the last buffer is sent before it is full.
+        if !move_objects(&mut moved, victim, &mut writers.moving, buffer) {
+            break;
+        }
+        read += 1;
+    }
+    writers.moving.submit();
+    moved.wait(&mut writers.moving);
+    match moved.failed {
+        0 => read,
+        _ => 0,
+    }
 }
 
 /// Moves the objects of a segment. Returns whether all could be moved.
@@ -70,11 +115,32 @@ fn empty(
     victim: &Victim,
     writer: &mut Writer,
     buffer: &mut SegmentBuffer,
+    patience: Duration,
 ) -> bool {
+    let mut moved = Moved {
+        device,
+        patience,
+        failed: 0,
+    };
+    if !move_objects(&mut moved, victim, writer, buffer) {
+        return false;
+    }
+    writer.submit();
+    moved.wait(writer);
+    moved.failed == 0
+}
+
+/// Gives the objects of a segment to the writer. `false`: it cannot be read.
+fn move_objects(
+    moved: &mut Moved<'_>,
+    victim: &Victim,
+    writer: &mut Writer,
+    buffer: &mut SegmentBuffer,
+) -> bool {
+    let device = moved.device;
     let Ok(objects) = victim.objects(buffer) else {
         return false;
     };
-    let mut moved = Moved { device, failed: 0 };
     for object in objects {
         let (page, len) = (u64::from(object.owner), object.bytes.len());
         let here = |content: Content, _| {
@@ -103,19 +169,18 @@ fn empty(
             moved.failed += 1;
         }
     }
-    writer.submit();
-    moved.wait(writer);
-    moved.failed == 0
+    true
 }
 
 struct Moved<'a> {
     device: &'a Device,
+    patience: Duration,
     failed: usize,
 }
 
 impl Moved<'_> {
     fn wait(&mut self, writer: &mut Writer) {
-        if writer.wait(PATIENCE, |written| self.written(written)) > 0 {
+        if writer.wait(self.patience, |written| self.written(written)) > 0 {
             writer.abandon(|written| self.written(written));
         }
     }

@@ -8,6 +8,7 @@
 //! The image names it. Its contents mean nothing without the image, so nothing is ever flushed for it.
 
 mod compact;
+mod far;
 mod promote;
 mod record;
 mod writeback;
@@ -16,14 +17,16 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-pub use uzram_backing::BackingStats;
 use uzram_backing::{
     Backing, BackingRestore, Disk, FileDisk, FileOptions, Location, Purpose, ReadBuffer, ReadError,
     Writer, Written,
 };
+pub use uzram_backing::{BackingStats, StoreStats};
 use uzram_pool::current_cpu;
 
 use crate::apis::ZramApi;
@@ -33,14 +36,15 @@ use crate::stream::PerCpu;
 use crate::word::{Backed, Content};
 use crate::{BackingError, Corruption, Error, PAGE_SIZE};
 
+pub(crate) use far::Brought;
 pub use promote::{PageFailure, PromoteReport};
 pub(crate) use record::BackingRecord;
 pub use writeback::{Ended, Writeback, WritebackReport};
 
 /// Number of read buffers: so many reads run at a time.
 const READERS: usize = 8;
-/// Writes of 256 KiB in flight.
-const DEPTH: usize = 4;
+/// The same where each read may wait for a store.
+const FAR_READERS: usize = 64;
 /// How long detaching waits for requests that keep pages on the backing.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,11 +64,17 @@ struct Writers {
 
 impl Attached {
     fn new(backing: Backing, path: PathBuf) -> std::io::Result<Attached> {
+        let layout = backing.layout();
         let writers = Writers {
-            objects: backing.writer(DEPTH, Purpose::Objects)?,
+            objects: backing.writer(layout.depth, Purpose::Objects)?,
             moving: backing.writer(1, Purpose::Compaction)?,
         };
-        let readers = PerCpu::new(READERS, || Ok(ReadBuffer::new()));
+        let count = if layout.written_once {
+            FAR_READERS
+        } else {
+            READERS
+        };
+        let readers = PerCpu::new(count, || Ok(ReadBuffer::new()));
         Ok(Attached {
             backing,
             path,
@@ -81,6 +91,11 @@ impl Attached {
         }
     }
 
+    /// Whether it is a store, which may be far away.
+    fn is_far(&self) -> bool {
+        self.backing.layout().written_once
+    }
+
     fn writers(&self) -> MutexGuard<'_, Writers> {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,6 +105,8 @@ impl Attached {
 #[derive(Default)]
 pub(crate) struct BackingSlot {
     attached: RwLock<Option<Arc<Attached>>>,
+    /// Whether it is a store, for which requests wait before they take anything.
+    is_far: AtomicBool,
 }
 
 impl BackingSlot {
@@ -103,7 +120,16 @@ impl BackingSlot {
             .attached
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        // Before anything can be on it.
+        let is_far = attached.as_ref().is_some_and(Attached::is_far);
+        self.is_far.store(is_far, Relaxed);
         *place = attached.map(Arc::new);
+    }
+
+    /// Whether requests have to ask for pages on the backing before they take anything.
+    #[inline]
+    pub(crate) fn is_far(&self) -> bool {
+        self.is_far.load(Relaxed)
     }
 }
 
@@ -120,6 +146,18 @@ pub struct BackingInfo {
     /// Contents and counters.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub stats: BackingStats,
+    /// What is in the store, where it is one.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub store: Option<StoreStats>,
+}
+
+/// Opens the disks of backings that are neither files nor block devices, for a process that takes an image over.
+pub trait DiskOpener: Send + Sync {
+    /// The disk that [`ZramApi::attach_disk`] had with that path; `None`: the path is a file's or a block device's.
+    fn open(&self, path: &Path) -> Option<std::io::Result<Arc<dyn Disk>>>;
 }
 
 /// Serialises a path that is no Unicode, too: it must not hide the other statistics.
@@ -226,7 +264,7 @@ impl ZramApi<'_> {
     }
 
     /// As [`ZramApi::attach_backing`], on a [`Disk`] of the caller's own, whatever its contents. A process that takes
-    /// the image over later opens `path`, which must be absolute.
+    /// the image over later opens `path`, which must be absolute, or known to its [`DiskOpener`].
     pub fn attach_disk(
         self,
         path: &Path,
@@ -312,7 +350,10 @@ impl ZramApi<'_> {
             std::thread::sleep(Duration::from_millis(1));
         }
         BackingRecord::remove(self.0.region());
+        let attached = self.0.backing.get();
         self.0.backing.set(None);
+        let left = attached.and_then(|attached| attached.backing.retire());
+        report.left = left.unwrap_or_default();
         Ok(report)
     }
 
@@ -323,7 +364,14 @@ impl ZramApi<'_> {
             path: attached.path.clone(),
             io: attached.backing.describe(),
             stats: attached.backing.stats(),
+            store: attached.backing.store(),
         })
+    }
+
+    /// Says that the device is about to go, and that nobody will use its backing. Returns what is left of it, in words, where
+    /// it is a store. May block for some seconds.
+    pub fn retire_backing(self) -> Option<String> {
+        self.0.backing.get()?.backing.retire()
     }
 }
 
@@ -352,6 +400,12 @@ impl Device {
         };
         let content = Content::Backed(backed);
         let cpu = current_cpu();
+        if let Some(object) = contexts
+            .brought
+            .and_then(|brought| brought.find(page, backed))
+        {
+            return self.finish_backed(page, backed, object, out, contexts, cpu);
+        }
         let mut buffer = attached.readers.get(cpu);
         let location = location(backed, page)?;
         // The segment is not reused from here on. So if the slot names the location now, and again after the read, it
@@ -372,11 +426,23 @@ impl Device {
             Err(ReadError::Moved) => return Ok(false),
             Err(source) => return Err(attached.read_error(page, source)),
         };
+        self.finish_backed(page, backed, object, out, contexts, cpu)
+    }
+
+    /// Makes the page of an object that was read from the backing, whose segment is held. `false`: it has moved.
+    fn finish_backed(
+        &self,
+        page: u64,
+        backed: Backed,
+        object: &[u8],
+        out: &mut [u8; PAGE_SIZE],
+        contexts: &mut Contexts<'_>,
+        cpu: usize,
+    ) -> Result<bool, Error> {
         let slot = self.table.lock(page);
-        if slot.content() != content {
+        if slot.content() != Content::Backed(backed) {
             return Ok(false);
         }
-        use std::sync::atomic::Ordering::Relaxed;
         self.counters.shard(cpu).backed_reads.fetch_add(1, Relaxed);
         if backed.is_huge() {
             out.copy_from_slice(object);
@@ -461,8 +527,8 @@ pub(crate) struct Reopened {
 
 impl Reopened {
     /// Opens the backing that the image names. A failure matters only if something is on it.
-    pub(crate) fn open(record: BackingRecord) -> Reopened {
-        let found = open_backing(&record);
+    pub(crate) fn open(record: BackingRecord, opener: Option<&dyn DiskOpener>) -> Reopened {
+        let found = open_backing(&record, opener);
         Reopened { record, found }
     }
 
@@ -492,8 +558,16 @@ impl Reopened {
     }
 }
 
-fn open_backing(record: &BackingRecord) -> Result<BackingRestore, Error> {
+fn open_backing(
+    record: &BackingRecord,
+    opener: Option<&dyn DiskOpener>,
+) -> Result<BackingRestore, Error> {
     let path = &record.path;
+    if let Some(opened) = opener.and_then(|opener| opener.open(path)) {
+        let refused = |error: std::io::Error| BackingError::Opener(error.to_string());
+        let disk = opened.map_err(|error| failed(path, refused(error)))?;
+        return BackingRestore::open(disk, record.id).map_err(|error| failed(path, error));
+    }
     if !path.exists() {
         return Err(failed(path, BackingError::Gone));
     }

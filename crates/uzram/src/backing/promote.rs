@@ -9,14 +9,16 @@ use std::sync::Arc;
 use uzram_backing::{ReadBuffer, ReadError};
 use uzram_pool::current_cpu;
 
-use super::{Attached, location};
+use super::{Attached, Brought, location};
 use crate::Error;
 use crate::apis::ZramApi;
 use crate::recompress::Pace;
 use crate::word::{Backed, Content, POST};
 
 /// Objects between two calls of the caller's pace.
-const SLICE: u64 = 64;
+const SLICE: usize = 64;
+/// The same where they come from afar.
+const FAR_SLICE: usize = 1024;
 /// How many failures a report names.
 const NAMED: usize = 8;
 /// So many pages in a row that found no memory: there is none for the others.
@@ -37,6 +39,9 @@ pub struct PromoteReport {
     pub failed: u64,
     /// The first of these, at most 8.
     pub failures: Vec<PageFailure>,
+    /// Where the backing was given up: what of it is still in a store, in words; else empty.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "String::is_empty"))]
+    pub left: String,
 }
 
 /// A page that could not be brought back.
@@ -64,9 +69,12 @@ impl PromoteReport {
 #[derive(Default)]
 struct Promotion {
     report: PromoteReport,
-    /// Pages in a row that found no memory, and the error of the last.
+    /// Pages in a row that found no memory.
     no_memory: u32,
-    full: Option<Error>,
+    /// Why none of the others can come: there is no memory, or a store is away.
+    hopeless: Option<Error>,
+    /// What was brought for the present slice.
+    brought: Brought,
 }
 
 impl AddAssign for PromoteReport {
@@ -77,6 +85,7 @@ impl AddAssign for PromoteReport {
         self.failed += other.failed;
         let room = NAMED.saturating_sub(self.failures.len());
         self.failures.extend(other.failures.into_iter().take(room));
+        self.left.push_str(&other.left);
     }
 }
 
@@ -113,10 +122,7 @@ impl<'a> ZramApi<'a> {
                 if !Arc::ptr_eq(&attached, &self.0.attached()?) {
                     break;
                 }
-                let mut buffer = attached.readers.get(current_cpu());
-                for page in pages.by_ref().take(SLICE as usize) {
-                    self.promote_page(&attached, page, &mut buffer, &mut promotion);
-                }
+                self.promote_slice(&attached, &mut pages, &mut promotion);
             }
             if pace(promotion.report.pages - before).is_break() {
                 break;
@@ -129,11 +135,40 @@ impl<'a> ZramApi<'a> {
     pub(super) fn promote_alone(self, pages: Range<u64>) -> Result<PromoteReport, Error> {
         let attached = self.0.attached()?;
         let mut promotion = Promotion::default();
-        let mut buffer = attached.readers.get(current_cpu());
-        for page in self.backed_pages(pages) {
-            self.promote_page(&attached, page, &mut buffer, &mut promotion);
+        let mut pages = self.backed_pages(pages).peekable();
+        while pages.peek().is_some() {
+            self.promote_slice(&attached, &mut pages, &mut promotion);
         }
         Ok(promotion.report)
+    }
+
+    fn promote_slice(
+        self,
+        attached: &Attached,
+        pages: &mut impl Iterator<Item = u64>,
+        promotion: &mut Promotion,
+    ) {
+        let mut buffer = attached.readers.get(current_cpu());
+        if !attached.is_far() {
+            for page in pages.take(SLICE) {
+                self.promote_page(attached, page, &mut buffer, promotion);
+            }
+            return;
+        }
+        let slice: Vec<u64> = pages.take(FAR_SLICE).collect();
+        if promotion.hopeless.is_none() {
+            let brought = promotion
+                .brought
+                .bring(self.0, attached, slice.iter().copied());
+            // Each of them would wait as long.
+            if let Err((page, source @ ReadError::Io(_))) = brought {
+                promotion.hopeless = Some(attached.read_error(page, source));
+            }
+        }
+        for page in slice {
+            self.promote_page(attached, page, &mut buffer, promotion);
+        }
+        promotion.brought = Brought::default();
     }
 
     pub(crate) fn backed_pages(self, range: Range<u64>) -> impl Iterator<Item = u64> + 'a {
@@ -148,7 +183,7 @@ impl<'a> ZramApi<'a> {
         buffer: &mut ReadBuffer,
         promotion: &mut Promotion,
     ) {
-        if let Some(error) = &promotion.full {
+        if let Some(error) = &promotion.hopeless {
             promotion.report.fail(page, error);
             return;
         }
@@ -162,8 +197,8 @@ impl<'a> ZramApi<'a> {
             return;
         };
         let report = &mut promotion.report;
-        let brought = self.store_backed(attached, page, backed, buffer);
-        match brought {
+        let brought = promotion.brought.find(page, backed);
+        match self.store_backed(attached, page, backed, brought, buffer) {
             Ok(true) => {
                 report.pages += 1;
                 report.bytes += u64::from(backed.len);
@@ -175,7 +210,7 @@ impl<'a> ZramApi<'a> {
                 report.fail(page, &error);
                 if matches!(error, Error::NoSpace { .. } | Error::ArenaFull { .. }) {
                     promotion.no_memory += 1;
-                    promotion.full = (promotion.no_memory >= NO_MEMORY).then_some(error);
+                    promotion.hopeless = (promotion.no_memory >= NO_MEMORY).then_some(error);
                 }
             }
         }
@@ -187,14 +222,17 @@ impl<'a> ZramApi<'a> {
         attached: &Attached,
         page: u64,
         backed: Backed,
+        brought: Option<&[u8]>,
         buffer: &mut ReadBuffer,
     ) -> Result<bool, Error> {
         // While the mark is set, the slot names the same object.
         let still = || self.0.table.peek_flags(page).1 & POST != 0;
         let (location, len) = (location(backed, page)?, usize::from(backed.len));
-        let read = attached
-            .backing
-            .read_while(location, len, page as u32, buffer, still);
+        let backing = &attached.backing;
+        let read = match brought {
+            Some(bytes) => Ok(bytes),
+            None => backing.read_while(location, len, page as u32, buffer, still),
+        };
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(ReadError::Moved) => return Ok(false),

@@ -24,6 +24,11 @@ use crate::{Error, PAGE_SIZE};
 const SLICE: u64 = 512;
 /// Slots visited between two calls.
 const LOOKS: usize = 1 << 14;
+/// The same where each write is an object of a store, which costs the same whatever it holds: some 12 MiB.
+const FAR_SLICE: u64 = 8192;
+const FAR_LOOKS: usize = 1 << 18;
+/// Segments of a store that a writeback may empty at its end.
+const FAR_COMPACTED: usize = 16;
 
 /// What to write back.
 #[derive(Debug, Clone)]
@@ -164,6 +169,14 @@ impl ZramApi<'_> {
             }
         }
         self.0.give_all_back();
+        // What lies in a store costs, whether it is needed or not.
+        if attached.is_far() && report.written > 0 {
+            match self.compact_backing(FAR_COMPACTED) {
+                // It was detached meanwhile, or a snapshot is taken: the next time.
+                Ok(_) | Err(Error::NoBacking | Error::Snapshot) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(report)
     }
 
@@ -227,13 +240,17 @@ impl ZramApi<'_> {
             device: self.0,
             before: *report,
             report,
-            patience: what.patience,
+            patience: attached.backing.layout().patience.unwrap_or(what.patience),
+        };
+        let (most, looks) = match attached.is_far() {
+            true => (FAR_SLICE, FAR_LOOKS),
+            false => (SLICE, LOOKS),
         };
         let end = match what.max_pages {
-            0 => slice.report.candidates + SLICE,
-            most => most.min(slice.report.candidates + SLICE),
+            0 => slice.report.candidates + most,
+            all => all.min(slice.report.candidates + most),
         };
-        for page in pages.take(LOOKS) {
+        for page in pages.take(looks) {
             let (content, flags) = self.0.table.peek_flags(page);
             if !what.kind.suits(content, flags) || !age.admits(page) {
                 continue;

@@ -25,6 +25,7 @@ use uzram_compress::{Algorithm, Decoder, Error as CodecError};
 
 use super::generation::last_generation;
 use super::{CODECS, Codec, Generation, PRIORITIES, Records};
+use crate::backing::Brought;
 use crate::counters::Counters;
 use crate::snapshot::CutCodec;
 use crate::stream::PerCpu;
@@ -468,6 +469,8 @@ pub(crate) struct Contexts<'a> {
     /// Whether reads count as accesses; and the present second where ages are kept.
     pub(crate) noticed: bool,
     pub(crate) now: Option<u32>,
+    /// Objects that were read from a backing that is far away, before anything was taken.
+    pub(crate) brought: Option<&'a Brought>,
 }
 
 impl<'a> Contexts<'a> {
@@ -488,6 +491,7 @@ impl<'a> Contexts<'a> {
             reader: None,
             noticed: false,
             now: None,
+            brought: None,
         }
     }
 

@@ -171,8 +171,16 @@ impl Device {
 
     /// Whether a request would wait for a source. It may be asked without knowing whether the range is on the device. If not,
     /// the request will not wait for one, whatever happens in between. So a frontend asks it to keep its other requests going.
+    ///
+    /// What is said of a backing in a store is as of now: a page that nobody used for long may go there meanwhile.
     pub fn must_fetch(&self, access: Access, offset: u64, len: u64) -> bool {
         self.is_lazy.load(Relaxed) && self.needs_remote(access, offset, len)
+            || self.backing.is_far() && self.needs_backed(access, offset, len)
+    }
+
+    /// Whether any request may wait for a source, or for a backing in a store.
+    pub fn may_wait(&self) -> bool {
+        self.remote_pages() > 0 || self.backing.is_far()
     }
 
     #[cold]
@@ -187,6 +195,17 @@ impl Device {
         offset: u64,
         len: u64,
     ) -> impl Iterator<Item = u64> + use<'_> {
+        self.needed_pages(access, offset, len)
+            .filter(|number| self.table.peek(*number) == Content::Remote)
+    }
+
+    /// The pages whose contents a request needs.
+    pub(crate) fn needed_pages(
+        &self,
+        access: Access,
+        offset: u64,
+        len: u64,
+    ) -> impl Iterator<Item = u64> + use<> {
         let page = PAGE_SIZE as u64;
         let is_good = self.check_range(offset, len).is_ok() && len > 0;
         let end = if is_good { offset + len } else { offset };
@@ -203,9 +222,7 @@ impl Device {
         } else {
             pages.chain(0..0)
         };
-        inner
-            .filter(is_needed)
-            .filter(|number| self.table.peek(*number) == Content::Remote)
+        inner.filter(is_needed)
     }
 
     /// Has the remote pages fetched that a request needs, and waits for them: the request will not wait then.
