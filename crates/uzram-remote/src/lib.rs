@@ -46,5 +46,5 @@ pub use objects::{Tag, is_tag, key_of};
 pub use read::Opened;
 pub use remote::{FoundManifest, FoundTag, ReadableManifest, Remote};
 pub use s3::{S3Address, S3Store};
-pub use store::{Meta, Store, StoreError, StoreErrorKind, Version, When};
+pub use store::{ClientEnd, Meta, Store, StoreError, StoreErrorKind, Version, When};
 pub use upload::{Progress, Uploaded, Uploading};

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::objects::{self, MARKER, MAX_JSON_BYTES, Marker, PREFIXES, Tag, key_of};
 use crate::s3::S3Store;
-use crate::store::{Store, StoreError, StoreErrorKind, Version, When};
+use crate::store::{ClientEnd, Store, StoreError, StoreErrorKind, Version, When};
 
 /// Most bytes of a manifest.
 const MAX_MANIFEST_BYTES: u64 = 128 << 20;
@@ -58,6 +58,11 @@ impl Remote {
                 why: format!("{MARKER} is not there: \"uzram remote add\" makes it"),
             }),
         }
+    }
+
+    /// What waits until the process that speaks to the store has ended: from then on all that is asked of this fails.
+    pub fn client_end(&self) -> Option<ClientEnd> {
+        self.store.client_end()
     }
 
     /// A remote of a store that is open.

@@ -16,14 +16,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::store::{Meta, Store, StoreError, StoreErrorKind, Version, When};
+use crate::store::{ClientEnd, Meta, Store, StoreError, StoreErrorKind, Version, When};
 use crate::wire::{self, Answer, Call, Reply, Request};
 
 /// The program.
@@ -145,6 +145,7 @@ struct Shared {
     /// One frame at a time.
     writer: Mutex<UnixStream>,
     waiting: Mutex<Waiting>,
+    over: Condvar,
     child: Mutex<Child>,
 }
 
@@ -194,6 +195,7 @@ impl S3Store {
             writer: Mutex::new(own.try_clone().map_err(failed)?),
             socket: own,
             waiting: Mutex::default(),
+            over: Condvar::new(),
             child: Mutex::new(child),
         });
         let own = shared.clone();
@@ -298,6 +300,7 @@ impl Shared {
             let _ = to.send(Err(StoreError::new(StoreErrorKind::Unsettled, "", &why)));
         }
         waiting.over = Some(why);
+        self.over.notify_all();
     }
 
     /// How the process ended.
@@ -315,6 +318,18 @@ impl Shared {
 }
 
 impl Store for S3Store {
+    fn client_end(&self) -> Option<ClientEnd> {
+        let shared = self.shared.clone();
+        Some(Box::new(move || {
+            let waiting = lock(&shared.waiting);
+            drop(
+                shared
+                    .over
+                    .wait_while(waiting, |waiting| waiting.over.is_none()),
+            );
+        }))
+    }
+
     fn put(&self, key: &str, bytes: &[u8], when: &When) -> Result<Version, StoreError> {
         let call = Call::Put {
             key: key.into(),

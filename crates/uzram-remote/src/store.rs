@@ -34,8 +34,17 @@ pub struct Meta {
     pub modified_ms: u64,
 }
 
+/// Returns once whoever speaks to a store has ended.
+pub type ClientEnd = Box<dyn FnOnce() + Send>;
+
 /// Objects under keys. Calls block, and may come from several threads.
 pub trait Store: Send + Sync {
+    /// What waits until whoever speaks to the store for this process has ended, and nothing is answered any more. `None` where
+    /// this process speaks itself.
+    fn client_end(&self) -> Option<ClientEnd> {
+        None
+    }
+
     /// Writes an object. [`StoreErrorKind::Exists`] and [`StoreErrorKind::Changed`] where it is not as `when` demands;
     /// [`StoreErrorKind::Unsettled`] where nobody knows whether it was written.
     fn put(&self, key: &str, bytes: &[u8], when: &When) -> Result<Version, StoreError>;

@@ -17,7 +17,8 @@ use uzram_remote::{
 
 use uzram::uzram_backing::SegmentStore;
 use uzram_runtime::{
-    OpenBacking, OpenRemote, OpenedRemote, RemoteOrder, TraceStore, read_remote, snapshot_files,
+    OpenBacking, OpenRemote, OpenedRemote, RemoteOrder, TraceStore, process, read_remote,
+    snapshot_files,
 };
 use uzram_seal::{KeyFiles, Keys};
 use uzram_snapshot::{Digest, Kind as PartKind, Snapshot, Source, StoredManifest};
@@ -493,6 +494,13 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
     }
     let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
     let remote = open(remote)?;
+    if let Some(ended) = remote.client_end() {
+        // The server starts another one of this, and so of that.
+        process::spawn("client-end", move || {
+            ended();
+            std::process::exit(1);
+        })?;
+    }
     if let Some(backing) = &order.backing {
         let user = BackingUser {
             id: backing.id,
