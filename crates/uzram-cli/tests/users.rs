@@ -651,3 +651,123 @@ fn the_daemon_makes_nothing_smaller_or_removes_it_while_it_is_in_use() {
     disk.bench.uzram(&["remove", "--all"]);
     drop(daemon);
 }
+
+impl Disk {
+    /// Another node of the device, or of what has this kernel name.
+    fn other_node(&self, node: &str, name: &str) -> String {
+        let other = self.bench.path(name).display().to_string();
+        sh(&format!(
+            "mknod -m 600 {other} b $((0x$(stat -c %t {node}))) $((0x$(stat -c %T {node})))"
+        ));
+        other
+    }
+
+    /// Waits until the log says something after so many bytes; gives its length then.
+    fn log_says(&self, after: usize, words: &str) -> usize {
+        let log = self.bench.run_dir().join("zram0/log");
+        let begin = Instant::now();
+        loop {
+            let text = std::fs::read(&log).unwrap();
+            let new = String::from_utf8_lossy(&text[after..]);
+            if new.contains(words) {
+                return text.len();
+            }
+            assert!(begin.elapsed().as_secs() < 10, "no '{words}' in: {new}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Switched off when the test ends, however that is.
+struct SwapOn(String);
+
+impl SwapOn {
+    fn new(what: &str) -> SwapOn {
+        sh(&format!("mkswap -q {what}; swapon {what}"));
+        SwapOn(what.to_owned())
+    }
+}
+
+impl Drop for SwapOn {
+    fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(&self.0).status();
+    }
+}
+
+const SWAP: &[&str] = &[
+    "mkswap",
+    "swapon",
+    "swapoff",
+    "losetup",
+    "partx",
+    "mkfs.ext4",
+];
+
+/// As in the namespace of a shim, or where the node was removed afterwards.
+#[test]
+fn swap_by_a_node_that_nobody_sees_is_a_use() {
+    needs!(SWAP, fuse_loop);
+    // A size that no other test's device has.
+    let disk = Disk::new(&[]);
+    disk.bench.uzram(&["set", "zram0", "disksize=251M"]);
+    let other = disk.other_node(&disk.node, "other");
+    let mut swap = SwapOn::new(&other);
+    std::fs::remove_file(&other).unwrap();
+    swap.0 = disk.node.clone();
+    let words = "swapped on by a node that cannot be seen from here";
+    disk.is_used(&[words]);
+    assert_eq!(disk.mountpoint(), "[SWAP]");
+    // Another swap area changes nothing of that.
+    let begin = disk.log_says(0, "is used as swap");
+    let file = disk.bench.path("file");
+    sh(&format!(
+        "truncate -s 16M {0}; losetup -f --show {0}",
+        file.display()
+    ));
+    let top = sh(&format!("losetup -n -O NAME -j {}", file.display()));
+    drop(SwapOn::new(top.trim()));
+    sh(&format!("losetup -d {top}"));
+    std::thread::sleep(Duration::from_millis(300));
+    let log = std::fs::read_to_string(disk.bench.run_dir().join("zram0/log")).unwrap();
+    assert!(!log[begin..].contains("not used as swap"), "{log}");
+
+    // The dead node is swap, and the new one is not.
+    disk.bench.kill("zram0", "pid");
+    let dead = format!("behind {}, a dead node that is {words}", disk.node);
+    disk.is_used_dead(&dead);
+    assert!(disk.mountpoint().contains("[SWAP]"));
+    drop(swap);
+    disk.remove();
+}
+
+#[test]
+fn the_warning_names_what_is_swapped_on() {
+    needs!(SWAP, fuse_loop);
+    let disk = Disk::new(&[]);
+    partition(&disk.node, 128 << 20);
+    let part = format!("{}p1", disk.node);
+    let swap = SwapOn::new(&part);
+    let at = disk.log_says(0, &format!("Do now: swapoff {part}."));
+    drop(swap);
+    let at = disk.log_says(at, "is not used as swap any more");
+    // A file on a file system of it is the same danger.
+    disk.mount("ext4", &disk.node);
+    let file = format!("{}/swap", disk.at.display());
+    sh(&format!(
+        "dd if=/dev/urandom of={file} bs=1M count=16 status=none; chmod 600 {file}"
+    ));
+    let swap = SwapOn::new(&file);
+    let at = disk.log_says(at, &format!("Do now: swapoff {file}."));
+    assert!(disk.mountpoint().contains(&format!("[SWAP {file}]")));
+    let stat = disk.bench.uzram(&["stat", "zram0"]);
+    assert!(
+        stat.contains(&format!("swapped to, in the file {file}")),
+        "{stat}"
+    );
+    let stat = disk.bench.stat("zram0");
+    assert_eq!(stat["mountpoints"][1], "[SWAP]");
+    drop(swap);
+    disk.log_says(at, "is not used as swap any more");
+    disk.umount();
+    disk.remove();
+}
