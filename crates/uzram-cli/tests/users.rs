@@ -771,3 +771,63 @@ fn the_warning_names_what_is_swapped_on() {
     disk.umount();
     disk.remove();
 }
+
+/// Maps or opens the node and lets it go in a way that no descriptor shows.
+const HIDDEN: &str = "
+import mmap, os, socket, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR)
+if sys.argv[2] == 'mapped':
+    kept = mmap.mmap(fd, 4096)
+    # It keeps a descriptor of its own.
+    for own in map(int, os.listdir('/proc/self/fd')):
+        if own > fd and os.path.exists(f'/proc/self/fd/{own}'):
+            os.close(own)
+else:
+    kept = socket.socketpair()
+    socket.send_fds(kept[0], [b'x'], [fd])
+os.close(fd)
+print('hidden', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn who_has_the_node_mapped_uses_it() {
+    needs!(&["python3", "losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let script = disk.bench.path("hidden.py");
+    std::fs::write(&script, HIDDEN).unwrap();
+    let (user, _) = Running::start(&format!(
+        "exec python3 {} {} mapped",
+        script.display(),
+        disk.node
+    ));
+    disk.is_used(&[&format!("open in process {} (python3", user.0.id())]);
+    drop(user);
+    disk.remove();
+}
+
+/// A descriptor on its way through a socket is in no table. The driver knows that the device is open, before anything is
+/// changed.
+#[test]
+fn an_upgrade_keeps_the_node_of_a_user_that_nobody_sees() {
+    needs!(&["python3", "losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let script = disk.bench.path("hidden.py");
+    std::fs::write(&script, HIDDEN).unwrap();
+    let (user, _) = Running::start(&format!(
+        "exec python3 {} {} sent",
+        script.display(),
+        disk.node
+    ));
+    let before = disk.looks();
+    let said = disk.bench.fails(3, &["upgrade", "zram0"]);
+    assert!(said.contains("cannot be seen from here"), "{said}");
+    assert!(said.contains("the old program serves on"), "{said}");
+    assert_eq!(disk.looks(), before, "after a refusal");
+    // The keeper is the old one again, and goes on.
+    disk.bench.kill("zram0", "keeper");
+    drop(user);
+    disk.bench.uzram(&["upgrade", "zram0"]);
+    assert_ne!(disk.looks(), before);
+    disk.remove();
+}
