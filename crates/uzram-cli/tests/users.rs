@@ -831,3 +831,154 @@ fn an_upgrade_keeps_the_node_of_a_user_that_nobody_sees() {
     assert_ne!(disk.looks(), before);
     disk.remove();
 }
+
+#[test]
+fn a_node_that_outlives_server_and_keeper_is_told_of_in_one_sentence() {
+    needs!(MKFS, fuse_loop);
+    let disk = Disk::mounted("ext4");
+    disk.bench.kill_all("zram0");
+    let at = disk.at.display();
+    let word = format!(
+        "uzram: server and keeper of zram0 have died, and its contents are lost; {} is still mounted at {at} (umount it first)",
+        disk.node
+    );
+    for command in [
+        &["remove", "zram0"][..],
+        &["remove", "--force", "zram0"],
+        &["remove", "--all"],
+        &["reset", "zram0"],
+        &["stat", "zram0"],
+        &["set", "zram0", "disksize=512M"],
+        &["upgrade", "zram0"],
+    ] {
+        let said = disk.bench.fails(3, command);
+        assert!(said.starts_with(&word), "{command:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{command:?}: {said}");
+    }
+    let listed = disk.bench.output(&["list"]);
+    assert_eq!(listed.status.code(), Some(3));
+    let said = String::from_utf8(listed.stderr).unwrap();
+    assert!(
+        said.starts_with(&word) && said.lines().count() == 1,
+        "{said}"
+    );
+    disk.umount();
+    disk.bench.uzram(&["list"]);
+    disk.bench.assert_clean();
+}
+
+#[test]
+fn what_others_named_is_no_line_of_its_own() {
+    use std::os::unix::ffi::OsStrExt;
+    needs!(&["mkfs.ext4", "python3", "unshare"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let script = disk.bench.path("named.py");
+    let line = "import sys,time\nopen('/proc/self/comm','w').write('a\\nb\\x1b[2J')\nf=open(sys.argv[1],'rb')\nprint('open',flush=True)\ntime.sleep(600)\n";
+    std::fs::write(&script, line).unwrap();
+    let (user, _) = Running::start(&format!("exec python3 {} {}", script.display(), disk.node));
+    disk.is_used(&[&format!(
+        "open in process {} (a\\012b\\033[2J)",
+        user.0.id()
+    )]);
+    drop(user);
+    let at = disk
+        .at
+        .join(std::ffi::OsStr::from_bytes(b"x\ny\x1b[2J\xe9 z"));
+    std::fs::create_dir(&at).unwrap();
+    sh(&format!("mkfs.ext4 -q {}", disk.node));
+    let mounted = Command::new("mount").arg(&disk.node).arg(&at).status();
+    assert!(mounted.unwrap().success());
+    let shown = format!("{}/x\\012y\\033[2J\\351 z", disk.at.display());
+    disk.is_used(&[&format!("mounted at {shown}")]);
+    assert_eq!(disk.mountpoint(), shown);
+    assert_eq!(disk.bench.stat("zram0")["mountpoints"][0], shown);
+    assert!(Command::new("umount").arg(&at).status().unwrap().success());
+    disk.remove();
+}
+
+#[test]
+fn a_device_with_a_damaged_record_is_told_of_and_taken_down() {
+    needs!(&["losetup"], fuse_loop);
+    let damages: [(&str, &str); 5] = [
+        ("deleted", "rm {}"),
+        ("empty", "truncate -s 0 {}"),
+        ("junk", "echo junk >{}"),
+        ("truncated", "truncate -s 20 {}"),
+        ("a directory", "rm {0}; mkdir {}"),
+    ];
+    for (what, damage) in damages {
+        let disk = Disk::new(&[]);
+        let (server, keeper) = (
+            disk.bench.count("zram0", "pid"),
+            disk.bench.count("zram0", "keeper"),
+        );
+        disk.bench
+            .create(&["--size=1M", "--frontend=nbd", "--name=zram1"]);
+        let record = disk.bench.run_dir().join("zram0/device.json");
+        let record = record.display().to_string();
+        sh(&damage.replace("{0}", &record).replace("{}", &record));
+        let listed = disk
+            .bench
+            .output(&["list", "--noheadings", "--output=name"]);
+        assert_eq!(listed.status.code(), Some(1), "{what}: {listed:?}");
+        assert_eq!(listed.stdout, b"zram1\n", "{what}");
+        let said = String::from_utf8(listed.stderr).unwrap();
+        let word = format!("uzram: the record of zram0 is damaged ({record}: ");
+        assert!(said.starts_with(&word), "{what}: {said}");
+        for pid in [server, keeper] {
+            assert!(said.contains(&pid.to_string()), "{what}: {said}");
+        }
+        for command in [&["stat", "zram0"][..], &["remove", "zram0"]] {
+            let said = disk.bench.fails(1, command);
+            assert!(said.starts_with(&word), "{what}, {command:?}: {said}");
+            assert!(said.contains("uzram remove --force"), "{what}: {said}");
+        }
+        let said = disk.bench.fails(4, &["stat", &disk.node]);
+        assert!(
+            said.contains("the record of zram0 is damaged"),
+            "{what}: {said}"
+        );
+        // Who uses it is asked all the same.
+        let (opener, _) =
+            Running::start(&format!("exec 3<{}; echo open; exec sleep 600", disk.node));
+        let said = disk.bench.fails(3, &["remove", "--force", "zram0"]);
+        assert!(said.contains("open in process"), "{what}: {said}");
+        drop(opener);
+        let begin = Instant::now();
+        while !disk
+            .bench
+            .output(&["remove", "--force", "zram0"])
+            .status
+            .success()
+        {
+            assert!(begin.elapsed() < LONGEST, "{what}");
+        }
+        disk.bench.uzram(&["remove", "zram1"]);
+        disk.bench.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_is_found_by_any_node_of_it() {
+    needs!(&["losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let link = disk.bench.path("link");
+    std::os::unix::fs::symlink(&disk.node, &link).unwrap();
+    let name = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&disk.bench.uzram(&["stat", "--json", path])).unwrap()
+    };
+    assert_eq!(name(link.to_str().unwrap())["name"], "zram0");
+    assert_eq!(name(&disk.other_node(&disk.node, "other"))["name"], "zram0");
+    let missing = disk.bench.path("missing");
+    disk.bench.fails(4, &["stat", missing.to_str().unwrap()]);
+    disk.bench.fails(4, &["stat", "/dev/null"]);
+    // From the link's directory.
+    let said = disk
+        .bench
+        .command(&["remove", "link"])
+        .current_dir(link.parent().unwrap())
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{said:?}");
+    disk.bench.assert_clean();
+}
