@@ -17,6 +17,13 @@ pub(crate) fn number_of(path: &Path) -> Option<Dev> {
     (kind == FileType::BlockDevice).then(|| makedev(found.stx_rdev_major, found.stx_rdev_minor))
 }
 
+/// Whether a regular file is at `path`, asked as [`number_of`] asks.
+pub(crate) fn is_regular(path: &Path) -> bool {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    let found = statx(CWD, path, flags, StatxFlags::TYPE);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile)
+}
+
 /// One block device.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Block {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::Survey;
+use crate::{Survey, shown};
 
 /// What keeps a block device in use. `{}` adds what to do about it, `{:#}` leaves that out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,11 @@ pub enum Busy {
     Filesystem(String),
     /// It is a swap area.
     Swap,
+    /// It is a swap area by a node that cannot be seen from here: of another mount namespace, or removed since. This one, by
+    /// the kernel's name, ends it as well.
+    SwapElsewhere(PathBuf),
+    /// A file of its file system is a swap area.
+    SwapFile(PathBuf),
     /// Another block device (device mapper, md, bcache) is stacked on it.
     Holder(String),
     /// A loop device lies on it.
@@ -65,17 +70,23 @@ impl Busy {
     /// without, what is peculiar about it stands behind it in parentheses.
     pub fn mount_point(&self, plain: bool) -> Option<String> {
         match self {
-            Busy::Mounted(at) => Some(at.display().to_string()),
-            Busy::Swap => Some("[SWAP]".into()),
+            // What umount takes, where it is text.
+            Busy::Mounted(at) if plain => {
+                Some(at.to_str().map_or_else(|| shown(at), str::to_owned))
+            }
+            Busy::Mounted(at) => Some(shown(at)),
+            Busy::Swap | Busy::SwapElsewhere(_) => Some("[SWAP]".into()),
+            Busy::SwapFile(_) if plain => Some("[SWAP]".into()),
+            Busy::SwapFile(file) => Some(format!("[SWAP {}]", shown(file))),
             Busy::MountedElsewhere { at, pid, .. } if !plain => {
-                Some(format!("{} (namespace of process {pid})", at.display()))
+                Some(format!("{} (namespace of process {pid})", shown(at)))
             }
             Busy::Above { by, .. } => by.mount_point(plain),
             Busy::Dead { node, by } => {
                 let at = by.mount_point(plain)?;
                 match plain {
                     true => Some(at),
-                    false => Some(format!("{at} (dead {})", node.display())),
+                    false => Some(format!("{at} (dead {})", shown(node))),
                 }
             }
             _ => None,
@@ -85,7 +96,7 @@ impl Busy {
     /// Whether it may be over in a moment.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Busy::Open { .. } | Busy::Elsewhere => true,
+            Busy::Open { .. } | Busy::Elsewhere | Busy::SwapElsewhere(_) => true,
             Busy::Above { by, .. } | Busy::Dead { by, .. } => by.is_passing(),
             _ => false,
         }
@@ -101,11 +112,11 @@ impl fmt::Display for Busy {
         };
         match self {
             Busy::Mounted(at) => {
-                write!(f, "mounted at {}", at.display())?;
+                write!(f, "mounted at {}", shown(at))?;
                 advice(f, "umount it first")
             }
             Busy::MountedElsewhere { at, pid, name } => {
-                let at = at.display();
+                let at = shown(at);
                 write!(
                     f,
                     "mounted at {at} in the mount namespace of process {pid} ({name})"
@@ -126,9 +137,17 @@ impl fmt::Display for Busy {
                 write!(f, "swapped on")?;
                 advice(f, "swapoff it first")
             }
+            Busy::SwapElsewhere(node) => {
+                write!(f, "swapped on by a node that cannot be seen from here")?;
+                advice(f, &format!("swapoff {} first", shown(node)))
+            }
+            Busy::SwapFile(file) => {
+                write!(f, "swapped to, in the file {}", shown(file))?;
+                advice(f, &format!("swapoff {} first", shown(file)))
+            }
             Busy::Holder(name) => write!(f, "held by /dev/{name}"),
             Busy::Loop { name, file } => {
-                write!(f, "below /dev/{name}, whose file is {}", file.display())?;
+                write!(f, "below /dev/{name}, whose file is {}", shown(file))?;
                 advice(f, &format!("losetup -d /dev/{name} first"))
             }
             Busy::Above { name, by } => match plain {
@@ -137,7 +156,7 @@ impl fmt::Display for Busy {
             },
             Busy::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
             Busy::Dead { node, by } => {
-                let node = node.display();
+                let node = shown(node);
                 match plain {
                     true => write!(f, "behind {node}, a dead node that is {by:#}"),
                     false => write!(f, "behind {node}, a dead node that is {by}"),

@@ -3,14 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::Users;
+use crate::{Users, shown};
 
 /// Why a block device could not be opened, or did not come or go in time.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Somebody uses the device.
-    #[error("{} is in use: {by}", path.display())]
+    #[error("{} is in use: {by}", shown(path))]
     Busy {
         /// The device's node.
         path: PathBuf,
@@ -18,7 +18,7 @@ pub enum Error {
         by: Users,
     },
     /// The node cannot be opened.
-    #[error("opening {}: {source}", path.display())]
+    #[error("opening {}: {source}", shown(path))]
     Open {
         /// The device's node.
         path: PathBuf,
@@ -26,7 +26,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The first block cannot be read through the node.
-    #[error("reading the first block of {}: {source}", path.display())]
+    #[error("reading the first block of {}: {source}", shown(path))]
     Read {
         /// The device's node.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The node of a new device did not appear.
-    #[error("{} did not appear within {seconds} s", path.display())]
+    #[error("{} did not appear within {seconds} s", shown(path))]
     Absent {
         /// The device's node.
         path: PathBuf,
@@ -42,7 +42,10 @@ pub enum Error {
         seconds: u64,
     },
     /// The device was told to go and is still there.
-    #[error("{} did not go away within {seconds} s: something may have it open", path.display())]
+    #[error(
+        "{} did not go away within {seconds} s: something may have it open",
+        shown(path)
+    )]
     Lingers {
         /// The device's node.
         path: PathBuf,

@@ -20,7 +20,7 @@ mod wait;
 
 pub use busy::{Busy, Users, busy};
 pub use error::{Error, StepError};
-pub use mountinfo::{MountPoint, is_mount_point, mounts};
+pub use mountinfo::{MountPoint, is_mount_point, mounts, shown};
 pub use open::{open_exclusive, open_rw, read_first_block};
 pub use partitions::delete_partitions;
 pub use survey::{Layer, Node, Survey, chain};

@@ -1,7 +1,7 @@
 //! Reads mount tables, in which the kernel writes blank, tab, newline and backslash in octal.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// One mount: the fields of a line of `mountinfo` that are used here.
@@ -75,6 +75,35 @@ pub(crate) fn unescape(text: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(out))
 }
 
+/// A name that others gave, as it may be shown in one line: what a terminal obeys, and what is no text, stands in octal as in
+/// `/proc/mounts`.
+pub fn shown(path: &Path) -> String {
+    shown_bytes(path.as_os_str().as_bytes())
+}
+
+pub(crate) fn shown_bytes(name: &[u8]) -> String {
+    let mut out = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            // Marks that change the direction of what follows, too.
+            let is_obeyed = c.is_control()
+                || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            match is_obeyed {
+                true => push_octal(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                false => out.push(c),
+            }
+        }
+        push_octal(&mut out, chunk.invalid());
+    }
+    out
+}
+
+fn push_octal(out: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        out.push_str(&format!("\\{byte:03o}"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +128,17 @@ mod tests {
             assert_eq!(mount.file_system_options, "rw");
         }
         assert!(parse(b"").is_none());
+    }
+
+    #[test]
+    fn names_of_others_end_no_line() {
+        for (name, text) in [
+            (&b"/mnt/a b"[..], "/mnt/a b"),
+            (b"/mnt/a\nb\x1b[2J\t", "/mnt/a\\012b\\033[2J\\011"),
+            (b"/mnt/caf\xe9", "/mnt/caf\\351"),
+            ("/gr\u{fc}n\u{202e}".as_bytes(), "/gr\u{fc}n\\342\\200\\256"),
+        ] {
+            assert_eq!(shown_bytes(name), text);
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::{Busy, Error, Survey, Users};
+use crate::{Error, Survey};
 
 /// How long to wait for another process that opens the device in passing, as udev does after each unmount or write.
 const PASSING: Duration = Duration::from_millis(500);
@@ -48,10 +48,7 @@ pub fn open_exclusive(node: &Path, is_ours: impl Fn() -> bool) -> Result<Option<
                 by => by,
             },
             Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
-                match Survey::new().users(node) {
-                    none if none.is_empty() => Users::from(Busy::Elsewhere),
-                    by => by,
-                }
+                Survey::new().users_of_held(node)
             }
             Err(source) => {
                 return Err(Error::Open {
@@ -67,6 +64,25 @@ pub fn open_exclusive(node: &Path, is_ours: impl Fn() -> bool) -> Result<Option<
             });
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// How long a holder is waited for that may be one in passing, such as `mkfs`, where only a question is asked.
+const GLIMPSE: Duration = Duration::from_millis(30);
+
+/// Whether somebody has a block device for himself: the kernel then refuses another who wants that. False where that cannot
+/// be told.
+pub(crate) fn is_held(node: &Path) -> bool {
+    let begin = Instant::now();
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlags::EXCL.bits() as i32);
+    loop {
+        let opened = options.open(node);
+        match opened.map_err(|error| Errno::from_io_error(&error)) {
+            Err(Some(Errno::BUSY)) if begin.elapsed() > GLIMPSE => return true,
+            Err(Some(Errno::BUSY)) => std::thread::sleep(Duration::from_millis(5)),
+            _ => return false,
+        }
     }
 }
 

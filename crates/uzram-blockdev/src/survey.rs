@@ -14,9 +14,10 @@ use std::sync::OnceLock;
 
 use rustix::fs::Dev;
 
-use crate::blocks::{Blocks, names_in, number_of, parse_number};
-use crate::mountinfo::{MountPoint, mounts, read, unescape};
-use crate::swaps::swap_areas;
+use crate::blocks::{Blocks, is_regular, names_in, number_of, parse_number};
+use crate::mountinfo::{MountPoint, mounts, read, shown, shown_bytes, unescape};
+use crate::open::is_held;
+use crate::swaps::{SwapArea, fits, size_bytes, swap_areas, without_deleted};
 use crate::{Busy, Users};
 
 /// Kinds of file system that no process serves and no network is behind.
@@ -34,10 +35,10 @@ struct Process {
 
 impl Process {
     fn new(pid: u32) -> Process {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         Process {
             pid,
-            name: name.trim_end().into(),
+            name: shown_bytes(name.strip_suffix(b"\n").unwrap_or(&name)),
         }
     }
 }
@@ -108,8 +109,10 @@ pub struct Survey {
     stacked: HashMap<Dev, Vec<(Dev, Stacked)>>,
     /// Device and kind of each file system that is active, whether or not a mount of it is to be seen.
     active: Vec<(Dev, String)>,
-    /// With the bytes that are swapped out to each.
-    swaps: BTreeMap<Dev, u64>,
+    /// The swap areas on each device, files of its file system included.
+    swaps: BTreeMap<Dev, Vec<SwapArea>>,
+    /// Those whose node cannot be told from here: its path is another namespace's, or gone.
+    unseen_swaps: Vec<SwapArea>,
     /// Read when it is first asked for, as it takes longest.
     openers: OnceLock<HashMap<Dev, Vec<Process>>>,
 }
@@ -134,12 +137,13 @@ impl Survey {
             namespaces,
             stacked: HashMap::new(),
             swaps: BTreeMap::new(),
+            unseen_swaps: Vec::new(),
             openers: OnceLock::new(),
         };
         for (table, mounts) in tables.into_iter().enumerate() {
             survey.add_table(table, mounts, &sets);
         }
-        survey.swaps = survey.read_swaps();
+        survey.read_swaps();
         survey.stacked = survey.find_stacked();
         survey
     }
@@ -251,16 +255,139 @@ impl Survey {
         })
     }
 
-    fn read_swaps(&self) -> BTreeMap<Dev, u64> {
-        let areas = swap_areas().into_iter();
-        areas
-            .filter_map(|area| Some((self.number_here(&area.path)?, area.used_bytes)))
-            .collect()
+    fn read_swaps(&mut self) {
+        for area in swap_areas() {
+            if !area.is_device {
+                for device in self.devices_of_swap_file(&area.path) {
+                    self.swaps.entry(device).or_default().push(area.clone());
+                }
+                continue;
+            }
+            let number = self.number_here(&area.path);
+            // A path of another namespace may mean another device here.
+            if !number
+                .and_then(size_bytes)
+                .is_some_and(|size| fits(&area, size))
+            {
+                self.unseen_swaps.push(area.clone());
+            }
+            if let Some(number) = number {
+                self.swaps.entry(number).or_default().push(area);
+            }
+        }
+    }
+
+    /// The block devices of the file system that a swap file is on. Its path is that of the namespace where it was switched
+    /// on: the first that has the file. Where it was removed since, by the mount tables alone.
+    fn devices_of_swap_file(&self, path: &Path) -> Vec<Dev> {
+        let gone = without_deleted(path);
+        if gone.is_none() {
+            for (table, process) in self.namespaces.iter().enumerate() {
+                let Some(at) = self.mount_of(path, table, None) else {
+                    continue;
+                };
+                let Mounted { mount, devices, .. } = &self.mounts[at];
+                let seen = match process {
+                    None => path.to_owned(),
+                    Some(Process { pid, .. }) => Path::new(&format!("/proc/{pid}/root"))
+                        .join(path.strip_prefix("/").unwrap_or(path)),
+                };
+                if LOCAL.contains(&mount.kind.as_str()) && is_regular(&seen) {
+                    return devices.clone();
+                }
+            }
+        }
+        let mounts = self.mounts_of(gone.as_deref().unwrap_or(path), true);
+        let devices = mounts.flat_map(|at| self.mounts[at].devices.clone());
+        devices.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Whether the block device at `node` is a swap area that nothing is swapped out to.
     pub fn unused_swap(&self, node: &Path) -> bool {
-        number_of(node).is_some_and(|number| self.swaps.get(&number) == Some(&0))
+        let Some(number) = number_of(node) else {
+            return false;
+        };
+        let known = self.swaps.get(&number).into_iter().flatten();
+        let mut areas: Vec<_> = known.filter(|area| area.is_device).collect();
+        if areas.is_empty()
+            && let Some((device, area)) = self.unseen_swap(number)
+            && device == number
+            && is_held(node)
+        {
+            areas.push(area);
+        }
+        !areas.is_empty() && areas.iter().all(|area| area.used_bytes == 0)
+    }
+
+    /// A swap area that may lie on a device or a partition of it, by its size, and which of them.
+    fn unseen_swap(&self, device: Dev) -> Option<(Dev, &SwapArea)> {
+        let stacked = self.stacked.get(&device).into_iter().flatten();
+        let partitions = stacked.filter(|(_, how)| *how == Stacked::Partition);
+        let all = std::iter::once(device).chain(partitions.map(|(number, _)| *number));
+        all.into_iter().find_map(|number| {
+            let size = size_bytes(number)?;
+            let area = self.unseen_swaps.iter().find(|area| fits(area, size))?;
+            Some((number, area))
+        })
+    }
+
+    /// Whether the block device at `node` may be a swap area that was switched on by a node which cannot be seen from here.
+    /// [`Survey::held`] knows.
+    pub fn may_be_swap(&self, node: &Path) -> bool {
+        number_of(node).is_some_and(|number| self.unseen_swap(number).is_some())
+    }
+
+    /// Asks the kernel whether somebody has the block device at `node` for himself, and says who that may be. To be asked
+    /// where nobody is found otherwise: for that moment nobody else can mount the device.
+    pub fn held(&self, node: &Path) -> Option<Busy> {
+        let number = number_of(node)?;
+        is_held(node).then(|| self.unexplained(number))
+    }
+
+    /// What holds a device that the kernel refuses, and of which nobody is known who does.
+    fn unexplained(&self, device: Dev) -> Busy {
+        match self.unseen_swap(device) {
+            Some((number, _)) => Busy::SwapElsewhere(self.node_of(number)),
+            None => Busy::Elsewhere,
+        }
+    }
+
+    /// Who uses the block device at `node`, which the kernel refuses: never empty.
+    pub fn users_of_held(&self, node: &Path) -> Users {
+        match self.users(node) {
+            none if none.is_empty() => {
+                let by = number_of(node).map(|number| self.unexplained(number));
+                by.unwrap_or(Busy::Elsewhere).into()
+            }
+            by => by,
+        }
+    }
+
+    /// A node by the kernel's name.
+    fn node_of(&self, number: Dev) -> PathBuf {
+        Path::new("/dev").join(self.blocks.name(number).replace('!', "/"))
+    }
+
+    /// What to give to `swapoff`, if the block device at `node` is swapped to: itself, a partition, a file of its file system
+    /// or what is stacked on it.
+    pub fn swap_over(&self, node: &Path) -> Option<PathBuf> {
+        let device = number_of(node)?;
+        let found = self.swap_on(device, &mut BTreeSet::from([device]));
+        found.or_else(|| {
+            let (number, _) = self.unseen_swap(device)?;
+            is_held(node).then(|| self.node_of(number))
+        })
+    }
+
+    fn swap_on(&self, device: Dev, seen: &mut BTreeSet<Dev>) -> Option<PathBuf> {
+        let areas = self.swaps.get(&device).into_iter().flatten();
+        if let Some(area) = areas.into_iter().next() {
+            return Some(area.path.clone());
+        }
+        let stacked = self.stacked.get(&device).into_iter().flatten();
+        stacked
+            .into_iter()
+            .find_map(|(number, _)| seen.insert(*number).then(|| self.swap_on(*number, seen))?)
     }
 
     /// Finds all who use the block device at `node`: mounts, swap areas, devices that are stacked on it and in turn their
@@ -302,6 +429,16 @@ impl Survey {
             let mut users = self.collect(number, &mut BTreeSet::from([number]), with_openers);
             if !self.has(number) {
                 users.extend(self.mounts_from(&node.path));
+                // The kernel has dropped the node, and its path is said to be deleted.
+                let is_it = |area: &&SwapArea| {
+                    without_deleted(&area.path).is_some_and(|path| path == node.path)
+                };
+                users.extend(self.unseen_swaps.iter().find(is_it).map(|_| Busy::Swap));
+            } else if users.iter().all(Busy::is_passing)
+                && number_of(&node.path) == Some(number)
+                && (with_openers || self.unseen_swap(number).is_some())
+            {
+                users.extend(self.held(&node.path));
             }
             let path = node.path.clone();
             users.into_iter().map(move |by| Busy::Dead {
@@ -327,8 +464,11 @@ impl Survey {
 
     fn collect(&self, device: Dev, seen: &mut BTreeSet<Dev>, with_openers: bool) -> Vec<Busy> {
         let mut users = self.mounts_on(device);
-        if self.swaps.contains_key(&device) {
-            users.push(Busy::Swap);
+        for area in self.swaps.get(&device).into_iter().flatten() {
+            users.push(match area.is_device {
+                true => Busy::Swap,
+                false => Busy::SwapFile(area.path.clone()),
+            });
         }
         for (number, stacked) in self.stacked.get(&device).into_iter().flatten() {
             let number = *number;
@@ -495,7 +635,7 @@ impl Survey {
 
     fn device_layer(&self, device: Dev, above: Option<usize>) -> Layer {
         Layer {
-            path: Path::new("/dev").join(self.blocks.name(device).replace('!', "/")),
+            path: self.node_of(device),
             device: Some(device),
             mounts: Vec::new(),
             above,
@@ -513,17 +653,20 @@ impl Survey {
         }
     }
 
-    /// Reads who has block devices open. Follows no path: a link of `/proc/PID/fd` leads to the open file itself, and only
-    /// what lies where a node can lie is looked at, by attributes that the kernel has.
+    /// Reads who has block devices open, or mapped after the descriptor was closed. Follows no path: a link of `/proc/PID/fd`
+    /// leads to the open file itself, and only what lies where a node can lie is looked at, by attributes that the kernel has.
     fn read_openers(&self) -> HashMap<Dev, Vec<Process>> {
         let mut openers: HashMap<Dev, Vec<Process>> = HashMap::new();
         let own = std::process::id();
+        // What most processes map are the same libraries.
+        let mut files = HashMap::new();
         for pid in processes().filter(|pid| *pid != own) {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"));
-            for fd in fds.into_iter().flatten().flatten() {
-                let Some(device) = self.open_device(&fd.path()) else {
-                    continue;
-                };
+            let fds = fds.into_iter().flatten().flatten();
+            let opened = fds.filter_map(|fd| self.open_device(&fd.path()));
+            let mut devices: BTreeSet<Dev> = opened.collect();
+            self.add_mapped(pid, &mut files, &mut devices);
+            for device in devices {
                 let known = openers.entry(device).or_default();
                 if known.last().is_none_or(|last| last.pid != pid) {
                     known.push(Process::new(pid));
@@ -531,6 +674,33 @@ impl Survey {
             }
         }
         openers
+    }
+
+    /// Adds the block devices that a process has mapped. `files` holds what is known of a file by its file system and inode.
+    fn add_mapped(
+        &self,
+        pid: u32,
+        files: &mut HashMap<(Vec<u8>, Vec<u8>), Option<Dev>>,
+        devices: &mut BTreeSet<Dev>,
+    ) {
+        let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+        for line in maps.split(|byte| *byte == b'\n') {
+            // Range, rights, offset, file system, inode, path.
+            let mut fields = line.split(|byte| *byte == b' ');
+            let mut field = || fields.next().unwrap_or_default();
+            let (range, _, _, file_system, inode) = (field(), field(), field(), field(), field());
+            if inode == b"0" || inode.is_empty() {
+                continue;
+            }
+            let key = (file_system.to_vec(), inode.to_vec());
+            let device = *files.entry(key).or_insert_with(|| {
+                let range = String::from_utf8_lossy(range);
+                let (begin, end) = range.split_once('-')?;
+                let (begin, end) = (begin.trim_start_matches('0'), end.trim_start_matches('0'));
+                self.open_device(Path::new(&format!("/proc/{pid}/map_files/{begin}-{end}")))
+            });
+            devices.extend(device);
+        }
     }
 
     fn open_device(&self, fd: &Path) -> Option<Dev> {
@@ -630,7 +800,7 @@ pub fn chain(layers: &[Layer], index: usize) -> String {
     let mut at = Some(index);
     let mut paths = Vec::new();
     while let Some(layer) = at.and_then(|at| layers.get(at)) {
-        paths.push(layer.path.display().to_string());
+        paths.push(shown(&layer.path));
         at = layer.above;
     }
     paths.reverse();

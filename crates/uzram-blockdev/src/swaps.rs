@@ -2,11 +2,13 @@
 //!
 //! The kernel's table names an area by the path that `swapon` was given, as the mount namespace of that moment shows it. So a
 //! name alone tells little: nodes are compared by device number. An area in a namespace that is out of sight, such as a
-//! shim's, is known by its size and by the signature on the device.
+//! shim's, is known by its size, and by the kernel's refusal to give the device to anybody else.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use rustix::fs::{Dev, major, minor};
 
 use crate::blocks::{number_of, parse_number};
 use crate::mountinfo::unescape;
+use crate::open::is_held;
 
 /// Major number of the kernel's NBD client.
 const NBD: u32 = 43;
@@ -94,15 +97,20 @@ fn lies_on(area: &SwapArea, disk: Dev, node: &Path) -> bool {
         // Another device that may well be the one that the table means.
         Some(number) if size_bytes(number).is_some_and(|size| fits(area, size)) => false,
         _ => {
-            area.is_device
-                && size_bytes(disk).is_some_and(|size| fits(area, size))
-                && has_signature(node)
+            area.is_device && size_bytes(disk).is_some_and(|size| fits(area, size)) && is_held(node)
         }
     }
 }
 
+/// The path without the kernel's mark of one that was removed; `None` where it has none.
+pub(crate) fn without_deleted(path: &Path) -> Option<PathBuf> {
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)")?;
+    Some(PathBuf::from(OsStr::from_bytes(bytes)))
+}
+
 /// Whether an area takes a whole device of this size.
-fn fits(area: &SwapArea, device_bytes: u64) -> bool {
+pub(crate) fn fits(area: &SwapArea, device_bytes: u64) -> bool {
     device_bytes.checked_sub(area.size_bytes) == Some(rustix::param::page_size() as u64)
 }
 
@@ -111,11 +119,6 @@ pub fn is_swap_area(read: impl FnOnce(&mut [u8], u64) -> bool) -> bool {
     let mut found = [0; SIGNATURE.len()];
     let at = rustix::param::page_size() - SIGNATURE.len();
     read(&mut found, at as u64) && found == SIGNATURE
-}
-
-fn has_signature(node: &Path) -> bool {
-    let file = File::open(node);
-    is_swap_area(|bytes, at| file.is_ok_and(|file| file.read_exact_at(bytes, at).is_ok()))
 }
 
 /// The disk that a device is a partition of.
@@ -127,7 +130,7 @@ fn disk_of(number: Dev) -> Option<Dev> {
     parse_number(fs::read_to_string(dir.join("../dev")).ok()?.trim())
 }
 
-fn size_bytes(number: Dev) -> Option<u64> {
+pub(crate) fn size_bytes(number: Dev) -> Option<u64> {
     let text = fs::read_to_string(sys(number).join("size")).ok()?;
     Some(text.trim().parse::<u64>().ok()? * 512)
 }
@@ -205,7 +208,9 @@ mod tests {
     #[test]
     fn a_node_that_is_not_there_is_no_swap() {
         assert_eq!(swap_on(Path::new("/dev/no-such-device")), None);
-        assert!(!has_signature(Path::new("/dev/no-such-device")));
+        let deleted = Path::new("/tmp/a (deleted)");
+        assert_eq!(without_deleted(deleted), Some("/tmp/a".into()));
+        assert_eq!(without_deleted(Path::new("/tmp/a")), None);
     }
 
     #[test]

@@ -282,7 +282,7 @@ fn after_a_kill_the_next_command_clears_up() {
     let output = bench.output(&["list", "--noheadings"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        stderr.contains("data is lost") && stderr.contains(at.to_str().unwrap()),
+        stderr.contains("contents are lost") && stderr.contains(at.to_str().unwrap()),
         "{stderr}"
     );
     sh(&format!("umount {}", at.display()));

@@ -651,3 +651,334 @@ fn the_daemon_makes_nothing_smaller_or_removes_it_while_it_is_in_use() {
     disk.bench.uzram(&["remove", "--all"]);
     drop(daemon);
 }
+
+impl Disk {
+    /// Another node of the device, or of what has this kernel name.
+    fn other_node(&self, node: &str, name: &str) -> String {
+        let other = self.bench.path(name).display().to_string();
+        sh(&format!(
+            "mknod -m 600 {other} b $((0x$(stat -c %t {node}))) $((0x$(stat -c %T {node})))"
+        ));
+        other
+    }
+
+    /// Waits until the log says something after so many bytes; gives its length then.
+    fn log_says(&self, after: usize, words: &str) -> usize {
+        let log = self.bench.run_dir().join("zram0/log");
+        let begin = Instant::now();
+        loop {
+            let text = std::fs::read(&log).unwrap();
+            let new = String::from_utf8_lossy(&text[after..]);
+            if new.contains(words) {
+                return text.len();
+            }
+            assert!(begin.elapsed().as_secs() < 10, "no '{words}' in: {new}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Switched off when the test ends, however that is.
+struct SwapOn(String);
+
+impl SwapOn {
+    fn new(what: &str) -> SwapOn {
+        sh(&format!("mkswap -q {what}; swapon {what}"));
+        SwapOn(what.to_owned())
+    }
+}
+
+impl Drop for SwapOn {
+    fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(&self.0).status();
+    }
+}
+
+const SWAP: &[&str] = &[
+    "mkswap",
+    "swapon",
+    "swapoff",
+    "losetup",
+    "partx",
+    "mkfs.ext4",
+];
+
+/// As in the namespace of a shim, or where the node was removed afterwards.
+#[test]
+fn swap_by_a_node_that_nobody_sees_is_a_use() {
+    needs!(SWAP, fuse_loop);
+    // A size that no other test's device has.
+    let disk = Disk::new(&[]);
+    disk.bench.uzram(&["set", "zram0", "disksize=251M"]);
+    let other = disk.other_node(&disk.node, "other");
+    let mut swap = SwapOn::new(&other);
+    std::fs::remove_file(&other).unwrap();
+    swap.0 = disk.node.clone();
+    let words = "swapped on by a node that cannot be seen from here";
+    disk.is_used(&[words]);
+    assert_eq!(disk.mountpoint(), "[SWAP]");
+    // Another swap area changes nothing of that.
+    let begin = disk.log_says(0, "is used as swap");
+    let file = disk.bench.path("file");
+    sh(&format!(
+        "truncate -s 16M {0}; losetup -f --show {0}",
+        file.display()
+    ));
+    let top = sh(&format!("losetup -n -O NAME -j {}", file.display()));
+    drop(SwapOn::new(top.trim()));
+    sh(&format!("losetup -d {top}"));
+    std::thread::sleep(Duration::from_millis(300));
+    let log = std::fs::read_to_string(disk.bench.run_dir().join("zram0/log")).unwrap();
+    assert!(!log[begin..].contains("not used as swap"), "{log}");
+
+    // The dead node is swap, and the new one is not.
+    disk.bench.kill("zram0", "pid");
+    let dead = format!("behind {}, a dead node that is {words}", disk.node);
+    disk.is_used_dead(&dead);
+    assert!(disk.mountpoint().contains("[SWAP]"));
+    drop(swap);
+    disk.remove();
+}
+
+#[test]
+fn the_warning_names_what_is_swapped_on() {
+    needs!(SWAP, fuse_loop);
+    let disk = Disk::new(&[]);
+    partition(&disk.node, 128 << 20);
+    let part = format!("{}p1", disk.node);
+    let swap = SwapOn::new(&part);
+    let at = disk.log_says(0, &format!("Do now: swapoff {part}."));
+    drop(swap);
+    let at = disk.log_says(at, "is not used as swap any more");
+    // A file on a file system of it is the same danger.
+    disk.mount("ext4", &disk.node);
+    let file = format!("{}/swap", disk.at.display());
+    sh(&format!(
+        "dd if=/dev/urandom of={file} bs=1M count=16 status=none; chmod 600 {file}"
+    ));
+    let swap = SwapOn::new(&file);
+    let at = disk.log_says(at, &format!("Do now: swapoff {file}."));
+    assert!(disk.mountpoint().contains(&format!("[SWAP {file}]")));
+    let stat = disk.bench.uzram(&["stat", "zram0"]);
+    assert!(
+        stat.contains(&format!("swapped to, in the file {file}")),
+        "{stat}"
+    );
+    let stat = disk.bench.stat("zram0");
+    assert_eq!(stat["mountpoints"][1], "[SWAP]");
+    drop(swap);
+    disk.log_says(at, "is not used as swap any more");
+    disk.umount();
+    disk.remove();
+}
+
+/// Maps or opens the node and lets it go in a way that no descriptor shows.
+const HIDDEN: &str = "
+import mmap, os, socket, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR)
+if sys.argv[2] == 'mapped':
+    kept = mmap.mmap(fd, 4096)
+    # It keeps a descriptor of its own.
+    for own in map(int, os.listdir('/proc/self/fd')):
+        if own > fd and os.path.exists(f'/proc/self/fd/{own}'):
+            os.close(own)
+else:
+    kept = socket.socketpair()
+    socket.send_fds(kept[0], [b'x'], [fd])
+os.close(fd)
+print('hidden', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn who_has_the_node_mapped_uses_it() {
+    needs!(&["python3", "losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let script = disk.bench.path("hidden.py");
+    std::fs::write(&script, HIDDEN).unwrap();
+    let (user, _) = Running::start(&format!(
+        "exec python3 {} {} mapped",
+        script.display(),
+        disk.node
+    ));
+    disk.is_used(&[&format!("open in process {} (python3", user.0.id())]);
+    drop(user);
+    disk.remove();
+}
+
+/// A descriptor on its way through a socket is in no table. The driver knows that the device is open, before anything is
+/// changed.
+#[test]
+fn an_upgrade_keeps_the_node_of_a_user_that_nobody_sees() {
+    needs!(&["python3", "losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let script = disk.bench.path("hidden.py");
+    std::fs::write(&script, HIDDEN).unwrap();
+    let (user, _) = Running::start(&format!(
+        "exec python3 {} {} sent",
+        script.display(),
+        disk.node
+    ));
+    let before = disk.looks();
+    let said = disk.bench.fails(3, &["upgrade", "zram0"]);
+    assert!(said.contains("cannot be seen from here"), "{said}");
+    assert!(said.contains("the old program serves on"), "{said}");
+    assert_eq!(disk.looks(), before, "after a refusal");
+    // The keeper is the old one again, and goes on.
+    disk.bench.kill("zram0", "keeper");
+    drop(user);
+    disk.bench.uzram(&["upgrade", "zram0"]);
+    assert_ne!(disk.looks(), before);
+    disk.remove();
+}
+
+#[test]
+fn a_node_that_outlives_server_and_keeper_is_told_of_in_one_sentence() {
+    needs!(MKFS, fuse_loop);
+    let disk = Disk::mounted("ext4");
+    disk.bench.kill_all("zram0");
+    let at = disk.at.display();
+    let word = format!(
+        "uzram: server and keeper of zram0 have died, and its contents are lost; {} is still mounted at {at} (umount it first)",
+        disk.node
+    );
+    for command in [
+        &["remove", "zram0"][..],
+        &["remove", "--force", "zram0"],
+        &["remove", "--all"],
+        &["reset", "zram0"],
+        &["stat", "zram0"],
+        &["set", "zram0", "disksize=512M"],
+        &["upgrade", "zram0"],
+    ] {
+        let said = disk.bench.fails(3, command);
+        assert!(said.starts_with(&word), "{command:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{command:?}: {said}");
+    }
+    let listed = disk.bench.output(&["list"]);
+    assert_eq!(listed.status.code(), Some(3));
+    let said = String::from_utf8(listed.stderr).unwrap();
+    assert!(
+        said.starts_with(&word) && said.lines().count() == 1,
+        "{said}"
+    );
+    disk.umount();
+    disk.bench.uzram(&["list"]);
+    disk.bench.assert_clean();
+}
+
+#[test]
+fn what_others_named_is_no_line_of_its_own() {
+    use std::os::unix::ffi::OsStrExt;
+    needs!(&["mkfs.ext4", "python3", "unshare"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let script = disk.bench.path("named.py");
+    let line = "import sys,time\nopen('/proc/self/comm','w').write('a\\nb\\x1b[2J')\nf=open(sys.argv[1],'rb')\nprint('open',flush=True)\ntime.sleep(600)\n";
+    std::fs::write(&script, line).unwrap();
+    let (user, _) = Running::start(&format!("exec python3 {} {}", script.display(), disk.node));
+    disk.is_used(&[&format!(
+        "open in process {} (a\\012b\\033[2J)",
+        user.0.id()
+    )]);
+    drop(user);
+    let at = disk
+        .at
+        .join(std::ffi::OsStr::from_bytes(b"x\ny\x1b[2J\xe9 z"));
+    std::fs::create_dir(&at).unwrap();
+    sh(&format!("mkfs.ext4 -q {}", disk.node));
+    let mounted = Command::new("mount").arg(&disk.node).arg(&at).status();
+    assert!(mounted.unwrap().success());
+    let shown = format!("{}/x\\012y\\033[2J\\351 z", disk.at.display());
+    disk.is_used(&[&format!("mounted at {shown}")]);
+    assert_eq!(disk.mountpoint(), shown);
+    assert_eq!(disk.bench.stat("zram0")["mountpoints"][0], shown);
+    assert!(Command::new("umount").arg(&at).status().unwrap().success());
+    disk.remove();
+}
+
+#[test]
+fn a_device_with_a_damaged_record_is_told_of_and_taken_down() {
+    needs!(&["losetup"], fuse_loop);
+    let damages: [(&str, &str); 5] = [
+        ("deleted", "rm {}"),
+        ("empty", "truncate -s 0 {}"),
+        ("junk", "echo junk >{}"),
+        ("truncated", "truncate -s 20 {}"),
+        ("a directory", "rm {0}; mkdir {}"),
+    ];
+    for (what, damage) in damages {
+        let disk = Disk::new(&[]);
+        let (server, keeper) = (
+            disk.bench.count("zram0", "pid"),
+            disk.bench.count("zram0", "keeper"),
+        );
+        disk.bench
+            .create(&["--size=1M", "--frontend=nbd", "--name=zram1"]);
+        let record = disk.bench.run_dir().join("zram0/device.json");
+        let record = record.display().to_string();
+        sh(&damage.replace("{0}", &record).replace("{}", &record));
+        let listed = disk
+            .bench
+            .output(&["list", "--noheadings", "--output=name"]);
+        assert_eq!(listed.status.code(), Some(1), "{what}: {listed:?}");
+        assert_eq!(listed.stdout, b"zram1\n", "{what}");
+        let said = String::from_utf8(listed.stderr).unwrap();
+        let word = format!("uzram: the record of zram0 is damaged ({record}: ");
+        assert!(said.starts_with(&word), "{what}: {said}");
+        for pid in [server, keeper] {
+            assert!(said.contains(&pid.to_string()), "{what}: {said}");
+        }
+        for command in [&["stat", "zram0"][..], &["remove", "zram0"]] {
+            let said = disk.bench.fails(1, command);
+            assert!(said.starts_with(&word), "{what}, {command:?}: {said}");
+            assert!(said.contains("uzram remove --force"), "{what}: {said}");
+        }
+        let said = disk.bench.fails(4, &["stat", &disk.node]);
+        assert!(
+            said.contains("the record of zram0 is damaged"),
+            "{what}: {said}"
+        );
+        // Who uses it is asked all the same.
+        let (opener, _) =
+            Running::start(&format!("exec 3<{}; echo open; exec sleep 600", disk.node));
+        let said = disk.bench.fails(3, &["remove", "--force", "zram0"]);
+        assert!(said.contains("open in process"), "{what}: {said}");
+        drop(opener);
+        let begin = Instant::now();
+        while !disk
+            .bench
+            .output(&["remove", "--force", "zram0"])
+            .status
+            .success()
+        {
+            assert!(begin.elapsed() < LONGEST, "{what}");
+        }
+        disk.bench.uzram(&["remove", "zram1"]);
+        disk.bench.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_is_found_by_any_node_of_it() {
+    needs!(&["losetup"], fuse_loop);
+    let disk = Disk::new(&[]);
+    let link = disk.bench.path("link");
+    std::os::unix::fs::symlink(&disk.node, &link).unwrap();
+    let name = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&disk.bench.uzram(&["stat", "--json", path])).unwrap()
+    };
+    assert_eq!(name(link.to_str().unwrap())["name"], "zram0");
+    assert_eq!(name(&disk.other_node(&disk.node, "other"))["name"], "zram0");
+    let missing = disk.bench.path("missing");
+    disk.bench.fails(4, &["stat", missing.to_str().unwrap()]);
+    disk.bench.fails(4, &["stat", "/dev/null"]);
+    // From the link's directory.
+    let said = disk
+        .bench
+        .command(&["remove", "link"])
+        .current_dir(link.parent().unwrap())
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{said:?}");
+    disk.bench.assert_clean();
+}

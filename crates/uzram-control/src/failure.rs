@@ -11,6 +11,7 @@ impl From<Error> for Failure {
             Error::BadName { .. } => FailureKind::Usage,
             Error::NotPrivate { .. } => FailureKind::Impossible,
             Error::NotText { .. } => FailureKind::Usage,
+            Error::Damaged(_) => FailureKind::Failed,
             Error::Exists { .. } => FailureKind::Busy,
             Error::System { source, .. } => FailureKind::from_io(source),
         };
@@ -19,6 +20,7 @@ impl From<Error> for Failure {
                 "set UZRAM_RUN_DIR to a directory of your own that nobody else may write to"
             }
             Error::NotText { .. } => "set UZRAM_RUN_DIR to another one",
+            Error::Damaged(_) => "uzram remove --force takes it down",
             _ => return Failure::new(kind, error),
         };
         Failure::new(kind, error).with_hint(hint)

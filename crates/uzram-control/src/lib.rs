@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod damaged;
 mod execute;
 mod failure;
 mod hex;
@@ -23,6 +24,7 @@ pub mod trust;
 pub mod zram;
 
 pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_files};
+pub use damaged::DamagedDevice;
 pub use execute::{default_recompression, execute};
 pub use hex::{from_hex, to_hex};
 pub use protocol::{

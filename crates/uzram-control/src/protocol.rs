@@ -198,7 +198,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         last: bool,
     },
-    /// To a server: end without taking the device down; another process serves it from now on.
+    /// To a server: end without taking the device down; another process serves it from now on. Refused where the device would
+    /// get another node and somebody uses this one; then the server goes on.
     HandOver,
     /// To a keeper: start the server if it does not run, and wait until it serves.
     Recover,
@@ -254,6 +255,7 @@ impl Request {
             Request::Reset
                 | Request::Remove
                 | Request::RemoveByForce
+                | Request::HandOver
                 | Request::Recover
                 | Request::Upgrade { .. }
                 | Request::Snapshot { .. }

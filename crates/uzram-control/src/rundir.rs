@@ -12,17 +12,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram_spec::number;
 
+use crate::damaged::{DamagedDevice, is_locked};
 use crate::trust::{Distrust, FileIdentity, PrivateDir};
 
 /// File name of the record.
-const RECORD: &str = "device.json";
+pub(crate) const RECORD: &str = "device.json";
 /// File name of the lock.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// Longest record or description that is read, in bytes.
 pub const MAX_RECORD: u64 = 64 << 10;
 /// File name of the server's control socket in the device's directory.
@@ -97,6 +98,9 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The device lives, and its record cannot be read.
+    #[error("{0}")]
+    Damaged(DamagedDevice),
     /// There is no such device.
     #[error("no device '{name}' (there {known})")]
     NotFound {
@@ -183,12 +187,8 @@ impl RunningDevice {
     /// Whether nobody holds the device any more: server and keeper have died, and no daemon has copies of what they held. Its
     /// contents are lost then.
     pub fn is_dead(&self) -> bool {
-        // Nothing is made here: a lock that is not there is that of a device that was removed.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(lock) = rustix::fs::open(self.dir.join("lock"), flags, Mode::empty()) else {
-            return false;
-        };
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+        // A lock that is not there is that of a device that was removed.
+        is_locked(&self.dir) == Some(false)
     }
 
     /// The path of the server's control socket.
@@ -331,20 +331,25 @@ impl RunDir {
                 tracing::debug!("{}: no directory of ours", path.display());
                 continue;
             };
-            let Ok((text, since)) = dir.read_with_time(RECORD, MAX_RECORD) else {
-                continue;
-            };
-            match serde_json::from_slice::<DeviceRecord>(&text) {
-                Ok(record) if record.version == 1 && record.name == name => {
-                    entries.push((RunningDevice { dir: path, record }, since));
-                }
-                _ => tracing::warn!("{}: not a record of version 1", path.display()),
+            match record_at(&dir, &name) {
+                Ok((record, since)) => entries.push((RunningDevice { dir: path, record }, since)),
+                Err(why) => tracing::debug!("{}: {why}", path.display()),
             }
         }
         Ok(entries)
     }
 
-    /// The device of that name, path or URI.
+    /// The devices that live although their records cannot be read.
+    pub fn damaged(&self) -> Result<Vec<DamagedDevice>, Error> {
+        let Some(all) = self.open()? else {
+            return Ok(Vec::new());
+        };
+        let names = names(&all)?.into_iter();
+        let damaged = names.filter_map(|name| DamagedDevice::at(&all.dir(&name).ok()?, &name));
+        Ok(damaged.collect())
+    }
+
+    /// The device of that name, path or URI, or with a node at that path, be it a link or one of another name.
     pub fn find(&self, name: &str) -> Result<RunningDevice, Error> {
         let entries = self.listed()?;
         let bare = name.strip_prefix("/dev/").unwrap_or(name);
@@ -357,8 +362,23 @@ impl RunDir {
                 .filter(by_path)
                 .max_by_key(|(_, since)| *since)
         };
-        if let Some((entry, _)) = entries.iter().find(by_name).or_else(newest) {
+        let node = || {
+            let number = number_of(Path::new(name))?;
+            let has_number = |(entry, _): &&(RunningDevice, _)| {
+                number_of(Path::new(&entry.record.path)) == Some(number)
+            };
+            entries
+                .iter()
+                .filter(has_number)
+                .max_by_key(|(_, since)| *since)
+        };
+        let found = entries.iter().find(by_name).or_else(newest).or_else(node);
+        if let Some((entry, _)) = found {
             return Ok(entry.clone());
+        }
+        let mut damaged = self.damaged()?;
+        if let Some(at) = damaged.iter().position(|device| device.name == bare) {
+            return Err(Error::Damaged(damaged.swap_remove(at)));
         }
         let names: Vec<_> = entries
             .into_iter()
@@ -368,6 +388,9 @@ impl RunDir {
             [] => "is none".into(),
             names => format!("are: {}", names.join(", ")),
         };
+        let known = damaged
+            .iter()
+            .fold(known, |known, device| format!("{known}; {device}"));
         Err(Error::NotFound {
             name: name.into(),
             known,
@@ -405,6 +428,27 @@ impl RunDir {
         }
         Ok(swept)
     }
+}
+
+/// Reads the record of a device; what is wrong with it, in words, where that cannot be.
+pub(crate) fn record_at(
+    dir: &PrivateDir,
+    name: &str,
+) -> Result<(DeviceRecord, SystemTime), String> {
+    let read = dir.read_with_time(RECORD, MAX_RECORD);
+    let (text, since) = read.map_err(|error| error.to_string())?;
+    let record: DeviceRecord = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if record.version != 1 || record.name != name {
+        return Err(format!("not a record of version 1 of {name}"));
+    }
+    Ok((record, since))
+}
+
+/// The number of the block device with a node at a path.
+fn number_of(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let found = std::fs::metadata(path).ok()?;
+    found.file_type().is_block_device().then(|| found.rdev())
 }
 
 /// Names of devices, running or dead, by number.

@@ -10,7 +10,7 @@ use uzram_control::RunDir;
 use uzram_control::zram::View;
 use uzram_runtime::logging;
 use uzram_runtime::process::when_told;
-use uzram_runtime::sweep::swept_run_dir;
+use uzram_runtime::sweep::sweep;
 use uzram_runtime::zram::Local;
 use uzram_spec::{Failure, Result, printable};
 
@@ -88,7 +88,8 @@ impl Run {
         // The dead are served again before anybody asks them.
         holder.look();
         holder.look();
-        let run = swept_run_dir()?;
+        let run = RunDir::of_user();
+        sweep(&run)?;
         let socket = run.file(SOCKET)?;
         let from_systemd = received.iter().find(|(_, name)| name.ends_with(".socket"));
         let listener = match from_systemd {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use uzram_blockdev::{Busy, Error, Node, Survey, Users};
+use uzram_blockdev::{Busy, Error, Node, Survey, Users, shown};
 use uzram_spec::{Failure, Result};
 
 use crate::kind_of_node;
@@ -38,7 +38,7 @@ pub fn check_dead(node: &Path, by: Users) -> Result {
 pub fn words_of_dead(users: &Users) -> Vec<String> {
     let word = |by: &Busy| match by {
         Busy::Dead { node, by } => {
-            let node = node.display();
+            let node = shown(node);
             format!("{node}, which is dead, stays {by:#}, and goes with its last user")
         }
         other => format!("{other:#}"),

@@ -241,6 +241,12 @@ pub trait Front: Send {
         Ok(())
     }
 
+    /// Gives up what the next server cannot take over, since it will have another in its place. Refused where somebody uses
+    /// that, and then nothing has changed.
+    fn release(&mut self) -> Result {
+        Ok(())
+    }
+
     /// Finishes what can be finished: this process ends, and another will serve the device.
     fn hand_over(&mut self) {}
 }

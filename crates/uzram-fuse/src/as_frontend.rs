@@ -255,6 +255,11 @@ impl Front for LoopFront {
         Ok(self.front.resized()?)
     }
 
+    /// The next server has another loop device, and whoever has this one open would lose it.
+    fn release(&mut self) -> Result {
+        Ok(self.front.release()?)
+    }
+
     fn remove(&mut self) -> Result {
         self.check_dead()?;
         // Opens the node exclusively while it detaches it.

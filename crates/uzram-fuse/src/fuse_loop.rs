@@ -226,6 +226,12 @@ impl FuseLoop {
         loopdev::open_exclusive(&self.node, &self.file())
     }
 
+    /// Detaches the loop device; the file stays mounted. The driver is asked who has it open, so that also those count whom
+    /// nobody sees. Changes nothing where somebody does ([`Error::Node`]).
+    pub fn release(&self) -> Result<(), Error> {
+        loopdev::detach(&self.node, &self.file())
+    }
+
     /// Detaches the loop device, unmounts, and removes the directory. Changes nothing where somebody uses the device
     /// ([`Error::Node`]). A second call after success does nothing.
     pub fn remove(&mut self) -> Result<(), Error> {

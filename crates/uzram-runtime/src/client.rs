@@ -13,7 +13,10 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
-use uzram_control::{Deadline, DeviceRecord, Request, Response, RunningDevice, call_devices};
+use uzram_control::{
+    DamagedDevice, Deadline, DeviceRecord, KEEPER_SOCKET, Request, Response, RunningDevice,
+    SERVER_SOCKET, call_devices,
+};
 use uzram_spec::{Failure, FailureKind, Result};
 
 use crate::users;
@@ -137,15 +140,53 @@ fn silent(name: &str, who: &str, error: &io::Error) -> Failure {
     Failure::new(FailureKind::from_io(error), message)
 }
 
-/// What is to be said of a device that nobody can serve again.
+/// What is to be said of a device that nobody can serve again: what is left of it, and who still uses that.
 pub(crate) fn death(entry: &RunningDevice) -> Option<Failure> {
-    let message = format!(
-        "server and keeper of {} have died and nobody holds its memory: its contents are lost",
-        entry.record.name
-    );
-    entry
-        .is_dead()
-        .then(|| Failure::no_device(message).with_hint("uzram list clears what is left of it"))
+    if !entry.is_dead() {
+        return None;
+    }
+    let (name, path) = (&entry.record.name, &entry.record.path);
+    let lost = format!("server and keeper of {name} have died, and its contents are lost");
+    let by = users::users(&Survey::new(), entry);
+    let failure = match by.is_empty() {
+        true => Failure::no_device(lost),
+        false => Failure::busy(format!("{lost}; {path} is still {by}")),
+    };
+    Some(failure.with_hint("uzram list clears what is left of it"))
+}
+
+/// Takes down a device whose record is damaged, by whoever answers for it: server, or keeper where that is dead. Says in words
+/// what was done to whom. Refused as [`remove_by_force`] is.
+pub fn remove_damaged(device: &DamagedDevice) -> Result<Vec<String>> {
+    let sockets = [SERVER_SOCKET, KEEPER_SOCKET].map(|name| device.dir.join(name));
+    let mut answers = sockets
+        .iter()
+        .map(|socket| uzram_control::call(socket, &Request::RemoveByForce));
+    let what = match answers.find(io::Result::is_ok) {
+        Some(Ok(Response::Error(error))) => return Err(error.into()),
+        Some(Ok(Response::Did { what })) => what,
+        Some(_) => Vec::new(),
+        None => {
+            let message = format!("{device}, and nobody answers there");
+            let end = format!("to give the device up, kill all at once: {}", device.pids());
+            return Err(Failure::failed(message).with_hint(end));
+        }
+    };
+    wait_until(&device.name, || !device.dir.exists())?;
+    Ok(what)
+}
+
+/// Waits until a device that was taken down is gone.
+fn wait_until(name: &str, is_gone: impl Fn() -> bool) -> Result {
+    let begin = Instant::now();
+    while !is_gone() {
+        if begin.elapsed() > REMOVAL {
+            let message = format!("the server of {name} does not end");
+            return Err(Failure::failed(message));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// Whether another server takes the place of one that died. What is asked too soon still ends up with the dead one.
@@ -216,7 +257,10 @@ fn ask_all(
     let pick = |(entry, answer): (&RunningDevice, io::Result<Response>)| match answer {
         Ok(Response::Error(error)) => Err(error.into()),
         Ok(response) => Ok(response),
-        Err(error) => Err(silent(&entry.record.name, "server", &error)),
+        Err(error) => Err(match death(entry) {
+            Some(death) => death,
+            None => silent(&entry.record.name, "server", &error),
+        }),
     };
     let answers = call_devices(&devices, request, deadline);
     entries.iter().zip(answers).map(pick).collect()
@@ -257,14 +301,7 @@ fn take_down(entry: &RunningDevice, request: &Request) -> Result<Response> {
         Err(_) if entry.record.keeper != 0 => ask_keeper(entry, request)?,
         _ => ask(entry, request)?,
     };
-    let begin = Instant::now();
-    while !entry.is_gone() {
-        if begin.elapsed() > REMOVAL {
-            let message = format!("the server of {} does not end", entry.record.name);
-            return Err(Failure::failed(message));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_until(&entry.record.name, || entry.is_gone())?;
     Ok(answer)
 }
 

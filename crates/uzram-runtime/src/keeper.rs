@@ -42,6 +42,8 @@ const MAX_ORDER: u64 = 4 << 20;
 const UNWANTED: Duration = Duration::from_secs(10);
 /// File that is there, empty, while the program is being replaced, and with what went wrong if that failed.
 pub const UPGRADE: &str = "upgrade";
+/// What the word in [`UPGRADE`] begins with where the old server did not hand over, since its node is in use.
+pub const UPGRADE_REFUSED: &str = "nothing has changed: ";
 
 enum KeeperEvent {
     /// The server with this process number ended.
@@ -269,12 +271,19 @@ impl Keeper {
         self.serve_requests()?;
         match self.server {
             Some(pid) if state.hand_over => {
-                self.end_server(pid);
-                if let Some(old) = &state.rollback {
+                let handed_over = self.end_server(pid);
+                if handed_over.is_ok()
+                    && let Some(old) = &state.rollback
+                {
                     stop_inheriting(old);
                 }
+                if let Err(failure) = handed_over {
+                    let why = format!("{UPGRADE_REFUSED}{failure}");
+                    return self.roll_back(state, &why);
+                }
                 if let Err(failure) = self.start_server(true) {
-                    return self.roll_back(state, &failure);
+                    let why = format!("the new program cannot serve: {failure}");
+                    return self.roll_back(state, &why);
                 }
                 tracing::info!(version = env!("CARGO_PKG_VERSION"), "took over");
                 self.upgrade_done();

@@ -47,7 +47,7 @@ mod watermark;
 pub mod zram;
 
 pub use description::check_program;
-pub use keeper::{UPGRADE, keep, restart_keeper};
+pub use keeper::{UPGRADE, UPGRADE_REFUSED, keep, restart_keeper};
 pub use launch::{Created, launch, launch_announced};
 pub use make::check;
 pub use remote_process::{

@@ -598,7 +598,7 @@ impl Handler for Served {
 
     fn handle(&self, request: Request) -> std::result::Result<Response, ControlError> {
         match request {
-            Request::HandOver => {}
+            Request::HandOver => self.front().release().map_err(refused)?,
             Request::Reset => {
                 // As the kernel's: not under anybody's feet.
                 let front = self.front();

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uzram::Device;
-use uzram_blockdev::{SwapWatch, is_swap_area, swap_on, swap_on_nbd_client};
+use uzram_blockdev::{Survey, SwapWatch, is_swap_area, shown, swap_on_nbd_client};
 use uzram_frontend::Frontend;
 
 use crate::{frontends, process};
 
-/// What is wrong with it, and what to do. `zram0` and `/dev/loop0` are device and node.
+/// What is wrong with it, and what to do. `zram0` and `/dev/loop0` are device and node, a partition or a file on it.
 pub fn unsafe_swap(name: &str, node: &str, frontend: &str) -> String {
     let fit = frontends::all().iter().filter(|f| f.can_swap());
     let fit: Vec<_> = fit.map(|f| f.name()).collect();
@@ -33,10 +33,10 @@ enum SwapPlace {
 }
 
 impl SwapPlace {
-    /// The node to call `swapoff` with, if the device is swap.
+    /// The node or file to call `swapoff` with, if the device is swap.
     fn swap(&self) -> Option<PathBuf> {
         match self {
-            SwapPlace::Node(node) => swap_on(node).map(|_| node.clone()),
+            SwapPlace::Node(node) => Survey::new().swap_over(node),
             SwapPlace::Client(device) => {
                 let area = swap_on_nbd_client(device.size_bytes())?;
                 let is_it = is_swap_area(|bytes, at| device.read_at(bytes, at).is_ok());
@@ -73,7 +73,7 @@ fn watch(name: &str, place: &SwapPlace, frontend: &str) {
         let swap = place.swap();
         match &swap {
             Some(node) if !known => {
-                let node = node.display().to_string();
+                let node = shown(node);
                 tracing::warn!("{}", unsafe_swap(name, &node, frontend));
             }
             None if known => tracing::info!(name, "is not used as swap any more"),

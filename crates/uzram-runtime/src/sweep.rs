@@ -31,15 +31,24 @@ fn prepare(dir: &Path) {
 /// Sweeps the dead out of this user's run directory, and returns it.
 pub fn swept_run_dir() -> Result<RunDir> {
     let run = RunDir::of_user();
-    sweep(&run)?;
+    sweep_where(&run, |dead| {
+        // Whoever asks for it hears what is in the way.
+        !run.devices()
+            .is_ok_and(|all| all.iter().any(|entry| entry.record.name == dead))
+    })?;
     Ok(run)
 }
 
-/// Sweeps the dead out of a run directory, and tells what was cleared.
-pub(crate) fn sweep(run: &RunDir) -> Result {
+/// Sweeps the dead out of a run directory, and tells what was cleared and what could not be.
+pub fn sweep(run: &RunDir) -> Result {
+    sweep_where(run, |_| true)
+}
+
+fn sweep_where(run: &RunDir, tells_of: impl Fn(&str) -> bool) -> Result {
     for swept in run.sweep(clear)? {
         let name = swept.name;
         match swept.outcome {
+            Err(_) if !tells_of(&name) => {}
             Ok(cleared) if cleared.is_empty() => {
                 note::tell(&format!(
                     "server and keeper of {name} had died; cleared its directory"

@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use uzram_blockdev::{Node, Survey, Users};
+use uzram_blockdev::{Node, Survey, Users, shown};
 use uzram_control::RunningDevice;
 use uzram_spec::{Failure, Result};
 
-use crate::frontends;
+use crate::{client, frontends};
 
 /// The nodes of a device: the one that is served, and those that dead servers left.
 pub(crate) struct Nodes {
@@ -41,30 +41,51 @@ impl Nodes {
     }
 }
 
-/// Finds who uses a device: its node, what lies on that, and nodes that dead servers left.
+/// Finds who uses a device: its node, what lies on that, and nodes that dead servers left. Where nobody is found the kernel
+/// is asked, who refuses a device to a second one who wants it for himself.
 pub fn users(survey: &Survey, entry: &RunningDevice) -> Users {
     let Nodes { living, dead } = Nodes::of(survey, entry);
-    let mut users = living.map_or_else(Users::default, |node| survey.users(&node));
+    let mut users = Users::default();
+    if let Some(node) = living {
+        users = survey.users(&node);
+        ask_kernel(survey, &node, &mut users);
+    }
     users.0.extend(survey.users_of_dead(&dead).0);
     users
 }
 
+fn ask_kernel(survey: &Survey, node: &Path, users: &mut Users) {
+    if users.is_empty() || users.is_passing() {
+        users.0.extend(survey.held(node));
+    }
+}
+
 /// Finds where a device is mounted, swapped on or stacked on: like [`users`], without processes that have it open, which
-/// take longest to find.
+/// take longest to find. The kernel is asked where a swap area may be the device's and its node cannot be told.
 pub fn mounts(survey: &Survey, entry: &RunningDevice) -> Users {
     let Nodes { living, dead } = Nodes::of(survey, entry);
-    let mut users = living.map_or_else(Users::default, |node| survey.users_but_openers(&node));
+    let mut users = Users::default();
+    if let Some(node) = living {
+        users = survey.users_but_openers(&node);
+        if survey.may_be_swap(&node) {
+            ask_kernel(survey, &node, &mut users);
+        }
+    }
     users.0.extend(survey.users_of_dead_but_openers(&dead).0);
     users
 }
 
-/// Refuses if anybody uses a device; `but` is said after who it is.
+/// Refuses if anybody uses a device, or nobody can serve it any more; `but` is said after who it is.
 pub fn check_unused(entry: &RunningDevice, but: &str) -> Result {
+    if let Some(death) = client::death(entry) {
+        return Err(death);
+    }
     let by = users(&Survey::new(), entry);
     if by.is_empty() {
         return Ok(());
     }
-    let message = format!("{} is in use: {by}{but}", entry.record.path);
+    let path = shown(Path::new(&entry.record.path));
+    let message = format!("{path} is in use: {by}{but}");
     Err(Failure::busy(message))
 }
 

@@ -1,9 +1,9 @@
 //! `uzram remove`: takes devices down.
 
-use uzram_control::RunningDevice;
+use uzram_control::{Error, RunningDevice};
 use uzram_runtime::{client, sweep};
 
-use super::{all_or, find_daemon, for_each};
+use super::{find_daemon, for_each};
 use crate::exit::{self, Result};
 
 /// Remove devices
@@ -25,8 +25,8 @@ pub(crate) struct Args {
     /// Remove all devices
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Disconnect NBD clients, and remove the device although a node that a dead server left is still in use; says what was
-    /// done. Never unmounts a file system: that device is refused all the same
+    /// Disconnect NBD clients, and remove the device although a node that a dead server left is still in use, or its record is
+    /// damaged; says what was done. Never unmounts a file system: that device is refused all the same
     #[arg(long)]
     force: bool,
 }
@@ -35,24 +35,28 @@ impl Args {
     pub(crate) fn run(self) -> Result {
         let run = sweep::swept_run_dir()?;
         let force = self.force;
-        let remove = |entry: &RunningDevice| remove(entry, force);
         // Those that have no size yet are known to the daemon only.
-        if let Some(daemon) = find_daemon(&run)? {
-            let names = match self.all {
-                true => daemon.names()?,
-                false => self.names,
-            };
-            let several = names.len() > 1;
-            return for_each(names, |name| match run.find(&name) {
-                Ok(entry) => named(several, &entry, remove(&entry)),
-                Err(_) => Ok(daemon.remove(name.strip_prefix("/dev/").unwrap_or(&name))?),
-            });
-        }
-        let entries = all_or(&run, self.all, &self.names)?;
-        let several = entries.len() > 1;
-        for_each(entries, |entry| {
-            let entry = entry?;
-            named(several, &entry, remove(&entry))
+        let daemon = find_daemon(&run)?;
+        let names = match (self.all, &daemon) {
+            (false, _) => self.names,
+            (true, Some(daemon)) => daemon.names()?,
+            (true, None) => {
+                let devices = run.devices()?.into_iter().map(|entry| entry.record.name);
+                let damaged = run.damaged()?.into_iter().map(|device| device.name);
+                devices.chain(damaged).collect()
+            }
+        };
+        let several = names.len() > 1;
+        for_each(names, |name| match (run.find(&name), &daemon) {
+            (Ok(entry), _) => named(several, &entry, remove(&entry, force)),
+            (Err(Error::Damaged(device)), _) if force => {
+                tell_all(&device.name, client::remove_damaged(&device)?);
+                Ok(())
+            }
+            (Err(Error::NotFound { .. }), Some(daemon)) => {
+                Ok(daemon.remove(name.strip_prefix("/dev/").unwrap_or(&name))?)
+            }
+            (Err(error), _) => Err(error.into()),
         })
     }
 }
@@ -72,8 +76,12 @@ fn remove(entry: &RunningDevice, force: bool) -> Result {
         true => client::remove_by_force(entry)?,
         false => client::remove(entry)?,
     };
-    for what in did {
-        exit::tell(format!("{}: {what}", entry.record.name));
-    }
+    tell_all(&entry.record.name, did);
     Ok(())
+}
+
+fn tell_all(name: &str, done: Vec<String>) {
+    for what in done {
+        exit::tell(format!("{name}: {what}"));
+    }
 }

@@ -8,7 +8,7 @@ use uzram_control::{Request, RunDir, RunningDevice};
 use super::{all_or, ask_keeper, for_each, print};
 use crate::exit::{Failure, Result};
 use uzram_frontend::Handover;
-use uzram_runtime::{UPGRADE, frontends, sweep, users};
+use uzram_runtime::{UPGRADE, UPGRADE_REFUSED, frontends, sweep, users};
 
 /// How long the new server may take to serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -81,7 +81,14 @@ fn wait_for_server(run: &RunDir, old: &RunningDevice, begin: Instant) -> Result<
                     return Ok(new);
                 }
                 Err(_) => {}
-                Ok(why) if !why.is_empty() => return Err(failed(&why)),
+                Ok(why) if !why.is_empty() => {
+                    return Err(match why.strip_prefix(UPGRADE_REFUSED) {
+                        Some(by) => {
+                            Failure::busy(format!("{name}: {by}; the old program serves on"))
+                        }
+                        None => failed(&why),
+                    });
+                }
                 // The old server noticed, and started another keeper.
                 Ok(_) if new.record.keeper != old.record.keeper => {
                     return Err(failed("the new program ended at once"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use uzram_control::{Request, Response};
-use uzram_spec::{Failure, Result};
+use uzram_spec::Result;
 
 use super::{Keeper, KeeperState, UPGRADE};
 use crate::logging;
@@ -20,10 +20,14 @@ use crate::process::{pidfd, reap, wait_for_end, wait_for_end_within};
 const HAND_OVER: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    /// Lets a server go, so that another can take its place.
-    pub(super) fn end_server(&mut self, pid: u32) {
+    /// Lets a server go, so that another can take its place. Where the server refuses it goes on: somebody uses a node that
+    /// would go with it.
+    pub(super) fn end_server(&mut self, pid: u32) -> Result {
         let end = pidfd(pid);
         let asked = self.ask_server(&Request::HandOver);
+        if let Ok(Response::Error(error)) = asked {
+            return Err(error.into());
+        }
         let ended = |end: &OwnedFd| wait_for_end_within(end, HAND_OVER);
         if let Some(end) = end
             && (!matches!(asked, Ok(Response::Done)) || !ended(&end))
@@ -35,6 +39,7 @@ impl Keeper {
         }
         reap(pid);
         self.server = None;
+        Ok(())
     }
 
     /// Executes another program in this process's place. It was checked to know the image.
@@ -75,15 +80,12 @@ impl Keeper {
         }
     }
 
-    /// The new program's server does not start: the old program's did.
-    pub(super) fn roll_back(mut self, state: &KeeperState, failure: &Failure) -> Result {
-        self.upgrade_failed(&format!("the new program cannot serve: {failure}"));
+    /// Goes back to the old program: this one's server does not start, or the old one's, which lives, does not hand over.
+    pub(super) fn roll_back(mut self, state: &KeeperState, why: &str) -> Result {
+        self.upgrade_failed(why);
         if let Some(old) = &state.rollback {
             tracing::warn!("going back to the old program");
-            let back = KeeperState {
-                server: None,
-                ..self.state()
-            };
+            let back = self.state();
             logging::flush();
             let error = Command::new(old)
                 .arg0("uzram")
@@ -91,8 +93,13 @@ impl Keeper {
                 .exec();
             tracing::error!(%error, "the old program cannot be executed");
         }
-        self.failures = 1;
-        self.start_again();
+        match self.server {
+            Some(pid) => self.watch_server(pid),
+            None => {
+                self.failures = 1;
+                self.start_again();
+            }
+        }
         self.watch()
     }
 }

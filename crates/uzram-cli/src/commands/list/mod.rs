@@ -6,9 +6,9 @@ mod zramctl;
 use std::time::{Duration, Instant};
 
 use uzram_blockdev::Survey;
-use uzram_control::RunningDevice;
 use uzram_control::size;
 use uzram_control::stat::Stat;
+use uzram_control::{Error, RunningDevice};
 use uzram_runtime::{client, sweep, users};
 use uzram_spec::printable_line;
 
@@ -21,7 +21,7 @@ pub(super) use columns::ratio;
 /// List the devices
 ///
 /// All devices are asked at once. One whose server does not answer within a second is shown with question marks, and the
-/// exit code is 1. All of zramctl's options are understood, so that scripts can be run with alias zramctl='uzram list'.
+/// exit code is 1, as where a device's record is damaged. All of zramctl's options are understood, so that scripts can be run with alias zramctl='uzram list'.
 #[derive(clap::Args)]
 #[command(
     version,
@@ -124,7 +124,12 @@ impl Args {
             print(&self.table(&columns, &rows))?;
         }
         let silent = rows.into_iter().filter_map(|row| row.stat.err());
-        super::all_failures(true, silent.collect())
+        let mut failures: Vec<Failure> = silent.collect();
+        if self.devices.is_empty() {
+            let damaged = run.damaged()?.into_iter();
+            failures.extend(damaged.map(|device| Failure::from(Error::Damaged(device))));
+        }
+        super::all_failures(true, failures)
     }
 
     fn columns(&self) -> Result<Vec<&'static Column>> {
