@@ -11,8 +11,8 @@ use clap::Subcommand;
 use serde_json::json;
 use uzram_control::size::human;
 use uzram_remote::{
-    BackingOwner, BackingUser, Checking, Collecting, Error, Opened, Remote, RemoteAddress,
-    RemoteBacking, RemoteConfig, Remotes, StoreErrorKind,
+    BackingOwner, BackingUser, Checking, ClientEnd, Collecting, Error, Opened, Remote,
+    RemoteAddress, RemoteBacking, RemoteConfig, Remotes, StoreErrorKind,
 };
 
 use uzram::uzram_backing::SegmentStore;
@@ -471,6 +471,18 @@ impl SegmentStore for DeviceBacking {
     }
 }
 
+/// Has this process end with the one that speaks to the store: the server starts another one of this, and so of that.
+fn end_with(client: Option<ClientEnd>) -> Result {
+    let Some(ended) = client else {
+        return Ok(());
+    };
+    process::spawn("client-end", move || {
+        ended();
+        std::process::exit(1);
+    })?;
+    Ok(())
+}
+
 fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
     let files = KeyFiles {
         identities: order.identities.clone(),
@@ -494,13 +506,7 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
     }
     let (remote, tag) = order.remote.split_once('/').unwrap_or((&order.remote, ""));
     let remote = open(remote)?;
-    if let Some(ended) = remote.client_end() {
-        // The server starts another one of this, and so of that.
-        process::spawn("client-end", move || {
-            ended();
-            std::process::exit(1);
-        })?;
-    }
+    let ended = remote.client_end();
     if let Some(backing) = &order.backing {
         let user = BackingUser {
             id: backing.id,
@@ -510,6 +516,7 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
         };
         let opened = remote.open_backing(tag, &user, backing.is_new);
         let backing = DeviceBacking(opened.map_err(failure)?);
+        end_with(ended)?;
         return Ok(OpenedRemote::Backing(OpenBacking(Arc::new(backing))));
     }
     let known = order.snapshot.as_deref().map(str::parse::<Digest>);
@@ -533,6 +540,7 @@ fn open_for_device(order: &RemoteOrder) -> Result<OpenedRemote> {
         snapshot: stored,
         name: order.trace.clone().unwrap_or_default(),
     };
+    end_with(ended)?;
     Ok(OpenedRemote::Snapshot(OpenRemote {
         snapshot,
         stored,
