@@ -375,7 +375,10 @@ impl Survey {
         let found = self.swap_on(device, &mut BTreeSet::from([device]));
         found.or_else(|| {
             let (number, _) = self.unseen_swap(device)?;
-            is_held(node).then(|| self.node_of(number))
+            // Who mounts it, or lies on it, has it for himself as well.
+            let known = self.collect(device, &mut BTreeSet::from([device]), false);
+            let is_unexplained = known.iter().all(Busy::is_passing);
+            (is_unexplained && is_held(node)).then(|| self.node_of(number))
         })
     }
 

@@ -672,7 +672,7 @@ impl Disk {
             if new.contains(words) {
                 return text.len();
             }
-            assert!(begin.elapsed().as_secs() < 10, "no '{words}' in: {new}");
+            assert!(begin.elapsed().as_secs() < 30, "no '{words}' in: {new}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

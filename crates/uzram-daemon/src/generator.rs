@@ -391,10 +391,8 @@ impl Section {
                 self.swap_priority =
                     priority.ok_or_else(|| format!("'{value}': a number from -1 to 32767"))?;
             }
-            "mount-point" => {
-                let place = Mount::place(value);
-                self.mount_point = Some(place.map_err(|failure| failure.message)?);
-            }
+            // Anywhere, as upstream: also where uzram.toml refuses it.
+            "mount-point" => self.mount_point = Some(absolute(value)?),
             "fs-type" => self.fs_type = Some(value.into()),
             "options" => self.options = value.into(),
             "zram-fraction" => {
