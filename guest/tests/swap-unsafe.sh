@@ -21,7 +21,8 @@ for frontend in fuse-loop nbd-kernel; do
     # The log counts what is said again within ten seconds.
     sleep 11
     check swapon ./other
-    retry 10 is_logged 2 "$disk"
+    # It names what swapoff takes.
+    retry 10 is_logged 1 "$PWD/other"
     check swapoff "$disk"
     rm other
     check uzram remove zram0
