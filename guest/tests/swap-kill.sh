@@ -1,5 +1,5 @@
 # about: server and keeper of a swap device are killed while half of the guest's memory is swapped out to it
-# memory: 768M
+# memory: 1G
 # modules: ublk_drv
 # timeout: 400
 

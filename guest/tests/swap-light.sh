@@ -1,5 +1,5 @@
 # about: swap on ublk: 150 MiB more than there is free, every byte checked; what a swap device is made of
-# memory: 640M
+# memory: 768M
 # modules: ublk_drv
 # allow-dmesg: ublkb0
 # timeout: 400
