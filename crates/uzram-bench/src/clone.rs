@@ -74,7 +74,7 @@ struct Bench {
     tag: String,
 }
 
-/// A device that is removed with this value.
+/// A device that was made. What is not removed ends with the host.
 struct Made<'a> {
     host: &'a Host,
     path: String,

@@ -237,13 +237,7 @@ impl Remote {
             };
             match self.store.put(&key, &objects::to_json(owner), &when) {
                 // Who it is now is read above.
-                Err(error)
-                    if matches!(
-                        error.kind,
-                        StoreErrorKind::Exists
-                            | StoreErrorKind::Changed
-                            | StoreErrorKind::Unsettled
-                    ) => {}
+                Err(error) if error.kind.is_settled_by_a_look() => {}
                 written => return Ok(written.map(drop)?),
             }
         }
@@ -467,15 +461,7 @@ pub(crate) fn garbage(
             // Nobody knows what it is.
             _ => true,
         };
-        if is_needed {
-            collected.kept += 1;
-            collected.kept_bytes += meta.bytes;
-        } else if !is_old(&meta) {
-            collected.young += 1;
-            collected.young_bytes += meta.bytes;
-        } else {
-            collected.removed += 1;
-            collected.removed_bytes += meta.bytes;
+        if collected.is_garbage(meta.bytes, is_needed, || is_old(&meta)) {
             garbage.push(meta);
         }
     }

@@ -68,6 +68,26 @@ pub struct Collected {
     pub backings: usize,
 }
 
+impl Collected {
+    /// Counts an object, and says whether it is to be removed.
+    pub(crate) fn is_garbage(
+        &mut self,
+        bytes: u64,
+        is_needed: bool,
+        is_old: impl FnOnce() -> bool,
+    ) -> bool {
+        let is_garbage = !is_needed && is_old();
+        let (count, all_bytes) = match (is_needed, is_garbage) {
+            (true, _) => (&mut self.kept, &mut self.kept_bytes),
+            (false, false) => (&mut self.young, &mut self.young_bytes),
+            (false, true) => (&mut self.removed, &mut self.removed_bytes),
+        };
+        *count += 1;
+        *all_bytes += bytes;
+        is_garbage
+    }
+}
+
 /// What is needed.
 #[derive(Default)]
 struct Marked {
@@ -116,15 +136,7 @@ impl Collecting {
             for meta in remote.store.list(prefix_of(kind))? {
                 let name = name_in(&meta.key);
                 let is_needed = name.is_some_and(|name| marked.parts.contains(&(kind, name)));
-                if is_needed {
-                    collected.kept += 1;
-                    collected.kept_bytes += meta.bytes;
-                } else if !is_old(&meta) {
-                    collected.young += 1;
-                    collected.young_bytes += meta.bytes;
-                } else {
-                    collected.removed += 1;
-                    collected.removed_bytes += meta.bytes;
+                if collected.is_garbage(meta.bytes, is_needed, || is_old(&meta)) {
                     garbage.push(meta);
                 }
             }

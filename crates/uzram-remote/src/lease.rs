@@ -74,6 +74,22 @@ impl Shared {
     }
 }
 
+impl LeaseBody {
+    /// One of this process that names nothing yet.
+    fn new(id: String, why: &str, seconds: u64) -> LeaseBody {
+        LeaseBody {
+            uzram: "lease".into(),
+            version: VERSION,
+            id,
+            by: id::holder(),
+            why: why.into(),
+            seconds,
+            manifests: Vec::new(),
+            backings: Vec::new(),
+        }
+    }
+}
+
 impl Lease {
     /// Takes a lease, and waits until no sweep goes on that may not have seen it. `why` is for people.
     pub(crate) fn take(store: &Arc<dyn Store>, why: &str, manifests: Vec<String>) -> Result<Lease> {
@@ -99,14 +115,8 @@ impl Lease {
         backing: String,
     ) -> Result<Lease> {
         let body = LeaseBody {
-            uzram: "lease".into(),
-            version: VERSION,
-            id,
-            by: id::holder(),
-            why: why.into(),
-            seconds: BACKING_SECONDS,
-            manifests: Vec::new(),
             backings: vec![backing],
+            ..LeaseBody::new(id, why, BACKING_SECONDS)
         };
         let lease = Lease::begin(store, key, body, &When::Always)?;
         lease.wait_for_sweep()?;
@@ -155,14 +165,8 @@ impl Lease {
         seconds: u64,
     ) -> Result<Lease> {
         let body = LeaseBody {
-            uzram: "lease".into(),
-            version: VERSION,
-            id,
-            by: id::holder(),
-            why: why.into(),
-            seconds,
             manifests,
-            backings: Vec::new(),
+            ..LeaseBody::new(id, why, seconds)
         };
         Lease::begin(store, key, body, &When::New)
     }

@@ -100,6 +100,13 @@ pub enum StoreErrorKind {
     Failed,
 }
 
+impl StoreErrorKind {
+    /// Whether a write on a condition met another one, or may have: what is there says more.
+    pub(crate) fn is_settled_by_a_look(self) -> bool {
+        matches!(self, Self::Exists | Self::Changed | Self::Unsettled)
+    }
+}
+
 /// Why a store did not do something, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreError {

@@ -109,13 +109,7 @@ impl Remote {
             };
             let bytes = serde_json::to_vec(&body).unwrap_or_default();
             match self.store.put(&key, &bytes, &when) {
-                Err(error)
-                    if matches!(
-                        error.kind,
-                        StoreErrorKind::Exists
-                            | StoreErrorKind::Changed
-                            | StoreErrorKind::Unsettled
-                    ) => {}
+                Err(error) if error.kind.is_settled_by_a_look() => {}
                 written => return Ok(written.map(|_| true)?),
             }
         }
