@@ -6,7 +6,7 @@ pub mod stored;
 mod works;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -303,9 +303,8 @@ fn read_heap(pid: u32, bytes: &mut Vec<u8>) -> Result<()> {
         File::open(format!("/proc/{pid}/mem"))?,
         File::open(format!("/proc/{pid}/pagemap"))?,
     );
-    let mut maps = String::new();
-    File::open(format!("/proc/{pid}/maps"))?.read_to_string(&mut maps)?;
-    for line in maps.lines() {
+    let maps = std::fs::read(format!("/proc/{pid}/maps"))?;
+    for line in String::from_utf8_lossy(&maps).lines() {
         let mut fields = line.split_whitespace();
         let (Some(range), Some("rw-p")) = (fields.next(), fields.next()) else {
             continue;

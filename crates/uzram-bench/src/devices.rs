@@ -104,7 +104,8 @@ struct Memory {
 impl Memory {
     fn add(&mut self, process: &str, pid: u32) -> Result<()> {
         let path = format!("/proc/{pid}/smaps");
-        let maps = fs::read_to_string(&path).with_context(|| path)?;
+        let maps = fs::read(&path).with_context(|| path)?;
+        let maps = String::from_utf8_lossy(&maps);
         let mut mapping = String::new();
         for line in maps.lines() {
             let mut words = line.split_ascii_whitespace();

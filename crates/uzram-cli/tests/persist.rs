@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, have, needs, sh};
-use uzram_testkit::data;
+use uzram_testkit::{data, mountinfo};
 
 /// A host with a directory for what is saved.
 struct Host {
@@ -187,8 +187,7 @@ fn a_file_system_comes_back_and_a_restart_costs_nothing() {
     ));
     let said = host.save();
     assert!(!said.contains("power cut"), "{said}");
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts().contains(&at));
+    assert!(!mountinfo().contains(&at));
     assert_eq!(host.names(), ["zram4.uzsnap"]);
     let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&host.dir()), mode(&file)), (0o700, 0o600));
@@ -202,7 +201,7 @@ fn a_file_system_comes_back_and_a_restart_costs_nothing() {
     host.configure(&rest("96M"));
     let (daemon, said) = host.start();
     assert!(said.contains("made of what was saved"), "{said}");
-    assert!(mounts().contains(&at), "{said}");
+    assert!(mountinfo().contains(&at), "{said}");
     sh(&format!(
         "diff -r {source}/src {at}/src && grep more {at}/more"
     ));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::{Bench, have, needs, sh};
 use uzram::compress::{Registry, Settings};
 use uzram_snapshot::{CodecSource, DiskSource, Page, Snapshot, SnapshotSummary, SnapshotWriter};
-use uzram_testkit::data;
+use uzram_testkit::{data, mountinfo};
 
 const PAGE: usize = 4096;
 
@@ -727,12 +727,11 @@ fn a_configured_device_is_restored_and_mounted() {
         .stderr(log);
     let mut daemon = Killed(daemon.spawn().unwrap());
     let begin = Instant::now();
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
-    while !mounts().contains(&at) && begin.elapsed() < Duration::from_secs(30) {
+    while !mountinfo().contains(&at) && begin.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let log = || fs::read_to_string(files.path("daemon.log")).unwrap();
-    assert!(mounts().contains(&at), "{}", log());
+    assert!(mountinfo().contains(&at), "{}", log());
     sh(&format!("diff -r {source}/src {at} -x lost+found"));
     assert!(log().contains("ext4.missing: No such file"), "{}", log());
     // By the API as well, with the path of the command's own directory.

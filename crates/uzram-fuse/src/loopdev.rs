@@ -1,6 +1,8 @@
 //! Loop devices: attaching a file, finding the devices on a file, detaching it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -194,10 +196,10 @@ pub(crate) fn is_file(behind: &Path, file: &Path) -> bool {
 /// The file behind a loop device, according to sysfs.
 fn backing_file(node: &Path) -> Option<PathBuf> {
     let name = node.file_name()?.to_str()?;
-    let text = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
-    Some(PathBuf::from(
-        text.trim_end_matches('\n').trim_end_matches(" (deleted)"),
-    ))
+    let path = fs::read(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    let path = path.strip_suffix(b"\n").unwrap_or(&path);
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    Some(PathBuf::from(OsStr::from_bytes(path)))
 }
 
 /// The nodes of the loop devices on `file`.

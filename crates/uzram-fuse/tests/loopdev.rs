@@ -16,7 +16,7 @@ use uzram_fuse::{
     Error, FuseLoop, FuseUring, LoopNumber, LoopOptions, Transport, clear_stale, is_free, probe,
     probe_uring,
 };
-use uzram_testkit::peers;
+use uzram_testkit::{mountinfo, peers};
 
 /// Whether the machine can run these tests. Where peers are required, a missing one is a failure.
 fn possible() -> bool {
@@ -105,8 +105,7 @@ fn passes(options: &LoopOptions, transport: Transport) {
     front.remove().unwrap();
     assert!(!mount.exists());
     assert!(!run("losetup", &["-a"]).contains(dir.path().to_str().unwrap()));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(dir.path().to_str().unwrap()));
+    assert!(!mountinfo().contains(dir.path().to_str().unwrap()));
 }
 
 #[test]
@@ -305,8 +304,7 @@ fn an_abort_fails_requests_that_are_under_way_and_ends_the_server() {
         });
         front.remove().unwrap();
         assert!(!mount.exists(), "{transport:?}");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(dir.path().to_str().unwrap()));
+        assert!(!mountinfo().contains(dir.path().to_str().unwrap()));
     }
 }
 
@@ -329,8 +327,7 @@ fn a_ring_that_is_refused_is_done_without() {
     let error = FuseLoop::create(device.clone(), "refused", &mount, &on);
     let error = error.map(drop).unwrap_err();
     assert!(matches!(error, Error::NoUring { .. }), "{error}");
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(dir.path().to_str().unwrap()));
+    assert!(!mountinfo().contains(dir.path().to_str().unwrap()));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     let auto = options(FuseUring::Auto);
     let mut front = FuseLoop::create(device.clone(), "refused", &mount, &auto).unwrap();

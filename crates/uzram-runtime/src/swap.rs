@@ -14,8 +14,10 @@
 //! allocate. The upper half of that is the stock's ([`keep_stock`]), the lower half is for servers that start.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,9 +134,9 @@ pub(crate) fn lock() {
 /// of what it has written to, initialised data above all: the pages in the file are not, and on a tmpfs they are swapped out.
 /// To be called before what is mapped is locked as it is touched.
 fn keep_program() -> std::io::Result<()> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let maps = std::fs::read("/proc/self/maps")?;
     for (path, ranges) in program_files(&maps) {
-        let file = match File::open(path) {
+        let file = match File::open(OsStr::from_bytes(path)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
@@ -143,7 +145,7 @@ fn keep_program() -> std::io::Result<()> {
         }
     }
     // Where the loader looks libraries up.
-    if !maps.contains(LIBRARIES) {
+    if !lines(&maps).any(|line| line.ends_with(LIBRARIES.as_bytes())) {
         let cache = File::open(LIBRARIES)?;
         keep_resident(&cache, 0, cache.metadata()?.len() as usize)?;
     }
@@ -156,14 +158,17 @@ const LIBRARIES: &str = "/etc/ld.so.cache";
 
 /// The files of which something is executed, and what is mapped of them: offset and length. As proc_pid_maps(5) has it. A
 /// file that is kept already, as a fork inherits it, is left out.
-fn program_files(maps: &str) -> BTreeMap<&str, BTreeSet<(u64, usize)>> {
-    let mut files: BTreeMap<&str, BTreeSet<(u64, usize)>> = BTreeMap::new();
+fn program_files(maps: &[u8]) -> BTreeMap<&[u8], BTreeSet<(u64, usize)>> {
+    let mut files: BTreeMap<&[u8], BTreeSet<(u64, usize)>> = BTreeMap::new();
     let (mut executed, mut kept) = (BTreeSet::new(), BTreeSet::new());
-    for line in maps.lines() {
-        let mut fields = line.split_ascii_whitespace();
+    for line in lines(maps) {
+        let path_at = line.iter().position(|byte| *byte == b'/');
+        // The path need not be text.
+        let (fields, path) = line.split_at(path_at.unwrap_or(line.len()));
+        let fields = String::from_utf8_lossy(fields);
+        let mut fields = fields.split_ascii_whitespace();
         let mut field = || fields.next().unwrap_or_default();
         let (range, rights, offset) = (field(), field(), field());
-        let path = line.find('/').map_or("", |at| &line[at..]);
         let hex = |digits| u64::from_str_radix(digits, 16).ok();
         let Some((begin, end)) = range.split_once('-') else {
             continue;
@@ -171,7 +176,7 @@ fn program_files(maps: &str) -> BTreeMap<&str, BTreeSet<(u64, usize)>> {
         let (Some(begin), Some(end), Some(offset)) = (hex(begin), hex(end), hex(offset)) else {
             continue;
         };
-        if path.is_empty() || path.ends_with(" (deleted)") || path.starts_with("/dev/") {
+        if path.is_empty() || path.ends_with(b" (deleted)") || path.starts_with(b"/dev/") {
             continue;
         }
         if rights.contains('x') {
@@ -185,6 +190,10 @@ fn program_files(maps: &str) -> BTreeMap<&str, BTreeSet<(u64, usize)>> {
     }
     files.retain(|path, _| executed.contains(path) && !kept.contains(path));
     files
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
 }
 
 /// A file of memory for a swap device: one that is never swapped out itself, not even while the device has no server and
@@ -335,10 +344,10 @@ mod tests {
 
     #[test]
     fn what_is_executed_is_kept_with_its_data_and_nothing_else() {
-        let maps = "\
-00400000-00500000 r--p 00000000 fe:00 12345                              /usr/bin/u z
-00500000-00900000 r-xp 00100000 fe:00 12345                              /usr/bin/u z
-00900000-00910000 rw-p 00500000 fe:00 12345                              /usr/bin/u z
+        let maps = b"\
+00400000-00500000 r--p 00000000 fe:00 12345                              /usr/bin/u \xfc
+00500000-00900000 r-xp 00100000 fe:00 12345                              /usr/bin/u \xfc
+00900000-00910000 rw-p 00500000 fe:00 12345                              /usr/bin/u \xfc
 00a00000-00a01000 r-xp 00000000 fe:00 12346                              /usr/lib/kept.so
 00b00000-00b01000 r--s 00000000 fe:00 12346                              /usr/lib/kept.so
 01000000-01020000 rw-p 00000000 00:00 0                                  [heap]
@@ -350,14 +359,14 @@ mod tests {
 ";
         let files = program_files(maps);
         let ranges = BTreeSet::from([(0, 1 << 20), (1 << 20, 4 << 20), (5 << 20, 1 << 16)]);
-        assert_eq!(files, BTreeMap::from([("/usr/bin/u z", ranges)]));
+        assert_eq!(files, BTreeMap::from([(&b"/usr/bin/u \xfc"[..], ranges)]));
     }
 
     #[test]
     fn the_program_that_runs_is_found() {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let maps = std::fs::read("/proc/self/maps").unwrap();
         let own = std::env::current_exe().unwrap();
-        assert!(program_files(&maps).contains_key(own.to_str().unwrap()));
+        assert!(program_files(&maps).contains_key(own.as_os_str().as_bytes()));
         if let Err(error) = keep_program() {
             // Without rights there is a limit on locked memory.
             assert!(!rustix::process::geteuid().is_root(), "{error}");

@@ -132,11 +132,7 @@ impl Bench {
         let own = self.run_dir().to_str().unwrap().to_owned();
         assert_eq!(self.uzram(&["list", "--noheadings"]), "");
         assert!(!sh("losetup -a").contains(&own));
-        assert!(
-            !std::fs::read_to_string("/proc/self/mountinfo")
-                .unwrap()
-                .contains(&own)
-        );
+        assert!(!crate::mountinfo().contains(&own));
         let left: Vec<_> = std::fs::read_dir(self.run_dir())
             .into_iter()
             .flatten()

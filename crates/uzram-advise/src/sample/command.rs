@@ -5,6 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::process::read_text;
 use super::{Sample, check_count, process};
 use crate::Error;
 
@@ -90,7 +91,7 @@ fn descendants(root: u32) -> Vec<u32> {
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_text(pid, "stat").ok()?;
     // The name, in brackets, may hold anything; state and parent follow.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -120,6 +121,21 @@ mod tests {
         let script =
             "python3 -c 'import time; x = [str(i) * 9 for i in range(300000)]; time.sleep(1)'; :";
         let sample = run(script, None).unwrap();
+        assert!(sample.population > 5000, "{}", sample.population);
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().display();
+        // A program and a mapped file with bytes in their names that are no UTF-8.
+        let script = format!(
+            "cd {folder}; name=$(printf 'n\\374'); head -c 9999 /dev/zero > f$name; \
+             python3 -c 'import os, sys; os.symlink(sys.executable, os.fsencode(sys.argv[1]))' $name; \
+             ./$name -c 'import mmap, os, sys, time; m = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 0); \
+             x = [str(i) * 9 for i in range(300000)]; time.sleep(1)' f$name; :"
+        );
+        let sample = run(&script, None).unwrap();
         assert!(sample.population > 5000, "{}", sample.population);
     }
 

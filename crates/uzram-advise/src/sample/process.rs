@@ -55,15 +55,21 @@ fn gone(pid: u32) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
+/// A file of a process in which names stand that need not be text.
+pub(super) fn read_text(pid: u32, name: &str) -> io::Result<String> {
+    let bytes = fs::read(format!("/proc/{pid}/{name}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn name_of(pid: u32) -> String {
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+    match read_text(pid, "comm") {
         Ok(name) => format!("process {pid} ({})", name.trim()),
         Err(_) => format!("process {pid}"),
     }
 }
 
 fn find_pages(pid: u32, index: usize, found: &mut Reservoir<PageAddress>) -> io::Result<()> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let maps = read_text(pid, "maps")?;
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     let mut bytes = vec![0; ENTRIES * 8];
     for mapping in maps.lines().filter_map(Mapping::parse) {
