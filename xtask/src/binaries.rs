@@ -62,7 +62,8 @@ impl Queue {
 /// What came of it.
 struct Ran {
     name: String,
-    passed: bool,
+    /// What went wrong, in short.
+    failed: Option<String>,
     took: Duration,
 }
 
@@ -128,13 +129,12 @@ pub(crate) fn run(units_only: bool, variables: &[(&str, String)]) -> Result<()> 
     let mut ran = run_all(runs)?;
     ran.sort_by_key(|ran| std::cmp::Reverse(ran.took));
     let count = ran.len();
-    let failed: Vec<_> = ran.iter().filter(|ran| !ran.passed).collect();
-    let failed: Vec<_> = failed.iter().map(|ran| ran.name.as_str()).collect();
+    let failed: Vec<_> = ran.iter().filter_map(Ran::failure).collect();
     println!("\n{count} test binaries; those that took longest:");
     for Ran { name, took, .. } in ran.iter().take(LISTED) {
         println!("{:5.1} s  {name}", took.as_secs_f32());
     }
-    ensure!(failed.is_empty(), "failed: {}", failed.join(" "));
+    ensure!(failed.is_empty(), "failed:\n{}", failed.join("\n"));
     Ok(())
 }
 
@@ -210,21 +210,47 @@ impl Run {
         let command = self.command.stdin(Stdio::null());
         let command = command.stdout(log.try_clone()?).stderr(log);
         let status = command.status().with_context(|| self.name.clone())?;
-        let passed = status.success();
         let said = fs::read(&path)?;
         let took = begin.elapsed();
         let mut out = std::io::stdout().lock();
         writeln!(out, "\n---- {} ({:.1} s)", self.name, took.as_secs_f32())?;
         out.write_all(&said)?;
-        if !passed {
+        let failed = (!status.success()).then(|| panics(&String::from_utf8_lossy(&said)));
+        if failed.is_some() {
             writeln!(out, "{}: {status}", self.name)?;
         }
         Ok(Ran {
             name: self.name,
-            passed,
+            failed,
             took,
         })
     }
+}
+
+impl Ran {
+    /// The lines that the end of the run has of it, if it failed: what it said may be far above by then.
+    fn failure(&self) -> Option<String> {
+        let why = self.failed.as_ref()?;
+        Some(format!("{}\n{why}", self.name).trim_end().to_owned())
+    }
+}
+
+/// Of a panic, so many lines are repeated at the end.
+const PANIC_LINES: usize = 12;
+
+/// Which threads panicked, where and with which words.
+fn panics(said: &str) -> String {
+    let mut lines = said.lines();
+    let mut found = String::new();
+    while let Some(line) = lines.by_ref().find(|line| line.contains(" panicked at ")) {
+        let words = lines
+            .by_ref()
+            .take_while(|line| !line.is_empty() && *line != "stack backtrace:");
+        for line in std::iter::once(line).chain(words).take(PANIC_LINES) {
+            found += &format!("  {line}\n");
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -267,6 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_panic_says_is_found() {
+        let said = "test a ... ok\n\nthread 'b' (1) panicked at x.rs:1:2:\nseed 5: no\nto repeat: so\nstack backtrace:\n   0: f\n\n\
+                    thread 'c' (2) panicked at y.rs:3:4:\nleft\n\nresult: FAILED";
+        assert_eq!(
+            panics(said),
+            "  thread 'b' (1) panicked at x.rs:1:2:\n  seed 5: no\n  to repeat: so\n  thread 'c' (2) panicked at y.rs:3:4:\n  left\n"
+        );
+        let long = format!(
+            "thread 'd' (3) panicked at z.rs:5:6:\n{}",
+            "word\n".repeat(100)
+        );
+        assert_eq!(panics(&long).lines().count(), PANIC_LINES);
+    }
+
+    #[test]
     fn a_run_that_fails_is_told_from_one_that_passes() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
@@ -280,7 +321,7 @@ mod tests {
         let ran = run_all(vec![shell("exit 0"), shell("exit 3"), shell("kill -9 $$")]).unwrap();
         let mut passed: Vec<_> = ran
             .iter()
-            .map(|ran| (ran.name.as_str(), ran.passed))
+            .map(|ran| (ran.name.as_str(), ran.failed.is_none()))
             .collect();
         passed.sort_unstable();
         assert_eq!(
