@@ -47,6 +47,10 @@ kill -KILL "$old"
 retry 60 served_by_other zram0 pid "$old"
 kills=$((kills + 1))
 wait $hog || fail "memhog failed"
+for pid in $(record zram0 pid) $(record zram0 keeper); do
+    equal "$(awk '/VmSwap/ { print $2 }' "/proc/$pid/status")" 0 "what was swapped out of $pid"
+done
+equal "$(uzram stat zram0 --json | grep -o '"failed_writes": *[0-9]*' | grep -o '[0-9]*$')" 0 "failed writes"
 [ "$(attached zram0)" -ge $kills ] || fail "attached to $(attached zram0) times, $kills servers were killed"
 check swapoff "$disk"
 check uzram remove zram0

@@ -1,11 +1,11 @@
-# about: 8 devices made and removed side by side, 5 times, leave nothing behind
+# about: 8 devices made and removed side by side, 3 times, leave nothing behind
 # boot: shared
 # modules: ublk_drv
 # timeout: 400
 
 used() { awk '/^Shmem:/ { shmem = $2 } /^MemAvailable:/ { free = $2 } END { print shmem, free }' /proc/meminfo; }
 # One round warms up what the kernel and the shell keep.
-rounds=${ROUNDS:-5}
+rounds=${ROUNDS:-3}
 begin=$EPOCHREALTIME
 for ((round = 0; round <= rounds; round++)); do
     jobs=()
