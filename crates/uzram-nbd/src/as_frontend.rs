@@ -12,7 +12,7 @@ use uzram_frontend::{
 use uzram_spec::{Failure, FailureKind, FrontendSpec, Result, rlimit};
 
 use crate::{
-    Error, Export, Listen, RunningServer, Server, ServerBuilder,
+    Error, Export, Listen, RunningServer, Server, ServerBuilder, Tls,
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
 };
 
@@ -37,7 +37,43 @@ const ALLOW_REMOTE: FrontendOption = FrontendOption {
     name: "allow-remote",
     value_name: "",
     kind: OptionKind::Flag,
-    help: "Allow --listen on an address that other machines reach. There is no encryption or authentication",
+    help: "Allow --listen on an address that other machines reach. Needs TLS, or --insecure",
+    chooses: false,
+};
+
+const INSECURE: FrontendOption = FrontendOption {
+    name: "insecure",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "With --allow-remote, do without TLS: whoever reaches the address reads and writes the disk, and whoever is on the \
+        way reads and changes what is sent",
+    chooses: false,
+};
+
+const TLS_CERTIFICATES: FrontendOption = FrontendOption {
+    name: "tls-certificates",
+    value_name: "DIR",
+    kind: OptionKind::Text(absolute_path),
+    help: "Encrypt by TLS with server-cert.pem and server-key.pem of this directory, as nbdkit and QEMU have them; they are \
+        read again for new clients when they change. Clients without TLS are refused, unless --tls on. Pre-shared keys are \
+        not possible",
+    chooses: true,
+};
+
+const TLS: FrontendOption = FrontendOption {
+    name: "tls",
+    value_name: "WHO",
+    kind: OptionKind::Choice(&["require", "on"]),
+    help: "Who uses TLS where there are certificates: all clients, or those that ask for it [default: require]",
+    chooses: false,
+};
+
+const TLS_VERIFY_PEER: FrontendOption = FrontendOption {
+    name: "tls-verify-peer",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "Serve only clients with a certificate of an authority in ca-cert.pem of the same directory that ca-crl.pem, if there \
+        is one, does not revoke. Without it TLS keeps what is sent from others, and lets everybody connect",
     chooses: false,
 };
 
@@ -96,6 +132,52 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
     }
 }
 
+/// Makes a path absolute, which is stored as text.
+fn absolute_path(text: &str, directory: &Path) -> std::result::Result<String, String> {
+    let path = directory.join(text);
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| format!("the path {path:?} is not UTF-8"))
+}
+
+/// The directory of certificates, and whether clients need one of their own.
+fn certificates(spec: &FrontendSpec) -> Option<(&Path, bool)> {
+    let directory = spec.text(TLS_CERTIFICATES.name)?;
+    Some((Path::new(directory), spec.flag(TLS_VERIFY_PEER.name)))
+}
+
+/// Whether no client is served without TLS.
+fn requires_tls(spec: &FrontendSpec) -> bool {
+    certificates(spec).is_some() && spec.text(TLS.name) != Some("on")
+}
+
+/// Refuses options that only mean something with others, and certificates that are no good.
+fn check_tls(spec: &FrontendSpec) -> Result {
+    let Some((directory, verify_clients)) = certificates(spec) else {
+        let alone = [TLS.name, TLS_VERIFY_PEER.name];
+        return match alone.iter().find(|name| spec.options.contains_key(**name)) {
+            Some(name) => Err(Failure::usage(format!("--{name} needs certificates"))
+                .with_hint("with --tls-certificates DIR")),
+            None => Ok(()),
+        };
+    };
+    Tls::from_directory(directory, verify_clients)?;
+    Ok(())
+}
+
+/// Refuses an address that other machines reach without TLS, unless that is wanted.
+fn check_remote(spec: &FrontendSpec, listen: &Listen) -> Result {
+    let open = !requires_tls(spec) && !spec.flag(INSECURE.name);
+    match listen {
+        Listen::Tcp(address) if open && !address.ip().is_loopback() => {
+            Err(Failure::usage(format!(
+                "{address} is reachable from other machines, and not all clients would use TLS"
+            ))
+            .with_hint("with --tls-certificates DIR, or with --insecure"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a user's name or number.
 fn uid(text: &str) -> std::result::Result<String, String> {
     let number = match text.parse::<u32>() {
@@ -148,6 +230,13 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         .idle_timeout(idle)
         .send_timeout(seconds(&SEND_TIMEOUT).unwrap_or(DEFAULT_SEND_TIMEOUT))
         .poll(poll_time(spec));
+    let builder = match certificates(spec) {
+        // They were read when the device was made. A server that takes over goes on without them, and refuses clients.
+        Some((directory, verify)) => {
+            builder.tls(Tls::of_directory(directory, verify), requires_tls(spec))
+        }
+        None => builder,
+    };
     // They were checked when they were read.
     let uids = spec.text(ALLOW_UID.name).unwrap_or_default().split(',');
     uids.filter_map(|uid| uid.parse().ok())
@@ -218,6 +307,10 @@ impl Frontend for NbdFrontend {
         &[
             LISTEN,
             ALLOW_REMOTE,
+            INSECURE,
+            TLS_CERTIFICATES,
+            TLS,
+            TLS_VERIFY_PEER,
             ALLOW_UID,
             MAX_CONNECTIONS,
             IDLE_TIMEOUT,
@@ -227,13 +320,12 @@ impl Frontend for NbdFrontend {
     }
 
     fn check(&self, spec: &FrontendSpec) -> Result {
-        match spec.text(LISTEN.name) {
-            Some(given) => {
-                let listen: Listen = given.parse()?;
-                Ok(listen.check(spec.flag(ALLOW_REMOTE.name))?)
-            }
-            None => Ok(()),
+        if let Some(given) = spec.text(LISTEN.name) {
+            let listen: Listen = given.parse()?;
+            listen.check(spec.flag(ALLOW_REMOTE.name))?;
+            check_remote(spec, &listen)?;
         }
+        check_tls(spec)
     }
 
     fn has_node(&self) -> bool {
@@ -261,10 +353,14 @@ impl Frontend for NbdFrontend {
     }
 
     fn opens(&self, spec: &FrontendSpec) -> Vec<PathBuf> {
-        match given(spec) {
+        let mut files = match given(spec) {
             Some(Listen::Unix(path)) => vec![path],
             _ => Vec::new(),
+        };
+        if let Some((directory, verify_clients)) = certificates(spec) {
+            files.extend(Tls::of_directory(directory, verify_clients).files());
         }
+        files
     }
 
     fn probe(&self) -> std::result::Result<(), Need> {
@@ -399,6 +495,7 @@ impl From<Error> for Failure {
             Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::usage(error)
             }
+            Error::Tls { .. } => Failure::usage(error),
             Error::InUse { .. } => Failure::busy(error),
             Error::Bind { source, .. } => Failure::new(kind_of_bind(source), error),
             _ => Failure::failed(error),

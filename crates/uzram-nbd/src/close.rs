@@ -46,6 +46,10 @@ pub(crate) enum Close {
     Send(#[source] io::Error),
     #[error("a read failed after the start of its reply was sent: {0}")]
     ReadFailed(#[source] uzram::Error),
+    #[error("it has no TLS, which this server requires")]
+    TlsRequired,
+    #[error("{0}")]
+    Tls(#[source] io::Error),
     #[error("a worker panicked")]
     Panicked,
 }

@@ -262,8 +262,16 @@ impl Connections {
             stop,
         } = client;
         let settings = &self.settings;
-        let negotiate =
-            |limit, refusal| handshake::negotiate(socket, &settings.exports, stop, limit, refusal);
+        let negotiate = |limit, refusal| {
+            handshake::negotiate(
+                socket,
+                &settings.exports,
+                &settings.tls,
+                stop,
+                limit,
+                refusal,
+            )
+        };
         let refused = matches!(begin, Begin::Refuse(_));
         let serve = || {
             let session = match begin {
@@ -301,7 +309,7 @@ impl Connections {
             _ if reason.is_clean() => tracing::debug!(connection = id, %peer, "closed: {reason}"),
             _ => tracing::warn!(connection = id, %peer, "closed: {reason}"),
         }
-        socket.shutdown(net::Shutdown::Both);
+        socket.close();
         lock(&self.entries).remove(id);
         self.ended.notify_all();
     }

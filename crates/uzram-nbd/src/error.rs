@@ -76,6 +76,14 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A file that TLS needs is missing or wrong.
+    #[error("TLS: {}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A server needs at least one export.
     #[error("no export was given: a server needs at least one")]
     NoExport,

@@ -16,6 +16,7 @@ use crate::{
     },
     socket::Socket,
     stop::Stop,
+    tls::{Tls, TlsPolicy, TlsSession},
 };
 use rustix::net::sockopt::{self, Timeout};
 use std::{
@@ -30,6 +31,7 @@ const MAX_OPTION: u32 = 64 << 10;
 pub(crate) fn negotiate(
     socket: &Socket,
     exports: &[Export],
+    tls: &TlsPolicy,
     stop: &Stop,
     limit: Duration,
     refusal: Option<AdmissionRefusal>,
@@ -38,6 +40,7 @@ pub(crate) fn negotiate(
     let mut handshake = Handshake {
         socket,
         exports,
+        tls,
         stop,
         deadline,
         refusal,
@@ -59,6 +62,7 @@ pub(crate) fn negotiate(
 struct Handshake<'a> {
     socket: &'a Socket,
     exports: &'a [Export],
+    tls: &'a TlsPolicy,
     stop: &'a Stop,
     deadline: Instant,
     refusal: Option<AdmissionRefusal>,
@@ -104,11 +108,13 @@ impl Handshake<'_> {
         self.receive(&mut data, false)?;
         tracing::debug!(option, len, "option");
         let mut session = None;
+        let has_to = self.tls.is_required() && self.socket.tls().is_none();
         match option {
             // It has no way to say no.
             opt::EXPORT_NAME if let Some(refusal) = self.refusal => {
                 return Err(Close::Refused(refusal));
             }
+            opt::EXPORT_NAME if has_to => return Err(Close::TlsRequired),
             opt::EXPORT_NAME => session = Some(self.export_name(&data)?),
             opt::ABORT => {
                 self.reply(option, rep::ACK, &[]);
@@ -126,6 +132,12 @@ impl Handshake<'_> {
             opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS if !data.is_empty() => {
                 self.refuse(option, rep::ERR_INVALID, "this option has no data");
             }
+            opt::STARTTLS => return self.start_tls().map(|()| None),
+            _ if has_to => self.refuse(
+                option,
+                rep::ERR_TLS_REQD,
+                "this server requires TLS, so that NBD_OPT_STARTTLS comes first",
+            ),
             opt::LIST => self.list(),
             opt::STRUCTURED_REPLY => {
                 self.structured = true;
@@ -133,11 +145,62 @@ impl Handshake<'_> {
             }
             opt::INFO | opt::GO => session = self.info(option, &data),
             opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.meta_context(option, &data),
-            opt::STARTTLS => self.refuse(option, rep::ERR_UNSUP, "this server has no TLS"),
             _ => self.refuse(option, rep::ERR_UNSUP, "unknown option"),
         }
         self.send()?;
         Ok(session)
+    }
+
+    /// Answers a client that asks for TLS, and goes on with it encrypted.
+    fn start_tls(&mut self) -> Result<(), Close> {
+        let config = match self.tls {
+            TlsPolicy::Off => {
+                self.refuse(opt::STARTTLS, rep::ERR_UNSUP, "this server has no TLS");
+                return self.send();
+            }
+            _ if self.socket.tls().is_some() => {
+                self.refuse(opt::STARTTLS, rep::ERR_INVALID, "TLS has begun already");
+                return self.send();
+            }
+            TlsPolicy::On(tls) | TlsPolicy::Require(tls) => Tls::config(tls),
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::warn!("a client that asks for TLS is refused: {error}");
+                let message = "this server's certificates cannot be read";
+                self.refuse(opt::STARTTLS, rep::ERR_POLICY, message);
+                return self.send();
+            }
+        };
+        self.reply(opt::STARTTLS, rep::ACK, &[]);
+        self.send()?;
+        self.socket
+            .begin_tls(TlsSession::new(config).map_err(Close::Tls)?);
+        // What was agreed in the open does not count.
+        (self.structured, self.context) = (false, None);
+        while let Some(tls) = self.socket.tls()
+            && (tls.is_handshaking() || tls.has_answer())
+        {
+            if tls.has_answer() {
+                self.set_timeout(Timeout::Send)?;
+                match self.socket.send_some(&[]) {
+                    Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
+                    sent => sent.map_err(Close::send)?,
+                };
+                continue;
+            }
+            self.set_timeout(Timeout::Recv)?;
+            match self.socket.recv_once(&mut []) {
+                Ok(Some(0)) if self.stop.is_set() => return Err(self.stop.close()),
+                Ok(Some(0)) => return Err(Close::Truncated),
+                Ok(_) => {}
+                Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(Close::Tls(e)),
+                Err(e) => return Err(Close::receive(e)),
+            }
+        }
+        Ok(())
     }
 
     fn export_name(&mut self, name: &[u8]) -> Result<Session, Close> {
@@ -292,11 +355,13 @@ impl Handshake<'_> {
         let mut filled = 0;
         while filled < buf.len() {
             self.set_timeout(Timeout::Recv)?;
-            match self.socket.recv(&mut buf[filled..]) {
-                Ok(0) if self.stop.is_set() => return Err(self.stop.close()),
-                Ok(0) if start && filled == 0 => return Err(Close::Disconnected),
-                Ok(0) => return Err(Close::Truncated),
-                Ok(n) => filled += n,
+            // Each wait has what is left of the time, whatever trickles in.
+            match self.socket.recv_once(&mut buf[filled..]) {
+                Ok(None) => {}
+                Ok(Some(0)) if self.stop.is_set() => return Err(self.stop.close()),
+                Ok(Some(0)) if start && filled == 0 => return Err(Close::Disconnected),
+                Ok(Some(0)) => return Err(Close::Truncated),
+                Ok(Some(n)) => filled += n,
                 Err(e) if is_timeout(&e) => return Err(Close::HandshakeTimeout),
                 Err(e) => return Err(Close::receive(e)),
             }

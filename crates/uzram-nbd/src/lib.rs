@@ -29,8 +29,8 @@
 //!
 //! # Trust
 //!
-//! The client is not trusted: whatever it sends ends at most its own connection, with one logged reason. There is no TLS and
-//! no password. Of a unix socket only root and the server's own user are served, and whom [`ServerBuilder::allow_uid`] names.
+//! The client is not trusted: whatever it sends ends at most its own connection, with one logged reason. There is no
+//! password; [`ServerBuilder::tls`] encrypts, and knows clients by certificates. Of a unix socket only root and the server's own user are served, and whom [`ServerBuilder::allow_uid`] names.
 //! TCP does not tell users apart: whoever reaches the address is served. It is limited to loopback addresses unless
 //! [`ServerBuilder::allow_remote`] says otherwise.
 //!
@@ -70,6 +70,7 @@ mod server;
 mod settings;
 mod socket;
 mod stop;
+mod tls;
 
 pub use adopter::Adopter;
 pub use as_frontend::{NbdFrontend, server_builder};
@@ -78,3 +79,4 @@ pub use export::Export;
 pub use listen::Listen;
 pub use server::{RunningServer, Server, ServerBuilder};
 pub use settings::DEFAULT_POLL;
+pub use tls::Tls;

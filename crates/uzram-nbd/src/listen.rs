@@ -75,18 +75,19 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// The standard NBD URI of an export at this address.
-    pub(crate) fn uri(&self, export: &str) -> String {
+    /// The standard NBD URI of an export at this address, for clients that use TLS or that do not.
+    pub(crate) fn uri(&self, export: &str, tls: bool) -> String {
         let export = escape(export.as_bytes());
+        let scheme = if tls { "nbds" } else { "nbd" };
         match self {
             Listen::Unix(path) => {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 format!(
-                    "nbd+unix:///{export}?socket={}",
+                    "{scheme}+unix:///{export}?socket={}",
                     escape(path.as_os_str().as_encoded_bytes())
                 )
             }
-            Listen::Tcp(addr) => format!("nbd://{addr}/{export}"),
+            Listen::Tcp(addr) => format!("{scheme}://{addr}/{export}"),
         }
     }
 }
@@ -311,10 +312,10 @@ mod tests {
     fn uris_are_escaped() {
         let unix = Listen::Unix("/run/a b&c.sock".into());
         assert_eq!(
-            unix.uri("z 0"),
+            unix.uri("z 0", false),
             "nbd+unix:///z%200?socket=/run/a%20b%26c.sock"
         );
         let tcp = Listen::Tcp("[::1]:10809".parse().unwrap());
-        assert_eq!(tcp.uri("zram0"), "nbd://[::1]:10809/zram0");
+        assert_eq!(tcp.uri("zram0", true), "nbds://[::1]:10809/zram0");
     }
 }

@@ -267,8 +267,7 @@ impl Receiver {
         let mut room = &mut writable(&mut self.buffers[self.current])[self.unparsed.end..];
         let mut limit = room.len().min(most);
         if stop.is_set() {
-            let arrived =
-                || rustix::io::ioctl_fionread(&socket.fd).map_err(|e| Close::Receive(e.into()));
+            let arrived = || socket.arrived().map_err(Close::Receive);
             let allowance = match self.allowance {
                 Some(bytes) => bytes,
                 None => arrived()?,
@@ -283,7 +282,7 @@ impl Receiver {
         let mut next = NextBytes { socket, buf: room };
         let n = self.poller.wait(&mut next).map_err(Close::receive)?;
         self.unparsed.end += n;
-        self.allowance = self.allowance.map(|bytes| bytes - n as u64);
+        self.allowance = self.allowance.map(|bytes| bytes.saturating_sub(n as u64));
         Ok(n)
     }
 

@@ -8,6 +8,7 @@ use crate::{
     settings::{
         DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT, ServerSettings,
     },
+    tls::{Tls, TlsPolicy},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -58,7 +59,16 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether a TCP address that is not loopback may be bound (default: no). NBD has no password.
+    /// Offers TLS to clients (default: no), and with `required` serves none without it.
+    pub fn tls(mut self, tls: Tls, required: bool) -> Self {
+        self.settings.tls = match required {
+            true => TlsPolicy::Require(tls),
+            false => TlsPolicy::On(tls),
+        };
+        self
+    }
+
+    /// Whether a TCP address that is not loopback may be bound (default: no). NBD has no password: see [`Self::tls`].
     pub fn allow_remote(mut self, yes: bool) -> Self {
         self.allow_remote = yes;
         self
@@ -149,6 +159,7 @@ impl Server {
                 poll: DEFAULT_POLL,
                 handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
                 shutdown_timeout: Duration::from_secs(5),
+                tls: TlsPolicy::Off,
             },
             allow_remote: false,
         }
@@ -161,11 +172,14 @@ impl Server {
 
     /// The NBD URI of an export, such as `nbd+unix:///zram0?socket=/run/uzram.sock`.
     pub fn uri(&self, export: &str) -> String {
-        self.listener.local.uri(export)
+        self.listener
+            .local
+            .uri(export, self.settings.tls.is_required())
     }
 
     /// Starts a thread that accepts clients.
     pub fn start(self) -> Result<RunningServer, Error> {
+        let tls_required = self.settings.tls.is_required();
         let connections = Connections::new(self.settings);
         let local = self.listener.local.clone();
         let listener = Arc::new(self.listener);
@@ -176,6 +190,7 @@ impl Server {
             .map_err(|source| Error::Thread { source })?;
         Ok(RunningServer {
             local,
+            tls_required,
             running: Some(Running {
                 connections,
                 listener,
@@ -188,6 +203,7 @@ impl Server {
 /// A running server. Dropping it stops the server as [`RunningServer::shutdown`] does.
 pub struct RunningServer {
     local: Listen,
+    tls_required: bool,
     running: Option<Running>,
 }
 
@@ -205,7 +221,7 @@ impl RunningServer {
 
     /// The NBD URI of an export.
     pub fn uri(&self, export: &str) -> String {
-        self.local.uri(export)
+        self.local.uri(export, self.tls_required)
     }
 
     /// Number of connected clients.

@@ -1,6 +1,6 @@
 //! The settings that every connection of a server shares.
 
-use crate::{Error, Export};
+use crate::{Error, Export, tls::TlsPolicy};
 use std::time::Duration;
 
 /// How long a connection polls for the next request unless [`ServerBuilder::poll`](crate::ServerBuilder::poll) says
@@ -26,6 +26,7 @@ pub(crate) struct ServerSettings {
     pub(crate) poll: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) tls: TlsPolicy,
 }
 
 impl ServerSettings {

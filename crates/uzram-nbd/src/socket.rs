@@ -4,8 +4,15 @@
 //! [`LockedSender`]. Waiting is marked in the [`Activity`].
 //!
 //! The send lock is innermost: it is taken with or without the leadership of the receive side, and never the other way round.
+//!
+//! After [`Socket::begin_tls`] what is received and sent is decrypted and encrypted here: see [`tls`](crate::tls).
 
-use crate::{activity::Activity, close::Close, lock::lock};
+use crate::{
+    activity::Activity,
+    close::Close,
+    lock::lock,
+    tls::{Received, TlsSession},
+};
 use rustix::{
     io::Errno as SysErrno,
     net::{
@@ -16,7 +23,7 @@ use rustix::{
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -31,6 +38,7 @@ pub(crate) struct Socket {
     send_lock: Mutex<()>,
     send_timeout: Option<Duration>,
     pub(crate) activity: Activity,
+    tls: OnceLock<TlsSession>,
 }
 
 impl Socket {
@@ -41,6 +49,7 @@ impl Socket {
             send_lock: Mutex::new(()),
             send_timeout: None,
             activity: Activity::new(false),
+            tls: OnceLock::new(),
         }
     }
 
@@ -63,27 +72,100 @@ impl Socket {
         Ok(())
     }
 
+    /// Encrypts from now on. The client has been told, and the handshake is the next that it sends.
+    pub(crate) fn begin_tls(&self, session: TlsSession) {
+        let first = self.tls.set(session).is_ok();
+        debug_assert!(first, "a client asks for it once");
+    }
+
+    pub(crate) fn tls(&self) -> Option<&TlsSession> {
+        self.tls.get()
+    }
+
     /// Receives what has arrived, waiting for at least one byte. Returns 0 at the end of the stream.
     pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.activity.begin_receive();
         let received = loop {
-            match net::recv(&self.fd, &mut *buf, net::RecvFlags::empty()) {
-                Err(SysErrno::INTR) => {}
-                Ok((n, _)) => break Ok(n),
-                Err(e) => break Err(e.into()),
+            match self.recv_once(buf) {
+                Ok(None) => {}
+                Ok(Some(received)) => break Ok(received),
+                Err(error) => break Err(error),
             }
         };
         self.activity.end_receive();
         received
     }
 
+    /// Waits for bytes once. `None`: they are no whole record of TLS yet.
+    pub(crate) fn recv_once(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let recv = |buf: &mut [u8]| loop {
+            match net::recv(&self.fd, &mut *buf, net::RecvFlags::empty()) {
+                Err(SysErrno::INTR) => {}
+                Ok((n, _)) => return Ok(n),
+                Err(e) => return Err(e.into()),
+            }
+        };
+        match self.tls() {
+            None => recv(buf).map(Some),
+            Some(tls) => self.decrypt(tls, buf, recv),
+        }
+    }
+
     /// Receives what has arrived without waiting. Returns 0 at the end of the stream.
     pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        match net::recv(&self.fd, &mut *buf, net::RecvFlags::DONTWAIT) {
-            Err(SysErrno::AGAIN | SysErrno::INTR) => Ok(None),
-            Ok((n, _)) => Ok(Some(n)),
-            Err(e) => Err(e.into()),
+        let recv = |buf: &mut [u8]| match net::recv(&self.fd, &mut *buf, net::RecvFlags::DONTWAIT) {
+            Ok((n, _)) => Ok(n),
+            Err(e) => Err(io::Error::from(e)),
+        };
+        let received = match self.tls() {
+            None => recv(buf).map(Some),
+            Some(tls) => self.decrypt(tls, buf, recv),
+        };
+        match received {
+            Err(e) if is_no_news(&e) => Ok(None),
+            received => received,
         }
+    }
+
+    fn decrypt(
+        &self,
+        tls: &TlsSession,
+        buf: &mut [u8],
+        recv: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Option<usize>> {
+        let received = tls.receive(buf, recv);
+        // New keys, or what is wrong: the client is told before the connection ends.
+        if tls.has_answer() {
+            let _sending = self.lock_send();
+            match self.send_some(&[]) {
+                // It goes with the next reply.
+                Err(e) if received.is_ok() && !is_no_news(&e) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(match received? {
+            Received::Bytes(received) => Some(received),
+            Received::Nothing => None,
+        })
+    }
+
+    /// How many bytes may have arrived that were not received.
+    pub(crate) fn arrived(&self) -> io::Result<u64> {
+        let in_system = rustix::io::ioctl_fionread(&self.fd)?;
+        Ok(in_system + self.tls().map_or(0, TlsSession::untaken))
+    }
+
+    /// Ends the connection in order: whoever uses TLS is told that nothing was cut off, if it takes that at once.
+    pub(crate) fn close(&self) {
+        if let Some(tls) = self.tls()
+            && let Ok(_sending) = self.send_lock.try_lock()
+        {
+            tls.close();
+            let _ = tls.send(&[], |bytes| {
+                self.send_plain(bytes, net::SendFlags::DONTWAIT)
+            });
+        }
+        self.shutdown(net::Shutdown::Both);
     }
 
     /// Sends all bytes, uninterrupted by the replies of other workers.
@@ -99,11 +181,20 @@ impl Socket {
         }
     }
 
-    /// Sends as much as the system takes, at least one byte. For the handshake, before there are workers.
+    /// Sends as much as the system takes, at least one byte. With TLS it may be none of these, but of the record that they
+    /// begin: then the same bytes are to come again. For the handshake, before there are workers.
     pub(crate) fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        let send = |bytes: &[u8]| self.send_plain(bytes, net::SendFlags::empty());
+        match self.tls() {
+            None => send(bytes),
+            Some(tls) => tls.send(bytes, send),
+        }
+    }
+
+    fn send_plain(&self, bytes: &[u8], flags: net::SendFlags) -> io::Result<usize> {
         loop {
             // NOSIGNAL: a client that went away is an error to handle, not a SIGPIPE for the process.
-            match net::send(&self.fd, bytes, net::SendFlags::NOSIGNAL) {
+            match net::send(&self.fd, bytes, net::SendFlags::NOSIGNAL | flags) {
                 Err(SysErrno::INTR) => {}
                 sent => return Ok(sent?),
             }
@@ -153,6 +244,14 @@ impl LockedSender<'_> {
             }
         }
     }
+}
+
+/// Whether nothing has arrived.
+fn is_no_news(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 #[cfg(test)]
