@@ -485,7 +485,9 @@ fn kind_of_bind(error: &std::io::Error) -> FailureKind {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match &error {
-            Error::NotLoopback { .. } => Failure::usage(error).with_hint("with --allow-remote"),
+            Error::NotLoopback { .. } => {
+                Failure::usage(error).with_hint("with --allow-remote, and --tls-certificates DIR")
+            }
             Error::UsersOverTcp { .. } => {
                 Failure::usage(error).with_hint("with --listen unix:PATH")
             }

@@ -27,8 +27,7 @@ pub enum Error {
     },
     /// A TCP address that other machines can reach, while remote clients are not allowed.
     #[error(
-        "{addr} is reachable from other machines, and NBD has neither encryption nor a password: \
-         use 127.0.0.1 or [::1], or allow remote clients explicitly"
+        "{addr} is reachable from other machines, whose clients have to be allowed: otherwise use 127.0.0.1 or [::1]"
     )]
     NotLoopback {
         /// The address.

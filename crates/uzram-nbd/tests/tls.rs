@@ -13,90 +13,29 @@ use std::{
 
 use common::*;
 use uzram_nbd::{Export, RunningServer, Server, ServerBuilder, Tls};
-use uzram_testkit::peers;
+use uzram_testkit::{certificates, peers};
 
-/// A certificate authority in a directory, and those whom it vouches for.
+/// An authority in a directory of its own.
 struct Authority {
-    dir: tempfile::TempDir,
-}
-
-fn openssl(dir: &Path, line: &str) {
-    let output = Command::new("openssl")
-        .args(line.split(' '))
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "openssl {line}: {output:?}");
+    it: certificates::Authority,
+    _dir: tempfile::TempDir,
 }
 
 impl Authority {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        openssl(
-            dir.path(),
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem -out ca-cert.pem \
-             -subj /CN=authority -days 2 -addext keyUsage=critical,keyCertSign,cRLSign",
-        );
-        let config = "[ca]\ndefault_ca=it\n[it]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=2\n\
-                      crlnumber=crlnumber\ncrl_extensions=extensions\n[extensions]\nauthorityKeyIdentifier=keyid\n";
-        fs::write(dir.path().join("ca.conf"), config).unwrap();
-        fs::write(dir.path().join("index.txt"), "").unwrap();
-        fs::write(dir.path().join("crlnumber"), "01\n").unwrap();
-        Authority { dir }
-    }
-
-    /// A directory for `server` or `client`, as nbdkit, libnbd and QEMU want it.
-    fn vouch(&self, who: &str, usage: &str) -> PathBuf {
-        let dir = self.dir.path();
-        fs::write(
-            dir.join("extensions"),
-            format!("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage={usage}\n"),
-        )
-        .unwrap();
-        let to = dir.join(format!("{who}-{}", fs::read_dir(dir).unwrap().count()));
-        fs::create_dir(&to).unwrap();
-        let (key, cert) = (
-            to.join(format!("{who}-key.pem")),
-            to.join(format!("{who}-cert.pem")),
-        );
-        let (key, cert) = (key.display(), cert.display());
-        openssl(
-            dir,
-            &format!(
-                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {key} -out request.pem -subj /CN={who}"
-            ),
-        );
-        openssl(
-            dir,
-            &format!(
-                "x509 -req -in request.pem -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -out {cert} -days 2 \
-                 -extfile extensions"
-            ),
-        );
-        fs::copy(dir.join("ca-cert.pem"), to.join("ca-cert.pem")).unwrap();
-        to
+        Authority {
+            it: certificates::Authority::new(dir.path()),
+            _dir: dir,
+        }
     }
 
     fn server(&self) -> PathBuf {
-        self.vouch("server", "serverAuth")
+        self.it.vouch("server", "serverAuth")
     }
 
     fn client(&self) -> PathBuf {
-        self.vouch("client", "clientAuth")
-    }
-
-    /// Writes a list with what was revoked.
-    fn revoke(&self, whose: &Path, list: &Path) {
-        let cert = whose.join("client-cert.pem");
-        let keys = "-config ca.conf -keyfile ca-key.pem -cert ca-cert.pem";
-        openssl(
-            self.dir.path(),
-            &format!("ca {keys} -revoke {}", cert.display()),
-        );
-        openssl(
-            self.dir.path(),
-            &format!("ca {keys} -gencrl -out {}", list.display()),
-        );
+        self.it.vouch("client", "clientAuth")
     }
 }
 
@@ -256,10 +195,10 @@ fn interop_clients_are_known_by_their_certificates() {
     fs::copy(client.join("ca-cert.pem"), stranger.join("ca-cert.pem")).unwrap();
     assert!(!is_served(&stranger));
     // A certificate for servers is none for clients.
-    let server_as_client = authority.vouch("client", "serverAuth");
+    let server_as_client = authority.it.vouch("client", "serverAuth");
     assert!(!is_served(&server_as_client));
     // One that was revoked meanwhile.
-    authority.revoke(&lost, &certificates.join("ca-crl.pem"));
+    authority.it.revoke(&lost, &certificates.join("ca-crl.pem"));
     assert!(is_served(&client) && !is_served(&lost));
     server.shutdown().unwrap();
 }

@@ -10,6 +10,7 @@
 #[cfg(feature = "algorithm")]
 pub mod algorithm;
 pub mod api;
+pub mod certificates;
 pub mod data;
 #[cfg(feature = "disk")]
 pub mod disk;
