@@ -171,3 +171,88 @@ fn the_numbers_stand_in_the_help() {
         assert!(help.contains(words), "{words}");
     }
 }
+
+/// What the server tells clients of the disk, and to whom: the same from a server that takes over.
+#[test]
+fn a_disk_is_offered_as_it_was_said() {
+    if !peers::have("a_disk_is_offered", &["nbdinfo", "qemu-io"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let nbd = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let uri = bench.create(&[
+        "--size",
+        "16M",
+        "--listen",
+        "tcp:127.0.0.1:0",
+        "--allow",
+        "192.0.2.0/24,127.0.0.1",
+        "--export",
+        "build cache",
+        "--description",
+        "for the builders",
+        "--read-only",
+    ]);
+    assert!(uri.ends_with("/build%20cache"), "{uri}");
+    for _ in 0..2 {
+        assert_eq!(
+            nbd("nbdinfo", &["--size", &uri]),
+            (true, "16777216\n".into())
+        );
+        let list = nbd("nbdinfo", &["--list", &uri.replace("build%20cache", "")]).1;
+        assert!(
+            list.contains("build cache") && list.contains("for the builders"),
+            "{list}"
+        );
+        assert!(list.contains("is_read_only: true"), "{list}");
+        assert!(!nbd("qemu-io", &["-f", "raw", "-c", "write 0 4k", &uri]).0);
+        bench.kill("zram0", "pid");
+    }
+    bench.remove_last("zram0");
+
+    // This host is in none of them.
+    let listen = ["--size", "16M", "--listen", "tcp:127.0.0.1:0"];
+    let uri = bench.create(&[&listen[..], &["--allow", "127.0.0.2", "--allow", "::1"]].concat());
+    let (served, said) = nbd("qemu-img", &["info", &uri]);
+    assert!(
+        !served && said.contains("127.0.0.1 may not use this disk (--allow"),
+        "{said}"
+    );
+    bench.remove_last("zram0");
+
+    for (option, value) in [
+        ("--allow", "localhost"),
+        ("--allow", "127.0.0.1/33"),
+        ("--allow", ""),
+        ("--export", ""),
+    ] {
+        bench.fails(2, &[&["create"], &listen[..], &[option, value]].concat());
+    }
+    let long = "x".repeat(4097);
+    let said = bench.fails(
+        2,
+        &[&["create"], &listen[..], &["--description", &long]].concat(),
+    );
+    assert!(said.contains("4096"), "{said}");
+    let said = bench.fails(
+        2,
+        &[
+            "create",
+            "-f",
+            "nbd",
+            "--allow",
+            "127.0.0.1",
+            "--size",
+            "1M",
+        ],
+    );
+    assert!(said.contains("--allow-uid"), "{said}");
+    bench.assert_clean();
+}

@@ -1,9 +1,11 @@
 //! The server as a frontend: `nbd`, a socket. Clients of a server that died connect again to the same socket.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use uzram_frontend::{
     CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, POLL, Serving,
@@ -13,6 +15,7 @@ use uzram_spec::{Failure, FailureKind, FrontendSpec, Result, rlimit};
 
 use crate::{
     Error, Export, Listen, RunningServer, Server, ServerBuilder, Tls,
+    proto::MAX_STRING,
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
 };
 
@@ -77,6 +80,39 @@ const TLS_VERIFY_PEER: FrontendOption = FrontendOption {
     chooses: false,
 };
 
+const ALLOW: FrontendOption = FrontendOption {
+    name: "allow",
+    value_name: "ADDRESS[/BITS]",
+    kind: OptionKind::List(network),
+    help: "Over tcp, serve clients of this address or network and no others; repeated or separated by commas. Another one \
+        is told that it may not use the disk",
+    chooses: false,
+};
+
+const EXPORT: FrontendOption = FrontendOption {
+    name: "export",
+    value_name: "NAME",
+    kind: OptionKind::Text(export_text),
+    help: "The name by which clients ask for the disk; the empty name always does [default: the device's name]",
+    chooses: false,
+};
+
+const DESCRIPTION: FrontendOption = FrontendOption {
+    name: "description",
+    value_name: "TEXT",
+    kind: OptionKind::Text(export_text),
+    help: "A text for people, which clients show when they list what is served",
+    chooses: false,
+};
+
+const READ_ONLY: FrontendOption = FrontendOption {
+    name: "read-only",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "Let clients read and not write. What is to be read comes with --from",
+    chooses: false,
+};
+
 const ALLOW_UID: FrontendOption = FrontendOption {
     name: "allow-uid",
     value_name: "USER",
@@ -132,6 +168,27 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
     }
 }
 
+/// Checks a text of the protocol.
+fn export_text(text: &str, _: &Path) -> std::result::Result<String, String> {
+    match text.len() {
+        1..=MAX_STRING if !text.contains('\0') => Ok(text.into()),
+        length => Err(format!(
+            "1 to {MAX_STRING} bytes without NUL, and there are {length}"
+        )),
+    }
+}
+
+/// Reads an address or a network.
+fn network(text: &str) -> std::result::Result<String, String> {
+    let alone = text.parse::<IpAddr>().map(IpNet::from);
+    match text.parse::<IpNet>().or(alone) {
+        Ok(network) => Ok(network.trunc().to_string()),
+        Err(_) => Err(format!(
+            "an address or a network such as 192.0.2.0/24 or 2001:db8::/32, and '{text}' is none"
+        )),
+    }
+}
+
 /// Makes a path absolute, which is stored as text.
 fn absolute_path(text: &str, directory: &Path) -> std::result::Result<String, String> {
     let path = directory.join(text);
@@ -148,6 +205,16 @@ fn certificates(spec: &FrontendSpec) -> Option<(&Path, bool)> {
 /// Whether no client is served without TLS.
 fn requires_tls(spec: &FrontendSpec) -> bool {
     certificates(spec).is_some() && spec.text(TLS.name) != Some("on")
+}
+
+/// Refuses an option that says nothing of this address.
+fn check_allow(spec: &FrontendSpec) -> Result {
+    let by_tcp = matches!(given(spec), Some(Listen::Tcp(_)));
+    match spec.options.contains_key(ALLOW.name) && !by_tcp {
+        true => Err(Failure::usage("--allow is for clients over tcp")
+            .with_hint("with --listen tcp:ADDRESS, or with --allow-uid for users")),
+        false => Ok(()),
+    }
 }
 
 /// Refuses options that only mean something with others, and certificates that are no good.
@@ -237,7 +304,13 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         }
         None => builder,
     };
-    // They were checked when they were read.
+    // These were checked when they were read. A network that is none lets nobody in.
+    let networks = spec.text(ALLOW.name).map(|networks| networks.split(','));
+    let builder = networks
+        .into_iter()
+        .flatten()
+        .map(|text| text.parse().unwrap_or(IpNet::from(IpAddr::from([0; 4]))))
+        .fold(builder, ServerBuilder::allow_network);
     let uids = spec.text(ALLOW_UID.name).unwrap_or_default().split(',');
     uids.filter_map(|uid| uid.parse().ok())
         .fold(builder, ServerBuilder::allow_uid)
@@ -283,10 +356,16 @@ struct NbdFront {
 
 fn serve(serving: &Serving<'_>, listen: &Listen) -> Result<Box<dyn Front>> {
     let name = serving.name;
-    let server = server_builder(serving.spec)
-        .export(Export::new(name, serving.device.clone()))
+    let spec = serving.spec;
+    let export = spec.text(EXPORT.name).unwrap_or(name);
+    let server = server_builder(spec)
+        .export(
+            Export::new(export, serving.device.clone())
+                .description(spec.text(DESCRIPTION.name).unwrap_or_default())
+                .read_only(spec.flag(READ_ONLY.name)),
+        )
         .bind(listen)?;
-    let (uri, listen) = (server.uri(name), server.local().to_string());
+    let (uri, listen) = (server.uri(export), server.local().to_string());
     Ok(Box::new(NbdFront {
         handle: Some(server.start()?),
         uri,
@@ -311,7 +390,11 @@ impl Frontend for NbdFrontend {
             TLS_CERTIFICATES,
             TLS,
             TLS_VERIFY_PEER,
+            ALLOW,
             ALLOW_UID,
+            EXPORT,
+            DESCRIPTION,
+            READ_ONLY,
             MAX_CONNECTIONS,
             IDLE_TIMEOUT,
             SEND_TIMEOUT,
@@ -325,6 +408,7 @@ impl Frontend for NbdFrontend {
             listen.check(spec.flag(ALLOW_REMOTE.name))?;
             check_remote(spec, &listen)?;
         }
+        check_allow(spec)?;
         check_tls(spec)
     }
 

@@ -169,6 +169,11 @@ impl Connections {
         {
             return Err(AdmissionRefusal::User(*uid));
         }
+        if let Peer::Remote(address) = newcomer
+            && !self.settings.allows_address(address.ip())
+        {
+            return Err(AdmissionRefusal::Address(address.ip()));
+        }
         let Some(owner) = newcomer.owner() else {
             return Ok(());
         };

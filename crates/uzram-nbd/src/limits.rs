@@ -14,7 +14,7 @@
 //! else has more than half.
 
 use crate::{activity::ConnectionPhase, peer::QuotaOwner};
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 /// A connection that has a place.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,8 @@ pub(crate) enum AdmissionRefusal {
     Full { most: usize },
     /// This user is not allowed.
     User(u32),
+    /// This address is in none of the networks that are.
+    Address(IpAddr),
 }
 
 impl fmt::Display for AdmissionRefusal {
@@ -53,6 +55,12 @@ impl fmt::Display for AdmissionRefusal {
                 write!(
                     f,
                     "{most} clients are connected, the limit (--max-connections)"
+                )
+            }
+            AdmissionRefusal::Address(address) => {
+                write!(
+                    f,
+                    "{address} may not use this disk (--allow has other addresses)"
                 )
             }
             AdmissionRefusal::User(uid) => {

@@ -10,6 +10,7 @@ use crate::{
     },
     tls::{Tls, TlsPolicy},
 };
+use ipnet::IpNet;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -78,6 +79,13 @@ impl ServerBuilder {
     /// and the server asks the system who connects. TCP cannot tell users apart: binding such an address is refused.
     pub fn allow_uid(mut self, uid: u32) -> Self {
         self.settings.allowed_uids.push(uid);
+        self
+    }
+
+    /// Serves TCP clients of this network, and of others that are given so, and no others (default: all). What is in front of a
+    /// client, such as a translation of addresses, counts as it.
+    pub fn allow_network(mut self, network: IpNet) -> Self {
+        self.settings.allowed_networks.push(network);
         self
     }
 
@@ -154,6 +162,7 @@ impl Server {
                 workers: cpus.min(4),
                 max_connections: DEFAULT_MAX_CONNECTIONS,
                 allowed_uids: Vec::new(),
+                allowed_networks: Vec::new(),
                 idle_timeout: None,
                 send_timeout: DEFAULT_SEND_TIMEOUT,
                 poll: DEFAULT_POLL,

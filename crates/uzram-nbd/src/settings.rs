@@ -1,7 +1,8 @@
 //! The settings that every connection of a server shares.
 
 use crate::{Error, Export, tls::TlsPolicy};
-use std::time::Duration;
+use ipnet::IpNet;
+use std::{net::IpAddr, time::Duration};
 
 /// How long a connection polls for the next request unless [`ServerBuilder::poll`](crate::ServerBuilder::poll) says
 /// otherwise.
@@ -21,6 +22,8 @@ pub(crate) struct ServerSettings {
     pub(crate) workers: usize,
     pub(crate) max_connections: usize,
     pub(crate) allowed_uids: Vec<u32>,
+    /// None: all.
+    pub(crate) allowed_networks: Vec<IpNet>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) send_timeout: Duration,
     pub(crate) poll: Duration,
@@ -34,6 +37,13 @@ impl ServerSettings {
     /// change this process's memory as well.
     pub(crate) fn allows(&self, uid: u32) -> bool {
         uid == 0 || uid == rustix::process::geteuid().as_raw() || self.allowed_uids.contains(&uid)
+    }
+
+    /// Whether a TCP client of this address may connect.
+    pub(crate) fn allows_address(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let networks = &self.allowed_networks;
+        networks.is_empty() || networks.iter().any(|network| network.contains(&address))
     }
 
     /// The allowed users for whom the mode 0600 of a socket is too strict.
