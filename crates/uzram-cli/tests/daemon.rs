@@ -879,6 +879,56 @@ fn one_bad_entry_costs_no_other_and_is_named() {
     });
 }
 
+/// What only one device can have, a port or a number, is found before the second fails to get it.
+#[test]
+fn what_two_sections_share_is_found_by_a_check() {
+    let bench = Bench::new();
+    let file = bench.path("uzram.toml");
+    let check = |one: &str, two: &str| {
+        let section = |name: &str, text: &str| {
+            format!("[[device]]\nname = \"{name}\"\nsize = \"4M\"\n{text}\n")
+        };
+        std::fs::write(&file, section("zram7", one) + &section("zram8", two)).unwrap();
+        bench.output(&["daemon", "--check", "--config", file.to_str().unwrap()])
+    };
+    let nbd = "frontend = \"nbd\"\nlisten = ";
+    for (one, two, words) in [
+        (
+            format!("{nbd}\"tcp:127.0.0.1:10899\""),
+            "listen = \"tcp:127.0.0.1:10899\"".to_owned(),
+            "listen: tcp:127.0.0.1:10899 is that of",
+        ),
+        (
+            format!("{nbd}\"unix:/tmp/no-such.sock\""),
+            format!("{nbd}\"unix:/tmp/no-such.sock\""),
+            "listen: unix:/tmp/no-such.sock is that of",
+        ),
+        (
+            "frontend = \"fuse-loop\"\nnumber = 77".into(),
+            "number = 77".into(),
+            "number: 77 is that of",
+        ),
+    ] {
+        let output = check(&one, &two);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(words) && said.contains("zram8"), "{said}");
+        assert_eq!(output.status.code(), Some(2), "{said}");
+    }
+    for (one, two) in [
+        (
+            format!("{nbd}\"tcp:127.0.0.1:0\""),
+            format!("{nbd}\"tcp:127.0.0.1:0\""),
+        ),
+        (
+            nbd.to_owned() + "\"tcp:127.0.0.1:10899\"",
+            nbd.to_owned() + "\"tcp:127.0.0.1:10898\"",
+        ),
+    ] {
+        let output = check(&one, &two);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
 #[test]
 fn a_check_lists_all_that_is_wrong() {
     let bench = Bench::new();

@@ -96,6 +96,12 @@ impl Wanted {
                 let message = format!("mount-point: {at} is in {other} already");
                 return Some(Failure::usage(message));
             }
+            let claim =
+                uzram_runtime::frontends::common_claim(&device.spec.frontend, &other.spec.frontend);
+            if let Some((option, what)) = claim {
+                let message = format!("{option}: {what} is that of {} already", other.origin);
+                return Some(Failure::usage(message));
+            }
         }
         if to_save {
             return None;

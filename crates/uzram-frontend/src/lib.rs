@@ -135,6 +135,13 @@ pub trait Frontend: Sync {
         Vec::new()
     }
 
+    /// What only one device at a time can have of what these options name, each with the option that names it.
+    fn claims(&self, spec: &FrontendSpec) -> Vec<(&'static str, String)> {
+        let number = spec.integer(NUMBER.name);
+        let claim = |number: u64| (NUMBER.name, number.to_string());
+        number.map(claim).into_iter().collect()
+    }
+
     /// Says what this machine or user lacks, if so. May load a driver.
     fn probe(&self) -> std::result::Result<(), Need>;
 

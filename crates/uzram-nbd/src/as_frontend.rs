@@ -447,6 +447,15 @@ impl Frontend for NbdFrontend {
         files
     }
 
+    fn claims(&self, spec: &FrontendSpec) -> Vec<(&'static str, String)> {
+        match given(spec) {
+            // A free port, whichever.
+            Some(Listen::Tcp(address)) if address.port() == 0 => Vec::new(),
+            Some(listen) => vec![(LISTEN.name, listen.to_string())],
+            None => Vec::new(),
+        }
+    }
+
     fn probe(&self) -> std::result::Result<(), Need> {
         Ok(())
     }

@@ -19,7 +19,7 @@ pub(crate) fn check(spec: &DeviceSpec) -> Result {
         check_one(what, &path, spec.allow_foreign_files)?;
     }
     for path in frontends::files(&spec.frontend) {
-        check_one("socket", &path, spec.allow_foreign_files)?;
+        check_one("file", &path, spec.allow_foreign_files)?;
     }
     Ok(())
 }

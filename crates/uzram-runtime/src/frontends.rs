@@ -218,6 +218,21 @@ fn choose(spec: &FrontendSpec, needs: Needs) -> Result<(&'static dyn Frontend, O
     refused(FailureKind::Impossible, lacking.join("; "))
 }
 
+/// What only one device at a time can have of what two descriptions name: the option, and what both say.
+pub fn common_claim(one: &FrontendSpec, other: &FrontendSpec) -> Option<(&'static str, String)> {
+    let may_be = |spec: &FrontendSpec, frontend: &dyn Frontend| {
+        spec.kind == AUTO || spec.kind == frontend.name()
+    };
+    all()
+        .iter()
+        .filter(|frontend| may_be(one, **frontend) && may_be(other, **frontend))
+        .find_map(|frontend| {
+            let theirs = frontend.claims(other);
+            let mut claims = frontend.claims(one).into_iter();
+            claims.find(|claim| theirs.contains(claim))
+        })
+}
+
 /// The files that the options of a frontend name, which are made or opened.
 pub(crate) fn files(spec: &FrontendSpec) -> Vec<std::path::PathBuf> {
     by_name(&spec.kind).map_or(Vec::new(), |frontend| frontend.opens(spec))
