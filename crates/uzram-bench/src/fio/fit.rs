@@ -67,7 +67,7 @@ impl TargetSpec {
         let compresses = match &self.kind {
             TargetKind::Path(path) if !is_new_on_tmpfs(path) => return 0,
             TargetKind::Path(_) | TargetKind::Tmpfs => false,
-            TargetKind::NbdkitMemory { allocator, .. } => allocator.as_deref() == Some("zstd"),
+            TargetKind::NbdkitMemory { allocator } => allocator.as_deref() == Some("zstd"),
             TargetKind::KernelZram { .. } => true,
             TargetKind::Uzram { algorithm, .. } => !algorithm
                 .as_deref()

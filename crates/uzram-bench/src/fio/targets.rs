@@ -4,7 +4,6 @@
 mod kernel_zram;
 mod nbdkit;
 mod path;
-mod pki;
 mod uzram;
 
 use std::fmt;
@@ -21,7 +20,7 @@ pub(super) use path::{MAGIC as TMPFS_MAGIC, TMPFS};
 /// The targets that are measured unless others are named.
 pub const DEFAULT: &str = "kernel-zram,uzram,nbdkit-memory:allocator=zstd,tmpfs";
 
-const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[(OPTION=VALUE,...)][:ALGORITHM]], nbdkit-memory[:allocator=zstd|malloc|sparse[:tls]], \
+const ACCEPTED: &str = "kernel-zram[:ALGORITHM], uzram[:FRONTEND[(OPTION=VALUE,...)][:ALGORITHM]], nbdkit-memory[:allocator=zstd|malloc|sparse], \
     tmpfs, or a path with a / in it";
 
 /// A target as the command line names it.
@@ -45,7 +44,6 @@ pub(super) enum TargetKind {
     },
     NbdkitMemory {
         allocator: Option<String>,
-        tls: bool,
     },
     Tmpfs,
     Path(PathBuf),
@@ -187,8 +185,8 @@ impl TargetSpec {
                 algorithm.as_deref(),
                 means,
             )?),
-            TargetKind::NbdkitMemory { allocator, tls } => {
-                Box::new(nbdkit::Nbdkit::new(allocator.as_deref(), *tls, means)?)
+            TargetKind::NbdkitMemory { allocator } => {
+                Box::new(nbdkit::Nbdkit::new(allocator.as_deref(), means)?)
             }
             TargetKind::Tmpfs => Box::new(path::on_tmpfs(means)?),
             TargetKind::Path(path) => Box::new(path::Given::new(path, means)?),
@@ -245,16 +243,13 @@ impl FromStr for TargetSpec {
                     algorithm: second,
                 }
             }
-            "nbdkit-memory" if second.as_deref().is_none_or(|word| word == "tls") => {
+            "nbdkit-memory" if second.is_none() => {
                 let allocator = match first.as_deref().map(|word| word.strip_prefix("allocator=")) {
                     None => None,
                     Some(Some(name @ ("zstd" | "malloc" | "sparse"))) => Some(name.to_owned()),
                     Some(_) => return wrong("nbdkit has no such allocator"),
                 };
-                TargetKind::NbdkitMemory {
-                    allocator,
-                    tls: second.is_some(),
-                }
+                TargetKind::NbdkitMemory { allocator }
             }
             "tmpfs" if first.is_none() => TargetKind::Tmpfs,
             "kernel-zram" | "nbdkit-memory" | "tmpfs" => return wrong("it has too many parts"),
@@ -320,7 +315,6 @@ mod tests {
             "zram",
             "tmpfs:x",
             "nbdkit-memory:zstd",
-            "nbdkit-memory:allocator=zstd:ssl",
             "kernel-zram:lz4:9",
             "uzram:fuse-loop(fuse-uring):lz4",
             "uzram:fuse-loop(fuse-uring=on:lz4",

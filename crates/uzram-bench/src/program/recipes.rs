@@ -40,22 +40,6 @@ pub(super) const RECIPES: &[Recipe] = &[
         },
     },
     Recipe {
-        name: "nbd-tls",
-        about: "NBD with TLS and without, beside nbdkit",
-        options: "--size 256M --buffers 50% --jobs 1 --only rand-write,rand-read --targets \
-            nbdkit-memory:allocator=malloc,nbdkit-memory:allocator=malloc:tls,\
-            uzram:nbd:null,uzram:nbd(tls=require):null,uzram:nbd(tls=require):lzhs \
-            --beside nbdkit-memory:allocator=malloc:tls --beside uzram:nbd:null \
-            --bs 4K,128K --iodepth 1,32 --seconds 1 --rounds 7",
-        goals: || {
-            let at = |kib| {
-                let at = move |(cell, depth)| goal(cell, kib, depth, ENCRYPTED, MALLOC_TLS, 1.0);
-                each(&RANDOM, &[1, 32]).map(at)
-            };
-            at(4).chain(at(128)).collect()
-        },
-    },
-    Recipe {
         name: "loop",
         about: "loop on FUSE beside the kernel's zram",
         options: "--size 256M --buffers 50% --jobs 1 --only rand-write,rand-read --targets \
@@ -88,9 +72,6 @@ pub(super) const RECIPES: &[Recipe] = &[
 const ZSTD: &str = "nbdkit-memory:allocator=zstd";
 /// What is as dense as nbdkit's zstd.
 const DENSE: [&str; 2] = ["uzram:nbd:zstd", "uzram:nbd:lzhs"];
-/// What is sent is encrypted, and what is stored is not compressed.
-const ENCRYPTED: &str = "uzram:nbd(tls=require):null";
-const MALLOC_TLS: &str = "nbdkit-memory:allocator=malloc:tls";
 const MALLOC: &str = "nbdkit-memory:allocator=malloc";
 /// Requests by FUSE over io_uring, and by `/dev/fuse`.
 const URING: &str = "uzram:fuse-loop(fuse-uring=on):lz4";

@@ -6,30 +6,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Means, Probe, Target, TargetPath, pki};
+use super::{Means, Probe, Target, TargetPath};
 
 /// The server.
 pub(super) struct Nbdkit {
     child: Child,
     socket: PathBuf,
-    uri: String,
 }
 
 impl Nbdkit {
-    pub(super) fn new(allocator: Option<&str>, tls: bool, means: &Means<'_>) -> Result<Nbdkit> {
+    pub(super) fn new(allocator: Option<&str>, means: &Means<'_>) -> Result<Nbdkit> {
         let socket = means.dir.join("nbdkit.sock");
         let errors = means.dir.join("nbdkit.err");
         let _ = std::fs::remove_file(&socket);
         let allocator = format!("allocator={}", allocator.unwrap_or("sparse"));
-        let mut uri = format!("nbd+unix:///?socket={}", socket.display());
-        let mut command = Command::new("nbdkit");
-        if tls {
-            let certificates = pki::certificates(means.dir)?;
-            uri = pki::encrypted(&uri, &certificates);
-            let certificates = format!("--tls-certificates={}", certificates.display());
-            command.args(["--tls=require", &certificates]);
-        }
-        let child = command
+        let child = Command::new("nbdkit")
             .args(["-f", "-U"])
             .arg(&socket)
             .args(["memory", &means.size_bytes.to_string(), &allocator])
@@ -38,7 +29,7 @@ impl Nbdkit {
             .stderr(std::fs::File::create(&errors)?)
             .spawn()
             .context("cannot run nbdkit (Debian's package nbdkit)")?;
-        let mut nbdkit = Nbdkit { child, socket, uri };
+        let mut nbdkit = Nbdkit { child, socket };
         let begin = Instant::now();
         while !nbdkit.socket.exists() {
             let ended = nbdkit.child.try_wait()?;
@@ -54,7 +45,7 @@ impl Nbdkit {
 
 impl Target for Nbdkit {
     fn place(&self) -> TargetPath {
-        TargetPath::Uri(self.uri.clone())
+        TargetPath::Uri(format!("nbd+unix:///?socket={}", self.socket.display()))
     }
 
     fn probe(&self) -> Probe {

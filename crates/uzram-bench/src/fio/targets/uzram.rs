@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use uzram_control::RunDir;
 
-use super::{Means, Probe, Target, TargetPath, pki};
+use super::{Means, Probe, Target, TargetPath};
 
 /// The device, in a run directory of this benchmark's own.
 pub(super) struct Uzram {
@@ -39,33 +39,17 @@ impl Uzram {
         for (option, value) in [("--frontend", frontend), ("--algorithm", algorithm)] {
             words.extend(value.into_iter().flat_map(|value| [option, value]));
         }
-        let tls = options.iter().any(|(name, _)| name == "tls");
         let options: Vec<_> = options
             .iter()
             .map(|(name, value)| format!("--{name}={value}"))
             .collect();
         words.extend(options.iter().map(String::as_str));
-        let certificates = match tls {
-            true => Some(pki::certificates(means.dir)?),
-            false => None,
-        };
-        let for_server = certificates
-            .as_ref()
-            .map(|dir| format!("--tls-certificates={}", dir.display()));
-        words.extend(for_server.as_deref());
         uzram.path = uzram.say(&words)?.trim().to_owned();
         let entry = RunDir::new(&uzram.run).find(&uzram.path)?;
-        if let Some(dir) = certificates {
-            uzram.path = pki::encrypted(&uzram.path, &dir);
-        }
         uzram.socket = entry.socket();
         let record = entry.record;
         uzram.name = record.name;
-        uzram.note = format!(
-            "{}, {}",
-            record.frontend,
-            algorithm.unwrap_or("the default algorithm")
-        );
+        uzram.note = format!("{}, {}", record.frontend, algorithm.unwrap_or("lz4"));
         Ok(uzram)
     }
 
