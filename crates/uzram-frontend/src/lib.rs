@@ -116,6 +116,12 @@ pub trait Frontend: Sync {
         false
     }
 
+    /// Whether requests allocate with these options, by a library that does: then the heap of the device's processes is not to
+    /// give back each piece at once.
+    fn allocates(&self, _spec: &FrontendSpec) -> bool {
+        false
+    }
+
     /// What a change of servers is to those who use the device.
     fn handover(&self) -> Handover;
 

@@ -420,6 +420,10 @@ impl Frontend for NbdFrontend {
         true
     }
 
+    fn allocates(&self, spec: &FrontendSpec) -> bool {
+        certificates(spec).is_some()
+    }
+
     fn handover(&self) -> Handover {
         Handover::Reconnects
     }

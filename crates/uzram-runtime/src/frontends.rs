@@ -220,9 +220,6 @@ fn choose(spec: &FrontendSpec, needs: Needs) -> Result<(&'static dyn Frontend, O
 
 /// What only one device at a time can have of what two descriptions name: the option, and what both say.
 pub fn common_claim(one: &FrontendSpec, other: &FrontendSpec) -> Option<(&'static str, String)> {
-    let may_be = |spec: &FrontendSpec, frontend: &dyn Frontend| {
-        spec.kind == AUTO || spec.kind == frontend.name()
-    };
     all()
         .iter()
         .filter(|frontend| may_be(one, **frontend) && may_be(other, **frontend))
@@ -231,6 +228,17 @@ pub fn common_claim(one: &FrontendSpec, other: &FrontendSpec) -> Option<(&'stati
             let mut claims = frontend.claims(one).into_iter();
             claims.find(|claim| theirs.contains(claim))
         })
+}
+
+/// Whether a description may mean this frontend.
+fn may_be(spec: &FrontendSpec, frontend: &dyn Frontend) -> bool {
+    spec.kind == AUTO || spec.kind == frontend.name()
+}
+
+/// Whether requests of such a device allocate.
+pub(crate) fn allocates(spec: &FrontendSpec) -> bool {
+    let mut frontends = all().iter().filter(|frontend| may_be(spec, **frontend));
+    frontends.any(|frontend| frontend.allocates(spec))
 }
 
 /// The files that the options of a frontend name, which are made or opened.

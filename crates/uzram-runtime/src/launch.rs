@@ -10,7 +10,7 @@ use uzram_control::RunDir;
 use uzram_spec::{DeviceSpec, Failure, Result};
 
 use crate::report::StartReport;
-use crate::{process, swap};
+use crate::{frontends, process, swap};
 
 /// A device that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub fn launch_announced(
         let _alone = process::alone_to_spawn();
         // The keeper lives long: it must not keep this process's locks and pipes.
         close_fds::set_fds_cloexec(3, &[]);
-        process::device_process()
+        process::first_process(frontends::allocates(&spec.frontend))
             .arg("keep")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

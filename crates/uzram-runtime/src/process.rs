@@ -66,14 +66,26 @@ pub(crate) fn program() -> &'static Path {
 /// more stay), and there is one heap instead of one for each thread. No request allocates.
 const HEAP: &str = "glibc.malloc.mmap_threshold=16384:glibc.malloc.trim_threshold=16384:\
     glibc.malloc.top_pad=4096:glibc.malloc.arena_max=1";
+/// The same where requests allocate all the same: with the former, TLS spent most of its time on mapping and unmapping.
+const BUSY_HEAP: &str = "glibc.malloc.arena_max=2";
 const TUNABLES: &str = "GLIBC_TUNABLES";
 
-/// The program as a process of a device. What its user says about the heap counts.
+/// The program as a process of a device. What its user says about the heap counts, and what the process says by which it is
+/// started.
 pub(crate) fn device_process() -> Command {
+    with_heap(HEAP)
+}
+
+/// The first process of a device, whose requests may allocate.
+pub(crate) fn first_process(allocates: bool) -> Command {
+    with_heap(if allocates { BUSY_HEAP } else { HEAP })
+}
+
+fn with_heap(heap: &str) -> Command {
     let mut command = Command::new(program());
     command.arg0("uzram");
     if std::env::var_os(TUNABLES).is_none() {
-        command.env(TUNABLES, HEAP);
+        command.env(TUNABLES, heap);
     }
     command
 }

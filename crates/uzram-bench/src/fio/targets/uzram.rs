@@ -49,7 +49,11 @@ impl Uzram {
         uzram.socket = entry.socket();
         let record = entry.record;
         uzram.name = record.name;
-        uzram.note = format!("{}, {}", record.frontend, algorithm.unwrap_or("the default algorithm"));
+        uzram.note = format!(
+            "{}, {}",
+            record.frontend,
+            algorithm.unwrap_or("the default algorithm")
+        );
         Ok(uzram)
     }
 
