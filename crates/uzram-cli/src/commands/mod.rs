@@ -12,6 +12,7 @@ pub(crate) mod hydrate;
 pub(crate) mod idle;
 pub(crate) mod list;
 pub(crate) mod man;
+pub(crate) mod metrics;
 mod moment;
 pub(crate) mod policy;
 pub(crate) mod promote;
