@@ -56,6 +56,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     Create(Box<commands::create::Args>),
+    #[command(visible_alias = "ls")]
     List(commands::list::Args),
     Stat(commands::stat::Args),
     Metrics(commands::metrics::Args),
@@ -75,6 +76,7 @@ enum Command {
     Receive(Box<commands::receive::Args>),
     Remote(commands::remote::Args),
     Reset(commands::reset::Args),
+    #[command(visible_alias = "rm")]
     Remove(commands::remove::Args),
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
@@ -90,6 +92,7 @@ enum Command {
     CheckDevice(commands::bench::check::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
+    Completions(commands::completions::Args),
     Man(commands::man::Args),
     Help(commands::help::Args),
 }
@@ -197,6 +200,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
     if DeviceProcess::is_meant() {
         return exit::parsed(DeviceProcess::try_parse()).run();
     }
+    commands::completions::answer(Args::command);
     let args = exit::parsed(Args::try_parse());
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),
@@ -232,6 +236,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::CheckImage(command) => command.run(),
         Command::CheckDevice(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
+        Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
     ended(result)
