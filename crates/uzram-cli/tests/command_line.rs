@@ -93,7 +93,7 @@ fn scripts_are_scripts_of_their_shells() {
             script.contains("UZRAM_COMPLETE") && script.contains("uzram"),
             "{script}"
         );
-        if !uzram_testkit::peers::installed(&[shell]).is_ok() {
+        if uzram_testkit::peers::installed(&[shell]).is_err() {
             continue;
         }
         let file = bench.path(shell);
@@ -121,9 +121,9 @@ fn short_names_and_sizes_are_understood() {
     bench.create(&["--size=1.5GiB", "--frontend=nbd", "--mem-limit=total:50%"]);
     let memory = sh("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo");
     let memory: u64 = memory.trim().parse().unwrap();
-    assert_eq!(disk_size("zram1"), (3 << 29, memory * 512 & !4095));
+    assert_eq!(disk_size("zram1"), (3 << 29, (memory * 512) & !4095));
     bench.create(&["--size=150%", "--frontend=nbd"]);
-    assert_eq!(disk_size("zram2").0, memory * 1536 & !4095);
+    assert_eq!(disk_size("zram2").0, (memory * 1536) & !4095);
     for (size, why) in [("%", "no number"), ("1Gi", "follows"), ("10001%", "10000%")] {
         let said = bench.fails(2, &["create", "--size", size]);
         assert!(said.contains(why), "{said}");
