@@ -75,6 +75,7 @@ enum Command {
     Send(commands::send::Args),
     Receive(Box<commands::receive::Args>),
     Remote(commands::remote::Args),
+    Jobs(commands::jobs::Args),
     Reset(commands::reset::Args),
     #[command(visible_alias = "rm")]
     Remove(commands::remove::Args),
@@ -223,6 +224,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::Send(command) => command.run(),
         Command::Receive(command) => command.run(&args.log),
         Command::Remote(command) => command.run(),
+        Command::Jobs(command) => command.run(),
         Command::Reset(command) => command.run(),
         Command::Remove(command) => command.run(),
         Command::Recover(command) => command.run(),

@@ -114,6 +114,7 @@ mod tests {
             "remove",
             "recover",
             "upgrade",
+            "jobs",
         ] {
             let command = program.find_subcommand(name).unwrap();
             let first = command.get_positionals().next().unwrap();

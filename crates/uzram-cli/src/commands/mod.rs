@@ -11,6 +11,7 @@ pub(crate) mod get;
 pub(crate) mod help;
 pub(crate) mod hydrate;
 pub(crate) mod idle;
+pub(crate) mod jobs;
 pub(crate) mod list;
 pub(crate) mod man;
 pub(crate) mod metrics;
@@ -91,7 +92,7 @@ fn all_failures(several: bool, mut failures: Vec<Failure>) -> Result {
 macro_rules! job {
     ($name:expr, $request:expr, $answer:pat => $done:expr) => {{
         let entry = uzram_runtime::sweep::swept_run_dir()?.find($name)?;
-        match uzram_runtime::client::ask(&entry, $request)? {
+        match crate::commands::jobs::ask(&entry, $request)? {
             $answer => $done,
             other => return Err(uzram_runtime::client::unexpected(&entry, &other)),
         }
