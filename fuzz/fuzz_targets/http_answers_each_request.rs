@@ -9,7 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{
-    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, SnapshotOptions, converse,
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, Metrics, SnapshotOptions,
+    converse,
 };
 use uzram_fuzz::deep;
 use uzram_spec::DeviceSpec;
@@ -54,6 +55,10 @@ impl Devices for InMemory {
             Request::SetBacking { path: Some(_), .. } => Ok(Response::Done),
             request => live.ask(request.clone()),
         }
+    }
+
+    fn metrics(&self) -> Result<Metrics, ControlError> {
+        Ok(Metrics::new(Vec::new()))
     }
 
     fn describe(&self, _: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError> {

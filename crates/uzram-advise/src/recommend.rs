@@ -11,8 +11,11 @@ use crate::measure::Measured;
 const WRITE_SPEED: f64 = 0.5;
 /// ...and reading, which swapping does less of.
 const READ_SPEED: f64 = 1.0 / 3.0;
-/// For idle pages: the same, of the speed of what reads the written ones.
-const IDLE_READ_SPEED: f64 = 0.2;
+/// For idle pages: part of the speed of what reads the written ones below which nothing is taken. They are read seldom, and at an
+/// eighth of lz4's speed a page still takes less time than any disk.
+const IDLE_READ_SPEED: f64 = 0.125;
+/// What falls short of that by less than this part is taken: a measured speed is never exact.
+const NEARLY: f64 = 0.05;
 /// Gain in capacity below which compressing anew is not worth it.
 const IDLE_GAIN: f64 = 1.05;
 /// Of candidates whose worth differs by less than this part the faster one is taken.
@@ -105,25 +108,60 @@ fn for_writes(candidates: &[&Measured]) -> Option<Pick> {
 }
 
 fn for_idle(candidates: &[&Measured], writes: &Measured) -> Result<Pick, String> {
-    let worth =
-        |one: &Measured| one.capacity * enough(one.read_mib_s, writes.read_mib_s * IDLE_READ_SPEED);
     // Dictionaries are trained for what writes are compressed with.
     let plain = candidates.iter().filter(|one| one.dictionary_bytes == 0);
     let plain: Vec<_> = plain.copied().collect();
-    let best = best(&plain, worth).filter(|best| best.capacity >= writes.capacity * IDLE_GAIN);
+    let speed = |one: &Measured| one.read_mib_s / writes.read_mib_s;
+    let within = plain.iter().copied();
+    let within = within.filter(|one| speed(one) >= IDLE_READ_SPEED * (1.0 - NEARLY));
+    let within: Vec<_> = within.collect();
+    let capacity = |one: &Measured| one.capacity;
+    let gain = |one: &Measured| (one.capacity / writes.capacity - 1.0) * 100.0;
+    let densest = plain.iter().copied();
+    let densest = densest.max_by(|a, b| a.capacity.total_cmp(&b.capacity));
+    let too_slow = |one: &Measured| {
+        format!(
+            "{} reads at {:.2} x its speed, below the {IDLE_READ_SPEED} x that are the least",
+            one.spec(),
+            speed(one)
+        )
+    };
+    let best = best(&within, capacity).filter(|best| best.capacity >= writes.capacity * IDLE_GAIN);
     let Some(best) = best else {
-        return Err(format!(
+        let mut why = format!(
             "Nothing holds {:.0} % more than that, so compressing idle pages anew is not worth it.",
             (IDLE_GAIN - 1.0) * 100.0
-        ));
+        );
+        if let Some(densest) = densest.filter(|one| one.capacity >= writes.capacity * IDLE_GAIN) {
+            why = format!(
+                "Nothing that is fast enough holds {:.0} % more than that, so compressing idle pages anew is not worth it: {}, \
+                 which costs {:.0} % of density.",
+                (IDLE_GAIN - 1.0) * 100.0,
+                too_slow(densest),
+                gain(densest)
+            );
+        }
+        return Err(why);
     };
-    let why = format!(
+    let mut why = format!(
         "It holds {:.0} % more than {}{} and reads at {:.2} x its speed.",
-        (best.capacity / writes.capacity - 1.0) * 100.0,
+        gain(best),
         writes.spec(),
         with_dictionary(writes),
-        best.read_mib_s / writes.read_mib_s,
+        speed(best),
     );
+    let denser = densest.filter(|one| one.capacity > best.capacity * (1.0 + ALIKE));
+    match denser {
+        Some(one) => {
+            let cost = (one.capacity / best.capacity - 1.0) * 100.0;
+            why += &format!(
+                " The bound on speed costs {cost:.0} % of density: {}, and holds {:.2} bytes for each byte.",
+                too_slow(one),
+                one.capacity
+            );
+        }
+        None => why += " Nothing that was measured is denser.",
+    }
     let what = best.clone();
     Ok(Pick { what, why })
 }
@@ -183,6 +221,46 @@ mod tests {
         assert_eq!(advice.writes.what.algorithm, "lz4");
         assert_eq!(advice.idle.unwrap().what.algorithm, "zstd");
         assert_eq!(advice.notes, [""; 0]);
+    }
+
+    /// What a libc came to: the densest that is fast enough, not what is densest for its speed.
+    #[test]
+    fn idle_pages_get_the_densest_within_the_bound_and_its_cost_is_said() {
+        let fast = one("zstd", 1.48, 250.0, 900.0);
+        let dense = one("zstd", 1.75, 200.0, 500.0);
+        let mut measured = vec![one("lz4", 1.27, 600.0, 3000.0), fast.clone(), dense.clone()];
+        let idle = |measured: &[Measured]| recommend(measured).unwrap().idle.unwrap();
+        let pick = idle(&measured);
+        assert_eq!(pick.what, dense);
+        assert!(
+            pick.why.contains("38 % more")
+                && pick.why.contains("Nothing that was measured is denser")
+        );
+        // Below the bound, by more than chance.
+        measured.push(one("deflate", 2.1, 30.0, 200.0));
+        let pick = idle(&measured);
+        assert_eq!(pick.what, dense);
+        let cost = "costs 20 % of density: deflate reads at 0.07 x its speed, below the 0.125 x";
+        assert!(
+            pick.why.contains(cost) && pick.why.contains("2.10 bytes"),
+            "{}",
+            pick.why
+        );
+        // Short of it by less.
+        measured.push(one("xz", 2.5, 3.0, 365.0));
+        assert_eq!(idle(&measured).what.algorithm, "xz");
+        // Where nothing is within it, that is the reason.
+        let none = [
+            one("lz4", 1.27, 600.0, 3000.0),
+            one("deflate", 2.1, 30.0, 200.0),
+        ];
+        let advice = recommend(&none).unwrap();
+        assert_eq!(advice.idle, None);
+        let why = advice.notes.last().unwrap();
+        assert!(
+            why.contains("fast enough") && why.contains("65 % of density"),
+            "{why}"
+        );
     }
 
     #[test]

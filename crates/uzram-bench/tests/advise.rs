@@ -93,11 +93,41 @@ fn a_command_and_a_process_are_sampled() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     // What the command prints is not part of the report.
     assert!(text(&output.stderr).contains("said") && !text(&output.stdout).contains("said"));
+    // The same behind dashes; those that follow are the command's.
+    let script =
+        "import sys, time; x = [str(i) for i in range(300000)]; print(sys.argv[1:]); time.sleep(1)";
+    let args = [
+        "--quick",
+        "--samples",
+        "1000",
+        "--cmd",
+        "--",
+        "python3",
+        "-c",
+        script,
+        "--",
+        "--quick",
+    ];
+    let output = advise(&args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    assert!(said.contains("['--', '--quick']"), "{said}");
     let pid = std::process::id().to_string();
     let memory: Vec<u8> = (0..8u32 << 20).map(|i| (i / 100) as u8 ^ i as u8).collect();
     let output = advise(&["--quick", "--samples", "1000", "--pid", &pid]);
     std::hint::black_box(memory);
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// Where a picture cannot be, nothing is measured, and no command is run.
+#[test]
+fn a_picture_that_cannot_be_written_is_said_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = dir.path().join("ran");
+    let script = format!("touch {}", ran.display());
+    let output = advise(&["--plot", "/no/such/x.svg", "--cmd", "sh", "-c", &script]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/no/such/x.svg") && !ran.exists());
 }
 
 #[test]
@@ -111,6 +141,7 @@ fn what_cannot_be_sampled_is_refused_in_words() {
         (&["--samples", "3", "--file", PROGRAM], 2, "128 to 262144"),
         (&["--cmd", "/no/such"], 1, "/no/such"),
         (&["--cmd", "true"], 1, "true: "),
+        (&["--cmd", "--"], 2, "followed by a command"),
         (&["--seconds", "3", "--file", PROGRAM], 2, "--cmd"),
         (
             &["--quick", "--file", PROGRAM, "--plot", "/no/such/x.svg"],

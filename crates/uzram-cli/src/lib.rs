@@ -56,8 +56,10 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     Create(Box<commands::create::Args>),
+    #[command(visible_alias = "ls")]
     List(commands::list::Args),
     Stat(commands::stat::Args),
+    Metrics(commands::metrics::Args),
     Get(commands::get::Args),
     Set(commands::set::Args),
     Train(commands::train::Args),
@@ -73,7 +75,9 @@ enum Command {
     Send(commands::send::Args),
     Receive(Box<commands::receive::Args>),
     Remote(commands::remote::Args),
+    Jobs(commands::jobs::Args),
     Reset(commands::reset::Args),
+    #[command(visible_alias = "rm")]
     Remove(commands::remove::Args),
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
@@ -89,6 +93,7 @@ enum Command {
     CheckDevice(commands::bench::check::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
+    Completions(commands::completions::Args),
     Man(commands::man::Args),
     Help(commands::help::Args),
 }
@@ -196,11 +201,13 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
     if DeviceProcess::is_meant() {
         return exit::parsed(DeviceProcess::try_parse()).run();
     }
+    commands::completions::answer(Args::command);
     let args = exit::parsed(Args::try_parse());
     let result = match args.command {
         Command::Create(command) => command.run(&args.log),
         Command::List(command) => command.run(),
         Command::Stat(command) => command.run(),
+        Command::Metrics(command) => command.run(),
         Command::Get(command) => command.run(),
         Command::Set(command) => command.run(),
         Command::Help(command) => command.run(Args::command()),
@@ -217,6 +224,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::Send(command) => command.run(),
         Command::Receive(command) => command.run(&args.log),
         Command::Remote(command) => command.run(),
+        Command::Jobs(command) => command.run(),
         Command::Reset(command) => command.run(),
         Command::Remove(command) => command.run(),
         Command::Recover(command) => command.run(),
@@ -230,6 +238,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::CheckImage(command) => command.run(),
         Command::CheckDevice(command) => command.run(),
         Command::UblkOwner(command) => command.run(),
+        Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(Args::command()),
     };
     ended(result)

@@ -33,6 +33,7 @@ const PROGRAMS: &[&str] = &[
     "losetup",
     "mkfs.ext4",
     "nbdinfo",
+    "promtool",
     "qemu-img",
     "unshare",
 ];

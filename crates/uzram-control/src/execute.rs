@@ -29,14 +29,28 @@ pub fn default_recompression(primary: &str) -> Option<Choice> {
 
 /// Carries a request out. EINVAL for one that is not about a device alone.
 pub fn execute(device: &Device, request: &Request) -> Result<Response, ControlError> {
-    set(device, request).map_err(|error| ControlError {
+    execute_paced(device, request, &|_| ControlFlow::Continue(()))
+}
+
+/// The same. `pace` is told how many pages what goes by pages has dealt with since it was last called, and may end it: what was
+/// done by then stays, and is answered.
+pub fn execute_paced(
+    device: &Device,
+    request: &Request,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<Response, ControlError> {
+    set(device, request, pace).map_err(|error| ControlError {
         errno: error.errno(),
         message: error.to_string(),
     })
 }
 
 /// Requests that set something; others go on to [`answer`].
-fn set(device: &Device, request: &Request) -> Result<Response, Error> {
+fn set(
+    device: &Device,
+    request: &Request,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<Response, Error> {
     let zram = device.zram();
     match request {
         Request::Ping => {}
@@ -67,13 +81,17 @@ fn set(device: &Device, request: &Request) -> Result<Response, Error> {
         }
         Request::SetWritebackLimit { pages } => zram.set_writeback_limit(*pages),
         Request::SetPolicy { spec } => set_policy(device, spec)?,
-        _ => return answer(device, request),
+        _ => return answer(device, request, pace),
     }
     Ok(Response::Done)
 }
 
 /// Requests about what is stored, and those that have an answer.
-fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
+fn answer(
+    device: &Device,
+    request: &Request,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<Response, Error> {
     let zram = device.zram();
     Ok(match request {
         Request::Stat => Response::Stat(Box::new(Stat::new(device))),
@@ -104,7 +122,7 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
             let pages = zram.mark_idle_exactly(Duration::from_secs(*age_seconds))?;
             Response::Marked { pages }
         }
-        Request::Recompress(what) => Response::Recompressed(recompress(device, what)?),
+        Request::Recompress(what) => Response::Recompressed(recompress(device, what, pace)?),
         Request::Compact { max_bytes } => {
             let most = (*max_bytes).min(COMPACTION_SLICE);
             let done = device.jobs().compact(most);
@@ -118,15 +136,18 @@ fn answer(device: &Device, request: &Request) -> Result<Response, Error> {
             }
             Response::Compacted(done)
         }
-        Request::Writeback(what) => Response::WrittenBack(writeback(device, what)?),
+        Request::Writeback(what) => Response::WrittenBack(writeback(device, what, pace)?),
         Request::Promote { pages } => {
             let pages = pages.map(|(first, end)| first..end);
-            Response::Promoted(zram.promote(pages, &mut |_| ControlFlow::Continue(()))?)
+            Response::Promoted(zram.promote(pages, &mut |done| pace(done))?)
         }
         Request::Hydrate => {
             let mut left = HYDRATE_SLICE;
             Response::Hydrated(device.jobs().hydrate(&mut |pages| {
                 left = left.saturating_sub(pages);
+                if pace(pages).is_break() {
+                    return ControlFlow::Break(());
+                }
                 match left {
                     0 => ControlFlow::Break(()),
                     _ => ControlFlow::Continue(()),
@@ -190,7 +211,11 @@ fn set_policy(device: &Device, spec: &str) -> Result<(), Error> {
     device.jobs().set_policy(settings)
 }
 
-fn recompress(device: &Device, asked: &RecompressRequest) -> Result<RecompressReport, Error> {
+fn recompress(
+    device: &Device,
+    asked: &RecompressRequest,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<RecompressReport, Error> {
     let what = uzram::Recompress {
         kind: asked.kind,
         priority: asked.priority,
@@ -201,12 +226,14 @@ fn recompress(device: &Device, asked: &RecompressRequest) -> Result<RecompressRe
     if asked.dry_run {
         return device.zram().recompressible(&what);
     }
-    device
-        .zram()
-        .recompress(&what, &mut |_| ControlFlow::Continue(()))
+    device.zram().recompress(&what, &mut |done| pace(done))
 }
 
-fn writeback(device: &Device, asked: &WritebackRequest) -> Result<WritebackReport, Error> {
+fn writeback(
+    device: &Device,
+    asked: &WritebackRequest,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<WritebackReport, Error> {
     let pages = asked.pages.iter().map(|(first, end)| *first..*end);
     let what = uzram::Writeback {
         kind: asked.kind,
@@ -217,7 +244,5 @@ fn writeback(device: &Device, asked: &WritebackRequest) -> Result<WritebackRepor
     if asked.dry_run {
         return Ok(device.zram().writable_back(&what));
     }
-    device
-        .zram()
-        .writeback(&what, &mut |_| ControlFlow::Continue(()))
+    device.zram().writeback(&what, &mut |done| pace(done))
 }

@@ -25,10 +25,10 @@ pub mod zram;
 
 pub use call::{CALL_SILENCE, Deadline, call, call_device, call_devices, call_with_files};
 pub use damaged::DamagedDevice;
-pub use execute::{default_recompression, execute};
+pub use execute::{default_recompression, execute, execute_paced};
 pub use hex::{from_hex, to_hex};
 pub use protocol::{
-    ControlError, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
+    ControlError, Job, MAX_FILES, MAX_LINE, PROTOCOL_VERSION, RecompressRequest, Request, Response,
     SnapshotReport, WritebackRequest,
 };
 pub use rundir::{

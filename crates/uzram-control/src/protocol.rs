@@ -167,6 +167,13 @@ pub enum Request {
         /// Which: see [`uzram::PolicySettings`].
         spec: String,
     },
+    /// What takes long: what is worked on, and what waits.
+    Jobs,
+    /// End one of these. It keeps what it has done; one that waits is not begun.
+    CancelJob {
+        /// Its number.
+        number: u64,
+    },
     /// What is done in the background.
     Policy {
         /// Also say what would be done now.
@@ -262,6 +269,12 @@ impl Request {
         )
     }
 
+    /// Its name, as it stands in the line.
+    pub(crate) fn name(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["op"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Whether it may take more than a moment: then it is worked on beside others, one after the other, and whoever asks
     /// waits as long as the server says that it goes on.
     pub fn takes_long(&self) -> bool {
@@ -329,6 +342,11 @@ pub enum Response {
     },
     /// A snapshot was written.
     Snapshot(SnapshotReport),
+    /// What takes long.
+    Jobs {
+        /// What is worked on and what waits, in the order in which it came.
+        jobs: Vec<Job>,
+    },
     /// The policies.
     Policy(Box<Policy>),
     /// Done, and this was done to others.
@@ -338,6 +356,26 @@ pub enum Response {
     },
     /// Not done.
     Error(ControlError),
+}
+
+/// A request that takes long, while it waits or is worked on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Job {
+    /// Its number, which no other request to this server has.
+    pub number: u64,
+    /// What was asked, by the name of its request.
+    pub op: String,
+    /// Whether it is worked on, else it waits for those before it.
+    pub begun: bool,
+    /// Seconds since it came.
+    pub seconds: u64,
+    /// Pages that it has dealt with, where it goes by pages.
+    pub pages: u64,
+    /// The process that asked; 0 where that is not known.
+    pub pid: u32,
+    /// Whether it is being ended.
+    pub cancelled: bool,
 }
 
 /// A snapshot that was written.

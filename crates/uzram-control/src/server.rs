@@ -10,6 +10,7 @@ mod conversation;
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -22,7 +23,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::protocol::{
-    ControlError, Envelope, MAX_FILES, MAX_LINE, Request, RequestProgress, Response, parse_request,
+    ControlError, Envelope, Job, MAX_FILES, MAX_LINE, Request, RequestProgress, Response,
+    parse_request,
 };
 use crate::trust;
 use conversation::{Conversation, Rest};
@@ -57,6 +59,15 @@ pub trait Handler: Send + Sync {
             errno: 22,
             message: "nobody here writes to a file".into(),
         })
+    }
+    /// Carries out a request that takes long. `pace` is called now and then with the pages that were dealt with since, and ends it
+    /// where the client has gone or somebody cancels it.
+    fn handle_paced(
+        &self,
+        request: Request,
+        _pace: &dyn Fn(u64) -> ControlFlow<()>,
+    ) -> Result<Response, ControlError> {
+        self.handle(request)
     }
     /// The device's identity: requests that mean another device are refused. Empty where none is known.
     fn identity(&self) -> &str {
@@ -93,6 +104,7 @@ impl ControlServer {
             readers: Vec::new(),
             working: Vec::new(),
             waiting: Arc::new(()),
+            next_job: 1,
             next_heartbeat: Instant::now(),
             accept_again: Instant::now(),
         };
@@ -146,6 +158,8 @@ struct Control {
     working: Vec<Weak<Conversation>>,
     /// Held by each thread that waits for other processes.
     waiting: Arc<()>,
+    /// The number of the next request that takes long.
+    next_job: u64,
     next_heartbeat: Instant,
     /// Nobody is accepted before.
     accept_again: Instant,
@@ -306,6 +320,18 @@ impl Control {
             Ok(envelope) => envelope,
             Err(error) => return Conversation::new(client.stream, false).refuse(error),
         };
+        let request = match request {
+            // Known here, and to no handler.
+            Request::Jobs => {
+                let jobs = self.jobs();
+                return Conversation::new(client.stream, false).tell(&Response::Jobs { jobs });
+            }
+            Request::CancelJob { number } => {
+                let answer = self.cancel(number);
+                return Conversation::new(client.stream, false).tell(&answer);
+            }
+            request => request,
+        };
         let conversation = Conversation::new(client.stream, progress);
         // Those of a request that takes none are closed.
         let files = match request {
@@ -325,7 +351,8 @@ impl Control {
             }
             return;
         }
-        let conversation = Arc::new(conversation);
+        let conversation = Arc::new(conversation.of_job(self.next_job, request.name()));
+        self.next_job += 1;
         if request.takes_long() {
             self.works(&conversation);
             if let Err(
@@ -355,6 +382,26 @@ impl Control {
                 let message = format!("no thread for this request: {error}");
                 conversation.refuse(ControlError { errno: 11, message });
             }
+        }
+    }
+
+    /// What takes long, and is not answered yet.
+    fn jobs(&self) -> Vec<Job> {
+        let working = self.working.iter().filter_map(Weak::upgrade);
+        working
+            .filter_map(|conversation| conversation.job())
+            .collect()
+    }
+
+    /// Ends one of these.
+    fn cancel(&self, number: u64) -> Response {
+        let mut working = self.working.iter().filter_map(Weak::upgrade);
+        match working.find(|conversation| conversation.cancel(number)) {
+            Some(_) => Response::Done,
+            None => Response::Error(ControlError {
+                errno: 3,
+                message: format!("no job {number} is there, or it has ended"),
+            }),
         }
     }
 

@@ -3,11 +3,11 @@
 use crate::hex::to_hex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use uzram::{BackingInfo, CodecStats, CutProgress, Device, Stats};
+use uzram::{AgentStats, BackingInfo, CodecStats, CutProgress, Device, Stats};
 use uzram_spec::SelfTraining;
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stat {
     /// Size of the device.
     pub disksize: u64,
@@ -26,6 +26,9 @@ pub struct Stat {
     /// What of it was done last, and why.
     #[serde(default)]
     pub policy_last: String,
+    /// All that was done in the background since the server was started.
+    #[serde(default)]
+    pub agent: AgentStats,
     /// Whether an algorithm that trains itself may.
     #[serde(default)]
     pub train: SelfTraining,
@@ -75,6 +78,7 @@ pub struct Stat {
 impl Stat {
     /// The device's statistics now.
     pub fn new(device: &Device) -> Stat {
+        let agent = device.jobs().agent_stats();
         Stat {
             disksize: device.size_bytes(),
             algorithm: device.algorithm().into(),
@@ -82,7 +86,8 @@ impl Stat {
             streams: device.streams() as u64,
             counters: device.stats(),
             policy: device.jobs().policy().to_string(),
-            policy_last: device.jobs().agent_stats().last,
+            policy_last: agent.last.clone(),
+            agent,
             train: match device.jobs().self_training() {
                 true => SelfTraining::Auto,
                 false => SelfTraining::Off,

@@ -19,6 +19,7 @@ use uzram_runtime::client::DescribedDevice;
 use uzram_spec::DeviceSpec;
 
 use crate::error::Body;
+use crate::metrics::{Metrics, MetricsFormat};
 use crate::openapi;
 use crate::options::spec_from_options;
 
@@ -134,6 +135,8 @@ pub trait Devices: Send + Sync {
     fn remove(&self, name: &str, identity: Option<&str>) -> Result<(), ControlError>;
     /// Asks the server of a device.
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError>;
+    /// All that is measured of devices and daemon.
+    fn metrics(&self) -> Result<Metrics, ControlError>;
     /// A device with its record and statistics, or all of them.
     fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError>;
     /// What a device holds at this moment, as a snapshot. Dropped, it is given up.
@@ -162,6 +165,8 @@ pub(crate) struct Call<'a> {
     /// Whether only the head of the answer is asked for.
     is_head: bool,
     asker: Asker,
+    /// The formats that whoever asks likes.
+    accept: &'a str,
 }
 
 impl Call<'_> {
@@ -181,6 +186,8 @@ pub(crate) enum Answer {
     /// Lines of `block_state` and the slot to go on from.
     Lines(Vec<u8>, u64),
     Streamed(Streamed),
+    /// Metrics, in the format that was asked for.
+    Metrics(MetricsFormat, String),
     Done,
 }
 
@@ -201,8 +208,8 @@ pub struct Route {
     pub path: &'static str,
     /// What it does, in one line.
     pub about: &'static str,
-    /// The schema of the request's body in the OpenAPI document, `text` for bytes, `stream` for bytes without a limit, empty for
-    /// none.
+    /// The schema of the request's body in the OpenAPI document, `text` for bytes, `stream` for bytes without a limit, `metrics`
+    /// for text in a format that `Accept` chooses, empty for none.
     pub body: &'static str,
     /// The schema of the answer, likewise.
     pub answer: &'static str,
@@ -251,6 +258,16 @@ const ROUTES: &[Route] = &[
         "Every attribute of zram's interface, with its documentation",
         "Attribute[]",
         |_| ok(ATTRIBUTES.iter().map(AttributeAnswer::from).collect::<Vec<_>>()),
+    ),
+    Route::get(
+        "/v1/metrics",
+        "What is measured of daemon and devices, for Prometheus. `Accept: application/openmetrics-text` has units, too",
+        "metrics",
+        |call| {
+            let format = MetricsFormat::accepted(call.accept);
+            let text = call.devices.metrics()?.text(format);
+            Ok(Answer::Metrics(format, text))
+        },
     ),
     Route::get(
         "/v1/devices",

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use uzram_blockdev::Survey;
 use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
@@ -17,6 +18,7 @@ use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 use crate::api::{Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, SnapshotOptions};
 use crate::confirm::Unconfirmed;
 use crate::hold::SharedHolder;
+use crate::metrics::{MeasuredDaemon, Metrics};
 
 /// Bytes of a snapshot that are answered at a time.
 const CHUNK: usize = 64 << 10;
@@ -26,6 +28,7 @@ pub(crate) struct Daemon {
     pub(crate) local: Arc<Local>,
     held: Arc<HeldView>,
     unconfirmed: Arc<Unconfirmed>,
+    started: SystemTime,
 }
 
 /// zram's interface to the daemon's devices. One that comes to be by it is held before that is answered.
@@ -77,6 +80,13 @@ impl View for HeldView {
     }
 }
 
+/// This process's memory; 0 where /proc does not say.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|word| word.parse().ok());
+    pages.map_or(0, |pages: u64| pages * rustix::param::page_size() as u64)
+}
+
 pub(crate) fn error(errno: i32, message: impl std::fmt::Display) -> ControlError {
     ControlError {
         errno,
@@ -94,6 +104,7 @@ impl Daemon {
             local,
             held: Arc::new(held),
             unconfirmed: Arc::default(),
+            started: SystemTime::now(),
         }
     }
 
@@ -251,6 +262,16 @@ impl Devices for Daemon {
 
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError> {
         uzram_runtime::zram::ask(&self.entry(name)?, request)
+    }
+
+    fn metrics(&self) -> Result<Metrics, ControlError> {
+        let mut metrics = Metrics::of(&self.local.run)?;
+        let started = self.started.duration_since(UNIX_EPOCH);
+        metrics.daemon = Some(MeasuredDaemon {
+            start_seconds: started.map_or(0.0, |since| since.as_secs_f64()),
+            resident_bytes: resident_bytes(),
+        });
+        Ok(metrics)
     }
 
     fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError> {

@@ -1,5 +1,5 @@
 //! `uzramd`, which owns devices ([`Run`]): an API over HTTP on a unix socket ([`serve`]), its client ([`Client`]), the
-//! configuration ([`DaemonConfig`]), zram-generator's configuration ([`generator`]), what systemd is told ([`notify`]), and the
+//! configuration ([`DaemonConfig`]), metrics ([`Metrics`]), zram-generator's configuration ([`generator`]), what systemd is told ([`notify`]), and the
 //! memory of every device, held so that not even the death of server and keeper at once loses it.
 //!
 //! Devices do not depend on it: each has its server and keeper, which go on when the daemon ends.
@@ -21,6 +21,7 @@ pub mod generator;
 mod hold;
 mod http;
 mod limits;
+mod metrics;
 pub mod notify;
 mod openapi;
 mod options;
@@ -39,6 +40,7 @@ pub use error::errno_name;
 pub use filesystem::{FileSystem, Mount};
 pub use http::{bind, converse, serve};
 pub use limits::Limits;
+pub use metrics::{MeasuredDevice, Metrics, MetricsFormat, metric_names};
 pub use openapi::document;
 pub use persist::Persist;
 pub use problem::{Origin, Problem};

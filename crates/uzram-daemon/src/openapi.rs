@@ -157,6 +157,10 @@ fn content(schema: &str) -> Value {
     match schema {
         "text" => json!({"text/plain": {"schema": {"type": "string"}}}),
         "stream" => json!({"application/octet-stream": {}}),
+        "metrics" => json!({
+            "text/plain": {"schema": {"type": "string"}},
+            "application/openmetrics-text": {"schema": {"type": "string"}},
+        }),
         "object" => json!({"application/json": {"schema": {"type": "object"}}}),
         name if name.ends_with("[]") => {
             let reference = format!("#/components/schemas/{}", name.trim_end_matches("[]"));

@@ -656,6 +656,47 @@ fn the_document_has_every_property_of_every_answer() {
     assert_eq!(fits(schema, &error), Ok(()));
 }
 
+/// Whoever asks says in which format; the answer says which it is.
+#[test]
+fn metrics_come_in_the_format_that_is_asked_for() {
+    let api = patient();
+    assert_eq!(api.ask("POST", "/v1/devices", "{}").status, 201);
+    let ask = |method: &str, accept: &str| {
+        let request = format!("{method} /v1/metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n");
+        api.send(request.as_bytes())
+    };
+    let plain = "text/plain; version=0.0.4; charset=utf-8";
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    for (accept, kind, ends) in [
+        ("", plain, "\n"),
+        ("Accept: */*\r\n", plain, "\n"),
+        ("Accept: application/openmetrics-text\r\n", open, "# EOF\n"),
+        // Two headers are one list.
+        (
+            "Accept: text/html\r\nAccept: application/openmetrics-text\r\n",
+            open,
+            "# EOF\n",
+        ),
+        ("Accept: \u{ff}\r\n", plain, "\n"),
+    ] {
+        let answered = ask("GET", accept);
+        assert_eq!(answered.status, 200, "{accept}");
+        assert_eq!(answered.header("content-type"), Some(kind), "{accept}");
+        assert_eq!(answered.header("vary"), Some("Accept"), "{accept}");
+        let up = "\nuzram_device_up{name=\"zram0\"} 1\n";
+        assert!(
+            answered.body.contains(up) && answered.body.ends_with(ends),
+            "{answered:?}"
+        );
+        let head = ask("HEAD", accept);
+        assert_eq!(
+            (head.header("content-type"), head.body.as_str()),
+            (Some(kind), "")
+        );
+    }
+    assert_eq!(ask("POST", "Content-Length: 0\r\n").status, 405);
+}
+
 /// schemathesis asks for everything that the OpenAPI document has, in ways that it allows and in others, and compares the
 /// answers with it.
 #[test]

@@ -1,11 +1,12 @@
 //! What a server does with requests that concern only its device: it has them carried out, tells the log of those that
 //! change something, and lets no path be a backing that could come to wait for the device itself.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rustix::fs::Access;
 use uzram::Device;
-use uzram_control::{ControlError, Request, Response, execute};
+use uzram_control::{ControlError, Request, Response, execute_paced};
 
 use crate::privileges;
 
@@ -16,6 +17,7 @@ pub(crate) fn handle(
     dir: &Path,
     foreign: bool,
     request: &Request,
+    pace: &dyn Fn(u64) -> ControlFlow<()>,
 ) -> Result<Response, ControlError> {
     if let Request::SetBacking {
         path: Some(path),
@@ -37,7 +39,7 @@ pub(crate) fn handle(
             )));
         }
     }
-    let answer = execute(device, request)?;
+    let answer = execute_paced(device, request, pace)?;
     match request {
         Request::Ping
         | Request::Stat

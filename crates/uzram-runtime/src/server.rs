@@ -4,6 +4,7 @@
 //! what is there, or makes it. Should the keeper die, the server starts another.
 
 use std::fs::OpenOptions;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -580,7 +581,16 @@ impl Served {
     }
 
     fn carry_out(&self, request: &Request) -> std::result::Result<Response, ControlError> {
-        requests::handle(&self.device, &self.dir, self.allow_foreign_files, request)
+        self.carry_out_paced(request, &|_| ControlFlow::Continue(()))
+    }
+
+    fn carry_out_paced(
+        &self,
+        request: &Request,
+        pace: &dyn Fn(u64) -> ControlFlow<()>,
+    ) -> std::result::Result<Response, ControlError> {
+        let foreign = self.allow_foreign_files;
+        requests::handle(&self.device, &self.dir, foreign, request, pace)
     }
 }
 
@@ -643,6 +653,20 @@ impl Handler for Served {
             other => return self.carry_out(&other),
         }
         Ok(Response::Done)
+    }
+
+    fn handle_paced(
+        &self,
+        request: Request,
+        pace: &dyn Fn(u64) -> ControlFlow<()>,
+    ) -> std::result::Result<Response, ControlError> {
+        match request {
+            Request::Recompress(_)
+            | Request::Writeback(_)
+            | Request::Promote { .. }
+            | Request::Hydrate => self.carry_out_paced(&request, pace),
+            other => self.handle(other),
+        }
     }
 
     fn handle_with_files(

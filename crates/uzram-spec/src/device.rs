@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
 
-use crate::{Bytes, Failure, FrontendSpec, MemLimit, Result, size, text};
+use crate::{Bytes, Failure, FrontendSpec, MemLimit, Result, quantity, size, text};
 
 /// The newest version of a description that this program reads, and the one that it writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -33,11 +33,21 @@ pub struct DeviceSpec {
     /// Name of the device: zram and a number. Default: the lowest that is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Size of the disk. Default: half of the memory, at most 4 GiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Size of the disk; `50%` is a part of the memory. Default: half of the memory, at most 4 GiB.
+    #[serde(
+        default,
+        deserialize_with = "quantity::device_size",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<quantity::DeviceSize>")]
     pub size: Option<Bytes>,
     /// How large the disk may become later. Default: 4 times its size, for swap its size.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "quantity::device_size",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<quantity::DeviceSize>")]
     pub max_size: Option<Bytes>,
     /// Logical block size: 512 or 4096 bytes.
     #[serde(default = "block_size")]

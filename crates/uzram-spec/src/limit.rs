@@ -1,4 +1,5 @@
-//! A limit on memory: `2G` is on what is stored, as zram's `mem_limit`; `total:2G` on all that the device takes.
+//! A limit on memory: `2G` is on what is stored, as zram's `mem_limit`; `total:2G` on all that the device takes; `25%` is a part of the
+//! machine's memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::quantity::{BytesVisitor, SIZE_PATTERN};
+use crate::quantity::{BytesVisitor, SHARE_PATTERN};
 use crate::size::SizeError;
 use crate::{Bytes, size};
 
@@ -57,8 +58,8 @@ impl FromStr for MemLimit {
 
     fn from_str(text: &str) -> Result<MemLimit, SizeError> {
         match text.trim().strip_prefix(TOTAL) {
-            Some(rest) => size::parse(rest).map(|bytes| MemLimit::Total(Bytes(bytes))),
-            None => size::parse(text).map(|bytes| MemLimit::Pool(Bytes(bytes))),
+            Some(rest) => size::parse_share(rest).map(|bytes| MemLimit::Total(Bytes(bytes))),
+            None => size::parse_share(text).map(|bytes| MemLimit::Pool(Bytes(bytes))),
         }
     }
 }
@@ -88,7 +89,7 @@ impl Visitor<'_> for LimitVisitor {
     type Value = MemLimit;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number of bytes, or a text such as 512M or total:512M")
+        f.write_str("a number of bytes, or a text such as 512M, 25% or total:512M")
     }
 
     fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<MemLimit, E> {
@@ -123,7 +124,7 @@ impl JsonSchema for MemLimit {
         json_schema!({
             "anyOf": [
                 {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": format!("^(total:)?{SIZE_PATTERN}$")},
+                {"type": "string", "pattern": format!("^(total:)?{SHARE_PATTERN}$")},
             ],
         })
     }
@@ -153,7 +154,11 @@ mod tests {
             (shown("1536"), shown("total: 4096")),
             ("1.5K".into(), "total:4K".into())
         );
-        for text in ["", "total:", "total:x", "all:1G", "-1", "total:-1"] {
+        let half = |text: &str| text.parse::<MemLimit>().unwrap().bytes();
+        assert!(half("50%") > 0 && half("total: 50%") == half("50%"));
+        for text in [
+            "", "total:", "%", "total:%", "total:x", "all:1G", "-1", "total:-1",
+        ] {
             assert!(text.parse::<MemLimit>().is_err(), "{text}");
         }
     }

@@ -30,6 +30,9 @@ pub enum Unit {
     Bytes,
     /// Pages of 4096 bytes.
     Pages,
+    /// Calls of [`Device::read_at`](crate::Device::read_at) or [`Device::write_at`](crate::Device::write_at), which are
+    /// requests of whoever uses the device.
+    Requests,
 }
 
 /// One counter of a device: see [`Stats::COUNTERS`].
@@ -114,6 +117,10 @@ macro_rules! counters {
 
 counters! {
     counted {
+        read_requests "read_requests" Total Requests "Reads that were answered."
+        read_bytes "read_bytes" Total Bytes "Bytes of these."
+        write_requests "write_requests" Total Requests "Writes that were carried out. Discards and zeroes are no writes."
+        write_bytes "write_bytes" Total Bytes "Bytes of these."
         same_pages "same_pages" Gauge Pages "Pages that hold one repeated word (mm_stat 6)."
         huge_pages "huge_pages" Gauge Pages "Pages stored uncompressed (mm_stat 8)."
         huge_pages_since "huge_pages_since" Total Pages "Huge pages stored since the device was made or reset (mm_stat 9)."
@@ -201,6 +208,20 @@ fn weight(content: Content) -> Weight {
 }
 
 impl Shard {
+    /// Notes a read that was answered.
+    #[inline]
+    pub(crate) fn read(&self, bytes: usize) {
+        self.read_requests.fetch_add(1, Relaxed);
+        self.read_bytes.fetch_add(bytes as i64, Relaxed);
+    }
+
+    /// Notes a write that was carried out.
+    #[inline]
+    pub(crate) fn written(&self, bytes: usize) {
+        self.write_requests.fetch_add(1, Relaxed);
+        self.write_bytes.fetch_add(bytes as i64, Relaxed);
+    }
+
     /// Notes that pages more (or fewer) share an object of `len` bytes with another.
     pub(crate) fn shared(&self, pages: i64, len: usize) {
         self.dup_pages.fetch_add(pages, Relaxed);

@@ -187,6 +187,7 @@ impl Device {
     /// is [remote](Device::remote_pages) and does not come in time.
     pub fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), Error> {
         self.check_range(offset, buf.len() as u64)?;
+        let bytes = buf.len();
         let cpu = current_cpu();
         if self.is_lazy.load(Relaxed) {
             let brought = self.bring(Access::Read, offset, buf.len() as u64);
@@ -220,6 +221,7 @@ impl Device {
             };
             result.inspect_err(|_| self.count_failed_read(cpu))?;
         }
+        self.counters.shard(cpu).read(bytes);
         Ok(())
     }
 
@@ -229,6 +231,7 @@ impl Device {
     /// not fit: it and the pages after it keep their old contents, those before it are written. [`Error::Remote`] with no effect
     /// where part of a page is written that is remote and does not come in time.
     pub fn write_at(&self, mut buf: &[u8], offset: u64) -> Result<(), Error> {
+        let bytes = buf.len();
         self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
         // Before the stream: what a page is patched with is not waited for under it.
@@ -264,6 +267,7 @@ impl Device {
                 self.ages.note(part.page, now);
             }
         }
+        self.counters.shard(cpu).written(bytes);
         Ok(())
     }
 

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Sample this block device: a path, or the name of a uzram device
     #[arg(long, value_name = "DEVICE")]
     device: Option<PathBuf>,
-    /// Run this command and sample its processes when they have most memory. Takes the rest of the line
+    /// Run this command and sample its processes when they have most memory. Takes the rest of the line, also behind --
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     cmd: Vec<String>,
     /// End the command after this time, having sampled it
@@ -67,6 +67,9 @@ impl Args {
             let (least, most) = sizes.into_inner();
             let message = format!("--dictionary-size takes 0 for none, or {least} to {most} bytes");
             return Err(Failure::usage(message));
+        }
+        if let Some(path) = &self.plot {
+            file::check(path).map_err(failed)?;
         }
         let sample = self.sample()?;
         let options = MeasureOptions {
@@ -117,7 +120,15 @@ impl Args {
             };
             return Ok(sample::from_file(&path, self.samples)?);
         }
-        if let Some((program, args)) = self.cmd.split_first() {
+        let cmd = match self.cmd.as_slice() {
+            // As other programs have it that run commands. A later one is the command's.
+            [dashes, rest @ ..] if dashes == "--" => rest,
+            all => all,
+        };
+        if !self.cmd.is_empty() && cmd.is_empty() {
+            return Err(Failure::usage("--cmd -- is followed by a command"));
+        }
+        if let Some((program, args)) = cmd.split_first() {
             let patience = self.seconds.map(Duration::from_secs);
             return Ok(sample::from_command(program, args, self.samples, patience)?);
         }

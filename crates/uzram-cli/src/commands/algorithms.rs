@@ -1,8 +1,10 @@
 //! `uzram algorithms`: what this build can compress with.
 
+use serde_json::{Value, json};
+use uzram::compress::{Algorithm, ParamKind};
 use uzram_control::zram;
 
-use super::print;
+use super::{print, print_json};
 use crate::exit::{self, Result};
 
 /// List the compression algorithms of this build
@@ -19,6 +21,9 @@ pub(crate) struct Args {
     /// Print in the shape of /proc/crypto
     #[arg(long)]
     proc_crypto: bool,
+    /// Print JSON
+    #[arg(long, short = 'J', conflicts_with = "proc_crypto")]
+    json: bool,
 }
 
 impl Args {
@@ -29,6 +34,10 @@ impl Args {
         }
         if self.proc_crypto {
             return print(&registry.to_string());
+        }
+        if self.json {
+            let all: Vec<Value> = registry.iter().map(|one| described(&**one)).collect();
+            return print_json(&all.into());
         }
         let mut out = format!(
             "{:10} {:20} {:>8}  {}\n",
@@ -49,4 +58,29 @@ impl Args {
         }
         print(&out)
     }
+}
+
+/// An algorithm with all that the table has.
+fn described(algorithm: &dyn Algorithm) -> Value {
+    let params = algorithm.params().iter().map(|param| {
+        let mut value = json!({
+            "name": param.name,
+            "doc": param.doc,
+            "kind": param.kind.to_string(),
+        });
+        if let ParamKind::Int { min, max, .. } = param.kind {
+            value["min"] = min.into();
+            value["max"] = max.into();
+        }
+        value
+    });
+    let dictionary = algorithm.dictionary();
+    json!({
+        "name": algorithm.name(),
+        "driver": algorithm.driver_name(),
+        "priority": algorithm.priority(),
+        "summary": algorithm.summary(),
+        "params": params.collect::<Vec<_>>(),
+        "dictionary_max_bytes": dictionary.map(|spec| spec.max_bytes),
+    })
 }

@@ -123,9 +123,9 @@ pub(crate) struct Options {
     parent: Vec<PathBuf>,
     #[command(flatten)]
     keys: OpenArgs,
-    /// Size of the disk: a number of bytes, or with K, M, G, T. Rounded up to 4096. May exceed the machine's
-    /// memory [default: half of the memory, at most 4G; of a snapshot its own]
-    #[arg(long, short, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
+    /// Size of the disk: a number of bytes, or with K, M, G, T (1.5G; 500MB is 500 times 10^6), or a part of the machine's memory
+    /// (50%). Rounded up to 4096. May exceed the memory [default: half of it, at most 4G; of a snapshot its own]
+    #[arg(long, short, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse_share)]
     size: Option<u64>,
     #[arg(long, short, value_name = "ALGORITHM", help = algorithm_help())]
     algorithm: Option<AlgorithmSpec>,
@@ -144,7 +144,7 @@ pub(crate) struct Options {
     algorithm_params: String,
     /// Limit on the memory for compressed data, as the kernel's zram has it, or as total:SIZE on all memory of the
     /// device: that, the slot table (0.2 % of what was written), books, streams and dictionaries. Writes beyond it fail
-    /// with ENOSPC, and what is stored stays. 0 is none
+    /// with ENOSPC, and what is stored stays. 25% is a part of the machine's memory, 0 is none
     #[arg(
         long,
         short,
@@ -173,7 +173,7 @@ pub(crate) struct Options {
     #[arg(long)]
     allow_foreign_files: bool,
     /// How large "uzram set NAME disksize=" may make the disk later [default: 4 times its size, for swap its size]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_share)]
     max_size: Option<u64>,
     /// Let pages of the same contents share memory. Costs some 20 bytes a page. Not for those who do not trust each
     /// other: who writes to the device can find out, from time or memory, whether a page that he guesses is on it

@@ -4,14 +4,17 @@ pub(crate) mod algorithms;
 pub(crate) mod bench;
 pub(crate) mod check_image;
 pub(crate) mod compact;
+pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod daemon;
 pub(crate) mod get;
 pub(crate) mod help;
 pub(crate) mod hydrate;
 pub(crate) mod idle;
+pub(crate) mod jobs;
 pub(crate) mod list;
 pub(crate) mod man;
+pub(crate) mod metrics;
 mod moment;
 pub(crate) mod policy;
 pub(crate) mod promote;
@@ -89,7 +92,7 @@ fn all_failures(several: bool, mut failures: Vec<Failure>) -> Result {
 macro_rules! job {
     ($name:expr, $request:expr, $answer:pat => $done:expr) => {{
         let entry = uzram_runtime::sweep::swept_run_dir()?.find($name)?;
-        match uzram_runtime::client::ask(&entry, $request)? {
+        match crate::commands::jobs::ask(&entry, $request)? {
             $answer => $done,
             other => return Err(uzram_runtime::client::unexpected(&entry, &other)),
         }

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// The device: its name, its path or its URI
     name: String,
     /// KEY=VALUE: algorithm=ALGORITHM, as for "uzram create"; recomp_algorithm=ALGORITHM for recompression, with
-    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE or total:SIZE, 0 for none; disksize=SIZE;
+    /// priority=1 (the default) to 3 among the parameters, "none" to remove it; mem_limit=SIZE or total:SIZE, 0 for none; disksize=SIZE, both also as 50% of the memory;
     /// backing=FILE[,SIZE] (a file is made if it is not there), backing=DEVICE (what is on it is lost) or backing=NAME/PREFIX[,SIZE]
     /// of a remote, "none" to bring all back and give it up;
     /// writeback_limit=PAGES, "none" for none; track_ages=on or off; policy=POLICY, train=auto or off, dedup=on or off
@@ -90,7 +90,7 @@ impl FromStr for Setting {
                 settings.map(Setting::Policy).map_err(|e| e.to_string())
             }
             Some(("disksize", value)) => {
-                let bytes = size::parse(value).map_err(|e| e.to_string())?;
+                let bytes = size::parse_share(value).map_err(|e| e.to_string())?;
                 Ok(Setting::Disksize(bytes))
             }
             Some(("backing" | "backing_dev", "none")) => Ok(Setting::Backing(None)),

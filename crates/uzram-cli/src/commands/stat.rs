@@ -13,6 +13,10 @@ use uzram_spec::printable_line;
 /// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
 /// its own.
 const SHOWN: &[&str] = &[
+    "read_requests",
+    "read_bytes",
+    "write_requests",
+    "write_bytes",
     "orig_data_size",
     "compr_data_size",
     "mem_used_total",
@@ -150,6 +154,7 @@ impl Args {
                 "erase",
                 if stat.erase_on_free { "on-free" } else { "off" }.into(),
             ),
+            ("requests", requests(&stat.counters)),
             (
                 "failed",
                 format!(
@@ -218,10 +223,21 @@ fn others(counters: &Stats) -> impl Iterator<Item = (&'static str, String)> {
         let value = match counter.unit {
             Unit::Bytes => human(value),
             Unit::Pages => format!("{value} pages"),
+            Unit::Requests => format!("{value} requests"),
         };
         (counter.name, value)
     };
     Stats::COUNTERS.iter().filter(other).map(row)
+}
+
+fn requests(counters: &Stats) -> String {
+    format!(
+        "{} reads of {}, {} writes of {}",
+        counters.read_requests,
+        human(counters.read_bytes),
+        counters.write_requests,
+        human(counters.write_bytes)
+    )
 }
 
 /// A line for each user, of whatever kind.

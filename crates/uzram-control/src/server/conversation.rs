@@ -3,16 +3,20 @@
 
 use std::fmt;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use nix::sys::socket::UnixCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SendFlags;
 
 use super::{Handler, REQUEST};
-use crate::protocol::{ControlError, Request, RequestProgress, Response, to_line};
+use crate::protocol::{ControlError, Job, Request, RequestProgress, Response, to_line};
 use crate::trust;
 
 /// Who is at the other end of a control socket, for the log.
@@ -36,6 +40,17 @@ enum Stage {
     Answered,
 }
 
+/// What is known of a request that takes long.
+struct JobFacts {
+    number: u64,
+    op: String,
+    since: Instant,
+    pages: AtomicU64,
+    cancelled: AtomicBool,
+    /// Whether it ended for that.
+    stopped: AtomicBool,
+}
+
 pub(super) struct Conversation {
     stream: UnixStream,
     /// Whether the client wants to hear how it goes.
@@ -43,6 +58,8 @@ pub(super) struct Conversation {
     peer: Peer,
     /// Locked while something is written, so that no line comes between the parts of another.
     stage: Mutex<Stage>,
+    /// Of one that takes long.
+    job: Option<JobFacts>,
 }
 
 impl Conversation {
@@ -53,7 +70,79 @@ impl Conversation {
             progress,
             peer,
             stage: Mutex::new(Stage::Waiting),
+            job: None,
         }
+    }
+
+    /// The same of a request that takes long.
+    pub(super) fn of_job(mut self, number: u64, op: String) -> Conversation {
+        self.job = Some(JobFacts {
+            number,
+            op,
+            since: Instant::now(),
+            pages: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        });
+        self
+    }
+
+    /// What it is as a job, until it is answered.
+    pub(super) fn job(&self) -> Option<Job> {
+        let facts = self.job.as_ref()?;
+        // Whoever holds it is about to begin or to answer: neither is waited for.
+        let begun = match self.stage.try_lock() {
+            Ok(stage) if *stage == Stage::Answered => return None,
+            Ok(stage) => *stage == Stage::Begun,
+            Err(_) => facts.pages.load(Relaxed) > 0,
+        };
+        let pid = self.peer.0.map_or(0, |peer| peer.pid());
+        Some(Job {
+            number: facts.number,
+            op: facts.op.clone(),
+            begun,
+            seconds: facts.since.elapsed().as_secs(),
+            pages: facts.pages.load(Relaxed),
+            pid: u32::try_from(pid).unwrap_or(0),
+            cancelled: facts.cancelled.load(Relaxed),
+        })
+    }
+
+    /// Ends it, if that is its number and it is not answered yet.
+    pub(super) fn cancel(&self, number: u64) -> bool {
+        let facts = self.job.as_ref().filter(|facts| facts.number == number);
+        let Some(facts) = facts.filter(|_| self.job().is_some()) else {
+            return false;
+        };
+        facts.cancelled.store(true, Relaxed);
+        true
+    }
+
+    fn is_cancelled(&self) -> bool {
+        let facts = self.job.as_ref();
+        facts.is_some_and(|facts| facts.cancelled.load(Relaxed))
+    }
+
+    /// Counts pages, and says whether the work goes on.
+    fn pace(&self, pages: u64) -> ControlFlow<()> {
+        let Some(facts) = &self.job else {
+            return ControlFlow::Continue(());
+        };
+        facts.pages.fetch_add(pages, Relaxed);
+        if self.is_cancelled() {
+            facts.stopped.store(true, Relaxed);
+            return ControlFlow::Break(());
+        }
+        match self.is_gone() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Answers what was found out already.
+    pub(super) fn tell(&self, answer: &Response) {
+        // No longer than a socket's buffer.
+        let _ = self.reply(answer);
     }
 
     /// Says how it goes, without waiting. Whether the client can be told more.
@@ -132,9 +221,25 @@ impl Conversation {
             tracing::info!("a request was given up before its turn came: not carried out");
             return None;
         }
+        if self.is_cancelled() {
+            tracing::info!("a request was cancelled before its turn came: not carried out");
+            return self.reply(&refused(cancelled(
+                "before its turn came: nothing was done",
+            )));
+        }
+        let stops = || self.is_gone() || self.is_cancelled();
         let result = match files.is_empty() {
-            false => handler.handle_with_files(request.clone(), files, &|| self.is_gone()),
+            false => handler.handle_with_files(request.clone(), files, &stops),
+            true if self.job.is_some() => {
+                handler.handle_paced(request.clone(), &|pages| self.pace(pages))
+            }
             true => handler.handle(request.clone()),
+        };
+        let stopped = self.job.as_ref();
+        let stopped = stopped.is_some_and(|facts| facts.stopped.load(Relaxed));
+        let result = match stopped && result.is_ok() {
+            true => Err(cancelled("in the middle: what it has done stays")),
+            false => result,
         };
         let done = result.is_ok();
         let rest = self.reply(&result.unwrap_or_else(refused));
@@ -203,6 +308,13 @@ impl Conversation {
 pub(super) struct Rest {
     line: Vec<u8>,
     sent: usize,
+}
+
+fn cancelled(when: &str) -> ControlError {
+    ControlError {
+        errno: 125,
+        message: format!("cancelled {when}"),
+    }
 }
 
 fn refused(error: ControlError) -> Response {

@@ -277,6 +277,10 @@ mod tests {
             ("08", Some(0)),
             ("1E", Some(1 << 60)),
             ("16E", Some(0)),
+            // What util-linux reads as 10^6 bytes: the kernel looks at one letter.
+            ("1MB", Some(1 << 20)),
+            ("1.5G", Some(1)),
+            ("50%", Some(50)),
             ("K", Some(0)),
             ("18446744073709551617", Some(1)),
             ("12 34", Some(12)),

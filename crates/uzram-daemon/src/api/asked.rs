@@ -17,6 +17,7 @@ pub(crate) struct Asked {
     is_head: bool,
     names: Vec<String>,
     query: Vec<(String, String)>,
+    accept: String,
 }
 
 impl Asked {
@@ -41,6 +42,7 @@ impl Asked {
                 is_head: method == "HEAD",
                 names,
                 query: query.into_owned().collect(),
+                accept: String::new(),
             });
         }
         if others.is_empty() {
@@ -54,6 +56,12 @@ impl Asked {
         Err(Body::new(Errno::OPNOTSUPP, message)
             .with_status(StatusCode::METHOD_NOT_ALLOWED)
             .allowing(others.join(", ")))
+    }
+
+    /// The same by whoever likes these formats, as in the header `Accept`.
+    pub(crate) fn accepting(mut self, accept: String) -> Asked {
+        self.accept = accept;
+        self
     }
 
     /// Whether it changes anything, which may take long. The word that a device is known does not.
@@ -84,6 +92,7 @@ impl Asked {
             streamed: Cell::new(streamed),
             is_head: self.is_head,
             asker,
+            accept: &self.accept,
         })
     }
 

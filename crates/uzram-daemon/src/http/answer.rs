@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -87,6 +89,9 @@ async fn accept(
         return Err(Body::new(Errno::PROTO, "a request has one Host"));
     }
     let asked = Asked::find(request.method().as_str(), request.uri())?;
+    let accept = request.headers().get_all(ACCEPT).iter();
+    let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
+    let asked = asked.accepting(accept.join(","));
     if asked.is_streamed() {
         return Ok((asked, Read::Not(request.into_body())));
     }
@@ -163,6 +168,12 @@ fn response(
         Ok(Answer::Done) => (StatusCode::NO_CONTENT, Vec::new()),
         Ok(Answer::Json(status, value)) => (status, json(&mut headers, &value)),
         Ok(Answer::Text(bytes)) => (StatusCode::OK, text(&mut headers, bytes)),
+        Ok(Answer::Metrics(format, text)) => {
+            let kind = HeaderValue::from_static(format.content_type());
+            headers.insert(CONTENT_TYPE, kind);
+            headers.insert(VARY, HeaderValue::from_static("Accept"));
+            (StatusCode::OK, text.into_bytes())
+        }
         Ok(Answer::Lines(bytes, next)) => {
             headers.insert(HeaderName::from_static("next-slot"), next.into());
             (StatusCode::OK, text(&mut headers, bytes))

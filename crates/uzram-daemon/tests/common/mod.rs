@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, View};
+use uzram_control::stat::Stat;
+use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{
-    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, SnapshotOptions, bind, serve,
+    Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, MeasuredDevice, Metrics,
+    SnapshotOptions, bind, serve,
 };
 use uzram_spec::DeviceSpec;
 use uzram_testkit::zram::InProcess;
@@ -175,6 +177,17 @@ impl Devices for Fake {
         *self.restored.lock().unwrap() = (read, failed);
         ended.map_err(|_| error(Errno::IO))?;
         self.create(&spec, None)
+    }
+
+    fn metrics(&self) -> Result<Metrics, ControlError> {
+        let shown = self.host.devices().map_err(error)?;
+        let device = |shown: &ShownDevice| MeasuredDevice {
+            name: shown.name(),
+            frontend: "none".into(),
+            path: shown.path.clone(),
+            stat: Some(Stat::default()),
+        };
+        Ok(Metrics::new(shown.iter().map(device).collect()))
     }
 
     fn describe(&self, name: Option<&str>) -> Result<Vec<DeviceAnswer>, ControlError> {

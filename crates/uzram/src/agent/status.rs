@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// What a device's agent did since it was started: see [`crate::JobsApi::agent_stats`].
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "serde", serde(default))]
 pub struct AgentStats {
     /// Whether an agent runs.

@@ -3,8 +3,10 @@
 mod columns;
 mod zramctl;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::{Map, Value};
 use uzram_blockdev::Survey;
 use uzram_control::size;
 use uzram_control::stat::Stat;
@@ -13,7 +15,7 @@ use uzram_runtime::{client, sweep, users};
 use uzram_spec::printable_line;
 
 use super::{print, print_json, to_value};
-use crate::exit::{Failure, Result};
+use crate::exit::{self, Failure, Result};
 use columns::{COLUMNS, CellOf, CellValue, Column, DeviceRow, IDLE_PAGES};
 
 pub(super) use columns::ratio;
@@ -43,10 +45,12 @@ pub(crate) struct Args {
     /// Print sizes in bytes
     #[arg(long, short)]
     bytes: bool,
-    /// Print JSON: one object a device, sizes in bytes
-    #[arg(long, short = 'J', conflicts_with_all = ["output", "output_all", "raw"])]
+    /// Print JSON: one object a device, sizes in bytes. With --output it has these columns, in small letters, and null where a server
+    /// does not answer
+    #[arg(long, short = 'J', conflicts_with = "raw")]
     json: bool,
-    /// Columns to print, separated by commas; after a + they are added to the usual ones. See below for the names
+    /// Columns to print, separated by commas; after a + they are added to the usual ones. See below for the names. The usual ones are
+    /// cut to the terminal's width
     #[arg(long, short, value_name = "COLUMNS", long_help = columns_help())]
     output: Option<String>,
     /// Print all columns
@@ -80,6 +84,66 @@ fn columns_help() -> String {
         help.push_str(&format!("  {:11} {}\n", column.name, column.doc));
     }
     help
+}
+
+/// Columns of texts that may be long, the one that gives way first at the front.
+const GIVE_WAY: [&str; 3] = ["PATH", "MOUNTPOINT", "ALGORITHM"];
+/// What they keep.
+const LEAST_WIDTH: usize = 11;
+
+/// The width of the terminal that is printed to, if there is one that says.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Makes columns of texts narrower until all fit the width, if they can.
+fn narrow(columns: &[&Column], widths: &mut [usize], width: usize) {
+    for name in GIVE_WAY {
+        let all = widths.iter().sum::<usize>() + widths.len().saturating_sub(1);
+        let over = all.saturating_sub(width);
+        let found = columns.iter().position(|column| column.name == name);
+        if let Some(own) = found.and_then(|at| widths.get_mut(at)) {
+            *own = (*own).min(own.saturating_sub(over).max(LEAST_WIDTH));
+        }
+    }
+}
+
+/// A text of at most that many characters; what is cut ends in dots.
+fn cut(text: &str, width: usize) -> std::borrow::Cow<'_, str> {
+    if text.chars().count() <= width {
+        return text.into();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(3)).collect();
+    (kept + "...").into()
+}
+
+/// A device's columns as JSON.
+fn object(columns: &[&Column], row: &DeviceRow) -> Value {
+    let value = |cell| match cell {
+        CellValue::Text(text) => Value::from(text),
+        CellValue::Count(n) | CellValue::Bytes(n) => Value::from(n),
+    };
+    let pair = |column: &&Column| {
+        let value = match (&row.stat, column.cell) {
+            (_, CellOf::Known(cell)) => value(cell(row)),
+            (Ok(stat), CellOf::Asked(cell)) => value(cell(row, stat)),
+            (Err(_), CellOf::Asked(_)) => Value::Null,
+        };
+        (column.name.to_lowercase(), value)
+    };
+    columns.iter().map(pair).collect::<Map<_, _>>().into()
+}
+
+/// Says to a user without devices where root's are, if there are any that may be.
+fn tell_of_roots() {
+    const ROOT: &str = "/run/uzram";
+    let chosen = std::env::var_os("UZRAM_RUN_DIR").is_some_and(|dir| !dir.is_empty());
+    if !chosen && !rustix::process::geteuid().is_root() && Path::new(ROOT).exists() {
+        exit::tell(format!(
+            "no devices of this user's; root's are in {ROOT}: sudo uzram list"
+        ));
+    }
 }
 
 impl Args {
@@ -116,12 +180,18 @@ impl Args {
         if columns.iter().any(|column| column.name == IDLE_PAGES) {
             count_idle(&mut rows);
         }
-        if self.json {
+        if self.json && (self.output.is_some() || self.output_all) {
+            let objects: Vec<_> = rows.iter().map(|row| object(&columns, row)).collect();
+            print_json(&objects.into())?;
+        } else if self.json {
             let object = |row: &DeviceRow| client::describe(&survey, &row.entry, &row.stat);
             let objects: Vec<_> = rows.iter().map(object).collect();
             print_json(&to_value(&objects)?)?;
         } else {
             print(&self.table(&columns, &rows))?;
+        }
+        if rows.is_empty() && !self.json && !self.raw && !self.noheadings {
+            tell_of_roots();
         }
         let silent = rows.into_iter().filter_map(|row| row.stat.err());
         let mut failures: Vec<Failure> = silent.collect();
@@ -188,6 +258,14 @@ impl Args {
         let widths: Vec<usize> = (0..columns.len())
             .map(|i| lines.iter().map(|line| line[i].0.len()).max().unwrap_or(0))
             .collect();
+        let mut widths = widths;
+        if self.output.is_none()
+            && !self.output_all
+            && !self.raw
+            && let Some(width) = terminal_width()
+        {
+            narrow(columns, &mut widths, width);
+        }
         let mut out = String::new();
         for line in &lines {
             let cells: Vec<String> = line
@@ -196,7 +274,7 @@ impl Args {
                 .map(|((text, right), width)| match (self.raw, right) {
                     (true, _) => text.clone(),
                     (false, true) => format!("{text:>width$}"),
-                    (false, false) => format!("{text:width$}"),
+                    (false, false) => format!("{:width$}", cut(text, *width)),
                 })
                 .collect();
             out.push_str(cells.join(" ").trim_end());

@@ -17,7 +17,7 @@ pub(super) struct Setup {
     #[arg(long, short, conflicts_with_all = ["reset", "devices"])]
     find: bool,
     /// Size of the device that is set up
-    #[arg(long, short, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, short, value_name = "SIZE", value_parser = size::parse_share)]
     size: Option<u64>,
     /// Its compression algorithm
     #[arg(long, short, value_name = "NAME", requires = "size")]

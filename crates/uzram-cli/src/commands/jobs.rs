@@ -1,0 +1,218 @@
+//! `uzram jobs`: what takes long on the devices, and how to end it. Also what the commands that ask for such a thing say meanwhile.
+
+use std::io::{IsTerminal, Write};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uzram_control::{Deadline, Job, Request, Response, RunningDevice, call_devices};
+use uzram_runtime::{client, sweep};
+use uzram_spec::printable_line;
+
+use super::{print, print_json, to_value};
+use crate::exit::{self, Failure, Result};
+
+/// How long a command waits before it says what it waits for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What stops where it is when whoever asked goes. All else goes on to its end, or is asked for in slices.
+const ENDED_BY_INTERRUPTS: [&str; 3] = ["recompress", "writeback", "promote"];
+/// How often it looks again.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Show what takes long on the devices, or end it
+///
+/// A device does one such thing after the other: recompression, writeback, promotion, compaction, training, changes of size. A
+/// command for recompression, writeback or promotion that is interrupted ends its own; what was done by then stays.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  uzram jobs
+  uzram jobs zram0 --cancel 3")]
+pub(crate) struct Args {
+    /// The device: its name, its path or its URI [default: all]
+    name: Option<String>,
+    /// End the job with this number. It keeps what it has done. A training, a change of size or of the backing goes on to its end
+    #[arg(long, value_name = "N", requires = "name")]
+    cancel: Option<u64>,
+    /// Print JSON
+    #[arg(long, short = 'J', conflicts_with = "cancel")]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        let run = sweep::swept_run_dir()?;
+        let names: Vec<String> = self.name.clone().into_iter().collect();
+        let found = super::all_or(&run, names.is_empty(), &names)?;
+        let entries = found.into_iter().collect::<Result<Vec<_>>>()?;
+        if let (Some(number), Some(entry)) = (self.cancel, entries.first()) {
+            return match client::ask(entry, &Request::CancelJob { number })? {
+                Response::Done => Ok(()),
+                other => Err(client::unexpected(entry, &other)),
+            };
+        }
+        let (mut rows, mut failures) = (Vec::new(), Vec::new());
+        for entry in &entries {
+            match jobs(entry) {
+                Ok(jobs) => rows.extend(jobs.into_iter().map(|job| (entry, job))),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        match self.json {
+            true => print_json(&rows.iter().map(described).collect::<Result<Value>>()?)?,
+            false => print(&table(&rows))?,
+        }
+        super::all_failures(true, failures)
+    }
+}
+
+fn described((entry, job): &(&RunningDevice, Job)) -> Result<Value> {
+    let mut value = to_value(job)?;
+    value["device"] = json!(entry.record.name);
+    Ok(value)
+}
+
+fn table(rows: &[(&RunningDevice, Job)]) -> String {
+    let mut out = format!(
+        "{:8} {:>6} {:18} {:9} {:>10} {:>8} {:>8}\n",
+        "DEVICE", "NUMBER", "JOB", "STATE", "PAGES", "SECONDS", "PID"
+    );
+    for (entry, job) in rows {
+        let state = match (job.cancelled, job.begun) {
+            (true, _) => "ends",
+            (false, true) => "runs",
+            (false, false) => "waits",
+        };
+        out += &format!(
+            "{:8} {:>6} {:18} {state:9} {:>10} {:>8} {:>8}\n",
+            printable_line(&entry.record.name),
+            job.number,
+            printable_line(&job.op),
+            job.pages,
+            job.seconds,
+            job.pid
+        );
+    }
+    out
+}
+
+/// What takes long on a device.
+fn jobs(entry: &RunningDevice) -> Result<Vec<Job>> {
+    let device = [(entry.socket(), entry.record.identity.clone())];
+    let deadline = Deadline {
+        silence: client::SURVEY,
+        whole: Some(client::SURVEY),
+        restart: true,
+    };
+    let name = &entry.record.name;
+    match call_devices(&device, &Request::Jobs, deadline).pop() {
+        Some(Ok(Response::Jobs { jobs })) => Ok(jobs),
+        Some(Ok(Response::Error(error))) => Err(error.into()),
+        Some(Ok(other)) => Err(client::unexpected(entry, &other)),
+        Some(Err(error)) => Err(Failure::failed(format!("the server of {name}: {error}"))),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Asks a device for what takes long. Meanwhile it says what that waits for, and on a terminal how far it has come.
+pub(super) fn ask(entry: &RunningDevice, request: &Request) -> Result<Response> {
+    let (done, ended) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let shows = std::io::stderr().is_terminal();
+            let (mut wait, mut said, mut shown) = (PATIENCE, false, false);
+            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = LOOK;
+                let Some(line) = progress(&jobs(entry).unwrap_or_default()) else {
+                    continue;
+                };
+                match line {
+                    (_, text) if shows => {
+                        shown = true;
+                        let _ = write!(std::io::stderr(), "\r{text}\x1b[K");
+                    }
+                    (true, text) if !said => {
+                        said = true;
+                        exit::tell(text);
+                    }
+                    _ => {}
+                }
+            }
+            if shown {
+                let _ = write!(std::io::stderr(), "\r\x1b[K");
+            }
+        });
+        let answer = client::ask(entry, request);
+        drop(done);
+        answer
+    })
+}
+
+/// What is to be said of this process's job, and whether it waits for another one.
+fn progress(jobs: &[Job]) -> Option<(bool, String)> {
+    let own = jobs.iter().find(|job| job.pid == std::process::id())?;
+    let (op, pages, seconds) = (printable_line(&own.op), own.pages, own.seconds);
+    if own.begun {
+        let pages = match pages {
+            0 => String::new(),
+            pages => format!("{pages} pages, "),
+        };
+        let end = match ENDED_BY_INTERRUPTS.contains(&&*own.op) {
+            true => "; an interrupt ends it",
+            false => "",
+        };
+        return Some((false, format!("{op}: {pages}{seconds} s{end}")));
+    }
+    let before = jobs.iter().find(|job| job.begun);
+    Some((
+        true,
+        match before {
+            Some(job) => format!(
+                "waits for {}, which process {} asked for {} s ago: uzram jobs",
+                printable_line(&job.op),
+                job.pid,
+                job.seconds
+            ),
+            None => format!("{op} waits for its turn"),
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_named() {
+        let own = |begun, pages| Job {
+            number: 2,
+            op: "promote".into(),
+            begun,
+            pages,
+            seconds: 3,
+            pid: std::process::id(),
+            ..Job::default()
+        };
+        let other = Job {
+            number: 1,
+            op: "recompress".into(),
+            begun: true,
+            seconds: 7,
+            pid: 1,
+            ..Job::default()
+        };
+        let said = |jobs: &[Job]| progress(jobs);
+        let (waits, text) = said(&[other.clone(), own(false, 0)]).unwrap();
+        assert!(
+            waits && text.starts_with("waits for recompress, which process 1 asked for 7 s ago")
+        );
+        let (waits, text) = said(&[own(true, 64)]).unwrap();
+        assert!(!waits && text == "promote: 64 pages, 3 s; an interrupt ends it");
+        let train = Job {
+            op: "train".into(),
+            ..own(true, 0)
+        };
+        assert_eq!(said(&[train]), Some((false, "train: 3 s".into())));
+        assert_eq!(said(&[other]), None);
+    }
+}
