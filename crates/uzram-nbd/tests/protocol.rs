@@ -472,7 +472,7 @@ fn many_requests_in_flight_are_answered_in_any_order() {
         }
         let mut writer = match &client.stream {
             Stream::Unix(stream) => stream.try_clone().unwrap(),
-            Stream::Tcp(_) => unreachable!(),
+            _ => unreachable!(),
         };
         let sender = thread::spawn(move || writer.write_all(&messages).unwrap());
         let mut seen: Vec<u64> = (0..count)

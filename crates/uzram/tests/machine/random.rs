@@ -25,7 +25,11 @@ impl Fill {
     pub(crate) fn random(random: &mut Random) -> Fill {
         let seed = random.next();
         // Some come again, for dedup to find.
-        let seed = if seed % 5 == 0 { seed / 5 % 4 } else { seed };
+        let seed = if seed.is_multiple_of(5) {
+            seed / 5 % 4
+        } else {
+            seed
+        };
         match random.below(12) {
             0 => Fill::Zeros,
             1 => Fill::Inline(seed % 256 * 0x0101_0101_0101_0101),
