@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: the Debian packages that the project needs, each with its reason. Says what it installs;
 //! installs only what is missing.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -71,7 +72,7 @@ fn debian(purpose: PackagePurpose) -> Result<()> {
     let mut install: Vec<&str> = options.split(' ').collect();
     install.extend(missing.iter().map(|(name, _)| *name));
     let Err(error) = apt(&install) else {
-        return Ok(());
+        return keep_off(&missing);
     };
     let strays = strays(purpose);
     if strays.is_empty() {
@@ -89,7 +90,25 @@ fn debian(purpose: PackagePurpose) -> Result<()> {
     }
     install.push("--allow-downgrades");
     install.extend(pins.iter().map(String::as_str));
-    apt(&install)
+    apt(&install)?;
+    keep_off(&missing)
+}
+
+/// Packages whose program we want, and that bring a server for the network which systemd starts.
+const SERVERS: &[&str] = &["prometheus"];
+
+/// Stops the servers that were installed just now, and has none of them start again.
+fn keep_off(installed: &[(&str, &str)]) -> Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    for server in SERVERS {
+        if installed.iter().any(|(name, _)| name == server) {
+            eprintln!("setup: the server {server} was started by its package: disabling it");
+            sh::run(as_root("systemctl", &["disable", "--now", server])?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Our packages that are installed at a version beyond what the package sources have (in an image that was made with
@@ -121,17 +140,21 @@ fn installed(package: &str) -> bool {
     query("dpkg-query", &args).is_some_and(|status| status == "installed")
 }
 
-/// apt-get as root, by sudo where this user is not.
-pub(crate) fn apt(args: &[&str]) -> Result<()> {
-    let sudo = ["DEBIAN_FRONTEND=noninteractive", "apt-get"];
+/// A command as root, by sudo where this user is not.
+fn as_root(program: &str, args: &[&str]) -> Result<Command> {
+    let sudo = ["DEBIAN_FRONTEND=noninteractive", program];
     let mut command = match sh::output(sh::command("id", &["-u"]))?.as_str() {
-        "0\n" => sh::command("apt-get", args),
+        "0\n" => sh::command(program, args),
         _ => sh::command("sudo", &[&sudo, args].concat()),
     };
     command.env("DEBIAN_FRONTEND", "noninteractive");
-    // What apt says is not the output of whatever this set-up is for.
+    // What it says is not the output of whatever this set-up is for.
     command.stdout(std::io::stderr());
-    sh::run(command)
+    Ok(command)
+}
+
+pub(crate) fn apt(args: &[&str]) -> Result<()> {
+    sh::run(as_root("apt-get", args)?)
 }
 
 #[cfg(test)]
