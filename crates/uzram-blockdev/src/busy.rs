@@ -59,7 +59,7 @@ pub enum Busy {
         /// What keeps it in use.
         by: Box<Busy>,
     },
-    /// That many NBD clients are connected.
+    /// That many clients of a socket are connected.
     Clients(u64),
     /// The kernel refuses it, and nothing that this process can see explains why.
     Elsewhere,
@@ -162,8 +162,8 @@ impl fmt::Display for Busy {
                     false => write!(f, "behind {node}, a dead node that is {by}"),
                 }
             }
-            Busy::Clients(1) => write!(f, "1 NBD client is connected"),
-            Busy::Clients(n) => write!(f, "{n} NBD clients are connected"),
+            Busy::Clients(1) => write!(f, "1 client is connected"),
+            Busy::Clients(n) => write!(f, "{n} clients are connected"),
             Busy::Elsewhere => write!(
                 f,
                 "held by the kernel, or by a process that cannot be seen from here"

@@ -445,7 +445,7 @@ fn clients_of_a_socket_are_counted_and_disconnected_by_force() {
     assert!(
         bench
             .uzram(&["stat", "zram0"])
-            .contains("used by      1 NBD client is connected")
+            .contains("used by      1 client is connected")
     );
     let output = bench.output(&["remove", "--force", "zram0"]);
     let said = String::from_utf8(output.stderr).unwrap();

@@ -41,7 +41,7 @@ pub enum Request {
     Reset,
     /// Take the device down and end.
     Remove,
-    /// The same although NBD clients are connected or a dead node is in use; answers [`Response::Did`]. Refused like
+    /// The same although clients are connected or a dead node is in use; answers [`Response::Did`]. Refused like
     /// `Remove` while a file system is mounted on the device.
     RemoveByForce,
     /// Set the limit on pool memory, 0 for none.

@@ -70,7 +70,7 @@ pub struct Stat {
     /// come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracked_since: Option<String>,
-    /// NBD clients that are connected; `None` where the device is a node of the kernel's.
+    /// Clients that are connected; `None` where the device is a node of the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<u64>,
 }

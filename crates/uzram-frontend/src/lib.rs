@@ -13,6 +13,7 @@ mod dead;
 mod option;
 mod poll;
 mod resident;
+mod socket;
 mod waiters;
 
 use std::fs::File;
@@ -30,10 +31,15 @@ pub use buffers::RequestBuffers;
 pub use dead::{check_dead, users_of_dead, words_of_dead};
 pub use poll::{PollPermits, PollSource, Poller};
 pub use resident::keep_resident;
+pub use socket::{
+    ALLOW_UID, LISTEN, SocketError, UnixPeer, UnixSocket, absolute_socket, allowed_uids,
+    check_socket_path, kind_of_bind, may_connect, other_users, unix_path,
+};
 pub use waiters::Waiters;
 
 pub use option::{
-    DEFAULT_POLL, FrontendOption, NUMBER, OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, poll_time,
+    DEFAULT_POLL, FrontendOption, NUMBER, OptionKind, PARTSCAN, POLL, QUEUE_DEPTH, READ_ONLY,
+    poll_time,
 };
 
 /// Why this machine or this user cannot have a frontend.

@@ -58,6 +58,15 @@ pub const PARTSCAN: FrontendOption = FrontendOption {
     chooses: false,
 };
 
+/// Whether clients may write, for frontends whose protocol can say that they may not.
+pub const READ_ONLY: FrontendOption = FrontendOption {
+    name: "read-only",
+    value_name: "",
+    kind: OptionKind::Flag,
+    help: "Let clients read and not write. What is to be read comes with --from",
+    chooses: false,
+};
+
 /// How many requests a queue has in flight, for frontends with a queue for each CPU.
 pub const QUEUE_DEPTH: FrontendOption = FrontendOption {
     name: "queue-depth",

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use uzram_frontend::{
-    CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, POLL, Serving,
-    poll_time,
+    ALLOW_UID, CapabilitySet, Front, Frontend, FrontendOption, Handover, Need, OptionKind, POLL,
+    READ_ONLY, Serving, absolute_socket, allowed_uids, check_socket_path, kind_of_bind, poll_time,
 };
-use uzram_spec::{Failure, FailureKind, FrontendSpec, Result, rlimit};
+use uzram_spec::{Failure, FrontendSpec, Result, rlimit};
 
 use crate::{
     Error, Export, Listen, RunningServer, Server, ServerBuilder, Tls,
@@ -19,21 +19,13 @@ use crate::{
     settings::{DEFAULT_MAX_CONNECTIONS, DEFAULT_SEND_TIMEOUT},
 };
 
-/// Longest path of a unix socket, in bytes.
-const MAX_SOCKET_PATH: usize = 107;
-
 /// The frontend `nbd`.
 pub struct NbdFrontend;
 
-/// Where to listen.
+/// Where to listen: on TCP, too.
 const LISTEN: FrontendOption = FrontendOption {
-    name: "listen",
-    value_name: "WHERE",
     kind: OptionKind::Text(absolute),
-    help: "Where to listen, unix:PATH or tcp:ADDRESS[:PORT]. Of a unix socket only root and the device's own user are \
-        served; see --allow-uid. Over tcp every user of this machine who reaches ADDRESS reads and writes the disk, also \
-        on 127.0.0.1 [default: a unix socket in the run directory]",
-    chooses: true,
+    ..uzram_frontend::LISTEN
 };
 
 const ALLOW_REMOTE: FrontendOption = FrontendOption {
@@ -105,25 +97,6 @@ const DESCRIPTION: FrontendOption = FrontendOption {
     chooses: false,
 };
 
-const READ_ONLY: FrontendOption = FrontendOption {
-    name: "read-only",
-    value_name: "",
-    kind: OptionKind::Flag,
-    help: "Let clients read and not write. What is to be read comes with --from",
-    chooses: false,
-};
-
-const ALLOW_UID: FrontendOption = FrontendOption {
-    name: "allow-uid",
-    value_name: "USER",
-    kind: OptionKind::List(uid),
-    help: "Let this user connect to the unix socket, too: a name or number, repeated or separated by commas. Root and the \
-        device's own user always may. For QEMU under libvirt that is libvirt-qemu or qemu. The socket has the mode 0600, and \
-        with this option 0666: then the server asks the system who connects, and refuses others. The user must be able to \
-        search the socket's directory, which the default one does not allow: use --listen, too",
-    chooses: false,
-};
-
 const MAX_CONNECTIONS: FrontendOption = FrontendOption {
     name: "max-connections",
     value_name: "N",
@@ -156,14 +129,7 @@ const SEND_TIMEOUT: FrontendOption = FrontendOption {
 fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String> {
     let listen: Listen = text.parse().map_err(|error: Error| error.to_string())?;
     match listen {
-        Listen::Unix(path) => {
-            let path = directory.join(path);
-            if path.to_str().is_none() {
-                return Err(format!("the path {path:?} is not UTF-8"));
-            }
-            check_length(&path)?;
-            Ok(Listen::Unix(path).to_string())
-        }
+        Listen::Unix(path) => absolute_socket(&path, directory),
         listen => Ok(listen.to_string()),
     }
 }
@@ -245,25 +211,6 @@ fn check_remote(spec: &FrontendSpec, listen: &Listen) -> Result {
     }
 }
 
-/// Reads a user's name or number.
-fn uid(text: &str) -> std::result::Result<String, String> {
-    let number = match text.parse::<u32>() {
-        // It stands for "no user" in system calls.
-        Ok(u32::MAX) | Err(_) => None,
-        Ok(number) => Some(number),
-    };
-    let named = || match nix::unistd::User::from_name(text) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(format!(
-            "the name or number of a user, and '{text}' is none"
-        )),
-        Err(error) => Err(format!("cannot look up the user '{text}': {error}")),
-    };
-    number
-        .map_or_else(named, Ok)
-        .map(|number| number.to_string())
-}
-
 /// Where a description says to listen.
 fn given(spec: &FrontendSpec) -> Option<Listen> {
     spec.text(LISTEN.name)?.parse().ok()
@@ -272,18 +219,6 @@ fn given(spec: &FrontendSpec) -> Option<Listen> {
 /// Whether only a privileged process may take that port.
 fn is_low(address: &std::net::SocketAddr) -> bool {
     (1..1024).contains(&address.port())
-}
-
-/// Refuses a path that no client could give to connect(2).
-fn check_length(path: &Path) -> std::result::Result<(), String> {
-    let length = path.as_os_str().len();
-    match length <= MAX_SOCKET_PATH {
-        true => Ok(()),
-        false => Err(format!(
-            "the socket's path {} has {length} bytes, and the system takes {MAX_SOCKET_PATH}",
-            path.display()
-        )),
-    }
 }
 
 /// A server set up by the options of a description.
@@ -311,9 +246,8 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         .flatten()
         .map(|text| text.parse().unwrap_or(IpNet::from(IpAddr::from([0; 4]))))
         .fold(builder, ServerBuilder::allow_network);
-    let uids = spec.text(ALLOW_UID.name).unwrap_or_default().split(',');
-    uids.filter_map(|uid| uid.parse().ok())
-        .fold(builder, ServerBuilder::allow_uid)
+    let uids = allowed_uids(spec).into_iter();
+    uids.fold(builder, ServerBuilder::allow_uid)
 }
 
 /// Refuses more clients than this process may have open files for, beside its own and those of whoever controls it: these would
@@ -472,7 +406,7 @@ impl Frontend for NbdFrontend {
                 let path = serving.file("nbd.sock");
                 let shorter =
                     "with --listen unix:PATH and a shorter path, or a shorter UZRAM_RUN_DIR";
-                check_length(&path).map_err(|why| Failure::usage(why).with_hint(shorter))?;
+                check_socket_path(&path).map_err(|why| Failure::usage(why).with_hint(shorter))?;
                 Listen::Unix(path)
             }
         };
@@ -562,20 +496,6 @@ impl NbdFront {
             Some(handle) => Ok(handle.shutdown()?),
             None => Ok(()),
         }
-    }
-}
-
-/// The kind of failure of an address that cannot be had.
-fn kind_of_bind(error: &std::io::Error) -> FailureKind {
-    use std::io::ErrorKind;
-    match error.kind() {
-        ErrorKind::AddrInUse => FailureKind::Busy,
-        ErrorKind::NotFound
-        | ErrorKind::NotADirectory
-        | ErrorKind::AddrNotAvailable
-        | ErrorKind::InvalidInput
-        | ErrorKind::InvalidFilename => FailureKind::Usage,
-        _ => FailureKind::from_io(error),
     }
 }
 

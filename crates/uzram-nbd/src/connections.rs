@@ -164,10 +164,10 @@ impl Connections {
 
     /// Finds a place for a newcomer. A connection that has to give back its own is told to end.
     fn admit(&self, newcomer: &Peer) -> Result<(), AdmissionRefusal> {
-        if let Peer::Process { uid, .. } = newcomer
-            && !self.settings.allows(*uid)
+        if let Peer::Process(peer) = newcomer
+            && !self.settings.allows(peer.uid)
         {
-            return Err(AdmissionRefusal::User(*uid));
+            return Err(AdmissionRefusal::User(peer.uid));
         }
         if let Peer::Remote(address) = newcomer
             && !self.settings.allows_address(address.ip())

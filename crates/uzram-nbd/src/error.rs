@@ -1,9 +1,10 @@
 //! What can go wrong for whoever runs the server. What a client does wrong ends its own connection and is logged: see
 //! [`Close`](crate::close::Close).
 
-use crate::proto::MAX_STRING;
+use crate::{Listen, proto::MAX_STRING};
 use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
+use uzram_frontend::SocketError;
 
 /// Why a server could not be made, started or stopped.
 #[derive(Debug, Error)]
@@ -129,4 +130,30 @@ pub enum Error {
         /// How long they were waited for.
         seconds: u64,
     },
+}
+
+impl From<SocketError> for Error {
+    fn from(error: SocketError) -> Error {
+        match error {
+            SocketError::Unreachable {
+                uid,
+                path,
+                directory,
+            } => Error::Unreachable {
+                uid,
+                path,
+                directory,
+            },
+            SocketError::InUse { path } => Error::InUse { path },
+            SocketError::NotASocket { path } => Error::NotASocket { path },
+            SocketError::Bind { path, source } => Error::Bind {
+                listen: Listen::Unix(path).to_string(),
+                source,
+            },
+            error => Error::Bind {
+                listen: "a unix socket".into(),
+                source: io::Error::other(error),
+            },
+        }
+    }
 }

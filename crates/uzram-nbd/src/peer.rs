@@ -3,19 +3,19 @@
 //! A unix socket tells process and user of who connected. TCP tells an address, and nothing about users: neither of this
 //! machine nor of others.
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net;
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
 };
+use uzram_frontend::UnixPeer;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// A process that connected to a unix socket. Its id is 0 where it is in a PID namespace that this process cannot see.
-    Process { pid: i32, uid: u32 },
+    /// A process that connected to a unix socket.
+    Process(UnixPeer),
     /// Where a TCP client comes from.
     Remote(SocketAddr),
     /// The other end of a socket that the server was given.
@@ -32,12 +32,7 @@ pub(crate) enum QuotaOwner {
 impl Peer {
     /// The peer of an accepted unix socket.
     pub(crate) fn of_unix(fd: &OwnedFd) -> io::Result<Self> {
-        // rustix would make a `Pid` of the id, which cannot be 0.
-        let peer = getsockopt(fd, PeerCredentials)?;
-        Ok(Peer::Process {
-            pid: peer.pid(),
-            uid: peer.uid(),
-        })
+        UnixPeer::of(fd).map(Peer::Process)
     }
 
     /// The peer of an accepted TCP socket.
@@ -49,7 +44,7 @@ impl Peer {
     /// Whom the connection counts for; `None` for a given socket, which has no limits.
     pub(crate) fn owner(&self) -> Option<QuotaOwner> {
         match self {
-            Peer::Process { uid, .. } => Some(QuotaOwner::User(*uid)),
+            Peer::Process(peer) => Some(QuotaOwner::User(peer.uid)),
             Peer::Remote(addr) => Some(QuotaOwner::Address(addr.ip().to_canonical())),
             Peer::Given => None,
         }
@@ -59,10 +54,7 @@ impl Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Process { pid: 0, uid } => {
-                write!(f, "a process in another namespace (uid {uid})")
-            }
-            Peer::Process { pid, uid } => write!(f, "pid {pid} (uid {uid})"),
+            Peer::Process(peer) => peer.fmt(f),
             Peer::Remote(addr) => write!(f, "{addr}"),
             Peer::Given => f.write_str("a given socket"),
         }
@@ -89,12 +81,5 @@ mod tests {
         assert_eq!(owner("10.0.0.1:1"), owner("[::ffff:10.0.0.1]:1"));
         assert_ne!(owner("10.0.0.1:1"), owner("10.0.0.2:1"));
         assert_eq!(Peer::Given.owner(), None);
-    }
-
-    #[test]
-    fn peers_are_named() {
-        let named = |pid| Peer::Process { pid, uid: 7 }.to_string();
-        assert_eq!(named(12), "pid 12 (uid 7)");
-        assert_eq!(named(0), "a process in another namespace (uid 7)");
     }
 }

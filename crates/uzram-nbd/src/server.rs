@@ -264,7 +264,7 @@ impl RunningServer {
         };
         connections.stop.set();
         // Makes accept return. A connection that was accepted just before sees the flag set above.
-        let _ = net::shutdown(&listener.fd, net::Shutdown::Both);
+        let _ = net::shutdown(&listener, net::Shutdown::Both);
         let _ = thread.join();
         drop(listener);
         connections.end_all()
@@ -286,10 +286,10 @@ fn accept(listener: &Listener, connections: &Arc<Connections>) {
     loop {
         let timeout = connections.watch().map(timespec);
         let _ = poll(
-            &mut [PollFd::new(&listener.fd, PollFlags::IN)],
+            &mut [PollFd::new(listener, PollFlags::IN)],
             timeout.as_ref(),
         );
-        let accepted = net::accept_with(&listener.fd, net::SocketFlags::CLOEXEC);
+        let accepted = net::accept_with(listener, net::SocketFlags::CLOEXEC);
         if connections.stop.is_set() {
             return;
         }

@@ -3,6 +3,7 @@
 use crate::{Error, Export, tls::TlsPolicy};
 use ipnet::IpNet;
 use std::{net::IpAddr, time::Duration};
+use uzram_frontend::{may_connect, other_users};
 
 /// How long a connection polls for the next request unless [`ServerBuilder::poll`](crate::ServerBuilder::poll) says
 /// otherwise.
@@ -36,7 +37,7 @@ impl ServerSettings {
     /// Whether a user may connect to a unix socket: root and this process's own user always may, since they can read and
     /// change this process's memory as well.
     pub(crate) fn allows(&self, uid: u32) -> bool {
-        uid == 0 || uid == rustix::process::geteuid().as_raw() || self.allowed_uids.contains(&uid)
+        may_connect(uid, &self.allowed_uids)
     }
 
     /// Whether a TCP client of this address may connect.
@@ -48,9 +49,7 @@ impl ServerSettings {
 
     /// The allowed users for whom the mode 0600 of a socket is too strict.
     pub(crate) fn other_uids(&self) -> Vec<u32> {
-        let own = rustix::process::geteuid().as_raw();
-        let allowed = self.allowed_uids.iter().copied();
-        allowed.filter(|uid| *uid != 0 && *uid != own).collect()
+        other_users(&self.allowed_uids)
     }
 
     /// Checks the exports: there is one, and each has a name of its own.

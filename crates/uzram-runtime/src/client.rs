@@ -285,7 +285,7 @@ fn done(response: Response) -> Result<Vec<String>> {
     }
 }
 
-/// Takes a device down although NBD clients are connected or a dead node is in use. Says in words what was done to whom.
+/// Takes a device down although clients are connected or a dead node is in use. Says in words what was done to whom.
 /// Refused as [`remove`] is while a file system is mounted on the device.
 pub fn remove_by_force(entry: &RunningDevice) -> Result<Vec<String>> {
     done(take_down(entry, &Request::RemoveByForce)?)

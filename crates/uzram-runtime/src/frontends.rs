@@ -15,6 +15,7 @@ pub fn all() -> &'static [&'static dyn Frontend] {
         &uzram_nbd_kernel::NbdKernelFrontend,
         &uzram_fuse::FuseLoopFrontend,
         &uzram_nbd::NbdFrontend,
+        &uzram_vhost_user::VhostUserFrontend,
     ]
 }
 

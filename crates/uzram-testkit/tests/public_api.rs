@@ -17,6 +17,7 @@ const LIBRARIES: &[&str] = &[
     "uzram-snapshot",
     "uzram-spec",
     "uzram-ublk",
+    "uzram-vhost-user",
 ];
 
 #[test]

@@ -69,6 +69,14 @@ pub(crate) enum Build {
 }
 
 impl Build {
+    /// Where the programs are.
+    pub(crate) fn dir(self) -> PathBuf {
+        sh::target().join(match self {
+            Self::Tests => "debug",
+            Self::Release => "release",
+        })
+    }
+
     /// Builds [`OURS`]; the directory that they are in.
     fn run(self) -> Result<PathBuf> {
         let target = |program: &'static str| match program.split_once("examples/") {
@@ -81,16 +89,15 @@ impl Build {
                 sh::run(sh::cargo(
                     &[&["build", "--quiet"], sh::WORKSPACE, &targets].concat(),
                 ))?;
-                Ok(sh::target().join("debug"))
             }
             Self::Release => {
                 for (package, program) in OURS {
                     let cargo = ["build", "--release", "--quiet", "--package", package];
                     sh::run(sh::cargo(&[&cargo[..], &target(program)].concat()))?;
                 }
-                Ok(sh::target().join("release"))
             }
         }
+        Ok(self.dir())
     }
 }
 

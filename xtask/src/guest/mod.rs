@@ -9,12 +9,14 @@
 //! | `boots` | which tests share a boot, and what that says of each |
 //! | `kernel`, `modules` | Debian's kernel and its modules |
 //! | `image`, `cpio` | the guest's file system |
+//! | `disk` | a disk of the guest that this machine serves |
 //! | `qemu` | the virtual machine's process |
 //! | `health` | what the kernel's log and the run's end make of a test |
 //! | `parameters` | what a test is told on its way |
 
 mod boots;
 mod cpio;
+mod disk;
 mod health;
 mod image;
 mod kernel;
@@ -250,6 +252,7 @@ impl GuestBench {
         let machine = Machine {
             kernel: kernel.image,
             initrd,
+            program: build.dir().join("uzram"),
         };
         Ok(Self {
             machine,

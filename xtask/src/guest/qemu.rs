@@ -7,13 +7,15 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Parameters;
 use super::boots::Said;
+use super::disk::HostDisk;
 use super::health::End;
 use super::spec::TestSpec;
 
@@ -32,6 +34,8 @@ const MARK: u8 = 0x1E;
 pub(crate) struct Machine {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
+    /// `uzram`, for disks that this machine serves.
+    pub(crate) program: PathBuf,
 }
 
 /// The files of one boot.
@@ -126,6 +130,13 @@ impl Machine {
         port(&mut command, "output", "file,path=/dev/stdout".into());
         port(&mut command, "status", to_file("file,path=", &logs.status));
         port(&mut command, "saved", to_file("file,path=", &logs.saved));
+        let disk = match first.has_host_disk {
+            true => Some(HostDisk::new(&self.program)?),
+            false => None,
+        };
+        if let Some(disk) = &disk {
+            disk.add_to(&mut command, &first.memory);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut guest = Guest(command.spawn().context("cannot run qemu-system-x86_64")?);
         let output = guest.0.stdout.take().context("QEMU has no stdout")?;
@@ -134,7 +145,21 @@ impl Machine {
             let first = first.name.clone();
             thread::spawn(move || show(output, &results, first))
         };
-        let ended = wait(&mut guest.0, tests, logs)?;
+        let runs = AtomicBool::new(true);
+        let ended = thread::scope(|scope| {
+            let disturbing = disk
+                .as_ref()
+                .map(|disk| scope.spawn(|| disk.disturb(&logs.status, &runs)));
+            let ended = wait(&mut guest.0, tests, logs);
+            runs.store(false, Ordering::Relaxed);
+            if let (Some(disk), Some(disturbing)) = (&disk, disturbing) {
+                let disturbed = disturbing
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a panic")));
+                disk.judge(disturbed, &logs.results.join(&first.name))?;
+            }
+            ended
+        })?;
         drop(guest);
         // QEMU's end is the end of its output.
         let _ = show.join();

@@ -25,6 +25,8 @@ pub(crate) struct TestSpec {
     pub(crate) modules: Vec<String>,
     /// Kernel messages that would otherwise fail the test.
     pub(crate) allow: Vec<Regex>,
+    /// Whether it has a disk that this machine serves, by vhost-user.
+    pub(crate) has_host_disk: bool,
     /// A test of the bench itself: what it must be reported to have failed of.
     pub(crate) fails: Option<String>,
 }
@@ -50,6 +52,7 @@ impl TestSpec {
             timeout: 60,
             modules: Vec::new(),
             allow: Vec::new(),
+            has_host_disk: false,
             fails: None,
         };
         // It becomes a word of the kernel's command line and a directory.
@@ -94,6 +97,12 @@ impl TestSpec {
                     spec.modules = names.map(|name| name.replace('-', "_")).collect();
                 }
                 "allow-dmesg" => spec.allow.push(Regex::new(value).with_context(wrong)?),
+                "disk" => {
+                    spec.has_host_disk = match value {
+                        "vhost-user" => true,
+                        _ => bail!("{} (vhost-user)", wrong()),
+                    }
+                }
                 "fails" => spec.fails = Some(value.into()),
                 // Any other comment with a colon.
                 _ => continue,
@@ -104,6 +113,9 @@ impl TestSpec {
         }
         if spec.about.is_empty() {
             bail!("no line '# about: ...' at the top");
+        }
+        if spec.shares && spec.has_host_disk {
+            bail!("a test with a disk has a boot of its own");
         }
         if spec.ci != Ci::No && spec.fails.is_some() {
             bail!("what must fail has to be 'ci: no'");

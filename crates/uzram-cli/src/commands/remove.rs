@@ -16,7 +16,7 @@ use crate::exit::{self, Result};
 Examples:
   uzram remove zram0
   uzram remove /dev/loop0 zram3
-  uzram remove zram0 --force       (also if NBD clients are connected)
+  uzram remove zram0 --force       (also if clients are connected)
   uzram remove --all")]
 pub(crate) struct Args {
     /// The devices: names, paths or URIs
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Remove all devices
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Disconnect NBD clients, and remove the device although a node that a dead server left is still in use, or its record is
+    /// Disconnect clients of a socket, and remove the device although a node that a dead server left is still in use, or its record is
     /// damaged; says what was done. Never unmounts a file system: that device is refused all the same
     #[arg(long)]
     force: bool,

@@ -34,10 +34,10 @@ const MAX_ANSWER_BYTES: u64 = 4096;
 ///
 /// Runs a command that takes the device from its stdin, such as "uzram receive" by ssh, or connects to one that listens. All
 /// contents are sent while requests go on, and what changed meanwhile in more rounds. Then writes wait until the rest is there and
-/// the other side has made its device, whose path is printed. This one is removed then, and its NBD clients are disconnected. Where
+/// the other side has made its device, whose path is printed. This one is removed then, and its clients are disconnected. Where
 /// anything fails before, the device goes on as if nothing had been.
 ///
-/// What uses the device's node here, such as a mount, has to end before; NBD clients need not.
+/// What uses the device's node here, such as a mount, has to end before; clients of a socket need not.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -118,7 +118,7 @@ impl Args {
     }
 }
 
-/// Refuses a device whose node is in use. NBD clients come back to the other host.
+/// Refuses a device whose node is in use. Clients of a socket come back to the other host.
 fn check_users(entry: &RunningDevice) -> Result {
     match frontends::by_name(&entry.record.frontend) {
         Some(frontend) if !frontend.has_node() => Ok(()),

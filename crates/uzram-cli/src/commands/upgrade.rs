@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Replace the program behind devices that are in use
 ///
 /// The new program takes over keeper, memory and, on ublk and the kernel's NBD client, the block device: requests wait a
-/// moment and none fails. Clients of an NBD socket have to connect again. A program that cannot serve the device is refused
+/// moment and none fails. Clients of a socket have to connect again. A program that cannot serve the device is refused
 /// and the old one goes on.
 #[derive(clap::Args)]
 #[command(after_help = "\
