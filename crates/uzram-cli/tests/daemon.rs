@@ -900,7 +900,7 @@ fn what_two_sections_share_is_found_by_a_check() {
         ),
         (
             format!("{nbd}\"unix:/tmp/no-such.sock\""),
-            format!("{nbd}\"unix:/tmp/no-such.sock\""),
+            "frontend = \"vhost-user\"\nlisten = \"unix:/tmp/no-such.sock\"".into(),
             "listen: unix:/tmp/no-such.sock is that of",
         ),
         (

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use uzram_frontend::{Frontend, FrontendOption, Need, ReservedNode};
+use uzram_frontend::{Frontend, FrontendOption, NUMBER, Need, ReservedNode};
 use uzram_spec::{AUTO, BackingSpec, DeviceSpec, Failure, FailureKind, FrontendSpec, Result};
 
 /// All frontends, best first.
@@ -219,16 +219,27 @@ fn choose(spec: &FrontendSpec, needs: Needs) -> Result<(&'static dyn Frontend, O
     refused(FailureKind::Impossible, lacking.join("; "))
 }
 
-/// What only one device at a time can have of what two descriptions name: the option, and what both say.
+/// What only one device at a time can have of what two descriptions name: the option, and what both say. Numbers are those of a
+/// frontend's own nodes; what else is claimed nobody else can have.
 pub fn common_claim(one: &FrontendSpec, other: &FrontendSpec) -> Option<(&'static str, String)> {
-    all()
-        .iter()
-        .filter(|frontend| may_be(one, **frontend) && may_be(other, **frontend))
-        .find_map(|frontend| {
-            let theirs = frontend.claims(other);
-            let mut claims = frontend.claims(one).into_iter();
-            claims.find(|claim| theirs.contains(claim))
-        })
+    let claims = |spec: &FrontendSpec| {
+        let frontends = all().iter().filter(|frontend| may_be(spec, **frontend));
+        let claims = frontends.flat_map(|frontend| {
+            let of = |claim: (&'static str, String)| (frontend.name(), claim);
+            frontend.claims(spec).into_iter().map(of)
+        });
+        claims.collect::<Vec<_>>()
+    };
+    let theirs = claims(other);
+    let is_theirs = |(frontend, claim): &(&str, (&'static str, String))| {
+        theirs
+            .iter()
+            .any(|(other, theirs)| theirs == claim && (other == frontend || claim.0 != NUMBER.name))
+    };
+    claims(one)
+        .into_iter()
+        .find(is_theirs)
+        .map(|(_, claim)| claim)
 }
 
 /// Whether a description may mean this frontend.

@@ -78,6 +78,14 @@ impl Frontend for VhostUserFrontend {
         given.into_iter().map(Path::to_owned).collect()
     }
 
+    fn claims(&self, spec: &FrontendSpec) -> Vec<(&'static str, String)> {
+        let listen = spec.text(LISTEN.name);
+        listen
+            .map(|listen| (LISTEN.name, listen.to_owned()))
+            .into_iter()
+            .collect()
+    }
+
     fn probe(&self) -> std::result::Result<(), Need> {
         Ok(())
     }
