@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, needs, sh};
@@ -28,6 +28,22 @@ fn started(bench: &Bench, args: &[&str]) -> Child {
     let mut command = bench.command(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
+}
+
+/// The same where interrupts are not ignored, as what a shell starts in the background inherits.
+fn started_with_interrupts(bench: &Bench, args: &[&str]) -> Child {
+    let command = bench.command(args);
+    let mut env = Command::new("env");
+    env.arg("--default-signal=INT").arg(command.get_program());
+    env.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => env.env(name, value),
+            None => env.env_remove(name),
+        };
+    }
+    env.stdout(Stdio::piped()).stderr(Stdio::piped());
+    env.spawn().unwrap()
 }
 
 fn jobs(bench: &Bench) -> Vec<Value> {
@@ -110,10 +126,10 @@ fn a_job_is_seen_and_cancelled_and_the_next_one_says_what_it_waits_for() {
 
 #[test]
 fn an_interrupt_ends_the_job_and_one_that_waits_is_never_begun() {
-    needs!(&["nbdcopy", "kill"]);
+    needs!(&["nbdcopy", "env", "kill"]);
     let bench = Bench::new();
     busy_device(&bench);
-    let mut first = started(&bench, &["recompress", "zram0"]);
+    let mut first = started_with_interrupts(&bench, &["recompress", "zram0"]);
     until(&bench, "at work", has_run);
     let waiting = started(&bench, &["recompress", "zram0", "--kind", "huge"]);
     let seen = until(&bench, "two", |jobs| jobs.len() == 2);

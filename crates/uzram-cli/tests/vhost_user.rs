@@ -213,6 +213,9 @@ fn a_client_is_a_user_of_the_device() {
     );
     let said = bench.fails(3, &["set", "zram0", "disksize=8M"]);
     assert!(said.contains("cannot be told another size"), "{said}");
+    // Its memory is here.
+    let said = bench.fails(3, &["send", "zram0", "--", "false"]);
+    assert!(said.contains("cannot follow to another host"), "{said}");
     guest.disconnect();
     bench.uzram(&["set", "zram0", "disksize=8M"]);
     connect(&mut guest, &path);

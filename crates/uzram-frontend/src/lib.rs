@@ -111,6 +111,11 @@ pub trait Frontend: Sync {
         true
     }
 
+    /// Whether clients can go on at another host that takes the device over, as those of a network can.
+    fn clients_follow(&self) -> bool {
+        false
+    }
+
     /// Whether the device can be swap: nothing between the kernel and this process waits for memory.
     fn can_swap(&self) -> bool {
         false

@@ -350,6 +350,10 @@ impl Frontend for NbdFrontend {
         false
     }
 
+    fn clients_follow(&self) -> bool {
+        true
+    }
+
     fn can_wait(&self) -> bool {
         true
     }

@@ -37,7 +37,8 @@ const MAX_ANSWER_BYTES: u64 = 4096;
 /// the other side has made its device, whose path is printed. This one is removed then, and its clients are disconnected. Where
 /// anything fails before, the device goes on as if nothing had been.
 ///
-/// What uses the device's node here, such as a mount, has to end before; clients of a socket need not.
+/// What uses the device's node here, such as a mount, has to end before, and so has a virtual machine by vhost-user; NBD clients need
+/// not.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -118,10 +119,17 @@ impl Args {
     }
 }
 
-/// Refuses a device whose node is in use. Clients of a socket come back to the other host.
+/// Refuses a device whose users cannot go on at the other host: those of its node, and a virtual machine that shares its memory.
 fn check_users(entry: &RunningDevice) -> Result {
     match frontends::by_name(&entry.record.frontend) {
-        Some(frontend) if !frontend.has_node() => Ok(()),
+        Some(frontend) if frontend.clients_follow() => Ok(()),
+        Some(frontend) if !frontend.has_node() => match client::stat(entry)?.clients {
+            None | Some(0) => Ok(()),
+            Some(_) => Err(Failure::busy(format!(
+                "{} is in use: it cannot be handed over, as its client cannot follow to another host",
+                entry.record.path
+            ))),
+        },
         _ => users::check_unused(entry, "it cannot be handed over"),
     }
 }
