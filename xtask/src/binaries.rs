@@ -237,6 +237,8 @@ impl Ran {
 
 /// Of a panic, so many lines are repeated at the end.
 const PANIC_LINES: usize = 12;
+/// Of a line, so many characters.
+const PANIC_LINE: usize = 400;
 
 /// Which threads panicked, where and with which words.
 fn panics(said: &str) -> String {
@@ -247,6 +249,7 @@ fn panics(said: &str) -> String {
             .by_ref()
             .take_while(|line| !line.is_empty() && *line != "stack backtrace:");
         for line in std::iter::once(line).chain(words).take(PANIC_LINES) {
+            let line: String = line.chars().take(PANIC_LINE).collect();
             found += &format!("  {line}\n");
         }
     }
@@ -305,6 +308,8 @@ mod tests {
             "word\n".repeat(100)
         );
         assert_eq!(panics(&long).lines().count(), PANIC_LINES);
+        let wide = format!("thread 'e' (4) panicked at z.rs:5:6:\n{}", "ü".repeat(9999));
+        assert!(panics(&wide).chars().count() < 2 * PANIC_LINE);
     }
 
     #[test]
