@@ -396,3 +396,37 @@ fn alerts_dashboard_and_page_name_metrics_that_there_are() {
         assert!(!panel["targets"].as_array().unwrap().is_empty(), "{panel}");
     }
 }
+
+/// What is no file is written to and not replaced; a link is followed. As root, `/dev/stdout` was a file afterwards.
+#[test]
+fn an_output_that_is_no_file_stays_what_it_is() {
+    let bench = Bench::new();
+    let (real, link, pipe) = (bench.path("real"), bench.path("link"), bench.path("pipe"));
+    std::fs::write(&real, "old").unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let write =
+        |path: &std::path::Path| bench.output(&["metrics", "--output", path.to_str().unwrap()]);
+    assert!(write(&link).status.success());
+    assert!(link.symlink_metadata().unwrap().file_type().is_symlink());
+    let text = std::fs::read_to_string(&real).unwrap();
+    assert!(text.contains("uzram_devices 0"), "{text}");
+
+    common::sh(&format!("mkfifo {}", pipe.display()));
+    let reader = std::process::Command::new("cat")
+        .arg(&pipe)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(write(&pipe).status.success());
+    let read = reader.wait_with_output().unwrap().stdout;
+    assert!(String::from_utf8_lossy(&read).contains("uzram_devices 0"));
+    use std::os::unix::fs::FileTypeExt;
+    assert!(pipe.symlink_metadata().unwrap().file_type().is_fifo());
+
+    // By a link of our own: a device that was replaced would be the machine's.
+    let null = bench.path("null");
+    std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+    assert!(write(&null).status.success());
+    assert!(null.symlink_metadata().unwrap().file_type().is_symlink());
+    assert!(!write(&bench.path("")).status.success(), "a directory");
+}

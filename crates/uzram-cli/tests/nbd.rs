@@ -231,6 +231,7 @@ fn a_disk_is_offered_as_it_was_said() {
         ("--allow", "localhost"),
         ("--allow", "127.0.0.1/33"),
         ("--allow", ""),
+        ("--allow", "::ffff:127.0.0.1/128"),
         ("--export", ""),
     ] {
         bench.fails(2, &[&["create"], &listen[..], &[option, value]].concat());

@@ -94,7 +94,10 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     refused(&["--tls-certificates DIR", "--insecure"], &allowed);
     // Clients that do not ask for TLS would be served.
     let optional = ["--tls-certificates", good, "--tls", "on"];
-    refused(&["--insecure"], &[&allowed[..], &optional].concat());
+    refused(
+        &["without --tls on", "--insecure"],
+        &[&allowed[..], &optional].concat(),
+    );
     // Allowed: what is left is that this host has no such address.
     for enough in [&["--insecure"][..], &["--tls-certificates", good]] {
         refused(&["cannot listen"], &[&allowed[..], enough].concat());
@@ -107,6 +110,16 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     refused(
         &["server-cert.pem: No such file"],
         &["--tls-certificates", "/nowhere"],
+    );
+    refused(
+        &["--tls-verify-peer would keep out nobody"],
+        &[
+            "--tls-certificates",
+            good,
+            "--tls",
+            "on",
+            "--tls-verify-peer",
+        ],
     );
     refused(
         &["require", "on"],

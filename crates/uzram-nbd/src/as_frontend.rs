@@ -146,8 +146,13 @@ fn export_text(text: &str, _: &Path) -> std::result::Result<String, String> {
 
 /// Reads an address or a network.
 fn network(text: &str) -> std::result::Result<String, String> {
-    let alone = text.parse::<IpAddr>().map(IpNet::from);
+    let alone = text
+        .parse()
+        .map(|address: IpAddr| IpNet::from(address.to_canonical()));
     match text.parse::<IpNet>().or(alone) {
+        Ok(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => Err(format!(
+            "IPv4 clients are known by IPv4 addresses, and '{text}' is a mapped one"
+        )),
         Ok(network) => Ok(network.trunc().to_string()),
         Err(_) => Err(format!(
             "an address or a network such as 192.0.2.0/24 or 2001:db8::/32, and '{text}' is none"
@@ -193,6 +198,10 @@ fn check_tls(spec: &FrontendSpec) -> Result {
             None => Ok(()),
         };
     };
+    if verify_clients && !requires_tls(spec) {
+        let message = "--tls on serves clients without TLS, who show no certificate, so that --tls-verify-peer would keep out nobody";
+        return Err(Failure::usage(message).with_hint("without --tls on"));
+    }
     Tls::from_directory(directory, verify_clients)?;
     Ok(())
 }
@@ -205,7 +214,10 @@ fn check_remote(spec: &FrontendSpec, listen: &Listen) -> Result {
             Err(Failure::usage(format!(
                 "{address} is reachable from other machines, and not all clients would use TLS"
             ))
-            .with_hint("with --tls-certificates DIR, or with --insecure"))
+            .with_hint(match certificates(spec) {
+                None => "with --tls-certificates DIR, or with --insecure",
+                Some(_) => "without --tls on, or with --insecure",
+            }))
         }
         _ => Ok(()),
     }

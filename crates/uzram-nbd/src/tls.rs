@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -26,7 +26,7 @@ use rustls::{
         CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
 };
 
 use crate::{Error, lock::lock};
@@ -36,6 +36,11 @@ const CERTIFICATE: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
 const AUTHORITY: &str = "ca-cert.pem";
 const REVOKED: &str = "ca-crl.pem";
+
+/// Most bytes of one of them.
+const MAX_FILE: u64 = 1 << 20;
+/// What a key that takes a passphrase has in its text.
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
 /// Bytes that are encrypted at once.
 const PIECE: usize = 64 << 10;
@@ -132,10 +137,33 @@ impl Files {
         }
     }
 
+    /// Reads a file, which somebody may have put there who is not who wrote the others: one that has no end, or that has to be
+    /// waited for, is refused.
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let wrong = |error: io::Error| self.wrong(name, error);
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = fs::File::options()
+            .read(true)
+            .custom_flags(flags)
+            .open(self.path(name))
+            .map_err(wrong)?;
+        if !file.metadata().map_err(wrong)?.is_file() {
+            return Err(self.wrong(name, "it is no regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(wrong)?;
+        match bytes.len() as u64 {
+            0..=MAX_FILE => Ok(bytes),
+            _ => Err(self.wrong(name, format!("it has more than {MAX_FILE} bytes"))),
+        }
+    }
+
     /// The items of a kind in a file, at least one.
     fn items<T: PemObject>(&self, name: &str, what: &str) -> Result<Vec<T>, Error> {
-        let items =
-            T::pem_file_iter(self.path(name)).and_then(Iterator::collect::<Result<Vec<T>, _>>);
+        let bytes = self.bytes(name)?;
+        let items: Result<Vec<T>, _> = T::pem_slice_iter(&bytes).collect();
         match items {
             Ok(items) if items.is_empty() => {
                 Err(self.wrong(name, format!("it holds no {what} in PEM")))
@@ -148,8 +176,15 @@ impl Files {
     fn load(&self) -> Result<ServerConfig, Error> {
         let provider = Arc::new(ring::default_provider());
         let chain = self.items::<CertificateDer<'_>>(CERTIFICATE, "certificate")?;
-        let key = PrivateKeyDer::from_pem_file(self.path(KEY))
+        let bytes = self.bytes(KEY)?;
+        if bytes.windows(ENCRYPTED.len()).any(|word| word == ENCRYPTED) {
+            let help = "it is encrypted, and nobody is there to be asked: openssl pkey decrypts it";
+            return Err(self.wrong(KEY, help));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&bytes)
             .map_err(|error| self.wrong(KEY, in_words(error, "private key")))?;
+        let known = provider.key_provider.load_private_key(key.clone_key());
+        known.map_err(|error| self.wrong(KEY, error))?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| self.wrong(CERTIFICATE, error))?;
@@ -169,15 +204,25 @@ impl Files {
                         self.items::<CertificateRevocationListDer<'_>>(REVOKED, "revocation list")?;
                     verifier = verifier.with_crls(lists);
                 }
-                let verifier = verifier
-                    .build()
-                    .map_err(|error| self.wrong(AUTHORITY, error))?;
+                let verifier = verifier.build().map_err(|error| match error {
+                    VerifierBuilderError::InvalidCrl(_) => self.wrong(
+                        REVOKED,
+                        format!("{error}; it is to be of version 2, which has a number (crlnumber of openssl ca)"),
+                    ),
+                    error => self.wrong(AUTHORITY, error),
+                })?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let mut config = builder
             .with_single_cert(chain, key)
-            .map_err(|error| self.wrong(CERTIFICATE, error))?;
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => self.wrong(
+                    CERTIFICATE,
+                    format!("its first certificate is not that of {KEY}"),
+                ),
+                error => self.wrong(CERTIFICATE, error),
+            })?;
         // Whoever comes back is checked again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -261,6 +261,37 @@ fn files_that_are_no_good_are_named() {
     wrong("server-cert.pem", Some(cut), false);
     wrong("ca-cert.pem", Some(cut), true);
     wrong("ca-crl.pem", Some(b"nothing"), true);
+    let encrypted = b"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n";
+    assert!(wrong("server-key.pem", Some(encrypted), false).contains("it is encrypted"));
+    let large = vec![b'x'; (1 << 20) + 1];
+    assert!(wrong("server-cert.pem", Some(&large), false).contains("more than 1048576 bytes"));
+    // What has no end, or is waited for.
+    for (name, line) in [
+        ("server-cert.pem", "ln -s /dev/zero"),
+        ("server-key.pem", "mkfifo"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["server-cert.pem", "server-key.pem"] {
+            fs::copy(good.join(name), dir.path().join(name)).unwrap();
+        }
+        let path = dir.path().join(name);
+        fs::remove_file(&path).unwrap();
+        let line = format!("{line} {}", path.display());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &line])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let said = Tls::from_directory(dir.path(), false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.contains(name) && said.contains("no regular file"),
+            "{said}"
+        );
+    }
     // The key of another.
     let other = fs::read(authority.server().join("server-key.pem")).unwrap();
     let dir = good.clone();

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ impl Args {
         });
         match &self.output {
             None => print(&text),
-            Some(path) => replace(path, &text).map_err(|error| {
+            Some(path) => write(path, &text).map_err(|error| {
                 let message = format!("{}: {error}", path.display());
                 Failure::new(FailureKind::from_io(&error), message)
             }),
@@ -155,6 +155,26 @@ fn answer(status: &str, content_type: &str, body: &str) -> String {
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nVary: Accept\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Writes to what a path names. A file is replaced as a whole; a link stays, and so does a pipe, a terminal or `/dev/null`.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let Ok(found) = std::fs::metadata(path) else {
+        return replace(path, text);
+    };
+    let kind = found.file_type();
+    if kind.is_fifo() || kind.is_char_device() {
+        let mut stream = File::options().write(true).open(path)?;
+        return stream.write_all(text.as_bytes());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a file that metrics may replace",
+        ));
+    }
+    // Where a link leads.
+    replace(&std::fs::canonicalize(path)?, text)
 }
 
 /// Writes a file beside the one that is meant, and gives it that name once it is whole.
