@@ -233,6 +233,8 @@ fn a_disk_is_offered_as_it_was_said() {
         ("--allow", ""),
         ("--allow", "::ffff:127.0.0.1/128"),
         ("--export", ""),
+        ("--description", "\u{1b}[31mred"),
+        ("--tls-certificates", ""),
     ] {
         bench.fails(2, &[&["create"], &listen[..], &[option, value]].concat());
     }

@@ -134,13 +134,14 @@ fn absolute(text: &str, directory: &Path) -> std::result::Result<String, String>
     }
 }
 
-/// Checks a text of the protocol.
+/// Checks a text of the protocol. Clients show it as it is.
 fn export_text(text: &str, _: &Path) -> std::result::Result<String, String> {
+    if text.chars().any(char::is_control) {
+        return Err("a text without control characters".into());
+    }
     match text.len() {
-        1..=MAX_STRING if !text.contains('\0') => Ok(text.into()),
-        length => Err(format!(
-            "1 to {MAX_STRING} bytes without NUL, and there are {length}"
-        )),
+        1..=MAX_STRING => Ok(text.into()),
+        length => Err(format!("1 to {MAX_STRING} bytes, and there are {length}")),
     }
 }
 
@@ -162,6 +163,9 @@ fn network(text: &str) -> std::result::Result<String, String> {
 
 /// Makes a path absolute, which is stored as text.
 fn absolute_path(text: &str, directory: &Path) -> std::result::Result<String, String> {
+    if text.is_empty() {
+        return Err("a path".into());
+    }
     let path = directory.join(text);
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| format!("the path {path:?} is not UTF-8"))
