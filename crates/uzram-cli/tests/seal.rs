@@ -135,6 +135,16 @@ fn a_sealed_file_makes_devices_for_who_has_its_key() {
         let words = fails(bench, 2, &[args, &["--identity", other]].concat());
         assert!(words.contains("no key that was given"), "{words}");
     }
+    // A process of the device would wait for whoever writes to it.
+    let pipe = sealed.path("pipe");
+    common::sh(&format!("mkfifo {pipe}"));
+    for args in [
+        &["restore", file, NBD][..],
+        &["create", "--from", file, "--lazy", NBD],
+    ] {
+        let words = fails(bench, 2, &[args, &["--identity", &pipe]].concat());
+        assert!(words.contains("no regular file"), "{words}");
+    }
     assert_eq!(sealed.devices(), before);
 
     works(bench, &["snapshot", "verify", file, "--identity", key]);

@@ -217,6 +217,14 @@ impl RemoteProcess {
                 order.place()
             ))
         };
+        for path in order.identities.iter().chain(&order.passphrase_file) {
+            // The process would wait for whoever writes to it, for ever, and nobody for the process.
+            if path.metadata().is_ok_and(|found| !found.is_file()) {
+                let message = format!("{}: it is no regular file", path.display());
+                return Err(Failure::usage(message)
+                    .with_hint("a process of the device reads it, also when it starts anew"));
+            }
+        }
         let pairs: io::Result<Vec<_>> = (0..CHANNELS).map(|_| UnixStream::pair()).collect();
         let (channels, others): (Vec<_>, Vec<_>) = pairs.map_err(failed)?.into_iter().unzip();
         let (life, stdin) = UnixStream::pair().map_err(failed)?;
