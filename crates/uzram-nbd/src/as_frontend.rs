@@ -250,9 +250,10 @@ pub fn server_builder(spec: &FrontendSpec) -> ServerBuilder {
         .poll(poll_time(spec));
     let builder = match certificates(spec) {
         // They were read when the device was made. A server that takes over goes on without them, and refuses clients.
-        Some((directory, verify)) => {
-            builder.tls(Tls::of_directory(directory, verify), requires_tls(spec))
-        }
+        Some((directory, verify)) => builder.tls(
+            Tls::from_directory_unread(directory, verify),
+            requires_tls(spec),
+        ),
         None => builder,
     };
     // These were checked when they were read. A network that is none lets nobody in.
@@ -400,7 +401,7 @@ impl Frontend for NbdFrontend {
             _ => Vec::new(),
         };
         if let Some((directory, verify_clients)) = certificates(spec) {
-            files.extend(Tls::of_directory(directory, verify_clients).files());
+            files.extend(Tls::from_directory_unread(directory, verify_clients).files());
         }
         files
     }

@@ -67,13 +67,13 @@ impl Tls {
     /// certificate of an authority in `ca-cert.pem` that `ca-crl.pem`, if there is one, does not revoke.
     /// [`Error::Tls`] names the file that is missing or wrong.
     pub fn from_directory(directory: &Path, verify_clients: bool) -> Result<Tls, Error> {
-        let tls = Tls::of_directory(directory, verify_clients);
+        let tls = Tls::from_directory_unread(directory, verify_clients);
         tls.config()?;
         Ok(tls)
     }
 
     /// The same, of files that are read for the first client. One that cannot be read refuses clients until it can.
-    pub fn of_directory(directory: &Path, verify_clients: bool) -> Tls {
+    pub fn from_directory_unread(directory: &Path, verify_clients: bool) -> Tls {
         Tls(Arc::new(Files {
             directory: directory.into(),
             verify_clients,
