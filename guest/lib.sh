@@ -43,6 +43,12 @@ retry() {
     done
 }
 
+# Kills processes so that none does anything about the end of another: kill_together PID...
+kill_together() {
+    kill -STOP "$@"
+    kill -KILL "$@"
+}
+
 # Demands an exit code: expect_exit CODE COMMAND...
 expect_exit() {
     local want=$1 got=0
@@ -90,9 +96,7 @@ kill_both() {
     local both
     both="$(record zram0 keeper) $(record zram0 pid)"
     # shellcheck disable=SC2086
-    kill -STOP $both
-    # shellcheck disable=SC2086
-    kill -KILL $both
+    kill_together $both
     retry 10 no_process
 }
 

@@ -25,7 +25,7 @@ umount /mnt
 check e2fsck -fn "$disk"
 expect_exit 3 uzram create --size 64M --frontend nbd-kernel --number 0
 # Server and keeper at once: the contents are lost, and the next command clears the rest.
-kill -9 $(uzram list --noheadings --output pid) $(uzram list --noheadings --output keeper)
+kill_together $(uzram list --noheadings --output pid) $(uzram list --noheadings --output keeper)
 check uzram list
 [ ! -e /sys/block/nbd0/pid ] || fail "nbd0 is still connected"
 equal "$(ls /run/uzram)" "" "what is left in the run directory"

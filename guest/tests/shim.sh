@@ -42,8 +42,7 @@ retry 50 grep -q 'its memory is held' daemon.log
 sleep 1
 # Both at once: without the daemon that was the end of the contents.
 read -r server keeper <<<"$(uzram list --noheadings --raw --output pid,keeper)"
-kill -STOP "$server" "$keeper"
-kill -KILL "$server" "$keeper"
+kill_together "$server" "$keeper"
 check fio --name=r --filename="$disk" --rw=read --bs=64k --size=64M --direct=1 --verify=crc32c --verify_state_save=0 --output=fio.log
 equal "$(uzram get zram0 initstate)" 1 "initstate"
 save daemon.log

@@ -129,9 +129,7 @@ made=$(of_devices)
 say "the daemon is killed, with server and keeper of a device that is mounted"
 both="$(record zram1 pid) $(record zram1 keeper)"
 # shellcheck disable=SC2086
-kill -STOP $both
-# shellcheck disable=SC2086
-kill -KILL "$old" $both
+kill_together "$old" $both
 retry 20 restarted "$old"
 retry 20 served_by_other zram1 pid "${both% *}"
 equal "$(of_devices | grep -v zram1)" "$(echo "$made" | grep -v zram1)" "the other devices' processes"

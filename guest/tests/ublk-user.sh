@@ -51,7 +51,7 @@ disk=$(user uzram list --noheadings --output path)
 check user cmp -n 1048576 /usr/bin/fio "$disk"
 
 say "server and keeper are killed: the user's next command clears it"
-kill -KILL $(processes)
+kill_together $(processes)
 retry 10 no_process
 check user uzram list 2>said
 cat said

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, needs, sh};
+use common::{Bench, Stopped, kill_together, needs, sh};
 use serde_json::Value;
 use uzram_testkit::schema::fits;
 
@@ -745,8 +745,7 @@ fn a_new_device_is_held_at_once() {
     for name in ["zram0", "zram1", "zram2", "zram3"] {
         bench.create(&["--size", "1M", "--frontend", "nbd", "--name", name]);
         let old = record(&bench, name);
-        let both = format!("{} {}", old["pid"], old["keeper"]);
-        sh(&format!("kill -STOP {both}; kill -9 {both}"));
+        kill_together(&["pid", "keeper"].map(|which| old[which].as_u64().unwrap()));
         bench.wait_for(name, |record| record["pid"] != old["pid"]);
     }
 }
@@ -756,9 +755,9 @@ fn a_new_device_is_held_at_once() {
 fn a_daemon_that_stands_still_is_gone_past_with_a_word() {
     let bench = Bench::new();
     let daemon = Daemon::start(&bench, "");
-    sh(&format!("kill -STOP {}", daemon.process.id()));
+    let stopped = Stopped::new(daemon.process.id().into());
     let made = bench.output(&["create", "--size=1M", "--frontend=nbd"]);
-    sh(&format!("kill -CONT {}", daemon.process.id()));
+    drop(stopped);
     let said = String::from_utf8_lossy(&made.stderr).into_owned();
     assert!(made.status.success(), "{said}");
     assert!(

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, needs, sh};
+use common::{Bench, Stopped, needs, sh};
 use serde_json::Value;
 use uzram_daemon::metric_names;
 
@@ -159,12 +159,11 @@ fn a_silent_device_is_down_and_the_others_are_not() {
     let bench = Bench::new();
     device(&bench);
     bench.uzram(&["create", "--size", "64M", "--frontend", "nbd"]);
-    let pid = bench.uzram(&["list", "zram1", "--noheadings", "--output", "pid"]);
-    sh(&format!("kill -STOP {pid}"));
+    let stopped = Stopped::new(bench.count("zram1", "pid"));
     let begin = Instant::now();
     let output = bench.output(&["metrics"]);
     let took = begin.elapsed();
-    sh(&format!("kill -CONT {pid}"));
+    drop(stopped);
     let text = succeeds(output);
     assert_eq!(sample(&text, "uzram_device_up{name=\"zram0\"}"), Some(1.0));
     assert_eq!(sample(&text, "uzram_device_up{name=\"zram1\"}"), Some(0.0));

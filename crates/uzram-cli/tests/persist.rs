@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, have, needs, sh};
+use common::{Bench, Stopped, have, needs, sh};
 use uzram_testkit::{data, mountinfo};
 
 /// A host with a directory for what is saved.
@@ -340,11 +340,11 @@ fn who_is_killed_while_saving_leaves_the_file_before() {
         let before = fs::read(&file).unwrap();
         let mut saver = host.uzramd(&["--save"]).spawn().unwrap();
         while !part.exists() && saver.try_wait().unwrap().is_none() {}
-        sh(&format!("kill -STOP {server}"));
+        let stopped = Stopped::new(server);
         let is_at_work = part.exists() && saver.try_wait().unwrap().is_none();
         saver.kill().unwrap();
         saver.wait().unwrap();
-        sh(&format!("kill -CONT {server}"));
+        drop(stopped);
         if is_at_work && part.exists() {
             assert!(fs::read(&file).unwrap() == before);
             break;

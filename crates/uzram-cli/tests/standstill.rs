@@ -5,23 +5,7 @@ mod common;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, sh};
-
-/// Stops a process; dropped, lets it go on.
-struct Stopped(u64);
-
-impl Stopped {
-    fn new(pid: u64) -> Stopped {
-        sh(&format!("kill -STOP {pid}"));
-        Stopped(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        sh(&format!("kill -CONT {}", self.0));
-    }
-}
+use common::{Bench, Stopped};
 
 fn start(bench: &Bench, args: &[&str]) -> Child {
     let mut command = bench.command(args);
@@ -136,7 +120,7 @@ fn an_upgrade_gets_rid_of_a_server_that_stands_still() {
     let bench = Bench::new();
     bench.create(&["--size", "16M", "--frontend", "nbd"]);
     let old = bench.count("zram0", "pid");
-    sh(&format!("kill -STOP {old}"));
+    let _stopped = Stopped::new(old);
     bench.uzram(&["upgrade", "zram0"]);
     assert_ne!(bench.count("zram0", "pid"), old);
     bench.remove_last("zram0");

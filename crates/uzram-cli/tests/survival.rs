@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Bench, needs, sh};
+use common::{Bench, Stopped, needs, sh};
 
 /// Writes or checks a pattern of 16 MiB through the socket.
 fn qemu_io(uri: &str, command: &str) {
@@ -349,11 +349,11 @@ fn a_shim_that_stands_still_holds_nobody_up() {
         .unwrap();
     let mut there = [0; 6];
     std::io::Read::read_exact(shim.stdout.as_mut().unwrap(), &mut there).unwrap();
-    sh(&format!("kill -STOP {}", shim.id()));
+    let stopped = Stopped::new(shim.id().into());
     let other = Bench::new();
     other.create(&["--size", "16M", "--frontend", "fuse-loop"]);
     other.remove_last("zram0");
-    sh(&format!("kill -CONT {}", shim.id()));
+    drop(stopped);
     drop(shim.stdin.take());
     assert!(shim.wait().unwrap().success());
 }

@@ -90,10 +90,8 @@ impl Bench {
 
     /// Kills server and keeper, so that neither can start the other, and waits for their ends.
     pub fn kill_all(&self, name: &str) {
-        let both = format!("{} {}", self.count(name, "pid"), self.count(name, "keeper"));
-        sh(&format!(
-            "kill -STOP {both}; kill -9 {both}; for p in {both}; do while kill -0 $p 2>/dev/null; do sleep 0.01; done; done"
-        ));
+        let both = ["pid", "keeper"].map(|which| self.count(name, which));
+        kill_together(&both);
     }
 
     /// Kills a device's `pid` or `keeper`, and waits until it has another.
@@ -160,6 +158,66 @@ impl Drop for Bench {
         }
         let _ = self.command(&["remove", "--all"]).output();
     }
+}
+
+/// Stops a process; dropped, lets it go on.
+#[derive(Debug)]
+pub struct Stopped(u64);
+
+impl Stopped {
+    /// Waits until all threads stand still: the signal reaches one of them, which stops the others, and until then each of them
+    /// may answer once more.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such process, or it goes on for ten seconds.
+    pub fn new(pid: u64) -> Stopped {
+        let stopped = Stopped(pid);
+        sh(&format!("kill -STOP {pid}"));
+        let begin = std::time::Instant::now();
+        while threads(pid).iter().any(|state| !"TZX".contains(*state)) {
+            assert!(begin.elapsed().as_secs() < 10, "{pid} does not stop");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = Command::new("kill")
+            .args(["-CONT", &self.0.to_string()])
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// The states of a process's threads, as `/proc` has them; none of a process that there is no more.
+fn threads(pid: u64) -> Vec<char> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let state = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        // The name stands in parentheses, and may hold some itself.
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    tasks.filter_map(state).collect()
+}
+
+/// Kills processes so that none does anything about the end of another, and waits for their ends.
+///
+/// # Panics
+///
+/// As [`Stopped::new`].
+pub fn kill_together(pids: &[u64]) {
+    let stopped: Vec<Stopped> = pids.iter().map(|&pid| Stopped::new(pid)).collect();
+    let pids: Vec<String> = pids.iter().map(u64::to_string).collect();
+    let pids = pids.join(" ");
+    sh(&format!(
+        "kill -9 {pids}; for p in {pids}; do while kill -0 $p 2>/dev/null; do sleep 0.01; done; done"
+    ));
+    stopped.into_iter().for_each(std::mem::forget);
 }
 
 /// Runs a shell line, demands success, gives stdout.

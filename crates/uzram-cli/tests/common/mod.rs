@@ -9,7 +9,7 @@
 
 use std::ops::Deref;
 
-pub(crate) use uzram_testkit::program::sh;
+pub(crate) use uzram_testkit::program::{Stopped, kill_together, sh};
 use uzram_testkit::{peers, program};
 
 /// A run directory; dropped, it unmounts and removes every device in it.
