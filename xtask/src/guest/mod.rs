@@ -33,7 +33,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{setup, sh};
 use boots::TestRun;
@@ -46,6 +46,9 @@ use spec::{Ci, TestSpec};
 /// Guests at once, where nobody says how many. Each has two processors, but waits as often as it works: one alone leaves half
 /// of a machine with two processors idle.
 const GUESTS: usize = 2;
+
+/// Lines of a failed test's output that the end of a run repeats.
+const LAST_LINES: usize = 15;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct GuestOptions {
@@ -104,7 +107,11 @@ pub(crate) fn guest(options: &GuestOptions) -> Result<ExitCode> {
     let words: Vec<_> = options.words.iter().map(String::as_str).collect();
     let (names, parameters) = Parameters::split(&words)?;
     let chosen = spec::select(&specs, &names, options.slow)?;
-    Ok(code(run(&specs, &chosen, &parameters, options.guests)?))
+    let passed = run(&specs, &chosen, &parameters, options.guests);
+    if let Err(error) = &passed {
+        println!("{error:#}");
+    }
+    Ok(code(passed.is_ok()))
 }
 
 /// Where tests' results lie, in a directory for each.
@@ -126,8 +133,8 @@ pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
     Ok(results().join(name))
 }
 
-/// All tests of CI, the slow ones too if asked for; whether all passed.
-pub(crate) fn ci(slow: bool) -> Result<bool> {
+/// All tests of CI, the slow ones too if asked for; all must pass.
+pub(crate) fn ci(slow: bool) -> Result<()> {
     let specs = specs_of(GUESTS)?;
     let chosen = spec::select(&specs, &[], slow)?;
     run(&specs, &chosen, &Parameters::default(), GUESTS)
@@ -147,13 +154,13 @@ pub(crate) fn specs() -> Result<Vec<TestSpec>> {
     spec::read_all(&sh::root().join("guest/tests"))
 }
 
-/// Runs tests; whether all passed.
+/// Runs tests; all must pass. The error has what each failed one said last: of a long run people see the end.
 fn run(
     specs: &[TestSpec],
     chosen: &[&TestSpec],
     parameters: &Parameters,
     guests: usize,
-) -> Result<bool> {
+) -> Result<()> {
     let bench = GuestBench::new(specs, Build::Tests)?;
     let begin = Instant::now();
     let todo = Mutex::new(VecDeque::from(boots::plan(chosen, guests)));
@@ -166,20 +173,45 @@ fn run(
         }
         anyhow::Ok(ran)
     })?;
-    let (mut lines, mut failed) = (Vec::new(), 0);
+    let (mut lines, mut failed) = (Vec::new(), Vec::new());
     for spec in chosen {
         // Each has one: what its boot did not answer was run anew.
         for (_, run) in runs.iter().filter(|(of, _)| of.name == spec.name) {
-            failed += usize::from(!run.failures.is_empty());
+            if !run.failures.is_empty() {
+                let output = bench.results.join(&spec.name).join("output.log");
+                failed.push(format!("{}{}", run.line(spec), last_lines(&output)));
+            }
             lines.push(run.line(spec));
         }
     }
     println!("\n{}", lines.join("\n"));
     println!("logs and saved files: {}", bench.results.display());
     let seconds = begin.elapsed().as_secs();
-    let passed = lines.len() - failed;
-    println!("{passed} passed, {failed} failed; {boots} boots, {seconds} s");
-    Ok(failed == 0 && lines.len() >= chosen.len())
+    let passed = lines.len() - failed.len();
+    println!(
+        "{passed} passed, {} failed; {boots} boots, {seconds} s",
+        failed.len()
+    );
+    ensure!(failed.is_empty(), "in the guest:\n{}", failed.join("\n"));
+    let count = chosen.len();
+    ensure!(
+        lines.len() >= count,
+        "{} of {count} tests were run",
+        lines.len()
+    );
+    Ok(())
+}
+
+/// The end of a test's output, each line on one of its own.
+fn last_lines(output: &Path) -> String {
+    let text = fs::read(output).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    let from = lines.len().saturating_sub(LAST_LINES);
+    lines[from..]
+        .iter()
+        .map(|line| format!("\n  {line}"))
+        .collect()
 }
 
 /// Shows that the bench can fail: runs the tests that must, and demands that each is reported for its reason.
