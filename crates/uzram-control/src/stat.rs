@@ -3,7 +3,7 @@
 use crate::hex::to_hex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use uzram::{AgentStats, BackingInfo, CodecStats, CutProgress, Device, Stats};
+use uzram::{AgentStats, BackingInfo, CodecStats, CutProgress, Device, Latencies, Stats};
 use uzram_spec::SelfTraining;
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
@@ -20,6 +20,9 @@ pub struct Stat {
     /// Every counter, each under its name.
     #[serde(flatten)]
     pub counters: Stats,
+    /// How long requests take in the device.
+    #[serde(default)]
+    pub latency: Latencies,
     /// What is done in the background.
     #[serde(default)]
     pub policy: String,
@@ -85,6 +88,7 @@ impl Stat {
             driver: device.driver().into(),
             streams: device.streams() as u64,
             counters: device.stats(),
+            latency: device.latencies(),
             policy: device.jobs().policy().to_string(),
             policy_last: agent.last.clone(),
             agent,

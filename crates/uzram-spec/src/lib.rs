@@ -19,6 +19,7 @@ mod schema;
 pub mod size;
 mod terminal;
 mod text;
+mod time;
 
 pub use device::{
     BackingSpec, DEFAULT_ALGORITHM, DeviceSpec, Erase, SPEC_VERSION, SelfTraining, SnapshotSource,
@@ -30,6 +31,7 @@ pub use limit::MemLimit;
 pub use quantity::Bytes;
 pub use schema::{answer_schema_of, options_schema, schema_of, spec_schema};
 pub use terminal::{printable, printable_json, printable_line};
+pub use time::short_time;
 
 /// The README's example is one that compiles.
 #[cfg(doctest)]

@@ -7,11 +7,13 @@
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
 use crate::PAGE_SIZE;
 use crate::codec::CODECS;
+use crate::latency::{Latencies, Latency, Times};
 use crate::word::Content;
 
 /// What a counter counts.
@@ -97,6 +99,8 @@ macro_rules! counters {
             $(pub(crate) $field: AtomicI64,)*
             /// Those of each codec; the last are remote pages.
             codecs: [OfCodec; CODECS + 1],
+            read_times: Times,
+            write_times: Times,
         }
 
         impl Shard {
@@ -104,6 +108,8 @@ macro_rules! counters {
                 $(if CounterKind::$kind == CounterKind::Total {
                     self.$field.store(0, Relaxed);
                 })*
+                self.read_times.reset();
+                self.write_times.reset();
             }
         }
 
@@ -208,18 +214,36 @@ fn weight(content: Content) -> Weight {
 }
 
 impl Shard {
+    /// Begins to time a read, if it is one of those that are.
+    #[inline]
+    pub(crate) fn begin_read(&self) -> Option<Instant> {
+        Times::begin(self.read_requests.load(Relaxed) as u64)
+    }
+
+    /// Begins to time a write, likewise.
+    #[inline]
+    pub(crate) fn begin_write(&self) -> Option<Instant> {
+        Times::begin(self.write_requests.load(Relaxed) as u64)
+    }
+
     /// Notes a read that was answered.
     #[inline]
-    pub(crate) fn read(&self, bytes: usize) {
+    pub(crate) fn read(&self, bytes: usize, begin: Option<Instant>) {
         self.read_requests.fetch_add(1, Relaxed);
         self.read_bytes.fetch_add(bytes as i64, Relaxed);
+        if let Some(begin) = begin {
+            self.read_times.end(begin);
+        }
     }
 
     /// Notes a write that was carried out.
     #[inline]
-    pub(crate) fn written(&self, bytes: usize) {
+    pub(crate) fn written(&self, bytes: usize, begin: Option<Instant>) {
         self.write_requests.fetch_add(1, Relaxed);
         self.write_bytes.fetch_add(bytes as i64, Relaxed);
+        if let Some(begin) = begin {
+            self.write_times.end(begin);
+        }
     }
 
     /// Notes that pages more (or fewer) share an object of `len` bytes with another.
@@ -340,6 +364,15 @@ impl Counters {
     /// Pages whose objects are on the backing.
     pub(crate) fn backed_pages(&self) -> u64 {
         self.sum(|shard| &shard.backed_pages)
+    }
+
+    /// Times of requests.
+    pub(crate) fn latencies(&self) -> Latencies {
+        let shards = || self.shards.iter();
+        Latencies {
+            read: Latency::sum(shards().map(|shard| &shard.read_times)),
+            write: Latency::sum(shards().map(|shard| &shard.write_times)),
+        }
     }
 
     /// Zeroes the totals; gauges follow the contents.

@@ -17,6 +17,7 @@ use crate::codec::{Codec, Codecs, Contexts};
 use crate::counters::{Counters, Stats};
 use crate::dedup::Dedup;
 use crate::idle::Ages;
+use crate::latency::Latencies;
 use crate::layout::{ImageGeometry, state};
 use crate::remote::{Access, Remote};
 use crate::snapshot::CutSlot;
@@ -189,6 +190,8 @@ impl Device {
         self.check_range(offset, buf.len() as u64)?;
         let bytes = buf.len();
         let cpu = current_cpu();
+        let counters = self.counters.shard(cpu);
+        let begin = counters.begin_read();
         if self.is_lazy.load(Relaxed) {
             let brought = self.bring(Access::Read, offset, buf.len() as u64);
             brought.inspect_err(|_| self.count_failed_read(cpu))?;
@@ -221,7 +224,7 @@ impl Device {
             };
             result.inspect_err(|_| self.count_failed_read(cpu))?;
         }
-        self.counters.shard(cpu).read(bytes);
+        counters.read(bytes, begin);
         Ok(())
     }
 
@@ -234,6 +237,8 @@ impl Device {
         let bytes = buf.len();
         self.pool.ease_off((buf.len() / PAGE_SIZE) as u32);
         let cpu = current_cpu();
+        let counters = self.counters.shard(cpu);
+        let begin = counters.begin_write();
         // Before the stream: what a page is patched with is not waited for under it.
         if self.is_lazy.load(Relaxed) {
             let brought = self.bring(Access::Write, offset, buf.len() as u64);
@@ -267,7 +272,7 @@ impl Device {
                 self.ages.note(part.page, now);
             }
         }
-        self.counters.shard(cpu).written(bytes);
+        counters.written(bytes, begin);
         Ok(())
     }
 
@@ -478,6 +483,11 @@ impl Device {
         };
         self.counters.add_to(&mut stats);
         stats
+    }
+
+    /// How long requests took since the device was made or reset. Never waits.
+    pub fn latencies(&self) -> Latencies {
+        self.counters.latencies()
     }
 
     /// The largest size that [`Device::resize`] accepts, in bytes.

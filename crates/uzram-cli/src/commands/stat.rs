@@ -1,6 +1,6 @@
 //! `uzram stat`: everything known of one device.
 
-use uzram::{CodecStats, Counter, CutProgress, Stats, StoreStats, Unit};
+use uzram::{CodecStats, Counter, CutProgress, Latencies, Stats, StoreStats, Unit};
 use uzram_blockdev::{Busy, Survey, Users};
 use uzram_control::size::human;
 use uzram_control::stat::Stat;
@@ -8,7 +8,7 @@ use uzram_control::stat::Stat;
 use super::{list, print, print_json, to_value};
 use crate::exit::Result;
 use uzram_runtime::{client, sweep, users};
-use uzram_spec::printable_line;
+use uzram_spec::{printable_line, short_time};
 
 /// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
 /// its own.
@@ -155,6 +155,7 @@ impl Args {
                 if stat.erase_on_free { "on-free" } else { "off" }.into(),
             ),
             ("requests", requests(&stat.counters)),
+            ("latency", latency(&stat.latency)),
             (
                 "failed",
                 format!(
@@ -238,6 +239,25 @@ fn requests(counters: &Stats) -> String {
         counters.write_requests,
         human(counters.write_bytes)
     )
+}
+
+/// Percentiles of the times of reads and writes, a line for each.
+fn latency(of: &Latencies) -> String {
+    let lines = [("reads", &of.read), ("writes", &of.write)].map(|(name, times)| {
+        let at = |part| times.quantile(part).map(short_time);
+        match (at(0.5), at(0.99), at(0.999), at(1.0)) {
+            (Some(half), Some(two), Some(three), Some(all)) => Some(format!(
+                "{name} p50 {half}, p99 {two}, p99.9 {three}, longest {all} (of {} that were timed)",
+                times.timed
+            )),
+            _ => None,
+        }
+    });
+    let lines: Vec<String> = lines.into_iter().flatten().collect();
+    match lines.is_empty() {
+        true => "nothing timed".into(),
+        false => lines.join(&format!("\n{:13}", "")),
+    }
 }
 
 /// A line for each user, of whatever kind.

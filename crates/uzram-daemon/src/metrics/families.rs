@@ -1,17 +1,38 @@
 //! The table of metrics: each family with its name, its kind, its unit, what it says, and where its samples come from.
 
-use uzram::{BackingInfo, CodecStats, Counter, CounterKind, CutProgress, Stats, StoreStats, Unit};
+use uzram::{
+    BackingInfo, CodecStats, Counter, CounterKind, CutProgress, Latencies, Latency, Stats,
+    StoreStats, Unit,
+};
 use uzram_control::stat::Stat;
 
 use super::{MeasuredDaemon, MeasuredDevice, Metrics};
 
 /// The value of a sample.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Whole(u64),
     Part(f64),
+    Times(Latency),
 }
-use Value::{Part, Whole};
+use Value::{Part, Times, Whole};
+
+/// What a family's samples are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Gauge,
+    Total,
+    Histogram,
+}
+
+impl From<CounterKind> for Kind {
+    fn from(kind: CounterKind) -> Kind {
+        match kind {
+            CounterKind::Gauge => Kind::Gauge,
+            CounterKind::Total => Kind::Total,
+        }
+    }
+}
 
 /// Names and values of labels.
 pub(super) type Labels = Vec<(&'static str, String)>;
@@ -23,7 +44,7 @@ pub(super) type Samples = Vec<(Labels, Value)>;
 pub(super) struct Family {
     /// Its name without unit and `_total`.
     pub(super) name: String,
-    pub(super) is_total: bool,
+    pub(super) kind: Kind,
     /// Empty for a plain number.
     pub(super) unit: &'static str,
     pub(super) doc: &'static str,
@@ -38,7 +59,7 @@ impl Family {
             name += "_";
             name += self.unit;
         }
-        if self.is_total {
+        if self.kind == Kind::Total {
             name += "_total";
         }
         name
@@ -48,7 +69,7 @@ impl Family {
 /// A row of a table: a family of which one `T` has samples.
 struct Row<T> {
     name: &'static str,
-    kind: CounterKind,
+    kind: Kind,
     unit: &'static str,
     doc: &'static str,
     get: fn(&T) -> Samples,
@@ -60,7 +81,7 @@ const fn gauge<T>(
     doc: &'static str,
     get: fn(&T) -> Samples,
 ) -> Row<T> {
-    let kind = CounterKind::Gauge;
+    let kind = Kind::Gauge;
     Row {
         name,
         kind,
@@ -76,7 +97,23 @@ const fn total<T>(
     doc: &'static str,
     get: fn(&T) -> Samples,
 ) -> Row<T> {
-    let kind = CounterKind::Total;
+    let kind = Kind::Total;
+    Row {
+        name,
+        kind,
+        unit,
+        doc,
+        get,
+    }
+}
+
+/// Times of requests, in seconds.
+const fn times(
+    name: &'static str,
+    doc: &'static str,
+    get: fn(&MeasuredDevice) -> Samples,
+) -> Row<MeasuredDevice> {
+    let (kind, unit) = (Kind::Histogram, "seconds");
     Row {
         name,
         kind,
@@ -90,7 +127,7 @@ impl<T> Row<T> {
     fn family(&self, samples: Samples) -> Family {
         Family {
             name: self.name.into(),
-            is_total: self.kind == CounterKind::Total,
+            kind: self.kind,
             unit: self.unit,
             doc: self.doc,
             samples,
@@ -112,6 +149,11 @@ fn optional(value: Option<u64>) -> Samples {
 
 fn stat(device: &MeasuredDevice, get: fn(&Stat) -> u64) -> Samples {
     optional(device.stat.as_ref().map(get))
+}
+
+fn latency(device: &MeasuredDevice, get: fn(&Latencies) -> &Latency) -> Samples {
+    let times = device.stat.iter().map(|stat| get(&stat.latency).clone());
+    times.flat_map(|times| one(Times(times))).collect()
 }
 
 fn snapshot(device: &MeasuredDevice, get: fn(&CutProgress) -> u64) -> Samples {
@@ -215,6 +257,16 @@ const DEVICE: &[Row<MeasuredDevice>] = &[
         "bytes",
         "All memory of the device: pool, slot table, books, streams and dictionaries.",
         |d| stat(d, Stat::all_memory),
+    ),
+    times(
+        "uzram_read_latency",
+        "Times of reads in the device; one of 32 is timed.",
+        |d| latency(d, |l| &l.read),
+    ),
+    times(
+        "uzram_write_latency",
+        "Times of writes in the device; one of 32 is timed.",
+        |d| latency(d, |l| &l.write),
     ),
     gauge("uzram_streams", "", "Compression streams.", |d| {
         stat(d, |s| s.streams)
@@ -544,7 +596,7 @@ pub(super) fn families(metrics: &Metrics) -> Vec<Family> {
         };
         Family {
             name: of_counter(counter),
-            is_total: counter.kind == CounterKind::Total,
+            kind: counter.kind.into(),
             unit: word(counter.unit),
             doc: counter.doc,
             samples: of_devices(devices, value),

@@ -15,17 +15,20 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, NoLabelSet, prometheus_text, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
+use uzram::Latency;
 use uzram_control::stat::Stat;
 use uzram_control::{RunDir, RunningDevice};
 use uzram_runtime::client;
 use uzram_spec::Result;
 
-use families::{Family, Value, families};
+use families::{Family, Kind, Value, families};
 
 /// A text format of metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -196,22 +199,46 @@ impl Family {
             "seconds" => Some(Unit::Seconds),
             other => Some(Unit::Other(other.into())),
         };
-        let kind = match self.is_total {
-            true => MetricType::Counter,
-            false => MetricType::Gauge,
+        let kind = match self.kind {
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Total => MetricType::Counter,
+            Kind::Histogram => MetricType::Histogram,
         };
         let mut family = encoder.encode_descriptor(&self.name, self.doc, unit.as_ref(), kind)?;
         for (labels, value) in &self.samples {
-            let sample = family.encode_family(labels)?;
-            match (self.is_total, *value) {
-                (true, Value::Whole(n)) => ConstCounter::new(n).encode(sample)?,
-                (true, Value::Part(x)) => ConstCounter::new(x).encode(sample)?,
-                (false, Value::Whole(n)) => ConstGauge::new(n).encode(sample)?,
-                (false, Value::Part(x)) => ConstGauge::new(x).encode(sample)?,
+            let mut sample = family.encode_family(labels)?;
+            match (self.kind, value) {
+                (Kind::Total, Value::Whole(n)) => ConstCounter::new(*n).encode(sample)?,
+                (Kind::Total, Value::Part(x)) => ConstCounter::new(*x).encode(sample)?,
+                (_, Value::Whole(n)) => ConstGauge::new(*n).encode(sample)?,
+                (_, Value::Part(x)) => ConstGauge::new(*x).encode(sample)?,
+                (_, Value::Times(times)) => {
+                    let seconds = times.nanoseconds as f64 / 1e9;
+                    let buckets = metric_buckets(times);
+                    sample.encode_histogram::<NoLabelSet>(seconds, times.timed, &buckets, None)?;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// The upper ends of the buckets of metrics, in powers of four from 256 ns to 17 s: a device's own are ten times as many.
+const METRIC_BUCKETS: std::ops::RangeInclusive<u32> = 4..=17;
+
+/// Each bucket's upper end in seconds, and what is in it; the last has no end.
+fn metric_buckets(times: &Latency) -> Vec<(f64, u64)> {
+    let mut before = 0;
+    let mut buckets: Vec<(f64, u64)> = METRIC_BUCKETS
+        .map(|power| {
+            let end = Duration::from_nanos(4u64.pow(power));
+            let below = times.below(end);
+            let inside = below - std::mem::replace(&mut before, below);
+            (end.as_secs_f64(), inside)
+        })
+        .collect();
+    buckets.push((f64::MAX, times.timed - before));
+    buckets
 }
 
 #[cfg(test)]
