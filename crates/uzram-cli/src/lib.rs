@@ -59,6 +59,9 @@ enum Command {
     #[command(visible_alias = "ls")]
     List(commands::list::Args),
     Stat(commands::stat::Args),
+    /// Watch what devices do
+    #[command(disable_help_flag = true)]
+    Top(commands::companion::Words),
     Metrics(commands::metrics::Args),
     Get(commands::get::Args),
     Set(commands::set::Args),
@@ -82,15 +85,19 @@ enum Command {
     Recover(commands::recover::Args),
     Upgrade(commands::upgrade::Args),
     Algorithms(commands::algorithms::Args),
-    Advise(commands::bench::AdviseArgs),
-    Bench(commands::bench::BenchArgs),
+    /// Say which algorithms fit given memory, and why
+    #[command(disable_help_flag = true)]
+    Advise(commands::companion::Words),
+    /// Measure devices beside others, the compress API, the library
+    #[command(disable_help_flag = true)]
+    Bench(commands::companion::Words),
     Sysfs(commands::sysfs::Args),
     Shim(commands::shim::Args),
     Daemon(commands::daemon::Args),
     #[command(hide = true)]
     CheckImage(commands::check_image::Args),
     #[command(hide = true)]
-    CheckDevice(commands::bench::check::Args),
+    CheckDevice(commands::check_device::Args),
     #[command(hide = true)]
     UblkOwner(commands::ublk_owner::Args),
     Completions(commands::completions::Args),
@@ -207,6 +214,7 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::Create(command) => command.run(&args.log),
         Command::List(command) => command.run(),
         Command::Stat(command) => command.run(),
+        Command::Top(words) => words.run("top"),
         Command::Metrics(command) => command.run(),
         Command::Get(command) => command.run(),
         Command::Set(command) => command.run(),
@@ -230,8 +238,8 @@ fn run(daemon: fn(commands::daemon::Args, &str) -> exit::Result) -> ExitCode {
         Command::Recover(command) => command.run(),
         Command::Upgrade(command) => command.run(),
         Command::Algorithms(command) => command.run(),
-        Command::Advise(command) => command.run(),
-        Command::Bench(command) => command.run(),
+        Command::Advise(words) => words.run("advise"),
+        Command::Bench(words) => words.run("bench"),
         Command::Sysfs(command) => command.run(),
         Command::Shim(command) => command.run(),
         Command::Daemon(command) => daemon(command, &args.log),

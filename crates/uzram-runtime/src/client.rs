@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use uzram_blockdev::Survey;
 use uzram_control::stat::Stat;
 use uzram_control::{
-    DamagedDevice, Deadline, DeviceRecord, KEEPER_SOCKET, Request, Response, RunningDevice,
+    DamagedDevice, Deadline, DeviceRecord, Job, KEEPER_SOCKET, Request, Response, RunningDevice,
     SERVER_SOCKET, call_devices,
 };
 use uzram_spec::{Failure, FailureKind, Result};
@@ -224,6 +224,17 @@ pub fn survey(entries: &[RunningDevice]) -> Vec<Result<Stat>> {
     let asked = ask_all(entries, &Request::Stat, whole);
     let pick = |(entry, answer)| match answer {
         Ok(Response::Stat(stat)) => Ok(*stat),
+        Ok(other) => Err(unexpected(entry, &other)),
+        Err(failure) => Err(failure),
+    };
+    entries.iter().zip(asked).map(pick).collect()
+}
+
+/// What takes long on each of these devices, what is worked on and what waits; all are asked at once, as in [`survey`].
+pub fn jobs(entries: &[RunningDevice]) -> Vec<Result<Vec<Job>>> {
+    let asked = ask_all(entries, &Request::Jobs, Some(SURVEY));
+    let pick = |(entry, answer)| match answer {
+        Ok(Response::Jobs { jobs }) => Ok(jobs),
         Ok(other) => Err(unexpected(entry, &other)),
         Err(failure) => Err(failure),
     };

@@ -1,9 +1,8 @@
-//! `uzram bench` and `uzram advise`: this process becomes `uzram-bench`, which serves both.
+//! Commands that another program serves: this process becomes that one.
 //!
-//! A program of its own, so that no server, keeper or standby links plotting and fio's harness and locks them in memory.
-//! It is looked for beside this program and then on `PATH`. A program of one's own, `NAME`, prefers `NAME-bench`.
-
-pub(crate) mod check;
+//! Programs of their own, so that no server, keeper or standby links plotting, fio's harness or a terminal's library, and locks
+//! them in memory. Each is looked for beside this program and then on `PATH`. A program of one's own, `NAME`, prefers
+//! `NAME-bench` and `NAME-top`.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,98 +12,128 @@ use std::process::Command;
 
 use crate::exit::{Failure, Result};
 
-/// The commands that `uzram-bench` serves.
-pub(crate) const COMMANDS: [&str; 2] = ["advise", "bench"];
-/// The program.
-const PROGRAM: &str = "uzram-bench";
-/// Names the program that the benchmarks make devices with.
+/// A program that serves some of the commands.
+struct Companion {
+    program: &'static str,
+    /// What a program of one's own adds to its name.
+    suffix: &'static str,
+    /// What it is needed for, in a sentence.
+    needed_for: &'static str,
+    commands: &'static [&'static str],
+}
+
+const COMPANIONS: &[Companion] = &[
+    Companion {
+        program: "uzram-bench",
+        suffix: "-bench",
+        needed_for: "benchmarks and advice",
+        commands: &["advise", "bench"],
+    },
+    Companion {
+        program: "uzram-top",
+        suffix: "-top",
+        needed_for: "watching devices",
+        commands: &["top"],
+    },
+];
+
+/// Names the program that these start.
 const STARTED_BY: &str = "UZRAM_PROGRAM";
 
-/// Measure devices beside others, the compress API, the library
+/// What such a command is given. The other program knows its options.
 #[derive(clap::Args)]
-#[command(disable_help_flag = true)]
-pub(crate) struct BenchArgs {
+pub(crate) struct Words {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
 }
 
-/// Say which algorithms fit given memory, and why
-#[derive(clap::Args)]
-#[command(disable_help_flag = true)]
-pub(crate) struct AdviseArgs {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<OsString>,
-}
-
-impl BenchArgs {
-    pub(crate) fn run(self) -> Result {
-        exec(self.words)
-    }
-}
-
-impl AdviseArgs {
-    pub(crate) fn run(self) -> Result {
-        let advise = std::iter::once("advise".into());
-        exec(advise.chain(self.words))
-    }
-}
-
-/// Shows the help of one of [`COMMANDS`].
-pub(crate) fn help(command: &str) -> Result {
-    let advise = (command == "advise").then_some("advise");
-    exec(advise.into_iter().chain(["--help"]).map(OsString::from))
-}
-
-/// Lets the program write its pages of the manual to a directory.
-pub(crate) fn man(dir: &Path) -> Result {
-    let mut command = command();
-    let status = match command.arg("man").arg(dir).status() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let pages = COMMANDS.join(" and ");
-            eprintln!(
-                "uzram: no pages on {pages}: {PROGRAM}, which writes them, is neither beside uzram nor on PATH"
-            );
-            return Ok(());
+impl Words {
+    pub(crate) fn run(self, command: &str) -> Result {
+        match of(command) {
+            Some(companion) => companion.exec(command, self.words),
+            None => Err(Failure::usage(format!("no program serves '{command}'"))),
         }
-        status => status.map_err(|error| missing(&command, &error))?,
-    };
-    match status.success() {
-        true => Ok(()),
-        false => Err(Failure::failed(format!("{PROGRAM} man: {status}"))),
     }
 }
 
-/// Becomes the program; returns where that fails.
-fn exec(words: impl IntoIterator<Item = OsString>) -> Result {
-    let mut command = command();
-    let error = command.args(words).exec();
-    Err(missing(&command, &error))
+fn of(command: &str) -> Option<&'static Companion> {
+    COMPANIONS
+        .iter()
+        .find(|companion| companion.commands.contains(&command))
 }
 
-fn command() -> Command {
-    let own = std::env::current_exe().unwrap_or_default();
-    let mut command = Command::new(find(&own).unwrap_or_else(|| PROGRAM.into()));
-    command.env(STARTED_BY, own);
-    command
+/// Whether another program serves a command.
+pub(crate) fn serves(command: &str) -> bool {
+    of(command).is_some()
 }
 
-/// The program beside this one.
-fn find(own: &Path) -> Option<PathBuf> {
-    let mut name = own.file_name()?.to_owned();
-    name.push("-bench");
-    let beside = [name, PROGRAM.into()].map(|name| own.with_file_name(name));
-    beside.into_iter().find(|path| path.is_file())
+/// Shows the help of such a command.
+pub(crate) fn help(command: &str) -> Result {
+    let words = vec!["--help".into()];
+    Words { words }.run(command)
 }
 
-fn missing(command: &Command, error: &io::Error) -> Failure {
-    let program = command.get_program().display();
-    let message = match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "benchmarks and advice need the program {PROGRAM}, which is neither beside uzram nor on PATH: in uzram's \
-             sources, cargo build --release makes both in target/release, and cargo install --path crates/uzram-bench \
-             installs it"
-        ),
-        _ => format!("cannot execute {program}: {error}"),
-    };
-    Failure::impossible(message)
+/// Lets the programs write their pages of the manual to a directory.
+pub(crate) fn man(dir: &Path) -> Result {
+    COMPANIONS
+        .iter()
+        .try_for_each(|companion| companion.man(dir))
+}
+
+impl Companion {
+    /// Becomes the program; returns where that fails.
+    fn exec(&self, name: &str, words: Vec<OsString>) -> Result {
+        let mut command = self.command();
+        // Most of what uzram-bench serves is below `bench`, which goes without saying.
+        command.args((name != "bench").then_some(name));
+        let error = command.args(words).exec();
+        Err(self.missing(&command, &error))
+    }
+
+    fn man(&self, dir: &Path) -> Result {
+        let mut command = self.command();
+        let program = self.program;
+        let status = match command.arg("man").arg(dir).status() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let pages = self.commands.join(" and ");
+                eprintln!(
+                    "uzram: no pages on {pages}: {program}, which writes them, is neither beside uzram nor on PATH"
+                );
+                return Ok(());
+            }
+            status => status.map_err(|error| self.missing(&command, &error))?,
+        };
+        match status.success() {
+            true => Ok(()),
+            false => Err(Failure::failed(format!("{program} man: {status}"))),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let own = std::env::current_exe().unwrap_or_default();
+        let mut command = Command::new(self.find(&own).unwrap_or_else(|| self.program.into()));
+        command.env(STARTED_BY, own);
+        command
+    }
+
+    /// The program beside this one.
+    fn find(&self, own: &Path) -> Option<PathBuf> {
+        let mut name = own.file_name()?.to_owned();
+        name.push(self.suffix);
+        let beside = [name, self.program.into()].map(|name| own.with_file_name(name));
+        beside.into_iter().find(|path| path.is_file())
+    }
+
+    fn missing(&self, command: &Command, error: &io::Error) -> Failure {
+        let (path, program) = (command.get_program().display(), self.program);
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "{} needs the program {program}, which is neither beside uzram nor on PATH: in uzram's sources, cargo \
+                 build --release makes both in target/release, and cargo install --path crates/{program} installs it",
+                self.needed_for
+            ),
+            _ => format!("cannot execute {path}: {error}"),
+        };
+        Failure::impossible(message)
+    }
 }

@@ -2,7 +2,7 @@
 
 use uzram_control::zram::{ATTRIBUTES, Attribute, AttributePlace};
 
-use super::{bench, print};
+use super::{companion, print};
 use crate::exit::{Failure, Result};
 
 /// Explain a command, or an attribute of zram's interface
@@ -26,7 +26,7 @@ impl Args {
             [] => print(&program.render_long_help().to_string()),
             ["attributes"] => print(&table()),
             ["attribute", name] => attribute(name),
-            [name] if bench::COMMANDS.contains(name) => bench::help(name),
+            [name] if companion::serves(name) => companion::help(name),
             [name] => {
                 program.build();
                 match program.find_subcommand_mut(name) {

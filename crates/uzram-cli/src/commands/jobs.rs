@@ -5,12 +5,12 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use uzram_control::{Deadline, Job, Request, Response, RunningDevice, call_devices};
+use uzram_control::{Job, Request, Response, RunningDevice};
 use uzram_runtime::{client, sweep};
 use uzram_spec::printable_line;
 
 use super::{print, print_json, to_value};
-use crate::exit::{self, Failure, Result};
+use crate::exit::{self, Result};
 
 /// How long a command waits before it says what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,8 +52,8 @@ impl Args {
             };
         }
         let (mut rows, mut failures) = (Vec::new(), Vec::new());
-        for entry in &entries {
-            match jobs(entry) {
+        for (entry, jobs) in entries.iter().zip(client::jobs(&entries)) {
+            match jobs {
                 Ok(jobs) => rows.extend(jobs.into_iter().map(|job| (entry, job))),
                 Err(failure) => failures.push(failure),
             }
@@ -96,24 +96,6 @@ fn table(rows: &[(&RunningDevice, Job)]) -> String {
     out
 }
 
-/// What takes long on a device.
-fn jobs(entry: &RunningDevice) -> Result<Vec<Job>> {
-    let device = [(entry.socket(), entry.record.identity.clone())];
-    let deadline = Deadline {
-        silence: client::SURVEY,
-        whole: Some(client::SURVEY),
-        restart: true,
-    };
-    let name = &entry.record.name;
-    match call_devices(&device, &Request::Jobs, deadline).pop() {
-        Some(Ok(Response::Jobs { jobs })) => Ok(jobs),
-        Some(Ok(Response::Error(error))) => Err(error.into()),
-        Some(Ok(other)) => Err(client::unexpected(entry, &other)),
-        Some(Err(error)) => Err(Failure::failed(format!("the server of {name}: {error}"))),
-        None => Ok(Vec::new()),
-    }
-}
-
 /// Asks a device for what takes long. Meanwhile it says what that waits for, and on a terminal how far it has come.
 pub(super) fn ask(entry: &RunningDevice, request: &Request) -> Result<Response> {
     let (done, ended) = channel::<()>();
@@ -123,7 +105,9 @@ pub(super) fn ask(entry: &RunningDevice, request: &Request) -> Result<Response> 
             let (mut wait, mut said, mut shown) = (PATIENCE, false, false);
             while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
                 wait = LOOK;
-                let Some(line) = progress(&jobs(entry).unwrap_or_default()) else {
+                let jobs = client::jobs(std::slice::from_ref(entry));
+                let jobs: Vec<Job> = jobs.into_iter().flatten().flatten().collect();
+                let Some(line) = progress(&jobs) else {
                     continue;
                 };
                 match line {

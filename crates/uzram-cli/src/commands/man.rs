@@ -1,7 +1,7 @@
 //! `uzram man`: the program's manual pages, from what its help is made of and from the registry of algorithms.
 //!
 //! A command of the program and not a file in the tree, so that a page cannot say what this build does not do. Packagers
-//! call it. `uzram-bench` writes the pages of the commands that it serves.
+//! call it. Commands that another program serves have their pages from that one.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use uzram::compress::{Algorithm, Registry};
 use uzram_control::zram::{ATTRIBUTES, AttributePlace};
 use uzram_manual::roff::{Roff, bold, roman};
 
-use super::{bench, print};
+use super::{companion, print};
 use crate::exit::{Failure, Result};
 
 /// Write the manual pages
@@ -34,7 +34,7 @@ impl Args {
         };
         write(&dir, &program, &own)
             .map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
-        bench::man(&dir)
+        companion::man(&dir)
     }
 }
 
@@ -42,7 +42,7 @@ fn write(dir: &Path, program: &clap::Command, own: &str) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("uzram.1"), own)?;
     for command in uzram_manual::commands(program) {
-        if !bench::COMMANDS.contains(&command.get_name()) {
+        if !companion::serves(command.get_name()) {
             uzram_manual::write(dir, program, command)?;
         }
     }

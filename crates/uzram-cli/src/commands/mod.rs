@@ -1,9 +1,10 @@
 //! The commands, one file each, and what several of them need.
 
 pub(crate) mod algorithms;
-pub(crate) mod bench;
+pub(crate) mod check_device;
 pub(crate) mod check_image;
 pub(crate) mod compact;
+pub(crate) mod companion;
 pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod daemon;
