@@ -6,7 +6,20 @@
 # The root file system and /run are tmpfs here: program, libraries, log and record are swapped out as well.
 disk=$(uzram create --size 4G --swap --frontend ublk --algorithm lz4 2>warnings)
 equal "$(grep warning warnings || :)" "" "warnings of a server that may do everything"
+# A thread of the keeper that makes room by swapping out waits for a server, and the keeper may wait for that thread. The
+# kernel's threads of a ring are not ours.
+for task in /proc/"$(record zram0 keeper)"/task/*; do
+    name=$(cat "$task/comm")
+    # Of proc_pid_stat(5): flags (PF_MEMALLOC_NOIO) and policy (SCHED_RR).
+    read -r flags policy <<<"$(awk '{ print $9, $41 }' "$task/stat")"
+    case $name in iou-*) continue ;; esac
+    [ $((flags & 0x80000)) != 0 ] || fail "the keeper's $name makes room by swapping out"
+    equal "$policy" 2 "policy of the keeper's $name"
+done
 check sysctl -q vm.page-cluster=5
+# Says where everybody waits, should it hang.
+memhog watch 250 &
+watch=$!
 total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 check memhog $((total * 3 / 2)) 1 &
 hog=$!
@@ -47,6 +60,7 @@ kill -KILL "$old"
 retry 60 served_by_other zram0 pid "$old"
 kills=$((kills + 1))
 wait $hog || fail "memhog failed"
+kill $watch
 for pid in $(record zram0 pid) $(record zram0 keeper); do
     equal "$(awk '/VmSwap/ { print $2 }' "/proc/$pid/status")" 0 "what was swapped out of $pid"
 done

@@ -180,8 +180,11 @@ impl Keeper {
         claim.pass_on_lock()?;
         // Inherited by every server: no CLOEXEC.
         let image: OwnedFd = if let Some(swap) = &spec.swap {
-            // Before there are threads, whose stacks would be locked whole.
+            // Before there are threads: their stacks would be locked whole, and what they may do is their own. One that made room
+            // by swapping out, with the heap's lock, would wait for the server that only this process can start. The server
+            // says what the system refuses.
             swap::lock();
+            swap::protect(|_, _, _| ());
             if !swap.keep_min_free {
                 watermark::raise(&claim.dir);
             }
@@ -243,10 +246,6 @@ impl Keeper {
         self.wait_for_word(orders)?;
         note::to_log();
         self.leave_terminal()?;
-        if self.spec.is_swap() {
-            // Its server has said already what the system refuses.
-            swap::protect();
-        }
         self.watch()
     }
 }

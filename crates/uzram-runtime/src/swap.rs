@@ -47,12 +47,13 @@ const MARGIN: u64 = 1 << 20;
 
 /// Does all of it for this process. What the system refuses weakens the device and is told.
 pub(crate) fn prepare() {
-    protect();
+    protect(told);
     lock();
 }
 
-/// Does all of it but locking, for this process and those that it starts.
-pub(crate) fn protect() {
+/// Does all of it but locking, for this thread and for the threads and processes that it starts. `told` is told of what the
+/// system refuses.
+pub(crate) fn protect(told: fn(&str, &str, std::io::Error)) {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
         told(
             "cannot be spared when memory runs out",

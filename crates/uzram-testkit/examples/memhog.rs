@@ -2,8 +2,15 @@
 //!
 //! `memhog MEBIBYTES ROUNDS`: pages of some 10 to 1, each different, are written, read back in another order, a third of
 //! them changed, and so on. Ends with exit code 1 at the first wrong byte.
+//!
+//! `memhog watch SECONDS`: unless it is killed before, has the kernel log what it has of memory, and where each task stands: what
+//! is to be known of a machine that hangs. It is locked in memory.
 
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::mm::MlockAllFlags;
 
 const PAGE: usize = 4096;
 
@@ -24,14 +31,37 @@ fn fill(page: &mut [u8], number: u64, generation: u64) {
     }
 }
 
+/// Waits, then tells the kernel to log all that it knows.
+fn watch(seconds: u64) -> std::io::Result<()> {
+    std::fs::write("/proc/sys/kernel/sysrq", "1")?;
+    let mut trigger = std::fs::File::options()
+        .write(true)
+        .open("/proc/sysrq-trigger")?;
+    rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    trigger.write_all(b"m")?;
+    trigger.write_all(b"t")
+}
+
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "watch") {
+        let seconds = std::env::args().nth(2).and_then(|n| n.parse().ok());
+        return match seconds.map(watch) {
+            Some(Ok(())) => ExitCode::SUCCESS,
+            Some(Err(error)) => {
+                eprintln!("memhog: {error}");
+                ExitCode::FAILURE
+            }
+            None => ExitCode::from(2),
+        };
+    }
     let number = |at: usize| {
         std::env::args()
             .nth(at)
             .and_then(|arg| arg.parse::<usize>().ok())
     };
     let (Some(mebibytes), Some(rounds)) = (number(1), number(2)) else {
-        eprintln!("usage: memhog MEBIBYTES ROUNDS");
+        eprintln!("usage: memhog MEBIBYTES ROUNDS, or memhog watch SECONDS");
         return ExitCode::from(2);
     };
     let pages = mebibytes * (1 << 20) / PAGE;
