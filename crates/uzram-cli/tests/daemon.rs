@@ -343,6 +343,98 @@ fn create_goes_through_the_daemon_where_it_runs() {
     assert_eq!(daemon.json("/v1/devices"), Value::Array(Vec::new()));
 }
 
+/// What cannot be is refused before anything is changed.
+#[test]
+fn settings_are_changed_as_set_does() {
+    let bench = Bench::new();
+    let daemon = Daemon::start(&bench, "");
+    bench.create(&["--size", "64M", "--frontend", "nbd", "--algorithm", "lz4"]);
+    let path = "/v1/devices/zram0";
+    let store = bench.path("store");
+    let settings = serde_json::json!({
+        "algorithm": "zstd(level=3)", "mem_limit": "32M", "dedup": true, "writeback_limit": 1000, "disksize": 128 << 20,
+        "policy": "none", "backing": format!("{},16M", store.display()), "recomp_algorithm": "zstd(level=9,priority=2)",
+    });
+    let (status, said) = daemon.http("PATCH", path, &settings.to_string());
+    assert_eq!(status, 200, "{said}");
+    let device: Value = serde_json::from_str(&said).unwrap();
+    let stat = bench.stat("zram0");
+    for of in [&device, &stat] {
+        assert_eq!(of["algorithm"], "zstd", "{of:#}");
+        assert_eq!(of["mem_limit"], 32 << 20);
+        assert_eq!(of["dedup"], true);
+        assert_eq!(of["writeback_limit"], 1000);
+        assert_eq!(of["disksize"], 128 << 20);
+        assert_eq!(of["policy"], "none");
+        assert_eq!(of["backing"]["path"], store.display().to_string());
+    }
+    let (status, said) = daemon.http(
+        "PATCH",
+        path,
+        r#"{"backing":null,"dedup":false,"writeback_limit":null}"#,
+    );
+    assert_eq!(status, 200, "{said}");
+    let stat = bench.stat("zram0");
+    assert_eq!(
+        (&stat["backing"], &stat["dedup"], &stat["writeback_limit"]),
+        (&Value::Null, &Value::Bool(false), &Value::Null)
+    );
+    for (body, errno, words) in [
+        (
+            r#"{"mem_limit":"16M","colour":"red"}"#,
+            "EINVAL",
+            "no setting 'colour' (there are: algorithm",
+        ),
+        (
+            r#"{"algorithm":"lz4","mem_limit":[1]}"#,
+            "EINVAL",
+            "mem_limit: a text, a number",
+        ),
+        (
+            r#"{"algorithm":"lz4","mem_limit":"much"}"#,
+            "EINVAL",
+            "mem_limit: ",
+        ),
+        (r#"{"algorithm":"lz5"}"#, "EINVAL", "lz5"),
+        (
+            r#"{"dedup":true,"backing":"store,1M"}"#,
+            "EINVAL",
+            "backing: store,1M: it is relative",
+        ),
+        (
+            r#"{"algorithm":"zstd(dict=x)"}"#,
+            "EINVAL",
+            "it is relative",
+        ),
+        (
+            r#"{"dedup":"maybe"}"#,
+            "EINVAL",
+            "dedup is on or off, not 'maybe'",
+        ),
+        ("[1]", "EINVAL", "the body: "),
+    ] {
+        let said = daemon.refused("PATCH", path, body, errno);
+        assert!(said.contains(words), "{body}: {said}");
+    }
+    assert_eq!(bench.stat("zram0"), stat, "a refusal has changed something");
+    // The second one fails when it is made.
+    let said = daemon.refused(
+        "PATCH",
+        path,
+        r#"{"algorithm":"lz4","disksize":"1E"}"#,
+        "EINVAL",
+    );
+    assert!(
+        said.contains("disksize: ") && said.contains("(made before it: algorithm)"),
+        "{said}"
+    );
+    assert_eq!(
+        daemon.refused("PATCH", "/v1/devices/zram7", r#"{"dedup":true}"#, "ENODEV"),
+        "no device 'zram7'"
+    );
+    daemon.refused("PATCH", "/v1/devices/zram0?force=perhaps", "{}", "EINVAL");
+}
+
 #[test]
 fn devices_are_hot_added_and_outlive_the_daemon() {
     needs!(&["mkfs.ext4"], fuse_loop);

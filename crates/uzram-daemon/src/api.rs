@@ -16,6 +16,7 @@ use uzram_control::zram::{
 };
 use uzram_control::{ControlError, Request, Response, number};
 use uzram_runtime::client::DescribedDevice;
+use uzram_runtime::settings::{Allowed, Change, Setting};
 use uzram_spec::DeviceSpec;
 
 use crate::error::Body;
@@ -301,6 +302,15 @@ const ROUTES: &[Route] = &[
         |call| ok(call.devices.describe(Some(call.device()?))?.pop()),
     ),
     Route::of(
+        "PATCH",
+        "/v1/devices/{name}",
+        "Change settings, as `uzram set` does. What cannot be is refused before anything changes; answers the device",
+        "Settings",
+        "Device",
+        set,
+    )
+    .asked(&[("force", SWITCH, false), ("allow_foreign_files", SWITCH, false)]),
+    Route::of(
         "DELETE",
         "/v1/devices/{name}",
         "Take a device down; EBUSY while it is in use. With ?identity= no other device that has the name by now",
@@ -508,6 +518,68 @@ fn create(call: &Call<'_>) -> Handled {
     let asker = call.switch("confirm")?.then_some(call.asker);
     let created = call.devices.create(&spec, asker)?;
     Ok(Answer::Json(StatusCode::CREATED, json!(created)))
+}
+
+/// Settings of `uzram set` by name.
+fn set(call: &Call<'_>) -> Handled {
+    let invalid = |message: String| Body::new(Errno::INVAL, message);
+    let settings: Map<String, Value> = json_of(call.body)?;
+    let allowed = Allowed {
+        force: call.switch("force")?,
+        foreign_files: call.switch("allow_foreign_files")?,
+    };
+    let (name, owner) = (call.device()?, AttributeOwner::Device(call.id()?));
+    let mut changes = Vec::new();
+    for (key, value) in &settings {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(true) => "on".into(),
+            Value::Bool(false) => "off".into(),
+            Value::Null => "none".into(),
+            Value::Array(_) | Value::Object(_) => {
+                return Err(invalid(format!(
+                    "{key}: a text, a number, true, false or null"
+                )));
+            }
+        };
+        let setting = Setting::parse(key, &text, None);
+        let setting = setting.map_err(|why| match why.contains(key.as_str()) {
+            true => invalid(why),
+            false => invalid(format!("{key}: {why}")),
+        })?;
+        let change = setting.change(allowed).map_err(ControlError::from)?;
+        changes.push((key, change));
+    }
+    // Who is not there is said as everywhere.
+    call.devices.describe(Some(name))?;
+    for (done, (key, change)) in changes.iter().enumerate() {
+        let made: Result<(), Body> = match change {
+            Change::Request(request) => match call.devices.ask(name, request) {
+                Ok(Response::Error(error)) | Err(error) => Err(error.into()),
+                Ok(Response::Did { what }) => {
+                    what.iter()
+                        .for_each(|text| tracing::warn!("{name}: {text}"));
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+            },
+            Change::Attribute(attribute, value) => {
+                let stored = call.view().store(owner, attribute, value.as_bytes());
+                stored.map_err(Body::from)
+            }
+        };
+        made.map_err(|mut body| {
+            body.message = format!("{key}: {}", body.message);
+            if done > 0 {
+                let before = changes[..done].iter().map(|(key, _)| key.as_str());
+                let before = before.collect::<Vec<_>>().join(", ");
+                body.message += &format!(" (made before it: {before})");
+            }
+            body
+        })?;
+    }
+    ok(call.devices.describe(Some(name))?.pop())
 }
 
 fn ask(call: &Call<'_>) -> Handled {

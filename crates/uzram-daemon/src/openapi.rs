@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use uzram_control::Request;
 use uzram_control::zram::{ATTRIBUTES, AttributePlace, ShownDevice};
 use uzram_runtime::frontends;
+use uzram_runtime::settings::SETTINGS;
 use uzram_spec::{answer_schema_of, options_schema, schema_of};
 
 use crate::api::{
@@ -224,9 +225,27 @@ fn schemas() -> Value {
         "Device": answer_schema_of::<DeviceAnswer>(),
         "Error": error,
         "Request": request(),
+        "Settings": settings(),
         "Shown": answer_schema_of::<ShownDevice>(),
         "Values": values,
         "Version": answer_schema_of::<VersionAnswer>(),
+    })
+}
+
+/// Settings of a device, each as `uzram set` takes it.
+fn settings() -> Value {
+    let value = json!(["string", "number", "boolean", "null"]);
+    let mut properties = serde_json::Map::new();
+    for (name, takes) in SETTINGS {
+        let takes = format!("{takes}. true and false stand for on and off, null for none");
+        properties.insert((*name).into(), json!({"type": value, "description": takes}));
+    }
+    json!({
+        "type": "object",
+        "description": "The settings of `uzram set` by name, and attributes of zram's interface that can be written. They are made in \
+            the order of their names. Paths are from the root on",
+        "properties": properties,
+        "additionalProperties": {"type": value},
     })
 }
 

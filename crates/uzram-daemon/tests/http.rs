@@ -124,7 +124,7 @@ fn methods_paths_and_hosts_are_as_http_has_them() {
     for (method, path, allowed) in [
         ("PUT", "/v1/devices", "GET, POST, HEAD"),
         ("POST", "/v1", "GET, HEAD"),
-        ("OPTIONS", "/v1/devices/zram0", "GET, DELETE, HEAD"),
+        ("OPTIONS", "/v1/devices/zram0", "GET, PATCH, DELETE, HEAD"),
         ("TRACE", "/v1", "GET, HEAD"),
         ("BREW", "/v1", "GET, HEAD"),
         ("HEAD", "/v1/control/hot_add", "POST"),

@@ -32,6 +32,7 @@ mod remote_process;
 mod report;
 mod requests;
 mod server;
+pub mod settings;
 pub mod snapshot;
 pub mod snapshot_files;
 pub mod snapshot_notes;
