@@ -35,6 +35,8 @@ const TMPFS: &str = "/dev/shm";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Sectors of a page.
 const SECTORS: u64 = (PAGE / 512) as u64;
+/// Number of the feature `VHOST_F_LOG_ALL`.
+const LOG_ALL: u32 = 26;
 const DEPTHS: [u16; 2] = [1, SLOTS];
 
 /// What is read of `uzram list --json`.
@@ -110,6 +112,8 @@ impl Disk {
         let mut guest = Guest::new(1);
         // That of QEMU's export is another one's affair.
         guest.wants_record = false;
+        // QEMU's offers to note what it writes, for a migration.
+        guest.without_features = 1 << LOG_ALL;
         guest
             .connect(socket)
             .with_context(|| format!("{what}, at {}", socket.display()))?;
