@@ -1,4 +1,5 @@
 # about: ublk control commands that never return are given up and named, and the next device does not trip over them
+# ci: no
 # modules: ublk_drv
 # timeout: 240
 
@@ -32,7 +33,7 @@ stuck SetParams 1 "ublk SetParams of device 0 (/dev/ublkb0) did not return" $cre
 nothing_left
 stuck StartDev 1 "ublk StartDev of device 0 (/dev/ublkb0) did not return" $create
 nothing_left
-stuck GetFeatures 1 "ublk GetFeatures of a new device did not return" $create
+stuck GetFeatures 5 "ublk GetFeatures of a new device did not return" $create
 nothing_left
 
 say "what cannot be deleted is named, and does not hold up others"

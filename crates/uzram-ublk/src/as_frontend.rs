@@ -302,7 +302,7 @@ impl From<Error> for Failure {
         let failure = Failure::new(kind, &error);
         match error.is_unanswered() {
             true => failure.with_hint(
-                "the kernel's ublk driver is stuck (seen with Linux 6.17 to 7.0; dmesg may say why), and only a restart of the \
+                "the kernel's ublk driver is stuck, as with some from Linux 6.17 to 7.0; dmesg may say why, and only a restart of the \
                  machine helps it; other frontends work: --frontend fuse-loop",
             ),
             false => failure,
