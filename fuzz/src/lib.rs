@@ -8,6 +8,7 @@ pub mod edits;
 pub mod input;
 pub mod nbd;
 pub mod peer;
+pub mod virtio;
 
 use std::sync::LazyLock;
 

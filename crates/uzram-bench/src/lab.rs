@@ -13,6 +13,8 @@ use serde_json::Value;
 use crate::contention;
 use crate::output::Outcome;
 use crate::report::Report;
+#[cfg(feature = "rivals")]
+use crate::vhost_user;
 use crate::{api, attach, churn, clone, codecs, core, devices, policy, rivals, scale, snapshot};
 
 /// All of them, in the order of the list.
@@ -28,6 +30,8 @@ pub const EXPERIMENTS: &[Experiment] = &[
     devices::EXPERIMENT,
     snapshot::EXPERIMENT,
     clone::EXPERIMENT,
+    #[cfg(feature = "rivals")]
+    vhost_user::EXPERIMENT,
     #[cfg(feature = "contention")]
     contention::EXPERIMENT,
 ];

@@ -31,6 +31,8 @@ mod rival;
 pub mod rivals;
 mod scale;
 mod snapshot;
+#[cfg(feature = "rivals")]
+mod vhost_user;
 mod zram;
 
 pub use program::{main, main_with};

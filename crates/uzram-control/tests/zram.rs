@@ -328,7 +328,7 @@ fn pages_are_marked_recompressed_and_listed() {
             .map(str::to_owned)
     };
     let before = objects(&host);
-    store(&host, "recompress", "type=idle priority=0").unwrap();
+    store(&host, "recompress", "type=idle priority=1").unwrap();
     assert_ne!(objects(&host), before);
     let (text, _) = lines(0);
     assert!(text.lines().next().unwrap().ends_with(" ....r."), "{text}");
@@ -339,6 +339,65 @@ fn pages_are_marked_recompressed_and_listed() {
     assert_eq!((total[0], total[13]), ("Total", "41"), "{classes}");
     store(&host, "compact", "1").unwrap();
     store(&host, "mem_used_max", "0").unwrap();
+}
+
+/// Since Linux 7.1 one algorithm is used and no chain of them, it is the one of the priority that is named, and nothing is
+/// corrected in silence.
+#[test]
+fn a_priority_is_addressed_directly() {
+    let (host, engine) = hosts(true);
+    host.hot_add().unwrap();
+    store(&host, "comp_algorithm", "lz4").unwrap();
+    // The denser one stands behind: a chain that begins at priority 1 would come to it.
+    store(&host, "recomp_algorithm", "algo=lzo-rle priority=1").unwrap();
+    store(&host, "recomp_algorithm", "algo=zstd priority=3").unwrap();
+    for both in [
+        "algo=zstd priority=1",
+        "algo=lz4 priority=3",
+        "algo=zstd priority=4",
+    ] {
+        let text = format!("{both} level=5");
+        assert_eq!(
+            store(&host, "algorithm_params", &text),
+            Err(Errno::INVAL),
+            "{text}"
+        );
+    }
+    store(&host, "algorithm_params", "algo=zstd priority=3 level=5").unwrap();
+    store(&host, "algorithm_params", "priority=0").unwrap();
+    store(&host, "disksize", "4M").unwrap();
+    let device = engine.open(0).unwrap();
+    // Words at random, which only an entropy coder makes smaller than lz4 and lzo do.
+    let letters =
+        |number: u64| -> Vec<u8> { noise(number).iter().map(|b| b'a' + b % 16).collect() };
+    for number in 0..20 {
+        device.write_at(&letters(number), number * 4096).unwrap();
+    }
+    let objects = || -> u64 {
+        let stat = show(&host, "mm_stat");
+        stat.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let before = objects();
+    for bad in [
+        "priority=0",
+        "priority=4",
+        "priority=2",
+        "algo=lz4",
+        "algo=zstd priority=1",
+        "algo=lzo-rle priority=3",
+        "algo=842",
+    ] {
+        assert_eq!(store(&host, "recompress", bad), Err(Errno::INVAL), "{bad}");
+    }
+    assert_eq!(objects(), before);
+    // lzo-rle gains nothing, and nobody goes on to zstd.
+    store(&host, "recompress", "").unwrap();
+    store(&host, "recompress", "priority=1").unwrap();
+    store(&host, "recompress", "algo=lzo-rle").unwrap();
+    assert_eq!(objects(), before);
+    store(&host, "recompress", "algo=zstd priority=3").unwrap();
+    let after = objects();
+    assert!(after < before * 3 / 4, "{before} and {after}");
 }
 
 /// Statistics and settings do not wait for a job.

@@ -239,6 +239,11 @@ pub trait Front: Send {
         self.remove().map(|()| Vec::new())
     }
 
+    /// What could not be taken down with the device, in words. Asked once, after [`Front::remove`].
+    fn left(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How many clients are connected; `None` where clients are the kernel's affair.
     fn clients(&self) -> Option<u64> {
         None

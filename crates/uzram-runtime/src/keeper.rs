@@ -389,7 +389,10 @@ impl Keeper {
             self.serves(server.id());
             return Ok(path);
         }
-        let status = server.wait()?;
+        let status = match process::wait_for_child(server)? {
+            Some(status) => status.to_string(),
+            None => "it has not ended yet".into(),
+        };
         let failure = match ready {
             Err(failure) => failure,
             Ok(_) => {

@@ -90,13 +90,17 @@ pub fn launch_announced(
     let created = match made {
         Ok(Some(created)) => created,
         Ok(None) => {
-            let status = keeper.wait()?;
-            let message = format!("the keeper ended before the device was there: {status}");
+            let message = match process::wait_for_child(keeper)? {
+                Some(status) => {
+                    format!("the keeper ended before the device was there: {status}")
+                }
+                None => "the keeper neither makes the device nor ends".into(),
+            };
             return Err(Failure::failed(message));
         }
         Err(failure) => {
             // It ends after this report.
-            keeper.wait()?;
+            process::wait_for_child(keeper)?;
             return Err(failure);
         }
     };

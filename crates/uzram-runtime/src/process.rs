@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -154,6 +154,29 @@ pub fn wait_for_end_within(process: &OwnedFd, patience: Duration) -> bool {
     }
 }
 
+/// How long a process that has reported its failure may take to end. Where a driver does not let go of it, it never does.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// Waits for a child that is about to end, but not for ever: `None` for one that does not, which is reaped once it does.
+pub(crate) fn wait_for_child(mut child: Child) -> std::io::Result<Option<ExitStatus>> {
+    wait_for_child_within(&mut child, ENDING).inspect(|status| {
+        if status.is_none() {
+            tracing::error!(pid = child.id(), "a process has failed and does not end");
+            reap_later(child);
+        }
+    })
+}
+
+fn wait_for_child_within(
+    child: &mut Child,
+    patience: Duration,
+) -> std::io::Result<Option<ExitStatus>> {
+    match pidfd(child.id()) {
+        Some(end) if !wait_for_end_within(&end, patience) => Ok(None),
+        _ => child.wait().map(Some),
+    }
+}
+
 /// Has `tell` called, by a thread, for each signal to end; none ends the process by itself from now on.
 pub fn when_told_to_end(mut tell: impl FnMut() + Send + 'static) -> Result {
     when_told(&[SIGINT, SIGTERM], move |_| tell())
@@ -203,5 +226,19 @@ pub fn alone_to_spawn() -> MutexGuard<'static, ()> {
 pub fn reap_later(mut child: Child) {
     if let Err(error) = spawn("reaper", move || drop(child.wait())) {
         tracing::warn!(%error, "a child stays a zombie until this process ends");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_does_not_end_is_not_waited_for() {
+        let mut sleep = Command::new("sleep").arg("600").spawn().unwrap();
+        let within = |child: &mut Child| wait_for_child_within(child, Duration::from_millis(50));
+        assert!(within(&mut sleep).unwrap().is_none());
+        sleep.kill().unwrap();
+        assert!(!within(&mut sleep).unwrap().unwrap().success());
     }
 }

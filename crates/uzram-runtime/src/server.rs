@@ -616,13 +616,20 @@ impl Handler for Served {
                 return self.carry_out(&request);
             }
             Request::Remove => {
-                self.front().remove().map_err(refused)?;
-                if let Some(left) = self.retire() {
-                    return Ok(Response::Did { what: vec![left] });
+                let mut front = self.front();
+                front.remove().map_err(refused)?;
+                let mut what = front.left();
+                drop(front);
+                what.extend(self.retire());
+                if !what.is_empty() {
+                    return Ok(Response::Did { what });
                 }
             }
             Request::RemoveByForce => {
-                let mut what = self.front().remove_by_force().map_err(refused)?;
+                let mut front = self.front();
+                let mut what = front.remove_by_force().map_err(refused)?;
+                what.extend(front.left());
+                drop(front);
                 what.extend(self.retire());
                 return Ok(Response::Did { what });
             }

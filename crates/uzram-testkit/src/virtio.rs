@@ -19,6 +19,7 @@ use vm_memory::mmap::MmapRegion;
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
 };
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Bytes of a request's data, at most.
@@ -64,6 +65,8 @@ struct DriverQueue {
     used: u16,
     kick: Option<EventFd>,
     call: Option<EventFd>,
+    /// What waits for `call`.
+    calls: Option<Epoll>,
 }
 
 /// The guest.
@@ -198,7 +201,10 @@ impl Guest {
         client.set_vring_call(queue, &call).map_err(failed)?;
         client.set_vring_kick(queue, &kick).map_err(failed)?;
         client.set_vring_enable(queue, true).map_err(failed)?;
-        (state.kick, state.call) = (Some(kick), Some(call));
+        let calls = Epoll::new()?;
+        let wanted = EpollEvent::new(EventSet::IN, 0);
+        calls.ctl(ControlOperation::Add, call.as_raw_fd(), wanted)?;
+        (state.kick, state.call, state.calls) = (Some(kick), Some(call), Some(calls));
         Ok(())
     }
 
@@ -207,6 +213,19 @@ impl Guest {
         let client = self.client.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let base = client.get_vring_base(queue).map_err(failed)?;
         Ok(base as u16)
+    }
+
+    /// Stops a queue and starts it again with an empty ring.
+    pub fn restart(&mut self, queue: usize) -> io::Result<()> {
+        self.stop(queue)?;
+        self.write(self.ring(queue), &vec![0; RING_BYTES as usize]);
+        self.queues[queue] = DriverQueue::default();
+        self.start(queue, 0)
+    }
+
+    /// Bytes of memory.
+    pub fn len_bytes(&self) -> u64 {
+        self.slot(self.queues.len(), 0)
     }
 
     /// Closes the connection.
@@ -272,6 +291,30 @@ impl Guest {
         }
     }
 
+    /// Makes a request of one part of data available, and kicks the device if that asked for it: what a driver does that is in a
+    /// hurry. The data is what the slot holds.
+    pub fn offer_plain(&mut self, queue: usize, slot: u16, kind: u32, sector: u64, len: u32) {
+        let at = self.slot(queue, slot);
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.write(at, &header);
+        self.write(at + 64, &[0xFF]);
+        let head = slot * EACH;
+        let flag = if kind == READ { WRITABLE } else { 0 };
+        self.describe(queue, head, at, 16, NEXT, head + 1);
+        self.describe(queue, head + 1, at + 4096, len, flag | NEXT, head + 2);
+        self.describe(queue, head + 2, at + 64, 1, WRITABLE, 0);
+        self.offer(queue, head);
+        let event = GuestAddress(self.ring(queue) + USED + 4 + u64::from(QUEUE_SIZE) * 8);
+        // Behind the store of the index: either the device sees that, or this sees that it sleeps.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let asked: u16 = self.memory.load(event, Ordering::SeqCst).unwrap();
+        if self.queues[queue].available == asked.wrapping_add(1) {
+            self.kick(queue);
+        }
+    }
+
     fn used_index(&self, queue: usize) -> u16 {
         let at = GuestAddress(self.ring(queue) + USED + 2);
         self.memory.load(at, Ordering::SeqCst).unwrap()
@@ -304,20 +347,35 @@ impl Guest {
                 return Some(answer);
             }
             // Nothing is looked at before the device calls.
-            let called = || {
-                let call = self.queues[queue].call.as_ref();
-                call.is_some_and(|call| call.read().is_ok())
-            };
-            while !called() {
-                limit.checked_sub(begin.elapsed())?;
-                std::thread::sleep(Duration::from_micros(100));
+            let state = &self.queues[queue];
+            let (call, calls) = (state.call.as_ref()?, state.calls.as_ref()?);
+            while call.read().is_err() {
+                let left = limit.checked_sub(begin.elapsed())?;
+                let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+                let mut events = [EpollEvent::default()];
+                // Interrupted, it looks again.
+                let _ = calls.wait(left.saturating_add(1), &mut events);
             }
         }
     }
 
+    /// Puts a request into a slot, makes it available and kicks the device: see [`Guest::prepare`].
+    pub fn submit(
+        &mut self,
+        queue: usize,
+        slot: u16,
+        kind: u32,
+        sector: u64,
+        data: &[u8],
+        room: u32,
+    ) {
+        self.prepare(queue, slot, kind, sector, data, room);
+        self.kick(queue);
+    }
+
     /// Puts a request into a slot and makes it available. `data` goes to the device; `room` bytes come from it. Both are
     /// in two parts, of odd sizes.
-    pub fn submit(
+    pub fn prepare(
         &mut self,
         queue: usize,
         slot: u16,
@@ -345,7 +403,6 @@ impl Guest {
         self.describe(queue, head + 2, rest, len - first, flag | NEXT, head + 3);
         self.describe(queue, head + 3, at + 64, 1, WRITABLE, 0);
         self.offer(queue, head);
-        self.kick(queue);
     }
 
     /// The status of a slot's request.

@@ -24,6 +24,8 @@ struct UblkFront {
     front: Ublk,
     /// The device's directory.
     dir: PathBuf,
+    /// What was left behind when the device was taken down, in words.
+    left: Vec<String>,
 }
 
 /// Notes the node before anybody can use it.
@@ -35,6 +37,7 @@ fn noted(front: Ublk, dir: &Path) -> Box<dyn Front> {
     Box::new(UblkFront {
         front,
         dir: dir.into(),
+        left: Vec::new(),
     })
 }
 
@@ -112,7 +115,11 @@ fn on_death() -> OnDeath {
 
 /// Makes a new device, with the same number if nobody holds the old one.
 fn replace(device: &Arc<Device>, id: u32, options: &UblkOptions, begun: &Path) -> Result<Ublk> {
-    crate::clear_stale(options.tag)?;
+    match crate::clear_stale(options.tag) {
+        // The new one has another number.
+        Err(left @ Error::Left { .. }) => tracing::error!("{left}"),
+        other => drop(other?),
+    }
     // The device is gone, and with it the attempt, if there was one.
     let _ = std::fs::remove_file(begun);
     let mut options = options.clone();
@@ -204,7 +211,7 @@ impl Frontend for UblkFrontend {
     }
 
     fn clear(&self, dir: &Path) -> std::result::Result<Vec<String>, String> {
-        crate::clear_stale(Tag::from_path(dir)).map_err(|error| error.to_string())
+        crate::stale::clear_of_dir(dir)
     }
 
     fn dead_nodes(&self, dir: &Path, survey: &Survey) -> Vec<Node> {
@@ -235,6 +242,18 @@ impl UblkFront {
         users_of_dead(|survey| crate::replaced::dead_nodes(&self.dir, survey))
     }
 
+    /// Takes the device down. A number that stays taken holds up nothing else.
+    fn take_down(&mut self) -> Result {
+        match self.front.remove() {
+            Err(left @ Error::Left { .. }) => {
+                tracing::warn!("{left}");
+                self.left.push(left.to_string());
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
     fn check_dead(&self) -> Result {
         check_dead(self.front.node(), self.dead_users())
     }
@@ -256,13 +275,17 @@ impl Front for UblkFront {
 
     fn remove(&mut self) -> Result {
         self.check_dead()?;
-        Ok(self.front.remove()?)
+        self.take_down()
     }
 
     fn remove_by_force(&mut self) -> Result<Vec<String>> {
         let dead = self.dead_users();
-        self.front.remove()?;
+        self.take_down()?;
         Ok(words_of_dead(&dead))
+    }
+
+    fn left(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.left)
     }
 }
 
@@ -276,6 +299,13 @@ impl From<Error> for Failure {
             Error::System(step) => FailureKind::from_io(&step.source),
             _ => FailureKind::Failed,
         };
-        Failure::new(kind, error)
+        let failure = Failure::new(kind, &error);
+        match error.is_unanswered() {
+            true => failure.with_hint(
+                "the kernel's ublk driver is stuck, as with some from Linux 6.17 to 7.0; dmesg may say why, and only a restart of the \
+                 machine helps it; other frontends work: --frontend fuse-loop",
+            ),
+            false => failure,
+        }
     }
 }

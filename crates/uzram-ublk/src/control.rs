@@ -1,9 +1,10 @@
-//! The driver's control device: gives one command at a time and waits for its result.
+//! The driver's control device: gives one command at a time and waits for its result, but not for ever. With some kernels a
+//! command never returns, and every later one waits behind it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::time::Duration;
 
-use io_uring::IoUring;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CpuSet};
 use uzram_blockdev::StepError;
@@ -11,9 +12,14 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
 use crate::abi::{Command, ControlCommand, DevInfo, UblkParams, flags};
-use crate::sys::{self, ControlRing};
+use crate::fault;
+use crate::sys::{ControlRing, Unanswered};
 
 const PATH: &str = "/dev/ublk-control";
+/// How long a command may take. The slowest waits for requests that this process answers meanwhile.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The same once one has not returned.
+const LIMIT_WHEN_STUCK: Duration = Duration::from_secs(3);
 /// Length of [`UblkParams`] without its padding, as the driver counts it.
 const PARAMS_LEN: u32 = 60;
 
@@ -23,6 +29,20 @@ pub(crate) struct Control {
     ring: ControlRing,
     /// The unprivileged device that was last made or asked about: its commands carry a path.
     unprivileged: Option<u32>,
+    /// How long the next command may take.
+    limit: Duration,
+}
+
+/// Why a command has no result.
+enum Refusal {
+    Unanswered(Unanswered, Duration),
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::Failed(error)
+    }
 }
 
 /// Whether this process may make privileged devices, which have recovery and user copy.
@@ -40,13 +60,20 @@ impl Control {
             io::ErrorKind::PermissionDenied => Error::NotAllowed { source },
             _ => StepError::at(format!("opening {PATH}"))(source).into(),
         })?;
-        let ring = IoUring::builder().build(4);
-        let ring = ring.map_err(|source| Error::NoRing { source })?;
+        let ring = ControlRing::new().map_err(|source| Error::NoRing { source })?;
         Ok(Control {
             file,
             ring,
             unprivileged: None,
+            limit: fault::limit().unwrap_or(LIMIT),
         })
+    }
+
+    /// The same for one who has other things to do than to wait for a driver that does not answer.
+    pub(crate) fn open_impatient() -> Result<Control, Error> {
+        let mut control = Control::open()?;
+        control.limit = control.limit.min(LIMIT_WHEN_STUCK);
+        Ok(control)
     }
 
     /// Whether this user may use the driver. True where there is none.
@@ -62,7 +89,7 @@ impl Control {
         queue: u16,
         data: u64,
         buffer: &mut [u8],
-    ) -> io::Result<i32> {
+    ) -> Result<i32, Refusal> {
         let by_path = command == Command::GetDevInfo2
             || (self.unprivileged == Some(dev_id) && command != Command::AddDev);
         let path = if by_path {
@@ -81,9 +108,38 @@ impl Control {
             reserved: 0,
         };
         let mut bytes = [path.as_bytes(), buffer].concat();
-        let result = sys::control(&mut self.ring, &self.file, command, fields, &mut bytes);
+        let limit = self.limit;
+        let answer = match fault::never_returns(command) {
+            true => self.ring.lose(limit),
+            false => {
+                let file = &self.file;
+                self.ring.control(file, command, fields, &mut bytes, limit)
+            }
+        };
+        let result = answer.map_err(|unanswered| {
+            self.limit = self.limit.min(LIMIT_WHEN_STUCK);
+            Refusal::Unanswered(unanswered, limit)
+        })?;
         buffer.copy_from_slice(&bytes[path.len()..]);
-        result
+        Ok(result?)
+    }
+
+    /// What a command is refused with; `other` makes an error of what the driver answers.
+    fn refused(
+        command: Command,
+        id: u32,
+        refusal: Refusal,
+        other: impl FnOnce(io::Error) -> Error,
+    ) -> Error {
+        match refusal {
+            Refusal::Failed(error) => other(error),
+            Refusal::Unanswered(unanswered, limit) => Error::Unanswered {
+                command: format!("{command:?}"),
+                id: (id != u32::MAX).then_some(id),
+                seconds: limit.as_secs_f32().round() as u64,
+                is_cancelled: unanswered.is_cancelled,
+            },
+        }
     }
 
     fn device(
@@ -94,18 +150,21 @@ impl Control {
         buffer: &mut [u8],
     ) -> Result<(), Error> {
         let done = self.run(command, id, u16::MAX, data, buffer);
-        done.map_err(StepError::at(format!("ublk {command:?} of device {id}")))?;
+        let at = || StepError::at(format!("ublk {command:?} of device {id}"));
+        done.map_err(|refusal| Self::refused(command, id, refusal, |error| at()(error).into()))?;
         Ok(())
     }
 
     /// Reads the driver's features. [`Error::TooOld`] before Linux 6.5, which cannot tell.
     pub(crate) fn features(&mut self) -> Result<u64, Error> {
         let mut bits = [0; 8];
-        let asked = self.run(Command::GetFeatures, u32::MAX, u16::MAX, 0, &mut bits);
-        asked.map_err(|source| match source.kind() {
+        let command = Command::GetFeatures;
+        let asked = self.run(command, u32::MAX, u16::MAX, 0, &mut bits);
+        let why = |source: io::Error| match source.kind() {
             io::ErrorKind::PermissionDenied => Error::NotAllowed { source },
             _ => Error::TooOld { source },
-        })?;
+        };
+        asked.map_err(|refusal| Self::refused(command, u32::MAX, refusal, why))?;
         Ok(u64::from_ne_bytes(bits))
     }
 
@@ -150,19 +209,20 @@ impl Control {
         Ok(params)
     }
 
-    /// Reads which CPUs send requests to a queue.
-    pub(crate) fn affinity(&mut self, id: u32, queue: u16) -> io::Result<CpuSet> {
+    /// Reads which CPUs send requests to a queue. `None` where the driver does not say.
+    pub(crate) fn affinity(&mut self, id: u32, queue: u16) -> Option<CpuSet> {
         // A mask of 1024 CPUs, like rustix's.
         let mut bytes = [0; 128];
         let data = queue.into();
-        self.run(Command::GetQueueAffinity, id, queue, data, &mut bytes)?;
+        self.run(Command::GetQueueAffinity, id, queue, data, &mut bytes)
+            .ok()?;
         let mut set = CpuSet::new();
         for (at, byte) in bytes.iter().enumerate() {
             (0..8)
                 .filter(|bit| byte >> bit & 1 == 1)
                 .for_each(|bit| set.set(at * 8 + bit));
         }
-        Ok(set)
+        Some(set)
     }
 
     /// Starts the device, whose queues have fetched all their tags, and makes its node.

@@ -130,6 +130,30 @@ pub enum Error {
         /// The number.
         id: u32,
     },
+    /// The driver did not answer a command: it is stuck, or the machine is.
+    #[error(
+        "ublk {command} of {} did not return in {seconds} s{}",
+        id.map_or("a new device".into(), |id| format!("device {id} (/dev/ublkb{id})")),
+        if *is_cancelled { "" } else { ", nor could it be cancelled, so that this process cannot end before it does" }
+    )]
+    Unanswered {
+        /// The command.
+        command: String,
+        /// The device's number, unless the driver was to choose it.
+        id: Option<u32>,
+        /// How long it was waited for.
+        seconds: u64,
+        /// Whether the kernel let go of it.
+        is_cancelled: bool,
+    },
+    /// The device is down, but the driver did not delete it: its number stays taken.
+    #[error("/dev/ublkc{id} could not be deleted, and number {id} stays taken: {source}")]
+    Left {
+        /// The number.
+        id: u32,
+        /// Why.
+        source: Box<Error>,
+    },
     /// The system refused a step.
     #[error(transparent)]
     System(#[from] StepError),
@@ -145,6 +169,15 @@ impl Error {
             Error::System(StepError { source, .. })
             | Error::Node(NodeError::Open { source, .. }) => Errno::from_io_error(source),
             _ => None,
+        }
+    }
+
+    /// Whether the driver did not answer.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        match self {
+            Error::Unanswered { .. } => true,
+            Error::Left { source, .. } => source.is_unanswered(),
+            _ => false,
         }
     }
 

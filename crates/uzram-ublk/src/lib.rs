@@ -20,6 +20,7 @@ mod abi;
 mod as_frontend;
 mod control;
 mod error;
+mod fault;
 mod node;
 mod options;
 mod queue;

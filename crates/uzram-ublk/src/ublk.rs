@@ -119,9 +119,16 @@ impl Ublk {
                 Ok(this)
             }
             Err(error) => {
-                // Leaves nothing behind; the first error is the one that matters.
-                let _ = this.take_down();
-                Err(error)
+                // The first error is the one that matters, unless something is left behind.
+                match this.take_down() {
+                    Err(left @ Error::Left { .. }) => {
+                        let id = this.id;
+                        tracing::error!("{left}");
+                        let source = Box::new(error);
+                        Err(Error::Left { id, source })
+                    }
+                    _ => Err(error),
+                }
             }
         }
     }
@@ -172,7 +179,7 @@ impl Ublk {
                     0 => Buffers::Mapped,
                     _ => Buffers::UserCopy,
                 },
-                cpus: self.control.affinity(self.id, number).ok(),
+                cpus: self.control.affinity(self.id, number),
                 prefault: options.prefault,
                 partscan: options.partscan,
                 on_ready: options.on_ready,
@@ -258,8 +265,8 @@ impl Ublk {
         Ok(uzram_blockdev::open_exclusive(&self.node, || true)?)
     }
 
-    /// Stops and deletes the device. Changes nothing where somebody uses it ([`Error::Node`]). A second call after success
-    /// does nothing.
+    /// Stops and deletes the device. Changes nothing where somebody uses it ([`Error::Node`]). [`Error::Left`] where the device
+    /// is down and only its number stays taken. A second call after success does nothing.
     pub fn remove(&mut self) -> Result<(), Error> {
         if self.removed {
             return Ok(());
@@ -274,10 +281,21 @@ impl Ublk {
     fn take_down(&mut self) -> Result<(), Error> {
         self.removed = true;
         // Harmless after `remove`, and for a device that was never started.
-        let _ = self.control.stop(self.id);
-        self.join_queues();
-        self.control.delete(self.id)?;
-        wait_until_gone(&char_node(self.id), DRIVER_LIMIT, || !exists(self.id))?;
+        match self.control.stop(self.id) {
+            // The driver may not give the tags back, for which the queues would wait.
+            Err(error) if error.is_unanswered() => self.queues.clear(),
+            _ => self.join_queues(),
+        }
+        let id = self.id;
+        let deleted = self.control.delete(id);
+        deleted.map_err(|error| match error.is_unanswered() {
+            true => Error::Left {
+                id,
+                source: Box::new(error),
+            },
+            false => error,
+        })?;
+        wait_until_gone(&char_node(id), DRIVER_LIMIT, || !exists(id))?;
         Ok(())
     }
 }

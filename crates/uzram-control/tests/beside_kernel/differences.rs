@@ -138,6 +138,14 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
             && m.stored().is_some_and(|text| text.contains("priority="))
             && m.errnos() == (EINVAL, 0)
     }),
+    ("addressed-directly", |m, facts| {
+        let both = |text: &str| text.contains("priority=0") || text.contains("algo=");
+        let addressed = |text: &str| text.contains("priority=") && both(text);
+        facts.release < (7, 1)
+            && matches!(m.name(), "recompress" | "algorithm_params")
+            && m.stored().is_some_and(addressed)
+            && matches!(m.errnos(), (0, EINVAL))
+    }),
     ("idle-by-age", |m, _| {
         let age = m.stored().is_some_and(|text| !text.contains("all"));
         m.name() == "idle" && age && m.errnos() == (EINVAL, 0)

@@ -345,6 +345,13 @@ fn init() -> Vec<Step> {
     vec![store("disksize", "1M")]
 }
 
+/// With an algorithm for recompression.
+fn recompressible() -> Vec<Step> {
+    let mut steps = vec![store("recomp_algorithm", "algo=lz4 priority=1")];
+    steps.extend(init());
+    steps
+}
+
 fn filled() -> Vec<Step> {
     vec![
         store("disksize", "1M"),
@@ -548,6 +555,15 @@ fn others() -> Vec<Case> {
             Step::Show("recomp_algorithm"),
         ),
         if_multi(vec![], store("recompress", "type=idle")),
+        Case {
+            before: recompressible(),
+            step: store("recompress", "priority=0"),
+            differs: Some("addressed-directly"),
+            applies: |facts| facts.has("recompress") && facts.release < (7, 1),
+        },
+        if_multi(recompressible(), store("recompress", "priority=1")),
+        if_multi(recompressible(), store("recompress", "priority=4")),
+        if_multi(recompressible(), store("recompress", "algo=lzo")),
         Case {
             before: init(),
             step: store("recompress", "threshold=3700"),

@@ -136,7 +136,8 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
     since: "6.12",
     about: "parameters of an algorithm: level, dictionary, window",
     docs: "Takes `[priority=0..3 | algo=NAME] [level=N] [dict=PATH] [deflate.winbits=N]`: of the primary algorithm if \
-           neither is said; algo= is looked up among those that were set and wins over priority=. Each write replaces all \
+           neither is said; algo= is looked up among those that were set, and where both are said it must be the one of that \
+           priority, as since Linux 7.1 (before, algo= won). Each write replaces all \
            parameters of that algorithm; they count from disksize on. EINVAL for a key without value, an algorithm that \
            was not set, another priority, a dictionary that cannot be read (after the old parameters were dropped); EINVAL \
            or ERANGE for a bad number. An initialised device refuses it (EBUSY) as Linux 7.1 does; before that it was \
@@ -148,12 +149,12 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
 };
 
 fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
-    let (mut priority, mut algo, mut dictionary) = (0, None, None);
+    let (mut priority, mut algo, mut dictionary) = (None, None, None);
     let mut params = AlgorithmParams::default();
     for arg in KeyValues::new(text) {
         let value = arg.value()?;
         match &arg.key[..] {
-            b"priority" => priority = parse::kstrtoint(value, 10)?,
+            b"priority" => priority = Some(parse::kstrtoint(value, 10)?),
             b"level" => params.level = Some(parse::kstrtoint(value, 10)?),
             b"deflate.winbits" => params.winbits = Some(parse::kstrtoint(value, 10)?),
             b"algo" => algo = Some(value.to_vec()),
@@ -166,10 +167,21 @@ fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let names = now(zram)?;
     if let Some(algo) = algo {
         let named = |name: &Option<String>| name.as_ref().is_some_and(|n| n.as_bytes() == algo);
-        let found = names.iter().position(named).ok_or(Errno::INVAL)?;
-        priority = i32::try_from(found).unwrap_or_default();
+        let found = match priority {
+            // Both say the same, or one of them is wrong.
+            Some(at) => {
+                let at = usize::try_from(at).ok();
+                at.filter(|at| names.get(*at).is_some_and(named))
+            }
+            None => names.iter().position(named),
+        };
+        priority = Some(
+            found
+                .and_then(|at| i32::try_from(at).ok())
+                .ok_or(Errno::INVAL)?,
+        );
     }
-    let priority = usize::try_from(priority).map_err(|_| Errno::INVAL)?;
+    let priority = usize::try_from(priority.unwrap_or(0)).map_err(|_| Errno::INVAL)?;
     let name = names.get(priority).ok_or(Errno::INVAL)?;
     if change.live().is_some() && subject.strict() {
         return Err(Errno::BUSY);

@@ -1,6 +1,6 @@
 //! The attributes that mark pages idle and compress them anew.
 
-use uzram::PageKind;
+use uzram::{PRIORITIES, PageKind};
 
 use crate::protocol::{RecompressRequest, Request, Response};
 use crate::zram::device::ask;
@@ -39,9 +39,10 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
     about: "compresses pages anew with another algorithm",
     docs: "Takes `[type=idle|huge|huge_idle] [threshold=BYTES] [max_pages=N] [algo=NAME] [priority=N]`: which pages (all \
            where no type, or an unknown one, is said), only objects of at least that many bytes, that many pages at most \
-           (the largest first), and with what: the algorithm of that name or priority, of priority 1 if neither is said (and \
-           for priority=0). One algorithm is used, as in Linux 7.1; before, those of higher priorities were tried, too. An \
-           object is replaced if the new one takes less memory. EINVAL for a key without value, before disksize is set, for a \
+           (the largest first), and with what: the algorithm of that name or priority, of priority 1 if neither is said. \
+           One algorithm is used, as in Linux 7.1; before, those of higher priorities were tried, too. Another priority than 1 \
+           to 3 is EINVAL, and so is one that has another algorithm than algo= says (up to Linux 7.0 priority=0 was 1, and \
+           algo= was looked up from that priority on). An object is replaced if the new one takes less memory. EINVAL for a key without value, before disksize is set, for a \
            threshold of about a page or more, where there is no such algorithm; EINVAL or ERANGE for a bad number; ENOMEM \
            where there was no memory for a smaller object. One recompression or writeback works at a time, the next one waits \
            (EAGAIN up to Linux 6.18); statistics do not wait for it.",
@@ -50,8 +51,17 @@ pub(in crate::zram) const RECOMPRESS: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
+/// A priority that an algorithm for recompression can have.
+fn secondary(priority: u32) -> Result<usize, Errno> {
+    let priority = usize::try_from(priority).map_err(|_| Errno::INVAL)?;
+    match (1..PRIORITIES).contains(&priority) {
+        true => Ok(priority),
+        false => Err(Errno::INVAL),
+    }
+}
+
 fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
-    let (mut kind, mut algo, mut priority) = (PageKind::All, None, 1);
+    let (mut kind, mut algo, mut priority) = (PageKind::All, None, None);
     let (mut threshold, mut max_pages) = (0, 0);
     for arg in KeyValues::new(text) {
         let value = arg.value()?;
@@ -67,22 +77,25 @@ fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
             b"max_pages" => max_pages = parse::kstrtoull(value, 10)?,
             b"threshold" => threshold = parse::kstrtouint(value, 10)?,
             b"algo" => algo = Some(value.to_vec()),
-            b"priority" => priority = parse::kstrtouint(value, 10)?.max(1),
+            b"priority" => priority = Some(parse::kstrtouint(value, 10)?),
             _ => {}
         }
     }
     let zram = subject.zram()?;
-    let mut priority = usize::try_from(priority).map_err(|_| Errno::INVAL)?;
+    let mut target = priority.map_or(Ok(1), secondary)?;
     if let (Some(algo), true) = (algo, zram.live().is_some()) {
         let names = super::algorithms::now(zram)?;
-        let mut after = names.iter().enumerate().skip(priority);
-        let named = |name: &Option<String>| name.as_ref().is_some_and(|n| n.as_bytes() == algo);
-        let found = after.find(|(_, name)| named(name));
-        priority = found.ok_or(Errno::INVAL)?.0;
+        let is_named = |at: &usize| names[*at].as_ref().is_some_and(|n| n.as_bytes() == algo);
+        let mut among = match priority {
+            // Both say the same, or one of them is wrong.
+            Some(_) => target..target + 1,
+            None => 1..names.len(),
+        };
+        target = among.find(is_named).ok_or(Errno::INVAL)?;
     }
     let request = Request::Recompress(RecompressRequest {
         kind,
-        priority: Some(priority),
+        priority: Some(target),
         threshold: threshold as usize,
         max_pages,
         dry_run: false,
