@@ -59,7 +59,7 @@ enum Task {
     Fuzz(fuzz::FuzzOptions),
     /// Check licences, bans and sources of all dependencies
     Deny,
-    /// Make what users install, in target/dist: a Debian package, static programs, an SBOM, checksums
+    /// Make what users install, in target/dist: a Debian package, an SBOM, static programs, checksums
     Dist(dist::DistOptions),
     /// Add one algorithm and the like in a copy of the tree, and see it taken everywhere
     Acid {

@@ -43,7 +43,7 @@ enum Part {
 /// Options of `cargo xtask dist`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DistOptions {
-    /// What to make; all when none is named
+    /// What to make; without a name the package and the list of components
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
     /// Make none of these: lay the files out below DIR, for another packager, with the programs in target/release, which are there
@@ -76,7 +76,7 @@ pub(crate) fn dist(options: &DistOptions) -> Result<()> {
         lint(&deb)?;
         made.push(deb);
     }
-    if wanted(Part::Static) {
+    if options.parts.contains(&Part::Static) {
         made.push(archive::archive()?);
     }
     if wanted(Part::Sbom) {
