@@ -6,6 +6,7 @@ mod bench;
 mod binaries;
 mod canary;
 mod deny;
+mod dist;
 mod docs;
 mod fuzz;
 mod guest;
@@ -58,6 +59,8 @@ enum Task {
     Fuzz(fuzz::FuzzOptions),
     /// Check licences, bans and sources of all dependencies
     Deny,
+    /// Make what users install, in target/dist: a Debian package, an SBOM, static programs, checksums
+    Dist(dist::DistOptions),
     /// Add one algorithm and the like in a copy of the tree, and see it taken everywhere
     Acid {
         /// What to add; all when none is named
@@ -107,6 +110,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Collection => collection()?,
         Task::Fuzz(options) => fuzz::fuzz(&options)?,
         Task::Deny => deny::deny()?,
+        Task::Dist(options) => dist::dist(&options)?,
         Task::Acid { names } => acid::acid(&names)?,
         Task::Guest(options) => return guest::guest(&options),
         Task::Docs { check } => docs::docs(check)?,

@@ -19,6 +19,18 @@ pub(crate) enum PackagePurpose {
     Test,
     /// Testing in a virtual machine as well.
     Guest,
+    /// Making packages for users, and testing these. Needs nothing of what tests need.
+    Dist,
+}
+
+impl PackagePurpose {
+    /// Whether what that purpose needs is needed for this one, too.
+    fn covers(self, needed: Self) -> bool {
+        match (self, needed) {
+            (Self::Dist, Self::Test | Self::Guest) => false,
+            _ => needed <= self,
+        }
+    }
 }
 
 /// What is needed, for which purpose, and why.
@@ -33,9 +45,10 @@ fn needed(purpose: PackagePurpose) -> impl Iterator<Item = (&'static str, &'stat
             "run" => PackagePurpose::Run,
             "build" => PackagePurpose::Build,
             "test" => PackagePurpose::Test,
+            "dist" => PackagePurpose::Dist,
             _ => PackagePurpose::Guest,
         };
-        (needed <= purpose).then_some((name, why.trim_start()))
+        purpose.covers(needed).then_some((name, why.trim_start()))
     })
 }
 
@@ -43,7 +56,10 @@ fn needed(purpose: PackagePurpose) -> impl Iterator<Item = (&'static str, &'stat
 pub(crate) fn setup(purpose: PackagePurpose) -> Result<()> {
     debian(purpose)?;
     match purpose {
-        PackagePurpose::Run | PackagePurpose::Build | PackagePurpose::Test => Ok(()),
+        PackagePurpose::Run
+        | PackagePurpose::Build
+        | PackagePurpose::Test
+        | PackagePurpose::Dist => Ok(()),
         PackagePurpose::Guest => python::install(),
     }
 }
@@ -164,14 +180,17 @@ mod tests {
     #[test]
     fn every_package_has_a_purpose_and_a_reason() {
         let count = |purpose| needed(purpose).count();
-        assert_eq!(count(PackagePurpose::Guest), PACKAGES.lines().count());
+        let of_dist = PACKAGES.lines().filter(|line| line.contains(" dist "));
+        let others = PACKAGES.lines().count() - of_dist.count();
+        assert_eq!(count(PackagePurpose::Guest), others);
+        assert!(count(PackagePurpose::Build) < count(PackagePurpose::Dist));
         assert!(
             0 < count(PackagePurpose::Run)
                 && count(PackagePurpose::Run) < count(PackagePurpose::Test)
         );
-        assert!(
-            needed(PackagePurpose::Guest).all(|(name, why)| !name.is_empty() && !why.is_empty())
-        );
+        for purpose in [PackagePurpose::Guest, PackagePurpose::Dist] {
+            assert!(needed(purpose).all(|(name, why)| !name.is_empty() && !why.is_empty()));
+        }
     }
 
     #[test]

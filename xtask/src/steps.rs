@@ -8,7 +8,9 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{acid, binaries, canary, deny, docs, fuzz, guest, packages, python, sh, tidy};
+use crate::{
+    acid, binaries, canary, deny, dist, docs, fuzz, guest, packages, python, setup, sh, tidy,
+};
 
 /// One step.
 pub(crate) struct Step {
@@ -125,8 +127,14 @@ pub(crate) const STEPS: &[Step] = &[
     }),
     step(
         "packages",
-        "each library builds from its package; with --slow, or where it is named",
+        "each crate builds from its package; with --slow, or where it is named",
         |scope| scope.rarely(|| outcome(packages::packages())),
+    ),
+    step(
+        "deb",
+        "the Debian package: lintian, and installed, used, upgraded, removed and purged in a guest; with --slow, or where it is \
+         named",
+        |scope| scope.rarely(|| outcome(deb())),
     ),
     step("guest", "tests under a kernel of their own", |scope| {
         outcome(guest::ci(scope.slow))
@@ -151,6 +159,23 @@ pub(crate) const STEPS: &[Step] = &[
     beside("bench-codecs", SMOKE, |_| bench_smoke("codecs")),
     beside("bench-rivals", SMOKE, |_| bench_smoke("rivals")),
 ];
+
+/// The package with the programs of the tests, at a version and a lower one.
+fn deb() -> Result<()> {
+    let build = [&["build", "--quiet"], sh::WORKSPACE].concat();
+    // With an example, as the guest's programs are built, which is after this.
+    let example = vec!["--example", "memhog"];
+    sh::run(sh::cargo(&[build, dist::bins(), example].concat()))?;
+    let dir = guest::packages();
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    setup::setup(setup::PackagePurpose::Dist)?;
+    dist::Deb::of_tests("0.1.99-1", dir.clone()).build()?;
+    let deb = dist::Deb::of_tests("99.0.0-1", dir).build()?;
+    dist::lint(&deb)?;
+    guest::these(&["package", "package-boot"])
+}
 
 fn outcome(result: Result<()>) -> StepOutcome {
     result.map_or_else(

@@ -39,7 +39,7 @@ const LIBRARIES: &[&str] = &["/lib/x86_64-linux-gnu/libgcc_s.so.1"];
 
 /// Modules that every guest can load, besides those that tests name.
 const MODULES: &str = "\
-    btrfs deflate loop lz4 lz4hc nbd null_blk ublk_drv virtio_blk xfs zram zstd";
+    btrfs deflate ext4 loop lz4 lz4hc nbd null_blk ublk_drv virtio_blk xfs zram zstd";
 
 /// Our own programs: the package, and where what cargo builds of it then lies.
 const OURS: &[(&str, &str)] = &[

@@ -9,6 +9,7 @@
 //! | `boots` | which tests share a boot, and what that says of each |
 //! | `kernel`, `modules` | Debian's kernel and its modules |
 //! | `image`, `cpio` | the guest's file system |
+//! | `debian` | a whole Debian for the guest, and the packages that are installed there |
 //! | `disk` | a disk of the guest that this machine serves |
 //! | `qemu` | the virtual machine's process |
 //! | `health` | what the kernel's log and the run's end make of a test |
@@ -16,6 +17,7 @@
 
 mod boots;
 mod cpio;
+mod debian;
 mod disk;
 mod health;
 mod image;
@@ -37,6 +39,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{setup, sh};
 use boots::TestRun;
+use debian::Debian;
 use health::TestFailure;
 use image::Build;
 pub(crate) use parameters::Parameters;
@@ -90,7 +93,7 @@ pub(crate) fn guest(options: &GuestOptions) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if options.shell {
-        let bench = GuestBench::new(&specs, Build::Tests)?;
+        let bench = GuestBench::new(&specs, &[], Build::Tests)?;
         bench
             .machine
             .shell(&TestSpec::parse("shell", "# about: a shell")?)?;
@@ -123,7 +126,7 @@ pub(crate) fn results() -> PathBuf {
 pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
     let specs = specs()?;
     let spec = spec::select(&specs, &[name], false)?[0];
-    let bench = GuestBench::new(&specs, Build::Release)?;
+    let bench = GuestBench::new(&specs, &[spec], Build::Release)?;
     let ran = bench.run(&[spec], parameters)?;
     for (spec, run) in &ran.runs {
         if !run.failures.is_empty() {
@@ -137,6 +140,18 @@ pub(crate) fn measure(name: &str, parameters: &Parameters) -> Result<PathBuf> {
 pub(crate) fn ci(slow: bool) -> Result<()> {
     let specs = specs_of(GUESTS)?;
     let chosen = spec::select(&specs, &[], slow)?;
+    run(&specs, &chosen, &Parameters::default(), GUESTS)
+}
+
+/// Where packages lie that tests install.
+pub(crate) fn packages() -> PathBuf {
+    debian::packages(&sh::target().join("guest"))
+}
+
+/// Tests by their names; fails where one does.
+pub(crate) fn these(names: &[&str]) -> Result<()> {
+    let specs = specs_of(GUESTS)?;
+    let chosen = spec::select(&specs, names, false)?;
     run(&specs, &chosen, &Parameters::default(), GUESTS)
 }
 
@@ -161,7 +176,7 @@ fn run(
     parameters: &Parameters,
     guests: usize,
 ) -> Result<()> {
-    let bench = GuestBench::new(specs, Build::Tests)?;
+    let bench = GuestBench::new(specs, chosen, Build::Tests)?;
     let begin = Instant::now();
     let todo = Mutex::new(VecDeque::from(boots::plan(chosen, guests)));
     let Ran { runs, boots } = thread::scope(|scope| {
@@ -216,7 +231,7 @@ fn last_lines(output: &Path) -> String {
 
 /// Shows that the bench can fail: runs the tests that must, and demands that each is reported for its reason.
 fn selftest(specs: &[TestSpec]) -> Result<ExitCode> {
-    let bench = GuestBench::new(specs, Build::Tests)?;
+    let bench = GuestBench::new(specs, &[], Build::Tests)?;
     let (mut lines, mut wrong) = (Vec::new(), 0);
     for spec in specs {
         let Some(expected) = &spec.fails else {
@@ -270,7 +285,8 @@ impl<'a> Ran<'a> {
 }
 
 impl GuestBench {
-    fn new(specs: &[TestSpec], build: Build) -> Result<Self> {
+    /// With what all tests need, and what those need that are chosen.
+    fn new(specs: &[TestSpec], chosen: &[&TestSpec], build: Build) -> Result<Self> {
         setup::setup(setup::PackagePurpose::Guest)?;
         let work = sh::target().join("guest");
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
@@ -281,7 +297,12 @@ impl GuestBench {
         }
         let kernel = kernel::fetch(&work)?;
         let initrd = image::build(&work, &kernel, specs, build)?;
+        let debian = match chosen.iter().any(|spec| spec.is_debian) {
+            true => Some(Debian::new(&work)?),
+            false => None,
+        };
         let machine = Machine {
+            debian,
             kernel: kernel.image,
             initrd,
             program: build.dir().join("uzram"),

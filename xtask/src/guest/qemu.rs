@@ -15,12 +15,15 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Parameters;
 use super::boots::Said;
+use super::debian::Debian;
 use super::disk::HostDisk;
 use super::health::End;
 use super::spec::TestSpec;
 
 /// Seconds from QEMU's start to the first test's; some five are usual.
 const BOOT: u64 = 60;
+/// The same for a Debian, which starts all that it has.
+const BOOT_DEBIAN: u64 = 300;
 /// Seconds from a test's limit, which the guest enforces, to the end of QEMU.
 const GRACE: u64 = 20;
 /// Seconds from a test's end to the next one's beginning: what it left is waited for, and what it saved is sent.
@@ -36,6 +39,8 @@ pub(crate) struct Machine {
     pub(crate) initrd: PathBuf,
     /// `uzram`, for disks that this machine serves.
     pub(crate) program: PathBuf,
+    /// For tests that boot one.
+    pub(crate) debian: Option<Debian>,
 }
 
 /// The files of one boot.
@@ -136,6 +141,10 @@ impl Machine {
         };
         if let Some(disk) = &disk {
             disk.add_to(&mut command, &first.memory);
+        }
+        if first.is_debian {
+            let debian = self.debian.as_ref().context("no Debian was made")?;
+            debian.add_to(&mut command);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut guest = Guest(command.spawn().context("cannot run qemu-system-x86_64")?);
@@ -238,6 +247,7 @@ fn wait(child: &mut Child, tests: &[&TestSpec], logs: &Logs) -> Result<(End, Vec
             ));
         }
         let (since, limit) = match said.last() {
+            None if tests.iter().any(|test| test.is_debian) => (start, BOOT_DEBIAN),
             None => (start, BOOT),
             Some(last) => {
                 let test = last

@@ -27,6 +27,8 @@ pub(crate) struct TestSpec {
     pub(crate) allow: Vec<Regex>,
     /// Whether it has a disk that this machine serves, by vhost-user.
     pub(crate) has_host_disk: bool,
+    /// Whether it boots the Debian that is on a disk, and not from the archive alone.
+    pub(crate) is_debian: bool,
     /// A test of the bench itself: what it must be reported to have failed of.
     pub(crate) fails: Option<String>,
 }
@@ -53,6 +55,7 @@ impl TestSpec {
             modules: Vec::new(),
             allow: Vec::new(),
             has_host_disk: false,
+            is_debian: false,
             fails: None,
         };
         // It becomes a word of the kernel's command line and a directory.
@@ -80,10 +83,11 @@ impl TestSpec {
                 "boot" => {
                     spec.shares = match value {
                         "shared" => true,
-                        // guest/init reads which of the two it is.
-                        "own" | "systemd" => false,
-                        _ => bail!("{} (shared, own or systemd)", wrong()),
-                    }
+                        // guest/init reads which of these it is.
+                        "own" | "systemd" | "debian" => false,
+                        _ => bail!("{} (shared, own, systemd or debian)", wrong()),
+                    };
+                    spec.is_debian = value == "debian";
                 }
                 "memory" => {
                     let digits = value.strip_suffix(['M', 'G']).with_context(wrong)?;
