@@ -143,7 +143,7 @@ impl Virtio {
                 guest.write(at, input.bytes(len));
             }
             // More than the ring holds would take the place of what was not looked at.
-            3 | 5 if offered.values().sum::<u32>() == QUEUE_SIZE.into() => {}
+            3 | 5 if offered.values().sum::<u32>() == u32::from(QUEUE_SIZE) => {}
             3 => {
                 let head = input.byte().into();
                 *offered.entry(head).or_default() += 1;
