@@ -178,7 +178,19 @@ impl Metrics {
 /// The names of all metrics, as they stand in samples of either format, each with what it is.
 pub fn metric_names() -> Vec<(String, &'static str)> {
     let all = families(&Metrics::new(Vec::new()));
-    all.iter().map(|one| (one.full_name(), one.doc)).collect()
+    let names = |one: &Family| {
+        let name = one.full_name();
+        let suffixes: &[&str] = match one.kind {
+            Kind::Histogram => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        let names: Vec<_> = suffixes
+            .iter()
+            .map(|s| (format!("{name}{s}"), one.doc))
+            .collect();
+        names
+    };
+    all.iter().flat_map(names).collect()
 }
 
 impl Collector for Metrics {
