@@ -1,5 +1,5 @@
 # about: servers that are frozen, as before a machine sleeps, while disks and swap are in use: requests wait, and all goes on
-# ci: no
+# ci: slow
 # modules: ublk_drv loop ext4 fuse
 # timeout: 300
 

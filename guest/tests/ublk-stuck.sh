@@ -1,5 +1,5 @@
 # about: ublk control commands that never return are given up and named, and the next device does not trip over them
-# ci: no
+# ci: slow
 # modules: ublk_drv
 # timeout: 240
 

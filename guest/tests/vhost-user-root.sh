@@ -1,5 +1,5 @@
 # about: a guest whose root file system is on a disk by vhost-user runs from it while the disk's server is killed and upgraded
-# ci: no
+# ci: slow
 # disk: vhost-user
 # modules: virtio_blk ext4
 # timeout: 180

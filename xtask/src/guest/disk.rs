@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -32,7 +32,10 @@ pub(crate) struct HostDisk {
 impl HostDisk {
     /// Makes a device. The path of its socket must be short, so that it is not in the results' directory.
     pub(crate) fn new(program: &Path) -> Result<Self> {
-        let name = format!("uzram-guest-{}", std::process::id());
+        // Several guests may have one each.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("uzram-guest-{}-{number}", std::process::id());
         let mut disk = Self {
             program: program.to_owned(),
             dir: std::env::temp_dir().join(name),
@@ -69,13 +72,22 @@ impl HostDisk {
         Ok(record["pid"].to_string())
     }
 
-    /// Kills and upgrades the server in turns while `runs`, from when the guest has begun a test; how often.
-    pub(crate) fn disturb(&self, status: &Path, runs: &AtomicBool) -> Result<u32> {
+    /// Whether the guest has read of the disk, as its driver does first. Where the server dies while the driver starts, QEMU
+    /// 7.2 may not start the device at all, and the driver waits for ever.
+    fn is_read(&self) -> bool {
+        let stat = sh::output(self.command(&["stat", "zram0", "--json"]));
+        let stat = stat
+            .ok()
+            .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+        stat.is_some_and(|stat| stat["read_requests"].as_u64() > Some(0))
+    }
+
+    /// Kills and upgrades the server in turns while `runs`, from when the guest has read of the disk; how often.
+    pub(crate) fn disturb(&self, runs: &AtomicBool) -> Result<u32> {
         let mut count = 0;
         while runs.load(Ordering::Relaxed) {
             thread::sleep(LIFE);
-            let has_begun = fs::metadata(status).is_ok_and(|about| about.len() > 0);
-            if !has_begun || !runs.load(Ordering::Relaxed) {
+            if count == 0 && !self.is_read() || !runs.load(Ordering::Relaxed) {
                 continue;
             }
             let before = self.server()?;

@@ -158,7 +158,7 @@ impl Machine {
         let ended = thread::scope(|scope| {
             let disturbing = disk
                 .as_ref()
-                .map(|disk| scope.spawn(|| disk.disturb(&logs.status, &runs)));
+                .map(|disk| scope.spawn(|| disk.disturb(&runs)));
             let ended = wait(&mut guest.0, tests, logs);
             runs.store(false, Ordering::Relaxed);
             if let (Some(disk), Some(disturbing)) = (&disk, disturbing) {
