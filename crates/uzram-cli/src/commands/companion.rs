@@ -17,8 +17,6 @@ struct Companion {
     program: &'static str,
     /// What a program of one's own adds to its name.
     suffix: &'static str,
-    /// What it is needed for, in a sentence.
-    needed_for: &'static str,
     commands: &'static [&'static str],
 }
 
@@ -26,13 +24,11 @@ const COMPANIONS: &[Companion] = &[
     Companion {
         program: "uzram-bench",
         suffix: "-bench",
-        needed_for: "benchmarks and advice",
         commands: &["advise", "bench"],
     },
     Companion {
         program: "uzram-top",
         suffix: "-top",
-        needed_for: "watching devices",
         commands: &["top"],
     },
 ];
@@ -87,7 +83,7 @@ impl Companion {
         // Most of what uzram-bench serves is below `bench`, which goes without saying.
         command.args((name != "bench").then_some(name));
         let error = command.args(words).exec();
-        Err(self.missing(&command, &error))
+        Err(self.missing(name, &command, &error))
     }
 
     fn man(&self, dir: &Path) -> Result {
@@ -101,7 +97,7 @@ impl Companion {
                 );
                 return Ok(());
             }
-            status => status.map_err(|error| self.missing(&command, &error))?,
+            status => status.map_err(|error| self.missing("man", &command, &error))?,
         };
         match status.success() {
             true => Ok(()),
@@ -124,13 +120,12 @@ impl Companion {
         beside.into_iter().find(|path| path.is_file())
     }
 
-    fn missing(&self, command: &Command, error: &io::Error) -> Failure {
+    fn missing(&self, name: &str, command: &Command, error: &io::Error) -> Failure {
         let (path, program) = (command.get_program().display(), self.program);
         let message = match error.kind() {
             io::ErrorKind::NotFound => format!(
-                "{} needs the program {program}, which is neither beside uzram nor on PATH: in uzram's sources, cargo \
-                 build --release makes both in target/release, and cargo install --path crates/{program} installs it",
-                self.needed_for
+                "uzram {name} needs the program {program}, which is neither beside uzram nor on PATH: in uzram's sources, cargo \
+                 build --release makes both in target/release, and cargo install --path crates/{program} installs it"
             ),
             _ => format!("cannot execute {path}: {error}"),
         };
