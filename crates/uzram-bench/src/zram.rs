@@ -26,17 +26,22 @@ pub(crate) struct KernelZram {
     number: u32,
     file: Option<File>,
     guard: Child,
+    /// Tells those who look at the machine's devices that some come and go: a shared lock on [`CONTROL`].
+    _present: File,
 }
 
 impl KernelZram {
     /// Adds a device. Fails without a kernel zram, the algorithm, or root's rights.
     pub(crate) fn new(algorithm: &str, pages: usize) -> Result<KernelZram> {
+        let present = File::open(CONTROL).context("no kernel zram")?;
+        present.lock_shared()?;
         let number = fs::read_to_string(format!("{CONTROL}/hot_add")).context("no kernel zram")?;
         let number = number.trim().parse()?;
         let mut zram = KernelZram {
             number,
             file: None,
             guard: guard(number)?,
+            _present: present,
         };
         zram.set("comp_algorithm", algorithm)?;
         zram.set("disksize", &(pages * PAGE).to_string())?;

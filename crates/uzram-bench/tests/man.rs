@@ -56,7 +56,10 @@ fn manual_has_a_page_for_every_command_with_every_option() {
     let dir = bench.path("man");
     bench.uzram(&["man", dir.to_str().unwrap()]);
     let help = bench.uzram(&["--help"]);
-    let commands = listed(&help, "\nCommands:");
+    let mut commands = listed(&help, "\nCommands:");
+    if !bench.path("bin/uzram-top").exists() {
+        commands.retain(|command| command != "top");
+    }
     assert!(commands.len() > 5, "{help}");
     let whole = plain(&std::fs::read_to_string(dir.join("uzram.1")).unwrap());
     for command in &commands {

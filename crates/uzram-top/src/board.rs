@@ -325,7 +325,7 @@ pub(crate) mod tests {
             "disksize": 4 * data, "algorithm": "lzhs", "driver": "lzhs-uzram", "streams": 2,
             "orig_data_size": data, "mem_used_total": data / 2,
             "read_requests": read / 4096, "read_bytes": read,
-            "latency": { "read": { "timed": read / 4096, "nanoseconds": read, "buckets": [[2048, read / 4096]] } },
+            "latency": { "read": { "timed": read / 4096, "nanoseconds": read, "buckets": [{ "below": 2048, "count": read / 4096 }] } },
         });
         DeviceSample {
             name: name.into(),

@@ -81,6 +81,17 @@ impl Times {
     }
 }
 
+/// How many requests took less than a time, but no less than that of the bucket before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct LatencyBucket {
+    /// The time, in nanoseconds.
+    pub below: u64,
+    /// The requests.
+    pub count: u64,
+}
+
 /// Times of one kind of requests since the device was made or reset. One of 32 requests is timed, from its call of the device
 /// to that call's end; those that fail are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,9 +104,8 @@ pub struct Latency {
     pub timed: u64,
     /// The sum of their times.
     pub nanoseconds: u64,
-    /// Buckets in which there are some, in order: a time in nanoseconds, and how many took less than it but no less than the
-    /// bucket before has it. A bucket is at most an eighth of its time wide; the longest ends at 2^37.
-    pub buckets: Vec<(u64, u64)>,
+    /// Buckets in which there are some, in order. One is at most an eighth of its time wide; the longest ends at 2^37.
+    pub buckets: Vec<LatencyBucket>,
 }
 
 impl Latency {
@@ -104,9 +114,16 @@ impl Latency {
         let nanoseconds = times.map(|one| one.add_to(&mut counts)).sum();
         let counts = counts.into_iter().enumerate();
         let filled = counts.filter(|(_, count)| *count > 0);
-        let buckets: Vec<(u64, u64)> = filled.map(|(n, count)| (end(n), count)).collect();
+        let bucket = |(n, count)| LatencyBucket {
+            below: end(n),
+            count,
+        };
+        Latency::of_buckets(filled.map(bucket).collect(), nanoseconds)
+    }
+
+    fn of_buckets(buckets: Vec<LatencyBucket>, nanoseconds: u64) -> Latency {
         Latency {
-            timed: buckets.iter().map(|(_, count)| count).sum(),
+            timed: buckets.iter().map(|bucket| bucket.count).sum(),
             nanoseconds,
             buckets,
         }
@@ -116,39 +133,40 @@ impl Latency {
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let wanted = (self.timed as f64 * part).ceil().max(1.0) as u64;
         let mut seen = 0;
-        let bucket = self.buckets.iter().find(|(_, count)| {
-            seen += count;
+        let bucket = self.buckets.iter().find(|bucket| {
+            seen += bucket.count;
             seen >= wanted
         });
-        let (end, _) = bucket.or(self.buckets.last())?;
-        Some(Duration::from_nanos(*end))
+        let bucket = bucket.or(self.buckets.last())?;
+        Some(Duration::from_nanos(bucket.below))
     }
 
     /// How many took less than this; exact where it is a power of two in nanoseconds.
     pub fn below(&self, time: Duration) -> u64 {
         let limit = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let below = self.buckets.iter().take_while(|(end, _)| *end <= limit);
-        below.map(|(_, count)| count).sum()
+        let buckets = self.buckets.iter();
+        let below = buckets.take_while(|bucket| bucket.below <= limit);
+        below.map(|bucket| bucket.count).sum()
     }
 
     /// What came since `earlier`, which is of the same device; all of it after a reset.
     pub fn since(&self, earlier: &Latency) -> Latency {
-        let before = |end: u64| {
-            let at = earlier.buckets.binary_search_by_key(&end, |(end, _)| *end);
-            at.map_or(0, |at| earlier.buckets[at].1)
+        let before = |below: u64| {
+            let buckets = &earlier.buckets;
+            let at = buckets.binary_search_by_key(&below, |bucket| bucket.below);
+            at.map_or(0, |at| buckets[at].count)
         };
-        let grown = |(end, count): &(u64, u64)| Some((*end, count.checked_sub(before(*end))?));
+        let grown = |bucket: &LatencyBucket| {
+            let count = bucket.count.checked_sub(before(bucket.below))?;
+            Some(LatencyBucket { count, ..*bucket })
+        };
         let buckets: Option<Vec<_>> = self.buckets.iter().map(grown).collect();
         let nanoseconds = self.nanoseconds.checked_sub(earlier.nanoseconds);
         let (Some(mut buckets), Some(nanoseconds)) = (buckets, nanoseconds) else {
             return self.clone();
         };
-        buckets.retain(|(_, count)| *count > 0);
-        Latency {
-            timed: buckets.iter().map(|(_, count)| count).sum(),
-            nanoseconds,
-            buckets,
-        }
+        buckets.retain(|bucket| bucket.count > 0);
+        Latency::of_buckets(buckets, nanoseconds)
     }
 }
 
@@ -198,11 +216,11 @@ mod tests {
     }
 
     fn latency(buckets: &[(u64, u64)]) -> Latency {
-        Latency {
-            timed: buckets.iter().map(|(_, count)| count).sum(),
-            nanoseconds: 0,
-            buckets: buckets.into(),
-        }
+        let bucket = |(below, count): &(u64, u64)| LatencyBucket {
+            below: *below,
+            count: *count,
+        };
+        Latency::of_buckets(buckets.iter().map(bucket).collect(), 0)
     }
 
     #[test]

@@ -171,7 +171,7 @@ pub use device::{Device, Zeroes};
 pub use error::{BackingError, Corruption, Error};
 pub use extents::{Extent, ExtentKind};
 pub use install::{Install, StoredPage};
-pub use latency::{Latencies, Latency};
+pub use latency::{Latencies, Latency, LatencyBucket};
 pub use layout::{Header, HeaderError};
 pub use recompress::{Pace, PageKind, Recompress, RecompressReport};
 pub use remote::{Access, Fetchers, HydrateReport, RemoteError, RemoteOptions, RemoteSource};

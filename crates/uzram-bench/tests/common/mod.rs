@@ -15,6 +15,11 @@ impl Bench {
     pub(crate) fn new() -> Bench {
         let bench = Bench::without_benchmarks();
         link(program(), &bench.path("bin/uzram-bench"));
+        // Another package's, which the whole workspace's tests have.
+        let top = program().with_file_name("uzram-top");
+        if top.exists() {
+            link(&top, &bench.path("bin/uzram-top"));
+        }
         bench
     }
 
