@@ -1,12 +1,12 @@
 //! What the clap definitions that help comes from are rendered as: manual pages of a program and its commands, and what is
-//! said of wrong arguments.
+//! said of wrong arguments; and which program is behind one that serves some of its commands.
 //!
-//! A crate of its own because two programs write pages of one manual: `uzram`, and `uzram-bench` for the commands that
-//! it serves. It knows nothing about what the commands do.
+//! A crate of its own because several programs write pages of one manual: `uzram`, and `uzram-bench` and `uzram-top` for the
+//! commands that they serve. It knows nothing about what the commands do.
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Command;
 use clap_mangen::Man;
@@ -39,6 +39,19 @@ pub fn complaint(error: &clap::Error) -> Option<String> {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     Some(text.trim_end().into())
+}
+
+/// The program some of whose commands this one serves, by whose name it ends in `suffix`: the one that started this
+/// (`UZRAM_PROGRAM`), or the one beside it, or `uzram` on `PATH`.
+pub fn served_program(suffix: &str) -> PathBuf {
+    if let Some(program) = std::env::var_os("UZRAM_PROGRAM").filter(|program| !program.is_empty()) {
+        return program.into();
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| {
+        let name = own.file_name()?.to_str()?.strip_suffix(suffix)?;
+        Some(own.with_file_name(name)).filter(|path| path.is_file())
+    });
+    beside.unwrap_or_else(|| "uzram".into())
 }
 
 /// The page's name: `uzram`, or `uzram-COMMAND`.

@@ -109,17 +109,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The program that keys start: the one that started this, or the one beside it, or `uzram` on `PATH`.
+/// The program that keys start.
 fn uzram() -> PathBuf {
-    if let Some(program) = std::env::var_os("UZRAM_PROGRAM").filter(|program| !program.is_empty()) {
-        return program.into();
-    }
-    let beside = std::env::current_exe()
-        .ok()
-        .map(|own| own.with_file_name("uzram"));
-    beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| "uzram".into())
+    uzram_manual::served_program("-top")
 }
 
 impl Man {

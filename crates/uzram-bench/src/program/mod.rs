@@ -230,16 +230,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The program that devices are made with: the one that started this, or the one beside it, or `uzram` on `PATH`.
+/// The program that devices are made with.
 pub(crate) fn uzram() -> PathBuf {
-    if let Some(program) = std::env::var_os("UZRAM_PROGRAM").filter(|program| !program.is_empty()) {
-        return program.into();
-    }
-    let beside = std::env::current_exe().ok().and_then(|own| {
-        let name = own.file_name()?.to_str()?.strip_suffix("-bench")?;
-        Some(own.with_file_name(name)).filter(|path| path.is_file())
-    });
-    beside.unwrap_or_else(|| "uzram".into())
+    uzram_manual::served_program("-bench")
 }
 
 impl Args {
