@@ -8,6 +8,7 @@
 //! So a path is resolved by the mount tables; `stat` is used only on what lies on a file system of the kernel's own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -656,18 +657,22 @@ impl Survey {
         }
     }
 
-    /// Reads who has block devices open, or mapped after the descriptor was closed. Follows no path: a link of `/proc/PID/fd`
-    /// leads to the open file itself, and only what lies where a node can lie is looked at, by attributes that the kernel has.
+    /// Reads who has block devices open, or keeps them without a descriptor: mapped, or registered with io_uring. A link of
+    /// `/proc/PID/fd` leads to the open file itself, and only what lies where a node can lie is looked at, by attributes that
+    /// the kernel has.
     fn read_openers(&self) -> HashMap<Dev, Vec<Process>> {
         let mut openers: HashMap<Dev, Vec<Process>> = HashMap::new();
         let own = std::process::id();
         // What most processes map are the same libraries.
         let mut files = HashMap::new();
         for pid in processes().filter(|pid| *pid != own) {
-            let fds = fs::read_dir(format!("/proc/{pid}/fd"));
-            let fds = fds.into_iter().flatten().flatten();
-            let opened = fds.filter_map(|fd| self.open_device(&fd.path()));
-            let mut devices: BTreeSet<Dev> = opened.collect();
+            let mut devices = BTreeSet::new();
+            for table in descriptor_tables(pid) {
+                let fds = fs::read_dir(&table).into_iter().flatten().flatten();
+                for fd in fds {
+                    self.add_open(&table, &fd.file_name(), &mut devices);
+                }
+            }
             self.add_mapped(pid, &mut files, &mut devices);
             for device in devices {
                 let known = openers.entry(device).or_default();
@@ -700,23 +705,77 @@ impl Survey {
                 let range = String::from_utf8_lossy(range);
                 let (begin, end) = range.split_once('-')?;
                 let (begin, end) = (begin.trim_start_matches('0'), end.trim_start_matches('0'));
-                self.open_device(Path::new(&format!("/proc/{pid}/map_files/{begin}-{end}")))
+                let link = PathBuf::from(format!("/proc/{pid}/map_files/{begin}-{end}"));
+                let to = fs::read_link(&link).ok()?;
+                self.device_at(&link, &to)
             });
             devices.extend(device);
         }
     }
 
-    fn open_device(&self, fd: &Path) -> Option<Dev> {
-        let to = fs::read_link(fd).ok()?;
+    /// Adds what a descriptor keeps open: a block device, or those that are registered with an instance of io_uring, which
+    /// need no descriptor of their own.
+    fn add_open(&self, table: &Path, fd: &OsStr, devices: &mut BTreeSet<Dev>) {
+        let link = table.join(fd);
+        let Ok(to) = fs::read_link(&link) else {
+            return;
+        };
+        if to.as_os_str() == "anon_inode:[io_uring]" {
+            let info = fs::read(table.with_file_name("fdinfo").join(fd)).unwrap_or_default();
+            let root = table.with_file_name("root");
+            let files = registered_files(&info)
+                .filter_map(|file| self.device_at(&root.join(file.strip_prefix("/").ok()?), &file));
+            devices.extend(files);
+        } else {
+            devices.extend(self.device_at(&link, &to));
+        }
+    }
+
+    /// The block device that a link of /proc leads to. `to` is what the link says.
+    fn device_at(&self, link: &Path, to: &Path) -> Option<Dev> {
         // Not a socket, a pipe, or a memfd.
         if !to.is_absolute() || to.starts_with("/memfd:") {
             return None;
         }
         if to.starts_with("/dev") {
-            return number_of(fd);
+            return number_of(link);
         }
-        self.may_hold_nodes(&to).then(|| number_of(fd)).flatten()
+        self.may_hold_nodes(to).then(|| number_of(link)).flatten()
     }
+}
+
+/// Where the open files of a process are listed. A process whose first thread has ended has none of its own there, while
+/// others go on.
+fn descriptor_tables(pid: u32) -> Vec<PathBuf> {
+    let of_process = PathBuf::from(format!("/proc/{pid}"));
+    let has_some =
+        |of: &Path| fs::read_dir(of.join("fd")).is_ok_and(|mut fds| fds.next().is_some());
+    if has_some(&of_process) {
+        return vec![of_process.join("fd")];
+    }
+    let tasks = fs::read_dir(of_process.join("task"));
+    let tasks = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|task| task.path());
+    let living = tasks.into_iter().find(|task| has_some(task));
+    living.map(|task| task.join("fd")).into_iter().collect()
+}
+
+/// The paths of the files that are registered with an instance of io_uring, from its `fdinfo`.
+fn registered_files(info: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let lines = info.split(|byte| *byte == b'\n');
+    let lines = lines
+        .skip_while(|line| !line.starts_with(b"UserFiles:"))
+        .skip(1);
+    // "    0: /dev/loop0", until another heading comes.
+    lines.map_while(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (number, path) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        let is_file = !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+        is_file.then(|| unescape(path))
+    })
 }
 
 fn processes() -> impl Iterator<Item = u32> {
@@ -813,6 +872,14 @@ pub fn chain(layers: &[Layer], index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_io_uring_are_read_from_its_fdinfo() {
+        let info = b"pos:\t0\nSqThread:\t-1\nUserFiles:\t3\n    0: /dev/loop0\n    2: /dev/a\\040b\nUserBufs:\t1\n    0: 0x7f/4096\n";
+        let files: Vec<_> = registered_files(info).collect();
+        assert_eq!(files, [Path::new("/dev/loop0"), Path::new("/dev/a b")]);
+        assert_eq!(registered_files(b"UserBufs:\t0\n").count(), 0);
+    }
 
     #[test]
     fn an_overlays_layers_are_read_from_its_options() {

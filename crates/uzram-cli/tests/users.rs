@@ -606,7 +606,11 @@ fn the_daemon_makes_nothing_smaller_or_removes_it_while_it_is_in_use() {
     while !socket.exists() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    let busy = |answer: String| assert!(answer.contains("EBUSY"), "{answer}");
+    let who = format!("mounted at {}", disk.at.display());
+    let busy = |answer: String| {
+        assert!(answer.contains("EBUSY"), "{answer}");
+        assert!(answer.contains(&who), "{answer}");
+    };
     busy(curl("-X PUT -d 128M", "/attributes/disksize"));
     busy(curl(
         r#"-d '{"op":"resize","bytes":134217728}'"#,
@@ -776,7 +780,18 @@ fn the_warning_names_what_is_swapped_on() {
 const HIDDEN: &str = "
 import mmap, os, socket, sys, time
 fd = os.open(sys.argv[1], os.O_RDWR)
-if sys.argv[2] == 'mapped':
+if sys.argv[2] == 'registered':
+    import ctypes, struct
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    ring = call(425, 1, ctypes.create_string_buffer(120))
+    file = ctypes.create_string_buffer(struct.pack('i', fd))
+    assert ring >= 0 and call(427, ring, 2, file, 1) == 0, os.strerror(ctypes.get_errno())
+elif sys.argv[2] == 'thread':
+    # The first thread ends, and with it what the process's own table shows.
+    import ctypes, threading
+    threading.Thread(target=lambda: (time.sleep(0.5), print('hidden', flush=True), time.sleep(600))).start()
+    ctypes.CDLL(None).pthread_exit(None)
+elif sys.argv[2] == 'mapped':
     kept = mmap.mmap(fd, 4096)
     # It keeps a descriptor of its own.
     for own in map(int, os.listdir('/proc/self/fd')):
@@ -791,18 +806,19 @@ time.sleep(600)
 ";
 
 #[test]
-fn who_has_the_node_mapped_uses_it() {
+fn who_keeps_the_node_without_a_descriptor_uses_it() {
     needs!(&["python3", "losetup"], fuse_loop);
     let disk = Disk::new(&[]);
     let script = disk.bench.path("hidden.py");
     std::fs::write(&script, HIDDEN).unwrap();
-    let (user, _) = Running::start(&format!(
-        "exec python3 {} {} mapped",
-        script.display(),
-        disk.node
-    ));
-    disk.is_used(&[&format!("open in process {} (python3", user.0.id())]);
-    drop(user);
+    for way in ["mapped", "registered", "thread"] {
+        let (user, _) = Running::start(&format!(
+            "exec python3 {} {} {way}",
+            script.display(),
+            disk.node
+        ));
+        disk.is_used(&[&format!("open in process {} (python3", user.0.id())]);
+    }
     disk.remove();
 }
 
