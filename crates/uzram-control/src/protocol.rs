@@ -458,7 +458,7 @@ pub(crate) fn parse_request(line: &[u8]) -> Result<Envelope, ControlError> {
     let line =
         std::str::from_utf8(line).map_err(|e| error(71, format!("no request: it is {e}")))?;
     // The version first: another one may have other requests.
-    let value: serde_json::Value = serde_json::from_str(line)
+    let value = uzram_spec::parse_json(line.as_bytes())
         .map_err(|e| error(71, format!("the request is not JSON: {e}")))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(PROTOCOL_VERSION)) {

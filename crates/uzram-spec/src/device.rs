@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uzram::PolicySettings;
 use uzram::compress::AlgorithmSpec;
 
-use crate::{Bytes, Failure, FrontendSpec, MemLimit, Result, quantity, size, text};
+use crate::{Bytes, Failure, FrontendSpec, MemLimit, Result, parse_json, quantity, size, text};
 
 /// The newest version of a description that this program reads, and the one that it writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -600,8 +600,7 @@ impl DeviceSpec {
     /// Reads a stored description. One of a newer version is refused in words.
     pub fn parse(json: &[u8]) -> Result<DeviceSpec> {
         let refused = |why: String| Failure::usage(format!("the device's description: {why}"));
-        let value: serde_json::Value =
-            serde_json::from_slice(json).map_err(|e| refused(format!("it is not JSON: {e}")))?;
+        let value = parse_json(json).map_err(|e| refused(format!("it is not JSON: {e}")))?;
         match value.get("version") {
             Some(version) => check_version(version)?,
             None => return Err(refused("it has no version".into())),

@@ -11,6 +11,7 @@
 mod device;
 mod failure;
 mod frontend;
+mod json;
 mod limit;
 mod options;
 mod quantity;
@@ -27,6 +28,7 @@ pub use device::{
 };
 pub use failure::{Failure, FailureKind, Result};
 pub use frontend::{AUTO, FrontendSpec, OptionValue};
+pub use json::parse_json;
 pub use limit::MemLimit;
 pub use quantity::Bytes;
 pub use schema::{answer_schema_of, options_schema, schema_of, spec_schema};
