@@ -198,6 +198,8 @@ fn a_limit_may_be_on_all_memory() {
     let all = total(&bench);
     assert!(all <= limit && all > limit / 10 * 9, "{all} of {limit}");
     assert!(bench.uzram(&["stat", "zram0"]).contains("(limit 8M)"));
+    let said = bench.fails(2, &["set", "zram0", "mem_limit=total:1"]);
+    assert!(said.contains("the empty device and one page"), "{said}");
     bench.uzram(&["set", "zram0", "mem_limit=total:64M"]);
     copy(&bench, &uri, &std::fs::read(&noise).unwrap());
     bench.uzram(&["set", "zram0", "mem_limit=48M"]);

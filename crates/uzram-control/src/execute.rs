@@ -56,7 +56,7 @@ fn set(
         Request::Ping => {}
         Request::Reset => device.reset(),
         Request::SetMemLimit { bytes } => device.set_mem_limit_bytes(*bytes),
-        Request::SetTotalLimit { bytes } => device.set_total_limit_bytes(*bytes),
+        Request::SetTotalLimit { bytes } => device.set_total_limit_bytes(*bytes)?,
         Request::SetErase { on_free } => device.set_erase_on_free(*on_free),
         Request::SetSelfTraining { on } => device.jobs().set_self_training(*on),
         Request::ResetMemUsedMax => zram.reset_mem_used_max(),

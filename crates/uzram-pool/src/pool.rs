@@ -402,8 +402,17 @@ impl Pool {
         if !self.limits_all.load(Relaxed) {
             return 0;
         }
-        let bytes = self.outside_bytes.load(Relaxed) + self.metadata_bytes();
+        self.outside_pages_of(self.outside_bytes.load(Relaxed))
+    }
+
+    fn outside_pages_of(&self, bytes: u64) -> u64 {
+        let bytes = bytes + self.metadata_bytes();
         bytes.div_ceil(PAGE as u64) + SPARE_PAGES * self.shards as u64
+    }
+
+    /// What a limit on the sum would be compared with, in bytes, if nothing were stored and so much lay outside.
+    pub fn limited_bytes_when_empty(&self, outside_bytes: u64) -> u64 {
+        self.outside_pages_of(outside_bytes) * PAGE as u64
     }
 
     /// The limit, 0 for none.

@@ -323,8 +323,7 @@ impl Builder {
         device.set_erase_on_free(self.erase_on_free);
         device.set_mem_limit_bytes(self.mem_limit_bytes);
         if self.total_limit_bytes > 0 {
-            device.set_total_limit_bytes(self.total_limit_bytes);
-            device.check_total_limit(self.total_limit_bytes)?;
+            device.set_total_limit_bytes(self.total_limit_bytes)?;
         }
         device.jobs().set_policy(self.policy)?;
         device.jobs().set_self_training(self.self_training);

@@ -24,15 +24,16 @@ impl Device {
     /// Sets a limit on all memory of the device in bytes, rounded up to whole pages; 0 for none: pool, slot table, books,
     /// streams and dictionaries ([`crate::Stats::all_memory_bytes`]). Replaces a limit on pool memory. Pages of zeros are
     /// refused, too, where the table has no room for their slots. Stored pages stay. Part of the image.
-    pub fn set_total_limit_bytes(&self, bytes: u64) {
-        self.set_limit_word(bytes | ALL);
-    }
-
-    /// Refuses a limit on all memory in which not one page would fit.
-    pub(crate) fn check_total_limit(&self, bytes: u64) -> Result<(), Error> {
-        // A page of the table and the bitmap, two pages of an object: `MIN_LIMIT_BYTES` and one.
-        let least = self.pool.limited_bytes() + 4 * PAGE_SIZE as u64;
-        if bytes >= least {
+    ///
+    /// A limit that is lower than what the device takes now lets nothing new in; one in which an empty device would have no
+    /// room for a page is refused.
+    pub fn set_total_limit_bytes(&self, bytes: u64) -> Result<(), Error> {
+        let page = PAGE_SIZE as u64;
+        let books = self.table.offset() + self.dirty_map_bytes() + self.book_bytes();
+        // Two pages of the table and the bitmap, two of an object.
+        let least = self.pool.limited_bytes_when_empty(books) + 4 * page;
+        if bytes == 0 || bytes >= least {
+            self.set_limit_word(bytes | ALL);
             return Ok(());
         }
         Err(Error::Invalid {

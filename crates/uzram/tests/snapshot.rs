@@ -666,7 +666,9 @@ fn a_write_at_the_limit_gives_it_up() {
         device.write_at(&random.bytes(4 << 20), 0).unwrap();
         let cut = device.cut(&CutOptions::default()).unwrap();
         match all {
-            true => device.set_total_limit_bytes(device.stats().all_memory_bytes() + (1 << 20)),
+            true => device
+                .set_total_limit_bytes(device.stats().all_memory_bytes() + (1 << 20))
+                .unwrap(),
             false => device.set_mem_limit_bytes(device.stats().mem_used_total_bytes + (1 << 20)),
         }
         for _ in 0..3 {
@@ -724,7 +726,9 @@ fn a_cuts_books_are_in_the_statistics_and_in_the_limit_on_all_memory() {
 
     // With room for what is there and half of the books the cut is given up, and no write fails.
     let room = 20 * PAGE;
-    device.set_total_limit_bytes(after.all_memory_bytes() + room);
+    device
+        .set_total_limit_bytes(after.all_memory_bytes() + room)
+        .unwrap();
     let cut = device.cut(&CutOptions::default()).unwrap();
     for page in (0..pages).step_by(512) {
         write(page, page + 1).unwrap();

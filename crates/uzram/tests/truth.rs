@@ -431,7 +431,19 @@ fn a_limit_on_all_memory_counts_table_and_books() {
         assert!(back == data(number));
     }
     // Raised, it goes on; the kernel's limit replaces it.
-    device.set_total_limit_bytes(2 * limit);
+    device.set_total_limit_bytes(2 * limit).unwrap();
+    // Less than what there is lets nothing in. Less than an empty device takes is refused, and the former limit stays.
+    device.set_total_limit_bytes(limit / 2).unwrap();
+    assert!(device.write_at(&data(stored), stored * PAGE).is_err());
+    for bytes in [1, 4096, 100 << 10] {
+        let refused = device.set_total_limit_bytes(bytes).unwrap_err().to_string();
+        assert!(
+            refused.contains("the empty device and one page"),
+            "{refused}"
+        );
+    }
+    assert_eq!(device.stats().total_limit_bytes, limit / 2);
+    device.set_total_limit_bytes(2 * limit).unwrap();
     device.write_at(&data(stored), stored * PAGE).unwrap();
     device.set_mem_limit_bytes(2 * limit);
     assert_eq!(

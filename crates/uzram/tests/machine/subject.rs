@@ -333,7 +333,11 @@ pub(crate) fn run(device: &Device, memory: &Memory) -> Result<Report, Error> {
         }
         Memory::TotalLimit(percent) => {
             let all = device.stats().all_memory_bytes();
-            device.set_total_limit_bytes(all * percent / 100);
+            // What an empty device needs may be more than that: refused, and the former limit stays.
+            match device.set_total_limit_bytes(all * percent / 100) {
+                Ok(()) | Err(Error::Invalid { .. }) => {}
+                Err(error) => return Err(error),
+            }
             Report::Nothing
         }
         Memory::Erase(on) => {
