@@ -1,4 +1,5 @@
 # about: swap on a frontend that is not safe for it: said once, loudly, by whatever way it came
+# ci: slow
 # boot: shared
 # modules: loop fuse nbd
 # timeout: 180

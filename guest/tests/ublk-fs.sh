@@ -1,4 +1,5 @@
 # about: ext4, xfs and btrfs on ublk survive remount and check; trim gives memory back; caches are announced
+# ci: slow
 # memory: 1536M
 # modules: ublk_drv ext4 xfs btrfs
 # timeout: 240

@@ -1,4 +1,5 @@
 # about: 8 devices made and removed side by side, 3 times, leave nothing behind
+# ci: slow
 # boot: shared
 # modules: ublk_drv
 # timeout: 400

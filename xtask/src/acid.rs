@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sh;
+use crate::{canary, sh};
 
 /// One thing added.
 struct Patch {
@@ -180,6 +180,25 @@ pub(crate) fn acid(names: &[String]) -> Result<()> {
         println!("{}", patch.claim);
     }
     Ok(())
+}
+
+/// What the proofs, which take a build, would find at once: patches that no longer fit this tree, and those that touch too
+/// much of it.
+pub(crate) fn check_patches(wrong: &mut Vec<String>) {
+    let root = sh::root();
+    let fits = |file: &Path| git_apply(&root, file, &["--check"]).map(drop);
+    let mut check = |file: &Path, result: Result<()>| {
+        if let Err(error) = result {
+            wrong.push(format!("{}: {error:#}", file.display()));
+        }
+    };
+    for patch in PATCHES {
+        let file = root.join("xtask/acid").join(patch.file);
+        let within = touched(&root, &file).and_then(|touched| touched.within(patch.limit));
+        check(&file, within.and_then(|()| fits(&file)));
+    }
+    let canaries = root.join(canary::PATCH);
+    check(&canaries, fits(&canaries).context(canary::MEND));
 }
 
 impl Touched {

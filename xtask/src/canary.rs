@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 
 use crate::{acid, sh};
 
-const PATCH: &str = "xtask/canary/canaries.patch";
+pub(crate) const PATCH: &str = "xtask/canary/canaries.patch";
 /// What to do where the code beside a canary has changed.
-const MEND: &str = "in a scratch clone run `git apply --reject xtask/canary/canaries.patch`, break by hand the rules in the \
+pub(crate) const MEND: &str = "in a scratch clone run `git apply --reject xtask/canary/canaries.patch`, break by hand the rules in the \
                     .rej files, `git add --intent-to-add .`, and write `git diff -U2` over the patch";
 
 /// A step of `cargo xtask test`.

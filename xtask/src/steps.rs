@@ -122,9 +122,11 @@ pub(crate) const STEPS: &[Step] = &[
         "the book's pages are as the program has them",
         |_| outcome(docs::docs(true)),
     ),
-    step("acid", "one thing more is one file more", |_| {
-        outcome(acid::acid(&[]))
-    }),
+    step(
+        "acid",
+        "one thing more is one file more; with --slow, or where it is named (tidy looks whether its patches fit)",
+        |scope| scope.rarely(|| outcome(acid::acid(&[]))),
+    ),
     step(
         "packages",
         "each crate builds from its package; with --slow, or where it is named",

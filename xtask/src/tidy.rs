@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{deny, fuzz, guest, sh};
+use crate::{acid, deny, fuzz, guest, sh};
 
 /// Longest README.md, in lines: a first page. What is beyond it belongs to `docs/`.
 const README_LINES: usize = 150;
@@ -42,6 +42,7 @@ pub(crate) fn tidy() -> Result<()> {
     }
     deny::check_reasons(&read("deny.toml")?, &mut wrong)?;
     fuzz::check_seeds(&root, &mut wrong)?;
+    acid::check_patches(&mut wrong);
     let sources = files("*.rs")?;
     for name in &sources {
         if !read(name)?.starts_with("//!") {
