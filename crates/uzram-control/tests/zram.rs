@@ -24,7 +24,13 @@ fn show(host: &Host, name: &str) -> String {
 }
 
 fn store(host: &Host, name: &str, text: &str) -> Result<(), Errno> {
-    host.store(AttributeOwner::Device(0), name, text.as_bytes())
+    write(host, AttributeOwner::Device(0), name, text)
+}
+
+/// As a writer of the kernel's interface sees it: the number alone.
+fn write(host: &Host, owner: AttributeOwner, name: &str, text: &str) -> Result<(), Errno> {
+    host.store(owner, name, text.as_bytes())
+        .map_err(Errno::from)
 }
 
 /// A page that compresses to some hundred bytes, different for each number.
@@ -122,7 +128,7 @@ fn a_devices_life() {
     assert_eq!(store(&host, "disksize", "rubbish"), Err(Errno::INVAL));
     let opened = engine.open(0).unwrap();
     assert_eq!(store(&host, "reset", "1"), Err(Errno::BUSY));
-    let remove = |text: &str| host.store(AttributeOwner::Control, "hot_remove", text.as_bytes());
+    let remove = |text: &str| write(&host, AttributeOwner::Control, "hot_remove", text);
     assert_eq!(remove("0"), Err(Errno::BUSY));
     drop(opened);
     assert_eq!(store(&host, "reset", "1\n"), Ok(()));
@@ -266,7 +272,7 @@ fn errors_are_the_kernels() {
         );
     }
     assert_eq!(
-        host.store(AttributeOwner::Control, "hot_add", b"1"),
+        write(&host, AttributeOwner::Control, "hot_add", "1"),
         Err(Errno::ACCESS)
     );
     assert_eq!(
@@ -554,8 +560,8 @@ fn devices_are_used_by_many_at_once() {
                 for _ in 0..25 {
                     let id = host.hot_add().unwrap();
                     let device = AttributeOwner::Device(id);
-                    host.store(device, "disksize", b"1M").unwrap();
-                    assert_eq!(host.store(device, "disksize", b"1M"), Err(Errno::BUSY));
+                    write(&host, device, "disksize", "1M").unwrap();
+                    assert_eq!(write(&host, device, "disksize", "1M"), Err(Errno::BUSY));
                     assert!(engine.open(id).is_some());
                     let _ = host.devices().unwrap();
                     host.hot_remove(id).unwrap();
@@ -582,7 +588,7 @@ proptest! {
                 AttributePlace::Control => AttributeOwner::Control,
                 AttributePlace::Device => AttributeOwner::Device(0),
             };
-            let done = host.store(owner, attribute.name, text.as_bytes());
+            let done = write(&host, owner, attribute.name, &text);
             if attribute.store.is_none() {
                 prop_assert_eq!(done, Err(Errno::ACCESS));
             }

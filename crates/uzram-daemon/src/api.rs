@@ -9,6 +9,7 @@ use std::io::Read;
 
 use hyper::StatusCode;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uzram_control::zram::{
@@ -17,7 +18,7 @@ use uzram_control::zram::{
 use uzram_control::{ControlError, Request, Response, number};
 use uzram_runtime::client::DescribedDevice;
 use uzram_runtime::settings::{Allowed, Change, Setting};
-use uzram_spec::DeviceSpec;
+use uzram_spec::{DeviceSpec, parse_json};
 
 use crate::error::Body;
 use crate::metrics::{Metrics, MetricsFormat};
@@ -501,14 +502,16 @@ fn id(name: &str) -> Result<u32, Body> {
     number(name).ok_or_else(|| Body::new(Errno::NODEV, format!("no device '{name}'")))
 }
 
-fn json_of<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Body> {
-    serde_json::from_slice(body)
-        .map_err(|error| Body::new(Errno::INVAL, format!("the body: {error}")))
+/// What is written in JSON as `what` of a request.
+fn json_of<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T, Body> {
+    parse_json(text)
+        .and_then(serde_json::from_value)
+        .map_err(|error| Body::new(Errno::INVAL, format!("{what}: {error}")))
 }
 
 /// Options of `uzram create` by name, or a description.
 fn create(call: &Call<'_>) -> Handled {
-    let options: Map<String, Value> = json_of(call.body)?;
+    let options: Map<String, Value> = json_of("the body", call.body)?;
     if options.contains_key("args") {
         let message = "args: a command line, as uzram 0.1 sends it, is not understood: send options by name, \
             or use the uzram of this daemon's version";
@@ -523,7 +526,7 @@ fn create(call: &Call<'_>) -> Handled {
 /// Settings of `uzram set` by name.
 fn set(call: &Call<'_>) -> Handled {
     let invalid = |message: String| Body::new(Errno::INVAL, message);
-    let settings: Map<String, Value> = json_of(call.body)?;
+    let settings: Map<String, Value> = json_of("the body", call.body)?;
     let allowed = Allowed {
         force: call.switch("force")?,
         foreign_files: call.switch("allow_foreign_files")?,
@@ -583,7 +586,7 @@ fn set(call: &Call<'_>) -> Handled {
 }
 
 fn ask(call: &Call<'_>) -> Handled {
-    let request: Request = json_of(call.body)?;
+    let request: Request = json_of("the body", call.body)?;
     match request {
         Request::Remove
         | Request::RemoveByForce

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use uzram_control::ControlError;
-use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
+use uzram_control::zram::{AttributeOwner, Errno, Refusal, ShownDevice, View};
 use uzram_spec::{DeviceSpec, Failure};
 
 use crate::api::CreateAnswer;
@@ -58,6 +58,18 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Refused(error) => error.into(),
             error => Failure::failed(error),
+        }
+    }
+}
+
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Refusal {
+        match error {
+            ClientError::Refused(error) => error.into(),
+            ClientError::Io(error) => Refusal {
+                errno: Errno::IO,
+                why: Some(error.to_string()),
+            },
         }
     }
 }
@@ -235,7 +247,7 @@ impl View for Client {
         Ok(reply.body.into())
     }
 
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal> {
         self.call("PUT", &attribute_path(owner, attribute), value)?;
         Ok(())
     }

@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use uzram_blockdev::Survey;
-use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
+use uzram_control::zram::{AttributeOwner, Errno, Refusal, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response, RunningDevice};
 use uzram_runtime::zram::Local;
-use uzram_runtime::{client, contents, launch, launch_announced, users};
+use uzram_runtime::{client, contents, launch, launch_announced};
 use uzram_spec::{DeviceSpec, Failure, FailureKind, Result as Outcome};
 
 use crate::api::{Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, SnapshotOptions};
@@ -65,7 +65,7 @@ impl View for HeldView {
         self.local.show(owner, attribute)
     }
 
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal> {
         let stored = self.local.store(owner, attribute, value);
         self.holder.hold_new();
         stored
@@ -249,14 +249,9 @@ impl Devices for Daemon {
         let removed = self
             .local
             .store(AttributeOwner::Control, "hot_remove", id.as_bytes());
-        removed.map_err(|errno| match (errno.raw_os_error(), self.entry(name)) {
-            // Who uses it?
-            (16, Ok(entry)) => match users::users(&Survey::new(), &entry) {
-                none if none.is_empty() => error(16, format!("{} is in use", entry.record.path)),
-                by => error(16, format!("{} is in use: {by}", entry.record.path)),
-            },
-            (19 | 22, _) => error(19, format!("no device '{name}'")),
-            (errno, _) => error(errno, std::io::Error::from_raw_os_error(errno)),
+        removed.map_err(|refusal| match refusal.errno {
+            Errno::NODEV | Errno::INVAL => error(19, format!("no device '{name}'")),
+            errno => error(errno.raw_os_error(), refusal),
         })
     }
 

@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram_control::ControlError;
-use uzram_control::zram::Errno;
+use uzram_control::zram::{Errno, Refusal};
 
 /// Every errno that an error may name: the number, the name, and the HTTP status that says it best.
 pub(crate) const ERRNOS: &[(i32, &str, u16)] = &[
@@ -72,6 +72,15 @@ impl From<ControlError> for Body {
             message: error.message,
             status: None,
             allow: None,
+        }
+    }
+}
+
+impl From<Refusal> for Body {
+    fn from(refusal: Refusal) -> Body {
+        match refusal.why {
+            Some(why) => Body::new(refusal.errno, why),
+            None => refusal.errno.into(),
         }
     }
 }

@@ -92,6 +92,13 @@ fn heads_and_bodies_have_limits() {
             .status,
         400
     );
+    // Which of two would be meant?
+    let twice = api.ask("POST", "/v1/devices", r#"{"size":"1M","size":"2M"}"#);
+    assert_eq!(twice.status, 400);
+    assert!(twice.body.contains("stands there twice"), "{twice:?}");
+    let twice = r#"{"op":"resize","bytes":4096,"bytes":8192}"#;
+    let twice = api.ask("POST", "/v1/devices/zram0/requests", twice);
+    assert!(twice.body.contains("stands there twice"), "{twice:?}");
     // A device's server may be brought a dictionary.
     let requests = |bytes: usize| {
         let answered = api.ask("POST", "/v1/devices/zram0/requests", &" ".repeat(bytes));

@@ -141,12 +141,12 @@ fn with_own_devices(
         );
         match removed {
             Ok(()) => {}
-            Err(Errno::BUSY) => exit::tell(format!(
+            Err(refusal) if refusal.errno == Errno::BUSY => exit::tell(format!(
                 "zram{id} ({}) is in use and stays until the next shim ends; UZRAM_RUN_DIR={} uzram list shows it",
                 device.path,
                 dir.display()
             )),
-            Err(errno) => exit::tell(format!("removing zram{id}: {errno}")),
+            Err(refusal) => exit::tell(format!("removing zram{id}: {refusal}")),
         }
     }
     clear(&dir)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use uzram_control::zram::{Errno, View};
+use uzram_control::zram::{Errno, Refusal, View};
 use uzram_control::{RunDir, number};
 use uzram_runtime::sweep::swept_run_dir;
 use uzram_runtime::zram::Local;
@@ -33,8 +33,9 @@ pub(super) fn id(view: &dyn View, name: &str) -> Result<u32> {
     number(&entry.record.name).ok_or_else(|| Failure::no_device(format!("no device '{name}'")))
 }
 
-pub(super) fn failed(what: &str, errno: Errno) -> Failure {
-    let said = std::io::Error::from(errno);
+pub(super) fn failed(what: &str, refusal: impl Into<Refusal>) -> Failure {
+    let Refusal { errno, why } = refusal.into();
+    let said = why.unwrap_or_else(|| std::io::Error::from(errno).to_string());
     let kind = match errno {
         Errno::BUSY => Kind::Busy,
         Errno::NODEV | Errno::NOENT => Kind::NoDevice,

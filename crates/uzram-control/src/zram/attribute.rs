@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::device::Zram;
-use super::{Errno, Host};
+use super::{Errno, Host, Refusal};
 
 /// The directory that an attribute is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ impl Subject<'_> {
 /// Reads an attribute.
 pub type Show = fn(&Subject<'_>) -> Result<String, Errno>;
 /// Writes an attribute. The text ends before its first NUL.
-pub type Store = fn(&Subject<'_>, &[u8]) -> Result<(), Errno>;
+pub type Store = fn(&Subject<'_>, &[u8]) -> Result<(), Refusal>;
 
 /// One attribute of zram.
 pub struct Attribute {

@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Errno, Live, ZramConfig};
-use crate::protocol::{ControlError, Request, Response};
+use super::{Errno, Live, Refusal, ZramConfig};
+use crate::protocol::{Request, Response};
 use crate::stat::Stat;
 
 /// A device of a [`super::Host`].
@@ -43,13 +43,6 @@ fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
 }
 
 /// The errno of a device's error. EIO if it has none.
-pub(crate) fn errno(error: &ControlError) -> Errno {
-    match error.errno {
-        errno @ 1..4096 => Errno::from_raw_os_error(errno),
-        _ => Errno::IO,
-    }
-}
-
 impl Zram {
     pub(crate) fn new(id: u32, config: ZramConfig, node: Option<(u32, u32)>) -> Zram {
         Zram {
@@ -114,15 +107,15 @@ impl Zram {
     /// Runs a long job on the device behind it; other jobs wait. EINVAL while it is not initialised.
     pub(crate) fn job<T>(
         &self,
-        work: impl FnOnce(&dyn Live) -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
+        work: impl FnOnce(&dyn Live) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         let _alone = lock(&self.jobs);
         let live = self.live().ok_or(Errno::INVAL)?;
         work(&*live)
     }
 
     /// Sends a request to the device behind it. EINVAL while it is not initialised.
-    pub(crate) fn ask(&self, request: Request) -> Result<Response, Errno> {
+    pub(crate) fn ask(&self, request: Request) -> Result<Response, Refusal> {
         ask(&*self.live().ok_or(Errno::INVAL)?, request)
     }
 
@@ -133,11 +126,11 @@ impl Zram {
 }
 
 /// Sends a request to a device. An error response becomes an error.
-pub(crate) fn ask(live: &dyn Live, request: Request) -> Result<Response, Errno> {
+pub(crate) fn ask(live: &dyn Live, request: Request) -> Result<Response, Refusal> {
     match live.ask(request) {
         Ok(Response::Error(error)) | Err(error) => {
             tracing::debug!(%error, "refused");
-            Err(errno(&error))
+            Err(error.into())
         }
         Ok(response) => Ok(response),
     }
@@ -162,12 +155,12 @@ impl Change<'_> {
     }
 
     /// Takes down the device behind it, if there is one. With `for_good`, marks it removed. EBUSY while it is open.
-    pub(crate) fn take_down(&self, for_good: bool) -> Result<(), Errno> {
+    pub(crate) fn take_down(&self, for_good: bool) -> Result<(), Refusal> {
         let mut left = None;
         if let Some(live) = self.live() {
             // Only the device behind it knows what is left of the limit.
             left = stat(&*live).ok().and_then(|stat| stat.writeback_limit);
-            live.remove().map_err(|error| errno(&error))?;
+            live.remove()?;
         }
         let mut state = self.zram.state_mut();
         state.live = None;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use serde::{Deserialize, Serialize};
 
 use super::device::{Zram, stat};
-use super::{Engine, Errno, Live, ZramConfig, algorithms, backing};
+use super::{Engine, Errno, Live, Refusal, ZramConfig, algorithms, backing};
 
 /// How the interface behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Host {
     }
 
     /// Removes a device and its contents. ENODEV where there is none, EBUSY while it is open.
-    pub fn hot_remove(&self, id: u32) -> Result<(), Errno> {
+    pub fn hot_remove(&self, id: u32) -> Result<(), Refusal> {
         let _alone = self.adding();
         let zram = self.found(id, Errno::NODEV)?;
         zram.change_alone()?.take_down(true)?;

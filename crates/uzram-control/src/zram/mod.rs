@@ -17,6 +17,7 @@ mod device;
 mod engine;
 mod host;
 pub mod parse;
+mod refusal;
 mod view;
 
 pub use rustix::io::Errno;
@@ -32,4 +33,5 @@ pub use config::{AlgorithmParams, BackingConfig, Chosen, ZramConfig};
 pub use device::Zram;
 pub use engine::{Engine, Live};
 pub use host::{Host, HostOptions, Saved, SavedDevice};
+pub use refusal::Refusal;
 pub use view::{AttributeOwner, ShownDevice, View};

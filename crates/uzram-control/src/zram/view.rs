@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::device::{Zram, ask, stat};
-use super::{Attribute, AttributePlace, Errno, Host, Subject, classes, parse};
+use super::{Attribute, AttributePlace, Errno, Host, Refusal, Subject, classes, parse};
 use crate::protocol::{Request, Response};
 
 /// Whose attribute is meant.
@@ -54,7 +54,7 @@ pub trait View: Send + Sync {
 
     /// Writes an attribute with the `value` of one `write`, at most 4096 bytes. ENOENT: no such device or attribute; EACCES:
     /// it cannot be written.
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno>;
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal>;
 
     /// Reads lines of the device's `block_state` from the slot `from` on: whole lines, at most `max_bytes` together. Also
     /// returns the slot to continue from. No lines mean the end. EINVAL: the device is not initialised.
@@ -95,7 +95,7 @@ impl View for Host {
         show(&subject).map(String::into_bytes)
     }
 
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal> {
         let (attribute, subject) = self.subject(owner, attribute)?;
         let store = attribute.store.ok_or(Errno::ACCESS)?;
         // The kernel does not call an attribute for an empty write.

@@ -244,12 +244,12 @@ impl Side for Model {
     fn store(&mut self, name: &str, value: &[u8]) -> Result<(), i32> {
         let (owner, name) = owner(name);
         let done = self.host.store(owner, name, value);
-        if let ("reset", Ok(()), Some(default)) = (name, done, &self.default) {
+        if let ("reset", Ok(()), Some(default)) = (name, &done, &self.default) {
             let owner = AttributeOwner::Device(0);
             let set = self.host.store(owner, "comp_algorithm", default.as_bytes());
-            set.map_err(|error| error.raw_os_error())?;
+            set.map_err(|error| error.errno.raw_os_error())?;
         }
-        done.map_err(|error| error.raw_os_error())
+        done.map_err(|error| error.errno.raw_os_error())
     }
 
     fn write(&mut self, page: u64, bytes: &[u8]) -> Result<(), i32> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use uzram_control::zram::Errno;
 use uzram_control::{ControlError, size};
 
-use super::{Answer, Call, Handled};
+use super::{Answer, Call, Handled, json_of};
 use crate::error::Body;
 use crate::options::spec_from_options;
 
@@ -82,8 +82,7 @@ pub(super) fn snapshot(call: &Call<'_>) -> Handled {
 pub(super) fn restore(call: &Call<'_>) -> Handled {
     let mut options: Map<String, Value> = match call.asked("options") {
         None => Map::new(),
-        Some(text) => serde_json::from_str(text)
-            .map_err(|error| Body::new(Errno::INVAL, format!("options: {error}")))?,
+        Some(text) => json_of("options", text.as_bytes())?,
     };
     if options.contains_key("from") {
         let message = "options: from: the snapshot is the request's body";

@@ -110,9 +110,9 @@ impl Devices for Fake {
         let size = spec.size.map_or(1 << 20, |size| size.0).to_string();
         let owner = AttributeOwner::Device(id(&name)?);
         let made = self.host.store(owner, "disksize", size.as_bytes());
-        made.map_err(|errno| {
+        made.map_err(|refusal| {
             let _ = self.remove(&name, None);
-            error(errno)
+            error(refusal.errno)
         })?;
         Ok(CreateAnswer {
             name,
@@ -138,7 +138,7 @@ impl Devices for Fake {
         let removed = self
             .host
             .store(AttributeOwner::Control, "hot_remove", id.as_bytes());
-        removed.map_err(error)
+        removed.map_err(|refusal| error(refusal.errno))
     }
 
     fn ask(&self, name: &str, request: &Request) -> Result<Response, ControlError> {

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uzram_control::RunDir;
-use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, Saved, ShownDevice, View};
+use uzram_control::zram::{
+    AttributeOwner, Errno, Host, HostOptions, Refusal, Saved, ShownDevice, View,
+};
 
 use super::processes::{Owned, Processes, SharedProcesses};
 
@@ -121,7 +123,7 @@ impl View for Local {
         shown
     }
 
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal> {
         self.sync();
         let stored = self.host.store(owner, attribute, value);
         self.save();

@@ -111,7 +111,14 @@ impl OpenFile {
     pub(crate) fn write(&self, value: &[u8]) -> Result<usize, Errno> {
         let value = &value[..value.len().min(PAGE_SIZE)];
         match &self.source {
-            FileSource::Attribute(owner, name) => self.layout.view.store(*owner, name, value)?,
+            FileSource::Attribute(owner, name) => {
+                let stored = self.layout.view.store(*owner, name, value);
+                stored.inspect_err(|refusal| match &refusal.why {
+                    // The writer gets the number alone.
+                    Some(why) => tracing::info!("{name} is not written: {why}"),
+                    None => {}
+                })?;
+            }
             FileSource::Block(id, attribute) => {
                 attribute.store(&self.layout.sys, &self.layout.device_of(*id)?, value)?;
             }

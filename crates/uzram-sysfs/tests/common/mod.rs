@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 
-use uzram_control::zram::{AttributeOwner, Errno, ShownDevice, View};
+use uzram_control::zram::{AttributeOwner, Errno, Refusal, ShownDevice, View};
 pub use uzram_testkit::peers::skip;
 
 /// Whether this machine and user can mount FUSE. Where peers are required, a missing one is a failure.
@@ -102,7 +102,7 @@ impl View for Fake {
         }
     }
 
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal> {
         let seen = (attribute.to_owned(), value.to_vec());
         self.stores.lock().unwrap().push(seen);
         let text = String::from_utf8_lossy(value);
@@ -110,10 +110,10 @@ impl View for Fake {
             (AttributeOwner::Control, "hot_remove") => {
                 let id: u32 = text.trim().parse().map_err(|_| Errno::INVAL)?;
                 if self.busy.lock().unwrap().contains(&id) {
-                    return Err(Errno::BUSY);
+                    return Err(Errno::BUSY.into());
                 }
                 let gone = self.devices.lock().unwrap().remove(&id);
-                gone.map(drop).ok_or(Errno::NODEV)
+                gone.map(drop).ok_or(Errno::NODEV.into())
             }
             (AttributeOwner::Device(id), "disksize") => {
                 let size = text.trim().parse().map_err(|_| Errno::INVAL)?;
@@ -121,10 +121,10 @@ impl View for Fake {
                 Ok(())
             }
             (AttributeOwner::Device(_), "comp_algorithm") if value.len() > 127 => {
-                Err(Errno::TOOBIG)
+                Err(Errno::TOOBIG.into())
             }
             (AttributeOwner::Device(_), "comp_algorithm") if text.trim() == "nonsense" => {
-                Err(Errno::INVAL)
+                Err(Errno::INVAL.into())
             }
             (AttributeOwner::Device(_), "recompress") => {
                 let held = self.held.lock().unwrap();

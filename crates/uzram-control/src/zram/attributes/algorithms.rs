@@ -10,7 +10,7 @@ use crate::protocol::Request;
 use crate::zram::config::{AlgorithmParams, chosen};
 use crate::zram::device::{Change, Zram, ask};
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, Errno, Subject, WritableWhen, algorithms};
+use crate::zram::{Attribute, Errno, Refusal, Subject, WritableWhen, algorithms};
 
 /// Names of this length or more are refused before they are looked up.
 const MAX_NAME: usize = 128;
@@ -46,14 +46,14 @@ fn show_comp(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(algorithms::list(primary, subject.strict()))
 }
 
-fn store_comp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_comp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     set(subject, 0, text)
 }
 
 /// Sets the algorithm of a priority.
-fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Errno> {
+fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Refusal> {
     if name.len() >= MAX_NAME {
-        return Err(Errno::TOOBIG);
+        return Err(Errno::TOOBIG.into());
     }
     // The kernel strips one newline and ignores another when it compares.
     let name = parse::without_newline(name);
@@ -62,7 +62,7 @@ fn set(subject: &Subject<'_>, priority: usize, name: &[u8]) -> Result<(), Errno>
     let name = name.ok_or(Errno::INVAL)?;
     let change = subject.zram()?.change()?;
     if change.live().is_some() && subject.strict() {
-        return Err(Errno::BUSY);
+        return Err(Errno::BUSY.into());
     }
     let zram = subject.zram()?;
     let params = zram.state().config.params[priority].clone();
@@ -77,7 +77,7 @@ fn apply(
     priority: usize,
     name: &str,
     params: &AlgorithmParams,
-) -> Result<(), Errno> {
+) -> Result<(), Refusal> {
     let Some(live) = change.live() else {
         return Ok(());
     };
@@ -113,7 +113,7 @@ fn show_recomp(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(names.iter().enumerate().skip(1).filter_map(line).collect())
 }
 
-fn store_recomp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_recomp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let (mut name, mut priority) = (None, 1);
     for arg in KeyValues::new(text) {
         let value = arg.value()?;
@@ -126,7 +126,7 @@ fn store_recomp(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let name = name.ok_or(Errno::INVAL)?;
     match usize::try_from(priority) {
         Ok(priority @ 1..PRIORITIES) => set(subject, priority, &name),
-        _ => Err(Errno::INVAL),
+        _ => Err(Errno::INVAL.into()),
     }
 }
 
@@ -148,7 +148,7 @@ pub(in crate::zram) const ALGORITHM_PARAMS: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
-fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let (mut priority, mut algo, mut dictionary) = (None, None, None);
     let mut params = AlgorithmParams::default();
     for arg in KeyValues::new(text) {
@@ -184,7 +184,7 @@ fn store_params(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let priority = usize::try_from(priority.unwrap_or(0)).map_err(|_| Errno::INVAL)?;
     let name = names.get(priority).ok_or(Errno::INVAL)?;
     if change.live().is_some() && subject.strict() {
-        return Err(Errno::BUSY);
+        return Err(Errno::BUSY.into());
     }
     change.set(|config| config.params[priority] = AlgorithmParams::default());
     if let Some(path) = dictionary {
@@ -231,6 +231,6 @@ fn show_streams(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(format!("{}\n", stat.map_or(cpus, |stat| stat.streams)))
 }
 
-fn store_streams(_: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
+fn store_streams(_: &Subject<'_>, _: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }

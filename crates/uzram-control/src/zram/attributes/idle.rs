@@ -5,7 +5,7 @@ use uzram::{PRIORITIES, PageKind};
 use crate::protocol::{RecompressRequest, Request, Response};
 use crate::zram::device::ask;
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, Errno, Subject, WritableWhen};
+use crate::zram::{Attribute, Errno, Refusal, Subject, WritableWhen};
 
 pub(in crate::zram) const IDLE: Attribute = Attribute {
     name: "idle",
@@ -22,7 +22,7 @@ pub(in crate::zram) const IDLE: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
-fn store_idle(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_idle(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let request = match parse::sysfs_streq(text, b"all") {
         true => Request::MarkIdle { age_seconds: None },
         false => Request::MarkIdleExactly {
@@ -60,7 +60,7 @@ fn secondary(priority: u32) -> Result<usize, Errno> {
     }
 }
 
-fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let (mut kind, mut algo, mut priority) = (PageKind::All, None, None);
     let (mut threshold, mut max_pages) = (0, 0);
     for arg in KeyValues::new(text) {
@@ -101,8 +101,8 @@ fn store_recompress(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
         dry_run: false,
     });
     zram.job(|live| match ask(live, request)? {
-        Response::Recompressed(report) if report.no_room > 0 => Err(Errno::NOMEM),
+        Response::Recompressed(report) if report.no_room > 0 => Err(Errno::NOMEM.into()),
         Response::Recompressed(_) => Ok(()),
-        _ => Err(Errno::PROTO),
+        _ => Err(Errno::PROTO.into()),
     })
 }

@@ -1,8 +1,10 @@
 //! The attributes that add, initialise, reset and remove a device.
 
 use crate::protocol::Request;
-use crate::zram::device::{Change, Zram, ask, errno};
-use crate::zram::{Attribute, AttributePlace, Errno, Subject, WritableWhen, backing, parse};
+use crate::zram::device::{Change, Zram, ask};
+use crate::zram::{
+    Attribute, AttributePlace, Errno, Refusal, Subject, WritableWhen, backing, parse,
+};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -36,7 +38,7 @@ pub(in crate::zram) const HOT_REMOVE: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
-fn store_hot_remove(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_hot_remove(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let id = u32::try_from(parse::kstrtoint(text, 10)?).map_err(|_| Errno::INVAL)?;
     subject.host.hot_remove(id)
 }
@@ -65,7 +67,7 @@ fn show_disksize(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(format!("{}\n", stat.map_or(0, |stat| stat.disksize)))
 }
 
-fn store_disksize(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_disksize(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let size = parse::memparse(text).filter(|size| *size > 0);
     let size = size.ok_or(Errno::INVAL)?;
     let zram = subject.zram()?;
@@ -73,7 +75,7 @@ fn store_disksize(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     let rounded = size.checked_next_multiple_of(PAGE).ok_or(Errno::NOMEM);
     if let Some(live) = change.live() {
         if subject.strict() {
-            return Err(Errno::BUSY);
+            return Err(Errno::BUSY.into());
         }
         let bytes = rounded?;
         // zram's interface has no word for force: what is in use does not become smaller by it.
@@ -84,7 +86,7 @@ fn store_disksize(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     }
     let bytes = rounded?;
     if bytes > uzram::MAX_SIZE_BYTES {
-        return Err(Errno::NOMEM);
+        return Err(Errno::NOMEM.into());
     }
     initialise(subject, zram, &change, bytes)
 }
@@ -94,7 +96,7 @@ fn initialise(
     zram: &Zram,
     change: &Change<'_>,
     bytes: u64,
-) -> Result<(), Errno> {
+) -> Result<(), Refusal> {
     let mut config = zram.config();
     config.disksize = bytes;
     // Closed here, so that the device can open it.
@@ -104,7 +106,7 @@ fn initialise(
         Err(_) => {
             change.set(|config| config.drop_algorithms());
             backing::hold_again(zram);
-            return Err(Errno::INVAL);
+            return Err(Errno::INVAL.into());
         }
     };
     match started {
@@ -116,12 +118,12 @@ fn initialise(
         }
         Err(error) => {
             tracing::warn!(id = zram.id(), %error, "cannot initialise the device");
-            let error = errno(&error);
-            if error == Errno::INVAL {
+            let refusal = Refusal::from(error);
+            if refusal.errno == Errno::INVAL {
                 change.set(|config| config.drop_algorithms());
             }
             backing::hold_again(zram);
-            Err(error)
+            Err(refusal)
         }
     }
 }
@@ -155,9 +157,9 @@ pub(in crate::zram) const RESET: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
-fn store_reset(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_reset(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     if parse::kstrtou16(text, 10)? == 0 {
-        return Err(Errno::INVAL);
+        return Err(Errno::INVAL.into());
     }
     let zram = subject.zram()?;
     zram.change_alone()?.take_down(false)?;

@@ -2,7 +2,7 @@
 
 use crate::protocol::{Request, Response};
 use crate::zram::device::ask;
-use crate::zram::{Attribute, Errno, Subject, WritableWhen, parse};
+use crate::zram::{Attribute, Errno, Refusal, Subject, WritableWhen, parse};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -30,7 +30,7 @@ fn show_limit(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(format!("{limit}\n"))
 }
 
-fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let limit = parse::memparse(text).ok_or(Errno::INVAL)?;
     let bytes = limit.checked_next_multiple_of(PAGE).unwrap_or(0);
     let change = subject.zram()?.change()?;
@@ -52,9 +52,9 @@ pub(in crate::zram) const MEM_USED_MAX: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
-fn store_used_max(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_used_max(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     if parse::kstrtoull(text, 10) != Ok(0) {
-        return Err(Errno::INVAL);
+        return Err(Errno::INVAL.into());
     }
     let change = subject.zram()?.change()?;
     match change.live() {
@@ -76,7 +76,7 @@ pub(in crate::zram) const COMPACT: Attribute = Attribute {
     ..Attribute::OF_DEVICE
 };
 
-fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
+fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Refusal> {
     subject.zram()?.job(|live| {
         // Writers make new work meanwhile: one pass over all objects is enough.
         let stat = crate::zram::device::stat(live)?;
@@ -85,7 +85,7 @@ fn store_compact(subject: &Subject<'_>, _: &[u8]) -> Result<(), Errno> {
             let max_bytes = u64::MAX;
             let slice = match ask(live, Request::Compact { max_bytes })? {
                 Response::Compacted(slice) => slice,
-                _ => return Err(Errno::PROTO),
+                _ => return Err(Errno::PROTO.into()),
             };
             if slice.finished || slice.bytes_moved >= left || slice.objects_moved == 0 {
                 return Ok(());

@@ -10,7 +10,7 @@ use crate::zram::backing::{is_block_device, take};
 use crate::zram::config::BackingConfig;
 use crate::zram::device::{Zram, ask, stat};
 use crate::zram::parse::{self, KeyValues};
-use crate::zram::{Attribute, Errno, Live, Subject, WritableWhen};
+use crate::zram::{Attribute, Errno, Live, Refusal, Subject, WritableWhen};
 
 const PAGE: u64 = uzram::PAGE_SIZE as u64;
 
@@ -45,13 +45,13 @@ fn show_backing(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(path.unwrap_or_else(|| "none".into()) + "\n")
 }
 
-fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let zram = subject.zram()?;
     let text = parse::without_newline(text);
     if subject.strict() {
         let change = zram.change()?;
         if change.live().is_some() {
-            return Err(Errno::BUSY);
+            return Err(Errno::BUSY.into());
         }
         let (file, path) = take(Path::new(std::ffi::OsStr::from_bytes(text)))?;
         subject.host.engine().check_backing(&path)?;
@@ -183,11 +183,11 @@ fn select(text: &[u8], pages: u64) -> Result<Selected, Errno> {
     Ok(selected)
 }
 
-fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     subject.zram()?.job(|live| {
         let now = stat(live)?;
         if now.backing.is_none() {
-            return Err(Errno::NODEV);
+            return Err(Errno::NODEV.into());
         }
         let selected = select(text, now.disksize / PAGE)?;
         if !selected.ranges.is_empty() {
@@ -199,7 +199,7 @@ fn store_writeback(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
     })
 }
 
-fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), Errno> {
+fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), Refusal> {
     let request = Request::Writeback(WritebackRequest {
         kind,
         pages,
@@ -208,12 +208,12 @@ fn write(live: &dyn Live, kind: PageKind, pages: Vec<(u64, u64)>) -> Result<(), 
     });
     let report = match ask(live, request)? {
         Response::WrittenBack(report) => report,
-        _ => return Err(Errno::PROTO),
+        _ => return Err(Errno::PROTO.into()),
     };
     match report.ended {
-        Some(Ended::Full) => Err(Errno::NOSPC),
+        Some(Ended::Full) => Err(Errno::NOSPC.into()),
         None if report.failed == 0 => Ok(()),
-        _ => Err(Errno::IO),
+        _ => Err(Errno::IO.into()),
     }
 }
 
@@ -241,13 +241,13 @@ fn show_limit(subject: &Subject<'_>) -> Result<String, Errno> {
     Ok(format!("{}\n", limit(subject.zram()?)?))
 }
 
-fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Errno> {
+fn store_limit(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
     let pages = parse::kstrtoull(text, 10).map_err(|_| Errno::INVAL)?;
     set_limit(subject.zram()?, Some(pages), None)
 }
 
 /// Sets the limit, whether it is in force, or both.
-fn set_limit(zram: &Zram, pages: Option<u64>, enable: Option<bool>) -> Result<(), Errno> {
+fn set_limit(zram: &Zram, pages: Option<u64>, enable: Option<bool>) -> Result<(), Refusal> {
     let change = zram.change()?;
     let pages = match pages {
         Some(pages) => pages,
@@ -297,7 +297,7 @@ pub(in crate::zram) const WRITEBACK_BATCH_SIZE: Attribute = Attribute {
     store: Some(|subject, text| {
         let size = parse::kstrtouint(text, 10).map_err(|_| Errno::INVAL)?;
         if size == 0 {
-            return Err(Errno::INVAL);
+            return Err(Errno::INVAL.into());
         }
         let change = subject.zram()?.change()?;
         change.set(|config| config.writeback_batch_size = size);
@@ -322,7 +322,7 @@ pub(in crate::zram) const COMPRESSED_WRITEBACK: Attribute = Attribute {
         let on = parse::kstrtobool(text)?;
         let change = subject.zram()?.change()?;
         if change.live().is_some() && subject.strict() {
-            return Err(Errno::BUSY);
+            return Err(Errno::BUSY.into());
         }
         change.set(|config| config.compressed_writeback = on);
         Ok(())
