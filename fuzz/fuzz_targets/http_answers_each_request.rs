@@ -6,7 +6,7 @@ use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, ShownDevice, View};
+use uzram_control::zram::{AttributeOwner, Errno, Host, HostOptions, Refusal, ShownDevice, View};
 use uzram_control::{ControlError, Request, Response};
 use uzram_daemon::{
     Asker, ByteStream, CreateAnswer, DeviceAnswer, Devices, Limits, Metrics, SnapshotOptions,
@@ -103,10 +103,10 @@ impl View for InMemory {
         self.0.show(owner, attribute)
     }
 
-    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Errno> {
+    fn store(&self, owner: AttributeOwner, attribute: &str, value: &[u8]) -> Result<(), Refusal> {
         let of_files = matches!(attribute, "backing_dev" | "algorithm_params");
         if of_files && value.contains(&b'/') {
-            return Err(Errno::PERM);
+            return Err(Errno::PERM.into());
         }
         self.0.store(owner, attribute, value)
     }

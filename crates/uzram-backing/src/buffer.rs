@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::BLOCK;
+use crate::dumps::in_dumps;
 use crate::format::{MAX_OBJECT, SEGMENT_BYTES, UNIT, entry_bytes};
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
@@ -11,13 +12,21 @@ struct Block([u8; BLOCK]);
 
 const _: () = assert!(size_of::<Block>() == BLOCK && align_of::<Block>() == BLOCK);
 
-/// Whole blocks of memory, aligned to blocks. Its bytes do not move when the value does.
+/// Whole blocks of memory, aligned to blocks, in no core dump. Its bytes do not move when the value does.
 pub struct Buffer(Box<[Block]>);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        in_dumps(&*self.0, true);
+    }
+}
 
 impl Buffer {
     /// Of `blocks` blocks of zeros.
     pub fn new(blocks: usize) -> Buffer {
-        Buffer(vec![Block([0; BLOCK]); blocks].into())
+        let buffer = Buffer(vec![Block([0; BLOCK]); blocks].into());
+        in_dumps(&*buffer.0, false);
+        buffer
     }
 
     /// All of it.

@@ -7,7 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{ID, MIB, Random, Table, object};
-use uzram_backing::{Backing, BackingRestore, Disk, FileDisk, FileOptions, OpenError};
+use uzram_backing::{
+    Backing, BackingRestore, Disk, FileDisk, FileOptions, OpenError, SEAL_KEY_BYTES, SealedDisk,
+};
 
 /// Writes, frees, compacts, opens again; and the description says what was asked for.
 fn work(storage: Arc<dyn Disk>, size_bytes: u64, described: &[&str]) {
@@ -69,6 +71,13 @@ fn all_ways(folder: &Path) {
 #[test]
 fn a_file_by_every_way() {
     all_ways(&std::env::temp_dir());
+}
+
+#[test]
+fn a_sealed_file() {
+    let (_file, storage) = file(&std::env::temp_dir(), FileOptions::default());
+    let sealed = SealedDisk::new(storage, &[5; SEAL_KEY_BYTES]);
+    work(Arc::new(sealed), 4 * MIB, &["file", "sealed"]);
 }
 
 #[test]

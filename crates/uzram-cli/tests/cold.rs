@@ -193,8 +193,11 @@ fn wait_until(what: &str, mut it: impl FnMut() -> bool) {
 fn idle_pages_leave_the_host_and_come_back_whoever_dies() {
     needs!(&["qemu-img", "qemu-io"]);
     let mut cold = Cold::new();
-    let uri = cold.create(&["--backing=ci/cold,1G"]);
+    // Objects are sealed on their way, whatever becomes of them.
+    let uri = cold.create(&["--backing=ci/cold,1G,seal"]);
     cold.fill(&uri);
+    let io = cold.stat()["backing"]["io"].as_str().unwrap().to_owned();
+    assert!(io.ends_with(", sealed"), "{io}");
     let used = |cold: &Cold| cold.stat()["mem_used_total"].as_u64().unwrap();
     let before = used(&cold);
     // What is used stays, as far as the budget says.

@@ -458,3 +458,71 @@ fn write_over(path: &str, bytes: &[u8]) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.write_all_at(bytes, 0).unwrap();
 }
+
+/// Data that does not compress, so that it is written to a backing as it is.
+fn noise(bytes: usize) -> Vec<u8> {
+    uzram_testkit::Random::new(7).bytes(bytes)
+}
+
+#[test]
+fn a_sealed_backing_shows_nothing_and_outlives_its_server() {
+    needs!(&["qemu-img"]);
+    let sealed = Sealed::new();
+    let bench = &sealed.bench;
+    let data = noise(4 << 20);
+    std::fs::write(&sealed.data, &data).unwrap();
+    let holds = |uri: &str| {
+        let same = format!(
+            "qemu-img compare -f raw -F raw {} '{uri}'",
+            sealed.data.display()
+        );
+        common::sh(&same);
+    };
+    // Without a seal it is there to be read.
+    for (name, is_sealed) in [("plain", false), ("secret", true)] {
+        let file = sealed.path(name);
+        let seal = if is_sealed { ",seal" } else { "" };
+        let backing = format!("--backing={file},16M{seal}");
+        let uri = bench.create(&["--size=4M", NBD, "--policy=none", &backing]);
+        common::sh(&format!(
+            "qemu-img convert -n -f raw -O raw {} '{uri}'",
+            sealed.data.display()
+        ));
+        bench.uzram(&["writeback", "zram1"]);
+        let stat = bench.stat("zram1");
+        assert_eq!(stat["backed_pages"], 1024, "{stat}");
+        let io = stat["backing"]["io"].as_str().unwrap().to_owned();
+        assert_eq!(io.contains("sealed"), is_sealed, "{io}");
+        let written = std::fs::read(&file).unwrap();
+        let page = &data[1 << 20..][..64];
+        let shows = written.windows(64).any(|bytes| bytes == page);
+        assert_eq!(shows, !is_sealed, "{name}");
+        bench.kill("zram1", "pid");
+        holds(&uri);
+        let io = bench.stat("zram1")["backing"]["io"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!(io.contains("sealed"), is_sealed, "{io}");
+        // It comes back, and the file of another time is taken again.
+        bench.uzram(&["set", "zram1", "backing=none"]);
+        bench.uzram(&["set", "zram1", &format!("backing={file},8M,seal")]);
+        bench.uzram(&["writeback", "zram1"]);
+        assert!(
+            bench.stat("zram1")["backing"]["io"]
+                .as_str()
+                .unwrap()
+                .contains("sealed")
+        );
+        holds(&uri);
+        bench.uzram(&["remove", "zram1"]);
+    }
+    for (backing, why) in [
+        ("/b,seal=age1x", "seal takes no value"),
+        ("/b,1M,1M", "stands there twice"),
+    ] {
+        let said = bench.fails(2, &["create", NBD, &format!("--backing={backing}")]);
+        assert!(said.contains(why), "{said}");
+    }
+    bench.uzram(&["remove", "zram0"]);
+}

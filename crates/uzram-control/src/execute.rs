@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use uzram::{
-    Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training, WritebackReport,
+    BackingOptions, Choice, CodecStats, Device, Error, PolicySettings, RecompressReport, Training,
+    WritebackReport,
 };
 
 use crate::hex::{from_hex, to_hex};
@@ -71,8 +72,15 @@ fn set(
         Request::SetBacking {
             path: Some(path),
             size_bytes,
+            seal,
             ..
-        } => zram.attach_backing(path, *size_bytes)?,
+        } => {
+            let options = BackingOptions {
+                size_bytes: *size_bytes,
+                seal: *seal,
+            };
+            zram.attach_backing(path, options)?;
+        }
         Request::SetBacking { path: None, .. } => {
             let left = zram.detach_backing()?.left;
             if !left.is_empty() {

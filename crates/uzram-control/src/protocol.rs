@@ -128,6 +128,9 @@ pub enum Request {
         path: Option<std::path::PathBuf>,
         /// How large a file is to be made.
         size_bytes: Option<u64>,
+        /// Whether what is written there is encrypted, with a key that is in the device's memory alone.
+        #[serde(default)]
+        seal: bool,
         /// Whether other users may own the file or write to it.
         #[serde(default)]
         allow_foreign: bool,

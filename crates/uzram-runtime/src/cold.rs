@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use uzram::uzram_backing::{Disk, SegmentStore, StoreDisk};
-use uzram::{Device, DiskOpener};
+use uzram::{BackingOptions, Device, DiskOpener};
 use uzram_spec::{BackingSpec, Failure, Result};
 
 use crate::process;
@@ -209,7 +209,11 @@ fn attach_store(
         .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
     let disk: Arc<dyn Disk> = Arc::new(StoreDisk::create(store, file, id, timeout)?);
     let path = Path::new(&backing.remote);
-    Ok(device.zram().attach_disk(path, disk, size_bytes)?)
+    let options = BackingOptions {
+        size_bytes: Some(size_bytes),
+        seal: backing.seal,
+    };
+    Ok(device.zram().attach_disk(path, disk, options)?)
 }
 
 /// Finds a device's backing again.

@@ -1,6 +1,6 @@
 //! From a description to a device of the library: the builder's settings, dictionaries, defaults.
 
-use uzram::{Builder, Device, PolicySettings};
+use uzram::{BackingOptions, Builder, Device, PolicySettings};
 use uzram_control::default_recompression;
 use uzram_spec::{Bytes, DeviceSpec, Erase, Failure, MemLimit, Result, SelfTraining};
 
@@ -144,7 +144,11 @@ pub(crate) fn builder(spec: &DeviceSpec, dir: Option<&std::path::Path>) -> Resul
     if let Some(given) = spec.backing.as_ref().filter(|given| !given.is_remote()) {
         let usage = |message| Failure::usage(message);
         backing::check(&given.path, dir).map_err(usage)?;
-        device = device.backing(&given.path, given.size.map(|size| size.0));
+        let options = BackingOptions {
+            size_bytes: given.size.map(|size| size.0),
+            seal: given.seal,
+        };
+        device = device.backing(&given.path, options);
     }
     let mut taken = Vec::new();
     for algorithm in &spec.recomp_algorithm {

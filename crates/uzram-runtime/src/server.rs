@@ -514,6 +514,7 @@ impl Served {
         &self,
         path: &Path,
         size_bytes: Option<u64>,
+        seal: bool,
     ) -> std::result::Result<Response, ControlError> {
         let wrong = |message: String| ControlError { errno: 22, message };
         if !self.can_wait || self.transport == Some("io_uring") {
@@ -526,6 +527,7 @@ impl Served {
         let backing = BackingSpec {
             remote: path.to_str().unwrap_or_default().into(),
             size: size_bytes.map(Bytes),
+            seal,
             ..BackingSpec::default()
         };
         let spec = DeviceSpec {
@@ -636,8 +638,11 @@ impl Handler for Served {
             Request::SetBacking {
                 path: Some(path),
                 size_bytes,
+                seal,
                 ..
-            } if cold::is_remote(&path) => return self.set_remote_backing(&path, size_bytes),
+            } if cold::is_remote(&path) => {
+                return self.set_remote_backing(&path, size_bytes, seal);
+            }
             Request::Resize { bytes, force } => self.resize(bytes, force, &request)?,
             Request::Stat => {
                 let mut answer = self.carry_out(&request)?;

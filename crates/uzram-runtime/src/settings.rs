@@ -24,8 +24,8 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("disksize", "SIZE, also as 50% of the memory"),
     (
         "backing",
-        "FILE[,SIZE], which is made if it is not there, DEVICE (what is on it is lost) or NAME/PREFIX[,SIZE] of a remote; \
-         \"none\" brings all back and gives it up",
+        "FILE[,SIZE], which is made if it is not there, DEVICE (what is on it is lost) or NAME/PREFIX[,SIZE] of a remote, \
+         each with \",seal\" to encrypt what is written there; \"none\" brings all back and gives it up",
     ),
     ("writeback_limit", "PAGES, \"none\" for none"),
     ("track_ages", "on or off"),
@@ -167,17 +167,15 @@ impl Setting {
                 force: allowed.force,
             },
             Setting::Backing(backing) => {
-                let (path, size_bytes) = backing.map_or((None, None), |b| {
-                    let path = if b.is_remote() {
-                        b.remote.into()
-                    } else {
-                        b.path
-                    };
-                    (Some(path), b.size.map(|size| size.0))
-                });
+                let given = backing.unwrap_or_default();
+                let path = match given.is_remote() {
+                    true => given.remote.into(),
+                    false => given.path,
+                };
                 Request::SetBacking {
-                    path,
-                    size_bytes,
+                    path: Some(path).filter(|path| !path.as_os_str().is_empty()),
+                    size_bytes: given.size.map(|size| size.0),
+                    seal: given.seal,
                     allow_foreign: allowed.foreign_files,
                 }
             }

@@ -247,7 +247,13 @@ pub struct BackingSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub remote_timeout_seconds: Option<u32>,
+    /// Whether what is written there is encrypted, with a key that is in the device's memory and nowhere else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seal: bool,
 }
+
+/// What follows a backing's path or name.
+const SEAL: &str = "seal";
 
 /// Remote and name, where a text is `NAME/TAG`: it has one slash, which is not at its beginning.
 fn remote_in(text: &Path) -> Option<(&str, &str)> {
@@ -271,7 +277,7 @@ impl BackingSpec {
         !self.remote.is_empty()
     }
 
-    /// Reads `FILE`, `FILE,SIZE`, `DEVICE`, `NAME/PREFIX` or `NAME/PREFIX,SIZE`. A text with one slash, which is not at its
+    /// Reads `FILE`, `DEVICE` or `NAME/PREFIX`, and behind it `,SIZE`, `,seal` or both. A text with one slash, which is not at its
     /// beginning, names a remote, and `./DIRECTORY/FILE` a file. A relative path is this process's directory's, and becomes
     /// absolute: whoever uses it has another directory.
     pub fn parse(value: &str) -> std::result::Result<BackingSpec, String> {
@@ -281,34 +287,57 @@ impl BackingSpec {
 
     /// The same for a path that is relative to that directory.
     pub fn parse_in(value: &str, directory: &Path) -> std::result::Result<BackingSpec, String> {
-        let sized = value
-            .rsplit_once(',')
-            .filter(|_| !directory.join(value).exists());
-        let (path, size) = match sized {
-            Some((path, text)) => (path, Some(size::parse(text).map_err(|e| e.to_string())?)),
-            None => (value, None),
-        };
+        let (mut path, mut size, mut seal) = (value, None, false);
+        // A path may have commas itself.
+        while let Some((before, text)) = path.rsplit_once(',')
+            && !directory.join(path).exists()
+        {
+            match text {
+                SEAL if !seal => seal = true,
+                _ if text
+                    .strip_prefix(SEAL)
+                    .is_some_and(|rest| rest.starts_with('=')) =>
+                {
+                    return Err(format!(
+                        "{text}: seal takes no value: the key is random, and only in the device's memory"
+                    ));
+                }
+                _ if size.is_none() => {
+                    let bytes = size::parse(text).map_err(|error| error.to_string())?;
+                    size = Some(Bytes(bytes));
+                }
+                _ => return Err(format!("backing: '{text}' stands there twice")),
+            }
+            path = before;
+        }
         if path.is_empty() {
             return Err(
-                "backing: FILE, FILE,SIZE, DEVICE, or NAME/PREFIX[,SIZE] of a remote".into(),
+                "backing: FILE, DEVICE, or NAME/PREFIX of a remote, and behind it ,SIZE or ,seal"
+                    .into(),
             );
         }
-        let size = size.map(Bytes);
         if remote_in(Path::new(path)).is_some() {
             return Ok(BackingSpec {
                 remote: path.into(),
                 size,
+                seal,
                 ..BackingSpec::default()
             });
         }
         let path = std::path::absolute(directory.join(path)).map_err(|error| error.to_string())?;
-        Ok(BackingSpec::file(path, size))
+        Ok(BackingSpec {
+            seal,
+            ..BackingSpec::file(path, size)
+        })
     }
 
     /// The same text as a file, for who knows that there is no such remote. `directory` is what a relative path is relative to.
     pub fn as_file(&self, directory: &Path) -> BackingSpec {
         match self.is_remote() {
-            true => BackingSpec::file(directory.join(&self.remote), self.size),
+            true => BackingSpec {
+                seal: self.seal,
+                ..BackingSpec::file(directory.join(&self.remote), self.size)
+            },
             false => self.clone(),
         }
     }
@@ -360,6 +389,8 @@ impl<'de> Deserialize<'de> for BackingSpec {
             size: Option<Bytes>,
             #[serde(default)]
             remote_timeout_seconds: Option<u32>,
+            #[serde(default)]
+            seal: bool,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -373,6 +404,7 @@ impl<'de> Deserialize<'de> for BackingSpec {
                 path: fields.path,
                 remote: fields.remote,
                 size: fields.size,
+                seal: fields.seal,
                 remote_timeout_seconds: fields.remote_timeout_seconds,
             }),
         }
@@ -931,6 +963,28 @@ mod tests {
                 .message
                 .contains("wait for a store")
         );
+        for (text, size, seal) in [
+            ("/a,seal", None, true),
+            ("/a,1M,seal", Some(Bytes(1 << 20)), true),
+            ("/a,seal,1M", Some(Bytes(1 << 20)), true),
+            ("ci/cold,seal", None, true),
+            ("ci/cold,1M", Some(Bytes(1 << 20)), false),
+        ] {
+            let backing = BackingSpec::parse(text).unwrap();
+            assert_eq!((backing.size, backing.seal), (size, seal), "{text}");
+            let json = serde_json::to_string(&backing).unwrap();
+            assert_eq!(json.contains("seal"), seal, "{json}");
+            assert_eq!(serde_json::from_str::<BackingSpec>(&json).unwrap(), backing);
+        }
+        for (text, why) in [
+            ("/a,seal,seal", "not a size"),
+            ("/a,1M,2M", "stands there twice"),
+            ("/a,seal=age1x", "seal takes no value"),
+            (",seal", "behind it"),
+        ] {
+            let error = BackingSpec::parse(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
         assert!(BackingSpec::parse("").is_err());
         assert!(
             BackingSpec::parse("/a,4X")

@@ -11,7 +11,7 @@ use uzram_pool::{Pool, Region};
 use zerocopy::IntoBytes;
 
 use crate::agent::{AgentShared, PolicySettings};
-use crate::backing::{BackingSlot, DiskOpener};
+use crate::backing::{BackingOptions, BackingSlot, DiskOpener};
 use crate::codec::{Choice, Codec, Codecs, Loaded, PRIORITIES, Records, check_secondary};
 use crate::counters::Counters;
 use crate::dedup::Dedup;
@@ -65,7 +65,7 @@ pub struct Builder {
     logical_block_size: u32,
     streams: Option<usize>,
     max_size_bytes: Option<u64>,
-    backing: Option<(PathBuf, Option<u64>)>,
+    backing: Option<(PathBuf, BackingOptions)>,
     pub(crate) disk_opener: Option<Opener>,
     lazy: bool,
     reserve_bytes: Option<u64>,
@@ -171,8 +171,12 @@ impl Builder {
     }
 
     /// A file or block device for writeback: see [`crate::ZramApi::attach_backing`].
-    pub fn backing(mut self, path: impl Into<PathBuf>, size_bytes: Option<u64>) -> Builder {
-        self.backing = Some((path.into(), size_bytes));
+    pub fn backing(
+        mut self,
+        path: impl Into<PathBuf>,
+        options: impl Into<BackingOptions>,
+    ) -> Builder {
+        self.backing = Some((path.into(), options.into()));
         self
     }
 
@@ -328,8 +332,8 @@ impl Builder {
         device.jobs().set_policy(self.policy)?;
         device.jobs().set_self_training(self.self_training);
         self.fill_stock(&device)?;
-        if let Some((path, size_bytes)) = &self.backing {
-            device.zram().attach_backing(path, *size_bytes)?;
+        if let Some((path, options)) = &self.backing {
+            device.zram().attach_backing(path, *options)?;
         }
         // Last: an image with a header is whole.
         write_header(device.region(), &header);

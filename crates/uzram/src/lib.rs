@@ -160,8 +160,8 @@ pub use agent::{Agent, AgentStats, Plan, PlanStep, PolicySettings};
 pub use apis::{JobsApi, SwapApi, ZramApi};
 pub use attach::{check_image, read_header};
 pub use backing::{
-    BackingInfo, BackingStats, DiskOpener, Ended, PageFailure, PromoteReport, StoreStats,
-    Writeback, WritebackReport,
+    BackingInfo, BackingOptions, BackingStats, DiskOpener, Ended, PageFailure, PromoteReport,
+    StoreStats, Writeback, WritebackReport,
 };
 pub use builder::{Builder, MAX_SIZE_BYTES};
 pub use codec::{Choice, CodecStats, Generation, PRIORITIES};

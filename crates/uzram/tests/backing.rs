@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use common::{memfd, reopen};
 use rustix::io::Errno;
-use uzram::{Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport};
+use uzram::{
+    BackingOptions, Choice, Device, Ended, Error, PageKind, Recompress, Writeback, WritebackReport,
+};
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::Random;
 use uzram_testkit::data::partly_noise;
@@ -189,7 +191,7 @@ fn pages_come_back_on_request_and_before_the_backing_goes() {
     let other = plain();
     other
         .zram()
-        .attach_backing(&dir.path().join("store"), None)
+        .attach_backing(&dir.path().join("store"), BackingOptions::default())
         .unwrap();
     assert_eq!(other.zram().backing().unwrap().stats.size_bytes, STORE);
 }
@@ -223,7 +225,7 @@ fn a_backing_is_checked_before_it_is_taken() {
     device.zram().attach_backing(&store, Some(STORE)).unwrap();
     let error = plain()
         .zram()
-        .attach_backing(&store, None)
+        .attach_backing(&store, BackingOptions::default())
         .unwrap_err()
         .to_string();
     assert!(error.contains("another process"), "{error}");

@@ -165,7 +165,8 @@ pub(crate) struct Options {
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     train: SelfTraining,
     /// Backing for writeback: FILE,SIZE (a file is made if it is not there), FILE, a block device, or NAME/PREFIX[,SIZE] of a
-    /// remote: then pages leave this host. A file whose path reads like that is meant by ./DIRECTORY/FILE. See "uzram writeback"
+    /// remote: then pages leave this host. With ",seal" at its end what is written there is encrypted, with a key that only
+    /// the device's memory has. A file whose path reads like a remote's is meant by ./DIRECTORY/FILE. See "uzram writeback"
     #[arg(long, value_name = "BACKING", value_parser = BackingSpec::parse)]
     backing: Option<BackingSpec>,
     /// Allow a backing, a dictionary or a socket's directory that another user owns or may write to. Whoever that is can

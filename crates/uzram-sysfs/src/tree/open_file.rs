@@ -113,10 +113,11 @@ impl OpenFile {
         match &self.source {
             FileSource::Attribute(owner, name) => {
                 let stored = self.layout.view.store(*owner, name, value);
-                stored.inspect_err(|refusal| match &refusal.why {
+                stored.inspect_err(|refusal| {
                     // The writer gets the number alone.
-                    Some(why) => tracing::info!("{name} is not written: {why}"),
-                    None => {}
+                    if let Some(why) = &refusal.why {
+                        tracing::info!("{name} is not written: {why}");
+                    }
                 })?;
             }
             FileSource::Block(id, attribute) => {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use uzram_backing::{
     Backing, BackingRestore, Disk, FileDisk, FileOptions, Location, Purpose, ReadBuffer, ReadError,
-    Writer, Written,
+    SEAL_KEY_BYTES, SealedDisk, Writer, Written,
 };
 pub use uzram_backing::{BackingStats, StoreStats};
 use uzram_pool::current_cpu;
@@ -39,6 +39,7 @@ use crate::{BackingError, Corruption, Error, PAGE_SIZE};
 pub(crate) use far::Brought;
 pub use promote::{PageFailure, PromoteReport};
 pub(crate) use record::BackingRecord;
+use record::SealKey;
 pub use writeback::{Ended, Writeback, WritebackReport};
 
 /// Number of read buffers: so many reads run at a time.
@@ -154,6 +155,31 @@ pub struct BackingInfo {
     pub store: Option<StoreStats>,
 }
 
+/// How a backing is taken. A number of bytes alone, or none, is one that is not sealed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackingOptions {
+    /// How much of it is used, and how long a file is made; default: all there is.
+    pub size_bytes: Option<u64>,
+    /// Whether what is written there is encrypted, with a key that is in the device's image and nowhere else
+    /// ([`SealedDisk`]). Nobody can read it, then, but who can read the device's memory; and nobody once that is gone.
+    pub seal: bool,
+}
+
+impl From<Option<u64>> for BackingOptions {
+    fn from(size_bytes: Option<u64>) -> BackingOptions {
+        BackingOptions {
+            size_bytes,
+            seal: false,
+        }
+    }
+}
+
+impl From<u64> for BackingOptions {
+    fn from(size_bytes: u64) -> BackingOptions {
+        Some(size_bytes).into()
+    }
+}
+
 /// Opens the disks of backings that are neither files nor block devices, for a process that takes an image over.
 pub trait DiskOpener: Send + Sync {
     /// The disk that [`ZramApi::attach_disk`] had with that path; `None`: the path is a file's or a block device's.
@@ -229,18 +255,23 @@ fn may_overwrite(path: &Path, disk: &dyn Disk) -> Result<(), Error> {
 }
 
 impl ZramApi<'_> {
-    /// Attaches a file or a block device as backing. A regular file is created if missing, and made `size_bytes` long
-    /// (at least 1 MiB; default: its length); of a block device `size_bytes` are used (default: all). The contents of
+    /// Attaches a file or a block device as backing. A regular file is created if missing, and made so long as the options
+    /// say (at least 1 MiB; default: its length); of a block device so many bytes are used (default: all). The contents of
     /// a block device are lost; a file is only taken if it is empty or was a backing. The image remembers it.
     ///
     /// [`Error::Backing`] says what is wrong with it; [`Error::HasBacking`] if there is one already.
-    pub fn attach_backing(self, path: &Path, size_bytes: Option<u64>) -> Result<(), Error> {
+    pub fn attach_backing(
+        self,
+        path: &Path,
+        options: impl Into<BackingOptions>,
+    ) -> Result<(), Error> {
+        let options = options.into();
         let _alone = self.0.post_processing();
         self.0.refuse_during_cut()?;
         self.refuse_second()?;
         let new = !path.exists();
         let disk = open(path, Duration::ZERO)?;
-        let made = self.make_backing(path, disk, size_bytes);
+        let made = self.make_backing(path, disk, options);
         if made.is_err() && new {
             let _ = std::fs::remove_file(path);
         }
@@ -251,30 +282,31 @@ impl ZramApi<'_> {
         self,
         path: &Path,
         disk: FileDisk,
-        size_bytes: Option<u64>,
+        options: BackingOptions,
     ) -> Result<(), Error> {
         may_overwrite(path, &disk)?;
         // A server that takes the device over has another working directory.
         let path = path.canonicalize().map_err(|error| failed(path, error))?;
         let has = disk.size_bytes().map_err(|error| failed(&path, error))?;
-        if size_bytes.is_none() && has == 0 {
+        if options.size_bytes.is_none() && has == 0 {
             return Err(failed(&path, BackingError::Empty));
         }
-        self.take_backing(path, Arc::new(disk), size_bytes.unwrap_or(has))
+        self.take_backing(path, Arc::new(disk), options)
     }
 
     /// As [`ZramApi::attach_backing`], on a [`Disk`] of the caller's own, whatever its contents. A process that takes
-    /// the image over later opens `path`, which must be absolute, or known to its [`DiskOpener`].
+    /// the image over later opens `path`, which must be absolute, or known to its [`DiskOpener`]. Sealing is done above the
+    /// disk, here and there.
     pub fn attach_disk(
         self,
         path: &Path,
         disk: Arc<dyn Disk>,
-        size_bytes: u64,
+        options: impl Into<BackingOptions>,
     ) -> Result<(), Error> {
         let _alone = self.0.post_processing();
         self.0.refuse_during_cut()?;
         self.refuse_second()?;
-        self.take_backing(path.into(), disk, size_bytes)
+        self.take_backing(path.into(), disk, options.into())
     }
 
     fn refuse_second(self) -> Result<(), Error> {
@@ -290,17 +322,35 @@ impl ZramApi<'_> {
         self,
         path: PathBuf,
         disk: Arc<dyn Disk>,
-        size_bytes: u64,
+        options: BackingOptions,
     ) -> Result<(), Error> {
+        let size_bytes = match options.size_bytes {
+            Some(bytes) => bytes,
+            None => disk.size_bytes().map_err(|error| failed(&path, error))?,
+        };
+        let random = |bytes: &mut [u8]| {
+            let got = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty());
+            got.map(drop)
+                .map_err(|error| failed(&path, BackingError::Io(error)))
+        };
         let mut id = [0; 16];
-        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| failed(&path, BackingError::Io(error)))?;
+        random(&mut id)?;
+        let key = match options.seal {
+            true => {
+                let mut key = SealKey::new([0; SEAL_KEY_BYTES]);
+                random(&mut *key)?;
+                Some(key)
+            }
+            false => None,
+        };
+        let disk = unsealed(disk, key.as_ref());
         let backing =
             Backing::create(disk, size_bytes, id).map_err(|error| failed(&path, error))?;
         let record = BackingRecord {
             size_bytes,
             id,
             path: path.clone(),
+            key,
         };
         let attached =
             Attached::new(backing, path.clone()).map_err(|error| failed(&path, error))?;
@@ -558,6 +608,14 @@ impl Reopened {
     }
 }
 
+/// The disk as the backing sees it, where it is sealed.
+fn unsealed(disk: Arc<dyn Disk>, key: Option<&SealKey>) -> Arc<dyn Disk> {
+    match key {
+        Some(key) => Arc::new(SealedDisk::new(disk, key)),
+        None => disk,
+    }
+}
+
 fn open_backing(
     record: &BackingRecord,
     opener: Option<&dyn DiskOpener>,
@@ -566,11 +624,13 @@ fn open_backing(
     if let Some(opened) = opener.and_then(|opener| opener.open(path)) {
         let refused = |error: std::io::Error| BackingError::Opener(error.to_string());
         let disk = opened.map_err(|error| failed(path, refused(error)))?;
+        let disk = unsealed(disk, record.key.as_ref());
         return BackingRestore::open(disk, record.id).map_err(|error| failed(path, error));
     }
     if !path.exists() {
         return Err(failed(path, BackingError::Gone));
     }
     let disk = open(path, DEAD_WRITES)?;
-    BackingRestore::open(Arc::new(disk), record.id).map_err(|error| failed(path, error))
+    let disk = unsealed(Arc::new(disk), record.key.as_ref());
+    BackingRestore::open(disk, record.id).map_err(|error| failed(path, error))
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SeekFrom};
 use uzram::{
-    CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport, TrainReport,
-    Training, WritebackReport,
+    BackingOptions, CompactReport, Device, Error, PAGE_SIZE, PromoteReport, RecompressReport,
+    TrainReport, Training, WritebackReport,
 };
 use uzram_backing::{FileDisk, FileOptions};
 use uzram_testkit::algorithm::with_self_trained;
@@ -266,9 +266,15 @@ pub(crate) fn attach_backing(
 ) -> Result<FaultyDisk, Error> {
     let file = FileDisk::open(path, FileOptions::default()).expect("the backing file");
     let storage = FaultyDisk::new(Arc::new(file));
-    device
-        .zram()
-        .attach_disk(path, Arc::new(storage.clone()), segments * SEGMENT)?;
+    device.zram().attach_disk(
+        path,
+        Arc::new(storage.clone()),
+        BackingOptions {
+            size_bytes: Some(segments * SEGMENT),
+            // Faults are those of what is encrypted.
+            seal: segments % 2 == 1,
+        },
+    )?;
     Ok(storage)
 }
 

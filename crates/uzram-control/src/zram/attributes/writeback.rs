@@ -74,6 +74,7 @@ fn store_backing(subject: &Subject<'_>, text: &[u8]) -> Result<(), Refusal> {
         let request = Request::SetBacking {
             path,
             size_bytes,
+            seal: false,
             allow_foreign: false,
         };
         ask(&*live, request)?;
