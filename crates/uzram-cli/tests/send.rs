@@ -4,14 +4,16 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use common::{Bench, needs, sh, text};
+use uzram_testkit::certificates::Authority;
 
 const SIZE: u64 = 64 << 20;
 /// Bytes that are written at once: 1024 places.
@@ -238,6 +240,164 @@ fn what_is_cut_off_makes_no_device() {
         );
         hosts.there.assert_clean();
     }
+}
+
+/// `uzram receive` that waits for TLS, and where.
+struct Waiting(Child, BufReader<ChildStderr>, String);
+
+impl Waiting {
+    fn new(hosts: &Hosts, certificates: &Path) -> Waiting {
+        let mut command = hosts
+            .there
+            .command(&["receive", "--from", "tls:127.0.0.1:0"]);
+        command.args(["--frontend=nbd", "--policy=none", "--certificates"]);
+        let command = command.arg(certificates).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut words = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        words.read_line(&mut line).unwrap();
+        let (_, address) = line.trim().split_once("waits at ").expect("an address");
+        let address = address.to_owned();
+        Waiting(child, words, address)
+    }
+
+    /// The next line that it says.
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn end(mut self) -> Output {
+        let mut stdout = Vec::new();
+        let mut out = self.0.stdout.take().unwrap();
+        out.read_to_end(&mut stdout).unwrap();
+        Output {
+            status: self.0.wait().unwrap(),
+            stdout,
+            stderr: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn by_tls_both_sides_show_who_they_are() {
+    needs!(&["qemu-img", "qemu-io", "openssl"]);
+    let hosts = Hosts::new();
+    let authority = |name: &str| {
+        let dir = hosts.here.path(name);
+        fs::create_dir(&dir).unwrap();
+        Authority::new(&dir)
+    };
+    let (ours, others) = (authority("ours"), authority("others"));
+    let server = ours.vouch("server", "serverAuth");
+    let client = ours.vouch("client", "clientAuth");
+    let stranger = others.vouch("client", "clientAuth");
+    // Vouched for by others, and believing ours.
+    let intruder = others.vouch("client", "clientAuth");
+    fs::copy(client.join("ca-cert.pem"), intruder.join("ca-cert.pem")).unwrap();
+    let send = |address: &str, certificates: &Path| {
+        let mut command = hosts.here.command(&["send", "zram0", "--to", address]);
+        command
+            .arg("--certificates")
+            .arg(certificates)
+            .output()
+            .unwrap()
+    };
+
+    let mut waiting = Waiting::new(&hosts, &server);
+    let address = waiting.2.clone();
+    // Who speaks no TLS, whom the sender does not know, and who is not known there: nobody gets or gives anything.
+    let plain = address.strip_prefix("tls:").unwrap();
+    let mut plain = std::net::TcpStream::connect(plain).unwrap();
+    plain.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    assert!(waiting.says().contains("is refused"));
+    for (certificates, here, there) in [
+        (&stranger, "invalid peer certificate", "fatal alert"),
+        (&intruder, "fatal alert", "invalid peer certificate"),
+    ] {
+        let output = send(&address, certificates);
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        assert!(words.contains(here), "{words}");
+        let words = waiting.says();
+        assert!(
+            words.contains("is refused") && words.contains(there),
+            "{words}"
+        );
+    }
+    hosts.is_still_here();
+    let sent = send(&address, &client);
+    let words = String::from_utf8_lossy(&sent.stderr).into_owned();
+    assert!(sent.status.success(), "{words}");
+    let ended = waiting.end();
+    assert!(ended.status.success());
+    assert_eq!(ended.stdout, sent.stdout);
+    let path = String::from_utf8(sent.stdout).unwrap();
+    assert!(hosts.is_same(path.trim(), &hosts.data()));
+    hosts.here.assert_clean();
+
+    // What is wrong with options and files is said before anything begins.
+    for (args, said) in [
+        (&["--to", "tls:127.0.0.1:1"][..], "--certificates DIR"),
+        (&["--to", "unix:/x", "--certificates", "/"], "is for tls"),
+        (
+            &["--to", "tls:127.0.0.1:1", "--certificates", "/no"],
+            "/no/client-cert.pem",
+        ),
+        (&["--to", "tcp:127.0.0.1:1"], "tls:HOST:PORT"),
+    ] {
+        let words = hosts.there.fails(2, &[&["send", "zram0"], args].concat());
+        assert!(words.contains(said), "{words}");
+    }
+    hosts.there.remove_last("zram0");
+}
+
+#[test]
+fn a_connection_by_tls_that_is_cut_leaves_the_device_here() {
+    needs!(&["qemu-img", "qemu-io", "openssl"]);
+    let hosts = Hosts::new();
+    let authority = Authority::new(hosts.here.path("").as_path());
+    let server = authority.vouch("server", "serverAuth");
+    let client = authority.vouch("client", "clientAuth");
+    for most in [100u64, 5000, 300_000] {
+        let waiting = Waiting::new(&hosts, &server);
+        let to = waiting.2.strip_prefix("tls:").unwrap().to_owned();
+        let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tls:{}", between.local_addr().unwrap());
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (here, _) = between.accept().unwrap();
+                let there = std::net::TcpStream::connect(&to).unwrap();
+                scope.spawn({
+                    let (mut from, mut to) =
+                        (there.try_clone().unwrap(), here.try_clone().unwrap());
+                    move || drop(std::io::copy(&mut from, &mut to))
+                });
+                let _ = std::io::copy(&mut (&here).take(most), &mut &there);
+                for side in [&here, &there] {
+                    let _ = side.shutdown(std::net::Shutdown::Both);
+                }
+            });
+            let mut command = hosts.here.command(&["send", "zram0", "--to", &address]);
+            command.arg("--certificates").arg(&client).output().unwrap()
+        });
+        assert_eq!(output.status.code(), Some(1), "{most}: {output:?}");
+        match most {
+            // Nobody has shown who he is: it waits on.
+            100 => drop(waiting),
+            _ => assert!(!waiting.end().status.success(), "{most}"),
+        }
+        hosts.is_still_here();
+    }
+    hosts.here.remove_last("zram0");
 }
 
 #[test]

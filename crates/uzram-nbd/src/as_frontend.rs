@@ -206,7 +206,7 @@ fn check_tls(spec: &FrontendSpec) -> Result {
         let message = "--tls on serves clients without TLS, who show no certificate, so that --tls-verify-peer would keep out nobody";
         return Err(Failure::usage(message).with_hint("without --tls on"));
     }
-    Tls::from_directory(directory, verify_clients)?;
+    Tls::from_directory(directory, verify_clients).map_err(Error::from)?;
     Ok(())
 }
 
@@ -535,7 +535,7 @@ impl From<Error> for Failure {
             Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::usage(error)
             }
-            Error::Tls { .. } => Failure::usage(error),
+            Error::Tls(_) => Failure::usage(error),
             Error::InUse { .. } => Failure::busy(error),
             Error::Bind { source, .. } => Failure::new(kind_of_bind(source), error),
             _ => Failure::failed(error),

@@ -77,13 +77,8 @@ pub enum Error {
         source: io::Error,
     },
     /// A file that TLS needs is missing or wrong.
-    #[error("TLS: {}: {reason}", path.display())]
-    Tls {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error("TLS: {0}")]
+    Tls(#[from] uzram_tls::Error),
     /// A server needs at least one export.
     #[error("no export was given: a server needs at least one")]
     NoExport,

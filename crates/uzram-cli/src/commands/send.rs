@@ -22,6 +22,7 @@ use uzram_control::{Request, Response, RunningDevice, SnapshotReport};
 use uzram_runtime::{client, frontends, process, sweep, users};
 use uzram_snapshot::{Digest, Kind, NamedPart, PartsReader, StoredManifest};
 
+use super::peer::{Peer, PeerAddress};
 use super::{print, remote, unexpected};
 use crate::exit::{self, Failure, Result};
 
@@ -43,19 +44,25 @@ const MAX_ANSWER_BYTES: u64 = 4096;
 #[command(after_help = "\
 Examples:
   uzram send zram0 -- ssh host uzram receive --frontend nbd --listen tcp:127.0.0.1:10809
-  uzram send zram0 --to unix:/run/peer.sock        # where \"uzram receive --from unix:...\" waits")]
+  uzram send zram0 --to unix:/run/peer.sock        # where \"uzram receive --from unix:...\" waits
+  uzram send zram0 --to tls:10.0.0.2:7000 --certificates /etc/pki/uzram")]
 pub(crate) struct Args {
     /// The device: its name, its path or its URI
     #[arg(value_name = "NAME")]
     device: String,
-    /// Where the other side listens: unix:PATH
+    /// Where the other side listens: unix:PATH, or tls:HOST:PORT
     #[arg(
         long,
-        value_name = "unix:PATH",
+        value_name = "ADDRESS",
+        value_parser = PeerAddress::parse,
         conflicts_with = "command",
         required_unless_present = "command"
     )]
-    to: Option<String>,
+    to: Option<PeerAddress>,
+    /// For tls:HOST:PORT: a directory with client-cert.pem, client-key.pem and ca-cert.pem, whose authority must have signed the
+    /// other side's certificate
+    #[arg(long, value_name = "DIR", requires = "to")]
+    certificates: Option<PathBuf>,
     /// Most rounds before the last one, while each is shorter than the one before
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -76,7 +83,9 @@ impl Args {
         let entry = sweep::swept_run_dir()?.find(&self.device)?;
         check_users(&entry)?;
         let other = match &self.to {
-            Some(address) => OtherSide::connect(address)?,
+            Some(address) => {
+                OtherSide::connect(Peer::connect(address, self.certificates.as_deref())?)
+            }
             None => OtherSide::run(&self.command)?,
         };
         let mut sending = Sending {
@@ -139,32 +148,24 @@ struct OtherSide {
     to: Option<Box<dyn Write + Send>>,
     from: Option<Box<dyn Read + Send>>,
     /// The connection, which has to be told that nothing more comes.
-    socket: Option<UnixStream>,
+    peer: Option<Peer>,
     child: Option<Child>,
 }
 
 impl OtherSide {
-    fn connect(address: &str) -> Result<OtherSide> {
-        let path = unix_path(address)?;
-        let socket = UnixStream::connect(&path).map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::NotFound => exit::Kind::Usage,
-                _ => exit::Kind::from_io(&error),
-            };
-            Failure::new(kind, format!("{address}: {error}"))
-        })?;
-        Ok(OtherSide {
-            to: Some(Box::new(socket.try_clone()?)),
-            from: Some(Box::new(socket.try_clone()?)),
-            socket: Some(socket),
+    fn connect(peer: Peer) -> OtherSide {
+        OtherSide {
+            to: Some(Box::new(peer.clone())),
+            from: Some(Box::new(peer.clone())),
+            peer: Some(peer),
             child: None,
-        })
+        }
     }
 
     fn run(command: &[String]) -> Result<OtherSide> {
         let (program, args) = command
             .split_first()
-            .ok_or_else(|| Failure::usage("name a command, or --to unix:PATH"))?;
+            .ok_or_else(|| Failure::usage("name a command, or --to unix:PATH or tls:HOST:PORT"))?;
         let mut command = Command::new(program);
         command
             .args(args)
@@ -184,7 +185,7 @@ impl OtherSide {
         Ok(OtherSide {
             to,
             from,
-            socket: None,
+            peer: None,
             child: Some(child),
         })
     }
@@ -192,8 +193,8 @@ impl OtherSide {
     /// Says that nothing more comes, and waits for the path of the new device.
     fn answer(&mut self, patience: Duration) -> Result<String> {
         drop(self.to.take());
-        if let Some(socket) = &self.socket {
-            socket.shutdown(std::net::Shutdown::Write)?;
+        if let Some(peer) = &self.peer {
+            peer.finish()?;
         }
         let (said, heard) = mpsc::channel();
         if let Some(from) = self.from.take() {
@@ -225,15 +226,6 @@ impl Drop for OtherSide {
             let _ = process::spawn("child", move || drop(child.wait()));
         }
     }
-}
-
-/// The path in `unix:PATH`.
-pub(super) fn unix_path(address: &str) -> Result<PathBuf> {
-    let path = address
-        .strip_prefix("unix:")
-        .filter(|path| !path.is_empty());
-    path.map(PathBuf::from)
-        .ok_or_else(|| Failure::usage(format!("{address} is no address: it takes unix:PATH")))
 }
 
 /// A device that is being sent.
