@@ -472,9 +472,21 @@ fn stat_shows_how_long_an_nbd_server_looks() {
         assert!(text.contains(says), "{text}");
         assert_eq!(bench.stat(name)["poll_microseconds"], microseconds);
     }
-    // A server that is started anew has it, too.
+    // A server that is started anew has it, too, and says what was asked for.
     bench.kill("zram2", "pid");
     assert_eq!(bench.stat("zram2")["poll_microseconds"], 250);
+    let allow = [
+        "--read-only",
+        "--listen=tcp:127.0.0.1:0",
+        "--allow=127.0.0.1/32",
+    ];
+    bench.create(&[&create[..], &allow].concat());
+    let text = bench.uzram(&["stat", "zram3"]);
+    for option in ["allow=127.0.0.1/32", "listen=tcp:127.0.0.1:0", "read-only"] {
+        assert!(text.contains(option), "{text}");
+    }
+    assert_eq!(bench.stat("zram3")["frontend_options"]["read-only"], true);
+    assert!(!bench.uzram(&["stat", "zram0"]).contains("\noptions"));
     bench.uzram(&["remove", "--all"]);
     if have("stat of a loop device", &[], true) {
         bench.create(&["--size", "4M", "--frontend", "fuse-loop"]);

@@ -81,6 +81,7 @@ fn what_a_command_gave_up_is_not_done_when_the_server_goes_on() {
             stderr.contains("the server of zram0 does not answer") && stderr.contains("stopped?"),
             "{args:?}: {stderr}"
         );
+        assert!(stderr.contains("kill -KILL"), "{args:?}: {stderr}");
     }
     drop(stopped);
     let stat = bench.stat("zram0");
@@ -104,7 +105,7 @@ fn a_keeper_that_stands_still_is_given_up() {
         let stderr = said(&output);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(
-            stderr.contains("the keeper of zram0 does not answer"),
+            stderr.contains("the keeper of zram0 does not answer") && stderr.contains("kill -CONT"),
             "{stderr}"
         );
     }

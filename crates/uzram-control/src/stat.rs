@@ -1,10 +1,12 @@
 //! A device's statistics as they travel: one serialisable value, and zram's own text formats of it.
 
+use std::collections::BTreeMap;
+
 use crate::hex::to_hex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uzram::{AgentStats, BackingInfo, CodecStats, CutProgress, Device, Latencies, Stats};
-use uzram_spec::SelfTraining;
+use uzram_spec::{OptionValue, SelfTraining};
 
 /// The statistics of one device at one moment. Names and meanings are those of zram's `mm_stat` and `io_stat`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +62,9 @@ pub struct Stat {
     /// frontend has no such setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_microseconds: Option<u64>,
+    /// The frontend's options that were given when the device was made, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frontend_options: BTreeMap<String, OptionValue>,
     /// How requests reach the server, `io_uring` or `/dev/fuse`; `None` where the frontend has only one way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
@@ -111,6 +116,7 @@ impl Stat {
             }),
             // Whoever serves the device knows.
             poll_microseconds: None,
+            frontend_options: BTreeMap::new(),
             transport: None,
             clients: None,
         }

@@ -112,7 +112,7 @@ fn answered(
     if let Some(failure) = death(entry) {
         return Err(failure);
     }
-    let failure = silent(name, who, &error);
+    let failure = silent(entry, who, &error);
     if error.kind() == io::ErrorKind::TimedOut {
         return Err(failure);
     }
@@ -134,10 +134,33 @@ fn answered(
     )))
 }
 
+/// What whoever finds a process that stands still can do.
+fn what_helps(entry: &RunningDevice, who: &str) -> Option<String> {
+    let DeviceRecord { pid, keeper, .. } = entry.record;
+    match (who, keeper) {
+        ("server", 0) => Some(format!("kill -CONT {pid} lets it go on, if it was stopped")),
+        ("server", _) => Some(format!(
+            "kill -CONT {pid} lets it go on, if it was stopped; kill -KILL {pid} has its keeper start another one, which loses nothing"
+        )),
+        (_, 0) => None,
+        (_, keeper) => Some(format!(
+            "kill -CONT {keeper} lets it go on, if it was stopped"
+        )),
+    }
+}
+
 /// The failure of a process that does not answer.
-fn silent(name: &str, who: &str, error: &io::Error) -> Failure {
-    let message = format!("the {who} of {name} does not answer: {error}");
-    Failure::new(FailureKind::from_io(error), message)
+fn silent(entry: &RunningDevice, who: &str, error: &io::Error) -> Failure {
+    let message = format!(
+        "the {who} of {} does not answer: {error}",
+        entry.record.name
+    );
+    let failure = Failure::new(FailureKind::from_io(error), message);
+    let help = what_helps(entry, who).filter(|_| error.kind() == io::ErrorKind::TimedOut);
+    match help {
+        Some(help) => failure.with_hint(help),
+        None => failure,
+    }
 }
 
 /// What is to be said of a device that nobody can serve again: what is left of it, and who still uses that.
@@ -270,7 +293,7 @@ fn ask_all(
         Ok(response) => Ok(response),
         Err(error) => Err(match death(entry) {
             Some(death) => death,
-            None => silent(&entry.record.name, "server", &error),
+            None => silent(entry, "server", &error),
         }),
     };
     let answers = call_devices(&devices, request, deadline);
@@ -307,7 +330,7 @@ fn take_down(entry: &RunningDevice, request: &Request) -> Result<Response> {
     let socket = entry.socket();
     let answer = match call_patiently(entry, &socket, &Request::Ping) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            return Err(silent(&entry.record.name, "server", &error));
+            return Err(silent(entry, "server", &error));
         }
         Err(_) if entry.record.keeper != 0 => ask_keeper(entry, request)?,
         _ => ask(entry, request)?,

@@ -3,6 +3,7 @@
 //! In the background it is started by the device's keeper, which holds the memory and the lock: the server attaches to
 //! what is there, or makes it. Should the keeper die, the server starts another.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use uzram_control::{
     RunDir, SERVER_SOCKET,
 };
 use uzram_frontend::{Front, Frontend, Serving};
-use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, Result};
+use uzram_spec::{BackingSpec, Bytes, DeviceSpec, Failure, OptionValue, Result};
 
 use crate::clone::CloneSource;
 use crate::cold::{self, ColdDevice, ColdOpener};
@@ -53,6 +54,8 @@ struct Served {
     front: Mutex<Box<dyn Front>>,
     /// How long it looks for the next request; `None` where the frontend has no such setting.
     poll: Option<Duration>,
+    /// The frontend's options.
+    options: BTreeMap<String, OptionValue>,
     /// How requests reach it; `None` where the frontend has only one way.
     transport: Option<&'static str>,
     /// The device's name and identity.
@@ -419,6 +422,7 @@ fn serve_device(
         transport: front.transport(),
         front: Mutex::new(front),
         poll: placed.frontend.poll(&spec.frontend),
+        options: spec.frontend.options.clone(),
         name: claim.name.clone(),
         identity: spec.identity.clone(),
         allow_foreign_files: spec.allow_foreign_files,
@@ -649,6 +653,7 @@ impl Handler for Served {
                 if let Response::Stat(stat) = &mut answer {
                     let micros = |poll: Duration| poll.as_micros() as u64;
                     stat.poll_microseconds = self.poll.map(micros);
+                    stat.frontend_options = self.options.clone();
                     stat.transport = self.transport.map(str::to_owned);
                     // Not waited for: whoever takes the device down may wait for who asks this.
                     stat.clients = self.front.try_lock().ok().and_then(|front| front.clients());

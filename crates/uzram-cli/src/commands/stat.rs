@@ -1,5 +1,7 @@
 //! `uzram stat`: everything known of one device.
 
+use std::collections::BTreeMap;
+
 use uzram::{CodecStats, Counter, CutProgress, Latencies, Stats, StoreStats, Unit};
 use uzram_blockdev::{Busy, Survey, Users};
 use uzram_control::size::human;
@@ -8,7 +10,7 @@ use uzram_control::stat::Stat;
 use super::{list, print, print_json, to_value};
 use crate::exit::Result;
 use uzram_runtime::{client, sweep, users};
-use uzram_spec::{printable_line, short_time};
+use uzram_spec::{OptionValue, printable_line, short_time};
 
 /// Counters that a sentence or a line below shows already, `mm_stat` and `io_stat` among them. Any other has a line of
 /// its own.
@@ -202,18 +204,33 @@ impl Args {
             );
         }
         let transport = stat.transport.map(|transport| ("transport", transport));
+        let given = Some(options(&stat.frontend_options)).filter(|given| !given.is_empty());
         let poll = stat.poll_microseconds.map(|long| ("poll", poll(long)));
         let after_frontend = rows.iter().position(|(name, _)| *name == "frontend");
         let after_frontend = after_frontend.map_or(0, |at| at + 1);
         rows.splice(
             after_frontend..after_frontend,
-            transport.into_iter().chain(poll),
+            transport
+                .into_iter()
+                .chain(given.map(|given| ("options", given)))
+                .chain(poll),
         );
         let rows = rows
             .iter()
             .map(|(name, value)| format!("{name:12} {value}\n"));
         print(&rows.collect::<String>())
     }
+}
+
+/// A frontend's options as they were given.
+fn options(given: &BTreeMap<String, OptionValue>) -> String {
+    let words = given.iter().map(|(name, value)| match value {
+        OptionValue::Flag(true) => name.clone(),
+        OptionValue::Flag(false) => format!("{name}=false"),
+        OptionValue::Integer(number) => format!("{name}={number}"),
+        OptionValue::Text(text) => format!("{name}={text}"),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// The counters that nothing else shows.
