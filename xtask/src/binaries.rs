@@ -109,7 +109,7 @@ impl Message {
     }
 }
 
-/// Builds and runs the tests of the workspace, each with these variables. With `units_only` those within libraries.
+/// Builds and runs the tests of the workspace, each with these variables. With `units_only` those within libraries, and what compares public lists.
 pub(crate) fn run(units_only: bool, variables: &[(&str, String)]) -> Result<()> {
     let mut runs = build(units_only)?;
     if !units_only {
@@ -143,7 +143,7 @@ fn build(units_only: bool) -> Result<Vec<Run>> {
     let mut arguments = [&["test", "--no-run"], sh::WORKSPACE].concat();
     arguments.push("--message-format=json-render-diagnostics");
     if units_only {
-        arguments.push("--lib");
+        arguments.extend(["--lib", "--test", "public_api"]);
     }
     let mut command = sh::cargo(&arguments);
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("cargo")?;

@@ -14,29 +14,28 @@ use proc_macro2::TokenStream;
 
 use crate::expand::Macros;
 
-/// Compares the crate's public items with `tests/public_api.txt`.
-///
-/// # Panics
-///
-/// Where they differ, unless `UZRAM_BLESS` is set: then the file is written.
-#[track_caller]
-pub fn assert_listed(manifest_dir: &str) {
+/// Compares the crate's public items with `tests/public_api.txt`. Says how they differ, unless `UZRAM_BLESS` is set: then the file
+/// is written.
+pub fn check_listed(manifest_dir: &str) -> Result<(), String> {
     let root = Path::new(manifest_dir);
     let wanted = listing(&root.join("src"));
     let path = root.join("tests/public_api.txt");
     if std::env::var_os("UZRAM_BLESS").is_some() {
-        fs::write(&path, wanted).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        return;
+        return fs::write(&path, wanted).map_err(|error| format!("{}: {error}", path.display()));
     }
     let listed = fs::read_to_string(&path).unwrap_or_default();
     let missing = lines_without(&wanted, &listed);
     let gone = lines_without(&listed, &wanted);
-    assert!(
-        missing.is_empty() && gone.is_empty(),
-        "{} is not the public API (UZRAM_BLESS=1 writes it).\nNot listed:\n{missing}\nListed, but gone:\n{gone}",
-        path.display()
-    );
-    assert!(listed == wanted, "{}: another order", path.display());
+    if !missing.is_empty() || !gone.is_empty() {
+        return Err(format!(
+            "{} is not the public API (UZRAM_BLESS=1 writes it).\nNot listed:\n{missing}\nListed, but gone:\n{gone}",
+            path.display()
+        ));
+    }
+    match listed == wanted {
+        true => Ok(()),
+        false => Err(format!("{}: another order", path.display())),
+    }
 }
 
 /// The lines of `of` that `other` lacks.

@@ -26,6 +26,8 @@ use crate::exit::{Failure, Kind, Result};
 /// The API takes 64 connections with one request each, whose head has at most 16 KiB and 64 headers, and whose body at
 /// most 1 MiB, or 3 MiB where it asks the server of a device. A client has 10 s to send it and 10 s to read the answer. Of clients that keep it waiting the oldest
 /// gives its place to a new one.
+///
+/// With ZRAM_GENERATOR_ROOT=DIR in its environment, files of zram-generator are those below DIR, to try a configuration.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

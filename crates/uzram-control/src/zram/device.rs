@@ -42,7 +42,6 @@ fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The errno of a device's error. EIO if it has none.
 impl Zram {
     pub(crate) fn new(id: u32, config: ZramConfig, node: Option<(u32, u32)>) -> Zram {
         Zram {

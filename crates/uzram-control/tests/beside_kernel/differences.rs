@@ -100,7 +100,7 @@ type Rule = fn(&Mismatch, &Facts) -> bool;
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
 
-/// The rules by their numbers in the document.
+/// The rules by their ids in the document.
 pub(crate) const RULES: &[(&str, Rule)] = &[
     ("attributes-of-other-kernels", |m, facts| {
         !facts.has(m.name()) && m.errnos().0 == 2
