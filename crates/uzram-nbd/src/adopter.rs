@@ -5,7 +5,7 @@
 //! at once. What it is told must agree with what is served, hence [`Export::transmission_flags`] is the one source for both.
 //! Whoever gives a socket answers for its client: there are no limits and no timeouts but the handshake's.
 
-use crate::{Error, Export, connections::Connections, execute::Session};
+use crate::{Error, Export, connections::Connections, execute::Session, proto::Headers};
 use std::{os::fd::OwnedFd, sync::Arc};
 
 /// Serves sockets that somebody else connected; made by [`ServerBuilder::adopter`](crate::ServerBuilder::adopter). Dropping
@@ -45,7 +45,7 @@ impl Adopter {
     ) -> Result<(), Error> {
         let session = Session {
             export: self.export(export)?.clone(),
-            structured: false,
+            headers: Headers::Simple,
             allocation: false,
         };
         self.connections

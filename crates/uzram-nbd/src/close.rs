@@ -19,6 +19,8 @@ pub(crate) enum Close {
     ClientFlags(u32),
     #[error("bad option magic {0:#018x}")]
     OptionMagic(u64),
+    #[error("NBD_OPT_EXPORT_NAME after NBD_OPT_EXTENDED_HEADERS, which the protocol forbids")]
+    ExportNameExtended,
     #[error("option {option} has {len} bytes of data, more than the server takes")]
     OptionTooBig { option: u32, len: u32 },
     /// The name is cut: see [`Close::unknown_export`].
@@ -36,8 +38,8 @@ pub(crate) enum Close {
     Vanished,
     #[error("bad request magic {0:#010x}")]
     RequestMagic(u32),
-    #[error("a write of {0} bytes is too large even to be skipped")]
-    Oversized(u32),
+    #[error("a payload of {0} bytes is too large even to be skipped")]
+    Oversized(u64),
     #[error("the client went away in the middle of a message")]
     Truncated,
     #[error("cannot receive: {0}")]

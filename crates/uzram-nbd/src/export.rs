@@ -1,6 +1,9 @@
 //! An export: a device that the server offers under a name.
 
-use crate::{Error, proto};
+use crate::{
+    Error,
+    proto::{self, Headers},
+};
 use std::sync::Arc;
 use uzram::Device;
 
@@ -57,11 +60,12 @@ impl Export {
 
     /// The transmission flags (`NBD_FLAG_...`) for a client without structured replies.
     pub fn transmission_flags(&self) -> u16 {
-        self.flags(false)
+        self.flags(Headers::Simple, false)
     }
 
-    /// The transmission flags; `NBD_FLAG_SEND_DF` may be set only once structured replies are negotiated.
-    pub(crate) fn flags(&self, structured: bool) -> u16 {
+    /// The transmission flags. Some may be set only once what they need is negotiated; `with_status` tells whether the client
+    /// may narrow what BLOCK_STATUS reports.
+    pub(crate) fn flags(&self, headers: Headers, with_status: bool) -> u16 {
         use proto::flag;
         // CAN_MULTI_CONN: all connections see the same device, and none has a cache.
         let mut flags = flag::HAS_FLAGS
@@ -72,8 +76,11 @@ impl Export {
             | flag::CAN_MULTI_CONN
             | flag::SEND_CACHE
             | flag::SEND_FAST_ZERO;
-        if structured {
+        if headers != Headers::Simple {
             flags |= flag::SEND_DF;
+        }
+        if headers == Headers::Extended && with_status {
+            flags |= flag::BLOCK_STATUS_PAYLOAD;
         }
         if self.read_only {
             flags |= flag::READ_ONLY;

@@ -12,7 +12,8 @@ use crate::{
     export::Export,
     limits::AdmissionRefusal,
     proto::{
-        self, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at, u64_at,
+        self, Headers, MAX_PAYLOAD, allocation, handshake_flag, info, opt, rep, u16_at, u32_at,
+        u64_at,
     },
     socket::Socket,
     stop::Stop,
@@ -45,7 +46,7 @@ pub(crate) fn negotiate(
         deadline,
         refusal,
         no_zeroes: false,
-        structured: false,
+        headers: Headers::Simple,
         context: None,
         out: Vec::new(),
     };
@@ -67,7 +68,7 @@ struct Handshake<'a> {
     deadline: Instant,
     refusal: Option<AdmissionRefusal>,
     no_zeroes: bool,
-    structured: bool,
+    headers: Headers,
     /// The export (by index) for which `base:allocation` was selected last.
     context: Option<usize>,
     /// Replies to the current option, sent together.
@@ -115,6 +116,10 @@ impl Handshake<'_> {
                 return Err(Close::Refused(refusal));
             }
             opt::EXPORT_NAME if has_to => return Err(Close::TlsRequired),
+            // Nor here.
+            opt::EXPORT_NAME if self.headers == Headers::Extended => {
+                return Err(Close::ExportNameExtended);
+            }
             opt::EXPORT_NAME => session = Some(self.export_name(&data)?),
             opt::ABORT => {
                 self.reply(option, rep::ACK, &[]);
@@ -129,7 +134,9 @@ impl Handshake<'_> {
                 // The client closes, as some do only after an option to say so.
                 self.refuse(option, rep::ERR_POLICY, &format!("refused: {refusal}"));
             }
-            opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS if !data.is_empty() => {
+            opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS | opt::STARTTLS
+                if !data.is_empty() =>
+            {
                 self.refuse(option, rep::ERR_INVALID, "this option has no data");
             }
             opt::STARTTLS => return self.start_tls().map(|()| None),
@@ -139,8 +146,17 @@ impl Handshake<'_> {
                 "this server requires TLS, so that NBD_OPT_STARTTLS comes first",
             ),
             opt::LIST => self.list(),
+            opt::STRUCTURED_REPLY if self.headers == Headers::Extended => self.refuse(
+                option,
+                rep::ERR_EXT_HEADER_REQD,
+                "extended headers were agreed on, and take precedence",
+            ),
             opt::STRUCTURED_REPLY => {
-                self.structured = true;
+                self.headers = Headers::Structured;
+                self.reply(option, rep::ACK, &[]);
+            }
+            opt::EXTENDED_HEADERS => {
+                self.headers = Headers::Extended;
                 self.reply(option, rep::ACK, &[]);
             }
             opt::INFO | opt::GO => session = self.info(option, &data),
@@ -178,7 +194,7 @@ impl Handshake<'_> {
         self.socket
             .begin_tls(TlsSession::new(config).map_err(Close::Tls)?);
         // What was agreed in the open does not count.
-        (self.structured, self.context) = (false, None);
+        (self.headers, self.context) = (Headers::Simple, None);
         while let Some(tls) = self.socket.tls()
             && (tls.is_handshaking() || tls.has_answer())
         {
@@ -211,7 +227,7 @@ impl Handshake<'_> {
         self.out
             .extend(session.export.device.size_bytes().to_be_bytes());
         self.out
-            .extend(session.export.flags(self.structured).to_be_bytes());
+            .extend(session.export.flags(self.headers, false).to_be_bytes());
         if !self.no_zeroes {
             self.out.extend([0; 124]);
         }
@@ -246,7 +262,9 @@ impl Handshake<'_> {
         let export = &self.exports[index];
         let mut reply = info::EXPORT.to_be_bytes().to_vec();
         reply.extend(export.device.size_bytes().to_be_bytes());
-        reply.extend(export.flags(self.structured).to_be_bytes());
+        // With GO, what nobody can use is not offered.
+        let with_status = option == opt::INFO || self.context == Some(index);
+        reply.extend(export.flags(self.headers, with_status).to_be_bytes());
         self.reply(option, rep::INFO, &reply);
         while let Some(wanted) = fields.u16() {
             let mut reply = wanted.to_be_bytes().to_vec();
@@ -275,8 +293,9 @@ impl Handshake<'_> {
             // A new selection drops the old one even if it fails.
             self.context = None;
         }
-        if !self.structured {
-            return self.refuse(option, rep::ERR_INVALID, "structured replies come first");
+        if self.headers == Headers::Simple {
+            let message = "structured replies or extended headers come first";
+            return self.refuse(option, rep::ERR_INVALID, message);
         }
         let mut fields = Fields(data);
         let parsed = (|| {
@@ -321,7 +340,7 @@ impl Handshake<'_> {
     fn session(&self, index: usize) -> Session {
         Session {
             export: self.exports[index].clone(),
-            structured: self.structured,
+            headers: self.headers,
             allocation: self.context == Some(index),
         }
     }
