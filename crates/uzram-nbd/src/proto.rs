@@ -409,7 +409,14 @@ mod tests {
             has_payload: false,
         };
         let mut out = [0; 40];
-        let rest = put_chunk_header(&mut out, Headers::Structured, &request, chunk::ERROR, true, 6);
+        let rest = put_chunk_header(
+            &mut out,
+            Headers::Structured,
+            &request,
+            chunk::ERROR,
+            true,
+            6,
+        );
         assert_eq!(rest.len(), 20);
         assert_eq!(
             out[..20],

@@ -481,11 +481,8 @@ mod tests {
             }
             seen
         });
-        let (socket, stop, mut receiver) = (
-            Socket::new(ours.into()),
-            Stop::default(),
-            new_receiver(),
-        );
+        let (socket, stop, mut receiver) =
+            (Socket::new(ours.into()), Stop::default(), new_receiver());
         let reason = loop {
             match receiver.next(&socket, &stop) {
                 Ok(Next::Pending) => {

@@ -5,9 +5,7 @@
 
 use crate::{
     close::Close,
-    proto::{
-        self, EXTENDED_CHUNK_LEN, Headers, RequestHeader, SIMPLE_REPLY_LEN, WireErrno, chunk,
-    },
+    proto::{self, EXTENDED_CHUNK_LEN, Headers, RequestHeader, SIMPLE_REPLY_LEN, WireErrno, chunk},
     socket::Socket,
 };
 
