@@ -26,6 +26,10 @@ pub(crate) enum Close {
     /// The name is cut: see [`Close::unknown_export`].
     #[error("no export is named {0:?}")]
     UnknownExport(String),
+    #[error("the export cannot be had: {0}")]
+    Unavailable(String),
+    #[error("another process serves the client now")]
+    GivenAway,
     #[error("refused: {0}")]
     Refused(AdmissionRefusal),
     #[error("there was no request for {} seconds, the limit", .0.as_secs_f64())]
@@ -91,6 +95,7 @@ impl Close {
             Close::Disconnected
                 | Close::Aborted
                 | Close::Stopping
+                | Close::GivenAway
                 | Close::Idle(_)
                 | Close::Replaced
         )

@@ -36,7 +36,7 @@ pub(crate) const CHUNK_LEN: usize = 20;
 pub(crate) const EXTENDED_CHUNK_LEN: usize = 32;
 
 /// The headers that client and server agreed on: which requests come, and which replies go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Headers {
     /// Compact requests, simple replies.
     Simple,
