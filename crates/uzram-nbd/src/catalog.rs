@@ -12,15 +12,19 @@ use std::{os::fd::BorrowedFd, sync::Arc};
 pub enum Unavailable {
     /// Nobody serves it.
     Gone(String),
-    /// It is served, but not to this client or not now.
+    /// It is served, but not to this client.
     Refused(String),
+    /// Who serves it did not say whether it has the client. So nobody may say anything to the client any more.
+    Lost(String),
 }
 
 impl Unavailable {
     /// Why, in words.
     pub fn reason(&self) -> &str {
         match self {
-            Unavailable::Gone(reason) | Unavailable::Refused(reason) => reason,
+            Unavailable::Gone(reason)
+            | Unavailable::Refused(reason)
+            | Unavailable::Lost(reason) => reason,
         }
     }
 }

@@ -185,27 +185,33 @@ impl Connections {
         fd: OwnedFd,
         peer: Peer,
         agreement: Agreement,
-    ) -> Result<(), String> {
-        let Catalog::Own(exports) = &self.settings.exports else {
-            return Err("this server has no exports of its own".into());
-        };
-        let Some(export) = exports.first() else {
-            return Err("this server has no export".into());
-        };
-        if self.settings.tls.is_required() {
-            return Err("the device is for clients with TLS of its own certificates only".into());
-        }
+    ) -> Result<(), Unavailable> {
+        let export = self.first_for_others()?.clone();
         if self.stop.is_set() {
-            return Err("the server is stopping".into());
+            return Err(Unavailable::Gone("the server is stopping".into()));
         }
         self.place(&peer).map_err(|refusal| {
             tracing::warn!(%peer, "refused: {refusal}");
-            format!("refused: {refusal}")
+            Unavailable::Refused(format!("refused: {refusal}"))
         })?;
         let socket = Socket::accepted(fd, self.settings.send_timeout);
-        let begin = Begin::Conclude(export.clone(), agreement);
+        let begin = Begin::Conclude(export, agreement);
         self.begin(socket, peer, begin, || {})
-            .map_err(|e| format!("cannot start a thread: {e}"))
+            .map_err(|e| Unavailable::Refused(format!("cannot start a thread: {e}")))
+    }
+
+    /// The export for which other processes may negotiate.
+    pub(crate) fn first_for_others(&self) -> Result<&Export, Unavailable> {
+        let refused = |why: &str| Err(Unavailable::Refused(why.into()));
+        match &self.settings.exports {
+            _ if self.settings.tls.is_required() => {
+                refused("it is for clients with TLS by its own certificates only")
+            }
+            Catalog::Own(exports) => exports
+                .first()
+                .map_or_else(|| refused("there is no export"), Ok),
+            Catalog::Elsewhere(_) => refused("its exports are those of other processes"),
+        }
     }
 
     /// Whether a newcomer may connect, and a place for it.

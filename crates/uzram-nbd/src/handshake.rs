@@ -71,12 +71,12 @@ pub(crate) fn negotiate<T>(
         };
         match (accept(index, &agreement), &agreement.ending) {
             (Ok(accepted), _) => return Ok((agreement, accepted)),
+            (Err(why @ Unavailable::Lost(_)), _) | (Err(why), Ending::ExportName { .. }) => {
+                return Err(Close::Unavailable(why.reason().into()));
+            }
             (Err(why), Ending::Go { .. }) => {
                 handshake.unavailable(opt::GO, &why);
                 handshake.send()?;
-            }
-            (Err(why), Ending::ExportName { .. }) => {
-                return Err(Close::Unavailable(why.reason().into()));
             }
         }
     }
@@ -376,7 +376,7 @@ impl Handshake<'_> {
     fn unavailable(&mut self, option: u32, why: &Unavailable) {
         let kind = match why {
             Unavailable::Gone(_) => rep::ERR_UNKNOWN,
-            Unavailable::Refused(_) => rep::ERR_POLICY,
+            Unavailable::Refused(_) | Unavailable::Lost(_) => rep::ERR_POLICY,
         };
         self.refuse(option, kind, why.reason());
     }

@@ -76,7 +76,7 @@ mod stop;
 mod tls;
 
 pub use adopter::Adopter;
-pub use as_frontend::{NbdFrontend, server_builder};
+pub use as_frontend::{EXPORTS_OPTIONS, FRONTEND, NbdFrontend, server_builder};
 pub use catalog::{ExportDirectory, Unavailable};
 pub use error::Error;
 pub use export::Export;

@@ -278,42 +278,28 @@ impl RunningServer {
     /// What clients are told of the first export, for a process that negotiates with them in this one's place
     /// ([`ExportDirectory::terms`]). Only this crate reads it.
     pub fn terms(&self) -> Result<String, Unavailable> {
-        let refused = |why: &str| Err(Unavailable::Refused(why.into()));
-        let Some(running) = &self.running else {
-            return refused("the server has stopped");
-        };
-        let settings = &running.connections.settings;
-        match &settings.exports {
-            _ if settings.tls.is_required() => {
-                refused("it is for clients with TLS of its own certificates only")
-            }
-            Catalog::Own(exports) => match exports.first() {
-                Some(export) => Ok(to_text(&export.facts())),
-                None => refused("there is no export"),
-            },
-            Catalog::Elsewhere(_) => refused("its exports are those of other processes"),
-        }
+        let export = self.connected()?.first_for_others()?;
+        Ok(to_text(&export.facts()))
     }
 
     /// Serves a client with which another process has negotiated for the first export ([`ExportDirectory::give`]). Who may
     /// connect was decided there; places and limits on time are those of this server. Does not wait for the client.
     pub fn take_client(&self, client: OwnedFd, agreed: &str) -> Result<(), Unavailable> {
-        let refused = |why: String| Unavailable::Refused(why);
-        let Some(running) = &self.running else {
-            return Err(refused("the server has stopped".into()));
-        };
-        let agreement = from_text(agreed).map_err(refused)?;
-        let connections = &running.connections;
+        let connections = self.connected()?;
+        let agreement = from_text(agreed).map_err(Unavailable::Refused)?;
         let send_timeout = connections.settings.send_timeout;
-        let gone = |e: io::Error| refused(format!("the client is gone: {e}"));
         let peer = match sockopt::socket_domain(&client) {
             Ok(net::AddressFamily::UNIX) => Peer::of_unix(&client),
             Ok(_) => set_up_tcp(&client, send_timeout).and_then(|()| Peer::of_tcp(&client)),
             Err(e) => Err(e.into()),
         };
-        connections
-            .take(client, peer.map_err(gone)?, agreement)
-            .map_err(refused)
+        let gone = |e: io::Error| Unavailable::Refused(format!("the client is gone: {e}"));
+        connections.take(client, peer.map_err(gone)?, agreement)
+    }
+
+    fn connected(&self) -> Result<&Arc<Connections>, Unavailable> {
+        let running = self.running.as_ref().map(|running| &running.connections);
+        running.ok_or_else(|| Unavailable::Gone("the server has stopped".into()))
     }
 
     /// Stops accepting, finishes the requests in flight and sends their replies, closes every connection and removes the file

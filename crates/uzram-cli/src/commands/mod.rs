@@ -18,6 +18,7 @@ pub(crate) mod man;
 pub(crate) mod metrics;
 mod moment;
 mod peer;
+pub(crate) mod nbd;
 pub(crate) mod policy;
 pub(crate) mod promote;
 pub(crate) mod receive;
