@@ -55,10 +55,9 @@ fn peer(program: &str, args: &[&str]) -> String {
 
 /// What a client that is refused says.
 fn refused(uri: &str) -> String {
-    let output = Command::new("nbdinfo")
-        .args(["--size", uri])
-        .output()
-        .unwrap();
+    // It says what the server says.
+    let output = Command::new("qemu-img").args(["info", uri]).output();
+    let output = output.unwrap();
     assert!(!output.status.success(), "{uri}: {output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -90,7 +89,7 @@ fn read(stream: &mut UnixStream, len: u32) -> std::io::Result<Vec<u8>> {
 
 #[test]
 fn clients_list_the_devices_and_each_has_its_own() {
-    needs!(&["nbdinfo", "nbdcopy", "qemu-io"]);
+    needs!(&["nbdinfo", "nbdcopy", "qemu-img", "qemu-io"]);
     let bench = Bench::new();
     let nbd = ["--frontend", "nbd", "--description"];
     bench.create(&[&["--size", "16M"], &nbd[..], &["first disk"]].concat());
@@ -218,7 +217,7 @@ fn servers_die_and_are_upgraded_behind_it_and_clients_come_back() {
 
 #[test]
 fn a_device_that_goes_is_not_offered_until_there_is_one_again() {
-    needs!(&["nbdinfo"]);
+    needs!(&["nbdinfo", "qemu-img"]);
     let bench = Bench::new();
     for _ in 0..2 {
         bench.create(&["--size", "16M", "--frontend", "nbd"]);
@@ -254,7 +253,6 @@ fn a_device_that_goes_is_not_offered_until_there_is_one_again() {
         peer("nbdinfo", &["--size", &front.uris[1]]).trim(),
         "16777216"
     );
-    // Another frontend under the name has no such clients.
     drop(front);
     bench.uzram(&["remove", "--all"]);
     bench.assert_clean();
@@ -262,7 +260,7 @@ fn a_device_that_goes_is_not_offered_until_there_is_one_again() {
 
 #[test]
 fn who_may_connect_is_decided_in_front() {
-    needs!(&["nbdinfo"]);
+    needs!(&["nbdinfo", "qemu-img"]);
     let bench = Bench::new();
     bench.create(&["--size", "16M", "--frontend", "nbd", "--read-only"]);
     bench.create(&["--size", "16M", "--frontend", "nbd"]);
@@ -271,10 +269,7 @@ fn who_may_connect_is_decided_in_front() {
     let nobody = ["--allow", "192.0.2.0/24"];
     let front = Front::start(&bench, &[&tcp[..], &exports, &nobody].concat());
     let said = refused(&front.uris[0]);
-    assert!(
-        said.contains("127.0.0.1 may not use this disk") || said.contains("refused"),
-        "{said}"
-    );
+    assert!(said.contains("127.0.0.1 may not use this disk"), "{said}");
     front.stop();
     let front = Front::start(
         &bench,
@@ -355,7 +350,7 @@ fn what_makes_no_sense_is_refused_and_leaves_no_socket() {
 
 #[test]
 fn tls_ends_in_front_and_the_devices_are_behind_it() {
-    needs!(&["openssl", "nbdinfo", "nbdcopy"]);
+    needs!(&["openssl", "nbdinfo", "nbdcopy", "qemu-img"]);
     let bench = Bench::new();
     let authority = Authority::new(bench.path("").as_path());
     let certificates = authority.vouch("server", "serverAuth");
@@ -389,7 +384,10 @@ fn tls_ends_in_front_and_the_devices_are_behind_it() {
     // Neither in the open nor without a certificate of its own.
     let said = refused(&front.uris[0].replace("nbds:", "nbd:"));
     assert!(said.contains("TLS"), "{said}");
-    refused(&secure(&front.uris[0], &certificates));
+    let without = Command::new("nbdinfo")
+        .args(["--size", &secure(&front.uris[0], &certificates)])
+        .output();
+    assert!(!without.unwrap().status.success());
     front.stop();
     // No connection is left at a device.
     bench.uzram(&["remove", "zram0"]);
@@ -398,10 +396,7 @@ fn tls_ends_in_front_and_the_devices_are_behind_it() {
     bench.create(&[&own[..], &["--tls-certificates", pki]].concat());
     let args = [&["nbd"][..], &listen, &["--export", "zram0"]].concat();
     let said = bench.fails(5, &args);
-    assert!(
-        said.contains("certificates of its own") || said.contains("TLS"),
-        "{said}"
-    );
+    assert!(said.contains("certificates of its own"), "{said}");
     bench.uzram(&["remove", "--all"]);
     bench.assert_clean();
 }

@@ -576,7 +576,10 @@ impl From<Error> for Failure {
             Error::Address { .. } | Error::Resolve { .. } | Error::NotASocket { .. } => {
                 Failure::usage(error)
             }
-            Error::Tls(_) => Failure::usage(error),
+            Error::Tls(_)
+            | Error::NoExport
+            | Error::ExportName { .. }
+            | Error::DuplicateExport { .. } => Failure::usage(error),
             Error::InUse { .. } => Failure::busy(error),
             Error::Bind { source, .. } => Failure::new(kind_of_bind(source), error),
             _ => Failure::failed(error),

@@ -183,10 +183,14 @@ fn is_for_now(errno: i32) -> bool {
     [11, 16].contains(&errno)
 }
 
-/// Whether the request has reached nobody.
+/// Whether the request has reached nobody: there was no server, or it died before it had read it, which the system tells from
+/// one that died later.
 fn nobody_listens(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::ConnectionRefused | ErrorKind::NotFound
+        ErrorKind::ConnectionRefused
+            | ErrorKind::NotFound
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe
     )
 }
