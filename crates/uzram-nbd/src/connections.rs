@@ -205,7 +205,7 @@ impl Connections {
         let refused = |why: &str| Err(Unavailable::Refused(why.into()));
         match &self.settings.exports {
             _ if self.settings.tls.is_required() => {
-                refused("it is for clients with TLS by its own certificates only")
+                refused("it serves only clients that use its own certificates")
             }
             Catalog::Own(exports) => exports
                 .first()
